@@ -1,0 +1,51 @@
+"""A Recipe: an attribution method as data.
+
+A named method is a row of the table in `whence.methods`: which gradient is taken (layer, path), what is kept of it
+(compression), how it is turned (preconditioner, norm), how two of them are compared (match), and how checkpoints are
+joined (weights). The index keeps the recipe whole, so that an index opens without the table.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Layer = Literal["embedding", "head", "none"]
+Path = Literal["exact", "input", "output"]
+
+
+class Recipe(BaseModel):
+    """One way to score training examples against a query.
+
+    Attributes:
+        name: as users type it.
+        layer: whose gradient: the word embedding, the last linear layer, or none (a baseline).
+        path: for an embedding that the output head shares: the input path, the output path, or the exact sum of both.
+            Without sharing the three are the same gradient and "exact" is reported.
+        top: keep the rows of the `top` tokens of largest gradient norm, on both sides; None keeps all.
+        top_by: count distinct tokens (rows summed first) or positions (a repeated token takes several places).
+        drop_special: leave special tokens out of the sum.
+        synonym_threshold: match different tokens, one to one, whose embeddings have a cosine above it; None matches
+            equal tokens only.
+        preconditioner: divide the product once by the root of Adam's second moment, or not at all.
+        epsilon: added to the second moment under the root.
+        unit_norm: scale every training example's (preconditioned) gradient to norm 1 at each checkpoint.
+        weights: what multiplies a checkpoint: its learning rate (TracInCP) or 1.
+        loss: mean or sum over the counted tokens of a language model.
+        baseline: name of the lexical or label baseline that scores instead of gradients.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str
+    layer: Layer = "embedding"
+    path: Path = "exact"
+    top: int | None = Field(default=None, ge=1)
+    top_by: Literal["token", "position"] = "token"
+    drop_special: bool = False
+    synonym_threshold: float | None = Field(default=None, ge=-1.0, le=1.0)
+    preconditioner: Literal["none", "adam"] = "none"
+    epsilon: float = Field(default=1e-8, ge=0.0)
+    unit_norm: bool = False
+    weights: Literal["learning-rate", "equal"] = "learning-rate"
+    loss: Literal["mean", "sum"] = "mean"
+    baseline: str | None = None
