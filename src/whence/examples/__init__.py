@@ -1,0 +1,12 @@
+"""Every kind of input, read into one shape; the only door of pyarrow.
+
+`read` takes a path, a hub id, a `datasets` object, a DataFrame, an Arrow table or a list, and gives `Examples`: checked
+rows with stable ids and a fingerprint of their content. The tables that whence itself writes go through here too.
+"""
+
+from whence.examples.arrow import read_parquet, write_parquet
+from whence.examples.collection import Columns, Examples
+from whence.examples.sources import read
+from whence.examples.spreadsheet import write_csv
+
+__all__ = ["Columns", "Examples", "read", "read_parquet", "write_csv", "write_parquet"]

@@ -1,0 +1,183 @@
+"""The door of pyarrow: Arrow and Parquet, those of the user and those that whence writes."""
+
+# pyright: reportMissingTypeStubs=false
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.ipc
+import pyarrow.parquet
+from jaxtyping import Shaped
+
+from whence.errors import DamagedError, DataError
+from whence.examples.disk import full_disk_named, read_bytes
+from whence.examples.table import Table, check_names, short
+
+# pyarrow ships no types
+_pa: Any = pyarrow
+_ipc: Any = pyarrow.ipc
+_parquet: Any = pyarrow.parquet
+
+_UNREADABLE = (_pa.ArrowException, OSError, ValueError, KeyError, TypeError, EOFError, OverflowError)
+
+
+def is_arrow_table(source: object) -> bool:
+    """Tell whether an object is a pyarrow Table.
+
+    Args:
+        source: anything.
+
+    Returns:
+        True for a `pyarrow.Table`.
+    """
+    return isinstance(source, _pa.Table)
+
+
+def table_of_arrow(arrow: Any, name: str) -> Table:
+    """Wrap an Arrow table; columns become Python objects when they are asked for.
+
+    Args:
+        arrow: a `pyarrow.Table`; the ClassLabel features that `datasets` notes in its schema are used.
+        name: what messages call it.
+
+    Returns:
+        The table.
+    """
+    names = check_names(name, list(arrow.column_names))
+    classes = _class_labels(arrow.schema.metadata)
+
+    def get(column: str) -> Sequence[object]:
+        return arrow.column(column).to_pylist()
+
+    return Table(name, int(arrow.num_rows), names, get, class_names=classes.get)
+
+
+# names of the ClassLabel columns from the note that `datasets` leaves in a schema; other notes are not ours
+def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, tuple[str, ...]]:
+    try:
+        features: dict[str, Any] = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        classes = {column: feature for column, feature in features.items() if feature.get("_type") == "ClassLabel"}
+        return {column: tuple(map(str, feature["names"])) for column, feature in classes.items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def read_user_parquet(path: Path) -> Table:
+    """Read a user's Parquet file.
+
+    Args:
+        path: the file, packed with gzip when its name ends in .gz.
+
+    Returns:
+        The table.
+
+    Raises:
+        DataError: it is empty, cut off, damaged or not Parquet.
+    """
+    data = read_bytes(path)
+    try:
+        with _parquet.ParquetFile(_pa.BufferReader(data), page_checksum_verification=True) as file:
+            return table_of_arrow(file.read(), str(path))
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: not a readable Parquet file ({_first_line(error)})") from error
+
+
+def read_user_arrow(path: Path) -> Table:
+    """Read a user's Arrow file, in the file or the stream format (`datasets` writes the stream format).
+
+    Args:
+        path: the file, packed with gzip when its name ends in .gz.
+
+    Returns:
+        The table.
+
+    Raises:
+        DataError: it is empty, cut off or not Arrow.
+    """
+    data = read_bytes(path)
+    opener = _ipc.open_file if data.startswith(b"ARROW1") else _ipc.open_stream
+    try:
+        with opener(_pa.BufferReader(data)) as reader:
+            return table_of_arrow(reader.read_all(), str(path))
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: not a readable Arrow file ({_first_line(error)})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return short(str(error).split("\n", 1)[0], limit=120)
+
+
+def write_parquet(
+    path: str | os.PathLike[str], columns: Mapping[str, Sequence[object] | Shaped[np.ndarray, "n *more"]]
+) -> None:
+    """Write a table with a checksum on every page, packed with zstd, and fsync it. Not atomic: the caller renames.
+
+    Args:
+        path: the file; it is overwritten.
+        columns: name to values: lists (None is null) or arrays [n] or [n, m]; all of one length.
+
+    Raises:
+        DataError: a column mixes kinds of values or holds what Parquet cannot, or lengths differ.
+        DiskFullError: no space left.
+    """
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"{os.fspath(path)}: the columns have different lengths {lengths}")
+    arrow = _pa.table({name: _to_arrow(name, values) for name, values in columns.items()})
+    with full_disk_named(os.fspath(path)), Path(path).open("wb") as file:
+        _parquet.write_table(arrow, file, compression="zstd", write_page_checksum=True)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _to_arrow(name: str, values: Sequence[object] | Shaped[np.ndarray, "n *more"]) -> Any:
+    try:
+        if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
+            if values.ndim == 2 and values.shape[1] > 0:
+                return _pa.FixedSizeListArray.from_arrays(_pa.array(values.ravel()), values.shape[1])
+            return _pa.array(values)
+        return _pa.array(values.tolist() if isinstance(values, np.ndarray) else list(values))
+    except (_pa.ArrowException, TypeError, OverflowError, ValueError) as error:
+        raise DataError(f"column {short(name)} cannot be written to Parquet ({_first_line(error)})") from error
+
+
+def read_parquet(path: str | os.PathLike[str]) -> dict[str, list[Any] | Shaped[np.ndarray, "n *more"]]:
+    """Read a table that `write_parquet` wrote, with every page checked against its checksum.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Name to values, in the order written: arrays [n] or [n, m] for numbers without nulls, lists otherwise.
+
+    Raises:
+        DamagedError: the file is missing, cut off, or its bytes are not what was written.
+    """
+    try:
+        with _parquet.ParquetFile(os.fspath(path), page_checksum_verification=True) as file:
+            arrow = file.read()
+        return {name: _from_arrow(arrow.column(name)) for name in arrow.column_names}
+    except FileNotFoundError as error:
+        raise DamagedError(f"{os.fspath(path)}: the file is missing: restore it or build the index again") from error
+    except _UNREADABLE as error:
+        raise DamagedError(
+            f"{os.fspath(path)}: damaged ({_first_line(error)}): restore it or build the index again"
+        ) from error
+
+
+def _from_arrow(column: Any) -> list[Any] | Shaped[np.ndarray, "n *more"]:
+    kind: Any = column.type
+    number: Any = _pa.types
+    if column.null_count:
+        return column.to_pylist()
+    if number.is_fixed_size_list(kind):
+        flat: Any = column.combine_chunks()
+        values: Any = flat.flatten().to_numpy(zero_copy_only=False)
+        return values.reshape(len(column), kind.list_size)
+    if number.is_integer(kind) or number.is_floating(kind) or number.is_boolean(kind):
+        return column.to_numpy()
+    return column.to_pylist()

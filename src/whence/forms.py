@@ -1,0 +1,386 @@
+"""Form: one example's gradient in its cheapest exact shape, for a batch of examples at once.
+
+Rows       word embedding: one row per token (and word) of the example; everything else is zero
+Outer      linear layer: sum over positions of g a^T, never formed
+HeadOuter  the vocabulary head: an Outer whose g = weight (softmax(a W^T + b) - onehot(target)) is made again on demand
+           from the head's table, because it is as wide as the vocabulary
+
+Examples lie one after another; `indptr` [n+1] says where each begins. Every kind of product is exact and splits exactly
+into word x word terms: `terms` gives the matrix that sums to the product.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float, Int
+
+Terms = Float[np.ndarray, "w x"]
+"""Word x word split of one product: rows are the words of the first example, columns those of the second, the special
+bucket last on both sides."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Embedding gradients of n examples.
+
+    Attributes:
+        indptr: [n+1] begin of each example.
+        ids: token of each row.
+        words: word of each row within its example's words; -1 for special tokens.
+        rows: the gradient rows.
+    """
+
+    indptr: Int[np.ndarray, "m"]
+    ids: Int[np.ndarray, "k"]
+    words: Int[np.ndarray, "k"]
+    rows: Float[np.ndarray, "k d"]
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def owners(self) -> Int[np.ndarray, "k"]:
+        """Example of each row."""
+        return np.repeat(np.arange(len(self)), np.diff(self.indptr))
+
+    def example(self, position: int) -> Self:
+        """Take one example.
+
+        Args:
+            position: its place in this form.
+
+        Returns:
+            A form of one example.
+        """
+        start, stop = int(self.indptr[position]), int(self.indptr[position + 1])
+        ends = np.asarray([0, stop - start])
+        return replace(
+            self, indptr=ends, ids=self.ids[start:stop], words=self.words[start:stop], rows=self.rows[start:stop]
+        )
+
+    def keep(self, chosen: np.ndarray) -> Self:
+        """Keep some rows.
+
+        Args:
+            chosen: boolean [k].
+
+        Returns:
+            The form with the other rows gone; examples stay, even without rows.
+        """
+        counts = np.bincount(self.owners[chosen], minlength=len(self))
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        return replace(self, indptr=indptr, ids=self.ids[chosen], words=self.words[chosen], rows=self.rows[chosen])
+
+    def merged(self, *, by_word: bool) -> Self:
+        """Sum the rows of equal token (and word) within each example.
+
+        Args:
+            by_word: keep a token's rows apart by the word it stands in.
+
+        Returns:
+            Rows sorted by example, token and word. Without words their `words` are all -1.
+        """
+        words = self.words if by_word else np.full_like(self.words, -1)
+        order = np.lexsort((words, self.ids, self.owners))
+        owners, ids, words = self.owners[order], self.ids[order], words[order]
+        first = np.ones(len(order), dtype=np.bool_)
+        first[1:] = (np.diff(owners) != 0) | (np.diff(ids) != 0) | (np.diff(words) != 0)
+        starts = np.flatnonzero(first)
+        summed = np.add.reduceat(self.rows[order], starts, axis=0) if len(starts) else self.rows[:0]
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(owners[starts], minlength=len(self)))])
+        return replace(self, indptr=indptr, ids=ids[starts], words=words[starts], rows=summed)
+
+    def norms(self) -> Float[np.ndarray, "n"]:
+        """Euclidean norm of each example's gradient.
+
+        Returns:
+            [n], 0 for an example without rows.
+        """
+        total = self.merged(by_word=False)
+        squares = np.einsum("kd,kd->k", total.rows, total.rows, dtype=np.float64)
+        return np.sqrt(np.bincount(total.owners, weights=squares, minlength=len(self)))
+
+    def scaled(self, scale: Float[np.ndarray, "n"]) -> Self:
+        """Multiply each example's gradient.
+
+        Args:
+            scale: factor of each example.
+
+        Returns:
+            The scaled form.
+        """
+        return replace(self, rows=self.rows * scale[self.owners, None].astype(self.rows.dtype))
+
+    def terms(self, other: "Rows", width: int, other_width: int, matched: np.ndarray | None = None) -> Terms:
+        """Split the product of two single examples into word x word terms.
+
+        Args:
+            other: the second example.
+            width: number of words of the first.
+            other_width: number of words of the second.
+            matched: which rows meet, boolean [k, k of other]; None lets equal tokens meet.
+
+        Returns:
+            [width + 1, other_width + 1] in float64; the special bucket is last.
+        """
+        same = self.ids[:, None] == other.ids[None, :] if matched is None else matched
+        product = np.where(same, self.rows.astype(np.float64) @ other.rows.astype(np.float64).T, 0.0)
+        return gather(product, self.words, other.words, width, other_width)
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Gradients of a linear layer, factorised: sum over positions of g a^T.
+
+    Attributes:
+        indptr: [n+1] begin of each example.
+        words: word of each position within its example's words; -1 for special tokens.
+        a: the layer's input.
+        g: gradient of the loss with respect to the layer's output.
+    """
+
+    indptr: Int[np.ndarray, "m"]
+    words: Int[np.ndarray, "t"]
+    a: Float[np.ndarray, "t i"]
+    g: Float[np.ndarray, "t o"]
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    def example(self, position: int) -> Self:
+        """Take one example.
+
+        Args:
+            position: its place in this form.
+
+        Returns:
+            A form of one example.
+        """
+        start, stop = int(self.indptr[position]), int(self.indptr[position + 1])
+        return replace(
+            self,
+            indptr=np.asarray([0, stop - start]),
+            words=self.words[start:stop],
+            a=self.a[start:stop],
+            g=self.g[start:stop],
+        )
+
+    def dense(self) -> Float[np.ndarray, "o i"]:
+        """Form the gradient of a single example (or the sum over all examples held).
+
+        Returns:
+            The matrix sum over positions of g a^T.
+        """
+        return self.g.T @ self.a
+
+    def terms(self, other: "Outer", width: int, other_width: int) -> Terms:
+        """Split the product of two single examples into word x word terms; see `Rows.terms`."""
+        product = (self.g.astype(np.float64) @ other.g.astype(np.float64).T) * (
+            self.a.astype(np.float64) @ other.a.astype(np.float64).T
+        )
+        return gather(product, self.words, other.words, width, other_width)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The table of a vocabulary head: logits = a weight^T + bias.
+
+    Attributes:
+        weight: [v d].
+        bias: [v], or None.
+    """
+
+    weight: Float[np.ndarray, "v d"]
+    bias: Float[np.ndarray, "v"] | None = None
+
+    def probabilities(self, a: Float[np.ndarray, "t d"]) -> Float[np.ndarray, "t v"]:
+        """What the head predicts.
+
+        Args:
+            a: the head's input.
+
+        Returns:
+            Softmax over the vocabulary at each position.
+        """
+        logits = a @ self.weight.T
+        if self.bias is not None:
+            logits += self.bias
+        logits -= logits.max(axis=1, keepdims=True)
+        np.exp(logits, out=logits)
+        logits /= logits.sum(axis=1, keepdims=True)
+        return logits
+
+
+@dataclass(frozen=True)
+class HeadOuter:
+    """Gradients of a vocabulary head under cross-entropy, kept without their vocabulary-wide factor.
+
+    Attributes:
+        indptr: [n+1] begin of each example.
+        words: word of the token that each position predicts; -1 for special tokens.
+        a: the head's input.
+        target: the token that each position predicts.
+        weight: what the position weighs in the loss; negative on the subtracted side of a contrast.
+    """
+
+    indptr: Int[np.ndarray, "m"]
+    words: Int[np.ndarray, "t"]
+    a: Float[np.ndarray, "t d"]
+    target: Int[np.ndarray, "t"]
+    weight: Float[np.ndarray, "t"]
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    def example(self, position: int) -> Self:
+        """Take one example.
+
+        Args:
+            position: its place in this form.
+
+        Returns:
+            A form of one example.
+        """
+        start, stop = int(self.indptr[position]), int(self.indptr[position + 1])
+        cut = slice(start, stop)
+        ends = np.asarray([0, stop - start])
+        return replace(
+            self, indptr=ends, words=self.words[cut], a=self.a[cut], target=self.target[cut], weight=self.weight[cut]
+        )
+
+    def outer(self, head: Head) -> Outer:
+        """Make the vocabulary-wide factor.
+
+        Args:
+            head: the head's table at the same checkpoint.
+
+        Returns:
+            The same gradients with g [t v] in full.
+        """
+        g = head.probabilities(self.a)
+        g[np.arange(len(self.target)), self.target] -= 1.0
+        g *= self.weight[:, None]
+        return Outer(self.indptr, self.words, self.a, g)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """All that a recipe keeps of n examples at one checkpoint; the parts live side by side.
+
+    Attributes:
+        rows: embedding gradient.
+        outer: last layer of a classifier.
+        head: vocabulary head.
+    """
+
+    rows: Rows | None = None
+    outer: Outer | None = None
+    head: HeadOuter | None = None
+
+    def example(self, position: int) -> "Gradient":
+        """Take one example.
+
+        Args:
+            position: its place.
+
+        Returns:
+            The gradient of one example.
+        """
+        taken = {name: form.example(position) for name, form in self._forms().items()}
+        return Gradient(**taken)  # type: ignore[arg-type]
+
+    def pack(self) -> dict[str, np.ndarray]:
+        """Lay the forms out as named arrays, "form.array".
+
+        Returns:
+            Arrays by name.
+        """
+        return {
+            f"{name}.{field.name}": getattr(form, field.name)
+            for name, form in self._forms().items()
+            for field in fields(form)
+        }
+
+    @classmethod
+    def unpack(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        """Read forms back from named arrays.
+
+        Args:
+            arrays: as `pack` gave them; other names are ignored.
+
+        Returns:
+            The gradient.
+        """
+        kinds: dict[str, type[Rows | Outer | HeadOuter]] = {"rows": Rows, "outer": Outer, "head": HeadOuter}
+        made = {
+            name: kind(**{field.name: arrays[f"{name}.{field.name}"] for field in fields(kind)})
+            for name, kind in kinds.items()
+            if f"{name}.indptr" in arrays
+        }
+        return cls(**made)  # type: ignore[arg-type]
+
+    @classmethod
+    def stack(cls, parts: Sequence["Gradient"]) -> Self:
+        """Lay the examples of several gradients one after another.
+
+        Args:
+            parts: gradients of the same kinds, at least one.
+
+        Returns:
+            One gradient of all examples.
+        """
+        packed = [part.pack() for part in parts]
+        arrays: dict[str, np.ndarray] = {}
+        for name in packed[0]:
+            columns = [one[name] for one in packed]
+            counts = np.concatenate([np.diff(column) for column in columns]) if name.endswith(".indptr") else None
+            arrays[name] = np.concatenate(columns) if counts is None else np.concatenate([[0], np.cumsum(counts)])
+        return cls.unpack(arrays)
+
+    def _forms(self) -> dict[str, Rows | Outer | HeadOuter]:
+        parts = {"rows": self.rows, "outer": self.outer, "head": self.head}
+        return {name: form for name, form in parts.items() if form is not None}
+
+
+def cross_terms(rows: Rows, outer: Outer, width: int, other_width: int) -> Terms:
+    """Split the product of an embedding gradient with a vocabulary head's gradient (tied tables).
+
+    sum over rows k and positions t of g[t, ids_k] (a_t . rows_k); the two gradients live on the same table [v d].
+
+    Args:
+        rows: one example's embedding gradient.
+        outer: one example's head gradient, o = v.
+        width: number of words of the first.
+        other_width: number of words of the second.
+
+    Returns:
+        [width + 1, other_width + 1] in float64; the special bucket is last.
+    """
+    product = outer.g[:, rows.ids].T.astype(np.float64) * (rows.rows.astype(np.float64) @ outer.a.astype(np.float64).T)
+    return gather(product, rows.words, outer.words, width, other_width)
+
+
+def gather(
+    product: Float[np.ndarray, "k m"],
+    words: Int[np.ndarray, "k"],
+    other_words: Int[np.ndarray, "m"],
+    width: int,
+    other_width: int,
+) -> Terms:
+    """Sum a row x row (or position x position) matrix into word x word terms.
+
+    Args:
+        product: one term per pair of rows.
+        words: word of each row; -1 goes to the special bucket.
+        other_words: word of each column.
+        width: number of words on the row side.
+        other_width: number of words on the column side.
+
+    Returns:
+        [width + 1, other_width + 1] in float64.
+    """
+    terms = np.zeros((width + 1, other_width + 1))
+    np.add.at(terms, (words[:, None], other_words[None, :]), product)
+    return terms

@@ -1,0 +1,6 @@
+"""Build and ask: the one place where model meets disk."""
+
+from whence.index.ask import Index
+from whence.index.build import Options, build
+
+__all__ = ["Index", "Options", "build"]

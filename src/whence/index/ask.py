@@ -1,0 +1,322 @@
+"""Ask an index: which training examples, and which words in them, helped or hurt an output."""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+import whence
+from whence import words as splitter
+from whence.baselines import NAMES, Baselines, Texts
+from whence.errors import InputError, MismatchError
+from whence.index.asked import Asked
+from whence.index.passes import Pass
+from whence.index.shares import word_pairs
+from whence.model import Encoded, Run
+from whence.search import Search
+from whence.store import Store
+from whence.types import Example, Label
+from whence.views import Answer, BaselineHit, Checkpoint, Hit
+
+KEPT_BYTES = 4 * 2**30
+"""Most memory that loaded checkpoints may take between two questions."""
+
+
+class Index:
+    """A finished index: open it, ask it.
+
+    Args:
+        path: the index.
+        run: folder of the run, when it has moved since the index was built.
+
+    Raises:
+        InputError: there is no finished index.
+        DamagedError: it is not what was written.
+    """
+
+    def __init__(self, path: str | Path, run: str | Path | None = None) -> None:
+        self.store = Store(Path(path))
+        self._run_folder = Path(run) if run is not None else Path(self.store.plan.run)
+        self._search = Search(self.store)
+        self._passes: dict[int, Pass] = {}
+        if self.store.plan.word_rules != splitter.RULES:
+            raise MismatchError(
+                f"{path} was built with word rules {self.store.plan.word_rules}, this Python has {splitter.RULES} (another Unicode version): "
+                "ask it with the Python that built it, or build it again"
+            )
+
+    def __len__(self) -> int:
+        return self.store.plan.n
+
+    def __repr__(self) -> str:
+        plan = self.store.plan
+        return f"Index({plan.recipe.name}: {plan.n} examples, {len(plan.checkpoints)} checkpoints of {plan.run})"
+
+    @property
+    def method(self) -> str:
+        """Name of the recipe."""
+        return self.store.plan.recipe.name
+
+    @cached_property
+    def run(self) -> Run:
+        """The training run, checked against what the index was built from.
+
+        Raises:
+            MismatchError: weights or tokenizer changed.
+        """
+        plan = self.store.plan
+        run = Run.from_pretrained(
+            self._run_folder, tokenizer=self.store.plan.tokenizer, trust_remote_code=plan.trust_remote_code
+        )
+        for name, value in plan.fingerprints.items():
+            found = value if name == "data" else run.fingerprints.get(name, "missing")
+            if found != value:
+                raise MismatchError(
+                    f"the run in {self._run_folder} is not the one that {self.store.folder} was built from: its {name} is {found[:12]}, not {value[:12]}: "
+                    "point to the right run with --run, or build the index again"
+                )
+        return run
+
+    def explain(
+        self,
+        text: str,
+        *,
+        label: Label | None = None,
+        against: Label | None = None,
+        text_pair: str | None = None,
+        target: str | None = None,
+        k: int = 10,
+        baselines: bool = True,
+    ) -> Answer:
+        """Say whence an output comes.
+
+        Args:
+            text: the text, the first text of a pair, or the prompt of a language model.
+            label: the class to explain; None explains the predicted one.
+            against: a second class; the answer then explains why `label` rather than that.
+            text_pair: the second text of a pair.
+            target: the part that counts, after the prompt (language model); None counts the whole text.
+            k: hits on each side.
+            baselines: also rank by BM25, TF-IDF x label, embedding, label and chance.
+
+        Returns:
+            The answer.
+
+        Raises:
+            InputError: the text is empty, or an option does not fit the run.
+            LabelError: the run does not know a label.
+            MismatchError: the run is not the one the index was built from.
+        """
+        query = Example("query", 0, text, label, text_pair, target)
+        return next(iter(self.explain_many([query], against=against, k=k, baselines=baselines)))
+
+    def explain_many(
+        self, queries: Sequence[Example], *, against: Label | None = None, k: int = 10, baselines: bool = True
+    ) -> Iterable[Answer]:
+        """Explain several queries; gradients are taken together.
+
+        Args:
+            queries: texts with labels (None explains the predicted class).
+            against: a second class for all of them.
+            k: hits on each side.
+            baselines: also rank by the baselines.
+
+        Yields:
+            One answer per query, in order.
+
+        Raises:
+            InputError: a text is empty, or an option does not fit the run.
+        """
+        if k < 1:
+            raise InputError(f"k is {k}: ask for at least one hit")
+        asked = self._ask(queries, against)
+        compared = self._baselines if baselines else None
+        for row, query in enumerate(queries):
+            scores = self._scores(asked, row)
+            yield self._answer(asked, row, query, scores, k, compared)
+
+    def scores(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[Label | None] | None = None,
+        *,
+        text_pairs: Sequence[str] | None = None,
+        targets: Sequence[str] | None = None,
+        against: Label | None = None,
+    ) -> Float[np.ndarray, "q n"]:
+        """Score every training example against some queries.
+
+        Args:
+            texts: the queries.
+            labels: their classes by name or number; None (for all or for one) is the predicted class.
+            text_pairs: second texts of pairs.
+            targets: the parts that count (language model).
+            against: a second class for all of them.
+
+        Returns:
+            Scores [q n] in data order, in the unit of the method; NaN for skipped training rows.
+
+        Raises:
+            InputError: lists of different lengths, an empty text, or an option that does not fit the run.
+        """
+        columns = [labels, text_pairs, targets]
+        if any(column is not None and len(column) != len(texts) for column in columns):
+            raise InputError(f"{len(texts)} texts, but another number of labels, text pairs or targets")
+        whole = [column if column is not None else [None] * len(texts) for column in columns]
+        queries = [
+            Example(str(row), row, text, label, pair, target)
+            for row, (text, label, pair, target) in enumerate(zip(texts, *whole, strict=True))
+        ]  # type: ignore[arg-type]
+        asked = self._ask(queries, against)
+        return (
+            np.stack([self._scores(asked, row) for row in range(len(queries))]) if queries else np.zeros((0, len(self)))
+        )
+
+    def _scores(self, asked: Asked, row: int) -> Float[np.ndarray, "n"]:
+        name = self.store.plan.recipe.baseline
+        if name is not None:
+            return self._baselines.scores(name, asked.texts(row))[0]
+        return self._search.scores({step: gradient.example(row) for step, gradient in asked.gradients.items()}, 1)[0]
+
+    def _ask(self, queries: Sequence[Example], against: Label | None) -> Asked:
+        for query in queries:
+            if not "".join(query.parts).strip():
+                raise InputError("the text is empty: there is nothing to explain")
+        run = self.run
+        if against is not None and run.label_names is None:
+            raise InputError(
+                "`against` compares two labels, and this run is a language model: give the part that counts as target instead"
+            )
+        encoded = run.encoder(self.store.plan.max_length).encode(queries) if queries else []
+        last = self._pass(self.store.plan.checkpoints[-1].step)
+        other = None if against is None else run.label_number(against)
+        labels, predicted, probabilities = self._labels(last, queries, encoded)
+        asked = Asked(queries, encoded, labels, other, predicted, probabilities)
+        for checkpoint in self.store.plan.checkpoints:
+            asked.take(
+                checkpoint.step, self._pass(checkpoint.step), self.store.plan.batch_size, equal=run.equal_lengths
+            )
+        return asked
+
+    def _labels(
+        self, last: Pass, queries: Sequence[Example], encoded: Sequence[Encoded]
+    ) -> tuple[list[int], list[int], list[Float[np.ndarray, "l"]]]:
+        if self.run.label_names is None:
+            return [-1] * len(queries), [-1] * len(queries), []
+        probabilities = [found[0] for one in encoded if (found := last.probabilities([one])) is not None]
+        predicted = [int(one.argmax()) for one in probabilities]
+        labels = [
+            guess if query.label is None else self.run.label_number(query.label)
+            for query, guess in zip(queries, predicted, strict=True)
+        ]
+        return labels, predicted, probabilities
+
+    def _pass(self, step: int) -> Pass:
+        if step not in self._passes:
+            checkpoint = next(one for one in self.run.checkpoints if one.step == step)
+            model = self.run.load(checkpoint)
+            held = sum(parameter.nbytes for work in self._passes.values() for parameter in work.model.parameters())
+            if held + sum(parameter.nbytes for parameter in model.parameters()) > KEPT_BYTES:
+                self._passes.clear()
+            last = step == self.store.plan.checkpoints[-1].step
+            self._passes[step] = Pass(
+                self.run, model, self.store.plan.recipe, self.run.encoder(self.store.plan.max_length), pooled=last
+            )
+        return self._passes[step]
+
+    @cached_property
+    def _baselines(self) -> Baselines:
+        features, columns = self.store.features, self.store.examples
+        texts = [
+            " ".join(str(part) for part in parts if part is not None)
+            for parts in zip(columns["text"], columns["text_pair"], columns["target"], strict=True)
+        ]
+        labelled = self.store.plan.label_names is not None
+        return Baselines(
+            Texts(
+                texts, features["labels"] if labelled else None, features.get("probabilities"), features.get("pooled")
+            )
+        )
+
+    def _answer(
+        self,
+        asked: Asked,
+        row: int,
+        query: Example,
+        scores: Float[np.ndarray, "n"],
+        k: int,
+        compared: Baselines | None,
+    ) -> Answer:
+        plan = self.store.plan
+        valid = np.flatnonzero(np.isfinite(scores))
+        ranked = valid[np.lexsort((valid, -scores[valid]))]
+        helped = [int(place) for place in ranked[:k] if scores[place] > 0]
+        hurt = [int(place) for place in valid[np.lexsort((valid, scores[valid]))][:k] if scores[place] < 0]
+        notes = list(self.store.manifest.notes) + asked.notes(row)
+        if not helped and not hurt:
+            notes.append(
+                "no training example shares a token with this text: nothing to show"
+                if plan.recipe.layer == "embedding"
+                else "every score is zero: nothing to show"
+            )
+        lists, reasons = self._compare(compared, asked, row, k)
+        return Answer(
+            version=whence.__version__,
+            method=plan.recipe.name,
+            checkpoints=tuple(Checkpoint(one.step, one.learning_rate, one.rule) for one in plan.checkpoints),
+            embedding_path=plan.embedding_path if plan.recipe.layer == "embedding" else None,  # type: ignore[arg-type]
+            loss=plan.recipe.loss,
+            query=asked.view(row, plan.label_names),
+            helped=tuple(self._hit(asked, row, query, rank, place, scores) for rank, place in enumerate(helped, 1)),
+            hurt=tuple(self._hit(asked, row, query, rank, place, scores) for rank, place in enumerate(hurt, 1)),
+            baselines=lists,
+            notes=tuple(notes + reasons),
+            n_examples=plan.n,
+        )
+
+    def _hit(
+        self, asked: Asked, row: int, query: Example, rank: int, place: int, scores: Float[np.ndarray, "n"]
+    ) -> Hit:
+        columns = {name: column[place] for name, column in self.store.examples.items()}
+        example = Example(
+            str(columns["id"]), int(columns["row"]), str(columns["text"]), None, columns["text_pair"], columns["target"]
+        )  # type: ignore[arg-type]
+        mine, theirs = splitter.words(example.parts), splitter.words(query.parts)
+        parts = [
+            self._search.terms(step, place, gradient.example(row), (len(mine), len(theirs)))
+            for step, gradient in asked.gradients.items()
+            if self.store.plan.recipe.baseline is None
+        ]
+        return Hit(
+            rank=rank,
+            id=example.id,
+            row=example.row,
+            score=float(scores[place]),
+            text=example.text,
+            text_pair=example.text_pair,
+            target=example.target,
+            label=columns["label"],
+            predicted=columns["predicted"],  # type: ignore[arg-type]
+            by_checkpoint=tuple(float(part.sum()) for part in parts),
+            words=word_pairs(np.sum(parts, axis=0), mine, theirs, paired=len(example.parts) > 1 or len(query.parts) > 1)
+            if parts
+            else (),
+        )
+
+    def _compare(
+        self, compared: Baselines | None, asked: Asked, row: int, k: int
+    ) -> tuple[dict[str, tuple[BaselineHit, ...]], list[str]]:
+        if compared is None:
+            return {}, []
+        missing = compared.missing()
+        lists: dict[str, tuple[BaselineHit, ...]] = {}
+        for name in NAMES:
+            if name in missing:
+                continue
+            scores = compared.scores(name, asked.texts(row))[0]
+            best = np.lexsort((np.arange(len(scores)), -scores))[:k].tolist()
+            ids, rows = self.store.examples["id"], self.store.examples["row"]
+            lists[name] = tuple(BaselineHit(str(ids[place]), int(rows[place]), float(scores[place])) for place in best)  # type: ignore[call-overload]
+        return lists, [f"baseline {name} is not shown: {reason}" for name, reason in missing.items()]

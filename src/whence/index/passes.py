@@ -1,0 +1,213 @@
+"""One loaded checkpoint at work: encoded examples in, kept gradients out. Building and asking share it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import nn
+
+from whence.capture import Capture, Captured, head_outer, head_table, input_embedding, is_tied
+from whence.compress import compress
+from whence.errors import InputError
+from whence.forms import Gradient, HeadOuter, Rows
+from whence.model import Batch, CausalLM, Classification, Encoded, Encoder, Run
+from whence.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which gradients a recipe asks of this kind of model.
+
+    Attributes:
+        rows: the embedding's rows (the input path).
+        outer: the last layer of a classifier.
+        head: the vocabulary head.
+        path: the embedding path to report.
+        tied: whether the head shares the embedding's table.
+    """
+
+    rows: bool
+    outer: bool
+    head: bool
+    path: str
+    tied: bool
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What one batch gave.
+
+    Attributes:
+        gradient: kept forms.
+        losses: [n] in nats.
+        probabilities: [n l] of a classifier; None for a language model.
+        pooled: [n d] mean last hidden state; None when not asked for.
+        bad: examples whose loss or gradient is not finite; they have no rows.
+    """
+
+    gradient: Gradient
+    losses: Float[np.ndarray, "n"]
+    probabilities: Float[np.ndarray, "n l"] | None
+    pooled: Float[np.ndarray, "n d"] | None
+    bad: Bool[np.ndarray, "n"]
+
+
+def wanted(recipe: Recipe, run: Run, model: nn.Module) -> Wanted:
+    """Decide which gradients to take.
+
+    Args:
+        recipe: the method.
+        run: the run.
+        model: any of its checkpoints.
+
+    Returns:
+        What to capture.
+
+    Raises:
+        InputError: the recipe asks for a path that this model does not have.
+    """
+    lm, tied = run.card.kind == "causal-lm", is_tied(model)
+    if recipe.layer != "embedding":
+        last = recipe.layer == "head"
+        return Wanted(
+            rows=False, outer=last and not lm, head=last and lm, path="output" if last and lm else "exact", tied=tied
+        )
+    if not tied:
+        if recipe.path == "output":
+            raise InputError(
+                "path 'output' needs a head that shares the embedding's table, and this model's does not: use tracin-last for the head"
+            )
+        return Wanted(rows=True, outer=False, head=False, path="exact", tied=False)
+    head = recipe.path in {"exact", "output"}
+    if head and (
+        recipe.unit_norm or recipe.top is not None or recipe.drop_special or recipe.synonym_threshold is not None
+    ):
+        raise InputError(
+            f"{recipe.name} works on the rows of the embedding alone, and this model's head shares its table: choose --path input (the head's part is then left out, and the answer says so)"
+        )
+    return Wanted(rows=recipe.path != "output", outer=False, head=head, path=recipe.path, tied=True)
+
+
+class Pass:
+    """One checkpoint, ready to give gradients.
+
+    Args:
+        run: the run.
+        model: the loaded checkpoint.
+        recipe: the method.
+        encoder: the run's encoder.
+        pooled: also give mean hidden states.
+    """
+
+    def __init__(self, run: Run, model: nn.Module, recipe: Recipe, encoder: Encoder, *, pooled: bool = False) -> None:
+        self.run, self.model, self.recipe, self.encoder = run, model, recipe, encoder
+        self.wanted = wanted(recipe, run, model)
+        self._capture = Capture(
+            model, embedding=self.wanted.rows, head=self.wanted.outer or self.wanted.head, pooled=pooled
+        )
+        self._special = np.asarray(sorted(set(run.tokenizer.all_special_ids)), dtype=np.int64)
+
+    def __call__(
+        self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None = None
+    ) -> Passed:
+        """Take the gradients of one batch.
+
+        Args:
+            encoded: the examples.
+            labels: class numbers; ignored by a language model.
+            against: class numbers whose loss is subtracted.
+
+        Returns:
+            Forms, losses and predictions.
+        """
+        batch = self.encoder.collate(encoded, labels)
+        if self.run.card.kind == "classification":
+            task = Classification(batch.labels, None if against is None else torch.tensor(list(against)))
+            captured = self._capture(batch.inputs, task.losses, batch.words)
+            head = None
+        else:
+            lm = CausalLM(batch.ids, batch.counted, self.recipe.loss)
+            captured = self._capture(batch.inputs, lm.losses, batch.words)
+            head = (
+                head_outer(captured.inputs, lm.target, lm.weight, batch.words) if captured.inputs is not None else None
+            )
+        return self._passed(captured, head)
+
+    def probabilities(self, encoded: Sequence[Encoded]) -> Float[np.ndarray, "n l"] | None:
+        """Predict without gradients.
+
+        Args:
+            encoded: the examples.
+
+        Returns:
+            Class probabilities; None for a language model.
+        """
+        if self.run.card.kind != "classification":
+            return None
+        batch = self.encoder.collate(encoded, [0] * len(encoded))
+        with torch.inference_mode():
+            return _softmax(self.model(**batch.inputs).logits)
+
+    def tables(self) -> dict[str, np.ndarray]:
+        """Copy the tables that products at this checkpoint need.
+
+        Returns:
+            "head" [v d] (and "head_bias" [v]) for a vocabulary head, "embedding" [v d] for synonyms.
+        """
+        kept: dict[str, np.ndarray] = {}
+        if self.wanted.head:
+            head = head_table(self.model)
+            kept["head"] = head.weight
+            if head.bias is not None:
+                kept["head_bias"] = head.bias
+        if self.recipe.synonym_threshold is not None:
+            kept["embedding"] = input_embedding(self.model).weight.detach().float().numpy().copy()
+        return kept
+
+    def _passed(self, captured: Captured, head: HeadOuter | None) -> Passed:
+        bad = ~np.isfinite(captured.losses)
+        rows = captured.rows
+        if rows is not None:
+            sums = np.bincount(rows.owners, weights=rows.rows.sum(1, dtype=np.float64), minlength=len(rows))
+            bad |= ~np.isfinite(sums)
+            rows = compress(rows.keep(~bad[rows.owners]) if bad.any() else rows, self.recipe, self._special)
+        probabilities = _softmax(captured.logits) if self.run.card.kind == "classification" else None
+        outer = captured.outer
+        if outer is not None:
+            bad |= (
+                ~np.isfinite(np.add.reduceat(outer.g.sum(1, dtype=np.float64), outer.indptr[:-1]))
+                if len(outer.g) == len(outer)
+                else False
+            )
+        return Passed(Gradient(rows, outer, head), captured.losses, probabilities, captured.pooled, bad)
+
+
+def batches(lengths: Int[np.ndarray, "n"], start: int, stop: int, size: int, *, equal: bool) -> list[tuple[int, int]]:
+    """Cut a stretch of the length-sorted order into batches.
+
+    Args:
+        lengths: tokens of each example, in that order.
+        start: first place.
+        stop: one past the last place.
+        size: most examples of a batch.
+        equal: never put different lengths into one batch.
+
+    Returns:
+        [begin, end) of each batch.
+    """
+    cuts: list[tuple[int, int]] = []
+    begin = start
+    for place in range(start + 1, stop + 1):
+        if place == stop or place - begin == size or (equal and lengths[place] != lengths[begin]):
+            cuts.append((begin, place))
+            begin = place
+    return cuts
+
+
+def _softmax(logits: torch.Tensor) -> Float[np.ndarray, "n l"]:
+    return torch.softmax(logits.detach().float(), -1).numpy()
+
+
+__all__ = ["Batch", "Pass", "Passed", "Rows", "Wanted", "batches", "wanted"]

@@ -1,0 +1,110 @@
+"""The table of methods: name -> recipe, with the paper it comes from, what it costs and what it needs.
+
+A method that is a product of gradients is data. To add one, add a row.
+"""
+
+from dataclasses import dataclass
+
+from whence.baselines import NAMES as BASELINES
+from whence.errors import InputError
+from whence.near import nearest
+from whence.recipe import Recipe
+
+YEH = "Yeh et al. 2022, First is Better Than Last for Language Data Influence (arXiv 2202.11844)"
+PRUTHI = "Pruthi et al. 2020, Estimating Training Data Influence by Tracing Gradient Descent (arXiv 2002.08484)"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+        recipe: the method as data.
+        summary: what it measures, in one line.
+        paper: where it comes from.
+        cost: of building an index, per checkpoint.
+        needs: beyond the run and its data.
+    """
+
+    recipe: Recipe
+    summary: str
+    paper: str
+    cost: str
+    needs: str = "-"
+
+
+_EMBEDDING_COST = "forward + backward to the embedding, ~0.7 of a training step"
+
+_ROWS = (
+    Method(
+        Recipe(name="tracin-we"), "gradient products at the word embedding, split exactly by word", YEH, _EMBEDDING_COST
+    ),
+    Method(
+        Recipe(name="tracin-we-topk", path="input", top=10),
+        "the same, over the 10 tokens of largest gradient",
+        YEH,
+        _EMBEDDING_COST,
+    ),
+    Method(
+        Recipe(name="tracin-we-noc", path="input", drop_special=True),
+        "the same, without special tokens",
+        YEH,
+        _EMBEDDING_COST,
+    ),
+    Method(
+        Recipe(name="tracin-we-syn", path="input", synonym_threshold=0.7),
+        "the same, where similar tokens may meet, matched one to one",
+        YEH,
+        _EMBEDDING_COST,
+        "whence[baselines] (SciPy)",
+    ),
+    Method(
+        Recipe(name="tracin-we-adam", preconditioner="adam"),
+        "the same, divided by the root of Adam's second moment",
+        "TracIn-WE with the optimizer's own step",
+        _EMBEDDING_COST,
+        "whence.Recorder, or --second-moment estimate",
+    ),
+    Method(
+        Recipe(name="tracin-last", layer="head"),
+        "gradient products at the last layer, in closed form",
+        PRUTHI,
+        "forward only",
+    ),
+    *(
+        Method(Recipe(name=name, layer="none", baseline=name), summary, "baseline", "forward only", needs)
+        for name, summary, needs in (
+            ("bm25", "word overlap (BM25), no model", "whence[baselines]"),
+            ("tfidf-label", "TF-IDF cosine times the product of the two error signals", "whence[baselines]"),
+            ("embedding", "cosine of mean hidden states, signed by the label", "-"),
+            ("label", "+1 for the same label, -1 for another", "-"),
+            ("random", "chance", "-"),
+        )
+    ),
+)
+
+METHODS: dict[str, Method] = {method.recipe.name: method for method in _ROWS}
+"""Every method by the name that users type."""
+
+assert set(BASELINES) <= set(METHODS)
+
+
+def recipe_of(method: str | Recipe, **changes: object) -> Recipe:
+    """Find a recipe by name, and change it.
+
+    Args:
+        method: a name of the table, or a recipe of one's own.
+        changes: fields of the recipe to set, such as path, unit_norm, weights or top.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        InputError: no method of that name.
+    """
+    if isinstance(method, str) and method not in METHODS:
+        raise InputError(
+            f"unknown method {method!r}{nearest(method, METHODS)}; `whence methods` lists them: {', '.join(METHODS)}"
+        )
+    recipe = METHODS[method].recipe if isinstance(method, str) else method
+    return Recipe.model_validate(recipe.model_dump() | changes)

@@ -1,0 +1,8 @@
+"""Where models come from: runs, checkpoints, tasks, tokenization."""
+
+from whence.model.checkpoints import Checkpoint
+from whence.model.encoding import Batch, Encoded, Encoder
+from whence.model.run import Run
+from whence.model.task import CausalLM, Classification
+
+__all__ = ["Batch", "CausalLM", "Checkpoint", "Classification", "Encoded", "Encoder", "Run"]

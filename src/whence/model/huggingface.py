@@ -1,0 +1,250 @@
+"""The only file that imports transformers (and peft): load models and tokenizers, read what a configuration promises.
+
+Everything that leaves this file is a torch module, a tokenizer behind `Any`, or plain data.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    TrainerCallback,
+)
+from transformers.utils import logging as transformers_logging
+
+from whence.errors import MissingExtraError, RunError
+from whence.model.checkpoints import ADAPTER_FILE
+from whence.tensors import TensorSlices, read_tensors
+
+__all__ = ["ModelCard", "TrainerCallback", "load_model", "load_tokenizer", "quiet", "read_card", "transformers"]
+
+Kind = Literal["classification", "causal-lm"]
+
+# Models whose position ids start after the padding index, so that two of the positions are never used.
+_OFFSET_POSITIONS = frozenset(
+    {
+        "roberta",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "camembert",
+        "roberta-prelayernorm",
+        "data2vec-text",
+        "xmod",
+        "longformer",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What the configuration of a checkpoint says.
+
+    Attributes:
+        kind: the task head.
+        architecture: class name of the model.
+        label_names: classes in the order of the outputs; None for a language model.
+        max_length: positions that the model can take; None when it sets no bound.
+        pad_token_id: the configuration's padding token; None when it has none.
+        adapter: True for a PEFT adapter over a base model.
+    """
+
+    kind: Kind
+    architecture: str
+    label_names: tuple[str, ...] | None
+    max_length: int | None
+    pad_token_id: int | None
+    adapter: bool
+
+
+def quiet() -> None:
+    """Keep transformers' own progress bars and hints away from the terminal."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def read_card(folder: Path, *, trust_remote_code: bool = False) -> ModelCard:
+    """Read task head, labels and limits from a checkpoint's configuration.
+
+    Args:
+        folder: the checkpoint.
+        trust_remote_code: allow code that comes with the model (the user's own flag).
+
+    Returns:
+        The card.
+
+    Raises:
+        RunError: no configuration, no task head, or a head that is not supported.
+    """
+    if (folder / ADAPTER_FILE).is_file():
+        return _adapter_card(folder, trust_remote_code)
+    config = _config(str(folder), trust_remote_code)
+    names = cast("list[str]", getattr(config, "architectures", None) or [])
+    architecture = names[0] if names else ""
+    return _card(config, architecture, _kind(folder, architecture), adapter=False)
+
+
+def load_model(folder: Path, card: ModelCard, *, trust_remote_code: bool = False) -> torch.nn.Module:
+    """Load one checkpoint in float32 and evaluation mode with every parameter frozen.
+
+    Args:
+        folder: the checkpoint.
+        card: its card.
+        trust_remote_code: allow code that comes with the model (the user's own flag).
+
+    Returns:
+        The model, on the CPU.
+
+    Raises:
+        RunError: the weights do not fit the configuration.
+    """
+    quiet()
+    try:
+        model = (
+            _load_adapter(folder, card, trust_remote_code)
+            if card.adapter
+            else _load_plain(folder, card, trust_remote_code)
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise RunError(f"cannot load the model in {folder}: {_first_line(error)}") from error
+    model.requires_grad_(requires_grad=False)
+    return model.float().eval()
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """Load a tokenizer that knows character offsets.
+
+    Args:
+        folder: where it was saved.
+        trust_remote_code: allow code that comes with it (the user's own flag).
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        RunError: there is none, or it has no offsets.
+    """
+    quiet()
+    try:
+        tokenizer = cast("Any", AutoTokenizer).from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except Exception as error:  # the loaders of the many tokenizer classes raise whatever they like
+        raise RunError(
+            f"no usable tokenizer in {folder}: {_first_line(error)}: save it there with tokenizer.save_pretrained, or name its folder with --tokenizer"
+        ) from error
+    if not tokenizer.is_fast:
+        raise RunError(
+            f"the tokenizer in {folder} ({type(tokenizer).__name__}) knows no character offsets: save a fast tokenizer (tokenizer.json)"
+        )
+    return tokenizer
+
+
+def _config(name: str, trust_remote_code: bool) -> Any:
+    try:
+        return cast("Any", AutoConfig).from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"cannot read the model configuration in {name}: {_first_line(error)}") from error
+
+
+def _kind(folder: Path, architecture: str) -> Kind:
+    if architecture.endswith("ForSequenceClassification"):
+        return "classification"
+    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        return "causal-lm"
+    said = f"the configuration names {architecture}" if architecture else "the configuration names no architecture"
+    raise RunError(
+        f"{folder} has no task head that whence knows: {said}; needed: ...ForSequenceClassification or ...ForCausalLM"
+    )
+
+
+def _card(config: Any, architecture: str, kind: Kind, *, adapter: bool) -> ModelCard:
+    labels: tuple[str, ...] | None = None
+    if kind == "classification":
+        by_number = {int(number): str(name) for number, name in cast("dict[Any, Any]", config.id2label).items()}
+        labels = tuple(by_number[number] for number in sorted(by_number))
+        problem = getattr(config, "problem_type", None)
+        if len(labels) < 2 or problem in {"regression", "multi_label_classification"}:
+            raise RunError(
+                f"{architecture} with {len(labels)} output(s) and problem type {problem}: only single-label classification is supported"
+            )
+    return ModelCard(kind, architecture, labels, _positions(config), getattr(config, "pad_token_id", None), adapter)
+
+
+def _positions(config: Any) -> int | None:
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if not positions or positions < 0:
+        return None
+    if config.model_type in _OFFSET_POSITIONS:
+        return int(positions) - int(config.pad_token_id or 0) - 1
+    return int(positions)
+
+
+def _load_plain(folder: Path, card: ModelCard, trust_remote_code: bool) -> torch.nn.Module:
+    loader = AutoModelForSequenceClassification if card.kind == "classification" else AutoModelForCausalLM
+    model, report = cast("Any", loader).from_pretrained(
+        str(folder),
+        use_safetensors=True,
+        trust_remote_code=trust_remote_code,
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
+    missing = sorted(str(name) for name in report["missing_keys"])
+    if missing:
+        raise RunError(
+            f"the weights in {folder} lack {missing[0]}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+            + ": not a whole checkpoint of this architecture"
+        )
+    return cast("torch.nn.Module", model)
+
+
+def _adapter_settings(folder: Path) -> dict[str, Any]:
+    settings = cast("dict[str, Any]", json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
+    if not settings.get("base_model_name_or_path"):
+        raise RunError(
+            f"the adapter in {folder} does not say which base model it belongs to: set base_model_name_or_path in adapter_config.json"
+        )
+    return settings
+
+
+def _adapter_card(folder: Path, trust_remote_code: bool) -> ModelCard:
+    settings = _adapter_settings(folder)
+    task = settings.get("task_type")
+    if task not in {"SEQ_CLS", "CAUSAL_LM"}:
+        raise RunError(f"the adapter in {folder} has task type {task}: SEQ_CLS or CAUSAL_LM is needed")
+    base = _config(settings["base_model_name_or_path"], trust_remote_code)
+    kind: Kind = "classification" if task == "SEQ_CLS" else "causal-lm"
+    if kind == "classification":
+        base.num_labels = _adapter_labels(folder) or base.num_labels
+    return _card(base, f"PEFT adapter over {settings['base_model_name_or_path']}", kind, adapter=True)
+
+
+def _adapter_labels(folder: Path) -> int | None:
+    """The width of the classifier that the adapter carries, since PEFT saves no label count."""
+    slices = TensorSlices(folder / ADAPTER_FILE)
+    names = [name for name in slices.names if name.endswith(("classifier.weight", "score.weight", "out_proj.weight"))]
+    return int(read_tensors(folder / ADAPTER_FILE, (names[-1],))[names[-1]].shape[0]) if names else None
+
+
+def _load_adapter(folder: Path, card: ModelCard, trust_remote_code: bool) -> torch.nn.Module:
+    try:
+        import peft  # optional extra
+    except ImportError as error:
+        raise MissingExtraError("this run is a PEFT adapter: pip install 'whence[peft]'") from error
+    base = _adapter_settings(folder)["base_model_name_or_path"]
+    options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": trust_remote_code, "dtype": torch.float32}
+    if card.label_names is not None:
+        options["num_labels"] = len(card.label_names)
+    loader = AutoModelForSequenceClassification if card.kind == "classification" else AutoModelForCausalLM
+    model = cast("Any", loader).from_pretrained(base, **options)
+    return cast("torch.nn.Module", cast("Any", peft).PeftModel.from_pretrained(model, str(folder)))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

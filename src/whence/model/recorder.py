@@ -1,0 +1,92 @@
+"""The Recorder: a Trainer callback that writes what influence needs and nobody else keeps.
+
+At each save it leaves two files in the checkpoint folder: `whence_recorder.json` (step, the learning rate that the last
+optimizer step really used, seed) and `whence_moments.safetensors` (the optimizer's second moments).
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from whence.model.checkpoints import MOMENTS_FILE, RECORD_FILE
+from whence.model.huggingface import TrainerCallback
+from whence.tensors import write_bytes, write_tensors
+
+EMBEDDING = "embedding"
+
+
+class Recorder(TrainerCallback):
+    """Record exact learning rates and second moments at each checkpoint of a Hugging Face Trainer.
+
+    Pass it as `Trainer(..., callbacks=[whence.Recorder()])`. The logged learning rate of a Trainer belongs to another
+    step in some versions, and is absent for most steps; this one is read between the optimizer's step and the
+    scheduler's.
+
+    Args:
+        moments: "embedding" keeps the second moment of the word embedding's rows in full; "all" keeps those of every
+            parameter; "none" keeps none.
+    """
+
+    def __init__(self, moments: Literal["embedding", "all", "none"] = "embedding") -> None:
+        self.moments = moments
+        self._rates: list[float] = []
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Read the rate that this step used, before the scheduler moves on."""
+        optimizer = kwargs.get("optimizer")
+        if optimizer is not None:
+            self._rates = [float(group["lr"]) for group in optimizer.param_groups]
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Write both files into the checkpoint folder that was just saved."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if not state.is_world_process_zero or not folder.is_dir() or not self._rates:
+            return
+        model, optimizer = kwargs["model"], kwargs["optimizer"]
+        record = {
+            "version": 1,
+            "step": int(state.global_step),
+            "learning_rate": self._rates[0],
+            "learning_rates": self._rates,
+            "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
+            "seed": int(args.seed),
+        }
+        if self.moments != "none":
+            moments = second_moments(model, optimizer, every=self.moments == "all")
+            if moments:
+                write_tensors(folder / MOMENTS_FILE, moments)
+        write_bytes(folder / RECORD_FILE, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def second_moments(model: Any, optimizer: Any, *, every: bool) -> dict[str, np.ndarray]:
+    """Read the bias-corrected second moments of an Adam-like optimizer.
+
+    Args:
+        model: the model in training.
+        optimizer: its optimizer.
+        every: all parameters, or the word embedding alone.
+
+    Returns:
+        float32 arrays: "embedding" [v d], and with `every` one more per parameter name; empty for an optimizer that
+        keeps no second moment or an embedding that is not trained.
+    """
+    inner = getattr(model, "module", model)
+    table = inner.get_input_embeddings().weight
+    named: dict[str, torch.nn.Parameter] = {EMBEDDING: table}
+    if every:
+        named |= dict(inner.named_parameters())
+    betas = {
+        id(parameter): group.get("betas", (0.9, 0.999))[1]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    moments: dict[str, np.ndarray] = {}
+    for name, parameter in named.items():
+        state = optimizer.state.get(parameter, {})
+        if "exp_avg_sq" in state:
+            correction = 1.0 - betas[id(parameter)] ** float(state["step"])
+            moments[name] = (state["exp_avg_sq"].detach().float() / correction).cpu().numpy()
+    return moments

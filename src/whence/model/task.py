@@ -1,0 +1,96 @@
+"""Tasks: what the model's output costs on one example, and what a query measures.
+
+A task turns logits into one loss per example; it knows neither where the model came from nor what is done with the
+gradient. A query measures the loss of a label, or the difference of two labels' losses.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+
+class Task(Protocol):
+    """Per-example losses of one kind of output head."""
+
+    def losses(self, logits: Tensor) -> Float[Tensor, "n"]:
+        """Cost of each example of the batch that this task was made for."""
+        ...
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Cross-entropy of one label per example, or the contrast of two.
+
+    Attributes:
+        labels: class numbers.
+        against: class numbers whose loss is subtracted; None for no contrast.
+    """
+
+    labels: Int[Tensor, "n"]
+    against: Int[Tensor, "n"] | None = None
+
+    def losses(self, logits: Tensor) -> Float[Tensor, "n"]:
+        """Cost of each example.
+
+        Args:
+            logits: [n l].
+
+        Returns:
+            Losses in nats; loss of label minus loss of `against` for a contrast.
+        """
+        loss = functional.cross_entropy(logits, self.labels, reduction="none")
+        if self.against is None:
+            return loss
+        return loss - functional.cross_entropy(logits, self.against, reduction="none")
+
+
+@dataclass(frozen=True)
+class CausalLM:
+    """Cross-entropy of the counted tokens, each predicted from the tokens before it.
+
+    Attributes:
+        ids: token ids [n t].
+        counted: which tokens count [n t]; never the first.
+        reduction: mean or sum over the counted tokens.
+    """
+
+    ids: Int[Tensor, "n t"]
+    counted: Bool[Tensor, "n t"]
+    reduction: Literal["mean", "sum"] = "mean"
+
+    @property
+    def weight(self) -> Float[Tensor, "n t"]:
+        """What each position's prediction of the next token weighs in the loss; 0 at the last position.
+
+        An example without any counted token has NaN throughout: it has no loss.
+        """
+        shifted = functional.pad(self.counted[:, 1:].float(), (0, 1))
+        total = shifted.sum(1, keepdim=True)
+        scale = total if self.reduction == "mean" else (total > 0).float()
+        return shifted / torch.where(scale > 0, scale, torch.nan)
+
+    @property
+    def target(self) -> Int[Tensor, "n t"]:
+        """The token that each position predicts; 0 at the last position, where the weight is 0."""
+        return functional.pad(self.ids[:, 1:], (0, 1))
+
+    def losses(self, logits: Tensor) -> Float[Tensor, "n"]:
+        """Cost of each example.
+
+        Args:
+            logits: [n t v].
+
+        Returns:
+            Losses in nats (per counted token for "mean"); NaN for an example with nothing to predict.
+        """
+        token = functional.cross_entropy(logits.transpose(1, 2), self.target, reduction="none")
+        return (token * self.weight).sum(1)
+
+
+Loss = Callable[[Tensor], Float[Tensor, "n"]]
+"""Logits to one loss per example."""

@@ -1,0 +1,219 @@
+"""Fine-tune with the Hugging Face Trainer and the Recorder, for people who have no run yet.
+
+Without a model it trains a small transformer from scratch with a tokenizer learnt from the data, offline.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from whence.errors import DataError, InputError, MismatchError, MissingExtraError
+from whence.examples import Examples
+from whence.model import Run
+from whence.model.huggingface import quiet as quiet_transformers
+from whence.model.huggingface import transformers
+from whence.model.recorder import Recorder
+from whence.model.scratch import byte_bpe, causal_lm, classifier, wordpiece
+from whence.types import Example
+
+COUNTED_OUT = -100
+"""Label of a token that does not count in the loss."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train.
+
+    Attributes:
+        model: name or folder of a pretrained model; None trains a small one from scratch.
+        epochs: passes over the data; one checkpoint is kept after each.
+        batch_size: examples per step.
+        learning_rate: highest rate; None takes 1e-3 from scratch and 5e-5 for a pretrained model.
+        max_length: most tokens of a text.
+        seed: of weights, order and dropout.
+        width: of a model from scratch.
+        layers: of a model from scratch.
+        vocabulary: most tokens of a tokenizer learnt from the data.
+        quiet: no progress.
+    """
+
+    model: str | None = None
+    epochs: int = 3
+    batch_size: int = 32
+    learning_rate: float | None = None
+    max_length: int = 128
+    seed: int = 0
+    width: int = 128
+    layers: int = 2
+    vocabulary: int = 8000
+    quiet: bool = False
+
+
+def train(examples: Examples, out: str | Path, training: Training = Training()) -> Run:
+    """Train a classifier (the data has labels) or a causal language model (it has none).
+
+    Args:
+        examples: the training set.
+        out: folder for the run; must be new or empty.
+        training: how to train.
+
+    Returns:
+        The run, with exact learning rates and second moments recorded at each checkpoint.
+
+    Raises:
+        DataError: some rows have labels and some have not, or there is only one class.
+        InputError: an option that cannot be.
+        MismatchError: the folder holds something already.
+        MissingExtraError: accelerate is not installed.
+    """
+    _require_accelerate()
+    if training.epochs < 1 or training.batch_size < 1:
+        raise InputError("epochs and batch size must be at least 1")
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MismatchError(f"{folder} is not an empty folder: choose another --out")
+    names = label_names(examples)
+    quiet_transformers()
+    transformers.set_seed(training.seed)
+    tokenizer, model = (
+        _scratch(examples, names, training) if training.model is None else _pretrained(training.model, names, training)
+    )
+    rows = [_features(tokenizer, example, names, training.max_length) for example in examples]
+    _trainer(model, tokenizer, rows, folder, training).train()
+    return Run.from_pretrained(folder)
+
+
+def label_names(examples: Examples) -> tuple[str, ...] | None:
+    """Find the classes of a training set.
+
+    Args:
+        examples: the training set.
+
+    Returns:
+        Names, numbers in numeric order before words in alphabetical order; None when no row has a label.
+
+    Raises:
+        DataError: some rows have none, or there is only one class.
+    """
+    found = {example.label for example in examples}
+    if found == {None}:
+        return None
+    if None in found:
+        rows = [str(example.row) for example in examples if example.label is None]
+        raise DataError(
+            f"{len(rows)} rows of {examples.name} have no label (rows {', '.join(rows[:5])}): fill them in or drop them"
+        )
+    known = {str(label) for label in found}
+    if examples.label_names is not None and known <= set(examples.label_names):
+        return examples.label_names
+    if len(known) < 2:
+        raise DataError(f"{examples.name} has one label only ({next(iter(known))}): a classifier needs two classes")
+    return tuple(sorted(known, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)))
+
+
+def _require_accelerate() -> None:
+    try:
+        import accelerate  # noqa: F401 # optional extra
+    except ImportError as error:
+        raise MissingExtraError("training needs accelerate: pip install 'whence[train]'") from error
+
+
+def _scratch(examples: Examples, names: Sequence[str] | None, training: Training) -> tuple[Any, Any]:
+    texts = [part for example in examples for part in example.parts]
+    if names is None:
+        tokenizer = byte_bpe(texts, training.vocabulary, training.max_length)
+        return tokenizer, causal_lm(tokenizer, training.width, training.layers, training.max_length)
+    tokenizer = wordpiece(texts, training.vocabulary, training.max_length)
+    return tokenizer, classifier(tokenizer, names, training.width, training.layers, training.max_length)
+
+
+def _pretrained(name: str, names: Sequence[str] | None, training: Training) -> tuple[Any, Any]:
+    try:
+        tokenizer = cast("Any", transformers.AutoTokenizer).from_pretrained(name)
+        if names is None:
+            model = cast("Any", transformers.AutoModelForCausalLM).from_pretrained(
+                name, use_safetensors=True, dtype=torch.float32
+            )
+        else:
+            model = cast("Any", transformers.AutoModelForSequenceClassification).from_pretrained(
+                name,
+                use_safetensors=True,
+                dtype=torch.float32,
+                num_labels=len(names),
+                id2label=dict(enumerate(names)),
+                label2id={label: number for number, label in enumerate(names)},
+            )
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"cannot load the model {name}: {first}: give a folder or a hub name, or leave --model out to train a small one from scratch"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if names is not None and model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer, model
+
+
+def _features(tokenizer: Any, example: Example, names: Sequence[str] | None, max_length: int) -> dict[str, Any]:
+    if names is not None:
+        encoded = dict(tokenizer(example.text, example.text_pair, truncation=True, max_length=max_length))
+        return encoded | {"labels": names.index(str(example.label))}
+    encoded = tokenizer("".join(example.parts), truncation=True, max_length=max_length, return_offsets_mapping=True)
+    seam = len(example.text) if example.target is not None else 0
+    labels = [
+        token if end > seam else COUNTED_OUT
+        for token, (_, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    ]
+    return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"], "labels": labels}
+
+
+def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path, training: Training) -> Any:
+    rate = training.learning_rate or (1e-3 if training.model is None else 5e-5)
+    arguments = cast("Any", transformers.TrainingArguments)(
+        output_dir=str(folder),
+        num_train_epochs=training.epochs,
+        per_device_train_batch_size=training.batch_size,
+        learning_rate=rate,
+        seed=training.seed,
+        save_strategy="epoch",
+        save_only_model=True,
+        logging_strategy="epoch",
+        report_to=[],
+        use_cpu=not torch.cuda.is_available(),
+        disable_tqdm=training.quiet,
+        train_sampling_strategy="group_by_length",
+        dataloader_pin_memory=False,
+    )
+    return cast("Any", transformers.Trainer)(
+        model=model,
+        args=arguments,
+        train_dataset=cast("Any", rows),
+        processing_class=tokenizer,
+        callbacks=[Recorder()],
+        data_collator=_Padding(tokenizer.pad_token_id or 0, per_token=not isinstance(rows[0]["labels"], int)),
+    )
+
+
+@dataclass(frozen=True)
+class _Padding:
+    """Pad a batch on the right."""
+
+    pad_id: int
+    per_token: bool
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        longest = max(len(row["input_ids"]) for row in rows)
+        fill = {"input_ids": self.pad_id, "labels": COUNTED_OUT}
+        batch: dict[str, torch.Tensor] = {}
+        for name in rows[0]:
+            if name == "labels" and not self.per_token:
+                batch[name] = torch.tensor([row[name] for row in rows])
+                continue
+            batch[name] = torch.tensor(
+                [list(row[name]) + [fill.get(name, 0)] * (longest - len(row[name])) for row in rows]
+            )
+        return batch

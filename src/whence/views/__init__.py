@@ -1,0 +1,33 @@
+"""Pages: what a person sees of an answer, in a notebook, a file and a terminal; drawing one needs no model."""
+
+from whence.views.contexts import (
+    CAVEAT,
+    Answer,
+    BaselineHit,
+    Checkpoint,
+    Hit,
+    LabelReport,
+    QueryView,
+    RankingRecall,
+    Story,
+    Suspect,
+    WordPair,
+)
+from whence.views.page import Page, document, fragment
+
+__all__ = [
+    "CAVEAT",
+    "Answer",
+    "BaselineHit",
+    "Checkpoint",
+    "Hit",
+    "LabelReport",
+    "Page",
+    "QueryView",
+    "RankingRecall",
+    "Story",
+    "Suspect",
+    "WordPair",
+    "document",
+    "fragment",
+]

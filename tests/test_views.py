@@ -1,0 +1,332 @@
+"""Pages: their contract, their JSON, their size, and what they do with hostile texts."""
+
+import ast
+import base64
+import errno
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jinja2 import meta, nodes
+
+from answers import make_answer, make_labels, make_pair_answer, make_story, make_text_answer
+from markup import Structure, rewritten
+from whence.errors import DataError, DiskFullError, InputError, MissingExtraError
+from whence.views import contexts, page, segments
+from whence.views.contexts import Answer
+from whence.views.page import Limits, Page, css, document, environment, fragment
+from whence.views.segments import columns
+
+PAGES: list[Page] = [make_answer(), make_pair_answer(), make_text_answer(), make_labels(), make_story()]
+TEMPLATES = sorted(path.name for path in page.TEMPLATES.glob("*.j2"))
+SOURCES = Path(page.__file__).parent
+
+
+# The contract.
+
+
+def undocumented(module: object) -> list[str]:
+    found = [kind for kind in vars(module).values() if isinstance(kind, type) and is_dataclass(kind)]
+    return [f"{kind.__name__}.{item.name}" for kind in found for item in fields(kind) if not item.metadata.get("help")]
+
+
+def test_every_field_of_a_page_has_a_help_text() -> None:
+    assert undocumented(contexts) == []
+    assert undocumented(page) == []
+    for kind in (segments.Piece, segments.Segment):
+        assert all(f"    {item.name}: " in (kind.__doc__ or "") for item in fields(kind))
+
+
+def test_a_field_without_help_would_be_found() -> None:
+    @dataclass
+    class Bad:
+        rank: int
+
+    assert undocumented(type("module", (), {"Bad": Bad})) == ["Bad.rank"]
+
+
+def names(source: str) -> set[str]:
+    return meta.find_undeclared_variables(environment().parse(source))
+
+
+def attributes(source: str) -> set[str]:
+    return {node.attr for node in environment().parse(source).find_all(nodes.Getattr)}
+
+
+def promised() -> set[str]:
+    kinds = [kind for module in (contexts, page, segments) for kind in vars(module).values() if isinstance(kind, type)]
+    kinds = [kind for kind in kinds if is_dataclass(kind)]
+    properties = {name for kind in kinds for name, part in vars(kind).items() if isinstance(part, property)}
+    return properties | {item.name for kind in kinds for item in fields(kind)} | {"template", "overlap"}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_reads_nothing_outside_of_its_contract(name: str) -> None:
+    source = (page.TEMPLATES / name).read_text()
+    whole = {"pages", "title", "css", "policy"} if name == "page.html.j2" else {"page"}
+    assert names(source) <= whole | {"limits", "range"}
+    assert attributes(source) <= promised() | {"index0", "first", "last", "values"}
+
+
+def test_a_name_outside_of_the_contract_would_be_found() -> None:
+    assert not names("{{ answer.helped }}") <= {"page", "limits"}
+    assert not attributes("{{ page.secret }}") <= promised()
+
+
+@pytest.mark.parametrize("shown", PAGES)
+def test_every_page_renders_with_strict_names(shown: Page) -> None:
+    for limits in (Limits(), Limits(2, 20)):
+        assert str(fragment(shown, limits)).startswith('<div class="wh-root')
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_keep_to_safe_html(name: str) -> None:
+    assert unsafe((page.TEMPLATES / name).read_text()) == []
+
+
+def unsafe(source: str) -> list[str]:
+    bare = re.sub(r"\{%.*?%\}|\{#.*?#\}", "", re.sub(r"\{\{.*?\}\}", "X", source, flags=re.DOTALL), flags=re.DOTALL)
+    tags = re.findall(r"<[a-z][^>]*>", re.sub(r'"[^"]*"', '""', bare))
+    banned = re.findall(r"\|\s*safe|Markup|autoescape|<script|innerHTML", source)
+    inside = [re.findall(r"""[\w-]+=(?!")|\s(?:on\w+|style|href|src|id|action)=""", tag) for tag in tags]
+    return banned + [part for found in inside for part in found]
+
+
+@pytest.mark.parametrize(
+    "bad", ["{{ x | safe }}", "<p class={{ x }}>", '<a href="{{ x }}">', '<p onclick="x">', '<p style="x">', "<script>"]
+)
+def test_unsafe_html_would_be_found(bad: str) -> None:
+    assert unsafe(bad)
+
+
+def test_views_import_only_lower_floors_and_jinja2_has_one_door() -> None:
+    for path in SOURCES.glob("*.py"):
+        found = {
+            node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
+        }
+        ours = {name for name in found if name.startswith("whence")}
+        assert all(name in {"whence.types", "whence.errors"} or name.startswith("whence.views") for name in ours)
+        assert ("jinja2" in found) == (path.name == "page.py")
+
+
+def test_views_need_no_torch_and_no_pandas() -> None:
+    code = "import sys, whence.views, whence.views.terminal, whence.progress; print([m for m in " \
+        "('torch', 'transformers', 'pandas') if m in sys.modules])"  # fmt: skip
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+# JSON.
+
+
+def test_the_json_has_the_promised_keys_in_order() -> None:
+    content = make_answer().to_dict()
+    assert list(content) == ["whence", "method", "checkpoints", "embedding_path", "loss", "query", "helped", "hurt",
+                             "baselines", "notes", "caveat"]  # fmt: skip
+    assert list(content["checkpoints"][0]) == ["step", "learning_rate", "rule"]
+    assert list(content["query"]) == ["text", "label", "against", "predicted", "probabilities", "loss", "truncated_at"]
+    assert list(content["helped"][0]) == ["rank", "id", "row", "score", "text", "label", "predicted", "by_checkpoint",
+                                          "words"]  # fmt: skip
+    assert list(content["helped"][0]["words"][0]) == ["query_word", "train_word", "share", "query_spans", "train_spans"]
+    assert content["helped"][0]["words"][0]["train_spans"] == [[12, 17]]
+    assert list(content["baselines"]["bm25"][0]) == ["id", "row", "score"]
+
+
+def test_optional_keys_appear_with_a_pair() -> None:
+    content = make_pair_answer().to_dict()
+    assert list(content["query"])[:4] == ["text", "text_pair", "target", "label"]
+    assert list(content["helped"][0])[4:7] == ["text", "text_pair", "label"]
+    assert list(content["hurt"][0])[4:7] == ["text", "target", "label"]
+    assert list(content["helped"][0]["words"][0])[5:] == ["query_pair_spans", "train_pair_spans"]
+    assert "predicted" not in make_text_answer().to_dict()["helped"][0]
+    assert make_text_answer().to_dict()["helped"][0]["label"] is None
+
+
+@pytest.mark.parametrize("answer", [make_answer(), make_pair_answer(), make_text_answer()])
+def test_a_saved_answer_comes_back_whole(answer: Answer, tmp_path: Path) -> None:
+    answer.save(tmp_path / "why.json")
+    back = Answer.from_dict(json.loads((tmp_path / "why.json").read_text(encoding="utf-8")))
+    assert back == replace(answer, n_examples=0)
+    assert back.to_json() == answer.to_json()
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [({"method": None}, "method"), ({"helped": [{"rank": 1}]}, "helped.0"), ({"query": "text"}, "query"),
+     ({"whence": 3}, "version")],
+)  # fmt: skip
+def test_a_broken_saved_answer_names_the_field(change: dict[str, Any], where: str) -> None:
+    with pytest.raises(DataError, match=f"not a saved answer: {where}"):
+        Answer.from_dict(make_answer().to_dict() | change)
+
+
+def test_a_missing_field_is_named() -> None:
+    content = make_answer().to_dict()
+    del content["loss"]
+    with pytest.raises(DataError, match="loss: Field required"):
+        Answer.from_dict(content)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_number_that_is_none_is_refused_by_name(bad: float) -> None:
+    answer = make_answer()
+    broken = replace(answer, helped=(answer.helped[0], replace(answer.helped[1], score=bad)))
+    with pytest.raises(DataError, match=r"^helped\[1\]\.score is (nan|inf)"):
+        broken.to_json()
+
+
+def test_other_scripts_stay_readable_and_lone_surrogates_survive(tmp_path: Path) -> None:
+    answer = replace(make_answer(), notes=("Größe 日本", "bad \ud83d"))
+    assert "Größe 日本" in answer.to_json()
+    answer.save(tmp_path / "why.json")
+    assert json.loads((tmp_path / "why.json").read_text(encoding="utf-8"))["notes"] == list(answer.notes)
+    answer.save(tmp_path / "why.html")
+    assert "⟨U+D83D⟩" in (tmp_path / "why.html").read_text(encoding="utf-8")
+
+
+def test_the_other_pages_make_json_too() -> None:
+    assert json.loads(make_labels().to_json())["rows"][0]["suggested_label"] == "World"
+    story = json.loads(make_story().to_json())
+    assert story["answer"]["whence"] == "0.1.0"
+    assert story["facts"][0] == ["training examples", "7,600"]
+
+
+# Other faces of an answer.
+
+
+def test_the_data_frame_has_one_row_per_hit() -> None:
+    frame = make_answer().to_pandas()
+    assert list(frame.columns) == ["side", "rank", "id", "row", "score", "label", "text", "words"]
+    assert list(frame["side"]) == ["helped"] * 5 + ["hurt"] * 4
+    assert frame["words"][0].startswith("sales +0.131, retail +0.094")
+    assert frame["score"].dtype.kind == "f"
+
+
+def test_without_pandas_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'whence\[data\]'"):
+        make_answer().to_pandas()
+
+
+def test_saving_where_there_is_no_folder_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be written"):
+        make_answer().save(tmp_path / "none" / "why.html")
+
+
+def test_a_full_disk_is_its_own_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DiskFullError, match="no space is left"):
+        make_answer().save(tmp_path / "why.html")
+
+
+@pytest.mark.parametrize("shown", PAGES)
+def test_the_plain_repr_fits_100_columns(shown: Page) -> None:
+    for one in (shown, rewritten(shown, "日本語\x1b[2J\u202e\n" * 20)):
+        lines = repr(one).splitlines()
+        assert all(columns(line) <= 100 for line in lines)
+        assert len(lines) <= 24
+        assert not set("\x1b\u202e") & set(repr(one))
+
+
+# HTML: one file, calm, complete.
+
+
+@pytest.mark.parametrize("shown", PAGES)
+def test_the_style_policy_allows_this_style_and_nothing_else(shown: Page) -> None:
+    html = document(shown)
+    style = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style[0].encode()).digest()).decode()
+    policy = next(dict(tag[1:]) for tag in Structure(html).tags if ("http-equiv", "Content-Security-Policy") in tag)
+    assert len(style) == 1
+    assert policy["content"].startswith(f"default-src 'none'; style-src 'sha256-{digest}'")
+    assert not re.search(r"https?:|//|url\(|@import|<script|<link|<img| style=| src=| href=", html)
+
+
+def test_the_style_can_not_leak_into_a_host_page() -> None:
+    rules = re.sub(r"@[a-z-]+ [^{]*\{", "", str(css()))
+    selectors = [one for found in re.findall(r"([^{}]+)\{", rules) for one in found.split(",")]
+    assert len(selectors) > 80
+    assert [one for one in selectors if ".wh-" not in one and '"wh-' not in one] == []
+    assert "<" not in css()
+
+
+@pytest.mark.parametrize("shown", PAGES)
+def test_every_mark_says_its_sign_in_words(shown: Page) -> None:
+    found = Structure(document(shown)).marks
+    assert all(re.search(r" (helped \+|hurt -|no effect 0)\S*$", mark) for mark in found)
+    assert bool(found) == (not isinstance(shown, contexts.LabelReport))
+
+
+def test_the_answer_tells_what_it_knows() -> None:
+    text = " ".join(" ".join(Structure(document(make_pair_answer())).text).split())
+    for part in ("Why Business and not World?", "helped +0.412", "hurt -0.305", "but model predicts", "53%", "ag-1042",
+                 "row 1042", "overlap 2 of 5", "same sign at 2 of 3 checkpoints", "and 2 more", "not proof of cause",
+                 "gradient path exact", "recorder", "left out", "reads the first 60 characters", "rather than World",
+                 "7,600 training examples"):  # fmt: skip
+        assert part in text
+    assert 'aria-label="by checkpoint: step 200 helped +0.206; step 400' in document(make_pair_answer())
+
+
+def test_long_texts_are_folded_but_whole() -> None:
+    answer = make_answer()
+    text = "".join(f"word{at} " for at in range(400))
+    html = document(replace(answer, helped=(replace(answer.helped[0], text=text),)))
+    assert f"all {len(text):,} characters" in html
+    assert "word399" in html
+
+
+def test_several_pages_make_one_document() -> None:
+    html = document(make_answer(), make_labels(), title="Two")
+    assert "<title>Two · whence</title>" in html
+    assert html.count("<h1>") == 2
+    with pytest.raises(InputError, match="nothing to show"):
+        document()
+
+
+def make_large(hits: int, words: int, length: int = 7) -> Answer:
+    answer = make_answer()
+    text = " ".join(f"{at:0{length}d}" for at in range(words))
+    step = length + 1
+    pairs = tuple(
+        replace(answer.helped[0].words[0], share=0.01 * (at + 1), query_word=f"{at:0{length}d}",
+                train_word=f"{at:0{length}d}", train_spans=((at * step, at * step + length),))
+        for at in range(words)
+    )  # fmt: skip
+    half = tuple(
+        replace(answer.helped[0], rank=at + 1, id=str(at), row=at, text=text, words=pairs) for at in range(hits // 2)
+    )
+    return replace(answer, helped=half, hurt=half)
+
+
+def test_a_thousand_examples_fit_5_megabytes() -> None:
+    assert len(document(make_large(1000, 60)).encode()) <= 5_000_000
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [make_large(60, 60), make_large(20, 4000), replace(make_answer(), notes=("é" * 10**6,)),
+     replace(make_labels(), rows=make_labels().rows * 500)],
+)  # fmt: skip
+def test_a_notebook_gets_at_most_200_kilobytes_and_is_told(shown: Page) -> None:
+    html = shown._repr_html_()
+    assert len(html.encode()) <= 200_000
+    assert "<style>" in html
+    assert "<script" not in html
+    assert re.search(r"Showing \d+ of [\d,]+|more characters in the saved page", html)
+
+
+def test_a_page_that_never_fits_falls_back_to_text() -> None:
+    answer = make_answer()
+    many = {f"{at} <b>" + "\u202e" * 300: answer.baselines["bm25"] for at in range(20)}
+    html = replace(answer, baselines=many)._repr_html_()
+    assert html.startswith("<pre>Why Business")
+    assert len(html.encode()) <= 200_000
