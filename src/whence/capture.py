@@ -5,10 +5,12 @@ gradient of the summed loss with respect to that output holds each example's own
 example sees another. This holds in evaluation mode for models without batch statistics.
 
 The hook sees the output of the embedding module. Some modules scale what they look up; the row gradient is then the
-scale times the gradient at the output, and a module that does anything but look up and scale is refused.
+scale times the gradient at the output, and a module that does anything but look up and scale is refused. So is a model
+that looks up other tokens than it was given, or turns its vocabulary head's output before it returns it: the forms
+would not be its gradient.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from whence.errors import RunError
 from whence.forms import Head, HeadOuter, Outer, Rows
@@ -49,28 +52,30 @@ class _Taps:
     """The tensors that hooks saw during one forward pass; every call of a module is collected."""
 
     def __init__(self) -> None:
+        self.ids: list[Tensor] = []
         self.embedded: list[Tensor] = []
         self.head_inputs: list[Tensor] = []
         self.head_outputs: list[Tensor] = []
         self.hidden: list[Tensor] = []
 
-    def cut_embedding(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    def cut_embedding(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         leaf = output.detach().requires_grad_()
+        self.ids += inputs
         self.embedded.append(leaf)
+        return leaf
+
+    def cut_head(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        self.head_inputs.append(inputs[0].detach())
+        # A graph that reaches further back, to the embedding, must not be cut here.
+        leaf = output if output.requires_grad else output.detach().requires_grad_()
+        self.head_outputs.append(leaf)
         return leaf
 
     def see_head(self, _module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         self.head_inputs.append(inputs[0].detach())
 
-    def cut_head(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        self.head_inputs.append(inputs[0].detach())
-        leaf = output.detach().requires_grad_()
-        self.head_outputs.append(leaf)
-        return leaf
-
     def see_hidden(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        state = output[0] if isinstance(output, tuple) else output.last_hidden_state
-        self.hidden.append(cast("Tensor", state).detach())
+        self.hidden.append(cast("Tensor", output[0]).detach())
 
 
 @dataclass(frozen=True)
@@ -101,28 +106,33 @@ class Capture:
             What was asked for.
 
         Raises:
-            RunError: the model's embedding is never called, or does more than look up and scale.
+            RunError: the model's embedding is never called, or does more than look up and scale; the last layer is not
+                called once, or its output is turned before it becomes the logits.
         """
         taps = _Taps()
+        vocabulary = vocabulary_head(self.model) if self.head else None
         scale = embedding_scale(input_embedding(self.model)) if self.embedding else 1.0
         mask = inputs["attention_mask"].bool()
         with torch.enable_grad(), self._hooks(taps):
-            logits = cast("Any", self.model(**inputs)).logits
+            logits: Tensor = self.model(**inputs).logits
             losses = loss(logits)
             finite = torch.where(torch.isfinite(losses), losses, torch.zeros_like(losses))
-            leaves = taps.embedded + taps.head_outputs
-            grads = torch.autograd.grad(finite.sum(), leaves, allow_unused=True) if leaves else ()
+            if self.embedding:
+                self._check_embedding(taps, inputs["input_ids"])
+            if self.head:
+                self._check_head(taps, logits, vocabulary)
+            grads = self._backward(finite.sum(), taps.embedded + taps.head_outputs)
         return Captured(
             losses=losses.detach().double().numpy(),
             logits=logits.detach(),
-            rows=self._rows(taps, grads[: len(taps.embedded)], inputs, mask, words, scale) if self.embedding else None,
-            outer=_outer(taps, grads[len(taps.embedded) :], mask, words) if taps.head_outputs else None,
-            inputs=taps.head_inputs[0] if self.head and not taps.head_outputs else None,
+            rows=_rows(grads[: len(taps.embedded)], inputs, mask, words, scale) if self.embedding else None,
+            outer=_outer(taps.head_inputs[0], grads[-1], mask, words) if taps.head_outputs else None,
+            inputs=None if vocabulary is None else taps.head_inputs[0],
             pooled=_pooled(taps.hidden[0], mask) if self.pooled else None,
         )
 
     @contextmanager
-    def _hooks(self, taps: _Taps) -> Iterator[None]:
+    def _hooks(self, taps: _Taps) -> Generator[None]:
         handles: list[Any] = []
         if self.embedding:
             handles.append(input_embedding(self.model).register_forward_hook(taps.cut_embedding))
@@ -141,24 +151,45 @@ class Capture:
             for handle in handles:
                 handle.remove()
 
-    def _rows(
-        self,
-        taps: _Taps,
-        grads: tuple[Tensor | None, ...],
-        inputs: dict[str, Tensor],
-        mask: Bool[Tensor, "n t"],
-        words: Int[np.ndarray, "n t"],
-        scale: float,
-    ) -> Rows:
-        if not taps.embedded:
+    def _backward(self, total: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+        """Gradients of the leaves; zero for a call of the embedding that the loss does not depend on."""
+        if not leaves:
+            return []
+        # torch annotates plain tensors, but gives None for a leaf without a path to the loss.
+        grads = cast("tuple[Tensor | None, ...]", torch.autograd.grad(total, leaves, allow_unused=True))
+        if all(grad is None for grad in grads) or (self.head and grads[-1] is None):
             raise RunError(
-                f"{type(self.model).__name__} never called its input embedding: whence cannot capture its gradient"
+                f"the loss of {type(self.model).__name__} does not depend on the layer that was to be captured: "
+                "its gradient cannot be taken there"
             )
-        total = sum((grad for grad in grads if grad is not None), start=torch.zeros_like(taps.embedded[0]))
-        total = total if scale == 1.0 else total * scale
-        indptr = np.concatenate([[0], np.cumsum(mask.sum(1).numpy())])
-        kept = mask.numpy()
-        return Rows(indptr, inputs["input_ids"].numpy()[kept], words[kept], total[mask].float().numpy())
+        return [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, grads, strict=True)]
+
+    def _check_embedding(self, taps: _Taps, ids: Int[Tensor, "n t"]) -> None:
+        name = type(self.model).__name__
+        if not taps.embedded:
+            raise RunError(f"{name} never called its input embedding: whence cannot capture its gradient")
+        if len(taps.ids) != len(taps.embedded) or not all(torch.equal(seen, ids) for seen in taps.ids):
+            raise RunError(
+                f"{name} looks up other tokens than it is given (shifted, cut or padded inside): "
+                "whence cannot say which token a gradient belongs to"
+            )
+
+    def _check_head(self, taps: _Taps, logits: Tensor, vocabulary: nn.Linear | None) -> None:
+        """One call of the head; a vocabulary head must give the logits themselves: its gradient is made from them."""
+        name = type(self.model).__name__
+        if len(taps.head_inputs) != 1:
+            raise RunError(f"{name} called its last linear layer {len(taps.head_inputs)} times: once is needed")
+        if vocabulary is None:
+            return
+        made = functional.linear(taps.head_inputs[0][:1], vocabulary.weight, vocabulary.bias)
+        close = 1e-5 * float(made.abs().max())
+        if logits.shape[1:] != made.shape[1:] or not torch.allclose(
+            logits[:1], made, rtol=1e-4, atol=close, equal_nan=True
+        ):
+            raise RunError(
+                f"{name} scales, caps or cuts the output of its vocabulary head: "
+                "whence cannot take that head's gradient; use path 'input'"
+            )
 
 
 def head_outer(
@@ -178,12 +209,14 @@ def head_outer(
     Returns:
         The form of the batch.
     """
-    counts = weight.nan_to_num() != 0
-    indptr = np.concatenate([[0], np.cumsum(counts.sum(1).numpy())])
+    kept = weight.nan_to_num() != 0
     predicted = np.concatenate([words[:, 1:], np.full_like(words[:, :1], -1)], axis=1)
-    kept = counts.numpy()
     return HeadOuter(
-        indptr, predicted[kept], inputs[counts].float().numpy(), target.numpy()[kept], weight[counts].float().numpy()
+        _indptr(kept),
+        predicted[kept.numpy()],
+        inputs[kept].float().numpy(),
+        target.numpy()[kept.numpy()],
+        weight[kept].float().numpy(),
     )
 
 
@@ -199,10 +232,14 @@ def input_embedding(model: nn.Module) -> nn.Embedding:
     Raises:
         RunError: the model has none, or one that is not a lookup table.
     """
-    found = cast("Any", model).get_input_embeddings()
+    try:
+        found = cast("Any", model).get_input_embeddings()
+    except NotImplementedError:
+        found = None
     if not isinstance(found, nn.Embedding):
         raise RunError(
-            f"the input embedding of {type(model).__name__} is a {type(found).__name__}, not a lookup table: whence needs token embeddings"
+            f"the input embedding of {type(model).__name__} is a {type(found).__name__}, not a lookup table: "
+            "whence needs token embeddings"
         )
     return found
 
@@ -228,9 +265,21 @@ def is_tied(model: nn.Module) -> bool:
 
     Returns:
         True when they are the same memory.
+
+    Raises:
+        RunError: some other layer shares the embedding's table: its part of the gradient would be missed.
     """
-    head = vocabulary_head(model)
-    return head is not None and head.weight.data_ptr() == input_embedding(model).weight.data_ptr()
+    embedding, head = input_embedding(model), vocabulary_head(model)
+    table = embedding.weight.data_ptr()
+    modules = cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
+    for name, module in modules:
+        held = any(parameter.data_ptr() == table for parameter in module.parameters(recurse=False))
+        if held and module is not embedding and module is not head:
+            raise RunError(
+                f"{type(model).__name__} shares its embedding's table with {name} ({type(module).__name__}), which is "
+                "not its vocabulary head: whence would miss that layer's part of the gradient"
+            )
+    return head is not None and head.weight.data_ptr() == table
 
 
 def head_table(model: nn.Module) -> Head:
@@ -287,29 +336,47 @@ def embedding_scale(module: nn.Embedding) -> float:
     Raises:
         RunError: the module does anything but look up and scale.
     """
+    weight = module.weight
+    ids = np.unique(np.linspace(0, len(weight) - 1, 64).astype(np.int64))
+    probe = torch.as_tensor(ids[ids != module.padding_idx])
     with torch.no_grad():
-        probe = torch.unique(torch.linspace(0, module.num_embeddings - 1, 64).long())
-        if module.padding_idx is not None:
-            probe = probe[probe != module.padding_idx]
-        table = module.weight[probe].float()
-        output = cast("Tensor", module(probe)).float()
+        table = weight[probe].float()
+        # A table with max_norm changes its own rows when it is read.
+        output = cast("Tensor", module(probe)).float() if module.max_norm is None else torch.zeros_like(table)
         scale = float((output * table).sum() / (table * table).sum())
-        if not torch.allclose(output, scale * table, rtol=1e-3, atol=1e-5 * float(table.abs().max()) * abs(scale)):
+        close = 1e-5 * float(table.abs().max()) * abs(scale)
+        if scale == 0.0 or not torch.allclose(output, scale * table, rtol=1e-3, atol=close):
             raise RunError(
-                f"the input embedding {type(module).__name__} does more than look up and scale: whence cannot take its gradient exactly"
+                f"the input embedding {type(module).__name__} does more than look up and scale: "
+                "whence cannot take its gradient exactly"
             )
-        return 1.0 if abs(scale - 1.0) < 1e-6 else scale
+    return 1.0 if abs(scale - 1.0) < 1e-6 else scale
+
+
+def _rows(
+    grads: list[Tensor],
+    inputs: dict[str, Tensor],
+    mask: Bool[Tensor, "n t"],
+    words: Int[np.ndarray, "n t"],
+    scale: float,
+) -> Rows:
+    total = torch.stack(grads).sum(0) if len(grads) > 1 else grads[0]
+    kept = mask.numpy()
+    rows = (total[mask] if scale == 1.0 else total[mask] * scale).float().numpy()
+    return Rows(_indptr(mask), inputs["input_ids"].numpy()[kept], words[kept], rows)
 
 
 def _outer(
-    taps: _Taps, grads: tuple[Tensor | None, ...], mask: Bool[Tensor, "n t"], words: Int[np.ndarray, "n t"]
+    a: Float[Tensor, "*n i"], g: Float[Tensor, "*n o"], mask: Bool[Tensor, "n t"], words: Int[np.ndarray, "n t"]
 ) -> Outer:
-    a, g = taps.head_inputs[0], cast("Tensor", grads[0])
     if a.dim() == 2:  # one pooled vector per example: it belongs to no single word
         return Outer(np.arange(len(a) + 1), np.full(len(a), -1), a.float().numpy(), g.float().numpy())
-    counts = mask & (g != 0).any(-1)
-    indptr = np.concatenate([[0], np.cumsum(counts.sum(1).numpy())])
-    return Outer(indptr, words[counts.numpy()], a[counts].float().numpy(), g[counts].float().numpy())
+    kept = mask & (g != 0).any(-1)
+    return Outer(_indptr(kept), words[kept.numpy()], a[kept].float().numpy(), g[kept].float().numpy())
+
+
+def _indptr(kept: Bool[Tensor, "n t"]) -> Int[np.ndarray, "m"]:
+    return np.concatenate([[0], np.cumsum(kept.sum(1).numpy())])
 
 
 def _pooled(hidden: Float[Tensor, "n t d"], mask: Bool[Tensor, "n t"]) -> Float[np.ndarray, "n d"]:

@@ -5,6 +5,7 @@ the query's loss, to first order. The query side is turned, so that an index kee
 """
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
@@ -26,7 +27,7 @@ class SecondMoment:
     epsilon: float
     source: str
 
-    @property
+    @cached_property
     def inverse_root(self) -> Float[np.ndarray, "v d"]:
         """1 / sqrt(v + epsilon), coordinate by coordinate."""
         return (1.0 / np.sqrt(self.v + np.float32(self.epsilon))).astype(np.float32)
@@ -67,7 +68,9 @@ class MeanSquares:
             rows: embedding gradients of some examples.
         """
         totals = rows.merged(by_word=False)
-        np.add.at(self._total, totals.ids, totals.rows**2)
+        batch = np.asarray([0, len(totals.ids)])  # as if it were one example: sums the squares of equal tokens
+        squares = replace(totals, indptr=batch, rows=totals.rows**2).merged(by_word=False)
+        self._total[squares.ids] += squares.rows
         self._seen += len(rows)
 
     def fitted(self, epsilon: float) -> SecondMoment:

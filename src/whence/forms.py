@@ -9,12 +9,12 @@ Examples lie one after another; `indptr` [n+1] says where each begins. Every kin
 into word x word terms: `terms` gives the matrix that sums to the product.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self, cast
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 Terms = Float[np.ndarray, "w x"]
 """Word x word split of one product: rows are the words of the first example, columns those of the second, the special
@@ -22,20 +22,14 @@ bucket last on both sides."""
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Embedding gradients of n examples.
+class Ragged:
+    """Examples one after another; every array but `indptr` has one row per token position (or merged token).
 
     Attributes:
         indptr: [n+1] begin of each example.
-        ids: token of each row.
-        words: word of each row within its example's words; -1 for special tokens.
-        rows: the gradient rows.
     """
 
     indptr: Int[np.ndarray, "m"]
-    ids: Int[np.ndarray, "k"]
-    words: Int[np.ndarray, "k"]
-    rows: Float[np.ndarray, "k d"]
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
@@ -55,10 +49,7 @@ class Rows:
             A form of one example.
         """
         start, stop = int(self.indptr[position]), int(self.indptr[position + 1])
-        ends = np.asarray([0, stop - start])
-        return replace(
-            self, indptr=ends, ids=self.ids[start:stop], words=self.words[start:stop], rows=self.rows[start:stop]
-        )
+        return self._cut(np.asarray([0, stop - start]), slice(start, stop))
 
     def keep(self, chosen: np.ndarray) -> Self:
         """Keep some rows.
@@ -70,8 +61,50 @@ class Rows:
             The form with the other rows gone; examples stay, even without rows.
         """
         counts = np.bincount(self.owners[chosen], minlength=len(self))
-        indptr = np.concatenate([[0], np.cumsum(counts)])
-        return replace(self, indptr=indptr, ids=self.ids[chosen], words=self.words[chosen], rows=self.rows[chosen])
+        return self._cut(np.concatenate([[0], np.cumsum(counts)]), chosen)
+
+    def without(self, examples: Bool[np.ndarray, "n"]) -> Self:
+        """Empty some examples.
+
+        Args:
+            examples: which ones.
+
+        Returns:
+            The form with their rows gone; the examples stay.
+        """
+        return self.keep(~examples[self.owners]) if examples.any() else self
+
+    def finite(self) -> Bool[np.ndarray, "n"]:
+        """Say which examples hold nothing but finite numbers.
+
+        Returns:
+            True also for an example without rows.
+        """
+        bad = np.zeros(int(self.indptr[-1]), dtype=np.bool_)
+        for one in fields(self):
+            array = cast("np.ndarray", getattr(self, one.name))
+            if array.dtype.kind == "f":
+                bad |= ~np.isfinite(array.reshape(len(bad), -1)).all(1) if array.size else False
+        return np.bincount(self.owners[bad], minlength=len(self)) == 0
+
+    def _cut(self, indptr: np.ndarray, kept: slice | np.ndarray) -> Self:
+        arrays = {one.name: getattr(self, one.name)[kept] for one in fields(self) if one.name != "indptr"}
+        return replace(self, indptr=indptr, **arrays)
+
+
+@dataclass(frozen=True)
+class Rows(Ragged):
+    """Embedding gradients of n examples.
+
+    Attributes:
+        ids: token of each row.
+        words: word of each row within its example's words; -1 for special tokens.
+        rows: the gradient rows.
+    """
+
+    ids: Int[np.ndarray, "k"]
+    words: Int[np.ndarray, "k"]
+    rows: Float[np.ndarray, "k d"]
 
     def merged(self, *, by_word: bool) -> Self:
         """Sum the rows of equal token (and word) within each example.
@@ -102,17 +135,6 @@ class Rows:
         squares = np.einsum("kd,kd->k", total.rows, total.rows, dtype=np.float64)
         return np.sqrt(np.bincount(total.owners, weights=squares, minlength=len(self)))
 
-    def scaled(self, scale: Float[np.ndarray, "n"]) -> Self:
-        """Multiply each example's gradient.
-
-        Args:
-            scale: factor of each example.
-
-        Returns:
-            The scaled form.
-        """
-        return replace(self, rows=self.rows * scale[self.owners, None].astype(self.rows.dtype))
-
     def terms(self, other: "Rows", width: int, other_width: int, matched: np.ndarray | None = None) -> Terms:
         """Split the product of two single examples into word x word terms.
 
@@ -131,41 +153,18 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Outer:
+class Outer(Ragged):
     """Gradients of a linear layer, factorised: sum over positions of g a^T.
 
     Attributes:
-        indptr: [n+1] begin of each example.
         words: word of each position within its example's words; -1 for special tokens.
         a: the layer's input.
         g: gradient of the loss with respect to the layer's output.
     """
 
-    indptr: Int[np.ndarray, "m"]
     words: Int[np.ndarray, "t"]
     a: Float[np.ndarray, "t i"]
     g: Float[np.ndarray, "t o"]
-
-    def __len__(self) -> int:
-        return len(self.indptr) - 1
-
-    def example(self, position: int) -> Self:
-        """Take one example.
-
-        Args:
-            position: its place in this form.
-
-        Returns:
-            A form of one example.
-        """
-        start, stop = int(self.indptr[position]), int(self.indptr[position + 1])
-        return replace(
-            self,
-            indptr=np.asarray([0, stop - start]),
-            words=self.words[start:stop],
-            a=self.a[start:stop],
-            g=self.g[start:stop],
-        )
 
     def dense(self) -> Float[np.ndarray, "o i"]:
         """Form the gradient of a single example (or the sum over all examples held).
@@ -214,41 +213,20 @@ class Head:
 
 
 @dataclass(frozen=True)
-class HeadOuter:
+class HeadOuter(Ragged):
     """Gradients of a vocabulary head under cross-entropy, kept without their vocabulary-wide factor.
 
     Attributes:
-        indptr: [n+1] begin of each example.
         words: word of the token that each position predicts; -1 for special tokens.
         a: the head's input.
         target: the token that each position predicts.
         weight: what the position weighs in the loss; negative on the subtracted side of a contrast.
     """
 
-    indptr: Int[np.ndarray, "m"]
     words: Int[np.ndarray, "t"]
     a: Float[np.ndarray, "t d"]
     target: Int[np.ndarray, "t"]
     weight: Float[np.ndarray, "t"]
-
-    def __len__(self) -> int:
-        return len(self.indptr) - 1
-
-    def example(self, position: int) -> Self:
-        """Take one example.
-
-        Args:
-            position: its place in this form.
-
-        Returns:
-            A form of one example.
-        """
-        start, stop = int(self.indptr[position]), int(self.indptr[position + 1])
-        cut = slice(start, stop)
-        ends = np.asarray([0, stop - start])
-        return replace(
-            self, indptr=ends, words=self.words[cut], a=self.a[cut], target=self.target[cut], weight=self.weight[cut]
-        )
 
     def outer(self, head: Head) -> Outer:
         """Make the vocabulary-wide factor.
@@ -288,8 +266,29 @@ class Gradient:
         Returns:
             The gradient of one example.
         """
-        taken = {name: form.example(position) for name, form in self._forms().items()}
-        return Gradient(**taken)  # type: ignore[arg-type]
+        return self._each(lambda form: form.example(position))
+
+    def without(self, examples: Bool[np.ndarray, "n"]) -> "Gradient":
+        """Empty some examples.
+
+        Args:
+            examples: which ones.
+
+        Returns:
+            The gradient with their rows gone; the examples stay.
+        """
+        return self._each(lambda form: form.without(examples))
+
+    def finite(self, count: int) -> Bool[np.ndarray, "n"]:
+        """Say which examples hold nothing but finite numbers.
+
+        Args:
+            count: number of examples; a gradient without any form does not know it.
+
+        Returns:
+            [n].
+        """
+        return np.all([np.ones(count, dtype=np.bool_), *(form.finite() for form in self._forms().values())], axis=0)
 
     def pack(self) -> dict[str, np.ndarray]:
         """Lay the forms out as named arrays, "form.array".
@@ -319,7 +318,7 @@ class Gradient:
             for name, kind in kinds.items()
             if f"{name}.indptr" in arrays
         }
-        return cls(**made)  # type: ignore[arg-type]
+        return cls(**cast("dict[str, Any]", made))
 
     @classmethod
     def stack(cls, parts: Sequence["Gradient"]) -> Self:
@@ -338,6 +337,9 @@ class Gradient:
             counts = np.concatenate([np.diff(column) for column in columns]) if name.endswith(".indptr") else None
             arrays[name] = np.concatenate(columns) if counts is None else np.concatenate([[0], np.cumsum(counts)])
         return cls.unpack(arrays)
+
+    def _each(self, turn: Callable[[Ragged], Ragged]) -> "Gradient":
+        return Gradient(**cast("dict[str, Any]", {name: turn(form) for name, form in self._forms().items()}))
 
     def _forms(self) -> dict[str, Rows | Outer | HeadOuter]:
         parts = {"rows": self.rows, "outer": self.outer, "head": self.head}

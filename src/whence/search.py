@@ -7,6 +7,8 @@ product per block and query. Optimizer-aware products turn the query, so what is
 
 from collections.abc import Mapping
 from functools import lru_cache
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -159,7 +161,7 @@ class Search:
         return total
 
     def _turned_outer_terms(self, step: int, mine: Outer, theirs: Outer, widths: tuple[int, int]) -> Terms:
-        """Outer x outer with every coordinate of the table divided by its own root: one position of the query a time."""
+        """Outer x outer, every coordinate of the table divided by its own root: one position of the query a time."""
         inverse = self._inverse_root(step)
         columns = [((mine.g * g) @ inverse * mine.a) @ a for g, a in zip(theirs.g, theirs.a, strict=True)]
         product = np.stack(columns, axis=1) if columns else np.zeros((len(mine.words), 0))
@@ -199,23 +201,24 @@ class Search:
             return None
         mine, theirs = np.unique(rows.ids), np.unique(query.ids)
         similar = self._cosines(step, mine, theirs)
-        pairs = assign(similar, self._threshold)
+        # The same candidates in the same order as in `_one_to_one`: ties then fall alike in score and word terms.
+        left, right = (np.flatnonzero((similar > self._threshold).any(axis)) for axis in (1, 0))
         matched = np.zeros((len(rows.ids), len(query.ids)), dtype=np.bool_)
-        for place, column in pairs:
-            matched |= (rows.ids == mine[place])[:, None] & (query.ids == theirs[column])[None, :]
+        for place, column in assign(similar[np.ix_(left, right)], self._threshold):
+            matched |= (rows.ids == mine[left[place]])[:, None] & (query.ids == theirs[right[column]])[None, :]
         return matched
 
     @property
     def _threshold(self) -> float:
         assert self.recipe.synonym_threshold is not None
-        return self.recipe.synonym_threshold
+        return max(self.recipe.synonym_threshold, 0.0)  # a pair below 0 would lower the total similarity
 
     def _cosines(
         self, step: int, tokens: Int[np.ndarray, "a"], others: Int[np.ndarray, "b"]
     ) -> Float[np.ndarray, "a b"]:
         table = self._table(step)["embedding"]
         left, right = _unit(table[tokens]), _unit(table[others])
-        cosines = left @ right.T
+        cosines = np.round(left @ right.T, 6)  # matrix products of other shapes differ in the last bits
         cosines[tokens[:, None] == others[None, :]] = 1.0
         return cosines
 
@@ -258,12 +261,12 @@ def assign(similar: Float[np.ndarray, "a b"], threshold: float) -> list[tuple[in
         MissingExtraError: SciPy is not installed.
     """
     try:
-        from scipy.optimize import linear_sum_assignment  # optional extra
+        optimize: Any = import_module("scipy.optimize")  # optional extra
     except ImportError as error:
         raise MissingExtraError("tracin-we-syn needs SciPy: pip install 'whence[baselines]'") from error
     allowed = similar > threshold
-    rows, columns = linear_sum_assignment(np.where(allowed, similar, 0.0), maximize=True)
-    return [(int(row), int(column)) for row, column in zip(rows, columns, strict=True) if allowed[row, column]]
+    rows, columns = optimize.linear_sum_assignment(np.where(allowed, similar, 0.0), maximize=True)
+    return [(row, column) for row, column in zip(rows.tolist(), columns.tolist(), strict=True) if allowed[row, column]]
 
 
 def _one_to_one(

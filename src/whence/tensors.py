@@ -8,6 +8,7 @@ import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -66,10 +67,10 @@ def read_tensors(path: Path, names: tuple[str, ...] | None = None) -> dict[str, 
         DamagedError: the file is missing, truncated or not safetensors, or lacks an array.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
-            keys = tuple(file.keys()) if names is None else names
+        with _opened(path) as file:
+            keys = cast("tuple[str, ...]", tuple(file.keys())) if names is None else names
             return {name: file.get_tensor(name) for name in keys}
-    except (SafetensorError, OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise DamagedError(f"cannot read {path}: {error}") from error
 
 
@@ -86,14 +87,25 @@ class TensorSlices:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = safe_open(path, framework="numpy").__enter__()
-        except (SafetensorError, OSError) as error:
+            self._file = _opened(path).__enter__()
+        except _UNREADABLE as error:
             raise DamagedError(f"cannot read {path}: {error}") from error
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the arrays in the file."""
-        return tuple(self._file.keys())
+        return cast("tuple[str, ...]", tuple(self._file.keys()))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one array, of any element type.
+
+        Args:
+            name: the array.
+
+        Returns:
+            Its shape.
+        """
+        return tuple(self._file.get_slice(name).get_shape())
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """Read rows [start, stop) of one array.
@@ -105,5 +117,20 @@ class TensorSlices:
 
         Returns:
             A copy of those rows.
+
+        Raises:
+            DamagedError: there is no such array, or it is shorter.
         """
-        return self._file.get_slice(name)[start:stop]
+        try:
+            found = self._file.get_slice(name)
+            # no rows past the last one is a range that safetensors refuses
+            return found[start:stop] if stop > start else self._file.get_tensor(name)[:0]
+        except _UNREADABLE as error:
+            raise DamagedError(f"cannot read {self.path}: {error}") from error
+
+
+_UNREADABLE = (SafetensorError, OSError, ValueError, TypeError)  # TypeError: an element type that numpy lacks
+
+
+def _opened(path: Path) -> Any:
+    return cast("Any", safe_open)(path, framework="numpy")

@@ -3,7 +3,7 @@
 Without a model it trains a small transformer from scratch with a tokenizer learnt from the data, offline.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,9 +14,10 @@ from whence.errors import DataError, InputError, MismatchError, MissingExtraErro
 from whence.examples import Examples
 from whence.model import Run
 from whence.model.huggingface import quiet as quiet_transformers
-from whence.model.huggingface import transformers
+from whence.model.huggingface import TrainerCallback, transformers
 from whence.model.recorder import Recorder
 from whence.model.scratch import byte_bpe, causal_lm, classifier, wordpiece
+from whence.progress import track
 from whence.types import Example
 
 COUNTED_OUT = -100
@@ -184,18 +185,39 @@ def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Pat
         logging_strategy="epoch",
         report_to=[],
         use_cpu=not torch.cuda.is_available(),
-        disable_tqdm=training.quiet,
+        disable_tqdm=True,
         train_sampling_strategy="group_by_length",
         dataloader_pin_memory=False,
     )
-    return cast("Any", transformers.Trainer)(
+    trainer = cast("Any", transformers.Trainer)(
         model=model,
         args=arguments,
         train_dataset=cast("Any", rows),
         processing_class=tokenizer,
-        callbacks=[Recorder()],
+        callbacks=[Recorder(), _Watch(training.quiet)],
         data_collator=_Padding(tokenizer.pad_token_id or 0, per_token=not isinstance(rows[0]["labels"], int)),
     )
+    for noisy in (transformers.PrinterCallback, transformers.ProgressCallback):
+        trainer.remove_callback(noisy)
+    return trainer
+
+
+class _Watch(TrainerCallback):
+    """Progress on stderr, as everywhere else, instead of the Trainer's prints on stdout."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._steps: Iterator[int] = iter(())
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Start counting steps."""
+        total = int(state.max_steps)
+        self._steps = track(range(total), total=total, label="training", unit="steps", quiet=self._quiet)
+        next(self._steps, None)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Count one step."""
+        next(self._steps, None)
 
 
 @dataclass(frozen=True)

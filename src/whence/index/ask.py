@@ -55,6 +55,24 @@ class Index:
         return f"Index({plan.recipe.name}: {plan.n} examples, {len(plan.checkpoints)} checkpoints of {plan.run})"
 
     @property
+    def summary(self) -> dict[str, object]:
+        """What the index holds and what it cost, as plain data."""
+        plan, manifest = self.store.plan, self.store.manifest
+        return {
+            "index": str(self.store.folder),
+            "method": plan.recipe.name,
+            "embedding_path": plan.embedding_path,
+            "examples": plan.n,
+            "checkpoints": [
+                {"step": one.step, "learning_rate": one.learning_rate, "rule": one.rule} for one in plan.checkpoints
+            ],
+            "skipped": [one.model_dump() for one in manifest.skipped],
+            "notes": list(manifest.notes),
+            "seconds": dict(manifest.seconds),
+            "merkle_root": manifest.merkle_root,
+        }
+
+    @property
     def method(self) -> str:
         """Name of the recipe."""
         return self.store.plan.recipe.name
@@ -174,6 +192,30 @@ class Index:
             np.stack([self._scores(asked, row) for row in range(len(queries))]) if queries else np.zeros((0, len(self)))
         )
 
+    def predict(self, texts: Sequence[str], *, text_pairs: Sequence[str] | None = None) -> list[str]:
+        """Predict the class of some texts at the last checkpoint of the index.
+
+        Args:
+            texts: the texts.
+            text_pairs: second texts of pairs.
+
+        Returns:
+            Names of classes.
+
+        Raises:
+            InputError: the run is a language model.
+        """
+        names = self.run.label_names
+        if names is None:
+            raise InputError("this run is a language model: it predicts no classes")
+        pairs = text_pairs if text_pairs is not None else [None] * len(texts)
+        queries = [
+            Example(str(row), row, text, None, pair) for row, (text, pair) in enumerate(zip(texts, pairs, strict=True))
+        ]
+        encoded = self.run.encoder(self.store.plan.max_length).encode(queries) if queries else []
+        _, predicted, _ = self._labels(self._pass(self.store.plan.checkpoints[-1].step), queries, encoded)
+        return [names[number] for number in predicted]
+
     def _scores(self, asked: Asked, row: int) -> Float[np.ndarray, "n"]:
         name = self.store.plan.recipe.baseline
         if name is not None:
@@ -205,7 +247,9 @@ class Index:
     ) -> tuple[list[int], list[int], list[Float[np.ndarray, "l"]]]:
         if self.run.label_names is None:
             return [-1] * len(queries), [-1] * len(queries), []
-        probabilities = [found[0] for one in encoded if (found := last.probabilities([one])) is not None]
+        size = 1 if self.run.equal_lengths else self.store.plan.batch_size
+        found = [last.probabilities(encoded[start : start + size]) for start in range(0, len(encoded), size)]
+        probabilities = [one for batch in found if batch is not None for one in batch]
         predicted = [int(one.argmax()) for one in probabilities]
         labels = [
             guess if query.label is None else self.run.label_number(query.label)

@@ -220,13 +220,20 @@ class Build:
         for row, checkpoint in enumerate(self.checkpoints):
             for places, arrays in self._shards(checkpoint):
                 losses[row, places] = arrays["meta.losses"]
-                for name in ("probabilities", "pooled"):
-                    if checkpoint is self.checkpoints[-1] and f"meta.{name}" in arrays:
-                        kept = features.setdefault(
-                            name, np.zeros((n, arrays[f"meta.{name}"].shape[1]), dtype=np.float32)
-                        )
-                        kept[places] = arrays[f"meta.{name}"]
+                self._gather(features, places, arrays, last=checkpoint is self.checkpoints[-1])
         return features | {"losses": losses, "labels": np.asarray(self.labels, dtype=np.int64)}
+
+    def _gather(
+        self, features: dict[str, np.ndarray], places: Int[np.ndarray, "m"], arrays: dict[str, np.ndarray], *, last: bool
+    ) -> None:
+        """Keep probabilities and hidden states of the last checkpoint, and the mean of the probabilities over all."""
+        kept = {name: arrays[f"meta.{name}"] for name in ("probabilities", "pooled") if f"meta.{name}" in arrays}
+        for name, values in kept.items():
+            blank = np.zeros((len(self.examples), values.shape[1]), dtype=np.float32)
+            if last:
+                features.setdefault(name, blank)[places] = values
+            if name == "probabilities":
+                features.setdefault("mean_probabilities", blank.copy())[places] += values / len(self.checkpoints)
 
     def _shards(self, checkpoint: Checkpoint) -> Iterator[tuple[Int[np.ndarray, "m"], dict[str, np.ndarray]]]:
         for shard, (start, stop) in enumerate(

@@ -1,7 +1,7 @@
 """One loaded checkpoint at work: encoded examples in, kept gradients out. Building and asking share it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class Passed:
         losses: [n] in nats.
         probabilities: [n l] of a classifier; None for a language model.
         pooled: [n d] mean last hidden state; None when not asked for.
-        bad: examples whose loss or gradient is not finite; they have no rows.
+        bad: examples whose loss or gradient is not finite; their forms are empty.
     """
 
     gradient: Gradient
@@ -68,26 +68,35 @@ def wanted(recipe: Recipe, run: Run, model: nn.Module) -> Wanted:
     Raises:
         InputError: the recipe asks for a path that this model does not have.
     """
+    if recipe.layer == "none":
+        return Wanted(rows=False, outer=False, head=False, path="exact", tied=False)
     lm, tied = run.card.kind == "causal-lm", is_tied(model)
-    if recipe.layer != "embedding":
-        last = recipe.layer == "head"
-        return Wanted(
-            rows=False, outer=last and not lm, head=last and lm, path="output" if last and lm else "exact", tied=tied
-        )
+    if recipe.layer == "head":
+        if _needs_rows(recipe) or recipe.preconditioner != "none":
+            raise InputError(
+                f"{recipe.name} is about the last layer: top, drop_special, synonym_threshold, unit_norm and "
+                "preconditioner are for the word embedding"
+            )
+        return Wanted(rows=False, outer=not lm, head=lm, path="output" if lm else "exact", tied=tied)
     if not tied:
         if recipe.path == "output":
             raise InputError(
-                "path 'output' needs a head that shares the embedding's table, and this model's does not: use tracin-last for the head"
+                "path 'output' needs a head that shares the embedding's table, and this model's does not: "
+                "use tracin-last for the head"
             )
         return Wanted(rows=True, outer=False, head=False, path="exact", tied=False)
     head = recipe.path in {"exact", "output"}
-    if head and (
-        recipe.unit_norm or recipe.top is not None or recipe.drop_special or recipe.synonym_threshold is not None
-    ):
+    if head and _needs_rows(recipe):
         raise InputError(
-            f"{recipe.name} works on the rows of the embedding alone, and this model's head shares its table: choose --path input (the head's part is then left out, and the answer says so)"
+            f"{recipe.name} works on the rows of the embedding alone, and this model's head shares its table: "
+            "choose --path input (the head's part is then left out, and the answer says so)"
         )
     return Wanted(rows=recipe.path != "output", outer=False, head=head, path=recipe.path, tied=True)
+
+
+def _needs_rows(recipe: Recipe) -> bool:
+    """Whether the recipe chooses, matches or scales by rows of the embedding."""
+    return recipe.unit_norm or recipe.top is not None or recipe.drop_special or recipe.synonym_threshold is not None
 
 
 class Pass:
@@ -167,21 +176,13 @@ class Pass:
         return kept
 
     def _passed(self, captured: Captured, head: HeadOuter | None) -> Passed:
-        bad = ~np.isfinite(captured.losses)
-        rows = captured.rows
-        if rows is not None:
-            sums = np.bincount(rows.owners, weights=rows.rows.sum(1, dtype=np.float64), minlength=len(rows))
-            bad |= ~np.isfinite(sums)
-            rows = compress(rows.keep(~bad[rows.owners]) if bad.any() else rows, self.recipe, self._special)
+        whole = Gradient(captured.rows, captured.outer, head)
+        bad = ~(np.isfinite(captured.losses) & whole.finite(len(captured.losses)))
+        kept = whole.without(bad)
+        if kept.rows is not None:
+            kept = replace(kept, rows=compress(kept.rows, self.recipe, self._special))
         probabilities = _softmax(captured.logits) if self.run.card.kind == "classification" else None
-        outer = captured.outer
-        if outer is not None:
-            bad |= (
-                ~np.isfinite(np.add.reduceat(outer.g.sum(1, dtype=np.float64), outer.indptr[:-1]))
-                if len(outer.g) == len(outer)
-                else False
-            )
-        return Passed(Gradient(rows, outer, head), captured.losses, probabilities, captured.pooled, bad)
+        return Passed(kept, captured.losses, probabilities, captured.pooled, bad)
 
 
 def batches(lengths: Int[np.ndarray, "n"], start: int, stop: int, size: int, *, equal: bool) -> list[tuple[int, int]]:

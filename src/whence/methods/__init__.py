@@ -33,7 +33,7 @@ class Method:
     needs: str = "-"
 
 
-_EMBEDDING_COST = "forward + backward to the embedding, ~0.7 of a training step"
+_EMBEDDING_COST = "forward + backward to the embedding"
 
 _ROWS = (
     Method(

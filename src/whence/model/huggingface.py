@@ -3,7 +3,6 @@
 Everything that leaves this file is a torch module, a tokenizer behind `Any`, or plain data.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,13 +18,24 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from whence.errors import MissingExtraError, RunError
-from whence.model.checkpoints import ADAPTER_FILE
-from whence.tensors import TensorSlices, read_tensors
+from whence.errors import MissingExtraError, RunError, WhenceError
+from whence.model.checkpoints import ADAPTER_FILE, ADAPTER_SETTINGS, base_model, read_settings
+from whence.tensors import TensorSlices
 
-__all__ = ["ModelCard", "TrainerCallback", "load_model", "load_tokenizer", "quiet", "read_card", "transformers"]
+__all__ = [
+    "ModelCard",
+    "TrainerCallback",
+    "first_line",
+    "load_model",
+    "load_tokenizer",
+    "positions",
+    "quiet",
+    "read_card",
+    "transformers",
+]
 
 Kind = Literal["classification", "causal-lm"]
+_HEADS = (".classifier.weight", ".score.weight", ".classifier.out_proj.weight")
 
 # Models whose position ids start after the padding index, so that two of the positions are never used.
 _OFFSET_POSITIONS = frozenset(
@@ -38,6 +48,10 @@ _OFFSET_POSITIONS = frozenset(
         "data2vec-text",
         "xmod",
         "longformer",
+        "mpnet",
+        "ibert",
+        "luke",
+        "esm",
     }
 )
 
@@ -51,7 +65,7 @@ class ModelCard:
         architecture: class name of the model.
         label_names: classes in the order of the outputs; None for a language model.
         max_length: positions that the model can take; None when it sets no bound.
-        pad_token_id: the configuration's padding token; None when it has none.
+        pad_token_id: the configuration's padding token; None when it has none (or a negative one).
         adapter: True for a PEFT adapter over a base model.
     """
 
@@ -111,8 +125,13 @@ def load_model(folder: Path, card: ModelCard, *, trust_remote_code: bool = False
             if card.adapter
             else _load_plain(folder, card, trust_remote_code)
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise RunError(f"cannot load the model in {folder}: {_first_line(error)}") from error
+    except WhenceError:
+        raise
+    except Exception as error:  # the loaders of the many models, of safetensors and of peft raise whatever they like
+        raise RunError(
+            f"cannot load the model in {folder}: {first_line(error)}: the weights are damaged, or not of the "
+            "architecture that config.json names"
+        ) from error
     model.requires_grad_(requires_grad=False)
     return model.float().eval()
 
@@ -135,11 +154,13 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
         tokenizer = cast("Any", AutoTokenizer).from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except Exception as error:  # the loaders of the many tokenizer classes raise whatever they like
         raise RunError(
-            f"no usable tokenizer in {folder}: {_first_line(error)}: save it there with tokenizer.save_pretrained, or name its folder with --tokenizer"
+            f"no usable tokenizer in {folder}: {first_line(error)}: save it there with tokenizer.save_pretrained, "
+            "or name its folder with --tokenizer"
         ) from error
     if not tokenizer.is_fast:
         raise RunError(
-            f"the tokenizer in {folder} ({type(tokenizer).__name__}) knows no character offsets: save a fast tokenizer (tokenizer.json)"
+            f"the tokenizer in {folder} ({type(tokenizer).__name__}) knows no character offsets: "
+            "save a fast tokenizer (tokenizer.json)"
         )
     return tokenizer
 
@@ -148,7 +169,7 @@ def _config(name: str, trust_remote_code: bool) -> Any:
     try:
         return cast("Any", AutoConfig).from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"cannot read the model configuration in {name}: {_first_line(error)}") from error
+        raise RunError(f"cannot read the model configuration in {name}: {first_line(error)}") from error
 
 
 def _kind(folder: Path, architecture: str) -> Kind:
@@ -170,18 +191,28 @@ def _card(config: Any, architecture: str, kind: Kind, *, adapter: bool) -> Model
         problem = getattr(config, "problem_type", None)
         if len(labels) < 2 or problem in {"regression", "multi_label_classification"}:
             raise RunError(
-                f"{architecture} with {len(labels)} output(s) and problem type {problem}: only single-label classification is supported"
+                f"{architecture} with {len(labels)} output(s) and problem type {problem}: "
+                "only single-label classification is supported"
             )
-    return ModelCard(kind, architecture, labels, _positions(config), getattr(config, "pad_token_id", None), adapter)
+    pad = cast("int | None", getattr(config, "pad_token_id", None))
+    return ModelCard(kind, architecture, labels, positions(config), None if pad is None or pad < 0 else pad, adapter)
 
 
-def _positions(config: Any) -> int | None:
-    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    if not positions or positions < 0:
+def positions(config: Any) -> int | None:
+    """Say how many tokens a model can take.
+
+    Args:
+        config: its configuration.
+
+    Returns:
+        Tokens; None when nothing bounds them.
+    """
+    rows = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if not rows or rows < 0:
         return None
     if config.model_type in _OFFSET_POSITIONS:
-        return int(positions) - int(config.pad_token_id or 0) - 1
-    return int(positions)
+        return int(rows) - int(config.pad_token_id or 0) - 1
+    return int(rows)
 
 
 def _load_plain(folder: Path, card: ModelCard, trust_remote_code: bool) -> torch.nn.Module:
@@ -203,32 +234,41 @@ def _load_plain(folder: Path, card: ModelCard, trust_remote_code: bool) -> torch
     return cast("torch.nn.Module", model)
 
 
-def _adapter_settings(folder: Path) -> dict[str, Any]:
-    settings = cast("dict[str, Any]", json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
-    if not settings.get("base_model_name_or_path"):
+def _base(folder: Path) -> str:
+    base = base_model(folder)
+    if base is None:
         raise RunError(
-            f"the adapter in {folder} does not say which base model it belongs to: set base_model_name_or_path in adapter_config.json"
+            f"the adapter in {folder} does not say which base model it belongs to: "
+            f"set base_model_name_or_path in {ADAPTER_SETTINGS}"
         )
-    return settings
+    return base
 
 
 def _adapter_card(folder: Path, trust_remote_code: bool) -> ModelCard:
-    settings = _adapter_settings(folder)
-    task = settings.get("task_type")
+    task = read_settings(folder / ADAPTER_SETTINGS).get("task_type")
     if task not in {"SEQ_CLS", "CAUSAL_LM"}:
         raise RunError(f"the adapter in {folder} has task type {task}: SEQ_CLS or CAUSAL_LM is needed")
-    base = _config(settings["base_model_name_or_path"], trust_remote_code)
+    base = _base(folder)
+    config = _config(base, trust_remote_code)
     kind: Kind = "classification" if task == "SEQ_CLS" else "causal-lm"
     if kind == "classification":
-        base.num_labels = _adapter_labels(folder) or base.num_labels
-    return _card(base, f"PEFT adapter over {settings['base_model_name_or_path']}", kind, adapter=True)
+        config.num_labels = _adapter_labels(folder, base, config)
+    return _card(config, f"PEFT adapter over {base}", kind, adapter=True)
 
 
-def _adapter_labels(folder: Path) -> int | None:
+def _adapter_labels(folder: Path, base: str, config: Any) -> int:
     """The width of the classifier that the adapter carries, since PEFT saves no label count."""
     slices = TensorSlices(folder / ADAPTER_FILE)
-    names = [name for name in slices.names if name.endswith(("classifier.weight", "score.weight", "out_proj.weight"))]
-    return int(read_tensors(folder / ADAPTER_FILE, (names[-1],))[names[-1]].shape[0]) if names else None
+    heads = [name for name in slices.names if f".{name}".endswith(_HEADS)]
+    if heads:
+        return slices.shape(heads[-1])[0]
+    names = cast("list[str]", getattr(config, "architectures", None) or [])
+    if not names or not names[0].endswith("ForSequenceClassification"):
+        raise RunError(
+            f"neither the adapter in {folder} nor its base model {base} holds a trained classifier: "
+            "train the adapter with modules_to_save that names the head"
+        )
+    return int(config.num_labels)
 
 
 def _load_adapter(folder: Path, card: ModelCard, trust_remote_code: bool) -> torch.nn.Module:
@@ -236,7 +276,7 @@ def _load_adapter(folder: Path, card: ModelCard, trust_remote_code: bool) -> tor
         import peft  # optional extra
     except ImportError as error:
         raise MissingExtraError("this run is a PEFT adapter: pip install 'whence[peft]'") from error
-    base = _adapter_settings(folder)["base_model_name_or_path"]
+    base = _base(folder)
     options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": trust_remote_code, "dtype": torch.float32}
     if card.label_names is not None:
         options["num_labels"] = len(card.label_names)
@@ -245,6 +285,14 @@ def _load_adapter(folder: Path, card: ModelCard, trust_remote_code: bool) -> tor
     return cast("torch.nn.Module", cast("Any", peft).PeftModel.from_pretrained(model, str(folder)))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Shorten what another library said.
+
+    Args:
+        error: its exception.
+
+    Returns:
+        The first line of its message, or the kind of the exception when it says nothing.
+    """
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

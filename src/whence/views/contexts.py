@@ -99,18 +99,19 @@ class Hit:
 
     @property
     def shown_words(self) -> tuple[WordPair, ...]:
-        """The word pairs that views show: the largest, strongest first."""
-        return tuple(sorted(self.words, key=lambda pair: -abs(pair.share))[:SHOWN_WORDS])
+        """The word pairs that views show: the largest, strongest first, down to 1 % of the largest."""
+        ordered = sorted(self.words, key=lambda pair: -abs(pair.share))[:SHOWN_WORDS]
+        return tuple(pair for pair in ordered if abs(pair.share) >= 0.01 * abs(ordered[0].share))
 
     @property
     def more_words(self) -> int:
         """Number of word pairs that views leave out."""
-        return max(0, len(self.words) - SHOWN_WORDS)
+        return len(self.words) - len(self.shown_words)
 
     @property
     def more_share(self) -> float:
         """Sum of the shares that views leave out."""
-        left_out = sorted(self.words, key=lambda pair: -abs(pair.share))[SHOWN_WORDS:]
+        left_out = sorted(self.words, key=lambda pair: -abs(pair.share))[len(self.shown_words) :]
         return math.fsum(pair.share for pair in left_out)
 
     @property

@@ -83,7 +83,7 @@ def print_story(story: Story, console: Console) -> None:
     console.print()
     if story.recall:
         console.print(_recall(story.recall))
-    print_labels(story.labels, console, limit=10)
+    print_labels(story.labels, console, limit=5)
 
 
 def _visible(parts: Iterable[Piece], style: str = "") -> Text:
@@ -196,15 +196,13 @@ def _table(*names: str) -> Table:
 
 
 def _baselines(answer: Answer) -> RenderableType:
-    k = len(answer.helped)
-    names = [f"{_line(name)}\noverlap {answer.overlap(name)} of {k}" for name in answer.baselines]
-    table = _table("rank", _line(answer.method), *names)
-    rankings = [[(hit.id, False) for hit in answer.helped]]
-    rankings += [[(hit.id, hit.id in answer.helped_ids) for hit in hits] for hits in answer.baselines.values()]
-    for at in range(answer.compared):
-        cells = [ranking[at] if at < len(ranking) else ("", False) for ranking in rankings]
-        table.add_row(str(at + 1), *(Text(_line(name) + (" ✓" if shared else "")) for name, shared in cells))
-    return Padding(Group(Text("Beside simpler rankings (✓ also helped most here)", style="bold"), table), (0, 0, 1, 0))
+    """One line per baseline: how much of its list agrees with ours, and how it begins."""
+    lines = [Text("Beside simpler rankings (overlap with the examples that helped most here)", style="bold")]
+    width = max(len(_line(name)) for name in answer.baselines)
+    for name, hits in answer.baselines.items():
+        first = ", ".join(f"{_line(hit.id)} ✓" if hit.id in answer.helped_ids else _line(hit.id) for hit in hits[:3])
+        lines.append(Text(f"{_line(name):{width}}  {answer.overlap(name)} of {len(answer.helped)}; first: {first}"))
+    return Padding(Group(*lines), (0, 0, 1, 0))
 
 
 def _foot(answer: Answer) -> RenderableType:

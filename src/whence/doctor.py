@@ -1,0 +1,219 @@
+"""Will it work here? Capture against autograd on the user's own model and data, before anything is trusted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from whence.capture import head_table, input_embedding
+from whence.errors import InputError
+from whence.examples import Examples
+from whence.forms import Gradient
+from whence.index.build import label_numbers
+from whence.index.passes import Pass
+from whence.model import CausalLM, Classification, Encoded, Run
+from whence.recipe import Recipe
+
+PROBES = 4
+"""Examples that the doctor looks at: full gradients of the embedding are dense."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check.
+
+    Attributes:
+        name: what was checked.
+        passed: True, False, or None for a plain fact.
+        value: the measured figure, in words.
+        bound: what it is held against; empty for a plain fact.
+    """
+
+    name: str
+    passed: bool | None
+    value: str
+    bound: str = ""
+
+
+def check(run: Run, examples: Examples, *, max_length: int | None = None) -> tuple[Finding, ...]:
+    """Check a run and its data.
+
+    Args:
+        run: the training run.
+        examples: its training set.
+        max_length: most tokens of a text; None for the default of `index`.
+
+    Returns:
+        Findings in order: truth of the capture, invariances, the sign test, coverage.
+
+    Raises:
+        InputError: no example has a finite loss.
+        LabelError: a label that the run does not know.
+    """
+    return _Check(run, examples, max_length).findings()
+
+
+class _Check:
+    def __init__(self, run: Run, examples: Examples, max_length: int | None) -> None:
+        self.run, self.examples = run, examples
+        self.labels = label_numbers(run, examples)
+        self.encoder = run.encoder(run.length(max_length))
+        self.lengths = self.encoder.lengths(examples)
+        self.model = run.load(run.checkpoints[-1])
+        self.work = Pass(run, self.model, Recipe(name="check"), self.encoder)
+        self.probes, self.probe_labels = self._choose()
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Run every check."""
+        truth = [self._truth(row) for row in range(len(self.probes))]
+        alone = [self._dense(self._take([one], [label]), 0) for one, label in self._pairs()]
+        return (
+            *self._facts(),
+            _bounded(
+                "captured gradient against autograd", max(_error(a, b) for a, b in zip(alone, truth, strict=True)), 1e-5
+            ),
+            _bounded("batch of several against one by one", self._batched(alone), 1e-5),
+            _bounded("extra padding", self._padded(alone), 1e-5),
+            _bounded("sign test: score against finite difference of the loss", self._signs(), 1e-2),
+            self._self_influence(truth),
+            *self._coverage(),
+        )
+
+    def _choose(self) -> tuple[list[Encoded], list[int]]:
+        """Short examples (dense gradients are large), among them the longest of a small sample for padding."""
+        order = np.argsort(self.lengths, kind="stable")
+        usable = [int(row) for row in order if self.lengths[row] > 1][: PROBES * 8]
+        picked = sorted({usable[int(place)] for place in np.linspace(0, len(usable) - 1, PROBES)}) if usable else []
+        encoded = self.encoder.encode([self.examples[row] for row in picked]) if picked else []
+        kept = [
+            (one, self.labels[row])
+            for one, row in zip(encoded, picked, strict=True)
+            if not self._take([one], [self.labels[row]], bad=True)
+        ]
+        if not kept:
+            raise InputError(
+                f"none of the {len(picked)} examples tried has a finite loss: are these the run's own data?"
+            )
+        return [one for one, _ in kept], [label for _, label in kept]
+
+    def _pairs(self) -> list[tuple[Encoded, int]]:
+        return list(zip(self.probes, self.probe_labels, strict=True))
+
+    def _take(self, encoded: Sequence[Encoded], labels: Sequence[int], *, bad: bool = False) -> Any:
+        passed = self.work(encoded, labels)
+        return bool(passed.bad.any()) if bad else passed.gradient
+
+    def _dense(self, gradient: Gradient, row: int) -> Float[np.ndarray, "v d"]:
+        one = gradient.example(row)
+        table = input_embedding(self.model).weight
+        dense = np.zeros(tuple(table.shape), dtype=np.float64)
+        if one.rows is not None:
+            np.add.at(dense, one.rows.ids, one.rows.rows)
+        if one.head is not None:
+            dense += one.head.outer(head_table(self.model)).dense()
+        return dense
+
+    def _loss(self, model: nn.Module, row: int) -> Tensor:
+        batch = self.encoder.collate([self.probes[row]], [self.probe_labels[row]])
+        logits = cast("Any", model)(**batch.inputs).logits
+        task = Classification(batch.labels) if self.run.label_names is not None else CausalLM(batch.ids, batch.counted)
+        return task.losses(logits).sum()
+
+    def _truth(self, row: int) -> Float[np.ndarray, "v d"]:
+        """Autograd's own gradient of the whole table (a padding row is zero there by construction)."""
+        table = input_embedding(self.model).weight
+        table.requires_grad_()
+        try:
+            (grad,) = torch.autograd.grad(self._loss(self.model, row), [table])
+        finally:
+            table.requires_grad_(requires_grad=False)
+        return grad.double().numpy()
+
+    def _batched(self, alone: Sequence[Float[np.ndarray, "v d"]]) -> float:
+        if self.run.equal_lengths:
+            return 0.0
+        together = self._take(self.probes, self.probe_labels)
+        return max(_error(self._dense(together, row), one) for row, one in enumerate(alone))
+
+    def _padded(self, alone: Sequence[Float[np.ndarray, "v d"]]) -> float:
+        """Pad a probe to the longest text of the data, by putting it beside one."""
+        if self.run.equal_lengths:
+            return 0.0
+        longest = int(self.lengths.argmax())
+        other = self.encoder.encode([self.examples[longest]])
+        together = self._take([self.probes[0], *other], [self.probe_labels[0], self.labels[longest]])
+        return _error(self._dense(together, 0), alone[0])
+
+    def _signs(self) -> float:
+        """Move the table along one example's gradient and watch the others' losses, in float64."""
+        model = self.run.load(self.run.checkpoints[-1]).double()
+        table = input_embedding(model).weight
+        directions = [self._dense(self._take([one], [label]), 0) for one, label in self._pairs()]
+        worst = 0.0
+        for mine in directions:
+            step = 1e-4 / max(float(np.linalg.norm(mine)), 1e-12)
+            move = torch.from_numpy(mine) * step
+            for row, theirs in enumerate(directions):
+                slope = (self._at(model, table, move, row) - self._at(model, table, -move, row)) / (2 * step)
+                scale = float(np.linalg.norm(mine) * np.linalg.norm(theirs))
+                worst = max(worst, abs(slope - float((mine * theirs).sum())) / max(scale, 1e-12))
+        return worst
+
+    def _at(self, model: nn.Module, table: Tensor, move: Tensor, row: int) -> float:
+        with torch.no_grad():
+            table += move
+            loss = float(self._loss(model, row))
+            table -= move
+        return loss
+
+    def _self_influence(self, truth: Sequence[Float[np.ndarray, "v d"]]) -> Finding:
+        smallest = min(float((one * one).sum()) for one in truth)
+        return Finding("score of an example on itself", smallest > 0, f"smallest {smallest:.3g}", "above 0")
+
+    def _facts(self) -> list[Finding]:
+        run, last = self.run, self.run.checkpoints[-1]
+        wanted = self.work.wanted
+        recorded = sum(one.moments is not None for one in run.checkpoints)
+        return [
+            Finding(
+                "model",
+                None,
+                f"{run.card.architecture}, {len(run.checkpoints)} checkpoint(s), last at step {last.step}",
+            ),
+            Finding("learning rate", None, f"{last.learning_rate:.3g}; {last.rule}"),
+            Finding(
+                "embedding",
+                None,
+                "shared with the head: the exact gradient adds both paths" if wanted.tied else "not shared with a head",
+            ),
+            Finding("second moments", None, f"recorded at {recorded} of {len(run.checkpoints)} checkpoints"),
+        ]
+
+    def _coverage(self) -> list[Finding]:
+        limit = self.encoder.max_length
+        cut = int((self.lengths >= limit).sum())
+        table = input_embedding(self.model).weight.numel()
+        total = sum(parameter.numel() for parameter in self.model.parameters())
+        return [
+            Finding("texts that reach the token limit", None, f"{cut} of {len(self.lengths)} (limit {limit} tokens)"),
+            Finding(
+                "parameters covered by embedding methods",
+                None,
+                f"{table / total:.1%} ({table:,} of {total:,}); skipped: every other layer",
+            ),
+        ]
+
+
+def _bounded(name: str, error: float, bound: float) -> Finding:
+    return Finding(name, error <= bound, f"relative error {error:.2g}", f"at most {bound:g}")
+
+
+def _error(found: Float[np.ndarray, "v d"], truth: Float[np.ndarray, "v d"]) -> float:
+    """Relative error, over the rows that autograd does not blank (a padding row is zero there)."""
+    rows = np.abs(truth).sum(1) > 0
+    norm = float(np.linalg.norm(truth[rows]))
+    return float(np.linalg.norm(found[rows] - truth[rows])) / max(norm, 1e-30)
