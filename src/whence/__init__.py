@@ -7,7 +7,7 @@ and loads neither torch nor transformers.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from whence.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from whence.attribution import build as build

@@ -65,8 +65,8 @@ def label_errors(store: Store, ranking: Ranking = "mean-loss") -> LabelReport:
 
 
 def confident_errors(
-    probabilities: Float[np.ndarray, "n l"], given: Int[np.ndarray, "n"]
-) -> tuple[Bool[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+    probabilities: Float[np.ndarray, "n l"], given: Int[np.ndarray, " n"]
+) -> tuple[Bool[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """Flag labels by the rule of confident learning (Northcutt et al. 2021, arXiv 1911.00068).
 
     A label is flagged when another class lies above the given one and reaches at least the mean probability that it
@@ -115,7 +115,7 @@ def write_label_csv(report: LabelReport, path: str | Path) -> int:
     return write_csv(path, columns)
 
 
-def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, "n"]:
+def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, " n"]:
     """Sum the scores of all other training examples on each training example, in one pass over the index.
 
     Embedding products are linear in the training side, so the sum of all examples' rows per token stands in for them:
@@ -150,7 +150,7 @@ def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, "n"]:
     return total
 
 
-def _merged(store: Store, step: int) -> Iterator[tuple[Int[np.ndarray, "m"], Rows]]:
+def _merged(store: Store, step: int) -> Iterator[tuple[Int[np.ndarray, " m"], Rows]]:
     """Examples and rows of each shard, one row per distinct token."""
     for examples, arrays in store.shards(step):
         rows = Gradient.unpack(arrays).rows
@@ -173,10 +173,10 @@ def _token_sums(store: Store, search: Search, step: int) -> Float[np.ndarray, "v
     return sums
 
 
-def _suspicion(store: Store, ranking: Ranking) -> Float[np.ndarray, "n"]:
+def _suspicion(store: Store, ranking: Ranking) -> Float[np.ndarray, " n"]:
     """High is suspect."""
     losses = store.features["losses"]
-    measures: dict[Ranking, Callable[[], Float[np.ndarray, "n"]]] = {
+    measures: dict[Ranking, Callable[[], Float[np.ndarray, " n"]]] = {
         "mean-loss": lambda: losses.mean(0),
         "last-loss": lambda: losses[-1],
         "influence": lambda: -support(store),
@@ -185,7 +185,7 @@ def _suspicion(store: Store, ranking: Ranking) -> Float[np.ndarray, "n"]:
     return measures[ranking]()
 
 
-def _rank_share(n: int, order: Int[np.ndarray, "m"]) -> Float[np.ndarray, "n"]:
+def _rank_share(n: int, order: Int[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:
     share = np.ones(n)
     share[order] = np.arange(1, len(order) + 1) / max(len(order), 1)
     return share

@@ -19,7 +19,7 @@ def build(
     path: str | Path,
     method: str | Recipe = "tracin-we",
     *,
-    columns: Columns = Columns(),
+    columns: Columns | None = None,
     split: str | None = None,
     max_length: int | None = None,
     batch_size: int = 32,
@@ -36,7 +36,7 @@ def build(
         data: the training set: path, Dataset, DataFrame, Arrow table or list of dicts.
         path: folder of the index.
         method: a name of the table of methods, or a recipe.
-        columns: names of the columns.
+        columns: names of the columns; None for text, text_pair, label, id and target.
         split: split of a DatasetDict or hub data set.
         max_length: most tokens read of a text; None for the model's limit, at most 512.
         batch_size: examples per pass.
@@ -54,7 +54,7 @@ def build(
         MismatchError: the folder holds an index of something else.
         DiskFullError: no space left; the same call resumes.
     """
-    one = _single(run)
+    one, columns = _single(run), columns or Columns()
     options = Options(
         max_length=max_length,
         batch_size=batch_size,

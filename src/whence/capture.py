@@ -24,7 +24,7 @@ from torch.nn import functional
 from whence.errors import RunError
 from whence.forms import Head, HeadOuter, Outer, Rows
 
-Loss = Callable[[Tensor], Float[Tensor, "n"]]
+Loss = Callable[[Tensor], Float[Tensor, " n"]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Captured:
         pooled: mean over real tokens of the last hidden state [n d]; None when not asked for.
     """
 
-    losses: Float[np.ndarray, "n"]
+    losses: Float[np.ndarray, " n"]
     logits: Tensor
     rows: Rows | None = None
     outer: Outer | None = None
@@ -375,7 +375,7 @@ def _outer(
     return Outer(_indptr(kept), words[kept.numpy()], a[kept].float().numpy(), g[kept].float().numpy())
 
 
-def _indptr(kept: Bool[Tensor, "n t"]) -> Int[np.ndarray, "m"]:
+def _indptr(kept: Bool[Tensor, "n t"]) -> Int[np.ndarray, " m"]:
     return np.concatenate([[0], np.cumsum(kept.sum(1).numpy())])
 
 

@@ -109,7 +109,7 @@ def train(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fine-tune with the Hugging Face Trainer and the Recorder (labels: a classifier; none: a causal language model)."""
+    """Fine-tune with the Hugging Face Trainer and the Recorder: a classifier, or without labels a language model."""
     from whence.training import Training
     from whence.training import train as run_training
 
@@ -305,7 +305,10 @@ def methods(as_json: Json = False) -> None:
     _show(as_json, lambda: {"methods": content}, lambda: print_table(Console(), "methods", columns, rows))
     for paper in dict.fromkeys(one["paper"] for one in content):
         _hint("", quiet=as_json or paper == "baseline")
-        _hint(f"{paper}: {', '.join(one['method'] for one in content if one['paper'] == paper)}", quiet=as_json or paper == "baseline")
+        _hint(
+            f"{paper}: {', '.join(one['method'] for one in content if one['paper'] == paper)}",
+            quiet=as_json or paper == "baseline",
+        )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,7 +7,7 @@ from whence.forms import Rows
 from whence.recipe import Recipe
 
 
-def compress(positions: Rows, recipe: Recipe, special: Int[np.ndarray, "z"]) -> Rows:
+def compress(positions: Rows, recipe: Recipe, special: Int[np.ndarray, " z"]) -> Rows:
     """Turn one row per position into one row per token and word, keeping what the recipe keeps.
 
     Args:

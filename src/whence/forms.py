@@ -29,13 +29,13 @@ class Ragged:
         indptr: [n+1] begin of each example.
     """
 
-    indptr: Int[np.ndarray, "m"]
+    indptr: Int[np.ndarray, " m"]
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
 
     @property
-    def owners(self) -> Int[np.ndarray, "k"]:
+    def owners(self) -> Int[np.ndarray, " k"]:
         """Example of each row."""
         return np.repeat(np.arange(len(self)), np.diff(self.indptr))
 
@@ -63,7 +63,7 @@ class Ragged:
         counts = np.bincount(self.owners[chosen], minlength=len(self))
         return self._cut(np.concatenate([[0], np.cumsum(counts)]), chosen)
 
-    def without(self, examples: Bool[np.ndarray, "n"]) -> Self:
+    def without(self, examples: Bool[np.ndarray, " n"]) -> Self:
         """Empty some examples.
 
         Args:
@@ -74,7 +74,7 @@ class Ragged:
         """
         return self.keep(~examples[self.owners]) if examples.any() else self
 
-    def finite(self) -> Bool[np.ndarray, "n"]:
+    def finite(self) -> Bool[np.ndarray, " n"]:
         """Say which examples hold nothing but finite numbers.
 
         Returns:
@@ -102,8 +102,8 @@ class Rows(Ragged):
         rows: the gradient rows.
     """
 
-    ids: Int[np.ndarray, "k"]
-    words: Int[np.ndarray, "k"]
+    ids: Int[np.ndarray, " k"]
+    words: Int[np.ndarray, " k"]
     rows: Float[np.ndarray, "k d"]
 
     def merged(self, *, by_word: bool) -> Self:
@@ -125,7 +125,7 @@ class Rows(Ragged):
         indptr = np.concatenate([[0], np.cumsum(np.bincount(owners[starts], minlength=len(self)))])
         return replace(self, indptr=indptr, ids=ids[starts], words=words[starts], rows=summed)
 
-    def norms(self) -> Float[np.ndarray, "n"]:
+    def norms(self) -> Float[np.ndarray, " n"]:
         """Euclidean norm of each example's gradient.
 
         Returns:
@@ -162,7 +162,7 @@ class Outer(Ragged):
         g: gradient of the loss with respect to the layer's output.
     """
 
-    words: Int[np.ndarray, "t"]
+    words: Int[np.ndarray, " t"]
     a: Float[np.ndarray, "t i"]
     g: Float[np.ndarray, "t o"]
 
@@ -192,7 +192,7 @@ class Head:
     """
 
     weight: Float[np.ndarray, "v d"]
-    bias: Float[np.ndarray, "v"] | None = None
+    bias: Float[np.ndarray, " v"] | None = None
 
     def probabilities(self, a: Float[np.ndarray, "t d"]) -> Float[np.ndarray, "t v"]:
         """What the head predicts.
@@ -223,10 +223,10 @@ class HeadOuter(Ragged):
         weight: what the position weighs in the loss; negative on the subtracted side of a contrast.
     """
 
-    words: Int[np.ndarray, "t"]
+    words: Int[np.ndarray, " t"]
     a: Float[np.ndarray, "t d"]
-    target: Int[np.ndarray, "t"]
-    weight: Float[np.ndarray, "t"]
+    target: Int[np.ndarray, " t"]
+    weight: Float[np.ndarray, " t"]
 
     def outer(self, head: Head) -> Outer:
         """Make the vocabulary-wide factor.
@@ -268,7 +268,7 @@ class Gradient:
         """
         return self._each(lambda form: form.example(position))
 
-    def without(self, examples: Bool[np.ndarray, "n"]) -> "Gradient":
+    def without(self, examples: Bool[np.ndarray, " n"]) -> "Gradient":
         """Empty some examples.
 
         Args:
@@ -279,7 +279,7 @@ class Gradient:
         """
         return self._each(lambda form: form.without(examples))
 
-    def finite(self, count: int) -> Bool[np.ndarray, "n"]:
+    def finite(self, count: int) -> Bool[np.ndarray, " n"]:
         """Say which examples hold nothing but finite numbers.
 
         Args:
@@ -366,8 +366,8 @@ def cross_terms(rows: Rows, outer: Outer, width: int, other_width: int) -> Terms
 
 def gather(
     product: Float[np.ndarray, "k m"],
-    words: Int[np.ndarray, "k"],
-    other_words: Int[np.ndarray, "m"],
+    words: Int[np.ndarray, " k"],
+    other_words: Int[np.ndarray, " m"],
     width: int,
     other_width: int,
 ) -> Terms:

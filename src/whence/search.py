@@ -51,7 +51,7 @@ class Search:
         total[:, self.store.features["skipped"]] = np.nan
         return total
 
-    def scale(self, step: int) -> Float[np.ndarray, "n"]:
+    def scale(self, step: int) -> Float[np.ndarray, " n"]:
         """What each training example's gradient is multiplied with.
 
         Args:
@@ -174,7 +174,7 @@ class Search:
     def _inverse_root(self, step: int) -> Float[np.ndarray, "v d"]:
         return self._table(step)["inverse_root"]
 
-    def _synonyms(self, step: int, query: Rows) -> Float[np.ndarray, "n"]:
+    def _synonyms(self, step: int, query: Rows) -> Float[np.ndarray, " n"]:
         """Scores of one query when similar tokens may meet, one to one."""
         postings, total = self._postings(step), np.zeros(self.store.plan.n)
         tokens = np.asarray(postings.tokens, dtype=np.int64)
@@ -214,7 +214,7 @@ class Search:
         return max(self.recipe.synonym_threshold, 0.0)  # a pair below 0 would lower the total similarity
 
     def _cosines(
-        self, step: int, tokens: Int[np.ndarray, "a"], others: Int[np.ndarray, "b"]
+        self, step: int, tokens: Int[np.ndarray, " a"], others: Int[np.ndarray, " b"]
     ) -> Float[np.ndarray, "a b"]:
         table = self._table(step)["embedding"]
         left, right = _unit(table[tokens]), _unit(table[others])
@@ -270,9 +270,9 @@ def assign(similar: Float[np.ndarray, "a b"], threshold: float) -> list[tuple[in
 
 
 def _one_to_one(
-    owners: Int[np.ndarray, "m"],
-    places: Int[np.ndarray, "m"],
-    columns: Int[np.ndarray, "m"],
+    owners: Int[np.ndarray, " m"],
+    places: Int[np.ndarray, " m"],
+    columns: Int[np.ndarray, " m"],
     similar: Float[np.ndarray, "a b"],
     threshold: float,
 ) -> np.ndarray:
@@ -291,7 +291,7 @@ def _one_to_one(
     return kept
 
 
-def _head_products(kept: HeadOuter, head: Head, dense: Float[np.ndarray, "v d"]) -> Float[np.ndarray, "t"]:
+def _head_products(kept: HeadOuter, head: Head, dense: Float[np.ndarray, "v d"]) -> Float[np.ndarray, " t"]:
     """Product of a dense gradient with each kept position: weight (p - onehot) . (dense a)."""
     step = max(1, BLOCK_BYTES // (head.weight.shape[0] * 4))
     products = np.zeros(len(kept.target))

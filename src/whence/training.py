@@ -13,8 +13,8 @@ import torch
 from whence.errors import DataError, InputError, MismatchError, MissingExtraError
 from whence.examples import Examples
 from whence.model import Run
-from whence.model.huggingface import quiet as quiet_transformers
 from whence.model.huggingface import TrainerCallback, transformers
+from whence.model.huggingface import quiet as quiet_transformers
 from whence.model.recorder import Recorder
 from whence.model.scratch import byte_bpe, causal_lm, classifier, wordpiece
 from whence.progress import track

@@ -196,7 +196,8 @@ def docstrings(share: float, seed: int) -> tuple[list[Docstring], list[Docstring
     found = list(_read())
     if len(found) < 500:
         raise DataError(
-            f"this Python has only {len(found)} docstrings in its standard library (stripped sources?): the demo needs a full installation"
+            f"this Python has only {len(found)} docstrings in its standard library (stripped sources?): "
+            "the demo needs a full installation"
         )
     order = random.Random(seed)
     order.shuffle(found)

@@ -112,11 +112,14 @@ def _story(index: Index, rows: Sequence[Docstring], held: Sequence[Docstring], s
         title="Whence does this output come?",
         lead=(
             f"A small transformer learnt the topic of {len(rows):,} docstrings of Python's standard library. "
-            f"The labels of {planted.sum()} of them (5 %) were made wrong on purpose. It gets {accuracy:.0%} of {len(held)} held-out ones right.",
+            f"The labels of {planted.sum()} of them (5 %) were made wrong on purpose. "
+            f"It gets {accuracy:.0%} of {len(held)} held-out ones right.",
             f"It takes {asked.id} for {answer.query.predicted}; the truth is {asked.topic}. "
-            f"Of the {len(answer.helped)} training examples that helped most towards {answer.query.predicted}, {len(culprits)} carry a planted wrong label: {named}. "
+            f"Of the {len(answer.helped)} training examples that helped most towards {answer.query.predicted}, "
+            f"{len(culprits)} carry a planted wrong label: {named}. "
             f"This one was picked from {len(wrong)} wrong predictions because a planted error stands high in its list.",
-            f"Ranked by {SHOWN} ({RANKINGS[SHOWN]}), {recall[0].share_in_first_tenth:.0%} of the planted errors stand in the first tenth.",
+            f"Ranked by {SHOWN} ({RANKINGS[SHOWN]}), {recall[0].share_in_first_tenth:.0%} of the planted errors stand "
+            "in the first tenth.",
         ),
         answer=answer,
         labels=LabelReport(

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-import whence
 from whence import words as splitter
 from whence.baselines import NAMES, Baselines, Texts
 from whence.errors import InputError, MismatchError
@@ -18,6 +17,7 @@ from whence.model import Encoded, Run
 from whence.search import Search
 from whence.store import Store
 from whence.types import Example, Label
+from whence.version import __version__
 from whence.views import Answer, BaselineHit, Checkpoint, Hit
 
 KEPT_BYTES = 4 * 2**30
@@ -43,7 +43,8 @@ class Index:
         self._passes: dict[int, Pass] = {}
         if self.store.plan.word_rules != splitter.RULES:
             raise MismatchError(
-                f"{path} was built with word rules {self.store.plan.word_rules}, this Python has {splitter.RULES} (another Unicode version): "
+                f"{path} was built with word rules {self.store.plan.word_rules}, this Python has {splitter.RULES} "
+                "(another Unicode version): "
                 "ask it with the Python that built it, or build it again"
             )
 
@@ -92,7 +93,8 @@ class Index:
             found = value if name == "data" else run.fingerprints.get(name, "missing")
             if found != value:
                 raise MismatchError(
-                    f"the run in {self._run_folder} is not the one that {self.store.folder} was built from: its {name} is {found[:12]}, not {value[:12]}: "
+                    f"the run in {self._run_folder} is not the one that {self.store.folder} was built from: "
+                    f"its {name} is {found[:12]}, not {value[:12]}: "
                     "point to the right run with --run, or build the index again"
                 )
         return run
@@ -216,7 +218,7 @@ class Index:
         _, predicted, _ = self._labels(self._pass(self.store.plan.checkpoints[-1].step), queries, encoded)
         return [names[number] for number in predicted]
 
-    def _scores(self, asked: Asked, row: int) -> Float[np.ndarray, "n"]:
+    def _scores(self, asked: Asked, row: int) -> Float[np.ndarray, " n"]:
         name = self.store.plan.recipe.baseline
         if name is not None:
             return self._baselines.scores(name, asked.texts(row))[0]
@@ -229,7 +231,8 @@ class Index:
         run = self.run
         if against is not None and run.label_names is None:
             raise InputError(
-                "`against` compares two labels, and this run is a language model: give the part that counts as target instead"
+                "`against` compares two labels, and this run is a language model: "
+                "give the part that counts as target instead"
             )
         encoded = run.encoder(self.store.plan.max_length).encode(queries) if queries else []
         last = self._pass(self.store.plan.checkpoints[-1].step)
@@ -244,7 +247,7 @@ class Index:
 
     def _labels(
         self, last: Pass, queries: Sequence[Example], encoded: Sequence[Encoded]
-    ) -> tuple[list[int], list[int], list[Float[np.ndarray, "l"]]]:
+    ) -> tuple[list[int], list[int], list[Float[np.ndarray, " l"]]]:
         if self.run.label_names is None:
             return [-1] * len(queries), [-1] * len(queries), []
         size = 1 if self.run.equal_lengths else self.store.plan.batch_size
@@ -289,7 +292,7 @@ class Index:
         asked: Asked,
         row: int,
         query: Example,
-        scores: Float[np.ndarray, "n"],
+        scores: Float[np.ndarray, " n"],
         k: int,
         compared: Baselines | None,
     ) -> Answer:
@@ -307,7 +310,7 @@ class Index:
             )
         lists, reasons = self._compare(compared, asked, row, k)
         return Answer(
-            version=whence.__version__,
+            version=__version__,
             method=plan.recipe.name,
             checkpoints=tuple(Checkpoint(one.step, one.learning_rate, one.rule) for one in plan.checkpoints),
             embedding_path=plan.embedding_path if plan.recipe.layer == "embedding" else None,  # type: ignore[arg-type]
@@ -321,7 +324,7 @@ class Index:
         )
 
     def _hit(
-        self, asked: Asked, row: int, query: Example, rank: int, place: int, scores: Float[np.ndarray, "n"]
+        self, asked: Asked, row: int, query: Example, rank: int, place: int, scores: Float[np.ndarray, " n"]
     ) -> Hit:
         columns = {name: column[place] for name, column in self.store.examples.items()}
         example = Example(
@@ -362,5 +365,7 @@ class Index:
             scores = compared.scores(name, asked.texts(row))[0]
             best = np.lexsort((np.arange(len(scores)), -scores))[:k].tolist()
             ids, rows = self.store.examples["id"], self.store.examples["row"]
-            lists[name] = tuple(BaselineHit(str(ids[place]), int(rows[place]), float(scores[place])) for place in best)  # type: ignore[call-overload]
+            lists[name] = tuple(
+                BaselineHit(str(ids[place]), int(str(rows[place])), float(scores[place])) for place in best
+            )
         return lists, [f"baseline {name} is not shown: {reason}" for name, reason in missing.items()]

@@ -25,13 +25,13 @@ class Asked:
         labels: list[int],
         against: int | None,
         predicted: list[int],
-        probabilities: list[Float[np.ndarray, "l"]],
+        probabilities: list[Float[np.ndarray, " l"]],
     ) -> None:
         self.queries, self.encoded, self.labels, self.against = queries, encoded, labels, against
         self.predicted, self.probabilities = predicted, probabilities
         self.gradients: dict[int, Gradient] = {}
         self.losses: list[float] = []
-        self.pooled: list[Float[np.ndarray, d]] = []
+        self.pooled: list[Float[np.ndarray, " d"]] = []
 
     def take(self, step: int, work: Pass, size: int, *, equal: bool) -> None:
         """Take gradients at one checkpoint, in batches of the given size (of one where lengths must be equal)."""
@@ -66,14 +66,13 @@ class Asked:
     def notes(self, row: int) -> list[str]:
         """What was cut."""
         one = self.encoded[row]
-        notes = (
-            []
-            if one.truncated_at is None
-            else [f"the text was cut at character {one.truncated_at}: the model reads no further"]
-        )
-        if one.pair_truncated_at is not None:
-            notes.append(f"the second text was cut at character {one.pair_truncated_at}: the model reads no further")
-        return notes
+        left = "reads nothing before it" if one.cut_before else "reads no further"
+        cuts = {"the text": one.truncated_at, "the second text": one.pair_truncated_at}
+        return [
+            f"{name} was cut at character {place}: the model {left}"
+            for name, place in cuts.items()
+            if place is not None
+        ]
 
     def view(self, row: int, names: list[str] | None) -> QueryView:
         """One query as the answer shows it."""

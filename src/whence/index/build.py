@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-import whence
 from whence.curvature import MeanSquares, SecondMoment
 from whence.errors import DataError, InputError
 from whence.examples import Examples
@@ -19,6 +18,7 @@ from whence.model import Checkpoint, Encoder, Run
 from whence.progress import track
 from whence.recipe import Recipe
 from whence.store import FORMAT, Plan, PlannedCheckpoint, SkippedRow, Writer
+from whence.version import __version__
 from whence.words import RULES
 
 SHARD_BYTES = 64 * 2**20
@@ -82,8 +82,8 @@ class Build:
         self.encoder: Encoder = run.encoder(run.length(options.max_length))
         began = time.perf_counter()
         lengths = self.encoder.lengths(examples)
-        self.order: Int[np.ndarray, n] = np.lexsort((np.arange(len(lengths)), lengths))
-        self.lengths: Int[np.ndarray, n] = lengths[self.order]
+        self.order: Int[np.ndarray, " n"] = np.lexsort((np.arange(len(lengths)), lengths))
+        self.lengths: Int[np.ndarray, " n"] = lengths[self.order]
         self.seconds["tokenize"] = time.perf_counter() - began
         first = run.load(self.checkpoints[0])
         self.wanted = wanted(recipe, run, first)
@@ -122,7 +122,7 @@ class Build:
         weighted = recipe.weights == "learning-rate"
         return Plan(
             format=FORMAT,
-            whence=whence.__version__,
+            whence=__version__,
             recipe=recipe,
             embedding_path=self.wanted.path,
             tied=self.wanted.tied,
@@ -224,7 +224,12 @@ class Build:
         return features | {"losses": losses, "labels": np.asarray(self.labels, dtype=np.int64)}
 
     def _gather(
-        self, features: dict[str, np.ndarray], places: Int[np.ndarray, "m"], arrays: dict[str, np.ndarray], *, last: bool
+        self,
+        features: dict[str, np.ndarray],
+        places: Int[np.ndarray, " m"],
+        arrays: dict[str, np.ndarray],
+        *,
+        last: bool,
     ) -> None:
         """Keep probabilities and hidden states of the last checkpoint, and the mean of the probabilities over all."""
         kept = {name: arrays[f"meta.{name}"] for name in ("probabilities", "pooled") if f"meta.{name}" in arrays}
@@ -235,7 +240,7 @@ class Build:
             if name == "probabilities":
                 features.setdefault("mean_probabilities", blank.copy())[places] += values / len(self.checkpoints)
 
-    def _shards(self, checkpoint: Checkpoint) -> Iterator[tuple[Int[np.ndarray, "m"], dict[str, np.ndarray]]]:
+    def _shards(self, checkpoint: Checkpoint) -> Iterator[tuple[Int[np.ndarray, " m"], dict[str, np.ndarray]]]:
         for shard, (start, stop) in enumerate(
             zip(self.writer.plan.shards[:-1], self.writer.plan.shards[1:], strict=True)
         ):

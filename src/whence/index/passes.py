@@ -48,10 +48,10 @@ class Passed:
     """
 
     gradient: Gradient
-    losses: Float[np.ndarray, "n"]
+    losses: Float[np.ndarray, " n"]
     probabilities: Float[np.ndarray, "n l"] | None
     pooled: Float[np.ndarray, "n d"] | None
-    bad: Bool[np.ndarray, "n"]
+    bad: Bool[np.ndarray, " n"]
 
 
 def wanted(recipe: Recipe, run: Run, model: nn.Module) -> Wanted:
@@ -185,7 +185,7 @@ class Pass:
         return Passed(kept, captured.losses, probabilities, captured.pooled, bad)
 
 
-def batches(lengths: Int[np.ndarray, "n"], start: int, stop: int, size: int, *, equal: bool) -> list[tuple[int, int]]:
+def batches(lengths: Int[np.ndarray, " n"], start: int, stop: int, size: int, *, equal: bool) -> list[tuple[int, int]]:
     """Cut a stretch of the length-sorted order into batches.
 
     Args:

@@ -5,13 +5,14 @@ The tokenizer is the run's own; words come from `whence.words`, by character off
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
+from whence.errors import InputError
 from whence.types import Example
 from whence.words import read
 
@@ -27,14 +28,16 @@ class Encoded:
         counted: tokens whose prediction counts in the loss of a language model.
         truncated_at: character offset into the first text where the model's limit cut it; None when whole.
         pair_truncated_at: the same for the second text.
+        cut_before: the tokenizer cuts on the left: what stands before the cut was not read, instead of what follows.
     """
 
-    ids: Int[np.ndarray, "t"]
-    type_ids: Int[np.ndarray, "t"] | None
-    words: Int[np.ndarray, "t"]
-    counted: Bool[np.ndarray, "t"]
+    ids: Int[np.ndarray, " t"]
+    type_ids: Int[np.ndarray, " t"] | None
+    words: Int[np.ndarray, " t"]
+    counted: Bool[np.ndarray, " t"]
     truncated_at: int | None = None
     pair_truncated_at: int | None = None
+    cut_before: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class Batch:
     inputs: dict[str, Tensor]
     words: Int[np.ndarray, "n t"]
     counted: Bool[Tensor, "n t"]
-    labels: Int[Tensor, "n"]
+    labels: Int[Tensor, " n"]
 
     @property
     def ids(self) -> Int[Tensor, "n t"]:
@@ -82,7 +85,7 @@ class Encoder:
         self.max_length = max_length
         self.pad_id = pad_id
 
-    def lengths(self, examples: Sequence[Example], chunk: int = 1024) -> Int[np.ndarray, "n"]:
+    def lengths(self, examples: Sequence[Example], chunk: int = 1024) -> Int[np.ndarray, " n"]:
         """Count the tokens that the model would see of each example.
 
         Args:
@@ -91,10 +94,13 @@ class Encoder:
 
         Returns:
             Lengths in tokens, special tokens included.
+
+        Raises:
+            InputError: an example has a part that this task does not read.
         """
         counts: list[int] = []
         for start in range(0, len(examples), chunk):
-            counts += [len(ids) for ids in self._tokenize(list(examples[start : start + chunk]))["input_ids"]]
+            counts += [len(one.ids) for one in self._tokenize(list(examples[start : start + chunk]))]
         return np.asarray(counts, dtype=np.int64)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
@@ -105,9 +111,11 @@ class Encoder:
 
         Returns:
             One Encoded each, in order.
+
+        Raises:
+            InputError: an example has a part that this task does not read.
         """
-        tokens = self._tokenize(examples)
-        return [self._encoded(tokens, position, example) for position, example in enumerate(examples)]
+        return [self._encoded(one, example) for one, example in zip(self._tokenize(examples), examples, strict=True)]
 
     def collate(self, encoded: Sequence[Encoded], labels: Sequence[int]) -> Batch:
         """Pad encoded examples on the right to the longest of them.
@@ -134,35 +142,51 @@ class Encoder:
             )
             if types is not None and one.type_ids is not None:
                 types[row, :stop] = one.type_ids
-        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        inputs = {"input_ids": _tensor(ids), "attention_mask": _tensor(mask)}
         if types is not None:
-            inputs["token_type_ids"] = torch.from_numpy(types)
-        return Batch(inputs, words, torch.from_numpy(counted), torch.tensor(list(labels), dtype=torch.int64))
+            inputs["token_type_ids"] = _tensor(types)
+        return Batch(inputs, words, _tensor(counted), torch.tensor(list(labels), dtype=torch.int64))
 
-    def _tokenize(self, examples: Sequence[Example]) -> Any:
-        joined = self.kind == "causal-lm"
-        texts = ["".join(one.parts) if joined else one.text for one in examples]
-        pairs = None if joined or examples[0].text_pair is None else [one.text_pair or "" for one in examples]
-        return self.tokenizer(texts, pairs, truncation=True, max_length=self.max_length, return_offsets_mapping=True)
+    def _tokenize(self, examples: Sequence[Example]) -> list[Any]:
+        """One encoding of the tokenizers library per example; some of a data set may have a pair and some none."""
+        if not examples:
+            return []
+        inputs = [self._input(example) for example in examples]
+        return self.tokenizer(inputs, truncation=True, max_length=self.max_length).encodings
 
-    def _encoded(self, tokens: Any, position: int, example: Example) -> Encoded:
-        ids = np.asarray(tokens["input_ids"][position], dtype=np.int64)
-        offsets = np.asarray(tokens["offset_mapping"][position], dtype=np.int64).reshape(-1, 2)
-        parts = np.asarray([-1 if part is None else part for part in tokens.sequence_ids(position)], dtype=np.int64)
-        type_ids = tokens["token_type_ids"][position] if "token_type_ids" in tokens else None
+    def _input(self, example: Example) -> str | tuple[str, str]:
+        if self.kind == "causal-lm":
+            if example.text_pair is not None:
+                raise InputError(
+                    f"the example with id {example.id} has a second text, and a language model reads one: give what "
+                    "counts as its target (--target-column), or leave the pair out (--pair-column '')"
+                )
+            return "".join(example.parts)
+        if example.target is not None:
+            raise InputError(
+                f"the example with id {example.id} has a target, and a classifier reads none: name it as the second "
+                "text (--pair-column), or leave it out (--target-column '')"
+            )
+        return example.text if example.text_pair is None else (example.text, example.text_pair)
+
+    def _encoded(self, encoding: Any, example: Example) -> Encoded:
+        ids = np.asarray(encoding.ids, dtype=np.int64)
+        offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        parts = np.asarray([-1 if part is None else part for part in encoding.sequence_ids], dtype=np.int64)
         counted = np.ones(len(ids), dtype=np.bool_)
         if self.kind == "causal-lm":
             offsets, parts, counted = _split_target(offsets, parts, example)
             counted[:1] = False  # nothing predicts the first token
-        cuts = _cuts(tokens.encodings[position], offsets, parts, example)
-        words = read(example.parts).assign(offsets, parts)
-        types = None if type_ids is None else np.asarray(type_ids, dtype=np.int64)
-        return Encoded(ids, types, words, counted, *cuts)
+        typed = "token_type_ids" in self.tokenizer.model_input_names
+        types = np.asarray(encoding.type_ids, dtype=np.int64) if typed else None
+        before = self.tokenizer.truncation_side == "left"
+        cuts = _cuts(offsets, parts, example, before=before) if encoding.overflowing else (None, None)
+        return Encoded(ids, types, read(example.parts).assign(offsets, parts), counted, *cuts, cut_before=before)
 
 
 def _split_target(
-    offsets: Int[np.ndarray, "t 2"], parts: Int[np.ndarray, "t"], example: Example
-) -> tuple[Int[np.ndarray, "t 2"], Int[np.ndarray, "t"], Bool[np.ndarray, "t"]]:
+    offsets: Int[np.ndarray, "t 2"], parts: Int[np.ndarray, " t"], example: Example
+) -> tuple[Int[np.ndarray, "t 2"], Int[np.ndarray, " t"], Bool[np.ndarray, " t"]]:
     """Offsets into prompt + target become offsets into each; a token across the seam belongs to the target."""
     if example.target is None:
         return offsets, parts, np.ones(len(parts), dtype=np.bool_)
@@ -173,14 +197,20 @@ def _split_target(
 
 
 def _cuts(
-    encoding: Any, offsets: Int[np.ndarray, "t 2"], parts: Int[np.ndarray, "t"], example: Example
+    offsets: Int[np.ndarray, "t 2"], parts: Int[np.ndarray, " t"], example: Example, *, before: bool
 ) -> tuple[int | None, int | None]:
-    """Where the model's limit cut each text: the end of the last kept token, or None for a whole text."""
-    if not encoding.overflowing:
-        return None, None
+    """Where the model's limit cut each text: the edge of the kept tokens, or None for a whole text."""
     cuts: list[int | None] = [None, None]
     for part, text in enumerate(example.parts):
         kept = offsets[parts == part]
-        end = int(kept[:, 1].max()) if len(kept) else 0
-        cuts[part] = end if end < len(text.rstrip()) else None
+        if before:
+            begin = int(kept[:, 0].min()) if len(kept) else len(text)
+            cuts[part] = begin if begin > len(text) - len(text.lstrip()) else None
+        else:
+            end = int(kept[:, 1].max()) if len(kept) else 0
+            cuts[part] = end if end < len(text.rstrip()) else None
     return cuts[0], cuts[1]
+
+
+def _tensor(array: Shaped[np.ndarray, "*shape"]) -> Tensor:
+    return cast("Any", torch).from_numpy(array)

@@ -117,6 +117,7 @@ def load_model(folder: Path, card: ModelCard, *, trust_remote_code: bool = False
 
     Raises:
         RunError: the weights do not fit the configuration.
+        WhenceError: it is an adapter and peft is not installed.
     """
     quiet()
     try:
@@ -216,22 +217,29 @@ def positions(config: Any) -> int | None:
 
 
 def _load_plain(folder: Path, card: ModelCard, trust_remote_code: bool) -> torch.nn.Module:
-    loader = AutoModelForSequenceClassification if card.kind == "classification" else AutoModelForCausalLM
+    model, missing = _loaded(str(folder), card.kind, trust_remote_code)
+    _require_whole(folder, missing)
+    return model
+
+
+def _loaded(name: str, kind: Kind, trust_remote_code: bool, **options: Any) -> tuple[torch.nn.Module, list[str]]:
+    """Load a model from safetensors only; also say which of its weights were not there and are now random."""
+    loader = AutoModelForSequenceClassification if kind == "classification" else AutoModelForCausalLM
     model, report = cast("Any", loader).from_pretrained(
-        str(folder),
+        name,
         use_safetensors=True,
         trust_remote_code=trust_remote_code,
         dtype=torch.float32,
         output_loading_info=True,
+        **options,
     )
-    missing = sorted(str(name) for name in report["missing_keys"])
+    return cast("torch.nn.Module", model), sorted(str(key) for key in report["missing_keys"])
+
+
+def _require_whole(folder: Path, missing: list[str]) -> None:
     if missing:
-        raise RunError(
-            f"the weights in {folder} lack {missing[0]}"
-            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-            + ": not a whole checkpoint of this architecture"
-        )
-    return cast("torch.nn.Module", model)
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise RunError(f"the weights in {folder} lack {missing[0]}{more}: not a whole checkpoint of this architecture")
 
 
 def _base(folder: Path) -> str:
@@ -276,12 +284,10 @@ def _load_adapter(folder: Path, card: ModelCard, trust_remote_code: bool) -> tor
         import peft  # optional extra
     except ImportError as error:
         raise MissingExtraError("this run is a PEFT adapter: pip install 'whence[peft]'") from error
-    base = _base(folder)
-    options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": trust_remote_code, "dtype": torch.float32}
-    if card.label_names is not None:
-        options["num_labels"] = len(card.label_names)
-    loader = AutoModelForSequenceClassification if card.kind == "classification" else AutoModelForCausalLM
-    model = cast("Any", loader).from_pretrained(base, **options)
+    options: dict[str, Any] = {} if card.label_names is None else {"num_labels": len(card.label_names)}
+    model, missing = _loaded(_base(folder), card.kind, trust_remote_code, **options)
+    carried = TensorSlices(folder / ADAPTER_FILE).names
+    _require_whole(folder, [name for name in missing if not any(one.endswith(f".{name}") for one in carried)])
     return cast("torch.nn.Module", cast("Any", peft).PeftModel.from_pretrained(model, str(folder)))
 
 

@@ -1,14 +1,16 @@
 """Run: a training run as whence sees it: checkpoints, learning rates, tokenizer, task head."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 
 from whence.errors import LabelError, MismatchError, RunError
-from whence.model.checkpoints import Checkpoint, discover, tokenizer_fingerprint, weights_fingerprint
+from whence.model.checkpoints import Checkpoint, base_model, discover, tokenizer_fingerprint, weights_fingerprint
 from whence.model.encoding import Encoder
 from whence.model.huggingface import ModelCard, load_model, load_tokenizer, read_card
 from whence.near import nearest
@@ -16,6 +18,12 @@ from whence.types import Label
 
 MOST_TOKENS = 512
 """Longest text taken by default, in tokens, whatever the model allows."""
+
+PROBE = 'Whence? It\'s naïve, ÉCOLE-7:\t"12.5 %"\n 日本 x_y'
+"""Shows settings of a tokenizer (lower-casing, spaces, added tokens) that its vocabulary does not hold."""
+
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 
 
 @dataclass(frozen=True)
@@ -77,21 +85,18 @@ class Run:
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 by content: "tokenizer", and "weights step N" of every checkpoint."""
         weights = {f"weights step {one.step}": weights_fingerprint(one.path) for one in self.checkpoints}
-        return {"tokenizer": tokenizer_fingerprint(self.tokenizer_folder)} | weights
+        return {"tokenizer": self._tokenizer_fingerprint()} | weights
 
     @property
     def most_tokens(self) -> int | None:
         """Tokens that the model can take; None when nothing bounds it."""
-        limits = [
-            limit
-            for limit in (self.card.max_length, int(min(self.tokenizer.model_max_length, 2**31)))
-            if limit and limit < 2**31
-        ]
-        return min(limits) if limits else None
+        limits = (self.card.max_length, self.tokenizer.model_max_length)
+        known = [int(limit) for limit in limits if limit and limit < 2**31]  # a tokenizer without a limit says 1e30
+        return min(known, default=None)
 
     @property
     def equal_lengths(self) -> bool:
-        """True when batches must not be padded: a decoder's classifier finds its last token by a padding id it lacks."""
+        """True when batches must not be padded: a decoder's classifier finds its last token by a pad id it lacks."""
         return self.card.kind == "classification" and self.card.pad_token_id is None
 
     def length(self, asked: int | None) -> int:
@@ -104,11 +109,15 @@ class Run:
             Tokens, special tokens included.
 
         Raises:
-            RunError: more than the model can take.
+            RunError: more than the model can take, or too few for any text.
         """
         limit = self.most_tokens
         if asked is None:
             return min(limit or MOST_TOKENS, MOST_TOKENS)
+        added = int(self.tokenizer.num_special_tokens_to_add(pair=self.card.kind == "classification"))
+        least = added + (2 if self.card.kind == "causal-lm" else 1)
+        if asked < least:
+            raise RunError(f"--max-length {asked} leaves no room for a text: this model needs at least {least} tokens")
         if limit is not None and asked > limit:
             raise RunError(f"--max-length {asked} is more than the {limit} tokens that this model takes")
         return asked
@@ -122,8 +131,9 @@ class Run:
         Returns:
             An encoder with the run's tokenizer.
         """
-        pad = self.tokenizer.pad_token_id
-        return Encoder(self.tokenizer, self.card.kind, max_length, pad if pad is not None else 0)
+        # the model's own first: positions of RoBERTa and the last token of a decoder's classifier are found by it
+        pads = (self.card.pad_token_id, self.tokenizer.pad_token_id, 0)
+        return Encoder(self.tokenizer, self.card.kind, max_length, next(pad for pad in pads if pad is not None))
 
     def load(self, checkpoint: Checkpoint) -> torch.nn.Module:
         """Load one checkpoint: float32, evaluation mode, every parameter frozen.
@@ -137,19 +147,19 @@ class Run:
         Raises:
             MismatchError: the tokenizer has ids that the embedding lacks.
         """
-        model = load_model(checkpoint.path, self.card, trust_remote_code=self.trust_remote_code)
-        rows = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator, union-attr]
+        loaded = cast("Any", load_model(checkpoint.path, self.card, trust_remote_code=self.trust_remote_code))
+        rows = int(loaded.get_input_embeddings().weight.shape[0])
         if len(self.tokenizer) > rows:
             raise MismatchError(
-                f"the tokenizer in {self.tokenizer_folder} has {len(self.tokenizer)} tokens but the embedding in {checkpoint.path} has {rows} rows: "
-                "it belongs to another model; point to the right one with --tokenizer"
+                f"the tokenizer in {self.tokenizer_folder} has {len(self.tokenizer)} tokens but the embedding in "
+                f"{checkpoint.path} has {rows} rows: it belongs to another model; point to the right one with --tokenizer"
             )
         if self.equal_lengths:
-            model.config.pad_token_id = -1  # type: ignore[union-attr] # no token has it, so the last token is the last
-        return model
+            loaded.config.pad_token_id = -1  # no token has it, so the last token is the last
+        return cast("torch.nn.Module", loaded)
 
     def label_number(self, label: Label) -> int:
-        """Find the class number of a label given by name or number.
+        """Find the class number of a label given by name or number; a class named "1" is found before class number 1.
 
         Args:
             label: name, number, or number as text.
@@ -163,8 +173,8 @@ class Run:
         names = self.label_names
         if names is None:
             raise LabelError(f"label {label!r} was given, but this run is a language model and has no labels")
-        if isinstance(label, str) and label in names:
-            return names.index(label)
+        if str(label) in names:
+            return names.index(str(label))
         number = int(label) if isinstance(label, int) or label.isdecimal() else -1
         if 0 <= number < len(names):
             return number
@@ -173,16 +183,26 @@ class Run:
             f"unknown label {label!r}{nearest(str(label), names)}; the run knows: {shown} (or 0 to {len(names) - 1})"
         )
 
+    def _tokenizer_fingerprint(self) -> str:
+        digest = hashlib.sha256(json.dumps(self.tokenizer([PROBE])["input_ids"]).encode())
+        if self.tokenizer_folder.is_dir():
+            digest.update(tokenizer_fingerprint(self.tokenizer_folder).encode())
+        else:  # a name on a hub
+            digest.update(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
+        return digest.hexdigest()
+
 
 def _tokenizer_home(folder: Path, last: Path) -> Path:
-    for home in (last, folder):
-        if any(
-            (home / name).is_file()
-            for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model", "tokenizer.model")
-        ):
+    """Where the tokenizer lies: with the last checkpoint, with the run, or with an adapter's base model."""
+    base = base_model(last)
+    for home in (last, folder, *([] if base is None else [Path(base)])):
+        if any((home / name).is_file() for name in _TOKENIZERS):
             return home
+    if base is not None and not Path(base).exists():
+        return Path(base)  # a name on a hub
     raise RunError(
-        f"no tokenizer in {last} or {folder}: save it there with tokenizer.save_pretrained, or name its folder with --tokenizer"
+        f"no tokenizer in {last}{'' if folder == last else f' or {folder}'}: save it there with "
+        "tokenizer.save_pretrained, or name its folder with --tokenizer"
     )
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 class Task(Protocol):
     """Per-example losses of one kind of output head."""
 
-    def losses(self, logits: Tensor) -> Float[Tensor, "n"]:
+    def losses(self, logits: Tensor) -> Float[Tensor, " n"]:
         """Cost of each example of the batch that this task was made for."""
         ...
 
@@ -31,10 +31,10 @@ class Classification:
         against: class numbers whose loss is subtracted; None for no contrast.
     """
 
-    labels: Int[Tensor, "n"]
-    against: Int[Tensor, "n"] | None = None
+    labels: Int[Tensor, " n"]
+    against: Int[Tensor, " n"] | None = None
 
-    def losses(self, logits: Tensor) -> Float[Tensor, "n"]:
+    def losses(self, logits: Tensor) -> Float[Tensor, " n"]:
         """Cost of each example.
 
         Args:
@@ -79,7 +79,7 @@ class CausalLM:
         """The token that each position predicts; 0 at the last position, where the weight is 0."""
         return functional.pad(self.ids[:, 1:], (0, 1))
 
-    def losses(self, logits: Tensor) -> Float[Tensor, "n"]:
+    def losses(self, logits: Tensor) -> Float[Tensor, " n"]:
         """Cost of each example.
 
         Args:
@@ -92,5 +92,5 @@ class CausalLM:
         return (token * self.weight).sum(1)
 
 
-Loss = Callable[[Tensor], Float[Tensor, "n"]]
+Loss = Callable[[Tensor], Float[Tensor, " n"]]
 """Logits to one loss per example."""

@@ -35,7 +35,7 @@ class Postings:
         """Tokens that some training example holds."""
         return list(self._places)
 
-    def lookup(self, token: int) -> tuple[Int[np.ndarray, "m"], Float[np.ndarray, "m d"]] | None:
+    def lookup(self, token: int) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, "m d"]] | None:
         """Read one token's block.
 
         Args:
@@ -91,12 +91,12 @@ class Store:
         return read_tensors(self.folder / "examples" / "features.safetensors")
 
     @property
-    def order(self) -> Int[np.ndarray, "n"]:
+    def order(self) -> Int[np.ndarray, " n"]:
         """Example (in data order) of each place in the shards."""
         return self.features["order"]
 
     @cached_property
-    def places(self) -> Int[np.ndarray, "n"]:
+    def places(self) -> Int[np.ndarray, " n"]:
         """Place in the shards of each example."""
         places = np.empty(self.plan.n, dtype=np.int64)
         places[self.order] = np.arange(self.plan.n)
@@ -113,7 +113,7 @@ class Store:
         """
         return Postings(self.folder / "postings" / f"step-{step}")
 
-    def shards(self, step: int) -> Iterator[tuple[Int[np.ndarray, "m"], dict[str, np.ndarray]]]:
+    def shards(self, step: int) -> Iterator[tuple[Int[np.ndarray, " m"], dict[str, np.ndarray]]]:
         """Read a checkpoint's forms, shard by shard.
 
         Args:

@@ -98,7 +98,7 @@ class Writer:
         publish_table(self.folder / "examples" / "part-00000.parquet", columns)
         publish_tensors(self.folder / "examples" / "features.safetensors", features)
 
-    def put_postings(self, step: int, order: Int[np.ndarray, "n"]) -> None:
+    def put_postings(self, step: int, order: Int[np.ndarray, " n"]) -> None:
         """Turn a checkpoint's example-major shards into token-major postings.
 
         Args:
@@ -160,7 +160,7 @@ class Writer:
         rows = read_tensors(self._shard(step, 0), ("rows.rows",))["rows.rows"]
         return int(rows.shape[1]) * rows.itemsize
 
-    def _token_counts(self, step: int) -> Int[np.ndarray, "v"]:
+    def _token_counts(self, step: int) -> Int[np.ndarray, " v"]:
         total = np.zeros(0, dtype=np.int64)
         for _, arrays in self._shards(step, ("rows.ids",)):
             counts = np.bincount(arrays["rows.ids"], minlength=len(total))
@@ -168,7 +168,7 @@ class Writer:
             total = counts
         return total
 
-    def _posting_part(self, step: int, order: Int[np.ndarray, "n"], first: int, last: int) -> dict[str, np.ndarray]:
+    def _posting_part(self, step: int, order: Int[np.ndarray, " n"], first: int, last: int) -> dict[str, np.ndarray]:
         found: list[tuple[np.ndarray, ...]] = []
         for start, arrays in self._shards(step, ("rows.indptr", "rows.ids", "rows.words", "rows.rows")):
             ids = arrays["rows.ids"]
@@ -225,7 +225,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _ranges(counts: Int[np.ndarray, "v"], most: int) -> Iterator[tuple[int, int]]:
+def _ranges(counts: Int[np.ndarray, " v"], most: int) -> Iterator[tuple[int, int]]:
     """Cut the vocabulary into runs of tokens with at most `most` postings (a single token may exceed it)."""
     first, held = 0, 0
     for token, count in enumerate(counts.tolist()):
