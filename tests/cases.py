@@ -6,7 +6,7 @@ forgotten term shows.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +37,7 @@ class Architecture:
         classifier: whether a ...ForSequenceClassification is tested.
         lm: ending of the language model's class; None for an encoder.
         ties: which settings of tie_word_embeddings a language model is tested with.
+        sees_padding: the model itself answers otherwise when a text is padded (it convolves, or looks at neighbours).
     """
 
     prefix: str
@@ -44,6 +45,7 @@ class Architecture:
     classifier: bool = True
     lm: str | None = None
     ties: tuple[bool, ...] = (False,)
+    sees_padding: bool = False
 
 
 def _decoder(prefix: str, settings: dict[str, Any], *ties: bool, lm: str = "ForCausalLM") -> Architecture:
@@ -73,7 +75,7 @@ TABLE: dict[str, Architecture] = {
     "modernbert": Architecture("ModernBert", {**_BERT, "local_attention": 4, "global_attn_every_n_layers": 2}),
     "mpnet": Architecture("MPNet", _BERT),
     "roformer": Architecture("RoFormer", {**_FACTORISED, "max_position_embeddings": 64}),
-    "convbert": Architecture("ConvBert", {**_FACTORISED, "head_ratio": 1, "num_attention_heads": 2}),
+    "convbert": Architecture("ConvBert", {**_FACTORISED, "head_ratio": 1, "num_attention_heads": 2}, sees_padding=True),
     "squeezebert": Architecture(
         "SqueezeBert",
         {
@@ -83,11 +85,12 @@ TABLE: dict[str, Architecture] = {
         },
     ),
     "mobilebert": Architecture(
-        "MobileBert", {**_BERT, "embedding_size": 16, "intra_bottleneck_size": 24, "num_feedforward_networks": 1}
+        "MobileBert",
+        {**_BERT, "embedding_size": 16, "intra_bottleneck_size": 24, "num_feedforward_networks": 1},
+        sees_padding=True,
     ),
     "ernie": Architecture("Ernie", _BERT),
     "megatron-bert": Architecture("MegatronBert", _BERT),
-    "xlnet": Architecture("XLNet", {"d_model": 24, "n_layer": 2, "n_head": 2, "d_inner": 40}),
     "gpt2": _decoder("GPT2", _GPT2, True, False, lm="LMHeadModel"),
     "gpt-neo": _decoder(
         "GPTNeo",
@@ -126,7 +129,7 @@ TABLE: dict[str, Architecture] = {
     "mistral": _decoder("Mistral", {**_GROUPED, "sliding_window": 4}, False),
     "bloom": _decoder("Bloom", {"hidden_size": 24, "n_layer": 2, "n_head": 2}, True),
     "falcon": _decoder("Falcon", {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}, True),
-    "stablelm": _decoder("StableLm", _GROUPED, False),
+    "stablelm": _decoder("StableLm", {**_GROUPED, "hidden_size": 32}, False),
     "olmo2": _decoder("Olmo2", _GROUPED, False),
     "starcoder2": _decoder("Starcoder2", _GROUPED, True),
     "mixtral": _decoder("Mixtral", {**_GROUPED, "num_local_experts": 4}, False),
@@ -148,20 +151,18 @@ class Case:
     kind: Literal["classification", "causal-lm"]
     make: Callable[[], Any]
     tied: bool = False
+    sees_padding: bool = False
 
 
 def _cases() -> dict[str, Case]:
     found: list[Case] = []
     for name, one in TABLE.items():
         if one.classifier:
-            found.append(
-                Case(f"{name}-classifier", "classification", lambda name=name: make(name, "ForSequenceClassification"))
-            )
+            maker = partial(make, name, "ForSequenceClassification")
+            found.append(Case(f"{name}-classifier", "classification", maker, sees_padding=one.sees_padding))
         for tied in one.ties if one.lm else ():
             label = f"{name}-lm-{'tied' if tied else 'untied'}"
-            found.append(
-                Case(label, "causal-lm", lambda name=name, one=one, tied=tied: make(name, one.lm, tied=tied), tied)
-            )
+            found.append(Case(label, "causal-lm", partial(make, name, one.lm, tied=tied), tied))
     return {case.name: case for case in found}
 
 

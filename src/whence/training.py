@@ -3,8 +3,10 @@
 Without a model it trains a small transformer from scratch with a tokenizer learnt from the data, offline.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +15,7 @@ import torch
 from whence.errors import DataError, InputError, MismatchError, MissingExtraError
 from whence.examples import Examples
 from whence.model import Run
-from whence.model.huggingface import TrainerCallback, transformers
+from whence.model.huggingface import TrainerCallback, first_line, load_tokenizer, positions, transformers
 from whence.model.huggingface import quiet as quiet_transformers
 from whence.model.recorder import Recorder
 from whence.model.scratch import byte_bpe, causal_lm, classifier, wordpiece
@@ -52,6 +54,22 @@ class Training:
     vocabulary: int = 8000
     quiet: bool = False
 
+    def check(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            InputError: the message names the option.
+        """
+        whole = {"epochs": 1, "batch_size": 1, "max_length": 8, "width": 2, "layers": 1, "vocabulary": 1}
+        for name, least in whole.items():
+            if getattr(self, name) < least:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
+        rate = self.learning_rate
+        if rate is not None and not (math.isfinite(rate) and rate > 0):
+            raise InputError(f"--learning-rate {rate}: must be a number above 0")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"--seed {self.seed}: must be a whole number from 0 to 4294967295")
+
 
 def train(examples: Examples, out: str | Path, training: Training = Training()) -> Run:
     """Train a classifier (the data has labels) or a causal language model (it has none).
@@ -65,18 +83,19 @@ def train(examples: Examples, out: str | Path, training: Training = Training()) 
         The run, with exact learning rates and second moments recorded at each checkpoint.
 
     Raises:
-        DataError: some rows have labels and some have not, or there is only one class.
+        DataError: some rows have labels and some have not, there is only one class, or a column that this task does
+            not read.
         InputError: an option that cannot be.
         MismatchError: the folder holds something already.
         MissingExtraError: accelerate is not installed.
     """
     _require_accelerate()
-    if training.epochs < 1 or training.batch_size < 1:
-        raise InputError("epochs and batch size must be at least 1")
+    training.check()
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MismatchError(f"{folder} is not an empty folder: choose another --out")
     names = label_names(examples)
+    _refuse_unread(examples, labelled=names is not None)
     quiet_transformers()
     transformers.set_seed(training.seed)
     tokenizer, model = (
@@ -108,18 +127,31 @@ def label_names(examples: Examples) -> tuple[str, ...] | None:
             f"{len(rows)} rows of {examples.name} have no label (rows {', '.join(rows[:5])}): fill them in or drop them"
         )
     known = {str(label) for label in found}
-    if examples.label_names is not None and known <= set(examples.label_names):
-        return examples.label_names
     if len(known) < 2:
         raise DataError(f"{examples.name} has one label only ({next(iter(known))}): a classifier needs two classes")
+    if examples.label_names is not None and known <= set(examples.label_names):
+        return examples.label_names
     return tuple(sorted(known, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)))
 
 
 def _require_accelerate() -> None:
-    try:
-        import accelerate  # noqa: F401 # optional extra
-    except ImportError as error:
-        raise MissingExtraError("training needs accelerate: pip install 'whence[train]'") from error
+    if find_spec("accelerate") is None:
+        raise MissingExtraError("training needs accelerate: pip install 'whence[train]'")
+
+
+def _refuse_unread(examples: Examples, *, labelled: bool) -> None:
+    """A classifier reads no target, a language model no second text: neither is left out in silence."""
+    for example in examples:
+        if labelled and example.target is not None:
+            raise DataError(
+                f"{examples.name} has labels and targets (row {example.row}), and a classifier reads no target: "
+                "leave it out with --target-column '', or train a language model with --label-column ''"
+            )
+        if not labelled and example.text_pair is not None:
+            raise DataError(
+                f"{examples.name} has second texts (row {example.row}) and no labels, and a language model reads one "
+                "text: leave them out with --pair-column '', or name the target with --target-column"
+            )
 
 
 def _scratch(examples: Examples, names: Sequence[str] | None, training: Training) -> tuple[Any, Any]:
@@ -132,26 +164,22 @@ def _scratch(examples: Examples, names: Sequence[str] | None, training: Training
 
 
 def _pretrained(name: str, names: Sequence[str] | None, training: Training) -> tuple[Any, Any]:
+    tokenizer = load_tokenizer(Path(name))
+    options: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32, "trust_remote_code": False}
+    loader: Any = transformers.AutoModelForCausalLM
+    if names is not None:
+        loader = transformers.AutoModelForSequenceClassification
+        numbers = {label: number for number, label in enumerate(names)}
+        options |= {"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": numbers}
+        options["ignore_mismatched_sizes"] = True  # a head for other labels is replaced by a fresh one; see below
     try:
-        tokenizer = cast("Any", transformers.AutoTokenizer).from_pretrained(name)
-        if names is None:
-            model = cast("Any", transformers.AutoModelForCausalLM).from_pretrained(
-                name, use_safetensors=True, dtype=torch.float32
-            )
-        else:
-            model = cast("Any", transformers.AutoModelForSequenceClassification).from_pretrained(
-                name,
-                use_safetensors=True,
-                dtype=torch.float32,
-                num_labels=len(names),
-                id2label=dict(enumerate(names)),
-                label2id={label: number for number, label in enumerate(names)},
-            )
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        model, report = loader.from_pretrained(name, output_loading_info=True, **options)
+    except Exception as error:  # the loaders of the many models raise whatever they like
         raise InputError(
-            f"cannot load the model {name}: {first}: give a folder or a hub name, or leave --model out to train a small one from scratch"
+            f"cannot load the model {name}: {first_line(error)}: give a folder or a hub name, "
+            "or leave --model out to train a small one from scratch"
         ) from error
+    _check_pretrained(name, model, report, training)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if names is not None and model.config.pad_token_id is None:
@@ -159,14 +187,24 @@ def _pretrained(name: str, names: Sequence[str] | None, training: Training) -> t
     return tokenizer, model
 
 
+def _check_pretrained(name: str, model: Any, report: Any, training: Training) -> None:
+    unlike = sorted(str(one[0]) for one in report["mismatched_keys"])
+    body = [key for key in unlike if key.startswith(f"{model.base_model_prefix}.")]
+    if body:
+        raise InputError(f"cannot load the model {name}: {body[0]} has another shape than its config.json says")
+    limit = positions(model.config)
+    if limit is not None and training.max_length > limit:
+        raise InputError(f"--max-length {training.max_length} is more than the {limit} tokens that {name} takes")
+
+
 def _features(tokenizer: Any, example: Example, names: Sequence[str] | None, max_length: int) -> dict[str, Any]:
     if names is not None:
         encoded = dict(tokenizer(example.text, example.text_pair, truncation=True, max_length=max_length))
         return encoded | {"labels": names.index(str(example.label))}
     encoded = tokenizer("".join(example.parts), truncation=True, max_length=max_length, return_offsets_mapping=True)
-    seam = len(example.text) if example.target is not None else 0
+    seam = len(example.text)
     labels = [
-        token if end > seam else COUNTED_OUT
+        token if example.target is None or end > seam else COUNTED_OUT
         for token, (_, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
     ]
     return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"], "labels": labels}

@@ -221,8 +221,12 @@ class Index:
     def _scores(self, asked: Asked, row: int) -> Float[np.ndarray, " n"]:
         name = self.store.plan.recipe.baseline
         if name is not None:
-            return self._baselines.scores(name, asked.texts(row))[0]
+            return self._left_out(self._baselines.scores(name, asked.texts(row))[0])
         return self._search.scores({step: gradient.example(row) for step, gradient in asked.gradients.items()}, 1)[0]
+
+    def _left_out(self, scores: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """A row that the method skipped is ranked by no baseline either."""
+        return np.where(self.store.features["skipped"], np.nan, scores)
 
     def _ask(self, queries: Sequence[Example], against: Label | None) -> Asked:
         for query in queries:
@@ -362,8 +366,9 @@ class Index:
         for name in NAMES:
             if name in missing:
                 continue
-            scores = compared.scores(name, asked.texts(row))[0]
-            best = np.lexsort((np.arange(len(scores)), -scores))[:k].tolist()
+            scores = self._left_out(compared.scores(name, asked.texts(row))[0])
+            valid = np.flatnonzero(np.isfinite(scores))
+            best = valid[np.lexsort((valid, -scores[valid]))][:k].tolist()
             ids, rows = self.store.examples["id"], self.store.examples["row"]
             lists[name] = tuple(
                 BaselineHit(str(ids[place]), int(str(rows[place])), float(scores[place])) for place in best

@@ -45,7 +45,8 @@ class Asked:
             if passed.bad.any():
                 text = self.queries[start + int(np.flatnonzero(passed.bad)[0])].text
                 raise InputError(
-                    f"the loss or gradient of the text {text[:40]!r} is not finite at step {step}: nothing can be explained"
+                    f"the loss or gradient of the text {text[:40]!r} is not finite at step {step}: "
+                    "nothing can be explained"
                 )
             parts.append(passed.gradient)
             self.losses += passed.losses.tolist()
@@ -67,7 +68,8 @@ class Asked:
         """What was cut."""
         one = self.encoded[row]
         left = "reads nothing before it" if one.cut_before else "reads no further"
-        cuts = {"the text": one.truncated_at, "the second text": one.pair_truncated_at}
+        second = "the second text" if self.queries[row].target is None else "the target"
+        cuts = {"the text": one.truncated_at, second: one.pair_truncated_at}
         return [
             f"{name} was cut at character {place}: the model {left}"
             for name, place in cuts.items()

@@ -1,17 +1,19 @@
 """Build an index: every training example's kept gradient at every checkpoint, shard by shard, resumable."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Int
 
 from whence.curvature import MeanSquares, SecondMoment
-from whence.errors import DataError, InputError
+from whence.errors import DataError, InputError, LabelError, MismatchError
 from whence.examples import Examples
 from whence.forms import Gradient, Rows
+from whence.index.kept import columns, gather
 from whence.index.moments import Source, read_moments
 from whence.index.passes import Pass, Passed, batches, wanted
 from whence.model import Checkpoint, Encoder, Run
@@ -32,7 +34,8 @@ class Options:
     Attributes:
         max_length: most tokens of a text; None for the model's limit, at most 512.
         batch_size: examples per pass.
-        max_bad_rows: share of rows that may be skipped for a loss or gradient that is not finite (at least one may).
+        max_bad_rows: share of rows that may be skipped for a loss or gradient that is not finite; at least one row
+            may, unless the share is 0.
         steps: checkpoints to use, by step; None uses all.
         second_moment: where an optimizer-aware recipe finds the second moments.
         quiet: no progress on stderr.
@@ -45,7 +48,20 @@ class Options:
     steps: tuple[int, ...] | None = None
     second_moment: Source = "recorded"
     quiet: bool = False
-    columns: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict[str, str])
+
+    def check(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            InputError: the message names the option.
+        """
+        if self.batch_size < 1:
+            raise InputError(f"--batch-size {self.batch_size}: a batch holds at least one example")
+        if not 0.0 <= self.max_bad_rows <= 1.0:
+            raise InputError(f"--max-bad-rows {self.max_bad_rows}: give a share of the rows, from 0 to 1")
+        if self.steps is not None and not self.steps:
+            raise InputError("no checkpoint is chosen: name at least one step, or none to use all")
 
 
 def build(
@@ -65,9 +81,13 @@ def build(
 
     Raises:
         InputError: data or recipe do not fit the run, or more rows than allowed are not finite.
+        DataError: the data has no rows.
         MismatchError: the folder holds an index of something else.
         DiskFullError: no space left; the same call resumes.
     """
+    options.check()
+    if not len(examples):
+        raise DataError(f"{examples.name} has no rows: there is nothing to index")
     return Build(run, examples, folder, recipe, options).run_all()
 
 
@@ -88,31 +108,41 @@ class Build:
         first = run.load(self.checkpoints[0])
         self.wanted = wanted(recipe, run, first)
         self.moments = {one.step: read_moments(one, recipe, options.second_moment) for one in self.checkpoints}
-        self.writer = Writer(folder, self._plan(first.get_input_embeddings().embedding_dim))  # type: ignore[operator, union-attr]
+        self._table = cast("tuple[int, int]", tuple(cast("Any", first).get_input_embeddings().weight.shape))
+        self.writer = Writer(folder, self._plan(self._table[1]))
         self._loaded = {self.checkpoints[0].step: first}
         self._bad: dict[int, str] = {}
 
     def run_all(self) -> tuple[SkippedRow, ...]:
-        """Do what is not done yet, and seal.
+        """Do what is not done yet, and seal; an index that is sealed already is left alone.
 
         Returns:
             The skipped rows.
+
+        Raises:
+            InputError: no row has a finite loss and gradient.
         """
+        sealed = self.writer.finished
+        if sealed is not None:
+            return tuple(sealed.skipped)
         for checkpoint in self.checkpoints:
             self._timed("gradients", lambda one=checkpoint: self._gradients(one))
-        features = self._features()
+        if len(self._bad) == len(self.examples):
+            raise InputError(f"no row of {self.examples.name} has a finite loss and gradient: is the run broken?")
+        shards = [self._shards(one) for one in self.checkpoints]
+        features = gather(self.order, self.labels, sorted(self._bad), shards)
         for checkpoint in self.checkpoints:
             self._timed("tables", lambda one=checkpoint: self._tables(one, features))
             if self.wanted.rows and not self.wanted.head:
                 self._timed("postings", lambda one=checkpoint: self.writer.put_postings(one.step, self.order))
-        self.writer.put_examples(self._columns(features), features)
+        self.writer.put_examples(columns(self.examples, self.run.label_names, features), features)
         skipped = self._skipped()
         self.writer.seal(skipped, self._notes(skipped), self.seconds)
         return skipped
 
-    def _timed(self, stage: str, work: object) -> None:
+    def _timed(self, stage: str, work: Callable[[], None]) -> None:
         began = time.perf_counter()
-        work()  # type: ignore[operator]
+        work()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
 
     def _plan(self, width: int) -> Plan:
@@ -133,7 +163,7 @@ class Build:
             max_length=self.encoder.max_length,
             batch_size=self.options.batch_size,
             trust_remote_code=run.trust_remote_code,
-            fingerprints={"data": self.examples.fingerprint} | run.fingerprints,
+            fingerprints={"data": self.examples.fingerprint} | self._run_fingerprints(),
             checkpoints=[
                 PlannedCheckpoint(
                     step=one.step,
@@ -151,6 +181,11 @@ class Build:
             shards=[*range(0, len(self.examples), size), len(self.examples)],
         )
 
+    def _run_fingerprints(self) -> dict[str, str]:
+        """Tokenizer and the weights that are used: others may come and go."""
+        unused = {f"weights step {one.step}" for one in self.run.checkpoints if one not in self.checkpoints}
+        return {name: value for name, value in self.run.fingerprints.items() if name not in unused}
+
     def _gradients(self, checkpoint: Checkpoint) -> None:
         bounds = list(zip(self.writer.plan.shards[:-1], self.writer.plan.shards[1:], strict=True))
         todo = [shard for shard in range(len(bounds)) if not self.writer.has_shard(checkpoint.step, shard)]
@@ -166,6 +201,7 @@ class Build:
             self.encoder,
             pooled=checkpoint is self.checkpoints[-1],
         )
+        self.writer.put_table(checkpoint.step, work.tables())  # before the last shard, which says that all is done
         cuts = [(shard, cut) for shard in todo for cut in self._cuts(*bounds[shard])]
         label = f"gradients, step {checkpoint.step}" if self.recipe.baseline is None else "predictions"
         steps = track(
@@ -183,13 +219,12 @@ class Build:
                 self.writer.put_shard(checkpoint.step, shard, arrays)
                 self._note_bad(checkpoint, shard, arrays)
                 done = []
-        self.writer.put_table(checkpoint.step, work.tables())
 
     def _cuts(self, start: int, stop: int) -> list[tuple[int, int]]:
         return batches(self.lengths, start, stop, self.options.batch_size, equal=self.run.equal_lengths)
 
     def _batch(self, work: Pass, start: int, stop: int) -> Passed:
-        rows = self.order[start:stop].tolist()
+        rows = [int(row) for row in self.order[start:stop]]
         encoded = self.encoder.encode([self.examples[row] for row in rows])
         return work(encoded, [self.labels[row] for row in rows])
 
@@ -198,11 +233,14 @@ class Build:
         for place in np.flatnonzero(arrays["meta.bad"]).tolist():
             cause = "loss" if not np.isfinite(arrays["meta.losses"][place]) else "gradient"
             self._bad.setdefault(int(self.order[start + place]), f"{cause} is not finite at step {checkpoint.step}")
-        allowed = max(1, int(self.options.max_bad_rows * len(self.examples)))
+        share = self.options.max_bad_rows
+        allowed = max(1, int(share * len(self.examples) + 1e-9)) if share else 0
         if len(self._bad) > allowed:
-            listed = "; ".join(f"id {one.id} (row {one.row}): {one.cause}" for one in self._skipped()[:10])
+            listed = "; ".join(f"id {one.id} (row {one.row}): {one.cause}" for one in self._skipped()[:20])
+            more = f"; and {len(self._bad) - 20} more" if len(self._bad) > 20 else ""
             raise InputError(
-                f"{len(self._bad)} rows have no finite loss or gradient, more than the {allowed} allowed by --max-bad-rows: {listed}"
+                f"{len(self._bad)} rows have no finite loss or gradient, more than the {allowed} that --max-bad-rows "
+                f"{share:g} allows: {listed}{more}"
             )
 
     def _skipped(self) -> tuple[SkippedRow, ...]:
@@ -210,35 +248,6 @@ class Build:
             SkippedRow(id=self.examples[row].id, row=self.examples[row].row, cause=cause)
             for row, cause in sorted(self._bad.items())
         )
-
-    def _features(self) -> dict[str, np.ndarray]:
-        """Per-example arrays in data order, gathered from the shards."""
-        n = len(self.examples)
-        features: dict[str, np.ndarray] = {"order": self.order, "skipped": np.zeros(n, dtype=np.bool_)}
-        features["skipped"][list(self._bad)] = True
-        losses = np.zeros((len(self.checkpoints), n))
-        for row, checkpoint in enumerate(self.checkpoints):
-            for places, arrays in self._shards(checkpoint):
-                losses[row, places] = arrays["meta.losses"]
-                self._gather(features, places, arrays, last=checkpoint is self.checkpoints[-1])
-        return features | {"losses": losses, "labels": np.asarray(self.labels, dtype=np.int64)}
-
-    def _gather(
-        self,
-        features: dict[str, np.ndarray],
-        places: Int[np.ndarray, " m"],
-        arrays: dict[str, np.ndarray],
-        *,
-        last: bool,
-    ) -> None:
-        """Keep probabilities and hidden states of the last checkpoint, and the mean of the probabilities over all."""
-        kept = {name: arrays[f"meta.{name}"] for name in ("probabilities", "pooled") if f"meta.{name}" in arrays}
-        for name, values in kept.items():
-            blank = np.zeros((len(self.examples), values.shape[1]), dtype=np.float32)
-            if last:
-                features.setdefault(name, blank)[places] = values
-            if name == "probabilities":
-                features.setdefault("mean_probabilities", blank.copy())[places] += values / len(self.checkpoints)
 
     def _shards(self, checkpoint: Checkpoint) -> Iterator[tuple[Int[np.ndarray, " m"], dict[str, np.ndarray]]]:
         for shard, (start, stop) in enumerate(
@@ -266,10 +275,17 @@ class Build:
     def _moment(self, checkpoint: Checkpoint) -> SecondMoment:
         found = self.moments[checkpoint.step]
         if found.v is not None:
-            return SecondMoment(found.v(), self.recipe.epsilon, found.source)
+            v = found.v()
+            if v.shape != self._table:
+                raise MismatchError(
+                    f"the second moments of {checkpoint.path} are {list(v.shape)} and its word embedding is "
+                    f"{list(self._table)}: they belong to another parameter; choose --second-moment estimate"
+                )
+            return SecondMoment(v, self.recipe.epsilon, found.source)
         if self.wanted.head:
             raise InputError(
-                "the second moment cannot be estimated for a tied table: record it (whence.Recorder), or choose --path input"
+                "the second moment cannot be estimated for a tied table: "
+                "record it (whence.Recorder), or choose --path input"
             )
         sums: MeanSquares | None = None
         for _, arrays in self._shards(checkpoint):
@@ -279,33 +295,19 @@ class Build:
         assert sums is not None
         return sums.fitted(self.recipe.epsilon)
 
-    def _columns(self, features: dict[str, np.ndarray]) -> dict[str, object]:
-        kept = [self.examples[row] for row in range(len(self.examples))]
-        names = self.run.label_names
-        return {
-            "id": [one.id for one in kept],
-            "row": np.asarray([one.row for one in kept], dtype=np.int64),
-            "text": [one.text for one in kept],
-            "text_pair": [one.text_pair for one in kept],
-            "target": [one.target for one in kept],
-            "label": [None if names is None else names[number] for number in self.labels],
-            "predicted": [names[int(number)] for number in features["probabilities"].argmax(1)]
-            if names
-            else [None] * len(kept),
-            "loss": features["losses"][-1],
-        }
-
     def _notes(self, skipped: tuple[SkippedRow, ...]) -> list[str]:
         notes: list[str] = []
         if skipped:
             notes.append(
                 f"{len(skipped)} training rows have no finite loss or gradient and are left out: ids "
                 + ", ".join(one.id for one in skipped[:10])
+                + (f" and {len(skipped) - 10} more" if len(skipped) > 10 else "")
             )
         cut = int((self.lengths >= self.encoder.max_length).sum())
         if cut:
             notes.append(
-                f"{cut} training texts reach the limit of {self.encoder.max_length} tokens; what lies past it was not read"
+                f"{cut} training texts reach the limit of {self.encoder.max_length} tokens; "
+                "what lies past it was not read"
             )
         if self.run.card.adapter and self.recipe.layer == "embedding":
             notes.append(
@@ -340,11 +342,15 @@ def label_numbers(run: Run, examples: Examples) -> list[int]:
             missing.append(str(example.row))
             continue
         if example.label not in known:
-            known[example.label] = run.label_number(example.label)
+            try:
+                known[example.label] = run.label_number(example.label)
+            except LabelError as error:
+                raise LabelError(f"{examples.name}, row {example.row}: {error}") from error
         numbers.append(known[example.label])
     if missing:
         raise DataError(
-            f"{len(missing)} rows of {examples.name} have no label (rows {', '.join(missing[:5])}): name the column with --label-column, or fill it in"
+            f"{len(missing)} rows of {examples.name} have no label (rows {', '.join(missing[:5])}): "
+            "name the column with --label-column, or fill it in"
         )
     return numbers
 

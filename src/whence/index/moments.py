@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -46,11 +47,13 @@ def read_moments(checkpoint: Checkpoint, recipe: Recipe, source: Source) -> Mome
     if recipe.preconditioner == "none" or source == "estimate":
         return Moments("estimated: mean squared row gradient over the training set", None)
     if source == "optimizer":
-        return Moments("optimizer.pt (exp_avg_sq of the embedding)", lambda: _from_optimizer(checkpoint))
+        path = _optimizer_file(checkpoint)
+        return Moments("Adam's second moment, read from optimizer.pt", lambda: _from_optimizer(path))
     if checkpoint.moments is None or "embedding" not in TensorSlices(checkpoint.moments).names:
         raise InputError(
-            f"{recipe.name} needs the optimizer's second moments, and {checkpoint.path} recorded none: train with whence.Recorder(), or choose "
-            "--second-moment estimate (mean squared gradient over the training set) or --second-moment optimizer (opens optimizer.pt)"
+            f"{recipe.name} needs the optimizer's second moments, and {checkpoint.path} recorded none: train with "
+            "whence.Recorder(), or choose --second-moment estimate (mean squared gradient over the training set) "
+            "or --second-moment optimizer (opens optimizer.pt)"
         )
     path = checkpoint.moments
     return Moments(
@@ -58,23 +61,41 @@ def read_moments(checkpoint: Checkpoint, recipe: Recipe, source: Source) -> Mome
     )
 
 
-def _from_optimizer(checkpoint: Checkpoint) -> Float[np.ndarray, "v d"]:
+def _optimizer_file(checkpoint: Checkpoint) -> Path:
     """Opt-in: the optimizer's own state, weights only, on a torch whose loader is mended (2.10 or newer)."""
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < (2, 10):
         raise InputError(
-            f"reading optimizer.pt needs torch 2.10 or newer (this is {torch.__version__}): older loaders can be made to run code"
+            f"reading optimizer.pt needs torch 2.10 or newer (this is {torch.__version__}): "
+            "older loaders can be made to run code"
         )
     path = checkpoint.path / "optimizer.pt"
     if not path.is_file():
         raise InputError(f"no optimizer.pt in {checkpoint.path}: choose --second-moment estimate")
-    state = cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
-    found = [
-        one["exp_avg_sq"] for one in state["state"].values() if "exp_avg_sq" in one and one["exp_avg_sq"].dim() == 2
-    ]
-    largest = max(found, key=lambda v: v.shape[0], default=None)
-    if largest is None or sum(v.shape == largest.shape for v in found) != 1:
+    return path
+
+
+def _from_optimizer(path: Path) -> Float[np.ndarray, "v d"]:
+    """The bias-corrected second moment of the one largest matrix."""
+    try:
+        state = cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
+        decay = {number: group["betas"][1] for group in state["param_groups"] for number in group["params"]}
+        found = {
+            number: one
+            for number, one in cast("dict[int, dict[str, Any]]", state["state"]).items()
+            if "exp_avg_sq" in one and one["exp_avg_sq"].dim() == 2
+        }
+    except Exception as error:  # a damaged file, or a state of another shape
         raise InputError(
-            f"cannot tell the embedding's state apart in {path}: choose --second-moment estimate, or train with whence.Recorder()"
+            f"{path} is not the state of an Adam-like optimizer: choose --second-moment estimate"
+        ) from error
+    heights = {number: int(one["exp_avg_sq"].shape[0]) for number, one in found.items()}
+    largest = [number for number, height in heights.items() if height == max(heights.values())]
+    if len(largest) != 1:
+        raise InputError(
+            f"cannot tell the embedding's state apart in {path}: "
+            "choose --second-moment estimate, or train with whence.Recorder()"
         )
-    return largest.float().numpy()
+    one = found[largest[0]]
+    correction = 1.0 - float(decay[largest[0]]) ** float(one["step"])
+    return (one["exp_avg_sq"].float() / correction).numpy()

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 
@@ -51,7 +51,7 @@ class Run:
     @classmethod
     def from_pretrained(
         cls, path: str | Path, *, tokenizer: str | Path | None = None, trust_remote_code: bool = False
-    ) -> Self:
+    ) -> "Run":
         """Open a training run.
 
         Args:
@@ -151,8 +151,9 @@ class Run:
         rows = int(loaded.get_input_embeddings().weight.shape[0])
         if len(self.tokenizer) > rows:
             raise MismatchError(
-                f"the tokenizer in {self.tokenizer_folder} has {len(self.tokenizer)} tokens but the embedding in "
-                f"{checkpoint.path} has {rows} rows: it belongs to another model; point to the right one with --tokenizer"
+                f"the tokenizer in {self.tokenizer_folder} has {len(self.tokenizer)} tokens but the embedding "
+                f"in {checkpoint.path} has {rows} rows: it belongs to another model; "
+                "point to the right one with --tokenizer"
             )
         if self.equal_lengths:
             loaded.config.pad_token_id = -1  # no token has it, so the last token is the last

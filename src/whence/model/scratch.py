@@ -91,7 +91,7 @@ def classifier(tokenizer: Any, labels: Sequence[str], width: int, layers: int, m
         vocab_size=len(tokenizer),
         hidden_size=width,
         num_hidden_layers=layers,
-        num_attention_heads=max(2, width // 32),
+        num_attention_heads=_heads(width),
         intermediate_size=2 * width,
         max_position_embeddings=max_length,
         hidden_dropout_prob=0.1,
@@ -120,7 +120,7 @@ def causal_lm(tokenizer: Any, width: int, layers: int, max_length: int) -> Any:
         vocab_size=len(tokenizer),
         n_embd=width,
         n_layer=layers,
-        n_head=max(2, width // 32),
+        n_head=_heads(width),
         n_positions=max_length,
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -128,3 +128,9 @@ def causal_lm(tokenizer: Any, width: int, layers: int, max_length: int) -> Any:
         initializer_range=INITIAL / width**0.5,
     )
     return cast("Any", transformers.GPT2LMHeadModel)(config)
+
+
+def _heads(width: int) -> int:
+    """About one head per 32 dimensions; heads must divide the width."""
+    most = max(2, width // 32)
+    return next(heads for heads in range(most, 0, -1) if width % heads == 0)

@@ -6,7 +6,7 @@ Both are JSON read through strict types: they are untrusted input.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -182,10 +182,10 @@ def read_json(path: Path, model: type[Model]) -> Model:
         MismatchError: written by a newer version of the format.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        raw: object = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedError(f"cannot read {path}: {error}: the index is damaged; build it again") from error
-    version = raw.get("format") if isinstance(raw, dict) else None
+    version = cast("dict[str, object]", raw).get("format") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > FORMAT:
         raise MismatchError(
             f"{path} has format {version}, newer than the {FORMAT} that this version of whence reads: upgrade whence"
@@ -195,5 +195,10 @@ def read_json(path: Path, model: type[Model]) -> Model:
     except ValidationError as error:
         first = error.errors()[0]
         raise DamagedError(
-            f"{path} is not a valid {model.__name__.lower()} ({'.'.join(map(str, first['loc']))}: {first['msg']}): build the index again"
+            f"{path} is not a valid {model.__name__.lower()} ({'.'.join(map(str, first['loc']))}: {first['msg']}): "
+            "build the index again"
         ) from error
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number that whence writes")

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 
 from whence.errors import DamagedError, InputError
 from whence.examples import read_parquet
-from whence.store.manifest import Manifest, Plan, read_json
+from whence.store.files import sha256
+from whence.store.manifest import Manifest, Plan, merkle_root, read_json
 from whence.tensors import TensorSlices, read_tensors
 
 
@@ -60,7 +61,8 @@ class Store:
 
     Raises:
         InputError: there is no index, or its build was not finished.
-        DamagedError: plan or manifest is not what was written.
+        DamagedError: plan or manifest is not what was written, or a file is missing.
+        MismatchError: it was written by a newer version of the format.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -73,10 +75,7 @@ class Store:
                 f"the index at {folder} is unfinished: run the same `whence index` command again, it resumes"
             )
         self.manifest = read_json(folder / "manifest.json", Manifest)
-        if self.manifest.digest != self.manifest.own_digest():
-            raise DamagedError(
-                f"{folder / 'manifest.json'} is not what was written (its digest differs): build the index again"
-            )
+        self._check()
 
     @cached_property
     def examples(self) -> dict[str, list[object]]:
@@ -158,6 +157,22 @@ class Store:
             Arrays by name.
         """
         return read_tensors(self.folder / "tables" / f"step-{step}.safetensors")
+
+    def _check(self) -> None:
+        """Check what is cheap: the seal, the plan, and that every file is there."""
+        files = self.manifest.files
+        sealed = self.manifest.digest == self.manifest.own_digest() and self.manifest.merkle_root == merkle_root(files)
+        written = {"manifest.json": sealed, "plan.json": files.get("plan.json") == sha256(self.folder / "plan.json")}
+        for name, right in written.items():
+            if not right:
+                raise DamagedError(
+                    f"{self.folder / name} is not what was written (its digest differs): build the index again"
+                )
+        missing = next((name for name in files if not (self.folder / name).is_file()), None)
+        if missing is not None:
+            raise DamagedError(
+                f"{self.folder / missing} is missing: restore it, or run the same `whence index` command again"
+            )
 
     def _shard(self, step: int, shard: int) -> Path:
         return self.folder / "forms" / f"step-{step}" / f"shard-{shard:05d}.safetensors"

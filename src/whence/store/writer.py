@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from jaxtyping import Int
 
 from whence.errors import MismatchError
-from whence.store.files import TEMPORARY, publish_table, publish_tensors, publish_text, sha256
+from whence.store.files import TEMPORARY, Columns, publish_table, publish_tensors, publish_text, sha256
 from whence.store.manifest import FORMAT, Manifest, Plan, SkippedRow, canonical, merkle_root, read_json
 from whence.tensors import read_tensors
 
@@ -25,13 +26,21 @@ class Writer:
         plan: what it will hold.
 
     Raises:
-        MismatchError: the folder holds something else: another plan, a finished index, or files that are not ours.
+        MismatchError: the folder holds something else: another plan, or files that are not ours.
     """
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder = folder
         self.plan = plan
         self._claim()
+
+    @property
+    def finished(self) -> Manifest | None:
+        """The manifest of an index that is sealed and has all of its files; None while something is to be done."""
+        path = self.folder / "manifest.json"
+        manifest = read_json(path, Manifest) if path.is_file() else None
+        whole = manifest is not None and all((self.folder / name).is_file() for name in manifest.files)
+        return manifest if whole else None
 
     def has_shard(self, step: int, shard: int) -> bool:
         """Say whether a shard was finished, now or by an earlier build.
@@ -88,7 +97,7 @@ class Writer:
         path = self.folder / "tables" / f"step-{step}.safetensors"
         return read_tensors(path) if path.is_file() else {}
 
-    def put_examples(self, columns: Mapping[str, object], features: Arrays) -> None:
+    def put_examples(self, columns: Columns, features: Arrays) -> None:
         """Publish the training set.
 
         Args:
@@ -105,12 +114,16 @@ class Writer:
             step: the checkpoint.
             order: example (in data order) of each place in the shards.
         """
+        folder = self.folder / "postings" / f"step-{step}"
         counts = self._token_counts(step)
+        names: set[str] = set()
         for part, (first, last) in enumerate(_ranges(counts, PART_BYTES // self._row_bytes(step))):
-            publish_tensors(
-                self.folder / "postings" / f"step-{step}" / f"part-{part:05d}.safetensors",
-                self._posting_part(step, order, first, last),
-            )
+            path = folder / f"part-{part:05d}.safetensors"
+            publish_tensors(path, self._posting_part(step, order, first, last))
+            names.add(path.name)
+        for stale in folder.glob("part-*"):  # an earlier, interrupted build may have cut the vocabulary otherwise
+            if stale.name not in names:
+                stale.unlink()
 
     def seal(self, skipped: Sequence[SkippedRow], notes: Sequence[str], seconds: Mapping[str, float]) -> None:
         """Hash every file and write the manifest: the index exists from here on.
@@ -137,11 +150,16 @@ class Writer:
             refuse_other_plan(self.folder, read_json(planned, Plan), self.plan)
             for stray in self.folder.rglob(f"*{TEMPORARY}"):
                 stray.unlink()
+            if self.finished is None:  # a seal over files that are gone
+                (self.folder / "manifest.json").unlink(missing_ok=True)
             return
-        if self.folder.is_dir() and any(self.folder.iterdir()):
-            raise MismatchError(f"{self.folder} is not empty and not an index: choose another --out")
         if self.folder.exists() and not self.folder.is_dir():
             raise MismatchError(f"{self.folder} is a file: choose another --out")
+        held = {entry.name for entry in self.folder.iterdir()} if self.folder.is_dir() else set[str]()
+        if held - {planned.name + TEMPORARY}:
+            raise MismatchError(
+                f"{self.folder} is not empty and not an index (it holds {min(held)}): choose another --out"
+            )
         publish_text(planned, canonical(self.plan.model_dump()) + "\n")
 
     def _files(self) -> Iterator[Path]:
@@ -200,24 +218,30 @@ def refuse_other_plan(folder: Path, found: Plan, wanted: Plan) -> None:
     Raises:
         MismatchError: they differ; the message names the first differing field with both values.
     """
-    ignored = {"run", "tokenizer", "data", "whence"}  # names of folders may change; their content may not
+    ignored = {"run", "tokenizer", "data", "columns", "whence"}  # names may change; what they name may not
     mine, other = wanted.model_dump(exclude=ignored), found.model_dump(exclude=ignored)
     for name, value in other.items():
         if value == mine[name]:
             continue
         field, there, here = _difference(name, value, mine[name])
         raise MismatchError(
-            f"{folder} already holds an index of something else: its {field} is {there}, not {here}: choose another --out, or delete that folder"
+            f"{folder} already holds an index of something else: its {field} is {there}, not {here}: "
+            "choose another --out, or delete that folder"
         )
 
 
 def _difference(name: str, there: object, here: object) -> tuple[str, object, object]:
     """Go down into a nested value, so that the message names the smallest thing that differs."""
     if isinstance(there, dict) and isinstance(here, dict):
-        keys = sorted(set(there) | set(here))  # type: ignore[arg-type]
-        key = next(key for key in keys if there.get(key) != here.get(key))  # type: ignore[union-attr]
-        return _difference(f"{name} {key}", there.get(key), here.get(key))  # type: ignore[union-attr]
-    return name, _short(there), _short(here)
+        mine, other = cast("dict[str, object]", here), cast("dict[str, object]", there)
+        key = next(key for key in sorted({*mine, *other}) if mine.get(key) != other.get(key))
+        return _difference(f"{name} {key}", other.get(key), mine.get(key))
+    if isinstance(there, list) and isinstance(here, list):
+        pairs = zip(cast("list[object]", there), cast("list[object]", here), strict=False)
+        unlike = next(((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1]), None)
+        if unlike is not None:
+            return _difference(f"{name} {unlike[0] + 1}", *unlike[1])
+    return name, _short(cast("object", there)), _short(cast("object", here))
 
 
 def _short(value: object) -> str:

