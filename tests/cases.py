@@ -244,13 +244,13 @@ def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
 @cache
 def word_tokenizer() -> Any:
     """A small WordPiece tokenizer of the topics; rare words fall into pieces."""
-    return wordpiece([text for text, _ in sentences(60)], 90, 32)
+    return wordpiece([text for text, _ in sentences(60)], 90, 60)
 
 
 @cache
 def byte_tokenizer() -> Any:
     """A small byte-level BPE tokenizer of the topics."""
-    return byte_bpe([text for text, _ in sentences(60)], 290, 32)
+    return byte_bpe([text for text, _ in sentences(60)], 290, 60)
 
 
 def examples(count: int, seed: int = 0) -> list[Example]:

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import CASES, LABELS, PAD, VOCABULARY, collate, encoded, make, model_of
-from oracle import Place, Text, layer_gradient, table_gradient, weight_names
 from torch import nn
 
+from cases import CASES, LABELS, PAD, VOCABULARY, collate, encoded, make, model_of
+from oracle import Place, Text, layer_gradient, table_gradient, weight_names
 from whence.capture import Capture, Captured, embedding_scale, head_outer, head_table, is_tied
 from whence.errors import RunError
 from whence.forms import Rows

@@ -3,10 +3,10 @@
 from typing import Any
 
 import numpy as np
-from gradients import TOKENS, same, some_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradients import TOKENS, same, some_rows
 from whence.compress import compress, top_tokens
 from whence.forms import Rows
 from whence.recipe import Recipe

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from gradients import TOKENS, WIDTH, WORDS, numbers, some_rows, table
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradients import TOKENS, WIDTH, WORDS, numbers, some_rows, table
 from whence.curvature import MeanSquares, SecondMoment
 from whence.forms import Rows
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from gradients import OUT, TOKENS, WIDTH, WORDS, numbers, same, some_head, some_outer, some_rows, table
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradients import OUT, TOKENS, WIDTH, WORDS, numbers, same, some_head, some_outer, some_rows, table
 from whence.forms import Gradient, Head, HeadOuter, Outer, Rows, cross_terms, gather
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from whence.errors import InputError
 from whence.examples import Columns, read
@@ -14,13 +14,14 @@ from whence.recipe import Recipe
 
 
 def build(
-    run: Run | str | Path | Sequence[Run],
+    run: Run | str | Path | Sequence[Run | str | Path],
     data: object,
-    path: str | Path,
+    out: str | Path,
     method: str | Recipe = "tracin-we",
     *,
     columns: Columns | None = None,
     split: str | None = None,
+    allow_empty: bool = False,
     max_length: int | None = None,
     batch_size: int = 32,
     max_bad_rows: float = 0.01,
@@ -34,10 +35,11 @@ def build(
     Args:
         run: the training run, or its folder.
         data: the training set: path, Dataset, DataFrame, Arrow table or list of dicts.
-        path: folder of the index.
+        out: folder of the index.
         method: a name of the table of methods, or a recipe.
         columns: names of the columns; None for text, text_pair, label, id and target.
         split: split of a DatasetDict or hub data set.
+        allow_empty: take rows with empty texts instead of refusing them.
         max_length: most tokens read of a text; None for the model's limit, at most 512.
         batch_size: examples per pass.
         max_bad_rows: share of rows that may be left out because their loss or gradient is not finite.
@@ -64,8 +66,10 @@ def build(
         quiet=quiet,
         columns={name: getattr(columns, name) for name in ("text", "text_pair", "label", "id", "target")},
     )
-    build_index(one, read(data, columns=columns, split=split), Path(path), recipe_of(method, **changes), options)
-    return Index(path, run=one.path)
+    recipe = recipe_of(method, **changes)
+    examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
+    build_index(one, examples, Path(out), recipe, options)
+    return Index(out, run=one.path)
 
 
 def open(path: str | Path, *, run: str | Path | None = None) -> Index:  # noqa: A001 # the verb that users know
@@ -85,11 +89,11 @@ def open(path: str | Path, *, run: str | Path | None = None) -> Index:  # noqa: 
     return Index(path, run=run)
 
 
-def _single(run: Run | str | Path | Sequence[Run]) -> Run:
+def _single(run: Run | str | Path | Sequence[Run | str | Path]) -> Run:
     if isinstance(run, str | Path):
         return Run.from_pretrained(run)
     if isinstance(run, Run):
         return run
     if len(run) != 1:
         raise InputError(f"{len(run)} runs were given: an index joins exactly one run")
-    return cast("Run", run[0])
+    return _single(run[0])

@@ -116,12 +116,11 @@ class Capture:
         with torch.enable_grad(), self._hooks(taps):
             logits: Tensor = self.model(**inputs).logits
             losses = loss(logits)
-            finite = torch.where(torch.isfinite(losses), losses, torch.zeros_like(losses))
             if self.embedding:
                 self._check_embedding(taps, inputs["input_ids"])
             if self.head:
                 self._check_head(taps, logits, vocabulary)
-            grads = self._backward(finite.sum(), taps.embedded + taps.head_outputs)
+            grads = self._backward(losses.sum(), taps.embedded + taps.head_outputs)
         return Captured(
             losses=losses.detach().double().numpy(),
             logits=logits.detach(),

@@ -38,6 +38,11 @@ class Finding:
     value: str
     bound: str = ""
 
+    @property
+    def told(self) -> str:
+        """The figure with what it is held against."""
+        return f"{self.value} ({self.bound})" if self.bound else self.value
+
 
 def check(run: Run, examples: Examples, *, max_length: int | None = None) -> tuple[Finding, ...]:
     """Check a run and its data.
@@ -71,17 +76,22 @@ class _Check:
         """Run every check."""
         truth = [self._truth(row) for row in range(len(self.probes))]
         alone = [self._dense(self._take([one], [label]), 0) for one, label in self._pairs()]
+        worst = max(self._error(found, wanted) for found, wanted in zip(alone, truth, strict=True))
         return (
             *self._facts(),
-            _bounded(
-                "captured gradient against autograd", max(_error(a, b) for a, b in zip(alone, truth, strict=True)), 1e-5
-            ),
-            _bounded("batch of several against one by one", self._batched(alone), 1e-5),
-            _bounded("extra padding", self._padded(alone), 1e-5),
+            _bounded("captured gradient against autograd", worst, 1e-5),
+            *self._invariances(alone),
             _bounded("sign test: score against finite difference of the loss", self._signs(), 1e-2),
             self._self_influence(truth),
             *self._coverage(),
         )
+
+    def _invariances(self, alone: Sequence[Float[np.ndarray, "v d"]]) -> list[Finding]:
+        names = ("batch of several against one by one", "extra padding")
+        if self.run.equal_lengths:
+            return [Finding(name, None, "not asked: this model takes no padding, and gets none") for name in names]
+        errors = (self._batched(alone), self._padded(alone))
+        return [_bounded(name, error, 1e-5) for name, error in zip(names, errors, strict=True)]
 
     def _choose(self) -> tuple[list[Encoded], list[int]]:
         """Short examples (dense gradients are large), among them the longest of a small sample for padding."""
@@ -130,23 +140,27 @@ class _Check:
         try:
             (grad,) = torch.autograd.grad(self._loss(self.model, row), [table])
         finally:
-            table.requires_grad_(requires_grad=False)
+            table.requires_grad_(False)
         return grad.double().numpy()
 
+    def _error(self, found: Float[np.ndarray, "v d"], truth: Float[np.ndarray, "v d"]) -> float:
+        """Relative error, over all rows but that of padding, which autograd leaves at zero."""
+        blank = input_embedding(self.model).padding_idx
+        off = found - truth
+        if blank is not None and not truth[blank].any():
+            off[blank] = 0.0
+        return float(np.linalg.norm(off)) / max(float(np.linalg.norm(truth)), 1e-30)
+
     def _batched(self, alone: Sequence[Float[np.ndarray, "v d"]]) -> float:
-        if self.run.equal_lengths:
-            return 0.0
         together = self._take(self.probes, self.probe_labels)
-        return max(_error(self._dense(together, row), one) for row, one in enumerate(alone))
+        return max(self._error(self._dense(together, row), one) for row, one in enumerate(alone))
 
     def _padded(self, alone: Sequence[Float[np.ndarray, "v d"]]) -> float:
         """Pad a probe to the longest text of the data, by putting it beside one."""
-        if self.run.equal_lengths:
-            return 0.0
         longest = int(self.lengths.argmax())
         other = self.encoder.encode([self.examples[longest]])
         together = self._take([self.probes[0], *other], [self.probe_labels[0], self.labels[longest]])
-        return _error(self._dense(together, 0), alone[0])
+        return self._error(self._dense(together, 0), alone[0])
 
     def _signs(self) -> float:
         """Move the table along one example's gradient and watch the others' losses, in float64."""
@@ -156,7 +170,7 @@ class _Check:
         worst = 0.0
         for mine in directions:
             step = 1e-4 / max(float(np.linalg.norm(mine)), 1e-12)
-            move = torch.from_numpy(mine) * step
+            move = torch.tensor(mine) * step
             for row, theirs in enumerate(directions):
                 slope = (self._at(model, table, move, row) - self._at(model, table, -move, row)) / (2 * step)
                 scale = float(np.linalg.norm(mine) * np.linalg.norm(theirs))
@@ -210,10 +224,3 @@ class _Check:
 
 def _bounded(name: str, error: float, bound: float) -> Finding:
     return Finding(name, error <= bound, f"relative error {error:.2g}", f"at most {bound:g}")
-
-
-def _error(found: Float[np.ndarray, "v d"], truth: Float[np.ndarray, "v d"]) -> float:
-    """Relative error, over the rows that autograd does not blank (a padding row is zero there)."""
-    rows = np.abs(truth).sum(1) > 0
-    norm = float(np.linalg.norm(truth[rows]))
-    return float(np.linalg.norm(found[rows] - truth[rows])) / max(norm, 1e-30)

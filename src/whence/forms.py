@@ -11,7 +11,7 @@ into word x word terms: `terms` gives the matrix that sums to the product.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -19,6 +19,9 @@ from jaxtyping import Bool, Float, Int
 Terms = Float[np.ndarray, "w x"]
 """Word x word split of one product: rows are the words of the first example, columns those of the second, the special
 bucket last on both sides."""
+
+
+Form = TypeVar("Form", bound="Ragged")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Ragged:
         """Example of each row."""
         return np.repeat(np.arange(len(self)), np.diff(self.indptr))
 
-    def example(self, position: int) -> Self:
+    def example(self: Form, position: int) -> Form:
         """Take one example.
 
         Args:
@@ -51,7 +54,7 @@ class Ragged:
         start, stop = int(self.indptr[position]), int(self.indptr[position + 1])
         return self._cut(np.asarray([0, stop - start]), slice(start, stop))
 
-    def keep(self, chosen: np.ndarray) -> Self:
+    def keep(self: Form, chosen: np.ndarray) -> Form:
         """Keep some rows.
 
         Args:
@@ -63,7 +66,7 @@ class Ragged:
         counts = np.bincount(self.owners[chosen], minlength=len(self))
         return self._cut(np.concatenate([[0], np.cumsum(counts)]), chosen)
 
-    def without(self, examples: Bool[np.ndarray, " n"]) -> Self:
+    def without(self: Form, examples: Bool[np.ndarray, " n"]) -> Form:
         """Empty some examples.
 
         Args:
@@ -87,7 +90,7 @@ class Ragged:
                 bad |= ~np.isfinite(array.reshape(len(bad), -1)).all(1) if array.size else False
         return np.bincount(self.owners[bad], minlength=len(self)) == 0
 
-    def _cut(self, indptr: np.ndarray, kept: slice | np.ndarray) -> Self:
+    def _cut(self: Form, indptr: np.ndarray, kept: slice | np.ndarray) -> Form:
         arrays = {one.name: getattr(self, one.name)[kept] for one in fields(self) if one.name != "indptr"}
         return replace(self, indptr=indptr, **arrays)
 
@@ -106,7 +109,7 @@ class Rows(Ragged):
     words: Int[np.ndarray, " k"]
     rows: Float[np.ndarray, "k d"]
 
-    def merged(self, *, by_word: bool) -> Self:
+    def merged(self, *, by_word: bool) -> "Rows":
         """Sum the rows of equal token (and word) within each example.
 
         Args:
@@ -303,7 +306,7 @@ class Gradient:
         }
 
     @classmethod
-    def unpack(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+    def unpack(cls, arrays: Mapping[str, np.ndarray]) -> "Gradient":
         """Read forms back from named arrays.
 
         Args:
@@ -321,7 +324,7 @@ class Gradient:
         return cls(**cast("dict[str, Any]", made))
 
     @classmethod
-    def stack(cls, parts: Sequence["Gradient"]) -> Self:
+    def stack(cls, parts: Sequence["Gradient"]) -> "Gradient":
         """Lay the examples of several gradients one after another.
 
         Args:

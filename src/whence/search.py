@@ -235,6 +235,8 @@ def join(postings: Postings, queries: Rows, n: int) -> Float[np.ndarray, "q n"]:
         Products [q n] in float64.
     """
     total = np.zeros((len(queries), n))
+    if not len(queries.ids):  # every token of the queries was left out
+        return total
     by_token = np.argsort(queries.ids, kind="stable")
     tokens, begins = np.unique(queries.ids[by_token], return_index=True)
     for token, rows in zip(tokens.tolist(), np.split(by_token, begins[1:]), strict=True):

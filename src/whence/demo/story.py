@@ -19,7 +19,7 @@ from whence.errors import MismatchError
 from whence.examples import read
 from whence.index import Index
 from whence.training import Training, train
-from whence.views import LabelReport, RankingRecall, Story
+from whence.views import Answer, LabelReport, RankingRecall, Story
 
 MARK = "whence-demo.json"
 """Tells a folder that an earlier demo made, and that a later one may replace, from any other."""
@@ -102,22 +102,18 @@ def _story(index: Index, rows: Sequence[Docstring], held: Sequence[Docstring], s
     planted = np.asarray([row.planted for row in rows])
     scores, wrong, accuracy = _wrong_predictions(index, held)
     chosen = _tell_tale(scores, planted)
-    asked = held[wrong[chosen]]
+    asked = held[wrong[chosen] if wrong else 0]
     answer = index.explain(asked.text, k=SHOWN_HITS)
     culprits = [rows[hit.row] for hit in answer.helped if rows[hit.row].planted]
-    named = ", ".join(f"{one.id} (given {one.label}, truly {one.topic})" for one in culprits)
     report = label_errors(index.store, SHOWN)
     recall = _recall(index, planted, report)
     return Story(
         title="Whence does this output come?",
         lead=(
             f"A small transformer learnt the topic of {len(rows):,} docstrings of Python's standard library. "
-            f"The labels of {planted.sum()} of them (5 %) were made wrong on purpose. "
+            f"The labels of {planted.sum()} of them ({PLANTED:.0%}) were made wrong on purpose. "
             f"It gets {accuracy:.0%} of {len(held)} held-out ones right.",
-            f"It takes {asked.id} for {answer.query.predicted}; the truth is {asked.topic}. "
-            f"Of the {len(answer.helped)} training examples that helped most towards {answer.query.predicted}, "
-            f"{len(culprits)} carry a planted wrong label: {named}. "
-            f"This one was picked from {len(wrong)} wrong predictions because a planted error stands high in its list.",
+            _told(answer, asked, culprits, len(wrong)),
             f"Ranked by {SHOWN} ({RANKINGS[SHOWN]}), {recall[0].share_in_first_tenth:.0%} of the planted errors stand "
             "in the first tenth.",
         ),
@@ -135,6 +131,21 @@ def _story(index: Index, rows: Sequence[Docstring], held: Sequence[Docstring], s
     )
 
 
+def _told(answer: Answer, asked: Docstring, culprits: Sequence[Docstring], wrong: int) -> str:
+    """The explained prediction in words."""
+    towards = answer.query.predicted
+    if not wrong:
+        return f"It takes {asked.id} for {towards}, which is right, as are all of its other predictions."
+    named = ", ".join(f"{one.id} (given {one.label}, truly {one.topic})" for one in culprits)
+    picked = "because a planted error stands high in its list" if culprits else "though no planted error stands high"
+    return (
+        f"It takes {asked.id} for {towards}; the truth is {asked.topic}. "
+        f"Of the {len(answer.helped)} training examples that helped most towards {towards}, "
+        f"{len(culprits)} carry a planted wrong label{': ' + named if named else ''}. "
+        f"This one was picked from {wrong} wrong predictions {picked}."
+    )
+
+
 def _wrong_predictions(index: Index, held: Sequence[Docstring]) -> tuple[Float[np.ndarray, "q n"], list[int], float]:
     """Scores of the wrongly predicted held-out rows (towards the predicted label), their places, and the accuracy."""
     predicted = index.predict([row.text for row in held])
@@ -143,7 +154,9 @@ def _wrong_predictions(index: Index, held: Sequence[Docstring]) -> tuple[Float[n
 
 
 def _tell_tale(scores: Float[np.ndarray, "q n"], planted: np.ndarray) -> int:
-    """The query in whose first hits a planted error takes the largest share of the score."""
+    """The query in whose first hits a planted error takes the largest share of the score; 0 when there is none."""
+    if not len(scores):
+        return 0
     top = np.argsort(-scores, axis=1, kind="stable")[:, :SHOWN_HITS]
     values = np.take_along_axis(scores, top, axis=1)
     share = (values * planted[top]).sum(1) / np.maximum(values.sum(1), 1e-30)
@@ -152,8 +165,8 @@ def _tell_tale(scores: Float[np.ndarray, "q n"], planted: np.ndarray) -> int:
 
 def _recall(index: Index, planted: np.ndarray, shown: LabelReport) -> tuple[RankingRecall, ...]:
     """Share of the planted errors in the first tenth of each ranking, the shown one first, chance last."""
-    others = [name for name in RANKINGS if name != SHOWN]
-    reports = {SHOWN: shown} | {name: label_errors(index.store, name) for name in others}  # type: ignore[arg-type]
+    reports: dict[Ranking, LabelReport] = {SHOWN: shown}
+    reports |= {name: label_errors(index.store, name) for name in RANKINGS if name != SHOWN}
     found = [
         RankingRecall(name, _first_tenth([one.row for one in report.rows], planted), RANKINGS[name])
         for name, report in reports.items()

@@ -3,22 +3,23 @@
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from whence import words as splitter
-from whence.baselines import NAMES, Baselines, Texts
-from whence.errors import InputError, MismatchError
-from whence.index.asked import Asked
+from whence.errors import InputError, LabelError, MismatchError, RunError
+from whence.index.asked import AnyLabel, Asked, Labels, check_queries, named, plain_label, queries_of
+from whence.index.beside import Beside
 from whence.index.passes import Pass
 from whence.index.shares import word_pairs
 from whence.model import Encoded, Run
 from whence.search import Search
 from whence.store import Store
-from whence.types import Example, Label
+from whence.types import Example
 from whence.version import __version__
-from whence.views import Answer, BaselineHit, Checkpoint, Hit
+from whence.views import Answer, Checkpoint, Hit
 
 KEPT_BYTES = 4 * 2**30
 """Most memory that loaded checkpoints may take between two questions."""
@@ -39,7 +40,7 @@ class Index:
     def __init__(self, path: str | Path, run: str | Path | None = None) -> None:
         self.store = Store(Path(path))
         self._run_folder = Path(run) if run is not None else Path(self.store.plan.run)
-        self._search = Search(self.store)
+        self._search, self._beside = Search(self.store), Beside(self.store)
         self._passes: dict[int, Pass] = {}
         if self.store.plan.word_rules != splitter.RULES:
             raise MismatchError(
@@ -83,9 +84,15 @@ class Index:
         """The training run, checked against what the index was built from.
 
         Raises:
+            RunError: it is not there any more.
             MismatchError: weights or tokenizer changed.
         """
         plan = self.store.plan
+        if not self._run_folder.exists():
+            raise RunError(
+                f"no run at {self._run_folder}, from which {self.store.folder} was built: "
+                "if it has moved, say where it is with --run (run=)"
+            )
         run = Run.from_pretrained(
             self._run_folder, tokenizer=self.store.plan.tokenizer, trust_remote_code=plan.trust_remote_code
         )
@@ -103,8 +110,8 @@ class Index:
         self,
         text: str,
         *,
-        label: Label | None = None,
-        against: Label | None = None,
+        label: AnyLabel | None = None,
+        against: AnyLabel | None = None,
         text_pair: str | None = None,
         target: str | None = None,
         k: int = 10,
@@ -129,11 +136,11 @@ class Index:
             LabelError: the run does not know a label.
             MismatchError: the run is not the one the index was built from.
         """
-        query = Example("query", 0, text, label, text_pair, target)
-        return next(iter(self.explain_many([query], against=against, k=k, baselines=baselines)))
+        queries = queries_of([text], [label], [text_pair], [target])
+        return next(iter(self.explain_many(queries, against=against, k=k, baselines=baselines)))
 
     def explain_many(
-        self, queries: Sequence[Example], *, against: Label | None = None, k: int = 10, baselines: bool = True
+        self, queries: Sequence[Example], *, against: AnyLabel | None = None, k: int = 10, baselines: bool = True
     ) -> Iterable[Answer]:
         """Explain several queries; gradients are taken together.
 
@@ -152,19 +159,18 @@ class Index:
         if k < 1:
             raise InputError(f"k is {k}: ask for at least one hit")
         asked = self._ask(queries, against)
-        compared = self._baselines if baselines else None
         for row, query in enumerate(queries):
             scores = self._scores(asked, row)
-            yield self._answer(asked, row, query, scores, k, compared)
+            yield self._answer(asked, row, query, scores, k, baselines=baselines)
 
     def scores(
         self,
         texts: Sequence[str],
-        labels: Sequence[Label | None] | None = None,
+        labels: Labels | None = None,
         *,
-        text_pairs: Sequence[str] | None = None,
-        targets: Sequence[str] | None = None,
-        against: Label | None = None,
+        text_pairs: Sequence[str | None] | None = None,
+        targets: Sequence[str | None] | None = None,
+        against: AnyLabel | None = None,
     ) -> Float[np.ndarray, "q n"]:
         """Score every training example against some queries.
 
@@ -181,20 +187,13 @@ class Index:
         Raises:
             InputError: lists of different lengths, an empty text, or an option that does not fit the run.
         """
-        columns = [labels, text_pairs, targets]
-        if any(column is not None and len(column) != len(texts) for column in columns):
-            raise InputError(f"{len(texts)} texts, but another number of labels, text pairs or targets")
-        whole = [column if column is not None else [None] * len(texts) for column in columns]
-        queries = [
-            Example(str(row), row, text, label, pair, target)
-            for row, (text, label, pair, target) in enumerate(zip(texts, *whole, strict=True))
-        ]  # type: ignore[arg-type]
+        queries = queries_of(texts, labels, text_pairs, targets)
         asked = self._ask(queries, against)
         return (
             np.stack([self._scores(asked, row) for row in range(len(queries))]) if queries else np.zeros((0, len(self)))
         )
 
-    def predict(self, texts: Sequence[str], *, text_pairs: Sequence[str] | None = None) -> list[str]:
+    def predict(self, texts: Sequence[str], *, text_pairs: Sequence[str | None] | None = None) -> list[str]:
         """Predict the class of some texts at the last checkpoint of the index.
 
         Args:
@@ -205,15 +204,13 @@ class Index:
             Names of classes.
 
         Raises:
-            InputError: the run is a language model.
+            InputError: the run is a language model, a text is empty, or lists of different lengths.
         """
         names = self.run.label_names
         if names is None:
             raise InputError("this run is a language model: it predicts no classes")
-        pairs = text_pairs if text_pairs is not None else [None] * len(texts)
-        queries = [
-            Example(str(row), row, text, None, pair) for row, (text, pair) in enumerate(zip(texts, pairs, strict=True))
-        ]
+        queries = queries_of(texts, text_pairs=text_pairs)
+        check_queries(queries)
         encoded = self.run.encoder(self.store.plan.max_length).encode(queries) if queries else []
         _, predicted, _ = self._labels(self._pass(self.store.plan.checkpoints[-1].step), queries, encoded)
         return [names[number] for number in predicted]
@@ -221,17 +218,11 @@ class Index:
     def _scores(self, asked: Asked, row: int) -> Float[np.ndarray, " n"]:
         name = self.store.plan.recipe.baseline
         if name is not None:
-            return self._left_out(self._baselines.scores(name, asked.texts(row))[0])
+            return self._beside.scores(name, asked.texts(row))
         return self._search.scores({step: gradient.example(row) for step, gradient in asked.gradients.items()}, 1)[0]
 
-    def _left_out(self, scores: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """A row that the method skipped is ranked by no baseline either."""
-        return np.where(self.store.features["skipped"], np.nan, scores)
-
-    def _ask(self, queries: Sequence[Example], against: Label | None) -> Asked:
-        for query in queries:
-            if not "".join(query.parts).strip():
-                raise InputError("the text is empty: there is nothing to explain")
+    def _ask(self, queries: Sequence[Example], against: AnyLabel | None) -> Asked:
+        check_queries(queries)
         run = self.run
         if against is not None and run.label_names is None:
             raise InputError(
@@ -240,8 +231,13 @@ class Index:
             )
         encoded = run.encoder(self.store.plan.max_length).encode(queries) if queries else []
         last = self._pass(self.store.plan.checkpoints[-1].step)
-        other = None if against is None else run.label_number(against)
+        other = None if against is None else run.label_number(plain_label(against))
         labels, predicted, probabilities = self._labels(last, queries, encoded)
+        if other is not None and other in labels:
+            raise InputError(
+                f"`against` is {against!r}, and so is the label of {named(queries, labels.index(other))} "
+                "(without a label, the predicted class): name two different classes"
+            )
         asked = Asked(queries, encoded, labels, other, predicted, probabilities)
         for checkpoint in self.store.plan.checkpoints:
             asked.take(
@@ -253,6 +249,9 @@ class Index:
         self, last: Pass, queries: Sequence[Example], encoded: Sequence[Encoded]
     ) -> tuple[list[int], list[int], list[Float[np.ndarray, " l"]]]:
         if self.run.label_names is None:
+            labelled = next((query.label for query in queries if query.label is not None), None)
+            if labelled is not None:
+                raise LabelError(f"label {labelled!r} was given, but this run is a language model and has no labels")
             return [-1] * len(queries), [-1] * len(queries), []
         size = 1 if self.run.equal_lengths else self.store.plan.batch_size
         found = [last.probabilities(encoded[start : start + size]) for start in range(0, len(encoded), size)]
@@ -277,20 +276,6 @@ class Index:
             )
         return self._passes[step]
 
-    @cached_property
-    def _baselines(self) -> Baselines:
-        features, columns = self.store.features, self.store.examples
-        texts = [
-            " ".join(str(part) for part in parts if part is not None)
-            for parts in zip(columns["text"], columns["text_pair"], columns["target"], strict=True)
-        ]
-        labelled = self.store.plan.label_names is not None
-        return Baselines(
-            Texts(
-                texts, features["labels"] if labelled else None, features.get("probabilities"), features.get("pooled")
-            )
-        )
-
     def _answer(
         self,
         asked: Asked,
@@ -298,21 +283,16 @@ class Index:
         query: Example,
         scores: Float[np.ndarray, " n"],
         k: int,
-        compared: Baselines | None,
+        *,
+        baselines: bool,
     ) -> Answer:
         plan = self.store.plan
         valid = np.flatnonzero(np.isfinite(scores))
         ranked = valid[np.lexsort((valid, -scores[valid]))]
         helped = [int(place) for place in ranked[:k] if scores[place] > 0]
         hurt = [int(place) for place in valid[np.lexsort((valid, scores[valid]))][:k] if scores[place] < 0]
-        notes = list(self.store.manifest.notes) + asked.notes(row)
-        if not helped and not hurt:
-            notes.append(
-                "no training example shares a token with this text: nothing to show"
-                if plan.recipe.layer == "embedding"
-                else "every score is zero: nothing to show"
-            )
-        lists, reasons = self._compare(compared, asked, row, k)
+        notes = [*self.store.manifest.notes, *asked.notes(row), *self._sparse(asked, row, found=bool(helped or hurt))]
+        lists, reasons = self._beside.lists(asked.texts(row), k) if baselines else ({}, [])
         return Answer(
             version=__version__,
             method=plan.recipe.name,
@@ -327,13 +307,29 @@ class Index:
             n_examples=plan.n,
         )
 
+    def _sparse(self, asked: Asked, row: int, *, found: bool) -> list[str]:
+        """Say why there is little or nothing to show."""
+        plan = self.store.plan
+        by_token = plan.recipe.layer == "embedding" and not (plan.tied and plan.embedding_path != "input")
+        if by_token and plan.recipe.synonym_threshold is None and not self._shares_a_token(asked, row):
+            left = "what is left comes from special tokens alone" if found else "nothing to show"
+            return [f"no token of this text stands in any training text: {left}"]
+        return [] if found else ["every score is zero: nothing to show"]
+
+    def _shares_a_token(self, asked: Asked, row: int) -> bool:
+        rows = asked.gradients[self.store.plan.checkpoints[-1].step].example(row).rows
+        return rows is None or any(token in self._tokens for token in rows.ids[rows.words >= 0].tolist())
+
+    @cached_property
+    def _tokens(self) -> frozenset[int]:
+        return frozenset(self.store.postings(self.store.plan.checkpoints[-1].step).tokens)
+
     def _hit(
         self, asked: Asked, row: int, query: Example, rank: int, place: int, scores: Float[np.ndarray, " n"]
     ) -> Hit:
-        columns = {name: column[place] for name, column in self.store.examples.items()}
-        example = Example(
-            str(columns["id"]), int(columns["row"]), str(columns["text"]), None, columns["text_pair"], columns["target"]
-        )  # type: ignore[arg-type]
+        columns: dict[str, Any] = {name: column[place] for name, column in self.store.examples.items()}
+        shown = (str(columns["text"]), None, columns["text_pair"], columns["target"])
+        example = Example(str(columns["id"]), int(columns["row"]), *shown)
         mine, theirs = splitter.words(example.parts), splitter.words(query.parts)
         parts = [
             self._search.terms(step, place, gradient.example(row), (len(mine), len(theirs)))
@@ -349,28 +345,9 @@ class Index:
             text_pair=example.text_pair,
             target=example.target,
             label=columns["label"],
-            predicted=columns["predicted"],  # type: ignore[arg-type]
+            predicted=columns["predicted"],
             by_checkpoint=tuple(float(part.sum()) for part in parts),
             words=word_pairs(np.sum(parts, axis=0), mine, theirs, paired=len(example.parts) > 1 or len(query.parts) > 1)
             if parts
             else (),
         )
-
-    def _compare(
-        self, compared: Baselines | None, asked: Asked, row: int, k: int
-    ) -> tuple[dict[str, tuple[BaselineHit, ...]], list[str]]:
-        if compared is None:
-            return {}, []
-        missing = compared.missing()
-        lists: dict[str, tuple[BaselineHit, ...]] = {}
-        for name in NAMES:
-            if name in missing:
-                continue
-            scores = self._left_out(compared.scores(name, asked.texts(row))[0])
-            valid = np.flatnonzero(np.isfinite(scores))
-            best = valid[np.lexsort((valid, -scores[valid]))][:k].tolist()
-            ids, rows = self.store.examples["id"], self.store.examples["row"]
-            lists[name] = tuple(
-                BaselineHit(str(ids[place]), int(str(rows[place])), float(scores[place])) for place in best
-            )
-        return lists, [f"baseline {name} is not shown: {reason}" for name, reason in missing.items()]

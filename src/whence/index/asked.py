@@ -2,17 +2,115 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from whence.baselines import Texts
 from whence.errors import InputError
 from whence.forms import Gradient
 from whence.index.passes import Pass
 from whence.model import Encoded
-from whence.types import Example
+from whence.types import Example, Label
 from whence.views import QueryView
+
+AnyLabel = Label | np.integer[Any]
+"""A class by name or number, of Python or of numpy."""
+
+Labels = Sequence[AnyLabel | None] | Int[np.ndarray, " q"]
+"""Classes of several queries; None is the predicted one."""
+
+
+def plain_label(label: AnyLabel) -> Label:
+    """Make a number of numpy one of Python.
+
+    Args:
+        label: as the user gave it.
+
+    Returns:
+        The same class.
+    """
+    return int(label) if isinstance(label, np.integer) else label
+
+
+def queries_of(
+    texts: Sequence[str],
+    labels: Labels | None = None,
+    text_pairs: Sequence[str | None] | None = None,
+    targets: Sequence[str | None] | None = None,
+) -> list[Example]:
+    """Make queries of columns.
+
+    Args:
+        texts: the texts.
+        labels: classes by name or number; None (for all or for one) is the predicted class.
+        text_pairs: second texts.
+        targets: the parts that count.
+
+    Returns:
+        One query each.
+
+    Raises:
+        InputError: one text instead of a list, or lists of different lengths.
+    """
+    if isinstance(texts, str):
+        raise InputError("one text was given where a list of texts belongs: put it in a list")
+    columns = {"labels": labels, "text_pairs": text_pairs, "targets": targets}
+    for name, column in columns.items():
+        if column is not None and len(column) != len(texts):
+            raise InputError(f"{len(texts)} texts, but {len(column)} {name}: give one for each text, or None")
+    none = [None] * len(texts)
+    given = none if labels is None else [None if label is None else plain_label(label) for label in labels]
+    pairs = none if text_pairs is None else text_pairs
+    counted = none if targets is None else targets
+    return [
+        Example(str(row), row, text, label, pair, target)
+        for row, (text, label, pair, target) in enumerate(zip(texts, given, pairs, counted, strict=True))
+    ]
+
+
+def named(queries: Sequence[Example], row: int) -> str:
+    """Name a query for a message.
+
+    Args:
+        queries: what is asked.
+        row: which of them.
+
+    Returns:
+        "the text", with its id and row where there are several.
+    """
+    query = queries[row]
+    return "the text" if len(queries) == 1 else f"the text with id {query.id} (row {query.row})"
+
+
+def check_queries(queries: Sequence[Example]) -> None:
+    """Refuse texts that say nothing, or that are no text.
+
+    Args:
+        queries: what is asked.
+
+    Raises:
+        InputError: names the query where there are several.
+    """
+    for row, query in enumerate(queries):
+        where = named(queries, row)
+        for part in cast("tuple[object, ...]", query.parts):
+            if not isinstance(part, str):
+                raise InputError(f"{where} is no text but {type(part).__name__}: give a str")
+        whole = "".join(query.parts)
+        if not whole.strip():
+            raise InputError(f"{where} is empty: there is nothing to explain")
+        if query.target is not None and not query.target.strip():
+            raise InputError(f"the target of {where} is empty: name the part that counts, or leave the target out")
+        if "\0" in whole:
+            raise InputError(f"{where} holds a NUL character: remove it")
+        try:
+            whole.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{where} holds bytes that are not UTF-8 (character {error.start}): convert it first"
+            ) from error
 
 
 class Asked:
@@ -36,17 +134,17 @@ class Asked:
     def take(self, step: int, work: Pass, size: int, *, equal: bool) -> None:
         """Take gradients at one checkpoint, in batches of the given size (of one where lengths must be equal)."""
         size = 1 if equal else size
-        parts = []
+        parts: list[Gradient] = []
         self.losses, self.pooled = [], []
         for start in range(0, len(self.encoded), size):
             cut = slice(start, start + size)
             count = len(self.encoded[cut])
             passed = work(self.encoded[cut], self.labels[cut], None if self.against is None else [self.against] * count)
             if passed.bad.any():
-                text = self.queries[start + int(np.flatnonzero(passed.bad)[0])].text
+                where = named(self.queries, start + int(np.flatnonzero(passed.bad)[0]))
                 raise InputError(
-                    f"the loss or gradient of the text {text[:40]!r} is not finite at step {step}: "
-                    "nothing can be explained"
+                    f"the loss or gradient of {where} is not finite at step {step}: "
+                    "nothing can be explained (a language model needs two tokens at least, and finite weights)"
                 )
             parts.append(passed.gradient)
             self.losses += passed.losses.tolist()

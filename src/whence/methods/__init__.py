@@ -5,6 +5,8 @@ A method that is a product of gradients is data. To add one, add a row.
 
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from whence.baselines import NAMES as BASELINES
 from whence.errors import InputError
 from whence.near import nearest
@@ -100,11 +102,16 @@ def recipe_of(method: str | Recipe, **changes: object) -> Recipe:
         The recipe.
 
     Raises:
-        InputError: no method of that name.
+        InputError: no method of that name, or a field that cannot be; the message names it.
     """
     if isinstance(method, str) and method not in METHODS:
         raise InputError(
             f"unknown method {method!r}{nearest(method, METHODS)}; `whence methods` lists them: {', '.join(METHODS)}"
         )
     recipe = METHODS[method].recipe if isinstance(method, str) else method
-    return Recipe.model_validate(recipe.model_dump() | changes)
+    try:
+        return Recipe.model_validate(recipe.model_dump() | changes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])).replace("_", "-")
+        raise InputError(f"option {name} {first['input']!r} of method {recipe.name}: {first['msg']}") from error

@@ -3,6 +3,7 @@
 Everything that leaves this file is a torch module, a tokenizer behind `Any`, or plain data.
 """
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -170,6 +171,11 @@ def _config(name: str, trust_remote_code: bool) -> Any:
     try:
         return cast("Any", AutoConfig).from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
+        if not trust_remote_code and "trust_remote_code" in str(error):
+            raise RunError(
+                f"{name} brings code of its own, which whence does not run unasked: read it, then allow it with "
+                "--trust-remote-code (trust_remote_code=True)"
+            ) from error
         raise RunError(f"cannot read the model configuration in {name}: {first_line(error)}") from error
 
 
@@ -288,7 +294,9 @@ def _load_adapter(folder: Path, card: ModelCard, trust_remote_code: bool) -> tor
     model, missing = _loaded(_base(folder), card.kind, trust_remote_code, **options)
     carried = TensorSlices(folder / ADAPTER_FILE).names
     _require_whole(folder, [name for name in missing if not any(one.endswith(f".{name}") for one in carried)])
-    return cast("torch.nn.Module", cast("Any", peft).PeftModel.from_pretrained(model, str(folder)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # what peft and transformers have to settle between them
+        return cast("torch.nn.Module", cast("Any", peft).PeftModel.from_pretrained(model, str(folder)))
 
 
 def first_line(error: BaseException) -> str:

@@ -25,12 +25,16 @@ def wordpiece(texts: Iterable[str], vocabulary: int, max_length: int) -> Any:
     Returns:
         A fast tokenizer with [CLS] and [SEP].
     """
+    texts = list(texts)
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # a token of text
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(
-        texts, trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=_SPECIAL, show_progress=False)
-    )
+    # Letters inside words get their numbers in the order of a hash table, other in every process, and ties between
+    # merges are settled by number: handed over in order, as if they were special, they make the same vocabulary always.
+    letters = [f"##{letter}" for letter in _inner_letters(tokenizer, texts)]
+    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=_SPECIAL + letters, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = _plain(tokenizer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -46,6 +50,22 @@ def wordpiece(texts: Iterable[str], vocabulary: int, max_length: int) -> Any:
         sep_token="[SEP]",
         mask_token="[MASK]",
     )
+
+
+def _inner_letters(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
+    """Every letter that stands in a word but not first, in order."""
+    found: set[str] = set()
+    for text in texts:
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text)):
+            found.update(word[1:])
+    return sorted(found)
+
+
+def _plain(trained: Tokenizer) -> Tokenizer:
+    """The same tokenizer without special tokens: the tokenizer of transformers names the real ones."""
+    tokenizer = Tokenizer(models.WordPiece(vocab=trained.get_vocab(), unk_token="[UNK]"))  # a token of text
+    tokenizer.normalizer, tokenizer.pre_tokenizer = trained.normalizer, trained.pre_tokenizer
+    return tokenizer
 
 
 def byte_bpe(texts: Iterable[str], vocabulary: int, max_length: int) -> Any:

@@ -1,7 +1,8 @@
-"""Plain tables for the terminal: methods, checks, summaries. Data never reaches the markup parser."""
+"""Plain tables for the terminal: methods, checks, suspects. Data never reaches the markup parser."""
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -12,7 +13,28 @@ LONGEST_NAME = 24
 """A first column of longer names is wrapped like the others."""
 
 
-def print_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def table(*names: str) -> Table:
+    """Start a table: headings and one rule, no frame.
+
+    Args:
+        names: headings of its columns.
+
+    Returns:
+        A table without rows.
+    """
+    made = Table(box=SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    for name in names:
+        made.add_column(Text(name), overflow="fold")
+    return made
+
+
+def print_table(
+    console: Console,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str] = (),
+) -> None:
     """Print a table.
 
     Args:
@@ -20,11 +42,13 @@ def print_table(console: Console, title: str, columns: Sequence[str], rows: Sequ
         title: above the table.
         columns: headings; a first column of short names is never wrapped.
         rows: cells as plain text.
+        notes: lines below the table.
     """
-    table = Table(title=Text(title, style="bold"), title_justify="left", header_style="bold", expand=False)
-    short = max((len(row[0]) for row in rows), default=0) <= LONGEST_NAME
-    for place, column in enumerate(columns):
-        table.add_column(Text(column), overflow="fold", no_wrap=short and place == 0)
+    made = table(*columns)
+    made.columns[0].no_wrap = max((len(row[0]) for row in rows), default=0) <= LONGEST_NAME
     for row in rows:
-        table.add_row(*[Text(plain(cell)) for cell in row])
-    console.print(table)
+        made.add_row(*[Text(plain(cell)) for cell in row])
+    console.print(Text(plain(title), style="bold"))
+    console.print(made)
+    for note in notes:
+        console.print(Text(plain(note), style="dim"))

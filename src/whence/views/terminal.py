@@ -6,17 +6,19 @@ training example can neither style nor steer the terminal.
 
 from collections.abc import Iterable, Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from whence.views.contexts import Answer, Hit, LabelReport, QueryView, RankingRecall, Story, Suspect
-from whence.views.segments import Mark, Piece, clip, percent, pieces, segments, signed, spoken
+from whence.views.segments import Mark, Piece, clip, columns, percent, pieces, segments, signed, spoken
+from whence.views.tables import table
 
 WIDE = 140
+NARROW = 64
 LONGEST = 600
+LONGEST_IN_TABLE = 240
 HELPED = "bold blue underline"
 HURT = "italic dark_orange underline"
 
@@ -61,7 +63,8 @@ def print_labels(report: LabelReport, console: Console, limit: int | None = 20) 
     shown = report.rows[:limit]
     console.print(_suspects(shown))
     if len(shown) < len(report.rows):
-        console.print(f"showing {len(shown):,} of {len(report.rows):,} suspects", style="dim", highlight=False)
+        left = f"showing the {len(shown):,} most suspect of {len(report.rows):,}"
+        console.print(left, style="dim", highlight=False)
     for note in report.notes:
         console.print(_say(note, "dim"))
 
@@ -106,17 +109,17 @@ def _join(before: str, data: str, style: str = "") -> Text:
     return Text(before, style=style).append_text(_say(data))
 
 
-def _marked(text: str, marks: Sequence[Mark]) -> Text:
+def _marked(text: str, marks: Sequence[Mark], longest: int = LONGEST) -> Text:
     shown = Text(overflow="fold")
-    for segment in segments(text[:LONGEST], marks):
+    for segment in segments(text[:longest], marks):
         if segment.share is None:
             shown.append_text(_visible(segment.pieces))
             continue
         shown.append_text(_visible(segment.pieces, HELPED if segment.share >= 0 else HURT))
         if segment.first:
             shown.append(f"[{signed(segment.share)}]", style="dim")
-    if len(text) > LONGEST:
-        shown.append(f" … {len(text) - LONGEST:,} more characters", style="dim")
+    if len(text) > longest:
+        shown.append(f" … {len(text) - longest:,} more characters", style="dim")
     return shown
 
 
@@ -139,12 +142,13 @@ def _predicted(query: QueryView) -> Text:
     for name, probability in query.likeliest:
         text.append("  ").append_text(_say(name, "dim")).append(f" {percent(probability)}", style="dim")
     if query.other_classes:
-        text.append(f"  and {query.other_classes:,} less likely classes", style="dim")
+        plural = "class" if query.other_classes == 1 else "classes"
+        text.append(f"  and {query.other_classes:,} less likely {plural}", style="dim")
     return text
 
 
 def _side(title: str, meaning: str, hits: Sequence[Hit]) -> RenderableType:
-    head = Text(title, style="bold").append(" ").append_text(_join("pushed the model ", meaning, "dim"))
+    head = Text(title, style="bold").append(": ").append_text(_join("pushed the model ", meaning, "dim"))
     if not hits:
         return Group(head, Text(f"  no training example {title.lower()}", style="dim"))
     grid = Table.grid(padding=(0, 1), expand=True)
@@ -163,9 +167,12 @@ def _hit(hit: Hit) -> RenderableType:
     if hit.mislabelled:
         head.append_text(Text(" but model predicts ", style="default not bold"))
         head.append_text(_say(hit.predicted or "", "default not bold"))
-    identity = f"row {hit.row}" if hit.id == str(hit.row) else f"id {_line(hit.id)} · row {hit.row}"
-    head.append(f"  {identity}", style="default not bold dim")
+    identity = _identity(hit)
     lines: list[RenderableType] = [head, _marked(hit.text, hit.marks)]
+    if columns(head.plain + identity) <= NARROW:
+        head.append(f"  {identity}", style="default not bold dim")
+    else:  # a long id would break somewhere in the middle
+        lines.insert(1, Text(identity, style="dim", overflow="fold"))
     if hit.second is not None:
         lines.append(_join("+ ", "", "dim").append_text(_marked(hit.second, hit.second_marks)))
     if hit.words:
@@ -174,6 +181,10 @@ def _hit(hit: Hit) -> RenderableType:
         parts = ", ".join(signed(part) for part in hit.by_checkpoint)
         lines.append(Text(f"by checkpoint: {parts}", style="dim"))
     return Padding(Group(*lines), (0, 0, 1, 0))
+
+
+def _identity(one: Hit | Suspect) -> str:
+    return f"row {one.row}" if one.id == str(one.row) else f"id {_line(one.id)} · row {one.row}"
 
 
 def _words(hit: Hit) -> Text:
@@ -188,44 +199,46 @@ def _words(hit: Hit) -> Text:
     return text
 
 
-def _table(*names: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), show_edge=False)
-    for name in names:
-        table.add_column(Text(name), overflow="fold")
-    return table
-
-
 def _baselines(answer: Answer) -> RenderableType:
     """One line per baseline: how much of its list agrees with ours, and how it begins."""
-    lines = [Text("Beside simpler rankings (overlap with the examples that helped most here)", style="bold")]
-    width = max(len(_line(name)) for name in answer.baselines)
+    head = Text("Beside simpler rankings (overlap with the examples that helped most here)", style="bold")
+    grid = Table.grid(padding=(0, 2))
+    for wide in (False, False, True):
+        grid.add_column(no_wrap=not wide, overflow="fold")
     for name, hits in answer.baselines.items():
-        first = ", ".join(f"{_line(hit.id)} ✓" if hit.id in answer.helped_ids else _line(hit.id) for hit in hits[:3])
-        lines.append(Text(f"{_line(name):{width}}  {answer.overlap(name)} of {len(answer.helped)}; first: {first}"))
-    return Padding(Group(*lines), (0, 0, 1, 0))
+        first = [f"{_line(hit.id)} ✓" if hit.id in answer.helped_ids else _line(hit.id) for hit in hits[:3]]
+        overlap = f"{answer.overlap(name)} of {len(answer.helped)}"
+        grid.add_row(Text(clip(name, 16)), Text(overlap), Text("first: " + ", ".join(first)))
+    return Padding(Group(head, grid), (0, 0, 1, 0))
 
 
 def _foot(answer: Answer) -> RenderableType:
-    rates = ", ".join(f"step {c.step:,} (lr {c.learning_rate:.3g}, {_line(c.rule)})" for c in answer.checkpoints)
+    rules = list(dict.fromkeys(c.rule for c in answer.checkpoints))
+    rates = ", ".join(
+        f"step {c.step:,} (lr {c.learning_rate:.3g}" + (")" if len(rules) == 1 else f", {_line(c.rule)})")
+        for c in answer.checkpoints
+    )
+    rates += f"; learning rates: {_line(rules[0])}" if len(rules) == 1 else ""
     path = "" if answer.embedding_path is None else f", gradient path {answer.embedding_path}"
     method = f"method {_line(answer.method)}{path}, {answer.loss} loss; checkpoints: {rates or 'none'}"
     return Group(*(_say(note) for note in answer.notes), _say(answer.caveat), Text(method, style="dim"))
 
 
 def _suspects(rows: Sequence[Suspect]) -> Table:
-    table = _table("", "label score", "given", "suggested", "text")
+    made = table("", "label score", "given", "suggested", "text")
+    made.columns[0].no_wrap = True
     for row in rows:
-        identity = f"row {row.row}" if row.id == str(row.row) else f"id {_line(row.id)} · row {row.row}"
-        text = Text(overflow="fold").append_text(_marked(row.text, ())).append(f"  {identity}", style="dim")
+        text = _marked(row.text, (), LONGEST_IN_TABLE).append(f"\n{_identity(row)}", style="dim")
         score = Text(f"{row.label_score:.3g}" + ("\nlikely wrong" if row.is_label_issue else ""))
         suggested = _say(_line(row.suggested_label)) if row.suggested_label is not None else Text("-", style="dim")
-        table.add_row(str(row.rank), score, _say(_line(row.given_label)), suggested, text)
-    return table
+        made.add_row(str(row.rank), score, _say(_line(row.given_label)), suggested, text)
+    return made
 
 
 def _recall(rankings: Sequence[RankingRecall]) -> RenderableType:
-    table = _table("ranking", "found", "")
+    made = table("ranking", "found", "")
+    made.columns[0].no_wrap = True
     for ranking in rankings:
-        table.add_row(_say(_line(ranking.name)), percent(ranking.share_in_first_tenth), _say(ranking.note, "dim"))
+        made.add_row(_say(_line(ranking.name)), percent(ranking.share_in_first_tenth), _say(ranking.note, "dim"))
     title = "Planted label errors in the first tenth of each ranking (by chance 10%)"
-    return Group(Text(title, style="bold"), table)
+    return Group(Text(title, style="bold"), made)

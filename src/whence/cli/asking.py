@@ -1,0 +1,161 @@
+"""Commands that ask: an index about an output or about labels, a run about itself."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from whence.cli import options
+from whence.cli.options import Data, IndexFolder, Json, Quiet
+from whence.cli.speech import hint, show
+from whence.errors import InputError
+
+
+def explain(
+    index: IndexFolder,
+    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="The text; - reads stdin.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Class to explain, by name or number (default: the predicted one).")
+    ] = None,
+    against: Annotated[str | None, typer.Option(help="Why the label rather than this one.")] = None,
+    pair: Annotated[str | None, typer.Option(help="Second text of a pair.")] = None,
+    target: Annotated[str | None, typer.Option(help="The part that counts, after the prompt (language model).")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Hits on each side.")] = 10,
+    queries: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A file of queries, in the columns of a data set.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write one self-contained page.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run, when it has moved.")] = None,
+    baselines: Annotated[bool, typer.Option(help="Rank by the baselines too.")] = True,
+    split: options.Split = None,
+    text_column: options.TextColumn = "text",
+    pair_column: options.PairColumn = "text_pair",
+    label_column: options.LabelColumn = "label",
+    id_column: options.IdColumn = "id",
+    target_column: options.TargetColumn = "target",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say which training examples, and which words in them, helped or hurt an output."""
+    if (text is None) == (queries is None):
+        raise InputError("give either a TEXT or --queries FILE")
+    options.usable(html, "--html")
+    from whence.attribution import open as open_index
+    from whence.types import Example
+    from whence.views import Answer, document
+    from whence.views.terminal import print_answer
+
+    asked: Sequence[Example]
+    answers: list[Answer] = []
+    if queries is None:
+        asked = [Example("query", 0, _stdin() if text == "-" else text or "", label, pair, target)]
+    else:
+        _only_in_file({"--label": label, "--pair": pair, "--target": target})
+        named = options.columns(text_column, pair_column, label_column, id_column, target_column)
+        asked = options.read_data(queries, named, split, quiet=quiet)
+    for answer in open_index(index, run=run).explain_many(asked, against=against, k=k, baselines=baselines):
+        show(as_json, answer.to_dict, lambda shown=answer: print_answer(shown, Console()))
+        answers.append(answer)
+    if html is not None:
+        html.write_text(document(*answers), encoding="utf-8")
+        hint(f"the page: {html}", quiet=quiet)
+
+
+def labels(
+    index: IndexFolder,
+    out: Annotated[Path, typer.Option(help="CSV file in the columns of cleanlab's Datalab.")],
+    ranking: Annotated[str, typer.Option(help="mean-loss, last-loss, influence or self-influence.")] = "mean-loss",
+    limit: Annotated[int, typer.Option(min=0, help="Suspects to print.")] = 20,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Rank suspected label errors and suggest fixes."""
+    options.usable(out, "--out")
+    from whence.actions import RANKINGS, label_errors, write_label_csv
+    from whence.store import Store
+    from whence.views.terminal import print_labels
+
+    report = label_errors(Store(index), options.choice("--ranking", ranking, tuple(RANKINGS)))
+    guarded = write_label_csv(report, out)
+    show(as_json, report.to_dict, lambda: print_labels(report, Console(), limit))
+    hint(f"{out}: {report.n_examples} rows, {report.flagged} flagged", quiet=quiet)
+    if guarded:
+        hint(f"{out}: {guarded} cells begin like a formula and got a leading ' for spreadsheets", quiet=quiet)
+
+
+def check(
+    run: options.RunFolder,
+    data: Data,
+    max_length: options.MaxLength = None,
+    tokenizer: options.Tokenizer = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    split: options.Split = None,
+    revision: options.Revision = None,
+    text_column: options.TextColumn = "text",
+    pair_column: options.PairColumn = "text_pair",
+    label_column: options.LabelColumn = "label",
+    id_column: options.IdColumn = "id",
+    target_column: options.TargetColumn = "target",
+    allow_empty: options.AllowEmpty = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check the capture against autograd, invariances, signs and coverage on your own run and data."""
+    from whence.doctor import check as run_checks
+    from whence.model import Run
+    from whence.views.tables import print_table
+
+    named = options.columns(text_column, pair_column, label_column, id_column, target_column)
+    examples = options.read_data(data, named, split, revision, quiet=quiet, allow_empty=allow_empty)
+    opened = Run.from_pretrained(run, tokenizer=tokenizer, trust_remote_code=trust_remote_code)
+    findings = run_checks(opened, examples, max_length=max_length)
+    words = {True: "passed", False: "FAILED", None: "-"}
+    rows = [(words[one.passed], one.name, one.told) for one in findings]
+    content = [{"name": one.name, "passed": one.passed, "value": one.value, "bound": one.bound} for one in findings]
+    show(
+        as_json,
+        lambda: {"findings": content},
+        lambda: print_table(Console(), f"check of {run}", ("", "what", "found"), rows),
+    )
+    failed = [one.name for one in findings if one.passed is False]
+    if failed:
+        raise InputError(f"{len(failed)} check(s) failed ({failed[0]}): scores from this model cannot be trusted")
+
+
+def methods(as_json: Json = False) -> None:
+    """List the methods with their papers, costs and needs."""
+    from whence.methods import METHODS
+    from whence.views.tables import print_table
+
+    content = [
+        {"method": name, "summary": one.summary, "cost": one.cost, "needs": one.needs, "paper": one.paper}
+        for name, one in METHODS.items()
+    ]
+    rows = [(one["method"], one["summary"], one["cost"], one["needs"]) for one in content]
+    papers = {paper: [one["method"] for one in content if one["paper"] == paper] for paper in _papers(content)}
+    notes = [f"{', '.join(named)}: {paper}" for paper, named in papers.items()]
+    columns = ("method", "what it measures", "cost per checkpoint", "needs")
+    show(as_json, lambda: {"methods": content}, lambda: print_table(Console(), "methods", columns, rows, notes))
+
+
+def _papers(content: list[dict[str, str]]) -> list[str]:
+    return [paper for paper in dict.fromkeys(one["paper"] for one in content) if paper != "baseline"]
+
+
+def _stdin() -> str:
+    """All of stdin, as the text that was meant: without the line end that `echo` adds."""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"stdin is not UTF-8 at byte {error.start}: convert the text, for example with iconv"
+        ) from error
+
+
+def _only_in_file(given: dict[str, str | None]) -> None:
+    for option, value in given.items():
+        if value is not None:
+            raise InputError(f"{option} belongs to one TEXT; with --queries give a column of the file instead")

@@ -1,0 +1,408 @@
+"""Building from real runs: interrupted and resumed, refused, with bad rows; and opening what was built."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import runs
+from safetensors.numpy import load_file, save_file
+
+import whence
+from whence.errors import DataError, DiskFullError, InputError, LabelError, MismatchError
+from whence.examples import read
+from whence.index import Options, passes
+from whence.index import build as build_module
+from whence.index.build import Build, label_numbers
+from whence.index.build import build as build_index
+from whence.methods import recipe_of
+from whence.model import Run
+from whence.model.checkpoints import MOMENTS_FILE
+from whence.store import Store, writer
+
+Copy = Callable[[Path], Path]
+ROWS = runs.rows(40, seed=1)
+TEXT = "Retail sales of the bank."
+
+
+def build(run: Path | Run, folder: Path, method: str = "tracin-we", data: Any = ROWS, **options: Any) -> whence.Index:
+    return whence.build(run, data, folder, method, quiet=True, batch_size=8, **options)
+
+
+def root(folder: Path) -> str:
+    return Store(folder).manifest.merkle_root
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of 64 examples would hold all of them: a plan with shards of 9 instead."""
+    plan = Build._plan
+
+    def cut(self: Build, width: int) -> Any:
+        made = plan(self, width)
+        return made.model_copy(update={"shards": [*range(0, made.n, 9), made.n]})
+
+    monkeypatch.setattr(Build, "_plan", cut)
+
+
+@pytest.fixture
+def passed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the batches that went through a model."""
+    sizes: list[int] = []
+    call = passes.Pass.__call__
+
+    def counted(self: Any, encoded: Any, *arguments: Any) -> Any:
+        sizes.append(len(encoded))
+        return call(self, encoded, *arguments)
+
+    monkeypatch.setattr(passes.Pass, "__call__", counted)
+    return sizes
+
+
+# ---- the same index from every way of building it ----
+
+
+@pytest.mark.parametrize("method", ["tracin-we", "tracin-we-adam", "tracin-last", "bm25"])
+def test_two_builds_give_the_same_bytes(bert_run: Path, tmp_path: Path, method: str) -> None:
+    one, two = (build(bert_run, tmp_path / name, method) for name in ("one", "two"))
+    assert one.store.manifest.files == two.store.manifest.files
+    for name in one.store.manifest.files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_shards_change_no_score(bert_run: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    whole = build(bert_run, tmp_path / "whole").scores([TEXT], ["Business"])
+    request.getfixturevalue("small_shards")
+    index = build(bert_run, tmp_path / "cut")
+    assert len(list((tmp_path / "cut" / "forms" / "step-8").iterdir())) == 5
+    # other batches: the model's own sums fall otherwise in the last bits
+    np.testing.assert_allclose(index.scores([TEXT], ["Business"]), whole, rtol=1e-4, atol=1e-6 * np.abs(whole).max())
+
+
+def test_several_parts_of_postings_change_no_score(
+    bert_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = build(bert_run, tmp_path / "whole").scores([TEXT], ["Business"])
+    monkeypatch.setattr(writer, "PART_BYTES", 4096)
+    index = build(bert_run, tmp_path / "parts")
+    assert len(list((tmp_path / "parts" / "postings" / "step-8").iterdir())) > 2
+    np.testing.assert_array_equal(index.scores([TEXT], ["Business"]), whole)
+
+
+def test_one_row(bert_run: Path, tmp_path: Path) -> None:
+    index = build(bert_run, tmp_path / "index", data=ROWS[:1])
+    assert len(index) == 1
+    assert index.explain(ROWS[0]["text"], label=ROWS[0]["label"], baselines=False).helped[0].id == "n0"
+
+
+# ---- interrupted and resumed ----
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("place", [0, 3, 7, 14])
+def test_an_interrupted_build_goes_on(
+    bert_run: Path, tmp_path: Path, passed: list[int], place: int, interruption: type[BaseException]
+) -> None:
+    """Fifteen shards (five at each of three steps) are published; the build dies on the way to the next."""
+    folder = tmp_path / "index"
+    put = writer.Writer.put_shard
+    published: list[tuple[int, int]] = []
+
+    def stopped(self: writer.Writer, step: int, shard: int, arrays: Any) -> None:
+        if len(published) == place:
+            raise interruption("stop")
+        put(self, step, shard, arrays)
+        published.append((step, shard))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer.Writer, "put_shard", stopped)
+        with pytest.raises(interruption, match="stop"):
+            build(bert_run, folder)
+    with pytest.raises(InputError, match="is unfinished"):
+        whence.open(folder)
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("forms/*/*")}
+    assert len(before) == place
+    passed.clear()
+    build(bert_run, folder)
+    lost = 15 - place
+    assert sum(passed) == 3 * len(ROWS) - sum((4 if shard == 4 else 9) for _, shard in published), lost
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "finished shards are not touched"
+    whole = tmp_path / "whole"
+    build(bert_run, whole)
+    assert root(folder) == root(whole)
+
+
+def test_a_build_that_died_after_its_shards_goes_on(lm_run: Path, tmp_path: Path, passed: list[int]) -> None:
+    """The table of the head is there whenever the shards are."""
+    folder, columns = tmp_path / "index", whence.Columns(label="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_module, "gather", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build(lm_run, folder, columns=columns)
+    passed.clear()
+    index = build(lm_run, folder, columns=columns)
+    assert passed == []
+    assert index.explain(ROWS[0]["text"], baselines=False).helped[0].row == 0
+    build(lm_run, tmp_path / "whole", columns=columns)
+    assert root(folder) == root(tmp_path / "whole")
+
+
+def test_a_finished_index_is_left_alone(bert_run: Path, tmp_path: Path, passed: list[int]) -> None:
+    build(bert_run, tmp_path / "index")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "index").rglob("*")}
+    passed.clear()
+    assert len(build(bert_run, tmp_path / "index")) == len(ROWS)
+    assert passed == []
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "index").rglob("*")} == before
+    next((tmp_path / "index").glob("forms/step-8/*")).unlink()
+    build(bert_run, tmp_path / "index")
+    assert sum(passed) == len(ROWS), "what was lost is made again"
+    assert whence.open(tmp_path / "index").scores([TEXT]).shape == (1, len(ROWS))
+
+
+def test_a_full_disk_is_said_and_the_build_goes_on(
+    bert_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("whence.store.files.write_tensors", full)
+        with pytest.raises(DiskFullError, match="no space left"):
+            build(bert_run, tmp_path / "index")
+    assert build(bert_run, tmp_path / "index").explain(TEXT, baselines=False).helped
+
+
+# ---- something else in the folder ----
+
+
+def test_an_index_of_something_else_is_refused_by_name(bert_run: Path, copied: Copy, tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    build(bert_run, folder, max_length=20)
+
+    def refused(said: str, run: Path = bert_run, **changes: Any) -> None:
+        with pytest.raises(MismatchError, match=rf"index already holds an index of something else: its {said}"):
+            build(run, folder, **({"max_length": 20} | changes))
+
+    refused("recipe layer is embedding, not head", method="tracin-last")
+    refused(r"recipe unit_norm is False, not True", unit_norm=True)
+    refused(r"fingerprints data is \w+\.\.\., not \w+\.\.\.", data=[*ROWS[:-1], ROWS[-1] | {"label": "World"}])
+    refused("max_length is 20, not 16", max_length=16)
+    refused(r"fingerprints weights step 16 is \w+\.\.\., not None", steps=[8, 24])
+    changed = copied(bert_run)
+    weights = changed / "checkpoint-24" / "model.safetensors"
+    arrays = load_file(weights)
+    save_file({name: array + 1e-3 for name, array in arrays.items()}, weights, metadata={"format": "pt"})
+    refused(r"fingerprints weights step 24 is \w+\.\.\., not \w+\.\.\.", run=changed)
+    with pytest.raises(MismatchError, match="is not empty and not an index"):
+        build(bert_run, bert_run)
+
+
+# ---- rows that cannot be used ----
+
+
+@pytest.fixture
+def poisoned(bert_run: Path, copied: Copy) -> Path:
+    """The same run, where the word "treaty" has no finite embedding at step 16."""
+    folder = copied(bert_run)
+    token = Run.from_pretrained(folder).tokenizer.convert_tokens_to_ids("treaty")
+    weights = folder / "checkpoint-16" / "model.safetensors"
+    arrays = load_file(weights)
+    arrays["bert.embeddings.word_embeddings.weight"][token] = np.nan
+    save_file(arrays, weights, metadata={"format": "pt"})
+    return folder
+
+
+BAD = [row for row, example in enumerate(ROWS) if "treaty" in example["text"].lower()]
+
+
+@pytest.mark.parametrize("method", ["tracin-we", "tracin-we-adam", "tracin-last", "random", "label"])
+def test_rows_without_a_finite_loss_are_left_out(poisoned: Path, tmp_path: Path, method: str) -> None:
+    assert 1 < len(BAD) < 10
+    index = build(poisoned, tmp_path / "index", method, max_bad_rows=0.5)
+    listed = [(one.id, one.row, one.cause) for one in index.store.manifest.skipped]
+    assert listed == [(f"n{row}", row, "loss is not finite at step 16") for row in BAD]
+    scores = index.scores([TEXT], ["World"])[0]
+    assert np.flatnonzero(np.isnan(scores)).tolist() == BAD
+    answer = index.explain("The minister and the border.", k=len(ROWS))
+    shown = {hit.row for hit in (*answer.helped, *answer.hurt)}
+    ranked = {hit.row for hits in answer.baselines.values() for hit in hits}
+    assert not (shown | ranked) & set(BAD)
+    assert ranked == set(range(len(ROWS))) - set(BAD)
+    assert any(f"{len(BAD)} training rows have no finite loss" in note for note in answer.notes)
+    assert "NaN" not in answer.to_json()
+
+
+def test_the_scores_of_the_others_do_not_change(poisoned: Path, bert_run: Path, tmp_path: Path) -> None:
+    options = {"steps": [8, 16], "max_bad_rows": 0.5}
+    bad = build(poisoned, tmp_path / "bad", **options).scores([TEXT], ["World"])[0]
+    good = build(bert_run, tmp_path / "good", **options).scores([TEXT], ["World"])[0]
+    kept = np.setdiff1d(np.arange(len(ROWS)), BAD)
+    np.testing.assert_allclose(bad[kept], good[kept], rtol=1e-6)
+
+
+def test_too_many_bad_rows_stop_the_build_with_their_list(poisoned: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"more than the 1 that --max-bad-rows 0.01 allows: ") as caught:
+        build(poisoned, tmp_path / "index")
+    assert all(f"id n{row} (row {row}): loss is not finite at step 16" in str(caught.value) for row in BAD)
+    assert caught.value.exit_code == 2
+    assert build(poisoned, tmp_path / "index", max_bad_rows=0.5).store.manifest.skipped, "with leave it goes on"
+
+
+def test_one_bad_row_is_allowed_unless_none_is(poisoned: Path, tmp_path: Path) -> None:
+    data = [ROWS[BAD[0]], *(row for number, row in enumerate(ROWS) if number not in BAD)]
+    with pytest.raises(InputError, match="1 rows have no finite loss or gradient, more than the 0"):
+        build(poisoned, tmp_path / "none", data=data, max_bad_rows=0)
+    assert [one.row for one in build(poisoned, tmp_path / "one", data=data).store.manifest.skipped] == [0]
+    with pytest.raises(InputError, match="no row of .* has a finite loss and gradient"):
+        build(poisoned, tmp_path / "all", data=data[:1])
+
+
+def test_a_text_of_one_token_is_a_bad_row_of_a_language_model(lm_run: Path, tmp_path: Path) -> None:
+    data = [{"text": "Sales"}, *({"text": row["text"]} for row in ROWS[:9])]
+    index = build(lm_run, tmp_path / "index", data=data)
+    assert [(one.row, one.cause) for one in index.store.manifest.skipped] == [(0, "loss is not finite at step 3")]
+    assert np.isnan(index.scores([ROWS[0]["text"]])[0]).tolist() == [True, *[False] * 9]
+    with pytest.raises(InputError, match=r"the text 'Sales' is not finite"):
+        index.explain("Sales")
+
+
+def test_a_query_that_is_not_finite_is_named(poisoned: Path, tmp_path: Path) -> None:
+    index = build(poisoned, tmp_path / "index", max_bad_rows=0.5)
+    with pytest.raises(InputError, match=r"the text 'A treaty.*' is not finite at step 16"):
+        index.explain("A treaty of the army.", label="World")
+
+
+# ---- labels and options ----
+
+
+def test_labels_that_are_missing_unknown_or_never_seen(bert_run: Path, tmp_path: Path) -> None:
+    run = Run.from_pretrained(bert_run)
+    with pytest.raises(DataError, match=r"2 rows of .* have no label \(rows 1, 2\): name the column with --label-colu"):
+        label_numbers(run, read([ROWS[0], *({"id": str(n), "text": "x", "label": ""} for n in range(2))]))
+    with pytest.raises(LabelError, match=r", row 1: unknown label 'sport' \(did you mean 'Sports'\?\)"):
+        label_numbers(run, read([ROWS[0], {"id": "x", "text": "x", "label": "sport"}]))
+    assert label_numbers(run, read([{"text": "x", "label": label} for label in (2, 0, 1)])) == [2, 0, 1]
+    only = build(run, tmp_path / "index", data=[row for row in ROWS if row["label"] != "World"])
+    answer = only.explain(TEXT, label="World")  # the model knows it, the data has none
+    assert answer.query.label == "World"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"max_bad_rows": 2.0}, "--max-bad-rows 2"),
+        ({"max_bad_rows": float("nan")}, "--max-bad-rows nan"),
+        ({"steps": ()}, "no checkpoint is chosen"),
+        ({"steps": (8, 9)}, r"no checkpoint at step 9 in .*: it has 8, 16, 24"),
+        ({"max_length": 99}, "--max-length 99 is more than the 24"),
+    ],
+)
+def test_options_that_cannot_be(bert_run: Path, tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    run = Run.from_pretrained(bert_run)
+    with pytest.raises(InputError, match=said):
+        build_index(run, read(ROWS), tmp_path / "index", recipe_of("tracin-we"), Options(**options))
+    with pytest.raises(DataError, match="has no rows"):
+        build_index(run, read(ROWS)[:0], tmp_path / "index", recipe_of("tracin-we"))
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_text_that_is_cut_is_said(bert_run: Path, tmp_path: Path) -> None:
+    index = build(bert_run, tmp_path / "index", max_length=8)
+    answer = index.explain(f"{TEXT} Coach said after the match.", baselines=False)
+    assert answer.query.truncated_at == len(TEXT)
+    assert f"the text was cut at character {len(TEXT)}: the model reads no further" in answer.notes
+    assert any("reach the limit of 8 tokens" in note for note in answer.notes)
+
+
+# ---- second moments ----
+
+
+def test_second_moments_are_asked_for_before_anything_is_computed(
+    bert_run: Path, copied: Copy, tmp_path: Path, passed: list[int]
+) -> None:
+    folder = copied(bert_run)
+    (folder / "checkpoint-16" / MOMENTS_FILE).unlink()
+    with pytest.raises(InputError, match=r"checkpoint-16 recorded none: .*--second-moment estimate"):
+        build(folder, tmp_path / "index", "tracin-we-adam")
+    (folder / "checkpoint-16" / "optimizer.pt").unlink()
+    with pytest.raises(InputError, match=r"no optimizer\.pt in .*checkpoint-16"):
+        build(folder, tmp_path / "index", "tracin-we-adam", second_moment="optimizer")
+    assert passed == []
+
+
+def test_the_optimizers_file_gives_what_was_recorded(bert_run: Path, copied: Copy, tmp_path: Path) -> None:
+    recorded = build(bert_run, tmp_path / "recorded", "tracin-we-adam").scores([TEXT], ["World"])
+    opened = build(bert_run, tmp_path / "opened", "tracin-we-adam", second_moment="optimizer")
+    assert opened.store.plan.checkpoints[0].preconditioner == "Adam's second moment, read from optimizer.pt"
+    np.testing.assert_allclose(opened.scores([TEXT], ["World"]), recorded, rtol=1e-5)
+    folder = copied(bert_run)
+    (folder / "checkpoint-16" / "optimizer.pt").write_bytes(b"none")
+    with pytest.raises(InputError, match=r"optimizer\.pt is not the state of an Adam-like optimizer"):
+        build(folder, tmp_path / "broken", "tracin-we-adam", second_moment="optimizer")
+
+
+def test_moments_of_another_parameter_are_refused(bert_run: Path, copied: Copy, tmp_path: Path) -> None:
+    folder = copied(bert_run)
+    save_file({"embedding": np.ones((7, 16), dtype=np.float32)}, folder / "checkpoint-8" / MOMENTS_FILE)
+    with pytest.raises(MismatchError, match=r"are \[7, 16\] and its word embedding is \[120, 16\]"):
+        build(folder, tmp_path / "index", "tracin-we-adam")
+
+
+# ---- opening ----
+
+
+def test_a_run_that_moved_or_changed(bert_run: Path, copied: Copy, tmp_path: Path) -> None:
+    here = copied(bert_run)
+    scores = build(here, tmp_path / "index").scores([TEXT], ["World"])
+    moved = tmp_path / "moved"
+    shutil.move(here, moved)
+    with pytest.raises(InputError, match="no run folder at"):
+        whence.open(tmp_path / "index").explain(TEXT)
+    index = whence.open(tmp_path / "index", run=moved)
+    np.testing.assert_array_equal(index.scores([TEXT], ["World"]), scores)
+    config = moved / "checkpoint-16" / "config.json"
+    before = config.read_text()
+    config.write_text(json.dumps(json.loads(before) | {"hidden_act": "relu"}))
+    with pytest.raises(MismatchError, match=r"its weights step 16 is \w{12}, not \w{12}: point to the right one"):
+        whence.open(tmp_path / "index", run=moved).explain(TEXT)
+    config.write_text(before)
+    for path in moved.glob("checkpoint-*/tokenizer.json"):
+        path.write_text(path.read_text().replace('"lowercase": true', '"lowercase": false'))
+    with pytest.raises(MismatchError, match="its tokenizer is"):
+        whence.open(tmp_path / "index", run=moved).explain(TEXT)
+
+
+def test_checkpoints_that_are_not_used_may_go(bert_run: Path, copied: Copy, tmp_path: Path) -> None:
+    here = copied(bert_run)
+    build(here, tmp_path / "index", steps=[8, 24])
+    shutil.rmtree(here / "checkpoint-16")
+    assert whence.open(tmp_path / "index").explain(TEXT).helped
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from whence.store import Store
+import whence.search
+store = Store(Path(sys.argv[1]))
+search = whence.search.Search(store)
+query = store.example_arrays(8, 0)
+assert len(query["rows.ids"])
+assert "torch" not in sys.modules and "transformers" not in sys.modules
+"""
+
+
+def test_an_index_opens_without_torch(bert_run: Path, tmp_path: Path) -> None:
+    build(bert_run, tmp_path / "index")
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN, str(tmp_path / "index")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

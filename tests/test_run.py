@@ -1,0 +1,439 @@
+"""Run.from_pretrained on every kind of folder that people have, and on folders that must be refused."""
+
+import json
+import os
+import pickle
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+import transformers
+
+import runs
+import whence
+from whence.errors import LabelError, MismatchError, RunError
+from whence.model import Run
+from whence.model.huggingface import load_tokenizer
+from whence.types import Example
+
+Copy = Callable[[Path], Path]
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    """A classifier saved with save_pretrained, with its tokenizer."""
+    tokenizer = runs.bert_tokenizer()
+    runs.bert(tokenizer).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+# ---- folders that work ----
+
+
+def test_a_trainer_folder(bert_run: Path) -> None:
+    run = whence.Run.from_pretrained(bert_run)
+    assert [one.step for one in run.checkpoints] == [8, 16, 24]
+    assert run.label_names == runs.LABELS
+    assert (run.card.kind, run.card.architecture) == ("classification", "BertForSequenceClassification")
+    assert run.tokenizer_folder == bert_run / "checkpoint-24"
+    model = run.load(run.checkpoints[0])
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert list(run.fingerprints) == ["tokenizer", "weights step 8", "weights step 16", "weights step 24"]
+    assert len(set(run.fingerprints.values())) == 4
+
+
+def test_a_language_model_folder(lm_run: Path) -> None:
+    run = Run.from_pretrained(str(lm_run))
+    assert (run.card.kind, run.label_names) == ("causal-lm", None)
+    assert not run.equal_lengths
+    with pytest.raises(LabelError, match="is a language model and has no labels"):
+        run.label_number("Business")
+
+
+def test_half_precision_weights_are_read_as_float32(model_folder: Path) -> None:
+    runs.bert(runs.bert_tokenizer()).to(torch.bfloat16).save_pretrained(model_folder)
+    run = Run.from_pretrained(model_folder)
+    assert {parameter.dtype for parameter in run.load(run.checkpoints[0]).parameters()} == {torch.float32}
+
+
+# ---- adapters ----
+
+
+peft_settles_this = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+
+
+def adapter(folder: Path, base: Any, base_folder: Path, **settings: Any) -> Path:
+    """Save a LoRA adapter, with what was trained made unlike its start."""
+    wrapped = peft.get_peft_model(base, peft.LoraConfig(r=2, **settings))
+    torch.manual_seed(1)
+    for name, parameter in wrapped.named_parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(std=0.1) if "lora" in name else parameter.data.add_(0.1)
+    wrapped.peft_config["default"].base_model_name_or_path = str(base_folder)
+    wrapped.save_pretrained(folder)
+    wrapped.eval()
+    return folder
+
+
+@pytest.fixture
+def encoder_folder(tmp_path: Path) -> Path:
+    """A BERT without a head, as people take for a base model."""
+    tokenizer = runs.bert_tokenizer()
+    runs.bert(tokenizer).bert.save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+@peft_settles_this
+@pytest.mark.parametrize("labels", [3, 5])
+def test_a_lora_classifier(encoder_folder: Path, tmp_path: Path, labels: int) -> None:
+    tokenizer = runs.bert_tokenizer()
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(encoder_folder, num_labels=labels)
+    folder = adapter(tmp_path / "lora", base, encoder_folder, task_type="SEQ_CLS", target_modules=["query", "value"])
+    run = Run.from_pretrained(folder)
+    assert run.card.adapter
+    # PEFT keeps no names; those of the base model hold as long as their number is right
+    assert run.label_names == (runs.LABELS if labels == 3 else tuple(f"LABEL_{number}" for number in range(5)))
+    assert run.tokenizer_folder == encoder_folder  # the adapter's folder has none of its own
+    inputs = tokenizer(["Sales of the bank."], return_tensors="pt")
+    base.eval()  # the layers of the adapter were put into it
+    np.testing.assert_allclose(
+        run.load(run.checkpoints[0])(**inputs).logits.numpy(), base(**inputs).logits.detach().numpy(), atol=1e-6
+    )
+    before = run.fingerprints["weights step 0"]
+    runs.bert(tokenizer).bert.to(torch.float16).save_pretrained(encoder_folder)
+    assert Run.from_pretrained(folder).fingerprints["weights step 0"] != before, "another base model is another run"
+
+
+@peft_settles_this
+def test_the_label_count_of_an_adapter_is_that_of_its_head(tmp_path: Path) -> None:
+    """DistilBERT has a second layer whose name ends alike, and as many outputs as the model is wide."""
+    tokenizer = runs.bert_tokenizer()
+    config = transformers.DistilBertConfig(
+        vocab_size=len(tokenizer), dim=16, n_layers=1, n_heads=2, hidden_dim=16, max_position_embeddings=32
+    )
+    transformers.DistilBertModel(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=4)
+    folder = adapter(
+        tmp_path / "lora",
+        base,
+        tmp_path / "base",
+        task_type="SEQ_CLS",
+        target_modules=["q_lin"],
+        modules_to_save=["pre_classifier", "classifier"],
+    )
+    assert len(Run.from_pretrained(folder).label_names or ()) == 4
+
+
+@peft_settles_this
+def test_a_lora_language_model_explains(lm_run: Path, tmp_path: Path) -> None:
+    base_folder = lm_run / "checkpoint-6"
+    base = transformers.AutoModelForCausalLM.from_pretrained(base_folder)
+    folder = adapter(
+        tmp_path / "lora", base, base_folder, task_type="CAUSAL_LM", target_modules=["c_attn"], fan_in_fan_out=True
+    )
+    run = Run.from_pretrained(folder)
+    assert (run.card.kind, run.card.adapter) == ("causal-lm", True)
+    index = whence.build(run, runs.ROWS[:6], tmp_path / "i.whence", columns=whence.Columns(label=""), quiet=True)
+    answer = index.explain(runs.TEXTS[0], baselines=False)
+    assert answer.helped[0].id == "n0"
+    assert any("adapter" in note for note in answer.notes)
+
+
+@peft_settles_this
+def test_an_adapter_whose_head_was_never_trained_is_refused(encoder_folder: Path, tmp_path: Path) -> None:
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(encoder_folder, num_labels=3)
+    folder = adapter(tmp_path / "lora", base, encoder_folder, target_modules=["query"])
+    edit(folder / "adapter_config.json", task_type="SEQ_CLS")
+    with pytest.raises(RunError, match="holds a trained classifier"):
+        Run.from_pretrained(folder)
+    edit(folder / "adapter_config.json", task_type="FEATURE_EXTRACTION")
+    with pytest.raises(RunError, match="task type FEATURE_EXTRACTION"):
+        Run.from_pretrained(folder)
+
+
+@peft_settles_this
+def test_an_adapter_without_its_base_is_refused(encoder_folder: Path, tmp_path: Path) -> None:
+    tokenizer = runs.bert_tokenizer()
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(encoder_folder, num_labels=3)
+    folder = adapter(tmp_path / "lora", base, encoder_folder, task_type="SEQ_CLS", target_modules=["query"])
+    edit(folder / "adapter_config.json", base_model_name_or_path=None)
+    with pytest.raises(RunError, match=r"no tokenizer in"):
+        Run.from_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(RunError, match="does not say which base model it belongs to"):
+        Run.from_pretrained(folder)
+    edit(folder / "adapter_config.json", base_model_name_or_path=str(tmp_path / "gone"))
+    with pytest.raises(RunError, match=r"cannot read the model configuration in .*gone"):
+        Run.from_pretrained(folder)
+    (folder / "adapter_config.json").write_text("{")
+    with pytest.raises(RunError, match=r"adapter_config\.json"):
+        Run.from_pretrained(folder)
+
+
+# ---- tokenizers ----
+
+
+def test_without_a_tokenizer(model_folder: Path, tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (model_folder / name).unlink()
+    with pytest.raises(RunError, match=r"no tokenizer in .*--tokenizer"):
+        Run.from_pretrained(model_folder)
+    runs.bert_tokenizer().save_pretrained(tmp_path / "elsewhere")
+    run = Run.from_pretrained(model_folder, tokenizer=tmp_path / "elsewhere")
+    assert run.named_tokenizer == str(tmp_path / "elsewhere")
+
+
+def test_a_tokenizer_beside_the_checkpoints(bert_run: Path, copied: Copy) -> None:
+    folder = copied(bert_run)
+    for checkpoint in folder.glob("checkpoint-*"):
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.move(checkpoint / name, folder / name)
+    run = Run.from_pretrained(folder)
+    assert run.tokenizer_folder == folder
+    # what matters is what it does, not where it lies
+    assert run.fingerprints["tokenizer"] == Run.from_pretrained(bert_run).fingerprints["tokenizer"]
+
+
+def test_a_tokenizer_without_offsets(model_folder: Path) -> None:
+    (model_folder / "tokenizer.json").unlink()
+    (model_folder / "vocab.txt").write_text("\n".join(("<unk>", "<pad>", "a", "b")) + "\n")
+    (model_folder / "vocab.json").write_text(json.dumps({"<unk>": 0, "<pad>": 1, "a": 2}))
+    edit(model_folder / "tokenizer_config.json", tokenizer_class="CanineTokenizer", backend="python")
+    with pytest.raises(RunError, match=r"knows no character offsets|no usable tokenizer"):
+        Run.from_pretrained(model_folder)
+
+
+def test_a_tokenizer_that_is_damaged(model_folder: Path) -> None:
+    (model_folder / "tokenizer.json").write_text('{"version": "1.0", "model":')
+    with pytest.raises(RunError, match=r"no usable tokenizer in .*model"):
+        Run.from_pretrained(model_folder)
+
+
+def test_a_tokenizer_of_another_model(bert_run: Path, lm_run: Path) -> None:
+    run = Run.from_pretrained(bert_run, tokenizer=lm_run / "checkpoint-6")
+    with pytest.raises(MismatchError, match=r"has \d+ tokens but the embedding in .*checkpoint-8 has 120 rows"):
+        run.load(run.checkpoints[0])
+
+
+def test_checkpoints_with_different_tokenizers(bert_run: Path, lm_run: Path, copied: Copy) -> None:
+    folder = copied(bert_run)
+    shutil.copy(lm_run / "checkpoint-6" / "tokenizer.json", folder / "checkpoint-8")
+    with pytest.raises(RunError, match=r"checkpoint-8 carries another tokenizer than"):
+        Run.from_pretrained(folder)
+    assert Run.from_pretrained(folder, tokenizer=bert_run / "checkpoint-8").checkpoints
+
+
+def test_a_setting_of_the_tokenizer_changes_its_fingerprint(model_folder: Path) -> None:
+    before = Run.from_pretrained(model_folder).fingerprints
+    path = model_folder / "tokenizer.json"
+    path.write_text(path.read_text().replace('"lowercase": true', '"lowercase": false'))
+    after = Run.from_pretrained(model_folder).fingerprints
+    assert {name for name in before if before[name] != after[name]} == {"tokenizer"}
+
+
+# ---- heads ----
+
+
+def test_a_config_without_a_head(encoder_folder: Path) -> None:
+    with pytest.raises(RunError, match=r"no task head that whence knows: the configuration names BertModel"):
+        Run.from_pretrained(encoder_folder)
+    config = json.loads((encoder_folder / "config.json").read_text())
+    del config["architectures"]
+    (encoder_folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match="names no architecture"):
+        Run.from_pretrained(encoder_folder)
+    (encoder_folder / "config.json").unlink()
+    with pytest.raises(RunError, match="cannot read the model configuration"):
+        Run.from_pretrained(encoder_folder)
+
+
+def test_regression_and_several_labels_at_once_are_refused(model_folder: Path) -> None:
+    config = json.loads((model_folder / "config.json").read_text())
+    for changes in (
+        {"id2label": {"0": "score"}, "label2id": {"score": 0}},
+        {"problem_type": "regression"},
+        {"problem_type": "multi_label_classification"},
+    ):
+        (model_folder / "config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(RunError, match="only single-label classification is supported"):
+            Run.from_pretrained(model_folder)
+    edit(model_folder / "config.json", problem_type="single_label_classification")
+    assert Run.from_pretrained(model_folder).label_names == runs.LABELS
+
+
+def test_weights_that_are_not_of_the_configuration(model_folder: Path) -> None:
+    edit(model_folder / "config.json", num_hidden_layers=2)
+    run = Run.from_pretrained(model_folder)
+    with pytest.raises(RunError, match=r"lack bert\.encoder\.layer\.1\..* more: not a whole checkpoint"):
+        run.load(run.checkpoints[0])
+    edit(model_folder / "config.json", num_hidden_layers=1, intermediate_size=48)
+    run = Run.from_pretrained(model_folder)
+    with pytest.raises(RunError, match=r"cannot load the model in .*model"):
+        run.load(run.checkpoints[0])
+
+
+# ---- labels and lengths ----
+
+
+def test_a_label_by_name_number_or_number_as_text(bert_run: Path) -> None:
+    run = Run.from_pretrained(bert_run)
+    assert [run.label_number(label) for label in ("Sports", 1, "1")] == [1, 1, 1]
+    with pytest.raises(LabelError, match=r"unknown label 'sport' \(did you mean 'Sports'\?\); the run knows: Business"):
+        run.label_number("sport")
+    for label in (3, -1, "3", "-1", "²", ""):
+        with pytest.raises(LabelError, match="or 0 to 2"):
+            run.label_number(label)
+
+
+def test_classes_named_by_numbers_are_found_by_name_first(bert_run: Path) -> None:
+    run = Run.from_pretrained(bert_run)
+    ratings = replace(run, card=replace(run.card, label_names=("1", "2", "10")))
+    assert [ratings.label_number(label) for label in (1, "1", 10, "2")] == [0, 0, 2, 1]
+    assert ratings.label_number(0) == 0  # no class has that name: the number it is
+
+
+def test_how_long_a_text_may_be(bert_run: Path) -> None:
+    run = Run.from_pretrained(bert_run)
+    assert (run.most_tokens, run.length(None), run.length(5)) == (runs.MAX_LENGTH, runs.MAX_LENGTH, 5)
+    with pytest.raises(RunError, match="--max-length 25 is more than the 24 tokens"):
+        run.length(25)
+    for asked in (0, -1, 3):  # [CLS] a [SEP] b [SEP]
+        with pytest.raises(RunError, match=f"--max-length {asked} leaves no room for a text: .* at least 4 tokens"):
+            run.length(asked)
+    run.tokenizer.model_max_length = 12
+    assert run.most_tokens == 12
+    run.tokenizer.model_max_length = int(1e30)
+    boundless = replace(run, card=replace(run.card, max_length=None))
+    assert (boundless.most_tokens, boundless.length(None), boundless.length(4096)) == (None, 512, 4096)
+    long = replace(run, card=replace(run.card, max_length=2048))
+    assert (long.length(None), long.length(2048)) == (512, 2048)
+
+
+def test_positions_of_roberta_start_after_the_padding(tmp_path: Path) -> None:
+    tokenizer = runs.bert_tokenizer()
+    config = transformers.RobertaConfig(vocab_size=130, max_position_embeddings=20, pad_token_id=1, **TINY)
+    transformers.RobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.model_max_length = int(1e30)
+    tokenizer.save_pretrained(tmp_path)
+    run = Run.from_pretrained(tmp_path)
+    assert (run.most_tokens, run.encoder(18).pad_id) == (18, 1)  # the model's padding, not the tokenizer's 0
+    model: Any = run.load(run.checkpoints[0])
+    model(input_ids=torch.full((1, 18), 5), attention_mask=torch.ones((1, 18)))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=torch.full((1, 19), 5), attention_mask=torch.ones((1, 19)))
+
+
+# ---- a decoder that classifies ----
+
+
+def decoder(folder: Path, pad: int | None) -> Run:
+    tokenizer = runs.gpt2_tokenizer()
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=420, n_embd=16, n_layer=1, n_head=2, n_positions=24, num_labels=2, pad_token_id=pad
+    )
+    transformers.GPT2ForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Run.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("pad", [None, -1, 7])
+def test_a_decoder_answers_alike_in_a_batch_and_alone(tmp_path: Path, pad: int | None) -> None:
+    """Without a padding token of its own its texts go in batches of equal length; with one, that one pads."""
+    run = decoder(tmp_path / "run", pad)
+    assert run.equal_lengths == (pad != 7)
+    data = [row | {"label": number % 2} for number, row in enumerate(runs.ROWS[:8])]
+    texts, labels = [row["text"] for row in data], [row["label"] for row in data]
+    batched = whence.build(run, data, tmp_path / "many", batch_size=8, quiet=True).scores(texts, labels)
+    alone = whence.build(run, data, tmp_path / "one", batch_size=1, quiet=True).scores(texts, labels)
+    np.testing.assert_allclose(batched, alone, rtol=1e-5, atol=1e-7 * np.abs(alone).max())
+    encoded = run.encoder(24).encode([Example("0", 0, texts[0])])
+    plain: Any = transformers.GPT2ForSequenceClassification.from_pretrained(tmp_path / "run").eval()
+    expected = plain(torch.from_numpy(encoded[0].ids)[None]).logits.softmax(-1)[0].tolist()
+    found = whence.open(tmp_path / "one").explain(texts[0], baselines=False).query.probabilities
+    assert list((found or {}).values()) == pytest.approx(expected, abs=1e-6)
+
+
+# ---- nothing foreign is run ----
+
+_opened: list[str] | None = None
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if _opened is None:
+        return
+    if event == "open" and isinstance(arguments[0], str | os.PathLike):
+        _opened.append(os.fspath(arguments[0]))
+    if event == "pickle.find_class":
+        _opened.append(f"pickle of {arguments}")
+
+
+@pytest.fixture
+def opened() -> Iterator[list[str]]:
+    """Every path that Python opens, and every class that a pickle asks for; the hook itself can never be taken off."""
+    global _opened
+    if not getattr(sys, "_whence_hooked", False):
+        sys.addaudithook(_watch)
+        sys._whence_hooked = True  # type: ignore[attr-defined]
+    _opened = []
+    yield _opened
+    _opened = None
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path(os.environ["WHENCE_BOMB"]),))
+
+
+BOMBS = ("pytorch_model.bin", "training_args.bin", "rng_state.pth", "optimizer.pt", "scheduler.pt", "extra.pkl")
+
+
+def test_no_pickle_is_opened(
+    bert_run: Path, copied: Copy, tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHENCE_BOMB", str(tmp_path / "exploded"))
+    folder = copied(bert_run)
+    for home in (folder, *folder.glob("checkpoint-*")):
+        for name in BOMBS:
+            (home / name).write_bytes(pickle.dumps(Bomb()))
+    opened.clear()
+    index = whence.build(Run.from_pretrained(folder), runs.ROWS, tmp_path / "i.whence", "tracin-we-adam", quiet=True)
+    assert index.explain(runs.TEXTS[0]).helped
+    assert whence.open(tmp_path / "i.whence").explain("A match.").query.predicted
+    assert any(path.endswith("config.json") for path in opened), "the hook is awake"
+    foreign = [
+        path for path in opened if path.startswith("pickle") or Path(path).suffix in {".bin", ".pt", ".pth", ".pkl"}
+    ]
+    assert foreign == []
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_code_of_a_model_is_run_with_the_flag_only(model_folder: Path, tmp_path: Path) -> None:
+    (model_folder / "foreign.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Foreign: pass\n")
+    foreign = {"AutoConfig": "foreign.Foreign", "AutoModelForSequenceClassification": "foreign.Foreign"}
+    edit(model_folder / "config.json", model_type="foreign", auto_map=foreign)
+    with pytest.raises(RunError, match=r"brings code of its own.*--trust-remote-code"):
+        Run.from_pretrained(model_folder)
+    edit(model_folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["foreign.Foreign", None]})
+    edit(model_folder / "tokenizer_config.json", tokenizer_class="ForeignTokenizer")
+    with suppress(RunError):  # today it falls back on tokenizer.json; either way nothing foreign runs
+        load_tokenizer(model_folder)
+    assert not (tmp_path / "ran").exists()

