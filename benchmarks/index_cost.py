@@ -145,7 +145,8 @@ def main() -> None:
     }
     print(json.dumps(record, indent=1))
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"{record['date']}-index-cost.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    name = f"{record['date']}-index-cost.json"
+    (options.out / name).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(run: Run, rows: list[dict[str, str]], place: Path, repeats: int) -> dict[str, list[float]]:
@@ -157,7 +158,7 @@ def measure(run: Run, rows: list[dict[str, str]], place: Path, repeats: int) -> 
 
     def command() -> None:
         shutil.rmtree(place / "b.whence", ignore_errors=True)
-        words = [sys.executable, "-m", "whence.cli", "index", str(run.path), str(place / "train.jsonl")]
+        words = [str(Path(sys.executable).with_name("whence")), "index", str(run.path), str(place / "train.jsonl")]
         subprocess.run([*words, "--out", str(place / "b.whence"), "-q"], check=True, stdout=subprocess.DEVNULL)
 
     works: dict[str, Callable[[], None]] = {
@@ -169,10 +170,6 @@ def measure(run: Run, rows: list[dict[str, str]], place: Path, repeats: int) -> 
     }
     for work in works.values():
         work()  # warm
-    return {what: values for what, values in _interleaved(works, repeats).items()}
-
-
-def _interleaved(works: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {what: [] for what in works}
     for _ in range(repeats):
         for what, work in works.items():

@@ -9,6 +9,7 @@ import transformers
 
 import runs
 import tiny
+from whence.cli import main
 from whence.model.recorder import Recorder
 
 transformers.utils.logging.set_verbosity_error()
@@ -61,3 +62,27 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> tiny.Tiny:
 def lines(tmp_path_factory: pytest.TempPathFactory) -> tiny.Tiny:
     """A language model with tied embeddings, trained on prompts and targets, and its index."""
     return tiny.made(tmp_path_factory.mktemp("lines"), tiny.LINES)
+
+
+@pytest.fixture
+def encoder_folder(tmp_path: Path) -> Path:
+    """A BERT without a head, as people take for a base model."""
+    tokenizer = runs.bert_tokenizer()
+    runs.bert(tokenizer).bert.save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line in this process; give exit code, stdout and stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as leaving:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert isinstance(leaving.value.code, int)
+        return leaving.value.code, out, err
+
+    return run

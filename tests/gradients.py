@@ -1,11 +1,13 @@
 """Random forms for property tests: small, ragged, with repeated tokens, special words and empty examples."""
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from whence.forms import HeadOuter, Outer, Ragged, Rows
 
 TOKENS, WIDTH, WORDS, OUT = 7, 5, 3, 4
+unhurried = settings(deadline=None, max_examples=60)  # a busy machine is no failure
 
 
 @st.composite

@@ -1,5 +1,6 @@
 """Tiny training runs, made by the real Trainer of transformers, and the data they were trained on."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import numpy as np
 import torch
 import transformers
 
+import whence
+from whence.model import Run
 from whence.model.scratch import byte_bpe, causal_lm, classifier, wordpiece
 
 LABELS = ("Business", "Sports", "World")
@@ -34,10 +37,11 @@ def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 ROWS = rows(24)
 TEXTS = [row["text"] for row in ROWS]
+OTHERS = rows(40, seed=1)
 
 
 def bert_tokenizer() -> Any:
-    return wordpiece(TEXTS, 120, MAX_LENGTH)
+    return wordpiece(TEXTS, 200, MAX_LENGTH)
 
 
 def gpt2_tokenizer() -> Any:
@@ -90,3 +94,12 @@ def trainer(folder: Path, model: Any, tokenizer: Any, *, callbacks: Sequence[Any
     )
     made.remove_callback(transformers.PrinterCallback)
     return made
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def index(run: Path | Run, folder: Path, method: str = "tracin-we", data: Any = None, **options: Any) -> whence.Index:
+    """An index of forty rows that the run was not trained on, or of the given ones."""
+    return whence.build(run, OTHERS if data is None else data, folder, method, quiet=True, batch_size=8, **options)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import NEWS, Tiny
 
 import whence
+from tiny import NEWS, Tiny
 from whence.actions import RANKINGS, confident_errors, label_errors, support, write_label_csv
 from whence.errors import InputError
 from whence.store import Store

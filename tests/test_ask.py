@@ -7,9 +7,9 @@ import numpy as np
 import pandas
 import pytest
 import safetensors.numpy
-from tiny import NEWS, Tiny, write_csv
 
 import whence
+from tiny import NEWS, Tiny, write_csv
 from whence.errors import InputError, LabelError, MismatchError, RunError
 from whence.types import Example
 from whence.views import Answer

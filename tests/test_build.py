@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import runs
 from safetensors.numpy import load_file, save_file
 
+import runs
 import whence
+from runs import index as build
 from whence.errors import DataError, DiskFullError, InputError, LabelError, MismatchError
 from whence.examples import read
 from whence.index import Options, passes
-from whence.index import build as build_module
 from whence.index.build import Build, label_numbers
 from whence.index.build import build as build_index
 from whence.methods import recipe_of
@@ -26,12 +26,8 @@ from whence.model.checkpoints import MOMENTS_FILE
 from whence.store import Store, writer
 
 Copy = Callable[[Path], Path]
-ROWS = runs.rows(40, seed=1)
+ROWS = runs.OTHERS
 TEXT = "Retail sales of the bank."
-
-
-def build(run: Path | Run, folder: Path, method: str = "tracin-we", data: Any = ROWS, **options: Any) -> whence.Index:
-    return whence.build(run, data, folder, method, quiet=True, batch_size=8, **options)
 
 
 def root(folder: Path) -> str:
@@ -76,9 +72,9 @@ def test_two_builds_give_the_same_bytes(bert_run: Path, tmp_path: Path, method: 
 
 
 def test_shards_change_no_score(bert_run: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    whole = build(bert_run, tmp_path / "whole").scores([TEXT], ["Business"])
+    whole = build(bert_run, tmp_path / "whole", steps=[8]).scores([TEXT], ["Business"])
     request.getfixturevalue("small_shards")
-    index = build(bert_run, tmp_path / "cut")
+    index = build(bert_run, tmp_path / "cut", steps=[8])
     assert len(list((tmp_path / "cut" / "forms" / "step-8").iterdir())) == 5
     # other batches: the model's own sums fall otherwise in the last bits
     np.testing.assert_allclose(index.scores([TEXT], ["Business"]), whole, rtol=1e-4, atol=1e-6 * np.abs(whole).max())
@@ -87,9 +83,9 @@ def test_shards_change_no_score(bert_run: Path, tmp_path: Path, request: pytest.
 def test_several_parts_of_postings_change_no_score(
     bert_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = build(bert_run, tmp_path / "whole").scores([TEXT], ["Business"])
+    whole = build(bert_run, tmp_path / "whole", steps=[8]).scores([TEXT], ["Business"])
     monkeypatch.setattr(writer, "PART_BYTES", 4096)
-    index = build(bert_run, tmp_path / "parts")
+    index = build(bert_run, tmp_path / "parts", steps=[8])
     assert len(list((tmp_path / "parts" / "postings" / "step-8").iterdir())) > 2
     np.testing.assert_array_equal(index.scores([TEXT], ["Business"]), whole)
 
@@ -104,8 +100,7 @@ def test_one_row(bert_run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_shards")
-@pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
-@pytest.mark.parametrize("place", [0, 3, 7, 14])
+@pytest.mark.parametrize(("place", "interruption"), [(0, KeyboardInterrupt), (7, OSError), (14, KeyboardInterrupt)])
 def test_an_interrupted_build_goes_on(
     bert_run: Path, tmp_path: Path, passed: list[int], place: int, interruption: type[BaseException]
 ) -> None:
@@ -130,24 +125,26 @@ def test_an_interrupted_build_goes_on(
     assert len(before) == place
     passed.clear()
     build(bert_run, folder)
-    lost = 15 - place
-    assert sum(passed) == 3 * len(ROWS) - sum((4 if shard == 4 else 9) for _, shard in published), lost
+    assert sum(passed) == 3 * len(ROWS) - sum((4 if shard == 4 else 9) for _, shard in published)
     assert {path: path.stat().st_mtime_ns for path in before} == before, "finished shards are not touched"
     whole = tmp_path / "whole"
     build(bert_run, whole)
     assert root(folder) == root(whole)
 
 
-def test_a_build_that_died_after_its_shards_goes_on(lm_run: Path, tmp_path: Path, passed: list[int]) -> None:
-    """The table of the head is there whenever the shards are."""
+@pytest.mark.parametrize("place", ["Writer.put_table", "Writer.put_examples", "Writer.seal"])
+def test_a_build_that_died_between_its_shards_and_its_seal_goes_on(lm_run: Path, tmp_path: Path, place: str) -> None:
+    """The table of the head is there whenever the shards are: without it no question can be answered."""
     folder, columns = tmp_path / "index", whence.Columns(label="")
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build_module, "gather", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(f"whence.store.writer.{place}", interrupted)
         with pytest.raises(KeyboardInterrupt):
             build(lm_run, folder, columns=columns)
-    passed.clear()
     index = build(lm_run, folder, columns=columns)
-    assert passed == []
     assert index.explain(ROWS[0]["text"], baselines=False).helped[0].row == 0
     build(lm_run, tmp_path / "whole", columns=columns)
     assert root(folder) == root(tmp_path / "whole")
@@ -202,81 +199,6 @@ def test_an_index_of_something_else_is_refused_by_name(bert_run: Path, copied: C
     refused(r"fingerprints weights step 24 is \w+\.\.\., not \w+\.\.\.", run=changed)
     with pytest.raises(MismatchError, match="is not empty and not an index"):
         build(bert_run, bert_run)
-
-
-# ---- rows that cannot be used ----
-
-
-@pytest.fixture
-def poisoned(bert_run: Path, copied: Copy) -> Path:
-    """The same run, where the word "treaty" has no finite embedding at step 16."""
-    folder = copied(bert_run)
-    token = Run.from_pretrained(folder).tokenizer.convert_tokens_to_ids("treaty")
-    weights = folder / "checkpoint-16" / "model.safetensors"
-    arrays = load_file(weights)
-    arrays["bert.embeddings.word_embeddings.weight"][token] = np.nan
-    save_file(arrays, weights, metadata={"format": "pt"})
-    return folder
-
-
-BAD = [row for row, example in enumerate(ROWS) if "treaty" in example["text"].lower()]
-
-
-@pytest.mark.parametrize("method", ["tracin-we", "tracin-we-adam", "tracin-last", "random", "label"])
-def test_rows_without_a_finite_loss_are_left_out(poisoned: Path, tmp_path: Path, method: str) -> None:
-    assert 1 < len(BAD) < 10
-    index = build(poisoned, tmp_path / "index", method, max_bad_rows=0.5)
-    listed = [(one.id, one.row, one.cause) for one in index.store.manifest.skipped]
-    assert listed == [(f"n{row}", row, "loss is not finite at step 16") for row in BAD]
-    scores = index.scores([TEXT], ["World"])[0]
-    assert np.flatnonzero(np.isnan(scores)).tolist() == BAD
-    answer = index.explain("The minister and the border.", k=len(ROWS))
-    shown = {hit.row for hit in (*answer.helped, *answer.hurt)}
-    ranked = {hit.row for hits in answer.baselines.values() for hit in hits}
-    assert not (shown | ranked) & set(BAD)
-    assert ranked == set(range(len(ROWS))) - set(BAD)
-    assert any(f"{len(BAD)} training rows have no finite loss" in note for note in answer.notes)
-    assert "NaN" not in answer.to_json()
-
-
-def test_the_scores_of_the_others_do_not_change(poisoned: Path, bert_run: Path, tmp_path: Path) -> None:
-    options = {"steps": [8, 16], "max_bad_rows": 0.5}
-    bad = build(poisoned, tmp_path / "bad", **options).scores([TEXT], ["World"])[0]
-    good = build(bert_run, tmp_path / "good", **options).scores([TEXT], ["World"])[0]
-    kept = np.setdiff1d(np.arange(len(ROWS)), BAD)
-    np.testing.assert_allclose(bad[kept], good[kept], rtol=1e-6)
-
-
-def test_too_many_bad_rows_stop_the_build_with_their_list(poisoned: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"more than the 1 that --max-bad-rows 0.01 allows: ") as caught:
-        build(poisoned, tmp_path / "index")
-    assert all(f"id n{row} (row {row}): loss is not finite at step 16" in str(caught.value) for row in BAD)
-    assert caught.value.exit_code == 2
-    assert build(poisoned, tmp_path / "index", max_bad_rows=0.5).store.manifest.skipped, "with leave it goes on"
-
-
-def test_one_bad_row_is_allowed_unless_none_is(poisoned: Path, tmp_path: Path) -> None:
-    data = [ROWS[BAD[0]], *(row for number, row in enumerate(ROWS) if number not in BAD)]
-    with pytest.raises(InputError, match="1 rows have no finite loss or gradient, more than the 0"):
-        build(poisoned, tmp_path / "none", data=data, max_bad_rows=0)
-    assert [one.row for one in build(poisoned, tmp_path / "one", data=data).store.manifest.skipped] == [0]
-    with pytest.raises(InputError, match="no row of .* has a finite loss and gradient"):
-        build(poisoned, tmp_path / "all", data=data[:1])
-
-
-def test_a_text_of_one_token_is_a_bad_row_of_a_language_model(lm_run: Path, tmp_path: Path) -> None:
-    data = [{"text": "Sales"}, *({"text": row["text"]} for row in ROWS[:9])]
-    index = build(lm_run, tmp_path / "index", data=data)
-    assert [(one.row, one.cause) for one in index.store.manifest.skipped] == [(0, "loss is not finite at step 3")]
-    assert np.isnan(index.scores([ROWS[0]["text"]])[0]).tolist() == [True, *[False] * 9]
-    with pytest.raises(InputError, match=r"the text 'Sales' is not finite"):
-        index.explain("Sales")
-
-
-def test_a_query_that_is_not_finite_is_named(poisoned: Path, tmp_path: Path) -> None:
-    index = build(poisoned, tmp_path / "index", max_bad_rows=0.5)
-    with pytest.raises(InputError, match=r"the text 'A treaty.*' is not finite at step 16"):
-        index.explain("A treaty of the army.", label="World")
 
 
 # ---- labels and options ----
@@ -352,7 +274,7 @@ def test_the_optimizers_file_gives_what_was_recorded(bert_run: Path, copied: Cop
 def test_moments_of_another_parameter_are_refused(bert_run: Path, copied: Copy, tmp_path: Path) -> None:
     folder = copied(bert_run)
     save_file({"embedding": np.ones((7, 16), dtype=np.float32)}, folder / "checkpoint-8" / MOMENTS_FILE)
-    with pytest.raises(MismatchError, match=r"are \[7, 16\] and its word embedding is \[120, 16\]"):
+    with pytest.raises(MismatchError, match=r"are \[7, 16\] and its word embedding is \[\d+, 16\]"):
         build(folder, tmp_path / "index", "tracin-we-adam")
 
 
@@ -364,14 +286,14 @@ def test_a_run_that_moved_or_changed(bert_run: Path, copied: Copy, tmp_path: Pat
     scores = build(here, tmp_path / "index").scores([TEXT], ["World"])
     moved = tmp_path / "moved"
     shutil.move(here, moved)
-    with pytest.raises(InputError, match="no run folder at"):
+    with pytest.raises(InputError, match=r"no run at .*if it has moved, say where it is with --run"):
         whence.open(tmp_path / "index").explain(TEXT)
     index = whence.open(tmp_path / "index", run=moved)
     np.testing.assert_array_equal(index.scores([TEXT], ["World"]), scores)
     config = moved / "checkpoint-16" / "config.json"
     before = config.read_text()
     config.write_text(json.dumps(json.loads(before) | {"hidden_act": "relu"}))
-    with pytest.raises(MismatchError, match=r"its weights step 16 is \w{12}, not \w{12}: point to the right one"):
+    with pytest.raises(MismatchError, match=r"its weights step 16 is \w{12}, not \w{12}: point to the right run"):
         whence.open(tmp_path / "index", run=moved).explain(TEXT)
     config.write_text(before)
     for path in moved.glob("checkpoint-*/tokenizer.json"):

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradients import TOKENS, same, some_rows
+from gradients import TOKENS, same, some_rows, unhurried
 from whence.compress import compress, top_tokens
 from whence.forms import Rows
 from whence.recipe import Recipe
@@ -18,16 +18,19 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe(name="test", path="input", **changes)
 
 
+@unhurried
 @given(some_rows())
 def test_without_wishes_rows_are_only_merged(rows: Rows) -> None:
     same(compress(rows, recipe(), np.asarray([0, 1])), rows.merged(by_word=True))
 
 
+@unhurried
 @given(some_rows(), st.integers(TOKENS, TOKENS + 3))
 def test_top_k_of_all_distinct_tokens_is_everything(rows: Rows, k: int) -> None:
     same(compress(rows, recipe(top=k), NONE), rows.merged(by_word=True))
 
 
+@unhurried
 @given(some_rows(), st.integers(1, TOKENS))
 def test_top_tokens_are_those_of_largest_summed_norm(rows: Rows, k: int) -> None:
     kept = compress(rows, recipe(top=k), NONE)
@@ -40,6 +43,7 @@ def test_top_tokens_are_those_of_largest_summed_norm(rows: Rows, k: int) -> None
         same(kept.example(position), one.keep(np.isin(one.ids, best)))
 
 
+@unhurried
 @given(some_rows(), st.integers(1, 6))
 def test_top_positions_are_chosen_before_merging(rows: Rows, k: int) -> None:
     kept = compress(rows, recipe(top=k, top_by="position"), NONE)
@@ -69,6 +73,7 @@ def test_ties_go_to_the_smaller_token() -> None:
     assert top_tokens(rows.merged(by_word=True), 1).ids.tolist() == [2]
 
 
+@unhurried
 @given(some_rows(), st.sets(st.integers(0, TOKENS - 1)))
 def test_special_tokens_are_dropped_before_the_top_is_chosen(rows: Rows, special: set[int]) -> None:
     dropped = np.asarray(sorted(special), dtype=np.int64)
@@ -81,6 +86,7 @@ def test_special_tokens_are_dropped_before_the_top_is_chosen(rows: Rows, special
         assert ((np.diff(first.indptr) > 0) == full).all()  # a special token never takes the place of another
 
 
+@unhurried
 @given(some_rows())
 def test_dropping_everything_leaves_empty_examples(rows: Rows) -> None:
     kept = compress(rows, recipe(drop_special=True, top=3), np.arange(TOKENS))

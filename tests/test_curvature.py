@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradients import TOKENS, WIDTH, WORDS, numbers, some_rows, table
+from gradients import TOKENS, WIDTH, WORDS, numbers, some_rows, table, unhurried
 from whence.curvature import MeanSquares, SecondMoment
 from whence.forms import Rows
 
@@ -14,6 +14,7 @@ def moment(seed: int, epsilon: float = 1e-8) -> SecondMoment:
     return SecondMoment(numbers(np.random.default_rng(seed), TOKENS, WIDTH) ** 2, epsilon, "made up")
 
 
+@unhurried
 @given(some_rows(), some_rows(), st.integers(0, 9))
 def test_the_turned_product_is_divided_once_by_the_root(rows: Rows, others: Rows, seed: int) -> None:
     turn = moment(seed, 1e-3)
@@ -24,6 +25,7 @@ def test_the_turned_product_is_divided_once_by_the_root(rows: Rows, others: Rows
     assert swapped == pytest.approx(found, rel=1e-5, abs=1e-5)
 
 
+@unhurried
 @given(some_rows(), st.integers(0, 9))
 def test_a_turned_self_product_is_not_negative(rows: Rows, seed: int) -> None:
     one = rows.example(0)
@@ -39,6 +41,7 @@ def test_a_unit_moment_turns_nothing() -> None:
     assert turn.inverse_root.dtype == np.float32
 
 
+@unhurried
 @given(st.lists(some_rows(), min_size=1, max_size=4))
 def test_the_estimate_is_the_mean_over_examples_of_squared_sums(batches: list[Rows]) -> None:
     sums = MeanSquares(TOKENS, WIDTH)

@@ -1,7 +1,11 @@
 """The demo: honest data, an honest story, and a folder that is its own."""
 
 import csv
+import hashlib
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from whence import demo as package
+from whence.actions import label_errors
 from whence.demo import corpus, story
 from whence.errors import DataError, MismatchError
+from whence.store import Store
 from whence.views import Story
 
 Rows = list[corpus.Docstring]
@@ -49,22 +55,38 @@ def test_exactly_the_asked_share_is_planted(whole: tuple[Rows, Rows]):
     assert all(row.label in corpus.TOPICS for row in train)
 
 
-def test_the_same_seed_gives_the_same_rows(whole: tuple[Rows, Rows]):
-    assert corpus.docstrings(0.05, seed=0) == whole
-    other = corpus.docstrings(0.05, seed=1)
-    assert [row.id for row in other[0]] != [row.id for row in whole[0]]
-    assert not any(row.planted for row in corpus.docstrings(0.0, seed=0)[0])
+def test_another_process_reads_the_same_rows(whole: tuple[Rows, Rows]):
+    code = f"""
+import hashlib, importlib.util, sys
+spec = importlib.util.spec_from_file_location("corpus", {corpus.__file__!r})
+sys.modules["corpus"] = corpus = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(corpus)
+print(hashlib.sha256(repr(corpus.docstrings(0.05, seed=0)).encode()).hexdigest())
+"""
+    environment = os.environ | {"PYTHONHASHSEED": "7"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == hashlib.sha256(repr(whole).encode()).hexdigest()
+
+
+def test_the_seed_decides(whole: tuple[Rows, Rows], monkeypatch: pytest.MonkeyPatch):
+    found = sorted((replace(row, label=row.topic) for part in whole for row in part), key=lambda row: row.id)
+    monkeypatch.setattr(corpus, "_read", lambda: iter(found))
+    one, again, other = (corpus.docstrings(0.05, seed=seed) for seed in (1, 1, 2))
+    assert one == again
+    assert [row.id for row in one[0]] != [row.id for row in other[0]]
+    assert not any(row.planted for row in corpus.docstrings(0.0, seed=1)[0])
+    assert all(row.planted for row in corpus.docstrings(1.0, seed=1)[0])
 
 
 def test_a_python_without_docstrings_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(corpus.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(corpus.sysconfig, "get_path", lambda _: str(tmp_path))
     (tmp_path / "queue.py").write_text('"""One docstring of ten words is here, and it is all there is."""\n')
     with pytest.raises(DataError, match="has only 1 docstrings"):
         corpus.docstrings(0.05, seed=0)
 
 
 def test_docstrings_of_tests_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(corpus.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(corpus.sysconfig, "get_path", lambda _: str(tmp_path))
     text = '"""Says something about unit testing in ten words or more, really."""\n'
     for path in ("unittest/__init__.py", "unittest/case.py", "unittest/test/case.py"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +101,7 @@ def small(monkeypatch: pytest.MonkeyPatch, whole: tuple[Rows, Rows]) -> None:
     """Two hundred rows, a narrow model, one pass."""
     train = sorted(whole[0], key=lambda row: (not row.planted, row.id))
     rows = [*train[:10], *train[200:390]]
-    monkeypatch.setattr(story, "docstrings", lambda share, seed: (rows, whole[1][:40]))
+    monkeypatch.setattr(story, "docstrings", lambda *_, **__: (rows, whole[1][:40]))
     settings = replace(story.TRAINING, epochs=1, width=16, layers=1, max_length=32, vocabulary=800)
     monkeypatch.setattr(story, "TRAINING", settings)
 
@@ -117,9 +139,6 @@ def test_the_demo_tells_its_story_and_can_be_told_again(small: None, tmp_path: P
 
 def test_the_recall_is_that_of_the_ranking(small: None, tmp_path: Path):
     """The first figure, from the files alone."""
-    from whence.actions import label_errors
-    from whence.store import Store
-
     told = package.demo(tmp_path / "demo", quiet=True)
     with (tmp_path / "demo" / "train.csv").open(encoding="utf-8", newline="") as file:
         planted = [row["label"] != row["true_label"] for row in csv.DictReader(file)]
@@ -147,6 +166,6 @@ def test_a_file_is_no_folder(tmp_path: Path):
 def test_a_story_without_a_wrong_prediction_is_still_a_story(
     small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(story.Index, "predict", lambda self, texts: [row.topic for row in story.docstrings(0, 0)[1]])
+    monkeypatch.setattr(story.Index, "predict", lambda *_: [row.topic for row in story.docstrings(0, 0)[1]])
     told = package.demo(tmp_path / "demo", quiet=True)
     assert "is right, as are all of its other predictions" in told.lead[1]

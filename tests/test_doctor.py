@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import runs
 import safetensors.numpy
 import torch
 import transformers
-from tiny import Tiny
 
+import runs
 import whence
+from tiny import Tiny
 from whence import doctor
 from whence.doctor import Finding, check
 from whence.errors import InputError, LabelError

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradients import OUT, TOKENS, WIDTH, WORDS, numbers, same, some_head, some_outer, some_rows, table
+from gradients import OUT, TOKENS, WIDTH, WORDS, numbers, same, some_head, some_outer, some_rows, table, unhurried
 from whence.forms import Gradient, Head, HeadOuter, Outer, Rows, cross_terms, gather
 
 
@@ -14,6 +14,7 @@ def head_of(seed: int, *, bias: bool = True) -> Head:
     return Head(numbers(random, TOKENS, WIDTH), numbers(random, TOKENS) if bias else None)
 
 
+@unhurried
 @given(some_rows(), st.booleans())
 def test_merging_keeps_sums_and_leaves_no_token_twice(rows: Rows, by_word: bool) -> None:
     merged = rows.merged(by_word=by_word)
@@ -28,6 +29,7 @@ def test_merging_keeps_sums_and_leaves_no_token_twice(rows: Rows, by_word: bool)
     same(merged.merged(by_word=by_word), merged)
 
 
+@unhurried
 @given(some_rows())
 def test_words_keep_their_own_sums(rows: Rows) -> None:
     merged = rows.merged(by_word=True)
@@ -38,12 +40,14 @@ def test_words_keep_their_own_sums(rows: Rows) -> None:
             np.testing.assert_allclose(row, before.rows[mine].sum(0), atol=1e-5)
 
 
+@unhurried
 @given(some_rows())
 def test_norms_are_those_of_the_dense_matrix(rows: Rows) -> None:
     truth = [np.linalg.norm(table(rows, position)) for position in range(len(rows))]
     np.testing.assert_allclose(rows.norms(), truth, rtol=1e-5, atol=1e-6)
 
 
+@unhurried
 @given(some_rows(), st.data())
 def test_keeping_rows_keeps_examples(rows: Rows, data: st.DataObject) -> None:
     size = len(rows.ids)
@@ -56,6 +60,7 @@ def test_keeping_rows_keeps_examples(rows: Rows, data: st.DataObject) -> None:
         np.testing.assert_array_equal(kept.example(position).ids, rows.example(position).ids[mine])
 
 
+@unhurried
 @given(some_rows(2, 2), some_outer(2, 2), some_head(2, 2), st.sampled_from([np.nan, np.inf, -np.inf]))
 def test_what_is_not_finite_is_found_and_emptied(rows: Rows, outer: Outer, head: HeadOuter, value: float) -> None:
     gradient = Gradient(rows, outer, head)
@@ -85,6 +90,7 @@ def test_a_gradient_without_forms_is_finite() -> None:
     assert Gradient().example(1) == Gradient()
 
 
+@unhurried
 @given(some_rows(3, 3), some_outer(3, 3), some_head(3, 3), st.lists(st.booleans(), min_size=3, max_size=3))
 def test_pack_unpack_and_stack_bring_everything_back(
     rows: Rows, outer: Outer, head: HeadOuter, kinds: list[bool]
@@ -103,6 +109,7 @@ def test_pack_unpack_and_stack_bring_everything_back(
         assert getattr(stacked, name) is None
 
 
+@unhurried
 @given(some_rows(), some_rows())
 def test_terms_of_rows_sum_to_the_product(rows: Rows, others: Rows) -> None:
     one, other = rows.example(0), others.example(0)
@@ -114,12 +121,14 @@ def test_terms_of_rows_sum_to_the_product(rows: Rows, others: Rows) -> None:
     assert one.terms(one, WORDS, WORDS).sum() >= 0
 
 
+@unhurried
 @given(some_rows(), some_rows())
 def test_no_shared_token_gives_exactly_zero(rows: Rows, others: Rows) -> None:
     shifted = Rows(others.indptr, others.ids + TOKENS, others.words, others.rows)
     assert not rows.example(0).terms(shifted.example(0), WORDS, WORDS).any()
 
 
+@unhurried
 @given(some_rows(), some_rows())
 def test_each_term_belongs_to_its_words(rows: Rows, others: Rows) -> None:
     one, other = rows.example(0), others.example(0)
@@ -130,6 +139,7 @@ def test_each_term_belongs_to_its_words(rows: Rows, others: Rows) -> None:
             assert terms[mine, theirs] == pytest.approx(part, rel=1e-9, abs=1e-9)
 
 
+@unhurried
 @given(some_outer(), some_outer())
 def test_terms_of_outers_sum_to_the_product(outer: Outer, others: Outer) -> None:
     one, other = outer.example(0), others.example(0)
@@ -140,6 +150,7 @@ def test_terms_of_outers_sum_to_the_product(outer: Outer, others: Outer) -> None
     np.testing.assert_allclose(other.terms(one, WORDS, WORDS), terms.T, atol=1e-9)
 
 
+@unhurried
 @given(some_head(), st.integers(0, 9), st.booleans())
 def test_head_factors_are_probabilities_minus_targets(head: HeadOuter, seed: int, bias: bool) -> None:
     table_ = head_of(seed, bias=bias)
@@ -153,6 +164,7 @@ def test_head_factors_are_probabilities_minus_targets(head: HeadOuter, seed: int
     np.testing.assert_array_equal(outer.indptr, head.indptr)
 
 
+@unhurried
 @given(some_rows(), some_head(), st.integers(0, 9))
 def test_cross_terms_sum_to_the_product_of_the_dense_tables(rows: Rows, head: HeadOuter, seed: int) -> None:
     one, outer = rows.example(0), head.example(0).outer(head_of(seed))

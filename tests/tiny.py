@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import runs
-
 import whence
 from whence.examples import read
 from whence.training import Training, train

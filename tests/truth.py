@@ -125,7 +125,7 @@ def pair_run(folder: Path) -> Truth:
     return Truth(folder, (10,), paired(classified(24, 0)), paired(classified(4, 1)))
 
 
-def lm_run(folder: Path, name: str, *, tied: bool, steps: tuple[int, ...] = (5, 20), n: int = 40, q: int = 6) -> Truth:
+def lm_run(folder: Path, name: str, *, tied: bool, steps: tuple[int, ...] = (5, 20), n: int = 24, q: int = 4) -> Truth:
     """A causal language model; every third text is a prompt with a target."""
     tokenizer = byte_tokenizer()
     end = tokenizer.eos_token_id

@@ -42,7 +42,7 @@ class Recipe(BaseModel):
     top: int | None = Field(default=None, ge=1)
     top_by: Literal["token", "position"] = "token"
     drop_special: bool = False
-    synonym_threshold: float | None = Field(default=None, ge=-1.0, le=1.0)
+    synonym_threshold: float | None = Field(default=None, ge=0.0, lt=1.0)
     preconditioner: Literal["none", "adam"] = "none"
     epsilon: float = Field(default=1e-8, ge=0.0)
     unit_norm: bool = False

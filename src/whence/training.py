@@ -4,7 +4,9 @@ Without a model it trains a small transformer from scratch with a tokenizer lear
 """
 
 import math
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,7 +78,7 @@ def train(examples: Examples, out: str | Path, training: Training = Training()) 
 
     Args:
         examples: the training set.
-        out: folder for the run; must be new or empty.
+        out: folder for the run; must be new or empty, and is again when training is interrupted.
         training: how to train.
 
     Returns:
@@ -102,8 +104,26 @@ def train(examples: Examples, out: str | Path, training: Training = Training()) 
         _scratch(examples, names, training) if training.model is None else _pretrained(training.model, names, training)
     )
     rows = [_features(tokenizer, example, names, training.max_length) for example in examples]
-    _trainer(model, tokenizer, rows, folder, training).train()
+    with _whole_or_gone(folder):
+        _trainer(model, tokenizer, rows, folder, training).train()
     return Run.from_pretrained(folder)
+
+
+@contextmanager
+def _whole_or_gone(folder: Path) -> Iterator[None]:
+    """Take back what a stopped training wrote into its (new or empty) folder: half a run would pass for a whole one."""
+    there = folder.exists()
+    try:
+        yield
+    except BaseException:
+        for entry in list(folder.iterdir()) if folder.exists() else []:
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        if folder.exists() and not there:
+            folder.rmdir()
+        raise
 
 
 def label_names(examples: Examples) -> tuple[str, ...] | None:

@@ -1,7 +1,7 @@
 """The one way in and out: the list of commands, and every error as one line with its exit code.
 
-0 done; 1 a bug; 2 wrong usage or input; 3 parts that do not match; 4 a damaged index; 74 a full disk; 130 interrupted;
-141 nobody reads stdout any more.
+0 done; 1 a bug, or nobody reads stdout any more; 2 wrong usage or input; 3 parts that do not match; 4 a damaged index;
+74 a full disk; 130 interrupted.
 """
 
 import errno
@@ -15,11 +15,10 @@ import typer
 
 from whence.cli import asking, making
 from whence.cli.speech import fail
-from whence.errors import InputError, WhenceError
+from whence.errors import WhenceError
 from whence.version import __version__
 
 INTERRUPTED = 130
-CLOSED_PIPE = 141
 
 _RESUMED = "what is finished is kept: the same command resumes"
 _AFTERWARDS = {
@@ -51,18 +50,22 @@ for command in (
     app.command()(command)
 
 
-@app.callback(invoke_without_command=True)
-def root(
-    context: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (anywhere).")] = False,  # noqa: ARG001 # see main
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    """Whence does this output come? Which training examples, and which words in them, pushed a model to an output."""
-    if version:
+def _version(asked: bool) -> bool:
+    if asked:
         typer.echo(f"whence {__version__}")
         raise typer.Exit
-    if context.invoked_subcommand is None:
-        raise InputError("no command given: `whence --help` lists them; `whence demo` shows the whole job")
+    return asked
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (anywhere).")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Whence does this output come? Which training examples, and which words in them, pushed a model to an output."""
+    # `main` has taken --debug out already, and `_version` answers --version: here they are for the help
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -102,7 +105,7 @@ def _code(error: BaseException, words: list[str]) -> int:
     if isinstance(error, BrokenPipeError):
         # Python writes what is left when it ends: let it go nowhere, or it complains then
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return CLOSED_PIPE
+        return 1  # as typer, which meets most of these first
     if isinstance(error, _Refused):
         fail(_usage(error))
         return 2

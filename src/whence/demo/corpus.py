@@ -239,6 +239,8 @@ def _docs(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
         if text:
             yield name, " ".join(text.split())
     for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):  # most nodes are, and none holds a definition
+            continue
         inner = (
             f"{name}.{child.name}" if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) else name
         )
