@@ -127,6 +127,8 @@ def test_the_demo_tells_its_story_and_can_be_told_again(small: None, tmp_path: P
     assert all(0 <= one.share_in_first_tenth <= 1 for one in told.recall)
     assert len(told.labels.rows) == 25
     assert told.labels.n_examples == 200
+    ranked = label_errors(Store(folder / "index.whence"), story.SHOWN).rows
+    assert told.labels.flagged == sum(one.is_label_issue for one in ranked)  # of all, not of those on the page
     assert dict(told.facts)["planted label errors"] == "10"
     json.dumps(told.to_dict(), allow_nan=False)
     first = (folder / "index.whence" / "manifest.json").read_bytes()

@@ -385,7 +385,6 @@ import whence.store, whence.search, whence.baselines
 store = whence.store.Store(Path(sys.argv[1]))
 whence.search.Search(store)
 assert store.postings(7).lookup(store.postings(7).tokens[0]) is not None
-assert store.examples and store.features
 heavy = sorted({"torch", "transformers", "datasets", "pandas"} & set(sys.modules))
 assert not heavy, heavy
 """

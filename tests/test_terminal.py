@@ -34,7 +34,7 @@ def test_signs_and_numbers_need_no_colour() -> None:
     assert "retail[+0.094] sales[+0.131]" in shown
     assert "slid[-0.144]" in shown
     assert "2 more: +0.007" in " ".join(shown.split())
-    assert "overlap 2 of 5" in shown
+    assert "2 of 5  first: " in shown
     assert "not proof of cause" in " ".join(shown.split())
 
 
@@ -79,9 +79,10 @@ def test_long_texts_say_what_is_left_out() -> None:
 
 def test_labels_say_how_many_are_left_out() -> None:
     report = make_labels()
-    assert "showing 1 of 3 suspects" in printed(print_labels, report, limit=1)
+    assert "showing the 1 most suspect of 7,600" in printed(print_labels, report, limit=1)
     everything = printed(print_labels, report, limit=None)
-    assert "showing" not in everything
+    assert "showing the 3 most suspect of 7,600" in everything
+    assert "showing" not in printed(print_labels, replace(report, n_examples=3), limit=None)
     assert "likely wrong" in everything
     assert "2 flagged of 7,600" in everything
 

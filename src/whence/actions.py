@@ -61,7 +61,8 @@ def label_errors(store: Store, ranking: Ranking = "mean-loss") -> LabelReport:
         for rank, place in enumerate(order, 1)
     )
     named = f"{ranking}: {RANKINGS[ranking]}"
-    return LabelReport(ranking=named, n_examples=len(rows), rows=rows, notes=tuple(store.manifest.notes))
+    notes = tuple(store.manifest.notes)
+    return LabelReport(ranking=named, n_examples=len(rows), rows=rows, n_flagged=int(flagged.sum()), notes=notes)
 
 
 def confident_errors(
@@ -140,12 +141,12 @@ def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, " n"]:
         )
     search, total = Search(store), np.zeros(plan.n)
     for checkpoint in plan.checkpoints:
-        everything = _token_sums(store, search, checkpoint.step)
+        everything = None if itself else _token_sums(store, search, checkpoint.step)
         for examples, rows in _merged(store, checkpoint.step):
             turned = search.turned(checkpoint.step, rows).rows
             scale = search.scale(checkpoint.step)[examples][rows.owners]
             own = np.einsum("kd,kd->k", rows.rows, turned, dtype=np.float64) * scale
-            products = own if itself else np.einsum("kd,kd->k", everything[rows.ids], turned) - own
+            products = own if everything is None else np.einsum("kd,kd->k", everything[rows.ids], turned) - own
             np.add.at(total, examples[rows.owners], checkpoint.weight * products)
     return total
 

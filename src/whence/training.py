@@ -5,9 +5,9 @@ Without a model it trains a small transformer from scratch with a tokenizer lear
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -110,7 +110,7 @@ def train(examples: Examples, out: str | Path, training: Training = Training()) 
 
 
 @contextmanager
-def _whole_or_gone(folder: Path) -> Iterator[None]:
+def _whole_or_gone(folder: Path) -> Generator[None]:
     """Take back what a stopped training wrote into its (new or empty) folder: half a run would pass for a whole one."""
     there = folder.exists()
     try:
@@ -230,6 +230,16 @@ def _features(tokenizer: Any, example: Example, names: Sequence[str] | None, max
     return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"], "labels": labels}
 
 
+def _by_length() -> dict[str, Any]:
+    """Batches of texts of like length, by the name that this version of transformers has for it."""
+    names = {one.name for one in fields(cast("Any", transformers.TrainingArguments))}
+    return (
+        {"train_sampling_strategy": "group_by_length"}
+        if "train_sampling_strategy" in names
+        else {"group_by_length": True}
+    )
+
+
 def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path, training: Training) -> Any:
     rate = training.learning_rate or (1e-3 if training.model is None else 5e-5)
     arguments = cast("Any", transformers.TrainingArguments)(
@@ -244,8 +254,8 @@ def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Pat
         report_to=[],
         use_cpu=not torch.cuda.is_available(),
         disable_tqdm=True,
-        train_sampling_strategy="group_by_length",
         dataloader_pin_memory=False,
+        **_by_length(),
     )
     trainer = cast("Any", transformers.Trainer)(
         model=model,

@@ -32,6 +32,9 @@ TRAINING = Training(epochs=4, batch_size=16, learning_rate=2e-3, max_length=96, 
 SHOWN: Ranking = "mean-loss"
 """The ranking that the demo shows; the others stand beside it."""
 
+SHOWN_SUSPECTS = 25
+"""Suspects on the page; the whole list is that of `whence labels`."""
+
 SHOWN_HITS = 3
 """Hits on each side of the explained prediction."""
 
@@ -118,9 +121,7 @@ def _story(index: Index, rows: Sequence[Docstring], held: Sequence[Docstring], s
             "in the first tenth.",
         ),
         answer=answer,
-        labels=LabelReport(
-            ranking=report.ranking, n_examples=report.n_examples, rows=report.rows[:25], notes=report.notes
-        ),
+        labels=replace(report, rows=report.rows[:SHOWN_SUSPECTS]),
         recall=recall,
         facts=(
             ("rows", f"{len(rows):,}"),

@@ -1,6 +1,7 @@
 """Ask an index: which training examples, and which words in them, helped or hurt an output."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -300,8 +301,8 @@ class Index:
             embedding_path=plan.embedding_path if plan.recipe.layer == "embedding" else None,  # type: ignore[arg-type]
             loss=plan.recipe.loss,
             query=asked.view(row, plan.label_names),
-            helped=tuple(self._hit(asked, row, query, rank, place, scores) for rank, place in enumerate(helped, 1)),
-            hurt=tuple(self._hit(asked, row, query, rank, place, scores) for rank, place in enumerate(hurt, 1)),
+            helped=self._hits(asked, row, query, helped, scores),
+            hurt=self._hits(asked, row, query, hurt, scores),
             baselines=lists,
             notes=tuple(notes + reasons),
             n_examples=plan.n,
@@ -324,9 +325,15 @@ class Index:
     def _tokens(self) -> frozenset[int]:
         return frozenset(self.store.postings(self.store.plan.checkpoints[-1].step).tokens)
 
-    def _hit(
-        self, asked: Asked, row: int, query: Example, rank: int, place: int, scores: Float[np.ndarray, " n"]
-    ) -> Hit:
+    def _hits(
+        self, asked: Asked, row: int, query: Example, places: list[int], scores: Float[np.ndarray, " n"]
+    ) -> tuple[Hit, ...]:
+        """Hits in the order of their scores as the sum of their words, which float64 knows better than the scan."""
+        hits = [self._hit(asked, row, query, place, scores) for place in places]
+        ordered = sorted(hits, key=lambda hit: (-abs(hit.score), hit.row))
+        return tuple(replace(hit, rank=rank) for rank, hit in enumerate(ordered, 1))
+
+    def _hit(self, asked: Asked, row: int, query: Example, place: int, scores: Float[np.ndarray, " n"]) -> Hit:
         columns: dict[str, Any] = {name: column[place] for name, column in self.store.examples.items()}
         shown = (str(columns["text"]), None, columns["text_pair"], columns["target"])
         example = Example(str(columns["id"]), int(columns["row"]), *shown)
@@ -337,10 +344,10 @@ class Index:
             if self.store.plan.recipe.baseline is None
         ]
         return Hit(
-            rank=rank,
+            rank=0,
             id=example.id,
             row=example.row,
-            score=float(scores[place]),
+            score=float(sum(part.sum() for part in parts)) if parts else float(scores[place]),
             text=example.text,
             text_pair=example.text_pair,
             target=example.target,

@@ -108,6 +108,11 @@ class Build:
         first = run.load(self.checkpoints[0])
         self.wanted = wanted(recipe, run, first)
         self.moments = {one.step: read_moments(one, recipe, options.second_moment) for one in self.checkpoints}
+        if self.wanted.head and recipe.preconditioner == "adam" and options.second_moment == "estimate":
+            raise InputError(
+                "the second moment cannot be estimated for a table that the head shares: "
+                "record it (whence.Recorder), or choose --path input"
+            )
         self._table = cast("tuple[int, int]", tuple(cast("Any", first).get_input_embeddings().weight.shape))
         self.writer = Writer(folder, self._plan(self._table[1]))
         self._loaded = {self.checkpoints[0].step: first}
@@ -282,15 +287,10 @@ class Build:
                     f"{list(self._table)}: they belong to another parameter; choose --second-moment estimate"
                 )
             return SecondMoment(v, self.recipe.epsilon, found.source)
-        if self.wanted.head:
-            raise InputError(
-                "the second moment cannot be estimated for a tied table: "
-                "record it (whence.Recorder), or choose --path input"
-            )
         sums: MeanSquares | None = None
         for _, arrays in self._shards(checkpoint):
             rows = _rows(arrays)
-            sums = sums or MeanSquares(len(self.run.tokenizer), rows.rows.shape[1])
+            sums = sums or MeanSquares(*self._table)
             sums.add(rows)
         assert sums is not None
         return sums.fitted(self.recipe.epsilon)

@@ -326,6 +326,9 @@ class LabelReport(Page):
     ranking: str = field(metadata={"help": "name of the ranking that ordered them"})
     n_examples: int = field(metadata={"help": "training examples that were ranked"})
     rows: tuple[Suspect, ...] = field(metadata={"help": "suspects, most suspect first"})
+    n_flagged: int | None = field(
+        default=None, metadata={"help": "labels flagged as wrong, listed here or not; None counts those listed"}
+    )
     notes: tuple[str, ...] = field(default=(), metadata={"help": "what a reader must know about this ranking"})
 
     @property
@@ -335,8 +338,8 @@ class LabelReport(Page):
 
     @property
     def flagged(self) -> int:
-        """Number of rows here that are flagged as wrong."""
-        return sum(row.is_label_issue for row in self.rows)
+        """Number of labels that are flagged as wrong, of all that were ranked."""
+        return sum(row.is_label_issue for row in self.rows) if self.n_flagged is None else self.n_flagged
 
     def __repr__(self) -> str:
         head = f"{self.flagged:,} of {self.n_examples:,} labels flagged (ranking: {self.ranking})"

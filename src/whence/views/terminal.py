@@ -62,8 +62,8 @@ def print_labels(report: LabelReport, console: Console, limit: int | None = 20) 
     )
     shown = report.rows[:limit]
     console.print(_suspects(shown))
-    if len(shown) < len(report.rows):
-        left = f"showing the {len(shown):,} most suspect of {len(report.rows):,}"
+    if len(shown) < report.n_examples:
+        left = f"showing the {len(shown):,} most suspect of {report.n_examples:,}"
         console.print(left, style="dim", highlight=False)
     for note in report.notes:
         console.print(_say(note, "dim"))
