@@ -1,9 +1,9 @@
 """Cost of an index over one plain forward+backward pass of the same batches; interleaved, medians, one thread.
 
-    python benchmarks/index_cost.py [--texts 256] [--repeats 5] [--out benchmarks/results]
+    python benchmarks/index_cost.py [--texts 1024] [--repeats 5] [--data FOLDER] [--out benchmarks/results]
 
-Three figures per checkpoint, each as a ratio to the plain pass (forward + backward of the mean loss to every parameter,
-texts in random order, batches padded to their longest text; beside it the same with texts sorted by length):
+Three figures for one checkpoint, each as a ratio to the plain pass: forward + backward of the mean loss to every
+parameter over the same batches (32 texts of like length, padded to the longest), tokenized beforehand:
 
     capture         forward + backward to the embedding output, rows merged (no disk)
     build           `whence.build`: tokenization, capture, shards, postings, manifest
@@ -74,15 +74,14 @@ def make_run(folder: Path, labels: int) -> Path:
     return folder
 
 
-def plain_pass(run: Run, rows: list[dict[str, str]], *, in_order: bool) -> Callable[[], None]:
+def plain_pass(run: Run, rows: list[dict[str, str]]) -> Callable[[], None]:
     """One forward + backward to every parameter over all texts."""
     model = run.load(run.checkpoints[0]).train(mode=False)
     model.requires_grad_()
     encoder = run.encoder(run.length(None))
     encoded = encoder.encode([Example(str(row), row, one["text"]) for row, one in enumerate(rows)])
     pairs = list(zip(encoded, [int(one["label"]) for one in rows], strict=True))
-    if in_order:
-        pairs.sort(key=lambda pair: len(pair[0].ids))
+    pairs.sort(key=lambda pair: len(pair[0].ids))
     cut = [pairs[start : start + BATCH] for start in range(0, len(pairs), BATCH)]
     made = [encoder.collate([one for one, _ in part], [label for _, label in part]) for part in cut]
 
@@ -120,7 +119,7 @@ def timed(work: Callable[[], object]) -> float:
 def main() -> None:
     """Measure, print and write a dated record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=int, default=256)
+    parser.add_argument("--texts", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--data", type=Path, default=None, help="folder that holds agnews/")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
@@ -140,8 +139,8 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread, torch {torch.__version__}",
         "repeats": options.repeats,
         "seconds (median)": {what: round(statistics.median(values), 2) for what, values in seconds.items()},
-        "ratio to the plain pass (median of pairs)": ratios(seconds, "plain pass"),
-        "ratio to the plain pass, sorted by length": ratios(seconds, "plain pass, sorted"),
+        "ratio to the plain pass (median over repeats)": ratios(seconds, "plain pass"),
+        "smallest and largest ratio": spreads(seconds, "plain pass"),
     }
     print(json.dumps(record, indent=1))
     options.out.mkdir(parents=True, exist_ok=True)
@@ -162,14 +161,12 @@ def measure(run: Run, rows: list[dict[str, str]], place: Path, repeats: int) -> 
         subprocess.run([*words, "--out", str(place / "b.whence"), "-q"], check=True, stdout=subprocess.DEVNULL)
 
     works: dict[str, Callable[[], None]] = {
-        "plain pass": plain_pass(run, rows, in_order=False),
-        "plain pass, sorted": plain_pass(run, rows, in_order=True),
+        "plain pass": plain_pass(run, rows),
         "capture": capture_pass(run, rows),
         "build": build_index,
         "index command": command,
     }
-    for work in works.values():
-        work()  # warm
+    plain_pass(run, rows[:BATCH])()  # warm
     seconds: dict[str, list[float]] = {what: [] for what in works}
     for _ in range(repeats):
         for what, work in works.items():
@@ -182,8 +179,18 @@ def ratios(seconds: dict[str, list[float]], base: str) -> dict[str, float]:
     return {
         what: round(statistics.median(value / floor for value, floor in zip(values, seconds[base], strict=True)), 3)
         for what, values in seconds.items()
-        if not what.startswith("plain")
+        if what != base
     }
+
+
+def spreads(seconds: dict[str, list[float]], base: str) -> dict[str, list[float]]:
+    """Smallest and largest ratio within a repeat."""
+    found: dict[str, list[float]] = {}
+    for what, values in seconds.items():
+        pairs = [value / floor for value, floor in zip(values, seconds[base], strict=True)]
+        if what != base:
+            found[what] = [round(min(pairs), 3), round(max(pairs), 3)]
+    return found
 
 
 if __name__ == "__main__":

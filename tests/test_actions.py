@@ -92,7 +92,9 @@ def test_rows_stand_in_the_order_of_the_ranking(news: Tiny, ranking: str):
     store = Store(news.index)
     report = label_errors(store, ranking)  # type: ignore[arg-type]
     losses = store.features["losses"]
+    own = store.features["mean_probabilities"][np.arange(len(NEWS)), store.features["labels"]].astype(float)
     suspicion = {
+        "mean-probability": -own,
         "mean-loss": losses.mean(0),
         "last-loss": losses[-1],
         "influence": -support(store),
@@ -105,6 +107,8 @@ def test_rows_stand_in_the_order_of_the_ranking(news: Tiny, ranking: str):
     scores = [one.label_score for one in report.rows]
     assert scores == sorted(scores)
     assert 0 < scores[0] <= scores[-1] <= 1
+    if ranking == "mean-probability":
+        np.testing.assert_allclose(scores, np.sort(own), rtol=1e-12)
     if ranking == "mean-loss":
         np.testing.assert_allclose(scores, np.exp(-np.sort(losses.mean(0))[::-1]), rtol=1e-12)
     if ranking == "influence":
@@ -114,7 +118,7 @@ def test_rows_stand_in_the_order_of_the_ranking(news: Tiny, ranking: str):
 def test_ties_stand_in_data_order(news: Tiny):
     store = Store(news.index)
     store.features["losses"][:] = 0.5
-    assert [one.row for one in label_errors(store).rows] == list(range(len(NEWS)))
+    assert [one.row for one in label_errors(store, "mean-loss").rows] == list(range(len(NEWS)))
 
 
 def test_flags_and_suggestions_agree(news: Tiny):
@@ -177,7 +181,7 @@ def test_what_can_not_be_ranked(news: Tiny, lines: Tiny, tmp_path: Path):
         support(Store(lines.index))  # the head shares the table: products meet outside equal tokens
     for method in ("tracin-we-syn", "tracin-last", "label"):
         index = whence.build(news.run, news.data, tmp_path / method, method=method, quiet=True)
-        with pytest.raises(InputError, match="use --ranking mean-loss"):
+        with pytest.raises(InputError, match="use --ranking mean-probability"):
             label_errors(index.store, "influence")
         assert len(label_errors(index.store).rows) == len(NEWS)
 

@@ -247,7 +247,7 @@ def test_options_that_can_not_be(said: Said, news: Tiny, tmp_path: Path):
     refused(said(*index, "--max-length", "1000"), 2, "--max-length 1000 is more than the 24 tokens")
     refused(said(*index, "--id-column", "key"), 2, "no column 'key'", "--id-column")
     labels = ("labels", news.index, "--out", tmp_path / "labels.csv")
-    refused(said(*labels, "--ranking", "loss"), 2, "--ranking 'loss'", "choose one of mean-loss, last-loss, influence")
+    refused(said(*labels, "--ranking", "loss"), 2, "--ranking 'loss'", "choose one of mean-probability, mean-loss")
     refused(said("labels", news.index, "--out", tmp_path), 2, f"--out {tmp_path} is a folder")
     refused(said("labels", news.index, "--out", tmp_path / "no" / "x.csv"), 2, "there is no folder")
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from whence import demo as package
-from whence.actions import label_errors
+from whence.actions import RANKINGS, label_errors
 from whence.demo import corpus, story
 from whence.errors import DataError, MismatchError
 from whence.store import Store
@@ -123,7 +123,7 @@ def test_the_demo_tells_its_story_and_can_be_told_again(small: None, tmp_path: P
         rows = list(csv.DictReader(file))
     assert len(rows) == 200
     assert sum(row["label"] != row["true_label"] for row in rows) == 10
-    assert [one.name for one in told.recall] == ["mean-loss", "last-loss", "influence", "self-influence", "random"]
+    assert [one.name for one in told.recall] == [*RANKINGS, "random"]
     assert all(0 <= one.share_in_first_tenth <= 1 for one in told.recall)
     assert len(told.labels.rows) == 25
     assert told.labels.n_examples == 200

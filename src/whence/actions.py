@@ -17,9 +17,10 @@ from whence.search import Search
 from whence.store import Store
 from whence.views import LabelReport, Suspect
 
-Ranking = Literal["mean-loss", "last-loss", "influence", "self-influence"]
+Ranking = Literal["mean-probability", "mean-loss", "last-loss", "influence", "self-influence"]
 
 RANKINGS: dict[Ranking, str] = {
+    "mean-probability": "mean over the checkpoints of the probability of the given label, low first",
     "mean-loss": "mean over the checkpoints of the loss of the given label",
     "last-loss": "loss of the given label at the last checkpoint",
     "influence": "what all other training examples did to this one (sum of their scores on it)",
@@ -28,11 +29,11 @@ RANKINGS: dict[Ranking, str] = {
 """Rankings of suspected label errors, in words."""
 
 
-def label_errors(store: Store, ranking: Ranking = "mean-loss") -> LabelReport:
+def label_errors(store: Store, ranking: Ranking = "mean-probability") -> LabelReport:
     """Rank the training examples by how suspect their labels are.
 
-    `label_score` lies in (0, 1] and low is suspect: for the loss rankings exp(-loss), which is the geometric mean over
-    the checkpoints of the given label's probability; for the others the rank divided by the number of examples.
+    `label_score` lies in [0, 1] and low is suspect: the mean over the checkpoints of the given label's probability; for
+    the loss rankings exp(-loss), its geometric mean; for the others the rank divided by the number of examples.
     `predicted_label` is the class of largest mean probability over the checkpoints. Flags follow `confident_errors`.
 
     Args:
@@ -55,7 +56,7 @@ def label_errors(store: Store, ranking: Ranking = "mean-loss") -> LabelReport:
     flagged, better = confident_errors(store.features["mean_probabilities"][valid], given[valid])
     suggested = np.full(store.plan.n, -1)
     suggested[valid] = np.where(flagged, better, -1)
-    quality = np.exp(-suspicion) if ranking.endswith("loss") else _rank_share(len(suspicion), order)
+    quality = _quality(ranking, suspicion, order)
     rows = tuple(
         _suspect(store, names, rank, int(place), float(quality[place]), int(suggested[place]))
         for rank, place in enumerate(order, 1)
@@ -137,7 +138,7 @@ def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, " n"]:
     if not plain or (plan.tied and plan.embedding_path != "input"):
         raise InputError(
             f"this ranking needs embedding gradients that meet on equal tokens alone, and this index of "
-            f"{plan.recipe.name} has others: use --ranking mean-loss"
+            f"{plan.recipe.name} has others: use --ranking mean-probability"
         )
     search, total = Search(store), np.zeros(plan.n)
     for checkpoint in plan.checkpoints:
@@ -178,12 +179,27 @@ def _suspicion(store: Store, ranking: Ranking) -> Float[np.ndarray, " n"]:
     """High is suspect."""
     losses = store.features["losses"]
     measures: dict[Ranking, Callable[[], Float[np.ndarray, " n"]]] = {
+        "mean-probability": lambda: -_given_probability(store),
         "mean-loss": lambda: losses.mean(0),
         "last-loss": lambda: losses[-1],
         "influence": lambda: -support(store),
         "self-influence": lambda: support(store, itself=True),
     }
     return measures[ranking]()
+
+
+def _given_probability(store: Store) -> Float[np.ndarray, " n"]:
+    means, given = store.features["mean_probabilities"], store.features["labels"]
+    return means[np.arange(len(given)), given].astype(np.float64)
+
+
+def _quality(
+    ranking: Ranking, suspicion: Float[np.ndarray, " n"], order: Int[np.ndarray, " m"]
+) -> Float[np.ndarray, " n"]:
+    """A label's score in [0, 1], low is suspect."""
+    if ranking == "mean-probability":
+        return np.clip(-suspicion, 0.0, 1.0)
+    return np.exp(-suspicion) if ranking.endswith("loss") else _rank_share(len(suspicion), order)
 
 
 def _rank_share(n: int, order: Int[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:

@@ -67,7 +67,9 @@ def explain(
 def labels(
     index: IndexFolder,
     out: Annotated[Path, typer.Option(help="CSV file in the columns of cleanlab's Datalab.")],
-    ranking: Annotated[str, typer.Option(help="mean-loss, last-loss, influence or self-influence.")] = "mean-loss",
+    ranking: Annotated[
+        str, typer.Option(help="mean-probability, mean-loss, last-loss, influence or self-influence.")
+    ] = "mean-probability",
     limit: Annotated[int, typer.Option(min=0, help="Suspects to print.")] = 20,
     as_json: Json = False,
     quiet: Quiet = False,

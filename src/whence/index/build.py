@@ -16,12 +16,15 @@ from whence.forms import Gradient, Rows
 from whence.index.kept import columns, gather
 from whence.index.moments import Source, read_moments
 from whence.index.passes import Pass, Passed, batches, wanted
-from whence.model import Checkpoint, Encoder, Run
+from whence.model import Checkpoint, Encoded, Encoder, Run
 from whence.progress import track
 from whence.recipe import Recipe
 from whence.store import FORMAT, Plan, PlannedCheckpoint, SkippedRow, Writer
 from whence.version import __version__
 from whence.words import RULES
+
+KEPT_TOKENS = 2_000_000
+"""Training sets up to this size (about 70 MB encoded) are encoded once for all checkpoints, larger ones at each."""
 
 SHARD_BYTES = 64 * 2**20
 """Aim for the size of one shard of embedding gradients."""
@@ -117,6 +120,7 @@ class Build:
         self.writer = Writer(folder, self._plan(self._table[1]))
         self._loaded = {self.checkpoints[0].step: first}
         self._bad: dict[int, str] = {}
+        self._encoded: dict[int, list[Encoded]] = {}
 
     def run_all(self) -> tuple[SkippedRow, ...]:
         """Do what is not done yet, and seal; an index that is sealed already is left alone.
@@ -230,8 +234,16 @@ class Build:
 
     def _batch(self, work: Pass, start: int, stop: int) -> Passed:
         rows = [int(row) for row in self.order[start:stop]]
-        encoded = self.encoder.encode([self.examples[row] for row in rows])
-        return work(encoded, [self.labels[row] for row in rows])
+        return work(self._encode(start, rows), [self.labels[row] for row in rows])
+
+    def _encode(self, start: int, rows: list[int]) -> list[Encoded]:
+        """Encode a batch, or take it from the pass over an earlier checkpoint."""
+        found = self._encoded.get(start)
+        if found is None:
+            found = self.encoder.encode([self.examples[row] for row in rows])
+            if len(self.checkpoints) > 1 and int(self.lengths.sum()) <= KEPT_TOKENS:
+                self._encoded[start] = found
+        return found
 
     def _note_bad(self, checkpoint: Checkpoint, shard: int, arrays: dict[str, np.ndarray]) -> None:
         start = self.writer.plan.shards[shard]
