@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from whence.actions import RANKINGS, Ranking, label_errors
 from whence.attribution import build
@@ -34,6 +34,9 @@ SHOWN: Ranking = "mean-probability"
 
 SHOWN_SUSPECTS = 25
 """Suspects on the page; the whole list is that of `whence labels`."""
+
+SHORT = 200
+"""Characters of a text that is easily read; the prediction to explain is picked among such ones."""
 
 SHOWN_HITS = 3
 """Hits on each side of the explained prediction."""
@@ -104,8 +107,11 @@ def _write_csv(path: Path, rows: Sequence[Docstring]) -> None:
 def _story(index: Index, rows: Sequence[Docstring], held: Sequence[Docstring], seconds: dict[str, float]) -> Story:
     planted = np.asarray([row.planted for row in rows])
     scores, wrong, accuracy = _wrong_predictions(index, held)
-    chosen = _tell_tale(scores, planted)
-    asked = held[wrong[chosen] if wrong else 0]
+    guilty = np.asarray(
+        [[row.planted and row.label == said for row in rows] for said in wrong.values()], dtype=np.bool_
+    )
+    chosen = _tell_tale(scores, guilty, [len(held[place].text) for place in wrong])
+    asked = held[list(wrong)[chosen] if wrong else 0]
     answer = index.explain(asked.text, k=SHOWN_HITS)
     culprits = [rows[hit.row] for hit in answer.helped if rows[hit.row].planted]
     report = label_errors(index.store, SHOWN)
@@ -138,7 +144,7 @@ def _told(answer: Answer, asked: Docstring, culprits: Sequence[Docstring], wrong
     if not wrong:
         return f"It takes {asked.id} for {towards}, which is right, as are all of its other predictions."
     named = ", ".join(f"{one.id} (given {one.label}, truly {one.topic})" for one in culprits)
-    picked = "because a planted error stands high in its list" if culprits else "though no planted error stands high"
+    picked = "as a short one with a planted error high in its list" if culprits else "and has no planted error on top"
     return (
         f"It takes {asked.id} for {towards}; the truth is {asked.topic}. "
         f"Of the {len(answer.helped)} training examples that helped most towards {towards}, "
@@ -147,21 +153,25 @@ def _told(answer: Answer, asked: Docstring, culprits: Sequence[Docstring], wrong
     )
 
 
-def _wrong_predictions(index: Index, held: Sequence[Docstring]) -> tuple[Float[np.ndarray, "q n"], list[int], float]:
-    """Scores of the wrongly predicted held-out rows (towards the predicted label), their places, and the accuracy."""
+def _wrong_predictions(
+    index: Index, held: Sequence[Docstring]
+) -> tuple[Float[np.ndarray, "q n"], dict[int, str], float]:
+    """Scores of the wrongly predicted held-out rows, what is predicted for each by its place, and the accuracy."""
     predicted = index.predict([row.text for row in held])
-    wrong = [place for place, row in enumerate(held) if predicted[place] != row.topic]
+    wrong = {place: said for place, (said, row) in enumerate(zip(predicted, held, strict=True)) if said != row.topic}
     return index.scores([held[place].text for place in wrong]), wrong, 1 - len(wrong) / len(held)
 
 
-def _tell_tale(scores: Float[np.ndarray, "q n"], planted: np.ndarray) -> int:
-    """The query in whose first hits a planted error takes the largest share of the score; 0 when there is none."""
+def _tell_tale(scores: Float[np.ndarray, "q n"], guilty: Bool[np.ndarray, "q n"], lengths: Sequence[int]) -> int:
+    """The short query in whose first hits planted errors of the predicted class take the largest share of the score."""
     if not len(scores):
         return 0
     top = np.argsort(-scores, axis=1, kind="stable")[:, :SHOWN_HITS]
     values = np.take_along_axis(scores, top, axis=1)
-    share = (values * planted[top]).sum(1) / np.maximum(values.sum(1), 1e-30)
-    return int(share.argmax())
+    blamed = values * np.take_along_axis(guilty, top, axis=1)
+    share: Float[np.ndarray, " q"] = blamed.sum(1) / np.maximum(values.sum(1), 1e-30)
+    share = share - (np.asarray(lengths) > SHORT)
+    return int(np.argmax(share))
 
 
 def _recall(index: Index, planted: np.ndarray, shown: LabelReport) -> tuple[RankingRecall, ...]:
