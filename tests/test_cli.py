@@ -276,7 +276,7 @@ def test_a_failed_check_shows_the_table_and_ends_with_2(said: Said, news: Tiny, 
     code, out, _ = said("check", news.run, news.data, "--json")
     assert code == 2
     assert [one["name"] for one in json.loads(out)["findings"] if one["passed"] is False] == [
-        "sign test: score against finite difference of the loss"
+        "sign test: product of captured gradients against finite difference of the loss"
     ]
 
 

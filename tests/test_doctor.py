@@ -24,7 +24,7 @@ CHECKS = [
     "captured gradient against autograd",
     "batch of several against one by one",
     "extra padding",
-    "sign test: score against finite difference of the loss",
+    "sign test: product of captured gradients against finite difference of the loss",
     "score of an example on itself",
 ]
 FACTS = ["model", "learning rate", "embedding", "second moments"]
@@ -111,7 +111,9 @@ def test_a_capture_that_sees_the_padding_is_found(news: Tiny, monkeypatch: pytes
 def test_a_sign_turned_round_is_found(news: Tiny, monkeypatch: pytest.MonkeyPatch):
     """Two wrongs that agree with each other: only the finite difference sees them."""
     monkeypatch.setattr(doctor._Check, "_loss", lambda self, model, row: -real(self, model, row))
-    assert "sign test: score against finite difference of the loss" in failed(findings(news.run, news.data))
+    assert "sign test: product of captured gradients against finite difference of the loss" in failed(
+        findings(news.run, news.data)
+    )
 
 
 def real(self: Any, model: torch.nn.Module, row: int) -> torch.Tensor:

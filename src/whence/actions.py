@@ -157,7 +157,7 @@ def _merged(store: Store, step: int) -> Iterator[tuple[Int[np.ndarray, " m"], Ro
     for examples, arrays in store.shards(step):
         rows = Gradient.unpack(arrays).rows
         assert rows is not None
-        yield examples, rows.merged(by_word=False)
+        yield examples, rows.without(store.features["skipped"][examples]).merged(by_word=False)
 
 
 def _token_sums(store: Store, search: Search, step: int) -> Float[np.ndarray, "v d"]:

@@ -69,15 +69,16 @@ def build(
     recipe = recipe_of(method, **changes)
     examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
     build_index(one, examples, Path(out), recipe, options)
-    return Index(out, run=one.path)
+    return Index(out, run=one.path, trust_remote_code=one.trust_remote_code)
 
 
-def open(path: str | Path, *, run: str | Path | None = None) -> Index:  # noqa: A001 # the verb that users know
+def open(path: str | Path, *, run: str | Path | None = None, trust_remote_code: bool = False) -> Index:  # noqa: A001 # the verb that users know
     """Open a finished index; the model is not needed until a new text is asked about.
 
     Args:
         path: the index.
         run: folder of the run, when it has moved.
+        trust_remote_code: allow code that comes with the run's model (an index never allows it by itself).
 
     Returns:
         The index.
@@ -86,7 +87,7 @@ def open(path: str | Path, *, run: str | Path | None = None) -> Index:  # noqa: 
         InputError: there is no finished index.
         DamagedError: it is not what was written.
     """
-    return Index(path, run=run)
+    return Index(path, run=run, trust_remote_code=trust_remote_code)
 
 
 def _single(run: Run | str | Path | Sequence[Run | str | Path]) -> Run:

@@ -179,6 +179,10 @@ class Capture:
         if len(taps.head_inputs) != 1:
             raise RunError(f"{name} called its last linear layer {len(taps.head_inputs)} times: once is needed")
         if vocabulary is None:
+            given, wanted = taps.head_outputs[0].detach(), logits.detach()
+            gap = (given - (wanted if given.dim() == 2 else wanted[:, None])).nan_to_num().abs().amax(-1)
+            if float((gap if given.dim() == 2 else gap.amin(1)).max()) > 1e-4:
+                raise RunError(f"the last linear layer of {name} does not give the logits: it cannot be captured")
             return
         made = functional.linear(taps.head_inputs[0][:1], vocabulary.weight, vocabulary.bias)
         close = 1e-5 * float(made.nan_to_num(0.0, 0.0, 0.0).abs().max())

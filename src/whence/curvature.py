@@ -1,7 +1,8 @@
 """Turn gradients by what the optimizer knows of the loss surface: Adam's second moments.
 
-The product of two gradients is divided once by sqrt(v + epsilon): what one Adam step on the training example does to
-the query's loss, to first order. The query side is turned, so that an index keeps plain gradients.
+The product of two gradients is divided once by sqrt(v + epsilon): to first order what an Adam step on the training
+example does to the query's loss, up to momentum and the place of epsilon. The query side is turned, so that an index
+keeps plain gradients.
 """
 
 from dataclasses import dataclass, field, replace

@@ -81,8 +81,10 @@ class _Check:
             *self._facts(),
             _bounded("captured gradient against autograd", worst, 1e-5),
             *self._invariances(alone),
-            _bounded("sign test: score against finite difference of the loss", self._signs(), 1e-2),
-            self._self_influence(truth),
+            _bounded(
+                "sign test: product of captured gradients against finite difference of the loss", self._signs(), 1e-2
+            ),
+            self._self_influence(alone),
             *self._coverage(),
         )
 
@@ -184,8 +186,8 @@ class _Check:
             table -= move
         return loss
 
-    def _self_influence(self, truth: Sequence[Float[np.ndarray, "v d"]]) -> Finding:
-        smallest = min(float((one * one).sum()) for one in truth)
+    def _self_influence(self, alone: Sequence[Float[np.ndarray, "v d"]]) -> Finding:
+        smallest = min(float((one * one).sum()) for one in alone)
         return Finding("score of an example on itself", smallest > 0, f"smallest {smallest:.3g}", "above 0")
 
     def _facts(self) -> list[Finding]:

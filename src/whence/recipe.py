@@ -44,7 +44,7 @@ class Recipe(BaseModel):
     drop_special: bool = False
     synonym_threshold: float | None = Field(default=None, ge=0.0, lt=1.0)
     preconditioner: Literal["none", "adam"] = "none"
-    epsilon: float = Field(default=1e-8, ge=0.0)
+    epsilon: float = Field(default=1e-8, gt=0.0)
     unit_norm: bool = False
     weights: Literal["learning-rate", "equal"] = "learning-rate"
     loss: Literal["mean", "sum"] = "mean"

@@ -30,6 +30,7 @@ def explain(
     html: Annotated[Path | None, typer.Option(help="Also write one self-contained page.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run, when it has moved.")] = None,
     baselines: Annotated[bool, typer.Option(help="Rank by the baselines too.")] = True,
+    trust_remote_code: options.TrustRemoteCode = False,
     split: options.Split = None,
     text_column: options.TextColumn = "text",
     pair_column: options.PairColumn = "text_pair",
@@ -56,7 +57,9 @@ def explain(
         _only_in_file({"--label": label, "--pair": pair, "--target": target})
         named = options.columns(text_column, pair_column, label_column, id_column, target_column)
         asked = options.read_data(queries, named, split, quiet=quiet)
-    for answer in open_index(index, run=run).explain_many(asked, against=against, k=k, baselines=baselines):
+    for answer in open_index(index, run=run, trust_remote_code=trust_remote_code).explain_many(
+        asked, against=against, k=k, baselines=baselines
+    ):
         show(as_json, answer.to_dict, lambda shown=answer: print_answer(shown, Console()))
         answers.append(answer)
     if html is not None:

@@ -131,5 +131,5 @@ def _named(error: OSError) -> str:
 
 
 def _afterwards(words: list[str]) -> str:
-    command = next((word for word in words if word in _AFTERWARDS), None)
-    return "" if command is None else f"; {_AFTERWARDS[command]}"
+    command = next((word for word in words if not word.startswith("-")), "")
+    return f"; {_AFTERWARDS[command]}" if command in _AFTERWARDS else ""

@@ -148,7 +148,8 @@ def _told(answer: Answer, asked: Docstring, culprits: Sequence[Docstring], wrong
     return (
         f"It takes {asked.id} for {towards}; the truth is {asked.topic}. "
         f"Of the {len(answer.helped)} training examples that helped most towards {towards}, "
-        f"{len(culprits)} carry a planted wrong label{': ' + named if named else ''}. "
+        f"{len(culprits)} {'carries' if len(culprits) == 1 else 'carry'} a planted wrong label"
+        f"{': ' + named if named else ''}. "
         f"This one was picked from {wrong} wrong predictions {picked}."
     )
 

@@ -25,6 +25,9 @@ from whence.views import Answer, Checkpoint, Hit
 KEPT_BYTES = 4 * 2**30
 """Most memory that loaded checkpoints may take between two questions."""
 
+BLOCK = 16
+"""Queries that are scored together."""
+
 
 class Index:
     """A finished index: open it, ask it.
@@ -32,17 +35,20 @@ class Index:
     Args:
         path: the index.
         run: folder of the run, when it has moved since the index was built.
+        trust_remote_code: allow code that comes with the run's model (an index never allows it by itself).
 
     Raises:
         InputError: there is no finished index.
         DamagedError: it is not what was written.
     """
 
-    def __init__(self, path: str | Path, run: str | Path | None = None) -> None:
+    def __init__(self, path: str | Path, run: str | Path | None = None, *, trust_remote_code: bool = False) -> None:
         self.store = Store(Path(path))
         self._run_folder = Path(run) if run is not None else Path(self.store.plan.run)
         self._search, self._beside = Search(self.store), Beside(self.store)
+        self._trust_remote_code = trust_remote_code
         self._passes: dict[int, Pass] = {}
+        self._held: dict[int, frozenset[int]] = {}
         if self.store.plan.word_rules != splitter.RULES:
             raise MismatchError(
                 f"{path} was built with word rules {self.store.plan.word_rules}, this Python has {splitter.RULES} "
@@ -85,20 +91,26 @@ class Index:
         """The training run, checked against what the index was built from.
 
         Raises:
+            InputError: it needs its model's own code, and the user has not allowed that.
             RunError: it is not there any more.
             MismatchError: weights or tokenizer changed.
         """
         plan = self.store.plan
+        if plan.trust_remote_code and not self._trust_remote_code:
+            raise InputError(
+                f"the run of {self.store.folder} needs code that comes with its model: if you trust it, allow it with "
+                "--trust-remote-code (trust_remote_code=True)"
+            )
         if not self._run_folder.exists():
             raise RunError(
                 f"no run at {self._run_folder}, from which {self.store.folder} was built: "
                 "if it has moved, say where it is with --run (run=)"
             )
         run = Run.from_pretrained(
-            self._run_folder, tokenizer=self.store.plan.tokenizer, trust_remote_code=plan.trust_remote_code
+            self._run_folder, tokenizer=self.store.plan.tokenizer, trust_remote_code=self._trust_remote_code
         )
         for name, value in plan.fingerprints.items():
-            found = value if name == "data" else run.fingerprints.get(name, "missing")
+            found = value if name.split()[0] in {"data", "moments"} else run.fingerprints.get(name, "missing")
             if found != value:
                 raise MismatchError(
                     f"the run in {self._run_folder} is not the one that {self.store.folder} was built from: "
@@ -190,9 +202,11 @@ class Index:
         """
         queries = queries_of(texts, labels, text_pairs, targets)
         asked = self._ask(queries, against)
-        return (
-            np.stack([self._scores(asked, row) for row in range(len(queries))]) if queries else np.zeros((0, len(self)))
-        )
+        blocks = [
+            self._block(asked, range(start, min(start + BLOCK, len(queries))))
+            for start in range(0, len(queries), BLOCK)
+        ]
+        return np.concatenate(blocks) if blocks else np.zeros((0, len(self)))
 
     def predict(self, texts: Sequence[str], *, text_pairs: Sequence[str | None] | None = None) -> list[str]:
         """Predict the class of some texts at the last checkpoint of the index.
@@ -216,6 +230,13 @@ class Index:
         _, predicted, _ = self._labels(self._pass(self.store.plan.checkpoints[-1].step), queries, encoded)
         return [names[number] for number in predicted]
 
+    def _block(self, asked: Asked, rows: range) -> Float[np.ndarray, "q n"]:
+        """Scores of some queries together: the postings of a token are read once for all of them."""
+        if self.store.plan.recipe.baseline is not None:
+            return np.stack([self._scores(asked, row) for row in rows])
+        taken = {step: Gradient.stack([one.example(row) for row in rows]) for step, one in asked.gradients.items()}
+        return self._search.scores(taken, len(rows))
+
     def _scores(self, asked: Asked, row: int) -> Float[np.ndarray, " n"]:
         name = self.store.plan.recipe.baseline
         if name is not None:
@@ -225,6 +246,8 @@ class Index:
     def _ask(self, queries: Sequence[Example], against: AnyLabel | None) -> Asked:
         check_queries(queries)
         run = self.run
+        if against is not None and self.store.plan.recipe.baseline is not None:
+            raise InputError(f"{self.method} does not compare two labels: ask without `against`")
         if against is not None and run.label_names is None:
             raise InputError(
                 "`against` compares two labels, and this run is a language model: "
@@ -294,6 +317,8 @@ class Index:
         hurt = [int(place) for place in valid[np.lexsort((valid, scores[valid]))][:k] if scores[place] < 0]
         notes = [*self.store.manifest.notes, *asked.notes(row), *self._sparse(asked, row, found=bool(helped or hurt))]
         lists, reasons = self._beside.lists(asked.texts(row), k) if baselines else ({}, [])
+        if baselines and asked.against is not None:
+            reasons = ["the baselines rank for the label alone, not against the other one", *reasons]
         return Answer(
             version=__version__,
             method=plan.recipe.name,
@@ -314,16 +339,22 @@ class Index:
         by_token = plan.recipe.layer == "embedding" and not (plan.tied and plan.embedding_path != "input")
         if by_token and plan.recipe.synonym_threshold is None and not self._shares_a_token(asked, row):
             left = "what is left comes from special tokens alone" if found else "nothing to show"
+            if plan.recipe.top is not None:
+                return [f"none of the tokens that {self.method} keeps of this text is kept of a training text: {left}"]
             return [f"no token of this text stands in any training text: {left}"]
         return [] if found else ["every score is zero: nothing to show"]
 
     def _shares_a_token(self, asked: Asked, row: int) -> bool:
-        rows = asked.gradients[self.store.plan.checkpoints[-1].step].example(row).rows
-        return rows is None or any(token in self._tokens for token in rows.ids[rows.words >= 0].tolist())
+        for step, gradient in asked.gradients.items():
+            rows = gradient.example(row).rows
+            if rows is None or not self._tokens(step).isdisjoint(rows.ids[rows.words >= 0].tolist()):
+                return True
+        return False
 
-    @cached_property
-    def _tokens(self) -> frozenset[int]:
-        return frozenset(self.store.postings(self.store.plan.checkpoints[-1].step).tokens)
+    def _tokens(self, step: int) -> frozenset[int]:
+        if step not in self._held:
+            self._held[step] = frozenset(self.store.postings(step).tokens)
+        return self._held[step]
 
     def _hits(
         self, asked: Asked, row: int, query: Example, places: list[int], scores: Float[np.ndarray, " n"]

@@ -14,7 +14,7 @@ from whence.errors import DataError, InputError, LabelError, MismatchError
 from whence.examples import Examples
 from whence.forms import Gradient, Rows
 from whence.index.kept import columns, gather
-from whence.index.moments import Source, read_moments
+from whence.index.moments import Source, moments_fingerprints, read_moments
 from whence.index.passes import Pass, Passed, batches, wanted
 from whence.model import Checkpoint, Encoded, Encoder, Run
 from whence.progress import track
@@ -172,7 +172,9 @@ class Build:
             max_length=self.encoder.max_length,
             batch_size=self.options.batch_size,
             trust_remote_code=run.trust_remote_code,
-            fingerprints={"data": self.examples.fingerprint} | self._run_fingerprints(),
+            fingerprints={"data": self.examples.fingerprint}
+            | self._run_fingerprints()
+            | moments_fingerprints(self.checkpoints, recipe, self.options.second_moment),
             checkpoints=[
                 PlannedCheckpoint(
                     step=one.step,
@@ -200,7 +202,8 @@ class Build:
         todo = [shard for shard in range(len(bounds)) if not self.writer.has_shard(checkpoint.step, shard)]
         for shard in set(range(len(bounds))) - set(todo):
             self._note_bad(checkpoint, shard, self.writer.read_shard(checkpoint.step, shard))
-        if not todo:
+        tabled = self.wanted.head or self.recipe.synonym_threshold is not None
+        if not todo and not (tabled and not self.writer.read_table(checkpoint.step)):
             return
         model = self._loaded.pop(checkpoint.step, None)
         work = Pass(

@@ -1,6 +1,7 @@
 """Where an optimizer-aware recipe finds the second moments of a checkpoint."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -11,6 +12,7 @@ from jaxtyping import Float
 
 from whence.errors import InputError
 from whence.model import Checkpoint
+from whence.model.checkpoints import MOMENTS_FILE
 from whence.recipe import Recipe
 from whence.tensors import TensorSlices, read_tensors
 
@@ -73,6 +75,27 @@ def _optimizer_file(checkpoint: Checkpoint) -> Path:
     if not path.is_file():
         raise InputError(f"no optimizer.pt in {checkpoint.path}: choose --second-moment estimate")
     return path
+
+
+def moments_fingerprints(checkpoints: Sequence[Checkpoint], recipe: Recipe, source: Source) -> dict[str, str]:
+    """Hash the files that second moments come from, so that an index of others is not taken for this one.
+
+    Args:
+        checkpoints: those of the index.
+        recipe: the method.
+        source: the user's choice.
+
+    Returns:
+        SHA-256 by "moments step N"; empty when none are read.
+    """
+    if recipe.preconditioner == "none" or source == "estimate":
+        return {}
+    files = {one.step: one.path / ("optimizer.pt" if source == "optimizer" else MOMENTS_FILE) for one in checkpoints}
+    found: dict[str, str] = {}
+    for step, path in files.items():
+        with path.open("rb") as file:
+            found[f"moments step {step}"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _from_optimizer(path: Path) -> Float[np.ndarray, "v d"]:

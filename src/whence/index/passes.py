@@ -11,8 +11,8 @@ from torch import nn
 from whence.capture import Capture, Captured, head_outer, head_table, input_embedding, is_tied
 from whence.compress import compress
 from whence.errors import InputError
-from whence.forms import Gradient, HeadOuter, Rows
-from whence.model import Batch, CausalLM, Classification, Encoded, Encoder, Run
+from whence.forms import Gradient, HeadOuter
+from whence.model import CausalLM, Classification, Encoded, Encoder, Run
 from whence.recipe import Recipe
 
 
@@ -209,6 +209,3 @@ def batches(lengths: Int[np.ndarray, " n"], start: int, stop: int, size: int, *,
 
 def _softmax(logits: torch.Tensor) -> Float[np.ndarray, "n l"]:
     return torch.softmax(logits.detach().float(), -1).numpy()
-
-
-__all__ = ["Batch", "Pass", "Passed", "Rows", "Wanted", "batches", "wanted"]

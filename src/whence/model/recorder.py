@@ -33,12 +33,14 @@ class Recorder(TrainerCallback):
     def __init__(self, moments: Literal["embedding", "all", "none"] = "embedding") -> None:
         self.moments = moments
         self._rates: list[float] = []
+        self._group = 0
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Read the rate that this step used, before the scheduler moves on."""
         optimizer = kwargs.get("optimizer")
         if optimizer is not None:
             self._rates = [float(group["lr"]) for group in optimizer.param_groups]
+            self._group = _embedding_group(kwargs.get("model"), optimizer)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Write both files into the checkpoint folder that was just saved."""
@@ -49,7 +51,7 @@ class Recorder(TrainerCallback):
         record = {
             "version": 1,
             "step": int(state.global_step),
-            "learning_rate": self._rates[0],
+            "learning_rate": self._rates[self._group],
             "learning_rates": self._rates,
             "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
             "seed": int(args.seed),
@@ -59,6 +61,15 @@ class Recorder(TrainerCallback):
             if moments:
                 write_tensors(folder / MOMENTS_FILE, moments)
         write_bytes(folder / RECORD_FILE, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _embedding_group(model: Any, optimizer: Any) -> int:
+    """The parameter group of the word embedding; the first one when the embedding is not trained."""
+    if model is None:
+        return 0
+    table = getattr(model, "module", model).get_input_embeddings().weight
+    members = [any(one is table for one in group["params"]) for group in optimizer.param_groups]
+    return members.index(True) if True in members else 0
 
 
 def second_moments(model: Any, optimizer: Any, *, every: bool) -> dict[str, np.ndarray]:

@@ -177,15 +177,19 @@ class Run:
         if str(label) in names:
             return names.index(str(label))
         number = int(label) if isinstance(label, int) or label.isdecimal() else -1
-        if 0 <= number < len(names):
+        numbered = all(name.isdecimal() for name in names)  # then a number is a name, and a place would be a guess
+        if not numbered and 0 <= number < len(names):
             return number
         shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
         raise LabelError(
-            f"unknown label {label!r}{nearest(str(label), names)}; the run knows: {shown} (or 0 to {len(names) - 1})"
+            f"unknown label {label!r}{nearest(str(label), names)}; the run knows: {shown}"
+            + ("" if numbered else f" (or 0 to {len(names) - 1})")
         )
 
     def _tokenizer_fingerprint(self) -> str:
-        digest = hashlib.sha256(json.dumps(self.tokenizer([PROBE])["input_ids"]).encode())
+        kinds = [self.tokenizer([PROBE])["input_ids"], self.tokenizer([PROBE], [PROBE])["input_ids"]]
+        manner = [self.tokenizer.truncation_side, list(self.tokenizer.model_input_names)]
+        digest = hashlib.sha256(json.dumps([kinds, manner]).encode())
         if self.tokenizer_folder.is_dir():
             digest.update(tokenizer_fingerprint(self.tokenizer_folder).encode())
         else:  # a name on a hub

@@ -4,22 +4,13 @@ A task turns logits into one loss per example; it knows neither where the model 
 gradient. A query measures the loss of a label, or the difference of two labels' losses.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
-
-
-class Task(Protocol):
-    """Per-example losses of one kind of output head."""
-
-    def losses(self, logits: Tensor) -> Float[Tensor, " n"]:
-        """Cost of each example of the batch that this task was made for."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -90,7 +81,3 @@ class CausalLM:
         """
         token = functional.cross_entropy(logits.transpose(1, 2), self.target, reduction="none")
         return (token * self.weight).sum(1)
-
-
-Loss = Callable[[Tensor], Float[Tensor, " n"]]
-"""Logits to one loss per example."""

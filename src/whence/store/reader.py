@@ -86,7 +86,7 @@ class Store:
 
     @cached_property
     def features(self) -> dict[str, np.ndarray]:
-        """Arrays over the examples: "order" [n], "losses" [c n], "probabilities" [n l], "embeddings" [n d] ..."""
+        """Arrays over the examples: "order" [n], "losses" [c n], "probabilities" [n l], "pooled" [n d] ..."""
         return read_tensors(self.folder / "examples" / "features.safetensors")
 
     @property

@@ -13,7 +13,8 @@ from whence.store.manifest import FORMAT, Manifest, Plan, SkippedRow, canonical,
 from whence.tensors import read_tensors
 
 PART_BYTES = 256 * 2**20
-"""Most bytes of rows in one file of postings, and so most memory that writing postings takes."""
+"""Bytes of rows aimed at in one file of postings; writing it takes about four times as much memory. The rows of one
+token are never split, so a token that stands in every example makes a larger file."""
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -147,7 +148,7 @@ class Writer:
     def _claim(self) -> None:
         planned = self.folder / "plan.json"
         if planned.is_file():
-            refuse_other_plan(self.folder, read_json(planned, Plan), self.plan)
+            refuse_other_plan(self.folder, read_json(planned, Plan), self.plan, finished=self.finished is not None)
             for stray in self.folder.rglob(f"*{TEMPORARY}"):
                 stray.unlink()
             if self.finished is None:  # a seal over files that are gone
@@ -207,18 +208,20 @@ class Writer:
         }
 
 
-def refuse_other_plan(folder: Path, found: Plan, wanted: Plan) -> None:
+def refuse_other_plan(folder: Path, found: Plan, wanted: Plan, *, finished: bool) -> None:
     """Refuse to go on with an index of something else.
 
     Args:
         folder: the index.
         found: its plan.
         wanted: the plan of this build.
+        finished: whether the index is sealed; an unfinished one is not completed by another version of whence.
 
     Raises:
         MismatchError: they differ; the message names the first differing field with both values.
     """
-    ignored = {"run", "tokenizer", "data", "columns", "whence"}  # names may change; what they name may not
+    ignored = {"run", "tokenizer", "data", "columns"}  # names may change; what they name may not
+    ignored |= {"whence"} if finished else set()
     mine, other = wanted.model_dump(exclude=ignored), found.model_dump(exclude=ignored)
     for name, value in other.items():
         if value == mine[name]:
