@@ -141,7 +141,10 @@ def test_a_run_of_numbered_labels(said: Said, tmp_path: Path):
     assert said("index", tmp_path / "run", data, "--out", tmp_path / "index")[0] == 0
     content = json.loads(said("explain", tmp_path / "index", "the bank", "--label", 10, "--json")[1])
     assert content["query"]["label"] == "10"
-    refused(said("explain", tmp_path / "index", "the bank", "--label", 7), 2, "unknown label '7'", "5, 10 (or 0 to 1)")
+    refused(
+        said("explain", tmp_path / "index", "the bank", "--label", 7), 2, "unknown label '7'", "the run knows: 5, 10"
+    )
+    refused(said("explain", tmp_path / "index", "the bank", "--label", 1), 2, "unknown label '1'")
 
 
 def test_a_label_that_no_row_carries(said: Said, news: Tiny, tmp_path: Path):

@@ -188,7 +188,9 @@ def test_classes_named_by_numbers_are_found_by_name_first(bert_run: Path) -> Non
     run = Run.from_pretrained(bert_run)
     ratings = replace(run, card=replace(run.card, label_names=("1", "2", "10")))
     assert [ratings.label_number(label) for label in (1, "1", 10, "2")] == [0, 0, 2, 1]
-    assert ratings.label_number(0) == 0  # no class has that name: the number it is
+    for unknown in (0, "3"):  # a place among numbers would be a guess
+        with pytest.raises(LabelError, match="the run knows: 1, 2, 10$"):
+            ratings.label_number(unknown)
 
 
 def test_how_long_a_text_may_be(bert_run: Path) -> None:

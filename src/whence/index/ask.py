@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from whence import words as splitter
 from whence.errors import InputError, LabelError, MismatchError, RunError
+from whence.forms import Gradient
 from whence.index.asked import AnyLabel, Asked, Labels, check_queries, named, plain_label, queries_of
 from whence.index.beside import Beside
 from whence.index.passes import Pass
