@@ -189,7 +189,7 @@ def test_classes_named_by_numbers_are_found_by_name_first(bert_run: Path) -> Non
     ratings = replace(run, card=replace(run.card, label_names=("1", "2", "10")))
     assert [ratings.label_number(label) for label in (1, "1", 10, "2")] == [0, 0, 2, 1]
     for unknown in (0, "3"):  # a place among numbers would be a guess
-        with pytest.raises(LabelError, match="the run knows: 1, 2, 10$"):
+        with pytest.raises(LabelError, match=r"the run knows: 1, 2, 10$"):
             ratings.label_number(unknown)
 
 

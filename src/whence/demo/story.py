@@ -68,7 +68,7 @@ def demo(out: str | Path, *, quiet: bool = False, say: Callable[[str], None] = l
         say: told one line per finished stage.
 
     Returns:
-        The story, also written as `story.html` in the folder.
+        The story, also written as `story.html` and `story.json` in the folder.
 
     Raises:
         MismatchError: the folder holds something that no demo made.
@@ -84,6 +84,7 @@ def demo(out: str | Path, *, quiet: bool = False, say: Callable[[str], None] = l
     index = clock.time("index", lambda: build(folder / "run", examples, folder / "index.whence", quiet=quiet))
     story = clock.time("explain", lambda: _story(index, rows, held, clock.seconds))
     story.save(folder / "story.html")
+    story.save(folder / "story.json")
     return story
 
 
@@ -107,9 +108,9 @@ def _write_csv(path: Path, rows: Sequence[Docstring]) -> None:
 def _story(index: Index, rows: Sequence[Docstring], held: Sequence[Docstring], seconds: dict[str, float]) -> Story:
     planted = np.asarray([row.planted for row in rows])
     scores, wrong, accuracy = _wrong_predictions(index, held)
-    guilty = np.asarray(
-        [[row.planted and row.label == said for row in rows] for said in wrong.values()], dtype=np.bool_
-    )
+    guilty = np.zeros((len(wrong), len(rows)), dtype=np.bool_)
+    for place, said in enumerate(wrong.values()):
+        guilty[place] = [row.planted and row.label == said for row in rows]
     chosen = _tell_tale(scores, guilty, [len(held[place].text) for place in wrong])
     asked = held[list(wrong)[chosen] if wrong else 0]
     answer = index.explain(asked.text, k=SHOWN_HITS)
