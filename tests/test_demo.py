@@ -113,7 +113,7 @@ def test_the_demo_tells_its_story_and_can_be_told_again(small: None, tmp_path: P
     assert isinstance(told, Story)
     assert [line.split(":")[0] for line in said] == ["read docstrings", "train", "index", "explain"]
     assert {entry.name for entry in folder.iterdir()} == {
-        "train.csv", "held-out.csv", "run", "index.whence", "story.html", story.MARK
+        "train.csv", "held-out.csv", "run", "index.whence", "story.html", "story.json", story.MARK
     }  # fmt: skip
     page = (folder / "story.html").read_text(encoding="utf-8")
     assert "Whence does this output come?" in page
