@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: words of the command line; None takes the process's own.
     """
-    words, debug = _without_debug(sys.argv[1:] if arguments is None else arguments)
+    words, debug = _without_debug([_decoded(word) for word in (sys.argv[1:] if arguments is None else arguments)])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode still gets every line
@@ -89,6 +89,14 @@ def main(arguments: list[str] | None = None) -> None:
     if code == INTERRUPTED:
         fail("stopped" + _afterwards(words))
     sys.exit(code)
+
+
+def _decoded(word: str) -> str:
+    """A word of the command line as UTF-8, also where the locale made Python read it as ASCII."""
+    try:
+        return os.fsencode(word).decode("utf-8")
+    except UnicodeError:
+        return word
 
 
 def _without_debug(words: list[str]) -> tuple[list[str], bool]:

@@ -31,6 +31,8 @@ def plain_label(label: AnyLabel) -> Label:
     Returns:
         The same class.
     """
+    if isinstance(label, float | np.floating) and float(label).is_integer():
+        return int(label)
     return int(label) if isinstance(label, np.integer) else label
 
 

@@ -165,7 +165,7 @@ class Build:
             recipe=recipe,
             embedding_path=self.wanted.path,
             tied=self.wanted.tied,
-            run=str(run.path),
+            run=str(run.path.absolute()),
             tokenizer=run.named_tokenizer,
             kind=run.card.kind,
             label_names=list(run.label_names) if run.label_names else None,

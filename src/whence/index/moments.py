@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -46,6 +46,8 @@ def read_moments(checkpoint: Checkpoint, recipe: Recipe, source: Source) -> Mome
     Raises:
         InputError: they are not where the user said.
     """
+    if source not in get_args(Source):
+        raise InputError(f"second_moment is {source!r}: choose one of {', '.join(get_args(Source))}")
     if recipe.preconditioner == "none" or source == "estimate":
         return Moments("estimated: mean squared row gradient over the training set", None)
     if source == "optimizer":

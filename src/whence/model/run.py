@@ -174,6 +174,8 @@ class Run:
         names = self.label_names
         if names is None:
             raise LabelError(f"label {label!r} was given, but this run is a language model and has no labels")
+        if isinstance(label, bool) or not isinstance(label, str | int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LabelError(f"label {label!r} is a {type(label).__name__}: give a name or a whole number")
         if str(label) in names:
             return names.index(str(label))
         number = int(label) if isinstance(label, int) or label.isdecimal() else -1

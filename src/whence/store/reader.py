@@ -75,19 +75,21 @@ class Store:
                 f"the index at {folder} is unfinished: run the same `whence index` command again, it resumes"
             )
         self.manifest = read_json(folder / "manifest.json", Manifest)
+        self._right: set[Path] = set()
         self._check()
 
     @cached_property
     def examples(self) -> dict[str, list[object]]:
         """Columns of the training set in data order."""
         return {
-            name: list(column) for name, column in read_parquet(self.folder / "examples" / "part-00000.parquet").items()
+            name: list(column)
+            for name, column in read_parquet(self._whole(self.folder / "examples" / "part-00000.parquet")).items()
         }
 
     @cached_property
     def features(self) -> dict[str, np.ndarray]:
         """Arrays over the examples: "order" [n], "losses" [c n], "probabilities" [n l], "pooled" [n d] ..."""
-        return read_tensors(self.folder / "examples" / "features.safetensors")
+        return read_tensors(self._whole(self.folder / "examples" / "features.safetensors"))
 
     @property
     def order(self) -> Int[np.ndarray, " n"]:
@@ -110,7 +112,10 @@ class Store:
         Returns:
             The postings.
         """
-        return Postings(self.folder / "postings" / f"step-{step}")
+        folder = self.folder / "postings" / f"step-{step}"
+        for path in folder.glob("part-*.safetensors"):
+            self._whole(path)
+        return Postings(folder)
 
     def shards(self, step: int) -> Iterator[tuple[Int[np.ndarray, " m"], dict[str, np.ndarray]]]:
         """Read a checkpoint's forms, shard by shard.
@@ -122,7 +127,7 @@ class Store:
             Examples (in data order) of the shard, and its arrays.
         """
         for shard, (start, stop) in enumerate(zip(self.plan.shards[:-1], self.plan.shards[1:], strict=True)):
-            yield self.order[start:stop], read_tensors(self._shard(step, shard))
+            yield self.order[start:stop], read_tensors(self._whole(self._shard(step, shard)))
 
     def example_arrays(self, step: int, example: int) -> dict[str, np.ndarray]:
         """Read the forms of one example without reading its shard.
@@ -136,7 +141,7 @@ class Store:
         """
         place = int(self.places[example])
         shard = int(np.searchsorted(self.plan.shards, place, side="right")) - 1
-        slices = TensorSlices(self._shard(step, shard))
+        slices = TensorSlices(self._whole(self._shard(step, shard)))
         position = place - self.plan.shards[shard]
         taken: dict[str, np.ndarray] = {}
         for name in slices.names:
@@ -156,7 +161,7 @@ class Store:
         Returns:
             Arrays by name.
         """
-        return read_tensors(self.folder / "tables" / f"step-{step}.safetensors")
+        return read_tensors(self._whole(self.folder / "tables" / f"step-{step}.safetensors"))
 
     def _check(self) -> None:
         """Check what is cheap: the seal, the plan, and that every file is there."""
@@ -173,6 +178,15 @@ class Store:
             raise DamagedError(
                 f"{self.folder / missing} is missing: restore it, or run the same `whence index` command again"
             )
+
+    def _whole(self, path: Path) -> Path:
+        """Check a file against the manifest before its first use: a flipped bit must not become an answer."""
+        if path not in self._right:
+            name = path.relative_to(self.folder).as_posix()
+            if not path.is_file() or self.manifest.files.get(name) != sha256(path):
+                raise DamagedError(f"{path} is not what was written: restore it, or build the index again")
+            self._right.add(path)
+        return path
 
     def _shard(self, step: int, shard: int) -> Path:
         return self.folder / "forms" / f"step-{step}" / f"shard-{shard:05d}.safetensors"
