@@ -49,6 +49,17 @@ def test_train_makes_a_run(said: Said, tmp_path: Path, monkeypatch: pytest.Monke
     ]
 
 
+def test_train_makes_several_seeded_runs(said: Said, tmp_path: Path):
+    data = write_csv(tmp_path / "lines.csv", [{"text": f"the {word} of the cup"} for word in ("bank", "goal", "army")])
+    words = ("train", data, "--out", tmp_path / "run", "--epochs", 1, "--max-length", 16, "--seed", 3, "--runs", 2)
+    code, out, _ = said(*words, "--json", "-q")
+    made = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [one["run"] for one in made] == [str(tmp_path / "run" / name) for name in ("seed-3", "seed-4")]
+    weights = [(Path(one["run"]) / "checkpoint-1" / "model.safetensors").read_bytes() for one in made]
+    assert weights[0] != weights[1]
+
+
 def test_train_speaks_to_people_too(said: Said, tmp_path: Path):
     data = write_csv(tmp_path / "news.csv", runs.rows(6))
     code, out, err = said("train", data, "--out", tmp_path / "run", "--epochs", 1, "--max-length", 16, "--quiet")

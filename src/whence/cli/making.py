@@ -1,5 +1,6 @@
 """Commands that make something: the demo, a run, an index."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +38,9 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="Default: 1e-3 from scratch, 5e-5 pretrained.")] = None,
     max_length: Annotated[int, typer.Option(min=2, help="Most tokens of a text.")] = 128,
     seed: int = 0,
+    runs: Annotated[
+        int, typer.Option(min=1, help="Independently seeded runs; several go to OUT/seed-0, OUT/seed-1 ...")
+    ] = 1,
     split: options.Split = None,
     revision: options.Revision = None,
     text_column: options.TextColumn = "text",
@@ -55,13 +59,15 @@ def train(
     named = options.columns(text_column, pair_column, label_column, id_column, target_column)
     examples = options.read_data(data, named, split, revision, quiet=quiet, allow_empty=allow_empty)
     settings = Training(model, epochs, batch_size, learning_rate, max_length, seed, quiet=quiet)
-    run = run_training(examples, out, settings)
-    steps = [one.step for one in run.checkpoints]
-    show(
-        as_json,
-        lambda: {"run": str(out), "checkpoints": steps},
-        lambda: typer.echo(f"{out}: checkpoints at steps {', '.join(map(str, steps))}"),
-    )
+    for number in range(seed, seed + runs):
+        folder = out if runs == 1 else out / f"seed-{number}"
+        run = run_training(examples, folder, replace(settings, seed=number))
+        steps = [one.step for one in run.checkpoints]
+        show(
+            as_json,
+            lambda at=folder, held=steps: {"run": str(at), "checkpoints": held},
+            lambda at=folder, held=steps: typer.echo(f"{at}: checkpoints at steps {', '.join(map(str, held))}"),
+        )
 
 
 def index(
