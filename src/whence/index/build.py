@@ -24,7 +24,7 @@ from whence.version import __version__
 from whence.words import RULES
 
 KEPT_TOKENS = 2_000_000
-"""Training sets up to this size (about 70 MB encoded) are encoded once for all checkpoints, larger ones at each."""
+"""Training sets up to this size (some tens of MB encoded) are encoded once for all checkpoints, larger ones at each."""
 
 SHARD_BYTES = 64 * 2**20
 """Aim for the size of one shard of embedding gradients."""
