@@ -5,8 +5,8 @@ Outer      linear layer: sum over positions of g a^T, never formed
 HeadOuter  the vocabulary head: an Outer whose g = weight (softmax(a W^T + b) - onehot(target)) is made again on demand
            from the head's table, because it is as wide as the vocabulary
 
-Examples lie one after another; `indptr` [n+1] says where each begins. Every kind of product is exact and splits exactly
-into word x word terms: `terms` gives the matrix that sums to the product.
+Examples lie one after another; `indptr` [n+1] says where each begins. Every product is exact and
+splits exactly into word x word `terms`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -128,6 +128,18 @@ class Rows(Ragged):
         indptr = np.concatenate([[0], np.cumsum(np.bincount(owners[starts], minlength=len(self)))])
         return replace(self, indptr=indptr, ids=ids[starts], words=words[starts], rows=summed)
 
+    def times(self, factor: Float[np.ndarray, "k d"]) -> "Rows":
+        """Multiply every coordinate by a factor of its own."""
+        return replace(self, rows=self.rows * factor)
+
+    def wide(self) -> "Rows":
+        """The same rows in 64-bit floats, to be summed without loss."""
+        return replace(self, rows=self.rows.astype(np.float64))
+
+    def narrow(self) -> "Rows":
+        """The same rows in 32-bit floats."""
+        return replace(self, rows=self.rows.astype(np.float32))
+
     def norms(self) -> Float[np.ndarray, " n"]:
         """Euclidean norm of each example's gradient.
 
@@ -170,11 +182,7 @@ class Outer(Ragged):
     g: Float[np.ndarray, "t o"]
 
     def dense(self) -> Float[np.ndarray, "o i"]:
-        """Form the gradient of a single example (or the sum over all examples held).
-
-        Returns:
-            The matrix sum over positions of g a^T.
-        """
+        """Form the gradient of a single example (or the sum over all examples held)."""
         return self.g.T @ self.a
 
     def terms(self, other: "Outer", width: int, other_width: int) -> Terms:

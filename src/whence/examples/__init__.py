@@ -8,5 +8,6 @@ from whence.examples.arrow import read_parquet, write_parquet
 from whence.examples.collection import Columns, Examples
 from whence.examples.sources import read
 from whence.examples.spreadsheet import write_csv
+from whence.examples.stored import Stored, parquet_bytes
 
-__all__ = ["Columns", "Examples", "read", "read_parquet", "write_csv", "write_parquet"]
+__all__ = ["Columns", "Examples", "Stored", "parquet_bytes", "read", "read_parquet", "write_csv", "write_parquet"]

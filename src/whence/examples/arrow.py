@@ -14,7 +14,8 @@ import pyarrow.parquet
 from jaxtyping import Shaped
 
 from whence.errors import DamagedError, DataError
-from whence.examples.disk import full_disk_named, read_bytes
+from whence.examples.disk import BLOCK_BYTES, first_bytes, full_disk_named, is_packed, read_bytes
+from whence.examples.packed import Packed
 from whence.examples.table import Table, check_names, short
 
 # pyarrow ships no types
@@ -23,6 +24,10 @@ _ipc: Any = pyarrow.ipc
 _parquet: Any = pyarrow.parquet
 
 _UNREADABLE = (_pa.ArrowException, OSError, ValueError, KeyError, TypeError, EOFError, OverflowError)
+
+
+_STRETCH = 4096
+"""Rows of a Parquet file that are unpacked at a time."""
 
 
 def is_arrow_table(source: object) -> bool:
@@ -38,7 +43,7 @@ def is_arrow_table(source: object) -> bool:
 
 
 def table_of_arrow(arrow: Any, name: str) -> Table:
-    """Wrap an Arrow table; columns become Python objects when they are asked for.
+    """Wrap an Arrow table; its memory is shared, and values become Python objects when they are asked for.
 
     Args:
         arrow: a `pyarrow.Table`; the ClassLabel features that `datasets` notes in its schema are used.
@@ -51,9 +56,33 @@ def table_of_arrow(arrow: Any, name: str) -> Table:
     classes = _class_labels(arrow.schema.metadata)
 
     def get(column: str) -> Sequence[object]:
-        return arrow.column(column).to_pylist()
+        return checked_column(name, column, arrow.column(column))
 
     return Table(name, int(arrow.num_rows), names, get, class_names=classes.get)
+
+
+def checked_column(name: str, column: str, data: Any) -> Packed:
+    """Take a column of Arrow memory that somebody else filled.
+
+    Args:
+        name: what messages call the data.
+        column: its name.
+        data: a `pyarrow.Array`, a `pyarrow.ChunkedArray`, or what turns itself into one of them.
+
+    Returns:
+        The column.
+
+    Raises:
+        DataError: its bytes are not what its type says, for example text that is not UTF-8.
+    """
+    data = _pa.array(data) if hasattr(data, "__arrow_array__") else data
+    try:
+        data.validate(full=True)
+    except _pa.ArrowException as error:
+        raise DataError(
+            f"{name}: column {short(column)} holds bytes that are no {data.type} ({_first_line(error)}): write it again"
+        ) from error
+    return Packed(data)
 
 
 # names of the ClassLabel columns from the note that `datasets` leaves in a schema; other notes are not ours
@@ -67,7 +96,7 @@ def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, tuple[str
 
 
 def read_user_parquet(path: Path) -> Table:
-    """Read a user's Parquet file.
+    """Read a user's Parquet file; a column is read when it is asked for, a stretch of rows at a time.
 
     Args:
         path: the file, packed with gzip when its name ends in .gz.
@@ -78,16 +107,47 @@ def read_user_parquet(path: Path) -> Table:
     Raises:
         DataError: it is empty, cut off, damaged or not Parquet.
     """
-    data = read_bytes(path)
+    name = str(path)
     try:
-        with _parquet.ParquetFile(_pa.BufferReader(data), page_checksum_verification=True) as file:
-            return table_of_arrow(file.read(), str(path))
+        # the file stays open: a column that is asked for later comes from the same file
+        file = _parquet.ParquetFile(
+            _opened(path), page_checksum_verification=True, buffer_size=BLOCK_BYTES, pre_buffer=False
+        )
+        schema, rows = file.schema_arrow, int(file.metadata.num_rows)
     except _UNREADABLE as error:
-        raise DataError(f"{path}: not a readable Parquet file ({_first_line(error)})") from error
+        raise DataError(f"{name}: not a readable Parquet file ({_first_line(error)})") from error
+    names = check_names(name, list(schema.names))
+
+    def get(column: str) -> Sequence[object]:
+        try:
+            batches = file.iter_batches(_STRETCH, columns=[column], use_threads=False)
+            data = _pa.chunked_array([_fitted(one.column(column)) for one in batches], type=schema.field(column).type)
+        except _UNREADABLE as error:
+            raise DataError(f"{name}: not a readable Parquet file ({_first_line(error)})") from error
+        return checked_column(name, column, data)
+
+    return Table(name, rows, names, get, class_names=_class_labels(schema.metadata).get)
+
+
+# text as it is unpacked lies in buffers that grew by doubling: move it into buffers of its size
+def _fitted(array: Any) -> Any:
+    if array.type not in (_pa.string(), _pa.large_string()):
+        return array
+    buffers = [None if buffer is None else _pa.py_buffer(bytes(buffer)) for buffer in array.buffers()]
+    return _pa.Array.from_buffers(array.type, len(array), buffers, offset=array.offset)
+
+
+def _opened(path: Path) -> Any:
+    if is_packed(path):
+        return _pa.BufferReader(read_bytes(path))
+    first_bytes(path)  # refuses what is missing or empty
+    return _pa.OSFile(str(path))
 
 
 def read_user_arrow(path: Path) -> Table:
     """Read a user's Arrow file, in the file or the stream format (`datasets` writes the stream format).
+
+    The file is mapped: it must not be written to while it is in use.
 
     Args:
         path: the file, packed with gzip when its name ends in .gz.
@@ -98,10 +158,13 @@ def read_user_arrow(path: Path) -> Table:
     Raises:
         DataError: it is empty, cut off or not Arrow.
     """
-    data = read_bytes(path)
-    opener = _ipc.open_file if data.startswith(b"ARROW1") else _ipc.open_stream
     try:
-        with opener(_pa.BufferReader(data)) as reader:
+        if is_packed(path):
+            data = read_bytes(path)
+            first, source = data[:8], _pa.BufferReader(data)
+        else:
+            first, source = first_bytes(path), _pa.memory_map(str(path))
+        with (_ipc.open_file if first.startswith(b"ARROW1") else _ipc.open_stream)(source) as reader:
             return table_of_arrow(reader.read_all(), str(path))
     except _UNREADABLE as error:
         raise DataError(f"{path}: not a readable Arrow file ({_first_line(error)})") from error

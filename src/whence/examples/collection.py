@@ -5,13 +5,24 @@ import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import overload
+from itertools import repeat
+from typing import Any, overload
 
 import numpy as np
 from jaxtyping import Int
 
+from whence.examples.packed import BLOCK, Chosen, Coded, taken
 from whence.examples.table import Table, short
 from whence.types import Example, Label
+
+_PARTS = {
+    "id": "ids",
+    "text": "texts",
+    "text_pair": "pairs",
+    "label": "labels",
+    "target": "targets",
+    "source": "sources",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,7 @@ class Columns:
     label: str = "label"
     id: str = "id"
     target: str = "target"
+    source: str = "source"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +50,7 @@ class Fields:
     labels: Sequence[Label | None] | None
     pairs: Sequence[str | None] | None
     targets: Sequence[str | None] | None
+    sources: Sequence[str | None] | None
 
 
 class Examples(Sequence[Example]):
@@ -58,7 +71,7 @@ class Examples(Sequence[Example]):
         columns: Columns,
         label_names: tuple[str, ...] | None = None,
         warnings: tuple[str, ...] = (),
-        rows: Sequence[int] | None = None,
+        rows: "range | Int[np.ndarray, ' n'] | None" = None,
     ) -> None:
         self.name = table.name
         self.columns = columns
@@ -66,7 +79,7 @@ class Examples(Sequence[Example]):
         self.warnings = warnings
         self._table = table
         self._fields = fields
-        self._rows: Sequence[int] = range(table.rows) if rows is None else rows
+        self._rows = range(table.rows) if rows is None else rows
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -80,22 +93,31 @@ class Examples(Sequence[Example]):
     def __getitem__(self, index: slice) -> "Examples": ...
     def __getitem__(self, index: int | slice) -> "Example | Examples":
         if isinstance(index, slice):
-            return self.subset(range(*index.indices(len(self))))
-        return self._example(self._rows[index])
-
-    def __iter__(self) -> Iterator[Example]:
-        return map(self._example, self._rows)
-
-    def _example(self, row: int) -> Example:
-        fields = self._fields
+            return self._of(self._rows[index])
+        fields, row = self._fields, int(self._rows[operator.index(index)])
         return Example(
             id=fields.ids[row],
             row=row,
             text=fields.texts[row],
-            label=fields.labels[row] if fields.labels is not None else None,
-            text_pair=fields.pairs[row] if fields.pairs is not None else None,
-            target=fields.targets[row] if fields.targets is not None else None,
+            label=None if fields.labels is None else fields.labels[row],
+            text_pair=None if fields.pairs is None else fields.pairs[row],
+            target=None if fields.targets is None else fields.targets[row],
         )
+
+    def __iter__(self) -> Iterator[Example]:
+        for start in range(0, len(self), BLOCK):
+            yield from self._made(self._rows[start : start + BLOCK])
+
+    def _made(self, rows: "range | Int[np.ndarray, ' m']") -> Iterator[Example]:
+        """Make the examples of some rows of the source."""
+        fields, none = self._fields, repeat(None)
+        ids, texts = taken(fields.ids, rows), taken(fields.texts, rows)
+        others = (fields.labels, fields.pairs, fields.targets)
+        labels, pairs, targets = (none if column is None else taken(column, rows) for column in others)
+        return map(Example, ids, map(int, rows), texts, labels, pairs, targets)
+
+    def _of(self, rows: "range | Int[np.ndarray, ' m']") -> "Examples":
+        return Examples(self._table, self._fields, columns=self.columns, label_names=self.label_names, rows=rows)
 
     def subset(self, rows: "Sequence[int] | Int[np.ndarray, ' n']") -> "Examples":
         """Choose some of the examples; they keep their id and their row of the source.
@@ -109,33 +131,53 @@ class Examples(Sequence[Example]):
         Raises:
             IndexError: a position is negative or past the end.
         """
-        chosen = [operator.index(position) for position in rows]
-        wrong = next((position for position in chosen if not 0 <= position < len(self)), None)
-        if wrong is not None:
-            raise IndexError(f"{self.name}: no row {wrong}, it has {len(self)}")
-        return Examples(
-            self._table,
-            self._fields,
-            columns=self.columns,
-            label_names=self.label_names,
-            rows=[self._rows[position] for position in chosen],
-        )
+        chosen = np.fromiter(map(operator.index, rows), dtype=np.int64, count=len(rows))
+        wrong = chosen[(chosen < 0) | (chosen >= len(self))]
+        if len(wrong):
+            raise IndexError(f"{self.name}: no row {wrong[0]}, it has {len(self)}")
+        mine = self._rows
+        return self._of(mine.start + mine.step * chosen if isinstance(mine, range) else mine[chosen])
 
     @property
     def ids(self) -> list[str]:
         """The ids, one per example."""
-        return [self._fields.ids[row] for row in self._rows]
+        return list(self.part("id"))
 
     @property
     def texts(self) -> list[str]:
         """The texts, one per example."""
-        return [self._fields.texts[row] for row in self._rows]
+        return list(self.part("text"))
 
     @property
     def labels(self) -> list[Label | None]:
         """The labels, one per example; None where there is none."""
-        labels = self._fields.labels
-        return [labels[row] if labels is not None else None for row in self._rows]
+        return list(self.part("label"))
+
+    @cached_property
+    def sources(self) -> list[str | None]:
+        """Where the examples come from, as a column of the source says; None where it does not."""
+        return list(self.part("source"))
+
+    def part(self, name: str) -> Sequence[Any]:
+        """Give one part of all examples without making Python objects of it.
+
+        Args:
+            name: a part, as in `Columns`.
+
+        Returns:
+            One value per example, made when it is asked for; None throughout for a part that the source does not have.
+            pyarrow takes a text part of a whole file without making Python objects of it.
+
+        Raises:
+            KeyError: there is no such part.
+        """
+        if name not in _PARTS:
+            raise KeyError(f"no part {short(name)}; there are {', '.join(_PARTS)}")
+        column = getattr(self._fields, _PARTS[name])
+        if column is None:
+            return Coded(np.zeros(len(self), dtype=np.int32), (None,))
+        whole = isinstance(self._rows, range) and self._rows == range(len(column))
+        return column if whole else Chosen(column, self._rows)
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -156,20 +198,18 @@ class Examples(Sequence[Example]):
         """
         if name not in self.column_names:
             raise KeyError(f"{self.name}: no column {short(name)}; it has {', '.join(map(short, self.column_names))}")
-        values = self._table.get(name)
-        return [values[row] for row in self._rows]
+        return list(Chosen(self._table.get(name), self._rows))
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hex, over id, text, text_pair, target and label of every example in order.
 
-        It does not depend on the kind of source nor on other columns. A label counts by its text, so that the number 1
-        of a JSON file equals the "1" of a CSV file.
+        It does not depend on the kind of input nor on other columns, that of the sources included. A label counts by
+        its text, so that the number 1 of a JSON file equals the "1" of a CSV file.
         """
         digest = hashlib.sha256(b"whence examples 1\n")
-        for start in range(0, len(self._rows), 1024):
-            rows = self._rows[start : start + 1024]
-            digest.update(b"".join(_spelled(self._example(row)) for row in rows))
+        for start in range(0, len(self), BLOCK):
+            digest.update(b"".join(map(_spelled, self._made(self._rows[start : start + BLOCK]))))
         return digest.hexdigest()
 
 

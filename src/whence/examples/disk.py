@@ -3,11 +3,52 @@
 import errno
 import gzip
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from whence.errors import DataError, DiskFullError
+
+BLOCK_BYTES = 1 << 20
+"""Bytes of a file that are in memory at a time."""
+
+
+def is_packed(path: Path) -> bool:
+    """Tell whether a file is packed with gzip, by its name.
+
+    Args:
+        path: the file.
+
+    Returns:
+        True for .gz.
+    """
+    return path.name.lower().endswith(".gz")
+
+
+def byte_blocks(path: Path) -> Iterator[bytes]:
+    """Read a file block by block, unpacked when its name ends in .gz.
+
+    Args:
+        path: the file.
+
+    Yields:
+        Its bytes, never none of them.
+
+    Raises:
+        DataError: it cannot be read, is no whole gzip file, or is empty.
+    """
+    blank = True
+    try:
+        with gzip.open(path, "rb") if is_packed(path) else path.open("rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                blank = blank and not block.strip()
+                yield block
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: not a whole gzip file ({error}): copy or compress it again") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if blank:
+        raise DataError(f"{path}: the file is empty")
 
 
 def read_bytes(path: Path) -> bytes:
@@ -18,21 +59,30 @@ def read_bytes(path: Path) -> bytes:
 
     Returns:
         Its bytes, never empty.
+    """
+    return b"".join(byte_blocks(path))
+
+
+def first_bytes(path: Path) -> bytes:
+    """Read the beginning of a file as it lies on the disk, to know its format.
+
+    Args:
+        path: the file.
+
+    Returns:
+        At most 8 bytes, at least one.
 
     Raises:
-        DataError: it cannot be read, is no whole gzip file, or is empty.
+        DataError: it cannot be read, or is empty.
     """
     try:
-        data = path.read_bytes()
-        if data and path.name.lower().endswith(".gz"):
-            data = gzip.decompress(data)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: not a whole gzip file ({error}): copy or compress it again") from error
+        with path.open("rb") as file:
+            found = file.read(8)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if not data.strip():
+    if not found:
         raise DataError(f"{path}: the file is empty")
-    return data
+    return found
 
 
 @contextmanager

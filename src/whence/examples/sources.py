@@ -6,18 +6,23 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from whence.errors import DataError, MissingExtraError
-from whence.examples.arrow import is_arrow_table, read_user_arrow, read_user_parquet, table_of_arrow
+from whence.examples.arrow import checked_column, is_arrow_table, read_user_arrow, read_user_parquet, table_of_arrow
 from whence.examples.checks import check
 from whence.examples.collection import Columns, Examples
+from whence.examples.packed import Packed, Packer, joined
 from whence.examples.table import Table, check_names, short, table_of_records
-from whence.examples.textfiles import read_json, read_json_lines, read_separated
+from whence.examples.textfiles import packed_table, read_json, read_json_lines, read_separated
 from whence.types import Example
 
 DEFAULT_COLUMNS = Columns()
+
+_STRETCH = 4096
+"""Rows of a `datasets.Dataset` that are put in order at a time."""
 
 _READERS: dict[str, Callable[[Path], Table]] = {
     ".csv": lambda path: read_separated(path, ","),
@@ -216,13 +221,38 @@ def _table_of_split(datasets: Any, source: Any, name: str | None) -> Table:
         if isinstance(feature, datasets.ClassLabel)
     }
     if isinstance(source, datasets.IterableDataset):
-        records = [dict(record) for record in source]
-        table = table_of_records(name or f"datasets.IterableDataset of {len(records)} rows", records)
+        packer = Packer(list)
+        for record in source:
+            packer.add(dict(record))
+        table = packed_table(name or f"datasets.IterableDataset of {len(packer)} rows", packer)
     else:
+        table = _table_of_stored(source, name or f"datasets.Dataset of {source.num_rows} rows")
+    return replace(table, class_names=classes.get)
+
+
+# a Dataset: mapped files, or rows of them in another order; only the columns that are asked for are put in order
+def _table_of_stored(source: Any, name: str) -> Table:
+    ready: dict[str, Sequence[object]] = {}
+
+    def prepare(columns: Sequence[str]) -> None:
         # the Arrow view keeps the order of select() and shuffle(), and decodes no images or sound
-        arrow = source.with_format("arrow")[:]
-        table = table_of_arrow(arrow, name or f"datasets.Dataset of {arrow.num_rows} rows")
-    return Table(table.name, table.rows, table.column_names, table.get, class_names=classes.get)
+        view = source.select_columns(list(columns)).with_format("arrow")
+        pieces: dict[str, list[Packed]] = {column: [] for column in columns}
+        for start in range(0, source.num_rows, _STRETCH):
+            arrow = view[start : start + _STRETCH]
+            for column, done in pieces.items():
+                part = arrow.column(column)
+                # rows in another order come as one piece each: lay them together; mapped files come in large pieces
+                part = part.combine_chunks() if part.num_chunks > len(part) // 16 else part
+                done.append(checked_column(name, column, part))
+        ready.update((column, joined(done)) for column, done in pieces.items())
+
+    def get(column: str) -> Sequence[object]:
+        if column not in ready:
+            prepare([column])
+        return ready[column]
+
+    return Table(name, int(source.num_rows), check_names(name, list(source.column_names)), get, prepare=prepare)
 
 
 def _table_of_pandas(frame: Any) -> Table:
@@ -231,16 +261,21 @@ def _table_of_pandas(frame: Any) -> Table:
 
     def get(column: str) -> Sequence[object]:
         series = frame[column]
+        if getattr(series.dtype, "storage", None) == "pyarrow":  # text that pandas keeps in Arrow memory already
+            return checked_column(name, column, series.array)
         return [None if null else value for value, null in zip(series.tolist(), series.isna().tolist(), strict=True)]
 
     return Table(name, len(frame), names, get)
 
 
 def _table_of_polars(frame: Any) -> Table:
-    def get(column: str) -> Sequence[object]:
-        return frame.get_column(column).to_list()
+    name = f"polars.DataFrame of {frame.height} rows"
 
-    return Table(f"polars.DataFrame of {frame.height} rows", int(frame.height), tuple(frame.columns), get)
+    def get(column: str) -> Sequence[object]:
+        series = frame.get_column(column)
+        return checked_column(name, column, series.to_arrow()) if str(series.dtype) == "String" else series.to_list()
+
+    return Table(name, int(frame.height), tuple(frame.columns), get)
 
 
 def _table_of_list(rows: Sequence[object], text_column: str) -> Table:
@@ -255,7 +290,7 @@ def _table_of_list(rows: Sequence[object], text_column: str) -> Table:
     if odd is not None:
         raise DataError(f"{name}: row {odd} holds {short(rows[odd])} instead: use one kind")
     if kind is str:
-        return Table(name, len(rows), (text_column,), lambda _: rows)
+        return Table(name, len(rows), (text_column,), lambda _: list(rows))
     if kind is Example:
         return _table_of_examples(name, cast("Sequence[Example]", rows))
     return table_of_records(name, cast("Sequence[Mapping[str, object]]", rows))

@@ -1,7 +1,10 @@
 """Columns as they were read, before any check: what every reader makes and what the checks take."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
 
 from whence.errors import DataError
 
@@ -18,6 +21,14 @@ def no_class_names(column: str) -> tuple[str, ...] | None:  # noqa: ARG001 - one
     return None
 
 
+def no_preparation(columns: Sequence[str]) -> None:
+    """Do nothing before columns are asked for.
+
+    Args:
+        columns: their names.
+    """
+
+
 @dataclass(frozen=True)
 class Table:
     """A data set as read; a column becomes Python objects only when it is asked for.
@@ -26,10 +37,11 @@ class Table:
         name: what messages call it: the path, or "list of 12 dicts".
         rows: number of rows.
         column_names: in the order of the source.
-        get: the values of one column, one per row.
+        get: the values of one column, one per row; nobody changes them later.
         lines: 1-based line of the file on which each row starts, where that is known.
         warnings: lines that the reader wants shown.
         class_names: names behind the numbers of a column, for a `datasets` ClassLabel.
+        prepare: is told which columns will be asked for, where reading them together is cheaper.
     """
 
     name: str
@@ -39,8 +51,9 @@ class Table:
     lines: Sequence[int] | None = None
     warnings: tuple[str, ...] = ()
     class_names: Callable[[str], tuple[str, ...] | None] = no_class_names
+    prepare: Callable[[Sequence[str]], None] = no_preparation
 
-    def where(self, rows: Iterable[int], limit: int = 5) -> str:
+    def where(self, rows: "Sequence[int] | Int[np.ndarray, ' m']", limit: int = 5) -> str:
         """Name rows for a message, the first few of them.
 
         Args:
@@ -50,9 +63,9 @@ class Table:
         Returns:
             For example "row 3 (line 5), row 9 (line 11) and 7 more".
         """
-        found = list(rows)
-        named = [f"row {r}" if self.lines is None else f"row {r} (line {self.lines[r]})" for r in found[:limit]]
-        more = f" and {len(found) - limit} more" if len(found) > limit else ""
+        found = [int(row) for row in rows[:limit]]
+        named = [f"row {r}" if self.lines is None else f"row {r} (line {self.lines[r]})" for r in found]
+        more = f" and {len(rows) - limit} more" if len(rows) > limit else ""
         return ", ".join(named) + more
 
 

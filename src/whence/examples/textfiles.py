@@ -1,68 +1,26 @@
-"""CSV, TSV, JSON and JSON Lines: text files read strictly, with the line of whatever is wrong."""
+"""CSV, TSV, JSON and JSON Lines: text files read strictly and row by row, with the line of whatever is wrong."""
 
-import codecs
 import csv
-import io
 import json
+import re
 import threading
-from collections.abc import Generator, Sequence
+from array import array
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 from whence.errors import DataError
-from whence.examples.disk import read_bytes
-from whence.examples.table import Table, check_names, short, table_of_records
+from whence.examples.decoding import read_text, text_lines
+from whence.examples.packed import BLOCK, Packed, Packer, as_json, joined, pack_texts
+from whence.examples.table import Table, check_names, short
 
-_OTHER_MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 _ANY_LENGTH = 2**31 - 1
+_SPACE = re.compile(r"[ \t\n\r]*")
 _field_limit = threading.Lock()
 
-
-def read_text(path: Path) -> str:
-    """Decode a file as UTF-8, with or without a byte order mark.
-
-    Args:
-        path: the file, packed with gzip when its name ends in .gz.
-
-    Returns:
-        Its text; line ends are as written.
-
-    Raises:
-        DataError: it cannot be read, is empty, is not UTF-8, or holds a NUL byte.
-    """
-    data = read_bytes(path)
-    if data.startswith(b"\x1f\x8b"):
-        raise DataError(f"{path}: these are gzip bytes: rename the file to {path.name}.gz")
-    for mark, encoding in _OTHER_MARKS:
-        if data.startswith(mark):
-            raise DataError(f"{path}: encoded as {encoding}, not UTF-8: {_convert(path, encoding)}")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        cut = error.reason == "unexpected end of data"
-        way = "the file looks cut off" if cut else f"likely latin-1 (windows-1252): {_convert(path, 'windows-1252')}"
-        raise DataError(
-            f"{path}: not UTF-8 at {_place(data, error.start)} ({short(data[error.start : error.end])}); {way}"
-        ) from error
-    if (nul := data.find(b"\0")) >= 0:
-        wide = data[:1000].count(0) * 4 > len(data[:1000])
-        way = _convert(path, "utf-16") if wide else "remove it, or export the file again"
-        raise DataError(f"{path}: a NUL byte at {_place(data, nul)}: {way}")
-    return text.removeprefix("\ufeff")
-
-
-def _place(data: bytes, offset: int) -> str:
-    return f"byte {offset}, line {data.count(10, 0, offset) + 1}"
-
-
-def _convert(path: Path, encoding: str) -> str:
-    return f"convert it with `iconv -f {encoding} -t utf-8 {path.name}`"
+_BLOCK_CHARACTERS = 1 << 22
+"""Most characters of CSV rows that wait to be packed (a row may have more)."""
 
 
 def read_separated(path: Path, delimiter: str) -> Table:
@@ -78,37 +36,29 @@ def read_separated(path: Path, delimiter: str) -> Table:
     Raises:
         DataError: undecodable bytes, wrong quotes, a row with too many or too few fields, two columns of one name.
     """
-    name = str(path)
-    rows, lines, blank = _separated_rows(name, read_text(path), delimiter)
-    if not rows:
-        raise DataError(f"{name}: the file is empty")
-    header, body = check_names(name, rows[0]), rows[1:]
-    _refuse_ragged(name, len(header), body, lines[1:])
-    columns = dict(zip(header, zip(*body, strict=True), strict=True)) if body else {}
-    warnings = (f"{name}: {len(blank)} blank lines skipped (first: line {blank[0]})",) if blank else ()
-    return Table(name, len(body), header, columns.__getitem__, lines[1:], warnings)
+    found = _Separated(str(path))
+    blank = array("q")
+    for line, row in _separated_rows(str(path), text_lines(path, newline=""), delimiter):
+        if row:
+            found.add(line, row)
+        else:
+            blank.append(line)
+    if found.header is None:
+        raise DataError(f"{path}: the file is empty")
+    return found.table(blank)
 
 
-# parse; give the rows, the line each starts on, and the blank lines between rows
-def _separated_rows(name: str, text: str, delimiter: str) -> tuple[list[list[str]], list[int], list[int]]:
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    blank: list[int] = []
+# give each row with the line it starts on; a blank line is an empty row
+def _separated_rows(name: str, lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
     start = 1
     with _fields_of_any_length():
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
             for row in reader:
-                if row:
-                    rows.append(row)
-                    lines.append(start)
-                else:
-                    blank.append(start)
+                yield start, row
                 start = reader.line_num + 1
         except csv.Error as error:
             raise DataError(_quote_error(name, start, reader.line_num, str(error))) from error
-    # blank lines after the last row mean nothing
-    return rows, lines, [line for line in blank if lines and line < lines[-1]]
 
 
 @contextmanager
@@ -128,14 +78,62 @@ def _quote_error(name: str, start: int, line: int, reason: str) -> str:
     return f"{name}: wrong quotes on line {line} ({reason}): double every quote inside a quoted field"
 
 
-def _refuse_ragged(name: str, width: int, rows: Sequence[Sequence[str]], lines: Sequence[int]) -> None:
-    wrong = [(line, len(row)) for row, line in zip(rows, lines, strict=True) if len(row) != width]
-    if wrong:
-        shown = ", ".join(f"line {line} has {found}" for line, found in wrong[:3])
-        more = f" and {len(wrong) - 3} more lines" if len(wrong) > 3 else ""
-        raise DataError(
-            f"{name}: the header has {width} fields but {shown}{more}: put quotes around fields that hold the separator"
-        )
+class _Separated:
+    """Rows of a CSV file on their way into packed columns."""
+
+    def __init__(self, name: str) -> None:
+        self.header: tuple[str, ...] | None = None
+        self._name = name
+        self._pending: list[list[str]] = []
+        self._characters = 0
+        self._packed: list[list[Packed]] = []
+        self._lines = array("q")
+        self._ragged: list[tuple[int, int]] = []
+        self._n_ragged = 0
+
+    def add(self, line: int, row: list[str]) -> None:
+        if self.header is None:
+            self.header = check_names(self._name, row)
+            self._packed = [[] for _ in row]
+            return
+        self._lines.append(line)
+        if len(row) != len(self.header):
+            self._n_ragged += 1
+            self._ragged += [(line, len(row))] if self._n_ragged <= 3 else []
+            return
+        self._pending.append(row)
+        self._characters += sum(map(len, row))
+        if len(self._pending) == BLOCK or self._characters > _BLOCK_CHARACTERS:
+            self._pack()
+
+    def table(self, blank: Sequence[int]) -> Table:
+        self._refuse_ragged()
+        self._pack()
+        header = self.header or ()
+        columns = {name: joined(parts) for name, parts in zip(header, self._packed, strict=True)}
+        warnings = _blank_lines(self._name, blank, self._lines)
+        return Table(self._name, len(self._lines), header, columns.__getitem__, self._lines, warnings)
+
+    def _pack(self) -> None:
+        if self._pending:
+            for parts, values in zip(self._packed, zip(*self._pending, strict=True), strict=True):
+                parts.append(pack_texts(values))
+        self._pending, self._characters = [], 0
+
+    def _refuse_ragged(self) -> None:
+        if self._n_ragged:
+            shown = ", ".join(f"line {line} has {found}" for line, found in self._ragged)
+            more = f" and {self._n_ragged - 3} more lines" if self._n_ragged > 3 else ""
+            raise DataError(
+                f"{self._name}: the header has {len(self.header or ())} fields but {shown}{more}: put quotes around "
+                "fields that hold the separator"
+            )
+
+
+# blank lines after the last row mean nothing; those before it are announced
+def _blank_lines(name: str, blank: Sequence[int], lines: Sequence[int]) -> tuple[str, ...]:
+    inner = [line for line in blank if len(lines) and line < lines[-1]]
+    return (f"{name}: {len(inner)} blank lines skipped (first: line {inner[0]})",) if inner else ()
 
 
 def read_json_lines(path: Path) -> Table:
@@ -150,22 +148,36 @@ def read_json_lines(path: Path) -> Table:
     Raises:
         DataError: undecodable bytes, a line that is not JSON, or not an object.
     """
-    records: list[dict[str, object]] = []
-    lines: list[int] = []
-    blank: list[int] = []
-    # only \n ends a line here: JSON text may hold U+2028 and others that splitlines() would cut at
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    packer = Packer(as_json)
+    lines, blank = array("q"), array("q")
+    # only \n ends a line here: JSON text may hold U+2028 and others that are line ends elsewhere
+    for number, line in enumerate(text_lines(path, newline="\n"), start=1):
         if line.strip():
-            records.append(_record(_parse(f"{path}: line {number}", line, True), f"{path}: line {number}"))
+            packer.add(
+                _record(_parse(f"{path}: line {number}", line.removesuffix("\n"), True), f"{path}: line {number}")
+            )
             lines.append(number)
         else:
             blank.append(number)
-    table = table_of_records(str(path), records, lines=lines)
-    inner = [number for number in blank if number < lines[-1]]
-    if not inner:
-        return table
-    warning = f"{path}: {len(inner)} blank lines skipped (first: line {inner[0]})"
-    return Table(table.name, table.rows, table.column_names, table.get, lines, (warning,))
+    return packed_table(str(path), packer, lines, _blank_lines(str(path), blank, lines))
+
+
+def packed_table(
+    name: str, packer: Packer, lines: Sequence[int] | None = None, warnings: tuple[str, ...] = ()
+) -> Table:
+    """Make a table of records that were packed.
+
+    Args:
+        name: what messages call the data.
+        packer: the records.
+        lines: line of the file on which each starts.
+        warnings: lines that are to be shown.
+
+    Returns:
+        The table; its columns are the keys in order of first appearance.
+    """
+    columns = packer.columns()
+    return Table(name, len(packer), check_names(name, list(columns)), lambda key: columns[key](), lines, warnings)
 
 
 def read_json(path: Path) -> Table:
@@ -180,11 +192,41 @@ def read_json(path: Path) -> Table:
     Raises:
         DataError: undecodable bytes, not JSON, or not a list of objects.
     """
-    parsed = _parse(str(path), read_text(path), False)
+    packer = Packer(as_json)
+    for row, value in enumerate(_elements(path, read_text(path))):
+        packer.add(_record(value, f"{path}: row {row}"))
+    return packed_table(str(path), packer)
+
+
+# the elements of a list, one parsed at a time; whatever is not a plain list is parsed whole, which says what is wrong
+def _elements(path: Path, text: str) -> Iterator[object]:
+    decoder = json.JSONDecoder(object_pairs_hook=_object)
+    at, mark, count = _past_space(text, 0), ",", 0
+    if text.startswith("[", at) and not text.startswith("]", _past_space(text, at + 1)):
+        while mark == ",":
+            try:
+                value, at = decoder.raw_decode(text, _past_space(text, at + 1))
+            except (ValueError, RecursionError):
+                break
+            yield value
+            count += 1
+            at = _past_space(text, at)
+            mark = text[at : at + 1]
+        if mark == "]" and _past_space(text, at + 1) == len(text):
+            return
+    yield from _whole_list(path, text)[count:]
+
+
+def _past_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return found.end() if found else at
+
+
+def _whole_list(path: Path, text: str) -> list[object]:
+    parsed = _parse(str(path), text, False)
     if not isinstance(parsed, list):
         raise DataError(f"{path}: holds {_kind(parsed)}, not a list of objects: one object per line belongs in .jsonl")
-    rows = cast("list[object]", parsed)
-    return table_of_records(str(path), [_record(row, f"{path}: row {i}") for i, row in enumerate(rows)])
+    return cast("list[object]", parsed)
 
 
 def _parse(where: str, text: str, one_line: bool) -> object:

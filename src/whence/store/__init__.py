@@ -1,7 +1,32 @@
 """Keep forms on disk and read them back; knows neither model nor torch."""
 
-from whence.store.manifest import FORMAT, Manifest, Plan, PlannedCheckpoint, SkippedRow
-from whence.store.reader import Postings, Store
+from whence.store.changing import delete
+from whence.store.manifest import FORMAT, Manifest, Plan, PlannedCheckpoint, PlannedSegment, SkippedRow, Source
+from whence.store.merge import merge
+from whence.store.postings import Postings
+from whence.store.reader import Store
+from whence.store.rows import RowKind
+from whence.store.segment import Segment
+from whence.store.sums import Sums
+from whence.store.verify import Verdict, verify
 from whence.store.writer import Writer
 
-__all__ = ["FORMAT", "Manifest", "Plan", "PlannedCheckpoint", "Postings", "SkippedRow", "Store", "Writer"]
+__all__ = [
+    "FORMAT",
+    "Manifest",
+    "Plan",
+    "PlannedCheckpoint",
+    "PlannedSegment",
+    "Postings",
+    "RowKind",
+    "Segment",
+    "SkippedRow",
+    "Source",
+    "Store",
+    "Sums",
+    "Verdict",
+    "Writer",
+    "delete",
+    "merge",
+    "verify",
+]

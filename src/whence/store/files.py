@@ -1,90 +1,226 @@
-"""Files of an index: every one appears whole or not at all (temporary name, fsync, rename, fsync of the folder)."""
+"""Files of an index: every one appears whole or not at all (temporary name, fsync, rename, fsync of the folder).
 
-import hashlib
+While a build is under way each finished file has a note beside it, `NAME.done`, with its sums: the note is what says
+that the file is finished. Sealing gathers the notes into the manifest.
+"""
+
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from whence.examples import write_parquet
+from whence.examples import parquet_bytes
 from whence.examples.disk import full_disk_named
-from whence.tensors import write_bytes, write_tensors
+from whence.store import disk
+from whence.store.mapped import Place, lay_out
+from whence.store.sums import Sums, sums_of, sums_of_file
 
 TEMPORARY = ".tmp"
+NOTE = ".done"
 
 Columns = Mapping[str, Sequence[object] | np.ndarray]
 """Equally long lists or arrays by name."""
 
 
-def publish_text(path: Path, text: str) -> None:
-    """Write a text file atomically.
+def publish_bytes(path: Path, chunks: Sequence[bytes | memoryview], *, noted: bool = True) -> Sums:
+    """Write a file atomically.
 
     Args:
         path: the final name.
-        text: its content.
+        chunks: its content, in pieces.
+        noted: also write the note that says it is finished.
+
+    Returns:
+        Its sums, taken from the bytes in memory.
+
+    Raises:
+        DiskFullError: no space left.
     """
-    _publish(path, lambda temporary: write_bytes(temporary, text.encode("utf-8")))
+
+    def fill(opened: int) -> Sums:
+        at = 0
+        for chunk in chunks:
+            at = disk.write_all(opened, chunk, at)
+        return sums_of(chunks)
+
+    return _publish(path, sum(memoryview(chunk).nbytes for chunk in chunks), fill, noted=noted)
 
 
-def publish_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write a safetensors file atomically.
+def publish_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> Sums:
+    """Write a safetensors file atomically, with its note.
 
     Args:
         path: the final name.
         tensors: arrays by name.
+
+    Returns:
+        Its sums.
     """
-    _publish(path, lambda temporary: write_tensors(temporary, tensors))
+    whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    head, places = lay_out({name: (array.dtype.newbyteorder("<"), array.shape) for name, array in whole.items()})
+    ordered = sorted(places, key=lambda name: (places[name].start, places[name].stop))
+    return publish_bytes(path, [head, *(whole[name].reshape(-1).view(np.uint8).data for name in ordered)])
 
 
-def publish_table(path: Path, columns: Columns) -> None:
-    """Write a Parquet file atomically.
+def publish_scattered(
+    path: Path,
+    shapes: Mapping[str, tuple[np.dtype[np.generic], tuple[int, ...]]],
+    fill: Callable[[Callable[[str, int, np.ndarray], None]], None],
+) -> Sums:
+    """Write a safetensors file whose rows come in no order, atomically, with its note.
+
+    Args:
+        path: the final name.
+        shapes: element type and shape of every array.
+        fill: is given a function that writes some rows of an array at a row number.
+
+    Returns:
+        Its sums, taken from the written file.
+    """
+    head, places = lay_out(shapes)
+    size = max((place.stop for place in places.values()), default=len(head))
+
+    def fill_file(opened: int) -> Sums:
+        disk.write_all(opened, head, 0)
+
+        def put(name: str, row: int, values: np.ndarray) -> None:
+            place: Place = places[name]
+            each = place.kind.itemsize * int(np.prod(place.shape[1:], dtype=np.int64))
+            whole = np.ascontiguousarray(values, dtype=place.kind)
+            disk.write_all(opened, whole.reshape(-1).view(np.uint8).data, place.start + row * each)
+
+        fill(put)
+        return sums_of_file(temporary(path))
+
+    return _publish(path, size, fill_file, noted=True)
+
+
+def publish_table(path: Path, columns: Columns) -> Sums:
+    """Write a Parquet file atomically, with its note.
 
     Args:
         path: the final name.
         columns: equally long lists or arrays by name.
+
+    Returns:
+        Its sums.
     """
-    _publish(path, lambda temporary: write_parquet(temporary, columns))
+    return publish_bytes(path, [parquet_bytes(columns)])
 
 
-def sha256(path: Path) -> str:
-    """Hash a file.
+def finished(path: Path) -> Sums | None:
+    """Read the note of a file.
 
     Args:
         path: the file.
 
     Returns:
-        SHA-256, hexadecimal.
+        Its sums; None when it is not finished: no note, or not as long as the note says.
     """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _publish(path: Path, write: Callable[[Path], None]) -> None:
-    temporary = path.with_name(path.name + TEMPORARY)
-    with full_disk_named(str(path)):
-        _make_folder(path.parent)
-        try:
-            write(temporary)
-        except BaseException:
-            temporary.unlink(missing_ok=True)  # on a full disk the space is needed, after Ctrl-C nothing may lie about
-            raise
-        temporary.replace(path)
-        _sync(path.parent)
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and fsync what holds it, so that files published in it cannot get lost with it."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync(folder.parent)
-
-
-def _sync(folder: Path) -> None:
-    opened = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(opened)
+        sums = Sums.model_validate_json(note_of(path).read_bytes())
+        return sums if path.stat().st_size == sums.size and sums.fits else None
+    except (OSError, ValueError):
+        return None
+
+
+def write_note(path: Path, sums: Sums) -> None:
+    """Say that a file is finished.
+
+    Args:
+        path: the file.
+        sums: of its content.
+    """
+    note = note_of(path)
+    fresh = temporary(note)
+    with full_disk_named(str(path)):
+        try:
+            _write(fresh, sums.model_dump_json().encode())
+            disk.rename(fresh, note)
+            disk.sync_folder(path.parent)
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
+
+
+def note_of(path: Path) -> Path:
+    """Name the note of a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The note.
+    """
+    return path.with_name(path.name + NOTE)
+
+
+def temporary(path: Path) -> Path:
+    """Name a file while it is being written; two writers never share one.
+
+    Args:
+        path: the final name.
+
+    Returns:
+        The temporary name.
+    """
+    return path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+
+
+def is_temporary(name: str) -> bool:
+    """Tell a file that a killed writer left from the user's own.
+
+    Args:
+        name: of the file.
+
+    Returns:
+        True for names that `temporary` gives.
+    """
+    return re.search(r"\.[0-9]+\.tmp$", name) is not None
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """List the files of an index, temporary ones too.
+
+    Args:
+        folder: the index.
+
+    Yields:
+        Every file (or link), in order of name.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not path.is_dir():
+            yield path
+
+
+def _publish(path: Path, size: int, fill: Callable[[int], Sums], *, noted: bool) -> Sums:
+    fresh = temporary(path)
+    with full_disk_named(str(path)):
+        disk.make_folder(path.parent)
+        try:
+            opened = disk.create(fresh, size)
+            try:
+                sums = fill(opened)
+                disk.sync(opened)
+            finally:
+                disk.close(opened)
+            disk.rename(fresh, path)
+            disk.sync_folder(path.parent)
+            if noted:
+                write_note(path, sums)
+        except BaseException:
+            # on a full disk the space is needed, after Ctrl-C nothing may lie about
+            fresh.unlink(missing_ok=True)
+            raise
+    return sums
+
+
+def _write(path: Path, data: bytes) -> None:
+    opened = disk.create(path)
+    try:
+        disk.write_all(opened, data, 0)
+        disk.sync(opened)
     finally:
-        os.close(opened)
+        disk.close(opened)

@@ -5,16 +5,20 @@ Both are JSON read through strict types: they are untrusted input.
 
 import hashlib
 import json
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from whence.errors import DamagedError, MismatchError
 from whence.recipe import Recipe
+from whence.store.rows import RowKind
+from whence.store.sums import Sums
 
-FORMAT = 1
-"""Version of the directory layout; a reader refuses a newer one."""
+FORMAT = 2
+"""Version of the directory layout; a reader takes the one before too, and refuses a newer one."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -39,6 +43,84 @@ class PlannedCheckpoint(BaseModel):
     preconditioner: str = ""
 
 
+class PlannedSegment(BaseModel):
+    """A part of the training set that is kept, searched and merged as one.
+
+    Attributes:
+        name: its number, five digits; never used twice in an index.
+        n: examples.
+        shards: boundaries in the segment's own order of examples (shortest first); shard j holds
+            order[shards[j]:shards[j+1]].
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str = Field(pattern="^[0-9]{5,9}$")
+    n: int = Field(ge=0, lt=2**31)
+    shards: list[int]
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "PlannedSegment":
+        rising = all(first <= second for first, second in pairwise(self.shards))
+        if not self.shards or self.shards[0] != 0 or self.shards[-1] != self.n or not rising:
+            raise ValueError("the boundaries of the shards do not rise from 0 to n")
+        return self
+
+
+class Source(BaseModel):
+    """A data set that was put into an index.
+
+    Attributes:
+        data: its name, for messages.
+        columns: the user's names of the columns.
+        fingerprint: SHA-256 of its rows by content.
+        n: examples.
+        batch_size: examples per pass.
+        segments: how it is cut.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    data: str
+    columns: dict[str, str]
+    fingerprint: str
+    n: int = Field(ge=0)
+    batch_size: int
+    segments: list[PlannedSegment]
+
+
+class Addition(BaseModel):
+    """The plan of an append, frozen before its first shard.
+
+    Attributes:
+        format: version of the layout.
+        source: what is appended.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: int
+    source: Source
+
+
+class Merging(BaseModel):
+    """The plan of a merge, frozen before its first shard.
+
+    Attributes:
+        format: version of the layout.
+        merkle_root: of the index that is merged.
+        segments: what it becomes.
+        taken: per new segment, the shards (segment, shard) whose examples it takes, by new shard.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: int
+    merkle_root: str
+    segments: list[PlannedSegment]
+    taken: list[list[list[list[int]]]]
+
+
 class Plan(BaseModel):
     """Everything that decides what an index holds; frozen before the first shard.
 
@@ -46,6 +128,7 @@ class Plan(BaseModel):
         format: version of the layout.
         whence: version of the library that planned it.
         recipe: the method as data.
+        rows: how embedding rows are kept.
         embedding_path: the path that was really taken; "exact" where the table is not shared.
         tied: whether the head shares the embedding's table.
         run: folder of the run, as given.
@@ -53,15 +136,11 @@ class Plan(BaseModel):
         kind: task head.
         label_names: classes in order; None for a language model.
         max_length: most tokens read of a text.
-        batch_size: examples per pass.
         trust_remote_code: whether the user allowed the model's own code.
-        fingerprints: SHA-256 by content of tokenizer, weights and data.
+        fingerprints: SHA-256 by content of tokenizer, weights and moments.
         checkpoints: in order.
         word_rules: rules by which texts were split into words; positions of words mean nothing under others.
-        data: name of the training data, for messages.
-        columns: the user's names of the columns.
-        n: examples.
-        shards: boundaries in the length-sorted order; shard j holds order[shards[j]:shards[j+1]].
+        source: the data set that the index was begun with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -69,6 +148,7 @@ class Plan(BaseModel):
     format: int
     whence: str
     recipe: Recipe
+    rows: RowKind = "fp32"
     embedding_path: str
     tied: bool
     run: str
@@ -76,15 +156,11 @@ class Plan(BaseModel):
     kind: str
     label_names: list[str] | None
     max_length: int
-    batch_size: int
     trust_remote_code: bool
     fingerprints: dict[str, str]
     checkpoints: list[PlannedCheckpoint]
     word_rules: str
-    data: str
-    columns: dict[str, str]
-    n: int
-    shards: list[int]
+    source: Source
 
 
 class SkippedRow(BaseModel):
@@ -108,31 +184,42 @@ class Manifest(BaseModel):
 
     Attributes:
         format: version of the layout.
+        generation: 1 for a first build, one more for every append, delete and merge.
         merkle_root: SHA-256 over the sorted (name, SHA-256) of every other file.
-        files: SHA-256 of each file by its path inside the index.
+        files: sums of each file by its path inside the index.
+        sources: every data set that was put in, in order.
+        segments: what the index consists of, in data order.
+        deleted: name of the file of tombstones; empty when nothing is deleted.
         skipped: rows without a gradient.
         notes: lines that every answer repeats.
-        seconds: time by stage.
+        seconds: time by stage of the last change.
+        peak_rss: most memory of the process that made the last change, in bytes.
         digest: SHA-256 of this manifest's canonical form without this field.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format: int
+    generation: int = 1
     merkle_root: str
-    files: dict[str, str]
+    files: dict[str, Sums]
+    sources: list[Source]
+    segments: list[PlannedSegment]
+    deleted: str = ""
     skipped: list[SkippedRow]
     notes: list[str]
     seconds: dict[str, float]
+    peak_rss: int = 0
     digest: str = ""
 
     def sealed(self) -> "Manifest":
-        """Fill in the digest.
+        """Fill in root and digest.
 
         Returns:
-            The manifest with its own digest.
+            The manifest with the root of its files and its own digest.
         """
-        return self.model_copy(update={"digest": self.own_digest()})
+        rooted = self.model_copy(update={"merkle_root": merkle_root(self.files)})
+        return rooted.model_copy(update={"digest": rooted.own_digest()})
 
     def own_digest(self) -> str:
         """Hash the canonical form without the digest.
@@ -155,16 +242,33 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def merkle_root(files: dict[str, str]) -> str:
+def merkle_root(files: Mapping[str, Sums]) -> str:
     """Hash a table of file hashes.
 
     Args:
-        files: SHA-256 by name.
+        files: sums by name.
 
     Returns:
         SHA-256, hexadecimal.
     """
-    return hashlib.sha256(canonical(files).encode()).hexdigest()
+    return hashlib.sha256(canonical({name: sums.sha256 for name, sums in files.items()}).encode()).hexdigest()
+
+
+def version_of(path: Path) -> int | None:
+    """Read nothing but the format of a plan or manifest.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its format; None when the file does not say.
+    """
+    try:
+        raw: object = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    version = cast("dict[str, object]", raw).get("format") if isinstance(raw, dict) else None
+    return version if isinstance(version, int) else None
 
 
 def read_json(path: Path, model: type[Model]) -> Model:

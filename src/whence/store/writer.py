@@ -1,81 +1,144 @@
-"""Write an index: plan first, shards in any order, postings and manifest last. A killed build resumes."""
+"""Write an index: plan first, shards in any order by any number of processes, manifest last. A killed build resumes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from jaxtyping import Int
 
-from whence.errors import MismatchError
-from whence.store.files import TEMPORARY, Columns, publish_table, publish_tensors, publish_text, sha256
-from whence.store.manifest import FORMAT, Manifest, Plan, SkippedRow, canonical, merkle_root, read_json
-from whence.tensors import read_tensors
-
-PART_BYTES = 256 * 2**20
-"""Bytes of rows aimed at in one file of postings; writing it takes about four times as much memory. The rows of one
-token are never split, so a token that stands in every example makes a larger file."""
+from whence.errors import DamagedError, InputError, MismatchError
+from whence.store import disk
+from whence.store.changing import sweep
+from whence.store.differing import refuse_other_plan, refuse_other_source
+from whence.store.features import gather_features
+from whence.store.files import (
+    NOTE,
+    Columns,
+    finished,
+    is_temporary,
+    note_of,
+    publish_bytes,
+    publish_table,
+    publish_tensors,
+    walk,
+)
+from whence.store.former import FORMER
+from whence.store.layout import MANIFEST, PLAN, Layout
+from whence.store.leases import NAME, Leases
+from whence.store.manifest import (
+    FORMAT,
+    Addition,
+    Manifest,
+    Plan,
+    PlannedSegment,
+    SkippedRow,
+    Source,
+    canonical,
+    read_json,
+    version_of,
+)
+from whence.store.mapped import Mapped
+from whence.store.postings import Shard, write_postings
+from whence.store.repair import publish_manifest, recheck, remove_strays, reopen, settle
+from whence.store.rows import decode_arrays, encode_arrays
+from whence.store.sums import Sums, sums_of_file
 
 Arrays = Mapping[str, np.ndarray]
 
 
 class Writer:
-    """An index being built.
+    """An index being built, or added to.
 
     Args:
         folder: where the index goes; made when it is not there.
         plan: what it will hold.
+        append: given the number of the first new segment and the manifest, says what is added to the sealed index
+            (None: it is there already); without it the plan's own source is built.
+        repair: check every file of a sealed index, and compute again what is not what was written.
+        waiting: called once when another process holds the index.
 
     Raises:
         MismatchError: the folder holds something else: another plan, or files that are not ours.
+        InputError: there is no sealed index to append to.
+        DamagedError: a damaged index that cannot be computed again from one run and one data set.
     """
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
-        self.folder = folder
-        self.plan = plan
-        self._claim()
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        *,
+        append: Callable[[int, Manifest], Source | None] | None = None,
+        repair: bool = False,
+        waiting: Callable[[], None] | None = None,
+    ) -> None:
+        self.folder, self.layout = folder, Layout(folder)
+        self.plan, self.source = plan, plan.source
+        _refuse_alien(folder, appending=append is not None)
+        disk.make_folder(folder)
+        self.leases = Leases(folder)
+        with self.leases.whole(waiting):
+            self._claim(plan, repair=repair, appending=append is not None)
+            self.base = self._sealed() if append is not None else None
+            self._nothing_new = False
+            if append is not None:
+                self._claim_addition(append)
 
     @property
     def finished(self) -> Manifest | None:
-        """The manifest of an index that is sealed and has all of its files; None while something is to be done."""
-        path = self.folder / "manifest.json"
-        manifest = read_json(path, Manifest) if path.is_file() else None
-        whole = manifest is not None and all((self.folder / name).is_file() for name in manifest.files)
-        return manifest if whole else None
+        """The manifest of an index that holds this writer's source already; None while something is to be done."""
+        manifest = self._sealed()
+        if manifest is None or self.base is None:
+            return manifest
+        done = self._nothing_new or manifest.generation > self.base.generation
+        return manifest if done else None
 
-    def has_shard(self, step: int, shard: int) -> bool:
-        """Say whether a shard was finished, now or by an earlier build.
+    @cached_property
+    def units(self) -> dict[tuple[str, int, int], int]:
+        """Number of every piece of work: (segment, step, shard), and (segment, -1, -1) for what follows its shards."""
+        keys: list[tuple[str, int, int]] = []
+        for segment in self.source.segments:
+            steps = [one.step for one in self.plan.checkpoints]
+            keys += [(segment.name, step, shard) for step in steps for shard in range(len(segment.shards) - 1)]
+            keys.append((segment.name, -1, -1))
+        return {key: number for number, key in enumerate(keys)}
+
+    def has_shard(self, step: int, segment: str, shard: int) -> bool:
+        """Say whether a shard was finished, by this or any other process, now or earlier.
 
         Args:
             step: the checkpoint.
+            segment: name of the segment.
             shard: number of the shard.
 
         Returns:
-            True when its file is published.
+            True when it is.
         """
-        return self._shard(step, shard).is_file()
+        return self._done(self.layout.shard(step, segment, shard))
 
-    def read_shard(self, step: int, shard: int) -> dict[str, np.ndarray]:
-        """Read a finished shard back.
-
-        Args:
-            step: the checkpoint.
-            shard: number of the shard.
-
-        Returns:
-            Its arrays.
-        """
-        return read_tensors(self._shard(step, shard))
-
-    def put_shard(self, step: int, shard: int, arrays: Arrays) -> None:
+    def put_shard(self, step: int, segment: str, shard: int, arrays: dict[str, np.ndarray]) -> None:
         """Publish one shard of forms.
 
         Args:
             step: the checkpoint.
+            segment: name of the segment.
             shard: number of the shard.
-            arrays: by name.
+            arrays: by name; embedding rows are shortened here, when the plan says so.
         """
-        publish_tensors(self._shard(step, shard), arrays)
+        publish_tensors(self.layout.shard(step, segment, shard), encode_arrays(arrays, self.plan.rows))
+
+    def has_table(self, step: int, name: str) -> bool:
+        """Say whether a checkpoint's table was published with some array.
+
+        Args:
+            step: the checkpoint.
+            name: the array.
+
+        Returns:
+            True when it was.
+        """
+        return name in self.read_table(step)
 
     def put_table(self, step: int, arrays: Arrays) -> None:
         """Publish the table (embedding or head) that a checkpoint's products need.
@@ -84,7 +147,7 @@ class Writer:
             step: the checkpoint.
             arrays: by name.
         """
-        publish_tensors(self.folder / "tables" / f"step-{step}.safetensors", arrays)
+        publish_tensors(self.layout.table(step), arrays)
 
     def read_table(self, step: int) -> dict[str, np.ndarray]:
         """Read a published table back.
@@ -95,170 +158,238 @@ class Writer:
         Returns:
             Its arrays; none when there is no table.
         """
-        path = self.folder / "tables" / f"step-{step}.safetensors"
-        return read_tensors(path) if path.is_file() else {}
+        path = self.layout.table(step)
+        sums = self.base.files.get(self.layout.name(path)) if self.base is not None else self._sums(path)
+        return {} if sums is None else Mapped(path, sums).all()
 
-    def put_examples(self, columns: Columns, features: Arrays) -> None:
-        """Publish the training set.
+    def has_examples(self, segment: str) -> bool:
+        """Say whether the examples of a segment were published.
 
         Args:
-            columns: equally long lists by name, in data order.
-            features: arrays over examples (losses, probabilities, hidden states).
-        """
-        publish_table(self.folder / "examples" / "part-00000.parquet", columns)
-        publish_tensors(self.folder / "examples" / "features.safetensors", features)
+            segment: its name.
 
-    def put_postings(self, step: int, order: Int[np.ndarray, " n"]) -> None:
-        """Turn a checkpoint's example-major shards into token-major postings.
+        Returns:
+            True when they were.
+        """
+        return self._done(self.layout.examples(segment))
+
+    def put_examples(self, segment: str, columns: Columns) -> None:
+        """Publish what the user gave.
+
+        Args:
+            segment: name of the segment.
+            columns: equally long lists by name, in data order.
+        """
+        publish_table(self.layout.examples(segment), columns)
+
+    def shards(
+        self, step: int, segment: PlannedSegment, order: Int[np.ndarray, " n"], names: tuple[str, ...] | None = None
+    ) -> Iterator[Shard]:
+        """Read the finished shards of a segment back, as they are kept.
 
         Args:
             step: the checkpoint.
-            order: example (in data order) of each place in the shards.
-        """
-        folder = self.folder / "postings" / f"step-{step}"
-        counts = self._token_counts(step)
-        names: set[str] = set()
-        for part, (first, last) in enumerate(_ranges(counts, PART_BYTES // self._row_bytes(step))):
-            path = folder / f"part-{part:05d}.safetensors"
-            publish_tensors(path, self._posting_part(step, order, first, last))
-            names.add(path.name)
-        for stale in folder.glob("part-*"):  # an earlier, interrupted build may have cut the vocabulary otherwise
-            if stale.name not in names:
-                stale.unlink()
+            segment: the segment.
+            order: example of each place in the shards.
+            names: arrays to read, where there are such; None for all.
 
-    def seal(self, skipped: Sequence[SkippedRow], notes: Sequence[str], seconds: Mapping[str, float]) -> None:
-        """Hash every file and write the manifest: the index exists from here on.
+        Yields:
+            Examples (place in the segment) of the shard, and its arrays.
+        """
+        for shard, (start, stop) in enumerate(zip(segment.shards[:-1], segment.shards[1:], strict=True)):
+            path = self.layout.shard(step, segment.name, shard)
+            file = Mapped(path, self._sums(path))
+            wanted = file.names if names is None else [name for name in names if name in file.names]
+            yield order[start:stop], {name: file.view(name) for name in wanted}
+
+    def decoded(self, step: int, segment: PlannedSegment, order: Int[np.ndarray, " n"]) -> Iterator[Shard]:
+        """Read the finished shards of a segment back, in 32-bit floats.
+
+        Args:
+            step: the checkpoint.
+            segment: the segment.
+            order: example of each place in the shards.
+
+        Yields:
+            Examples (place in the segment) of the shard, and its arrays.
+        """
+        for places, arrays in self.shards(step, segment, order):
+            yield places, decode_arrays(arrays)
+
+    def gather(
+        self, segment: PlannedSegment, order: Int[np.ndarray, " n"], labels: Sequence[int]
+    ) -> dict[str, np.ndarray]:
+        """Gather the arrays over a segment's examples from its shards; see `gather_features`.
+
+        Args:
+            segment: the segment.
+            order: example of each place in the shards.
+            labels: class numbers, in data order.
+
+        Returns:
+            Arrays by name.
+        """
+        names = ("meta.bad", "meta.losses", "meta.probabilities", "meta.pooled")
+        parts = [self.shards(one.step, segment, order, names) for one in self.plan.checkpoints]
+        return gather_features(segment.n, labels, parts)
+
+    def is_finished(self, segment: str) -> bool:
+        """Say whether everything of a segment is there.
+
+        Args:
+            segment: its name.
+
+        Returns:
+            True when it is. The features are its last file; but a power cut may have taken others.
+        """
+        shards = (unit for unit in self.units if unit[0] == segment and unit[2] >= 0)
+        return self._done(self.layout.features(segment)) and all(
+            self.has_shard(step, segment, at) for _, step, at in shards
+        )
+
+    def finish(
+        self, segment: PlannedSegment, order: Int[np.ndarray, " n"], features: Arrays, *, postings: bool
+    ) -> None:
+        """Publish what follows a segment's shards.
+
+        Args:
+            segment: the segment.
+            order: example of each place in the shards.
+            features: arrays over its examples.
+            postings: whether its rows are to be found by token.
+        """
+        for checkpoint in self.plan.checkpoints if postings else ():
+            path = self.layout.postings(checkpoint.step, segment.name)
+            if finished(path) is None:
+                write_postings(path, lambda names, step=checkpoint.step: self.shards(step, segment, order, names))
+        publish_tensors(self.layout.features(segment.name), features)
+
+    def seal(
+        self, skipped: Sequence[SkippedRow], notes: Sequence[str], seconds: Mapping[str, float], peak_rss: int = 0
+    ) -> None:
+        """Gather the sums of every file and write the manifest: the index exists from here on.
 
         Args:
             skipped: rows without a gradient.
             notes: lines that every answer repeats.
             seconds: time by stage.
+            peak_rss: most memory of this process, in bytes.
         """
-        files = {path.relative_to(self.folder).as_posix(): sha256(path) for path in self._files()}
-        manifest = Manifest(
-            format=FORMAT,
-            merkle_root=merkle_root(files),
-            files=files,
-            skipped=list(skipped),
-            notes=list(notes),
-            seconds=dict(seconds),
-        )
-        publish_text(self.folder / "manifest.json", canonical(manifest.sealed().model_dump()) + "\n")
+        with self.leases.whole():
+            if self.finished is not None:
+                return
+            base = self.base
+            noted = list(self._noted())
+            files = dict(base.files) if base is not None else {PLAN: sums_of_file(self.layout.plan)}
+            files |= {self.layout.name(path): sums for path, sums in noted}
+            self._refuse_incomplete(files)
+            manifest = Manifest(
+                format=FORMAT,
+                generation=1 if base is None else base.generation + 1,
+                merkle_root="",
+                files=files,
+                sources=[*(base.sources if base is not None else []), self.source],
+                segments=[*(base.segments if base is not None else []), *self.source.segments],
+                deleted="" if base is None else base.deleted,
+                skipped=[*(base.skipped if base is not None else []), *skipped],
+                notes=list(dict.fromkeys([*(base.notes if base is not None else []), *notes])),
+                seconds=dict(seconds),
+                peak_rss=peak_rss,
+            )
+            publish_manifest(self.layout, manifest)
+            for path, _ in noted:
+                disk.remove(note_of(path))
 
-    def _claim(self) -> None:
-        planned = self.folder / "plan.json"
-        if planned.is_file():
-            refuse_other_plan(self.folder, read_json(planned, Plan), self.plan, finished=self.finished is not None)
-            for stray in self.folder.rglob(f"*{TEMPORARY}"):
-                stray.unlink()
-            if self.finished is None:  # a seal over files that are gone
-                (self.folder / "manifest.json").unlink(missing_ok=True)
+    def close(self) -> None:
+        """Let other processes have the index."""
+        self.leases.close()
+
+    def _done(self, path: Path) -> bool:
+        """Whether a file is finished."""
+        return self._sums(path) is not None
+
+    def _sums(self, path: Path) -> Sums | None:
+        """Sums of a finished file: from its note, or because another process has sealed the index meanwhile."""
+        found = finished(path)
+        if found is None and self.layout.manifest.is_file():
+            sealed = self.finished
+            return None if sealed is None else sealed.files.get(self.layout.name(path))
+        return found
+
+    def _claim(self, plan: Plan, *, repair: bool, appending: bool) -> None:
+        alone = self.leases.alone
+        if alone:
+            remove_strays(self.layout)
+        if not self.layout.plan.is_file():
+            publish_bytes(self.layout.plan, [(canonical(plan.model_dump()) + "\n").encode()], noted=False)
             return
-        if self.folder.exists() and not self.folder.is_dir():
-            raise MismatchError(f"{self.folder} is a file: choose another --out")
-        held = {entry.name for entry in self.folder.iterdir()} if self.folder.is_dir() else set[str]()
-        if held - {planned.name + TEMPORARY}:
+        if version_of(self.layout.plan) == FORMER:
             raise MismatchError(
-                f"{self.folder} is not empty and not an index (it holds {min(held)}): choose another --out"
+                f"{self.folder} holds an index of format {FORMER}, which is read but not written: choose another --out"
             )
-        publish_text(planned, canonical(self.plan.model_dump()) + "\n")
+        found = read_json(self.layout.plan, Plan)
+        refuse_other_plan(self.folder, found, plan, finished=self.layout.manifest.is_file(), data=not appending)
+        self.plan, self.source = found, found.source  # names may have changed; the frozen plan stays
+        if not alone:
+            return
+        if self.layout.manifest.is_file():
+            reopen(self.layout, every_byte=repair)
+        sealed = self._sealed()
+        if sealed is not None:
+            remove_strays(self.layout, sealed.files)
+        if sealed is None or appending:
+            recheck(self.layout, every_byte=repair)
+            settle(self.layout)
 
-    def _files(self) -> Iterator[Path]:
-        for path in sorted(self.folder.rglob("*")):
-            if path.is_file() and path.name != "manifest.json" and not path.name.endswith(TEMPORARY):
-                yield path
-
-    def _shard(self, step: int, shard: int) -> Path:
-        return self.folder / "forms" / f"step-{step}" / f"shard-{shard:05d}.safetensors"
-
-    def _shards(self, step: int, names: tuple[str, ...]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        for shard, start in enumerate(self.plan.shards[:-1]):
-            yield start, read_tensors(self._shard(step, shard), names)
-
-    def _row_bytes(self, step: int) -> int:
-        rows = read_tensors(self._shard(step, 0), ("rows.rows",))["rows.rows"]
-        return int(rows.shape[1]) * rows.itemsize
-
-    def _token_counts(self, step: int) -> Int[np.ndarray, " v"]:
-        total = np.zeros(0, dtype=np.int64)
-        for _, arrays in self._shards(step, ("rows.ids",)):
-            counts = np.bincount(arrays["rows.ids"], minlength=len(total))
-            counts[: len(total)] += total
-            total = counts
-        return total
-
-    def _posting_part(self, step: int, order: Int[np.ndarray, " n"], first: int, last: int) -> dict[str, np.ndarray]:
-        found: list[tuple[np.ndarray, ...]] = []
-        for start, arrays in self._shards(step, ("rows.indptr", "rows.ids", "rows.words", "rows.rows")):
-            ids = arrays["rows.ids"]
-            chosen = (ids >= first) & (ids < last)
-            places = np.repeat(np.arange(len(arrays["rows.indptr"]) - 1), np.diff(arrays["rows.indptr"]))[chosen]
-            found.append(
-                (ids[chosen], order[start + places], arrays["rows.words"][chosen], arrays["rows.rows"][chosen])
+    def _claim_addition(self, append: Callable[[int, Manifest], Source | None]) -> None:
+        base = self.base
+        if base is None:
+            raise InputError(
+                f"the index at {self.folder} is unfinished: finish it first (the same command without --append)"
             )
-        ids, owners, words, rows = (np.concatenate(column) for column in zip(*found, strict=True))
-        by_token = np.lexsort((words, owners, ids))
-        tokens, begins = np.unique(ids[by_token], return_index=True)
-        return {
-            "tokens": tokens.astype(np.int32),
-            "indptr": np.append(begins, len(ids)).astype(np.int64),
-            "owners": owners[by_token].astype(np.int32),
-            "words": words[by_token].astype(np.int32),
-            "rows": rows[by_token],
-        }
+        source = append(1 + max((int(one.name) for one in base.segments), default=-1), base)
+        if source is None:
+            self._nothing_new = True
+            return
+        self.source = source
+        path = self.layout.addition(base.generation + 1)
+        if path.is_file() and finished(path):
+            refuse_other_source(self.folder, path, read_json(path, Addition).source, source)
+            return
+        sweep(self.layout, set(base.files))  # what an append that was given up has left
+        addition = Addition(format=FORMAT, source=source)
+        publish_bytes(path, [(canonical(addition.model_dump()) + "\n").encode()])
+
+    def _sealed(self) -> Manifest | None:
+        path = self.layout.manifest
+        return read_json(path, Manifest) if path.is_file() else None
+
+    def _refuse_incomplete(self, files: Mapping[str, Sums]) -> None:
+        for name, step, shard in self.units:
+            path = self.layout.features(name) if shard < 0 else self.layout.shard(step, name, shard)
+            if self.layout.name(path) not in files:
+                raise DamagedError(f"{path} is missing: run the same `whence index` command again with --repair")
+
+    def _noted(self) -> Iterator[tuple[Path, Sums]]:
+        """Finished files of this change that no manifest knows yet."""
+        known: set[str] = set() if self.base is None else set(self.base.files)
+        for note in walk(self.folder):
+            if not note.name.endswith(NOTE):
+                continue
+            path = note.with_name(note.name.removesuffix(NOTE))
+            sums = finished(path)
+            if sums is not None and self.layout.name(path) not in known:
+                yield path, sums
 
 
-def refuse_other_plan(folder: Path, found: Plan, wanted: Plan, *, finished: bool) -> None:
-    """Refuse to go on with an index of something else.
-
-    Args:
-        folder: the index.
-        found: its plan.
-        wanted: the plan of this build.
-        finished: whether the index is sealed; an unfinished one is not completed by another version of whence.
-
-    Raises:
-        MismatchError: they differ; the message names the first differing field with both values.
-    """
-    ignored = {"run", "tokenizer", "data", "columns"}  # names may change; what they name may not
-    ignored |= {"whence"} if finished else set()
-    mine, other = wanted.model_dump(exclude=ignored), found.model_dump(exclude=ignored)
-    for name, value in other.items():
-        if value == mine[name]:
-            continue
-        field, there, here = _difference(name, value, mine[name])
-        raise MismatchError(
-            f"{folder} already holds an index of something else: its {field} is {there}, not {here}: "
-            "choose another --out, or delete that folder"
-        )
-
-
-def _difference(name: str, there: object, here: object) -> tuple[str, object, object]:
-    """Go down into a nested value, so that the message names the smallest thing that differs."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        mine, other = cast("dict[str, object]", here), cast("dict[str, object]", there)
-        key = next(key for key in sorted({*mine, *other}) if mine.get(key) != other.get(key))
-        return _difference(f"{name} {key}", other.get(key), mine.get(key))
-    if isinstance(there, list) and isinstance(here, list):
-        pairs = zip(cast("list[object]", there), cast("list[object]", here), strict=False)
-        unlike = next(((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1]), None)
-        if unlike is not None:
-            return _difference(f"{name} {unlike[0] + 1}", *unlike[1])
-    return name, _short(cast("object", there)), _short(cast("object", here))
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _ranges(counts: Int[np.ndarray, " v"], most: int) -> Iterator[tuple[int, int]]:
-    """Cut the vocabulary into runs of tokens with at most `most` postings (a single token may exceed it)."""
-    first, held = 0, 0
-    for token, count in enumerate(counts.tolist()):
-        if held and held + count > most:
-            yield first, token
-            first, held = token, 0
-        held += count
-    if held:
-        yield first, len(counts)
+def _refuse_alien(folder: Path, *, appending: bool) -> None:
+    """Refuse a folder that is not ours to write to."""
+    if folder.exists() and not folder.is_dir():
+        raise MismatchError(f"{folder} is a file: choose another --out")
+    held = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set[str]()
+    ours = {NAME, PLAN, MANIFEST}
+    alien = {name for name in held if name not in ours and not is_temporary(name)}
+    if PLAN not in held and alien:
+        raise MismatchError(f"{folder} is not empty and not an index (it holds {min(held)}): choose another --out")
+    if appending and PLAN not in held:
+        raise InputError(f"no index at {folder} to append to: leave --append out to build one")

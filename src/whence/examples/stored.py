@@ -1,0 +1,135 @@
+"""The Parquet files that an index keeps of its examples, in small row groups, so that a few rows cost little."""
+
+# pyarrow ships no types
+# pyright: reportMissingTypeStubs=false
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from jaxtyping import Int
+
+from whence.errors import DamagedError, DataError
+
+_pa: Any = pyarrow
+_parquet: Any = pyarrow.parquet
+
+GROUP = 4096
+"""Rows that are read together."""
+
+_UNREADABLE = (_pa.ArrowException, OSError, ValueError, KeyError, TypeError, EOFError, OverflowError)
+
+
+def parquet_bytes(columns: Mapping[str, Sequence[object] | np.ndarray]) -> memoryview:
+    """Write a table to memory as Parquet, with a checksum on every page, packed with zstd.
+
+    Args:
+        columns: name to values (None is null), all of one length.
+
+    Returns:
+        The bytes of the file; the same for the same columns.
+
+    Raises:
+        DataError: a column mixes kinds of values, or lengths differ.
+    """
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"the columns of examples have different lengths {lengths}")
+    try:
+        table = _pa.table({name: _pa.array(values) for name, values in columns.items()})
+    except (_pa.ArrowException, TypeError, OverflowError, ValueError) as error:
+        raise DataError(f"the examples cannot be written to Parquet ({error})") from error
+    sink = _pa.BufferOutputStream()
+    _parquet.write_table(table, sink, compression="zstd", write_page_checksum=True, row_group_size=GROUP)
+    return memoryview(sink.getvalue())
+
+
+class Stored:
+    """A Parquet file of examples.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DamagedError: it is missing or not Parquet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = _parquet.ParquetFile(str(path), page_checksum_verification=True)
+            groups = [self._file.metadata.row_group(one).num_rows for one in range(self._file.num_row_groups)]
+        except _UNREADABLE as error:
+            raise self._damaged(error) from error
+        self._begins = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
+        self._group = lru_cache(maxsize=4)(self._read_group)
+
+    def __len__(self) -> int:
+        return int(self._begins[-1])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return tuple(self._file.schema_arrow.names)
+
+    def column(self, name: str) -> list[Any]:
+        """Read one column.
+
+        Args:
+            name: the column.
+
+        Returns:
+            One value per example.
+
+        Raises:
+            DamagedError: it cannot be read.
+        """
+        try:
+            return self._file.read([name]).column(name).to_pylist()
+        except _UNREADABLE as error:
+            raise self._damaged(error) from error
+
+    def row(self, number: int) -> dict[str, Any]:
+        """Read one example.
+
+        Args:
+            number: its place in the file.
+
+        Returns:
+            Value by column.
+        """
+        group = int(np.searchsorted(self._begins, number, side="right")) - 1
+        return {name: values[number - int(self._begins[group])].as_py() for name, values in self._group(group).items()}
+
+    def select(self, name: str, wanted: set[Any]) -> Int[np.ndarray, " m"]:
+        """Find the examples with one of some values.
+
+        Args:
+            name: the column.
+            wanted: the values.
+
+        Returns:
+            Their places, ascending.
+        """
+        try:
+            column = self._file.read([name]).column(name)
+        except _UNREADABLE as error:
+            raise self._damaged(error) from error
+        if not wanted or _pa.types.is_null(column.type):
+            return np.zeros(0, dtype=np.int64)
+        values = _pa.array(sorted(wanted, key=str), type=column.type)
+        return np.flatnonzero(_pa.compute.is_in(column, value_set=values).to_numpy(zero_copy_only=False))
+
+    def _read_group(self, group: int) -> dict[str, Any]:
+        try:
+            table = self._file.read_row_group(group)
+        except _UNREADABLE as error:
+            raise self._damaged(error) from error
+        return {name: table.column(name) for name in table.column_names}
+
+    def _damaged(self, error: BaseException) -> DamagedError:
+        first = str(error).split("\n", 1)[0][:120]
+        return DamagedError(f"{self.path}: damaged or missing ({first}): restore it or build the index again")

@@ -1,0 +1,307 @@
+"""Compare queries' gradients with everything that an index keeps. Exact always; needs no model.
+
+TracIn-WE scores meet only where two texts share a token, so a query reads the postings of its own tokens and nothing
+else (`join`). What has no postings is scanned (`scan`). Optimizer-aware products turn the query, so what is kept stays
+plain. Segments are searched one by one, in several threads where that pays; memory does not grow with their number.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from threading import Lock
+
+import numpy as np
+from jaxtyping import Float
+
+from whence.forms import Gradient, Head, Outer, Rows, Terms, cross_terms, gather
+from whence.search.join import Meeting, Part, by_token, meet, rank
+from whence.search.kernels import KernelName, kernel_of
+from whence.search.ranking import Counter, Ends, Ranking
+from whence.search.scan import lookup_rows, scan_head, scan_outer, scan_rows
+from whence.search.synonyms import Synonyms
+from whence.search.where import ANY, Where
+from whence.store import Segment, Store
+
+SCAN_ERROR = 1e-5
+"""Relative error allowed for in scores of scans in 32 bits, before the candidates are scored again in 64."""
+
+
+class Search:
+    """Scores, rankings and word terms of queries against one index.
+
+    Args:
+        store: the index.
+        kernel: takes the products of rows: "numpy" (the default) or "numba".
+        threads: segments searched at a time; None takes OMP_NUM_THREADS, or the cores.
+        prune: leave unread what bounds show to be out of reach; never changes a ranking.
+    """
+
+    def __init__(
+        self, store: Store, *, kernel: KernelName | None = None, threads: int | None = None, prune: bool = True
+    ) -> None:
+        self.store = store
+        self.recipe = store.plan.recipe
+        self.counter = Counter()
+        self._kernel, self._prune = kernel_of(kernel), prune
+        self._threads = threads or _threads()
+        self._table = lru_cache(maxsize=None)(store.table)
+        self._lock = Lock()
+
+    def scores(self, queries: Mapping[int, Gradient], count: int) -> Float[np.ndarray, "q n"]:
+        """Score every training example against some queries.
+
+        Args:
+            queries: gradients of the same queries at every checkpoint, by step.
+            count: number of queries.
+
+        Returns:
+            [q n] in float64; NaN for training rows that were skipped or deleted, or are missing.
+        """
+        total = np.empty((count, self.store.n))
+        ready = self._ready(queries)
+
+        def fill(segment: Segment) -> None:
+            own = self._segment(segment, queries, ready, count)
+            own[:, ~segment.alive] = np.nan
+            total[:, segment.offset : segment.offset + segment.n] = own
+
+        self._over(self.store.segments, fill)
+        return total
+
+    def top(self, queries: Mapping[int, Gradient], count: int, k: int, where: Where = ANY) -> list[Ranking]:
+        """Rank both ends for some queries, without a score per query and example in memory.
+
+        Args:
+            queries: gradients of the same queries at every checkpoint, by step.
+            count: number of queries.
+            k: hits on each side.
+            where: which examples may be found.
+
+        Returns:
+            One exact ranking per query; ties go to the example that stands first in the data.
+        """
+        ends, ready = [Ends(k) for _ in range(count)], self._ready(queries)
+
+        def take(segment: Segment) -> None:
+            allowed = where.allowed(segment)
+            meeting = self._meeting(segment, ready, allowed, count) if self._joined(segment) else None
+            if meeting is None:
+                scores = self._segment(segment, queries, ready, count)
+                with self._lock:
+                    _take(scores, segment.offset, allowed, ends)
+            elif self._out_of_reach(meeting, ends):
+                with self._lock:
+                    self.counter.segments_skipped += 1
+                    self.counter.postings_skipped += meeting.postings
+            else:
+                counter = rank(meeting, segment.offset, ends, self._lock, prune=self._prune)
+                with self._lock:
+                    self.counter.add(counter)
+
+        self._over(self.store.segments, take)
+        single = [{step: one.example(row) for step, one in queries.items()} for row in range(count)]
+        return [end.ranking(partial(self._exact, single[row])) for row, end in enumerate(ends)]
+
+    def scale(self, step: int, segment: Segment) -> Float[np.ndarray, " n"] | None:
+        """What the gradients of a segment are multiplied with.
+
+        Args:
+            step: the checkpoint.
+            segment: the segment.
+
+        Returns:
+            1 / norm for unit-norm recipes; None for 1.
+        """
+        return segment.features(f"scale.{step}") if self.recipe.unit_norm else None
+
+    def turned(self, step: int, rows: Rows) -> Rows:
+        """Divide a query's embedding gradient by the root of the second moment, when the recipe says so.
+
+        Args:
+            step: the checkpoint.
+            rows: embedding gradients.
+
+        Returns:
+            The turned form, or the same.
+        """
+        return rows if self.recipe.preconditioner == "none" else rows.times(self._inverse_root(step)[rows.ids])
+
+    def terms(self, step: int, example: int, query: Gradient, widths: tuple[int, int]) -> Terms:
+        """Split one checkpoint's share of a score into word x word terms.
+
+        Args:
+            step: the checkpoint.
+            example: training example, in data order.
+            query: gradient of one query at that checkpoint.
+            widths: number of words of the training example and of the query.
+
+        Returns:
+            [width + 1, other_width + 1], weight and scale included; sums to the checkpoint's share.
+        """
+        segment, place = self.store.locate(example)
+        kept = Gradient.unpack(segment.arrays(step, place))
+        return self._terms(step, kept, query, widths) * self._factor(step, segment, place)
+
+    def _terms(self, step: int, kept: Gradient, query: Gradient, widths: tuple[int, int]) -> Terms:
+        total = np.zeros((widths[0] + 1, widths[1] + 1))
+        if kept.rows is not None and query.rows is not None:
+            matched = None if self.recipe.synonym_threshold is None else self._synonyms(step).matched
+            total += kept.rows.terms(
+                self.turned(step, query.rows), *widths, matched=matched and matched(kept.rows, query.rows)
+            )
+        if kept.outer is not None and query.outer is not None:
+            total += kept.outer.terms(query.outer, *widths)
+        if kept.head is not None and query.head is not None:
+            total += self._head_terms(step, kept, query, widths)
+        return total
+
+    def _factor(self, step: int, segment: Segment, place: int) -> float:
+        """What multiplies the product of an example's gradient at one checkpoint."""
+        weight = next(one.weight for one in self.store.plan.checkpoints if one.step == step)
+        scale = self.scale(step, segment)
+        return weight * (1.0 if scale is None else float(scale[place]))
+
+    def _exact(self, query: Mapping[int, Gradient], example: int) -> float:
+        """One score in 64 bits, whatever else is asked at the same time."""
+        segment, place = self.store.locate(example)
+        total = 0.0
+        for step, gradient in query.items():
+            kept = Gradient.unpack(segment.arrays(step, place))
+            terms = self._terms(step, kept, gradient, (_width(kept), _width(gradient)))
+            total += float(terms.sum()) * self._factor(step, segment, place)
+        return total
+
+    def _over(self, segments: Sequence[Segment], work: Callable[[Segment], None]) -> None:
+        if min(self._threads, len(segments)) < 2:
+            for segment in segments:
+                work(segment)
+            return
+        with ThreadPoolExecutor(self._threads) as pool:
+            list(pool.map(work, segments))
+
+    def _ready(self, queries: Mapping[int, Gradient]) -> dict[int, Rows]:
+        """The queries' rows by step, turned and summed by token in 64 bits."""
+        ready: dict[int, Rows] = {}
+        for step, gradient in queries.items():
+            if gradient.rows is not None and gradient.head is None:
+                rows = self.turned(step, gradient.rows)
+                ready[step] = rows.wide().merged(by_word=False)
+        return ready
+
+    def _joined(self, segment: Segment) -> bool:
+        """Whether a segment is searched by its postings alone."""
+        synonyms = self.recipe.synonym_threshold is not None
+        return not synonyms and all(segment.postings(one.step) is not None for one in self.store.plan.checkpoints)
+
+    def _meeting(self, segment: Segment, ready: Mapping[int, Rows], allowed: np.ndarray, count: int) -> Meeting | None:
+        parts: list[Part] = []
+        for one in self.store.plan.checkpoints:
+            postings = segment.postings(one.step)
+            if postings is None or one.step not in ready:
+                return None
+            parts.append(meet(postings, by_token(ready[one.step]), one.weight, self.scale(one.step, segment)))
+        return Meeting(parts, allowed, count, self._kernel)
+
+    def _out_of_reach(self, meeting: Meeting, ends: Sequence[Ends]) -> bool:
+        bars = np.asarray([end.bar for end in ends])
+        if not self._prune or not bars.all():
+            return False
+        return bool((meeting.ceilings() * (1.0 + meeting.error) < bars).all())
+
+    def _segment(
+        self, segment: Segment, queries: Mapping[int, Gradient], ready: Mapping[int, Rows], count: int
+    ) -> Float[np.ndarray, "q n"]:
+        """Scores of one segment."""
+        if ready and self._joined(segment):
+            meeting = self._meeting(segment, ready, segment.alive, count)
+            assert meeting is not None
+            return meeting.scores()
+        total = np.zeros((count, segment.n))
+        for checkpoint in self.store.plan.checkpoints:
+            scale = self.scale(checkpoint.step, segment)
+            part = self._checkpoint(segment, checkpoint.step, queries[checkpoint.step], ready, count)
+            total += checkpoint.weight * part * (1.0 if scale is None else scale)
+        return total
+
+    def _checkpoint(
+        self, segment: Segment, step: int, queries: Gradient, ready: Mapping[int, Rows], count: int
+    ) -> Float[np.ndarray, "q n"]:
+        if queries.head is not None:
+            head = self._head(step)
+            dense = (self._dense(step, queries.example(row)) for row in range(count))
+            return np.stack([scan_head(segment, step, head, one) for one in dense])
+        if queries.outer is not None:
+            return scan_outer(segment, step, queries.outer, count)
+        if self.recipe.synonym_threshold is None:
+            return scan_rows(segment, step, by_token(ready[step]), count, self._kernel)
+        postings = segment.postings(step)
+        if postings is not None:
+            tokens, lookup = postings.tokens, postings.lookup
+        else:
+            held = lookup_rows(segment, step)
+            tokens, lookup = np.asarray(sorted(held), dtype=np.int64), held.get
+        synonyms = self._synonyms(step)
+        rows = ready[step].narrow()
+        return np.stack([synonyms.scores(tokens, lookup, rows.example(row), segment.n) for row in range(count)])
+
+    def _dense(self, step: int, query: Gradient) -> Float[np.ndarray, "v d"]:
+        """One query's gradient on the whole table, turned."""
+        head = self._head(step)
+        dense = query.head.outer(head).dense() if query.head is not None else np.zeros_like(head.weight)
+        if query.rows is not None:
+            np.add.at(dense, query.rows.ids, query.rows.rows)
+        return dense if self.recipe.preconditioner == "none" else dense * self._inverse_root(step)
+
+    def _head_terms(self, step: int, kept: Gradient, query: Gradient, widths: tuple[int, int]) -> Terms:
+        head = self._head(step)
+        assert kept.head is not None
+        assert query.head is not None
+        mine, theirs = kept.head.outer(head), query.head.outer(head)
+        turned = self.recipe.preconditioner != "none"
+        total = self._turned_outer_terms(step, mine, theirs, widths) if turned else mine.terms(theirs, *widths)
+        if kept.rows is not None:
+            total += cross_terms(self.turned(step, kept.rows), theirs, *widths)
+        if query.rows is not None:
+            total += cross_terms(self.turned(step, query.rows), mine, widths[1], widths[0]).T
+        return total
+
+    def _turned_outer_terms(self, step: int, mine: Outer, theirs: Outer, widths: tuple[int, int]) -> Terms:
+        """Outer x outer, every coordinate of the table divided by its own root: one position of the query a time."""
+        inverse = self._inverse_root(step)
+        columns = [((mine.g * g) @ inverse * mine.a) @ a for g, a in zip(theirs.g, theirs.a, strict=True)]
+        product = np.stack(columns, axis=1) if columns else np.zeros((len(mine.words), 0))
+        return gather(product, mine.words, theirs.words, *widths)
+
+    def _head(self, step: int) -> Head:
+        table = self._table(step)
+        return Head(table["head"], table.get("head_bias"))
+
+    def _inverse_root(self, step: int) -> Float[np.ndarray, "v d"]:
+        return self._table(step)["inverse_root"]
+
+    def _synonyms(self, step: int) -> Synonyms:
+        assert self.recipe.synonym_threshold is not None
+        return Synonyms(self._table(step)["embedding"], self.recipe.synonym_threshold)
+
+
+def _take(scores: Float[np.ndarray, "q n"], offset: int, allowed: np.ndarray, ends: Sequence[Ends]) -> None:
+    """Take the scores of a scan into the rankings."""
+    for row, end in enumerate(ends):
+        found = np.flatnonzero(allowed & (scores[row] != 0))
+        own = scores[row, found]
+        error = SCAN_ERROR * float(np.abs(own).max(initial=0.0))
+        end.add(offset + found, own, np.full(len(found), error))
+
+
+def _width(gradient: Gradient) -> int:
+    """Words of one example, as far as its gradient has any."""
+    forms = (gradient.rows, gradient.outer, gradient.head)
+    return 1 + max((int(form.words.max(initial=-1)) for form in forms if form is not None), default=-1)
+
+
+def _threads() -> int:
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if told.isdigit() and int(told):
+        return int(told)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

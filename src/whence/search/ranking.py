@@ -1,0 +1,170 @@
+"""Both ends of a ranking, kept while scores stream past: exact, with stable ties.
+
+A streamed score is a sum of 32-bit products and so has a bounded error. What could still be among the first k, given
+that error, stays a candidate; the few candidates that are left at the end are scored again in 64 bits, one by one, and
+sorted by that score and then by their place in the data. So neither threads, nor kernels, nor the batch a query is in,
+nor pruning can change a ranking.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+@dataclass
+class Counter:
+    """What a search read.
+
+    Attributes:
+        postings_read: gradient rows whose products were taken.
+        postings_skipped: rows of the queries' tokens that bounds made unnecessary.
+        bytes_read: of gradient rows.
+        segments_skipped: segments of which not even the norms were read.
+    """
+
+    postings_read: int = 0
+    postings_skipped: int = 0
+    bytes_read: int = 0
+    segments_skipped: int = 0
+
+    def add(self, other: "Counter") -> None:
+        """Add up.
+
+        Args:
+            other: what another part of the search read.
+        """
+        self.postings_read += other.postings_read
+        self.postings_skipped += other.postings_skipped
+        self.bytes_read += other.bytes_read
+        self.segments_skipped += other.segments_skipped
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The ends of one query's ranking.
+
+    Attributes:
+        helped: examples (in data order) with the largest positive scores, best first.
+        helped_scores: their scores.
+        hurt: examples with the most negative scores, most negative first.
+        hurt_scores: their scores.
+    """
+
+    helped: Int[np.ndarray, " k"]
+    helped_scores: Float[np.ndarray, " k"]
+    hurt: Int[np.ndarray, " m"]
+    hurt_scores: Float[np.ndarray, " m"]
+
+
+@dataclass
+class End:
+    """Candidates for one end of a ranking.
+
+    Attributes:
+        k: how many are wanted.
+        sign: +1 for the largest scores, -1 for the smallest.
+        bar: what a score must reach to be among the first k of what has been seen; 0 until k have been seen.
+    """
+
+    k: int
+    sign: float
+    bar: float = 0.0
+    _examples: Int[np.ndarray, " m"] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    _most: Float[np.ndarray, " m"] = field(default_factory=lambda: np.zeros(0))
+    _least: Float[np.ndarray, " m"] = field(default_factory=lambda: np.zeros(0))
+
+    def add(
+        self, examples: Int[np.ndarray, " m"], scores: Float[np.ndarray, " m"], errors: Float[np.ndarray, " m"]
+    ) -> None:
+        """Take in scores.
+
+        Args:
+            examples: in data order; none twice, over all calls.
+            scores: their streamed scores.
+            errors: how far the true ones may lie off.
+        """
+        turned = self.sign * scores
+        kept = turned + errors >= self.bar
+        kept &= turned + errors > 0
+        self._examples = np.concatenate([self._examples, examples[kept]])
+        self._most = np.concatenate([self._most, (turned + errors)[kept]])
+        self._least = np.concatenate([self._least, (turned - errors)[kept]])
+        if len(self._least) > self.k:
+            self.bar = max(self.bar, float(np.partition(self._least, -self.k)[-self.k]))
+        elif len(self._least) == self.k:
+            self.bar = max(self.bar, float(self._least.min()))
+        kept = self._most >= self.bar
+        self._examples, self._most, self._least = self._examples[kept], self._most[kept], self._least[kept]
+
+    def ranked(self, exact: Callable[[int], float]) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """Score the candidates that are left again, and sort them.
+
+        Args:
+            exact: the score of one example.
+
+        Returns:
+            The first k examples and their scores.
+        """
+        scores = np.asarray([exact(example) for example in self._examples.tolist()], dtype=np.float64)
+        right = self.sign * scores > 0
+        examples, scores = self._examples[right], scores[right]
+        order = np.lexsort((examples, -self.sign * scores))[: self.k]
+        return examples[order], scores[order]
+
+
+class Ends:
+    """Both ends of one query's ranking.
+
+    Args:
+        k: hits on each side.
+    """
+
+    def __init__(self, k: int) -> None:
+        self.helped, self.hurt = End(k, 1.0), End(k, -1.0)
+
+    @property
+    def bar(self) -> float:
+        """No example whose score is smaller than this in magnitude can be among the hits."""
+        return min(self.helped.bar, self.hurt.bar)
+
+    def add(
+        self, examples: Int[np.ndarray, " m"], scores: Float[np.ndarray, " m"], errors: Float[np.ndarray, " m"]
+    ) -> None:
+        """Take in scores; see `End.add`.
+
+        Args:
+            examples: in data order.
+            scores: their streamed scores.
+            errors: how far the true ones may lie off.
+        """
+        self.helped.add(examples, scores, errors)
+        self.hurt.add(examples, scores, errors)
+
+    def ranking(self, exact: Callable[[int], float]) -> Ranking:
+        """Finish.
+
+        Args:
+            exact: the score of one example.
+
+        Returns:
+            The ranking.
+        """
+        return Ranking(*self.helped.ranked(exact), *self.hurt.ranked(exact))
+
+
+def ranking_of(scores: Float[np.ndarray, " n"], k: int) -> Ranking:
+    """Rank scores that are known exactly.
+
+    Args:
+        scores: one per example; NaN is no hit.
+        k: hits on each side.
+
+    Returns:
+        The ranking.
+    """
+    found = np.flatnonzero(np.isfinite(scores) & (scores != 0))
+    ends = Ends(k)
+    ends.add(found, scores[found], np.zeros(len(found)))
+    return ends.ranking(lambda example: float(scores[example]))

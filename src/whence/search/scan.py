@@ -1,0 +1,133 @@
+"""Scan the forms of a segment, example after example.
+
+What has no postings (the last layer, a vocabulary head, a segment that is not finished) is still scored exactly.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from whence.forms import Gradient, Head, HeadOuter, Outer
+from whence.search.kernels import Kernel
+from whence.store import Segment
+from whence.store.rows import decode_arrays
+
+BLOCK_BYTES = 64 * 2**20
+"""Memory of one block of head predictions during a scan."""
+
+
+def scan_rows(
+    segment: Segment,
+    step: int,
+    tokens: Mapping[int, tuple[Int[np.ndarray, " j"], Float[np.ndarray, "j d"]]],
+    count: int,
+    kernel: Kernel,
+) -> Float[np.ndarray, "q n"]:
+    """Products with embedding rows, without postings.
+
+    Args:
+        segment: of the index.
+        step: the checkpoint.
+        tokens: the queries' rows by token.
+        count: queries.
+        kernel: takes the products.
+
+    Returns:
+        [q n].
+    """
+    total = np.zeros((count, segment.n))
+    wanted = np.fromiter(tokens, dtype=np.int64, count=len(tokens))
+    for examples, arrays in segment.shards(step, ("rows.indptr", "rows.ids", "rows.rows", "rows.scale")):
+        owners = examples[np.repeat(np.arange(len(arrays["rows.indptr"]) - 1), np.diff(arrays["rows.indptr"]))]
+        found = np.flatnonzero(np.isin(arrays["rows.ids"], wanted))
+        found = found[np.argsort(arrays["rows.ids"][found], kind="stable")]
+        ids = arrays["rows.ids"][found]
+        for own in np.split(found, np.flatnonzero(np.diff(ids)) + 1) if len(found) else []:
+            columns, rows = tokens[int(arrays["rows.ids"][own[0]])]
+            scale = arrays["rows.scale"][own] if "rows.scale" in arrays else None
+            kernel(total, owners[own], arrays["rows.rows"][own], scale, rows, columns)
+    return total
+
+
+def scan_outer(segment: Segment, step: int, queries: Outer, count: int) -> Float[np.ndarray, "q n"]:
+    """Products with the last layer of a classifier.
+
+    Args:
+        segment: of the index.
+        step: the checkpoint.
+        queries: their gradients.
+        count: queries.
+
+    Returns:
+        [q n].
+    """
+    dense = [queries.example(position).dense() for position in range(count)]
+    total = np.zeros((count, segment.n))
+    for examples, arrays in segment.shards(step):
+        outer = Gradient.unpack(arrays).outer
+        assert outer is not None
+        owners = examples[np.repeat(np.arange(len(outer)), np.diff(outer.indptr))]
+        for row, query in enumerate(dense):
+            np.add.at(total[row], owners, ((outer.g @ query) * outer.a).sum(1, dtype=np.float64))
+    return total
+
+
+def scan_head(segment: Segment, step: int, head: Head, dense: Float[np.ndarray, "v d"]) -> Float[np.ndarray, " n"]:
+    """Products with a vocabulary head, and with the rows of the same table when it is tied.
+
+    Args:
+        segment: of the index.
+        step: the checkpoint.
+        head: its table.
+        dense: one query's gradient on the whole table.
+
+    Returns:
+        [n].
+    """
+    total = np.zeros(segment.n)
+    for examples, arrays in segment.shards(step):
+        kept = Gradient.unpack(decode_arrays(arrays))
+        assert kept.head is not None
+        owners = examples[np.repeat(np.arange(len(kept.head)), np.diff(kept.head.indptr))]
+        np.add.at(total, owners, _head_products(kept.head, head, dense))
+        if kept.rows is not None:
+            products = np.einsum("kd,kd->k", kept.rows.rows, dense[kept.rows.ids], dtype=np.float64)
+            np.add.at(total, examples[kept.rows.owners], products)
+    return total
+
+
+def lookup_rows(segment: Segment, step: int) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Postings of a segment without postings, made in memory.
+
+    Args:
+        segment: of the index.
+        step: the checkpoint.
+
+    Returns:
+        Owners and rows by token.
+    """
+    found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for examples, arrays in segment.shards(step):
+        rows = Gradient.unpack(decode_arrays(arrays)).rows
+        assert rows is not None
+        for token in np.unique(rows.ids).tolist():
+            own = np.flatnonzero(rows.ids == token)
+            found.setdefault(token, []).append((examples[rows.owners[own]], rows.rows[own]))
+    return {
+        token: (np.concatenate([one for one, _ in parts]), np.concatenate([one for _, one in parts]))
+        for token, parts in found.items()
+    }
+
+
+def _head_products(kept: HeadOuter, head: Head, dense: Float[np.ndarray, "v d"]) -> Float[np.ndarray, " t"]:
+    """Product of a dense gradient with each kept position: weight (p - onehot) . (dense a)."""
+    step = max(1, BLOCK_BYTES // (head.weight.shape[0] * 4))
+    products = np.zeros(len(kept.target))
+    for start in range(0, len(kept.target), step):
+        cut = slice(start, start + step)
+        against = kept.a[cut] @ dense.T
+        expected = np.einsum("tv,tv->t", head.probabilities(kept.a[cut]), against, dtype=np.float64)
+        hit = against[np.arange(len(against)), kept.target[cut]]
+        products[cut] = kept.weight[cut] * (expected - hit)
+    return products

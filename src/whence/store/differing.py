@@ -1,0 +1,77 @@
+"""Refuse to mix indexes of different things, and name the smallest thing that differs."""
+
+from pathlib import Path
+from typing import cast
+
+from whence.errors import MismatchError
+from whence.store.manifest import Plan, Source
+
+
+def refuse_other_plan(folder: Path, found: Plan, wanted: Plan, *, finished: bool, data: bool = True) -> None:
+    """Refuse to go on with an index of something else.
+
+    Args:
+        folder: the index.
+        found: its plan.
+        wanted: the plan of this build.
+        finished: whether the index is sealed; an unfinished one is not completed by another version of whence.
+        data: whether the data set must be the same too.
+
+    Raises:
+        MismatchError: they differ; the message names the first differing field with both values.
+    """
+    ignored = {"run", "tokenizer"}  # names may change; what they name may not
+    ignored |= {"whence"} if finished else set[str]()
+    ignored |= set[str]() if data else {"source"}
+    mine, other = wanted.model_dump(exclude=ignored), found.model_dump(exclude=ignored)
+    for plan in (mine, other) if data else ():
+        plan["source"] = {name: value for name, value in plan["source"].items() if name not in {"data", "columns"}}
+    _refuse(folder, other, mine, "choose another --out, or delete that folder")
+
+
+def refuse_other_source(folder: Path, path: Path, found: Source, wanted: Source) -> None:
+    """Refuse to go on with the append of another data set.
+
+    Args:
+        folder: the index.
+        path: the plan of the unfinished append.
+        found: what it appends.
+        wanted: what this command appends.
+
+    Raises:
+        MismatchError: they differ.
+    """
+    ignored = {"data", "columns"}
+    way_out = f"finish appending {found.data} first, or give it up by removing {path}"
+    _refuse(folder, found.model_dump(exclude=ignored), wanted.model_dump(exclude=ignored), way_out)
+
+
+def _refuse(folder: Path, found: dict[str, object], wanted: dict[str, object], way_out: str) -> None:
+    for name, value in found.items():
+        if value != wanted[name]:
+            field, there, here = _difference(name, value, wanted[name])
+            raise MismatchError(
+                f"{folder} already holds an index of something else: its {field} is {there}, not {here}: {way_out}"
+            )
+
+
+def _difference(name: str, there: object, here: object) -> tuple[str, object, object]:
+    """Go down into a nested value, so that the message names the smallest thing that differs."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        mine, other = cast("dict[str, object]", here), cast("dict[str, object]", there)
+        key = next(key for key in sorted({*mine, *other}) if mine.get(key) != other.get(key))
+        shown = {"source fingerprint": "fingerprints data", "source n": "number of rows"}.get(
+            f"{name} {key}", f"{name} {key}"
+        )
+        return _difference(shown, other.get(key), mine.get(key))
+    if isinstance(there, list) and isinstance(here, list):
+        pairs = zip(cast("list[object]", there), cast("list[object]", here), strict=False)
+        unlike = next(((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1]), None)
+        if unlike is not None:
+            return _difference(f"{name} {unlike[0] + 1}", *unlike[1])
+    return name, _short(cast("object", there)), _short(cast("object", here))
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

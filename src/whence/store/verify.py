@@ -1,0 +1,183 @@
+"""Check an index: every byte of every file, and that the counts in the files agree."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from whence.errors import DamagedError, InputError
+from whence.store.files import NOTE, TEMPORARY, finished, walk
+from whence.store.former import FORMER, FormerFiles
+from whence.store.layout import MANIFEST, PLAN, Layout
+from whence.store.leases import NAME
+from whence.store.manifest import Manifest, canonical, merkle_root, read_json, version_of
+from whence.store.reader import Store, refuse_name
+from whence.store.segment import Segment
+from whence.store.sums import BLOCK, Sums, sums_of_file
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something that is not what was written.
+
+    Attributes:
+        file: its name inside the index.
+        problem: what is wrong.
+        ranges: bytes [begin, end) that have another checksum; empty when that cannot be said.
+    """
+
+    file: str
+    problem: str
+    ranges: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found.
+
+    Attributes:
+        sealed: whether the index is finished; of an unfinished one the finished files are checked.
+        files: number of files checked.
+        size: their bytes.
+        seconds: how long that took.
+        damage: what is wrong; empty for a whole index.
+        strays: files that belong to nothing: left by killed processes, or put there by others.
+    """
+
+    sealed: bool
+    files: int
+    size: int
+    seconds: float
+    damage: tuple[Damage, ...]
+    strays: tuple[str, ...]
+
+
+def verify(
+    folder: Path, each: Callable[[list[tuple[str, Sums]]], Iterator[tuple[str, Sums]]] = lambda files: iter(files)
+) -> Verdict:
+    """Check every byte and every count of an index.
+
+    Args:
+        folder: the index.
+        each: passes the files through, to show how far they are.
+
+    Returns:
+        What was found.
+
+    Raises:
+        InputError: there is no index.
+        DamagedError: the manifest itself is not what was written, so that nothing can be checked against it.
+    """
+    layout, began = Layout(folder), time.perf_counter()
+    if not layout.plan.is_file():
+        raise InputError(f"no index at {folder}")
+    if version_of(layout.manifest) == FORMER:
+        return _former(folder, began)
+    sealed = layout.manifest.is_file()
+    files = _sealed_files(layout) if sealed else _noted_files(layout)
+    damage = [found for name, sums in each(sorted(files.items())) if (found := _check(folder, name, sums))]
+    if not damage and sealed:
+        damage += _counts(folder)
+    size = sum(sums.size for sums in files.values())
+    strays = tuple(_strays(layout, set(files)))
+    return Verdict(sealed, len(files), size, time.perf_counter() - began, tuple(damage), strays)
+
+
+def _former(folder: Path, began: float) -> Verdict:
+    files = FormerFiles(folder)
+    damage: list[Damage] = []
+    for name in files.manifest.files:
+        try:
+            files.whole(folder / name)
+        except DamagedError:
+            damage.append(Damage(name, "is not what was written"))
+    size = sum((folder / name).stat().st_size for name in files.manifest.files)
+    return Verdict(True, len(files.manifest.files), size, time.perf_counter() - began, tuple(damage), ())
+
+
+def _sealed_files(layout: Layout) -> dict[str, Sums]:
+    manifest = read_json(layout.manifest, Manifest)
+    written = layout.manifest.read_bytes() == (canonical(manifest.model_dump()) + "\n").encode()
+    if not written or manifest.digest != manifest.own_digest() or manifest.merkle_root != merkle_root(manifest.files):
+        raise DamagedError(
+            f"{layout.manifest} is not what was written (its digest differs): restore it from a copy, or remove it and "
+            "run the same `whence index` command with --repair"
+        )
+    return manifest.files
+
+
+def _noted_files(layout: Layout) -> dict[str, Sums]:
+    notes = [path.with_name(path.name.removesuffix(NOTE)) for path in walk(layout.folder) if path.name.endswith(NOTE)]
+    return {layout.name(path): sums for path in notes if (sums := finished(path)) is not None}
+
+
+def _check(folder: Path, name: str, sums: Sums) -> Damage | None:
+    refused = refuse_name(folder, name)
+    if refused is not None:
+        return Damage(name, refused)
+    path = folder / name
+    try:
+        found = sums_of_file(path)
+    except FileNotFoundError:
+        return Damage(name, "is missing")
+    except OSError as error:
+        return Damage(name, f"cannot be read ({error.strerror or error})")
+    if found == sums:
+        return None
+    if found.size != sums.size:
+        return Damage(name, f"has {found.size} bytes, not {sums.size}")
+    blocks = [at for at in range(len(sums.xxh3) // 16) if sums.block(at) != found.block(at)]
+    ranges = tuple((at * BLOCK, min((at + 1) * BLOCK, sums.size)) for at in blocks)
+    return Damage(name, "is not what was written", ranges)
+
+
+def _counts(folder: Path) -> list[Damage]:
+    """Counts that must agree, in files whose every byte is what was written: what a faulty writer would leave."""
+    found: list[Damage] = []
+    try:
+        store = Store(folder)
+        for segment in store.segments:
+            found += _segment_counts(store, segment)
+    except DamagedError as error:
+        found.append(Damage(PLAN, str(error)))
+    return found
+
+
+def _segment_counts(store: Store, segment: Segment) -> list[Damage]:
+    found: list[Damage] = []
+    examples = store.layout.name(store.layout.examples(segment.name))
+    if len(segment.examples) != segment.n:
+        found.append(Damage(examples, f"holds {len(segment.examples)} examples, not {segment.n}"))
+        return found
+    for step in (one.step for one in store.plan.checkpoints):
+        rows = 0
+        for examples_of, arrays in segment.shards(step, ("rows.indptr", "meta.losses")):
+            if len(arrays["meta.losses"]) != len(examples_of):
+                found.append(Damage(f"forms/step-{step}/seg-{segment.name}", "holds another number of examples"))
+            rows += int(arrays["rows.indptr"][-1]) if "rows.indptr" in arrays else 0
+        postings = segment.postings(step)
+        name = store.layout.name(store.layout.postings(step, segment.name))
+        if postings is None:
+            continue
+        if len(postings) != rows:
+            found.append(Damage(name, f"holds {len(postings)} rows, the shards hold {rows}"))
+        owners = postings.owners(0, len(postings))
+        if len(owners) and (int(owners.min()) < 0 or int(owners.max()) >= segment.n):
+            found.append(Damage(name, "names examples that the segment does not hold"))
+        if (np.diff(postings.indptr) < 0).any() or (np.diff(postings.tokens) <= 0).any():
+            found.append(Damage(name, "does not hold its tokens in order"))
+    return found
+
+
+def _strays(layout: Layout, known: set[str]) -> Iterator[str]:
+    for path in walk(layout.folder):
+        name = layout.name(path)
+        ours = name in known or name in {MANIFEST, PLAN, NAME} or (path.name.endswith(NOTE) and _owner(name) in known)
+        if not ours:
+            yield name + (" (temporary)" if name.endswith(TEMPORARY) else "")
+
+
+def _owner(note: str) -> str:
+    return note.removesuffix(NOTE)
