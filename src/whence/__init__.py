@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from whence.model.recorder import Recorder as Recorder
     from whence.model.run import Run as Run
     from whence.recipe import Recipe as Recipe
+    from whence.search import Where as Where
     from whence.types import Example as Example
     from whence.views import Answer as Answer
 
@@ -29,12 +30,25 @@ _HOMES = {
     "Recipe": "whence.recipe",
     "Recorder": "whence.model.recorder",
     "Run": "whence.model.run",
+    "Where": "whence.search",
     "WhenceError": "whence.errors",
     "build": "whence.attribution",
     "open": "whence.attribution",
 }
 
-__all__ = ["Answer", "Columns", "Example", "Index", "Recipe", "Recorder", "Run", "WhenceError", "build", "open"]
+__all__ = [
+    "Answer",
+    "Columns",
+    "Example",
+    "Index",
+    "Recipe",
+    "Recorder",
+    "Run",
+    "WhenceError",
+    "Where",
+    "build",
+    "open",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -50,16 +50,24 @@ def label_errors(store: Store, ranking: Ranking = "mean-probability") -> LabelRe
     if names is None:
         raise InputError("this index is of a language model: there are no labels to check")
     suspicion = _suspicion(store, ranking)
-    valid = np.flatnonzero(~store.features["skipped"])
+    valid = np.flatnonzero(store.alive)
     order = valid[np.lexsort((valid, -suspicion[valid]))]
     given = store.features["labels"]
     flagged, better = confident_errors(store.features["mean_probabilities"][valid], given[valid])
-    suggested = np.full(store.plan.n, -1)
+    suggested = np.full(store.n, -1)
     suggested[valid] = np.where(flagged, better, -1)
     quality = _quality(ranking, suspicion, order)
+    columns = {name: store.examples[name] for name in ("id", "row", "text", "text_pair")}
+    likeliest = store.features["mean_probabilities"].argmax(1)
     rows = tuple(
-        _suspect(store, names, rank, int(place), float(quality[place]), int(suggested[place]))
-        for rank, place in enumerate(order, 1)
+        _suspect(
+            {name: column[place] for name, column in columns.items()},
+            rank,
+            (names[int(given[place])], names[int(likeliest[place])]),
+            names[int(suggested[place])] if suggested[place] >= 0 else None,
+            float(quality[place]),
+        )
+        for rank, place in enumerate(order.tolist(), 1)
     )
     named = f"{ranking}: {RANKINGS[ranking]}"
     notes = tuple(store.manifest.notes)
@@ -140,12 +148,12 @@ def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, " n"]:
             f"this ranking needs embedding gradients that meet on equal tokens alone, and this index of "
             f"{plan.recipe.name} has others: use --ranking mean-probability"
         )
-    search, total = Search(store), np.zeros(plan.n)
+    search, total = Search(store), np.zeros(store.n)
     for checkpoint in plan.checkpoints:
-        everything = None if itself else _token_sums(store, search, checkpoint.step)
+        everything = None if itself else _token_sums(store, checkpoint.step)
         for examples, rows in _merged(store, checkpoint.step):
             turned = search.turned(checkpoint.step, rows).rows
-            scale = search.scale(checkpoint.step)[examples][rows.owners]
+            scale = store.scale(checkpoint.step)[examples][rows.owners]
             own = np.einsum("kd,kd->k", rows.rows, turned, dtype=np.float64) * scale
             products = own if everything is None else np.einsum("kd,kd->k", everything[rows.ids], turned) - own
             np.add.at(total, examples[rows.owners], checkpoint.weight * products)
@@ -154,16 +162,17 @@ def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, " n"]:
 
 def _merged(store: Store, step: int) -> Iterator[tuple[Int[np.ndarray, " m"], Rows]]:
     """Examples and rows of each shard, one row per distinct token."""
+    alive = store.alive
     for examples, arrays in store.shards(step):
         rows = Gradient.unpack(arrays).rows
         assert rows is not None
-        yield examples, rows.without(store.features["skipped"][examples]).merged(by_word=False)
+        yield examples, rows.without(~alive[examples]).merged(by_word=False)
 
 
-def _token_sums(store: Store, search: Search, step: int) -> Float[np.ndarray, "v d"]:
+def _token_sums(store: Store, step: int) -> Float[np.ndarray, "v d"]:
     """Sum of all training examples' (scaled) rows per token."""
     sums: Float[np.ndarray, "v d"] | None = None
-    scale = search.scale(step)
+    scale = store.scale(step)
     for examples, rows in _merged(store, step):
         size = int(rows.ids.max(initial=0)) + 1
         if sums is None:
@@ -208,17 +217,18 @@ def _rank_share(n: int, order: Int[np.ndarray, " m"]) -> Float[np.ndarray, " n"]
     return share
 
 
-def _suspect(store: Store, names: list[str], rank: int, place: int, quality: float, suggested: int) -> Suspect:
-    columns = store.examples
-    parts = [columns[part][place] for part in ("text", "text_pair")]
+def _suspect(
+    columns: dict[str, object], rank: int, classes: tuple[str, str], suggested: str | None, quality: float
+) -> Suspect:
+    parts = (columns["text"], columns["text_pair"])
     return Suspect(
         rank=rank,
-        id=str(columns["id"][place]),
-        row=int(str(columns["row"][place])),
+        id=str(columns["id"]),
+        row=int(str(columns["row"])),
         text=" ".join(str(part) for part in parts if part is not None),
-        given_label=names[int(store.features["labels"][place])],
-        predicted_label=names[int(store.features["mean_probabilities"][place].argmax())],
-        suggested_label=names[suggested] if suggested >= 0 else None,
+        given_label=classes[0],
+        predicted_label=classes[1],
+        suggested_label=suggested,
         label_score=quality,
-        is_label_issue=suggested >= 0,
+        is_label_issue=suggested is not None,
     )

@@ -1,6 +1,7 @@
 """The public verbs: build an index by a method's name, and open one."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from whence.index import build as build_index
 from whence.methods import recipe_of
 from whence.model import Run
 from whence.recipe import Recipe
+from whence.store import RowKind
 
 
 def build(
@@ -27,10 +29,17 @@ def build(
     max_bad_rows: float = 0.01,
     steps: Sequence[int] | None = None,
     second_moment: Literal["recorded", "optimizer", "estimate"] = "recorded",
+    rows: RowKind = "fp32",
+    append: bool = False,
+    shard: str | None = None,
+    repair: bool = False,
+    segment_rows: int = 65_536,
     quiet: bool = False,
     **changes: object,
 ) -> Index:
     """Build an index of a training set under a method; an unfinished one is resumed.
+
+    Several processes may build the same index at the same time: each takes shards that no other works on.
 
     Args:
         run: the training run, or its folder.
@@ -45,11 +54,16 @@ def build(
         max_bad_rows: share of rows that may be left out because their loss or gradient is not finite.
         steps: checkpoints to use; None uses all.
         second_moment: where an optimizer-aware method finds second moments.
+        rows: how gradient rows are kept: "fp32", or shorter with a scale per row, "fp16" or "int8".
+        append: add the data to the finished index in `out`, which must be of the same run and method.
+        shard: "i/N": compute the share i of N of the shards; the process that ends last seals the index.
+        repair: check every byte of a finished index, and compute again what is not what was written.
+        segment_rows: examples of a segment at most.
         quiet: no progress on stderr.
         changes: fields of the recipe to set, such as path="input", unit_norm=True, weights="equal", top=20.
 
     Returns:
-        The finished index, open.
+        The finished index, open. With `shard`, and as long as other shares are missing, what is there of it.
 
     Raises:
         InputError: run, data or method cannot be used as they are.
@@ -63,22 +77,38 @@ def build(
         max_bad_rows=max_bad_rows,
         steps=None if steps is None else tuple(steps),
         second_moment=second_moment,
+        rows=rows,
+        append=append,
+        shard=shard,
+        repair=repair,
+        segment_rows=segment_rows,
         quiet=quiet,
-        columns={name: getattr(columns, name) for name in ("text", "text_pair", "label", "id", "target")},
+        columns={one.name: getattr(columns, one.name) for one in fields(columns)},
     )
     recipe = recipe_of(method, **changes)
     examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
     build_index(one, examples, Path(out), recipe, options)
-    return Index(out, run=one.path, trust_remote_code=one.trust_remote_code)
+    return Index(out, run=one.path, trust_remote_code=one.trust_remote_code, partial=shard is not None)
 
 
-def open(path: str | Path, *, run: str | Path | None = None, trust_remote_code: bool = False) -> Index:  # noqa: A001 # the verb that users know
+def open(  # noqa: A001 # the verb that users know
+    path: str | Path,
+    *,
+    run: str | Path | None = None,
+    trust_remote_code: bool = False,
+    partial: bool = False,
+    allow_missing: bool = False,
+    kernel: Literal["numpy", "numba"] | None = None,
+) -> Index:
     """Open a finished index; the model is not needed until a new text is asked about.
 
     Args:
         path: the index.
         run: folder of the run, when it has moved.
         trust_remote_code: allow code that comes with the run's model (an index never allows it by itself).
+        partial: open an unfinished index too, with what is there; every answer says so.
+        allow_missing: go on without shards that are missing; every answer says so.
+        kernel: takes the products of a search: "numpy" (the default) or "numba".
 
     Returns:
         The index.
@@ -87,7 +117,14 @@ def open(path: str | Path, *, run: str | Path | None = None, trust_remote_code: 
         InputError: there is no finished index.
         DamagedError: it is not what was written.
     """
-    return Index(path, run=run, trust_remote_code=trust_remote_code)
+    return Index(
+        path,
+        run=run,
+        trust_remote_code=trust_remote_code,
+        partial=partial,
+        allow_missing=allow_missing,
+        kernel=kernel,
+    )
 
 
 def _single(run: Run | str | Path | Sequence[Run | str | Path]) -> Run:

@@ -30,6 +30,11 @@ def explain(
     html: Annotated[Path | None, typer.Option(help="Also write one self-contained page.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run, when it has moved.")] = None,
     baselines: Annotated[bool, typer.Option(help="Rank by the baselines too.")] = True,
+    filters: options.Filters = None,
+    ids_file: options.IdsFile = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Ask an unfinished index too.")] = False,
+    allow_missing: options.AllowMissing = False,
+    kernel: Annotated[str, typer.Option(help="Takes the products: numpy or numba.")] = "numpy",
     trust_remote_code: options.TrustRemoteCode = False,
     split: options.Split = None,
     text_column: options.TextColumn = "text",
@@ -44,6 +49,7 @@ def explain(
     if (text is None) == (queries is None):
         raise InputError("give either a TEXT or --queries FILE")
     options.usable(html, "--html")
+    chosen, ids = options.choice("--kernel", kernel, ("numpy", "numba")), options.ids_in(ids_file)
     from whence.attribution import open as open_index
     from whence.types import Example
     from whence.views import Answer, document
@@ -57,9 +63,11 @@ def explain(
         _only_in_file({"--label": label, "--pair": pair, "--target": target})
         named = options.columns(text_column, pair_column, label_column, id_column, target_column)
         asked = options.read_data(queries, named, split, quiet=quiet)
-    for answer in open_index(index, run=run, trust_remote_code=trust_remote_code).explain_many(
-        asked, against=against, k=k, baselines=baselines
-    ):
+    opened = open_index(
+        index, run=run, trust_remote_code=trust_remote_code, partial=partial, allow_missing=allow_missing, kernel=chosen
+    )
+    where = options.where(filters, ids, opened.store.plan.label_names)
+    for answer in opened.explain_many(asked, against=against, k=k, baselines=baselines, where=where):
         show(as_json, answer.to_dict, lambda shown=answer: print_answer(shown, Console()))
         answers.append(answer)
     if html is not None:
@@ -74,6 +82,7 @@ def labels(
         str, typer.Option(help="mean-probability, mean-loss, last-loss, influence or self-influence.")
     ] = "mean-probability",
     limit: Annotated[int, typer.Option(min=0, help="Suspects to print.")] = 20,
+    allow_missing: options.AllowMissing = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -83,7 +92,10 @@ def labels(
     from whence.store import Store
     from whence.views.terminal import print_labels
 
-    report = label_errors(Store(index), options.choice("--ranking", ranking, tuple(RANKINGS)))
+    store = Store(index, allow_missing=allow_missing)
+    report = label_errors(store, options.choice("--ranking", ranking, tuple(RANKINGS)))
+    if store.coverage < 1:
+        hint(f"INCOMPLETE: shards are missing; {store.coverage:.0%} of the training examples are ranked", quiet=quiet)
     guarded = write_label_csv(report, out)
     show(as_json, report.to_dict, lambda: print_labels(report, Console(), limit))
     hint(f"{out}: {report.n_examples} rows, {report.flagged} flagged", quiet=quiet)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from whence.cli import asking, making
+from whence.cli import asking, keeping, making
 from whence.cli.speech import fail
 from whence.errors import WhenceError
 from whence.version import __version__
@@ -25,6 +25,8 @@ _AFTERWARDS = {
     "index": _RESUMED,
     "train": "the unfinished run was removed",
     "demo": "the same command starts again",
+    "merge": _RESUMED,
+    "delete": "the index is whole, as it was or as it was to be: the same command resumes",
 }
 """What an interrupted command leaves behind."""
 
@@ -41,10 +43,15 @@ app = typer.Typer(
 for command in (
     making.demo,
     making.train,
+    keeping.plan,
     making.index,
     asking.explain,
     asking.labels,
     asking.check,
+    keeping.verify,
+    keeping.info,
+    keeping.delete,
+    keeping.merge,
     asking.methods,
 ):
     app.command()(command)

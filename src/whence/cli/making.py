@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -10,6 +10,9 @@ from rich.console import Console
 from whence.cli import options
 from whence.cli.options import Data, Json, Quiet
 from whence.cli.speech import hint, show
+
+if TYPE_CHECKING:
+    from whence.index import Index
 
 
 def demo(
@@ -74,20 +77,23 @@ def index(
     run: options.RunFolder,
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the index; an unfinished one is resumed.")],
-    method: Annotated[str, typer.Option(help="A name of `whence methods`.")] = "tracin-we",
-    path: Annotated[str | None, typer.Option(help="Tied embeddings: exact, input or output.")] = None,
-    unit_norm: Annotated[bool | None, typer.Option("--unit-norm", help="Scale training gradients to norm 1.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Checkpoints weigh by learning-rate or equal.")] = None,
-    loss: Annotated[str | None, typer.Option(help="Language model: mean or sum over the counted tokens.")] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="Tokens kept per example.")] = None,
-    top_by: Annotated[str | None, typer.Option(help="Count distinct tokens (token) or places (position).")] = None,
-    second_moment: Annotated[
-        str, typer.Option(help="recorded, optimizer (opens optimizer.pt) or estimate.")
-    ] = "recorded",
-    steps: Annotated[str | None, typer.Option(help="Checkpoints to use, by step: 100,200.")] = None,
+    method: options.Method = "tracin-we",
+    path: options.EmbeddingPath = None,
+    unit_norm: options.UnitNorm = None,
+    weights: options.Weights = None,
+    loss: options.Loss = None,
+    top: options.Top = None,
+    top_by: options.TopBy = None,
+    second_moment: options.SecondMoment = "recorded",
+    steps: options.Steps = None,
     max_length: options.MaxLength = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    max_bad_rows: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of rows that may be left out.")] = 0.01,
+    batch_size: options.BatchSize = 32,
+    max_bad_rows: options.MaxBadRows = 0.01,
+    rows: options.Rows = "fp32",
+    segment_rows: options.SegmentRows = 65_536,
+    append: Annotated[bool, typer.Option("--append", help="Add DATA to the finished index.")] = False,
+    shard: Annotated[str | None, typer.Option(metavar="i/N", help="Compute the share i of N; the last seals.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Check every byte; compute what is wrong again.")] = False,
     tokenizer: options.Tokenizer = None,
     trust_remote_code: options.TrustRemoteCode = False,
     split: options.Split = None,
@@ -97,37 +103,45 @@ def index(
     label_column: options.LabelColumn = "label",
     id_column: options.IdColumn = "id",
     target_column: options.TargetColumn = "target",
+    source_column: options.SourceColumn = "source",
     allow_empty: options.AllowEmpty = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Build the index of a training set under a method, or go on with an unfinished one."""
-    changes = {"path": path, "unit_norm": unit_norm, "weights": weights, "loss": loss, "top": top, "top_by": top_by}
-    recipe = _recipe(method, changes)
+    recipe = options.recipe(method, path, unit_norm, weights, loss, top, top_by)
+    settings = options.building(max_length, batch_size, max_bad_rows, steps, second_moment, rows, segment_rows)
     from whence.attribution import build
     from whence.model import Run
 
-    named = options.columns(text_column, pair_column, label_column, id_column, target_column)
-    moments = options.choice("--second-moment", second_moment, ("recorded", "optimizer", "estimate"))
+    named = options.columns(text_column, pair_column, label_column, id_column, target_column, source_column)
     built = build(
         Run.from_pretrained(run, tokenizer=tokenizer, trust_remote_code=trust_remote_code),
         options.read_data(data, named, split, revision, quiet=quiet, allow_empty=allow_empty),
         out,
         recipe,
         columns=named,
-        max_length=max_length,
-        batch_size=batch_size,
-        max_bad_rows=max_bad_rows,
-        steps=options.steps(steps),
-        second_moment=moments,
+        append=append,
+        shard=shard,
+        repair=repair,
         quiet=quiet,
+        **settings,
     )
-    for note in built.store.manifest.notes:
+    _built(built, out, as_json=as_json, quiet=quiet)
+
+
+def _built(built: "Index", out: Path, *, as_json: bool, quiet: bool) -> None:
+    """Say what there is now: the whole index, or a share of its shards."""
+    store = built.store
+    if not store.sealed:
+        show(
+            as_json,
+            lambda: {"index": str(out), "finished": False, "coverage": store.coverage},
+            lambda: typer.echo(
+                f"{out}: unfinished; {store.coverage:.0%} of the examples are in it: run the other shares"
+            ),
+        )
+        return
+    for note in store.manifest.notes:
         hint(note, quiet=quiet)
     show(as_json, lambda: built.summary, lambda: typer.echo(f"{out}: {built!r}"))
-
-
-def _recipe(method: str, changes: dict[str, Any]) -> Any:
-    from whence.methods import recipe_of
-
-    return recipe_of(method, **{name: value for name, value in changes.items() if value is not None})

@@ -1,5 +1,6 @@
 """Options that several commands share, and how what was typed becomes what the library takes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,8 @@ from whence.near import nearest
 
 if TYPE_CHECKING:
     from whence.examples import Columns, Examples
+    from whence.recipe import Recipe
+    from whence.search import Where
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no hints.")]
@@ -28,6 +31,7 @@ PairColumn = Annotated[str, typer.Option(help="Column of the second texts of pai
 LabelColumn = Annotated[str, typer.Option(help="Column of the labels.")]
 IdColumn = Annotated[str, typer.Option(help="Column of the ids.")]
 TargetColumn = Annotated[str, typer.Option(help="Column of the part that counts (language model).")]
+SourceColumn = Annotated[str, typer.Option(help="Column that says where a row comes from, for --where source=...")]
 AllowEmpty = Annotated[bool, typer.Option("--allow-empty", help="Keep rows with empty texts.")]
 MaxLength = Annotated[
     int | None, typer.Option(min=2, help="Most tokens of a text (default: the model's, at most 512).")
@@ -35,9 +39,34 @@ MaxLength = Annotated[
 Tokenizer = Annotated[Path | None, typer.Option(help="Folder of the tokenizer, when it is not in the run.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
 
+# what is built
+Method = Annotated[str, typer.Option(help="A name of `whence methods`.")]
+EmbeddingPath = Annotated[str | None, typer.Option(help="Tied embeddings: exact, input or output.")]
+UnitNorm = Annotated[bool | None, typer.Option("--unit-norm", help="Scale training gradients to norm 1.")]
+Weights = Annotated[str | None, typer.Option(help="Checkpoints weigh by learning-rate or equal.")]
+Loss = Annotated[str | None, typer.Option(help="Language model: mean or sum over the counted tokens.")]
+Top = Annotated[int | None, typer.Option(min=1, help="Tokens kept per example.")]
+TopBy = Annotated[str | None, typer.Option(help="Count distinct tokens (token) or places (position).")]
+SecondMoment = Annotated[str, typer.Option(help="recorded, optimizer (opens optimizer.pt) or estimate.")]
+Steps = Annotated[str | None, typer.Option(help="Checkpoints to use, by step: 100,200.")]
+BatchSize = Annotated[int, typer.Option(min=1)]
+MaxBadRows = Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of rows that may be left out.")]
+Rows = Annotated[str, typer.Option(help="How gradient rows are kept: fp32, fp16 or int8.")]
+SegmentRows = Annotated[int, typer.Option(min=1, help="Examples of a segment at most.")]
 
-def columns(text: str, pair: str, label: str, identity: str, target: str) -> "Columns":
-    """Gather the five column options.
+# what is asked
+Filters = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="COLUMN=VALUE", help="Only examples with this label or source; may be repeated."),
+]
+IdsFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Only examples whose ids stand in this file, one per line.")
+]
+AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Go on without shards that are missing.")]
+
+
+def columns(text: str, pair: str, label: str, identity: str, target: str, source: str = "") -> "Columns":
+    """Gather the column options.
 
     Args:
         text: --text-column.
@@ -45,13 +74,14 @@ def columns(text: str, pair: str, label: str, identity: str, target: str) -> "Co
         label: --label-column.
         identity: --id-column.
         target: --target-column.
+        source: --source-column; commands that keep nothing do not read it.
 
     Returns:
         Which column plays which part.
     """
     from whence.examples import Columns
 
-    return Columns(text=text, text_pair=pair, label=label, id=identity, target=target)
+    return Columns(text=text, text_pair=pair, label=label, id=identity, target=target, source=source)
 
 
 def read_data(
@@ -82,6 +112,69 @@ def read_data(
     for line in examples.warnings:
         hint(line, quiet=quiet)
     return examples
+
+
+def recipe(
+    method: str,
+    path: str | None,
+    unit_norm: bool | None,
+    weights: str | None,
+    loss: str | None,
+    top: int | None,
+    top_by: str | None,
+) -> "Recipe":
+    """Find a method and change what the options change.
+
+    Args:
+        method: --method.
+        path: --path.
+        unit_norm: --unit-norm.
+        weights: --weights.
+        loss: --loss.
+        top: --top.
+        top_by: --top-by.
+
+    Returns:
+        The method as data.
+    """
+    from whence.methods import recipe_of
+
+    changes = {"path": path, "unit_norm": unit_norm, "weights": weights, "loss": loss, "top": top, "top_by": top_by}
+    return recipe_of(method, **{name: value for name, value in changes.items() if value is not None})
+
+
+def building(
+    max_length: int | None,
+    batch_size: int,
+    max_bad_rows: float,
+    chosen: str | None,
+    second_moment: str,
+    rows: str,
+    segment_rows: int,
+) -> dict[str, Any]:
+    """Gather the options of a build that a forecast takes too.
+
+    Args:
+        max_length: --max-length.
+        batch_size: --batch-size.
+        max_bad_rows: --max-bad-rows.
+        chosen: --steps.
+        second_moment: --second-moment.
+        rows: --rows.
+        segment_rows: --segment-rows.
+
+    Returns:
+        Arguments by name.
+    """
+    return {
+        "max_length": max_length,
+        "batch_size": batch_size,
+        "max_bad_rows": max_bad_rows,
+        "steps": steps(chosen),
+        "second_moment": choice("--second-moment", second_moment, ("recorded", "optimizer", "estimate")),
+        "rows": choice("--rows", rows, ("fp32", "fp16", "int8")),
+        "segment_rows": segment_rows,
+    }
 
 
 def choice(option: str, value: str, known: tuple[str, ...]) -> Any:
@@ -137,3 +230,64 @@ def usable(path: Path | None, option: str) -> None:
         raise InputError(f"{option} {path} is a folder: name a file in it")
     if not path.parent.is_dir():
         raise InputError(f"{option} {path}: there is no folder {path.parent}: make it first")
+
+
+def where(filters: Sequence[str] | None, ids: Sequence[str] | None, names: Sequence[str] | None) -> "Where":
+    """Read filters: several values of one column are alternatives, several columns must all fit.
+
+    Args:
+        filters: --where, as often as it was given.
+        ids: of the examples that may be found; None for all.
+        names: classes of the index, for labels that are given by number; None for a language model.
+
+    Returns:
+        The filter.
+
+    Raises:
+        InputError: it is no COLUMN=VALUE.
+    """
+    from whence.search import Where
+
+    values: dict[str, list[str]] = {}
+    for text in filters or ():
+        column, _, value = text.partition("=")
+        if column not in {"label", "source"} or not value:
+            raise InputError(
+                f"--where {text!r}: give label=VALUE or source=VALUE, such as label={(names or ['web'])[0]}"
+            )
+        values.setdefault(column, []).append(value)
+    labels = values.get("label")
+    return Where(None if labels is None else [_class(one, names or ()) for one in labels], values.get("source"), ids)
+
+
+def _class(label: str, names: Sequence[str]) -> str:
+    """The name of a class that was given by number; where the names are numbers, a number is a name."""
+    numbered = all(name.isdecimal() for name in names)
+    by_number = label not in names and not numbered and label.isdecimal() and int(label) < len(names)
+    return names[int(label)] if by_number else label
+
+
+def ids_in(path: Path | None) -> list[str] | None:
+    """Read a file of ids.
+
+    Args:
+        path: --ids-file; None is fine.
+
+    Returns:
+        Its lines without blank ones; None without a file.
+
+    Raises:
+        InputError: it cannot be read, or holds no id.
+    """
+    if path is None:
+        return None
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except OSError as error:
+        raise InputError(f"--ids-file {path}: {error.strerror}: give a file with one id per line") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"--ids-file {path} is not UTF-8 at byte {error.start}: convert it with iconv") from error
+    ids = [line.removesuffix("\r") for line in lines if line.strip()]
+    if not ids:
+        raise InputError(f"--ids-file {path} holds no id: give one per line")
+    return ids

@@ -1,6 +1,7 @@
 """Build and ask: the one place where model meets disk."""
 
 from whence.index.ask import Index
-from whence.index.build import Options, build
+from whence.index.build import build
+from whence.index.options import Options
 
 __all__ = ["Index", "Options", "build"]

@@ -1,27 +1,23 @@
 """Ask an index: which training examples, and which words in them, helped or hurt an output."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from whence import words as splitter
 from whence.errors import InputError, LabelError, MismatchError, RunError
-from whence.forms import Gradient
+from whence.index.answers import Answers
 from whence.index.asked import AnyLabel, Asked, Labels, check_queries, named, plain_label, queries_of
 from whence.index.beside import Beside
 from whence.index.passes import Pass
-from whence.index.shares import word_pairs
 from whence.model import Encoded, Run
-from whence.search import Search
+from whence.search import ANY, KernelName, Ranking, Search, Where, ranking_of
 from whence.store import Store
 from whence.types import Example
-from whence.version import __version__
-from whence.views import Answer, Checkpoint, Hit
+from whence.views import Answer
 
 KEPT_BYTES = 4 * 2**30
 """Most memory that loaded checkpoints may take between two questions."""
@@ -37,19 +33,31 @@ class Index:
         path: the index.
         run: folder of the run, when it has moved since the index was built.
         trust_remote_code: allow code that comes with the run's model (an index never allows it by itself).
+        partial: open an unfinished index too, with what is there; every answer says so.
+        allow_missing: go on without shards that are missing; every answer says so.
+        kernel: takes the products of a search: "numpy" (the default) or "numba".
 
     Raises:
         InputError: there is no finished index.
         DamagedError: it is not what was written.
     """
 
-    def __init__(self, path: str | Path, run: str | Path | None = None, *, trust_remote_code: bool = False) -> None:
-        self.store = Store(Path(path))
+    def __init__(
+        self,
+        path: str | Path,
+        run: str | Path | None = None,
+        *,
+        trust_remote_code: bool = False,
+        partial: bool = False,
+        allow_missing: bool = False,
+        kernel: KernelName | None = None,
+    ) -> None:
+        self.store = Store(Path(path), partial=partial, allow_missing=allow_missing)
         self._run_folder = Path(run) if run is not None else Path(self.store.plan.run)
-        self._search, self._beside = Search(self.store), Beside(self.store)
+        self._search, self._beside = Search(self.store, kernel=kernel), Beside(self.store)
         self._trust_remote_code = trust_remote_code
         self._passes: dict[int, Pass] = {}
-        self._held: dict[int, frozenset[int]] = {}
+        self._answers = Answers(self.store, self._search, self._beside)
         if self.store.plan.word_rules != splitter.RULES:
             raise MismatchError(
                 f"{path} was built with word rules {self.store.plan.word_rules}, this Python has {splitter.RULES} "
@@ -58,11 +66,11 @@ class Index:
             )
 
     def __len__(self) -> int:
-        return self.store.plan.n
+        return self.store.n
 
     def __repr__(self) -> str:
         plan = self.store.plan
-        return f"Index({plan.recipe.name}: {plan.n} examples, {len(plan.checkpoints)} checkpoints of {plan.run})"
+        return f"Index({plan.recipe.name}: {self.store.n} examples, {len(plan.checkpoints)} checkpoints of {plan.run})"
 
     @property
     def summary(self) -> dict[str, object]:
@@ -72,7 +80,7 @@ class Index:
             "index": str(self.store.folder),
             "method": plan.recipe.name,
             "embedding_path": plan.embedding_path,
-            "examples": plan.n,
+            "examples": self.store.n,
             "checkpoints": [
                 {"step": one.step, "learning_rate": one.learning_rate, "rule": one.rule} for one in plan.checkpoints
             ],
@@ -111,7 +119,7 @@ class Index:
             self._run_folder, tokenizer=self.store.plan.tokenizer, trust_remote_code=self._trust_remote_code
         )
         for name, value in plan.fingerprints.items():
-            found = value if name.split()[0] in {"data", "moments"} else run.fingerprints.get(name, "missing")
+            found = value if name.split()[0] == "moments" else run.fingerprints.get(name, "missing")
             if found != value:
                 raise MismatchError(
                     f"the run in {self._run_folder} is not the one that {self.store.folder} was built from: "
@@ -130,6 +138,7 @@ class Index:
         target: str | None = None,
         k: int = 10,
         baselines: bool = True,
+        where: Where = ANY,
     ) -> Answer:
         """Say whence an output comes.
 
@@ -141,6 +150,7 @@ class Index:
             target: the part that counts, after the prompt (language model); None counts the whole text.
             k: hits on each side.
             baselines: also rank by BM25, TF-IDF x label, embedding, label and chance.
+            where: which training examples may be hits.
 
         Returns:
             The answer.
@@ -151,10 +161,16 @@ class Index:
             MismatchError: the run is not the one the index was built from.
         """
         queries = queries_of([text], [label], [text_pair], [target])
-        return next(iter(self.explain_many(queries, against=against, k=k, baselines=baselines)))
+        return next(iter(self.explain_many(queries, against=against, k=k, baselines=baselines, where=where)))
 
     def explain_many(
-        self, queries: Sequence[Example], *, against: AnyLabel | None = None, k: int = 10, baselines: bool = True
+        self,
+        queries: Sequence[Example],
+        *,
+        against: AnyLabel | None = None,
+        k: int = 10,
+        baselines: bool = True,
+        where: Where = ANY,
     ) -> Iterable[Answer]:
         """Explain several queries; gradients are taken together.
 
@@ -163,6 +179,7 @@ class Index:
             against: a second class for all of them.
             k: hits on each side.
             baselines: also rank by the baselines.
+            where: which training examples may be hits.
 
         Yields:
             One answer per query, in order.
@@ -170,12 +187,46 @@ class Index:
         Raises:
             InputError: a text is empty, or an option does not fit the run.
         """
-        if k < 1:
-            raise InputError(f"k is {k}: ask for at least one hit")
-        asked = self._ask(queries, against)
-        for row, query in enumerate(queries):
-            scores = self._scores(asked, row)
-            yield self._answer(asked, row, query, scores, k, baselines=baselines)
+        where.check(self.store)
+        asked = self._asked(queries, against, k)
+        for start in range(0, len(queries), BLOCK):
+            rows = range(start, min(start + BLOCK, len(queries)))
+            for row, ranking in zip(rows, self._ranked(asked, rows, k, where), strict=True):
+                yield self._answers.answer(asked, row, ranking, k, baselines=baselines, where=where)
+
+    def top(
+        self,
+        texts: Sequence[str],
+        labels: Labels | None = None,
+        *,
+        k: int = 10,
+        text_pairs: Sequence[str | None] | None = None,
+        targets: Sequence[str | None] | None = None,
+        against: AnyLabel | None = None,
+        where: Where = ANY,
+    ) -> list[Ranking]:
+        """Rank both ends for some queries; no matrix of queries x examples is made.
+
+        Args:
+            texts: the queries.
+            labels: their classes by name or number; None (for all or for one) is the predicted class.
+            k: hits on each side.
+            text_pairs: second texts of pairs.
+            targets: the parts that count (language model).
+            against: a second class for all of them.
+            where: which training examples may be hits.
+
+        Returns:
+            Per query the examples (in data order) that helped and hurt most, with their scores.
+
+        Raises:
+            InputError: lists of different lengths, an empty text, or an option that does not fit the run.
+        """
+        queries = queries_of(texts, labels, text_pairs, targets)
+        where.check(self.store)
+        asked = self._asked(queries, against, k)
+        blocks = [range(start, min(start + BLOCK, len(queries))) for start in range(0, len(queries), BLOCK)]
+        return [ranking for rows in blocks for ranking in self._ranked(asked, rows, k, where)]
 
     def scores(
         self,
@@ -233,16 +284,22 @@ class Index:
 
     def _block(self, asked: Asked, rows: range) -> Float[np.ndarray, "q n"]:
         """Scores of some queries together: the postings of a token are read once for all of them."""
-        if self.store.plan.recipe.baseline is not None:
-            return np.stack([self._scores(asked, row) for row in rows])
-        taken = {step: Gradient.stack([one.example(row) for row in rows]) for step, one in asked.gradients.items()}
-        return self._search.scores(taken, len(rows))
-
-    def _scores(self, asked: Asked, row: int) -> Float[np.ndarray, " n"]:
         name = self.store.plan.recipe.baseline
         if name is not None:
-            return self._beside.scores(name, asked.texts(row))
-        return self._search.scores({step: gradient.example(row) for step, gradient in asked.gradients.items()}, 1)[0]
+            return np.stack([self._beside.scores(name, asked.texts(row)) for row in rows])
+        return self._search.scores(asked.taken(rows), len(rows))
+
+    def _ranked(self, asked: Asked, rows: range, k: int, where: Where) -> list[Ranking]:
+        """Rankings of some queries together."""
+        if self.store.plan.recipe.baseline is None:
+            return self._search.top(asked.taken(rows), len(rows), k, where)
+        allowed = np.concatenate([where.allowed(segment) for segment in self.store.segments])
+        return [ranking_of(np.where(allowed, scores, np.nan), k) for scores in self._block(asked, rows)]
+
+    def _asked(self, queries: Sequence[Example], against: AnyLabel | None, k: int) -> Asked:
+        if k < 1:
+            raise InputError(f"k is {k}: ask for at least one hit")
+        return self._ask(queries, against)
 
     def _ask(self, queries: Sequence[Example], against: AnyLabel | None) -> Asked:
         check_queries(queries)
@@ -266,7 +323,7 @@ class Index:
         asked = Asked(queries, encoded, labels, other, predicted, probabilities)
         for checkpoint in self.store.plan.checkpoints:
             asked.take(
-                checkpoint.step, self._pass(checkpoint.step), self.store.plan.batch_size, equal=run.equal_lengths
+                checkpoint.step, self._pass(checkpoint.step), self.store.plan.source.batch_size, equal=run.equal_lengths
             )
         return asked
 
@@ -278,7 +335,10 @@ class Index:
             if labelled is not None:
                 raise LabelError(f"label {labelled!r} was given, but this run is a language model and has no labels")
             return [-1] * len(queries), [-1] * len(queries), []
-        size = 1 if self.run.equal_lengths else self.store.plan.batch_size
+        if all(query.label is not None for query in queries):  # the pass that takes gradients predicts as well
+            given = [self.run.label_number(plain_label(query.label)) for query in queries if query.label is not None]
+            return given, [-1] * len(given), []
+        size = 1 if self.run.equal_lengths else self.store.plan.source.batch_size
         found = [last.probabilities(encoded[start : start + size]) for start in range(0, len(encoded), size)]
         probabilities = [one for batch in found if batch is not None for one in batch]
         predicted = [int(one.argmax()) for one in probabilities]
@@ -300,93 +360,3 @@ class Index:
                 self.run, model, self.store.plan.recipe, self.run.encoder(self.store.plan.max_length), pooled=last
             )
         return self._passes[step]
-
-    def _answer(
-        self,
-        asked: Asked,
-        row: int,
-        query: Example,
-        scores: Float[np.ndarray, " n"],
-        k: int,
-        *,
-        baselines: bool,
-    ) -> Answer:
-        plan = self.store.plan
-        valid = np.flatnonzero(np.isfinite(scores))
-        ranked = valid[np.lexsort((valid, -scores[valid]))]
-        helped = [int(place) for place in ranked[:k] if scores[place] > 0]
-        hurt = [int(place) for place in valid[np.lexsort((valid, scores[valid]))][:k] if scores[place] < 0]
-        notes = [*self.store.manifest.notes, *asked.notes(row), *self._sparse(asked, row, found=bool(helped or hurt))]
-        lists, reasons = self._beside.lists(asked.texts(row), k) if baselines else ({}, [])
-        if baselines and asked.against is not None:
-            reasons = ["the baselines rank for the label alone, not against the other one", *reasons]
-        return Answer(
-            version=__version__,
-            method=plan.recipe.name,
-            checkpoints=tuple(Checkpoint(one.step, one.learning_rate, one.rule) for one in plan.checkpoints),
-            embedding_path=plan.embedding_path if plan.recipe.layer == "embedding" else None,  # type: ignore[arg-type]
-            loss=plan.recipe.loss,
-            query=asked.view(row, plan.label_names),
-            helped=self._hits(asked, row, query, helped, scores),
-            hurt=self._hits(asked, row, query, hurt, scores),
-            baselines=lists,
-            notes=tuple(notes + reasons),
-            n_examples=plan.n,
-        )
-
-    def _sparse(self, asked: Asked, row: int, *, found: bool) -> list[str]:
-        """Say why there is little or nothing to show."""
-        plan = self.store.plan
-        by_token = plan.recipe.layer == "embedding" and not (plan.tied and plan.embedding_path != "input")
-        if by_token and plan.recipe.synonym_threshold is None and not self._shares_a_token(asked, row):
-            left = "what is left comes from special tokens alone" if found else "nothing to show"
-            if plan.recipe.top is not None:
-                return [f"none of the tokens that {self.method} keeps of this text is kept of a training text: {left}"]
-            return [f"no token of this text stands in any training text: {left}"]
-        return [] if found else ["every score is zero: nothing to show"]
-
-    def _shares_a_token(self, asked: Asked, row: int) -> bool:
-        for step, gradient in asked.gradients.items():
-            rows = gradient.example(row).rows
-            if rows is None or not self._tokens(step).isdisjoint(rows.ids[rows.words >= 0].tolist()):
-                return True
-        return False
-
-    def _tokens(self, step: int) -> frozenset[int]:
-        if step not in self._held:
-            self._held[step] = frozenset(self.store.postings(step).tokens)
-        return self._held[step]
-
-    def _hits(
-        self, asked: Asked, row: int, query: Example, places: list[int], scores: Float[np.ndarray, " n"]
-    ) -> tuple[Hit, ...]:
-        """Hits in the order of their scores as the sum of their words, which float64 knows better than the scan."""
-        hits = [self._hit(asked, row, query, place, scores) for place in places]
-        ordered = sorted(hits, key=lambda hit: (-abs(hit.score), hit.row))
-        return tuple(replace(hit, rank=rank) for rank, hit in enumerate(ordered, 1))
-
-    def _hit(self, asked: Asked, row: int, query: Example, place: int, scores: Float[np.ndarray, " n"]) -> Hit:
-        columns: dict[str, Any] = {name: column[place] for name, column in self.store.examples.items()}
-        shown = (str(columns["text"]), None, columns["text_pair"], columns["target"])
-        example = Example(str(columns["id"]), int(columns["row"]), *shown)
-        mine, theirs = splitter.words(example.parts), splitter.words(query.parts)
-        parts = [
-            self._search.terms(step, place, gradient.example(row), (len(mine), len(theirs)))
-            for step, gradient in asked.gradients.items()
-            if self.store.plan.recipe.baseline is None
-        ]
-        return Hit(
-            rank=0,
-            id=example.id,
-            row=example.row,
-            score=float(sum(part.sum() for part in parts)) if parts else float(scores[place]),
-            text=example.text,
-            text_pair=example.text_pair,
-            target=example.target,
-            label=columns["label"],
-            predicted=columns["predicted"],
-            by_checkpoint=tuple(float(part.sum()) for part in parts),
-            words=word_pairs(np.sum(parts, axis=0), mine, theirs, paired=len(example.parts) > 1 or len(query.parts) > 1)
-            if parts
-            else (),
-        )

@@ -138,6 +138,7 @@ class Asked:
         size = 1 if equal else size
         parts: list[Gradient] = []
         self.losses, self.pooled = [], []
+        seen: list[Float[np.ndarray, " l"]] = []
         for start in range(0, len(self.encoded), size):
             cut = slice(start, start + size)
             count = len(self.encoded[cut])
@@ -151,8 +152,22 @@ class Asked:
             parts.append(passed.gradient)
             self.losses += passed.losses.tolist()
             self.pooled += list(passed.pooled) if passed.pooled is not None else []
+            seen += list(passed.probabilities) if passed.probabilities is not None else []
+        if seen:
+            self.probabilities, self.predicted = seen, [int(one.argmax()) for one in seen]
         if parts:
             self.gradients[step] = Gradient.stack(parts)
+
+    def taken(self, rows: range) -> dict[int, Gradient]:
+        """Gradients of some queries, by step.
+
+        Args:
+            rows: which of them.
+
+        Returns:
+            One gradient of all of them per checkpoint.
+        """
+        return {step: Gradient.stack([one.example(row) for row in rows]) for step, one in self.gradients.items()}
 
     def texts(self, row: int) -> Texts:
         """One query as the baselines see it."""

@@ -3,7 +3,7 @@
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from whence.baselines import NAMES, Baselines, Texts
 from whence.store import Store
@@ -33,31 +33,36 @@ class Beside:
         Raises:
             MissingExtraError: the baseline's package is not installed.
         """
-        return np.where(self.store.features["skipped"], np.nan, self._baselines.scores(name, query)[0])
+        return np.where(~self.store.alive, np.nan, self._baselines.scores(name, query)[0])
 
-    def lists(self, query: Texts, k: int) -> tuple[dict[str, tuple[BaselineHit, ...]], list[str]]:
+    def lists(
+        self, query: Texts, k: int, allowed: Bool[np.ndarray, " n"] | None = None
+    ) -> tuple[dict[str, tuple[BaselineHit, ...]], list[str]]:
         """Rank the training set by every baseline that can be computed.
 
         Args:
             query: the one query.
             k: length of each ranking.
+            allowed: examples that may be found; None allows all.
 
         Returns:
             Rankings by name, and one line for each baseline that is not shown.
         """
         missing = self._baselines.missing()
-        ids, rows = self.store.examples["id"], self.store.examples["row"]
+        ids, rows = self._names
         found: dict[str, tuple[BaselineHit, ...]] = {}
         for name in NAMES:
             if name in missing:
                 continue
             scores = self.scores(name, query)
-            valid = np.flatnonzero(np.isfinite(scores))
-            best = valid[np.lexsort((valid, -scores[valid]))][:k].tolist()
-            found[name] = tuple(
-                BaselineHit(str(ids[place]), int(str(rows[place])), float(scores[place])) for place in best
-            )
+            valid = np.flatnonzero(np.isfinite(scores) & (True if allowed is None else allowed))
+            best: list[int] = valid[np.lexsort((valid, -scores[valid]))][:k].tolist()
+            found[name] = tuple(BaselineHit(ids[place], rows[place], float(scores[place])) for place in best)
         return found, [f"baseline {name} is not shown: {reason}" for name, reason in missing.items()]
+
+    @cached_property
+    def _names(self) -> tuple[list[str], list[int]]:
+        return list(map(str, self.store.examples["id"])), list(map(int, self.store.examples["row"]))
 
     @cached_property
     def _baselines(self) -> Baselines:
@@ -72,4 +77,4 @@ class Beside:
     def _whole(self, name: str) -> Float[np.ndarray, "n x"] | None:
         """Rows that the index skipped may hold NaN, which no baseline takes; they are never ranked."""
         values = self.store.features.get(name)
-        return None if values is None else np.where(self.store.features["skipped"][:, None], 0.0, values)
+        return None if values is None else np.where(~self.store.alive[:, None], 0.0, values)

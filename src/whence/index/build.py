@@ -1,76 +1,34 @@
-"""Build an index: every training example's kept gradient at every checkpoint, shard by shard, resumable."""
+"""Build an index: every example's kept gradient at every checkpoint, shard by shard, resumable, by many processes."""
 
+import resource
+import shutil
+import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Int
 
-from whence.curvature import MeanSquares, SecondMoment
-from whence.errors import DataError, InputError, LabelError, MismatchError
+from whence.curvature import MeanSquares
+from whence.errors import DataError, DiskFullError, InputError
 from whence.examples import Examples
 from whence.forms import Gradient, Rows
-from whence.index.kept import columns, gather
-from whence.index.moments import Source, moments_fingerprints, read_moments
-from whence.index.passes import Pass, Passed, batches, wanted
-from whence.model import Checkpoint, Encoded, Encoder, Run
-from whence.progress import track
+from whence.index.kept import columns
+from whence.index.moments import moments_fingerprints, read_moments
+from whence.index.options import DEFAULTS, Options
+from whence.index.passes import wanted
+from whence.index.planning import Cut, chosen, cut, known_ids, label_numbers, refuse_ids
+from whence.index.worker import Worker
+from whence.model import Checkpoint, Encoder, Run
 from whence.recipe import Recipe
-from whence.store import FORMAT, Plan, PlannedCheckpoint, SkippedRow, Writer
+from whence.store import FORMAT, Manifest, Plan, PlannedCheckpoint, SkippedRow, Source, Store, Writer
 from whence.version import __version__
 from whence.words import RULES
 
-KEPT_TOKENS = 2_000_000
-"""Training sets up to this size (some tens of MB encoded) are encoded once for all checkpoints, larger ones at each."""
-
-SHARD_BYTES = 64 * 2**20
-"""Aim for the size of one shard of embedding gradients."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to build.
-
-    Attributes:
-        max_length: most tokens of a text; None for the model's limit, at most 512.
-        batch_size: examples per pass.
-        max_bad_rows: share of rows that may be skipped for a loss or gradient that is not finite; at least one row
-            may, unless the share is 0.
-        steps: checkpoints to use, by step; None uses all.
-        second_moment: where an optimizer-aware recipe finds the second moments.
-        quiet: no progress on stderr.
-        columns: the user's names of the columns, for the record.
-    """
-
-    max_length: int | None = None
-    batch_size: int = 32
-    max_bad_rows: float = 0.01
-    steps: tuple[int, ...] | None = None
-    second_moment: Source = "recorded"
-    quiet: bool = False
-    columns: dict[str, str] = field(default_factory=dict[str, str])
-
-    def check(self) -> None:
-        """Refuse what cannot be.
-
-        Raises:
-            InputError: the message names the option.
-        """
-        if self.batch_size < 1:
-            raise InputError(f"--batch-size {self.batch_size}: a batch holds at least one example")
-        if not 0.0 <= self.max_bad_rows <= 1.0:
-            raise InputError(f"--max-bad-rows {self.max_bad_rows}: give a share of the rows, from 0 to 1")
-        if self.steps is not None and not self.steps:
-            raise InputError("no checkpoint is chosen: name at least one step, or none to use all")
-
 
 def build(
-    run: Run, examples: Examples, folder: Path, recipe: Recipe, options: Options = Options()
+    run: Run, examples: Examples, folder: Path, recipe: Recipe, options: Options = DEFAULTS
 ) -> tuple[SkippedRow, ...]:
-    """Build an index, or go on with an unfinished one.
+    """Build an index, go on with an unfinished one, or append to a finished one.
 
     Args:
         run: the training run.
@@ -91,7 +49,11 @@ def build(
     options.check()
     if not len(examples):
         raise DataError(f"{examples.name} has no rows: there is nothing to index")
-    return Build(run, examples, folder, recipe, options).run_all()
+    made = Build(run, examples, folder, recipe, options)
+    try:
+        return made.run_all()
+    finally:
+        made.writer.close()
 
 
 class Build:
@@ -101,12 +63,10 @@ class Build:
         self.run, self.examples, self.recipe, self.options = run, examples, recipe, options
         self.seconds: dict[str, float] = {}
         self.labels = label_numbers(run, examples)
-        self.checkpoints = _chosen(run, options.steps)
+        self.checkpoints = chosen(run, options.steps)
         self.encoder: Encoder = run.encoder(run.length(options.max_length))
         began = time.perf_counter()
-        lengths = self.encoder.lengths(examples)
-        self.order: Int[np.ndarray, " n"] = np.lexsort((np.arange(len(lengths)), lengths))
-        self.lengths: Int[np.ndarray, " n"] = lengths[self.order]
+        self._lengths = self.encoder.lengths(examples)
         self.seconds["tokenize"] = time.perf_counter() - began
         first = run.load(self.checkpoints[0])
         self.wanted = wanted(recipe, run, first)
@@ -116,11 +76,23 @@ class Build:
                 "the second moment cannot be estimated for a table that the head shares: "
                 "record it (whence.Recorder), or choose --path input"
             )
-        self._table = cast("tuple[int, int]", tuple(cast("Any", first).get_input_embeddings().weight.shape))
-        self.writer = Writer(folder, self._plan(self._table[1]))
-        self._loaded = {self.checkpoints[0].step: first}
-        self._bad: dict[int, str] = {}
-        self._encoded: dict[int, list[Encoded]] = {}
+        if options.rows != "fp32" and not self.wanted.rows:
+            raise InputError(f"--rows {options.rows} is about rows of the word embedding, and {recipe.name} keeps none")
+        self.worker = Worker(
+            run,
+            examples,
+            self.labels,
+            recipe,
+            options,
+            self.checkpoints,
+            first,
+            self.encoder,
+            self.wanted,
+            self.moments,
+        )
+        self._table = self.worker.table
+        self.cuts = self._cut(0)
+        self.writer = self._writer(folder)
 
     def run_all(self) -> tuple[SkippedRow, ...]:
         """Do what is not done yet, and seal; an index that is sealed already is left alone.
@@ -134,35 +106,72 @@ class Build:
         sealed = self.writer.finished
         if sealed is not None:
             return tuple(sealed.skipped)
-        for checkpoint in self.checkpoints:
-            self._timed("gradients", lambda one=checkpoint: self._gradients(one))
-        if len(self._bad) == len(self.examples):
+        self._space()
+        estimated = self.recipe.preconditioner == "adam" and self.options.second_moment == "estimate"
+        complete = True
+        for at, one in enumerate(self.cuts):
+            self._examples(one)
+            began = time.perf_counter()
+            complete &= self.worker.gradients(self.writer, self.cuts, at)
+            self._spent("gradients", began)
+            if complete and not estimated:
+                self._finish(one)
+        if not complete:
+            self.options.say("this share of the shards is done; the index is sealed once the other shares are")
+            return ()
+        if estimated:
+            with self.writer.leases.whole():
+                self._estimate()
+            for one in self.cuts:
+                self._finish(one)
+        skipped = self.worker.skipped(self.writer, self.cuts)
+        if len(skipped) == len(self.examples):
             raise InputError(f"no row of {self.examples.name} has a finite loss and gradient: is the run broken?")
-        shards = [self._shards(one) for one in self.checkpoints]
-        features = gather(self.order, self.labels, sorted(self._bad), shards)
-        for checkpoint in self.checkpoints:
-            self._timed("tables", lambda one=checkpoint: self._tables(one, features))
-            if self.wanted.rows and not self.wanted.head:
-                self._timed("postings", lambda one=checkpoint: self.writer.put_postings(one.step, self.order))
-        self.writer.put_examples(columns(self.examples, self.run.label_names, features), features)
-        skipped = self._skipped()
-        self.writer.seal(skipped, self._notes(skipped), self.seconds)
+        self.writer.seal(skipped, self._notes(skipped), self.seconds, peak_rss())
         return skipped
 
-    def _timed(self, stage: str, work: Callable[[], None]) -> None:
-        began = time.perf_counter()
-        work()
+    def _spent(self, stage: str, began: float) -> None:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
 
-    def _plan(self, width: int) -> Plan:
+    def _cut(self, first: int) -> list[Cut]:
+        return cut(self._lengths, self._table[1], self.options.segment_rows, first)
+
+    def _writer(self, folder: Path) -> Writer:
+        def addition(first: int, manifest: Manifest) -> Source | None:
+            known = known_ids(Store(folder), self.examples)
+            if known and self.examples.fingerprint in {one.fingerprint for one in manifest.sources}:
+                self.options.say(f"{self.examples.name} is in {folder} already: nothing to append")
+                return None
+            refuse_ids(known, folder, self.examples)
+            self.cuts = self._cut(first)
+            return self._source()
+
+        return Writer(
+            folder,
+            self._plan(),
+            append=addition if self.options.append else None,
+            repair=self.options.repair,
+            waiting=lambda: self.options.say(f"another process holds {folder}: waiting for it"),
+        )
+
+    def _source(self) -> Source:
+        return Source(
+            data=self.examples.name,
+            columns=self.options.columns,
+            fingerprint=self.examples.fingerprint,
+            n=len(self.examples),
+            batch_size=self.options.batch_size,
+            segments=[one.planned for one in self.cuts],
+        )
+
+    def _plan(self) -> Plan:
         recipe, run = self.recipe, self.run
-        per_example = max(1.0, float(self.lengths.mean())) * width * 4
-        size = int(np.clip(SHARD_BYTES / per_example, 64, 8192))
         weighted = recipe.weights == "learning-rate"
         return Plan(
             format=FORMAT,
             whence=__version__,
             recipe=recipe,
+            rows=self.options.rows,
             embedding_path=self.wanted.path,
             tied=self.wanted.tied,
             run=str(run.path.absolute()),
@@ -170,10 +179,8 @@ class Build:
             kind=run.card.kind,
             label_names=list(run.label_names) if run.label_names else None,
             max_length=self.encoder.max_length,
-            batch_size=self.options.batch_size,
             trust_remote_code=run.trust_remote_code,
-            fingerprints={"data": self.examples.fingerprint}
-            | self._run_fingerprints()
+            fingerprints=self._run_fingerprints()
             | moments_fingerprints(self.checkpoints, recipe, self.options.second_moment),
             checkpoints=[
                 PlannedCheckpoint(
@@ -186,10 +193,7 @@ class Build:
                 for one in self.checkpoints
             ],
             word_rules=RULES,
-            data=self.examples.name,
-            columns=self.options.columns,
-            n=len(self.examples),
-            shards=[*range(0, len(self.examples), size), len(self.examples)],
+            source=self._source(),
         )
 
     def _run_fingerprints(self) -> dict[str, str]:
@@ -197,118 +201,62 @@ class Build:
         unused = {f"weights step {one.step}" for one in self.run.checkpoints if one not in self.checkpoints}
         return {name: value for name, value in self.run.fingerprints.items() if name not in unused}
 
-    def _gradients(self, checkpoint: Checkpoint) -> None:
-        bounds = list(zip(self.writer.plan.shards[:-1], self.writer.plan.shards[1:], strict=True))
-        todo = [shard for shard in range(len(bounds)) if not self.writer.has_shard(checkpoint.step, shard)]
-        for shard in set(range(len(bounds))) - set(todo):
-            self._note_bad(checkpoint, shard, self.writer.read_shard(checkpoint.step, shard))
-        tabled = self.wanted.head or self.recipe.synonym_threshold is not None
-        if not todo and not (tabled and not self.writer.read_table(checkpoint.step)):
+    def _space(self) -> None:
+        """Stop before the work begins when even half of a guess does not fit on the disk."""
+        if not self.wanted.rows:
             return
-        model = self._loaded.pop(checkpoint.step, None)
-        work = Pass(
-            self.run,
-            model if model is not None else self.run.load(checkpoint),
-            self.recipe,
-            self.encoder,
-            pooled=checkpoint is self.checkpoints[-1],
-        )
-        self.writer.put_table(checkpoint.step, work.tables())  # before the last shard, which says that all is done
-        cuts = [(shard, cut) for shard in todo for cut in self._cuts(*bounds[shard])]
-        label = f"gradients, step {checkpoint.step}" if self.recipe.baseline is None else "predictions"
-        steps = track(
-            cuts,
-            total=sum(stop - start for _, (start, stop) in cuts),
-            label=label,
-            weight=lambda cut: cut[1][1] - cut[1][0],
-            quiet=self.options.quiet,
-        )
-        done: list[Passed] = []
-        for shard, cut in steps:
-            done.append(self._batch(work, *cut))
-            if cut[1] == bounds[shard][1]:
-                arrays = _shard_arrays(done)
-                self.writer.put_shard(checkpoint.step, shard, arrays)
-                self._note_bad(checkpoint, shard, arrays)
-                done = []
-
-    def _cuts(self, start: int, stop: int) -> list[tuple[int, int]]:
-        return batches(self.lengths, start, stop, self.options.batch_size, equal=self.run.equal_lengths)
-
-    def _batch(self, work: Pass, start: int, stop: int) -> Passed:
-        rows = [int(row) for row in self.order[start:stop]]
-        return work(self._encode(start, rows), [self.labels[row] for row in rows])
-
-    def _encode(self, start: int, rows: list[int]) -> list[Encoded]:
-        """Encode a batch, or take it from the pass over an earlier checkpoint."""
-        found = self._encoded.get(start)
-        if found is None:
-            found = self.encoder.encode([self.examples[row] for row in rows])
-            if len(self.checkpoints) > 1 and int(self.lengths.sum()) <= KEPT_TOKENS:
-                self._encoded[start] = found
-        return found
-
-    def _note_bad(self, checkpoint: Checkpoint, shard: int, arrays: dict[str, np.ndarray]) -> None:
-        start = self.writer.plan.shards[shard]
-        for place in np.flatnonzero(arrays["meta.bad"]).tolist():
-            cause = "loss" if not np.isfinite(arrays["meta.losses"][place]) else "gradient"
-            self._bad.setdefault(int(self.order[start + place]), f"{cause} is not finite at step {checkpoint.step}")
-        share = self.options.max_bad_rows
-        allowed = max(1, int(share * len(self.examples) + 1e-9)) if share else 0
-        if len(self._bad) > allowed:
-            listed = "; ".join(f"id {one.id} (row {one.row}): {one.cause}" for one in self._skipped()[:20])
-            more = f"; and {len(self._bad) - 20} more" if len(self._bad) > 20 else ""
-            raise InputError(
-                f"{len(self._bad)} rows have no finite loss or gradient, more than the {allowed} that --max-bad-rows "
-                f"{share:g} allows: {listed}{more}"
+        top = self.recipe.top
+        kept = np.minimum(self._lengths, top) if top is not None else self._lengths
+        size = {"fp32": 4, "fp16": 2, "int8": 1}[self.options.rows]
+        guess = int(kept.sum()) * self._table[1] * size * 2 * len(self.checkpoints)
+        there = sum(path.stat().st_size for path in self.writer.folder.rglob("*") if path.is_file())
+        free = shutil.disk_usage(self.writer.folder).free
+        if free + there < guess // 2:
+            raise DiskFullError(
+                f"{self.writer.folder}: the index needs about {guess / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are "
+                "free: free some space, choose --rows int8 or a method that keeps fewer tokens (tracin-we-topk)"
             )
 
-    def _skipped(self) -> tuple[SkippedRow, ...]:
-        return tuple(
-            SkippedRow(id=self.examples[row].id, row=self.examples[row].row, cause=cause)
-            for row, cause in sorted(self._bad.items())
-        )
+    def _examples(self, one: Cut) -> None:
+        if not self.writer.has_examples(one.planned.name):
+            kept = columns(self.examples, one.rows, self.labels, self.run.label_names, one.order)
+            self.writer.put_examples(one.planned.name, kept)
 
-    def _shards(self, checkpoint: Checkpoint) -> Iterator[tuple[Int[np.ndarray, " m"], dict[str, np.ndarray]]]:
-        for shard, (start, stop) in enumerate(
-            zip(self.writer.plan.shards[:-1], self.writer.plan.shards[1:], strict=True)
-        ):
-            yield self.order[start:stop], self.writer.read_shard(checkpoint.step, shard)
+    def _finish(self, one: Cut) -> None:
+        """Postings and features of a segment; one process does it, the others wait for it."""
+        with self.writer.leases.whole():
+            if self.writer.is_finished(one.planned.name) or self.writer.finished is not None:
+                return
+            features = self.writer.gather(one.planned, one.order, [self.labels[row] for row in one.rows])
+            features |= {f"scale.{at.step}": self._scale(one, at) for at in self.checkpoints if self.recipe.unit_norm}
+            by_token = self.wanted.rows and not self.wanted.head
+            began = time.perf_counter()
+            self.writer.finish(one.planned, one.order, features, postings=by_token)
+            self._spent("postings", began)
 
-    def _tables(self, checkpoint: Checkpoint, features: dict[str, np.ndarray]) -> None:
-        """Add what depends on all shards: an estimated second moment, and norms."""
-        if self.recipe.preconditioner == "none" and not self.recipe.unit_norm:
-            return
-        moment = self._moment(checkpoint) if self.recipe.preconditioner == "adam" else None
-        if moment is not None:
-            self.writer.put_table(
-                checkpoint.step, self.writer.read_table(checkpoint.step) | {"inverse_root": moment.inverse_root}
-            )
-        if self.recipe.unit_norm:
-            scale = np.ones(len(self.examples))
-            for places, arrays in self._shards(checkpoint):
-                rows = _rows(arrays)
-                norms = (moment.turn(rows) if moment is not None else rows).norms()
-                scale[places] = 1.0 / np.where(norms > 0, norms, 1.0)
-            features[f"scale.{checkpoint.step}"] = scale
-
-    def _moment(self, checkpoint: Checkpoint) -> SecondMoment:
-        found = self.moments[checkpoint.step]
-        if found.v is not None:
-            v = found.v()
-            if v.shape != self._table:
-                raise MismatchError(
-                    f"the second moments of {checkpoint.path} are {list(v.shape)} and its word embedding is "
-                    f"{list(self._table)}: they belong to another parameter; choose --second-moment estimate"
-                )
-            return SecondMoment(v, self.recipe.epsilon, found.source)
-        sums: MeanSquares | None = None
-        for _, arrays in self._shards(checkpoint):
+    def _scale(self, one: Cut, checkpoint: Checkpoint) -> np.ndarray:
+        """1 / norm of each training gradient, turned by the second moment when the recipe says so."""
+        inverse_root = self.writer.read_table(checkpoint.step).get("inverse_root")
+        scale = np.ones(one.planned.n)
+        for places, arrays in self.writer.decoded(checkpoint.step, one.planned, one.order):
             rows = _rows(arrays)
-            sums = sums or MeanSquares(*self._table)
-            sums.add(rows)
-        assert sums is not None
-        return sums.fitted(self.recipe.epsilon)
+            turned = rows if inverse_root is None else rows.times(inverse_root[rows.ids])
+            norms = turned.norms()
+            scale[places] = 1.0 / np.where(norms > 0, norms, 1.0)
+        return scale
+
+    def _estimate(self) -> None:
+        """Second moments from the whole training set, once all of its gradients are there."""
+        for checkpoint in self.checkpoints:
+            held = self.writer.read_table(checkpoint.step)
+            if "inverse_root" in held or self.writer.base is not None:
+                continue
+            sums = MeanSquares(*self._table)
+            for one in self.cuts:
+                for _, arrays in self.writer.decoded(checkpoint.step, one.planned, one.order):
+                    sums.add(_rows(arrays))
+            moment = sums.fitted(self.recipe.epsilon)
+            self.writer.put_table(checkpoint.step, held | {"inverse_root": moment.inverse_root})
 
     def _notes(self, skipped: tuple[SkippedRow, ...]) -> list[str]:
         notes: list[str] = []
@@ -318,10 +266,10 @@ class Build:
                 + ", ".join(one.id for one in skipped[:10])
                 + (f" and {len(skipped) - 10} more" if len(skipped) > 10 else "")
             )
-        cut = int((self.lengths >= self.encoder.max_length).sum())
-        if cut:
+        long = int((self._lengths >= self.encoder.max_length).sum())
+        if long:
             notes.append(
-                f"{cut} training texts reach the limit of {self.encoder.max_length} tokens; "
+                f"{long} training texts reach the limit of {self.encoder.max_length} tokens; "
                 "what lies past it was not read"
             )
         if self.run.card.adapter and self.recipe.layer == "embedding":
@@ -330,68 +278,21 @@ class Build:
             )
         if self.wanted.path == "input" and self.wanted.tied:
             notes.append("path input: the head shares the embedding's table, and its part of the gradient is left out")
+        if self.writer.base is not None and self.recipe.preconditioner == "adam":
+            notes.append(f"{self.examples.name} was appended: second moments are those of the first build")
+        if self.options.rows != "fp32":
+            notes.append(f"gradient rows are kept as {self.options.rows} with one scale each: scores are rounded")
         return notes
 
 
-def label_numbers(run: Run, examples: Examples) -> list[int]:
-    """Find the class number of every training row.
-
-    Args:
-        run: the run.
-        examples: its training set.
+def peak_rss() -> int:
+    """Most memory that this process has had.
 
     Returns:
-        One number each; -1 throughout for a language model.
-
-    Raises:
-        DataError: rows without a label.
-        LabelError: a label that the run does not know.
+        Bytes.
     """
-    if run.label_names is None:
-        return [-1] * len(examples)
-    known: dict[object, int] = {}
-    numbers: list[int] = []
-    missing: list[str] = []
-    for example in examples:
-        if example.label is None:
-            missing.append(str(example.row))
-            continue
-        if example.label not in known:
-            try:
-                known[example.label] = run.label_number(example.label)
-            except LabelError as error:
-                raise LabelError(f"{examples.name}, row {example.row}: {error}") from error
-        numbers.append(known[example.label])
-    if missing:
-        raise DataError(
-            f"{len(missing)} rows of {examples.name} have no label (rows {', '.join(missing[:5])}): "
-            "name the column with --label-column, or fill it in"
-        )
-    return numbers
-
-
-def _chosen(run: Run, steps: tuple[int, ...] | None) -> tuple[Checkpoint, ...]:
-    if steps is None:
-        return run.checkpoints
-    found = {one.step: one for one in run.checkpoints}
-    missing = [step for step in steps if step not in found]
-    if missing:
-        raise InputError(f"no checkpoint at step {missing[0]} in {run.path}: it has {', '.join(map(str, found))}")
-    return tuple(found[step] for step in sorted(set(steps)))
-
-
-def _shard_arrays(done: list[Passed]) -> dict[str, np.ndarray]:
-    """Lay the batches of a shard one after another."""
-    arrays = Gradient.stack([one.gradient for one in done]).pack()
-    arrays |= {
-        "meta.losses": np.concatenate([one.losses for one in done]),
-        "meta.bad": np.concatenate([one.bad for one in done]),
-    }
-    for name in ("probabilities", "pooled"):
-        values = [value for one in done if (value := getattr(one, name)) is not None]
-        if values:
-            arrays[f"meta.{name}"] = np.concatenate(values)
-    return arrays
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _rows(arrays: dict[str, np.ndarray]) -> Rows:

@@ -1,0 +1,149 @@
+"""Make an answer of a ranking: what a person sees, with the words that did it."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from whence import words as splitter
+from whence.index.asked import Asked
+from whence.index.beside import Beside
+from whence.index.shares import word_pairs
+from whence.search import Ranking, Search, Where
+from whence.store import Store
+from whence.types import Example
+from whence.version import __version__
+from whence.views import Answer, Checkpoint, Hit
+
+
+class Answers:
+    """Answers of one index.
+
+    Args:
+        store: the index.
+        search: over it.
+        beside: its baselines.
+    """
+
+    def __init__(self, store: Store, search: Search, beside: Beside) -> None:
+        self.store, self._search, self._beside = store, search, beside
+        self._held: dict[int, frozenset[int]] = {}
+
+    def answer(self, asked: Asked, row: int, ranking: Ranking, k: int, *, baselines: bool, where: Where) -> Answer:
+        """Make the answer to one query.
+
+        Args:
+            asked: the queries and their gradients.
+            row: which of them.
+            ranking: its hits.
+            k: length of the baselines' rankings.
+            baselines: whether to rank by them too.
+            where: which examples may be hits.
+
+        Returns:
+            The answer.
+        """
+        plan = self.store.plan
+        hits = len(ranking.helped) + len(ranking.hurt)
+        notes = [*self._banners(where), *self.store.manifest.notes, *asked.notes(row)]
+        notes += self._sparse(asked, row, found=bool(hits))
+        allowed = None if where.open else np.concatenate([where.allowed(one) for one in self.store.segments])
+        lists, reasons = self._beside.lists(asked.texts(row), k, allowed) if baselines else ({}, [])
+        if baselines and asked.against is not None:
+            reasons = ["the baselines rank for the label alone, not against the other one", *reasons]
+        return Answer(
+            version=__version__,
+            method=plan.recipe.name,
+            checkpoints=tuple(Checkpoint(one.step, one.learning_rate, one.rule) for one in plan.checkpoints),
+            embedding_path=plan.embedding_path if plan.recipe.layer == "embedding" else None,  # type: ignore[arg-type]
+            loss=plan.recipe.loss,
+            query=asked.view(row, plan.label_names),
+            helped=self._hits(asked, row, ranking.helped, ranking.helped_scores),
+            hurt=self._hits(asked, row, ranking.hurt, ranking.hurt_scores),
+            baselines=lists,
+            notes=tuple(notes + reasons),
+            n_examples=self.store.n,
+        )
+
+    def _banners(self, where: Where) -> list[str]:
+        """What a reader must know before the scores."""
+        store, lines = self.store, list[str]()
+        lost = sum(len(segment.missing) for segment in store.segments)
+        if not store.sealed:
+            lines.append(
+                f"PARTIAL: this index is unfinished; {store.coverage:.0%} of the training examples are in it, and only "
+                "they can be hits"
+            )
+        elif lost:
+            lines.append(
+                f"INCOMPLETE: {lost} shards of this index are missing; {store.coverage:.0%} of the training examples "
+                "are in it, and only they can be hits"
+            )
+        gone = sum(len(segment.deleted) for segment in store.segments)
+        if gone:
+            lines.append(f"{gone} training examples were deleted from this index and are no hits")
+        if not where.open:
+            parts = {"label": where.labels, "source": where.sources, "id": where.ids}
+            told = [f"{name} {', '.join(sorted(some)[:5])}" for name, some in parts.items() if some is not None]
+            lines.append(f"filtered: only training examples with {' and '.join(told)}")
+        return lines
+
+    def _sparse(self, asked: Asked, row: int, *, found: bool) -> list[str]:
+        """Say why there is little or nothing to show."""
+        plan = self.store.plan
+        by_token = plan.recipe.layer == "embedding" and not (plan.tied and plan.embedding_path != "input")
+        if by_token and plan.recipe.synonym_threshold is None and not self._shares_a_token(asked, row):
+            left = "what is left comes from special tokens alone" if found else "nothing to show"
+            if plan.recipe.top is not None:
+                name = plan.recipe.name
+                return [f"none of the tokens that {name} keeps of this text is kept of a training text: {left}"]
+            return [f"no token of this text stands in any training text: {left}"]
+        return [] if found else ["every score is zero: nothing to show"]
+
+    def _shares_a_token(self, asked: Asked, row: int) -> bool:
+        for step, gradient in asked.gradients.items():
+            rows = gradient.example(row).rows
+            if rows is None or not self._tokens(step).isdisjoint(rows.ids[rows.words >= 0].tolist()):
+                return True
+        return False
+
+    def _tokens(self, step: int) -> frozenset[int]:
+        if step not in self._held:
+            postings = [segment.postings(step) for segment in self.store.segments]
+            tokens = [one.tokens for one in postings if one is not None]
+            if len(tokens) < len(postings):
+                tokens += [arrays["rows.ids"] for _, arrays in self.store.shards(step)]
+            self._held[step] = frozenset(token for some in tokens for token in np.unique(some).tolist())
+        return self._held[step]
+
+    def _hits(self, asked: Asked, row: int, places: np.ndarray, scores: np.ndarray) -> tuple[Hit, ...]:
+        pairs = zip(places.tolist(), scores.tolist(), strict=True)
+        theirs = splitter.words(asked.queries[row].parts) if len(places) else ()  # a long text takes its time
+        return tuple(replace(self._hit(asked, row, *pair, theirs), rank=rank) for rank, pair in enumerate(pairs, 1))
+
+    def _hit(self, asked: Asked, row: int, place: int, score: float, theirs: tuple[splitter.Word, ...]) -> Hit:
+        query = asked.queries[row]
+        columns: dict[str, Any] = self.store.row(place)
+        shown = (str(columns["text"]), None, columns["text_pair"], columns["target"])
+        example = Example(str(columns["id"]), int(columns["row"]), *shown)
+        mine = splitter.words(example.parts)
+        parts = [
+            self._search.terms(step, place, gradient.example(row), (len(mine), len(theirs)))
+            for step, gradient in asked.gradients.items()
+            if self.store.plan.recipe.baseline is None
+        ]
+        return Hit(
+            rank=0,
+            id=example.id,
+            row=example.row,
+            score=float(sum(part.sum() for part in parts)) if parts else score,
+            text=example.text,
+            text_pair=example.text_pair,
+            target=example.target,
+            label=columns["label"],
+            predicted=columns["predicted"],
+            by_checkpoint=tuple(float(part.sum()) for part in parts),
+            words=word_pairs(np.sum(parts, axis=0), mine, theirs, paired=len(example.parts) > 1 or len(query.parts) > 1)
+            if parts
+            else (),
+        )
