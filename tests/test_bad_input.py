@@ -329,8 +329,8 @@ def damage(path: Path, how: str) -> None:
         ("manifest.json", "changed"),
         ("plan.json", "cut"),
         ("plan.json", "changed"),
-        ("examples/part-00000.parquet", "gone"),
-        ("examples/features.safetensors", "gone"),
+        ("examples/seg-00000.parquet", "gone"),
+        ("examples/seg-00000.safetensors", "gone"),
     ],
 )
 def test_a_damaged_index(said: Said, news: Tiny, tmp_path: Path, name: str, how: str):

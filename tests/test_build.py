@@ -17,9 +17,9 @@ import whence
 from runs import index as build
 from whence.errors import DataError, DiskFullError, InputError, LabelError, MismatchError
 from whence.examples import read
-from whence.index import Options, passes
-from whence.index.build import Build, label_numbers
+from whence.index import Options, passes, planning
 from whence.index.build import build as build_index
+from whence.index.build import label_numbers
 from whence.methods import recipe_of
 from whence.model import Run
 from whence.model.checkpoints import MOMENTS_FILE
@@ -36,14 +36,8 @@ def root(folder: Path) -> str:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards of 64 examples would hold all of them: a plan with shards of 9 instead."""
-    plan = Build._plan
-
-    def cut(self: Build, width: int) -> Any:
-        made = plan(self, width)
-        return made.model_copy(update={"shards": [*range(0, made.n, 9), made.n]})
-
-    monkeypatch.setattr(Build, "_plan", cut)
+    """Shards of 64 examples would hold all of them: shards of 9 instead."""
+    monkeypatch.setattr(planning, "SHARD_ROWS", (9, 9))
 
 
 @pytest.fixture
@@ -80,14 +74,11 @@ def test_shards_change_no_score(bert_run: Path, tmp_path: Path, request: pytest.
     np.testing.assert_allclose(index.scores([TEXT], ["Business"]), whole, rtol=1e-4, atol=1e-6 * np.abs(whole).max())
 
 
-def test_several_parts_of_postings_change_no_score(
-    bert_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_parts_of_postings_change_no_score(bert_run: Path, tmp_path: Path) -> None:
     whole = build(bert_run, tmp_path / "whole", steps=[8]).scores([TEXT], ["Business"])
-    monkeypatch.setattr(writer, "PART_BYTES", 4096)
-    index = build(bert_run, tmp_path / "parts", steps=[8])
-    assert len(list((tmp_path / "parts" / "postings" / "step-8").iterdir())) > 2
-    np.testing.assert_array_equal(index.scores([TEXT], ["Business"]), whole)
+    index = build(bert_run, tmp_path / "parts", steps=[8], segment_rows=9)
+    assert len(list((tmp_path / "parts" / "postings" / "step-8").iterdir())) == 5
+    np.testing.assert_allclose(index.scores([TEXT], ["Business"]), whole, rtol=1e-4, atol=1e-6 * np.abs(whole).max())
 
 
 def test_one_row(bert_run: Path, tmp_path: Path) -> None:
@@ -109,10 +100,10 @@ def test_an_interrupted_build_goes_on(
     put = writer.Writer.put_shard
     published: list[tuple[int, int]] = []
 
-    def stopped(self: writer.Writer, step: int, shard: int, arrays: Any) -> None:
+    def stopped(self: writer.Writer, step: int, segment: str, shard: int, arrays: Any) -> None:
         if len(published) == place:
             raise interruption("stop")
-        put(self, step, shard, arrays)
+        put(self, step, segment, shard, arrays)
         published.append((step, shard))
 
     with pytest.MonkeyPatch.context() as patch:

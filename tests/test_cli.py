@@ -20,7 +20,7 @@ from whence.actions import RANKINGS
 from whence.cli import door, main
 from whence.methods import METHODS
 
-COMMANDS = ["demo", "train", "index", "explain", "labels", "check", "methods"]
+COMMANDS = "demo train plan index explain labels check verify info delete merge methods".split()
 QUERY = "The bank: PROFIT fell — the naïve vote, the vote 日本!"
 
 

@@ -1,0 +1,89 @@
+"""Several processes at one index: each shard is computed once, and the index is the one that a single process makes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import whence
+from runs import OTHERS
+from whence.errors import InputError
+from whence.index import planning
+from whence.store import Store, verify
+
+ROWS = [{**row, "id": f"{row['id']}-{copy}"} for copy in range(5) for row in OTHERS]
+
+
+SMALL = (40, 40)
+"""Examples of a shard: five shards at each of the three steps."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_shards() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "SHARD_ROWS", SMALL)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(bert_run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return whence.build(bert_run, data, tmp_path_factory.mktemp("alone") / "index", quiet=True).store
+
+
+def test_two_processes_share_the_work(bert_run: Path, data: Path, alone: Store, tmp_path: Path) -> None:
+    code = f"from whence.index import planning; planning.SHARD_ROWS = {SMALL}; from whence.cli import main; main()"
+    words = [sys.executable, "-c", code, "index", str(bert_run), str(data), "--out", str(tmp_path / "index")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen([*words, "--json"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    told = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert Store(tmp_path / "index").manifest.merkle_root == alone.manifest.merkle_root
+    assert {json.loads(out)["merkle_root"] for out, _ in told} == {alone.manifest.merkle_root}
+    assert verify(tmp_path / "index").strays == ()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_shares_make_the_same_index(
+    bert_run: Path, data: Path, alone: Store, tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    folder = tmp_path / "index"
+    for number, share in enumerate(order):
+        index = whence.build(bert_run, data, folder, shard=f"{share}/3", quiet=True)
+        assert index.store.sealed == (number == 2)
+        if number < 2:
+            assert 0 < index.store.coverage < 1
+            with pytest.raises(InputError, match="unfinished"):
+                whence.open(folder)
+            notes = index.explain(ROWS[0]["text"], baselines=False).notes
+            assert notes[0].startswith("PARTIAL: ")
+    assert Store(folder).manifest.merkle_root == alone.manifest.merkle_root
+
+
+def test_what_is_there_of_an_unfinished_index_scores_as_in_the_end(
+    bert_run: Path, data: Path, alone: Store, tmp_path: Path
+) -> None:
+    part = whence.build(bert_run, data, tmp_path / "index", shard="0/3", quiet=True)
+    whole = whence.open(alone.folder)
+    texts = [ROWS[1]["text"], "Shares of the bank fell."]
+    found, expected = part.scores(texts), whole.scores(texts)
+    seen = part.store.alive
+    assert 0 < seen.sum() < len(ROWS)
+    assert abs(found[:, seen] - expected[:, seen]).max() <= 1e-6 * abs(expected).max()
+    ranked = part.top(texts, k=5)
+    for row, one in enumerate(ranked):
+        assert set(one.helped) <= set(seen.nonzero()[0])
+        assert [float(found[row, place]) for place in one.helped] == pytest.approx(list(one.helped_scores), rel=1e-5)
