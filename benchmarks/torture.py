@@ -1,0 +1,109 @@
+"""Faults in full size: kills, flipped bits, cut files, failing operations, lost writes, many writers, a full disk.
+
+    python benchmarks/torture.py [--kills 1000] [--flips 10000] [--every 1] [--only kills,flips] [--out docs/torture.md]
+
+The index is small and made up, so that thousands of runs are possible; what is killed, spoilt and resumed is the real
+writer, reader and merge. Any surprise ends the run with an error. The suites are those of tests/test_faults.py.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import crashes
+import damage
+import faults
+
+TITLES = {
+    "kills": "`kill -9` at random operations and times, in build, append, delete and merge",
+    "flips": "one flipped bit, everything asked",
+    "cuts": "files cut off at every part and every edge, and one byte too long",
+    "failures": "the n-th operation of the disk fails (EIO, ENOSPC, EMFILE, EINTR, short and torn writes)",
+    "crashes": "every prefix of the operations, with lost and reordered unsynced writes",
+    "writers": "eight writers at a time, some killed; shares of 1, 2, 4 and 8 processes",
+    "full disk": "a full file system in memory, with real processes",
+}
+
+
+def main() -> None:
+    """Run the suites; write the record and the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--flips", type=int, default=10_000)
+    parser.add_argument("--parts", type=int, default=1000, help="cuts per file")
+    parser.add_argument("--every", type=int, default=1, help="take every n-th operation of the disk")
+    parser.add_argument("--runs", type=int, default=100, help="runs of eight writers")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--out", type=Path, default=Path("docs/torture.md"))
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args()
+    wanted = set(filter(None, options.only.split(",")))
+    suites: dict[str, dict[str, Any]] = {}
+    with faults.scratch() as work, faults.Workers() as workers:
+        phases = list(faults.phases(work))
+        jobs: dict[str, Callable[[], Any]] = {
+            "kills": lambda: asdict(crashes.kill(workers, phases, work, options.kills, 1, tell)),
+            "writers": lambda: crashes.crowd(workers, phases, work, options.runs, 2, tell),
+            "flips": lambda: asdict(damage.flip(damage.variants(phases, work), options.flips, 3, tell)),
+            "failures": lambda: crashes.fail(phases, work, options.every, tell),
+            "crashes": lambda: crashes.replay(phases, work, options.every, 4, tell),
+            "cuts": lambda: asdict(damage.cut(damage.variants(phases, work), options.parts, tell)),
+        }
+        for name, job in jobs.items():
+            if wanted and name not in wanted:
+                continue
+            began = time.perf_counter()
+            suites[name] = job() | {"seconds": round(time.perf_counter() - began, 1)}
+            print(name, json.dumps(suites[name]), flush=True)
+            write(options, suites)
+
+
+def write(options: argparse.Namespace, suites: dict[str, dict[str, Any]]) -> None:
+    """Write the record and the page after each suite, with those of the same day that are not run now."""
+    date = datetime.now(UTC).date().isoformat()
+    options.results.mkdir(parents=True, exist_ok=True)
+    path = options.results / f"{date}-torture.json"
+    held = json.loads(path.read_text(encoding="utf-8"))["suites"] if path.is_file() else {}
+    record = {"date": date, "machine": f"{platform.machine()}, {os.cpu_count()} cores", "suites": held | suites}
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    lines = [
+        "# Faults",
+        "",
+        f"{date} · {record['machine']} · [record](../benchmarks/results/{path.name}) · `make torture`",
+        "",
+        "A made-up index of some tens of examples is built, appended to, deleted from and merged by the real writer while "
+        "something goes wrong. A suite ends at its first surprise: a confirmed file lost, more than one shard computed "
+        "again, a wrong answer without an error, an error without the file's name, a final root that differs.",
+        "",
+    ]
+    for name, figures in record["suites"].items():
+        lines += [f"## {TITLES[name][0].upper()}{TITLES[name][1:]}", "", "| figure | value |", "|---|---|"]
+        lines += [f"| {key.replace('_', ' ')} | {told(value)} |" for key, value in figures.items()]
+        lines.append("")
+    options.out.write_text("\n".join(lines), encoding="utf-8")
+
+
+def told(value: Any) -> str:
+    """A figure, or several by name."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {number:,}" for name, number in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def tell(line: str) -> None:
+    """Say how far it is."""
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
