@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench peers torture clean
 demo: $(VENV)/.demo
 	$(BIN)/whence demo --out demo-out
 
@@ -21,8 +21,21 @@ check: $(VENV)/.dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# What was measured stands in docs/benchmarks.md; DATA is a folder that holds agnews/.
+DATA ?= ../shared/data
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/index_cost.py
+	$(BIN)/python benchmarks/index_cost.py --data $(DATA)
+	$(BIN)/python benchmarks/search_scale.py
+	$(BIN)/python benchmarks/row_kinds.py --data $(DATA)
+	$(BIN)/python benchmarks/notebook_job.py --data $(DATA)
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/tables.py
+
+peers: $(VENV)/.dev
+	$(BIN)/python benchmarks/peers/run.py --data $(DATA)
+
+torture: $(VENV)/.dev
+	$(BIN)/python benchmarks/torture.py
 
 clean:
 	rm -rf $(VENV) demo-out
