@@ -1,5 +1,6 @@
 """Plan an index: which checkpoints, which class of every row, how the training set is cut into segments and shards."""
 
+import bisect
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def cut(lengths: Int[np.ndarray, " n"], width: int, most: int, first: int) -> li
     begin = 0
     total: Int[np.ndarray, " m"] = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
     while begin < len(lengths):
-        end = int(np.searchsorted(total, total[begin] + SEGMENT_TOKENS, side="right")) - 1
+        end = bisect.bisect_right(total, int(total[begin]) + SEGMENT_TOKENS) - 1
         end = min(max(end, begin + 1), begin + most, len(lengths))
         own = lengths[begin:end]
         order: Int[np.ndarray, " k"] = np.lexsort((np.arange(len(own)), own))
