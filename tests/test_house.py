@@ -24,6 +24,8 @@ DOORS = {
     "accelerate": {"training.py"},
     "safetensors": {"tensors.py"},
     "jinja2": {"views/page.py"},
+    "starlette": {"web/app.py"},
+    "uvicorn": {"web/serving.py"},
     "scipy": {"search/synonyms.py"},
     "bm25s": {"baselines.py"},
     "sklearn": {"baselines.py"},
@@ -107,7 +109,16 @@ def test_light_imports_load_nothing_heavy(statement: str):
 
 
 @pytest.mark.parametrize(
-    "statement", ["import whence.store", "import whence.search", "import whence.baselines", "import whence.actions"]
+    "statement",
+    [
+        "import whence.store",
+        "import whence.search",
+        "import whence.baselines",
+        "import whence.actions",
+        "import whence.decisions",
+        "import whence.web.app",
+        "import whence.web.serving",
+    ],
 )
 def test_reading_an_index_needs_no_torch(statement: str):
     assert not loads(statement) & {"torch", "transformers", "datasets", "pandas"}

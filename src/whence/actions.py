@@ -4,6 +4,7 @@ Everything here reads an index and needs neither the model nor torch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -49,29 +50,68 @@ def label_errors(store: Store, ranking: Ranking = "mean-probability") -> LabelRe
     names = store.plan.label_names
     if names is None:
         raise InputError("this index is of a language model: there are no labels to check")
+    judged = judge(store)
     suspicion = _suspicion(store, ranking)
     valid = np.flatnonzero(store.alive)
     order = valid[np.lexsort((valid, -suspicion[valid]))]
-    given = store.features["labels"]
-    flagged, better = confident_errors(store.features["mean_probabilities"][valid], given[valid])
-    suggested = np.full(store.n, -1)
-    suggested[valid] = np.where(flagged, better, -1)
     quality = _quality(ranking, suspicion, order)
     columns = {name: store.examples[name] for name in ("id", "row", "text", "text_pair")}
-    likeliest = store.features["mean_probabilities"].argmax(1)
     rows = tuple(
         _suspect(
             {name: column[place] for name, column in columns.items()},
             rank,
-            (names[int(given[place])], names[int(likeliest[place])]),
-            names[int(suggested[place])] if suggested[place] >= 0 else None,
+            (names[int(judged.given[place])], names[int(judged.likeliest[place])]),
+            names[int(judged.suggested[place])] if judged.flagged[place] else None,
             float(quality[place]),
         )
         for rank, place in enumerate(order.tolist(), 1)
     )
     named = f"{ranking}: {RANKINGS[ranking]}"
     notes = tuple(store.manifest.notes)
-    return LabelReport(ranking=named, n_examples=len(rows), rows=rows, n_flagged=int(flagged.sum()), notes=notes)
+    return LabelReport(ranking=named, n_examples=len(rows), rows=rows, n_flagged=int(judged.flagged.sum()), notes=notes)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What an index of a classifier says of every label of its training set, as arrays in data order.
+
+    Attributes:
+        given: class numbers in the data.
+        likeliest: classes of largest mean probability over the checkpoints.
+        quality: mean over the checkpoints of the probability of the given label; low is suspect.
+        flagged: whether the label is flagged as wrong; never for an example without a gradient.
+        suggested: the class that a flagged label should rather be, -1 for the others.
+    """
+
+    given: Int[np.ndarray, " n"]
+    likeliest: Int[np.ndarray, " n"]
+    quality: Float[np.ndarray, " n"]
+    flagged: Bool[np.ndarray, " n"]
+    suggested: Int[np.ndarray, " n"]
+
+
+def judge(store: Store) -> Judged:
+    """Judge every label by the probabilities that the index keeps.
+
+    Args:
+        store: an index of a classifier's training set.
+
+    Returns:
+        The judgement; flags follow `confident_errors`.
+
+    Raises:
+        InputError: the index is of a language model.
+    """
+    if store.plan.label_names is None:
+        raise InputError("this index is of a language model: there are no labels to check")
+    means, given = store.features["mean_probabilities"], store.features["labels"]
+    valid = np.flatnonzero(store.alive)
+    wrong, better = confident_errors(means[valid], given[valid])
+    flagged, suggested = np.zeros(store.n, dtype=np.bool_), np.full(store.n, -1)
+    flagged[valid] = wrong
+    suggested[valid] = np.where(wrong, better, -1)
+    own = means[np.arange(len(given)), given].astype(np.float64)
+    return Judged(given, means.argmax(1), np.clip(own, 0.0, 1.0), flagged, suggested)
 
 
 def confident_errors(

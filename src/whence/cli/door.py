@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from whence.cli import asking, keeping, making
+from whence.cli import asking, keeping, making, showing
 from whence.cli.speech import fail
 from whence.errors import WhenceError
 from whence.version import __version__
@@ -46,7 +46,9 @@ for command in (
     keeping.plan,
     making.index,
     asking.explain,
+    showing.serve,
     asking.labels,
+    showing.apply,
     asking.check,
     keeping.verify,
     keeping.info,

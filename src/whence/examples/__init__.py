@@ -9,5 +9,21 @@ from whence.examples.collection import Columns, Examples
 from whence.examples.sources import read
 from whence.examples.spreadsheet import write_csv
 from whence.examples.stored import Stored, parquet_bytes
+from whence.examples.whole import Found, How, Whole, spans
+from whence.examples.wordsets import WordSets
 
-__all__ = ["Columns", "Examples", "Stored", "parquet_bytes", "read", "read_parquet", "write_csv", "write_parquet"]
+__all__ = [
+    "Columns",
+    "Examples",
+    "Found",
+    "How",
+    "Stored",
+    "Whole",
+    "WordSets",
+    "parquet_bytes",
+    "read",
+    "read_parquet",
+    "spans",
+    "write_csv",
+    "write_parquet",
+]

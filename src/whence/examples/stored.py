@@ -87,8 +87,22 @@ class Stored:
         Raises:
             DamagedError: it cannot be read.
         """
+        return self.arrow(name).to_pylist()
+
+    def arrow(self, name: str) -> Any:
+        """Read one column without making Python objects of it.
+
+        Args:
+            name: the column.
+
+        Returns:
+            A `pyarrow.ChunkedArray`.
+
+        Raises:
+            DamagedError: it cannot be read.
+        """
         try:
-            return self._file.read([name]).column(name).to_pylist()
+            return self._file.read([name]).column(name)
         except _UNREADABLE as error:
             raise self._damaged(error) from error
 

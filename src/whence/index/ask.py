@@ -1,6 +1,6 @@
 """Ask an index: which training examples, and which words in them, helped or hurt an output."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -55,6 +55,8 @@ class Index:
         self.store = Store(Path(path), partial=partial, allow_missing=allow_missing)
         self._run_folder = Path(run) if run is not None else Path(self.store.plan.run)
         self._search, self._beside = Search(self.store, kernel=kernel), Beside(self.store)
+        self.say: Callable[[str], None] = lambda _: None
+        """Told in a few words what is being done; replace it to watch a question on its way."""
         self._trust_remote_code = trust_remote_code
         self._passes: dict[int, Pass] = {}
         self._answers = Answers(self.store, self._search, self._beside)
@@ -189,6 +191,7 @@ class Index:
         """
         where.check(self.store)
         asked = self._asked(queries, against, k)
+        self.say("comparing with the training examples")
         for start in range(0, len(queries), BLOCK):
             rows = range(start, min(start + BLOCK, len(queries)))
             for row, ranking in zip(rows, self._ranked(asked, rows, k, where), strict=True):
@@ -321,7 +324,10 @@ class Index:
                 "(without a label, the predicted class): name two different classes"
             )
         asked = Asked(queries, encoded, labels, other, predicted, probabilities)
-        for checkpoint in self.store.plan.checkpoints:
+        for number, checkpoint in enumerate(self.store.plan.checkpoints, 1):
+            self.say(
+                f"gradients at step {checkpoint.step} ({number} of {len(self.store.plan.checkpoints)} checkpoints)"
+            )
             asked.take(
                 checkpoint.step, self._pass(checkpoint.step), self.store.plan.source.batch_size, equal=run.equal_lengths
             )
@@ -351,6 +357,7 @@ class Index:
     def _pass(self, step: int) -> Pass:
         if step not in self._passes:
             checkpoint = next(one for one in self.run.checkpoints if one.step == step)
+            self.say(f"loading the model of step {step}")
             model = self.run.load(checkpoint)
             held = sum(parameter.nbytes for work in self._passes.values() for parameter in work.model.parameters())
             if held + sum(parameter.nbytes for parameter in model.parameters()) > KEPT_BYTES:

@@ -9,10 +9,12 @@ from whence.store.rows import RowKind
 from whence.store.segment import Segment
 from whence.store.sums import Sums
 from whence.store.verify import Verdict, verify
+from whence.store.watching import BuildProgress, watch
 from whence.store.writer import Writer
 
 __all__ = [
     "FORMAT",
+    "BuildProgress",
     "Manifest",
     "Plan",
     "PlannedCheckpoint",
@@ -29,4 +31,5 @@ __all__ = [
     "delete",
     "merge",
     "verify",
+    "watch",
 ]

@@ -238,6 +238,21 @@ class Answer(Page):
         return max((abs(w.share) for hit in (*self.helped, *self.hurt) for w in hit.words), default=0.0)
 
     @property
+    def query_marks(self) -> tuple[Mark, ...]:
+        """Marks on the query's text: the shares of each place, summed over all hits that show it."""
+        sums: dict[Span, float] = {}
+        for hit in (*self.helped, *self.hurt):
+            for pair in hit.shown_words:
+                for span in pair.query_spans:
+                    sums[span] = sums.get(span, 0.0) + pair.share
+        return tuple((start, end, share) for (start, end), share in sums.items())
+
+    @property
+    def largest_query_share(self) -> float:
+        """Largest size of a mark on the query's text: the strength of a full one."""
+        return max((abs(share) for _, _, share in self.query_marks), default=0.0)
+
+    @property
     def helped_ids(self) -> frozenset[str]:
         """Ids of the examples that helped most."""
         return frozenset(hit.id for hit in self.helped)

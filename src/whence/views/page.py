@@ -122,7 +122,22 @@ def fragment(page: Page, limits: Limits = Limits()) -> Markup:
     Returns:
         Escaped HTML.
     """
-    return Markup(environment().get_template(page.template).render(page=page, limits=limits))
+    return Markup(environment().get_template(page.template).render(page=page, limits=limits, doors=None))
+
+
+def screen(name: str, frame: object, shown: object, doors: object = None) -> str:
+    """A whole page of the explorer.
+
+    Args:
+        name: of the template.
+        frame: what stands around it.
+        shown: what it shows.
+        doors: ways out of an answer on it; None without one.
+
+    Returns:
+        HTML.
+    """
+    return environment().get_template(name).render(frame=frame, page=shown, doors=doors, limits=Limits())
 
 
 def document(*pages: Page, title: str | None = None) -> str:
@@ -150,6 +165,7 @@ def document(*pages: Page, title: str | None = None) -> str:
             css=css(),
             policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
             limits=Limits(),
+            doors=None,
         )
     )
 
@@ -175,13 +191,16 @@ def write(path: Path, text: str) -> None:
 
 
 @cache
-def css() -> Markup:
-    """The one style sheet, without its comments and indentation.
+def css(name: str = "whence.css") -> Markup:
+    """A style sheet without its comments and indentation: the one of all pages, or what the explorer adds to it.
+
+    Args:
+        name: of the file.
 
     Returns:
         CSS in which every selector holds a class that starts with "wh-", so that nothing leaks into a host page.
     """
-    source = (TEMPLATES / "whence.css").read_text(encoding="utf-8")
+    source = (TEMPLATES / name).read_text(encoding="utf-8")
     bare = re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
     # Our own file, and it holds no "<": the only text that reaches a page unescaped.
     return Markup("\n".join(line.strip() for line in bare.splitlines() if line.strip()))

@@ -69,11 +69,13 @@ class Segment:
         pieces: what is shown, in order.
         share: signed share of the score; None outside of marks.
         first: the first place of this share in the text (a word may stand in several places).
+        plain: the stretch as it stands in the text.
     """
 
     pieces: tuple[Piece, ...]
     share: float | None = None
     first: bool = True
+    plain: str = ""
 
 
 def pieces(text: str) -> tuple[Piece, ...]:
@@ -126,7 +128,7 @@ def segments(text: str, marks: Sequence[Mark] = ()) -> tuple[Segment, ...]:
         shares = tuple(mark[2] for mark in active)
         total = math.fsum(shares) if shares else None
         key = (shares, text[start:end].casefold())
-        found.append(Segment(pieces(text[start:end]), total, key not in seen))
+        found.append(Segment(pieces(text[start:end]), total, key not in seen, text[start:end]))
         seen.add(key)
     return tuple(found)
 

@@ -1,0 +1,69 @@
+"""Commands that show an index to people and act on what they decided: the explorer, the report, the new data set."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from whence.cli import options
+from whence.cli.options import IndexFolder, Json, Quiet
+from whence.cli.speech import hint, show
+
+
+def serve(
+    indexes: Annotated[list[Path], typer.Argument(metavar="INDEX...", help="Folders of indexes.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    host: Annotated[
+        str, typer.Option(help="Address to bind; any other than this machine's own asks visitors for a token.")
+    ] = "127.0.0.1",
+    run: Annotated[Path | None, typer.Option(help="Folder of the run, when it has moved.")] = None,
+    allow_missing: options.AllowMissing = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look at indexes in a browser: ask, browse, compare, decide. On this machine only; stop it with Ctrl-C."""
+    from whence.web.serving import serve as run_server
+
+    opened = {
+        "run": None if run is None else str(run),
+        "allow_missing": allow_missing,
+        "trust_remote_code": trust_remote_code,
+    }
+
+    def say(address: str) -> None:
+        typer.echo(address)
+        hint("open this address in a browser; Ctrl-C stops", quiet=quiet)
+
+    run_server(indexes, host=host, port=port, options=opened, say=say)
+
+
+def apply(
+    index: IndexFolder,
+    out: Annotated[Path, typer.Option(help="The new data set: .csv, .jsonl or .parquet; nothing is replaced.")],
+    raw: Annotated[
+        bool, typer.Option("--raw", help="CSV that reads back exactly, without the ' that guards spreadsheets.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a new data set from the decisions made in the explorer: labels fixed, dropped rows left out."""
+    options.usable(out, "--out")
+    from whence.decisions import Decisions
+    from whence.decisions import apply as run_apply
+    from whence.store import Store
+
+    store = Store(index)
+    decisions = Decisions.of(store)
+    done = run_apply(store, decisions, out, guard=not raw)
+    content = {"out": str(out), "rows": done.rows, "fixed": done.fixed, "dropped": done.dropped}
+    line = f"{out}: {done.rows:,} rows; {done.fixed:,} labels fixed, {done.dropped:,} rows dropped"
+    show(as_json, lambda: content, lambda: typer.echo(line))
+    if not decisions.current:
+        hint(f"no decisions at {decisions.path}: make some with `whence serve {index}`", quiet=quiet)
+    if decisions.foreign:
+        hint(f"{decisions.foreign} steps were decided about other data than this index holds", quiet=quiet)
+    if done.guarded:
+        hint(
+            f"{out}: {done.guarded} cells begin like a formula and got a leading ' for spreadsheets; --raw leaves them",
+            quiet=quiet,
+        )

@@ -1,0 +1,207 @@
+"""The indexes that one explorer shows: opened when they are first looked at, opened anew when they change."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+from whence.decisions import Decisions
+from whence.errors import InputError, WhenceError
+from whence.near import nearest
+from whence.store import Plan, Store
+from whence.web.asking import Source
+from whence.web.questions import Question, Questions
+from whence.web.table import Table
+from whence.web.twins import Twins
+
+Stamp = tuple[int, int, int] | None
+
+
+class Shown:
+    """One index of the explorer.
+
+    Args:
+        name: by which URLs know it.
+        folder: where it is.
+        options: of `whence.open`.
+    """
+
+    def __init__(self, name: str, folder: Path, options: Mapping[str, Any]) -> None:
+        self.name, self.folder, self.options = name, folder, options
+        self._lock = RLock()
+        self._stamp: Stamp = None
+        self._store: Store | None = None
+        self._problem: WhenceError | None = None
+        self._table: Table | None = None
+        self._twins: Twins | None = None
+        self._decisions: Decisions | None = None
+        self._questions: Questions | None = None
+
+    @property
+    def store(self) -> Store:
+        """The open index.
+
+        Raises:
+            WhenceError: it can not be opened; says why.
+        """
+        with self._lock:
+            stamp = self._stamped()
+            if stamp != self._stamp:
+                self._stamp = stamp
+                self._open()
+            if self._problem is not None:
+                raise self._problem
+            assert self._store is not None
+            return self._store
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the index is finished."""
+        return (self.folder / "manifest.json").is_file()
+
+    @property
+    def plan(self) -> Plan:
+        """What the index is of."""
+        return self.store.plan
+
+    @property
+    def table(self) -> Table:
+        """Its examples."""
+        with self._lock:
+            store = self.store
+            if self._table is None:
+                self._table = Table(store)
+            return self._table
+
+    @property
+    def twins(self) -> Twins:
+        """Its examples by their words."""
+        with self._lock:
+            table = self.table
+            if self._twins is None:
+                self._twins = Twins(table.whole)
+            return self._twins
+
+    @property
+    def decisions(self) -> Decisions:
+        """What was decided about its examples."""
+        with self._lock:
+            store = self.store
+            if self._decisions is None:
+                self._decisions = Decisions.of(store)
+            return self._decisions
+
+    @property
+    def questions(self) -> Questions:
+        """What it was asked."""
+        with self._lock:
+            store = self.store
+            if self._questions is None:
+                self._questions = Questions(self.folder, store.manifest.merkle_root or f"unfinished {self._stamp}")
+            return self._questions
+
+    @property
+    def source(self) -> Source:
+        """How the process with the model opens it."""
+        return Source(self.folder, self.store.manifest.merkle_root, {**self.options, "partial": not self.sealed})
+
+    @property
+    def run_folder(self) -> Path:
+        """Where its model is, or was."""
+        return Path(self.options.get("run") or self.plan.run)
+
+    def check(self, question: Question) -> None:
+        """Refuse a question that the index shows to be impossible, before any process is started for it.
+
+        Args:
+            question: what is asked.
+
+        Raises:
+            InputError: it has no text, compares a label with itself, or names a label that does not exist.
+        """
+        names = self.plan.label_names
+        if not (question.text + question.pair + question.target).strip():
+            raise InputError("there is no text to explain: write one")
+        for label in (question.label, question.against):
+            if label and (names is None or label not in names):
+                raise InputError(f"no class {label!r}{nearest(label, names or ())}")
+        if question.label and question.label == question.against:
+            raise InputError(f"{question.label!r} can not be compared with itself: choose two classes")
+
+    def warm(self) -> None:
+        """Do what the first visitor of the table would wait for."""
+        try:
+            table = self.table
+            _ = table.judged, table.coded, table.whole.lengths, table.whole.numbers
+            _ = self.twins.ready
+        except WhenceError:
+            return  # its pages say so
+
+    def _stamped(self) -> Stamp:
+        path = self.folder / "manifest.json"
+        try:
+            found = path.stat()
+        except OSError:
+            return (0, 0, _newest(self.folder))
+        return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+    def _open(self) -> None:
+        self._store = self._problem = self._table = self._twins = self._decisions = self._questions = None
+        try:
+            self._store = Store(
+                self.folder, partial=not self.sealed, allow_missing=bool(self.options.get("allow_missing"))
+            )
+        except WhenceError as error:
+            self._problem = error
+
+
+class Shelf:
+    """All indexes of an explorer.
+
+    Args:
+        folders: where they are; at least one.
+        options: of `whence.open`, for all of them.
+    """
+
+    def __init__(self, folders: Sequence[Path], options: Mapping[str, Any]) -> None:
+        self.shown: dict[str, Shown] = {}
+        for folder in folders:
+            name = _free(folder.name.removesuffix(".whence") or "index", self.shown)
+            self.shown[name] = Shown(name, folder, options)
+
+    @property
+    def first(self) -> Shown:
+        """The one that is shown when none is named."""
+        return next(iter(self.shown.values()))
+
+    def get(self, name: str) -> Shown:
+        """Find an index.
+
+        Args:
+            name: of it; empty for the first.
+
+        Returns:
+            The index.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        if not name:
+            return self.first
+        if name not in self.shown:
+            raise InputError(
+                f"no index is called {name[:60]!r}{nearest(name[:60], self.shown)}: there are {', '.join(self.shown)}"
+            )
+        return self.shown[name]
+
+
+def _free(name: str, taken: Mapping[str, object]) -> str:
+    return next(one for one in (name, *(f"{name}-{number}" for number in range(2, 1000))) if one not in taken)
+
+
+def _newest(folder: Path) -> int:
+    """When a shard was last finished, in whole seconds: an unfinished index is opened anew after that."""
+    try:
+        return int(max((one.stat().st_mtime for one in (folder / "forms").iterdir()), default=0.0))
+    except OSError:
+        return 0

@@ -1,0 +1,119 @@
+"""An explorer for tests: the application behind its guard, asked in this process, with every header in our hands."""
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from markup import Structure
+from whence.web.serving import made
+from whence.web.shelf import Shelf
+
+PORT = 7860
+HOST = f"127.0.0.1:{PORT}"
+OWN = {"origin": f"http://{HOST}", "sec-fetch-site": "same-origin"}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    @property
+    def seen(self) -> str:
+        """The words of the page, white space made plain."""
+        return " ".join(" ".join(Structure(self.text).text).split())
+
+    @property
+    def location(self) -> str:
+        return self.headers.get("location", "")
+
+
+class Browser:
+    """Asks an explorer."""
+
+    def __init__(self, *indexes: Path, host: str = "127.0.0.1", read_seconds: float = 30.0, **options: Any) -> None:
+        self.shelf = Shelf(indexes, options)
+        self.explorer, self.guard = made(self.shelf, host, PORT)
+        self.guard._seconds = read_seconds
+        self.token = self.guard.token
+
+    def get(self, url: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> Reply:
+        return self.send(method, url, {"host": HOST, **(headers or {})})
+
+    def post(self, url: str, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Reply:
+        """A form of our own pages."""
+        filled = {"token": self.token, **fields}
+        kind = {"content-type": "application/x-www-form-urlencoded"}
+        body = urlencode(filled, doseq=True).encode()
+        length = {"content-length": str(len(body))}
+        return self.send("POST", url, {"host": HOST, **OWN, **kind, **length, **(headers or {})}, [body])
+
+    def send(self, method: str, url: str, headers: Any, parts: Sequence[bytes] = (b"",), wait: float = 0.0) -> Reply:
+        """Any request; headers as a mapping or as pairs."""
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
+        split = urlsplit(url)
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": split.path,
+            "raw_path": split.path.encode("utf-8", "surrogatepass"),
+            "query_string": split.query.encode("utf-8", "surrogatepass"),
+            "root_path": "",
+            "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in pairs],
+            "client": ("127.0.0.1", 50000),
+            "server": ("127.0.0.1", PORT),
+            "state": {},
+        }
+        return asyncio.run(self._run(scope, list(parts), wait))
+
+    async def _run(self, scope: dict[str, Any], parts: list[bytes], wait: float) -> Reply:
+        sent: list[dict[str, Any]] = []
+        waiting = list(parts)
+
+        async def receive() -> dict[str, Any]:
+            if not waiting:
+                return {"type": "http.disconnect"}
+            await asyncio.sleep(wait)
+            return {"type": "http.request", "body": waiting.pop(0), "more_body": bool(waiting)}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(dict(message))
+
+        await self.guard(scope, receive, send)
+        start = sent[0]
+        headers = {name.decode(): value.decode("latin-1") for name, value in start["headers"]}
+        return Reply(start["status"], headers, b"".join(one.get("body", b"") for one in sent[1:]))
+
+    def ask(self, text: str, seconds: float = 120.0, **fields: Any) -> Reply:
+        """Ask a question and wait for the page with its answer."""
+        reply = self.post("/ask", {"text": text, **fields})
+        until = time.monotonic() + seconds
+        while reply.status == 303 and time.monotonic() < until:
+            where = reply.location
+            reply = self.get(where)
+            if where.startswith("/job") and reply.status == 200 and 'hx-trigger="every' in reply.text:
+                time.sleep(0.1)
+                reply = Reply(303, {"location": where}, b"")
+        return reply
+
+    def close(self) -> None:
+        self.explorer.asker.close()
+
+
+def lines(body: bytes) -> list[Any]:
+    return [json.loads(line) for line in body.decode().splitlines()]
