@@ -20,7 +20,21 @@ from whence.actions import RANKINGS
 from whence.cli import door, main
 from whence.methods import METHODS
 
-COMMANDS = ["demo", "train", "plan", "index", "explain", "labels", "check", "verify", "info", "delete", "merge"]
+COMMANDS = [
+    "demo",
+    "train",
+    "plan",
+    "index",
+    "explain",
+    "serve",
+    "labels",
+    "apply",
+    "check",
+    "verify",
+    "info",
+    "delete",
+    "merge",
+]
 COMMANDS += ["methods"]
 QUERY = "The bank: PROFIT fell — the naïve vote, the vote 日本!"
 

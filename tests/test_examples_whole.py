@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from whence.errors import InputError
 from whence.examples import Stored, Whole, WordSets, parquet_bytes, spans
 
-TEXTS = ["Alpha beta", "beta", "ALPHABET soup", "", "naïve Größe 日本 語", "a.b (c", "tab\tand\nline", "gamma_beta beta-x",
+TEXTS = ["Alpha beta", "beta", "ALPHABET soup", "", "naïve Größe 日本 語", "a.b (c", "tab\tand\nline",
+         "gamma_beta beta-x",
          "alphabeta", "x" * 5000 + " beta"]  # fmt: skip
 
 
