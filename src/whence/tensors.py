@@ -49,8 +49,21 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
         tensors: arrays by name; made contiguous when they are not.
         metadata: text by name, kept in the header.
     """
+    write_bytes(path, packed(tensors, metadata))
+
+
+def packed(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Make the bytes of a safetensors file.
+
+    Args:
+        tensors: arrays by name; made contiguous when they are not.
+        metadata: text by name, kept in the header.
+
+    Returns:
+        The whole file.
+    """
     contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    write_bytes(path, save(contiguous, dict(metadata) if metadata else None))
+    return save(contiguous, dict(metadata) if metadata else None)
 
 
 def read_tensors(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:

@@ -262,7 +262,7 @@ def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Pat
         args=arguments,
         train_dataset=cast("Any", rows),
         processing_class=tokenizer,
-        callbacks=[Recorder(), _Watch(training.quiet)],
+        callbacks=[Recorder(initial=training.model or "fresh"), _Watch(training.quiet)],
         data_collator=_Padding(tokenizer.pad_token_id or 0, per_token=not isinstance(rows[0]["labels"], int)),
     )
     for noisy in (transformers.PrinterCallback, transformers.ProgressCallback):

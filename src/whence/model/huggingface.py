@@ -138,6 +138,58 @@ def load_model(folder: Path, card: ModelCard, *, trust_remote_code: bool = False
     return model.float().eval()
 
 
+def fresh_model(folder: Path, card: ModelCard, *, trust_remote_code: bool = False) -> torch.nn.Module:
+    """Make a model of the architecture of a checkpoint, with weights drawn by torch's present seed.
+
+    Args:
+        folder: the checkpoint.
+        card: its card.
+        trust_remote_code: allow code that comes with the model (the user's own flag).
+
+    Returns:
+        The model in float32, every parameter trainable.
+
+    Raises:
+        RunError: it is a PEFT adapter, which starts from its base model.
+    """
+    if card.adapter:
+        raise RunError(
+            f"the run in {folder} is a PEFT adapter, and the built-in retrainer trains whole models: "
+            "bring your own whence.evaluate.Retrainer"
+        )
+    quiet()
+    loader = AutoModelForSequenceClassification if card.kind == "classification" else AutoModelForCausalLM
+    made = cast("Any", loader).from_config(_config(str(folder), trust_remote_code), trust_remote_code=trust_remote_code)
+    return cast("torch.nn.Module", made).float()
+
+
+def starting_model(name: str, folder: Path, card: ModelCard, *, trust_remote_code: bool = False) -> torch.nn.Module:
+    """Load the pretrained model from which a run started; what it lacks (a head) is drawn by torch's present seed.
+
+    Args:
+        name: name or folder of the pretrained model.
+        folder: a checkpoint of the run, which says what the outputs are.
+        card: its card.
+        trust_remote_code: allow code that comes with the model (the user's own flag).
+
+    Returns:
+        The model in float32.
+
+    Raises:
+        RunError: it cannot be loaded.
+    """
+    quiet()
+    options: dict[str, Any] = {"config": _config(str(folder), trust_remote_code), "ignore_mismatched_sizes": True}
+    try:
+        model, _ = _loaded(name, card.kind, trust_remote_code, **options)
+    except Exception as error:  # the loaders of the many models raise whatever they like
+        raise RunError(
+            f"cannot load the pretrained model {name}: {first_line(error)}: say from which weights the run started "
+            "with --initial"
+        ) from error
+    return model.float()
+
+
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     """Load a tokenizer that knows character offsets.
 

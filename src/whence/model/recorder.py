@@ -17,6 +17,24 @@ from whence.tensors import write_bytes, write_tensors
 
 EMBEDDING = "embedding"
 
+RUN_FILE = "whence_run.json"
+"""How the run is trained, in its folder: what retraining needs."""
+
+_ARGUMENTS = (
+    "num_train_epochs",
+    "max_steps",
+    "learning_rate",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "warmup_steps",
+    "seed",
+    "data_seed",
+    "label_smoothing_factor",
+)
+
 
 class Recorder(TrainerCallback):
     """Record exact learning rates and second moments at each checkpoint of a Hugging Face Trainer.
@@ -28,12 +46,29 @@ class Recorder(TrainerCallback):
     Args:
         moments: "embedding" keeps the second moment of the word embedding's rows in full; "all" keeps those of every
             parameter; "none" keeps none.
+        initial: from which weights the training starts: name or folder of a pretrained model, or "fresh"; `whence
+            evaluate` needs it to train again.
     """
 
-    def __init__(self, moments: Literal["embedding", "all", "none"] = "embedding") -> None:
+    def __init__(self, moments: Literal["embedding", "all", "none"] = "embedding", initial: str | None = None) -> None:
         self.moments = moments
+        self.initial = initial
         self._rates: list[float] = []
         self._group = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Write how the run is trained into its folder."""
+        if not state.is_world_process_zero:
+            return
+        told = {name: getattr(args, name, None) for name in _ARGUMENTS}
+        told["warmup_steps"] = int(args.get_warmup_steps(state.max_steps))
+        told["optim"] = str(getattr(args.optim, "value", args.optim))
+        told["lr_scheduler_type"] = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+        told["batch_size"] = int(args.train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size))
+        folder = Path(args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"version": 1, "initial": self.initial} | told
+        write_bytes(folder / RUN_FILE, (json.dumps(content, indent=1) + "\n").encode())
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Read the rate that this step used, before the scheduler moves on."""

@@ -1,0 +1,106 @@
+"""Data of the fidelity records: read, deduplicated, cut by a seed."""
+
+import csv
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from whence.types import Example
+
+
+@dataclass(frozen=True)
+class Task:
+    """A training set with its queries; no query's text stands in the training set."""
+
+    name: str
+    train: list[Example]
+    queries: list[Example]
+    labels: tuple[str, ...]
+
+    @property
+    def texts(self) -> list[str]:
+        """Texts of the training set, pairs joined."""
+        return [" ".join(one.parts) for one in self.train]
+
+    @property
+    def query_texts(self) -> list[str]:
+        """Texts of the queries."""
+        return [" ".join(one.parts) for one in self.queries]
+
+    def numbers(self, examples: list[Example]) -> np.ndarray:
+        """Class numbers."""
+        return np.asarray([self.labels.index(str(one.label)) for one in examples])
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """Read a packed CSV file."""
+    csv.field_size_limit(10**7)
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def task(
+    name: str,
+    train: list[Example],
+    queries: list[Example],
+    labels: tuple[str, ...],
+    sizes: tuple[int, int],
+    seed: int = 0,
+) -> Task:
+    """Drop repeated texts, keep queries out of the training set, and cut both to their sizes, at random."""
+    generator, seen = np.random.default_rng(seed), set[tuple[str, ...]]()
+    chosen: list[list[Example]] = []
+    for wanted, pool in ((sizes[1], queries), (sizes[0], train)):
+        kept: list[Example] = []
+        for place in generator.permutation(len(pool)).tolist():
+            key = tuple(part.strip().lower() for part in pool[place].parts)
+            if len(kept) == wanted or key in seen or not all(key):
+                continue
+            seen.add(key)
+            kept.append(pool[place])
+        chosen.append([Example(one.id, row, one.text, one.label, one.text_pair) for row, one in enumerate(kept)])
+    return Task(name, chosen[1], chosen[0], labels)
+
+
+def agnews(folder: Path, sizes: tuple[int, int], *, title: bool = False) -> Task:
+    """Descriptions (and titles) of AG News: two files of training rows, queries of the test file."""
+
+    def read(name: str) -> list[Example]:
+        return [
+            Example(
+                one["id"],
+                row,
+                f"{one['title']} {one['description']}" if title else one["description"],
+                one["label_name"],
+            )
+            for row, one in enumerate(rows(folder / "agnews" / name))
+        ]
+
+    train = read("train.csv.gz") + ([] if title else read("train_extra_description_only.csv.gz"))
+    return task("agnews", train, read("test.csv.gz"), ("World", "Sports", "Business", "Sci/Tech"), sizes)
+
+
+def toxic(folder: Path, name: str, sizes: tuple[int, int]) -> Task:
+    """Tweets: toxic or not; queries are rows of the same file."""
+    pool = [
+        Example(one["id"], row, one["text"], ("fine", "toxic")[int(one["toxic"])])
+        for row, one in enumerate(rows(folder / name / "train.csv.gz"))
+        if name != "toxic_tweeteval" or one["task"] == "offensive"
+    ]
+    return task(name, pool[2000:], pool[:2000], ("fine", "toxic"), sizes)
+
+
+def snli(folder: Path, sizes: tuple[int, int]) -> Task:
+    """Sentence pairs of SNLI's development and test files; queries are rows of the test file."""
+    found = rows(folder / "nli_snli_devtest" / "pairs.csv.gz")
+    return _pairs("snli", found, sizes)
+
+
+def _pairs(name: str, found: list[dict[str, str]], sizes: tuple[int, int]) -> Task:
+    labels = tuple(sorted({one["label_name"] for one in found}))
+    pool = [
+        Example(one["id"], row, one["premise"], one["label_name"], one["hypothesis"]) for row, one in enumerate(found)
+    ]
+    return task(name, pool[1500:], pool[:1500], labels, sizes)

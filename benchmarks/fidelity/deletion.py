@@ -1,0 +1,66 @@
+"""Case deletion for records A and B: both signs, random control, gold and predicted class, brittleness."""
+
+from whence.evaluate.deletion import RANDOM, SIDES, flipped, plan_deletions, run_deletions
+from whence.evaluate.fitting import one_thread
+from whence.evaluate.intervals import bootstrap, paired, ratio
+from whence.evaluate.retraining import null_gap
+
+
+def table(scores, labels, query_labels, retrains, points: int, ks, seeds, best: str, floor: str, control: str) -> dict:
+    """Retrain and report; `best` is compared with `floor` and with `control` in pairs."""
+    plan = plan_deletions(scores, ks, seeds, labels, queries=range(points))
+    print(
+        f"case deletion: {len({job.name for job in plan.jobs})} models, {len(retrains.missing(plan.jobs))} to train",
+        flush=True,
+    )
+    found: dict = {
+        "null_retrain_gap": null_gap(retrains, seeds[0]),
+        "points": points,
+        "k": list(ks),
+        "seeds": list(seeds),
+    }
+    for which, classes in (("gold", query_labels), ("predicted", "predicted")):
+        result = run_deletions(plan, retrains, classes)
+        curves: dict = {}
+        for one in result.curves:
+            curves.setdefault(one.method, {})[one.side] = {
+                "auc_del": one.auc().to_dict(), "by_k": {str(k): one.at(k).to_dict() for k in ks},
+            }  # fmt: skip
+        random = result.curve(RANDOM, "helped").by_query
+        for name in scores:
+            for side in SIDES:
+                mine = result.curve(name, side).by_query
+                if len(mine) == len(random):
+                    curves[name][side]["minus_random"] = paired(mine, random).to_dict()
+        pairs = {
+            f"{best} / {floor}": _against(result, best, floor), f"{best} / {control}": _against(result, best, control),
+        }  # fmt: skip
+        found[which] = {"curves": curves, "compared": pairs, "retrain_noise": result.noise, "skipped": result.skipped}
+        found["retrains"] = result.retrains
+    found["brittleness"] = {
+        name: {str(k): bootstrap(flips).to_dict() for k, flips in flipped(plan, retrains, name).items()}
+        for name in (RANDOM, *scores)
+    }
+    found["seconds_per_retrain"] = float(retrains.seconds().mean())
+    return found
+
+
+def _against(result, best: str, other: str) -> dict:
+    said = {}
+    for side in SIDES:
+        mine, theirs = result.curve(best, side).by_query, result.curve(other, side).by_query
+        said[side] = {"ratio": ratio(mine, theirs).to_dict(), "difference": paired(mine, theirs).to_dict()}
+    return said
+
+
+def deletion_table(setting, args) -> dict:
+    """Record B: scores of all runs summed."""
+    names = ("tracin-we", "tracin-we-adam unit-norm", "tracin-last", "tfidf-label")
+    with one_thread():
+        scores = {name: setting.scores[name][1] for name in names}
+    labels = setting.problem.train_labels
+    retrains = setting.retrains(keep_places=True)
+    return table(
+        scores, labels, setting.query_labels, retrains, args.points, args.k, range(args.seeds),
+        "tracin-we-adam unit-norm", "tracin-last", "tfidf-label",
+    )  # fmt: skip

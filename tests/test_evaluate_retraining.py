@@ -1,0 +1,249 @@
+"""The engine: what is finished is never done again, whoever kills it, and two processes give the same bytes."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import runs
+from planted import fickle, planted
+from whence.errors import InputError, MismatchError
+from whence.evaluate import Job, Retrains, null_gap
+from whence.evaluate.convolution import CnnProblem, TextCnn
+from whence.evaluate.fitting import Loop, Settings
+from whence.evaluate.order import batches, id_hashes, order
+from whence.evaluate.own_run import FRESH, RunProblem, recipe_of_run, write_run
+from whence.evaluate.tail_patch import tail_patch
+from whence.model import Run
+from whence.types import Example
+
+HASHES = id_hashes([f"n{number}" for number in range(40)])
+
+
+@given(st.integers(0, 1000), st.integers(0, 5), st.sets(st.integers(0, 39), max_size=20))
+def test_the_order_of_a_subset_is_that_of_the_whole(seed: int, epoch: int, deleted: set[int]):
+    kept = np.ones(40, dtype=bool)
+    kept[list(deleted)] = False
+    whole = [row for row in order(HASHES, seed, epoch) if kept[row]]
+    for keep_places in (True, False):
+        found = list(batches(HASHES, kept, seed, epoch, 7, keep_places=keep_places))
+        assert np.concatenate(found).tolist() == whole
+        assert all(len(batch) for batch in found)
+
+
+def test_keeping_places_moves_nothing_between_batches():
+    kept = np.ones(40, dtype=bool)
+    full = list(batches(HASHES, kept, 3, 0, 8, keep_places=True))
+    kept[full[1][:3]] = False
+    found = list(batches(HASHES, kept, 3, 0, 8, keep_places=True))
+    assert [one.tolist() for one in found] == [
+        full[0].tolist(),
+        full[1][3:].tolist(),
+        *[one.tolist() for one in full[2:]],
+    ]
+
+
+def test_every_epoch_and_seed_has_its_own_order():
+    orders = {tuple(order(HASHES, seed, epoch)) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+    assert all(sorted(one) == list(range(40)) for one in orders)
+
+
+def problem(queries: int = 5, size: int = 60) -> CnnProblem:
+    generator = np.random.default_rng(0)
+    ids, labels = generator.integers(1, 50, (size + queries, 12)), np.arange(size + queries) % 3
+    ids[:, :4] = labels[:, None] * 3 + generator.integers(0, 3, (size + queries, 4)) + 1
+    hashes = id_hashes([str(row) for row in range(size)])
+    return CnnProblem(ids[:size], labels[:size], ids[size:], labels[size:], hashes, 50, 3, "made up", 8, 6)
+
+
+SETTINGS = Settings(2, 16, 1e-2)
+
+
+def test_the_null_retrain_reproduces_the_model(tmp_path: Path):
+    assert null_gap(Retrains(Loop(problem(), SETTINGS), tmp_path, quiet=True), 0) <= 1e-6
+    assert null_gap(Retrains(fickle(), tmp_path, quiet=True), 0) > 0.5, "a fickle training function shows"
+
+
+def test_nothing_deleted_equals_everything_kept_both_ways():
+    whole = np.arange(60)
+    first, second = (Loop(problem(), Settings(2, 16, 1e-2, keep_places=one))(whole, 4) for one in (True, False))
+    assert (first.log_odds == second.log_odds).all()
+
+
+def test_training_learns_and_deletion_changes_it():
+    loop = Loop(problem(), Settings(6, 8, 1e-2))
+    full = loop(np.arange(60), 0)
+    assert full.loss.mean() < np.log(3) / 2
+    less = loop(np.arange(60)[loop.problem.labels != 0], 0)
+    zero = loop.problem.query_labels == 0
+    assert less.of(np.zeros(5, int))[zero].max() < full.of(np.zeros(5, int))[zero].min()
+
+
+def test_two_processes_write_the_same_bytes(tmp_path: Path):
+    loop = Loop(problem(), SETTINGS)
+    jobs = [Job.without([row], 60, seed) for row in range(2) for seed in range(2)]
+    folders = [tmp_path / "one", tmp_path / "two"]
+    found = [
+        Retrains(loop, folder, workers, quiet=True).outputs(jobs)
+        for folder, workers in zip(folders, (1, 2), strict=True)
+    ]
+    assert all(
+        (one.log_odds == other.log_odds).all() and (one.loss == other.loss).all()
+        for one, other in zip(*found, strict=True)
+    )
+
+
+def test_a_finished_retrain_is_never_made_again(tmp_path: Path):
+    trail = tmp_path / "trail"
+    model = planted(trail=trail)
+    jobs = [Job.without([row], 120, 0) for row in (1, 2, 3, 1)]
+    first = Retrains(model, tmp_path / "cache", quiet=True)
+    outputs = first.outputs(jobs)
+    assert first.performed == 3, "equal jobs are trained once"
+    assert (outputs[0].loss == outputs[3].loss).all()
+    again = Retrains(model, tmp_path / "cache", quiet=True)
+    assert again.missing(jobs) == []
+    assert (again.outputs(jobs)[2].log_odds == outputs[2].log_odds).all()
+    assert again.performed == 0
+    assert len(trail.read_text().splitlines()) == 3
+    assert len(again.seconds()) == 3
+
+
+KILLED = """
+import sys, pathlib
+sys.path.insert(0, {tests!r})
+from planted import Planted
+import numpy as np
+from whence.evaluate import Job, Retrains
+model = Planted(np.ones((3, 30)), trail=pathlib.Path({trail!r}), pause=0.05)
+Retrains(model, pathlib.Path({cache!r}), quiet=True).outputs([Job.without([row], 30, 0) for row in range(30)])
+"""
+
+
+def test_a_killed_evaluation_resumes_without_repeating(tmp_path: Path):
+    trail, cache = tmp_path / "trail", tmp_path / "cache"
+    code = KILLED.format(tests=str(Path(__file__).parent), trail=str(trail), cache=str(cache))
+    running = subprocess.Popen([sys.executable, "-c", code])
+    while not list(cache.rglob("*.safetensors"))[4:]:
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    kept = {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
+    assert 5 <= len(kept) < 30
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert len(list(cache.rglob("*.safetensors"))) == 30
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(trail.read_text().splitlines()) <= 31, "at most the one that was killed is begun twice"
+    assert not list(cache.rglob("*.tmp*"))
+
+
+def test_another_run_never_answers_for_this_one(tmp_path: Path):
+    one, other = Retrains(planted(seed=0), tmp_path, quiet=True), Retrains(planted(seed=1), tmp_path, quiet=True)
+    jobs = [Job.without([0], 120, 0)]
+    assert (one.outputs(jobs)[0].loss != other.outputs(jobs)[0].loss).any()
+    (one.home / "recipe.txt").write_text("something else")
+    with pytest.raises(MismatchError, match="retrains of another run"):
+        Retrains(planted(seed=0), tmp_path)
+
+
+def test_rows_that_are_not_there_are_refused(tmp_path: Path):
+    retrains = Retrains(planted(), tmp_path, quiet=True)
+    for rows in ([], [-1, 3], [3, 120]):
+        with pytest.raises(InputError, match="rows are positions from 0"):
+            retrains.outputs([Job(np.asarray(rows, dtype=np.int64), 0)])
+    with pytest.raises(InputError, match="at least one process"):
+        Retrains(planted(), tmp_path, workers=0)
+
+
+def test_a_diverged_training_is_no_result():
+    with pytest.raises(InputError, match="diverged"):
+        Loop(problem(), Settings(8, 16, 1e38, "sgd"))(np.arange(60), 0)
+
+
+def test_the_cnn_is_that_of_the_experiments():
+    model = TextCnn(25_000, 4, 128)
+    sizes = [sum(one.numel() for one in part.parameters()) for part in model.children()]
+    assert sizes == [3_200_000, 32_050, 12_550, 2_550, 204]
+    logits = model(torch.zeros((2, 128), dtype=torch.int64)).logits
+    assert logits.shape == (2, 4)
+    assert model.get_output_embeddings() is None
+
+
+def examples(rows: list[dict[str, str]]) -> list[Example]:
+    return [Example(one["id"], number, one["text"], one["label"]) for number, one in enumerate(rows)]
+
+
+def own(folder: Path, **changes: object) -> Loop:
+    run = Run.from_pretrained(folder)
+    found = recipe_of_run(run, **changes)
+    return Loop(RunProblem(run, examples(runs.ROWS), examples(runs.OTHERS[:6]), FRESH, runs.MAX_LENGTH), found.settings)
+
+
+def test_the_users_own_run_is_trained_again(bert_run: Path, tmp_path: Path):
+    loop = own(bert_run)
+    assert (loop.settings.batch_size, loop.settings.learning_rate, loop.settings.schedule) == (4, 1e-2, "linear")
+    retrains = Retrains(loop, tmp_path, quiet=True)
+    assert null_gap(retrains, 0) <= 1e-6
+    made = retrains.outputs([Job(np.arange(24), 0)])[0]
+    assert made.log_odds.shape == (6, 3)
+    written = write_run(loop, tmp_path / "again", 0)
+    assert [one.step for one in written.checkpoints] == list(range(1, loop.settings.epochs + 1))
+    assert written.checkpoints[-1].moments is not None
+    problem = loop.problem
+    model = written.load(written.checkpoints[-1])
+    assert np.abs(problem.outputs(model).log_odds - made.log_odds).max() <= 1e-6, "nothing deleted, same seed"
+
+
+def test_initial_weights_of_a_fresh_run_are_those_of_its_seed(bert_run: Path):
+    tokenizer = runs.bert_tokenizer()
+    made = own(bert_run).problem.fresh(0).state_dict()
+    assert all(torch.equal(value, made[name]) for name, value in runs.bert(tokenizer).state_dict().items())
+
+
+def test_a_pretrained_start_keeps_its_body(bert_run: Path, encoder_folder: Path):
+    run = Run.from_pretrained(bert_run)
+    problem = RunProblem(run, examples(runs.ROWS), examples(runs.OTHERS[:6]), str(encoder_folder), runs.MAX_LENGTH)
+    first, second = problem.fresh(0).state_dict(), problem.fresh(1).state_dict()
+    same = {name for name, value in first.items() if torch.equal(value, second[name])}
+    assert "classifier.weight" not in same
+    assert "bert.embeddings.word_embeddings.weight" in same
+
+
+def test_what_a_foreign_run_does_not_say_is_said(bert_run: Path, copied):
+    folder = copied(bert_run)
+    (folder / "whence_run.json").unlink()
+    found = recipe_of_run(Run.from_pretrained(folder), epochs=2)
+    assert found.settings.epochs == 2
+    assert found.initial is None
+    assert "assumed" in found.notes[0]
+
+
+def test_an_optimizer_that_the_loop_lacks_is_named(bert_run: Path, copied):
+    folder = copied(bert_run)
+    runs.edit(folder / "whence_run.json", optim="adafactor")
+    with pytest.raises(InputError, match=r"optimizer adafactor.*bring your own"):
+        recipe_of_run(Run.from_pretrained(folder))
+
+
+def test_tail_patch_is_one_step_and_takes_it_back():
+    loop = Loop(problem(), Settings(4, 8, 1e-2))
+    model = loop.fit(np.arange(60), 0)
+    kept = {name: one.detach().clone() for name, one in model.named_parameters()}
+    classes = loop.problem.query_labels
+    same = [np.flatnonzero(loop.problem.labels == one)[:3] for one in classes]
+    other = [np.flatnonzero(loop.problem.labels != one)[:3] for one in classes]
+    helped, hurt = (tail_patch(loop.problem, model, rows, classes, 0.1) for rows in (same, other))
+    assert helped.shape == (5, 3)
+    assert helped.mean() > 0 > hurt.mean()
+    assert all(torch.equal(one, kept[name]) for name, one in model.named_parameters())
+    with pytest.raises(InputError, match="equally many"):
+        tail_patch(loop.problem, model, [[0, 1], [2]], classes, 0.1)
