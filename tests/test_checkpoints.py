@@ -88,7 +88,7 @@ def test_sharded_weights_load_and_a_missing_shard_is_named(tmp_path: Path) -> No
 
 
 def test_the_layout_of_transformers_4(unrecorded: Path) -> None:
-    for folder in unrecorded.iterdir():
+    for folder in unrecorded.glob("checkpoint-*"):
         (folder / "special_tokens_map.json").write_text('{"pad_token": "[PAD]", "unk_token": "[UNK]"}')
         (folder / "added_tokens.json").write_text("{}")
         vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
@@ -210,7 +210,7 @@ def test_a_checkpoint_of_unknown_rate_does_not_drown_the_others(unrecorded: Path
     found = discover(unrecorded)
     assert found[2].learning_rate == found[1].learning_rate
     assert found[2].rule == "unknown here: that of step 16, the nearest checkpoint that knows its own"
-    for folder in unrecorded.iterdir():
+    for folder in unrecorded.glob("checkpoint-*"):
         (folder / "trainer_state.json").unlink(missing_ok=True)
     assert [one.learning_rate for one in discover(unrecorded)] == [1.0, 1.0, 1.0]
 

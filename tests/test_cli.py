@@ -30,6 +30,7 @@ COMMANDS = [
     "labels",
     "apply",
     "check",
+    "evaluate",
     "verify",
     "info",
     "delete",

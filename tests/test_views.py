@@ -18,7 +18,7 @@ from jinja2 import meta, nodes
 from answers import make_answer, make_labels, make_pair_answer, make_story, make_text_answer
 from markup import Structure, rewritten
 from whence.errors import DataError, DiskFullError, InputError, MissingExtraError
-from whence.views import contexts, frames, page, segments
+from whence.views import contexts, evaluation, frames, page, segments
 from whence.views.contexts import Answer
 from whence.views.page import Limits, Page, css, document, environment, fragment
 from whence.views.segments import columns
@@ -38,7 +38,7 @@ def undocumented(module: object) -> list[str]:
 
 def test_every_field_of_a_page_has_a_help_text() -> None:
     assert undocumented(contexts) == []
-    assert undocumented(frames) == []
+from whence.views import contexts, evaluation, frames, page, segments
     assert undocumented(page) == []
     for kind in (segments.Piece, segments.Segment):
         assert all(f"    {item.name}: " in (kind.__doc__ or "") for item in fields(kind))
@@ -63,7 +63,7 @@ def attributes(source: str) -> set[str]:
 def promised() -> set[str]:
     kinds = [
         kind
-        for module in (contexts, frames, page, segments)
+from whence.views import contexts, evaluation, frames, page, segments
         for kind in vars(module).values()
         if isinstance(kind, type)
     ]

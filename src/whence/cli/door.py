@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from whence.cli import asking, keeping, making, showing
+from whence.cli import asking, evaluating, keeping, making, showing
 from whence.cli.speech import fail
 from whence.errors import WhenceError
 from whence.version import __version__
@@ -23,6 +23,7 @@ INTERRUPTED = 130
 _RESUMED = "what is finished is kept: the same command resumes"
 _AFTERWARDS = {
     "index": _RESUMED,
+    "evaluate": _RESUMED,
     "train": "the unfinished run was removed",
     "demo": "the same command starts again",
     "merge": _RESUMED,
@@ -50,6 +51,7 @@ for command in (
     asking.labels,
     showing.apply,
     asking.check,
+    evaluating.evaluate,
     keeping.verify,
     keeping.info,
     keeping.delete,

@@ -95,8 +95,8 @@ def widened(value: float, found: Float[np.ndarray, " r"], points: int) -> Estima
     """
     if points < 2:
         return Estimate(value, -np.inf, np.inf, points)
-    low, high = np.quantile(found, [0.025, 0.975])
-    factor = student(points - 1) / 1.959964 * np.sqrt(points / (points - 1))
+    low, high = (float(end) for end in np.quantile(found, [0.025, 0.975]))
+    factor = student(points - 1) / 1.959964 * (points / (points - 1)) ** 0.5
     return Estimate(value, value - factor * (value - low), value + factor * (high - value), points)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 import transformers
 from transformers import (
@@ -188,6 +189,22 @@ def starting_model(name: str, folder: Path, card: ModelCard, *, trust_remote_cod
             "with --initial"
         ) from error
     return model.float()
+
+
+def pooled_states(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> np.ndarray:
+    """Mean over the real tokens of the last hidden state.
+
+    Args:
+        model: a model of transformers.
+        inputs: of its forward, with an attention mask.
+
+    Returns:
+        [n d] in float32.
+    """
+    out = model(**inputs, output_hidden_states=True)
+    hidden = cast("torch.Tensor", (getattr(out, "hidden_states", None) or out.decoder_hidden_states)[-1])
+    mask = inputs["attention_mask"][:, :, None].float()
+    return ((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).float().numpy()
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:

@@ -1,0 +1,323 @@
+"""`whence evaluate` from end to end on tiny runs, its plan in words, its pages, and what it refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import runs
+import tiny
+from planted import fickle, planted
+from whence.errors import DataError, InputError
+from whence.evaluate import Retrains, subset_masks
+from whence.evaluate.budget import deletion_size, lds_size
+from whence.evaluate.intervals import Estimate
+from whence.evaluate.measuring import deterministic, lds_page
+from whence.evaluate.planting import plant, wrong_labels
+from whence.evaluate.report import report, verdict
+from whence.evaluate.subject import known_method
+from whence.types import Example
+from whence.views import document
+from whence.views.evaluation import Band, EvaluationReport, Figure, Measured
+
+Said = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Path:
+    return tiny.write_csv(tmp_path / "queries.csv", runs.rows(8, seed=9))
+
+
+def test_lds_says_what_it_will_run_and_what_it_found(news: tiny.Tiny, asked: Path, tmp_path: Path, said: Said):
+    words = [
+        "evaluate",
+        news.run,
+        news.data,
+        "--metric",
+        "lds",
+        "--queries",
+        asked,
+        "--subsets",
+        20,
+        "--set",
+        "epochs=1",
+    ]
+    words += ["--methods", "tracin-we,tracin-last", "--cache", tmp_path / "cache", "--json"]
+    code, out, err = said(*words, "--out", tmp_path / "page.html", "--out", tmp_path / "page.md")
+    assert code == 0, err
+    assert "will run 20 random halves x 2 seeds = 40 retrains" in err
+    assert "+-0." in err
+    page = json.loads(out)
+    names = [row["method"] for row in page["rows"]]
+    assert names[:2] == ["tracin-we", "tracin-last"]
+    assert {"label", "bm25", "tfidf-label", "embedding", "random", "loss"} == set(names[2:])
+    assert all(-1 <= row["figures"][0]["low"] <= row["figures"][0]["high"] <= 1 for row in page["rows"])
+    assert any(word in page["rows"][0]["verdict"] for word in ("yes", "no", "within error"))
+    facts = dict(page["facts"])
+    assert facts["retrains"] == "40"
+    assert "noise ceiling" in facts
+    assert "null retrain: two trainings on everything agree" in page["notes"][-1]
+    assert "| tracin-we |" in (tmp_path / "page.md").read_text()
+    assert "<script" not in (tmp_path / "page.html").read_text()
+    records = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "retrains").rglob("*.safetensors")}
+    assert len(records) == 41, "the forty, one of which was timed, and the full one of the null retrain"
+    code, again, _ = said(*words)
+    assert code == 0
+    assert json.loads(again) == page
+    assert {path: path.stat().st_mtime_ns for path in records} == records, "nothing is trained twice"
+
+
+def test_deletion_holds_queries_out_and_draws_curves(news: tiny.Tiny, tmp_path: Path, said: Said):
+    words = ["evaluate", news.run, news.data, "--metric", "deletion", "--points", 5, "--k", "2,5", "--seeds", 2]
+    words += [
+        "--epochs",
+        1,
+        "--methods",
+        "tracin-we",
+        "--cache",
+        tmp_path / "cache",
+        "--json",
+        "--html",
+        tmp_path / "page.html",
+    ]
+    code, out, err = said(*words)
+    assert code == 0, err
+    assert "will run 5 queries x k = 2, 5 x 2 seeds = 100 retrains" in err
+    page = json.loads(out)
+    assert {row["method"] for row in page["rows"]} == {"tracin-we", "tfidf-label", "random"}
+    assert [row["control"] for row in page["rows"]] == [False, True, True]
+    assert any("5 rows of the data were held out" in note for note in page["notes"])
+    assert [curve["x"] for curve in page["curves"]] == [[2.0, 5.0]] * 3
+    html = (tmp_path / "page.html").read_text()
+    assert html.count("<polyline") == 6
+    assert "random rows of the same classes" in html
+
+
+def test_noise_is_planted_and_looked_for(news: tiny.Tiny, tmp_path: Path, said: Said):
+    words = [
+        "evaluate",
+        news.run,
+        news.data,
+        "--metric",
+        "ndr",
+        "--points",
+        10,
+        "--methods",
+        "tracin-we",
+        "--epochs",
+        2,
+    ]
+    code, out, err = said(*words, "--cache", tmp_path / "cache", "--json")
+    assert code == 0, err
+    page = json.loads(out)
+    assert page["columns"] == ["NDR@30%", "AUC_NDR"]
+    assert dict(page["facts"])["wrong rows"] == "10"
+
+
+def test_checked_labels_are_compared_with_the_truth(news: tiny.Tiny, tmp_path: Path, said: Said):
+    rows = [dict(row) for row in news.rows]
+    for number, row in enumerate(rows):
+        row["truth"] = runs.LABELS[(runs.LABELS.index(row["label"]) + 1) % 3] if number % 9 == 0 else ""
+    data = tiny.write_csv(tmp_path / "checked.csv", rows)
+    words = [
+        "evaluate",
+        news.run,
+        data,
+        "--metric",
+        "mislabel",
+        "--points",
+        8,
+        "--methods",
+        "tracin-we",
+        "--set",
+        "epochs=1",
+    ]
+    code, out, err = said(*words, "--truth-column", "truth", "--cache", tmp_path / "cache", "--json")
+    assert code == 0, err
+    assert json.loads(out)["columns"][0] == "ROC AUC"
+    code, _, err = said(*words, "--cache", tmp_path / "cache")
+    assert (code, "--truth-column" in err) == (2, True)
+
+
+def test_facts_of_a_language_model_are_traced(lines: tiny.Tiny, tmp_path: Path, said: Said):
+    queries = [
+        {"id": f"q{row}", "text": lines.rows[row]["text"], "target": "army", "gold": f"l{row} l{row + 1}"}
+        for row in range(3)
+    ]
+    asked = tiny.write_csv(tmp_path / "facts.csv", queries)
+    words = [
+        "evaluate",
+        lines.run,
+        lines.data,
+        "--metric",
+        "facts",
+        "--queries",
+        asked,
+        "--methods",
+        "tracin-we",
+        "--epochs",
+        1,
+    ]
+    code, out, err = said(*words, "--cache", tmp_path / "cache", "--json")
+    assert code == 0, err
+    page = json.loads(out)
+    assert page["columns"] == ["MRR", "recall@10"]
+    assert {row["method"] for row in page["rows"] if row["control"]} >= {"bm25", "embedding", "random"}
+    assert any("control label is missing" in note for note in page["notes"])
+    tiny.write_csv(asked, [queries[0] | {"gold": "nowhere"}])
+    code, _, err = said(*words, "--cache", tmp_path / "cache")
+    assert code == 2
+    assert "the gold id 'nowhere' is not the id of any training row" in err
+    tiny.write_csv(asked, [queries[0] | {"gold": " "}])
+    assert "no gold id" in said(*words, "--cache", tmp_path / "cache")[2]
+
+
+def test_tail_patch_takes_single_steps(news: tiny.Tiny, asked: Path, tmp_path: Path, said: Said):
+    words = [
+        "evaluate",
+        news.run,
+        news.data,
+        "--metric",
+        "tailpatch",
+        "--queries",
+        asked,
+        "--methods",
+        "tracin-we",
+        "--epochs",
+        1,
+    ]
+    code, out, err = said(*words, "--cache", tmp_path / "cache")
+    assert code == 0, err
+    assert "single steps of rate" in err
+    assert "Adam's" in out
+    assert not list((tmp_path / "cache").glob("retrains/*/*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--metric", "ldss"], "did you mean 'lds'"),
+        (["--metric", "lds", "--methods", "tracin-ve"], "did you mean 'tracin-we'"),
+        (["--metric", "lds", "--subsets", "5"], "5 subsets say nothing"),
+        (["--metric", "lds", "--budget", "0.0001"], "give --budget"),
+        (["--metric", "deletion", "--budget", "0.0001"], "queries say nothing"),
+        (["--metric", "deletion", "--k", "ten"], "give numbers with commas"),
+        (["--metric", "deletion", "--k", "56"], "fewer than k = 56"),
+        (["--metric", "lds", "--points", "50"], "too few to hold 50 out"),
+        (["--metric", "lds", "--set", "epoch=1"], "did you mean 'epochs'"),
+        (["--metric", "lds", "--set", "epochs=two"], "'two' is no number"),
+        (["--metric", "facts"], "needs --queries with a column 'gold'"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(news: tiny.Tiny, tmp_path: Path, said: Said, words: list[str], message: str):
+    common = ["--set", "epochs=1", "--points", "5"] if "--points" not in words else ["--set", "epochs=1"]
+    code, out, err = said("evaluate", news.run, news.data, *common, *words, "--cache", tmp_path / "cache")
+    assert code == 2
+    assert message in err
+    assert out == ""
+
+
+def test_a_query_of_the_training_set_is_refused(news: tiny.Tiny, tmp_path: Path, said: Said):
+    asked = tiny.write_csv(tmp_path / "queries.csv", [dict(news.rows[3])])
+    code, _, err = said(
+        "evaluate", news.run, news.data, "--metric", "lds", "--queries", asked, "--cache", tmp_path / "c"
+    )
+    assert code == 2
+    assert "1 queries also stand in the training set (row 3 of it)" in err
+
+
+def test_a_run_that_does_not_say_where_it_started_is_refused(news: tiny.Tiny, tmp_path: Path, said: Said, copied):
+    folder = copied(news.run)
+    (folder / "whence_run.json").unlink()
+    code, _, err = said("evaluate", folder, news.data, "--metric", "lds", "--cache", tmp_path / "c")
+    assert code == 2
+    assert "--initial fresh" in err
+
+
+def test_a_fickle_training_function_is_refused_unless_averaged(tmp_path: Path):
+    with pytest.raises(InputError, match="not deterministic"):
+        deterministic(Retrains(fickle(), tmp_path / "a", quiet=True), 1, averaged=True)
+    with pytest.raises(InputError, match="not deterministic"):
+        deterministic(Retrains(fickle(), tmp_path / "b", quiet=True), 3, averaged=False)
+    assert "DIFFER" in deterministic(Retrains(fickle(), tmp_path / "c", quiet=True), 2, averaged=True)
+    assert "agree to 0" in deterministic(Retrains(planted(), tmp_path / "d", quiet=True), 1, averaged=True)
+
+
+def test_the_budget_decides_the_size():
+    small, large = lds_size(2.0, 1.0, 40), lds_size(20.0, 1.0, 40)
+    assert small.subsets == 60
+    assert large.subsets == 200
+    assert small.half_width > large.half_width
+    assert lds_size(2.0, 1.0, 40, workers=2).subsets == 120
+    one = deletion_size(30.0, 1.0, 0.5, 100, 2, (10,), seeds=3)
+    assert (one.points, one.retrains) == (100, 1500)
+    assert deletion_size(5.0, 1.0, 0.5, 100, 2, (10,), seeds=3).points == 20
+    assert deletion_size(None, 1.0, 0.5, 7, 2, (10,), seeds=3).points == 7
+
+
+def test_a_page_of_known_scores_says_what_is_true():
+    model = planted(queries=12, size=200, noise=0.2)
+    masks = subset_masks(200, 60, 3)
+    outputs = np.stack(
+        [[model(np.flatnonzero(mask), seed).of(np.zeros(12, int)) for mask in masks] for seed in range(2)]
+    )
+    noise = np.random.default_rng(99).standard_normal((12, 200))
+    page = lds_page({"true": model.effects, "wrong": -model.effects}, {"random": noise}, masks, outputs)
+    found = {row.method: row for row in page.rows}
+    assert found["true"].verdict.startswith("yes (random")
+    assert found["wrong"].verdict.startswith("no (random")
+    assert found["true"].figures[1].value >= 0.95
+    assert "reliability of one retrain" in dict(page.facts)["noise ceiling"]
+    alone = lds_page({"true": model.effects}, {"random": noise}, masks, outputs[:1])
+    assert alone.rows[0].figures[1].value is None
+    assert any("noise ceiling is unknown" in note for note in alone.notes)
+
+
+def test_verdicts_need_an_interval_that_leaves_zero_out():
+    assert verdict(Estimate(0.1, -0.1, 0.3, 9), "bm25").startswith("within error (bm25: 0.100")
+    assert verdict(Estimate(0.2, 0.1, 0.3, 9), "bm25").startswith("yes")
+    assert verdict(Estimate(-0.2, -0.3, -0.1, 9), "bm25").startswith("no")
+
+
+def hostile() -> EvaluationReport:
+    rows = [
+        Measured("<script>|x", False, (Figure("a|b", 0.5, 0.4, 0.6),), "yes"),
+        Measured("c", True, (Figure("a|b", None),)),
+    ]
+    curves = [Band("</svg><img>", (1.0, 10.0), (-1.0, -2.0), (-1.5, -3.0), (-0.5, -1.0))]
+    return report("deletion", "<b>title</b>", "said", ("a|b",), rows, curves=curves, notes=["<i>note</i>"])
+
+
+def test_pages_escape_and_stay_within_the_drawing():
+    page = hostile()
+    html = document(page)
+    assert "<script>" not in html
+    assert "<img>" not in html
+    assert "<b>title" not in html
+    assert "0.500 [0.400, 0.600]" in html
+    for drawn in page.drawn:
+        numbers = [float(number) for point in f"{drawn.line} {drawn.area}".split() for number in point.split(",")]
+        assert all(0 <= number <= 520 for number in numbers)
+    assert "\\|x" in page.markdown()
+    assert "\\<script\\>" in page.markdown()
+    assert len(repr(page).splitlines()) == 3
+    assert json.loads(page.to_json())["rows"][1]["figures"][0]["value"] is None
+
+
+def test_planted_noise_is_another_class_and_truth_is_compared():
+    examples = [Example(str(row), row, "x", "abc"[row % 3]) for row in range(30)]
+    noisy, wrong = plant(examples, 0.2)
+    assert wrong.sum() == 6
+    assert [one.label != other.label for one, other in zip(examples, noisy, strict=True)] == wrong.tolist()
+    assert wrong_labels(noisy, {one.id: str(one.label) for one in examples}).tolist() == wrong.tolist()
+    with pytest.raises(DataError, match="nothing to find"):
+        wrong_labels(examples, {})
+    with pytest.raises(DataError, match="at least two labels"):
+        plant([Example("0", 0, "x", "a")], 0.5)
+
+
+def test_variants_are_named_after_the_method():
+    assert known_method("tracin-we-adam+unit-norm") == ("tracin-we-adam", {"unit_norm": True})
+    assert known_method("bm25") == ("bm25", {})
