@@ -72,14 +72,14 @@ def test_lds_says_what_it_will_run_and_what_it_found(news: tiny.Tiny, asked: Pat
 def test_deletion_holds_queries_out_and_draws_curves(news: tiny.Tiny, tmp_path: Path, said: Said):
     words = ["evaluate", news.run, news.data, "--metric", "deletion", "--points", 5, "--k", "2,5", "--seeds", 2]
     words += [
-        "--epochs",
-        1,
+        "--set",
+        "epochs=1",
         "--methods",
         "tracin-we",
         "--cache",
         tmp_path / "cache",
         "--json",
-        "--html",
+        "--out",
         tmp_path / "page.html",
     ]
     code, out, err = said(*words)
@@ -106,8 +106,8 @@ def test_noise_is_planted_and_looked_for(news: tiny.Tiny, tmp_path: Path, said: 
         10,
         "--methods",
         "tracin-we",
-        "--epochs",
-        2,
+        "--set",
+        "epochs=2",
     ]
     code, out, err = said(*words, "--cache", tmp_path / "cache", "--json")
     assert code == 0, err
@@ -157,8 +157,8 @@ def test_facts_of_a_language_model_are_traced(lines: tiny.Tiny, tmp_path: Path, 
         asked,
         "--methods",
         "tracin-we",
-        "--epochs",
-        1,
+        "--set",
+        "epochs=1",
     ]
     code, out, err = said(*words, "--cache", tmp_path / "cache", "--json")
     assert code == 0, err
@@ -185,8 +185,8 @@ def test_tail_patch_takes_single_steps(news: tiny.Tiny, asked: Path, tmp_path: P
         asked,
         "--methods",
         "tracin-we",
-        "--epochs",
-        1,
+        "--set",
+        "epochs=1",
     ]
     code, out, err = said(*words, "--cache", tmp_path / "cache")
     assert code == 0, err

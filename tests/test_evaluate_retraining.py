@@ -247,3 +247,36 @@ def test_tail_patch_is_one_step_and_takes_it_back():
     assert all(torch.equal(one, kept[name]) for name, one in model.named_parameters())
     with pytest.raises(InputError, match="equally many"):
         tail_patch(loop.problem, model, [[0, 1], [2]], classes, 0.1)
+
+
+WORKERS = """
+import sys, pathlib
+sys.path.insert(0, {tests!r})
+from planted import Planted
+import numpy as np
+from whence.evaluate import Job, Retrains
+if __name__ == "__main__":
+    model = Planted(np.ones((3, 30)), trail=pathlib.Path({trail!r}), pause=0.02)
+    jobs = [Job.without([], 30, seed) for seed in range(5000)]
+    Retrains(model, pathlib.Path({cache!r}), workers=2, quiet=True).outputs(jobs)
+"""
+
+
+def test_workers_end_with_the_evaluation(tmp_path: Path):
+    trail, cache, script = tmp_path / "trail", tmp_path / "cache", tmp_path / "script.py"
+    script.write_text(WORKERS.format(tests=str(Path(__file__).parent), trail=str(trail), cache=str(cache)))
+    running = subprocess.Popen([sys.executable, str(script)])
+    while not trail.is_file():
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    before = -1
+    for _ in range(100):  # workers that lived on would work on what they still hold
+        time.sleep(0.2)
+        now = len(trail.read_text())
+        if now == before:
+            break
+        before = now
+    assert len(trail.read_text().splitlines()) < 5000
+    assert len(trail.read_text()) == before

@@ -6,12 +6,14 @@ what they have in common.
 """
 
 import hashlib
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -241,6 +243,15 @@ _own: list[Retrainer] = []  # of a worker process: what it was started with
 
 def _begin(retrainer: Retrainer) -> None:
     _own[:] = [retrainer]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the evaluation is killed: nobody would ever give it another job."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(job: Job, path: Path) -> None:
