@@ -38,7 +38,8 @@ def undocumented(module: object) -> list[str]:
 
 def test_every_field_of_a_page_has_a_help_text() -> None:
     assert undocumented(contexts) == []
-from whence.views import contexts, evaluation, frames, page, segments
+    assert undocumented(evaluation) == []
+    assert undocumented(frames) == []
     assert undocumented(page) == []
     for kind in (segments.Piece, segments.Segment):
         assert all(f"    {item.name}: " in (kind.__doc__ or "") for item in fields(kind))
@@ -63,7 +64,7 @@ def attributes(source: str) -> set[str]:
 def promised() -> set[str]:
     kinds = [
         kind
-from whence.views import contexts, evaluation, frames, page, segments
+        for module in (contexts, evaluation, frames, page, segments)
         for kind in vars(module).values()
         if isinstance(kind, type)
     ]
