@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check bench peers torture clean
+.PHONY: demo test check bench peers fidelity torture clean
 demo: $(VENV)/.demo
 	$(BIN)/whence demo --out demo-out
 
@@ -33,6 +33,19 @@ bench: $(VENV)/.dev
 
 peers: $(VENV)/.dev
 	$(BIN)/python benchmarks/peers/run.py --data $(DATA)
+
+# Retrains hundreds of small models: hours on two cores. Everything resumes; the tables stand in docs/fidelity.md.
+CACHE ?= fidelity-cache
+fidelity: $(VENV)/.dev
+	$(BIN)/python benchmarks/fidelity/record_a.py lds --data $(DATA) --cache $(CACHE)
+	$(BIN)/python benchmarks/fidelity/record_a.py deletion --rows 2000 --length 48 --seeds 3 --data $(DATA) --cache $(CACHE)
+	$(BIN)/python benchmarks/fidelity/record_b.py lds --data $(DATA) --cache $(CACHE)
+	$(BIN)/python benchmarks/fidelity/record_b.py deletion --data $(DATA) --cache $(CACHE)
+	$(BIN)/python benchmarks/fidelity/record_c.py --data $(DATA)
+	$(BIN)/python benchmarks/fidelity/record_d.py --data $(DATA) --cache $(CACHE)
+	$(BIN)/python benchmarks/fidelity/record_e.py --data $(DATA) --cache $(CACHE)
+	$(BIN)/python benchmarks/fidelity/record_f.py --data $(DATA)
+	$(BIN)/python benchmarks/fidelity/pictures.py
 
 torture: $(VENV)/.dev
 	$(BIN)/python benchmarks/torture.py

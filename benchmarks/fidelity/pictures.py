@@ -1,0 +1,302 @@
+"""Draw the records: docs/fidelity.md and its SVG plots from the dated JSON.
+
+python benchmarks/fidelity/pictures.py
+"""
+
+import html
+import json
+from pathlib import Path
+from statistics import mean
+
+ROOT = Path(__file__).parents[2]
+RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
+DAY = "2026-11-25"
+CONTROLS = {"label", "bm25", "tfidf-label", "embedding", "random", "tfidf-sign", "bm25-sign", "loss"}
+NAMES = {
+    "adam": "tracin-we-adam", "adam-unit": "tracin-we-adam unit-norm", "adam-estimate": "adam, moments estimated",
+    "adam-estimate-unit": "adam, estimated, unit norm", "both-sides": "divided on both sides", "noc": "tracin-we-noc",
+    "topk": "tracin-we-topk", "every-layer-above": "all layers but the embedding",
+    "tfidf-sign": "TF-IDF x label sign", "bm25-sign": "BM25 x label sign",
+}  # fmt: skip
+
+
+def record(name: str) -> dict | None:
+    """Read a record; None where it has not been made."""
+    path = RESULTS / f"{DAY}-fidelity-{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def bars(path: Path, title: str, rows: list[tuple[str, float, float, float, bool]], unit: str) -> None:
+    """Horizontal bars with intervals; controls are hollow."""
+    low = min(0.0, *(row[2] for row in rows))
+    high = max(0.0, *(row[3] for row in rows))
+    left, width, step = 250.0, 430.0, 22
+
+    def x(value: float) -> float:
+        return left + width * (value - low) / (high - low)
+
+    height = 46 + step * len(rows)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 700 {height}" font-family="sans-serif" font-size="12">',
+        f'<rect width="700" height="{height}" fill="#fff"/><text x="10" y="18" '
+        f'font-weight="bold">{html.escape(title)}</text>',
+        f'<path d="M{x(0):.1f} 28V{height - 14}" stroke="#999"/>',
+    ]
+    for place, (name, value, lower, upper, control) in enumerate(rows):
+        y = 36 + step * place
+        fill, stroke = ("#fff", "#6d675f") if control else ("#2f74d0", "#2f74d0")
+        begin, end = sorted((x(0), x(value)))
+        parts += [
+            f'<text x="{left - 8}" y="{y + 11}" text-anchor="end">{html.escape(name)}</text>',
+            f'<rect x="{begin:.1f}" y="{y}" width="{max(end - begin, 0.5):.1f}" height="14" fill="{fill}" '
+            f'stroke="{stroke}"/>',
+            f'<path d="M{x(lower):.1f} {y + 7}H{x(upper):.1f}M{x(lower):.1f} {y + 3}v8M{x(upper):.1f} '
+            f'{y + 3}v8" stroke="#211f1c"/>',
+        ]
+    for value in (low, 0.0, high):
+        parts.append(
+            f'<text x="{x(value):.1f}" y="{height - 2}" text-anchor="middle" fill="#5d5852">{value:.2f}</text>'
+        )
+    parts.append(
+        f'<text x="690" y="18" text-anchor="end" fill="#5d5852">{html.escape(unit)}; hollow = control</text></svg>'
+    )
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(parts) + "\n")
+
+
+def shown(one: dict) -> str:
+    """A figure with its interval."""
+    return f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+
+
+def lds_part(name: str, title: str) -> list[str]:
+    """Table and picture of an LDS."""
+    found = record(name)
+    if found is None:
+        return []
+    said, top = found["settings"], found["ceiling"]
+    rows = sorted(found["lds"].items(), key=lambda item: -item[1]["four_runs"]["value"])
+    picture = DOCS / "fidelity" / f"{name}.svg"
+    drawn = [
+        (
+            NAMES.get(method, method),
+            one["four_runs"]["value"],
+            one["four_runs"]["low"],
+            one["four_runs"]["high"],
+            method in CONTROLS,
+        )
+        for method, one in rows
+    ]
+    bars(picture, title, drawn, f"LDS, {said['runs']} runs summed")
+    lines = [
+        f"### {title}", "",
+        f"{said['rows']:,} rows, {found['queries']} queries, {found['subsets']} random halves x {said['seeds']} "
+        f"seeds = "
+        f"{found['retrains']} retrains ({found['seconds_per_retrain']:.1f} s each); accuracy of the halves "
+        f"{found['subset_accuracy']:.2f}; reliability of one retrain {top['reliability']:.3f}, ceiling "
+        f"{top['value']:.3f}; retrain "
+        f"noise {found['retrain_noise']:.2f}. {found['device']}. "
+        f"[JSON](../benchmarks/results/{DAY}-fidelity-{name}.json)", "",
+        f"![{title}](fidelity/{picture.name})", "",
+        f"| method | 1 run | {said['runs']} runs summed | of the ceiling |", "|---|---|---|---|",
+    ]  # fmt: skip
+    for method, one in rows:
+        shown_name = NAMES.get(method, method) + (" (control)" if method in CONTROLS else "")
+        share = one["four_runs"]["of_ceiling"]
+        lines.append(f"| {shown_name} | {shown(one['one_run'])} | {shown(one['four_runs'])} | {share:.2f} |")
+    return [*lines, ""]
+
+
+def deletion_part(name: str, title: str) -> list[str]:
+    """Table and picture of a case deletion."""
+    found = record(name)
+    if found is None:
+        return []
+    gold = found["gold"]
+    rows = []
+    for method, sides in gold["curves"].items():
+        for side, one in sides.items():
+            label = "random rows of the same classes" if method == "random" else f"{NAMES.get(method, method)}, {side}"
+            rows.append(
+                (label, one["auc_del"]["value"], one["auc_del"]["low"], one["auc_del"]["high"], method in CONTROLS)
+            )
+    bars(DOCS / "fidelity" / f"{name}.svg", title, rows, "AUC-DEL, change of the log-odds")
+    lines = [
+        f"### {title}", "",
+        f"{found['settings']['rows']:,} rows, {found['points']} queries, k = {', '.join(map(str, found['k']))}, "
+        f"{len(found['seeds'])} seeds, {found['retrains']} retrains; null retrain "
+        f"{found['null_retrain_gap']:.1e}; retrain noise "
+        f"{gold['retrain_noise']:.2f}. {found['device']}. [JSON](../benchmarks/results/{DAY}-fidelity-{name}.json)", "",
+        f"![{title}](fidelity/{name}.svg)", "",
+        "| method | side deleted | gold class | minus random | predicted class |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for method, sides in gold["curves"].items():
+        for side, one in sides.items():
+            other = found["predicted"]["curves"][method][side]["auc_del"]
+            against = shown(one["minus_random"]) if "minus_random" in one else "-"
+            where = "-" if method == "random" else side
+            lines.append(
+                f"| {NAMES.get(method, method)} | {where} | {shown(one['auc_del'])} | {against} | {shown(other)} |"
+            )
+    lines += ["", "| compared (helped rows deleted) | ratio | difference |", "|---|---|---|"]
+    for pair, sides in gold["compared"].items():
+        lines.append(f"| {pair} | {shown(sides['helped']['ratio'])} | {shown(sides['helped']['difference'])} |")
+    return [*lines, ""]
+
+
+def noise_part() -> list[str]:
+    """Layers and aggregations on planted noise."""
+    found = record("c")
+    if found is None:
+        return []
+    trained, frozen = found["embedding trained"], found["embedding frozen"]
+    best = sorted(trained["rankings"].items(), key=lambda item: -mean(item[1]["auc_ndr"]))
+    rows = [
+        (
+            name.replace(" | ", ", "),
+            mean(one["auc_ndr"]),
+            min(one["auc_ndr"]),
+            max(one["auc_ndr"]),
+            name.startswith(("loss", "random")),
+        )
+        for name, one in best
+        if name.endswith("correct")
+    ]
+    bars(
+        DOCS / "fidelity" / "c.svg",
+        "Record C: planted noise on TREC, correctly predicted queries",
+        rows,
+        "AUC_NDR, range of seeds",
+    )
+    lines = [
+        "## C. Layers, aggregations, noise", "",
+        f"TREC, {found['settings']['rows']:,} rows, 20 % of the labels replaced, {found['settings']['seeds']} seeds; "
+        f"{found['settings']['queries'] // 2} clean queries. Random is .556. Accuracy after filtering the "
+        f"lowest 30 % and training "
+        f"again stands in the last column; without filtering it is {mean(trained['accuracy']):.2f}. "
+        f"[JSON](../benchmarks/results/{DAY}-fidelity-c.json)", "",
+        "![planted noise](fidelity/c.svg)", "",
+        "| scores, rule (correct queries only) | AUC_NDR | NDR@30 | embedding frozen: AUC_NDR | accuracy after "
+        "|", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, one in best:
+        if not name.endswith("correct"):
+            continue
+        after = f"{mean(one['accuracy_after']):.3f}" if "accuracy_after" in one else "-"
+        cold = mean(frozen["rankings"][name]["auc_ndr"])
+        plain = name.removesuffix(" | correct").replace(" | ", ", ")
+        lines.append(f"| {plain} | {mean(one['auc_ndr']):.3f} | {mean(one['ndr30']):.3f} | {cold:.3f} | {after} |")
+    lines += ["", "Cancellation ratio (sum of |g| over |sum of g|, last epoch), mean of the seeds:", ""]
+    lines += ["| layer | embedding trained | embedding frozen |", "|---|---|---|"]
+    for layer, one in trained["cancellation"].items():
+        lines.append(f"| {layer} | {mean(one):.1f} | {mean(frozen['cancellation'][layer]):.1f} |")
+    return [*lines, ""]
+
+
+def labels_part() -> list[str]:
+    """Label errors that people checked."""
+    sets = [(path.stem, json.loads(path.read_text())) for path in sorted(RESULTS.glob(f"{DAY}-fidelity-d-*.json"))]
+    if not sets:
+        return []
+    lines = ["## D. Label errors that people checked", ""]
+    for stem, found in sets:
+        for name, one in found["sets"].items():
+            lines += [
+                f"### {name}", "",
+                f"{one['rows']:,} rows, {one['checked']:,} of them checked, {one['errors']} errors; "
+                f"out-of-sample accuracy on the "
+                f"given labels {one['out_of_sample_accuracy_on_given']:.2f}; cleanlab {found.get('cleanlab', '-')}. "
+                f"[JSON](../benchmarks/results/{stem}.json)", "",
+                "| ranking | ROC AUC | average precision | precision at the number of errors |", "|---|---|---|---|",
+            ]  # fmt: skip
+            ranked = sorted(one["rankings"].items(), key=lambda item: -item[1]["roc_auc"])
+            for ranking, figures in ranked:
+                low, high = figures["roc_auc_interval"]
+                lines.append(
+                    f"| {ranking} | {figures['roc_auc']:.3f} [{low:.3f}, {high:.3f}] | "
+                    f"{figures['average_precision']:.3f} "
+                    f"| {figures['precision_at_errors']:.3f} |"
+                )
+            lines.append("")
+    return lines
+
+
+def facts_part() -> list[str]:
+    """Fact tracing."""
+    found = record("e")
+    if found is None:
+        return []
+    lines = [
+        "## E. Facts", "",
+        f"GPT-2 from scratch on {found['settings']['sentences']:,} linked sentences, {found['facts']} facts "
+        f"({found['gold_per_fact']:.1f} sentences each); mean loss of the target "
+        f"{found['mean_target_loss']:.2f} nats a token. "
+        f"[JSON](../benchmarks/results/{DAY}-fidelity-e.json)", "",
+        "| method | MRR | Recall@10 | MRR minus BM25 | tail-patch, points |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, one in found["methods"].items():
+        cells = (one["mrr"], one["recall@10"], one["mrr_minus_bm25"], one["tail_patch_points"])
+        lines.append(f"| {name} | " + " | ".join(map(shown, cells)) + " |")
+    return [*lines, ""]
+
+
+def sizes_part() -> list[str]:
+    """Small to large."""
+    found = record("f")
+    if found is None:
+        return []
+    targets = found["targets"]
+    lines = [
+        "## F. Small to large", "",
+        f"{found['settings']['mixtures']} mixtures of four sources, {found['settings']['blocks']:,} blocks of "
+        f"64 tokens, GPT-2 from "
+        f"scratch, {found['settings']['seeds']} seeds. Spearman over the mixtures of the loss of each size with "
+        f"that of the largest "
+        f"(the largest: one seed with the other). [JSON](../benchmarks/results/{DAY}-fidelity-f.json)", "",
+        "| size | parameters | s per model | " + " | ".join(targets) + " | mean | without the main axis | "
+        "labels shuffled |",
+        "|" + "---|" * (6 + len(targets)),
+    ]  # fmt: skip
+    for size, one in found["transfer"].items():
+        about = found["sizes"][size]
+        cells = [
+            size,
+            f"{about['parameters']:,}",
+            f"{about['seconds_per_model']:.1f}",
+            *(f"{rho:.2f}" for rho in one["spearman"]),
+        ]
+        cells += [f"{mean(one[name]):.2f}" for name in ("spearman", "without_main_axis", "labels_shuffled")]
+        lines.append("| " + " | ".join(cells) + " |")
+    ceiling = found["transfer"]["small"]["seed_ceiling_of_large"]
+    lines += ["", f"Seed ceiling of the largest size: {mean(ceiling):.2f}.", ""]
+    return lines
+
+
+def main() -> None:
+    """Write the page and its pictures."""
+    lines = [
+        "# The record",
+        "",
+        "Numbers that anybody can make again: `benchmarks/fidelity/` holds one command per record. Definitions "
+        "and controls are in",
+        "[evaluation.md](evaluation.md), what the numbers say of the papers' claims in "
+        "[findings.md](findings.md). This page is",
+        "drawn from the JSON by `benchmarks/fidelity/pictures.py`. 95 % intervals in brackets.",
+        "",
+    ]
+    a = lds_part("a-lds", "LDS, AG News, convolutional classifier")
+    a += deletion_part("a-deletion", "Case deletion, AG News, convolutional classifier")
+    b: list[str] = []
+    for path in sorted(RESULTS.glob(f"{DAY}-fidelity-b-*-lds.json")):
+        name = path.stem.removeprefix(f"{DAY}-fidelity-")
+        b += lds_part(name, f"LDS, {name.removeprefix('b-').removesuffix('-lds')}, small transformer")
+    for path in sorted(RESULTS.glob(f"{DAY}-fidelity-b-*-deletion.json")):
+        name = path.stem.removeprefix(f"{DAY}-fidelity-")
+        b += deletion_part(name, f"Case deletion, {name.removeprefix('b-').removesuffix('-deletion')}, transformer")
+    lines += ["## A. AG News, convolutional classifier", "", *a, "## B. Transformers", "", *b]
+    lines += noise_part() + labels_part() + facts_part() + sizes_part()
+    (DOCS / "fidelity.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()
