@@ -6,13 +6,14 @@ Without a model it trains a small transformer from scratch with a tokenizer lear
 import math
 import shutil
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from whence.errors import DataError, InputError, MismatchError, MissingExtraError
 from whence.examples import Examples
@@ -42,6 +43,9 @@ class Training:
         width: of a model from scratch.
         layers: of a model from scratch.
         vocabulary: most tokens of a tokenizer learnt from the data.
+        replay: keep what replaying the training needs (see `whence.replay`); attention is then computed by plain
+            operations, as replaying has to.
+        adam_epsilon: of the optimizer; a larger one makes training smoother, which replaying needs.
         quiet: no progress.
     """
 
@@ -54,6 +58,8 @@ class Training:
     width: int = 128
     layers: int = 2
     vocabulary: int = 8000
+    replay: bool = False
+    adam_epsilon: float = 1e-8
     quiet: bool = False
 
     def check(self) -> None:
@@ -69,6 +75,8 @@ class Training:
         rate = self.learning_rate
         if rate is not None and not (math.isfinite(rate) and rate > 0):
             raise InputError(f"--learning-rate {rate}: must be a number above 0")
+        if not (math.isfinite(self.adam_epsilon) and self.adam_epsilon > 0):
+            raise InputError(f"--adam-epsilon {self.adam_epsilon}: must be a number above 0")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed {self.seed}: must be a whole number from 0 to 4294967295")
 
@@ -104,7 +112,8 @@ def train(examples: Examples, out: str | Path, training: Training = Training()) 
         _scratch(examples, names, training) if training.model is None else _pretrained(training.model, names, training)
     )
     rows = [_features(tokenizer, example, names, training.max_length) for example in examples]
-    with _whole_or_gone(folder):
+    kernels = sdpa_kernel(SDPBackend.MATH) if training.replay else nullcontext()
+    with _whole_or_gone(folder), kernels:
         _trainer(model, tokenizer, rows, folder, training).train()
     return Run.from_pretrained(folder)
 
@@ -247,6 +256,7 @@ def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Pat
         num_train_epochs=training.epochs,
         per_device_train_batch_size=training.batch_size,
         learning_rate=rate,
+        adam_epsilon=training.adam_epsilon,
         seed=training.seed,
         save_strategy="epoch",
         save_only_model=True,
@@ -262,7 +272,7 @@ def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Pat
         args=arguments,
         train_dataset=cast("Any", rows),
         processing_class=tokenizer,
-        callbacks=[Recorder(initial=training.model or "fresh"), _Watch(training.quiet)],
+        callbacks=[Recorder(initial=training.model or "fresh", replay=training.replay), _Watch(training.quiet)],
         data_collator=_Padding(tokenizer.pad_token_id or 0, per_token=not isinstance(rows[0]["labels"], int)),
     )
     for noisy in (transformers.PrinterCallback, transformers.ProgressCallback):

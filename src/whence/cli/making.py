@@ -44,6 +44,12 @@ def train(
     runs: Annotated[
         int, typer.Option(min=1, help="Independently seeded runs; several go to OUT/seed-0, OUT/seed-1 ...")
     ] = 1,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Record every step, so that the run can be replayed.")
+    ] = False,
+    adam_epsilon: Annotated[
+        float, typer.Option(help="Of the optimizer; 1e-3 makes training smooth for replay.")
+    ] = 1e-8,
     split: options.Split = None,
     revision: options.Revision = None,
     text_column: options.TextColumn = "text",
@@ -61,7 +67,17 @@ def train(
 
     named = options.columns(text_column, pair_column, label_column, id_column, target_column)
     examples = options.read_data(data, named, split, revision, quiet=quiet, allow_empty=allow_empty)
-    settings = Training(model, epochs, batch_size, learning_rate, max_length, seed, quiet=quiet)
+    settings = Training(
+        model,
+        epochs,
+        batch_size,
+        learning_rate,
+        max_length,
+        seed,
+        replay=replay,
+        adam_epsilon=adam_epsilon,
+        quiet=quiet,
+    )
     for number in range(seed, seed + runs):
         folder = out if runs == 1 else out / f"seed-{number}"
         run = run_training(examples, folder, replace(settings, seed=number))

@@ -117,17 +117,18 @@ class Encoder:
         """
         return [self._encoded(one, example) for one, example in zip(self._tokenize(examples), examples, strict=True)]
 
-    def collate(self, encoded: Sequence[Encoded], labels: Sequence[int]) -> Batch:
+    def collate(self, encoded: Sequence[Encoded], labels: Sequence[int], width: int = 0) -> Batch:
         """Pad encoded examples on the right to the longest of them.
 
         Args:
             encoded: the examples.
             labels: class number of each, -1 for none.
+            width: pad to at least so many tokens.
 
         Returns:
             One batch.
         """
-        longest = max(len(one.ids) for one in encoded)
+        longest = max(width, *(len(one.ids) for one in encoded))
         shape = (len(encoded), longest)
         ids, mask = np.full(shape, self.pad_id, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         words, counted = np.full(shape, -1, dtype=np.int64), np.zeros(shape, dtype=np.bool_)

@@ -1,7 +1,8 @@
 """The Recorder: a Trainer callback that writes what influence needs and nobody else keeps.
 
 At each save it leaves two files in the checkpoint folder: `whence_recorder.json` (step, the learning rate that the last
-optimizer step really used, seed) and `whence_moments.safetensors` (the optimizer's second moments).
+optimizer step really used, seed) and `whence_moments.safetensors` (the optimizer's second moments). When asked, it also
+leaves in the run's folder what it takes to do the training again (see `whence.model.steps`).
 """
 
 import json
@@ -11,8 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from whence.errors import RunError
 from whence.model.checkpoints import MOMENTS_FILE, RECORD_FILE
 from whence.model.huggingface import TrainerCallback
+from whence.model.steps import StepRecorder
 from whence.tensors import write_bytes, write_tensors
 
 EMBEDDING = "embedding"
@@ -48,16 +51,26 @@ class Recorder(TrainerCallback):
             parameter; "none" keeps none.
         initial: from which weights the training starts: name or folder of a pretrained model, or "fresh"; `whence
             evaluate` needs it to train again.
+        replay: also keep what replaying the training needs: weights before the first step, and the rows, rates and
+            random state of every step (`whence_replay/` in the run's folder).
     """
 
-    def __init__(self, moments: Literal["embedding", "all", "none"] = "embedding", initial: str | None = None) -> None:
+    def __init__(
+        self,
+        moments: Literal["embedding", "all", "none"] = "embedding",
+        initial: str | None = None,
+        *,
+        replay: bool = False,
+    ) -> None:
         self.moments = moments
         self.initial = initial
+        self.replay = replay
+        self._steps: StepRecorder | None = None
         self._rates: list[float] = []
         self._group = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Write how the run is trained into its folder."""
+        """Write how the run is trained into its folder, and start recording its steps when asked to."""
         if not state.is_world_process_zero:
             return
         told = {name: getattr(args, name, None) for name in _ARGUMENTS}
@@ -69,6 +82,16 @@ class Recorder(TrainerCallback):
         folder.mkdir(parents=True, exist_ok=True)
         content = {"version": 1, "initial": self.initial} | told
         write_bytes(folder / RUN_FILE, (json.dumps(content, indent=1) + "\n").encode())
+        if self.replay:
+            _require_replayable(args, state)
+            self._steps = StepRecorder(
+                kwargs["model"], kwargs["optimizer"], kwargs["train_dataloader"], float(args.max_grad_norm or 0.0)
+            )
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Keep the random state that this step draws from."""
+        if self._steps is not None:
+            self._steps.begin()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Read the rate that this step used, before the scheduler moves on."""
@@ -76,6 +99,13 @@ class Recorder(TrainerCallback):
         if optimizer is not None:
             self._rates = [float(group["lr"]) for group in optimizer.param_groups]
             self._group = _embedding_group(kwargs.get("model"), optimizer)
+            if self._steps is not None:
+                self._steps.end(self._rates)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Write the record of the steps."""
+        if self._steps is not None and state.is_world_process_zero:
+            self._steps.write(Path(args.output_dir))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Write both files into the checkpoint folder that was just saved."""
@@ -96,6 +126,20 @@ class Recorder(TrainerCallback):
             if moments:
                 write_tensors(folder / MOMENTS_FILE, moments)
         write_bytes(folder / RECORD_FILE, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _require_replayable(args: Any, state: Any) -> None:
+    """Refuse to record what could not be replayed."""
+    refused = {
+        "gradient accumulation": args.gradient_accumulation_steps > 1,
+        "half precision": bool(args.bf16 or args.fp16),
+        "several processes or devices": args.world_size > 1 or args.n_gpu > 1,
+        "label smoothing": bool(args.label_smoothing_factor),
+        "a training that resumes": state.global_step > 0,
+    }
+    found = [name for name, wrong in refused.items() if wrong]
+    if found:
+        raise RunError(f"Recorder(replay=True) cannot record {found[0]}: train without it, or leave replay out")
 
 
 def _embedding_group(model: Any, optimizer: Any) -> int:
