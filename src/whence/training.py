@@ -112,7 +112,8 @@ def train(examples: Examples, out: str | Path, training: Training = Training()) 
         _scratch(examples, names, training) if training.model is None else _pretrained(training.model, names, training)
     )
     rows = [_features(tokenizer, example, names, training.max_length) for example in examples]
-    kernels = sdpa_kernel(SDPBackend.MATH) if training.replay else nullcontext()
+    # Replaying has to take second derivatives, which the fused kernels of attention lack.
+    kernels = cast("Any", sdpa_kernel)(SDPBackend.MATH) if training.replay else nullcontext()
     with _whole_or_gone(folder), kernels:
         _trainer(model, tokenizer, rows, folder, training).train()
     return Run.from_pretrained(folder)
