@@ -3,7 +3,7 @@
     python benchmarks/replay_lds.py --data DIR [--setting minilm] [--subsets 30] [--queries 20]
 
 DIR holds agnews/. A run is trained and recorded, replayed, and differentiated for some test texts. Then it is replayed
-again with random subsets of the training examples weighted 0 (same first weights, order and random draws: the setting of
+again with random subsets of the training examples weighted 0 (same first weights, order and draws: the setting of
 MAGIC's figure), and the sums of scores over each kept subset are rank-correlated with the query's log-odds of its true
 class (linear datamodeling score). Beside it: TF-IDF signed by the label, tracin-we-adam on the same run, and shuffled
 scores. None of these figures averages over seeds: they do not stand beside those of docs/fidelity.md.

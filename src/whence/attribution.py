@@ -42,7 +42,7 @@ def build(
     Several processes may build the same index at the same time: each takes shards that no other works on.
 
     Args:
-        run: the training run, or its folder.
+        run: the training run, or its folder; several independently seeded runs are joined: scores are summed over them.
         data: the training set: path, Dataset, DataFrame, Arrow table or list of dicts.
         out: folder of the index.
         method: a name of the table of methods, or a recipe.
@@ -70,7 +70,7 @@ def build(
         MismatchError: the folder holds an index of something else.
         DiskFullError: no space left; the same call resumes.
     """
-    one, columns = _single(run), columns or Columns()
+    one, columns = _one(run), columns or Columns()
     options = Options(
         max_length=max_length,
         batch_size=batch_size,
@@ -88,13 +88,13 @@ def build(
     recipe = recipe_of(method, **changes)
     examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
     build_index(one, examples, Path(out), recipe, options)
-    return Index(out, run=one.path, trust_remote_code=one.trust_remote_code, partial=shard is not None)
+    return Index(out, run=one.joined or one.path, trust_remote_code=one.trust_remote_code, partial=shard is not None)
 
 
 def open(  # noqa: A001 # the verb that users know
     path: str | Path,
     *,
-    run: str | Path | None = None,
+    run: str | Path | Sequence[str | Path] | None = None,
     trust_remote_code: bool = False,
     partial: bool = False,
     allow_missing: bool = False,
@@ -104,7 +104,7 @@ def open(  # noqa: A001 # the verb that users know
 
     Args:
         path: the index.
-        run: folder of the run, when it has moved.
+        run: folder of the run, when it has moved; several for joined runs.
         trust_remote_code: allow code that comes with the run's model (an index never allows it by itself).
         partial: open an unfinished index too, with what is there; every answer says so.
         allow_missing: go on without shards that are missing; every answer says so.
@@ -127,11 +127,12 @@ def open(  # noqa: A001 # the verb that users know
     )
 
 
-def _single(run: Run | str | Path | Sequence[Run | str | Path]) -> Run:
+def _one(run: Run | str | Path | Sequence[Run | str | Path]) -> Run:
     if isinstance(run, str | Path):
         return Run.from_pretrained(run)
     if isinstance(run, Run):
         return run
-    if len(run) != 1:
-        raise InputError(f"{len(run)} runs were given: an index joins exactly one run")
-    return _single(run[0])
+    if not run:
+        raise InputError("no run was given: name at least one")
+    runs = [_one(part) for part in run]
+    return runs[0] if len(runs) == 1 else Run.join(runs)

@@ -26,8 +26,24 @@ Span = tuple[int, int]
 Label = str | int
 """A class, by name or by number, as the user wrote it."""
 
+RUN_STEPS = 10**9
+"""Where several runs are joined, checkpoint s of run r has the number r x RUN_STEPS + s; of the first run, just s."""
+
 SPECIAL = "[special]"
 """The one word that all special and zero-width tokens share."""
+
+
+def step_name(number: int) -> str:
+    """Name a checkpoint.
+
+    Args:
+        number: its optimizer step, and in joined runs its run.
+
+    Returns:
+        "step 468", or "step 468 of run 1".
+    """
+    run, step = divmod(number, RUN_STEPS)
+    return f"step {step} of run {run}" if run else f"step {step}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rich.console import Console
 
 from whence.errors import InputError
+from whence.types import RUN_STEPS, step_name
 from whence.views.tables import print_table
 
 if TYPE_CHECKING:
@@ -47,7 +48,13 @@ def contents(store: "Store") -> dict[str, Any]:
         "skipped": len(manifest.skipped),
         "segments": len(store.segments),
         "checkpoints": [
-            {"step": one.step, "learning_rate": one.learning_rate, "rule": one.rule} for one in plan.checkpoints
+            {
+                "step": one.step % RUN_STEPS,
+                "run": one.step // RUN_STEPS,
+                "learning_rate": one.learning_rate,
+                "rule": one.rule,
+            }
+            for one in plan.checkpoints
         ],
         "rows": plan.rows,
         "gradient_rows": gradient_rows,
@@ -112,7 +119,7 @@ def print_contents(content: Mapping[str, Any], beside: Sequence[Mapping[str, Any
         ("examples", f"{content['examples']:,}{skipped}"),
         ("deleted", f"{content['deleted']:,}"),
         ("segments", f"{content['segments']:,}"),
-        ("checkpoints", ", ".join(f"step {one['step']}" for one in content["checkpoints"])),
+        ("checkpoints", ", ".join(step_name(one["run"] * RUN_STEPS + one["step"]) for one in content["checkpoints"])),
         (
             "gradient rows",
             f"{content['gradient_rows']:,} of {content['tokens']:,} distinct tokens, as {content['rows']}",

@@ -11,7 +11,7 @@ from whence.index.beside import Beside
 from whence.index.shares import word_pairs
 from whence.search import Ranking, Search, Where
 from whence.store import Store
-from whence.types import Example
+from whence.types import RUN_STEPS, Example
 from whence.version import __version__
 from whence.views import Answer, Checkpoint, Hit
 
@@ -54,7 +54,10 @@ class Answers:
         return Answer(
             version=__version__,
             method=plan.recipe.name,
-            checkpoints=tuple(Checkpoint(one.step, one.learning_rate, one.rule) for one in plan.checkpoints),
+            checkpoints=tuple(
+                Checkpoint(one.step % RUN_STEPS, one.learning_rate, one.rule, one.step // RUN_STEPS)
+                for one in plan.checkpoints
+            ),
             embedding_path=plan.embedding_path if plan.recipe.layer == "embedding" else None,  # type: ignore[arg-type]
             loss=plan.recipe.loss,
             query=asked.view(row, plan.label_names),
@@ -143,7 +146,17 @@ class Answers:
             label=columns["label"],
             predicted=columns["predicted"],
             by_checkpoint=tuple(float(part.sum()) for part in parts),
+            by_run=_by_run(list(asked.gradients), [float(part.sum()) for part in parts]),
             words=word_pairs(np.sum(parts, axis=0), mine, theirs, paired=len(example.parts) > 1 or len(query.parts) > 1)
             if parts
             else (),
         )
+
+
+def _by_run(checkpoints: list[int], parts: list[float]) -> tuple[float, ...]:
+    """The parts of a score by run; empty for one run."""
+    runs = sorted({number // RUN_STEPS for number in checkpoints})
+    if len(runs) < 2 or not parts:
+        return ()
+    pairs = list(zip(checkpoints, parts, strict=True))
+    return tuple(sum(part for number, part in pairs if number // RUN_STEPS == run) for run in runs)

@@ -16,7 +16,7 @@ from whence.index.passes import Pass
 from whence.model import Encoded, Run
 from whence.search import ANY, KernelName, Ranking, Search, Where, ranking_of
 from whence.store import Store
-from whence.types import Example
+from whence.types import RUN_STEPS, Example
 from whence.views import Answer
 
 KEPT_BYTES = 4 * 2**30
@@ -31,7 +31,7 @@ class Index:
 
     Args:
         path: the index.
-        run: folder of the run, when it has moved since the index was built.
+        run: folder of the run, when it has moved since the index was built; several for joined runs.
         trust_remote_code: allow code that comes with the run's model (an index never allows it by itself).
         partial: open an unfinished index too, with what is there; every answer says so.
         allow_missing: go on without shards that are missing; every answer says so.
@@ -45,7 +45,7 @@ class Index:
     def __init__(
         self,
         path: str | Path,
-        run: str | Path | None = None,
+        run: str | Path | Sequence[str | Path] | None = None,
         *,
         trust_remote_code: bool = False,
         partial: bool = False,
@@ -53,7 +53,8 @@ class Index:
         kernel: KernelName | None = None,
     ) -> None:
         self.store = Store(Path(path), partial=partial, allow_missing=allow_missing)
-        self._run_folder = Path(run) if run is not None else Path(self.store.plan.run)
+        named = run if run is not None else self.store.plan.joined or self.store.plan.run
+        self._run_folders = [Path(named)] if isinstance(named, str | Path) else [Path(one) for one in named]
         self._search, self._beside = Search(self.store, kernel=kernel), Beside(self.store)
         self.say: Callable[[str], None] = lambda _: None
         """Told in a few words what is being done; replace it to watch a question on its way."""
@@ -84,7 +85,13 @@ class Index:
             "embedding_path": plan.embedding_path,
             "examples": self.store.n,
             "checkpoints": [
-                {"step": one.step, "learning_rate": one.learning_rate, "rule": one.rule} for one in plan.checkpoints
+                {
+                    "step": one.step % RUN_STEPS,
+                    "run": one.step // RUN_STEPS,
+                    "learning_rate": one.learning_rate,
+                    "rule": one.rule,
+                }
+                for one in plan.checkpoints
             ],
             "skipped": [one.model_dump() for one in manifest.skipped],
             "notes": list(manifest.notes),
@@ -112,19 +119,22 @@ class Index:
                 f"the run of {self.store.folder} needs code that comes with its model: if you trust it, allow it with "
                 "--trust-remote-code (trust_remote_code=True)"
             )
-        if not self._run_folder.exists():
+        gone = next((one for one in self._run_folders if not one.exists()), None)
+        if gone is not None:
             raise RunError(
-                f"no run at {self._run_folder}, from which {self.store.folder} was built: "
+                f"no run at {gone}, from which {self.store.folder} was built: "
                 "if it has moved, say where it is with --run (run=)"
             )
-        run = Run.from_pretrained(
-            self._run_folder, tokenizer=self.store.plan.tokenizer, trust_remote_code=self._trust_remote_code
-        )
+        runs = [
+            Run.from_pretrained(one, tokenizer=plan.tokenizer, trust_remote_code=self._trust_remote_code)
+            for one in self._run_folders
+        ]
+        run = runs[0] if len(runs) == 1 else Run.join(runs)
         for name, value in plan.fingerprints.items():
             found = value if name.split()[0] == "moments" else run.fingerprints.get(name, "missing")
             if found != value:
                 raise MismatchError(
-                    f"the run in {self._run_folder} is not the one that {self.store.folder} was built from: "
+                    f"the run in {self._run_folders[0]} is not the one that {self.store.folder} was built from: "
                     f"its {name} is {found[:12]}, not {value[:12]}: "
                     "point to the right run with --run, or build the index again"
                 )

@@ -12,7 +12,7 @@ from whence.errors import InputError
 from whence.forms import Gradient
 from whence.index.passes import Pass
 from whence.model import Encoded
-from whence.types import Example, Label
+from whence.types import Example, Label, step_name
 from whence.views import QueryView
 
 AnyLabel = Label | np.integer[Any]
@@ -146,7 +146,7 @@ class Asked:
             if passed.bad.any():
                 where = named(self.queries, start + int(np.flatnonzero(passed.bad)[0]))
                 raise InputError(
-                    f"the loss or gradient of {where} is not finite at step {step}: "
+                    f"the loss or gradient of {where} is not finite at {step_name(step)}: "
                     "nothing can be explained (a language model needs two tokens at least, and finite weights)"
                 )
             parts.append(passed.gradient)

@@ -21,6 +21,7 @@ from whence.index.worker import Worker
 from whence.model import Checkpoint, Encoder, Run
 from whence.recipe import Recipe
 from whence.store import FORMAT, Manifest, Plan, PlannedCheckpoint, SkippedRow, Source, Store, Writer
+from whence.types import step_name
 from whence.version import __version__
 from whence.words import RULES
 
@@ -175,6 +176,7 @@ class Build:
             embedding_path=self.wanted.path,
             tied=self.wanted.tied,
             run=str(run.path.absolute()),
+            joined=[str(path.absolute()) for path in run.joined],
             tokenizer=run.named_tokenizer,
             kind=run.card.kind,
             label_names=list(run.label_names) if run.label_names else None,
@@ -198,7 +200,7 @@ class Build:
 
     def _run_fingerprints(self) -> dict[str, str]:
         """Tokenizer and the weights that are used: others may come and go."""
-        unused = {f"weights step {one.step}" for one in self.run.checkpoints if one not in self.checkpoints}
+        unused = {f"weights {step_name(one.step)}" for one in self.run.checkpoints if one not in self.checkpoints}
         return {name: value for name, value in self.run.fingerprints.items() if name not in unused}
 
     def _space(self) -> None:

@@ -15,6 +15,7 @@ from whence.model import Checkpoint
 from whence.model.checkpoints import MOMENTS_FILE
 from whence.recipe import Recipe
 from whence.tensors import TensorSlices, read_tensors
+from whence.types import step_name
 
 Source = Literal["recorded", "optimizer", "estimate"]
 
@@ -96,7 +97,7 @@ def moments_fingerprints(checkpoints: Sequence[Checkpoint], recipe: Recipe, sour
     found: dict[str, str] = {}
     for step, path in files.items():
         with path.open("rb") as file:
-            found[f"moments step {step}"] = hashlib.file_digest(file, "sha256").hexdigest()
+            found[f"moments {step_name(step)}"] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
 

@@ -11,6 +11,7 @@ from whence.errors import DataError, InputError, LabelError
 from whence.examples import Examples
 from whence.model import Checkpoint, Run
 from whence.store import PlannedSegment, Store
+from whence.types import RUN_STEPS
 
 SEGMENT_TOKENS = 4_000_000
 """Tokens of a segment: what is held of it in memory while its postings are written grows with them."""
@@ -119,11 +120,11 @@ def chosen(run: Run, steps: tuple[int, ...] | None) -> tuple[Checkpoint, ...]:
     """
     if steps is None:
         return run.checkpoints
-    found = {one.step: one for one in run.checkpoints}
-    missing = [step for step in steps if step not in found]
+    there = sorted({one.step % RUN_STEPS for one in run.checkpoints})
+    missing = [step for step in steps if step not in there]
     if missing:
-        raise InputError(f"no checkpoint at step {missing[0]} in {run.path}: it has {', '.join(map(str, found))}")
-    return tuple(found[step] for step in sorted(set(steps)))
+        raise InputError(f"no checkpoint at step {missing[0]} in {run.path}: it has {', '.join(map(str, there))}")
+    return tuple(one for one in run.checkpoints if one.step % RUN_STEPS in steps)
 
 
 def known_ids(store: Store, examples: Examples) -> list[str]:

@@ -19,6 +19,7 @@ from whence.model import Checkpoint, Encoded, Encoder, Run
 from whence.progress import track
 from whence.recipe import Recipe
 from whence.store import SkippedRow, Writer
+from whence.types import step_name
 
 KEPT_TOKENS = 2_000_000
 """Segments up to this size (some tens of MB encoded) are encoded once for all checkpoints, larger ones at each."""
@@ -104,7 +105,9 @@ class Worker:
             if self._shards(writer, one, checkpoint, work, missing, part) or not missing:
                 continue
             if not told:
-                self.options.say(f"other processes compute the last shards of step {checkpoint.step}: waiting for them")
+                self.options.say(
+                    f"other processes compute the last shards of {step_name(checkpoint.step)}: waiting for them"
+                )
             told = True
             time.sleep(POLL)
 
@@ -137,7 +140,8 @@ class Worker:
         steps = track(
             self._todo(writer, one, checkpoint, shards),
             total=sum(bounds[shard + 1] - bounds[shard] for shard in shards),
-            label=(f"gradients, step {checkpoint.step}" if self.recipe.baseline is None else "predictions") + part,
+            label=(f"gradients, {step_name(checkpoint.step)}" if self.recipe.baseline is None else "predictions")
+            + part,
             weight=lambda cut: cut[2] - cut[1],
             quiet=self.options.quiet,
         )
@@ -187,7 +191,7 @@ class Worker:
         for place in np.flatnonzero(arrays["meta.bad"]).tolist():
             cause = "loss" if not np.isfinite(arrays["meta.losses"][place]) else "gradient"
             row = one.rows[int(one.order[start + place])]
-            self._bad.setdefault(row, f"{cause} is not finite at step {checkpoint.step}")
+            self._bad.setdefault(row, f"{cause} is not finite at {step_name(checkpoint.step)}")
         share = self.options.max_bad_rows
         allowed = max(1, int(share * len(self.examples) + 1e-9)) if share else 0
         if len(self._bad) > allowed:

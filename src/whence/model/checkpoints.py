@@ -31,7 +31,8 @@ class Checkpoint:
 
     Attributes:
         path: folder of the weights.
-        step: optimizer step, 0 for a folder that is not a checkpoint of a Trainer.
+        step: optimizer step, 0 for a folder that is not a checkpoint of a Trainer; of the later ones of joined runs,
+            run x RUN_STEPS + step.
         learning_rate: what multiplied the optimizer's update at that step; 1.0 when no checkpoint knows its own.
         rule: how the learning rate is known, in words.
     """

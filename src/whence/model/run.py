@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,7 @@ from whence.model.checkpoints import Checkpoint, base_model, discover, tokenizer
 from whence.model.encoding import Encoder
 from whence.model.huggingface import ModelCard, load_model, load_tokenizer, read_card
 from whence.near import nearest
-from whence.types import Label
+from whence.types import RUN_STEPS, Label, step_name
 
 MOST_TOKENS = 512
 """Longest text taken by default, in tokens, whatever the model allows."""
@@ -32,12 +33,13 @@ class Run:
 
     Attributes:
         path: the folder that was given.
-        checkpoints: in order of their steps.
+        checkpoints: in order of their steps; of several joined runs, run after run.
         card: what the configuration says.
         tokenizer: the run's own fast tokenizer.
         tokenizer_folder: where it was read from.
         named_tokenizer: the folder that the user named for it; None when it came with the run.
         trust_remote_code: the user's own flag.
+        joined: folders of the runs that were joined; empty for one run, and for a folder of runs (seed-0, seed-1 ...).
     """
 
     path: Path
@@ -47,6 +49,7 @@ class Run:
     tokenizer_folder: Path
     named_tokenizer: str | None = None
     trust_remote_code: bool = False
+    joined: tuple[Path, ...] = ()
 
     @classmethod
     def from_pretrained(
@@ -55,7 +58,8 @@ class Run:
         """Open a training run.
 
         Args:
-            path: a Trainer output folder (checkpoint-*), a model folder, or a PEFT adapter folder.
+            path: a Trainer output folder (checkpoint-*), a model folder, a PEFT adapter folder, or a folder of
+                independently seeded runs (seed-*), which are joined.
             tokenizer: folder of the tokenizer, when it is not in the run.
             trust_remote_code: allow code that comes with the model.
 
@@ -66,6 +70,12 @@ class Run:
             RunError: the folder is not a usable run; the message says what is missing and where.
         """
         folder = Path(path)
+        members = members_of(folder)
+        if members:
+            runs = [
+                cls.from_pretrained(one, tokenizer=tokenizer, trust_remote_code=trust_remote_code) for one in members
+            ]
+            return replace(cls.join(runs), path=folder, joined=())
         checkpoints = discover(folder)
         last = checkpoints[-1].path
         card = read_card(last, trust_remote_code=trust_remote_code)
@@ -76,6 +86,29 @@ class Run:
             folder, checkpoints, card, loaded, home, None if tokenizer is None else str(tokenizer), trust_remote_code
         )
 
+    @classmethod
+    def join(cls, runs: Sequence["Run"]) -> "Run":
+        """Join independently seeded runs: scores are summed over the checkpoints of all of them.
+
+        Args:
+            runs: of one task, one kind of model and one tokenizer.
+
+        Returns:
+            One run with the checkpoints of all; what is predicted is what the last of them predicts.
+
+        Raises:
+            MismatchError: two of them do not fit; the message says in what.
+        """
+        first = runs[0]
+        for other in runs[1:]:
+            _check_alike(first, other)
+        checkpoints = tuple(
+            replace(one, step=number * RUN_STEPS + one.step)
+            for number, run in enumerate(runs)
+            for one in run.checkpoints
+        )
+        return replace(first, checkpoints=checkpoints, joined=tuple(run.path for run in runs))
+
     @property
     def label_names(self) -> tuple[str, ...] | None:
         """Classes in the order of the model's outputs; None for a language model."""
@@ -84,8 +117,8 @@ class Run:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 by content: "tokenizer", and "weights step N" of every checkpoint."""
-        weights = {f"weights step {one.step}": weights_fingerprint(one.path) for one in self.checkpoints}
-        return {"tokenizer": self._tokenizer_fingerprint()} | weights
+        weights = {f"weights {step_name(one.step)}": weights_fingerprint(one.path) for one in self.checkpoints}
+        return {"tokenizer": self.tokenizer_fingerprint()} | weights
 
     @property
     def most_tokens(self) -> int | None:
@@ -188,7 +221,12 @@ class Run:
             + ("" if numbered else f" (or 0 to {len(names) - 1})")
         )
 
-    def _tokenizer_fingerprint(self) -> str:
+    def tokenizer_fingerprint(self) -> str:
+        """Hash the tokenizer by content and by what it does to a probing text.
+
+        Returns:
+            SHA-256, hexadecimal.
+        """
         kinds = [self.tokenizer([PROBE])["input_ids"], self.tokenizer([PROBE], [PROBE])["input_ids"]]
         manner = [self.tokenizer.truncation_side, list(self.tokenizer.model_input_names)]
         digest = hashlib.sha256(json.dumps([kinds, manner]).encode())
@@ -197,6 +235,36 @@ class Run:
         else:  # a name on a hub
             digest.update(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
         return digest.hexdigest()
+
+
+def members_of(folder: Path) -> list[Path]:
+    """Find the runs of a folder of runs, as `whence train --runs` makes it.
+
+    Args:
+        folder: any folder.
+
+    Returns:
+        Its folders seed-0, seed-1 ... by number; empty when the folder is a run itself, or has none.
+    """
+    if not folder.is_dir() or (folder / "config.json").is_file() or next(folder.glob("checkpoint-*"), None) is not None:
+        return []
+    found = [one for one in folder.glob("seed-*") if one.is_dir() and one.name[5:].isdecimal()]
+    return sorted(found, key=lambda one: int(one.name[5:]))
+
+
+def _check_alike(first: Run, other: Run) -> None:
+    """Runs are joined when a text, its tokens and its label mean the same in both."""
+    pairs = {
+        "task": (first.card.kind, other.card.kind),
+        "labels": (first.label_names, other.label_names),
+        "tokenizer": (first.tokenizer_fingerprint()[:12], other.tokenizer_fingerprint()[:12]),
+    }
+    for name, (mine, theirs) in pairs.items():
+        if mine != theirs:
+            raise MismatchError(
+                f"{first.path} and {other.path} cannot be joined: their {name} differ ({mine} and {theirs}): "
+                "join runs of one task and one tokenizer, or index them one by one"
+            )
 
 
 def _tokenizer_home(folder: Path, last: Path) -> Path:

@@ -20,7 +20,7 @@ def refuse_other_plan(folder: Path, found: Plan, wanted: Plan, *, finished: bool
     Raises:
         MismatchError: they differ; the message names the first differing field with both values.
     """
-    ignored = {"run", "tokenizer"}  # names may change; what they name may not
+    ignored = {"run", "joined", "tokenizer"}  # names may change; what they name may not
     ignored |= {"whence"} if finished else set[str]()
     ignored |= set[str]() if data else {"source"}
     mine, other = wanted.model_dump(exclude=ignored), found.model_dump(exclude=ignored)

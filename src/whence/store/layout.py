@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from whence.types import RUN_STEPS
+
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
 
@@ -36,15 +38,15 @@ class Layout:
 
     def shard(self, step: int, segment: str, shard: int) -> Path:
         """Gradients of some examples, one after another."""
-        return self.folder / "forms" / f"step-{step}" / f"seg-{segment}-shard-{shard:05d}.safetensors"
+        return self.folder / "forms" / _checkpoint(step) / f"seg-{segment}-shard-{shard:05d}.safetensors"
 
     def postings(self, step: int, segment: str) -> Path:
         """The same rows by token."""
-        return self.folder / "postings" / f"step-{step}" / f"seg-{segment}.safetensors"
+        return self.folder / "postings" / _checkpoint(step) / f"seg-{segment}.safetensors"
 
     def table(self, step: int) -> Path:
         """What products need besides."""
-        return self.folder / "tables" / f"step-{step}.safetensors"
+        return self.folder / "tables" / f"{_checkpoint(step)}.safetensors"
 
     def tombstones(self, generation: int) -> Path:
         """Examples that were deleted."""
@@ -53,3 +55,8 @@ class Layout:
     def name(self, path: Path) -> str:
         """A file's name in the manifest."""
         return path.relative_to(self.folder).as_posix()
+
+
+def _checkpoint(number: int) -> str:
+    run, step = divmod(number, RUN_STEPS)
+    return f"run-{run}-step-{step}" if run else f"step-{step}"

@@ -27,7 +27,7 @@ class PlannedCheckpoint(BaseModel):
     """A checkpoint of the plan.
 
     Attributes:
-        step: optimizer step.
+        step: optimizer step; in joined runs, run x RUN_STEPS + step.
         learning_rate: of the optimizer at that step.
         rule: how it is known.
         weight: what multiplies this checkpoint's products.
@@ -132,6 +132,7 @@ class Plan(BaseModel):
         embedding_path: the path that was really taken; "exact" where the table is not shared.
         tied: whether the head shares the embedding's table.
         run: folder of the run, as given.
+        joined: folders of the runs that were joined one by one; empty for one run or a folder of runs.
         tokenizer: folder of the tokenizer when the user named one; else None.
         kind: task head.
         label_names: classes in order; None for a language model.
@@ -152,6 +153,7 @@ class Plan(BaseModel):
     embedding_path: str
     tied: bool
     run: str
+    joined: list[str] = Field(default_factory=list)
     tokenizer: str | None
     kind: str
     label_names: list[str] | None

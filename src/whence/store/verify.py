@@ -16,6 +16,7 @@ from whence.store.manifest import Manifest, canonical, merkle_root, read_json, v
 from whence.store.reader import Store, refuse_name
 from whence.store.segment import Segment
 from whence.store.sums import BLOCK, Sums, sums_of_file
+from whence.types import step_name
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,9 @@ def _segment_counts(store: Store, segment: Segment) -> list[Damage]:
         rows = 0
         for examples_of, arrays in segment.shards(step, ("rows.indptr", "meta.losses")):
             if len(arrays["meta.losses"]) != len(examples_of):
-                found.append(Damage(f"forms/step-{step}/seg-{segment.name}", "holds another number of examples"))
+                found.append(
+                    Damage(f"forms, {step_name(step)}, segment {segment.name}", "holds another number of examples")
+                )
             rows += int(arrays["rows.indptr"][-1]) if "rows.indptr" in arrays else 0
         postings = segment.postings(step)
         name = store.layout.name(store.layout.postings(step, segment.name))

@@ -31,6 +31,7 @@ class Checkpoint:
     step: int = field(metadata={"help": "optimizer step at which the checkpoint was saved"})
     learning_rate: float = field(metadata={"help": "learning rate that weighs this checkpoint"})
     rule: str = field(metadata={"help": "where the learning rate comes from, such as recorder or trainer log"})
+    run: int = field(default=0, metadata={"help": "which of several joined runs, from 0"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,9 @@ class Hit:
         default=None, metadata={"help": "class that the model predicts for this example", "optional": True}
     )
     by_checkpoint: tuple[float, ...] = field(default=(), metadata={"help": "the parts of the score, per checkpoint"})
+    by_run: tuple[float, ...] = field(
+        default=(), metadata={"help": "the parts of the score, per run, where several runs are joined; else empty"}
+    )
     words: tuple[WordPair, ...] = field(default=(), metadata={"help": "every word pair; shares sum to the score"})
 
     @property
@@ -128,6 +132,11 @@ class Hit:
     def agreeing(self) -> int:
         """Number of checkpoints at which the score has the sign of the whole."""
         return sum(part * self.score > 0 for part in self.by_checkpoint)
+
+    @property
+    def agreeing_runs(self) -> int:
+        """Number of joined runs in which the score has the sign of the whole."""
+        return sum(part * self.score > 0 for part in self.by_run)
 
     @property
     def marks(self) -> tuple[Mark, ...]:

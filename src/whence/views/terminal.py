@@ -177,7 +177,10 @@ def _hit(hit: Hit) -> RenderableType:
         lines.append(_join("+ ", "", "dim").append_text(_marked(hit.second, hit.second_marks)))
     if hit.words:
         lines.append(_words(hit))
-    if len(hit.by_checkpoint) > 1:
+    if hit.by_run:
+        parts = ", ".join(signed(part) for part in hit.by_run)
+        lines.append(Text(f"by run: {parts}; same sign in {hit.agreeing_runs} of {len(hit.by_run)} runs", style="dim"))
+    elif len(hit.by_checkpoint) > 1:
         parts = ", ".join(signed(part) for part in hit.by_checkpoint)
         lines.append(Text(f"by checkpoint: {parts}", style="dim"))
     return Padding(Group(*lines), (0, 0, 1, 0))
@@ -215,7 +218,8 @@ def _baselines(answer: Answer) -> RenderableType:
 def _foot(answer: Answer) -> RenderableType:
     rules = list(dict.fromkeys(c.rule for c in answer.checkpoints))
     rates = ", ".join(
-        f"step {c.step:,} (lr {c.learning_rate:.3g}" + (")" if len(rules) == 1 else f", {_line(c.rule)})")
+        f"step {c.step:,}{f' of run {c.run}' if c.run else ''} (lr {c.learning_rate:.3g}"
+        + (")" if len(rules) == 1 else f", {_line(c.rule)})")
         for c in answer.checkpoints
     )
     rates += f"; learning rates: {_line(rules[0])}" if len(rules) == 1 else ""

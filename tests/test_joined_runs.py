@@ -1,0 +1,115 @@
+"""Several independently seeded runs behind one index: their scores add up, and hits say in how many runs they hold."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny
+import whence
+from whence.errors import InputError, MismatchError, RunError
+from whence.examples import read
+from whence.model import Run
+from whence.store import Store
+from whence.training import train
+
+TEXTS = ["The cup and the bank.", "the treaty after the vote"]
+LABELS = ["Sports", "World"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seeds of a tiny run in one folder, as `whence train --runs 3` leaves them."""
+    folder = tmp_path_factory.mktemp("joined")
+    data = tiny.write_csv(folder / "train.csv", tiny.NEWS)
+    for seed in range(3):
+        train(read(data), folder / "runs" / f"seed-{seed}", replace(tiny.SETTINGS, seed=seed))
+    return folder
+
+
+def built(home: Path, run: object, name: str, **options: object) -> whence.Index:
+    return whence.build(run, home / "train.csv", home / name, quiet=True, **options)  # type: ignore[arg-type]
+
+
+def test_scores_are_summed_over_runs(home: Path) -> None:
+    whole = built(home, home / "runs", "whole").scores(TEXTS, LABELS)
+    single = [built(home, home / "runs" / f"seed-{seed}", f"one-{seed}").scores(TEXTS, LABELS) for seed in range(3)]
+    assert np.abs(single[0] - single[1]).max() > 1e-6
+    assert whole == pytest.approx(np.sum(single, axis=0), rel=1e-6, abs=1e-12)
+
+
+def test_a_list_of_runs_is_the_folder_of_runs(home: Path) -> None:
+    folders = [home / "runs" / f"seed-{seed}" for seed in range(3)]
+    listed = built(home, folders, "listed")
+    assert listed.store.plan.joined == [str(one) for one in folders]
+    assert listed.scores(TEXTS, LABELS) == pytest.approx(built(home, home / "runs", "whole").scores(TEXTS, LABELS))
+    assert whence.open(home / "listed").scores(TEXTS, LABELS) == pytest.approx(listed.scores(TEXTS, LABELS))
+    alone = built(home, folders[:1], "alone")
+    assert alone.store.plan.joined == []
+    with pytest.raises(InputError, match="no run was given"):
+        whence.build([], home / "train.csv", home / "none")
+
+
+def test_an_answer_says_in_how_many_runs_a_hit_holds(home: Path, said: Callable[..., tuple[int, str, str]]) -> None:
+    answer = built(home, home / "runs", "whole").explain(TEXTS[0], label="Sports", k=3)
+    assert [(one.run, one.step) for one in answer.checkpoints] == [
+        (run, step) for run in range(3) for step in sorted({one.step for one in answer.checkpoints})
+    ]
+    for hit in (*answer.helped, *answer.hurt):
+        assert len(hit.by_run) == 3
+        assert sum(hit.by_run) == pytest.approx(hit.score, rel=1e-5)
+        assert sum(hit.by_checkpoint) == pytest.approx(hit.score, rel=1e-5)
+        assert hit.agreeing_runs == sum(part * hit.score > 0 for part in hit.by_run)
+    assert f"in {answer.helped[0].agreeing_runs} of 3 runs" in answer._repr_html_()
+    code, out, _ = said("explain", home / "whole", TEXTS[0], "--label", "Sports")
+    shown = " ".join(out.split())
+    assert code == 0
+    assert f"same sign in {answer.helped[0].agreeing_runs} of 3 runs" in shown
+    assert "of run 2" in shown
+
+
+def test_a_single_run_says_nothing_of_runs(home: Path) -> None:
+    answer = built(home, home / "runs" / "seed-0", "one-0").explain(TEXTS[0], label="Sports", k=3)
+    assert all(hit.by_run == () for hit in answer.helped)
+    assert "runs</p>" not in answer._repr_html_()
+
+
+def test_steps_are_chosen_in_every_run(home: Path) -> None:
+    run = Run.from_pretrained(home / "runs")
+    last = max(one.step for one in Run.from_pretrained(home / "runs" / "seed-0").checkpoints)
+    index = built(home, run, "last", steps=(last,))
+    assert len(index.store.plan.checkpoints) == 3
+    assert {one.step % 10**9 for one in index.store.plan.checkpoints} == {last}
+
+
+def test_a_changed_or_missing_run_is_refused(home: Path, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(home / "runs", tmp_path / "runs"))
+    built(home, home / "runs", "whole")
+    assert whence.open(home / "whole", run=runs).predict(TEXTS)
+    shutil.rmtree(runs / "seed-2")
+    with pytest.raises(MismatchError, match=r"weights step \d+ of run 2 is missing"):
+        whence.open(home / "whole", run=runs).predict(TEXTS)
+    built(home, [runs / "seed-0", runs / "seed-1"], "two")
+    shutil.rmtree(runs / "seed-1")
+    with pytest.raises(RunError, match="seed-1, from which"):
+        whence.open(home / "two").predict(TEXTS)
+
+
+def test_runs_of_different_things_are_not_joined(home: Path, tmp_path: Path) -> None:
+    other = [row | {"label": {"World": "Globe"}.get(row["label"], row["label"])} for row in tiny.NEWS]
+    train(read(other), tmp_path / "run", tiny.SETTINGS)
+    with pytest.raises(MismatchError, match="cannot be joined: their labels differ"):
+        built(home, [home / "runs" / "seed-0", tmp_path / "run"], "mixed")
+
+
+def test_its_files_are_named_by_run_and_its_bytes_are_checked(
+    home: Path, said: Callable[..., tuple[int, str, str]]
+) -> None:
+    folder = home / "whole"
+    built(home, home / "runs", "whole")
+    assert {path.name.split("-step")[0] for path in (folder / "forms").iterdir()} >= {"run-1", "run-2"}
+    assert said("verify", folder)[0] == 0
+    assert Store(folder).n == len(tiny.NEWS)
