@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 from whence.types import Span
-from whence.views.contexts import (
+from whence.views import (
     Answer,
     BaselineHit,
     Checkpoint,

@@ -157,6 +157,7 @@ def test_a_damaged_record_is_refused(folder: Path, tmp_path: Path) -> None:
     write_tensors(home / "steps.safetensors", arrays | {"rates": arrays["rates"][:-3]})
     with pytest.raises(RunError, match="without rows, rates"):
         read_steps(copy)
+    write_tensors(home / "steps.safetensors", arrays)
     settings = json.loads((home / "steps.json").read_text())
     (home / "steps.json").write_text(json.dumps({key: settings[key] for key in settings if key != "clip"}))
     with pytest.raises(RunError, match="lacks or spoils 'clip'"):

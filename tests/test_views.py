@@ -18,7 +18,7 @@ from jinja2 import meta, nodes
 from answers import make_answer, make_labels, make_pair_answer, make_story, make_text_answer
 from markup import Structure, rewritten
 from whence.errors import DataError, DiskFullError, InputError, MissingExtraError
-from whence.views import contexts, evaluation, frames, page, segments
+from whence.views import contexts, evaluation, frames, page, segments, suspects
 from whence.views.contexts import Answer
 from whence.views.page import Limits, Page, css, document, environment, fragment
 from whence.views.segments import columns
@@ -37,8 +37,7 @@ def undocumented(module: object) -> list[str]:
 
 
 def test_every_field_of_a_page_has_a_help_text() -> None:
-    assert undocumented(contexts) == []
-    assert undocumented(evaluation) == []
+    assert undocumented(contexts) == undocumented(suspects) == undocumented(evaluation) == []
     assert undocumented(frames) == []
     assert undocumented(page) == []
     for kind in (segments.Piece, segments.Segment):
@@ -64,7 +63,7 @@ def attributes(source: str) -> set[str]:
 def promised() -> set[str]:
     kinds = [
         kind
-        for module in (contexts, evaluation, frames, page, segments)
+        for module in (contexts, evaluation, frames, page, segments, suspects)
         for kind in vars(module).values()
         if isinstance(kind, type)
     ]
@@ -143,10 +142,10 @@ def test_the_json_has_the_promised_keys_in_order() -> None:
     content = make_answer().to_dict()
     assert list(content) == ["whence", "method", "checkpoints", "embedding_path", "loss", "query", "helped", "hurt",
                              "baselines", "notes", "caveat"]  # fmt: skip
-    assert list(content["checkpoints"][0]) == ["step", "learning_rate", "rule"]
+    assert list(content["checkpoints"][0]) == ["step", "learning_rate", "rule", "run"]
     assert list(content["query"]) == ["text", "label", "against", "predicted", "probabilities", "loss", "truncated_at"]
     assert list(content["helped"][0]) == ["rank", "id", "row", "score", "text", "label", "predicted", "by_checkpoint",
-                                          "words"]  # fmt: skip
+                                          "by_run", "words"]  # fmt: skip
     assert list(content["helped"][0]["words"][0]) == ["query_word", "train_word", "share", "query_spans", "train_spans"]
     assert content["helped"][0]["words"][0]["train_spans"] == [[12, 17]]
     assert list(content["baselines"]["bm25"][0]) == ["id", "row", "score"]
@@ -277,7 +276,7 @@ def test_the_style_can_not_leak_into_a_host_page() -> None:
 def test_every_mark_says_its_sign_in_words(shown: Page) -> None:
     found = Structure(document(shown)).marks
     assert all(re.search(r" (helped \+|hurt -|no effect 0)\S*$", mark) for mark in found)
-    assert bool(found) == (not isinstance(shown, contexts.LabelReport))
+    assert bool(found) == (not isinstance(shown, suspects.LabelReport))
 
 
 def test_the_answer_tells_what_it_knows() -> None:

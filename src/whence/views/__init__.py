@@ -6,14 +6,11 @@ from whence.views.contexts import (
     BaselineHit,
     Checkpoint,
     Hit,
-    LabelReport,
     QueryView,
-    RankingRecall,
-    Story,
-    Suspect,
     WordPair,
 )
 from whence.views.page import Page, document, fragment
+from whence.views.suspects import LabelReport, RankingRecall, Story, Suspect
 
 __all__ = [
     "CAVEAT",

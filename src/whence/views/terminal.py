@@ -11,8 +11,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from whence.views.contexts import Answer, Hit, LabelReport, QueryView, RankingRecall, Story, Suspect
+from whence.views.contexts import Answer, Hit, QueryView
 from whence.views.segments import Mark, Piece, clip, columns, percent, pieces, segments, signed, spoken
+from whence.views.suspects import LabelReport, RankingRecall, Story, Suspect
 from whence.views.tables import table
 
 WIDE = 140
