@@ -20,23 +20,8 @@ from whence.actions import RANKINGS
 from whence.cli import door, main
 from whence.methods import METHODS
 
-COMMANDS = [
-    "demo",
-    "train",
-    "plan",
-    "index",
-    "explain",
-    "serve",
-    "labels",
-    "apply",
-    "check",
-    "evaluate",
-    "verify",
-    "info",
-    "delete",
-    "merge",
-]
-COMMANDS += ["methods"]
+COMMANDS = ["demo", "train", "plan", "index", "explain", "serve", "labels", "apply", "report", "check", "evaluate"]
+COMMANDS += ["verify", "info", "delete", "merge", "methods"]
 QUERY = "The bank: PROFIT fell — the naïve vote, the vote 日本!"
 
 

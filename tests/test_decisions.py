@@ -78,14 +78,14 @@ def test_writers_in_several_processes_lose_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("act", "label", "error"),
-    [("fix", None, InputError), ("fix", "Busines", LabelError)],
+    [("fix", None, InputError), ("fix", "Busines", LabelError), ("explode", None, InputError), ("", None, InputError)],
 )
 def test_an_impossible_decision_is_refused_and_not_written(
     store: Store, act: str, label: str | None, error: type[Exception]
 ) -> None:
     made = Decisions.of(store)
     with pytest.raises(error):
-        made.decide(["n0"], act, [label])  # type: ignore[arg-type]
+        made.decide(["n0"], act, [label])
     assert not made.path.exists()
 
 

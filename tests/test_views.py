@@ -18,12 +18,15 @@ from jinja2 import meta, nodes
 from answers import make_answer, make_labels, make_pair_answer, make_story, make_text_answer
 from markup import Structure, rewritten
 from whence.errors import DataError, DiskFullError, InputError, MissingExtraError
-from whence.views import contexts, evaluation, frames, page, segments, suspects
+from whence.views import contexts, evaluation, frames, page, reports, segments, suspects
 from whence.views.contexts import Answer
 from whence.views.page import Limits, Page, css, document, environment, fragment
+from whence.views.reports import Report
 from whence.views.segments import columns
 
-PAGES: list[Page] = [make_answer(), make_pair_answer(), make_text_answer(), make_labels(), make_story()]
+NUMBERED = {"#answer-{{ loop.index }}", "answer-{{ loop.index }}"}
+REPORT = Report(title="Three answers", answers=(make_answer(), make_pair_answer(), make_text_answer()), index="news")
+PAGES: list[Page] = [make_answer(), make_pair_answer(), make_text_answer(), make_labels(), make_story(), REPORT]
 TEMPLATES = sorted(path.name for path in page.TEMPLATES.glob("*.j2"))
 SOURCES = Path(page.__file__).parent
 
@@ -39,6 +42,7 @@ def undocumented(module: object) -> list[str]:
 def test_every_field_of_a_page_has_a_help_text() -> None:
     assert undocumented(contexts) == undocumented(suspects) == undocumented(evaluation) == []
     assert undocumented(frames) == []
+    assert undocumented(reports) == []
     assert undocumented(page) == []
     for kind in (segments.Piece, segments.Segment):
         assert all(f"    {item.name}: " in (kind.__doc__ or "") for item in fields(kind))
@@ -63,7 +67,7 @@ def attributes(source: str) -> set[str]:
 def promised() -> set[str]:
     kinds = [
         kind
-        for module in (contexts, evaluation, frames, page, segments, suspects)
+        for module in (contexts, evaluation, frames, page, reports, segments, suspects)
         for kind in vars(module).values()
         if isinstance(kind, type)
     ]
@@ -80,7 +84,7 @@ def promised() -> set[str]:
 def test_a_template_reads_nothing_outside_of_its_contract(name: str) -> None:
     source = (page.TEMPLATES / name).read_text()
     whole = {"pages", "title", "css", "policy"} if name == "page.html.j2" else {"page"}
-    assert names(source) <= whole | {"limits", "range", "doors", "acts", "told"}
+    assert names(source) <= whole | {"limits", "range", "doors", "acts", "told", "report"}
     assert attributes(source) <= promised() | {"index0", "index", "first", "last", "values", "split"}
 
 
@@ -104,9 +108,11 @@ def unsafe(source: str) -> list[str]:
     bare = re.sub(r"\{%.*?%\}|\{#.*?#\}", "", re.sub(r"\{\{.*?\}\}", "X", source, flags=re.DOTALL), flags=re.DOTALL)
     tags = re.findall(r"<[a-z][^>]*>", re.sub(r'"[^"]*"', '""', bare))
     # the only addresses: those that the explorer's doors make, percent-encoded
-    tags = [re.sub(r'href=""', "", tag) if "doors." in source else tag for tag in tags]
+    own = "doors." in source or "#answer-" in source
+    tags = [re.sub(r'(?:href|id)=""', "", tag) if own else tag for tag in tags]
     banned = re.findall(r"\|\s*safe|Markup|autoescape|<script|innerHTML", source)
-    banned += [one for one in re.findall(r'href="([^"]*)"', source) if not one.startswith("{{ doors.")]
+    places = re.findall(r'(?:href|id)="([^"]*)"', source)
+    banned += [one for one in places if not one.startswith("{{ doors.") and one not in NUMBERED]
     inside = [re.findall(r"""[\w-]+=(?!")|\s(?:on\w+|style|href|src|id|action)=""", tag) for tag in tags]
     return banned + [part for found in inside for part in found]
 
@@ -261,7 +267,8 @@ def test_the_style_policy_allows_this_style_and_nothing_else(shown: Page) -> Non
     policy = next(dict(tag[1:]) for tag in Structure(html).tags if ("http-equiv", "Content-Security-Policy") in tag)
     assert len(style) == 1
     assert policy["content"].startswith(f"default-src 'none'; style-src 'sha256-{digest}'")
-    assert not re.search(r"https?:|//|url\(|@import|<script|<link|<img| style=| src=| href=", html)
+    assert not re.search(r"https?:|//|url\(|@import|<script|<link|<img| style=| src=", html)
+    assert all(one.startswith("#answer-") for one in re.findall(r' href="([^"]*)"', html))
 
 
 def test_the_style_can_not_leak_into_a_host_page() -> None:

@@ -114,7 +114,7 @@ class Decisions:
         self._refresh()
         return tuple(self._log[-1]) if self._log else ()
 
-    def decide(self, ids: Sequence[str], act: Act, labels: Sequence[str | None] | None = None) -> None:
+    def decide(self, ids: Sequence[str], act: str, labels: Sequence[str | None] | None = None) -> None:
         """Decide about some examples, as one step.
 
         Args:
@@ -127,13 +127,15 @@ class Decisions:
             LabelError: there is no such class.
             DiskFullError: no space left.
         """
-        if act not in ACTS:
-            raise InputError(f"nothing is called {act!r}: keep, fix, drop or clear")
+        acts: dict[str, Act] = {one: one for one in ACTS}
+        known = acts.get(act)
+        if known is None:
+            raise InputError(f"nothing is called {act[:40]!r}: keep, fix, drop or clear")
         given = [None] * len(ids) if labels is None or act != "fix" else list(labels)
         for label in given if act == "fix" else ():
             self._check(label)
         when = datetime.now(UTC).isoformat(timespec="seconds")
-        made = [Decision(one, act, label, when) for one, label in zip(ids, given, strict=True)]
+        made = [Decision(one, known, label, when) for one, label in zip(ids, given, strict=True)]
         self._append({"step": [_plain(one) for one in made], "when": when, "data": self._data})
 
     def undo(self) -> tuple[Decision, ...]:

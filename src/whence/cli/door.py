@@ -50,6 +50,7 @@ for command in (
     showing.serve,
     asking.labels,
     showing.apply,
+    showing.report,
     asking.check,
     evaluating.evaluate,
     keeping.verify,

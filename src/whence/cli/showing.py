@@ -37,6 +37,48 @@ def serve(
     run_server(indexes, host=host, port=port, options=opened, say=say)
 
 
+def report(
+    index: IndexFolder,
+    queries: Annotated[
+        str, typer.Argument(metavar="QUERIES", help="A file of questions, in the columns of a data set.")
+    ],
+    out: Annotated[Path, typer.Option(help="The page: one HTML file that needs no network; or .json.")],
+    against: Annotated[str | None, typer.Option(help="Why the label rather than this one.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Hits on each side.")] = 10,
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Whence do these outputs come?",
+    run: Annotated[Path | None, typer.Option(help="Folder of the run, when it has moved.")] = None,
+    baselines: Annotated[bool, typer.Option(help="Rank by the baselines too.")] = True,
+    partial: Annotated[bool, typer.Option("--partial", help="Ask an unfinished index too.")] = False,
+    allow_missing: options.AllowMissing = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    split: options.Split = None,
+    text_column: options.TextColumn = "text",
+    pair_column: options.PairColumn = "text_pair",
+    label_column: options.LabelColumn = "label",
+    id_column: options.IdColumn = "id",
+    target_column: options.TargetColumn = "target",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Answer a file of questions on one page that opens without a server and without a network."""
+    options.usable(out, "--out")
+    from whence.attribution import open as open_index
+    from whence.progress import track
+    from whence.views import Report
+
+    named = options.columns(text_column, pair_column, label_column, id_column, target_column)
+    asked = options.read_data(queries, named, split, quiet=quiet)
+    opened = open_index(
+        index, run=run, trust_remote_code=trust_remote_code, partial=partial, allow_missing=allow_missing
+    )
+    answered = opened.explain_many(asked, against=against, k=k, baselines=baselines)
+    answers = tuple(track(answered, total=len(asked), label="answering", unit="questions", quiet=quiet))
+    Report(title=title, answers=answers, index=index.name).save(out)
+    size = out.stat().st_size
+    content = {"out": str(out), "answers": len(answers), "bytes": size}
+    show(as_json, lambda: content, lambda: typer.echo(f"{out}: {len(answers):,} answers, {size / 1e6:.1f} MB"))
+
+
 def apply(
     index: IndexFolder,
     out: Annotated[Path, typer.Option(help="The new data set: .csv, .jsonl or .parquet; nothing is replaced.")],

@@ -75,6 +75,24 @@ class Stored:
         """Names of the columns."""
         return tuple(self._file.schema_arrow.names)
 
+    def has(self, name: str) -> bool:
+        """Say whether any example has a value in a column, without reading it where the file knows.
+
+        Args:
+            name: the column.
+
+        Returns:
+            False for a column of nothing, and for none.
+        """
+        if name not in self.names:
+            return False
+        groups = [self._file.metadata.row_group(one) for one in range(self._file.num_row_groups)]
+        columns = [group.column(self.names.index(name)) for group in groups]
+        known = [one.statistics for one in columns]
+        if any(one is None or not one.has_null_count for one in known):
+            return any(value is not None for value in self.column(name))
+        return any(one.null_count < group.num_rows for one, group in zip(known, groups, strict=True))
+
     def column(self, name: str) -> list[Any]:
         """Read one column.
 

@@ -2,6 +2,7 @@
 
 # pyarrow ships no types
 # pyright: reportMissingTypeStubs=false
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -14,22 +15,26 @@ from whence.examples.whole import TEXTS, Whole
 _pa: Any = pyarrow
 _compute: Any = pyarrow.compute
 
+BLOCK = 8192
+"""Examples that are split at a time: what is in memory on the way."""
+
 
 class WordSets:
-    """Distinct words of every example (lower case, runs of letters and digits), and the examples of every word.
+    """Distinct words of every example: lower case, between white space, without the signs around them.
 
     Args:
         whole: the examples.
     """
 
     def __init__(self, whole: Whole) -> None:
-        owners, words = _pairs(whole)
-        self.sizes: Int[np.ndarray, " n"] = np.bincount(owners, minlength=len(whole))
-        self._words = words  # ascending by example, then by word
-        self._begins = np.concatenate([[0], np.cumsum(self.sizes)])
-        order = np.argsort(words, kind="stable")
-        self._owners = owners[order].astype(np.int32)
-        self._postings = np.concatenate([[0], np.cumsum(np.bincount(words))])
+        self._numbers: dict[str, int] = {}
+        found = [self._block(whole, start) for start in range(0, len(whole), BLOCK)]
+        sizes = np.concatenate([sizes for _, sizes in found]) if found else np.zeros(0, dtype=np.int64)
+        self.sizes: Int[np.ndarray, " n"] = sizes
+        self._words: Int[np.ndarray, " m"] = np.concatenate([np.zeros(0, dtype=np.int32), *(one for one, _ in found)])
+        self._begins = np.concatenate([[0], np.cumsum(sizes)])
+        self._count = len(self._numbers)
+        self._numbers.clear()  # only needed to number them
 
     def alike(self, place: int) -> Float[np.ndarray, " n"]:
         """Compare one example with all.
@@ -38,29 +43,44 @@ class WordSets:
             place: its number, in data order.
 
         Returns:
-            Shared words divided by all words of both (Jaccard), 0 to 1; 1 for itself.
+            Shared words divided by all words of both (Jaccard), 0 to 1; 1 for itself, 0 for one without words.
         """
-        shared = np.zeros(len(self.sizes), dtype=np.int64)
-        for word in self._words[self._begins[place] : self._begins[place + 1]].tolist():
-            shared[self._owners[self._postings[word] : self._postings[word + 1]]] += 1
+        mine = np.zeros(self._count, dtype=np.uint8)
+        mine[self._words[self._begins[place] : self._begins[place + 1]]] = 1
+        shared, some = np.zeros(len(self.sizes), dtype=np.int32), np.flatnonzero(self.sizes)
+        if len(some):
+            shared[some] = np.add.reduceat(mine[self._words], self._begins[some], dtype=np.int32)
         return shared / np.maximum(self.sizes + self.sizes[place] - shared, 1)
 
+    def _block(self, whole: Whole, start: int) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " b"]]:
+        """Distinct words of some examples, one after another, and how many each has."""
+        count = min(BLOCK, len(whole) - start)
+        owners: list[np.ndarray] = []
+        codes: list[np.ndarray] = []
+        for name in TEXTS:
+            if whole.has(name):
+                column = whole.column(name).slice(start, count).fill_null("").combine_chunks()
+                pieces = _compute.utf8_split_whitespace(_compute.utf8_lower(column))
+                owners.append(_compute.list_parent_indices(pieces).to_numpy())
+                codes.append(self._coded(pieces.flatten()))
+        paired, numbers = np.concatenate(owners).astype(np.int64), np.concatenate(codes).astype(np.int64)
+        some, width = numbers >= 0, max(1, len(self._numbers))
+        keys = np.unique(paired[some] * width + numbers[some])
+        return (keys % width).astype(np.int32), np.bincount(keys // width, minlength=count)
 
-def _pairs(whole: Whole) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
-    """Example and word of every distinct pair, ascending."""
-    owners: list[np.ndarray] = []
-    words: list[Any] = []
-    for name in TEXTS:
-        if not whole.has(name):
-            continue
-        column = _compute.utf8_lower(whole.column(name).fill_null(""))
-        pieces = _compute.split_pattern_regex(column, r"[^\pL\pN]+").combine_chunks()
-        owners.append(_compute.list_parent_indices(pieces).to_numpy())
-        words.append(pieces.flatten())
-    coded = _pa.chunked_array(words, _pa.large_string()).combine_chunks().dictionary_encode()
-    coded = coded.combine_chunks() if hasattr(coded, "combine_chunks") else coded
-    codes, empty = coded.indices.to_numpy().astype(np.int64), coded.dictionary.index("").as_py()
-    paired = np.concatenate(owners).astype(np.int64)
-    some = codes != empty
-    keys = np.unique(paired[some] * len(coded.dictionary) + codes[some])
-    return keys // max(1, len(coded.dictionary)), (keys % max(1, len(coded.dictionary))).astype(np.int32)
+    def _coded(self, words: Any) -> Int[np.ndarray, " m"]:
+        """Number words; -1 for what is no word."""
+        coded = words.dictionary_encode()
+        bare = [_bare(one) for one in coded.dictionary.to_pylist()]
+        table = np.asarray([self._numbers.setdefault(one, len(self._numbers)) if one else -1 for one in bare] or [-1])
+        return table[coded.indices.to_numpy()]
+
+
+def _bare(word: str) -> str:
+    """A word without the signs around it."""
+    start, stop = 0, len(word)
+    while start < stop and unicodedata.category(word[start])[0] not in "LN":
+        start += 1
+    while stop > start and unicodedata.category(word[stop - 1])[0] not in "LN":
+        stop -= 1
+    return word[start:stop]

@@ -10,6 +10,7 @@ from whence.views.contexts import (
     WordPair,
 )
 from whence.views.page import Page, document, fragment
+from whence.views.reports import Report
 from whence.views.suspects import LabelReport, RankingRecall, Story, Suspect
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Page",
     "QueryView",
     "RankingRecall",
+    "Report",
     "Story",
     "Suspect",
     "WordPair",

@@ -199,7 +199,7 @@ class Explorer:
         identity, act = fields.get("id", ""), fields.get("act", "")
         if identity not in shown.table.whole.numbers:
             raise InputError(f"no training example has the id {identity[:80]!r}")
-        shown.decisions.decide([identity], act, [fields.get("label")])  # type: ignore[arg-type] # it checks the act
+        shown.decisions.decide([identity], act, [fields.get("label")])
         return _see(_back(fields))
 
     def undo(self, request: WebRequest) -> Response:

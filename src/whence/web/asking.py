@@ -8,6 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -166,10 +167,9 @@ class Asker:
 
     def close(self) -> None:
         """End the process; what waits is not answered."""
-        process = self._process
-        if process is not None:
-            process.kill()
-            process.wait()
+        if self._process is not None:
+            self._process.kill()
+            self._end()
 
     def _forget(self) -> None:
         over = [name for name, one in self._jobs.items() if one.state in {"done", "failed"}]
@@ -181,7 +181,7 @@ class Asker:
             try:
                 job = self._queue.get(timeout=self._idle)
             except queue.Empty:
-                self._stop()
+                self._end()
                 continue
             job.state, job.stage = "running", "starting"
             try:
@@ -203,8 +203,9 @@ class Asker:
             "options": dict(job.source.options),
             "question": asdict(job.question),
         }
-        process.stdin.write(json.dumps(asked) + "\n")
-        process.stdin.flush()
+        with suppress(BrokenPipeError):  # it is gone: its output ends at once, too
+            process.stdin.write(json.dumps(asked) + "\n")
+            process.stdin.flush()
         for line in process.stdout:
             told: dict[str, Any] = json.loads(line)
             if "stage" in told:
@@ -217,8 +218,7 @@ class Asker:
                 answer = Answer.from_dict(told["answer"])
                 job.keep(job.question, replace(answer, n_examples=int(told["n_examples"])), groups, job.seconds)
                 return
-        code = process.wait()
-        self._process = None
+        code = self._end()
         raise InputError(f"the process with the model ended ({_ended(code)}): ask again, or with a shorter text")
 
     def _started(self) -> "subprocess.Popen[str]":
@@ -233,11 +233,16 @@ class Asker:
             )
         return self._process
 
-    def _stop(self) -> None:
+    def _end(self) -> int:
+        """Let the process go: it reads the end of its input and leaves."""
         process, self._process = self._process, None
-        if process is not None and process.stdin is not None:
-            process.stdin.close()  # it reads the end and leaves
-            process.wait(timeout=30)
+        if process is None:
+            return 0
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with suppress(OSError):  # what it did not read any more
+                    stream.close()
+        return process.wait(timeout=60)
 
 
 def _ended(code: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from whence.decisions import mended, write_columns
 from whence.errors import InputError
 from whence.examples import write_csv
-from whence.views import CAVEAT, Answer, document
+from whence.views import CAVEAT, Answer, Report, document
 from whence.web.answering import kept_of, only, sums
 from whence.web.browsing import rows_of
 from whence.web.framing import method_line
@@ -203,7 +203,8 @@ def of_answers(shown: Shown, kind: str) -> bytes:
     if not answers:
         raise InputError("nothing was asked of this index yet")
     if kind == "html":
-        return document(*(answer for _, answer in answers), title="Answers").encode("utf-8", "backslashreplace")
+        report = Report(title="Answers", answers=tuple(answer for _, answer in answers), index=shown.name)
+        return document(report).encode("utf-8", "backslashreplace")
     if kind == "pair":
         text = "".join(_line(pair_line(answer, name)) for name, answer in answers)
     elif kind == "json":

@@ -96,7 +96,7 @@ def form(shelf: Shelf, shown: Shown, state: Asking) -> Form:
         against=state.against,
         k=state.k,
         names=tuple(shown.plan.label_names or ()),
-        paired=shown.plan.label_names is not None and shown.table.whole.has("text_pair"),
+        paired=shown.paired,
         others=tuple(Link(one.name, "", one.name in asked, _method(one)) for one in shelf.shown.values()),
     )
 

@@ -19,6 +19,10 @@ HEAD_BYTES = 64 * 1024
 """Bytes of a request's head at most."""
 
 
+WARM_AFTER = 2.0
+"""Seconds after which what later pages need is made ready; the first page comes first."""
+
+
 class Patient(H11Protocol):
     """HTTP/1.1 that waits so long for the head of a request, and no longer."""
 
@@ -87,7 +91,9 @@ def serve(
     explorer, guard = made(shelf, host, port)
     shown = f"[{host}]" if ":" in host else host
     say(f"http://{shown}:{port}/" + (f"?token={guard.token}" if guard.open else ""))
-    threading.Thread(target=lambda: [one.warm() for one in shelf.shown.values()], daemon=True).start()
+    warming = threading.Timer(WARM_AFTER, lambda: [one.warm() for one in shelf.shown.values()])
+    warming.daemon = True
+    warming.start()
     config = uvicorn.Config(
         guard,
         http=Patient,

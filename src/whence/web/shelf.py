@@ -65,6 +65,11 @@ class Shown:
         return self.store.plan
 
     @property
+    def paired(self) -> bool:
+        """Whether its examples are pairs of texts."""
+        return any(segment.examples.has("text_pair") for segment in self.store.segments)
+
+    @property
     def table(self) -> Table:
         """Its examples."""
         with self._lock:
