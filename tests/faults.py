@@ -222,9 +222,9 @@ def _shards(
         while True:
             missing = [one for one in range(len(bounds) - 1) if not writer.has_shard(step, segment.name, one)]
             mine = [one for one in missing if share is None or (before + one) % share[1] == share[0]]
-            if not mine and writer.has_table(step, "inverse_root"):
+            if not mine and "inverse_root" in writer.table_names(step):
                 break
-            if writer.base is None and not writer.has_table(step, "inverse_root"):
+            if writer.base is None and "inverse_root" not in writer.table_names(step):
                 writer.put_table(step, {"inverse_root": np.full((TOKENS, WIDTH), step, dtype=np.float32)})
             done = 0
             for shard in mine:

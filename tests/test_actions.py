@@ -12,7 +12,7 @@ import whence
 from tiny import NEWS, Tiny
 from whence.actions import RANKINGS, confident_errors, label_errors, support, write_label_csv
 from whence.errors import InputError
-from whence.store import Store
+from whence.store import Segment, Store
 
 DATALAB = ["is_label_issue", "label_score", "given_label", "predicted_label"]
 
@@ -115,9 +115,18 @@ def test_rows_stand_in_the_order_of_the_ranking(news: Tiny, ranking: str):
         np.testing.assert_allclose(scores, np.arange(1, len(NEWS) + 1) / len(NEWS))
 
 
-def test_ties_stand_in_data_order(news: Tiny):
+@pytest.fixture
+def features(news: Tiny, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """The arrays over the examples as every store of the test then gives them, to be changed."""
+    changed = dict(Store(news.index).features)
+    monkeypatch.setattr(Store, "features", changed)
+    monkeypatch.setattr(Segment, "features", lambda _, name: changed[name].copy())
+    return changed
+
+
+def test_ties_stand_in_data_order(news: Tiny, features: dict[str, np.ndarray]):
     store = Store(news.index)
-    store.features["losses"][:] = 0.5
+    features["losses"][:] = 0.5
     assert [one.row for one in label_errors(store, "mean-loss").rows] == list(range(len(NEWS)))
 
 
@@ -137,11 +146,11 @@ def test_flags_and_suggestions_agree(news: Tiny):
         assert (one.id, one.text) == (NEWS[row]["id"], NEWS[row]["text"])
 
 
-def test_skipped_rows_are_not_ranked(news: Tiny):
+def test_skipped_rows_are_not_ranked(news: Tiny, features: dict[str, np.ndarray]):
     store = Store(news.index)
-    store.features["skipped"][3] = True
-    store.features["losses"][:, 3] = np.nan
-    store.features["mean_probabilities"][3] = np.nan
+    features["skipped"][3] = True
+    features["losses"][:, 3] = np.nan
+    features["mean_probabilities"][3] = np.nan
     for ranking in RANKINGS:
         report = label_errors(store, ranking)
         assert report.n_examples == len(NEWS) - 1

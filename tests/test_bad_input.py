@@ -19,7 +19,7 @@ import safetensors.numpy
 import runs
 import whence
 from tiny import NEWS, Tiny, write_csv
-from whence.store import files
+from whence.store import disk
 
 Said = Callable[..., tuple[int, str, str]]
 UTF8 = "id,text,label\n1,a cup,Sports\n2,a vote,World\n"
@@ -408,19 +408,20 @@ def test_too_many_rows_without_a_finite_loss_stop_the_build(said: Said, news: Ti
 
 
 def test_a_full_disk_ends_with_74_and_resumes(said: Said, news: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    calls: list[Path] = []
+    calls: list[int] = []
 
-    def full(path: Path, *_: object, **__: object) -> None:
-        calls.append(path)
-        if len(calls) > 1:
+    def full(opened: int, *arguments: Any) -> int:
+        calls.append(opened)
+        if len(calls) > 15:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, *_, **__)
+        return write(opened, *arguments)
 
-    write = files.write_tensors
-    monkeypatch.setattr(files, "write_tensors", full)
+    write = disk.write
     words = ("index", news.run, news.data, "--out", tmp_path / "index")
-    refused(said(*words), 74, "no space left", "free some")
-    monkeypatch.setattr(files, "write_tensors", write)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "write", full)
+        refused(said(*words), 74, "no space left", "free some")
+    assert list(tmp_path.glob("index/forms/*/*.done")), "what was finished before is kept"
     assert said(*words)[0] == 0
     assert root(tmp_path / "index") == root(news.index)
 

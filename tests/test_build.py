@@ -112,7 +112,7 @@ def test_an_interrupted_build_goes_on(
             build(bert_run, folder)
     with pytest.raises(InputError, match="is unfinished"):
         whence.open(folder)
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("forms/*/*")}
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("forms/*/*.safetensors")}
     assert len(before) == place
     passed.clear()
     build(bert_run, folder)
@@ -161,7 +161,7 @@ def test_a_full_disk_is_said_and_the_build_goes_on(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("whence.store.files.write_tensors", full)
+        patch.setattr("whence.store.disk.write", full)
         with pytest.raises(DiskFullError, match="no space left"):
             build(bert_run, tmp_path / "index")
     assert build(bert_run, tmp_path / "index").explain(TEXT, baselines=False).helped

@@ -19,7 +19,7 @@ import tiny
 import whence
 from tiny import NEWS, Tiny, write_csv
 from whence.index import planning
-from whence.store import Store, Writer, disk
+from whence.store import Store, Writer, disk, merge
 
 Said = Callable[..., tuple[int, str, str]]
 MORE = [row | {"id": f"more-{row['id']}", "source": "new"} for row in runs.rows(9, seed=5)]
@@ -113,8 +113,7 @@ def test_a_changed_byte_is_found_by_file_and_place(said: Said, index: Path, kind
     flip(path, size // 2)
     code, out, err = said("verify", index)
     assert code == 4
-    assert name in "".join(out.split())  # a narrow terminal breaks the name
-    assert f"0 to {size:,}" in " ".join(out.split())
+    assert out.splitlines()[1:] == [f"{name} is not what was written: bytes 0 to {size:,}"]
     assert err.splitlines()[-1].startswith("whence: 1 of the ")
     assert err.splitlines()[-1].endswith(f"({name} is not what was written)")
     code, out, _ = said("verify", index, "--json", "--quiet")
@@ -295,7 +294,7 @@ def test_plan_says_what_an_index_will_cost(said: Said, content: Content, kept: T
     assert content("info", kept.index, "--forecast", tmp_path / "plan.json")["forecast"]
     code, out, _ = said("plan", kept.run, kept.data, "--quiet")
     assert code == 0
-    assert out.startswith(f"tracin-we of {kept.data}: 60 examples, 2 checkpoints\n")
+    assert " ".join(out.split()).startswith(f"tracin-we of {kept.data}: 60 examples, 2 checkpoints what forecast")
     for part in ("seconds of gradients", "peak memory", "bytes of forms"):
         assert part in out
     assert sorted(path.name for path in Path().iterdir()) == before, "nothing is left behind"
@@ -389,7 +388,7 @@ def test_an_interrupted_merge_resumes(said: Said, content: Content, kept: Tiny, 
 
     before = content("explain", index, TEXT)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("whence.store.merge.write_postings", stop)
+        patch.setattr(sys.modules[merge.__module__], "write_postings", stop)
         code, out, err = said("merge", index)
     assert (code, out, err) == (130, "", "whence: stopped; what is finished is kept: the same command resumes\n")
     assert content("explain", index, TEXT) == before, "until it is done the index is what it was"
@@ -540,10 +539,10 @@ def test_shares_make_one_index(said: Said, content: Content, kept: Tiny, tmp_pat
     words = ("index", kept.run, kept.data, "--out", folder, "--shard")
     code, out, err = said(*words, "0/2")
     assert code == 0
-    assert out == f"{folder}: unfinished; 60% of the examples are in it: run the other shares\n"
+    assert out == f"{folder}: unfinished; 55% of the examples are in it: run the other shares\n"
     assert "the index is sealed once the other shares are" in err
     found = content(*words, "0/2")
-    assert found == {"index": str(folder), "finished": False, "coverage": 0.6}
+    assert found == {"index": str(folder), "finished": False, "coverage": 0.55}
     assert content(*words, "1/2")["examples"] == 60
     assert Store(folder).manifest.merkle_root == Store(kept.index).manifest.merkle_root
 
@@ -559,13 +558,13 @@ def test_an_unfinished_index_is_asked_only_on_request(said: Said, content: Conte
     refused(said("explain", share, TEXT), 2, "is unfinished: run the same `whence index` command again", "--partial")
     answer = content("explain", share, TEXT, "-k", 100, "--partial")
     assert answer["notes"][0] == (
-        "PARTIAL: this index is unfinished; 60% of the training examples are in it, and only they can be hits"
+        "PARTIAL: this index is unfinished; 55% of the training examples are in it, and only they can be hits"
     )
-    assert 0 < len(hits(answer)) <= 36
-    assert "PARTIAL: this index is unfinished; 60%" in " ".join(said("explain", share, TEXT, "--partial")[1].split())
+    assert 0 < len(hits(answer)) <= 33
+    assert "PARTIAL: this index is unfinished; 55%" in " ".join(said("explain", share, TEXT, "--partial")[1].split())
     found = content("info", share)
-    assert (found["finished"], found["coverage"], found["merkle_root"]) == (False, 0.6, None)
-    assert "unfinished; 60% of the examples are in it" in " ".join(said("info", share)[1].split())
+    assert (found["finished"], found["coverage"], found["merkle_root"]) == (False, 0.55, None)
+    assert "unfinished; 55% of the examples are in it" in " ".join(said("info", share)[1].split())
     for command in (("merge", share), ("delete", share, "--ids", "n0")):
         refused(said(*command), 2, "is unfinished")
 

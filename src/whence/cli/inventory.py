@@ -122,7 +122,7 @@ def print_contents(content: Mapping[str, Any], beside: Sequence[Mapping[str, Any
         ("checkpoints", ", ".join(step_name(one["run"] * RUN_STEPS + one["step"]) for one in content["checkpoints"])),
         (
             "gradient rows",
-            f"{content['gradient_rows']:,} of {content['tokens']:,} distinct tokens, as {content['rows']}",
+            f"{content['gradient_rows']:,} of {content['tokens']:,} distinct tokens, kept as {content['rows']}",
         ),
         *[(f"bytes of {kind}", spelled_bytes(size)) for kind, size in content["bytes"].items()],
         *[(f"seconds of {stage}", f"{spent:.2f}") for stage, spent in content["seconds"].items()],

@@ -22,6 +22,7 @@ from whence.cli.inventory import (
 from whence.cli.options import Data, IndexFolder, Json, Quiet
 from whence.cli.speech import hint, show
 from whence.errors import DamagedError, InputError
+from whence.views.segments import plain
 from whence.views.tables import print_table
 
 if TYPE_CHECKING:
@@ -211,11 +212,10 @@ def _print_verdict(index: Path, verdict: "Verdict") -> None:
     if not verdict.damage:
         typer.echo(f"{index}: whole: {told}")
         return
-    rows = [
-        (one.file, one.problem, ", ".join(f"{begin:,} to {end:,}" for begin, end in _joined(one.ranges)))
-        for one in verdict.damage
-    ]
-    print_table(Console(), f"{index}: damaged: {told}", ("file", "problem", "bytes"), rows)
+    typer.echo(f"{index}: damaged: {told}")
+    for one in verdict.damage:  # a line each, which no table breaks: names are to be copied
+        ranges = ", ".join(f"{begin:,} to {end:,}" for begin, end in _joined(one.ranges))
+        typer.echo(plain(f"{one.file} {one.problem}" + (f": bytes {ranges}" if ranges else "")))
 
 
 def _joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

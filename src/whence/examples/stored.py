@@ -2,19 +2,22 @@
 
 # pyarrow ships no types
 # pyright: reportMissingTypeStubs=false
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 from jaxtyping import Int
 
 from whence.errors import DamagedError, DataError
+from whence.examples.packed import pack_texts
 
 _pa: Any = pyarrow
+_compute: Any = pyarrow.compute
 _parquet: Any = pyarrow.parquet
 
 GROUP = 4096
@@ -136,24 +139,26 @@ class Stored:
         group = int(np.searchsorted(self._begins, number, side="right")) - 1
         return {name: values[number - int(self._begins[group])].as_py() for name, values in self._group(group).items()}
 
-    def select(self, name: str, wanted: set[Any]) -> Int[np.ndarray, " m"]:
-        """Find the examples with one of some values.
+    def select(self, name: str, wanted: Collection[str]) -> Int[np.ndarray, " m"]:
+        """Find the examples with one of some texts.
 
         Args:
             name: the column.
-            wanted: the values.
+            wanted: the texts.
 
         Returns:
             Their places, ascending.
         """
+        if not wanted:
+            return np.zeros(0, dtype=np.int64)
+        values = pack_texts(sorted(wanted)).arrays[0]
         try:
-            column = self._file.read([name]).column(name)
+            column = self._file.read([name]).column(name).cast(values.type)
+            found = _compute.indices_nonzero(_compute.is_in(column, value_set=values))
         except _UNREADABLE as error:
             raise self._damaged(error) from error
-        if not wanted or _pa.types.is_null(column.type):
-            return np.zeros(0, dtype=np.int64)
-        values = _pa.array(sorted(wanted, key=str), type=column.type)
-        return np.flatnonzero(_pa.compute.is_in(column, value_set=values).to_numpy(zero_copy_only=False))
+        # not to_numpy: it imports pandas
+        return np.frombuffer(found.buffers()[1], dtype=np.uint64, count=len(found)).astype(np.int64)
 
     def _read_group(self, group: int) -> dict[str, Any]:
         try:

@@ -237,7 +237,8 @@ class _Forecaster:
 
     def _over(self, by: str, cost: str) -> Floats:
         """A measured cost over all batches of a checkpoint."""
-        return carried([(getattr(one, by), getattr(one, cost)) for one in self.bench.points], getattr(self.laid, by))
+        points = [(float(getattr(one, by)), float(getattr(one, cost))) for one in self.bench.points]
+        return carried(points, getattr(self.laid, by))
 
     def _counted(self) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
         """Count the tokens of a sample and of the longest texts: their rows and lengths."""

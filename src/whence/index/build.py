@@ -250,14 +250,14 @@ class Build:
     def _estimate(self) -> None:
         """Second moments from the whole training set, once all of its gradients are there."""
         for checkpoint in self.checkpoints:
-            held = self.writer.read_table(checkpoint.step)
-            if "inverse_root" in held or self.writer.base is not None:
+            if self.writer.base is not None or "inverse_root" in self.writer.table_names(checkpoint.step):
                 continue
             sums = MeanSquares(*self._table)
             for one in self.cuts:
                 for _, arrays in self.writer.decoded(checkpoint.step, one.planned, one.order):
                     sums.add(_rows(arrays))
             moment = sums.fitted(self.recipe.epsilon)
+            held = self.writer.read_table(checkpoint.step)
             self.writer.put_table(checkpoint.step, held | {"inverse_root": moment.inverse_root})
 
     def _notes(self, skipped: tuple[SkippedRow, ...]) -> list[str]:

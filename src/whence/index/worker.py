@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -111,9 +112,20 @@ class Worker:
             told = True
             time.sleep(POLL)
 
+    @cached_property
+    def _recorded(self) -> bool:
+        """Whether second moments are read, and not estimated once all gradients are there."""
+        return self.recipe.preconditioner == "adam" and self.options.second_moment != "estimate"
+
     def _lacks_table(self, writer: Writer, checkpoint: Checkpoint) -> bool:
-        tabled = self.wanted.head or self.recipe.synonym_threshold is not None
-        return tabled and not writer.read_table(checkpoint.step)
+        """Whether arrays that the products of a checkpoint need are not there; an append has those of the index."""
+        needed = {
+            "head": self.wanted.head,
+            "embedding": self.recipe.synonym_threshold is not None,
+            "inverse_root": self._recorded,
+        }
+        held = writer.table_names(checkpoint.step)
+        return writer.base is None and any(wanted and name not in held for name, wanted in needed.items())
 
     def _pass(self, checkpoint: Checkpoint) -> Pass:
         model = self._loaded.pop(checkpoint.step, None)
@@ -122,15 +134,12 @@ class Worker:
 
     def _table_of(self, writer: Writer, checkpoint: Checkpoint, work: Pass) -> None:
         """Publish what the products of a checkpoint need, once."""
-        if writer.base is not None:
+        if not self._lacks_table(writer, checkpoint):
             return
-        held = writer.read_table(checkpoint.step)
-        tables = work.tables()
-        recorded = self.recipe.preconditioner == "adam" and self.options.second_moment != "estimate"
-        if recorded and "inverse_root" not in held:
-            tables["inverse_root"] = self._recorded(checkpoint).inverse_root
-        if tables.keys() - held.keys():
-            writer.put_table(checkpoint.step, held | tables)
+        tables = writer.read_table(checkpoint.step) | work.tables()
+        if self._recorded:
+            tables["inverse_root"] = self._moment(checkpoint).inverse_root
+        writer.put_table(checkpoint.step, tables)
 
     def _shards(
         self, writer: Writer, one: Cut, checkpoint: Checkpoint, work: Pass, shards: list[int], part: str
@@ -225,7 +234,7 @@ class Worker:
                     self._note_bad(one, checkpoint, int(places[0]) if len(places) else 0, arrays)
         return self._skipped()
 
-    def _recorded(self, checkpoint: Checkpoint) -> SecondMoment:
+    def _moment(self, checkpoint: Checkpoint) -> SecondMoment:
         found = self.moments[checkpoint.step]
         assert found.v is not None
         v = found.v()

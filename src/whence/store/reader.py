@@ -1,6 +1,6 @@
 """Read an index without torch and without the model: plan, examples, forms and postings, segment by segment."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,11 @@ class Store:
     @property
     def features(self) -> "Features":
         """Arrays over all examples, by name; the last checkpoint's where it matters."""
-        return Features(self.segments)
+        plan = self.plan
+        always = {"skipped", "labels", "losses"}
+        always |= set[str]() if plan.label_names is None else {"probabilities", "mean_probabilities"}
+        always |= {f"scale.{one.step}" for one in plan.checkpoints} if plan.recipe.unit_norm else set[str]()
+        return Features(self.segments, always)
 
     @property
     def examples(self) -> "Table":
@@ -277,13 +281,14 @@ class Features(Mapping[str, np.ndarray]):
 
     Args:
         segments: in order.
+        always: names of those that an index of this plan has; a segment without one is damaged.
     """
 
-    def __init__(self, segments: tuple[Segment, ...]) -> None:
-        self._segments = segments
+    def __init__(self, segments: tuple[Segment, ...], always: Collection[str]) -> None:
+        self._segments, self._always = segments, always
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._segments[0].feature_names:
+        if name not in self._always and name not in self._segments[0].feature_names:
             raise KeyError(name)
         parts = [segment.features(name) for segment in self._segments]
         return np.concatenate(parts, axis=1 if name == "losses" else 0)

@@ -128,17 +128,17 @@ class Writer:
         """
         publish_tensors(self.layout.shard(step, segment, shard), encode_arrays(arrays, self.plan.rows))
 
-    def has_table(self, step: int, name: str) -> bool:
-        """Say whether a checkpoint's table was published with some array.
+    def table_names(self, step: int) -> tuple[str, ...]:
+        """Name the arrays of a checkpoint's published table.
 
         Args:
             step: the checkpoint.
-            name: the array.
 
         Returns:
-            True when it was.
+            Their names; none when there is no table.
         """
-        return name in self.read_table(step)
+        table = self._table(step)
+        return () if table is None else table.names
 
     def put_table(self, step: int, arrays: Arrays) -> None:
         """Publish the table (embedding or head) that a checkpoint's products need.
@@ -158,9 +158,8 @@ class Writer:
         Returns:
             Its arrays; none when there is no table.
         """
-        path = self.layout.table(step)
-        sums = self.base.files.get(self.layout.name(path)) if self.base is not None else self._sums(path)
-        return {} if sums is None else Mapped(path, sums).all()
+        table = self._table(step)
+        return {} if table is None else table.all()
 
     def has_examples(self, segment: str) -> bool:
         """Say whether the examples of a segment were published.
@@ -303,6 +302,11 @@ class Writer:
     def close(self) -> None:
         """Let other processes have the index."""
         self.leases.close()
+
+    def _table(self, step: int) -> Mapped | None:
+        path = self.layout.table(step)
+        sums = self.base.files.get(self.layout.name(path)) if self.base is not None else self._sums(path)
+        return None if sums is None else Mapped(path, sums)
 
     def _done(self, path: Path) -> bool:
         """Whether a file is finished."""
