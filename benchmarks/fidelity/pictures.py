@@ -127,7 +127,7 @@ def deletion_part(name: str, title: str) -> list[str]:
         f"{len(found['seeds'])} seeds, {found['retrains']} retrains; null retrain "
         f"{found['null_retrain_gap']:.1e}; retrain noise "
         f"{gold['retrain_noise']:.2f}. {found['device']}. [JSON](../benchmarks/results/{DAY}-fidelity-{name}.json)", "",
-        f"![{title}](fidelity/{name}.svg)", "",
+        *([found["note"], ""] if "note" in found else []), f"![{title}](fidelity/{name}.svg)", "",
         "| method | side deleted | gold class | minus random | predicted class |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for method, sides in gold["curves"].items():
@@ -286,6 +286,7 @@ def main() -> None:
     ]
     a = lds_part("a-lds", "LDS, AG News, convolutional classifier")
     a += deletion_part("a-deletion", "Case deletion, AG News, convolutional classifier")
+    a += deletion_part("a-deletion-we", "Case deletion with plain TracIn-WE as well")
     b: list[str] = []
     for path in sorted(RESULTS.glob(f"{DAY}-fidelity-b-*-lds.json")):
         name = path.stem.removeprefix(f"{DAY}-fidelity-")

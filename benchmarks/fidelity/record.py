@@ -62,7 +62,7 @@ def keep(args: Namespace, record: str, result: dict) -> None:
     said = {
         name: str(value) if isinstance(value, Path) else value
         for name, value in vars(args).items()
-        if name not in {"cache", "out", "data"}
+        if name not in {"cache", "out", "data", "cleanlab"}
     }
     whole = {
         "record": record, "date": date.today().isoformat(), "whence": __version__, "torch": torch.__version__,
