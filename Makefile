@@ -8,12 +8,23 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check bench peers fidelity torture clean
+.PHONY: demo test test-browser check bench peers fidelity torture clean
 demo: $(VENV)/.demo
 	$(BIN)/whence demo --out demo-out
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 -q
+
+# Needs a Chromium; as root on Debian it is installed, and axe-core comes from the npm registry.
+test-browser: $(VENV)/.dev .browser/package/axe.min.js
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && apt-get install -y -qq chromium >/dev/null; } || \
+	  { echo "no Chromium: install one, for example with apt-get install chromium"; exit 1; }
+	$(BIN)/python -m pytest -q tests/browser
+
+.browser/package/axe.min.js:
+	mkdir -p .browser
+	cd .browser && npm pack --silent axe-core@4.14.1 >/dev/null && tar xzf axe-core-4.14.1.tgz package/axe.min.js
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks
@@ -30,6 +41,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/notebook_job.py --data $(DATA)
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/explorer.py
 
 peers: $(VENV)/.dev
 	$(BIN)/python benchmarks/peers/run.py --data $(DATA)
