@@ -81,8 +81,9 @@ def test_find_ten_planted_errors_fix_them_save_and_train_again(address: str, ope
     ]
     subprocess.run(train, check=True)
     for _ in range(10):
+        told = page.locator("#undo").inner_text()
         page.click("#undo")
-        page.wait_for_load_state("networkidle")
+        page.wait_for_function("told => document.querySelector('#undo')?.innerText !== told", arg=told)
     assert page.locator("#undo").count() == 0
 
 
