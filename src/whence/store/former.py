@@ -225,7 +225,10 @@ class FormerSegment(Segment):
     @cached_property
     def places(self) -> Int[np.ndarray, " n"]:
         """Place in the shards of each example."""
-        return np.argsort(self.features("order"))
+        order = self.features("order")
+        if not np.array_equal(np.sort(order), np.arange(self.n)):
+            raise DamagedError(f"{self._files.layout.features(self.name)}: its order is not that of {self.n} examples")
+        return np.argsort(order).astype(np.int32)
 
     @cached_property
     def examples(self) -> Stored:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
+from whence.store.checks import check_owners, check_postings
 from whence.store.files import publish_scattered
 from whence.store.mapped import Mapped
 from whence.store.rows import decode
@@ -25,12 +26,17 @@ class Postings:
 
     Args:
         mapped: the file.
+        n: examples of the segment.
+
+    Raises:
+        DamagedError: its arrays do not fit one another.
     """
 
-    def __init__(self, mapped: Mapped) -> None:
-        self._file = mapped
+    def __init__(self, mapped: Mapped, n: int) -> None:
+        self._file, self._n = mapped, n
         self.tokens: Int[np.ndarray, " x"] = mapped.view("tokens").astype(np.int64)
         self.indptr: Int[np.ndarray, " y"] = mapped.view("indptr").astype(np.int64)
+        check_postings(mapped, self.tokens, self.indptr)
         self.largest: Float[np.ndarray, " x"] = mapped.view("largest").astype(np.float64)
         self._short = "scale" in mapped.names
         self.width = mapped.shape("rows")[1]
@@ -79,7 +85,9 @@ class Postings:
         Returns:
             Places in the segment.
         """
-        return self._file.view("owners", start, stop)
+        owners = self._file.view("owners", start, stop)
+        check_owners(self._file, owners, self._n)
+        return owners
 
     def norms(self, start: int, stop: int) -> Float[np.ndarray, " m"]:
         """Norms of some rows.

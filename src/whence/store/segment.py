@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 
 from whence.errors import DamagedError
 from whence.examples import Stored
+from whence.store.checks import check_features, check_shard
 from whence.store.features import gather_features
 from whence.store.layout import Layout
 from whence.store.manifest import PlannedSegment
@@ -61,18 +62,22 @@ class Segment:
     @cached_property
     def examples(self) -> Stored:
         """What the user gave: id, row, text, text_pair, target, label, source; and the place in the shards."""
-        return Stored(self._files.whole(self._files.layout.examples(self.name)))
+        found = Stored(self._files.whole(self._files.layout.examples(self.name)))
+        if len(found) != self.n:
+            raise DamagedError(f"{found.path} holds {len(found)} examples, not {self.n}: build the index again")
+        return found
 
     @cached_property
     def places(self) -> Int[np.ndarray, " n"]:
         """Place in the shards of each example."""
-        return np.asarray(self.examples.column("place"), dtype=np.int32)
+        places = np.asarray(self.examples.column("place") or np.zeros(0, dtype=np.int64))
+        if places.dtype.kind != "i" or not np.array_equal(np.sort(places), np.arange(self.n)):
+            raise DamagedError(f"{self.examples.path}: its places are not those of {self.n} examples: build it again")
+        return places.astype(np.int32)
 
     @cached_property
     def order(self) -> Int[np.ndarray, " n"]:
         """Example of each place in the shards."""
-        if not np.array_equal(np.sort(self.places), np.arange(self.n)):
-            raise DamagedError(f"{self.examples.path}: its places are not those of {self.n} examples: build it again")
         return np.argsort(self.places).astype(np.int32)
 
     @cached_property
@@ -108,9 +113,16 @@ class Segment:
             name: of the array.
 
         Returns:
-            A copy.
+            The array, which may be in place and read-only.
+
+        Raises:
+            DamagedError: there is no such array, or it is not of these examples.
         """
-        return self._gathered[name] if self._features is None else self._features.view(name)
+        if self._features is None:
+            return self._gathered[name]
+        names, array = self._files.label_names, self._features.view(name)
+        check_features(self._features, name, array, self.n, 0 if names is None else len(names))
+        return array
 
     def postings(self, step: int) -> Postings | None:
         """Postings of a checkpoint.
@@ -124,7 +136,7 @@ class Segment:
         if step not in self._postings:
             path = self._files.layout.postings(step, self.name)
             scanned = self.missing or not self._files.has(path)
-            self._postings[step] = None if scanned else Postings(self._files.tensors(path))
+            self._postings[step] = None if scanned else Postings(self._files.tensors(path), self.n)
         return self._postings[step]
 
     def shards(self, step: int, names: tuple[str, ...] | None = None) -> Iterator[Shard]:
@@ -180,7 +192,15 @@ class Segment:
         return decode_arrays(taken)
 
     def _shard(self, step: int, shard: int) -> Mapped:
-        return self._files.tensors(self._files.layout.shard(step, self.name, shard))
+        file = self._files.tensors(self._files.layout.shard(step, self.name, shard))
+        if (step, shard) not in self._checked:
+            check_shard(file, self.bounds[shard + 1] - self.bounds[shard])
+            self._checked.add((step, shard))
+        return file
+
+    @cached_property
+    def _checked(self) -> set[tuple[int, int]]:
+        return set()
 
     @cached_property
     def _postings(self) -> dict[int, Postings | None]:

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from whence.errors import DamagedError, InputError
 from whence.store.files import NOTE, TEMPORARY, finished, walk
 from whence.store.former import FORMER, FormerFiles
@@ -16,7 +14,6 @@ from whence.store.manifest import Manifest, canonical, merkle_root, read_json, v
 from whence.store.reader import Store, refuse_name
 from whence.store.segment import Segment
 from whence.store.sums import BLOCK, Sums, sums_of_file
-from whence.types import step_name
 
 
 @dataclass(frozen=True)
@@ -136,42 +133,56 @@ def _check(folder: Path, name: str, sums: Sums) -> Damage | None:
 
 def _counts(folder: Path) -> list[Damage]:
     """Counts that must agree, in files whose every byte is what was written: what a faulty writer would leave."""
-    found: list[Damage] = []
     try:
         store = Store(folder)
-        for segment in store.segments:
-            found += _segment_counts(store, segment)
     except DamagedError as error:
-        found.append(Damage(PLAN, str(error)))
+        return [Damage(MANIFEST, str(error))]
+    found: list[Damage] = []
+    for segment in store.segments:
+        for name, problem in _segment_counts(store, segment):
+            found.append(Damage(name, problem.removeprefix(f"{folder / name} ")))
     return found
 
 
-def _segment_counts(store: Store, segment: Segment) -> list[Damage]:
-    found: list[Damage] = []
-    examples = store.layout.name(store.layout.examples(segment.name))
-    if len(segment.examples) != segment.n:
-        found.append(Damage(examples, f"holds {len(segment.examples)} examples, not {segment.n}"))
-        return found
+def _segment_counts(store: Store, segment: Segment) -> Iterator[tuple[str, str]]:
+    """What a segment's files hold that they should not: (file, problem)."""
+    layout = store.layout
+    files = [layout.examples(segment.name), layout.features(segment.name)]
+    yield from _tried(layout, files[0], lambda: segment.places)
+    yield from _tried(layout, files[1], lambda: [segment.features(name) for name in segment.feature_names])
     for step in (one.step for one in store.plan.checkpoints):
         rows = 0
-        for examples_of, arrays in segment.shards(step, ("rows.indptr", "meta.losses")):
-            if len(arrays["meta.losses"]) != len(examples_of):
-                found.append(
-                    Damage(f"forms, {step_name(step)}, segment {segment.name}", "holds another number of examples")
-                )
-            rows += int(arrays["rows.indptr"][-1]) if "rows.indptr" in arrays else 0
-        postings = segment.postings(step)
-        name = store.layout.name(store.layout.postings(step, segment.name))
-        if postings is None:
-            continue
-        if len(postings) != rows:
-            found.append(Damage(name, f"holds {len(postings)} rows, the shards hold {rows}"))
-        owners = postings.owners(0, len(postings))
-        if len(owners) and (int(owners.min()) < 0 or int(owners.max()) >= segment.n):
-            found.append(Damage(name, "names examples that the segment does not hold"))
-        if (np.diff(postings.indptr) < 0).any() or (np.diff(postings.tokens) <= 0).any():
-            found.append(Damage(name, "does not hold its tokens in order"))
-    return found
+        for number in range(len(segment.bounds) - 1):
+            path, held = layout.shard(step, segment.name, number), list[int]()
+            yield from _tried(layout, path, lambda put=held.append, at=(step, number): put(_rows(segment, *at)))
+            rows += sum(held)
+        path = layout.postings(step, segment.name)
+        found: list[int] = []
+        yield from _tried(layout, path, lambda put=found.append, step=step: put(_postings(segment, step)))
+        if found and found[0] not in {-1, rows}:
+            yield layout.name(path), f"holds {found[0]} rows, and the shards hold {rows}"
+
+
+def _tried(layout: Layout, path: Path, look: Callable[[], object]) -> Iterator[tuple[str, str]]:
+    try:
+        look()
+    except DamagedError as error:
+        yield layout.name(path), str(error)
+
+
+def _rows(segment: Segment, step: int, number: int) -> int:
+    """Embedding rows of a shard, which is checked when it is opened."""
+    _, arrays = segment.shard(step, number, ("rows.indptr",))
+    return int(arrays["rows.indptr"][-1]) if arrays else 0
+
+
+def _postings(segment: Segment, step: int) -> int:
+    """Rows of the postings, checked; -1 when there are none."""
+    postings = segment.postings(step)
+    if postings is None:
+        return -1
+    postings.owners(0, len(postings))
+    return len(postings)
 
 
 def _strays(layout: Layout, known: set[str]) -> Iterator[str]:
