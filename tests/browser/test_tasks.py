@@ -187,13 +187,13 @@ def test_two_hundred_random_states_come_back_in_a_new_browser(address: str, open
             for choices in (["q=file", "q=set&how=word", "q=s.t&how=regex", "q="],
                             ["label=files", "label=network&label=markup", ""],
                             ["flag=yes", "flag=no", ""], ["sort=score", "sort=-loss&sort=label", "sort=-length", ""],
-                            ["page=1", "page=2", "page=7"], ["size=25", "size=100", ""], ["low=0.2", "high=0.5", ""])
+                            ["page=1", "page=2", "page=7"], ["size=25"], ["low=0.2", "high=0.5", ""])
         )  # fmt: skip
         url = f"{address}/table?{state}"
         texts = []
         for page in (one, other):
             page.goto(url, wait_until="domcontentloaded")
-            texts.append(page.inner_text("#view"))
+            texts.append(page.text_content("#view"))
         assert texts[0] == texts[1], url
 
 
