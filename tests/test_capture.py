@@ -9,9 +9,10 @@ from torch import nn
 
 from cases import CASES, LABELS, PAD, VOCABULARY, collate, encoded, make, model_of
 from oracle import Place, Text, layer_gradient, table_gradient, weight_names
-from whence.capture import Capture, Captured, embedding_scale, head_outer, head_table, is_tied
+from whence.capture import Capture, Captured, head_outer, head_table
 from whence.errors import RunError
 from whence.forms import Rows
+from whence.layers import embedding_scale, is_tied
 from whence.model import Batch, CausalLM, Classification, Encoded
 
 TOLERANCE = 1e-5

@@ -10,7 +10,7 @@ that looks up other tokens than it was given, or turns its vocabulary head's out
 would not be its gradient.
 """
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 from torch.nn import functional
 
 from whence.errors import RunError
 from whence.forms import Head, HeadOuter, Outer, Rows
+from whence.layers import Block, Call, Taps, classifier_head, embedding_scale, input_embedding, vocabulary_head
 
 Loss = Callable[[Tensor], Float[Tensor, " n"]]
 
@@ -38,6 +40,7 @@ class Captured:
         outer: gradients of the last linear layer of a classifier; None when not asked for.
         inputs: the vocabulary head's input at every position [n t d]; None when not asked for.
         pooled: mean over real tokens of the last hidden state [n d]; None when not asked for.
+        calls: factors of the gradients of other layers; None when not asked for.
     """
 
     losses: Float[np.ndarray, " n"]
@@ -46,6 +49,7 @@ class Captured:
     outer: Outer | None = None
     inputs: Float[Tensor, "n t d"] | None = None
     pooled: Float[np.ndarray, "n d"] | None = None
+    calls: Mapping[str, Sequence[Call]] | None = None
 
 
 class _Taps:
@@ -87,12 +91,14 @@ class Capture:
         embedding: capture the word embedding's rows.
         head: capture the last linear layer: an Outer of a classifier, the input of a vocabulary head.
         pooled: also keep the mean of the last hidden state.
+        blocks: other layers to capture, as factors.
     """
 
     model: nn.Module
     embedding: bool = True
     head: bool = False
     pooled: bool = False
+    blocks: tuple[Block, ...] = ()
 
     def __call__(self, inputs: dict[str, Tensor], loss: Loss, words: Int[np.ndarray, "n t"]) -> Captured:
         """Run one batch forward and backward.
@@ -110,17 +116,21 @@ class Capture:
                 called once, or its output is turned before it becomes the logits.
         """
         taps = _Taps()
+        layers = Taps(self.model, self.blocks, *words.shape)
         vocabulary = vocabulary_head(self.model) if self.head else None
         scale = embedding_scale(input_embedding(self.model)) if self.embedding else 1.0
         mask = inputs["attention_mask"].bool()
-        with torch.enable_grad(), self._hooks(taps):
+        with torch.enable_grad(), self._hooks(taps, layers):
             logits: Tensor = self.model(**inputs).logits
             losses = loss(logits)
             if self.embedding:
                 self._check_embedding(taps, inputs["input_ids"])
             if self.head:
                 self._check_head(taps, logits, vocabulary)
-            grads = self._backward(losses.sum(), taps.embedded + taps.head_outputs)
+            edges = layers.edges
+            taken = self._backward(losses.sum(), [*edges, *taps.embedded, *taps.head_outputs])
+        calls = layers.calls(taken[: len(edges)]) if self.blocks else None
+        grads = self._zeros(taken[len(edges) :], taps)
         return Captured(
             losses=losses.detach().double().numpy(),
             logits=logits.detach(),
@@ -128,10 +138,11 @@ class Capture:
             outer=_outer(taps.head_inputs[0], grads[-1], mask, words) if taps.head_outputs else None,
             inputs=None if vocabulary is None else taps.head_inputs[0],
             pooled=_pooled(taps.hidden[0], mask) if self.pooled else None,
+            calls=calls,
         )
 
     @contextmanager
-    def _hooks(self, taps: _Taps) -> Generator[None]:
+    def _hooks(self, taps: _Taps, layers: Taps) -> Generator[None]:
         handles: list[Any] = []
         if self.embedding:
             handles.append(input_embedding(self.model).register_forward_hook(taps.cut_embedding))
@@ -144,14 +155,15 @@ class Capture:
             )
         if self.pooled:
             handles.append(cast("nn.Module", _inner(self.model).base_model).register_forward_hook(taps.see_hidden))
+        handles += layers.hook()
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _backward(self, total: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-        """Gradients of the leaves; zero for a call of the embedding that the loss does not depend on."""
+    def _backward(self, total: Tensor, leaves: Sequence[Tensor | GradientEdge]) -> list[Tensor | None]:
+        """Gradients of the leaves; None for a call that the loss does not depend on."""
         if not leaves:
             return []
         # torch annotates plain tensors, but gives None for a leaf without a path to the loss.
@@ -161,6 +173,11 @@ class Capture:
                 f"the loss of {type(self.model).__name__} does not depend on the layer that was to be captured: "
                 "its gradient cannot be taken there"
             )
+        return list(grads)
+
+    def _zeros(self, grads: Sequence[Tensor | None], taps: _Taps) -> list[Tensor]:
+        """Zeros for a call of the embedding that the loss does not depend on."""
+        leaves = taps.embedded + taps.head_outputs
         return [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, grads, strict=True)]
 
     def _check_embedding(self, taps: _Taps, ids: Int[Tensor, "n t"]) -> None:
@@ -223,68 +240,6 @@ def head_outer(
     )
 
 
-def input_embedding(model: nn.Module) -> nn.Embedding:
-    """Find the word embedding.
-
-    Args:
-        model: a Hugging Face model.
-
-    Returns:
-        The module.
-
-    Raises:
-        RunError: the model has none, or one that is not a lookup table.
-    """
-    try:
-        found = cast("Any", model).get_input_embeddings()
-    except NotImplementedError:
-        found = None
-    if not isinstance(found, nn.Embedding):
-        raise RunError(
-            f"the input embedding of {type(model).__name__} is a {type(found).__name__}, not a lookup table: "
-            "whence needs token embeddings"
-        )
-    return found
-
-
-def vocabulary_head(model: nn.Module) -> nn.Linear | None:
-    """Find the vocabulary head of a language model.
-
-    Args:
-        model: a Hugging Face model.
-
-    Returns:
-        The linear layer, or None for a classifier.
-    """
-    found = cast("Any", model).get_output_embeddings()
-    return found if isinstance(found, nn.Linear) else None
-
-
-def is_tied(model: nn.Module) -> bool:
-    """Say whether the vocabulary head and the word embedding share one table.
-
-    Args:
-        model: a Hugging Face model.
-
-    Returns:
-        True when they are the same memory.
-
-    Raises:
-        RunError: some other layer shares the embedding's table: its part of the gradient would be missed.
-    """
-    embedding, head = input_embedding(model), vocabulary_head(model)
-    table = embedding.weight.data_ptr()
-    modules = cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
-    for name, module in modules:
-        held = any(parameter.data_ptr() == table for parameter in module.parameters(recurse=False))
-        if held and module is not embedding and module is not head:
-            raise RunError(
-                f"{type(model).__name__} shares its embedding's table with {name} ({type(module).__name__}), which is "
-                "not its vocabulary head: whence would miss that layer's part of the gradient"
-            )
-    return head is not None and head.weight.data_ptr() == table
-
-
 def head_table(model: nn.Module) -> Head:
     """Copy the vocabulary head's table.
 
@@ -304,59 +259,6 @@ def head_table(model: nn.Module) -> Head:
     return Head(
         head.weight.detach().float().numpy().copy(), None if bias is None else bias.detach().float().numpy().copy()
     )
-
-
-def classifier_head(model: nn.Module) -> nn.Linear:
-    """Find the last linear layer of a classifier: the one whose outputs are the logits.
-
-    Args:
-        model: a Hugging Face classifier.
-
-    Returns:
-        The layer.
-
-    Raises:
-        RunError: no linear layer has as many outputs as there are labels.
-    """
-    labels = int(cast("Any", model).config.num_labels)
-    found = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == labels]
-    if not found:
-        raise RunError(
-            f"{type(model).__name__} has no linear layer with {labels} outputs: its last layer cannot be captured"
-        )
-    return found[-1]
-
-
-def embedding_scale(module: nn.Embedding) -> float:
-    """Measure what the embedding module multiplies its rows with.
-
-    Args:
-        module: the word embedding.
-
-    Returns:
-        The factor; 1.0 for a plain lookup.
-
-    Raises:
-        RunError: the module does anything but look up and scale.
-    """
-    weight = module.weight
-    ids = np.unique(np.linspace(0, len(weight) - 1, 64).astype(np.int64))
-    probe = torch.as_tensor(ids[ids != module.padding_idx])
-    with torch.no_grad():
-        probe = probe[torch.isfinite(weight[probe]).all(1)]  # a broken row is the business of the texts that hold it
-        if not len(probe):
-            return 1.0
-        table = weight[probe].float()
-        # A table with max_norm changes its own rows when it is read.
-        output = cast("Tensor", module(probe)).float() if module.max_norm is None else torch.zeros_like(table)
-        scale = float((output * table).sum()) / max(float((table * table).sum()), 1e-30)
-        close = 1e-5 * float(output.abs().max())
-        if scale == 0.0 or not torch.allclose(output, scale * table, rtol=1e-3, atol=close):
-            raise RunError(
-                f"the input embedding {type(module).__name__} does more than look up and scale: "
-                "whence cannot take its gradient exactly"
-            )
-    return 1.0 if abs(scale - 1.0) < 1e-6 else scale
 
 
 def _rows(

@@ -9,12 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from whence.capture import head_table, input_embedding
+from whence.capture import head_table
 from whence.errors import InputError
 from whence.examples import Examples
 from whence.forms import Gradient
 from whence.index.build import label_numbers
 from whence.index.passes import Pass
+from whence.layers import input_embedding
 from whence.model import CausalLM, Classification, Encoded, Run
 from whence.recipe import Recipe
 

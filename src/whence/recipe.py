@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Layer = Literal["embedding", "head", "none"]
+Layer = Literal["embedding", "head", "layers", "none"]
 Path = Literal["exact", "input", "output"]
 
 
@@ -18,7 +18,13 @@ class Recipe(BaseModel):
 
     Attributes:
         name: as users type it.
-        layer: whose gradient: the word embedding, the last linear layer, or none (a baseline).
+        layer: whose gradient: the word embedding, the last linear layer, the layers named below, or none (a baseline).
+        layers: which layers: groups (all, embeddings, linear, blocks, quarter-1 ... quarter-4, last-block, attention,
+            mlp, last-two, head) and glob patterns over names of modules.
+        biases: also score biases, and gains of normalisations; by default weights alone.
+        project: sides of a layer wider than this are projected to it at random; None keeps every gradient in full,
+            "auto" does so for small models and projects to 32 otherwise.
+        seed: of the projections.
         path: for an embedding that the output head shares: the input path, the output path, or the exact sum of both.
             Without sharing the three are the same gradient and "exact" is reported.
         top: keep the rows of the `top` tokens of largest gradient norm, on both sides; None keeps all.
@@ -29,6 +35,7 @@ class Recipe(BaseModel):
         preconditioner: divide the product once by the root of Adam's second moment, or not at all.
         epsilon: added to the second moment under the root.
         unit_norm: scale every training example's (preconditioned) gradient to norm 1 at each checkpoint.
+        similarity: product of two gradients, or of two gradients of norm 1 (both sides, at each checkpoint).
         weights: what multiplies a checkpoint: its learning rate (TracInCP) or 1.
         loss: mean or sum over the counted tokens of a language model.
         baseline: name of the lexical or label baseline that scores instead of gradients.
@@ -38,6 +45,10 @@ class Recipe(BaseModel):
 
     name: str
     layer: Layer = "embedding"
+    layers: tuple[str, ...] = ()
+    biases: bool = False
+    project: int | Literal["auto"] | None = None
+    seed: int = 0
     path: Path = "exact"
     top: int | None = Field(default=None, ge=1)
     top_by: Literal["token", "position"] = "token"
@@ -46,6 +57,12 @@ class Recipe(BaseModel):
     preconditioner: Literal["none", "adam"] = "none"
     epsilon: float = Field(default=1e-8, gt=0.0)
     unit_norm: bool = False
+    similarity: Literal["dot", "cosine"] = "dot"
     weights: Literal["learning-rate", "equal"] = "learning-rate"
     loss: Literal["mean", "sum"] = "mean"
     baseline: str | None = None
+
+    @property
+    def normed(self) -> bool:
+        """Whether the training side is scaled to norm 1."""
+        return self.unit_norm or self.similarity == "cosine"

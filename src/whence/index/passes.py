@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import nn
 
-from whence.capture import Capture, Captured, head_outer, head_table, input_embedding, is_tied
+from whence.capture import Capture, Captured, head_outer, head_table
 from whence.compress import compress
 from whence.errors import InputError
 from whence.forms import Gradient, HeadOuter

@@ -1,17 +1,7 @@
-"""Form: one example's gradient in its cheapest exact shape, for a batch of examples at once.
+"""Ragged forms: gradients of n examples, one after another, and their word x word products."""
 
-Rows       word embedding: one row per token (and word) of the example; everything else is zero
-Outer      linear layer: sum over positions of g a^T, never formed
-HeadOuter  the vocabulary head: an Outer whose g = weight (softmax(a W^T + b) - onehot(target)) is made again on demand
-           from the head's table, because it is as wide as the vocabulary
-
-Examples lie one after another; `indptr` [n+1] says where each begins. Every product is exact and
-splits exactly into word x word `terms`.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -194,185 +184,41 @@ class Outer(Ragged):
 
 
 @dataclass(frozen=True)
-class Head:
-    """The table of a vocabulary head: logits = a weight^T + bias.
+class Dense(Ragged):
+    """Gradients of many layers as one vector per example, in full or projected; `indptr` counts 0, 1, 2 ... n.
 
     Attributes:
-        weight: [v d].
-        bias: [v], or None.
+        v: the layers' gradients, one after another.
     """
 
-    weight: Float[np.ndarray, "v d"]
-    bias: Float[np.ndarray, " v"] | None = None
-
-    def probabilities(self, a: Float[np.ndarray, "t d"]) -> Float[np.ndarray, "t v"]:
-        """What the head predicts.
-
-        Args:
-            a: the head's input.
-
-        Returns:
-            Softmax over the vocabulary at each position.
-        """
-        logits = a @ self.weight.T
-        if self.bias is not None:
-            logits += self.bias
-        logits -= logits.max(axis=1, keepdims=True)
-        np.exp(logits, out=logits)
-        logits /= logits.sum(axis=1, keepdims=True)
-        return logits
-
-
-@dataclass(frozen=True)
-class HeadOuter(Ragged):
-    """Gradients of a vocabulary head under cross-entropy, kept without their vocabulary-wide factor.
-
-    Attributes:
-        words: word of the token that each position predicts; -1 for special tokens.
-        a: the head's input.
-        target: the token that each position predicts.
-        weight: what the position weighs in the loss; negative on the subtracted side of a contrast.
-    """
-
-    words: Int[np.ndarray, " t"]
-    a: Float[np.ndarray, "t d"]
-    target: Int[np.ndarray, " t"]
-    weight: Float[np.ndarray, " t"]
-
-    def outer(self, head: Head) -> Outer:
-        """Make the vocabulary-wide factor.
-
-        Args:
-            head: the head's table at the same checkpoint.
-
-        Returns:
-            The same gradients with g [t v] in full.
-        """
-        g = head.probabilities(self.a)
-        g[np.arange(len(self.target)), self.target] -= 1.0
-        g *= self.weight[:, None]
-        return Outer(self.indptr, self.words, self.a, g)
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """All that a recipe keeps of n examples at one checkpoint; the parts live side by side.
-
-    Attributes:
-        rows: embedding gradient.
-        outer: last layer of a classifier.
-        head: vocabulary head.
-    """
-
-    rows: Rows | None = None
-    outer: Outer | None = None
-    head: HeadOuter | None = None
-
-    def example(self, position: int) -> "Gradient":
-        """Take one example.
-
-        Args:
-            position: its place.
-
-        Returns:
-            The gradient of one example.
-        """
-        return self._each(lambda form: form.example(position))
-
-    def without(self, examples: Bool[np.ndarray, " n"]) -> "Gradient":
-        """Empty some examples.
-
-        Args:
-            examples: which ones.
-
-        Returns:
-            The gradient with their rows gone; the examples stay.
-        """
-        return self._each(lambda form: form.without(examples))
-
-    def finite(self, count: int) -> Bool[np.ndarray, " n"]:
-        """Say which examples hold nothing but finite numbers.
-
-        Args:
-            count: number of examples; a gradient without any form does not know it.
-
-        Returns:
-            [n].
-        """
-        return np.all([np.ones(count, dtype=np.bool_), *(form.finite() for form in self._forms().values())], axis=0)
-
-    def pack(self) -> dict[str, np.ndarray]:
-        """Lay the forms out as named arrays, "form.array".
-
-        Returns:
-            Arrays by name.
-        """
-        return {
-            f"{name}.{field.name}": getattr(form, field.name)
-            for name, form in self._forms().items()
-            for field in fields(form)
-        }
+    v: Float[np.ndarray, "n p"]
 
     @classmethod
-    def unpack(cls, arrays: Mapping[str, np.ndarray]) -> "Gradient":
-        """Read forms back from named arrays.
+    def of(cls, v: Float[np.ndarray, "n p"]) -> "Dense":
+        """Lay out one vector per example.
 
         Args:
-            arrays: as `pack` gave them; other names are ignored.
+            v: the vectors.
 
         Returns:
-            The gradient.
+            The form.
         """
-        kinds: dict[str, type[Rows | Outer | HeadOuter]] = {"rows": Rows, "outer": Outer, "head": HeadOuter}
-        made = {
-            name: kind(**{field.name: arrays[f"{name}.{field.name}"] for field in fields(kind)})
-            for name, kind in kinds.items()
-            if f"{name}.indptr" in arrays
-        }
-        return cls(**cast("dict[str, Any]", made))
+        return cls(np.arange(len(v) + 1), v)
 
-    @classmethod
-    def stack(cls, parts: Sequence["Gradient"]) -> "Gradient":
-        """Lay the examples of several gradients one after another.
+    def terms(self, other: "Dense", width: int, other_width: int) -> Terms:
+        """Product of two single examples; a vector belongs to no word, so that all of it is special.
 
         Args:
-            parts: gradients of the same kinds, at least one.
+            other: the second example.
+            width: number of words of the first.
+            other_width: number of words of the second.
 
         Returns:
-            One gradient of all examples.
+            [width + 1, other_width + 1] in float64; the special bucket is last.
         """
-        packed = [part.pack() for part in parts]
-        arrays: dict[str, np.ndarray] = {}
-        for name in packed[0]:
-            columns = [one[name] for one in packed]
-            counts = np.concatenate([np.diff(column) for column in columns]) if name.endswith(".indptr") else None
-            arrays[name] = np.concatenate(columns) if counts is None else np.concatenate([[0], np.cumsum(counts)])
-        return cls.unpack(arrays)
-
-    def _each(self, turn: Callable[[Ragged], Ragged]) -> "Gradient":
-        return Gradient(**cast("dict[str, Any]", {name: turn(form) for name, form in self._forms().items()}))
-
-    def _forms(self) -> dict[str, Rows | Outer | HeadOuter]:
-        parts = {"rows": self.rows, "outer": self.outer, "head": self.head}
-        return {name: form for name, form in parts.items() if form is not None}
-
-
-def cross_terms(rows: Rows, outer: Outer, width: int, other_width: int) -> Terms:
-    """Split the product of an embedding gradient with a vocabulary head's gradient (tied tables).
-
-    sum over rows k and positions t of g[t, ids_k] (a_t . rows_k); the two gradients live on the same table [v d].
-
-    Args:
-        rows: one example's embedding gradient.
-        outer: one example's head gradient, o = v.
-        width: number of words of the first.
-        other_width: number of words of the second.
-
-    Returns:
-        [width + 1, other_width + 1] in float64; the special bucket is last.
-    """
-    product = outer.g[:, rows.ids].T.astype(np.float64) * (rows.rows.astype(np.float64) @ outer.a.astype(np.float64).T)
-    return gather(product, rows.words, outer.words, width, other_width)
+        terms = np.zeros((width + 1, other_width + 1))
+        terms[-1, -1] = np.einsum("np,np->", self.v, other.v, dtype=np.float64) if len(self.v) == len(other.v) else 0.0
+        return terms
 
 
 def gather(

@@ -1,0 +1,121 @@
+"""All that a recipe keeps of some examples: forms side by side."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, cast
+
+import numpy as np
+from jaxtyping import Bool
+
+from whence.forms.head import HeadOuter
+from whence.forms.ragged import Dense, Outer, Ragged, Rows
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """All that a recipe keeps of n examples at one checkpoint; the parts live side by side.
+
+    Attributes:
+        rows: embedding gradient.
+        outer: last layer of a classifier.
+        head: vocabulary head.
+        dense: other layers, as one vector.
+    """
+
+    rows: Rows | None = None
+    outer: Outer | None = None
+    head: HeadOuter | None = None
+    dense: Dense | None = None
+
+    def example(self, position: int) -> "Gradient":
+        """Take one example.
+
+        Args:
+            position: its place.
+
+        Returns:
+            The gradient of one example.
+        """
+        return self._each(lambda form: form.example(position))
+
+    def without(self, examples: Bool[np.ndarray, " n"]) -> "Gradient":
+        """Empty some examples.
+
+        Args:
+            examples: which ones.
+
+        Returns:
+            The gradient with their rows gone; the examples stay.
+        """
+        return self._each(lambda form: form.without(examples))
+
+    def finite(self, count: int) -> Bool[np.ndarray, " n"]:
+        """Say which examples hold nothing but finite numbers.
+
+        Args:
+            count: number of examples; a gradient without any form does not know it.
+
+        Returns:
+            [n].
+        """
+        return np.all([np.ones(count, dtype=np.bool_), *(form.finite() for form in self._forms().values())], axis=0)
+
+    def pack(self) -> dict[str, np.ndarray]:
+        """Lay the forms out as named arrays, "form.array".
+
+        Returns:
+            Arrays by name.
+        """
+        return {
+            f"{name}.{field.name}": getattr(form, field.name)
+            for name, form in self._forms().items()
+            for field in fields(form)
+        }
+
+    @classmethod
+    def unpack(cls, arrays: Mapping[str, np.ndarray]) -> "Gradient":
+        """Read forms back from named arrays.
+
+        Args:
+            arrays: as `pack` gave them; other names are ignored.
+
+        Returns:
+            The gradient.
+        """
+        kinds: dict[str, type[Rows | Outer | HeadOuter | Dense]] = {
+            "rows": Rows,
+            "outer": Outer,
+            "head": HeadOuter,
+            "dense": Dense,
+        }
+        made = {
+            name: kind(**{field.name: arrays[f"{name}.{field.name}"] for field in fields(kind)})
+            for name, kind in kinds.items()
+            if f"{name}.indptr" in arrays
+        }
+        return cls(**cast("dict[str, Any]", made))
+
+    @classmethod
+    def stack(cls, parts: Sequence["Gradient"]) -> "Gradient":
+        """Lay the examples of several gradients one after another.
+
+        Args:
+            parts: gradients of the same kinds, at least one.
+
+        Returns:
+            One gradient of all examples.
+        """
+        packed = [part.pack() for part in parts]
+        arrays: dict[str, np.ndarray] = {}
+        for name in packed[0]:
+            columns = [one[name] for one in packed]
+            counts = np.concatenate([np.diff(column) for column in columns]) if name.endswith(".indptr") else None
+            arrays[name] = np.concatenate(columns) if counts is None else np.concatenate([[0], np.cumsum(counts)])
+        return cls.unpack(arrays)
+
+    def _each(self, turn: Callable[[Ragged], Ragged]) -> "Gradient":
+        return Gradient(**cast("dict[str, Any]", {name: turn(form) for name, form in self._forms().items()}))
+
+    def _forms(self) -> dict[str, Rows | Outer | HeadOuter | Dense]:
+        parts = {"rows": self.rows, "outer": self.outer, "head": self.head, "dense": self.dense}
+        return {name: form for name, form in parts.items() if form is not None}

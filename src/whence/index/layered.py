@@ -1,0 +1,106 @@
+"""Gradients of many layers at one checkpoint: the choice of layers, and how they are laid out as vectors."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import nn
+
+from whence.compress import Projection
+from whence.errors import InputError
+from whence.layers import Choice, choose, classifier_head, input_embedding, vocabulary_head
+from whence.model import Run
+from whence.recipe import Recipe
+
+SMALL = 32_768
+"""Parameters of layers up to which "auto" keeps gradients in full."""
+
+PROJECTED = 32
+"""Width that "auto" projects the sides of larger models' layers to."""
+
+
+@dataclass(frozen=True)
+class Layered:
+    """The layers of a recipe in one model.
+
+    Attributes:
+        choice: which they are.
+        recipe: says how they are laid out; its width of projection is settled.
+    """
+
+    choice: Choice
+    recipe: Recipe
+
+    @cached_property
+    def projection(self) -> Projection:
+        """Lays gradients out as vectors."""
+        assert self.recipe.project != "auto"
+        return Projection(self.choice.blocks, self.recipe.project, self.recipe.seed)
+
+    def notes(self) -> list[str]:
+        """Say which layers are scored, and whether in full.
+
+        Returns:
+            Lines for the user.
+        """
+        lines = [f"{self.recipe.name} scores {self.choice.told()}"]
+        if not self.choice.blocks:
+            return lines
+        some, all_of = self.projection.projected, len(self.choice.blocks)
+        if some:
+            lines.append(
+                f"{some} of {all_of} layers are projected at random to {self.recipe.project} numbers a side (seed "
+                f"{self.recipe.seed}): their products hold on average, with an error of about "
+                f"{1 / int(self.recipe.project or 1):.1%} of the product of the norms in each layer"
+            )
+        else:
+            lines.append("gradients of layers are kept in full: products are exact")
+        return lines
+
+
+def chosen_layers(recipe: Recipe, run: Run, model: nn.Module) -> Choice:
+    """Find the layers of a recipe in a model.
+
+    Args:
+        recipe: the method.
+        run: the run.
+        model: any of its checkpoints.
+
+    Returns:
+        The choice.
+
+    Raises:
+        InputError: the recipe names layers that the model does not have, or options that are not for layers.
+    """
+    if recipe.top is not None or recipe.drop_special or recipe.synonym_threshold is not None or recipe.path != "exact":
+        raise InputError(
+            f"{recipe.name} is about many layers: top, drop_special, synonym_threshold and path are for the word "
+            "embedding"
+        )
+    if not recipe.layers:
+        raise InputError(f"{recipe.name} names no layers: give some with --layers (groups, or patterns over names)")
+    head = classifier_head(model) if run.card.kind == "classification" else vocabulary_head(model)
+    return choose(
+        model,
+        recipe.layers,
+        head=head,
+        word=input_embedding(model),
+        biases=recipe.biases,
+        rows=recipe.preconditioner == "none",
+    )
+
+
+def settled(recipe: Recipe, run: Run, model: nn.Module) -> Recipe:
+    """Settle what a recipe leaves to the model: whether gradients of layers are projected.
+
+    Args:
+        recipe: the method.
+        run: the run.
+        model: any of its checkpoints.
+
+    Returns:
+        The recipe without "auto".
+    """
+    if recipe.layer != "layers" or recipe.project != "auto":
+        return recipe
+    size = sum(block.size for block in chosen_layers(recipe, run, model).blocks)
+    return recipe.model_copy(update={"project": None if size <= SMALL else PROJECTED})

@@ -1,0 +1,22 @@
+"""Layers of a model: which ones a recipe scores, and how hooks see each one's gradient in factors."""
+
+from whence.layers.choice import GROUPS, Choice, choose
+from whence.layers.parts import classifier_head, embedding_scale, input_embedding, is_tied, vocabulary_head
+from whence.layers.rules import Block, OneHot
+from whence.layers.taps import Call, Taps, UnbatchedError
+
+__all__ = [
+    "GROUPS",
+    "Block",
+    "Call",
+    "Choice",
+    "OneHot",
+    "Taps",
+    "UnbatchedError",
+    "choose",
+    "classifier_head",
+    "embedding_scale",
+    "input_embedding",
+    "is_tied",
+    "vocabulary_head",
+]

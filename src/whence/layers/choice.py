@@ -1,0 +1,246 @@
+"""Which layers a recipe scores: groups and patterns over the names of modules, and what they leave out."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, cast
+
+from torch import nn
+
+from whence.errors import InputError, RunError
+from whence.layers.rules import Block, Rule, is_vector, rule_of
+from whence.layers.taps import bypassed
+from whence.near import nearest
+
+GROUPS = {
+    "all": "every layer that there is a rule for",
+    "embeddings": "every embedding table",
+    "linear": "every linear and convolutional layer",
+    "blocks": "every layer of the transformer blocks",
+    "quarter-1": "first quarter of the blocks",
+    "quarter-2": "second quarter",
+    "quarter-3": "third quarter",
+    "quarter-4": "last quarter",
+    "last-block": "the last block",
+    "attention": "attention in the blocks",
+    "mlp": "everything else in the blocks",
+    "last-two": "the last two linear layers",
+    "head": "the last linear layer",
+}
+"""Groups of layers that a recipe may name."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The parameters that a recipe scores.
+
+    Attributes:
+        blocks: layers whose gradients are taken by factors.
+        rows: whether the word embedding's gradient is taken by rows.
+        covered: parameters that are scored.
+        total: trainable parameters of the model.
+        unruled: names of trainable parameters that there is no rule for.
+        vectors: biases and gains of these layers, left out by choice.
+        unruled_size: parameters that there is no rule for.
+        adapter: whether only an adapter's parameters are trainable.
+    """
+
+    blocks: tuple[Block, ...]
+    rows: bool
+    covered: int
+    total: int
+    unruled: tuple[str, ...]
+    vectors: int
+    unruled_size: int
+    adapter: bool
+
+    def told(self) -> str:
+        """Say what is scored and what is not, in one line."""
+        other = self.total - self.covered - self.vectors - self.unruled_size
+        parts: list[str] = []
+        if other:
+            parts.append(f"other layers ({other:,}, by choice)")
+        if self.vectors:
+            parts.append(f"biases and gains ({self.vectors:,}, by choice)")
+        if self.unruled:
+            some = ", ".join(self.unruled[:4]) + (f" and {len(self.unruled) - 4} more" if len(self.unruled) > 4 else "")
+            parts.append(f"no rule for {some} ({self.unruled_size:,})")
+        who = "the adapter's parameters" if self.adapter else "trainable parameters"
+        return f"{self.covered / max(self.total, 1):.1%} of {who}; skipped: {'; '.join(parts) or 'none'}"
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A module with a rule."""
+
+    name: str
+    module: nn.Module
+    rule: Rule
+
+
+def choose(
+    model: nn.Module,
+    wanted: Sequence[str],
+    *,
+    head: nn.Module | None,
+    word: nn.Module,
+    biases: bool = False,
+    rows: bool = True,
+) -> Choice:
+    """Find the layers that a recipe names.
+
+    Args:
+        model: the model, or a PEFT wrapper around it.
+        wanted: groups and patterns over names of modules.
+        head: its last linear layer.
+        word: its word embedding.
+        biases: also score biases, and gains of normalisations.
+        rows: take the word embedding's gradient by rows, where no other layer shares its table.
+
+    Returns:
+        The choice.
+
+    Raises:
+        RunError: the model has no layer that there is a rule for.
+        InputError: a name matches nothing.
+    """
+    return _Chooser(model, head, word, biases=biases).choice(tuple(wanted), rows=rows)
+
+
+class _Chooser:
+    def __init__(self, model: nn.Module, head: nn.Module | None, word: nn.Module, *, biases: bool) -> None:
+        self.model, self.head, self.word, self.biases = model, head, word, biases
+        self.adapter = hasattr(model, "peft_config")
+        self.parameters = {
+            name: parameter
+            for name, parameter in cast("Iterable[tuple[str, Any]]", model.named_parameters(remove_duplicate=False))
+            if not self.adapter or _is_adapters(name)
+        }
+        hidden = bypassed(model, int(cast("Any", word).weight.shape[0]))
+        self.layers = [layer for layer in self._layers() if self._trained(layer) and layer.name not in hidden]
+        self.names = [layer.name for layer in self.layers]
+        self.stacks = _stack(self.names, model)
+        self.linear = [one.name for one in self.layers if not is_vector(one.rule) and not _is_table(one.module)]
+        if not self.layers:
+            raise RunError(f"{type(model).__name__} has no layer that whence can take a gradient of")
+
+    def choice(self, wanted: tuple[str, ...], *, rows: bool) -> Choice:
+        """Resolve groups and patterns."""
+        chosen = {name for one in wanted for name in self._matched(one)}
+        layers = [layer for layer in self.layers if layer.name in chosen]
+        table = cast("Any", self.word).weight
+        alone = sum(getattr(one.module, "weight", None) is table for one in self.layers) == 1
+        by_rows = rows and alone and any(one.module is self.word for one in layers)
+        blocks = self._blocks([one for one in layers if not (by_rows and one.module is self.word)])
+        if not blocks and not by_rows:
+            raise InputError(
+                f"layers {', '.join(wanted)}: only biases and gains are in them: score those too (biases=True)"
+            )
+        return self._counted(blocks, layers, by_rows)
+
+    def _counted(self, blocks: tuple[Block, ...], layers: Sequence[_Layer], by_rows: bool) -> Choice:
+        sizes = {parameter.data_ptr(): int(parameter.numel()) for parameter in self.parameters.values()}
+        covered = sum(block.size for block in blocks)
+        covered += int(cast("Any", self.word).weight.numel()) if by_rows else 0
+        ruled = {id(one) for layer in self.layers for one in layer.module.parameters(recurse=False)}
+        unruled = {name: one for name, one in self.parameters.items() if id(one) not in ruled}
+        missed = {one.data_ptr(): int(one.numel()) for one in unruled.values()}
+        inside = {
+            one.data_ptr(): int(one.numel())
+            for layer in layers
+            for part, one in layer.module.named_parameters(recurse=False)
+            if part != "weight" or is_vector(layer.rule)
+        }
+        vectors = 0 if self.biases else sum(inside.values())
+        total = sum(sizes.values())
+        return Choice(blocks, by_rows, covered, total, tuple(unruled), vectors, sum(missed.values()), self.adapter)
+
+    def _layers(self) -> Iterable[_Layer]:
+        for name, module in cast("Iterable[tuple[str, nn.Module]]", self.model.named_modules()):
+            rule = rule_of(module)
+            if rule is not None:
+                yield _Layer(name, module, rule)
+
+    def _trained(self, layer: _Layer) -> bool:
+        return f"{layer.name}.weight" in self.parameters
+
+    def _blocks(self, layers: Sequence[_Layer]) -> tuple[Block, ...]:
+        """One block per parameter; modules that share one are scored together."""
+        found: dict[tuple[int, str], Block] = {}
+        for layer in layers:
+            for part in ("weight", "bias"):
+                parameter = getattr(layer.module, part, None)
+                vector = part == "bias" or is_vector(layer.rule)
+                if parameter is None or (vector and not self.biases):
+                    continue
+                sharing = [
+                    one.name for one in self.layers if getattr(one.module, part, None) is parameter
+                ]  # also outside of what was chosen: the parameter is one
+                o, i = (int(parameter.shape[0]), 1) if part == "bias" else layer.rule.shape
+                name = layer.name + (".bias" if part == "bias" else ".gain" if vector else "")
+                block = Block(name, tuple(sharing), "bias" if part == "bias" else "weight", o, i)
+                found.setdefault((id(parameter), part), block)
+        return tuple(found.values())
+
+    def _matched(self, one: str) -> list[str]:
+        group = self._groups().get(one)
+        names = group() if group is not None else [name for name in self.names if _matches(name, one)]
+        if not names:
+            why = "is a group that this model has no layer of" if group is not None else "matches no layer"
+            raise InputError(f"layers {one!r} {why}{nearest(one, [*GROUPS, *self.names])}; groups: {', '.join(GROUPS)}")
+        return names
+
+    def _groups(self) -> Mapping[str, Callable[[], list[str]]]:
+        stacked = self.stacks
+        inside = list(stacked)
+        depth = 1 + max(stacked.values(), default=-1)
+        quarters = {
+            f"quarter-{place + 1}": lambda place=place: [name for name in inside if 4 * stacked[name] // depth == place]
+            for place in range(4)
+        }
+        return quarters | {
+            "all": lambda: self.names,
+            "embeddings": lambda: [one.name for one in self.layers if _is_table(one.module)],
+            "linear": lambda: self.linear,
+            "blocks": lambda: inside,
+            "last-block": lambda: [name for name in inside if stacked[name] == depth - 1],
+            "attention": lambda: [name for name in inside if _is_attention(name)],
+            "mlp": lambda: [name for name in inside if not _is_attention(name)],
+            "last-two": lambda: self.linear[-2:],
+            "head": lambda: [one.name for one in self.layers if one.module is self.head],
+        }
+
+
+def _stack(names: Sequence[str], model: nn.Module) -> dict[str, int]:
+    """Number of the transformer block that each layer lies in: the blocks are the longest list of alike modules."""
+    lists = [
+        (name, module)
+        for name, module in cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
+        if isinstance(module, nn.ModuleList) and len({type(one) for one in module}) == 1
+    ]
+    if not lists:
+        return {}
+    home = max(lists, key=lambda one: (len(one[1]), -one[0].count(".")))[0]
+    found: dict[str, int] = {}
+    for name in names:
+        match = re.match(re.escape(f"{home}.") + r"(\d+)(\.|$)", name)
+        if match:
+            found[name] = int(match[1])
+    return found
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}") or fnmatchcase(name, f"{pattern}.*")
+
+
+def _is_adapters(name: str) -> bool:
+    return "lora_" in name or ".modules_to_save." in name or "ia3_" in name
+
+
+def _is_attention(name: str) -> bool:
+    return any(part in name.lower() for part in ("attn", "attention"))
+
+
+def _is_table(module: nn.Module) -> bool:
+    return isinstance(module, nn.Embedding)
