@@ -273,7 +273,7 @@ def test_labels_for_people(said: Said, news: Tiny, tmp_path: Path, ranking: str)
 def test_check_passes_and_says_so(said: Said, news: Tiny):
     code, out, _ = said("check", news.run, news.data)
     assert code == 0
-    assert out.count("passed") == 5
+    assert out.count("passed") == 6
     assert "FAILED" not in out
     content = answered(said, "check", news.run, news.data)
     assert [set(one) for one in content["findings"]] == [{"name", "passed", "value", "bound"}] * 11

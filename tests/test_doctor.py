@@ -24,9 +24,14 @@ CHECKS = [
     "extra padding",
     "sign test: product of captured gradients against finite difference of the loss",
     "score of an example on itself",
+    "captured gradients of all other layers against autograd",
 ]
 FACTS = ["model", "learning rate", "embedding", "second moments"]
-COVERAGE = ["texts that reach the token limit", "parameters covered by embedding methods"]
+COVERAGE = [
+    "parameters covered by methods of layers",
+    "texts that reach the token limit",
+    "parameters covered by embedding methods",
+]
 
 
 def findings(run: Path, data: object) -> dict[str, Finding]:

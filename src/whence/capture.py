@@ -167,7 +167,8 @@ class Capture:
         if not leaves:
             return []
         # torch annotates plain tensors, but gives None for a leaf without a path to the loss.
-        grads = cast("tuple[Tensor | None, ...]", torch.autograd.grad(total, leaves, allow_unused=True))
+        sources = cast("Sequence[Tensor]", leaves)  # they may be edges of the graph as well
+        grads = cast("tuple[Tensor | None, ...]", torch.autograd.grad(total, sources, allow_unused=True))
         if all(grad is None for grad in grads) or (self.head and grads[-1] is None):
             raise RunError(
                 f"the loss of {type(self.model).__name__} does not depend on the layer that was to be captured: "

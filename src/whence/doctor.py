@@ -15,7 +15,7 @@ from whence.examples import Examples
 from whence.forms import Gradient
 from whence.index.build import label_numbers
 from whence.index.passes import Pass
-from whence.layers import input_embedding
+from whence.layers import Block, input_embedding
 from whence.model import CausalLM, Classification, Encoded, Run
 from whence.recipe import Recipe
 
@@ -86,8 +86,40 @@ class _Check:
                 "sign test: product of captured gradients against finite difference of the loss", self._signs(), 1e-2
             ),
             self._self_influence(alone),
+            *self._layers(),
             *self._coverage(),
         )
+
+    def _layers(self) -> list[Finding]:
+        """Gradients of every layer that there is a rule for, biases included, against autograd on one text."""
+        every = Recipe(name="check", layer="layers", layers=("all",), biases=True)
+        work = Pass(self.run, self.model, every, self.encoder)
+        assert work.layered is not None
+        blocks, cuts = work.layered.choice.blocks, work.layered.projection.cuts
+        dense = self._gradient(work).dense
+        assert dense is not None
+        weights = [_parameter(self.model, block) for block in blocks]
+        for weight in weights:
+            weight.requires_grad = True
+        try:
+            truth = torch.autograd.grad(self._loss(self.model, 0), weights, allow_unused=True)
+        finally:
+            for weight in weights:
+                weight.requires_grad = False
+        off = total = 0.0
+        for block, grad in zip(blocks, cast("tuple[Tensor | None, ...]", truth), strict=True):
+            found = dense.v[0, cuts[block.name]].reshape(block.o, block.i)
+            wanted = np.zeros_like(found) if grad is None else grad.numpy()
+            wanted = wanted.T if _lies_the_other_way(self.model, block) else wanted
+            off += float(((found - wanted.reshape(found.shape)) ** 2).sum())
+            total += float((wanted**2).sum())
+        return [
+            _bounded("captured gradients of all other layers against autograd", (off / max(total, 1e-60)) ** 0.5, 1e-5),
+            Finding("parameters covered by methods of layers", None, work.layered.choice.told()),
+        ]
+
+    def _gradient(self, work: Pass) -> Gradient:
+        return work([self.probes[0]], [self.probe_labels[0]]).gradient
 
     def _invariances(self, alone: Sequence[Float[np.ndarray, "v d"]]) -> list[Finding]:
         names = ("batch of several against one by one", "extra padding")
@@ -223,6 +255,15 @@ class _Check:
                 f"{table / total:.1%} ({table:,} of {total:,}); skipped: every other layer",
             ),
         ]
+
+
+def _lies_the_other_way(model: nn.Module, block: Block) -> bool:
+    """Whether a weight is kept as [i o]: the linear layers of GPT-2."""
+    return block.part == "weight" and type(model.get_submodule(block.modules[0])).__name__ == "Conv1D"
+
+
+def _parameter(model: nn.Module, block: Block) -> Tensor:
+    return cast("Tensor", getattr(model.get_submodule(block.modules[0]), block.part))
 
 
 def _bounded(name: str, error: float, bound: float) -> Finding:

@@ -44,6 +44,9 @@ def plan(
     loss: options.Loss = None,
     top: options.Top = None,
     top_by: options.TopBy = None,
+    layers: options.Layers = None,
+    project: options.Project = None,
+    fields: options.Fields = None,
     second_moment: options.SecondMoment = "recorded",
     steps: options.Steps = None,
     max_length: options.MaxLength = None,
@@ -66,7 +69,7 @@ def plan(
     quiet: Quiet = False,
 ) -> None:
     """Forecast time, memory and disk of an index from a few measured batches, before anything is spent."""
-    recipe = options.recipe(method, path, unit_norm, weights, loss, top, top_by)
+    recipe = options.recipe(method, path, unit_norm, weights, loss, top, top_by, layers, project, fields)
     settings = options.building(max_length, batch_size, max_bad_rows, steps, second_moment, rows, segment_rows)
     from whence.forecast import forecast
     from whence.index import Options
@@ -77,6 +80,8 @@ def plan(
     opened = Run.from_pretrained(run, tokenizer=tokenizer, trust_remote_code=trust_remote_code)
     foreseen = forecast(opened, examples, recipe, Options(quiet=quiet, **settings))
     title = f"{method} of {data}: {foreseen.n:,} examples, {foreseen.checkpoints} checkpoints"
+    for note in foreseen.notes:
+        hint(note, quiet=quiet)
     rows_shown = [(name, spelled(name, value)) for name, value in figures(foreseen.to_dict()).items()]
     show(as_json, foreseen.to_dict, lambda: print_table(Console(), title, ("what", "forecast"), rows_shown))
 

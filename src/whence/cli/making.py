@@ -100,6 +100,9 @@ def index(
     loss: options.Loss = None,
     top: options.Top = None,
     top_by: options.TopBy = None,
+    layers: options.Layers = None,
+    project: options.Project = None,
+    fields: options.Fields = None,
     second_moment: options.SecondMoment = "recorded",
     steps: options.Steps = None,
     max_length: options.MaxLength = None,
@@ -125,7 +128,7 @@ def index(
     quiet: Quiet = False,
 ) -> None:
     """Build the index of a training set under a method, or go on with an unfinished one."""
-    recipe = options.recipe(method, path, unit_norm, weights, loss, top, top_by)
+    recipe = options.recipe(method, path, unit_norm, weights, loss, top, top_by, layers, project, fields)
     settings = options.building(max_length, batch_size, max_bad_rows, steps, second_moment, rows, segment_rows)
     from whence.attribution import build
     from whence.model import Run

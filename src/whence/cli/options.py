@@ -1,5 +1,6 @@
 """Options that several commands share, and how what was typed becomes what the library takes."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,6 +48,14 @@ Weights = Annotated[str | None, typer.Option(help="Checkpoints weigh by learning
 Loss = Annotated[str | None, typer.Option(help="Language model: mean or sum over the counted tokens.")]
 Top = Annotated[int | None, typer.Option(min=1, help="Tokens kept per example.")]
 TopBy = Annotated[str | None, typer.Option(help="Count distinct tokens (token) or places (position).")]
+Layers = Annotated[
+    str | None, typer.Option(help="Layers to score, as groups or patterns over names: attention,head,*.layer.3.*")
+]
+Project = Annotated[str | None, typer.Option(help="Width that sides of layers are projected to: number, auto, none.")]
+Fields = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of the method: damping=0.01; repeatable."),
+]
 SecondMoment = Annotated[str, typer.Option(help="recorded, optimizer (opens optimizer.pt) or estimate.")]
 Steps = Annotated[str | None, typer.Option(help="Checkpoints to use, by step: 100,200.")]
 BatchSize = Annotated[int, typer.Option(min=1)]
@@ -122,6 +131,9 @@ def recipe(
     loss: str | None,
     top: int | None,
     top_by: str | None,
+    layers: str | None = None,
+    project: str | None = None,
+    fields: list[str] | None = None,
 ) -> "Recipe":
     """Find a method and change what the options change.
 
@@ -133,14 +145,36 @@ def recipe(
         loss: --loss.
         top: --top.
         top_by: --top-by.
+        layers: --layers.
+        project: --project.
+        fields: --set, each FIELD=VALUE.
 
     Returns:
         The method as data.
+
+    Raises:
+        InputError: a --set that sets nothing.
     """
     from whence.methods import recipe_of
 
     changes = {"path": path, "unit_norm": unit_norm, "weights": weights, "loss": loss, "top": top, "top_by": top_by}
-    return recipe_of(method, **{name: value for name, value in changes.items() if value is not None})
+    given: dict[str, object] = {name: value for name, value in changes.items() if value is not None}
+    given |= {} if layers is None else {"layers": layers}
+    given |= {} if project is None else {"project": _plain(project)}
+    for one in fields or ():
+        name, equals, value = one.partition("=")
+        if not equals or not name.strip():
+            raise InputError(f"--set {one!r}: give FIELD=VALUE, such as damping=0.01")
+        given[name.strip().replace("-", "_")] = _plain(value)
+    return recipe_of(method, **given)
+
+
+def _plain(text: str) -> object:
+    """A number, true, false or none as such; anything else as text."""
+    try:
+        return json.loads({"none": "null"}.get(text.strip().lower(), text.strip().lower()))
+    except ValueError:
+        return text.strip()
 
 
 def building(

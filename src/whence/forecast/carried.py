@@ -17,6 +17,7 @@ from whence.examples import Examples, parquet_bytes
 from whence.forecast.measured import Bench, distinct, measure_disk, measure_scatter, peak_during, resident, size, timed
 from whence.forms import Gradient, Rows
 from whence.index.kept import columns
+from whence.index.layered import Layered, settled
 from whence.index.moments import read_moments
 from whence.index.options import DEFAULTS, Options
 from whence.index.passes import Pass, batches, wanted
@@ -70,6 +71,7 @@ class Forecast:
         stages: in the order in which a build goes through them.
         peak_rss: most memory of the process, in bytes, its libraries and the data included.
         disk: bytes by kind: "forms", "postings", "examples", "tables".
+        notes: which layers are scored, and whether in full.
     """
 
     n: int
@@ -80,6 +82,7 @@ class Forecast:
     stages: tuple[Stage, ...]
     peak_rss: int
     disk: dict[str, int]
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -194,12 +197,18 @@ class _Forecaster:
         parquet_bytes({"warm": [1]})  # what it imports is neither timed nor left out of the memory
         model, self.loading = self._loaded()
         self.held = resident()
+        self.recipe = recipe = settled(recipe, run, model)
         self.wanted = wanted(recipe, run, model)
-        self.by_token = self.wanted.rows and not self.wanted.head
+        self.by_token = self.wanted.by_token
         self.table = cast("tuple[int, int]", tuple(cast("Any", model).get_input_embeddings().weight.shape))
-        self.cuts = cut(self._all_lengths(), self.table[1], options.segment_rows, 0)
+        lengths = self._all_lengths()
+        width = self.table[1]
+        if self.wanted.choice is not None:
+            width = Layered(self.wanted.choice, recipe).width(width, lengths)
+        self.cuts = cut(lengths, width, options.segment_rows, 0)
         self.laid = self._lay()
         work = Pass(run, model, recipe, self.encoder, pooled=True)
+        self.notes = () if work.layered is None else tuple(work.layered.notes())
         self.tables = size(work.tables()) + 4 * self.table[0] * self.table[1] * (recipe.preconditioner == "adam")
         self.bench = Bench(work, self.encoder, examples, self.labels, options.rows)
         self.busiest = self._measure(budget)
@@ -233,6 +242,7 @@ class _Forecaster:
                 "examples": bytes_beside,
                 "tables": c * self.tables,
             },
+            notes=self.notes,
         )
 
     def _over(self, by: str, cost: str) -> Floats:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from whence.forms.head import HeadOuter
 from whence.forms.ragged import Dense, Outer, Ragged, Rows
@@ -26,6 +26,30 @@ class Gradient:
     outer: Outer | None = None
     head: HeadOuter | None = None
     dense: Dense | None = None
+
+    def __len__(self) -> int:
+        return max((len(form) for form in self._forms().values()), default=0)
+
+    def times(self, factors: Float[np.ndarray, " n"]) -> "Gradient":
+        """Multiply rows and vectors.
+
+        Args:
+            factors: one per example.
+
+        Returns:
+            The scaled gradient.
+
+        Raises:
+            TypeError: there are forms of other kinds.
+        """
+        if self.outer is not None or self.head is not None:
+            raise TypeError("only rows and vectors are scaled")
+        rows, dense = self.rows, self.dense
+        column = factors.astype(np.float32)[:, None]
+        return Gradient(
+            rows=None if rows is None else rows.times(column[rows.owners]),
+            dense=None if dense is None else Dense(dense.indptr, dense.v * column[dense.owners]),
+        )
 
     def example(self, position: int) -> "Gradient":
         """Take one example.

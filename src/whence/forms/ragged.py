@@ -118,8 +118,8 @@ class Rows(Ragged):
         indptr = np.concatenate([[0], np.cumsum(np.bincount(owners[starts], minlength=len(self)))])
         return replace(self, indptr=indptr, ids=ids[starts], words=words[starts], rows=summed)
 
-    def times(self, factor: Float[np.ndarray, "k d"]) -> "Rows":
-        """Multiply every coordinate by a factor of its own."""
+    def times(self, factor: Float[np.ndarray, "k #d"]) -> "Rows":
+        """Multiply every coordinate, or every row, by a factor of its own."""
         return replace(self, rows=self.rows * factor)
 
     def wide(self) -> "Rows":

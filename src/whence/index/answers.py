@@ -1,19 +1,25 @@
 """Make an answer of a ranking: what a person sees, with the words that did it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from whence import words as splitter
 from whence.index.asked import Asked
 from whence.index.beside import Beside
 from whence.index.shares import word_pairs
+from whence.index.turning import Turning
 from whence.search import Ranking, Search, Where
 from whence.store import Store
 from whence.types import RUN_STEPS, Example
 from whence.version import __version__
 from whence.views import Answer, Checkpoint, Hit
+
+ByWord = Callable[[int, Example, int, int, int | None], Float[np.ndarray, "w p"]]
+"""Splits the vector of a text by its words."""
 
 
 class Answers:
@@ -23,10 +29,15 @@ class Answers:
         store: the index.
         search: over it.
         beside: its baselines.
+        by_word: splits the vector of a text by its words: from checkpoint, text, class, number of words and the class
+            whose loss is subtracted.
+        turning: what the recipe does to queries.
     """
 
-    def __init__(self, store: Store, search: Search, beside: Beside) -> None:
+    def __init__(self, store: Store, search: Search, beside: Beside, by_word: ByWord, turning: Turning) -> None:
         self.store, self._search, self._beside = store, search, beside
+        self._by_word, self._turning = by_word, turning
+        self._theirs: tuple[Asked, int, dict[int, np.ndarray]] | None = None
         self._held: dict[int, frozenset[int]] = {}
 
     def answer(self, asked: Asked, row: int, ranking: Ranking, k: int, *, baselines: bool, where: Where) -> Answer:
@@ -124,15 +135,41 @@ class Answers:
         theirs = splitter.words(asked.queries[row].parts) if len(places) else ()  # a long text takes its time
         return tuple(replace(self._hit(asked, row, *pair, theirs), rank=rank) for rank, pair in enumerate(pairs, 1))
 
+    def _terms(
+        self, asked: Asked, row: int, step: int, hit: tuple[int, Example], widths: tuple[int, int]
+    ) -> Float[np.ndarray, "w x"]:
+        """Word x word terms at one checkpoint. Vectors keep no words: those of a hit are taken again from its text."""
+        place, example = hit
+        gradient = asked.gradients[step].example(row)
+        if gradient.dense is None:
+            return self._search.terms(step, place, gradient, widths)
+        names = self.store.plan.label_names
+        label = -1 if names is None else names.index(str(example.label))
+        mine = self._by_word(step, example, label, widths[0], None).astype(np.float64)
+        terms = self._search.weighed(step, place) * (mine @ self._query(asked, row, widths[1])[step].T)
+        rest = replace(gradient, dense=None)
+        return terms if gradient.rows is None else terms + self._search.terms(step, place, rest, widths)
+
+    def _query(self, asked: Asked, row: int, width: int) -> dict[int, Float[np.ndarray, "w p"]]:
+        """A query's turned vectors by word, at every checkpoint; kept while its hits are made."""
+        if self._theirs is None or self._theirs[0] is not asked or self._theirs[1] != row:
+            made: dict[int, np.ndarray] = {}
+            for step, factors in asked.factors.items():
+                split = self._by_word(step, asked.queries[row], asked.labels[row], width, asked.against)
+                made[step] = self._turning.vectors(step, split).astype(np.float64) * factors[row]
+            self._theirs = (asked, row, made)
+        return self._theirs[2]
+
     def _hit(self, asked: Asked, row: int, place: int, score: float, theirs: tuple[splitter.Word, ...]) -> Hit:
         query = asked.queries[row]
         columns: dict[str, Any] = self.store.row(place)
         shown = (str(columns["text"]), None, columns["text_pair"], columns["target"])
         example = Example(str(columns["id"]), int(columns["row"]), *shown)
         mine = splitter.words(example.parts)
+        full = replace(example, label=columns["label"])
         parts = [
-            self._search.terms(step, place, gradient.example(row), (len(mine), len(theirs)))
-            for step, gradient in asked.gradients.items()
+            self._terms(asked, row, step, (place, full), (len(mine), len(theirs)))
+            for step in asked.gradients
             if self.store.plan.recipe.baseline is None
         ]
         return Hit(

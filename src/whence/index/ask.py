@@ -13,6 +13,7 @@ from whence.index.answers import Answers
 from whence.index.asked import AnyLabel, Asked, Labels, check_queries, named, plain_label, queries_of
 from whence.index.beside import Beside
 from whence.index.passes import Pass
+from whence.index.turning import Turning
 from whence.model import Encoded, Run
 from whence.search import ANY, KernelName, Ranking, Search, Where, ranking_of
 from whence.store import Store
@@ -60,7 +61,8 @@ class Index:
         """Told in a few words what is being done; replace it to watch a question on its way."""
         self._trust_remote_code = trust_remote_code
         self._passes: dict[int, Pass] = {}
-        self._answers = Answers(self.store, self._search, self._beside)
+        self._turning = Turning(self.store.plan.recipe)
+        self._answers = Answers(self.store, self._search, self._beside, self._by_word, self._turning)
         if self.store.plan.word_rules != splitter.RULES:
             raise MismatchError(
                 f"{path} was built with word rules {self.store.plan.word_rules}, this Python has {splitter.RULES} "
@@ -339,7 +341,11 @@ class Index:
                 f"gradients at step {checkpoint.step} ({number} of {len(self.store.plan.checkpoints)} checkpoints)"
             )
             asked.take(
-                checkpoint.step, self._pass(checkpoint.step), self.store.plan.source.batch_size, equal=run.equal_lengths
+                checkpoint.step,
+                self._pass(checkpoint.step),
+                self.store.plan.source.batch_size,
+                self._turning,
+                equal=run.equal_lengths,
             )
         return asked
 
@@ -363,6 +369,11 @@ class Index:
             for query, guess in zip(queries, predicted, strict=True)
         ]
         return labels, predicted, probabilities
+
+    def _by_word(self, step: int, example: Example, label: int, width: int, against: int | None) -> np.ndarray:
+        """The vector of one text split by its words, taken again from the model."""
+        (encoded,) = self.run.encoder(self.store.plan.max_length).encode([example])
+        return self._pass(step).words(encoded, label, width, against)
 
     def _pass(self, step: int) -> Pass:
         if step not in self._passes:

@@ -11,6 +11,7 @@ from whence.baselines import Texts
 from whence.errors import InputError
 from whence.forms import Gradient
 from whence.index.passes import Pass
+from whence.index.turning import Turning
 from whence.model import Encoded
 from whence.types import Example, Label, step_name
 from whence.views import QueryView
@@ -130,10 +131,11 @@ class Asked:
         self.queries, self.encoded, self.labels, self.against = queries, encoded, labels, against
         self.predicted, self.probabilities = predicted, probabilities
         self.gradients: dict[int, Gradient] = {}
+        self.factors: dict[int, Float[np.ndarray, " q"]] = {}
         self.losses: list[float] = []
         self.pooled: list[Float[np.ndarray, " d"]] = []
 
-    def take(self, step: int, work: Pass, size: int, *, equal: bool) -> None:
+    def take(self, step: int, work: Pass, size: int, turning: Turning, *, equal: bool) -> None:
         """Take gradients at one checkpoint, in batches of the given size (of one where lengths must be equal)."""
         size = 1 if equal else size
         parts: list[Gradient] = []
@@ -156,7 +158,7 @@ class Asked:
         if seen:
             self.probabilities, self.predicted = seen, [int(one.argmax()) for one in seen]
         if parts:
-            self.gradients[step] = Gradient.stack(parts)
+            self.gradients[step], self.factors[step] = turning.query(step, Gradient.stack(parts))
 
     def taken(self, rows: range) -> dict[int, Gradient]:
         """Gradients of some queries, by step.

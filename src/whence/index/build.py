@@ -4,6 +4,7 @@ import resource
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from whence.errors import DataError, DiskFullError, InputError
 from whence.examples import Examples
 from whence.forms import Gradient, Rows
 from whence.index.kept import columns
+from whence.index.layered import Layered, settled
 from whence.index.moments import moments_fingerprints, read_moments
 from whence.index.options import DEFAULTS, Options
 from whence.index.passes import wanted
 from whence.index.planning import Cut, chosen, cut, known_ids, label_numbers, refuse_ids
+from whence.index.turning import Turning
 from whence.index.worker import Worker
 from whence.model import Checkpoint, Encoder, Run
 from whence.recipe import Recipe
@@ -24,6 +27,8 @@ from whence.store import FORMAT, Manifest, Plan, PlannedCheckpoint, SkippedRow, 
 from whence.types import step_name
 from whence.version import __version__
 from whence.words import RULES
+
+_SMALLER = "--rows int8 or a method that keeps fewer tokens (tracin-we-topk)"
 
 
 def build(
@@ -70,7 +75,9 @@ class Build:
         self._lengths = self.encoder.lengths(examples)
         self.seconds["tokenize"] = time.perf_counter() - began
         first = run.load(self.checkpoints[0])
+        self.recipe = recipe = settled(recipe, run, first)
         self.wanted = wanted(recipe, run, first)
+        self._layered = None if self.wanted.choice is None else Layered(self.wanted.choice, recipe)
         self.moments = {one.step: read_moments(one, recipe, options.second_moment) for one in self.checkpoints}
         if self.wanted.head and recipe.preconditioner == "adam" and options.second_moment == "estimate":
             raise InputError(
@@ -135,7 +142,10 @@ class Build:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
 
     def _cut(self, first: int) -> list[Cut]:
-        return cut(self._lengths, self._table[1], self.options.segment_rows, first)
+        width = self._table[1]
+        if self._layered is not None:
+            width = self._layered.width(width, self._lengths)
+        return cut(self._lengths, width, self.options.segment_rows, first)
 
     def _writer(self, folder: Path) -> Writer:
         def addition(first: int, manifest: Manifest) -> Source | None:
@@ -194,6 +204,7 @@ class Build:
                 )
                 for one in self.checkpoints
             ],
+            blocks=[] if self._layered is None else self._layered.planned(),
             word_rules=RULES,
             source=self._source(),
         )
@@ -205,18 +216,21 @@ class Build:
 
     def _space(self) -> None:
         """Stop before the work begins when even half of a guess does not fit on the disk."""
-        if not self.wanted.rows:
+        if not self.wanted.rows and self._layered is None:
             return
         top = self.recipe.top
         kept = np.minimum(self._lengths, top) if top is not None else self._lengths
         size = {"fp32": 4, "fp16": 2, "int8": 1}[self.options.rows]
-        guess = int(kept.sum()) * self._table[1] * size * 2 * len(self.checkpoints)
+        guess = int(kept.sum()) * self._table[1] * size * 2 * self.wanted.rows
+        guess += 0 if self._layered is None else 4 * self._layered.projection.size * len(self._lengths)
+        guess *= len(self.checkpoints)
         there = sum(path.stat().st_size for path in self.writer.folder.rglob("*") if path.is_file())
         free = shutil.disk_usage(self.writer.folder).free
         if free + there < guess // 2:
             raise DiskFullError(
                 f"{self.writer.folder}: the index needs about {guess / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are "
-                "free: free some space, choose --rows int8 or a method that keeps fewer tokens (tracin-we-topk)"
+                "free: free some space, choose "
+                + ("fewer --steps or a smaller --project" if self._layered is not None else _SMALLER)
             )
 
     def _examples(self, one: Cut) -> None:
@@ -230,8 +244,8 @@ class Build:
             if self.writer.is_finished(one.planned.name) or self.writer.finished is not None:
                 return
             features = self.writer.gather(one.planned, one.order, [self.labels[row] for row in one.rows])
-            features |= {f"scale.{at.step}": self._scale(one, at) for at in self.checkpoints if self.recipe.unit_norm}
-            by_token = self.wanted.rows and not self.wanted.head
+            features |= {f"scale.{at.step}": self._scale(one, at) for at in self.checkpoints if self.recipe.normed}
+            by_token = self.wanted.by_token
             began = time.perf_counter()
             self.writer.finish(one.planned, one.order, features, postings=by_token)
             self._spent("postings", began)
@@ -239,11 +253,13 @@ class Build:
     def _scale(self, one: Cut, checkpoint: Checkpoint) -> np.ndarray:
         """1 / norm of each training gradient, turned by the second moment when the recipe says so."""
         inverse_root = self.writer.read_table(checkpoint.step).get("inverse_root")
+        turning = Turning(self.recipe)
         scale = np.ones(one.planned.n)
         for places, arrays in self.writer.decoded(checkpoint.step, one.planned, one.order):
-            rows = _rows(arrays)
-            turned = rows if inverse_root is None else rows.times(inverse_root[rows.ids])
-            norms = turned.norms()
+            kept = Gradient.unpack(arrays)
+            if inverse_root is not None and kept.rows is not None:
+                kept = replace(kept, rows=kept.rows.times(inverse_root[kept.rows.ids]))
+            norms = turning.norms(checkpoint.step, kept)
             scale[places] = 1.0 / np.where(norms > 0, norms, 1.0)
         return scale
 
@@ -261,7 +277,7 @@ class Build:
             self.writer.put_table(checkpoint.step, held | {"inverse_root": moment.inverse_root})
 
     def _notes(self, skipped: tuple[SkippedRow, ...]) -> list[str]:
-        notes: list[str] = []
+        notes: list[str] = [] if self._layered is None else self._layered.notes()
         if skipped:
             notes.append(
                 f"{len(skipped)} training rows have no finite loss or gradient and are left out: ids "

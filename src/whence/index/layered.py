@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from jaxtyping import Int
 from torch import nn
 
 from whence.compress import Projection
@@ -10,6 +12,7 @@ from whence.errors import InputError
 from whence.layers import Choice, choose, classifier_head, input_embedding, vocabulary_head
 from whence.model import Run
 from whence.recipe import Recipe
+from whence.store import PlannedBlock
 
 SMALL = 32_768
 """Parameters of layers up to which "auto" keeps gradients in full."""
@@ -35,6 +38,30 @@ class Layered:
         """Lays gradients out as vectors."""
         assert self.recipe.project != "auto"
         return Projection(self.choice.blocks, self.recipe.project, self.recipe.seed)
+
+    def width(self, table: int, lengths: Int[np.ndarray, " n"]) -> int:
+        """Numbers kept per token, as if an example's vector were spread over its tokens.
+
+        Args:
+            table: width of the word embedding.
+            lengths: tokens of each example.
+
+        Returns:
+            What shards are sized by.
+        """
+        return max(table, int(self.projection.size / max(1.0, float(lengths.mean()))))
+
+    def planned(self) -> list[PlannedBlock]:
+        """Describe the layers for the plan of an index.
+
+        Returns:
+            One entry each, in the order of the vectors.
+        """
+        return [
+            PlannedBlock(name=one.name, o=one.o, i=one.i, kept_o=kept[0], kept_i=kept[1])
+            for one in self.choice.blocks
+            for kept in (self.projection.shapes[one.name],)
+        ]
 
     def notes(self) -> list[str]:
         """Say which layers are scored, and whether in full.

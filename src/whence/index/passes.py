@@ -11,7 +11,9 @@ from torch import nn
 from whence.capture import Capture, Captured, head_outer, head_table
 from whence.compress import compress
 from whence.errors import InputError
-from whence.forms import Gradient, HeadOuter
+from whence.forms import Dense, Gradient, HeadOuter
+from whence.index.layered import Layered, chosen_layers, settled
+from whence.layers import Choice, UnbatchedError, input_embedding, is_tied
 from whence.model import CausalLM, Classification, Encoded, Encoder, Run
 from whence.recipe import Recipe
 
@@ -26,6 +28,7 @@ class Wanted:
         head: the vocabulary head.
         path: the embedding path to report.
         tied: whether the head shares the embedding's table.
+        choice: other layers; None for none.
     """
 
     rows: bool
@@ -33,6 +36,12 @@ class Wanted:
     head: bool
     path: str
     tied: bool
+    choice: Choice | None = None
+
+    @property
+    def by_token(self) -> bool:
+        """Whether the index is searched by token: rows of the word embedding are all that is kept."""
+        return self.rows and not self.head and not (self.choice is not None and self.choice.blocks)
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,9 @@ def wanted(recipe: Recipe, run: Run, model: nn.Module) -> Wanted:
     if recipe.layer == "none":
         return Wanted(rows=False, outer=False, head=False, path="exact", tied=False)
     lm, tied = run.card.kind == "causal-lm", is_tied(model)
+    if recipe.layer == "layers":
+        choice = chosen_layers(recipe, run, model)
+        return Wanted(rows=choice.rows, outer=False, head=False, path="exact", tied=tied, choice=choice)
     if recipe.layer == "head":
         if _needs_rows(recipe) or recipe.preconditioner != "none":
             raise InputError(
@@ -96,7 +108,7 @@ def wanted(recipe: Recipe, run: Run, model: nn.Module) -> Wanted:
 
 def _needs_rows(recipe: Recipe) -> bool:
     """Whether the recipe chooses, matches or scales by rows of the embedding."""
-    return recipe.unit_norm or recipe.top is not None or recipe.drop_special or recipe.synonym_threshold is not None
+    return recipe.normed or recipe.top is not None or recipe.drop_special or recipe.synonym_threshold is not None
 
 
 class Pass:
@@ -111,11 +123,18 @@ class Pass:
     """
 
     def __init__(self, run: Run, model: nn.Module, recipe: Recipe, encoder: Encoder, *, pooled: bool = False) -> None:
-        self.run, self.model, self.recipe, self.encoder = run, model, recipe, encoder
+        self.run, self.model, self.recipe, self.encoder = run, model, settled(recipe, run, model), encoder
         self.wanted = wanted(recipe, run, model)
+        choice = self.wanted.choice
+        self.layered = None if choice is None else Layered(choice, self.recipe)
         self._capture = Capture(
-            model, embedding=self.wanted.rows, head=self.wanted.outer or self.wanted.head, pooled=pooled
+            model,
+            embedding=self.wanted.rows,
+            head=self.wanted.outer or self.wanted.head,
+            pooled=pooled,
+            blocks=() if choice is None else choice.blocks,
         )
+        self._singly = False
         self._special = np.asarray(sorted(set(run.tokenizer.all_special_ids)), dtype=np.int64)
 
     def __call__(
@@ -131,18 +150,61 @@ class Pass:
         Returns:
             Forms, losses and predictions.
         """
+        if self.layered is None or len(encoded) < 2:
+            return self._batch(encoded, labels, against)
+        cuts = self._cuts(encoded)
+        if len(cuts) < 2:
+            try:
+                return self._batch(encoded, labels, against)
+            except UnbatchedError:
+                self._singly = True
+                cuts = self._cuts(encoded)
+        parts = [
+            self._batch(encoded[cut], labels[cut], None if against is None else list(against)[cut]) for cut in cuts
+        ]
+        return _joined(parts)
+
+    def _cuts(self, encoded: Sequence[Encoded]) -> list[slice]:
+        """Batches in which examples and positions differ in number: hooks tell them apart by that."""
+        n = len(encoded)
+        if self._singly:
+            return [slice(place, place + 1) for place in range(n)]
+        if n == max(len(one.ids) for one in encoded):
+            return [slice(0, 1), slice(1, n)]
+        return [slice(0, n)]
+
+    def words(self, encoded: Encoded, label: int, width: int, against: int | None = None) -> Float[np.ndarray, "w p"]:
+        """Split the gradient of the layers of one example by its words.
+
+        Args:
+            encoded: the example.
+            label: its class; ignored by a language model.
+            width: number of its words.
+            against: class whose loss is subtracted.
+
+        Returns:
+            One vector per word, the special bucket last.
+        """
+        assert self.layered is not None
+        captured, _ = self._captured([encoded], [label], None if against is None else [against])
+        assert captured.calls is not None
+        return self.layered.projection.by_word(captured.calls, encoded.words, width)
+
+    def _batch(self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None) -> Passed:
+        return self._passed(*self._captured(encoded, labels, against))
+
+    def _captured(
+        self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None
+    ) -> tuple[Captured, HeadOuter | None]:
         batch = self.encoder.collate(encoded, labels)
         if self.run.card.kind == "classification":
             task = Classification(batch.labels, None if against is None else torch.tensor(list(against)))
-            captured = self._capture(batch.inputs, task.losses, batch.words)
-            head = None
-        else:
-            lm = CausalLM(batch.ids, batch.counted, self.recipe.loss)
-            captured = self._capture(batch.inputs, lm.losses, batch.words)
-            head = (
-                head_outer(captured.inputs, lm.target, lm.weight, batch.words) if captured.inputs is not None else None
-            )
-        return self._passed(captured, head)
+            return self._capture(batch.inputs, task.losses, batch.words), None
+        lm = CausalLM(batch.ids, batch.counted, self.recipe.loss)
+        captured = self._capture(batch.inputs, lm.losses, batch.words)
+        if captured.inputs is None:
+            return captured, None
+        return captured, head_outer(captured.inputs, lm.target, lm.weight, batch.words)
 
     def probabilities(self, encoded: Sequence[Encoded]) -> Float[np.ndarray, "n l"] | None:
         """Predict without gradients.
@@ -175,14 +237,36 @@ class Pass:
             kept["embedding"] = input_embedding(self.model).weight.detach().float().numpy().copy()
         return kept
 
+    def _dense(self, captured: Captured) -> Dense | None:
+        if self.layered is None or not self.layered.choice.blocks:
+            return None
+        assert captured.calls is not None
+        return Dense.of(self.layered.projection.vectors(captured.calls, len(captured.losses)))
+
     def _passed(self, captured: Captured, head: HeadOuter | None) -> Passed:
-        whole = Gradient(captured.rows, captured.outer, head)
+        whole = Gradient(captured.rows, captured.outer, head, self._dense(captured))
         bad = ~(np.isfinite(captured.losses) & whole.finite(len(captured.losses)))
         kept = whole.without(bad)
         if kept.rows is not None:
             kept = replace(kept, rows=compress(kept.rows, self.recipe, self._special))
         probabilities = _softmax(captured.logits) if self.run.card.kind == "classification" else None
         return Passed(kept, captured.losses, probabilities, captured.pooled, bad)
+
+
+def _joined(parts: Sequence[Passed]) -> Passed:
+    """Lay batches one after another."""
+    return Passed(
+        Gradient.stack([one.gradient for one in parts]),
+        np.concatenate([one.losses for one in parts]),
+        _chained([one.probabilities for one in parts]),
+        _chained([one.pooled for one in parts]),
+        np.concatenate([one.bad for one in parts]),
+    )
+
+
+def _chained(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    held = [one for one in parts if one is not None]
+    return np.concatenate(held) if held else None
 
 
 def batches(lengths: Int[np.ndarray, " n"], start: int, stop: int, size: int, *, equal: bool) -> list[tuple[int, int]]:

@@ -5,8 +5,9 @@ pass ends at the first of the chosen layers. Gradients are taken at the value th
 to it in place afterwards.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -152,6 +153,10 @@ class Taps:
             raise RunError(f"{name} ({type(module).__name__}) does more than normalise and scale: leave it out")
 
 
+def _note(called: set[str], name: str, _module: nn.Module, _inputs: object) -> None:
+    called.add(name)
+
+
 def bypassed(model: nn.Module, size: int) -> frozenset[str]:
     """Find layers whose weight the model uses without calling the layer: hooks see nothing of their gradient.
 
@@ -162,9 +167,10 @@ def bypassed(model: nn.Module, size: int) -> frozenset[str]:
     Returns:
         Names of the layers.
     """
-    named = [(name, one) for name, one in model.named_modules() if rule_of(one) is not None]
+    modules = cast("Iterable[tuple[str, Any]]", model.named_modules())
+    named = [(name, one) for name, one in modules if rule_of(one) is not None]
     called: set[str] = set()
-    handles = [one.register_forward_pre_hook(lambda *_, name=name: called.add(name)) for name, one in named]
+    handles = [one.register_forward_pre_hook(partial(_note, called, name)) for name, one in named]
     ids = torch.arange(4)[None] % size + min(4, size - 4)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     try:
@@ -179,12 +185,12 @@ def bypassed(model: nn.Module, size: int) -> frozenset[str]:
         return frozenset()
     try:
         for weight in rest.values():
-            weight.requires_grad_()
+            weight.requires_grad = True
         with torch.enable_grad():
             total = cast("Any", model)(**inputs).logits.sum()
         grads = torch.autograd.grad(total, list(rest.values()), allow_unused=True) if total.requires_grad else ()
     finally:
         for weight in rest.values():
-            weight.requires_grad_(requires_grad=False)
+            weight.requires_grad = False
     taken = cast("tuple[Tensor | None, ...]", grads)
     return frozenset(name for name, grad in zip(rest, taken, strict=False) if grad is not None)

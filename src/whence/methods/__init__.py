@@ -3,7 +3,9 @@
 A method that is a product of gradients is data. To add one, add a row.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 from pydantic import ValidationError
 
@@ -14,6 +16,11 @@ from whence.recipe import Recipe
 
 YEH = "Yeh et al. 2022, First is Better Than Last for Language Data Influence (arXiv 2202.11844)"
 PRUTHI = "Pruthi et al. 2020, Estimating Training Data Influence by Tracing Gradient Descent (arXiv 2002.08484)"
+
+VITEL = (
+    "Vitel and Chhabra 2025, First is Not Really Better Than Last: Evaluating Layer Choice and Aggregation Strategies "
+    "in Language Model Data Influence Estimation (arXiv 2511.04715)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,7 @@ class Method:
 
 
 _EMBEDDING_COST = "forward + backward to the embedding"
+_LAYERS_COST = "forward + backward to the first layer that is scored"
 
 _ROWS = (
     Method(
@@ -73,6 +81,31 @@ _ROWS = (
         PRUTHI,
         "forward only",
     ),
+    Method(
+        Recipe(name="tracin-sec", layer="layers", layers=("last-two",), project="auto"),
+        "gradient products at the last two linear layers",
+        YEH,
+        _LAYERS_COST,
+    ),
+    Method(
+        Recipe(name="tracin-all", layer="layers", layers=("all",), project="auto"),
+        "gradient products over all weights",
+        PRUTHI,
+        _LAYERS_COST,
+    ),
+    Method(
+        Recipe(name="tracin-layers", layer="layers", project="auto"),
+        "gradient products over the layers that --layers names",
+        VITEL,
+        _LAYERS_COST,
+        "--layers",
+    ),
+    Method(
+        Recipe(name="grad-cos", layer="layers", layers=("all",), project="auto", similarity="cosine"),
+        "cosine of gradients over all weights",
+        VITEL,
+        _LAYERS_COST,
+    ),
     *(
         Method(Recipe(name=name, layer="none", baseline=name), summary, "baseline", "forward only", needs)
         for name, summary, needs in (
@@ -109,6 +142,10 @@ def recipe_of(method: str | Recipe, **changes: object) -> Recipe:
             f"unknown method {method!r}{nearest(method, METHODS)}; `whence methods` lists them: {', '.join(METHODS)}"
         )
     recipe = METHODS[method].recipe if isinstance(method, str) else method
+    layers = changes.get("layers")
+    if layers is not None:
+        parts = layers.split(",") if isinstance(layers, str) else cast("Iterable[object]", layers)
+        changes |= {"layers": tuple(one.strip() if isinstance(one, str) else one for one in parts)}
     try:
         return Recipe.model_validate(recipe.model_dump() | changes)
     except ValidationError as error:

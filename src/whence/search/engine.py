@@ -18,7 +18,7 @@ from whence.forms import Gradient, Head, Outer, Rows, Terms, cross_terms, gather
 from whence.search.join import Meeting, Part, by_token, meet, rank
 from whence.search.kernels import KernelName, kernel_of
 from whence.search.ranking import Counter, Ends, Ranking
-from whence.search.scan import lookup_rows, scan_head, scan_outer, scan_rows
+from whence.search.scan import lookup_rows, scan_dense, scan_head, scan_outer, scan_rows
 from whence.search.synonyms import Synonyms
 from whence.search.where import ANY, Where
 from whence.store import Segment, Store
@@ -113,7 +113,7 @@ class Search:
         Returns:
             1 / norm for unit-norm recipes; None for 1.
         """
-        return segment.features(f"scale.{step}") if self.recipe.unit_norm else None
+        return segment.features(f"scale.{step}") if self.recipe.normed else None
 
     def turned(self, step: int, rows: Rows) -> Rows:
         """Divide a query's embedding gradient by the root of the second moment, when the recipe says so.
@@ -143,6 +143,18 @@ class Search:
         kept = Gradient.unpack(segment.arrays(step, place))
         return self._terms(step, kept, query, widths) * self._factor(step, segment, place)
 
+    def weighed(self, step: int, example: int) -> float:
+        """What multiplies the product of an example's gradient at one checkpoint: weight and scale.
+
+        Args:
+            step: the checkpoint.
+            example: training example, in data order.
+
+        Returns:
+            The factor.
+        """
+        return self._factor(step, *self.store.locate(example))
+
     def _terms(self, step: int, kept: Gradient, query: Gradient, widths: tuple[int, int]) -> Terms:
         total = np.zeros((widths[0] + 1, widths[1] + 1))
         if kept.rows is not None and query.rows is not None:
@@ -152,6 +164,8 @@ class Search:
             )
         if kept.outer is not None and query.outer is not None:
             total += kept.outer.terms(query.outer, *widths)
+        if kept.dense is not None and query.dense is not None:
+            total += kept.dense.terms(query.dense, *widths)
         if kept.head is not None and query.head is not None:
             total += self._head_terms(step, kept, query, widths)
         return total
@@ -184,15 +198,16 @@ class Search:
         """The queries' rows by step, turned and summed by token in 64 bits."""
         ready: dict[int, Rows] = {}
         for step, gradient in queries.items():
-            if gradient.rows is not None and gradient.head is None:
+            if gradient.rows is not None and gradient.head is None:  # beside other layers, too
                 rows = self.turned(step, gradient.rows)
                 ready[step] = rows.wide().merged(by_word=False)
         return ready
 
     def _joined(self, segment: Segment) -> bool:
         """Whether a segment is searched by its postings alone."""
-        synonyms = self.recipe.synonym_threshold is not None
-        return not synonyms and all(segment.postings(one.step) is not None for one in self.store.plan.checkpoints)
+        if self.recipe.synonym_threshold is not None or self.store.plan.blocks:
+            return False
+        return all(segment.postings(one.step) is not None for one in self.store.plan.checkpoints)
 
     def _meeting(self, segment: Segment, ready: Mapping[int, Rows], allowed: np.ndarray, count: int) -> Meeting | None:
         parts: list[Part] = []
@@ -227,6 +242,19 @@ class Search:
     def _checkpoint(
         self, segment: Segment, step: int, queries: Gradient, ready: Mapping[int, Rows], count: int
     ) -> Float[np.ndarray, "q n"]:
+        total = np.zeros((count, segment.n))
+        if queries.dense is not None:
+            total += scan_dense(segment, step, queries.dense.v, slice(None))
+        return (
+            total
+            if queries.rows is None and queries.dense is not None
+            else total + self._tabled(segment, step, queries, ready, count)
+        )
+
+    def _tabled(
+        self, segment: Segment, step: int, queries: Gradient, ready: Mapping[int, Rows], count: int
+    ) -> Float[np.ndarray, "q n"]:
+        """Products of embedding and head."""
         if queries.head is not None:
             head = self._head(step)
             dense = (self._dense(step, queries.example(row)) for row in range(count))

@@ -73,6 +73,26 @@ def scan_outer(segment: Segment, step: int, queries: Outer, count: int) -> Float
     return total
 
 
+def scan_dense(segment: Segment, step: int, queries: Float[np.ndarray, "q p"], cut: slice) -> Float[np.ndarray, "q n"]:
+    """Products of vectors, or of a stretch of them.
+
+    Args:
+        segment: of the index.
+        step: the checkpoint.
+        queries: their vectors.
+        cut: the stretch.
+
+    Returns:
+        [q n].
+    """
+    total = np.zeros((len(queries), segment.n))
+    theirs = np.ascontiguousarray(queries[:, cut].T, dtype=np.float32)
+    for examples, arrays in segment.shards(step, ("dense.indptr", "dense.v")):
+        kept = examples[np.diff(arrays["dense.indptr"]) > 0]
+        total[:, kept] = (arrays["dense.v"][:, cut] @ theirs).T
+    return total
+
+
 def scan_head(segment: Segment, step: int, head: Head, dense: Float[np.ndarray, "v d"]) -> Float[np.ndarray, " n"]:
     """Products with a vocabulary head, and with the rows of the same table when it is tied.
 

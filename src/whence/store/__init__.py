@@ -1,7 +1,16 @@
 """Keep forms on disk and read them back; knows neither model nor torch."""
 
 from whence.store.changing import delete
-from whence.store.manifest import FORMAT, Manifest, Plan, PlannedCheckpoint, PlannedSegment, SkippedRow, Source
+from whence.store.manifest import (
+    FORMAT,
+    Manifest,
+    Plan,
+    PlannedBlock,
+    PlannedCheckpoint,
+    PlannedSegment,
+    SkippedRow,
+    Source,
+)
 from whence.store.merge import merge
 from whence.store.postings import Postings
 from whence.store.reader import Store
@@ -17,6 +26,7 @@ __all__ = [
     "BuildProgress",
     "Manifest",
     "Plan",
+    "PlannedBlock",
     "PlannedCheckpoint",
     "PlannedSegment",
     "Postings",

@@ -43,6 +43,26 @@ class PlannedCheckpoint(BaseModel):
     preconditioner: str = ""
 
 
+class PlannedBlock(BaseModel):
+    """A layer whose gradient is a stretch of every example's vector.
+
+    Attributes:
+        name: of the layer.
+        o: rows of its gradient.
+        i: columns of its gradient.
+        kept_o: rows that are kept, projected or not.
+        kept_i: columns that are kept.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str
+    o: int = Field(ge=1)
+    i: int = Field(ge=1)
+    kept_o: int = Field(ge=1)
+    kept_i: int = Field(ge=1)
+
+
 class PlannedSegment(BaseModel):
     """A part of the training set that is kept, searched and merged as one.
 
@@ -140,6 +160,7 @@ class Plan(BaseModel):
         trust_remote_code: whether the user allowed the model's own code.
         fingerprints: SHA-256 by content of tokenizer, weights and moments.
         checkpoints: in order.
+        blocks: layers besides the word embedding and the head, in the order of the vectors.
         word_rules: rules by which texts were split into words; positions of words mean nothing under others.
         source: the data set that the index was begun with.
     """
@@ -161,6 +182,7 @@ class Plan(BaseModel):
     trust_remote_code: bool
     fingerprints: dict[str, str]
     checkpoints: list[PlannedCheckpoint]
+    blocks: list[PlannedBlock] = []
     word_rules: str
     source: Source
 
