@@ -55,7 +55,10 @@ def test_a_classifier_passes(news: Tiny):
     model = whence.Run.from_pretrained(news.run).load(whence.Run.from_pretrained(news.run).checkpoints[-1])
     table = model.get_input_embeddings().weight.numel()  # type: ignore[operator, union-attr]
     total = sum(parameter.numel() for parameter in model.parameters())
-    assert found["parameters covered by embedding methods"].value == f"{table / total:.1%} ({table:,} of {total:,}); skipped: every other layer"
+    assert (
+        found["parameters covered by embedding methods"].value
+        == f"{table / total:.1%} ({table:,} of {total:,}); skipped: every other layer"
+    )
     assert found["extra padding"].told.endswith("(at most 1e-05)")
     assert found["model"].told == found["model"].value
 

@@ -34,6 +34,14 @@ class Recipe(BaseModel):
             equal tokens only.
         preconditioner: divide the product once by the root of Adam's second moment, or not at all.
         epsilon: added to the second moment under the root.
+        curvature: what the query's gradients of layers are multiplied with: nothing, the inverse of the training
+            gradients' autocorrelation (TrackStar), of the exact Hessian of a classifier's head (ggn), of EK-FAC's
+            Fisher matrix, or DataInf's closed form.
+        damping: what is added to every eigenvalue before it is inverted, as a factor.
+        damping_of: what that factor multiplies: the mean eigenvalue of the layer, the top one, or 1 (absolute).
+        measure: what is asked of a query: its loss, or the logit of its label (how much the example pushes it up).
+        refit: L2 penalty under which the last layer is fitted anew before anything is taken; None leaves it as trained.
+        checkpoints: every checkpoint of the run, or the last one alone.
         unit_norm: scale every training example's (preconditioned) gradient to norm 1 at each checkpoint.
         similarity: product of two gradients, or of two gradients of norm 1 (both sides, at each checkpoint).
         weights: what multiplies a checkpoint: its learning rate (TracInCP) or 1.
@@ -56,6 +64,12 @@ class Recipe(BaseModel):
     synonym_threshold: float | None = Field(default=None, ge=0.0, lt=1.0)
     preconditioner: Literal["none", "adam"] = "none"
     epsilon: float = Field(default=1e-8, gt=0.0)
+    curvature: Literal["none", "autocorrelation", "ggn", "ekfac", "datainf"] = "none"
+    damping: float = Field(default=0.1, ge=0.0)
+    damping_of: Literal["mean", "top", "absolute"] = "mean"
+    measure: Literal["loss", "logit"] = "loss"
+    refit: float | None = Field(default=None, gt=0.0)
+    checkpoints: Literal["all", "last"] = "all"
     unit_norm: bool = False
     similarity: Literal["dot", "cosine"] = "dot"
     weights: Literal["learning-rate", "equal"] = "learning-rate"

@@ -18,7 +18,7 @@ from whence.types import RUN_STEPS, Example
 from whence.version import __version__
 from whence.views import Answer, Checkpoint, Hit
 
-ByWord = Callable[[int, Example, int, int, int | None], Float[np.ndarray, "w p"]]
+ByWord = Callable[[int, Example, int, int, int | None, bool], Float[np.ndarray, "w p"]]
 """Splits the vector of a text by its words."""
 
 
@@ -30,7 +30,7 @@ class Answers:
         search: over it.
         beside: its baselines.
         by_word: splits the vector of a text by its words: from checkpoint, text, class, number of words and the class
-            whose loss is subtracted.
+            whose loss is subtracted, and whether it is a query.
         turning: what the recipe does to queries.
     """
 
@@ -145,7 +145,7 @@ class Answers:
             return self._search.terms(step, place, gradient, widths)
         names = self.store.plan.label_names
         label = -1 if names is None else names.index(str(example.label))
-        mine = self._by_word(step, example, label, widths[0], None).astype(np.float64)
+        mine = self._by_word(step, example, label, widths[0], None, False).astype(np.float64)
         terms = self._search.weighed(step, place) * (mine @ self._query(asked, row, widths[1])[step].T)
         rest = replace(gradient, dense=None)
         return terms if gradient.rows is None else terms + self._search.terms(step, place, rest, widths)
@@ -155,7 +155,7 @@ class Answers:
         if self._theirs is None or self._theirs[0] is not asked or self._theirs[1] != row:
             made: dict[int, np.ndarray] = {}
             for step, factors in asked.factors.items():
-                split = self._by_word(step, asked.queries[row], asked.labels[row], width, asked.against)
+                split = self._by_word(step, asked.queries[row], asked.labels[row], width, asked.against, True)
                 made[step] = self._turning.vectors(step, split).astype(np.float64) * factors[row]
             self._theirs = (asked, row, made)
         return self._theirs[2]

@@ -61,7 +61,7 @@ class Index:
         """Told in a few words what is being done; replace it to watch a question on its way."""
         self._trust_remote_code = trust_remote_code
         self._passes: dict[int, Pass] = {}
-        self._turning = Turning(self.store.plan.recipe)
+        self._turning = Turning(self.store.plan.recipe, self.store.plan.blocks, self.store.table)
         self._answers = Answers(self.store, self._search, self._beside, self._by_word, self._turning)
         if self.store.plan.word_rules != splitter.RULES:
             raise MismatchError(
@@ -370,10 +370,12 @@ class Index:
         ]
         return labels, predicted, probabilities
 
-    def _by_word(self, step: int, example: Example, label: int, width: int, against: int | None) -> np.ndarray:
+    def _by_word(
+        self, step: int, example: Example, label: int, width: int, against: int | None, asked: bool
+    ) -> np.ndarray:
         """The vector of one text split by its words, taken again from the model."""
         (encoded,) = self.run.encoder(self.store.plan.max_length).encode([example])
-        return self._pass(step).words(encoded, label, width, against)
+        return self._pass(step).words(encoded, label, width, against, asked=asked)
 
     def _pass(self, step: int) -> Pass:
         if step not in self._passes:
@@ -384,7 +386,10 @@ class Index:
             if held + sum(parameter.nbytes for parameter in model.parameters()) > KEPT_BYTES:
                 self._passes.clear()
             last = step == self.store.plan.checkpoints[-1].step
-            self._passes[step] = Pass(
+            work = Pass(
                 self.run, model, self.store.plan.recipe, self.run.encoder(self.store.plan.max_length), pooled=last
             )
+            if work.needs_table:
+                work.prepare(self.store.table(step))
+            self._passes[step] = work
         return self._passes[step]

@@ -144,7 +144,12 @@ class Asked:
         for start in range(0, len(self.encoded), size):
             cut = slice(start, start + size)
             count = len(self.encoded[cut])
-            passed = work(self.encoded[cut], self.labels[cut], None if self.against is None else [self.against] * count)
+            passed = work(
+                self.encoded[cut],
+                self.labels[cut],
+                None if self.against is None else [self.against] * count,
+                asked=True,
+            )
             if passed.bad.any():
                 where = named(self.queries, start + int(np.flatnonzero(passed.bad)[0]))
                 raise InputError(

@@ -4,6 +4,7 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from whence.curvature import MeanSquares
 from whence.errors import DataError, DiskFullError, InputError
 from whence.examples import Examples
 from whence.forms import Gradient, Rows
+from whence.index.fitting import RIDGES, Fitting
 from whence.index.kept import columns
 from whence.index.layered import Layered, settled
 from whence.index.moments import moments_fingerprints, read_moments
@@ -70,6 +72,8 @@ class Build:
         self.seconds: dict[str, float] = {}
         self.labels = label_numbers(run, examples)
         self.checkpoints = chosen(run, options.steps)
+        if recipe.checkpoints == "last" and options.steps is None:
+            self.checkpoints = self.checkpoints[-1:]
         self.encoder: Encoder = run.encoder(run.length(options.max_length))
         began = time.perf_counter()
         self._lengths = self.encoder.lengths(examples)
@@ -115,7 +119,9 @@ class Build:
         if sealed is not None:
             return tuple(sealed.skipped)
         self._space()
-        estimated = self.recipe.preconditioner == "adam" and self.options.second_moment == "estimate"
+        rows_only = self._layered is None
+        estimated = rows_only and self.recipe.preconditioner == "adam" and self.options.second_moment == "estimate"
+        estimated |= self.recipe.curvature != "none"
         complete = True
         for at, one in enumerate(self.cuts):
             self._examples(one)
@@ -129,7 +135,10 @@ class Build:
             return ()
         if estimated:
             with self.writer.leases.whole():
-                self._estimate()
+                if rows_only:
+                    self._estimate()
+                else:
+                    self._fit()
             for one in self.cuts:
                 self._finish(one)
         skipped = self.worker.skipped(self.writer, self.cuts)
@@ -199,7 +208,7 @@ class Build:
                     step=one.step,
                     learning_rate=one.learning_rate,
                     rule=one.rule,
-                    weight=one.learning_rate if weighted else 1.0,
+                    weight=one.learning_rate if weighted else self._unit(),
                     preconditioner=self.moments[one.step].source if recipe.preconditioner == "adam" else "",
                 )
                 for one in self.checkpoints
@@ -208,6 +217,13 @@ class Build:
             word_rules=RULES,
             source=self._source(),
         )
+
+    def _unit(self) -> float:
+        """What multiplies products at a checkpoint besides its learning rate: representer values have a unit."""
+        recipe = self.recipe
+        if recipe.refit is None or recipe.measure != "logit":
+            return 1.0
+        return 1.0 / (2.0 * recipe.refit * len(self.examples))
 
     def _run_fingerprints(self) -> dict[str, str]:
         """Tokenizer and the weights that are used: others may come and go."""
@@ -253,7 +269,7 @@ class Build:
     def _scale(self, one: Cut, checkpoint: Checkpoint) -> np.ndarray:
         """1 / norm of each training gradient, turned by the second moment when the recipe says so."""
         inverse_root = self.writer.read_table(checkpoint.step).get("inverse_root")
-        turning = Turning(self.recipe)
+        turning = Turning(self.recipe, self.writer.plan.blocks, self.writer.read_table)
         scale = np.ones(one.planned.n)
         for places, arrays in self.writer.decoded(checkpoint.step, one.planned, one.order):
             kept = Gradient.unpack(arrays)
@@ -262,6 +278,25 @@ class Build:
             norms = turning.norms(checkpoint.step, kept)
             scale[places] = 1.0 / np.where(norms > 0, norms, 1.0)
         return scale
+
+    def _fit(self) -> None:
+        """The recipe's curvature at every checkpoint, once all gradients of the training set are there."""
+        assert self._layered is not None
+        for checkpoint in self.checkpoints:
+            held = self.writer.read_table(checkpoint.step)
+            if RIDGES in held or self.writer.base is not None:
+                continue
+            began = time.perf_counter()
+
+            def shards(step: int = checkpoint.step) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+                for one in self.cuts:
+                    for places, arrays in self.writer.decoded(step, one.planned, one.order):
+                        yield places + one.rows.start, arrays
+
+            fitting = Fitting(self.recipe, self._layered.planned(), shards, self.labels)
+            made = fitting.tables(lambda one=checkpoint: self.worker.factors(self.writer, one))
+            self.writer.put_table(checkpoint.step, held | made)
+            self._spent("curvature", began)
 
     def _estimate(self) -> None:
         """Second moments from the whole training set, once all of its gradients are there."""
@@ -277,7 +312,7 @@ class Build:
             self.writer.put_table(checkpoint.step, held | {"inverse_root": moment.inverse_root})
 
     def _notes(self, skipped: tuple[SkippedRow, ...]) -> list[str]:
-        notes: list[str] = [] if self._layered is None else self._layered.notes()
+        notes: list[str] = [] if self._layered is None else [*self._layered.notes(), *self._turned()]
         if skipped:
             notes.append(
                 f"{len(skipped)} training rows have no finite loss or gradient and are left out: ids "
@@ -301,6 +336,20 @@ class Build:
         if self.options.rows != "fp32":
             notes.append(f"gradient rows are kept as {self.options.rows} with one scale each: scores are rounded")
         return notes
+
+    def _turned(self) -> list[str]:
+        """Say how gradients of layers were turned: curvature with its damping, refit."""
+        recipe, lines = self.recipe, list[str]()
+        if recipe.refit is not None:
+            lines.append(f"the last layer was fitted anew, without bias, under an L2 penalty of {recipe.refit:g}")
+        for one in self.checkpoints if recipe.curvature != "none" else ():
+            ridges = self.writer.read_table(one.step)[RIDGES]
+            of = {"mean": "the mean eigenvalue", "top": "the top eigenvalue", "absolute": "1"}[recipe.damping_of]
+            lines.append(
+                f"curvature {recipe.curvature}, step {one.step}: damping {recipe.damping:g} of {of} of each layer, "
+                f"{ridges.min():.3g} to {ridges.max():.3g}"
+            )
+        return lines
 
 
 def peak_rss() -> int:

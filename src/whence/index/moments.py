@@ -26,11 +26,13 @@ class Moments:
 
     Attributes:
         source: where they come from, in words.
-        v: reads them; None when they are estimated from the training set.
+        v: reads those of the word embedding; None when they are estimated from the training set.
+        all: reads those of every parameter, by name; None when they are estimated, or when only rows are asked for.
     """
 
     source: str
     v: Callable[[], Float[np.ndarray, "v d"]] | None
+    all: Callable[[], dict[str, np.ndarray]] | None = None
 
 
 def read_moments(checkpoint: Checkpoint, recipe: Recipe, source: Source) -> Moments:
@@ -51,6 +53,8 @@ def read_moments(checkpoint: Checkpoint, recipe: Recipe, source: Source) -> Mome
         raise InputError(f"second_moment is {source!r}: choose one of {', '.join(get_args(Source))}")
     if recipe.preconditioner == "none" or source == "estimate":
         return Moments("estimated: mean squared row gradient over the training set", None)
+    if recipe.layer == "layers":
+        return _of_layers(checkpoint, recipe, source)
     if source == "optimizer":
         path = _optimizer_file(checkpoint)
         return Moments("Adam's second moment, read from optimizer.pt", lambda: _from_optimizer(path))
@@ -63,6 +67,20 @@ def read_moments(checkpoint: Checkpoint, recipe: Recipe, source: Source) -> Mome
     path = checkpoint.moments
     return Moments(
         "Adam's second moment, recorded at the step", lambda: read_tensors(path, ("embedding",))["embedding"]
+    )
+
+
+def _of_layers(checkpoint: Checkpoint, recipe: Recipe, source: Source) -> Moments:
+    """Second moments of many layers stand in the Recorder's file alone: the optimizer's own state has no names."""
+    path = checkpoint.moments
+    if source == "optimizer" or path is None or len(TensorSlices(path).names) < 2:
+        raise InputError(
+            f"{recipe.name} needs the optimizer's second moments of its layers, and {checkpoint.path} recorded none: "
+            'train with whence.Recorder(moments="all"), or choose --second-moment estimate (mean squared gradient over '
+            "the training set), or leave them out with --set preconditioner=none"
+        )
+    return Moments(
+        "Adam's second moment, recorded at the step", None, lambda: read_tensors(path, tuple(TensorSlices(path).names))
     )
 
 

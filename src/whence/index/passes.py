@@ -1,19 +1,20 @@
 """One loaded checkpoint at work: encoded examples in, kept gradients out. Building and asking share it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import nn
+from torch import Tensor, nn
 
 from whence.capture import Capture, Captured, head_outer, head_table
 from whence.compress import compress
 from whence.errors import InputError
 from whence.forms import Dense, Gradient, HeadOuter
 from whence.index.layered import Layered, chosen_layers, settled
-from whence.layers import Choice, UnbatchedError, input_embedding, is_tied
+from whence.layers import Choice, UnbatchedError, classifier_head, input_embedding, is_tied
 from whence.model import CausalLM, Classification, Encoded, Encoder, Run
 from whence.recipe import Recipe
 
@@ -135,10 +136,38 @@ class Pass:
             blocks=() if choice is None else choice.blocks,
         )
         self._singly = False
+        self._roots: dict[str, Tensor] | None = None
         self._special = np.asarray(sorted(set(run.tokenizer.all_special_ids)), dtype=np.int64)
 
+    @property
+    def needs_table(self) -> bool:
+        """Whether the checkpoint's table changes what is taken."""
+        layers = self.layered is not None
+        return layers and (self.recipe.refit is not None or self.recipe.preconditioner != "none")
+
+    def prepare(self, table: Mapping[str, np.ndarray]) -> None:
+        """Put in place what was fitted before any gradient: a refitted last layer, second moments of layers.
+
+        Args:
+            table: of the checkpoint.
+        """
+        if self.recipe.refit is not None:
+            head = classifier_head(self.model)
+            with torch.no_grad():
+                head.weight.copy_(torch.as_tensor(table["refit"]))
+                if cast("Tensor | None", head.bias) is not None:
+                    head.bias.zero_()
+        if self.recipe.preconditioner != "none" and self.layered is not None:
+            names = [block.name for block in self.layered.choice.blocks]
+            self._roots = {name: torch.as_tensor(table[f"root.{at}"]) for at, name in enumerate(names)}
+
     def __call__(
-        self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None = None
+        self,
+        encoded: Sequence[Encoded],
+        labels: Sequence[int],
+        against: Sequence[int] | None = None,
+        *,
+        asked: bool = False,
     ) -> Passed:
         """Take the gradients of one batch.
 
@@ -146,21 +175,23 @@ class Pass:
             encoded: the examples.
             labels: class numbers; ignored by a language model.
             against: class numbers whose loss is subtracted.
+            asked: they are queries: what the recipe asks of them, which need not be their loss.
 
         Returns:
             Forms, losses and predictions.
         """
         if self.layered is None or len(encoded) < 2:
-            return self._batch(encoded, labels, against)
+            return self._batch(encoded, labels, against, asked)
         cuts = self._cuts(encoded)
         if len(cuts) < 2:
             try:
-                return self._batch(encoded, labels, against)
+                return self._batch(encoded, labels, against, asked)
             except UnbatchedError:
                 self._singly = True
                 cuts = self._cuts(encoded)
         parts = [
-            self._batch(encoded[cut], labels[cut], None if against is None else list(against)[cut]) for cut in cuts
+            self._batch(encoded[cut], labels[cut], None if against is None else list(against)[cut], asked)
+            for cut in cuts
         ]
         return _joined(parts)
 
@@ -173,7 +204,9 @@ class Pass:
             return [slice(0, 1), slice(1, n)]
         return [slice(0, n)]
 
-    def words(self, encoded: Encoded, label: int, width: int, against: int | None = None) -> Float[np.ndarray, "w p"]:
+    def words(
+        self, encoded: Encoded, label: int, width: int, against: int | None = None, *, asked: bool = False
+    ) -> Float[np.ndarray, "w p"]:
         """Split the gradient of the layers of one example by its words.
 
         Args:
@@ -181,25 +214,47 @@ class Pass:
             label: its class; ignored by a language model.
             width: number of its words.
             against: class whose loss is subtracted.
+            asked: it is a query.
 
         Returns:
             One vector per word, the special bucket last.
         """
         assert self.layered is not None
-        captured, _ = self._captured([encoded], [label], None if against is None else [against])
+        captured, _ = self._captured([encoded], [label], None if against is None else [against], asked)
         assert captured.calls is not None
-        return self.layered.projection.by_word(captured.calls, encoded.words, width)
+        return self.layered.projection.by_word(captured.calls, encoded.words, width, self._roots)
 
-    def _batch(self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None) -> Passed:
-        return self._passed(*self._captured(encoded, labels, against))
+    def calls(self, encoded: Sequence[Encoded], labels: Sequence[int]) -> Iterator[tuple[Captured, int]]:
+        """Capture layers of a batch, in parts where they must be.
+
+        Args:
+            encoded: the examples.
+            labels: class numbers.
+
+        Yields:
+            What was captured, and of how many examples.
+        """
+        try:
+            parts = [(self._captured(encoded[cut], labels[cut], None, False)[0], cut) for cut in self._cuts(encoded)]
+        except UnbatchedError:
+            self._singly = True
+            parts = [(self._captured(encoded[cut], labels[cut], None, False)[0], cut) for cut in self._cuts(encoded)]
+        for captured, cut in parts:
+            yield captured, cut.stop - cut.start
+
+    def _batch(
+        self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None, asked: bool
+    ) -> Passed:
+        return self._passed(*self._captured(encoded, labels, against, asked))
 
     def _captured(
-        self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None
+        self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None, asked: bool
     ) -> tuple[Captured, HeadOuter | None]:
         batch = self.encoder.collate(encoded, labels)
         if self.run.card.kind == "classification":
             task = Classification(batch.labels, None if against is None else torch.tensor(list(against)))
-            return self._capture(batch.inputs, task.losses, batch.words), None
+            losses = task.logits if asked and self.recipe.measure == "logit" else task.losses
+            return self._capture(batch.inputs, losses, batch.words), None
         lm = CausalLM(batch.ids, batch.counted, self.recipe.loss)
         captured = self._capture(batch.inputs, lm.losses, batch.words)
         if captured.inputs is None:
@@ -241,7 +296,7 @@ class Pass:
         if self.layered is None or not self.layered.choice.blocks:
             return None
         assert captured.calls is not None
-        return Dense.of(self.layered.projection.vectors(captured.calls, len(captured.losses)))
+        return Dense.of(self.layered.projection.vectors(captured.calls, len(captured.losses), self._roots))
 
     def _passed(self, captured: Captured, head: HeadOuter | None) -> Passed:
         whole = Gradient(captured.rows, captured.outer, head, self._dense(captured))

@@ -4,13 +4,17 @@ The index keeps plain vectors: whatever a recipe does to a product of two gradie
 (decision 0005). What is done is linear in the vector, so that its split by words is turned alike.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
 
+from whence.curvature import Kronecker
 from whence.forms import Dense, Gradient
+from whence.index.fitting import cuts_of, fitted
 from whence.recipe import Recipe
+from whence.store import PlannedBlock
 
 
 class Turning:
@@ -18,12 +22,18 @@ class Turning:
 
     Args:
         recipe: the method.
+        blocks: the layers of the plan.
+        table: reads the table of a checkpoint.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(
+        self, recipe: Recipe, blocks: Sequence[PlannedBlock], table: Callable[[int], Mapping[str, np.ndarray]]
+    ) -> None:
+        self.recipe, self._cuts, self._count = recipe, cuts_of(blocks), len(blocks)
+        self._table = table
+        self._held: dict[int, list[np.ndarray | Kronecker]] = {}
 
-    def vectors(self, step: int, v: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:  # noqa: ARG002
+    def vectors(self, step: int, v: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:
         """Turn vectors.
 
         Args:
@@ -33,7 +43,17 @@ class Turning:
         Returns:
             The turned vectors.
         """
-        return v
+        if self.recipe.curvature == "none":
+            return v
+        if step not in self._held:
+            self._held[step] = fitted(self._table(step), self._count)
+        inverses = self._held[step]
+        wide = v.astype(np.float64)
+        turned = [
+            inverse.turn(wide[:, cut]) if isinstance(inverse, Kronecker) else wide[:, cut] @ inverse
+            for cut, inverse in zip(self._cuts, inverses, strict=True)
+        ]
+        return np.concatenate(turned, axis=1).astype(np.float32)
 
     def query(self, step: int, gradient: Gradient) -> tuple[Gradient, Float[np.ndarray, " q"]]:
         """Turn queries.

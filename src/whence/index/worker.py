@@ -16,6 +16,7 @@ from whence.index.moments import Moments
 from whence.index.options import Options
 from whence.index.passes import Pass, Passed, Wanted, batches
 from whence.index.planning import Cut, shard_of
+from whence.index.prior import factors, refitted, roots
 from whence.model import Checkpoint, Encoded, Encoder, Run
 from whence.progress import track
 from whence.recipe import Recipe
@@ -122,7 +123,9 @@ class Worker:
         needed = {
             "head": self.wanted.head,
             "embedding": self.recipe.synonym_threshold is not None,
-            "inverse_root": self._recorded,
+            "inverse_root": self._recorded and self.wanted.choice is None,
+            "refit": self.recipe.refit is not None,
+            "root.0": self.wanted.choice is not None and self.recipe.preconditioner == "adam",
         }
         held = writer.table_names(checkpoint.step)
         return writer.base is None and any(wanted and name not in held for name, wanted in needed.items())
@@ -134,12 +137,57 @@ class Worker:
 
     def _table_of(self, writer: Writer, checkpoint: Checkpoint, work: Pass) -> None:
         """Publish what the products of a checkpoint need, once."""
-        if not self._lacks_table(writer, checkpoint):
-            return
-        tables = writer.read_table(checkpoint.step) | work.tables()
+        if self._lacks_table(writer, checkpoint):
+            writer.put_table(checkpoint.step, writer.read_table(checkpoint.step) | self._tables(checkpoint, work))
+        if work.needs_table:
+            work.prepare(writer.read_table(checkpoint.step))
+
+    def _tables(self, checkpoint: Checkpoint, work: Pass) -> dict[str, np.ndarray]:
+        tables, names = work.tables(), self.run.label_names
+        if self.recipe.refit is not None:
+            if names is None:
+                raise InputError(f"{self.recipe.name} fits a classifier's head anew, and this run is a language model")
+            tables["refit"] = refitted(work, self.stream, len(names), self.recipe.refit)
+        if self.wanted.choice is not None:
+            prior = self.recipe.preconditioner == "adam"
+            return tables | (roots(work, self.stream, self.moments[checkpoint.step], checkpoint) if prior else {})
         if self._recorded:
             tables["inverse_root"] = self._moment(checkpoint).inverse_root
-        writer.put_table(checkpoint.step, tables)
+        return tables
+
+    def stream(self) -> Iterator[tuple[list[Encoded], list[int]]]:
+        """Read the training set in batches, shortest texts first.
+
+        Yields:
+            Encoded examples and their classes.
+        """
+        lengths = self.encoder.lengths(self.examples)
+        order = np.argsort(lengths, kind="stable")
+        cuts = batches(lengths[order], 0, len(order), self.options.batch_size, equal=self.run.equal_lengths)
+        for start, stop in track(
+            cuts,
+            total=len(order),
+            label="a pass before the gradients",
+            weight=lambda cut: cut[1] - cut[0],
+            quiet=self.options.quiet,
+        ):
+            rows: list[int] = order[start:stop].tolist()
+            yield self.encoder.encode([self.examples[row] for row in rows]), [self.labels[row] for row in rows]
+
+    def factors(self, writer: Writer, checkpoint: Checkpoint) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Take the factors of EK-FAC.
+
+        Args:
+            writer: of the index.
+            checkpoint: where.
+
+        Returns:
+            Both sides by layer.
+        """
+        work = self._pass(checkpoint)
+        if work.needs_table:
+            work.prepare(writer.read_table(checkpoint.step))
+        return factors(work, self.stream)
 
     def _shards(
         self, writer: Writer, one: Cut, checkpoint: Checkpoint, work: Pass, shards: list[int], part: str

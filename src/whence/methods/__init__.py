@@ -5,7 +5,7 @@ A method that is a product of gradients is data. To add one, add a row.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -17,6 +17,13 @@ from whence.recipe import Recipe
 YEH = "Yeh et al. 2022, First is Better Than Last for Language Data Influence (arXiv 2202.11844)"
 PRUTHI = "Pruthi et al. 2020, Estimating Training Data Influence by Tracing Gradient Descent (arXiv 2002.08484)"
 
+KOH = "Koh and Liang 2017, Understanding Black-box Predictions via Influence Functions (arXiv 1703.04730)"
+REPRESENTER = "Yeh et al. 2018, Representer Point Selection for Explaining Deep Neural Networks (arXiv 1811.09720)"
+DATAINF = "Kwon et al. 2024, DataInf: Efficiently Estimating Data Influence in LoRA-tuned LLMs (arXiv 2310.00902)"
+EKFAC = "Grosse et al. 2023, Studying Large Language Model Generalization with Influence Functions (arXiv 2308.03296)"
+TRACKSTAR = (
+    "Chang et al. 2025, Scalable Influence and Fact Tracing for Large Language Model Pretraining (arXiv 2410.17413)"
+)
 VITEL = (
     "Vitel and Chhabra 2025, First is Not Really Better Than Last: Evaluating Layer Choice and Aggregation Strategies "
     "in Language Model Data Influence Estimation (arXiv 2511.04715)"
@@ -44,6 +51,13 @@ class Method:
 
 _EMBEDDING_COST = "forward + backward to the embedding"
 _LAYERS_COST = "forward + backward to the first layer that is scored"
+_CURVED_COST = f"{_LAYERS_COST}, and one matrix per layer"
+
+
+def _last(name: str, layers: tuple[str, ...], **fields: Any) -> Recipe:
+    """A recipe over layers of the last checkpoint."""
+    return Recipe(name=name, layer="layers", layers=layers, checkpoints="last", weights="equal", **fields)
+
 
 _ROWS = (
     Method(
@@ -105,6 +119,49 @@ _ROWS = (
         "cosine of gradients over all weights",
         VITEL,
         _LAYERS_COST,
+    ),
+    Method(
+        _last("influence-last", ("head",), curvature="ggn", damping=0.1),
+        "influence functions of the last layer: inverse of its exact Hessian, damped",
+        KOH,
+        "forward only, and one matrix",
+        "a classifier",
+    ),
+    Method(
+        _last("representer", ("head",), measure="logit", refit=0.01),
+        "representer values: how far an example pushes the label's logit up, last layer fitted anew under L2",
+        REPRESENTER,
+        "two forward passes",
+        "a classifier",
+    ),
+    Method(
+        _last("datainf", ("linear",), project="auto", curvature="datainf", damping=0.1),
+        "influence functions with DataInf's closed form, layer by layer",
+        DATAINF,
+        _CURVED_COST,
+    ),
+    Method(
+        _last("ekfac", ("linear",), project="auto", curvature="ekfac", damping=0.1),
+        "influence functions with EK-FAC's inverse of the Fisher matrix",
+        EKFAC,
+        f"{_CURVED_COST}, twice",
+    ),
+    Method(
+        _last(
+            "trackstar",
+            ("linear",),
+            project=16,
+            preconditioner="adam",
+            curvature="autocorrelation",
+            damping=1e-6,
+            damping_of="top",
+            similarity="cosine",
+            loss="sum",
+        ),
+        "projected gradients, divided by second moments, decorrelated, at norm 1",
+        TRACKSTAR,
+        _CURVED_COST,
+        'whence.Recorder(moments="all"), or --second-moment estimate',
     ),
     *(
         Method(Recipe(name=name, layer="none", baseline=name), summary, "baseline", "forward only", needs)

@@ -39,6 +39,18 @@ class Classification:
             return loss
         return loss - functional.cross_entropy(logits, self.against, reduction="none")
 
+    def logits(self, logits: Tensor) -> Float[Tensor, " n"]:
+        """Minus the logit of each example's label: what falls when an example pushes it up.
+
+        Args:
+            logits: [n l].
+
+        Returns:
+            Minus the logit of the label; plus that of `against` for a contrast.
+        """
+        own = logits.gather(1, self.labels[:, None])[:, 0]
+        return -own if self.against is None else logits.gather(1, self.against[:, None])[:, 0] - own
+
 
 @dataclass(frozen=True)
 class CausalLM:

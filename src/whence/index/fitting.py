@@ -1,0 +1,145 @@
+"""Fit the curvature of a recipe to the finished shards of an index, and read it back to turn queries."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from whence.curvature import Damping, Kronecker, Moments, damped_inverse, ggn, shrunk_identity
+from whence.errors import InputError
+from whence.recipe import Recipe
+from whence.store import PlannedBlock
+
+Shards = Callable[[], Iterator[tuple[Int[np.ndarray, " m"], dict[str, np.ndarray]]]]
+"""Reads all shards of a checkpoint: places of the examples in the training set, and arrays."""
+
+Factors = Callable[[], Mapping[str, tuple[Float[np.ndarray, "o o"], Float[np.ndarray, "i i"]]]]
+"""Means of g g^T and a a^T over the positions of the training set, by layer."""
+
+RIDGES = "curvature.ridges"
+
+
+def cuts_of(blocks: Sequence[PlannedBlock]) -> list[slice]:
+    """Find the stretch of every layer in the vectors.
+
+    Args:
+        blocks: the layers of a plan.
+
+    Returns:
+        One slice each.
+    """
+    bounds = [0, *np.cumsum([one.kept_o * one.kept_i for one in blocks]).tolist()]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
+
+
+class Fitting:
+    """Fits the curvature of one checkpoint, layer by layer.
+
+    Args:
+        recipe: says which curvature.
+        blocks: the layers.
+        shards: reads the vectors.
+        labels: class numbers of the training set.
+    """
+
+    def __init__(self, recipe: Recipe, blocks: Sequence[PlannedBlock], shards: Shards, labels: Sequence[int]) -> None:
+        self.recipe, self.blocks, self._shards = recipe, blocks, shards
+        self._labels = np.asarray(labels, dtype=np.int64)
+        self._damping = Damping(recipe.damping, recipe.damping_of)
+
+    def tables(self, factors: Factors) -> dict[str, np.ndarray]:
+        """Fit.
+
+        Args:
+            factors: takes the factors of EK-FAC; called only for it.
+
+        Returns:
+            Arrays by name, for the table of the checkpoint.
+        """
+        kind, kept = self.recipe.curvature, dict[str, np.ndarray]()
+        ridges = np.zeros(len(self.blocks))
+        sides: Mapping[str, tuple[np.ndarray, np.ndarray]] = factors() if kind == "ekfac" else {}
+        for at, (block, cut) in enumerate(zip(self.blocks, cuts_of(self.blocks), strict=True)):
+            if kind == "ekfac":
+                fitted, ridges[at] = self._kronecker(block, cut, *sides[block.name])
+                arrays = {"left": fitted.left, "right": fitted.right, "inverse": fitted.inverse}
+            else:
+                fit = {"autocorrelation": self._autocorrelation, "ggn": self._ggn, "datainf": self._datainf}[kind]
+                inverse, ridges[at] = fit(block, cut)
+                arrays = {"matrix": inverse}
+            kept |= {f"curvature.{at}.{name}": value.astype(np.float32) for name, value in arrays.items()}
+        return kept | {RIDGES: ridges}
+
+    def _vectors(self, cut: slice) -> Iterator[Float[np.ndarray, "m p"]]:
+        for _, arrays in self._shards():
+            yield arrays["dense.v"][:, cut]
+
+    def _autocorrelation(self, block: PlannedBlock, cut: slice) -> tuple[np.ndarray, float]:
+        moments = Moments(block.name, cut.stop - cut.start)
+        for v in self._vectors(cut):
+            moments.add(v)
+        return damped_inverse(moments.mean(), self._damping, block.name)
+
+    def _datainf(self, block: PlannedBlock, cut: slice) -> tuple[np.ndarray, float]:
+        size = cut.stop - cut.start
+        weighted = Moments(block.name, size)
+        norms = np.concatenate([(v.astype(np.float64) ** 2).sum(1) for v in self._vectors(cut)])
+        if not norms.any():
+            return np.zeros((size, size)), 0.0
+        unit = {"mean": norms.mean() / size, "top": norms.max(), "absolute": 1.0}[self.recipe.damping_of]
+        ridge = self.recipe.damping * float(unit)
+        if ridge <= 0.0:
+            raise InputError(f"datainf divides by the damping of layer {block.name}: give one above 0, such as 0.1")
+        for v in self._vectors(cut):
+            weighted.add(v, 1.0 / (ridge + (v.astype(np.float64) ** 2).sum(1)))
+        return shrunk_identity(weighted.total, weighted.count, ridge), ridge
+
+    def _ggn(self, block: PlannedBlock, cut: slice) -> tuple[np.ndarray, float]:
+        """Exact for the head of a classifier: its gradient is (p - y) a^T, so that a is found again from it."""
+        Moments(block.name, cut.stop - cut.start)  # refuses what is too large
+        inputs: list[np.ndarray] = []
+        predicted: list[np.ndarray] = []
+        for places, arrays in self._shards():
+            p = arrays.get("meta.probabilities")
+            if p is None or p.shape[1] != block.o or (block.kept_o, block.kept_i) != (block.o, block.i):
+                raise InputError(
+                    f"{self.recipe.name} needs the exact Hessian of a classifier's head, kept in full: {block.name} is "
+                    "not that (choose ekfac or trackstar for other layers)"
+                )
+            alive = ~arrays["meta.bad"]
+            p = p[alive].astype(np.float64)
+            signal = p - np.eye(block.o)[self._labels[places][alive]]
+            g = arrays["dense.v"][:, cut].astype(np.float64).reshape(len(p), block.o, block.i)
+            inputs.append(np.einsum("no,noi->ni", signal, g) / np.maximum((signal**2).sum(1), 1e-30)[:, None])
+            predicted.append(p)
+        return damped_inverse(ggn(np.concatenate(inputs), np.concatenate(predicted)), self._damping, block.name)
+
+    def _kronecker(
+        self, block: PlannedBlock, cut: slice, lefts: np.ndarray, rights: np.ndarray
+    ) -> tuple[Kronecker, float]:
+        left, right = Kronecker.basis(lefts, rights)
+        squares, count = np.zeros((block.kept_o, block.kept_i)), 0
+        for v in self._vectors(cut):
+            inside = left.T @ v.astype(np.float64).reshape(len(v), *squares.shape) @ right
+            squares += (inside**2).sum(0)
+            count += len(v)
+        return Kronecker.of(left, right, squares / max(count, 1), self._damping, block.name)
+
+
+def fitted(table: Mapping[str, np.ndarray], count: int) -> list[np.ndarray | Kronecker]:
+    """Read a fitted curvature back.
+
+    Args:
+        table: of a checkpoint.
+        count: layers.
+
+    Returns:
+        One inverse per layer.
+    """
+    return [
+        Kronecker(*(table[f"curvature.{at}.{name}"] for name in ("left", "right", "inverse")))
+        if f"curvature.{at}.inverse" in table
+        else table[f"curvature.{at}.matrix"]
+        for at in range(count)
+    ]

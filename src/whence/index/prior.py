@@ -1,0 +1,151 @@
+"""Passes over the training set besides the one that takes its gradients: for what is fitted first, and for EK-FAC."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from whence.curvature import fitted_head
+from whence.errors import InputError, MismatchError
+from whence.index.moments import Moments
+from whence.index.passes import Pass
+from whence.layers import Block, Call, OneHot
+from whence.model import Checkpoint, Encoded
+
+Stream = Callable[[], Iterator[tuple[Sequence[Encoded], Sequence[int]]]]
+"""Reads the training set in batches of encoded examples and their classes."""
+
+
+def refitted(work: Pass, stream: Stream, classes: int, penalty: float) -> Float[np.ndarray, "l i"]:
+    """Fit the last layer anew on the training set's features.
+
+    Args:
+        work: the checkpoint; the head is the one layer that it captures.
+        stream: the training set.
+        classes: how many.
+        penalty: L2 coefficient.
+
+    Returns:
+        Its weight.
+
+    Raises:
+        InputError: other layers are scored, or the fit does not come to rest.
+    """
+    layered = work.layered
+    assert layered is not None
+    if [block.o for block in layered.choice.blocks] != [classes]:
+        raise InputError(f"{work.recipe.name} fits the last layer anew: its layers must be head, without biases")
+    name = layered.choice.blocks[0].name
+    inputs: list[np.ndarray] = []
+    labels: list[int] = []
+    for encoded, numbers in stream():
+        for captured, _ in work.calls(encoded, numbers):
+            assert captured.calls is not None
+            (call,) = captured.calls[name]
+            assert not isinstance(call.left, OneHot)
+            place = call.left.abs().sum(-1).argmax(1)  # a decoder's head reads every position; one of them counts
+            inputs.append(call.right[torch.arange(len(place)), place].double().numpy())
+        labels += numbers
+    return fitted_head(np.concatenate(inputs), np.asarray(labels, dtype=np.int64), classes, penalty).astype(np.float32)
+
+
+def roots(work: Pass, stream: Stream, found: Moments, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """What gradients of layers are multiplied with before they are projected: 1 / sqrt(v + epsilon), by layer.
+
+    Args:
+        work: the checkpoint.
+        stream: the training set, for an estimate.
+        found: where second moments come from.
+        checkpoint: for the message.
+
+    Returns:
+        Arrays by name, for the table of the checkpoint.
+    """
+    assert work.layered is not None
+    blocks = work.layered.choice.blocks
+    v = _estimated(work, stream) if found.all is None else _recorded(work.model, blocks, found.all(), checkpoint)
+    epsilon = np.float32(work.recipe.epsilon)
+    return {f"root.{at}": (1.0 / np.sqrt(v[one.name] + epsilon)).astype(np.float32) for at, one in enumerate(blocks)}
+
+
+def _estimated(work: Pass, stream: Stream) -> dict[str, np.ndarray]:
+    """Mean squares of the examples' gradients."""
+    assert work.layered is not None
+    blocks = work.layered.choice.blocks
+    total = {block.name: torch.zeros(block.o, block.i, dtype=torch.float64) for block in blocks}
+    seen = 0
+    for encoded, labels in stream():
+        for captured, count in work.calls(encoded, labels):
+            seen += count
+            for block in blocks:
+                whole = _whole((captured.calls or {}).get(block.name, ()), count)
+                if whole is not None:
+                    total[block.name] += whole.nan_to_num(0.0, 0.0, 0.0).double().pow(2).sum(0)
+    return {name: (value / max(seen, 1)).numpy() for name, value in total.items()}
+
+
+def _whole(calls: Sequence[Call], count: int) -> Tensor | None:
+    parts = [
+        (one.left.full() if isinstance(one.left, OneHot) else one.left).transpose(1, 2) @ one.right for one in calls
+    ]
+    return torch.stack(parts).sum(0).view(count, *parts[0].shape[1:]) if parts else None
+
+
+def _recorded(
+    model: nn.Module, blocks: Sequence[Block], every: dict[str, np.ndarray], checkpoint: Checkpoint
+) -> dict[str, np.ndarray]:
+    made: dict[str, np.ndarray] = {}
+    for block in blocks:
+        names = [f"{module}.{block.part}" for module in block.modules]
+        held = [every[name] for name in names if name in every]
+        if not held:
+            raise InputError(
+                f"{checkpoint.path} recorded no second moment of {names[0]}: train with "
+                'whence.Recorder(moments="all"), or choose --second-moment estimate'
+            )
+        turned = type(model.get_submodule(block.modules[0])).__name__ == "Conv1D" and block.part == "weight"
+        value = held[0].T if turned else held[0]
+        if value.size != block.size:
+            raise MismatchError(
+                f"the second moments of {names[0]} in {checkpoint.path} are {list(held[0].shape)} and the layer is "
+                f"{[block.o, block.i]}: they belong to another model; choose --second-moment estimate"
+            )
+        made[block.name] = value.reshape(block.o, block.i)
+    return made
+
+
+def factors(work: Pass, stream: Stream) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Means over positions of g g^T and a a^T, projected like the gradients.
+
+    Args:
+        work: the checkpoint.
+        stream: the training set.
+
+    Returns:
+        Both by layer.
+    """
+    assert work.layered is not None
+    projection = work.layered.projection
+    sums: dict[str, list[Any]] = {}
+    for block in projection.blocks:
+        o, i = projection.shapes[block.name]
+        sums[block.name] = [torch.zeros(o, o).double(), torch.zeros(i, i).double(), 0]
+    for encoded, labels in stream():
+        for captured, _ in work.calls(encoded, labels):
+            for block in projection.blocks:
+                for call in (captured.calls or {}).get(block.name, ()):
+                    left, right = projection.factors(block, call)
+                    lefts, rights = left.flatten(0, 1), right.flatten(0, 1)
+                    counted = (lefts != 0).any(-1) & torch.isfinite(lefts).all(-1)  # not padding
+                    lefts, rights = lefts[counted].double(), rights[counted].double()
+                    held = sums[block.name]
+                    held[0] += lefts.T @ lefts
+                    held[1] += rights.T @ rights
+                    held[2] += len(lefts)
+    return {
+        name: (cast("Tensor", one[0]).numpy() / max(one[2], 1), cast("Tensor", one[1]).numpy() / max(one[2], 1))
+        for name, one in sums.items()
+    }
