@@ -132,7 +132,7 @@ def test_influence_of_the_last_layer_is_the_exact_solve(bert: Truth, tmp_path: P
 
 
 def test_a_hessian_that_cannot_be_inverted_names_the_layer(bert: Truth, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="layer classifier cannot be inverted.*damping=0.01"):
+    with pytest.raises(InputError, match=r"layer classifier cannot be inverted.*damping=0.01"):
         build(bert, tmp_path / "index", "influence-last", damping=0.0)
 
 
