@@ -17,10 +17,9 @@ from whence.examples import Examples, parquet_bytes
 from whence.forecast.measured import Bench, distinct, measure_disk, measure_scatter, peak_during, resident, size, timed
 from whence.forms import Gradient, Rows
 from whence.index.kept import columns
-from whence.index.layered import Layered, settled
 from whence.index.moments import read_moments
 from whence.index.options import DEFAULTS, Options
-from whence.index.passes import Pass, batches, wanted
+from whence.index.passes import Pass, batches
 from whence.index.planning import chosen, cut, label_numbers, shard_of
 from whence.index.worker import KEPT_TOKENS
 from whence.model import Run
@@ -197,14 +196,13 @@ class _Forecaster:
         parquet_bytes({"warm": [1]})  # what it imports is neither timed nor left out of the memory
         model, self.loading = self._loaded()
         self.held = resident()
-        self.recipe = recipe = settled(recipe, run, model)
-        self.wanted = wanted(recipe, run, model)
+        work = Pass(run, model, recipe, self.encoder, pooled=True)
+        self.recipe, self.wanted = work.recipe, work.wanted
+        recipe = work.recipe
         self.by_token = self.wanted.by_token
         self.table = cast("tuple[int, int]", tuple(cast("Any", model).get_input_embeddings().weight.shape))
         lengths = self._all_lengths()
-        width = self.table[1]
-        if self.wanted.choice is not None:
-            width = Layered(self.wanted.choice, recipe).width(width, lengths)
+        width = self.table[1] if work.layered is None else work.layered.width(self.table[1], lengths)
         self.cuts = cut(lengths, width, options.segment_rows, 0)
         self.laid = self._lay()
         work = Pass(run, model, recipe, self.encoder, pooled=True)
