@@ -32,6 +32,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 
@@ -107,11 +108,12 @@ def capture_pass(run: Run, rows: list[dict[str, str]]) -> Callable[[], None]:
     work = Pass(run, run.load(run.checkpoints[0]), METHODS["tracin-we"].recipe, encoder)
 
     def run_pass() -> None:
-        lengths = encoder.lengths(examples)
+        encoded = encoder.encode(examples)
+        lengths = np.asarray([len(one.ids) for one in encoded])
         order = lengths.argsort(kind="stable")
         for start, stop in batches(lengths[order], 0, len(order), BATCH, equal=False):
             places = order[start:stop].tolist()
-            work(encoder.encode([examples[place] for place in places]), [int(rows[place]["label"]) for place in places])
+            work([encoded[place] for place in places], [int(rows[place]["label"]) for place in places])
 
     return run_pass
 

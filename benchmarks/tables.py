@@ -125,7 +125,7 @@ def main() -> None:
     parts = [
         "# Benchmarks\n\nWritten by `benchmarks/tables.py` from the newest record of each benchmark in "
         "[benchmarks/results](../benchmarks/results/). Two shared cores, one thread: compare ratios within a run, not "
-        "seconds between runs. Peers stand on [a page of their own](../benchmarks/peers.md), faults in "
+        "seconds between runs. Peers stand on [a page of their own](peers.md), faults in "
         "[torture.md](torture.md).\n"
     ]
     for name, (title, page) in PAGES.items():

@@ -103,9 +103,9 @@ def _clocked(one: dict[str, Any], step: str) -> str:
 
 
 def _unfinished(one: dict[str, Any]) -> str:
-    floors = [step["floor"]["wall"] for step in one.get("rounds", []) if "floor" in step]
+    floors = [step["floor"]["cpu"] for step in one.get("rounds", []) if "floor" in step]
     if floors and one["outcome"].startswith("not finished"):
-        spent = one["seconds of the step that was stopped"]
+        spent = one["CPU seconds of the step that was stopped"]
         return f"{one['outcome']} (> {spent / floors[0]:.0f})"
     return "nothing to time" if one["outcome"] == "finished" else one["outcome"]
 

@@ -7,7 +7,7 @@
 Every peer has its own virtual environment (made once, in --envs) and runs alone, in its own process, on one thread; it
 measures the floor (one plain forward+backward of the same texts) in turn with its own work, so that every figure is a
 ratio within one process. The record of a day is `results/DATE-peers.json`; later runs of the day add to it, and
-`benchmarks/peers.md` is written from it. It runs in an environment that has `whence` and the encoder (see `work.py`).
+`docs/peers.md` is written from it. It runs in an environment that has `whence` and the encoder (see `work.py`).
 """
 
 import argparse
@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +32,9 @@ from work import prepare
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 
+PATIENCE = 8
+"""Wall seconds allowed for each CPU second: limits count what a peer computes, not what else the machine does."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -42,7 +46,7 @@ class Variant:
         variant: what its script calls it.
         label: what the table calls it.
         repeats: most repetitions.
-        limit: most seconds, where the common limit is more than it deserves.
+        limit: most CPU seconds, where the common limit is more than it deserves.
         slow: run with --slow only.
         grows: run with --growth.
         keeps: further queries need what end to end left behind.
@@ -90,7 +94,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--queries", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3, help="most repetitions of one variant")
-    parser.add_argument("--limit", type=float, default=300.0, help="most seconds of one variant")
+    parser.add_argument("--limit", type=float, default=300.0, help="most CPU seconds of one variant")
     parser.add_argument("--only", default="", help="names of variants or peers, by commas")
     parser.add_argument("--slow", action="store_true", help="the slow ones instead of the usual ones")
     parser.add_argument("--growth", type=int, default=0, help="time a further batch of queries over so many texts")
@@ -110,7 +114,7 @@ def main() -> None:
         if not options.growth:
             compare(record["variants"], work.parent / f"{work.name}.results")
         file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        (ROOT / "benchmarks" / "peers.md").write_text(page(record), encoding="utf-8")
+        (ROOT / "docs" / "peers.md").write_text(page(record), encoding="utf-8")
 
 
 def chosen(options: argparse.Namespace) -> list[Variant]:
@@ -143,7 +147,7 @@ def run_one(variant: Variant, work: Path, options: argparse.Namespace) -> dict[s
         python = Path(sys.executable) if variant.peer == "whence" else environment(variant.peer, options.envs.resolve())
     except EnvironmentFailedError as error:
         return {"outcome": f"does not install: {error}"}
-    limit = 2 * options.limit if options.growth else min(options.limit, variant.limit)
+    limit = int(2 * options.limit if options.growth else min(options.limit, variant.limit))
     results = work.parent / f"{work.name}.results"
     results.mkdir(exist_ok=True)
     out = results / f"{variant.name}.json"
@@ -153,18 +157,24 @@ def run_one(variant: Variant, work: Path, options: argparse.Namespace) -> dict[s
     words += ["--out", str(out), "--repeats", str(repeats), "--seconds", str(limit)]
     if options.growth and not variant.keeps:
         words.append("--further-only")
-    spent = 0.0
+    words = ["/bin/sh", "-c", f'ulimit -t {limit}; exec "$@"', "limited", *words]
+    stopped = True
     try:
-        done = subprocess.run(words, env=one_thread(), capture_output=True, text=True, timeout=limit, check=False)
+        done = subprocess.run(
+            words, env=one_thread(), capture_output=True, text=True, timeout=PATIENCE * limit, check=False
+        )
         lines = done.stderr.strip().splitlines() or ["no message"]
         outcome = "finished" if done.returncode == 0 else f"failed: {lines[-1][:200]}"
+        stopped = done.returncode in {-signal.SIGXCPU, -signal.SIGKILL}
     except subprocess.TimeoutExpired:
-        spent, outcome = time.time(), f"not finished in {limit:.0f} s"
+        pass
     finally:
         shutil.rmtree(out.with_suffix(".scratch"), ignore_errors=True)
     found = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-    if spent and found:
-        found["seconds of the step that was stopped"] = spent - found["since"]
+    if stopped:
+        outcome = f"not finished in {limit} CPU seconds"
+        if "since" in found:
+            found["CPU seconds of the step that was stopped"] = limit - found["since"]
     return {"outcome": outcome, **found}
 
 

@@ -194,28 +194,31 @@ class Splitting:
 
     Attributes:
         parts: the raw texts.
+        spans: the segments of each part.
+        numbers: position of each distinct word in `words`.
+        owners: for each part the word of every segment.
     """
 
     def __init__(self, parts: Sequence[str]) -> None:
         self.parts = tuple(parts)
-        self._split = [split(part) for part in self.parts]
-        self._numbers: dict[str, int] = {}
-        numbers = self._numbers
-        self._owners = [
+        self.spans = [split(part) for part in self.parts]
+        self.numbers: dict[str, int] = {}
+        numbers = self.numbers
+        self.owners = [
             [numbers.setdefault(part[start:end], len(numbers)) for start, end in spans]
-            for part, spans in zip(self.parts, self._split, strict=True)
+            for part, spans in zip(self.parts, self.spans, strict=True)
         ]
 
     @cached_property
     def words(self) -> tuple[Word, ...]:
         """The distinct words of all parts in order of first occurrence."""
-        spans: list[list[list[Span]]] = [[[] for _ in self.parts] for _ in self._numbers]
-        for part, (owners, found) in enumerate(zip(self._owners, self._split, strict=True)):
+        spans: list[list[list[Span]]] = [[[] for _ in self.parts] for _ in self.numbers]
+        for part, (owners, found) in enumerate(zip(self.owners, self.spans, strict=True)):
             for owner, span in zip(owners, found, strict=True):
                 spans[owner][part].append(span)
         return tuple(
             Word(text, tuple(tuple(of_part) for of_part in of_word))
-            for text, of_word in zip(self._numbers, spans, strict=True)
+            for text, of_word in zip(self.numbers, spans, strict=True)
         )
 
     def assign(self, offsets: Int[np.ndarray, "t 2"], part_of: Int[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
@@ -235,44 +238,55 @@ class Splitting:
         Raises:
             InputError: `part_of` names a part that does not exist, or has another length than `offsets`.
         """
-        part = np.asarray(part_of, dtype=np.int64)
-        spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
-        self._check(spans, part)
-        owner = np.full(part.size, -1, dtype=np.int64)
-        if not self._numbers:
-            return owner
-        table = self._table
-        spans = np.clip(spans, 0, table.sizes[part, None])  # a special token reads the last part's size; it is left out
-        tokens = np.flatnonzero((part >= 0) & (spans[:, 0] < spans[:, 1]))
-        spans = spans[tokens] + table.bases[part[tokens], None]
-        owner[tokens] = table.owner[table.largest_overlap(spans[:, 0], spans[:, 1])]
+        return assign_together([self], offsets, part_of)
+
+
+def assign_together(
+    splittings: Sequence[Splitting], offsets: Int[np.ndarray, "t 2"], part_of: Int[np.ndarray, " t"]
+) -> Int[np.ndarray, " t"]:
+    """Gives the tokens of many examples to their words in one go; see `Splitting.assign`.
+
+    Args:
+        splittings: the examples.
+        offsets: character offsets [start, end) of every token of every example into its part.
+        part_of: the part that a token's offsets refer to, numbered through over the parts of all examples; -1 for
+            special tokens.
+
+    Returns:
+        For every token its position in the `words` of its example; -1 for special tokens and for empty spans.
+
+    Raises:
+        InputError: `part_of` names a part that does not exist, or has another length than `offsets`.
+    """
+    part = np.asarray(part_of, dtype=np.int64)
+    spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
+    table = _Table(splittings)
+    _check(spans, part, len(table.sizes))
+    owner = np.full(part.size, -1, dtype=np.int64)
+    if not len(table.owner):
         return owner
+    spans = np.clip(spans, 0, table.sizes[part, None])  # a special token reads the last part's size; it is left out
+    tokens = np.flatnonzero((part >= 0) & (spans[:, 0] < spans[:, 1]))
+    spans = spans[tokens] + table.bases[part[tokens], None]
+    owner[tokens] = table.owner[table.largest_overlap(spans[:, 0], spans[:, 1])]
+    return owner
 
-    def _check(self, spans: _Ints, part: _Ints) -> None:
-        if len(spans) != part.size:
-            raise InputError(
-                f"{len(spans)} token offsets came with {part.size} part numbers; pass one part number for each token"
-            )
-        wrong = part[(part < -1) | (part >= len(self.parts))]
-        if wrong.size:
-            raise InputError(
-                f"a token refers to part {wrong[0]}, but the example has {len(self.parts)} part(s), numbered from 0; "
-                "use -1 for special tokens"
-            )
 
-    @cached_property
-    def _table(self) -> "_Table":
-        sizes = np.array([len(part) for part in self.parts], dtype=np.int64)
-        bases = np.cumsum(sizes) - sizes
-        ends = [np.array(spans, dtype=np.int64).reshape(-1, 2)[:, 1] for spans in self._split]
-        edges = np.concatenate([[0], *(end + base for end, base in zip(ends, bases, strict=True))])
-        blank_word = np.array([text.isspace() for text in self._numbers])
-        owner = np.fromiter(chain.from_iterable(self._owners), dtype=np.int64)
-        return _Table(sizes, bases, edges, owner, blank_word[owner])
+def _check(spans: _Ints, part: _Ints, parts: int) -> None:
+    if len(spans) != part.size:
+        raise InputError(
+            f"{len(spans)} token offsets came with {part.size} part numbers; pass one part number for each token"
+        )
+    wrong = part[(part < -1) | (part >= parts)]
+    if wrong.size:
+        raise InputError(
+            f"a token refers to part {wrong[0]}, but the example has {parts} part(s), numbered from 0; "
+            "use -1 for special tokens"
+        )
 
 
 class _Table:
-    """Segments as arrays over the joined characters of all parts.
+    """Segments as arrays over the joined characters of all parts of some examples.
 
     Attributes:
         sizes: characters of each part.
@@ -282,8 +296,19 @@ class _Table:
         blank: whether a segment is white space.
     """
 
-    def __init__(self, sizes: _Ints, bases: _Ints, edges: _Ints, owner: _Ints, blank: npt.NDArray[np.bool_]) -> None:
-        self.sizes, self.bases, self.edges, self.owner, self.blank = sizes, bases, edges, owner, blank
+    def __init__(self, splittings: Sequence[Splitting]) -> None:
+        sizes = np.array([len(part) for one in splittings for part in one.parts], dtype=np.int64)
+        self.sizes, self.bases = sizes, np.cumsum(sizes) - sizes
+        starts = [start for one in splittings for spans in one.spans for start, _ in spans]
+        counts = [len(spans) for one in splittings for spans in one.spans]
+        edges = np.append(np.array(starts, dtype=np.int64) + np.repeat(self.bases, counts), sizes.sum())
+        numbers = chain.from_iterable(chain.from_iterable(one.owners for one in splittings))
+        owner = np.fromiter(numbers, dtype=np.int64, count=len(starts))
+        words = np.array([len(one.numbers) for one in splittings], dtype=np.int64)
+        own = np.repeat(np.cumsum(words) - words, [sum(map(len, one.owners)) for one in splittings])
+        blank_word = np.array([text.isspace() for one in splittings for text in one.numbers], dtype=np.bool_)
+        blank = blank_word[owner + own]
+        self.edges, self.owner, self.blank = edges, owner, blank
         lengths = np.diff(edges)
         self.segment = np.repeat(np.arange(len(lengths)), lengths)
         at = np.arange(len(self.segment))

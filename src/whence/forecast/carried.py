@@ -21,8 +21,8 @@ from whence.index.moments import read_moments
 from whence.index.options import DEFAULTS, Options
 from whence.index.passes import Pass, batches
 from whence.index.planning import chosen, cut, label_numbers, shard_of
-from whence.index.worker import KEPT_TOKENS
-from whence.model import Run
+from whence.index.worker import KEPT_BYTES
+from whence.model import Run, encoded_bytes
 from whence.recipe import Recipe
 from whence.store.rows import decode_arrays
 
@@ -37,9 +37,6 @@ MOST_SAMPLING = 1.5
 
 MOST_LOOKED = 100_000
 """Examples among which the longest texts are looked for."""
-
-_ENCODED = (25, 400)
-"""Memory of an encoded example, in bytes: for each token (ids, words, kinds, flags), and besides."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +184,7 @@ class _Forecaster:
     ) -> None:
         self.run, self.examples, self.recipe, self.options = run, examples, recipe, options
         self.labels: list[int] = []
-        self.tokenizing = timed(lambda: self.labels.extend(label_numbers(run, examples)))
+        self.labelling = timed(lambda: self.labels.extend(label_numbers(run, examples)))
         self.checkpoints = chosen(run, options.steps)
         for one in self.checkpoints:
             read_moments(one, recipe, options.second_moment)
@@ -215,11 +212,11 @@ class _Forecaster:
         self.scatter = measure_scatter(scratch, self.shard, self.disk) if self.by_token else None
 
     def whole(self) -> Forecast:
-        c, kept = len(self.checkpoints), self._over("tokens", "kept")
+        c, kept, once = len(self.checkpoints), self._over("tokens", "kept"), self._once()
         posting, postings = self._postings()
         beside, bytes_beside = self._beside()
         seconds: dict[StageName, float] = {
-            "tokenize": self.tokenizing,
+            "tokenize": self.labelling + (float(self._over("tokens", "encoding").sum()) if once else self.counting),
             "load": self.loading[0] + self.loading[1] * (c * len(self.cuts) - 1),
             "gradients": self._gradients(float(kept.sum())),
             "tables": beside + c * (self.tables * self.disk.byte + self.disk.file) + self._scaling(),
@@ -260,7 +257,7 @@ class _Forecaster:
             if spent > MOST_SAMPLING:
                 break
         counted = sum(map(len, lengths))
-        self.tokenizing += spent * n / counted
+        self.counting = spent * n / counted
         looked = order[counted : counted + MOST_LOOKED]
         characters = np.asarray([sum(map(len, one.parts)) for one in self.examples.subset(looked)], dtype=np.int64)
         longest = looked[np.argsort(-characters, kind="stable")[: self.options.batch_size]]
@@ -323,13 +320,21 @@ class _Forecaster:
     def _gradients(self, kept: float) -> float:
         """Seconds of all passes, and of the shards that they fill."""
         c, laid = len(self.checkpoints), self.laid
-        times = np.where([int(one.lengths.sum()) <= KEPT_TOKENS for one in self.cuts], 1, c)
-        encoding = float((self._over("tokens", "encoding") * times[laid.segment]).sum())
+        times = np.where([size <= KEPT_BYTES for size in self._encoded()], 1, c)
+        encoding = 0.0 if self._once() else float((self._over("tokens", "encoding") * times[laid.segment]).sum())
         laying = self.laying * float(self._over("tokens", "wide").sum())
         shards = int(laid.shard[-1]) + 1
         each = float(self._over("padded", "passing").sum()) + laying + kept * self.disk.byte + shards * self.disk.file
         share = shard_of(self.options.shard)
         return (c * each + encoding) / (1 if share is None else share[1])
+
+    def _encoded(self) -> list[int]:
+        """Memory of the encoded examples of each segment."""
+        return [encoded_bytes(int(one.lengths.sum()), len(one.lengths)) for one in self.cuts]
+
+    def _once(self) -> bool:
+        """Whether the examples are encoded when their tokens are counted, and kept."""
+        return sum(self._encoded()) <= KEPT_BYTES
 
     def _postings(self) -> tuple[float, int]:
         """Seconds and bytes of the postings, all checkpoints together."""
@@ -383,9 +388,9 @@ class _Forecaster:
         laid, rows = self.laid, self._over("tokens", "rows")
         wide = np.bincount(laid.shard, weights=self._over("tokens", "wide")).max()
         kept = np.bincount(laid.shard, weights=self._over("tokens", "kept")).max()
-        own = [(int(one.lengths.sum()), len(one.lengths)) for one in self.cuts]
-        encoded = [_ENCODED[0] * tokens + _ENCODED[1] * n for tokens, n in own if tokens <= KEPT_TOKENS]
-        again = max(encoded, default=0) if len(self.checkpoints) > 1 else 0
+        encoded = self._encoded()
+        again = max((one for one in encoded if one <= KEPT_BYTES), default=0) if len(self.checkpoints) > 1 else 0
+        again = sum(encoded) if self._once() else again
         laying = 2 * wide + (kept if self.options.rows != "fp32" else 0)
         passing = again + max(self.busiest + wide, self.held + laying)
         held = 24 * np.bincount(laid.segment, weights=rows).max() + 2 * kept + (wide if kept < wide else 0)

@@ -114,7 +114,9 @@ class Rows(Ragged):
         first = np.ones(len(order), dtype=np.bool_)
         first[1:] = (np.diff(owners) != 0) | (np.diff(ids) != 0) | (np.diff(words) != 0)
         starts = np.flatnonzero(first)
-        summed = np.add.reduceat(self.rows[order], starts, axis=0) if len(starts) else self.rows[:0]
+        summed = self.rows[order[starts]]
+        again = np.flatnonzero(~first)  # few rows share token and word: they alone are added, in order
+        np.add.at(summed, np.cumsum(first)[again] - 1, self.rows[order[again]])
         indptr = np.concatenate([[0], np.cumsum(np.bincount(owners[starts], minlength=len(self)))])
         return replace(self, indptr=indptr, ids=ids[starts], words=words[starts], rows=summed)
 

@@ -22,7 +22,7 @@ from whence.index.options import DEFAULTS, Options
 from whence.index.passes import wanted
 from whence.index.planning import Cut, chosen, cut, known_ids, label_numbers, refuse_ids
 from whence.index.turning import Turning
-from whence.index.worker import Worker
+from whence.index.worker import KEPT_BYTES, Worker
 from whence.model import Checkpoint, Encoder, Run
 from whence.recipe import Recipe
 from whence.store import FORMAT, Manifest, Plan, PlannedCheckpoint, SkippedRow, Source, Store, Writer
@@ -76,7 +76,7 @@ class Build:
             self.checkpoints = self.checkpoints[-1:]
         self.encoder: Encoder = run.encoder(run.length(options.max_length))
         began = time.perf_counter()
-        self._lengths = self.encoder.lengths(examples)
+        self._lengths, encoded = self.encoder.lengths_and_encoded(examples, KEPT_BYTES)
         self.seconds["tokenize"] = time.perf_counter() - began
         first = run.load(self.checkpoints[0])
         self.recipe = recipe = settled(recipe, run, first)
@@ -101,6 +101,7 @@ class Build:
             self.encoder,
             self.wanted,
             self.moments,
+            encoded,
         )
         self._table = self.worker.table
         self.cuts = self._cut(0)

@@ -17,14 +17,15 @@ from whence.index.options import Options
 from whence.index.passes import Pass, Passed, Wanted, batches
 from whence.index.planning import Cut, shard_of
 from whence.index.prior import factors, refitted, roots
-from whence.model import Checkpoint, Encoded, Encoder, Run
+from whence.model import Checkpoint, Encoded, Encoder, Run, encoded_bytes
 from whence.progress import track
 from whence.recipe import Recipe
 from whence.store import SkippedRow, Writer
 from whence.types import step_name
 
-KEPT_TOKENS = 2_000_000
-"""Segments up to this size (some tens of MB encoded) are encoded once for all checkpoints, larger ones at each."""
+KEPT_BYTES = 48 * 2**20
+"""Encoded examples up to this size are kept: those of a whole data set from the moment their tokens are counted, those
+of one segment for the next checkpoints."""
 
 POLL = 0.5
 """Seconds between two looks at what other processes still compute."""
@@ -46,6 +47,7 @@ class Worker:
         encoder: the run's.
         wanted: which gradients to take.
         moments: second moments by step.
+        encoded: the examples as their tokens were counted; None when they are encoded as their turn comes.
     """
 
     def __init__(
@@ -60,12 +62,14 @@ class Worker:
         encoder: Encoder,
         wanted: Wanted,
         moments: dict[int, Moments],
+        encoded: list[Encoded] | None,
     ) -> None:
         self.run, self.examples, self.labels, self.recipe, self.options = run, examples, labels, recipe, options
         self.checkpoints, self.encoder, self.wanted, self.moments = checkpoints, encoder, wanted, moments
         self.table = cast("tuple[int, int]", tuple(cast("Any", first).get_input_embeddings().weight.shape))
         self._loaded = {checkpoints[0].step: first}
         self._bad: dict[int, str] = {}
+        self._given = encoded
         self._encoded: dict[int, list[Encoded]] = {}
         self._mine = shard_of(options.shard)
 
@@ -236,11 +240,13 @@ class Worker:
         return work(self._encode(one, start, rows), [self.labels[row] for row in rows])
 
     def _encode(self, one: Cut, start: int, rows: list[int]) -> list[Encoded]:
-        """Encode a batch, or take it from the pass over an earlier checkpoint."""
+        """Encode a batch, or take it from when its tokens were counted or from the pass over an earlier checkpoint."""
+        if self._given is not None:
+            return [self._given[row] for row in rows]
         found = self._encoded.get(start)
         if found is None:
             found = self.encoder.encode([self.examples[row] for row in rows])
-            if len(self.checkpoints) > 1 and int(one.lengths.sum()) <= KEPT_TOKENS:
+            if len(self.checkpoints) > 1 and encoded_bytes(int(one.lengths.sum()), len(one.lengths)) <= KEPT_BYTES:
                 self._encoded[start] = found
         return found
 

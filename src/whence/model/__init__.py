@@ -1,7 +1,7 @@
 """Where models come from: runs, checkpoints, tasks, tokenization."""
 
 from whence.model.checkpoints import Checkpoint
-from whence.model.encoding import Batch, Encoded, Encoder
+from whence.model.encoding import Batch, Encoded, Encoder, encoded_bytes
 from whence.model.run import Run
 from whence.model.steps import Steps, digest, read_steps
 from whence.model.task import CausalLM, Classification
@@ -16,5 +16,6 @@ __all__ = [
     "Run",
     "Steps",
     "digest",
+    "encoded_bytes",
     "read_steps",
 ]

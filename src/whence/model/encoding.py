@@ -14,7 +14,7 @@ from torch import Tensor
 
 from whence.errors import InputError
 from whence.types import Example
-from whence.words import read
+from whence.words import assign_together, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,19 @@ class Encoded:
     truncated_at: int | None = None
     pair_truncated_at: int | None = None
     cut_before: bool = False
+
+
+def encoded_bytes(tokens: int, examples: int) -> int:
+    """Say how much memory encoded examples take, about.
+
+    Args:
+        tokens: of all of them.
+        examples: how many they are.
+
+    Returns:
+        Bytes.
+    """
+    return 25 * tokens + 600 * examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +116,33 @@ class Encoder:
             counts += [len(one.ids) for one in self._tokenize(list(examples[start : start + chunk]))]
         return np.asarray(counts, dtype=np.int64)
 
+    def lengths_and_encoded(
+        self, examples: Sequence[Example], most: int, chunk: int = 256
+    ) -> tuple[Int[np.ndarray, " n"], list[Encoded] | None]:
+        """Count the tokens of each example, and keep the encoded examples unless they take too much memory.
+
+        Args:
+            examples: the examples.
+            most: bytes that they may take.
+            chunk: how many are encoded at once.
+
+        Returns:
+            Lengths in tokens; and the encoded examples, None where they are too many.
+
+        Raises:
+            InputError: an example has a part that this task does not read.
+        """
+        kept: list[Encoded] = []
+        taken = 0
+        for start in range(0, len(examples), chunk):
+            some = self.encode(list(examples[start : start + chunk]))
+            kept += some
+            taken += encoded_bytes(sum(len(one.ids) for one in some), len(some))
+            if taken > most:
+                rest = self.lengths(examples[start + chunk :])
+                return np.concatenate([np.asarray([len(one.ids) for one in kept], dtype=np.int64), rest]), None
+        return np.asarray([len(one.ids) for one in kept], dtype=np.int64), kept
+
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         """Encode examples.
 
@@ -115,7 +155,22 @@ class Encoder:
         Raises:
             InputError: an example has a part that this task does not read.
         """
-        return [self._encoded(one, example) for one, example in zip(self._tokenize(examples), examples, strict=True)]
+        if not examples:
+            return []
+        aligned = [self._aligned(one, example) for one, example in zip(self._tokenize(examples), examples, strict=True)]
+        first = np.cumsum([0, *(len(example.parts) for example in examples)])  # parts are numbered through
+        parts = [np.where(one.parts < 0, -1, one.parts + base) for one, base in zip(aligned, first[:-1], strict=True)]
+        words = assign_together(
+            [read(example.parts) for example in examples],
+            np.concatenate([one.offsets for one in aligned]),
+            np.concatenate(parts),
+        )
+        edges = np.cumsum([len(one.ids) for one in aligned])[:-1]
+        before = self.tokenizer.truncation_side == "left"
+        return [
+            Encoded(one.ids, one.types, own.copy(), one.counted, *one.cuts, cut_before=before)
+            for one, own in zip(aligned, np.split(words, edges), strict=True)
+        ]
 
     def collate(self, encoded: Sequence[Encoded], labels: Sequence[int], width: int = 0) -> Batch:
         """Pad encoded examples on the right to the longest of them.
@@ -153,7 +208,8 @@ class Encoder:
         if not examples:
             return []
         inputs = [self._input(example) for example in examples]
-        return self.tokenizer(inputs, truncation=True, max_length=self.max_length).encodings
+        unused = {"return_attention_mask": False, "return_token_type_ids": False}  # what is read are the encodings
+        return self.tokenizer(inputs, truncation=True, max_length=self.max_length, **unused).encodings
 
     def _input(self, example: Example) -> str | tuple[str, str]:
         if self.kind == "causal-lm":
@@ -170,7 +226,7 @@ class Encoder:
             )
         return example.text if example.text_pair is None else (example.text, example.text_pair)
 
-    def _encoded(self, encoding: Any, example: Example) -> Encoded:
+    def _aligned(self, encoding: Any, example: Example) -> "_Aligned":
         ids = np.asarray(encoding.ids, dtype=np.int64)
         offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         parts = np.asarray([-1 if part is None else part for part in encoding.sequence_ids], dtype=np.int64)
@@ -182,7 +238,19 @@ class Encoder:
         types = np.asarray(encoding.type_ids, dtype=np.int64) if typed else None
         before = self.tokenizer.truncation_side == "left"
         cuts = _cuts(offsets, parts, example, before=before) if encoding.overflowing else (None, None)
-        return Encoded(ids, types, read(example.parts).assign(offsets, parts), counted, *cuts, cut_before=before)
+        return _Aligned(ids, types, offsets, parts, counted, cuts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Aligned:
+    """What the tokenizer says of one example: its tokens, and where in which of its parts they stand."""
+
+    ids: Int[np.ndarray, " t"]
+    types: Int[np.ndarray, " t"] | None
+    offsets: Int[np.ndarray, "t 2"]
+    parts: Int[np.ndarray, " t"]
+    counted: Bool[np.ndarray, " t"]
+    cuts: tuple[int | None, int | None]
 
 
 def _split_target(

@@ -252,7 +252,10 @@ def _scatter(
     held["norms"][targets] = norms_of(arrays["rows.rows"], arrays.get("rows.scale"))[order]
     if "scale" in held:
         held["scale"][targets] = arrays["rows.scale"][order]
-    rows = arrays["rows.rows"][order]
-    for begin, length, at in zip(begins.tolist(), lengths.tolist(), free[token].tolist(), strict=True):
-        put("rows", at, rows[begin : begin + length])
+    rows, at = arrays["rows.rows"][order], free[token]
+    apart = np.flatnonzero(at[1:] != at[:-1] + lengths[:-1]) + 1  # tokens that no other shard parts go in one piece
+    firsts = np.concatenate([[0], apart])
+    bounds = np.append(begins[firsts], len(ids)).tolist()
+    for begin, end, target in zip(bounds[:-1], bounds[1:], at[firsts].tolist(), strict=True):
+        put("rows", target, rows[begin:end])
     free[token] += lengths
