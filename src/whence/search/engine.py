@@ -8,14 +8,15 @@ plain. Segments are searched one by one, in several threads where that pays; mem
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from dataclasses import replace
+from functools import lru_cache
 from threading import Lock
 
 import numpy as np
 from jaxtyping import Float
 
 from whence.forms import Gradient, Head, Outer, Rows, Terms, cross_terms, gather
-from whence.search.join import Meeting, Part, by_token, meet, rank
+from whence.search.join import Meeting, Part, by_token, meet, product, rank
 from whence.search.kernels import KernelName, kernel_of
 from whence.search.ranking import Counter, Ends, Ranking
 from whence.search.scan import lookup_rows, scan_dense, scan_head, scan_outer, scan_rows
@@ -101,7 +102,7 @@ class Search:
 
         self._over(self.store.segments, take)
         single = [{step: one.example(row) for step, one in queries.items()} for row in range(count)]
-        return [end.ranking(partial(self._exact, single[row])) for row, end in enumerate(ends)]
+        return [end.ranking(self._exact(single[row])) for row, end in enumerate(ends)]
 
     def scale(self, step: int, segment: Segment) -> Float[np.ndarray, " n"] | None:
         """What the gradients of a segment are multiplied with.
@@ -176,15 +177,29 @@ class Search:
         scale = self.scale(step, segment)
         return weight * (1.0 if scale is None else float(scale[place]))
 
-    def _exact(self, query: Mapping[int, Gradient], example: int) -> float:
-        """One score in 64 bits, whatever else is asked at the same time."""
-        segment, place = self.store.locate(example)
-        total = 0.0
-        for step, gradient in query.items():
-            kept = Gradient.unpack(segment.arrays(step, place))
-            terms = self._terms(step, kept, gradient, (_width(kept), _width(gradient)))
-            total += float(terms.sum()) * self._factor(step, segment, place)
-        return total
+    def _exact(self, query: Mapping[int, Gradient]) -> Callable[[int], float]:
+        """Scores of one query in 64 bits, one example at a time, whatever else is asked at the same time."""
+        turned = {
+            step: one if one.rows is None else replace(one, rows=self.turned(step, one.rows).wide())
+            for step, one in query.items()
+        }
+
+        def score(example: int) -> float:
+            segment, place = self.store.locate(example)
+            total = 0.0
+            for step, gradient in query.items():
+                kept = Gradient.unpack(segment.arrays(step, place))
+                total += self._product(step, kept, gradient, turned[step]) * self._factor(step, segment, place)
+            return total
+
+        return score
+
+    def _product(self, step: int, kept: Gradient, query: Gradient, turned: Gradient) -> float:
+        """The sum of `_terms`; rows alone need no terms."""
+        plain = query.outer is None and query.head is None and self.recipe.synonym_threshold is None
+        if plain and kept.rows is not None and turned.rows is not None:
+            return product(kept.rows, turned.rows)
+        return float(self._terms(step, kept, query, (_width(kept), _width(query))).sum())
 
     def _over(self, segments: Sequence[Segment], work: Callable[[Segment], None]) -> None:
         if min(self._threads, len(segments)) < 2:

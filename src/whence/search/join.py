@@ -75,9 +75,9 @@ def by_token(queries: Rows) -> dict[int, tuple[Int[np.ndarray, " j"], Float[np.n
         return {}
     order = np.argsort(queries.ids, kind="stable")
     tokens, begins = np.unique(queries.ids[order], return_index=True)
-    groups = np.split(order, begins[1:])
+    groups, owners = np.split(order, begins[1:]), queries.owners
     return {
-        int(token): (queries.owners[rows], np.ascontiguousarray(queries.rows[rows], dtype=np.float32))
+        int(token): (owners[rows], np.ascontiguousarray(queries.rows[rows], dtype=np.float32))
         for token, rows in zip(tokens.tolist(), groups, strict=True)
     }
 
@@ -217,6 +217,20 @@ class Meeting:
                     read += len(kept)
             total += own[0] * (part.weight if part.scale is None else part.weight * part.scale)
         return total, read
+
+
+def product(kept: Rows, query: Rows) -> float:
+    """Multiply two single examples in 64 bits, without the terms of their words.
+
+    Args:
+        kept: rows of a training example.
+        query: rows of a query.
+
+    Returns:
+        The sum over the pairs of rows of equal tokens.
+    """
+    mine, theirs = np.nonzero(kept.ids[:, None] == query.ids[None, :])
+    return float(np.einsum("kd,kd->", kept.rows[mine], query.rows[theirs], dtype=np.float64))
 
 
 def rank(meeting: Meeting, offset: int, ends: Sequence[Ends], lock: Lock, *, prune: bool) -> Counter:

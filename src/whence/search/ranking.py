@@ -13,6 +13,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 
+BLOCK = 64
+"""Scores of which only the largest counts when a first bar is sought."""
+
+
 @dataclass
 class Counter:
     """What a search read.
@@ -86,10 +90,11 @@ class End:
             errors: how far the true ones may lie off.
         """
         turned = self.sign * scores
-        kept = turned + errors >= self.bar
-        kept &= turned + errors > 0
+        self.bar = max(self.bar, _reached(turned - errors, self.k))
+        most = turned + errors
+        kept = np.flatnonzero((most >= self.bar) & (most > 0))
         self._examples = np.concatenate([self._examples, examples[kept]])
-        self._most = np.concatenate([self._most, (turned + errors)[kept]])
+        self._most = np.concatenate([self._most, most[kept]])
         self._least = np.concatenate([self._least, (turned - errors)[kept]])
         if len(self._least) > self.k:
             self.bar = max(self.bar, float(np.partition(self._least, -self.k)[-self.k]))
@@ -112,6 +117,18 @@ class End:
         examples, scores = self._examples[right], scores[right]
         order = np.lexsort((examples, -self.sign * scores))[: self.k]
         return examples[order], scores[order]
+
+
+def _reached(least: Float[np.ndarray, " m"], k: int) -> float:
+    """A score that k of many examples reach, from the largest of every block of them; 0 where that says nothing.
+
+    One pass over all scores leaves few of them to be sorted.
+    """
+    blocks = len(least) // BLOCK
+    if blocks < k:
+        return 0.0
+    largest = least[: blocks * BLOCK].reshape(blocks, BLOCK).max(1)
+    return max(0.0, float(np.partition(largest, -k)[-k]))
 
 
 class Ends:

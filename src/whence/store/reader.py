@@ -1,5 +1,6 @@
 """Read an index without torch and without the model: plan, examples, forms and postings, segment by segment."""
 
+import bisect
 from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -107,8 +108,7 @@ class Store:
         Returns:
             Its segment, and its place in that.
         """
-        offsets = [segment.offset for segment in self.segments]
-        segment = self.segments[int(np.searchsorted(offsets, example, side="right")) - 1]
+        segment = self.segments[bisect.bisect_right(self.segments, example, key=lambda one: one.offset) - 1]
         return segment, example - segment.offset
 
     def row(self, example: int) -> dict[str, Any]:

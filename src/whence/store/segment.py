@@ -183,24 +183,30 @@ class Segment:
         shard = int(np.searchsorted(self.bounds, place, side="right")) - 1
         file, position = self._shard(step, shard), place - self.bounds[shard]
         taken: dict[str, np.ndarray] = {}
-        for name in file.names:
-            form, _, array = name.partition(".")
-            if form == "meta":
+        for start_name in file.names:
+            form, _, array = start_name.partition(".")
+            if form == "meta" or array != "indptr":
                 continue
-            start, stop = file.view(f"{form}.indptr", position, position + 2).tolist()
-            taken[name] = np.asarray([0, stop - start]) if array == "indptr" else file.view(name, start, stop).copy()
+            start, stop = file.view(start_name, position, position + 2).tolist()
+            taken[start_name] = np.asarray([0, stop - start])
+            for name in file.names:
+                if name.startswith(f"{form}.") and name != start_name:
+                    taken[name] = file.view(name, start, stop).copy()
         return decode_arrays(taken)
 
     def _shard(self, step: int, shard: int) -> Mapped:
-        file = self._files.tensors(self._files.layout.shard(step, self.name, shard))
-        if (step, shard) not in self._checked:
-            check_shard(file, self.bounds[shard + 1] - self.bounds[shard])
-            self._checked.add((step, shard))
+        if (step, shard) in self._opened:
+            return self._files.tensors(self._opened[step, shard])
+        path = self._files.layout.shard(step, self.name, shard)
+        file = self._files.tensors(path)
+        check_shard(file, self.bounds[shard + 1] - self.bounds[shard])
+        self._opened[step, shard] = path
         return file
 
     @cached_property
-    def _checked(self) -> set[tuple[int, int]]:
-        return set()
+    def _opened(self) -> dict[tuple[int, int], Path]:
+        """Shards that were checked, and their names: making those takes longer than finding an open file."""
+        return {}
 
     @cached_property
     def _postings(self) -> dict[int, Postings | None]:
