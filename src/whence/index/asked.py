@@ -23,6 +23,10 @@ Labels = Sequence[AnyLabel | None] | Int[np.ndarray, " q"]
 """Classes of several queries; None is the predicted one."""
 
 
+ALIKE = 0.8
+"""The shortest query of a batch has at least this share of the tokens of its longest: padding costs as much as text."""
+
+
 def plain_label(label: AnyLabel) -> Label:
     """Make a number of numpy one of Python.
 
@@ -136,34 +140,35 @@ class Asked:
         self.pooled: list[Float[np.ndarray, " d"]] = []
 
     def take(self, step: int, work: Pass, size: int, turning: Turning, *, equal: bool) -> None:
-        """Take gradients at one checkpoint, in batches of the given size (of one where lengths must be equal)."""
-        size = 1 if equal else size
-        parts: list[Gradient] = []
-        self.losses, self.pooled = [], []
-        seen: list[Float[np.ndarray, " l"]] = []
-        for start in range(0, len(self.encoded), size):
-            cut = slice(start, start + size)
-            count = len(self.encoded[cut])
-            passed = work(
-                self.encoded[cut],
-                self.labels[cut],
-                None if self.against is None else [self.against] * count,
-                asked=True,
-            )
+        """Take gradients at one checkpoint, in batches of like length (equal length where that must be)."""
+        count = len(self.encoded)
+        parts: dict[int, Gradient] = {}
+        losses, pooled, seen = dict[int, float](), dict[int, np.ndarray](), dict[int, np.ndarray]()
+        for rows in _alike([len(one.ids) for one in self.encoded], size, 1.0 if equal else ALIKE):
+            against = None if self.against is None else [self.against] * len(rows)
+            labels = [self.labels[row] for row in rows]
+            passed = work([self.encoded[row] for row in rows], labels, against, asked=True)
             if passed.bad.any():
-                where = named(self.queries, start + int(np.flatnonzero(passed.bad)[0]))
+                where = named(self.queries, rows[int(np.flatnonzero(passed.bad)[0])])
                 raise InputError(
                     f"the loss or gradient of {where} is not finite at {step_name(step)}: "
                     "nothing can be explained (a language model needs two tokens at least, and finite weights)"
                 )
-            parts.append(passed.gradient)
-            self.losses += passed.losses.tolist()
-            self.pooled += list(passed.pooled) if passed.pooled is not None else []
-            seen += list(passed.probabilities) if passed.probabilities is not None else []
+            for place, row in enumerate(rows):
+                parts[row] = passed.gradient.example(place)
+                losses[row] = float(passed.losses[place])
+                if passed.pooled is not None:
+                    pooled[row] = passed.pooled[place]
+                if passed.probabilities is not None:
+                    seen[row] = passed.probabilities[place]
+        self.losses = [losses[row] for row in range(count)]
+        self.pooled = [pooled[row] for row in range(count)] if pooled else []
         if seen:
-            self.probabilities, self.predicted = seen, [int(one.argmax()) for one in seen]
+            self.probabilities = [seen[row] for row in range(count)]
+            self.predicted = [int(one.argmax()) for one in self.probabilities]
         if parts:
-            self.gradients[step], self.factors[step] = turning.query(step, Gradient.stack(parts))
+            whole = Gradient.stack([parts[row] for row in range(count)])
+            self.gradients[step], self.factors[step] = turning.query(step, whole)
 
     def taken(self, rows: range) -> dict[int, Gradient]:
         """Gradients of some queries, by step.
@@ -221,3 +226,15 @@ class Asked:
             predicted=names[self.predicted[row]],
             probabilities={name: float(value) for name, value in zip(names, self.probabilities[row], strict=True)},
         )
+
+
+def _alike(lengths: Sequence[int], size: int, share: float) -> list[list[int]]:
+    """Cut queries into batches of like length: rows of each, longest first."""
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        fits = batches and len(batches[-1]) < size and lengths[row] >= share * lengths[batches[-1][0]]
+        if fits:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
