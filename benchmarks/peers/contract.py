@@ -179,7 +179,9 @@ def main(build: Callable[[Work, str, Path], Peer], packages: tuple[str, ...]) ->
     parser.add_argument("--variant", required=True)
     parser.add_argument("--out", type=Path, required=True, help="record; the scores go beside it")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=300.0, help="CPU seconds: no repetition starts that would end later")
+    parser.add_argument(
+        "--seconds", type=float, default=300.0, help="CPU seconds: no repetition starts that would end later"
+    )
     parser.add_argument("--further-only", action="store_true", help="for peers that keep nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 
-
 BLOCK = 64
 """Scores of which only the largest counts when a first bar is sought."""
 
@@ -120,10 +119,7 @@ class End:
 
 
 def _reached(least: Float[np.ndarray, " m"], k: int) -> float:
-    """A score that k of many examples reach, from the largest of every block of them; 0 where that says nothing.
-
-    One pass over all scores leaves few of them to be sorted.
-    """
+    """A score that k of many examples reach, from the largest of every block of them; 0 where that says nothing."""
     blocks = len(least) // BLOCK
     if blocks < k:
         return 0.0
