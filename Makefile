@@ -18,7 +18,7 @@ test: $(VENV)/.dev
 # Needs a Chromium; as root on Debian it is installed, and axe-core comes from the npm registry.
 test-browser: $(VENV)/.dev .browser/package/axe.min.js
 	@command -v chromium chromium-browser google-chrome >/dev/null || \
-	  { [ "$$(id -u)" = 0 ] && apt-get install -y -qq chromium >/dev/null; } || \
+	  { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
 	  { echo "no Chromium: install one, for example with apt-get install chromium"; exit 1; }
 	$(BIN)/python -m pytest -q tests/browser
 
