@@ -46,9 +46,9 @@ def passed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     call = passes.Pass.__call__
 
-    def counted(self: Any, encoded: Any, *arguments: Any) -> Any:
+    def counted(self: Any, encoded: Any, *arguments: Any, **named: Any) -> Any:
         sizes.append(len(encoded))
-        return call(self, encoded, *arguments)
+        return call(self, encoded, *arguments, **named)
 
     monkeypatch.setattr(passes.Pass, "__call__", counted)
     return sizes

@@ -74,7 +74,7 @@ def test_index_says_what_it_holds(said: Said, news: Tiny, tmp_path: Path):
         "index", "method", "embedding_path", "examples", "checkpoints", "skipped", "notes", "seconds", "merkle_root"
     }  # fmt: skip
     assert (content["method"], content["examples"], content["skipped"]) == ("tracin-we-adam", 60, [])
-    assert [set(one) for one in content["checkpoints"]] == [{"step", "learning_rate", "rule"}] * 2
+    assert [set(one) for one in content["checkpoints"]] == [{"step", "learning_rate", "rule", "run"}] * 2
     assert re.fullmatch("[0-9a-f]{64}", content["merkle_root"])
     code, out, err = said(*words, "--quiet")  # again: finished, and the same
     assert (code, err) == (0, "")
@@ -139,7 +139,7 @@ def check_answer(content: dict[str, Any], rows: Any) -> None:
         "caveat",
     }  # fmt: skip
     assert content["whence"] == whence.__version__
-    assert [set(one) for one in content["checkpoints"]] == [{"step", "learning_rate", "rule"}] * 2
+    assert [set(one) for one in content["checkpoints"]] == [{"step", "learning_rate", "rule", "run"}] * 2
     assert {"text", "label", "predicted", "probabilities", "truncated_at"} <= set(content["query"])
     for side, sign in (("helped", 1), ("hurt", -1)):
         scores = [sign * hit["score"] for hit in content[side]]
@@ -276,7 +276,7 @@ def test_check_passes_and_says_so(said: Said, news: Tiny):
     assert out.count("passed") == 6
     assert "FAILED" not in out
     content = answered(said, "check", news.run, news.data)
-    assert [set(one) for one in content["findings"]] == [{"name", "passed", "value", "bound"}] * 11
+    assert [set(one) for one in content["findings"]] == [{"name", "passed", "value", "bound"}] * 13
 
 
 def test_a_failed_check_shows_the_table_and_ends_with_2(said: Said, news: Tiny, monkeypatch: pytest.MonkeyPatch):

@@ -223,6 +223,7 @@ class _Forecaster:
             "postings": posting,
             "seal": self._sealing(),
         }
+        forms = int(c * kept.sum())
         return Forecast(
             n=len(self.examples),
             checkpoints=c,
@@ -231,12 +232,7 @@ class _Forecaster:
             measured=len(self.bench.points),
             stages=tuple(Stage(name, spent) for name, spent in seconds.items()),
             peak_rss=self._peak(),
-            disk={
-                "forms": int(c * kept.sum()),
-                "postings": postings,
-                "examples": bytes_beside,
-                "tables": c * self.tables,
-            },
+            disk={"forms": forms, "postings": postings, "examples": bytes_beside, "tables": c * self.tables},
             notes=self.notes,
         )
 
@@ -380,8 +376,8 @@ class _Forecaster:
         """Seconds of the checksums of weights and data; those of the index are taken as it is written."""
         some = self.examples[:1024]
         hashing = timed(lambda: some.fingerprint) * len(self.examples) / len(some)
-        weights = sum(path.stat().st_size for one in self.checkpoints for path in one.path.glob("*.safetensors"))
-        return hashing + weights * self.disk.hashed + 2 * self.disk.file
+        files = [path for one in self.checkpoints for path in one.path.glob("*.safetensors")]
+        return hashing + sum(path.stat().st_size for path in files) * self.disk.hashed + 2 * self.disk.file
 
     def _peak(self) -> int:
         """Bytes of the largest moment: the longest batch beside a full shard, a shard laid out, or postings."""

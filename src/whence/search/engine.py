@@ -196,7 +196,8 @@ class Search:
 
     def _product(self, step: int, kept: Gradient, query: Gradient, turned: Gradient) -> float:
         """The sum of `_terms`; rows alone need no terms."""
-        plain = query.outer is None and query.head is None and self.recipe.synonym_threshold is None
+        alone = query.outer is None and query.head is None and query.dense is None
+        plain = alone and self.recipe.synonym_threshold is None
         if plain and kept.rows is not None and turned.rows is not None:
             return product(kept.rows, turned.rows)
         return float(self._terms(step, kept, query, (_width(kept), _width(query))).sum())
