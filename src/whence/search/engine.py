@@ -8,12 +8,14 @@ plain. Segments are searched one by one, in several threads where that pays; mem
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache, partial
 from threading import Lock
 
 import numpy as np
 from jaxtyping import Float
 
+from whence.errors import DamagedError
 from whence.forms import Gradient, Head, Outer, Rows, Terms, cross_terms, gather
 from whence.search.join import Meeting, Part, by_token, meet, rank
 from whence.search.kernels import KernelName, kernel_of
@@ -138,9 +140,18 @@ class Search:
 
         Returns:
             [width + 1, other_width + 1], weight and scale included; sums to the checkpoint's share.
+
+        Raises:
+            DamagedError: the index holds gradients of words that the text does not have.
         """
         segment, place = self.store.locate(example)
         kept = Gradient.unpack(segment.arrays(step, place))
+        words = [form.words.max(initial=-1) for form in (kept.rows, kept.outer, kept.head) if form is not None]
+        if max(words, default=-1) >= widths[0]:
+            raise DamagedError(
+                f"{self.store.folder} holds gradients of word {max(words) + 1} of example {example + 1}, "
+                f"whose text has {widths[0]}: build the index again"
+            )
         return self._terms(step, kept, query, widths) * self._factor(step, segment, place)
 
     def _terms(self, step: int, kept: Gradient, query: Gradient, widths: tuple[int, int]) -> Terms:
@@ -168,7 +179,7 @@ class Search:
         total = 0.0
         for step, gradient in query.items():
             kept = Gradient.unpack(segment.arrays(step, place))
-            terms = self._terms(step, kept, gradient, (_width(kept), _width(gradient)))
+            terms = self._terms(step, _one_word(kept), _one_word(gradient), (1, 1))
             total += float(terms.sum()) * self._factor(step, segment, place)
         return total
 
@@ -294,10 +305,14 @@ def _take(scores: Float[np.ndarray, "q n"], offset: int, allowed: np.ndarray, en
         end.add(offset + found, own, np.full(len(found), error))
 
 
-def _width(gradient: Gradient) -> int:
-    """Words of one example, as far as its gradient has any."""
-    forms = (gradient.rows, gradient.outer, gradient.head)
-    return 1 + max((int(form.words.max(initial=-1)) for form in forms if form is not None), default=-1)
+def _one_word(gradient: Gradient) -> Gradient:
+    """The same gradient as of a text of one word: for the sum of all terms."""
+    rows, outer, head = gradient.rows, gradient.outer, gradient.head
+    return Gradient(
+        None if rows is None else replace(rows, words=np.zeros_like(rows.words)),
+        None if outer is None else replace(outer, words=np.zeros_like(outer.words)),
+        None if head is None else replace(head, words=np.zeros_like(head.words)),
+    )
 
 
 def _threads() -> int:
