@@ -15,6 +15,7 @@ from threading import Lock
 import numpy as np
 from jaxtyping import Float
 
+from whence.errors import DamagedError
 from whence.forms import Gradient, Head, Outer, Rows, Terms, cross_terms, gather
 from whence.search.join import Meeting, Part, by_token, meet, product, rank
 from whence.search.kernels import KernelName, kernel_of
@@ -139,9 +140,18 @@ class Search:
 
         Returns:
             [width + 1, other_width + 1], weight and scale included; sums to the checkpoint's share.
+
+        Raises:
+            DamagedError: the index holds gradients of words that the text does not have.
         """
         segment, place = self.store.locate(example)
         kept = Gradient.unpack(segment.arrays(step, place))
+        words = [form.words.max(initial=-1) for form in (kept.rows, kept.outer, kept.head) if form is not None]
+        if max(words, default=-1) >= widths[0]:
+            raise DamagedError(
+                f"{self.store.folder} holds gradients of word {max(words) + 1} of example {example + 1}, "
+                f"whose text has {widths[0]}: build the index again"
+            )
         return self._terms(step, kept, query, widths) * self._factor(step, segment, place)
 
     def weighed(self, step: int, example: int) -> float:
@@ -200,7 +210,7 @@ class Search:
         plain = alone and self.recipe.synonym_threshold is None
         if plain and kept.rows is not None and turned.rows is not None:
             return product(kept.rows, turned.rows)
-        return float(self._terms(step, kept, query, (_width(kept), _width(query))).sum())
+        return float(self._terms(step, _one_word(kept), _one_word(query), (1, 1)).sum())
 
     def _over(self, segments: Sequence[Segment], work: Callable[[Segment], None]) -> None:
         if min(self._threads, len(segments)) < 2:
@@ -338,10 +348,15 @@ def _take(scores: Float[np.ndarray, "q n"], offset: int, allowed: np.ndarray, en
         end.add(offset + found, own, np.full(len(found), error))
 
 
-def _width(gradient: Gradient) -> int:
-    """Words of one example, as far as its gradient has any."""
-    forms = (gradient.rows, gradient.outer, gradient.head)
-    return 1 + max((int(form.words.max(initial=-1)) for form in forms if form is not None), default=-1)
+def _one_word(gradient: Gradient) -> Gradient:
+    """The same gradient as of a text of one word: for the sum of all terms."""
+    rows, outer, head = gradient.rows, gradient.outer, gradient.head
+    return replace(
+        gradient,
+        rows=None if rows is None else replace(rows, words=np.zeros_like(rows.words)),
+        outer=None if outer is None else replace(outer, words=np.zeros_like(outer.words)),
+        head=None if head is None else replace(head, words=np.zeros_like(head.words)),
+    )
 
 
 def _threads() -> int:
