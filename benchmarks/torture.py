@@ -1,15 +1,18 @@
 """Faults in full size: kills, flipped bits, cut files, failing operations, lost writes, many writers, a full disk.
 
-    python benchmarks/torture.py [--kills 1000] [--flips 10000] [--every 1] [--only kills,flips] [--out docs/torture.md]
+    python benchmarks/torture.py [--kills 1000] [--flips 10000] [--parts 1000] [--every 1] [--runs 100] [--fuzz 1000]
+                                 [--only kills,flips] [--out docs/torture.md]
 
 The index is small and made up, so that thousands of runs are possible; what is killed, spoilt and resumed is the real
-writer, reader and merge. Any surprise ends the run with an error. The suites are those of tests/test_faults.py.
+writer, reader and merge. Any surprise ends the run with an error. The suites are those of tests/test_faults.py and
+tests/test_store_fuzz.py; the full disk is filled by real commands on a small model.
 """
 
 import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,15 +26,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import crashes
 import damage
 import faults
+from tiny import NEWS, made
 
 TITLES = {
     "kills": "`kill -9` at random operations and times, in build, append, delete and merge",
     "flips": "one flipped bit, everything asked",
     "cuts": "files cut off at every part and every edge, and one byte too long",
+    "cuts of an unfinished index": "files of an unfinished index cut off, and the build run again",
     "failures": "the n-th operation of the disk fails (EIO, ENOSPC, EMFILE, EINTR, short and torn writes)",
     "crashes": "every prefix of the operations, with lost and reordered unsynced writes",
     "writers": "eight writers at a time, some killed; shares of 1, 2, 4 and 8 processes",
     "full disk": "a full file system in memory, with real processes",
+    "fuzz": "made-up plans, manifests, headers and numbers, their sums put right",
 }
 
 
@@ -43,7 +49,8 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=1000, help="cuts per file")
     parser.add_argument("--every", type=int, default=1, help="take every n-th operation of the disk")
     parser.add_argument("--runs", type=int, default=100, help="runs of eight writers")
-    parser.add_argument("--only", default="")
+    parser.add_argument("--fuzz", type=int, default=1000, help="made-up inputs per test of the fuzz")
+    parser.add_argument("--only", default="", help="names of suites, with commas")
     parser.add_argument("--out", type=Path, default=Path("docs/torture.md"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
@@ -51,21 +58,60 @@ def main() -> None:
     suites: dict[str, dict[str, Any]] = {}
     with faults.scratch() as work, faults.Workers() as workers:
         phases = list(faults.phases(work))
-        jobs: dict[str, Callable[[], Any]] = {
-            "kills": lambda: asdict(crashes.kill(workers, phases, work, options.kills, 1, tell)),
-            "writers": lambda: crashes.crowd(workers, phases, work, options.runs, 2, tell),
-            "flips": lambda: asdict(damage.flip(damage.variants(phases, work), options.flips, 3, tell)),
-            "failures": lambda: crashes.fail(phases, work, options.every, tell),
-            "crashes": lambda: crashes.replay(phases, work, options.every, 4, tell),
-            "cuts": lambda: asdict(damage.cut(damage.variants(phases, work), options.parts, tell)),
-        }
-        for name, job in jobs.items():
+        for name, job in jobs(options, phases, work, workers).items():
             if wanted and name not in wanted:
                 continue
             began = time.perf_counter()
             suites[name] = job() | {"seconds": round(time.perf_counter() - began, 1)}
             print(name, json.dumps(suites[name]), flush=True)
             write(options, suites)
+
+
+def jobs(
+    options: argparse.Namespace, phases: list[faults.Phase], work: Path, workers: faults.Workers
+) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Every suite by name."""
+
+    def every_phase() -> list[faults.Phase]:
+        others = (crashes.resumed, crashes.repairs, crashes.changed_minds)
+        return [*phases, *(one for make in others for one in make(phases, work))]
+
+    return {
+        "kills": lambda: asdict(
+            crashes.kill(workers, [*phases, *crashes.repairs(phases, work)], work, options.kills, 1, tell)
+        ),
+        "writers": lambda: crashes.crowd(workers, phases, work, options.runs, 2, tell),
+        "flips": lambda: asdict(damage.flip(damage.variants(phases, work), options.flips, 3, tell)),
+        "cuts": lambda: asdict(damage.cut(damage.variants(phases, work), options.parts, tell)),
+        "cuts of an unfinished index": lambda: asdict(damage.cut_unfinished(phases[0], work, options.parts // 10)),
+        "failures": lambda: crashes.fail(every_phase(), work, options.every, tell),
+        "crashes": lambda: crashes.replay(every_phase(), work, options.every, 4, tell),
+        "full disk": lambda: full_disk(work),
+        "fuzz": lambda: fuzz(options.fuzz),
+    }
+
+
+def full_disk(work: Path) -> dict[str, Any]:
+    """Build with `whence index` where there is not enough space, free some, and build on."""
+    tiny = made(work / "tiny", NEWS)
+    command = [sys.executable, "-m", "whence.cli", "index", str(tiny.run), str(tiny.data), "--out", "INDEX", "--quiet"]
+    shares = [0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
+    try:
+        return crashes.full_disk(command, faults.root_of(tiny.index), work, shares)
+    except crashes.NoMountError as error:
+        return {"not run": f"a small file system cannot be mounted here ({error})"}
+
+
+def fuzz(examples: int) -> dict[str, Any]:
+    """Run the fuzz of the tests in full size: typed errors only, each within 5 seconds of the processor."""
+    tests = Path(__file__).resolve().parent.parent / "tests" / "test_store_fuzz.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
+    done = subprocess.run(
+        command, env=os.environ | {"WHENCE_FUZZ": str(examples)}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(done.stdout[-4000:])
+    return {"inputs_per_test": examples, "outcome": done.stdout.splitlines()[-1].partition(" in ")[0]}
 
 
 def write(options: argparse.Namespace, suites: dict[str, dict[str, Any]]) -> None:

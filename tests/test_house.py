@@ -180,16 +180,18 @@ def test_notation_is_the_table_of_types():
     assert re.findall(r"^\| ([a-z]) \| (.+?) \|$", page, flags=re.M) == letters
 
 
-def test_readme_tree_names_every_file():
+def test_readme_tree_has_a_line_of_words_per_file():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    tree = readme[readme.index("src/whence/") :]
-    missing = [
-        path.relative_to(SOURCE).as_posix() for path in FILES if path.name != "__init__.py" and path.name not in tree
-    ]
-    assert missing == []
-    named = set(re.findall(r"([a-z_0-9]+\.py)\b", tree[: tree.index("```")]))
-    there = {path.name for path in FILES} | {path.name for path in (ROOT / "tests").glob("*.py")}
-    assert named <= there, "the tree names files that are not there"
+    tree = readme[readme.index("\nsrc/whence/\n") : readme.index("\ntests/  ")]
+    said: dict[str, str] = {}
+    folder = ""
+    for indent, name, words in re.findall(r"^( {2,4})(\S+) +(.*)$", tree, re.MULTILINE):
+        folder = name if indent == "  " and name.endswith("/") else folder if indent == "    " else ""
+        said[folder + name if indent == "    " else name] = words
+    named = {name for name in said if name.endswith(".py")}
+    there = {path.relative_to(SOURCE).as_posix() for path in FILES if path.name != "__init__.py"}
+    assert named == {name for name in there if name.count("/") < 2}
+    assert [name for name, words in said.items() if not 3 <= len(words) <= 90] == []
 
 
 def test_every_method_has_a_page():

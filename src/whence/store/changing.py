@@ -84,7 +84,6 @@ def delete(folder: Path, examples: Int[np.ndarray, " m"], waiting: Callable[[], 
                 "generation": generation,
                 "files": files | {layout.name(path): sums},
                 "deleted": layout.name(path),
-                "seconds": {},
             }
         )
         publish_manifest(layout, fresh)

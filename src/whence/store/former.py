@@ -25,6 +25,7 @@ from whence.store.manifest import (
 )
 from whence.store.mapped import Mapped
 from whence.store.segment import Files, Segment
+from whence.store.sums import sums_of_file
 
 FORMER = 1
 
@@ -136,7 +137,7 @@ class FormerFiles:
         if path not in self._right:
             name = path.relative_to(self.folder).as_posix()
             try:
-                found = hashlib.sha256(path.read_bytes()).hexdigest()
+                found = sums_of_file(path).sha256
             except OSError:
                 found = ""
             if self.manifest.files.get(name) != found:

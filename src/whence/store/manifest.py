@@ -216,8 +216,8 @@ class Manifest(BaseModel):
         deleted: name of the file of tombstones; empty when nothing is deleted.
         skipped: rows without a gradient.
         notes: lines that every answer repeats.
-        seconds: time by stage of the last change.
-        peak_rss: most memory of the process that made the last change, in bytes.
+        seconds: time by stage of the last build or append.
+        peak_rss: most memory of the process that made it, in bytes.
         digest: SHA-256 of this manifest's canonical form without this field.
     """
 

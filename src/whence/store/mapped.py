@@ -11,6 +11,7 @@ import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar, cast
 from weakref import WeakSet
 
@@ -97,6 +98,7 @@ class Mapped:
 
     _held: ClassVar["WeakSet[Mapped]"] = WeakSet()
     _touched: ClassVar[int] = 0
+    _lock: ClassVar[Lock] = Lock()
 
     def __init__(self, path: Path, sums: Sums | None = None) -> None:
         self.path = path
@@ -111,7 +113,8 @@ class Mapped:
             raise DamagedError(_message(path, f"it has {len(self._map)} bytes, not {sums.size}"))
         self._sums = sums
         self._right = bytearray(-(-len(self._map) // BLOCK))
-        Mapped._held.add(self)
+        with Mapped._lock:
+            Mapped._held.add(self)
         self._places = self._header()
         self._arrays = {name: self._array(place) for name, place in self._places.items()}
 
@@ -215,11 +218,13 @@ class Mapped:
         """Give mapped pages back now and then, so that the memory of a search does not grow with the index."""
         if not hasattr(mmap, "MADV_DONTNEED"):
             return
-        Mapped._touched += size
-        if Mapped._touched > RELEASE:
-            Mapped._touched = size
-            for one in list(Mapped._held):
-                one._map.madvise(mmap.MADV_DONTNEED)
+        with Mapped._lock:
+            Mapped._touched += size
+            if Mapped._touched <= RELEASE:
+                return
+            Mapped._touched, held = size, list(Mapped._held)
+        for one in held:
+            one._map.madvise(mmap.MADV_DONTNEED)
 
     def _place(self, name: str) -> Place:
         found = self._places.get(name)

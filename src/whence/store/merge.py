@@ -254,7 +254,6 @@ def _seal(store: Store, generation: int, plan: list[Joined]) -> Manifest:
             "segments": [one.planned for one in plan],
             "deleted": "",
             "skipped": [one for one in manifest.skipped if one.id not in deleted],
-            "seconds": {},
         }
     )
     publish_manifest(layout, merged)

@@ -65,7 +65,7 @@ class Store:
         plan = self.plan
         always = {"skipped", "labels", "losses"}
         always |= set[str]() if plan.label_names is None else {"probabilities", "mean_probabilities"}
-        always |= {f"scale.{one.step}" for one in plan.checkpoints} if plan.recipe.unit_norm else set[str]()
+        always |= {f"scale.{one.step}" for one in plan.checkpoints} if plan.recipe.normed else set[str]()
         return Features(self.segments, always)
 
     @property
@@ -256,6 +256,8 @@ class Store:
 
     def _mapped(self, path: Path) -> Mapped:
         sums = self._sums(path)
+        if sums is None and not self.sealed:
+            raise InputError(f"{path} is not there yet: run the same `whence index` command again, it resumes")
         if sums is None:
             raise DamagedError(f"{path} is not part of the index: build it again")
         return Mapped(path, sums)

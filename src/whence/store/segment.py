@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int
 
-from whence.errors import DamagedError
+from whence.errors import DamagedError, InputError
 from whence.examples import Stored
 from whence.store.checks import check_features, check_shard
 from whence.store.features import gather_features
@@ -117,8 +117,14 @@ class Segment:
 
         Raises:
             DamagedError: there is no such array, or it is not of these examples.
+            InputError: the segment is unfinished, and the array is made last.
         """
         if self._features is None:
+            if name.startswith("scale."):
+                raise InputError(
+                    "this index is unfinished, and the norms of its method are taken once all gradients are there: "
+                    "run the same `whence index` command again, it resumes"
+                )
             return self._gathered[name]
         names, array = self._files.label_names, self._features.view(name)
         check_features(self._features, name, array, self.n, 0 if names is None else len(names))
@@ -220,6 +226,6 @@ class Segment:
     @cached_property
     def _gathered(self) -> dict[str, np.ndarray]:
         """Features of a segment that is not finished, from the shards that are there."""
-        names = self._files.label_names
-        numbers = [-1] * self.n if names is None else [names.index(one) for one in self.examples.column("label")]
-        return gather_features(self.n, numbers, [self.shards(step) for step in self._files.steps])
+        known = {name: number for number, name in enumerate(self._files.label_names or ())}
+        labels = [known.get(one, -1) for one in self.examples.column("label")]
+        return gather_features(self.n, labels, [self.shards(step) for step in self._files.steps])
