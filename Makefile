@@ -37,9 +37,11 @@ DATA ?= ../shared/data
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/index_cost.py --data $(DATA)
 	$(BIN)/python benchmarks/search_scale.py
+	$(BIN)/python benchmarks/search_scale.py --rows int8 --sizes 1000,10000,100000
 	$(BIN)/python benchmarks/row_kinds.py --data $(DATA)
 	$(BIN)/python benchmarks/notebook_job.py --data $(DATA)
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/forecast.py --data $(DATA)
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/explorer.py
 

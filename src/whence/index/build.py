@@ -3,7 +3,6 @@
 import resource
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from whence.curvature import MeanSquares
 from whence.errors import DataError, DiskFullError, InputError
 from whence.examples import Examples
 from whence.forms import Gradient, Rows
+from whence.index.clock import Clock
 from whence.index.fitting import RIDGES, Fitting
 from whence.index.kept import columns
 from whence.index.layered import Layered, settled
@@ -69,16 +69,16 @@ class Build:
 
     def __init__(self, run: Run, examples: Examples, folder: Path, recipe: Recipe, options: Options) -> None:
         self.run, self.examples, self.recipe, self.options = run, examples, recipe, options
-        self.seconds: dict[str, float] = {}
-        self.labels = label_numbers(run, examples)
+        self.clock = Clock()
         self.checkpoints = chosen(run, options.steps)
         if recipe.checkpoints == "last" and options.steps is None:
             self.checkpoints = self.checkpoints[-1:]
         self.encoder: Encoder = run.encoder(run.length(options.max_length))
-        began = time.perf_counter()
-        self._lengths, encoded = self.encoder.lengths_and_encoded(examples, KEPT_BYTES)
-        self.seconds["tokenize"] = time.perf_counter() - began
-        first = run.load(self.checkpoints[0])
+        with self.clock("tokenize"):
+            self.labels = label_numbers(run, examples)
+            self._lengths, encoded = self.encoder.lengths_and_encoded(examples, KEPT_BYTES)
+        with self.clock("load"):
+            first = run.load(self.checkpoints[0])
         self.recipe = recipe = settled(recipe, run, first)
         self.wanted = wanted(recipe, run, first)
         self._layered = None if self.wanted.choice is None else Layered(self.wanted.choice, recipe)
@@ -102,10 +102,12 @@ class Build:
             self.wanted,
             self.moments,
             encoded,
+            self.clock,
         )
         self._table = self.worker.table
         self.cuts = self._cut(0)
-        self.writer = self._writer(folder)
+        with self.clock("seal"):
+            self.writer = self._writer(folder)
 
     def run_all(self) -> tuple[SkippedRow, ...]:
         """Do what is not done yet, and seal; an index that is sealed already is left alone.
@@ -125,31 +127,29 @@ class Build:
         estimated |= self.recipe.curvature != "none"
         complete = True
         for at, one in enumerate(self.cuts):
-            self._examples(one)
-            began = time.perf_counter()
-            complete &= self.worker.gradients(self.writer, self.cuts, at)
-            self._spent("gradients", began)
+            with self.clock("tables"):
+                self._examples(one)
+            with self.clock("gradients"):
+                complete &= self.worker.gradients(self.writer, self.cuts, at)
             if complete and not estimated:
                 self._finish(one)
         if not complete:
             self.options.say("this share of the shards is done; the index is sealed once the other shares are")
             return ()
         if estimated:
-            with self.writer.leases.whole():
+            with self.clock("tables"), self.writer.leases.whole():
                 if rows_only:
                     self._estimate()
                 else:
                     self._fit()
             for one in self.cuts:
                 self._finish(one)
-        skipped = self.worker.skipped(self.writer, self.cuts)
+        with self.clock("seal"):
+            skipped = self.worker.skipped(self.writer, self.cuts)
         if len(skipped) == len(self.examples):
             raise InputError(f"no row of {self.examples.name} has a finite loss and gradient: is the run broken?")
-        self.writer.seal(skipped, self._notes(skipped), self.seconds, peak_rss())
+        self.writer.seal(skipped, self._notes(skipped), self.clock.seconds, peak_rss())
         return skipped
-
-    def _spent(self, stage: str, began: float) -> None:
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
 
     def _cut(self, first: int) -> list[Cut]:
         width = self._table[1]
@@ -260,12 +260,12 @@ class Build:
         with self.writer.leases.whole():
             if self.writer.is_finished(one.planned.name) or self.writer.finished is not None:
                 return
-            features = self.writer.gather(one.planned, one.order, [self.labels[row] for row in one.rows])
-            features |= {f"scale.{at.step}": self._scale(one, at) for at in self.checkpoints if self.recipe.normed}
-            by_token = self.wanted.by_token
-            began = time.perf_counter()
-            self.writer.finish(one.planned, one.order, features, postings=by_token)
-            self._spent("postings", began)
+            with self.clock("tables"):
+                features = self.writer.gather(one.planned, one.order, [self.labels[row] for row in one.rows])
+                scaled = self.checkpoints if self.recipe.normed else ()
+                features |= {f"scale.{at.step}": self._scale(one, at) for at in scaled}
+            with self.clock("postings"):
+                self.writer.finish(one.planned, one.order, features, postings=self.wanted.by_token)
 
     def _scale(self, one: Cut, checkpoint: Checkpoint) -> np.ndarray:
         """1 / norm of each training gradient, turned by the second moment when the recipe says so."""
@@ -287,17 +287,16 @@ class Build:
             held = self.writer.read_table(checkpoint.step)
             if RIDGES in held or self.writer.base is not None:
                 continue
-            began = time.perf_counter()
 
             def shards(step: int = checkpoint.step) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
                 for one in self.cuts:
                     for places, arrays in self.writer.decoded(step, one.planned, one.order):
                         yield places + one.rows.start, arrays
 
-            fitting = Fitting(self.recipe, self._layered.planned(), shards, self.labels)
-            made = fitting.tables(lambda one=checkpoint: self.worker.factors(self.writer, one))
-            self.writer.put_table(checkpoint.step, held | made)
-            self._spent("curvature", began)
+            with self.clock("curvature"):
+                fitting = Fitting(self.recipe, self._layered.planned(), shards, self.labels)
+                made = fitting.tables(lambda one=checkpoint: self.worker.factors(self.writer, one))
+                self.writer.put_table(checkpoint.step, held | made)
 
     def _estimate(self) -> None:
         """Second moments from the whole training set, once all of its gradients are there."""

@@ -12,6 +12,7 @@ from whence.curvature import SecondMoment
 from whence.errors import InputError, MismatchError
 from whence.examples import Examples
 from whence.forms import Gradient
+from whence.index.clock import Clock
 from whence.index.moments import Moments
 from whence.index.options import Options
 from whence.index.passes import Pass, Passed, Wanted, batches
@@ -48,6 +49,7 @@ class Worker:
         wanted: which gradients to take.
         moments: second moments by step.
         encoded: the examples as their tokens were counted; None when they are encoded as their turn comes.
+        clock: told where the time goes.
     """
 
     def __init__(
@@ -63,13 +65,14 @@ class Worker:
         wanted: Wanted,
         moments: dict[int, Moments],
         encoded: list[Encoded] | None,
+        clock: Clock,
     ) -> None:
         self.run, self.examples, self.labels, self.recipe, self.options = run, examples, labels, recipe, options
         self.checkpoints, self.encoder, self.wanted, self.moments = checkpoints, encoder, wanted, moments
         self.table = cast("tuple[int, int]", tuple(cast("Any", first).get_input_embeddings().weight.shape))
         self._loaded = {checkpoints[0].step: first}
         self._bad: dict[int, str] = {}
-        self._given = encoded
+        self._given, self._clock = encoded, clock
         self._encoded: dict[int, list[Encoded]] = {}
         self._mine = shard_of(options.shard)
 
@@ -107,7 +110,8 @@ class Worker:
             if not missing and not self._lacks_table(writer, checkpoint):
                 return
             work = work or self._pass(checkpoint)
-            self._table_of(writer, checkpoint, work)
+            with self._clock("tables"):
+                self._table_of(writer, checkpoint, work)
             if self._shards(writer, one, checkpoint, work, missing, part) or not missing:
                 continue
             if not told:
@@ -136,7 +140,8 @@ class Worker:
 
     def _pass(self, checkpoint: Checkpoint) -> Pass:
         model = self._loaded.pop(checkpoint.step, None)
-        model = model if model is not None else self.run.load(checkpoint)
+        with self._clock("load"):
+            model = model if model is not None else self.run.load(checkpoint)
         return Pass(self.run, model, self.recipe, self.encoder, pooled=checkpoint is self.checkpoints[-1])
 
     def _table_of(self, writer: Writer, checkpoint: Checkpoint, work: Pass) -> None:

@@ -60,13 +60,14 @@ class Search:
         Returns:
             [q n] in float64; NaN for training rows that were skipped or deleted, or are missing.
         """
-        total = np.empty((count, self.store.n))
+        total = np.zeros((count, self.store.n))
         ready = self._ready(queries)
 
         def fill(segment: Segment) -> None:
-            own = self._segment(segment, queries, ready, count)
-            own[:, ~segment.alive] = np.nan
-            total[:, segment.offset : segment.offset + segment.n] = own
+            own = total[:, segment.offset : segment.offset + segment.n]
+            self._add(segment, queries, ready, own)
+            if not segment.alive.all():
+                own[:, ~segment.alive] = np.nan
 
         self._over(self.store.segments, fill)
         return total
@@ -89,7 +90,8 @@ class Search:
             allowed = where.allowed(segment)
             meeting = self._meeting(segment, ready, allowed, count) if self._joined(segment) else None
             if meeting is None:
-                scores = self._segment(segment, queries, ready, count)
+                scores = np.zeros((count, segment.n))
+                self._add(segment, queries, ready, scores)
                 with self._lock:
                     _take(scores, segment.offset, allowed, ends)
             elif self._out_of_reach(meeting, ends):
@@ -250,20 +252,23 @@ class Search:
             return False
         return bool((meeting.ceilings() * (1.0 + meeting.error) < bars).all())
 
-    def _segment(
-        self, segment: Segment, queries: Mapping[int, Gradient], ready: Mapping[int, Rows], count: int
-    ) -> Float[np.ndarray, "q n"]:
-        """Scores of one segment."""
+    def _add(
+        self,
+        segment: Segment,
+        queries: Mapping[int, Gradient],
+        ready: Mapping[int, Rows],
+        total: Float[np.ndarray, "q n"],
+    ) -> None:
+        """Add the scores of one segment."""
         if ready and self._joined(segment):
-            meeting = self._meeting(segment, ready, segment.alive, count)
+            meeting = self._meeting(segment, ready, segment.alive, len(total))
             assert meeting is not None
-            return meeting.scores()
-        total = np.zeros((count, segment.n))
+            meeting.add_scores(total)
+            return
         for checkpoint in self.store.plan.checkpoints:
             scale = self.scale(checkpoint.step, segment)
-            part = self._checkpoint(segment, checkpoint.step, queries[checkpoint.step], ready, count)
+            part = self._checkpoint(segment, checkpoint.step, queries[checkpoint.step], ready, len(total))
             total += checkpoint.weight * part * (1.0 if scale is None else scale)
-        return total
 
     def _checkpoint(
         self, segment: Segment, step: int, queries: Gradient, ready: Mapping[int, Rows], count: int

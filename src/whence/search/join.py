@@ -51,7 +51,7 @@ class Part:
 
     Attributes:
         postings: of the segment.
-        weight: of the checkpoint.
+        weight: what is left to multiply with.
         scale: what each example's gradient is multiplied with; None for 1.
         met: the shared tokens.
     """
@@ -101,12 +101,13 @@ def meet(
     """
     ids = np.fromiter(tokens, dtype=np.int64, count=len(tokens))
     met: list[Met] = []
+    turned = np.float32(weight if scale is None else 1.0)  # a weight of all examples goes into the queries' rows
     for token, place in zip(ids.tolist(), postings.places(ids).tolist(), strict=True):
         if place >= 0:
-            columns, rows = tokens[token]
+            columns, rows = tokens[token][0], tokens[token][1] * turned
             norms = np.sqrt(np.einsum("jd,jd->j", rows, rows, dtype=np.float64))
             met.append(Met(*postings.span(place), float(postings.largest[place]), columns, rows, norms))
-    return Part(postings, weight, scale, tuple(met))
+    return Part(postings, 1.0 if scale is None else weight, scale, tuple(met))
 
 
 class Meeting:
@@ -143,21 +144,19 @@ class Meeting:
         """Rows of all shared tokens."""
         return sum(met.stop - met.start for part in self.parts for met in part.met)
 
-    def scores(self) -> Float[np.ndarray, "q n"]:
+    def add_scores(self, total: Float[np.ndarray, "q n"]) -> None:
         """Score every example of the segment, reading all rows of the shared tokens.
 
-        Returns:
-            [q n], rows that may not be found included.
+        Args:
+            total: scores are added to it, rows that may not be found included.
         """
-        total = np.zeros((self.count, self.n))
         for part in self.parts:
-            own = total if part.scale is None and part.weight == 1.0 else np.zeros_like(total)
+            own = total if part.scale is None else np.zeros_like(total)
             for met in part.met:
                 owners = part.postings.owners(met.start, met.stop)
                 self.kernel(own, owners, *part.postings.raw(met.start, met.stop), met.rows, met.columns)
-            if own is not total:
-                total += own * (part.weight if part.scale is None else part.weight * part.scale)
-        return total
+            if part.scale is not None:
+                total += own * (part.weight * part.scale)
 
     def ceilings(self) -> Float[np.ndarray, " q"]:
         """Bound every score of the segment from the largest norm of each token.
@@ -255,7 +254,8 @@ def rank(meeting: Meeting, offset: int, ends: Sequence[Ends], lock: Lock, *, pru
             counter.postings_read, counter.bytes_read = read, read * each
             counter.postings_skipped = max(0, everything - read)
             return counter
-    scores = meeting.scores()
+    scores = np.zeros((meeting.count, meeting.n))
+    meeting.add_scores(scores)
     reach = meeting.ceilings()
     for row, end in enumerate(ends):
         found = np.flatnonzero(meeting.allowed & (scores[row] != 0))

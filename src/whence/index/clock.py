@@ -1,0 +1,37 @@
+"""Where the time of a build goes: seconds by stage."""
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+
+
+class Clock:
+    """Adds up seconds by stage. A stage within a stage counts for itself alone.
+
+    Attributes:
+        seconds: by stage, in the order in which they were first entered.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._inner = [0.0]
+
+    @contextmanager
+    def __call__(self, stage: str) -> Generator[None]:
+        """Count what is done meanwhile.
+
+        Args:
+            stage: its name.
+
+        Yields:
+            Nothing.
+        """
+        began = time.perf_counter()
+        self.seconds.setdefault(stage, 0.0)
+        self._inner.append(0.0)
+        try:
+            yield
+        finally:
+            whole = time.perf_counter() - began
+            self.seconds[stage] += whole - self._inner.pop()
+            self._inner[-1] += whole
