@@ -43,9 +43,9 @@ def cost(record: Record) -> str:
     told = (
         f"{record['texts']}; one checkpoint; interleaved, median of {record['repeats']} ratios to one plain "
         "forward+backward over the same length-sorted batches (smallest and largest in brackets). The plain pass "
-        "starts from tokenized batches in memory; `whence.build` starts from a file of raw texts and ends with a sealed "
-        "index; `with baselines` adds a first answer beside every baseline; `whence index` is a whole process, with some "
-        "seconds of imports.\n\n"
+        "starts from tokenized batches in memory; `whence.build` starts from a file of raw texts and ends with a "
+        "sealed index; `with baselines` adds a first answer beside every baseline; `whence index` is a whole "
+        "process, with some seconds of imports.\n\n"
     )
     heads = ["model", "texts", "clock", "plain pass", "capture", "`whence.build`", "with baselines", "`whence index`"]
     return told + table(heads, rows) + "\n" + table(["model", "time of build by stage"], stages)
@@ -174,8 +174,8 @@ INTRODUCTION = """# Benchmarks
 
 Written by `benchmarks/tables.py` from the newest record of each benchmark in
 [benchmarks/results](../benchmarks/results/); `make bench` runs them. Two cores, one thread, other work beside it:
-compare ratios within a run, not seconds between runs; CPU seconds leave out what else the machine does, not what it does to the
-caches and to the memory. Peers stand on [a page of their own](peers.md), faults in [torture.md](torture.md).
+compare ratios within a run, not seconds between runs; CPU seconds leave out what else the machine does, not what it
+does to the caches and to the memory. Peers stand on [a page of their own](peers.md), faults in [torture.md](torture.md).
 """
 
 
