@@ -175,7 +175,8 @@ INTRODUCTION = """# Benchmarks
 Written by `benchmarks/tables.py` from the newest record of each benchmark in
 [benchmarks/results](../benchmarks/results/); `make bench` runs them. Two cores, one thread, other work beside it:
 compare ratios within a run, not seconds between runs; CPU seconds leave out what else the machine does, not what it
-does to the caches and to the memory. Peers stand on [a page of their own](peers.md), faults in [torture.md](torture.md).
+does to the caches and to the memory. Peers stand on [a page of their own](peers.md), faults in
+[torture.md](torture.md).
 """
 
 
