@@ -250,7 +250,7 @@ def test_info_of_a_method_that_keeps_no_rows(content: Content, kept: Tiny, tmp_p
 
 
 FORECAST = {
-    "stages": [{"name": "gradients", "seconds": 2.0}, {"name": "seal", "seconds": 0.5}],
+    "stages": [{"name": "gradients", "seconds": 2.0}, {"name": "dreaming", "seconds": 0.5}],
     "peak_rss": 2**30,
     "disk": {"forms": 1000, "postings": 0},
 }
@@ -266,7 +266,10 @@ def test_a_forecast_stands_beside_what_was(said: Said, content: Content, kept: T
     assert by_name["seconds of gradients"]["ratio"] == pytest.approx(spent / 2)
     assert by_name["bytes of forms"]["ratio"] == pytest.approx(found["bytes"]["forms"] / 1000)
     assert by_name["peak memory"]["ratio"] == pytest.approx(found["peak_rss"] / 2**30)
-    assert by_name["seconds of seal"] == {"what": "seconds of seal", "forecast": 0.5, "real": None, "ratio": None}
+    dreamt = {"what": "seconds of dreaming", "forecast": 0.5, "real": None, "ratio": None}
+    assert by_name["seconds of dreaming"] == dreamt
+    assert set(found["seconds"]) == {"tokenize", "load", "gradients", "tables", "postings", "seal"}
+    assert all(seconds > 0 for seconds in found["seconds"].values())
     assert by_name["bytes of postings"]["ratio"] is None  # of nothing there is no share
     code, out, _ = said("info", kept.index, "--forecast", tmp_path / "plan.json")
     assert code == 0
