@@ -5,6 +5,16 @@ from typing import Any
 
 AIM_END_TO_END = {"captum": 12.0, "dattri-llm": 1.7}
 AIM_FURTHER = 25.0
+AIMED = {"captum-32", "dattri-llm-live", "dattri-llm-stored"}
+"""Variants that the aims speak of."""
+
+AIMS = """
+An aim counts as met where the ratio of the medians reaches it in wall and in CPU seconds. The aim against captum was
+set with captum at nine floors, which is its way with everyone's batches of 32: it takes one backward pass per text
+through the graph of the whole batch. In batches of one it is three times as fast; a twelfth of that would be half of
+what forward and backward to the embedding alone take (.67 of a plain pass).
+"""
+
 Records = dict[str, dict[str, Any]]
 
 INTRODUCTION = """# Peers on the same work
@@ -118,7 +128,7 @@ def _aims(variants: Records) -> str:
     for peer in AIM_END_TO_END:
         for name in _rivals(variants, peer):
             lines.append(_aim(f"a further batch >= {AIM_FURTHER:g}x {peer}'s", variants, name, "further", AIM_FURTHER))
-    lines.append("\nAn aim counts as met where the ratio of the medians reaches it in wall and in CPU seconds.")
+    lines.append(AIMS)
     return "\n".join(line for line in lines if line) + "\n"
 
 
@@ -129,13 +139,17 @@ def _rivals(variants: Records, peer: str) -> list[str]:
 
 def _aim(aim: str, variants: Records, name: str, step: str, wanted: float) -> str:
     found: list[float] = []
+    again = step == "further" and not _ratios(variants[name], step)  # nothing is kept: the first batch once more
     for clock in ("wall", "cpu"):
-        theirs, mine = _median(variants, name, step, clock), _median(variants, "whence", step, clock)
+        theirs = _median(variants, name, "end to end" if again else step, clock)
+        mine = _median(variants, "whence", step, clock)
         if theirs is None or mine is None:
             return ""
         found.append(theirs / mine)
     verdict = "met" if min(found) >= wanted else "not met"
-    return f"| {aim} | {variants[name]['label']} | {found[0]:.1f}x | {found[1]:.1f}x | **{verdict}** |"
+    told = f"**{verdict}**" if name in AIMED else f"{verdict} (not the aim's own)"
+    label = variants[name]["label"] + (", its end to end once more" if again else "")
+    return f"| {aim} | {label} | {found[0]:.1f}x | {found[1]:.1f}x | {told} |"
 
 
 def _growth(record: dict[str, Any]) -> str:
