@@ -93,6 +93,7 @@ def jobs(
 
 def full_disk(work: Path) -> dict[str, Any]:
     """Build with `whence index` where there is not enough space, free some, and build on."""
+    (work / "tiny").mkdir()
     tiny = made(work / "tiny", NEWS)
     command = [sys.executable, "-m", "whence.cli", "index", str(tiny.run), str(tiny.data), "--out", "INDEX", "--quiet"]
     shares = [0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]

@@ -24,6 +24,9 @@ from whence.store.sums import Sums
 SEGMENT_ROWS = 65_536
 """Examples of a merged segment at most."""
 
+SEGMENT_POSTINGS = 4_000_000
+"""Its postings at most: what is held of it in memory while they are written grows with them."""
+
 
 @dataclass(frozen=True)
 class Joined:
@@ -83,9 +86,12 @@ def _planned(store: Store, rows: int) -> list[Joined]:
     """Neighbours are joined while they fit; a segment that stays alone and has lost nothing is left as it is."""
     groups: list[list[Segment]] = []
     for segment in store.segments:
-        live = segment.n - len(segment.deleted)
-        held = sum(one.n - len(one.deleted) for one in groups[-1]) if groups else 0
-        if groups and held + live <= rows:
+        together = [*groups[-1], segment] if groups else []
+        live, postings = (
+            sum(one.n - len(one.deleted) for one in together),
+            sum(_postings(store, one) for one in together),
+        )
+        if together and live <= rows and postings <= SEGMENT_POSTINGS:
             groups[-1].append(segment)
         else:
             groups.append([segment])
@@ -95,6 +101,12 @@ def _planned(store: Store, rows: int) -> list[Joined]:
         whole = len(group) == 1 and not len(group[0].deleted)
         joined.append(_joined(group, group[0].name if whole else f"{first + len(joined):05d}"))
     return [one for one in joined if one.planned.n]
+
+
+def _postings(store: Store, segment: Segment) -> int:
+    """The most postings that a segment has at one checkpoint."""
+    found = [segment.postings(one.step) for one in store.plan.checkpoints]
+    return max((len(one) for one in found if one is not None), default=0)
 
 
 def _joined(group: list[Segment], name: str) -> Joined:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 BLOCK = 256 * 1024
 """Bytes under one xxh3: what a search reads at the least, and what one flipped bit makes unusable."""
 
-CHUNK = 8 * 2**20
+CHUNK = 2**20
 """Bytes read at a time when a whole file is hashed; a multiple of BLOCK."""
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,7 +139,7 @@ def _counts(folder: Path) -> list[Damage]:
     except DamagedError as error:
         return [Damage(MANIFEST, str(error))]
     found: list[Damage] = []
-    for segment in store.segments:
+    for segment in map(copy, store.segments):  # what a copy holds is let go with it: memory does not grow with n
         for name, problem in _segment_counts(store, segment):
             found.append(Damage(name, problem.removeprefix(f"{folder / name} ")))
     return found
