@@ -21,7 +21,7 @@ from whence.cli import door, main
 from whence.methods import METHODS
 
 COMMANDS = ["demo", "train", "plan", "index", "explain", "serve", "labels", "apply", "report", "check", "evaluate"]
-COMMANDS += ["verify", "info", "delete", "merge", "methods"]
+COMMANDS += ["tune", "verify", "info", "delete", "merge", "methods"]
 QUERY = "The bank: PROFIT fell — the naïve vote, the vote 日本!"
 
 

@@ -20,12 +20,12 @@ import cnn_scores
 import data
 from record import keep
 
-from whence.evaluate.aggregation import aggregate
 from whence.evaluate.convolution import CnnProblem
 from whence.evaluate.fitting import Loop, Settings, one_thread
 from whence.evaluate.order import id_hashes
 from whence.evaluate.planting import plant
 from whence.evaluate.ranking import auc_ndr, ndr
+from whence.evaluate.tuning import trials
 from whence.model.scratch import wordpiece
 from whence.types import Example
 
@@ -110,16 +110,14 @@ def one_seed(args: argparse.Namespace, seed: int, *, frozen: bool) -> dict:
     groups["all layers"] = np.stack([scores[name] for name in ("embedding", *LAYERS)])
     groups["random"] = np.random.default_rng(seed).standard_normal((1, half, args.rows))
     made: dict = {"accuracy": float((outputs.predicted == problem.query_labels)[half:].mean()), "rankings": {}}
-    for name, one in groups.items():
-        for how in ("mean", "rank", "vote"):
-            for which, chosen in (("all", None), ("correct", right)):
-                joined = aggregate(one, how, queries=chosen)
-                said = {"ndr30": ndr(joined, wrong, 0.3), "auc_ndr": auc_ndr(joined, wrong)}
-                if which == "correct" and how in args.filter and not frozen:
-                    kept = np.sort(np.argsort(joined, kind="stable")[round(0.3 * args.rows) :])
-                    after = loop(kept, seed)
-                    said["accuracy_after"] = float((after.predicted == problem.query_labels)[half:].mean())
-                made["rankings"][f"{name} | {how} | {which}"] = said
+    for which, chosen in (("all", None), ("correct", right)):
+        for one in trials(groups, chosen):
+            said = {"ndr30": ndr(one.values, wrong, 0.3), "auc_ndr": auc_ndr(one.values, wrong)}
+            if which == "correct" and one.how in args.filter and not frozen:
+                kept = np.sort(np.argsort(one.values, kind="stable")[round(0.3 * args.rows) :])
+                after = loop(kept, seed)
+                said["accuracy_after"] = float((after.predicted == problem.query_labels)[half:].mean())
+            made["rankings"][f"{one.name} | {one.how} | {which}"] = said
     total = cnn_scores.cancellation(model, problem)
     made["cancellation"] = {name: float(one[0] / max(one[1], 1e-12)) for name, one in total.items()}
     return made

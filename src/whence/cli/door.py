@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from whence.cli import asking, evaluating, keeping, making, showing
+from whence.cli import asking, evaluating, keeping, making, showing, tuning
 from whence.cli.speech import fail
 from whence.errors import WhenceError
 from whence.version import __version__
@@ -24,6 +24,7 @@ _RESUMED = "what is finished is kept: the same command resumes"
 _AFTERWARDS = {
     "index": _RESUMED,
     "evaluate": _RESUMED,
+    "tune": _RESUMED,
     "train": "the unfinished run was removed",
     "demo": "the same command starts again",
     "merge": _RESUMED,
@@ -53,6 +54,7 @@ for command in (
     showing.report,
     asking.check,
     evaluating.evaluate,
+    tuning.tune,
     keeping.verify,
     keeping.info,
     keeping.delete,

@@ -86,14 +86,14 @@ def evaluate(
     sizes |= {"methods": tuple(one.strip() for one in methods.split(",") if one.strip()), "initial": initial}
     examples = options.read_data(data, named, split, quiet=quiet)
     asked = None if queries is None else options.read_data(queries, named, quiet=quiet)
-    request = _request(run, tokenizer, examples, asked, cache, _changes(settings), sizes)
+    request = prepared(run, tokenizer, examples, asked, cache, changes_of(settings), sizes)
     page = _measured(chosen, request, examples, asked, noise, truth_column, gold_column)
     for path in out or ():
-        _write(page, path)
-    show(as_json, page.to_dict, lambda: _print(page))
+        write_page(page, path)
+    show(as_json, page.to_dict, lambda: print_page(page))
 
 
-def _request(
+def prepared(
     run: Path,
     tokenizer: Path | None,
     examples: "Examples",
@@ -102,6 +102,20 @@ def _request(
     changes: dict[str, Any],
     sizes: dict[str, Any],
 ) -> "Request":
+    """Open the run and gather a request.
+
+    Args:
+        run: folder of the run.
+        tokenizer: --tokenizer.
+        examples: the training set.
+        asked: the queries; None holds some rows out.
+        cache: --cache.
+        changes: hyper-parameters that the user knows better.
+        sizes: other fields of the request.
+
+    Returns:
+        The request.
+    """
     from whence.evaluate.subject import Request
     from whence.model import Run
 
@@ -113,8 +127,18 @@ def _request(
     )
 
 
-def _changes(given: Sequence[str] | None) -> dict[str, Any]:
-    """Hyper-parameters that the user knows better than the run's record."""
+def changes_of(given: Sequence[str] | None) -> dict[str, Any]:
+    """Read hyper-parameters that the user knows better than the run's record.
+
+    Args:
+        given: --set, each NAME=VALUE.
+
+    Returns:
+        Fields of the settings of a training.
+
+    Raises:
+        InputError: no such field, or no number.
+    """
     from dataclasses import fields
 
     from whence.evaluate.fitting import Settings as Known
@@ -134,7 +158,13 @@ def _changes(given: Sequence[str] | None) -> dict[str, Any]:
     return found
 
 
-def _write(page: "EvaluationReport", path: Path) -> None:
+def write_page(page: "EvaluationReport", path: Path) -> None:
+    """Write a page as Markdown, HTML or JSON, by the end of the file's name.
+
+    Args:
+        page: the page.
+        path: the file.
+    """
     from whence.views.page import write
 
     if path.suffix.lower() == ".md":
@@ -155,8 +185,8 @@ def _measured(
     from dataclasses import replace
 
     from whence.evaluate import measuring
-    from whence.evaluate.planting import plant, wrong_labels
-    from whence.evaluate.subject import Subject
+    from whence.evaluate.planting import wrong_labels
+    from whence.evaluate.subject import Subject, with_noise
 
     if metric == "facts":
         gold = _gold(asked, gold_column)
@@ -166,9 +196,7 @@ def _measured(
         subject = Subject(request)
         return measuring.measure_noise(subject, wrong_labels(subject.problem.train, truth), planted=False)
     if metric == "ndr":
-        clean = Subject(request).problem
-        noisy, wrong = plant(clean.train, noise, request.seed)
-        subject = Subject(replace(request, train=noisy, queries=clean.queries))
+        subject, wrong = with_noise(request, noise)
         return measuring.measure_noise(subject, wrong, planted=True)
     measures = {
         "deletion": measuring.measure_deletion,
@@ -209,7 +237,12 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise InputError(f"--k {text!r}: give numbers with commas, such as 10,30,100") from error
 
 
-def _print(page: "EvaluationReport") -> None:
+def print_page(page: "EvaluationReport") -> None:
+    """Print a page in the terminal.
+
+    Args:
+        page: the page.
+    """
     from whence.views.tables import print_table
 
     rows: Sequence[Sequence[str]] = [

@@ -41,7 +41,7 @@ Tokenizer = Annotated[Path | None, typer.Option(help="Folder of the tokenizer, w
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
 
 # what is built
-Method = Annotated[str, typer.Option(help="A name of `whence methods`.")]
+Method = Annotated[str, typer.Option(help="A name of `whence methods`, or a recipe file of `whence tune`.")]
 EmbeddingPath = Annotated[str | None, typer.Option(help="Tied embeddings: exact, input or output.")]
 UnitNorm = Annotated[bool | None, typer.Option("--unit-norm", help="Scale training gradients to norm 1.")]
 Weights = Annotated[str | None, typer.Option(help="Checkpoints weigh by learning-rate or equal.")]

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from whence.errors import InputError
 
 How = Literal["mean", "rank", "vote"]
+RULES: tuple[How, ...] = ("mean", "rank", "vote")
 
 
 def aggregate(

@@ -28,6 +28,7 @@ from whence.model import CausalLM, Classification, Encoded, Run
 from whence.model.checkpoints import MOMENTS_FILE, RECORD_FILE
 from whence.model.huggingface import fresh_model, starting_model
 from whence.model.recorder import RUN_FILE, second_moments
+from whence.progress import track
 from whence.tensors import write_bytes, write_tensors
 from whence.types import Example
 
@@ -279,13 +280,14 @@ def _assumed(run: Run) -> tuple[Settings, tuple[str, ...]]:
     )
 
 
-def write_run(loop: Loop, folder: Path, seed: int) -> Run:
+def write_run(loop: Loop, folder: Path, seed: int, *, quiet: bool = True) -> Run:
     """Train the run again and keep its checkpoints, one per epoch, as a folder that every command reads.
 
     Args:
         loop: a loop over a `RunProblem`.
         folder: of the run; a finished one is opened as it is.
         seed: of the training.
+        quiet: no progress.
 
     Returns:
         The run.
@@ -293,6 +295,9 @@ def write_run(loop: Loop, folder: Path, seed: int) -> Run:
     done = folder / "whence_retrained.json"
     problem = cast("RunProblem", loop.problem)
     if not done.is_file():
+        epochs = loop.settings.epochs
+        passed = track(range(epochs), total=epochs, label="training the scored run", unit="epochs", quiet=quiet)
+        next(passed)
 
         def watch(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
             step = epoch + 1
@@ -305,6 +310,7 @@ def write_run(loop: Loop, folder: Path, seed: int) -> Run:
             rate = max(float(group["lr"]) for group in optimizer.param_groups) or loop.settings.learning_rate
             record = {"version": 1, "step": step, "learning_rate": rate, "learning_rates": [rate], "seed": seed}
             write_bytes(at / RECORD_FILE, json.dumps(record | {"optimizer": loop.settings.optimizer}).encode())
+            next(passed, None)
 
         loop.fit(np.arange(loop.size), seed, watch)
         write_bytes(done, json.dumps({"identity": loop.identity, "seed": seed}).encode())

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from whence.attribution import build
 from whence.baselines import Texts
@@ -17,10 +17,12 @@ from whence.errors import InputError
 from whence.evaluate.controls import controls
 from whence.evaluate.fitting import Loop, one_thread
 from whence.evaluate.own_run import Recipe, RunProblem, recipe_of_run, write_run
+from whence.evaluate.planting import plant
 from whence.evaluate.retraining import Retrains
-from whence.methods import METHODS
+from whence.methods import METHODS, recipe_of
 from whence.model import Run
 from whence.model.huggingface import pooled_states
+from whence.recipe import Recipe as MethodRecipe
 from whence.types import Example
 
 _BATCH = 64
@@ -105,8 +107,6 @@ def known_method(name: str) -> tuple[str, dict[str, Any]]:
     """
     plain = name.removesuffix(UNIT_NORM)
     if plain not in METHODS:
-        from whence.methods import recipe_of
-
         recipe_of(plain)
     return plain, {"unit_norm": True} if name.endswith(UNIT_NORM) else {}
 
@@ -170,7 +170,7 @@ class Subject:
         digest = hashlib.sha256(loop.identity.encode()).hexdigest()[:16]
         home = self.request.cache / "runs" / digest
         seeds = range(1001, 1001 + self.request.runs)  # other seeds than any retrain's
-        return [write_run(loop, home / f"seed-{seed}", seed) for seed in seeds]
+        return [write_run(loop, home / f"seed-{seed}", seed, quiet=self.request.quiet) for seed in seeds]
 
     @property
     def labels(self) -> Int[np.ndarray, " n"] | None:
@@ -201,9 +201,22 @@ class Subject:
 
     def _scores(self, run: Run, name: str) -> Float[np.ndarray, "q n"]:
         method, changes = known_method(name)
-        at = run.path / "indexes" / name
+        return self.scored(run, recipe_of(method, **changes), run.path / "indexes" / name)
+
+    def scored(self, run: Run, method: MethodRecipe, at: Path, *, quiet: bool = False) -> Float[np.ndarray, "q n"]:
+        """Score the training set by an index.
+
+        Args:
+            run: a scored run.
+            method: the recipe.
+            at: folder of the index.
+            quiet: no progress, whatever the request says.
+
+        Returns:
+            Scores, positive = helped.
+        """
         rows = [_row(one, labelled=self.labels is not None) for one in self.problem.train]
-        index = build(run, rows, at, method, max_length=self.problem.max_length, quiet=self.request.quiet, **changes)
+        index = build(run, rows, at, method, max_length=self.problem.max_length, quiet=quiet or self.request.quiet)
         queries = self.problem.queries
         return index.scores(
             [one.text for one in queries],
@@ -227,6 +240,23 @@ class Subject:
         if self.labels is None:
             return Texts(texts, None, None, np.concatenate(hidden)), outputs.loss
         return Texts(texts, problem.query_labels, outputs.probabilities, np.concatenate(hidden)), outputs.loss
+
+
+def with_noise(request: Request, share: float) -> tuple[Subject, Bool[np.ndarray, " n"]]:
+    """Plant wrong labels in a copy of the training set; the queries keep theirs.
+
+    Args:
+        request: what the user asks for.
+        share: of the rows that get another label.
+
+    Returns:
+        The subject whose training set has the noise, and which rows are wrong.
+    """
+    clean = Subject(request)
+    noisy, wrong = plant(clean.problem.train, share, request.seed)
+    made = Subject(replace(request, train=noisy, queries=clean.problem.queries))
+    made.notes = clean.notes
+    return made, wrong
 
 
 def _held_out(request: Request) -> tuple[list[Example], list[Example]]:

@@ -187,8 +187,9 @@ class _Chooser:
         group = self._groups().get(one)
         names = group() if group is not None else [name for name in self.names if _matches(name, one)]
         if not names:
-            why = "is a group that this model has no layer of" if group is not None else "matches no layer"
-            raise InputError(f"layers {one!r} {why}{nearest(one, [*GROUPS, *self.names])}; groups: {', '.join(GROUPS)}")
+            near = nearest(one, [*GROUPS, *self.names])
+            why = "is a group that this model has no layer of" if group is not None else f"matches no layer{near}"
+            raise InputError(f"layers {one!r} {why}; groups: {', '.join(GROUPS)}")
         return names
 
     def _groups(self) -> Mapping[str, Callable[[], list[str]]]:

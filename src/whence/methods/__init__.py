@@ -5,12 +5,14 @@ A method that is a product of gradients is data. To add one, add a row.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from pydantic import ValidationError
 
 from whence.baselines import NAMES as BASELINES
 from whence.errors import InputError
+from whence.methods.files import names_a_file, read_fields
 from whence.near import nearest
 from whence.recipe import Recipe
 
@@ -182,30 +184,47 @@ assert set(BASELINES) <= set(METHODS)
 
 
 def recipe_of(method: str | Recipe, **changes: object) -> Recipe:
-    """Find a recipe by name, and change it.
+    """Find a recipe by name or in a file, and change it.
 
     Args:
-        method: a name of the table, or a recipe of one's own.
+        method: a name of the table, a recipe file (.json or .toml), or a recipe of one's own.
         changes: fields of the recipe to set, such as path, unit_norm, weights or top.
 
     Returns:
         The recipe.
 
     Raises:
-        InputError: no method of that name, or a field that cannot be; the message names it.
+        InputError: no method of that name, a file that cannot be read, or a field that cannot be; the message names it.
     """
-    if isinstance(method, str) and method not in METHODS:
+    if isinstance(method, str) and method not in METHODS and names_a_file(method):
+        fields = read_fields(Path(method))
+        base = fields.pop("method", None)
+        start = {} if base is None else _named(str(base)).model_dump()
+        return _made(method, start, fields, changes)
+    recipe = _named(method) if isinstance(method, str) else method
+    return _made(recipe.name, recipe.model_dump(), changes)
+
+
+def _named(method: str) -> Recipe:
+    if method not in METHODS:
         raise InputError(
             f"unknown method {method!r}{nearest(method, METHODS)}; `whence methods` lists them: {', '.join(METHODS)}"
         )
-    recipe = METHODS[method].recipe if isinstance(method, str) else method
-    layers = changes.get("layers")
-    if layers is not None:
-        parts = layers.split(",") if isinstance(layers, str) else cast("Iterable[object]", layers)
-        changes |= {"layers": tuple(one.strip() if isinstance(one, str) else one for one in parts)}
+    return METHODS[method].recipe
+
+
+def _made(said: str, start: dict[str, Any], *changes: dict[str, Any]) -> Recipe:
+    """A recipe of fields, later ones first."""
+    fields = start
+    for some in changes:
+        fields = fields | some
+        layers = some.get("layers")
+        if layers is not None:
+            parts = layers.split(",") if isinstance(layers, str) else cast("Iterable[object]", layers)
+            fields["layers"] = tuple(one.strip() if isinstance(one, str) else one for one in parts)
     try:
-        return Recipe.model_validate(recipe.model_dump() | changes)
+        return Recipe.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])).replace("_", "-")
-        raise InputError(f"option {name} {first['input']!r} of method {recipe.name}: {first['msg']}") from error
+        raise InputError(f"option {name} {first['input']!r} of method {said}: {first['msg']}") from error
