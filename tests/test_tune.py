@@ -10,13 +10,13 @@ import pytest
 
 import tiny
 from whence.errors import InputError
-from whence.evaluate.aggregation import RULES, aggregate
 from whence.evaluate.candidates import Candidate, candidates
 from whence.evaluate.ranking import auc_ndr, bootstrap_gap, bootstrap_rows
 from whence.evaluate.tuning import chosen, halves, trials
 from whence.methods import METHODS, recipe_of
 from whence.methods.files import read_fields, write_recipe
 from whence.model import Run
+from whence.search.aggregation import RULES, aggregate
 
 Said = Callable[..., tuple[int, str, str]]
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,6 +13,10 @@ from whence.cli.options import Data, IndexFolder, Json, Quiet
 from whence.cli.speech import hint, show
 from whence.errors import InputError
 
+if TYPE_CHECKING:
+    from whence.examples import Columns
+    from whence.types import Example
+
 
 def explain(
     index: IndexFolder,
@@ -20,19 +24,22 @@ def explain(
     label: Annotated[
         str | None, typer.Option(help="Class to explain, by name or number (default: the predicted one).")
     ] = None,
-    against: Annotated[str | None, typer.Option(help="Why the label rather than this one.")] = None,
+    against: options.Against = None,
     pair: Annotated[str | None, typer.Option(help="Second text of a pair.")] = None,
     target: Annotated[str | None, typer.Option(help="The part that counts, after the prompt (language model).")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Hits on each side.")] = 10,
-    queries: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A file of queries, in the columns of a data set.")
-    ] = None,
+    k: options.Hits = 10,
+    queries: options.Queries = None,
+    group: options.Group = False,
+    aggregate: options.Join = "mean",
+    over: options.Over = "layers",
+    vote_k: options.VoteK = 0.2,
+    only_correct: options.Correct = False,
     html: Annotated[Path | None, typer.Option(help="Also write one self-contained page.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Folder of the run, when it has moved.")] = None,
-    baselines: Annotated[bool, typer.Option(help="Rank by the baselines too.")] = True,
+    run: options.MovedRun = None,
+    baselines: options.Beside = True,
     filters: options.Filters = None,
     ids_file: options.IdsFile = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Ask an unfinished index too.")] = False,
+    partial: options.Partial = False,
     allow_missing: options.AllowMissing = False,
     kernel: Annotated[str, typer.Option(help="Takes the products: numpy or numba.")] = "numpy",
     trust_remote_code: options.TrustRemoteCode = False,
@@ -48,26 +55,25 @@ def explain(
     """Say which training examples, and which words in them, helped or hurt an output."""
     if (text is None) == (queries is None):
         raise InputError("give either a TEXT or --queries FILE")
+    if (group and queries is None) or (only_correct and not group):
+        raise InputError("--group is about several queries, and --only-correct about a group: --queries FILE --group")
     options.usable(html, "--html")
     chosen, ids = options.choice("--kernel", kernel, ("numpy", "numba")), options.ids_in(ids_file)
     from whence.attribution import open as open_index
-    from whence.types import Example
     from whence.views import Answer, document
     from whence.views.terminal import print_answer
 
-    asked: Sequence[Example]
     answers: list[Answer] = []
-    if queries is None:
-        asked = [Example("query", 0, _stdin() if text == "-" else text or "", label, pair, target)]
-    else:
-        _only_in_file({"--label": label, "--pair": pair, "--target": target})
-        named = options.columns(text_column, pair_column, label_column, id_column, target_column)
-        asked = options.read_data(queries, named, split, quiet=quiet)
+    rule = options.aggregation(aggregate, over, vote_k, only_correct)
+    named = options.columns(text_column, pair_column, label_column, id_column, target_column)
+    given = {"--label": label, "--pair": pair, "--target": target}
+    asked = _one(text or "", given) if queries is None else _many(queries, given, named, split, quiet=quiet)
     opened = open_index(
         index, run=run, trust_remote_code=trust_remote_code, partial=partial, allow_missing=allow_missing, kernel=chosen
     )
     where = options.where(filters, ids, opened.store.plan.label_names)
-    for answer in opened.explain_many(asked, against=against, k=k, baselines=baselines, where=where):
+    how: dict[str, Any] = {"against": against, "k": k, "baselines": baselines, "where": where, "aggregate": rule}
+    for answer in [opened.explain_group(asked, **how)] if group else opened.explain_many(asked, **how):
         show(as_json, answer.to_dict, lambda shown=answer: print_answer(shown, Console()))
         answers.append(answer)
     if html is not None:
@@ -170,6 +176,19 @@ def _stdin() -> str:
         raise InputError(
             f"stdin is not UTF-8 at byte {error.start}: convert the text, for example with iconv"
         ) from error
+
+
+def _one(text: str, given: dict[str, str | None]) -> "Sequence[Example]":
+    from whence.types import Example
+
+    return [Example("query", 0, _stdin() if text == "-" else text, *given.values())]
+
+
+def _many(
+    file: str, given: dict[str, str | None], named: "Columns", split: str | None, *, quiet: bool
+) -> "Sequence[Example]":
+    _only_in_file(given)
+    return options.read_data(file, named, split, quiet=quiet)
 
 
 def _only_in_file(given: dict[str, str | None]) -> None:

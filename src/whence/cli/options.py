@@ -13,6 +13,7 @@ from whence.near import nearest
 
 if TYPE_CHECKING:
     from whence.examples import Columns, Examples
+    from whence.index.grouping import Aggregate
     from whence.recipe import Recipe
     from whence.search import Where
 
@@ -71,6 +72,17 @@ Filters = Annotated[
 IdsFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Only examples whose ids stand in this file, one per line.")
 ]
+Against = Annotated[str | None, typer.Option(help="Why the label rather than this one.")]
+Hits = Annotated[int, typer.Option("-k", min=1, help="Hits on each side.")]
+Queries = Annotated[str | None, typer.Option(metavar="FILE", help="A file of queries, in the columns of a data set.")]
+MovedRun = Annotated[Path | None, typer.Option(help="Folder of the run, when it has moved.")]
+Beside = Annotated[bool, typer.Option("--baselines/--no-baselines", help="Rank by the baselines too.")]
+Partial = Annotated[bool, typer.Option("--partial", help="Ask an unfinished index too.")]
+Group = Annotated[bool, typer.Option("--group", help="The queries of the file are one question, with one ranking.")]
+Join = Annotated[str, typer.Option(help="How queries (--group) and layers are joined: mean, rank or vote.")]
+Over = Annotated[str, typer.Option(help="What votes besides the queries: layers, checkpoints, or both.")]
+VoteK = Annotated[float, typer.Option(help="Lowest places that vote: a share up to 1, or a number of examples.")]
+Correct = Annotated[bool, typer.Option("--only-correct", help="Of a group, only what the model predicts counts.")]
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Go on without shards that are missing.")]
 
 
@@ -325,3 +337,22 @@ def ids_in(path: Path | None) -> list[str] | None:
     if not ids:
         raise InputError(f"--ids-file {path} holds no id: give one per line")
     return ids
+
+
+def aggregation(how: str, over: str, k: float, correct: bool) -> "Aggregate":
+    """Read how scores are joined.
+
+    Args:
+        how: --aggregate.
+        over: --over, separated by commas.
+        k: --vote-k.
+        correct: --only-correct.
+
+    Returns:
+        The rule.
+    """
+    from whence.index.grouping import Aggregate
+
+    rule = choice("--aggregate", how, ("mean", "rank", "vote"))
+    axes = [choice("--over", one.strip(), ("layers", "checkpoints")) for one in over.split(",")]
+    return Aggregate(rule, tuple(dict.fromkeys(axes)), k, correct)

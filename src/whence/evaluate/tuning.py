@@ -15,7 +15,6 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import Bool, Float
 
-from whence.evaluate.aggregation import RULES, How, aggregate
 from whence.evaluate.candidates import DISJOINT, Candidate, candidates
 from whence.evaluate.fitting import one_thread
 from whence.evaluate.ranking import Measure, auc_ndr, bootstrap_gap, bootstrap_rows, ndr
@@ -24,6 +23,7 @@ from whence.evaluate.subject import Subject
 from whence.model import Run
 from whence.progress import track
 from whence.recipe import Recipe
+from whence.search.aggregation import RULES, How, aggregate
 from whence.tensors import read_tensors, write_tensors
 from whence.views.evaluation import EvaluationReport, Figure
 

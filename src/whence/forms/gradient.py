@@ -1,11 +1,11 @@
 """All that a recipe keeps of some examples: forms side by side."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from whence.forms.head import HeadOuter
 from whence.forms.ragged import Dense, Outer, Ragged, Rows
@@ -136,6 +136,30 @@ class Gradient:
             counts = np.concatenate([np.diff(column) for column in columns]) if name.endswith(".indptr") else None
             arrays[name] = np.concatenate(columns) if counts is None else np.concatenate([[0], np.cumsum(counts)])
         return cls.unpack(arrays)
+
+    def mean(self, places: Sequence[np.ndarray]) -> "Gradient":
+        """The mean gradient of all examples, as of one example: products are linear in it.
+
+        Args:
+            places: of each example, the number that each of its words has among the words of them all.
+
+        Returns:
+            The gradient of one example.
+        """
+        n = np.float32(len(self))
+        starts = np.concatenate([[0], np.cumsum([len(one) for one in places])])
+        flat: Int[np.ndarray, " m"] = np.concatenate([*places, np.zeros(1, dtype=np.int64)])  # not empty
+        whole: dict[str, Any] = {}
+        for name, form in self._forms().items():
+            one = np.asarray([0, int(form.indptr[-1])])
+            if isinstance(form, Dense):
+                whole[name] = Dense.of(form.v.mean(0, dtype=np.float64, keepdims=True).astype(np.float32))
+                continue
+            at = np.minimum(starts[form.owners] + np.maximum(form.words, 0), len(flat) - 1)
+            words = np.where(form.words < 0, -1, flat[at])
+            scaled = "rows" if isinstance(form, Rows) else "g" if isinstance(form, Outer) else "weight"
+            whole[name] = replace(form, indptr=one, words=words, **{scaled: getattr(form, scaled) / n})
+        return Gradient(**whole)
 
     def _each(self, turn: Callable[[Ragged], Ragged]) -> "Gradient":
         return Gradient(**cast("dict[str, Any]", {name: turn(form) for name, form in self._forms().items()}))

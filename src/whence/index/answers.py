@@ -1,6 +1,6 @@
 """Make an answer of a ranking: what a person sees, with the words that did it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +40,18 @@ class Answers:
         self._theirs: tuple[Asked, int, dict[int, np.ndarray]] | None = None
         self._held: dict[int, frozenset[int]] = {}
 
-    def answer(self, asked: Asked, row: int, ranking: Ranking, k: int, *, baselines: bool, where: Where) -> Answer:
+    def answer(
+        self,
+        asked: Asked,
+        row: int,
+        ranking: Ranking,
+        k: int,
+        *,
+        baselines: bool,
+        where: Where,
+        worded: bool = True,
+        told: Sequence[str] = (),
+    ) -> Answer:
         """Make the answer to one query.
 
         Args:
@@ -50,13 +61,15 @@ class Answers:
             k: length of the baselines' rankings.
             baselines: whether to rank by them too.
             where: which examples may be hits.
+            worded: whether scores are products of gradients, which are split by words; ranks and votes are not.
+            told: notes on how scores were joined.
 
         Returns:
             The answer.
         """
         plan = self.store.plan
         hits = len(ranking.helped) + len(ranking.hurt)
-        notes = [*self._banners(where), *self.store.manifest.notes, *asked.notes(row)]
+        notes = [*self._banners(where), *told, *self.store.manifest.notes, *asked.notes(row)]
         notes += self._sparse(asked, row, found=bool(hits))
         allowed = None if where.open else np.concatenate([where.allowed(one) for one in self.store.segments])
         lists, reasons = self._beside.lists(asked.texts(row), k, allowed) if baselines else ({}, [])
@@ -72,8 +85,9 @@ class Answers:
             embedding_path=plan.embedding_path if plan.recipe.layer == "embedding" else None,  # type: ignore[arg-type]
             loss=plan.recipe.loss,
             query=asked.view(row, plan.label_names),
-            helped=self._hits(asked, row, ranking.helped, ranking.helped_scores),
-            hurt=self._hits(asked, row, ranking.hurt, ranking.hurt_scores),
+            group=asked.group(plan.label_names),
+            helped=self._hits(asked, row, ranking.helped, ranking.helped_scores, worded=worded),
+            hurt=self._hits(asked, row, ranking.hurt, ranking.hurt_scores, worded=worded),
             baselines=lists,
             notes=tuple(notes + reasons),
             n_examples=self.store.n,
@@ -130,9 +144,9 @@ class Answers:
             self._held[step] = frozenset(token for some in tokens for token in np.unique(some).tolist())
         return self._held[step]
 
-    def _hits(self, asked: Asked, row: int, places: np.ndarray, scores: np.ndarray) -> tuple[Hit, ...]:
+    def _hits(self, asked: Asked, row: int, places: np.ndarray, scores: np.ndarray, *, worded: bool) -> tuple[Hit, ...]:
         pairs = zip(places.tolist(), scores.tolist(), strict=True)
-        theirs = splitter.words(asked.queries[row].parts) if len(places) else ()  # a long text takes its time
+        theirs = asked.words(row) if len(places) and worded else None  # a long text takes its time
         return tuple(replace(self._hit(asked, row, *pair, theirs), rank=rank) for rank, pair in enumerate(pairs, 1))
 
     def _terms(
@@ -146,31 +160,33 @@ class Answers:
         names = self.store.plan.label_names
         label = -1 if names is None else names.index(str(example.label))
         mine = self._by_word(step, example, label, widths[0], None, False).astype(np.float64)
-        terms = self._search.weighed(step, place) * (mine @ self._query(asked, row, widths[1])[step].T)
+        terms = self._search.weighed(step, place) * (mine @ self._query(asked, row)[step].T)
         rest = replace(gradient, dense=None)
         return terms if gradient.rows is None else terms + self._search.terms(step, place, rest, widths)
 
-    def _query(self, asked: Asked, row: int, width: int) -> dict[int, Float[np.ndarray, "w p"]]:
+    def _query(self, asked: Asked, row: int) -> dict[int, Float[np.ndarray, "w p"]]:
         """A query's turned vectors by word, at every checkpoint; kept while its hits are made."""
         if self._theirs is None or self._theirs[0] is not asked or self._theirs[1] != row:
             made: dict[int, np.ndarray] = {}
-            for step, factors in asked.factors.items():
-                split = self._by_word(step, asked.queries[row], asked.labels[row], width, asked.against, True)
-                made[step] = self._turning.vectors(step, split).astype(np.float64) * factors[row]
+            for step in asked.factors:
+
+                def by_word(example: Example, label: int, width: int, at: int = step) -> Float[np.ndarray, "w p"]:
+                    return self._by_word(at, example, label, width, asked.against, True)
+
+                made[step] = self._turning.vectors(step, asked.split(row, step, by_word)).astype(np.float64)
             self._theirs = (asked, row, made)
         return self._theirs[2]
 
-    def _hit(self, asked: Asked, row: int, place: int, score: float, theirs: tuple[splitter.Word, ...]) -> Hit:
-        query = asked.queries[row]
+    def _hit(self, asked: Asked, row: int, place: int, score: float, theirs: tuple[splitter.Word, ...] | None) -> Hit:
         columns: dict[str, Any] = self.store.row(place)
         shown = (str(columns["text"]), None, columns["text_pair"], columns["target"])
         example = Example(str(columns["id"]), int(columns["row"]), *shown)
         mine = splitter.words(example.parts)
         full = replace(example, label=columns["label"])
         parts = [
-            self._terms(asked, row, step, (place, full), (len(mine), len(theirs)))
+            self._terms(asked, row, step, (place, full), (len(mine), len(theirs or ())))
             for step in asked.gradients
-            if self.store.plan.recipe.baseline is None
+            if self.store.plan.recipe.baseline is None and theirs is not None
         ]
         return Hit(
             rank=0,
@@ -184,7 +200,9 @@ class Answers:
             predicted=columns["predicted"],
             by_checkpoint=tuple(float(part.sum()) for part in parts),
             by_run=_by_run(list(asked.gradients), [float(part.sum()) for part in parts]),
-            words=word_pairs(np.sum(parts, axis=0), mine, theirs, paired=len(example.parts) > 1 or len(query.parts) > 1)
+            words=word_pairs(
+                np.sum(parts, axis=0), mine, theirs or (), paired=len(example.parts) > 1 or asked.paired(row)
+            )
             if parts
             else (),
         )

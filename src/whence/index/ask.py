@@ -1,30 +1,24 @@
 """Ask an index: which training examples, and which words in them, helped or hurt an output."""
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from whence import words as splitter
-from whence.errors import InputError, LabelError, MismatchError, RunError
+from whence.errors import InputError, MismatchError
 from whence.index.answers import Answers
-from whence.index.asked import AnyLabel, Asked, Labels, check_queries, named, plain_label, queries_of
+from whence.index.asked import AnyLabel, Asked, Labels, check_queries, labels_of, named, plain_label, queries_of
 from whence.index.beside import Beside
-from whence.index.passes import Pass
+from whence.index.grouping import BLOCK, Aggregate, Grouping, Together
+from whence.index.loading import Loaded
 from whence.index.turning import Turning
-from whence.model import Encoded, Run
-from whence.search import ANY, KernelName, Ranking, Search, Where, ranking_of
+from whence.model import Run
+from whence.search import ANY, How, KernelName, Ranking, Search, Where, ranking_of
 from whence.store import Store
 from whence.types import RUN_STEPS, Example
 from whence.views import Answer
-
-KEPT_BYTES = 4 * 2**30
-"""Most memory that loaded checkpoints may take between two questions."""
-
-BLOCK = 16
-"""Queries that are scored together."""
 
 
 class Index:
@@ -54,15 +48,13 @@ class Index:
         kernel: KernelName | None = None,
     ) -> None:
         self.store = Store(Path(path), partial=partial, allow_missing=allow_missing)
-        named = run if run is not None else self.store.plan.joined or self.store.plan.run
-        self._run_folders = [Path(named)] if isinstance(named, str | Path) else [Path(one) for one in named]
         self._search, self._beside = Search(self.store, kernel=kernel), Beside(self.store)
         self.say: Callable[[str], None] = lambda _: None
         """Told in a few words what is being done; replace it to watch a question on its way."""
-        self._trust_remote_code = trust_remote_code
-        self._passes: dict[int, Pass] = {}
+        self._loaded = Loaded(self.store, run, trust_remote_code, lambda line: self.say(line))
         self._turning = Turning(self.store.plan.recipe, self.store.plan.blocks, self.store.table)
-        self._answers = Answers(self.store, self._search, self._beside, self._by_word, self._turning)
+        self._answers = Answers(self.store, self._search, self._beside, self._loaded.by_word, self._turning)
+        self._grouping = Grouping(self._search, self._beside)
         if self.store.plan.word_rules != splitter.RULES:
             raise MismatchError(
                 f"{path} was built with word rules {self.store.plan.word_rules}, this Python has {splitter.RULES} "
@@ -106,7 +98,7 @@ class Index:
         """Name of the recipe."""
         return self.store.plan.recipe.name
 
-    @cached_property
+    @property
     def run(self) -> Run:
         """The training run, checked against what the index was built from.
 
@@ -115,32 +107,7 @@ class Index:
             RunError: it is not there any more.
             MismatchError: weights or tokenizer changed.
         """
-        plan = self.store.plan
-        if plan.trust_remote_code and not self._trust_remote_code:
-            raise InputError(
-                f"the run of {self.store.folder} needs code that comes with its model: if you trust it, allow it with "
-                "--trust-remote-code (trust_remote_code=True)"
-            )
-        gone = next((one for one in self._run_folders if not one.exists()), None)
-        if gone is not None:
-            raise RunError(
-                f"no run at {gone}, from which {self.store.folder} was built: "
-                "if it has moved, say where it is with --run (run=)"
-            )
-        runs = [
-            Run.from_pretrained(one, tokenizer=plan.tokenizer, trust_remote_code=self._trust_remote_code)
-            for one in self._run_folders
-        ]
-        run = runs[0] if len(runs) == 1 else Run.join(runs)
-        for name, value in plan.fingerprints.items():
-            found = value if name.split()[0] == "moments" else run.fingerprints.get(name, "missing")
-            if found != value:
-                raise MismatchError(
-                    f"the run in {self._run_folders[0]} is not the one that {self.store.folder} was built from: "
-                    f"its {name} is {found[:12]}, not {value[:12]}: "
-                    "point to the right run with --run, or build the index again"
-                )
-        return run
+        return self._loaded.run
 
     def explain(
         self,
@@ -153,6 +120,7 @@ class Index:
         k: int = 10,
         baselines: bool = True,
         where: Where = ANY,
+        aggregate: How | Aggregate = "mean",
     ) -> Answer:
         """Say whence an output comes.
 
@@ -165,6 +133,7 @@ class Index:
             k: hits on each side.
             baselines: also rank by BM25, TF-IDF x label, embedding, label and chance.
             where: which training examples may be hits.
+            aggregate: how layers (or checkpoints) are joined: mean, which is the method's own sum; rank; or vote.
 
         Returns:
             The answer.
@@ -175,7 +144,11 @@ class Index:
             MismatchError: the run is not the one the index was built from.
         """
         queries = queries_of([text], [label], [text_pair], [target])
-        return next(iter(self.explain_many(queries, against=against, k=k, baselines=baselines, where=where)))
+        return next(
+            iter(
+                self.explain_many(queries, against=against, k=k, baselines=baselines, where=where, aggregate=aggregate)
+            )
+        )
 
     def explain_many(
         self,
@@ -185,6 +158,7 @@ class Index:
         k: int = 10,
         baselines: bool = True,
         where: Where = ANY,
+        aggregate: How | Aggregate = "mean",
     ) -> Iterable[Answer]:
         """Explain several queries; gradients are taken together.
 
@@ -194,6 +168,7 @@ class Index:
             k: hits on each side.
             baselines: also rank by the baselines.
             where: which training examples may be hits.
+            aggregate: see `explain`.
 
         Yields:
             One answer per query, in order.
@@ -202,12 +177,79 @@ class Index:
             InputError: a text is empty, or an option does not fit the run.
         """
         where.check(self.store)
-        asked = self._asked(queries, against, k)
+        rule, asked = Aggregate.of(aggregate).alone(), self._asked(queries, against, k)
         self.say("comparing with the training examples")
+        for row in range(len(queries)) if rule.how != "mean" else ():
+            ranking, told = self._grouping.ranking(asked, [row], rule, k, where)
+            yield self._answers.answer(
+                asked, row, ranking, k, baselines=baselines, where=where, worded=False, told=told
+            )
+        if rule.how != "mean":
+            return
         for start in range(0, len(queries), BLOCK):
             rows = range(start, min(start + BLOCK, len(queries)))
             for row, ranking in zip(rows, self._ranked(asked, rows, k, where), strict=True):
                 yield self._answers.answer(asked, row, ranking, k, baselines=baselines, where=where)
+
+    def explain_group(
+        self,
+        queries: Sequence[Example],
+        *,
+        aggregate: How | Aggregate = "mean",
+        against: AnyLabel | None = None,
+        k: int = 10,
+        baselines: bool = True,
+        where: Where = ANY,
+    ) -> Answer:
+        """Explain several queries as one: one ranking for them all.
+
+        Args:
+            queries: texts with labels (None explains the predicted class).
+            aggregate: mean (the mean of the queries' scores, with words), rank or vote (without words).
+            against: a second class for all of them.
+            k: hits on each side.
+            baselines: also rank by the baselines' mean scores.
+            where: which training examples may be hits.
+
+        Returns:
+            The answer; its `group` holds the queries that count.
+
+        Raises:
+            InputError: a text is empty, no query counts, or an option does not fit the run.
+        """
+        where.check(self.store)
+        rule, grouping = Aggregate.of(aggregate), self._grouping
+        asked = self._asked(queries, against, k)
+        rows = grouping.rows(asked, range(len(queries)), rule)
+        self.say("comparing with the training examples")
+        group, worded = Together(asked, rows, linear=grouping.linear), rule.how == "mean" and grouping.linear
+        told = [f"{len(rows)} of {len(queries)} queries count: those that the model predicts"] if rule.correct else []
+        if worded:
+            (ranking,), more = self._search.top(group.taken(range(1)), 1, k, where), []
+        else:
+            ranking, more = grouping.ranking(asked, rows, rule, k, where)
+        told += more
+        return self._answers.answer(group, 0, ranking, k, baselines=baselines, where=where, worded=worded, told=told)
+
+    def group_scores(
+        self, queries: Sequence[Example], *, aggregate: How | Aggregate = "mean", against: AnyLabel | None = None
+    ) -> Float[np.ndarray, " n"]:
+        """Score every training example once for several queries.
+
+        Args:
+            queries: texts with labels (None takes the predicted class).
+            aggregate: mean, rank (mean number of examples with a smaller score) or vote (minus the places among the
+                lowest k); the lowest are the most suspicious.
+            against: a second class for all of them.
+
+        Returns:
+            One number each, in data order; NaN for skipped training rows.
+
+        Raises:
+            InputError: a text is empty, no query counts, or an option does not fit the run.
+        """
+        rule, asked = Aggregate.of(aggregate), self._ask(queries, against)
+        return self._grouping.scores(asked, self._grouping.rows(asked, range(len(queries)), rule), rule)[0]
 
     def top(
         self,
@@ -294,7 +336,8 @@ class Index:
         queries = queries_of(texts, text_pairs=text_pairs)
         check_queries(queries)
         encoded = self.run.encoder(self.store.plan.max_length).encode(queries) if queries else []
-        _, predicted, _ = self._labels(self._pass(self.store.plan.checkpoints[-1].step), queries, encoded)
+        size = self.store.plan.source.batch_size
+        _, predicted, _ = labels_of(self._loaded.at(self.store.plan.checkpoints[-1].step), queries, encoded, size)
         return [names[number] for number in predicted]
 
     def _block(self, asked: Asked, rows: range) -> Float[np.ndarray, "q n"]:
@@ -327,9 +370,9 @@ class Index:
                 "give the part that counts as target instead"
             )
         encoded = run.encoder(self.store.plan.max_length).encode(queries) if queries else []
-        last = self._pass(self.store.plan.checkpoints[-1].step)
+        last = self._loaded.at(self.store.plan.checkpoints[-1].step)
         other = None if against is None else run.label_number(plain_label(against))
-        labels, predicted, probabilities = self._labels(last, queries, encoded)
+        labels, predicted, probabilities = labels_of(last, queries, encoded, self.store.plan.source.batch_size)
         if other is not None and other in labels:
             raise InputError(
                 f"`against` is {against!r}, and so is the label of {named(queries, labels.index(other))} "
@@ -342,54 +385,9 @@ class Index:
             )
             asked.take(
                 checkpoint.step,
-                self._pass(checkpoint.step),
+                self._loaded.at(checkpoint.step),
                 self.store.plan.source.batch_size,
                 self._turning,
                 equal=run.equal_lengths,
             )
         return asked
-
-    def _labels(
-        self, last: Pass, queries: Sequence[Example], encoded: Sequence[Encoded]
-    ) -> tuple[list[int], list[int], list[Float[np.ndarray, " l"]]]:
-        if self.run.label_names is None:
-            labelled = next((query.label for query in queries if query.label is not None), None)
-            if labelled is not None:
-                raise LabelError(f"label {labelled!r} was given, but this run is a language model and has no labels")
-            return [-1] * len(queries), [-1] * len(queries), []
-        if all(query.label is not None for query in queries):  # the pass that takes gradients predicts as well
-            given = [self.run.label_number(plain_label(query.label)) for query in queries if query.label is not None]
-            return given, [-1] * len(given), []
-        size = 1 if self.run.equal_lengths else self.store.plan.source.batch_size
-        found = [last.probabilities(encoded[start : start + size]) for start in range(0, len(encoded), size)]
-        probabilities = [one for batch in found if batch is not None for one in batch]
-        predicted = [int(one.argmax()) for one in probabilities]
-        labels = [
-            guess if query.label is None else self.run.label_number(query.label)
-            for query, guess in zip(queries, predicted, strict=True)
-        ]
-        return labels, predicted, probabilities
-
-    def _by_word(
-        self, step: int, example: Example, label: int, width: int, against: int | None, asked: bool
-    ) -> np.ndarray:
-        """The vector of one text split by its words, taken again from the model."""
-        (encoded,) = self.run.encoder(self.store.plan.max_length).encode([example])
-        return self._pass(step).words(encoded, label, width, against, asked=asked)
-
-    def _pass(self, step: int) -> Pass:
-        if step not in self._passes:
-            checkpoint = next(one for one in self.run.checkpoints if one.step == step)
-            self.say(f"loading the model of step {step}")
-            model = self.run.load(checkpoint)
-            held = sum(parameter.nbytes for work in self._passes.values() for parameter in work.model.parameters())
-            if held + sum(parameter.nbytes for parameter in model.parameters()) > KEPT_BYTES:
-                self._passes.clear()
-            last = step == self.store.plan.checkpoints[-1].step
-            work = Pass(
-                self.run, model, self.store.plan.recipe, self.run.encoder(self.store.plan.max_length), pooled=last
-            )
-            if work.needs_table:
-                work.prepare(self.store.table(step))
-            self._passes[step] = work
-        return self._passes[step]

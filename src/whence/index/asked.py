@@ -1,6 +1,6 @@
 """Queries on their way through the checkpoints: encoded, labelled, and their gradients."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -8,13 +8,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from whence.baselines import Texts
-from whence.errors import InputError
+from whence.errors import InputError, LabelError
 from whence.forms import Gradient
 from whence.index.passes import Pass
 from whence.index.turning import Turning
 from whence.model import Encoded
 from whence.types import Example, Label, step_name
 from whence.views import QueryView
+from whence.words import Word
+from whence.words import words as words_of
 
 AnyLabel = Label | np.integer[Any]
 """A class by name or number, of Python or of numpy."""
@@ -120,6 +122,43 @@ def check_queries(queries: Sequence[Example]) -> None:
             ) from error
 
 
+def labels_of(
+    last: Pass, queries: Sequence[Example], encoded: Sequence[Encoded], size: int
+) -> tuple[list[int], list[int], list[Float[np.ndarray, " l"]]]:
+    """Find the classes that are asked about: those given, and for the others what the model predicts.
+
+    Args:
+        last: the last checkpoint.
+        queries: what is asked.
+        encoded: the same.
+        size: of a batch.
+
+    Returns:
+        Class of each, predicted class of each and probabilities (-1 and nothing where the gradients' pass will tell).
+
+    Raises:
+        LabelError: a label for a language model, or one that the run does not know.
+    """
+    run = last.run
+    if run.label_names is None:
+        labelled = next((query.label for query in queries if query.label is not None), None)
+        if labelled is not None:
+            raise LabelError(f"label {labelled!r} was given, but this run is a language model and has no labels")
+        return [-1] * len(queries), [-1] * len(queries), []
+    if all(query.label is not None for query in queries):  # the pass that takes gradients predicts as well
+        given = [run.label_number(plain_label(query.label)) for query in queries if query.label is not None]
+        return given, [-1] * len(given), []
+    size = 1 if run.equal_lengths else size
+    found = [last.probabilities(encoded[start : start + size]) for start in range(0, len(encoded), size)]
+    probabilities = [one for batch in found if batch is not None for one in batch]
+    predicted = [int(one.argmax()) for one in probabilities]
+    labels = [
+        guess if query.label is None else run.label_number(query.label)
+        for query, guess in zip(queries, predicted, strict=True)
+    ]
+    return labels, predicted, probabilities
+
+
 class Asked:
     """Queries on their way: encoded, labelled, and their gradients at every checkpoint."""
 
@@ -181,6 +220,30 @@ class Asked:
         """
         return {step: Gradient.stack([one.example(row) for row in rows]) for step, one in self.gradients.items()}
 
+    def words(self, row: int) -> tuple[Word, ...]:
+        """The words of one query."""
+        return words_of(self.queries[row].parts)
+
+    def paired(self, row: int) -> bool:
+        """Whether one query has a second text."""
+        return len(self.queries[row].parts) > 1
+
+    def split(
+        self, row: int, step: int, by_word: Callable[[Example, int, int], Float[np.ndarray, "w p"]]
+    ) -> Float[np.ndarray, "w p"]:
+        """One query's vector by its words, before it is turned, times its factor; special tokens last.
+
+        Args:
+            row: which query.
+            step: the checkpoint.
+            by_word: splits the vector of a text with a class and a number of words.
+
+        Returns:
+            The vectors.
+        """
+        made = by_word(self.queries[row], self.labels[row], len(self.words(row)))
+        return made * self.factors[step][row]
+
     def texts(self, row: int) -> Texts:
         """One query as the baselines see it."""
         labelled = bool(self.probabilities)
@@ -190,6 +253,10 @@ class Asked:
             self.probabilities[row][None].astype(np.float64) if labelled else None,
             self.pooled[row][None] if self.pooled else None,
         )
+
+    def group(self, names: list[str] | None) -> tuple[QueryView, ...] | None:  # noqa: ARG002
+        """The queries that are asked as one; None where each is asked for itself."""
+        return None
 
     def notes(self, row: int) -> list[str]:
         """What was cut."""

@@ -25,15 +25,15 @@ class Beside:
 
         Args:
             name: of the baseline.
-            query: the one query.
+            query: one query, or a group of them.
 
         Returns:
-            [n]; NaN for a row that the index skipped, which no baseline ranks either.
+            [n], the mean over the queries; NaN for a row that the index skipped, which no baseline ranks either.
 
         Raises:
             MissingExtraError: the baseline's package is not installed.
         """
-        return np.where(~self.store.alive, np.nan, self._baselines.scores(name, query)[0])
+        return np.where(~self.store.alive, np.nan, self._baselines.scores(name, query).mean(0))
 
     def lists(
         self, query: Texts, k: int, allowed: Bool[np.ndarray, " n"] | None = None
@@ -41,7 +41,7 @@ class Beside:
         """Rank the training set by every baseline that can be computed.
 
         Args:
-            query: the one query.
+            query: one query, or a group of them.
             k: length of each ranking.
             allowed: examples that may be found; None allows all.
 

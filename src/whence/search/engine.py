@@ -6,7 +6,7 @@ plain. Segments are searched one by one, in several threads where that pays; mem
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -71,6 +71,36 @@ class Search:
 
         self._over(self.store.segments, fill)
         return total
+
+    def parts(
+        self, step: int, queries: Gradient, count: int, cuts: Sequence[slice]
+    ) -> Iterator[Float[np.ndarray, "q n"]]:
+        """Score layer by layer, at one checkpoint.
+
+        Args:
+            step: the checkpoint.
+            queries: their gradients there.
+            count: number of queries.
+            cuts: the stretch of each layer in the vectors.
+
+        Yields:
+            [q n] for each layer, and for embedding or head: parts of `scores`; without meaning for rows that are gone.
+        """
+        ready = self._ready({step: queries})
+        weight = next(one.weight for one in self.store.plan.checkpoints if one.step == step)
+        table = any(one is not None for one in (queries.rows, queries.outer, queries.head))
+        for cut in [*(cuts if queries.dense is not None else ()), *([None] if table else [])]:
+            total = np.zeros((count, self.store.n))
+            for segment in self.store.segments:
+                if cut is not None and queries.dense is not None:
+                    part = scan_dense(segment, step, queries.dense.v, cut)
+                else:
+                    part = self._tabled(segment, step, queries, ready, count)
+                scale = self.scale(step, segment)
+                total[:, segment.offset : segment.offset + segment.n] = (
+                    weight * part * (1.0 if scale is None else scale)
+                )
+            yield total
 
     def top(self, queries: Mapping[int, Gradient], count: int, k: int, where: Where = ANY) -> list[Ranking]:
         """Rank both ends for some queries, without a score per query and example in memory.
@@ -366,6 +396,5 @@ def _one_word(gradient: Gradient) -> Gradient:
 
 def _threads() -> int:
     told = os.environ.get("OMP_NUM_THREADS", "")
-    if told.isdigit() and int(told):
-        return int(told)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(told) if told.isdigit() and int(told) else cores

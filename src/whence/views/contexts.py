@@ -177,6 +177,9 @@ class Answer(Page):
     embedding_path: EmbeddingPath | None = field(metadata={"help": "gradient path; None without an embedding"})
     loss: Literal["mean", "sum"] = field(metadata={"help": "how the loss joins the counted tokens"})
     query: QueryView = field(metadata={"help": "the text that was asked about"})
+    group: tuple[QueryView, ...] | None = field(
+        default=None, metadata={"help": "the queries that were asked as one, for one ranking", "optional": True}
+    )
     helped: tuple[Hit, ...] = field(metadata={"help": "training examples that helped most, strongest first"})
     hurt: tuple[Hit, ...] = field(metadata={"help": "training examples that hurt most, strongest first"})
     baselines: Mapping[str, tuple[BaselineHit, ...]] = field(
@@ -215,6 +218,9 @@ class Answer(Page):
     @property
     def headline(self) -> str:
         """The question that the answer answers."""
+        if self.group is not None:
+            what = "these texts" if self.query.label is None else self.query.label
+            return f"Whence do {len(self.group):,} outputs come together ({what})?"
         if self.query.label is None:
             return "Where does this text come from?"
         against = "" if self.query.against is None else f" and not {self.query.against}"
@@ -225,7 +231,7 @@ class Answer(Page):
         """Where a helping example pushed the model."""
         query = self.query
         if query.label is None:
-            return "towards this text"
+            return "towards this text" if self.group is None else "towards these outputs"
         return f"towards {query.label}" + ("" if query.against is None else f" rather than {query.against}")
 
     @property
@@ -234,7 +240,9 @@ class Answer(Page):
         query = self.query
         if query.against is not None:
             return f"towards {query.against} rather than {query.label}"
-        return "away from this text" if query.label is None else f"away from {query.label}"
+        if query.label is None:
+            return "away from this text" if self.group is None else "away from these outputs"
+        return f"away from {query.label}"
 
     @property
     def largest_score(self) -> float:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from whence.errors import InputError
-from whence.evaluate.aggregation import aggregate
+from whence.search.aggregation import aggregate
 
 
 def looped(scores: np.ndarray, how: str, k: float, queries: np.ndarray) -> np.ndarray:

@@ -1,0 +1,114 @@
+"""The run behind an index: checked against what the index was built from, its checkpoints loaded when needed."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from whence.errors import InputError, MismatchError, RunError
+from whence.index.passes import Pass
+from whence.model import Run
+from whence.store import Store
+from whence.types import Example
+
+KEPT_BYTES = 4 * 2**30
+"""Most memory that loaded checkpoints may take between two questions."""
+
+
+class Loaded:
+    """The run of an index and its checkpoints.
+
+    Args:
+        store: the index.
+        run: folder of the run, when it has moved; several for joined runs.
+        trust_remote_code: allow code that comes with the run's model.
+        say: told what is being loaded.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        run: str | Path | Sequence[str | Path] | None,
+        trust_remote_code: bool,
+        say: Callable[[str], None],
+    ) -> None:
+        self.store, self._trust_remote_code, self._say = store, trust_remote_code, say
+        named = run if run is not None else store.plan.joined or store.plan.run
+        self._folders = [Path(named)] if isinstance(named, str | Path) else [Path(one) for one in named]
+        self._passes: dict[int, Pass] = {}
+
+    @cached_property
+    def run(self) -> Run:
+        """See `Index.run`."""
+        plan = self.store.plan
+        if plan.trust_remote_code and not self._trust_remote_code:
+            raise InputError(
+                f"the run of {self.store.folder} needs code that comes with its model: if you trust it, allow it with "
+                "--trust-remote-code (trust_remote_code=True)"
+            )
+        gone = next((one for one in self._folders if not one.exists()), None)
+        if gone is not None:
+            raise RunError(
+                f"no run at {gone}, from which {self.store.folder} was built: "
+                "if it has moved, say where it is with --run (run=)"
+            )
+        runs = [
+            Run.from_pretrained(one, tokenizer=plan.tokenizer, trust_remote_code=self._trust_remote_code)
+            for one in self._folders
+        ]
+        run = runs[0] if len(runs) == 1 else Run.join(runs)
+        for name, value in plan.fingerprints.items():
+            found = value if name.split()[0] == "moments" else run.fingerprints.get(name, "missing")
+            if found != value:
+                raise MismatchError(
+                    f"the run in {self._folders[0]} is not the one that {self.store.folder} was built from: "
+                    f"its {name} is {found[:12]}, not {value[:12]}: "
+                    "point to the right run with --run, or build the index again"
+                )
+        return run
+
+    def by_word(
+        self, step: int, example: Example, label: int, width: int, against: int | None, asked: bool
+    ) -> Float[np.ndarray, "w p"]:
+        """The vector of one text split by its words, taken again from the model.
+
+        Args:
+            step: the checkpoint.
+            example: the text.
+            label: its class.
+            width: number of its words.
+            against: a class whose loss is subtracted.
+            asked: whether it is a query.
+
+        Returns:
+            One vector per word, the special bucket last.
+        """
+        (encoded,) = self.run.encoder(self.store.plan.max_length).encode([example])
+        return self.at(step).words(encoded, label, width, against, asked=asked)
+
+    def at(self, step: int) -> Pass:
+        """Load a checkpoint, or take it from before.
+
+        Args:
+            step: the checkpoint.
+
+        Returns:
+            Ready to give gradients.
+        """
+        if step not in self._passes:
+            checkpoint = next(one for one in self.run.checkpoints if one.step == step)
+            self._say(f"loading the model of step {step}")
+            model = self.run.load(checkpoint)
+            held = sum(parameter.nbytes for work in self._passes.values() for parameter in work.model.parameters())
+            if held + sum(parameter.nbytes for parameter in model.parameters()) > KEPT_BYTES:
+                self._passes.clear()
+            last = step == self.store.plan.checkpoints[-1].step
+            work = Pass(
+                self.run, model, self.store.plan.recipe, self.run.encoder(self.store.plan.max_length), pooled=last
+            )
+            if work.needs_table:
+                work.prepare(self.store.table(step))
+            self._passes[step] = work
+        return self._passes[step]
