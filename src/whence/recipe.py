@@ -46,6 +46,8 @@ class Recipe(BaseModel):
         similarity: product of two gradients, or of two gradients of norm 1 (both sides, at each checkpoint).
         weights: what multiplies a checkpoint: its learning rate (TracInCP) or 1.
         loss: mean or sum over the counted tokens of a language model.
+        mask_share: part of a text's tokens that a masked language model has to guess.
+        mask_seed: of the draw of those tokens, with the text's own tokens.
         baseline: name of the lexical or label baseline that scores instead of gradients.
     """
 
@@ -74,6 +76,8 @@ class Recipe(BaseModel):
     similarity: Literal["dot", "cosine"] = "dot"
     weights: Literal["learning-rate", "equal"] = "learning-rate"
     loss: Literal["mean", "sum"] = "mean"
+    mask_share: float = Field(default=0.15, gt=0.0, lt=1.0)
+    mask_seed: int = Field(default=0, ge=0)
     baseline: str | None = None
 
     @property

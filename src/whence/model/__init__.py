@@ -1,10 +1,12 @@
 """Where models come from: runs, checkpoints, tasks, tokenization."""
 
+from whence.model.batch import Batch, Kind
 from whence.model.checkpoints import Checkpoint
-from whence.model.encoding import Batch, Encoded, Encoder, encoded_bytes
+from whence.model.encoding import Encoded, Encoder, encoded_bytes
+from whence.model.masking import Masks
 from whence.model.run import Run
 from whence.model.steps import Steps, digest, read_steps
-from whence.model.task import CausalLM, Classification
+from whence.model.task import CausalLM, Classification, Tokens
 
 __all__ = [
     "Batch",
@@ -13,8 +15,11 @@ __all__ = [
     "Classification",
     "Encoded",
     "Encoder",
+    "Kind",
+    "Masks",
     "Run",
     "Steps",
+    "Tokens",
     "digest",
     "encoded_bytes",
     "read_steps",

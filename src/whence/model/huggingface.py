@@ -4,9 +4,8 @@ Everything that leaves this file is a torch module, a tokenizer behind `Any`, or
 """
 
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +13,8 @@ import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     TrainerCallback,
@@ -21,6 +22,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from whence.errors import MissingExtraError, RunError, WhenceError
+from whence.model.batch import Kind
+from whence.model.card import ModelCard, card_of, kind_of, positions
 from whence.model.checkpoints import ADAPTER_FILE, ADAPTER_SETTINGS, base_model, read_settings
 from whence.tensors import TensorSlices
 
@@ -36,47 +39,14 @@ __all__ = [
     "transformers",
 ]
 
-Kind = Literal["classification", "causal-lm"]
+_LOADERS: dict[Kind, Any] = {
+    "classification": AutoModelForSequenceClassification,
+    "causal-lm": AutoModelForCausalLM,
+    "masked-lm": AutoModelForMaskedLM,
+    "seq2seq": AutoModelForSeq2SeqLM,
+}
+_ADAPTED: dict[object, Kind] = {"SEQ_CLS": "classification", "CAUSAL_LM": "causal-lm", "SEQ_2_SEQ_LM": "seq2seq"}
 _HEADS = (".classifier.weight", ".score.weight", ".classifier.out_proj.weight")
-
-# Models whose position ids start after the padding index, so that two of the positions are never used.
-_OFFSET_POSITIONS = frozenset(
-    {
-        "roberta",
-        "xlm-roberta",
-        "xlm-roberta-xl",
-        "camembert",
-        "roberta-prelayernorm",
-        "data2vec-text",
-        "xmod",
-        "longformer",
-        "mpnet",
-        "ibert",
-        "luke",
-        "esm",
-    }
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """What the configuration of a checkpoint says.
-
-    Attributes:
-        kind: the task head.
-        architecture: class name of the model.
-        label_names: classes in the order of the outputs; None for a language model.
-        max_length: positions that the model can take; None when it sets no bound.
-        pad_token_id: the configuration's padding token; None when it has none (or a negative one).
-        adapter: True for a PEFT adapter over a base model.
-    """
-
-    kind: Kind
-    architecture: str
-    label_names: tuple[str, ...] | None
-    max_length: int | None
-    pad_token_id: int | None
-    adapter: bool
 
 
 def quiet() -> None:
@@ -103,7 +73,7 @@ def read_card(folder: Path, *, trust_remote_code: bool = False) -> ModelCard:
     config = _config(str(folder), trust_remote_code)
     names = cast("list[str]", getattr(config, "architectures", None) or [])
     architecture = names[0] if names else ""
-    return _card(config, architecture, _kind(folder, architecture), adapter=False)
+    return card_of(config, architecture, kind_of(folder, architecture, config), adapter=False)
 
 
 def load_model(folder: Path, card: ModelCard, *, trust_remote_code: bool = False) -> torch.nn.Module:
@@ -159,8 +129,8 @@ def fresh_model(folder: Path, card: ModelCard, *, trust_remote_code: bool = Fals
             "bring your own whence.evaluate.Retrainer"
         )
     quiet()
-    loader = AutoModelForSequenceClassification if card.kind == "classification" else AutoModelForCausalLM
-    made = cast("Any", loader).from_config(_config(str(folder), trust_remote_code), trust_remote_code=trust_remote_code)
+    config = _config(str(folder), trust_remote_code)
+    made = _LOADERS[card.kind].from_config(config, trust_remote_code=trust_remote_code)
     return cast("torch.nn.Module", made).float()
 
 
@@ -202,9 +172,35 @@ def pooled_states(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> np
         [n d] in float32.
     """
     out = model(**inputs, output_hidden_states=True)
-    hidden = cast("torch.Tensor", (getattr(out, "hidden_states", None) or out.decoder_hidden_states)[-1])
+    decoding = "decoder_input_ids" in inputs
+    found: Any = out.encoder_last_hidden_state if decoding else getattr(out, "hidden_states", None)
+    hidden = cast("torch.Tensor", found if decoding else (found or out.decoder_hidden_states)[-1])
     mask = inputs["attention_mask"][:, :, None].float()
     return ((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).float().numpy()
+
+
+def check_shift(model: torch.nn.Module, start: int | None, pad: int) -> None:
+    """Refuse an encoder-decoder that shifts its targets otherwise than they are shifted here.
+
+    Args:
+        model: an encoder-decoder.
+        start: first token that its decoder reads; None for the last token of the target.
+        pad: the padding token.
+
+    Raises:
+        RunError: the model reads other tokens.
+    """
+    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if shift is None:
+        return
+    probe = [token for token in range(2, 9) if token != pad][:3]
+    own = shift(labels=torch.tensor([probe]))[0].tolist()
+    wanted = [probe[-1] if start is None else start, *probe[:-1]]
+    if own != wanted:
+        raise RunError(
+            f"{type(model).__name__} shifts its targets in a way of its own ({probe} to {own}): whence cannot say which "
+            "token a gradient belongs to"
+        )
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
@@ -248,49 +244,6 @@ def _config(name: str, trust_remote_code: bool) -> Any:
         raise RunError(f"cannot read the model configuration in {name}: {first_line(error)}") from error
 
 
-def _kind(folder: Path, architecture: str) -> Kind:
-    if architecture.endswith("ForSequenceClassification"):
-        return "classification"
-    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
-        return "causal-lm"
-    said = f"the configuration names {architecture}" if architecture else "the configuration names no architecture"
-    raise RunError(
-        f"{folder} has no task head that whence knows: {said}; needed: ...ForSequenceClassification or ...ForCausalLM"
-    )
-
-
-def _card(config: Any, architecture: str, kind: Kind, *, adapter: bool) -> ModelCard:
-    labels: tuple[str, ...] | None = None
-    if kind == "classification":
-        by_number = {int(number): str(name) for number, name in cast("dict[Any, Any]", config.id2label).items()}
-        labels = tuple(by_number[number] for number in sorted(by_number))
-        problem = getattr(config, "problem_type", None)
-        if len(labels) < 2 or problem in {"regression", "multi_label_classification"}:
-            raise RunError(
-                f"{architecture} with {len(labels)} output(s) and problem type {problem}: "
-                "only single-label classification is supported"
-            )
-    pad = cast("int | None", getattr(config, "pad_token_id", None))
-    return ModelCard(kind, architecture, labels, positions(config), None if pad is None or pad < 0 else pad, adapter)
-
-
-def positions(config: Any) -> int | None:
-    """Say how many tokens a model can take.
-
-    Args:
-        config: its configuration.
-
-    Returns:
-        Tokens; None when nothing bounds them.
-    """
-    rows = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    if not rows or rows < 0:
-        return None
-    if config.model_type in _OFFSET_POSITIONS:
-        return int(rows) - int(config.pad_token_id or 0) - 1
-    return int(rows)
-
-
 def _load_plain(folder: Path, card: ModelCard, trust_remote_code: bool) -> torch.nn.Module:
     model, missing = _loaded(str(folder), card.kind, trust_remote_code)
     _require_whole(folder, missing)
@@ -299,8 +252,7 @@ def _load_plain(folder: Path, card: ModelCard, trust_remote_code: bool) -> torch
 
 def _loaded(name: str, kind: Kind, trust_remote_code: bool, **options: Any) -> tuple[torch.nn.Module, list[str]]:
     """Load a model from safetensors only; also say which of its weights were not there and are now random."""
-    loader = AutoModelForSequenceClassification if kind == "classification" else AutoModelForCausalLM
-    model, report = cast("Any", loader).from_pretrained(
+    model, report = _LOADERS[kind].from_pretrained(
         name,
         use_safetensors=True,
         trust_remote_code=trust_remote_code,
@@ -329,14 +281,16 @@ def _base(folder: Path) -> str:
 
 def _adapter_card(folder: Path, trust_remote_code: bool) -> ModelCard:
     task = read_settings(folder / ADAPTER_SETTINGS).get("task_type")
-    if task not in {"SEQ_CLS", "CAUSAL_LM"}:
-        raise RunError(f"the adapter in {folder} has task type {task}: SEQ_CLS or CAUSAL_LM is needed")
+    if task not in _ADAPTED:
+        raise RunError(
+            f"the adapter in {folder} has task type {task}: one of {', '.join(map(str, _ADAPTED))} is needed"
+        )
     base = _base(folder)
     config = _config(base, trust_remote_code)
-    kind: Kind = "classification" if task == "SEQ_CLS" else "causal-lm"
+    kind = _ADAPTED[task]
     if kind == "classification":
         config.num_labels = _adapter_labels(folder, base, config)
-    return _card(config, f"PEFT adapter over {base}", kind, adapter=True)
+    return card_of(config, f"PEFT adapter over {base}", kind, adapter=True)
 
 
 def _adapter_labels(folder: Path, base: str, config: Any) -> int:

@@ -13,7 +13,8 @@ import torch
 from whence.errors import LabelError, MismatchError, RunError
 from whence.model.checkpoints import Checkpoint, base_model, discover, tokenizer_fingerprint, weights_fingerprint
 from whence.model.encoding import Encoder
-from whence.model.huggingface import ModelCard, load_model, load_tokenizer, read_card
+from whence.model.huggingface import ModelCard, check_shift, load_model, load_tokenizer, read_card
+from whence.model.masking import Masks
 from whence.near import nearest
 from whence.types import RUN_STEPS, Label, step_name
 
@@ -82,6 +83,8 @@ class Run:
         home = Path(tokenizer) if tokenizer is not None else _tokenizer_home(folder, last)
         loaded = load_tokenizer(home, trust_remote_code=trust_remote_code)
         _same_tokenizer(checkpoints, home, explicit=tokenizer is not None)
+        if card.kind == "masked-lm" and loaded.mask_token is None:
+            raise RunError(f"the tokenizer in {home} has no mask token: a masked language model needs one")
         return cls(
             folder, checkpoints, card, loaded, home, None if tokenizer is None else str(tokenizer), trust_remote_code
         )
@@ -155,18 +158,20 @@ class Run:
             raise RunError(f"--max-length {asked} is more than the {limit} tokens that this model takes")
         return asked
 
-    def encoder(self, max_length: int) -> Encoder:
+    def encoder(self, max_length: int, masks: Masks = Masks()) -> Encoder:
         """Make the encoder of this run.
 
         Args:
             max_length: most tokens of a text.
+            masks: which tokens a masked language model has to guess.
 
         Returns:
             An encoder with the run's tokenizer.
         """
         # the model's own first: positions of RoBERTa and the last token of a decoder's classifier are found by it
         pads = (self.card.pad_token_id, self.tokenizer.pad_token_id, 0)
-        return Encoder(self.tokenizer, self.card.kind, max_length, next(pad for pad in pads if pad is not None))
+        pad = next(pad for pad in pads if pad is not None)
+        return Encoder(self.tokenizer, self.card.kind, max_length, pad, masks=masks, start=self.card.start)
 
     def load(self, checkpoint: Checkpoint) -> torch.nn.Module:
         """Load one checkpoint: float32, evaluation mode, every parameter frozen.
@@ -188,6 +193,8 @@ class Run:
                 f"in {checkpoint.path} has {rows} rows: it belongs to another model; "
                 "point to the right one with --tokenizer"
             )
+        if self.card.kind == "seq2seq":
+            check_shift(cast("torch.nn.Module", loaded), self.card.start, self.encoder(2).pad_id)
         if self.equal_lengths:
             loaded.config.pad_token_id = -1  # no token has it, so the last token is the last
         return cast("torch.nn.Module", loaded)

@@ -72,10 +72,7 @@ class CausalLM:
 
         An example without any counted token has NaN throughout: it has no loss.
         """
-        shifted = functional.pad(self.counted[:, 1:].float(), (0, 1))
-        total = shifted.sum(1, keepdim=True)
-        scale = total if self.reduction == "mean" else (total > 0).float()
-        return shifted / torch.where(scale > 0, scale, torch.nan)
+        return _weights(functional.pad(self.counted[:, 1:].float(), (0, 1)), self.reduction)
 
     @property
     def target(self) -> Int[Tensor, "n t"]:
@@ -91,5 +88,46 @@ class CausalLM:
         Returns:
             Losses in nats (per counted token for "mean"); NaN for an example with nothing to predict.
         """
-        token = functional.cross_entropy(logits.transpose(1, 2), self.target, reduction="none")
-        return (token * self.weight).sum(1)
+        return _weighed(logits, self.target, self.weight)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Cross-entropy of tokens that are predicted at their own position of the output.
+
+    Attributes:
+        target: what each position predicts [n u]: the text before it was masked, or the decoder's target.
+        counted: which positions count [n u].
+        reduction: mean or sum over the counted positions.
+    """
+
+    target: Int[Tensor, "n u"]
+    counted: Bool[Tensor, "n u"]
+    reduction: Literal["mean", "sum"] = "mean"
+
+    @property
+    def weight(self) -> Float[Tensor, "n u"]:
+        """What each position weighs in the loss; NaN throughout for an example of which no position counts."""
+        return _weights(self.counted.float(), self.reduction)
+
+    def losses(self, logits: Tensor) -> Float[Tensor, " n"]:
+        """Cost of each example.
+
+        Args:
+            logits: [n u v].
+
+        Returns:
+            Losses in nats (per counted token for "mean"); NaN for an example with nothing to predict.
+        """
+        return _weighed(logits, self.target, self.weight)
+
+
+def _weights(counted: Float[Tensor, "n u"], reduction: Literal["mean", "sum"]) -> Float[Tensor, "n u"]:
+    total = counted.sum(1, keepdim=True)
+    scale = total if reduction == "mean" else (total > 0).float()
+    return counted / torch.where(scale > 0, scale, torch.nan)
+
+
+def _weighed(logits: Tensor, target: Int[Tensor, "n u"], weight: Float[Tensor, "n u"]) -> Float[Tensor, " n"]:
+    token = functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+    return (token * weight).sum(1)
