@@ -193,6 +193,38 @@ def shake(model: Any, seed: int = 0, scale: float = 0.15) -> Any:
 
 CASES = _cases()
 
+_T5 = {"d_model": 24, "d_kv": 12, "d_ff": 40, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": PAD}
+_SIDES = {f"{side}_{one}": 2 for side in ("encoder", "decoder") for one in ("layers", "attention_heads")}
+_SIDES |= {f"{side}_ffn_dim": 40 for side in ("encoder", "decoder")}
+_BART = {**_SIDES, "d_model": 24, "max_position_embeddings": 64, "decoder_start_token_id": 3}
+
+MASKED: dict[str, tuple[str, dict[str, Any]]] = {
+    name: (f"{TABLE[name].prefix}ForMaskedLM", TABLE[name].settings | {"tie_word_embeddings": True})
+    for name in ("bert", "distilbert", "roberta", "deberta-v2", "modernbert", "mpnet", "roformer")
+} | {"bert-untied": ("BertForMaskedLM", _BERT | {"tie_word_embeddings": False})}
+"""Masked language models: class and settings."""
+
+SEQ2SEQ: dict[str, tuple[str, dict[str, Any]]] = {
+    "t5": ("T5ForConditionalGeneration", _T5),
+    "t5-gated": ("T5ForConditionalGeneration", _T5 | {"feed_forward_proj": "gated-gelu"}),
+    "mt5": ("MT5ForConditionalGeneration", _T5),
+    "bart": ("BartForConditionalGeneration", _BART | {"scale_embedding": True}),
+    "bart-three-tables": ("BartForConditionalGeneration", _BART | {"tie_word_embeddings": False}),
+    "mbart": ("MBartForConditionalGeneration", _BART),
+    "pegasus": ("PegasusForConditionalGeneration", _BART),
+    "marian": ("MarianMTModel", _BART),
+    "marian-two-tables": ("MarianMTModel", _BART | {"share_encoder_decoder_embeddings": False}),
+}
+"""Encoder-decoders: class and settings; the embeddings of some are scaled, or shared by none."""
+
+
+def make_of(kind: str, settings: dict[str, Any], *, vocabulary: int = VOCABULARY, pad: int = PAD, seed: int = 0) -> Any:
+    """A seeded, shaken, frozen model of a class of transformers, in evaluation mode."""
+    one = getattr(transformers, kind)
+    torch.manual_seed(seed)
+    ids = {"vocab_size": vocabulary, "pad_token_id": pad, "bos_token_id": 2, "eos_token_id": 3}
+    return shake(one(one.config_class(**ids | settings)), seed)
+
 
 @cache
 def model_of(name: str) -> Any:

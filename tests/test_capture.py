@@ -47,7 +47,7 @@ def run(model: Any, batch: Batch, *, lm: bool, reduction: Any = "mean", **wanted
 def heads(model: Any, batch: Batch, captured: Captured, reduction: Any = "mean") -> Any:
     assert captured.inputs is not None
     lm = CausalLM(batch.ids, batch.counted, reduction)
-    return head_outer(captured.inputs, lm.target, lm.weight, batch.words)
+    return head_outer(captured.inputs, lm.target, lm.weight, batch.predicted_words)
 
 
 def test_the_table_is_wide_enough() -> None:

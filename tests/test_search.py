@@ -323,7 +323,13 @@ def test_untied_language_model(llama: Truth, fresh: Folder, method: str) -> None
 
 
 @pytest.mark.parametrize(
-    "make", [lambda at: decoder_run(at, pad=True), lambda at: decoder_run(at, pad=False), pair_run]
+    "make",
+    [
+        lambda at: decoder_run(at, pad=True),
+        lambda at: decoder_run(at, pad=False),
+        lambda at: decoder_run(at, "llama", pad=True),
+        pair_run,
+    ],
 )
 def test_other_classifiers(fresh: Folder, make: Callable[[Path], Truth]) -> None:
     """A decoder that pads, one that cannot, and pairs of texts."""

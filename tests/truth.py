@@ -108,12 +108,12 @@ def classifier_run(folder: Path, n: int = 200, q: int = 20) -> Truth:
     return Truth(folder, steps, classified(n, 0), classified(q, 1))
 
 
-def decoder_run(folder: Path, *, pad: bool) -> Truth:
-    """GPT-2 with a classifier on its last token, with or without a padding token."""
+def decoder_run(folder: Path, name: str = "gpt2", *, pad: bool) -> Truth:
+    """A decoder, GPT-2 or its like, with a classifier on its last token, with or without a padding token."""
     tokenizer = byte_tokenizer()
     pad_id = tokenizer.pad_token_id if pad else None
     sizes = {"vocab_size": len(tokenizer), "pad_token_id": pad_id, "eos_token_id": tokenizer.eos_token_id}
-    save(folder, make("gpt2", "ForSequenceClassification", **sizes, **labels()), tokenizer, (10,))
+    save(folder, make(name, "ForSequenceClassification", **sizes, **labels()), tokenizer, (10,))
     return Truth(folder, (10,), classified(24, 0), classified(4, 1))
 
 

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from whence.errors import RunError
 from whence.forms import Head, HeadOuter, Outer, Rows
-from whence.layers import Block, Call, Taps, classifier_head, embedding_scale, input_embedding, vocabulary_head
+from whence.layers import Block, Call, Lookup, Taps, classifier_head, embedding_scale, lookups, vocabulary_head
 
 Loss = Callable[[Tensor], Float[Tensor, " n"]]
 
@@ -56,15 +56,15 @@ class _Taps:
     """The tensors that hooks saw during one forward pass; every call of a module is collected."""
 
     def __init__(self) -> None:
-        self.ids: list[Tensor] = []
+        self.looked_up: list[tuple[nn.Module, Tensor]] = []
         self.embedded: list[Tensor] = []
         self.head_inputs: list[Tensor] = []
         self.head_outputs: list[Tensor] = []
         self.hidden: list[Tensor] = []
 
-    def cut_embedding(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def cut_embedding(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         leaf = output.detach().requires_grad_()
-        self.ids += inputs
+        self.looked_up.append((module, inputs[0]))
         self.embedded.append(leaf)
         return leaf
 
@@ -80,6 +80,23 @@ class _Taps:
 
     def see_hidden(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         self.hidden.append(cast("Tensor", output[0]).detach())
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One text as a model looks it up: the only one, or that of an encoder or a decoder.
+
+    Attributes:
+        lookup: the module.
+        ids: tokens, padding included.
+        mask: which are no padding.
+        words: word of each.
+    """
+
+    lookup: Lookup
+    ids: Int[Tensor, "n t"]
+    mask: Bool[Tensor, "n t"]
+    words: Int[np.ndarray, "n t"]
 
 
 @dataclass(frozen=True)
@@ -100,13 +117,20 @@ class Capture:
     pooled: bool = False
     blocks: tuple[Block, ...] = ()
 
-    def __call__(self, inputs: dict[str, Tensor], loss: Loss, words: Int[np.ndarray, "n t"]) -> Captured:
+    def __call__(
+        self,
+        inputs: dict[str, Tensor],
+        loss: Loss,
+        words: Int[np.ndarray, "n t"],
+        decoder: tuple[Bool[Tensor, "n u"], Int[np.ndarray, "n u"]] | None = None,
+    ) -> Captured:
         """Run one batch forward and backward.
 
         Args:
             inputs: what the model's forward takes; "input_ids" [n t] and "attention_mask" [n t] among them.
             loss: logits to one loss per example.
             words: word of each token, -1 for special tokens.
+            decoder: which of "decoder_input_ids" [n u] are no padding, and their words; None without a decoder.
 
         Returns:
             What was asked for.
@@ -118,13 +142,12 @@ class Capture:
         taps = _Taps()
         layers = Taps(self.model, self.blocks, *words.shape)
         vocabulary = vocabulary_head(self.model) if self.head else None
-        scale = embedding_scale(input_embedding(self.model)) if self.embedding else 1.0
         mask = inputs["attention_mask"].bool()
-        with torch.enable_grad(), self._hooks(taps, layers):
+        sides = self._sides(inputs, words, decoder) if self.embedding else []
+        with torch.enable_grad(), self._hooks(taps, layers, sides):
             logits: Tensor = self.model(**inputs).logits
             losses = loss(logits)
-            if self.embedding:
-                self._check_embedding(taps, inputs["input_ids"])
+            read = self._read(taps, sides)
             if self.head:
                 self._check_head(taps, logits, vocabulary)
             edges = layers.edges
@@ -134,7 +157,7 @@ class Capture:
         return Captured(
             losses=losses.detach().double().numpy(),
             logits=logits.detach(),
-            rows=_rows(grads[: len(taps.embedded)], inputs, mask, words, scale) if self.embedding else None,
+            rows=_rows(grads[: len(taps.embedded)], sides, read) if self.embedding else None,
             outer=_outer(taps.head_inputs[0], grads[-1], mask, words) if taps.head_outputs else None,
             inputs=None if vocabulary is None else taps.head_inputs[0],
             pooled=_pooled(taps.hidden[0], mask) if self.pooled else None,
@@ -142,10 +165,9 @@ class Capture:
         )
 
     @contextmanager
-    def _hooks(self, taps: _Taps, layers: Taps) -> Generator[None]:
-        handles: list[Any] = []
-        if self.embedding:
-            handles.append(input_embedding(self.model).register_forward_hook(taps.cut_embedding))
+    def _hooks(self, taps: _Taps, layers: Taps, sides: Sequence[_Side]) -> Generator[None]:
+        modules = dict.fromkeys(one.lookup.module for one in sides)
+        handles: list[Any] = [one.register_forward_hook(taps.cut_embedding) for one in modules]
         if self.head:
             vocabulary = vocabulary_head(self.model)
             handles.append(
@@ -154,7 +176,7 @@ class Capture:
                 else vocabulary.register_forward_hook(taps.see_head)
             )
         if self.pooled:
-            handles.append(cast("nn.Module", _inner(self.model).base_model).register_forward_hook(taps.see_hidden))
+            handles.append(_body(self.model).register_forward_hook(taps.see_hidden))
         handles += layers.hook()
         try:
             yield
@@ -181,15 +203,37 @@ class Capture:
         leaves = taps.embedded + taps.head_outputs
         return [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, grads, strict=True)]
 
-    def _check_embedding(self, taps: _Taps, ids: Int[Tensor, "n t"]) -> None:
+    def _sides(
+        self,
+        inputs: dict[str, Tensor],
+        words: Int[np.ndarray, "n t"],
+        decoder: tuple[Bool[Tensor, "n u"], Int[np.ndarray, "n u"]] | None,
+    ) -> list[_Side]:
+        """The texts that the model looks up, each with its module."""
+        found = lookups(self.model, decoding=decoder is not None)
+        sides = [_Side(found[0], inputs["input_ids"], inputs["attention_mask"].bool(), words)]
+        if decoder is not None:
+            ids, (mask_of, words_of) = inputs["decoder_input_ids"], decoder
+            # The start is often the padding token, whose row a table with a padding index never trains.
+            blank = found[1].module.padding_idx
+            sides.append(_Side(found[1], ids, mask_of if blank is None else mask_of & (ids != blank), words_of))
+        return sides
+
+    def _read(self, taps: _Taps, sides: Sequence[_Side]) -> list[int]:
+        """Which side each call of an embedding looked up."""
         name = type(self.model).__name__
-        if not taps.embedded:
+        if sides and not taps.embedded:
             raise RunError(f"{name} never called its input embedding: whence cannot capture its gradient")
-        if len(taps.ids) != len(taps.embedded) or not all(torch.equal(seen, ids) for seen in taps.ids):
+        read: list[int] = []
+        for module, ids in taps.looked_up:
+            fits = (at for at, one in enumerate(sides) if one.lookup.module is module and torch.equal(one.ids, ids))
+            read.append(next(fits, -1))
+        if -1 in read or set(read) != set(range(len(sides))):
             raise RunError(
                 f"{name} looks up other tokens than it is given (shifted, cut or padded inside): "
                 "whence cannot say which token a gradient belongs to"
             )
+        return read
 
     def _check_head(self, taps: _Taps, logits: Tensor, vocabulary: nn.Linear | None) -> None:
         """One call of the head; a vocabulary head must give the logits themselves: its gradient is made from them."""
@@ -202,7 +246,7 @@ class Capture:
             if float((gap if given.dim() == 2 else gap.amin(1)).max()) > 1e-4:
                 raise RunError(f"the last linear layer of {name} does not give the logits: it cannot be captured")
             return
-        made = functional.linear(taps.head_inputs[0][:1], vocabulary.weight, vocabulary.bias)
+        made = functional.linear(taps.head_inputs[0][:1], vocabulary.weight, _head_bias(self.model, vocabulary))
         close = 1e-5 * float(made.nan_to_num(0.0, 0.0, 0.0).abs().max())
         if logits.shape[1:] != made.shape[1:] or not torch.allclose(
             logits[:1], made, rtol=1e-4, atol=close, equal_nan=True
@@ -225,16 +269,15 @@ def head_outer(
         inputs: the head's input.
         target: the token that each position predicts.
         weight: what each position weighs in the loss.
-        words: word of each token; a position stands for the word of the token that it predicts.
+        words: word of the token that each position predicts.
 
     Returns:
         The form of the batch.
     """
     kept = weight.nan_to_num() != 0
-    predicted = np.concatenate([words[:, 1:], np.full_like(words[:, :1], -1)], axis=1)
     return HeadOuter(
         _indptr(kept),
-        predicted[kept.numpy()],
+        words[kept.numpy()],
         inputs[kept].float().numpy(),
         target.numpy()[kept.numpy()],
         weight[kept].float().numpy(),
@@ -256,23 +299,37 @@ def head_table(model: nn.Module) -> Head:
     head = vocabulary_head(model)
     if head is None:
         raise RunError(f"{type(model).__name__} has no linear vocabulary head: use path 'input'")
-    bias = cast("Tensor | None", head.bias)
+    bias = _head_bias(model, head)
     return Head(
         head.weight.detach().float().numpy().copy(), None if bias is None else bias.detach().float().numpy().copy()
     )
 
 
-def _rows(
-    grads: list[Tensor],
-    inputs: dict[str, Tensor],
-    mask: Bool[Tensor, "n t"],
-    words: Int[np.ndarray, "n t"],
-    scale: float,
-) -> Rows:
-    total = torch.stack(grads).sum(0) if len(grads) > 1 else grads[0]
+def _head_bias(model: nn.Module, head: nn.Linear) -> Tensor | None:
+    """What is added to the head's products: its own bias, or one that the model keeps beside it (BART and its kin)."""
+    own = cast("Tensor | None", head.bias)
+    beside = cast("Tensor | None", getattr(_inner(model), "final_logits_bias", None))
+    if beside is None or not bool(beside.any()):
+        return own
+    return beside[0] if own is None else own + beside[0]
+
+
+def _rows(grads: list[Tensor], sides: Sequence[_Side], read: Sequence[int]) -> Rows:
+    """Rows of every side, one side of an example after the other."""
+    totals: list[Tensor] = []
+    for at, one in enumerate(sides):
+        own = [grad for grad, side in zip(grads, read, strict=True) if side == at]
+        total = torch.stack(own).sum(0) if len(own) > 1 else own[0]
+        scale = embedding_scale(one.lookup.module)
+        totals.append(total if scale == 1.0 else total * scale)
+    if len(sides) == 1:
+        mask, ids, words, total = sides[0].mask, sides[0].ids, sides[0].words, totals[0]
+    else:
+        mask = torch.cat([one.mask for one in sides], 1)
+        ids = torch.cat([one.ids + one.lookup.first for one in sides], 1)
+        words, total = np.concatenate([one.words for one in sides], axis=1), torch.cat(totals, 1)
     kept = mask.numpy()
-    rows = (total[mask] if scale == 1.0 else total[mask] * scale).float().numpy()
-    return Rows(_indptr(mask), inputs["input_ids"].numpy()[kept], words[kept], rows)
+    return Rows(_indptr(mask), ids.numpy()[kept], words[kept], total[mask].float().numpy())
 
 
 def _outer(
@@ -291,6 +348,14 @@ def _indptr(kept: Bool[Tensor, "n t"]) -> Int[np.ndarray, " m"]:
 def _pooled(hidden: Float[Tensor, "n t d"], mask: Bool[Tensor, "n t"]) -> Float[np.ndarray, "n d"]:
     weight = mask.float()[:, :, None]
     return ((hidden * weight).sum(1) / weight.sum(1).clamp(min=1)).float().numpy()
+
+
+def _body(model: nn.Module) -> nn.Module:
+    """The module whose output is the last hidden state of the text: of an encoder-decoder, the encoder."""
+    inner = _inner(model)
+    if getattr(inner.config, "is_encoder_decoder", False) and vocabulary_head(inner) is not None:
+        return cast("nn.Module", inner.get_encoder())
+    return cast("nn.Module", inner.base_model)
 
 
 def _inner(model: nn.Module) -> Any:

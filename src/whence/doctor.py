@@ -15,8 +15,8 @@ from whence.examples import Examples
 from whence.forms import Gradient
 from whence.index.build import label_numbers
 from whence.index.passes import Pass
-from whence.layers import Block, input_embedding
-from whence.model import CausalLM, Classification, Encoded, Run
+from whence.layers import Block, input_embedding, table_shape, word_tables
+from whence.model import Encoded, Run
 from whence.recipe import Recipe
 
 PROBES = 4
@@ -86,7 +86,7 @@ class _Check:
                 "sign test: product of captured gradients against finite difference of the loss", self._signs(), 1e-2
             ),
             self._self_influence(alone),
-            *self._layers(),
+            *([] if self.run.card.kind == "seq2seq" else self._layers()),
             *self._coverage(),
         )
 
@@ -154,8 +154,7 @@ class _Check:
 
     def _dense(self, gradient: Gradient, row: int) -> Float[np.ndarray, "v d"]:
         one = gradient.example(row)
-        table = input_embedding(self.model).weight
-        dense = np.zeros(tuple(table.shape), dtype=np.float64)
+        dense = np.zeros(table_shape(self.model, decoding=self.run.card.kind == "seq2seq"), dtype=np.float64)
         if one.rows is not None:
             np.add.at(dense, one.rows.ids, one.rows.rows)
         if one.head is not None:
@@ -165,18 +164,23 @@ class _Check:
     def _loss(self, model: nn.Module, row: int) -> Tensor:
         batch = self.encoder.collate([self.probes[row]], [self.probe_labels[row]])
         logits = cast("Any", model)(**batch.inputs).logits
-        task = Classification(batch.labels) if self.run.label_names is not None else CausalLM(batch.ids, batch.counted)
-        return task.losses(logits).sum()
+        return batch.task(self.run.card.kind).losses(logits).sum()
+
+    def _tables(self, model: nn.Module) -> list[Tensor]:
+        """The table of the word embedding; of an encoder-decoder, both where they are two."""
+        return word_tables(model, decoding=self.run.card.kind == "seq2seq")
 
     def _truth(self, row: int) -> Float[np.ndarray, "v d"]:
         """Autograd's own gradient of the whole table (a padding row is zero there by construction)."""
-        table = input_embedding(self.model).weight
-        table.requires_grad_()
+        tables = self._tables(self.model)
+        for table in tables:
+            table.requires_grad_()
         try:
-            (grad,) = torch.autograd.grad(self._loss(self.model, row), [table])
+            grads = torch.autograd.grad(self._loss(self.model, row), tables)
         finally:
-            table.requires_grad_(False)
-        return grad.double().numpy()
+            for table in tables:
+                table.requires_grad_(False)
+        return torch.cat(grads).double().numpy()
 
     def _error(self, found: Float[np.ndarray, "v d"], truth: Float[np.ndarray, "v d"]) -> float:
         """Relative error, over all rows but that of padding, which autograd leaves at zero."""
@@ -200,23 +204,27 @@ class _Check:
     def _signs(self) -> float:
         """Move the table along one example's gradient and watch the others' losses, in float64."""
         model = self.run.load(self.run.checkpoints[-1]).double()
-        table = input_embedding(model).weight
+        tables = self._tables(model)
         directions = [self._dense(self._take([one], [label]), 0) for one, label in self._pairs()]
         worst = 0.0
         for mine in directions:
             step = 1e-4 / max(float(np.linalg.norm(mine)), 1e-12)
-            move = torch.tensor(mine) * step
+            move = torch.tensor_split(torch.tensor(mine) * step, (len(tables[0]),))
             for row, theirs in enumerate(directions):
-                slope = (self._at(model, table, move, row) - self._at(model, table, -move, row)) / (2 * step)
+                slope = (self._at(model, tables, move, 1.0, row) - self._at(model, tables, move, -1.0, row)) / (
+                    2 * step
+                )
                 scale = float(np.linalg.norm(mine) * np.linalg.norm(theirs))
                 worst = max(worst, abs(slope - float((mine * theirs).sum())) / max(scale, 1e-12))
         return worst
 
-    def _at(self, model: nn.Module, table: Tensor, move: Tensor, row: int) -> float:
+    def _at(self, model: nn.Module, tables: Sequence[Tensor], moves: Sequence[Tensor], sign: float, row: int) -> float:
         with torch.no_grad():
-            table += move
+            for table, move in zip(tables, moves, strict=False):
+                table += sign * move
             loss = float(self._loss(model, row))
-            table -= move
+            for table, move in zip(tables, moves, strict=False):
+                table -= sign * move
         return loss
 
     def _self_influence(self, alone: Sequence[Float[np.ndarray, "v d"]]) -> Finding:
@@ -244,8 +252,8 @@ class _Check:
 
     def _coverage(self) -> list[Finding]:
         limit = self.encoder.max_length
-        cut = int((self.lengths >= limit).sum())
-        table = input_embedding(self.model).weight.numel()
+        cut = self.encoder.at_limit(self.examples, self.lengths)
+        table = sum(one.numel() for one in self._tables(self.model))
         total = sum(parameter.numel() for parameter in self.model.parameters())
         return [
             Finding("texts that reach the token limit", None, f"{cut} of {len(self.lengths)} (limit {limit} tokens)"),

@@ -56,7 +56,8 @@ class Example:
         text: the text, or the first text of a pair, or the prompt of a causal language model.
         label: class by name or number; None when there is none.
         text_pair: second text of a pair (sequence classification).
-        target: the part whose tokens count (causal language model); None means the whole text.
+        target: the part whose tokens count (causal language model; None means the whole text), what stands in the gap
+            of the text (masked language model), or what is to be written (encoder-decoder).
     """
 
     id: str

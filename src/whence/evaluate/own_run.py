@@ -24,7 +24,7 @@ from whence.errors import RunError
 from whence.evaluate.fitting import Loop, Settings
 from whence.evaluate.order import id_hashes
 from whence.evaluate.outputs import Outputs
-from whence.model import CausalLM, Classification, Encoded, Run
+from whence.model import Encoded, Run
 from whence.model.checkpoints import MOMENTS_FILE, RECORD_FILE
 from whence.model.huggingface import fresh_model, starting_model
 from whence.model.recorder import RUN_FILE, second_moments
@@ -175,8 +175,7 @@ class RunProblem:
     ) -> tuple[Float[Tensor, " m"], Tensor]:
         batch = self.run.encoder(self.max_length).collate(encoded, labels)
         logits: Tensor = model(**batch.inputs).logits
-        task = Classification(batch.labels) if self._classifies else CausalLM(batch.ids, batch.counted)
-        return task.losses(logits), logits
+        return batch.task(self.run.card.kind).losses(logits), logits
 
 
 def fingerprint(examples: Sequence[Example]) -> str:

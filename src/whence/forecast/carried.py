@@ -22,7 +22,8 @@ from whence.index.options import DEFAULTS, Options
 from whence.index.passes import Pass, batches
 from whence.index.planning import chosen, cut, label_numbers, shard_of
 from whence.index.worker import KEPT_BYTES
-from whence.model import Run, encoded_bytes
+from whence.layers import table_shape
+from whence.model import Masks, Run, encoded_bytes
 from whence.recipe import Recipe
 from whence.store.rows import decode_arrays
 
@@ -188,7 +189,7 @@ class _Forecaster:
         self.checkpoints = chosen(run, options.steps)
         for one in self.checkpoints:
             read_moments(one, recipe, options.second_moment)
-        self.encoder = run.encoder(run.length(options.max_length))
+        self.encoder = run.encoder(run.length(options.max_length), Masks.of(recipe))
         self.sample, self.lengths = self._counted()
         parquet_bytes({"warm": [1]})  # what it imports is neither timed nor left out of the memory
         model, self.loading = self._loaded()
@@ -197,7 +198,7 @@ class _Forecaster:
         self.recipe, self.wanted = work.recipe, work.wanted
         recipe = work.recipe
         self.by_token = self.wanted.by_token
-        self.table = cast("tuple[int, int]", tuple(cast("Any", model).get_input_embeddings().weight.shape))
+        self.table = table_shape(model, decoding=run.card.kind == "seq2seq")
         lengths = self._all_lengths()
         width = self.table[1] if work.layered is None else work.layered.width(self.table[1], lengths)
         self.cuts = cut(lengths, width, options.segment_rows, 0)

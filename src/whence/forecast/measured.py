@@ -180,7 +180,7 @@ class Bench:
             return
         beside = [passed.losses, passed.bad, passed.probabilities, passed.pooled]
         meta = sum(one.nbytes for one in beside if one is not None)
-        arrays, lengths = passed.gradient.pack(), [len(one.ids) for one in encoded]
+        arrays, lengths = passed.gradient.pack(), [one.length for one in encoded]
         if sum(one.wide for one in self.points) < HELD:
             self._gradients.append(passed.gradient)
         self.points.append(

@@ -14,7 +14,7 @@ from whence.index.beside import Beside
 from whence.index.grouping import BLOCK, Aggregate, Grouping, Together
 from whence.index.loading import Loaded
 from whence.index.turning import Turning
-from whence.model import Run
+from whence.model import Encoder, Masks, Run
 from whence.search import ANY, How, KernelName, Ranking, Search, Where, ranking_of
 from whence.store import Store
 from whence.types import RUN_STEPS, Example
@@ -108,6 +108,10 @@ class Index:
             MismatchError: weights or tokenizer changed.
         """
         return self._loaded.run
+
+    @property
+    def _encoder(self) -> Encoder:
+        return self.run.encoder(self.store.plan.max_length, Masks.of(self.store.plan.recipe))
 
     def explain(
         self,
@@ -335,7 +339,7 @@ class Index:
             raise InputError("this run is a language model: it predicts no classes")
         queries = queries_of(texts, text_pairs=text_pairs)
         check_queries(queries)
-        encoded = self.run.encoder(self.store.plan.max_length).encode(queries) if queries else []
+        encoded = self._encoder.encode(queries) if queries else []
         size = self.store.plan.source.batch_size
         _, predicted, _ = labels_of(self._loaded.at(self.store.plan.checkpoints[-1].step), queries, encoded, size)
         return [names[number] for number in predicted]
@@ -369,7 +373,7 @@ class Index:
                 "`against` compares two labels, and this run is a language model: "
                 "give the part that counts as target instead"
             )
-        encoded = run.encoder(self.store.plan.max_length).encode(queries) if queries else []
+        encoded = self._encoder.encode(queries) if queries else []
         last = self._loaded.at(self.store.plan.checkpoints[-1].step)
         other = None if against is None else run.label_number(plain_label(against))
         labels, predicted, probabilities = labels_of(last, queries, encoded, self.store.plan.source.batch_size)

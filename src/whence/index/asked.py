@@ -15,7 +15,7 @@ from whence.index.turning import Turning
 from whence.model import Encoded
 from whence.types import Example, Label, step_name
 from whence.views import QueryView
-from whence.words import Word
+from whence.words import Word, words
 from whence.words import words as words_of
 
 AnyLabel = Label | np.integer[Any]
@@ -183,7 +183,7 @@ class Asked:
         count = len(self.encoded)
         parts: dict[int, Gradient] = {}
         losses, pooled, seen = dict[int, float](), dict[int, np.ndarray](), dict[int, np.ndarray]()
-        for rows in _alike([len(one.ids) for one in self.encoded], size, 1.0 if equal else ALIKE):
+        for rows in _alike([one.length for one in self.encoded], size, 1.0 if equal else ALIKE):
             against = None if self.against is None else [self.against] * len(rows)
             labels = [self.labels[row] for row in rows]
             passed = work([self.encoded[row] for row in rows], labels, against, asked=True)
@@ -264,11 +264,21 @@ class Asked:
         left = "reads nothing before it" if one.cut_before else "reads no further"
         second = "the second text" if self.queries[row].target is None else "the target"
         cuts = {"the text": one.truncated_at, second: one.pair_truncated_at}
-        return [
+        told = [
             f"{name} was cut at character {place}: the model {left}"
             for name, place in cuts.items()
             if place is not None
         ]
+        return told + self._masked(row)
+
+    def _masked(self, row: int) -> list[str]:
+        """Which words of the text were masked, where nothing said so."""
+        one, query = self.encoded[row], self.queries[row]
+        if one.targets is None or one.start is not None or query.target is not None:
+            return []
+        places = sorted({int(word) for word in one.words[one.counted] if word >= 0})
+        named_words = words(query.parts)
+        return ["masked, to be guessed: " + ", ".join(named_words[place].text for place in places)]
 
     def view(self, row: int, names: list[str] | None) -> QueryView:
         """One query as the answer shows it."""

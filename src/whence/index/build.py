@@ -23,7 +23,7 @@ from whence.index.passes import wanted
 from whence.index.planning import Cut, chosen, cut, known_ids, label_numbers, refuse_ids
 from whence.index.turning import Turning
 from whence.index.worker import KEPT_BYTES, Worker
-from whence.model import Checkpoint, Encoder, Run
+from whence.model import Checkpoint, Encoder, Masks, Run
 from whence.recipe import Recipe
 from whence.store import FORMAT, Manifest, Plan, PlannedCheckpoint, SkippedRow, Source, Store, Writer
 from whence.types import step_name
@@ -73,7 +73,7 @@ class Build:
         self.checkpoints = chosen(run, options.steps)
         if recipe.checkpoints == "last" and options.steps is None:
             self.checkpoints = self.checkpoints[-1:]
-        self.encoder: Encoder = run.encoder(run.length(options.max_length))
+        self.encoder: Encoder = run.encoder(run.length(options.max_length), Masks.of(recipe))
         with self.clock("tokenize"):
             self.labels = label_numbers(run, examples)
             self._lengths, encoded = self.encoder.lengths_and_encoded(examples, KEPT_BYTES)
@@ -313,13 +313,18 @@ class Build:
 
     def _notes(self, skipped: tuple[SkippedRow, ...]) -> list[str]:
         notes: list[str] = [] if self._layered is None else [*self._layered.notes(), *self._turned()]
+        if self.run.card.kind == "masked-lm":
+            notes.append(
+                f"{self.recipe.mask_share:.0%} of the tokens of each text are masked and have to be guessed, chosen by "
+                f"seed {self.recipe.mask_seed} and the text's own tokens; of a row with a target, its gap is masked"
+            )
         if skipped:
             notes.append(
                 f"{len(skipped)} training rows have no finite loss or gradient and are left out: ids "
                 + ", ".join(one.id for one in skipped[:10])
                 + (f" and {len(skipped) - 10} more" if len(skipped) > 10 else "")
             )
-        long = int((self._lengths >= self.encoder.max_length).sum())
+        long = self.encoder.at_limit(self.examples, self._lengths)
         if long:
             notes.append(
                 f"{long} training texts reach the limit of {self.encoder.max_length} tokens; "

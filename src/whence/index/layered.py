@@ -103,6 +103,11 @@ def chosen_layers(recipe: Recipe, run: Run, model: nn.Module) -> Choice:
             f"{recipe.name} is about many layers: top, drop_special, synonym_threshold and path are for the word "
             "embedding"
         )
+    if run.card.kind == "seq2seq":
+        raise InputError(
+            f"{recipe.name} is about layers, and the layers of an encoder-decoder see two texts, which it cannot tell "
+            "apart yet: choose tracin-we, tracin-we-adam or tracin-last"
+        )
     if not recipe.layers:
         raise InputError(f"{recipe.name} names no layers: give some with --layers (groups, or patterns over names)")
     head = classifier_head(model) if run.card.kind == "classification" else vocabulary_head(model)

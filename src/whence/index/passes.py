@@ -14,8 +14,8 @@ from whence.compress import compress
 from whence.errors import InputError
 from whence.forms import Dense, Gradient, HeadOuter
 from whence.index.layered import Layered, chosen_layers, settled
-from whence.layers import Choice, UnbatchedError, classifier_head, input_embedding, is_tied
-from whence.model import CausalLM, Classification, Encoded, Encoder, Run
+from whence.layers import Choice, UnbatchedError, classifier_head, is_tied, word_tables
+from whence.model import Encoded, Encoder, Run
 from whence.recipe import Recipe
 
 
@@ -80,7 +80,8 @@ def wanted(recipe: Recipe, run: Run, model: nn.Module) -> Wanted:
     """
     if recipe.layer == "none":
         return Wanted(rows=False, outer=False, head=False, path="exact", tied=False)
-    lm, tied = run.card.kind == "causal-lm", is_tied(model)
+    lm, decoding = run.card.kind != "classification", run.card.kind == "seq2seq"
+    tied = is_tied(model, decoding=decoding)
     if recipe.layer == "layers":
         choice = chosen_layers(recipe, run, model)
         return Wanted(rows=choice.rows, outer=False, head=False, path="exact", tied=tied, choice=choice)
@@ -98,6 +99,11 @@ def wanted(recipe: Recipe, run: Run, model: nn.Module) -> Wanted:
                 "use tracin-last for the head"
             )
         return Wanted(rows=True, outer=False, head=False, path="exact", tied=False)
+    if recipe.path != "input" and len(word_tables(model, decoding=decoding)) > 1:
+        raise InputError(
+            "encoder and decoder of this model have a table each, and the head shares the decoder's: choose --path "
+            "input (the head's part is then left out; tracin-last gives it)"
+        )
     head = recipe.path in {"exact", "output"}
     if head and _needs_rows(recipe):
         raise InputError(
@@ -252,14 +258,15 @@ class Pass:
     ) -> tuple[Captured, HeadOuter | None]:
         batch = self.encoder.collate(encoded, labels)
         if self.run.card.kind == "classification":
-            task = Classification(batch.labels, None if against is None else torch.tensor(list(against)))
+            task = batch.classes(against)
             losses = task.logits if asked and self.recipe.measure == "logit" else task.losses
             return self._capture(batch.inputs, losses, batch.words), None
-        lm = CausalLM(batch.ids, batch.counted, self.recipe.loss)
-        captured = self._capture(batch.inputs, lm.losses, batch.words)
+        lm, decoder = batch.tokens(self.recipe.loss), batch.decoder
+        read = None if decoder is None else (decoder.mask, decoder.words)
+        captured = self._capture(batch.inputs, lm.losses, batch.words, read)
         if captured.inputs is None:
             return captured, None
-        return captured, head_outer(captured.inputs, lm.target, lm.weight, batch.words)
+        return captured, head_outer(captured.inputs, lm.target, lm.weight, batch.predicted_words)
 
     def probabilities(self, encoded: Sequence[Encoded]) -> Float[np.ndarray, "n l"] | None:
         """Predict without gradients.
@@ -289,7 +296,8 @@ class Pass:
             if head.bias is not None:
                 kept["head_bias"] = head.bias
         if self.recipe.synonym_threshold is not None:
-            kept["embedding"] = input_embedding(self.model).weight.detach().float().numpy().copy()
+            tables = word_tables(self.model, decoding=self.run.card.kind == "seq2seq")
+            kept["embedding"] = torch.cat(tables).detach().float().numpy().copy()
         return kept
 
     def _dense(self, captured: Captured) -> Dense | None:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, cast
 
 import numpy as np
 from torch import nn
@@ -18,6 +17,7 @@ from whence.index.options import Options
 from whence.index.passes import Pass, Passed, Wanted, batches
 from whence.index.planning import Cut, shard_of
 from whence.index.prior import factors, refitted, roots
+from whence.layers import table_shape
 from whence.model import Checkpoint, Encoded, Encoder, Run, encoded_bytes
 from whence.progress import track
 from whence.recipe import Recipe
@@ -69,7 +69,7 @@ class Worker:
     ) -> None:
         self.run, self.examples, self.labels, self.recipe, self.options = run, examples, labels, recipe, options
         self.checkpoints, self.encoder, self.wanted, self.moments = checkpoints, encoder, wanted, moments
-        self.table = cast("tuple[int, int]", tuple(cast("Any", first).get_input_embeddings().weight.shape))
+        self.table = table_shape(first, decoding=run.card.kind == "seq2seq")
         self._loaded = {checkpoints[0].step: first}
         self._bad: dict[int, str] = {}
         self._given, self._clock = encoded, clock

@@ -1,7 +1,17 @@
 """Layers of a model: which ones a recipe scores, and how hooks see each one's gradient in factors."""
 
 from whence.layers.choice import GROUPS, Choice, choose
-from whence.layers.parts import classifier_head, embedding_scale, input_embedding, is_tied, vocabulary_head
+from whence.layers.parts import (
+    Lookup,
+    classifier_head,
+    embedding_scale,
+    input_embedding,
+    is_tied,
+    lookups,
+    table_shape,
+    vocabulary_head,
+    word_tables,
+)
 from whence.layers.rules import Block, OneHot
 from whence.layers.taps import Call, Taps, UnbatchedError
 
@@ -10,6 +20,7 @@ __all__ = [
     "Block",
     "Call",
     "Choice",
+    "Lookup",
     "OneHot",
     "Taps",
     "UnbatchedError",
@@ -18,5 +29,8 @@ __all__ = [
     "embedding_scale",
     "input_embedding",
     "is_tied",
+    "lookups",
+    "table_shape",
     "vocabulary_head",
+    "word_tables",
 ]

@@ -1,6 +1,7 @@
 """The parts of a Hugging Face model that have a name of their own: word embedding, vocabulary head, classifier head."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -47,11 +48,82 @@ def vocabulary_head(model: nn.Module) -> nn.Linear | None:
     return found if isinstance(found, nn.Linear) else None
 
 
-def is_tied(model: nn.Module) -> bool:
-    """Say whether the vocabulary head and the word embedding share one table.
+@dataclass(frozen=True)
+class Lookup:
+    """A module that looks words up.
+
+    Attributes:
+        module: the embedding.
+        first: where its table begins in the joint table of the model's word embeddings.
+        decodes: whether it reads what the decoder reads.
+    """
+
+    module: nn.Embedding
+    first: int = 0
+    decodes: bool = False
+
+
+def lookups(model: nn.Module, *, decoding: bool) -> tuple[Lookup, ...]:
+    """Find the modules that look words up.
+
+    An encoder-decoder has two. Where their tables are one, both begin at 0; else the decoder's comes first in the joint
+    table, and the encoder's after it.
 
     Args:
         model: a Hugging Face model.
+        decoding: whether it is an encoder-decoder that predicts a target.
+
+    Returns:
+        The word embedding; or those of encoder and decoder.
+
+    Raises:
+        RunError: one of them is not a lookup table, or they are tables of different widths.
+    """
+    if not decoding:
+        return (Lookup(input_embedding(model)),)
+    named = cast("Any", model)
+    encoder, decoder = input_embedding(named.get_encoder()), input_embedding(named.get_decoder())
+    if encoder.weight.data_ptr() == decoder.weight.data_ptr():
+        return Lookup(encoder), Lookup(decoder, decodes=True)
+    if encoder.weight.shape[1] != decoder.weight.shape[1]:
+        raise RunError(f"encoder and decoder of {type(model).__name__} have word embeddings of different widths")
+    return Lookup(encoder, int(decoder.weight.shape[0])), Lookup(decoder, decodes=True)
+
+
+def word_tables(model: nn.Module, *, decoding: bool) -> list[Tensor]:
+    """The tables of the word embeddings, in their order in the joint table.
+
+    Args:
+        model: a Hugging Face model.
+        decoding: whether it is an encoder-decoder that predicts a target.
+
+    Returns:
+        One weight [v d]; two where encoder and decoder have a table each.
+    """
+    found = {one.first: one.module.weight for one in lookups(model, decoding=decoding)}
+    return [found[first] for first in sorted(found)]
+
+
+def table_shape(model: nn.Module, *, decoding: bool) -> tuple[int, int]:
+    """Size of the joint table.
+
+    Args:
+        model: a Hugging Face model.
+        decoding: whether it is an encoder-decoder that predicts a target.
+
+    Returns:
+        Rows and width.
+    """
+    tables = word_tables(model, decoding=decoding)
+    return sum(int(one.shape[0]) for one in tables), int(tables[0].shape[1])
+
+
+def is_tied(model: nn.Module, *, decoding: bool = False) -> bool:
+    """Say whether the vocabulary head and a word embedding share one table.
+
+    Args:
+        model: a Hugging Face model.
+        decoding: whether it is an encoder-decoder that predicts a target.
 
     Returns:
         True when they are the same memory.
@@ -59,17 +131,19 @@ def is_tied(model: nn.Module) -> bool:
     Raises:
         RunError: some other layer shares the embedding's table: its part of the gradient would be missed.
     """
-    embedding, head = input_embedding(model), vocabulary_head(model)
-    table = embedding.weight.data_ptr()
+    found, head = lookups(model, decoding=decoding), vocabulary_head(model)
+    known = [*(one.module for one in found), head]
+    tables = {one.module.weight.data_ptr() for one in found}
     modules = cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
     for name, module in modules:
-        held = any(parameter.data_ptr() == table for parameter in module.parameters(recurse=False))
-        if held and module is not embedding and module is not head:
+        held = any(parameter.data_ptr() in tables for parameter in module.parameters(recurse=False))
+        container = decoding and isinstance(module, nn.Embedding) and name.split(".")[-1] == "shared"  # never called
+        if held and not container and not any(module is one for one in known):
             raise RunError(
                 f"{type(model).__name__} shares its embedding's table with {name} ({type(module).__name__}), which is "
                 "not its vocabulary head: whence would miss that layer's part of the gradient"
             )
-    return head is not None and head.weight.data_ptr() == table
+    return head is not None and head.weight.data_ptr() in tables
 
 
 def classifier_head(model: nn.Module) -> nn.Linear:

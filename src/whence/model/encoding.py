@@ -14,7 +14,7 @@ from torch import Tensor
 
 from whence.errors import InputError
 from whence.model.batch import Batch, Decoder, Kind
-from whence.model.masking import Masks, filled, split_gap
+from whence.model.masking import ONE_DRAW, Masks, filled, split_gap
 from whence.types import Example
 from whence.words import assign_together, read
 
@@ -87,7 +87,7 @@ class Encoder:
         max_length: int,
         pad_id: int,
         *,
-        masks: Masks = Masks(),
+        masks: Masks = ONE_DRAW,
         start: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
@@ -230,10 +230,7 @@ class Encoder:
         )
 
     def _sides(self, examples: Sequence[Example]) -> list[list[Any]]:
-        """One encoding of the tokenizers library per example, of an encoder-decoder one more for its targets.
-
-        Some of a data set may have a pair and some none.
-        """
+        """One encoding of the tokenizers library per example, of an encoder-decoder one more for its targets."""
         if not examples:
             return [[]]
         inputs = [self._input(example) for example in examples]
@@ -293,7 +290,7 @@ class Encoder:
             seam = len(one.ids) - len(one.counted)
             targets = one.ids[seam:]
             start = self.start if self.start is not None else int(targets[-1]) if len(targets) else self.pad_id
-            own = {"targets": targets, "target_words": words[seam:], "start": start}
+            own: dict[str, Any] = {"targets": targets, "target_words": words[seam:], "start": start}
             return Encoded(one.ids[:seam], one.types, words[:seam], one.counted, **cuts, **own)
         return Encoded(one.ids, one.types, words, one.counted, **cuts)
 

@@ -198,8 +198,8 @@ def check_shift(model: torch.nn.Module, start: int | None, pad: int) -> None:
     wanted = [probe[-1] if start is None else start, *probe[:-1]]
     if own != wanted:
         raise RunError(
-            f"{type(model).__name__} shifts its targets in a way of its own ({probe} to {own}): whence cannot say which "
-            "token a gradient belongs to"
+            f"{type(model).__name__} shifts its targets in a way of its own ({probe} to {own}): whence cannot say "
+            "which token a gradient belongs to"
         )
 
 

@@ -58,6 +58,10 @@ class Masks:
         return chosen
 
 
+ONE_DRAW = Masks()
+"""The masks of every recipe that says nothing else."""
+
+
 def filled(example: Example, mask: str) -> str:
     """The whole text of a masked language model's example: a gap is filled with the target.
 

@@ -164,19 +164,34 @@ def second_moments(model: Any, optimizer: Any, *, every: bool) -> dict[str, np.n
         keeps no second moment or an embedding that is not trained.
     """
     inner = getattr(model, "module", model)
-    table = inner.get_input_embeddings().weight
-    named: dict[str, torch.nn.Parameter] = {EMBEDDING: table}
-    if every:
-        named |= dict(inner.named_parameters())
+    named: dict[str, torch.nn.Parameter] = dict(inner.named_parameters()) if every else {}
     betas = {
         id(parameter): group.get("betas", (0.9, 0.999))[1]
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
-    moments: dict[str, np.ndarray] = {}
-    for name, parameter in named.items():
+
+    def moment(parameter: torch.nn.Parameter) -> np.ndarray | None:
         state = optimizer.state.get(parameter, {})
-        if "exp_avg_sq" in state:
-            correction = 1.0 - betas[id(parameter)] ** float(state["step"])
-            moments[name] = (state["exp_avg_sq"].detach().float() / correction).cpu().numpy()
-    return moments
+        if "exp_avg_sq" not in state:
+            return None
+        correction = 1.0 - betas[id(parameter)] ** float(state["step"])
+        return (state["exp_avg_sq"].detach().float() / correction).cpu().numpy()
+
+    found = {name: moment(parameter) for name, parameter in named.items()}
+    tables = [moment(table) for table in _tables(inner)]
+    if all(one is not None for one in tables):
+        found[EMBEDDING] = np.concatenate([one for one in tables if one is not None])
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _tables(model: Any) -> list[torch.nn.Parameter]:
+    """The word embedding's table; the decoder's and the encoder's, where an encoder-decoder has two."""
+    if (
+        not getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+        or model.get_output_embeddings() is None
+    ):
+        return [model.get_input_embeddings().weight]
+    both = [model.get_decoder(), model.get_encoder()]
+    tables = [one.get_input_embeddings().weight for one in both]
+    return tables[:1] if tables[0] is tables[1] else tables

@@ -14,7 +14,7 @@ from whence.errors import LabelError, MismatchError, RunError
 from whence.model.checkpoints import Checkpoint, base_model, discover, tokenizer_fingerprint, weights_fingerprint
 from whence.model.encoding import Encoder
 from whence.model.huggingface import ModelCard, check_shift, load_model, load_tokenizer, read_card
-from whence.model.masking import Masks
+from whence.model.masking import ONE_DRAW, Masks
 from whence.near import nearest
 from whence.types import RUN_STEPS, Label, step_name
 
@@ -158,7 +158,7 @@ class Run:
             raise RunError(f"--max-length {asked} is more than the {limit} tokens that this model takes")
         return asked
 
-    def encoder(self, max_length: int, masks: Masks = Masks()) -> Encoder:
+    def encoder(self, max_length: int, masks: Masks = ONE_DRAW) -> Encoder:
         """Make the encoder of this run.
 
         Args:

@@ -19,9 +19,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from whence.capture import input_embedding
 from whence.errors import InputError, MismatchError, RunError
-from whence.model import Batch, CausalLM, Classification, Run, digest, read_steps
+from whence.layers import input_embedding
+from whence.model import Batch, Run, digest, read_steps
 from whence.progress import track
 from whence.replay.derivative import Derivative, Smoothness
 from whence.replay.leaves import Leaves, Sums
@@ -75,6 +75,11 @@ class Replay:
         every: int | None = None,
         quiet: bool = False,
     ) -> None:
+        if run.card.kind not in {"classification", "causal-lm"}:
+            raise RunError(
+                f"{run.path} cannot be replayed: only classifiers and causal language models can, and this is a "
+                f"{run.card.kind} model"
+            )
         self.run, self.steps = run, read_steps(run.path)
         self._dtype = torch.float64 if double else torch.float32
         self._quiet = quiet
@@ -294,9 +299,8 @@ class Replay:
         batch = self._batch(number)
         logits = self._logits(parameters, batch.inputs)
         if self.run.card.kind == "classification":
-            return Classification(batch.labels).losses(logits), float(len(batch.labels))
-        task = CausalLM(batch.ids, batch.counted, "sum")
-        return task.losses(logits), float(batch.counted[:, 1:].sum())
+            return batch.classes().losses(logits), float(len(batch.labels))
+        return batch.tokens("sum").losses(logits), float(batch.counted[:, 1:].sum())
 
     def _batch(self, number: int) -> Batch:
         rows = [int(row) for row in self.steps.rows(number)]
@@ -320,12 +324,7 @@ class Replay:
         for query, encoded in zip(queries, self._encoder.encode([one.example for one in queries]), strict=True):
             batch = self._encoder.collate([encoded], [query.label])
             logits = self._logits(parameters, batch.inputs)
-            task = (
-                Classification(batch.labels)
-                if self.run.card.kind == "classification"
-                else CausalLM(batch.ids, batch.counted)
-            )
-            losses.append(task.losses(logits)[0])
+            losses.append(batch.task(self.run.card.kind).losses(logits)[0])
         return torch.stack(losses)
 
     def _begin(self, end: State, queries: Sequence[Query]) -> tuple[Float[np.ndarray, " q"], list[State]]:
