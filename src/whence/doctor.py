@@ -10,14 +10,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from whence.capture import head_table
-from whence.errors import InputError
+from whence.errors import InputError, MismatchError, RunError
 from whence.examples import Examples
 from whence.forms import Gradient
 from whence.index.build import label_numbers
 from whence.index.passes import Pass
 from whence.layers import Block, input_embedding, table_shape, word_tables
 from whence.model import Encoded, Run
+from whence.model.steps import FOLDER as REPLAY_FOLDER
 from whence.recipe import Recipe
+from whence.replay import Query
+from whence.replayed import replayed
 
 PROBES = 4
 """Examples that the doctor looks at: full gradients of the embedding are dense."""
@@ -60,7 +63,7 @@ def check(run: Run, examples: Examples, *, max_length: int | None = None) -> tup
         InputError: no example has a finite loss.
         LabelError: a label that the run does not know.
     """
-    return _Check(run, examples, max_length).findings()
+    return _Check(run, examples, max_length).findings(max_length)
 
 
 class _Check:
@@ -73,7 +76,7 @@ class _Check:
         self.work = Pass(run, self.model, Recipe(name="check"), self.encoder)
         self.probes, self.probe_labels = self._choose()
 
-    def findings(self) -> tuple[Finding, ...]:
+    def findings(self, max_length: int | None) -> tuple[Finding, ...]:
         """Run every check."""
         truth = [self._truth(row) for row in range(len(self.probes))]
         alone = [self._dense(self._take([one], [label]), 0) for one, label in self._pairs()]
@@ -88,7 +91,20 @@ class _Check:
             self._self_influence(alone),
             *([] if self.run.card.kind == "seq2seq" else self._layers()),
             *self._coverage(),
+            *self._replay(max_length),
         )
+
+    def _replay(self, max_length: int | None) -> list[Finding]:
+        """Where the run is recorded for replay: does it end where it ended, and is its training smooth?"""
+        if not (self.run.path / REPLAY_FOLDER).is_dir():
+            return []
+        asked = Query(self.examples[0], self.labels[0])
+        try:
+            found = replayed(self.run, self.examples, [asked], max_length=max_length)
+        except (RunError, MismatchError) as error:
+            return [Finding("replay of the training", None, str(error))]
+        word = "smooth" if found.smoothness.smooth else "NOT smooth, so replay refuses to rank"
+        return [Finding("replay of the training", None, f"{word}: {found.told()}")]
 
     def _layers(self) -> list[Finding]:
         """Gradients of every layer that there is a rule for, biases included, against autograd on one text."""

@@ -1,14 +1,14 @@
 """Commands that ask: an index about an output or about labels, a run about itself."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from whence.cli import options
+from whence.cli import options, replaying
 from whence.cli.options import Data, IndexFolder, Json, Quiet
 from whence.cli.speech import hint, show
 from whence.errors import InputError
@@ -16,6 +16,7 @@ from whence.errors import InputError
 if TYPE_CHECKING:
     from whence.examples import Columns
     from whence.types import Example
+    from whence.views import Answer
 
 
 def explain(
@@ -36,6 +37,8 @@ def explain(
     only_correct: options.Correct = False,
     html: Annotated[Path | None, typer.Option(help="Also write one self-contained page.")] = None,
     run: options.MovedRun = None,
+    method: Annotated[str | None, typer.Option(help="replay: INDEX is then a RUN, recorded for replay.")] = None,
+    data: Annotated[str | None, typer.Option(help="What the run was trained on (replay).")] = None,
     baselines: options.Beside = True,
     filters: options.Filters = None,
     ids_file: options.IdsFile = None,
@@ -58,22 +61,45 @@ def explain(
     if (group and queries is None) or (only_correct and not group):
         raise InputError("--group is about several queries, and --only-correct about a group: --queries FILE --group")
     options.usable(html, "--html")
-    chosen, ids = options.choice("--kernel", kernel, ("numpy", "numba")), options.ids_in(ids_file)
+    named = options.columns(text_column, pair_column, label_column, id_column, target_column)
+    given = {"--label": label, "--pair": pair, "--target": target}
+    asked = _one(text or "", given) if queries is None else _many(queries, given, named, split, quiet=quiet)
+    if replaying.wanted(method, data, {"--against": against, "--group": group, "--where": filters, "--run": run}):
+        found = replaying.answers(
+            index, data or "", asked, named, split, k,
+            baselines=baselines, trust_remote_code=trust_remote_code, quiet=quiet,
+        )  # fmt: skip
+    else:
+        how: dict[str, Any] = {"against": against, "k": k, "baselines": baselines, "group": group}
+        how["aggregate"] = options.aggregation(aggregate, over, vote_k, only_correct)
+        opening = {"run": run, "trust_remote_code": trust_remote_code, "partial": partial}
+        opening |= {"allow_missing": allow_missing, "kernel": options.choice("--kernel", kernel, ("numpy", "numba"))}
+        found = _indexed(index, asked, opening, filters, options.ids_in(ids_file), how)
+    _show(found, html, as_json=as_json, quiet=quiet)
+
+
+def _indexed(
+    index: Path,
+    asked: "Sequence[Example]",
+    opening: dict[str, Any],
+    filters: list[str] | None,
+    ids: list[str] | None,
+    how: dict[str, Any],
+) -> "Iterable[Answer]":
     from whence.attribution import open as open_index
+
+    opened = open_index(index, **opening)
+    how["where"] = options.where(filters, ids, opened.store.plan.label_names)
+    group = how.pop("group")
+    return [opened.explain_group(asked, **how)] if group else opened.explain_many(asked, **how)
+
+
+def _show(found: "Iterable[Answer]", html: Path | None, *, as_json: bool, quiet: bool) -> None:
     from whence.views import Answer, document
     from whence.views.terminal import print_answer
 
     answers: list[Answer] = []
-    rule = options.aggregation(aggregate, over, vote_k, only_correct)
-    named = options.columns(text_column, pair_column, label_column, id_column, target_column)
-    given = {"--label": label, "--pair": pair, "--target": target}
-    asked = _one(text or "", given) if queries is None else _many(queries, given, named, split, quiet=quiet)
-    opened = open_index(
-        index, run=run, trust_remote_code=trust_remote_code, partial=partial, allow_missing=allow_missing, kernel=chosen
-    )
-    where = options.where(filters, ids, opened.store.plan.label_names)
-    how: dict[str, Any] = {"against": against, "k": k, "baselines": baselines, "where": where, "aggregate": rule}
-    for answer in [opened.explain_group(asked, **how)] if group else opened.explain_many(asked, **how):
+    for answer in found:
         show(as_json, answer.to_dict, lambda shown=answer: print_answer(shown, Console()))
         answers.append(answer)
     if html is not None:
@@ -150,12 +176,12 @@ def check(
 
 def methods(as_json: Json = False) -> None:
     """List the methods with their papers, costs and needs."""
-    from whence.methods import METHODS
+    from whence.methods import LOOPS, METHODS
     from whence.views.tables import print_table
 
     content = [
         {"method": name, "summary": one.summary, "cost": one.cost, "needs": one.needs, "paper": one.paper}
-        for name, one in METHODS.items()
+        for name, one in [*METHODS.items(), *LOOPS.items()]
     ]
     rows = [(one["method"], one["summary"], one["cost"], one["needs"]) for one in content]
     papers = {paper: [one["method"] for one in content if one["paper"] == paper] for paper in _papers(content)}

@@ -51,6 +51,8 @@ class Method:
     needs: str = "-"
 
 
+MAGIC = "Ilyas and Engstrom 2025, MAGIC: Near-Optimal Data Attribution for Deep Learning"
+
 _EMBEDDING_COST = "forward + backward to the embedding"
 _LAYERS_COST = "forward + backward to the first layer that is scored"
 _CURVED_COST = f"{_LAYERS_COST}, and one matrix per layer"
@@ -183,6 +185,37 @@ METHODS: dict[str, Method] = {method.recipe.name: method for method in _ROWS}
 assert set(BASELINES) <= set(METHODS)
 
 
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A method with a loop of its own, which no index holds.
+
+    Attributes:
+        summary: what it measures, in one line.
+        paper: where it comes from.
+        cost: of a question.
+        needs: beyond the run and its data.
+        asked: how it is asked.
+    """
+
+    summary: str
+    paper: str
+    cost: str
+    needs: str
+    asked: str
+
+
+LOOPS: dict[str, Loop] = {
+    "replay": Loop(
+        "exact derivative of an output through the recorded training, by example and word",
+        MAGIC,
+        "the training again, about 3 times more per query",
+        "whence.Recorder(replay=True), or whence train --replay",
+        "whence explain RUN TEXT --method replay --data DATA",
+    )
+}
+"""Methods that are no recipe, by the name that users type."""
+
+
 def recipe_of(method: str | Recipe, **changes: object) -> Recipe:
     """Find a recipe by name or in a file, and change it.
 
@@ -206,6 +239,8 @@ def recipe_of(method: str | Recipe, **changes: object) -> Recipe:
 
 
 def _named(method: str) -> Recipe:
+    if method in LOOPS:
+        raise InputError(f"{method} is no method of an index: ask the run itself, with `{LOOPS[method].asked}`")
     if method not in METHODS:
         raise InputError(
             f"unknown method {method!r}{nearest(method, METHODS)}; `whence methods` lists them: {', '.join(METHODS)}"

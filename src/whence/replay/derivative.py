@@ -72,3 +72,12 @@ class Smoothness:
         """Relative error: norm of the gap over the norm of the differences."""
         gap = np.linalg.norm(self.difference - self.derivative)
         return float(gap / max(float(np.linalg.norm(self.difference)), 1e-300))
+
+    @property
+    def smooth(self) -> bool:
+        """Whether the derivative says what weighing an example does: the ratio within 2/3 to 3/2, the error to .5.
+
+        On small runs whose derivative predicted leaving rows out well (rank correlation above .9) ratios were 1 to 1.4;
+        on runs where it did not, .2 or 3.4.
+        """
+        return 2 / 3 <= self.ratio <= 3 / 2 and self.error <= 0.5

@@ -144,7 +144,8 @@ class Replay:
             raise MismatchError(
                 f"replaying {self.run.path} ends {found:.1e} away from its last checkpoint, more than {TOLERANCE:g}: "
                 "check that the data, their order and --max-length are those of the training, and that it stopped at "
-                "its last checkpoint"
+                "its last checkpoint; else it was driven so hard that rounding errors grew: train with a larger "
+                "--adam-epsilon or a smaller --learning-rate"
             )
         return found
 

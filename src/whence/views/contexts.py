@@ -67,7 +67,7 @@ class QueryView:
 class WordPair:
     """A word of the query and a word of the training example, and the part of the score that the two carry."""
 
-    query_word: str = field(metadata={"help": "word of the query"})
+    query_word: str = field(metadata={"help": "word of the query; empty where a score has no part per query word"})
     train_word: str = field(metadata={"help": "word of the training example"})
     share: float = field(metadata={"help": "signed part of the score, in the unit of the score"})
     query_spans: tuple[Span, ...] = field(default=(), metadata={"help": "places in the query's text"})
