@@ -18,7 +18,7 @@ import whence
 from tiny import NEWS, Tiny, write_csv
 from whence.actions import RANKINGS
 from whence.cli import door, main
-from whence.methods import METHODS
+from whence.methods import LOOPS, METHODS
 
 COMMANDS = ["demo", "train", "plan", "index", "explain", "serve", "labels", "apply", "report", "check", "evaluate"]
 COMMANDS += ["tune", "verify", "info", "delete", "merge", "methods"]
@@ -297,12 +297,13 @@ def test_methods_lists_them_all(said: Said, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("COLUMNS", str(width))
         code, out, err = said("methods")
         assert (code, err) == (0, "")
-        assert all(re.search(rf"^ ?{name}\b", out, flags=re.M) for name in METHODS)
+        assert all(re.search(rf"^ ?{name}\b", out, flags=re.M) for name in [*METHODS, *LOOPS])
         assert "arXiv 2202.11844" in " ".join(out.split())
         assert max(map(len, out.splitlines())) <= width
     content = answered(said, "methods")
-    assert [one["method"] for one in content["methods"]] == list(METHODS)
-    assert [set(one) for one in content["methods"]] == [{"method", "summary", "cost", "needs", "paper"}] * len(METHODS)
+    names = [*METHODS, *LOOPS]
+    assert [one["method"] for one in content["methods"]] == names
+    assert [set(one) for one in content["methods"]] == [{"method", "summary", "cost", "needs", "paper"}] * len(names)
 
 
 def test_demo_tells_its_story(said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
