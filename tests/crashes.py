@@ -13,7 +13,7 @@ from typing import Any
 
 import faults
 from faults import Phase, Workers
-from whence.errors import DiskFullError, InputError, WhenceError
+from whence.errors import DamagedError, DiskFullError, InputError, WhenceError
 from whence.store import Store
 from whence.store.sums import sums_of
 
@@ -153,7 +153,14 @@ def _killed_run(workers: Workers, phase: Phase, work: Path, chance: random.Rando
 
 
 def _is_new(folder: Path, phase: Phase) -> bool:
-    return (folder / "manifest.json").is_file() and faults.root_of(folder) == phase.root
+    if not (folder / "manifest.json").is_file():
+        return False
+    try:
+        return faults.root_of(folder) == phase.root
+    except DamagedError:  # an unfinished repair has the manifest already, and not yet its files
+        if phase.damaged:
+            return False
+        raise
 
 
 # ---- 4: the n-th operation fails ----
