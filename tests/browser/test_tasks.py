@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Route
 
 import tiny
 from browser.conftest import AXE, start, stop
@@ -113,6 +113,66 @@ def test_the_same_by_keys_alone(address: str, opened: Opened) -> None:
     page.keyboard.press("j")
     page.keyboard.press("Enter")
     page.wait_for_url("**/example?**")
+
+
+def test_pages_are_turned_and_questions_asked_by_keys_alone(address: str, opened: Opened) -> None:
+    page = opened()
+    page.goto(f"{address}/table?size=25")
+    page.keyboard.press("n")
+    page.wait_for_url("**page=2**")
+    page.wait_for_selector("#row-26")
+    page.keyboard.press("p")
+    page.wait_for_selector("#row-1")
+    page.goto(f"{address}/ask")
+    page.keyboard.press("/")
+    page.keyboard.type("Ask by keys alone")
+    page.keyboard.press("Enter")
+    page.keyboard.type("and on a second line")
+    assert page.locator("#text").input_value() == "Ask by keys alone\nand on a second line"
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector(".wh-job, .wh-cols")
+    page.wait_for_url("**/ask?**", timeout=180_000)
+    page.wait_for_selector(".wh-hits > li")
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/example?**")
+
+
+def test_what_is_typed_while_a_search_is_under_way_stays(address: str, opened: Opened) -> None:
+    page = opened()
+    held: list[Route] = []
+    page.route("**/table?*q=soc&*", lambda route: held.append(route))
+    page.goto(f"{address}/table")
+    page.keyboard.press("/")
+    page.keyboard.type("soc")
+    with page.expect_request("**/table?*q=soc&*"):
+        pass
+    page.keyboard.type("ket")
+    held[0].continue_()
+    page.wait_for_url("**q=socket**")
+    assert page.locator("#q").input_value() == "socket"
+    assert page.evaluate("document.activeElement.id") == "q"
+
+
+def test_escape_leaves_a_search_as_it_is_and_a_late_page_leaves_the_keys_open(address: str, opened: Opened) -> None:
+    page = opened()
+    held: list[Route] = []
+    page.route("**/table?*q=socket&*", lambda route: held.append(route))
+    page.goto(f"{address}/table")
+    page.keyboard.press("/")
+    page.keyboard.type("socket")
+    with page.expect_request("**/table?*q=socket&*"):
+        page.keyboard.press("Escape")
+    assert page.locator("#q").input_value() == "socket"
+    page.keyboard.press("?")
+    assert page.locator("#keys").is_visible()
+    held[-1].continue_()
+    page.wait_for_selector("mark.wh-found")
+    assert page.locator("#keys").is_visible()
+    page.keyboard.press("Escape")
+    assert not page.locator("#keys").is_visible()
+    page.keyboard.press("j")
+    assert page.evaluate("document.activeElement.id") == "row-1"
 
 
 def test_focus_is_always_seen(address: str, opened: Opened) -> None:

@@ -34,6 +34,7 @@ class Frame:
     scripts: tuple[str, ...] = field(metadata=_help("URLs of the scripts"))
     notices: tuple[str, ...] = field(default=(), metadata=_help("what a reader must know before anything else"))
     undo: str = field(default="", metadata=_help("the last decision in words; empty when there is nothing to undo"))
+    keys: tuple[tuple[str, str], ...] = field(default=(), metadata=_help("key and what it does"))
     refresh: float = field(default=0.0, metadata=_help("seconds after which the page is asked for again; 0 for never"))
 
 

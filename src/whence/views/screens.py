@@ -305,7 +305,6 @@ class AboutScreen(Screen):
     decisions: tuple[tuple[str, int], ...] = field(metadata=_help("decision and how many examples"))
     exports: tuple[Link, ...] = field(metadata=_help("the mended data set, and the decisions"))
     command: str = field(metadata=_help("the command that writes the mended data set"))
-    keys: tuple[tuple[str, str], ...] = field(metadata=_help("key and what it does"))
     caveat: str = field(default=CAVEAT, metadata=_help("what a score is not"))
 
 

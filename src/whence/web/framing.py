@@ -14,6 +14,22 @@ SUSPECTS = Browsing(flag="yes", sort=("score",))
 """The table of suspected label errors."""
 
 
+KEYS = (
+    ("/", "search, or the text of the question"),
+    ("Escape", "leave a field"),
+    ("Ctrl + Enter", "ask, from within the text"),
+    ("j and k", "next and previous example"),
+    ("n and p", "next and previous page"),
+    ("Enter", "open the example"),
+    ("x", "drop it"),
+    ("f", "fix its label to the one that is chosen"),
+    ("e", "keep it as it is"),
+    ("u", "undo the last decision"),
+    ("?", "show the keys"),
+)
+"""What `explorer.js` listens to."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What a screen needs to know of a request.
@@ -72,6 +88,7 @@ def frame(
         undo=_undo(shown),
         notices=_notices(shown) if notices is None else notices,
         refresh=refresh,
+        keys=KEYS,
     )
 
 

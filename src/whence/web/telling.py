@@ -11,17 +11,6 @@ from whence.views.screens import AboutScreen, BuildScreen, ProblemScreen
 from whence.web.shelf import Shown
 from whence.web.states import Browsing, Looking
 
-KEYS = (
-    ("/", "search, or the text of the question"),
-    ("j and k", "next and previous example"),
-    ("Enter", "open the example"),
-    ("x", "drop it"),
-    ("f", "fix its label to the one that is chosen"),
-    ("e", "keep it as it is"),
-    ("u", "undo the last decision"),
-    ("?", "show the keys"),
-)
-
 
 def about_screen(shown: Shown) -> AboutScreen:
     """Tell what an index holds.
@@ -60,7 +49,6 @@ def about_screen(shown: Shown) -> AboutScreen:
         decisions=tuple(counts),
         exports=tuple(files),
         command=f"whence apply {shown.folder} --out mended.csv",
-        keys=KEYS,
     )
 
 
