@@ -173,7 +173,7 @@ PAGES: dict[str, tuple[str, Callable[[Record], str], Callable[[Record], Iterator
 INTRODUCTION = """# Benchmarks
 
 Written by `benchmarks/tables.py` from the newest record of each benchmark in
-[benchmarks/results](../benchmarks/results/); `make bench` runs them. Two cores, one thread, other work beside it:
+[benchmarks/results](../benchmarks/results/); `make bench` runs them. Two cores, one thread, a core to itself:
 compare ratios within a run, not seconds between runs; CPU seconds leave out what else the machine does, not what it
 does to the caches and to the memory. Peers stand on [a page of their own](peers.md), faults in
 [torture.md](torture.md).
