@@ -21,6 +21,7 @@ from explorer import Browser, Reply, lines
 from markup import Structure
 from whence.store import Store, watch
 from whence.views.page import TEMPLATES, environment
+from whence.web import app, exports
 from whence.web.questions import Question, Questions
 from whence.web.states import Browsing, Looking
 
@@ -392,6 +393,20 @@ def test_files_of_the_table_open_elsewhere_and_hold_the_same(browser: Browser, t
     for one, other in zip(read, expected, strict=True):
         assert one["text"] == ("'" if other["text"].startswith("=") else "") + other["text"]
         assert float(one["loss"]) == other["loss"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "cleanlab"])
+def test_files_that_are_made_and_sent_in_parts_are_the_same(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    url = f"/export/table.{kind}?sort=-loss"
+    whole = browser.get(url)
+    monkeypatch.setattr(exports, "BLOCK", 7)
+    monkeypatch.setattr(app, "PART", 100)
+    parts = browser.get(url)
+    assert len(whole.body) > 1000
+    assert parts.body == whole.body
+    assert int(parts.headers["content-length"]) == len(parts.body)
 
 
 def test_the_cleanlab_file_has_its_columns(browser: Browser) -> None:

@@ -15,6 +15,7 @@ import pyarrow.compute
 from jaxtyping import Bool, Int
 
 from whence.errors import InputError
+from whence.examples.packed import pack_texts
 from whence.examples.stored import Stored
 from whence.types import Span
 
@@ -55,6 +56,7 @@ class Whole:
 
     def __init__(self, parts: Sequence[Stored]) -> None:
         self._columns = {name: _joined(parts, name) for name in NAMES}
+        _pa.default_memory_pool().release_unused()
 
     def __len__(self) -> int:
         return len(self._columns["id"])
@@ -91,7 +93,9 @@ class Whole:
         Returns:
             One value each; None where there is none.
         """
-        return self._columns[name].take(_pa.array(places)).to_pylist()
+        # not pyarrow.array: it imports pandas
+        buffers = [None, _pa.py_buffer(np.ascontiguousarray(places, dtype=np.int64))]
+        return self._columns[name].take(_pa.Array.from_buffers(_pa.int64(), len(places), buffers)).to_pylist()
 
     def rows(self, places: Int[np.ndarray, " m"]) -> list[dict[str, Any]]:
         """Take some examples.
@@ -196,7 +200,7 @@ def spans(texts: Sequence[str], how: How, pattern: str) -> list[tuple[Span, ...]
     expression = _expression(how, pattern)
     around, inside = (r"\1" + _OPEN + r"\2" + _CLOSE, f"({_EDGE_BEFORE})(?i:({re_escape(pattern)}))")
     marked = _compute.replace_substring_regex(
-        _pa.array(list(texts), type=_pa.string()),
+        pack_texts(texts).arrays[0],
         pattern=inside if how == "word" else f"({expression})",
         replacement=around if how == "word" else _OPEN + r"\1" + _CLOSE,
     ).to_pylist()
@@ -246,7 +250,7 @@ def _expression(how: How, pattern: str) -> str:
     else:
         expression = f"(?i:{re_escape(pattern) if how == 'substring' else pattern})"
     try:
-        _compute.match_substring_regex(_pa.array([""]), pattern=expression)
+        _compute.match_substring_regex(pack_texts([""]).arrays[0], pattern=expression)
     except _pa.ArrowInvalid as error:
         reason = str(error).split("regular expression: ", 1)[-1].splitlines()[0][:200]
         raise InputError(
@@ -265,4 +269,6 @@ def _match(column: Any, how: How, pattern: str, expression: str) -> Any:
 def _joined(parts: Sequence[Stored], name: str) -> Any:
     kind = _pa.int64() if name == "row" else _pa.large_string()
     chunks = [part.arrow(name) if name in part.names else _pa.nulls(len(part), kind) for part in parts]
-    return _pa.chunked_array([one.cast(kind) for chunk in chunks for one in getattr(chunk, "chunks", [chunk])], kind)
+    pieces = [one.cast(kind) for chunk in chunks for one in getattr(chunk, "chunks", [chunk])]
+    # one piece: taking rows out of several joins all of them each time
+    return _pa.chunked_array([_pa.concat_arrays(pieces)] if pieces else [], kind)

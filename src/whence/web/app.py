@@ -1,7 +1,7 @@
 """The routes of the explorer, and nothing else: each reads a state, makes one screen, and renders it."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
 from starlette.requests import Request as WebRequest
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from whence.errors import InputError, WhenceError
@@ -26,6 +26,8 @@ S = TypeVar("S", bound=State)
 
 STATIC = Path(__file__).parent / "static"
 THEMES = ("", "light", "dark")
+PART = 256 * 1024
+"""Bytes of a file that are sent at a time."""
 THEME_COOKIE = "whence-theme"
 _FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "whence.css": ("text/css; charset=utf-8", lambda: f"{css()}\n{css('explorer/explorer.css')}\n".encode()),
@@ -180,8 +182,9 @@ class Explorer:
         if what not in makers:
             raise _MissingError("there is no such file")
         name = f"whence-{what}.{exports.SUFFIXES.get(kind, kind)}"
-        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return Response(makers[what](), media_type=exports.TYPES[kind], headers=headers)
+        content = makers[what]()
+        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": str(len(content))}
+        return StreamingResponse(_parts(content), media_type=exports.TYPES[kind], headers=headers)
 
     def static(self, request: WebRequest) -> Response:
         """Give a style sheet or a script."""
@@ -286,6 +289,12 @@ def _static(name: str) -> tuple[bytes, str]:
 
 def _versioned(name: str) -> str:
     return f"/static/{name}?v={_static(name)[1]}"
+
+
+async def _parts(content: bytes) -> AsyncIterator[memoryview]:
+    """A file in parts: sent whole, what the visitor has not taken yet would be held a second time."""
+    for start in range(0, len(content), PART):
+        yield memoryview(content)[start : start + PART]
 
 
 def _read(kind: type[S], request: WebRequest) -> S:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -18,6 +19,8 @@ from whence.web.shelf import Shelf
 HEAD_BYTES = 64 * 1024
 """Bytes of a request's head at most."""
 
+THREADS = 8
+"""Pages that are made at a time; more wait for their turn."""
 
 WARM_AFTER = 2.0
 """Seconds after which what later pages need is made ready; the first page comes first."""
@@ -60,6 +63,19 @@ class Patient(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+class Small(uvicorn.Server):
+    """A server with few threads: pages share one interpreter, and every thread keeps memory of its own."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen.
+
+        Args:
+            sockets: that are bound already.
+        """
+        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+        await super().startup(sockets)
 
 
 def serve(
@@ -107,7 +123,7 @@ def serve(
         h11_max_incomplete_event_size=HEAD_BYTES,
     )
     try:
-        uvicorn.Server(config).run(sockets=[bound])
+        Small(config).run(sockets=[bound])
     finally:
         explorer.asker.close()
         bound.close()
