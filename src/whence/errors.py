@@ -36,6 +36,10 @@ class RunError(InputError):
     """A folder that is not a usable training run."""
 
 
+class DivergedError(InputError):
+    """An iteration that runs away or cannot end, for a reason that another setting mends."""
+
+
 class MissingExtraError(InputError):
     """An optional package that the request needs is not installed."""
 

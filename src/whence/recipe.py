@@ -39,6 +39,13 @@ class Recipe(BaseModel):
             Fisher matrix, or DataInf's closed form.
         damping: what is added to every eigenvalue before it is inverted, as a factor.
         damping_of: what that factor multiplies: the mean eigenvalue of the layer, the top one, or 1 (absolute).
+        solver: an inverse-Hessian product per query, over the layers in full: by LiSSA or conjugate gradient. The index
+            then keeps features alone, and damping is a factor of the scale.
+        depth: steps of the solver, at most.
+        runs: independent runs of LiSSA that are averaged.
+        sample: training texts of one Hessian; None takes 8 a step for LiSSA, 256 for conjugate gradient.
+        scale: what LiSSA divides the Hessian by; "auto" is 3 times the largest eigenvalue seen.
+        candidates: the nearest training examples that a query is compared with: a share of them up to 1, or a number.
         measure: what is asked of a query: its loss, or the logit of its label (how much the example pushes it up).
         refit: L2 penalty under which the last layer is fitted anew before anything is taken; None leaves it as trained.
         checkpoints: every checkpoint of the run, or the last one alone.
@@ -69,6 +76,12 @@ class Recipe(BaseModel):
     curvature: Literal["none", "autocorrelation", "ggn", "ekfac", "datainf"] = "none"
     damping: float = Field(default=0.1, ge=0.0)
     damping_of: Literal["mean", "top", "absolute"] = "mean"
+    solver: Literal["none", "lissa", "cg"] = "none"
+    depth: int = Field(default=500, ge=1)
+    runs: int = Field(default=3, ge=1)
+    sample: int | None = Field(default=None, ge=1)
+    scale: float | Literal["auto"] = "auto"
+    candidates: float = Field(default=1000.0, gt=0.0)
     measure: Literal["loss", "logit"] = "loss"
     refit: float | None = Field(default=None, gt=0.0)
     checkpoints: Literal["all", "last"] = "all"

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from whence import words as splitter
 from whence.index.asked import Asked
 from whence.index.beside import Beside
+from whence.index.fastif import FastIF
 from whence.index.shares import word_pairs
 from whence.index.turning import Turning
 from whence.search import Ranking, Search, Where
@@ -29,13 +30,16 @@ class Answers:
         store: the index.
         search: over it.
         beside: its baselines.
-        by_word: splits the vector of a text by its words: from checkpoint, text, class, number of words and the class
-            whose loss is subtracted, and whether it is a query.
+        by_word: what splits hits whose vectors have no words: FastIF, or a function of checkpoint, text, class, number
+            of words, the class whose loss is subtracted, and whether it is a query.
         turning: what the recipe does to queries.
     """
 
-    def __init__(self, store: Store, search: Search, beside: Beside, by_word: ByWord, turning: Turning) -> None:
+    def __init__(
+        self, store: Store, search: Search, beside: Beside, by_word: ByWord | FastIF, turning: Turning
+    ) -> None:
         self.store, self._search, self._beside = store, search, beside
+        self._fast = by_word if isinstance(by_word, FastIF) else None
         self._by_word, self._turning = by_word, turning
         self._theirs: tuple[Asked, int, dict[int, np.ndarray]] | None = None
         self._held: dict[int, frozenset[int]] = {}
@@ -70,6 +74,7 @@ class Answers:
         plan = self.store.plan
         hits = len(ranking.helped) + len(ranking.hurt)
         notes = [*self._banners(where), *told, *self.store.manifest.notes, *asked.notes(row)]
+        notes += [] if self._fast is None else self._fast.notes(asked, row)
         notes += self._sparse(asked, row, found=bool(hits))
         allowed = None if where.open else np.concatenate([where.allowed(one) for one in self.store.segments])
         lists, reasons = self._beside.lists(asked.texts(row), k, allowed) if baselines else ({}, [])
@@ -154,15 +159,23 @@ class Answers:
     ) -> Float[np.ndarray, "w x"]:
         """Word x word terms at one checkpoint. Vectors keep no words: those of a hit are taken again from its text."""
         place, example = hit
+        names = self.store.plan.label_names
+        label = -1 if names is None else names.index(str(example.label))
+        if self._fast is not None:
+            return self._fast.terms(asked, row, example, label, widths)
         gradient = asked.gradients[step].example(row)
         if gradient.dense is None:
             return self._search.terms(step, place, gradient, widths)
-        names = self.store.plan.label_names
-        label = -1 if names is None else names.index(str(example.label))
-        mine = self._by_word(step, example, label, widths[0], None, False).astype(np.float64)
+        mine = self._split(step, example, label, widths[0], None, False).astype(np.float64)
         terms = self._search.weighed(step, place) * (mine @ self._query(asked, row)[step].T)
         rest = replace(gradient, dense=None)
         return terms if gradient.rows is None else terms + self._search.terms(step, place, rest, widths)
+
+    def _split(
+        self, step: int, example: Example, label: int, width: int, against: int | None, asked: bool
+    ) -> Float[np.ndarray, "w p"]:
+        assert not isinstance(self._by_word, FastIF)
+        return self._by_word(step, example, label, width, against, asked)
 
     def _query(self, asked: Asked, row: int) -> dict[int, Float[np.ndarray, "w p"]]:
         """A query's turned vectors by word, at every checkpoint; kept while its hits are made."""
@@ -171,7 +184,7 @@ class Answers:
             for step in asked.factors:
 
                 def by_word(example: Example, label: int, width: int, at: int = step) -> Float[np.ndarray, "w p"]:
-                    return self._by_word(at, example, label, width, asked.against, True)
+                    return self._split(at, example, label, width, asked.against, True)
 
                 made[step] = self._turning.vectors(step, asked.split(row, step, by_word)).astype(np.float64)
             self._theirs = (asked, row, made)

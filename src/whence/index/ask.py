@@ -11,10 +11,11 @@ from whence.errors import InputError, MismatchError
 from whence.index.answers import Answers
 from whence.index.asked import AnyLabel, Asked, Labels, check_queries, labels_of, named, plain_label, queries_of
 from whence.index.beside import Beside
+from whence.index.fastif import FastIF
 from whence.index.grouping import BLOCK, Aggregate, Grouping, Together
 from whence.index.loading import Loaded
 from whence.index.turning import Turning
-from whence.model import Encoder, Masks, Run
+from whence.model import Run
 from whence.search import ANY, How, KernelName, Ranking, Search, Where, ranking_of
 from whence.store import Store
 from whence.types import RUN_STEPS, Example
@@ -53,7 +54,9 @@ class Index:
         """Told in a few words what is being done; replace it to watch a question on its way."""
         self._loaded = Loaded(self.store, run, trust_remote_code, lambda line: self.say(line))
         self._turning = Turning(self.store.plan.recipe, self.store.plan.blocks, self.store.table)
-        self._answers = Answers(self.store, self._search, self._beside, self._loaded.by_word, self._turning)
+        self._fast = None if self.store.plan.recipe.solver == "none" else FastIF(self.store, self._loaded)
+        taken = self._fast or self._loaded.by_word
+        self._answers = Answers(self.store, self._search, self._beside, taken, self._turning)
         self._grouping = Grouping(self._search, self._beside)
         if self.store.plan.word_rules != splitter.RULES:
             raise MismatchError(
@@ -108,10 +111,6 @@ class Index:
             MismatchError: weights or tokenizer changed.
         """
         return self._loaded.run
-
-    @property
-    def _encoder(self) -> Encoder:
-        return self.run.encoder(self.store.plan.max_length, Masks.of(self.store.plan.recipe))
 
     def explain(
         self,
@@ -339,7 +338,7 @@ class Index:
             raise InputError("this run is a language model: it predicts no classes")
         queries = queries_of(texts, text_pairs=text_pairs)
         check_queries(queries)
-        encoded = self._encoder.encode(queries) if queries else []
+        encoded = self._loaded.encoder.encode(queries) if queries else []
         size = self.store.plan.source.batch_size
         _, predicted, _ = labels_of(self._loaded.at(self.store.plan.checkpoints[-1].step), queries, encoded, size)
         return [names[number] for number in predicted]
@@ -349,10 +348,14 @@ class Index:
         name = self.store.plan.recipe.baseline
         if name is not None:
             return np.stack([self._beside.scores(name, asked.texts(row)) for row in rows])
+        if self._fast is not None:
+            return self._fast.scores(asked, rows)
         return self._search.scores(asked.taken(rows), len(rows))
 
     def _ranked(self, asked: Asked, rows: range, k: int, where: Where) -> list[Ranking]:
         """Rankings of some queries together."""
+        if self._fast is not None:
+            return self._fast.top(asked, rows, k, where)
         if self.store.plan.recipe.baseline is None:
             return self._search.top(asked.taken(rows), len(rows), k, where)
         allowed = np.concatenate([where.allowed(segment) for segment in self.store.segments])
@@ -373,7 +376,7 @@ class Index:
                 "`against` compares two labels, and this run is a language model: "
                 "give the part that counts as target instead"
             )
-        encoded = self._encoder.encode(queries) if queries else []
+        encoded = self._loaded.encoder.encode(queries) if queries else []
         last = self._loaded.at(self.store.plan.checkpoints[-1].step)
         other = None if against is None else run.label_number(plain_label(against))
         labels, predicted, probabilities = labels_of(last, queries, encoded, self.store.plan.source.batch_size)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from whence.curvature import MeanSquares
 from whence.errors import DataError, DiskFullError, InputError
@@ -16,7 +17,7 @@ from whence.forms import Gradient, Rows
 from whence.index.clock import Clock
 from whence.index.fitting import RIDGES, Fitting
 from whence.index.kept import columns
-from whence.index.layered import Layered, settled
+from whence.index.layered import Layered, chosen_layers, settled
 from whence.index.moments import moments_fingerprints, read_moments
 from whence.index.options import DEFAULTS, Options
 from whence.index.passes import wanted
@@ -81,6 +82,7 @@ class Build:
             first = run.load(self.checkpoints[0])
         self.recipe = recipe = settled(recipe, run, first)
         self.wanted = wanted(recipe, run, first)
+        self._told = [] if recipe.solver == "none" else self._choice_told(first)
         self._layered = None if self.wanted.choice is None else Layered(self.wanted.choice, recipe)
         self.moments = {one.step: read_moments(one, recipe, options.second_moment) for one in self.checkpoints}
         if self.wanted.head and recipe.preconditioner == "adam" and options.second_moment == "estimate":
@@ -312,7 +314,7 @@ class Build:
             self.writer.put_table(checkpoint.step, held | {"inverse_root": moment.inverse_root})
 
     def _notes(self, skipped: tuple[SkippedRow, ...]) -> list[str]:
-        notes: list[str] = [] if self._layered is None else [*self._layered.notes(), *self._turned()]
+        notes = self._told if self._layered is None else [*self._layered.notes(), *self._turned()]
         if self.run.card.kind == "masked-lm":
             notes.append(
                 f"{self.recipe.mask_share:.0%} of the tokens of each text are masked and have to be guessed, chosen by "
@@ -341,6 +343,11 @@ class Build:
         if self.options.rows != "fp32":
             notes.append(f"gradient rows are kept as {self.options.rows} with one scale each: scores are rounded")
         return notes
+
+    def _choice_told(self, model: nn.Module) -> list[str]:
+        """What is scored of a recipe whose index keeps no gradients."""
+        choice = chosen_layers(self.recipe, self.run, model)
+        return [f"{self.recipe.name} scores {choice.told()}; no gradient is kept: queries take them again"]
 
     def _turned(self) -> list[str]:
         """Say how gradients of layers were turned: curvature with its damping, refit."""

@@ -164,6 +164,14 @@ class Grouping:
         """Whether scores are linear in the query's gradient."""
         return self._plan.recipe.synonym_threshold is None and self._plan.recipe.baseline is None
 
+    def _check(self) -> None:
+        """Refuse to join what is solved query by query."""
+        if self._plan.recipe.solver != "none":
+            raise InputError(
+                f"{self._plan.recipe.name} solves for every query anew and compares each with candidates of its own: "
+                "it has no groups, ranks or votes (ask one by one, or take ekfac or influence-last)"
+            )
+
     def rows(self, asked: Asked, rows: Sequence[int], rule: Aggregate) -> list[int]:
         """Choose the queries that count.
 
@@ -178,6 +186,7 @@ class Grouping:
         Raises:
             InputError: none is left, or there is nothing that could be correct.
         """
+        self._check()
         if not rows:
             raise InputError("no query was given: there is nothing to join")
         if not rule.correct:
@@ -225,6 +234,7 @@ class Grouping:
         Returns:
             The ranking, and what a reader must know of its scores.
         """
+        self._check()
         scores, voters = self.scores(asked, rows, rule)
         allowed = np.concatenate([where.allowed(one) for one in self._search.store.segments])
         n = int(self._search.store.alive.sum())

@@ -108,6 +108,11 @@ def chosen_layers(recipe: Recipe, run: Run, model: nn.Module) -> Choice:
             f"{recipe.name} is about layers, and the layers of an encoder-decoder see two texts, which it cannot tell "
             "apart yet: choose tracin-we, tracin-we-adam or tracin-last"
         )
+    if recipe.solver != "none" and not _plain(recipe):
+        raise InputError(
+            f"{recipe.name} solves with the gradients themselves: project, curvature, preconditioner, similarity, "
+            "unit_norm, refit, measure and several checkpoints are for methods whose vectors are kept"
+        )
     if not recipe.layers:
         raise InputError(f"{recipe.name} names no layers: give some with --layers (groups, or patterns over names)")
     head = classifier_head(model) if run.card.kind == "classification" else vocabulary_head(model)
@@ -117,8 +122,14 @@ def chosen_layers(recipe: Recipe, run: Run, model: nn.Module) -> Choice:
         head=head,
         word=input_embedding(model),
         biases=recipe.biases,
-        rows=recipe.preconditioner == "none",
+        rows=recipe.preconditioner == "none" and recipe.solver == "none",
     )
+
+
+def _plain(recipe: Recipe) -> bool:
+    """Whether a recipe with a solver asks for nothing that belongs to kept vectors."""
+    kept = (recipe.curvature, recipe.preconditioner) != ("none", "none") or recipe.normed or recipe.refit is not None
+    return not kept and recipe.project is None and recipe.measure == "loss" and recipe.checkpoints == "last"
 
 
 def settled(recipe: Recipe, run: Run, model: nn.Module) -> Recipe:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from torch import nn
 
 from whence.errors import InputError, MismatchError, RunError
 from whence.index.passes import Pass
-from whence.model import Run
+from whence.model import Encoder, Masks, Run
 from whence.store import Store
 from whence.types import Example
 
@@ -34,10 +35,10 @@ class Loaded:
         trust_remote_code: bool,
         say: Callable[[str], None],
     ) -> None:
-        self.store, self._trust_remote_code, self._say = store, trust_remote_code, say
+        self.store, self._trust_remote_code, self.say = store, trust_remote_code, say
         named = run if run is not None else store.plan.joined or store.plan.run
         self._folders = [Path(named)] if isinstance(named, str | Path) else [Path(one) for one in named]
-        self._passes: dict[int, Pass] = {}
+        self._passes: dict[tuple[int, bool], Pass] = {}
 
     @cached_property
     def run(self) -> Run:
@@ -69,6 +70,11 @@ class Loaded:
                 )
         return run
 
+    @property
+    def encoder(self) -> Encoder:
+        """Encodes texts as they were when the index was built."""
+        return self.run.encoder(self.store.plan.max_length, Masks.of(self.store.plan.recipe))
+
     def by_word(
         self, step: int, example: Example, label: int, width: int, against: int | None, asked: bool
     ) -> Float[np.ndarray, "w p"]:
@@ -85,30 +91,35 @@ class Loaded:
         Returns:
             One vector per word, the special bucket last.
         """
-        (encoded,) = self.run.encoder(self.store.plan.max_length).encode([example])
+        (encoded,) = self.encoder.encode([example])
         return self.at(step).words(encoded, label, width, against, asked=asked)
 
-    def at(self, step: int) -> Pass:
+    def at(self, step: int, *, retaken: bool = False) -> Pass:
         """Load a checkpoint, or take it from before.
 
         Args:
             step: the checkpoint.
+            retaken: to take gradients that the index does not keep.
 
         Returns:
             Ready to give gradients.
         """
-        if step not in self._passes:
-            checkpoint = next(one for one in self.run.checkpoints if one.step == step)
-            self._say(f"loading the model of step {step}")
-            model = self.run.load(checkpoint)
-            held = sum(parameter.nbytes for work in self._passes.values() for parameter in work.model.parameters())
-            if held + sum(parameter.nbytes for parameter in model.parameters()) > KEPT_BYTES:
-                self._passes.clear()
+        if (step, retaken) not in self._passes:
+            other = self._passes.get((step, not retaken))
+            model = self._model(step) if other is None else other.model
             last = step == self.store.plan.checkpoints[-1].step
-            work = Pass(
-                self.run, model, self.store.plan.recipe, self.run.encoder(self.store.plan.max_length), pooled=last
-            )
+            recipe = self.store.plan.recipe
+            work = Pass(self.run, model, recipe, self.encoder, pooled=last and not retaken, retaken=retaken)
             if work.needs_table:
                 work.prepare(self.store.table(step))
-            self._passes[step] = work
-        return self._passes[step]
+            self._passes[step, retaken] = work
+        return self._passes[step, retaken]
+
+    def _model(self, step: int) -> nn.Module:
+        checkpoint = next(one for one in self.run.checkpoints if one.step == step)
+        self.say(f"loading the model of step {step}")
+        model = self.run.load(checkpoint)
+        held = sum(parameter.nbytes for work in self._passes.values() for parameter in work.model.parameters())
+        if held + sum(parameter.nbytes for parameter in model.parameters()) > KEPT_BYTES:
+            self._passes.clear()
+        return model

@@ -64,13 +64,14 @@ class Passed:
     bad: Bool[np.ndarray, " n"]
 
 
-def wanted(recipe: Recipe, run: Run, model: nn.Module) -> Wanted:
+def wanted(recipe: Recipe, run: Run, model: nn.Module, *, retaken: bool = False) -> Wanted:
     """Decide which gradients to take.
 
     Args:
         recipe: the method.
         run: the run.
         model: any of its checkpoints.
+        retaken: the layers of a recipe whose index keeps no gradients are to be taken from texts.
 
     Returns:
         What to capture.
@@ -78,7 +79,7 @@ def wanted(recipe: Recipe, run: Run, model: nn.Module) -> Wanted:
     Raises:
         InputError: the recipe asks for a path that this model does not have.
     """
-    if recipe.layer == "none":
+    if recipe.layer == "none" or (recipe.solver != "none" and not retaken):
         return Wanted(rows=False, outer=False, head=False, path="exact", tied=False)
     lm, decoding = run.card.kind != "classification", run.card.kind == "seq2seq"
     tied = is_tied(model, decoding=decoding)
@@ -127,11 +128,21 @@ class Pass:
         recipe: the method.
         encoder: the run's encoder.
         pooled: also give mean hidden states.
+        retaken: see `wanted`.
     """
 
-    def __init__(self, run: Run, model: nn.Module, recipe: Recipe, encoder: Encoder, *, pooled: bool = False) -> None:
+    def __init__(
+        self,
+        run: Run,
+        model: nn.Module,
+        recipe: Recipe,
+        encoder: Encoder,
+        *,
+        pooled: bool = False,
+        retaken: bool = False,
+    ) -> None:
         self.run, self.model, self.recipe, self.encoder = run, model, settled(recipe, run, model), encoder
-        self.wanted = wanted(recipe, run, model)
+        self.wanted = wanted(recipe, run, model, retaken=retaken)
         choice = self.wanted.choice
         self.layered = None if choice is None else Layered(choice, self.recipe)
         self._capture = Capture(
@@ -267,6 +278,25 @@ class Pass:
         if captured.inputs is None:
             return captured, None
         return captured, head_outer(captured.inputs, lm.target, lm.weight, batch.predicted_words)
+
+    def losses(
+        self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None = None
+    ) -> Float[Tensor, " n"]:
+        """Take losses without hooks, their graph and all.
+
+        Args:
+            encoded: the examples.
+            labels: class numbers; ignored by a language model.
+            against: class numbers whose loss is subtracted.
+
+        Returns:
+            Losses in nats.
+        """
+        batch = self.encoder.collate(encoded, labels)
+        logits = cast("Tensor", self.model(**batch.inputs).logits)
+        if self.run.card.kind == "classification":
+            return batch.classes(against).losses(logits)
+        return batch.tokens(self.recipe.loss).losses(logits)
 
     def probabilities(self, encoded: Sequence[Encoded]) -> Float[np.ndarray, "n l"] | None:
         """Predict without gradients.

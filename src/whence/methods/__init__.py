@@ -23,6 +23,10 @@ KOH = "Koh and Liang 2017, Understanding Black-box Predictions via Influence Fun
 REPRESENTER = "Yeh et al. 2018, Representer Point Selection for Explaining Deep Neural Networks (arXiv 1811.09720)"
 DATAINF = "Kwon et al. 2024, DataInf: Efficiently Estimating Data Influence in LoRA-tuned LLMs (arXiv 2310.00902)"
 EKFAC = "Grosse et al. 2023, Studying Large Language Model Generalization with Influence Functions (arXiv 2308.03296)"
+FASTIF = (
+    "Guo et al. 2021, FastIF: Scalable Influence Functions for Efficient Model Interpretation and Debugging (arXiv "
+    "2012.15781)"
+)
 TRACKSTAR = (
     "Chang et al. 2025, Scalable Influence and Fact Tracing for Large Language Model Pretraining (arXiv 2410.17413)"
 )
@@ -149,6 +153,12 @@ _ROWS = (
         "influence functions with EK-FAC's inverse of the Fisher matrix",
         EKFAC,
         f"{_CURVED_COST}, twice",
+    ),
+    Method(
+        _last("fastif", ("last-block", "head"), solver="lissa", damping=0.01),
+        "influence functions with an inverse-Hessian product per query (LiSSA), on the nearest candidates",
+        FASTIF,
+        "forward only; a query some thousand passes over small batches",
     ),
     Method(
         _last(

@@ -1,0 +1,220 @@
+"""Inverse-Hessian products by LiSSA and conjugate gradient, and the recipe fastif, against dense solves."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import whence
+from test_layered import gradients
+from test_search import assert_equal, build
+from truth import NAMES, Truth, classifier_run, lm_run
+from whence.curvature import conjugate_gradient, lissa, top_eigenvalue
+from whence.errors import DivergedError, InputError
+
+Folder = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    return lambda name: tmp_path_factory.mktemp(name) / name
+
+
+@pytest.fixture(scope="module")
+def bert(fresh: Folder) -> Truth:
+    whole = classifier_run(fresh("bert"), 24, 3)
+    return Truth(whole.folder, whole.steps[-1:], whole.training, whole.queries)
+
+
+def head_only(name: str, _: Any) -> bool:
+    return name == "classifier.weight"
+
+
+def head_hessian(truth: Truth) -> np.ndarray:
+    """Of the mean loss in the last weight, by autograd over the whole training set, in 64 bits."""
+    model = truth.models[truth.steps[-1]].double()
+    weight = model.classifier.weight.detach().clone()
+    labels = torch.tensor([NAMES.index(row["label"]) for row in truth.training])
+    inputs: list[torch.Tensor] = []
+    hook = model.classifier.register_forward_pre_hook(lambda _, given: inputs.append(given[0].detach()))
+    for row in truth.training:
+        model(**truth.tokenizer(row["text"], return_tensors="pt"))
+    hook.remove()
+    a, bias = torch.cat(inputs), model.classifier.bias.detach()
+    model.float()
+
+    def loss(flat: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(a @ flat.view_as(weight).T + bias, labels)
+
+    return torch.autograd.functional.hessian(loss, weight.flatten()).numpy()
+
+
+def told(index: whence.Index, row: dict[str, Any]) -> tuple[float, str]:
+    """The ridge of an answer, and all its notes."""
+    notes = " ".join(index.explain(row["text"], label=row["label"], baselines=False).notes)
+    return float(notes.split("a ridge of ")[1].split()[0]), notes
+
+
+def scores(index: whence.Index, truth: Truth) -> np.ndarray:
+    return index.scores([row["text"] for row in truth.queries], [row.get("label") for row in truth.queries])
+
+
+def test_conjugate_gradient_on_the_head_is_the_dense_solve(bert: Truth, fresh: Folder) -> None:
+    index = build(bert, fresh("index"), "fastif", layers="head", solver="cg", damping=0.05, scale=2.0)
+    hessian, step = head_hessian(bert), bert.steps[-1]
+    mine, theirs = (gradients(bert, step, head_only, training=one) for one in (True, False))
+    solved = np.linalg.solve(hessian + 0.1 * np.eye(len(hessian)), theirs.T)
+    assert_equal(scores(index, bert), (mine @ solved).T, 1e-3)
+    ridge, notes = told(index, bert.queries[0])
+    assert ridge == pytest.approx(0.1)
+    assert "conjugate gradient on the Hessian of 24 training texts" in notes
+
+
+def test_lissa_on_the_head_comes_to_the_dense_solve(bert: Truth, fresh: Folder) -> None:
+    index = build(bert, fresh("index"), "fastif", layers="head", damping=0.02, depth=200, runs=3, sample=8)
+    ridge, notes = told(index, bert.queries[0])
+    hessian, step = head_hessian(bert), bert.steps[-1]
+    mine, theirs = (gradients(bert, step, head_only, training=one) for one in (True, False))
+    truth = (mine @ np.linalg.solve(hessian + ridge * np.eye(len(hessian)), theirs.T)).T
+    found = scores(index, bert)
+    for one, other in zip(found, truth, strict=True):
+        assert np.corrcoef(one, other)[0, 1] > 0.99
+        assert np.linalg.norm(one) == pytest.approx(np.linalg.norm(other), rel=0.1)
+    assert float(notes.split("a cosine of ")[1].split()[0]) > 0.95
+    assert "3 times the top eigenvalue seen" in notes
+    np.testing.assert_array_equal(scores(whence.open(index.store.folder), bert), found)  # seeded
+
+
+def test_the_whole_block_of_a_transformer(bert: Truth, fresh: Folder) -> None:
+    """Double backward through attention: products of the Hessian against finite differences of the gradient."""
+    index = build(bert, fresh("index"), "fastif", layers="last-block,head", solver="cg", damping=1.0, scale=3.0)
+    fast = index._fast
+    assert fast is not None
+    hessian = fast._hessian
+    v = torch.randn(1, hessian.size, generator=torch.Generator().manual_seed(0)) * 0.1
+    places, parameters = np.arange(8), hessian._parameters
+    with hessian.open():
+        product = hessian.products(lambda: fast._loss(places), v)[0]
+        step, sides = 1e-2, []
+        for sign in (1.0, -1.0):
+            parts = v[0].split([block.size for block in hessian.blocks])
+            with torch.no_grad():
+                for one, part in zip(parameters, parts, strict=True):
+                    one += sign * step * part.view_as(one)
+            sides.append(hessian.gradient(lambda: fast._loss(places)).double())
+            with torch.no_grad():
+                for one, part in zip(parameters, parts, strict=True):
+                    one -= sign * step * part.view_as(one)
+    rough = (sides[0] - sides[1]) / (2 * step)
+    assert torch.nn.functional.cosine_similarity(product.double(), rough, dim=0) > 0.999
+    assert not any(one.requires_grad for one in fast._work.model.parameters())
+    whole = scores(index, bert)
+    assert np.isfinite(whole).all()
+    assert "of trainable parameters" in told(index, bert.queries[0])[1]
+
+
+def test_words_are_those_of_the_training_text_and_sum_to_the_score(bert: Truth, fresh: Folder) -> None:
+    index = build(bert, fresh("index"), "fastif", layers="last-block", solver="cg", damping=1.0, scale=3.0)
+    row = bert.queries[0]
+    answer = index.explain(row["text"], label=row["label"], k=4)
+    exact = index.scores([row["text"]], [row["label"]])[0]
+    for hit in (*answer.helped, *answer.hurt):
+        assert hit.score == pytest.approx(exact[hit.row], rel=1e-3)
+        assert sum(pair.share for pair in hit.words) == pytest.approx(hit.score, rel=1e-5)
+        assert {pair.query_word for pair in hit.words} == {"[special]"}
+    assert max(len(hit.words) for hit in answer.helped) > 3
+    assert any("shares are by the words of the training example" in note for note in answer.notes)
+    against = index.explain(row["text"], label="sport", against="money", baselines=False)
+    parts = index.scores([row["text"]] * 2, ["sport", "money"])
+    assert against.helped[0].score == pytest.approx((parts[0] - parts[1])[against.helped[0].row], rel=1e-2)
+
+
+def test_only_the_nearest_are_ranked(bert: Truth, fresh: Folder) -> None:
+    index = build(bert, fresh("index"), "fastif", layers="head", solver="cg", damping=0.1, candidates=5.0)
+    row = bert.queries[0]
+    features = index.store.features["pooled"].astype(np.float64)
+    model, texts = bert.models[bert.steps[-1]], bert.tokenizer(row["text"], return_tensors="pt")
+    with torch.no_grad():
+        mean = model.bert(**texts).last_hidden_state[0].mean(0).double().numpy()
+    nearest = set(np.argsort(((features - mean) ** 2).sum(1))[:5].tolist())
+    answer = index.explain(row["text"], label=row["label"], k=24)
+    assert {hit.row for hit in (*answer.helped, *answer.hurt)} <= nearest
+    assert any("the 5 of 24 training examples nearest" in note for note in answer.notes)
+    only = next(iter(nearest))
+    chosen = index.explain(row["text"], label=row["label"], where=whence.Where(ids=[bert.training[only]["id"]]))
+    assert [hit.row for hit in (*chosen.helped, *chosen.hurt)] == [only]
+
+
+def test_a_language_model(fresh: Folder) -> None:
+    gpt2 = lm_run(fresh("gpt2"), "gpt2", tied=True, steps=(20,), n=8, q=1)
+    index = build(gpt2, fresh("index"), "fastif", layers="mlp", solver="cg", damping=1.0, scale=10.0, sample=8)
+    row = gpt2.queries[0]
+    found = index.scores([row["text"]], targets=[row.get("target")])[0]
+    answer = index.explain(row["text"], target=row.get("target"), k=8, baselines=False)
+    hit = answer.helped[0]
+    assert hit.score == pytest.approx(found[hit.row], rel=1e-3)
+    assert sum(pair.share for pair in hit.words) == pytest.approx(hit.score, rel=1e-5)
+
+
+def test_a_text_helps_itself(bert: Truth, fresh: Folder) -> None:
+    index = build(bert, fresh("index"), "fastif", layers="head", solver="cg", damping=0.1)
+    rows = bert.training[:3]
+    own = index.scores([row["text"] for row in rows], [row["label"] for row in rows])
+    assert (np.diag(own) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scale": 1e-4}, r"LiSSA diverges at step \d+ of .*use --set scale="),
+        ({"solver": "cg", "layers": "last-block", "damping": 1e-7, "sample": 4}, r"negative curvature.*--set damping="),
+    ],
+)
+def test_divergence_is_told_with_the_way_out(bert: Truth, fresh: Folder, changes: dict[str, Any], message: str) -> None:
+    index = build(bert, fresh("index"), "fastif", **({"layers": "head"} | changes))
+    row = bert.queries[0]
+    with pytest.raises(DivergedError, match=message):
+        index.explain(row["text"], label=row["label"], baselines=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"project": 4}, "solves with the gradients themselves"),
+        ({"curvature": "ekfac"}, "solves with the gradients themselves"),
+        ({"layers": "atention"}, "'atention' matches no layer"),
+    ],
+)
+def test_what_cannot_be_is_refused(bert: Truth, fresh: Folder, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build(bert, fresh("index"), "fastif", **changes)
+
+
+def test_groups_are_refused(bert: Truth, fresh: Folder) -> None:
+    index = build(bert, fresh("index"), "fastif", layers="head")
+    queries = [whence.Example("q", 0, row["text"], row["label"]) for row in bert.queries]
+    with pytest.raises(InputError, match="no groups, ranks or votes"):
+        index.explain_group(queries)
+    with pytest.raises(InputError, match="no groups, ranks or votes"):
+        next(iter(index.explain_many(queries, aggregate="rank")))
+
+
+def test_solvers_on_a_plain_matrix() -> None:
+    made = np.random.default_rng(0).standard_normal((6, 6))
+    matrix = torch.tensor(made @ made.T, dtype=torch.float32)
+    v = torch.eye(6)[:2] * 3.0
+    top = float(np.linalg.eigvalsh(matrix.numpy())[-1])
+    assert top_eigenvalue(lambda x: x @ matrix, 6, 0, 50) == pytest.approx(top, rel=1e-2)
+    truth = torch.linalg.solve(matrix + 0.5 * torch.eye(6), v.T).T
+    found = conjugate_gradient(lambda x: x @ matrix, v, 0.5, 50)
+    torch.testing.assert_close(found.s, truth, rtol=1e-3, atol=1e-4)
+    slow = lissa(lambda _, x: x @ matrix, v, 1000, 0.5 / (2 * top), 2 * top)
+    torch.testing.assert_close(slow.s, truth, rtol=1e-2, atol=1e-3)
+    assert slow.change < 1e-2
+    with pytest.raises(DivergedError, match="scale"):
+        lissa(lambda _, x: x @ matrix, v, 1000, 0.01, top / 3)
+    with pytest.raises(DivergedError, match="negative curvature"):
+        conjugate_gradient(lambda x: -x, v, 0.5, 10)
