@@ -625,4 +625,4 @@ class _Mounted:
         return self.at
 
     def __exit__(self, *_: object) -> None:
-        subprocess.run(["umount", str(self.at)], check=False)
+        subprocess.run(["umount", "--lazy", str(self.at)], check=False)  # mapped files of this process may be open yet

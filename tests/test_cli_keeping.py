@@ -301,6 +301,7 @@ def test_plan_says_what_an_index_will_cost(said: Said, content: Content, kept: T
     for part in ("seconds of gradients", "peak memory", "bytes of forms"):
         assert part in out
     assert sorted(path.name for path in Path().iterdir()) == before, "nothing is left behind"
+    assert content("plan", kept.run, kept.data, "--method", "influence-last")["checkpoints"] == 1, "it takes the last"
     refused(said("plan", kept.run, kept.data, "--rows", "fp8"), 2, "--rows 'fp8'", "fp32, fp16, int8")
 
 

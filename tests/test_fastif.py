@@ -14,6 +14,7 @@ from test_search import assert_equal, build
 from truth import NAMES, Truth, classifier_run, lm_run
 from whence.curvature import conjugate_gradient, lissa, top_eigenvalue
 from whence.errors import DivergedError, InputError
+from whence.index.fastif import way_out
 
 Folder = Callable[[str], Path]
 
@@ -218,3 +219,8 @@ def test_solvers_on_a_plain_matrix() -> None:
         lissa(lambda _, x: x @ matrix, v, 1000, 0.01, top / 3)
     with pytest.raises(DivergedError, match="negative curvature"):
         conjugate_gradient(lambda x: -x, v, 0.5, 10)
+
+
+def test_the_way_out_of_a_divergence_follows_its_cause() -> None:
+    assert way_out(1.0, 7.8, 0.01).startswith("the top eigenvalue of its batches reaches 7.8: use --set scale=46.8")
+    assert "negative ones: use more damping than 0.01, such as --set damping=0.1" in way_out(20.0, 7.78, 0.01)

@@ -186,7 +186,7 @@ class _Forecaster:
         self.run, self.examples, self.recipe, self.options = run, examples, recipe, options
         self.labels: list[int] = []
         self.labelling = timed(lambda: self.labels.extend(label_numbers(run, examples)))
-        self.checkpoints = chosen(run, options.steps)
+        self.checkpoints = chosen(run, options.steps, recipe)
         for one in self.checkpoints:
             read_moments(one, recipe, options.second_moment)
         self.encoder = run.encoder(run.length(options.max_length), Masks.of(recipe))

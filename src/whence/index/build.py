@@ -71,9 +71,7 @@ class Build:
     def __init__(self, run: Run, examples: Examples, folder: Path, recipe: Recipe, options: Options) -> None:
         self.run, self.examples, self.recipe, self.options = run, examples, recipe, options
         self.clock = Clock()
-        self.checkpoints = chosen(run, options.steps)
-        if recipe.checkpoints == "last" and options.steps is None:
-            self.checkpoints = self.checkpoints[-1:]
+        self.checkpoints = chosen(run, options.steps, recipe)
         self.encoder: Encoder = run.encoder(run.length(options.max_length), Masks.of(recipe))
         with self.clock("tokenize"):
             self.labels = label_numbers(run, examples)

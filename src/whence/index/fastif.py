@@ -223,11 +223,7 @@ class FastIF:
             with ThreadPoolExecutor(workers) as pool:
                 made = list(pool.map(one, range(recipe.runs)))
         except DivergedError as error:
-            top = max(self._eigenvalues())
-            raise DivergedError(
-                f"{error}: the top eigenvalue of its batches reaches {top:.3g}: use --set "
-                f"scale={2 * MARGIN * top:.3g}, or more damping than {recipe.damping:g} if that is not enough"
-            ) from error
+            raise DivergedError(f"{error}: {way_out(scale, max(self._eigenvalues()), recipe.damping)}") from error
         parts = [s for s, _ in made]
         cosines = [
             float(torch.nn.functional.cosine_similarity(first, second).min())
@@ -360,6 +356,19 @@ class FastIF:
     @property
     def _sample(self) -> int:
         return self.recipe.sample or SAMPLE[self.recipe.solver]
+
+
+def way_out(scale: float, top: float, damping: float) -> str:
+    """What to change where LiSSA diverges: a scale above the eigenvalues, else damping (negative eigenvalues)."""
+    if scale <= top:
+        return (
+            f"the top eigenvalue of its batches reaches {top:.3g}: use --set scale={2 * MARGIN * top:.3g}, or more "
+            f"damping than {damping:g} if that is not enough"
+        )
+    return (
+        f"the scale is above the top eigenvalue of its batches ({top:.3g}), so the Hessian has negative ones: use more "
+        f"damping than {damping:g}, such as --set damping={10 * max(damping, 1e-3):g}"
+    )
 
 
 def _positions(call: Call, s: Float[Tensor, "q o i"]) -> Float[Tensor, "q n s"]:

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from whence.errors import DataError, InputError, LabelError
 from whence.examples import Examples
 from whence.model import Checkpoint, Run
+from whence.recipe import Recipe
 from whence.store import PlannedSegment, Store
 from whence.types import RUN_STEPS
 
@@ -105,12 +106,13 @@ def label_numbers(run: Run, examples: Examples) -> list[int]:
     return numbers
 
 
-def chosen(run: Run, steps: tuple[int, ...] | None) -> tuple[Checkpoint, ...]:
+def chosen(run: Run, steps: tuple[int, ...] | None, recipe: Recipe) -> tuple[Checkpoint, ...]:
     """Choose the checkpoints of an index.
 
     Args:
         run: the run.
-        steps: the user's choice; None takes all.
+        steps: the user's choice; None leaves it to the recipe.
+        recipe: takes all checkpoints, or the last.
 
     Returns:
         The checkpoints, in order.
@@ -119,7 +121,7 @@ def chosen(run: Run, steps: tuple[int, ...] | None) -> tuple[Checkpoint, ...]:
         InputError: the run has no such step.
     """
     if steps is None:
-        return run.checkpoints
+        return run.checkpoints[-1:] if recipe.checkpoints == "last" else run.checkpoints
     there = sorted({one.step % RUN_STEPS for one in run.checkpoints})
     missing = [step for step in steps if step not in there]
     if missing:
