@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlencode
 
 import numpy as np
 import pandas
@@ -151,6 +152,80 @@ def test_a_process_that_dies_is_told_and_replaced(news: tiny.Tiny, tmp_path: Pat
     page = made.ask("some text")
     assert "the process with the model ended" in page.seen
     made.close()
+
+
+SOURCES = ("wire", "forum <b>x</b>", "letters & more")
+
+
+@pytest.fixture(scope="module")
+def sourced(news: tiny.Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """An index whose examples have sources, one of them hostile."""
+    folder = tmp_path_factory.mktemp("sourced")
+    rows = [{**row, "source": SOURCES[at // 3 % 3]} for at, row in enumerate(news.rows)]
+    data = tiny.write_csv(folder / "train.csv", rows)
+    whence.build(news.run, data, folder / "sourced.whence", quiet=True)
+    made = Browser(folder / "sourced.whence")
+    yield made
+    made.close()
+
+
+def test_only_the_chosen_labels_and_sources_are_found_as_the_library_finds_them(sourced: Browser) -> None:
+    text, label, source = "The bank said shares fell", sourced.shelf.first.plan.label_names[0], SOURCES[1]
+    index = whence.open(sourced.shelf.first.folder)
+    whole = sourced.ask(text, k=50)
+    page = sourced.ask(text, k=50, only_label=[label], only_source=[source])
+    expected = index.explain(text, k=50, where=whence.Where([label], [source]))
+    found = (*expected.helped, *expected.hurt)
+    kept = sourced.shelf.first.questions.get(Question(text, k=50, only_label=(label,), only_source=(source,)))
+    assert kept is not None
+    assert kept.answer.to_dict() == expected.to_dict()
+    assert 0 < len(found) < len(whole.text.split("wh-score"))
+    assert {index.store.examples["source"][hit.row] for hit in found} == {source}
+    assert {hit.label for hit in found} == {label}
+    assert f"filtered: only training examples with label {label} and source {source}" in page.seen
+    assert "<b>" not in page.text
+    chosen = re.findall(r'name="(only_\w+)" value="([^"]*)" checked', page.text)
+    assert chosen == [("only_label", label), ("only_source", "forum &lt;b&gt;x&lt;/b&gt;")]
+    assert sourced.shelf.first.questions.get(Question(text, k=50)) is not None  # the two are kept apart
+    assert f"only label {label} and source {source}" in sourced.get("/asked").seen
+
+
+def test_a_filter_stays_in_every_address_of_its_answer_and_its_order_does_not_count(sourced: Browser) -> None:
+    names = sourced.shelf.first.plan.label_names
+    page = sourced.ask("Shares fell", k=3, only_label=names[:2])
+    asked = sourced.post("/ask", {"text": "Shares fell", "k": 3, "only_label": names[1::-1]})
+    assert "/job" not in asked.location
+    exports = re.findall(r'href="(/export/answer[^"]*)"', page.text)
+    assert len(exports) > 3
+    links = [*exports, *re.findall(r'href="(/(?:groups|ask)\?[^"]*(?:word|text)=[^"]*)"', page.text)]
+    assert all(one.count("only_label=") == 2 for one in links if "Shares" in one)
+    first = json.loads(sourced.get(next(one for one in exports if ".json?" in one).replace("&amp;", "&")).body)
+    assert {hit["label"] for hit in (*first["helped"], *first["hurt"])} <= set(names[:2])
+    sums = sourced.get("/groups?" + asked.location.partition("?")[2])
+    assert "also those that the answer was not to find" in sums.seen
+    compared = sourced.get("/compare?" + asked.location.partition("?")[2])
+    assert f"Only training examples with label {names[0]} label {names[1]}" in compared.seen
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [("only_label", "Busines", "no class 'Busines'"), ("only_source", "<i>nowhere", "has the source '<i>nowhere'"),
+     ("only_source", "Wire", "has the source 'Wire'"), ("only_label", "a" * 4001, "at most 4,000"),
+     ("only_source", [str(one) for one in range(65)], "more than 64 times")],
+)  # fmt: skip
+def test_an_unknown_filter_is_answered_in_words(sourced: Browser, field: str, value: object, told: str) -> None:
+    query = urlencode({"text": "a", field: value}, doseq=True)
+    for page in (sourced.get(f"/ask?{query}"), sourced.get(f"/compare?{query}"), sourced.get(f"/groups?{query}"),
+                 sourced.post("/ask", {"text": "a", field: value})):  # fmt: skip
+        assert page.status == 400
+        assert told in page.seen
+        assert "<i>" not in page.text
+
+
+def test_a_question_without_a_filter_keeps_the_name_it_had(browser: Browser) -> None:
+    assert "only" not in json.dumps(Question("a", k=3).plain)
+    filtered = Question("a", only_source=("web",))
+    assert Question.read(json.loads(json.dumps(filtered.plain))) == filtered
 
 
 # The table.

@@ -20,6 +20,7 @@ sorts = st.lists(st.sampled_from([*SORTS, *(f"-{one}" for one in SORTS)]), max_s
 asking = st.fixed_dictionaries({
     "index": many, "text": texts, "pair": texts, "target": texts, "label": texts, "against": texts,
     "k": st.integers(1, 50), "word": texts, "by": st.sampled_from(["label", "source"]), "beside": many,
+    "only_label": many, "only_source": many,
 }).map(lambda one: (Asking, one))  # fmt: skip
 browsing = st.fixed_dictionaries({
     "index": texts, "q": texts, "how": st.sampled_from(HOW), "label": many, "predicted": many, "source": many,

@@ -127,6 +127,23 @@ class Stored:
         except _UNREADABLE as error:
             raise self._damaged(error) from error
 
+    def counts(self, name: str) -> dict[str, int]:
+        """Count the values of a column of texts.
+
+        Args:
+            name: the column.
+
+        Returns:
+            Examples by value, those without one left out.
+
+        Raises:
+            DamagedError: it cannot be read.
+        """
+        if not self.has(name):
+            return {}
+        found = _compute.value_counts(self.arrow(name).drop_null())
+        return {str(one["values"]): int(one["counts"]) for one in found.to_pylist()}
+
     def row(self, number: int) -> dict[str, Any]:
         """Read one example.
 

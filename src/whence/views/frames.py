@@ -108,6 +108,21 @@ def _url(path: str, pairs: list[tuple[str, str]]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Only:
+    """One column by which the training examples that may be found are chosen."""
+
+    name: str = field(metadata=_help("of the field of the state"))
+    title: str = field(metadata=_help("what the values are"))
+    options: tuple[Link, ...] = field(metadata=_help("values; here: is chosen"))
+    total: int = field(metadata=_help("values that the index has"))
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The chosen values."""
+        return tuple(link.text for link in self.options if link.here)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
     """The form in which a question is asked, as it is filled in."""
 
@@ -121,6 +136,12 @@ class Form:
     names: tuple[str, ...] = field(metadata=_help("classes; none of a language model"))
     paired: bool = field(metadata=_help("whether the training examples are pairs"))
     others: tuple[Link, ...] = field(default=(), metadata=_help("all indexes, to ask several; here: is asked"))
+    only: tuple[Only, ...] = field(default=(), metadata=_help("which training examples may be found"))
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether some training examples can not be found."""
+        return any(one.chosen for one in self.only)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,3 +153,4 @@ class Asked:
     predicted: str = field(metadata=_help("class that the model predicts; empty for a language model"))
     when: str = field(metadata=_help("date and time, UTC"))
     url: str = field(metadata=_help("where its answer is"))
+    only: str = field(default="", metadata=_help("labels and sources that could be found; empty for all"))

@@ -29,7 +29,16 @@ def question_of(state: Asking) -> Question:
     Returns:
         What is asked.
     """
-    return Question(state.text, state.pair, state.target, state.label, state.against, state.k)
+    return Question(
+        state.text,
+        state.pair,
+        state.target,
+        state.label,
+        state.against,
+        state.k,
+        only_label=tuple(sorted(state.only_label)),
+        only_source=tuple(sorted(state.only_source)),
+    )
 
 
 def state_of(index: str, question: Question) -> Asking:
@@ -50,6 +59,8 @@ def state_of(index: str, question: Question) -> Asking:
         label=question.label,
         against=question.against,
         k=question.k,
+        only_label=question.only_label,
+        only_source=question.only_source,
     )
 
 
@@ -65,6 +76,7 @@ def ask_screen(request: Request, shelf: Shelf, shown: Shown, state: Asking) -> A
     Returns:
         The screen.
     """
+    shown.check_filters(question_of(state))
     kept = shown.questions.get(question_of(state)) if _given(state) else None
     filled = form(shelf, shown, state)
     ways = doors(request, shown, state)
@@ -169,6 +181,7 @@ def group_screen(shelf: Shelf, shown: Shown, state: Asking) -> GroupScreen:
     Returns:
         The screen.
     """
+    shown.check_filters(question_of(state))
     kept = shown.questions.get(question_of(state)) if _given(state) else None
     known = tuple(kept.groups) if kept is not None else ()
     by = state.by if state.by in known else next(iter(known), "label")
@@ -245,6 +258,7 @@ def _missing(shown: Shown) -> str:
 def _asked(shown: Shown, one: Summary) -> Asked:
     return Asked(
         text=clip(one.question.text, 160),
+        only=clip(one.question.filters, 160),
         label=(one.explained or "") + (f" and not {one.question.against}" if one.question.against else ""),
         predicted=one.predicted or "",
         when=one.when.replace("T", " ").removesuffix("+00:00")[:16],

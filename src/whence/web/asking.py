@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +201,7 @@ class Asker:
             "index": str(job.source.index),
             "root": job.source.root,
             "options": dict(job.source.options),
-            "question": asdict(job.question),
+            "question": job.question.plain,
         }
         with suppress(BrokenPipeError):  # it is gone: its output ends at once, too
             process.stdin.write(json.dumps(asked) + "\n")

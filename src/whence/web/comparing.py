@@ -33,6 +33,8 @@ def compare_screen(shelf: Shelf, state: Asking, asker: Asker) -> tuple[CompareSc
     chosen = [shelf.get(name) for name in state.index] or [shelf.first]
     first = chosen[0]
     question = question_of(state)
+    for one in chosen:
+        one.check_filters(question)
     kept = {one.name: one.questions.get(question) for one in chosen} if state.text else {}
     asked = bool(state.text) and any(kept.values())
     main = kept.get(first.name)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from whence.decisions import Decision
 from whence.errors import WhenceError
 from whence.store import Plan, Store
-from whence.views.frames import Doors, Form, Frame, Link
+from whence.views.frames import Doors, Form, Frame, Link, Only
 from whence.views.segments import clip
 from whence.web.shelf import Shelf, Shown
 from whence.web.states import Asking, Browsing, Looking
@@ -13,6 +13,9 @@ from whence.web.states import Asking, Browsing, Looking
 SUSPECTS = Browsing(flag="yes", sort=("score",))
 """The table of suspected label errors."""
 
+
+MOST_OPTIONS = 40
+"""Labels and sources that the form of a question offers, the most frequent sources first."""
 
 KEYS = (
     ("/", "search, or the text of the question"),
@@ -115,7 +118,21 @@ def form(shelf: Shelf, shown: Shown, state: Asking) -> Form:
         names=tuple(shown.plan.label_names or ()),
         paired=shown.paired,
         others=tuple(Link(one.name, "", one.name in asked, _method(one)) for one in shelf.shown.values()),
+        only=_only(shown, state),
     )
+
+
+def _only(shown: Shown, state: Asking) -> tuple[Only, ...]:
+    """Ways to ask for some training examples alone; none where all have the same."""
+    found: list[Only] = []
+    known = (("label", "labels", shown.plan.label_names or (), state.only_label),
+             ("source", "sources", shown.sources, state.only_source))  # fmt: skip
+    for name, title, values, chosen in known:
+        listed = list(dict.fromkeys([*chosen, *values[:MOST_OPTIONS]]))
+        if len(values) > 1 or chosen:
+            options = tuple(Link(one, "", one in chosen) for one in listed)
+            found.append(Only(name=f"only_{name}", title=title, options=options, total=len(values)))
+    return tuple(found)
 
 
 def doors(request: Request, shown: Shown, state: Asking) -> Doors:

@@ -21,6 +21,7 @@ from whence.views import Answer
 
 SUFFIX = ".asked"
 LIST = "questions.jsonl"
+FILTERS = ("only_label", "only_source")
 HELD = 256
 """Answers that stay in memory."""
 
@@ -36,6 +37,8 @@ class Question:
         label: the class to explain; empty for the predicted one.
         against: the class that it is compared with.
         k: hits on each side.
+        only_label: labels of the training examples that may be found; none for all.
+        only_source: their sources; none for all.
     """
 
     text: str
@@ -44,6 +47,34 @@ class Question:
     label: str = ""
     against: str = ""
     k: int = 10
+    only_label: tuple[str, ...] = ()
+    only_source: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> "Question":
+        """Read a question back from JSON, which has lists and no tuples.
+
+        Args:
+            content: as `plain` gives it.
+
+        Returns:
+            The question.
+        """
+        read: dict[str, Any] = {**content}
+        for name in FILTERS:
+            read[name] = tuple(read.get(name, ()))
+        return cls(**read)
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """Value by name, for JSON; filters only where there are some, so that questions without keep their names."""
+        return {name: value for name, value in asdict(self).items() if value != ()}
+
+    @property
+    def filters(self) -> str:
+        """Which training examples may be found, in words; empty for all."""
+        parts = (("label", self.only_label), ("source", self.only_source))
+        return " and ".join(f"{name} {' or '.join(values)}" for name, values in parts if values)
 
 
 @dataclass(frozen=True)
@@ -129,7 +160,7 @@ class Questions:
         Returns:
             20 hexadecimal digits; others for the same question to another index.
         """
-        spelled = json.dumps([self._root, asdict(question)], sort_keys=True)
+        spelled = json.dumps([self._root, question.plain], sort_keys=True)
         return hashlib.sha256(spelled.encode()).hexdigest()[:20]
 
     def get(self, question: Question) -> Kept | None:
@@ -171,7 +202,7 @@ class Questions:
         when = datetime.now(UTC).isoformat(timespec="seconds")
         kept = Kept(self.identity(question), question, answer, when, dict(groups), seconds)
         content = {
-            "question": asdict(question),
+            "question": question.plain,
             "when": when,
             "seconds": seconds,
             "n_examples": answer.n_examples,
@@ -211,7 +242,7 @@ class Questions:
         line = {
             "id": kept.id,
             "root": self._root,
-            "question": asdict(kept.question),
+            "question": kept.question.plain,
             "predicted": answer.query.predicted,
             "explained": answer.query.label,
             "when": kept.when,
@@ -237,7 +268,7 @@ def _kept(name: str, content: Mapping[str, Any]) -> Kept:
         str(column): tuple(Group(**one) for one in some)
         for column, some in cast("Mapping[str, Any]", content["groups"]).items()
     }
-    question = Question(**content["question"])
+    question = Question.read(content["question"])
     return Kept(name, question, answer, str(content["when"]), groups, float(content["seconds"]))
 
 
@@ -248,7 +279,7 @@ def _summary(line: bytes, root: str) -> Summary | None:
         if content["root"] != root:
             return None
         hits = {str(name): (int(rank), float(score)) for name, (rank, score) in content["hits"].items()}
-        question = Question(**content["question"])
+        question = Question.read(content["question"])
         return Summary(
             str(content["id"]), question, content["predicted"], content["explained"], str(content["when"]), hits
         )

@@ -1,5 +1,6 @@
 """The indexes that one explorer shows: opened when they are first looked at, opened anew when they change."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import RLock
@@ -8,6 +9,7 @@ from typing import Any
 from whence.decisions import Decisions
 from whence.errors import InputError, WhenceError
 from whence.near import nearest
+from whence.search import Where
 from whence.store import Plan, Store
 from whence.web.asking import Source
 from whence.web.questions import Question, Questions
@@ -36,6 +38,7 @@ class Shown:
         self._twins: Twins | None = None
         self._decisions: Decisions | None = None
         self._questions: Questions | None = None
+        self._sources: list[str] | None = None
 
     @property
     def store(self) -> Store:
@@ -68,6 +71,18 @@ class Shown:
     def paired(self) -> bool:
         """Whether its examples are pairs of texts."""
         return any(segment.examples.has("text_pair") for segment in self.store.segments)
+
+    @property
+    def sources(self) -> list[str]:
+        """Its sources, the most frequent first."""
+        with self._lock:
+            store = self.store
+            if self._sources is None:
+                counts = Counter[str]()
+                for segment in store.segments:
+                    counts.update(segment.examples.counts("source"))
+                self._sources = sorted((one for one in counts if one), key=lambda one: (-counts[one], one))
+            return self._sources
 
     @property
     def table(self) -> Table:
@@ -132,6 +147,18 @@ class Shown:
                 raise InputError(f"no class {label!r}{nearest(label, names or ())}")
         if question.label and question.label == question.against:
             raise InputError(f"{question.label!r} can not be compared with itself: choose two classes")
+        self.check_filters(question)
+
+    def check_filters(self, question: Question) -> None:
+        """Refuse a question that asks for training examples which the index does not have.
+
+        Args:
+            question: what is asked.
+
+        Raises:
+            InputError: there is no such label or source; names it.
+        """
+        Where(question.only_label or None, question.only_source or None).check(self.store)
 
     def warm(self) -> None:
         """Do what the first visitor of the table would wait for."""
@@ -151,7 +178,8 @@ class Shown:
         return (found.st_mtime_ns, found.st_size, found.st_ino)
 
     def _open(self) -> None:
-        self._store = self._problem = self._table = self._twins = self._decisions = self._questions = None
+        self._store = self._problem = self._table = self._twins = None
+        self._decisions = self._questions = self._sources = None
         try:
             self._store = Store(
                 self.folder, partial=not self.sealed, allow_missing=bool(self.options.get("allow_missing"))

@@ -100,6 +100,8 @@ class Asking(State):
     word: str = ""
     by: str = "label"
     beside: tuple[str, ...] = ()
+    only_label: tuple[str, ...] = ()
+    only_source: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Refuse what can not be.

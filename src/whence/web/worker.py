@@ -33,6 +33,7 @@ def main() -> None:
 
 def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any]], tell: Callable[[dict[str, Any]], None]) -> None:
     from whence.attribution import open as open_index
+    from whence.search import Where
 
     path, root = asked["index"], asked["root"]
     if path not in held or held[path][0] != root or not root:
@@ -42,7 +43,8 @@ def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any]], tell: Calla
     index.say = _teller(tell)
     question = {name: value or None for name, value in asked["question"].items() if name != "text"}
     text, pair = asked["question"]["text"], question.pop("pair")
-    answer = index.explain(text, text_pair=pair, **question)
+    where = Where(question.pop("only_label", None), question.pop("only_source", None))
+    answer = index.explain(text, text_pair=pair, where=where, **question)
     tell({"stage": "summing over all training examples"})
     tell({"answer": answer.to_dict(), "n_examples": answer.n_examples, "groups": _groups(index, text, pair, question)})
 
