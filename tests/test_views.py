@@ -344,6 +344,15 @@ def test_a_notebook_gets_at_most_200_kilobytes_and_is_told(shown: Page) -> None:
     assert re.search(r"Showing \d+ of [\d,]+|more characters in the saved page", html)
 
 
+def test_a_notebook_does_not_take_prices_for_formulas() -> None:
+    answer = make_answer()
+    html = replace(answer, helped=(replace(answer.helped[0], text="from $5 to $7", words=()),))._repr_html_()
+    before, _, after = html.partition('<div class="mathjax_ignore tex2jax_ignore">')
+    assert before.startswith("<style>")
+    assert before.endswith("</style>")
+    assert "from $5 to $7" in after
+
+
 def test_a_page_that_never_fits_falls_back_to_text() -> None:
     answer = make_answer()
     many = {f"{at} <b>" + "\u202e" * 300: answer.baselines["bm25"] for at in range(20)}

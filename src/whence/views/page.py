@@ -103,9 +103,10 @@ class Page:
         Returns:
             HTML that shows as many hits as fit; it says how many are left out.
         """
-        style = Markup("<style>{}</style>").format(css())
+        # notebooks typeset $...$ of any HTML; these names, MathJax's own of versions 3 and 2, keep prices what they are
+        around = Markup('<style>{}</style><div class="mathjax_ignore tex2jax_ignore">{}</div>')
         for limits in _NOTEBOOK_LIMITS:
-            shown = style + fragment(self, limits)
+            shown = around.format(css(), fragment(self, limits))
             if len(shown.encode("utf-8", "replace")) <= NOTEBOOK_BYTES:
                 return str(shown)
         # Names of megabytes: the plain text is clipped to 100 columns a line, so it always fits.
