@@ -44,6 +44,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/forecast.py --data $(DATA)
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/explorer.py
+	$(BIN)/python benchmarks/paint.py
 
 peers: $(VENV)/.dev
 	$(BIN)/python benchmarks/peers/run.py --data $(DATA)

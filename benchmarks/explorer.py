@@ -129,7 +129,7 @@ def put_answers(folder: Path) -> list[str]:
     questions, generator = Questions(folder, store.manifest.merkle_root), np.random.default_rng(1)
     urls = []
     for text in texts_of(generator, ANSWERS):
-        sides = [[_hit(store, generator, rank, sign, text) for rank in range(1, 11)] for sign in (1.0, -1.0)]
+        sides = [[hit_of(store, generator, rank, sign, text) for rank in range(1, 11)] for sign in (1.0, -1.0)]
         answer = Answer(
             method="tracin-we",
             checkpoints=tuple(Checkpoint(one, 1.0, "benchmark") for one in STEPS),
@@ -151,7 +151,8 @@ def put_answers(folder: Path) -> list[str]:
     return urls
 
 
-def _hit(store: Store, generator: np.random.Generator, rank: int, sign: float, query: str) -> Hit:
+def hit_of(store: Store, generator: np.random.Generator, rank: int, sign: float, query: str) -> Hit:
+    """One hit: a training example with twelve marked words."""
     row = store.row(int(generator.integers(store.n)))
     text, asked = str(row["text"]), query.split()
     places = [(one.start(), one.end()) for one in re.finditer(r"\w+", text)]

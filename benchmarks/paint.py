@@ -1,0 +1,94 @@
+"""How soon the one-file report of 1,000 examples is seen: its size, and Chromium's own time of the first paint.
+
+    python benchmarks/paint.py [--times 7] [--out benchmarks/results]
+
+Reports of 1,000 hits of 60 words each, twelve words marked: one answer of 500 hits a side, and 50 answers
+of ten a side.
+Each is opened from disk (file://) in a fresh context of a Chromium that runs already; any request but for the file
+itself is an error.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import tempfile
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from playwright.sync_api import Browser, sync_playwright
+
+from explorer import LABELS, STEPS, generate, hit_of, texts_of
+from whence.store import Store
+from whence.views import Answer, Checkpoint, QueryView
+from whence.views.page import document
+
+HITS = 1000
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
+PAINTS = "() => performance.getEntriesByType('paint').map(one => [one.name, one.startTime])"
+LOADED = "() => performance.getEntriesByType('navigation')[0].loadEventEnd"
+
+
+def answers(store: Store, count: int) -> list[Answer]:
+    """Some answers, 1,000 hits in all."""
+    generator, side = np.random.default_rng(1), HITS // count // 2
+    made = []
+    for text in texts_of(generator, count):
+        sides = [[hit_of(store, generator, rank, sign, text) for rank in range(1, side + 1)] for sign in (1.0, -1.0)]
+        steps = tuple(Checkpoint(one, 1.0, "benchmark") for one in STEPS)
+        query = QueryView(
+            text=text, label="world", predicted="world", probabilities=dict.fromkeys(LABELS, 0.25), loss=0.3
+        )
+        whole = Answer(
+            method="tracin-we", checkpoints=steps, embedding_path="exact", loss="mean", query=query, helped=(), hurt=()
+        )
+        made.append(replace(whole, helped=tuple(sides[0]), hurt=tuple(sides[1]), n_examples=store.n))
+    return made
+
+
+def painted(browser: Browser, page: Path) -> dict[str, float]:
+    """Milliseconds from the start of the navigation."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    shown, asked = context.new_page(), list[str]()
+    shown.on("request", lambda sent: asked.append(sent.url))
+    shown.goto(page.as_uri(), wait_until="load")
+    shown.wait_for_function("() => performance.getEntriesByName('first-contentful-paint').length > 0")
+    found = dict(shown.evaluate(PAINTS)) | {"loaded": shown.evaluate(LOADED)}
+    assert [one for one in asked if not one.startswith("data:")] == [page.as_uri()], asked
+    context.close()
+    return {name: round(value, 1) for name, value in found.items()}
+
+
+def main() -> None:
+    """Measure, print and write a dated record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args()
+    chromium = next(path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name)))
+    record = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before",
+    }
+    with tempfile.TemporaryDirectory(prefix="whence-") as made, sync_playwright() as playwright:
+        folder = Path(made)
+        generate(folder / "made.whence", 4096)
+        store, browser = Store(folder / "made.whence"), playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        record["browser"] = f"Chromium {browser.version}"
+        for count in (1, 50):
+            page = folder / f"report-{count}.html"
+            page.write_text(document(*answers(store, count)), encoding="utf-8")
+            times = [painted(browser, page) for _ in range(options.times)]
+            spread = {name: sorted(one[name] for one in times) for name in times[0]}
+            record[f"{HITS:,} hits in {count} answers"] = {"bytes": page.stat().st_size, "milliseconds": spread}
+        browser.close()
+    print(json.dumps(record, indent=1))
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"{record['date']}-paint.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
