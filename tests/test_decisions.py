@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from whence.decisions import SUFFIX, Decisions, apply
+from whence.decisions import SUFFIX, Decisions, apply, write_columns
 from whence.errors import DataError, InputError, LabelError
 from whence.examples import read
 from whence.store import Store
@@ -158,6 +158,29 @@ def test_the_mended_data_is_the_input_but_for_the_decisions(store: Store, news: 
     expected = [(one.id, one.text, "World" if one.id == "n1" else one.label) for one in given if one.id != "n0"]
     assert [(one.id, one.text, one.label) for one in mended] == expected
     assert news.data.read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("index", ["news", "pairs", "lines"])
+def test_a_file_made_in_blocks_is_the_one_made_at_once(
+    index: str, suffix: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = Store(request.getfixturevalue(index).index)
+    ids = store.examples["id"]
+    made = Decisions(tmp_path / "mine.decisions.jsonl", store.plan.label_names)
+    made.decide([str(one) for one in (*ids[:4], ids[6], ids[-1])], "drop")
+    dropped = {0, 1, 2, 3, 6, len(ids) - 1}
+    names = store.manifest.sources[0].columns
+    whole = {
+        names.get(role) or role: [one for place, one in enumerate(store.examples[role]) if place not in dropped]
+        for role in ("id", "text", "text_pair", "target", "label", "source")
+        if any(one is not None for one in store.examples[role])
+    }
+    write_columns(tmp_path / f"whole{suffix}", whole, guard=True)
+    monkeypatch.setattr("whence.examples.stored.GROUP", 3)
+    monkeypatch.setattr("whence.examples.arrow._STRETCH", 5)
+    assert apply(store, made, tmp_path / f"blocks{suffix}").rows == len(ids) - 6
+    assert (tmp_path / f"blocks{suffix}").read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
 
 
 def test_without_decisions_the_data_comes_back_with_its_fingerprint(store: Store, news: tiny.Tiny) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import UserList
 from pathlib import Path
 
 import numpy as np
@@ -636,6 +637,11 @@ def test_parquet_round_trip(tmp_path):
         assert found[name] == COLUMNS[name]
     assert found["words"] == ["u", "v", "w"]
     write_parquet(tmp_path / "y.parquet", {"p": np.zeros((0, 3)), "t": []})
+    for number, values in enumerate(([None] * 5000 + ["a"], ["a"] * 5000 + [None] * 5000, [None] * 5000, [])):
+        for kind in (list, UserList):  # the second is packed in blocks, the first of which may know no kind
+            write_parquet(tmp_path / f"{kind.__name__}{number}.parquet", {"t": kind(values)})
+        made = [(tmp_path / f"{kind.__name__}{number}.parquet").read_bytes() for kind in (list, UserList)]
+        assert made[0] == made[1]
     empty = read_parquet(tmp_path / "y.parquet")
     assert (empty["p"].shape, empty["t"]) == ((0, 3), [])
 

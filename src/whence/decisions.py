@@ -7,12 +7,14 @@ Neither the index nor the data set that it was built from is touched.
 import fcntl
 import json
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
+
+import numpy as np
 
 from whence.errors import DataError, InputError, LabelError
 from whence.examples import write_csv, write_parquet
@@ -24,6 +26,7 @@ Act = Literal["keep", "fix", "drop", "clear"]
 ACTS: tuple[Act, ...] = ("keep", "fix", "drop", "clear")
 SUFFIX = ".decisions.jsonl"
 ROLES = ("id", "text", "text_pair", "target", "label", "source")
+LONG = ("text", "text_pair", "target")
 
 
 @dataclass(frozen=True)
@@ -230,7 +233,7 @@ def apply(
     return Applied(path, rows, fixed, dropped, guarded)
 
 
-def mended(store: Store, decisions: Decisions) -> tuple[dict[str, list[Any]], int, int]:
+def mended(store: Store, decisions: Decisions) -> tuple[dict[str, Sequence[Any]], int, int]:
     """Carry decisions out on the columns that an index keeps.
 
     Args:
@@ -238,8 +241,9 @@ def mended(store: Store, decisions: Decisions) -> tuple[dict[str, list[Any]], in
         decisions: about it.
 
     Returns:
-        Columns under the names that the user's data had, labels fixed; the number of fixed labels, and of dropped
-        examples (those that were deleted from the index are not in it either).
+        Columns under the names that the user's data had, labels fixed, long texts read from the index only as they
+        are asked for; the number of fixed labels, and of dropped examples (those that were deleted from the index are
+        not in it either).
     """
     current, table = decisions.current, store.examples
     names = store.manifest.sources[0].columns if store.manifest.sources else {}
@@ -250,12 +254,15 @@ def mended(store: Store, decisions: Decisions) -> tuple[dict[str, list[Any]], in
         for place, one in enumerate(ids)
         if place not in deleted and not (one in current and current[one].act == "drop")
     ]
-    columns: dict[str, list[Any]] = {}
+    columns: dict[str, Sequence[Any]] = {}
     fixed = 0
     for role in ROLES:
-        values = table[role]
-        if all(value is None for value in values):
+        if not any(segment.examples.has(role) for segment in store.segments):
             continue
+        if role in LONG:
+            columns[names.get(role) or role] = _Texts(store, role, kept)
+            continue
+        values = table[role]
         if role == "label":
             new = [
                 current[one].label if one in current and current[one].act == "fix" else value
@@ -267,12 +274,12 @@ def mended(store: Store, decisions: Decisions) -> tuple[dict[str, list[Any]], in
     return columns, fixed, len(ids) - len(deleted) - len(kept)
 
 
-def write_columns(path: Path, columns: dict[str, list[Any]], *, guard: bool, kind: str | None = None) -> int:
+def write_columns(path: Path, columns: Mapping[str, Sequence[Any]], *, guard: bool, kind: str | None = None) -> int:
     """Write columns as CSV, JSON Lines or Parquet, by the suffix.
 
     Args:
         path: the file.
-        columns: equally long lists by name.
+        columns: equally long sequences by name.
         guard: in CSV, put a ' before text that a spreadsheet would run.
         kind: the suffix to go by; None takes the file's own.
 
@@ -299,6 +306,32 @@ def write_columns(path: Path, columns: dict[str, list[Any]], *, guard: bool, kin
     except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
         raise InputError(f"{path} cannot be written ({error.strerror}): choose a folder that is there") from error
     return 0
+
+
+class _Texts(Sequence[Any]):
+    """A column of some examples, a block at a time: whole, its texts would be held a second time."""
+
+    def __init__(self, store: Store, role: str, kept: Sequence[int]) -> None:
+        self._store, self._role, self._kept = store, role, np.asarray(kept, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, at: Any) -> Any:
+        return list(self)[at]
+
+    def __iter__(self) -> Iterator[Any]:
+        for segment in self._store.segments:
+            first, last = np.searchsorted(self._kept, [segment.offset, segment.offset + segment.n])
+            places = self._kept[first:last] - segment.offset
+            if self._role not in segment.examples.names:
+                yield from [None] * len(places)
+                continue
+            begin = 0
+            for block in segment.examples.blocks(self._role):
+                start, stop = np.searchsorted(places, [begin, begin + len(block)])
+                yield from (block[place] for place in (places[start:stop] - begin).tolist())
+                begin += len(block)
 
 
 def _plain(one: Decision) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 # pyright: reportMissingTypeStubs=false
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ _UNREADABLE = (_pa.ArrowException, OSError, ValueError, KeyError, TypeError, EOF
 
 
 _STRETCH = 4096
-"""Rows of a Parquet file that are unpacked at a time."""
+"""Rows of a Parquet file that are unpacked, or packed, at a time."""
 
 
 def is_arrow_table(source: object) -> bool:
@@ -203,9 +204,20 @@ def _to_arrow(name: str, values: Sequence[object] | Shaped[np.ndarray, "n *more"
             if values.ndim == 2 and values.shape[1] > 0:
                 return _pa.FixedSizeListArray.from_arrays(_pa.array(values.ravel()), values.shape[1])
             return _pa.array(values)
+        if not isinstance(values, np.ndarray | list | tuple):  # read as it is written: never whole as Python objects
+            return _in_blocks(iter(values))
         return _pa.array(values.tolist() if isinstance(values, np.ndarray) else list(values))
     except (_pa.ArrowException, TypeError, OverflowError, ValueError) as error:
         raise DataError(f"column {short(name)} cannot be written to Parquet ({_first_line(error)})") from error
+
+
+def _in_blocks(values: Iterator[object]) -> Any:
+    """One array out of many small ones, with the kind that the first values have."""
+    blocks: list[Any] = []
+    while block := list(islice(values, _STRETCH)):
+        blocks.append(_pa.array(block))
+    kind = next((one.type for one in blocks if not _pa.types.is_null(one.type)), _pa.null())
+    return _pa.chunked_array([one.cast(kind) for one in blocks], type=kind)
 
 
 def read_parquet(path: str | os.PathLike[str]) -> dict[str, list[Any] | Shaped[np.ndarray, "n *more"]]:

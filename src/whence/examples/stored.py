@@ -2,7 +2,7 @@
 
 # pyarrow ships no types
 # pyright: reportMissingTypeStubs=false
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,24 @@ class Stored:
         """
         try:
             return self._file.read([name]).column(name)
+        except _UNREADABLE as error:
+            raise self._damaged(error) from error
+
+    def blocks(self, name: str) -> Iterator[list[Any]]:
+        """Read one column a block at a time.
+
+        Args:
+            name: the column.
+
+        Yields:
+            The values of the next examples.
+
+        Raises:
+            DamagedError: it cannot be read.
+        """
+        try:
+            for batch in self._file.iter_batches(GROUP, columns=[name], use_threads=False):
+                yield batch.column(0).to_pylist()
         except _UNREADABLE as error:
             raise self._damaged(error) from error
 

@@ -294,7 +294,7 @@ def written(columns: Mapping[str, Sequence[Any]], kind: str) -> bytes:
         raise InputError(f"this is not written as {kind[:20]!r}")
     with TemporaryDirectory(prefix="whence-") as folder:
         path = Path(folder) / f"export.{kind}"
-        write_columns(path, {name: list(values) for name, values in columns.items()}, guard=False)
+        write_columns(path, columns, guard=False)
         return path.read_bytes()
 
 
