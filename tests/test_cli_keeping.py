@@ -19,7 +19,7 @@ import tiny
 import whence
 from tiny import NEWS, Tiny, write_csv
 from whence.index import planning
-from whence.store import Store, Writer, disk, merge
+from whence.store import Manifest, Store, Writer, disk, merge
 
 Said = Callable[..., tuple[int, str, str]]
 MORE = [row | {"id": f"more-{row['id']}", "source": "new"} for row in runs.rows(9, seed=5)]
@@ -619,6 +619,61 @@ def test_a_link_in_place_of_a_shard(said: Said, index: Path, tmp_path: Path):
     assert code == 4
     name = path.relative_to(index).as_posix()
     assert json.loads(out)["damage"] == [{"file": name, "problem": "is a link, which no index holds", "ranges": []}]
+
+
+def test_repair_puts_a_file_in_place_of_a_link(said: Said, kept: Tiny, index: Path, tmp_path: Path):
+    path = index / "forms" / "step-8" / "seg-00000-shard-00002.safetensors"
+    elsewhere = path.rename(tmp_path / "elsewhere.safetensors")
+    path.symlink_to(elsewhere)
+    assert said("index", kept.run, kept.data, "--out", index, "--repair")[0] == 0
+    assert not path.is_symlink()
+    assert elsewhere.is_file()
+    assert said("verify", index)[0] == 0
+
+
+def test_repair_removes_nothing_outside_of_the_index(said: Said, kept: Tiny, index: Path, tmp_path: Path):
+    words = ("index", kept.run, kept.data, "--out", index, "--repair")
+    elsewhere = (index / "postings").rename(tmp_path / "elsewhere")
+    before = everything(elsewhere)
+    (index / "postings").symlink_to(elsewhere)
+    refused(said(*words), 4, f"{index}/postings/step-16", "is a link, which no index holds: put the file itself there")
+    (index / "postings").unlink()
+    elsewhere.rename(index / "postings")
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    held = Manifest.model_validate_json((index / "manifest.json").read_bytes())
+    evil = held.model_copy(update={"files": held.files | {"../mine.txt": held.files["plan.json"]}}).sealed()
+    (index / "manifest.json").write_text(json.dumps(evil.model_dump()))
+    refused(said(*words), 4, "../mine.txt is not a name inside the index")
+    assert mine.read_text() == "mine"
+    assert (index / "manifest.json").is_file()
+    assert before == everything(index / "postings")
+
+
+def test_an_append_to_a_damaged_index_leaves_its_seal(said: Said, kept: Tiny, index: Path, more: Path):
+    path = index / "postings" / "step-8" / "seg-00000.safetensors"
+    path.unlink()
+    before = everything(index)
+    words = ("index", kept.run, more, "--out", index, "--append")
+    for also in ((), ("--repair",)):
+        refused(said(*words, *also), 4, f"{path} is missing or not what was written: mend the index", "whence verify")
+    assert everything(index) == before
+    assert said("index", kept.run, kept.data, "--out", index)[0] == 0
+    assert said(*words)[0] == 0
+
+
+def test_the_way_out_of_a_missing_file_is_one(said: Said, kept: Tiny, index: Path, more: Path):
+    features = index / "examples" / "seg-00000.safetensors"
+    held = features.read_bytes()
+    features.unlink()
+    _, _, err = said("explain", index, TEXT, "--allow-missing")
+    assert "--repair" in err
+    assert "--allow-missing" not in err
+    features.write_bytes(held)
+    assert said("index", kept.run, more, "--out", index, "--append")[0] == 0
+    (index / "postings" / "step-8" / "seg-00000.safetensors").unlink()
+    _, _, err = said("merge", index)
+    assert "restore it, or build the index again (or ask without it: `whence explain --allow-missing`" in err
 
 
 def test_a_newer_format(said: Said, index: Path):

@@ -21,6 +21,9 @@ from whence.store.sums import Sums, sums_of_file
 OPEN_FILES = 256
 """Mapped files that stay open."""
 
+_SPARED = ("forms/", "postings/")
+"""Where files may be missing that `allow_missing` goes on without."""
+
 
 class Store:
     """An index on disk.
@@ -241,11 +244,15 @@ class Store:
         self._checked(self.layout.plan)
         for name, sums in files.items():
             problem = refuse_name(self.folder, name) or _problem(self.folder / name, sums)
-            if problem and not (self.allow_missing and name.startswith(("forms/", "postings/"))):
-                raise DamagedError(
-                    f"{self.folder / name} {problem}: restore it, or run the same `whence index` command again with "
-                    "--repair (or go on without it: --allow-missing)"
-                )
+            if problem and not (self.allow_missing and name.startswith(_SPARED)):
+                raise DamagedError(f"{self.folder / name} {problem}: {self._way_out(name)}")
+
+    def _way_out(self, name: str) -> str:
+        """What mends a file that is not there, and what goes on without it."""
+        one = self.manifest.generation == 1  # else one run and one data set do not make it again
+        again = "run the same `whence index` command again with --repair" if one else "build the index again"
+        without = " (or ask without it: `whence explain --allow-missing`, allow_missing=True)"
+        return f"restore it, or {again}" + (without if name.startswith(_SPARED) else "")
 
     def _sums(self, path: Path) -> Sums | None:
         return self.manifest.files.get(self.layout.name(path)) if self.sealed else finished(path)

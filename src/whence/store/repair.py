@@ -1,5 +1,6 @@
 """Take the seal off an index whose files are not what they were, keep what is right, and put a new seal on."""
 
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from whence.store import disk
 from whence.store.files import NOTE, finished, is_temporary, note_of, publish_bytes, walk, write_note
 from whence.store.layout import PLAN, Layout
 from whence.store.manifest import Manifest, canonical, read_json
+from whence.store.reader import refuse_name
 from whence.store.sums import Sums, sums_of_file
 
 
@@ -82,7 +84,7 @@ def _is_last(name: str, wrong: Collection[str]) -> bool:
     return folder == "examples" and ".safetensors" in rest and mine
 
 
-def reopen(layout: Layout, *, every_byte: bool) -> None:
+def reopen(layout: Layout, *, every_byte: bool, appending: bool = False) -> None:
     """Look at the files of a sealed index; when some are missing or wrong, take the seal off and remove them.
 
     The build then goes on with what is left, as after a kill.
@@ -90,17 +92,28 @@ def reopen(layout: Layout, *, every_byte: bool) -> None:
     Args:
         layout: of the index.
         every_byte: check the content of every file; otherwise only that it is there and as long as it was.
+        appending: what is wrong is not part of what will be computed: leave the seal on and refuse.
 
     Raises:
-        DamagedError: files are wrong of an index that one run and one data set do not make again.
+        DamagedError: files are wrong of an index that one run and one data set do not make again, or of one that is
+            added to; or they lie elsewhere.
     """
     manifest = read_json(layout.manifest, Manifest)
-    right = {
-        name: _is_right(layout.folder / name, sums, every_byte=every_byte) for name, sums in manifest.files.items()
-    }
-    wrong = [name for name, fine in right.items() if not fine]
+    wrong = [
+        name
+        for name, sums in manifest.files.items()
+        if refuse_name(layout.folder, name) is not None
+        or not _is_right(layout.folder / name, sums, every_byte=every_byte)
+    ]
     if not wrong:
         return
+    if appending:
+        raise DamagedError(
+            f"{layout.folder / wrong[0]} is missing or not what was written: mend the index before anything is added to it "
+            f"(`whence verify {shlex.quote(str(layout.folder))}` says how)"
+        )
+    for name in wrong:
+        _refuse_elsewhere(layout.folder, name)
     if manifest.generation > 1 or PLAN in wrong:
         raise DamagedError(
             f"{layout.folder / wrong[0]} is not what was written, and this index was added to, deleted from or merged, "
@@ -115,6 +128,14 @@ def reopen(layout: Layout, *, every_byte: bool) -> None:
             write_note(path, sums)
     disk.remove(layout.manifest)
     disk.sync_folder(layout.folder)
+
+
+def _refuse_elsewhere(folder: Path, name: str) -> None:
+    """Refuse to remove what lies outside of the index; a link in a file's place can be removed itself."""
+    problem = refuse_name(folder, name)
+    link = (folder / name).is_symlink() and refuse_name(folder, str(Path(name).parent)) is None
+    if problem is not None and not link:
+        raise DamagedError(f"{folder / name} {problem}: put the file itself there, or build the index again elsewhere")
 
 
 def _is_right(path: Path, sums: Sums, *, every_byte: bool) -> bool:

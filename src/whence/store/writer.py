@@ -337,7 +337,7 @@ class Writer:
         if not alone:
             return
         if self.layout.manifest.is_file():
-            reopen(self.layout, every_byte=repair)
+            reopen(self.layout, every_byte=repair, appending=appending)
         sealed = self._sealed()
         if sealed is not None:
             remove_strays(self.layout, sealed.files)
