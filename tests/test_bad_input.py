@@ -288,6 +288,12 @@ def test_an_index_of_something_else_is_refused_by_name(said: Said, news: Tiny, p
         ((news.run, news.data, "--method", "tracin-last"), "recipe"),
         ((news.run, news.data, "--unit-norm"), "recipe"),
         ((news.run, some), "data"),
+        ((news.run, some), "add new rows with --append, choose another --out"),
+        ((news.run, news.data, "--batch-size", "16"), "its --batch-size is 32, not 16"),
+        (
+            (news.run, news.data, "--segment-rows", "10"),
+            "its number of rows (--segment-rows) of segment 1 is 60, not 10",
+        ),
         ((news.run, news.data, "--steps", "8"), "step 16"),
         ((news.run, news.data, "--max-length", "16"), "max_length"),
         ((pairs.run, pairs.data), "label_names"),

@@ -516,7 +516,8 @@ def test_odd_texts_are_appended(said: Said, content: Content, kept: Tiny, index:
     assert Store(index).n == 60
     code, _, err = said(*words, "--allow-empty")
     assert code == 0
-    assert "1 training texts reach the limit of 24 tokens; what lies past it was not read" in err
+    assert f"1 training texts of {data} reach the limit of 24 tokens; what lies past it was not read" in err
+    assert "1 training texts reach the limit" in err  # that of the first build is another
     (tmp_path / "ids.txt").write_text("vast\n")
     whole = " ".join(
         said("explain", index, "the bank", "--ids-file", tmp_path / "ids.txt", "--no-baselines")[1].split()
@@ -556,6 +557,13 @@ def test_a_share_that_is_none(said: Said, kept: Tiny, tmp_path: Path, text: str)
     words = ("index", kept.run, kept.data, "--out", tmp_path / "index", f"--shard={text}")
     refused(said(*words), 2, f"--shard {text!r}: give i/N with i from 0 to N - 1")
     assert not (tmp_path / "index").exists()
+
+
+def test_a_share_that_no_shard_falls_to(said: Said, kept: Tiny, tmp_path: Path):
+    words = ("index", kept.run, kept.data, "--out", tmp_path / "index", "--shard")
+    refused(said(*words, "7/9"), 2, "--shard 7/9: there are 7 shards to share, so this share is empty: leave it out")
+    assert not (tmp_path / "index").exists()
+    assert said(*words, "6/9")[0] == 0
 
 
 def test_an_unfinished_index_is_asked_only_on_request(said: Said, content: Content, share: Path):
@@ -718,8 +726,10 @@ def test_a_folder_that_is_read_only_is_read(said: Said, content: Content, kept: 
     assert content("verify", read_only)["whole"]
     assert content("info", read_only)["examples"] == 60
     assert said("labels", read_only, "--out", tmp_path / "labels.csv")[0] == 0
-    refused(said("delete", read_only, "--ids", "n0"), 2, f"cannot use {read_only}", "Read-only file system")
-    refused(said("merge", read_only), 2, f"cannot use {read_only}", "Read-only file system")
+    why = (f"{read_only} can be read and not written to (Read-only file system)", "copy it")
+    refused(said("delete", read_only, "--ids", "n0"), 2, *why)
+    refused(said("merge", read_only), 2, *why)
+    refused(said("index", kept.run, kept.data, "--out", read_only), 2, *why)
     assert everything(read_only) == before
 
 

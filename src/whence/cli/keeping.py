@@ -135,7 +135,11 @@ def delete(
     ids_file: Annotated[Path | None, typer.Option(metavar="FILE", help="A file with their ids, one per line.")] = None,
     filters: Annotated[
         list[str] | None,
-        typer.Option("--where", metavar="COLUMN=VALUE", help="Those with this label or source; may be repeated."),
+        typer.Option(
+            "--where",
+            metavar="COLUMN=VALUE",
+            help="Those with this label or source; of two labels either, of a label and a source both.",
+        ),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -111,7 +111,9 @@ def index(
     rows: options.Rows = "fp32",
     segment_rows: options.SegmentRows = 65_536,
     append: Annotated[bool, typer.Option("--append", help="Add DATA to the finished index.")] = False,
-    shard: Annotated[str | None, typer.Option(metavar="i/N", help="Compute the share i of N; the last seals.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="i/N", help="Compute the share i of N, from 0/N on; the last seals.")
+    ] = None,
     repair: Annotated[bool, typer.Option("--repair", help="Check every byte; compute what is wrong again.")] = False,
     tokenizer: options.Tokenizer = None,
     trust_remote_code: options.TrustRemoteCode = False,

@@ -21,7 +21,7 @@ from whence.index.layered import Layered, chosen_layers, settled
 from whence.index.moments import moments_fingerprints, read_moments
 from whence.index.options import DEFAULTS, Options
 from whence.index.passes import wanted
-from whence.index.planning import Cut, chosen, cut, known_ids, label_numbers, refuse_ids
+from whence.index.planning import Cut, chosen, cut, known_ids, label_numbers, refuse_empty_share, refuse_ids
 from whence.index.turning import Turning
 from whence.index.worker import KEPT_BYTES, Worker
 from whence.model import Checkpoint, Encoder, Masks, Run
@@ -106,6 +106,7 @@ class Build:
         )
         self._table = self.worker.table
         self.cuts = self._cut(0)
+        refuse_empty_share(options.shard, self.cuts)
         with self.clock("seal"):
             self.writer = self._writer(folder)
 
@@ -325,9 +326,10 @@ class Build:
                 + (f" and {len(skipped) - 10} more" if len(skipped) > 10 else "")
             )
         long = self.encoder.at_limit(self.examples, self._lengths)
+        added = "" if self.writer.base is None else f" of {self.examples.name}"  # equal notes of two sources merge
         if long:
             notes.append(
-                f"{long} training texts reach the limit of {self.encoder.max_length} tokens; "
+                f"{long} training texts{added} reach the limit of {self.encoder.max_length} tokens; "
                 "what lies past it was not read"
             )
         if self.run.card.adapter and self.recipe.layer == "embedding":

@@ -1,6 +1,7 @@
 """Plan an index: which checkpoints, which class of every row, how the training set is cut into segments and shards."""
 
 import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,3 +184,19 @@ def shard_of(text: str | None) -> tuple[int, int] | None:
     if slash and left.isdigit() and right.isdigit() and int(left) < int(right):
         return int(left), int(right)
     raise InputError(f"--shard {text!r}: give i/N with i from 0 to N - 1, such as 0/4")
+
+
+def refuse_empty_share(text: str | None, cuts: Sequence[Cut]) -> None:
+    """Refuse a share that no shard falls to, before anything is computed for it.
+
+    Args:
+        text: "i/N".
+        cuts: the segments, with their shards.
+
+    Raises:
+        InputError: there are not so many shards.
+    """
+    share, count = shard_of(text), sum(len(one.planned.shards) - 1 for one in cuts)
+    if share is not None and share[0] >= count:
+        held = "is 1 shard" if count == 1 else f"are {count} shards"
+        raise InputError(f"--shard {text}: there {held} to share, so this share is empty: leave it out")

@@ -6,6 +6,14 @@ from typing import cast
 from whence.errors import MismatchError
 from whence.store.manifest import Plan, Source
 
+_SHOWN = {
+    "source fingerprint": "fingerprints data",
+    "source n": "number of rows",
+    "source batch_size": "--batch-size",
+    "source segments": "number of rows (--segment-rows) of segment",
+}
+"""Names of fields in the user's words, where their own say too little."""
+
 
 def refuse_other_plan(folder: Path, found: Plan, wanted: Plan, *, finished: bool, data: bool = True) -> None:
     """Refuse to go on with an index of something else.
@@ -26,7 +34,11 @@ def refuse_other_plan(folder: Path, found: Plan, wanted: Plan, *, finished: bool
     mine, other = wanted.model_dump(exclude=ignored), found.model_dump(exclude=ignored)
     for plan in (mine, other) if data else ():
         plan["source"] = {name: value for name, value in plan["source"].items() if name not in {"data", "columns"}}
-    _refuse(folder, other, mine, "choose another --out, or delete that folder")
+    way_out = "choose another --out, or delete that folder"
+    same = all(mine[name] == other[name] for name in mine if name != "source")
+    if finished and same and found.source.fingerprint != wanted.source.fingerprint:
+        way_out = f"add new rows with --append, {way_out}"
+    _refuse(folder, other, mine, way_out)
 
 
 def refuse_other_source(folder: Path, path: Path, found: Source, wanted: Source) -> None:
@@ -60,10 +72,8 @@ def _difference(name: str, there: object, here: object) -> tuple[str, object, ob
     if isinstance(there, dict) and isinstance(here, dict):
         mine, other = cast("dict[str, object]", here), cast("dict[str, object]", there)
         key = next(key for key in sorted({*mine, *other}) if mine.get(key) != other.get(key))
-        shown = {"source fingerprint": "fingerprints data", "source n": "number of rows"}.get(
-            f"{name} {key}", f"{name} {key}"
-        )
-        return _difference(shown, other.get(key), mine.get(key))
+        shown = name if key == "n" and "segment-rows" in name else f"{name} {key}"
+        return _difference(_SHOWN.get(shown, shown), other.get(key), mine.get(key))
     if isinstance(there, list) and isinstance(here, list):
         pairs = zip(cast("list[object]", there), cast("list[object]", here), strict=False)
         unlike = next(((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1]), None)

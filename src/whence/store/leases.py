@@ -13,6 +13,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from whence.errors import InputError
+
 NAME = "lease"
 WAIT = 0.2
 """Seconds between two looks at a lock that another process holds."""
@@ -23,10 +25,21 @@ class Leases:
 
     Args:
         folder: the index; it exists.
+
+    Raises:
+        InputError: nobody may write to it.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            self._file = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        except OSError as error:
+            if error.errno not in {errno.EROFS, errno.EACCES, errno.EPERM}:
+                raise
+            raise InputError(
+                f"{folder} can be read and not written to ({error.strerror}): copy it to a folder that can, or ask for "
+                "the right to write"
+            ) from error
         fcntl.lockf(self._file, fcntl.LOCK_SH, 1, 1)
 
     @contextmanager

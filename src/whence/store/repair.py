@@ -109,8 +109,8 @@ def reopen(layout: Layout, *, every_byte: bool, appending: bool = False) -> None
         return
     if appending:
         raise DamagedError(
-            f"{layout.folder / wrong[0]} is missing or not what was written: mend the index before anything is added to it "
-            f"(`whence verify {shlex.quote(str(layout.folder))}` says how)"
+            f"{layout.folder / wrong[0]} is missing or not what was written: mend the index before anything is added "
+            f"to it (`whence verify {shlex.quote(str(layout.folder))}` says how)"
         )
     for name in wrong:
         _refuse_elsewhere(layout.folder, name)
