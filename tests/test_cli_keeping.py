@@ -684,6 +684,19 @@ def test_the_way_out_of_a_missing_file_is_one(said: Said, kept: Tiny, index: Pat
     assert "restore it, or build the index again (or ask without it: `whence explain --allow-missing`" in err
 
 
+def test_what_a_lost_manifest_costs_is_said_and_true(said: Said, kept: Tiny, index: Path, more: Path):
+    assert said("index", kept.run, more, "--out", index, "--append")[0] == 0
+    path = index / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"generation":2', b'"generation":3'))
+    refused(said("verify", index), 4, "its digest differs", "run the first `whence index` command", "what was appended")
+    path.unlink()
+    assert said("index", kept.run, kept.data, "--out", index, "--repair")[0] == 0
+    assert Store(index).n == 60
+    assert said("index", kept.run, more, "--out", index, "--append")[0] == 0
+    assert Store(index).n == 69
+    assert said("verify", index)[0] == 0
+
+
 def test_a_newer_format(said: Said, index: Path):
     for name in ("plan.json", "manifest.json"):
         held = json.loads((index / name).read_text())

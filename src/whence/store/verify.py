@@ -102,7 +102,7 @@ def _sealed_files(layout: Layout) -> dict[str, Sums]:
     if not written or manifest.digest != manifest.own_digest() or manifest.merkle_root != merkle_root(manifest.files):
         raise DamagedError(
             f"{layout.manifest} is not what was written (its digest differs): restore it from a copy, or remove it and "
-            "run the same `whence index` command with --repair"
+            "run the first `whence index` command with --repair, and then again what was appended and deleted since"
         )
     return manifest.files
 
