@@ -670,6 +670,12 @@ def test_an_append_to_a_damaged_index_leaves_its_seal(said: Said, kept: Tiny, in
     assert said(*words)[0] == 0
 
 
+def test_an_append_with_other_options_is_not_told_to_delete(said: Said, kept: Tiny, index: Path, more: Path):
+    result = said("index", kept.run, more, "--out", index, "--append", "--rows", "int8")
+    refused(result, 3, "its rows is fp32, not int8: append with the run and the options of the first build")
+    assert "delete" not in result[2]
+
+
 def test_the_way_out_of_a_missing_file_is_one(said: Said, kept: Tiny, index: Path, more: Path):
     features = index / "examples" / "seg-00000.safetensors"
     held = features.read_bytes()

@@ -35,8 +35,10 @@ def refuse_other_plan(folder: Path, found: Plan, wanted: Plan, *, finished: bool
     for plan in (mine, other) if data else ():
         plan["source"] = {name: value for name, value in plan["source"].items() if name not in {"data", "columns"}}
     way_out = "choose another --out, or delete that folder"
+    if not data:
+        way_out = "append with the run and the options of the first build, or choose another --out"
     same = all(mine[name] == other[name] for name in mine if name != "source")
-    if finished and same and found.source.fingerprint != wanted.source.fingerprint:
+    if finished and data and same and found.source.fingerprint != wanted.source.fingerprint:
         way_out = f"add new rows with --append, {way_out}"
     _refuse(folder, other, mine, way_out)
 
