@@ -8,6 +8,7 @@ import contextlib
 import functools
 import gc
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -185,16 +186,18 @@ def build(
     try:
         if writer.finished is not None:
             return
-        begin, complete, before = 0, True, 0
-        for segment, cut in zip(writer.source.segments, held.segments, strict=True):
+        begins, before = [0, *itertools.accumulate(one.n for one in held.segments)], 0
+        for segment, cut, begin in zip(writer.source.segments, held.segments, begins, strict=False):
             if not writer.has_examples(segment.name):
                 writer.put_examples(segment.name, columns(data, begin, cut.n))
             if not writer.is_finished(segment.name):
-                complete &= _shards(writer, data, segment, begin, share, before, said)
-                if complete:
+                _shards(writer, data, segment, begin, share, before, said)
+                if _complete(writer, segment):
                     _finish(writer, data, segment, begin)
-            begin, before = begin + cut.n, before + len(cut.shards) - 1
-        if complete:
+            before += len(cut.shards) - 1
+        if all(_complete(writer, segment) for segment in writer.source.segments):
+            for segment, begin in zip(writer.source.segments, begins, strict=False):
+                _finish(writer, data, segment, begin)
             cause = f"loss is not finite at step {STEPS[0]}"
             skipped = SkippedRow(id=f"{data}-2", row=2, cause=cause)
             writer.seal([skipped], [f"a note on {data}"], {"gradients": 1.5})
@@ -215,8 +218,8 @@ def _shards(
     share: tuple[int, int] | None,
     before: int,
     said: Event,
-) -> bool:
-    """Compute what is missing of a segment, waiting for others; whether all of it is there."""
+) -> None:
+    """Compute what is missing of a segment, waiting for others."""
     order, bounds = order_of(segment.n), segment.shards
     for step in STEPS:
         while True:
@@ -240,8 +243,11 @@ def _shards(
                 writer.leases.drop(unit)
             if mine and not done:
                 time.sleep(0.005)
-    shards = range(len(bounds) - 1)
-    return share is None or all(writer.has_shard(step, segment.name, one) for step in STEPS for one in shards)
+
+
+def _complete(writer: Writer, segment: PlannedSegment) -> bool:
+    shards = range(len(segment.shards) - 1)
+    return all(writer.has_shard(step, segment.name, one) for step in STEPS for one in shards)
 
 
 def _finish(writer: Writer, data: str, segment: PlannedSegment, begin: int) -> None:

@@ -13,7 +13,9 @@ import whence
 from runs import OTHERS
 from whence.errors import InputError
 from whence.index import planning
-from whence.store import Store, verify
+from whence.index.planning import Cut
+from whence.index.worker import Worker
+from whence.store import Store, Writer, verify
 
 ROWS = [{**row, "id": f"{row['id']}-{copy}"} for copy in range(5) for row in OTHERS]
 
@@ -71,6 +73,27 @@ def test_shares_make_the_same_index(
             notes = index.explain(ROWS[0]["text"], baselines=False).notes
             assert notes[0].startswith("PARTIAL: ")
     assert Store(folder).manifest.merkle_root == alone.manifest.merkle_root
+
+
+def test_a_share_that_another_overtakes_still_seals(
+    bert_run: Path, data: Path, alone: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first share saw segment 0 without the second's shards; the second saw segment 1 without the first's."""
+    folder, gradients = tmp_path / "index", Worker.gradients
+    whole = whence.build(bert_run, data, tmp_path / "whole", segment_rows=100, quiet=True).store
+    assert len(whole.manifest.sources[0].segments) > 1
+
+    def overtaken(worker: Worker, writer: Writer, cuts: list[Cut], at: int) -> None:
+        gradients(worker, writer, cuts, at)
+        if at == 0:
+            monkeypatch.setattr(Worker, "gradients", gradients)
+            other = whence.build(bert_run, data, folder, shard="1/2", segment_rows=100, quiet=True)
+            assert not other.store.sealed
+
+    monkeypatch.setattr(Worker, "gradients", overtaken)
+    index = whence.build(bert_run, data, folder, shard="0/2", segment_rows=100, quiet=True)
+    assert index.store.sealed
+    assert index.store.manifest.merkle_root == whole.manifest.merkle_root
 
 
 def test_what_is_there_of_an_unfinished_index_scores_as_in_the_end(

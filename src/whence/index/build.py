@@ -126,15 +126,15 @@ class Build:
         rows_only = self._layered is None
         estimated = rows_only and self.recipe.preconditioner == "adam" and self.options.second_moment == "estimate"
         estimated |= self.recipe.curvature != "none"
-        complete = True
         for at, one in enumerate(self.cuts):
             with self.clock("tables"):
                 self._examples(one)
             with self.clock("gradients"):
-                complete &= self.worker.gradients(self.writer, self.cuts, at)
-            if complete and not estimated:
+                self.worker.gradients(self.writer, self.cuts, at)
+            if not estimated and self.worker.complete(self.writer, one):
                 self._finish(one)
-        if not complete:
+        # Other shares went on meanwhile: only a look after one's own last shard tells who is the last of all.
+        if not all(self.worker.complete(self.writer, one) for one in self.cuts):
             self.options.say("this share of the shards is done; the index is sealed once the other shares are")
             return ()
         if estimated:
@@ -143,8 +143,8 @@ class Build:
                     self._estimate()
                 else:
                     self._fit()
-            for one in self.cuts:
-                self._finish(one)
+        for one in self.cuts:
+            self._finish(one)
         with self.clock("seal"):
             skipped = self.worker.skipped(self.writer, self.cuts)
         if len(skipped) == len(self.examples):

@@ -76,25 +76,33 @@ class Worker:
         self._encoded: dict[int, list[Encoded]] = {}
         self._mine = shard_of(options.shard)
 
-    def gradients(self, writer: Writer, cuts: list[Cut], at: int) -> bool:
+    def gradients(self, writer: Writer, cuts: list[Cut], at: int) -> None:
         """Compute the shards of a segment that nobody has computed.
 
         Args:
             writer: of the index.
             cuts: all segments.
             at: which of them.
-
-        Returns:
-            Whether all of its shards are there.
         """
         self._encoded, one = {}, cuts[at]
         if writer.is_finished(one.planned.name):
-            return True
+            return
         before = sum(len(earlier.planned.shards) - 1 for earlier in cuts[:at])
         part = f" ({at + 1} of {len(cuts)})" if len(cuts) > 1 else ""
         for checkpoint in self.checkpoints:
             self._checkpoint(writer, one, checkpoint, before, part)
-        return self._mine is None or not any(self._missing(writer, one, step) for step in self.checkpoints)
+
+    def complete(self, writer: Writer, one: Cut) -> bool:
+        """Say whether every shard of a segment is there now, whoever computed it.
+
+        Args:
+            writer: of the index.
+            one: the segment.
+
+        Returns:
+            True when none is missing at any checkpoint.
+        """
+        return not any(self._missing(writer, one, step) for step in self.checkpoints)
 
     def _missing(self, writer: Writer, one: Cut, checkpoint: Checkpoint) -> list[int]:
         shards = range(len(one.planned.shards) - 1)
