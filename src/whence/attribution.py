@@ -29,6 +29,7 @@ def build(
     max_bad_rows: float = 0.01,
     steps: Sequence[int] | None = None,
     second_moment: Literal["recorded", "optimizer", "estimate"] = "recorded",
+    queries: object = None,
     rows: RowKind = "fp32",
     append: bool = False,
     shard: str | None = None,
@@ -54,6 +55,8 @@ def build(
         max_bad_rows: share of rows that may be left out because their loss or gradient is not finite.
         steps: checkpoints to use; None uses all.
         second_moment: where an optimizer-aware method finds second moments.
+        queries: a file (or other data) of queries, in the same columns, whose autocorrelation is mixed with that of the
+            training set (trackstar); None leaves it at the training set's.
         rows: how gradient rows are kept: "fp32", or shorter with a scale per row, "fp16" or "int8".
         append: add the data to the finished index in `out`, which must be of the same run and method.
         shard: "i/N": compute the share i of N of the shards; the process that ends last seals the index.
@@ -77,6 +80,7 @@ def build(
         max_bad_rows=max_bad_rows,
         steps=None if steps is None else tuple(steps),
         second_moment=second_moment,
+        queries=None if queries is None else read(queries, columns=columns),
         rows=rows,
         append=append,
         shard=shard,

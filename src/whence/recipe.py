@@ -5,7 +5,7 @@ A named method is a row of the table in `whence.methods`: which gradient is take
 joined (weights). The index keeps the recipe whole, so that an index opens without the table.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -39,6 +39,11 @@ class Recipe(BaseModel):
             Fisher matrix, or DataInf's closed form.
         damping: what is added to every eigenvalue before it is inverted, as a factor.
         damping_of: what that factor multiplies: the mean eigenvalue of the layer, the top one, or 1 (absolute).
+        eval_share: how much of the autocorrelation is that of queries which were given to the build (TrackStar's
+            lambda); "auto" chooses it so that both sides weigh the same at one eigenvalue. Without queries all of it is
+            the training set's.
+        eval_component: which eigenvalue that is, among the sorted ones of all layers: a share of them up to 1 (the
+            paper: 1,000 of 65,536), or a number.
         solver: an inverse-Hessian product per query, over the layers in full: by LiSSA or conjugate gradient. The index
             then keeps features alone, and damping is a factor of the scale.
         depth: steps of the solver, at most.
@@ -76,6 +81,8 @@ class Recipe(BaseModel):
     curvature: Literal["none", "autocorrelation", "ggn", "ekfac", "datainf"] = "none"
     damping: float = Field(default=0.1, ge=0.0)
     damping_of: Literal["mean", "top", "absolute"] = "mean"
+    eval_share: Annotated[float, Field(ge=0.0, le=1.0)] | Literal["auto"] = "auto"
+    eval_component: float = Field(default=1000 / 65_536, gt=0.0)
     solver: Literal["none", "lissa", "cg"] = "none"
     depth: int = Field(default=500, ge=1)
     runs: int = Field(default=3, ge=1)

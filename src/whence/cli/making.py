@@ -104,6 +104,7 @@ def index(
     project: options.Project = None,
     fields: options.Fields = None,
     second_moment: options.SecondMoment = "recorded",
+    queries: options.Mixed = None,
     steps: options.Steps = None,
     max_length: options.MaxLength = None,
     batch_size: options.BatchSize = 32,
@@ -132,6 +133,7 @@ def index(
     """Build the index of a training set under a method, or go on with an unfinished one."""
     recipe = options.recipe(method, path, unit_norm, weights, loss, top, top_by, layers, project, fields)
     settings = options.building(max_length, batch_size, max_bad_rows, steps, second_moment, rows, segment_rows)
+    settings |= {"append": append, "shard": shard, "repair": repair, "quiet": quiet}
     from whence.attribution import build
     from whence.model import Run
 
@@ -141,11 +143,8 @@ def index(
         options.read_data(data, named, split, revision, quiet=quiet, allow_empty=allow_empty),
         out,
         recipe,
+        queries=None if queries is None else options.read_data(queries, named, quiet=quiet),
         columns=named,
-        append=append,
-        shard=shard,
-        repair=repair,
-        quiet=quiet,
         **settings,
     )
     _built(built, out, as_json=as_json, quiet=quiet)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -58,6 +58,9 @@ Fields = Annotated[
     typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of the method: damping=0.01; repeatable."),
 ]
 SecondMoment = Annotated[str, typer.Option(help="recorded, optimizer (opens optimizer.pt) or estimate.")]
+Mixed = Annotated[
+    str | None, typer.Option("--eval", metavar="FILE", help="trackstar: queries whose autocorrelation is mixed in.")
+]
 Steps = Annotated[str | None, typer.Option(help="Checkpoints to use, by step: 100,200.")]
 BatchSize = Annotated[int, typer.Option(min=1)]
 MaxBadRows = Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of rows that may be left out.")]
@@ -177,8 +180,16 @@ def recipe(
         name, equals, value = one.partition("=")
         if not equals or not name.strip():
             raise InputError(f"--set {one!r}: give FIELD=VALUE, such as damping=0.01")
-        given[name.strip().replace("-", "_")] = _plain(value)
+        field = name.strip().replace("-", "_")
+        given[field] = "none" if value.strip().lower() == "none" and field in _named_none() else _plain(value)
     return recipe_of(method, **given)
+
+
+def _named_none() -> set[str]:
+    """Fields of a recipe where none is a choice by that name, and not the absence of one."""
+    from whence.recipe import Recipe
+
+    return {name for name, field in Recipe.model_fields.items() if "none" in get_args(field.annotation)}
 
 
 def _plain(text: str) -> object:

@@ -18,6 +18,7 @@ from whence.index.clock import Clock
 from whence.index.fitting import RIDGES, Fitting
 from whence.index.kept import columns
 from whence.index.layered import Layered, chosen_layers, settled
+from whence.index.mixing import check_mixing, mixing_told
 from whence.index.moments import moments_fingerprints, read_moments
 from whence.index.options import DEFAULTS, Options
 from whence.index.passes import wanted
@@ -70,6 +71,7 @@ class Build:
 
     def __init__(self, run: Run, examples: Examples, folder: Path, recipe: Recipe, options: Options) -> None:
         self.run, self.examples, self.recipe, self.options = run, examples, recipe, options
+        check_mixing(recipe, options.queries)
         self.clock = Clock()
         self.checkpoints = chosen(run, options.steps, recipe)
         self.encoder: Encoder = run.encoder(run.length(options.max_length), Masks.of(recipe))
@@ -203,8 +205,7 @@ class Build:
             label_names=list(run.label_names) if run.label_names else None,
             max_length=self.encoder.max_length,
             trust_remote_code=run.trust_remote_code,
-            fingerprints=self._run_fingerprints()
-            | moments_fingerprints(self.checkpoints, recipe, self.options.second_moment),
+            fingerprints=self._fingerprints(),
             checkpoints=[
                 PlannedCheckpoint(
                     step=one.step,
@@ -227,10 +228,13 @@ class Build:
             return 1.0
         return 1.0 / (2.0 * recipe.refit * len(self.examples))
 
-    def _run_fingerprints(self) -> dict[str, str]:
-        """Tokenizer and the weights that are used: others may come and go."""
+    def _fingerprints(self) -> dict[str, str]:
+        """Tokenizer, the weights that are used (others may come and go), second moments, queries of the curvature."""
         unused = {f"weights {step_name(one.step)}" for one in self.run.checkpoints if one not in self.checkpoints}
-        return {name: value for name, value in self.run.fingerprints.items() if name not in unused}
+        own = {name: value for name, value in self.run.fingerprints.items() if name not in unused}
+        queries = self.options.queries
+        mixed = {} if queries is None else {"queries": queries.fingerprint}
+        return own | moments_fingerprints(self.checkpoints, self.recipe, self.options.second_moment) | mixed
 
     def _space(self) -> None:
         """Stop before the work begins when even half of a guess does not fit on the disk."""
@@ -295,7 +299,9 @@ class Build:
                         yield places + one.rows.start, arrays
 
             with self.clock("curvature"):
-                fitting = Fitting(self.recipe, self._layered.planned(), shards, self.labels)
+                given = self.options.queries is not None
+                queries = (lambda one=checkpoint: self.worker.queries(self.writer, one)) if given else None
+                fitting = Fitting(self.recipe, self._layered.planned(), shards, self.labels, queries)
                 made = fitting.tables(lambda one=checkpoint: self.worker.factors(self.writer, one))
                 self.writer.put_table(checkpoint.step, held | made)
 
@@ -361,6 +367,9 @@ class Build:
                 f"curvature {recipe.curvature}, step {one.step}: damping {recipe.damping:g} of {of} of each layer, "
                 f"{ridges.min():.3g} to {ridges.max():.3g}"
             )
+            if recipe.curvature == "autocorrelation":
+                widest = max(block.kept_o * block.kept_i for block in self.writer.plan.blocks)
+                lines.append(mixing_told(one.step, self.writer.read_table(one.step), self.options.queries, widest))
         return lines
 
 

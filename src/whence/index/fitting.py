@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from whence.curvature import Damping, Kronecker, Moments, damped_inverse, ggn, shrunk_identity
 from whence.errors import InputError
+from whence.index.mixing import PLACE, SHARE, chosen_share
 from whence.recipe import Recipe
 from whence.store import PlannedBlock
 
@@ -16,6 +17,9 @@ Shards = Callable[[], Iterator[tuple[Int[np.ndarray, " m"], dict[str, np.ndarray
 
 Factors = Callable[[], Mapping[str, tuple[Float[np.ndarray, "o o"], Float[np.ndarray, "i i"]]]]
 """Means of g g^T and a a^T over the positions of the training set, by layer."""
+
+Queries = Callable[[], Float[np.ndarray, "q p"]]
+"""Takes the vectors of the queries whose autocorrelation is mixed in."""
 
 RIDGES = "curvature.ridges"
 
@@ -41,10 +45,18 @@ class Fitting:
         blocks: the layers.
         shards: reads the vectors.
         labels: class numbers of the training set.
+        queries: takes the vectors of queries; None when there are none.
     """
 
-    def __init__(self, recipe: Recipe, blocks: Sequence[PlannedBlock], shards: Shards, labels: Sequence[int]) -> None:
-        self.recipe, self.blocks, self._shards = recipe, blocks, shards
+    def __init__(
+        self,
+        recipe: Recipe,
+        blocks: Sequence[PlannedBlock],
+        shards: Shards,
+        labels: Sequence[int],
+        queries: Queries | None = None,
+    ) -> None:
+        self.recipe, self.blocks, self._shards, self._queries = recipe, blocks, shards, queries
         self._labels = np.asarray(labels, dtype=np.int64)
         self._damping = Damping(recipe.damping, recipe.damping_of)
 
@@ -57,6 +69,8 @@ class Fitting:
         Returns:
             Arrays by name, for the table of the checkpoint.
         """
+        if self.recipe.curvature == "autocorrelation" and self._queries is not None:
+            return self._mixed(self._queries())
         kind, kept = self.recipe.curvature, dict[str, np.ndarray]()
         ridges = np.zeros(len(self.blocks))
         sides: Mapping[str, tuple[np.ndarray, np.ndarray]] = factors() if kind == "ekfac" else {}
@@ -76,10 +90,36 @@ class Fitting:
             yield arrays["dense.v"][:, cut]
 
     def _autocorrelation(self, block: PlannedBlock, cut: slice) -> tuple[np.ndarray, float]:
+        return damped_inverse(self._moments(block, cut), self._damping, block.name)
+
+    def _moments(self, block: PlannedBlock, cut: slice) -> Float[np.ndarray, "p p"]:
         moments = Moments(block.name, cut.stop - cut.start)
         for v in self._vectors(cut):
             moments.add(v)
-        return damped_inverse(moments.mean(), self._damping, block.name)
+        return moments.mean()
+
+    def _mixed(self, queries: Float[np.ndarray, "q p"]) -> dict[str, np.ndarray]:
+        """The queries' autocorrelation mixed in; lambda is one for all layers."""
+        parts = list(zip(self.blocks, cuts_of(self.blocks), strict=True))
+
+        def both(block: PlannedBlock, cut: slice) -> tuple[np.ndarray, np.ndarray]:
+            theirs = Moments(block.name, cut.stop - cut.start)
+            theirs.add(queries[:, cut])
+            return self._moments(block, cut), theirs.mean()
+
+        values: list[list[np.ndarray]] = [[], []]
+        for block, cut in parts if self.recipe.eval_share == "auto" else ():
+            for one, matrix in zip(values, both(block, cut), strict=True):
+                one.append(np.linalg.eigvalsh(matrix))
+        train, asked = (np.concatenate(one) if one else np.zeros(0) for one in values)
+        chosen = chosen_share(self.recipe, train, asked, len(queries))
+        kept, ridges = dict[str, np.ndarray](), np.zeros(len(parts))
+        for at, (block, cut) in enumerate(parts):
+            mine, theirs = both(block, cut)
+            mixed = chosen.share * theirs + (1.0 - chosen.share) * mine
+            inverse, ridges[at] = damped_inverse(mixed, self._damping, block.name)
+            kept[f"curvature.{at}.matrix"] = inverse.astype(np.float32)
+        return kept | {RIDGES: ridges, SHARE: np.asarray([chosen.share]), PLACE: np.asarray([chosen.place])}
 
     def _datainf(self, block: PlannedBlock, cut: slice) -> tuple[np.ndarray, float]:
         size = cut.stop - cut.start

@@ -61,7 +61,7 @@ class Loaded:
         ]
         run = runs[0] if len(runs) == 1 else Run.join(runs)
         for name, value in plan.fingerprints.items():
-            found = value if name.split()[0] == "moments" else run.fingerprints.get(name, "missing")
+            found = value if name.split()[0] in {"moments", "queries"} else run.fingerprints.get(name, "missing")
             if found != value:
                 raise MismatchError(
                     f"the run in {self._folders[0]} is not the one that {self.store.folder} was built from: "

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from whence.errors import InputError
+from whence.examples import Examples
 from whence.index.moments import Source
 from whence.index.planning import shard_of
 from whence.store import RowKind
@@ -25,6 +26,7 @@ class Options:
             may, unless the share is 0.
         steps: checkpoints to use, by step; None uses all.
         second_moment: where an optimizer-aware recipe finds the second moments.
+        queries: what a mixed autocorrelation takes the queries' side from; None for the training set's alone.
         rows: how embedding rows are kept: 32-bit floats, or shorter with a scale per row.
         segment_rows: examples of a segment at most.
         append: add the examples to the sealed index.
@@ -40,6 +42,7 @@ class Options:
     max_bad_rows: float = 0.01
     steps: tuple[int, ...] | None = None
     second_moment: Source = "recorded"
+    queries: Examples | None = None
     rows: RowKind = "fp32"
     segment_rows: int = 65_536
     append: bool = False

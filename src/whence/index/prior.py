@@ -1,4 +1,4 @@
-"""Passes over the training set besides the one that takes its gradients: for what is fitted first, and for EK-FAC."""
+"""Passes besides the one that takes the training set's gradients: for what is fitted first, EK-FAC, and queries."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from whence.curvature import fitted_head
 from whence.errors import InputError, MismatchError
+from whence.examples import Examples
+from whence.index.asked import check_queries, labels_of, named
 from whence.index.moments import Moments
-from whence.index.passes import Pass
+from whence.index.passes import Pass, batches
 from whence.layers import Block, Call, OneHot
 from whence.model import Checkpoint, Encoded
 
@@ -149,3 +151,39 @@ def factors(work: Pass, stream: Stream) -> dict[str, tuple[np.ndarray, np.ndarra
         name: (cast("Tensor", one[0]).numpy() / max(one[2], 1), cast("Tensor", one[1]).numpy() / max(one[2], 1))
         for name, one in sums.items()
     }
+
+
+def query_vectors(work: Pass, last: Callable[[], Pass], queries: Examples, size: int) -> Float[np.ndarray, "q p"]:
+    """Take the queries' gradients as an index takes those of its questions.
+
+    Args:
+        work: the checkpoint.
+        last: loads the last checkpoint, which predicts the labels that are not given.
+        queries: the queries.
+        size: of a batch.
+
+    Returns:
+        One vector each, all of them in memory.
+
+    Raises:
+        InputError: a query is empty, or its gradient is not finite.
+    """
+    rows = list(queries)
+    check_queries(rows)
+    encoded = work.encoder.encode(rows)
+    labels, _, _ = labels_of(work if all(one.label is not None for one in rows) else last(), rows, encoded, size)
+    lengths = np.asarray([one.length for one in encoded])
+    order = np.argsort(lengths, kind="stable")
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    for start, stop in batches(lengths[order], 0, len(order), size, equal=work.run.equal_lengths):
+        own: list[int] = order[start:stop].tolist()
+        passed = work([encoded[row] for row in own], [labels[row] for row in own], asked=True)
+        if passed.bad.any():
+            where = named(rows, own[int(np.flatnonzero(passed.bad)[0])])
+            raise InputError(f"{queries.name}: the loss or gradient of {where} is not finite: leave it out of --eval")
+        assert passed.gradient.dense is not None
+        found.append((order[start:stop], passed.gradient.dense.v))
+    kept = np.zeros((len(rows), found[0][1].shape[1]), dtype=np.float32)
+    for places, v in found:
+        kept[places] = v
+    return kept

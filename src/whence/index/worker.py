@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float
 from torch import nn
 
 from whence.curvature import SecondMoment
@@ -16,7 +17,7 @@ from whence.index.moments import Moments
 from whence.index.options import Options
 from whence.index.passes import Pass, Passed, Wanted, batches
 from whence.index.planning import Cut, shard_of
-from whence.index.prior import factors, refitted, roots
+from whence.index.prior import factors, query_vectors, refitted, roots
 from whence.layers import table_shape
 from whence.model import Checkpoint, Encoded, Encoder, Run, encoded_bytes
 from whence.progress import track
@@ -201,10 +202,31 @@ class Worker:
         Returns:
             Both sides by layer.
         """
+        return factors(self._prepared(writer, checkpoint), self.stream)
+
+    def queries(self, writer: Writer, checkpoint: Checkpoint) -> Float[np.ndarray, "q p"]:
+        """Take the vectors of the queries whose autocorrelation is mixed in.
+
+        Args:
+            writer: of the index.
+            checkpoint: where.
+
+        Returns:
+            One vector each.
+        """
+        assert self.options.queries is not None
+        return query_vectors(
+            self._prepared(writer, checkpoint),
+            lambda: self._pass(self.checkpoints[-1]),
+            self.options.queries,
+            self.options.batch_size,
+        )
+
+    def _prepared(self, writer: Writer, checkpoint: Checkpoint) -> Pass:
         work = self._pass(checkpoint)
         if work.needs_table:
             work.prepare(writer.read_table(checkpoint.step))
-        return factors(work, self.stream)
+        return work
 
     def _shards(
         self, writer: Writer, one: Cut, checkpoint: Checkpoint, work: Pass, shards: list[int], part: str

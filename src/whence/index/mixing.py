@@ -1,0 +1,121 @@
+"""TrackStar's mixture R = lambda R_eval + (1 - lambda) R_train: the queries' gradients, and the choice of lambda.
+
+Chang et al. 2025 (arXiv 2410.17413): lambda is such that lambda s_eval[j] = (1 - lambda) s_train[j] at one place j of
+the sorted eigenvalues of all layers, so that the directions before it, common to all queries, weigh less.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from whence.errors import DataError, InputError
+from whence.examples import Examples
+from whence.recipe import Recipe
+from whence.types import step_name
+
+SHARE = "curvature.eval_share"
+"""Name of the lambda that was used, in the table of a checkpoint."""
+
+PLACE = "curvature.eval_place"
+"""Name of the place j at which it was chosen; 0 where it was given."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A lambda.
+
+    Attributes:
+        share: lambda, from 0 to 1.
+        place: j at which both sides weigh the same, from 1; 0 where lambda was given.
+    """
+
+    share: float
+    place: int
+
+
+def check_mixing(recipe: Recipe, queries: Examples | None) -> None:
+    """Refuse queries that nothing is made of, and a share of queries that are not there.
+
+    Args:
+        recipe: the method.
+        queries: what R_eval is estimated from.
+
+    Raises:
+        InputError: they do not fit; the message names the option.
+        DataError: there are no queries.
+    """
+    mixes = recipe.curvature == "autocorrelation"
+    if queries is None:
+        if mixes and recipe.eval_share not in {"auto", 0.0}:
+            raise InputError(
+                f"{recipe.name} mixes in the queries' autocorrelation (eval_share {recipe.eval_share:g}), and there "
+                "are no queries: name a file of them with --eval, or leave eval_share out"
+            )
+        return
+    if not mixes:
+        raise InputError(
+            f"--eval is for methods with an autocorrelation, and {recipe.name} has curvature {recipe.curvature}: "
+            "leave it out, or choose trackstar"
+        )
+    if not len(queries):
+        raise DataError(f"{queries.name} has no rows: name a file of queries with --eval, or leave it out")
+
+
+def chosen_share(
+    recipe: Recipe, train: Float[np.ndarray, " p"], queries: Float[np.ndarray, " p"], count: int
+) -> Chosen:
+    """Choose lambda, or take the given one.
+
+    Args:
+        recipe: the method.
+        train: eigenvalues of R_train of all layers, in any order; used by "auto" alone.
+        queries: those of R_eval.
+        count: queries.
+
+    Returns:
+        lambda, and where both sides weigh the same.
+
+    Raises:
+        InputError: there is no such place, or one side has no eigenvalue there.
+    """
+    if recipe.eval_share != "auto":
+        return Chosen(float(recipe.eval_share), 0)
+    wanted = recipe.eval_component
+    place = max(1, round(wanted * len(train))) if wanted <= 1 else int(wanted)
+    if place > len(train):
+        raise InputError(f"eval_component {wanted:g}: the layers of {recipe.name} have {len(train):,} eigenvalues")
+    theirs, mine = (max(0.0, float(np.sort(one)[-place])) for one in (queries, train))
+    rank = int((queries > 1e-9 * queries.max(initial=0.0)).sum())
+    if theirs <= 1e-9 * float(queries.max(initial=0.0)):
+        raise InputError(
+            f"R_eval of {count} {'queries' if count != 1 else 'query'} has no eigenvalue at place {place:,} of "
+            f"{len(train):,} (its rank is {rank:,}), and lambda would be 1: give more queries, an earlier place (--set "
+            f"eval_component={max(1, rank // 2)}), or lambda itself (--set eval_share=0.5)"
+        )
+    return Chosen(mine / (theirs + mine), place)
+
+
+def mixing_told(step: int, table: dict[str, np.ndarray], queries: Examples | None, widest: int) -> str:
+    """Say what R is made of.
+
+    Args:
+        step: the checkpoint.
+        table: of it.
+        queries: what R_eval is estimated from.
+        widest: numbers of the widest layer.
+
+    Returns:
+        A line for the reader.
+    """
+    if queries is None or SHARE not in table:
+        return f"{step_name(step)}: R is the autocorrelation of the training set alone (no queries were given: --eval)"
+    share, place = float(table[SHARE][0]), int(table[PLACE][0])
+    how = f"chosen so that both weigh the same at eigenvalue {place:,} of all layers" if place else "as given"
+    low = f"; {len(queries)} queries give it a rank of at most {len(queries)} in a layer of up to {widest:,} numbers"
+    return (
+        f"{step_name(step)}: R = {share:.3g} of the autocorrelation of the {len(queries)} queries of {queries.name} + "
+        f"{1 - share:.3g} of the training set's (lambda = eval_share {share:.3g}, {how}"
+        + (low if len(queries) < widest else "")
+        + ")"
+    )
