@@ -48,6 +48,7 @@ bench: $(VENV)/.dev
 
 peers: $(VENV)/.dev
 	$(BIN)/python benchmarks/peers/run.py --data $(DATA)
+	$(BIN)/python benchmarks/agreement.py --data $(DATA)
 
 # Retrains hundreds of small models: hours on two cores. Everything resumes; the tables stand in docs/fidelity.md.
 CACHE ?= fidelity-cache
