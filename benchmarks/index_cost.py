@@ -43,7 +43,8 @@ import transformers
 from whence import Example, Run, build
 from whence import open as open_index
 from whence.demo.corpus import docstrings
-from whence.index.passes import Pass, batches
+from whence.index.passes import Pass
+from whence.index.planning import batches
 from whence.methods import METHODS
 from whence.store import Store
 

@@ -39,6 +39,9 @@ class Recipe(BaseModel):
             Fisher matrix, or DataInf's closed form.
         damping: what is added to every eigenvalue before it is inverted, as a factor.
         damping_of: what that factor multiplies: the mean eigenvalue of the layer, the top one, or 1 (absolute).
+        fisher: whose labels EK-FAC's Fisher matrix is made of: those of the training set (empirical), or labels drawn
+            from the model's own probabilities (sampled: the Fisher matrix proper).
+        fisher_seed: of that draw, with the text's own tokens.
         eval_share: how much of the autocorrelation is that of queries which were given to the build (TrackStar's
             lambda); "auto" chooses it so that both sides weigh the same at one eigenvalue. Without queries all of it is
             the training set's.
@@ -81,6 +84,8 @@ class Recipe(BaseModel):
     curvature: Literal["none", "autocorrelation", "ggn", "ekfac", "datainf"] = "none"
     damping: float = Field(default=0.1, ge=0.0)
     damping_of: Literal["mean", "top", "absolute"] = "mean"
+    fisher: Literal["empirical", "sampled"] = "empirical"
+    fisher_seed: int = Field(default=0, ge=0)
     eval_share: Annotated[float, Field(ge=0.0, le=1.0)] | Literal["auto"] = "auto"
     eval_component: float = Field(default=1000 / 65_536, gt=0.0)
     solver: Literal["none", "lissa", "cg"] = "none"

@@ -19,8 +19,8 @@ from whence.forms import Gradient, Rows
 from whence.index.kept import columns
 from whence.index.moments import read_moments
 from whence.index.options import DEFAULTS, Options
-from whence.index.passes import Pass, batches
-from whence.index.planning import chosen, cut, label_numbers, shard_of
+from whence.index.passes import Pass
+from whence.index.planning import batches, chosen, cut, label_numbers, shard_of
 from whence.index.worker import KEPT_BYTES
 from whence.layers import table_shape
 from whence.model import Masks, Run, encoded_bytes

@@ -18,7 +18,7 @@ from whence.index.clock import Clock
 from whence.index.fitting import RIDGES, Fitting
 from whence.index.kept import columns
 from whence.index.layered import Layered, chosen_layers, settled
-from whence.index.mixing import check_mixing, mixing_told
+from whence.index.mixing import check_curvature, fisher_told, mixing_told
 from whence.index.moments import moments_fingerprints, read_moments
 from whence.index.options import DEFAULTS, Options
 from whence.index.passes import wanted
@@ -71,7 +71,7 @@ class Build:
 
     def __init__(self, run: Run, examples: Examples, folder: Path, recipe: Recipe, options: Options) -> None:
         self.run, self.examples, self.recipe, self.options = run, examples, recipe, options
-        check_mixing(recipe, options.queries)
+        check_curvature(recipe, options.queries)
         self.clock = Clock()
         self.checkpoints = chosen(run, options.steps, recipe)
         self.encoder: Encoder = run.encoder(run.length(options.max_length), Masks.of(recipe))
@@ -302,7 +302,10 @@ class Build:
                 given = self.options.queries is not None
                 queries = (lambda one=checkpoint: self.worker.queries(self.writer, one)) if given else None
                 fitting = Fitting(self.recipe, self._layered.planned(), shards, self.labels, queries)
-                made = fitting.tables(lambda one=checkpoint: self.worker.factors(self.writer, one))
+                made = fitting.tables(
+                    lambda one=checkpoint: self.worker.factors(self.writer, one),
+                    lambda bases, one=checkpoint: self.worker.squares(self.writer, one, bases),
+                )
                 self.writer.put_table(checkpoint.step, held | made)
 
     def _estimate(self) -> None:
@@ -367,6 +370,8 @@ class Build:
                 f"curvature {recipe.curvature}, step {one.step}: damping {recipe.damping:g} of {of} of each layer, "
                 f"{ridges.min():.3g} to {ridges.max():.3g}"
             )
+            if recipe.curvature == "ekfac":
+                lines.append(fisher_told(recipe))
             if recipe.curvature == "autocorrelation":
                 widest = max(block.kept_o * block.kept_i for block in self.writer.plan.blocks)
                 lines.append(mixing_told(one.step, self.writer.read_table(one.step), self.options.queries, widest))

@@ -18,6 +18,9 @@ Shards = Callable[[], Iterator[tuple[Int[np.ndarray, " m"], dict[str, np.ndarray
 Factors = Callable[[], Mapping[str, tuple[Float[np.ndarray, "o o"], Float[np.ndarray, "i i"]]]]
 """Means of g g^T and a a^T over the positions of the training set, by layer."""
 
+Squares = Callable[[Mapping[str, tuple[Float[np.ndarray, "o o"], Float[np.ndarray, "i i"]]]], Mapping[str, np.ndarray]]
+"""Given the eigenbases, mean squares in them of gradients with drawn labels, by layer."""
+
 Queries = Callable[[], Float[np.ndarray, "q p"]]
 """Takes the vectors of the queries whose autocorrelation is mixed in."""
 
@@ -60,11 +63,12 @@ class Fitting:
         self._labels = np.asarray(labels, dtype=np.int64)
         self._damping = Damping(recipe.damping, recipe.damping_of)
 
-    def tables(self, factors: Factors) -> dict[str, np.ndarray]:
+    def tables(self, factors: Factors, squares: Squares) -> dict[str, np.ndarray]:
         """Fit.
 
         Args:
             factors: takes the factors of EK-FAC; called only for it.
+            squares: takes its eigenvalues, where labels are drawn; the gradients of an index are of the labels given.
 
         Returns:
             Arrays by name, for the table of the checkpoint.
@@ -72,17 +76,13 @@ class Fitting:
         if self.recipe.curvature == "autocorrelation" and self._queries is not None:
             return self._mixed(self._queries())
         kind, kept = self.recipe.curvature, dict[str, np.ndarray]()
+        if kind == "ekfac":
+            return self._kroneckers(factors, squares)
         ridges = np.zeros(len(self.blocks))
-        sides: Mapping[str, tuple[np.ndarray, np.ndarray]] = factors() if kind == "ekfac" else {}
+        fit = {"autocorrelation": self._autocorrelation, "ggn": self._ggn, "datainf": self._datainf}[kind]
         for at, (block, cut) in enumerate(zip(self.blocks, cuts_of(self.blocks), strict=True)):
-            if kind == "ekfac":
-                fitted, ridges[at] = self._kronecker(block, cut, *sides[block.name])
-                arrays = {"left": fitted.left, "right": fitted.right, "inverse": fitted.inverse}
-            else:
-                fit = {"autocorrelation": self._autocorrelation, "ggn": self._ggn, "datainf": self._datainf}[kind]
-                inverse, ridges[at] = fit(block, cut)
-                arrays = {"matrix": inverse}
-            kept |= {f"curvature.{at}.{name}": value.astype(np.float32) for name, value in arrays.items()}
+            inverse, ridges[at] = fit(block, cut)
+            kept[f"curvature.{at}.matrix"] = inverse.astype(np.float32)
         return kept | {RIDGES: ridges}
 
     def _vectors(self, cut: slice) -> Iterator[Float[np.ndarray, "m p"]]:
@@ -155,16 +155,26 @@ class Fitting:
             predicted.append(p)
         return damped_inverse(ggn(np.concatenate(inputs), np.concatenate(predicted)), self._damping, block.name)
 
-    def _kronecker(
-        self, block: PlannedBlock, cut: slice, lefts: np.ndarray, rights: np.ndarray
-    ) -> tuple[Kronecker, float]:
-        left, right = Kronecker.basis(lefts, rights)
-        squares, count = np.zeros((block.kept_o, block.kept_i)), 0
+    def _kroneckers(self, factors: Factors, squares: Squares) -> dict[str, np.ndarray]:
+        kept, ridges = dict[str, np.ndarray](), np.zeros(len(self.blocks))
+        bases = {name: Kronecker.basis(*sides) for name, sides in factors().items()}
+        drawn = squares(bases) if self.recipe.fisher == "sampled" else None
+        for at, (block, cut) in enumerate(zip(self.blocks, cuts_of(self.blocks), strict=True)):
+            left, right = bases[block.name]
+            found = self._squares(cut, left, right) if drawn is None else drawn[block.name]
+            fitted, ridges[at] = Kronecker.of(left, right, found, self._damping, block.name)
+            arrays = {"left": fitted.left, "right": fitted.right, "inverse": fitted.inverse}
+            kept |= {f"curvature.{at}.{name}": value.astype(np.float32) for name, value in arrays.items()}
+        return kept | {RIDGES: ridges}
+
+    def _squares(self, cut: slice, left: np.ndarray, right: np.ndarray) -> Float[np.ndarray, "o i"]:
+        """Mean squares in the eigenbasis of the gradients that the index keeps."""
+        total, count = np.zeros((len(left), len(right))), 0
         for v in self._vectors(cut):
-            inside = left.T @ v.astype(np.float64).reshape(len(v), *squares.shape) @ right
-            squares += (inside**2).sum(0)
+            inside = left.T @ v.astype(np.float64).reshape(len(v), *total.shape) @ right
+            total += (inside**2).sum(0)
             count += len(v)
-        return Kronecker.of(left, right, squares / max(count, 1), self._damping, block.name)
+        return total / max(count, 1)
 
 
 def fitted(table: Mapping[str, np.ndarray], count: int) -> list[np.ndarray | Kronecker]:

@@ -1,4 +1,4 @@
-"""TrackStar's mixture R = lambda R_eval + (1 - lambda) R_train: the queries' gradients, and the choice of lambda.
+"""What a curvature is made of: R = lambda R_eval + (1 - lambda) R_train (TrackStar), labels given or drawn (EK-FAC).
 
 Chang et al. 2025 (arXiv 2410.17413): lambda is such that lambda s_eval[j] = (1 - lambda) s_train[j] at one place j of
 the sorted eigenvalues of all layers, so that the directions before it, common to all queries, weigh less.
@@ -34,8 +34,8 @@ class Chosen:
     place: int
 
 
-def check_mixing(recipe: Recipe, queries: Examples | None) -> None:
-    """Refuse queries that nothing is made of, and a share of queries that are not there.
+def check_curvature(recipe: Recipe, queries: Examples | None) -> None:
+    """Refuse queries that nothing is made of, a share of queries that are not there, and labels drawn for nothing.
 
     Args:
         recipe: the method.
@@ -45,6 +45,11 @@ def check_mixing(recipe: Recipe, queries: Examples | None) -> None:
         InputError: they do not fit; the message names the option.
         DataError: there are no queries.
     """
+    if recipe.fisher == "sampled" and recipe.curvature != "ekfac":
+        raise InputError(
+            f"fisher sampled is about EK-FAC's Fisher matrix, and {recipe.name} has curvature {recipe.curvature}: "
+            "leave it out, or choose ekfac"
+        )
     mixes = recipe.curvature == "autocorrelation"
     if queries is None:
         if mixes and recipe.eval_share not in {"auto", 0.0}:
@@ -118,4 +123,20 @@ def mixing_told(step: int, table: dict[str, np.ndarray], queries: Examples | Non
         f"{1 - share:.3g} of the training set's (lambda = eval_share {share:.3g}, {how}"
         + (low if len(queries) < widest else "")
         + ")"
+    )
+
+
+def fisher_told(recipe: Recipe) -> str:
+    """Say whose labels EK-FAC's Fisher matrix is made of.
+
+    Args:
+        recipe: the method.
+
+    Returns:
+        A line for the reader.
+    """
+    if recipe.fisher == "sampled":
+        return f"Fisher matrix: labels drawn from the model's own probabilities (seed {recipe.fisher_seed})"
+    return (
+        "Fisher matrix: labels of the training set (the empirical one); --set fisher=sampled draws them from the model"
     )

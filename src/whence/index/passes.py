@@ -6,7 +6,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from whence.capture import Capture, Captured, head_outer, head_table
@@ -15,7 +15,7 @@ from whence.errors import InputError
 from whence.forms import Dense, Gradient, HeadOuter
 from whence.index.layered import Layered, chosen_layers, settled
 from whence.layers import Choice, UnbatchedError, classifier_head, is_tied, word_tables
-from whence.model import Encoded, Encoder, Run
+from whence.model import Draws, Encoded, Encoder, Run
 from whence.recipe import Recipe
 
 
@@ -241,23 +241,45 @@ class Pass:
         assert captured.calls is not None
         return self.layered.projection.by_word(captured.calls, encoded.words, width, self._roots)
 
-    def calls(self, encoded: Sequence[Encoded], labels: Sequence[int]) -> Iterator[tuple[Captured, int]]:
+    def calls(
+        self, encoded: Sequence[Encoded], labels: Sequence[int], draws: Draws | None = None
+    ) -> Iterator[tuple[Captured, int]]:
         """Capture layers of a batch, in parts where they must be.
 
         Args:
             encoded: the examples.
             labels: class numbers.
+            draws: draws other labels; None keeps these.
 
         Yields:
             What was captured, and of how many examples.
         """
+
+        def parts() -> list[tuple[Captured, int]]:
+            cuts = self._cuts(encoded)
+            made = [self._captured(encoded[cut], labels[cut], None, False, draws)[0] for cut in cuts]
+            return [(captured, cut.stop - cut.start) for captured, cut in zip(made, cuts, strict=True)]
+
         try:
-            parts = [(self._captured(encoded[cut], labels[cut], None, False)[0], cut) for cut in self._cuts(encoded)]
+            found = parts()
         except UnbatchedError:
             self._singly = True
-            parts = [(self._captured(encoded[cut], labels[cut], None, False)[0], cut) for cut in self._cuts(encoded)]
-        for captured, cut in parts:
-            yield captured, cut.stop - cut.start
+            found = parts()
+        yield from found
+
+    def vectors(self, captured: Captured, count: int) -> Float[np.ndarray, "n p"]:
+        """Lay what was captured out as vectors.
+
+        Args:
+            captured: of a batch.
+            count: its examples.
+
+        Returns:
+            As an index keeps them.
+        """
+        assert self.layered is not None
+        assert captured.calls is not None
+        return self.layered.projection.vectors(captured.calls, count, self._roots)
 
     def _batch(
         self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None, asked: bool
@@ -265,16 +287,23 @@ class Pass:
         return self._passed(*self._captured(encoded, labels, against, asked))
 
     def _captured(
-        self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None, asked: bool
+        self,
+        encoded: Sequence[Encoded],
+        labels: Sequence[int],
+        against: Sequence[int] | None,
+        asked: bool,
+        draws: Draws | None = None,
     ) -> tuple[Captured, HeadOuter | None]:
         batch = self.encoder.collate(encoded, labels)
         if self.run.card.kind == "classification":
             task = batch.classes(against)
             losses = task.logits if asked and self.recipe.measure == "logit" else task.losses
+            losses = losses if draws is None else draws.losses(batch, task)
             return self._capture(batch.inputs, losses, batch.words), None
         lm, decoder = batch.tokens(self.recipe.loss), batch.decoder
         read = None if decoder is None else (decoder.mask, decoder.words)
-        captured = self._capture(batch.inputs, lm.losses, batch.words, read)
+        losses = lm.losses if draws is None else draws.losses(batch, lm)
+        captured = self._capture(batch.inputs, losses, batch.words, read)
         if captured.inputs is None:
             return captured, None
         return captured, head_outer(captured.inputs, lm.target, lm.weight, batch.predicted_words)
@@ -333,8 +362,7 @@ class Pass:
     def _dense(self, captured: Captured) -> Dense | None:
         if self.layered is None or not self.layered.choice.blocks:
             return None
-        assert captured.calls is not None
-        return Dense.of(self.layered.projection.vectors(captured.calls, len(captured.losses), self._roots))
+        return Dense.of(self.vectors(captured, len(captured.losses)))
 
     def _passed(self, captured: Captured, head: HeadOuter | None) -> Passed:
         whole = Gradient(captured.rows, captured.outer, head, self._dense(captured))
@@ -360,28 +388,6 @@ def _joined(parts: Sequence[Passed]) -> Passed:
 def _chained(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
     held = [one for one in parts if one is not None]
     return np.concatenate(held) if held else None
-
-
-def batches(lengths: Int[np.ndarray, " n"], start: int, stop: int, size: int, *, equal: bool) -> list[tuple[int, int]]:
-    """Cut a stretch of the length-sorted order into batches.
-
-    Args:
-        lengths: tokens of each example, in that order.
-        start: first place.
-        stop: one past the last place.
-        size: most examples of a batch.
-        equal: never put different lengths into one batch.
-
-    Returns:
-        [begin, end) of each batch.
-    """
-    cuts: list[tuple[int, int]] = []
-    begin = start
-    for place in range(start + 1, stop + 1):
-        if place == stop or place - begin == size or (equal and lengths[place] != lengths[begin]):
-            cuts.append((begin, place))
-            begin = place
-    return cuts
 
 
 def _softmax(logits: torch.Tensor) -> Float[np.ndarray, "n l"]:

@@ -70,6 +70,28 @@ def cut(lengths: Int[np.ndarray, " n"], width: int, most: int, first: int) -> li
     return cuts
 
 
+def batches(lengths: Int[np.ndarray, " n"], start: int, stop: int, size: int, *, equal: bool) -> list[tuple[int, int]]:
+    """Cut a stretch of the length-sorted order into batches.
+
+    Args:
+        lengths: tokens of each example, in that order.
+        start: first place.
+        stop: one past the last place.
+        size: most examples of a batch.
+        equal: never put different lengths into one batch.
+
+    Returns:
+        [begin, end) of each batch.
+    """
+    cuts: list[tuple[int, int]] = []
+    begin = start
+    for place in range(start + 1, stop + 1):
+        if place == stop or place - begin == size or (equal and lengths[place] != lengths[begin]):
+            cuts.append((begin, place))
+            begin = place
+    return cuts
+
+
 def label_numbers(run: Run, examples: Examples) -> list[int]:
     """Find the class number of every training row.
 

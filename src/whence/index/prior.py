@@ -1,6 +1,6 @@
 """Passes besides the one that takes the training set's gradients: for what is fitted first, EK-FAC, and queries."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -13,12 +13,17 @@ from whence.errors import InputError, MismatchError
 from whence.examples import Examples
 from whence.index.asked import check_queries, labels_of, named
 from whence.index.moments import Moments
-from whence.index.passes import Pass, batches
+from whence.index.passes import Pass
+from whence.index.planning import batches
 from whence.layers import Block, Call, OneHot
-from whence.model import Checkpoint, Encoded
+from whence.model import Checkpoint, Draws, Encoded
+from whence.recipe import Recipe
 
 Stream = Callable[[], Iterator[tuple[Sequence[Encoded], Sequence[int]]]]
 """Reads the training set in batches of encoded examples and their classes."""
+
+Bases = Mapping[str, tuple[Float[np.ndarray, "o o"], Float[np.ndarray, "i i"]]]
+"""Eigenvectors of both sides of every layer."""
 
 
 def refitted(work: Pass, stream: Stream, classes: int, penalty: float) -> Float[np.ndarray, "l i"]:
@@ -130,13 +135,13 @@ def factors(work: Pass, stream: Stream) -> dict[str, tuple[np.ndarray, np.ndarra
         Both by layer.
     """
     assert work.layered is not None
-    projection = work.layered.projection
+    projection, draws = work.layered.projection, draws_of(work.recipe)
     sums: dict[str, list[Any]] = {}
     for block in projection.blocks:
         o, i = projection.shapes[block.name]
         sums[block.name] = [torch.zeros(o, o).double(), torch.zeros(i, i).double(), 0]
     for encoded, labels in stream():
-        for captured, _ in work.calls(encoded, labels):
+        for captured, _ in work.calls(encoded, labels, draws):
             for block in projection.blocks:
                 for call in (captured.calls or {}).get(block.name, ()):
                     left, right = projection.factors(block, call)
@@ -151,6 +156,44 @@ def factors(work: Pass, stream: Stream) -> dict[str, tuple[np.ndarray, np.ndarra
         name: (cast("Tensor", one[0]).numpy() / max(one[2], 1), cast("Tensor", one[1]).numpy() / max(one[2], 1))
         for name, one in sums.items()
     }
+
+
+def squares(work: Pass, stream: Stream, bases: Bases) -> dict[str, Float[np.ndarray, "o i"]]:
+    """Mean squares of gradients with drawn labels, in the joint eigenbases of their factors.
+
+    Args:
+        work: the checkpoint.
+        stream: the training set.
+        bases: eigenvectors of both sides, by layer.
+
+    Returns:
+        Corrected eigenvalues by layer; examples whose gradient is not finite are left out.
+    """
+    assert work.layered is not None
+    projection, draws = work.layered.projection, draws_of(work.recipe)
+    total = {name: np.zeros((len(left), len(right))) for name, (left, right) in bases.items()}
+    seen = 0
+    for encoded, labels in stream():
+        for captured, count in work.calls(encoded, labels, draws):
+            v = work.vectors(captured, count)
+            v = v[np.isfinite(v).all(1)].astype(np.float64)
+            seen += len(v)
+            for name, (left, right) in bases.items():
+                shaped = v[:, projection.cuts[name]].reshape(len(v), len(left), len(right))
+                total[name] += ((left.T @ shaped @ right) ** 2).sum(0)
+    return {name: one / max(seen, 1) for name, one in total.items()}
+
+
+def draws_of(recipe: Recipe) -> Draws | None:
+    """Which labels a Fisher matrix is made of.
+
+    Args:
+        recipe: the method.
+
+    Returns:
+        Draws them; None for those of the training set.
+    """
+    return Draws(recipe.fisher_seed) if recipe.fisher == "sampled" else None
 
 
 def query_vectors(work: Pass, last: Callable[[], Pass], queries: Examples, size: int) -> Float[np.ndarray, "q p"]:

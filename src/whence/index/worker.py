@@ -15,9 +15,9 @@ from whence.forms import Gradient
 from whence.index.clock import Clock
 from whence.index.moments import Moments
 from whence.index.options import Options
-from whence.index.passes import Pass, Passed, Wanted, batches
-from whence.index.planning import Cut, shard_of
-from whence.index.prior import factors, query_vectors, refitted, roots
+from whence.index.passes import Pass, Passed, Wanted
+from whence.index.planning import Cut, batches, shard_of
+from whence.index.prior import Bases, factors, query_vectors, refitted, roots, squares
 from whence.layers import table_shape
 from whence.model import Checkpoint, Encoded, Encoder, Run, encoded_bytes
 from whence.progress import track
@@ -203,6 +203,19 @@ class Worker:
             Both sides by layer.
         """
         return factors(self._prepared(writer, checkpoint), self.stream)
+
+    def squares(self, writer: Writer, checkpoint: Checkpoint, bases: Bases) -> dict[str, Float[np.ndarray, "o i"]]:
+        """Take the corrected eigenvalues of EK-FAC with drawn labels.
+
+        Args:
+            writer: of the index.
+            checkpoint: where.
+            bases: eigenvectors of both sides, by layer.
+
+        Returns:
+            Mean squares by layer.
+        """
+        return squares(self._prepared(writer, checkpoint), self.stream, bases)
 
     def queries(self, writer: Writer, checkpoint: Checkpoint) -> Float[np.ndarray, "q p"]:
         """Take the vectors of the queries whose autocorrelation is mixed in.

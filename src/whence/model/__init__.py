@@ -2,6 +2,7 @@
 
 from whence.model.batch import Batch, Kind
 from whence.model.checkpoints import Checkpoint
+from whence.model.drawing import Draws
 from whence.model.encoding import Encoded, Encoder, encoded_bytes
 from whence.model.masking import Masks
 from whence.model.run import Run
@@ -13,6 +14,7 @@ __all__ = [
     "CausalLM",
     "Checkpoint",
     "Classification",
+    "Draws",
     "Encoded",
     "Encoder",
     "Kind",

@@ -88,7 +88,7 @@ class CausalLM:
         Returns:
             Losses in nats (per counted token for "mean"); NaN for an example with nothing to predict.
         """
-        return _weighed(logits, self.target, self.weight)
+        return weighed(logits, self.target, self.weight)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Tokens:
         Returns:
             Losses in nats (per counted token for "mean"); NaN for an example with nothing to predict.
         """
-        return _weighed(logits, self.target, self.weight)
+        return weighed(logits, self.target, self.weight)
 
 
 def _weights(counted: Float[Tensor, "n u"], reduction: Literal["mean", "sum"]) -> Float[Tensor, "n u"]:
@@ -128,6 +128,16 @@ def _weights(counted: Float[Tensor, "n u"], reduction: Literal["mean", "sum"]) -
     return counted / torch.where(scale > 0, scale, torch.nan)
 
 
-def _weighed(logits: Tensor, target: Int[Tensor, "n u"], weight: Float[Tensor, "n u"]) -> Float[Tensor, " n"]:
+def weighed(logits: Tensor, target: Int[Tensor, "n u"], weight: Float[Tensor, "n u"]) -> Float[Tensor, " n"]:
+    """Sum the weighed costs of every example's positions.
+
+    Args:
+        logits: [n u v].
+        target: what each position predicts.
+        weight: what it weighs.
+
+    Returns:
+        Losses in nats.
+    """
     token = functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")
     return (token * weight).sum(1)
