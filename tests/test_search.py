@@ -12,7 +12,7 @@ from oracle import Place, Settings, tracin
 from truth import NAMES, RATES, Row, Truth, classifier_run, decoder_run, lm_run, pair_run
 from whence.errors import InputError
 from whence.index.passes import Pass
-from whence.search import Search, assign
+from whence.search import Search, assign, heads
 from whence.store import Store
 
 RECIPES = ("tracin-we", "tracin-we-topk", "tracin-we-noc", "tracin-we-syn", "tracin-we-adam", "tracin-last")
@@ -122,16 +122,18 @@ def assert_shares_sum(index: whence.Index, rows: list[Row]) -> None:
     scores = ask(index, rows)
     hits = 0
     for answer, row in zip(answers(index, rows), scores, strict=True):
+        # alone and in a batch a query's gradient differs by rounding, and a small score is a sum of larger terms
+        rounding = 1e-6 * np.abs(row).max()
         assert [hit.score for hit in answer.helped] == sorted((hit.score for hit in answer.helped), reverse=True)
         assert [hit.score for hit in answer.hurt] == sorted(hit.score for hit in answer.hurt)
         for hit in (*answer.helped, *answer.hurt):
             hits += 1
-            assert hit.score == pytest.approx(row[hit.row], rel=1e-5)
+            assert hit.score == pytest.approx(row[hit.row], rel=1e-5, abs=rounding)
             assert sum(word.share for word in hit.words) == pytest.approx(hit.score, rel=1e-5)
             assert sum(hit.by_checkpoint) == pytest.approx(hit.score, rel=1e-5)
         best, worst = [row.max()][: int(row.max() > 0)], [row.min()][: int(row.min() < 0)]
-        assert [hit.score for hit in answer.helped[:1]] == pytest.approx(best, rel=1e-5)
-        assert [hit.score for hit in answer.hurt[:1]] == pytest.approx(worst, rel=1e-5)
+        assert [hit.score for hit in answer.helped[:1]] == pytest.approx(best, rel=1e-5, abs=rounding)
+        assert [hit.score for hit in answer.hurt[:1]] == pytest.approx(worst, rel=1e-5, abs=rounding)
     assert hits > 0
 
 
@@ -386,3 +388,10 @@ def test_assignment_takes_the_largest_total() -> None:
     assert assign(similar, 0.87) == [(0, 0)]
     assert assign(similar, 0.95) == []
     assert assign(similar[:0], 0.5) == []
+
+
+def test_factors_of_the_queries_give_what_their_tables_give(gpt2: Truth, fresh: Folder, monkeypatch: Any) -> None:
+    index = build(gpt2, fresh("tied"), "tracin-we")
+    by_factors = ask(index, gpt2.queries)
+    monkeypatch.setattr(heads, "_few_positions", lambda *_: False)
+    np.testing.assert_allclose(by_factors, ask(index, gpt2.queries), rtol=1e-5, atol=1e-6 * np.abs(by_factors).max())

@@ -17,10 +17,11 @@ from jaxtyping import Float
 
 from whence.errors import DamagedError
 from whence.forms import Gradient, Head, Outer, Rows, Terms, cross_terms, gather
+from whence.search.heads import scan_head
 from whence.search.join import Meeting, Part, by_token, meet, product, rank
 from whence.search.kernels import KernelName, kernel_of
 from whence.search.ranking import Counter, Ends, Ranking
-from whence.search.scan import lookup_rows, scan_dense, scan_head, scan_outer, scan_rows
+from whence.search.scan import lookup_rows, scan_dense, scan_outer, scan_rows
 from whence.search.synonyms import Synonyms
 from whence.search.where import ANY, Where
 from whence.store import Segment, Store
@@ -317,9 +318,8 @@ class Search:
     ) -> Float[np.ndarray, "q n"]:
         """Products of embedding and head."""
         if queries.head is not None:
-            head = self._head(step)
-            dense = (self._dense(step, queries.example(row)) for row in range(count))
-            return np.stack([scan_head(segment, step, head, one) for one in dense])
+            root = None if self.recipe.preconditioner == "none" else self._inverse_root(step)
+            return scan_head(segment, step, self._head(step), queries, root, self._kernel)
         if queries.outer is not None:
             return scan_outer(segment, step, queries.outer, count)
         if self.recipe.synonym_threshold is None:
@@ -333,14 +333,6 @@ class Search:
         synonyms = self._synonyms(step)
         rows = ready[step].narrow()
         return np.stack([synonyms.scores(tokens, lookup, rows.example(row), segment.n) for row in range(count)])
-
-    def _dense(self, step: int, query: Gradient) -> Float[np.ndarray, "v d"]:
-        """One query's gradient on the whole table, turned."""
-        head = self._head(step)
-        dense = query.head.outer(head).dense() if query.head is not None else np.zeros_like(head.weight)
-        if query.rows is not None:
-            np.add.at(dense, query.rows.ids, query.rows.rows)
-        return dense if self.recipe.preconditioner == "none" else dense * self._inverse_root(step)
 
     def _head_terms(self, step: int, kept: Gradient, query: Gradient, widths: tuple[int, int]) -> Terms:
         head = self._head(step)

@@ -1,6 +1,6 @@
 """Scan the forms of a segment, example after example.
 
-What has no postings (the last layer, a vocabulary head, a segment that is not finished) is still scored exactly.
+What has no postings (the last layer, a segment that is not finished) is still scored exactly.
 """
 
 from collections.abc import Mapping
@@ -8,13 +8,10 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, Int
 
-from whence.forms import Gradient, Head, HeadOuter, Outer
+from whence.forms import Gradient, Outer
 from whence.search.kernels import Kernel
 from whence.store import Segment
 from whence.store.rows import decode_arrays
-
-BLOCK_BYTES = 64 * 2**20
-"""Memory of one block of head predictions during a scan."""
 
 
 def scan_rows(
@@ -93,30 +90,6 @@ def scan_dense(segment: Segment, step: int, queries: Float[np.ndarray, "q p"], c
     return total
 
 
-def scan_head(segment: Segment, step: int, head: Head, dense: Float[np.ndarray, "v d"]) -> Float[np.ndarray, " n"]:
-    """Products with a vocabulary head, and with the rows of the same table when it is tied.
-
-    Args:
-        segment: of the index.
-        step: the checkpoint.
-        head: its table.
-        dense: one query's gradient on the whole table.
-
-    Returns:
-        [n].
-    """
-    total = np.zeros(segment.n)
-    for examples, arrays in segment.shards(step):
-        kept = Gradient.unpack(decode_arrays(arrays))
-        assert kept.head is not None
-        owners = examples[np.repeat(np.arange(len(kept.head)), np.diff(kept.head.indptr))]
-        np.add.at(total, owners, _head_products(kept.head, head, dense))
-        if kept.rows is not None:
-            products = np.einsum("kd,kd->k", kept.rows.rows, dense[kept.rows.ids], dtype=np.float64)
-            np.add.at(total, examples[kept.rows.owners], products)
-    return total
-
-
 def lookup_rows(segment: Segment, step: int) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """Postings of a segment without postings, made in memory.
 
@@ -138,16 +111,3 @@ def lookup_rows(segment: Segment, step: int) -> dict[int, tuple[np.ndarray, np.n
         token: (np.concatenate([one for one, _ in parts]), np.concatenate([one for _, one in parts]))
         for token, parts in found.items()
     }
-
-
-def _head_products(kept: HeadOuter, head: Head, dense: Float[np.ndarray, "v d"]) -> Float[np.ndarray, " t"]:
-    """Product of a dense gradient with each kept position: weight (p - onehot) . (dense a)."""
-    step = max(1, BLOCK_BYTES // (head.weight.shape[0] * 4))
-    products = np.zeros(len(kept.target))
-    for start in range(0, len(kept.target), step):
-        cut = slice(start, start + step)
-        against = kept.a[cut] @ dense.T
-        expected = np.einsum("tv,tv->t", head.probabilities(kept.a[cut]), against, dtype=np.float64)
-        hit = against[np.arange(len(against)), kept.target[cut]]
-        products[cut] = kept.weight[cut] * (expected - hit)
-    return products
