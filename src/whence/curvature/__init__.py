@@ -4,7 +4,7 @@ from whence.curvature.adam import MeanSquares, SecondMoment
 from whence.curvature.head import fitted_head, ggn
 from whence.curvature.hessian import Hessian
 from whence.curvature.kronecker import Kronecker
-from whence.curvature.matrices import Damping, Moments, damped_inverse, inverse_root, shrunk_identity
+from whence.curvature.matrices import Damping, Moments, Shrinking, damped_inverse, inverse_root, shrunk_identity
 from whence.curvature.solvers import Solved, conjugate_gradient, lissa, top_eigenvalue
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "MeanSquares",
     "Moments",
     "SecondMoment",
+    "Shrinking",
     "Solved",
     "conjugate_gradient",
     "damped_inverse",

@@ -139,3 +139,36 @@ def shrunk_identity(weighted: Float[np.ndarray, "p p"], count: int, ridge: float
         The matrix.
     """
     return (np.eye(len(weighted)) - weighted / count) / ridge
+
+
+class Shrinking:
+    """DataInf's stand-in times some vectors, from gradients that are read once: its matrix is not formed.
+
+    T v = (v - (1/m) sum_j g_j <g_j, v> / (lambda + ||g_j||^2)) / lambda, as `shrunk_identity` times v.
+
+    Args:
+        ridge: lambda; 0 where no example has a gradient, and then everything is turned to zero.
+        v: the vectors.
+    """
+
+    def __init__(self, ridge: float, v: Float[np.ndarray, "q p"]) -> None:
+        self.ridge, self.v = ridge, v.astype(np.float64)
+        self.taken: Float[np.ndarray, "q p"] = np.zeros(self.v.shape)
+        self.count = 0
+
+    def add(self, g: Float[np.ndarray, "n p"]) -> None:
+        """Take in some examples.
+
+        Args:
+            g: their gradients.
+        """
+        wide = g.astype(np.float64)
+        weights = 1.0 / np.maximum(self.ridge + np.einsum("np,np->n", wide, wide), 1e-300)
+        self.taken += ((wide @ self.v.T) * weights[:, None]).T @ wide
+        self.count += len(wide)
+
+    def turned(self) -> Float[np.ndarray, "q p"]:
+        """What the vectors become, once every example was taken in."""
+        if self.ridge <= 0.0:
+            return np.zeros(self.v.shape)
+        return (self.v - self.taken / max(self.count, 1)) / self.ridge

@@ -14,7 +14,7 @@ from whence.index.beside import Beside
 from whence.index.fastif import FastIF
 from whence.index.grouping import BLOCK, Aggregate, Grouping, Together
 from whence.index.loading import Loaded
-from whence.index.turning import Turning
+from whence.index.turning import Turning, gradients_of
 from whence.model import Run
 from whence.search import ANY, How, KernelName, Ranking, Search, Where, ranking_of
 from whence.store import Store
@@ -49,18 +49,18 @@ class Index:
         kernel: KernelName | None = None,
     ) -> None:
         self.store = Store(Path(path), partial=partial, allow_missing=allow_missing)
-        self._search, self._beside = Search(self.store, kernel=kernel), Beside(self.store)
+        self._search, self._beside, plan = Search(self.store, kernel=kernel), Beside(self.store), self.store.plan
         self.say: Callable[[str], None] = lambda _: None
         """Told in a few words what is being done; replace it to watch a question on its way."""
         self._loaded = Loaded(self.store, run, trust_remote_code, lambda line: self.say(line))
-        self._turning = Turning(self.store.plan.recipe, self.store.plan.blocks, self.store.table)
-        self._fast = None if self.store.plan.recipe.solver == "none" else FastIF(self.store, self._loaded)
-        taken = self._fast or self._loaded.by_word
-        self._answers = Answers(self.store, self._search, self._beside, taken, self._turning)
+        self._turning = Turning(plan.recipe, plan.blocks, self.store.table, gradients_of(self.store))
+        self._fast = None if plan.recipe.solver == "none" else FastIF(self.store, self._loaded)
+        by_word = self._fast or self._loaded.by_word
+        self._answers = Answers(self.store, self._search, self._beside, by_word, self._turning)
         self._grouping = Grouping(self._search, self._beside)
-        if self.store.plan.word_rules != splitter.RULES:
+        if plan.word_rules != splitter.RULES:
             raise MismatchError(
-                f"{path} was built with word rules {self.store.plan.word_rules}, this Python has {splitter.RULES} "
+                f"{path} was built with word rules {plan.word_rules}, this Python has {splitter.RULES} "
                 "(another Unicode version): "
                 "ask it with the Python that built it, or build it again"
             )

@@ -15,10 +15,10 @@ from whence.errors import DataError, DiskFullError, InputError
 from whence.examples import Examples
 from whence.forms import Gradient, Rows
 from whence.index.clock import Clock
-from whence.index.fitting import RIDGES, Fitting
+from whence.index.fitting import RIDGES, SPREAD, Fitting
 from whence.index.kept import columns
 from whence.index.layered import Layered, chosen_layers, settled
-from whence.index.mixing import check_curvature, fisher_told, mixing_told
+from whence.index.mixing import check_curvature, fisher_told, mixing_told, spread_told
 from whence.index.moments import moments_fingerprints, read_moments
 from whence.index.options import DEFAULTS, Options
 from whence.index.passes import wanted
@@ -364,17 +364,20 @@ class Build:
         if recipe.refit is not None:
             lines.append(f"the last layer was fitted anew, without bias, under an L2 penalty of {recipe.refit:g}")
         for one in self.checkpoints if recipe.curvature != "none" else ():
-            ridges = self.writer.read_table(one.step)[RIDGES]
+            table = self.writer.read_table(one.step)
+            ridges, spread = table[RIDGES], sum(name.startswith(SPREAD) for name in table)
             of = {"mean": "the mean eigenvalue", "top": "the top eigenvalue", "absolute": "1"}[recipe.damping_of]
             lines.append(
                 f"curvature {recipe.curvature}, step {one.step}: damping {recipe.damping:g} of {of} of each layer, "
                 f"{ridges.min():.3g} to {ridges.max():.3g}"
             )
+            if spread:
+                lines.append(spread_told(spread, len(ridges)))
             if recipe.curvature == "ekfac":
                 lines.append(fisher_told(recipe))
             if recipe.curvature == "autocorrelation":
                 widest = max(block.kept_o * block.kept_i for block in self.writer.plan.blocks)
-                lines.append(mixing_told(one.step, self.writer.read_table(one.step), self.options.queries, widest))
+                lines.append(mixing_told(one.step, table, self.options.queries, widest))
         return lines
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float, Int
 
-from whence.curvature import Damping, Kronecker, Moments, damped_inverse, ggn, shrunk_identity
+from whence.curvature import Damping, Kronecker, Moments, damped_inverse, ggn, matrices, shrunk_identity
 from whence.errors import InputError
 from whence.index.mixing import PLACE, SHARE, chosen_share
 from whence.recipe import Recipe
@@ -23,6 +23,9 @@ Squares = Callable[[Mapping[str, tuple[Float[np.ndarray, "o o"], Float[np.ndarra
 
 Queries = Callable[[], Float[np.ndarray, "q p"]]
 """Takes the vectors of the queries whose autocorrelation is mixed in."""
+
+SPREAD = "curvature.ridge."
+"""Before the number of a layer whose closed form is taken from the gradients when asked."""
 
 RIDGES = "curvature.ridges"
 
@@ -82,7 +85,10 @@ class Fitting:
         fit = {"autocorrelation": self._autocorrelation, "ggn": self._ggn, "datainf": self._datainf}[kind]
         for at, (block, cut) in enumerate(zip(self.blocks, cuts_of(self.blocks), strict=True)):
             inverse, ridges[at] = fit(block, cut)
-            kept[f"curvature.{at}.matrix"] = inverse.astype(np.float32)
+            if inverse is None:
+                kept[f"{SPREAD}{at}"] = np.asarray([ridges[at]])
+            else:
+                kept[f"curvature.{at}.matrix"] = inverse.astype(np.float32)
         return kept | {RIDGES: ridges}
 
     def _vectors(self, cut: slice) -> Iterator[Float[np.ndarray, "m p"]]:
@@ -121,16 +127,26 @@ class Fitting:
             kept[f"curvature.{at}.matrix"] = inverse.astype(np.float32)
         return kept | {RIDGES: ridges, SHARE: np.asarray([chosen.share]), PLACE: np.asarray([chosen.place])}
 
-    def _datainf(self, block: PlannedBlock, cut: slice) -> tuple[np.ndarray, float]:
+    def _datainf(self, block: PlannedBlock, cut: slice) -> tuple[np.ndarray | None, float]:
+        """The closed form as a matrix; None for a layer so large that it is taken from the gradients when asked."""
         size = cut.stop - cut.start
-        weighted = Moments(block.name, size)
+        large = size > matrices.MOST
+        if large and self.recipe.normed:
+            raise InputError(
+                f"layer {block.name} keeps {size:,} numbers: above {matrices.MOST:,} datainf reads all gradients for "
+                "each vector that it turns, and norms of the training side would need that for every example: leave "
+                "out unit_norm and similarity=cosine, or project the layers (--project 16)"
+            )
         norms = np.concatenate([(v.astype(np.float64) ** 2).sum(1) for v in self._vectors(cut)])
         if not norms.any():
-            return np.zeros((size, size)), 0.0
+            return None if large else np.zeros((size, size)), 0.0
         unit = {"mean": norms.mean() / size, "top": norms.max(), "absolute": 1.0}[self.recipe.damping_of]
         ridge = self.recipe.damping * float(unit)
         if ridge <= 0.0:
             raise InputError(f"datainf divides by the damping of layer {block.name}: give one above 0, such as 0.1")
+        if large:
+            return None, ridge
+        weighted = Moments(block.name, size)
         for v in self._vectors(cut):
             weighted.add(v, 1.0 / (ridge + (v.astype(np.float64) ** 2).sum(1)))
         return shrunk_identity(weighted.total, weighted.count, ridge), ridge
@@ -177,7 +193,7 @@ class Fitting:
         return total / max(count, 1)
 
 
-def fitted(table: Mapping[str, np.ndarray], count: int) -> list[np.ndarray | Kronecker]:
+def fitted(table: Mapping[str, np.ndarray], count: int) -> list[np.ndarray | Kronecker | float]:
     """Read a fitted curvature back.
 
     Args:
@@ -185,11 +201,21 @@ def fitted(table: Mapping[str, np.ndarray], count: int) -> list[np.ndarray | Kro
         count: layers.
 
     Returns:
-        One inverse per layer.
+        One inverse per layer; of DataInf over a large layer its ridge alone.
+
+    Raises:
+        InputError: nothing was fitted yet.
     """
-    return [
-        Kronecker(*(table[f"curvature.{at}.{name}"] for name in ("left", "right", "inverse")))
-        if f"curvature.{at}.inverse" in table
-        else table[f"curvature.{at}.matrix"]
-        for at in range(count)
-    ]
+    if RIDGES not in table:
+        raise InputError(
+            "the curvature of this index is fitted once all its gradients are there: finish the build before you ask"
+        )
+
+    def one(at: int) -> np.ndarray | Kronecker | float:
+        if f"{SPREAD}{at}" in table:
+            return float(table[f"{SPREAD}{at}"][0])
+        if f"curvature.{at}.inverse" in table:
+            return Kronecker(*(table[f"curvature.{at}.{name}"] for name in ("left", "right", "inverse")))
+        return table[f"curvature.{at}.matrix"]
+
+    return [one(at) for at in range(count)]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from whence.curvature.matrices import MOST
 from whence.errors import DataError, InputError
 from whence.examples import Examples
 from whence.recipe import Recipe
@@ -139,4 +140,20 @@ def fisher_told(recipe: Recipe) -> str:
         return f"Fisher matrix: labels drawn from the model's own probabilities (seed {recipe.fisher_seed})"
     return (
         "Fisher matrix: labels of the training set (the empirical one); --set fisher=sampled draws them from the model"
+    )
+
+
+def spread_told(large: int, layers: int) -> str:
+    """Say which layers' closed form is taken when asked.
+
+    Args:
+        large: how many of them.
+        layers: all of them.
+
+    Returns:
+        A line for the reader.
+    """
+    return (
+        f"DataInf's closed form over {large} of {layers} layers (more than {MOST:,} numbers each) is taken when asked, "
+        "from the gradients of the examples that may be found: a question reads them once more, and so do its words"
     )

@@ -4,17 +4,39 @@ The index keeps plain vectors: whatever a recipe does to a product of two gradie
 (decision 0005). What is done is linear in the vector, so that its split by words is turned alike.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
 
-from whence.curvature import Kronecker
+from whence.curvature import Kronecker, Shrinking
 from whence.forms import Dense, Gradient
 from whence.index.fitting import cuts_of, fitted
 from whence.recipe import Recipe
-from whence.store import PlannedBlock
+from whence.store import PlannedBlock, Store
+
+Gradients = Callable[[int], Iterator[Float[np.ndarray, "m p"]]]
+"""Reads the vectors of a checkpoint, shard by shard."""
+
+
+def gradients_of(store: Store) -> Gradients:
+    """Read the vectors of what may be found in an index.
+
+    Args:
+        store: the index.
+
+    Returns:
+        Reads those of a checkpoint; of skipped and deleted examples none.
+    """
+
+    def read(step: int) -> Iterator[Float[np.ndarray, "m p"]]:
+        alive = store.alive
+        for places, arrays in store.shards(step):
+            kept = places[np.diff(arrays["dense.indptr"]) > 0]
+            yield arrays["dense.v"][alive[kept]]
+
+    return read
 
 
 class Turning:
@@ -24,14 +46,19 @@ class Turning:
         recipe: the method.
         blocks: the layers of the plan.
         table: reads the table of a checkpoint.
+        gradients: reads the training set's vectors, for DataInf over layers whose matrix would be too large.
     """
 
     def __init__(
-        self, recipe: Recipe, blocks: Sequence[PlannedBlock], table: Callable[[int], Mapping[str, np.ndarray]]
+        self,
+        recipe: Recipe,
+        blocks: Sequence[PlannedBlock],
+        table: Callable[[int], Mapping[str, np.ndarray]],
+        gradients: Gradients | None = None,
     ) -> None:
         self.recipe, self._cuts, self._count = recipe, cuts_of(blocks), len(blocks)
-        self._table = table
-        self._held: dict[int, list[np.ndarray | Kronecker]] = {}
+        self._table, self._gradients = table, gradients
+        self._held: dict[int, list[np.ndarray | Kronecker | float]] = {}
 
     def vectors(self, step: int, v: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:
         """Turn vectors.
@@ -42,18 +69,31 @@ class Turning:
 
         Returns:
             The turned vectors.
+
+        Raises:
+            InputError: the curvature is not fitted yet.
         """
         if self.recipe.curvature == "none":
             return v
         if step not in self._held:
             self._held[step] = fitted(self._table(step), self._count)
-        inverses = self._held[step]
         wide = v.astype(np.float64)
-        turned = [
-            inverse.turn(wide[:, cut]) if isinstance(inverse, Kronecker) else wide[:, cut] @ inverse
-            for cut, inverse in zip(self._cuts, inverses, strict=True)
-        ]
-        return np.concatenate(turned, axis=1).astype(np.float32)
+        turned: Float[np.ndarray, "n p"] = np.zeros_like(wide)
+        spread: list[tuple[slice, Shrinking]] = []
+        for cut, inverse in zip(self._cuts, self._held[step], strict=True):
+            if isinstance(inverse, float):
+                spread.append((cut, Shrinking(inverse, wide[:, cut])))
+            else:
+                kept = isinstance(inverse, Kronecker)
+                turned[:, cut] = inverse.turn(wide[:, cut]) if kept else wide[:, cut] @ inverse
+        if spread:
+            assert self._gradients is not None
+            for own in self._gradients(step):
+                for cut, one in spread:
+                    one.add(own[:, cut])
+        for cut, one in spread:
+            turned[:, cut] = one.turned()
+        return turned.astype(np.float32)
 
     def query(self, step: int, gradient: Gradient) -> tuple[Gradient, Float[np.ndarray, " q"]]:
         """Turn queries.
