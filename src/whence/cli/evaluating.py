@@ -67,6 +67,7 @@ def evaluate(
     max_length: options.MaxLength = None,
     seed: int = 0,
     tokenizer: options.Tokenizer = None,
+    trust_remote_code: options.TrustRemoteCode = False,
     split: options.Split = None,
     text_column: options.TextColumn = "text",
     pair_column: options.PairColumn = "text_pair",
@@ -86,7 +87,7 @@ def evaluate(
     sizes |= {"methods": tuple(one.strip() for one in methods.split(",") if one.strip()), "initial": initial}
     examples = options.read_data(data, named, split, quiet=quiet)
     asked = None if queries is None else options.read_data(queries, named, quiet=quiet)
-    request = prepared(run, tokenizer, examples, asked, cache, changes_of(settings), sizes)
+    request = prepared(run, tokenizer, trust_remote_code, examples, asked, cache, changes_of(settings), sizes)
     page = _measured(chosen, request, examples, asked, noise, truth_column, gold_column)
     for path in out or ():
         write_page(page, path)
@@ -96,6 +97,7 @@ def evaluate(
 def prepared(
     run: Path,
     tokenizer: Path | None,
+    trust_remote_code: bool,
     examples: "Examples",
     asked: "Examples | None",
     cache: Path,
@@ -107,6 +109,7 @@ def prepared(
     Args:
         run: folder of the run.
         tokenizer: --tokenizer.
+        trust_remote_code: --trust-remote-code.
         examples: the training set.
         asked: the queries; None holds some rows out.
         cache: --cache.
@@ -119,7 +122,7 @@ def prepared(
     from whence.evaluate.subject import Request
     from whence.model import Run
 
-    opened = Run.from_pretrained(run, tokenizer=tokenizer)
+    opened = Run.from_pretrained(run, tokenizer=tokenizer, trust_remote_code=trust_remote_code)
     queries = None if asked is None else list(asked)
     quiet = bool(sizes["quiet"])
     return Request(

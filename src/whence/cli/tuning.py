@@ -50,6 +50,7 @@ def tune(
     max_length: options.MaxLength = None,
     seed: int = 0,
     tokenizer: options.Tokenizer = None,
+    trust_remote_code: options.TrustRemoteCode = False,
     split: options.Split = None,
     text_column: options.TextColumn = "text",
     pair_column: options.PairColumn = "text_pair",
@@ -70,7 +71,7 @@ def tune(
     examples = options.read_data(data, named, split, quiet=quiet)
     asked = None if queries is None else options.read_data(queries, named, quiet=quiet)
     sizes["initial"] = initial
-    request = prepared(run, tokenizer, examples, asked, cache, changes_of(settings), sizes)
+    request = prepared(run, tokenizer, trust_remote_code, examples, asked, cache, changes_of(settings), sizes)
     from whence.evaluate.subject import with_noise
     from whence.evaluate.tuning import tune as run_tuning
     from whence.methods.files import write_recipe

@@ -313,7 +313,7 @@ def write_run(loop: Loop, folder: Path, seed: int, *, quiet: bool = True) -> Run
 
         loop.fit(np.arange(loop.size), seed, watch)
         write_bytes(done, json.dumps({"identity": loop.identity, "seed": seed}).encode())
-    return Run.from_pretrained(folder)
+    return Run.from_pretrained(folder, trust_remote_code=problem.run.trust_remote_code)
 
 
 def _configuration(folder: Path) -> dict[str, Any]:
