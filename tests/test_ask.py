@@ -257,7 +257,9 @@ def test_a_run_that_changed_is_refused(news: Tiny, tmp_path: Path, spoiled: str)
 
 def test_an_answer_prints_tabulates_and_saves(index: whence.Index, tmp_path: Path):
     answer = index.explain(ASKED[0], k=3)
-    assert repr(answer).splitlines()[0].startswith(f"Why {answer.query.label}? (tracin-we, 2 checkpoints of 60")
+    assert (
+        repr(answer).splitlines()[0].startswith(f"Why {answer.query.label}? (tracin-we-adam-unit, 2 checkpoints of 60")
+    )
     frame = answer.to_pandas()
     assert isinstance(frame, pandas.DataFrame)
     assert frame["side"].tolist() == ["helped"] * 3 + ["hurt"] * 3

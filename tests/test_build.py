@@ -319,3 +319,25 @@ def test_an_index_opens_without_torch(bert_run: Path, tmp_path: Path) -> None:
         [sys.executable, "-c", OPEN, str(tmp_path / "index")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_default_method_is_the_best_that_the_run_allows(
+    bert_run: Path, lm_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = whence.build(bert_run, ROWS, tmp_path / "best", steps=[8])
+    assert best.store.plan.recipe == recipe_of("tracin-we-adam", unit_norm=True, name="tracin-we-adam-unit")
+    assert "method tracin-we-adam-unit: the default" in capsys.readouterr().err
+    bare = Path(shutil.copytree(bert_run, tmp_path / "bare"))
+    for path in bare.rglob(MOMENTS_FILE):
+        path.unlink()
+    plain = whence.build(bare, ROWS, tmp_path / "plain", steps=[8])
+    assert plain.store.plan.recipe == recipe_of("tracin-we")
+    said = capsys.readouterr().err
+    assert "recorded no second moments, which tracin-we-adam-unit" in said
+    assert "--second-moment estimate" in said
+    with pytest.raises(InputError, match="tracin-we-adam-unit needs the optimizer's second moments"):
+        whence.build(bare, ROWS, tmp_path / "named", "tracin-we-adam-unit", steps=[8], quiet=True)
+    asked = whence.build(bare, ROWS, tmp_path / "asked", steps=[8], second_moment="estimate", quiet=True)
+    assert asked.store.plan.recipe.name == "tracin-we-adam-unit"
+    language = whence.build(lm_run, [{"text": "the bank"}, {"text": "a bank"}], tmp_path / "language", quiet=True)
+    assert language.store.plan.recipe == recipe_of("tracin-we")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from whence.errors import InputError
 from whence.examples import Columns, read
-from whence.index import Index, Options
+from whence.index import Index, Options, default_method
 from whence.index import build as build_index
 from whence.methods import recipe_of
 from whence.model import Run
@@ -19,7 +19,7 @@ def build(
     run: Run | str | Path | Sequence[Run | str | Path],
     data: object,
     out: str | Path,
-    method: str | Recipe = "tracin-we",
+    method: str | Recipe | None = None,
     *,
     columns: Columns | None = None,
     split: str | None = None,
@@ -46,7 +46,8 @@ def build(
         run: the training run, or its folder; several independently seeded runs are joined: scores are summed over them.
         data: the training set: path, Dataset, DataFrame, Arrow table or list of dicts.
         out: folder of the index.
-        method: a name of the table of methods, or a recipe.
+        method: a name of the table of methods, or a recipe; None takes what measures best of what the run allows
+            (tracin-we-adam-unit for a classifier with recorded second moments, else tracin-we) and says so.
         columns: names of the columns; None for text, text_pair, label, id and target.
         split: split of a DatasetDict or hub data set.
         allow_empty: take rows with empty texts instead of refusing them.
@@ -89,6 +90,9 @@ def build(
         quiet=quiet,
         columns={one.name: getattr(columns, one.name) for one in fields(columns)},
     )
+    if method is None:
+        method, reason = default_method(one, steps, second_moment)
+        options.say(reason)
     recipe = recipe_of(method, **changes)
     examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
     build_index(one, examples, Path(out), recipe, options)

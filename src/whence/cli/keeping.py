@@ -37,7 +37,7 @@ STRAYS_SHOWN = 10
 def plan(
     run: options.RunFolder,
     data: Data,
-    method: options.Method = "tracin-we",
+    method: options.Method = None,
     path: options.EmbeddingPath = None,
     unit_norm: options.UnitNorm = None,
     weights: options.Weights = None,
@@ -69,7 +69,6 @@ def plan(
     quiet: Quiet = False,
 ) -> None:
     """Forecast time, memory and disk of an index from a few measured batches, before anything is spent."""
-    recipe = options.recipe(method, path, unit_norm, weights, loss, top, top_by, layers, project, fields)
     settings = options.building(max_length, batch_size, max_bad_rows, steps, second_moment, rows, segment_rows)
     from whence.forecast import forecast
     from whence.index import Options
@@ -78,6 +77,8 @@ def plan(
     named = options.columns(text_column, pair_column, label_column, id_column, target_column, source_column)
     examples = options.read_data(data, named, split, revision, quiet=quiet, allow_empty=allow_empty)
     opened = Run.from_pretrained(run, tokenizer=tokenizer, trust_remote_code=trust_remote_code)
+    method = options.settled(method, opened, steps, second_moment, quiet=quiet)
+    recipe = options.recipe(method, path, unit_norm, weights, loss, top, top_by, layers, project, fields)
     foreseen = forecast(opened, examples, recipe, Options(quiet=quiet, **settings))
     title = f"{method} of {data}: {foreseen.n:,} examples, {foreseen.checkpoints} checkpoints"
     for note in foreseen.notes:

@@ -93,7 +93,7 @@ def index(
     run: options.RunFolder,
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the index; an unfinished one is resumed.")],
-    method: options.Method = "tracin-we",
+    method: options.Method = None,
     path: options.EmbeddingPath = None,
     unit_norm: options.UnitNorm = None,
     weights: options.Weights = None,
@@ -131,15 +131,17 @@ def index(
     quiet: Quiet = False,
 ) -> None:
     """Build the index of a training set under a method, or go on with an unfinished one."""
-    recipe = options.recipe(method, path, unit_norm, weights, loss, top, top_by, layers, project, fields)
     settings = options.building(max_length, batch_size, max_bad_rows, steps, second_moment, rows, segment_rows)
     settings |= {"append": append, "shard": shard, "repair": repair, "quiet": quiet}
     from whence.attribution import build
     from whence.model import Run
 
     named = options.columns(text_column, pair_column, label_column, id_column, target_column, source_column)
+    opened = Run.from_pretrained(run, tokenizer=tokenizer, trust_remote_code=trust_remote_code)
+    method = options.settled(method, opened, steps, second_moment, quiet=quiet)
+    recipe = options.recipe(method, path, unit_norm, weights, loss, top, top_by, layers, project, fields)
     built = build(
-        Run.from_pretrained(run, tokenizer=tokenizer, trust_remote_code=trust_remote_code),
+        opened,
         options.read_data(data, named, split, revision, quiet=quiet, allow_empty=allow_empty),
         out,
         recipe,

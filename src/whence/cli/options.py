@@ -14,6 +14,7 @@ from whence.near import nearest
 if TYPE_CHECKING:
     from whence.examples import Columns, Examples
     from whence.index.grouping import Aggregate
+    from whence.model import Run
     from whence.recipe import Recipe
     from whence.search import Where
 
@@ -42,7 +43,13 @@ Tokenizer = Annotated[Path | None, typer.Option(help="Folder of the tokenizer, w
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
 
 # what is built
-Method = Annotated[str, typer.Option(help="A name of `whence methods`, or a recipe file of `whence tune`.")]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help="A name of `whence methods`, or a recipe file of `whence tune`; by default what measures best of what the "
+        "run allows: tracin-we-adam-unit for a classifier with recorded second moments, else tracin-we."
+    ),
+]
 EmbeddingPath = Annotated[str | None, typer.Option(help="Tied embeddings: exact, input or output.")]
 UnitNorm = Annotated[bool | None, typer.Option("--unit-norm", help="Scale training gradients to norm 1.")]
 Weights = Annotated[str | None, typer.Option(help="Checkpoints weigh by learning-rate or equal.")]
@@ -198,6 +205,28 @@ def _plain(text: str) -> object:
         return json.loads({"none": "null"}.get(text.strip().lower(), text.strip().lower()))
     except ValueError:
         return text.strip()
+
+
+def settled(method: str | None, run: "Run", chosen: str | None, second_moment: str, *, quiet: bool) -> str:
+    """Find the method, which is the default one unless it is named.
+
+    Args:
+        method: --method.
+        run: the training run.
+        chosen: --steps.
+        second_moment: --second-moment.
+        quiet: keep back which default was taken, and why.
+
+    Returns:
+        A name of the table of methods, or a recipe file.
+    """
+    from whence.index import default_method
+
+    if method is not None:
+        return method
+    found = default_method(run, steps(chosen), second_moment)
+    hint(found.reason, quiet=quiet)
+    return found.method
 
 
 def building(

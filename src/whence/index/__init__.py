@@ -2,6 +2,7 @@
 
 from whence.index.ask import Index
 from whence.index.build import build
+from whence.index.default import default_method
 from whence.index.options import Options
 
-__all__ = ["Index", "Options", "build"]
+__all__ = ["Index", "Options", "build", "default_method"]

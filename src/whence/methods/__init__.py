@@ -98,6 +98,13 @@ _ROWS = (
         "whence.Recorder, or --second-moment estimate",
     ),
     Method(
+        Recipe(name="tracin-we-adam-unit", preconditioner="adam", unit_norm=True),
+        "the same, with training gradients at norm 1: the default where second moments are known",
+        "TracIn-WE with the optimizer's own step",
+        _EMBEDDING_COST,
+        "whence.Recorder, or --second-moment estimate",
+    ),
+    Method(
         Recipe(name="tracin-last", layer="head"),
         "gradient products at the last layer, in closed form",
         PRUTHI,

@@ -1,0 +1,47 @@
+"""Which method an index has when nobody names one."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from whence.model import Run
+from whence.tensors import TensorSlices
+
+BEST = "tracin-we-adam-unit"
+"""First in every record of docs/fidelity.md on classifiers; it needs the optimizer's second moments."""
+PLAIN = "tracin-we"
+
+
+class Default(NamedTuple):
+    """A method, and why.
+
+    Attributes:
+        method: name of the table of methods.
+        reason: one line for the user.
+    """
+
+    method: str
+    reason: str
+
+
+def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: str = "recorded") -> Default:
+    """Choose the method that measures best among those that the run allows.
+
+    Args:
+        run: the training run.
+        steps: checkpoints to use; None uses all.
+        second_moment: where second moments are found; anything but "recorded" was asked for by the user.
+
+    Returns:
+        Method and reason.
+    """
+    if run.card.kind != "classification":
+        return Default(PLAIN, f"method {PLAIN}: the default for a language model")
+    used = [one for one in run.checkpoints if steps is None or one.step in steps]
+    lacking = [one for one in used if one.moments is None or "embedding" not in TensorSlices(one.moments).names]
+    if second_moment == "recorded" and lacking:
+        return Default(
+            PLAIN,
+            f"method {PLAIN}: {lacking[0].path} recorded no second moments, which {BEST}, the better method, needs: "
+            "train with whence.Recorder(), or choose --second-moment estimate",
+        )
+    return Default(BEST, f"method {BEST}: the default for a classifier whose second moments are known")
