@@ -15,6 +15,7 @@ from torch.nn import functional
 from whence.capture import Capture
 from whence.evaluate.convolution import CnnProblem, TextCnn
 from whence.forms import Rows
+from whence.search.synonyms import Synonyms
 
 BATCH = 250
 EMBEDDING = ("tracin-we", "noc", "topk", "adam", "adam-unit", "adam-estimate", "adam-estimate-unit", "both-sides")
@@ -114,8 +115,11 @@ def checkpoint_scores(
     }
     above = others(model, problem.query_ids, problem.query_labels)
     hessian = np.zeros((query.a.shape[1] * query.g.shape[1],) * 2)
-    scores = {name: np.zeros((count, size), dtype=np.float32) for name in (*EMBEDDING, *GROUPS, "representer", "loss")}
+    more = ("representer", "loss", "grad-cos")
+    scores = {name: np.zeros((count, size), dtype=np.float32) for name in (*EMBEDDING, *GROUPS, *more)}
     heads: list[np.ndarray] = []
+    projected = Projected(model, problem)
+    asked = projected(query, above)
     for start in range(0, size, BATCH):
         part = slice(start, start + BATCH)
         side = capture(model, problem.ids[part], problem.labels[part])
@@ -130,11 +134,58 @@ def checkpoint_scores(
         # the representer's coefficient is -(p - y) of the query's class, times the product of the head's inputs
         scores["representer"][:, part] = -side.g[:, problem.query_labels].T * (query.a @ side.a.T)
         scores["loss"][:, part] = -side.losses
+        whole = scores["tracin-we"][:, part] + sum(above[layer] @ mine[layer].T for layer in mine)
+        squares = _norms(side.rows, np.ones_like(root)) ** 2 + sum((one**2).sum(1) for one in mine.values())
+        scores["grad-cos"][:, part] = whole / np.sqrt(squares)
+        projected.add(side, mine)
         heads.append(np.einsum("nl,ni->nli", side.g, side.a).reshape(len(side.a), -1))
         hessian += _curvature(side)
     scores["tracin-all"] = scores["tracin-we"] + scores["every-layer-above"]
+    scores["trak"] = projected.scores(asked)
+    scores["syn"] = _synonyms(model, problem, query.rows)
     scores["influence-last"] = _influence(query, np.concatenate(heads), hessian / size)
     return scores
+
+
+class Projected:
+    """TRAK (Park et al. 2023) at one checkpoint: projected gradients of the margin, whitened over the training set.
+
+    Gradients of the cross-entropy are (1 - p) times those of the margin, with the sign turned; the projection of the
+    embedding's part is a product of random signs over tokens and coordinates, that of the others plain random signs.
+    """
+
+    def __init__(self, model: TextCnn, problem: CnnProblem, width: int = 512, seed: int = 0) -> None:
+        generator = np.random.default_rng(seed)
+        signs = np.asarray([-1, 1], dtype=np.float32)
+        self._tokens = generator.choice(signs, (problem.vocabulary, width))
+        self._places = generator.choice(signs, (problem.width, width))
+        self._layers = {
+            name: generator.choice(signs, (one.numel(), width))
+            for name, one in model.named_parameters()
+            if not name.startswith("embedding")
+        }
+        self._features: list[np.ndarray] = []
+        self._weights: list[np.ndarray] = []
+
+    def __call__(self, side: Side, layers: dict[str, np.ndarray]) -> np.ndarray:
+        """Projected gradients of the margin [n p]."""
+        rows = (side.rows.rows @ self._places) * self._tokens[side.rows.ids]
+        total = np.add.reduceat(rows, side.rows.indptr[:-1], axis=0)
+        total += sum(one @ self._layers[name] for name, one in layers.items())
+        return total / np.maximum(-side.g.min(1, keepdims=True), 1e-6)
+
+    def add(self, side: Side, layers: dict[str, np.ndarray]) -> None:
+        """Take a batch of training examples."""
+        self._features.append(self(side, layers))
+        self._weights.append(-side.g.min(1))
+
+    def scores(self, queries: np.ndarray) -> np.ndarray:
+        """Scores q (F^T F)^-1 f (1 - p) [q n], with a small ridge for single precision."""
+        features = np.concatenate(self._features).astype(np.float64)
+        kernel = features.T @ features
+        kernel += 1e-6 * np.trace(kernel) / len(kernel) * np.eye(len(kernel))
+        turned = np.linalg.solve(kernel, queries.astype(np.float64).T)
+        return ((features @ turned).T * np.concatenate(self._weights)).astype(np.float32)
 
 
 def _without(special: tuple[int, ...], vocabulary: int) -> np.ndarray:
@@ -146,6 +197,24 @@ def _without(special: tuple[int, ...], vocabulary: int) -> np.ndarray:
 def _norms(rows: Rows, root: np.ndarray) -> np.ndarray:
     squares = ((rows.rows * np.sqrt(root[rows.ids])) ** 2).sum(1)
     return np.sqrt(np.add.reduceat(squares, rows.indptr[:-1]))
+
+
+def _synonyms(model: TextCnn, problem: CnnProblem, queries: Rows) -> np.ndarray:
+    """Products of different tokens, matched one to one above a cosine of .7 (TracIn-WE-Syn)."""
+    synonyms = Synonyms(model.embedding.weight.numpy(), 0.7)
+    parts: list[np.ndarray] = []
+    for start in range(0, len(problem.labels), BATCH):
+        rows = capture(model, problem.ids[start : start + BATCH], problem.labels[start : start + BATCH]).rows
+        by_token = np.argsort(rows.ids, kind="stable")
+        tokens, begins = np.unique(rows.ids[by_token], return_index=True)
+        places = dict(zip(tokens.tolist(), np.split(by_token, begins[1:]), strict=True))
+
+        def lookup(token: int, rows: Rows = rows, places: dict[int, np.ndarray] = places):
+            return rows.owners[places[token]], rows.rows[places[token]]
+
+        found = [synonyms.scores(tokens, lookup, queries.example(row), len(rows)) for row in range(len(queries))]
+        parts.append(np.stack(found))
+    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def _mean_squares(model: TextCnn, problem: CnnProblem) -> np.ndarray:

@@ -31,12 +31,16 @@ def controls(task: Task, probabilities, features) -> dict[str, np.ndarray]:
 
 
 def lds_table(scores: dict[str, list[np.ndarray]], masks: np.ndarray, outputs: np.ndarray) -> dict:
-    """LDS and its share of the ceiling for every method, and the paired difference from the best control."""
+    """LDS and its share of the ceiling for every method, and the paired difference from the best control.
+
+    Per method: the scores of one run, their sum over all runs, and, if given, those of every run.
+    """
     top, mean = ceiling(outputs), outputs.mean(0)
     table: dict[str, dict] = {}
     draws: dict[tuple[str, int], np.ndarray] = {}
     for name, versions in scores.items():
-        for runs, one in zip(("one_run", "four_runs"), versions, strict=True):
+        each = [float(lds(one, masks, mean).mean()) for one in versions[2:]]
+        for runs, one in zip(("one_run", "four_runs"), versions[:2], strict=True):
             sums = masks.astype(float) @ np.nan_to_num(one).T
             value = float(lds(one, masks, mean).mean())
             draws[name, runs] = lds_replicates(sums, mean)
@@ -44,6 +48,8 @@ def lds_table(scores: dict[str, list[np.ndarray]], masks: np.ndarray, outputs: n
             table.setdefault(name, {})[runs] = estimate.to_dict() | {
                 "of_ceiling": value / top.value if top.value else None
             }
+        if each:
+            table[name]["runs"] = {"each": each, "mean": float(np.mean(each)), "sd": float(np.std(each, ddof=1))}
     for name in table:
         for runs in ("one_run", "four_runs"):
             for control in ("tfidf-label", "tfidf-sign"):

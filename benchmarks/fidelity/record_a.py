@@ -29,6 +29,8 @@ from whence.evaluate.retraining import Job, Retrains
 from whence.model.scratch import wordpiece
 
 SCORED_SEEDS = (1001, 1002, 1003, 1004)
+AT_LAST = ("tracin-we", "adam-unit", "tracin-last", "tracin-all", "grad-cos", "trak", "influence-last")
+"""Also scored at the last checkpoint alone, as peers of a single checkpoint do."""
 
 
 class Setting:
@@ -79,8 +81,10 @@ class Setting:
             moment = (state["exp_avg_sq"] / (1 - 0.999 ** float(state["step"]))).numpy()
             copied = self.problem.fresh(0)
             copied.load_state_dict(model.state_dict())
-            for name, one in cnn_scores.checkpoint_scores(copied, moment, self.problem, special).items():
+            found = cnn_scores.checkpoint_scores(copied, moment, self.problem, special)
+            for name, one in found.items():
                 total[name] = total.get(name, 0) + one
+            total.update({f"{name}, last checkpoint": found[name] for name in AT_LAST})
             for name, one in cnn_scores.cancellation(copied, self.problem).items():
                 total[f"cancel:{name}"] = total.get(f"cancel:{name}", 0) + one
             print("scored epoch", epoch + 1, "of seed", seed, flush=True)
@@ -97,7 +101,8 @@ class Setting:
         """Per method: the scores of one run, and the sum over four runs."""
         runs = [self.run_scores(seed) for seed in SCORED_SEEDS[: self.args.runs]]
         names = [name for name in runs[0] if not name.startswith("cancel:") and name != "accuracy"]
-        found = {name: [runs[0][name], np.sum([one[name] for one in runs], axis=0)] for name in names}
+        each = {name: [one[name] for one in runs] for name in names}
+        found = {name: [ones[0], np.sum(ones, axis=0), *ones] for name, ones in each.items()}
         with one_thread():
             model = self.loop(keep_places=False).fit(np.arange(len(self.problem.labels)), SCORED_SEEDS[0])
         return found | {

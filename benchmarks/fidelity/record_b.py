@@ -136,7 +136,7 @@ class Setting:
         found: dict[str, list[np.ndarray]] = {}
         for name in (*METHODS, *self.args.further):
             runs = [self.scored(name, seed) for seed in seeds]
-            found[name] = [runs[0], np.sum(runs, axis=0)]
+            found[name] = [runs[0], np.sum(runs, axis=0), *runs]
         p, hidden = self.signals
         return found | {name: [one, one] for name, one in controls(self.task, p, hidden).items()}
 
