@@ -34,7 +34,7 @@ from whence.model import Run
 from whence.replay import Query, Replay
 from whence.training import Training, train
 
-KEEP = (0.5, 0.9, 0.98)
+KEEP = (0.5, 0.9, 0.98, 0.99)
 SMOOTH_ROWS = 5
 TESTED = 400
 
@@ -43,6 +43,8 @@ SETTINGS: dict[str, tuple[int, dict[str, Any]]] = {
     "minilm-hard": (600, {"epochs": 4, "batch_size": 32, "learning_rate": 3e-4, "max_length": 48}),
     "scratch": (4000, {"width": 64, "layers": 1, "epochs": 3, "batch_size": 64, "learning_rate": 2e-3,
                        "adam_epsilon": 1e-4, "max_length": 64}),
+    "smooth": (4000, {"width": 64, "layers": 1, "epochs": 3, "batch_size": 64, "learning_rate": 4e-3,
+                      "adam_epsilon": 1e-3, "max_length": 64}),
 }  # fmt: skip
 
 

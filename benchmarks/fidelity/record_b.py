@@ -11,7 +11,9 @@ All resume.
 
 import argparse
 import importlib.util
+import json
 import sys
+import time
 from functools import cached_property
 from pathlib import Path
 
@@ -116,15 +118,27 @@ class Setting:
             | ({} if one.text_pair is None else {"text_pair": one.text_pair})
             for one in self.task.train
         ]
+        if method == "trackstar":  # the retrainer records the moments of the word embedding alone
+            changes = {**changes, "second_moment": "estimate"}
+        started = time.process_time()
         index = whence.build(
             run, rows, self.home / "indexes" / f"{name.replace(' ', '-')}-{seed}", method, steps=steps,
             max_length=self.args.length, quiet=True, **changes,
         )  # fmt: skip
+        built = time.process_time()
         pairs = [one.text_pair for one in self.task.queries]
         scores = index.scores(
             [one.text for one in self.task.queries], [one.label for one in self.task.queries], text_pairs=pairs
         )
+        count, done = len(rows), time.process_time()
+        size = sum(one.stat().st_size for one in index.store.folder.rglob("*") if one.is_file())
+        cost = {
+            "checkpoints": len(index.store.plan.checkpoints),
+            "build_ms_per_example": 1e3 * (built - started) / count, "bytes_per_example": size / count,
+            "ms_per_query": 1e3 * (done - built) / len(self.task.queries),
+        }  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".json").write_text(json.dumps(cost))
         np.save(path, scores.astype(np.float32))
         print("scored", name, seed, flush=True)
         return np.load(path)
@@ -184,6 +198,10 @@ def lds(setting: Setting) -> dict:
     accuracy = float(np.mean([(one.predicted == setting.query_labels).mean() for one in found]))
     with one_thread():
         table = lds_table(setting.scores, masks, outputs)
+    for path in (setting.home / "scores").glob(f"*-{SCORED_SEEDS[0]}.json"):
+        name = path.stem.removesuffix(f"-{SCORED_SEEDS[0]}")
+        found_name = next(one for one in table["lds"] if one.replace(" ", "-") == name)
+        table["lds"][found_name]["cost"] = json.loads(path.read_text())
     return {"subset_accuracy": accuracy, "seconds_per_retrain": float(retrains.seconds().mean()), **table}
 
 
