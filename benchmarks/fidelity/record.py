@@ -30,10 +30,11 @@ def controls(task: Task, probabilities, features) -> dict[str, np.ndarray]:
     return found | {"tfidf-sign": bare * sign, "bm25-sign": found["bm25"] * sign}
 
 
-def lds_table(scores: dict[str, list[np.ndarray]], masks: np.ndarray, outputs: np.ndarray) -> dict:
+def lds_table(scores: dict[str, list[np.ndarray]], masks: np.ndarray, outputs: np.ndarray, best: str) -> dict:
     """LDS and its share of the ceiling for every method, and the paired difference from the best control.
 
-    Per method: the scores of one run, their sum over all runs, and, if given, those of every run.
+    Per method: the scores of one run, their sum over all runs, and, if given, those of every run. `best`, which is the
+    default, is compared in pairs with everything else.
     """
     top, mean = ceiling(outputs), outputs.mean(0)
     table: dict[str, dict] = {}
@@ -56,7 +57,15 @@ def lds_table(scores: dict[str, list[np.ndarray]], masks: np.ndarray, outputs: n
                 gap = table[name][runs]["value"] - table[control][runs]["value"]
                 spread = draws[name, runs] - draws[control, runs]
                 table[name][runs][f"minus {control}"] = widened(gap, spread, mean.shape[1]).to_dict()
+    lead = {
+        other: widened(
+            table[best]["four_runs"]["value"] - table[other]["four_runs"]["value"],
+            draws[best, "four_runs"] - draws[other, "four_runs"], mean.shape[1],
+        ).to_dict()
+        for other in table if other != best
+    }  # fmt: skip
     return {
+        "default": best, "default_over_four_runs_minus": lead,
         "ceiling": {"reliability": top.reliability, "runs": top.runs, "value": top.value},
         "subsets": len(masks), "queries": mean.shape[1], "retrains": int(outputs.shape[0] * outputs.shape[1]),
         "retrain_noise": float(outputs.std(0, ddof=1).mean()), "lds": table,

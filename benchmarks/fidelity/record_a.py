@@ -144,7 +144,7 @@ def lds(setting: Setting) -> dict:
     labels = setting.problem.query_labels
     outputs = np.stack([one.of(labels) for one in found]).reshape(args.seeds, args.subsets, -1)
     accuracy = float(np.mean([(one.predicted == labels).mean() for one in found]))
-    table = lds_table(setting.scores, masks, outputs)
+    table = lds_table(setting.scores, masks, outputs, "adam-unit")
     return {"subset_accuracy": accuracy, "seconds_per_retrain": float(retrains.seconds().mean()), **table}
 
 

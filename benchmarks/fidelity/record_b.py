@@ -197,7 +197,7 @@ def lds(setting: Setting) -> dict:
     outputs = np.stack([one.of(setting.query_labels) for one in found]).reshape(args.seeds, args.subsets, -1)
     accuracy = float(np.mean([(one.predicted == setting.query_labels).mean() for one in found]))
     with one_thread():
-        table = lds_table(setting.scores, masks, outputs)
+        table = lds_table(setting.scores, masks, outputs, "tracin-we-adam unit-norm")
     for path in (setting.home / "scores").glob(f"*-{SCORED_SEEDS[0]}.json"):
         name = path.stem.removesuffix(f"-{SCORED_SEEDS[0]}")
         found_name = next(one for one in table["lds"] if one.replace(" ", "-") == name)
