@@ -157,15 +157,15 @@ class Shrinking:
         self.count = 0
 
     def add(self, g: Float[np.ndarray, "n p"]) -> None:
-        """Take in some examples.
+        """Take in some examples; products are taken in the precision of their gradients, and summed in 64 bits.
 
         Args:
             g: their gradients.
         """
-        wide = g.astype(np.float64)
-        weights = 1.0 / np.maximum(self.ridge + np.einsum("np,np->n", wide, wide), 1e-300)
-        self.taken += ((wide @ self.v.T) * weights[:, None]).T @ wide
-        self.count += len(wide)
+        weights = 1.0 / np.maximum(self.ridge + np.linalg.norm(g, axis=1).astype(np.float64) ** 2, 1e-300)
+        weighed = (g @ self.v.T.astype(g.dtype)) * weights[:, None]
+        self.taken += weighed.T.astype(g.dtype) @ g
+        self.count += len(g)
 
     def turned(self) -> Float[np.ndarray, "q p"]:
         """What the vectors become, once every example was taken in."""
