@@ -10,20 +10,30 @@ from statistics import mean
 
 ROOT = Path(__file__).parents[2]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
-DAY = "2026-11-25"
 CONTROLS = {"label", "bm25", "tfidf-label", "embedding", "random", "tfidf-sign", "bm25-sign", "loss"}
 NAMES = {
     "adam": "tracin-we-adam", "adam-unit": "tracin-we-adam unit-norm", "adam-estimate": "adam, moments estimated",
     "adam-estimate-unit": "adam, estimated, unit norm", "both-sides": "divided on both sides", "noc": "tracin-we-noc",
     "topk": "tracin-we-topk", "every-layer-above": "all layers but the embedding",
-    "tfidf-sign": "TF-IDF x label sign", "bm25-sign": "BM25 x label sign",
+    "syn": "tracin-we-syn", "tfidf-sign": "TF-IDF x label sign", "bm25-sign": "BM25 x label sign",
 }  # fmt: skip
 
 
+def newest(name: str) -> Path | None:
+    """The newest record of a name; None where it has not been made."""
+    found = sorted(path for path in RESULTS.glob(f"????-??-??-fidelity-{name}.json"))
+    return found[-1] if found else None
+
+
 def record(name: str) -> dict | None:
-    """Read a record; None where it has not been made."""
-    path = RESULTS / f"{DAY}-fidelity-{name}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    """Read the newest record of a name."""
+    path = newest(name)
+    return None if path is None else json.loads(path.read_text()) | {"file": path.name}
+
+
+def names(pattern: str) -> list[str]:
+    """Names of the records of a kind."""
+    return sorted({path.stem.split("-fidelity-")[1] for path in RESULTS.glob(f"*-fidelity-{pattern}.json")})
 
 
 def bars(path: Path, title: str, rows: list[tuple[str, float, float, float, bool]], unit: str) -> None:
@@ -96,14 +106,38 @@ def lds_part(name: str, title: str) -> list[str]:
         f"{found['subset_accuracy']:.2f}; reliability of one retrain {top['reliability']:.3f}, ceiling "
         f"{top['value']:.3f}; retrain "
         f"noise {found['retrain_noise']:.2f}. {found['device']}. "
-        f"[JSON](../benchmarks/results/{DAY}-fidelity-{name}.json)", "",
+        f"[JSON](../benchmarks/results/{found['file']})", "",
         f"![{title}](fidelity/{picture.name})", "",
-        f"| method | 1 run | {said['runs']} runs summed | of the ceiling |", "|---|---|---|---|",
+        f"| method | 1 run | {said['runs']} runs summed | of the ceiling | single runs, mean and spread | "
+        f"default minus this |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
+    lead = found.get("default_over_four_runs_minus", {})
     for method, one in rows:
         shown_name = NAMES.get(method, method) + (" (control)" if method in CONTROLS else "")
-        share = one["four_runs"]["of_ceiling"]
-        lines.append(f"| {shown_name} | {shown(one['one_run'])} | {shown(one['four_runs'])} | {share:.2f} |")
+        share, each = one["four_runs"]["of_ceiling"], one.get("runs")
+        spread = f"{each['mean']:.3f} +- {each['sd']:.3f}" if each else "-"
+        ahead = shown(lead[method]) if method in lead else "-"
+        lines.append(
+            f"| {shown_name} | {shown(one['one_run'])} | {shown(one['four_runs'])} | {share:.2f} | {spread} | {ahead} |"
+        )
+    return [*lines, "", *costs(found)]
+
+
+def costs(found: dict) -> list[str]:
+    """What each method cost, where it was measured."""
+    rows = [(name, one["cost"]) for name, one in found["lds"].items() if "cost" in one]
+    if not rows:
+        return []
+    lines = [
+        "Cost beside quality, one run:", "",
+        "| method | LDS | checkpoints | processor ms per training example | bytes per example | ms per query |",
+        "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, one in rows:
+        lines.append(
+            f"| {NAMES.get(name, name)} | {found['lds'][name]['one_run']['value']:.3f} | {one['checkpoints']} | "
+            f"{one['build_ms_per_example']:.1f} | {one['bytes_per_example']:,.0f} | {one['ms_per_query']:.0f} |"
+        )
     return [*lines, ""]
 
 
@@ -126,7 +160,7 @@ def deletion_part(name: str, title: str) -> list[str]:
         f"{found['settings']['rows']:,} rows, {found['points']} queries, k = {', '.join(map(str, found['k']))}, "
         f"{len(found['seeds'])} seeds, {found['retrains']} retrains; null retrain "
         f"{found['null_retrain_gap']:.1e}; retrain noise "
-        f"{gold['retrain_noise']:.2f}. {found['device']}. [JSON](../benchmarks/results/{DAY}-fidelity-{name}.json)", "",
+        f"{gold['retrain_noise']:.2f}. {found['device']}. [JSON](../benchmarks/results/{found['file']})", "",
         *([found["note"], ""] if "note" in found else []), f"![{title}](fidelity/{name}.svg)", "",
         "| method | side deleted | gold class | minus random | predicted class |", "|---|---|---|---|---|",
     ]  # fmt: skip
@@ -174,7 +208,7 @@ def noise_part() -> list[str]:
         f"{found['settings']['queries'] // 2} clean queries. Random is .556. Accuracy after filtering the "
         f"lowest 30 % and training "
         f"again stands in the last column; without filtering it is {mean(trained['accuracy']):.2f}. "
-        f"[JSON](../benchmarks/results/{DAY}-fidelity-c.json)", "",
+        f"[JSON](../benchmarks/results/{found['file']})", "",
         "![planted noise](fidelity/c.svg)", "",
         "| scores, rule (correct queries only) | AUC_NDR | NDR@30 | embedding frozen: AUC_NDR | accuracy after "
         "|", "|---|---|---|---|---|",
@@ -195,7 +229,7 @@ def noise_part() -> list[str]:
 
 def labels_part() -> list[str]:
     """Label errors that people checked."""
-    sets = [(path.stem, json.loads(path.read_text())) for path in sorted(RESULTS.glob(f"{DAY}-fidelity-d-*.json"))]
+    sets = [(path.stem, json.loads(path.read_text())) for path in sorted(RESULTS.glob("*-fidelity-d-*.json"))]
     if not sets:
         return []
     lines = ["## D. Label errors that people checked", ""]
@@ -231,7 +265,7 @@ def facts_part() -> list[str]:
         f"GPT-2 from scratch on {found['settings']['sentences']:,} linked sentences, {found['facts']} facts "
         f"({found['gold_per_fact']:.1f} sentences each); mean loss of the target "
         f"{found['mean_target_loss']:.2f} nats a token. "
-        f"[JSON](../benchmarks/results/{DAY}-fidelity-e.json)", "",
+        f"[JSON](../benchmarks/results/{found['file']})", "",
         "| method | MRR | Recall@10 | MRR minus BM25 | tail-patch, points |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for name, one in found["methods"].items():
@@ -252,7 +286,7 @@ def sizes_part() -> list[str]:
         f"64 tokens, GPT-2 from "
         f"scratch, {found['settings']['seeds']} seeds. Spearman over the mixtures of the loss of each size with "
         f"that of the largest "
-        f"(the largest: one seed with the other). [JSON](../benchmarks/results/{DAY}-fidelity-f.json)", "",
+        f"(the largest: one seed with the other). [JSON](../benchmarks/results/{found['file']})", "",
         "| size | parameters | s per model | " + " | ".join(targets) + " | mean | without the main axis | "
         "labels shuffled |",
         "|" + "---|" * (6 + len(targets)),
@@ -284,15 +318,15 @@ def main() -> None:
         "drawn from the JSON by `benchmarks/fidelity/pictures.py`. 95 % intervals in brackets.",
         "",
     ]
-    a = lds_part("a-lds", "LDS, AG News, convolutional classifier")
+    a = lds_part("a-lds-5000", "LDS, AG News, convolutional classifier, 5,000 rows, 100 queries")
+    a += lds_part("a-lds", "LDS, AG News, convolutional classifier, 6,000 rows, 60 queries")
     a += deletion_part("a-deletion", "Case deletion, AG News, convolutional classifier")
     a += deletion_part("a-deletion-we", "Case deletion with plain TracIn-WE as well")
     b: list[str] = []
-    for path in sorted(RESULTS.glob(f"{DAY}-fidelity-b-*-lds.json")):
-        name = path.stem.removeprefix(f"{DAY}-fidelity-")
-        b += lds_part(name, f"LDS, {name.removeprefix('b-').removesuffix('-lds')}, small transformer")
-    for path in sorted(RESULTS.glob(f"{DAY}-fidelity-b-*-deletion.json")):
-        name = path.stem.removeprefix(f"{DAY}-fidelity-")
+    for name in names("b-*-lds"):
+        task, _, model = name.removeprefix("b-").removesuffix("-lds").partition("-")
+        b += lds_part(name, f"LDS, {task}, {'MiniLM, fine-tuned' if model == 'minilm' else 'small transformer'}")
+    for name in names("b-*-deletion"):
         b += deletion_part(name, f"Case deletion, {name.removeprefix('b-').removesuffix('-deletion')}, transformer")
     lines += ["## A. AG News, convolutional classifier", "", *a, "## B. Transformers", "", *b]
     lines += noise_part() + labels_part() + facts_part() + sizes_part()
