@@ -70,7 +70,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--sentences", type=int, default=2000)
     parser.add_argument("--facts", type=int, default=100)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--checkpoints", type=int, default=3, help="the last ones are scored")
     parser.add_argument("--further", nargs="*", default=[], help="more methods of the table, such as trackstar")
     parser.add_argument("--patched", type=int, default=30, help="queries of the tail-patch")
     parser.add_argument("--out", type=Path)
@@ -88,12 +89,13 @@ def main() -> None:
     with one_thread():
         run = write_run(loop, home / "run", 0)
         rows = [{"id": one.id, "text": one.text} for one in train]
+        steps = [one.step for one in run.checkpoints[-args.checkpoints :]]
         scores: dict[str, np.ndarray] = {}
         for name, (method, changes) in (METHODS | {one: (one, {}) for one in args.further}).items():
             at = home / f"{name.replace(' ', '-').replace(',', '')}.whence"
             if method == "trackstar":  # the retrainer records the moments of the word embedding alone
                 changes = {**changes, "second_moment": "estimate"}
-            index = whence.build(run, rows, at, method, max_length=64, quiet=True, **changes)
+            index = whence.build(run, rows, at, method, max_length=64, steps=steps, quiet=True, **changes)
             scores[name] = index.scores([one.text for one in queries], None, targets=[one.target for one in queries])
             print("scored", name, flush=True)
         known = Baselines(Texts([one.text for one in train]))
