@@ -339,5 +339,18 @@ def test_the_default_method_is_the_best_that_the_run_allows(
         whence.build(bare, ROWS, tmp_path / "named", "tracin-we-adam-unit", steps=[8], quiet=True)
     asked = whence.build(bare, ROWS, tmp_path / "asked", steps=[8], second_moment="estimate", quiet=True)
     assert asked.store.plan.recipe.name == "tracin-we-adam-unit"
+    # seeds of one run: the second one's steps are numbered anew, and its second moments count as well
+    joined = whence.build([bert_run, bare], ROWS, tmp_path / "joined", steps=[8], quiet=True)
+    assert joined.store.plan.recipe == recipe_of("tracin-we")
     language = whence.build(lm_run, [{"text": "the bank"}, {"text": "a bank"}], tmp_path / "language", quiet=True)
     assert language.store.plan.recipe == recipe_of("tracin-we")
+
+
+def test_an_index_of_another_default_names_its_own_method(bert_run: Path, tmp_path: Path) -> None:
+    folder, more = tmp_path / "index", [{"id": "new", "text": "a new cup", "label": "Sports"}]
+    whence.build(bert_run, ROWS, folder, "tracin-we", quiet=True)
+    with pytest.raises(MismatchError, match=r"append with its own method \(--method tracin-we\), or choose another"):
+        whence.build(bert_run, more, folder, append=True, quiet=True)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(MismatchError, match=r"go on with its own method \(--method tracin-we\), or choose another"):
+        whence.build(bert_run, ROWS, folder, quiet=True)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from whence.model import Run
 from whence.tensors import TensorSlices
+from whence.types import RUN_STEPS
 
 BEST = "tracin-we-adam-unit"
 """First in every record of docs/fidelity.md on classifiers; it needs the optimizer's second moments."""
@@ -36,8 +37,14 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
     """
     if run.card.kind != "classification":
         return Default(PLAIN, f"method {PLAIN}: the default for a language model")
-    used = [one for one in run.checkpoints if steps is None or one.step in steps]
+    used = [one for one in run.checkpoints if steps is None or one.step % RUN_STEPS in steps]
     lacking = [one for one in used if one.moments is None or "embedding" not in TensorSlices(one.moments).names]
+    if second_moment == "recorded" and lacking and run.card.adapter:
+        return Default(
+            PLAIN,
+            f"method {PLAIN}: an adapter leaves the word embedding as it is, so that no second moments of it are "
+            f"recorded, which {BEST}, the better method, needs: choose --second-moment estimate for that",
+        )
     if second_moment == "recorded" and lacking:
         return Default(
             PLAIN,

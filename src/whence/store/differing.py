@@ -37,6 +37,10 @@ def refuse_other_plan(folder: Path, found: Plan, wanted: Plan, *, finished: bool
     way_out = "choose another --out, or delete that folder"
     if not data:
         way_out = "append with the run and the options of the first build, or choose another --out"
+    own, named = found.recipe.name, wanted.recipe.name
+    if own != named and mine.get("whence") == other.get("whence"):
+        going = "append" if not data else "go on"
+        way_out = f"{going} with its own method (--method {own}), or choose another --out"
     same = all(mine[name] == other[name] for name in mine if name != "source")
     if finished and data and same and found.source.fingerprint != wanted.source.fingerprint:
         way_out = f"add new rows with --append, {way_out}"
