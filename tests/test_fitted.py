@@ -13,7 +13,8 @@ from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import NAMES, Truth, classifier_run, lm_run
 from whence.compress import Projection
 from whence.curvature import Damping, damped_inverse, fitted_head, ggn, inverse_root
-from whence.errors import InputError
+from whence.errors import InputError, MismatchError
+from whence.index.layered import Layered
 from whence.layers import Block, Call
 
 STEP = 20
@@ -185,6 +186,29 @@ def test_ekfac_over_all_linear_layers_keeps_signs(bert: Truth, tmp_path: Path) -
     own = ask(index, bert.training[:6])
     assert all(own[row, row] > 0 for row in range(6))
     assert own[0, 0] == pytest.approx(own[0].max())
+
+
+@pytest.mark.parametrize("method", ["ekfac", "trackstar"])
+def test_the_word_embedding_is_a_layer_like_any_other(bert: Truth, tmp_path: Path, method: str) -> None:
+    """And padding, which differs with the size of a batch, is none of its positions."""
+    rows, plain = bert.training, {"layers": "embeddings", "project": 8, "preconditioner": "none", "damping": 0.1}
+    found = [
+        whence.build(bert.folder, rows, tmp_path / str(size), method, quiet=True, batch_size=size, **plain)
+        for size in (1, 16)
+    ]
+    assert "bert.embeddings.word_embeddings" in {block.name for block in found[0].store.plan.blocks}
+    assert_equal(ask(found[0], bert.queries), ask(found[1], bert.queries), 1e-3)
+    assert_shares_sum(found[1], bert.queries)
+
+
+def test_an_index_of_other_layers_is_built_again(
+    bert: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = build(bert, tmp_path / "index", "ekfac", layers="embeddings", project=4)
+    kept = index.store.plan.blocks[1:]
+    monkeypatch.setattr(Layered, "planned", lambda _: kept)
+    with pytest.raises(MismatchError, match="keeps 3 layers, and ekfac takes 2 .* build the index again"):
+        ask(index, bert.queries)
 
 
 def test_inverse_root_is_a_matrix_root() -> None:

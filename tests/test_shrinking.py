@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import whence
-from test_fitted import STEP, datainf, turned
-from test_layered import weight
+from test_fitted import STEP, blocks_of, datainf, turned
+from test_layered import gradients, weight
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import Truth, classifier_run
 from whence.curvature import Shrinking, matrices, shrunk_identity
@@ -67,6 +67,19 @@ def test_small_and_large_layers_beside_each_other(bert: Truth, tmp_path: Path, m
     index = build(bert, tmp_path / "index", "datainf", layers="linear", project=None)
     assert_equal(ask(index, bert.queries), whole, 1e-4)
     assert_equal(ask(index, bert.queries), turned(bert, linear, datainf), 1e-3)
+
+
+def test_the_word_embedding_is_turned_too(bert: Truth, tmp_path: Path, small: None) -> None:
+    index = build(bert, tmp_path / "index", "datainf", layers="all", project=None)
+    total = 0.0
+    for name in blocks_of(bert, weight):
+        mine, theirs = (gradients(bert, STEP, lambda one, _, n=name: one == n, training=on) for on in (True, False))
+        squares = (mine**2).sum(1)
+        ridge = 0.1 * squares.mean() / mine.shape[1]
+        taken = (theirs @ mine.T / (ridge + squares)) @ mine / len(mine)
+        total = total + (theirs - taken) @ mine.T / ridge
+    assert_equal(ask(index, bert.queries), np.asarray(total), 1e-3)
+    assert_shares_sum(index, bert.queries)
 
 
 def linear(name: str, value: Any) -> bool:

@@ -122,7 +122,8 @@ def chosen_layers(recipe: Recipe, run: Run, model: nn.Module) -> Choice:
         head=head,
         word=input_embedding(model),
         biases=recipe.biases,
-        rows=recipe.preconditioner == "none" and recipe.solver == "none",
+        # rows are compared as they are: what turns gradients takes the word embedding like any other layer
+        rows=recipe.preconditioner == "none" and recipe.curvature == "none" and recipe.solver == "none",
     )
 
 

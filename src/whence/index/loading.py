@@ -110,10 +110,20 @@ class Loaded:
             last = step == self.store.plan.checkpoints[-1].step
             recipe = self.store.plan.recipe
             work = Pass(self.run, model, recipe, self.encoder, pooled=last and not retaken, retaken=retaken)
+            self._refuse_other_layers(work)
             if work.needs_table:
                 work.prepare(self.store.table(step))
             self._passes[step, retaken] = work
         return self._passes[step, retaken]
+
+    def _refuse_other_layers(self, work: Pass) -> None:
+        """Earlier versions kept the word embedding apart from the layers that a curvature turns."""
+        taken, kept = [] if work.layered is None else work.layered.planned(), self.store.plan.blocks
+        if self.store.plan.recipe.solver == "none" and taken != kept:
+            raise MismatchError(
+                f"{self.store.folder} keeps {len(kept)} layers, and {work.recipe.name} takes {len(taken)} since a "
+                "curvature turns the word embedding, too: build the index again"
+            )
 
     def _model(self, step: int) -> nn.Module:
         checkpoint = next(one for one in self.run.checkpoints if one.step == step)

@@ -146,7 +146,8 @@ def factors(work: Pass, stream: Stream) -> dict[str, tuple[np.ndarray, np.ndarra
                 for call in (captured.calls or {}).get(block.name, ()):
                     left, right = projection.factors(block, call)
                     lefts, rights = left.flatten(0, 1), right.flatten(0, 1)
-                    counted = (lefts != 0).any(-1) & torch.isfinite(lefts).all(-1)  # not padding
+                    signal = rights if isinstance(call.left, OneHot) else lefts  # zero at padding
+                    counted = (signal != 0).any(-1) & torch.isfinite(signal).all(-1)
                     lefts, rights = lefts[counted].double(), rights[counted].double()
                     held = sums[block.name]
                     held[0] += lefts.T @ lefts
