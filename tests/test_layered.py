@@ -15,6 +15,9 @@ from oracle import loss
 from test_search import answers, ask, assert_equal, assert_shares_sum, build
 from truth import RATES, Truth, classifier_run, lm_run
 from whence.errors import InputError
+from whence.examples import read
+from whence.forecast import forecast
+from whence.methods import recipe_of
 
 Folder = Callable[[str], Path]
 Pick = Callable[[str, Any], bool]
@@ -181,6 +184,25 @@ def test_coverage_is_told(bert: Truth, fresh: Folder) -> None:
 def test_what_cannot_be_is_refused(bert: Truth, fresh: Folder, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build(bert, fresh("index"), "tracin-layers", **changes)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        (None, {"layers": "linear"}, "is about the word embedding, and layers is for methods over layers"),
+        ("tracin-we", {"project": 8}, "and project is for methods over layers: choose one, such as --method tracin-l"),
+        ("tracin-last", {"curvature": "ekfac"}, "is about the last layer, and curvature is for"),
+        ("random", {"refit": 0.1}, "is about no gradient, and refit is for"),
+    ],
+)
+def test_layers_of_a_method_that_has_none_are_refused(
+    bert: Truth, fresh: Folder, method: Any, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        build(bert, fresh("index"), method, **changes)
+    run, data = whence.Run.from_pretrained(bert.folder), read(bert.training)
+    with pytest.raises(InputError, match=message):
+        forecast(run, data, recipe_of(method or "tracin-we", **changes))
 
 
 def test_an_index_over_layers_is_appended_deleted_from_and_merged(bert: Truth, fresh: Folder) -> None:

@@ -17,6 +17,7 @@ from whence.examples import Examples, parquet_bytes
 from whence.forecast.measured import Bench, distinct, measure_disk, measure_scatter, peak_during, resident, size, timed
 from whence.forms import Gradient, Rows
 from whence.index.kept import columns
+from whence.index.layered import refuse_layers
 from whence.index.moments import read_moments
 from whence.index.options import DEFAULTS, Options
 from whence.index.passes import Pass
@@ -184,6 +185,7 @@ class _Forecaster:
         self, run: Run, examples: Examples, recipe: Recipe, options: Options, scratch: Path, budget: float
     ) -> None:
         self.run, self.examples, self.recipe, self.options = run, examples, recipe, options
+        refuse_layers(recipe)
         self.labels: list[int] = []
         self.labelling = timed(lambda: self.labels.extend(label_numbers(run, examples)))
         self.checkpoints = chosen(run, options.steps, recipe)

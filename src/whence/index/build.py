@@ -17,7 +17,7 @@ from whence.forms import Gradient, Rows
 from whence.index.clock import Clock
 from whence.index.fitting import RIDGES, SPREAD, Fitting
 from whence.index.kept import columns
-from whence.index.layered import Layered, chosen_layers, settled
+from whence.index.layered import Layered, chosen_layers, refuse_layers, settled
 from whence.index.mixing import check_curvature, fisher_told, mixing_told, spread_told
 from whence.index.moments import moments_fingerprints, read_moments
 from whence.index.options import DEFAULTS, Options
@@ -71,6 +71,7 @@ class Build:
 
     def __init__(self, run: Run, examples: Examples, folder: Path, recipe: Recipe, options: Options) -> None:
         self.run, self.examples, self.recipe, self.options = run, examples, recipe, options
+        refuse_layers(recipe)
         check_curvature(recipe, options.queries)
         self.clock = Clock()
         self.checkpoints = chosen(run, options.steps, recipe)

@@ -84,6 +84,27 @@ class Layered:
         return lines
 
 
+def refuse_layers(recipe: Recipe) -> None:
+    """Refuse what is said of layers to a method that is about none.
+
+    Args:
+        recipe: the method.
+
+    Raises:
+        InputError: it would have no effect; the message names the option.
+    """
+    if recipe.layer == "layers":
+        return
+    said = {one: getattr(recipe, one) for one in ("layers", "biases", "project", "curvature", "solver", "refit")}
+    given = [name for name, value in said.items() if value != Recipe.model_fields[name].default]
+    if given:
+        about = {"embedding": "the word embedding", "head": "the last layer", "none": "no gradient"}[recipe.layer]
+        raise InputError(
+            f"{recipe.name} is about {about}, and {given[0]} is for methods over layers: choose one, such as --method "
+            "tracin-layers (`whence methods` lists them), or leave it out"
+        )
+
+
 def chosen_layers(recipe: Recipe, run: Run, model: nn.Module) -> Choice:
     """Find the layers of a recipe in a model.
 
