@@ -13,7 +13,7 @@ from whence.store import Segment
 from whence.store.rows import decode_arrays
 
 BLOCK_BYTES = 64 * 2**20
-"""Memory of one block of head predictions during a scan."""
+"""Memory of one block of head predictions, or of products with the queries' positions, during a scan."""
 
 
 def scan_head(
@@ -90,13 +90,14 @@ def _by_factors(segment: Segment, step: int, head: Head, queries: Gradient, kern
     outer = queries.head.outer(head)
     total = np.zeros((count, segment.n))
     rows = queries.rows
+    wide = max(len(outer.words), 0 if rows is None else len(rows.ids))  # of a product, beside a prediction's
     if rows is not None:
         total += scan_rows(segment, step, by_token(rows.wide().merged(by_word=False)), count, kernel)
     for examples, arrays in segment.shards(step):
         kept = Gradient.unpack(decode_arrays(arrays))
         assert kept.head is not None
         owners = examples[kept.head.owners]
-        for cut in _blocks(len(owners), head.weight.shape[0]):
+        for cut in _blocks(len(owners), max(wide, head.weight.shape[0])):
             a, weight = kept.head.a[cut], kept.head.weight[cut]
             g = head.probabilities(a)
             g[np.arange(len(g)), kept.head.target[cut]] -= 1.0
@@ -105,9 +106,12 @@ def _by_factors(segment: Segment, step: int, head: Head, queries: Gradient, kern
                 parts.append((rows.owners, g[:, rows.ids] * (a @ rows.rows.T)))
             for asked, products in parts:
                 _add(total, asked, owners[cut], products * weight[:, None])
-        if kept.rows is not None:
-            products = outer.g[:, kept.rows.ids].T * (kept.rows.rows @ outer.a.T)
-            _add(total, outer.owners, examples[kept.rows.owners], products)
+        if kept.rows is None:
+            continue
+        owners = examples[kept.rows.owners]
+        for cut in _blocks(len(owners), wide):
+            products = outer.g[:, kept.rows.ids[cut]].T * (kept.rows.rows[cut] @ outer.a.T)
+            _add(total, outer.owners, owners[cut], products)
     return total
 
 
@@ -123,7 +127,7 @@ def _head_products(kept: HeadOuter, head: Head, dense: Float[np.ndarray, "v d"])
 
 
 def _blocks(count: int, width: int) -> Iterator[slice]:
-    step = max(1, BLOCK_BYTES // (width * 4))
+    step = max(1, BLOCK_BYTES // (max(1, width) * 4))
     return (slice(start, start + step) for start in range(0, count, step))
 
 

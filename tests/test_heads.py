@@ -1,0 +1,58 @@
+"""Scans of a vocabulary head: the queries' factors in blocks of memory give what their whole tables give."""
+
+import tracemalloc
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from gradients import numbers
+from whence.forms import Gradient, Head, HeadOuter, Rows
+from whence.search import heads
+from whence.search.kernels import kernel_of
+from whence.store import Segment
+
+VOCABULARY, WIDTH = 200, 16
+
+
+class Kept(Segment):
+    """A segment of one shard, in memory."""
+
+    def __init__(self, gradient: Gradient) -> None:
+        self.n, self._arrays = len(gradient), gradient.pack()
+
+    def shards(
+        self, step: int, names: tuple[str, ...] | None = None
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        assert step
+        wanted = self._arrays if names is None else [name for name in names if name in self._arrays]
+        yield np.arange(self.n), {name: self._arrays[name] for name in wanted}
+
+
+def made(random: np.random.Generator, count: int, each: int) -> Gradient:
+    """Examples with as many rows as positions; the last one has neither."""
+    indptr = np.minimum(np.arange(count + 1), count - 1) * each
+    size = int(indptr[-1])
+    words = np.zeros(size, dtype=np.int64)
+    ids, target = (random.integers(0, VOCABULARY, size) for _ in range(2))
+    rows = Rows(indptr, ids, words, numbers(random, size, WIDTH))
+    head = HeadOuter(indptr, words, numbers(random, size, WIDTH), target, numbers(random, size, 1)[:, 0])
+    return Gradient(rows, None, head, None)
+
+
+def test_memory_does_not_grow_with_a_shard_times_the_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "BLOCK_BYTES", 2**18)
+    random = np.random.default_rng(0)
+    kept, queries = made(random, 401, 10), made(random, 65, 15)
+    head = Head(numbers(random, VOCABULARY, WIDTH), None)
+    segment, kernel = Kept(kept), kernel_of(None)
+    tracemalloc.start()
+    found = heads.scan_head(segment, 1, head, queries, None, kernel)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 2**20  # 4,000 rows by 960 positions in one piece: 15 MB, and several such pieces
+    monkeypatch.setattr(heads, "_few_positions", lambda *_: False)
+    truth = heads.scan_head(segment, 1, head, queries, None, kernel)
+    np.testing.assert_allclose(found, truth, rtol=1e-5, atol=1e-5 * np.abs(truth).max())
+    assert not found[-1].any()
+    assert not found[:, -1].any()
