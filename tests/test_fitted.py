@@ -201,13 +201,11 @@ def test_the_word_embedding_is_a_layer_like_any_other(bert: Truth, tmp_path: Pat
     assert_shares_sum(found[1], bert.queries)
 
 
-def test_an_index_of_other_layers_is_built_again(
-    bert: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_index_of_other_layers_is_built_again(bert: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = build(bert, tmp_path / "index", "ekfac", layers="embeddings", project=4)
     kept = index.store.plan.blocks[1:]
     monkeypatch.setattr(Layered, "planned", lambda _: kept)
-    with pytest.raises(MismatchError, match="keeps 3 layers, and ekfac takes 2 .* build the index again"):
+    with pytest.raises(MismatchError, match=r"keeps 3 layers, and ekfac takes 2 .* build the index again"):
         ask(index, bert.queries)
 
 
