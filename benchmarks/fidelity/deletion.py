@@ -6,9 +6,11 @@ from whence.evaluate.intervals import bootstrap, paired, ratio
 from whence.evaluate.retraining import null_gap
 
 
-def table(scores, labels, query_labels, retrains, points: int, ks, seeds, best: str, floor: str, control: str) -> dict:
+def table(
+    scores, labels, query_labels, retrains, points: int, ks, seeds, best: str, floor: str, control: str, sides=SIDES
+) -> dict:
     """Retrain and report; `best` is compared with `floor` and with `control` in pairs."""
-    plan = plan_deletions(scores, ks, seeds, labels, queries=range(points))
+    plan = plan_deletions(scores, ks, seeds, labels, queries=range(points), sides=sides)
     print(
         f"case deletion: {len({job.name for job in plan.jobs})} models, {len(retrains.missing(plan.jobs))} to train",
         flush=True,
@@ -28,12 +30,13 @@ def table(scores, labels, query_labels, retrains, points: int, ks, seeds, best: 
             }  # fmt: skip
         random = result.curve(RANDOM, "helped").by_query
         for name in scores:
-            for side in SIDES:
+            for side in sides:
                 mine = result.curve(name, side).by_query
                 if len(mine) == len(random):
                     curves[name][side]["minus_random"] = paired(mine, random).to_dict()
         pairs = {
-            f"{best} / {floor}": _against(result, best, floor), f"{best} / {control}": _against(result, best, control),
+            f"{best} / {other}": _against(result, best, other, sides)
+            for other in dict.fromkeys((floor, control, *scores)) if other != best
         }  # fmt: skip
         found[which] = {"curves": curves, "compared": pairs, "retrain_noise": result.noise, "skipped": result.skipped}
         found["retrains"] = result.retrains
@@ -45,9 +48,9 @@ def table(scores, labels, query_labels, retrains, points: int, ks, seeds, best: 
     return found
 
 
-def _against(result, best: str, other: str) -> dict:
+def _against(result, best: str, other: str, sides) -> dict:
     said = {}
-    for side in SIDES:
+    for side in sides:
         mine, theirs = result.curve(best, side).by_query, result.curve(other, side).by_query
         said[side] = {"ratio": ratio(mine, theirs).to_dict(), "difference": paired(mine, theirs).to_dict()}
     return said

@@ -22,6 +22,7 @@ from deletion import table
 from record import controls, keep, lds_table
 
 from whence.evaluate.convolution import CnnProblem
+from whence.evaluate.deletion import SIDES
 from whence.evaluate.fitting import Loop, Settings, one_thread
 from whence.evaluate.lds import subset_masks
 from whence.evaluate.order import id_hashes
@@ -155,7 +156,7 @@ def deletion(setting: Setting) -> dict:
         scores = {name: setting.scores[name][1] for name in args.methods}
     return table(
         scores, setting.problem.labels, setting.problem.query_labels, setting.retrains(keep_places=True),
-        args.points, args.k, range(args.seeds), args.methods[0], "tracin-last", "tfidf-label",
+        args.points, args.k, range(args.seeds), args.methods[0], "tracin-last", "tfidf-label", args.sides,
     )  # fmt: skip
 
 
@@ -177,6 +178,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=20)
     parser.add_argument("--k", type=int, nargs="+", default=[10, 30, 100])
     parser.add_argument("--methods", nargs="+", default=["adam-unit", "tracin-last", "tfidf-label", "tracin-we"])
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--out", type=Path)
