@@ -15,6 +15,8 @@ from test_search import ask, assert_equal, assert_shares_sum, build
 from tiny import Tiny, write_csv
 from truth import Truth, classified, classifier_run
 from whence.errors import DataError, InputError, LabelError, MismatchError
+from whence.index.mixing import chosen_share
+from whence.methods import recipe_of
 
 Said = Callable[..., tuple[int, str, str]]
 
@@ -81,6 +83,20 @@ def test_the_mixture_is_chosen_where_both_weigh_the_same(bert: Truth, tmp_path: 
     np.testing.assert_array_equal(
         ask(whence.open(tmp_path / "index"), bert.queries), ask(index, bert.queries)
     )  # fitted once, not again when opened
+
+
+def test_the_earlier_place_that_is_named_can_be_taken() -> None:
+    recipe = recipe_of("trackstar")
+    train, queries = np.linspace(1.0, 2.0, 64), np.zeros(64)
+    queries[:3] = 1.0  # a component of 1 would be a share, of all eigenvalues
+    recipe = recipe_of(recipe, eval_component=9)
+    with pytest.raises(InputError, match=r"its rank is 3.*--set eval_component=2\)") as refused:
+        chosen_share(recipe, train, queries, 1)
+    assert "eval_component=1)" not in str(refused.value)
+    assert chosen_share(recipe_of(recipe, eval_component=2), train, queries, 1).place == 2
+    queries[1:] = 0.0
+    with pytest.raises(InputError, match=r"give more queries, or lambda itself"):
+        chosen_share(recipe, train, queries, 1)
 
 
 def test_unlabelled_queries_have_the_predicted_class(bert: Truth, tmp_path: Path) -> None:

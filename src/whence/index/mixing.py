@@ -94,10 +94,12 @@ def chosen_share(
     theirs, mine = (max(0.0, float(np.sort(one)[-place])) for one in (queries, train))
     rank = int((queries > 1e-9 * queries.max(initial=0.0)).sum())
     if theirs <= 1e-9 * float(queries.max(initial=0.0)):
+        # a component of 1 would be read as a share: all eigenvalues
+        earlier = f"an earlier place (--set eval_component={max(2, rank // 2)}), " if rank > 1 else ""
         raise InputError(
             f"R_eval of {count} {'queries' if count != 1 else 'query'} has no eigenvalue at place {place:,} of "
-            f"{len(train):,} (its rank is {rank:,}), and lambda would be 1: give more queries, an earlier place (--set "
-            f"eval_component={max(1, rank // 2)}), or lambda itself (--set eval_share=0.5)"
+            f"{len(train):,} (its rank is {rank:,}), and lambda would be 1: give more queries, {earlier}or "
+            "lambda itself (--set eval_share=0.5)"
         )
     return Chosen(mine / (theirs + mine), place)
 
