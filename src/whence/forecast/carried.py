@@ -14,6 +14,7 @@ from torch import nn
 from whence.curvature import MeanSquares
 from whence.errors import DataError, InputError
 from whence.examples import Examples, parquet_bytes
+from whence.forecast.again import again, uncounted
 from whence.forecast.measured import Bench, distinct, measure_disk, measure_scatter, peak_during, resident, size, timed
 from whence.forms import Gradient, Rows
 from whence.index.kept import columns
@@ -28,7 +29,7 @@ from whence.model import Masks, Run, encoded_bytes
 from whence.recipe import Recipe
 from whence.store.rows import decode_arrays
 
-StageName = Literal["tokenize", "load", "gradients", "tables", "postings", "seal"]
+StageName = Literal["tokenize", "load", "gradients", "tables", "curvature", "postings", "seal"]
 Floats = Float[np.ndarray, " b"]
 
 SAMPLE = 4096
@@ -47,8 +48,8 @@ class Stage:
 
     Attributes:
         name: "tokenize" (labels and token counts), "load" (weights from the disk), "gradients" (forward, backward and
-            the shards on disk), "tables" (what is kept besides: texts, tables, second moments, norms), "postings" (the
-            same rows by token), "seal" (checksums of weights and data, the manifest).
+            the shards on disk), "tables" (what is kept besides: texts, tables, second moments, norms), "curvature" (its
+            passes; where there is one), "postings" (the same rows by token), "seal" (checksums, the manifest).
         seconds: how long it will take.
     """
 
@@ -69,7 +70,7 @@ class Forecast:
         stages: in the order in which a build goes through them.
         peak_rss: most memory of the process, in bytes, its libraries and the data included.
         disk: bytes by kind: "forms", "postings", "examples", "tables".
-        notes: which layers are scored, and whether in full.
+        notes: which layers are scored, whether in full, and what is not foreseen.
     """
 
     n: int
@@ -206,7 +207,7 @@ class _Forecaster:
         self.cuts = cut(lengths, width, options.segment_rows, 0)
         self.laid = self._lay()
         work = Pass(run, model, recipe, self.encoder, pooled=True)
-        self.notes = () if work.layered is None else tuple(work.layered.notes())
+        self.notes = () if work.layered is None else (*work.layered.notes(), *uncounted(recipe))
         self.tables = size(work.tables()) + 4 * self.table[0] * self.table[1] * (recipe.preconditioner == "adam")
         self.bench = Bench(work, self.encoder, examples, self.labels, options.rows)
         self.busiest = self._measure(budget)
@@ -218,14 +219,21 @@ class _Forecaster:
         c, kept, once = len(self.checkpoints), self._over("tokens", "kept"), self._once()
         posting, postings = self._postings()
         beside, bytes_beside = self._beside()
+        passes = again(self.recipe, self.options.second_moment)
+        each = c * float(self._over("padded", "passing").sum() + self._over("tokens", "encoding").sum())
         seconds: dict[StageName, float] = {
             "tokenize": self.labelling + (float(self._over("tokens", "encoding").sum()) if once else self.counting),
             "load": self.loading[0] + self.loading[1] * (c * len(self.cuts) - 1),
             "gradients": self._gradients(float(kept.sum())),
-            "tables": beside + c * (self.tables * self.disk.byte + self.disk.file) + self._scaling(),
+            "tables": beside
+            + c * (self.tables * self.disk.byte + self.disk.file)
+            + self._scaling()
+            + passes.tables * each,
+            "curvature": passes.curvature * each,
             "postings": posting,
             "seal": self._sealing(),
         }
+        seconds["tables"] += passes.tables * each
         forms = int(c * kept.sum())
         return Forecast(
             n=len(self.examples),
@@ -233,7 +241,7 @@ class _Forecaster:
             segments=len(self.cuts),
             batches=c * len(self.laid.padded),
             measured=len(self.bench.points),
-            stages=tuple(Stage(name, spent) for name, spent in seconds.items()),
+            stages=tuple(Stage(name, spent) for name, spent in seconds.items() if spent or name != "curvature"),
             peak_rss=self._peak(),
             disk={"forms": forms, "postings": postings, "examples": bytes_beside, "tables": c * self.tables},
             notes=self.notes,

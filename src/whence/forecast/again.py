@@ -1,0 +1,51 @@
+"""Passes over the training set besides the one that takes its gradients, as a build makes them."""
+
+from typing import NamedTuple
+
+from whence.recipe import Recipe
+
+
+class Again(NamedTuple):
+    """How often the training set goes through a checkpoint once more.
+
+    Attributes:
+        tables: before the gradients: for a refitted last layer, and second moments of layers that are estimated.
+        curvature: after them: for the factors of EK-FAC, and its eigenvalues where labels are drawn.
+    """
+
+    tables: int
+    curvature: int
+
+
+def again(recipe: Recipe, second_moment: str) -> Again:
+    """Count the passes.
+
+    Args:
+        recipe: the method.
+        second_moment: where second moments are found.
+
+    Returns:
+        Their number at each checkpoint.
+    """
+    if recipe.layer != "layers":
+        return Again(0, 0)
+    estimated = recipe.preconditioner == "adam" and second_moment == "estimate"
+    curvature = 1 + (recipe.fisher == "sampled") if recipe.curvature == "ekfac" else 0
+    return Again((recipe.refit is not None) + estimated, curvature)
+
+
+def uncounted(recipe: Recipe) -> tuple[str, ...]:
+    """Say what of a curvature is not foreseen.
+
+    Args:
+        recipe: the method.
+
+    Returns:
+        A line for the user; none without curvature.
+    """
+    if recipe.curvature == "none":
+        return ()
+    return (
+        f"not foreseen: what the matrices of curvature {recipe.curvature} take (time, memory and disk), and a pass "
+        "over the queries of --eval, if there are any",
+    )
