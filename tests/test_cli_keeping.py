@@ -18,7 +18,9 @@ import runs
 import tiny
 import whence
 from tiny import NEWS, Tiny, write_csv
+from whence.forecast.again import again
 from whence.index import planning
+from whence.methods import recipe_of
 from whence.store import Manifest, Store, Writer, disk, merge
 
 Said = Callable[..., tuple[int, str, str]]
@@ -159,7 +161,7 @@ def test_the_way_to_mend_a_damaged_index_mends_it(said: Said, kept: Tiny, index:
         "index",
         str(kept.run),
         str(kept.data),
-        *f"--out {index} --method tracin-we --repair".split(),
+        *f"--out {index} --method tracin-we-adam-unit --repair".split(),
     ]
     assert said(*words[1:])[0] == 0
     assert said("verify", index)[0] == 0
@@ -214,7 +216,7 @@ def test_no_index_to_look_after(said: Said, tmp_path: Path):
 def test_info_counts_what_is_there(content: Content, kept: Tiny):
     found = content("info", kept.index)
     store = Store(kept.index)
-    assert (found["method"], found["run"], found["rows"]) == ("tracin-we", str(kept.run), "fp32")
+    assert (found["method"], found["run"], found["rows"]) == ("tracin-we-adam-unit", str(kept.run), "fp32")
     assert [(one["data"], one["rows"]) for one in found["sources"]] == [(str(kept.data), 60)]
     assert found["sources"][0]["fingerprint"] == store.manifest.sources[0].fingerprint
     assert (found["examples"], found["deleted"], found["skipped"], found["segments"]) == (60, 0, 0, 1)
@@ -286,6 +288,24 @@ def test_a_file_that_is_no_forecast(said: Said, kept: Tiny, tmp_path: Path, raw:
     refused(said("info", kept.index, "--forecast", tmp_path / "no.json"), 2, "is no forecast")
 
 
+@pytest.mark.parametrize(
+    ("method", "changes", "second_moment", "passes"),
+    [
+        ("tracin-we-adam", {}, "estimate", (0, 0)),
+        ("tracin-all", {}, "recorded", (0, 0)),
+        ("datainf", {}, "recorded", (0, 0)),
+        ("ekfac", {}, "recorded", (0, 1)),
+        ("ekfac", {"fisher": "sampled"}, "recorded", (0, 2)),
+        ("trackstar", {}, "estimate", (1, 0)),
+        ("representer", {}, "recorded", (1, 0)),
+    ],
+)
+def test_passes_besides_the_gradients_are_foreseen(
+    method: str, changes: dict[str, Any], second_moment: str, passes: tuple[int, int]
+):
+    assert again(recipe_of(method, **changes), second_moment) == passes
+
+
 def test_plan_says_what_an_index_will_cost(said: Said, content: Content, kept: Tiny, tmp_path: Path):
     before = sorted(path.name for path in Path().iterdir())
     found = content("plan", kept.run, kept.data, "--rows", "int8")
@@ -297,11 +317,18 @@ def test_plan_says_what_an_index_will_cost(said: Said, content: Content, kept: T
     assert content("info", kept.index, "--forecast", tmp_path / "plan.json")["forecast"]
     code, out, _ = said("plan", kept.run, kept.data, "--quiet")
     assert code == 0
-    assert " ".join(out.split()).startswith(f"tracin-we of {kept.data}: 60 examples, 2 checkpoints what forecast")
+    assert " ".join(out.split()).startswith(
+        f"tracin-we-adam-unit of {kept.data}: 60 examples, 2 checkpoints what forecast"
+    )
     for part in ("seconds of gradients", "peak memory", "bytes of forms"):
         assert part in out
     assert sorted(path.name for path in Path().iterdir()) == before, "nothing is left behind"
     assert content("plan", kept.run, kept.data, "--method", "influence-last")["checkpoints"] == 1, "it takes the last"
+    assert "curvature" not in {one["name"] for one in found["stages"]}
+    curved = content("plan", kept.run, kept.data, "--method", "ekfac", "--set", "fisher=sampled")
+    spent = {one["name"]: one["seconds"] for one in curved["stages"]}
+    assert spent["curvature"] > 0, "two passes more"
+    assert any("not foreseen: what the matrices of curvature ekfac take" in note for note in curved["notes"])
     refused(said("plan", kept.run, kept.data, "--rows", "fp8"), 2, "--rows 'fp8'", "fp32, fp16, int8")
 
 
@@ -535,7 +562,8 @@ def test_odd_texts_are_appended(said: Said, content: Content, kept: Tiny, index:
 def share(said: Said, kept: Tiny, tmp_path: Path) -> Path:
     """An index of which one process of two has done its share."""
     folder = tmp_path / "share"
-    assert said("index", kept.run, kept.data, "--out", folder, "--shard", "0/2")[0] == 0
+    words = ("index", kept.run, kept.data, "--out", folder, "--method", "tracin-we")  # norms need every share
+    assert said(*words, "--shard", "0/2")[0] == 0
     return folder
 
 
