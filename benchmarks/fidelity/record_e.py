@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--sentences", type=int, default=2000)
     parser.add_argument("--facts", type=int, default=100)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--checkpoints", type=int, default=3, help="the last ones are scored")
     parser.add_argument("--further", nargs="*", default=[], help="more methods of the table, such as trackstar")
     parser.add_argument("--patched", type=int, default=30, help="queries of the tail-patch")

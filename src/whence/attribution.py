@@ -92,7 +92,8 @@ def build(
     )
     if method is None:
         method, reason = default_method(one, steps, second_moment)
-        options.say(reason)
+        if not quiet:
+            options.say(reason)
     recipe = recipe_of(method, **changes)
     examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
     build_index(one, examples, Path(out), recipe, options)
