@@ -268,8 +268,8 @@ def test_an_answer_prints_tabulates_and_saves(index: whence.Index, tmp_path: Pat
     assert answer.helped[0].id in (tmp_path / "why.html").read_text(encoding="utf-8")
     answer.save(tmp_path / "why.json")
     assert "tracin-we" in (tmp_path / "why.json").read_text(encoding="utf-8")
-    assert repr(index) == f"Index(tracin-we: 60 examples, 2 checkpoints of {index.store.plan.run})"
-    assert (len(index), index.method, index.summary["examples"]) == (60, "tracin-we", 60)
+    assert repr(index) == f"Index(tracin-we-adam-unit: 60 examples, 2 checkpoints of {index.store.plan.run})"
+    assert (len(index), index.method, index.summary["examples"]) == (60, "tracin-we-adam-unit", 60)
 
 
 @pytest.mark.parametrize("method", ["bm25", "label", "random", "tracin-last"])

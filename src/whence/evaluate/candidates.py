@@ -72,9 +72,7 @@ def candidates(run: Run, methods: Sequence[str], groups: Sequence[str]) -> tuple
             one = recipe_of(recipe, layers=group)
             choice = chosen_layers(one, run, model)
             what = (choice.rows, tuple(block.name for block in choice.blocks))
-            if choice.rows and recipe.curvature != "none":
-                notes.append(f"{method}, {group} is left out: curvature is not taken of the word embedding")
-            elif what in seen:
+            if what in seen:
                 notes.append(f"{method}, {group} is left out: the same layers as {seen[what]}")
             else:
                 seen[what] = group

@@ -1,7 +1,7 @@
 """From measured batches to the whole training set."""
 
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +15,17 @@ from whence.curvature import MeanSquares
 from whence.errors import DataError, InputError
 from whence.examples import Examples, parquet_bytes
 from whence.forecast.again import again, uncounted
-from whence.forecast.measured import Bench, distinct, measure_disk, measure_scatter, peak_during, resident, size, timed
+from whence.forecast.measured import (
+    Bench,
+    carried,
+    distinct,
+    measure_disk,
+    measure_scatter,
+    peak_during,
+    resident,
+    size,
+    timed,
+)
 from whence.forms import Gradient, Rows
 from whence.index.kept import columns
 from whence.index.layered import refuse_layers
@@ -146,29 +156,6 @@ def _scratch(folder: Path) -> Generator[Path]:
         raise InputError(f"{home}: cannot be written to ({error.strerror or error}): choose another --out") from error
     with made as name:
         yield Path(name)
-
-
-def carried(points: Sequence[tuple[float, float]], to: Floats) -> Floats:
-    """Carry a cost from measured batches over to others: it never falls, and goes straight between two points.
-
-    Args:
-        points: size and cost of each measured batch; sizes are above 0.
-        to: [b] sizes; outside of those measured the cost grows as the size does.
-
-    Returns:
-        [b] costs.
-    """
-    levels: list[tuple[float, int]] = []
-    ordered = sorted(points)
-    for _, cost in ordered:
-        levels.append((cost, 1))
-        # neighbours that fall are noise around their mean
-        while len(levels) > 1 and levels[-2][0] > levels[-1][0]:
-            (low, many), (high, more) = levels.pop(), levels.pop()
-            levels.append(((low * many + high * more) / (many + more), many + more))
-    sizes = np.asarray([one for one, _ in ordered], dtype=np.float64)
-    costs = np.repeat([cost for cost, _ in levels], [many for _, many in levels])
-    return np.interp(to, sizes, costs) * np.maximum(to / sizes[-1], 1.0) * np.minimum(to / sizes[0], 1.0)
 
 
 @dataclass(frozen=True)

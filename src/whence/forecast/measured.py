@@ -5,7 +5,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -273,3 +273,26 @@ def distinct(ids: Int[np.ndarray, " k"], rows: Float[np.ndarray, " s"], most: in
     half, whole = len(np.unique(ids[: len(ids) // 2])), len(np.unique(ids))
     power = min(1.0, max(0.0, float(np.log2(whole / half)))) if half else 1.0
     return np.minimum(most, whole * (rows / max(1, len(ids))) ** power)
+
+
+def carried(points: Sequence[tuple[float, float]], to: Float[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
+    """Carry a cost from measured batches over to others: it never falls, and goes straight between two points.
+
+    Args:
+        points: size and cost of each measured batch; sizes are above 0.
+        to: [b] sizes; outside of those measured the cost grows as the size does.
+
+    Returns:
+        [b] costs.
+    """
+    levels: list[tuple[float, int]] = []
+    ordered = sorted(points)
+    for _, cost in ordered:
+        levels.append((cost, 1))
+        # neighbours that fall are noise around their mean
+        while len(levels) > 1 and levels[-2][0] > levels[-1][0]:
+            (low, many), (high, more) = levels.pop(), levels.pop()
+            levels.append(((low * many + high * more) / (many + more), many + more))
+    sizes = np.asarray([one for one, _ in ordered], dtype=np.float64)
+    costs = np.repeat([cost for cost, _ in levels], [many for _, many in levels])
+    return np.interp(to, sizes, costs) * np.maximum(to / sizes[-1], 1.0) * np.minimum(to / sizes[0], 1.0)
