@@ -321,7 +321,6 @@ def main() -> None:
     a = lds_part("a-lds-5000", "LDS, AG News, convolutional classifier, 5,000 rows, 100 queries")
     a += lds_part("a-lds", "LDS, AG News, convolutional classifier, 6,000 rows, 60 queries")
     a += deletion_part("a-deletion", "Case deletion, AG News, convolutional classifier")
-    a += deletion_part("a-deletion-we", "Case deletion with plain TracIn-WE as well")
     b: list[str] = []
     for name in names("b-*-lds"):
         task, _, model = name.removeprefix("b-").removesuffix("-lds").partition("-")
