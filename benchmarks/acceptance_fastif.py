@@ -8,10 +8,8 @@ The record is `results/DATE-acceptance-fastif.json`.
 """
 
 import argparse
-import json
 import sys
 import time
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
 
 from data import Task, rows, task
-from record import RESULTS, keep
+from record import keep_seeds
 
 import whence
 from whence.curvature import ggn
@@ -314,14 +312,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.01, help="of the mending step")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    if args.out is None:
-        args.out = RESULTS / f"{date.today().isoformat()}-acceptance-fastif.json"
-    known = json.loads(args.out.read_text(encoding="utf-8"))["seeds"] if args.out.is_file() else []
-    made = {one["seed"]: one for one in known}
     with one_thread():
-        for seed in args.seeds:
-            made[seed] = {"seed": seed} | Seed(args, seed).record()
-            keep(args, "acceptance-fastif", {"seeds": [made[at] for at in sorted(made)]})
+        keep_seeds(args, "acceptance-fastif", lambda seed: Seed(args, seed).record())
 
 
 if __name__ == "__main__":

@@ -10,11 +10,9 @@ answer as they are, and with the bare entity and answer. The record is `results/
 """
 
 import argparse
-import json
 import shutil
 import sys
 import time
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +21,7 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
 
-from record import RESULTS, keep
+from record import keep_seeds
 
 import whence
 from whence.baselines import Baselines, Texts
@@ -248,14 +246,8 @@ def main() -> None:
     parser.add_argument("--patched", type=int, default=60, help="queries of the tail-patch")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    if args.out is None:
-        args.out = RESULTS / f"{date.today().isoformat()}-acceptance-trackstar.json"
-    known = json.loads(args.out.read_text(encoding="utf-8"))["seeds"] if args.out.is_file() else []
-    made = {one["seed"]: one for one in known}
     with one_thread():
-        for seed in args.seeds:
-            made[seed] = {"seed": seed} | one_seed(args, seed)
-            keep(args, "acceptance-trackstar", {"seeds": [made[at] for at in sorted(made)]})
+        keep_seeds(args, "acceptance-trackstar", lambda seed: one_seed(args, seed))
 
 
 if __name__ == "__main__":

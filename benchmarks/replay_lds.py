@@ -43,8 +43,6 @@ SETTINGS: dict[str, tuple[int, dict[str, Any]]] = {
     "minilm-hard": (600, {"epochs": 4, "batch_size": 32, "learning_rate": 3e-4, "max_length": 48}),
     "scratch": (4000, {"width": 64, "layers": 1, "epochs": 3, "batch_size": 64, "learning_rate": 2e-3,
                        "adam_epsilon": 1e-4, "max_length": 64}),
-    "smooth": (4000, {"width": 64, "layers": 1, "epochs": 3, "batch_size": 64, "learning_rate": 4e-3,
-                      "adam_epsilon": 1e-3, "max_length": 64}),
 }  # fmt: skip
 
 

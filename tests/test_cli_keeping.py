@@ -18,9 +18,12 @@ import runs
 import tiny
 import whence
 from tiny import NEWS, Tiny, write_csv
-from whence.forecast.again import again
-from whence.index import planning
+from whence.examples import read
+from whence.forecast import carried
+from whence.forecast.again import Again, again
+from whence.index import Options, planning
 from whence.methods import recipe_of
+from whence.model import Run
 from whence.store import Manifest, Store, Writer, disk, merge
 
 Said = Callable[..., tuple[int, str, str]]
@@ -304,6 +307,21 @@ def test_passes_besides_the_gradients_are_foreseen(
     method: str, changes: dict[str, Any], second_moment: str, passes: tuple[int, int]
 ):
     assert again(recipe_of(method, **changes), second_moment) == passes
+
+
+def test_a_pass_besides_the_gradients_is_foreseen_once(kept: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run, options = Run.from_pretrained(kept.run), Options(quiet=True)
+    make: Any = vars(carried)["_Forecaster"]
+    forecaster = make(run, read(kept.data), recipe_of("tracin-all"), options, tmp_path, 0.0)
+    monkeypatch.setattr(carried, "timed", lambda work: (work(), 0.0)[1])
+
+    def stages(passes: Again) -> dict[str, float]:
+        monkeypatch.setattr(carried, "again", lambda *_: passes)
+        return {stage.name: stage.seconds for stage in forecaster.whole().stages}
+
+    none, both = stages(Again(0, 0)), stages(Again(3, 1))
+    assert both["curvature"] > 0
+    assert both["tables"] - none["tables"] == pytest.approx(3 * both["curvature"])
 
 
 def test_plan_says_what_an_index_will_cost(said: Said, content: Content, kept: Tiny, tmp_path: Path):

@@ -3,6 +3,7 @@
 import json
 import platform
 from argparse import Namespace
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -70,6 +71,16 @@ def lds_table(scores: dict[str, list[np.ndarray]], masks: np.ndarray, outputs: n
         "subsets": len(masks), "queries": mean.shape[1], "retrains": int(outputs.shape[0] * outputs.shape[1]),
         "retrain_noise": float(outputs.std(0, ddof=1).mean()), "lds": table,
     }  # fmt: skip
+
+
+def keep_seeds(args: Namespace, record: str, one: Callable[[int], dict]) -> None:
+    """Run a test for every seed, each kept when it is done; a record of the same day keeps its other seeds."""
+    args.out = args.out or RESULTS / f"{date.today().isoformat()}-{record}.json"
+    known = json.loads(args.out.read_text(encoding="utf-8"))["seeds"] if args.out.is_file() else []
+    made = {held["seed"]: held for held in known}
+    for seed in args.seeds:
+        made[seed] = {"seed": seed} | one(seed)
+        keep(args, record, {"seeds": [made[at] for at in sorted(made)]})
 
 
 def keep(args: Namespace, record: str, result: dict) -> None:

@@ -220,10 +220,10 @@ def settled(method: str | None, run: "Run", chosen: str | None, second_moment: s
     Returns:
         A name of the table of methods, or a recipe file.
     """
-    from whence.index import default_method
-
     if method is not None:
         return method
+    from whence.index import default_method
+
     found = default_method(run, steps(chosen), second_moment)
     hint(found.reason, quiet=quiet)
     return found.method

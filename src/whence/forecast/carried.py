@@ -212,10 +212,7 @@ class _Forecaster:
             "tokenize": self.labelling + (float(self._over("tokens", "encoding").sum()) if once else self.counting),
             "load": self.loading[0] + self.loading[1] * (c * len(self.cuts) - 1),
             "gradients": self._gradients(float(kept.sum())),
-            "tables": beside
-            + c * (self.tables * self.disk.byte + self.disk.file)
-            + self._scaling()
-            + passes.tables * each,
+            "tables": beside + c * (self.tables * self.disk.byte + self.disk.file) + self._scaling(),
             "curvature": passes.curvature * each,
             "postings": posting,
             "seal": self._sealing(),

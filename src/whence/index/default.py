@@ -8,7 +8,7 @@ from whence.tensors import TensorSlices
 from whence.types import RUN_STEPS
 
 BEST = "tracin-we-adam-unit"
-"""First in every record of docs/fidelity.md on classifiers; it needs the optimizer's second moments."""
+"""First of the named methods in LDS and case deletion (docs/fidelity.md); it needs the optimizer's second moments."""
 PLAIN = "tracin-we"
 
 

@@ -40,21 +40,12 @@ def scan_head(
     assert queries.head is not None
     if inverse_root is None and _few_positions(queries, *head.weight.shape):
         return _by_factors(segment, step, head, queries, kernel)
-    tables = (on_table(head, queries.example(row), inverse_root) for row in range(len(queries.head)))
+    tables = (_on_table(head, queries.example(row), inverse_root) for row in range(len(queries.head)))
     return np.stack([_by_table(segment, step, head, one) for one in tables])
 
 
-def on_table(head: Head, query: Gradient, inverse_root: Float[np.ndarray, "v d"] | None) -> Float[np.ndarray, "v d"]:
-    """Form one query's gradient on the whole table, turned.
-
-    Args:
-        head: the table.
-        query: gradient of one query.
-        inverse_root: as in `scan_head`.
-
-    Returns:
-        [v d].
-    """
+def _on_table(head: Head, query: Gradient, inverse_root: Float[np.ndarray, "v d"] | None) -> Float[np.ndarray, "v d"]:
+    """One query's gradient on the whole table, turned."""
     dense = query.head.outer(head).dense() if query.head is not None else np.zeros_like(head.weight)
     if query.rows is not None:
         np.add.at(dense, query.rows.ids, query.rows.rows)
@@ -74,8 +65,7 @@ def _by_table(segment: Segment, step: int, head: Head, dense: Float[np.ndarray, 
     for examples, arrays in segment.shards(step):
         kept = Gradient.unpack(decode_arrays(arrays))
         assert kept.head is not None
-        owners = examples[np.repeat(np.arange(len(kept.head)), np.diff(kept.head.indptr))]
-        np.add.at(total, owners, _head_products(kept.head, head, dense))
+        np.add.at(total, examples[kept.head.owners], _head_products(kept.head, head, dense))
         if kept.rows is not None:
             products = np.einsum("kd,kd->k", kept.rows.rows, dense[kept.rows.ids], dtype=np.float64)
             np.add.at(total, examples[kept.rows.owners], products)
