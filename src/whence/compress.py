@@ -1,7 +1,7 @@
 """Shrink gradients.
 
 Of embeddings, leave special tokens out and keep the tokens of largest norm. Of other layers, keep one vector per
-example, in full or after a random projection of both sides of every layer.
+example, in full or after a projection of both sides of every layer, at random or to its leading directions.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ class Projection:
     A layer's gradient G [o i] becomes P G Q^T with P [p o] and Q [p i] of independent normal entries of variance 1/p:
     products of two gradients keep their value on average (Choe et al. 2024, arXiv 2405.13954; Chang et al. 2024,
     arXiv 2410.17413). A side that is not wider than p stays as it is; a vector keeps up to p^2 entries. G is never
-    formed when it is projected.
+    formed when it is projected. `turn` puts other matrices in the place of the random ones.
 
     Args:
         blocks: the layers.
@@ -84,6 +84,27 @@ class Projection:
         bounds = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64).tolist()
         self.cuts = {one.name: slice(bounds[at], bounds[at + 1]) for at, one in enumerate(blocks)}
         self.size: int = bounds[-1]
+
+    def sides(self, block: Block) -> tuple[Tensor | None, Tensor | None]:
+        """What both sides of a layer are projected with.
+
+        Args:
+            block: the layer.
+
+        Returns:
+            Left [p o] and right [p i]; None for a side that is kept as it is.
+        """
+        return self.left[block.name], self.right[block.name]
+
+    def turn(self, sides: Mapping[str, tuple[Tensor | None, Tensor | None]]) -> None:
+        """Project to given directions instead of random ones.
+
+        Args:
+            sides: left [p o] and right [p i] by layer; None leaves a side as it is.
+        """
+        for name, (left, right) in sides.items():
+            self.left[name] = self.left[name] if left is None else left
+            self.right[name] = self.right[name] if right is None else right
 
     @property
     def projected(self) -> int:
@@ -170,6 +191,27 @@ class Projection:
         left, right = self.left[block.name], self.right[block.name]
         whole = whole if left is None else left @ whole
         return whole if right is None else whole @ right.T
+
+
+def directions(
+    blocks: Sequence[Block], table: Mapping[str, np.ndarray]
+) -> dict[str, tuple[Tensor | None, Tensor | None]]:
+    """Read the leading directions of layers from a checkpoint's table.
+
+    Args:
+        blocks: the layers.
+        table: of the checkpoint, "basis" among it.
+
+    Returns:
+        Both sides by layer; None for a side that has none.
+    """
+    sides = ("left", "right")
+    assert int(table["basis"][0]) == sum(f"basis.{at}.{one}" in table for at in range(len(blocks)) for one in sides)
+
+    def one(name: str) -> Tensor | None:
+        return torch.as_tensor(table[name]) if name in table else None
+
+    return {block.name: (one(f"basis.{at}.left"), one(f"basis.{at}.right")) for at, block in enumerate(blocks)}
 
 
 def _width(block: Block, p: int | None) -> int | None:

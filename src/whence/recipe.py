@@ -24,7 +24,9 @@ class Recipe(BaseModel):
         biases: also score biases, and gains of normalisations; by default weights alone.
         project: sides of a layer wider than this are projected to it at random; None keeps every gradient in full,
             "auto" does so for small models and projects to 32 otherwise.
-        seed: of the projections.
+        basis: what sides are projected to: random directions (products hold on average), or the leading directions of
+            the training set's gradients at each checkpoint (low rank: the largest part is kept exactly, the rest lost).
+        seed: of the random projections.
         path: for an embedding that the output head shares: the input path, the output path, or the exact sum of both.
             Without sharing the three are the same gradient and "exact" is reported.
         top: keep the rows of the `top` tokens of largest gradient norm, on both sides; None keeps all.
@@ -73,6 +75,7 @@ class Recipe(BaseModel):
     layers: tuple[str, ...] = ()
     biases: bool = False
     project: int | Literal["auto"] | None = None
+    basis: Literal["random", "leading"] = "random"
     seed: int = 0
     path: Path = "exact"
     top: int | None = Field(default=None, ge=1)

@@ -9,7 +9,8 @@ class Again(NamedTuple):
     """How often the training set goes through a checkpoint once more.
 
     Attributes:
-        tables: before the gradients: for a refitted last layer, and second moments of layers that are estimated.
+        tables: before the gradients: for a refitted last layer, second moments of layers that are estimated, leading
+            directions.
         curvature: after them: for the factors of EK-FAC, and its eigenvalues where labels are drawn.
     """
 
@@ -31,7 +32,7 @@ def again(recipe: Recipe, second_moment: str) -> Again:
         return Again(0, 0)
     estimated = recipe.preconditioner == "adam" and second_moment == "estimate"
     curvature = 1 + (recipe.fisher == "sampled") if recipe.curvature == "ekfac" else 0
-    return Again((recipe.refit is not None) + estimated, curvature)
+    return Again((recipe.refit is not None) + estimated + (recipe.basis == "leading"), curvature)
 
 
 def uncounted(recipe: Recipe) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from whence.index.clock import Clock
 from whence.index.fitting import RIDGES, SPREAD, Fitting
 from whence.index.kept import columns
 from whence.index.layered import Layered, chosen_layers, refuse_layers, settled
+from whence.index.leading import told as leading_told
 from whence.index.mixing import check_curvature, fisher_told, mixing_told, spread_told
 from whence.index.moments import moments_fingerprints, read_moments
 from whence.index.options import DEFAULTS, Options
@@ -364,6 +365,7 @@ class Build:
         recipe, lines = self.recipe, list[str]()
         if recipe.refit is not None:
             lines.append(f"the last layer was fitted anew, without bias, under an L2 penalty of {recipe.refit:g}")
+        lines += leading_told(recipe, [one.step for one in self.checkpoints], self.writer.read_table)
         for one in self.checkpoints if recipe.curvature != "none" else ():
             table = self.writer.read_table(one.step)
             ridges, spread = table[RIDGES], sum(name.startswith(SPREAD) for name in table)

@@ -73,7 +73,12 @@ class Layered:
         if not self.choice.blocks:
             return lines
         some, all_of = self.projection.projected, len(self.choice.blocks)
-        if some:
+        if some and self.recipe.basis == "leading":
+            lines.append(
+                f"{some} of {all_of} layers are projected to the {self.recipe.project} leading directions of their "
+                "gradients a side: a low rank, not an average"
+            )
+        elif some:
             lines.append(
                 f"{some} of {all_of} layers are projected at random to {self.recipe.project} numbers a side (seed "
                 f"{self.recipe.seed}): their products hold on average, with an error of about "
@@ -95,7 +100,9 @@ def refuse_layers(recipe: Recipe) -> None:
     """
     if recipe.layer == "layers":
         return
-    said = {one: getattr(recipe, one) for one in ("layers", "biases", "project", "curvature", "solver", "refit")}
+    said = {
+        one: getattr(recipe, one) for one in ("layers", "biases", "project", "basis", "curvature", "solver", "refit")
+    }
     given = [name for name, value in said.items() if value != Recipe.model_fields[name].default]
     if given:
         about = {"embedding": "the word embedding", "head": "the last layer", "none": "no gradient"}[recipe.layer]
@@ -131,8 +138,8 @@ def chosen_layers(recipe: Recipe, run: Run, model: nn.Module) -> Choice:
         )
     if recipe.solver != "none" and not _plain(recipe):
         raise InputError(
-            f"{recipe.name} solves with the gradients themselves: project, curvature, preconditioner, similarity, "
-            "unit_norm, refit, measure and several checkpoints are for methods whose vectors are kept"
+            f"{recipe.name} solves with the gradients themselves: project, basis, curvature, preconditioner, "
+            "similarity, unit_norm, refit, measure and several checkpoints are for methods whose vectors are kept"
         )
     if not recipe.layers:
         raise InputError(f"{recipe.name} names no layers: give some with --layers (groups, or patterns over names)")
@@ -151,7 +158,8 @@ def chosen_layers(recipe: Recipe, run: Run, model: nn.Module) -> Choice:
 def _plain(recipe: Recipe) -> bool:
     """Whether a recipe with a solver asks for nothing that belongs to kept vectors."""
     kept = (recipe.curvature, recipe.preconditioner) != ("none", "none") or recipe.normed or recipe.refit is not None
-    return not kept and recipe.project is None and recipe.measure == "loss" and recipe.checkpoints == "last"
+    plain = recipe.project is None and recipe.basis == "random"
+    return not kept and plain and recipe.measure == "loss" and recipe.checkpoints == "last"
 
 
 def settled(recipe: Recipe, run: Run, model: nn.Module) -> Recipe:
@@ -164,8 +172,17 @@ def settled(recipe: Recipe, run: Run, model: nn.Module) -> Recipe:
 
     Returns:
         The recipe without "auto".
+
+    Raises:
+        InputError: a basis is named and nothing is projected.
     """
-    if recipe.layer != "layers" or recipe.project != "auto":
-        return recipe
-    size = sum(block.size for block in chosen_layers(recipe, run, model).blocks)
-    return recipe.model_copy(update={"project": None if size <= SMALL else PROJECTED})
+    made = recipe
+    if recipe.layer == "layers" and recipe.project == "auto":
+        size = sum(block.size for block in chosen_layers(recipe, run, model).blocks)
+        made = recipe.model_copy(update={"project": None if size <= SMALL else PROJECTED})
+    if made.basis == "leading" and made.project is None and made.layer == "layers" and made.solver == "none":
+        raise InputError(
+            f"basis=leading says what layers are projected to, and {recipe.name} keeps those of this model in full: "
+            "give a width, such as --project 16, or leave it out"
+        )
+    return made

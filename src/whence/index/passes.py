@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from whence.capture import Capture, Captured, head_outer, head_table
-from whence.compress import compress
+from whence.compress import compress, directions
 from whence.errors import InputError
 from whence.forms import Dense, Gradient, HeadOuter
 from whence.index.layered import Layered, chosen_layers, settled
@@ -153,20 +153,22 @@ class Pass:
             blocks=() if choice is None else choice.blocks,
         )
         self._singly = False
-        self._roots: dict[str, Tensor] | None = None
+        self.roots: dict[str, Tensor] | None = None
         self._special = np.asarray(sorted(set(run.tokenizer.all_special_ids)), dtype=np.int64)
 
     @property
     def needs_table(self) -> bool:
         """Whether the checkpoint's table changes what is taken."""
-        layers = self.layered is not None
-        return layers and (self.recipe.refit is not None or self.recipe.preconditioner != "none")
+        recipe = self.recipe
+        fitted = recipe.refit is not None or recipe.preconditioner != "none" or recipe.basis != "random"
+        return self.layered is not None and fitted
 
-    def prepare(self, table: Mapping[str, np.ndarray]) -> None:
-        """Put in place what was fitted before any gradient: a refitted last layer, second moments of layers.
+    def prepare(self, table: Mapping[str, np.ndarray], *, basis: bool = True) -> None:
+        """Put in place what was fitted before any gradient: a refitted last layer, second moments, directions.
 
         Args:
             table: of the checkpoint.
+            basis: also what layers are projected to; without it the projections stay random.
         """
         if self.recipe.refit is not None:
             head = classifier_head(self.model)
@@ -174,9 +176,13 @@ class Pass:
                 head.weight.copy_(torch.as_tensor(table["refit"]))
                 if cast("Tensor | None", head.bias) is not None:
                     head.bias.zero_()
-        if self.recipe.preconditioner != "none" and self.layered is not None:
-            names = [block.name for block in self.layered.choice.blocks]
-            self._roots = {name: torch.as_tensor(table[f"root.{at}"]) for at, name in enumerate(names)}
+        if self.layered is None:
+            return
+        blocks = self.layered.choice.blocks
+        if self.recipe.preconditioner != "none":
+            self.roots = {block.name: torch.as_tensor(table[f"root.{at}"]) for at, block in enumerate(blocks)}
+        if basis and self.recipe.basis == "leading":
+            self.layered.projection.turn(directions(blocks, table))
 
     def __call__(
         self,
@@ -239,7 +245,7 @@ class Pass:
         assert self.layered is not None
         captured, _ = self._captured([encoded], [label], None if against is None else [against], asked)
         assert captured.calls is not None
-        return self.layered.projection.by_word(captured.calls, encoded.words, width, self._roots)
+        return self.layered.projection.by_word(captured.calls, encoded.words, width, self.roots)
 
     def calls(
         self, encoded: Sequence[Encoded], labels: Sequence[int], draws: Draws | None = None
@@ -279,7 +285,7 @@ class Pass:
         """
         assert self.layered is not None
         assert captured.calls is not None
-        return self.layered.projection.vectors(captured.calls, count, self._roots)
+        return self.layered.projection.vectors(captured.calls, count, self.roots)
 
     def _batch(
         self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None, asked: bool

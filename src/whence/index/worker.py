@@ -13,6 +13,7 @@ from whence.errors import InputError, MismatchError
 from whence.examples import Examples
 from whence.forms import Gradient
 from whence.index.clock import Clock
+from whence.index.leading import leading
 from whence.index.moments import Moments
 from whence.index.options import Options
 from whence.index.passes import Pass, Passed, Wanted
@@ -143,6 +144,7 @@ class Worker:
             "inverse_root": self._recorded and self.wanted.choice is None,
             "refit": self.recipe.refit is not None,
             "root.0": self.wanted.choice is not None and self.recipe.preconditioner == "adam",
+            "basis": self.recipe.basis == "leading",
         }
         held = writer.table_names(checkpoint.step)
         return writer.base is None and any(wanted and name not in held for name, wanted in needed.items())
@@ -167,11 +169,20 @@ class Worker:
                 raise InputError(f"{self.recipe.name} fits a classifier's head anew, and this run is a language model")
             tables["refit"] = refitted(work, self.stream, len(names), self.recipe.refit)
         if self.wanted.choice is not None:
-            prior = self.recipe.preconditioner == "adam"
-            return tables | (roots(work, self.stream, self.moments[checkpoint.step], checkpoint) if prior else {})
+            return tables | self._of_layers(checkpoint, work, tables)
         if self._recorded:
             tables["inverse_root"] = self._moment(checkpoint).inverse_root
         return tables
+
+    def _of_layers(self, checkpoint: Checkpoint, work: Pass, tables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What gradients of layers are multiplied with, and what they are projected to, which hangs on it."""
+        made: dict[str, np.ndarray] = {}
+        if self.recipe.preconditioner == "adam":
+            made = roots(work, self.stream, self.moments[checkpoint.step], checkpoint)
+        if self.recipe.basis == "leading":
+            work.prepare(tables | made, basis=False)
+            made |= leading(work, self.stream)
+        return made
 
     def stream(self) -> Iterator[tuple[list[Encoded], list[int]]]:
         """Read the training set in batches, shortest texts first.
