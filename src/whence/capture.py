@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from whence.errors import RunError
 from whence.forms import Head, HeadOuter, Outer, Rows
-from whence.layers import Block, Call, Lookup, Taps, classifier_head, embedding_scale, lookups, vocabulary_head
+from whence.layers import Block, Call, Lookup, Order, Taps, classifier_head, embedding_scale, lookups, vocabulary_head
 
 Loss = Callable[[Tensor], Float[Tensor, " n"]]
 
@@ -109,6 +109,7 @@ class Capture:
         head: capture the last linear layer: an Outer of a classifier, the input of a vocabulary head.
         pooled: also keep the mean of the last hidden state.
         blocks: other layers to capture, as factors.
+        order: which calls of these layers are about the target of an encoder-decoder.
     """
 
     model: nn.Module
@@ -116,6 +117,7 @@ class Capture:
     head: bool = False
     pooled: bool = False
     blocks: tuple[Block, ...] = ()
+    order: Order | None = None
 
     def __call__(
         self,
@@ -140,7 +142,9 @@ class Capture:
                 called once, or its output is turned before it becomes the logits.
         """
         taps = _Taps()
-        layers = Taps(self.model, self.blocks, *words.shape)
+        layers = Taps(
+            self.model, self.blocks, *words.shape, None if decoder is None else decoder[1].shape[1], self.order
+        )
         vocabulary = vocabulary_head(self.model) if self.head else None
         mask = inputs["attention_mask"].bool()
         sides = self._sides(inputs, words, decoder) if self.embedding else []

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whence.forms import Rows
-from whence.layers import Block, Call, OneHot
+from whence.layers import Block, Call, OneHot, Spoken
 from whence.recipe import Recipe
 
 
@@ -151,7 +151,7 @@ class Projection:
     def by_word(
         self,
         calls: Mapping[str, Sequence[Call]],
-        words: Int[np.ndarray, " t"],
+        words: Spoken,
         width: int,
         roots: Mapping[str, Tensor] | None = None,
     ) -> Float[np.ndarray, "w p"]:
@@ -159,8 +159,8 @@ class Projection:
 
         Args:
             calls: of each layer, in a batch of this one example.
-            words: word of each token; -1 for special tokens.
-            width: number of words.
+            words: of the example.
+            width: number of them.
             roots: see `vectors`.
 
         Returns:
@@ -169,8 +169,7 @@ class Projection:
         kept = torch.zeros(width + 1, self.size)
         for block in self.blocks:
             for call in calls.get(block.name, ()):
-                places = call.right.shape[1]
-                owners = np.repeat(words, call.repeat) if call.repeat else np.full(places, -1)
+                owners = words.of(call)
                 for word in np.unique(owners).tolist():
                     own = torch.as_tensor(np.flatnonzero(owners == word))
                     left = (

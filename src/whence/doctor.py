@@ -89,7 +89,7 @@ class _Check:
                 "sign test: product of captured gradients against finite difference of the loss", self._signs(), 1e-2
             ),
             self._self_influence(alone),
-            *([] if self.run.card.kind == "seq2seq" else self._layers()),
+            *self._layers(),
             *self._coverage(),
             *self._replay(max_length),
         )

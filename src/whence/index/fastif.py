@@ -20,6 +20,7 @@ from torch import Tensor
 from whence.curvature import Hessian, conjugate_gradient, lissa, top_eigenvalue
 from whence.errors import DivergedError, InputError
 from whence.index.asked import Asked
+from whence.index.layered import spoken
 from whence.index.loading import Loaded
 from whence.index.passes import Pass
 from whence.layers import Block, Call, OneHot
@@ -173,8 +174,7 @@ class FastIF:
         for captured, _ in self._work.calls([encoded], [label]):
             for block, call in self._called(captured.calls or {}):
                 shares = _positions(call, s[block.name])[0, 0]
-                owners = np.repeat(encoded.words, call.repeat) if call.repeat else np.full(len(shares), -1)
-                np.add.at(terms[:, -1], owners, shares.double().numpy())
+                np.add.at(terms[:, -1], spoken(encoded).of(call), shares.double().numpy())
         return terms
 
     def solution(self, asked: Asked, rows: range) -> Solution:

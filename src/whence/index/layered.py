@@ -1,5 +1,6 @@
 """Gradients of many layers at one checkpoint: the choice of layers, and how they are laid out as vectors."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,8 +10,8 @@ from torch import nn
 
 from whence.compress import Projection
 from whence.errors import InputError
-from whence.layers import Choice, choose, classifier_head, input_embedding, vocabulary_head
-from whence.model import Run
+from whence.layers import Choice, Spoken, choose, classifier_head, input_embedding, vocabulary_head
+from whence.model import Encoded, Run
 from whence.recipe import Recipe
 from whence.store import PlannedBlock
 
@@ -131,11 +132,6 @@ def chosen_layers(recipe: Recipe, run: Run, model: nn.Module) -> Choice:
             f"{recipe.name} is about many layers: top, drop_special, synonym_threshold and path are for the word "
             "embedding"
         )
-    if run.card.kind == "seq2seq":
-        raise InputError(
-            f"{recipe.name} is about layers, and the layers of an encoder-decoder see two texts, which it cannot tell "
-            "apart yet: choose tracin-we, tracin-we-adam or tracin-last"
-        )
     if recipe.solver != "none" and not _plain(recipe):
         raise InputError(
             f"{recipe.name} solves with the gradients themselves: project, basis, curvature, preconditioner, "
@@ -152,6 +148,7 @@ def chosen_layers(recipe: Recipe, run: Run, model: nn.Module) -> Choice:
         biases=recipe.biases,
         # rows are compared as they are: what turns gradients takes the word embedding like any other layer
         rows=recipe.preconditioner == "none" and recipe.curvature == "none" and recipe.solver == "none",
+        decoding=run.card.kind == "seq2seq",
     )
 
 
@@ -186,3 +183,38 @@ def settled(recipe: Recipe, run: Run, model: nn.Module) -> Recipe:
             "give a width, such as --project 16, or leave it out"
         )
     return made
+
+
+def spoken(encoded: Encoded) -> Spoken:
+    """Say which words the positions of layers belong to.
+
+    Args:
+        encoded: an example.
+
+    Returns:
+        Its words; what a decoder reads is the target shifted right, after its start.
+    """
+    said = encoded.target_words
+    if encoded.start is None or said is None:
+        return Spoken(encoded.words)
+    return Spoken(encoded.words, np.concatenate([[-1], said[:-1]]), said)
+
+
+def apart(encoded: Sequence[Encoded]) -> list[slice]:
+    """Cut a batch so that in each part examples and positions differ in number: hooks tell them apart by that.
+
+    Args:
+        encoded: the examples.
+
+    Returns:
+        One batch each.
+    """
+    n = len(encoded)
+    cuts: list[slice] = []
+    for start in range(n):
+        own = encoded[start:]
+        lengths = {max(len(one.ids) for one in own), max(one.length - len(one.ids) for one in own)}
+        if len(own) == 1 or len(own) not in lengths:
+            return [*cuts, slice(start, n)]
+        cuts.append(slice(start, start + 1))
+    return cuts

@@ -13,7 +13,7 @@ from whence.capture import Capture, Captured, head_outer, head_table
 from whence.compress import compress, directions
 from whence.errors import InputError
 from whence.forms import Dense, Gradient, HeadOuter
-from whence.index.layered import Layered, chosen_layers, settled
+from whence.index.layered import Layered, apart, chosen_layers, settled, spoken
 from whence.layers import Choice, UnbatchedError, classifier_head, is_tied, word_tables
 from whence.model import Draws, Encoded, Encoder, Run
 from whence.recipe import Recipe
@@ -151,6 +151,7 @@ class Pass:
             head=self.wanted.outer or self.wanted.head,
             pooled=pooled,
             blocks=() if choice is None else choice.blocks,
+            order=None if choice is None else choice.order,
         )
         self._singly = False
         self.roots: dict[str, Tensor] | None = None
@@ -219,13 +220,10 @@ class Pass:
         return _joined(parts)
 
     def _cuts(self, encoded: Sequence[Encoded]) -> list[slice]:
-        """Batches in which examples and positions differ in number: hooks tell them apart by that."""
-        n = len(encoded)
+        """Batches that hooks can see through."""
         if self._singly:
-            return [slice(place, place + 1) for place in range(n)]
-        if n == max(len(one.ids) for one in encoded):
-            return [slice(0, 1), slice(1, n)]
-        return [slice(0, n)]
+            return [slice(place, place + 1) for place in range(len(encoded))]
+        return apart(encoded)
 
     def words(
         self, encoded: Encoded, label: int, width: int, against: int | None = None, *, asked: bool = False
@@ -245,7 +243,7 @@ class Pass:
         assert self.layered is not None
         captured, _ = self._captured([encoded], [label], None if against is None else [against], asked)
         assert captured.calls is not None
-        return self.layered.projection.by_word(captured.calls, encoded.words, width, self.roots)
+        return self.layered.projection.by_word(captured.calls, spoken(encoded), width, self.roots)
 
     def calls(
         self, encoded: Sequence[Encoded], labels: Sequence[int], draws: Draws | None = None

@@ -13,7 +13,8 @@ from whence.layers.parts import (
     word_tables,
 )
 from whence.layers.rules import Block, OneHot
-from whence.layers.taps import Call, Taps, UnbatchedError
+from whence.layers.taps import Call, Spoken, Taps, UnbatchedError
+from whence.layers.trial import Order
 
 __all__ = [
     "GROUPS",
@@ -22,6 +23,8 @@ __all__ = [
     "Choice",
     "Lookup",
     "OneHot",
+    "Order",
+    "Spoken",
     "Taps",
     "UnbatchedError",
     "choose",

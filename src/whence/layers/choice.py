@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
 from torch import nn
 
 from whence.errors import InputError, RunError
+from whence.layers.parts import lookups
 from whence.layers.rules import Block, Rule, is_vector, rule_of
-from whence.layers.taps import bypassed
+from whence.layers.trial import Order, tried
 from whence.near import nearest
 
 GROUPS = {
@@ -44,6 +45,7 @@ class Choice:
         vectors: biases and gains of these layers, left out by choice.
         unruled_size: parameters that there is no rule for.
         adapter: whether only an adapter's parameters are trainable.
+        order: which calls of a layer of an encoder-decoder are about its target; empty for other models.
     """
 
     blocks: tuple[Block, ...]
@@ -54,6 +56,7 @@ class Choice:
     vectors: int
     unruled_size: int
     adapter: bool
+    order: Order = field(default_factory=dict[str, tuple[bool | None, ...]])
 
     def told(self) -> str:
         """Say what is scored and what is not, in one line."""
@@ -87,6 +90,7 @@ def choose(
     word: nn.Module,
     biases: bool = False,
     rows: bool = True,
+    decoding: bool = False,
 ) -> Choice:
     """Find the layers that a recipe names.
 
@@ -97,30 +101,36 @@ def choose(
         word: its word embedding.
         biases: also score biases, and gains of normalisations.
         rows: take the word embedding's gradient by rows, where no other layer shares its table.
+        decoding: whether it is an encoder-decoder that predicts a target.
 
     Returns:
         The choice.
 
     Raises:
-        RunError: the model has no layer that there is a rule for.
+        RunError: the model has no layer that there is a rule for, or an encoder-decoder cannot be tried out.
         InputError: a name matches nothing.
     """
-    return _Chooser(model, head, word, biases=biases).choice(tuple(wanted), rows=rows)
+    return _Chooser(model, head, word, biases=biases, decoding=decoding).choice(tuple(wanted), rows=rows)
 
 
 class _Chooser:
-    def __init__(self, model: nn.Module, head: nn.Module | None, word: nn.Module, *, biases: bool) -> None:
-        self.model, self.head, self.word, self.biases = model, head, word, biases
+    def __init__(
+        self, model: nn.Module, head: nn.Module | None, word: nn.Module, *, biases: bool, decoding: bool
+    ) -> None:
+        self.model, self.head, self.biases = model, head, biases
+        self.lookups = [one.module for one in lookups(model, decoding=True)] if decoding else [word]
+        self.tables = {id(one.weight): one.weight for one in cast("list[Any]", self.lookups)}
         self.adapter = hasattr(model, "peft_config")
         self.parameters = {
             name: parameter
             for name, parameter in cast("Iterable[tuple[str, Any]]", model.named_parameters(remove_duplicate=False))
             if not self.adapter or _is_adapters(name)
         }
-        hidden = bypassed(model, int(cast("Any", word).weight.shape[0]))
+        self.trial = tried(model, min(len(one) for one in self.tables.values()), decoding=decoding)
+        hidden = self.trial.bypassed | self.trial.common
         self.layers = [layer for layer in self._layers() if self._trained(layer) and layer.name not in hidden]
         self.names = [layer.name for layer in self.layers]
-        self.stacks = _stack(self.names, model)
+        self.stacks = _stacks(self.names, model, decoding=decoding)
         self.linear = [one.name for one in self.layers if not is_vector(one.rule) and not _is_table(one.module)]
         if not self.layers:
             raise RunError(f"{type(model).__name__} has no layer that whence can take a gradient of")
@@ -129,20 +139,30 @@ class _Chooser:
         """Resolve groups and patterns."""
         chosen = {name for one in wanted for name in self._matched(one)}
         layers = [layer for layer in self.layers if layer.name in chosen]
-        table = cast("Any", self.word).weight
-        alone = sum(getattr(one.module, "weight", None) is table for one in self.layers) == 1
-        by_rows = rows and alone and any(one.module is self.word for one in layers)
-        blocks = self._blocks([one for one in layers if not (by_rows and one.module is self.word)])
+        by_rows = rows and self._rows_suffice(layers)
+        blocks = self._blocks([one for one in layers if not (by_rows and self._looks_up(one))])
         if not blocks and not by_rows:
             raise InputError(
                 f"layers {', '.join(wanted)}: only biases and gains are in them: score those too (biases=True)"
             )
         return self._counted(blocks, layers, by_rows)
 
+    def _looks_up(self, layer: _Layer) -> bool:
+        """Whether a layer uses a table of the word embedding."""
+        return id(getattr(layer.module, "weight", None)) in self.tables
+
+    def _rows_suffice(self, layers: Sequence[_Layer]) -> bool:
+        """Whether nothing but lookups uses the tables of the word embedding, and all of these are chosen."""
+        users = [one for one in self.layers if self._looks_up(one)]
+        idle = [one.name for one in users if self.trial.order and one.name not in self.trial.order]  # T5's `shared`
+        alone = all(one.module in self.lookups or one.name in idle for one in users)
+        chosen = [one.module for one in layers]
+        return alone and all(one in chosen for one in self.lookups)
+
     def _counted(self, blocks: tuple[Block, ...], layers: Sequence[_Layer], by_rows: bool) -> Choice:
         sizes = {parameter.data_ptr(): int(parameter.numel()) for parameter in self.parameters.values()}
         covered = sum(block.size for block in blocks)
-        covered += int(cast("Any", self.word).weight.numel()) if by_rows else 0
+        covered += sum(one.numel() for one in self.tables.values()) if by_rows else 0
         ruled = {id(one) for layer in self.layers for one in layer.module.parameters(recurse=False)}
         unruled = {name: one for name, one in self.parameters.items() if id(one) not in ruled}
         missed = {one.data_ptr(): int(one.numel()) for one in unruled.values()}
@@ -154,7 +174,10 @@ class _Chooser:
         }
         vectors = 0 if self.biases else sum(inside.values())
         total = sum(sizes.values())
-        return Choice(blocks, by_rows, covered, total, tuple(unruled), vectors, sum(missed.values()), self.adapter)
+        unseen = sum(missed.values())
+        return Choice(
+            blocks, by_rows, covered, total, tuple(unruled), vectors, unseen, self.adapter, self.trial.order
+        )
 
     def _layers(self) -> Iterable[_Layer]:
         for name, module in cast("Iterable[tuple[str, nn.Module]]", self.model.named_modules()):
@@ -213,12 +236,25 @@ class _Chooser:
         }
 
 
-def _stack(names: Sequence[str], model: nn.Module) -> dict[str, int]:
-    """Number of the transformer block that each layer lies in: the blocks are the longest list of alike modules."""
+def _stacks(names: Sequence[str], model: nn.Module, *, decoding: bool) -> dict[str, int]:
+    """Number of the transformer block that each layer lies in: an encoder's first, a decoder's after them."""
+    if not decoding:
+        return _stack(names, model, "")
+    found: dict[str, int] = {}
+    modules = cast("Sequence[tuple[str, nn.Module]]", list(model.named_modules()))
+    for side in (cast("Any", model).get_encoder(), cast("Any", model).get_decoder()):
+        home = next(name for name, one in modules if one is side)
+        first = 1 + max(found.values(), default=-1)
+        found |= {name: first + at for name, at in _stack(names, model, f"{home}.").items()}
+    return found
+
+
+def _stack(names: Sequence[str], model: nn.Module, within: str) -> dict[str, int]:
+    """Number of the block of a stack: its blocks are the longest list of alike modules."""
     lists = [
         (name, module)
         for name, module in cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
-        if isinstance(module, nn.ModuleList) and len({type(one) for one in module}) == 1
+        if isinstance(module, nn.ModuleList) and len({type(one) for one in module}) == 1 and name.startswith(within)
     ]
     if not lists:
         return {}

@@ -121,7 +121,7 @@ def rule_of(module: nn.Module) -> Rule | None:
         return None
     if kind.__name__ == "Conv1D" and weight.dim() == 2:  # of GPT-2: a linear layer whose weight lies the other way
         return Rule((weight.shape[1], weight.shape[0]), _linear)
-    if kind.__name__.endswith("RMSNorm") and weight.dim() == 1:
+    if kind.__name__.endswith(("RMSNorm", "T5LayerNorm")) and weight.dim() == 1:  # looked at again when it is called
         return Rule((weight.shape[0], 1), _rms_norm)
     return None
 
@@ -181,7 +181,11 @@ def _scale(module: nn.Embedding) -> float | None:
 
 
 def _embedding(scale: float, module: nn.Module, x: Tensor, g: Tensor) -> tuple[Left, Tensor]:
-    return OneHot(x, cast("nn.Embedding", module).num_embeddings), g * scale
+    table = cast("nn.Embedding", module)
+    made = g * scale
+    if table.padding_idx is not None:  # a row that is never trained: a decoder may start with it
+        made = made.masked_fill((x == table.padding_idx)[..., None], 0.0)
+    return OneHot(x, table.num_embeddings), made
 
 
 def _conv(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Left, Tensor]:

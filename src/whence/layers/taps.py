@@ -5,18 +5,20 @@ pass ends at the first of the chosen layers. Gradients are taken at the value th
 to it in place afterwards.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from whence.errors import RunError
 from whence.layers.rules import Block, Left, OneHot, is_vector, ones_like, rms, rule_of
+from whence.layers.trial import Order
 
 
 class UnbatchedError(Exception):
@@ -31,11 +33,47 @@ class Call:
         left: [n s o].
         right: [n s i].
         repeat: how many neighbouring positions of the call belong to one token; 0 when positions are no tokens.
+        target: whether the positions are those of the target that a decoder predicts.
     """
 
     left: Left
     right: Float[Tensor, "n s i"]
     repeat: int
+    target: bool = False
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """The words of one example, by the positions of a model's layers.
+
+    Attributes:
+        text: word of each token of the text; -1 for special tokens.
+        read: word of the token that a decoder reads at each of its positions; None for a model without one.
+        predicted: word of the token that it predicts there.
+    """
+
+    text: Int[np.ndarray, " t"]
+    read: Int[np.ndarray, " u"] | None = None
+    predicted: Int[np.ndarray, " u"] | None = None
+
+    def of(self, call: Call) -> Int[np.ndarray, " s"]:
+        """Find the words that a call belongs to.
+
+        A decoder's lookup belongs to the word that is read, every other layer of it to the word that is predicted: at
+        its first position it reads a start token, and predicts the first word.
+
+        Args:
+            call: of a layer, in a batch of this one example.
+
+        Returns:
+            One word per position of the call; -1 where positions are no tokens.
+        """
+        words = self.text
+        if call.target:
+            assert self.read is not None
+            assert self.predicted is not None
+            words = self.read if isinstance(call.left, OneHot) else self.predicted
+        return np.repeat(words, call.repeat) if call.repeat else np.full(call.right.shape[1], -1)
 
 
 @dataclass(frozen=True)
@@ -43,6 +81,7 @@ class _Seen:
     module: str
     x: Tensor
     edge: Tensor | GradientEdge
+    target: bool | None
 
 
 class Taps:
@@ -53,11 +92,17 @@ class Taps:
         blocks: what is scored.
         n: examples of the batch.
         t: positions of the batch, padding included; another number than n, unless that is 1.
+        u: positions that a decoder reads, the same way; None for a model without one.
+        order: which calls of a layer of an encoder-decoder are about its target.
     """
 
-    def __init__(self, model: nn.Module, blocks: Sequence[Block], n: int, t: int) -> None:
-        self.model, self.blocks, self.n, self.t = model, blocks, n, t
+    def __init__(
+        self, model: nn.Module, blocks: Sequence[Block], n: int, t: int, u: int | None = None, order: Order | None = None
+    ) -> None:
+        self.model, self.blocks, self.n, self.t, self.u = model, blocks, n, t, u
+        self._order: Order = {} if order is None else order
         self._seen: list[_Seen] = []
+        self._counts = Counter[str]()
 
     def hook(self) -> list[Any]:
         """Hang up the hooks.
@@ -70,19 +115,29 @@ class Taps:
 
     def _see(self, name: str) -> Any:
         def see(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            x = inputs[0].detach()
+            x, target = inputs[0].detach(), self._target(name)
             if output.requires_grad:
-                self._seen.append(_Seen(name, x, get_gradient_edge(output)))
+                self._seen.append(_Seen(name, x, get_gradient_edge(output), target))
                 return None
             fresh = output.detach()
             if isinstance(module, nn.Embedding) and x.dim() == 2 and x.shape[0] == 1 < self.n:
                 x = x.expand(self.n, -1)  # positions, looked up once for the whole batch
                 fresh = fresh.expand(self.n, -1, -1)
             leaf = fresh.clone().requires_grad_()
-            self._seen.append(_Seen(name, x, leaf))
+            self._seen.append(_Seen(name, x, leaf, target))
             return leaf.clone()  # may be changed in place, which a leaf may not
 
         return see
+
+    def _target(self, name: str) -> bool | None:
+        """Whether the call that is being made is about the target; None where that is not known."""
+        if self.u is None:
+            return False
+        told, count = self._order.get(name, ()), self._counts[name]
+        self._counts[name] += 1
+        if len(set(told)) == 1:
+            return told[0]
+        return told[count] if count < len(told) else None
 
     @property
     def edges(self) -> list[Tensor | GradientEdge]:
@@ -109,11 +164,11 @@ class Taps:
             module = self.model.get_submodule(seen.module)
             for block in self.blocks:
                 if seen.module in block.modules:
-                    made[block.name].append(self._call(module, block, seen.x, g))
+                    made[block.name].append(self._call(module, block, seen, g))
         return made
 
-    def _call(self, module: nn.Module, block: Block, x: Tensor, g: Tensor) -> Call:
-        rule = rule_of(module)
+    def _call(self, module: nn.Module, block: Block, seen: _Seen, g: Tensor) -> Call:
+        rule, x = rule_of(module), seen.x
         assert rule is not None
         if block.part == "bias":
             left: Left = g.transpose(1, 2) if rule.channels_first else g
@@ -123,21 +178,24 @@ class Taps:
                 self._check_norm(module, block.name, x)
             left, right = rule.weight(module, x, g)
         lefts = left.ids[..., None] if isinstance(left, OneHot) else left
-        lefts, repeat = self._laid(lefts)
-        right, _ = self._laid(right)
-        return Call(OneHot(lefts[..., 0], left.size) if isinstance(left, OneHot) else lefts, right, repeat)
+        lefts, repeat = self._laid(lefts, seen.target)
+        right, _ = self._laid(right, seen.target)
+        laid = OneHot(lefts[..., 0], left.size) if isinstance(left, OneHot) else lefts
+        return Call(laid, right, repeat, bool(seen.target))
 
-    def _laid(self, x: Tensor) -> tuple[Tensor, int]:
+    def _laid(self, x: Tensor, target: bool | None) -> tuple[Tensor, int]:
         """Lay a tensor out as [n s d]; also say how many neighbouring s belong to a token (0: unknown)."""
-        n, t, shape = self.n, self.t, x.shape
+        n, shape = self.n, x.shape
+        u = self.t if self.u is None else self.u
+        t = -1 if target is None else u if target else self.t
         if n == 1:
             places = [place for place in (0, 1) if len(shape) > place + 1 and shape[place] == t]
             flat = x.reshape(1, -1, shape[-1])
             return flat, flat.shape[1] // t if places and flat.shape[1] % t == 0 else 0
         if len(shape) == 2 and shape[0] == n:
             return x[:, None], 0
-        if len(shape) == 2 and shape[0] == n * t:
-            return x.reshape(n, t, -1), 1
+        if len(shape) == 2 and shape[0] in {n * self.t, n * u}:
+            return x.reshape(n, shape[0] // n, -1), int(shape[0] == n * t)
         if len(shape) < 3 or shape[0] != n:
             raise UnbatchedError
         flat = x.reshape(n, -1, shape[-1])
@@ -151,46 +209,3 @@ class Taps:
             close = [torch.allclose(made, plain * one, rtol=1e-3, atol=1e-5) for one in (gain, 1.0 + gain)]
         if not any(close):
             raise RunError(f"{name} ({type(module).__name__}) does more than normalise and scale: leave it out")
-
-
-def _note(called: set[str], name: str, _module: nn.Module, _inputs: object) -> None:
-    called.add(name)
-
-
-def bypassed(model: nn.Module, size: int) -> frozenset[str]:
-    """Find layers whose weight the model uses without calling the layer: hooks see nothing of their gradient.
-
-    Args:
-        model: evaluation mode, every parameter frozen.
-        size: of its vocabulary.
-
-    Returns:
-        Names of the layers.
-    """
-    modules = cast("Iterable[tuple[str, Any]]", model.named_modules())
-    named = [(name, one) for name, one in modules if rule_of(one) is not None]
-    called: set[str] = set()
-    handles = [one.register_forward_pre_hook(partial(_note, called, name)) for name, one in named]
-    ids = torch.arange(4)[None] % size + min(4, size - 4)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    try:
-        with torch.no_grad():
-            model(**inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    reached = {id(one.weight) for name, one in named if name in called}
-    rest = {name: cast("Tensor", one.weight) for name, one in named if id(one.weight) not in reached}
-    if not rest:
-        return frozenset()
-    try:
-        for weight in rest.values():
-            weight.requires_grad = True
-        with torch.enable_grad():
-            total = cast("Any", model)(**inputs).logits.sum()
-        grads = torch.autograd.grad(total, list(rest.values()), allow_unused=True) if total.requires_grad else ()
-    finally:
-        for weight in rest.values():
-            weight.requires_grad = False
-    taken = cast("tuple[Tensor | None, ...]", grads)
-    return frozenset(name for name, grad in zip(rest, taken, strict=False) if grad is not None)

@@ -49,10 +49,14 @@ class Draws:
 
     def _uniform(self, batch: Batch) -> Float[Tensor, "n t"]:
         """One number per place; those of an example are the same however far it is padded."""
-        width = batch.ids.shape[1]
+        width = batch.counted.shape[1]
         found = np.empty((len(batch.ids), width))
+        read = batch.inputs.get("decoder_input_ids")
         for row, (ids, mask) in enumerate(zip(batch.ids.numpy(), batch.mask.numpy(), strict=True)):
-            own = xxhash.xxh3_64_intdigest(ids[mask > 0].astype("<i8").tobytes())
+            tokens = ids[mask > 0]
+            if read is not None and batch.decoder is not None:
+                tokens = np.concatenate([tokens, read[row][batch.decoder.mask[row]].numpy()])
+            own = xxhash.xxh3_64_intdigest(tokens.astype("<i8").tobytes())
             found[row] = np.random.default_rng([self.seed, own]).random(width)
         return torch.as_tensor(found)
 
