@@ -300,19 +300,20 @@ def test_the_command_line_knows_the_tasks(job: tuple[str, Path, Path], tmp_path:
     assert (code == 0) == (task == "masked-lm")
     assert ("masked, to be guessed: " in out) if code == 0 else ("predicts one" in err)
     code, _, err = said("index", folder, data, "--out", tmp_path / "j", "--method", "tracin-all")
-    assert (code == 0) == (task == "masked-lm")
-    if code:
-        assert "see two texts" in err
-    code, _, err = said("plan", folder, data)
     assert code == 0, err
+    code, out, err = said("explain", tmp_path / "j", query["text"], "--target", query["target"])
+    assert code == 0, err
+    assert "tracin-all" in out + err
+    for method in ("tracin-we", "tracin-all", "ekfac"):
+        code, _, err = said("plan", folder, data, "--method", method)
+        assert code == 0, err
 
 
-def test_layers_of_a_masked_model_split_by_word(job: tuple[str, Path, Path], tmp_path: Path):
+def test_layers_split_by_word(job: tuple[str, Path, Path], tmp_path: Path):
     task, folder, data = job
-    if task != "masked-lm":
-        pytest.skip("layers of encoder-decoders are refused")
     index = whence.build(folder, data, tmp_path / "i", "tracin-layers", layers="mlp", quiet=True)
-    best = index.explain("the [MASK] scored again", target="goal", k=1).helped[0]
+    query = asked_of(task)
+    best = index.explain(query["text"], target=query["target"], k=1).helped[0]
     assert sum(pair.share for pair in best.words) == pytest.approx(best.score, rel=1e-4)
 
 

@@ -142,9 +142,8 @@ class Capture:
                 called once, or its output is turned before it becomes the logits.
         """
         taps = _Taps()
-        layers = Taps(
-            self.model, self.blocks, *words.shape, None if decoder is None else decoder[1].shape[1], self.order
-        )
+        n, t = words.shape
+        layers = Taps(self.model, self.blocks, n, t, None if decoder is None else decoder[1].shape[1], self.order)
         vocabulary = vocabulary_head(self.model) if self.head else None
         mask = inputs["attention_mask"].bool()
         sides = self._sides(inputs, words, decoder) if self.embedding else []

@@ -175,9 +175,7 @@ class _Chooser:
         vectors = 0 if self.biases else sum(inside.values())
         total = sum(sizes.values())
         unseen = sum(missed.values())
-        return Choice(
-            blocks, by_rows, covered, total, tuple(unruled), vectors, unseen, self.adapter, self.trial.order
-        )
+        return Choice(blocks, by_rows, covered, total, tuple(unruled), vectors, unseen, self.adapter, self.trial.order)
 
     def _layers(self) -> Iterable[_Layer]:
         for name, module in cast("Iterable[tuple[str, nn.Module]]", self.model.named_modules()):
@@ -241,7 +239,7 @@ def _stacks(names: Sequence[str], model: nn.Module, *, decoding: bool) -> dict[s
     if not decoding:
         return _stack(names, model, "")
     found: dict[str, int] = {}
-    modules = cast("Sequence[tuple[str, nn.Module]]", list(model.named_modules()))
+    modules = list(cast("Iterable[tuple[str, nn.Module]]", model.named_modules()))
     for side in (cast("Any", model).get_encoder(), cast("Any", model).get_decoder()):
         home = next(name for name, one in modules if one is side)
         first = 1 + max(found.values(), default=-1)

@@ -97,7 +97,13 @@ class Taps:
     """
 
     def __init__(
-        self, model: nn.Module, blocks: Sequence[Block], n: int, t: int, u: int | None = None, order: Order | None = None
+        self,
+        model: nn.Module,
+        blocks: Sequence[Block],
+        n: int,
+        t: int,
+        u: int | None = None,
+        order: Order | None = None,
     ) -> None:
         self.model, self.blocks, self.n, self.t, self.u = model, blocks, n, t, u
         self._order: Order = {} if order is None else order

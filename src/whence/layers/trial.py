@@ -60,8 +60,8 @@ def tried(model: nn.Module, size: int, *, decoding: bool) -> Trial:
         if not decoding:
             raise
         raise RunError(
-            f"{type(model).__name__} does not run on a text and a target as other encoder-decoders do ({error}): whence "
-            "cannot say which of them a layer reads; choose tracin-we, tracin-we-adam or tracin-last"
+            f"{type(model).__name__} does not run on a text and a target as other encoder-decoders do ({error}): "
+            "whence cannot say which of them a layer reads; choose tracin-we, tracin-we-adam or tracin-last"
         ) from error
     finally:
         for handle in handles:
