@@ -22,7 +22,7 @@ from whence.compress import Projection
 from whence.errors import RunError
 from whence.index.layered import apart, spoken
 from whence.layers import Choice, choose, input_embedding
-from whence.model import Encoded, Run
+from whence.model import Draws, Encoded, Run
 from whence.types import Example
 
 TOLERANCE = 1e-5
@@ -218,9 +218,7 @@ def in_block(name: str, side: str, number: int) -> bool:
 def test_scores_are_brute_force(base: Path, fresh: Fresh, name: str, at: int) -> None:
     folder, (method, changes, pick) = run_of(name, base), METHODS[at]
     index = build(folder, fresh(), method, project=None, **changes)
-    assert_equal(
-        scores(index), products(folder, pick, cosine=method == "grad-cos"), 5e-5 if name == "t5" else TOLERANCE
-    )
+    assert_equal(scores(index), products(folder, pick, cosine=method == "grad-cos"))
     if method != "tracin-layers":
         assert all(shares(index, QUERIES[0]))
 
@@ -380,3 +378,23 @@ def test_inverse_hessian_products_are_the_dense_solve(base: Path, fresh: Fresh) 
 def inputs_of(one: Encoded) -> dict[str, torch.Tensor]:
     ids, labels = torch.as_tensor(one.ids)[None], torch.as_tensor(one.targets)[None]
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def test_drawn_labels_hang_on_both_texts_and_reach_to_the_end_of_the_longer() -> None:
+    model, _ = model_of("bart")
+    made, _ = texts("seq2seq", model)
+    pairs = [
+        ("bank", "red planet again cheered"),
+        ("bank", "home team again cheered"),
+        ("the red planet again", "goal"),
+    ]
+    encoded = made.encode([Example(str(row), row, one, target=two) for row, (one, two) in enumerate(pairs)])
+
+    def drawn(some: list[Encoded]) -> np.ndarray:
+        batch = made.collate(some, [-1] * len(some))
+        logits = torch.randn(1, 1, 90, generator=torch.Generator().manual_seed(0)).expand(*batch.targets.shape, -1)
+        return Draws(3).losses(batch, batch.tokens())(logits).numpy()
+
+    together = drawn(encoded)
+    np.testing.assert_allclose(together, [drawn([one])[0] for one in encoded], rtol=1e-5)
+    assert abs(together[0] - together[1]) > 1e-3
