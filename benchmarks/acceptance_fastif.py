@@ -10,6 +10,7 @@ The record is `results/DATE-acceptance-fastif.json`.
 import argparse
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,9 @@ class Seed:
         second = other.solution(asked, every)
         slow = self.made(self.index, seed=2, runs=1, depth=self.args.slow_depth, sample=self.args.slow_sample)
         slow.__dict__["_scale"] = one._scale  # the same ridge: the same problem
+        gradient = self.made(self.index, seed=3, solver="cg", depth=5)
+        gradient.__dict__["_scale"] = one._scale
+        clock["cg, solve"], third = _timed(lambda: gradient.solution(asked, every))
         clock["slow, solve"], long = _timed(lambda: slow.solution(asked, every))
         # one scan for both: a product more costs next to nothing
         places = np.arange(len(self.table))
@@ -143,6 +147,9 @@ class Seed:
             "correlation_with_slow_s": [
                 float(np.corrcoef(a, b)[0, 1]) for a, b in zip(first.s.numpy(), long.s.numpy(), strict=True)
             ],
+            "correlation_of_cg_with_slow_s": [
+                float(np.corrcoef(a, b)[0, 1]) for a, b in zip(third.s.numpy(), long.s.numpy(), strict=True)
+            ],
             "correlation_of_gradient_with_slow_s": [
                 float(np.corrcoef(a, b)[0, 1]) for a, b in zip(v.numpy(), long.s.numpy(), strict=True)
             ],
@@ -154,7 +161,10 @@ class Seed:
     def candidate_check(self, scores: dict[str, np.ndarray]) -> dict:
         """Pearson on the candidates, and how many of the true top are among the nearest, both signs apart."""
         asked, alive = self.index._ask(self.asked, None), np.ones(len(self.table), dtype=np.bool_)
-        pearson, found = [], {share: {"any": [], "helped": [], "hurt": []} for share in SHARES}
+        pearson = []
+        found = {
+            rule: {share: {"any": [], "helped": [], "hurt": []} for share in SHARES} for rule in ("signal", "features")
+        }
         fast = self.made(self.index)
         for row in range(len(self.asked)):
             truth = scores["slow"][row]
@@ -163,18 +173,23 @@ class Seed:
                 "helped": np.argsort(-truth)[:SOUGHT],
                 "hurt": np.argsort(truth)[:SOUGHT],
             }
-            for share in SHARES:
-                fast.recipe = fast.recipe.model_copy(update={"candidates": share})
-                near = fast.candidates(asked.pooled[row], alive)
+            for rule, share in product(found, SHARES):
+                fast.recipe = fast.recipe.model_copy(update={"candidates": share, "nearest": rule})
+                near = fast.nearest(asked, row, alive)
                 for name, rows_ in sought.items():
-                    found[share][name].append(float(np.isin(rows_, near).mean()))
-                if share == 0.05:
+                    found[rule][share][name].append(float(np.isin(rows_, near).mean()))
+                if (rule, share) == ("signal", 0.05):
                     pearson.append(float(np.corrcoef(scores["fast"][row][near], truth[near])[0, 1]))
         return {
             "pearson_on_candidates": pearson,
-            "recall": {str(share): {n: bootstrap(np.asarray(v)).to_dict() for n, v in one.items()}
-                       for share, one in found.items()},
-        }  # fmt: skip
+            "recall": {
+                rule: {
+                    str(share): {n: bootstrap(np.asarray(v)).to_dict() for n, v in one.items()}
+                    for share, one in shares.items()
+                }
+                for rule, shares in found.items()
+            },
+        }
 
     def clock_check(self) -> dict:
         """Seconds of one query: solve, candidates, scan, slow solve."""
@@ -262,7 +277,7 @@ class Seed:
         solver, scores = self.solver_check()
         print(solver, flush=True)
         near, clock, mended = self.candidate_check(scores), self.clock_check(), self.mending_check()
-        tenth = near["recall"]["0.1"]["any"]["value"]
+        tenth = near["recall"]["signal"]["0.1"]["any"]["value"]
         said = self.divergence_check()
         demands = {
             "head, cosine >= .95": float(np.mean(head["cosine"])),
@@ -306,7 +321,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=3)
     parser.add_argument("--anchors", type=int, default=20)
     parser.add_argument("--damping", type=float, default=0.01)
-    parser.add_argument("--depth", type=int, default=500, help="steps of the solver")
+    parser.add_argument("--depth", type=int, default=150, help="steps of the solver")
     parser.add_argument("--slow-depth", type=int, default=2000)
     parser.add_argument("--slow-sample", type=int, default=16)
     parser.add_argument("--rate", type=float, default=0.01, help="of the mending step")

@@ -134,7 +134,8 @@ def test_words_are_those_of_the_training_text_and_sum_to_the_score(bert: Truth, 
 
 
 def test_only_the_nearest_are_ranked(bert: Truth, fresh: Folder) -> None:
-    index = build(bert, fresh("index"), "fastif", layers="head", solver="cg", damping=0.1, candidates=5.0)
+    changes = {"layers": "head", "solver": "cg", "damping": 0.1, "candidates": 5.0, "nearest": "features"}
+    index = build(bert, fresh("index"), "fastif", **changes)
     row = bert.queries[0]
     features = index.store.features["pooled"].astype(np.float64)
     model, texts = bert.models[bert.steps[-1]], bert.tokenizer(row["text"], return_tensors="pt")
@@ -147,6 +148,38 @@ def test_only_the_nearest_are_ranked(bert: Truth, fresh: Folder) -> None:
     only = next(iter(nearest))
     chosen = index.explain(row["text"], label=row["label"], where=whence.Where(ids=[bert.training[only]["id"]]))
     assert [hit.row for hit in (*chosen.helped, *chosen.hurt)] == [only]
+
+
+@pytest.mark.parametrize("against", [None, "money"])
+def test_candidates_of_a_classifier_are_chosen_by_signal(bert: Truth, fresh: Folder, against: str | None) -> None:
+    """Both sides by the model itself: hidden states, probabilities, labels."""
+    index = build(bert, fresh("index"), "fastif", layers="head", solver="cg", damping=0.1, candidates=6.0)
+    model, row = bert.models[bert.steps[-1]], bert.queries[0]
+
+    def of(text: str) -> tuple[np.ndarray, np.ndarray]:
+        with torch.no_grad():
+            out = model(**bert.tokenizer(text, return_tensors="pt"), output_hidden_states=True)
+        return out.logits[0].double().softmax(-1).numpy(), out.hidden_states[-1][0].mean(0).double().numpy()
+
+    p, h = of(row["text"])
+    unit = np.eye(len(NAMES))
+    signal = (p if against is None else unit[NAMES.index(against)]) - unit[NAMES.index("sport")]
+    likeness: list[float] = []
+    for one in bert.training:
+        q, g = of(one["text"])
+        cosine = g @ h / np.linalg.norm(g) / np.linalg.norm(h)
+        likeness.append(abs((q - unit[NAMES.index(one["label"])]) @ signal * cosine))
+    answer = index.explain(row["text"], label="sport", against=against, k=24, baselines=False)
+    hits = {hit.row for hit in (*answer.helped, *answer.hurt)}
+    assert hits <= set(np.argsort(-np.asarray(likeness))[:6].tolist())
+    assert hits
+    assert any("error signal and mean last hidden state" in note for note in answer.notes)
+
+
+def test_a_language_model_has_no_signal(fresh: Folder) -> None:
+    gpt2 = lm_run(fresh("signal"), "gpt2", tied=True, steps=(20,), n=8, q=1)
+    with pytest.raises(InputError, match="this run is no classifier: choose --set nearest=features"):
+        build(gpt2, fresh("index"), "fastif", layers="mlp", nearest="signal")
 
 
 def test_a_language_model(fresh: Folder) -> None:

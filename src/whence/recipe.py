@@ -56,6 +56,8 @@ class Recipe(BaseModel):
         sample: training texts of one Hessian; None takes 8 a step for LiSSA, 256 for conjugate gradient.
         scale: what LiSSA divides the Hessian by; "auto" is 3 times the largest eigenvalue seen.
         candidates: the nearest training examples that a query is compared with: a share of them up to 1, or a number.
+        nearest: by what: features (mean last hidden states), or signal (a classifier's error signals times the cosine
+            of the features, in absolute value); "auto" is signal for classifiers.
         measure: what is asked of a query: its loss, or the logit of its label (how much the example pushes it up).
         refit: L2 penalty under which the last layer is fitted anew before anything is taken; None leaves it as trained.
         checkpoints: every checkpoint of the run, or the last one alone.
@@ -97,6 +99,7 @@ class Recipe(BaseModel):
     sample: int | None = Field(default=None, ge=1)
     scale: float | Literal["auto"] = "auto"
     candidates: float = Field(default=1000.0, gt=0.0)
+    nearest: Literal["auto", "signal", "features"] = "auto"
     measure: Literal["loss", "logit"] = "loss"
     refit: float | None = Field(default=None, gt=0.0)
     checkpoints: Literal["all", "last"] = "all"

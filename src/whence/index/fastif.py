@@ -14,7 +14,7 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from whence.curvature import Hessian, conjugate_gradient, lissa, top_eigenvalue
@@ -22,6 +22,7 @@ from whence.errors import DivergedError, InputError
 from whence.index.asked import Asked
 from whence.index.layered import spoken
 from whence.index.loading import Loaded
+from whence.index.nearest import Nearest
 from whence.index.passes import Pass
 from whence.layers import Block, Call, OneHot
 from whence.model import Encoded
@@ -40,9 +41,6 @@ MARGIN = 3.0
 
 READ = 20_000
 """Encoded training texts that are kept for the next draw."""
-
-BLOCK = 65_536
-"""Features compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -106,31 +104,11 @@ class FastIF:
         solution, rankings = self.solution(asked, rows), list[Ranking]()
         allowed = np.concatenate([where.allowed(one) for one in self.store.segments])
         for at, row in enumerate(rows):
-            places = self.candidates(asked.pooled[row], allowed)
+            places = self.nearest(asked, row, allowed)
             scores = np.full(self.store.n, np.nan)
             scores[places] = self._products(solution.s[at : at + 1], places)[0]
             rankings.append(ranking_of(scores, k))
         return rankings
-
-    def candidates(self, feature: Float[np.ndarray, " d"], allowed: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
-        """Find the training examples nearest to a query: exact, by the mean of the last hidden states.
-
-        Args:
-            feature: of the query.
-            allowed: which may be hits.
-
-        Returns:
-            Their places, in data order; ties go to the example that stands first.
-        """
-        features = self.store.features["pooled"]
-        distances = np.concatenate(
-            [
-                ((features[start : start + BLOCK].astype(np.float64) - feature) ** 2).sum(1)
-                for start in range(0, len(features), BLOCK)
-            ]
-        )
-        order = np.argsort(np.where(allowed, distances, np.inf), kind="stable")
-        return np.sort(order[: min(self._most(), int(allowed.sum()))])
 
     def notes(self, asked: Asked, row: int) -> list[str]:
         """Say how one query was solved, and which examples were compared.
@@ -142,15 +120,8 @@ class FastIF:
         Returns:
             Lines for the reader.
         """
-        most, n = self._most(), int(self.store.alive.sum())
-        near = (
-            "every training example is a candidate"
-            if most >= n
-            else f"candidates: the {most:,} of {n:,} training examples nearest by their mean last hidden state; "
-            "examples further off were not scored, and what hurts often lies far off"
-        )
         whole = "the query has no words here: shares are by the words of the training example"
-        return [*self.solution(asked, range(row, row + 1)).told, near, whole]
+        return [*self.solution(asked, range(row, row + 1)).told, self.nearest.told(), whole]
 
     def terms(
         self, asked: Asked, row: int, example: Example, label: int, widths: tuple[int, int]
@@ -331,9 +302,10 @@ class FastIF:
         texts = self.store.examples["text"]
         return np.asarray([len(str(texts[place])) for place in places.tolist()])
 
-    def _most(self) -> int:
-        n, asked = int(self.store.alive.sum()), self.recipe.candidates
-        return min(n, max(1, round(asked * n) if asked <= 1 else int(asked)))
+    @property
+    def nearest(self) -> Nearest:
+        """Chooses candidates."""
+        return Nearest(self.store, self.recipe)
 
     @cached_property
     def _work(self) -> Pass:

@@ -137,6 +137,11 @@ def chosen_layers(recipe: Recipe, run: Run, model: nn.Module) -> Choice:
             f"{recipe.name} solves with the gradients themselves: project, basis, curvature, preconditioner, "
             "similarity, unit_norm, refit, measure and several checkpoints are for methods whose vectors are kept"
         )
+    if recipe.nearest == "signal" and run.card.kind != "classification":
+        raise InputError(
+            f"{recipe.name} with nearest=signal compares a classifier's error signals, and this run is no classifier: "
+            "choose --set nearest=features"
+        )
     if not recipe.layers:
         raise InputError(f"{recipe.name} names no layers: give some with --layers (groups, or patterns over names)")
     head = classifier_head(model) if run.card.kind == "classification" else vocabulary_head(model)

@@ -162,10 +162,10 @@ _ROWS = (
         f"{_CURVED_COST}, twice",
     ),
     Method(
-        _last("fastif", ("last-block", "head"), solver="lissa", damping=0.01),
+        _last("fastif", ("last-block", "head"), solver="lissa", depth=150, damping=0.01),
         "influence functions with an inverse-Hessian product per query (LiSSA), on the nearest candidates",
         FASTIF,
-        "forward only; a query some thousand passes over small batches",
+        "forward only; a query some hundred passes over small batches",
     ),
     Method(
         _last(
