@@ -80,15 +80,16 @@ def fastif(name: str, record: dict) -> str:
     seeds = record["seeds"]
     parts = [FASTIF.format(name=name, **record, coverage=seeds[0]["coverage"]), "\n", demands(record)]
     parts.append(
-        "\nShare of the slow run's top 100 that is among the nearest:\n\n| candidates | any sign | helped | hurt |\n"
+        "\nShare of the slow run's top 100 that is among the nearest:\n\n| candidates by | share | any sign | helped | hurt |\n"
     )
-    parts.append("|---|---|---|---|\n")
-    for share in seeds[0]["candidates"]["recall"]:
-        cells = [
-            "; ".join(f"{one['candidates']['recall'][share][sign]['value']:.2f}" for one in seeds)
-            for sign in ("any", "helped", "hurt")
-        ]
-        parts.append(f"| {float(share):.0%} | {' | '.join(cells)} |\n")
+    parts.append("|---|---|---|---|---|\n")
+    for rule, shares in seeds[0]["candidates"]["recall"].items():
+        for share in shares:
+            cells = [
+                "; ".join(f"{one['candidates']['recall'][rule][share][sign]['value']:.2f}" for one in seeds)
+                for sign in ("any", "helped", "hurt")
+            ]
+            parts.append(f"| {rule} | {float(share):.0%} | {' | '.join(cells)} |\n")
     parts.append(_head("seconds of one query (wall; CPU)", seeds))
     for step in seeds[0]["clock"]["seconds"]:
         times = [one["clock"]["seconds"][step] for one in seeds]
@@ -101,6 +102,7 @@ def fastif(name: str, record: dict) -> str:
         ("cosine of the plain gradient with the exact s of the head", lambda one: one["head"]["gradient_cosine"]),
         ("correlation of the plain gradient with the slow s", _of("correlation_of_gradient_with_slow_s")),
         ("correlation of FastIF's s with the slow s", _of("correlation_with_slow_s")),
+        ("correlation of five steps of conjugate gradient with the slow s", _of("correlation_of_cg_with_slow_s")),
         ("accuracy on 1,000 test texts", lambda one: [one["accuracy"]]),
         (
             "better than random rows of the anchor's label",
