@@ -80,7 +80,8 @@ def fastif(name: str, record: dict) -> str:
     seeds = record["seeds"]
     parts = [FASTIF.format(name=name, **record, coverage=seeds[0]["coverage"]), "\n", demands(record)]
     parts.append(
-        "\nShare of the slow run's top 100 that is among the nearest:\n\n| candidates by | share | any sign | helped | hurt |\n"
+        "\nShare of the slow run's top 100 that is among the nearest:\n\n"
+        "| candidates by | share | any sign | helped | hurt |\n"
     )
     parts.append("|---|---|---|---|---|\n")
     for rule, shares in seeds[0]["candidates"]["recall"].items():
