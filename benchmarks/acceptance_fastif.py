@@ -81,7 +81,7 @@ class Seed:
     def made(self, index: whence.Index, **changes: object) -> FastIF:
         """The index's own scorer with other settings of the solver."""
         made = FastIF(index.store, index._loaded)
-        made.recipe = made.recipe.model_copy(update={"depth": self.args.depth} | changes)
+        made.recipe = made.recipe.model_copy(update={"depth": self.args.depth, "runs": self.args.runs} | changes)
         return made
 
     def _built(self, home: Path, **changes: object) -> whence.Index:
@@ -321,7 +321,8 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=3)
     parser.add_argument("--anchors", type=int, default=20)
     parser.add_argument("--damping", type=float, default=0.01)
-    parser.add_argument("--depth", type=int, default=150, help="steps of the solver")
+    parser.add_argument("--depth", type=int, default=100, help="steps of the solver")
+    parser.add_argument("--runs", type=int, default=2, help="independent runs of it")
     parser.add_argument("--slow-depth", type=int, default=2000)
     parser.add_argument("--slow-sample", type=int, default=16)
     parser.add_argument("--rate", type=float, default=0.01, help="of the mending step")

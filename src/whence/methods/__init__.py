@@ -162,7 +162,7 @@ _ROWS = (
         f"{_CURVED_COST}, twice",
     ),
     Method(
-        _last("fastif", ("last-block", "head"), solver="lissa", depth=150, damping=0.01),
+        _last("fastif", ("last-block", "head"), solver="lissa", depth=100, runs=2, damping=0.01),
         "influence functions with an inverse-Hessian product per query (LiSSA), on the nearest candidates",
         FASTIF,
         "forward only; a query some hundred passes over small batches",
