@@ -175,6 +175,20 @@ def deletion_part(name: str, title: str) -> list[str]:
     lines += ["", "| compared (helped rows deleted) | ratio | difference |", "|---|---|---|"]
     for pair, sides in gold["compared"].items():
         lines.append(f"| {pair} | {shown(sides['helped']['ratio'])} | {shown(sides['helped']['difference'])} |")
+    return [*lines, "", *by_k(found)]
+
+
+def by_k(found: dict) -> list[str]:
+    """Change of the gold class and share of flipped predictions for every number of deleted rows, helped side."""
+    ks = list(map(str, found["k"]))
+    if len(ks) < 2:
+        return []
+    heads = [f"k = {k}" for k in ks] + [f"flipped, k = {k}" for k in ks]
+    lines = ["| method | " + " | ".join(heads) + " |", "|" + "---|" * (len(heads) + 1)]
+    for method, sides in found["gold"]["curves"].items():
+        cells = [shown(sides["helped"]["by_k"][k]) for k in ks]
+        cells += [shown(found["brittleness"][method][k]) for k in ks]
+        lines.append(f"| {NAMES.get(method, method)} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 
 
@@ -321,6 +335,8 @@ def main() -> None:
     a = lds_part("a-lds-5000", "LDS, AG News, convolutional classifier, 5,000 rows, 100 queries")
     a += lds_part("a-lds", "LDS, AG News, convolutional classifier, 6,000 rows, 60 queries")
     a += deletion_part("a-deletion", "Case deletion, AG News, convolutional classifier")
+    a += deletion_part("a-deletion-all", "Case deletion, AG News, convolutional classifier, every method")
+    a += deletion_part("a-deletion-k", "Case deletion, AG News, convolutional classifier, 10 to 100 rows")
     b: list[str] = []
     for name in names("b-*-lds"):
         task, _, model = name.removeprefix("b-").removesuffix("-lds").partition("-")
