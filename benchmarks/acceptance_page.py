@@ -111,7 +111,7 @@ def fastif(name: str, record: dict) -> str:
         ),
     ]
     parts.append(_head("beside", seeds))
-    parts += [f"| {said} | " + " | ".join(f"{np.mean(get(one)):.3f}" for one in seeds) + " |\n" for said, get in others]
+    parts += [f"| {said} | " + " | ".join(map(_mean, map(get, seeds))) + " |\n" for said, get in others]
     parts.append(f'\nA scale of .001: "{seeds[0]["divergence"]}"\n')
     return "".join(parts)
 
@@ -119,6 +119,10 @@ def fastif(name: str, record: dict) -> str:
 def _head(first: str, seeds: list) -> str:
     names = " | ".join(f"seed {one.get('seed', at)}" for at, one in enumerate(seeds))
     return f"\n| {first} | {names} |\n{'|---' * (len(seeds) + 1)}|\n"
+
+
+def _mean(values: list | str) -> str:
+    return values if isinstance(values, str) else f"{np.mean(values):.3f}"
 
 
 def _of(key: str):
