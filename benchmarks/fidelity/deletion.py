@@ -58,12 +58,11 @@ def _against(result, best: str, other: str, sides) -> dict:
 
 def deletion_table(setting, args) -> dict:
     """Record B: scores of all runs summed."""
-    names = ("tracin-we", "tracin-we-adam unit-norm", "tracin-last", "tfidf-label")
     with one_thread():
-        scores = {name: setting.scores[name][1] for name in names}
+        scores = {name: setting.scores[name][1] for name in args.methods}
     labels = setting.problem.train_labels
     retrains = setting.retrains(keep_places=True)
     return table(
         scores, labels, setting.query_labels, retrains, args.points, args.k, range(args.seeds),
-        "tracin-we-adam unit-norm", "tracin-last", "tfidf-label",
+        args.methods[0], "tracin-last", "tfidf-sign", args.sides,
     )  # fmt: skip

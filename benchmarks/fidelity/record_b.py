@@ -27,6 +27,7 @@ from deletion import deletion_table
 from record import controls, keep, lds_table
 
 import whence
+from whence.evaluate.deletion import SIDES
 from whence.evaluate.fitting import Loop, Settings, one_thread
 from whence.evaluate.lds import subset_masks
 from whence.evaluate.own_run import FRESH, RunProblem, write_run
@@ -44,7 +45,16 @@ METHODS: dict[str, tuple[str, dict]] = {
     "tracin-we unit-norm": ("tracin-we", {"unit_norm": True}),
     "tracin-last": ("tracin-last", {}),
 }
+VARIANTS: dict[str, tuple[str, dict]] = {
+    "tracin-all leading": ("tracin-all", {"basis": "leading"}),
+    "grad-cos leading": ("grad-cos", {"basis": "leading"}),
+    "fastif": ("fastif", {"depth": 100, "runs": 1}),
+}
+"""Of further methods."""
+ONE_RUN = ("fastif",)
+"""Every query is a solve of its own: one run is scored."""
 FURTHER = ("tracin-sec", "tracin-all", "grad-cos", "influence-last", "representer", "trackstar", "datainf", "ekfac")
+DELETED = ("tracin-we-adam unit-norm", "tracin-last", "tfidf-sign", "tracin-we")
 SCORED_SEEDS = (1001, 1002, 1003, 1004)
 
 
@@ -110,7 +120,7 @@ class Setting:
             return np.load(path)
         run = write_run(self.loop(keep_places=False), self.home / f"run-{seed}", seed)
         steps = [one.step for one in run.checkpoints if one.step > 1]
-        method, changes = METHODS.get(name, (name, {}))
+        method, changes = (METHODS | VARIANTS).get(name, (name, {}))
         if method.startswith("tracin"):
             changes = {**changes, "weights": "equal"}
         rows = [
@@ -149,8 +159,8 @@ class Setting:
         seeds = SCORED_SEEDS[: self.args.runs]
         found: dict[str, list[np.ndarray]] = {}
         for name in (*METHODS, *self.args.further):
-            runs = [self.scored(name, seed) for seed in seeds]
-            found[name] = [runs[0], np.sum(runs, axis=0), *runs]
+            runs = [self.scored(name, seed) for seed in seeds[: 1 if name in ONE_RUN else None]]
+            found[name] = [runs[0], np.sum(runs, axis=0), *(runs if len(runs) > 1 else ())]
         p, hidden = self.signals
         return found | {name: [one, one] for name, one in controls(self.task, p, hidden).items()}
 
@@ -227,6 +237,8 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=8000)
     parser.add_argument("--points", type=int, default=20)
     parser.add_argument("--k", type=int, nargs="+", default=[100])
+    parser.add_argument("--methods", nargs="+", default=DELETED, help="deletion: the first is compared with all others")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--further", nargs="*", default=[], help="more methods of the table, such as tracin-sec")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path)
