@@ -293,7 +293,8 @@ class Seed:
         }
         print(self.seed, demands, flush=True)
         return {
-            "accuracy": self.accuracy, "demands": demands, "head": head, "solver": solver, "candidates": near,
+            "texts": len(self.table), "accuracy": self.accuracy, "demands": demands, "head": head, "solver": solver,
+            "candidates": near,
             "clock": clock, "mending": mended, "divergence": said,
             "coverage": next((one for one in self.index.store.manifest.notes if "scores" in one), None),
         }  # fmt: skip

@@ -30,7 +30,7 @@ FASTIF = """
 
 `benchmarks/acceptance_fastif.py` · {date} · [record](../benchmarks/results/{name})
 
-AG News, {settings[rows]:,} training texts of at most {settings[length]} tokens, BERT of width 64, 2 layers, from
+AG News, {texts:,} training texts of at most {settings[length]} tokens, BERT of width 64, 2 layers, from
 scratch; last block and head are scored ({coverage}). {settings[queries]} queries, {settings[anchors]} anchors
 (misclassified test texts), candidates 5 %, damping {settings[damping]} of the automatic scale. The slow run: LiSSA of
 {settings[slow_depth]} steps over {settings[slow_sample]} texts with the same ridge, and a scan of all texts. A mending
@@ -78,7 +78,8 @@ def trackstar(name: str, record: dict) -> str:
 def fastif(name: str, record: dict) -> str:
     """Demands, recall by share of candidates, clock and mending."""
     seeds = record["seeds"]
-    parts = [FASTIF.format(name=name, **record, coverage=seeds[0]["coverage"]), "\n", demands(record)]
+    head = FASTIF.format(name=name, **record, coverage=seeds[0]["coverage"], texts=seeds[0]["texts"])
+    parts = [head, "\n", demands(record)]
     parts.append(
         "\nShare of the slow run's top 100 that is among the nearest:\n\n"
         "| candidates by | share | any sign | helped | hurt |\n"
