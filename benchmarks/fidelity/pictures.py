@@ -123,6 +123,23 @@ def lds_part(name: str, title: str) -> list[str]:
     return [*lines, "", *costs(found)]
 
 
+def runs_part(name: str) -> list[str]:
+    """The default summed over more and more runs, beside the lexical controls."""
+    found = record(name)
+    if found is None:
+        return []
+    known = ", ".join(f"{NAMES.get(one, one)} {value:.3f}" for one, value in found["controls"].items())
+    lines = [
+        f"The default over more runs, on the same {found['retrains']} retrains (ceiling "
+        f"{found['ceiling']['value']:.3f}; {known}). "
+        f"[JSON](../benchmarks/results/{found['file']})", "",
+        "| runs summed | LDS | minus TF-IDF x label sign | minus BM25 x label sign |", "|---|---|---|---|",
+    ]  # fmt: skip
+    for runs, one in found["by_runs"].items():
+        lines.append(f"| {runs} | {shown(one)} | {shown(one['minus tfidf-sign'])} | {shown(one['minus bm25-sign'])} |")
+    return [*lines, ""]
+
+
 def costs(found: dict) -> list[str]:
     """What each method cost, where it was measured."""
     rows = [(name, one["cost"]) for name, one in found["lds"].items() if "cost" in one]
@@ -341,6 +358,7 @@ def main() -> None:
     for name in names("b-*-lds"):
         task, _, model = name.removeprefix("b-").removesuffix("-lds").partition("-")
         b += lds_part(name, f"LDS, {task}, {'MiniLM, fine-tuned' if model == 'minilm' else 'small transformer'}")
+        b += runs_part(name.removesuffix("-lds") + "-runs")
     for name in names("b-*-deletion"):
         b += deletion_part(name, f"Case deletion, {name.removeprefix('b-').removesuffix('-deletion')}, transformer")
     lines += ["## A. AG News, convolutional classifier", "", *a, "## B. Transformers", "", *b]

@@ -1,6 +1,7 @@
 """Record B: transformers, through the library's own indexes.
 
     python benchmarks/fidelity/record_b.py lds --task agnews --data ../shared/data --cache CACHE
+    python benchmarks/fidelity/record_b.py runs --task agnews --runs 8 --data ../shared/data --cache CACHE
     python benchmarks/fidelity/record_b.py deletion --task agnews --data ../shared/data --cache CACHE
     python benchmarks/fidelity/record_b.py lds --task agnews --model minilm --rows 300 --epochs 2 ...
 
@@ -29,7 +30,9 @@ from record import controls, keep, lds_table
 import whence
 from whence.evaluate.deletion import SIDES
 from whence.evaluate.fitting import Loop, Settings, one_thread
-from whence.evaluate.lds import subset_masks
+from whence.evaluate.intervals import widened
+from whence.evaluate.lds import ceiling, lds_replicates, subset_masks
+from whence.evaluate.lds import lds as measured
 from whence.evaluate.own_run import FRESH, RunProblem, write_run
 from whence.evaluate.retraining import Job, Retrains
 from whence.model import Run
@@ -55,6 +58,8 @@ ONE_RUN = ("fastif",)
 """Every query is a solve of its own: one run is scored."""
 FURTHER = ("tracin-sec", "tracin-all", "grad-cos", "influence-last", "representer", "trackstar", "datainf", "ekfac")
 DELETED = ("tracin-we-adam unit-norm", "tracin-last", "tfidf-sign", "tracin-we")
+METHOD = "tracin-we-adam unit-norm"
+"""The default."""
 SCORED_SEEDS = (1001, 1002, 1003, 1004)
 
 
@@ -193,8 +198,8 @@ def minilm() -> Path:
     return next(Path(found.submodule_search_locations[0]).rglob("model.safetensors")).parent
 
 
-def lds(setting: Setting) -> dict:
-    """Retrain on halves, and measure every method against them."""
+def halves(setting: Setting) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Random halves, outputs [seed half query] of the models trained on them, their accuracy, seconds of one."""
     args = setting.args
     masks = subset_masks(args.rows, args.subsets, seed=7)
     jobs = [
@@ -206,19 +211,54 @@ def lds(setting: Setting) -> dict:
     found = retrains.outputs(jobs)
     outputs = np.stack([one.of(setting.query_labels) for one in found]).reshape(args.seeds, args.subsets, -1)
     accuracy = float(np.mean([(one.predicted == setting.query_labels).mean() for one in found]))
+    return masks, outputs, accuracy, float(retrains.seconds().mean())
+
+
+def lds(setting: Setting) -> dict:
+    """Retrain on halves, and measure every method against them."""
+    masks, outputs, accuracy, seconds = halves(setting)
     with one_thread():
-        table = lds_table(setting.scores, masks, outputs, "tracin-we-adam unit-norm")
+        table = lds_table(setting.scores, masks, outputs, METHOD)
     for path in (setting.home / "scores").glob(f"*-{SCORED_SEEDS[0]}.json"):
         name = path.stem.removesuffix(f"-{SCORED_SEEDS[0]}")
         found_name = next(one for one in table["lds"] if one.replace(" ", "-") == name)
         table["lds"][found_name]["cost"] = json.loads(path.read_text())
-    return {"subset_accuracy": accuracy, "seconds_per_retrain": float(retrains.seconds().mean()), **table}
+    return {"subset_accuracy": accuracy, "seconds_per_retrain": seconds, **table}
+
+
+def more_runs(setting: Setting) -> dict:
+    """The default summed over one to many runs, beside the lexical controls, on the retrains of `lds`."""
+    masks, outputs, _, _ = halves(setting)
+    mean = outputs.mean(0)
+    with one_thread():
+        scores = [setting.scored(METHOD, SCORED_SEEDS[0] + at) for at in range(setting.args.runs)]
+        known = controls(setting.task, *setting.signals)
+    rivals = {name: _drawn(known[name], masks, mean) for name in ("tfidf-sign", "bm25-sign")}
+    table: dict[str, dict] = {}
+    for count in (one for one in (1, 2, 4, 8, 12) if one <= len(scores)):
+        value, draws = _drawn(np.sum(scores[:count], axis=0), masks, mean)
+        table[str(count)] = widened(value, draws, mean.shape[1]).to_dict() | {
+            f"minus {name}": widened(value - other, draws - theirs, mean.shape[1]).to_dict()
+            for name, (other, theirs) in rivals.items()
+        }
+    top = ceiling(outputs)
+    return {
+        "method": METHOD, "by_runs": table, "controls": {name: one[0] for name, one in rivals.items()},
+        "subsets": len(masks), "queries": mean.shape[1], "retrains": int(outputs.shape[0] * outputs.shape[1]),
+        "ceiling": {"reliability": top.reliability, "runs": top.runs, "value": top.value},
+    }  # fmt: skip
+
+
+def _drawn(scores: np.ndarray, masks: np.ndarray, mean: np.ndarray) -> tuple[float, np.ndarray]:
+    """LDS, and its bootstrap draws."""
+    sums = masks.astype(float) @ np.nan_to_num(scores).T
+    return float(measured(scores, masks, mean).mean()), lds_replicates(sums, mean)
 
 
 def main() -> None:
     """Run one part of the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("lds", "deletion"))
+    parser.add_argument("what", choices=("lds", "deletion", "runs"))
     parser.add_argument("--task", default="agnews")
     parser.add_argument("--model", choices=("scratch", "minilm"), default="scratch")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
@@ -245,7 +285,8 @@ def main() -> None:
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
     setting = Setting(args)
-    result = lds(setting) if args.what == "lds" else deletion_table(setting, args)
+    made = {"lds": lds, "runs": more_runs, "deletion": lambda one: deletion_table(one, args)}
+    result = made[args.what](setting)
     keep(args, f"B-{args.task}-{args.model}", result)
 
 
