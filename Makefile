@@ -13,7 +13,7 @@ demo: $(VENV)/.demo
 	$(BIN)/whence demo --out demo-out
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 # Needs a Chromium; as root on Debian it is installed, and axe-core comes from the npm registry.
 test-browser: $(VENV)/.dev .browser/package/axe.min.js
