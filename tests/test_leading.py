@@ -12,6 +12,11 @@ from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import Truth, classifier_run, lm_run
 from whence.errors import InputError
 from whence.index import leading
+from whence.index.passes import Pass
+from whence.index.worker import Worker
+from whence.model import Checkpoint
+from whence.store.files import publish_tensors
+from whence.store.layout import Layout
 
 STEP, P = 20, 4
 LAYERS = "attention"
@@ -127,6 +132,27 @@ def test_an_index_opens_with_its_directions_and_appends_by_them(bert: Truth, tmp
     np.testing.assert_array_equal(ask(more, bert.queries)[:, :20], before)
     for name, value in held.items():
         np.testing.assert_array_equal(more.store.table(STEP)[name], value)
+
+
+def test_the_directions_that_were_published_first_are_kept(
+    bert: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may find them with other signs, and its shards are made of those."""
+    first: dict[str, np.ndarray] = {}
+    alone = Worker._tables
+
+    def late(self: Worker, checkpoint: Checkpoint, work: Pass) -> dict[str, np.ndarray]:
+        made = alone(self, checkpoint, work)
+        first.update({name: -one if name.endswith("left") else one for name, one in made.items()})
+        publish_tensors(Layout(tmp_path / "index").table(STEP), first)
+        return made
+
+    monkeypatch.setattr(Worker, "_tables", late)
+    changes = {"project": P, "basis": "leading", "weights": "equal", "layers": LAYERS}
+    index = build(bert, tmp_path / "index", "tracin-layers", steps=(STEP,), **changes)
+    for name, value in first.items():
+        np.testing.assert_array_equal(index.store.table(STEP)[name], value)
+    assert_equal(ask(index, bert.queries), scores(bert, cosine=False)[0], 1e-4)
 
 
 def test_a_side_that_is_too_wide_stays_random(bert: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

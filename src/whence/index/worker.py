@@ -156,9 +156,12 @@ class Worker:
         return Pass(self.run, model, self.recipe, self.encoder, pooled=checkpoint is self.checkpoints[-1])
 
     def _table_of(self, writer: Writer, checkpoint: Checkpoint, work: Pass) -> None:
-        """Publish what the products of a checkpoint need, once."""
+        """Publish what the products of a checkpoint need, once: shards hang on it, so whoever is first decides."""
         if self._lacks_table(writer, checkpoint):
-            writer.put_table(checkpoint.step, writer.read_table(checkpoint.step) | self._tables(checkpoint, work))
+            made = self._tables(checkpoint, work)
+            with writer.leases.whole():
+                if self._lacks_table(writer, checkpoint):
+                    writer.put_table(checkpoint.step, writer.read_table(checkpoint.step) | made)
         if work.needs_table:
             work.prepare(writer.read_table(checkpoint.step))
 
