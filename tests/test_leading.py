@@ -164,6 +164,19 @@ def test_a_side_that_is_too_wide_stays_random(bert: Truth, tmp_path: Path, monke
     assert any("stays random" in note for note in index.store.manifest.notes)
 
 
+def test_sides_that_are_too_wide_are_counted_beside_the_others(
+    bert: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leading, "MOST", 30)  # between the two widths of the feed-forward layers
+    index = build(bert, tmp_path / "index", "tracin-layers", steps=(STEP,), project=P, basis="leading", layers="mlp")
+    widths = [width for block in index.store.plan.blocks for width in (block.o, block.i)]
+    wide = sum(width > 30 for width in widths)
+    assert 0 < wide < len(widths)
+    (note,) = (one for one in index.store.manifest.notes if "leading directions, step" in one)
+    assert f"{len(widths) - wide} sides keep" in note
+    assert f"{wide} sides wider than 30 stay random" in note
+
+
 def test_a_basis_without_a_projection_is_refused(bert: Truth, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"tracin-layers keeps those of this model in full.*--project 16"):
         build(bert, tmp_path / "index", "tracin-layers", layers=LAYERS, project=None, basis="leading")

@@ -34,7 +34,8 @@ def leading(work: Pass, stream: Stream) -> dict[str, np.ndarray]:
 
     Returns:
         Arrays by name, for the table of the checkpoint: directions [p o] and [p i] of a layer, and the share of the
-        squared norm that each side keeps; nothing for a side that is kept in full or is too wide.
+        squared norm that each side keeps; nothing for a side that is kept in full or is too wide. "basis" counts the
+        sides that have directions, and those that are too wide.
     """
     assert work.layered is not None
     projection = work.layered.projection
@@ -53,7 +54,8 @@ def leading(work: Pass, stream: Stream) -> dict[str, np.ndarray]:
             if (block.name, side) in sums:
                 rows, share = _directions(sums[block.name, side].numpy(), p)
                 kept |= {f"basis.{at}.{side}": rows, f"basis.{at}.{side}.kept": np.asarray([share])}
-    return kept | {"basis": np.asarray([len(kept) // 2])}
+    projected = sum(one is not None for block in projection.blocks for one in projection.sides(block))
+    return kept | {"basis": np.asarray([len(kept) // 2, projected - len(sums)])}
 
 
 def told(recipe: Recipe, steps: Sequence[int], table: Callable[[int], Mapping[str, np.ndarray]]) -> list[str]:
@@ -74,9 +76,12 @@ def _share_told(step: int, table: Mapping[str, np.ndarray]) -> str:
     shares = [float(value[0]) for name, value in table.items() if name.startswith("basis.") and name.endswith(".kept")]
     if not shares:
         return f"leading directions, step {step}: none, every projected side is wider than {MOST:,} and stays random"
+    wide = int(table["basis"][1:].sum())
+    apart = f"; {wide} sides wider than {MOST:,} stay random" if wide else ""
     return (
         f"leading directions, step {step}: {len(shares)} sides keep {min(shares):.1%} to {max(shares):.1%} of the "
         f"squared norm of the training set's gradients (median {np.median(shares):.1%}); the rest is lost to all scores"
+        f"{apart}"
     )
 
 
