@@ -14,6 +14,7 @@ from whence.errors import InputError
 from whence.index import leading
 from whence.index.passes import Pass
 from whence.index.worker import Worker
+from whence.methods import recipe_of
 from whence.model import Checkpoint
 from whence.store.files import publish_tensors
 from whence.store.layout import Layout
@@ -184,3 +185,17 @@ def test_a_basis_without_a_projection_is_refused(bert: Truth, tmp_path: Path) ->
         build(bert, tmp_path / "index", "tracin-we", basis="leading")
     with pytest.raises(InputError, match="fastif solves with the gradients themselves"):
         build(bert, tmp_path / "index", "fastif", basis="leading")
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "said"),
+    [
+        ("tracin-layers", {"project": 0}, "option project 0 of method tracin-layers: .*or equal to 1"),
+        ("tracin-layers", {"project": -3, "basis": "leading"}, "option project -3 of method"),
+        ("fastif", {"candidates": float("inf")}, "option candidates inf of method fastif: .*finite"),
+        ("fastif", {"damping": float("inf")}, "option damping inf of method fastif: .*finite"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(method: str, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        recipe_of(method, **changes)

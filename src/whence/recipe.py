@@ -70,13 +70,13 @@ class Recipe(BaseModel):
         baseline: name of the lexical or label baseline that scores instead of gradients.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str
     layer: Layer = "embedding"
     layers: tuple[str, ...] = ()
     biases: bool = False
-    project: int | Literal["auto"] | None = None
+    project: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
     basis: Literal["random", "leading"] = "random"
     seed: int = 0
     path: Path = "exact"

@@ -278,5 +278,5 @@ def _made(said: str, start: dict[str, Any], *changes: dict[str, Any]) -> Recipe:
         return Recipe.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])).replace("_", "-")
+        name = str(first["loc"][0]).replace("_", "-")  # what follows is of pydantic's making
         raise InputError(f"option {name} {first['input']!r} of method {said}: {first['msg']}") from error
