@@ -1,5 +1,7 @@
 """Case deletion for records A and B: both signs, random control, gold and predicted class, brittleness."""
 
+from math import isfinite
+
 from whence.evaluate.deletion import RANDOM, SIDES, flipped, plan_deletions, run_deletions
 from whence.evaluate.fitting import one_thread
 from whence.evaluate.intervals import bootstrap, paired, ratio
@@ -38,7 +40,12 @@ def table(
             f"{best} / {other}": _against(result, best, other, sides)
             for other in dict.fromkeys((floor, control, *scores)) if other != best
         }  # fmt: skip
-        found[which] = {"curves": curves, "compared": pairs, "retrain_noise": result.noise, "skipped": result.skipped}
+        found[which] = {
+            "curves": curves,
+            "compared": pairs,
+            "retrain_noise": result.noise if isfinite(result.noise) else None,
+            "skipped": result.skipped,
+        }
         found["retrains"] = result.retrains
     found["brittleness"] = {
         name: {str(k): bootstrap(flips).to_dict() for k, flips in flipped(plan, retrains, name).items()}

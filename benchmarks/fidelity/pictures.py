@@ -177,7 +177,8 @@ def deletion_part(name: str, title: str) -> list[str]:
         f"{found['settings']['rows']:,} rows, {found['points']} queries, k = {', '.join(map(str, found['k']))}, "
         f"{len(found['seeds'])} seeds, {found['retrains']} retrains; null retrain "
         f"{found['null_retrain_gap']:.1e}; retrain noise "
-        f"{gold['retrain_noise']:.2f}. {found['device']}. [JSON](../benchmarks/results/{found['file']})", "",
+        f"{'not known from one seed' if gold['retrain_noise'] is None else format(gold['retrain_noise'], '.2f')}. "
+        f"{found['device']}. [JSON](../benchmarks/results/{found['file']})", "",
         *([found["note"], ""] if "note" in found else []), f"![{title}](fidelity/{name}.svg)", "",
         "| method | side deleted | gold class | minus random | predicted class |", "|---|---|---|---|---|",
     ]  # fmt: skip
