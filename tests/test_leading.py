@@ -90,7 +90,8 @@ def test_scores_are_products_in_the_leading_spans(bert: Truth, tmp_path: Path, m
     assert max(told) < 1.0  # something is lost, so that the spans matter
     (note,) = (note for note in index.store.manifest.notes if "leading directions, step" in note)
     assert f"{min(kept):.1%} to {max(kept):.1%}" in note
-    assert any(f"projected to the {P} leading directions" in note for note in index.store.manifest.notes)
+    told_of = f"projected to {P} numbers a side, along the leading directions"
+    assert any(told_of in note for note in index.store.manifest.notes)
 
 
 def test_entries_are_multiplied_before_the_directions_are_sought(bert: Truth, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from whence.store.mapped import Mapped
 from whence.store.sums import sums_of
 
 FUZZ = settings(
-    max_examples=int(os.environ.get("WHENCE_FUZZ", "10")),
+    max_examples=int(os.environ.get("WHENCE_FUZZ", "25")),
     phases=(Phase.explicit, Phase.generate),
     deadline=None,
     derandomize=True,

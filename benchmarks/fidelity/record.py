@@ -80,7 +80,8 @@ def keep_seeds(args: Namespace, record: str, one: Callable[[int], dict]) -> None
     made = {held["seed"]: held for held in known}
     for seed in args.seeds:
         made[seed] = {"seed": seed} | one(seed)
-        keep(args, record, {"seeds": [made[at] for at in sorted(made)]})
+        whole = Namespace(**vars(args) | {"seeds": sorted(made)})
+        keep(whole, record, {"seeds": [made[at] for at in sorted(made)]})
 
 
 def keep(args: Namespace, record: str, result: dict) -> None:

@@ -76,8 +76,8 @@ class Layered:
         some, all_of = self.projection.projected, len(self.choice.blocks)
         if some and self.recipe.basis == "leading":
             lines.append(
-                f"{some} of {all_of} layers are projected to the {self.recipe.project} leading directions of their "
-                "gradients a side: a low rank, not an average"
+                f"{some} of {all_of} layers are projected to {self.recipe.project} numbers a side, along the leading "
+                "directions of their gradients where a side is not too wide for them: a low rank, not an average"
             )
         elif some:
             lines.append(
