@@ -7,6 +7,8 @@ PIP := $(BIN)/pip --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
+# Empty: every process would compile every module anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-browser check bench peers fidelity torture clean
 demo: $(VENV)/.demo

@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 import transformers
 
-import runs
-import tiny
-from whence.cli import main
-from whence.model.recorder import Recorder
+import checked
+
+checked.install()  # before anything of whence is imported
+
+import runs  # noqa: E402
+import tiny  # noqa: E402
+from whence.cli import main  # noqa: E402
+from whence.model.recorder import Recorder  # noqa: E402
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()

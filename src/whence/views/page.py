@@ -26,6 +26,7 @@ from whence.views import segments
 
 TEMPLATES = Path(__file__).parent / "templates"
 NOTEBOOK_BYTES = 200_000
+_BARE = frozenset({str, int, float, bool, type(None)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,10 +263,17 @@ def _plain(value: object) -> Any:
             if item.metadata.get("json", item.name) is not None and not (part is None and "optional" in item.metadata)
         }
     if isinstance(value, tuple | list):
-        return [_plain(part) for part in cast("tuple[object, ...]", value)]
+        return [_plain_part(part) for part in cast("tuple[object, ...]", value)]
     if isinstance(value, Mapping):
         return {str(key): _plain(part) for key, part in cast("Mapping[object, object]", value).items()}
     return value
+
+
+def _plain_part(part: object) -> Any:
+    """One of many: a query of a million words has a million spans, most of what there is to convert."""
+    if type(part) is tuple and _BARE.issuperset(map(type, cast("tuple[object, ...]", part))):
+        return list(cast("tuple[object, ...]", part))
+    return part if type(part) in _BARE else _plain(part)
 
 
 def _numbers(value: object, where: str) -> list[tuple[str, float]]:
