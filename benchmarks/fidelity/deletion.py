@@ -38,7 +38,7 @@ def table(
                     curves[name][side]["minus_random"] = paired(mine, random).to_dict()
         pairs = {
             f"{best} / {other}": _against(result, best, other, sides)
-            for other in dict.fromkeys((floor, control, *scores)) if other != best
+            for other in dict.fromkeys((floor, control, *scores)) if other != best and other in scores
         }  # fmt: skip
         found[which] = {
             "curves": curves,
