@@ -11,7 +11,10 @@ from test_layered import gradients
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import Truth, classifier_run, lm_run
 from whence.errors import InputError
+from whence.examples import read
+from whence.forecast import forecast
 from whence.index import leading
+from whence.index.options import Options
 from whence.index.passes import Pass
 from whence.index.worker import Worker
 from whence.methods import recipe_of
@@ -200,3 +203,16 @@ def test_a_basis_without_a_projection_is_refused(bert: Truth, tmp_path: Path) ->
 def test_numbers_that_mean_nothing_are_refused(method: str, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         recipe_of(method, **changes)
+
+
+@pytest.mark.parametrize("changes", [{}, {"preconditioner": "adam"}])
+def test_a_plan_foresees_the_bytes_of_the_directions(bert: Truth, tmp_path: Path, changes: dict[str, Any]) -> None:
+    recipe = recipe_of("tracin-layers", layers=LAYERS, project=P, basis="leading", weights="equal", **changes)
+    options = Options(steps=(STEP,), second_moment="estimate" if changes else "recorded")
+    run, data = whence.Run.from_pretrained(bert.folder), read(bert.training)
+    foreseen = forecast(run, data, recipe, options).disk["tables"]
+    index = build(
+        bert, tmp_path / "index", "tracin-layers", steps=(STEP,), layers=LAYERS, project=P, basis="leading",
+        weights="equal", second_moment=options.second_moment, **changes,
+    )  # fmt: skip
+    assert foreseen == sum(one.nbytes for one in index.store.table(STEP).values())

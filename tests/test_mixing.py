@@ -16,6 +16,7 @@ from tiny import Tiny, write_csv
 from truth import Truth, classified, classifier_run
 from whence.errors import DataError, InputError, LabelError, MismatchError
 from whence.index.mixing import chosen_share
+from whence.index.passes import Pass
 from whence.methods import recipe_of
 
 Said = Callable[..., tuple[int, str, str]]
@@ -143,7 +144,7 @@ def test_the_command_line_takes_a_file_of_queries(said: Said, news: Tiny, tmp_pa
         ("trackstar", {"queries": EVALUATION[:1]}, InputError, r"1 query has no eigenvalue at place .*eval_share=0.5"),
         ("trackstar", {"queries": EVALUATION, "eval_component": 1e6}, InputError, "eigenvalues"),
         ("trackstar", {"queries": [{"text": "  "}]}, DataError, "empty"),
-        ("trackstar", {"queries": [{"text": "a", "label": "nonsense"}]}, LabelError, "nonsense"),
+        ("trackstar", {"queries": [*EVALUATION, {"text": "a", "label": "nonsense"}]}, LabelError, "nonsense"),
         ("datainf", {"queries": EVALUATION}, InputError, "--eval is for methods with an autocorrelation, and datainf"),
         ("tracin-we", {"queries": EVALUATION}, InputError, "tracin-we has curvature none"),
     ],
@@ -154,3 +155,15 @@ def test_what_cannot_be_mixed_is_refused(
     start = PLAIN if method == "trackstar" else {}
     with pytest.raises(error, match=message):
         build(bert, tmp_path / "index", method, **(start | changes))
+
+
+def test_queries_that_are_too_few_are_refused_before_any_gradient(
+    bert: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("gradients were taken")
+
+    monkeypatch.setattr(Pass, "__call__", never)
+    monkeypatch.setattr(Pass, "calls", never)
+    with pytest.raises(InputError, match=r"1 query has no eigenvalue at place .*its rank is at most"):
+        build(bert, tmp_path / "index", "trackstar", queries=EVALUATION[:1], **PLAIN)

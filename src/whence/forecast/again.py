@@ -1,7 +1,9 @@
-"""Passes over the training set besides the one that takes its gradients, as a build makes them."""
+"""Passes over the training set besides the one that takes its gradients, as a build makes them, and what they leave."""
 
 from typing import NamedTuple
 
+from whence.index import leading
+from whence.index.passes import Pass
 from whence.recipe import Recipe
 
 
@@ -33,6 +35,24 @@ def again(recipe: Recipe, second_moment: str) -> Again:
     estimated = recipe.preconditioner == "adam" and second_moment == "estimate"
     curvature = 1 + (recipe.fisher == "sampled") if recipe.curvature == "ekfac" else 0
     return Again((recipe.refit is not None) + estimated + (recipe.basis == "leading"), curvature)
+
+
+def left_bytes(recipe: Recipe, work: Pass, table: tuple[int, int]) -> int:
+    """Count what is kept of the passes before the gradients, and of recorded moments.
+
+    Args:
+        recipe: the method.
+        work: a checkpoint.
+        table: shape of the word embedding.
+
+    Returns:
+        Bytes of each checkpoint: multipliers of the gradients' entries, a refitted last layer, leading directions.
+    """
+    adam = recipe.preconditioner == "adam"
+    if work.layered is None:
+        return 4 * table[0] * table[1] * adam
+    found = sum(4 * one.o * one.i for one in work.layered.choice.blocks) * (adam + (recipe.refit is not None))
+    return found + (leading.held(work.layered.projection) if recipe.basis == "leading" else 0)
 
 
 def uncounted(recipe: Recipe) -> tuple[str, ...]:

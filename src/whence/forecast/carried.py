@@ -14,7 +14,7 @@ from torch import nn
 from whence.curvature import MeanSquares
 from whence.errors import DataError, InputError
 from whence.examples import Examples, parquet_bytes
-from whence.forecast.again import again, uncounted
+from whence.forecast.again import again, left_bytes, uncounted
 from whence.forecast.measured import (
     Bench,
     carried,
@@ -195,7 +195,7 @@ class _Forecaster:
         self.laid = self._lay()
         work = Pass(run, model, recipe, self.encoder, pooled=True)
         self.notes = () if work.layered is None else (*work.layered.notes(), *uncounted(recipe))
-        self.tables = size(work.tables()) + 4 * self.table[0] * self.table[1] * (recipe.preconditioner == "adam")
+        self.tables = size(work.tables()) + left_bytes(recipe, work, self.table)
         self.bench = Bench(work, self.encoder, examples, self.labels, options.rows)
         self.busiest = self._measure(budget)
         self.shard, self.laying = self.bench.shard()

@@ -19,7 +19,7 @@ from whence.index.fitting import RIDGES, SPREAD, Fitting
 from whence.index.kept import columns
 from whence.index.layered import Layered, chosen_layers, refuse_layers, settled
 from whence.index.leading import told as leading_told
-from whence.index.mixing import check_curvature, fisher_told, mixing_told, spread_told
+from whence.index.mixing import check_curvature, fisher_told, mixing_told, refuse_too_few, spread_told
 from whence.index.moments import moments_fingerprints, read_moments
 from whence.index.options import DEFAULTS, Options
 from whence.index.passes import wanted
@@ -86,6 +86,8 @@ class Build:
         self.wanted = wanted(recipe, run, first)
         self._told = [] if recipe.solver == "none" else self._choice_told(first)
         self._layered = None if self.wanted.choice is None else Layered(self.wanted.choice, recipe)
+        if self._layered is not None:
+            refuse_too_few(recipe, self._layered.widths, options.queries)
         self.moments = {one.step: read_moments(one, recipe, options.second_moment) for one in self.checkpoints}
         if self.wanted.head and recipe.preconditioner == "adam" and options.second_moment == "estimate":
             raise InputError(
@@ -95,19 +97,9 @@ class Build:
         if options.rows != "fp32" and not self.wanted.rows:
             raise InputError(f"--rows {options.rows} is about rows of the word embedding, and {recipe.name} keeps none")
         self.worker = Worker(
-            run,
-            examples,
-            self.labels,
-            recipe,
-            options,
-            self.checkpoints,
-            first,
-            self.encoder,
-            self.wanted,
-            self.moments,
-            encoded,
-            self.clock,
-        )
+            run, examples, self.labels, recipe, options, self.checkpoints, first, self.encoder, self.wanted,
+            self.moments, encoded, self.clock,
+        )  # fmt: skip
         self._table = self.worker.table
         self.cuts = self._cut(0)
         refuse_empty_share(options.shard, self.cuts)

@@ -1,5 +1,6 @@
 """Gradients of many layers at one checkpoint: the choice of layers, and how they are laid out as vectors."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +40,11 @@ class Layered:
         """Lays gradients out as vectors."""
         assert self.recipe.project != "auto"
         return Projection(self.choice.blocks, self.recipe.project, self.recipe.seed)
+
+    @property
+    def widths(self) -> list[int]:
+        """Numbers kept of each layer, in the order of the vectors."""
+        return [math.prod(self.projection.shapes[one.name]) for one in self.choice.blocks]
 
     def width(self, table: int, lengths: Int[np.ndarray, " n"]) -> int:
         """Numbers kept per token, as if an example's vector were spread over its tokens.

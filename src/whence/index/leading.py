@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from whence.compress import Projection
 from whence.index.passes import Pass
 from whence.index.prior import Stream
 from whence.layers import Call, OneHot
@@ -56,6 +57,26 @@ def leading(work: Pass, stream: Stream) -> dict[str, np.ndarray]:
                 kept |= {f"basis.{at}.{side}": rows, f"basis.{at}.{side}.kept": np.asarray([share])}
     projected = sum(one is not None for block in projection.blocks for one in projection.sides(block))
     return kept | {"basis": np.asarray([len(kept) // 2, projected - len(sums)])}
+
+
+def held(projection: Projection) -> int:
+    """Say how much the directions of a checkpoint will take.
+
+    Args:
+        projection: of the layers.
+
+    Returns:
+        Bytes.
+    """
+    sides = [
+        (p, width)
+        for block in projection.blocks
+        for matrix, p, width in zip(
+            projection.sides(block), projection.shapes[block.name], (block.o, block.i), strict=True
+        )
+        if matrix is not None and width <= MOST
+    ]
+    return sum(4 * p * width + 8 for p, width in sides) + 16
 
 
 def told(recipe: Recipe, steps: Sequence[int], table: Callable[[int], Mapping[str, np.ndarray]]) -> list[str]:

@@ -4,6 +4,7 @@ Chang et al. 2025 (arXiv 2410.17413): lambda is such that lambda s_eval[j] = (1 
 the sorted eigenvalues of all layers, so that the directions before it, common to all queries, weigh less.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,21 +88,49 @@ def chosen_share(
     """
     if recipe.eval_share != "auto":
         return Chosen(float(recipe.eval_share), 0)
-    wanted = recipe.eval_component
-    place = max(1, round(wanted * len(train))) if wanted <= 1 else int(wanted)
-    if place > len(train):
-        raise InputError(f"eval_component {wanted:g}: the layers of {recipe.name} have {len(train):,} eigenvalues")
+    place = _place(recipe, len(train))
     theirs, mine = (max(0.0, float(np.sort(one)[-place])) for one in (queries, train))
     rank = int((queries > 1e-9 * queries.max(initial=0.0)).sum())
     if theirs <= 1e-9 * float(queries.max(initial=0.0)):
-        # a component of 1 would be read as a share: all eigenvalues
-        earlier = f"an earlier place (--set eval_component={max(2, rank // 2)}), " if rank > 1 else ""
-        raise InputError(
-            f"R_eval of {count} {'queries' if count != 1 else 'query'} has no eigenvalue at place {place:,} of "
-            f"{len(train):,} (its rank is {rank:,}), and lambda would be 1: give more queries, {earlier}or "
-            "lambda itself (--set eval_share=0.5)"
-        )
+        raise InputError(_too_few(count, place, len(train), f"its rank is {rank:,}", rank))
     return Chosen(mine / (theirs + mine), place)
+
+
+def refuse_too_few(recipe: Recipe, widths: Sequence[int], queries: Examples | None) -> None:
+    """Refuse, before any gradient is taken, queries that are too few for the place at which lambda is chosen.
+
+    Args:
+        recipe: the method.
+        widths: numbers of each layer.
+        queries: what R_eval is estimated from: each gives it a rank of 1 in each layer at most.
+
+    Raises:
+        InputError: there is no such place, or R_eval cannot have an eigenvalue there.
+    """
+    if queries is None or recipe.eval_share != "auto":
+        return
+    total, rank = sum(widths), sum(min(len(queries), one) for one in widths)
+    place = _place(recipe, total)
+    if place > rank:
+        raise InputError(_too_few(len(queries), place, total, f"its rank is at most {rank:,}", rank))
+
+
+def _place(recipe: Recipe, total: int) -> int:
+    wanted = recipe.eval_component
+    place = max(1, round(wanted * total)) if wanted <= 1 else int(wanted)
+    if place > total:
+        raise InputError(f"eval_component {wanted:g}: the layers of {recipe.name} have {total:,} eigenvalues")
+    return place
+
+
+def _too_few(count: int, place: int, total: int, why: str, rank: int) -> str:
+    # a component of 1 would be read as a share: all eigenvalues
+    earlier = f"an earlier place (--set eval_component={max(2, rank // 2)}), " if rank > 1 else ""
+    return (
+        f"R_eval of {count} {'queries' if count != 1 else 'query'} has no eigenvalue at place {place:,} of "
+        f"{total:,} ({why}), and lambda would be 1: give more queries, {earlier}or lambda itself "
+        "(--set eval_share=0.5)"
+    )
 
 
 def mixing_told(step: int, table: dict[str, np.ndarray], queries: Examples | None, widest: int) -> str:
