@@ -144,7 +144,7 @@ def test_the_command_line_takes_a_file_of_queries(said: Said, news: Tiny, tmp_pa
         ("trackstar", {"queries": EVALUATION[:1]}, InputError, r"1 query has no eigenvalue at place .*eval_share=0.5"),
         ("trackstar", {"queries": EVALUATION, "eval_component": 1e6}, InputError, "eigenvalues"),
         ("trackstar", {"queries": [{"text": "  "}]}, DataError, "empty"),
-        ("trackstar", {"queries": [*EVALUATION, {"text": "a", "label": "nonsense"}]}, LabelError, "nonsense"),
+        ("trackstar", {"queries": [*EVALUATION[:-1], EVALUATION[-1] | {"label": "nonsense"}]}, LabelError, "nonsense"),
         ("datainf", {"queries": EVALUATION}, InputError, "--eval is for methods with an autocorrelation, and datainf"),
         ("tracin-we", {"queries": EVALUATION}, InputError, "tracin-we has curvature none"),
     ],

@@ -269,11 +269,12 @@ def _plain(value: object) -> Any:
     return value
 
 
-def _plain_part(part: object) -> Any:
+def _plain_part(part: Any) -> Any:
     """One of many: a query of a million words has a million spans, most of what there is to convert."""
-    if type(part) is tuple and _BARE.issuperset(map(type, cast("tuple[object, ...]", part))):
-        return list(cast("tuple[object, ...]", part))
-    return part if type(part) in _BARE else _plain(part)
+    if type(part) in _BARE:
+        return part
+    spans = isinstance(part, tuple) and _BARE.issuperset(map(type, cast("tuple[object, ...]", part)))
+    return list(cast("tuple[object, ...]", part)) if spans else _plain(cast("object", part))
 
 
 def _numbers(value: object, where: str) -> list[tuple[str, float]]:
