@@ -61,15 +61,27 @@ fidelity: $(VENV)/.dev
 	  --data $(DATA) --cache $(CACHE) --out benchmarks/results/$$(date +%F)-fidelity-a-deletion-all.json --methods \
 	  adam-unit tracin-last tfidf-label tfidf-sign tracin-we tracin-all influence-last representer grad-cos trak topk adam \
 	  adam-estimate-unit both-sides tracin-sec bm25-sign label embedding loss syn noc
+	$(BIN)/python benchmarks/fidelity/record_a.py deletion --rows 2000 --length 48 --seeds 2 --k 10 30 100 --sides helped \
+	  --data $(DATA) --cache $(CACHE) --out benchmarks/results/$$(date +%F)-fidelity-a-deletion-k.json --methods \
+	  adam-unit tracin-last tfidf-sign tracin-we
 	$(BIN)/python benchmarks/fidelity/record_b.py lds --queries 120 --subsets 180 --data $(DATA) --cache $(CACHE) --further \
 	  grad-cos tracin-all influence-last representer trackstar ekfac datainf tracin-sec fastif "tracin-all leading" \
 	  "grad-cos leading"
 	$(BIN)/python benchmarks/fidelity/record_b.py runs --queries 120 --subsets 180 --runs 8 --data $(DATA) --cache $(CACHE)
 	$(BIN)/python benchmarks/fidelity/record_b.py lds --task snli --queries 80 --subsets 50 --length 48 --data $(DATA) \
 	  --cache $(CACHE)
-	$(BIN)/python benchmarks/fidelity/record_b.py deletion --queries 120 --points 5 --seeds 1 --sides helped --data $(DATA) \
-	  --cache $(CACHE) --further trackstar ekfac datainf fastif --methods "tracin-we-adam unit-norm" tracin-last tfidf-sign \
-	  trackstar ekfac datainf fastif
+	$(BIN)/python benchmarks/fidelity/record_b.py deletion --queries 120 --points 20 --seeds 1 --sides helped --data $(DATA) \
+	  --cache $(CACHE) --further grad-cos tracin-all tracin-sec influence-last representer trackstar ekfac datainf fastif \
+	  tracin-we-syn --methods "tracin-we-adam unit-norm" tracin-last tfidf-sign bm25-sign tracin-we tracin-we-adam \
+	  tracin-we-topk tracin-we-noc grad-cos tracin-all tracin-sec influence-last representer trackstar ekfac datainf \
+	  fastif label tracin-we-syn
+	for task in toxic_tweets_davidson toxic_tweeteval; do $(BIN)/python benchmarks/fidelity/record_b.py lds --task $$task \
+	  --queries 80 --subsets 50 --length 40 --data $(DATA) --cache $(CACHE) || exit 1; done
+	$(BIN)/python benchmarks/fidelity/record_b.py lds --model minilm --rows 300 --epochs 2 --queries 60 --subsets 30 \
+	  --length 40 --runs 2 --data $(DATA) --cache $(CACHE) --further grad-cos tracin-all tracin-sec influence-last \
+	  trackstar ekfac datainf representer
+	$(BIN)/python benchmarks/fidelity/record_b.py lds --task toxic_tweeteval --model minilm --rows 300 --epochs 2 --queries 60 \
+	  --subsets 30 --length 40 --runs 2 --data $(DATA) --cache $(CACHE) --further grad-cos tracin-sec tracin-all
 	$(BIN)/python benchmarks/fidelity/record_c.py --data $(DATA)
 	$(BIN)/python benchmarks/fidelity/record_d.py --data $(DATA) --cache $(CACHE)
 	$(BIN)/python benchmarks/fidelity/record_e.py --data $(DATA) --cache $(CACHE)
