@@ -362,14 +362,14 @@ def test_the_default_of_a_fine_tuned_encoder_looks_at_all_layers(
         started_from("no", None),
     )
     index = whence.build(tuned, ROWS, tmp_path / "index", steps=[8])
-    assert index.store.plan.recipe.name == "grad-cos"
+    assert index.store.plan.recipe.name == "tracin-all"
     assert "fine-tuned from a pretrained model (some/encoder)" in capsys.readouterr().err
     hit = index.explain(TEXT).helped[0]
     assert sum(one.share for one in hit.words) == pytest.approx(hit.score, rel=1e-3)
     again = started_from("again", "some/encoder")
     for others in ([fresh], [unknown], [tuned, fresh], [unknown, tuned]):
         assert default_method(_joined(others)).method == "tracin-we-adam-unit"
-    assert default_method(_joined([tuned, again])).method == "grad-cos"
+    assert default_method(_joined([tuned, again])).method == "tracin-all"
     (tuned / RUN_FILE).write_text("{")
     with pytest.raises(RunError, match=r"whence_run\.json is no JSON"):
         whence.build(tuned, ROWS, tmp_path / "damaged", steps=[8], quiet=True)

@@ -11,8 +11,8 @@ from whence.types import RUN_STEPS
 BEST = "tracin-we-adam-unit"
 """First of the named methods in LDS and case deletion (docs/fidelity.md); it needs the optimizer's second moments."""
 PLAIN = "tracin-we"
-TUNED = "grad-cos"
-"""First in LDS on an encoder that was fine-tuned from a pretrained model (decision 0014)."""
+TUNED = "tracin-all"
+"""With the first in LDS on encoders that were fine-tuned from a pretrained model, and has words (decision 0014)."""
 
 
 class Default(NamedTuple):
