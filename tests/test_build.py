@@ -15,14 +15,15 @@ from safetensors.numpy import load_file, save_file
 import runs
 import whence
 from runs import index as build
-from whence.errors import DataError, DiskFullError, InputError, LabelError, MismatchError
+from whence.errors import DataError, DiskFullError, InputError, LabelError, MismatchError, RunError
 from whence.examples import read
-from whence.index import Options, passes, planning
+from whence.index import Options, default_method, passes, planning
 from whence.index.build import build as build_index
 from whence.index.build import label_numbers
 from whence.methods import recipe_of
 from whence.model import Run
 from whence.model.checkpoints import MOMENTS_FILE
+from whence.model.recorder import RUN_FILE
 from whence.store import Store, writer
 
 Copy = Callable[[Path], Path]
@@ -344,6 +345,39 @@ def test_the_default_method_is_the_best_that_the_run_allows(
     assert joined.store.plan.recipe == recipe_of("tracin-we")
     language = whence.build(lm_run, [{"text": "the bank"}, {"text": "a bank"}], tmp_path / "language", quiet=True)
     assert language.store.plan.recipe == recipe_of("tracin-we")
+
+
+def test_the_default_of_a_fine_tuned_encoder_looks_at_all_layers(
+    bert_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def started_from(name: str, initial: str | None) -> Path:
+        folder = Path(shutil.copytree(bert_run, tmp_path / name))
+        told = json.loads((folder / RUN_FILE).read_text())
+        (folder / RUN_FILE).write_text(json.dumps(told | {"initial": initial}))
+        return folder
+
+    tuned, fresh, unknown = (
+        started_from("tuned", "some/encoder"),
+        started_from("fresh", "fresh"),
+        started_from("no", None),
+    )
+    index = whence.build(tuned, ROWS, tmp_path / "index", steps=[8])
+    assert index.store.plan.recipe.name == "tracin-all"
+    assert "fine-tuned from a pretrained model (some/encoder)" in capsys.readouterr().err
+    hit = index.explain(TEXT).helped[0]
+    assert sum(one.share for one in hit.words) == pytest.approx(hit.score, rel=1e-3)
+    again = started_from("again", "some/encoder")
+    for others in ([fresh], [unknown], [tuned, fresh], [unknown, tuned]):
+        assert default_method(_joined(others)).method == "tracin-we-adam-unit"
+    assert default_method(_joined([tuned, again])).method == "tracin-all"
+    (tuned / RUN_FILE).write_text("{")
+    with pytest.raises(RunError, match=r"whence_run\.json is no JSON"):
+        whence.build(tuned, ROWS, tmp_path / "damaged", steps=[8], quiet=True)
+
+
+def _joined(folders: list[Path]) -> Run:
+    opened = [Run.from_pretrained(one) for one in folders]
+    return opened[0] if len(opened) == 1 else Run.join(opened)
 
 
 def test_an_index_of_another_default_names_its_own_method(bert_run: Path, tmp_path: Path) -> None:

@@ -27,13 +27,10 @@ from whence.evaluate.outputs import Outputs
 from whence.model import Encoded, Run
 from whence.model.checkpoints import MOMENTS_FILE, RECORD_FILE
 from whence.model.huggingface import fresh_model, starting_model
-from whence.model.recorder import RUN_FILE, second_moments
+from whence.model.recorder import FRESH, run_record, second_moments
 from whence.progress import track
 from whence.tensors import write_bytes, write_tensors
 from whence.types import Example
-
-FRESH = "fresh"
-"""Initial weights drawn from the configuration by the seed."""
 
 _OPTIMIZERS = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "sgd": "sgd"}
 _SCHEDULES = {"linear": "linear", "constant": "constant", "constant_with_warmup": "constant"}
@@ -222,7 +219,7 @@ def recipe_of_run(run: Run, **changes: Any) -> Recipe:
         RunError: an optimizer or schedule that the plain loop does not know.
     """
     given = {name: value for name, value in changes.items() if value is not None}
-    record = _record(run)
+    record = run_record(run.path)
     if record is None:
         settings, notes = _assumed(run)
         return Recipe(replace(settings, **given), None, notes)
@@ -249,16 +246,6 @@ def recipe_of_run(run: Run, **changes: Any) -> Recipe:
     return Recipe(
         replace(settings, **given), None if initial is None else str(initial), ("recorded by whence.Recorder",)
     )
-
-
-def _record(run: Run) -> dict[str, Any] | None:
-    path = run.path / RUN_FILE
-    if not path.is_file():
-        return None
-    try:
-        return cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise RunError(f"{path} is no JSON: remove it, and give the hyper-parameters as options") from error
 
 
 def _assumed(run: Run) -> tuple[Settings, tuple[str, ...]]:

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from whence.model import Run
+from whence.model.recorder import FRESH, run_record
 from whence.tensors import TensorSlices
 from whence.types import RUN_STEPS
 
 BEST = "tracin-we-adam-unit"
 """First of the named methods in LDS and case deletion (docs/fidelity.md); it needs the optimizer's second moments."""
 PLAIN = "tracin-we"
+TUNED = "tracin-all"
+"""With the first in LDS on encoders that were fine-tuned from a pretrained model, and has words (decision 0014)."""
 
 
 class Default(NamedTuple):
@@ -37,6 +40,13 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
     """
     if run.card.kind != "classification":
         return Default(PLAIN, f"method {PLAIN}: the default for a language model")
+    initial = _pretrained(run)
+    if initial is not None and not run.card.adapter:
+        return Default(
+            TUNED,
+            f"method {TUNED}: the default for a classifier that was fine-tuned from a pretrained model ({initial}), "
+            f"whose higher layers say more than its word embedding; {BEST} is faster to ask",
+        )
     used = [one for one in run.checkpoints if steps is None or one.step % RUN_STEPS in steps]
     lacking = [one for one in used if one.moments is None or "embedding" not in TensorSlices(one.moments).names]
     if second_moment == "recorded" and lacking and run.card.adapter:
@@ -52,3 +62,10 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
             "train with whence.Recorder(), or choose --second-moment estimate",
         )
     return Default(BEST, f"method {BEST}: the default for a classifier whose second moments are known")
+
+
+def _pretrained(run: Run) -> str | None:
+    """The pretrained model that all of the joined runs started from, where their Recorder was told."""
+    records = [run_record(folder) for folder in sorted({one.path.parent for one in run.checkpoints})]
+    found = {str(one["initial"]) if one is not None and one.get("initial") else FRESH for one in records}
+    return None if FRESH in found else min(found)

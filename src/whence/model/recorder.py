@@ -7,7 +7,7 @@ leaves in the run's folder what it takes to do the training again (see `whence.m
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ EMBEDDING = "embedding"
 RUN_FILE = "whence_run.json"
 """How the run is trained, in its folder: what retraining needs."""
 
+FRESH = "fresh"
+"""In place of a pretrained model: initial weights drawn from the configuration by the seed."""
+
 _ARGUMENTS = (
     "num_train_epochs",
     "max_steps",
@@ -37,6 +40,27 @@ _ARGUMENTS = (
     "data_seed",
     "label_smoothing_factor",
 )
+
+
+def run_record(folder: Path) -> dict[str, Any] | None:
+    """Read how a run was trained.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        What the Recorder wrote; None where it wrote nothing.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    path = folder / RUN_FILE
+    if not path.is_file():
+        return None
+    try:
+        return cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise RunError(f"{path} is no JSON: remove it, and give the hyper-parameters as options") from error
 
 
 class Recorder(TrainerCallback):
