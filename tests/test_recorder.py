@@ -13,7 +13,10 @@ import transformers
 
 import runs
 from whence import Recorder
+from whence.index import default_method
+from whence.model import Run
 from whence.model.checkpoints import MOMENTS_FILE, RECORD_FILE, discover
+from whence.model.recorder import RUN_FILE, started_from
 from whence.tensors import read_tensors
 
 
@@ -65,6 +68,29 @@ def test_a_resumed_training_goes_on_recording(tmp_path: Path) -> None:
     assert recorded(tmp_path)[6] == again.rates[-1]
     found = read_tensors(tmp_path / "checkpoint-6" / MOMENTS_FILE)["embedding"]
     np.testing.assert_allclose(found, bias_corrected(tmp_path / "checkpoint-6", found.shape, 6), rtol=1e-6)
+
+
+def test_weights_that_were_trained_before_are_noticed(tmp_path: Path) -> None:
+    def told(folder: Path) -> Any:
+        return json.loads((folder / RUN_FILE).read_text())["trained_before"]
+
+    train(tmp_path / "fresh", max_steps=4, save_steps=2)
+    assert told(tmp_path / "fresh") is False
+    tokenizer = runs.bert_tokenizer()
+    trained = type(runs.bert(tokenizer)).from_pretrained(tmp_path / "fresh" / "checkpoint-4")
+    runs.trainer(tmp_path / "tuned", trained, tokenizer, callbacks=[Recorder()], max_steps=4, save_steps=2).train()
+    assert told(tmp_path / "tuned") is True
+    assert started_from(tmp_path / "tuned") == "not named; its weights were trained before"
+    assert started_from(tmp_path / "fresh") is None
+    for name, before in (("fresh", False), ("tuned", True)):  # a resumed run's weights are trained either way
+        shutil.rmtree(tmp_path / name / "checkpoint-4")
+        again = runs.trainer(tmp_path / name, runs.bert(tokenizer), tokenizer, callbacks=[Recorder()], max_steps=4)
+        again.train(resume_from_checkpoint=str(tmp_path / name / "checkpoint-2"))
+        assert told(tmp_path / name) is before
+    assert default_method(Run.from_pretrained(tmp_path / "fresh")).method == "tracin-we-adam-unit"
+    found = default_method(Run.from_pretrained(tmp_path / "tuned"))
+    assert found.method == "tracin-all"
+    assert "fine-tuned from a pretrained model (not named" in found.reason
 
 
 def bias_corrected(checkpoint: Path, shape: tuple[int, ...], step: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from whence.model import Run
-from whence.model.recorder import FRESH, run_record
+from whence.model.recorder import started_from
 from whence.tensors import TensorSlices
 from whence.types import RUN_STEPS
 
@@ -65,7 +65,6 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
 
 
 def _pretrained(run: Run) -> str | None:
-    """The pretrained model that all of the joined runs started from, where their Recorder was told."""
-    records = [run_record(folder) for folder in sorted({one.path.parent for one in run.checkpoints})]
-    found = {str(one["initial"]) if one is not None and one.get("initial") else FRESH for one in records}
-    return None if FRESH in found else min(found)
+    """The pretrained model that all of the joined runs started from, where their records say so."""
+    found = [started_from(folder) for folder in sorted({one.path.parent for one in run.checkpoints})]
+    return None if None in found else found[0]

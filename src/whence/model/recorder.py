@@ -42,6 +42,25 @@ _ARGUMENTS = (
 )
 
 
+def started_from(folder: Path) -> str | None:
+    """Say which pretrained model a run was fine-tuned from.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        What the Recorder was told, or that it saw one; None for fresh weights, and where nothing says.
+
+    Raises:
+        RunError: the record is damaged.
+    """
+    record = run_record(folder) or {}
+    initial = record.get("initial")
+    if initial is None:
+        return "not named; its weights were trained before" if record.get("trained_before") else None
+    return None if initial == FRESH else str(initial)
+
+
 def run_record(folder: Path) -> dict[str, Any] | None:
     """Read how a run was trained.
 
@@ -104,6 +123,10 @@ class Recorder(TrainerCallback):
         told["batch_size"] = int(args.train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size))
         folder = Path(args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
+        if state.global_step:  # resumed: these weights are the run's own
+            told["trained_before"] = (run_record(folder) or {}).get("trained_before")
+        else:
+            told["trained_before"] = _trained_before(kwargs.get("model"))
         content = {"version": 1, "initial": self.initial} | told
         write_bytes(folder / RUN_FILE, (json.dumps(content, indent=1) + "\n").encode())
         if self.replay:
@@ -219,3 +242,14 @@ def _tables(model: Any) -> list[torch.nn.Parameter]:
     both = [model.get_decoder(), model.get_encoder()]
     tables = [one.get_input_embeddings().weight for one in both]
     return tables[:1] if tables[0] is tables[1] else tables
+
+
+def _trained_before(model: Any) -> bool | None:
+    """Whether weights are not fresh: gains of normalisations are all alike until a step is taken."""
+    gains = [
+        one
+        for module in (() if model is None else model.modules())
+        for name, one in module.named_parameters(recurse=False)
+        if "norm" in type(module).__name__.lower() and name == "weight" and one.numel() > 1
+    ]
+    return any(bool((one != one.flatten()[0]).any()) for one in gains) if gains else None
