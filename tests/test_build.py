@@ -370,6 +370,7 @@ def test_the_default_of_a_fine_tuned_encoder_looks_at_all_layers(
     for others in ([fresh], [unknown], [tuned, fresh], [unknown, tuned]):
         assert default_method(_joined(others)).method == "tracin-we-adam-unit"
     assert default_method(_joined([tuned, again])).method == "tracin-all"
+    assert default_method(_joined([tuned]), second_moment="estimate").method == "tracin-we-adam-unit"  # asked for
     (tuned / RUN_FILE).write_text("{")
     with pytest.raises(RunError, match=r"whence_run\.json is no JSON"):
         whence.build(tuned, ROWS, tmp_path / "damaged", steps=[8], quiet=True)

@@ -41,11 +41,11 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
     if run.card.kind != "classification":
         return Default(PLAIN, f"method {PLAIN}: the default for a language model")
     initial = _pretrained(run)
-    if initial is not None and not run.card.adapter:
+    if initial is not None and not run.card.adapter and second_moment == "recorded":
         return Default(
             TUNED,
             f"method {TUNED}: the default for a classifier that was fine-tuned from a pretrained model ({initial}), "
-            f"whose higher layers say more than its word embedding; {BEST} is faster to ask",
+            f"whose higher layers say more than its word embedding (another one: --method {BEST})",
         )
     used = [one for one in run.checkpoints if steps is None or one.step % RUN_STEPS in steps]
     lacking = [one for one in used if one.moments is None or "embedding" not in TensorSlices(one.moments).names]
