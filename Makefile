@@ -82,6 +82,9 @@ fidelity: $(VENV)/.dev
 	  trackstar ekfac datainf representer
 	$(BIN)/python benchmarks/fidelity/record_b.py lds --task toxic_tweeteval --model minilm --rows 300 --epochs 2 --queries 60 \
 	  --subsets 30 --length 40 --runs 2 --data $(DATA) --cache $(CACHE) --further grad-cos tracin-sec tracin-all
+	$(BIN)/python benchmarks/fidelity/record_b.py deletion --model minilm --rows 300 --epochs 2 --queries 60 --length 40 --runs 2 \
+	  --points 12 --k 30 --seeds 1 --sides helped --data $(DATA) --cache $(CACHE) --further tracin-all grad-cos tracin-sec \
+	  --methods tracin-all tracin-last tfidf-sign "tracin-we-adam unit-norm" grad-cos embedding
 	$(BIN)/python benchmarks/fidelity/record_c.py --data $(DATA)
 	$(BIN)/python benchmarks/fidelity/record_d.py --data $(DATA) --cache $(CACHE)
 	$(BIN)/python benchmarks/fidelity/record_e.py --data $(DATA) --cache $(CACHE)

@@ -353,7 +353,7 @@ def test_the_default_of_a_fine_tuned_encoder_looks_at_all_layers(
     def started_from(name: str, initial: str | None) -> Path:
         folder = Path(shutil.copytree(bert_run, tmp_path / name))
         told = json.loads((folder / RUN_FILE).read_text())
-        (folder / RUN_FILE).write_text(json.dumps(told | {"initial": initial}))
+        (folder / RUN_FILE).write_text(json.dumps(told | {"initial": initial, "trained_before": None}))
         return folder
 
     tuned, fresh, unknown = (
@@ -362,17 +362,25 @@ def test_the_default_of_a_fine_tuned_encoder_looks_at_all_layers(
         started_from("no", None),
     )
     index = whence.build(tuned, ROWS, tmp_path / "index", steps=[8])
-    assert index.store.plan.recipe.name == "tracin-all"
+    assert index.store.plan.recipe.name == "grad-cos"
     assert "fine-tuned from a pretrained model (some/encoder)" in capsys.readouterr().err
     hit = index.explain(TEXT).helped[0]
     assert sum(one.share for one in hit.words) == pytest.approx(hit.score, rel=1e-3)
     again = started_from("again", "some/encoder")
     for others in ([fresh], [unknown], [tuned, fresh], [unknown, tuned]):
         assert default_method(_joined(others)).method == "tracin-we-adam-unit"
-    assert default_method(_joined([tuned, again])).method == "tracin-all"
+    assert default_method(_joined([tuned, again])).method == "grad-cos"
     assert default_method(_joined([tuned]), second_moment="estimate").method == "tracin-we-adam-unit"  # asked for
-    (tuned / RUN_FILE).write_text("{")
-    with pytest.raises(RunError, match=r"whence_run\.json is no JSON"):
+    alone = Path(shutil.copytree(tuned / "checkpoint-24", tuned / "model"))  # one model; its record lies in its folder
+    assert default_method(Run.from_pretrained(alone)).method == "tracin-we-adam-unit"
+    shutil.copy(tuned / RUN_FILE, alone)
+    assert default_method(Run.from_pretrained(alone)).method == "grad-cos"
+    other = started_from("other", "another/encoder")
+    assert "(another/encoder, some/encoder)" in default_method(_joined([tuned, other])).reason
+    (other / RUN_FILE).write_text(json.dumps({"initial": "drawn/anew", "trained_before": False}))
+    assert default_method(_joined([other])).method == "tracin-we-adam-unit"
+    (tuned / RUN_FILE).write_text("[1]")
+    with pytest.raises(RunError, match=r"whence_run\.json is no JSON object"):
         whence.build(tuned, ROWS, tmp_path / "damaged", steps=[8], quiet=True)
 
 

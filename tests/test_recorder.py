@@ -87,9 +87,19 @@ def test_weights_that_were_trained_before_are_noticed(tmp_path: Path) -> None:
         again = runs.trainer(tmp_path / name, runs.bert(tokenizer), tokenizer, callbacks=[Recorder()], max_steps=4)
         again.train(resume_from_checkpoint=str(tmp_path / name / "checkpoint-2"))
         assert told(tmp_path / name) is before
+    twice = runs.trainer(tmp_path / "twice", runs.bert(tokenizer), tokenizer, callbacks=[Recorder()], max_steps=4)
+    twice.train()
+    twice.train()
+    assert told(tmp_path / "twice") is False
+    (tmp_path / "tuned" / RUN_FILE).write_text("{")  # a damaged record does not keep a training from going on
+    shutil.rmtree(tmp_path / "tuned" / "checkpoint-4")
+    again = runs.trainer(tmp_path / "tuned", runs.bert(tokenizer), tokenizer, callbacks=[Recorder()], max_steps=4)
+    again.train(resume_from_checkpoint=str(tmp_path / "tuned" / "checkpoint-2"))
+    assert told(tmp_path / "tuned") is None
+    runs.edit(tmp_path / "tuned" / RUN_FILE, trained_before=True)
     assert default_method(Run.from_pretrained(tmp_path / "fresh")).method == "tracin-we-adam-unit"
     found = default_method(Run.from_pretrained(tmp_path / "tuned"))
-    assert found.method == "tracin-all"
+    assert found.method == "grad-cos"
     assert "fine-tuned from a pretrained model (not named" in found.reason
 
 

@@ -47,7 +47,8 @@ def build(
         data: the training set: path, Dataset, DataFrame, Arrow table or list of dicts.
         out: folder of the index.
         method: a name of the table of methods, or a recipe; None takes what measures best of what the run allows
-            (tracin-we-adam-unit for a classifier with recorded second moments, else tracin-we) and says so.
+            (grad-cos for a classifier fine-tuned from a pretrained model, tracin-we-adam-unit for another one
+            with recorded second moments, else tracin-we) and says so.
         columns: names of the columns; None for text, text_pair, label, id and target.
         split: split of a DatasetDict or hub data set.
         allow_empty: take rows with empty texts instead of refusing them.

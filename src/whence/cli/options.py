@@ -47,7 +47,8 @@ Method = Annotated[
     str | None,
     typer.Option(
         help="A name of `whence methods`, or a recipe file of `whence tune`; by default what measures best of what the "
-        "run allows: tracin-we-adam-unit for a classifier with recorded second moments, else tracin-we."
+        "run allows: grad-cos for a classifier fine-tuned from a pretrained model, tracin-we-adam-unit for another one "
+        "with recorded second moments, else tracin-we."
     ),
 ]
 EmbeddingPath = Annotated[str | None, typer.Option(help="Tied embeddings: exact, input or output.")]

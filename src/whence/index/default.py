@@ -1,6 +1,7 @@
 """Which method an index has when nobody names one."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from whence.model import Run
@@ -11,8 +12,8 @@ from whence.types import RUN_STEPS
 BEST = "tracin-we-adam-unit"
 """First of the named methods in LDS and case deletion (docs/fidelity.md); it needs the optimizer's second moments."""
 PLAIN = "tracin-we"
-TUNED = "tracin-all"
-"""With the first in LDS on encoders that were fine-tuned from a pretrained model, and has words (decision 0014)."""
+TUNED = "grad-cos"
+"""Of the methods that name words the best on classifiers fine-tuned from a pretrained model (decision 0014)."""
 
 
 class Default(NamedTuple):
@@ -33,7 +34,8 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
     Args:
         run: the training run.
         steps: checkpoints to use; None uses all.
-        second_moment: where second moments are found; anything but "recorded" was asked for by the user.
+        second_moment: where second moments are found; anything but "recorded" was asked for by the user, and a method
+            that uses them is taken.
 
     Returns:
         Method and reason.
@@ -65,6 +67,12 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
 
 
 def _pretrained(run: Run) -> str | None:
-    """The pretrained model that all of the joined runs started from, where their records say so."""
-    found = [started_from(folder) for folder in sorted({one.path.parent for one in run.checkpoints})]
-    return None if None in found else found[0]
+    """Pretrained models that the joined runs started from, where the records of all of them say so."""
+    found = [started_from(folder) for folder in sorted({_home(one.path) for one in run.checkpoints})]
+    known = [one for one in found if one is not None]
+    return ", ".join(sorted(set(known))) if len(known) == len(found) else None
+
+
+def _home(checkpoint: Path) -> Path:
+    """The run's folder: above its checkpoints, or the only folder of a run that is one model."""
+    return checkpoint.parent if checkpoint.name.startswith("checkpoint-") else checkpoint

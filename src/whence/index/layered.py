@@ -136,7 +136,7 @@ def chosen_layers(recipe: Recipe, run: Run, model: nn.Module) -> Choice:
     if recipe.top is not None or recipe.drop_special or recipe.synonym_threshold is not None or recipe.path != "exact":
         raise InputError(
             f"{recipe.name} is about many layers: top, drop_special, synonym_threshold and path are for the word "
-            "embedding"
+            "embedding: leave them out, or name one of its methods (--method tracin-we-adam-unit)"
         )
     if recipe.solver != "none" and not _plain(recipe):
         raise InputError(

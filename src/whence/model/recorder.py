@@ -55,10 +55,12 @@ def started_from(folder: Path) -> str | None:
         RunError: the record is damaged.
     """
     record = run_record(folder) or {}
-    initial = record.get("initial")
-    if initial is None:
-        return "not named; its weights were trained before" if record.get("trained_before") else None
-    return None if initial == FRESH else str(initial)
+    initial, trained = record.get("initial"), record.get("trained_before")
+    if initial == FRESH or trained is False:  # a model of fresh weights can have a name, too
+        return None
+    if isinstance(initial, str) and initial:
+        return initial
+    return "not named; its weights were trained before" if trained else None
 
 
 def run_record(folder: Path) -> dict[str, Any] | None:
@@ -77,9 +79,14 @@ def run_record(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise RunError(f"{path} is no JSON: remove it, and give the hyper-parameters as options") from error
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise RunError(
+            f"{path} is no JSON object: remove it; what it said of the training is then an option of whence evaluate"
+        )
+    return cast("dict[str, Any]", found)
 
 
 class Recorder(TrainerCallback):
@@ -111,6 +118,7 @@ class Recorder(TrainerCallback):
         self._steps: StepRecorder | None = None
         self._rates: list[float] = []
         self._group = 0
+        self._started: dict[Path, bool | None] = {}  # a second training goes on with the weights of the first
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Write how the run is trained into its folder, and start recording its steps when asked to."""
@@ -124,9 +132,8 @@ class Recorder(TrainerCallback):
         folder = Path(args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         if state.global_step:  # resumed: these weights are the run's own
-            told["trained_before"] = (run_record(folder) or {}).get("trained_before")
-        else:
-            told["trained_before"] = _trained_before(kwargs.get("model"))
+            self._started.setdefault(folder, _noted(folder))
+        told["trained_before"] = self._started.setdefault(folder, _trained_before(kwargs.get("model")))
         content = {"version": 1, "initial": self.initial} | told
         write_bytes(folder / RUN_FILE, (json.dumps(content, indent=1) + "\n").encode())
         if self.replay:
@@ -244,12 +251,23 @@ def _tables(model: Any) -> list[torch.nn.Parameter]:
     return tables[:1] if tables[0] is tables[1] else tables
 
 
+def _noted(folder: Path) -> bool | None:
+    """What the record of a run that is resumed says; a damaged one says nothing, and is written anew."""
+    try:
+        return (run_record(folder) or {}).get("trained_before")
+    except RunError:
+        return None
+
+
 def _trained_before(model: Any) -> bool | None:
     """Whether weights are not fresh: gains of normalisations are all alike until a step is taken."""
     gains = [
         one
         for module in (() if model is None else model.modules())
         for name, one in module.named_parameters(recurse=False)
-        if "norm" in type(module).__name__.lower() and name == "weight" and one.numel() > 1
+        if "norm" in type(module).__name__.lower()
+        and name == "weight"
+        and one.numel() > 1
+        and type(one.data) is torch.Tensor  # parts of a model that is spread over processes are not looked at
     ]
     return any(bool((one != one.flatten()[0]).any()) for one in gains) if gains else None
