@@ -52,7 +52,7 @@ def has_arrays(function: Callable[..., Any]) -> bool:
 
 
 def _names_array(hint: object) -> bool:
-    if isinstance(hint, str):  # a name that is not known yet: only jaxtyping's wrapper does without it
+    if isinstance(hint, str | typing.ForwardRef):  # not known yet: jaxtyping alone does without it
         return True
     if isinstance(hint, list):
         return any(_names_array(one) for one in hint)

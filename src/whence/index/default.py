@@ -47,7 +47,7 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
         return Default(
             TUNED,
             f"method {TUNED}: the default for a classifier that was fine-tuned from a pretrained model ({initial}), "
-            f"whose higher layers say more than its word embedding (another one: --method {BEST})",
+            f"for which the word embedding measured badly (to look there all the same: --method {BEST})",
         )
     used = [one for one in run.checkpoints if steps is None or one.step % RUN_STEPS in steps]
     lacking = [one for one in used if one.moments is None or "embedding" not in TensorSlices(one.moments).names]

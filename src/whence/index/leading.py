@@ -41,10 +41,7 @@ def leading(work: Pass, stream: Stream) -> dict[str, np.ndarray]:
     assert work.layered is not None
     projection = work.layered.projection
     sums = {
-        (block.name, side): torch.zeros(width, width, dtype=torch.float64)
-        for block in projection.blocks
-        for side, matrix, width in zip(_SIDES, projection.sides(block), (block.o, block.i), strict=True)
-        if matrix is not None and width <= MOST
+        (name, side): torch.zeros(width, width, dtype=torch.float64) for name, side, _, width in _looked_for(projection)
     }
     for encoded, labels in stream():
         for captured, count in work.calls(encoded, labels):
@@ -68,15 +65,19 @@ def held(projection: Projection) -> int:
     Returns:
         Bytes.
     """
-    sides = [
-        (p, width)
+    return sum(4 * p * width + 8 for _, _, p, width in _looked_for(projection)) + 16
+
+
+def _looked_for(projection: Projection) -> list[tuple[str, str, int, int]]:
+    """Layer, side, numbers kept and width of every side that directions are looked for on."""
+    return [
+        (block.name, side, p, width)
         for block in projection.blocks
-        for matrix, p, width in zip(
-            projection.sides(block), projection.shapes[block.name], (block.o, block.i), strict=True
+        for side, matrix, p, width in zip(
+            _SIDES, projection.sides(block), projection.shapes[block.name], (block.o, block.i), strict=True
         )
         if matrix is not None and width <= MOST
     ]
-    return sum(4 * p * width + 8 for p, width in sides) + 16
 
 
 def told(recipe: Recipe, steps: Sequence[int], table: Callable[[int], Mapping[str, np.ndarray]]) -> list[str]:
