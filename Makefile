@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-browser check bench peers fidelity torture clean
 demo: $(VENV)/.demo
-	$(BIN)/whence demo --out demo-out
+	$(BIN)/proponent demo --out demo-out
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q

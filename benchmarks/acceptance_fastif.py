@@ -21,16 +21,16 @@ sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
 from data import Task, rows, task
 from record import keep_seeds
 
-import whence
-from whence.curvature import ggn
-from whence.errors import DivergedError
-from whence.evaluate.fitting import one_thread
-from whence.evaluate.intervals import bootstrap
-from whence.examples import read
-from whence.index.fastif import FastIF
-from whence.model import Run
-from whence.training import Training, train
-from whence.types import Example
+import proponent
+from proponent.curvature import ggn
+from proponent.errors import DivergedError
+from proponent.evaluate.fitting import one_thread
+from proponent.evaluate.intervals import bootstrap
+from proponent.examples import read
+from proponent.index.fastif import FastIF
+from proponent.model import Run
+from proponent.training import Training, train
+from proponent.types import Example
 
 SHARES = (0.01, 0.05, 0.1, 0.2)
 SOUGHT = 100
@@ -68,8 +68,8 @@ class Seed:
             )
             train(read(self.table), home / "run", options)
         self.run = Run.from_pretrained(home / "run")
-        self.index = self._built(home / "both.whence")
-        self.head = self._built(home / "head.whence", layers="head")
+        self.index = self._built(home / "both.index")
+        self.head = self._built(home / "head.index", layers="head")
         texts = self.data.query_texts
         predicted = np.asarray([self.data.labels.index(one) for one in self.index.predict(texts)])
         truth = self.data.numbers(self.data.queries)
@@ -78,16 +78,16 @@ class Seed:
         self.anchors = [self.data.queries[at] for at in wrong]
         self.asked = self.data.queries[: args.queries]  # whatever comes, right or wrong
 
-    def made(self, index: whence.Index, **changes: object) -> FastIF:
+    def made(self, index: proponent.Index, **changes: object) -> FastIF:
         """The index's own scorer with other settings of the solver."""
         made = FastIF(index.store, index._loaded)
         made.recipe = made.recipe.model_copy(update={"depth": self.args.depth, "runs": self.args.runs} | changes)
         return made
 
-    def _built(self, home: Path, **changes: object) -> whence.Index:
+    def _built(self, home: Path, **changes: object) -> proponent.Index:
         if (home / "manifest.json").is_file():
-            return whence.open(home, run=self.run.path)
-        return whence.build(
+            return proponent.open(home, run=self.run.path)
+        return proponent.build(
             self.run, self.table, home, "fastif", max_length=self.args.length, candidates=0.05,
             damping=self.args.damping, quiet=True, **changes,
         )  # fmt: skip
@@ -201,7 +201,7 @@ class Seed:
         slow.__dict__["_scale"] = fast._scale
         seconds = {}
         seconds["fast solve"], _ = _timed(lambda: fast.solution(asked, every))
-        seconds["fast candidates"], _ = _timed(lambda: fast.top(asked, every, 10, whence.Where()))
+        seconds["fast candidates"], _ = _timed(lambda: fast.top(asked, every, 10, proponent.Where()))
         seconds["scan"], _ = _timed(lambda: fast.scores(asked, every))
         seconds["slow solve"], _ = _timed(lambda: slow.solution(asked, every))
         return {"seconds": seconds} | {
@@ -219,7 +219,7 @@ class Seed:
         """One step on the 10 most helpful candidates of each anchor against one on 10 random rows."""
         asked = self.index._ask(self.anchors, None)
         every = range(len(self.anchors))
-        tops = self.made(self.index, seed=3, runs=1).top(asked, every, 10, whence.Where())
+        tops = self.made(self.index, seed=3, runs=1).top(asked, every, 10, proponent.Where())
         draw, gains = np.random.default_rng(self.seed), {"helpful": [], "random": [], "random, same label": []}
         labels = self.data.numbers(self.data.train)
         for anchor, ranking in zip(self.anchors, tops, strict=True):

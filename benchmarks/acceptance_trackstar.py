@@ -4,7 +4,7 @@
 
 120 entities have a value in each of 4 relations (25 values each). Every fact stands in 1 to 3 paraphrases; for half of
 the entities the question format is trained too; 300 sentences are about others. A GPT-2 of width 64 is trained by the
-Trainer with `whence.Recorder(moments="all")`. Queries are the questions about the other half of the entities, with the
+Trainer with `proponent.Recorder(moments="all")`. Queries are the questions about the other half of the entities, with the
 answer as target; what is sought are the paraphrases that state it. BM25 stands beside twice: with the question and its
 answer as they are, and with the bare entity and answer. The record is `results/DATE-acceptance-trackstar.json`.
 """
@@ -23,16 +23,16 @@ sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
 
 from record import keep_seeds
 
-import whence
-from whence.baselines import Baselines, Texts
-from whence.evaluate.fitting import one_thread
-from whence.evaluate.intervals import bootstrap, paired, ratio
-from whence.evaluate.own_run import FRESH, RunProblem
-from whence.evaluate.ranking import recalls, reciprocal_ranks
-from whence.evaluate.tail_patch import tail_patch
-from whence.model import Run
-from whence.model.scratch import byte_bpe, causal_lm
-from whence.types import Example
+import proponent
+from proponent.baselines import Baselines, Texts
+from proponent.evaluate.fitting import one_thread
+from proponent.evaluate.intervals import bootstrap, paired, ratio
+from proponent.evaluate.own_run import FRESH, RunProblem
+from proponent.evaluate.ranking import recalls, reciprocal_ranks
+from proponent.evaluate.tail_patch import tail_patch
+from proponent.model import Run
+from proponent.model.scratch import byte_bpe, causal_lm
+from proponent.types import Example
 
 ENTITIES, VALUES, PARAPHRASE, DISTRACTORS, LONGEST = 120, 25, 0.6, 300, 24
 
@@ -140,7 +140,7 @@ def trained(texts: list[str], home: Path, seed: int, args: argparse.Namespace) -
     began = time.perf_counter()
     transformers.Trainer(
         model=model, args=options, train_dataset=rows, processing_class=tokenizer, data_collator=_padded,
-        callbacks=[whence.Recorder(moments="all", initial="fresh")],
+        callbacks=[proponent.Recorder(moments="all", initial="fresh")],
     ).train()  # fmt: skip
     return time.perf_counter() - began
 
@@ -159,12 +159,12 @@ def scored(run: Run, texts: list[str], queries: list[Example], home: Path) -> tu
     found, notes = {}, {}
     asked, targets = [one.text for one in queries], [one.target for one in queries]
     for name, changes in LADDER.items():
-        out = home / "ladder.whence"
+        out = home / "ladder.index"
         shutil.rmtree(out, ignore_errors=True)
         rows = [{"id": str(at), "text": text} for at, text in enumerate(texts)]
         began = time.perf_counter()
         mixed = [{"text": one.text, "target": one.target} for one in queries] if "eval_share" in changes else None
-        index = whence.build(
+        index = proponent.build(
             run, rows, out, "trackstar", max_length=LONGEST, quiet=True, queries=mixed, **(PARTS | changes)
         )
         found[name] = index.scores(asked, None, targets=targets)

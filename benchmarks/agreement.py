@@ -31,10 +31,10 @@ import projections
 from data import rows as csv_rows
 from environments import EnvironmentFailedError, environment
 
-import whence
-from whence.examples import read
-from whence.training import Training, train
-from whence.version import __version__
+import proponent
+from proponent.examples import read
+from proponent.training import Training, train
+from proponent.version import __version__
 
 HERE = Path(__file__).resolve().parent
 TRAIN, QUERIES, LONGEST = 64, 16, 32
@@ -121,7 +121,7 @@ def main() -> None:
     record = {
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, one thread",
-        "versions": {"whence": __version__, "torch": torch.__version__, "numpy": np.__version__},
+        "versions": {"proponent": __version__, "torch": torch.__version__, "numpy": np.__version__},
         "train": TRAIN,
         "queries": QUERIES,
         "same": {name: work.compared(peers, *one) for name, one in SAME.items()},
@@ -159,19 +159,19 @@ class Work:
                 epochs=3, batch_size=8, learning_rate=3e-3, max_length=LONGEST, width=32, vocabulary=400, quiet=True
             )
             train(read(self.train), folder / "run", training)
-        self.run = whence.Run.from_pretrained(folder / "run")
+        self.run = proponent.Run.from_pretrained(folder / "run")
         self.last = self.run.checkpoints[-1].path
         self._write_plain()
         self._write_texts()
         self._scores: dict[str, np.ndarray] = {}
 
-    def index(self, run: str, method: str, rows: list[dict] | None = None, **changes: object) -> whence.Index:
+    def index(self, run: str, method: str, rows: list[dict] | None = None, **changes: object) -> proponent.Index:
         """Build an index anew."""
         home = {"run": self.folder / "run", "plain": self.folder / "plain", "last": self.last}[run]
-        out = self.folder / "index.whence"
+        out = self.folder / "made.index"
         shutil.rmtree(out, ignore_errors=True)
         rows = self.train if rows is None else rows
-        return whence.build(home, rows, out, method, max_length=LONGEST, quiet=True, **changes)
+        return proponent.build(home, rows, out, method, max_length=LONGEST, quiet=True, **changes)
 
     def compared(self, peers: dict, peer: str, theirs: str, run: str, method: str, changes: dict) -> dict:
         """Compare our scores of a method with a peer's."""

@@ -4,7 +4,7 @@ AIM = 0.999
 
 HEAD = """# The same numbers as others
 
-Written by `benchmarks/agreement.py` · {date} · {machine} · whence {whence}, torch {torch} ·
+Written by `benchmarks/agreement.py` · {date} · {machine} · proponent {proponent}, torch {torch} ·
 [record](../benchmarks/results/{date}-agreement.json)
 
 A tiny BERT (2 layers of width 32), trained on {train} AG News titles with three checkpoints; {queries} other titles
@@ -55,7 +55,7 @@ OTHER = """
 """
 
 WHY = (
-    ("", "whence", "others"),
+    ("", "proponent", "others"),
     ("---", "---", "---"),
     (
         "loss",
@@ -101,7 +101,7 @@ def page(record: dict) -> str:
     Returns:
         Markdown.
     """
-    parts = [HEAD.format(**record, **{k: record["versions"][k] for k in ("whence", "torch")}, aim=AIM)]
+    parts = [HEAD.format(**record, **{k: record["versions"][k] for k in ("proponent", "torch")}, aim=AIM)]
     parts += [_same(name, one) for name, one in record["same"].items()]
     made = record["projections"]
     parts.append(PROJECTIONS.format(**made, same=made["index_is_projection"]))

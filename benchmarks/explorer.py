@@ -2,7 +2,7 @@
 
     python benchmarks/explorer.py [--n 100000] [--folder DIR] [--keep]
 
-An index of n generated examples of 60 words in four classes is written, answers are put beside it, and `whence serve`
+An index of n generated examples of 60 words in four classes is written, answers are put beside it, and `proponent serve`
 runs as people run it, in a process of its own, asked over loopback. Nothing is warmed by hand. Memory maps, sockets and
 peak memory of the server are read from /proc.
 """
@@ -27,10 +27,10 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from whence.recipe import Recipe
-from whence.store import FORMAT, Plan, PlannedCheckpoint, PlannedSegment, Source, Store, Writer
-from whence.views import Answer, Checkpoint, Hit, QueryView, WordPair
-from whence.web.questions import Group, Question, Questions
+from proponent.recipe import Recipe
+from proponent.store import FORMAT, Plan, PlannedCheckpoint, PlannedSegment, Source, Store, Writer
+from proponent.views import Answer, Checkpoint, Hit, QueryView, WordPair
+from proponent.web.questions import Group, Question, Questions
 
 LABELS = ["business", "science", "sports", "world"]
 STEPS = (100, 200)
@@ -66,7 +66,7 @@ def generate(folder: Path, n: int) -> None:
     source = Source(data="generated", columns={}, fingerprint="0" * 64, n=n, batch_size=32, segments=segments)
     plan = Plan(
         format=FORMAT,
-        whence="benchmark",
+        proponent="benchmark",
         recipe=Recipe(name="tracin-we"),
         rows="fp32",
         embedding_path="exact",
@@ -203,11 +203,11 @@ def states(generator: np.random.Generator, count: int) -> list[str]:
 
 
 class Server:
-    """`whence serve` in a process of its own."""
+    """`proponent serve` in a process of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.began = time.perf_counter()
-        words = [sys.executable, "-m", "whence.cli", "serve", str(folder), "--port", "0", "--quiet"]
+        words = [sys.executable, "-m", "proponent.cli", "serve", str(folder), "--port", "0", "--quiet"]
         self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline().rsplit(":", 1)[1].strip("/\n"))
@@ -372,7 +372,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--keep", action="store_true", help="keep the generated index")
     options = parser.parse_args()
-    folder = options.folder / f"{options.n}.whence"
+    folder = options.folder / f"{options.n}.index"
     if not (folder / "manifest.json").is_file():
         options.folder.mkdir(parents=True, exist_ok=True)
         generate(folder, options.n)

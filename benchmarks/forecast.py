@@ -1,4 +1,4 @@
-"""What `whence plan` says beside what `whence index` then takes: seconds, memory, disk.
+"""What `proponent plan` says beside what `proponent index` then takes: seconds, memory, disk.
 
     python benchmarks/forecast.py --data FOLDER [--repeats 3] [--only small] [--out benchmarks/results]
 
@@ -38,32 +38,32 @@ def cases(folder: Path, data: Path, wanted: set[str]) -> dict[str, tuple[Path, P
         rows, file, few = rows_of(data, 8000), folder / "small.jsonl", folder / "few.jsonl"
         for path, part in ((file, rows), (few, rows[:2000])):
             path.write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
-        whence("train", str(few), "--out", str(folder / "small"), "--epochs", "2", "--max-length", "96", "-q")
+        proponent("train", str(few), "--out", str(folder / "small"), "--epochs", "2", "--max-length", "96", "-q")
         words = ["--method", "tracin-we-topk", "--top", "10", "--rows", "fp16"]
         found["small transformer, 8,000 texts, 2 checkpoints, top 10, fp16"] = folder / "small", file, words
     return found
 
 
-def whence(*words: str) -> str:
+def proponent(*words: str) -> str:
     """Run a command."""
     done = subprocess.run(
-        [sys.executable, "-m", "whence.cli", *words],
+        [sys.executable, "-m", "proponent.cli", *words],
         env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise SystemExit(f"whence {' '.join(words)}: {done.stderr[-2000:]}")
+        raise SystemExit(f"proponent {' '.join(words)}: {done.stderr[-2000:]}")
     return done.stdout
 
 
 def turn(run: Path, data: Path, words: list[str], out: Path) -> dict[str, tuple[float, float]]:
     """Forecast and truth of one index: by figure."""
     shutil.rmtree(out, ignore_errors=True)
-    foreseen: dict[str, Any] = json.loads(whence("plan", str(run), str(data), "--json", "-q", *words))
-    whence("index", str(run), str(data), "--out", str(out), "-q", *words)
-    real: dict[str, Any] = json.loads(whence("info", str(out), "--json"))
+    foreseen: dict[str, Any] = json.loads(proponent("plan", str(run), str(data), "--json", "-q", *words))
+    proponent("index", str(run), str(data), "--out", str(out), "-q", *words)
+    real: dict[str, Any] = json.loads(proponent("info", str(out), "--json"))
     planned = {stage["name"]: stage["seconds"] for stage in foreseen["stages"]}
     figures = {"seconds": (foreseen["seconds"], sum(real["seconds"].values()))}
     figures["peak memory, MB"] = (foreseen["peak_rss"] / 1e6, real["peak_rss"] / 1e6)
@@ -85,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         for name, (run, data, words) in cases(place, options.data, set(filter(None, options.only.split(",")))).items():
-            turns = [turn(run, data, words, place / "index.whence") for _ in range(options.repeats)]
+            turns = [turn(run, data, words, place / "made.index") for _ in range(options.repeats)]
             figures: dict[str, list[float]] = {}
             for what in turns[0]:
                 before, after = (statistics.median(one[what][at] for one in turns) for at in (0, 1))

@@ -6,9 +6,9 @@ Four figures for one checkpoint, each as a ratio to the plain pass: forward + ba
 parameter over the same batches (32 texts of like length, padded to the longest), tokenized beforehand:
 
     capture         tokenization, forward + backward to the embedding output, rows merged (no disk)
-    build           `whence.build`: tokenization, capture, shards, postings, manifest
+    build           `proponent.build`: tokenization, capture, shards, postings, manifest
     with baselines  the same and a first answer with all baselines: what BM25, TF-IDF x label, embedding and label need
-    index command   the whole process `whence index`, imports and all
+    index command   the whole process `proponent index`, imports and all
 
 Every ratio stands there in wall seconds and in CPU seconds: on a shared machine the second are the steadier ones.
 
@@ -40,13 +40,13 @@ import numpy as np
 import torch
 import transformers
 
-from whence import Example, Run, build
-from whence import open as open_index
-from whence.demo.corpus import docstrings
-from whence.index.passes import Pass
-from whence.index.planning import batches
-from whence.methods import METHODS
-from whence.store import Store
+from proponent import Example, Run, build
+from proponent import open as open_index
+from proponent.demo.corpus import docstrings
+from proponent.index.passes import Pass
+from proponent.index.planning import batches
+from proponent.methods import METHODS
+from proponent.store import Store
 
 BATCH = 32
 
@@ -164,7 +164,7 @@ def main() -> None:
             (place / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
             run = Run.from_pretrained(folder)
             seconds = measure(run, rows, place, options.repeats)
-            stages = Store(place / "a.whence").manifest.seconds
+            stages = Store(place / "a.index").manifest.seconds
             whole = sum(stages.values())
         wall, spent = ({what: [one[at] for one in values] for what, values in seconds.items()} for at in (0, 1))
         models[model] = {
@@ -194,18 +194,18 @@ def measure(run: Run, rows: list[dict[str, str]], place: Path, repeats: int) -> 
     """Time every kind of pass in turn, several times."""
 
     def build_index() -> None:
-        shutil.rmtree(place / "a.whence", ignore_errors=True)
-        build(run, place / "train.jsonl", place / "a.whence", quiet=True)
+        shutil.rmtree(place / "a.index", ignore_errors=True)
+        build(run, place / "train.jsonl", place / "a.index", quiet=True)
 
     def with_baselines() -> None:
         build_index()
-        answer = open_index(place / "a.whence").explain(rows[0]["text"], label=rows[0]["label"])
+        answer = open_index(place / "a.index").explain(rows[0]["text"], label=rows[0]["label"])
         assert len(answer.baselines) >= 4, answer.baselines
 
     def command() -> None:
-        shutil.rmtree(place / "b.whence", ignore_errors=True)
-        words = [str(Path(sys.executable).with_name("whence")), "index", str(run.path), str(place / "train.jsonl")]
-        subprocess.run([*words, "--out", str(place / "b.whence"), "-q"], check=True, stdout=subprocess.DEVNULL)
+        shutil.rmtree(place / "b.index", ignore_errors=True)
+        words = [str(Path(sys.executable).with_name("proponent")), "index", str(run.path), str(place / "train.jsonl")]
+        subprocess.run([*words, "--out", str(place / "b.index"), "-q"], check=True, stdout=subprocess.DEVNULL)
 
     works: dict[str, Callable[[], None]] = {
         "plain pass": plain_pass(run, rows),

@@ -4,7 +4,7 @@
 
 Texts of eight words from a Zipf vocabulary, in an Arrow file; a tiny transformer (one layer of width 32), so that what
 grows with the data would show beside it. Every figure is the peak of a process of its own (ru_maxrss, mapped pages
-included), at the command line: `whence index`, `whence explain` without baselines, `whence merge` after a delete.
+included), at the command line: `proponent index`, `proponent explain` without baselines, `proponent merge` after a delete.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def peak(words: list[str]) -> tuple[float, float]:
     """Run the command line in a process of its own: MB of its peak memory, and seconds."""
     code = (
         "import resource, sys\n"
-        "from whence.cli import main\n"
+        "from proponent.cli import main\n"
         "try:\n    main(sys.argv[1:])\n"
         "except SystemExit as end:\n"
         "    assert not end.code, end.code\n"
@@ -106,7 +106,7 @@ def main() -> None:
         subprocess.run([sys.executable, __file__, "--make-run", str(run)], check=True)
     results: list[dict[str, float]] = []
     for n in map(int, options.sizes.split(",")):
-        data, index = options.folder / f"{n}.arrow", options.folder / f"{n}.whence"
+        data, index = options.folder / f"{n}.arrow", options.folder / f"{n}.index"
         write_data(data, n)
         found: dict[str, float] = {"n": n}
         works = {

@@ -4,7 +4,7 @@
 
 Published for it (TensorFlow, T4 machine, AG News, a CNN): 131 s of gradients, 60 s of scoring. Here the texts are the
 AG News rows that the data folder has; past those, the same rows with their words in another order. The model is the
-small transformer that `whence train` makes from scratch. Scoring is timed without the queries' own gradients, which
+small transformer that `proponent train` makes from scratch. Scoring is timed without the queries' own gradients, which
 stand beside it.
 """
 
@@ -24,10 +24,10 @@ from pathlib import Path
 
 import torch
 
-import whence
-from whence.examples import read
-from whence.index.asked import queries_of
-from whence.training import Training, train
+import proponent
+from proponent.examples import read
+from proponent.index.asked import queries_of
+from proponent.training import Training, train
 
 
 def rows_of(folder: Path, count: int) -> list[dict[str, str]]:
@@ -77,9 +77,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         run = train(read(rows[:6000]), place / "run", Training(epochs=2, max_length=96, quiet=True))
-        made: list[whence.Index] = []
+        made: list[proponent.Index] = []
         building = timed(
-            lambda: made.append(whence.build(run, rows, place / "index", "tracin-we-topk", top=10, quiet=True))
+            lambda: made.append(proponent.build(run, rows, place / "index", "tracin-we-topk", top=10, quiet=True))
         )
         (index,) = made
         asked = [rows[at]["text"] for at in range(0, len(rows), max(1, len(rows) // options.queries))][

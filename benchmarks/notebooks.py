@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 LIMIT = 200_000
-LINES = """import whence
-index = whence.open({index!r})
+LINES = """import proponent
+index = proponent.open({index!r})
 answer = index.explain({text!r}, k=10)
 answer"""
 CELLS = """import marimo
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--pages", type=Path, help="a folder for the exported pages")
     options = parser.parse_args()
     lines = LINES.format(index=str(options.index.resolve()), text=options.text)
-    with tempfile.TemporaryDirectory(prefix="whence-") as made:
+    with tempfile.TemporaryDirectory(prefix="proponent-") as made:
         folder = options.pages or Path(made)
         folder.mkdir(parents=True, exist_ok=True)
         today = datetime.now(UTC).date().isoformat()

@@ -22,9 +22,9 @@ import numpy as np
 from playwright.sync_api import Browser, sync_playwright
 
 from explorer import LABELS, STEPS, generate, hit_of, texts_of
-from whence.store import Store
-from whence.views import Answer, Checkpoint, QueryView
-from whence.views.page import document
+from proponent.store import Store
+from proponent.views import Answer, Checkpoint, QueryView
+from proponent.views.page import document
 
 HITS = 1000
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
@@ -73,10 +73,10 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before",
     }
-    with tempfile.TemporaryDirectory(prefix="whence-") as made, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory(prefix="proponent-") as made, sync_playwright() as playwright:
         folder = Path(made)
-        generate(folder / "made.whence", 4096)
-        store, browser = Store(folder / "made.whence"), playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        generate(folder / "made.index", 4096)
+        store, browser = Store(folder / "made.index"), playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         record["browser"] = f"Chromium {browser.version}"
         for count in (1, 50):
             page = folder / f"report-{count}.html"

@@ -11,8 +11,8 @@ with c = <A, B>, N = B^T A, m = ||A B^T||^2 and s = ||A||^2 ||B||^2 (Frobenius n
 import numpy as np
 import torch
 
-from whence.compress import Projection
-from whence.layers import Block, Call
+from proponent.compress import Projection
+from proponent.layers import Block, Call
 
 WIDTHS = (4, 8, 16)
 SOME_TRAIN, SOME_QUERIES = 24, 6

@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-import whence
-from whence.examples import read
-from whence.index.planning import label_numbers
-from whence.model import Run
-from whence.replay import Query, Replay
-from whence.training import Training, train
+import proponent
+from proponent.examples import read
+from proponent.index.planning import label_numbers
+from proponent.model import Run
+from proponent.replay import Query, Replay
+from proponent.training import Training, train
 
 KEEP = (0.5, 0.9, 0.98, 0.99)
 SMOOTH_ROWS = 5
@@ -83,7 +83,7 @@ def baselines(run: Path, rows: list[dict[str, str]], queries: list[dict[str, str
     texts, labels = [row["text"] for row in queries], [row["label"] for row in queries]
     with tempfile.TemporaryDirectory() as home:
         for name in ("tracin-we", "tracin-we-adam", "tracin-last", "tfidf-label"):
-            index = whence.build(run, rows, Path(home) / name, name, quiet=True)
+            index = proponent.build(run, rows, Path(home) / name, name, quiet=True)
             found[name] = index.scores(texts, labels)
     generator = np.random.default_rng(0)
     found["shuffled replay"] = np.stack([generator.permutation(len(rows)) * 0.0 for _ in queries])

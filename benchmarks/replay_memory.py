@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from whence.examples import read
-from whence.index.planning import label_numbers
-from whence.model import Run
-from whence.replay import Query, Replay
-from whence.training import Training, train
-from whence.types import Example
+from proponent.examples import read
+from proponent.index.planning import label_numbers
+from proponent.model import Run
+from proponent.replay import Query, Replay
+from proponent.training import Training, train
+from proponent.types import Example
 
 WORDS = 3000
 ROWS = 400

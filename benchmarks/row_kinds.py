@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import whence
-from whence.examples import read
-from whence.training import Training, train
+import proponent
+from proponent.examples import read
+from proponent.training import Training, train
 
 KINDS = ("fp32", "fp16", "int8")
 
@@ -70,7 +70,7 @@ def main() -> None:
         run = train(read(training), place / "run", Training(epochs=2, max_length=96, quiet=True))
         truth, best = np.zeros(0), {}
         for kind in KINDS:
-            index = whence.build(run, training, place / kind, options.method, rows=kind, quiet=True)
+            index = proponent.build(run, training, place / kind, options.method, rows=kind, quiet=True)
             size = sum(path.stat().st_size for path in (place / kind).rglob("*") if path.is_file())
             scores = index.scores(texts, labels)
             index.top(texts[:16], labels[:16])

@@ -24,10 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
-from whence.forms import Gradient, Rows
-from whence.recipe import Recipe
-from whence.search import Search
-from whence.store import FORMAT, Plan, PlannedCheckpoint, PlannedSegment, RowKind, Source, Store, Writer, mapped
+from proponent.forms import Gradient, Rows
+from proponent.recipe import Recipe
+from proponent.search import Search
+from proponent.store import FORMAT, Plan, PlannedCheckpoint, PlannedSegment, RowKind, Source, Store, Writer, mapped
 
 STEP, VOCABULARY, WORDS = 1, 30_000, 10
 SEGMENT, SHARD = 65_536, 4_096
@@ -78,7 +78,7 @@ def generate(folder: Path, n: int, width: int, kind: RowKind) -> None:
     source = Source(data=f"{n} generated", columns={}, fingerprint="0" * 64, n=n, batch_size=32, segments=segments)
     plan = Plan(
         format=FORMAT,
-        whence="benchmark",
+        proponent="benchmark",
         recipe=Recipe(name="tracin-we"),
         rows=kind,
         embedding_path="exact",

@@ -43,11 +43,11 @@ def cost(record: Record) -> str:
     told = (
         f"{record['texts']}; one checkpoint; interleaved, median of {record['repeats']} ratios to one plain "
         "forward+backward over the same length-sorted batches (smallest and largest in brackets). The plain pass "
-        "starts from tokenized batches in memory; `whence.build` starts from a file of raw texts and ends with a "
-        "sealed index; `with baselines` adds a first answer beside every baseline; `whence index` is a whole "
+        "starts from tokenized batches in memory; `proponent.build` starts from a file of raw texts and ends with a "
+        "sealed index; `with baselines` adds a first answer beside every baseline; `proponent index` is a whole "
         "process, with some seconds of imports.\n\n"
     )
-    heads = ["model", "texts", "clock", "plain pass", "capture", "`whence.build`", "with baselines", "`whence index`"]
+    heads = ["model", "texts", "clock", "plain pass", "capture", "`proponent.build`", "with baselines", "`proponent index`"]
     return told + table(heads, rows) + "\n" + table(["model", "time of build by stage"], stages)
 
 
@@ -148,7 +148,7 @@ def forecast(record: Record) -> str:
     rows: list[list[object]] = []
     for case in record["cases"]:
         rows += [[case["case"], name, *figures] for name, figures in case["forecast, real, ratio"].items()]
-    told = f"{record['machine']}. `whence plan` and `whence index` in turn, medians of {record['repeats']} turns.\n\n"
+    told = f"{record['machine']}. `proponent plan` and `proponent index` in turn, medians of {record['repeats']} turns.\n\n"
     return told + table(["case", "what", "forecast", "real", "real over forecast"], rows)
 
 
@@ -167,7 +167,7 @@ PAGES: dict[str, tuple[str, Callable[[Record], str], Callable[[Record], Iterator
     "row-kinds": ("What shorter rows cost", kinds, None),
     "memory": ("Peak memory against the number of examples", memory, aims_of_memory),
     "notebook-job": ("The job of the authors' notebook", notebook, aims_of_notebook),
-    "forecast": ("Forecast by `whence plan` beside real figures", forecast, aims_of_forecast),
+    "forecast": ("Forecast by `proponent plan` beside real figures", forecast, aims_of_forecast),
 }
 
 INTRODUCTION = """# Benchmarks

@@ -92,10 +92,10 @@ def jobs(
 
 
 def full_disk(work: Path) -> dict[str, Any]:
-    """Build with `whence index` where there is not enough space, free some, and build on."""
+    """Build with `proponent index` where there is not enough space, free some, and build on."""
     (work / "tiny").mkdir()
     tiny = made(work / "tiny", NEWS)
-    command = [sys.executable, "-m", "whence.cli", "index", str(tiny.run), str(tiny.data), "--out", "INDEX", "--quiet"]
+    command = [sys.executable, "-m", "proponent.cli", "index", str(tiny.run), str(tiny.data), "--out", "INDEX", "--quiet"]
     shares = [0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
     try:
         return crashes.full_disk(command, faults.root_of(tiny.index), work, shares)
@@ -108,7 +108,7 @@ def fuzz(examples: int) -> dict[str, Any]:
     tests = Path(__file__).resolve().parent.parent / "tests" / "test_store_fuzz.py"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
     done = subprocess.run(
-        command, env=os.environ | {"WHENCE_FUZZ": str(examples)}, capture_output=True, text=True, check=False
+        command, env=os.environ | {"PROPONENT_FUZZ": str(examples)}, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise SystemExit(done.stdout[-4000:])

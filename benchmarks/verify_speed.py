@@ -1,4 +1,4 @@
-"""How fast and in how much memory `whence verify` checks an index, against its size.
+"""How fast and in how much memory `proponent verify` checks an index, against its size.
 
     python benchmarks/verify_speed.py [--sizes 25000,100000,200000] [--width 128] [--folder DIR] [--out DIR]
 
@@ -24,7 +24,7 @@ from search_scale import generate
 
 RUN = r"""
 import contextlib, io, json, re, sys
-from whence.cli import main
+from proponent.cli import main
 said = io.StringIO()
 with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
     main(["verify", sys.argv[1], "--json", "--quiet"])

@@ -3,8 +3,8 @@
 import re
 from dataclasses import replace
 
-from whence.types import Span
-from whence.views import (
+from proponent.types import Span
+from proponent.views import (
     Answer,
     BaselineHit,
     Checkpoint,
@@ -215,7 +215,7 @@ def make_labels() -> LabelReport:
 def make_story() -> Story:
     """The page of a demo."""
     return Story(
-        title="Whence does this output come?",
+        title="Where does this output come from?",
         lead=(
             "A small transformer was trained on 7,600 news texts in four topics; 380 labels are wrong on purpose.",
             "It calls a text about retail sales World news. Below are the training examples that speak for and "

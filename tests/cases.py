@@ -13,9 +13,9 @@ import numpy as np
 import torch
 import transformers
 
-from whence.model import Batch, Encoded, Encoder
-from whence.model.scratch import byte_bpe, wordpiece
-from whence.types import Example
+from proponent.model import Batch, Encoded, Encoder
+from proponent.model.scratch import byte_bpe, wordpiece
+from proponent.types import Example
 
 VOCABULARY = 80
 LABELS = 3

@@ -1,4 +1,4 @@
-"""What the tests put around the functions of whence: types are checked everywhere, axes where there are arrays.
+"""What the tests put around the functions of proponent: types are checked everywhere, axes where there are arrays.
 
 The import hook of jaxtyping wraps every function so that axes agree between all arguments and the result: it binds the
 call and checks the arguments twice, which took three quarters of the time of some test files; and while it loads a
@@ -20,14 +20,14 @@ from typing import Any
 import jaxtyping
 from beartype import BeartypeConf, beartype
 
-PACKAGE = "whence"
+PACKAGE = "proponent"
 _types = beartype(conf=BeartypeConf(violation_type=TypeError))
 _types_and_axes = jaxtyping.jaxtyped(typechecker=_types)
 _MARK = f"__import__({__name__!r}).checked"
 
 
 def install() -> None:
-    """Check every module of whence that is imported from now on."""
+    """Check every module of proponent that is imported from now on."""
     assert PACKAGE not in sys.modules
     sys.meta_path.insert(0, Finder())
 
@@ -62,7 +62,7 @@ def _names_array(hint: object) -> bool:
 
 
 class Finder(importlib.machinery.PathFinder):
-    """Finds the modules of whence and has them loaded with the checks."""
+    """Finds the modules of proponent and has them loaded with the checks."""
 
     @classmethod
     def find_spec(

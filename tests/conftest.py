@@ -9,12 +9,12 @@ import transformers
 
 import checked
 
-checked.install()  # before anything of whence is imported
+checked.install()  # before anything of proponent is imported
 
 import runs  # noqa: E402
 import tiny  # noqa: E402
-from whence.cli import main  # noqa: E402
-from whence.model.recorder import Recorder  # noqa: E402
+from proponent.cli import main  # noqa: E402
+from proponent.model.recorder import Recorder  # noqa: E402
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -52,7 +52,7 @@ def copied(tmp_path: Path) -> Callable[[Path], Path]:
 
 @pytest.fixture(scope="session")
 def news(tmp_path_factory: pytest.TempPathFactory) -> tiny.Tiny:
-    """A classifier of three labels, trained by whence itself, and its index."""
+    """A classifier of three labels, trained by proponent itself, and its index."""
     return tiny.made(tmp_path_factory.mktemp("news"), tiny.NEWS)
 
 

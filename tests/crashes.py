@@ -13,9 +13,9 @@ from typing import Any
 
 import faults
 from faults import Phase, Workers
-from whence.errors import DamagedError, DiskFullError, InputError, WhenceError
-from whence.store import Store
-from whence.store.sums import sums_of
+from proponent.errors import DamagedError, DiskFullError, InputError, ProponentError
+from proponent.store import Store
+from proponent.store.sums import sums_of
 
 Tell = Callable[[str], None]
 
@@ -215,7 +215,7 @@ def _fail_once(phase: Phase, work: Path, number: int, kind: str, figures: dict[s
     with faults.hooked(hook):
         try:
             faults.change(folder, phase.job)
-        except (OSError, WhenceError) as error:
+        except (OSError, ProponentError) as error:
             caught = error
     if not hook.failed:
         figures["short_writes"] += kind == "short" and phase.operations[number - 1] == "write"

@@ -13,8 +13,8 @@ import numpy as np
 import faults
 from crashes import silently_wrong
 from faults import Phase
-from whence.errors import WhenceError
-from whence.store import verify
+from proponent.errors import ProponentError
+from proponent.store import verify
 
 Tell = Callable[[str], None]
 
@@ -101,7 +101,7 @@ def _seen(folder: Path) -> bool:
     """Whether `verify` finds damage."""
     try:
         return bool(verify(folder).damage)
-    except WhenceError:
+    except ProponentError:
         return True
 
 

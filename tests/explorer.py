@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from markup import Structure
-from whence.web.serving import made
-from whence.web.shelf import Shelf
+from proponent.web.serving import made
+from proponent.web.shelf import Shelf
 
 PORT = 7860
 HOST = f"127.0.0.1:{PORT}"

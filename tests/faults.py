@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from whence.errors import DamagedError, InputError, MismatchError
-from whence.forms import Gradient, Rows
-from whence.recipe import Recipe
-from whence.search import Search
-from whence.store import (
+from proponent.errors import DamagedError, InputError, MismatchError
+from proponent.forms import Gradient, Rows
+from proponent.recipe import Recipe
+from proponent.search import Search
+from proponent.store import (
     FORMAT,
     Plan,
     PlannedCheckpoint,
@@ -43,7 +43,7 @@ from whence.store import (
     merge,
     verify,
 )
-from whence.store.files import finished
+from proponent.store.files import finished
 
 STEPS = (3, 7)
 WIDTH, TOKENS, SEGMENT, SHARD = 6, 12, 12, 6
@@ -81,7 +81,7 @@ def source(data: str, first: int = 0) -> Source:
 def plan(**changes: Any) -> Plan:
     fields: dict[str, Any] = {
         "format": FORMAT,
-        "whence": "0",
+        "proponent": "0",
         "recipe": Recipe(name="tracin-we"),
         "embedding_path": "exact",
         "tied": False,
@@ -162,7 +162,7 @@ def queries() -> dict[int, Gradient]:
     return found
 
 
-# ---- changing an index, as `whence.index` does, without a model ----
+# ---- changing an index, as `proponent.index` does, without a model ----
 
 
 def build(
@@ -175,7 +175,7 @@ def build(
     repair: bool = False,
     said: Event = lambda _: None,
 ) -> None:
-    """Build, resume or append; the loop of `whence.index.worker`, and `Build.run_all` around it."""
+    """Build, resume or append; the loop of `proponent.index.worker`, and `Build.run_all` around it."""
     held = source(data)
     writer = Writer(
         folder,
@@ -478,7 +478,7 @@ def scratch(preferred: Path | None = None) -> Generator[Path]:
     """A folder in memory where there is one: thousands of fsyncs of a disk take minutes and test nothing more."""
     memory = Path("/dev/shm")
     where = preferred or (memory if os.access(memory, os.W_OK) else None)
-    with tempfile.TemporaryDirectory(prefix="whence-faults-", dir=where) as folder:
+    with tempfile.TemporaryDirectory(prefix="proponent-faults-", dir=where) as folder:
         yield Path(folder)
 
 

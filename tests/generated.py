@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from whence.forms import Gradient, Rows
-from whence.recipe import Recipe
-from whence.store import FORMAT, Plan, PlannedCheckpoint, PlannedSegment, Source, Writer
+from proponent.forms import Gradient, Rows
+from proponent.recipe import Recipe
+from proponent.store import FORMAT, Plan, PlannedCheckpoint, PlannedSegment, Source, Writer
 
 STEPS, WIDTH, VOCABULARY = (3, 9), 64, 40
 LABELS = ["a", "b", "c"]
@@ -94,7 +94,7 @@ def make(folder: Path, n: int, *, seed: int = 0, segment: int = 10**6, shard: in
     source = Source(data="made up", columns={}, fingerprint="f" * 64, n=n, batch_size=4, segments=segments)
     fields: dict[str, Any] = {
         "format": FORMAT,
-        "whence": "0",
+        "proponent": "0",
         "recipe": Recipe(name="tracin-we"),
         "embedding_path": "exact",
         "tied": False,

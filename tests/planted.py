@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from whence.evaluate import Function, Outputs
+from proponent.evaluate import Function, Outputs
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 import transformers
 
-import whence
-from whence.model import Run
-from whence.model.scratch import byte_bpe, causal_lm, classifier, wordpiece
+import proponent
+from proponent.model import Run
+from proponent.model.scratch import byte_bpe, causal_lm, classifier, wordpiece
 
 LABELS = ("Business", "Sports", "World")
 WORDS = {
@@ -100,6 +100,6 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def index(run: Path | Run, folder: Path, method: str = "tracin-we", data: Any = None, **options: Any) -> whence.Index:
+def index(run: Path | Run, folder: Path, method: str = "tracin-we", data: Any = None, **options: Any) -> proponent.Index:
     """An index of forty rows that the run was not trained on, or of the given ones."""
-    return whence.build(run, OTHERS if data is None else data, folder, method, quiet=True, batch_size=8, **options)
+    return proponent.build(run, OTHERS if data is None else data, folder, method, quiet=True, batch_size=8, **options)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import whence
+import proponent
 from tiny import NEWS, Tiny
-from whence.actions import RANKINGS, confident_errors, label_errors, support, write_label_csv
-from whence.errors import InputError
-from whence.store import Segment, Store
+from proponent.actions import RANKINGS, confident_errors, label_errors, support, write_label_csv
+from proponent.errors import InputError
+from proponent.store import Segment, Store
 
 DATALAB = ["is_label_issue", "label_score", "given_label", "predicted_label"]
 
@@ -60,7 +60,7 @@ def test_a_class_that_nobody_carries_is_never_suggested():
 
 
 @pytest.fixture(scope="module")
-def stores(news: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, whence.Index]:
+def stores(news: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, proponent.Index]:
     folder = tmp_path_factory.mktemp("methods")
     wanted = {
         "plain": {},
@@ -70,13 +70,13 @@ def stores(news: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, wh
         "top": {"method": "tracin-we-topk", "top": 4},
     }
     return {
-        name: whence.build(news.run, news.data, folder / name, quiet=True, **options)
+        name: proponent.build(news.run, news.data, folder / name, quiet=True, **options)
         for name, options in wanted.items()
     }
 
 
 @pytest.mark.parametrize("name", ["plain", "adam", "unit", "both", "top"])
-def test_support_is_the_column_sum_of_all_scores(stores: dict[str, whence.Index], name: str):
+def test_support_is_the_column_sum_of_all_scores(stores: dict[str, proponent.Index], name: str):
     """Every training text asked about with its own label: what all others did to it, and what it did to itself."""
     index = stores[name]
     scores = index.scores([row["text"] for row in NEWS], [row["label"] for row in NEWS])
@@ -189,14 +189,14 @@ def test_what_can_not_be_ranked(news: Tiny, lines: Tiny, tmp_path: Path):
     with pytest.raises(InputError, match="index of tracin-we has others"):
         support(Store(lines.index))  # the head shares the table: products meet outside equal tokens
     for method in ("tracin-we-syn", "tracin-last", "label"):
-        index = whence.build(news.run, news.data, tmp_path / method, method=method, quiet=True)
+        index = proponent.build(news.run, news.data, tmp_path / method, method=method, quiet=True)
         with pytest.raises(InputError, match="use --ranking mean-probability"):
             label_errors(index.store, "influence")
         assert len(label_errors(index.store).rows) == len(NEWS)
 
 
 def test_support_of_the_input_path_of_a_language_model(lines: Tiny, tmp_path: Path):
-    index = whence.build(lines.run, lines.data, tmp_path / "input", path="input", quiet=True)
+    index = proponent.build(lines.run, lines.data, tmp_path / "input", path="input", quiet=True)
     rows = lines.rows
     scores = index.scores([row["text"] for row in rows], targets=[row["target"] for row in rows])
     wanted = scores.sum(1) - scores.diagonal()

@@ -10,10 +10,10 @@ import torch
 import transformers
 
 import runs
-import whence
+import proponent
 from runs import edit
-from whence.errors import RunError
-from whence.model import Run
+from proponent.errors import RunError
+from proponent.model import Run
 
 peft_settles_this = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
@@ -82,7 +82,7 @@ def test_a_lora_language_model_explains(lm_run: Path, tmp_path: Path) -> None:
     )
     run = Run.from_pretrained(folder)
     assert (run.card.kind, run.card.adapter) == ("causal-lm", True)
-    index = whence.build(run, runs.ROWS[:6], tmp_path / "i.whence", columns=whence.Columns(label=""), quiet=True)
+    index = proponent.build(run, runs.ROWS[:6], tmp_path / "i.index", columns=proponent.Columns(label=""), quiet=True)
     answer = index.explain(runs.TEXTS[0], baselines=False)
     assert answer.helped[0].id == "n0"
     assert any("adapter" in note for note in answer.notes)

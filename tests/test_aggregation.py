@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from whence.errors import InputError
-from whence.search.aggregation import aggregate
+from proponent.errors import InputError
+from proponent.search.aggregation import aggregate
 
 
 def looped(scores: np.ndarray, how: str, k: float, queries: np.ndarray) -> np.ndarray:

@@ -8,22 +8,22 @@ import pandas
 import pytest
 import safetensors.numpy
 
-import whence
+import proponent
 from tiny import NEWS, Tiny, write_csv
-from whence.errors import InputError, LabelError, MismatchError, RunError
-from whence.types import Example
-from whence.views import Answer
+from proponent.errors import InputError, LabelError, MismatchError, RunError
+from proponent.types import Example
+from proponent.views import Answer
 
 ASKED = ["The bank said profit fell after the vote.", "A cup for the coach", "Treaty and army in the capital"]
 
 
 @pytest.fixture(scope="module")
-def index(news: Tiny) -> whence.Index:
-    return whence.open(news.index)
+def index(news: Tiny) -> proponent.Index:
+    return proponent.open(news.index)
 
 
 @pytest.fixture(scope="module")
-def scores(index: whence.Index) -> np.ndarray:
+def scores(index: proponent.Index) -> np.ndarray:
     return index.scores(ASKED)
 
 
@@ -40,7 +40,7 @@ def same(one: Answer, other: Answer) -> None:
     )
 
 
-def test_many_at_once_equal_one_by_one(index: whence.Index):
+def test_many_at_once_equal_one_by_one(index: proponent.Index):
     queries = [
         Example(str(row), row, text, label)
         for row, (text, label) in enumerate(zip(ASKED, (None, "World", 1), strict=True))
@@ -51,13 +51,13 @@ def test_many_at_once_equal_one_by_one(index: whence.Index):
         same(answer, index.explain(query.text, label=query.label, k=5))
 
 
-def test_no_queries_give_no_answers(index: whence.Index):
+def test_no_queries_give_no_answers(index: proponent.Index):
     assert list(index.explain_many([])) == []
     assert index.scores([]).shape == (0, len(NEWS))
     assert index.predict([]) == []
 
 
-def test_hits_are_the_two_ends_of_the_scores(index: whence.Index, scores: np.ndarray):
+def test_hits_are_the_two_ends_of_the_scores(index: proponent.Index, scores: np.ndarray):
     answer = index.explain(ASKED[0], k=4)
     order = np.argsort(-scores[0], kind="stable")
     assert [hit.row for hit in answer.helped] == order[:4].tolist()
@@ -68,7 +68,7 @@ def test_hits_are_the_two_ends_of_the_scores(index: whence.Index, scores: np.nda
     assert [hit.rank for hit in answer.helped] == [1, 2, 3, 4]
 
 
-def test_k_larger_than_the_training_set_shows_every_row_once(index: whence.Index, scores: np.ndarray):
+def test_k_larger_than_the_training_set_shows_every_row_once(index: proponent.Index, scores: np.ndarray):
     answer = index.explain(ASKED[0], k=10_000)
     assert len(answer.helped) == (scores[0] > 0).sum()
     assert len(answer.hurt) == (scores[0] < 0).sum()
@@ -76,7 +76,7 @@ def test_k_larger_than_the_training_set_shows_every_row_once(index: whence.Index
     assert len(answer.baselines["random"]) == len(NEWS)
 
 
-def test_a_label_is_the_predicted_one_unless_given(index: whence.Index, scores: np.ndarray):
+def test_a_label_is_the_predicted_one_unless_given(index: proponent.Index, scores: np.ndarray):
     predicted = index.predict(ASKED)
     answer = index.explain(ASKED[0])
     assert answer.query.label == answer.query.predicted == predicted[0]
@@ -89,7 +89,7 @@ def test_a_label_is_the_predicted_one_unless_given(index: whence.Index, scores: 
     assert [hit.score for hit in given.helped] != [hit.score for hit in answer.helped]
 
 
-def test_labels_go_by_name_or_number(index: whence.Index):
+def test_labels_go_by_name_or_number(index: proponent.Index):
     named = index.scores(ASKED, ["World", "Sports", "Business"])
     for labels in ([2, 1, 0], ["2", "1", "0"], np.array([2, 1, 0]), list(np.array([2, 1, 0])), ["World", 1, "0"]):
         np.testing.assert_array_equal(index.scores(ASKED, labels), named)
@@ -98,7 +98,7 @@ def test_labels_go_by_name_or_number(index: whence.Index):
     np.testing.assert_allclose(mixed[1], index.scores(ASKED[1:2])[0], rtol=1e-4, atol=1e-9)
 
 
-def test_against_is_the_difference_of_two_labels(index: whence.Index):
+def test_against_is_the_difference_of_two_labels(index: proponent.Index):
     """The gradient of a difference of losses is the difference of their gradients."""
     contrast = index.scores(ASKED, ["World"] * 3, against="Sports")
     apart = index.scores(ASKED, ["World"] * 3) - index.scores(ASKED, ["Sports"] * 3)
@@ -106,7 +106,7 @@ def test_against_is_the_difference_of_two_labels(index: whence.Index):
     assert index.explain(ASKED[0], label="World", against=1).query.against == "Sports"
 
 
-def test_shares_sum_to_scores_and_parts_to_the_whole(index: whence.Index):
+def test_shares_sum_to_scores_and_parts_to_the_whole(index: proponent.Index):
     answer = index.explain(ASKED[0], k=20)
     for hit in (*answer.helped, *answer.hurt):
         total = sum(pair.share for pair in hit.words)
@@ -132,26 +132,26 @@ def test_shares_sum_to_scores_and_parts_to_the_whole(index: whence.Index):
         ("one text", {}, "put it in a list"),
     ],
 )
-def test_what_can_not_be_asked(index: whence.Index, texts: object, options: dict[str, object], message: str):
+def test_what_can_not_be_asked(index: proponent.Index, texts: object, options: dict[str, object], message: str):
     with pytest.raises(InputError, match=message):
         index.scores(texts, **options)  # type: ignore[arg-type]
 
 
-def test_what_can_not_be_predicted(index: whence.Index, lines: Tiny):
+def test_what_can_not_be_predicted(index: proponent.Index, lines: Tiny):
     with pytest.raises(InputError, match="is empty"):
         index.predict(["fine", ""])
     with pytest.raises(InputError, match="2 texts, but 1 text_pairs"):
         index.predict(["fine", "too"], text_pairs=["a"])
     with pytest.raises(InputError, match="language model"):
-        whence.open(lines.index).predict(["the cup"])
+        proponent.open(lines.index).predict(["the cup"])
 
 
-def test_k_is_at_least_one(index: whence.Index):
+def test_k_is_at_least_one(index: proponent.Index):
     with pytest.raises(InputError, match="at least one hit"):
         index.explain(ASKED[0], k=0)
 
 
-def test_a_text_without_a_known_token_says_so(index: whence.Index):
+def test_a_text_without_a_known_token_says_so(index: proponent.Index):
     answer = index.explain("ẞ☃⌘")
     assert any("no token of this text stands in any training text" in note for note in answer.notes)
     assert {pair.query_word for hit in answer.helped for pair in hit.words} <= {"[special]"}
@@ -159,14 +159,14 @@ def test_a_text_without_a_known_token_says_so(index: whence.Index):
 
 
 def test_nothing_but_special_tokens_left_out_gives_an_empty_answer(news: Tiny, tmp_path: Path):
-    index = whence.build(news.run, news.data, tmp_path / "noc", method="tracin-we-noc", quiet=True)
+    index = proponent.build(news.run, news.data, tmp_path / "noc", method="tracin-we-noc", quiet=True)
     answer = index.explain("ẞ☃⌘")
     assert answer.helped == answer.hurt == ()
     assert answer.notes[-1] == "no token of this text stands in any training text: nothing to show"
     assert "nothing to show" in answer._repr_html_()
 
 
-def test_a_long_text_says_where_it_was_cut(index: whence.Index):
+def test_a_long_text_says_where_it_was_cut(index: proponent.Index):
     text = "profit " * 40
     answer = index.explain(text)
     assert answer.query.truncated_at is not None
@@ -176,7 +176,7 @@ def test_a_long_text_says_where_it_was_cut(index: whence.Index):
 
 def test_a_pair_is_marked_in_both_texts(pairs: Tiny):
     first, second = "the coach saw a team", "a cup and the bank"
-    answer = whence.open(pairs.index).explain(first, text_pair=second, k=8)
+    answer = proponent.open(pairs.index).explain(first, text_pair=second, k=8)
     assert (answer.query.text, answer.query.text_pair) == (first, second)
     seen: set[str] = set()
     for hit in (*answer.helped, *answer.hurt):
@@ -196,14 +196,14 @@ def test_a_pair_is_marked_in_both_texts(pairs: Tiny):
 
 
 def test_a_pair_differs_from_its_parts(pairs: Tiny):
-    index = whence.open(pairs.index)
+    index = proponent.open(pairs.index)
     alone = index.scores(["the coach saw a team"], ["same"])
     paired = index.scores(["the coach saw a team"], ["same"], text_pairs=["a cup and the bank"])
     assert not np.allclose(alone, paired)
 
 
 def test_a_target_is_what_counts(lines: Tiny):
-    index = whence.open(lines.index)
+    index = proponent.open(lines.index)
     whole = index.explain("the cup of the goal said cup", k=3)
     part = index.explain("the cup of the ", target="goal said cup", k=3)
     assert part.query.target == "goal said cup"
@@ -218,7 +218,7 @@ def test_a_target_is_what_counts(lines: Tiny):
 
 
 def test_a_language_model_has_no_labels(lines: Tiny):
-    index = whence.open(lines.index)
+    index = proponent.open(lines.index)
     with pytest.raises(LabelError, match="language model and has no labels"):
         index.explain("the cup", label="Sports")
     with pytest.raises(InputError, match="compares two labels"):
@@ -234,9 +234,9 @@ def test_a_run_that_moved_is_named(news: Tiny, tmp_path: Path, scores: np.ndarra
     plan = tmp_path / "index" / "plan.json"
     assert str(news.run) in plan.read_text()
     moved = Path(shutil.copytree(news.run, tmp_path / "elsewhere" / "run"))
-    np.testing.assert_array_equal(whence.open(tmp_path / "index", run=moved).scores(ASKED), scores)
+    np.testing.assert_array_equal(proponent.open(tmp_path / "index", run=moved).scores(ASKED), scores)
     with pytest.raises(RunError, match=r"say where it is with --run"):
-        whence.open(tmp_path / "index", run=tmp_path / "gone").explain(ASKED[0])
+        proponent.open(tmp_path / "index", run=tmp_path / "gone").explain(ASKED[0])
 
 
 @pytest.mark.parametrize("spoiled", ["weights", "tokenizer"])
@@ -252,10 +252,10 @@ def test_a_run_that_changed_is_refused(news: Tiny, tmp_path: Path, spoiled: str)
             path.write_text(path.read_text(encoding="utf-8").replace('"lowercase":true', '"lowercase":false'))
             path.write_text(path.read_text(encoding="utf-8").replace('"lowercase": true', '"lowercase": false'))
     with pytest.raises(MismatchError, match=rf"its {spoiled}.* is .*, not .*--run"):
-        whence.open(news.index, run=moved).explain(ASKED[0])
+        proponent.open(news.index, run=moved).explain(ASKED[0])
 
 
-def test_an_answer_prints_tabulates_and_saves(index: whence.Index, tmp_path: Path):
+def test_an_answer_prints_tabulates_and_saves(index: proponent.Index, tmp_path: Path):
     answer = index.explain(ASKED[0], k=3)
     assert (
         repr(answer).splitlines()[0].startswith(f"Why {answer.query.label}? (tracin-we-adam-unit, 2 checkpoints of 60")
@@ -274,7 +274,7 @@ def test_an_answer_prints_tabulates_and_saves(index: whence.Index, tmp_path: Pat
 
 @pytest.mark.parametrize("method", ["bm25", "label", "random", "tracin-last"])
 def test_other_methods_answer_too(news: Tiny, tmp_path: Path, method: str):
-    index = whence.build(news.run, news.data, tmp_path / method, method=method, quiet=True)
+    index = proponent.build(news.run, news.data, tmp_path / method, method=method, quiet=True)
     answer = index.explain(ASKED[0], label="Business", k=3, baselines=False)
     assert answer.method == method
     assert answer.baselines == {}
@@ -289,25 +289,25 @@ def test_other_methods_answer_too(news: Tiny, tmp_path: Path, method: str):
 
 
 def test_build_takes_a_folder_a_run_or_one_in_a_list(news: Tiny, tmp_path: Path):
-    run = whence.Run.from_pretrained(news.run)
+    run = proponent.Run.from_pretrained(news.run)
     roots = {
-        whence.build(
+        proponent.build(
             given, [dict(row) for row in NEWS[:6]], tmp_path / str(number), quiet=True
         ).store.manifest.merkle_root
         for number, given in enumerate((news.run, str(news.run), [news.run], [run]))
     }
     assert len(roots) <= 2  # the plan keeps the folder as it was given
     with pytest.raises(InputError, match="no run was given"):
-        whence.build([], NEWS[:6], tmp_path / "none", quiet=True)
+        proponent.build([], NEWS[:6], tmp_path / "none", quiet=True)
     with pytest.raises(InputError, match="option path 'sideways'"):
-        whence.build(run, NEWS[:6], tmp_path / "odd", path="sideways", quiet=True)
+        proponent.build(run, NEWS[:6], tmp_path / "odd", path="sideways", quiet=True)
     with pytest.raises(InputError, match="did you mean 'tracin-we'"):
-        whence.build(run, NEWS[:6], tmp_path / "odd", method="tracinwe", quiet=True)
+        proponent.build(run, NEWS[:6], tmp_path / "odd", method="tracinwe", quiet=True)
     assert not (tmp_path / "odd").exists()
 
 
 def test_empty_rows_are_kept_when_allowed(news: Tiny, tmp_path: Path):
     data = write_csv(tmp_path / "gaps.csv", [*NEWS[:4], {"id": "gap", "text": " ", "label": "World"}])
     with pytest.raises(InputError, match="allow_empty=True"):
-        whence.build(news.run, data, tmp_path / "index", quiet=True)
-    assert len(whence.build(news.run, data, tmp_path / "index", allow_empty=True, quiet=True)) == 5
+        proponent.build(news.run, data, tmp_path / "index", quiet=True)
+    assert len(proponent.build(news.run, data, tmp_path / "index", allow_empty=True, quiet=True)) == 5

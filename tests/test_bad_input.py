@@ -17,9 +17,9 @@ import pytest
 import safetensors.numpy
 
 import runs
-import whence
+import proponent
 from tiny import NEWS, Tiny, write_csv
-from whence.store import disk
+from proponent.store import disk
 
 Said = Callable[..., tuple[int, str, str]]
 UTF8 = "id,text,label\n1,a cup,Sports\n2,a vote,World\n"
@@ -31,7 +31,7 @@ def refused(result: tuple[int, str, str], code: int, *parts: str) -> None:
     last = err.splitlines()[-1]
     assert (found, out) == (code, ""), err
     assert "Traceback" not in err
-    assert last.startswith("whence: ")
+    assert last.startswith("proponent: ")
     assert [part for part in parts if part not in last] == [], last
 
 
@@ -137,7 +137,7 @@ def test_a_run_of_numbered_labels(said: Said, tmp_path: Path):
     rows = [{**row, "label": 5 * (1 + number % 2)} for number, row in enumerate(runs.rows(8))]
     data = write_csv(tmp_path / "numbers.csv", rows)
     assert said("train", data, "--out", tmp_path / "run", "--epochs", 1, "--max-length", 16)[0] == 0
-    assert whence.Run.from_pretrained(tmp_path / "run").label_names == ("5", "10")
+    assert proponent.Run.from_pretrained(tmp_path / "run").label_names == ("5", "10")
     assert said("index", tmp_path / "run", data, "--out", tmp_path / "index")[0] == 0
     content = json.loads(said("explain", tmp_path / "index", "the bank", "--label", 10, "--json")[1])
     assert content["query"]["label"] == "10"
@@ -273,11 +273,11 @@ def test_runs_that_can_not_be_used(said: Said, news: Tiny, tmp_path: Path, copie
 
 
 def test_indexes_that_are_not_there(said: Said, news: Tiny, tmp_path: Path):
-    refused(said("explain", tmp_path / "index", "text"), 2, "no index at", "whence index RUN DATA --out")
+    refused(said("explain", tmp_path / "index", "text"), 2, "no index at", "proponent index RUN DATA --out")
     refused(said("labels", tmp_path / "index", "--out", tmp_path / "x.csv"), 2, "no index at")
     unfinished = Path(shutil.copytree(news.index, tmp_path / "index"))
     (unfinished / "manifest.json").unlink()
-    refused(said("explain", unfinished, "text"), 2, "is unfinished: run the same `whence index` command again")
+    refused(said("explain", unfinished, "text"), 2, "is unfinished: run the same `proponent index` command again")
 
 
 def test_an_index_of_something_else_is_refused_by_name(said: Said, news: Tiny, pairs: Tiny, tmp_path: Path):
@@ -350,7 +350,7 @@ def test_an_index_of_a_newer_format(said: Said, news: Tiny, tmp_path: Path):
     index = Path(shutil.copytree(news.index, tmp_path / "index"))
     content = json.loads((index / "plan.json").read_text())
     (index / "plan.json").write_text(json.dumps(content | {"format": 999}))
-    refused(said("explain", index, "the bank"), 3, "format 999", "upgrade whence")
+    refused(said("explain", index, "the bank"), 3, "format 999", "upgrade proponent")
 
 
 # ---- losses that are not finite -------------------------------------------------------------------------------------
@@ -367,7 +367,7 @@ def spoil(run: Path, name: str, change: Callable[[Any], Any]) -> None:
 def poisoned(news: Tiny, copied: Callable[[Path], Path]) -> Path:
     """A run for which every text with the word "formula" has no finite loss."""
     run = copied(news.run)
-    token = whence.Run.from_pretrained(run).tokenizer("sum", add_special_tokens=False)["input_ids"]
+    token = proponent.Run.from_pretrained(run).tokenizer("sum", add_special_tokens=False)["input_ids"]
 
     def poison(table: Any) -> Any:
         table[token] = np.inf
@@ -438,14 +438,14 @@ def root(index: Path) -> str:
 
 SLOW = """
 import sys, time
-from whence.store import Writer
+from proponent.store import Writer
 put = Writer.put_shard
 def slow(self, *arguments):
     put(self, *arguments)
     print("a shard is done", file=sys.stderr, flush=True)
     time.sleep(60)
 Writer.put_shard = slow
-from whence.cli import main
+from proponent.cli import main
 main()
 """
 
@@ -462,7 +462,7 @@ def test_ctrl_c_in_the_middle_of_a_build_and_again(said: Said, news: Tiny, tmp_p
         process.send_signal(signal.SIGINT)
         err, out = process.stderr.read(), process.stdout.read()
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "whence: stopped; what is finished is kept: the same command resumes"
+    assert err.splitlines()[-1] == "proponent: stopped; what is finished is kept: the same command resumes"
     assert "Traceback" not in err
     assert out == ""
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "index").rglob("*.safetensors")}
@@ -487,10 +487,10 @@ def test_ctrl_c_in_the_middle_of_training_leaves_nothing(
         seen.append(any(run.iterdir()))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(whence.Recorder, "on_save", stop)
+    monkeypatch.setattr(proponent.Recorder, "on_save", stop)
     words = ("train", news.data, "--out", run, "--epochs", 1, "--max-length", 16, "--quiet")
     code, out, err = said(*words)
-    assert (code, out, err) == (130, "", "whence: stopped; the unfinished run was removed\n")
+    assert (code, out, err) == (130, "", "proponent: stopped; the unfinished run was removed\n")
     assert seen == [True]  # there was something to remove
     assert run.exists() == there
     assert not there or list(run.iterdir()) == []

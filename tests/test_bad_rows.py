@@ -9,8 +9,8 @@ from safetensors.numpy import load_file, save_file
 
 from runs import OTHERS as ROWS
 from runs import index as build
-from whence.errors import InputError
-from whence.model import Run
+from proponent.errors import InputError
+from proponent.model import Run
 
 Copy = Callable[[Path], Path]
 TEXT = "Retail sales of the bank."

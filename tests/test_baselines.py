@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whence.baselines import NAMES, Baselines, Texts
-from whence.errors import InputError, LabelError, MissingExtraError
-from whence.words import split
+from proponent.baselines import NAMES, Baselines, Texts
+from proponent.errors import InputError, LabelError, MissingExtraError
+from proponent.words import split
 
 TRAIN = [
     "Retail sales slid in August, August was bad",
@@ -247,8 +247,8 @@ def test_a_missing_extra_is_named_with_the_way_out(
     baselines = Baselines(train)
     missing = baselines.missing()
     assert set(missing) == {name}
-    assert "pip install 'whence[baselines]'" in missing[name]
-    with pytest.raises(MissingExtraError, match=rf"{name}.*pip install 'whence\[baselines\]'"):
+    assert "pip install 'proponent[baselines]'" in missing[name]
+    with pytest.raises(MissingExtraError, match=rf"{name}.*pip install 'proponent\[baselines\]'"):
         baselines.scores(name, queries)
     others = [other for other in NAMES if other != name]
     assert all(baselines.scores(other, queries).shape == (5, 6) for other in others)

@@ -13,18 +13,18 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import runs
-import whence
+import proponent
 from runs import index as build
-from whence.errors import DataError, DiskFullError, InputError, LabelError, MismatchError, RunError
-from whence.examples import read
-from whence.index import Options, default_method, passes, planning
-from whence.index.build import build as build_index
-from whence.index.build import label_numbers
-from whence.methods import recipe_of
-from whence.model import Run
-from whence.model.checkpoints import MOMENTS_FILE
-from whence.model.recorder import RUN_FILE
-from whence.store import Store, writer
+from proponent.errors import DataError, DiskFullError, InputError, LabelError, MismatchError, RunError
+from proponent.examples import read
+from proponent.index import Options, default_method, passes, planning
+from proponent.index.build import build as build_index
+from proponent.index.build import label_numbers
+from proponent.methods import recipe_of
+from proponent.model import Run
+from proponent.model.checkpoints import MOMENTS_FILE
+from proponent.model.recorder import RUN_FILE
+from proponent.store import Store, writer
 
 Copy = Callable[[Path], Path]
 ROWS = runs.OTHERS
@@ -112,7 +112,7 @@ def test_an_interrupted_build_goes_on(
         with pytest.raises(interruption, match="stop"):
             build(bert_run, folder)
     with pytest.raises(InputError, match="is unfinished"):
-        whence.open(folder)
+        proponent.open(folder)
     before = {path: path.stat().st_mtime_ns for path in folder.glob("forms/*/*.safetensors")}
     assert len(before) == place
     passed.clear()
@@ -127,13 +127,13 @@ def test_an_interrupted_build_goes_on(
 @pytest.mark.parametrize("place", ["Writer.put_table", "Writer.put_examples", "Writer.seal"])
 def test_a_build_that_died_between_its_shards_and_its_seal_goes_on(lm_run: Path, tmp_path: Path, place: str) -> None:
     """The table of the head is there whenever the shards are: without it no question can be answered."""
-    folder, columns = tmp_path / "index", whence.Columns(label="")
+    folder, columns = tmp_path / "index", proponent.Columns(label="")
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"whence.store.writer.{place}", interrupted)
+        patch.setattr(f"proponent.store.writer.{place}", interrupted)
         with pytest.raises(KeyboardInterrupt):
             build(lm_run, folder, columns=columns)
     index = build(lm_run, folder, columns=columns)
@@ -152,7 +152,7 @@ def test_a_finished_index_is_left_alone(bert_run: Path, tmp_path: Path, passed: 
     next((tmp_path / "index").glob("forms/step-8/*")).unlink()
     build(bert_run, tmp_path / "index")
     assert sum(passed) == len(ROWS), "what was lost is made again"
-    assert whence.open(tmp_path / "index").scores([TEXT]).shape == (1, len(ROWS))
+    assert proponent.open(tmp_path / "index").scores([TEXT]).shape == (1, len(ROWS))
 
 
 def test_a_full_disk_is_said_and_the_build_goes_on(
@@ -162,7 +162,7 @@ def test_a_full_disk_is_said_and_the_build_goes_on(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("whence.store.disk.write", full)
+        patch.setattr("proponent.store.disk.write", full)
         with pytest.raises(DiskFullError, match="no space left"):
             build(bert_run, tmp_path / "index")
     assert build(bert_run, tmp_path / "index").explain(TEXT, baselines=False).helped
@@ -279,35 +279,35 @@ def test_a_run_that_moved_or_changed(bert_run: Path, copied: Copy, tmp_path: Pat
     moved = tmp_path / "moved"
     shutil.move(here, moved)
     with pytest.raises(InputError, match=r"no run at .*if it has moved, say where it is with --run"):
-        whence.open(tmp_path / "index").explain(TEXT)
-    index = whence.open(tmp_path / "index", run=moved)
+        proponent.open(tmp_path / "index").explain(TEXT)
+    index = proponent.open(tmp_path / "index", run=moved)
     np.testing.assert_array_equal(index.scores([TEXT], ["World"]), scores)
     config = moved / "checkpoint-16" / "config.json"
     before = config.read_text()
     config.write_text(json.dumps(json.loads(before) | {"hidden_act": "relu"}))
     with pytest.raises(MismatchError, match=r"its weights step 16 is \w{12}, not \w{12}: point to the right run"):
-        whence.open(tmp_path / "index", run=moved).explain(TEXT)
+        proponent.open(tmp_path / "index", run=moved).explain(TEXT)
     config.write_text(before)
     for path in moved.glob("checkpoint-*/tokenizer.json"):
         path.write_text(path.read_text().replace('"lowercase": true', '"lowercase": false'))
     with pytest.raises(MismatchError, match="its tokenizer is"):
-        whence.open(tmp_path / "index", run=moved).explain(TEXT)
+        proponent.open(tmp_path / "index", run=moved).explain(TEXT)
 
 
 def test_checkpoints_that_are_not_used_may_go(bert_run: Path, copied: Copy, tmp_path: Path) -> None:
     here = copied(bert_run)
     build(here, tmp_path / "index", steps=[8, 24])
     shutil.rmtree(here / "checkpoint-16")
-    assert whence.open(tmp_path / "index").explain(TEXT).helped
+    assert proponent.open(tmp_path / "index").explain(TEXT).helped
 
 
 OPEN = """
 import sys
 from pathlib import Path
-from whence.store import Store
-import whence.search
+from proponent.store import Store
+import proponent.search
 store = Store(Path(sys.argv[1]))
-search = whence.search.Search(store)
+search = proponent.search.Search(store)
 query = store.example_arrays(8, 0)
 assert len(query["rows.ids"])
 assert "torch" not in sys.modules and "transformers" not in sys.modules
@@ -325,25 +325,25 @@ def test_an_index_opens_without_torch(bert_run: Path, tmp_path: Path) -> None:
 def test_the_default_method_is_the_best_that_the_run_allows(
     bert_run: Path, lm_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    best = whence.build(bert_run, ROWS, tmp_path / "best", steps=[8])
+    best = proponent.build(bert_run, ROWS, tmp_path / "best", steps=[8])
     assert best.store.plan.recipe == recipe_of("tracin-we-adam", unit_norm=True, name="tracin-we-adam-unit")
     assert "method tracin-we-adam-unit: the default" in capsys.readouterr().err
     bare = Path(shutil.copytree(bert_run, tmp_path / "bare"))
     for path in bare.rglob(MOMENTS_FILE):
         path.unlink()
-    plain = whence.build(bare, ROWS, tmp_path / "plain", steps=[8])
+    plain = proponent.build(bare, ROWS, tmp_path / "plain", steps=[8])
     assert plain.store.plan.recipe == recipe_of("tracin-we")
     said = capsys.readouterr().err
     assert "recorded no second moments, which tracin-we-adam-unit" in said
     assert "--second-moment estimate" in said
     with pytest.raises(InputError, match="tracin-we-adam-unit needs the optimizer's second moments"):
-        whence.build(bare, ROWS, tmp_path / "named", "tracin-we-adam-unit", steps=[8], quiet=True)
-    asked = whence.build(bare, ROWS, tmp_path / "asked", steps=[8], second_moment="estimate", quiet=True)
+        proponent.build(bare, ROWS, tmp_path / "named", "tracin-we-adam-unit", steps=[8], quiet=True)
+    asked = proponent.build(bare, ROWS, tmp_path / "asked", steps=[8], second_moment="estimate", quiet=True)
     assert asked.store.plan.recipe.name == "tracin-we-adam-unit"
     # seeds of one run: the second one's steps are numbered anew, and its second moments count as well
-    joined = whence.build([bert_run, bare], ROWS, tmp_path / "joined", steps=[8], quiet=True)
+    joined = proponent.build([bert_run, bare], ROWS, tmp_path / "joined", steps=[8], quiet=True)
     assert joined.store.plan.recipe == recipe_of("tracin-we")
-    language = whence.build(lm_run, [{"text": "the bank"}, {"text": "a bank"}], tmp_path / "language", quiet=True)
+    language = proponent.build(lm_run, [{"text": "the bank"}, {"text": "a bank"}], tmp_path / "language", quiet=True)
     assert language.store.plan.recipe == recipe_of("tracin-we")
 
 
@@ -361,7 +361,7 @@ def test_the_default_of_a_fine_tuned_encoder_looks_at_all_layers(
         started_from("fresh", "fresh"),
         started_from("no", None),
     )
-    index = whence.build(tuned, ROWS, tmp_path / "index", steps=[8])
+    index = proponent.build(tuned, ROWS, tmp_path / "index", steps=[8])
     assert index.store.plan.recipe.name == "grad-cos"
     assert "fine-tuned from a pretrained model (some/encoder)" in capsys.readouterr().err
     hit = index.explain(TEXT).helped[0]
@@ -380,8 +380,8 @@ def test_the_default_of_a_fine_tuned_encoder_looks_at_all_layers(
     (other / RUN_FILE).write_text(json.dumps({"initial": "drawn/anew", "trained_before": False}))
     assert default_method(_joined([other])).method == "tracin-we-adam-unit"
     (tuned / RUN_FILE).write_text("[1]")
-    with pytest.raises(RunError, match=r"whence_run\.json is no JSON object"):
-        whence.build(tuned, ROWS, tmp_path / "damaged", steps=[8], quiet=True)
+    with pytest.raises(RunError, match=r"proponent_run\.json is no JSON object"):
+        proponent.build(tuned, ROWS, tmp_path / "damaged", steps=[8], quiet=True)
 
 
 def _joined(folders: list[Path]) -> Run:
@@ -391,9 +391,9 @@ def _joined(folders: list[Path]) -> Run:
 
 def test_an_index_of_another_default_names_its_own_method(bert_run: Path, tmp_path: Path) -> None:
     folder, more = tmp_path / "index", [{"id": "new", "text": "a new cup", "label": "Sports"}]
-    whence.build(bert_run, ROWS, folder, "tracin-we", quiet=True)
+    proponent.build(bert_run, ROWS, folder, "tracin-we", quiet=True)
     with pytest.raises(MismatchError, match=r"append with its own method \(--method tracin-we\), or choose another"):
-        whence.build(bert_run, more, folder, append=True, quiet=True)
+        proponent.build(bert_run, more, folder, append=True, quiet=True)
     (folder / "manifest.json").unlink()
     with pytest.raises(MismatchError, match=r"go on with its own method \(--method tracin-we\), or choose another"):
-        whence.build(bert_run, ROWS, folder, quiet=True)
+        proponent.build(bert_run, ROWS, folder, quiet=True)

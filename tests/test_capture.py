@@ -9,11 +9,11 @@ from torch import nn
 
 from cases import CASES, LABELS, PAD, VOCABULARY, collate, encoded, make, model_of
 from oracle import Place, Text, layer_gradient, table_gradient, weight_names
-from whence.capture import Capture, Captured, head_outer, head_table
-from whence.errors import RunError
-from whence.forms import Rows
-from whence.layers import embedding_scale, is_tied
-from whence.model import Batch, CausalLM, Classification, Encoded
+from proponent.capture import Capture, Captured, head_outer, head_table
+from proponent.errors import RunError
+from proponent.forms import Rows
+from proponent.layers import embedding_scale, is_tied
+from proponent.model import Batch, CausalLM, Classification, Encoded
 
 TOLERANCE = 1e-5
 CLASSIFIERS = [name for name, case in CASES.items() if case.kind == "classification"]

@@ -10,14 +10,14 @@ import pytest
 from jaxtyping import Float, Int
 
 import checked
-from whence import words
-from whence.evaluate.lds import subset_masks
-from whence.forms import Rows
+from proponent import words
+from proponent.evaluate.lds import subset_masks
+from proponent.forms import Rows
 
 Vectors = Float[np.ndarray, "n d"]
 
 
-def test_axes_are_compared_between_the_arguments_of_whence():
+def test_axes_are_compared_between_the_arguments_of_proponent():
     found = words.read(["two words"])
     offsets = np.asarray([[0, 3], [4, 9]])
     assert found.assign(offsets, np.asarray([0, 0])).tolist() == [0, 2]
@@ -27,7 +27,7 @@ def test_axes_are_compared_between_the_arguments_of_whence():
         found.assign(offsets, np.asarray([0.0, 0.0]))
 
 
-def test_axes_of_a_dataclass_of_whence_are_compared():
+def test_axes_of_a_dataclass_of_proponent_are_compared():
     fields = {"indptr": np.asarray([0, 2]), "ids": np.asarray([1, 2]), "words": np.asarray([0, 1])}
     Rows(**fields, rows=np.zeros((2, 3), dtype=np.float32))
     with pytest.raises(jaxtyping.TypeCheckError):
@@ -63,7 +63,7 @@ def test_a_dataclass_without_arrays_is_checked_by_type():
         Plain(1)
 
 
-def test_every_module_of_whence_is_loaded_with_the_checks():
-    loaded = [one for name, one in sys.modules.items() if name.partition(".")[0] == "whence"]
+def test_every_module_of_proponent_is_loaded_with_the_checks():
+    loaded = [one for name, one in sys.modules.items() if name.partition(".")[0] == "proponent"]
     assert len(loaded) > 50
     assert all(isinstance(one.__spec__.loader, checked.Loader) for one in loaded)

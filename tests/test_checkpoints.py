@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import runs
-from whence.errors import DamagedError, RunError
-from whence.model import Run
-from whence.model.checkpoints import MOMENTS_FILE, RECORD_FILE, discover, weights_fingerprint
+from proponent.errors import DamagedError, RunError
+from proponent.model import Run
+from proponent.model.checkpoints import MOMENTS_FILE, RECORD_FILE, discover, weights_fingerprint
 
 Copy = Callable[[Path], Path]
 WEIGHTS = "model.safetensors"
@@ -106,7 +106,7 @@ def test_a_pickle_is_named_and_never_opened(bert_run: Path, copied: Copy) -> Non
     folder = copied(bert_run) / "checkpoint-8"
     (folder / WEIGHTS).unlink()
     (folder / "pytorch_model.bin").write_bytes(b"not opened")
-    with pytest.raises(RunError, match="as a pickle only, which whence never opens"):
+    with pytest.raises(RunError, match="as a pickle only, which proponent never opens"):
         discover(folder)
     with pytest.raises(RunError, match="as a pickle only"):
         discover(folder.parent)

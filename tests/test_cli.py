@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 import runs
-import whence
+import proponent
 from tiny import NEWS, Tiny, write_csv
-from whence.actions import RANKINGS
-from whence.cli import door, main
-from whence.methods import LOOPS, METHODS
+from proponent.actions import RANKINGS
+from proponent.cli import door, main
+from proponent.methods import LOOPS, METHODS
 
 COMMANDS = ["demo", "train", "plan", "index", "explain", "serve", "labels", "apply", "report", "check", "evaluate"]
 COMMANDS += ["tune", "verify", "info", "delete", "merge", "methods"]
@@ -42,12 +42,12 @@ def test_train_makes_a_run(said: Said, tmp_path: Path, monkeypatch: pytest.Monke
     words = ("train", data, "--out", tmp_path / "run", "--text-column", "body", "--epochs", 2, "--batch-size", 2)
     content = answered(said, *words, "--max-length", 16)
     assert content == {"run": str(tmp_path / "run"), "checkpoints": [2, 4]}
-    assert whence.Run.from_pretrained(tmp_path / "run").label_names is None
+    assert proponent.Run.from_pretrained(tmp_path / "run").label_names is None
     code, out, err = said(*words)
     assert (code, out) == (3, "")
     assert err.splitlines() == [
         f"{data}: no id column: row numbers are the ids",
-        f"whence: {tmp_path / 'run'} is not an empty folder: choose another --out",
+        f"proponent: {tmp_path / 'run'} is not an empty folder: choose another --out",
     ]
 
 
@@ -98,10 +98,10 @@ def test_index_options_reach_the_recipe(said: Said, lines: Tiny, tmp_path: Path)
         "position",
     )
     answered(said, "index", lines.run, lines.data, "--out", tmp_path / "index", *options, "--steps", 3)
-    recipe = whence.open(tmp_path / "index").store.plan.recipe
+    recipe = proponent.open(tmp_path / "index").store.plan.recipe
     assert (recipe.path, recipe.unit_norm, recipe.weights, recipe.loss) == ("input", True, "equal", "sum")
     assert (recipe.top, recipe.top_by) == (3, "position")
-    assert [one.step for one in whence.open(tmp_path / "index").store.plan.checkpoints] == [3]
+    assert [one.step for one in proponent.open(tmp_path / "index").store.plan.checkpoints] == [3]
 
 
 def check_word(pair: dict[str, Any], query: dict[str, Any], hit: dict[str, Any]) -> None:
@@ -134,12 +134,12 @@ def check_hit(hit: dict[str, Any], content: dict[str, Any], rows: Any) -> None:
 
 def check_answer(content: dict[str, Any], rows: Any) -> None:
     """The schema of DESIGN.md, and that the numbers belong together."""
-    assert list(content)[:2] == ["whence", "method"]
+    assert list(content)[:2] == ["proponent", "method"]
     assert set(content) == {
-        "whence", "method", "checkpoints", "embedding_path", "loss", "query", "helped", "hurt", "baselines", "notes",
+        "proponent", "method", "checkpoints", "embedding_path", "loss", "query", "helped", "hurt", "baselines", "notes",
         "caveat",
     }  # fmt: skip
-    assert content["whence"] == whence.__version__
+    assert content["proponent"] == proponent.__version__
     assert [set(one) for one in content["checkpoints"]] == [{"step", "learning_rate", "rule", "run"}] * 2
     assert {"text", "label", "predicted", "probabilities", "truncated_at"} <= set(content["query"])
     for side, sign in (("helped", 1), ("hurt", -1)):
@@ -245,7 +245,7 @@ def test_a_missing_extra_is_a_note_and_no_failure(said: Said, news: Tiny, monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "bm25s" else object())
     content = answered(said, "explain", news.index, QUERY)
     assert set(content["baselines"]) == {"tfidf-label", "embedding", "label", "random"}
-    assert any("bm25 is not shown" in note and "pip install 'whence[baselines]'" in note for note in content["notes"])
+    assert any("bm25 is not shown" in note and "pip install 'proponent[baselines]'" in note for note in content["notes"])
 
 
 def test_labels_writes_the_columns_of_datalab(said: Said, news: Tiny, tmp_path: Path):
@@ -283,11 +283,11 @@ def test_check_passes_and_says_so(said: Said, news: Tiny):
 
 
 def test_a_failed_check_shows_the_table_and_ends_with_2(said: Said, news: Tiny, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("whence.doctor._Check._signs", lambda _: 0.5)
+    monkeypatch.setattr("proponent.doctor._Check._signs", lambda _: 0.5)
     code, out, err = said("check", news.run, news.data)
     assert code == 2
     assert "FAILED" in out
-    assert err.startswith("whence: 1 check(s) failed (sign test")
+    assert err.startswith("proponent: 1 check(s) failed (sign test")
     code, out, _ = said("check", news.run, news.data, "--json")
     assert code == 2
     assert [one["name"] for one in json.loads(out)["findings"] if one["passed"] is False] == [
@@ -316,7 +316,7 @@ def test_demo_tells_its_story(said: Said, tmp_path: Path, monkeypatch: pytest.Mo
         say("train: 1.0 s")
         return make_story()
 
-    monkeypatch.setattr("whence.demo.demo", tell)
+    monkeypatch.setattr("proponent.demo.demo", tell)
     code, out, err = said("demo", "--out", tmp_path)
     assert code == 0
     assert "Suspected label errors" in out
@@ -330,18 +330,18 @@ def test_demo_tells_its_story(said: Said, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_version_and_no_command(said: Said):
-    assert said("--version") == (0, f"whence {whence.__version__}\n", "")
+    assert said("--version") == (0, f"proponent {proponent.__version__}\n", "")
     code, out, err = said()
     assert (code, out) == (2, "")
-    assert err == "whence: Missing command: `whence --help` shows what it takes\n"
+    assert err == "proponent: Missing command: `proponent --help` shows what it takes\n"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nope"], "No such command 'nope': `whence --help` shows what it takes"),
-        (["explain"], "Missing argument 'INDEX': `whence explain --help` shows what it takes"),
-        (["index", "a", "b"], "Missing option '--out': `whence index --help` shows what it takes"),
+        (["nope"], "No such command 'nope': `proponent --help` shows what it takes"),
+        (["explain"], "Missing argument 'INDEX': `proponent explain --help` shows what it takes"),
+        (["index", "a", "b"], "Missing option '--out': `proponent index --help` shows what it takes"),
         (["explain", "a", "text", "-k", "0"], "Invalid value for '-k': "),
         (["methods", "--jsn"], "No such option: --jsn"),
         (["train", "a", "--out", "b", "--epochs", "two"], "Invalid value for '--epochs'"),
@@ -350,7 +350,7 @@ def test_version_and_no_command(said: Said):
 def test_wrong_usage_is_one_line_and_2(said: Said, words: list[str], message: str):
     code, out, err = said(*words)
     assert (code, out) == (2, "")
-    assert err.startswith(f"whence: {message}")
+    assert err.startswith(f"proponent: {message}")
     assert err.count("\n") == 1
 
 
@@ -358,7 +358,7 @@ def test_wrong_usage_is_one_line_and_2(said: Said, words: list[str], message: st
 def test_every_command_has_help(said: Said, command: str):
     code, out, err = said(command, "--help")
     assert (code, err) == (0, "")
-    assert "Usage: whence " + command in out
+    assert "Usage: proponent " + command in out
     assert all(len(line) <= 120 for line in out.splitlines())
 
 
@@ -379,10 +379,10 @@ def heavy(code: str) -> set[str]:
 @pytest.mark.parametrize(
     "code",
     [
-        "import whence",
-        "from whence.cli import main; main(['--help'])",
-        "from whence.cli import main; main(['explain', '--help'])",
-        "from whence.cli import main; main(['explain', 'nowhere'])",
+        "import proponent",
+        "from proponent.cli import main; main(['--help'])",
+        "from proponent.cli import main; main(['explain', '--help'])",
+        "from proponent.cli import main; main(['explain', 'nowhere'])",
     ],
 )
 def test_help_loads_nothing_heavy(code: str):
@@ -398,7 +398,7 @@ def test_debug_shows_the_traceback_anywhere(said: Said, tmp_path: Path):
         code, out, err = said(*words)
         assert (code, out) == (2, "")
         assert err.startswith("Traceback")
-        assert err.splitlines()[-1].startswith(f"whence: no index at {tmp_path}")
+        assert err.splitlines()[-1].startswith(f"proponent: no index at {tmp_path}")
     code, _, err = said("explain", tmp_path, "--", "--debug")
     assert code == 2
     assert "Traceback" not in err
@@ -408,11 +408,11 @@ def test_a_bug_is_one_line_and_1(said: Said, monkeypatch: pytest.MonkeyPatch, ne
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("something\nodd")
 
-    monkeypatch.setattr("whence.index.ask.Index.explain_many", broken)
+    monkeypatch.setattr("proponent.index.ask.Index.explain_many", broken)
     code, out, err = said("explain", news.index, "text")
     assert (code, out) == (1, "")
     assert (
-        err == "whence: unexpected ZeroDivisionError: something odd (run with --debug to see where; please report it)\n"
+        err == "proponent: unexpected ZeroDivisionError: something odd (run with --debug to see where; please report it)\n"
     )
 
 
@@ -429,7 +429,7 @@ def test_an_interrupt_says_what_is_left(said: Said, monkeypatch: pytest.MonkeyPa
         raise KeyboardInterrupt
 
     monkeypatch.setattr(door, "app", stopped)
-    assert said(command) == (130, "", f"whence: stopped{left}\n")
+    assert said(command) == (130, "", f"proponent: stopped{left}\n")
 
 
 def test_a_reader_that_leaves_early_is_no_error():
@@ -437,7 +437,7 @@ def test_a_reader_that_leaves_early_is_no_error():
     os.close(reading)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "whence.cli", "methods"],
+            [sys.executable, "-m", "proponent.cli", "methods"],
             stdout=writing,
             stderr=subprocess.PIPE,
             text=True,

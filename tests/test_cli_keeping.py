@@ -16,15 +16,15 @@ import safetensors.numpy
 
 import runs
 import tiny
-import whence
+import proponent
 from tiny import NEWS, Tiny, write_csv
-from whence.examples import read
-from whence.forecast import carried
-from whence.forecast.again import Again, again
-from whence.index import Options, planning
-from whence.methods import recipe_of
-from whence.model import Run
-from whence.store import Manifest, Store, Writer, disk, merge
+from proponent.examples import read
+from proponent.forecast import carried
+from proponent.forecast.again import Again, again
+from proponent.index import Options, planning
+from proponent.methods import recipe_of
+from proponent.model import Run
+from proponent.store import Manifest, Store, Writer, disk, merge
 
 Said = Callable[..., tuple[int, str, str]]
 MORE = [row | {"id": f"more-{row['id']}", "source": "new"} for row in runs.rows(9, seed=5)]
@@ -38,7 +38,7 @@ def refused(result: tuple[int, str, str], code: int, *parts: str) -> None:
     last = err.splitlines()[-1]
     assert (found, out) == (code, ""), err
     assert "Traceback" not in err
-    assert last.startswith("whence: ")
+    assert last.startswith("proponent: ")
     assert [part for part in parts if part not in last] == [], last
 
 
@@ -119,7 +119,7 @@ def test_a_changed_byte_is_found_by_file_and_place(said: Said, index: Path, kind
     code, out, err = said("verify", index)
     assert code == 4
     assert out.splitlines()[1:] == [f"{name} is not what was written: bytes 0 to {size:,}"]
-    assert err.splitlines()[-1].startswith("whence: 1 of the ")
+    assert err.splitlines()[-1].startswith("proponent: 1 of the ")
     assert err.splitlines()[-1].endswith(f"({name} is not what was written)")
     code, out, _ = said("verify", index, "--json", "--quiet")
     assert code == 4
@@ -131,9 +131,9 @@ def test_only_the_changed_blocks_are_named(said: Said, index: Path):
     path, size = index / "big.bin", 5 * 256 * 1024 + 7
     manifest = Store(index).manifest
     path.write_bytes(bytes(size))
-    from whence.store.layout import Layout
-    from whence.store.repair import publish_manifest
-    from whence.store.sums import sums_of_file
+    from proponent.store.layout import Layout
+    from proponent.store.repair import publish_manifest
+    from proponent.store.sums import sums_of_file
 
     held = manifest.model_copy(update={"files": manifest.files | {"big.bin": sums_of_file(path)}})
     publish_manifest(Layout(index), held)
@@ -160,7 +160,7 @@ def test_the_way_to_mend_a_damaged_index_mends_it(said: Said, kept: Tiny, index:
     told = next(line for line in err.splitlines() if line.startswith("to mend it: "))
     words = told.removeprefix("to mend it: ").split(" (")[0].split()
     assert words == [
-        "whence",
+        "proponent",
         "index",
         str(kept.run),
         str(kept.data),
@@ -287,7 +287,7 @@ def test_a_forecast_stands_beside_what_was(said: Said, content: Content, kept: T
 )
 def test_a_file_that_is_no_forecast(said: Said, kept: Tiny, tmp_path: Path, raw: str):
     (tmp_path / "plan.json").write_text(raw)
-    refused(said("info", kept.index, "--forecast", tmp_path / "plan.json"), 2, "is no forecast", "whence plan --json")
+    refused(said("info", kept.index, "--forecast", tmp_path / "plan.json"), 2, "is no forecast", "proponent plan --json")
     refused(said("info", kept.index, "--forecast", tmp_path / "no.json"), 2, "is no forecast")
 
 
@@ -358,7 +358,7 @@ def test_deleted_examples_are_no_hits_and_merge_removes_them(said: Said, content
     victims = sorted(hits(before))[:3]
     code, out, err = said("delete", index, "--ids", ",".join(victims))
     assert (code, out) == (0, f"{index}: 3 examples deleted, 57 remain\n")
-    assert err == f"their bytes stay until `whence merge {index}`\n"
+    assert err == f"their bytes stay until `proponent merge {index}`\n"
     after = content("explain", index, TEXT, "-k", 100)
     assert hits(after) == hits(before) - set(victims)
     assert "3 training examples were deleted from this index and are no hits" in after["notes"]
@@ -439,7 +439,7 @@ def test_an_interrupted_merge_resumes(said: Said, content: Content, kept: Tiny, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.modules[merge.__module__], "write_postings", stop)
         code, out, err = said("merge", index)
-    assert (code, out, err) == (130, "", "whence: stopped; what is finished is kept: the same command resumes\n")
+    assert (code, out, err) == (130, "", "proponent: stopped; what is finished is kept: the same command resumes\n")
     assert content("explain", index, TEXT) == before, "until it is done the index is what it was"
     code, _, err = said("verify", index)
     assert code == 0
@@ -512,7 +512,7 @@ def test_an_append_of_another_model_names_both(
         weights = safetensors.numpy.load_file(path)
         weights["classifier.bias"] = weights["classifier.bias"] + 1
         safetensors.numpy.save_file(weights, path, {"format": "pt"})
-    mine, theirs = (whence.Run.from_pretrained(one).fingerprints["weights step 16"] for one in (kept.run, run))
+    mine, theirs = (proponent.Run.from_pretrained(one).fingerprints["weights step 16"] for one in (kept.run, run))
     assert mine != theirs
     refused(
         said("index", run, more, "--out", index, "--append"), 3, f"weights step 16 is {mine[:57]}", f"not {theirs[:57]}"
@@ -539,7 +539,7 @@ def test_merge_and_delete_wait_for_an_append(said: Said, content: Content, kept:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Writer, "seal", stop)
         code, _, err = said(*words)
-    assert (code, err.splitlines()[-1]) == (130, "whence: stopped; what is finished is kept: the same command resumes")
+    assert (code, err.splitlines()[-1]) == (130, "proponent: stopped; what is finished is kept: the same command resumes")
     for command in (("merge", index), ("delete", index, "--ids", "n0")):
         refused(said(*command), 2, f"an append to {index} was not finished: run its command again")
     code, _, err = said("verify", index)
@@ -613,7 +613,7 @@ def test_a_share_that_no_shard_falls_to(said: Said, kept: Tiny, tmp_path: Path):
 
 
 def test_an_unfinished_index_is_asked_only_on_request(said: Said, content: Content, share: Path):
-    refused(said("explain", share, TEXT), 2, "is unfinished: run the same `whence index` command again", "--partial")
+    refused(said("explain", share, TEXT), 2, "is unfinished: run the same `proponent index` command again", "--partial")
     answer = content("explain", share, TEXT, "-k", 100, "--partial")
     assert answer["notes"][0] == (
         "PARTIAL: this index is unfinished; 55% of the training examples are in it, and only they can be hits"
@@ -631,7 +631,7 @@ def test_the_finished_files_of_an_unfinished_index_are_verified(said: Said, shar
     code, out, _ = said("verify", share)
     assert code == 0
     assert out.splitlines()[0] == (
-        f"{share} is unfinished: only its finished files are checked; the same `whence index` resumes"
+        f"{share} is unfinished: only its finished files are checked; the same `proponent index` resumes"
     )
     assert ": whole: 9 files" in out  # four shards of two checkpoints, and the examples
     path = next(share.glob("forms/*/*.safetensors"))
@@ -710,7 +710,7 @@ def test_an_append_to_a_damaged_index_leaves_its_seal(said: Said, kept: Tiny, in
     before = everything(index)
     words = ("index", kept.run, more, "--out", index, "--append")
     for also in ((), ("--repair",)):
-        refused(said(*words, *also), 4, f"{path} is missing or not what was written: mend the index", "whence verify")
+        refused(said(*words, *also), 4, f"{path} is missing or not what was written: mend the index", "proponent verify")
     assert everything(index) == before
     assert said("index", kept.run, kept.data, "--out", index)[0] == 0
     assert said(*words)[0] == 0
@@ -733,14 +733,14 @@ def test_the_way_out_of_a_missing_file_is_one(said: Said, kept: Tiny, index: Pat
     assert said("index", kept.run, more, "--out", index, "--append")[0] == 0
     (index / "postings" / "step-8" / "seg-00000.safetensors").unlink()
     _, _, err = said("merge", index)
-    assert "restore it, or build the index again (or ask without it: `whence explain --allow-missing`" in err
+    assert "restore it, or build the index again (or ask without it: `proponent explain --allow-missing`" in err
 
 
 def test_what_a_lost_manifest_costs_is_said_and_true(said: Said, kept: Tiny, index: Path, more: Path):
     assert said("index", kept.run, more, "--out", index, "--append")[0] == 0
     path = index / "manifest.json"
     path.write_bytes(path.read_bytes().replace(b'"generation":2', b'"generation":3'))
-    refused(said("verify", index), 4, "its digest differs", "run the first `whence index` command", "what was appended")
+    refused(said("verify", index), 4, "its digest differs", "run the first `proponent index` command", "what was appended")
     path.unlink()
     assert said("index", kept.run, kept.data, "--out", index, "--repair")[0] == 0
     assert Store(index).n == 60
@@ -761,7 +761,7 @@ def test_a_newer_format(said: Said, index: Path):
         ("explain", TEXT),
         ("labels", "--out", "x"),
     ):
-        refused(said(words[0], index, *words[1:]), 3, "format 999, newer than the 2", "upgrade whence")
+        refused(said(words[0], index, *words[1:]), 3, "format 999, newer than the 2", "upgrade proponent")
 
 
 @pytest.fixture
@@ -889,7 +889,7 @@ def test_rows_without_a_finite_gradient_can_be_deleted_for_good(
     content: Content, kept: Tiny, copied: Callable[[Path], Path], tmp_path: Path
 ):
     run = copied(kept.run)
-    token = whence.Run.from_pretrained(run).tokenizer("sum", add_special_tokens=False)["input_ids"]
+    token = proponent.Run.from_pretrained(run).tokenizer("sum", add_special_tokens=False)["input_ids"]
     for path in run.glob("checkpoint-*/model.safetensors"):
         weights = safetensors.numpy.load_file(path)
         weights["bert.embeddings.word_embeddings.weight"][token] = np.nan
@@ -909,7 +909,7 @@ def test_rows_without_a_finite_gradient_can_be_deleted_for_good(
 
 LIGHT = """
 import contextlib, io, sys
-from whence.cli import main
+from proponent.cli import main
 code = None
 with contextlib.redirect_stdout(io.StringIO()):
     try:

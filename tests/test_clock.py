@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from whence.index.clock import Clock
+from proponent.index.clock import Clock
 
 
 def test_a_stage_within_a_stage_counts_for_itself_alone(monkeypatch: pytest.MonkeyPatch):

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from whence.views.page import css
+from proponent.views.page import css
 
 # fmt: off
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.

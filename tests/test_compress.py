@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradients import TOKENS, same, some_rows, unhurried
-from whence.compress import compress, top_tokens
-from whence.forms import Rows
-from whence.recipe import Recipe
+from proponent.compress import compress, top_tokens
+from proponent.forms import Rows
+from proponent.recipe import Recipe
 
 NONE = np.asarray([], dtype=np.int64)
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradients import TOKENS, WIDTH, WORDS, numbers, some_rows, table, unhurried
-from whence.curvature import MeanSquares, SecondMoment
-from whence.forms import Rows
+from proponent.curvature import MeanSquares, SecondMoment
+from proponent.forms import Rows
 
 
 def moment(seed: int, epsilon: float = 1e-8) -> SecondMoment:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import tiny
-from whence.decisions import SUFFIX, Decisions, apply, write_columns
-from whence.errors import DataError, InputError, LabelError
-from whence.examples import read
-from whence.store import Store
+from proponent.decisions import SUFFIX, Decisions, apply, write_columns
+from proponent.errors import DataError, InputError, LabelError
+from proponent.examples import read
+from proponent.store import Store
 
 NAMES = ["Business", "Sports", "World"]
 
@@ -19,7 +19,7 @@ NAMES = ["Business", "Sports", "World"]
 @pytest.fixture
 def store(news: tiny.Tiny, tmp_path: Path) -> Store:
     """The index under another name, so that decisions of other tests do not count."""
-    link = tmp_path / "mine.whence"
+    link = tmp_path / "mine.index"
     link.symlink_to(news.index)
     return Store(link)
 
@@ -66,7 +66,7 @@ def add(path: Path, name: str) -> None:
 
 
 def test_writers_in_several_processes_lose_nothing(tmp_path: Path) -> None:
-    index = tmp_path / "x.whence"
+    index = tmp_path / "x.index"
     workers = [multiprocessing.get_context("spawn").Process(target=add, args=(index, str(one))) for one in range(3)]
     for one in workers:
         one.start()
@@ -177,8 +177,8 @@ def test_a_file_made_in_blocks_is_the_one_made_at_once(
         if any(one is not None for one in store.examples[role])
     }
     write_columns(tmp_path / f"whole{suffix}", whole, guard=True)
-    monkeypatch.setattr("whence.examples.stored.GROUP", 3)
-    monkeypatch.setattr("whence.examples.arrow._STRETCH", 5)
+    monkeypatch.setattr("proponent.examples.stored.GROUP", 3)
+    monkeypatch.setattr("proponent.examples.arrow._STRETCH", 5)
     assert apply(store, made, tmp_path / f"blocks{suffix}").rows == len(ids) - 6
     assert (tmp_path / f"blocks{suffix}").read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from whence import demo as package
-from whence.actions import RANKINGS, label_errors
-from whence.demo import corpus, story
-from whence.errors import DataError, MismatchError
-from whence.store import Store
-from whence.views import Story
+from proponent import demo as package
+from proponent.actions import RANKINGS, label_errors
+from proponent.demo import corpus, story
+from proponent.errors import DataError, MismatchError
+from proponent.store import Store
+from proponent.views import Story
 
 Rows = list[corpus.Docstring]
 
@@ -113,10 +113,10 @@ def test_the_demo_tells_its_story_and_can_be_told_again(small: None, tmp_path: P
     assert isinstance(told, Story)
     assert [line.split(":")[0] for line in said] == ["read docstrings", "train", "index", "explain"]
     assert {entry.name for entry in folder.iterdir()} == {
-        "train.csv", "held-out.csv", "run", "index.whence", "story.html", "story.json", story.MARK
+        "train.csv", "held-out.csv", "run", "demo.index", "story.html", "story.json", story.MARK
     }  # fmt: skip
     page = (folder / "story.html").read_text(encoding="utf-8")
-    assert "Whence does this output come?" in page
+    assert "Where does this output come from?" in page
     assert told.answer.query.predicted is not None
     assert told.answer.query.predicted in page
     with (folder / "train.csv").open(encoding="utf-8", newline="") as file:
@@ -127,15 +127,15 @@ def test_the_demo_tells_its_story_and_can_be_told_again(small: None, tmp_path: P
     assert all(0 <= one.share_in_first_tenth <= 1 for one in told.recall)
     assert len(told.labels.rows) == 25
     assert told.labels.n_examples == 200
-    ranked = label_errors(Store(folder / "index.whence"), story.SHOWN).rows
+    ranked = label_errors(Store(folder / "demo.index"), story.SHOWN).rows
     assert told.labels.flagged == sum(one.is_label_issue for one in ranked)  # of all, not of those on the page
     assert dict(told.facts)["planted label errors"] == "10"
     json.dumps(told.to_dict(), allow_nan=False)
-    first = (folder / "index.whence" / "manifest.json").read_bytes()
+    first = (folder / "demo.index" / "manifest.json").read_bytes()
     package.demo(folder, quiet=True)  # the mark says that this folder may be used again
     assert (
         json.loads(first)["merkle_root"]
-        == json.loads((folder / "index.whence" / "manifest.json").read_bytes())["merkle_root"]
+        == json.loads((folder / "demo.index" / "manifest.json").read_bytes())["merkle_root"]
     )
 
 
@@ -144,7 +144,7 @@ def test_the_recall_is_that_of_the_ranking(small: None, tmp_path: Path):
     told = package.demo(tmp_path / "demo", quiet=True)
     with (tmp_path / "demo" / "train.csv").open(encoding="utf-8", newline="") as file:
         planted = [row["label"] != row["true_label"] for row in csv.DictReader(file)]
-    ranked = label_errors(Store(tmp_path / "demo" / "index.whence"), story.SHOWN).rows
+    ranked = label_errors(Store(tmp_path / "demo" / "demo.index"), story.SHOWN).rows
     found = sum(planted[one.row] for one in ranked[:20])
     assert told.recall[0].share_in_first_tenth == found / 10
 

@@ -11,12 +11,12 @@ import safetensors.numpy
 import transformers
 
 import runs
-import whence
+import proponent
 from tiny import Tiny
-from whence.doctor import Finding, check
-from whence.errors import InputError, LabelError
-from whence.examples import read
-from whence.index import passes
+from proponent.doctor import Finding, check
+from proponent.errors import InputError, LabelError
+from proponent.examples import read
+from proponent.index import passes
 
 CHECKS = [
     "captured gradient against autograd",
@@ -35,7 +35,7 @@ COVERAGE = [
 
 
 def findings(run: Path, data: object) -> dict[str, Finding]:
-    return {one.name: one for one in check(whence.Run.from_pretrained(run), read(data))}
+    return {one.name: one for one in check(proponent.Run.from_pretrained(run), read(data))}
 
 
 def failed(found: dict[str, Finding]) -> set[str]:
@@ -52,7 +52,7 @@ def test_a_classifier_passes(news: Tiny):
     assert found["model"].value == "BertForSequenceClassification, 2 checkpoint(s), last at step 16"
     assert found["second moments"].value == "recorded at 2 of 2 checkpoints"
     assert found["texts that reach the token limit"].value == "1 of 60 (limit 24 tokens)"
-    model = whence.Run.from_pretrained(news.run).load(whence.Run.from_pretrained(news.run).checkpoints[-1])
+    model = proponent.Run.from_pretrained(news.run).load(proponent.Run.from_pretrained(news.run).checkpoints[-1])
     table = model.get_input_embeddings().weight.numel()  # type: ignore[operator, union-attr]
     total = sum(parameter.numel() for parameter in model.parameters())
     assert (

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import runs
-from whence.errors import InputError
-from whence.model import CausalLM, Encoded, Encoder
-from whence.types import Example
-from whence.words import words
+from proponent.errors import InputError
+from proponent.model import CausalLM, Encoded, Encoder
+from proponent.types import Example
+from proponent.words import words
 
 BERT = runs.bert_tokenizer()
 GPT2 = runs.gpt2_tokenizer()

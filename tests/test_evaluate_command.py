@@ -1,4 +1,4 @@
-"""`whence evaluate` from end to end on tiny runs, its plan in words, its pages, and what it refuses."""
+"""`proponent evaluate` from end to end on tiny runs, its plan in words, its pages, and what it refuses."""
 
 import json
 from collections.abc import Callable
@@ -10,17 +10,17 @@ import pytest
 import runs
 import tiny
 from planted import fickle, planted
-from whence.errors import DataError, InputError
-from whence.evaluate import Retrains, subset_masks
-from whence.evaluate.budget import deletion_size, lds_size
-from whence.evaluate.intervals import Estimate
-from whence.evaluate.measuring import deterministic, lds_page
-from whence.evaluate.planting import plant, wrong_labels
-from whence.evaluate.report import report, verdict
-from whence.evaluate.subject import known_method
-from whence.types import Example
-from whence.views import document
-from whence.views.evaluation import Band, EvaluationReport, Figure, Measured
+from proponent.errors import DataError, InputError
+from proponent.evaluate import Retrains, subset_masks
+from proponent.evaluate.budget import deletion_size, lds_size
+from proponent.evaluate.intervals import Estimate
+from proponent.evaluate.measuring import deterministic, lds_page
+from proponent.evaluate.planting import plant, wrong_labels
+from proponent.evaluate.report import report, verdict
+from proponent.evaluate.subject import known_method
+from proponent.types import Example
+from proponent.views import document
+from proponent.views.evaluation import Band, EvaluationReport, Figure, Measured
 
 Said = Callable[..., tuple[int, str, str]]
 
@@ -230,7 +230,7 @@ def test_a_query_of_the_training_set_is_refused(news: tiny.Tiny, tmp_path: Path,
 
 def test_a_run_that_does_not_say_where_it_started_is_refused(news: tiny.Tiny, tmp_path: Path, said: Said, copied):
     folder = copied(news.run)
-    (folder / "whence_run.json").unlink()
+    (folder / "proponent_run.json").unlink()
     code, _, err = said("evaluate", folder, news.data, "--metric", "lds", "--cache", tmp_path / "c")
     assert code == 2
     assert "--initial fresh" in err

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planted import Ridge, planted
-from whence.errors import InputError
-from whence.evaluate import (
+from proponent.errors import InputError
+from proponent.evaluate import (
     Estimate,
     Job,
     Outputs,
@@ -29,12 +29,12 @@ from whence.evaluate import (
     run_deletions,
     subset_masks,
 )
-from whence.evaluate.cancellation import Cancellation, grouped
-from whence.evaluate.controls import best_control, shuffled
-from whence.evaluate.deletion import RANDOM, random_like, smallest_flip, top
-from whence.evaluate.intervals import student
-from whence.evaluate.lds import ranks, spearman
-from whence.evaluate.ranking import bootstrap_rows, first_gold
+from proponent.evaluate.cancellation import Cancellation, grouped
+from proponent.evaluate.controls import best_control, shuffled
+from proponent.evaluate.deletion import RANDOM, random_like, smallest_flip, top
+from proponent.evaluate.intervals import student
+from proponent.evaluate.lds import ranks, spearman
+from proponent.evaluate.ranking import bootstrap_rows, first_gold
 
 # ten rows; value 3 is shared by a sought row (2) and two others (3, 4)
 VALUES = np.array([5.0, 4.0, 3.0, 3.0, 3.0, 2.0, 2.0, 1.0, 1.0, 0.0])

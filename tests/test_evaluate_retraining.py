@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 import runs
 from planted import fickle, planted
-from whence.errors import InputError, MismatchError
-from whence.evaluate import Job, Retrains, null_gap
-from whence.evaluate.convolution import CnnProblem, TextCnn
-from whence.evaluate.fitting import Loop, Settings
-from whence.evaluate.order import batches, id_hashes, order
-from whence.evaluate.own_run import FRESH, RunProblem, recipe_of_run, write_run
-from whence.evaluate.tail_patch import tail_patch
-from whence.model import Run
-from whence.types import Example
+from proponent.errors import InputError, MismatchError
+from proponent.evaluate import Job, Retrains, null_gap
+from proponent.evaluate.convolution import CnnProblem, TextCnn
+from proponent.evaluate.fitting import Loop, Settings
+from proponent.evaluate.order import batches, id_hashes, order
+from proponent.evaluate.own_run import FRESH, RunProblem, recipe_of_run, write_run
+from proponent.evaluate.tail_patch import tail_patch
+from proponent.model import Run
+from proponent.types import Example
 
 HASHES = id_hashes([f"n{number}" for number in range(40)])
 
@@ -122,7 +122,7 @@ import sys, pathlib
 sys.path.insert(0, {tests!r})
 from planted import Planted
 import numpy as np
-from whence.evaluate import Job, Retrains
+from proponent.evaluate import Job, Retrains
 model = Planted(np.ones((3, 30)), trail=pathlib.Path({trail!r}), pause=0.05)
 Retrains(model, pathlib.Path({cache!r}), quiet=True).outputs([Job.without([row], 30, 0) for row in range(30)])
 """
@@ -220,7 +220,7 @@ def test_a_pretrained_start_keeps_its_body(bert_run: Path, encoder_folder: Path)
 
 def test_what_a_foreign_run_does_not_say_is_said(bert_run: Path, copied):
     folder = copied(bert_run)
-    (folder / "whence_run.json").unlink()
+    (folder / "proponent_run.json").unlink()
     found = recipe_of_run(Run.from_pretrained(folder), epochs=2)
     assert found.settings.epochs == 2
     assert found.initial is None
@@ -229,7 +229,7 @@ def test_what_a_foreign_run_does_not_say_is_said(bert_run: Path, copied):
 
 def test_an_optimizer_that_the_loop_lacks_is_named(bert_run: Path, copied):
     folder = copied(bert_run)
-    runs.edit(folder / "whence_run.json", optim="adafactor")
+    runs.edit(folder / "proponent_run.json", optim="adafactor")
     with pytest.raises(InputError, match=r"optimizer adafactor.*bring your own"):
         recipe_of_run(Run.from_pretrained(folder))
 
@@ -254,7 +254,7 @@ import sys, pathlib
 sys.path.insert(0, {tests!r})
 from planted import Planted
 import numpy as np
-from whence.evaluate import Job, Retrains
+from proponent.evaluate import Job, Retrains
 if __name__ == "__main__":
     model = Planted(np.ones((3, 30)), trail=pathlib.Path({trail!r}), pause=0.02)
     jobs = [Job.without([], 30, seed) for seed in range(5000)]

@@ -22,9 +22,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whence.errors import DamagedError, DataError, DiskFullError, MissingExtraError
-from whence.examples import Columns, Examples, read, read_parquet, write_csv, write_parquet
-from whence.types import Example
+from proponent.errors import DamagedError, DataError, DiskFullError, MissingExtraError
+from proponent.examples import Columns, Examples, read, read_parquet, write_csv, write_parquet
+from proponent.types import Example
 
 datasets = pytest.importorskip("datasets")
 
@@ -598,20 +598,20 @@ def test_without_the_datasets_package(monkeypatch, tmp_path):
     saved = as_saved(tmp_path / "saved", ROWS)
     monkeypatch.setitem(sys.modules, "datasets", None)
     for source in ("owner/news", saved):
-        with pytest.raises(MissingExtraError, match=r"pip install 'whence\[data\]'"):
+        with pytest.raises(MissingExtraError, match=r"pip install 'proponent\[data\]'"):
             read(source)
     assert len(read(ROWS)) == 3
 
 
 def test_optional_packages_are_not_imported():
     code = (
-        "import sys; from whence.examples import read; read([{'text': 'a'}]).fingerprint; "
+        "import sys; from proponent.examples import read; read([{'text': 'a'}]).fingerprint; "
         "print([m for m in ('torch', 'transformers', 'datasets', 'pandas', 'polars') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-# ---- what whence writes
+# ---- what proponent writes
 
 
 COLUMNS = {

@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_examples import KINDS, ROWS
-from whence.errors import DataError
-from whence.examples import Columns, disk, naming, read
-from whence.examples.decoding import text_blocks, text_lines
-from whence.examples.packed import (
+from proponent.errors import DataError
+from proponent.examples import Columns, disk, naming, read
+from proponent.examples.decoding import text_blocks, text_lines
+from proponent.examples.packed import (
     Chosen,
     Coded,
     Joined,
@@ -87,7 +87,7 @@ def test_every_kind_has_the_pinned_fingerprint(kind, tmp_path):
 
 
 def slow_fingerprint(examples):
-    digest = hashlib.sha256(b"whence examples 1\n")
+    digest = hashlib.sha256(b"proponent examples 1\n")
     for one in examples:
         for value in (one.id, one.text, one.text_pair, one.target, one.label):
             data = b"" if value is None else str(value).encode()
@@ -392,7 +392,7 @@ def test_columns_with_dots_in_their_names(tmp_path):
 
 MEASURED = """
 import sys
-from whence.examples import read
+from proponent.examples import read
 import numpy, pyarrow.parquet, pyarrow.ipc
 if sys.argv[1].endswith("saved"):
     import datasets

@@ -7,9 +7,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from whence.errors import DataError
-from whence.examples import Columns, read
-from whence.types import Example
+from proponent.errors import DataError
+from proponent.examples import Columns, read
+from proponent.types import Example
 
 
 def rows(sources, name="source"):

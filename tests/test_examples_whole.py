@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whence.errors import InputError
-from whence.examples import Stored, Whole, WordSets, parquet_bytes, spans
+from proponent.errors import InputError
+from proponent.examples import Stored, Whole, WordSets, parquet_bytes, spans
 
 TEXTS = ["Alpha beta", "beta", "ALPHABET soup", "", "naïve Größe 日本 語", "a.b (c", "tab\tand\nline",
          "gamma_beta beta-x",

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-import whence
+import proponent
 from test_layered import gradients
 from test_search import assert_equal, build
 from truth import NAMES, Truth, classifier_run, lm_run
-from whence.curvature import conjugate_gradient, lissa, top_eigenvalue
-from whence.errors import DivergedError, InputError
-from whence.index.fastif import way_out
+from proponent.curvature import conjugate_gradient, lissa, top_eigenvalue
+from proponent.errors import DivergedError, InputError
+from proponent.index.fastif import way_out
 
 Folder = Callable[[str], Path]
 
@@ -53,13 +53,13 @@ def head_hessian(truth: Truth) -> np.ndarray:
     return torch.autograd.functional.hessian(loss, weight.flatten()).numpy()
 
 
-def told(index: whence.Index, row: dict[str, Any]) -> tuple[float, str]:
+def told(index: proponent.Index, row: dict[str, Any]) -> tuple[float, str]:
     """The ridge of an answer, and all its notes."""
     notes = " ".join(index.explain(row["text"], label=row["label"], baselines=False).notes)
     return float(notes.split("a ridge of ")[1].split()[0]), notes
 
 
-def scores(index: whence.Index, truth: Truth) -> np.ndarray:
+def scores(index: proponent.Index, truth: Truth) -> np.ndarray:
     return index.scores([row["text"] for row in truth.queries], [row.get("label") for row in truth.queries])
 
 
@@ -86,7 +86,7 @@ def test_lissa_on_the_head_comes_to_the_dense_solve(bert: Truth, fresh: Folder) 
         assert np.linalg.norm(one) == pytest.approx(np.linalg.norm(other), rel=0.1)
     assert float(notes.split("a cosine of ")[1].split()[0]) > 0.95
     assert "3 times the top eigenvalue seen" in notes
-    np.testing.assert_array_equal(scores(whence.open(index.store.folder), bert), found)  # seeded
+    np.testing.assert_array_equal(scores(proponent.open(index.store.folder), bert), found)  # seeded
 
 
 def test_the_whole_block_of_a_transformer(bert: Truth, fresh: Folder) -> None:
@@ -146,7 +146,7 @@ def test_only_the_nearest_are_ranked(bert: Truth, fresh: Folder) -> None:
     assert {hit.row for hit in (*answer.helped, *answer.hurt)} <= nearest
     assert any("the 5 of 24 training examples nearest" in note for note in answer.notes)
     only = next(iter(nearest))
-    chosen = index.explain(row["text"], label=row["label"], where=whence.Where(ids=[bert.training[only]["id"]]))
+    chosen = index.explain(row["text"], label=row["label"], where=proponent.Where(ids=[bert.training[only]["id"]]))
     assert [hit.row for hit in (*chosen.helped, *chosen.hurt)] == [only]
 
 
@@ -229,7 +229,7 @@ def test_what_cannot_be_is_refused(bert: Truth, fresh: Folder, changes: dict[str
 
 def test_groups_are_refused(bert: Truth, fresh: Folder) -> None:
     index = build(bert, fresh("index"), "fastif", layers="head")
-    queries = [whence.Example("q", 0, row["text"], row["label"]) for row in bert.queries]
+    queries = [proponent.Example("q", 0, row["text"], row["label"]) for row in bert.queries]
     with pytest.raises(InputError, match="no groups, ranks or votes"):
         index.explain_group(queries)
     with pytest.raises(InputError, match="no groups, ranks or votes"):

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import NAMES, Row, Truth, classifier_run, lm_run
-from whence.errors import InputError
-from whence.model.drawing import drawn
+from proponent.errors import InputError
+from proponent.model.drawing import drawn
 
 STEP, SEED = 20, 7
 

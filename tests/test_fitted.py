@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-import whence
+import proponent
 from test_layered import Held, Pick, every_gradient, gradients, weight
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import NAMES, Truth, classifier_run, lm_run
-from whence.compress import Projection
-from whence.curvature import Damping, damped_inverse, fitted_head, ggn, inverse_root
-from whence.errors import InputError, MismatchError
-from whence.index.layered import Layered
-from whence.layers import Block, Call
+from proponent.compress import Projection
+from proponent.curvature import Damping, damped_inverse, fitted_head, ggn, inverse_root
+from proponent.errors import InputError, MismatchError
+from proponent.index.layered import Layered
+from proponent.layers import Block, Call
 
 STEP = 20
 
@@ -193,7 +193,7 @@ def test_the_word_embedding_is_a_layer_like_any_other(bert: Truth, tmp_path: Pat
     """And padding, which differs with the size of a batch, is none of its positions."""
     rows, plain = bert.training, {"layers": "embeddings", "project": 8, "preconditioner": "none", "damping": 0.1}
     found = [
-        whence.build(bert.folder, rows, tmp_path / str(size), method, quiet=True, batch_size=size, **plain)
+        proponent.build(bert.folder, rows, tmp_path / str(size), method, quiet=True, batch_size=size, **plain)
         for size in (1, 16)
     ]
     assert "bert.embeddings.word_embeddings" in {block.name for block in found[0].store.plan.blocks}
@@ -252,4 +252,4 @@ def test_projected_products_are_unbiased_and_factor_wise() -> None:
 
 def test_an_open_index_turns_queries_without_fitting_again(bert: Truth, tmp_path: Path) -> None:
     index = build(bert, tmp_path / "index", "datainf", layers="head")
-    np.testing.assert_array_equal(ask(whence.open(tmp_path / "index"), bert.queries), ask(index, bert.queries))
+    np.testing.assert_array_equal(ask(proponent.open(tmp_path / "index"), bert.queries), ask(index, bert.queries))

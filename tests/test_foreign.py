@@ -1,4 +1,4 @@
-"""`whence evaluate` and `tune` on a model that brings code of its own: refused unless allowed, and then all the way."""
+"""`proponent evaluate` and `tune` on a model that brings code of its own: refused unless allowed, and then all the way."""
 
 import json
 import sys
@@ -10,9 +10,9 @@ import transformers
 
 import tiny
 from runs import edit
-from whence.errors import InputError
-from whence.evaluate.subject import Request
-from whence.model import Run
+from proponent.errors import InputError
+from proponent.evaluate.subject import Request
+from proponent.model import Run
 
 Said = Callable[..., tuple[int, str, str]]
 
@@ -78,7 +78,7 @@ def test_tune_takes_the_flag_too(
         opened.append(request.run)
         raise InputError("far enough: what follows is that of evaluate")
 
-    monkeypatch.setattr("whence.evaluate.subject.with_noise", begun)
+    monkeypatch.setattr("proponent.evaluate.subject.with_noise", begun)
     words = ["tune", foreign, news.data, "--out", tmp_path / "tuned.json", "--cache", tmp_path / "cache", "--quiet"]
     code, _, err = said(*words)
     assert code == 2

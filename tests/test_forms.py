@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradients import OUT, TOKENS, WIDTH, WORDS, numbers, same, some_head, some_outer, some_rows, table, unhurried
-from whence.forms import Gradient, Head, HeadOuter, Outer, Rows, cross_terms, gather
+from proponent.forms import Gradient, Head, HeadOuter, Outer, Rows, cross_terms, gather
 
 
 def head_of(seed: int, *, bias: bool = True) -> Head:

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import tiny as tiny_runs
-import whence
+import proponent
 from test_search import build
 from truth import Truth, classifier_run, lm_run
-from whence.cli.door import main
-from whence.errors import InputError
-from whence.index.grouping import Aggregate
-from whence.search import aggregate
-from whence.types import Example
+from proponent.cli.door import main
+from proponent.errors import InputError
+from proponent.index.grouping import Aggregate
+from proponent.search import aggregate
+from proponent.types import Example
 
 Folder = Callable[[str], Path]
 
@@ -33,7 +33,7 @@ def bert(fresh: Folder) -> Truth:
 
 
 @pytest.fixture(scope="module")
-def layered(bert: Truth, fresh: Folder) -> whence.Index:
+def layered(bert: Truth, fresh: Folder) -> proponent.Index:
     return build(bert, fresh("layers"), "tracin-layers", layers="attention,head", steps=bert.steps)
 
 
@@ -47,7 +47,7 @@ def ran(words: list[str]) -> Any:
     return stopped.value.code or 0
 
 
-def single(index: whence.Index, queries: list[Example], **changes: Any) -> np.ndarray:
+def single(index: proponent.Index, queries: list[Example], **changes: Any) -> np.ndarray:
     return np.stack([index.group_scores([one], **changes) for one in queries])
 
 
@@ -98,7 +98,7 @@ def test_a_group_of_a_language_model_and_of_a_shared_table(fresh: Folder) -> Non
 @pytest.mark.parametrize("how", ["rank", "vote"])
 @pytest.mark.parametrize("over", [("layers",), ("checkpoints",), ("layers", "checkpoints")])
 def test_rank_and_vote_are_those_of_a_loop(
-    bert: Truth, layered: whence.Index, fresh: Folder, how: Any, over: Any
+    bert: Truth, layered: proponent.Index, fresh: Folder, how: Any, over: Any
 ) -> None:
     queries, names = asked(bert), [block.name for block in layered.store.plan.blocks]
     parts = np.stack(  # layer, checkpoint, query, example
@@ -124,7 +124,7 @@ def test_rank_and_vote_are_those_of_a_loop(
     np.testing.assert_allclose(found, truth, atol=1.0 if how == "rank" else 4.0)
 
 
-def test_answers_of_rank_and_vote_have_no_words_and_say_so(bert: Truth, layered: whence.Index) -> None:
+def test_answers_of_rank_and_vote_have_no_words_and_say_so(bert: Truth, layered: proponent.Index) -> None:
     queries, n = asked(bert), len(layered)
     ranks, votes = (layered.group_scores(queries, aggregate=one) for one in ("rank", "vote"))
     assert ranks.mean() == pytest.approx((n - 1) / 2)
@@ -141,7 +141,7 @@ def test_answers_of_rank_and_vote_have_no_words_and_say_so(bert: Truth, layered:
     assert alone.helped[0].score == pytest.approx(np.sort(single(layered, queries[:1], aggregate="rank")[0])[-1] - 11.5)
 
 
-def test_only_correct_queries_count(bert: Truth, layered: whence.Index) -> None:
+def test_only_correct_queries_count(bert: Truth, layered: proponent.Index) -> None:
     queries = asked(bert)
     predicted = layered.predict([one.text for one in queries])
     right = [one for one, name in zip(queries, predicted, strict=True) if one.label == name]
@@ -167,7 +167,7 @@ def test_only_correct_queries_count(bert: Truth, layered: whence.Index) -> None:
     ],
 )
 def test_what_cannot_be_joined_is_refused(
-    bert: Truth, layered: whence.Index, change: dict[str, Any], message: str
+    bert: Truth, layered: proponent.Index, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         layered.group_scores(
@@ -179,12 +179,12 @@ def test_what_cannot_be_joined_is_refused(
 
 
 def test_deleted_rows_are_not_ranked(bert: Truth, fresh: Folder) -> None:
-    from whence.store import delete
+    from proponent.store import delete
 
     folder = fresh("index")
     build(bert, folder, "tracin-we")
     delete(folder, np.asarray([3, 7]))
-    index = whence.open(folder)
+    index = proponent.open(folder)
     scores = index.group_scores(asked(bert), aggregate="rank")
     assert np.flatnonzero(np.isnan(scores)).tolist() == [3, 7]
     assert np.nanmean(scores) == pytest.approx((len(index) - 3) / 2)
@@ -199,7 +199,7 @@ def test_the_command_line_asks_a_group(tmp_path: Path, capsys: pytest.CaptureFix
     assert ran([*how, "--html", str(tmp_path / "group.html")]) == 0
     content = json.loads(capsys.readouterr().out)
     assert len(content["group"]) == 4
-    assert whence.Answer.from_dict(content).group is not None
+    assert proponent.Answer.from_dict(content).group is not None
     assert "asked as one" in (tmp_path / "group.html").read_text()
     assert ran([*how, "--aggregate", "vote", "--over", "layers,checkpoints", "--vote-k", "5"]) == 0
     assert json.loads(capsys.readouterr().out)["helped"] == []

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from gradients import numbers
-from whence.forms import Gradient, Head, HeadOuter, Rows
-from whence.search import heads
-from whence.search.kernels import kernel_of
-from whence.store import Segment
+from proponent.forms import Gradient, Head, HeadOuter, Rows
+from proponent.search import heads
+from proponent.search.kernels import kernel_of
+from proponent.store import Segment
 
 VOCABULARY, WIDTH = 200, 16
 

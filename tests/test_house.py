@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-import whence
+import proponent
 
 ROOT = Path(__file__).parents[1]
-SOURCE = ROOT / "src" / "whence"
+SOURCE = ROOT / "src" / "proponent"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 DOORS = {
@@ -67,17 +67,17 @@ def test_import_contracts_hold():
 
 
 def test_front_door_is_exactly_this():
-    assert sorted(whence.__all__) == [
-        "Answer", "Columns", "Example", "Index", "Recipe", "Recorder", "Run", "WhenceError", "Where", "build", "open",
+    assert sorted(proponent.__all__) == [
+        "Answer", "Columns", "Example", "Index", "Recipe", "Recorder", "Run", "ProponentError", "Where", "build", "open",
     ]  # fmt: skip
-    assert len(whence.__all__) <= 20
-    for name in whence.__all__:
-        assert getattr(whence, name).__doc__, f"{name} has no docstring"
+    assert len(proponent.__all__) <= 20
+    for name in proponent.__all__:
+        assert getattr(proponent, name).__doc__, f"{name} has no docstring"
 
 
 def test_unknown_public_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = whence.nonsense
+        _ = proponent.nonsense
 
 
 @pytest.mark.parametrize("package", sorted(DOORS))
@@ -102,7 +102,7 @@ def loads(statement: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "statement", ["import whence", "import whence.cli", "import whence.views", "import whence.errors, whence.recipe"]
+    "statement", ["import proponent", "import proponent.cli", "import proponent.views", "import proponent.errors, proponent.recipe"]
 )
 def test_light_imports_load_nothing_heavy(statement: str):
     assert loads(statement) == set()
@@ -111,13 +111,13 @@ def test_light_imports_load_nothing_heavy(statement: str):
 @pytest.mark.parametrize(
     "statement",
     [
-        "import whence.store",
-        "import whence.search",
-        "import whence.baselines",
-        "import whence.actions",
-        "import whence.decisions",
-        "import whence.web.app",
-        "import whence.web.serving",
+        "import proponent.store",
+        "import proponent.search",
+        "import proponent.baselines",
+        "import proponent.actions",
+        "import proponent.decisions",
+        "import proponent.web.app",
+        "import proponent.web.serving",
     ],
 )
 def test_reading_an_index_needs_no_torch(statement: str):
@@ -125,7 +125,7 @@ def test_reading_an_index_needs_no_torch(statement: str):
 
 
 def test_the_light_import_check_can_fail():
-    assert "torch" in loads("import whence.capture")
+    assert "torch" in loads("import proponent.capture")
 
 
 def test_files_and_functions_stay_short():
@@ -170,11 +170,11 @@ def test_unsafe_words_are_absent(banned: str):
 
 def test_versions_agree():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["version"] == whence.__version__
+    assert project["version"] == proponent.__version__
 
 
 def test_notation_is_the_table_of_types():
-    letters = re.findall(r"^([a-z])  (.+)$", importlib.import_module("whence.types").__doc__ or "", flags=re.M)
+    letters = re.findall(r"^([a-z])  (.+)$", importlib.import_module("proponent.types").__doc__ or "", flags=re.M)
     assert len(letters) == 13
     page = (ROOT / "docs" / "notation.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| ([a-z]) \| (.+?) \|$", page, flags=re.M) == letters
@@ -182,7 +182,7 @@ def test_notation_is_the_table_of_types():
 
 def test_readme_tree_has_a_line_of_words_per_file():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    tree = readme[readme.index("\nsrc/whence/\n") : readme.index("\ntests/  ")]
+    tree = readme[readme.index("\nsrc/proponent/\n") : readme.index("\ntests/  ")]
     said: dict[str, str] = {}
     folder = ""
     for indent, name, words in re.findall(r"^( {2,4})(\S+) +(.*)$", tree, re.MULTILINE):
@@ -195,7 +195,7 @@ def test_readme_tree_has_a_line_of_words_per_file():
 
 
 def test_every_method_has_a_page():
-    from whence.methods import METHODS
+    from proponent.methods import METHODS
 
     pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "methods").glob("*.md"))
     assert [name for name in METHODS if f"`{name}`" not in pages] == []
@@ -206,4 +206,4 @@ def test_every_dependency_is_argued():
     names = [re.split(r"[\[<>=]", entry)[0] for entry in project["dependencies"]]
     names += [re.split(r"[\[<>=]", entry)[0] for extra in project["optional-dependencies"].values() for entry in extra]
     argued = (ROOT / "docs" / "decisions" / "0002-dependencies.md").read_text(encoding="utf-8")
-    assert [name for name in names if name != "whence" and name.removeprefix("pytest-") not in argued] == []
+    assert [name for name in names if name != "proponent" and name.removeprefix("pytest-") not in argued] == []

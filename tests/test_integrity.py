@@ -8,19 +8,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import whence
+import proponent
 from tiny import NEWS, Tiny
-from whence.errors import DamagedError, InputError, LabelError, MismatchError
-from whence.model import Run
-from whence.model.checkpoints import MOMENTS_FILE, RECORD_FILE
-from whence.model.recorder import Recorder
-from whence.tensors import read_tensors, write_tensors
+from proponent.errors import DamagedError, InputError, LabelError, MismatchError
+from proponent.model import Run
+from proponent.model.checkpoints import MOMENTS_FILE, RECORD_FILE
+from proponent.model.recorder import Recorder
+from proponent.tensors import read_tensors, write_tensors
 
 
 @pytest.fixture
 def copy(news: Tiny, tmp_path: Path) -> Path:
-    shutil.copytree(news.index, tmp_path / "copy.whence")
-    return tmp_path / "copy.whence"
+    shutil.copytree(news.index, tmp_path / "copy.index")
+    return tmp_path / "copy.index"
 
 
 @pytest.mark.parametrize("kind", ["forms", "postings", "examples/seg-00000.safetensors", "examples/seg-00000.parquet"])
@@ -30,11 +30,11 @@ def test_a_changed_byte_never_becomes_an_answer(copy: Path, news: Tiny, kind: st
     damaged[-len(damaged) // 4] ^= 1
     path.write_bytes(damaged)
     with pytest.raises(DamagedError, match=path.name):
-        whence.open(copy, run=news.run).explain("the bank cut its rates", baselines=False)
+        proponent.open(copy, run=news.run).explain("the bank cut its rates", baselines=False)
 
 
 def test_an_untouched_copy_answers(copy: Path, news: Tiny):
-    assert whence.open(copy, run=news.run).explain("the bank cut its rates", baselines=False).helped
+    assert proponent.open(copy, run=news.run).explain("the bank cut its rates", baselines=False).helped
 
 
 def test_an_index_never_allows_remote_code_by_itself(copy: Path, news: Tiny, monkeypatch: pytest.MonkeyPatch):
@@ -45,48 +45,48 @@ def test_an_index_never_allows_remote_code_by_itself(copy: Path, news: Tiny, mon
         "from_pretrained",
         lambda *a, trust_remote_code=False, **k: (asked.append(trust_remote_code), real(*a, **k))[1],
     )
-    index = whence.open(copy, run=news.run)
+    index = proponent.open(copy, run=news.run)
     index.store.plan = index.store.plan.model_copy(update={"trust_remote_code": True})
     with pytest.raises(InputError, match="--trust-remote-code"):
         index.explain("the bank")
     assert asked == []
-    allowed = whence.open(copy, run=news.run, trust_remote_code=True)
+    allowed = proponent.open(copy, run=news.run, trust_remote_code=True)
     assert allowed.explain("the bank", baselines=False)
     assert asked == [True]
 
 
 def test_a_truth_value_is_no_class(news: Tiny):
     with pytest.raises(LabelError, match="True is a bool: give a name or a whole number"):
-        whence.open(news.index, run=news.run).explain("the bank", label=True)
+        proponent.open(news.index, run=news.run).explain("the bank", label=True)
 
 
 def test_other_second_moments_are_another_index(news: Tiny, tmp_path: Path):
     shutil.copytree(news.run, tmp_path / "run")
-    whence.build(tmp_path / "run", NEWS, tmp_path / "adam", "tracin-we-adam", quiet=True)
+    proponent.build(tmp_path / "run", NEWS, tmp_path / "adam", "tracin-we-adam", quiet=True)
     path = max((tmp_path / "run").glob(f"*/{MOMENTS_FILE}"))
     write_tensors(path, {name: 2 * array for name, array in read_tensors(path).items()})
     with pytest.raises(MismatchError, match="moments step"):
-        whence.build(tmp_path / "run", NEWS, tmp_path / "adam", "tracin-we-adam", quiet=True)
+        proponent.build(tmp_path / "run", NEWS, tmp_path / "adam", "tracin-we-adam", quiet=True)
 
 
 @pytest.mark.parametrize("method", ["tracin-we-syn", "tracin-we-adam"])
 def test_lost_tables_are_made_again(news: Tiny, tmp_path: Path, method: str):
-    whole = whence.build(news.run, NEWS, tmp_path / "index", method, quiet=True)
+    whole = proponent.build(news.run, NEWS, tmp_path / "index", method, quiet=True)
     before = whole.explain("the bank cut its rates", baselines=False)
     shutil.rmtree(tmp_path / "index" / "tables")
-    again = whence.build(news.run, NEWS, tmp_path / "index", method, quiet=True)
+    again = proponent.build(news.run, NEWS, tmp_path / "index", method, quiet=True)
     assert again.store.manifest.merkle_root == whole.store.manifest.merkle_root
     assert again.explain("the bank cut its rates", baselines=False).to_dict() == before.to_dict()
 
 
 def test_a_baseline_does_not_compare_two_labels(news: Tiny, tmp_path: Path):
-    index = whence.build(news.run, NEWS, tmp_path / "index", "label", quiet=True)
+    index = proponent.build(news.run, NEWS, tmp_path / "index", "label", quiet=True)
     with pytest.raises(InputError, match="label does not compare two labels"):
         index.explain(NEWS[0]["text"], label="Sports", against="World")
 
 
 def test_the_note_on_kept_tokens_is_true(news: Tiny, tmp_path: Path):
-    index = whence.build(news.run, NEWS, tmp_path / "index", "tracin-we-topk", top=1, quiet=True)
+    index = proponent.build(news.run, NEWS, tmp_path / "index", "tracin-we-topk", top=1, quiet=True)
     notes = [note for row in NEWS[:6] for note in index.explain(row["text"], baselines=False).notes]
     assert not [note for note in notes if note.startswith("no token of this text")]
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import tiny
-import whence
-from whence.errors import InputError, MismatchError, RunError
-from whence.examples import read
-from whence.model import Run
-from whence.store import Store
-from whence.training import train
+import proponent
+from proponent.errors import InputError, MismatchError, RunError
+from proponent.examples import read
+from proponent.model import Run
+from proponent.store import Store
+from proponent.training import train
 
 TEXTS = ["The cup and the bank.", "the treaty after the vote"]
 LABELS = ["Sports", "World"]
@@ -22,7 +22,7 @@ LABELS = ["Sports", "World"]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three seeds of a tiny run in one folder, as `whence train --runs 3` leaves them."""
+    """Three seeds of a tiny run in one folder, as `proponent train --runs 3` leaves them."""
     folder = tmp_path_factory.mktemp("joined")
     data = tiny.write_csv(folder / "train.csv", tiny.NEWS)
     for seed in range(3):
@@ -30,8 +30,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def built(home: Path, run: object, name: str, **options: object) -> whence.Index:
-    return whence.build(run, home / "train.csv", home / name, quiet=True, **options)  # type: ignore[arg-type]
+def built(home: Path, run: object, name: str, **options: object) -> proponent.Index:
+    return proponent.build(run, home / "train.csv", home / name, quiet=True, **options)  # type: ignore[arg-type]
 
 
 def test_scores_are_summed_over_runs(home: Path) -> None:
@@ -46,11 +46,11 @@ def test_a_list_of_runs_is_the_folder_of_runs(home: Path) -> None:
     listed = built(home, folders, "listed")
     assert listed.store.plan.joined == [str(one) for one in folders]
     assert listed.scores(TEXTS, LABELS) == pytest.approx(built(home, home / "runs", "whole").scores(TEXTS, LABELS))
-    assert whence.open(home / "listed").scores(TEXTS, LABELS) == pytest.approx(listed.scores(TEXTS, LABELS))
+    assert proponent.open(home / "listed").scores(TEXTS, LABELS) == pytest.approx(listed.scores(TEXTS, LABELS))
     alone = built(home, folders[:1], "alone")
     assert alone.store.plan.joined == []
     with pytest.raises(InputError, match="no run was given"):
-        whence.build([], home / "train.csv", home / "none")
+        proponent.build([], home / "train.csv", home / "none")
 
 
 def test_an_answer_says_in_how_many_runs_a_hit_holds(home: Path, said: Callable[..., tuple[int, str, str]]) -> None:
@@ -88,14 +88,14 @@ def test_steps_are_chosen_in_every_run(home: Path) -> None:
 def test_a_changed_or_missing_run_is_refused(home: Path, tmp_path: Path) -> None:
     runs = Path(shutil.copytree(home / "runs", tmp_path / "runs"))
     built(home, home / "runs", "whole")
-    assert whence.open(home / "whole", run=runs).predict(TEXTS)
+    assert proponent.open(home / "whole", run=runs).predict(TEXTS)
     shutil.rmtree(runs / "seed-2")
     with pytest.raises(MismatchError, match=r"weights step \d+ of run 2 is missing"):
-        whence.open(home / "whole", run=runs).predict(TEXTS)
+        proponent.open(home / "whole", run=runs).predict(TEXTS)
     built(home, [runs / "seed-0", runs / "seed-1"], "two")
     shutil.rmtree(runs / "seed-1")
     with pytest.raises(RunError, match="seed-1, from which"):
-        whence.open(home / "two").predict(TEXTS)
+        proponent.open(home / "two").predict(TEXTS)
 
 
 def test_runs_of_different_things_are_not_joined(home: Path, tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-import whence
+import proponent
 from oracle import loss
 from test_search import answers, ask, assert_equal, assert_shares_sum, build
 from truth import RATES, Truth, classifier_run, lm_run
-from whence.errors import InputError
-from whence.examples import read
-from whence.forecast import forecast
-from whence.methods import recipe_of
+from proponent.errors import InputError
+from proponent.examples import read
+from proponent.forecast import forecast
+from proponent.methods import recipe_of
 
 Folder = Callable[[str], Path]
 Pick = Callable[[str, Any], bool]
@@ -200,13 +200,13 @@ def test_layers_of_a_method_that_has_none_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         build(bert, fresh("index"), method, **changes)
-    run, data = whence.Run.from_pretrained(bert.folder), read(bert.training)
+    run, data = proponent.Run.from_pretrained(bert.folder), read(bert.training)
     with pytest.raises(InputError, match=message):
         forecast(run, data, recipe_of(method or "tracin-we", **changes))
 
 
 def test_an_index_over_layers_is_appended_deleted_from_and_merged(bert: Truth, fresh: Folder) -> None:
-    from whence.store import delete, merge
+    from proponent.store import delete, merge
 
     folder = fresh("index")
     half = Truth(bert.folder, bert.steps, bert.training[:15], bert.queries)
@@ -218,5 +218,5 @@ def test_an_index_over_layers_is_appended_deleted_from_and_merged(bert: Truth, f
     np.testing.assert_allclose(ask(index, bert.queries), truth, rtol=1e-4, atol=1e-7)
     delete(folder, np.asarray([3]))
     merge(folder)
-    merged = ask(whence.open(folder), bert.queries)
+    merged = ask(proponent.open(folder), bert.queries)
     np.testing.assert_allclose(merged, np.delete(truth, 3, axis=1), rtol=1e-4, atol=1e-7)

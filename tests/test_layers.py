@@ -8,10 +8,10 @@ import torch
 
 from cases import CASES, LABELS, collate, encoded, model_of
 from oracle import Text, layer_gradient
-from whence.capture import Capture, Captured
-from whence.compress import Projection
-from whence.layers import Block, Choice, UnbatchedError, choose, classifier_head, input_embedding, vocabulary_head
-from whence.model import CausalLM, Classification
+from proponent.capture import Capture, Captured
+from proponent.compress import Projection
+from proponent.layers import Block, Choice, UnbatchedError, choose, classifier_head, input_embedding, vocabulary_head
+from proponent.model import CausalLM, Classification
 
 TOLERANCE = 1e-5
 LMS = [name for name, case in CASES.items() if case.kind == "causal-lm"]

@@ -6,21 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-import whence
+import proponent
 from test_layered import gradients
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import Truth, classifier_run, lm_run
-from whence.errors import InputError
-from whence.examples import read
-from whence.forecast import forecast
-from whence.index import leading
-from whence.index.options import Options
-from whence.index.passes import Pass
-from whence.index.worker import Worker
-from whence.methods import recipe_of
-from whence.model import Checkpoint
-from whence.store.files import publish_tensors
-from whence.store.layout import Layout
+from proponent.errors import InputError
+from proponent.examples import read
+from proponent.forecast import forecast
+from proponent.index import leading
+from proponent.index.options import Options
+from proponent.index.passes import Pass
+from proponent.index.worker import Worker
+from proponent.methods import recipe_of
+from proponent.model import Checkpoint
+from proponent.store.files import publish_tensors
+from proponent.store.layout import Layout
 
 STEP, P = 20, 4
 LAYERS = "attention"
@@ -129,9 +129,9 @@ def test_an_index_opens_with_its_directions_and_appends_by_them(bert: Truth, tmp
     index = build(first, tmp_path / "index", "tracin-layers", **changes)
     held = index.store.table(STEP)
     before = ask(index, bert.queries)
-    np.testing.assert_array_equal(ask(whence.open(tmp_path / "index"), bert.queries), before)
+    np.testing.assert_array_equal(ask(proponent.open(tmp_path / "index"), bert.queries), before)
     rest = [row | {"id": f"more-{at}"} for at, row in enumerate(bert.training[20:])]
-    more = whence.build(
+    more = proponent.build(
         bert.folder, rest, tmp_path / "index", "tracin-layers", quiet=True, append=True, batch_size=16, **changes
     )
     np.testing.assert_array_equal(ask(more, bert.queries)[:, :20], before)
@@ -209,7 +209,7 @@ def test_numbers_that_mean_nothing_are_refused(method: str, changes: dict[str, A
 def test_a_plan_foresees_the_bytes_of_the_directions(bert: Truth, tmp_path: Path, changes: dict[str, Any]) -> None:
     recipe = recipe_of("tracin-layers", layers=LAYERS, project=P, basis="leading", weights="equal", **changes)
     options = Options(steps=(STEP,), second_moment="estimate" if changes else "recorded")
-    run, data = whence.Run.from_pretrained(bert.folder), read(bert.training)
+    run, data = proponent.Run.from_pretrained(bert.folder), read(bert.training)
     foreseen = forecast(run, data, recipe, options).disk["tables"]
     index = build(
         bert, tmp_path / "index", "tracin-layers", steps=(STEP,), layers=LAYERS, project=P, basis="leading",

@@ -13,10 +13,10 @@ import torch
 import transformers
 
 import runs
-import whence
+import proponent
 from test_search import assert_equal
-from whence.model import Run
-from whence.model.recorder import Recorder
+from proponent.model import Run
+from proponent.model.recorder import Recorder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
@@ -99,12 +99,12 @@ def lora(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return trained(tmp_path_factory.mktemp("lora"), lm=request.param == "language model")
 
 
-def build(lora: Lora, folder: Path, method: str, **changes: Any) -> whence.Index:
-    columns = whence.Columns(label="") if lora.lm else None
-    return whence.build(lora.folder, runs.ROWS, folder, method, columns=columns, quiet=True, batch_size=8, **changes)
+def build(lora: Lora, folder: Path, method: str, **changes: Any) -> proponent.Index:
+    columns = proponent.Columns(label="") if lora.lm else None
+    return proponent.build(lora.folder, runs.ROWS, folder, method, columns=columns, quiet=True, batch_size=8, **changes)
 
 
-def ask(index: whence.Index, lora: Lora) -> np.ndarray:
+def ask(index: proponent.Index, lora: Lora) -> np.ndarray:
     labels = None if lora.lm else [row["label"] for row in QUERIES]
     return index.scores([row["text"] for row in QUERIES], labels)
 

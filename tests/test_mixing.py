@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-import whence
+import proponent
 from test_fitted import STEP, blocks_of
 from test_layered import gradients, weight
 from test_search import ask, assert_equal, assert_shares_sum, build
 from tiny import Tiny, write_csv
 from truth import Truth, classified, classifier_run
-from whence.errors import DataError, InputError, LabelError, MismatchError
-from whence.index.mixing import chosen_share
-from whence.index.passes import Pass
-from whence.methods import recipe_of
+from proponent.errors import DataError, InputError, LabelError, MismatchError
+from proponent.index.mixing import chosen_share
+from proponent.index.passes import Pass
+from proponent.methods import recipe_of
 
 Said = Callable[..., tuple[int, str, str]]
 
@@ -82,7 +82,7 @@ def test_the_mixture_is_chosen_where_both_weigh_the_same(bert: Truth, tmp_path: 
     assert any(f"R = {share:.3g} of" in note and "eigenvalue 9 of" in note for note in index.store.manifest.notes)
     assert_shares_sum(index, bert.queries)
     np.testing.assert_array_equal(
-        ask(whence.open(tmp_path / "index"), bert.queries), ask(index, bert.queries)
+        ask(proponent.open(tmp_path / "index"), bert.queries), ask(index, bert.queries)
     )  # fitted once, not again when opened
 
 

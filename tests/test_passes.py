@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whence.index.planning import batches
+from proponent.index.planning import batches
 
 
 @settings(deadline=None, max_examples=100)

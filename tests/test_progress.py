@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from whence.progress import track
+from proponent.progress import track
 
 
 class Clock:

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generated import Made, asked, make, queries
-from whence.errors import InputError, LabelError
-from whence.search import Search, Where
-from whence.search.kernels import kernel_of, numpy_kernel
-from whence.search.ranking import Ends
-from whence.store import Store, delete, merge
+from proponent.errors import InputError, LabelError
+from proponent.search import Search, Where
+from proponent.search.kernels import kernel_of, numpy_kernel
+from proponent.search.ranking import Ends
+from proponent.store import Store, delete, merge
 
 N, COUNT, K = 300, 5, 7
 

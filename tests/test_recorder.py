@@ -12,12 +12,12 @@ import torch
 import transformers
 
 import runs
-from whence import Recorder
-from whence.index import default_method
-from whence.model import Run
-from whence.model.checkpoints import MOMENTS_FILE, RECORD_FILE, discover
-from whence.model.recorder import RUN_FILE, started_from
-from whence.tensors import read_tensors
+from proponent import Recorder
+from proponent.index import default_method
+from proponent.model import Run
+from proponent.model.checkpoints import MOMENTS_FILE, RECORD_FILE, discover
+from proponent.model.recorder import RUN_FILE, started_from
+from proponent.tensors import read_tensors
 
 
 class Spied(transformers.Trainer):

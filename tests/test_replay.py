@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import runs
-import whence
-from whence.errors import InputError, MismatchError, RunError
-from whence.model import Run, read_steps
-from whence.replay import Query, Replay
-from whence.tensors import read_tensors, write_tensors
-from whence.types import Example
+import proponent
+from proponent.errors import InputError, MismatchError, RunError
+from proponent.model import Run, read_steps
+from proponent.replay import Query, Replay
+from proponent.tensors import read_tensors, write_tensors
+from proponent.types import Example
 
 STEPS = 50
 QUERIES = (
@@ -33,7 +33,7 @@ def made(folder: Path, *, lm: bool = False, **settings: Any) -> Path:
     tokenizer = runs.gpt2_tokenizer() if lm else runs.bert_tokenizer()
     model = runs.gpt2(tokenizer) if lm else runs.bert(tokenizer)
     settings = {"max_steps": STEPS, "save_steps": STEPS, "learning_rate": 1e-3, "adam_epsilon": 1e-3} | settings
-    runs.trainer(folder, model, tokenizer, callbacks=[whence.Recorder(replay=True)], **settings).train()
+    runs.trainer(folder, model, tokenizer, callbacks=[proponent.Recorder(replay=True)], **settings).train()
     return folder
 
 
@@ -145,14 +145,14 @@ def test_labels_that_were_not_trained_on_do_not_end_at_the_saved_weights(folder:
 @pytest.mark.parametrize("name", ["steps.json", "steps.safetensors", "initial.safetensors"])
 def test_a_missing_record_is_named(folder: Path, tmp_path: Path, name: str) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "run"))
-    (copy / "whence_replay" / name).unlink()
-    with pytest.raises(RunError, match=rf"cannot be replayed: whence_replay/{name} is missing; record one with"):
+    (copy / "proponent_replay" / name).unlink()
+    with pytest.raises(RunError, match=rf"cannot be replayed: proponent_replay/{name} is missing; record one with"):
         replay(copy)
 
 
 def test_a_damaged_record_is_refused(folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "run"))
-    home = copy / "whence_replay"
+    home = copy / "proponent_replay"
     arrays = read_tensors(home / "steps.safetensors")
     write_tensors(home / "steps.safetensors", arrays | {"rates": arrays["rates"][:-3]})
     with pytest.raises(RunError, match="without rows, rates"):

@@ -1,4 +1,4 @@
-"""`whence explain RUN --method replay`: answers like those of other methods, and refusals where it says nothing."""
+"""`proponent explain RUN --method replay`: answers like those of other methods, and refusals where it says nothing."""
 
 import json
 import shutil
@@ -11,14 +11,14 @@ import pytest
 import runs
 import test_replay
 import tiny
-from whence.errors import InputError
-from whence.examples import read
-from whence.methods import recipe_of
-from whence.model import Run
-from whence.replay import Query, Replay, Smoothness
-from whence.replayed import explain_by_replay
-from whence.types import Example
-from whence.views import Answer, document
+from proponent.errors import InputError
+from proponent.examples import read
+from proponent.methods import recipe_of
+from proponent.model import Run
+from proponent.replay import Query, Replay, Smoothness
+from proponent.replayed import explain_by_replay
+from proponent.types import Example
+from proponent.views import Answer, document
 
 Said = Callable[..., tuple[int, str, str]]
 TEXT = "The bank said that profit fell after the vote."
@@ -143,15 +143,15 @@ def test_words_that_do_not_go_together(recorded: tuple[Path, Path], said: Said, 
 def test_a_missing_record_is_named(recorded: tuple[Path, Path], tmp_path: Path, said: Said):
     run, data = recorded
     bare = shutil.copytree(run, tmp_path / "bare")
-    (bare / "whence_replay" / "initial.safetensors").unlink()
+    (bare / "proponent_replay" / "initial.safetensors").unlink()
     code, _, err = said("explain", bare, TEXT, "--method", "replay", "--data", data)
     assert code == 2
-    assert "whence_replay/initial.safetensors is missing" in err
+    assert "proponent_replay/initial.safetensors is missing" in err
 
 
 def test_replay_is_listed_and_is_no_method_of_an_index(said: Said):
     code, out, _ = said("methods", "--json")
     assert code == 0
     assert "replay" in {one["method"] for one in json.loads(out)["methods"]}
-    with pytest.raises(InputError, match="whence explain RUN TEXT --method replay"):
+    with pytest.raises(InputError, match="proponent explain RUN TEXT --method replay"):
         recipe_of("replay")

@@ -17,12 +17,12 @@ import torch
 import transformers
 
 import runs
-import whence
+import proponent
 from runs import edit
-from whence.errors import LabelError, MismatchError, RunError
-from whence.model import Run
-from whence.model.huggingface import load_tokenizer
-from whence.types import Example
+from proponent.errors import LabelError, MismatchError, RunError
+from proponent.model import Run
+from proponent.model.huggingface import load_tokenizer
+from proponent.types import Example
 
 Copy = Callable[[Path], Path]
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -41,7 +41,7 @@ def model_folder(tmp_path: Path) -> Path:
 
 
 def test_a_trainer_folder(bert_run: Path) -> None:
-    run = whence.Run.from_pretrained(bert_run)
+    run = proponent.Run.from_pretrained(bert_run)
     assert [one.step for one in run.checkpoints] == [8, 16, 24]
     assert run.label_names == runs.LABELS
     assert (run.card.kind, run.card.architecture) == ("classification", "BertForSequenceClassification")
@@ -134,7 +134,7 @@ def test_a_setting_of_the_tokenizer_changes_its_fingerprint(model_folder: Path) 
 
 
 def test_a_config_without_a_head(encoder_folder: Path) -> None:
-    with pytest.raises(RunError, match=r"no task head that whence knows: the configuration names BertModel"):
+    with pytest.raises(RunError, match=r"no task head that proponent knows: the configuration names BertModel"):
         Run.from_pretrained(encoder_folder)
     config = json.loads((encoder_folder / "config.json").read_text())
     del config["architectures"]
@@ -245,13 +245,13 @@ def test_a_decoder_answers_alike_in_a_batch_and_alone(tmp_path: Path, pad: int |
     assert run.equal_lengths == (pad != 7)
     data = [row | {"label": number % 2} for number, row in enumerate(runs.ROWS[:8])]
     texts, labels = [row["text"] for row in data], [row["label"] for row in data]
-    batched = whence.build(run, data, tmp_path / "many", batch_size=8, quiet=True).scores(texts, labels)
-    alone = whence.build(run, data, tmp_path / "one", batch_size=1, quiet=True).scores(texts, labels)
+    batched = proponent.build(run, data, tmp_path / "many", batch_size=8, quiet=True).scores(texts, labels)
+    alone = proponent.build(run, data, tmp_path / "one", batch_size=1, quiet=True).scores(texts, labels)
     np.testing.assert_allclose(batched, alone, rtol=1e-5, atol=1e-7 * np.abs(alone).max())
     encoded = run.encoder(24).encode([Example("0", 0, texts[0])])
     plain: Any = transformers.GPT2ForSequenceClassification.from_pretrained(tmp_path / "run").eval()
     expected = plain(torch.from_numpy(encoded[0].ids)[None]).logits.softmax(-1)[0].tolist()
-    found = whence.open(tmp_path / "one").explain(texts[0], baselines=False).query.probabilities
+    found = proponent.open(tmp_path / "one").explain(texts[0], baselines=False).query.probabilities
     assert list((found or {}).values()) == pytest.approx(expected, abs=1e-6)
 
 
@@ -273,9 +273,9 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
 def opened() -> Iterator[list[str]]:
     """Every path that Python opens, and every class that a pickle asks for; the hook itself can never be taken off."""
     global _opened
-    if not getattr(sys, "_whence_hooked", False):
+    if not getattr(sys, "_proponent_hooked", False):
         sys.addaudithook(_watch)
-        sys._whence_hooked = True  # type: ignore[attr-defined]
+        sys._proponent_hooked = True  # type: ignore[attr-defined]
     _opened = []
     yield _opened
     _opened = None
@@ -283,7 +283,7 @@ def opened() -> Iterator[list[str]]:
 
 class Bomb:
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (Path(os.environ["WHENCE_BOMB"]),))
+        return (Path.touch, (Path(os.environ["PROPONENT_BOMB"]),))
 
 
 BOMBS = ("pytorch_model.bin", "training_args.bin", "rng_state.pth", "optimizer.pt", "scheduler.pt", "extra.pkl")
@@ -292,15 +292,15 @@ BOMBS = ("pytorch_model.bin", "training_args.bin", "rng_state.pth", "optimizer.p
 def test_no_pickle_is_opened(
     bert_run: Path, copied: Copy, tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WHENCE_BOMB", str(tmp_path / "exploded"))
+    monkeypatch.setenv("PROPONENT_BOMB", str(tmp_path / "exploded"))
     folder = copied(bert_run)
     for home in (folder, *folder.glob("checkpoint-*")):
         for name in BOMBS:
             (home / name).write_bytes(pickle.dumps(Bomb()))
     opened.clear()
-    index = whence.build(Run.from_pretrained(folder), runs.ROWS, tmp_path / "i.whence", "tracin-we-adam", quiet=True)
+    index = proponent.build(Run.from_pretrained(folder), runs.ROWS, tmp_path / "i.index", "tracin-we-adam", quiet=True)
     assert index.explain(runs.TEXTS[0]).helped
-    assert whence.open(tmp_path / "i.whence").explain("A match.").query.predicted
+    assert proponent.open(tmp_path / "i.index").explain("A match.").query.predicted
     assert any(path.endswith("config.json") for path in opened), "the hook is awake"
     foreign = [
         path for path in opened if path.startswith("pickle") or Path(path).suffix in {".bin", ".pt", ".pth", ".pkl"}

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-import whence
+import proponent
 from oracle import Place, Settings, tracin
 from truth import NAMES, RATES, Row, Truth, classifier_run, decoder_run, lm_run, pair_run
-from whence.errors import InputError
-from whence.index.passes import Pass
-from whence.search import Search, assign, heads
-from whence.store import Store
+from proponent.errors import InputError
+from proponent.index.passes import Pass
+from proponent.search import Search, assign, heads
+from proponent.store import Store
 
 RECIPES = ("tracin-we", "tracin-we-topk", "tracin-we-noc", "tracin-we-syn", "tracin-we-adam", "tracin-last")
 PLAIN = Settings()
@@ -54,11 +54,11 @@ def dense(bert: Truth) -> dict[int, tuple[list[np.ndarray], list[np.ndarray]]]:
 
 
 @pytest.fixture(scope="session")
-def built(bert: Truth, fresh: Folder) -> Callable[..., whence.Index]:
+def built(bert: Truth, fresh: Folder) -> Callable[..., proponent.Index]:
     """Indexes of the classifier, each built once."""
-    made: dict[str, whence.Index] = {}
+    made: dict[str, proponent.Index] = {}
 
-    def get(method: str = "tracin-we", **changes: Any) -> whence.Index:
+    def get(method: str = "tracin-we", **changes: Any) -> proponent.Index:
         key = f"{method}{sorted(changes.items())}"
         if key not in made:
             made[key] = build(bert, fresh("index"), method, **changes)
@@ -67,8 +67,8 @@ def built(bert: Truth, fresh: Folder) -> Callable[..., whence.Index]:
     return get
 
 
-def build(truth: Truth, folder: Path, method: str, **changes: Any) -> whence.Index:
-    return whence.build(truth.folder, truth.training, folder, method, quiet=True, batch_size=16, **changes)
+def build(truth: Truth, folder: Path, method: str, **changes: Any) -> proponent.Index:
+    return proponent.build(truth.folder, truth.training, folder, method, quiet=True, batch_size=16, **changes)
 
 
 def extra(row: Row) -> str:
@@ -76,7 +76,7 @@ def extra(row: Row) -> str:
     return next((name for name in ("target", "text_pair") if row.get(name)), "")
 
 
-def ask(index: whence.Index, rows: list[Row]) -> np.ndarray:
+def ask(index: proponent.Index, rows: list[Row]) -> np.ndarray:
     """Scores of some rows; those with a target or a second text are asked together."""
     scores = np.full((len(rows), len(index)), np.nan)
     for more in ("", "target", "text_pair"):
@@ -112,12 +112,12 @@ def expect(
     return tracin(checkpoints, settings)
 
 
-def answers(index: whence.Index, rows: list[Row], k: int = 4) -> list[whence.Answer]:
+def answers(index: proponent.Index, rows: list[Row], k: int = 4) -> list[proponent.Answer]:
     keys = ("label", "text_pair", "target")
     return [index.explain(row["text"], **{key: row.get(key) for key in keys}, k=k, baselines=False) for row in rows]
 
 
-def assert_shares_sum(index: whence.Index, rows: list[Row]) -> None:
+def assert_shares_sum(index: proponent.Index, rows: list[Row]) -> None:
     """Shares sum to the score, and so do the checkpoints' parts; the hits are the extremes of the scores."""
     scores = ask(index, rows)
     hits = 0
@@ -260,7 +260,7 @@ def test_queries_together_equal_queries_alone(bert: Truth, built: Any) -> None:
     for method in ("tracin-we", "tracin-we-syn", "tracin-last"):
         index = built(method)
         store = Store(index.store.folder)
-        examples = [whence.Example(row["id"], 0, row["text"], row["label"]) for row in bert.queries]
+        examples = [proponent.Example(row["id"], 0, row["text"], row["label"]) for row in bert.queries]
         encoder = index.run.encoder(store.plan.max_length)
         gradients = {}
         for checkpoint in index.run.checkpoints:

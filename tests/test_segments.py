@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whence.views.segments import clip, columns, percent, pieces, plain, segments, signed, spoken, step
+from proponent.views.segments import clip, columns, percent, pieces, plain, segments, signed, spoken, step
 
 BIDI = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 ZERO_WIDTH = [0x00AD, 0x180E, 0x200B, 0x200C, 0x200D, 0x2060, 0x2063, 0xFEFF]

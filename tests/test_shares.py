@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whence.index.shares import word_pairs
-from whence.types import SPECIAL
-from whence.words import words
+from proponent.index.shares import word_pairs
+from proponent.types import SPECIAL
+from proponent.words import words
 
 MINE, THEIRS = ("red red planet",), ("a red home", "planet")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-import whence
+import proponent
 from runs import OTHERS
-from whence.errors import InputError
-from whence.index import planning
-from whence.index.planning import Cut
-from whence.index.worker import Worker
-from whence.store import Store, Writer, verify
+from proponent.errors import InputError
+from proponent.index import planning
+from proponent.index.planning import Cut
+from proponent.index.worker import Worker
+from proponent.store import Store, Writer, verify
 
 ROWS = [{**row, "id": f"{row['id']}-{copy}"} for copy in range(5) for row in OTHERS]
 
@@ -43,11 +43,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(bert_run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return whence.build(bert_run, data, tmp_path_factory.mktemp("alone") / "index", METHOD, quiet=True).store
+    return proponent.build(bert_run, data, tmp_path_factory.mktemp("alone") / "index", METHOD, quiet=True).store
 
 
 def test_two_processes_share_the_work(bert_run: Path, data: Path, alone: Store, tmp_path: Path) -> None:
-    code = f"from whence.index import planning; planning.SHARD_ROWS = {SMALL}; from whence.cli import main; main()"
+    code = f"from proponent.index import planning; planning.SHARD_ROWS = {SMALL}; from proponent.cli import main; main()"
     out = ("--out", str(tmp_path / "index"), "--method", METHOD)
     words = [sys.executable, "-c", code, "index", str(bert_run), str(data), *out]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -68,12 +68,12 @@ def test_shares_make_the_same_index(
 ) -> None:
     folder = tmp_path / "index"
     for number, share in enumerate(order):
-        index = whence.build(bert_run, data, folder, METHOD, shard=f"{share}/3", quiet=True)
+        index = proponent.build(bert_run, data, folder, METHOD, shard=f"{share}/3", quiet=True)
         assert index.store.sealed == (number == 2)
         if number < 2:
             assert 0 < index.store.coverage < 1
             with pytest.raises(InputError, match="unfinished"):
-                whence.open(folder)
+                proponent.open(folder)
             notes = index.explain(ROWS[0]["text"], baselines=False).notes
             assert notes[0].startswith("PARTIAL: ")
     assert Store(folder).manifest.merkle_root == alone.manifest.merkle_root
@@ -84,18 +84,18 @@ def test_a_share_that_another_overtakes_still_seals(
 ) -> None:
     """The first share saw segment 0 without the second's shards; the second saw segment 1 without the first's."""
     folder, gradients = tmp_path / "index", Worker.gradients
-    whole = whence.build(bert_run, data, tmp_path / "whole", segment_rows=100, quiet=True).store
+    whole = proponent.build(bert_run, data, tmp_path / "whole", segment_rows=100, quiet=True).store
     assert len(whole.manifest.sources[0].segments) > 1
 
     def overtaken(worker: Worker, writer: Writer, cuts: list[Cut], at: int) -> None:
         if at == 1:  # the first share has looked at segment 0 already
             monkeypatch.setattr(Worker, "gradients", gradients)
-            other = whence.build(bert_run, data, folder, shard="1/2", segment_rows=100, quiet=True)
+            other = proponent.build(bert_run, data, folder, shard="1/2", segment_rows=100, quiet=True)
             assert not other.store.sealed
         gradients(worker, writer, cuts, at)
 
     monkeypatch.setattr(Worker, "gradients", overtaken)
-    index = whence.build(bert_run, data, folder, shard="0/2", segment_rows=100, quiet=True)
+    index = proponent.build(bert_run, data, folder, shard="0/2", segment_rows=100, quiet=True)
     assert index.store.sealed
     assert index.store.manifest.merkle_root == whole.manifest.merkle_root
 
@@ -103,8 +103,8 @@ def test_a_share_that_another_overtakes_still_seals(
 def test_what_is_there_of_an_unfinished_index_scores_as_in_the_end(
     bert_run: Path, data: Path, alone: Store, tmp_path: Path
 ) -> None:
-    part = whence.build(bert_run, data, tmp_path / "index", METHOD, shard="0/3", quiet=True)
-    whole = whence.open(alone.folder)
+    part = proponent.build(bert_run, data, tmp_path / "index", METHOD, shard="0/3", quiet=True)
+    whole = proponent.open(alone.folder)
     texts = [ROWS[1]["text"], "Shares of the bank fell."]
     found, expected = part.scores(texts), whole.scores(texts)
     seen = part.store.alive

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import whence
+import proponent
 from test_fitted import STEP, blocks_of, datainf, turned
 from test_layered import gradients, weight
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import Truth, classifier_run
-from whence.curvature import Shrinking, matrices, shrunk_identity
-from whence.errors import InputError
-from whence.store import delete, merge
+from proponent.curvature import Shrinking, matrices, shrunk_identity
+from proponent.errors import InputError
+from proponent.store import delete, merge
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_deleted_examples_leave_the_sum(bert: Truth, tmp_path: Path, small: None
     folder = tmp_path / "index"
     build(bert, folder, "datainf", layers="last-two")
     delete(folder, np.asarray([3, 11]))
-    before = ask(whence.open(folder), bert.queries)
+    before = ask(proponent.open(folder), bert.queries)
     rows = [row for place, row in enumerate(bert.training) if place not in {3, 11}]
     ridges: dict[str, float] = {}
 
@@ -108,7 +108,7 @@ def test_deleted_examples_leave_the_sum(bert: Truth, tmp_path: Path, small: None
     np.testing.assert_array_equal(np.flatnonzero(np.isnan(before[0])), [3, 11])
     assert_equal(np.delete(before, [3, 11], axis=1), truth, 1e-4)
     merge(folder)
-    assert_equal(ask(whence.open(folder), bert.queries), truth, 1e-4)
+    assert_equal(ask(proponent.open(folder), bert.queries), truth, 1e-4)
 
 
 def test_norms_over_large_layers_are_refused(bert: Truth, tmp_path: Path, small: None) -> None:

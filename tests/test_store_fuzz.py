@@ -16,21 +16,21 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 import faults
-from whence.errors import DamagedError, WhenceError
-from whence.store import Manifest, Plan, Store, Sums, verify
-from whence.store.files import finished, publish_tensors
-from whence.store.manifest import canonical, merkle_root
-from whence.store.mapped import Mapped
-from whence.store.sums import sums_of
+from proponent.errors import DamagedError, ProponentError
+from proponent.store import Manifest, Plan, Store, Sums, verify
+from proponent.store.files import finished, publish_tensors
+from proponent.store.manifest import canonical, merkle_root
+from proponent.store.mapped import Mapped
+from proponent.store.sums import sums_of
 
 FUZZ = settings(
-    max_examples=int(os.environ.get("WHENCE_FUZZ", "25")),
+    max_examples=int(os.environ.get("PROPONENT_FUZZ", "25")),
     phases=(Phase.explicit, Phase.generate),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-FULL = "WHENCE_FUZZ" in os.environ
+FULL = "PROPONENT_FUZZ" in os.environ
 MOST_SECONDS, MOST_BYTES = 5.0, 24 * 2**20
 
 scalars = (
@@ -63,7 +63,7 @@ def bounded(work: Callable[[], object], size: int) -> None:
     tracemalloc.start()
     try:
         work()
-    except WhenceError as error:
+    except ProponentError as error:
         if len(str(error).splitlines()) != 1:
             raise AssertionError("an error of more than one line") from error
     finally:

@@ -16,16 +16,16 @@ import transformers
 import cases
 import runs
 import tiny
-import whence
-from whence.capture import Capture, head_outer, head_table
-from whence.doctor import check
-from whence.errors import InputError, RunError
-from whence.examples import read
-from whence.layers import is_tied, table_shape, word_tables
-from whence.model import Encoded, Encoder, Kind, Masks, Run
-from whence.model.huggingface import check_shift
-from whence.types import Example
-from whence.words import words
+import proponent
+from proponent.capture import Capture, head_outer, head_table
+from proponent.doctor import check
+from proponent.errors import InputError, RunError
+from proponent.examples import read
+from proponent.layers import is_tied, table_shape, word_tables
+from proponent.model import Encoded, Encoder, Kind, Masks, Run
+from proponent.model.huggingface import check_shift
+from proponent.types import Example
+from proponent.words import words
 
 Said = Callable[..., tuple[int, str, str]]
 TOLERANCE = 1e-5
@@ -224,7 +224,7 @@ def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     )  # fmt: skip
     trainer = transformers.Trainer(
         model=model.requires_grad_(True).train(), args=arguments, train_dataset=data, data_collator=collator,
-        processing_class=tokenizer, callbacks=[whence.Recorder()],
+        processing_class=tokenizer, callbacks=[proponent.Recorder()],
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()
@@ -242,7 +242,7 @@ def test_scores_equal_brute_force_and_words_sum_to_them(job: tuple[str, Path, Pa
     task, folder, data = job
     run = Run.from_pretrained(folder)
     kind = run.card.kind
-    index = whence.build(run, data, tmp_path / "i", method, quiet=True)
+    index = proponent.build(run, data, tmp_path / "i", method, quiet=True)
     query = asked_of(task)
     scores = index.scores([query["text"]], targets=[query["target"]])[0]
     made = run.encoder(24)
@@ -311,7 +311,7 @@ def test_the_command_line_knows_the_tasks(job: tuple[str, Path, Path], tmp_path:
 
 def test_layers_split_by_word(job: tuple[str, Path, Path], tmp_path: Path):
     task, folder, data = job
-    index = whence.build(folder, data, tmp_path / "i", "tracin-layers", layers="mlp", quiet=True)
+    index = proponent.build(folder, data, tmp_path / "i", "tracin-layers", layers="mlp", quiet=True)
     query = asked_of(task)
     best = index.explain(query["text"], target=query["target"], k=1).helped[0]
     assert sum(pair.share for pair in best.words) == pytest.approx(best.score, rel=1e-4)
@@ -321,8 +321,8 @@ def test_masks_of_the_recipe_are_kept_in_the_plan_and_used_when_asked(job: tuple
     task, folder, data = job
     if task != "masked-lm":
         pytest.skip("nothing is masked")
-    index = whence.build(folder, data, tmp_path / "i", mask_share=0.5, mask_seed=3, quiet=True)
+    index = proponent.build(folder, data, tmp_path / "i", mask_share=0.5, mask_seed=3, quiet=True)
     assert (index.store.plan.recipe.mask_share, index.store.plan.recipe.mask_seed) == (0.5, 3)
-    other = whence.build(folder, data, tmp_path / "j", quiet=True)
+    other = proponent.build(folder, data, tmp_path / "j", quiet=True)
     text = "the crowd cheered the home team again"
     assert not np.allclose(index.scores([text]), other.scores([text]))

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from whence.errors import DamagedError
-from whence.near import nearest
-from whence.tensors import TensorSlices, read_tensors, write_tensors
+from proponent.errors import DamagedError
+from proponent.near import nearest
+from proponent.tensors import TensorSlices, read_tensors, write_tensors
 
 
 def test_slices_of_a_file_of_tensors(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from answers import make_answer, make_labels, make_pair_answer, make_story, make_text_answer
-from whence.views.contexts import Answer
-from whence.views.segments import columns
-from whence.views.terminal import print_answer, print_labels, print_story
+from proponent.views.contexts import Answer
+from proponent.views.segments import columns
+from proponent.views.terminal import print_answer, print_labels, print_story
 
 HOSTILE = "[bold red]x[/] \x1b[2J\x07\x08 \x9b31m :smile: \u202ehidden [link=file:///x]y[/link] 日本語 \r end"
 

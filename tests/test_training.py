@@ -1,4 +1,4 @@
-"""whence.training: people without a run get one that every other part can read."""
+"""proponent.training: people without a run get one that every other part can read."""
 
 import json
 from dataclasses import replace
@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import runs
-import whence
-from whence.errors import DataError, InputError, MismatchError, RunError
-from whence.examples import Columns, read
-from whence.training import Training, label_names, train
+import proponent
+from proponent.errors import DataError, InputError, MismatchError, RunError
+from proponent.examples import Columns, read
+from proponent.training import Training, label_names, train
 
 TINY = Training(epochs=2, batch_size=8, max_length=24, width=16, layers=1, vocabulary=200, quiet=True)
 
@@ -23,7 +23,7 @@ def test_a_classifier_from_scratch(tmp_path: Path, capsys: pytest.CaptureFixture
     assert all(one.moments is not None for one in run.checkpoints)
     assert run.label_names == runs.LABELS
     assert capsys.readouterr().out == "", "stdout is for results"
-    answer = whence.build(run, runs.ROWS, tmp_path / "index", "tracin-we-adam", quiet=True).explain(runs.TEXTS[0])
+    answer = proponent.build(run, runs.ROWS, tmp_path / "index", "tracin-we-adam", quiet=True).explain(runs.TEXTS[0])
     assert answer.helped[0].words
 
 
@@ -39,7 +39,7 @@ def test_a_language_model_from_scratch(tmp_path: Path) -> None:
     columns = Columns(text="prompt")
     run = train(read(data, columns=columns), tmp_path / "run", TINY)
     assert run.card.kind == "causal-lm"
-    index = whence.build(run, data, tmp_path / "index", columns=columns, quiet=True)
+    index = proponent.build(run, data, tmp_path / "index", columns=columns, quiet=True)
     answer = index.explain(data[0]["prompt"], target=data[0]["target"], baselines=False)
     assert answer.helped[0].row == 0
     assert answer.embedding_path == "exact"
@@ -63,7 +63,7 @@ def test_classes_that_are_numbers_stay_with_their_rows(tmp_path: Path) -> None:
     data = [row | {"label": 1 + runs.LABELS.index(row["label"])} for row in runs.ROWS]
     run = train(read(data), tmp_path / "run", replace(TINY, epochs=1))
     assert run.label_names == ("1", "2", "3")
-    index = whence.build(run, data, tmp_path / "index", quiet=True)
+    index = proponent.build(run, data, tmp_path / "index", quiet=True)
     assert index.store.examples["label"] == [str(row["label"]) for row in data]
     assert index.explain("A match.", label=3, baselines=False).query.label == "3"
 
@@ -83,7 +83,7 @@ def test_a_pretrained_folder_with_new_labels(bert_run: Path, tmp_path: Path) -> 
     assert run.label_names == ("even", "odd")
     config = json.loads((run.checkpoints[-1].path / "config.json").read_text())
     assert config["label2id"] == {"even": 0, "odd": 1}
-    before: Any = whence.Run.from_pretrained(base)
+    before: Any = proponent.Run.from_pretrained(base)
     table, fresh = (found.load(found.checkpoints[-1]).get_input_embeddings().weight for found in (before, run))
     assert (table - fresh).abs().max() < 1e-6
 
@@ -151,5 +151,5 @@ def test_the_pretrained_encoder_of_a_package(tmp_path: Path) -> None:
     run = train(read(rows), tmp_path / "run", settings)
     assert run.label_names == runs.LABELS
     assert [one.step for one in run.checkpoints] == [2]
-    index = whence.build(run, rows[:8], tmp_path / "index", quiet=True, max_length=16)
+    index = proponent.build(run, rows[:8], tmp_path / "index", quiet=True, max_length=16)
     assert index.explain(rows[0]["text"], label="Business", baselines=False).helped[0].id == "n0"

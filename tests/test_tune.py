@@ -1,4 +1,4 @@
-"""`whence tune`: planted noise, every recipe under every rule, the choice as a file that `index` takes."""
+"""`proponent tune`: planted noise, every recipe under every rule, the choice as a file that `index` takes."""
 
 import json
 from collections.abc import Callable
@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import tiny
-from whence.errors import InputError
-from whence.evaluate.candidates import Candidate, candidates
-from whence.evaluate.ranking import auc_ndr, bootstrap_gap, bootstrap_rows
-from whence.evaluate.tuning import chosen, halves, trials
-from whence.methods import METHODS, recipe_of
-from whence.methods.files import read_fields, write_recipe
-from whence.model import Run
-from whence.search.aggregation import RULES, aggregate
+from proponent.errors import InputError
+from proponent.evaluate.candidates import Candidate, candidates
+from proponent.evaluate.ranking import auc_ndr, bootstrap_gap, bootstrap_rows
+from proponent.evaluate.tuning import chosen, halves, trials
+from proponent.methods import METHODS, recipe_of
+from proponent.methods.files import read_fields, write_recipe
+from proponent.model import Run
+from proponent.search.aggregation import RULES, aggregate
 
 Said = Callable[..., tuple[int, str, str]]
 
@@ -49,8 +49,8 @@ def test_one_training_gives_a_table_and_a_recipe_that_index_takes(news: tiny.Tin
     kept = json.loads((tmp_path / "tuned.json").read_text())
     assert kept["tuned"] == page["tuned"]
     assert best.endswith(f"joined by {kept['tuned']['aggregation']}")
-    assert len(list((tmp_path / "cache").rglob("whence_retrained.json"))) == 1, "one fine-tune and no other training"
-    assert not list((tmp_path / "cache").rglob("*.whence")), "scores are kept, indexes are not"
+    assert len(list((tmp_path / "cache").rglob("proponent_retrained.json"))) == 1, "one fine-tune and no other training"
+    assert not list((tmp_path / "cache").rglob("*.index")), "scores are kept, indexes are not"
     assert "<script" not in (tmp_path / "page.html").read_text()
     code, out, err = said(*words(news, tmp_path), "--report", tmp_path / "again.json")
     assert code == 0, err
@@ -138,7 +138,7 @@ def test_a_recipe_file_says_a_method_and_what_is_changed(tmp_path: Path):
         ("a.json", "[1]", "holds no table of fields"),
         ("a.json", '{"method": ', "is no JSON"),
         ("a.toml", "method = ", "is no TOML"),
-        ("a.json", None, "whence tune RUN DATA --out"),
+        ("a.json", None, "proponent tune RUN DATA --out"),
         ("a/b.txt", "", "ends in .json or .toml"),
     ],
 )

@@ -14,16 +14,16 @@ import torch
 import transformers
 
 import cases
-import whence
+import proponent
 from test_tasks import model_of, texts, their_loss
 from truth import RATES, save
-from whence.capture import Capture
-from whence.compress import Projection
-from whence.errors import RunError
-from whence.index.layered import apart, spoken
-from whence.layers import Choice, choose, input_embedding
-from whence.model import Draws, Encoded, Run
-from whence.types import Example
+from proponent.capture import Capture
+from proponent.compress import Projection
+from proponent.errors import RunError
+from proponent.index.layered import apart, spoken
+from proponent.layers import Choice, choose, input_embedding
+from proponent.model import Draws, Encoded, Run
+from proponent.types import Example
 
 TOLERANCE = 1e-5
 Fresh = Callable[[], Path]
@@ -175,12 +175,12 @@ def last_two(name: str, one: Any) -> bool:
     return head or name.endswith(("decoder.layers.1.fc2.weight", "decoder.block.1.layer.2.DenseReluDense.wo.weight"))
 
 
-def scores(index: whence.Index) -> np.ndarray:
+def scores(index: proponent.Index) -> np.ndarray:
     return index.scores([one["text"] for one in QUERIES], targets=[one["target"] for one in QUERIES])
 
 
-def build(folder: Path, home: Path, method: str, **changes: Any) -> whence.Index:
-    return whence.build(folder, TRAINING, home, method, **({"batch_size": 9, "quiet": True} | changes))
+def build(folder: Path, home: Path, method: str, **changes: Any) -> proponent.Index:
+    return proponent.build(folder, TRAINING, home, method, **({"batch_size": 9, "quiet": True} | changes))
 
 
 def assert_equal(found: np.ndarray, wanted: np.ndarray, tolerance: float = TOLERANCE) -> None:
@@ -188,7 +188,7 @@ def assert_equal(found: np.ndarray, wanted: np.ndarray, tolerance: float = TOLER
     assert (np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)).max() <= tolerance
 
 
-def shares(index: whence.Index, one: dict[str, str]) -> list[dict[tuple[str, str], float]]:
+def shares(index: proponent.Index, one: dict[str, str]) -> list[dict[tuple[str, str], float]]:
     """What each pair of words has of the first hits."""
     answer = index.explain(one["text"], target=one["target"], k=2, baselines=False)
     for hit in answer.helped + answer.hurt:
@@ -348,7 +348,7 @@ def test_curvature_answers(base: Path, fresh: Fresh, method: str, changes: dict[
 def test_inverse_hessian_products_are_the_dense_solve(base: Path, fresh: Fresh) -> None:
     folder, names = run_of("bart", base), ("model.encoder.layernorm_embedding", "model.decoder.layernorm_embedding")
     changes = {"layers": ",".join(names), "biases": True, "solver": "cg", "damping": 0.5, "scale": 1.0, "depth": 200}
-    index = whence.build(folder, TRAINING[:6], fresh(), "fastif", candidates=1.0, quiet=True, **changes)
+    index = proponent.build(folder, TRAINING[:6], fresh(), "fastif", candidates=1.0, quiet=True, **changes)
     step = STEPS[-1]
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder / f"checkpoint-{step}").eval()
     weights = {name: one.detach() for name, one in model.named_parameters() if name.startswith(names)}

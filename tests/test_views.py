@@ -17,12 +17,12 @@ from jinja2 import meta, nodes
 
 from answers import make_answer, make_labels, make_pair_answer, make_story, make_text_answer
 from markup import Structure, rewritten
-from whence.errors import DataError, DiskFullError, InputError, MissingExtraError
-from whence.views import contexts, evaluation, frames, page, reports, segments, suspects
-from whence.views.contexts import Answer
-from whence.views.page import Limits, Page, css, document, environment, fragment
-from whence.views.reports import Report
-from whence.views.segments import columns
+from proponent.errors import DataError, DiskFullError, InputError, MissingExtraError
+from proponent.views import contexts, evaluation, frames, page, reports, segments, suspects
+from proponent.views.contexts import Answer
+from proponent.views.page import Limits, Page, css, document, environment, fragment
+from proponent.views.reports import Report
+from proponent.views.segments import columns
 
 NUMBERED = {"#answer-{{ loop.index }}", "answer-{{ loop.index }}"}
 REPORT = Report(title="Three answers", answers=(make_answer(), make_pair_answer(), make_text_answer()), index="news")
@@ -129,13 +129,13 @@ def test_views_import_only_lower_floors_and_jinja2_has_one_door() -> None:
         found = {
             node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
         }
-        ours = {name for name in found if name.startswith("whence")}
-        assert all(name in {"whence.types", "whence.errors"} or name.startswith("whence.views") for name in ours)
+        ours = {name for name in found if name.startswith("proponent")}
+        assert all(name in {"proponent.types", "proponent.errors"} or name.startswith("proponent.views") for name in ours)
         assert ("jinja2" in found) == (path.name == "page.py")
 
 
 def test_views_need_no_torch_and_no_pandas() -> None:
-    code = "import sys, whence.views, whence.views.terminal, whence.progress; print([m for m in " \
+    code = "import sys, proponent.views, proponent.views.terminal, proponent.progress; print([m for m in " \
         "('torch', 'transformers', 'pandas') if m in sys.modules])"  # fmt: skip
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
@@ -146,7 +146,7 @@ def test_views_need_no_torch_and_no_pandas() -> None:
 
 def test_the_json_has_the_promised_keys_in_order() -> None:
     content = make_answer().to_dict()
-    assert list(content) == ["whence", "method", "checkpoints", "embedding_path", "loss", "query", "helped", "hurt",
+    assert list(content) == ["proponent", "method", "checkpoints", "embedding_path", "loss", "query", "helped", "hurt",
                              "baselines", "notes", "caveat"]  # fmt: skip
     assert list(content["checkpoints"][0]) == ["step", "learning_rate", "rule", "run"]
     assert list(content["query"]) == ["text", "label", "against", "predicted", "probabilities", "loss", "truncated_at"]
@@ -178,7 +178,7 @@ def test_a_saved_answer_comes_back_whole(answer: Answer, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("change", "where"),
     [({"method": None}, "method"), ({"helped": [{"rank": 1}]}, "helped.0"), ({"query": "text"}, "query"),
-     ({"whence": 3}, "version")],
+     ({"proponent": 3}, "version")],
 )  # fmt: skip
 def test_a_broken_saved_answer_names_the_field(change: dict[str, Any], where: str) -> None:
     with pytest.raises(DataError, match=f"not a saved answer: {where}"):
@@ -212,7 +212,7 @@ def test_other_scripts_stay_readable_and_lone_surrogates_survive(tmp_path: Path)
 def test_the_other_pages_make_json_too() -> None:
     assert json.loads(make_labels().to_json())["rows"][0]["suggested_label"] == "World"
     story = json.loads(make_story().to_json())
-    assert story["answer"]["whence"] == "0.1.0"
+    assert story["answer"]["proponent"] == "0.1.0"
     assert story["facts"][0] == ["training examples", "7,600"]
 
 
@@ -229,7 +229,7 @@ def test_the_data_frame_has_one_row_per_hit() -> None:
 
 def test_without_pandas_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'whence\[data\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'proponent\[data\]'"):
         make_answer().to_pandas()
 
 
@@ -306,7 +306,7 @@ def test_long_texts_are_folded_but_whole() -> None:
 
 def test_several_pages_make_one_document() -> None:
     html = document(make_answer(), make_labels(), title="Two")
-    assert "<title>Two · whence</title>" in html
+    assert "<title>Two · proponent</title>" in html
     assert html.count("<h1>") == 2
     with pytest.raises(InputError, match="nothing to show"):
         document()

@@ -11,8 +11,8 @@ import pytest
 
 from answers import make_labels, make_pair_answer, make_story
 from markup import Structure, rewritten
-from whence.views import segments
-from whence.views.page import document
+from proponent.views import segments
+from proponent.views.page import document
 
 PAYLOADS = [
     "<script>alert(1)</script>", "</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>",

@@ -17,19 +17,19 @@ import pyarrow.parquet
 import pytest
 
 import tiny
-import whence
+import proponent
 from explorer import Browser, Reply, lines
 from markup import Structure
-from whence.store import Store, watch
-from whence.views.page import TEMPLATES, environment
-from whence.web import app, exports
-from whence.web.questions import Question, Questions
-from whence.web.states import Browsing, Looking
+from proponent.store import Store, watch
+from proponent.views.page import TEMPLATES, environment
+from proponent.web import app, exports
+from proponent.web.questions import Question, Questions
+from proponent.web.states import Browsing, Looking
 
 
 @pytest.fixture(scope="module")
 def browser(news: tiny.Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    folder = tmp_path_factory.mktemp("pages") / "news.whence"
+    folder = tmp_path_factory.mktemp("pages") / "news.index"
     shutil.copytree(news.index, folder)
     made = Browser(folder)
     yield made
@@ -51,7 +51,7 @@ def table(page: Reply) -> list[int]:
 
 
 def test_a_new_text_is_answered_as_the_library_answers(browser: Browser, answered: Reply, news: tiny.Tiny) -> None:
-    expected = whence.open(news.index).explain("The bank said shares fell", k=4)
+    expected = proponent.open(news.index).explain("The bank said shares fell", k=4)
     assert answered.status == 200
     kept = browser.shelf.first.questions.get(Question("The bank said shares fell", k=4))
     assert kept is not None
@@ -117,8 +117,8 @@ def test_a_question_that_fails_on_the_way_says_why_and_the_next_one_works(browse
 def test_without_the_model_what_is_kept_works_and_the_rest_says_what_is_missing(
     browser: Browser, answered: Reply, tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(browser.shelf.first.folder, tmp_path / "news.whence")
-    shutil.copytree(browser.shelf.first.questions.folder, tmp_path / "news.whence.asked")
+    folder = shutil.copytree(browser.shelf.first.folder, tmp_path / "news.index")
+    shutil.copytree(browser.shelf.first.questions.folder, tmp_path / "news.proponent.asked")
     gone = Browser(Path(folder), run=str(tmp_path / "nowhere"))
     assert "Helped" in gone.get("/ask?text=The+bank+said+shares+fell&k=4").seen
     assert "New texts can not be asked" in gone.get("/ask").seen
@@ -130,7 +130,7 @@ def test_without_the_model_what_is_kept_works_and_the_rest_says_what_is_missing(
 
 
 def test_nine_questions_may_wait_and_the_tenth_is_told(news: tiny.Tiny, tmp_path: Path) -> None:
-    link = tmp_path / "waiting.whence"
+    link = tmp_path / "waiting.index"
     link.symlink_to(news.index)
     made = Browser(link)
     made.explorer.asker._command = ("sleep", "60")
@@ -145,7 +145,7 @@ def test_nine_questions_may_wait_and_the_tenth_is_told(news: tiny.Tiny, tmp_path
 
 
 def test_a_process_that_dies_is_told_and_replaced(news: tiny.Tiny, tmp_path: Path) -> None:
-    link = tmp_path / "dying.whence"
+    link = tmp_path / "dying.index"
     link.symlink_to(news.index)
     made = Browser(link)
     made.explorer.asker._command = ("false",)
@@ -163,18 +163,18 @@ def sourced(news: tiny.Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("sourced")
     rows = [{**row, "source": SOURCES[at // 3 % 3]} for at, row in enumerate(news.rows)]
     data = tiny.write_csv(folder / "train.csv", rows)
-    whence.build(news.run, data, folder / "sourced.whence", quiet=True)
-    made = Browser(folder / "sourced.whence")
+    proponent.build(news.run, data, folder / "sourced.index", quiet=True)
+    made = Browser(folder / "sourced.index")
     yield made
     made.close()
 
 
 def test_only_the_chosen_labels_and_sources_are_found_as_the_library_finds_them(sourced: Browser) -> None:
     text, label, source = "The bank said shares fell", sourced.shelf.first.plan.label_names[0], SOURCES[1]
-    index = whence.open(sourced.shelf.first.folder)
+    index = proponent.open(sourced.shelf.first.folder)
     whole = sourced.ask(text, k=50)
     page = sourced.ask(text, k=50, only_label=[label], only_source=[source])
-    expected = index.explain(text, k=50, where=whence.Where([label], [source]))
+    expected = index.explain(text, k=50, where=proponent.Where([label], [source]))
     found = (*expected.helped, *expected.hurt)
     kept = sourced.shelf.first.questions.get(Question(text, k=50, only_label=(label,), only_source=(source,)))
     assert kept is not None
@@ -241,7 +241,7 @@ def slow(state: Browsing, store: Store) -> list[int]:
     """The rows of a state, the slow way."""
     columns, means = store.examples, store.features["mean_probabilities"]
     names = store.plan.label_names or []
-    flagged = {one.row: one for one in __import__("whence.actions", fromlist=["x"]).label_errors(store).rows}
+    flagged = {one.row: one for one in __import__("proponent.actions", fromlist=["x"]).label_errors(store).rows}
     found = []
     for row in range(store.n):
         text, label = columns["text"][row], columns["label"][row]
@@ -418,9 +418,9 @@ def test_rankings_stand_side_by_side_with_their_change(browser: Browser, answere
 
 
 def test_two_indexes_are_asked_and_compared(news: tiny.Tiny, tmp_path: Path) -> None:
-    other = tmp_path / "last.whence"
-    whence.build(news.run, news.data, other, method="tracin-last", quiet=True)
-    link = tmp_path / "we.whence"
+    other = tmp_path / "last.index"
+    proponent.build(news.run, news.data, other, method="tracin-last", quiet=True)
+    link = tmp_path / "we.index"
     link.symlink_to(news.index)
     made = Browser(link, other)
     reply = made.post("/ask", {"text": "The bank said", "in": ["we", "last"], "k": 3})
@@ -438,7 +438,7 @@ def test_two_indexes_are_asked_and_compared(news: tiny.Tiny, tmp_path: Path) -> 
 
 
 def test_sums_are_those_of_all_scores(browser: Browser, answered: Reply, news: tiny.Tiny) -> None:
-    scores = whence.open(news.index).scores(["The bank said shares fell"])[0]
+    scores = proponent.open(news.index).scores(["The bank said shares fell"])[0]
     labels = [row["label"] for row in news.rows]
     exported = lines(browser.get("/export/groups.jsonl?text=The+bank+said+shares+fell&k=4").body)
     assert {one["label"] for one in exported} == set(labels)
@@ -532,7 +532,7 @@ def unsealed(index: Path, folder: Path) -> Path:
 
 
 def test_a_build_under_way_shows_how_far_it_is(news: tiny.Tiny, tmp_path: Path) -> None:
-    folder = unsealed(news.index, tmp_path / "half.whence")
+    folder = unsealed(news.index, tmp_path / "half.index")
     steps = [one.step for one in Store(news.index).plan.checkpoints]
     shards = sorted((folder / "forms" / f"step-{steps[-1]}").glob("*.safetensors*"))
     for path in shards:
@@ -547,17 +547,17 @@ def test_a_build_under_way_shows_how_far_it_is(news: tiny.Tiny, tmp_path: Path) 
 
 
 def test_a_build_that_is_almost_done_can_be_looked_at(news: tiny.Tiny, tmp_path: Path) -> None:
-    folder = unsealed(news.index, tmp_path / "most.whence")
+    folder = unsealed(news.index, tmp_path / "most.index")
     page = Browser(folder).get("/table")
     assert "PARTIAL" in page.seen
     assert page.status == 200
 
 
 def test_an_index_that_changes_is_opened_anew(news: tiny.Tiny, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(news.index, tmp_path / "changing.whence"))
+    folder = Path(shutil.copytree(news.index, tmp_path / "changing.index"))
     made = Browser(folder)
     assert len(table(made.get("/table?size=100"))) == len(news.rows)
-    whence.store.delete(folder, np.asarray([0, 1]))
+    proponent.store.delete(folder, np.asarray([0, 1]))
     assert len(table(made.get("/table?size=100"))) == len(news.rows) - 2
 
 
@@ -573,7 +573,7 @@ def test_an_index_that_changes_is_opened_anew(news: tiny.Tiny, tmp_path: Path) -
 def test_a_damaged_index_or_one_of_another_version_gets_a_page(
     news: tiny.Tiny, tmp_path: Path, spoil: object, told: str
 ) -> None:
-    folder = Path(shutil.copytree(news.index, tmp_path / "bad.whence"))
+    folder = Path(shutil.copytree(news.index, tmp_path / "bad.index"))
     spoil(folder)  # type: ignore[operator]
     made = Browser(folder)
     for url in ("/ask", "/table", "/example?id=n0", "/about", "/asked", "/compare", "/groups", "/export/table.csv"):
@@ -589,7 +589,7 @@ def _newer(path: Path) -> None:
 
 
 def test_flipped_bytes_in_what_a_page_reads_are_told(news: tiny.Tiny, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(news.index, tmp_path / "flipped.whence"))
+    folder = Path(shutil.copytree(news.index, tmp_path / "flipped.index"))
     path = next((folder / "examples").glob("*.parquet"))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -600,8 +600,8 @@ def test_flipped_bytes_in_what_a_page_reads_are_told(news: tiny.Tiny, tmp_path: 
 
 
 def test_broken_files_beside_the_index_do_not_stop_the_pages(news: tiny.Tiny, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(news.index, tmp_path / "mine.whence"))
-    asked = tmp_path / "mine.whence.asked"
+    folder = Path(shutil.copytree(news.index, tmp_path / "mine.index"))
+    asked = tmp_path / "mine.proponent.asked"
     asked.mkdir()
     (asked / "questions.jsonl").write_text('{"id": 3}\nnonsense\n[]\n', encoding="utf-8")
     name = Questions(folder, Store(folder).manifest.merkle_root).identity(Question("x"))
@@ -609,7 +609,7 @@ def test_broken_files_beside_the_index_do_not_stop_the_pages(news: tiny.Tiny, tm
     made = Browser(folder)
     assert made.get("/asked").status == 200
     assert made.get("/ask?text=x").status == 200
-    (tmp_path / "mine.whence.decisions.jsonl").write_text("nonsense\n{}\n", encoding="utf-8")
+    (tmp_path / "mine.proponent.decisions.jsonl").write_text("nonsense\n{}\n", encoding="utf-8")
     page = made.get("/table")
     assert "no decision" in page.seen
 
@@ -617,7 +617,7 @@ def test_broken_files_beside_the_index_do_not_stop_the_pages(news: tiny.Tiny, tm
 def test_language_models_and_pairs_have_their_pages(lines: tiny.Tiny, pairs: tiny.Tiny, tmp_path: Path) -> None:
     for one, asked in ((lines, {"text": "the cup of the", "target": "goal said"}),
                        (pairs, {"text": "the cup saw", "pair": "a goal and"})):  # fmt: skip
-        link = tmp_path / f"{one.index.parent.name}.whence"
+        link = tmp_path / f"{one.index.parent.name}.index"
         link.symlink_to(one.index)
         made = Browser(link)
         for url in ("/ask", "/table?q=cup", f"/example?id={one.rows[0]['id']}", "/about", "/compare", "/groups"):

@@ -10,7 +10,7 @@ import pytest
 
 import tiny
 from explorer import HOST, OWN, PORT, Browser
-from whence.web.safety import BODY_BYTES, MOST_PARAMETERS, POLICY, is_loopback
+from proponent.web.safety import BODY_BYTES, MOST_PARAMETERS, POLICY, is_loopback
 
 HOSTS = [
     "evil.example", "evil.example:7860", "127.0.0.1.evil.example", "127.0.0.1.evil.example:7860", "localhost.:7860",
@@ -42,7 +42,7 @@ ORIGINS: list[dict[str, str]] = [
 
 @pytest.fixture(scope="module")
 def browser(news: tiny.Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    folder = tmp_path_factory.mktemp("shown") / "news.whence"
+    folder = tmp_path_factory.mktemp("shown") / "news.index"
     folder.symlink_to(news.index)
     made = Browser(folder)
     yield made
@@ -217,7 +217,7 @@ def test_bound_elsewhere_every_visitor_needs_the_token(news: tiny.Tiny) -> None:
     assert "HttpOnly" in cookie
     assert "SameSite=Strict" in cookie
     assert wide.send("GET", "/ask", {**at, "cookie": cookie.split(";")[0]}).status == 200
-    assert wide.send("GET", "/ask", {**at, "cookie": "whence-token=x"}).status == 403
+    assert wide.send("GET", "/ask", {**at, "cookie": "proponent-token=x"}).status == 403
 
 
 @pytest.mark.parametrize(("host", "own"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("[::1]", True),

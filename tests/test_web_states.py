@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whence.errors import InputError
-from whence.web.states import HOW, MOST_VALUES, SIZES, SORTS, Asking, Browsing, Looking, State
+from proponent.errors import InputError
+from proponent.web.states import HOW, MOST_VALUES, SIZES, SORTS, Asking, Browsing, Looking, State
 
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 names = texts.filter(bool)

@@ -19,8 +19,8 @@ from tokenizers import (
     trainers,
 )
 
-from whence.errors import InputError
-from whence.words import Splitting, Word, assign, read, split, words
+from proponent.errors import InputError
+from proponent.words import Splitting, Word, assign, read, split, words
 
 any_text = st.text(st.characters(), max_size=40)  # every code point, lone surrogates and controls included
 interesting = st.text(

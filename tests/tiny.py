@@ -1,4 +1,4 @@
-"""Tiny runs trained by whence itself, with their data as files and an index of each."""
+"""Tiny runs trained by proponent itself, with their data as files and an index of each."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import runs
-import whence
-from whence.examples import read
-from whence.training import Training, train
+import proponent
+from proponent.examples import read
+from proponent.training import Training, train
 
 SETTINGS = Training(
     epochs=2, batch_size=8, learning_rate=1e-2, max_length=24, width=16, layers=1, vocabulary=400, quiet=True
@@ -70,5 +70,5 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
 def made(folder: Path, rows: Sequence[Mapping[str, str]]) -> Tiny:
     data = write_csv(folder / "train.csv", rows)
     train(read(data), folder / "run", SETTINGS)
-    whence.build(folder / "run", data, folder / "tiny.whence", quiet=True)
-    return Tiny(rows, data, folder / "run", folder / "tiny.whence")
+    proponent.build(folder / "run", data, folder / "tiny.index", quiet=True)
+    return Tiny(rows, data, folder / "run", folder / "tiny.index")

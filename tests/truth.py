@@ -92,7 +92,7 @@ def save(folder: Path, model: Any, tokenizer: Any, steps: Sequence[int]) -> None
         state = {"global_step": step, "log_history": [{"step": step, "learning_rate": RATES[step], "loss": 1.0}]}
         (home / "trainer_state.json").write_text(json.dumps(state))
         table = model.get_input_embeddings().weight
-        save_file({"embedding": second_moment(tuple(table.shape), step)}, home / "whence_moments.safetensors")
+        save_file({"embedding": second_moment(tuple(table.shape), step)}, home / "proponent_moments.safetensors")
 
 
 def labels() -> dict[str, Any]:

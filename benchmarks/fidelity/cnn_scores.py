@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from whence.capture import Capture
-from whence.evaluate.convolution import CnnProblem, TextCnn
-from whence.forms import Rows
-from whence.search.synonyms import Synonyms
+from proponent.capture import Capture
+from proponent.evaluate.convolution import CnnProblem, TextCnn
+from proponent.forms import Rows
+from proponent.search.synonyms import Synonyms
 
 BATCH = 250
 EMBEDDING = ("tracin-we", "noc", "topk", "adam", "adam-unit", "adam-estimate", "adam-estimate-unit", "both-sides")

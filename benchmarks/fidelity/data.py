@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from whence.types import Example
+from proponent.types import Example
 
 
 @dataclass(frozen=True)

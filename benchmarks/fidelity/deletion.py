@@ -2,10 +2,10 @@
 
 from math import isfinite
 
-from whence.evaluate.deletion import RANDOM, SIDES, flipped, plan_deletions, run_deletions
-from whence.evaluate.fitting import one_thread
-from whence.evaluate.intervals import bootstrap, paired, ratio
-from whence.evaluate.retraining import null_gap
+from proponent.evaluate.deletion import RANDOM, SIDES, flipped, plan_deletions, run_deletions
+from proponent.evaluate.fitting import one_thread
+from proponent.evaluate.intervals import bootstrap, paired, ratio
+from proponent.evaluate.retraining import null_gap
 
 
 def table(

@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from record import keep
 
-from whence.evaluate.convolution import CnnProblem, TextCnn
-from whence.evaluate.fitting import Loop, Settings, one_thread
-from whence.evaluate.order import id_hashes
-from whence.evaluate.retraining import Job, Retrains
+from proponent.evaluate.convolution import CnnProblem, TextCnn
+from proponent.evaluate.fitting import Loop, Settings, one_thread
+from proponent.evaluate.order import id_hashes
+from proponent.evaluate.retraining import Job, Retrains
 
 
 def problem(rows: int) -> CnnProblem:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from data import Task
 
-from whence.baselines import Baselines, Texts
-from whence.evaluate.intervals import widened
-from whence.evaluate.lds import ceiling, lds, lds_replicates
-from whence.version import __version__
+from proponent.baselines import Baselines, Texts
+from proponent.evaluate.intervals import widened
+from proponent.evaluate.lds import ceiling, lds, lds_replicates
+from proponent.version import __version__
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -92,7 +92,7 @@ def keep(args: Namespace, record: str, result: dict) -> None:
         if name not in {"cache", "out", "data", "cleanlab"}
     }
     whole = {
-        "record": record, "date": date.today().isoformat(), "whence": __version__, "torch": torch.__version__,
+        "record": record, "date": date.today().isoformat(), "proponent": __version__, "torch": torch.__version__,
         "device": f"CPU ({platform.machine()}), one thread per training", "settings": said, **result,
     }  # fmt: skip
     path = (

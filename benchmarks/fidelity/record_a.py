@@ -21,13 +21,13 @@ import data
 from deletion import table
 from record import controls, keep, lds_table
 
-from whence.evaluate.convolution import CnnProblem
-from whence.evaluate.deletion import SIDES
-from whence.evaluate.fitting import Loop, Settings, one_thread
-from whence.evaluate.lds import subset_masks
-from whence.evaluate.order import id_hashes
-from whence.evaluate.retraining import Job, Retrains
-from whence.model.scratch import wordpiece
+from proponent.evaluate.convolution import CnnProblem
+from proponent.evaluate.deletion import SIDES
+from proponent.evaluate.fitting import Loop, Settings, one_thread
+from proponent.evaluate.lds import subset_masks
+from proponent.evaluate.order import id_hashes
+from proponent.evaluate.retraining import Job, Retrains
+from proponent.model.scratch import wordpiece
 
 SCORED_SEEDS = (1001, 1002, 1003, 1004)
 AT_LAST = ("tracin-we", "adam-unit", "tracin-last", "tracin-all", "grad-cos", "trak", "influence-last")

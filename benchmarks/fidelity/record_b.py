@@ -27,17 +27,17 @@ import data
 from deletion import deletion_table
 from record import controls, keep, lds_table
 
-import whence
-from whence.evaluate.deletion import SIDES
-from whence.evaluate.fitting import Loop, Settings, one_thread
-from whence.evaluate.intervals import widened
-from whence.evaluate.lds import ceiling, lds_replicates, subset_masks
-from whence.evaluate.lds import lds as measured
-from whence.evaluate.own_run import FRESH, RunProblem, write_run
-from whence.evaluate.retraining import Job, Retrains
-from whence.model import Run
-from whence.model.huggingface import load_tokenizer, quiet, transformers
-from whence.model.scratch import classifier, wordpiece
+import proponent
+from proponent.evaluate.deletion import SIDES
+from proponent.evaluate.fitting import Loop, Settings, one_thread
+from proponent.evaluate.intervals import widened
+from proponent.evaluate.lds import ceiling, lds_replicates, subset_masks
+from proponent.evaluate.lds import lds as measured
+from proponent.evaluate.own_run import FRESH, RunProblem, write_run
+from proponent.evaluate.retraining import Job, Retrains
+from proponent.model import Run
+from proponent.model.huggingface import load_tokenizer, quiet, transformers
+from proponent.model.scratch import classifier, wordpiece
 
 METHODS: dict[str, tuple[str, dict]] = {
     "tracin-we": ("tracin-we", {}),
@@ -136,7 +136,7 @@ class Setting:
         if method == "trackstar":  # the retrainer records the moments of the word embedding alone
             changes = {**changes, "second_moment": "estimate"}
         started = time.process_time()
-        index = whence.build(
+        index = proponent.build(
             run, rows, self.home / "indexes" / f"{name.replace(' ', '-')}-{seed}", method, steps=steps,
             max_length=self.args.length, quiet=True, **changes,
         )  # fmt: skip

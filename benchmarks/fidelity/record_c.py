@@ -20,14 +20,14 @@ import cnn_scores
 import data
 from record import keep
 
-from whence.evaluate.convolution import CnnProblem
-from whence.evaluate.fitting import Loop, Settings, one_thread
-from whence.evaluate.order import id_hashes
-from whence.evaluate.planting import plant
-from whence.evaluate.ranking import auc_ndr, ndr
-from whence.evaluate.tuning import trials
-from whence.model.scratch import wordpiece
-from whence.types import Example
+from proponent.evaluate.convolution import CnnProblem
+from proponent.evaluate.fitting import Loop, Settings, one_thread
+from proponent.evaluate.order import id_hashes
+from proponent.evaluate.planting import plant
+from proponent.evaluate.ranking import auc_ndr, ndr
+from proponent.evaluate.tuning import trials
+from proponent.model.scratch import wordpiece
+from proponent.types import Example
 
 LAYERS = ("first.weight", "second.weight", "third.weight", "classifier.weight")
 

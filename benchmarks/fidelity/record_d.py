@@ -3,7 +3,7 @@
     python benchmarks/fidelity/record_d.py --data ../shared/data --cleanlab PYTHON
 
 Four sets whose labels were checked by people. A small transformer is trained on the given labels; suspicions: what
-`whence labels` offers (mean probability over the checkpoints, losses, influence, self-influence, the last two plain
+`proponent labels` offers (mean probability over the checkpoints, losses, influence, self-influence, the last two plain
 and optimizer-aware), and cleanlab 2.9 on the same model's out-of-sample probabilities (five folds), with simple
 controls beside. Rows whose verdict is unclear take part in training and are left out of the figures. PYTHON is the
 interpreter of an environment with cleanlab 2.9.
@@ -26,14 +26,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 import data
 from record import keep
 
-import whence
-from whence.actions import support
-from whence.evaluate.fitting import Loop, Settings, one_thread
-from whence.evaluate.own_run import FRESH, RunProblem, write_run
-from whence.evaluate.ranking import average_precision, bootstrap_rows, precision_at, roc_auc
-from whence.model import Run
-from whence.model.scratch import classifier, wordpiece
-from whence.types import Example
+import proponent
+from proponent.actions import support
+from proponent.evaluate.fitting import Loop, Settings, one_thread
+from proponent.evaluate.own_run import FRESH, RunProblem, write_run
+from proponent.evaluate.ranking import average_precision, bootstrap_rows, precision_at, roc_auc
+from proponent.model import Run
+from proponent.model.scratch import classifier, wordpiece
+from proponent.types import Example
 
 
 @dataclass(frozen=True)
@@ -127,13 +127,13 @@ def suspicions(checked: Checked, loop: Loop, cache: Path) -> tuple[dict[str, np.
     for name, method, changes in (
         ("tracin-we", "tracin-we", {}), ("tracin-we-adam unit-norm", "tracin-we-adam", {"unit_norm": True}),
     ):  # fmt: skip
-        at = cache / f"{name.replace(' ', '-')}.whence"
-        store = whence.build(run, rows, at, method, max_length=loop.problem.max_length, quiet=True, **changes).store
+        at = cache / f"{name.replace(' ', '-')}.index"
+        store = proponent.build(run, rows, at, method, max_length=loop.problem.max_length, quiet=True, **changes).store
         found[f"influence ({name})"] = -support(store)
         found[f"self-influence ({name})"] = support(store, itself=True)
     p = store.features["mean_probabilities"].astype(np.float64)
     losses = store.features["losses"]
-    found["mean probability (whence labels)"] = -p[np.arange(len(p)), given]
+    found["mean probability (proponent labels)"] = -p[np.arange(len(p)), given]
     found["mean loss"], found["last loss"] = losses.mean(0), losses[-1]
     folds = np.random.default_rng(0).permutation(len(p)) % 5
     sample = np.zeros_like(p)

@@ -19,18 +19,18 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from record import keep
 
-import whence
-from whence.baselines import Baselines, Texts
-from whence.evaluate.fitting import Loop, Settings, one_thread
-from whence.evaluate.intervals import bootstrap, paired
-from whence.evaluate.own_run import FRESH, RunProblem, write_run
-from whence.evaluate.ranking import recalls, reciprocal_ranks
-from whence.evaluate.tail_patch import tail_patch
-from whence.model import Run
-from whence.model.checkpoints import MOMENTS_FILE
-from whence.model.scratch import byte_bpe, causal_lm
-from whence.tensors import read_tensors
-from whence.types import Example
+import proponent
+from proponent.baselines import Baselines, Texts
+from proponent.evaluate.fitting import Loop, Settings, one_thread
+from proponent.evaluate.intervals import bootstrap, paired
+from proponent.evaluate.own_run import FRESH, RunProblem, write_run
+from proponent.evaluate.ranking import recalls, reciprocal_ranks
+from proponent.evaluate.tail_patch import tail_patch
+from proponent.model import Run
+from proponent.model.checkpoints import MOMENTS_FILE
+from proponent.model.scratch import byte_bpe, causal_lm
+from proponent.tensors import read_tensors
+from proponent.types import Example
 
 METHODS = {
     "tracin-we": ("tracin-we", {}),
@@ -92,10 +92,10 @@ def main() -> None:
         steps = [one.step for one in run.checkpoints[-args.checkpoints :]]
         scores: dict[str, np.ndarray] = {}
         for name, (method, changes) in (METHODS | {one: (one, {}) for one in args.further}).items():
-            at = home / f"{name.replace(' ', '-').replace(',', '')}.whence"
+            at = home / f"{name.replace(' ', '-').replace(',', '')}.index"
             if method == "trackstar":  # the retrainer records the moments of the word embedding alone
                 changes = {**changes, "second_moment": "estimate"}
-            index = whence.build(run, rows, at, method, max_length=64, steps=steps, quiet=True, **changes)
+            index = proponent.build(run, rows, at, method, max_length=64, steps=steps, quiet=True, **changes)
             scores[name] = index.scores([one.text for one in queries], None, targets=[one.target for one in queries])
             print("scored", name, flush=True)
         known = Baselines(Texts([one.text for one in train]))

@@ -1,4 +1,4 @@
-"""Do two peers say the same? Scores against whence's: exactly, where the quantity is the same, else by rank."""
+"""Do two peers say the same? Scores against proponent's: exactly, where the quantity is the same, else by rank."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ def compare(variants: dict[str, dict[str, Any]], folder: Path) -> None:
         variants: records by name; changed in place.
         folder: where the scores are.
     """
-    reference = _scores(folder, "whence")
+    reference = _scores(folder, "proponent")
     for name, record in variants.items():
         found = _scores(folder, name)
-        if found is None or reference is None or name == "whence" or found.shape != reference.shape:
+        if found is None or reference is None or name == "proponent" or found.shape != reference.shape:
             continue
         record["agreement"] = {"Spearman, mean over the queries": float(np.mean(_rank_correlations(found, reference)))}
         if record.get("quantity") == "embedding":

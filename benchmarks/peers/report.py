@@ -28,10 +28,10 @@ most 80 tokens and go in one batch. The floor is one plain forward + backward to
 {queries} texts, measured in the same process, in turn with the peer. **x floor** is a ratio within one repetition; the
 table gives medians and, after several repetitions, the smallest and the largest in brackets.
 
-- **end to end**: scores [{queries} x {texts}] from the loaded model and tokenized texts. whence alone starts from raw
+- **end to end**: scores [{queries} x {texts}] from the loaded model and tokenized texts. proponent alone starts from raw
   texts and a model folder, and leaves an index on disk: its figure holds tokenization, loading, checksums and writing.
 - **further**: scores of {queries} other queries, their own gradients included, with whatever was kept.
-- **agreement**: with whence's scores, learning rate divided out. Where the quantity is the same (products of the word
+- **agreement**: with proponent's scores, learning rate divided out. Where the quantity is the same (products of the word
   embeddings' gradients) the largest difference over the query's largest score; Spearman's correlation is the mean over
   the queries.
 - **CPU**: the same two ratios in CPU seconds (end to end / further). They leave out waiting, for the disk as well as
@@ -80,9 +80,9 @@ def _table(variants: Records) -> str:
             "repetitions of all peers); the floor alone peaks at "
             f"{_floor_rss(variants)} MB."
         )
-    join = variants.get("whence", {}).get("parts", {}).get("join", [])
+    join = variants.get("proponent", {}).get("parts", {}).get("join", [])
     if join:
-        lines.append(f"whence's join alone (further, less the queries' gradients) took {_ms(join)} ms.")
+        lines.append(f"proponent's join alone (further, less the queries' gradients) took {_ms(join)} ms.")
     return "\n".join(lines) + "\n"
 
 
@@ -142,7 +142,7 @@ def _aim(aim: str, variants: Records, name: str, step: str, wanted: float) -> st
     again = step == "further" and not _ratios(variants[name], step)  # nothing is kept: the first batch once more
     for clock in ("wall", "cpu"):
         theirs = _median(variants, name, "end to end" if again else step, clock)
-        mine = _median(variants, "whence", step, clock)
+        mine = _median(variants, "proponent", step, clock)
         if theirs is None or mine is None:
             return ""
         found.append(theirs / mine)
@@ -153,7 +153,7 @@ def _aim(aim: str, variants: Records, name: str, step: str, wanted: float) -> st
 
 
 def _growth(record: dict[str, Any]) -> str:
-    """A further batch over more texts: seconds, and how often whence's."""
+    """A further batch over more texts: seconds, and how often proponent's."""
     columns: dict[int, Records] = {record["texts"]: record["variants"]}
     columns |= {int(texts): found for texts, found in record["growth"].items()}
     if len(columns) < 2:
@@ -164,15 +164,15 @@ def _growth(record: dict[str, Any]) -> str:
     for name, one in columns[sizes[-1]].items():
         cells = [_grown(columns[size], name) for size in sizes]
         lines.append(f"| {one['label']} | " + " | ".join(cells) + " |")
-    lines.append("\nx floor of that many texts; in brackets, how often whence's.")
+    lines.append("\nx floor of that many texts; in brackets, how often proponent's.")
     return "\n".join(lines) + "\n"
 
 
 def _grown(variants: Records, name: str) -> str:
-    mine, theirs = _median(variants, "whence", "further"), _median(variants, name, "further")
+    mine, theirs = _median(variants, "proponent", "further"), _median(variants, name, "further")
     if theirs is None:
         return variants.get(name, {}).get("outcome", "–")
-    times = f" ({theirs / mine:.1f}x)" if mine and name != "whence" else ""
+    times = f" ({theirs / mine:.1f}x)" if mine and name != "proponent" else ""
     return f"{theirs:.3f}{times}"
 
 

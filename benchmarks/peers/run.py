@@ -1,13 +1,13 @@
-"""Peers of whence on the same work and machine: time, memory, agreement.
+"""Peers of proponent on the same work and machine: time, memory, agreement.
 
-    python benchmarks/peers/run.py --data FOLDER                  # whence, captum, dattri-llm, kronfluence (identity)
+    python benchmarks/peers/run.py --data FOLDER                  # proponent, captum, dattri-llm, kronfluence (identity)
     python benchmarks/peers/run.py --data FOLDER --slow           # those that take minutes or do not finish
     python benchmarks/peers/run.py --data FOLDER --growth 1024    # a further batch of queries over more texts
 
 Every peer has its own virtual environment (made once, in --envs) and runs alone, in its own process, on one thread; it
 measures the floor (one plain forward+backward of the same texts) in turn with its own work, so that every figure is a
 ratio within one process. The record of a day is `results/DATE-peers.json`; later runs of the day add to it, and
-`docs/peers.md` is written from it. It runs in an environment that has `whence` and the encoder (see `work.py`).
+`docs/peers.md` is written from it. It runs in an environment that has `proponent` and the encoder (see `work.py`).
 """
 
 import argparse
@@ -42,7 +42,7 @@ class Variant:
 
     Attributes:
         name: key in the record.
-        peer: its environment; "whence" is the present one.
+        peer: its environment; "proponent" is the present one.
         variant: what its script calls it.
         label: what the table calls it.
         repeats: most repetitions.
@@ -69,7 +69,7 @@ class Variant:
 
 
 VARIANTS = [
-    Variant("whence", "whence", "index", "**whence**, from raw texts, index on disk", grows=True, keeps=True),
+    Variant("proponent", "proponent", "index", "**proponent**, from raw texts, index on disk", grows=True, keeps=True),
     Variant("dattri-llm-live", "dattri-llm", "live", "dattri-llm, embedding, live", 2, grows=True),
     Variant(
         "dattri-llm-stored", "dattri-llm", "stored", "dattri-llm, embedding, stored on disk", 2, grows=True, keeps=True
@@ -144,7 +144,7 @@ def opened(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
 def run_one(variant: Variant, work: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Run one variant in its environment."""
     try:
-        python = Path(sys.executable) if variant.peer == "whence" else environment(variant.peer, options.envs.resolve())
+        python = Path(sys.executable) if variant.peer == "proponent" else environment(variant.peer, options.envs.resolve())
     except EnvironmentFailedError as error:
         return {"outcome": f"does not install: {error}"}
     limit = int(2 * options.limit if options.growth else min(options.limit, variant.limit))

@@ -1,4 +1,4 @@
-"""A Chromium that is there already, and `whence serve` in a process of its own, over the demo's index."""
+"""A Chromium that is there already, and `proponent serve` in a process of its own, over the demo's index."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ AXE = Path(os.environ.get("AXE", ".browser/package/axe.min.js"))
 
 def start(*indexes: Path) -> tuple["subprocess.Popen[str]", str]:
     """Start the explorer; give its process and its address."""
-    words = [sys.executable, "-m", "whence.cli", "serve", *map(str, indexes), "--port", "0", "--quiet"]
+    words = [sys.executable, "-m", "proponent.cli", "serve", *map(str, indexes), "--port", "0", "--quiet"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, process.stdout.readline().strip().rstrip("/")
@@ -35,18 +35,18 @@ def stop(process: "subprocess.Popen[str]") -> None:
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the demo."""
-    given = os.environ.get("WHENCE_DEMO")
+    given = os.environ.get("PROPONENT_DEMO")
     folder = tmp_path_factory.mktemp("demo") / "demo"
     if given:
         return Path(shutil.copytree(given, folder, ignore=shutil.ignore_patterns("*.asked", "*.decisions.jsonl")))
-    subprocess.run([sys.executable, "-m", "whence.cli", "demo", "--out", str(folder), "--quiet"], check=True)
+    subprocess.run([sys.executable, "-m", "proponent.cli", "demo", "--out", str(folder), "--quiet"], check=True)
     return folder
 
 
 @pytest.fixture(scope="session")
 def address(demo: Path) -> Iterator[str]:
     """Where the explorer of the demo is."""
-    process, url = start(demo / "index.whence")
+    process, url = start(demo / "demo.index")
     yield url
     stop(process)
 

@@ -65,12 +65,12 @@ def test_find_ten_planted_errors_fix_them_save_and_train_again(address: str, ope
     assert all(row["label"] == truth[row["id"]]["true_label"] for row in fixed)
     out = demo / "mended.csv"
     subprocess.run(
-        [sys.executable, "-m", "whence.cli", "apply", str(demo / "index.whence"), "--out", str(out)], check=True
+        [sys.executable, "-m", "proponent.cli", "apply", str(demo / "demo.index"), "--out", str(out)], check=True
     )
     train = [
         sys.executable,
         "-m",
-        "whence.cli",
+        "proponent.cli",
         "train",
         str(out),
         "--out",
@@ -266,9 +266,9 @@ def hostile_texts() -> list[str]:
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
     """An index whose texts, labels, ids and folder name are hostile."""
-    import whence
-    from whence.examples import read
-    from whence.training import train
+    import proponent
+    from proponent.examples import read
+    from proponent.training import train
 
     clean = [one.replace("\0", "").encode("utf-8", "ignore").decode() for one in hostile_texts()]
     clean = [one for one in clean if one.strip()]
@@ -282,8 +282,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int
     data = folder / "train.jsonl"
     data.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     train(read(data), folder / "run", tiny.SETTINGS)
-    whence.build(folder / "run", data, folder / '"><b>.whence', quiet=True)
-    process, url = start(folder / '"><b>.whence')
+    proponent.build(folder / "run", data, folder / '"><b>.index', quiet=True)
+    process, url = start(folder / '"><b>.index')
     yield url, len(rows)
     stop(process)
 

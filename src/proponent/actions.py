@@ -1,0 +1,274 @@
+"""From scores to a decision, with its evidence: suspected label errors and what to change them to.
+
+Everything here reads an index and needs neither the model nor torch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from proponent.errors import InputError
+from proponent.examples import write_csv
+from proponent.forms import Gradient, Rows
+from proponent.search import Search
+from proponent.store import Store
+from proponent.views import LabelReport, Suspect
+
+Ranking = Literal["mean-probability", "mean-loss", "last-loss", "influence", "self-influence"]
+
+RANKINGS: dict[Ranking, str] = {
+    "mean-probability": "mean over the checkpoints of the probability of the given label, low first",
+    "mean-loss": "mean over the checkpoints of the loss of the given label",
+    "last-loss": "loss of the given label at the last checkpoint",
+    "influence": "what all other training examples did to this one (sum of their scores on it)",
+    "self-influence": "score of the example on itself",
+}
+"""Rankings of suspected label errors, in words."""
+
+
+def label_errors(store: Store, ranking: Ranking = "mean-probability") -> LabelReport:
+    """Rank the training examples by how suspect their labels are.
+
+    `label_score` lies in [0, 1] and low is suspect: the mean over the checkpoints of the given label's probability; for
+    the loss rankings exp(-loss), its geometric mean; for the others the rank divided by the number of examples.
+    `predicted_label` is the class of largest mean probability over the checkpoints. Flags follow `confident_errors`.
+
+    Args:
+        store: an index of a classifier's training set.
+        ranking: what to rank by; see `RANKINGS`.
+
+    Returns:
+        Every example that has a gradient, most suspect first.
+
+    Raises:
+        InputError: the index is of a language model, or the ranking needs embedding gradients that it did not keep.
+    """
+    names = store.plan.label_names
+    if names is None:
+        raise InputError("this index is of a language model: there are no labels to check")
+    judged = judge(store)
+    suspicion = _suspicion(store, ranking)
+    valid = np.flatnonzero(store.alive)
+    order = valid[np.lexsort((valid, -suspicion[valid]))]
+    quality = _quality(ranking, suspicion, order)
+    columns = {name: store.examples[name] for name in ("id", "row", "text", "text_pair")}
+    rows = tuple(
+        _suspect(
+            {name: column[place] for name, column in columns.items()},
+            rank,
+            (names[int(judged.given[place])], names[int(judged.likeliest[place])]),
+            names[int(judged.suggested[place])] if judged.flagged[place] else None,
+            float(quality[place]),
+        )
+        for rank, place in enumerate(order.tolist(), 1)
+    )
+    named = f"{ranking}: {RANKINGS[ranking]}"
+    notes = tuple(store.manifest.notes)
+    return LabelReport(ranking=named, n_examples=len(rows), rows=rows, n_flagged=int(judged.flagged.sum()), notes=notes)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What an index of a classifier says of every label of its training set, as arrays in data order.
+
+    Attributes:
+        given: class numbers in the data.
+        likeliest: classes of largest mean probability over the checkpoints.
+        quality: mean over the checkpoints of the probability of the given label; low is suspect.
+        flagged: whether the label is flagged as wrong; never for an example without a gradient.
+        suggested: the class that a flagged label should rather be, -1 for the others.
+    """
+
+    given: Int[np.ndarray, " n"]
+    likeliest: Int[np.ndarray, " n"]
+    quality: Float[np.ndarray, " n"]
+    flagged: Bool[np.ndarray, " n"]
+    suggested: Int[np.ndarray, " n"]
+
+
+def judge(store: Store) -> Judged:
+    """Judge every label by the probabilities that the index keeps.
+
+    Args:
+        store: an index of a classifier's training set.
+
+    Returns:
+        The judgement; flags follow `confident_errors`.
+
+    Raises:
+        InputError: the index is of a language model.
+    """
+    if store.plan.label_names is None:
+        raise InputError("this index is of a language model: there are no labels to check")
+    means, given = store.features["mean_probabilities"], store.features["labels"]
+    valid = np.flatnonzero(store.alive)
+    wrong, better = confident_errors(means[valid], given[valid])
+    flagged, suggested = np.zeros(store.n, dtype=np.bool_), np.full(store.n, -1)
+    flagged[valid] = wrong
+    suggested[valid] = np.where(wrong, better, -1)
+    own = means[np.arange(len(given)), given].astype(np.float64)
+    return Judged(given, means.argmax(1), np.clip(own, 0.0, 1.0), flagged, suggested)
+
+
+def confident_errors(
+    probabilities: Float[np.ndarray, "n l"], given: Int[np.ndarray, " n"]
+) -> tuple[Bool[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Flag labels by the rule of confident learning (Northcutt et al. 2021, arXiv 1911.00068).
+
+    A label is flagged when another class lies above the given one and reaches at least the mean probability that it
+    has among the examples that carry its label.
+
+    Args:
+        probabilities: of each class.
+        given: class numbers in the data.
+
+    Returns:
+        Which labels are flagged, and the class that each flagged one should rather have.
+    """
+    classes = probabilities.shape[1]
+    threshold = np.full(classes, np.inf)  # a class that nobody carries can not be suggested
+    for number in np.unique(given).tolist():
+        threshold[number] = probabilities[given == number, number].mean()
+    everyone = np.arange(len(given))
+    own = probabilities[everyone, given]
+    confident = np.where(probabilities >= threshold, probabilities, -1.0)
+    confident[everyone, given] = -1.0
+    return confident.max(1) > own, confident.argmax(1)
+
+
+def write_label_csv(report: LabelReport, path: str | Path) -> int:
+    """Write a report in the columns of cleanlab's Datalab, in data order, with a suggested fix.
+
+    Args:
+        report: ranked suspects.
+        path: the CSV file.
+
+    Returns:
+        Cells that got a leading ' so that a spreadsheet does not run them.
+    """
+    rows = sorted(report.rows, key=lambda one: one.row)
+    columns: dict[str, Sequence[object]] = {
+        "is_label_issue": [one.is_label_issue for one in rows],
+        "label_score": [one.label_score for one in rows],
+        "given_label": [one.given_label for one in rows],
+        "predicted_label": [one.predicted_label for one in rows],
+        "suggested_label": [one.suggested_label or one.given_label for one in rows],
+        "rank": [one.rank for one in rows],
+        "id": [one.id for one in rows],
+        "row": [one.row for one in rows],
+        "text": [one.text for one in rows],
+    }
+    return write_csv(path, columns)
+
+
+def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, " n"]:
+    """Sum the scores of all other training examples on each training example, in one pass over the index.
+
+    Embedding products are linear in the training side, so the sum of all examples' rows per token stands in for them:
+    support(i) = sum over checkpoints of weight * (sum of all rows - own rows) . own rows.
+
+    Args:
+        store: an index of embedding gradients that meet on equal tokens.
+        itself: give score(i, i) instead.
+
+    Returns:
+        [n], in the unit of the method.
+
+    Raises:
+        InputError: the index keeps no embedding rows, keeps a head's gradient beside them, or matches synonyms.
+    """
+    plan = store.plan
+    plain = plan.recipe.layer == "embedding" and plan.recipe.synonym_threshold is None
+    if not plain or (plan.tied and plan.embedding_path != "input"):
+        raise InputError(
+            f"this ranking needs embedding gradients that meet on equal tokens alone, and this index of "
+            f"{plan.recipe.name} has others: use --ranking mean-probability"
+        )
+    search, total = Search(store), np.zeros(store.n)
+    for checkpoint in plan.checkpoints:
+        everything = None if itself else _token_sums(store, checkpoint.step)
+        for examples, rows in _merged(store, checkpoint.step):
+            turned = search.turned(checkpoint.step, rows).rows
+            scale = store.scale(checkpoint.step)[examples][rows.owners]
+            own = np.einsum("kd,kd->k", rows.rows, turned, dtype=np.float64) * scale
+            products = own if everything is None else np.einsum("kd,kd->k", everything[rows.ids], turned) - own
+            np.add.at(total, examples[rows.owners], checkpoint.weight * products)
+    return total
+
+
+def _merged(store: Store, step: int) -> Iterator[tuple[Int[np.ndarray, " m"], Rows]]:
+    """Examples and rows of each shard, one row per distinct token."""
+    alive = store.alive
+    for examples, arrays in store.shards(step):
+        rows = Gradient.unpack(arrays).rows
+        assert rows is not None
+        yield examples, rows.without(~alive[examples]).merged(by_word=False)
+
+
+def _token_sums(store: Store, step: int) -> Float[np.ndarray, "v d"]:
+    """Sum of all training examples' (scaled) rows per token."""
+    sums: Float[np.ndarray, "v d"] | None = None
+    scale = store.scale(step)
+    for examples, rows in _merged(store, step):
+        size = int(rows.ids.max(initial=0)) + 1
+        if sums is None:
+            sums = np.zeros((size, rows.rows.shape[1]))
+        if len(sums) < size:
+            sums = np.concatenate([sums, np.zeros((size - len(sums), sums.shape[1]))])
+        np.add.at(sums, rows.ids, rows.rows * scale[examples][rows.owners, None])
+    assert sums is not None
+    return sums
+
+
+def _suspicion(store: Store, ranking: Ranking) -> Float[np.ndarray, " n"]:
+    """High is suspect."""
+    losses = store.features["losses"]
+    measures: dict[Ranking, Callable[[], Float[np.ndarray, " n"]]] = {
+        "mean-probability": lambda: -_given_probability(store),
+        "mean-loss": lambda: losses.mean(0),
+        "last-loss": lambda: losses[-1],
+        "influence": lambda: -support(store),
+        "self-influence": lambda: support(store, itself=True),
+    }
+    return measures[ranking]()
+
+
+def _given_probability(store: Store) -> Float[np.ndarray, " n"]:
+    means, given = store.features["mean_probabilities"], store.features["labels"]
+    return means[np.arange(len(given)), given].astype(np.float64)
+
+
+def _quality(
+    ranking: Ranking, suspicion: Float[np.ndarray, " n"], order: Int[np.ndarray, " m"]
+) -> Float[np.ndarray, " n"]:
+    """A label's score in [0, 1], low is suspect."""
+    if ranking == "mean-probability":
+        return np.clip(-suspicion, 0.0, 1.0)
+    return np.exp(-suspicion) if ranking.endswith("loss") else _rank_share(len(suspicion), order)
+
+
+def _rank_share(n: int, order: Int[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:
+    share = np.ones(n)
+    share[order] = np.arange(1, len(order) + 1) / max(len(order), 1)
+    return share
+
+
+def _suspect(
+    columns: dict[str, object], rank: int, classes: tuple[str, str], suggested: str | None, quality: float
+) -> Suspect:
+    parts = (columns["text"], columns["text_pair"])
+    return Suspect(
+        rank=rank,
+        id=str(columns["id"]),
+        row=int(str(columns["row"])),
+        text=" ".join(str(part) for part in parts if part is not None),
+        given_label=classes[0],
+        predicted_label=classes[1],
+        suggested_label=suggested,
+        label_score=quality,
+        is_label_issue=suggested is not None,
+    )

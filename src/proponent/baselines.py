@@ -1,0 +1,265 @@
+"""The honest baselines: what can be said about training examples without any gradient.
+
+They are shown beside every score, so that a method has to earn its place. Each gives one number per pair of query and
+training example; positive means helped, negative hurt.
+
+| name | score |
+|---|---|
+| bm25 | Lucene's BM25 over lower-cased words; never negative |
+| tfidf-label | cosine of TF-IDF vectors times the product of the two error signals p - y |
+| embedding | cosine of the mean-pooled last hidden states times +1 (same label) or -1 (other label) |
+| label | +1 same label, -1 other label |
+| random | seeded noise in [-1, 1] |
+
+Without labels (a language model) tfidf-label and embedding are the plain cosines, and there is no label baseline.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Float, Int
+
+from proponent.errors import InputError, LabelError, MissingExtraError
+from proponent.words import split
+
+NAMES = ("bm25", "tfidf-label", "embedding", "label", "random")
+"""The baselines, in the order in which they are shown."""
+
+_Floats = npt.NDArray[np.float64]
+
+
+class _Package(NamedTuple):
+    module: str
+    package: str
+
+    @property
+    def way_out(self) -> str:
+        return f"{self.package} is not installed or cannot be imported; pip install 'proponent[baselines]'"
+
+
+_PACKAGES = {"bm25": _Package("bm25s", "bm25s"), "tfidf-label": _Package("sklearn", "scikit-learn")}
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What the baselines may look at, of a training set or of queries.
+
+    Attributes:
+        texts: the raw texts; a pair, or a prompt and its target, joined by a space.
+        labels: class numbers; None for a language model.
+        probabilities: the model's class probabilities at the last checkpoint; None when they were not kept.
+        embeddings: mean-pooled last hidden states at the last checkpoint; None when they were not kept.
+    """
+
+    texts: Sequence[str]
+    labels: Int[np.ndarray, " n"] | None = None
+    probabilities: Float[np.ndarray, "n l"] | None = None
+    embeddings: Float[np.ndarray, "n d"] | None = None
+
+
+class Baselines:
+    """The baselines of one training set; what is fitted on it is fitted at first use and kept."""
+
+    def __init__(self, train: Texts, seed: int = 0) -> None:
+        _check(train, "the training set")
+        self._train = train
+        self._seed = seed
+
+    def missing(self) -> dict[str, str]:
+        """Which baselines cannot be computed for this training set.
+
+        Returns:
+            Name -> the reason and the way out; empty when all can be.
+        """
+        reasons: dict[str, str] = {}
+        for name in NAMES:
+            lacking = _lacking(name, self._train, self._labelled)
+            if lacking:
+                reasons[name] = "no labels" if lacking == "labels" else f"the index kept no {lacking}"
+            elif name in _PACKAGES and importlib.util.find_spec(_PACKAGES[name].module) is None:
+                reasons[name] = _PACKAGES[name].way_out
+        return reasons
+
+    def scores(self, name: str, queries: Texts) -> Float[np.ndarray, "q n"]:
+        """Scores every training example for every query.
+
+        Args:
+            name: one of `NAMES`.
+            queries: the queries, with the same kinds of things as the training set.
+
+        Returns:
+            One score per query and training example; positive = helped.
+
+        Raises:
+            MissingExtraError: the package that the baseline needs is not installed.
+            LabelError: a label is outside the classes of the model.
+            InputError: the name is unknown, or labels, probabilities or embeddings are missing or do not fit.
+        """
+        if name not in NAMES:
+            raise InputError(f"there is no baseline '{name}'; choose one of {', '.join(NAMES)}")
+        lacking = _lacking(name, self._train, self._labelled)
+        if lacking:
+            raise InputError(f"the baseline '{name}' cannot be computed: the index kept no {lacking}")
+        self._check_queries(name, queries)
+        compute = {
+            "bm25": self._bm25,
+            "tfidf-label": self._tfidf_label,
+            "embedding": self._embedding,
+            "label": self._label_sign,
+            "random": self._random,
+        }[name]
+        return compute(queries)
+
+    @property
+    def _labelled(self) -> bool:
+        return self._train.labels is not None
+
+    def _check_queries(self, name: str, queries: Texts) -> None:
+        _check(queries, "the queries")
+        lacking = _lacking(name, queries, self._labelled)
+        if lacking:  # leaving the label out where the training set has one would change what the baseline means
+            raise InputError(f"the baseline '{name}' cannot be computed: the queries have no {lacking}")
+        for what, ours, theirs in (
+            ("class probabilities", queries.probabilities, self._train.probabilities),
+            ("embeddings", queries.embeddings, self._train.embeddings),
+        ):
+            if ours is not None and theirs is not None and ours.shape[1] != theirs.shape[1]:
+                raise InputError(
+                    f"the {what} of the queries have {ours.shape[1]} columns, those of the training set "
+                    f"{theirs.shape[1]}; both must come from the same model"
+                )
+        if self._train.probabilities is not None:
+            _check_labels(queries.labels, self._train.probabilities.shape[1], "the queries")
+
+    def _bm25(self, queries: Texts) -> _Floats:
+        scores = np.zeros((len(queries.texts), len(self._train.texts)))
+        vocabulary, index = self._bm25_index
+        for row, text in zip(scores, queries.texts, strict=True):
+            known = [vocabulary[word] for word in _analyse(text) if word in vocabulary]
+            if known:
+                row[:] = index.get_scores_from_ids(known)
+        return scores
+
+    @cached_property
+    def _bm25_index(self) -> tuple[dict[str, int], Any]:
+        bm25s = _import("bm25", "bm25s")
+        vocabulary: dict[str, int] = {}
+        documents = [
+            [vocabulary.setdefault(word, len(vocabulary)) for word in _analyse(text)] for text in self._train.texts
+        ]
+        index = bm25s.BM25(method="lucene")
+        if vocabulary:  # a training set without a single word has nothing to index, and nothing is looked up
+            index.index((documents, vocabulary), create_empty_token=False, show_progress=False)
+        return vocabulary, index
+
+    def _tfidf_label(self, queries: Texts) -> _Floats:
+        vectorizer, vectors = self._tfidf
+        if vectorizer is None:
+            return np.zeros((len(queries.texts), len(self._train.texts)))
+        if not queries.texts:
+            return np.zeros((0, len(self._train.texts)))
+        cosine: _Floats = (vectorizer.transform(queries.texts) @ vectors.T).toarray()
+        if self._train.labels is None:
+            return cosine
+        return cosine * (_error_signal(queries) @ _error_signal(self._train).T)
+
+    @cached_property
+    def _tfidf(self) -> tuple[Any, Any]:
+        vectorizer = _import("tfidf-label", "sklearn.feature_extraction.text").TfidfVectorizer(analyzer=_analyse)
+        if not any(_analyse(text) for text in self._train.texts):
+            return None, None  # scikit-learn refuses an empty vocabulary; every cosine is 0
+        return vectorizer, vectorizer.fit_transform(self._train.texts)
+
+    def _embedding(self, queries: Texts) -> _Floats:
+        cosine = _unit(queries.embeddings) @ self._unit_embeddings.T
+        return cosine if self._train.labels is None else cosine * self._label_sign(queries)
+
+    @cached_property
+    def _unit_embeddings(self) -> _Floats:
+        return _unit(self._train.embeddings)
+
+    def _label_sign(self, queries: Texts) -> _Floats:
+        ours, theirs = np.asarray(queries.labels), np.asarray(self._train.labels)
+        return np.where(ours[:, None] == theirs[None, :], 1.0, -1.0)
+
+    def _random(self, queries: Texts) -> _Floats:
+        size = len(self._train.texts)
+        rows = [_noise(self._seed, text, size) for text in queries.texts]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), size)
+
+
+def _analyse(text: str) -> list[str]:
+    # The words that lexical baselines count: ours, lower-cased, without white space.
+    found = (text[start:end] for start, end in split(text))
+    return [word.lower() for word in found if not word.isspace()]
+
+
+def _lacking(name: str, texts: Texts, labelled: bool) -> str:
+    # What a baseline needs and `texts` do not have; empty when nothing lacks.
+    if texts.labels is None and (name == "label" or (labelled and name in {"tfidf-label", "embedding"})):
+        return "labels"
+    if texts.probabilities is None and labelled and name == "tfidf-label":
+        return "class probabilities"
+    if texts.embeddings is None and name == "embedding":
+        return "embeddings"
+    return ""
+
+
+def _check(texts: Texts, owner: str) -> None:
+    size = len(texts.texts)
+    if texts.labels is not None and len(texts.labels) != size:
+        raise InputError(f"{owner}: {size} texts came with {len(texts.labels)} labels; pass one label for each text")
+    for what, rows in (("class probabilities", texts.probabilities), ("embeddings", texts.embeddings)):
+        if rows is None:
+            continue
+        if len(rows) != size:
+            raise InputError(f"{owner}: {size} texts came with {len(rows)} rows of {what}; pass one row for each text")
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if bad.size:
+            raise InputError(
+                f"{owner}: the {what} of text {bad[0]} are not finite ({bad.size} such texts); the model overflowed "
+                "there, so leave these texts out or compute them in float32"
+            )
+    _check_labels(texts.labels, None if texts.probabilities is None else texts.probabilities.shape[1], owner)
+
+
+def _check_labels(labels: Int[np.ndarray, " n"] | None, classes: int | None, owner: str) -> None:
+    if labels is None:
+        return
+    bad = np.flatnonzero((labels < 0) | (labels >= (np.inf if classes is None else classes)))
+    if bad.size:
+        known = "classes are numbered from 0" if classes is None else f"the model has the classes 0 to {classes - 1}"
+        raise LabelError(f"{owner}: text {bad[0]} has the label {labels[bad[0]]}, but {known}; check the labels")
+
+
+def _import(name: str, module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(f"the baseline '{name}' cannot be computed: {_PACKAGES[name].way_out}") from error
+
+
+def _error_signal(texts: Texts) -> _Floats:
+    # p - y, the gradient of the loss with respect to the logits.
+    signal = np.array(texts.probabilities, dtype=np.float64)
+    signal[np.arange(len(signal)), np.asarray(texts.labels)] -= 1.0
+    return signal
+
+
+def _noise(seed: int, text: str, size: int) -> _Floats:
+    # From the text itself, not from its place among the queries: the same query always gets the same noise.
+    digest = hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).digest()
+    return np.random.default_rng(int.from_bytes(digest)).uniform(-1.0, 1.0, size)
+
+
+def _unit(embeddings: Float[np.ndarray, "n d"] | None) -> _Floats:
+    rows = np.asarray(embeddings, dtype=np.float64)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)

@@ -1,0 +1,5 @@
+"""`python -m proponent.cli` is `proponent`."""
+
+from proponent.cli.door import main
+
+main()

@@ -1,0 +1,83 @@
+"""What `proponent explain RUN --method replay` does: answers without an index, through the recorded training."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from proponent.cli import options
+from proponent.cli.speech import hint
+from proponent.errors import InputError
+
+if TYPE_CHECKING:
+    from proponent.examples import Columns
+    from proponent.types import Example
+    from proponent.views import Answer
+
+
+def wanted(method: str | None, data: str | None, given: Mapping[str, object]) -> bool:
+    """Say whether somebody asks for replay; refuse words that do not go together.
+
+    Args:
+        method: --method.
+        data: --data.
+        given: options that replay does not take, with what was given.
+
+    Returns:
+        True for replay.
+
+    Raises:
+        InputError: another method (an index holds its own), no data, or an option that replay does not take.
+    """
+    if method is None:
+        if data is not None:
+            raise InputError("--data belongs to --method replay: an index holds its own training set")
+        return False
+    if method != "replay":
+        raise InputError(
+            f"--method {method!r}: an index holds its own method (`proponent index --method {method}` builds one); only "
+            "replay explains a run without an index"
+        )
+    if data is None:
+        raise InputError("--method replay needs --data DATA, the file that the run was trained on, in the same order")
+    taken = [name for name, said in given.items() if said]
+    if taken:
+        raise InputError(f"--method replay does not take {taken[0]}")
+    return True
+
+
+def answers(
+    run: Path,
+    data: str,
+    asked: "Sequence[Example]",
+    named: "Columns",
+    split: str | None,
+    k: int,
+    *,
+    baselines: bool,
+    trust_remote_code: bool,
+    quiet: bool,
+) -> "list[Answer]":
+    """Replay a run and answer.
+
+    Args:
+        run: its folder.
+        data: --data.
+        asked: the queries.
+        named: which column plays which part.
+        split: --split.
+        k: hits on each side.
+        baselines: whether to rank by the baselines too.
+        trust_remote_code: --trust-remote-code.
+        quiet: no progress and no hints.
+
+    Returns:
+        One answer per query.
+    """
+    from proponent.model import Run
+    from proponent.replayed import explain_by_replay
+
+    examples = options.read_data(data, named, split, quiet=quiet)
+    opened = Run.from_pretrained(run, trust_remote_code=trust_remote_code)
+    return explain_by_replay(
+        opened, examples, asked, k=k, baselines=baselines, quiet=quiet, say=lambda line: hint(line, quiet=quiet)
+    )

@@ -1,0 +1,27 @@
+"""What is known of the loss surface turns gradients: second moments, inverse Gauss-Newton matrices and their kin."""
+
+from proponent.curvature.adam import MeanSquares, SecondMoment
+from proponent.curvature.head import fitted_head, ggn
+from proponent.curvature.hessian import Hessian
+from proponent.curvature.kronecker import Kronecker
+from proponent.curvature.matrices import Damping, Moments, Shrinking, damped_inverse, inverse_root, shrunk_identity
+from proponent.curvature.solvers import Solved, conjugate_gradient, lissa, top_eigenvalue
+
+__all__ = [
+    "Damping",
+    "Hessian",
+    "Kronecker",
+    "MeanSquares",
+    "Moments",
+    "SecondMoment",
+    "Shrinking",
+    "Solved",
+    "conjugate_gradient",
+    "damped_inverse",
+    "fitted_head",
+    "ggn",
+    "inverse_root",
+    "lissa",
+    "shrunk_identity",
+    "top_eigenvalue",
+]

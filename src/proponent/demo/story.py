@@ -1,0 +1,192 @@
+"""The main job from end to end on the embedded data: train, index, explain a wrong prediction, find planted errors."""
+
+import csv
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from proponent.actions import RANKINGS, Ranking, label_errors
+from proponent.attribution import build
+from proponent.demo.corpus import Docstring, docstrings
+from proponent.errors import MismatchError
+from proponent.examples import read
+from proponent.index import Index
+from proponent.training import Training, train
+from proponent.views import Answer, LabelReport, RankingRecall, Story
+
+MARK = "proponent-demo.json"
+"""Tells a folder that an earlier demo made, and that a later one may replace, from any other."""
+
+PLANTED = 0.05
+"""Part of the training rows whose label is wrong on purpose."""
+
+TRAINING = Training(epochs=4, batch_size=16, learning_rate=1.5e-3, max_length=64, width=64, layers=2, vocabulary=3000)
+
+SHOWN: Ranking = "mean-probability"
+"""The ranking that the demo shows; the others stand beside it."""
+
+SHOWN_SUSPECTS = 25
+"""Suspects on the page; the whole list is that of `proponent labels`."""
+
+SHORT = 200
+"""Characters of a text that is easily read; the prediction to explain is picked among such ones."""
+
+SHOWN_HITS = 3
+"""Hits on each side of the explained prediction."""
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class _Clock:
+    """Seconds by stage, told as they pass."""
+
+    say: Callable[[str], None]
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    def time(self, stage: str, work: Callable[[], Result]) -> Result:
+        began = time.perf_counter()
+        result = work()
+        self.seconds[stage] = time.perf_counter() - began
+        self.say(f"{stage}: {self.seconds[stage]:.1f} s")
+        return result
+
+
+def demo(out: str | Path, *, quiet: bool = False, say: Callable[[str], None] = lambda _: None) -> Story:
+    """Run the demo.
+
+    Args:
+        out: folder for data, run, index and page; new, empty, or made by an earlier demo.
+        quiet: no progress bars.
+        say: told one line per finished stage.
+
+    Returns:
+        The story, also written as `story.html` and `story.json` in the folder.
+
+    Raises:
+        MismatchError: the folder holds something that no demo made.
+        DataError: this Python carries no sources with docstrings.
+    """
+    folder = _claim(Path(out))
+    clock = _Clock(say)
+    rows, held = clock.time("read docstrings", lambda: docstrings(PLANTED, seed=0))
+    _write_csv(folder / "train.csv", rows)
+    _write_csv(folder / "held-out.csv", held)
+    examples = read(folder / "train.csv")
+    clock.time("train", lambda: train(examples, folder / "run", replace(TRAINING, quiet=quiet)))
+    index = clock.time("index", lambda: build(folder / "run", examples, folder / "demo.index", quiet=quiet))
+    story = clock.time("explain", lambda: _story(index, rows, held, clock.seconds))
+    story.save(folder / "story.html")
+    story.save(folder / "story.json")
+    return story
+
+
+def _claim(folder: Path) -> Path:
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARK).is_file())):
+        raise MismatchError(f"{folder} holds something that no demo made: choose another --out")
+    for name in ("run", "demo.index"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).write_text(json.dumps({"made by": "proponent demo"}) + "\n", encoding="utf-8")
+    return folder
+
+
+def _write_csv(path: Path, rows: Sequence[Docstring]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "text", "label", "true_label"])
+        writer.writerows([row.id, row.text, row.label, row.topic] for row in rows)
+
+
+def _story(index: Index, rows: Sequence[Docstring], held: Sequence[Docstring], seconds: dict[str, float]) -> Story:
+    planted = np.asarray([row.planted for row in rows])
+    scores, wrong, accuracy = _wrong_predictions(index, held)
+    guilty = np.zeros((len(wrong), len(rows)), dtype=np.bool_)
+    for place, said in enumerate(wrong.values()):
+        guilty[place] = [row.planted and row.label == said for row in rows]
+    chosen = _tell_tale(scores, guilty, [len(held[place].text) for place in wrong])
+    asked = held[list(wrong)[chosen] if wrong else 0]
+    answer = index.explain(asked.text, k=SHOWN_HITS)
+    culprits = [rows[hit.row] for hit in answer.helped if rows[hit.row].planted]
+    report = label_errors(index.store, SHOWN)
+    recall = _recall(index, planted, report)
+    return Story(
+        title="Where does this output come from?",
+        lead=(
+            f"A small transformer learnt the topic of {len(rows):,} docstrings of Python's standard library. "
+            f"The labels of {planted.sum()} of them ({PLANTED:.0%}) were made wrong on purpose. "
+            f"It gets {accuracy:.0%} of {len(held)} held-out ones right.",
+            _told(answer, asked, culprits, len(wrong)),
+            f"Ranked by {SHOWN} ({RANKINGS[SHOWN]}), {recall[0].share_in_first_tenth:.0%} of the planted errors stand "
+            "in the first tenth.",
+        ),
+        answer=answer,
+        labels=replace(report, rows=report.rows[:SHOWN_SUSPECTS]),
+        recall=recall,
+        facts=(
+            ("rows", f"{len(rows):,}"),
+            ("planted label errors", str(int(planted.sum()))),
+            ("accuracy on held-out rows", f"{accuracy:.1%}"),
+            *((f"seconds: {stage}", f"{spent:.1f}") for stage, spent in seconds.items()),
+        ),
+    )
+
+
+def _told(answer: Answer, asked: Docstring, culprits: Sequence[Docstring], wrong: int) -> str:
+    """The explained prediction in words."""
+    towards = answer.query.predicted
+    if not wrong:
+        return f"It takes {asked.id} for {towards}, which is right, as are all of its other predictions."
+    named = ", ".join(f"{one.id} (given {one.label}, truly {one.topic})" for one in culprits)
+    picked = "as a short one with a planted error high in its list" if culprits else "and has no planted error on top"
+    return (
+        f"It takes {asked.id} for {towards}; the truth is {asked.topic}. "
+        f"Of the {len(answer.helped)} training examples that helped most towards {towards}, "
+        f"{len(culprits)} {'carries' if len(culprits) == 1 else 'carry'} a planted wrong label"
+        f"{': ' + named if named else ''}. "
+        f"This one was picked from {wrong} wrong predictions {picked}."
+    )
+
+
+def _wrong_predictions(
+    index: Index, held: Sequence[Docstring]
+) -> tuple[Float[np.ndarray, "q n"], dict[int, str], float]:
+    """Scores of the wrongly predicted held-out rows, what is predicted for each by its place, and the accuracy."""
+    predicted = index.predict([row.text for row in held])
+    wrong = {place: said for place, (said, row) in enumerate(zip(predicted, held, strict=True)) if said != row.topic}
+    return index.scores([held[place].text for place in wrong]), wrong, 1 - len(wrong) / len(held)
+
+
+def _tell_tale(scores: Float[np.ndarray, "q n"], guilty: Bool[np.ndarray, "q n"], lengths: Sequence[int]) -> int:
+    """The short query in whose first hits planted errors of the predicted class take the largest share of the score."""
+    if not len(scores):
+        return 0
+    top = np.argsort(-scores, axis=1, kind="stable")[:, :SHOWN_HITS]
+    values = np.take_along_axis(scores, top, axis=1)
+    blamed = values * np.take_along_axis(guilty, top, axis=1)
+    share: Float[np.ndarray, " q"] = blamed.sum(1) / np.maximum(values.sum(1), 1e-30)
+    share = share - (np.asarray(lengths) > SHORT)
+    return int(np.argmax(share))
+
+
+def _recall(index: Index, planted: np.ndarray, shown: LabelReport) -> tuple[RankingRecall, ...]:
+    """Share of the planted errors in the first tenth of each ranking, the shown one first, chance last."""
+    reports: dict[Ranking, LabelReport] = {SHOWN: shown}
+    reports |= {name: label_errors(index.store, name) for name in RANKINGS if name != SHOWN}
+    found = [
+        RankingRecall(name, _first_tenth([one.row for one in report.rows], planted), RANKINGS[name])
+        for name, report in reports.items()
+    ]
+    chance = np.random.default_rng(0).permutation(len(planted)).tolist()
+    return (*found, RankingRecall("random", _first_tenth(chance, planted), "a shuffled list"))
+
+
+def _first_tenth(order: Sequence[int], planted: np.ndarray) -> float:
+    return float(planted[list(order[: len(order) // 10])].sum() / planted.sum())

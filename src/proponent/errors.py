@@ -1,0 +1,62 @@
+"""What can go wrong, drawn as a tree; every leaf knows its exit code.
+
+ProponentError
+├── InputError        2   the user's data, options or run folder cannot be used as they are
+│   ├── DataError         a row, a column, a file of examples
+│   ├── LabelError        a label that the run does not know
+│   ├── RunError          a folder that is not a usable training run
+│   └── MissingExtraError an optional package is not installed
+├── MismatchError     3   parts that do not belong together (index, run, data, recipe)
+├── DamagedError      4   an index whose bytes are not what was written
+└── DiskFullError    74   no space left; what is finished is kept and the build resumes
+
+A message names the thing in the user's words, the likely cause and the way out, in one line.
+"""
+
+
+class ProponentError(Exception):
+    """Root of every error that proponent raises on purpose."""
+
+    exit_code: int = 2
+
+
+class InputError(ProponentError):
+    """Input or options that cannot be used as they are."""
+
+
+class DataError(InputError):
+    """A file of examples that cannot be read, or a row or column that cannot be used."""
+
+
+class LabelError(InputError):
+    """A label that the run's task head does not know."""
+
+
+class RunError(InputError):
+    """A folder that is not a usable training run."""
+
+
+class DivergedError(InputError):
+    """An iteration that runs away or cannot end, for a reason that another setting mends."""
+
+
+class MissingExtraError(InputError):
+    """An optional package that the request needs is not installed."""
+
+
+class MismatchError(ProponentError):
+    """Parts that do not belong together: index, run, data or recipe differ."""
+
+    exit_code = 3
+
+
+class DamagedError(ProponentError):
+    """An index whose files are missing, truncated or not what was written."""
+
+    exit_code = 4
+
+
+class DiskFullError(ProponentError):
+    """No space left on the device; finished shards are kept and the build can resume."""
+
+    exit_code = 74

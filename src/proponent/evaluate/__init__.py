@@ -1,0 +1,48 @@
+"""Is a score true? Retraining, rankings with known answers, controls and intervals.
+
+Bring your own training function as a `Retrainer`, or a plain function in `Function`; bring scores as arrays [q n].
+"""
+
+from proponent.evaluate.deletion import DeletionResult, flipped, plan_deletions, run_deletions
+from proponent.evaluate.intervals import Estimate, bootstrap, paired, ratio
+from proponent.evaluate.lds import Ceiling, ceiling, lds, lds_estimate, subset_masks
+from proponent.evaluate.outputs import Outputs
+from proponent.evaluate.ranking import (
+    auc_ndr,
+    average_precision,
+    ndr,
+    precision_at,
+    recalls,
+    reciprocal_ranks,
+    roc_auc,
+)
+from proponent.evaluate.retraining import Function, Job, Retrainer, Retrains, null_gap
+
+__all__ = [
+    "Ceiling",
+    "DeletionResult",
+    "Estimate",
+    "Function",
+    "Job",
+    "Outputs",
+    "Retrainer",
+    "Retrains",
+    "auc_ndr",
+    "average_precision",
+    "bootstrap",
+    "ceiling",
+    "flipped",
+    "lds",
+    "lds_estimate",
+    "ndr",
+    "null_gap",
+    "paired",
+    "plan_deletions",
+    "precision_at",
+    "ratio",
+    "recalls",
+    "reciprocal_ranks",
+    "roc_auc",
+    "run_deletions",
+    "subset_masks",
+]

@@ -1,0 +1,321 @@
+"""Case deletion and brittleness: take away what a score points at, train again, and look.
+
+Yeh et al. 2022 (arXiv 2202.11844), with random controls of the same class mix, paired seeds and retrain noise; see
+docs/evaluation.md. Scores come as arrays: nothing here knows how they were made.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from proponent.errors import InputError
+from proponent.evaluate.intervals import Estimate, bootstrap
+from proponent.evaluate.outputs import Output, Outputs
+from proponent.evaluate.retraining import Job, Retrains
+
+Side = Literal["helped", "hurt"]
+SIDES: tuple[Side, ...] = ("helped", "hurt")
+RANDOM = "random"
+"""Name of the control: k random rows with the classes of the rows that the first method would delete, never skipped."""
+
+
+def top(scores: Float[np.ndarray, " n"], k: int, side: Side) -> Int[np.ndarray, " k"]:
+    """Find the k rows of largest or of smallest score.
+
+    Args:
+        scores: positive = helped; NaN rows are never chosen.
+        k: how many.
+        side: which end.
+
+    Returns:
+        Positions, strongest first; equal scores in data order.
+
+    Raises:
+        InputError: fewer rows than k.
+    """
+    valid = np.flatnonzero(np.isfinite(scores))
+    if len(valid) < k:
+        raise InputError(f"{len(valid)} rows have a score, fewer than k = {k}: give smaller --k or more data")
+    signed = -scores[valid] if side == "helped" else scores[valid]
+    return valid[np.lexsort((valid, signed))][:k]
+
+
+def random_like(
+    chosen: Int[np.ndarray, " k"], labels: Int[np.ndarray, " n"] | None, generator: np.random.Generator, size: int
+) -> Int[np.ndarray, " k"]:
+    """Draw rows with the same classes as some chosen ones.
+
+    Args:
+        chosen: positions.
+        labels: classes of the training set; None draws from all rows.
+        generator: draws.
+        size: rows of the training set.
+
+    Returns:
+        As many positions, none twice.
+    """
+    if labels is None:
+        return generator.choice(size, len(chosen), replace=False)
+    drawn = [
+        generator.choice(np.flatnonzero(labels == one), count, replace=False)
+        for one, count in zip(*np.unique(labels[chosen], return_counts=True), strict=True)
+    ]
+    return np.concatenate(drawn)
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """One deletion of the plan: which rows go for which query.
+
+    Attributes:
+        method: whose ranking.
+        side: which end of it.
+        query: position of the query.
+        k: how many rows.
+        rows: their positions; empty when the deletion is skipped because a class would vanish.
+    """
+
+    method: str
+    side: Side
+    query: int
+    k: int
+    rows: Int[np.ndarray, " m"]
+
+
+@dataclass(frozen=True)
+class DeletionPlan:
+    """What is deleted, settled before anything is trained.
+
+    Attributes:
+        deletions: all of them.
+        seeds: of the retrains; the full run is trained with the same ones.
+        size: rows of the training set.
+        skipped: how many deletions would leave a class without any row.
+    """
+
+    deletions: tuple[Deletion, ...]
+    seeds: tuple[int, ...]
+    size: int
+    skipped: int
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Every retrain, the full runs first; equal ones stand several times and are trained once."""
+        full = [Job(np.arange(self.size), seed) for seed in self.seeds]
+        return full + [
+            Job.without(one.rows, self.size, seed) for one in self.deletions if len(one.rows) for seed in self.seeds
+        ]
+
+
+def plan_deletions(
+    scores: Mapping[str, Float[np.ndarray, "q n"]],
+    ks: Sequence[int],
+    seeds: Sequence[int],
+    labels: Int[np.ndarray, " n"] | None,
+    *,
+    queries: Sequence[int] | None = None,
+    sides: Sequence[Side] = SIDES,
+    seed: int = 0,
+) -> DeletionPlan:
+    """Plan the deletions of several methods, and the random control at every k.
+
+    Args:
+        scores: per method, positive = helped.
+        ks: how many rows are deleted.
+        seeds: of the retrains.
+        labels: classes of the training set; None for a language model.
+        queries: which queries; None takes all.
+        sides: which ends.
+        seed: of the random control.
+
+    Returns:
+        The plan.
+
+    Raises:
+        InputError: no method, no k, or fewer rows than k.
+    """
+    if not scores or not ks or not seeds or min(ks) < 1:
+        raise InputError("a deletion needs a method, a k of at least 1 and a seed")
+    count, size = next(iter(scores.values())).shape
+    chosen = range(count) if queries is None else queries
+    made: list[Deletion] = []
+    for query in chosen:
+        for k in ks:
+            firsts = {side: top(next(iter(scores.values()))[query], k, side) for side in sides}
+            generator = np.random.default_rng([seed, query, k])
+            made.append(Deletion(RANDOM, "helped", query, k, random_like(firsts[sides[0]], labels, generator, size)))
+            for name, matrix in scores.items():
+                made += [Deletion(name, side, query, k, top(matrix[query], k, side)) for side in sides]
+    kept = [one if _classes_stay(one.rows, labels) else _emptied(one) for one in made]
+    return DeletionPlan(tuple(kept), tuple(seeds), size, sum(len(one.rows) == 0 for one in kept))
+
+
+def _classes_stay(rows: Int[np.ndarray, " m"], labels: Int[np.ndarray, " n"] | None) -> Bool[np.ndarray, ""] | bool:
+    if labels is None:
+        return True
+    left = np.bincount(labels) - np.bincount(labels[rows], minlength=int(labels.max()) + 1)
+    return bool((left[np.unique(labels)] > 0).all())
+
+
+def _emptied(one: Deletion) -> Deletion:
+    return Deletion(one.method, one.side, one.query, one.k, one.rows[:0])
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What deletion did, for one method and side.
+
+    Attributes:
+        method: whose ranking.
+        side: which end was deleted; the random control has one.
+        ks: how many rows were deleted.
+        changes: f(without) - f(all), mean over the seeds; NaN where the deletion was skipped.
+    """
+
+    method: str
+    side: Side
+    ks: tuple[int, ...]
+    changes: Float[np.ndarray, "q k"]
+
+    @property
+    def by_query(self) -> Float[np.ndarray, " q"]:
+        """AUC-DEL of each query: the mean over the k list; queries with a skipped deletion are left out."""
+        return self.changes[np.isfinite(self.changes).all(1)].mean(1)
+
+    def auc(self) -> Estimate:
+        """AUC-DEL: mean over the k list and the queries.
+
+        Returns:
+            The figure with its interval over queries; below 0 for helped rows, above 0 for hurt ones when right.
+        """
+        return bootstrap(self.by_query)
+
+    def at(self, k: int) -> Estimate:
+        """The mean change at one k.
+
+        Args:
+            k: of the list.
+
+        Returns:
+            The figure with its interval over queries.
+        """
+        column = self.changes[:, self.ks.index(k)]
+        return bootstrap(column[np.isfinite(column)])
+
+
+@dataclass(frozen=True)
+class DeletionResult:
+    """Curves of all methods.
+
+    Attributes:
+        curves: one per method and side.
+        noise: standard deviation over the seeds of f of the full run, mean over queries.
+        retrains: how many models stand behind the curves, the full ones included.
+        skipped: deletions that would leave a class without any row.
+    """
+
+    curves: tuple[Curve, ...]
+    noise: float
+    retrains: int
+    skipped: int
+
+    def curve(self, method: str, side: Side) -> Curve:
+        """Find a curve.
+
+        Args:
+            method: its name; the random control has one curve for both sides.
+            side: helped or hurt.
+
+        Returns:
+            The curve.
+        """
+        wanted = "helped" if method == RANDOM else side
+        return next(one for one in self.curves if one.method == method and one.side == wanted)
+
+
+def run_deletions(
+    plan: DeletionPlan,
+    retrains: Retrains,
+    classes: Int[np.ndarray, " q"] | Literal["predicted"],
+    output: Output = "log-odds",
+) -> DeletionResult:
+    """Retrain without the planned rows and compare with the full runs of the same seeds.
+
+    Args:
+        plan: what to delete.
+        retrains: the engine.
+        classes: whose output is looked at: the gold class of each query, or "predicted": the likeliest one of the mean
+            full run.
+        output: which output.
+
+    Returns:
+        The curves.
+    """
+    jobs = plan.jobs
+    made = dict(zip([job.name for job in jobs], retrains.outputs(jobs, "case deletion"), strict=True))
+
+    def kept(rows: Int[np.ndarray, " m"]) -> list[Outputs]:
+        return [made[Job.without(rows, plan.size, seed).name] for seed in plan.seeds]
+
+    full = kept(np.zeros(0, dtype=np.int64))
+    whose = np.mean([one.log_odds for one in full], axis=0).argmax(1) if isinstance(classes, str) else classes
+    base = np.stack([one.of(whose, output) for one in full])
+    queries = tuple(dict.fromkeys(one.query for one in plan.deletions))
+    ks = tuple(dict.fromkeys(one.k for one in plan.deletions))
+    changes: dict[tuple[str, Side], np.ndarray] = {}
+    for one in plan.deletions:
+        matrix = changes.setdefault((one.method, one.side), np.full((len(queries), len(ks)), np.nan))
+        if len(one.rows):
+            after = np.mean([part.of(whose, output)[one.query] for part in kept(one.rows)])
+            matrix[queries.index(one.query), ks.index(one.k)] = after - base[:, one.query].mean()
+    noise = float(base[:, list(queries)].std(0, ddof=1).mean()) if len(plan.seeds) > 1 else float("nan")
+    curves = tuple(Curve(method, side, ks, matrix) for (method, side), matrix in changes.items())
+    return DeletionResult(curves, noise, len({job.name for job in jobs}), plan.skipped)
+
+
+def flipped(
+    plan: DeletionPlan, retrains: Retrains, method: str, side: Side = "helped"
+) -> dict[int, Float[np.ndarray, " q"]]:
+    """Brittleness: which predictions flip when the top k of a ranking are deleted.
+
+    Args:
+        plan: a plan that holds the method.
+        retrains: the engine, with the plan's retrains.
+        method: whose ranking, or `RANDOM`.
+        side: which end.
+
+    Returns:
+        Per k, 1 for a flipped query and 0 for one that stayed, by the log-odds averaged over the seeds; NaN where the
+        deletion was skipped.
+    """
+    jobs = plan.jobs
+    made = dict(zip([job.name for job in jobs], retrains.outputs(jobs), strict=True))
+
+    def predicted(rows: Int[np.ndarray, " m"]) -> Int[np.ndarray, " q"]:
+        several = [made[Job.without(rows, plan.size, seed).name].log_odds for seed in plan.seeds]
+        return np.mean(several, axis=0).argmax(1)
+
+    before = predicted(np.zeros(0, dtype=np.int64))
+    found: dict[int, list[float]] = {}
+    for one in plan.deletions:
+        if one.method == method and one.side == side:
+            flip = float(predicted(one.rows)[one.query] != before[one.query]) if len(one.rows) else np.nan
+            found.setdefault(one.k, []).append(flip)
+    return {k: np.asarray(flips) for k, flips in found.items()}
+
+
+def smallest_flip(flips: Mapping[int, Float[np.ndarray, " q"]]) -> list[int | None]:
+    """Smallest k of the list that flips each prediction.
+
+    Args:
+        flips: of `flipped`.
+
+    Returns:
+        Per query the k, or None when no k of the list flips it.
+    """
+    ks = sorted(flips)
+    count = len(flips[ks[0]]) if ks else 0
+    return [next((k for k in ks if flips[k][query] == 1.0), None) for query in range(count)]

@@ -1,0 +1,159 @@
+"""Figures with their intervals: the bootstrap over test points, and over subsets as well."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from proponent.errors import InputError
+
+DRAWS = 1000
+"""Bootstrap draws."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its 95 % interval.
+
+    Attributes:
+        value: the figure.
+        low: lower end.
+        high: upper end.
+        points: how many test points stand behind it.
+    """
+
+    value: float
+    low: float
+    high: float
+    points: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.low > 0 or self.high < 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data.
+
+        Returns:
+            value, low, high, points.
+        """
+        return {"value": self.value, "low": self.low, "high": self.high, "points": self.points}
+
+
+def bootstrap(
+    values: Float[np.ndarray, " q"],
+    statistic: Callable[[Float[np.ndarray, " q"]], float] | None = None,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Estimate:
+    """Bootstrap the mean (or another statistic) over test points.
+
+    The interval is the percentile one, widened about the estimate by the root of q/(q-1) and by the ratio of Student's
+    quantile to the normal one, since the plain percentile interval of a mean is too narrow for few points.
+
+    Args:
+        values: one per test point.
+        statistic: of a resampled vector; None for the mean.
+        draws: resamples.
+        seed: of the draws.
+
+    Returns:
+        The figure with its 95 % interval; infinitely wide with fewer than two points.
+
+    Raises:
+        InputError: there is no test point, or a value is not finite.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) == 0 or not np.isfinite(values).all():
+        raise InputError("an interval needs at least one test point, and finite values")
+    generator = np.random.default_rng(seed)
+    chosen = generator.integers(len(values), size=(draws, len(values)))
+    if statistic is None:
+        value, found = float(values.mean()), values[chosen].mean(axis=1)
+    else:
+        value, found = statistic(values), np.asarray([statistic(values[one]) for one in chosen])
+    return widened(value, found, len(values))
+
+
+def widened(value: float, found: Float[np.ndarray, " r"], points: int) -> Estimate:
+    """Make an interval of bootstrap replicates.
+
+    Args:
+        value: the figure.
+        found: its replicates.
+        points: test points that were resampled.
+
+    Returns:
+        The figure with its interval.
+    """
+    if points < 2:
+        return Estimate(value, -np.inf, np.inf, points)
+    low, high = (float(end) for end in np.quantile(found, [0.025, 0.975]))
+    factor = student(points - 1) / 1.959964 * (points / (points - 1)) ** 0.5
+    return Estimate(value, value - factor * (value - low), value + factor * (high - value), points)
+
+
+def student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t, by the expansion of Cornish and Fisher.
+
+    Args:
+        freedom: degrees of freedom.
+
+    Returns:
+        The quantile; within 1 % from 3 degrees on (12.7 and 4.30 are kept for 1 and 2).
+    """
+    if freedom < 3:
+        return {1: 12.706, 2: 4.303}[freedom]
+    z = 1.959964
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
+
+
+def paired(
+    ours: Float[np.ndarray, " q"], theirs: Float[np.ndarray, " q"], *, draws: int = DRAWS, seed: int = 0
+) -> Estimate:
+    """Bootstrap the difference of two methods over the same test points.
+
+    Args:
+        ours: one value per test point.
+        theirs: the other method's.
+        draws: resamples.
+        seed: of the draws.
+
+    Returns:
+        Mean difference with its interval.
+    """
+    return bootstrap(np.asarray(ours) - np.asarray(theirs), draws=draws, seed=seed)
+
+
+def ratio(
+    ours: Float[np.ndarray, " q"], theirs: Float[np.ndarray, " q"], *, draws: int = DRAWS, seed: int = 0
+) -> Estimate:
+    """Bootstrap the ratio of two methods' means over the same test points.
+
+    Args:
+        ours: one value per test point.
+        theirs: the other method's.
+        draws: resamples.
+        seed: of the draws.
+
+    Returns:
+        Ratio of the means with its percentile interval; where the denominator may be zero the interval says so by its
+        width.
+    """
+    ours, theirs = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    chosen = np.random.default_rng(seed).integers(len(ours), size=(draws, len(ours)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = ours[chosen].mean(1) / theirs[chosen].mean(1)
+        value = float(ours.mean() / theirs.mean())
+    low, high = np.nanquantile(found, [0.025, 0.975])
+    return Estimate(value, float(low), float(high), len(ours))

@@ -1,0 +1,192 @@
+"""The linear datamodelling score: do summed scores foretell what models trained on random halves of the data say?
+
+Ilyas et al. 2022 (datamodels), Park et al. 2023 (TRAK); definitions and the noise ceiling in docs/evaluation.md.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from proponent.errors import InputError
+from proponent.evaluate.intervals import DRAWS, Estimate, widened
+
+LEAST_SUBSETS = 8
+
+
+def subset_masks(size: int, count: int, seed: int = 0, share: float = 0.5) -> Bool[np.ndarray, "m n"]:
+    """Draw random subsets.
+
+    Args:
+        size: rows of the training set.
+        count: subsets.
+        seed: of the draw.
+        share: chance of each row to be kept.
+
+    Returns:
+        Which rows each subset keeps.
+    """
+    return np.random.default_rng(seed).random((count, size)) < share
+
+
+def lds(
+    scores: Float[np.ndarray, "q n"], masks: Bool[np.ndarray, "m _n"], outputs: Float[np.ndarray, "_m _q"]
+) -> Float[np.ndarray, " q"]:
+    """Rank correlation of summed scores with outputs, query by query.
+
+    Args:
+        scores: positive = helped; a NaN (a skipped row) counts as 0.
+        masks: which rows each subset keeps.
+        outputs: of the model trained on each subset; higher is better.
+
+    Returns:
+        Spearman's rho of each query over the subsets, in [-1, 1]; 0 where all sums or all outputs are equal.
+
+    Raises:
+        InputError: shapes that do not belong together, or too few subsets.
+    """
+    if scores.shape != (outputs.shape[1], masks.shape[1]) or len(masks) != len(outputs):
+        raise InputError(
+            f"scores {scores.shape}, subsets {masks.shape} and outputs {outputs.shape} do not belong together: "
+            "queries x rows, subsets x rows and subsets x queries are needed"
+        )
+    if len(masks) < LEAST_SUBSETS:
+        raise InputError(f"{len(masks)} subsets say nothing about a rank correlation: take at least {LEAST_SUBSETS}")
+    return spearman(masks.astype(np.float64) @ np.nan_to_num(scores).T, outputs)
+
+
+def spearman(ours: Float[np.ndarray, "m q"], theirs: Float[np.ndarray, "m q"]) -> Float[np.ndarray, " q"]:
+    """Spearman's rho of columns, ties sharing their mean rank.
+
+    Args:
+        ours: one column per query.
+        theirs: the same.
+
+    Returns:
+        One rho per column; 0 where a column does not vary.
+    """
+    first, second = _standard(ranks(ours)), _standard(ranks(theirs))
+    return (first * second).sum(0)
+
+
+def ranks(values: Float[np.ndarray, "m q"]) -> Float[np.ndarray, "m q"]:
+    """Ranks of columns from 1; equal values share their mean rank.
+
+    Args:
+        values: one column per query.
+
+    Returns:
+        Ranks.
+    """
+    found = np.empty(values.shape)
+    for column in range(values.shape[1]):
+        _, inverse, counts = np.unique(values[:, column], return_inverse=True, return_counts=True)
+        last = np.cumsum(counts)
+        found[:, column] = (last - (counts - 1) / 2)[inverse]
+    return found
+
+
+def _standard(values: Float[np.ndarray, "m q"]) -> Float[np.ndarray, "m q"]:
+    centred = values - values.mean(0)
+    norms = np.sqrt((centred**2).sum(0))
+    return np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 1e-12)
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """What a perfect score could reach against noisy retrains.
+
+    Attributes:
+        reliability: mean rank correlation of two single retrains of the same subsets.
+        runs: retrains averaged per subset.
+        value: the root of the reliability of that average.
+    """
+
+    reliability: float
+    runs: int
+    value: float
+
+
+def ceiling(outputs: Float[np.ndarray, "r m q"]) -> Ceiling:
+    """Find the noise ceiling from retrains of the same subsets with independent seeds.
+
+    rel_r = r rel / (1 + (r - 1) rel), and a perfect score correlates with the mean of r runs at most by sqrt(rel_r).
+
+    Args:
+        outputs: of at least two runs.
+
+    Returns:
+        Reliability and ceiling; the ceiling is 0 when the runs do not agree at all.
+
+    Raises:
+        InputError: there is one run only.
+    """
+    runs = len(outputs)
+    if runs < 2:
+        raise InputError("a noise ceiling needs two retrains of every subset at least: give --seeds 2 or more")
+    pairs = [spearman(outputs[one], outputs[other]).mean() for one in range(runs) for other in range(one)]
+    reliability = float(np.mean(pairs))
+    stepped = runs * reliability / (1 + (runs - 1) * reliability) if reliability > 0 else 0.0
+    return Ceiling(reliability, runs, float(np.sqrt(max(stepped, 0.0))))
+
+
+def lds_estimate(
+    scores: Float[np.ndarray, "q n"],
+    masks: Bool[np.ndarray, "m n"],
+    outputs: Float[np.ndarray, "m q"],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Estimate:
+    """Mean LDS with an interval over queries and over subsets as well.
+
+    Args:
+        scores: positive = helped.
+        masks: which rows each subset keeps.
+        outputs: mean over the runs of each subset.
+        draws: resamples.
+        seed: of the draws.
+
+    Returns:
+        The figure with its interval.
+    """
+    values = lds(scores, masks, outputs)
+    sums = masks.astype(np.float64) @ np.nan_to_num(scores).T
+    return widened(float(values.mean()), lds_replicates(sums, outputs, draws, seed), outputs.shape[1])
+
+
+def lds_replicates(
+    sums: Float[np.ndarray, "m q"], outputs: Float[np.ndarray, "m q"], draws: int = DRAWS, seed: int = 0
+) -> Float[np.ndarray, " r"]:
+    """Mean LDS of resampled queries and subsets; the same seed resamples alike, so differences of methods are paired.
+
+    Ranks are taken once, and their correlation is weighed by how often each subset was drawn: a rank correlation of
+    drawn ranks, close to ranking anew and a hundred times cheaper.
+
+    Args:
+        sums: summed scores of each subset.
+        outputs: of each subset.
+        draws: resamples.
+        seed: of the draws.
+
+    Returns:
+        One mean per draw.
+    """
+    first, second = ranks(sums), ranks(outputs)
+    generator = np.random.default_rng(seed)
+    count, queries = len(outputs), int(outputs.shape[1])
+    found = np.empty(draws)
+    for draw in range(draws):
+        drawn = generator.integers(count, size=count)
+        weight = np.bincount(drawn, minlength=count) / count
+        chosen = generator.integers(queries, size=queries)
+        found[draw] = _weighed(first, second, weight)[chosen].mean()
+    return found
+
+
+def _weighed(
+    first: Float[np.ndarray, "m q"], second: Float[np.ndarray, "m q"], weight: Float[np.ndarray, " m"]
+) -> Float[np.ndarray, " q"]:
+    one, other = first - weight @ first, second - weight @ second
+    scale = np.sqrt((weight @ one**2) * (weight @ other**2))
+    return np.divide(weight @ (one * other), scale, out=np.zeros(len(scale)), where=scale > 1e-12)

@@ -1,0 +1,358 @@
+"""The metrics of `proponent evaluate`, each from a subject to its page; what will be run is said before it is run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from proponent.errors import InputError
+from proponent.evaluate.budget import deletion_size, lds_size
+from proponent.evaluate.controls import best_control
+from proponent.evaluate.deletion import RANDOM, plan_deletions, run_deletions
+from proponent.evaluate.fitting import one_thread
+from proponent.evaluate.intervals import Estimate, bootstrap, paired, widened
+from proponent.evaluate.lds import ceiling, lds, lds_replicates, subset_masks
+from proponent.evaluate.ranking import (
+    auc_ndr,
+    average_precision,
+    bootstrap_rows,
+    ndr,
+    precision_at,
+    recalls,
+    reciprocal_ranks,
+    roc_auc,
+)
+from proponent.evaluate.report import bands, figure, plain_rows, report, verdict
+from proponent.evaluate.retraining import Job, Retrains, null_gap
+from proponent.evaluate.subject import Subject
+from proponent.evaluate.tail_patch import tail_patch
+from proponent.model.checkpoints import MOMENTS_FILE
+from proponent.tensors import read_tensors
+from proponent.views.evaluation import EvaluationReport, Figure
+
+Metric = Literal["deletion", "lds", "ndr", "mislabel", "facts", "tailpatch"]
+METRICS: tuple[Metric, ...] = ("deletion", "lds", "ndr", "mislabel", "facts", "tailpatch")
+SAME = 1e-6
+"""Largest difference of log-odds between two trainings of a deterministic training function."""
+
+
+def deterministic(retrains: Retrains, seeds: int, *, averaged: bool) -> str:
+    """Train twice alike; refuse an LDS on single runs of a training function that answers otherwise each time.
+
+    Args:
+        retrains: the engine.
+        seeds: retrains that are averaged.
+        averaged: whether averaging makes up for it.
+
+    Returns:
+        A line about the null retrain.
+
+    Raises:
+        InputError: it is not deterministic, and nothing is averaged.
+    """
+    gap = null_gap(retrains, 0)
+    if gap <= SAME:
+        return f"null retrain: two trainings on everything agree to {gap:.1e}"
+    if not averaged or seeds < 2:
+        raise InputError(
+            f"the training is not deterministic: two trainings on the same rows with the same seed differ by {gap:.2g} "
+            "in log-odds; make it deterministic, or give --seeds 2 or more so that outputs are averaged"
+        )
+    return f"null retrain: two trainings on everything DIFFER by {gap:.2g}; outputs are means of {seeds} retrains"
+
+
+def measure_lds(subject: Subject) -> EvaluationReport:
+    """LDS of every method and control, with ceiling and share of it.
+
+    Args:
+        subject: what is evaluated.
+
+    Returns:
+        The page.
+    """
+    request, retrains = subject.request, subject.retrains(keep_places=False)
+    seeds = 2 if request.seeds is None else request.seeds
+    size, queries = retrains.retrainer.size, len(subject.problem.queries)
+    half = Job(np.flatnonzero(subset_masks(size, 1, request.seed)[0]), 0)
+    with one_thread():
+        retrains.outputs([half], "timing one retrain")
+        sized = lds_size(
+            request.budget, _typical(retrains), queries, workers=request.workers, seeds=seeds, subsets=request.subsets
+        )
+        request.say(f"will run {sized.said}")
+        told = deterministic(retrains, seeds, averaged=True)
+        masks = subset_masks(size, sized.subsets, request.seed)
+        jobs = [
+            Job(np.flatnonzero(mask), 10_000 * seed + subset)
+            for seed in range(seeds)
+            for subset, mask in enumerate(masks)
+        ]
+        found = [one.of(subject.problem.query_labels) for one in retrains.outputs(jobs)]
+        outputs = np.stack(found).reshape(seeds, sized.subsets, queries)
+        scores, controls = subject.method_scores(), subject.control_scores()
+    return lds_page(scores, controls, masks, outputs, [*subject.notes, told])
+
+
+def lds_page(
+    scores: Mapping[str, Float[np.ndarray, "q n"]],
+    controls: Mapping[str, Float[np.ndarray, "q n"]],
+    masks: Bool[np.ndarray, "m n"],
+    outputs: Float[np.ndarray, "r m q"],
+    notes: Sequence[str] = (),
+) -> EvaluationReport:
+    """The page of an LDS, from scores and outputs alone.
+
+    Args:
+        scores: per method.
+        controls: per control.
+        masks: which rows each subset keeps.
+        outputs: of each run and subset.
+        notes: lines.
+
+    Returns:
+        The page.
+    """
+    mean, queries = outputs.mean(0), outputs.shape[2]
+    top = ceiling(outputs) if len(outputs) > 1 else None
+    values: dict[str, float] = {}
+    draws: dict[str, np.ndarray] = {}
+    figures: dict[str, list[Figure]] = {}
+    for name, one in {**scores, **controls}.items():
+        values[name] = float(lds(one, masks, mean).mean())
+        draws[name] = lds_replicates(masks.astype(np.float64) @ np.nan_to_num(one).T, mean)
+        share = None if top is None or top.value == 0 else values[name] / top.value
+        figures[name] = [figure("LDS", widened(values[name], draws[name], queries)), Figure("of ceiling", share)]
+    best = best_control(values, controls)
+    verdicts = {
+        name: verdict(widened(values[name] - values[best], draws[name] - draws[best], queries), best)
+        for name in scores
+        if best is not None
+    }
+    facts = [("subsets", str(len(masks))), ("retrains", str(outputs.shape[0] * outputs.shape[1]))]
+    if top is not None:
+        noise = float(outputs.std(0, ddof=1).mean())
+        facts += [("noise ceiling", f"{top.value:.3f} (reliability of one retrain {top.reliability:.3f})")]
+        facts += [("retrain noise", f"{noise:.2f} in log-odds")]
+    else:
+        notes = [*notes, "one seed: the noise ceiling is unknown; --seeds 2 tells it"]
+    return report(
+        "lds",
+        f"LDS over {queries} queries",
+        "rank correlation of summed scores with what models trained on random halves say; 0 is chance, the ceiling is "
+        "what a perfect score would reach against the noise of retraining",
+        ("LDS", "of ceiling"),
+        plain_rows(figures, controls, verdicts),
+        facts=facts,
+        notes=notes,
+    )
+
+
+def measure_deletion(subject: Subject) -> EvaluationReport:
+    """Case deletion of every method, of the best lexical control, and of random rows.
+
+    Args:
+        subject: what is evaluated.
+
+    Returns:
+        The page.
+    """
+    request, retrains = subject.request, subject.retrains(keep_places=True)
+    seeds = 3 if request.seeds is None else request.seeds
+    whole = np.arange(retrains.retrainer.size)
+    with one_thread():
+        full = retrains.outputs([Job(whole, seed) for seed in range(seeds)], "full runs")
+        base = np.stack([one.of(subject.problem.query_labels) for one in full])
+        noise = float(base.std(0, ddof=1).mean()) if seeds > 1 else float("nan")
+        ranked = 1 + len(request.methods)
+        sized = deletion_size(
+            request.budget, _typical(retrains), noise, len(subject.problem.queries), ranked, request.ks,
+            workers=request.workers, seeds=seeds,
+        )  # fmt: skip
+        request.say(f"will run {sized.said}")
+        told = deterministic(retrains, seeds, averaged=True)
+        controls = subject.control_scores()
+        lexical = next((name for name in ("tfidf-label", "bm25", "label") if name in controls), "random")
+        scores = subject.method_scores() | {lexical: controls[lexical]}
+        plan = plan_deletions(
+            scores, sized.ks, range(seeds), subject.labels, queries=range(sized.points), seed=request.seed
+        )
+        result = run_deletions(plan, retrains, subject.problem.query_labels)
+    random = result.curve(RANDOM, "helped")
+    figures: dict[str, list[Figure]] = {RANDOM: [figure("helped deleted", random.auc()), Figure("hurt deleted", None)]}
+    verdicts: dict[str, str] = {}
+    for name in scores:
+        down, up = result.curve(name, "helped"), result.curve(name, "hurt")
+        figures[name] = [figure("helped deleted", down.auc()), figure("hurt deleted", up.auc())]
+        other = result.curve(lexical, "helped").by_query
+        if name != lexical and len(other) == len(down.by_query):
+            verdicts[name] = verdict(paired(-down.by_query, -other), lexical)
+    facts = [("retrains", str(result.retrains)), ("retrain noise", f"{result.noise:.2f} in log-odds")]
+    facts += [("skipped", f"{result.skipped} deletions would leave a class without any row")] if result.skipped else []
+    return report(
+        "deletion",
+        f"Case deletion over {sized.points} queries",
+        "change of the log-odds of the true class when the rows that helped (hurt) most are deleted and the model "
+        "is trained again, mean over k; a true score is far below 0 on the left and above 0 on the right",
+        ("helped deleted", "hurt deleted"),
+        plain_rows(figures, {RANDOM: None, lexical: None}, verdicts),
+        facts=facts,
+        notes=[*subject.notes, told],
+        curves=bands(result, [*list(request.methods)[:2]]) if len(sized.ks) > 1 else (),
+        x_name="rows deleted",
+        y_name="change of the log-odds",
+    )
+
+
+def measure_tail_patch(subject: Subject, k: int = 5) -> EvaluationReport:
+    """Tail-patch of every method and control.
+
+    Args:
+        subject: what is evaluated.
+        k: proponents per query.
+
+    Returns:
+        The page.
+    """
+    run = subject.scored_runs[0]
+    last, problem = run.checkpoints[-1], subject.problem
+    moments = read_tensors(last.path / MOMENTS_FILE) if last.moments is not None else None
+    rate = last.learning_rate
+    model, classes = run.load(last), problem.query_labels
+    scores, controls = subject.method_scores(), subject.control_scores()
+    steps = (len(scores) + len(controls)) * k * len(problem.queries)
+    subject.request.say(f"will take at most {steps} single steps of rate {rate:.3g}, no retraining")
+    means: dict[str, np.ndarray] = {}
+    for name, one in {**scores, **controls}.items():
+        rows = [np.lexsort((np.arange(len(row)), -np.nan_to_num(row, nan=-np.inf)))[:k] for row in one]
+        means[name] = tail_patch(problem, model, rows, classes, rate, moments).mean(1)
+    return _compared(
+        "tailpatch",
+        f"Tail-patch over {len(problem.queries)} queries",
+        f"change of the target's probability (percentage points) after one step on one of the {k} that helped most",
+        "percentage points",
+        means,
+        controls,
+        facts=[("step size", f"{rate:.3g}"), ("step", "Adam's" if moments is not None else "plain")],
+        notes=subject.notes,
+    )
+
+
+def measure_facts(subject: Subject, gold: Sequence[Sequence[str]], k: int = 10) -> EvaluationReport:
+    """Fact tracing: where do the passages rank that state the fact?
+
+    Args:
+        subject: what is evaluated.
+        gold: per query, ids of the rows that state its fact.
+        k: of the recall.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputError: an id is not in the training set.
+    """
+    places = {one.id: row for row, one in enumerate(subject.problem.train)}
+    unknown = next((one for ids in gold for one in ids if one not in places), None)
+    if unknown is not None:
+        raise InputError(
+            f"the gold id {unknown!r} is not the id of any training row: check --gold-column and --id-column"
+        )
+    rows = [[places[one] for one in ids] for ids in gold]
+    scores, controls = subject.method_scores(), subject.control_scores()
+    everything = {name: np.nan_to_num(one, nan=-np.inf) for name, one in {**scores, **controls}.items()}
+    first = {name: reciprocal_ranks(one, rows) for name, one in everything.items()}
+    return _compared(
+        "facts",
+        f"Fact tracing over {len(rows)} facts",
+        f"mean of 1 / rank of the first row that states the fact; recall among the first {k}",
+        "MRR",
+        first,
+        controls,
+        notes=subject.notes,
+        second=(f"recall@{k}", {name: recalls(one, rows, k) for name, one in everything.items()}),
+    )
+
+
+def measure_noise(subject: Subject, wrong: Bool[np.ndarray, " n"], *, planted: bool) -> EvaluationReport:
+    """Planted noise, or real label errors: does the mean score on clean queries find them?
+
+    Args:
+        subject: what is evaluated, its training set with the wrong labels in it.
+        wrong: which rows are wrong.
+        planted: whether they were planted (NDR) or are real (label errors).
+
+    Returns:
+        The page.
+    """
+    scores, controls = subject.method_scores(), subject.control_scores()
+    names = ("NDR@30%", "AUC_NDR") if planted else ("ROC AUC", "average precision", "precision at the errors' number")
+    figures: dict[str, list[Figure]] = {}
+    values: dict[str, float] = {}
+    for name, one in {**scores, **controls}.items():
+        mean = np.nan_to_num(one).mean(0)
+        measures = _noise_measures(int(wrong.sum()), planted=planted)
+        ends = [bootstrap_rows(measure, mean, wrong) for measure in measures]
+        found = [measure(mean, wrong) for measure in measures]
+        figures[name] = [Figure(names[at], found[at], *ends[at]) for at in range(len(names))]
+        values[name] = found[1 if planted else 0]
+    best = best_control(values, controls)
+    verdicts = {
+        name: f"{'yes' if values[name] > values[best] else 'no'} ({best}: {values[best]:.3f})"
+        for name in scores
+        if best is not None
+    }
+    kind = "ndr" if planted else "mislabel"
+    return report(
+        kind,
+        f"{'Planted noise' if planted else 'Label errors'} among {len(wrong):,} rows",
+        "rows are ranked by their mean score on clean queries, lowest first; random is "
+        + (".30 and .556 at 20 % noise" if planted else "an AUC of .5"),
+        names,
+        plain_rows(figures, controls, verdicts),
+        facts=[("wrong rows", str(int(wrong.sum()))), ("queries", str(len(subject.problem.queries)))],
+        notes=subject.notes,
+    )
+
+
+def _noise_measures(errors: int, *, planted: bool) -> list[Callable[[np.ndarray, np.ndarray], float]]:
+    if planted:
+        return [lambda mean, wrong: ndr(mean, wrong, 0.3), auc_ndr]
+    return [
+        lambda mean, wrong: roc_auc(-mean, wrong),
+        lambda mean, wrong: average_precision(-mean, wrong),
+        lambda mean, wrong: precision_at(-mean, wrong, errors),
+    ]
+
+
+def _compared(
+    metric: str,
+    title: str,
+    said: str,
+    column: str,
+    values: Mapping[str, Float[np.ndarray, " q"]],
+    controls: Mapping[str, object],
+    *,
+    facts: Sequence[tuple[str, str]] = (),
+    notes: Sequence[str] = (),
+    second: tuple[str, Mapping[str, Float[np.ndarray, " q"]]] | None = None,
+) -> EvaluationReport:
+    """A table of means over queries, methods compared in pairs with the best control."""
+    estimates: dict[str, Estimate] = {name: bootstrap(one) for name, one in values.items()}
+    figures = {name: [figure(column, one)] for name, one in estimates.items()}
+    if second is not None:
+        for name, one in second[1].items():
+            figures[name].append(figure(second[0], bootstrap(one)))
+    best = best_control({name: one.value for name, one in estimates.items()}, controls)
+    verdicts = {
+        name: verdict(paired(values[name], values[best]), best)
+        for name in values
+        if best is not None and name not in controls
+    }
+    columns = (column,) if second is None else (column, second[0])
+    return report(metric, title, said, columns, plain_rows(figures, controls, verdicts), facts=facts, notes=notes)
+
+
+def _typical(retrains: Retrains) -> float:
+    """Median seconds of a retrain."""
+    return float(np.median(retrains.seconds()))

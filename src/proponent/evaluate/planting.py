@@ -1,0 +1,56 @@
+"""Wrong labels: planted ones, and real ones that somebody checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool
+
+from proponent.errors import DataError
+from proponent.types import Example
+
+
+def plant(examples: Sequence[Example], share: float, seed: int = 0) -> tuple[list[Example], Bool[np.ndarray, " n"]]:
+    """Give some rows another label, drawn from the other classes alike.
+
+    Args:
+        examples: with labels.
+        share: of the rows, 0 to 1.
+        seed: of the draw.
+
+    Returns:
+        All rows in order, and which of them are wrong now.
+
+    Raises:
+        DataError: there are fewer than two classes.
+    """
+    classes = sorted({str(one.label) for one in examples if one.label is not None})
+    if len(classes) < 2 or any(one.label is None for one in examples):
+        raise DataError("label noise can only be planted where every row has one of at least two labels")
+    generator = np.random.default_rng(seed)
+    wrong = np.zeros(len(examples), dtype=np.bool_)
+    wrong[generator.choice(len(examples), round(share * len(examples)), replace=False)] = True
+    made: list[Example] = []
+    for one, flip in zip(examples, wrong.tolist(), strict=True):
+        others = [name for name in classes if name != str(one.label)]
+        made.append(replace(one, label=others[int(generator.integers(len(others)))]) if flip else one)
+    return made, wrong
+
+
+def wrong_labels(examples: Sequence[Example], truth: Mapping[str, str]) -> Bool[np.ndarray, " n"]:
+    """Compare given labels with true ones.
+
+    Args:
+        examples: with given labels.
+        truth: true label by id; rows that are not in it count as right.
+
+    Returns:
+        Which labels are wrong.
+
+    Raises:
+        DataError: no label is wrong, so nothing can be measured.
+    """
+    wrong = np.asarray([truth.get(one.id, str(one.label)) != str(one.label) for one in examples])
+    if not wrong.any() or wrong.all():
+        raise DataError(f"{int(wrong.sum())} of {len(wrong)} labels differ from the truth column: nothing to find")
+    return wrong

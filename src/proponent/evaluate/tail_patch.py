@@ -1,0 +1,82 @@
+"""Tail-patch: one training step on one proponent from the final checkpoint; does the target become likelier?
+
+Chang et al. 2024 (arXiv 2410.17413). Stands between retraining and no training; random rows are the control, and
+the step size belongs to the figure.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import nn
+
+from proponent.errors import InputError
+from proponent.evaluate.fitting import Problem, one_thread
+
+
+def tail_patch(
+    problem: Problem,
+    model: nn.Module,
+    proponents: Sequence["Sequence[int] | Int[np.ndarray, ' k']"],
+    classes: Int[np.ndarray, " q"],
+    rate: float,
+    moments: Mapping[str, np.ndarray] | None = None,
+    epsilon: float = 1e-8,
+) -> Float[np.ndarray, "q k"]:
+    """Take one step on each proponent, measure, and take it back.
+
+    Args:
+        problem: model, data, queries.
+        model: the final checkpoint.
+        proponents: rows of the training set for each query, equally many.
+        classes: whose probability is measured; ignored for a language model.
+        rate: step size.
+        moments: second moments by parameter name; with them the step is Adam's (without momentum), else plain SGD's.
+        epsilon: of Adam's step.
+
+    Returns:
+        Change of the probability in percentage points, per query and proponent.
+
+    Raises:
+        InputError: queries and lists of proponents do not fit.
+    """
+    if len({len(one) for one in proponents}) > 1:
+        raise InputError("every query needs equally many proponents")
+    model.eval().requires_grad_(requires_grad=True)
+    kept = {name: one.detach().clone() for name, one in model.named_parameters()}
+    with one_thread():
+        before = problem.outputs(model).of(classes, "probability")
+        if len(before) != len(proponents):
+            raise InputError(f"{len(before)} queries came with {len(proponents)} lists of proponents")
+        changes = np.zeros((len(proponents), len(proponents[0]) if len(proponents) else 0))
+        after: dict[int, np.ndarray] = {}
+        for row in sorted({int(row) for one in proponents for row in one}):
+            _patch(problem, model, row, rate, moments, epsilon)
+            after[row] = problem.outputs(model).of(classes, "probability")
+            with torch.no_grad():
+                for name, one in model.named_parameters():
+                    one.copy_(kept[name])
+    for query, rows in enumerate(proponents):
+        changes[query] = [100.0 * (after[int(row)][query] - before[query]) for row in rows]
+    return changes
+
+
+def _patch(
+    problem: Problem, model: nn.Module, row: int, rate: float, moments: Mapping[str, np.ndarray] | None, epsilon: float
+) -> None:
+    """One step, in evaluation mode: dropout would add noise to a single step."""
+    named = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
+    loss = problem.losses(model, np.asarray([row])).sum()
+    grads = cast(
+        "tuple[torch.Tensor | None, ...]", torch.autograd.grad(loss, [one for _, one in named], allow_unused=True)
+    )
+    with torch.no_grad():
+        for (name, one), grad in zip(named, grads, strict=True):
+            if grad is None:
+                continue
+            turned = grad
+            if moments is not None and name in moments:
+                turned = grad / (torch.as_tensor(moments[name]).sqrt() + epsilon)
+            one.sub_(turned, alpha=rate)

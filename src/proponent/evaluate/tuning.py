@@ -1,0 +1,311 @@
+"""Choose layers, method and aggregation by planted label noise, with one fine-tune and no other training.
+
+Vitel and Chhabra 2025 (arXiv 2511.04715): which layers score best differs from model to model, and how well a recipe
+finds noise that was planted says beforehand how useful it will be. Half of the rows choose, the other half says how
+good the choice is: the best of many is never as good as it looks on what chose it.
+"""
+
+import hashlib
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from proponent.evaluate.candidates import DISJOINT, Candidate, candidates
+from proponent.evaluate.fitting import one_thread
+from proponent.evaluate.ranking import Measure, auc_ndr, bootstrap_gap, bootstrap_rows, ndr
+from proponent.evaluate.report import plain_rows, report
+from proponent.evaluate.subject import Subject
+from proponent.model import Run
+from proponent.progress import track
+from proponent.recipe import Recipe
+from proponent.search.aggregation import RULES, How, aggregate
+from proponent.tensors import read_tensors, write_tensors
+from proponent.views.evaluation import EvaluationReport, Figure
+
+SHARE = 0.3
+"""Part of the ranking that the noise detection rate looks at."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning found.
+
+    Attributes:
+        page: the table.
+        recipe: the best one.
+        told: how it was found, for the recipe's file.
+    """
+
+    page: EvaluationReport
+    recipe: Recipe
+    told: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to rank the rows.
+
+    Attributes:
+        name: of candidate or control.
+        how: the rule that joins queries (and groups).
+        values: one per row, low = suspicious.
+        candidate: what it comes from; None for a control, and for groups that vote together.
+    """
+
+    name: str
+    how: How
+    values: Float[np.ndarray, " n"]
+    candidate: Candidate | None = None
+
+
+def trials(
+    scores: Mapping[str, Float[np.ndarray, "_ q n"]],
+    queries: Bool[np.ndarray, " q"] | None = None,
+    k: float = 0.2,
+) -> list[Trial]:
+    """Join scores by every rule.
+
+    Args:
+        scores: of layers, queries and rows, by name.
+        queries: which queries count; None counts all.
+        k: how many of the lowest ranks vote; see `aggregate`.
+
+    Returns:
+        One trial per name and rule.
+    """
+    return [
+        Trial(name, how, aggregate(one, how, k=k, queries=queries)) for name, one in scores.items() for how in RULES
+    ]
+
+
+def tune(
+    subject: Subject,
+    wrong: Bool[np.ndarray, " n"],
+    methods: Sequence[str],
+    groups: Sequence[str],
+    *,
+    correct_only: bool = True,
+) -> Tuned:
+    """Find the recipe that finds planted noise best.
+
+    Args:
+        subject: its training set holds the noise.
+        wrong: which rows are noise.
+        methods: to try.
+        groups: of layers to try.
+        correct_only: only queries that the model predicts correctly count.
+
+    Returns:
+        The table and the choice.
+
+    Raises:
+        InputError: nothing can be tried, or no query is predicted correctly.
+    """
+    tried, notes = candidates(subject.request.run, methods, groups)
+    with one_thread():
+        subject.request.say(forecast(subject, wrong, tried))
+        run = subject.scored_runs[0]
+        outputs = subject.problem.outputs(run.load(run.checkpoints[-1]))
+        right = outputs.predicted == subject.problem.query_labels
+        found: dict[str, Float[np.ndarray, "_ q n"]] = {}
+        quiet = subject.request.quiet
+        for one in track(tried, total=len(tried), label="scoring", unit="recipes", quiet=quiet):
+            found[one.name] = scored(subject, run, one)[None]
+        joined = _together(tried, found)
+        controls = {name: one[None] for name, one in subject.control_scores().items()}
+    by_name = {one.name: one for one in tried}
+    count = right if correct_only else None
+    made = [replace(one, candidate=by_name.get(one.name)) for one in trials({**found, **joined, **controls}, count)]
+    facts = [
+        ("planted", f"{int(wrong.sum())} of {len(wrong)} labels, seed {subject.request.seed}"),
+        ("queries", f"{int(right.sum()) if correct_only else len(right)} of {len(right)} that count"),
+        ("held-out accuracy of the model trained on noise", f"{right.mean():.3f}"),
+    ]
+    notes = [*subject.notes, *notes]
+    return chosen(made, wrong, controls, seed=subject.request.seed, facts=facts, notes=notes, quiet=quiet)
+
+
+def _together(
+    tried: Sequence[Candidate], found: Mapping[str, Float[np.ndarray, "_ q n"]]
+) -> dict[str, Float[np.ndarray, "_ q n"]]:
+    """Groups of one method that have no layer in common, side by side: they rank and vote together."""
+    joined: dict[str, Float[np.ndarray, "_ q n"]] = {}
+    for method in dict.fromkeys(one.method for one in tried):
+        own = [found[one.name] for one in tried if one.method == method and one.group in DISJOINT]
+        if len(own) > 1:
+            joined[f"{method}, together"] = np.concatenate(own)
+    return joined
+
+
+def chosen(
+    made: Sequence[Trial],
+    wrong: Bool[np.ndarray, " n"],
+    controls: Mapping[str, object],
+    *,
+    seed: int,
+    facts: Sequence[tuple[str, str]] = (),
+    notes: Sequence[str] = (),
+    quiet: bool = True,
+) -> Tuned:
+    """Measure all trials, choose on half of the rows, say on the other half how good the choice is.
+
+    Args:
+        made: the trials.
+        wrong: which rows are noise.
+        controls: names of the controls.
+        seed: of the halves.
+        facts: for the page.
+        notes: for the page.
+        quiet: no progress.
+
+    Returns:
+        The table and the choice.
+    """
+    first = halves(wrong, seed)
+    open_to_choice = [one for one in made if one.candidate is not None]
+    best = max(open_to_choice, key=lambda one: auc_ndr(one.values[first], wrong[first]))
+    assert best.candidate is not None
+    held = _figure("", auc_ndr, best.values[~first], wrong[~first])
+    figures, verdicts, control = _measured(made, wrong, controls, quiet=quiet)
+    told: dict[str, Any] = {
+        "aggregation": best.how,
+        "auc_ndr": held.value,
+        "interval": [held.low, held.high],
+        "best_control": control.name,
+        "better_than_it": verdicts[best.name],
+        "noise": float(wrong.mean()),
+        "seed": seed,
+        "rows": len(wrong),
+        "tried": len(open_to_choice),
+    }
+    rows = plain_rows(figures, controls, verdicts)
+    page = report(
+        "tune",
+        f"{len(open_to_choice)} recipes x rules on planted noise among {len(wrong):,} rows",
+        "AUC_NDR under each rule that joins queries, and NDR@30% under the best of them; 1 is perfect, random is "
+        f"{_chance(wrong):.3f} and .300",
+        (*(f"AUC_NDR, {how}" for how in RULES), "NDR@30%"),
+        sorted(rows, key=lambda one: max(figure.value or 0.0 for figure in one.figures[:-1]), reverse=True),
+        facts=[
+            ("chosen", f"{best.name}, joined by {best.how}"),
+            ("its AUC_NDR on the half of the rows that did not choose", held.text),
+            ("best control", f"{control.name}, joined by {control.how}"),
+            *facts,
+        ],
+        notes=[
+            *notes,
+            "together: groups without a common layer, ranked as several indexes; no single recipe, so never chosen",
+            "planted noise is even, real label errors are not; what else a score is used for is not measured here",
+        ],
+    )
+    return Tuned(page, best.candidate.recipe, told)
+
+
+def _measured(
+    made: Sequence[Trial], wrong: Bool[np.ndarray, " n"], controls: Mapping[str, object], *, quiet: bool
+) -> tuple[dict[str, list[Figure]], dict[str, str], Trial]:
+    """Figures by name; for all but controls, whether the best rule beats the best control; and which that is."""
+    names = list(dict.fromkeys(one.name for one in made))
+    figures: dict[str, list[Figure]] = {}
+    tops: dict[str, Trial] = {}
+    for name in track(names, total=len(names), label="resampling", unit="rankings", quiet=quiet):
+        own = [one for one in made if one.name == name]
+        tops[name] = max(own, key=lambda one: auc_ndr(one.values, wrong))
+        figures[name] = [_figure(one.how, auc_ndr, one.values, wrong) for one in own]
+        figures[name].append(_figure("NDR@30%", _ndr, tops[name].values, wrong))
+    control = max((tops[name] for name in controls), key=lambda one: auc_ndr(one.values, wrong))
+    verdicts = {name: _verdict(one, control, wrong) for name, one in tops.items() if name not in controls}
+    return figures, verdicts, control
+
+
+def halves(wrong: Bool[np.ndarray, " n"], seed: int) -> Bool[np.ndarray, " n"]:
+    """Draw half of the noisy and half of the clean rows.
+
+    Args:
+        wrong: which rows are noise.
+        seed: of the draw.
+
+    Returns:
+        Which rows choose.
+    """
+    generator = np.random.default_rng([seed, 1])
+    first = np.zeros(len(wrong), dtype=np.bool_)
+    for rows in (np.flatnonzero(wrong), np.flatnonzero(~wrong)):
+        first[generator.permutation(rows)[: (len(rows) + 1) // 2]] = True
+    return first
+
+
+def scored(subject: Subject, run: Run, one: Candidate) -> Float[np.ndarray, "q n"]:
+    """Score the training set under a candidate; scores are kept, the index is not.
+
+    Args:
+        subject: what is tuned.
+        run: trained on the noise.
+        one: the candidate.
+
+    Returns:
+        Scores, 0 for rows that were skipped.
+    """
+    digest = hashlib.sha256(one.recipe.model_dump_json().encode()).hexdigest()[:16]
+    kept = run.path / "tuning" / f"{digest}.safetensors"
+    if kept.is_file():
+        return read_tensors(kept)["scores"]
+    at = kept.with_suffix(".index")
+    scores = np.nan_to_num(subject.scored(run, one.recipe, at, quiet=True))
+    write_tensors(kept, {"scores": scores})
+    shutil.rmtree(at)
+    return scores
+
+
+def forecast(subject: Subject, wrong: Bool[np.ndarray, " n"], tried: Sequence[Candidate]) -> str:
+    """Say what tuning will cost, from one measured step.
+
+    Args:
+        subject: what is tuned.
+        wrong: which rows are noise.
+        tried: the candidates.
+
+    Returns:
+        One line.
+    """
+    loop = subject.loop(keep_places=False)
+    settings, rows = loop.settings, loop.size
+    batch = np.arange(min(settings.batch_size, rows))
+    model = subject.problem.fresh(0)
+    seconds: list[float] = []
+    for _ in range(2):  # the first is slower than those that follow
+        begin = time.perf_counter()
+        cast("Any", subject.problem.losses(model, batch).mean()).backward()
+        seconds.append(time.perf_counter() - begin)
+    passes = sum(settings.epochs if one.recipe.checkpoints == "all" else 1 for one in tried)
+    minutes = min(seconds) / len(batch) * rows * (settings.epochs + passes) / 60
+    return (
+        f"{int(wrong.sum())} of {rows} labels are replaced in a copy (seed {subject.request.seed}); will train once "
+        f"({settings.epochs} epochs) and take gradients of {len(tried)} recipes ({passes} passes): about "
+        f"{max(minutes, 0.1):.1f} minutes; what is there already is not done again"
+    )
+
+
+def _ndr(scores: Float[np.ndarray, " n"], noisy: Bool[np.ndarray, " n"]) -> float:
+    return ndr(scores, noisy, SHARE)
+
+
+def _figure(name: str, measure: Measure, values: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"]) -> Figure:
+    return Figure(name, measure(values, wrong), *bootstrap_rows(measure, values, wrong))
+
+
+def _verdict(one: Trial, control: Trial, wrong: Bool[np.ndarray, " n"]) -> str:
+    low, high = bootstrap_gap(auc_ndr, one.values, control.values, wrong)
+    gap = auc_ndr(one.values, wrong) - auc_ndr(control.values, wrong)
+    word = "yes" if low > 0 else "no" if high < 0 else "within error"
+    return f"{word} ({gap:+.3f} [{low:+.3f}, {high:+.3f}])"
+
+
+def _chance(wrong: Bool[np.ndarray, " n"]) -> float:
+    noise = float(wrong.sum())
+    return len(wrong) / 2 / (len(wrong) - noise / 2)

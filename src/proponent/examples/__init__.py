@@ -1,0 +1,29 @@
+"""Every kind of input, read into one shape; the only door of pyarrow.
+
+`read` takes a path, a hub id, a `datasets` object, a DataFrame, an Arrow table or a list, and gives `Examples`: checked
+rows with stable ids and a fingerprint of their content. The tables that proponent itself writes go through here too.
+"""
+
+from proponent.examples.arrow import read_parquet, write_parquet
+from proponent.examples.collection import Columns, Examples
+from proponent.examples.sources import read
+from proponent.examples.spreadsheet import write_csv
+from proponent.examples.stored import Stored, parquet_bytes
+from proponent.examples.whole import Found, How, Whole, spans
+from proponent.examples.wordsets import WordSets
+
+__all__ = [
+    "Columns",
+    "Examples",
+    "Found",
+    "How",
+    "Stored",
+    "Whole",
+    "WordSets",
+    "parquet_bytes",
+    "read",
+    "read_parquet",
+    "spans",
+    "write_csv",
+    "write_parquet",
+]

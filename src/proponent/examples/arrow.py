@@ -1,0 +1,258 @@
+"""The door of pyarrow: Arrow and Parquet, those of the user and those that proponent writes."""
+
+# pyright: reportMissingTypeStubs=false
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.ipc
+import pyarrow.parquet
+from jaxtyping import Shaped
+
+from proponent.errors import DamagedError, DataError
+from proponent.examples.disk import BLOCK_BYTES, first_bytes, full_disk_named, is_packed, read_bytes
+from proponent.examples.packed import Packed
+from proponent.examples.table import Table, check_names, short
+
+# pyarrow ships no types
+_pa: Any = pyarrow
+_ipc: Any = pyarrow.ipc
+_parquet: Any = pyarrow.parquet
+
+_UNREADABLE = (_pa.ArrowException, OSError, ValueError, KeyError, TypeError, EOFError, OverflowError)
+
+
+_STRETCH = 4096
+"""Rows of a Parquet file that are unpacked, or packed, at a time."""
+
+
+def is_arrow_table(source: object) -> bool:
+    """Tell whether an object is a pyarrow Table.
+
+    Args:
+        source: anything.
+
+    Returns:
+        True for a `pyarrow.Table`.
+    """
+    return isinstance(source, _pa.Table)
+
+
+def table_of_arrow(arrow: Any, name: str) -> Table:
+    """Wrap an Arrow table; its memory is shared, and values become Python objects when they are asked for.
+
+    Args:
+        arrow: a `pyarrow.Table`; the ClassLabel features that `datasets` notes in its schema are used.
+        name: what messages call it.
+
+    Returns:
+        The table.
+    """
+    names = check_names(name, list(arrow.column_names))
+    classes = _class_labels(arrow.schema.metadata)
+
+    def get(column: str) -> Sequence[object]:
+        return checked_column(name, column, arrow.column(column))
+
+    return Table(name, int(arrow.num_rows), names, get, class_names=classes.get)
+
+
+def checked_column(name: str, column: str, data: Any) -> Packed:
+    """Take a column of Arrow memory that somebody else filled.
+
+    Args:
+        name: what messages call the data.
+        column: its name.
+        data: a `pyarrow.Array`, a `pyarrow.ChunkedArray`, or what turns itself into one of them.
+
+    Returns:
+        The column.
+
+    Raises:
+        DataError: its bytes are not what its type says, for example text that is not UTF-8.
+    """
+    data = _pa.array(data) if hasattr(data, "__arrow_array__") else data
+    try:
+        data.validate(full=True)
+    except _pa.ArrowException as error:
+        raise DataError(
+            f"{name}: column {short(column)} holds bytes that are no {data.type} ({_first_line(error)}): write it again"
+        ) from error
+    return Packed(data)
+
+
+# names of the ClassLabel columns from the note that `datasets` leaves in a schema; other notes are not ours
+def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, tuple[str, ...]]:
+    try:
+        features: dict[str, Any] = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        classes = {column: feature for column, feature in features.items() if feature.get("_type") == "ClassLabel"}
+        return {column: tuple(map(str, feature["names"])) for column, feature in classes.items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def read_user_parquet(path: Path) -> Table:
+    """Read a user's Parquet file; a column is read when it is asked for, a stretch of rows at a time.
+
+    Args:
+        path: the file, packed with gzip when its name ends in .gz.
+
+    Returns:
+        The table.
+
+    Raises:
+        DataError: it is empty, cut off, damaged or not Parquet.
+    """
+    name = str(path)
+    try:
+        # the file stays open: a column that is asked for later comes from the same file
+        file = _parquet.ParquetFile(
+            _opened(path), page_checksum_verification=True, buffer_size=BLOCK_BYTES, pre_buffer=False
+        )
+        schema, rows = file.schema_arrow, int(file.metadata.num_rows)
+    except _UNREADABLE as error:
+        raise DataError(f"{name}: not a readable Parquet file ({_first_line(error)})") from error
+    names = check_names(name, list(schema.names))
+
+    def get(column: str) -> Sequence[object]:
+        try:
+            batches = file.iter_batches(_STRETCH, columns=[column], use_threads=False)
+            data = _pa.chunked_array([_fitted(one.column(column)) for one in batches], type=schema.field(column).type)
+        except _UNREADABLE as error:
+            raise DataError(f"{name}: not a readable Parquet file ({_first_line(error)})") from error
+        return checked_column(name, column, data)
+
+    return Table(name, rows, names, get, class_names=_class_labels(schema.metadata).get)
+
+
+# text as it is unpacked lies in buffers that grew by doubling: move it into buffers of its size
+def _fitted(array: Any) -> Any:
+    if array.type not in (_pa.string(), _pa.large_string()):
+        return array
+    buffers = [None if buffer is None else _pa.py_buffer(bytes(buffer)) for buffer in array.buffers()]
+    return _pa.Array.from_buffers(array.type, len(array), buffers, offset=array.offset)
+
+
+def _opened(path: Path) -> Any:
+    if is_packed(path):
+        return _pa.BufferReader(read_bytes(path))
+    first_bytes(path)  # refuses what is missing or empty
+    return _pa.OSFile(str(path))
+
+
+def read_user_arrow(path: Path) -> Table:
+    """Read a user's Arrow file, in the file or the stream format (`datasets` writes the stream format).
+
+    The file is mapped: it must not be written to while it is in use.
+
+    Args:
+        path: the file, packed with gzip when its name ends in .gz.
+
+    Returns:
+        The table.
+
+    Raises:
+        DataError: it is empty, cut off or not Arrow.
+    """
+    try:
+        if is_packed(path):
+            data = read_bytes(path)
+            first, source = data[:8], _pa.BufferReader(data)
+        else:
+            first, source = first_bytes(path), _pa.memory_map(str(path))
+        with (_ipc.open_file if first.startswith(b"ARROW1") else _ipc.open_stream)(source) as reader:
+            return table_of_arrow(reader.read_all(), str(path))
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: not a readable Arrow file ({_first_line(error)})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return short(str(error).split("\n", 1)[0], limit=120)
+
+
+def write_parquet(
+    path: str | os.PathLike[str], columns: Mapping[str, Sequence[object] | Shaped[np.ndarray, "n *more"]]
+) -> None:
+    """Write a table with a checksum on every page, packed with zstd, and fsync it. Not atomic: the caller renames.
+
+    Args:
+        path: the file; it is overwritten.
+        columns: name to values: lists (None is null) or arrays [n] or [n, m]; all of one length.
+
+    Raises:
+        DataError: a column mixes kinds of values or holds what Parquet cannot, or lengths differ.
+        DiskFullError: no space left.
+    """
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"{os.fspath(path)}: the columns have different lengths {lengths}")
+    arrow = _pa.table({name: _to_arrow(name, values) for name, values in columns.items()})
+    with full_disk_named(os.fspath(path)), Path(path).open("wb") as file:
+        _parquet.write_table(arrow, file, compression="zstd", write_page_checksum=True)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _to_arrow(name: str, values: Sequence[object] | Shaped[np.ndarray, "n *more"]) -> Any:
+    try:
+        if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
+            if values.ndim == 2 and values.shape[1] > 0:
+                return _pa.FixedSizeListArray.from_arrays(_pa.array(values.ravel()), values.shape[1])
+            return _pa.array(values)
+        if not isinstance(values, np.ndarray | list | tuple):  # read as it is written: never whole as Python objects
+            return _in_blocks(iter(values))
+        return _pa.array(values.tolist() if isinstance(values, np.ndarray) else list(values))
+    except (_pa.ArrowException, TypeError, OverflowError, ValueError) as error:
+        raise DataError(f"column {short(name)} cannot be written to Parquet ({_first_line(error)})") from error
+
+
+def _in_blocks(values: Iterator[object]) -> Any:
+    """One array out of many small ones, with the kind that the first values have."""
+    blocks: list[Any] = []
+    while block := list(islice(values, _STRETCH)):
+        blocks.append(_pa.array(block))
+    kind = next((one.type for one in blocks if not _pa.types.is_null(one.type)), _pa.null())
+    return _pa.chunked_array([one.cast(kind) for one in blocks], type=kind)
+
+
+def read_parquet(path: str | os.PathLike[str]) -> dict[str, list[Any] | Shaped[np.ndarray, "n *more"]]:
+    """Read a table that `write_parquet` wrote, with every page checked against its checksum.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Name to values, in the order written: arrays [n] or [n, m] for numbers without nulls, lists otherwise.
+
+    Raises:
+        DamagedError: the file is missing, cut off, or its bytes are not what was written.
+    """
+    try:
+        with _parquet.ParquetFile(os.fspath(path), page_checksum_verification=True) as file:
+            arrow = file.read()
+        return {name: _from_arrow(arrow.column(name)) for name in arrow.column_names}
+    except FileNotFoundError as error:
+        raise DamagedError(f"{os.fspath(path)}: the file is missing: restore it or build the index again") from error
+    except _UNREADABLE as error:
+        raise DamagedError(
+            f"{os.fspath(path)}: damaged ({_first_line(error)}): restore it or build the index again"
+        ) from error
+
+
+def _from_arrow(column: Any) -> list[Any] | Shaped[np.ndarray, "n *more"]:
+    kind: Any = column.type
+    number: Any = _pa.types
+    if column.null_count:
+        return column.to_pylist()
+    if number.is_fixed_size_list(kind):
+        flat: Any = column.combine_chunks()
+        values: Any = flat.flatten().to_numpy(zero_copy_only=False)
+        return values.reshape(len(column), kind.list_size)
+    if number.is_integer(kind) or number.is_floating(kind) or number.is_boolean(kind):
+        return column.to_numpy()
+    return column.to_pylist()

@@ -1,0 +1,107 @@
+"""Bytes from and to the disk, with what goes wrong said in the user's words."""
+
+import errno
+import gzip
+import zlib
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from proponent.errors import DataError, DiskFullError
+
+BLOCK_BYTES = 1 << 20
+"""Bytes of a file that are in memory at a time."""
+
+
+def is_packed(path: Path) -> bool:
+    """Tell whether a file is packed with gzip, by its name.
+
+    Args:
+        path: the file.
+
+    Returns:
+        True for .gz.
+    """
+    return path.name.lower().endswith(".gz")
+
+
+def byte_blocks(path: Path) -> Iterator[bytes]:
+    """Read a file block by block, unpacked when its name ends in .gz.
+
+    Args:
+        path: the file.
+
+    Yields:
+        Its bytes, never none of them.
+
+    Raises:
+        DataError: it cannot be read, is no whole gzip file, or is empty.
+    """
+    blank = True
+    try:
+        with gzip.open(path, "rb") if is_packed(path) else path.open("rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                blank = blank and not block.strip()
+                yield block
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: not a whole gzip file ({error}): copy or compress it again") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if blank:
+        raise DataError(f"{path}: the file is empty")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file, unpacked when its name ends in .gz.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its bytes, never empty.
+    """
+    return b"".join(byte_blocks(path))
+
+
+def first_bytes(path: Path) -> bytes:
+    """Read the beginning of a file as it lies on the disk, to know its format.
+
+    Args:
+        path: the file.
+
+    Returns:
+        At most 8 bytes, at least one.
+
+    Raises:
+        DataError: it cannot be read, or is empty.
+    """
+    try:
+        with path.open("rb") as file:
+            found = file.read(8)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not found:
+        raise DataError(f"{path}: the file is empty")
+    return found
+
+
+@contextmanager
+def full_disk_named(path: str) -> Generator[None]:
+    """Turn "no space left" into an error that names the file.
+
+    Args:
+        path: the file being written.
+
+    Yields:
+        Nothing; the body writes.
+
+    Raises:
+        DiskFullError: the device or the user's quota is full.
+        OSError: anything else that the body raised.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise DiskFullError(f"{path}: no space left to write it: free some space and run again") from error
+        raise

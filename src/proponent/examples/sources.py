@@ -1,0 +1,302 @@
+"""`read`: what a user may pass as data, told apart and opened."""
+
+import difflib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from proponent.errors import DataError, MissingExtraError
+from proponent.examples.arrow import checked_column, is_arrow_table, read_user_arrow, read_user_parquet, table_of_arrow
+from proponent.examples.checks import check
+from proponent.examples.collection import Columns, Examples
+from proponent.examples.packed import Packed, Packer, joined
+from proponent.examples.table import Table, check_names, short, table_of_records
+from proponent.examples.textfiles import packed_table, read_json, read_json_lines, read_separated
+from proponent.types import Example
+
+DEFAULT_COLUMNS = Columns()
+
+_STRETCH = 4096
+"""Rows of a `datasets.Dataset` that are put in order at a time."""
+
+_READERS: dict[str, Callable[[Path], Table]] = {
+    ".csv": lambda path: read_separated(path, ","),
+    ".tsv": lambda path: read_separated(path, "\t"),
+    ".jsonl": read_json_lines,
+    ".ndjson": read_json_lines,
+    ".json": read_json,
+    ".parquet": read_user_parquet,
+    ".arrow": read_user_arrow,
+}
+_KNOWN = ", ".join(_READERS) + " (each also with .gz)"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_KINDS = "a path, a datasets.Dataset, a pandas or polars DataFrame, an Arrow table, a list of dicts or a list of texts"
+
+
+def read(
+    source: object,
+    *,
+    columns: Columns = DEFAULT_COLUMNS,
+    split: str | None = None,
+    revision: str | None = None,
+    allow_empty: bool = False,
+) -> Examples:
+    """Read any kind of input into checked examples.
+
+    Args:
+        source: a path (.csv, .tsv, .jsonl, .ndjson, .json, .parquet, .arrow, also packed with gzip), a folder made by
+            `save_to_disk`, a hub id "owner/name", a `datasets` object, a pandas or polars DataFrame, a pyarrow Table,
+            a list of dicts, of texts or of `Example`, or Examples, which are returned as they are.
+        columns: which column plays which part.
+        split: which split of a data set that has several.
+        revision: branch, tag or commit of a hub data set.
+        allow_empty: take empty texts, with a warning, instead of refusing them.
+
+    Returns:
+        The examples, in the order of the source.
+
+    Raises:
+        DataError: the source cannot be read, or a row or column cannot be used.
+        MissingExtraError: it needs `datasets`, which is not installed.
+    """
+    if isinstance(source, Examples):
+        _refuse_split(source.name, split, revision)
+        return source
+    if isinstance(source, str | os.PathLike):
+        table = _table_of_path(cast("str | os.PathLike[str]", source), split, revision)
+    else:
+        table = _table_of_object(source, columns, split, revision)
+    return check(table, columns, allow_empty)
+
+
+def _refuse_split(name: str, split: str | None, revision: str | None) -> None:
+    if split is not None:
+        raise DataError(f"{name}: it has no splits: leave out --split {split}")
+    if revision is not None:
+        raise DataError(f"{name}: only a hub data set has revisions: leave out --revision {revision}")
+
+
+def _table_of_path(source: str | os.PathLike[str], split: str | None, revision: str | None) -> Table:
+    path = Path(os.fsdecode(source))
+    suffix = _suffix(path)
+    if not _exists(path):
+        if (
+            isinstance(source, str)
+            and _HUB_ID.fullmatch(source)
+            and suffix not in _READERS
+            and not _exists(path.parent)
+        ):
+            return _table_of_hub(source, split, revision)
+        raise DataError(_not_found(path))
+    if path.is_dir():
+        _refuse_split(str(path), None, revision)
+        return _table_of_folder(path, split)
+    _refuse_split(str(path), split, revision)
+    if suffix not in _READERS:
+        raise DataError(f"{path}: unknown kind of file {short(path.suffix)}: known are {_KNOWN}")
+    return _READERS[suffix](path)
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower().removesuffix(".gz")
+    return Path(name).suffix
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # for example a name too long for the file system
+        return False
+
+
+def _not_found(path: Path) -> str:
+    shown = short(str(path), limit=300)
+    if not _exists(path.parent):
+        return f"{shown}: not found: there is no folder {short(str(path.parent), limit=300)}"
+    near = difflib.get_close_matches(path.name, _names_in(path.parent), n=3)
+    hint = f"; did you mean {', '.join(map(short, near))}?" if near else ": give a path, or a list of texts"
+    return f"{shown}: no such file{hint}"
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in folder.iterdir())
+    except OSError:  # a folder that may not be listed gives no hints
+        return []
+
+
+def _datasets(needed_for: str) -> Any:
+    try:
+        return importlib.import_module("datasets")
+    except ImportError as error:
+        raise MissingExtraError(f"{needed_for} needs the package datasets: pip install 'proponent[data]'") from error
+
+
+def _table_of_folder(path: Path, split: str | None) -> Table:
+    saved = (path / "dataset_dict.json").is_file() or (
+        (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+    )
+    if not saved:
+        inside = [name for name in _names_in(path) if _suffix(Path(name)) in _READERS]
+        hint = f"name one of its files: {', '.join(map(short, inside[:5]))}" if inside else f"known files are {_KNOWN}"
+        raise DataError(f"{path}: a folder, but not a data set made by save_to_disk: {hint}")
+    datasets = _datasets(f"{path}: a data set made by save_to_disk")
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except Exception as error:  # whatever datasets raises for a folder it cannot read
+        raise DataError(f"{path}: datasets cannot load it ({_reason(error)})") from error
+    return _table_of_dataset(datasets, loaded, split, str(path))
+
+
+def _table_of_hub(name: str, split: str | None, revision: str | None) -> Table:
+    tried = f"{name}: no such local path, and as a hub data set"
+    datasets = _datasets(tried + " it")
+    asked = ", ".join(f"{key} {short(value)}" for key, value in (("split", split), ("revision", revision)) if value)
+    try:
+        loaded = datasets.load_dataset(name, split=split, revision=revision)
+    except Exception as error:  # whatever datasets and the network raise
+        raise DataError(f"{tried} ({asked or 'default revision'}) it cannot be loaded: {_reason(error)}") from error
+    if split is not None:
+        return _table_of_split(datasets, loaded, f"{name} [{split}]")
+    return _table_of_dataset(datasets, loaded, None, name)
+
+
+def _reason(error: BaseException) -> str:
+    line = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {short(line, limit=200)}"
+
+
+def _table_of_object(source: object, columns: Columns, split: str | None, revision: str | None) -> Table:
+    # a user's object is of a package only if that package is already imported: none is imported here to find out
+    datasets: Any = sys.modules.get("datasets")
+    kinds = ("Dataset", "IterableDataset", "DatasetDict", "IterableDatasetDict")
+    if datasets is not None and isinstance(source, tuple(getattr(datasets, kind) for kind in kinds)):
+        _refuse_split("this data set is already loaded", None, revision)
+        return _table_of_dataset(datasets, source, split, None)
+    table = _table_of_rows(source, columns.text)
+    _refuse_split(table.name, split, revision)
+    return table
+
+
+def _table_of_rows(source: object, text_column: str) -> Table:
+    pandas: Any = sys.modules.get("pandas")
+    polars: Any = sys.modules.get("polars")
+    if pandas is not None and isinstance(source, pandas.DataFrame):
+        return _table_of_pandas(source)
+    if polars is not None and isinstance(source, polars.DataFrame):
+        return _table_of_polars(source)
+    if is_arrow_table(source):
+        arrow: Any = source
+        return table_of_arrow(arrow, f"pyarrow.Table of {arrow.num_rows} rows")
+    if isinstance(source, list | tuple):
+        return _table_of_list(cast("Sequence[object]", source), text_column)
+    raise DataError(f"cannot read examples from {short(source)} ({type(source).__name__}): pass {_KINDS}")
+
+
+def _table_of_dataset(datasets: Any, source: Any, split: str | None, name: str | None) -> Table:
+    called = name or f"datasets.{type(source).__name__}"
+    if isinstance(source, datasets.DatasetDict | datasets.IterableDatasetDict):
+        splits = [str(key) for key in source]
+        if split is None and len(splits) != 1:
+            raise DataError(f"{called}: choose one of its splits {', '.join(map(short, splits))} with --split")
+        if split is not None and split not in splits:
+            raise DataError(f"{called}: no split {short(split)}; it has {', '.join(map(short, splits))}")
+        chosen = split or splits[0]
+        return _table_of_split(datasets, source[chosen], f"{called} [{chosen}]")
+    if split is not None and str(source.split) != split:
+        raise DataError(f"{called}: it is one split ({source.split}), not {short(split)}: leave out --split {split}")
+    return _table_of_split(datasets, source, called if name else None)
+
+
+def _table_of_split(datasets: Any, source: Any, name: str | None) -> Table:
+    features: Mapping[str, Any] = source.features or {}
+    classes = {
+        column: tuple(map(str, feature.names))
+        for column, feature in features.items()
+        if isinstance(feature, datasets.ClassLabel)
+    }
+    if isinstance(source, datasets.IterableDataset):
+        packer = Packer(list)
+        for record in source:
+            packer.add(dict(record))
+        table = packed_table(name or f"datasets.IterableDataset of {len(packer)} rows", packer)
+    else:
+        table = _table_of_stored(source, name or f"datasets.Dataset of {source.num_rows} rows")
+    return replace(table, class_names=classes.get)
+
+
+# a Dataset: mapped files, or rows of them in another order; only the columns that are asked for are put in order
+def _table_of_stored(source: Any, name: str) -> Table:
+    ready: dict[str, Sequence[object]] = {}
+
+    def prepare(columns: Sequence[str]) -> None:
+        # the Arrow view keeps the order of select() and shuffle(), and decodes no images or sound
+        view = source.select_columns(list(columns)).with_format("arrow")
+        pieces: dict[str, list[Packed]] = {column: [] for column in columns}
+        for start in range(0, source.num_rows, _STRETCH):
+            arrow = view[start : start + _STRETCH]
+            for column, done in pieces.items():
+                part = arrow.column(column)
+                # rows in another order come as one piece each: lay them together; mapped files come in large pieces
+                part = part.combine_chunks() if part.num_chunks > len(part) // 16 else part
+                done.append(checked_column(name, column, part))
+        ready.update((column, joined(done)) for column, done in pieces.items())
+
+    def get(column: str) -> Sequence[object]:
+        if column not in ready:
+            prepare([column])
+        return ready[column]
+
+    return Table(name, int(source.num_rows), check_names(name, list(source.column_names)), get, prepare=prepare)
+
+
+def _table_of_pandas(frame: Any) -> Table:
+    name = f"pandas.DataFrame of {len(frame)} rows"
+    names = check_names(name, list(frame.columns))
+
+    def get(column: str) -> Sequence[object]:
+        series = frame[column]
+        if getattr(series.dtype, "storage", None) == "pyarrow":  # text that pandas keeps in Arrow memory already
+            return checked_column(name, column, series.array)
+        return [None if null else value for value, null in zip(series.tolist(), series.isna().tolist(), strict=True)]
+
+    return Table(name, len(frame), names, get)
+
+
+def _table_of_polars(frame: Any) -> Table:
+    name = f"polars.DataFrame of {frame.height} rows"
+
+    def get(column: str) -> Sequence[object]:
+        series = frame.get_column(column)
+        return checked_column(name, column, series.to_arrow()) if str(series.dtype) == "String" else series.to_list()
+
+    return Table(name, int(frame.height), tuple(frame.columns), get)
+
+
+def _table_of_list(rows: Sequence[object], text_column: str) -> Table:
+    if not rows:
+        raise DataError("an empty list: there is nothing to read")
+    kinds: dict[type, str] = {str: "texts", Example: "examples", Mapping: "dicts"}
+    kind = next((kind for kind in kinds if isinstance(rows[0], kind)), None)
+    if kind is None:
+        raise DataError(f"cannot read examples from a list of {type(rows[0]).__name__}: pass {_KINDS}")
+    name = f"list of {len(rows)} {kinds[kind]}"
+    odd = next((row for row, value in enumerate(rows) if not isinstance(value, kind)), None)
+    if odd is not None:
+        raise DataError(f"{name}: row {odd} holds {short(rows[odd])} instead: use one kind")
+    if kind is str:
+        return Table(name, len(rows), (text_column,), lambda _: list(rows))
+    if kind is Example:
+        return _table_of_examples(name, cast("Sequence[Example]", rows))
+    return table_of_records(name, cast("Sequence[Mapping[str, object]]", rows))
+
+
+def _table_of_examples(name: str, rows: Sequence[Example]) -> Table:
+    parts = ("id", "text", "text_pair", "label", "target")
+    used = [part for part in parts if any(getattr(row, part) is not None for row in rows)]
+    return table_of_records(name, [{part: getattr(row, part) for part in used} for row in rows])

@@ -1,0 +1,89 @@
+"""CSV for people: a cell never becomes a formula when a spreadsheet opens the file."""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+from jaxtyping import Shaped
+
+from proponent.errors import DataError
+from proponent.examples.disk import full_disk_named
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\0")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+@runtime_checkable
+class TextSink(Protocol):
+    """Anything that takes text: an open file, standard output, a StringIO."""
+
+    def write(self, text: str, /) -> object:
+        """Take some text.
+
+        Args:
+            text: what to add.
+        """
+        ...
+
+
+def write_csv(
+    path_or_file: str | os.PathLike[str] | TextSink,
+    columns: Mapping[str, Sequence[object] | Shaped[np.ndarray, " n"]],
+    *,
+    guard: bool = True,
+) -> int:
+    """Write a table as CSV (UTF-8, RFC 4180 line ends).
+
+    Args:
+        path_or_file: where to; an open text file stays open.
+        columns: name to values, all of one length; None becomes an empty cell, lists and dicts become JSON.
+        guard: put a ' before text that a spreadsheet would run as a formula (it starts with = + - @, tab, CR or NUL;
+            plain numbers such as "-1.5" are left alone). Without it the file reads back exactly.
+
+    Returns:
+        The number of cells that got a '.
+
+    Raises:
+        DataError: the columns have different lengths.
+        DiskFullError: no space left.
+    """
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"CSV: the columns have different lengths {lengths}")
+    if not isinstance(path_or_file, str | os.PathLike):
+        return _write(path_or_file, columns, guard)
+    path = Path(path_or_file)
+    with full_disk_named(str(path)), path.open("w", encoding="utf-8", newline="") as file:
+        return _write(file, columns, guard)
+
+
+def _write(file: TextSink, columns: Mapping[str, Sequence[object] | Shaped[np.ndarray, " n"]], guard: bool) -> int:
+    guarded = 0
+
+    def safe(cells: Iterable[object]) -> list[object]:
+        nonlocal guarded
+        row = [_plain(cell) for cell in cells]
+        if guard:
+            for i, cell in enumerate(row):
+                if isinstance(cell, str) and cell.startswith(_FORMULA) and not _NUMBER.fullmatch(cell):
+                    row[i] = "'" + cell
+                    guarded += 1
+        return row
+
+    # \r\n: with \n alone, csv before Python 3.13 leaves a lone \r in a text unquoted, which readers take as a new row
+    writer = csv.writer(file, lineterminator="\r\n")
+    writer.writerow(safe(columns))
+    values = [cast("Any", column).tolist() if isinstance(column, np.ndarray) else column for column in columns.values()]
+    writer.writerows(safe(cells) for cells in zip(*values, strict=True))
+    return guarded
+
+
+def _plain(cell: object) -> object:
+    if isinstance(cell, list | tuple | dict):
+        return json.dumps(cell, ensure_ascii=False, default=str)
+    return cell if cell is None or isinstance(cell, str | int | float) else str(cell)

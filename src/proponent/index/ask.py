@@ -1,0 +1,400 @@
+"""Ask an index: which training examples, and which words in them, helped or hurt an output."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from proponent import words as splitter
+from proponent.errors import InputError, MismatchError
+from proponent.index.answers import Answers
+from proponent.index.asked import AnyLabel, Asked, Labels, check_queries, labels_of, named, plain_label, queries_of
+from proponent.index.beside import Beside
+from proponent.index.fastif import FastIF
+from proponent.index.grouping import BLOCK, Aggregate, Grouping, Together
+from proponent.index.loading import Loaded
+from proponent.index.turning import Turning, gradients_of
+from proponent.model import Run
+from proponent.search import ANY, How, KernelName, Ranking, Search, Where, ranking_of
+from proponent.store import Store
+from proponent.types import RUN_STEPS, Example
+from proponent.views import Answer
+
+
+class Index:
+    """A finished index: open it, ask it.
+
+    Args:
+        path: the index.
+        run: folder of the run, when it has moved since the index was built; several for joined runs.
+        trust_remote_code: allow code that comes with the run's model (an index never allows it by itself).
+        partial: open an unfinished index too, with what is there; every answer says so.
+        allow_missing: go on without shards that are missing; every answer says so.
+        kernel: takes the products of a search: "numpy" (the default) or "numba".
+
+    Raises:
+        InputError: there is no finished index.
+        DamagedError: it is not what was written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        run: str | Path | Sequence[str | Path] | None = None,
+        *,
+        trust_remote_code: bool = False,
+        partial: bool = False,
+        allow_missing: bool = False,
+        kernel: KernelName | None = None,
+    ) -> None:
+        self.store = Store(Path(path), partial=partial, allow_missing=allow_missing)
+        self._search, self._beside, plan = Search(self.store, kernel=kernel), Beside(self.store), self.store.plan
+        self.say: Callable[[str], None] = lambda _: None
+        """Told in a few words what is being done; replace it to watch a question on its way."""
+        self._loaded = Loaded(self.store, run, trust_remote_code, lambda line: self.say(line))
+        self._turning = Turning(plan.recipe, plan.blocks, self.store.table, gradients_of(self.store))
+        self._fast = None if plan.recipe.solver == "none" else FastIF(self.store, self._loaded)
+        by_word = self._fast or self._loaded.by_word
+        self._answers = Answers(self.store, self._search, self._beside, by_word, self._turning)
+        self._grouping = Grouping(self._search, self._beside)
+        if plan.word_rules != splitter.RULES:
+            raise MismatchError(
+                f"{path} was built with word rules {plan.word_rules}, this Python has {splitter.RULES} "
+                "(another Unicode version): "
+                "ask it with the Python that built it, or build it again"
+            )
+
+    def __len__(self) -> int:
+        return self.store.n
+
+    def __repr__(self) -> str:
+        plan = self.store.plan
+        return f"Index({plan.recipe.name}: {self.store.n} examples, {len(plan.checkpoints)} checkpoints of {plan.run})"
+
+    @property
+    def summary(self) -> dict[str, object]:
+        """What the index holds and what it cost, as plain data."""
+        plan, manifest = self.store.plan, self.store.manifest
+        return {
+            "index": str(self.store.folder),
+            "method": plan.recipe.name,
+            "embedding_path": plan.embedding_path,
+            "examples": self.store.n,
+            "checkpoints": [
+                {
+                    "step": one.step % RUN_STEPS,
+                    "run": one.step // RUN_STEPS,
+                    "learning_rate": one.learning_rate,
+                    "rule": one.rule,
+                }
+                for one in plan.checkpoints
+            ],
+            "skipped": [one.model_dump() for one in manifest.skipped],
+            "notes": list(manifest.notes),
+            "seconds": dict(manifest.seconds),
+            "merkle_root": manifest.merkle_root,
+        }
+
+    @property
+    def method(self) -> str:
+        """Name of the recipe."""
+        return self.store.plan.recipe.name
+
+    @property
+    def run(self) -> Run:
+        """The training run, checked against what the index was built from.
+
+        Raises:
+            InputError: it needs its model's own code, and the user has not allowed that.
+            RunError: it is not there any more.
+            MismatchError: weights or tokenizer changed.
+        """
+        return self._loaded.run
+
+    def explain(
+        self,
+        text: str,
+        *,
+        label: AnyLabel | None = None,
+        against: AnyLabel | None = None,
+        text_pair: str | None = None,
+        target: str | None = None,
+        k: int = 10,
+        baselines: bool = True,
+        where: Where = ANY,
+        aggregate: How | Aggregate = "mean",
+    ) -> Answer:
+        """Say proponent an output comes.
+
+        Args:
+            text: the text, the first text of a pair, or the prompt of a language model.
+            label: the class to explain; None explains the predicted one.
+            against: a second class; the answer then explains why `label` rather than that.
+            text_pair: the second text of a pair.
+            target: the part that counts, after the prompt (language model); None counts the whole text.
+            k: hits on each side.
+            baselines: also rank by BM25, TF-IDF x label, embedding, label and chance.
+            where: which training examples may be hits.
+            aggregate: how layers (or checkpoints) are joined: mean, which is the method's own sum; rank; or vote.
+
+        Returns:
+            The answer.
+
+        Raises:
+            InputError: the text is empty, or an option does not fit the run.
+            LabelError: the run does not know a label.
+            MismatchError: the run is not the one the index was built from.
+        """
+        queries = queries_of([text], [label], [text_pair], [target])
+        return next(
+            iter(
+                self.explain_many(queries, against=against, k=k, baselines=baselines, where=where, aggregate=aggregate)
+            )
+        )
+
+    def explain_many(
+        self,
+        queries: Sequence[Example],
+        *,
+        against: AnyLabel | None = None,
+        k: int = 10,
+        baselines: bool = True,
+        where: Where = ANY,
+        aggregate: How | Aggregate = "mean",
+    ) -> Iterable[Answer]:
+        """Explain several queries; gradients are taken together.
+
+        Args:
+            queries: texts with labels (None explains the predicted class).
+            against: a second class for all of them.
+            k: hits on each side.
+            baselines: also rank by the baselines.
+            where: which training examples may be hits.
+            aggregate: see `explain`.
+
+        Yields:
+            One answer per query, in order.
+
+        Raises:
+            InputError: a text is empty, or an option does not fit the run.
+        """
+        where.check(self.store)
+        rule, asked = Aggregate.of(aggregate).alone(), self._asked(queries, against, k)
+        self.say("comparing with the training examples")
+        for row in range(len(queries)) if rule.how != "mean" else ():
+            ranking, told = self._grouping.ranking(asked, [row], rule, k, where)
+            yield self._answers.answer(
+                asked, row, ranking, k, baselines=baselines, where=where, worded=False, told=told
+            )
+        if rule.how != "mean":
+            return
+        for start in range(0, len(queries), BLOCK):
+            rows = range(start, min(start + BLOCK, len(queries)))
+            for row, ranking in zip(rows, self._ranked(asked, rows, k, where), strict=True):
+                yield self._answers.answer(asked, row, ranking, k, baselines=baselines, where=where)
+
+    def explain_group(
+        self,
+        queries: Sequence[Example],
+        *,
+        aggregate: How | Aggregate = "mean",
+        against: AnyLabel | None = None,
+        k: int = 10,
+        baselines: bool = True,
+        where: Where = ANY,
+    ) -> Answer:
+        """Explain several queries as one: one ranking for them all.
+
+        Args:
+            queries: texts with labels (None explains the predicted class).
+            aggregate: mean (the mean of the queries' scores, with words), rank or vote (without words).
+            against: a second class for all of them.
+            k: hits on each side.
+            baselines: also rank by the baselines' mean scores.
+            where: which training examples may be hits.
+
+        Returns:
+            The answer; its `group` holds the queries that count.
+
+        Raises:
+            InputError: a text is empty, no query counts, or an option does not fit the run.
+        """
+        where.check(self.store)
+        rule, grouping = Aggregate.of(aggregate), self._grouping
+        asked = self._asked(queries, against, k)
+        rows = grouping.rows(asked, range(len(queries)), rule)
+        self.say("comparing with the training examples")
+        group, worded = Together(asked, rows, linear=grouping.linear), rule.how == "mean" and grouping.linear
+        told = [f"{len(rows)} of {len(queries)} queries count: those that the model predicts"] if rule.correct else []
+        if worded:
+            (ranking,), more = self._search.top(group.taken(range(1)), 1, k, where), []
+        else:
+            ranking, more = grouping.ranking(asked, rows, rule, k, where)
+        told += more
+        return self._answers.answer(group, 0, ranking, k, baselines=baselines, where=where, worded=worded, told=told)
+
+    def group_scores(
+        self, queries: Sequence[Example], *, aggregate: How | Aggregate = "mean", against: AnyLabel | None = None
+    ) -> Float[np.ndarray, " n"]:
+        """Score every training example once for several queries.
+
+        Args:
+            queries: texts with labels (None takes the predicted class).
+            aggregate: mean, rank (mean number of examples with a smaller score) or vote (minus the places among the
+                lowest k); the lowest are the most suspicious.
+            against: a second class for all of them.
+
+        Returns:
+            One number each, in data order; NaN for skipped training rows.
+
+        Raises:
+            InputError: a text is empty, no query counts, or an option does not fit the run.
+        """
+        rule, asked = Aggregate.of(aggregate), self._ask(queries, against)
+        return self._grouping.scores(asked, self._grouping.rows(asked, range(len(queries)), rule), rule)[0]
+
+    def top(
+        self,
+        texts: Sequence[str],
+        labels: Labels | None = None,
+        *,
+        k: int = 10,
+        text_pairs: Sequence[str | None] | None = None,
+        targets: Sequence[str | None] | None = None,
+        against: AnyLabel | None = None,
+        where: Where = ANY,
+    ) -> list[Ranking]:
+        """Rank both ends for some queries; no matrix of queries x examples is made.
+
+        Args:
+            texts: the queries.
+            labels: their classes by name or number; None (for all or for one) is the predicted class.
+            k: hits on each side.
+            text_pairs: second texts of pairs.
+            targets: the parts that count (language model).
+            against: a second class for all of them.
+            where: which training examples may be hits.
+
+        Returns:
+            Per query the examples (in data order) that helped and hurt most, with their scores.
+
+        Raises:
+            InputError: lists of different lengths, an empty text, or an option that does not fit the run.
+        """
+        queries = queries_of(texts, labels, text_pairs, targets)
+        where.check(self.store)
+        asked = self._asked(queries, against, k)
+        blocks = [range(start, min(start + BLOCK, len(queries))) for start in range(0, len(queries), BLOCK)]
+        return [ranking for rows in blocks for ranking in self._ranked(asked, rows, k, where)]
+
+    def scores(
+        self,
+        texts: Sequence[str],
+        labels: Labels | None = None,
+        *,
+        text_pairs: Sequence[str | None] | None = None,
+        targets: Sequence[str | None] | None = None,
+        against: AnyLabel | None = None,
+    ) -> Float[np.ndarray, "q n"]:
+        """Score every training example against some queries.
+
+        Args:
+            texts: the queries.
+            labels: their classes by name or number; None (for all or for one) is the predicted class.
+            text_pairs: second texts of pairs.
+            targets: the parts that count (language model).
+            against: a second class for all of them.
+
+        Returns:
+            Scores [q n] in data order, in the unit of the method; NaN for skipped training rows.
+
+        Raises:
+            InputError: lists of different lengths, an empty text, or an option that does not fit the run.
+        """
+        queries = queries_of(texts, labels, text_pairs, targets)
+        asked = self._ask(queries, against)
+        blocks = [
+            self._block(asked, range(start, min(start + BLOCK, len(queries))))
+            for start in range(0, len(queries), BLOCK)
+        ]
+        return np.concatenate(blocks) if blocks else np.zeros((0, len(self)))
+
+    def predict(self, texts: Sequence[str], *, text_pairs: Sequence[str | None] | None = None) -> list[str]:
+        """Predict the class of some texts at the last checkpoint of the index.
+
+        Args:
+            texts: the texts.
+            text_pairs: second texts of pairs.
+
+        Returns:
+            Names of classes.
+
+        Raises:
+            InputError: the run is a language model, a text is empty, or lists of different lengths.
+        """
+        names = self.run.label_names
+        if names is None:
+            raise InputError("this run is a language model: it predicts no classes")
+        queries = queries_of(texts, text_pairs=text_pairs)
+        check_queries(queries)
+        encoded = self._loaded.encoder.encode(queries) if queries else []
+        size = self.store.plan.source.batch_size
+        _, predicted, _ = labels_of(self._loaded.at(self.store.plan.checkpoints[-1].step), queries, encoded, size)
+        return [names[number] for number in predicted]
+
+    def _block(self, asked: Asked, rows: range) -> Float[np.ndarray, "q n"]:
+        """Scores of some queries together: the postings of a token are read once for all of them."""
+        name = self.store.plan.recipe.baseline
+        if name is not None:
+            return np.stack([self._beside.scores(name, asked.texts(row)) for row in rows])
+        if self._fast is not None:
+            return self._fast.scores(asked, rows)
+        return self._search.scores(asked.taken(rows), len(rows))
+
+    def _ranked(self, asked: Asked, rows: range, k: int, where: Where) -> list[Ranking]:
+        """Rankings of some queries together."""
+        if self._fast is not None:
+            return self._fast.top(asked, rows, k, where)
+        if self.store.plan.recipe.baseline is None:
+            return self._search.top(asked.taken(rows), len(rows), k, where)
+        allowed = np.concatenate([where.allowed(segment) for segment in self.store.segments])
+        return [ranking_of(np.where(allowed, scores, np.nan), k) for scores in self._block(asked, rows)]
+
+    def _asked(self, queries: Sequence[Example], against: AnyLabel | None, k: int) -> Asked:
+        if k < 1:
+            raise InputError(f"k is {k}: ask for at least one hit")
+        return self._ask(queries, against)
+
+    def _ask(self, queries: Sequence[Example], against: AnyLabel | None) -> Asked:
+        check_queries(queries)
+        run = self.run
+        if against is not None and self.store.plan.recipe.baseline is not None:
+            raise InputError(f"{self.method} does not compare two labels: ask without `against`")
+        if against is not None and run.label_names is None:
+            raise InputError(
+                "`against` compares two labels, and this run is a language model: "
+                "give the part that counts as target instead"
+            )
+        encoded = self._loaded.encoder.encode(queries) if queries else []
+        last = self._loaded.at(self.store.plan.checkpoints[-1].step)
+        other = None if against is None else run.label_number(plain_label(against))
+        labels, predicted, probabilities = labels_of(last, queries, encoded, self.store.plan.source.batch_size)
+        if other is not None and other in labels:
+            raise InputError(
+                f"`against` is {against!r}, and so is the label of {named(queries, labels.index(other))} "
+                "(without a label, the predicted class): name two different classes"
+            )
+        asked = Asked(queries, encoded, labels, other, predicted, probabilities)
+        for number, checkpoint in enumerate(self.store.plan.checkpoints, 1):
+            self.say(
+                f"gradients at step {checkpoint.step} ({number} of {len(self.store.plan.checkpoints)} checkpoints)"
+            )
+            asked.take(
+                checkpoint.step,
+                self._loaded.at(checkpoint.step),
+                self.store.plan.source.batch_size,
+                self._turning,
+                equal=run.equal_lengths,
+            )
+        return asked

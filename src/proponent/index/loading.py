@@ -1,0 +1,135 @@
+"""The run behind an index: checked against what the index was built from, its checkpoints loaded when needed."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from torch import nn
+
+from proponent.errors import InputError, MismatchError, RunError
+from proponent.index.passes import Pass
+from proponent.model import Encoder, Masks, Run
+from proponent.store import Store
+from proponent.types import Example
+
+KEPT_BYTES = 4 * 2**30
+"""Most memory that loaded checkpoints may take between two questions."""
+
+
+class Loaded:
+    """The run of an index and its checkpoints.
+
+    Args:
+        store: the index.
+        run: folder of the run, when it has moved; several for joined runs.
+        trust_remote_code: allow code that comes with the run's model.
+        say: told what is being loaded.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        run: str | Path | Sequence[str | Path] | None,
+        trust_remote_code: bool,
+        say: Callable[[str], None],
+    ) -> None:
+        self.store, self._trust_remote_code, self.say = store, trust_remote_code, say
+        named = run if run is not None else store.plan.joined or store.plan.run
+        self._folders = [Path(named)] if isinstance(named, str | Path) else [Path(one) for one in named]
+        self._passes: dict[tuple[int, bool], Pass] = {}
+
+    @cached_property
+    def run(self) -> Run:
+        """See `Index.run`."""
+        plan = self.store.plan
+        if plan.trust_remote_code and not self._trust_remote_code:
+            raise InputError(
+                f"the run of {self.store.folder} needs code that comes with its model: if you trust it, allow it with "
+                "--trust-remote-code (trust_remote_code=True)"
+            )
+        gone = next((one for one in self._folders if not one.exists()), None)
+        if gone is not None:
+            raise RunError(
+                f"no run at {gone}, from which {self.store.folder} was built: "
+                "if it has moved, say where it is with --run (run=)"
+            )
+        runs = [
+            Run.from_pretrained(one, tokenizer=plan.tokenizer, trust_remote_code=self._trust_remote_code)
+            for one in self._folders
+        ]
+        run = runs[0] if len(runs) == 1 else Run.join(runs)
+        for name, value in plan.fingerprints.items():
+            found = value if name.split()[0] in {"moments", "queries"} else run.fingerprints.get(name, "missing")
+            if found != value:
+                raise MismatchError(
+                    f"the run in {self._folders[0]} is not the one that {self.store.folder} was built from: "
+                    f"its {name} is {found[:12]}, not {value[:12]}: "
+                    "point to the right run with --run, or build the index again"
+                )
+        return run
+
+    @property
+    def encoder(self) -> Encoder:
+        """Encodes texts as they were when the index was built."""
+        return self.run.encoder(self.store.plan.max_length, Masks.of(self.store.plan.recipe))
+
+    def by_word(
+        self, step: int, example: Example, label: int, width: int, against: int | None, asked: bool
+    ) -> Float[np.ndarray, "w p"]:
+        """The vector of one text split by its words, taken again from the model.
+
+        Args:
+            step: the checkpoint.
+            example: the text.
+            label: its class.
+            width: number of its words.
+            against: a class whose loss is subtracted.
+            asked: whether it is a query.
+
+        Returns:
+            One vector per word, the special bucket last.
+        """
+        (encoded,) = self.encoder.encode([example])
+        return self.at(step).words(encoded, label, width, against, asked=asked)
+
+    def at(self, step: int, *, retaken: bool = False) -> Pass:
+        """Load a checkpoint, or take it from before.
+
+        Args:
+            step: the checkpoint.
+            retaken: to take gradients that the index does not keep.
+
+        Returns:
+            Ready to give gradients.
+        """
+        if (step, retaken) not in self._passes:
+            other = self._passes.get((step, not retaken))
+            model = self._model(step) if other is None else other.model
+            last = step == self.store.plan.checkpoints[-1].step
+            recipe = self.store.plan.recipe
+            work = Pass(self.run, model, recipe, self.encoder, pooled=last and not retaken, retaken=retaken)
+            self._refuse_other_layers(work)
+            if work.needs_table:
+                work.prepare(self.store.table(step))
+            self._passes[step, retaken] = work
+        return self._passes[step, retaken]
+
+    def _refuse_other_layers(self, work: Pass) -> None:
+        """Earlier versions kept the word embedding apart from the layers that a curvature turns."""
+        taken, kept = [] if work.layered is None else work.layered.planned(), self.store.plan.blocks
+        if self.store.plan.recipe.solver == "none" and taken != kept:
+            raise MismatchError(
+                f"{self.store.folder} keeps {len(kept)} layers, and {work.recipe.name} takes {len(taken)} since a "
+                "curvature turns the word embedding, too: build the index again"
+            )
+
+    def _model(self, step: int) -> nn.Module:
+        checkpoint = next(one for one in self.run.checkpoints if one.step == step)
+        self.say(f"loading the model of step {step}")
+        model = self.run.load(checkpoint)
+        held = sum(parameter.nbytes for work in self._passes.values() for parameter in work.model.parameters())
+        if held + sum(parameter.nbytes for parameter in model.parameters()) > KEPT_BYTES:
+            self._passes.clear()
+        return model

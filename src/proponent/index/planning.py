@@ -1,0 +1,224 @@
+"""Plan an index: which checkpoints, which class of every row, how the training set is cut into segments and shards."""
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from proponent.errors import DataError, InputError, LabelError
+from proponent.examples import Examples
+from proponent.model import Checkpoint, Run
+from proponent.recipe import Recipe
+from proponent.store import PlannedSegment, Store
+from proponent.types import RUN_STEPS
+
+SEGMENT_TOKENS = 4_000_000
+"""Tokens of a segment: what is held of it in memory while its postings are written grows with them."""
+
+SHARD_BYTES = 32 * 2**20
+"""Aim for the size of one shard of embedding gradients."""
+
+SHARD_ROWS = (64, 8192)
+"""Fewest and most examples of a shard."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One segment of the training set.
+
+    Attributes:
+        planned: its name and shards.
+        rows: its examples.
+        order: example (place in the segment) of each place in the shards, shortest first.
+        lengths: tokens of each, in that order.
+    """
+
+    planned: PlannedSegment
+    rows: range
+    order: Int[np.ndarray, " n"]
+    lengths: Int[np.ndarray, " n"]
+
+
+def cut(lengths: Int[np.ndarray, " n"], width: int, most: int, first: int) -> list[Cut]:
+    """Cut a training set into segments of neighbouring rows, and each of them into shards of like length.
+
+    Args:
+        lengths: tokens of each example.
+        width: numbers in one gradient row.
+        most: examples of a segment at most.
+        first: number of the first segment.
+
+    Returns:
+        The segments, in data order.
+    """
+    cuts: list[Cut] = []
+    begin = 0
+    total: Int[np.ndarray, " m"] = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+    while begin < len(lengths):
+        end = bisect.bisect_right(total, int(total[begin]) + SEGMENT_TOKENS) - 1
+        end = min(max(end, begin + 1), begin + most, len(lengths))
+        own = lengths[begin:end]
+        order: Int[np.ndarray, " k"] = np.lexsort((np.arange(len(own)), own))
+        size = min(max(int(SHARD_BYTES / (max(1.0, float(own.mean())) * width * 4)), SHARD_ROWS[0]), SHARD_ROWS[1])
+        bounds = [*range(0, len(own), size), len(own)]
+        planned = PlannedSegment(name=f"{first + len(cuts):05d}", n=len(own), shards=bounds)
+        cuts.append(Cut(planned, range(begin, end), order, own[order]))
+        begin = end
+    return cuts
+
+
+def batches(lengths: Int[np.ndarray, " n"], start: int, stop: int, size: int, *, equal: bool) -> list[tuple[int, int]]:
+    """Cut a stretch of the length-sorted order into batches.
+
+    Args:
+        lengths: tokens of each example, in that order.
+        start: first place.
+        stop: one past the last place.
+        size: most examples of a batch.
+        equal: never put different lengths into one batch.
+
+    Returns:
+        [begin, end) of each batch.
+    """
+    cuts: list[tuple[int, int]] = []
+    begin = start
+    for place in range(start + 1, stop + 1):
+        if place == stop or place - begin == size or (equal and lengths[place] != lengths[begin]):
+            cuts.append((begin, place))
+            begin = place
+    return cuts
+
+
+def label_numbers(run: Run, examples: Examples) -> list[int]:
+    """Find the class number of every training row.
+
+    Args:
+        run: the run.
+        examples: its training set.
+
+    Returns:
+        One number each; -1 throughout for a language model.
+
+    Raises:
+        DataError: rows without a label.
+        LabelError: a label that the run does not know.
+    """
+    if run.label_names is None:
+        return [-1] * len(examples)
+    known: dict[object, int] = {}
+    numbers: list[int] = []
+    missing: list[str] = []
+    for example in examples:
+        if example.label is None:
+            missing.append(str(example.row))
+            continue
+        if example.label not in known:
+            try:
+                known[example.label] = run.label_number(example.label)
+            except LabelError as error:
+                raise LabelError(f"{examples.name}, row {example.row}: {error}") from error
+        numbers.append(known[example.label])
+    if missing:
+        raise DataError(
+            f"{len(missing)} rows of {examples.name} have no label (rows {', '.join(missing[:5])}): "
+            "name the column with --label-column, or fill it in"
+        )
+    return numbers
+
+
+def chosen(run: Run, steps: tuple[int, ...] | None, recipe: Recipe) -> tuple[Checkpoint, ...]:
+    """Choose the checkpoints of an index.
+
+    Args:
+        run: the run.
+        steps: the user's choice; None leaves it to the recipe.
+        recipe: takes all checkpoints, or the last.
+
+    Returns:
+        The checkpoints, in order.
+
+    Raises:
+        InputError: the run has no such step.
+    """
+    if steps is None:
+        return run.checkpoints[-1:] if recipe.checkpoints == "last" else run.checkpoints
+    there = sorted({one.step % RUN_STEPS for one in run.checkpoints})
+    missing = [step for step in steps if step not in there]
+    if missing:
+        raise InputError(f"no checkpoint at step {missing[0]} in {run.path}: it has {', '.join(map(str, there))}")
+    return tuple(one for one in run.checkpoints if one.step % RUN_STEPS in steps)
+
+
+def known_ids(store: Store, examples: Examples) -> list[str]:
+    """Find ids that an index holds already.
+
+    Args:
+        store: the index.
+        examples: what is to be appended.
+
+    Returns:
+        Ids of both; those of deleted examples do not count.
+    """
+    fresh = set(examples.ids)
+    known: list[str] = []
+    for segment in store.segments:
+        gone = set(segment.deleted.tolist())
+        known += [one for place, one in enumerate(segment.examples.column("id")) if one in fresh and place not in gone]
+    return known
+
+
+def refuse_ids(known: list[str], folder: Path, examples: Examples) -> None:
+    """Refuse to append rows whose ids an index holds already.
+
+    Args:
+        known: as `known_ids` found them.
+        folder: the index.
+        examples: what is to be appended.
+
+    Raises:
+        DataError: there are some; the message names the first few.
+    """
+    if known:
+        raise DataError(
+            f"{len(known)} ids of {examples.name} are in {folder} already ({', '.join(known[:5])}): name a column with "
+            "ids of their own with --id-column, or delete the old rows first"
+        )
+
+
+def shard_of(text: str | None) -> tuple[int, int] | None:
+    """Read which share of the shards this process computes.
+
+    Args:
+        text: "i/N", i from 0 to N - 1; None computes all.
+
+    Returns:
+        i and N.
+
+    Raises:
+        InputError: it is nothing of that kind.
+    """
+    if text is None:
+        return None
+    left, slash, right = text.partition("/")
+    if slash and left.isdigit() and right.isdigit() and int(left) < int(right):
+        return int(left), int(right)
+    raise InputError(f"--shard {text!r}: give i/N with i from 0 to N - 1, such as 0/4")
+
+
+def refuse_empty_share(text: str | None, cuts: Sequence[Cut]) -> None:
+    """Refuse a share that no shard falls to, before anything is computed for it.
+
+    Args:
+        text: "i/N".
+        cuts: the segments, with their shards.
+
+    Raises:
+        InputError: there are not so many shards.
+    """
+    share, count = shard_of(text), sum(len(one.planned.shards) - 1 for one in cuts)
+    if share is not None and share[0] >= count:
+        held = "is 1 shard" if count == 1 else f"are {count} shards"
+        raise InputError(f"--shard {text}: there {held} to share, so this share is empty: leave it out")

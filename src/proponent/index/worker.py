@@ -1,0 +1,376 @@
+"""Compute the shards of an index: one checkpoint, one shard, one batch after another, beside other processes."""
+
+import time
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float
+from torch import nn
+
+from proponent.curvature import SecondMoment
+from proponent.errors import InputError, MismatchError
+from proponent.examples import Examples
+from proponent.forms import Gradient
+from proponent.index.clock import Clock
+from proponent.index.leading import leading
+from proponent.index.moments import Moments
+from proponent.index.options import Options
+from proponent.index.passes import Pass, Passed, Wanted
+from proponent.index.planning import Cut, batches, shard_of
+from proponent.index.prior import Bases, factors, query_vectors, refitted, roots, squares
+from proponent.layers import table_shape
+from proponent.model import Checkpoint, Encoded, Encoder, Run, encoded_bytes
+from proponent.progress import track
+from proponent.recipe import Recipe
+from proponent.store import SkippedRow, Writer
+from proponent.types import step_name
+
+KEPT_BYTES = 48 * 2**20
+"""Encoded examples up to this size are kept: those of a whole data set from the moment their tokens are counted, those
+of one segment for the next checkpoints."""
+
+POLL = 0.5
+"""Seconds between two looks at what other processes still compute."""
+
+_META = ("meta.bad", "meta.losses")
+
+
+class Worker:
+    """Computes what is missing of the shards, and keeps the list of rows that have no finite gradient.
+
+    Args:
+        run: the training run.
+        examples: its training set.
+        labels: class numbers.
+        recipe: the method.
+        options: how to build.
+        checkpoints: those of the index, in order.
+        first: the first of them, loaded.
+        encoder: the run's.
+        wanted: which gradients to take.
+        moments: second moments by step.
+        encoded: the examples as their tokens were counted; None when they are encoded as their turn comes.
+        clock: told where the time goes.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        examples: Examples,
+        labels: list[int],
+        recipe: Recipe,
+        options: Options,
+        checkpoints: tuple[Checkpoint, ...],
+        first: nn.Module,
+        encoder: Encoder,
+        wanted: Wanted,
+        moments: dict[int, Moments],
+        encoded: list[Encoded] | None,
+        clock: Clock,
+    ) -> None:
+        self.run, self.examples, self.labels, self.recipe, self.options = run, examples, labels, recipe, options
+        self.checkpoints, self.encoder, self.wanted, self.moments = checkpoints, encoder, wanted, moments
+        self.table = table_shape(first, decoding=run.card.kind == "seq2seq")
+        self._loaded = {checkpoints[0].step: first}
+        self._bad: dict[int, str] = {}
+        self._given, self._clock = encoded, clock
+        self._encoded: dict[int, list[Encoded]] = {}
+        self._mine = shard_of(options.shard)
+
+    def gradients(self, writer: Writer, cuts: list[Cut], at: int) -> None:
+        """Compute the shards of a segment that nobody has computed.
+
+        Args:
+            writer: of the index.
+            cuts: all segments.
+            at: which of them.
+        """
+        self._encoded, one = {}, cuts[at]
+        if writer.is_finished(one.planned.name):
+            return
+        before = sum(len(earlier.planned.shards) - 1 for earlier in cuts[:at])
+        part = f" ({at + 1} of {len(cuts)})" if len(cuts) > 1 else ""
+        for checkpoint in self.checkpoints:
+            self._checkpoint(writer, one, checkpoint, before, part)
+
+    def complete(self, writer: Writer, one: Cut) -> bool:
+        """Say whether every shard of a segment is there now, whoever computed it.
+
+        Args:
+            writer: of the index.
+            one: the segment.
+
+        Returns:
+            True when none is missing at any checkpoint.
+        """
+        return not any(self._missing(writer, one, step) for step in self.checkpoints)
+
+    def _missing(self, writer: Writer, one: Cut, checkpoint: Checkpoint) -> list[int]:
+        shards = range(len(one.planned.shards) - 1)
+        return [shard for shard in shards if not writer.has_shard(checkpoint.step, one.planned.name, shard)]
+
+    def _checkpoint(self, writer: Writer, one: Cut, checkpoint: Checkpoint, before: int, part: str) -> None:
+        work: Pass | None = None
+        told = False
+        while True:
+            missing = self._missing(writer, one, checkpoint)
+            if self._mine is not None:
+                missing = [shard for shard in missing if (before + shard) % self._mine[1] == self._mine[0]]
+            if not missing and not self._lacks_table(writer, checkpoint):
+                return
+            work = work or self._pass(checkpoint)
+            with self._clock("tables"):
+                self._table_of(writer, checkpoint, work)
+            if self._shards(writer, one, checkpoint, work, missing, part) or not missing:
+                continue
+            if not told:
+                self.options.say(
+                    f"other processes compute the last shards of {step_name(checkpoint.step)}: waiting for them"
+                )
+            told = True
+            time.sleep(POLL)
+
+    @cached_property
+    def _recorded(self) -> bool:
+        """Whether second moments are read, and not estimated once all gradients are there."""
+        return self.recipe.preconditioner == "adam" and self.options.second_moment != "estimate"
+
+    def _lacks_table(self, writer: Writer, checkpoint: Checkpoint) -> bool:
+        """Whether arrays that the products of a checkpoint need are not there; an append has those of the index."""
+        needed = {
+            "head": self.wanted.head,
+            "embedding": self.recipe.synonym_threshold is not None,
+            "inverse_root": self._recorded and self.wanted.choice is None,
+            "refit": self.recipe.refit is not None,
+            "root.0": self.wanted.choice is not None and self.recipe.preconditioner == "adam",
+            "basis": self.recipe.basis == "leading",
+        }
+        held = writer.table_names(checkpoint.step)
+        return writer.base is None and any(wanted and name not in held for name, wanted in needed.items())
+
+    def _pass(self, checkpoint: Checkpoint) -> Pass:
+        model = self._loaded.pop(checkpoint.step, None)
+        with self._clock("load"):
+            model = model if model is not None else self.run.load(checkpoint)
+        return Pass(self.run, model, self.recipe, self.encoder, pooled=checkpoint is self.checkpoints[-1])
+
+    def _table_of(self, writer: Writer, checkpoint: Checkpoint, work: Pass) -> None:
+        """Publish what the products of a checkpoint need, once: shards hang on it, so whoever is first decides."""
+        if self._lacks_table(writer, checkpoint):
+            made = self._tables(checkpoint, work)
+            with writer.leases.whole():
+                if self._lacks_table(writer, checkpoint):
+                    writer.put_table(checkpoint.step, writer.read_table(checkpoint.step) | made)
+        if work.needs_table:
+            work.prepare(writer.read_table(checkpoint.step))
+
+    def _tables(self, checkpoint: Checkpoint, work: Pass) -> dict[str, np.ndarray]:
+        tables, names = work.tables(), self.run.label_names
+        if self.recipe.refit is not None:
+            if names is None:
+                raise InputError(f"{self.recipe.name} fits a classifier's head anew, and this run is a language model")
+            tables["refit"] = refitted(work, self.stream, len(names), self.recipe.refit)
+        if self.wanted.choice is not None:
+            return tables | self._of_layers(checkpoint, work, tables)
+        if self._recorded:
+            tables["inverse_root"] = self._moment(checkpoint).inverse_root
+        return tables
+
+    def _of_layers(self, checkpoint: Checkpoint, work: Pass, tables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What gradients of layers are multiplied with, and what they are projected to, which hangs on it."""
+        made: dict[str, np.ndarray] = {}
+        if self.recipe.preconditioner == "adam":
+            made = roots(work, self.stream, self.moments[checkpoint.step], checkpoint)
+        if self.recipe.basis == "leading":
+            work.prepare(tables | made, basis=False)
+            made |= leading(work, self.stream)
+        return made
+
+    def stream(self) -> Iterator[tuple[list[Encoded], list[int]]]:
+        """Read the training set in batches, shortest texts first.
+
+        Yields:
+            Encoded examples and their classes.
+        """
+        lengths = self.encoder.lengths(self.examples)
+        order = np.argsort(lengths, kind="stable")
+        cuts = batches(lengths[order], 0, len(order), self.options.batch_size, equal=self.run.equal_lengths)
+        for start, stop in track(
+            cuts,
+            total=len(order),
+            label="a pass before the gradients",
+            weight=lambda cut: cut[1] - cut[0],
+            quiet=self.options.quiet,
+        ):
+            rows: list[int] = order[start:stop].tolist()
+            yield self.encoder.encode([self.examples[row] for row in rows]), [self.labels[row] for row in rows]
+
+    def factors(self, writer: Writer, checkpoint: Checkpoint) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Take the factors of EK-FAC.
+
+        Args:
+            writer: of the index.
+            checkpoint: where.
+
+        Returns:
+            Both sides by layer.
+        """
+        return factors(self._prepared(writer, checkpoint), self.stream)
+
+    def squares(self, writer: Writer, checkpoint: Checkpoint, bases: Bases) -> dict[str, Float[np.ndarray, "o i"]]:
+        """Take the corrected eigenvalues of EK-FAC with drawn labels.
+
+        Args:
+            writer: of the index.
+            checkpoint: where.
+            bases: eigenvectors of both sides, by layer.
+
+        Returns:
+            Mean squares by layer.
+        """
+        return squares(self._prepared(writer, checkpoint), self.stream, bases)
+
+    def queries(self, writer: Writer, checkpoint: Checkpoint) -> Float[np.ndarray, "q p"]:
+        """Take the vectors of the queries whose autocorrelation is mixed in.
+
+        Args:
+            writer: of the index.
+            checkpoint: where.
+
+        Returns:
+            One vector each.
+        """
+        assert self.options.queries is not None
+        return query_vectors(
+            self._prepared(writer, checkpoint),
+            lambda: self._pass(self.checkpoints[-1]),
+            self.options.queries,
+            self.options.batch_size,
+        )
+
+    def _prepared(self, writer: Writer, checkpoint: Checkpoint) -> Pass:
+        work = self._pass(checkpoint)
+        if work.needs_table:
+            work.prepare(writer.read_table(checkpoint.step))
+        return work
+
+    def _shards(
+        self, writer: Writer, one: Cut, checkpoint: Checkpoint, work: Pass, shards: list[int], part: str
+    ) -> int:
+        """Compute those of some shards that no other process works on; say how many they were."""
+        bounds, name = one.planned.shards, one.planned.name
+        steps = track(
+            self._todo(writer, one, checkpoint, shards),
+            total=sum(bounds[shard + 1] - bounds[shard] for shard in shards),
+            label=(f"gradients, {step_name(checkpoint.step)}" if self.recipe.baseline is None else "predictions")
+            + part,
+            weight=lambda cut: cut[2] - cut[1],
+            quiet=self.options.quiet,
+        )
+        done: list[Passed] = []
+        computed = 0
+        for shard, start, stop in steps:
+            done.append(self._batch(one, work, start, stop))
+            if stop == bounds[shard + 1]:
+                arrays = _shard_arrays(done)
+                writer.put_shard(checkpoint.step, name, shard, arrays)
+                writer.leases.drop(writer.units[name, checkpoint.step, shard])
+                self._note_bad(one, checkpoint, bounds[shard], arrays)
+                done, computed = [], computed + 1
+        return computed
+
+    def _todo(
+        self, writer: Writer, one: Cut, checkpoint: Checkpoint, shards: list[int]
+    ) -> Iterator[tuple[int, int, int]]:
+        """The batches of one shard after another, each taken when its turn comes: (shard, begin, end)."""
+        name, step, bounds = one.planned.name, checkpoint.step, one.planned.shards
+        for shard in shards:
+            unit = writer.units[name, step, shard]
+            if not writer.leases.take(unit):
+                continue
+            if writer.has_shard(step, name, shard):
+                writer.leases.drop(unit)
+                continue
+            cuts = batches(
+                one.lengths, bounds[shard], bounds[shard + 1], self.options.batch_size, equal=self.run.equal_lengths
+            )
+            yield from ((shard, start, stop) for start, stop in cuts)
+
+    def _batch(self, one: Cut, work: Pass, start: int, stop: int) -> Passed:
+        rows = [one.rows[int(place)] for place in one.order[start:stop]]
+        return work(self._encode(one, start, rows), [self.labels[row] for row in rows])
+
+    def _encode(self, one: Cut, start: int, rows: list[int]) -> list[Encoded]:
+        """Encode a batch, or take it from when its tokens were counted or from the pass over an earlier checkpoint."""
+        if self._given is not None:
+            return [self._given[row] for row in rows]
+        found = self._encoded.get(start)
+        if found is None:
+            found = self.encoder.encode([self.examples[row] for row in rows])
+            if len(self.checkpoints) > 1 and encoded_bytes(int(one.lengths.sum()), len(one.lengths)) <= KEPT_BYTES:
+                self._encoded[start] = found
+        return found
+
+    def _note_bad(self, one: Cut, checkpoint: Checkpoint, start: int, arrays: dict[str, np.ndarray]) -> None:
+        for place in np.flatnonzero(arrays["meta.bad"]).tolist():
+            cause = "loss" if not np.isfinite(arrays["meta.losses"][place]) else "gradient"
+            row = one.rows[int(one.order[start + place])]
+            self._bad.setdefault(row, f"{cause} is not finite at {step_name(checkpoint.step)}")
+        share = self.options.max_bad_rows
+        allowed = max(1, int(share * len(self.examples) + 1e-9)) if share else 0
+        if len(self._bad) > allowed:
+            listed = "; ".join(f"id {bad.id} (row {bad.row}): {bad.cause}" for bad in self._skipped()[:20])
+            more = f"; and {len(self._bad) - 20} more" if len(self._bad) > 20 else ""
+            raise InputError(
+                f"{len(self._bad)} rows have no finite loss or gradient, more than the {allowed} that --max-bad-rows "
+                f"{share:g} allows: {listed}{more}"
+            )
+
+    def _skipped(self) -> tuple[SkippedRow, ...]:
+        return tuple(
+            SkippedRow(id=self.examples[row].id, row=self.examples[row].row, cause=cause)
+            for row, cause in sorted(self._bad.items())
+        )
+
+    def skipped(self, writer: Writer, cuts: list[Cut]) -> tuple[SkippedRow, ...]:
+        """List the rows without a finite gradient in all shards, whoever computed them and when.
+
+        Args:
+            writer: of the index.
+            cuts: all segments.
+
+        Returns:
+            The rows, in data order.
+        """
+        for one in cuts:
+            for checkpoint in self.checkpoints:
+                shards = writer.shards(checkpoint.step, one.planned, np.arange(one.planned.n), _META)
+                for places, arrays in shards:
+                    self._note_bad(one, checkpoint, int(places[0]) if len(places) else 0, arrays)
+        return self._skipped()
+
+    def _moment(self, checkpoint: Checkpoint) -> SecondMoment:
+        found = self.moments[checkpoint.step]
+        assert found.v is not None
+        v = found.v()
+        if v.shape != self.table:
+            raise MismatchError(
+                f"the second moments of {checkpoint.path} are {list(v.shape)} and its word embedding is "
+                f"{list(self.table)}: they belong to another parameter; choose --second-moment estimate"
+            )
+        return SecondMoment(v, self.recipe.epsilon, found.source)
+
+
+def _shard_arrays(done: list[Passed]) -> dict[str, np.ndarray]:
+    """Lay the batches of a shard one after another."""
+    arrays = Gradient.stack([one.gradient for one in done]).pack()
+    arrays |= {
+        "meta.losses": np.concatenate([one.losses for one in done]),
+        "meta.bad": np.concatenate([one.bad for one in done]),
+    }
+    for name in ("probabilities", "pooled"):
+        values = [value for one in done if (value := getattr(one, name)) is not None]
+        if values:
+            arrays[f"meta.{name}"] = np.concatenate(values)
+    return arrays

@@ -1,0 +1,199 @@
+"""The parts of a Hugging Face model that have a name of their own: word embedding, vocabulary head, classifier head."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from proponent.errors import RunError
+
+
+def input_embedding(model: nn.Module) -> nn.Embedding:
+    """Find the word embedding.
+
+    Args:
+        model: a Hugging Face model.
+
+    Returns:
+        The module.
+
+    Raises:
+        RunError: the model has none, or one that is not a lookup table.
+    """
+    try:
+        found = cast("Any", model).get_input_embeddings()
+    except NotImplementedError:
+        found = None
+    if not isinstance(found, nn.Embedding):
+        raise RunError(
+            f"the input embedding of {type(model).__name__} is a {type(found).__name__}, not a lookup table: "
+            "proponent needs token embeddings"
+        )
+    return found
+
+
+def vocabulary_head(model: nn.Module) -> nn.Linear | None:
+    """Find the vocabulary head of a language model.
+
+    Args:
+        model: a Hugging Face model.
+
+    Returns:
+        The linear layer, or None for a classifier.
+    """
+    found = cast("Any", model).get_output_embeddings()
+    return found if isinstance(found, nn.Linear) else None
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A module that looks words up.
+
+    Attributes:
+        module: the embedding.
+        first: where its table begins in the joint table of the model's word embeddings.
+        decodes: whether it reads what the decoder reads.
+    """
+
+    module: nn.Embedding
+    first: int = 0
+    decodes: bool = False
+
+
+def lookups(model: nn.Module, *, decoding: bool) -> tuple[Lookup, ...]:
+    """Find the modules that look words up.
+
+    An encoder-decoder has two. Where their tables are one, both begin at 0; else the decoder's comes first in the joint
+    table, and the encoder's after it.
+
+    Args:
+        model: a Hugging Face model.
+        decoding: whether it is an encoder-decoder that predicts a target.
+
+    Returns:
+        The word embedding; or those of encoder and decoder.
+
+    Raises:
+        RunError: one of them is not a lookup table, or they are tables of different widths.
+    """
+    if not decoding:
+        return (Lookup(input_embedding(model)),)
+    named = cast("Any", model)
+    encoder, decoder = input_embedding(named.get_encoder()), input_embedding(named.get_decoder())
+    if encoder.weight.data_ptr() == decoder.weight.data_ptr():
+        return Lookup(encoder), Lookup(decoder, decodes=True)
+    if encoder.weight.shape[1] != decoder.weight.shape[1]:
+        raise RunError(f"encoder and decoder of {type(model).__name__} have word embeddings of different widths")
+    return Lookup(encoder, int(decoder.weight.shape[0])), Lookup(decoder, decodes=True)
+
+
+def word_tables(model: nn.Module, *, decoding: bool) -> list[Tensor]:
+    """The tables of the word embeddings, in their order in the joint table.
+
+    Args:
+        model: a Hugging Face model.
+        decoding: whether it is an encoder-decoder that predicts a target.
+
+    Returns:
+        One weight [v d]; two where encoder and decoder have a table each.
+    """
+    found = {one.first: one.module.weight for one in lookups(model, decoding=decoding)}
+    return [found[first] for first in sorted(found)]
+
+
+def table_shape(model: nn.Module, *, decoding: bool) -> tuple[int, int]:
+    """Size of the joint table.
+
+    Args:
+        model: a Hugging Face model.
+        decoding: whether it is an encoder-decoder that predicts a target.
+
+    Returns:
+        Rows and width.
+    """
+    tables = word_tables(model, decoding=decoding)
+    return sum(int(one.shape[0]) for one in tables), int(tables[0].shape[1])
+
+
+def is_tied(model: nn.Module, *, decoding: bool = False) -> bool:
+    """Say whether the vocabulary head and a word embedding share one table.
+
+    Args:
+        model: a Hugging Face model.
+        decoding: whether it is an encoder-decoder that predicts a target.
+
+    Returns:
+        True when they are the same memory.
+
+    Raises:
+        RunError: some other layer shares the embedding's table: its part of the gradient would be missed.
+    """
+    found, head = lookups(model, decoding=decoding), vocabulary_head(model)
+    known = [*(one.module for one in found), head]
+    tables = {one.module.weight.data_ptr() for one in found}
+    modules = cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
+    for name, module in modules:
+        held = any(parameter.data_ptr() in tables for parameter in module.parameters(recurse=False))
+        container = decoding and isinstance(module, nn.Embedding) and name.split(".")[-1] == "shared"  # never called
+        if held and not container and not any(module is one for one in known):
+            raise RunError(
+                f"{type(model).__name__} shares its embedding's table with {name} ({type(module).__name__}), which is "
+                "not its vocabulary head: proponent would miss that layer's part of the gradient"
+            )
+    return head is not None and head.weight.data_ptr() in tables
+
+
+def classifier_head(model: nn.Module) -> nn.Linear:
+    """Find the last linear layer of a classifier: the one whose outputs are the logits.
+
+    Args:
+        model: a Hugging Face classifier.
+
+    Returns:
+        The layer.
+
+    Raises:
+        RunError: no linear layer has as many outputs as there are labels.
+    """
+    labels = int(cast("Any", model).config.num_labels)
+    found = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == labels]
+    if not found:
+        raise RunError(
+            f"{type(model).__name__} has no linear layer with {labels} outputs: its last layer cannot be captured"
+        )
+    return found[-1]
+
+
+def embedding_scale(module: nn.Embedding) -> float:
+    """Measure what the embedding module multiplies its rows with.
+
+    Args:
+        module: the word embedding.
+
+    Returns:
+        The factor; 1.0 for a plain lookup.
+
+    Raises:
+        RunError: the module does anything but look up and scale.
+    """
+    weight = module.weight
+    ids = np.unique(np.linspace(0, len(weight) - 1, 64).astype(np.int64))
+    probe = torch.as_tensor(ids[ids != module.padding_idx])
+    with torch.no_grad():
+        probe = probe[torch.isfinite(weight[probe]).all(1)]  # a broken row is the business of the texts that hold it
+        if not len(probe):
+            return 1.0
+        table = weight[probe].float()
+        # A table with max_norm changes its own rows when it is read.
+        output = cast("Tensor", module(probe)).float() if module.max_norm is None else torch.zeros_like(table)
+        scale = float((output * table).sum()) / max(float((table * table).sum()), 1e-30)
+        close = 1e-5 * float(output.abs().max())
+        if scale == 0.0 or not torch.allclose(output, scale * table, rtol=1e-3, atol=close):
+            raise RunError(
+                f"the input embedding {type(module).__name__} does more than look up and scale: "
+                "proponent cannot take its gradient exactly"
+            )
+    return 1.0 if abs(scale - 1.0) < 1e-6 else scale

@@ -1,0 +1,75 @@
+"""What the derivative is taken by, and where its parts are gathered."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from proponent.replay.optimizer import State
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """One step's variables.
+
+    Attributes:
+        state: before the step.
+        parameters: of that state, as a leaf [p].
+        weight: of each example of the batch, 1 [b].
+        factors: of each token's embedding output, 1 [b t].
+    """
+
+    state: State
+    parameters: Float[Tensor, " p"]
+    weight: Float[Tensor, " b"]
+    factors: Float[Tensor, "b t"]
+
+    @classmethod
+    def of(cls, state: State, rows: int, longest: int) -> "Leaves":
+        """Make the leaves of one step.
+
+        Args:
+            state: before the step.
+            rows: examples of the batch.
+            longest: tokens of its longest example.
+
+        Returns:
+            The leaves.
+        """
+        parameters = state.parameters.detach().requires_grad_()
+        ones = torch.ones(rows, longest, dtype=parameters.dtype)
+        return cls(state, parameters, ones[:, 0].clone().requires_grad_(), ones.requires_grad_())
+
+
+class Sums:
+    """Scores, summed over the steps.
+
+    Args:
+        queries: how many.
+        lengths: tokens of each training example.
+    """
+
+    def __init__(self, queries: int, lengths: Sequence[int]) -> None:
+        self.indptr: Int[np.ndarray, " n1"] = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        self.scores: Float[np.ndarray, "q n"] = np.zeros((queries, len(lengths)))
+        self.tokens: Float[np.ndarray, "q m"] = np.zeros((queries, int(self.indptr[-1])))
+
+    def add(
+        self, query: int, rows: Int[np.ndarray, " b"], weight: Float[Tensor, " b"], factors: Float[Tensor, "b t"]
+    ) -> None:
+        """Add one step's part.
+
+        Args:
+            query: number of the query.
+            rows: examples of the batch.
+            weight: derivative of the query's loss by their weights.
+            factors: the same by the factors of their tokens.
+        """
+        np.subtract.at(self.scores[query], rows, weight.double().numpy())
+        values = factors.double().numpy()
+        for place, row in enumerate(rows):
+            begin, end = int(self.indptr[row]), int(self.indptr[row + 1])
+            self.tokens[query, begin:end] -= values[place, : end - begin]

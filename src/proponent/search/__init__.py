@@ -1,0 +1,23 @@
+"""Compare queries with what an index keeps: exact scores, rankings and word terms, without a model."""
+
+from proponent.search.aggregation import RULES, How, Votes, aggregate
+from proponent.search.engine import Search
+from proponent.search.kernels import KernelName
+from proponent.search.ranking import Counter, Ranking, ranking_of
+from proponent.search.synonyms import assign
+from proponent.search.where import ANY, Where
+
+__all__ = [
+    "ANY",
+    "RULES",
+    "Counter",
+    "How",
+    "KernelName",
+    "Ranking",
+    "Search",
+    "Votes",
+    "Where",
+    "aggregate",
+    "assign",
+    "ranking_of",
+]

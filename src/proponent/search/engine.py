@@ -1,0 +1,392 @@
+"""Compare queries' gradients with everything that an index keeps. Exact always; needs no model.
+
+TracIn-WE scores meet only where two texts share a token, so a query reads the postings of its own tokens and nothing
+else (`join`). What has no postings is scanned (`scan`). Optimizer-aware products turn the query, so what is kept stays
+plain. Segments are searched one by one, in several threads where that pays; memory does not grow with their number.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import lru_cache
+from threading import Lock
+
+import numpy as np
+from jaxtyping import Float
+
+from proponent.errors import DamagedError
+from proponent.forms import Gradient, Head, Outer, Rows, Terms, cross_terms, gather
+from proponent.search.heads import scan_head
+from proponent.search.join import Meeting, Part, by_token, meet, product, rank
+from proponent.search.kernels import KernelName, kernel_of
+from proponent.search.ranking import Counter, Ends, Ranking
+from proponent.search.scan import lookup_rows, scan_dense, scan_outer, scan_rows
+from proponent.search.synonyms import Synonyms
+from proponent.search.where import ANY, Where
+from proponent.store import Segment, Store
+
+SCAN_ERROR = 1e-5
+"""Relative error allowed for in scores of scans in 32 bits, before the candidates are scored again in 64."""
+
+
+class Search:
+    """Scores, rankings and word terms of queries against one index.
+
+    Args:
+        store: the index.
+        kernel: takes the products of rows: "numpy" (the default) or "numba".
+        threads: segments searched at a time; None takes OMP_NUM_THREADS, or the cores.
+        prune: leave unread what bounds show to be out of reach; never changes a ranking.
+    """
+
+    def __init__(
+        self, store: Store, *, kernel: KernelName | None = None, threads: int | None = None, prune: bool = True
+    ) -> None:
+        self.store = store
+        self.recipe = store.plan.recipe
+        self.counter = Counter()
+        self._kernel, self._prune = kernel_of(kernel), prune
+        self._threads = threads or _threads()
+        self._table = lru_cache(maxsize=None)(store.table)
+        self._lock = Lock()
+
+    def scores(self, queries: Mapping[int, Gradient], count: int) -> Float[np.ndarray, "q n"]:
+        """Score every training example against some queries.
+
+        Args:
+            queries: gradients of the same queries at every checkpoint, by step.
+            count: number of queries.
+
+        Returns:
+            [q n] in float64; NaN for training rows that were skipped or deleted, or are missing.
+        """
+        total = np.zeros((count, self.store.n))
+        ready = self._ready(queries)
+
+        def fill(segment: Segment) -> None:
+            own = total[:, segment.offset : segment.offset + segment.n]
+            self._add(segment, queries, ready, own)
+            if not segment.alive.all():
+                own[:, ~segment.alive] = np.nan
+
+        self._over(self.store.segments, fill)
+        return total
+
+    def parts(
+        self, step: int, queries: Gradient, count: int, cuts: Sequence[slice]
+    ) -> Iterator[Float[np.ndarray, "q n"]]:
+        """Score layer by layer, at one checkpoint.
+
+        Args:
+            step: the checkpoint.
+            queries: their gradients there.
+            count: number of queries.
+            cuts: the stretch of each layer in the vectors.
+
+        Yields:
+            [q n] for each layer, and for embedding or head: parts of `scores`; without meaning for rows that are gone.
+        """
+        ready = self._ready({step: queries})
+        weight = next(one.weight for one in self.store.plan.checkpoints if one.step == step)
+        table = any(one is not None for one in (queries.rows, queries.outer, queries.head))
+        for cut in [*(cuts if queries.dense is not None else ()), *([None] if table else [])]:
+            total = np.zeros((count, self.store.n))
+            for segment in self.store.segments:
+                if cut is not None and queries.dense is not None:
+                    part = scan_dense(segment, step, queries.dense.v, cut)
+                else:
+                    part = self._tabled(segment, step, queries, ready, count)
+                scale = self.scale(step, segment)
+                total[:, segment.offset : segment.offset + segment.n] = (
+                    weight * part * (1.0 if scale is None else scale)
+                )
+            yield total
+
+    def top(self, queries: Mapping[int, Gradient], count: int, k: int, where: Where = ANY) -> list[Ranking]:
+        """Rank both ends for some queries, without a score per query and example in memory.
+
+        Args:
+            queries: gradients of the same queries at every checkpoint, by step.
+            count: number of queries.
+            k: hits on each side.
+            where: which examples may be found.
+
+        Returns:
+            One exact ranking per query; ties go to the example that stands first in the data.
+        """
+        ends, ready = [Ends(k) for _ in range(count)], self._ready(queries)
+
+        def take(segment: Segment) -> None:
+            allowed = where.allowed(segment)
+            meeting = self._meeting(segment, ready, allowed, count) if self._joined(segment) else None
+            if meeting is None:
+                scores = np.zeros((count, segment.n))
+                self._add(segment, queries, ready, scores)
+                with self._lock:
+                    _take(scores, segment.offset, allowed, ends)
+            elif self._out_of_reach(meeting, ends):
+                with self._lock:
+                    self.counter.segments_skipped += 1
+                    self.counter.postings_skipped += meeting.postings
+            else:
+                counter = rank(meeting, segment.offset, ends, self._lock, prune=self._prune)
+                with self._lock:
+                    self.counter.add(counter)
+
+        self._over(self.store.segments, take)
+        single = [{step: one.example(row) for step, one in queries.items()} for row in range(count)]
+        return [end.ranking(self._exact(single[row])) for row, end in enumerate(ends)]
+
+    def scale(self, step: int, segment: Segment) -> Float[np.ndarray, " n"] | None:
+        """What the gradients of a segment are multiplied with.
+
+        Args:
+            step: the checkpoint.
+            segment: the segment.
+
+        Returns:
+            1 / norm for unit-norm recipes; None for 1.
+        """
+        return segment.features(f"scale.{step}") if self.recipe.normed else None
+
+    def turned(self, step: int, rows: Rows) -> Rows:
+        """Divide a query's embedding gradient by the root of the second moment, when the recipe says so.
+
+        Args:
+            step: the checkpoint.
+            rows: embedding gradients.
+
+        Returns:
+            The turned form, or the same.
+        """
+        return rows if self.recipe.preconditioner == "none" else rows.times(self._inverse_root(step)[rows.ids])
+
+    def terms(self, step: int, example: int, query: Gradient, widths: tuple[int, int]) -> Terms:
+        """Split one checkpoint's share of a score into word x word terms.
+
+        Args:
+            step: the checkpoint.
+            example: training example, in data order.
+            query: gradient of one query at that checkpoint.
+            widths: number of words of the training example and of the query.
+
+        Returns:
+            [width + 1, other_width + 1], weight and scale included; sums to the checkpoint's share.
+
+        Raises:
+            DamagedError: the index holds gradients of words that the text does not have.
+        """
+        segment, place = self.store.locate(example)
+        kept = Gradient.unpack(segment.arrays(step, place))
+        words = [form.words.max(initial=-1) for form in (kept.rows, kept.outer, kept.head) if form is not None]
+        if max(words, default=-1) >= widths[0]:
+            raise DamagedError(
+                f"{self.store.folder} holds gradients of word {max(words) + 1} of example {example + 1}, "
+                f"whose text has {widths[0]}: build the index again"
+            )
+        return self._terms(step, kept, query, widths) * self._factor(step, segment, place)
+
+    def weighed(self, step: int, example: int) -> float:
+        """What multiplies the product of an example's gradient at one checkpoint: weight and scale.
+
+        Args:
+            step: the checkpoint.
+            example: training example, in data order.
+
+        Returns:
+            The factor.
+        """
+        return self._factor(step, *self.store.locate(example))
+
+    def _terms(self, step: int, kept: Gradient, query: Gradient, widths: tuple[int, int]) -> Terms:
+        total = np.zeros((widths[0] + 1, widths[1] + 1))
+        if kept.rows is not None and query.rows is not None:
+            matched = None if self.recipe.synonym_threshold is None else self._synonyms(step).matched
+            total += kept.rows.terms(
+                self.turned(step, query.rows), *widths, matched=matched and matched(kept.rows, query.rows)
+            )
+        if kept.outer is not None and query.outer is not None:
+            total += kept.outer.terms(query.outer, *widths)
+        if kept.dense is not None and query.dense is not None:
+            total += kept.dense.terms(query.dense, *widths)
+        if kept.head is not None and query.head is not None:
+            total += self._head_terms(step, kept, query, widths)
+        return total
+
+    def _factor(self, step: int, segment: Segment, place: int) -> float:
+        """What multiplies the product of an example's gradient at one checkpoint."""
+        weight = next(one.weight for one in self.store.plan.checkpoints if one.step == step)
+        scale = self.scale(step, segment)
+        return weight * (1.0 if scale is None else float(scale[place]))
+
+    def _exact(self, query: Mapping[int, Gradient]) -> Callable[[int], float]:
+        """Scores of one query in 64 bits, one example at a time, whatever else is asked at the same time."""
+        turned = {
+            step: one if one.rows is None else replace(one, rows=self.turned(step, one.rows).wide())
+            for step, one in query.items()
+        }
+
+        def score(example: int) -> float:
+            segment, place = self.store.locate(example)
+            total = 0.0
+            for step, gradient in query.items():
+                kept = Gradient.unpack(segment.arrays(step, place))
+                total += self._product(step, kept, gradient, turned[step]) * self._factor(step, segment, place)
+            return total
+
+        return score
+
+    def _product(self, step: int, kept: Gradient, query: Gradient, turned: Gradient) -> float:
+        """The sum of `_terms`; rows alone need no terms."""
+        alone = query.outer is None and query.head is None and query.dense is None
+        plain = alone and self.recipe.synonym_threshold is None
+        if plain and kept.rows is not None and turned.rows is not None:
+            return product(kept.rows, turned.rows)
+        return float(self._terms(step, _one_word(kept), _one_word(query), (1, 1)).sum())
+
+    def _over(self, segments: Sequence[Segment], work: Callable[[Segment], None]) -> None:
+        if min(self._threads, len(segments)) < 2:
+            for segment in segments:
+                work(segment)
+            return
+        with ThreadPoolExecutor(self._threads) as pool:
+            list(pool.map(work, segments))
+
+    def _ready(self, queries: Mapping[int, Gradient]) -> dict[int, Rows]:
+        """The queries' rows by step, turned and summed by token in 64 bits."""
+        ready: dict[int, Rows] = {}
+        for step, gradient in queries.items():
+            if gradient.rows is not None and gradient.head is None:  # beside other layers, too
+                rows = self.turned(step, gradient.rows)
+                ready[step] = rows.wide().merged(by_word=False)
+        return ready
+
+    def _joined(self, segment: Segment) -> bool:
+        """Whether a segment is searched by its postings alone."""
+        if self.recipe.synonym_threshold is not None or self.store.plan.blocks:
+            return False
+        return all(segment.postings(one.step) is not None for one in self.store.plan.checkpoints)
+
+    def _meeting(self, segment: Segment, ready: Mapping[int, Rows], allowed: np.ndarray, count: int) -> Meeting | None:
+        parts: list[Part] = []
+        for one in self.store.plan.checkpoints:
+            postings = segment.postings(one.step)
+            if postings is None or one.step not in ready:
+                return None
+            parts.append(meet(postings, by_token(ready[one.step]), one.weight, self.scale(one.step, segment)))
+        return Meeting(parts, allowed, count, self._kernel)
+
+    def _out_of_reach(self, meeting: Meeting, ends: Sequence[Ends]) -> bool:
+        bars = np.asarray([end.bar for end in ends])
+        if not self._prune or not bars.all():
+            return False
+        return bool((meeting.ceilings() * (1.0 + meeting.error) < bars).all())
+
+    def _add(
+        self,
+        segment: Segment,
+        queries: Mapping[int, Gradient],
+        ready: Mapping[int, Rows],
+        total: Float[np.ndarray, "q n"],
+    ) -> None:
+        """Add the scores of one segment."""
+        if ready and self._joined(segment):
+            meeting = self._meeting(segment, ready, segment.alive, len(total))
+            assert meeting is not None
+            meeting.add_scores(total)
+            return
+        for checkpoint in self.store.plan.checkpoints:
+            scale = self.scale(checkpoint.step, segment)
+            part = self._checkpoint(segment, checkpoint.step, queries[checkpoint.step], ready, len(total))
+            total += checkpoint.weight * part * (1.0 if scale is None else scale)
+
+    def _checkpoint(
+        self, segment: Segment, step: int, queries: Gradient, ready: Mapping[int, Rows], count: int
+    ) -> Float[np.ndarray, "q n"]:
+        total = np.zeros((count, segment.n))
+        if queries.dense is not None:
+            total += scan_dense(segment, step, queries.dense.v, slice(None))
+        return (
+            total
+            if queries.rows is None and queries.dense is not None
+            else total + self._tabled(segment, step, queries, ready, count)
+        )
+
+    def _tabled(
+        self, segment: Segment, step: int, queries: Gradient, ready: Mapping[int, Rows], count: int
+    ) -> Float[np.ndarray, "q n"]:
+        """Products of embedding and head."""
+        if queries.head is not None:
+            root = None if self.recipe.preconditioner == "none" else self._inverse_root(step)
+            return scan_head(segment, step, self._head(step), queries, root, self._kernel)
+        if queries.outer is not None:
+            return scan_outer(segment, step, queries.outer, count)
+        if self.recipe.synonym_threshold is None:
+            return scan_rows(segment, step, by_token(ready[step]), count, self._kernel)
+        postings = segment.postings(step)
+        if postings is not None:
+            tokens, lookup = postings.tokens, postings.lookup
+        else:
+            held = lookup_rows(segment, step)
+            tokens, lookup = np.asarray(sorted(held), dtype=np.int64), held.get
+        synonyms = self._synonyms(step)
+        rows = ready[step].narrow()
+        return np.stack([synonyms.scores(tokens, lookup, rows.example(row), segment.n) for row in range(count)])
+
+    def _head_terms(self, step: int, kept: Gradient, query: Gradient, widths: tuple[int, int]) -> Terms:
+        head = self._head(step)
+        assert kept.head is not None
+        assert query.head is not None
+        mine, theirs = kept.head.outer(head), query.head.outer(head)
+        turned = self.recipe.preconditioner != "none"
+        total = self._turned_outer_terms(step, mine, theirs, widths) if turned else mine.terms(theirs, *widths)
+        if kept.rows is not None:
+            total += cross_terms(self.turned(step, kept.rows), theirs, *widths)
+        if query.rows is not None:
+            total += cross_terms(self.turned(step, query.rows), mine, widths[1], widths[0]).T
+        return total
+
+    def _turned_outer_terms(self, step: int, mine: Outer, theirs: Outer, widths: tuple[int, int]) -> Terms:
+        """Outer x outer, every coordinate of the table divided by its own root: one position of the query a time."""
+        inverse = self._inverse_root(step)
+        columns = [((mine.g * g) @ inverse * mine.a) @ a for g, a in zip(theirs.g, theirs.a, strict=True)]
+        product = np.stack(columns, axis=1) if columns else np.zeros((len(mine.words), 0))
+        return gather(product, mine.words, theirs.words, *widths)
+
+    def _head(self, step: int) -> Head:
+        table = self._table(step)
+        return Head(table["head"], table.get("head_bias"))
+
+    def _inverse_root(self, step: int) -> Float[np.ndarray, "v d"]:
+        return self._table(step)["inverse_root"]
+
+    def _synonyms(self, step: int) -> Synonyms:
+        assert self.recipe.synonym_threshold is not None
+        return Synonyms(self._table(step)["embedding"], self.recipe.synonym_threshold)
+
+
+def _take(scores: Float[np.ndarray, "q n"], offset: int, allowed: np.ndarray, ends: Sequence[Ends]) -> None:
+    """Take the scores of a scan into the rankings."""
+    for row, end in enumerate(ends):
+        found = np.flatnonzero(allowed & (scores[row] != 0))
+        own = scores[row, found]
+        error = SCAN_ERROR * float(np.abs(own).max(initial=0.0))
+        end.add(offset + found, own, np.full(len(found), error))
+
+
+def _one_word(gradient: Gradient) -> Gradient:
+    """The same gradient as of a text of one word: for the sum of all terms."""
+    rows, outer, head = gradient.rows, gradient.outer, gradient.head
+    return replace(
+        gradient,
+        rows=None if rows is None else replace(rows, words=np.zeros_like(rows.words)),
+        outer=None if outer is None else replace(outer, words=np.zeros_like(outer.words)),
+        head=None if head is None else replace(head, words=np.zeros_like(head.words)),
+    )
+
+
+def _threads() -> int:
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(told) if told.isdigit() and int(told) else cores

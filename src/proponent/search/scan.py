@@ -1,0 +1,113 @@
+"""Scan the forms of a segment, example after example.
+
+What has no postings (the last layer, a segment that is not finished) is still scored exactly.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from proponent.forms import Gradient, Outer
+from proponent.search.kernels import Kernel
+from proponent.store import Segment
+from proponent.store.rows import decode_arrays
+
+
+def scan_rows(
+    segment: Segment,
+    step: int,
+    tokens: Mapping[int, tuple[Int[np.ndarray, " j"], Float[np.ndarray, "j d"]]],
+    count: int,
+    kernel: Kernel,
+) -> Float[np.ndarray, "q n"]:
+    """Products with embedding rows, without postings.
+
+    Args:
+        segment: of the index.
+        step: the checkpoint.
+        tokens: the queries' rows by token.
+        count: queries.
+        kernel: takes the products.
+
+    Returns:
+        [q n].
+    """
+    total = np.zeros((count, segment.n))
+    wanted = np.fromiter(tokens, dtype=np.int64, count=len(tokens))
+    for examples, arrays in segment.shards(step, ("rows.indptr", "rows.ids", "rows.rows", "rows.scale")):
+        owners = examples[np.repeat(np.arange(len(arrays["rows.indptr"]) - 1), np.diff(arrays["rows.indptr"]))]
+        found = np.flatnonzero(np.isin(arrays["rows.ids"], wanted))
+        found = found[np.argsort(arrays["rows.ids"][found], kind="stable")]
+        ids = arrays["rows.ids"][found]
+        for own in np.split(found, np.flatnonzero(np.diff(ids)) + 1) if len(found) else []:
+            columns, rows = tokens[int(arrays["rows.ids"][own[0]])]
+            scale = arrays["rows.scale"][own] if "rows.scale" in arrays else None
+            kernel(total, owners[own], arrays["rows.rows"][own], scale, rows, columns)
+    return total
+
+
+def scan_outer(segment: Segment, step: int, queries: Outer, count: int) -> Float[np.ndarray, "q n"]:
+    """Products with the last layer of a classifier.
+
+    Args:
+        segment: of the index.
+        step: the checkpoint.
+        queries: their gradients.
+        count: queries.
+
+    Returns:
+        [q n].
+    """
+    dense = [queries.example(position).dense() for position in range(count)]
+    total = np.zeros((count, segment.n))
+    for examples, arrays in segment.shards(step):
+        outer = Gradient.unpack(arrays).outer
+        assert outer is not None
+        owners = examples[np.repeat(np.arange(len(outer)), np.diff(outer.indptr))]
+        for row, query in enumerate(dense):
+            np.add.at(total[row], owners, ((outer.g @ query) * outer.a).sum(1, dtype=np.float64))
+    return total
+
+
+def scan_dense(segment: Segment, step: int, queries: Float[np.ndarray, "q p"], cut: slice) -> Float[np.ndarray, "q n"]:
+    """Products of vectors, or of a stretch of them.
+
+    Args:
+        segment: of the index.
+        step: the checkpoint.
+        queries: their vectors.
+        cut: the stretch.
+
+    Returns:
+        [q n].
+    """
+    total = np.zeros((len(queries), segment.n))
+    theirs = np.ascontiguousarray(queries[:, cut].T, dtype=np.float32)
+    for examples, arrays in segment.shards(step, ("dense.indptr", "dense.v")):
+        kept = examples[np.diff(arrays["dense.indptr"]) > 0]
+        total[:, kept] = (arrays["dense.v"][:, cut] @ theirs).T
+    return total
+
+
+def lookup_rows(segment: Segment, step: int) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Postings of a segment without postings, made in memory.
+
+    Args:
+        segment: of the index.
+        step: the checkpoint.
+
+    Returns:
+        Owners and rows by token.
+    """
+    found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for examples, arrays in segment.shards(step):
+        rows = Gradient.unpack(decode_arrays(arrays)).rows
+        assert rows is not None
+        for token in np.unique(rows.ids).tolist():
+            own = np.flatnonzero(rows.ids == token)
+            found.setdefault(token, []).append((examples[rows.owners[own]], rows.rows[own]))
+    return {
+        token: (np.concatenate([one for one, _ in parts]), np.concatenate([one for _, one in parts]))
+        for token, parts in found.items()
+    }

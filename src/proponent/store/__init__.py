@@ -1,0 +1,45 @@
+"""Keep forms on disk and read them back; knows neither model nor torch."""
+
+from proponent.store.changing import delete
+from proponent.store.manifest import (
+    FORMAT,
+    Manifest,
+    Plan,
+    PlannedBlock,
+    PlannedCheckpoint,
+    PlannedSegment,
+    SkippedRow,
+    Source,
+)
+from proponent.store.merge import merge
+from proponent.store.postings import Postings
+from proponent.store.reader import Store
+from proponent.store.rows import RowKind
+from proponent.store.segment import Segment
+from proponent.store.sums import Sums
+from proponent.store.verify import Verdict, verify
+from proponent.store.watching import BuildProgress, watch
+from proponent.store.writer import Writer
+
+__all__ = [
+    "FORMAT",
+    "BuildProgress",
+    "Manifest",
+    "Plan",
+    "PlannedBlock",
+    "PlannedCheckpoint",
+    "PlannedSegment",
+    "Postings",
+    "RowKind",
+    "Segment",
+    "SkippedRow",
+    "Source",
+    "Store",
+    "Sums",
+    "Verdict",
+    "Writer",
+    "delete",
+    "merge",
+    "verify",
+    "watch",
+]

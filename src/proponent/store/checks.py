@@ -1,0 +1,136 @@
+"""Counts and numbers that must agree in files whose every byte is what was written.
+
+A faulty or hostile writer may have written them: what points out of an array must not be followed.
+"""
+
+from collections.abc import Callable
+from typing import NoReturn
+
+import numpy as np
+from jaxtyping import Int
+
+from proponent.errors import DamagedError
+from proponent.store.mapped import Mapped
+
+ROWS = ("rows.ids", "rows.words", "rows.rows")
+"""What embedding rows are kept as."""
+
+
+def check_shard(file: Mapped, n: int) -> None:
+    """Check a shard before its first use.
+
+    Args:
+        file: the shard.
+        n: its examples.
+
+    Raises:
+        DamagedError: arrays are missing, have other lengths than the others, or point out of them.
+    """
+    names = set(file.names)
+    wrong = _refusing(file)
+    forms = {name.partition(".")[0] for name in names} - {"meta"}
+    needed = {"meta.bad", "meta.losses"} | {f"{form}.indptr" for form in forms}
+    needed |= set(ROWS) if "rows" in forms else set()
+    if needed - names:
+        wrong(f"it has no array {min(needed - names)!r}")
+    for name in sorted(names):
+        form, _, array = name.partition(".")
+        shape = file.shape(name)
+        if form == "meta" and (shape[:1] != (n,) or len(shape) > 2):
+            wrong(f"{name} is not of {n} examples")
+        if form != "meta" and array != "indptr" and shape[:1] != (_rows(file, form, n),):
+            wrong(f"{name} has another number of rows than {form}.indptr says")
+    if "rows" in forms:
+        _check_rows(file)
+
+
+def _rows(file: Mapped, form: str, n: int) -> int:
+    """Rows of a form, once its bounds are checked."""
+    indptr, wrong = file.view(f"{form}.indptr"), _refusing(file)
+    if indptr.dtype.kind != "i" or indptr.shape != (n + 1,) or indptr[0] != 0 or (np.diff(indptr) < 0).any():
+        wrong(f"{form}.indptr does not bound the rows of {n} examples")
+    return int(indptr[-1])
+
+
+def _check_rows(file: Mapped) -> None:
+    ids, words, wrong = file.view("rows.ids"), file.view("rows.words"), _refusing(file)
+    if ids.dtype.kind != "i" or words.dtype.kind != "i" or ids.ndim != 1 or words.ndim != 1:
+        wrong("rows.ids and rows.words are not whole numbers")
+    if ids.min(initial=0) < 0 or words.min(initial=-1) < -1:
+        wrong("a token or word is below 0")
+    if len(file.shape("rows.rows")) != 2 or ("rows.scale" in file.names and len(file.shape("rows.scale")) != 1):
+        wrong("rows.rows or rows.scale has another shape")
+
+
+def check_postings(file: Mapped, tokens: Int[np.ndarray, " x"], indptr: Int[np.ndarray, " y"]) -> None:
+    """Check postings when they are opened; owners are checked as they are read.
+
+    Args:
+        file: the postings.
+        tokens: their tokens.
+        indptr: first row of each token, and one past the last of all.
+
+    Raises:
+        DamagedError: arrays have other lengths than the others, or point out of them.
+    """
+    wrong = _refusing(file)
+    if tokens.ndim != 1 or indptr.shape != (len(tokens) + 1,) or file.shape("largest") != tokens.shape:
+        wrong("tokens, indptr and largest have different lengths")
+    if indptr[0] != 0 or (np.diff(indptr) < 0).any() or (np.diff(tokens) <= 0).any():
+        wrong("its tokens or their bounds are not in order")
+    total = int(indptr[-1])
+    each = [name for name in ("owners", "words", "norms", "scale") if name in file.names]
+    if any(file.shape(name) != (total,) for name in each) or file.shape("rows")[:1] != (total,):
+        wrong(f"its arrays are not of {total} rows")
+    if len(file.shape("rows")) != 2 or file.view("owners", 0, 0).dtype.kind != "i":
+        wrong("rows or owners have another shape")
+
+
+def check_owners(file: Mapped, owners: Int[np.ndarray, " m"], n: int) -> None:
+    """Check the examples that rows belong to.
+
+    Args:
+        file: the postings.
+        owners: of some rows.
+        n: examples of the segment.
+
+    Raises:
+        DamagedError: one is not an example of the segment.
+    """
+    if len(owners) and not 0 <= int(owners.min()) <= int(owners.max()) < n:
+        _refusing(file)(f"it names examples that the segment of {n} does not hold")
+
+
+def check_features(file: Mapped, name: str, array: np.ndarray, n: int, classes: int) -> None:
+    """Check an array over the examples of a segment.
+
+    Args:
+        file: it comes from.
+        name: of the array.
+        array: the array.
+        n: examples of the segment.
+        classes: of the labels; 0 for a language model.
+
+    Raises:
+        DamagedError: it has another shape or kind, or names a class that there is not.
+    """
+    wrong = _refusing(file)
+    if array.ndim not in {1, 2} or array.shape[1 if name == "losses" and array.ndim == 2 else 0] != n:
+        wrong(f"{name} is not of {n} examples")
+    if name == "skipped" and (array.dtype != np.bool_ or array.ndim != 1):
+        wrong("skipped is not true or false")
+    if name == "losses" and array.ndim != 2:
+        wrong("losses are not of checkpoints and examples")
+    if name in {"probabilities", "mean_probabilities"} and array.shape != (n, classes):
+        wrong(f"{name} are not of {classes} classes")
+    if name == "labels":
+        whole = array.dtype.kind == "i" and array.ndim == 1
+        if not whole or array.min(initial=-1) < -1 or array.max(initial=-1) >= max(classes, 0):
+            wrong(f"labels are not those of {classes} classes")
+
+
+def _refusing(file: Mapped) -> Callable[[str], NoReturn]:
+    def wrong(what: str) -> NoReturn:
+        raise DamagedError(f"{file.path} does not hold what an index holds ({what}): build the index again")
+
+    return wrong

@@ -1,0 +1,93 @@
+"""Refuse to mix indexes of different things, and name the smallest thing that differs."""
+
+from pathlib import Path
+from typing import cast
+
+from proponent.errors import MismatchError
+from proponent.store.manifest import Plan, Source
+
+_SHOWN = {
+    "source fingerprint": "fingerprints data",
+    "source n": "number of rows",
+    "source batch_size": "--batch-size",
+    "source segments": "number of rows (--segment-rows) of segment",
+}
+"""Names of fields in the user's words, where their own say too little."""
+
+
+def refuse_other_plan(folder: Path, found: Plan, wanted: Plan, *, finished: bool, data: bool = True) -> None:
+    """Refuse to go on with an index of something else.
+
+    Args:
+        folder: the index.
+        found: its plan.
+        wanted: the plan of this build.
+        finished: whether the index is sealed; an unfinished one is not completed by another version of proponent.
+        data: whether the data set must be the same too.
+
+    Raises:
+        MismatchError: they differ; the message names the first differing field with both values.
+    """
+    ignored = {"run", "joined", "tokenizer"}  # names may change; what they name may not
+    ignored |= {"proponent"} if finished else set[str]()
+    ignored |= set[str]() if data else {"source"}
+    mine, other = wanted.model_dump(exclude=ignored), found.model_dump(exclude=ignored)
+    for plan in (mine, other) if data else ():
+        plan["source"] = {name: value for name, value in plan["source"].items() if name not in {"data", "columns"}}
+    way_out = "choose another --out, or delete that folder"
+    if not data:
+        way_out = "append with the run and the options of the first build, or choose another --out"
+    own, named = found.recipe.name, wanted.recipe.name
+    if own != named and mine.get("proponent") == other.get("proponent"):
+        going = "append" if not data else "go on"
+        way_out = f"{going} with its own method (--method {own}), or choose another --out"
+    same = all(mine[name] == other[name] for name in mine if name != "source")
+    if finished and data and same and found.source.fingerprint != wanted.source.fingerprint:
+        way_out = f"add new rows with --append, {way_out}"
+    _refuse(folder, other, mine, way_out)
+
+
+def refuse_other_source(folder: Path, path: Path, found: Source, wanted: Source) -> None:
+    """Refuse to go on with the append of another data set.
+
+    Args:
+        folder: the index.
+        path: the plan of the unfinished append.
+        found: what it appends.
+        wanted: what this command appends.
+
+    Raises:
+        MismatchError: they differ.
+    """
+    ignored = {"data", "columns"}
+    way_out = f"finish appending {found.data} first, or give it up by removing {path}"
+    _refuse(folder, found.model_dump(exclude=ignored), wanted.model_dump(exclude=ignored), way_out)
+
+
+def _refuse(folder: Path, found: dict[str, object], wanted: dict[str, object], way_out: str) -> None:
+    for name, value in found.items():
+        if value != wanted[name]:
+            field, there, here = _difference(name, value, wanted[name])
+            raise MismatchError(
+                f"{folder} already holds an index of something else: its {field} is {there}, not {here}: {way_out}"
+            )
+
+
+def _difference(name: str, there: object, here: object) -> tuple[str, object, object]:
+    """Go down into a nested value, so that the message names the smallest thing that differs."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        mine, other = cast("dict[str, object]", here), cast("dict[str, object]", there)
+        key = next(key for key in sorted({*mine, *other}) if mine.get(key) != other.get(key))
+        shown = name if key == "n" and "segment-rows" in name else f"{name} {key}"
+        return _difference(_SHOWN.get(shown, shown), other.get(key), mine.get(key))
+    if isinstance(there, list) and isinstance(here, list):
+        pairs = zip(cast("list[object]", there), cast("list[object]", here), strict=False)
+        unlike = next(((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1]), None)
+        if unlike is not None:
+            return _difference(f"{name} {unlike[0] + 1}", *unlike[1])
+    return name, _short(cast("object", there)), _short(cast("object", here))
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,41 @@
+"""Arrays over the examples of a segment, gathered from its shards."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from proponent.store.postings import Shard
+
+
+def gather_features(n: int, labels: Sequence[int], checkpoints: Sequence[Iterable[Shard]]) -> dict[str, np.ndarray]:
+    """Gather per-example arrays from the shards, in data order.
+
+    Args:
+        n: examples of the segment.
+        labels: class numbers, in data order.
+        checkpoints: the shards of each.
+
+    Returns:
+        "skipped" [n], "labels" [n], "losses" [c n]; of a classifier also "probabilities" [n l] at the last checkpoint
+        and "mean_probabilities" [n l] over all; where it was kept, "pooled" [n d] at the last checkpoint.
+    """
+    kept: dict[str, np.ndarray] = {"skipped": np.zeros(n, dtype=np.bool_)}
+    kept["losses"] = np.zeros((len(checkpoints), n))
+    for row, shards in enumerate(checkpoints):
+        for places, arrays in shards:
+            kept["skipped"][places] |= arrays["meta.bad"]
+            kept["losses"][row, places] = arrays["meta.losses"]
+            if "meta.probabilities" in arrays:
+                mean = _array(kept, n, "mean_probabilities", arrays["meta.probabilities"])
+                mean[places] += arrays["meta.probabilities"] / len(checkpoints)
+            for name in ("probabilities", "pooled"):
+                if row == len(checkpoints) - 1 and f"meta.{name}" in arrays:
+                    _array(kept, n, name, arrays[f"meta.{name}"])[places] = arrays[f"meta.{name}"]
+    return kept | {"labels": np.asarray(labels, dtype=np.int64)}
+
+
+def _array(kept: dict[str, np.ndarray], n: int, name: str, like: Float[np.ndarray, "m x"]) -> Float[np.ndarray, "n x"]:
+    if name not in kept:
+        kept[name] = np.zeros((n, like.shape[1]), dtype=np.float32)
+    return kept[name]

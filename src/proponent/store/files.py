@@ -1,0 +1,226 @@
+"""Files of an index: every one appears whole or not at all (temporary name, fsync, rename, fsync of the folder).
+
+While a build is under way each finished file has a note beside it, `NAME.done`, with its sums: the note is what says
+that the file is finished. Sealing gathers the notes into the manifest.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from proponent.examples import parquet_bytes
+from proponent.examples.disk import full_disk_named
+from proponent.store import disk
+from proponent.store.mapped import Place, lay_out
+from proponent.store.sums import Sums, sums_of, sums_of_file
+
+TEMPORARY = ".tmp"
+NOTE = ".done"
+
+Columns = Mapping[str, Sequence[object] | np.ndarray]
+"""Equally long lists or arrays by name."""
+
+
+def publish_bytes(path: Path, chunks: Sequence[bytes | memoryview], *, noted: bool = True) -> Sums:
+    """Write a file atomically.
+
+    Args:
+        path: the final name.
+        chunks: its content, in pieces.
+        noted: also write the note that says it is finished.
+
+    Returns:
+        Its sums, taken from the bytes in memory.
+
+    Raises:
+        DiskFullError: no space left.
+    """
+
+    def fill(opened: int) -> Sums:
+        at = 0
+        for chunk in chunks:
+            at = disk.write_all(opened, chunk, at)
+        return sums_of(chunks)
+
+    return _publish(path, sum(memoryview(chunk).nbytes for chunk in chunks), fill, noted=noted)
+
+
+def publish_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> Sums:
+    """Write a safetensors file atomically, with its note.
+
+    Args:
+        path: the final name.
+        tensors: arrays by name.
+
+    Returns:
+        Its sums.
+    """
+    whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    head, places = lay_out({name: (array.dtype.newbyteorder("<"), array.shape) for name, array in whole.items()})
+    ordered = sorted(places, key=lambda name: (places[name].start, places[name].stop))
+    return publish_bytes(path, [head, *(whole[name].reshape(-1).view(np.uint8).data for name in ordered)])
+
+
+def publish_scattered(
+    path: Path,
+    shapes: Mapping[str, tuple[np.dtype[np.generic], tuple[int, ...]]],
+    fill: Callable[[Callable[[str, int, np.ndarray], None]], None],
+) -> Sums:
+    """Write a safetensors file whose rows come in no order, atomically, with its note.
+
+    Args:
+        path: the final name.
+        shapes: element type and shape of every array.
+        fill: is given a function that writes some rows of an array at a row number.
+
+    Returns:
+        Its sums, taken from the written file.
+    """
+    head, places = lay_out(shapes)
+    size = max((place.stop for place in places.values()), default=len(head))
+
+    def fill_file(opened: int) -> Sums:
+        disk.write_all(opened, head, 0)
+
+        def put(name: str, row: int, values: np.ndarray) -> None:
+            place: Place = places[name]
+            each = place.kind.itemsize * int(np.prod(place.shape[1:], dtype=np.int64))
+            whole = np.ascontiguousarray(values, dtype=place.kind)
+            disk.write_all(opened, whole.reshape(-1).view(np.uint8).data, place.start + row * each)
+
+        fill(put)
+        return sums_of_file(temporary(path))
+
+    return _publish(path, size, fill_file, noted=True)
+
+
+def publish_table(path: Path, columns: Columns) -> Sums:
+    """Write a Parquet file atomically, with its note.
+
+    Args:
+        path: the final name.
+        columns: equally long lists or arrays by name.
+
+    Returns:
+        Its sums.
+    """
+    return publish_bytes(path, [parquet_bytes(columns)])
+
+
+def finished(path: Path) -> Sums | None:
+    """Read the note of a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its sums; None when it is not finished: no note, or not as long as the note says.
+    """
+    try:
+        sums = Sums.model_validate_json(note_of(path).read_bytes())
+        return sums if path.stat().st_size == sums.size and sums.fits else None
+    except (OSError, ValueError):
+        return None
+
+
+def write_note(path: Path, sums: Sums) -> None:
+    """Say that a file is finished.
+
+    Args:
+        path: the file.
+        sums: of its content.
+    """
+    note = note_of(path)
+    fresh = temporary(note)
+    with full_disk_named(str(path)):
+        try:
+            _write(fresh, sums.model_dump_json().encode())
+            disk.rename(fresh, note)
+            disk.sync_folder(path.parent)
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
+
+
+def note_of(path: Path) -> Path:
+    """Name the note of a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The note.
+    """
+    return path.with_name(path.name + NOTE)
+
+
+def temporary(path: Path) -> Path:
+    """Name a file while it is being written; two writers never share one.
+
+    Args:
+        path: the final name.
+
+    Returns:
+        The temporary name.
+    """
+    return path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+
+
+def is_temporary(name: str) -> bool:
+    """Tell a file that a killed writer left from the user's own.
+
+    Args:
+        name: of the file.
+
+    Returns:
+        True for names that `temporary` gives.
+    """
+    return re.search(r"\.[0-9]+\.tmp$", name) is not None
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """List the files of an index, temporary ones too.
+
+    Args:
+        folder: the index.
+
+    Yields:
+        Every file (or link), in order of name.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not path.is_dir():
+            yield path
+
+
+def _publish(path: Path, size: int, fill: Callable[[int], Sums], *, noted: bool) -> Sums:
+    fresh = temporary(path)
+    with full_disk_named(str(path)):
+        disk.make_folder(path.parent)
+        try:
+            opened = disk.create(fresh, size)
+            try:
+                sums = fill(opened)
+                disk.sync(opened)
+            finally:
+                disk.close(opened)
+            disk.rename(fresh, path)
+            disk.sync_folder(path.parent)
+            if noted:
+                write_note(path, sums)
+        except BaseException:
+            # on a full disk the space is needed, after Ctrl-C nothing may lie about
+            fresh.unlink(missing_ok=True)
+            raise
+    return sums
+
+
+def _write(path: Path, data: bytes) -> None:
+    opened = disk.create(path)
+    try:
+        disk.write_all(opened, data, 0)
+        disk.sync(opened)
+    finally:
+        disk.close(opened)

@@ -1,0 +1,62 @@
+"""Names of the files of an index."""
+
+from pathlib import Path
+
+from proponent.types import RUN_STEPS
+
+PLAN = "plan.json"
+MANIFEST = "manifest.json"
+
+
+class Layout:
+    """Where things are.
+
+    Args:
+        folder: the index.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.plan = folder / PLAN
+        self.manifest = folder / MANIFEST
+
+    def addition(self, generation: int) -> Path:
+        """The plan of an append."""
+        return self.folder / "plans" / f"append-{generation:05d}.json"
+
+    def merging(self, generation: int) -> Path:
+        """The plan of a merge."""
+        return self.folder / "plans" / f"merge-{generation:05d}.json"
+
+    def examples(self, segment: str) -> Path:
+        """What the user gave: texts, labels, ids."""
+        return self.folder / "examples" / f"seg-{segment}.parquet"
+
+    def features(self, segment: str) -> Path:
+        """Arrays over the examples: order, losses, probabilities ..."""
+        return self.folder / "examples" / f"seg-{segment}.safetensors"
+
+    def shard(self, step: int, segment: str, shard: int) -> Path:
+        """Gradients of some examples, one after another."""
+        return self.folder / "forms" / _checkpoint(step) / f"seg-{segment}-shard-{shard:05d}.safetensors"
+
+    def postings(self, step: int, segment: str) -> Path:
+        """The same rows by token."""
+        return self.folder / "postings" / _checkpoint(step) / f"seg-{segment}.safetensors"
+
+    def table(self, step: int) -> Path:
+        """What products need besides."""
+        return self.folder / "tables" / f"{_checkpoint(step)}.safetensors"
+
+    def tombstones(self, generation: int) -> Path:
+        """Examples that were deleted."""
+        return self.folder / "tombstones" / f"gen-{generation:05d}.safetensors"
+
+    def name(self, path: Path) -> str:
+        """A file's name in the manifest."""
+        return path.relative_to(self.folder).as_posix()
+
+
+def _checkpoint(number: int) -> str:
+    run, step = divmod(number, RUN_STEPS)
+    return f"run-{run}-step-{step}" if run else f"step-{step}"

@@ -1,0 +1,107 @@
+"""Who works on what: byte-range locks on one file of the index.
+
+The system drops them when a process ends, however it ends.
+Byte 0 is held while the index is planned, sealed or changed, byte 1 (shared) by every writer, byte 2 + k by whoever
+computes shard k.
+"""
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from proponent.errors import InputError
+
+NAME = "lease"
+WAIT = 0.2
+"""Seconds between two looks at a lock that another process holds."""
+
+
+class Leases:
+    """The locks of one writer. One per process and folder: closing any descriptor of the file would drop them all.
+
+    Args:
+        folder: the index; it exists.
+
+    Raises:
+        InputError: nobody may write to it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self._file = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        except OSError as error:
+            if error.errno not in {errno.EROFS, errno.EACCES, errno.EPERM}:
+                raise
+            raise InputError(
+                f"{folder} can be read and not written to ({error.strerror}): copy it to a folder that can, or ask for "
+                "the right to write"
+            ) from error
+        fcntl.lockf(self._file, fcntl.LOCK_SH, 1, 1)
+
+    @contextmanager
+    def whole(self, waiting: Callable[[], None] | None = None) -> Generator[None]:
+        """Hold the right to plan, seal or change the index; wait for it.
+
+        Args:
+            waiting: called once when another process holds it.
+
+        Yields:
+            Nothing.
+        """
+        told = False
+        while not self._try(0):
+            if not told and waiting is not None:
+                waiting()
+            told = True
+            time.sleep(WAIT)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, 0)
+
+    def take(self, shard: int) -> bool:
+        """Try to get the right to compute a shard.
+
+        Args:
+            shard: its number.
+
+        Returns:
+            False while another process has it.
+        """
+        return self._try(2 + shard)
+
+    def drop(self, shard: int) -> None:
+        """Give the right back.
+
+        Args:
+            shard: its number.
+        """
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, 2 + shard)
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other process writes to the index."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 1)
+        except OSError:
+            return False
+        fcntl.lockf(self._file, fcntl.LOCK_SH, 1, 1)
+        return True
+
+    def close(self) -> None:
+        """Drop every lock."""
+        with suppress(OSError):
+            os.close(self._file)
+
+    def _try(self, byte: int) -> bool:
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+        except OSError as error:
+            if error.errno not in {errno.EACCES, errno.EAGAIN}:
+                raise
+            return False
+        return True

@@ -1,0 +1,332 @@
+"""What an index says of itself: the frozen plan (written first) and the manifest (written last).
+
+Both are JSON read through strict types: they are untrusted input.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from proponent.errors import DamagedError, MismatchError
+from proponent.recipe import Recipe
+from proponent.store.rows import RowKind
+from proponent.store.sums import Sums
+
+FORMAT = 2
+"""Version of the directory layout; a reader takes the one before too, and refuses a newer one."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class PlannedCheckpoint(BaseModel):
+    """A checkpoint of the plan.
+
+    Attributes:
+        step: optimizer step; in joined runs, run x RUN_STEPS + step.
+        learning_rate: of the optimizer at that step.
+        rule: how it is known.
+        weight: what multiplies this checkpoint's products.
+        preconditioner: where its second moments come from; empty without one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    step: int
+    learning_rate: float
+    rule: str
+    weight: float
+    preconditioner: str = ""
+
+
+class PlannedBlock(BaseModel):
+    """A layer whose gradient is a stretch of every example's vector.
+
+    Attributes:
+        name: of the layer.
+        o: rows of its gradient.
+        i: columns of its gradient.
+        kept_o: rows that are kept, projected or not.
+        kept_i: columns that are kept.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str
+    o: int = Field(ge=1)
+    i: int = Field(ge=1)
+    kept_o: int = Field(ge=1)
+    kept_i: int = Field(ge=1)
+
+
+class PlannedSegment(BaseModel):
+    """A part of the training set that is kept, searched and merged as one.
+
+    Attributes:
+        name: its number, five digits; never used twice in an index.
+        n: examples.
+        shards: boundaries in the segment's own order of examples (shortest first); shard j holds
+            order[shards[j]:shards[j+1]].
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str = Field(pattern="^[0-9]{5,9}$")
+    n: int = Field(ge=0, lt=2**31)
+    shards: list[int]
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "PlannedSegment":
+        rising = all(first <= second for first, second in pairwise(self.shards))
+        if not self.shards or self.shards[0] != 0 or self.shards[-1] != self.n or not rising:
+            raise ValueError("the boundaries of the shards do not rise from 0 to n")
+        return self
+
+
+class Source(BaseModel):
+    """A data set that was put into an index.
+
+    Attributes:
+        data: its name, for messages.
+        columns: the user's names of the columns.
+        fingerprint: SHA-256 of its rows by content.
+        n: examples.
+        batch_size: examples per pass.
+        segments: how it is cut.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    data: str
+    columns: dict[str, str]
+    fingerprint: str
+    n: int = Field(ge=0)
+    batch_size: int
+    segments: list[PlannedSegment]
+
+
+class Addition(BaseModel):
+    """The plan of an append, frozen before its first shard.
+
+    Attributes:
+        format: version of the layout.
+        source: what is appended.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: int
+    source: Source
+
+
+class Merging(BaseModel):
+    """The plan of a merge, frozen before its first shard.
+
+    Attributes:
+        format: version of the layout.
+        merkle_root: of the index that is merged.
+        segments: what it becomes.
+        taken: per new segment, the shards (segment, shard) whose examples it takes, by new shard.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: int
+    merkle_root: str
+    segments: list[PlannedSegment]
+    taken: list[list[list[list[int]]]]
+
+
+class Plan(BaseModel):
+    """Everything that decides what an index holds; frozen before the first shard.
+
+    Attributes:
+        format: version of the layout.
+        proponent: version of the library that planned it.
+        recipe: the method as data.
+        rows: how embedding rows are kept.
+        embedding_path: the path that was really taken; "exact" where the table is not shared.
+        tied: whether the head shares the embedding's table.
+        run: folder of the run, as given.
+        joined: folders of the runs that were joined one by one; empty for one run or a folder of runs.
+        tokenizer: folder of the tokenizer when the user named one; else None.
+        kind: task head.
+        label_names: classes in order; None for a language model.
+        max_length: most tokens read of a text.
+        trust_remote_code: whether the user allowed the model's own code.
+        fingerprints: SHA-256 by content of tokenizer, weights and moments.
+        checkpoints: in order.
+        blocks: layers besides the word embedding and the head, in the order of the vectors.
+        word_rules: rules by which texts were split into words; positions of words mean nothing under others.
+        source: the data set that the index was begun with.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: int
+    proponent: str
+    recipe: Recipe
+    rows: RowKind = "fp32"
+    embedding_path: str
+    tied: bool
+    run: str
+    joined: list[str] = Field(default_factory=list)
+    tokenizer: str | None
+    kind: str
+    label_names: list[str] | None
+    max_length: int
+    trust_remote_code: bool
+    fingerprints: dict[str, str]
+    checkpoints: list[PlannedCheckpoint]
+    blocks: list[PlannedBlock] = []
+    word_rules: str
+    source: Source
+
+
+class SkippedRow(BaseModel):
+    """A training row that has no gradient.
+
+    Attributes:
+        id: the user's id.
+        row: 0-based row of the source.
+        cause: what was not finite, at which step.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    id: str
+    row: int
+    cause: str
+
+
+class Manifest(BaseModel):
+    """The seal of an index, written last.
+
+    Attributes:
+        format: version of the layout.
+        generation: 1 for a first build, one more for every append, delete and merge.
+        merkle_root: SHA-256 over the sorted (name, SHA-256) of every other file.
+        files: sums of each file by its path inside the index.
+        sources: every data set that was put in, in order.
+        segments: what the index consists of, in data order.
+        deleted: name of the file of tombstones; empty when nothing is deleted.
+        skipped: rows without a gradient.
+        notes: lines that every answer repeats.
+        seconds: time by stage of the last build or append.
+        peak_rss: most memory of the process that made it, in bytes.
+        digest: SHA-256 of this manifest's canonical form without this field.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: int
+    generation: int = 1
+    merkle_root: str
+    files: dict[str, Sums]
+    sources: list[Source]
+    segments: list[PlannedSegment]
+    deleted: str = ""
+    skipped: list[SkippedRow]
+    notes: list[str]
+    seconds: dict[str, float]
+    peak_rss: int = 0
+    digest: str = ""
+
+    def sealed(self) -> "Manifest":
+        """Fill in root and digest.
+
+        Returns:
+            The manifest with the root of its files and its own digest.
+        """
+        rooted = self.model_copy(update={"merkle_root": merkle_root(self.files)})
+        return rooted.model_copy(update={"digest": rooted.own_digest()})
+
+    def own_digest(self) -> str:
+        """Hash the canonical form without the digest.
+
+        Returns:
+            SHA-256, hexadecimal.
+        """
+        return hashlib.sha256(canonical(self.model_dump(exclude={"digest"})).encode()).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """Write JSON in its one canonical form.
+
+    Args:
+        value: plain data.
+
+    Returns:
+        Sorted keys, no spaces, UTF-8.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def merkle_root(files: Mapping[str, Sums]) -> str:
+    """Hash a table of file hashes.
+
+    Args:
+        files: sums by name.
+
+    Returns:
+        SHA-256, hexadecimal.
+    """
+    return hashlib.sha256(canonical({name: sums.sha256 for name, sums in files.items()}).encode()).hexdigest()
+
+
+def version_of(path: Path) -> int | None:
+    """Read nothing but the format of a plan or manifest.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its format; None when the file does not say.
+    """
+    try:
+        raw: object = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    version = cast("dict[str, object]", raw).get("format") if isinstance(raw, dict) else None
+    return version if isinstance(version, int) else None
+
+
+def read_json(path: Path, model: type[Model]) -> Model:
+    """Read a plan or a manifest.
+
+    Args:
+        path: the file.
+        model: what it must be.
+
+    Returns:
+        The typed content.
+
+    Raises:
+        DamagedError: missing, not JSON, or not of that shape.
+        MismatchError: written by a newer version of the format.
+    """
+    try:
+        raw: object = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(f"cannot read {path}: {error}: the index is damaged; build it again") from error
+    version = cast("dict[str, object]", raw).get("format") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise MismatchError(
+            f"{path} has format {version}, newer than the {FORMAT} that this version of proponent reads: upgrade proponent"
+        )
+    try:
+        return model.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DamagedError(
+            f"{path} is not a valid {model.__name__.lower()} ({'.'.join(map(str, first['loc']))}: {first['msg']}): "
+            "build the index again"
+        ) from error
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number that proponent writes")

@@ -1,0 +1,296 @@
+"""Read parts of a safetensors file in place: a read-only map, every block checked by its xxh3 before its first use.
+
+The safetensors library copies what it reads; search wants the rows where they lie. So the header is read here,
+strictly: it is untrusted input.
+"""
+
+import errno
+import json
+import math
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, ClassVar, cast
+from weakref import WeakSet
+
+import numpy as np
+import xxhash
+
+from proponent.errors import DamagedError
+from proponent.store.sums import BLOCK, Sums
+
+MOST_HEADER = 2**20
+MOST_TENSORS = 10_000
+MOST_NUMBERS = 2**48
+TRANSIENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""Errors of a process that has too much open: nothing is wrong with the file."""
+
+RELEASE = 32 * 2**20
+"""Mapped bytes, over all files, that may be touched before they are given back; they stay in the page cache."""
+
+_KINDS = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "I16": np.dtype("<i2"),
+    "I32": np.dtype("<i4"),
+    "I64": np.dtype("<i8"),
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an array lies in a file.
+
+    Attributes:
+        kind: element type.
+        shape: its shape.
+        start: offset of its first byte in the file.
+        stop: offset behind its last byte.
+    """
+
+    kind: np.dtype[Any]
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def lay_out(arrays: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> tuple[bytes, dict[str, Place]]:
+    """Lay arrays out as a safetensors file, widest elements first so that each is aligned.
+
+    Args:
+        arrays: element type and shape by name.
+
+    Returns:
+        The bytes that the file begins with, and the place of each array.
+    """
+    ordered = sorted(arrays, key=lambda name: (-arrays[name][0].itemsize, name))
+    offset, spelled, spans = 0, dict[str, object](), dict[str, tuple[int, int]]()
+    for name in ordered:
+        kind, shape = arrays[name]
+        size = kind.itemsize * int(np.prod(shape, dtype=np.int64))
+        spans[name] = (offset, offset + size)
+        spelled[name] = {"dtype": _NAMES[kind], "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(spelled, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 64)
+    begin = 8 + len(text)
+    places = {name: Place(*arrays[name], begin + span[0], begin + span[1]) for name, span in spans.items()}
+    return len(text).to_bytes(8, "little") + text, places
+
+
+class Mapped:
+    """The arrays of one safetensors file.
+
+    Args:
+        path: the file.
+        sums: what it must be; None checks nothing but its shape.
+
+    Raises:
+        DamagedError: missing, of another size, or not a safetensors file that proponent writes.
+    """
+
+    _held: ClassVar["WeakSet[Mapped]"] = WeakSet()
+    _touched: ClassVar[int] = 0
+    _lock: ClassVar[Lock] = Lock()
+
+    def __init__(self, path: Path, sums: Sums | None = None) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        except (OSError, ValueError) as error:  # ValueError: an empty file
+            if isinstance(error, OSError) and error.errno in TRANSIENT:
+                raise
+            raise DamagedError(_message(path, str(error))) from error
+        if sums is not None and (len(self._map) != sums.size or not sums.fits):
+            raise DamagedError(_message(path, f"it has {len(self._map)} bytes, not {sums.size}"))
+        self._sums = sums
+        self._right = bytearray(-(-len(self._map) // BLOCK))
+        with Mapped._lock:
+            Mapped._held.add(self)
+        self._places = self._header()
+        self._arrays = {name: self._array(place) for name, place in self._places.items()}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the arrays."""
+        return tuple(self._places)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one array.
+
+        Args:
+            name: the array.
+
+        Returns:
+            Its shape.
+        """
+        return self._place(name).shape
+
+    def view(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Rows of an array, in place and read-only, checked.
+
+        Args:
+            name: the array.
+            start: first row.
+            stop: one past the last row; None for all.
+
+        Returns:
+            The rows.
+
+        Raises:
+            DamagedError: there is no such array or row, or a block of it is not what was written.
+        """
+        rows, begin, each = self._span(name, start, stop)
+        self.check(begin, begin + rows * each)
+        self._release(rows * each)
+        return self._arrays[name][start : start + rows]
+
+    def take(self, name: str, wanted: np.ndarray) -> np.ndarray:
+        """Copy some rows; only the blocks that hold them are read and checked.
+
+        Args:
+            name: the array.
+            wanted: row numbers, ascending.
+
+        Returns:
+            The rows.
+
+        Raises:
+            DamagedError: there is no such array or row, or a block of it is not what was written.
+        """
+        rows, begin, each = self._span(name, 0, None)
+        if len(wanted):
+            if int(wanted[0]) < 0 or int(wanted[-1]) >= rows:
+                raise DamagedError(_message(self.path, f"{name} has no row {int(wanted[-1])}"))
+            if self._sums is not None:
+                first, last = (begin + wanted * each) // BLOCK, (begin + (wanted + 1) * each - 1) // BLOCK
+                blocks = np.unique(np.concatenate([first, last]))
+                seen = np.frombuffer(self._right, dtype=np.uint8)[blocks]
+                for block in blocks[seen == 0].tolist():
+                    self.check(block * BLOCK, block * BLOCK + 1)
+                del seen
+        self._release(len(wanted) * max(each, mmap.PAGESIZE))
+        return self._arrays[name][wanted]
+
+    def all(self) -> dict[str, np.ndarray]:
+        """Copy every array.
+
+        Returns:
+            Arrays by name.
+        """
+        return {name: self.view(name).copy() for name in self._places}
+
+    def check(self, start: int, stop: int) -> None:
+        """Check the blocks under a range of bytes, once each.
+
+        Args:
+            start: first byte.
+            stop: one past the last byte.
+
+        Raises:
+            DamagedError: one is not what was written; the message names its bytes.
+        """
+        if self._sums is None or stop <= start:
+            return
+        first, last = start // BLOCK, (stop - 1) // BLOCK
+        if self._right.find(0, first, last + 1) < 0:
+            return
+        with memoryview(self._map) as whole:
+            for block in range(first, last + 1):
+                if self._right[block]:
+                    continue
+                begin, end = block * BLOCK, min((block + 1) * BLOCK, len(self._map))
+                with whole[begin:end] as piece:
+                    if xxhash.xxh3_64_intdigest(piece) != self._sums.block(block):
+                        raise DamagedError(_message(self.path, f"bytes {begin} to {end - 1} have another checksum"))
+                self._right[block] = 1
+
+    @staticmethod
+    def _release(size: int) -> None:
+        """Give mapped pages back now and then, so that the memory of a search does not grow with the index."""
+        if not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        with Mapped._lock:
+            Mapped._touched += size
+            if Mapped._touched <= RELEASE:
+                return
+            Mapped._touched, held = size, list(Mapped._held)
+        for one in held:
+            one._map.madvise(mmap.MADV_DONTNEED)
+
+    def _place(self, name: str) -> Place:
+        found = self._places.get(name)
+        if found is None:
+            raise DamagedError(_message(self.path, f"it has no array {name!r}"))
+        return found
+
+    def _span(self, name: str, start: int, stop: int | None) -> tuple[int, int, int]:
+        """Number of rows, offset of the first and bytes of each."""
+        place = self._place(name)
+        held = place.shape[0] if place.shape else 1
+        end = held if stop is None else stop
+        if not 0 <= start <= end <= held:
+            raise DamagedError(
+                _message(self.path, f"{name} has {held} rows, and rows {start} to {end} were looked for")
+            )
+        each = (place.stop - place.start) // held if held else 0
+        return end - start, place.start + start * each, each
+
+    def _array(self, place: Place) -> np.ndarray:
+        count = math.prod(place.shape)
+        if not count:
+            return np.zeros(place.shape, dtype=place.kind)
+        return np.frombuffer(self._map, dtype=place.kind, count=count, offset=place.start).reshape(place.shape)
+
+    def _header(self) -> dict[str, Place]:
+        size = int.from_bytes(self._map[:8], "little")
+        if len(self._map) < 8 or size > min(MOST_HEADER, len(self._map) - 8):
+            raise DamagedError(_message(self.path, "its header is cut off or longer than 1 MiB"))
+        self.check(0, 8 + size)
+        try:
+            raw = json.loads(self._map[8 : 8 + size])
+            return _places(raw, 8 + size, len(self._map))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise DamagedError(_message(self.path, f"its header is not a safetensors header ({error})")) from error
+
+
+def _places(raw: Any, begin: int, size: int) -> dict[str, Place]:
+    """The places of a header; the arrays must cover the data from begin to size, each byte once."""
+    entries = {name: value for name, value in cast("dict[str, Any]", raw).items() if name != "__metadata__"}
+    if len(entries) > MOST_TENSORS:
+        raise ValueError(f"{len(entries)} arrays")
+    places: dict[str, Place] = {}
+    for name, value in entries.items():
+        kind, shape, offsets = _KINDS[value["dtype"]], value["shape"], value["data_offsets"]
+        numbers = [*shape, *offsets]
+        if len(offsets) != 2 or not all(type(one) is int and one >= 0 for one in numbers) or len(shape) > 8:
+            raise ValueError(f"the shape or place of {name}")
+        count = math.prod(shape)
+        if math.prod(max(one, 1) for one in shape) > MOST_NUMBERS:  # an empty array may name any length
+            raise ValueError(f"the shape of {name}")
+        if count * kind.itemsize != offsets[1] - offsets[0]:
+            raise ValueError(f"the size of {name}")
+        places[name] = Place(kind, tuple(shape), begin + offsets[0], begin + offsets[1])
+    end = begin
+    for place in sorted(places.values(), key=lambda one: (one.start, one.stop)):
+        if place.start != end:
+            raise ValueError("a hole or an overlap")
+        end = place.stop
+    if end != size:
+        raise ValueError("bytes that belong to no array")
+    return places
+
+
+def _message(path: Path, what: str) -> str:
+    return (
+        f"{path} is not what was written ({what}): restore it, or compute it again with the same `proponent index` "
+        "command and --repair"
+    )

@@ -1,0 +1,297 @@
+"""Merge the segments of an index: few large ones search faster than many small ones, and deleted examples really go."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from proponent.errors import DamagedError
+from proponent.store import disk
+from proponent.store.changing import changing, sweep
+from proponent.store.files import finished, note_of, publish_bytes, publish_table, publish_tensors
+from proponent.store.layout import Layout
+from proponent.store.manifest import FORMAT, Manifest, Merging, PlannedSegment, canonical, read_json
+from proponent.store.mapped import Mapped
+from proponent.store.postings import Shard, write_postings
+from proponent.store.reader import Store
+from proponent.store.repair import publish_manifest
+from proponent.store.segment import Segment
+from proponent.store.sums import Sums
+
+SEGMENT_ROWS = 65_536
+"""Examples of a merged segment at most."""
+
+SEGMENT_POSTINGS = 4_000_000
+"""Its postings at most: what is held of it in memory while they are written grows with them."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """One segment to come.
+
+    Attributes:
+        planned: its name and shards.
+        parts: the segments that it takes, in data order.
+        taken: per new shard, the old ones: (number of the part, shard).
+    """
+
+    planned: PlannedSegment
+    parts: tuple[Segment, ...]
+    taken: tuple[tuple[tuple[int, int], ...], ...]
+
+
+def merge(
+    folder: Path, *, rows: int = SEGMENT_ROWS, waiting: Callable[[], None] | None = None
+) -> tuple[Manifest, bool]:
+    """Merge small segments into larger ones without their deleted examples.
+
+    A killed merge resumes; until it is done the index is what it was.
+
+    Args:
+        folder: the index.
+        rows: examples of a segment at most.
+        waiting: called once when another process holds the index.
+
+    Returns:
+        The manifest, and whether there was anything to merge.
+    """
+    with changing(folder, waiting) as store:
+        generation = store.manifest.generation + 1
+        path = store.layout.merging(generation)
+        plan = _planned(store, rows)
+        held = read_json(path, Merging) if path.is_file() and finished(path) else None
+        fresh = [one.planned for one in plan] != list(store.manifest.segments)
+        if not fresh:
+            sweep(store.layout, set(store.manifest.files))  # a merge killed after its seal left the old files
+            return store.manifest, False
+        merging = Merging(
+            format=FORMAT,
+            merkle_root=store.manifest.merkle_root,
+            segments=[one.planned for one in plan],
+            taken=[[[list(old) for old in shard] for shard in one.taken] for one in plan],
+        )
+        if held != merging:  # of an earlier state of the index, or none
+            sweep(store.layout, set(store.manifest.files))
+            publish_bytes(path, [(canonical(merging.model_dump()) + "\n").encode()])
+        for one in plan:
+            if one.planned.name not in {segment.name for segment in store.segments}:
+                _write(store, one)
+        return _seal(store, generation, plan), True
+
+
+def _planned(store: Store, rows: int) -> list[Joined]:
+    """Neighbours are joined while they fit; a segment that stays alone and has lost nothing is left as it is."""
+    groups: list[list[Segment]] = []
+    for segment in store.segments:
+        together = [*groups[-1], segment] if groups else []
+        live, postings = (
+            sum(one.n - len(one.deleted) for one in together),
+            sum(_postings(store, one) for one in together),
+        )
+        if together and live <= rows and postings <= SEGMENT_POSTINGS:
+            groups[-1].append(segment)
+        else:
+            groups.append([segment])
+    first = 1 + max(int(segment.name) for segment in store.segments)
+    joined: list[Joined] = []
+    for group in groups:
+        whole = len(group) == 1 and not len(group[0].deleted)
+        joined.append(_joined(group, group[0].name if whole else f"{first + len(joined):05d}"))
+    return [one for one in joined if one.planned.n]
+
+
+def _postings(store: Store, segment: Segment) -> int:
+    """The most postings that a segment has at one checkpoint."""
+    found = [segment.postings(one.step) for one in store.plan.checkpoints]
+    return max((len(one) for one in found if one is not None), default=0)
+
+
+def _joined(group: list[Segment], name: str) -> Joined:
+    """Lay out one new segment: old shards one after another, small ones put together."""
+    if len(group) == 1 and name == group[0].name:
+        segment = group[0]
+        planned = PlannedSegment(name=name, n=segment.n, shards=list(segment.bounds))
+        return Joined(planned, tuple(group), tuple(((0, shard),) for shard in range(len(segment.bounds) - 1)))
+    largest = max(max(np.diff(segment.bounds).tolist(), default=0) for segment in group)
+    taken: list[list[tuple[int, int]]] = []
+    sizes: list[int] = []
+    for number, segment in enumerate(group):
+        kept = _kept(segment)
+        for shard, (start, stop) in enumerate(zip(segment.bounds[:-1], segment.bounds[1:], strict=True)):
+            live = int(kept[segment.order[start:stop]].sum())
+            if not live:
+                continue
+            if sizes and sizes[-1] + live <= largest:
+                taken[-1].append((number, shard))
+                sizes[-1] += live
+            else:
+                taken.append([(number, shard)])
+                sizes.append(live)
+    bounds = [0, *np.cumsum(sizes).tolist()]
+    planned = PlannedSegment(name=name, n=bounds[-1], shards=bounds)
+    return Joined(planned, tuple(group), tuple(map(tuple, taken)))
+
+
+def _kept(segment: Segment) -> Bool[np.ndarray, " n"]:
+    kept = np.ones(segment.n, dtype=np.bool_)
+    kept[segment.deleted] = False
+    return kept
+
+
+def _write(store: Store, one: Joined) -> None:
+    """Write what is not there yet of a new segment; its features come last."""
+    layout, name = store.layout, one.planned.name
+    if finished(layout.features(name)) is not None:
+        return
+    for step in (checkpoint.step for checkpoint in store.plan.checkpoints):
+        for shard, olds in enumerate(one.taken):
+            path = layout.shard(step, name, shard)
+            if finished(path) is None:
+                publish_tensors(path, _together([_cut(one.parts[part], step, old) for part, old in olds]))
+    order = _order(one)
+    columns = {
+        column: _chained(one, lambda segment, column=column: segment.examples.column(column))
+        for column in one.parts[0].examples.names
+        if column != "place"
+    }
+    places = np.empty(one.planned.n, dtype=np.int32)
+    places[order] = np.arange(one.planned.n, dtype=np.int32)
+    if finished(layout.examples(name)) is None:
+        numbers = np.asarray(columns["row"], dtype=np.int64)
+        publish_table(layout.examples(name), {**columns, "row": numbers, "place": places})
+    for step in (checkpoint.step for checkpoint in store.plan.checkpoints):
+        path = layout.postings(step, name)
+        if finished(path) is None and one.parts[0].postings(step) is not None:
+            write_postings(path, lambda names, step=step: _shards(layout, step, one, order, names))
+    publish_tensors(layout.features(name), _features(one))
+
+
+def _cut(segment: Segment, step: int, shard: int) -> dict[str, np.ndarray]:
+    """The arrays of an old shard without its deleted examples."""
+    examples, arrays = segment.shard(step, shard)
+    kept = _kept(segment)[examples]
+    cut: dict[str, np.ndarray] = {}
+    for name, values in arrays.items():
+        form, _, array = name.partition(".")
+        if form == "meta":
+            cut[name] = values[kept]
+            continue
+        counts = np.diff(arrays[f"{form}.indptr"])
+        if array == "indptr":
+            cut[name] = np.concatenate([[0], np.cumsum(counts[kept])])
+        else:
+            cut[name] = values[np.repeat(kept, counts)]
+    return cut
+
+
+def _together(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Lay shards one after another."""
+    arrays: dict[str, np.ndarray] = {}
+    for name in parts[0]:
+        columns = [one[name] for one in parts]
+        if name.endswith(".indptr"):
+            arrays[name] = np.concatenate([[0], np.cumsum(np.concatenate([np.diff(column) for column in columns]))])
+        else:
+            arrays[name] = np.concatenate(columns)
+    return arrays
+
+
+def _order(one: Joined) -> Int[np.ndarray, " n"]:
+    """Example (place in the new segment) of each place in its shards."""
+    numbers: list[np.ndarray] = []
+    begin = 0
+    for segment in one.parts:
+        kept = _kept(segment)
+        fresh = begin + np.cumsum(kept) - 1
+        numbers.append(np.where(kept, fresh, -1))
+        begin += int(kept.sum())
+    found: list[np.ndarray] = []
+    for olds in one.taken:
+        for part, shard in olds:
+            segment = one.parts[part]
+            examples = segment.order[segment.bounds[shard] : segment.bounds[shard + 1]]
+            found.append(numbers[part][examples])
+    order = np.concatenate(found)
+    return order[order >= 0]
+
+
+def _shards(
+    layout: Layout, step: int, one: Joined, order: Int[np.ndarray, " n"], names: tuple[str, ...]
+) -> Iterator[Shard]:
+    bounds = one.planned.shards
+    for shard, (start, stop) in enumerate(pairwise(bounds)):
+        path = layout.shard(step, one.planned.name, shard)
+        file = Mapped(path, finished(path))
+        yield order[start:stop], {name: file.view(name) for name in names if name in file.names}
+
+
+def _chained(one: Joined, column: Callable[[Segment], list[object]]) -> list[object]:
+    values: list[object] = []
+    for segment in one.parts:
+        kept = _kept(segment).tolist()
+        values += [value for value, stays in zip(column(segment), kept, strict=True) if stays]
+    return values
+
+
+def _features(one: Joined) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+    for name in one.parts[0].feature_names:
+        axis = 1 if name == "losses" else 0
+        parts = [np.compress(_kept(segment), segment.features(name), axis=axis) for segment in one.parts]
+        arrays[name] = np.concatenate(parts, axis=axis)
+    return arrays
+
+
+def _seal(store: Store, generation: int, plan: list[Joined]) -> Manifest:
+    manifest, layout = store.manifest, store.layout
+    gone = {segment.name for segment in store.segments} - {one.planned.name for one in plan}
+    files: dict[str, Sums] = {
+        name: sums
+        for name, sums in manifest.files.items()
+        if name != manifest.deleted and not any(f"/seg-{segment}" in name for segment in gone)
+    }
+    for path in [*_paths(store, plan), layout.merging(generation)]:
+        sums = finished(path)
+        if sums is None:
+            raise DamagedError(f"{path} is gone while the index was merged: run `proponent merge` again")
+        files[layout.name(path)] = sums
+    deleted = {one for segment in store.segments for one in _ids(segment)}
+    merged = manifest.model_copy(
+        update={
+            "generation": generation,
+            "files": files,
+            "segments": [one.planned for one in plan],
+            "deleted": "",
+            "skipped": [one for one in manifest.skipped if one.id not in deleted],
+        }
+    )
+    publish_manifest(layout, merged)
+    for path in [*_paths(store, plan), layout.merging(generation)]:
+        disk.remove(note_of(path))
+    sweep(layout, set(files))
+    return merged.sealed()
+
+
+def _ids(segment: Segment) -> list[str]:
+    if not len(segment.deleted):
+        return []
+    ids = segment.examples.column("id")
+    return [ids[place] for place in segment.deleted.tolist()]
+
+
+def _paths(store: Store, plan: list[Joined]) -> list[Path]:
+    """Files of the new segments."""
+    layout, found = store.layout, list[Path]()
+    for one in plan:
+        name = one.planned.name
+        if name in {segment.name for segment in store.segments}:
+            continue
+        found += [layout.examples(name), layout.features(name)]
+        for step in (checkpoint.step for checkpoint in store.plan.checkpoints):
+            found += [layout.shard(step, name, shard) for shard in range(len(one.taken))]
+            if one.parts[0].postings(step) is not None:
+                found.append(layout.postings(step, name))
+    return found

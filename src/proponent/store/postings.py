@@ -1,0 +1,261 @@
+"""Postings of one segment at one checkpoint: the embedding rows of all its examples, by token.
+
+Arrays: tokens [v'] ascending, indptr [v'+1], largest [v'] (the most that the norms of one example's rows of
+the token add up to); per row owners (place
+in the segment, data order), words, norms, rows, and scale where rows are kept shorter than 32 bits.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from proponent.store.checks import check_owners, check_postings
+from proponent.store.files import publish_scattered
+from proponent.store.mapped import Mapped
+from proponent.store.rows import decode
+from proponent.store.sums import Sums
+
+Shard = tuple[Int[np.ndarray, " m"], dict[str, np.ndarray]]
+"""Examples (place in the segment) of a shard, and its arrays as kept."""
+
+
+class Postings:
+    """Postings of one segment at one checkpoint.
+
+    Args:
+        mapped: the file.
+        n: examples of the segment.
+
+    Raises:
+        DamagedError: its arrays do not fit one another.
+    """
+
+    def __init__(self, mapped: Mapped, n: int) -> None:
+        self._file, self._n = mapped, n
+        self.tokens: Int[np.ndarray, " x"] = mapped.view("tokens").astype(np.int64)
+        self.indptr: Int[np.ndarray, " y"] = mapped.view("indptr").astype(np.int64)
+        check_postings(mapped, self.tokens, self.indptr)
+        self.largest: Float[np.ndarray, " x"] = mapped.view("largest").astype(np.float64)
+        self._short = "scale" in mapped.names
+        self.width = mapped.shape("rows")[1]
+        self.row_bytes = mapped.view("rows", 0, 0).itemsize * self.width
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._file.path
+
+    def __len__(self) -> int:
+        return int(self.indptr[-1])
+
+    def places(self, tokens: Int[np.ndarray, " k"]) -> Int[np.ndarray, " k"]:
+        """Find tokens.
+
+        Args:
+            tokens: ids.
+
+        Returns:
+            Place of each among `tokens`; -1 for one that no example holds.
+        """
+        if not len(self.tokens):
+            return np.full(len(tokens), -1)
+        found = np.minimum(np.searchsorted(self.tokens, tokens), len(self.tokens) - 1)
+        return np.where(self.tokens[found] == tokens, found, -1)
+
+    def span(self, place: int) -> tuple[int, int]:
+        """The rows of one token.
+
+        Args:
+            place: as `places` gave it.
+
+        Returns:
+            First row, and one past the last.
+        """
+        return int(self.indptr[place]), int(self.indptr[place + 1])
+
+    def owners(self, start: int, stop: int) -> Int[np.ndarray, " m"]:
+        """Examples of some rows.
+
+        Args:
+            start: first row.
+            stop: one past the last.
+
+        Returns:
+            Places in the segment.
+        """
+        owners = self._file.view("owners", start, stop)
+        check_owners(self._file, owners, self._n)
+        return owners
+
+    def norms(self, start: int, stop: int) -> Float[np.ndarray, " m"]:
+        """Norms of some rows.
+
+        Args:
+            start: first row.
+            stop: one past the last.
+
+        Returns:
+            Euclidean norms of the rows as kept.
+        """
+        return self._file.view("norms", start, stop)
+
+    def raw(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Some rows as they are kept, in place.
+
+        Args:
+            start: first row.
+            stop: one past the last.
+
+        Returns:
+            Rows, and their scales where they have any.
+        """
+        scale = self._file.view("scale", start, stop) if self._short else None
+        return self._file.view("rows", start, stop), scale
+
+    def rows(self, start: int, stop: int) -> Float[np.ndarray, "m d"]:
+        """Some rows in 32-bit floats.
+
+        Args:
+            start: first row.
+            stop: one past the last.
+
+        Returns:
+            The rows.
+        """
+        return decode(*self.raw(start, stop))
+
+    def take(self, wanted: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m d"]:
+        """Chosen rows in 32-bit floats; only their blocks are read.
+
+        Args:
+            wanted: row numbers, ascending.
+
+        Returns:
+            The rows.
+        """
+        return decode(self._file.take("rows", wanted), self._file.take("scale", wanted) if self._short else None)
+
+    def lookup(self, token: int) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, "m d"]] | None:
+        """Read one token's block.
+
+        Args:
+            token: its id.
+
+        Returns:
+            Owners (repeated when the token stands in several words) and rows; None when no example holds the token.
+        """
+        place = int(self.places(np.asarray([token]))[0])
+        return None if place < 0 else (self.owners(*self.span(place)), self.rows(*self.span(place)))
+
+
+def write_postings(path: Path, shards: Callable[[tuple[str, ...]], Iterator[Shard]]) -> Sums:
+    """Turn the shards of a segment into postings: one pass that counts, one that puts every row where it belongs.
+
+    Memory: the token ids and owners of the segment, and the rows of one shard.
+
+    Args:
+        path: the file.
+        shards: gives the shards, with the arrays named.
+
+    Returns:
+        Sums of the file.
+    """
+    counts = np.zeros(0, dtype=np.int64)
+    width, kind, short = 0, np.dtype(np.float32), False
+    for _, arrays in shards(("rows.ids",)):
+        found = np.bincount(arrays["rows.ids"], minlength=len(counts))
+        found[: len(counts)] += counts
+        counts = found
+    for _, arrays in shards(("rows.rows", "rows.scale")):
+        width, kind, short = arrays["rows.rows"].shape[1], arrays["rows.rows"].dtype, "rows.scale" in arrays
+        break
+    tokens, total = np.flatnonzero(counts), int(counts.sum())
+    indptr = np.concatenate([[0], np.cumsum(counts[tokens])])
+    shapes = {
+        "tokens": (np.dtype("<i4"), (len(tokens),)),
+        "indptr": (np.dtype("<i8"), (len(tokens) + 1,)),
+        "largest": (np.dtype("<f4"), (len(tokens),)),
+        "owners": (np.dtype("<i4"), (total,)),
+        "words": (np.dtype("<i4"), (total,)),
+        "norms": (np.dtype("<f4"), (total,)),
+        "rows": (kind, (total, width)),
+    } | ({"scale": (np.dtype("<f4"), (total,))} if short else {})
+
+    def fill(put: Callable[[str, int, np.ndarray], None]) -> None:
+        held = {name: np.zeros(total, dtype=shapes[name][0]) for name in ("owners", "words", "norms")}
+        held |= {"scale": np.zeros(total, dtype=np.float32)} if short else {}
+        free = np.zeros(len(counts), dtype=np.int64)
+        free[tokens] = indptr[:-1]
+        for examples, arrays in shards(("rows.indptr", "rows.ids", "rows.words", "rows.rows", "rows.scale")):
+            _scatter(put, held, free, examples, arrays)
+        for name, values in held.items():
+            put(name, 0, values)
+        put("tokens", 0, tokens)
+        put("indptr", 0, indptr)
+        put("largest", 0, _largest(held["owners"], held["norms"], indptr))
+
+    return publish_scattered(path, shapes, fill)
+
+
+def norms_of(kept: np.ndarray, scale: np.ndarray | None) -> Float[np.ndarray, " m"]:
+    """Norms of rows as kept, never below the true ones.
+
+    Args:
+        kept: the rows as kept.
+        scale: their scales.
+
+    Returns:
+        Euclidean norms, rounded up.
+    """
+    wide = kept.astype(np.float32, copy=False)
+    squares = np.einsum("kd,kd->k", wide, wide, dtype=np.float64)
+    norms = np.sqrt(squares) if scale is None else np.sqrt(squares) * scale
+    return np.nextafter(norms.astype(np.float32), np.float32(np.inf))
+
+
+def _largest(
+    owners: Int[np.ndarray, " m"], norms: Float[np.ndarray, " m"], indptr: Int[np.ndarray, " y"]
+) -> Float[np.ndarray, " x"]:
+    """The most that one example's rows of each token can weigh: a token may stand in several words, side by side."""
+    if not len(owners):
+        return np.zeros(0, dtype=np.float32)
+    first = np.concatenate([[True], np.diff(owners) != 0])
+    first[indptr[:-1]] = True
+    begins = np.flatnonzero(first)
+    sums = np.add.reduceat(norms.astype(np.float64), begins)
+    most = np.maximum.reduceat(sums, np.searchsorted(begins, indptr[:-1]))
+    return np.nextafter(most.astype(np.float32), np.float32(np.inf))
+
+
+def _scatter(
+    put: Callable[[str, int, np.ndarray], None],
+    held: dict[str, np.ndarray],
+    free: Int[np.ndarray, " v"],
+    examples: Int[np.ndarray, " m"],
+    arrays: dict[str, np.ndarray],
+) -> None:
+    """Put the rows of one shard behind those that their tokens have already."""
+    ids = arrays["rows.ids"]
+    if not len(ids):
+        return
+    order = np.argsort(ids, kind="stable")
+    sorted_ids = ids[order]
+    begins = np.flatnonzero(np.concatenate([[True], np.diff(sorted_ids) != 0]))
+    lengths = np.diff(np.append(begins, len(ids)))
+    token = sorted_ids[begins]
+    targets = np.repeat(free[token] - begins, lengths) + np.arange(len(ids))
+    owners = examples[np.repeat(np.arange(len(arrays["rows.indptr"]) - 1), np.diff(arrays["rows.indptr"]))]
+    held["owners"][targets] = owners[order]
+    held["words"][targets] = arrays["rows.words"][order]
+    held["norms"][targets] = norms_of(arrays["rows.rows"], arrays.get("rows.scale"))[order]
+    if "scale" in held:
+        held["scale"][targets] = arrays["rows.scale"][order]
+    rows, at = arrays["rows.rows"][order], free[token]
+    apart = np.flatnonzero(at[1:] != at[:-1] + lengths[:-1]) + 1  # tokens that no other shard parts go in one piece
+    firsts = np.concatenate([[0], apart])
+    bounds = np.append(begins[firsts], len(ids)).tolist()
+    for begin, end, target in zip(bounds[:-1], bounds[1:], at[firsts].tolist(), strict=True):
+        put("rows", target, rows[begin:end])
+    free[token] += lengths

@@ -1,0 +1,377 @@
+"""Read an index without torch and without the model: plan, examples, forms and postings, segment by segment."""
+
+import bisect
+from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from proponent.errors import DamagedError, InputError
+from proponent.store.files import finished
+from proponent.store.former import FORMER, FormerFiles
+from proponent.store.layout import Layout
+from proponent.store.manifest import FORMAT, Manifest, Plan, PlannedSegment, merkle_root, read_json, version_of
+from proponent.store.mapped import TRANSIENT, Mapped
+from proponent.store.segment import Files, Segment
+from proponent.store.sums import Sums, sums_of_file
+
+OPEN_FILES = 256
+"""Mapped files that stay open."""
+
+_SPARED = ("forms/", "postings/")
+"""Where files may be missing that `allow_missing` goes on without."""
+
+
+class Store:
+    """An index on disk.
+
+    Args:
+        folder: the index.
+        partial: open an unfinished index too, with what is there.
+        allow_missing: go on when shards or postings are missing, with what is there.
+
+    Raises:
+        InputError: there is no index, or its build was not finished.
+        DamagedError: plan or manifest is not what was written, or a file is missing.
+        MismatchError: it was written by a newer version of the format.
+    """
+
+    def __init__(self, folder: Path, *, partial: bool = False, allow_missing: bool = False) -> None:
+        self.folder = folder
+        self.layout = Layout(folder)
+        if not self.layout.plan.is_file():
+            raise InputError(f"no index at {folder}: build one with `proponent index RUN DATA --out {folder}`")
+        self.sealed = self.layout.manifest.is_file()
+        if not self.sealed and not partial:
+            raise InputError(
+                f"the index at {folder} is unfinished: run the same `proponent index` command again, it resumes; "
+                "or look at what is there with --partial (partial=True)"
+            )
+        self.allow_missing = allow_missing or not self.sealed
+        self.former = FormerFiles(folder) if self.sealed and version_of(self.layout.manifest) == FORMER else None
+        self.plan, self.manifest = self._read() if self.former is None else self.former.read()
+        self._open = lru_cache(maxsize=OPEN_FILES)(self._mapped)
+        self._whole: set[Path] = set()
+        if self.sealed and self.former is None:
+            self._check()
+        self.segments = self._segments() if self.former is None else self.former.segments()
+        self.n = sum(segment.n for segment in self.segments)
+        if not self.n:
+            raise InputError(f"nothing of the index at {folder} is there yet: run the same `proponent index` again")
+
+    @property
+    def features(self) -> "Features":
+        """Arrays over all examples, by name; the last checkpoint's where it matters."""
+        plan = self.plan
+        always = {"skipped", "labels", "losses"}
+        always |= set[str]() if plan.label_names is None else {"probabilities", "mean_probabilities"}
+        always |= {f"scale.{one.step}" for one in plan.checkpoints} if plan.recipe.normed else set[str]()
+        return Features(self.segments, always)
+
+    @property
+    def examples(self) -> "Table":
+        """Columns over all examples, by name, in data order."""
+        return Table(self)
+
+    @property
+    def alive(self) -> np.ndarray:
+        """Examples that may be found: neither skipped nor deleted nor missing; boolean [n]."""
+        return np.concatenate([segment.alive for segment in self.segments])
+
+    def scale(self, step: int) -> np.ndarray:
+        """What each training example's gradient is multiplied with.
+
+        Args:
+            step: the checkpoint.
+
+        Returns:
+            [n]: 1 everywhere, or 1 / norm for unit-norm recipes.
+        """
+        return self.features[f"scale.{step}"] if self.plan.recipe.unit_norm else np.ones(self.n)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the planned examples that is there; 1 for a whole index."""
+        planned = sum(segment.n for source in self.manifest.sources for segment in source.segments)
+        planned = self.n if self.sealed else planned
+        lost = sum(
+            segment.bounds[shard + 1] - segment.bounds[shard] for segment in self.segments for shard in segment.missing
+        )
+        return (self.n - lost) / planned
+
+    def locate(self, example: int) -> tuple[Segment, int]:
+        """Find an example.
+
+        Args:
+            example: in data order.
+
+        Returns:
+            Its segment, and its place in that.
+        """
+        segment = self.segments[bisect.bisect_right(self.segments, example, key=lambda one: one.offset) - 1]
+        return segment, example - segment.offset
+
+    def row(self, example: int) -> dict[str, Any]:
+        """What is shown of an example.
+
+        Args:
+            example: in data order.
+
+        Returns:
+            id, row, text, text_pair, target, label, source, predicted, loss.
+        """
+        segment, place = self.locate(example)
+        found = segment.examples.row(place)
+        names = self.plan.label_names
+        found.setdefault("source", None)
+        if names is not None:
+            found["predicted"] = _predicted(segment.features("probabilities")[place], names)
+        return {"predicted": None} | found | {"loss": float(segment.features("losses")[-1, place])}
+
+    def shards(self, step: int) -> Iterator[tuple[Int[np.ndarray, " m"], dict[str, np.ndarray]]]:
+        """Read a checkpoint's forms, shard by shard, in 32-bit floats.
+
+        Args:
+            step: the checkpoint.
+
+        Yields:
+            Examples (in data order) of the shard, and its arrays.
+        """
+        from proponent.store.rows import decode_arrays
+
+        for segment in self.segments:
+            for places, arrays in segment.shards(step):
+                yield segment.offset + places, decode_arrays(arrays)
+
+    def example_arrays(self, step: int, example: int) -> dict[str, np.ndarray]:
+        """Read the forms of one example without reading its shard.
+
+        Args:
+            step: the checkpoint.
+            example: in data order.
+
+        Returns:
+            The arrays of a shard of one example, in 32-bit floats.
+        """
+        segment, place = self.locate(example)
+        return segment.arrays(step, place)
+
+    def table(self, step: int) -> dict[str, np.ndarray]:
+        """Read the table that a checkpoint's products need.
+
+        Args:
+            step: the checkpoint.
+
+        Returns:
+            Arrays by name.
+        """
+        path = self.layout.table(step)
+        return (self._open(path) if self.former is None else self.former.tensors(path)).all()
+
+    def has_table(self, step: int) -> bool:
+        """Say whether a checkpoint has a table.
+
+        Args:
+            step: the checkpoint.
+
+        Returns:
+            True when it has.
+        """
+        path = self.layout.table(step)
+        return self._has(path) if self.former is None else self.former.has(path)
+
+    def _read(self) -> tuple[Plan, Manifest]:
+        plan = read_json(self.layout.plan, Plan)
+        if self.sealed:
+            return plan, read_json(self.layout.manifest, Manifest)
+        begun = [
+            one for one in plan.source.segments if finished(self.layout.examples(one.name)) and self._any(plan, one)
+        ]
+        empty = Manifest(
+            format=FORMAT,
+            merkle_root="",
+            files={},
+            sources=[plan.source],
+            segments=begun,
+            skipped=[],
+            notes=[],
+            seconds={},
+        )
+        return plan, empty
+
+    def _any(self, plan: Plan, segment: PlannedSegment) -> bool:
+        """Whether any shard of an unfinished segment is there at every checkpoint."""
+        return any(
+            all(finished(self.layout.shard(one.step, segment.name, shard)) for one in plan.checkpoints)
+            for shard in range(len(segment.shards) - 1)
+        )
+
+    def _segments(self) -> tuple[Segment, ...]:
+        names = self.plan.label_names
+        files = Files(
+            self.layout,
+            self._open,
+            self._checked,
+            self._has,
+            tuple(one.step for one in self.plan.checkpoints),
+            None if names is None else tuple(names),
+        )
+        deleted = self._deleted()
+        found: list[Segment] = []
+        offset = 0
+        for planned in self.manifest.segments:
+            own = deleted[(deleted >= offset) & (deleted < offset + planned.n)] - offset
+            found.append(Segment(planned, offset, files, own, incomplete=self.allow_missing))
+            offset += planned.n
+        return tuple(found)
+
+    def _deleted(self) -> Int[np.ndarray, " m"]:
+        if not self.manifest.deleted:
+            return np.zeros(0, dtype=np.int64)
+        if self.manifest.deleted not in self.manifest.files:
+            raise DamagedError(f"{self.layout.manifest} names tombstones that the index does not hold: build it again")
+        return self._open(self.folder / self.manifest.deleted).view("deleted").astype(np.int64)
+
+    def _check(self) -> None:
+        """Check what is cheap: the seal, the plan, and that every file is there, a file, and as long as it was."""
+        files = self.manifest.files
+        sealed = self.manifest.digest == self.manifest.own_digest() and self.manifest.merkle_root == merkle_root(files)
+        if not sealed:
+            raise DamagedError(f"{self.layout.manifest} is not what was written (its digest differs): build it again")
+        self._checked(self.layout.plan)
+        for name, sums in files.items():
+            problem = refuse_name(self.folder, name) or _problem(self.folder / name, sums)
+            if problem and not (self.allow_missing and name.startswith(_SPARED)):
+                raise DamagedError(f"{self.folder / name} {problem}: {self._way_out(name)}")
+
+    def _way_out(self, name: str) -> str:
+        """What mends a file that is not there, and what goes on without it."""
+        one = self.manifest.generation == 1  # else one run and one data set do not make it again
+        again = "run the same `proponent index` command again with --repair" if one else "build the index again"
+        without = " (or ask without it: `proponent explain --allow-missing`, allow_missing=True)"
+        return f"restore it, or {again}" + (without if name.startswith(_SPARED) else "")
+
+    def _sums(self, path: Path) -> Sums | None:
+        return self.manifest.files.get(self.layout.name(path)) if self.sealed else finished(path)
+
+    def _has(self, path: Path) -> bool:
+        sums = self._sums(path)
+        return sums is not None and _problem(path, sums) is None
+
+    def _mapped(self, path: Path) -> Mapped:
+        sums = self._sums(path)
+        if sums is None and not self.sealed:
+            raise InputError(f"{path} is not there yet: run the same `proponent index` command again, it resumes")
+        if sums is None:
+            raise DamagedError(f"{path} is not part of the index: build it again")
+        return Mapped(path, sums)
+
+    def _checked(self, path: Path) -> Path:
+        """Check a whole file against its sums before its first use."""
+        if path not in self._whole:
+            sums = self._sums(path)
+            try:
+                right = sums is not None and sums_of_file(path) == sums
+            except OSError as error:
+                if error.errno in TRANSIENT:
+                    raise
+                right = False
+            if not right:
+                raise DamagedError(f"{path} is not what was written: restore it, or build the index again")
+            self._whole.add(path)
+        return path
+
+
+class Features(Mapping[str, np.ndarray]):
+    """Arrays over the examples of several segments, joined when they are asked for.
+
+    Args:
+        segments: in order.
+        always: names of those that an index of this plan has; a segment without one is damaged.
+    """
+
+    def __init__(self, segments: tuple[Segment, ...], always: Collection[str]) -> None:
+        self._segments, self._always = segments, always
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._always and name not in self._segments[0].feature_names:
+            raise KeyError(name)
+        parts = [segment.features(name) for segment in self._segments]
+        return np.concatenate(parts, axis=1 if name == "losses" else 0)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._segments[0].feature_names)
+
+    def __len__(self) -> int:
+        return len(self._segments[0].feature_names)
+
+
+class Table(Mapping[str, list[Any]]):
+    """Columns over the examples of an index, read when they are asked for.
+
+    Args:
+        store: the index.
+    """
+
+    NAMES = ("id", "row", "text", "text_pair", "target", "label", "source", "predicted", "loss")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getitem__(self, name: str) -> list[Any]:
+        if name not in self.NAMES:
+            raise KeyError(name)
+        if name == "loss":
+            return self._store.features["losses"][-1].tolist()
+        names = self._store.plan.label_names
+        if name == "predicted":
+            if names is None:
+                return [None] * self._store.n
+            return [_predicted(one, names) for one in self._store.features["probabilities"]]
+        parts = [
+            segment.examples.column(name) if name in segment.examples.names else [None] * segment.n
+            for segment in self._store.segments
+        ]
+        return [value for part in parts for value in part]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.NAMES)
+
+    def __len__(self) -> int:
+        return len(self.NAMES)
+
+
+def refuse_name(folder: Path, name: str) -> str | None:
+    """Say what is wrong with a file's name: it must lie in the index, and no link may lead out.
+
+    Args:
+        folder: the index.
+        name: as the manifest has it.
+
+    Returns:
+        What is wrong; None when nothing is.
+    """
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
+        return "is not a name inside the index"
+    links = (folder.joinpath(*parts[: count + 1]) for count in range(len(parts)))
+    try:
+        return "is a link, which no index holds" if any(one.is_symlink() for one in links) else None
+    except OSError as error:  # longer than a name may be
+        return f"cannot be looked at ({error.strerror})"
+
+
+def _problem(path: Path, sums: Sums) -> str | None:
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return "is missing"
+    return None if size == sums.size else f"has {size} bytes, not {sums.size}"
+
+
+def _predicted(row: np.ndarray, names: list[str]) -> str | None:
+    """The likeliest class; None where the model says nothing finite."""
+    return names[int(row.argmax())] if np.isfinite(row).all() else None

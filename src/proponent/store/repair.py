@@ -1,0 +1,145 @@
+"""Take the seal off an index whose files are not what they were, keep what is right, and put a new seal on."""
+
+import shlex
+from collections.abc import Collection
+from pathlib import Path
+
+from proponent.errors import DamagedError
+from proponent.store import disk
+from proponent.store.files import NOTE, finished, is_temporary, note_of, publish_bytes, walk, write_note
+from proponent.store.layout import PLAN, Layout
+from proponent.store.manifest import Manifest, canonical, read_json
+from proponent.store.reader import refuse_name
+from proponent.store.sums import Sums, sums_of_file
+
+
+def publish_manifest(layout: Layout, manifest: Manifest) -> None:
+    """Write the seal.
+
+    Args:
+        layout: of the index.
+        manifest: without root and digest.
+    """
+    text = canonical(manifest.sealed().model_dump()) + "\n"
+    publish_bytes(layout.manifest, [text.encode()], noted=False)
+
+
+def remove_strays(layout: Layout, known: Collection[str] = ()) -> None:
+    """Remove what killed writers left: temporary files, notes of sealed files. Only for who is alone in the index.
+
+    Args:
+        layout: of the index.
+        known: names of the files that the manifest has; they need no note.
+    """
+    for path in walk(layout.folder):
+        name = layout.name(path)
+        if is_temporary(name) or (name.endswith(NOTE) and name.removesuffix(NOTE) in known):
+            disk.remove(path)
+
+
+def settle(layout: Layout) -> None:
+    """Make the names in every folder last: a killed process may have made or renamed them, and have come no further.
+
+    What is built on them would last otherwise, and they not.
+
+    Args:
+        layout: of the index.
+    """
+    for folder in sorted(path for path in layout.folder.rglob("*") if path.is_dir() and not path.is_symlink()):
+        disk.sync_folder(folder)
+    disk.sync_folder(layout.folder)
+
+
+def recheck(layout: Layout, *, every_byte: bool) -> None:
+    """Look at the finished files of an unfinished index; what is wrong counts as not finished from now on.
+
+    Args:
+        layout: of the index.
+        every_byte: check their content; otherwise only that they are there and as long as they were.
+    """
+    notes = [path for path in walk(layout.folder) if path.name.endswith(NOTE)]
+    wrong: list[str] = []
+    for note in notes:
+        path = note.with_name(note.name.removesuffix(NOTE))
+        sums = finished(path)
+        if sums is None or not _is_right(path, sums, every_byte=every_byte):
+            wrong.append(layout.name(path))
+            disk.remove(note)
+    for note in notes:
+        if _is_last(layout.name(note), wrong):
+            disk.remove(note)
+
+
+def _is_last(name: str, wrong: Collection[str]) -> bool:
+    """Whether a file is the last one (the features) of a segment that something wrong belongs to.
+
+    Without it, or its note, the segment is gone through again, and what is missing of it is computed.
+
+    Returns:
+        True for such features; what belongs to no segment belongs to all.
+    """
+    folder, _, rest = name.partition("/")
+    segment = rest.partition(".")[0]
+    mine = any("/seg-" not in one or f"/{segment}." in one or f"/{segment}-" in one for one in wrong)
+    return folder == "examples" and ".safetensors" in rest and mine
+
+
+def reopen(layout: Layout, *, every_byte: bool, appending: bool = False) -> None:
+    """Look at the files of a sealed index; when some are missing or wrong, take the seal off and remove them.
+
+    The build then goes on with what is left, as after a kill.
+
+    Args:
+        layout: of the index.
+        every_byte: check the content of every file; otherwise only that it is there and as long as it was.
+        appending: what is wrong is not part of what will be computed: leave the seal on and refuse.
+
+    Raises:
+        DamagedError: files are wrong of an index that one run and one data set do not make again, or of one that is
+            added to; or they lie elsewhere.
+    """
+    manifest = read_json(layout.manifest, Manifest)
+    wrong = [
+        name
+        for name, sums in manifest.files.items()
+        if refuse_name(layout.folder, name) is not None
+        or not _is_right(layout.folder / name, sums, every_byte=every_byte)
+    ]
+    if not wrong:
+        return
+    if appending:
+        raise DamagedError(
+            f"{layout.folder / wrong[0]} is missing or not what was written: mend the index before anything is added "
+            f"to it (`proponent verify {shlex.quote(str(layout.folder))}` says how)"
+        )
+    for name in wrong:
+        _refuse_elsewhere(layout.folder, name)
+    if manifest.generation > 1 or PLAN in wrong:
+        raise DamagedError(
+            f"{layout.folder / wrong[0]} is not what was written, and this index was added to, deleted from or merged, "
+            "so that one run and one data set do not make it again: restore the file, or build anew"
+        )
+    for name, sums in manifest.files.items():
+        path = layout.folder / name
+        if name in wrong or _is_last(name, wrong):
+            disk.remove(path)
+            disk.remove(note_of(path))
+        elif name != PLAN:
+            write_note(path, sums)
+    disk.remove(layout.manifest)
+    disk.sync_folder(layout.folder)
+
+
+def _refuse_elsewhere(folder: Path, name: str) -> None:
+    """Refuse to remove what lies outside of the index; a link in a file's place can be removed itself."""
+    problem = refuse_name(folder, name)
+    link = (folder / name).is_symlink() and refuse_name(folder, str(Path(name).parent)) is None
+    if problem is not None and not link:
+        raise DamagedError(f"{folder / name} {problem}: put the file itself there, or build the index again elsewhere")
+
+
+def _is_right(path: Path, sums: Sums, *, every_byte: bool) -> bool:
+    try:
+        return sums_of_file(path) == sums if every_byte else path.stat().st_size == sums.size
+    except OSError:
+        return False

@@ -1,0 +1,231 @@
+"""One segment of an index, read lazily: examples, features, forms, postings."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from proponent.errors import DamagedError, InputError
+from proponent.examples import Stored
+from proponent.store.checks import check_features, check_shard
+from proponent.store.features import gather_features
+from proponent.store.layout import Layout
+from proponent.store.manifest import PlannedSegment
+from proponent.store.mapped import Mapped
+from proponent.store.postings import Postings, Shard
+from proponent.store.rows import decode_arrays
+
+
+@dataclass(frozen=True)
+class Files:
+    """How a segment gets at its files.
+
+    Attributes:
+        layout: their names.
+        tensors: opens a safetensors file, checked as it is read.
+        whole: checks a whole file before it is read otherwise.
+        has: whether a file is there and finished.
+        steps: the checkpoints.
+        label_names: classes; None for a language model.
+    """
+
+    layout: Layout
+    tensors: Callable[[Path], Mapped]
+    whole: Callable[[Path], Path]
+    has: Callable[[Path], bool]
+    steps: tuple[int, ...]
+    label_names: tuple[str, ...] | None
+
+
+class Segment:
+    """A part of the training set that is kept and searched as one.
+
+    Args:
+        planned: its name and shards.
+        offset: number of its first example in the index.
+        files: where its files are.
+        deleted: its deleted examples.
+        incomplete: do with the shards that are there at every checkpoint, and leave the others out.
+    """
+
+    def __init__(
+        self, planned: PlannedSegment, offset: int, files: Files, deleted: Int[np.ndarray, " m"], *, incomplete: bool
+    ) -> None:
+        self.name, self.n, self.offset = planned.name, planned.n, offset
+        self.bounds = planned.shards
+        self.deleted = deleted
+        self._files, self._incomplete = files, incomplete
+
+    @cached_property
+    def examples(self) -> Stored:
+        """What the user gave: id, row, text, text_pair, target, label, source; and the place in the shards."""
+        found = Stored(self._files.whole(self._files.layout.examples(self.name)))
+        if len(found) != self.n:
+            raise DamagedError(f"{found.path} holds {len(found)} examples, not {self.n}: build the index again")
+        return found
+
+    @cached_property
+    def places(self) -> Int[np.ndarray, " n"]:
+        """Place in the shards of each example."""
+        places = np.asarray(self.examples.column("place") or np.zeros(0, dtype=np.int64))
+        if places.dtype.kind != "i" or not np.array_equal(np.sort(places), np.arange(self.n)):
+            raise DamagedError(f"{self.examples.path}: its places are not those of {self.n} examples: build it again")
+        return places.astype(np.int32)
+
+    @cached_property
+    def order(self) -> Int[np.ndarray, " n"]:
+        """Example of each place in the shards."""
+        return np.argsort(self.places).astype(np.int32)
+
+    @cached_property
+    def missing(self) -> tuple[int, ...]:
+        """Shards that are not there at every checkpoint; none of a complete segment."""
+        if not self._incomplete:
+            return ()
+        layout, has = self._files.layout, self._files.has
+        return tuple(
+            shard
+            for shard in range(len(self.bounds) - 1)
+            if not all(has(layout.shard(step, self.name, shard)) for step in self._files.steps)
+        )
+
+    @cached_property
+    def alive(self) -> Bool[np.ndarray, " n"]:
+        """Examples that may be found: neither skipped nor deleted nor in a missing shard."""
+        alive = ~self.features("skipped")
+        alive[self.deleted] = False
+        for shard in self.missing:
+            alive[self.order[self.bounds[shard] : self.bounds[shard + 1]]] = False
+        return alive
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the arrays over the examples."""
+        return tuple(self._gathered) if self._features is None else self._features.names
+
+    def features(self, name: str) -> np.ndarray:
+        """An array over the examples: "skipped" [n], "labels" [n], "losses" [c n], "probabilities" [n l] ...
+
+        Args:
+            name: of the array.
+
+        Returns:
+            The array, which may be in place and read-only.
+
+        Raises:
+            DamagedError: there is no such array, or it is not of these examples.
+            InputError: the segment is unfinished, and the array is made last.
+        """
+        if self._features is None:
+            if name.startswith("scale."):
+                raise InputError(
+                    "this index is unfinished, and the norms of its method are taken once all gradients are there: "
+                    "run the same `proponent index` command again, it resumes"
+                )
+            return self._gathered[name]
+        names, array = self._files.label_names, self._features.view(name)
+        check_features(self._features, name, array, self.n, 0 if names is None else len(names))
+        return array
+
+    def postings(self, step: int) -> Postings | None:
+        """Postings of a checkpoint.
+
+        Args:
+            step: the checkpoint.
+
+        Returns:
+            The postings; None when there are none, and the forms are to be scanned.
+        """
+        if step not in self._postings:
+            path = self._files.layout.postings(step, self.name)
+            scanned = self.missing or not self._files.has(path)
+            self._postings[step] = None if scanned else Postings(self._files.tensors(path), self.n)
+        return self._postings[step]
+
+    def shards(self, step: int, names: tuple[str, ...] | None = None) -> Iterator[Shard]:
+        """Read a checkpoint's forms as they are kept, shard by shard.
+
+        Args:
+            step: the checkpoint.
+            names: arrays to read, where there are such; None for all.
+
+        Yields:
+            Examples (place in the segment) of the shard, and its arrays, read-only.
+        """
+        for shard in range(len(self.bounds) - 1):
+            if shard not in self.missing:
+                yield self.shard(step, shard, names)
+
+    def shard(self, step: int, number: int, names: tuple[str, ...] | None = None) -> Shard:
+        """Read one shard as it is kept.
+
+        Args:
+            step: the checkpoint.
+            number: of the shard.
+            names: arrays to read, where there are such; None for all.
+
+        Returns:
+            Examples (place in the segment) of the shard, and its arrays, read-only.
+        """
+        file = self._shard(step, number)
+        wanted = file.names if names is None else [name for name in names if name in file.names]
+        examples = self.order[self.bounds[number] : self.bounds[number + 1]]
+        return examples, {name: file.view(name) for name in wanted}
+
+    def arrays(self, step: int, example: int) -> dict[str, np.ndarray]:
+        """Read the forms of one example without reading its shard.
+
+        Args:
+            step: the checkpoint.
+            example: its place in the segment.
+
+        Returns:
+            The arrays of a shard of one example, in 32-bit floats.
+        """
+        place = int(self.places[example])
+        shard = int(np.searchsorted(self.bounds, place, side="right")) - 1
+        file, position = self._shard(step, shard), place - self.bounds[shard]
+        taken: dict[str, np.ndarray] = {}
+        for start_name in file.names:
+            form, _, array = start_name.partition(".")
+            if form == "meta" or array != "indptr":
+                continue
+            start, stop = file.view(start_name, position, position + 2).tolist()
+            taken[start_name] = np.asarray([0, stop - start])
+            for name in file.names:
+                if name.startswith(f"{form}.") and name != start_name:
+                    taken[name] = file.view(name, start, stop).copy()
+        return decode_arrays(taken)
+
+    def _shard(self, step: int, shard: int) -> Mapped:
+        if (step, shard) in self._opened:
+            return self._files.tensors(self._opened[step, shard])
+        path = self._files.layout.shard(step, self.name, shard)
+        file = self._files.tensors(path)
+        check_shard(file, self.bounds[shard + 1] - self.bounds[shard])
+        self._opened[step, shard] = path
+        return file
+
+    @cached_property
+    def _opened(self) -> dict[tuple[int, int], Path]:
+        """Shards that were checked, and their names: making those takes longer than finding an open file."""
+        return {}
+
+    @cached_property
+    def _postings(self) -> dict[int, Postings | None]:
+        return {}
+
+    @cached_property
+    def _features(self) -> Mapped | None:
+        path = self._files.layout.features(self.name)
+        return self._files.tensors(path) if self._files.has(path) else None
+
+    @cached_property
+    def _gathered(self) -> dict[str, np.ndarray]:
+        """Features of a segment that is not finished, from the shards that are there."""
+        known = {name: number for number, name in enumerate(self._files.label_names or ())}
+        labels = [known.get(one, -1) for one in self.examples.column("label")]
+        return gather_features(self.n, labels, [self.shards(step) for step in self._files.steps])

@@ -1,0 +1,198 @@
+"""Check an index: every byte of every file, and that the counts in the files agree."""
+
+import time
+from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+from proponent.errors import DamagedError, InputError
+from proponent.store.files import NOTE, TEMPORARY, finished, walk
+from proponent.store.former import FORMER, FormerFiles
+from proponent.store.layout import MANIFEST, PLAN, Layout
+from proponent.store.leases import NAME
+from proponent.store.manifest import Manifest, canonical, merkle_root, read_json, version_of
+from proponent.store.reader import Store, refuse_name
+from proponent.store.segment import Segment
+from proponent.store.sums import BLOCK, Sums, sums_of_file
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something that is not what was written.
+
+    Attributes:
+        file: its name inside the index.
+        problem: what is wrong.
+        ranges: bytes [begin, end) that have another checksum; empty when that cannot be said.
+    """
+
+    file: str
+    problem: str
+    ranges: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found.
+
+    Attributes:
+        sealed: whether the index is finished; of an unfinished one the finished files are checked.
+        files: number of files checked.
+        size: their bytes.
+        seconds: how long that took.
+        damage: what is wrong; empty for a whole index.
+        strays: files that belong to nothing: left by killed processes, or put there by others.
+    """
+
+    sealed: bool
+    files: int
+    size: int
+    seconds: float
+    damage: tuple[Damage, ...]
+    strays: tuple[str, ...]
+
+
+def verify(
+    folder: Path, each: Callable[[list[tuple[str, Sums]]], Iterator[tuple[str, Sums]]] = lambda files: iter(files)
+) -> Verdict:
+    """Check every byte and every count of an index.
+
+    Args:
+        folder: the index.
+        each: passes the files through, to show how far they are.
+
+    Returns:
+        What was found.
+
+    Raises:
+        InputError: there is no index.
+        DamagedError: the manifest itself is not what was written, so that nothing can be checked against it.
+    """
+    layout, began = Layout(folder), time.perf_counter()
+    if not layout.plan.is_file():
+        raise InputError(f"no index at {folder}")
+    if version_of(layout.manifest) == FORMER:
+        return _former(folder, began)
+    sealed = layout.manifest.is_file()
+    files = _sealed_files(layout) if sealed else _noted_files(layout)
+    damage = [found for name, sums in each(sorted(files.items())) if (found := _check(folder, name, sums))]
+    if not damage and sealed:
+        damage += _counts(folder)
+    size = sum(sums.size for sums in files.values())
+    strays = tuple(_strays(layout, set(files)))
+    return Verdict(sealed, len(files), size, time.perf_counter() - began, tuple(damage), strays)
+
+
+def _former(folder: Path, began: float) -> Verdict:
+    files = FormerFiles(folder)
+    damage: list[Damage] = []
+    for name in files.manifest.files:
+        try:
+            files.whole(folder / name)
+        except DamagedError:
+            damage.append(Damage(name, "is not what was written"))
+    size = sum((folder / name).stat().st_size for name in files.manifest.files)
+    return Verdict(True, len(files.manifest.files), size, time.perf_counter() - began, tuple(damage), ())
+
+
+def _sealed_files(layout: Layout) -> dict[str, Sums]:
+    manifest = read_json(layout.manifest, Manifest)
+    written = layout.manifest.read_bytes() == (canonical(manifest.model_dump()) + "\n").encode()
+    if not written or manifest.digest != manifest.own_digest() or manifest.merkle_root != merkle_root(manifest.files):
+        raise DamagedError(
+            f"{layout.manifest} is not what was written (its digest differs): restore it from a copy, or remove it and "
+            "run the first `proponent index` command with --repair, and then again what was appended and deleted since"
+        )
+    return manifest.files
+
+
+def _noted_files(layout: Layout) -> dict[str, Sums]:
+    notes = [path.with_name(path.name.removesuffix(NOTE)) for path in walk(layout.folder) if path.name.endswith(NOTE)]
+    return {layout.name(path): sums for path in notes if (sums := finished(path)) is not None}
+
+
+def _check(folder: Path, name: str, sums: Sums) -> Damage | None:
+    refused = refuse_name(folder, name)
+    if refused is not None:
+        return Damage(name, refused)
+    path = folder / name
+    try:
+        found = sums_of_file(path)
+    except FileNotFoundError:
+        return Damage(name, "is missing")
+    except OSError as error:
+        return Damage(name, f"cannot be read ({error.strerror or error})")
+    if found == sums:
+        return None
+    if found.size != sums.size:
+        return Damage(name, f"has {found.size} bytes, not {sums.size}")
+    blocks = [at for at in range(len(sums.xxh3) // 16) if sums.block(at) != found.block(at)]
+    ranges = tuple((at * BLOCK, min((at + 1) * BLOCK, sums.size)) for at in blocks)
+    return Damage(name, "is not what was written", ranges)
+
+
+def _counts(folder: Path) -> list[Damage]:
+    """Counts that must agree, in files whose every byte is what was written: what a faulty writer would leave."""
+    try:
+        store = Store(folder)
+    except DamagedError as error:
+        return [Damage(MANIFEST, str(error))]
+    found: list[Damage] = []
+    for segment in map(copy, store.segments):  # what a copy holds is let go with it: memory does not grow with n
+        for name, problem in _segment_counts(store, segment):
+            found.append(Damage(name, problem.removeprefix(f"{folder / name} ")))
+    return found
+
+
+def _segment_counts(store: Store, segment: Segment) -> Iterator[tuple[str, str]]:
+    """What a segment's files hold that they should not: (file, problem)."""
+    layout = store.layout
+    files = [layout.examples(segment.name), layout.features(segment.name)]
+    yield from _tried(layout, files[0], lambda: segment.places)
+    yield from _tried(layout, files[1], lambda: [segment.features(name) for name in segment.feature_names])
+    for step in (one.step for one in store.plan.checkpoints):
+        rows = 0
+        for number in range(len(segment.bounds) - 1):
+            path, held = layout.shard(step, segment.name, number), list[int]()
+            yield from _tried(layout, path, lambda put=held.append, at=(step, number): put(_rows(segment, *at)))
+            rows += sum(held)
+        path = layout.postings(step, segment.name)
+        found: list[int] = []
+        yield from _tried(layout, path, lambda put=found.append, step=step: put(_postings(segment, step)))
+        if found and found[0] not in {-1, rows}:
+            yield layout.name(path), f"holds {found[0]} rows, and the shards hold {rows}"
+
+
+def _tried(layout: Layout, path: Path, look: Callable[[], object]) -> Iterator[tuple[str, str]]:
+    try:
+        look()
+    except DamagedError as error:
+        yield layout.name(path), str(error)
+
+
+def _rows(segment: Segment, step: int, number: int) -> int:
+    """Embedding rows of a shard, which is checked when it is opened."""
+    _, arrays = segment.shard(step, number, ("rows.indptr",))
+    return int(arrays["rows.indptr"][-1]) if arrays else 0
+
+
+def _postings(segment: Segment, step: int) -> int:
+    """Rows of the postings, checked; -1 when there are none."""
+    postings = segment.postings(step)
+    if postings is None:
+        return -1
+    postings.owners(0, len(postings))
+    return len(postings)
+
+
+def _strays(layout: Layout, known: set[str]) -> Iterator[str]:
+    for path in walk(layout.folder):
+        name = layout.name(path)
+        ours = name in known or name in {MANIFEST, PLAN, NAME} or (path.name.endswith(NOTE) and _owner(name) in known)
+        if not ours:
+            yield name + (" (temporary)" if name.endswith(TEMPORARY) else "")
+
+
+def _owner(note: str) -> str:
+    return note.removesuffix(NOTE)

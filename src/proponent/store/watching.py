@@ -1,0 +1,115 @@
+"""How far the build of an index has come, from the names and notes on the disk alone; no shard is read."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from proponent.store.files import finished, note_of
+from proponent.store.layout import Layout
+from proponent.store.manifest import Plan, PlannedSegment, read_json
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """What is finished at one checkpoint.
+
+    Attributes:
+        step: optimizer step.
+        done: examples whose gradients are kept.
+    """
+
+    step: int
+    done: int
+
+
+@dataclass(frozen=True)
+class BuildProgress:
+    """How far a build has come.
+
+    Attributes:
+        method: name of the recipe.
+        data: name of the data set.
+        n: planned examples.
+        steps: what is finished, per checkpoint.
+        rate: examples (times checkpoints) per second between the first and the last finished shard; 0 before two.
+        seconds_left: at that rate, for the gradients; None while there is no rate.
+        idle: seconds since the last finished shard; None before the first.
+        free_bytes: space left on the disk.
+        joined: segments whose postings are written at every checkpoint.
+        segments: planned segments.
+    """
+
+    method: str
+    data: str
+    n: int
+    steps: tuple[StepDone, ...]
+    rate: float
+    seconds_left: float | None
+    idle: float | None
+    free_bytes: int
+    joined: int
+    segments: int
+
+    @property
+    def done(self) -> int:
+        """Finished examples, summed over the checkpoints."""
+        return sum(one.done for one in self.steps)
+
+    @property
+    def share(self) -> float:
+        """Share of the gradients that is finished, 0 to 1."""
+        return self.done / max(1, self.n * len(self.steps))
+
+
+def watch(folder: Path, now: float) -> BuildProgress:
+    """Look at an unfinished index.
+
+    Args:
+        folder: the index.
+        now: the time, in seconds since the epoch.
+
+    Returns:
+        How far it has come.
+    """
+    layout = Layout(folder)
+    plan = read_json(layout.plan, Plan)
+    source = plan.source
+    times: list[tuple[float, int]] = []
+    steps: list[StepDone] = []
+    for checkpoint in plan.checkpoints:
+        found = [one for segment in source.segments for one in _shards(layout, segment, checkpoint.step)]
+        times += found
+        steps.append(StepDone(checkpoint.step, sum(count for _, count in found)))
+    times.sort()
+    spent = times[-1][0] - times[0][0] if len(times) > 1 else 0.0
+    rate = sum(count for _, count in times[1:]) / spent if spent > 0 else 0.0
+    left = source.n * len(steps) - sum(one.done for one in steps)
+    joined = sum(
+        all(finished(layout.postings(one.step, segment.name)) is not None for one in plan.checkpoints)
+        for segment in source.segments
+    )
+    return BuildProgress(
+        method=plan.recipe.name,
+        data=source.data,
+        n=source.n,
+        steps=tuple(steps),
+        rate=rate,
+        seconds_left=left / rate if rate else None,
+        idle=max(0.0, now - times[-1][0]) if times else None,
+        free_bytes=shutil.disk_usage(folder).free,
+        joined=joined,
+        segments=len(source.segments),
+    )
+
+
+def _shards(layout: Layout, segment: PlannedSegment, step: int) -> list[tuple[float, int]]:
+    """When each finished shard was finished, and its examples."""
+    found: list[tuple[float, int]] = []
+    for shard in range(len(segment.shards) - 1):
+        path = layout.shard(step, segment.name, shard)
+        try:
+            when = note_of(path).stat().st_mtime
+        except OSError:
+            continue
+        found.append((when, segment.shards[shard + 1] - segment.shards[shard]))
+    return found

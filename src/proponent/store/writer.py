@@ -1,0 +1,399 @@
+"""Write an index: plan first, shards in any order by any number of processes, manifest last. A killed build resumes."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from proponent.errors import DamagedError, InputError, MismatchError
+from proponent.store import disk
+from proponent.store.changing import sweep
+from proponent.store.differing import refuse_other_plan, refuse_other_source
+from proponent.store.features import gather_features
+from proponent.store.files import (
+    NOTE,
+    Columns,
+    finished,
+    is_temporary,
+    note_of,
+    publish_bytes,
+    publish_table,
+    publish_tensors,
+    walk,
+)
+from proponent.store.former import FORMER
+from proponent.store.layout import MANIFEST, PLAN, Layout
+from proponent.store.leases import NAME, Leases
+from proponent.store.manifest import (
+    FORMAT,
+    Addition,
+    Manifest,
+    Plan,
+    PlannedSegment,
+    SkippedRow,
+    Source,
+    canonical,
+    read_json,
+    version_of,
+)
+from proponent.store.mapped import Mapped
+from proponent.store.postings import Shard, write_postings
+from proponent.store.repair import publish_manifest, recheck, remove_strays, reopen, settle
+from proponent.store.rows import decode_arrays, encode_arrays
+from proponent.store.sums import Sums, sums_of_file
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Writer:
+    """An index being built, or added to.
+
+    Args:
+        folder: where the index goes; made when it is not there.
+        plan: what it will hold.
+        append: given the number of the first new segment and the manifest, says what is added to the sealed index
+            (None: it is there already); without it the plan's own source is built.
+        repair: check every file of a sealed index, and compute again what is not what was written.
+        waiting: called once when another process holds the index.
+
+    Raises:
+        MismatchError: the folder holds something else: another plan, or files that are not ours.
+        InputError: there is no sealed index to append to.
+        DamagedError: a damaged index that cannot be computed again from one run and one data set.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        *,
+        append: Callable[[int, Manifest], Source | None] | None = None,
+        repair: bool = False,
+        waiting: Callable[[], None] | None = None,
+    ) -> None:
+        self.folder, self.layout = folder, Layout(folder)
+        self.plan, self.source = plan, plan.source
+        _refuse_alien(folder, appending=append is not None)
+        disk.make_folder(folder)
+        self.leases = Leases(folder)
+        with self.leases.whole(waiting):
+            self._claim(plan, repair=repair, appending=append is not None)
+            self.base = self._sealed() if append is not None else None
+            self._nothing_new = False
+            if append is not None:
+                self._claim_addition(append)
+
+    @property
+    def finished(self) -> Manifest | None:
+        """The manifest of an index that holds this writer's source already; None while something is to be done."""
+        manifest = self._sealed()
+        if manifest is None or self.base is None:
+            return manifest
+        done = self._nothing_new or manifest.generation > self.base.generation
+        return manifest if done else None
+
+    @cached_property
+    def units(self) -> dict[tuple[str, int, int], int]:
+        """Number of every piece of work: (segment, step, shard), and (segment, -1, -1) for what follows its shards."""
+        keys: list[tuple[str, int, int]] = []
+        for segment in self.source.segments:
+            steps = [one.step for one in self.plan.checkpoints]
+            keys += [(segment.name, step, shard) for step in steps for shard in range(len(segment.shards) - 1)]
+            keys.append((segment.name, -1, -1))
+        return {key: number for number, key in enumerate(keys)}
+
+    def has_shard(self, step: int, segment: str, shard: int) -> bool:
+        """Say whether a shard was finished, by this or any other process, now or earlier.
+
+        Args:
+            step: the checkpoint.
+            segment: name of the segment.
+            shard: number of the shard.
+
+        Returns:
+            True when it is.
+        """
+        return self._done(self.layout.shard(step, segment, shard))
+
+    def put_shard(self, step: int, segment: str, shard: int, arrays: dict[str, np.ndarray]) -> None:
+        """Publish one shard of forms.
+
+        Args:
+            step: the checkpoint.
+            segment: name of the segment.
+            shard: number of the shard.
+            arrays: by name; embedding rows are shortened here, when the plan says so.
+        """
+        publish_tensors(self.layout.shard(step, segment, shard), encode_arrays(arrays, self.plan.rows))
+
+    def table_names(self, step: int) -> tuple[str, ...]:
+        """Name the arrays of a checkpoint's published table.
+
+        Args:
+            step: the checkpoint.
+
+        Returns:
+            Their names; none when there is no table.
+        """
+        table = self._table(step)
+        return () if table is None else table.names
+
+    def put_table(self, step: int, arrays: Arrays) -> None:
+        """Publish the table (embedding or head) that a checkpoint's products need.
+
+        Args:
+            step: the checkpoint.
+            arrays: by name.
+        """
+        publish_tensors(self.layout.table(step), arrays)
+
+    def read_table(self, step: int) -> dict[str, np.ndarray]:
+        """Read a published table back.
+
+        Args:
+            step: the checkpoint.
+
+        Returns:
+            Its arrays; none when there is no table.
+        """
+        table = self._table(step)
+        return {} if table is None else table.all()
+
+    def has_examples(self, segment: str) -> bool:
+        """Say whether the examples of a segment were published.
+
+        Args:
+            segment: its name.
+
+        Returns:
+            True when they were.
+        """
+        return self._done(self.layout.examples(segment))
+
+    def put_examples(self, segment: str, columns: Columns) -> None:
+        """Publish what the user gave.
+
+        Args:
+            segment: name of the segment.
+            columns: equally long lists by name, in data order.
+        """
+        publish_table(self.layout.examples(segment), columns)
+
+    def shards(
+        self, step: int, segment: PlannedSegment, order: Int[np.ndarray, " n"], names: tuple[str, ...] | None = None
+    ) -> Iterator[Shard]:
+        """Read the finished shards of a segment back, as they are kept.
+
+        Args:
+            step: the checkpoint.
+            segment: the segment.
+            order: example of each place in the shards.
+            names: arrays to read, where there are such; None for all.
+
+        Yields:
+            Examples (place in the segment) of the shard, and its arrays.
+        """
+        for shard, (start, stop) in enumerate(zip(segment.shards[:-1], segment.shards[1:], strict=True)):
+            path = self.layout.shard(step, segment.name, shard)
+            file = Mapped(path, self._sums(path))
+            wanted = file.names if names is None else [name for name in names if name in file.names]
+            yield order[start:stop], {name: file.view(name) for name in wanted}
+
+    def decoded(self, step: int, segment: PlannedSegment, order: Int[np.ndarray, " n"]) -> Iterator[Shard]:
+        """Read the finished shards of a segment back, in 32-bit floats.
+
+        Args:
+            step: the checkpoint.
+            segment: the segment.
+            order: example of each place in the shards.
+
+        Yields:
+            Examples (place in the segment) of the shard, and its arrays.
+        """
+        for places, arrays in self.shards(step, segment, order):
+            yield places, decode_arrays(arrays)
+
+    def gather(
+        self, segment: PlannedSegment, order: Int[np.ndarray, " n"], labels: Sequence[int]
+    ) -> dict[str, np.ndarray]:
+        """Gather the arrays over a segment's examples from its shards; see `gather_features`.
+
+        Args:
+            segment: the segment.
+            order: example of each place in the shards.
+            labels: class numbers, in data order.
+
+        Returns:
+            Arrays by name.
+        """
+        names = ("meta.bad", "meta.losses", "meta.probabilities", "meta.pooled")
+        parts = [self.shards(one.step, segment, order, names) for one in self.plan.checkpoints]
+        return gather_features(segment.n, labels, parts)
+
+    def is_finished(self, segment: str) -> bool:
+        """Say whether everything of a segment is there.
+
+        Args:
+            segment: its name.
+
+        Returns:
+            True when it is. The features are its last file; but a power cut may have taken others.
+        """
+        shards = (unit for unit in self.units if unit[0] == segment and unit[2] >= 0)
+        return self._done(self.layout.features(segment)) and all(
+            self.has_shard(step, segment, at) for _, step, at in shards
+        )
+
+    def finish(
+        self, segment: PlannedSegment, order: Int[np.ndarray, " n"], features: Arrays, *, postings: bool
+    ) -> None:
+        """Publish what follows a segment's shards.
+
+        Args:
+            segment: the segment.
+            order: example of each place in the shards.
+            features: arrays over its examples.
+            postings: whether its rows are to be found by token.
+        """
+        for checkpoint in self.plan.checkpoints if postings else ():
+            path = self.layout.postings(checkpoint.step, segment.name)
+            if finished(path) is None:
+                write_postings(path, lambda names, step=checkpoint.step: self.shards(step, segment, order, names))
+        publish_tensors(self.layout.features(segment.name), features)
+
+    def seal(
+        self, skipped: Sequence[SkippedRow], notes: Sequence[str], seconds: Mapping[str, float], peak_rss: int = 0
+    ) -> None:
+        """Gather the sums of every file and write the manifest: the index exists from here on.
+
+        Args:
+            skipped: rows without a gradient.
+            notes: lines that every answer repeats.
+            seconds: time by stage.
+            peak_rss: most memory of this process, in bytes.
+        """
+        with self.leases.whole():
+            if self.finished is not None:
+                return
+            base = self.base
+            noted = list(self._noted())
+            files = dict(base.files) if base is not None else {PLAN: sums_of_file(self.layout.plan)}
+            files |= {self.layout.name(path): sums for path, sums in noted}
+            self._refuse_incomplete(files)
+            manifest = Manifest(
+                format=FORMAT,
+                generation=1 if base is None else base.generation + 1,
+                merkle_root="",
+                files=files,
+                sources=[*(base.sources if base is not None else []), self.source],
+                segments=[*(base.segments if base is not None else []), *self.source.segments],
+                deleted="" if base is None else base.deleted,
+                skipped=[*(base.skipped if base is not None else []), *skipped],
+                notes=list(dict.fromkeys([*(base.notes if base is not None else []), *notes])),
+                seconds=dict(seconds),
+                peak_rss=peak_rss,
+            )
+            publish_manifest(self.layout, manifest)
+            for path, _ in noted:
+                disk.remove(note_of(path))
+
+    def close(self) -> None:
+        """Let other processes have the index."""
+        self.leases.close()
+
+    def _table(self, step: int) -> Mapped | None:
+        path = self.layout.table(step)
+        sums = self.base.files.get(self.layout.name(path)) if self.base is not None else self._sums(path)
+        return None if sums is None else Mapped(path, sums)
+
+    def _done(self, path: Path) -> bool:
+        """Whether a file is finished."""
+        return self._sums(path) is not None
+
+    def _sums(self, path: Path) -> Sums | None:
+        """Sums of a finished file: from its note, or because another process has sealed the index meanwhile."""
+        found = finished(path)
+        if found is None and self.layout.manifest.is_file():
+            sealed = self.finished
+            return None if sealed is None else sealed.files.get(self.layout.name(path))
+        return found
+
+    def _claim(self, plan: Plan, *, repair: bool, appending: bool) -> None:
+        alone = self.leases.alone
+        if alone:
+            remove_strays(self.layout)
+        if not self.layout.plan.is_file():
+            publish_bytes(self.layout.plan, [(canonical(plan.model_dump()) + "\n").encode()], noted=False)
+            return
+        if version_of(self.layout.plan) == FORMER:
+            raise MismatchError(
+                f"{self.folder} holds an index of format {FORMER}, which is read but not written: choose another --out"
+            )
+        found = read_json(self.layout.plan, Plan)
+        refuse_other_plan(self.folder, found, plan, finished=self.layout.manifest.is_file(), data=not appending)
+        self.plan, self.source = found, found.source  # names may have changed; the frozen plan stays
+        if not alone:
+            return
+        if self.layout.manifest.is_file():
+            reopen(self.layout, every_byte=repair, appending=appending)
+        sealed = self._sealed()
+        if sealed is not None:
+            remove_strays(self.layout, sealed.files)
+        if sealed is None or appending:
+            recheck(self.layout, every_byte=repair)
+            settle(self.layout)
+
+    def _claim_addition(self, append: Callable[[int, Manifest], Source | None]) -> None:
+        base = self.base
+        if base is None:
+            raise InputError(
+                f"the index at {self.folder} is unfinished: finish it first (the same command without --append)"
+            )
+        source = append(1 + max((int(one.name) for one in base.segments), default=-1), base)
+        if source is None:
+            self._nothing_new = True
+            return
+        self.source = source
+        path = self.layout.addition(base.generation + 1)
+        if path.is_file() and finished(path):
+            refuse_other_source(self.folder, path, read_json(path, Addition).source, source)
+            return
+        sweep(self.layout, set(base.files))  # what an append that was given up has left
+        addition = Addition(format=FORMAT, source=source)
+        publish_bytes(path, [(canonical(addition.model_dump()) + "\n").encode()])
+
+    def _sealed(self) -> Manifest | None:
+        path = self.layout.manifest
+        return read_json(path, Manifest) if path.is_file() else None
+
+    def _refuse_incomplete(self, files: Mapping[str, Sums]) -> None:
+        for name, step, shard in self.units:
+            path = self.layout.features(name) if shard < 0 else self.layout.shard(step, name, shard)
+            if self.layout.name(path) not in files:
+                raise DamagedError(f"{path} is missing: run the same `proponent index` command again with --repair")
+
+    def _noted(self) -> Iterator[tuple[Path, Sums]]:
+        """Finished files of this change that no manifest knows yet."""
+        known: set[str] = set() if self.base is None else set(self.base.files)
+        for note in walk(self.folder):
+            if not note.name.endswith(NOTE):
+                continue
+            path = note.with_name(note.name.removesuffix(NOTE))
+            sums = finished(path)
+            if sums is not None and self.layout.name(path) not in known:
+                yield path, sums
+
+
+def _refuse_alien(folder: Path, *, appending: bool) -> None:
+    """Refuse a folder that is not ours to write to."""
+    if folder.exists() and not folder.is_dir():
+        raise MismatchError(f"{folder} is a file: choose another --out")
+    held = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set[str]()
+    ours = {NAME, PLAN, MANIFEST}
+    alien = {name for name in held if name not in ours and not is_temporary(name)}
+    if PLAN not in held and alien:
+        raise MismatchError(f"{folder} is not empty and not an index (it holds {min(held)}): choose another --out")
+    if appending and PLAN not in held:
+        raise InputError(f"no index at {folder} to append to: leave --append out to build one")

@@ -1,0 +1,149 @@
+"""The one door of safetensors: named numpy arrays to a file and back.
+
+Writing never maps a file (a full disk would kill the process with SIGBUS); the bytes go through plain writes and fsync.
+Publishing (temporary name, rename) is the store's business.
+"""
+
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from proponent.errors import DamagedError, DiskFullError
+
+
+def write_bytes(path: Path, payload: bytes) -> None:
+    """Write bytes to a path and fsync them.
+
+    Args:
+        path: the file to write; replaced if it exists.
+        payload: what to write.
+
+    Raises:
+        DiskFullError: no space left on the device.
+        OSError: any other failure of the file system.
+    """
+    try:
+        with path.open("wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise DiskFullError(
+                f"no space left while writing {path}: free some and run the same command again"
+            ) from error
+        raise
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Write named arrays as one safetensors file and fsync it.
+
+    Args:
+        path: the file to write; replaced if it exists.
+        tensors: arrays by name; made contiguous when they are not.
+        metadata: text by name, kept in the header.
+    """
+    write_bytes(path, packed(tensors, metadata))
+
+
+def packed(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Make the bytes of a safetensors file.
+
+    Args:
+        tensors: arrays by name; made contiguous when they are not.
+        metadata: text by name, kept in the header.
+
+    Returns:
+        The whole file.
+    """
+    contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    return save(contiguous, dict(metadata) if metadata else None)
+
+
+def read_tensors(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+    """Read arrays of a safetensors file.
+
+    Args:
+        path: the file.
+        names: the arrays wanted; None reads all.
+
+    Returns:
+        Arrays by name.
+
+    Raises:
+        DamagedError: the file is missing, truncated or not safetensors, or lacks an array.
+    """
+    try:
+        with _opened(path) as file:
+            keys = cast("tuple[str, ...]", tuple(file.keys())) if names is None else names
+            return {name: file.get_tensor(name) for name in keys}
+    except _UNREADABLE as error:
+        raise DamagedError(f"cannot read {path}: {error}") from error
+
+
+class TensorSlices:
+    """Row ranges of the arrays of one safetensors file, read without loading the whole file.
+
+    Args:
+        path: the file; it stays open for as long as this object lives.
+
+    Raises:
+        DamagedError: the file is missing, truncated or not safetensors.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = _opened(path).__enter__()
+        except _UNREADABLE as error:
+            raise DamagedError(f"cannot read {path}: {error}") from error
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the arrays in the file."""
+        return cast("tuple[str, ...]", tuple(self._file.keys()))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one array, of any element type.
+
+        Args:
+            name: the array.
+
+        Returns:
+            Its shape.
+        """
+        return tuple(self._file.get_slice(name).get_shape())
+
+    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Read rows [start, stop) of one array.
+
+        Args:
+            name: the array.
+            start: first row.
+            stop: one past the last row.
+
+        Returns:
+            A copy of those rows.
+
+        Raises:
+            DamagedError: there is no such array, or it is shorter.
+        """
+        try:
+            found = self._file.get_slice(name)
+            # no rows past the last one is a range that safetensors refuses
+            return found[start:stop] if stop > start else self._file.get_tensor(name)[:0]
+        except _UNREADABLE as error:
+            raise DamagedError(f"cannot read {self.path}: {error}") from error
+
+
+_UNREADABLE = (SafetensorError, OSError, ValueError, TypeError)  # TypeError: an element type that numpy lacks
+
+
+def _opened(path: Path) -> Any:
+    return cast("Any", safe_open)(path, framework="numpy")

@@ -1,0 +1,32 @@
+"""Pages: what a person sees of an answer, in a notebook, a file and a terminal; drawing one needs no model."""
+
+from proponent.views.contexts import (
+    CAVEAT,
+    Answer,
+    BaselineHit,
+    Checkpoint,
+    Hit,
+    QueryView,
+    WordPair,
+)
+from proponent.views.page import Page, document, fragment
+from proponent.views.reports import Report
+from proponent.views.suspects import LabelReport, RankingRecall, Story, Suspect
+
+__all__ = [
+    "CAVEAT",
+    "Answer",
+    "BaselineHit",
+    "Checkpoint",
+    "Hit",
+    "LabelReport",
+    "Page",
+    "QueryView",
+    "RankingRecall",
+    "Report",
+    "Story",
+    "Suspect",
+    "WordPair",
+    "document",
+    "fragment",
+]

@@ -1,0 +1,162 @@
+"""The page of an evaluation: figures with intervals, controls beside, curves with bands; also as Markdown."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from proponent.views.page import Page
+from proponent.views.segments import clip
+
+PLOT_WIDTH, PLOT_HEIGHT = 520.0, 240.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 12.0, 12.0, 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number with its 95 % interval."""
+
+    name: str = field(metadata={"help": "what is measured, such as LDS"})
+    value: float | None = field(metadata={"help": "the number; None when it could not be had"})
+    low: float | None = field(default=None, metadata={"help": "lower end of the 95 % interval; None when unknown"})
+    high: float | None = field(default=None, metadata={"help": "upper end of the 95 % interval; None when unknown"})
+
+    @property
+    def text(self) -> str:
+        """The number as people read it."""
+        if self.value is None:
+            return "-"
+        if self.low is None or self.high is None:
+            return f"{self.value:.3f}"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured of one method or control."""
+
+    method: str = field(metadata={"help": "name of the method or control"})
+    control: bool = field(metadata={"help": "true for a control, which uses no gradient"})
+    figures: tuple[Figure, ...] = field(metadata={"help": "numbers, in the order of the table's columns"})
+    verdict: str = field(default="", metadata={"help": "better than the best control: yes, no or within error"})
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """One curve with the band of its interval."""
+
+    name: str = field(metadata={"help": "method, and the side that was deleted"})
+    x: tuple[float, ...] = field(metadata={"help": "places"})
+    y: tuple[float, ...] = field(metadata={"help": "values"})
+    low: tuple[float, ...] = field(metadata={"help": "lower ends of the 95 % intervals"})
+    high: tuple[float, ...] = field(metadata={"help": "upper ends of the 95 % intervals"})
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A curve in the coordinates of the drawing."""
+
+    name: str = field(metadata={"help": "name of the curve"})
+    line: str = field(metadata={"help": "points of the line"})
+    area: str = field(metadata={"help": "corners of the band"})
+    kind: int = field(metadata={"help": "number of its look, from 0"})
+    end: float = field(metadata={"help": "height of its last point"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class EvaluationReport(Page):
+    """What `proponent evaluate` found."""
+
+    template: ClassVar[str] = "evaluation_fragment.html.j2"
+
+    metric: str = field(metadata={"help": "deletion, lds, ndr, mislabel, facts or tailpatch"})
+    title: str = field(metadata={"help": "title of the page"})
+    said: str = field(metadata={"help": "what the figures mean, in one sentence"})
+    columns: tuple[str, ...] = field(metadata={"help": "names of the figures"})
+    rows: tuple[Measured, ...] = field(metadata={"help": "methods first, then controls"})
+    curves: tuple[Band, ...] = field(default=(), metadata={"help": "curves of case deletion"})
+    x_name: str = field(default="", metadata={"help": "what the curves run over"})
+    y_name: str = field(default="", metadata={"help": "what the curves show"})
+    facts: tuple[tuple[str, str], ...] = field(
+        default=(), metadata={"help": "name and value: retrains, noise, ceiling"}
+    )
+    notes: tuple[str, ...] = field(default=(), metadata={"help": "what a reader must know"})
+    version: str = field(default="", metadata={"help": "version of proponent"})
+
+    @property
+    def headline(self) -> str:
+        """Title of the page."""
+        return self.title
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Lowest and highest value of the drawing, zero included."""
+        ends = [value for one in self.curves for value in (*one.low, *one.high, *one.y)]
+        low, high = min([0.0, *ends]), max([0.0, *ends])
+        return (low, high) if high > low else (low - 1.0, high + 1.0)
+
+    @property
+    def drawn(self) -> tuple[Drawn, ...]:
+        """The curves, ready to be drawn."""
+        return tuple(self._drawn(one, kind) for kind, one in enumerate(self.curves))
+
+    @property
+    def ticks(self) -> tuple[tuple[float, str], ...]:
+        """Height and text of the marks of the vertical axis."""
+        low, high = self.span
+        return tuple((self._up(value), f"{value:.2f}") for value in sorted({low, 0.0, high}))
+
+    @property
+    def places(self) -> tuple[tuple[float, str], ...]:
+        """Place and text of the marks of the horizontal axis."""
+        found = sorted({value for one in self.curves for value in one.x})
+        return tuple((self._right(value), f"{value:g}") for value in found)
+
+    def markdown(self) -> str:
+        """The tables as Markdown.
+
+        Returns:
+            A heading, the table, facts and notes.
+        """
+        head = ["method", *self.columns, "better than the best control?"]
+        lines = [f"# {_cell(self.title)}", "", _cell(self.said), "", _line(head), _line(["---"] * len(head))]
+        for one in self.rows:
+            name = f"{one.method} (control)" if one.control else one.method
+            lines.append(_line([name, *(figure.text for figure in one.figures), one.verdict]))
+        lines += ["", *(f"- {_cell(name)}: {_cell(value)}" for name, value in self.facts)]
+        lines += [f"- {_cell(note)}" for note in self.notes]
+        return "\n".join(lines) + "\n"
+
+    def __repr__(self) -> str:
+        rows = [f"{one.method}: {', '.join(figure.text for figure in one.figures)}" for one in self.rows[:12]]
+        return "\n  ".join((clip(self.title, 100), *(clip(line, 98) for line in rows)))
+
+    def _drawn(self, one: Band, kind: int) -> Drawn:
+        points = [(self._right(x), self._up(y)) for x, y in zip(one.x, one.y, strict=True)]
+        above = [(self._right(x), self._up(y)) for x, y in zip(one.x, one.high, strict=True)]
+        below = [(self._right(x), self._up(y)) for x, y in zip(one.x, one.low, strict=True)]
+        return Drawn(one.name, _points(points), _points(above + below[::-1]), kind % 6, points[-1][1])
+
+    def _right(self, x: float) -> float:
+        found = sorted({value for one in self.curves for value in one.x})
+        width = PLOT_WIDTH - _LEFT - _RIGHT
+        share = found.index(x) / (len(found) - 1) if len(found) > 1 else 0.5
+        return round(_LEFT + width * share, 1)
+
+    def _up(self, y: float) -> float:
+        low, high = self.span
+        return round(_TOP + (PLOT_HEIGHT - _TOP - _BOTTOM) * (high - y) / (high - low), 1)
+
+
+def _points(points: list[tuple[float, float]]) -> str:
+    return " ".join(f"{x},{y}" for x, y in points)
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(_cell(one) for one in cells) + " |"
+
+
+def _cell(text: str) -> str:
+    """A text that can break neither table nor page."""
+    plain = " ".join(text.split())
+    for letter in "\\|<>`*_[]#":
+        plain = plain.replace(letter, f"\\{letter}") if letter not in "_[]#" else plain
+    return plain

@@ -1,0 +1,289 @@
+"""Pages: a frozen context plus one set of templates. The only file that imports jinja2.
+
+What a method returns *is* a Page, so a notebook, a saved report and the explorer show the same object through the same
+template. A fragment is one page for a host that has its own document (a notebook, the explorer); a document is a whole
+file that needs no network and no script.
+"""
+
+import base64
+import errno
+import hashlib
+import html
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from proponent.errors import DataError, DiskFullError, InputError
+from proponent.views import segments
+
+TEMPLATES = Path(__file__).parent / "templates"
+NOTEBOOK_BYTES = 200_000
+_BARE = frozenset({str, int, float, bool, type(None)})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of a page one view shows; what is left out is always counted in the view."""
+
+    rows: int | None = field(default=None, metadata={"help": "hits or rows shown per list; None shows all"})
+    chars: int | None = field(default=None, metadata={"help": "characters shown per text; None shows all"})
+
+
+_NOTEBOOK_LIMITS = (Limits(), Limits(20, 4000), Limits(10, 2000), Limits(5, 1000), Limits(3, 400), Limits(1, 200))
+
+
+class Page:
+    """What a person sees: a frozen dataclass whose fields are the contract of its template.
+
+    Field metadata: `help` documents the field, `json` renames it in JSON (None leaves it out), and `optional` leaves
+    it out of the JSON while it is None.
+    """
+
+    __slots__ = ()
+    template: ClassVar[str]
+
+    @property
+    def headline(self) -> str:
+        """Title of the page when it stands alone."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """The page as plain dicts, lists, texts and numbers, with a stable order of keys.
+
+        Returns:
+            The content of `to_json` as objects.
+        """
+        return cast("dict[str, Any]", _plain(self))
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The page as JSON.
+
+        Args:
+            indent: spaces per level; None writes one line.
+
+        Returns:
+            JSON text; letters of other scripts stay as they are.
+
+        Raises:
+            DataError: if a number is NaN or infinite, which JSON cannot say.
+        """
+        content = self.to_dict()
+        for where, value in _numbers(content, ""):
+            if not math.isfinite(value):
+                raise DataError(
+                    f"{where.lstrip('.')} is {value}, which JSON cannot say: a loss or gradient overflowed; "
+                    "score again in float32 or leave that row out"
+                )
+        return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent)
+
+    def save(self, path: str | Path) -> None:
+        """Write the page to one file: JSON for the suffix .json, else a self-contained HTML page.
+
+        Args:
+            path: where to write; an existing file is replaced.
+
+        Raises:
+            DataError: if a number of a JSON file is NaN or infinite.
+            DiskFullError: if no space is left.
+            InputError: if the file cannot be written there.
+        """
+        target = Path(path)
+        write(target, self.to_json(indent=2) + "\n" if target.suffix.lower() == ".json" else document(self))
+
+    def _repr_html_(self) -> str:
+        """The page for a notebook: a fragment with its own style, no script, at most 200 KB.
+
+        Returns:
+            HTML that shows as many hits as fit; it says how many are left out.
+        """
+        # notebooks typeset $...$ of any HTML; these names, MathJax's own of versions 3 and 2, keep prices what they are
+        around = Markup('<style>{}</style><div class="mathjax_ignore tex2jax_ignore">{}</div>')
+        for limits in _NOTEBOOK_LIMITS:
+            shown = around.format(css(), fragment(self, limits))
+            if len(shown.encode("utf-8", "replace")) <= NOTEBOOK_BYTES:
+                return str(shown)
+        # Names of megabytes: the plain text is clipped to 100 columns a line, so it always fits.
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+
+def fragment(page: Page, limits: Limits = Limits()) -> Markup:
+    """One page without a document around it and without its style.
+
+    Args:
+        page: what to show.
+        limits: how many rows and characters to show; everything by default.
+
+    Returns:
+        Escaped HTML.
+    """
+    return Markup(environment().get_template(page.template).render(page=page, limits=limits, doors=None))
+
+
+def screen(name: str, frame: object, shown: object, doors: object = None) -> str:
+    """A whole page of the explorer.
+
+    Args:
+        name: of the template.
+        frame: what stands around it.
+        shown: what it shows.
+        doors: ways out of an answer on it; None without one.
+
+    Returns:
+        HTML.
+    """
+    return environment().get_template(name).render(frame=frame, page=shown, doors=doors, limits=Limits())
+
+
+def document(*pages: Page, title: str | None = None) -> str:
+    """A whole HTML file: no network, no script, works from the disk and on paper.
+
+    Args:
+        pages: what to show, one below the other.
+        title: of the document; by default the headline of the first page.
+
+    Returns:
+        HTML with its style inlined and a content security policy that allows nothing but this style.
+
+    Raises:
+        InputError: if there is no page to show.
+    """
+    if not pages:
+        raise InputError("there is nothing to show: give at least one answer or report")
+    digest = base64.b64encode(hashlib.sha256(css().encode()).digest()).decode()
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            pages=pages,
+            title=pages[0].headline if title is None else title,
+            css=css(),
+            policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+            limits=Limits(),
+            doors=None,
+        )
+    )
+
+
+def write(path: Path, text: str) -> None:
+    """Write a finished page or its JSON.
+
+    Args:
+        path: where to write; an existing file is replaced.
+        text: the content. A lone surrogate becomes an escape that JSON readers understand; pages hold none.
+
+    Raises:
+        DiskFullError: if no space is left.
+        InputError: if the file cannot be written there.
+    """
+    try:
+        path.write_bytes(text.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise DiskFullError(f"{path} was not written: no space is left; free some and save again") from error
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"{path} cannot be written ({reason}); choose a folder that exists and is yours") from error
+
+
+@cache
+def css(name: str = "proponent.css") -> Markup:
+    """A style sheet without its comments and indentation: the one of all pages, or what the explorer adds to it.
+
+    Args:
+        name: of the file.
+
+    Returns:
+        CSS in which every selector holds a class that starts with "wh-", so that nothing leaks into a host page.
+    """
+    source = (TEMPLATES / name).read_text(encoding="utf-8")
+    bare = re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
+    # Our own file, and it holds no "<": the only text that reaches a page unescaped.
+    return Markup("\n".join(line.strip() for line in bare.splitlines() if line.strip()))
+
+
+@cache
+def environment() -> Environment:
+    """The Jinja environment of every page: escaping always on, an unknown name is an error.
+
+    Returns:
+        The environment with the filters that templates may use.
+    """
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(  # pyright: ignore[reportUnknownMemberType]
+        bars=_bars,
+        count="{:,}".format,
+        pieces=segments.pieces,
+        percent=segments.percent,
+        plain=segments.plain,
+        segments=segments.segments,
+        signed=segments.signed,
+        spoken=segments.spoken,
+        step=segments.step,
+    )
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar of a small chart."""
+
+    y: float = field(metadata={"help": "top edge, 0 to 20"})
+    height: float = field(metadata={"help": "0 to 20"})
+    side: str = field(metadata={"help": '"up" for helped, "down" for hurt'})
+
+
+def _bars(values: tuple[float, ...]) -> tuple[Bar, ...]:
+    largest = max((abs(value) for value in values), default=0.0) or 1.0
+    heights = [round(10 * abs(value) / largest, 1) for value in values]
+    return tuple(
+        Bar(10 - height if value >= 0 else 10.0, height, "up" if value >= 0 else "down")
+        for value, height in zip(values, heights, strict=True)
+    )
+
+
+def _plain(value: object) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        kept = [(item, getattr(value, item.name)) for item in fields(value)]
+        return {
+            item.metadata.get("json", item.name): _plain(part)
+            for item, part in kept
+            if item.metadata.get("json", item.name) is not None and not (part is None and "optional" in item.metadata)
+        }
+    if isinstance(value, tuple | list):
+        return [_plain_part(part) for part in cast("tuple[object, ...]", value)]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in cast("Mapping[object, object]", value).items()}
+    return value
+
+
+def _plain_part(part: Any) -> Any:
+    """One of many: a query of a million words has a million spans, most of what there is to convert."""
+    if type(part) in _BARE:
+        return part
+    spans = isinstance(part, tuple) and _BARE.issuperset(map(type, cast("tuple[object, ...]", part)))
+    return list(cast("tuple[object, ...]", part)) if spans else _plain(cast("object", part))
+
+
+def _numbers(value: object, where: str) -> list[tuple[str, float]]:
+    if isinstance(value, float):
+        return [(where, value)]
+    if isinstance(value, Mapping):
+        items = [(f"{where}.{key}", part) for key, part in cast("Mapping[str, object]", value).items()]
+    elif isinstance(value, list):
+        items = [(f"{where}[{at}]", part) for at, part in enumerate(cast("list[object]", value))]
+    else:
+        return []
+    return [found for place, part in items for found in _numbers(part, place)]

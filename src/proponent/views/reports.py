@@ -1,0 +1,35 @@
+"""The report: many answers on one page, with a list of them in front."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from proponent.views.contexts import Answer
+from proponent.views.page import Page
+from proponent.views.segments import clip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Report(Page):
+    """Answers to several questions, and where to find each."""
+
+    template: ClassVar[str] = "report_fragment.html.j2"
+
+    title: str = field(metadata={"help": "title of the page"})
+    answers: tuple[Answer, ...] = field(metadata={"help": "the answers, in the order of the questions"})
+    index: str = field(default="", metadata={"help": "name of the index that was asked"})
+
+    @property
+    def headline(self) -> str:
+        """Title of the page."""
+        return self.title
+
+    @property
+    def wrong(self) -> int:
+        """How many predictions differ from the label that was asked about."""
+        asked = [one.query for one in self.answers if one.query.label is not None]
+        return sum(one.predicted != one.label for one in asked)
+
+    def __repr__(self) -> str:
+        lines = [f"{len(self.answers):,} answers: {self.title}", *(one.query.text for one in self.answers[:10])]
+        left = len(self.answers) - 10
+        return "\n  ".join(clip(line, 98) for line in (*lines, *((f"and {left:,} more",) if left > 0 else ())))

@@ -1,0 +1,91 @@
+"""What pages of suspected label errors, and the page of the demo, may read."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from proponent.views.contexts import Answer
+from proponent.views.page import Page
+from proponent.views.segments import clip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspect:
+    """One training example whose given label may be wrong."""
+
+    rank: int = field(metadata={"help": "1 is the most suspect"})
+    id: str = field(metadata={"help": "id of the training example"})
+    row: int = field(metadata={"help": "0-based row of the source"})
+    text: str = field(metadata={"help": "the text"})
+    given_label: str = field(metadata={"help": "class in the data"})
+    predicted_label: str | None = field(metadata={"help": "class that the model predicts"})
+    suggested_label: str | None = field(metadata={"help": "class to change it to; None if there is no better one"})
+    label_score: float = field(metadata={"help": "quality of the label: low is suspect"})
+    is_label_issue: bool = field(metadata={"help": "whether the label is flagged as wrong"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class LabelReport(Page):
+    """Training examples whose given label may be wrong, most suspect first."""
+
+    template: ClassVar[str] = "labels_fragment.html.j2"
+
+    ranking: str = field(metadata={"help": "name of the ranking that ordered them"})
+    n_examples: int = field(metadata={"help": "training examples that were ranked"})
+    rows: tuple[Suspect, ...] = field(metadata={"help": "suspects, most suspect first"})
+    n_flagged: int | None = field(
+        default=None, metadata={"help": "labels flagged as wrong, listed here or not; None counts those listed"}
+    )
+    notes: tuple[str, ...] = field(default=(), metadata={"help": "what a reader must know about this ranking"})
+
+    @property
+    def headline(self) -> str:
+        """Title of the page."""
+        return "Suspected label errors"
+
+    @property
+    def flagged(self) -> int:
+        """Number of labels that are flagged as wrong, of all that were ranked."""
+        return sum(row.is_label_issue for row in self.rows) if self.n_flagged is None else self.n_flagged
+
+    def __repr__(self) -> str:
+        head = f"{self.flagged:,} of {self.n_examples:,} labels flagged (ranking: {self.ranking})"
+        rows = [
+            f"{row.rank}. #{clip(row.id, 12)} {clip(row.given_label, 16)} -> "
+            f"{clip(row.suggested_label or '?', 16)}: {row.text}"
+            for row in self.rows[:5]
+        ]
+        return "\n  ".join((clip(head, 100), *(clip(line, 98) for line in rows)))
+
+
+@dataclass(frozen=True, slots=True)
+class RankingRecall:
+    """How many planted errors one ranking finds early."""
+
+    name: str = field(metadata={"help": "name of the ranking"})
+    share_in_first_tenth: float = field(
+        metadata={"help": "share of the planted errors among the first tenth of the rows, 0 to 1; by chance 0.1"}
+    )
+    note: str = field(default="", metadata={"help": "what the ranking is, in a few words"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Story(Page):
+    """The one page of the demo: what was done, one explained prediction, and the planted errors that were found."""
+
+    template: ClassVar[str] = "story_fragment.html.j2"
+
+    title: str = field(metadata={"help": "title of the page"})
+    lead: tuple[str, ...] = field(metadata={"help": "sentences that tell the story"})
+    answer: Answer = field(metadata={"help": "one explained prediction"})
+    labels: LabelReport = field(metadata={"help": "suspected label errors"})
+    recall: tuple[RankingRecall, ...] = field(default=(), metadata={"help": "rankings compared on planted errors"})
+    facts: tuple[tuple[str, str], ...] = field(default=(), metadata={"help": "name and value, such as rows, seconds"})
+
+    @property
+    def headline(self) -> str:
+        """Title of the page."""
+        return self.title
+
+    def __repr__(self) -> str:
+        head = [self.title, *self.lead, *(f"{name}: {value}" for name, value in self.facts)]
+        return "\n".join((*(clip(line, 100) for line in head), repr(self.answer), repr(self.labels)))

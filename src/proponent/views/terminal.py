@@ -1,0 +1,249 @@
+"""Answers in a terminal. Nothing needs colour: every mark carries its number, every sign stands in words.
+
+Data reaches rich as Text objects only, never as markup, and every control character as a visible glyph, so that a
+training example can neither style nor steer the terminal.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from proponent.views.contexts import Answer, Hit, QueryView
+from proponent.views.segments import Mark, Piece, clip, columns, percent, pieces, segments, signed, spoken
+from proponent.views.suspects import LabelReport, RankingRecall, Story, Suspect
+from proponent.views.tables import table
+
+WIDE = 140
+NARROW = 64
+LONGEST = 600
+LONGEST_IN_TABLE = 240
+HELPED = "bold blue underline"
+HURT = "italic dark_orange underline"
+
+
+def print_answer(answer: Answer, console: Console) -> None:
+    """Print one answer: the query, what helped, what hurt, the baselines and the caveat.
+
+    Args:
+        answer: what to print.
+        console: where to; from 140 columns on, the two sides stand beside one another.
+    """
+    console.print(_say(answer.headline, "bold"))
+    console.print(_query(answer))
+    helped = _side("Helped", answer.helping, answer.helped)
+    hurt = _side("Hurt", answer.hurting, answer.hurt)
+    if console.width >= WIDE and answer.helped and answer.hurt:
+        both = Table.grid(padding=(0, 2), expand=True)
+        both.add_column(ratio=1)
+        both.add_column(ratio=1)
+        both.add_row(helped, hurt)
+        console.print(both)
+    else:
+        console.print(helped)
+        console.print(hurt)
+    if answer.baselines:
+        console.print(_baselines(answer))
+    console.print(_foot(answer))
+
+
+def print_labels(report: LabelReport, console: Console, limit: int | None = 20) -> None:
+    """Print suspected label errors, most suspect first.
+
+    Args:
+        report: what to print.
+        console: where to.
+        limit: most rows to print; None prints all. The number left out is always printed.
+    """
+    console.print(_say(report.headline, "bold"))
+    console.print(
+        _join(f"{report.flagged:,} flagged of {report.n_examples:,} training examples; ordered by ", report.ranking)
+    )
+    shown = report.rows[:limit]
+    console.print(_suspects(shown))
+    if len(shown) < report.n_examples:
+        left = f"showing the {len(shown):,} most suspect of {report.n_examples:,}"
+        console.print(left, style="dim", highlight=False)
+    for note in report.notes:
+        console.print(_say(note, "dim"))
+
+
+def print_story(story: Story, console: Console) -> None:
+    """Print the story of the demo: what was done, the explained prediction, the errors that were found.
+
+    Args:
+        story: what to print.
+        console: where to.
+    """
+    console.print(_say(story.title, "bold"))
+    for sentence in story.lead:
+        console.print(_say(sentence))
+    for name, value in story.facts:
+        console.print(_join(f"  {_line(name)}: ", value))
+    console.print()
+    print_answer(story.answer, console)
+    console.print()
+    if story.recall:
+        console.print(_recall(story.recall))
+    print_labels(story.labels, console, limit=5)
+
+
+def _visible(parts: Iterable[Piece], style: str = "") -> Text:
+    text = Text(overflow="fold")
+    for piece in parts:
+        # A tab has no fixed width, so a table that holds one would not line up.
+        text.append(piece.text.replace("\t", "  "), style=f"{style} dim".strip() if piece.name else style)
+    return text
+
+
+def _say(text: str, style: str = "") -> Text:
+    return _visible(pieces(text), style)
+
+
+def _line(text: str) -> str:
+    return clip(text, 60)
+
+
+def _join(before: str, data: str, style: str = "") -> Text:
+    return Text(before, style=style).append_text(_say(data))
+
+
+def _marked(text: str, marks: Sequence[Mark], longest: int = LONGEST) -> Text:
+    shown = Text(overflow="fold")
+    for segment in segments(text[:longest], marks):
+        if segment.share is None:
+            shown.append_text(_visible(segment.pieces))
+            continue
+        shown.append_text(_visible(segment.pieces, HELPED if segment.share >= 0 else HURT))
+        if segment.first:
+            shown.append(f"[{signed(segment.share)}]", style="dim")
+    if len(text) > longest:
+        shown.append(f" … {len(text) - longest:,} more characters", style="dim")
+    return shown
+
+
+def _query(answer: Answer) -> RenderableType:
+    query = answer.query
+    lines: list[RenderableType] = [_marked(query.text, ())]
+    if query.text_pair is not None:
+        lines.append(_join("second text: ", query.text_pair))
+    if query.target is not None:
+        lines.append(_join("target: ", query.target))
+    if query.truncated_at is not None:
+        lines.append(Text(f"the model reads the first {query.truncated_at:,} characters only", style="dim"))
+    if query.predicted is not None:
+        lines.append(_predicted(query))
+    return Padding(Group(*lines), (0, 0, 1, 2))
+
+
+def _predicted(query: QueryView) -> Text:
+    text = _join("model predicts ", query.predicted or "")
+    for name, probability in query.likeliest:
+        text.append("  ").append_text(_say(name, "dim")).append(f" {percent(probability)}", style="dim")
+    if query.other_classes:
+        plural = "class" if query.other_classes == 1 else "classes"
+        text.append(f"  and {query.other_classes:,} less likely {plural}", style="dim")
+    return text
+
+
+def _side(title: str, meaning: str, hits: Sequence[Hit]) -> RenderableType:
+    head = Text(title, style="bold").append(": ").append_text(_join("pushed the model ", meaning, "dim"))
+    if not hits:
+        return Group(head, Text(f"  no training example {title.lower()}", style="dim"))
+    grid = Table.grid(padding=(0, 1), expand=True)
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(ratio=1)
+    for hit in hits:
+        grid.add_row(Text(str(hit.rank)), _hit(hit))
+    return Group(head, grid)
+
+
+def _hit(hit: Hit) -> RenderableType:
+    style = "bold blue" if hit.score >= 0 else "bold dark_orange"
+    head = Text(spoken(hit.score), style=style, overflow="fold")
+    if hit.label is not None:
+        head.append("  ", style="not bold").append_text(_say(hit.label, "default not bold"))
+    if hit.mislabelled:
+        head.append_text(Text(" but model predicts ", style="default not bold"))
+        head.append_text(_say(hit.predicted or "", "default not bold"))
+    identity = _identity(hit)
+    lines: list[RenderableType] = [head, _marked(hit.text, hit.marks)]
+    if columns(head.plain + identity) <= NARROW:
+        head.append(f"  {identity}", style="default not bold dim")
+    else:  # a long id would break somewhere in the middle
+        lines.insert(1, Text(identity, style="dim", overflow="fold"))
+    if hit.second is not None:
+        lines.append(_join("+ ", "", "dim").append_text(_marked(hit.second, hit.second_marks)))
+    if hit.words:
+        lines.append(_words(hit))
+    if hit.by_run:
+        parts = ", ".join(signed(part) for part in hit.by_run)
+        lines.append(Text(f"by run: {parts}; same sign in {hit.agreeing_runs} of {len(hit.by_run)} runs", style="dim"))
+    elif len(hit.by_checkpoint) > 1:
+        parts = ", ".join(signed(part) for part in hit.by_checkpoint)
+        lines.append(Text(f"by checkpoint: {parts}", style="dim"))
+    return Padding(Group(*lines), (0, 0, 1, 0))
+
+
+def _identity(one: Hit | Suspect) -> str:
+    return f"row {one.row}" if one.id == str(one.row) else f"id {_line(one.id)} · row {one.row}"
+
+
+def _words(hit: Hit) -> Text:
+    text = Text(style="dim", overflow="fold")
+    for pair in hit.shown_words:
+        same = pair.query_word.casefold() in {"", pair.train_word.casefold()}
+        name = pair.train_word if same else f"{pair.query_word} → {pair.train_word}"
+        text.append(", " if text else "words: ").append_text(_say(_line(name)))
+        text.append(f" {signed(pair.share)} ({percent(pair.share, hit.score)})")
+    if hit.more_words:
+        text.append(f", and {hit.more_words:,} more: {signed(hit.more_share)}")
+    return text
+
+
+def _baselines(answer: Answer) -> RenderableType:
+    """One line per baseline: how much of its list agrees with ours, and how it begins."""
+    head = Text("Beside simpler rankings (overlap with the examples that helped most here)", style="bold")
+    grid = Table.grid(padding=(0, 2))
+    for wide in (False, False, True):
+        grid.add_column(no_wrap=not wide, overflow="fold")
+    for name, hits in answer.baselines.items():
+        first = [f"{_line(hit.id)} ✓" if hit.id in answer.helped_ids else _line(hit.id) for hit in hits[:3]]
+        overlap = f"{answer.overlap(name)} of {len(answer.helped)}"
+        grid.add_row(Text(clip(name, 16)), Text(overlap), Text("first: " + ", ".join(first)))
+    return Padding(Group(head, grid), (0, 0, 1, 0))
+
+
+def _foot(answer: Answer) -> RenderableType:
+    rules = list(dict.fromkeys(c.rule for c in answer.checkpoints))
+    rates = ", ".join(
+        f"step {c.step:,}{f' of run {c.run}' if c.run else ''} (lr {c.learning_rate:.3g}"
+        + (")" if len(rules) == 1 else f", {_line(c.rule)})")
+        for c in answer.checkpoints
+    )
+    rates += f"; learning rates: {_line(rules[0])}" if len(rules) == 1 else ""
+    path = "" if answer.embedding_path is None else f", gradient path {answer.embedding_path}"
+    method = f"method {_line(answer.method)}{path}, {answer.loss} loss; checkpoints: {rates or 'none'}"
+    return Group(*(_say(note) for note in answer.notes), _say(answer.caveat), Text(method, style="dim"))
+
+
+def _suspects(rows: Sequence[Suspect]) -> Table:
+    made = table("", "label score", "given", "suggested", "text")
+    made.columns[0].no_wrap = True
+    for row in rows:
+        text = _marked(row.text, (), LONGEST_IN_TABLE).append(f"\n{_identity(row)}", style="dim")
+        score = Text(f"{row.label_score:.3g}" + ("\nlikely wrong" if row.is_label_issue else ""))
+        suggested = _say(_line(row.suggested_label)) if row.suggested_label is not None else Text("-", style="dim")
+        made.add_row(str(row.rank), score, _say(_line(row.given_label)), suggested, text)
+    return made
+
+
+def _recall(rankings: Sequence[RankingRecall]) -> RenderableType:
+    made = table("ranking", "found", "")
+    made.columns[0].no_wrap = True
+    for ranking in rankings:
+        made.add_row(_say(_line(ranking.name)), percent(ranking.share_in_first_tenth), _say(ranking.note, "dim"))
+    title = "Planted label errors in the first tenth of each ranking (by chance 10%)"
+    return Group(Text(title, style="bold"), made)

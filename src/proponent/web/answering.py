@@ -1,0 +1,295 @@
+"""Screens about one question: the form and the answer, the question on its way, all questions, sums over groups."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from proponent.errors import InputError
+from proponent.views import Answer, Hit
+from proponent.views.frames import Asked, Link
+from proponent.views.screens import AskedScreen, AskScreen, GroupScreen, JobScreen, Sum
+from proponent.views.segments import clip
+from proponent.web.asking import Asker, Job
+from proponent.web.framing import Request, doors, form, method_line
+from proponent.web.questions import Kept, Question, Summary
+from proponent.web.shelf import Shelf, Shown
+from proponent.web.states import Asking, Browsing, Looking
+
+RECENT = 8
+LISTED = 200
+ANSWER_FILES = ("html", "json", "csv", "jsonl", "parquet", "pair")
+GROUP_FILES = ("csv", "jsonl", "parquet")
+
+
+def question_of(state: Asking) -> Question:
+    """Take the question out of a state.
+
+    Args:
+        state: the state.
+
+    Returns:
+        What is asked.
+    """
+    return Question(
+        state.text,
+        state.pair,
+        state.target,
+        state.label,
+        state.against,
+        state.k,
+        only_label=tuple(sorted(state.only_label)),
+        only_source=tuple(sorted(state.only_source)),
+    )
+
+
+def state_of(index: str, question: Question) -> Asking:
+    """Make the state that shows the answer to a question.
+
+    Args:
+        index: name of the index; empty for the first.
+        question: what is asked.
+
+    Returns:
+        The state.
+    """
+    return Asking(
+        index=(index,) if index else (),
+        text=question.text,
+        pair=question.pair,
+        target=question.target,
+        label=question.label,
+        against=question.against,
+        k=question.k,
+        only_label=question.only_label,
+        only_source=question.only_source,
+    )
+
+
+def ask_screen(request: Request, shelf: Shelf, shown: Shown, state: Asking) -> AskScreen:
+    """Show a question, and its answer if there is one.
+
+    Args:
+        request: what is asked for.
+        shelf: all indexes.
+        shown: the index.
+        state: the question.
+
+    Returns:
+        The screen.
+    """
+    shown.check_filters(question_of(state))
+    kept = shown.questions.get(question_of(state)) if _given(state) else None
+    filled = form(shelf, shown, state)
+    ways = doors(request, shown, state)
+    if kept is None:
+        recent = tuple(_asked(shown, one) for one in list(shown.questions.list().values())[:RECENT])
+        return AskScreen(
+            form=filled, answer=None, doors=ways, problem=_missing(shown), recent=recent, n_examples=shown.store.n
+        )
+    answer = kept.answer
+    whole = len(answer.helped) + len(answer.hurt)
+    return AskScreen(
+        form=filled,
+        answer=only(answer, state.word),
+        doors=ways,
+        all_hits=whole,
+        exports=tuple(Link(_file_words(kind), state.url("/export/answer." + kind)) for kind in ANSWER_FILES),
+        groups=state.url("/groups", word=""),
+        n_examples=shown.store.n,
+        seconds=kept.seconds,
+    )
+
+
+def only(answer: Answer, word: str) -> Answer:
+    """Leave the hits that share a word.
+
+    Args:
+        answer: the answer.
+        word: the word, in any case; empty leaves all.
+
+    Returns:
+        The answer with fewer hits.
+    """
+    if not word:
+        return answer
+    wanted = word.casefold()
+
+    def kept(hits: tuple[Hit, ...]) -> tuple[Hit, ...]:
+        return tuple(
+            hit
+            for hit in hits
+            if any(wanted in {pair.query_word.casefold(), pair.train_word.casefold()} for pair in hit.words)
+        )
+
+    return replace(answer, helped=kept(answer.helped), hurt=kept(answer.hurt))
+
+
+def job_screen(asker: Asker, job: Job, index: str) -> JobScreen:
+    """Show a question on its way.
+
+    Args:
+        asker: who answers it.
+        job: the question.
+        index: name of the index.
+
+    Returns:
+        The screen.
+    """
+    return JobScreen(
+        id=job.id,
+        url=Looking(index=index, id=job.id).url("/job"),
+        text=clip(job.question.text, 600),
+        stage=job.stage,
+        ahead=asker.ahead(job),
+        seconds=job.seconds,
+        error=job.error,
+        again=state_of(index, job.question).url("/ask"),
+    )
+
+
+def asked_screen(shown: Shown) -> AskedScreen:
+    """List the questions that were asked.
+
+    Args:
+        shown: the index.
+
+    Returns:
+        The screen.
+    """
+    found = list(shown.questions.list().values())
+    looking = Looking(index=shown.name)
+    return AskedScreen(
+        index=shown.name,
+        questions=tuple(_asked(shown, one) for one in found[:LISTED]),
+        total=len(found),
+        file=shown.questions.folder.name,
+        exports=(
+            Link("one page (HTML)", looking.url("/export/answers.html")),
+            Link("PAIR viewer (JSONL)", looking.url("/export/answers.pair")),
+            Link("JSON Lines", looking.url("/export/answers.json")),
+        ),
+    )
+
+
+def group_screen(shelf: Shelf, shown: Shown, state: Asking) -> GroupScreen:
+    """Show sums over groups.
+
+    Args:
+        shelf: all indexes.
+        shown: the index.
+        state: the question, and the column to sum by.
+
+    Returns:
+        The screen.
+    """
+    shown.check_filters(question_of(state))
+    kept = shown.questions.get(question_of(state)) if _given(state) else None
+    known = tuple(kept.groups) if kept is not None else ()
+    by = state.by if state.by in known else next(iter(known), "label")
+    return GroupScreen(
+        form=form(shelf, shown, state),
+        headline=kept.answer.headline if kept is not None else "",
+        by=tuple(Link(one, state.url("/groups", by=one), one == by) for one in known),
+        sums=sums(shown, kept, by) if kept is not None else (),
+        answer=state.url("/ask"),
+        exports=tuple(Link(_file_words(kind), state.url("/export/groups." + kind)) for kind in GROUP_FILES),
+        method=method_line(shown.plan),
+    )
+
+
+def sums(shown: Shown, kept: Kept, by: str) -> tuple[Sum, ...]:
+    """The sums over the values of a column.
+
+    Args:
+        shown: the index.
+        kept: the answer.
+        by: the column.
+
+    Returns:
+        One per value, the largest total first.
+    """
+    made = [
+        Sum(
+            name=one.name,
+            n=one.n,
+            total=one.helped + one.hurt,
+            helped=one.helped,
+            hurt=one.hurt,
+            mean=(one.helped + one.hurt) / max(1, one.n),
+            url=Browsing(index=shown.name).url("/table", **{by: (one.name,)}),
+        )
+        for one in kept.groups.get(by, ())
+    ]
+    return tuple(sorted(made, key=lambda one: (-one.total, one.name)))
+
+
+def kept_of(shown: Shown, state: Asking) -> Kept:
+    """Find an answer that must be there.
+
+    Args:
+        shown: the index.
+        state: the question.
+
+    Returns:
+        The answer.
+
+    Raises:
+        InputError: the question was not asked yet.
+    """
+    kept = shown.questions.get(question_of(state))
+    if kept is None:
+        raise InputError("this question was not asked of this index yet: ask it first")
+    return kept
+
+
+def _given(state: Asking) -> bool:
+    return bool((state.text + state.pair + state.target).strip())
+
+
+def _missing(shown: Shown) -> str:
+    folder = shown.run_folder
+    if folder.exists():
+        return ""
+    return (
+        f"New texts can not be asked: the model's folder {folder} is not there. Everything else works, answers that "
+        "were asked before too. If the folder has moved, start again with --run FOLDER."
+    )
+
+
+def _asked(shown: Shown, one: Summary) -> Asked:
+    return Asked(
+        text=clip(one.question.text, 160),
+        only=clip(one.question.filters, 160),
+        label=(one.explained or "") + (f" and not {one.question.against}" if one.question.against else ""),
+        predicted=one.predicted or "",
+        when=one.when.replace("T", " ").removesuffix("+00:00")[:16],
+        url=state_of(shown.name, one.question).url("/ask"),
+    )
+
+
+_WORDS = {
+    "html": "page (HTML)",
+    "json": "JSON",
+    "csv": "CSV",
+    "jsonl": "JSON Lines",
+    "parquet": "Parquet",
+    "pair": "PAIR viewer (JSONL)",
+    "cleanlab": "cleanlab (CSV)",
+}
+
+
+def _file_words(kind: str) -> str:
+    return _WORDS[kind]
+
+
+def file_links(state: Asking | Browsing, what: str, kinds: Sequence[str]) -> tuple[Link, ...]:
+    """Link the files of what is seen.
+
+    Args:
+        state: what is seen.
+        what: name of the export.
+        kinds: of file.
+
+    Returns:
+        One link each.
+    """
+    return tuple(Link(_WORDS[kind], state.url(f"/export/{what}.{kind}")) for kind in kinds)

@@ -1,0 +1,321 @@
+"""The routes of the explorer, and nothing else: each reads a state, makes one screen, and renders it."""
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+from starlette.applications import Starlette
+from starlette.requests import Request as WebRequest
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from proponent.errors import InputError, ProponentError
+from proponent.views.frames import Doors, Link, Screen
+from proponent.views.page import css, screen
+from proponent.web import answering, browsing, exports, telling
+from proponent.web.asking import Asker
+from proponent.web.comparing import compare_screen
+from proponent.web.framing import Request, frame
+from proponent.web.shelf import Shelf, Shown
+from proponent.web.states import Asking, Browsing, Looking, State
+
+S = TypeVar("S", bound=State)
+
+STATIC = Path(__file__).parent / "static"
+THEMES = ("", "light", "dark")
+PART = 256 * 1024
+"""Bytes of a file that are sent at a time."""
+THEME_COOKIE = "proponent-theme"
+_FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "proponent.css": ("text/css; charset=utf-8", lambda: f"{css()}\n{css('explorer/explorer.css')}\n".encode()),
+    "htmx.js": ("text/javascript; charset=utf-8", lambda: (STATIC / "htmx.min.js").read_bytes()),
+    "explorer.js": ("text/javascript; charset=utf-8", lambda: (STATIC / "explorer.js").read_bytes()),
+}
+
+
+class Explorer:
+    """The pages of some indexes.
+
+    Args:
+        shelf: the indexes.
+        token: of this run; every form carries it.
+        asker: who answers new questions.
+    """
+
+    def __init__(self, shelf: Shelf, token: str, asker: Asker | None = None) -> None:
+        self.shelf, self.token, self.asker = shelf, token, asker or Asker()
+
+    @property
+    def application(self) -> Starlette:
+        """The routes."""
+        reads = {
+            "/": self.home,
+            "/ask": self.ask,
+            "/job": self.job,
+            "/table": self.table,
+            "/example": self.example,
+            "/compare": self.compare,
+            "/groups": self.groups,
+            "/asked": self.asked,
+            "/about": self.about,
+            "/export/{file:path}": self.export,
+            "/static/{name}": self.static,
+        }
+        writes = {
+            "/ask": self.post_ask,
+            "/compare": self.post_ask,
+            "/decide": self.decide,
+            "/undo": self.undo,
+            "/theme": self.theme,
+        }
+        routes = [Route(path, self._caught(make), methods=["GET"]) for path, make in reads.items()]
+        routes += [Route(path, self._caught(make), methods=["POST"]) for path, make in writes.items()]
+        made = Starlette(routes=routes, exception_handlers={404: self._unknown, 405: self._unknown})
+        made.router.redirect_slashes = False
+        return made
+
+    def home(self, _: WebRequest) -> Response:
+        """Go where people begin."""
+        return RedirectResponse("/ask", 303)
+
+    def ask(self, request: WebRequest) -> Response:
+        """Show a question and its answer."""
+        state = _read(Asking, request)
+        shown = self._whole(state.index[0] if state.index else "", request)
+        if isinstance(shown, Response):
+            return shown
+        seen = answering.ask_screen(self._of(request), self.shelf, shown, state)
+        title = seen.answer.headline if seen.answer is not None else "Ask"
+        return self._page(request, shown, title, seen, seen.doors)
+
+    def post_ask(self, request: WebRequest) -> Response:
+        """Answer a question, or put it into the queue."""
+        state = Asking.read(_form(request))
+        compared = request.url.path == "/compare" or len(state.index) > 1
+        question = answering.question_of(state)
+        jobs = [self._asked(self.shelf.get(name), state) for name in state.index or ("",)]
+        if compared:
+            return _see(state.url("/compare", word=""))
+        if jobs[0] is None:
+            return _see(answering.state_of(state.index[0] if state.index else "", question).url("/ask"))
+        return _see(Looking(index=state.index[0] if state.index else "", id=jobs[0].id).url("/job"))
+
+    def _asked(self, shown: Shown, state: Asking) -> Any:
+        """The job of a question; None when its answer is kept."""
+        question = answering.question_of(state)
+        shown.check(question)
+        questions = shown.questions
+        if questions.get(question) is not None:
+            return None
+        return self.asker.ask(question, shown.source, questions.put)
+
+    def job(self, request: WebRequest) -> Response:
+        """Show a question on its way."""
+        state = _read(Looking, request)
+        shown = self.shelf.get(state.index)
+        job = self.asker.job(state.id)
+        if job is None:
+            raise InputError("this question is not on its way any more: its answer is among those asked, or ask again")
+        if job.state == "done":
+            url = answering.state_of(state.index, job.question).url("/ask")
+            if "hx-request" in request.headers:
+                return Response(status_code=204, headers={"HX-Redirect": url})
+            return _see(url)
+        seen = answering.job_screen(self.asker, job, state.index)
+        return self._page(request, shown, "Asking", seen, refresh=0.0 if job.error else 1.0)
+
+    def table(self, request: WebRequest) -> Response:
+        """Show the training examples."""
+        state = _read(Browsing, request)
+        shown = self.shelf.get(state.index)
+        return self._page(request, shown, "Training examples", browsing.table_screen(shown, state))
+
+    def example(self, request: WebRequest) -> Response:
+        """Show one training example."""
+        state = _read(Looking, request)
+        shown = self.shelf.get(state.index)
+        return self._page(request, shown, f"Example {state.id}", browsing.example_screen(shown, state.id))
+
+    def compare(self, request: WebRequest) -> Response:
+        """Set rankings side by side."""
+        state = _read(Asking, request)
+        shown = self.shelf.get(state.index[0] if state.index else "")
+        seen, moving = compare_screen(self.shelf, state, self.asker)
+        return self._page(request, shown, "Rankings side by side", seen, refresh=1.0 if moving else 0.0)
+
+    def groups(self, request: WebRequest) -> Response:
+        """Show sums over groups."""
+        state = _read(Asking, request)
+        shown = self.shelf.get(state.index[0] if state.index else "")
+        return self._page(request, shown, "Groups", answering.group_screen(self.shelf, shown, state))
+
+    def asked(self, request: WebRequest) -> Response:
+        """List the questions that were asked."""
+        shown = self.shelf.get(_read(Looking, request).index)
+        return self._page(request, shown, "Questions asked", answering.asked_screen(shown))
+
+    def about(self, request: WebRequest) -> Response:
+        """Tell what an index holds."""
+        shown = self._whole(_read(Looking, request).index, request)
+        if isinstance(shown, Response):
+            return shown
+        return self._page(request, shown, f"Index {shown.name}", telling.about_screen(shown))
+
+    def export(self, request: WebRequest) -> Response:
+        """Give a file of what is seen."""
+        what, _, kind = request.path_params["file"].partition(".")
+        if kind not in exports.TYPES:
+            raise _MissingError("there is no such file")
+        asking, looking = _read(Asking, request), _read(Looking, request)
+        shown = self.shelf.get(looking.index)
+        makers: dict[str, Callable[[], bytes]] = {
+            "table": lambda: exports.of_table(shown, _read(Browsing, request), kind),
+            "answer": lambda: exports.of_answer(shown, asking, kind),
+            "answers": lambda: exports.of_answers(shown, kind),
+            "groups": lambda: exports.of_groups(shown, asking, kind),
+            "mended": lambda: exports.of_mended(shown, kind),
+            "decisions": lambda: exports.of_decisions(shown),
+        }
+        if what not in makers:
+            raise _MissingError("there is no such file")
+        name = f"proponent-{what}.{exports.SUFFIXES.get(kind, kind)}"
+        content = makers[what]()
+        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": str(len(content))}
+        return StreamingResponse(_parts(content), media_type=exports.TYPES[kind], headers=headers)
+
+    def static(self, request: WebRequest) -> Response:
+        """Give a style sheet or a script."""
+        name = request.path_params["name"]
+        if name not in _FILES:
+            raise _MissingError("there is no such file")
+        kind, _ = _FILES[name]
+        headers = {"Cache-Control": "public, max-age=31536000, immutable"}
+        return Response(_static(name)[0], media_type=kind, headers=headers)
+
+    def decide(self, request: WebRequest) -> Response:
+        """Write a decision down."""
+        fields = dict(_form(request))
+        shown = self.shelf.get(fields.get("in", ""))
+        identity, act = fields.get("id", ""), fields.get("act", "")
+        if identity not in shown.table.whole.numbers:
+            raise InputError(f"no training example has the id {identity[:80]!r}")
+        shown.decisions.decide([identity], act, [fields.get("label")])
+        return _see(_back(fields))
+
+    def undo(self, request: WebRequest) -> Response:
+        """Take the last decision back."""
+        fields = dict(_form(request))
+        name = next((value for key, value in _pairs_of(_back(fields)) if key == "in"), "")
+        self.shelf.get(name).decisions.undo()
+        return _see(_back(fields))
+
+    def theme(self, request: WebRequest) -> Response:
+        """Choose light, dark, or the wish of the system."""
+        fields = dict(_form(request))
+        response = _see(_back(fields))
+        theme = fields.get("theme", "")
+        if theme in THEMES:
+            response.set_cookie(THEME_COOKIE, theme, max_age=31_536_000, httponly=True, samesite="strict")
+        return response
+
+    def _whole(self, name: str, request: WebRequest) -> Shown | Response:
+        """An index that can be shown; for one without anything in it yet, how far its build is."""
+        shown = self.shelf.get(name)
+        if shown.sealed or not (shown.folder / "plan.json").is_file():
+            _ = shown.store
+            return shown
+        if request.url.path == "/ask" and request.query_params.get("text"):
+            return shown
+        seen = telling.build_screen(shown)
+        return self._page(request, shown, f"{shown.name} is being built", seen, refresh=2.0)
+
+    def _page(
+        self, request: WebRequest, shown: Shown, title: str, seen: Screen, doors: Doors | None = None, **more: Any
+    ) -> Response:
+        status: int = more.pop("status", 200)
+        around = frame(self._of(request), self.shelf, shown, title, **more)
+        text = screen(seen.template, around, seen, doors).encode("utf-8", "backslashreplace")
+        return Response(text, status, media_type="text/html; charset=utf-8")
+
+    def _of(self, request: WebRequest) -> Request:
+        query = request.url.query
+        theme = request.cookies.get(THEME_COOKIE, "")
+        return Request(
+            path=request.url.path,
+            back=f"{request.url.path}?{query}" if query else request.url.path,
+            token=self.token,
+            theme=theme if theme in THEMES else "",
+            style=_versioned("proponent.css"),
+            scripts=(_versioned("htmx.js"), _versioned("explorer.js")),
+        )
+
+    def _caught(self, make: Callable[[WebRequest], Response]) -> Callable[[WebRequest], Response]:
+        def endpoint(request: WebRequest) -> Response:
+            try:
+                return make(request)
+            except _MissingError as error:
+                return self._problem(request, error, 404)
+            except ProponentError as error:
+                return self._problem(request, error, 400 if isinstance(error, InputError) else 500)
+
+        return endpoint
+
+    def _problem(self, request: WebRequest, error: Exception, status: int) -> Response:
+        links = tuple(
+            Link(f"{text} {one.name}", Looking(index=one.name).url(path))
+            for one in self.shelf.shown.values()
+            for text, path in (("ask", "/ask"), ("all training examples of", "/table"))
+        )
+        seen = telling.problem_screen(error, status, links)
+        return self._page(request, self.shelf.first, seen.title, seen, status=status, notices=())
+
+    async def _unknown(self, request: WebRequest, error: Exception) -> Response:
+        status = getattr(error, "status_code", 404)
+        return self._problem(request, _MissingError("there is nothing at this address"), status)
+
+
+class _MissingError(InputError):
+    """There is nothing at this address."""
+
+
+@cache
+def _static(name: str) -> tuple[bytes, str]:
+    content = _FILES[name][1]()
+    return content, hashlib.sha256(content).hexdigest()[:12]
+
+
+def _versioned(name: str) -> str:
+    return f"/static/{name}?v={_static(name)[1]}"
+
+
+async def _parts(content: bytes) -> AsyncIterator[memoryview]:
+    """A file in parts: sent whole, what the visitor has not taken yet would be held a second time."""
+    for start in range(0, len(content), PART):
+        yield memoryview(content)[start : start + PART]
+
+
+def _read(kind: type[S], request: WebRequest) -> S:
+    return kind.read(request.query_params.multi_items())
+
+
+def _form(request: WebRequest) -> list[tuple[str, str]]:
+    fields: list[tuple[str, str]] = request.scope.get("proponent.fields", [])
+    return [(name, value.replace("\r\n", "\n")) for name, value in fields]
+
+
+def _see(url: str) -> RedirectResponse:
+    return RedirectResponse(url, 303)
+
+
+def _back(fields: dict[str, str]) -> str:
+    """Where a form came from; a path of this server, whatever was sent."""
+    back = fields.get("back", "")
+    inside = back.startswith("/") and not back.startswith("//") and "\\" not in back and back.isprintable()
+    return back if inside else "/table"
+
+
+def _pairs_of(url: str) -> list[tuple[str, str]]:
+    return parse_qsl(url.partition("?")[2], keep_blank_values=True)

@@ -1,0 +1,260 @@
+"""What keeps other sites, other machines and endless requests away from the explorer.
+
+GET never changes anything. Every other request needs this run's token, and must not come from another site. Names in
+the Host header are an allow-list, so that a foreign name that was made to point here (DNS rebinding) reaches nothing.
+"""
+
+import asyncio
+import hmac
+import ipaddress
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
+
+BODY_BYTES = 64 * 1024
+URL_BYTES = 48 * 1024
+MOST_PARAMETERS = 200
+READ_SECONDS = 30.0
+COOKIE = "proponent-token"
+
+POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"x-frame-options", b"DENY"),
+    (b"permissions-policy", b"interest-cohort=(), browsing-topics=()"),
+)
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z.-]+)(?::([0-9]{1,5}))?", re.IGNORECASE | re.ASCII)
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+
+class Refused(Exception):  # noqa: N818 (what is done, not what went wrong)
+    """A request that is not let in.
+
+    Args:
+        status: of the answer.
+        reason: one line.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+class Guard:
+    """The door in front of the application.
+
+    Args:
+        application: what is guarded.
+        host: the address that is bound.
+        port: the port that is bound; 0 allows any (it is filled in by `bound`).
+        token: of this run; None makes one.
+        read_seconds: how long a body may take to arrive.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        token: str | None = None,
+        read_seconds: float = READ_SECONDS,
+    ) -> None:
+        self.application, self.host, self.port = application, host, port
+        self.token = token or secrets.token_urlsafe(24)
+        self.open = not is_loopback(host)
+        self._seconds = read_seconds
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Let a request in, or answer why not.
+
+        Args:
+            scope: the request.
+            receive: gives its body.
+            send: takes the answer.
+        """
+        if scope["type"] == "lifespan":
+            await self.application(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        try:
+            headers = self._checked(scope)
+            body = await self._body(scope["method"], headers, receive)
+            fields = _pairs(body)
+            self._writes(scope["method"], headers, dict(fields))
+        except Refused as refused:
+            await self._refuse(refused, send)
+            return
+        scope["proponent.fields"] = fields
+        await self.application(scope, receive, _guarded(send, self._cookie(scope)))
+
+    def _checked(self, scope: Message) -> dict[bytes, bytes]:
+        """What every request must fulfil."""
+        names = [name for name, _ in scope["headers"]]
+        if names.count(b"host") != 1:
+            raise Refused(400, "a request names one host")
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        if not self.admits(headers[b"host"].decode("latin-1")):
+            raise Refused(403, "this explorer answers to its own address only")
+        if len(scope.get("raw_path", b"")) + len(scope["query_string"]) > URL_BYTES:
+            raise Refused(414, f"the address is longer than {URL_BYTES:,} bytes")
+        if scope["query_string"].count(b"&") >= MOST_PARAMETERS:
+            raise Refused(400, f"the address has more than {MOST_PARAMETERS} parameters")
+        if scope["method"] not in {"GET", "HEAD", "POST"}:
+            raise Refused(405, "only GET, HEAD and POST are answered")
+        if self.open and not self._knows(scope, headers):
+            raise Refused(403, "open the address that `proponent serve` printed: it carries the token of this run")
+        return headers
+
+    def admits(self, host: str) -> bool:
+        """Say whether a Host header is one of ours.
+
+        Args:
+            host: the header.
+
+        Returns:
+            True for a loopback name with our port; bound elsewhere, for the bound name or any plain IP address.
+        """
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name, port = match[1].lower(), match[2]
+        if self.port and int(port or 80) != self.port:
+            return False
+        if name in _LOOPBACK:
+            return True
+        return self.open and (name.strip("[]") == self.host.lower() or _is_address(name))
+
+    def _knows(self, scope: Message, headers: dict[bytes, bytes]) -> bool:
+        given = [value for name, value in _pairs(scope["query_string"]) if name == "token"]
+        given += [
+            one.partition("=")[2]
+            for one in headers.get(b"cookie", b"").decode("latin-1").split("; ")
+            if one.partition("=")[0] == COOKIE
+        ]
+        return any(self._equal(one) for one in given)
+
+    def _equal(self, given: str) -> bool:
+        return hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
+
+    async def _body(self, method: str, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        """Read the body of a POST, at most so long and so slow."""
+        if method != "POST":
+            return b""
+        declared = headers.get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > BODY_BYTES:
+            raise Refused(413, f"a body has at most {BODY_BYTES:,} bytes")
+        kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+        if kind != b"application/x-www-form-urlencoded":
+            raise Refused(415, "forms are sent as application/x-www-form-urlencoded")
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await _gathered(receive)
+        except TimeoutError as error:
+            raise Refused(408, f"the body did not arrive within {self._seconds:g} seconds") from error
+
+    def _writes(self, method: str, headers: dict[bytes, bytes], fields: dict[str, str]) -> None:
+        """What a request that changes something must fulfil besides."""
+        if method in {"GET", "HEAD"}:
+            return
+        site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
+        if site is not None and site != b"same-origin":
+            raise Refused(403, "this request comes from another site")
+        # no-referrer makes browsers say "null" for a form of our own pages; then they also say same-origin
+        own = origin is not None and origin.lower() in {b"http://" + headers[b"host"].lower()}
+        if origin is not None and not own and not (origin == b"null" and site == b"same-origin"):
+            raise Refused(403, "this request comes from another origin")
+        if not self._equal(fields.get("token", "")):
+            raise Refused(403, "this form is from an earlier run of `proponent serve`: reload the page and send it again")
+
+    def _cookie(self, scope: Message) -> tuple[tuple[bytes, bytes], ...]:
+        asked = self.open and any(name == "token" for name, _ in _pairs(scope["query_string"]))
+        value = f"{COOKIE}={self.token}; Path=/; HttpOnly; SameSite=Strict"
+        return ((b"set-cookie", value.encode()),) if asked else ()
+
+    async def _refuse(self, refused: Refused, send: Send) -> None:
+        text = f"{refused.status}: {refused.reason}\n".encode()
+        headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", str(len(text)).encode()),
+            (b"connection", b"close"),  # what is left of the request is not read
+            (b"cache-control", b"no-store"),
+            *HEADERS,
+        ]
+        await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+        await send({"type": "http.response.body", "body": text})
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether an address is this machine's own.
+
+    Args:
+        host: a name or an address.
+
+    Returns:
+        True for localhost, 127.0.0.0/8 and ::1.
+    """
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _pairs(query: bytes) -> list[tuple[str, str]]:
+    try:
+        text = query.decode("ascii")
+        return parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_PARAMETERS, errors="replace")
+    except ValueError as error:
+        raise Refused(400, f"a form has at most {MOST_PARAMETERS} fields, percent-encoded") from error
+
+
+async def _gathered(receive: Receive) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refused(400, "the request was broken off")
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > BODY_BYTES:
+            raise Refused(413, f"a body has at most {BODY_BYTES:,} bytes")
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _guarded(send: Send, more: Iterable[tuple[bytes, bytes]]) -> Send:
+    """Add the headers that every answer carries."""
+
+    async def guarded(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = list(message.get("headers", ()))
+            if not any(name == b"cache-control" for name, _ in headers):
+                headers.append((b"cache-control", b"no-store"))
+            message = {**message, "headers": [*headers, *HEADERS, *more]}
+        await send(message)
+
+    return guarded

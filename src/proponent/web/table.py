@@ -1,0 +1,230 @@
+"""The table of training examples: searched, filtered, counted, sorted, cut into pages; all of it on arrays."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from proponent.actions import Judged, judge
+from proponent.decisions import Decision
+from proponent.examples import Found, How, Whole
+from proponent.store import Store
+from proponent.web.states import Browsing
+
+SEARCH_SECONDS = 2.0
+"""A search stops after so long and says how far it came."""
+
+REMEMBERED = 64
+"""Searches and selections whose examples stay in memory."""
+
+NO_VALUE = ""
+"""How a facet writes examples without a value."""
+
+DECIDED = ("keep", "fix", "drop")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a state of the table selects.
+
+    Attributes:
+        places: the selected examples, sorted.
+        counts: per facet, how many examples each value would select, the facet's own choice left out.
+        searched: examples that the search looked at; less than all when its time was up.
+    """
+
+    places: Int[np.ndarray, " m"]
+    counts: Mapping[str, Mapping[str, int]]
+    searched: int
+
+
+class Table:
+    """All training examples of an index, ready to be looked at.
+
+    Args:
+        store: the index.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.names = store.plan.label_names
+        self.whole = Whole([segment.examples for segment in store.segments])
+        self._searches: OrderedDict[tuple[str, str], Found] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    @cached_property
+    def judged(self) -> Judged | None:
+        """What the index says of the labels; None for a language model."""
+        return None if self.names is None else judge(self.store)
+
+    @cached_property
+    def losses(self) -> np.ndarray:
+        """Loss of every example at every checkpoint; [c n]."""
+        return self.store.features["losses"]
+
+    @cached_property
+    def alive(self) -> Bool[np.ndarray, " n"]:
+        """Examples that may be found."""
+        return self.store.alive
+
+    def select(self, state: Browsing, decisions: Mapping[str, Decision]) -> Selection:
+        """Carry out a state.
+
+        Args:
+            state: what is chosen.
+            decisions: by id.
+
+        Returns:
+            The selected examples and the counts of the facets.
+
+        Raises:
+            InputError: the search is no expression.
+        """
+        found = self._found(state)
+        facets = self._facets(state, decisions)
+        base = self._base(state) & found.places
+        chosen = {name: _chosen(codes, values, wanted) for name, (codes, values, wanted) in facets.items()}
+        counts = {
+            name: _counts(codes, values, base & _all(chosen, name)) for name, (codes, values, _) in facets.items()
+        }
+        mask = base & _all(chosen, None)
+        return Selection(self._sorted(np.flatnonzero(mask), state.sort), counts, found.searched)
+
+    def decided(self, decisions: Mapping[str, Decision]) -> Int[np.ndarray, " n"]:
+        """Number every example by its decision, as in `DECIDED`; 3 is none.
+
+        Args:
+            decisions: by id.
+
+        Returns:
+            A number per example.
+        """
+        codes = np.full(len(self), len(DECIDED), dtype=np.int32)
+        for identity, one in decisions.items():
+            place = self.whole.numbers.get(identity)
+            if place is not None:
+                codes[place] = DECIDED.index(one.act)
+        return codes
+
+    def row(self, place: int) -> dict[str, Any]:
+        """Take one example.
+
+        Args:
+            place: its number, in data order.
+
+        Returns:
+            Value by column.
+        """
+        return self.whole.rows(np.asarray([place]))[0]
+
+    def _found(self, state: Browsing) -> Found:
+        how: How = state.how  # type: ignore[assignment] # checked by the state
+        if not state.q:
+            return Found(np.ones(len(self), dtype=np.bool_), len(self))
+        key = (how, state.q)
+        with self._lock:
+            if key in self._searches:
+                self._searches.move_to_end(key)
+                return self._searches[key]
+        found = self.whole.find(how, state.q, SEARCH_SECONDS)
+        with self._lock:
+            self._searches[key] = found
+            while len(self._searches) > REMEMBERED:
+                self._searches.popitem(last=False)
+        return found
+
+    def _base(self, state: Browsing) -> Bool[np.ndarray, " n"]:
+        mask = self.alive.copy()
+        if self.judged is not None:
+            if state.low is not None:
+                mask &= self.judged.quality >= state.low
+            if state.high is not None:
+                mask &= self.judged.quality <= state.high
+        return mask
+
+    @cached_property
+    def coded(self) -> dict[str, tuple[Int[np.ndarray, " n"], list[str]]]:
+        """Codes and values of the columns that are facets in this index."""
+        found: dict[str, tuple[Int[np.ndarray, " n"], list[str]]] = {}
+        if self.names is not None and self.judged is not None:
+            found["label"] = (self.judged.given.astype(np.int32), list(self.names))
+            found["predicted"] = (self.judged.likeliest.astype(np.int32), list(self.names))
+            found["flag"] = (self.judged.flagged.astype(np.int32), ["no", "yes"])
+        if self.whole.has("source"):
+            codes, values = self.whole.coded("source")
+            found["source"] = (codes.astype(np.int32), [NO_VALUE if one is None else one for one in values])
+        return found
+
+    def _facets(
+        self, state: Browsing, decisions: Mapping[str, Decision]
+    ) -> dict[str, tuple[Int[np.ndarray, " n"], list[str], Sequence[str]]]:
+        wanted: dict[str, Sequence[str]] = {
+            "label": state.label,
+            "predicted": state.predicted,
+            "flag": (state.flag,) if state.flag else (),
+            "source": state.source,
+        }
+        facets = {name: (codes, values, wanted[name]) for name, (codes, values) in self.coded.items()}
+        facets["decided"] = (self.decided(decisions), [*DECIDED, "none"], state.decided)
+        return facets
+
+    def _sorted(self, places: Int[np.ndarray, " m"], keys: Sequence[str]) -> Int[np.ndarray, " m"]:
+        """Stable: equal examples stay in data order."""
+        columns: list[np.ndarray] = []
+        for key in reversed(keys):
+            values = self._ranks.get(key.removeprefix("-"))
+            if values is None:
+                values = self._rank(key.removeprefix("-"))
+            columns.append(-values[places] if key.startswith("-") else values[places])
+        return places[np.lexsort(columns)] if columns else places
+
+    @cached_property
+    def _ranks(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def _rank(self, name: str) -> np.ndarray:
+        """Numbers to sort a column by."""
+        if name in {"label", "predicted", "source"}:
+            codes, values = self.coded.get(name, (np.zeros(len(self), dtype=np.int32), [""]))
+            order = np.argsort(np.argsort(np.asarray(values, dtype=object), kind="stable"), kind="stable")
+            made = order[codes]
+        elif name == "score":
+            made = np.zeros(len(self)) if self.judged is None else self.judged.quality
+        elif name == "loss":
+            made = np.nan_to_num(self.losses[-1], nan=np.inf)
+        elif name == "length":
+            made = self.whole.lengths
+        else:
+            made = self.whole.ranked(name)
+        self._ranks[name] = made
+        return made
+
+
+def _chosen(
+    codes: Int[np.ndarray, " n"], values: Sequence[str], wanted: Sequence[str]
+) -> Bool[np.ndarray, " n"] | None:
+    if not wanted:
+        return None
+    allowed = np.asarray([value in wanted for value in values], dtype=np.bool_)
+    return allowed[codes]
+
+
+def _all(chosen: Mapping[str, Bool[np.ndarray, " n"] | None], but: str | None) -> Any:
+    mask: Any = True
+    for name, one in chosen.items():
+        if one is not None and name != but:
+            mask = one & mask
+    return mask
+
+
+def _counts(codes: Int[np.ndarray, " n"], values: Sequence[str], mask: Bool[np.ndarray, " n"]) -> dict[str, int]:
+    found = np.bincount(codes[mask], minlength=len(values))
+    return {value: int(count) for value, count in zip(values, found, strict=True)}

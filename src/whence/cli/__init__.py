@@ -1,8 +1,0 @@
-"""The command line: argument parsing only; each command calls public functions and prints what they return.
-
-Results go to stdout, progress and hints to stderr. Heavy imports happen inside the commands, so that --help is light.
-"""
-
-from whence.cli.door import app, main
-
-__all__ = ["app", "main"]

@@ -1,5 +1,0 @@
-"""The embedded default: docstrings of the standard library, planted label errors, the story told."""
-
-from whence.demo.story import demo
-
-__all__ = ["demo"]
