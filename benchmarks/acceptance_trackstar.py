@@ -4,9 +4,9 @@
 
 120 entities have a value in each of 4 relations (25 values each). Every fact stands in 1 to 3 paraphrases; for half of
 the entities the question format is trained too; 300 sentences are about others. A GPT-2 of width 64 is trained by the
-Trainer with `proponent.Recorder(moments="all")`. Queries are the questions about the other half of the entities, with the
-answer as target; what is sought are the paraphrases that state it. BM25 stands beside twice: with the question and its
-answer as they are, and with the bare entity and answer. The record is `results/DATE-acceptance-trackstar.json`.
+Trainer with `proponent.Recorder(moments="all")`. Queries are the questions about the other half of the entities, with
+the answer as target; what is sought are the paraphrases that state it. BM25 stands beside twice: with the question and
+its answer as they are, and with the bare entity and answer. The record is `results/DATE-acceptance-trackstar.json`.
 """
 
 import argparse

@@ -93,14 +93,7 @@ WHY = (
 
 
 def page(record: dict) -> str:
-    """Write the page.
-
-    Args:
-        record: see `agreement.py`.
-
-    Returns:
-        Markdown.
-    """
+    """Write the page."""
     parts = [HEAD.format(**record, **{k: record["versions"][k] for k in ("proponent", "torch")}, aim=AIM)]
     parts += [_same(name, one) for name, one in record["same"].items()]
     made = record["projections"]

@@ -2,9 +2,9 @@
 
     python benchmarks/explorer.py [--n 100000] [--folder DIR] [--keep]
 
-An index of n generated examples of 60 words in four classes is written, answers are put beside it, and `proponent serve`
-runs as people run it, in a process of its own, asked over loopback. Nothing is warmed by hand. Memory maps, sockets and
-peak memory of the server are read from /proc.
+An index of n generated examples of 60 words in four classes is written, answers are put beside it, and `proponent
+serve` runs as people run it, in a process of its own, asked over loopback. Nothing is warmed by hand. Memory maps,
+sockets and peak memory of the server are read from /proc.
 """
 
 import argparse

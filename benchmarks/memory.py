@@ -4,7 +4,8 @@
 
 Texts of eight words from a Zipf vocabulary, in an Arrow file; a tiny transformer (one layer of width 32), so that what
 grows with the data would show beside it. Every figure is the peak of a process of its own (ru_maxrss, mapped pages
-included), at the command line: `proponent index`, `proponent explain` without baselines, `proponent merge` after a delete.
+included), at the command line: `proponent index`, `proponent explain` without baselines, `proponent merge` after a
+delete.
 """
 
 import argparse

@@ -19,16 +19,7 @@ SOME_TRAIN, SOME_QUERIES = 24, 6
 
 
 def record(work, seeds: int, traker) -> dict:
-    """Everything about projections.
-
-    Args:
-        work: the runs and texts.
-        seeds: random projections.
-        traker: arrays of TRAK's own side, or why there are none.
-
-    Returns:
-        Plain data.
-    """
+    """Everything about projections."""
     changes = {"layers": "blocks", "project": None, "weights": "equal"}
     index = work.index("last", "tracin-layers", **changes)
     blocks = [Block(one.name, (one.name,), "weight", one.o, one.i) for one in index.store.plan.blocks]

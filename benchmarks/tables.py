@@ -47,7 +47,16 @@ def cost(record: Record) -> str:
         "sealed index; `with baselines` adds a first answer beside every baseline; `proponent index` is a whole "
         "process, with some seconds of imports.\n\n"
     )
-    heads = ["model", "texts", "clock", "plain pass", "capture", "`proponent.build`", "with baselines", "`proponent index`"]
+    heads = [
+        "model",
+        "texts",
+        "clock",
+        "plain pass",
+        "capture",
+        "`proponent.build`",
+        "with baselines",
+        "`proponent index`",
+    ]
     return told + table(heads, rows) + "\n" + table(["model", "time of build by stage"], stages)
 
 
@@ -148,7 +157,7 @@ def forecast(record: Record) -> str:
     rows: list[list[object]] = []
     for case in record["cases"]:
         rows += [[case["case"], name, *figures] for name, figures in case["forecast, real, ratio"].items()]
-    told = f"{record['machine']}. `proponent plan` and `proponent index` in turn, medians of {record['repeats']} turns.\n\n"
+    told = f"{record['machine']}. `plan` and `index` in turn, medians of {record['repeats']} turns.\n\n"
     return told + table(["case", "what", "forecast", "real", "real over forecast"], rows)
 
 

@@ -95,7 +95,17 @@ def full_disk(work: Path) -> dict[str, Any]:
     """Build with `proponent index` where there is not enough space, free some, and build on."""
     (work / "tiny").mkdir()
     tiny = made(work / "tiny", NEWS)
-    command = [sys.executable, "-m", "proponent.cli", "index", str(tiny.run), str(tiny.data), "--out", "INDEX", "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "proponent.cli",
+        "index",
+        str(tiny.run),
+        str(tiny.data),
+        "--out",
+        "INDEX",
+        "--quiet",
+    ]
     shares = [0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
     try:
         return crashes.full_disk(command, faults.root_of(tiny.index), work, shares)

@@ -100,6 +100,8 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def index(run: Path | Run, folder: Path, method: str = "tracin-we", data: Any = None, **options: Any) -> proponent.Index:
+def index(
+    run: Path | Run, folder: Path, method: str = "tracin-we", data: Any = None, **options: Any
+) -> proponent.Index:
     """An index of forty rows that the run was not trained on, or of the given ones."""
     return proponent.build(run, OTHERS if data is None else data, folder, method, quiet=True, batch_size=8, **options)

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import proponent
-from tiny import NEWS, Tiny
 from proponent.actions import RANKINGS, confident_errors, label_errors, support, write_label_csv
 from proponent.errors import InputError
 from proponent.store import Segment, Store
+from tiny import NEWS, Tiny
 
 DATALAB = ["is_label_issue", "label_score", "given_label", "predicted_label"]
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 import transformers
 
-import runs
 import proponent
-from runs import edit
+import runs
 from proponent.errors import RunError
 from proponent.model import Run
+from runs import edit
 
 peft_settles_this = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 

@@ -9,10 +9,10 @@ import pytest
 import safetensors.numpy
 
 import proponent
-from tiny import NEWS, Tiny, write_csv
 from proponent.errors import InputError, LabelError, MismatchError, RunError
 from proponent.types import Example
 from proponent.views import Answer
+from tiny import NEWS, Tiny, write_csv
 
 ASKED = ["The bank said profit fell after the vote.", "A cup for the coach", "Treaty and army in the capital"]
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-import runs
 import proponent
-from tiny import NEWS, Tiny, write_csv
+import runs
 from proponent.store import disk
+from tiny import NEWS, Tiny, write_csv
 
 Said = Callable[..., tuple[int, str, str]]
 UTF8 = "id,text,label\n1,a cup,Sports\n2,a vote,World\n"

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from runs import OTHERS as ROWS
-from runs import index as build
 from proponent.errors import InputError
 from proponent.model import Run
+from runs import OTHERS as ROWS
+from runs import index as build
 
 Copy = Callable[[Path], Path]
 TEXT = "Retail sales of the bank."

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-import runs
 import proponent
-from runs import index as build
+import runs
 from proponent.errors import DataError, DiskFullError, InputError, LabelError, MismatchError, RunError
 from proponent.examples import read
 from proponent.index import Options, default_method, passes, planning
@@ -25,6 +24,7 @@ from proponent.model import Run
 from proponent.model.checkpoints import MOMENTS_FILE
 from proponent.model.recorder import RUN_FILE
 from proponent.store import Store, writer
+from runs import index as build
 
 Copy = Callable[[Path], Path]
 ROWS = runs.OTHERS

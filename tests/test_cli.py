@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-import runs
 import proponent
-from tiny import NEWS, Tiny, write_csv
+import runs
 from proponent.actions import RANKINGS
 from proponent.cli import door, main
 from proponent.methods import LOOPS, METHODS
+from tiny import NEWS, Tiny, write_csv
 
 COMMANDS = ["demo", "train", "plan", "index", "explain", "serve", "labels", "apply", "report", "check", "evaluate"]
 COMMANDS += ["tune", "verify", "info", "delete", "merge", "methods"]
@@ -245,7 +245,9 @@ def test_a_missing_extra_is_a_note_and_no_failure(said: Said, news: Tiny, monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "bm25s" else object())
     content = answered(said, "explain", news.index, QUERY)
     assert set(content["baselines"]) == {"tfidf-label", "embedding", "label", "random"}
-    assert any("bm25 is not shown" in note and "pip install 'proponent[baselines]'" in note for note in content["notes"])
+    assert any(
+        "bm25 is not shown" in note and "pip install 'proponent[baselines]'" in note for note in content["notes"]
+    )
 
 
 def test_labels_writes_the_columns_of_datalab(said: Said, news: Tiny, tmp_path: Path):
@@ -412,7 +414,8 @@ def test_a_bug_is_one_line_and_1(said: Said, monkeypatch: pytest.MonkeyPatch, ne
     code, out, err = said("explain", news.index, "text")
     assert (code, out) == (1, "")
     assert (
-        err == "proponent: unexpected ZeroDivisionError: something odd (run with --debug to see where; please report it)\n"
+        err
+        == "proponent: unexpected ZeroDivisionError: something odd (run with --debug to see where; please report it)\n"
     )
 
 

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import proponent
 import runs
 import tiny
-import proponent
-from tiny import NEWS, Tiny, write_csv
 from proponent.examples import read
 from proponent.forecast import carried
 from proponent.forecast.again import Again, again
@@ -25,6 +24,7 @@ from proponent.index import Options, planning
 from proponent.methods import recipe_of
 from proponent.model import Run
 from proponent.store import Manifest, Store, Writer, disk, merge
+from tiny import NEWS, Tiny, write_csv
 
 Said = Callable[..., tuple[int, str, str]]
 MORE = [row | {"id": f"more-{row['id']}", "source": "new"} for row in runs.rows(9, seed=5)]
@@ -287,7 +287,9 @@ def test_a_forecast_stands_beside_what_was(said: Said, content: Content, kept: T
 )
 def test_a_file_that_is_no_forecast(said: Said, kept: Tiny, tmp_path: Path, raw: str):
     (tmp_path / "plan.json").write_text(raw)
-    refused(said("info", kept.index, "--forecast", tmp_path / "plan.json"), 2, "is no forecast", "proponent plan --json")
+    refused(
+        said("info", kept.index, "--forecast", tmp_path / "plan.json"), 2, "is no forecast", "proponent plan --json"
+    )
     refused(said("info", kept.index, "--forecast", tmp_path / "no.json"), 2, "is no forecast")
 
 
@@ -539,7 +541,10 @@ def test_merge_and_delete_wait_for_an_append(said: Said, content: Content, kept:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Writer, "seal", stop)
         code, _, err = said(*words)
-    assert (code, err.splitlines()[-1]) == (130, "proponent: stopped; what is finished is kept: the same command resumes")
+    assert (code, err.splitlines()[-1]) == (
+        130,
+        "proponent: stopped; what is finished is kept: the same command resumes",
+    )
     for command in (("merge", index), ("delete", index, "--ids", "n0")):
         refused(said(*command), 2, f"an append to {index} was not finished: run its command again")
     code, _, err = said("verify", index)
@@ -710,7 +715,9 @@ def test_an_append_to_a_damaged_index_leaves_its_seal(said: Said, kept: Tiny, in
     before = everything(index)
     words = ("index", kept.run, more, "--out", index, "--append")
     for also in ((), ("--repair",)):
-        refused(said(*words, *also), 4, f"{path} is missing or not what was written: mend the index", "proponent verify")
+        refused(
+            said(*words, *also), 4, f"{path} is missing or not what was written: mend the index", "proponent verify"
+        )
     assert everything(index) == before
     assert said("index", kept.run, kept.data, "--out", index)[0] == 0
     assert said(*words)[0] == 0
@@ -740,7 +747,9 @@ def test_what_a_lost_manifest_costs_is_said_and_true(said: Said, kept: Tiny, ind
     assert said("index", kept.run, more, "--out", index, "--append")[0] == 0
     path = index / "manifest.json"
     path.write_bytes(path.read_bytes().replace(b'"generation":2', b'"generation":3'))
-    refused(said("verify", index), 4, "its digest differs", "run the first `proponent index` command", "what was appended")
+    refused(
+        said("verify", index), 4, "its digest differs", "run the first `proponent index` command", "what was appended"
+    )
     path.unlink()
     assert said("index", kept.run, kept.data, "--out", index, "--repair")[0] == 0
     assert Store(index).n == 60

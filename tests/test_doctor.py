@@ -10,13 +10,13 @@ import pytest
 import safetensors.numpy
 import transformers
 
-import runs
 import proponent
-from tiny import Tiny
+import runs
 from proponent.doctor import Finding, check
 from proponent.errors import InputError, LabelError
 from proponent.examples import read
 from proponent.index import passes
+from tiny import Tiny
 
 CHECKS = [
     "captured gradient against autograd",

@@ -18,7 +18,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from test_examples import KINDS, ROWS
 from proponent.errors import DataError
 from proponent.examples import Columns, disk, naming, read
 from proponent.examples.decoding import text_blocks, text_lines
@@ -34,6 +33,7 @@ from proponent.examples.packed import (
     joined,
     pack_texts,
 )
+from test_examples import KINDS, ROWS
 
 datasets = pytest.importorskip("datasets")
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import proponent
-from test_layered import gradients
-from test_search import assert_equal, build
-from truth import NAMES, Truth, classifier_run, lm_run
 from proponent.curvature import conjugate_gradient, lissa, top_eigenvalue
 from proponent.errors import DivergedError, InputError
 from proponent.index.fastif import way_out
+from test_layered import gradients
+from test_search import assert_equal, build
+from truth import NAMES, Truth, classifier_run, lm_run
 
 Folder = Callable[[str], Path]
 

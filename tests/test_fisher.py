@@ -10,10 +10,10 @@ import torch
 import xxhash
 from torch.nn import functional
 
-from test_search import ask, assert_equal, assert_shares_sum, build
-from truth import NAMES, Row, Truth, classifier_run, lm_run
 from proponent.errors import InputError
 from proponent.model.drawing import drawn
+from test_search import ask, assert_equal, assert_shares_sum, build
+from truth import NAMES, Row, Truth, classifier_run, lm_run
 
 STEP, SEED = 20, 7
 

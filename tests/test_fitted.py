@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import proponent
-from test_layered import Held, Pick, every_gradient, gradients, weight
-from test_search import ask, assert_equal, assert_shares_sum, build
-from truth import NAMES, Truth, classifier_run, lm_run
 from proponent.compress import Projection
 from proponent.curvature import Damping, damped_inverse, fitted_head, ggn, inverse_root
 from proponent.errors import InputError, MismatchError
 from proponent.index.layered import Layered
 from proponent.layers import Block, Call
+from test_layered import Held, Pick, every_gradient, gradients, weight
+from test_search import ask, assert_equal, assert_shares_sum, build
+from truth import NAMES, Truth, classifier_run, lm_run
 
 STEP = 20
 

@@ -1,4 +1,4 @@
-"""`proponent evaluate` and `tune` on a model that brings code of its own: refused unless allowed, and then all the way."""
+"""`proponent evaluate` and `tune` on a model that brings code of its own: refused unless allowed, then all the way."""
 
 import json
 import sys
@@ -9,10 +9,10 @@ import pytest
 import transformers
 
 import tiny
-from runs import edit
 from proponent.errors import InputError
 from proponent.evaluate.subject import Request
 from proponent.model import Run
+from runs import edit
 
 Said = Callable[..., tuple[int, str, str]]
 

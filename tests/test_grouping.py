@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-import tiny as tiny_runs
 import proponent
-from test_search import build
-from truth import Truth, classifier_run, lm_run
+import tiny as tiny_runs
 from proponent.cli.door import main
 from proponent.errors import InputError
 from proponent.index.grouping import Aggregate
 from proponent.search import aggregate
 from proponent.types import Example
+from test_search import build
+from truth import Truth, classifier_run, lm_run
 
 Folder = Callable[[str], Path]
 

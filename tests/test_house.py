@@ -68,7 +68,8 @@ def test_import_contracts_hold():
 
 def test_front_door_is_exactly_this():
     assert sorted(proponent.__all__) == [
-        "Answer", "Columns", "Example", "Index", "Recipe", "Recorder", "Run", "ProponentError", "Where", "build", "open",
+        "Answer", "Columns", "Example", "Index", "ProponentError", "Recipe", "Recorder", "Run", "Where", "build",
+        "open",
     ]  # fmt: skip
     assert len(proponent.__all__) <= 20
     for name in proponent.__all__:
@@ -102,7 +103,8 @@ def loads(statement: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "statement", ["import proponent", "import proponent.cli", "import proponent.views", "import proponent.errors, proponent.recipe"]
+    "statement",
+    ["import proponent", "import proponent.cli", "import proponent.views", "import proponent.errors, proponent.recipe"],
 )
 def test_light_imports_load_nothing_heavy(statement: str):
     assert loads(statement) == set()

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import proponent
-from tiny import NEWS, Tiny
 from proponent.errors import DamagedError, InputError, LabelError, MismatchError
 from proponent.model import Run
 from proponent.model.checkpoints import MOMENTS_FILE, RECORD_FILE
 from proponent.model.recorder import Recorder
 from proponent.tensors import read_tensors, write_tensors
+from tiny import NEWS, Tiny
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import tiny
 import proponent
+import tiny
 from proponent.errors import InputError, MismatchError, RunError
 from proponent.examples import read
 from proponent.model import Run

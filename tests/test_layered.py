@@ -12,12 +12,12 @@ import torch
 
 import proponent
 from oracle import loss
-from test_search import answers, ask, assert_equal, assert_shares_sum, build
-from truth import RATES, Truth, classifier_run, lm_run
 from proponent.errors import InputError
 from proponent.examples import read
 from proponent.forecast import forecast
 from proponent.methods import recipe_of
+from test_search import answers, ask, assert_equal, assert_shares_sum, build
+from truth import RATES, Truth, classifier_run, lm_run
 
 Folder = Callable[[str], Path]
 Pick = Callable[[str, Any], bool]

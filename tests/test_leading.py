@@ -7,9 +7,6 @@ import numpy as np
 import pytest
 
 import proponent
-from test_layered import gradients
-from test_search import ask, assert_equal, assert_shares_sum, build
-from truth import Truth, classifier_run, lm_run
 from proponent.errors import InputError
 from proponent.examples import read
 from proponent.forecast import forecast
@@ -21,6 +18,9 @@ from proponent.methods import recipe_of
 from proponent.model import Checkpoint
 from proponent.store.files import publish_tensors
 from proponent.store.layout import Layout
+from test_layered import gradients
+from test_search import ask, assert_equal, assert_shares_sum, build
+from truth import Truth, classifier_run, lm_run
 
 STEP, P = 20, 4
 LAYERS = "attention"

@@ -12,11 +12,11 @@ import pytest
 import torch
 import transformers
 
-import runs
 import proponent
-from test_search import assert_equal
+import runs
 from proponent.model import Run
 from proponent.model.recorder import Recorder
+from test_search import assert_equal
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 

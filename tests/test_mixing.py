@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 import proponent
+from proponent.errors import DataError, InputError, LabelError, MismatchError
+from proponent.index.mixing import chosen_share
+from proponent.index.passes import Pass
+from proponent.methods import recipe_of
 from test_fitted import STEP, blocks_of
 from test_layered import gradients, weight
 from test_search import ask, assert_equal, assert_shares_sum, build
 from tiny import Tiny, write_csv
 from truth import Truth, classified, classifier_run
-from proponent.errors import DataError, InputError, LabelError, MismatchError
-from proponent.index.mixing import chosen_share
-from proponent.index.passes import Pass
-from proponent.methods import recipe_of
 
 Said = Callable[..., tuple[int, str, str]]
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-import runs
 import proponent
+import runs
 from proponent.errors import InputError, MismatchError, RunError
 from proponent.model import Run, read_steps
 from proponent.replay import Query, Replay

@@ -16,13 +16,13 @@ import pytest
 import torch
 import transformers
 
-import runs
 import proponent
-from runs import edit
+import runs
 from proponent.errors import LabelError, MismatchError, RunError
 from proponent.model import Run
 from proponent.model.huggingface import load_tokenizer
 from proponent.types import Example
+from runs import edit
 
 Copy = Callable[[Path], Path]
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

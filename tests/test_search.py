@@ -9,11 +9,11 @@ import pytest
 
 import proponent
 from oracle import Place, Settings, tracin
-from truth import NAMES, RATES, Row, Truth, classifier_run, decoder_run, lm_run, pair_run
 from proponent.errors import InputError
 from proponent.index.passes import Pass
 from proponent.search import Search, assign, heads
 from proponent.store import Store
+from truth import NAMES, RATES, Row, Truth, classifier_run, decoder_run, lm_run, pair_run
 
 RECIPES = ("tracin-we", "tracin-we-topk", "tracin-we-noc", "tracin-we-syn", "tracin-we-adam", "tracin-last")
 PLAIN = Settings()

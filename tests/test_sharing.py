@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 import proponent
-from runs import OTHERS
 from proponent.errors import InputError
 from proponent.index import planning
 from proponent.index.planning import Cut
 from proponent.index.worker import Worker
 from proponent.store import Store, Writer, verify
+from runs import OTHERS
 
 ROWS = [{**row, "id": f"{row['id']}-{copy}"} for copy in range(5) for row in OTHERS]
 
@@ -47,7 +47,9 @@ def alone(bert_run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_two_processes_share_the_work(bert_run: Path, data: Path, alone: Store, tmp_path: Path) -> None:
-    code = f"from proponent.index import planning; planning.SHARD_ROWS = {SMALL}; from proponent.cli import main; main()"
+    code = (
+        f"from proponent.index import planning; planning.SHARD_ROWS = {SMALL}; from proponent.cli import main; main()"
+    )
     out = ("--out", str(tmp_path / "index"), "--method", METHOD)
     words = [sys.executable, "-c", code, "index", str(bert_run), str(data), *out]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 import proponent
+from proponent.curvature import Shrinking, matrices, shrunk_identity
+from proponent.errors import InputError
+from proponent.store import delete, merge
 from test_fitted import STEP, blocks_of, datainf, turned
 from test_layered import gradients, weight
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import Truth, classifier_run
-from proponent.curvature import Shrinking, matrices, shrunk_identity
-from proponent.errors import InputError
-from proponent.store import delete, merge
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ import torch
 import transformers
 
 import cases
+import proponent
 import runs
 import tiny
-import proponent
 from proponent.capture import Capture, head_outer, head_table
 from proponent.doctor import check
 from proponent.errors import InputError, RunError

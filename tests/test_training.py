@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-import runs
 import proponent
+import runs
 from proponent.errors import DataError, InputError, MismatchError, RunError
 from proponent.examples import Columns, read
 from proponent.training import Training, label_names, train

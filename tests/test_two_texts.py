@@ -15,8 +15,6 @@ import transformers
 
 import cases
 import proponent
-from test_tasks import model_of, texts, their_loss
-from truth import RATES, save
 from proponent.capture import Capture
 from proponent.compress import Projection
 from proponent.errors import RunError
@@ -24,6 +22,8 @@ from proponent.index.layered import apart, spoken
 from proponent.layers import Choice, choose, input_embedding
 from proponent.model import Draws, Encoded, Run
 from proponent.types import Example
+from test_tasks import model_of, texts, their_loss
+from truth import RATES, save
 
 TOLERANCE = 1e-5
 Fresh = Callable[[], Path]

@@ -130,7 +130,9 @@ def test_views_import_only_lower_floors_and_jinja2_has_one_door() -> None:
             node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
         }
         ours = {name for name in found if name.startswith("proponent")}
-        assert all(name in {"proponent.types", "proponent.errors"} or name.startswith("proponent.views") for name in ours)
+        assert all(
+            name in {"proponent.types", "proponent.errors"} or name.startswith("proponent.views") for name in ours
+        )
         assert ("jinja2" in found) == (path.name == "page.py")
 
 

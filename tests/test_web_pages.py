@@ -16,8 +16,8 @@ import polars
 import pyarrow.parquet
 import pytest
 
-import tiny
 import proponent
+import tiny
 from explorer import Browser, Reply, lines
 from markup import Structure
 from proponent.store import Store, watch

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import runs
 import proponent
+import runs
 from proponent.examples import read
 from proponent.training import Training, train
 

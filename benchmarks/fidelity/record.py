@@ -32,11 +32,9 @@ def controls(task: Task, probabilities, features) -> dict[str, np.ndarray]:
 
 
 def lds_table(scores: dict[str, list[np.ndarray]], masks: np.ndarray, outputs: np.ndarray, best: str) -> dict:
-    """LDS and its share of the ceiling for every method, and the paired difference from the best control.
-
-    Per method: the scores of one run, their sum over all runs, and, if given, those of every run. `best`, which is the
-    default, is compared in pairs with everything else.
-    """
+    """LDS and its share of the ceiling for every method, and the paired difference from the best control."""
+    # Per method: the scores of one run, their sum over all runs, and, if given, those of every run. `best`, which is
+    # the default, is compared in pairs with everything else.
     top, mean = ceiling(outputs), outputs.mean(0)
     table: dict[str, dict] = {}
     draws: dict[tuple[str, int], np.ndarray] = {}

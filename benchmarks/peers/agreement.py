@@ -7,12 +7,7 @@ import numpy as np
 
 
 def compare(variants: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Add `agreement` to every record whose scores lie beside it.
-
-    Args:
-        variants: records by name; changed in place.
-        folder: where the scores are.
-    """
+    """Add `agreement` to every record whose scores lie beside it."""
     reference = _scores(folder, "proponent")
     for name, record in variants.items():
         found = _scores(folder, name)

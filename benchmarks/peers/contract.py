@@ -168,12 +168,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def main(build: Callable[[Work, str, Path], Peer], packages: tuple[str, ...]) -> None:
-    """Run one peer in one variant and write its record and its scores.
-
-    Args:
-        build: makes the peer from the work, the variant's name and a scratch folder.
-        packages: distributions whose versions go into the record.
-    """
+    """Run one peer in one variant and write its record and its scores."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--variant", required=True)

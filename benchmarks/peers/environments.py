@@ -43,18 +43,7 @@ class EnvironmentFailedError(Exception):
 
 
 def environment(peer: str, folder: Path) -> Path:
-    """Make a peer's environment, unless it is there.
-
-    Args:
-        peer: a key of `STEPS`.
-        folder: where environments go, one folder each.
-
-    Returns:
-        Its Python.
-
-    Raises:
-        EnvironmentFailedError: pip refused.
-    """
+    """Make a peer's environment, unless it is there."""
     place = folder / peer
     python, made = place / "bin" / "python", place / "made.json"
     if made.is_file() and json.loads(made.read_text(encoding="utf-8")) == STEPS[peer]:

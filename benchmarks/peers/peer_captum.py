@@ -23,11 +23,9 @@ class Positional(nn.Module):
 
 
 def build(work: Work, variant: str, scratch: Path) -> Peer:  # noqa: ARG001 # captum keeps nothing on disk
-    """The variants "embedding-32" (everyone's batches), "embedding-1" (one text a batch) and "fast" (last layer).
-
-    captum advises large batches. For the embedding it takes one backward pass per text through the graph of the whole
-    batch, so that batches of one are its fastest by far.
-    """
+    """The variants "embedding-32" (everyone's batches), "embedding-1" (one text a batch) and "fast" (last layer)."""
+    # captum advises large batches. For the embedding it takes one backward pass per text through the graph of the whole
+    # batch, so that batches of one are its fastest by far.
     if variant.startswith("embedding"):
         size = int(variant.removeprefix("embedding-"))
         model = Positional(freeze_all_but(work.model(), (WORD_TABLE,)))

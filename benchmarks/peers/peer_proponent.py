@@ -1,4 +1,4 @@
-"""proponent: an index built from raw texts (tokenization, model loading, checksums and disk included), then searched."""
+"""proponent: an index built from raw texts (tokenization, loading, checksums and disk included), then searched."""
 
 import json
 import shutil

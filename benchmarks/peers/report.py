@@ -28,10 +28,12 @@ most 80 tokens and go in one batch. The floor is one plain forward + backward to
 {queries} texts, measured in the same process, in turn with the peer. **x floor** is a ratio within one repetition; the
 table gives medians and, after several repetitions, the smallest and the largest in brackets.
 
-- **end to end**: scores [{queries} x {texts}] from the loaded model and tokenized texts. proponent alone starts from raw
+- **end to end**: scores [{queries} x {texts}] from the loaded model and tokenized texts. proponent alone starts from
+raw
   texts and a model folder, and leaves an index on disk: its figure holds tokenization, loading, checksums and writing.
 - **further**: scores of {queries} other queries, their own gradients included, with whatever was kept.
-- **agreement**: with proponent's scores, learning rate divided out. Where the quantity is the same (products of the word
+- **agreement**: with proponent's scores, learning rate divided out. Where the quantity is the same (products of the
+word
   embeddings' gradients) the largest difference over the query's largest score; Spearman's correlation is the mean over
   the queries.
 - **CPU**: the same two ratios in CPU seconds (end to end / further). They leave out waiting, for the disk as well as
@@ -41,14 +43,7 @@ table gives medians and, after several repetitions, the smallest and the largest
 
 
 def page(record: dict[str, Any]) -> str:
-    """Write the page.
-
-    Args:
-        record: the day's record.
-
-    Returns:
-        Markdown.
-    """
+    """Write the page."""
     variants: Records = record["variants"]
     known = next((one for one in variants.values() if "python" in one), None)
     versions = known["versions"] if known else {}

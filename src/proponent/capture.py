@@ -24,7 +24,17 @@ from torch.nn import functional
 
 from proponent.errors import RunError
 from proponent.forms import Head, HeadOuter, Outer, Rows
-from proponent.layers import Block, Call, Lookup, Order, Taps, classifier_head, embedding_scale, lookups, vocabulary_head
+from proponent.layers import (
+    Block,
+    Call,
+    Lookup,
+    Order,
+    Taps,
+    classifier_head,
+    embedding_scale,
+    lookups,
+    vocabulary_head,
+)
 
 Loss = Callable[[Tensor], Float[Tensor, " n"]]
 
@@ -126,21 +136,7 @@ class Capture:
         words: Int[np.ndarray, "n t"],
         decoder: tuple[Bool[Tensor, "n u"], Int[np.ndarray, "n u"]] | None = None,
     ) -> Captured:
-        """Run one batch forward and backward.
-
-        Args:
-            inputs: what the model's forward takes; "input_ids" [n t] and "attention_mask" [n t] among them.
-            loss: logits to one loss per example.
-            words: word of each token, -1 for special tokens.
-            decoder: which of "decoder_input_ids" [n u] are no padding, and their words; None without a decoder.
-
-        Returns:
-            What was asked for.
-
-        Raises:
-            RunError: the model's embedding is never called, or does more than look up and scale; the last layer is not
-                called once, or its output is turned before it becomes the logits.
-        """
+        """Run one batch forward and backward."""
         taps = _Taps()
         n, t = words.shape
         layers = Taps(self.model, self.blocks, n, t, None if decoder is None else decoder[1].shape[1], self.order)
@@ -266,17 +262,7 @@ def head_outer(
     weight: Float[Tensor, "n t"],
     words: Int[np.ndarray, "n t"],
 ) -> HeadOuter:
-    """Keep a vocabulary head's gradient in factors, at the positions that weigh in the loss.
-
-    Args:
-        inputs: the head's input.
-        target: the token that each position predicts.
-        weight: what each position weighs in the loss.
-        words: word of the token that each position predicts.
-
-    Returns:
-        The form of the batch.
-    """
+    """Keep a vocabulary head's gradient in factors, at the positions that weigh in the loss."""
     kept = weight.nan_to_num() != 0
     return HeadOuter(
         _indptr(kept),
@@ -288,17 +274,7 @@ def head_outer(
 
 
 def head_table(model: nn.Module) -> Head:
-    """Copy the vocabulary head's table.
-
-    Args:
-        model: a language model.
-
-    Returns:
-        Weight and bias in float32.
-
-    Raises:
-        RunError: the model has no linear vocabulary head.
-    """
+    """Copy the vocabulary head's table."""
     head = vocabulary_head(model)
     if head is None:
         raise RunError(f"{type(model).__name__} has no linear vocabulary head: use path 'input'")

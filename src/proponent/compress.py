@@ -18,16 +18,7 @@ from proponent.recipe import Recipe
 
 
 def compress(positions: Rows, recipe: Recipe, special: Int[np.ndarray, " z"]) -> Rows:
-    """Turn one row per position into one row per token and word, keeping what the recipe keeps.
-
-    Args:
-        positions: gradients as captured, one row per token position.
-        recipe: says what is dropped and how many tokens stay.
-        special: token ids that count as special.
-
-    Returns:
-        Rows merged by token and word.
-    """
+    """Turn one row per position into one row per token and word, keeping what the recipe keeps."""
     rows = positions.keep(~np.isin(positions.ids, special)) if recipe.drop_special else positions
     if recipe.top is None:
         return rows.merged(by_word=True)
@@ -37,15 +28,7 @@ def compress(positions: Rows, recipe: Recipe, special: Int[np.ndarray, " z"]) ->
 
 
 def top_tokens(rows: Rows, k: int) -> Rows:
-    """Keep, per example, the rows of the k distinct tokens of largest gradient norm.
-
-    Args:
-        rows: merged rows; a token may stand in several words.
-        k: tokens to keep; an example with fewer keeps all.
-
-    Returns:
-        The kept rows. Ties go to the smaller token id.
-    """
+    """Keep, per example, the rows of the k distinct tokens of largest gradient norm."""
     totals = rows.merged(by_word=False)
     kept = totals.keep(_largest(totals, k))
     span = int(rows.ids.max(initial=0)) + 1
@@ -86,22 +69,11 @@ class Projection:
         self.size: int = bounds[-1]
 
     def sides(self, block: Block) -> tuple[Tensor | None, Tensor | None]:
-        """What both sides of a layer are projected with.
-
-        Args:
-            block: the layer.
-
-        Returns:
-            Left [p o] and right [p i]; None for a side that is kept as it is.
-        """
+        """What both sides of a layer are projected with."""
         return self.left[block.name], self.right[block.name]
 
     def turn(self, sides: Mapping[str, tuple[Tensor | None, Tensor | None]]) -> None:
-        """Project to given directions instead of random ones.
-
-        Args:
-            sides: left [p o] and right [p i] by layer; None leaves a side as it is.
-        """
+        """Project to given directions instead of random ones."""
         for name, (left, right) in sides.items():
             self.left[name] = self.left[name] if left is None else left
             self.right[name] = self.right[name] if right is None else right
@@ -112,15 +84,7 @@ class Projection:
         return sum(self.shapes[one.name] != (one.o, one.i) for one in self.blocks)
 
     def factors(self, block: Block, call: Call) -> tuple[Float[Tensor, "n s p"], Float[Tensor, "n s q"]]:
-        """Project both factors of one call of a layer.
-
-        Args:
-            block: the layer.
-            call: what the call left behind.
-
-        Returns:
-            Left and right; their product summed over s is the kept gradient.
-        """
+        """Project both factors of one call of a layer."""
         left, right = self.left[block.name], self.right[block.name]
         if isinstance(call.left, OneHot):
             lefts = call.left.full() if left is None else call.left.times(left)
@@ -131,16 +95,7 @@ class Projection:
     def vectors(
         self, calls: Mapping[str, Sequence[Call]], n: int, roots: Mapping[str, Tensor] | None = None
     ) -> Float[np.ndarray, "n p"]:
-        """One vector per example.
-
-        Args:
-            calls: of each layer.
-            n: examples.
-            roots: what gradients are multiplied with, entry by entry, before they are projected: [o i] by layer.
-
-        Returns:
-            The vectors in 32-bit floats; zeros for a layer that was not called.
-        """
+        """One vector per example."""
         kept = torch.zeros(n, self.size)
         for block in self.blocks:
             for call in calls.get(block.name, ()):
@@ -155,17 +110,7 @@ class Projection:
         width: int,
         roots: Mapping[str, Tensor] | None = None,
     ) -> Float[np.ndarray, "w p"]:
-        """Split one example's vector by its words.
-
-        Args:
-            calls: of each layer, in a batch of this one example.
-            words: of the example.
-            width: number of them.
-            roots: see `vectors`.
-
-        Returns:
-            One vector per word, the special bucket last; they sum to the example's vector.
-        """
+        """Split one example's vector by its words."""
         kept = torch.zeros(width + 1, self.size)
         for block in self.blocks:
             for call in calls.get(block.name, ()):
@@ -195,15 +140,7 @@ class Projection:
 def directions(
     blocks: Sequence[Block], table: Mapping[str, np.ndarray]
 ) -> dict[str, tuple[Tensor | None, Tensor | None]]:
-    """Read the leading directions of layers from a checkpoint's table.
-
-    Args:
-        blocks: the layers.
-        table: of the checkpoint, "basis" among it.
-
-    Returns:
-        Both sides by layer; None for a side that has none.
-    """
+    """Read the leading directions of layers from a checkpoint's table."""
     sides = ("left", "right")
     assert int(table["basis"][0]) == sum(f"basis.{at}.{one}" in table for at in range(len(blocks)) for one in sides)
 

@@ -85,23 +85,12 @@ class Decisions:
 
     @classmethod
     def of(cls, store: Store) -> "Decisions":
-        """The decisions about an open index.
-
-        Args:
-            store: the index.
-
-        Returns:
-            The decisions that lie beside it.
-        """
+        """The decisions about an open index."""
         return cls(store.folder, store.plan.label_names, store.plan.source.fingerprint)
 
     @property
     def current(self) -> dict[str, Decision]:
-        """The decision that stands, by id; examples without one are not in it.
-
-        Raises:
-            DataError: the file is not one of decisions.
-        """
+        """The decision that stands, by id; examples without one are not in it."""
         self._refresh()
         return self._current
 
@@ -118,18 +107,7 @@ class Decisions:
         return tuple(self._log[-1]) if self._log else ()
 
     def decide(self, ids: Sequence[str], act: str, labels: Sequence[str | None] | None = None) -> None:
-        """Decide about some examples, as one step.
-
-        Args:
-            ids: of the examples.
-            act: what to do with them.
-            labels: their new labels, for a fix.
-
-        Raises:
-            InputError: there is no such act, or a fix has no label.
-            LabelError: there is no such class.
-            DiskFullError: no space left.
-        """
+        """Decide about some examples, as one step."""
         acts: dict[str, Act] = {one: one for one in ACTS}
         known = acts.get(act)
         if known is None:
@@ -142,11 +120,7 @@ class Decisions:
         self._append({"step": [_plain(one) for one in made], "when": when, "data": self._data})
 
     def undo(self) -> tuple[Decision, ...]:
-        """Take the last step back.
-
-        Returns:
-            What was taken back; empty when there is nothing.
-        """
+        """Take the last step back."""
         taken = self.last
         if taken:
             self._append({"undo": True, "when": datetime.now(UTC).isoformat(timespec="seconds")})
@@ -208,22 +182,7 @@ class Decisions:
 def apply(
     store: Store, decisions: Decisions, out: str | os.PathLike[str], *, guard: bool = True, kind: str | None = None
 ) -> Applied:
-    """Write the examples of an index as a new data set, with the labels fixed and the dropped ones left out.
-
-    Args:
-        store: the index; it keeps its examples, so that the original file is not needed (and never written).
-        decisions: about it.
-        out: the new file: .csv, .jsonl or .parquet.
-        guard: in CSV, put a ' before text that a spreadsheet would run; without it the file reads back exactly.
-        kind: the suffix to go by, when the name has another one.
-
-    Returns:
-        What was written.
-
-    Raises:
-        InputError: the file exists, has another suffix, or cannot be written.
-        DiskFullError: no space left.
-    """
+    """Write the examples of an index as a new data set, with the labels fixed and the dropped ones left out."""
     path = Path(out)
     if path.exists():
         raise InputError(f"{path} exists: apply writes a new data set and replaces nothing; choose another name")
@@ -234,17 +193,7 @@ def apply(
 
 
 def mended(store: Store, decisions: Decisions) -> tuple[dict[str, Sequence[Any]], int, int]:
-    """Carry decisions out on the columns that an index keeps.
-
-    Args:
-        store: the index.
-        decisions: about it.
-
-    Returns:
-        Columns under the names that the user's data had, labels fixed, long texts read from the index only as they
-        are asked for; the number of fixed labels, and of dropped examples (those that were deleted from the index are
-        not in it either).
-    """
+    """Carry decisions out on the columns that an index keeps."""
     current, table = decisions.current, store.examples
     names = store.manifest.sources[0].columns if store.manifest.sources else {}
     deleted = {segment.offset + int(place) for segment in store.segments for place in segment.deleted}
@@ -275,22 +224,7 @@ def mended(store: Store, decisions: Decisions) -> tuple[dict[str, Sequence[Any]]
 
 
 def write_columns(path: Path, columns: Mapping[str, Sequence[Any]], *, guard: bool, kind: str | None = None) -> int:
-    """Write columns as CSV, JSON Lines or Parquet, by the suffix.
-
-    Args:
-        path: the file.
-        columns: equally long sequences by name.
-        guard: in CSV, put a ' before text that a spreadsheet would run.
-        kind: the suffix to go by; None takes the file's own.
-
-    Returns:
-        Cells that got a '.
-
-    Raises:
-        InputError: another suffix, or the file cannot be written.
-        DiskFullError: no space left.
-        OSError: anything else that the disk says.
-    """
+    """Write columns as CSV, JSON Lines or Parquet, by the suffix."""
     suffix = path.suffix.lower() if kind is None else kind
     try:
         if suffix == ".csv":

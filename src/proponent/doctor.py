@@ -49,20 +49,7 @@ class Finding:
 
 
 def check(run: Run, examples: Examples, *, max_length: int | None = None) -> tuple[Finding, ...]:
-    """Check a run and its data.
-
-    Args:
-        run: the training run.
-        examples: its training set.
-        max_length: most tokens of a text; None for the default of `index`.
-
-    Returns:
-        Findings in order: truth of the capture, invariances, the sign test, coverage.
-
-    Raises:
-        InputError: no example has a finite loss.
-        LabelError: a label that the run does not know.
-    """
+    """Check a run and its data."""
     return _Check(run, examples, max_length).findings(max_length)
 
 

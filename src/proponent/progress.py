@@ -43,22 +43,7 @@ def track(
     stream: Stream | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[T]:
-    """Pass items through and show how far they are; an item counts as done when the next one is asked for.
-
-    Args:
-        items: what is worked on.
-        total: units in all.
-        label: what is being done, such as "indexing".
-        unit: name of what is counted.
-        weight: units in one item, such as the length of a batch; None counts items.
-        quiet: show nothing.
-        stream: where to show it; by default the present stderr. A terminal gets a bar with rate and time left; any
-            other stream gets a line every 10 s and, after 2 s or more, one at the end.
-        clock: seconds that never go backwards.
-
-    Yields:
-        The items, unchanged and in order.
-    """
+    """Pass items through and show how far they are; an item counts as done when the next one is asked for."""
     if quiet:
         yield from items
         return
@@ -112,11 +97,7 @@ class _Rate(bars.ProgressColumn):
         self._unit = unit
 
     def render(self, task: bars.Task) -> Text:
-        """One cell of the bar.
-
-        Returns:
-            "1,200/5,000 examples 130/s".
-        """
+        """One cell of the bar."""
         speed = task.finished_speed or task.speed
         rate = "" if speed is None else f" {_rate(speed)}"
         return Text(f"{int(task.completed):,}/{int(task.total or 0):,} {self._unit}{rate}", style="dim")

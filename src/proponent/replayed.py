@@ -65,22 +65,7 @@ def replayed(
     max_length: int | None = None,
     quiet: bool = False,
 ) -> Replayed:
-    """Replay a run and differentiate some outputs.
-
-    Args:
-        run: recorded with `proponent.Recorder(replay=True)`.
-        examples: its training set, in the order in which it was trained on.
-        queries: the outputs.
-        max_length: most tokens of a text, as in training.
-        quiet: no progress.
-
-    Returns:
-        The derivative, and how far it can be trusted.
-
-    Raises:
-        RunError: the run cannot be replayed; the message names the missing record.
-        MismatchError: the data are not those of the record, or the end is not that of the training.
-    """
+    """Replay a run and differentiate some outputs."""
     work = Replay(run, list(examples), label_numbers(run, examples), max_length=max_length, quiet=quiet)
     deviation = work.deviation()
     found = work.derivative(queries)
@@ -99,26 +84,7 @@ def explain_by_replay(
     quiet: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> list[Answer]:
-    """Say proponent outputs come, by replaying the training.
-
-    Args:
-        run: recorded with `proponent.Recorder(replay=True)`.
-        examples: its training set, in the order in which it was trained on.
-        queries: texts with labels (None explains the predicted class).
-        k: hits on each side.
-        max_length: most tokens of a text, as in training.
-        baselines: also rank by the baselines that need no model.
-        quiet: no progress.
-        say: takes a line on how far the derivative can be trusted, before anything is ranked.
-
-    Returns:
-        One answer per query.
-
-    Raises:
-        RunError: the run cannot be replayed (names the missing record), or its training is not smooth.
-        MismatchError: the data are not those of the record.
-        InputError: there is no query.
-    """
+    """Say proponent outputs come, by replaying the training."""
     if not queries:
         raise InputError("replay was asked about no text: give at least one")
     views = [_view(run, one, max_length) for one in queries]
@@ -139,15 +105,7 @@ def explain_by_replay(
 
 
 def require_smooth(run: Run, smoothness: Smoothness) -> None:
-    """Refuse to rank by the derivative of a training that is not smooth.
-
-    Args:
-        run: the run.
-        smoothness: as it was tried.
-
-    Raises:
-        RunError: changes that were seen are not those that were predicted.
-    """
+    """Refuse to rank by the derivative of a training that is not smooth."""
     if not smoothness.smooth:
         raise RunError(
             f"the training of {run.path} is not smooth: examples weighed 1 % up and down change the output "

@@ -18,16 +18,7 @@ from proponent.errors import DamagedError, DiskFullError
 
 
 def write_bytes(path: Path, payload: bytes) -> None:
-    """Write bytes to a path and fsync them.
-
-    Args:
-        path: the file to write; replaced if it exists.
-        payload: what to write.
-
-    Raises:
-        DiskFullError: no space left on the device.
-        OSError: any other failure of the file system.
-    """
+    """Write bytes to a path and fsync them."""
     try:
         with path.open("wb") as file:
             file.write(payload)
@@ -42,43 +33,18 @@ def write_bytes(path: Path, payload: bytes) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named arrays as one safetensors file and fsync it.
-
-    Args:
-        path: the file to write; replaced if it exists.
-        tensors: arrays by name; made contiguous when they are not.
-        metadata: text by name, kept in the header.
-    """
+    """Write named arrays as one safetensors file and fsync it."""
     write_bytes(path, packed(tensors, metadata))
 
 
 def packed(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Make the bytes of a safetensors file.
-
-    Args:
-        tensors: arrays by name; made contiguous when they are not.
-        metadata: text by name, kept in the header.
-
-    Returns:
-        The whole file.
-    """
+    """Make the bytes of a safetensors file."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     return save(contiguous, dict(metadata) if metadata else None)
 
 
 def read_tensors(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
-    """Read arrays of a safetensors file.
-
-    Args:
-        path: the file.
-        names: the arrays wanted; None reads all.
-
-    Returns:
-        Arrays by name.
-
-    Raises:
-        DamagedError: the file is missing, truncated or not safetensors, or lacks an array.
-    """
+    """Read arrays of a safetensors file."""
     try:
         with _opened(path) as file:
             keys = cast("tuple[str, ...]", tuple(file.keys())) if names is None else names
@@ -110,30 +76,11 @@ class TensorSlices:
         return cast("tuple[str, ...]", tuple(self._file.keys()))
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one array, of any element type.
-
-        Args:
-            name: the array.
-
-        Returns:
-            Its shape.
-        """
+        """Shape of one array, of any element type."""
         return tuple(self._file.get_slice(name).get_shape())
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Read rows [start, stop) of one array.
-
-        Args:
-            name: the array.
-            start: first row.
-            stop: one past the last row.
-
-        Returns:
-            A copy of those rows.
-
-        Raises:
-            DamagedError: there is no such array, or it is shorter.
-        """
+        """Read rows [start, stop) of one array."""
         try:
             found = self._file.get_slice(name)
             # no rows past the last one is a range that safetensors refuses

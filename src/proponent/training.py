@@ -63,11 +63,7 @@ class Training:
     quiet: bool = False
 
     def check(self) -> None:
-        """Refuse what cannot be.
-
-        Raises:
-            InputError: the message names the option.
-        """
+        """Refuse what cannot be."""
         whole = {"epochs": 1, "batch_size": 1, "max_length": 8, "width": 2, "layers": 1, "vocabulary": 1}
         for name, least in whole.items():
             if getattr(self, name) < least:
@@ -82,23 +78,7 @@ class Training:
 
 
 def train(examples: Examples, out: str | Path, training: Training = Training()) -> Run:
-    """Train a classifier (the data has labels) or a causal language model (it has none).
-
-    Args:
-        examples: the training set.
-        out: folder for the run; must be new or empty, and is again when training is interrupted.
-        training: how to train.
-
-    Returns:
-        The run, with exact learning rates and second moments recorded at each checkpoint.
-
-    Raises:
-        DataError: some rows have labels and some have not, there is only one class, or a column that this task does
-            not read.
-        InputError: an option that cannot be.
-        MismatchError: the folder holds something already.
-        MissingExtraError: accelerate is not installed.
-    """
+    """Train a classifier (the data has labels) or a causal language model (it has none)."""
     _require_accelerate()
     training.check()
     folder = Path(out)
@@ -137,17 +117,7 @@ def _whole_or_gone(folder: Path) -> Generator[None]:
 
 
 def label_names(examples: Examples) -> tuple[str, ...] | None:
-    """Find the classes of a training set.
-
-    Args:
-        examples: the training set.
-
-    Returns:
-        Names, numbers in numeric order before words in alphabetical order; None when no row has a label.
-
-    Raises:
-        DataError: some rows have none, or there is only one class.
-    """
+    """Find the classes of a training set."""
     found = {example.label for example in examples}
     if found == {None}:
         return None

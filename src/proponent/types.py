@@ -34,14 +34,7 @@ SPECIAL = "[special]"
 
 
 def step_name(number: int) -> str:
-    """Name a checkpoint.
-
-    Args:
-        number: its optimizer step, and in joined runs its run.
-
-    Returns:
-        "step 468", or "step 468 of run 1".
-    """
+    """Name a checkpoint."""
     run, step = divmod(number, RUN_STEPS)
     return f"step {step} of run {run}" if run else f"step {step}"
 

@@ -134,56 +134,25 @@ class Word:
 
 
 def split(text: str) -> list[Span]:
-    """Segments that tile the text: words and, between them, white space and single symbols.
-
-    Args:
-        text: any string, lone surrogates and control characters included.
-
-    Returns:
-        Character spans [start, end) in order, without gap or overlap; empty for an empty text.
-    """
+    """Segments that tile the text: words and, between them, white space and single symbols."""
     return [found.span() for found in _SEGMENT.finditer(text.translate(_KINDS))]
 
 
 def read(parts: Sequence[str]) -> "Splitting":
-    """Splits the parts of one example once; the result knows the words and maps tokens to them.
-
-    Args:
-        parts: the raw texts in the order in which the tokenizer meets them (one, or two with a pair or a target).
-
-    Returns:
-        The splitting.
-    """
+    """Splits the parts of one example once; the result knows the words and maps tokens to them."""
     return Splitting(parts)
 
 
 def words(parts: Sequence[str]) -> tuple[Word, ...]:
-    """Distinct segments of all parts, white space included, in order of first occurrence.
-
-    The order depends on the texts (and on `RULES`) alone: an index stores positions in this tuple.
-
-    Args:
-        parts: the raw texts.
-
-    Returns:
-        The words.
-    """
+    """Distinct segments of all parts, white space included, in order of first occurrence."""
+    # The order depends on the texts (and on `RULES`) alone: an index stores positions in this tuple.
     return Splitting(parts).words
 
 
 def assign(
     parts: Sequence[str], offsets: Int[np.ndarray, "t 2"], part_of: Int[np.ndarray, " t"]
 ) -> Int[np.ndarray, " t"]:
-    """Gives every token to one of `words(parts)`; see `Splitting.assign`.
-
-    Args:
-        parts: the raw texts.
-        offsets: character offsets [start, end) of each token into its part.
-        part_of: the part that a token's offsets refer to; -1 for special tokens.
-
-    Returns:
-        For every token its position in `words(parts)`, -1 for the special bucket.
-    """
+    """Gives every token to one of `words(parts)`; see `Splitting.assign`."""
     return Splitting(parts).assign(offsets, part_of)
 
 
@@ -222,42 +191,17 @@ class Splitting:
         )
 
     def assign(self, offsets: Int[np.ndarray, "t 2"], part_of: Int[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
-        """Gives every token to exactly one word.
-
-        White space at both ends of a token's span is left out first, since many tokenizers count the space before a
-        word to it. Then the token goes to the segment (not white space) with the largest overlap, the first of equals.
-        A token of nothing but white space goes to that white space.
-
-        Args:
-            offsets: character offsets [start, end) of each token into its part; those beyond the text are clamped.
-            part_of: the part that a token's offsets refer to; -1 for special tokens, which have no text.
-
-        Returns:
-            For every token its position in `words`; -1 for special tokens and for empty spans.
-
-        Raises:
-            InputError: `part_of` names a part that does not exist, or has another length than `offsets`.
-        """
+        """Gives every token to exactly one word."""
+        # White space at both ends of a token's span is left out first, since many tokenizers count the space before a
+        # word to it. Then the token goes to the segment (not white space) with the largest overlap, the first of
+        # equals. A token of nothing but white space goes to that white space.
         return assign_together([self], offsets, part_of)
 
 
 def assign_together(
     splittings: Sequence[Splitting], offsets: Int[np.ndarray, "t 2"], part_of: Int[np.ndarray, " t"]
 ) -> Int[np.ndarray, " t"]:
-    """Gives the tokens of many examples to their words in one go; see `Splitting.assign`.
-
-    Args:
-        splittings: the examples.
-        offsets: character offsets [start, end) of every token of every example into its part.
-        part_of: the part that a token's offsets refer to, numbered through over the parts of all examples; -1 for
-            special tokens.
-
-    Returns:
-        For every token its position in the `words` of its example; -1 for special tokens and for empty spans.
-
-    Raises:
-        InputError: `part_of` names a part that does not exist, or has another length than `offsets`.
-    """
+    """Gives the tokens of many examples to their words in one go; see `Splitting.assign`."""
     part = np.asarray(part_of, dtype=np.int64)
     spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
     table = _Table(splittings)

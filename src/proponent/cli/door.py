@@ -37,7 +37,7 @@ _Refused = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == 
 
 app = typer.Typer(
     name="proponent",
-    help="Where does this output come from? Which training examples, and which words in them, pushed a model to an output.",
+    help="Where does this output come from? It names the training examples, and the words in them, behind it.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -78,16 +78,12 @@ def root(
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
     ] = False,
 ) -> None:
-    """Where does this output come from? Which training examples, and which words in them, pushed a model to an output."""
+    """Where does this output come from? It names the training examples, and the words in them, behind it."""
     # `main` has taken --debug out already, and `_version` answers --version: here they are for the help
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and leave with its exit code.
-
-    Args:
-        arguments: words of the command line; None takes the process's own.
-    """
+    """Run the command line and leave with its exit code."""
     words, debug = _without_debug([_decoded(word) for word in (sys.argv[1:] if arguments is None else arguments)])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

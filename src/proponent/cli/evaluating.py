@@ -104,21 +104,7 @@ def prepared(
     changes: dict[str, Any],
     sizes: dict[str, Any],
 ) -> "Request":
-    """Open the run and gather a request.
-
-    Args:
-        run: folder of the run.
-        tokenizer: --tokenizer.
-        trust_remote_code: --trust-remote-code.
-        examples: the training set.
-        asked: the queries; None holds some rows out.
-        cache: --cache.
-        changes: hyper-parameters that the user knows better.
-        sizes: other fields of the request.
-
-    Returns:
-        The request.
-    """
+    """Open the run and gather a request."""
     from proponent.evaluate.subject import Request
     from proponent.model import Run
 
@@ -131,17 +117,7 @@ def prepared(
 
 
 def changes_of(given: Sequence[str] | None) -> dict[str, Any]:
-    """Read hyper-parameters that the user knows better than the run's record.
-
-    Args:
-        given: --set, each NAME=VALUE.
-
-    Returns:
-        Fields of the settings of a training.
-
-    Raises:
-        InputError: no such field, or no number.
-    """
+    """Read hyper-parameters that the user knows better than the run's record."""
     from dataclasses import fields
 
     from proponent.evaluate.fitting import Settings as Known
@@ -162,12 +138,7 @@ def changes_of(given: Sequence[str] | None) -> dict[str, Any]:
 
 
 def write_page(page: "EvaluationReport", path: Path) -> None:
-    """Write a page as Markdown, HTML or JSON, by the end of the file's name.
-
-    Args:
-        page: the page.
-        path: the file.
-    """
+    """Write a page as Markdown, HTML or JSON, by the end of the file's name."""
     from proponent.views.page import write
 
     if path.suffix.lower() == ".md":
@@ -241,11 +212,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def print_page(page: "EvaluationReport") -> None:
-    """Print a page in the terminal.
-
-    Args:
-        page: the page.
-    """
+    """Print a page in the terminal."""
     from proponent.views.tables import print_table
 
     rows: Sequence[Sequence[str]] = [

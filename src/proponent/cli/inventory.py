@@ -19,14 +19,7 @@ KINDS = ("forms", "postings", "examples", "tables")
 
 
 def contents(store: "Store") -> dict[str, Any]:
-    """Gather what an index holds and what it cost.
-
-    Args:
-        store: the index; an unfinished one says so.
-
-    Returns:
-        Plain data; bytes, seconds of the last build or append, and None for what is not known.
-    """
+    """Gather what an index holds and what it cost."""
     plan, manifest = store.plan, store.manifest
     gradient_rows, tokens = _rows_and_tokens(store)
     seconds = dict(manifest.seconds)
@@ -86,14 +79,7 @@ def _rows_and_tokens(store: "Store") -> tuple[int, int]:
 
 
 def bytes_by_kind(folder: Path) -> dict[str, int]:
-    """Add up the bytes of an index on the disk.
-
-    Args:
-        folder: the index.
-
-    Returns:
-        Bytes by kind of file.
-    """
+    """Add up the bytes of an index on the disk."""
     found: dict[str, int] = dict.fromkeys([*KINDS, "other"], 0)
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
@@ -103,12 +89,7 @@ def bytes_by_kind(folder: Path) -> dict[str, int]:
 
 
 def print_contents(content: Mapping[str, Any], beside: Sequence[Mapping[str, Any]]) -> None:
-    """Print what an index holds and what it cost.
-
-    Args:
-        content: as `contents` gave it.
-        beside: forecast and truth, as `compared` gave them; empty without a forecast.
-    """
+    """Print what an index holds and what it cost."""
     sources = [f"{one['data']}: {one['rows']:,} rows, {one['fingerprint'][:12]}" for one in content["sources"]]
     rate, peak = content["examples_per_second"], content["peak_rss"]
     skipped = f" ({content['skipped']:,} of them have no finite gradient)" if content["skipped"] else ""
@@ -144,17 +125,7 @@ def print_contents(content: Mapping[str, Any], beside: Sequence[Mapping[str, Any
 
 
 def read_forecast(path: Path) -> dict[str, float]:
-    """Read what `proponent plan --json` said.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its figures by name.
-
-    Raises:
-        InputError: it is no forecast.
-    """
+    """Read what `proponent plan --json` said."""
     try:
         content: object = json.loads(path.read_text(encoding="utf-8"))
         return figures(cast("Mapping[str, Any]", content))
@@ -163,29 +134,14 @@ def read_forecast(path: Path) -> dict[str, float]:
 
 
 def figures(content: Mapping[str, Any]) -> dict[str, float]:
-    """Name the figures of a forecast.
-
-    Args:
-        content: the forecast as plain data.
-
-    Returns:
-        Seconds and bytes by name.
-    """
+    """Name the figures of a forecast."""
     stages = {f"seconds of {one['name']}": float(one["seconds"]) for one in content["stages"]}
     disk = {f"bytes of {kind}": float(size) for kind, size in content["disk"].items()}
     return stages | {"peak memory": float(content["peak_rss"])} | disk
 
 
 def compared(foreseen: Mapping[str, float], content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Set a forecast beside the truth.
-
-    Args:
-        foreseen: figures by name.
-        content: as `contents` gave it.
-
-    Returns:
-        Per figure its name, forecast, truth and truth / forecast; None where one of them says nothing.
-    """
+    """Set a forecast beside the truth."""
     real = {f"seconds of {stage}": float(spent) for stage, spent in content["seconds"].items()}
     real |= {} if content["peak_rss"] is None else {"peak memory": float(content["peak_rss"])}
     real |= {f"bytes of {kind}": float(size) for kind, size in content["bytes"].items()}
@@ -197,15 +153,7 @@ def compared(foreseen: Mapping[str, float], content: Mapping[str, Any]) -> list[
 
 
 def spelled(name: str, value: float | int | None) -> str:
-    """Spell a figure for people.
-
-    Args:
-        name: of the figure.
-        value: seconds or bytes; None when it is not known.
-
-    Returns:
-        The text.
-    """
+    """Spell a figure for people."""
     if value is None:
         return "-"
     return f"{value:,.2f}" if name.startswith("seconds") else spelled_bytes(value)
@@ -216,14 +164,7 @@ def _ratio(one: Mapping[str, Any]) -> str:
 
 
 def spelled_bytes(count: float | int) -> str:
-    """Spell bytes for people.
-
-    Args:
-        count: bytes.
-
-    Returns:
-        Such as "1.5 MiB".
-    """
+    """Spell bytes for people."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(count) < 1024:
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"

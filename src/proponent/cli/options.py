@@ -46,9 +46,9 @@ TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run 
 Method = Annotated[
     str | None,
     typer.Option(
-        help="A name of `proponent methods`, or a recipe file of `proponent tune`; by default what measures best of what the "
-        "run allows: grad-cos for a classifier fine-tuned from a pretrained model, tracin-we-adam-unit for another one "
-        "with recorded second moments, else tracin-we."
+        help="A name of `proponent methods`, or a recipe file of `proponent tune`; by default what measures best of "
+        "what the run allows: grad-cos for a classifier fine-tuned from a pretrained model, tracin-we-adam-unit for "
+        "another one with recorded second moments, else tracin-we."
     ),
 ]
 EmbeddingPath = Annotated[str | None, typer.Option(help="Tied embeddings: exact, input or output.")]
@@ -98,19 +98,7 @@ AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Go on witho
 
 
 def columns(text: str, pair: str, label: str, identity: str, target: str, source: str = "") -> "Columns":
-    """Gather the column options.
-
-    Args:
-        text: --text-column.
-        pair: --pair-column.
-        label: --label-column.
-        identity: --id-column.
-        target: --target-column.
-        source: --source-column; commands that keep nothing do not read it.
-
-    Returns:
-        Which column plays which part.
-    """
+    """Gather the column options."""
     from proponent.examples import Columns
 
     return Columns(text=text, text_pair=pair, label=label, id=identity, target=target, source=source)
@@ -125,19 +113,7 @@ def read_data(
     quiet: bool = False,
     allow_empty: bool = False,
 ) -> "Examples":
-    """Read a data set and say its warnings on stderr.
-
-    Args:
-        data: path or hub id.
-        named: which column plays which part.
-        split: --split.
-        revision: --revision.
-        quiet: keep the warnings back.
-        allow_empty: take empty texts.
-
-    Returns:
-        The examples.
-    """
+    """Read a data set and say its warnings on stderr."""
     from proponent.examples import read
 
     examples = read(data, columns=named, split=split, revision=revision, allow_empty=allow_empty)
@@ -158,26 +134,7 @@ def recipe(
     project: str | None = None,
     fields: list[str] | None = None,
 ) -> "Recipe":
-    """Find a method and change what the options change.
-
-    Args:
-        method: --method.
-        path: --path.
-        unit_norm: --unit-norm.
-        weights: --weights.
-        loss: --loss.
-        top: --top.
-        top_by: --top-by.
-        layers: --layers.
-        project: --project.
-        fields: --set, each FIELD=VALUE.
-
-    Returns:
-        The method as data.
-
-    Raises:
-        InputError: a --set that sets nothing.
-    """
+    """Find a method and change what the options change."""
     from proponent.methods import recipe_of
 
     changes = {"path": path, "unit_norm": unit_norm, "weights": weights, "loss": loss, "top": top, "top_by": top_by}
@@ -209,18 +166,7 @@ def _plain(text: str) -> object:
 
 
 def settled(method: str | None, run: "Run", chosen: str | None, second_moment: str, *, quiet: bool) -> str:
-    """Find the method, which is the default one unless it is named.
-
-    Args:
-        method: --method.
-        run: the training run.
-        chosen: --steps.
-        second_moment: --second-moment.
-        quiet: keep back which default was taken, and why.
-
-    Returns:
-        A name of the table of methods, or a recipe file.
-    """
+    """Find the method, which is the default one unless it is named."""
     if method is not None:
         return method
     from proponent.index import default_method
@@ -239,20 +185,7 @@ def building(
     rows: str,
     segment_rows: int,
 ) -> dict[str, Any]:
-    """Gather the options of a build that a forecast takes too.
-
-    Args:
-        max_length: --max-length.
-        batch_size: --batch-size.
-        max_bad_rows: --max-bad-rows.
-        chosen: --steps.
-        second_moment: --second-moment.
-        rows: --rows.
-        segment_rows: --segment-rows.
-
-    Returns:
-        Arguments by name.
-    """
+    """Gather the options of a build that a forecast takes too."""
     return {
         "max_length": max_length,
         "batch_size": batch_size,
@@ -265,36 +198,14 @@ def building(
 
 
 def choice(option: str, value: str, known: tuple[str, ...]) -> Any:
-    """Take one of a few words.
-
-    Args:
-        option: its name, for the message.
-        value: what was typed.
-        known: the words.
-
-    Returns:
-        The value.
-
-    Raises:
-        InputError: it is none of them; the message names the nearest.
-    """
+    """Take one of a few words."""
     if value not in known:
         raise InputError(f"{option} {value!r}{nearest(value, known)}: choose one of {', '.join(known)}")
     return value
 
 
 def steps(text: str | None) -> tuple[int, ...] | None:
-    """Read the steps of checkpoints.
-
-    Args:
-        text: numbers with commas, or None.
-
-    Returns:
-        The numbers, or None.
-
-    Raises:
-        InputError: it is no list of numbers.
-    """
+    """Read the steps of checkpoints."""
     try:
         return None if text is None else tuple(int(part) for part in text.split(","))
     except ValueError as error:
@@ -302,15 +213,7 @@ def steps(text: str | None) -> tuple[int, ...] | None:
 
 
 def usable(path: Path | None, option: str) -> None:
-    """Refuse a file that can not be written before any work is done for it.
-
-    Args:
-        path: the file; None is fine.
-        option: its name, for the message.
-
-    Raises:
-        InputError: its folder does not exist, or it is a folder itself.
-    """
+    """Refuse a file that can not be written before any work is done for it."""
     if path is None:
         return
     if path.is_dir():
@@ -320,19 +223,7 @@ def usable(path: Path | None, option: str) -> None:
 
 
 def where(filters: Sequence[str] | None, ids: Sequence[str] | None, names: Sequence[str] | None) -> "Where":
-    """Read filters: several values of one column are alternatives, several columns must all fit.
-
-    Args:
-        filters: --where, as often as it was given.
-        ids: of the examples that may be found; None for all.
-        names: classes of the index, for labels that are given by number; None for a language model.
-
-    Returns:
-        The filter.
-
-    Raises:
-        InputError: it is no COLUMN=VALUE.
-    """
+    """Read filters: several values of one column are alternatives, several columns must all fit."""
     from proponent.search import Where
 
     values: dict[str, list[str]] = {}
@@ -355,17 +246,7 @@ def _class(label: str, names: Sequence[str]) -> str:
 
 
 def ids_in(path: Path | None) -> list[str] | None:
-    """Read a file of ids.
-
-    Args:
-        path: --ids-file; None is fine.
-
-    Returns:
-        Its lines without blank ones; None without a file.
-
-    Raises:
-        InputError: it cannot be read, or holds no id.
-    """
+    """Read a file of ids."""
     if path is None:
         return None
     try:
@@ -381,17 +262,7 @@ def ids_in(path: Path | None) -> list[str] | None:
 
 
 def aggregation(how: str, over: str, k: float, correct: bool) -> "Aggregate":
-    """Read how scores are joined.
-
-    Args:
-        how: --aggregate.
-        over: --over, separated by commas.
-        k: --vote-k.
-        correct: --only-correct.
-
-    Returns:
-        The rule.
-    """
+    """Read how scores are joined."""
     from proponent.index.grouping import Aggregate
 
     rule = choice("--aggregate", how, ("mean", "rank", "vote"))

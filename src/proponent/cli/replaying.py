@@ -15,27 +15,15 @@ if TYPE_CHECKING:
 
 
 def wanted(method: str | None, data: str | None, given: Mapping[str, object]) -> bool:
-    """Say whether somebody asks for replay; refuse words that do not go together.
-
-    Args:
-        method: --method.
-        data: --data.
-        given: options that replay does not take, with what was given.
-
-    Returns:
-        True for replay.
-
-    Raises:
-        InputError: another method (an index holds its own), no data, or an option that replay does not take.
-    """
+    """Say whether somebody asks for replay; refuse words that do not go together."""
     if method is None:
         if data is not None:
             raise InputError("--data belongs to --method replay: an index holds its own training set")
         return False
     if method != "replay":
         raise InputError(
-            f"--method {method!r}: an index holds its own method (`proponent index --method {method}` builds one); only "
-            "replay explains a run without an index"
+            f"--method {method!r}: an index holds its own method (`proponent index --method {method}` builds one); "
+            "only replay explains a run without an index"
         )
     if data is None:
         raise InputError("--method replay needs --data DATA, the file that the run was trained on, in the same order")
@@ -57,22 +45,7 @@ def answers(
     trust_remote_code: bool,
     quiet: bool,
 ) -> "list[Answer]":
-    """Replay a run and answer.
-
-    Args:
-        run: its folder.
-        data: --data.
-        asked: the queries.
-        named: which column plays which part.
-        split: --split.
-        k: hits on each side.
-        baselines: whether to rank by the baselines too.
-        trust_remote_code: --trust-remote-code.
-        quiet: no progress and no hints.
-
-    Returns:
-        One answer per query.
-    """
+    """Replay a run and answer."""
     from proponent.model import Run
     from proponent.replayed import explain_by_replay
 

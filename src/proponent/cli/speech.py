@@ -9,24 +9,13 @@ import typer
 
 
 def hint(message: str, *, quiet: bool = False) -> None:
-    """Say something that is not a result.
-
-    Args:
-        message: one line.
-        quiet: say nothing.
-    """
+    """Say something that is not a result."""
     if not quiet:
         typer.echo(message, err=True)
 
 
 def show(as_json: bool, content: Callable[[], Any], draw: Callable[[], object]) -> None:
-    """Give a result: one line of JSON, or what people read.
-
-    Args:
-        as_json: which of the two.
-        content: makes plain data.
-        draw: prints for people.
-    """
+    """Give a result: one line of JSON, or what people read."""
     if not as_json:
         draw()
         return
@@ -35,9 +24,5 @@ def show(as_json: bool, content: Callable[[], Any], draw: Callable[[], object]) 
 
 
 def fail(message: str) -> None:
-    """Say in one line what went wrong.
-
-    Args:
-        message: what, where, and how to mend it.
-    """
+    """Say in one line what went wrong."""
     typer.echo("proponent: " + " ".join(message.split()), err=True)

@@ -34,14 +34,7 @@ class SecondMoment:
         return (1.0 / np.sqrt(self.v + np.float32(self.epsilon))).astype(np.float32)
 
     def turn(self, rows: Rows) -> Rows:
-        """Divide gradient rows by the root of the second moment.
-
-        Args:
-            rows: embedding gradients.
-
-        Returns:
-            The turned form.
-        """
+        """Divide gradient rows by the root of the second moment."""
         return replace(rows, rows=rows.rows * self.inverse_root[rows.ids])
 
 
@@ -63,11 +56,7 @@ class MeanSquares:
         self._total = np.zeros((self.vocabulary, self.width), dtype=np.float32)
 
     def add(self, rows: Rows) -> None:
-        """Take in a batch.
-
-        Args:
-            rows: embedding gradients of some examples.
-        """
+        """Take in a batch."""
         totals = rows.merged(by_word=False)
         batch = np.asarray([0, len(totals.ids)])  # as if it were one example: sums the squares of equal tokens
         squares = replace(totals, indptr=batch, rows=totals.rows**2).merged(by_word=False)
@@ -75,14 +64,7 @@ class MeanSquares:
         self._seen += len(rows)
 
     def fitted(self, epsilon: float) -> SecondMoment:
-        """Finish.
-
-        Args:
-            epsilon: added under the root.
-
-        Returns:
-            The preconditioner.
-        """
+        """Finish."""
         return SecondMoment(
             self._total / max(self._seen, 1), epsilon, "estimated: mean squared row gradient over the training set"
         )

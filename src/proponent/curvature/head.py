@@ -12,17 +12,8 @@ STEPS = 100
 
 
 def ggn(a: Float[np.ndarray, "n i"], p: Float[np.ndarray, "n l"]) -> Float[np.ndarray, "x x"]:
-    """Gauss-Newton matrix of softmax cross-entropy in the weight of a linear layer; there it is the Hessian.
-
-    H = (1/n) sum (diag(p) - p p^T) (x) a a^T, row by row of the weight.
-
-    Args:
-        a: inputs of the layer.
-        p: what it predicts.
-
-    Returns:
-        [l i, l i].
-    """
+    """Gauss-Newton matrix of softmax cross-entropy in the weight of a linear layer; there it is the Hessian."""
+    # H = (1/n) sum (diag(p) - p p^T) (x) a a^T, row by row of the weight.
     n, i = a.shape
     classes = p.shape[1]
     blocks = np.empty((classes, i, classes, i))
@@ -37,20 +28,7 @@ def ggn(a: Float[np.ndarray, "n i"], p: Float[np.ndarray, "n l"]) -> Float[np.nd
 def fitted_head(
     a: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"], classes: int, penalty: float
 ) -> Float[np.ndarray, "l i"]:
-    """Refit the last layer: minimise mean cross-entropy + penalty ||W||^2 by damped Newton steps (no bias).
-
-    Args:
-        a: inputs of the layer.
-        labels: class numbers.
-        classes: how many.
-        penalty: L2 coefficient, above 0.
-
-    Returns:
-        The weight at which the gradient vanishes.
-
-    Raises:
-        InputError: it was not reached.
-    """
+    """Refit the last layer: minimise mean cross-entropy + penalty ||W||^2 by damped Newton steps (no bias)."""
     n, i = a.shape
     weight: Float[np.ndarray, "l i"] = np.zeros((classes, i))
     truth = np.eye(classes)[labels]

@@ -50,27 +50,12 @@ class Hessian:
                 one.requires_grad = False
 
     def gradient(self, loss: Loss) -> Float[Tensor, " p"]:
-        """Take a gradient.
-
-        Args:
-            loss: the loss.
-
-        Returns:
-            The gradient.
-        """
+        """Take a gradient."""
         with torch.enable_grad():
             return self._flat(self._taken(loss(), keep=False)).detach()
 
     def products(self, loss: Loss, v: Float[Tensor, "q p"]) -> Float[Tensor, "q p"]:
-        """Multiply vectors with the Hessian of a loss.
-
-        Args:
-            loss: the loss.
-            v: the vectors.
-
-        Returns:
-            The products.
-        """
+        """Multiply vectors with the Hessian of a loss."""
         with torch.enable_grad():
             flat = self._flat(self._taken(loss(), keep=True))
             if not flat.requires_grad:  # linear in the parameters

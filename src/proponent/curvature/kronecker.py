@@ -32,15 +32,7 @@ class Kronecker:
     def basis(
         lefts: Float[np.ndarray, "o o"], rights: Float[np.ndarray, "i i"]
     ) -> tuple[Float[np.ndarray, "o o"], Float[np.ndarray, "i i"]]:
-        """Find the joint eigenbasis.
-
-        Args:
-            lefts: mean of g g^T.
-            rights: mean of a a^T.
-
-        Returns:
-            Eigenvectors of both.
-        """
+        """Find the joint eigenbasis."""
         return np.linalg.eigh(lefts)[1], np.linalg.eigh(rights)[1]
 
     @classmethod
@@ -52,21 +44,7 @@ class Kronecker:
         damping: Damping,
         name: str,
     ) -> tuple["Kronecker", float]:
-        """Damp and invert the eigenvalues.
-
-        Args:
-            left: eigenvectors of the output side.
-            right: eigenvectors of the input side.
-            squares: mean squares of the gradients in their basis.
-            damping: what is added.
-            name: of the layer, for the message.
-
-        Returns:
-            The inverse and the ridge; zeros where no example has a gradient.
-
-        Raises:
-            InputError: it cannot be inverted.
-        """
+        """Damp and invert the eigenvalues."""
         top = float(squares.max())
         if top <= 0.0:
             return cls(left, right, np.zeros_like(squares)), 0.0
@@ -79,14 +57,7 @@ class Kronecker:
         return cls(left, right, 1.0 / (squares + ridge)), ridge
 
     def turn(self, v: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:
-        """Multiply gradients with the inverse.
-
-        Args:
-            v: gradients of the layer, row by row of the weight.
-
-        Returns:
-            The turned gradients.
-        """
+        """Multiply gradients with the inverse."""
         shaped = v.reshape(len(v), *self.inverse.shape)
         inside = self.left.T @ shaped @ self.right
         return (self.left @ (inside * self.inverse) @ self.right.T).reshape(v.shape)

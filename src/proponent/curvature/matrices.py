@@ -27,14 +27,7 @@ class Damping:
     of: Of
 
     def ridge(self, eigenvalues: Float[np.ndarray, " p"]) -> float:
-        """Say what is added.
-
-        Args:
-            eigenvalues: of the matrix.
-
-        Returns:
-            The ridge.
-        """
+        """Say what is added."""
         unit = {"mean": float(eigenvalues.mean()), "top": float(eigenvalues.max()), "absolute": 1.0}[self.of]
         return self.value * unit
 
@@ -62,12 +55,7 @@ class Moments:
         self.squares = 0.0
 
     def add(self, v: Float[np.ndarray, "n p"], weights: Float[np.ndarray, " n"] | None = None) -> None:
-        """Take in some examples.
-
-        Args:
-            v: their gradients.
-            weights: one each; None for 1.
-        """
+        """Take in some examples."""
         wide = v.astype(np.float64)
         self.total += (wide if weights is None else wide * weights[:, None]).T @ wide
         self.count += len(v)
@@ -81,19 +69,7 @@ class Moments:
 def damped_inverse(
     matrix: Float[np.ndarray, "p p"], damping: Damping, name: str
 ) -> tuple[Float[np.ndarray, "p p"], float]:
-    """Invert a symmetric matrix with a ridge, by its eigenvalues.
-
-    Args:
-        matrix: positive semi-definite.
-        damping: what is added to its eigenvalues.
-        name: of the layer, for the message.
-
-    Returns:
-        The inverse and the ridge; zeros for a matrix of zeros (no example has a gradient there).
-
-    Raises:
-        InputError: it cannot be inverted.
-    """
+    """Invert a symmetric matrix with a ridge, by its eigenvalues."""
     values, vectors = np.linalg.eigh(matrix)
     top = float(values[-1])
     if top <= 0.0:
@@ -109,35 +85,16 @@ def damped_inverse(
 
 
 def inverse_root(matrix: Float[np.ndarray, "p p"], damping: Damping, name: str) -> Float[np.ndarray, "p p"]:
-    """The matrix root of `damped_inverse`: R^(-1/2), not an elementwise root.
-
-    Args:
-        matrix: positive semi-definite.
-        damping: what is added to its eigenvalues.
-        name: of the layer, for the message.
-
-    Returns:
-        Symmetric; its square is the damped inverse.
-    """
+    """The matrix root of `damped_inverse`: R^(-1/2), not an elementwise root."""
     inverse, _ = damped_inverse(matrix, damping, name)
     values, vectors = np.linalg.eigh(inverse)
     return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
 
 
 def shrunk_identity(weighted: Float[np.ndarray, "p p"], count: int, ridge: float) -> Float[np.ndarray, "p p"]:
-    """DataInf's stand-in for an inverse: the mean over examples of each rank-one matrix's own damped inverse.
-
-    (1/m) sum_j (lambda + g_j g_j^T)^-1 = (1/lambda) (Id - (1/m) sum_j g_j g_j^T / (lambda + ||g_j||^2))
-    (Kwon et al. 2024, arXiv 2310.00902, equation 5).
-
-    Args:
-        weighted: sum over examples of g g^T / (lambda + ||g||^2).
-        count: m.
-        ridge: lambda.
-
-    Returns:
-        The matrix.
-    """
+    """DataInf's stand-in for an inverse: the mean over examples of each rank-one matrix's own damped inverse."""
+    # (1/m) sum_j (lambda + g_j g_j^T)^-1 = (1/lambda) (Id - (1/m) sum_j g_j g_j^T / (lambda + ||g_j||^2))
+    # (Kwon et al. 2024, arXiv 2310.00902, equation 5).
     return (np.eye(len(weighted)) - weighted / count) / ridge
 
 
@@ -157,11 +114,7 @@ class Shrinking:
         self.count = 0
 
     def add(self, g: Float[np.ndarray, "n p"]) -> None:
-        """Take in some examples; products are taken in the precision of their gradients, and summed in 64 bits.
-
-        Args:
-            g: their gradients.
-        """
+        """Take in some examples; products are taken in the precision of their gradients, and summed in 64 bits."""
         weights = 1.0 / np.maximum(self.ridge + np.linalg.norm(g, axis=1).astype(np.float64) ** 2, 1e-300)
         weighed = (g @ self.v.T.astype(g.dtype)) * weights[:, None]
         self.taken += weighed.T.astype(g.dtype) @ g

@@ -36,24 +36,9 @@ def lissa(
     damping: float,
     scale: float,
 ) -> Solved:
-    """Solve by a recursion over random batches: h <- v + (1 - damping) h - H h / scale, s = h / scale.
-
-    At rest (damping scale + H) s = v, so that damping x scale is the ridge (Agarwal, Bullins and Hazan 2017, arXiv
-    1602.03943; for influence Koh and Liang 2017; as FastIF writes it, Guo et al. 2021, arXiv 2012.15781).
-
-    Args:
-        product: multiplies with the Hessian of the batch of a step.
-        v: right-hand sides.
-        depth: steps.
-        damping: see above.
-        scale: above half the largest eigenvalue of any batch.
-
-    Returns:
-        The solutions.
-
-    Raises:
-        DivergedError: the recursion grows beyond what any solution could be.
-    """
+    """Solve by a recursion over random batches: h <- v + (1 - damping) h - H h / scale, s = h / scale."""
+    # At rest (damping scale + H) s = v, so that damping x scale is the ridge (Agarwal, Bullins and Hazan 2017, arXiv
+    # 1602.03943; for influence Koh and Liang 2017; as FastIF writes it, Guo et al. 2021, arXiv 2012.15781).
     h, before = v.clone(), v
     sizes = _norms(v)
     limit = 10.0 * min(float(depth), 1.0 / max(damping, 1e-12))
@@ -71,21 +56,7 @@ def lissa(
 def conjugate_gradient(
     product: Product, v: Float[Tensor, "q p"], ridge: float, depth: int, tolerance: float = 1e-4
 ) -> Solved:
-    """Solve (ridge + H) s = v by conjugate gradient, each row for itself (Hestenes and Stiefel 1952; Martens 2010).
-
-    Args:
-        product: multiplies with H.
-        v: right-hand sides.
-        ridge: added to every eigenvalue.
-        depth: most steps.
-        tolerance: what may be left of v, relative.
-
-    Returns:
-        The solutions.
-
-    Raises:
-        DivergedError: ridge + H has an eigenvalue that is not above 0.
-    """
+    """Solve (ridge + H) s = v by conjugate gradient, each row for itself (Hestenes and Stiefel 1952; Martens 2010)."""
     s, rest = torch.zeros_like(v), v.clone()
     direction, sizes = rest.clone(), (v**2).sum(1)
     squares, step = sizes.clone(), 0
@@ -105,17 +76,7 @@ def conjugate_gradient(
 
 
 def top_eigenvalue(product: Product, size: int, seed: int, iterations: int = 10) -> float:
-    """Estimate the eigenvalue of largest size by power iteration.
-
-    Args:
-        product: multiplies with the matrix.
-        size: its rows.
-        seed: of the first vector.
-        iterations: products.
-
-    Returns:
-        The size of the largest eigenvalue, from below.
-    """
+    """Estimate the eigenvalue of largest size by power iteration."""
     v = torch.randn(1, size, generator=torch.Generator().manual_seed(seed))
     found = 0.0
     for _ in range(iterations):

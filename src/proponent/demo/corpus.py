@@ -181,18 +181,7 @@ class Docstring:
 
 
 def docstrings(share: float, seed: int) -> tuple[list[Docstring], list[Docstring]]:
-    """Read the docstrings of the running Python and plant label errors.
-
-    Args:
-        share: part of the training rows whose label is replaced by another, between 0 and 1.
-        seed: of the split and of the planted errors.
-
-    Returns:
-        Training rows, and held-out rows without planted errors.
-
-    Raises:
-        DataError: this Python carries no sources with docstrings.
-    """
+    """Read the docstrings of the running Python and plant label errors."""
     found = list(_read())
     if len(found) < 500:
         raise DataError(

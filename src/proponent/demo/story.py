@@ -60,20 +60,7 @@ class _Clock:
 
 
 def demo(out: str | Path, *, quiet: bool = False, say: Callable[[str], None] = lambda _: None) -> Story:
-    """Run the demo.
-
-    Args:
-        out: folder for data, run, index and page; new, empty, or made by an earlier demo.
-        quiet: no progress bars.
-        say: told one line per finished stage.
-
-    Returns:
-        The story, also written as `story.html` and `story.json` in the folder.
-
-    Raises:
-        MismatchError: the folder holds something that no demo made.
-        DataError: this Python carries no sources with docstrings.
-    """
+    """Run the demo."""
     folder = _claim(Path(out))
     clock = _Clock(say)
     rows, held = clock.time("read docstrings", lambda: docstrings(PLANTED, seed=0))

@@ -49,22 +49,7 @@ def lds_size(
     seeds: int = 2,
     subsets: int | None = None,
 ) -> LdsSize:
-    """Size an LDS.
-
-    Args:
-        minutes: the budget; None asks for 60 subsets.
-        seconds: what one retrain on half of the data takes.
-        queries: how many.
-        workers: processes.
-        seeds: retrains of each subset.
-        subsets: the user's own number; None lets the budget decide.
-
-    Returns:
-        The size.
-
-    Raises:
-        InputError: the budget is too small to say anything.
-    """
+    """Size an LDS."""
     each = seconds * seeds / 60 / workers
     count = subsets if subsets is not None else 60 if minutes is None else min(200, int(minutes / each))
     if count < LEAST_SUBSETS:
@@ -118,24 +103,7 @@ def deletion_size(
     workers: int = 1,
     seeds: int = 3,
 ) -> DeletionSize:
-    """Size a case deletion: the budget decides how many queries.
-
-    Args:
-        minutes: the budget; None takes all queries.
-        seconds: what one retrain takes.
-        noise: standard deviation of the output over seeds.
-        queries: how many there are.
-        methods: how many are compared, controls by ranking included; random deletion comes on top.
-        ks: rows deleted.
-        seeds: retrains of each.
-        workers: processes.
-
-    Returns:
-        The size.
-
-    Raises:
-        InputError: the budget is too small to say anything.
-    """
+    """Size a case deletion: the budget decides how many queries."""
     each = len(ks) * (2 * methods + 1) * seeds
     per_point = each * seconds / 60 / workers
     points = queries if minutes is None else min(queries, int(minutes / per_point))

@@ -29,11 +29,7 @@ class Cancellation:
     norms: float = field(default=0.0, init=False)
 
     def add(self, gradients: Float[np.ndarray, "n p"]) -> None:
-        """Take in the gradients of some examples.
-
-        Args:
-            gradients: one row per example.
-        """
+        """Take in the gradients of some examples."""
         wide = np.asarray(gradients, dtype=np.float64)
         mass, total = np.abs(wide).sum(0), wide.sum(0)
         self.absolute = mass if self.absolute is None else self.absolute + mass
@@ -61,55 +57,25 @@ class Cancellation:
             return mass[alive] / np.abs(total[alive])
 
     def norm(self, rate: float, moved: Float[np.ndarray, " p"]) -> float:
-        """Rate * sum_i ||g_i||_2 / ||W_after - W_before||_2, the form of the first paper.
-
-        Args:
-            rate: learning rate.
-            moved: what the layer moved by, over the pass that the gradients stand for.
-
-        Returns:
-            The ratio.
-        """
+        """Rate * sum_i ||g_i||_2 / ||W_after - W_before||_2, the form of the first paper."""
         return _over(rate * self.norms, float(np.linalg.norm(moved)))
 
     def median_abs(self, rate: float, moved: Float[np.ndarray, " p"]) -> float:
-        """Median over the parameters with any gradient of rate * sum_i |g_ip| / |moved_p|.
-
-        Args:
-            rate: learning rate.
-            moved: what each parameter moved by.
-
-        Returns:
-            The ratio.
-        """
+        """Median over the parameters with any gradient of rate * sum_i |g_ip| / |moved_p|."""
         mass, _ = self.sums()
         alive = mass > 0
         with np.errstate(divide="ignore"):
             return float(np.median(rate * mass[alive] / np.abs(np.asarray(moved)[alive])))
 
     def sums(self) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, " p"]]:
-        """Both sums.
-
-        Returns:
-            Sum of |g| and sum of g, per parameter.
-
-        Raises:
-            InputError: no gradient was added.
-        """
+        """Both sums."""
         if self.absolute is None or self.signed is None:
             raise InputError("a cancellation ratio needs the gradient of one example at least")
         return self.absolute, self.signed
 
 
 def grouped(layers: Mapping[str, Cancellation]) -> float:
-    """C(W) of several layers together: numerators and denominators are added first.
-
-    Args:
-        layers: by name.
-
-    Returns:
-        The ratio.
-    """
+    """C(W) of several layers together: numerators and denominators are added first."""
     parts = [one.sums() for one in layers.values()]
     return _over(sum(float(mass.sum()) for mass, _ in parts), sum(float(np.abs(total).sum()) for _, total in parts))
 

@@ -38,19 +38,7 @@ class Candidate:
 
 
 def candidates(run: Run, methods: Sequence[str], groups: Sequence[str]) -> tuple[list[Candidate], list[str]]:
-    """Pair methods with groups of layers.
-
-    Args:
-        run: the run.
-        methods: names of the table, +unit-norm after a name for its variant.
-        groups: groups and patterns of layers.
-
-    Returns:
-        The recipes that this run can be scored with, and one line for each pair that is left out.
-
-    Raises:
-        InputError: an unknown method or pattern of layers, or nothing is left to try.
-    """
+    """Pair methods with groups of layers."""
     if not methods:
         raise InputError("nothing to try: no method was given")
     model = run.load(run.checkpoints[-1])

@@ -14,16 +14,7 @@ SHUFFLED = "shuffled"
 def controls(
     train: Texts, queries: Texts, losses: Float[np.ndarray, " n"] | None = None
 ) -> tuple[dict[str, Float[np.ndarray, "q n"]], tuple[str, ...]]:
-    """Score the training set by every control that can be computed.
-
-    Args:
-        train: the training set.
-        queries: the queries.
-        losses: of the training examples at the last checkpoint: the control that ranks by loss alone, low loss first.
-
-    Returns:
-        Scores by name, positive = helped, and one line for each control that is missing.
-    """
+    """Score the training set by every control that can be computed."""
     known = Baselines(train)
     missing = known.missing()
     found = {
@@ -37,27 +28,11 @@ def controls(
 
 
 def shuffled(scores: Float[np.ndarray, "q n"], seed: int = 0) -> Float[np.ndarray, "q n"]:
-    """Shuffle the rows of each query: what a broken harness would still reward.
-
-    Args:
-        scores: of a method.
-        seed: of the shuffle.
-
-    Returns:
-        The same values, given to other rows.
-    """
+    """Shuffle the rows of each query: what a broken harness would still reward."""
     return np.random.default_rng(seed).permuted(scores, axis=1)
 
 
 def best_control(figures: Mapping[str, float], names: Mapping[str, object]) -> str | None:
-    """Find the control of largest figure.
-
-    Args:
-        figures: by method and control.
-        names: of the controls.
-
-    Returns:
-        Its name; None when there is no control.
-    """
+    """Find the control of largest figure."""
     known = [name for name in figures if name in names]
     return max(known, key=lambda name: figures[name]) if known else None

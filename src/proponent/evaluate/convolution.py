@@ -38,11 +38,7 @@ class TextCnn(nn.Module):
         self.classifier = nn.Linear(filters, labels)
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """The word embedding.
-
-        Returns:
-            The module.
-        """
+        """The word embedding."""
         return self.embedding
 
     def get_output_embeddings(self) -> None:
@@ -50,15 +46,7 @@ class TextCnn(nn.Module):
         return
 
     def forward(self, input_ids: Int[Tensor, "n t"], attention_mask: Tensor | None = None) -> SimpleNamespace:
-        """Classify.
-
-        Args:
-            input_ids: tokens, padded to one length of at least 9.
-            attention_mask: not looked at: padding counts, as in the original.
-
-        Returns:
-            An object with `logits` [n l].
-        """
+        """Classify."""
         del attention_mask
         hidden = self.embedding(input_ids).transpose(1, 2)
         for layer in (self.first, self.second, self.third):
@@ -101,39 +89,17 @@ class CnnProblem:
         return f"text CNN 1, {shape}, {self.ids.shape[1]} tokens\n{self.data}"
 
     def fresh(self, seed: int) -> TextCnn:
-        """A model with its initial weights.
-
-        Args:
-            seed: of the weights.
-
-        Returns:
-            The model in training mode.
-        """
+        """A model with its initial weights."""
         cast("Any", torch).manual_seed(seed)
         return TextCnn(self.vocabulary, self.classes, self.width, self.filters).train()
 
     def losses(self, model: nn.Module, rows: Int[np.ndarray, " m"]) -> Float[Tensor, " m"]:
-        """Loss of each of some training examples.
-
-        Args:
-            model: the classifier.
-            rows: positions in the training set.
-
-        Returns:
-            Cross-entropies in nats.
-        """
+        """Loss of each of some training examples."""
         logits = model(torch.as_tensor(self.ids[rows])).logits
         return functional.cross_entropy(logits, torch.as_tensor(self.labels[rows]), reduction="none")
 
     def outputs(self, model: nn.Module) -> Outputs:
-        """Outputs on the queries.
-
-        Args:
-            model: the classifier.
-
-        Returns:
-            Log-odds and losses.
-        """
+        """Outputs on the queries."""
         with torch.inference_mode():
             logits = model(torch.as_tensor(self.query_ids)).logits
         return Outputs.of_logits(logits.double().numpy(), self.query_labels)

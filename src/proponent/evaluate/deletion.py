@@ -23,19 +23,7 @@ RANDOM = "random"
 
 
 def top(scores: Float[np.ndarray, " n"], k: int, side: Side) -> Int[np.ndarray, " k"]:
-    """Find the k rows of largest or of smallest score.
-
-    Args:
-        scores: positive = helped; NaN rows are never chosen.
-        k: how many.
-        side: which end.
-
-    Returns:
-        Positions, strongest first; equal scores in data order.
-
-    Raises:
-        InputError: fewer rows than k.
-    """
+    """Find the k rows of largest or of smallest score."""
     valid = np.flatnonzero(np.isfinite(scores))
     if len(valid) < k:
         raise InputError(f"{len(valid)} rows have a score, fewer than k = {k}: give smaller --k or more data")
@@ -46,17 +34,7 @@ def top(scores: Float[np.ndarray, " n"], k: int, side: Side) -> Int[np.ndarray, 
 def random_like(
     chosen: Int[np.ndarray, " k"], labels: Int[np.ndarray, " n"] | None, generator: np.random.Generator, size: int
 ) -> Int[np.ndarray, " k"]:
-    """Draw rows with the same classes as some chosen ones.
-
-    Args:
-        chosen: positions.
-        labels: classes of the training set; None draws from all rows.
-        generator: draws.
-        size: rows of the training set.
-
-    Returns:
-        As many positions, none twice.
-    """
+    """Draw rows with the same classes as some chosen ones."""
     if labels is None:
         return generator.choice(size, len(chosen), replace=False)
     drawn = [
@@ -120,23 +98,7 @@ def plan_deletions(
     sides: Sequence[Side] = SIDES,
     seed: int = 0,
 ) -> DeletionPlan:
-    """Plan the deletions of several methods, and the random control at every k.
-
-    Args:
-        scores: per method, positive = helped.
-        ks: how many rows are deleted.
-        seeds: of the retrains.
-        labels: classes of the training set; None for a language model.
-        queries: which queries; None takes all.
-        sides: which ends.
-        seed: of the random control.
-
-    Returns:
-        The plan.
-
-    Raises:
-        InputError: no method, no k, or fewer rows than k.
-    """
+    """Plan the deletions of several methods, and the random control at every k."""
     if not scores or not ks or not seeds or min(ks) < 1:
         raise InputError("a deletion needs a method, a k of at least 1 and a seed")
     count, size = next(iter(scores.values())).shape
@@ -186,22 +148,11 @@ class Curve:
         return self.changes[np.isfinite(self.changes).all(1)].mean(1)
 
     def auc(self) -> Estimate:
-        """AUC-DEL: mean over the k list and the queries.
-
-        Returns:
-            The figure with its interval over queries; below 0 for helped rows, above 0 for hurt ones when right.
-        """
+        """AUC-DEL: mean over the k list and the queries."""
         return bootstrap(self.by_query)
 
     def at(self, k: int) -> Estimate:
-        """The mean change at one k.
-
-        Args:
-            k: of the list.
-
-        Returns:
-            The figure with its interval over queries.
-        """
+        """The mean change at one k."""
         column = self.changes[:, self.ks.index(k)]
         return bootstrap(column[np.isfinite(column)])
 
@@ -223,15 +174,7 @@ class DeletionResult:
     skipped: int
 
     def curve(self, method: str, side: Side) -> Curve:
-        """Find a curve.
-
-        Args:
-            method: its name; the random control has one curve for both sides.
-            side: helped or hurt.
-
-        Returns:
-            The curve.
-        """
+        """Find a curve."""
         wanted = "helped" if method == RANDOM else side
         return next(one for one in self.curves if one.method == method and one.side == wanted)
 
@@ -242,18 +185,7 @@ def run_deletions(
     classes: Int[np.ndarray, " q"] | Literal["predicted"],
     output: Output = "log-odds",
 ) -> DeletionResult:
-    """Retrain without the planned rows and compare with the full runs of the same seeds.
-
-    Args:
-        plan: what to delete.
-        retrains: the engine.
-        classes: whose output is looked at: the gold class of each query, or "predicted": the likeliest one of the mean
-            full run.
-        output: which output.
-
-    Returns:
-        The curves.
-    """
+    """Retrain without the planned rows and compare with the full runs of the same seeds."""
     jobs = plan.jobs
     made = dict(zip([job.name for job in jobs], retrains.outputs(jobs, "case deletion"), strict=True))
 
@@ -279,18 +211,7 @@ def run_deletions(
 def flipped(
     plan: DeletionPlan, retrains: Retrains, method: str, side: Side = "helped"
 ) -> dict[int, Float[np.ndarray, " q"]]:
-    """Brittleness: which predictions flip when the top k of a ranking are deleted.
-
-    Args:
-        plan: a plan that holds the method.
-        retrains: the engine, with the plan's retrains.
-        method: whose ranking, or `RANDOM`.
-        side: which end.
-
-    Returns:
-        Per k, 1 for a flipped query and 0 for one that stayed, by the log-odds averaged over the seeds; NaN where the
-        deletion was skipped.
-    """
+    """Brittleness: which predictions flip when the top k of a ranking are deleted."""
     jobs = plan.jobs
     made = dict(zip([job.name for job in jobs], retrains.outputs(jobs), strict=True))
 
@@ -308,14 +229,7 @@ def flipped(
 
 
 def smallest_flip(flips: Mapping[int, Float[np.ndarray, " q"]]) -> list[int | None]:
-    """Smallest k of the list that flips each prediction.
-
-    Args:
-        flips: of `flipped`.
-
-    Returns:
-        Per query the k, or None when no k of the list flips it.
-    """
+    """Smallest k of the list that flips each prediction."""
     ks = sorted(flips)
     count = len(flips[ks[0]]) if ks else 0
     return [next((k for k in ks if flips[k][query] == 1.0), None) for query in range(count)]

@@ -107,32 +107,12 @@ class Loop:
         return f"{self.problem.identity}\nplain loop 1 {json.dumps(asdict(self.settings), sort_keys=True)}\n"
 
     def __call__(self, rows: Int[np.ndarray, " m"], seed: int) -> Outputs:
-        """Train.
-
-        Args:
-            rows: positions in the training set.
-            seed: of weights, order and dropout.
-
-        Returns:
-            Outputs on the queries.
-        """
+        """Train."""
         with one_thread():
             return self.problem.outputs(self.fit(rows, seed))
 
     def fit(self, rows: Int[np.ndarray, " m"], seed: int, watch: Watch | None = None) -> nn.Module:
-        """Train, and give the model.
-
-        Args:
-            rows: positions in the training set.
-            seed: of weights, order and dropout.
-            watch: sees the model after each epoch, such as to save a checkpoint.
-
-        Returns:
-            The trained model, in evaluation mode.
-
-        Raises:
-            InputError: the training diverged.
-        """
+        """Train, and give the model."""
         settings, kept = self.settings, np.zeros(self.size, dtype=np.bool_)
         kept[rows] = True
         with one_thread():

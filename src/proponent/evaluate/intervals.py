@@ -38,11 +38,7 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data.
-
-        Returns:
-            value, low, high, points.
-        """
+        """As plain data."""
         return {"value": self.value, "low": self.low, "high": self.high, "points": self.points}
 
 
@@ -53,23 +49,9 @@ def bootstrap(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Estimate:
-    """Bootstrap the mean (or another statistic) over test points.
-
-    The interval is the percentile one, widened about the estimate by the root of q/(q-1) and by the ratio of Student's
-    quantile to the normal one, since the plain percentile interval of a mean is too narrow for few points.
-
-    Args:
-        values: one per test point.
-        statistic: of a resampled vector; None for the mean.
-        draws: resamples.
-        seed: of the draws.
-
-    Returns:
-        The figure with its 95 % interval; infinitely wide with fewer than two points.
-
-    Raises:
-        InputError: there is no test point, or a value is not finite.
-    """
+    """Bootstrap the mean (or another statistic) over test points."""
+    # The interval is the percentile one, widened about the estimate by the root of q/(q-1) and by the ratio of
+    # Student's quantile to the normal one, since the plain percentile interval of a mean is too narrow for few points.
     values = np.asarray(values, dtype=np.float64)
     if len(values) == 0 or not np.isfinite(values).all():
         raise InputError("an interval needs at least one test point, and finite values")
@@ -83,16 +65,7 @@ def bootstrap(
 
 
 def widened(value: float, found: Float[np.ndarray, " r"], points: int) -> Estimate:
-    """Make an interval of bootstrap replicates.
-
-    Args:
-        value: the figure.
-        found: its replicates.
-        points: test points that were resampled.
-
-    Returns:
-        The figure with its interval.
-    """
+    """Make an interval of bootstrap replicates."""
     if points < 2:
         return Estimate(value, -np.inf, np.inf, points)
     low, high = (float(end) for end in np.quantile(found, [0.025, 0.975]))
@@ -101,14 +74,7 @@ def widened(value: float, found: Float[np.ndarray, " r"], points: int) -> Estima
 
 
 def student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t, by the expansion of Cornish and Fisher.
-
-    Args:
-        freedom: degrees of freedom.
-
-    Returns:
-        The quantile; within 1 % from 3 degrees on (12.7 and 4.30 are kept for 1 and 2).
-    """
+    """The 97.5 % quantile of Student's t, by the expansion of Cornish and Fisher."""
     if freedom < 3:
         return {1: 12.706, 2: 4.303}[freedom]
     z = 1.959964
@@ -121,35 +87,14 @@ def student(freedom: int) -> float:
 def paired(
     ours: Float[np.ndarray, " q"], theirs: Float[np.ndarray, " q"], *, draws: int = DRAWS, seed: int = 0
 ) -> Estimate:
-    """Bootstrap the difference of two methods over the same test points.
-
-    Args:
-        ours: one value per test point.
-        theirs: the other method's.
-        draws: resamples.
-        seed: of the draws.
-
-    Returns:
-        Mean difference with its interval.
-    """
+    """Bootstrap the difference of two methods over the same test points."""
     return bootstrap(np.asarray(ours) - np.asarray(theirs), draws=draws, seed=seed)
 
 
 def ratio(
     ours: Float[np.ndarray, " q"], theirs: Float[np.ndarray, " q"], *, draws: int = DRAWS, seed: int = 0
 ) -> Estimate:
-    """Bootstrap the ratio of two methods' means over the same test points.
-
-    Args:
-        ours: one value per test point.
-        theirs: the other method's.
-        draws: resamples.
-        seed: of the draws.
-
-    Returns:
-        Ratio of the means with its percentile interval; where the denominator may be zero the interval says so by its
-        width.
-    """
+    """Bootstrap the ratio of two methods' means over the same test points."""
     ours, theirs = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     chosen = np.random.default_rng(seed).integers(len(ours), size=(draws, len(ours)))
     with np.errstate(divide="ignore", invalid="ignore"):

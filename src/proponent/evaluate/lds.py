@@ -15,36 +15,14 @@ LEAST_SUBSETS = 8
 
 
 def subset_masks(size: int, count: int, seed: int = 0, share: float = 0.5) -> Bool[np.ndarray, "m n"]:
-    """Draw random subsets.
-
-    Args:
-        size: rows of the training set.
-        count: subsets.
-        seed: of the draw.
-        share: chance of each row to be kept.
-
-    Returns:
-        Which rows each subset keeps.
-    """
+    """Draw random subsets."""
     return np.random.default_rng(seed).random((count, size)) < share
 
 
 def lds(
     scores: Float[np.ndarray, "q n"], masks: Bool[np.ndarray, "m _n"], outputs: Float[np.ndarray, "_m _q"]
 ) -> Float[np.ndarray, " q"]:
-    """Rank correlation of summed scores with outputs, query by query.
-
-    Args:
-        scores: positive = helped; a NaN (a skipped row) counts as 0.
-        masks: which rows each subset keeps.
-        outputs: of the model trained on each subset; higher is better.
-
-    Returns:
-        Spearman's rho of each query over the subsets, in [-1, 1]; 0 where all sums or all outputs are equal.
-
-    Raises:
-        InputError: shapes that do not belong together, or too few subsets.
-    """
+    """Rank correlation of summed scores with outputs, query by query."""
     if scores.shape != (outputs.shape[1], masks.shape[1]) or len(masks) != len(outputs):
         raise InputError(
             f"scores {scores.shape}, subsets {masks.shape} and outputs {outputs.shape} do not belong together: "
@@ -56,28 +34,13 @@ def lds(
 
 
 def spearman(ours: Float[np.ndarray, "m q"], theirs: Float[np.ndarray, "m q"]) -> Float[np.ndarray, " q"]:
-    """Spearman's rho of columns, ties sharing their mean rank.
-
-    Args:
-        ours: one column per query.
-        theirs: the same.
-
-    Returns:
-        One rho per column; 0 where a column does not vary.
-    """
+    """Spearman's rho of columns, ties sharing their mean rank."""
     first, second = _standard(ranks(ours)), _standard(ranks(theirs))
     return (first * second).sum(0)
 
 
 def ranks(values: Float[np.ndarray, "m q"]) -> Float[np.ndarray, "m q"]:
-    """Ranks of columns from 1; equal values share their mean rank.
-
-    Args:
-        values: one column per query.
-
-    Returns:
-        Ranks.
-    """
+    """Ranks of columns from 1; equal values share their mean rank."""
     found = np.empty(values.shape)
     for column in range(values.shape[1]):
         _, inverse, counts = np.unique(values[:, column], return_inverse=True, return_counts=True)
@@ -108,19 +71,8 @@ class Ceiling:
 
 
 def ceiling(outputs: Float[np.ndarray, "r m q"]) -> Ceiling:
-    """Find the noise ceiling from retrains of the same subsets with independent seeds.
-
-    rel_r = r rel / (1 + (r - 1) rel), and a perfect score correlates with the mean of r runs at most by sqrt(rel_r).
-
-    Args:
-        outputs: of at least two runs.
-
-    Returns:
-        Reliability and ceiling; the ceiling is 0 when the runs do not agree at all.
-
-    Raises:
-        InputError: there is one run only.
-    """
+    """Find the noise ceiling from retrains of the same subsets with independent seeds."""
+    # rel_r = r rel / (1 + (r - 1) rel), and a perfect score correlates with the mean of r runs at most by sqrt(rel_r).
     runs = len(outputs)
     if runs < 2:
         raise InputError("a noise ceiling needs two retrains of every subset at least: give --seeds 2 or more")
@@ -138,18 +90,7 @@ def lds_estimate(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Estimate:
-    """Mean LDS with an interval over queries and over subsets as well.
-
-    Args:
-        scores: positive = helped.
-        masks: which rows each subset keeps.
-        outputs: mean over the runs of each subset.
-        draws: resamples.
-        seed: of the draws.
-
-    Returns:
-        The figure with its interval.
-    """
+    """Mean LDS with an interval over queries and over subsets as well."""
     values = lds(scores, masks, outputs)
     sums = masks.astype(np.float64) @ np.nan_to_num(scores).T
     return widened(float(values.mean()), lds_replicates(sums, outputs, draws, seed), outputs.shape[1])
@@ -158,20 +99,9 @@ def lds_estimate(
 def lds_replicates(
     sums: Float[np.ndarray, "m q"], outputs: Float[np.ndarray, "m q"], draws: int = DRAWS, seed: int = 0
 ) -> Float[np.ndarray, " r"]:
-    """Mean LDS of resampled queries and subsets; the same seed resamples alike, so differences of methods are paired.
-
-    Ranks are taken once, and their correlation is weighed by how often each subset was drawn: a rank correlation of
-    drawn ranks, close to ranking anew and a hundred times cheaper.
-
-    Args:
-        sums: summed scores of each subset.
-        outputs: of each subset.
-        draws: resamples.
-        seed: of the draws.
-
-    Returns:
-        One mean per draw.
-    """
+    """Mean LDS of resampled queries and subsets; the same seed resamples alike: differences are paired."""
+    # Ranks are taken once, and their correlation is weighed by how often each subset was drawn: a rank correlation of
+    # drawn ranks, close to ranking anew and a hundred times cheaper.
     first, second = ranks(sums), ranks(outputs)
     generator = np.random.default_rng(seed)
     count, queries = len(outputs), int(outputs.shape[1])

@@ -38,19 +38,7 @@ SAME = 1e-6
 
 
 def deterministic(retrains: Retrains, seeds: int, *, averaged: bool) -> str:
-    """Train twice alike; refuse an LDS on single runs of a training function that answers otherwise each time.
-
-    Args:
-        retrains: the engine.
-        seeds: retrains that are averaged.
-        averaged: whether averaging makes up for it.
-
-    Returns:
-        A line about the null retrain.
-
-    Raises:
-        InputError: it is not deterministic, and nothing is averaged.
-    """
+    """Train twice alike; refuse an LDS on single runs of a training function that answers otherwise each time."""
     gap = null_gap(retrains, 0)
     if gap <= SAME:
         return f"null retrain: two trainings on everything agree to {gap:.1e}"
@@ -63,14 +51,7 @@ def deterministic(retrains: Retrains, seeds: int, *, averaged: bool) -> str:
 
 
 def measure_lds(subject: Subject) -> EvaluationReport:
-    """LDS of every method and control, with ceiling and share of it.
-
-    Args:
-        subject: what is evaluated.
-
-    Returns:
-        The page.
-    """
+    """LDS of every method and control, with ceiling and share of it."""
     request, retrains = subject.request, subject.retrains(keep_places=False)
     seeds = 2 if request.seeds is None else request.seeds
     size, queries = retrains.retrainer.size, len(subject.problem.queries)
@@ -101,18 +82,7 @@ def lds_page(
     outputs: Float[np.ndarray, "r m q"],
     notes: Sequence[str] = (),
 ) -> EvaluationReport:
-    """The page of an LDS, from scores and outputs alone.
-
-    Args:
-        scores: per method.
-        controls: per control.
-        masks: which rows each subset keeps.
-        outputs: of each run and subset.
-        notes: lines.
-
-    Returns:
-        The page.
-    """
+    """The page of an LDS, from scores and outputs alone."""
     mean, queries = outputs.mean(0), outputs.shape[2]
     top = ceiling(outputs) if len(outputs) > 1 else None
     values: dict[str, float] = {}
@@ -149,14 +119,7 @@ def lds_page(
 
 
 def measure_deletion(subject: Subject) -> EvaluationReport:
-    """Case deletion of every method, of the best lexical control, and of random rows.
-
-    Args:
-        subject: what is evaluated.
-
-    Returns:
-        The page.
-    """
+    """Case deletion of every method, of the best lexical control, and of random rows."""
     request, retrains = subject.request, subject.retrains(keep_places=True)
     seeds = 3 if request.seeds is None else request.seeds
     whole = np.arange(retrains.retrainer.size)
@@ -205,15 +168,7 @@ def measure_deletion(subject: Subject) -> EvaluationReport:
 
 
 def measure_tail_patch(subject: Subject, k: int = 5) -> EvaluationReport:
-    """Tail-patch of every method and control.
-
-    Args:
-        subject: what is evaluated.
-        k: proponents per query.
-
-    Returns:
-        The page.
-    """
+    """Tail-patch of every method and control."""
     run = subject.scored_runs[0]
     last, problem = run.checkpoints[-1], subject.problem
     moments = read_tensors(last.path / MOMENTS_FILE) if last.moments is not None else None
@@ -239,19 +194,7 @@ def measure_tail_patch(subject: Subject, k: int = 5) -> EvaluationReport:
 
 
 def measure_facts(subject: Subject, gold: Sequence[Sequence[str]], k: int = 10) -> EvaluationReport:
-    """Fact tracing: where do the passages rank that state the fact?
-
-    Args:
-        subject: what is evaluated.
-        gold: per query, ids of the rows that state its fact.
-        k: of the recall.
-
-    Returns:
-        The page.
-
-    Raises:
-        InputError: an id is not in the training set.
-    """
+    """Fact tracing: where do the passages rank that state the fact?"""
     places = {one.id: row for row, one in enumerate(subject.problem.train)}
     unknown = next((one for ids in gold for one in ids if one not in places), None)
     if unknown is not None:
@@ -275,16 +218,7 @@ def measure_facts(subject: Subject, gold: Sequence[Sequence[str]], k: int = 10) 
 
 
 def measure_noise(subject: Subject, wrong: Bool[np.ndarray, " n"], *, planted: bool) -> EvaluationReport:
-    """Planted noise, or real label errors: does the mean score on clean queries find them?
-
-    Args:
-        subject: what is evaluated, its training set with the wrong labels in it.
-        wrong: which rows are wrong.
-        planted: whether they were planted (NDR) or are real (label errors).
-
-    Returns:
-        The page.
-    """
+    """Planted noise, or real label errors: does the mean score on clean queries find them?"""
     scores, controls = subject.method_scores(), subject.control_scores()
     names = ("NDR@30%", "AUC_NDR") if planted else ("ROC AUC", "average precision", "precision at the errors' number")
     figures: dict[str, list[Figure]] = {}

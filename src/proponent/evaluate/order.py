@@ -10,30 +10,13 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 def id_hashes(ids: Sequence[str]) -> UInt64[np.ndarray, " n"]:
-    """Hash ids.
-
-    Args:
-        ids: of the examples.
-
-    Returns:
-        The first eight bytes of each id's SHA-256.
-    """
+    """Hash ids."""
     digests = b"".join(hashlib.sha256(one.encode("utf-8", "surrogatepass")).digest()[:8] for one in ids)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
 def order(hashes: UInt64[np.ndarray, " n"], seed: int, epoch: int) -> Int[np.ndarray, " n"]:
-    """Shuffle examples for one pass over the data.
-
-    Args:
-        hashes: of their ids.
-        seed: of the training.
-        epoch: which pass, from 0.
-
-    Returns:
-        Positions in the order of training. It is a sort by numbers that each example draws for itself from (its id,
-        seed, epoch), so the examples of any subset stand in it as they stand in the whole.
-    """
+    """Shuffle examples for one pass over the data."""
     salt = int.from_bytes(hashlib.sha256(f"{seed} {epoch}".encode()).digest()[:8], "little")
     drawn = _mixed(hashes ^ np.uint64(salt))
     return np.lexsort((np.arange(len(hashes)), drawn))
@@ -48,21 +31,7 @@ def batches(
     *,
     keep_places: bool,
 ) -> Iterator[Int[np.ndarray, " m"]]:
-    """Cut one pass over a subset into batches.
-
-    Args:
-        hashes: of the ids of the whole data set.
-        kept: which examples are in the subset.
-        seed: of the training.
-        epoch: which pass.
-        size: most examples of a batch.
-        keep_places: batches of the whole data set, with holes where an example was deleted: nothing else moves, and
-            the number of steps stays. False fills the holes by moving up what follows, as training on a file without
-            these rows would.
-
-    Yields:
-        Positions, never an empty batch.
-    """
+    """Cut one pass over a subset into batches."""
     whole = order(hashes, seed, epoch)
     if not keep_places:
         whole = whole[kept[whole]]

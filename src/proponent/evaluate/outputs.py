@@ -26,15 +26,7 @@ class Outputs:
 
     @classmethod
     def of_logits(cls, logits: Float[np.ndarray, "q l"], labels: Int[np.ndarray, " q"]) -> "Outputs":
-        """Take the logits of a classifier.
-
-        Args:
-            logits: one row per query.
-            labels: true classes.
-
-        Returns:
-            The outputs, in double precision.
-        """
+        """Take the logits of a classifier."""
         wide = np.asarray(logits, dtype=np.float64)
         whole = _log_sum_exp(wide)
         others = np.stack([_log_sum_exp(np.delete(wide, one, axis=1)) for one in range(wide.shape[1])], axis=1)
@@ -42,14 +34,7 @@ class Outputs:
 
     @classmethod
     def of_losses(cls, losses: Float[np.ndarray, " q"]) -> "Outputs":
-        """Take the losses of a language model.
-
-        Args:
-            losses: one per query, in nats per counted token.
-
-        Returns:
-            The outputs; p is exp(-loss), the geometric mean of the tokens' probabilities.
-        """
+        """Take the losses of a language model."""
         wide = np.maximum(np.asarray(losses, dtype=np.float64), 1e-12)
         return cls((-wide - np.log(-np.expm1(-wide)))[:, None], wide)
 
@@ -64,15 +49,7 @@ class Outputs:
         return self.log_odds.argmax(1)
 
     def of(self, classes: Int[np.ndarray, " q"], output: Output = "log-odds") -> Float[np.ndarray, " q"]:
-        """Give one output per query; higher is better.
-
-        Args:
-            classes: whose output; ignored for a language model, which has one.
-            output: log-odds, minus the loss, or probability.
-
-        Returns:
-            f(z') in the words of docs/notation.md.
-        """
+        """Give one output per query; higher is better."""
         one = self.log_odds.shape[1] == 1
         odds = self.log_odds[np.arange(len(self.loss)), 0 if one else np.asarray(classes)]
         if output == "log-odds":

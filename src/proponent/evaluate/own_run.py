@@ -80,14 +80,7 @@ class RunProblem:
         )
 
     def fresh(self, seed: int) -> nn.Module:
-        """A model with its initial weights.
-
-        Args:
-            seed: of what is drawn: all weights, or those of a new head.
-
-        Returns:
-            The model in training mode.
-        """
+        """A model with its initial weights."""
         cast("Any", torch).manual_seed(seed)
         card, trusted = self.run.card, self.run.trust_remote_code
         if self.initial == FRESH:
@@ -97,28 +90,13 @@ class RunProblem:
         return model.requires_grad_(requires_grad=True).train()
 
     def losses(self, model: nn.Module, rows: Int[np.ndarray, " m"]) -> Float[Tensor, " m"]:
-        """Loss of each of some training examples.
-
-        Args:
-            model: the model.
-            rows: positions in the training set.
-
-        Returns:
-            Nats.
-        """
+        """Loss of each of some training examples."""
         encoded, labels = self._train_encoded
         chosen: list[int] = rows.tolist()
         return self._losses(model, [encoded[row] for row in chosen], [labels[row] for row in chosen])[0]
 
     def outputs(self, model: nn.Module) -> Outputs:
-        """Outputs on the queries.
-
-        Args:
-            model: the model in evaluation mode.
-
-        Returns:
-            Log-odds and losses.
-        """
+        """Outputs on the queries."""
         encoded, labels = self._queries_encoded
         losses: list[np.ndarray] = []
         logits: list[np.ndarray] = []
@@ -176,14 +154,7 @@ class RunProblem:
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
-    """SHA-256 over what a model sees of some examples, and their ids.
-
-    Args:
-        examples: in order.
-
-    Returns:
-        Hexadecimal.
-    """
+    """SHA-256 over what a model sees of some examples, and their ids."""
     digest = hashlib.sha256()
     for one in examples:
         digest.update(json.dumps([one.id, one.text, one.text_pair, one.target, str(one.label)]).encode())
@@ -206,18 +177,7 @@ class Recipe:
 
 
 def recipe_of_run(run: Run, **changes: Any) -> Recipe:
-    """Find the hyper-parameters of a run.
-
-    Args:
-        run: the run.
-        changes: fields of `Settings` that the user gives; None leaves a field as it is.
-
-    Returns:
-        What `proponent.Recorder` wrote; without it what trainer_state.json says, and the Trainer's defaults for the rest.
-
-    Raises:
-        RunError: an optimizer or schedule that the plain loop does not know.
-    """
+    """Find the hyper-parameters of a run."""
     given = {name: value for name, value in changes.items() if value is not None}
     record = run_record(run.path)
     if record is None:
@@ -267,17 +227,7 @@ def _assumed(run: Run) -> tuple[Settings, tuple[str, ...]]:
 
 
 def write_run(loop: Loop, folder: Path, seed: int, *, quiet: bool = True) -> Run:
-    """Train the run again and keep its checkpoints, one per epoch, as a folder that every command reads.
-
-    Args:
-        loop: a loop over a `RunProblem`.
-        folder: of the run; a finished one is opened as it is.
-        seed: of the training.
-        quiet: no progress.
-
-    Returns:
-        The run.
-    """
+    """Train the run again and keep its checkpoints, one per epoch, as a folder that every command reads."""
     done = folder / "proponent_retrained.json"
     problem = cast("RunProblem", loop.problem)
     if not done.is_file():

@@ -11,19 +11,7 @@ from proponent.types import Example
 
 
 def plant(examples: Sequence[Example], share: float, seed: int = 0) -> tuple[list[Example], Bool[np.ndarray, " n"]]:
-    """Give some rows another label, drawn from the other classes alike.
-
-    Args:
-        examples: with labels.
-        share: of the rows, 0 to 1.
-        seed: of the draw.
-
-    Returns:
-        All rows in order, and which of them are wrong now.
-
-    Raises:
-        DataError: there are fewer than two classes.
-    """
+    """Give some rows another label, drawn from the other classes alike."""
     classes = sorted({str(one.label) for one in examples if one.label is not None})
     if len(classes) < 2 or any(one.label is None for one in examples):
         raise DataError("label noise can only be planted where every row has one of at least two labels")
@@ -38,18 +26,7 @@ def plant(examples: Sequence[Example], share: float, seed: int = 0) -> tuple[lis
 
 
 def wrong_labels(examples: Sequence[Example], truth: Mapping[str, str]) -> Bool[np.ndarray, " n"]:
-    """Compare given labels with true ones.
-
-    Args:
-        examples: with given labels.
-        truth: true label by id; rows that are not in it count as right.
-
-    Returns:
-        Which labels are wrong.
-
-    Raises:
-        DataError: no label is wrong, so nothing can be measured.
-    """
+    """Compare given labels with true ones."""
     wrong = np.asarray([truth.get(one.id, str(one.label)) != str(one.label) for one in examples])
     if not wrong.any() or wrong.all():
         raise DataError(f"{int(wrong.sum())} of {len(wrong)} labels differ from the truth column: nothing to find")

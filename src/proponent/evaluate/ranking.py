@@ -40,32 +40,14 @@ def _groups(values: Float[np.ndarray, " n"], sought: Bool[np.ndarray, " n"]) -> 
 
 
 def ndr(scores: Float[np.ndarray, " n"], noisy: Bool[np.ndarray, " n"], share: float) -> float:
-    """Noise detection rate: share of the noisy rows among the lowest scores (Vitel and Chhabra 2025).
-
-    Args:
-        scores: low = suspicious.
-        noisy: which rows are noise.
-        share: how much of the ranking is looked at, 0 to 1; its whole rows, the fraction rounded down.
-
-    Returns:
-        0 to 1; random: `share`.
-    """
+    """Noise detection rate: share of the noisy rows among the lowest scores (Vitel and Chhabra 2025)."""
     groups = _groups(-np.asarray(scores, dtype=np.float64), noisy)
     return groups.within(np.floor(share * len(scores) + 1e-9)) / float(np.sum(noisy))
 
 
 def auc_ndr(scores: Float[np.ndarray, " n"], noisy: Bool[np.ndarray, " n"]) -> float:
-    """Area under the noise detection rate, scaled so that a perfect ranking has exactly 1.
-
-    The area is taken by trapezoids from 0 rows to all, over m_clean + m_noise / 2.
-
-    Args:
-        scores: low = suspicious.
-        noisy: which rows are noise.
-
-    Returns:
-        1 for a perfect ranking; random: .556 at 20 % noise.
-    """
+    """Area under the noise detection rate, scaled so that a perfect ranking has exactly 1."""
+    # The area is taken by trapezoids from 0 rows to all, over m_clean + m_noise / 2.
     groups, noise = _groups(-np.asarray(scores, dtype=np.float64), noisy), float(np.sum(noisy))
     rows, found = np.concatenate([[0.0], groups.rows]), np.concatenate([[0.0], groups.found])
     area = float((np.diff(rows) * (found[1:] + found[:-1]) / 2).sum()) / noise
@@ -73,15 +55,7 @@ def auc_ndr(scores: Float[np.ndarray, " n"], noisy: Bool[np.ndarray, " n"]) -> f
 
 
 def roc_auc(suspicion: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"]) -> float:
-    """Chance that a wrong label is more suspicious than a right one, ties counting half.
-
-    Args:
-        suspicion: high = suspicious.
-        wrong: which labels are wrong.
-
-    Returns:
-        ROC AUC.
-    """
+    """Chance that a wrong label is more suspicious than a right one, ties counting half."""
     groups, bad = _groups(suspicion, wrong), float(np.sum(wrong))
     good = len(wrong) - bad
     found, rows = np.concatenate([[0.0], groups.found]), np.concatenate([[0.0], groups.rows])
@@ -90,34 +64,14 @@ def roc_auc(suspicion: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"]) -
 
 
 def average_precision(suspicion: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"]) -> float:
-    """Precision at each distinct value, weighted by the recall that it adds; equal rows are taken together.
-
-    Args:
-        suspicion: high = suspicious.
-        wrong: which labels are wrong.
-
-    Returns:
-        0 to 1; random: the share of wrong labels.
-    """
+    """Precision at each distinct value, weighted by the recall that it adds; equal rows are taken together."""
     groups = _groups(suspicion, wrong)
     gained = np.diff(np.concatenate([[0.0], groups.found])) / groups.found[-1]
     return float((gained * groups.found / groups.rows).sum())
 
 
 def precision_at(suspicion: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"], k: int) -> float:
-    """Share of wrong labels among the k most suspicious.
-
-    Args:
-        suspicion: high = suspicious.
-        wrong: which labels are wrong.
-        k: how many are looked at.
-
-    Returns:
-        0 to 1.
-
-    Raises:
-        InputError: fewer rows than k.
-    """
+    """Share of wrong labels among the k most suspicious."""
     if not 1 <= k <= len(wrong):
         raise InputError(f"k is {k}, and there are {len(wrong)} rows")
     return _groups(suspicion, wrong).within(float(k)) / k
@@ -126,18 +80,7 @@ def precision_at(suspicion: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n
 def bootstrap_rows(
     measure: Measure, values: Float[np.ndarray, " n"], sought: Bool[np.ndarray, " n"], draws: int = 300, seed: int = 0
 ) -> tuple[float, float]:
-    """Resample rows, those that are sought and those that are not apart, and give a 95 % interval.
-
-    Args:
-        measure: such as `roc_auc`.
-        values: as the measure wants them.
-        sought: which rows are sought.
-        draws: resamples.
-        seed: of the draws.
-
-    Returns:
-        Both ends.
-    """
+    """Resample rows, those that are sought and those that are not apart, and give a 95 % interval."""
     drawn = _resampled(np.asarray(sought), draws, seed)
     found = [measure(values[rows], np.asarray(sought)[rows]) for rows in drawn]
     low, high = np.quantile(found, [0.025, 0.975])
@@ -152,19 +95,7 @@ def bootstrap_gap(
     draws: int = 300,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The same for the difference of two rankings of the same rows.
-
-    Args:
-        measure: such as `auc_ndr`.
-        ours: values of one ranking.
-        theirs: of the other.
-        sought: which rows are sought.
-        draws: resamples.
-        seed: of the draws.
-
-    Returns:
-        Both ends of the 95 % interval of ours minus theirs.
-    """
+    """The same for the difference of two rankings of the same rows."""
     found: list[float] = []
     for rows in _resampled(np.asarray(sought), draws, seed):
         at = np.asarray(sought)[rows]
@@ -181,18 +112,7 @@ def _resampled(sought: Bool[np.ndarray, " n"], draws: int, seed: int) -> Iterato
 
 
 def first_gold(scores: Float[np.ndarray, " n"], gold: "Sequence[int] | Int[np.ndarray, ' g']") -> float:
-    """Expected rank of the first gold passage, from 1.
-
-    Args:
-        scores: high = stated.
-        gold: positions of the passages that state the fact.
-
-    Returns:
-        The rank; among t tied rows with g gold ones the first gold is expected at place (t + 1) / (g + 1).
-
-    Raises:
-        InputError: there is no gold passage.
-    """
+    """Expected rank of the first gold passage, from 1."""
     if len(gold) == 0:
         raise InputError("a query without a gold passage cannot be traced: leave it out")
     best = float(np.max(np.asarray(scores)[gold]))
@@ -204,31 +124,14 @@ def first_gold(scores: Float[np.ndarray, " n"], gold: "Sequence[int] | Int[np.nd
 def reciprocal_ranks(
     scores: Float[np.ndarray, "q n"], gold: Sequence["Sequence[int] | Int[np.ndarray, ' g']"]
 ) -> Float[np.ndarray, " q"]:
-    """1 / rank of the first gold passage; their mean is the MRR.
-
-    Args:
-        scores: one row per query.
-        gold: positions of the gold passages of each.
-
-    Returns:
-        One value per query.
-    """
+    """1 / rank of the first gold passage; their mean is the MRR."""
     return np.asarray([1.0 / first_gold(row, one) for row, one in zip(scores, gold, strict=True)])
 
 
 def recalls(
     scores: Float[np.ndarray, "q n"], gold: Sequence["Sequence[int] | Int[np.ndarray, ' g']"], k: int
 ) -> Float[np.ndarray, " q"]:
-    """Recall@k: |top k and gold| / min(k, |gold|), the mean over all orders of what is tied.
-
-    Args:
-        scores: one row per query.
-        gold: positions of the gold passages of each.
-        k: length of the ranking that is looked at.
-
-    Returns:
-        One value per query.
-    """
+    """Recall@k: |top k and gold| / min(k, |gold|), the mean over all orders of what is tied."""
     found: list[float] = []
     for row, one in zip(scores, gold, strict=True):
         sought = np.zeros(len(row), dtype=np.bool_)

@@ -13,29 +13,13 @@ BETTER, WORSE, UNSURE = "yes", "no", "within error"
 
 
 def figure(name: str, estimate: Estimate) -> Figure:
-    """Make a figure of an estimate; an interval without bounds is left out.
-
-    Args:
-        name: what is measured.
-        estimate: the number.
-
-    Returns:
-        The figure.
-    """
+    """Make a figure of an estimate; an interval without bounds is left out."""
     bounded = bool(np.isfinite([estimate.low, estimate.high]).all())
     return Figure(name, estimate.value, estimate.low if bounded else None, estimate.high if bounded else None)
 
 
 def verdict(difference: Estimate, best: str) -> str:
-    """Say whether a method is better than the best control.
-
-    Args:
-        difference: method minus control, higher = better.
-        best: name of the control.
-
-    Returns:
-        yes, no or within error, with the control and the difference.
-    """
+    """Say whether a method is better than the best control."""
     word = UNSURE if not difference.excludes_zero else BETTER if difference.value > 0 else WORSE
     return f"{word} ({best}: {difference})"
 
@@ -53,23 +37,7 @@ def report(
     x_name: str = "",
     y_name: str = "",
 ) -> EvaluationReport:
-    """Make the page.
-
-    Args:
-        metric: its name.
-        title: of the page.
-        said: what the figures mean.
-        columns: names of the figures.
-        rows: methods and controls.
-        facts: name and value.
-        notes: lines.
-        curves: to draw.
-        x_name: what they run over.
-        y_name: what they show.
-
-    Returns:
-        The page, methods before controls.
-    """
+    """Make the page."""
     ordered = sorted(rows, key=lambda one: one.control)
     return EvaluationReport(
         metric=metric,
@@ -87,15 +55,7 @@ def report(
 
 
 def bands(result: DeletionResult, names: Sequence[str]) -> list[Band]:
-    """Curves of case deletion with their intervals.
-
-    Args:
-        result: of the deletions.
-        names: methods to draw; the random control is always drawn.
-
-    Returns:
-        One band per method and side.
-    """
+    """Curves of case deletion with their intervals."""
     made: list[Band] = []
     for one in result.curves:
         if one.method != RANDOM and one.method not in names:
@@ -112,14 +72,5 @@ def bands(result: DeletionResult, names: Sequence[str]) -> list[Band]:
 def plain_rows(
     figures: Mapping[str, Sequence[Figure]], controls: Mapping[str, object], verdicts: Mapping[str, str]
 ) -> list[Measured]:
-    """Rows of the table.
-
-    Args:
-        figures: by method and control.
-        controls: names of the controls.
-        verdicts: by method.
-
-    Returns:
-        One row each.
-    """
+    """Rows of the table."""
     return [Measured(name, name in controls, tuple(one), verdicts.get(name, "")) for name, one in figures.items()]

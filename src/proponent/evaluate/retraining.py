@@ -68,15 +68,7 @@ class Function:
     identity: str
 
     def __call__(self, rows: Int[np.ndarray, " m"], seed: int) -> Outputs:
-        """Train.
-
-        Args:
-            rows: positions in the training set.
-            seed: of the training.
-
-        Returns:
-            Outputs on the queries.
-        """
+        """Train."""
         return self.train(rows, seed)
 
 
@@ -94,16 +86,7 @@ class Job:
 
     @classmethod
     def without(cls, deleted: "Sequence[int] | Int[np.ndarray, ' k']", size: int, seed: int) -> "Job":
-        """Train on all rows but some.
-
-        Args:
-            deleted: positions.
-            size: rows of the whole training set.
-            seed: of the training.
-
-        Returns:
-            The job.
-        """
+        """Train on all rows but some."""
         return cls(np.setdiff1d(np.arange(size), np.asarray(deleted, dtype=np.int64)), seed)
 
     @property
@@ -144,30 +127,12 @@ class Retrains:
             raise MismatchError(f"{self.home} holds retrains of another run: give another --cache folder")
 
     def missing(self, jobs: Sequence[Job]) -> list[Job]:
-        """Say which jobs have no record yet.
-
-        Args:
-            jobs: the jobs.
-
-        Returns:
-            Those to do, each once.
-        """
+        """Say which jobs have no record yet."""
         wanted = {job.name: job for job in jobs}
         return [job for name, job in wanted.items() if not self._path(name).is_file()]
 
     def outputs(self, jobs: Sequence[Job], label: str = "retraining") -> list[Outputs]:
-        """Give the outputs of some retrains; train those that are missing.
-
-        Args:
-            jobs: the jobs.
-            label: for the progress bar.
-
-        Returns:
-            Outputs, one per job, in order.
-
-        Raises:
-            InputError: a job has no rows, or names rows that are not there.
-        """
+        """Give the outputs of some retrains; train those that are missing."""
         for job in jobs:
             if len(job.rows) == 0 or job.rows[0] < 0 or job.rows[-1] >= self.retrainer.size:
                 raise InputError(
@@ -180,11 +145,7 @@ class Retrains:
         return [self._read(job.name) for job in jobs]
 
     def seconds(self) -> Float[np.ndarray, " r"]:
-        """How long each finished retrain took.
-
-        Returns:
-            Seconds, in no particular order.
-        """
+        """How long each finished retrain took."""
         paths = sorted(self.home.glob("*.safetensors"))
         return np.asarray([float(TensorSlices(path).read("seconds", 0, 1)[0]) for path in paths])
 
@@ -221,13 +182,7 @@ class Retrains:
 
 
 def perform(retrainer: Retrainer, job: Job, path: Path) -> None:
-    """Train once and keep the outputs.
-
-    Args:
-        retrainer: trains.
-        job: what to train.
-        path: the record.
-    """
+    """Train once and keep the outputs."""
     began = time.perf_counter()
     made = retrainer(job.rows, job.seed)
     arrays: Mapping[str, np.ndarray] = {
@@ -259,17 +214,8 @@ def _work(job: Job, path: Path) -> None:
 
 
 def null_gap(retrains: Retrains, seed: int) -> float:
-    """Train twice on everything with one seed and compare: the null retrain.
-
-    The second training is made anew and not kept, so that a training function that is not deterministic shows.
-
-    Args:
-        retrains: the engine.
-        seed: of both trainings.
-
-    Returns:
-        Largest difference of any log-odds; 0 for a deterministic training function.
-    """
+    """Train twice on everything with one seed and compare: the null retrain."""
+    # The second training is made anew and not kept, so that a training function that is not deterministic shows.
     whole = np.arange(retrains.retrainer.size)
     kept = retrains.outputs([Job(whole, seed)], "null retrain")[0]
     again = retrains.retrainer(whole, seed)

@@ -75,11 +75,7 @@ class Request:
     say: Callable[[str], None] = print
 
     def check(self) -> None:
-        """Refuse what cannot be.
-
-        Raises:
-            InputError: the message names the option.
-        """
+        """Refuse what cannot be."""
         for name in ("points", "runs", "workers"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)}: must be at least 1")
@@ -94,17 +90,7 @@ class Request:
 
 
 def known_method(name: str) -> tuple[str, dict[str, Any]]:
-    """Read the name of a method, with or without its variant.
-
-    Args:
-        name: such as tracin-we-adam+unit-norm.
-
-    Returns:
-        Name in the table, and fields of the recipe to change.
-
-    Raises:
-        InputError: there is no such method.
-    """
+    """Read the name of a method, with or without its variant."""
     plain = name.removesuffix(UNIT_NORM)
     if plain not in METHODS:
         recipe_of(plain)
@@ -141,25 +127,11 @@ class Subject:
             )
 
     def loop(self, *, keep_places: bool) -> Loop:
-        """The training.
-
-        Args:
-            keep_places: leave holes where examples are deleted.
-
-        Returns:
-            A retrainer.
-        """
+        """The training."""
         return Loop(self.problem, replace(self.recipe.settings, keep_places=keep_places))
 
     def retrains(self, *, keep_places: bool) -> Retrains:
-        """The engine.
-
-        Args:
-            keep_places: leave holes where examples are deleted.
-
-        Returns:
-            The retrains of this run.
-        """
+        """The engine."""
         request = self.request
         return Retrains(self.loop(keep_places=keep_places), request.cache / "retrains", request.workers, request.quiet)
 
@@ -178,21 +150,13 @@ class Subject:
         return self.problem.train_labels
 
     def method_scores(self) -> dict[str, Float[np.ndarray, "q n"]]:
-        """Score the training set by every method, the runs summed.
-
-        Returns:
-            Scores by name, positive = helped.
-        """
+        """Score the training set by every method, the runs summed."""
         return {
             name: np.sum([self._scores(run, name) for run in self.scored_runs], axis=0) for name in self.request.methods
         }
 
     def control_scores(self) -> dict[str, Float[np.ndarray, "q n"]]:
-        """Score the training set by the controls.
-
-        Returns:
-            Scores by name; a note is kept for each control that is missing.
-        """
+        """Score the training set by the controls."""
         train, losses = self._seen(self.problem.train)
         queries, _ = self._seen(self.problem.queries)
         found, missing = controls(train, queries, losses)
@@ -204,17 +168,7 @@ class Subject:
         return self.scored(run, recipe_of(method, **changes), run.path / "indexes" / name)
 
     def scored(self, run: Run, method: MethodRecipe, at: Path, *, quiet: bool = False) -> Float[np.ndarray, "q n"]:
-        """Score the training set by an index.
-
-        Args:
-            run: a scored run.
-            method: the recipe.
-            at: folder of the index.
-            quiet: no progress, whatever the request says.
-
-        Returns:
-            Scores, positive = helped.
-        """
+        """Score the training set by an index."""
         rows = [_row(one, labelled=self.labels is not None) for one in self.problem.train]
         index = build(run, rows, at, method, max_length=self.problem.max_length, quiet=quiet or self.request.quiet)
         queries = self.problem.queries
@@ -243,15 +197,7 @@ class Subject:
 
 
 def with_noise(request: Request, share: float) -> tuple[Subject, Bool[np.ndarray, " n"]]:
-    """Plant wrong labels in a copy of the training set; the queries keep theirs.
-
-    Args:
-        request: what the user asks for.
-        share: of the rows that get another label.
-
-    Returns:
-        The subject whose training set has the noise, and which rows are wrong.
-    """
+    """Plant wrong labels in a copy of the training set; the queries keep theirs."""
     clean = Subject(request)
     noisy, wrong = plant(clean.problem.train, share, request.seed)
     made = Subject(replace(request, train=noisy, queries=clean.problem.queries))

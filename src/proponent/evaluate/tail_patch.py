@@ -25,23 +25,7 @@ def tail_patch(
     moments: Mapping[str, np.ndarray] | None = None,
     epsilon: float = 1e-8,
 ) -> Float[np.ndarray, "q k"]:
-    """Take one step on each proponent, measure, and take it back.
-
-    Args:
-        problem: model, data, queries.
-        model: the final checkpoint.
-        proponents: rows of the training set for each query, equally many.
-        classes: whose probability is measured; ignored for a language model.
-        rate: step size.
-        moments: second moments by parameter name; with them the step is Adam's (without momentum), else plain SGD's.
-        epsilon: of Adam's step.
-
-    Returns:
-        Change of the probability in percentage points, per query and proponent.
-
-    Raises:
-        InputError: queries and lists of proponents do not fit.
-    """
+    """Take one step on each proponent, measure, and take it back."""
     if len({len(one) for one in proponents}) > 1:
         raise InputError("every query needs equally many proponents")
     model.eval().requires_grad_(requires_grad=True)

@@ -68,16 +68,7 @@ def trials(
     queries: Bool[np.ndarray, " q"] | None = None,
     k: float = 0.2,
 ) -> list[Trial]:
-    """Join scores by every rule.
-
-    Args:
-        scores: of layers, queries and rows, by name.
-        queries: which queries count; None counts all.
-        k: how many of the lowest ranks vote; see `aggregate`.
-
-    Returns:
-        One trial per name and rule.
-    """
+    """Join scores by every rule."""
     return [
         Trial(name, how, aggregate(one, how, k=k, queries=queries)) for name, one in scores.items() for how in RULES
     ]
@@ -91,21 +82,7 @@ def tune(
     *,
     correct_only: bool = True,
 ) -> Tuned:
-    """Find the recipe that finds planted noise best.
-
-    Args:
-        subject: its training set holds the noise.
-        wrong: which rows are noise.
-        methods: to try.
-        groups: of layers to try.
-        correct_only: only queries that the model predicts correctly count.
-
-    Returns:
-        The table and the choice.
-
-    Raises:
-        InputError: nothing can be tried, or no query is predicted correctly.
-    """
+    """Find the recipe that finds planted noise best."""
     tried, notes = candidates(subject.request.run, methods, groups)
     with one_thread():
         subject.request.say(forecast(subject, wrong, tried))
@@ -152,20 +129,7 @@ def chosen(
     notes: Sequence[str] = (),
     quiet: bool = True,
 ) -> Tuned:
-    """Measure all trials, choose on half of the rows, say on the other half how good the choice is.
-
-    Args:
-        made: the trials.
-        wrong: which rows are noise.
-        controls: names of the controls.
-        seed: of the halves.
-        facts: for the page.
-        notes: for the page.
-        quiet: no progress.
-
-    Returns:
-        The table and the choice.
-    """
+    """Measure all trials, choose on half of the rows, say on the other half how good the choice is."""
     first = halves(wrong, seed)
     open_to_choice = [one for one in made if one.candidate is not None]
     best = max(open_to_choice, key=lambda one: auc_ndr(one.values[first], wrong[first]))
@@ -224,15 +188,7 @@ def _measured(
 
 
 def halves(wrong: Bool[np.ndarray, " n"], seed: int) -> Bool[np.ndarray, " n"]:
-    """Draw half of the noisy and half of the clean rows.
-
-    Args:
-        wrong: which rows are noise.
-        seed: of the draw.
-
-    Returns:
-        Which rows choose.
-    """
+    """Draw half of the noisy and half of the clean rows."""
     generator = np.random.default_rng([seed, 1])
     first = np.zeros(len(wrong), dtype=np.bool_)
     for rows in (np.flatnonzero(wrong), np.flatnonzero(~wrong)):
@@ -241,16 +197,7 @@ def halves(wrong: Bool[np.ndarray, " n"], seed: int) -> Bool[np.ndarray, " n"]:
 
 
 def scored(subject: Subject, run: Run, one: Candidate) -> Float[np.ndarray, "q n"]:
-    """Score the training set under a candidate; scores are kept, the index is not.
-
-    Args:
-        subject: what is tuned.
-        run: trained on the noise.
-        one: the candidate.
-
-    Returns:
-        Scores, 0 for rows that were skipped.
-    """
+    """Score the training set under a candidate; scores are kept, the index is not."""
     digest = hashlib.sha256(one.recipe.model_dump_json().encode()).hexdigest()[:16]
     kept = run.path / "tuning" / f"{digest}.safetensors"
     if kept.is_file():
@@ -263,16 +210,7 @@ def scored(subject: Subject, run: Run, one: Candidate) -> Float[np.ndarray, "q n
 
 
 def forecast(subject: Subject, wrong: Bool[np.ndarray, " n"], tried: Sequence[Candidate]) -> str:
-    """Say what tuning will cost, from one measured step.
-
-    Args:
-        subject: what is tuned.
-        wrong: which rows are noise.
-        tried: the candidates.
-
-    Returns:
-        One line.
-    """
+    """Say what tuning will cost, from one measured step."""
     loop = subject.loop(keep_places=False)
     settings, rows = loop.settings, loop.size
     batch = np.arange(min(settings.batch_size, rows))

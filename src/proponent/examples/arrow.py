@@ -32,27 +32,12 @@ _STRETCH = 4096
 
 
 def is_arrow_table(source: object) -> bool:
-    """Tell whether an object is a pyarrow Table.
-
-    Args:
-        source: anything.
-
-    Returns:
-        True for a `pyarrow.Table`.
-    """
+    """Tell whether an object is a pyarrow Table."""
     return isinstance(source, _pa.Table)
 
 
 def table_of_arrow(arrow: Any, name: str) -> Table:
-    """Wrap an Arrow table; its memory is shared, and values become Python objects when they are asked for.
-
-    Args:
-        arrow: a `pyarrow.Table`; the ClassLabel features that `datasets` notes in its schema are used.
-        name: what messages call it.
-
-    Returns:
-        The table.
-    """
+    """Wrap an Arrow table; its memory is shared, and values become Python objects when they are asked for."""
     names = check_names(name, list(arrow.column_names))
     classes = _class_labels(arrow.schema.metadata)
 
@@ -63,19 +48,7 @@ def table_of_arrow(arrow: Any, name: str) -> Table:
 
 
 def checked_column(name: str, column: str, data: Any) -> Packed:
-    """Take a column of Arrow memory that somebody else filled.
-
-    Args:
-        name: what messages call the data.
-        column: its name.
-        data: a `pyarrow.Array`, a `pyarrow.ChunkedArray`, or what turns itself into one of them.
-
-    Returns:
-        The column.
-
-    Raises:
-        DataError: its bytes are not what its type says, for example text that is not UTF-8.
-    """
+    """Take a column of Arrow memory that somebody else filled."""
     data = _pa.array(data) if hasattr(data, "__arrow_array__") else data
     try:
         data.validate(full=True)
@@ -97,17 +70,7 @@ def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, tuple[str
 
 
 def read_user_parquet(path: Path) -> Table:
-    """Read a user's Parquet file; a column is read when it is asked for, a stretch of rows at a time.
-
-    Args:
-        path: the file, packed with gzip when its name ends in .gz.
-
-    Returns:
-        The table.
-
-    Raises:
-        DataError: it is empty, cut off, damaged or not Parquet.
-    """
+    """Read a user's Parquet file; a column is read when it is asked for, a stretch of rows at a time."""
     name = str(path)
     try:
         # the file stays open: a column that is asked for later comes from the same file
@@ -146,19 +109,8 @@ def _opened(path: Path) -> Any:
 
 
 def read_user_arrow(path: Path) -> Table:
-    """Read a user's Arrow file, in the file or the stream format (`datasets` writes the stream format).
-
-    The file is mapped: it must not be written to while it is in use.
-
-    Args:
-        path: the file, packed with gzip when its name ends in .gz.
-
-    Returns:
-        The table.
-
-    Raises:
-        DataError: it is empty, cut off or not Arrow.
-    """
+    """Read a user's Arrow file, in the file or the stream format (`datasets` writes the stream format)."""
+    # The file is mapped: it must not be written to while it is in use.
     try:
         if is_packed(path):
             data = read_bytes(path)
@@ -178,16 +130,7 @@ def _first_line(error: BaseException) -> str:
 def write_parquet(
     path: str | os.PathLike[str], columns: Mapping[str, Sequence[object] | Shaped[np.ndarray, "n *more"]]
 ) -> None:
-    """Write a table with a checksum on every page, packed with zstd, and fsync it. Not atomic: the caller renames.
-
-    Args:
-        path: the file; it is overwritten.
-        columns: name to values: lists (None is null) or arrays [n] or [n, m]; all of one length.
-
-    Raises:
-        DataError: a column mixes kinds of values or holds what Parquet cannot, or lengths differ.
-        DiskFullError: no space left.
-    """
+    """Write a table with a checksum on every page, packed with zstd, and fsync it. Not atomic: the caller renames."""
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{os.fspath(path)}: the columns have different lengths {lengths}")
@@ -221,17 +164,7 @@ def _in_blocks(values: Iterator[object]) -> Any:
 
 
 def read_parquet(path: str | os.PathLike[str]) -> dict[str, list[Any] | Shaped[np.ndarray, "n *more"]]:
-    """Read a table that `write_parquet` wrote, with every page checked against its checksum.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Name to values, in the order written: arrays [n] or [n, m] for numbers without nulls, lists otherwise.
-
-    Raises:
-        DamagedError: the file is missing, cut off, or its bytes are not what was written.
-    """
+    """Read a table that `write_parquet` wrote, with every page checked against its checksum."""
     try:
         with _parquet.ParquetFile(os.fspath(path), page_checksum_verification=True) as file:
             arrow = file.read()

@@ -13,53 +13,22 @@ _NULL_TYPES = {"NAType", "NaTType"}
 
 
 def plain(value: object) -> object:
-    """Turn a numpy scalar into a Python object.
-
-    Args:
-        value: anything.
-
-    Returns:
-        The Python object; any other value as it is.
-    """
+    """Turn a numpy scalar into a Python object."""
     return cast("object", value.item()) if isinstance(value, np.generic) else value
 
 
 def is_null(value: object) -> bool:
-    """Tell whether a cell holds nothing.
-
-    Args:
-        value: anything.
-
-    Returns:
-        True for None, NaN and what pandas puts for them.
-    """
+    """Tell whether a cell holds nothing."""
     return value is None or (isinstance(value, float) and value != value) or type(value).__name__ in _NULL_TYPES
 
 
 def is_blank(text: str | None) -> bool:
-    """Tell whether a text says nothing.
-
-    Args:
-        text: a text, or None.
-
-    Returns:
-        True for None, no characters, or white space only.
-    """
+    """Tell whether a text says nothing."""
     return not text or text.isspace()
 
 
 def refuse_odd_characters(table: Table, column: str, start: int, values: Sequence[object]) -> None:
-    """Refuse lone surrogates (no UTF-8 for them) and NUL (HTML, C and tokenizers disagree about it).
-
-    Args:
-        table: the data as read.
-        column: the column.
-        start: row of the first value.
-        values: some of its values in a stretch; those that are not text pass.
-
-    Raises:
-        DataError: a text holds such a character.
-    """
+    """Refuse lone surrogates (no UTF-8 for them) and NUL (HTML, C and tokenizers disagree about it)."""
     texts = [value if isinstance(value, str) else "" for value in values]
     if _clean("".join(texts)):
         return

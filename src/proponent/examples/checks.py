@@ -23,19 +23,7 @@ _OPTIONS = {
 
 
 def check(table: Table, columns: Columns, allow_empty: bool) -> Examples:
-    """Check every column that plays a part.
-
-    Args:
-        table: the data as read.
-        columns: which column plays which part.
-        allow_empty: take empty texts, with a warning.
-
-    Returns:
-        The examples.
-
-    Raises:
-        DataError: no rows, a missing column, or a cell that cannot be used.
-    """
+    """Check every column that plays a part."""
     if table.rows == 0:
         has = "a header but no rows" if table.column_names else "no rows"
         raise DataError(f"{table.name}: it has {has}")

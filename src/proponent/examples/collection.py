@@ -120,17 +120,7 @@ class Examples(Sequence[Example]):
         return Examples(self._table, self._fields, columns=self.columns, label_names=self.label_names, rows=rows)
 
     def subset(self, rows: "Sequence[int] | Int[np.ndarray, ' n']") -> "Examples":
-        """Choose some of the examples; they keep their id and their row of the source.
-
-        Args:
-            rows: 0-based positions in this collection (for a data set as read: its rows), in the order wanted.
-
-        Returns:
-            The chosen examples, without the warnings, which belong to the whole.
-
-        Raises:
-            IndexError: a position is negative or past the end.
-        """
+        """Choose some of the examples; they keep their id and their row of the source."""
         chosen = np.fromiter(map(operator.index, rows), dtype=np.int64, count=len(rows))
         wrong = chosen[(chosen < 0) | (chosen >= len(self))]
         if len(wrong):
@@ -159,18 +149,7 @@ class Examples(Sequence[Example]):
         return list(self.part("source"))
 
     def part(self, name: str) -> Sequence[Any]:
-        """Give one part of all examples without making Python objects of it.
-
-        Args:
-            name: a part, as in `Columns`.
-
-        Returns:
-            One value per example, made when it is asked for; None throughout for a part that the source does not have.
-            pyarrow takes a text part of a whole file without making Python objects of it.
-
-        Raises:
-            KeyError: there is no such part.
-        """
+        """Give one part of all examples without making Python objects of it."""
         if name not in _PARTS:
             raise KeyError(f"no part {short(name)}; there are {', '.join(_PARTS)}")
         column = getattr(self._fields, _PARTS[name])
@@ -185,28 +164,16 @@ class Examples(Sequence[Example]):
         return self._table.column_names
 
     def column(self, name: str) -> list[object]:
-        """Give the values of any column of the source as they were read (a ClassLabel gives its numbers).
-
-        Args:
-            name: one of `column_names`.
-
-        Returns:
-            One value per example.
-
-        Raises:
-            KeyError: there is no such column.
-        """
+        """Give the values of any column of the source as they were read (a ClassLabel gives its numbers)."""
         if name not in self.column_names:
             raise KeyError(f"{self.name}: no column {short(name)}; it has {', '.join(map(short, self.column_names))}")
         return list(Chosen(self._table.get(name), self._rows))
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, over id, text, text_pair, target and label of every example in order.
-
-        It does not depend on the kind of input nor on other columns, that of the sources included. A label counts by
-        its text, so that the number 1 of a JSON file equals the "1" of a CSV file.
-        """
+        """SHA-256, in hex, over id, text, text_pair, target and label of every example in order."""
+        # It does not depend on the kind of input nor on other columns, that of the sources included. A label counts by
+        # its text, so that the number 1 of a JSON file equals the "1" of a CSV file.
         digest = hashlib.sha256(b"proponent examples 1\n")
         for start in range(0, len(self), BLOCK):
             digest.update(b"".join(map(_spelled, self._made(self._rows[start : start + BLOCK]))))

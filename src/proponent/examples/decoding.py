@@ -18,17 +18,7 @@ _OTHER_MARKS = (
 
 
 def text_blocks(path: Path) -> Iterator[str]:
-    """Decode a file as UTF-8, with or without a byte order mark.
-
-    Args:
-        path: the file, packed with gzip when its name ends in .gz.
-
-    Yields:
-        Its text in order, cut anywhere; line ends are as written.
-
-    Raises:
-        DataError: it cannot be read, is empty, is not UTF-8, or holds a NUL byte.
-    """
+    """Decode a file as UTF-8, with or without a byte order mark."""
     offset = lines = 0
     rest, head = b"", None
     for block in byte_blocks(path):
@@ -77,27 +67,12 @@ def _convert(path: Path, encoding: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Decode a whole file.
-
-    Args:
-        path: the file, packed with gzip when its name ends in .gz.
-
-    Returns:
-        Its text.
-    """
+    """Decode a whole file."""
     return "".join(text_blocks(path))
 
 
 def text_lines(path: Path, *, newline: str) -> Iterator[str]:
-    """Decode a file line by line.
-
-    Args:
-        path: the file.
-        newline: what ends a line: "" for CR, LF and CR LF alike, or LF for LF alone.
-
-    Yields:
-        Each line with its end, as written.
-    """
+    """Decode a file line by line."""
     held: list[str] = []
     for block in text_blocks(path):
         end = _last_end(block, newline)

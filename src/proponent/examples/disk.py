@@ -14,29 +14,12 @@ BLOCK_BYTES = 1 << 20
 
 
 def is_packed(path: Path) -> bool:
-    """Tell whether a file is packed with gzip, by its name.
-
-    Args:
-        path: the file.
-
-    Returns:
-        True for .gz.
-    """
+    """Tell whether a file is packed with gzip, by its name."""
     return path.name.lower().endswith(".gz")
 
 
 def byte_blocks(path: Path) -> Iterator[bytes]:
-    """Read a file block by block, unpacked when its name ends in .gz.
-
-    Args:
-        path: the file.
-
-    Yields:
-        Its bytes, never none of them.
-
-    Raises:
-        DataError: it cannot be read, is no whole gzip file, or is empty.
-    """
+    """Read a file block by block, unpacked when its name ends in .gz."""
     blank = True
     try:
         with gzip.open(path, "rb") if is_packed(path) else path.open("rb") as file:
@@ -52,29 +35,12 @@ def byte_blocks(path: Path) -> Iterator[bytes]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a whole file, unpacked when its name ends in .gz.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its bytes, never empty.
-    """
+    """Read a whole file, unpacked when its name ends in .gz."""
     return b"".join(byte_blocks(path))
 
 
 def first_bytes(path: Path) -> bytes:
-    """Read the beginning of a file as it lies on the disk, to know its format.
-
-    Args:
-        path: the file.
-
-    Returns:
-        At most 8 bytes, at least one.
-
-    Raises:
-        DataError: it cannot be read, or is empty.
-    """
+    """Read the beginning of a file as it lies on the disk, to know its format."""
     try:
         with path.open("rb") as file:
             found = file.read(8)
@@ -87,18 +53,7 @@ def first_bytes(path: Path) -> bytes:
 
 @contextmanager
 def full_disk_named(path: str) -> Generator[None]:
-    """Turn "no space left" into an error that names the file.
-
-    Args:
-        path: the file being written.
-
-    Yields:
-        Nothing; the body writes.
-
-    Raises:
-        DiskFullError: the device or the user's quota is full.
-        OSError: anything else that the body raised.
-    """
+    """Turn "no space left" into an error that names the file."""
     try:
         yield
     except OSError as error:

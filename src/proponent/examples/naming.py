@@ -19,20 +19,7 @@ _KNOWN_LABELS = 65_536
 def labels_of(
     table: Table, column: str | None, names: tuple[str, ...] | None, warnings: list[str]
 ) -> Sequence[Label | None] | None:
-    """Read the labels.
-
-    Args:
-        table: the data as read.
-        column: the column of labels; None when there is none.
-        names: names behind its numbers, for a ClassLabel.
-        warnings: gets a line when labels are missing.
-
-    Returns:
-        A name or a whole number for each row, None where there is none; None without a column.
-
-    Raises:
-        DataError: a cell is no label, or names and numbers are mixed.
-    """
+    """Read the labels."""
     if column is None:
         return None
     codes, labels = _coded(table, column, names)
@@ -113,19 +100,7 @@ def _named(table: Table, row: int, label: Label | None, names: tuple[str, ...]) 
 
 
 def ids_of(table: Table, column: str | None, warnings: list[str]) -> Sequence[str]:
-    """Read the ids.
-
-    Args:
-        table: the data as read.
-        column: the column of ids; None when there is none, which makes row numbers the ids.
-        warnings: gets a line in that case.
-
-    Returns:
-        An id for each row, all different.
-
-    Raises:
-        DataError: a cell is no id, or two rows share one.
-    """
+    """Read the ids."""
     if column is None:
         warnings.append(f"{table.name}: no id column: row numbers are the ids")
         return RowNumbers(table.rows)
@@ -192,20 +167,7 @@ def _refuse_twice(table: Table, column: str, ids: Sequence[str], hashes: Int[np.
 
 
 def sources_of(table: Table, column: str | None, warnings: list[str], *, asked: bool) -> Sequence[str | None] | None:
-    """Read where the rows come from.
-
-    Args:
-        table: the data as read.
-        column: the column of sources; None when there is none.
-        warnings: gets a line when the column has the usual name but holds no sources.
-        asked: whether the user named the column.
-
-    Returns:
-        A text for each row, None where there is none; None without a column.
-
-    Raises:
-        DataError: the column that was asked for holds something else than text and whole numbers.
-    """
+    """Read where the rows come from."""
     if column is None:
         return None
 

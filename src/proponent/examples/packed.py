@@ -25,14 +25,7 @@ _DENSE = 256
 
 
 def blocks(column: Sequence[Any]) -> Iterator[tuple[int, list[Any]]]:
-    """Go through a column without holding all of it as Python objects.
-
-    Args:
-        column: the column.
-
-    Yields:
-        The first row of each block, and its values.
-    """
+    """Go through a column without holding all of it as Python objects."""
     for start in range(0, len(column), BLOCK):
         yield start, list(column[start : start + BLOCK])
 
@@ -196,15 +189,7 @@ class Chosen(View):
 
 
 def taken(column: Sequence[Any], rows: "range | Int[np.ndarray, ' n']") -> list[Any]:
-    """Take some values of a column.
-
-    Args:
-        column: the column.
-        rows: [n] which.
-
-    Returns:
-        A Python object each.
-    """
+    """Take some values of a column."""
     if isinstance(rows, range):
         # a stretch is much cheaper than its values one by one
         return list(column[rows.start : rows.stop]) if rows.step == 1 else [column[row] for row in rows]
@@ -212,14 +197,7 @@ def taken(column: Sequence[Any], rows: "range | Int[np.ndarray, ' n']") -> list[
 
 
 def pack_texts(texts: Sequence[str | None]) -> Packed:
-    """Pack texts.
-
-    Args:
-        texts: [n] texts; None for none.
-
-    Returns:
-        The column.
-    """
+    """Pack texts."""
     encoded = [b"" if text is None else text.encode() for text in texts]
     offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
     np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)), out=offsets[1:])
@@ -252,21 +230,13 @@ class Packer:
         return self._packed + len(self._pending)
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Add a row.
-
-        Args:
-            record: its values by column.
-        """
+        """Add a row."""
         self._pending.append(record)
         if len(self._pending) == BLOCK:
             self._pack()
 
     def columns(self) -> dict[str, Callable[[], Sequence[Any]]]:
-        """Finish.
-
-        Returns:
-            How to get each column, in order of first appearance.
-        """
+        """Finish."""
         self._pack()
         order = [*self._parts, *self._rare]
         return {key: lambda key=key: self._column(key) for key in order}
@@ -293,14 +263,7 @@ class Packer:
 
 
 def joined(parts: Sequence[Sequence[Any]]) -> Sequence[Any]:
-    """Lay pieces of a column one after another, as one Arrow column where they are of one kind.
-
-    Args:
-        parts: the pieces.
-
-    Returns:
-        The column.
-    """
+    """Lay pieces of a column one after another, as one Arrow column where they are of one kind."""
     arrays = [array for part in parts if isinstance(part, Packed) for array in part.arrays]
     kinds = {array.type for array in arrays} - {_pa.null()}
     if len(kinds) > 1 or any(len(part) and not isinstance(part, Packed) for part in parts):
@@ -333,14 +296,7 @@ def _typed(values: Sequence[Any]) -> Packed | None:
 
 
 def as_json(values: list[Any]) -> Sequence[Any]:
-    """Keep values that came from JSON as JSON.
-
-    Args:
-        values: the values.
-
-    Returns:
-        The same values, parsed again when they are asked for.
-    """
+    """Keep values that came from JSON as JSON."""
     try:
         return Mapped(pack_texts([json.dumps(value) for value in values]), json.loads)
     except RecursionError:  # nested just as deep as could be read

@@ -46,24 +46,7 @@ def read(
     revision: str | None = None,
     allow_empty: bool = False,
 ) -> Examples:
-    """Read any kind of input into checked examples.
-
-    Args:
-        source: a path (.csv, .tsv, .jsonl, .ndjson, .json, .parquet, .arrow, also packed with gzip), a folder made by
-            `save_to_disk`, a hub id "owner/name", a `datasets` object, a pandas or polars DataFrame, a pyarrow Table,
-            a list of dicts, of texts or of `Example`, or Examples, which are returned as they are.
-        columns: which column plays which part.
-        split: which split of a data set that has several.
-        revision: branch, tag or commit of a hub data set.
-        allow_empty: take empty texts, with a warning, instead of refusing them.
-
-    Returns:
-        The examples, in the order of the source.
-
-    Raises:
-        DataError: the source cannot be read, or a row or column cannot be used.
-        MissingExtraError: it needs `datasets`, which is not installed.
-    """
+    """Read any kind of input into checked examples."""
     if isinstance(source, Examples):
         _refuse_split(source.name, split, revision)
         return source

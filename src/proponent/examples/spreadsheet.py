@@ -23,11 +23,7 @@ class TextSink(Protocol):
     """Anything that takes text: an open file, standard output, a StringIO."""
 
     def write(self, text: str, /) -> object:
-        """Take some text.
-
-        Args:
-            text: what to add.
-        """
+        """Take some text."""
         ...
 
 
@@ -37,21 +33,7 @@ def write_csv(
     *,
     guard: bool = True,
 ) -> int:
-    """Write a table as CSV (UTF-8, RFC 4180 line ends).
-
-    Args:
-        path_or_file: where to; an open text file stays open.
-        columns: name to values, all of one length; None becomes an empty cell, lists and dicts become JSON.
-        guard: put a ' before text that a spreadsheet would run as a formula (it starts with = + - @, tab, CR or NUL;
-            plain numbers such as "-1.5" are left alone). Without it the file reads back exactly.
-
-    Returns:
-        The number of cells that got a '.
-
-    Raises:
-        DataError: the columns have different lengths.
-        DiskFullError: no space left.
-    """
+    """Write a table as CSV (UTF-8, RFC 4180 line ends)."""
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"CSV: the columns have different lengths {lengths}")

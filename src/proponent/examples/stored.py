@@ -27,17 +27,7 @@ _UNREADABLE = (_pa.ArrowException, OSError, ValueError, KeyError, TypeError, EOF
 
 
 def parquet_bytes(columns: Mapping[str, Sequence[object] | np.ndarray]) -> memoryview:
-    """Write a table to memory as Parquet, with a checksum on every page, packed with zstd.
-
-    Args:
-        columns: name to values (None is null), all of one length.
-
-    Returns:
-        The bytes of the file; the same for the same columns.
-
-    Raises:
-        DataError: a column mixes kinds of values, or lengths differ.
-    """
+    """Write a table to memory as Parquet, with a checksum on every page, packed with zstd."""
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"the columns of examples have different lengths {lengths}")
@@ -79,14 +69,7 @@ class Stored:
         return tuple(self._file.schema_arrow.names)
 
     def has(self, name: str) -> bool:
-        """Say whether any example has a value in a column, without reading it where the file knows.
-
-        Args:
-            name: the column.
-
-        Returns:
-            False for a column of nothing, and for none.
-        """
+        """Say whether any example has a value in a column, without reading it where the file knows."""
         if name not in self.names:
             return False
         groups = [self._file.metadata.row_group(one) for one in range(self._file.num_row_groups)]
@@ -97,48 +80,18 @@ class Stored:
         return any(one.null_count < group.num_rows for one, group in zip(known, groups, strict=True))
 
     def column(self, name: str) -> list[Any]:
-        """Read one column.
-
-        Args:
-            name: the column.
-
-        Returns:
-            One value per example.
-
-        Raises:
-            DamagedError: it cannot be read.
-        """
+        """Read one column."""
         return self.arrow(name).to_pylist()
 
     def arrow(self, name: str) -> Any:
-        """Read one column without making Python objects of it.
-
-        Args:
-            name: the column.
-
-        Returns:
-            A `pyarrow.ChunkedArray`.
-
-        Raises:
-            DamagedError: it cannot be read.
-        """
+        """Read one column without making Python objects of it."""
         try:
             return self._file.read([name]).column(name)
         except _UNREADABLE as error:
             raise self._damaged(error) from error
 
     def blocks(self, name: str) -> Iterator[list[Any]]:
-        """Read one column a block at a time.
-
-        Args:
-            name: the column.
-
-        Yields:
-            The values of the next examples.
-
-        Raises:
-            DamagedError: it cannot be read.
-        """
+        """Read one column a block at a time."""
         try:
             for batch in self._file.iter_batches(GROUP, columns=[name], use_threads=False):
                 yield batch.column(0).to_pylist()
@@ -146,44 +99,19 @@ class Stored:
             raise self._damaged(error) from error
 
     def counts(self, name: str) -> dict[str, int]:
-        """Count the values of a column of texts.
-
-        Args:
-            name: the column.
-
-        Returns:
-            Examples by value, those without one left out.
-
-        Raises:
-            DamagedError: it cannot be read.
-        """
+        """Count the values of a column of texts."""
         if not self.has(name):
             return {}
         found = _compute.value_counts(self.arrow(name).drop_null())
         return {str(one["values"]): int(one["counts"]) for one in found.to_pylist()}
 
     def row(self, number: int) -> dict[str, Any]:
-        """Read one example.
-
-        Args:
-            number: its place in the file.
-
-        Returns:
-            Value by column.
-        """
+        """Read one example."""
         group = int(np.searchsorted(self._begins, number, side="right")) - 1
         return {name: values[number - int(self._begins[group])].as_py() for name, values in self._group(group).items()}
 
     def select(self, name: str, wanted: Collection[str]) -> Int[np.ndarray, " m"]:
-        """Find the examples with one of some texts.
-
-        Args:
-            name: the column.
-            wanted: the texts.
-
-        Returns:
-            Their places, ascending.
-        """
+        """Find the examples with one of some texts."""
         if not wanted:
             return np.zeros(0, dtype=np.int64)
         values = pack_texts(sorted(wanted)).arrays[0]

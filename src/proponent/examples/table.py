@@ -10,23 +10,12 @@ from proponent.errors import DataError
 
 
 def no_class_names(column: str) -> tuple[str, ...] | None:  # noqa: ARG001 - one signature for every reader
-    """Say that a column's numbers have no names.
-
-    Args:
-        column: name of the column.
-
-    Returns:
-        None, always.
-    """
+    """Say that a column's numbers have no names."""
     return None
 
 
 def no_preparation(columns: Sequence[str]) -> None:
-    """Do nothing before columns are asked for.
-
-    Args:
-        columns: their names.
-    """
+    """Do nothing before columns are asked for."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +43,7 @@ class Table:
     prepare: Callable[[Sequence[str]], None] = no_preparation
 
     def where(self, rows: "Sequence[int] | Int[np.ndarray, ' m']", limit: int = 5) -> str:
-        """Name rows for a message, the first few of them.
-
-        Args:
-            rows: 0-based rows.
-            limit: how many are named.
-
-        Returns:
-            For example "row 3 (line 5), row 9 (line 11) and 7 more".
-        """
+        """Name rows for a message, the first few of them."""
         found = [int(row) for row in rows[:limit]]
         named = [f"row {r}" if self.lines is None else f"row {r} (line {self.lines[r]})" for r in found]
         more = f" and {len(rows) - limit} more" if len(rows) > limit else ""
@@ -70,32 +51,13 @@ class Table:
 
 
 def short(value: object, limit: int = 60) -> str:
-    """Show a value in one short line of a message.
-
-    Args:
-        value: anything.
-        limit: most characters shown.
-
-    Returns:
-        Its repr, cut with an ellipsis; lone surrogates and line breaks are escaped.
-    """
+    """Show a value in one short line of a message."""
     shown = repr(value[: limit + 1]) if isinstance(value, str | bytes) else repr(value)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 def check_names(name: str, column_names: Sequence[object]) -> tuple[str, ...]:
-    """Refuse column names that are not text or appear twice.
-
-    Args:
-        name: what messages call the data.
-        column_names: the names as read.
-
-    Returns:
-        The same names.
-
-    Raises:
-        DataError: a name is not text, or two columns share one.
-    """
+    """Refuse column names that are not text or appear twice."""
     checked: list[str] = []
     for column in column_names:
         if not isinstance(column, str):
@@ -109,16 +71,7 @@ def check_names(name: str, column_names: Sequence[object]) -> tuple[str, ...]:
 def table_of_records(
     name: str, records: Sequence[Mapping[str, object]], *, lines: Sequence[int] | None = None
 ) -> Table:
-    """Make a table of rows that are mappings; a key that a row lacks counts as missing.
-
-    Args:
-        name: what messages call the data.
-        records: one mapping per row.
-        lines: line of the file on which each row starts.
-
-    Returns:
-        The table; its columns are the keys in order of first appearance.
-    """
+    """Make a table of rows that are mappings; a key that a row lacks counts as missing."""
     keys = list(dict.fromkeys(key for record in records for key in record))
 
     def get(column: str) -> Sequence[object]:

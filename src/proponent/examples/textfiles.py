@@ -24,18 +24,7 @@ _BLOCK_CHARACTERS = 1 << 22
 
 
 def read_separated(path: Path, delimiter: str) -> Table:
-    """Read a CSV or TSV file whose first line names the columns.
-
-    Args:
-        path: the file.
-        delimiter: what stands between two fields.
-
-    Returns:
-        The table; every value is text as written.
-
-    Raises:
-        DataError: undecodable bytes, wrong quotes, a row with too many or too few fields, two columns of one name.
-    """
+    """Read a CSV or TSV file whose first line names the columns."""
     found = _Separated(str(path))
     blank = array("q")
     for line, row in _separated_rows(str(path), text_lines(path, newline=""), delimiter):
@@ -137,17 +126,7 @@ def _blank_lines(name: str, blank: Sequence[int], lines: Sequence[int]) -> tuple
 
 
 def read_json_lines(path: Path) -> Table:
-    """Read a file with one JSON object per line.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The table; a key that a line lacks counts as missing.
-
-    Raises:
-        DataError: undecodable bytes, a line that is not JSON, or not an object.
-    """
+    """Read a file with one JSON object per line."""
     packer = Packer(as_json)
     lines, blank = array("q"), array("q")
     # only \n ends a line here: JSON text may hold U+2028 and others that are line ends elsewhere
@@ -165,33 +144,13 @@ def read_json_lines(path: Path) -> Table:
 def packed_table(
     name: str, packer: Packer, lines: Sequence[int] | None = None, warnings: tuple[str, ...] = ()
 ) -> Table:
-    """Make a table of records that were packed.
-
-    Args:
-        name: what messages call the data.
-        packer: the records.
-        lines: line of the file on which each starts.
-        warnings: lines that are to be shown.
-
-    Returns:
-        The table; its columns are the keys in order of first appearance.
-    """
+    """Make a table of records that were packed."""
     columns = packer.columns()
     return Table(name, len(packer), check_names(name, list(columns)), lambda key: columns[key](), lines, warnings)
 
 
 def read_json(path: Path) -> Table:
-    """Read a JSON file that is a list of objects.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The table.
-
-    Raises:
-        DataError: undecodable bytes, not JSON, or not a list of objects.
-    """
+    """Read a JSON file that is a list of objects."""
     packer = Packer(as_json)
     for row, value in enumerate(_elements(path, read_text(path))):
         packer.add(_record(value, f"{path}: row {row}"))

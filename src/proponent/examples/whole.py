@@ -62,62 +62,26 @@ class Whole:
         return len(self._columns["id"])
 
     def has(self, name: str) -> bool:
-        """Say whether any example has a value in a column.
-
-        Args:
-            name: the column.
-
-        Returns:
-            False for a column of nothing.
-        """
+        """Say whether any example has a value in a column."""
         return self._columns[name].null_count < len(self)
 
     def column(self, name: str) -> Any:
-        """Give a whole column.
-
-        Args:
-            name: the column.
-
-        Returns:
-            A `pyarrow.ChunkedArray`.
-        """
+        """Give a whole column."""
         return self._columns[name]
 
     def values(self, name: str, places: Int[np.ndarray, " m"]) -> list[Any]:
-        """Take one column of some examples.
-
-        Args:
-            name: the column.
-            places: the examples, in data order.
-
-        Returns:
-            One value each; None where there is none.
-        """
+        """Take one column of some examples."""
         # not pyarrow.array: it imports pandas
         buffers = [None, _pa.py_buffer(np.ascontiguousarray(places, dtype=np.int64))]
         return self._columns[name].take(_pa.Array.from_buffers(_pa.int64(), len(places), buffers)).to_pylist()
 
     def rows(self, places: Int[np.ndarray, " m"]) -> list[dict[str, Any]]:
-        """Take some examples.
-
-        Args:
-            places: which, in data order.
-
-        Returns:
-            Value by column for each.
-        """
+        """Take some examples."""
         columns = {name: self.values(name, places) for name in NAMES}
         return [{name: column[at] for name, column in columns.items()} for at in range(len(places))]
 
     def coded(self, name: str) -> tuple[Int[np.ndarray, " n"], list[str | None]]:
-        """Number the values of a column, in the order of the values; examples without one come last.
-
-        Args:
-            name: the column.
-
-        Returns:
-            A number per example, and the values by number.
-        """
+        """Number the values of a column, in the order of the values; examples without one come last."""
         column = self._columns[name].combine_chunks()
         if not len(column) or not self.has(name):
             return np.zeros(len(self), dtype=np.int32), [None]
@@ -133,14 +97,7 @@ class Whole:
         return turned[codes], [*ordered, None] if column.null_count else ordered
 
     def ranked(self, name: str) -> Int[np.ndarray, " n"]:
-        """Number the examples in the order of a column's values; equal values share a number.
-
-        Args:
-            name: the column.
-
-        Returns:
-            A rank per example, for sorting.
-        """
+        """Number the examples in the order of a column's values; equal values share a number."""
         return _compute.rank(self._columns[name].combine_chunks(), tiebreaker="dense").to_numpy().astype(np.int64)
 
     @cached_property
@@ -158,19 +115,7 @@ class Whole:
         return {identity: place for place, identity in enumerate(self._columns["id"].to_pylist())}
 
     def find(self, how: How, pattern: str, seconds: float) -> Found:
-        """Search the texts: upper and lower case count as equal; a search takes time linear in the texts.
-
-        Args:
-            how: "substring", "word" (whole words only) or "regex" (RE2 syntax: no look-around, no back-references).
-            pattern: what to look for.
-            seconds: when to stop; what was not looked at is not found.
-
-        Returns:
-            Which examples hold it, and how many were looked at.
-
-        Raises:
-            InputError: the pattern is too long, or no regular expression of RE2.
-        """
+        """Search the texts: upper and lower case count as equal; a search takes time linear in the texts."""
         expression = _expression(how, pattern)
         found = np.zeros(len(self), dtype=np.bool_)
         until = time.monotonic() + seconds
@@ -185,16 +130,7 @@ class Whole:
 
 
 def spans(texts: Sequence[str], how: How, pattern: str) -> list[tuple[Span, ...]]:
-    """Find the places of a pattern in some texts, in linear time.
-
-    Args:
-        texts: the texts.
-        how: as in `Whole.find`.
-        pattern: what to look for.
-
-    Returns:
-        Character offsets per text; none for a text that holds the two noncharacters that mark them on the way.
-    """
+    """Find the places of a pattern in some texts, in linear time."""
     if not texts:
         return []
     expression = _expression(how, pattern)
@@ -231,14 +167,7 @@ _EDGE_BEFORE, _EDGE_AFTER = r"^|[^\pL\pN_]", r"$|[^\pL\pN_]"
 
 
 def re_escape(pattern: str) -> str:
-    """Write a text as a regular expression of RE2 that matches it.
-
-    Args:
-        pattern: the text.
-
-    Returns:
-        The text with a backslash in front of every sign of ASCII.
-    """
+    """Write a text as a regular expression of RE2 that matches it."""
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", pattern).replace("\0", r"\x00")
 
 

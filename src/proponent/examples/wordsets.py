@@ -37,14 +37,7 @@ class WordSets:
         self._numbers.clear()  # only needed to number them
 
     def alike(self, place: int) -> Float[np.ndarray, " n"]:
-        """Compare one example with all.
-
-        Args:
-            place: its number, in data order.
-
-        Returns:
-            Shared words divided by all words of both (Jaccard), 0 to 1; 1 for itself, 0 for one without words.
-        """
+        """Compare one example with all."""
         mine = np.zeros(self._count, dtype=np.uint8)
         mine[self._words[self._begins[place] : self._begins[place + 1]]] = 1
         shared, some = np.zeros(len(self.sizes), dtype=np.int32), np.flatnonzero(self.sizes)

@@ -21,15 +21,7 @@ class Again(NamedTuple):
 
 
 def again(recipe: Recipe, second_moment: str) -> Again:
-    """Count the passes.
-
-    Args:
-        recipe: the method.
-        second_moment: where second moments are found.
-
-    Returns:
-        Their number at each checkpoint.
-    """
+    """Count the passes."""
     if recipe.layer != "layers":
         return Again(0, 0)
     estimated = recipe.preconditioner == "adam" and second_moment == "estimate"
@@ -38,16 +30,7 @@ def again(recipe: Recipe, second_moment: str) -> Again:
 
 
 def left_bytes(recipe: Recipe, work: Pass, table: tuple[int, int]) -> int:
-    """Count what is kept of the passes before the gradients, and of recorded moments.
-
-    Args:
-        recipe: the method.
-        work: a checkpoint.
-        table: shape of the word embedding.
-
-    Returns:
-        Bytes of each checkpoint: multipliers of the gradients' entries, a refitted last layer, leading directions.
-    """
+    """Count what is kept of the passes before the gradients, and of recorded moments."""
     adam = recipe.preconditioner == "adam"
     if work.layered is None:
         return 4 * table[0] * table[1] * adam
@@ -56,14 +39,7 @@ def left_bytes(recipe: Recipe, work: Pass, table: tuple[int, int]) -> int:
 
 
 def uncounted(recipe: Recipe) -> tuple[str, ...]:
-    """Say what of a curvature is not foreseen.
-
-    Args:
-        recipe: the method.
-
-    Returns:
-        A line for the user; none without curvature.
-    """
+    """Say what of a curvature is not foreseen."""
     if recipe.curvature == "none":
         return ()
     return (

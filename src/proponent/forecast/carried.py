@@ -104,11 +104,7 @@ class Forecast:
         return sum(self.disk.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the forecast as plain values.
-
-        Returns:
-            The attributes, stages as a list of {"name", "seconds"}, and the sums "seconds" and "bytes".
-        """
+        """Give the forecast as plain values."""
         stages = [asdict(stage) for stage in self.stages]
         return asdict(self) | {"stages": stages, "seconds": self.seconds, "bytes": self.bytes}
 
@@ -122,23 +118,7 @@ def forecast(
     folder: Path = Path(),
     budget: float = 6.0,
 ) -> Forecast:
-    """Say what an index will cost; takes some ten seconds and leaves nothing behind.
-
-    Args:
-        run: the training run.
-        examples: its training set.
-        recipe: the method.
-        options: how to build.
-        folder: where the index will go: its disk is measured.
-        budget: seconds to spend on batches; at least four are measured.
-
-    Returns:
-        Seconds by stage, memory and disk.
-
-    Raises:
-        DataError: the data has no rows, or rows without a label.
-        InputError: data, recipe or options do not fit the run, or nothing can be written beside the folder.
-    """
+    """Say what an index will cost; takes some ten seconds and leaves nothing behind."""
     options.check()
     if not len(examples):
         raise DataError(f"{examples.name} has no rows: there is nothing to index")

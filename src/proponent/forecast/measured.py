@@ -84,25 +84,14 @@ class Scatter:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Time something.
-
-    Args:
-        work: what to do.
-
-    Returns:
-        Seconds.
-    """
+    """Time something."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def resident() -> int:
-    """Memory of this process now; where the system does not say, the most that it has had.
-
-    Returns:
-        Bytes.
-    """
+    """Memory of this process now; where the system does not say, the most that it has had."""
     try:
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * resource.getpagesize()
     except (OSError, ValueError, IndexError):
@@ -111,14 +100,7 @@ def resident() -> int:
 
 
 def peak_during(work: Callable[[], object]) -> int:
-    """See how much memory something takes.
-
-    Args:
-        work: what to do.
-
-    Returns:
-        The most bytes that the process had meanwhile, looked at every 2 ms.
-    """
+    """See how much memory something takes."""
     seen, done = [resident()], threading.Event()
 
     def watch() -> None:
@@ -136,14 +118,7 @@ def peak_during(work: Callable[[], object]) -> int:
 
 
 def size(arrays: dict[str, np.ndarray]) -> int:
-    """Add up arrays.
-
-    Args:
-        arrays: by name.
-
-    Returns:
-        Their bytes.
-    """
+    """Add up arrays."""
     return sum(one.nbytes for one in arrays.values())
 
 
@@ -165,12 +140,7 @@ class Bench:
         self._gradients: list[Gradient] = []
 
     def measure(self, rows: Int[np.ndarray, " k"], *, warm: bool = False) -> None:
-        """Send one batch through.
-
-        Args:
-            rows: its examples.
-            warm: do not note it: what is done for the first time takes longer.
-        """
+        """Send one batch through."""
         began = time.perf_counter()
         encoded = self._encoder.encode([self._examples[int(row)] for row in rows])
         between = time.perf_counter()
@@ -196,11 +166,7 @@ class Bench:
         )
 
     def shard(self) -> tuple[dict[str, np.ndarray], float]:
-        """Lay some of the measured gradients out as a shard keeps them.
-
-        Returns:
-            The arrays, and the seconds that it took for each of their bytes (in 32-bit floats).
-        """
+        """Lay some of the measured gradients out as a shard keeps them."""
         arrays: dict[str, np.ndarray] = {}
         spent = timed(lambda: arrays.update(Gradient.stack(self._gradients).pack()))
         wide = max(1, size(arrays))
@@ -209,14 +175,7 @@ class Bench:
 
 
 def measure_disk(folder: Path) -> Disk:
-    """Publish files of an index, small and large, and remove them.
-
-    Args:
-        folder: a folder of our own on the disk.
-
-    Returns:
-        How fast that was.
-    """
+    """Publish files of an index, small and large, and remove them."""
     data = np.random.default_rng(0).bytes(PUBLISHED)
     array = np.frombuffer(data, dtype=np.uint8)
     small = [timed(partial(publish_tensors, folder / f"small-{i}", {"x": array[:64]})) for i in range(5)]
@@ -228,16 +187,7 @@ def measure_disk(folder: Path) -> Disk:
 
 
 def measure_scatter(folder: Path, arrays: dict[str, np.ndarray], disk: Disk) -> Scatter:
-    """Turn a shard into postings, once whole and once in the shape of many small shards.
-
-    Args:
-        folder: a folder of our own on the disk.
-        arrays: of the shard, as kept.
-        disk: how fast the disk is.
-
-    Returns:
-        What that took.
-    """
+    """Turn a shard into postings, once whole and once in the shape of many small shards."""
     tokens = len(np.unique(arrays["rows.ids"]))
     parts = min(64, max(2, SCATTERED // max(1, arrays["rows.rows"].nbytes)))
     names = [name for name in arrays if name.startswith("rows.")]
@@ -260,31 +210,14 @@ def measure_scatter(folder: Path, arrays: dict[str, np.ndarray], disk: Disk) -> 
 
 
 def distinct(ids: Int[np.ndarray, " k"], rows: Float[np.ndarray, " s"], most: int) -> Float[np.ndarray, " s"]:
-    """Say how many different tokens stand in shards: their number grows as a power of the rows.
-
-    Args:
-        ids: tokens of the rows of a sample.
-        rows: [s] rows of each shard.
-        most: the vocabulary.
-
-    Returns:
-        [s] different tokens of each.
-    """
+    """Say how many different tokens stand in shards: their number grows as a power of the rows."""
     half, whole = len(np.unique(ids[: len(ids) // 2])), len(np.unique(ids))
     power = min(1.0, max(0.0, float(np.log2(whole / half)))) if half else 1.0
     return np.minimum(most, whole * (rows / max(1, len(ids))) ** power)
 
 
 def carried(points: Sequence[tuple[float, float]], to: Float[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
-    """Carry a cost from measured batches over to others: it never falls, and goes straight between two points.
-
-    Args:
-        points: size and cost of each measured batch; sizes are above 0.
-        to: [b] sizes; outside of those measured the cost grows as the size does.
-
-    Returns:
-        [b] costs.
-    """
+    """Carry a cost from measured batches over to others: it never falls, and goes straight between two points."""
     levels: list[tuple[float, int]] = []
     ordered = sorted(points)
     for _, cost in ordered:

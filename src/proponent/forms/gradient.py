@@ -31,17 +31,7 @@ class Gradient:
         return max((len(form) for form in self._forms().values()), default=0)
 
     def times(self, factors: Float[np.ndarray, " n"]) -> "Gradient":
-        """Multiply rows and vectors.
-
-        Args:
-            factors: one per example.
-
-        Returns:
-            The scaled gradient.
-
-        Raises:
-            TypeError: there are forms of other kinds.
-        """
+        """Multiply rows and vectors."""
         if self.outer is not None or self.head is not None:
             raise TypeError("only rows and vectors are scaled")
         rows, dense = self.rows, self.dense
@@ -52,44 +42,19 @@ class Gradient:
         )
 
     def example(self, position: int) -> "Gradient":
-        """Take one example.
-
-        Args:
-            position: its place.
-
-        Returns:
-            The gradient of one example.
-        """
+        """Take one example."""
         return self._each(lambda form: form.example(position))
 
     def without(self, examples: Bool[np.ndarray, " n"]) -> "Gradient":
-        """Empty some examples.
-
-        Args:
-            examples: which ones.
-
-        Returns:
-            The gradient with their rows gone; the examples stay.
-        """
+        """Empty some examples."""
         return self._each(lambda form: form.without(examples))
 
     def finite(self, count: int) -> Bool[np.ndarray, " n"]:
-        """Say which examples hold nothing but finite numbers.
-
-        Args:
-            count: number of examples; a gradient without any form does not know it.
-
-        Returns:
-            [n].
-        """
+        """Say which examples hold nothing but finite numbers."""
         return np.all([np.ones(count, dtype=np.bool_), *(form.finite() for form in self._forms().values())], axis=0)
 
     def pack(self) -> dict[str, np.ndarray]:
-        """Lay the forms out as named arrays, "form.array".
-
-        Returns:
-            Arrays by name.
-        """
+        """Lay the forms out as named arrays, "form.array"."""
         return {
             f"{name}.{field.name}": getattr(form, field.name)
             for name, form in self._forms().items()
@@ -98,14 +63,7 @@ class Gradient:
 
     @classmethod
     def unpack(cls, arrays: Mapping[str, np.ndarray]) -> "Gradient":
-        """Read forms back from named arrays.
-
-        Args:
-            arrays: as `pack` gave them; other names are ignored.
-
-        Returns:
-            The gradient.
-        """
+        """Read forms back from named arrays."""
         kinds: dict[str, type[Rows | Outer | HeadOuter | Dense]] = {
             "rows": Rows,
             "outer": Outer,
@@ -121,14 +79,7 @@ class Gradient:
 
     @classmethod
     def stack(cls, parts: Sequence["Gradient"]) -> "Gradient":
-        """Lay the examples of several gradients one after another.
-
-        Args:
-            parts: gradients of the same kinds, at least one.
-
-        Returns:
-            One gradient of all examples.
-        """
+        """Lay the examples of several gradients one after another."""
         packed = [part.pack() for part in parts]
         arrays: dict[str, np.ndarray] = {}
         for name in packed[0]:
@@ -138,14 +89,7 @@ class Gradient:
         return cls.unpack(arrays)
 
     def mean(self, places: Sequence[np.ndarray]) -> "Gradient":
-        """The mean gradient of all examples, as of one example: products are linear in it.
-
-        Args:
-            places: of each example, the number that each of its words has among the words of them all.
-
-        Returns:
-            The gradient of one example.
-        """
+        """The mean gradient of all examples, as of one example: products are linear in it."""
         n = np.float32(len(self))
         starts = np.concatenate([[0], np.cumsum([len(one) for one in places])])
         flat: Int[np.ndarray, " m"] = np.concatenate([*places, np.zeros(1, dtype=np.int64)])  # not empty

@@ -21,14 +21,7 @@ class Head:
     bias: Float[np.ndarray, " v"] | None = None
 
     def probabilities(self, a: Float[np.ndarray, "t d"]) -> Float[np.ndarray, "t v"]:
-        """What the head predicts.
-
-        Args:
-            a: the head's input.
-
-        Returns:
-            Softmax over the vocabulary at each position.
-        """
+        """What the head predicts."""
         logits = a @ self.weight.T
         if self.bias is not None:
             logits += self.bias
@@ -55,14 +48,7 @@ class HeadOuter(Ragged):
     weight: Float[np.ndarray, " t"]
 
     def outer(self, head: Head) -> Outer:
-        """Make the vocabulary-wide factor.
-
-        Args:
-            head: the head's table at the same checkpoint.
-
-        Returns:
-            The same gradients with g [t v] in full.
-        """
+        """Make the vocabulary-wide factor."""
         g = head.probabilities(self.a)
         g[np.arange(len(self.target)), self.target] -= 1.0
         g *= self.weight[:, None]
@@ -70,18 +56,7 @@ class HeadOuter(Ragged):
 
 
 def cross_terms(rows: Rows, outer: Outer, width: int, other_width: int) -> Terms:
-    """Split the product of an embedding gradient with a vocabulary head's gradient (tied tables).
-
-    sum over rows k and positions t of g[t, ids_k] (a_t . rows_k); the two gradients live on the same table [v d].
-
-    Args:
-        rows: one example's embedding gradient.
-        outer: one example's head gradient, o = v.
-        width: number of words of the first.
-        other_width: number of words of the second.
-
-    Returns:
-        [width + 1, other_width + 1] in float64; the special bucket is last.
-    """
+    """Split the product of an embedding gradient with a vocabulary head's gradient (tied tables)."""
+    # sum over rows k and positions t of g[t, ids_k] (a_t . rows_k); the two gradients live on the same table [v d].
     product = outer.g[:, rows.ids].T.astype(np.float64) * (rows.rows.astype(np.float64) @ outer.a.astype(np.float64).T)
     return gather(product, rows.words, outer.words, width, other_width)

@@ -33,46 +33,21 @@ class Ragged:
         return np.repeat(np.arange(len(self)), np.diff(self.indptr))
 
     def example(self: Form, position: int) -> Form:
-        """Take one example.
-
-        Args:
-            position: its place in this form.
-
-        Returns:
-            A form of one example.
-        """
+        """Take one example."""
         start, stop = int(self.indptr[position]), int(self.indptr[position + 1])
         return self._cut(np.asarray([0, stop - start]), slice(start, stop))
 
     def keep(self: Form, chosen: np.ndarray) -> Form:
-        """Keep some rows.
-
-        Args:
-            chosen: boolean [k].
-
-        Returns:
-            The form with the other rows gone; examples stay, even without rows.
-        """
+        """Keep some rows."""
         counts = np.bincount(self.owners[chosen], minlength=len(self))
         return self._cut(np.concatenate([[0], np.cumsum(counts)]), chosen)
 
     def without(self: Form, examples: Bool[np.ndarray, " n"]) -> Form:
-        """Empty some examples.
-
-        Args:
-            examples: which ones.
-
-        Returns:
-            The form with their rows gone; the examples stay.
-        """
+        """Empty some examples."""
         return self.keep(~examples[self.owners]) if examples.any() else self
 
     def finite(self) -> Bool[np.ndarray, " n"]:
-        """Say which examples hold nothing but finite numbers.
-
-        Returns:
-            True also for an example without rows.
-        """
+        """Say which examples hold nothing but finite numbers."""
         bad = np.zeros(int(self.indptr[-1]), dtype=np.bool_)
         for one in fields(self):
             array = cast("np.ndarray", getattr(self, one.name))
@@ -100,14 +75,7 @@ class Rows(Ragged):
     rows: Float[np.ndarray, "k d"]
 
     def merged(self, *, by_word: bool) -> "Rows":
-        """Sum the rows of equal token (and word) within each example.
-
-        Args:
-            by_word: keep a token's rows apart by the word it stands in.
-
-        Returns:
-            Rows sorted by example, token and word. Without words their `words` are all -1.
-        """
+        """Sum the rows of equal token (and word) within each example."""
         words = self.words if by_word else np.full_like(self.words, -1)
         order = np.lexsort((words, self.ids, self.owners))
         owners, ids, words = self.owners[order], self.ids[order], words[order]
@@ -133,27 +101,13 @@ class Rows(Ragged):
         return replace(self, rows=self.rows.astype(np.float32))
 
     def norms(self) -> Float[np.ndarray, " n"]:
-        """Euclidean norm of each example's gradient.
-
-        Returns:
-            [n], 0 for an example without rows.
-        """
+        """Euclidean norm of each example's gradient."""
         total = self.merged(by_word=False)
         squares = np.einsum("kd,kd->k", total.rows, total.rows, dtype=np.float64)
         return np.sqrt(np.bincount(total.owners, weights=squares, minlength=len(self)))
 
     def terms(self, other: "Rows", width: int, other_width: int, matched: np.ndarray | None = None) -> Terms:
-        """Split the product of two single examples into word x word terms.
-
-        Args:
-            other: the second example.
-            width: number of words of the first.
-            other_width: number of words of the second.
-            matched: which rows meet, boolean [k, k of other]; None lets equal tokens meet.
-
-        Returns:
-            [width + 1, other_width + 1] in float64; the special bucket is last.
-        """
+        """Split the product of two single examples into word x word terms."""
         same = self.ids[:, None] == other.ids[None, :] if matched is None else matched
         product = np.where(same, self.rows.astype(np.float64) @ other.rows.astype(np.float64).T, 0.0)
         return gather(product, self.words, other.words, width, other_width)
@@ -197,27 +151,11 @@ class Dense(Ragged):
 
     @classmethod
     def of(cls, v: Float[np.ndarray, "n p"]) -> "Dense":
-        """Lay out one vector per example.
-
-        Args:
-            v: the vectors.
-
-        Returns:
-            The form.
-        """
+        """Lay out one vector per example."""
         return cls(np.arange(len(v) + 1), v)
 
     def terms(self, other: "Dense", width: int, other_width: int) -> Terms:
-        """Product of two single examples; a vector belongs to no word, so that all of it is special.
-
-        Args:
-            other: the second example.
-            width: number of words of the first.
-            other_width: number of words of the second.
-
-        Returns:
-            [width + 1, other_width + 1] in float64; the special bucket is last.
-        """
+        """Product of two single examples; a vector belongs to no word, so that all of it is special."""
         terms = np.zeros((width + 1, other_width + 1))
         terms[-1, -1] = np.einsum("np,np->", self.v, other.v, dtype=np.float64) if len(self.v) == len(other.v) else 0.0
         return terms
@@ -230,18 +168,7 @@ def gather(
     width: int,
     other_width: int,
 ) -> Terms:
-    """Sum a row x row (or position x position) matrix into word x word terms.
-
-    Args:
-        product: one term per pair of rows.
-        words: word of each row; -1 goes to the special bucket.
-        other_words: word of each column.
-        width: number of words on the row side.
-        other_width: number of words on the column side.
-
-    Returns:
-        [width + 1, other_width + 1] in float64.
-    """
+    """Sum a row x row (or position x position) matrix into word x word terms."""
     terms = np.zeros((width + 1, other_width + 1))
     np.add.at(terms, (words[:, None], other_words[None, :]), product)
     return terms

@@ -56,21 +56,7 @@ class Answers:
         worded: bool = True,
         told: Sequence[str] = (),
     ) -> Answer:
-        """Make the answer to one query.
-
-        Args:
-            asked: the queries and their gradients.
-            row: which of them.
-            ranking: its hits.
-            k: length of the baselines' rankings.
-            baselines: whether to rank by them too.
-            where: which examples may be hits.
-            worded: whether scores are products of gradients, which are split by words; ranks and votes are not.
-            told: notes on how scores were joined.
-
-        Returns:
-            The answer.
-        """
+        """Make the answer to one query."""
         plan = self.store.plan
         hits = len(ranking.helped) + len(ranking.hurt)
         notes = [*self._banners(where), *told, *self.store.manifest.notes, *asked.notes(row)]

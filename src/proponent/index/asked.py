@@ -30,14 +30,7 @@ ALIKE = 0.8
 
 
 def plain_label(label: AnyLabel) -> Label:
-    """Make a number of numpy one of Python.
-
-    Args:
-        label: as the user gave it.
-
-    Returns:
-        The same class.
-    """
+    """Make a number of numpy one of Python."""
     if isinstance(label, float | np.floating) and float(label).is_integer():
         return int(label)
     return int(label) if isinstance(label, np.integer) else label
@@ -49,20 +42,7 @@ def queries_of(
     text_pairs: Sequence[str | None] | None = None,
     targets: Sequence[str | None] | None = None,
 ) -> list[Example]:
-    """Make queries of columns.
-
-    Args:
-        texts: the texts.
-        labels: classes by name or number; None (for all or for one) is the predicted class.
-        text_pairs: second texts.
-        targets: the parts that count.
-
-    Returns:
-        One query each.
-
-    Raises:
-        InputError: one text instead of a list, or lists of different lengths.
-    """
+    """Make queries of columns."""
     if isinstance(texts, str):
         raise InputError("one text was given where a list of texts belongs: put it in a list")
     columns = {"labels": labels, "text_pairs": text_pairs, "targets": targets}
@@ -80,28 +60,13 @@ def queries_of(
 
 
 def named(queries: Sequence[Example], row: int) -> str:
-    """Name a query for a message.
-
-    Args:
-        queries: what is asked.
-        row: which of them.
-
-    Returns:
-        "the text", with its id and row where there are several.
-    """
+    """Name a query for a message."""
     query = queries[row]
     return "the text" if len(queries) == 1 else f"the text with id {query.id} (row {query.row})"
 
 
 def check_queries(queries: Sequence[Example]) -> None:
-    """Refuse texts that say nothing, or that are no text.
-
-    Args:
-        queries: what is asked.
-
-    Raises:
-        InputError: names the query where there are several.
-    """
+    """Refuse texts that say nothing, or that are no text."""
     for row, query in enumerate(queries):
         where = named(queries, row)
         for part in cast("tuple[object, ...]", query.parts):
@@ -125,20 +90,7 @@ def check_queries(queries: Sequence[Example]) -> None:
 def labels_of(
     last: Pass, queries: Sequence[Example], encoded: Sequence[Encoded], size: int
 ) -> tuple[list[int], list[int], list[Float[np.ndarray, " l"]]]:
-    """Find the classes that are asked about: those given, and for the others what the model predicts.
-
-    Args:
-        last: the last checkpoint.
-        queries: what is asked.
-        encoded: the same.
-        size: of a batch.
-
-    Returns:
-        Class of each, predicted class of each and probabilities (-1 and nothing where the gradients' pass will tell).
-
-    Raises:
-        LabelError: a label for a language model, or one that the run does not know.
-    """
+    """Find the classes that are asked about: those given, and for the others what the model predicts."""
     run = last.run
     if run.label_names is None:
         labelled = next((query.label for query in queries if query.label is not None), None)
@@ -210,14 +162,7 @@ class Asked:
             self.gradients[step], self.factors[step] = turning.query(step, whole)
 
     def taken(self, rows: range) -> dict[int, Gradient]:
-        """Gradients of some queries, by step.
-
-        Args:
-            rows: which of them.
-
-        Returns:
-            One gradient of all of them per checkpoint.
-        """
+        """Gradients of some queries, by step."""
         return {step: Gradient.stack([one.example(row) for row in rows]) for step, one in self.gradients.items()}
 
     def words(self, row: int) -> tuple[Word, ...]:
@@ -231,16 +176,7 @@ class Asked:
     def split(
         self, row: int, step: int, by_word: Callable[[Example, int, int], Float[np.ndarray, "w p"]]
     ) -> Float[np.ndarray, "w p"]:
-        """One query's vector by its words, before it is turned, times its factor; special tokens last.
-
-        Args:
-            row: which query.
-            step: the checkpoint.
-            by_word: splits the vector of a text with a class and a number of words.
-
-        Returns:
-            The vectors.
-        """
+        """One query's vector by its words, before it is turned, times its factor; special tokens last."""
         made = by_word(self.queries[row], self.labels[row], len(self.words(row)))
         return made * self.factors[step][row]
 

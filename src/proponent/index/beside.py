@@ -21,33 +21,13 @@ class Beside:
         self.store = store
 
     def scores(self, name: str, query: Texts) -> Float[np.ndarray, " n"]:
-        """Score every training example for one query.
-
-        Args:
-            name: of the baseline.
-            query: one query, or a group of them.
-
-        Returns:
-            [n], the mean over the queries; NaN for a row that the index skipped, which no baseline ranks either.
-
-        Raises:
-            MissingExtraError: the baseline's package is not installed.
-        """
+        """Score every training example for one query."""
         return np.where(~self.store.alive, np.nan, self._baselines.scores(name, query).mean(0))
 
     def lists(
         self, query: Texts, k: int, allowed: Bool[np.ndarray, " n"] | None = None
     ) -> tuple[dict[str, tuple[BaselineHit, ...]], list[str]]:
-        """Rank the training set by every baseline that can be computed.
-
-        Args:
-            query: one query, or a group of them.
-            k: length of each ranking.
-            allowed: examples that may be found; None allows all.
-
-        Returns:
-            Rankings by name, and one line for each baseline that is not shown.
-        """
+        """Rank the training set by every baseline that can be computed."""
         missing = self._baselines.missing()
         ids, rows = self._names
         found: dict[str, tuple[BaselineHit, ...]] = {}

@@ -39,24 +39,7 @@ _SMALLER = "--rows int8 or a method that keeps fewer tokens (tracin-we-topk)"
 def build(
     run: Run, examples: Examples, folder: Path, recipe: Recipe, options: Options = DEFAULTS
 ) -> tuple[SkippedRow, ...]:
-    """Build an index, go on with an unfinished one, or append to a finished one.
-
-    Args:
-        run: the training run.
-        examples: its training set.
-        folder: where the index goes.
-        recipe: the method.
-        options: how to build.
-
-    Returns:
-        The rows that were skipped because their loss or gradient is not finite.
-
-    Raises:
-        InputError: data or recipe do not fit the run, or more rows than allowed are not finite.
-        DataError: the data has no rows.
-        MismatchError: the folder holds an index of something else.
-        DiskFullError: no space left; the same call resumes.
-    """
+    """Build an index, go on with an unfinished one, or append to a finished one."""
     options.check()
     if not len(examples):
         raise DataError(f"{examples.name} has no rows: there is nothing to index")
@@ -107,14 +90,7 @@ class Build:
             self.writer = self._writer(folder)
 
     def run_all(self) -> tuple[SkippedRow, ...]:
-        """Do what is not done yet, and seal; an index that is sealed already is left alone.
-
-        Returns:
-            The skipped rows.
-
-        Raises:
-            InputError: no row has a finite loss and gradient.
-        """
+        """Do what is not done yet, and seal; an index that is sealed already is left alone."""
         sealed = self.writer.finished
         if sealed is not None:
             return tuple(sealed.skipped)
@@ -377,11 +353,7 @@ class Build:
 
 
 def peak_rss() -> int:
-    """Most memory that this process has had.
-
-    Returns:
-        Bytes.
-    """
+    """Most memory that this process has had."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

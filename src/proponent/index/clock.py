@@ -18,14 +18,7 @@ class Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Generator[None]:
-        """Count what is done meanwhile.
-
-        Args:
-            stage: its name.
-
-        Yields:
-            Nothing.
-        """
+        """Count what is done meanwhile."""
         began = time.perf_counter()
         self.seconds.setdefault(stage, 0.0)
         self._inner.append(0.0)

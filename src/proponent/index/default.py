@@ -29,17 +29,7 @@ class Default(NamedTuple):
 
 
 def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: str = "recorded") -> Default:
-    """Choose the method that measures best among those that the run allows.
-
-    Args:
-        run: the training run.
-        steps: checkpoints to use; None uses all.
-        second_moment: where second moments are found; anything but "recorded" was asked for by the user, and a method
-            that uses them is taken.
-
-    Returns:
-        Method and reason.
-    """
+    """Choose the method that measures best among those that the run allows."""
     if run.card.kind != "classification":
         return Default(PLAIN, f"method {PLAIN}: the default for a language model")
     initial = _pretrained(run)

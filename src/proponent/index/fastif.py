@@ -75,32 +75,14 @@ class FastIF:
         self._read: dict[int, Encoded] = {}
 
     def scores(self, asked: Asked, rows: range) -> Float[np.ndarray, "q n"]:
-        """Score every training example, candidates or not.
-
-        Args:
-            asked: the queries.
-            rows: which of them.
-
-        Returns:
-            [q n]; NaN for rows that are no hits.
-        """
+        """Score every training example, candidates or not."""
         total = np.full((len(rows), self.store.n), np.nan)
         places = np.flatnonzero(self.store.alive)
         total[:, places] = self._products(self.solution(asked, rows).s, places)
         return total
 
     def top(self, asked: Asked, rows: range, k: int, where: Where) -> list[Ranking]:
-        """Rank the candidates of some queries.
-
-        Args:
-            asked: the queries.
-            rows: which of them.
-            k: hits on each side.
-            where: which examples may be hits.
-
-        Returns:
-            One ranking each.
-        """
+        """Rank the candidates of some queries."""
         solution, rankings = self.solution(asked, rows), list[Ranking]()
         allowed = np.concatenate([where.allowed(one) for one in self.store.segments])
         for at, row in enumerate(rows):
@@ -111,33 +93,14 @@ class FastIF:
         return rankings
 
     def notes(self, asked: Asked, row: int) -> list[str]:
-        """Say how one query was solved, and which examples were compared.
-
-        Args:
-            asked: the queries.
-            row: which of them.
-
-        Returns:
-            Lines for the reader.
-        """
+        """Say how one query was solved, and which examples were compared."""
         whole = "the query has no words here: shares are by the words of the training example"
         return [*self.solution(asked, range(row, row + 1)).told, self.nearest.told(), whole]
 
     def terms(
         self, asked: Asked, row: int, example: Example, label: int, widths: tuple[int, int]
     ) -> Float[np.ndarray, "w x"]:
-        """Split the score of an example by its words; the query is one.
-
-        Args:
-            asked: the queries.
-            row: which of them.
-            example: the training example.
-            label: its class.
-            widths: words of the example and of the query.
-
-        Returns:
-            [width + 1, other_width + 1], all of it in the last column.
-        """
+        """Split the score of an example by its words; the query is one."""
         solution = self.solution(asked, range(row, row + 1))
         s = self._blocks(solution.s[solution.rows.index(row)][None])
         (encoded,) = self._work.encoder.encode([example])
@@ -149,15 +112,7 @@ class FastIF:
         return terms
 
     def solution(self, asked: Asked, rows: range) -> Solution:
-        """Solve, or take what was solved for the same queries.
-
-        Args:
-            asked: the queries.
-            rows: which of them.
-
-        Returns:
-            One vector each, and what there is to say.
-        """
+        """Solve, or take what was solved for the same queries."""
         held = self._solved
         if held is None or held.asked is not asked or not set(rows) <= set(held.rows):
             self._solved = held = self._solve(asked, rows)

@@ -31,14 +31,7 @@ RIDGES = "curvature.ridges"
 
 
 def cuts_of(blocks: Sequence[PlannedBlock]) -> list[slice]:
-    """Find the stretch of every layer in the vectors.
-
-    Args:
-        blocks: the layers of a plan.
-
-    Returns:
-        One slice each.
-    """
+    """Find the stretch of every layer in the vectors."""
     bounds = [0, *np.cumsum([one.kept_o * one.kept_i for one in blocks]).tolist()]
     return [slice(start, stop) for start, stop in pairwise(bounds)]
 
@@ -67,15 +60,7 @@ class Fitting:
         self._damping = Damping(recipe.damping, recipe.damping_of)
 
     def tables(self, factors: Factors, squares: Squares) -> dict[str, np.ndarray]:
-        """Fit.
-
-        Args:
-            factors: takes the factors of EK-FAC; called only for it.
-            squares: takes its eigenvalues, where labels are drawn; the gradients of an index are of the labels given.
-
-        Returns:
-            Arrays by name, for the table of the checkpoint.
-        """
+        """Fit."""
         if self.recipe.curvature == "autocorrelation" and self._queries is not None:
             return self._mixed(self._queries())
         kind, kept = self.recipe.curvature, dict[str, np.ndarray]()
@@ -194,18 +179,7 @@ class Fitting:
 
 
 def fitted(table: Mapping[str, np.ndarray], count: int) -> list[np.ndarray | Kronecker | float]:
-    """Read a fitted curvature back.
-
-    Args:
-        table: of a checkpoint.
-        count: layers.
-
-    Returns:
-        One inverse per layer; of DataInf over a large layer its ridge alone.
-
-    Raises:
-        InputError: nothing was fitted yet.
-    """
+    """Read a fitted curvature back."""
     if RIDGES not in table:
         raise InputError(
             "the curvature of this index is fitted once all its gradients are there: finish the build before you ask"

@@ -55,25 +55,11 @@ class Aggregate:
 
     @classmethod
     def of(cls, named: "How | Aggregate") -> "Aggregate":
-        """Take a rule by its name, or as it is.
-
-        Args:
-            named: one of mean, rank and vote, or a whole aggregation.
-
-        Returns:
-            The aggregation.
-        """
+        """Take a rule by its name, or as it is."""
         return named if isinstance(named, cls) else cls(named)  # type: ignore[arg-type]
 
     def alone(self) -> "Aggregate":
-        """Refuse a choice of queries where each is asked for itself.
-
-        Returns:
-            The same.
-
-        Raises:
-            InputError: only some queries were to count.
-        """
+        """Refuse a choice of queries where each is asked for itself."""
         if self.correct:
             raise InputError("which queries count is a choice for a group of them (--group, explain_group)")
         return self
@@ -173,19 +159,7 @@ class Grouping:
             )
 
     def rows(self, asked: Asked, rows: Sequence[int], rule: Aggregate) -> list[int]:
-        """Choose the queries that count.
-
-        Args:
-            asked: the queries.
-            rows: which of them are asked about.
-            rule: says whether those that the model gets wrong count.
-
-        Returns:
-            Their rows.
-
-        Raises:
-            InputError: none is left, or there is nothing that could be correct.
-        """
+        """Choose the queries that count."""
         self._check()
         if not rows:
             raise InputError("no query was given: there is nothing to join")
@@ -201,16 +175,7 @@ class Grouping:
         return found
 
     def scores(self, asked: Asked, rows: Sequence[int], rule: Aggregate) -> tuple[Float[np.ndarray, " n"], int]:
-        """Join the scores of some queries.
-
-        Args:
-            asked: the queries and their gradients.
-            rows: which of them count.
-            rule: how they are joined.
-
-        Returns:
-            One number per training example, as the rule defines it (NaN for rows that are no hits), and how many voted.
-        """
+        """Join the scores of some queries."""
         alive = self._search.store.alive
         votes = Votes(rule.how, rule.k, int(alive.sum()))
         for scores in self._voters(asked, rows, rule):
@@ -222,18 +187,7 @@ class Grouping:
     def ranking(
         self, asked: Asked, rows: Sequence[int], rule: Aggregate, k: int, where: Where
     ) -> tuple[Ranking, list[str]]:
-        """Rank the training examples by joined scores.
-
-        Args:
-            asked: the queries and their gradients.
-            rows: which of them count.
-            rule: how they are joined.
-            k: hits on each side.
-            where: which examples may be hits; ranks are counted among all.
-
-        Returns:
-            The ranking, and what a reader must know of its scores.
-        """
+        """Rank the training examples by joined scores."""
         self._check()
         scores, voters = self.scores(asked, rows, rule)
         allowed = np.concatenate([where.allowed(one) for one in self._search.store.segments])

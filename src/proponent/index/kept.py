@@ -11,18 +11,7 @@ from proponent.examples import Examples
 def columns(
     examples: Examples, rows: range, labels: Sequence[int], names: tuple[str, ...] | None, order: Int[np.ndarray, " n"]
 ) -> dict[str, Sequence[object] | np.ndarray]:
-    """Lay out one segment of the training set.
-
-    Args:
-        examples: the training set.
-        rows: which of them.
-        labels: class numbers of all of them.
-        names: classes; None for a language model.
-        order: example (place in the segment) of each place in the shards.
-
-    Returns:
-        Equally long columns by name, in data order.
-    """
+    """Lay out one segment of the training set."""
     kept, sources = [examples[row] for row in rows], examples.part("source")
     places = np.empty(len(kept), dtype=np.int32)
     places[order] = np.arange(len(kept), dtype=np.int32)

@@ -47,23 +47,11 @@ class Layered:
         return [math.prod(self.projection.shapes[one.name]) for one in self.choice.blocks]
 
     def width(self, table: int, lengths: Int[np.ndarray, " n"]) -> int:
-        """Numbers kept per token, as if an example's vector were spread over its tokens.
-
-        Args:
-            table: width of the word embedding.
-            lengths: tokens of each example.
-
-        Returns:
-            What shards are sized by.
-        """
+        """Numbers kept per token, as if an example's vector were spread over its tokens."""
         return max(table, int(self.projection.size / max(1.0, float(lengths.mean()))))
 
     def planned(self) -> list[PlannedBlock]:
-        """Describe the layers for the plan of an index.
-
-        Returns:
-            One entry each, in the order of the vectors.
-        """
+        """Describe the layers for the plan of an index."""
         return [
             PlannedBlock(name=one.name, o=one.o, i=one.i, kept_o=kept[0], kept_i=kept[1])
             for one in self.choice.blocks
@@ -71,11 +59,7 @@ class Layered:
         ]
 
     def notes(self) -> list[str]:
-        """Say which layers are scored, and whether in full.
-
-        Returns:
-            Lines for the user.
-        """
+        """Say which layers are scored, and whether in full."""
         lines = [f"{self.recipe.name} scores {self.choice.told()}"]
         if not self.choice.blocks:
             return lines
@@ -97,14 +81,7 @@ class Layered:
 
 
 def refuse_layers(recipe: Recipe) -> None:
-    """Refuse what is said of layers to a method that is about none.
-
-    Args:
-        recipe: the method.
-
-    Raises:
-        InputError: it would have no effect; the message names the option.
-    """
+    """Refuse what is said of layers to a method that is about none."""
     if recipe.layer == "layers":
         return
     said = {
@@ -120,19 +97,7 @@ def refuse_layers(recipe: Recipe) -> None:
 
 
 def chosen_layers(recipe: Recipe, run: Run, model: nn.Module) -> Choice:
-    """Find the layers of a recipe in a model.
-
-    Args:
-        recipe: the method.
-        run: the run.
-        model: any of its checkpoints.
-
-    Returns:
-        The choice.
-
-    Raises:
-        InputError: the recipe names layers that the model does not have, or options that are not for layers.
-    """
+    """Find the layers of a recipe in a model."""
     if recipe.top is not None or recipe.drop_special or recipe.synonym_threshold is not None or recipe.path != "exact":
         raise InputError(
             f"{recipe.name} is about many layers: top, drop_special, synonym_threshold and path are for the word "
@@ -171,19 +136,7 @@ def _plain(recipe: Recipe) -> bool:
 
 
 def settled(recipe: Recipe, run: Run, model: nn.Module) -> Recipe:
-    """Settle what a recipe leaves to the model: whether gradients of layers are projected.
-
-    Args:
-        recipe: the method.
-        run: the run.
-        model: any of its checkpoints.
-
-    Returns:
-        The recipe without "auto".
-
-    Raises:
-        InputError: a basis is named and nothing is projected.
-    """
+    """Settle what a recipe leaves to the model: whether gradients of layers are projected."""
     made = recipe
     if recipe.layer == "layers" and recipe.project == "auto":
         size = sum(block.size for block in chosen_layers(recipe, run, model).blocks)
@@ -197,14 +150,7 @@ def settled(recipe: Recipe, run: Run, model: nn.Module) -> Recipe:
 
 
 def spoken(encoded: Encoded) -> Spoken:
-    """Say which words the positions of layers belong to.
-
-    Args:
-        encoded: an example.
-
-    Returns:
-        Its words; what a decoder reads is the target shifted right, after its start.
-    """
+    """Say which words the positions of layers belong to."""
     said = encoded.target_words
     if encoded.start is None or said is None:
         return Spoken(encoded.words)
@@ -212,14 +158,7 @@ def spoken(encoded: Encoded) -> Spoken:
 
 
 def apart(encoded: Sequence[Encoded]) -> list[slice]:
-    """Cut a batch so that in each part examples and positions differ in number: hooks tell them apart by that.
-
-    Args:
-        encoded: the examples.
-
-    Returns:
-        One batch each.
-    """
+    """Cut a batch so that in each part examples and positions differ in number: hooks tell them apart by that."""
     n = len(encoded)
     cuts: list[slice] = []
     for start in range(n):

@@ -27,17 +27,7 @@ _SIDES = ("left", "right")
 
 
 def leading(work: Pass, stream: Stream) -> dict[str, np.ndarray]:
-    """Find the directions of every layer that is to be projected.
-
-    Args:
-        work: the checkpoint, with what multiplies gradients in place.
-        stream: the training set.
-
-    Returns:
-        Arrays by name, for the table of the checkpoint: directions [p o] and [p i] of a layer, and the share of the
-        squared norm that each side keeps; nothing for a side that is kept in full or is too wide. "basis" counts the
-        sides that have directions, and those that are too wide.
-    """
+    """Find the directions of every layer that is to be projected."""
     assert work.layered is not None
     projection = work.layered.projection
     sums = {
@@ -57,14 +47,7 @@ def leading(work: Pass, stream: Stream) -> dict[str, np.ndarray]:
 
 
 def held(projection: Projection) -> int:
-    """Say how much the directions of a checkpoint will take.
-
-    Args:
-        projection: of the layers.
-
-    Returns:
-        Bytes.
-    """
+    """Say how much the directions of a checkpoint will take."""
     return sum(4 * p * width + 8 for _, _, p, width in _looked_for(projection)) + 16
 
 
@@ -81,16 +64,7 @@ def _looked_for(projection: Projection) -> list[tuple[str, str, int, int]]:
 
 
 def told(recipe: Recipe, steps: Sequence[int], table: Callable[[int], Mapping[str, np.ndarray]]) -> list[str]:
-    """Say how much of the gradients the directions keep.
-
-    Args:
-        recipe: the method.
-        steps: of the checkpoints.
-        table: reads that of a checkpoint.
-
-    Returns:
-        Lines for the user; none for random projections.
-    """
+    """Say how much of the gradients the directions keep."""
     return [_share_told(step, table(step)) for step in steps] if recipe.basis == "leading" else []
 
 

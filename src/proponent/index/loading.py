@@ -78,32 +78,12 @@ class Loaded:
     def by_word(
         self, step: int, example: Example, label: int, width: int, against: int | None, asked: bool
     ) -> Float[np.ndarray, "w p"]:
-        """The vector of one text split by its words, taken again from the model.
-
-        Args:
-            step: the checkpoint.
-            example: the text.
-            label: its class.
-            width: number of its words.
-            against: a class whose loss is subtracted.
-            asked: whether it is a query.
-
-        Returns:
-            One vector per word, the special bucket last.
-        """
+        """The vector of one text split by its words, taken again from the model."""
         (encoded,) = self.encoder.encode([example])
         return self.at(step).words(encoded, label, width, against, asked=asked)
 
     def at(self, step: int, *, retaken: bool = False) -> Pass:
-        """Load a checkpoint, or take it from before.
-
-        Args:
-            step: the checkpoint.
-            retaken: to take gradients that the index does not keep.
-
-        Returns:
-            Ready to give gradients.
-        """
+        """Load a checkpoint, or take it from before."""
         if (step, retaken) not in self._passes:
             other = self._passes.get((step, not retaken))
             model = self._model(step) if other is None else other.model

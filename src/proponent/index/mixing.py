@@ -37,16 +37,7 @@ class Chosen:
 
 
 def check_curvature(recipe: Recipe, queries: Examples | None) -> None:
-    """Refuse queries that nothing is made of, a share of queries that are not there, and labels drawn for nothing.
-
-    Args:
-        recipe: the method.
-        queries: what R_eval is estimated from.
-
-    Raises:
-        InputError: they do not fit; the message names the option.
-        DataError: there are no queries.
-    """
+    """Refuse queries that nothing is made of, a share of queries that are not there, and labels drawn for nothing."""
     if recipe.fisher == "sampled" and recipe.curvature != "ekfac":
         raise InputError(
             f"fisher sampled is about EK-FAC's Fisher matrix, and {recipe.name} has curvature {recipe.curvature}: "
@@ -72,20 +63,7 @@ def check_curvature(recipe: Recipe, queries: Examples | None) -> None:
 def chosen_share(
     recipe: Recipe, train: Float[np.ndarray, " p"], queries: Float[np.ndarray, " p"], count: int
 ) -> Chosen:
-    """Choose lambda, or take the given one.
-
-    Args:
-        recipe: the method.
-        train: eigenvalues of R_train of all layers, in any order; used by "auto" alone.
-        queries: those of R_eval.
-        count: queries.
-
-    Returns:
-        lambda, and where both sides weigh the same.
-
-    Raises:
-        InputError: there is no such place, or one side has no eigenvalue there.
-    """
+    """Choose lambda, or take the given one."""
     if recipe.eval_share != "auto":
         return Chosen(float(recipe.eval_share), 0)
     place = _place(recipe, len(train))
@@ -97,16 +75,7 @@ def chosen_share(
 
 
 def refuse_too_few(recipe: Recipe, widths: Sequence[int], queries: Examples | None) -> None:
-    """Refuse, before any gradient is taken, queries that are too few for the place at which lambda is chosen.
-
-    Args:
-        recipe: the method.
-        widths: numbers of each layer.
-        queries: what R_eval is estimated from: each gives it a rank of 1 in each layer at most.
-
-    Raises:
-        InputError: there is no such place, or R_eval cannot have an eigenvalue there.
-    """
+    """Refuse, before any gradient is taken, queries that are too few for the place at which lambda is chosen."""
     if queries is None or recipe.eval_share != "auto":
         return
     total, rank = sum(widths), sum(min(len(queries), one) for one in widths)
@@ -134,17 +103,7 @@ def _too_few(count: int, place: int, total: int, why: str, rank: int) -> str:
 
 
 def mixing_told(step: int, table: dict[str, np.ndarray], queries: Examples | None, widest: int) -> str:
-    """Say what R is made of.
-
-    Args:
-        step: the checkpoint.
-        table: of it.
-        queries: what R_eval is estimated from.
-        widest: numbers of the widest layer.
-
-    Returns:
-        A line for the reader.
-    """
+    """Say what R is made of."""
     if queries is None or SHARE not in table:
         return f"{step_name(step)}: R is the autocorrelation of the training set alone (no queries were given: --eval)"
     share, place = float(table[SHARE][0]), int(table[PLACE][0])
@@ -159,14 +118,7 @@ def mixing_told(step: int, table: dict[str, np.ndarray], queries: Examples | Non
 
 
 def fisher_told(recipe: Recipe) -> str:
-    """Say whose labels EK-FAC's Fisher matrix is made of.
-
-    Args:
-        recipe: the method.
-
-    Returns:
-        A line for the reader.
-    """
+    """Say whose labels EK-FAC's Fisher matrix is made of."""
     if recipe.fisher == "sampled":
         return f"Fisher matrix: labels drawn from the model's own probabilities (seed {recipe.fisher_seed})"
     return (
@@ -175,15 +127,7 @@ def fisher_told(recipe: Recipe) -> str:
 
 
 def spread_told(large: int, layers: int) -> str:
-    """Say which layers' closed form is taken when asked.
-
-    Args:
-        large: how many of them.
-        layers: all of them.
-
-    Returns:
-        A line for the reader.
-    """
+    """Say which layers' closed form is taken when asked."""
     return (
         f"DataInf's closed form over {large} of {layers} layers (more than {MOST:,} numbers each) is taken when asked, "
         "from the gradients of the examples that may be found: a question reads them once more, and so do its words"

@@ -36,19 +36,7 @@ class Moments:
 
 
 def read_moments(checkpoint: Checkpoint, recipe: Recipe, source: Source) -> Moments:
-    """Find the second moments that a recipe needs.
-
-    Args:
-        checkpoint: the checkpoint.
-        recipe: the method.
-        source: the user's choice.
-
-    Returns:
-        The moments, unread.
-
-    Raises:
-        InputError: they are not where the user said.
-    """
+    """Find the second moments that a recipe needs."""
     if source not in get_args(Source):
         raise InputError(f"second_moment is {source!r}: choose one of {', '.join(get_args(Source))}")
     if recipe.preconditioner == "none" or source == "estimate":
@@ -76,8 +64,8 @@ def _of_layers(checkpoint: Checkpoint, recipe: Recipe, source: Source) -> Moment
     if source == "optimizer" or path is None or len(TensorSlices(path).names) < 2:
         raise InputError(
             f"{recipe.name} needs the optimizer's second moments of its layers, and {checkpoint.path} recorded none: "
-            'train with proponent.Recorder(moments="all"), or choose --second-moment estimate (mean squared gradient over '
-            "the training set), or leave them out with --set preconditioner=none"
+            'train with proponent.Recorder(moments="all"), or choose --second-moment estimate (mean squared '
+            "gradient over the training set), or leave them out with --set preconditioner=none"
         )
     return Moments(
         "Adam's second moment, recorded at the step", None, lambda: read_tensors(path, tuple(TensorSlices(path).names))
@@ -99,16 +87,7 @@ def _optimizer_file(checkpoint: Checkpoint) -> Path:
 
 
 def moments_fingerprints(checkpoints: Sequence[Checkpoint], recipe: Recipe, source: Source) -> dict[str, str]:
-    """Hash the files that second moments come from, so that an index of others is not taken for this one.
-
-    Args:
-        checkpoints: those of the index.
-        recipe: the method.
-        source: the user's choice.
-
-    Returns:
-        SHA-256 by "moments step N"; empty when none are read.
-    """
+    """Hash the files that second moments come from, so that an index of others is not taken for this one."""
     if recipe.preconditioner == "none" or source == "estimate":
         return {}
     files = {one.step: one.path / ("optimizer.pt" if source == "optimizer" else MOMENTS_FILE) for one in checkpoints}

@@ -23,16 +23,7 @@ class Nearest:
         self.store, self.recipe = store, recipe
 
     def __call__(self, asked: Asked, row: int, allowed: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
-        """Find the candidates of a query.
-
-        Args:
-            asked: the queries.
-            row: which of them.
-            allowed: which examples may be hits.
-
-        Returns:
-            Their places, in data order; ties go to the example that stands first.
-        """
+        """Find the candidates of a query."""
         if self._by_signal:
             far = -self._likeness(asked.pooled[row], _signal(asked, row))
         else:
@@ -41,11 +32,7 @@ class Nearest:
         return np.sort(order[: min(self._most(), int(allowed.sum()))])
 
     def told(self) -> str:
-        """Say which examples were compared.
-
-        Returns:
-            A line for the reader.
-        """
+        """Say which examples were compared."""
         most, n = self._most(), int(self.store.alive.sum())
         if most >= n:
             return "every training example is a candidate"

@@ -53,11 +53,7 @@ class Options:
     say: Callable[[str], None] = _say
 
     def check(self) -> None:
-        """Refuse what cannot be.
-
-        Raises:
-            InputError: the message names the option.
-        """
+        """Refuse what cannot be."""
         if self.batch_size < 1:
             raise InputError(f"--batch-size {self.batch_size}: a batch holds at least one example")
         if self.segment_rows < 1:

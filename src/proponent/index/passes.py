@@ -65,20 +65,7 @@ class Passed:
 
 
 def wanted(recipe: Recipe, run: Run, model: nn.Module, *, retaken: bool = False) -> Wanted:
-    """Decide which gradients to take.
-
-    Args:
-        recipe: the method.
-        run: the run.
-        model: any of its checkpoints.
-        retaken: the layers of a recipe whose index keeps no gradients are to be taken from texts.
-
-    Returns:
-        What to capture.
-
-    Raises:
-        InputError: the recipe asks for a path that this model does not have.
-    """
+    """Decide which gradients to take."""
     if recipe.layer == "none" or (recipe.solver != "none" and not retaken):
         return Wanted(rows=False, outer=False, head=False, path="exact", tied=False)
     lm, decoding = run.card.kind != "classification", run.card.kind == "seq2seq"
@@ -165,12 +152,7 @@ class Pass:
         return self.layered is not None and fitted
 
     def prepare(self, table: Mapping[str, np.ndarray], *, basis: bool = True) -> None:
-        """Put in place what was fitted before any gradient: a refitted last layer, second moments, directions.
-
-        Args:
-            table: of the checkpoint.
-            basis: also what layers are projected to; without it the projections stay random.
-        """
+        """Put in place what was fitted before any gradient: a refitted last layer, second moments, directions."""
         if self.recipe.refit is not None:
             head = classifier_head(self.model)
             with torch.no_grad():
@@ -193,17 +175,7 @@ class Pass:
         *,
         asked: bool = False,
     ) -> Passed:
-        """Take the gradients of one batch.
-
-        Args:
-            encoded: the examples.
-            labels: class numbers; ignored by a language model.
-            against: class numbers whose loss is subtracted.
-            asked: they are queries: what the recipe asks of them, which need not be their loss.
-
-        Returns:
-            Forms, losses and predictions.
-        """
+        """Take the gradients of one batch."""
         if self.layered is None or len(encoded) < 2:
             return self._batch(encoded, labels, against, asked)
         cuts = self._cuts(encoded)
@@ -228,18 +200,7 @@ class Pass:
     def words(
         self, encoded: Encoded, label: int, width: int, against: int | None = None, *, asked: bool = False
     ) -> Float[np.ndarray, "w p"]:
-        """Split the gradient of the layers of one example by its words.
-
-        Args:
-            encoded: the example.
-            label: its class; ignored by a language model.
-            width: number of its words.
-            against: class whose loss is subtracted.
-            asked: it is a query.
-
-        Returns:
-            One vector per word, the special bucket last.
-        """
+        """Split the gradient of the layers of one example by its words."""
         assert self.layered is not None
         captured, _ = self._captured([encoded], [label], None if against is None else [against], asked)
         assert captured.calls is not None
@@ -248,16 +209,7 @@ class Pass:
     def calls(
         self, encoded: Sequence[Encoded], labels: Sequence[int], draws: Draws | None = None
     ) -> Iterator[tuple[Captured, int]]:
-        """Capture layers of a batch, in parts where they must be.
-
-        Args:
-            encoded: the examples.
-            labels: class numbers.
-            draws: draws other labels; None keeps these.
-
-        Yields:
-            What was captured, and of how many examples.
-        """
+        """Capture layers of a batch, in parts where they must be."""
 
         def parts() -> list[tuple[Captured, int]]:
             cuts = self._cuts(encoded)
@@ -272,15 +224,7 @@ class Pass:
         yield from found
 
     def vectors(self, captured: Captured, count: int) -> Float[np.ndarray, "n p"]:
-        """Lay what was captured out as vectors.
-
-        Args:
-            captured: of a batch.
-            count: its examples.
-
-        Returns:
-            As an index keeps them.
-        """
+        """Lay what was captured out as vectors."""
         assert self.layered is not None
         assert captured.calls is not None
         return self.layered.projection.vectors(captured.calls, count, self.roots)
@@ -315,16 +259,7 @@ class Pass:
     def losses(
         self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None = None
     ) -> Float[Tensor, " n"]:
-        """Take losses without hooks, their graph and all.
-
-        Args:
-            encoded: the examples.
-            labels: class numbers; ignored by a language model.
-            against: class numbers whose loss is subtracted.
-
-        Returns:
-            Losses in nats.
-        """
+        """Take losses without hooks, their graph and all."""
         batch = self.encoder.collate(encoded, labels)
         logits = cast("Tensor", self.model(**batch.inputs).logits)
         if self.run.card.kind == "classification":
@@ -332,14 +267,7 @@ class Pass:
         return batch.tokens(self.recipe.loss).losses(logits)
 
     def probabilities(self, encoded: Sequence[Encoded]) -> Float[np.ndarray, "n l"] | None:
-        """Predict without gradients.
-
-        Args:
-            encoded: the examples.
-
-        Returns:
-            Class probabilities; None for a language model.
-        """
+        """Predict without gradients."""
         if self.run.card.kind != "classification":
             return None
         batch = self.encoder.collate(encoded, [0] * len(encoded))
@@ -347,11 +275,7 @@ class Pass:
             return _softmax(self.model(**batch.inputs).logits)
 
     def tables(self) -> dict[str, np.ndarray]:
-        """Copy the tables that products at this checkpoint need.
-
-        Returns:
-            "head" [v d] (and "head_bias" [v]) for a vocabulary head, "embedding" [v d] for synonyms.
-        """
+        """Copy the tables that products at this checkpoint need."""
         kept: dict[str, np.ndarray] = {}
         if self.wanted.head:
             head = head_table(self.model)

@@ -43,17 +43,7 @@ class Cut:
 
 
 def cut(lengths: Int[np.ndarray, " n"], width: int, most: int, first: int) -> list[Cut]:
-    """Cut a training set into segments of neighbouring rows, and each of them into shards of like length.
-
-    Args:
-        lengths: tokens of each example.
-        width: numbers in one gradient row.
-        most: examples of a segment at most.
-        first: number of the first segment.
-
-    Returns:
-        The segments, in data order.
-    """
+    """Cut a training set into segments of neighbouring rows, and each of them into shards of like length."""
     cuts: list[Cut] = []
     begin = 0
     total: Int[np.ndarray, " m"] = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
@@ -71,18 +61,7 @@ def cut(lengths: Int[np.ndarray, " n"], width: int, most: int, first: int) -> li
 
 
 def batches(lengths: Int[np.ndarray, " n"], start: int, stop: int, size: int, *, equal: bool) -> list[tuple[int, int]]:
-    """Cut a stretch of the length-sorted order into batches.
-
-    Args:
-        lengths: tokens of each example, in that order.
-        start: first place.
-        stop: one past the last place.
-        size: most examples of a batch.
-        equal: never put different lengths into one batch.
-
-    Returns:
-        [begin, end) of each batch.
-    """
+    """Cut a stretch of the length-sorted order into batches."""
     cuts: list[tuple[int, int]] = []
     begin = start
     for place in range(start + 1, stop + 1):
@@ -93,19 +72,7 @@ def batches(lengths: Int[np.ndarray, " n"], start: int, stop: int, size: int, *,
 
 
 def label_numbers(run: Run, examples: Examples) -> list[int]:
-    """Find the class number of every training row.
-
-    Args:
-        run: the run.
-        examples: its training set.
-
-    Returns:
-        One number each; -1 throughout for a language model.
-
-    Raises:
-        DataError: rows without a label.
-        LabelError: a label that the run does not know.
-    """
+    """Find the class number of every training row."""
     if run.label_names is None:
         return [-1] * len(examples)
     known: dict[object, int] = {}
@@ -130,19 +97,7 @@ def label_numbers(run: Run, examples: Examples) -> list[int]:
 
 
 def chosen(run: Run, steps: tuple[int, ...] | None, recipe: Recipe) -> tuple[Checkpoint, ...]:
-    """Choose the checkpoints of an index.
-
-    Args:
-        run: the run.
-        steps: the user's choice; None leaves it to the recipe.
-        recipe: takes all checkpoints, or the last.
-
-    Returns:
-        The checkpoints, in order.
-
-    Raises:
-        InputError: the run has no such step.
-    """
+    """Choose the checkpoints of an index."""
     if steps is None:
         return run.checkpoints[-1:] if recipe.checkpoints == "last" else run.checkpoints
     there = sorted({one.step % RUN_STEPS for one in run.checkpoints})
@@ -153,15 +108,7 @@ def chosen(run: Run, steps: tuple[int, ...] | None, recipe: Recipe) -> tuple[Che
 
 
 def known_ids(store: Store, examples: Examples) -> list[str]:
-    """Find ids that an index holds already.
-
-    Args:
-        store: the index.
-        examples: what is to be appended.
-
-    Returns:
-        Ids of both; those of deleted examples do not count.
-    """
+    """Find ids that an index holds already."""
     fresh = set(examples.ids)
     known: list[str] = []
     for segment in store.segments:
@@ -171,16 +118,7 @@ def known_ids(store: Store, examples: Examples) -> list[str]:
 
 
 def refuse_ids(known: list[str], folder: Path, examples: Examples) -> None:
-    """Refuse to append rows whose ids an index holds already.
-
-    Args:
-        known: as `known_ids` found them.
-        folder: the index.
-        examples: what is to be appended.
-
-    Raises:
-        DataError: there are some; the message names the first few.
-    """
+    """Refuse to append rows whose ids an index holds already."""
     if known:
         raise DataError(
             f"{len(known)} ids of {examples.name} are in {folder} already ({', '.join(known[:5])}): name a column with "
@@ -189,17 +127,7 @@ def refuse_ids(known: list[str], folder: Path, examples: Examples) -> None:
 
 
 def shard_of(text: str | None) -> tuple[int, int] | None:
-    """Read which share of the shards this process computes.
-
-    Args:
-        text: "i/N", i from 0 to N - 1; None computes all.
-
-    Returns:
-        i and N.
-
-    Raises:
-        InputError: it is nothing of that kind.
-    """
+    """Read which share of the shards this process computes."""
     if text is None:
         return None
     left, slash, right = text.partition("/")
@@ -209,15 +137,7 @@ def shard_of(text: str | None) -> tuple[int, int] | None:
 
 
 def refuse_empty_share(text: str | None, cuts: Sequence[Cut]) -> None:
-    """Refuse a share that no shard falls to, before anything is computed for it.
-
-    Args:
-        text: "i/N".
-        cuts: the segments, with their shards.
-
-    Raises:
-        InputError: there are not so many shards.
-    """
+    """Refuse a share that no shard falls to, before anything is computed for it."""
     share, count = shard_of(text), sum(len(one.planned.shards) - 1 for one in cuts)
     if share is not None and share[0] >= count:
         held = "is 1 shard" if count == 1 else f"are {count} shards"

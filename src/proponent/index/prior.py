@@ -27,20 +27,7 @@ Bases = Mapping[str, tuple[Float[np.ndarray, "o o"], Float[np.ndarray, "i i"]]]
 
 
 def refitted(work: Pass, stream: Stream, classes: int, penalty: float) -> Float[np.ndarray, "l i"]:
-    """Fit the last layer anew on the training set's features.
-
-    Args:
-        work: the checkpoint; the head is the one layer that it captures.
-        stream: the training set.
-        classes: how many.
-        penalty: L2 coefficient.
-
-    Returns:
-        Its weight.
-
-    Raises:
-        InputError: other layers are scored, or the fit does not come to rest.
-    """
+    """Fit the last layer anew on the training set's features."""
     layered = work.layered
     assert layered is not None
     if [block.o for block in layered.choice.blocks] != [classes]:
@@ -60,17 +47,7 @@ def refitted(work: Pass, stream: Stream, classes: int, penalty: float) -> Float[
 
 
 def roots(work: Pass, stream: Stream, found: Moments, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-    """What gradients of layers are multiplied with before they are projected: 1 / sqrt(v + epsilon), by layer.
-
-    Args:
-        work: the checkpoint.
-        stream: the training set, for an estimate.
-        found: where second moments come from.
-        checkpoint: for the message.
-
-    Returns:
-        Arrays by name, for the table of the checkpoint.
-    """
+    """What gradients of layers are multiplied with before they are projected: 1 / sqrt(v + epsilon), by layer."""
     assert work.layered is not None
     blocks = work.layered.choice.blocks
     v = _estimated(work, stream) if found.all is None else _recorded(work.model, blocks, found.all(), checkpoint)
@@ -125,15 +102,7 @@ def _recorded(
 
 
 def factors(work: Pass, stream: Stream) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Means over positions of g g^T and a a^T, projected like the gradients.
-
-    Args:
-        work: the checkpoint.
-        stream: the training set.
-
-    Returns:
-        Both by layer.
-    """
+    """Means over positions of g g^T and a a^T, projected like the gradients."""
     assert work.layered is not None
     projection, draws = work.layered.projection, draws_of(work.recipe)
     sums: dict[str, list[Any]] = {}
@@ -160,16 +129,7 @@ def factors(work: Pass, stream: Stream) -> dict[str, tuple[np.ndarray, np.ndarra
 
 
 def squares(work: Pass, stream: Stream, bases: Bases) -> dict[str, Float[np.ndarray, "o i"]]:
-    """Mean squares of gradients with drawn labels, in the joint eigenbases of their factors.
-
-    Args:
-        work: the checkpoint.
-        stream: the training set.
-        bases: eigenvectors of both sides, by layer.
-
-    Returns:
-        Corrected eigenvalues by layer; examples whose gradient is not finite are left out.
-    """
+    """Mean squares of gradients with drawn labels, in the joint eigenbases of their factors."""
     assert work.layered is not None
     projection, draws = work.layered.projection, draws_of(work.recipe)
     total = {name: np.zeros((len(left), len(right))) for name, (left, right) in bases.items()}
@@ -186,32 +146,12 @@ def squares(work: Pass, stream: Stream, bases: Bases) -> dict[str, Float[np.ndar
 
 
 def draws_of(recipe: Recipe) -> Draws | None:
-    """Which labels a Fisher matrix is made of.
-
-    Args:
-        recipe: the method.
-
-    Returns:
-        Draws them; None for those of the training set.
-    """
+    """Which labels a Fisher matrix is made of."""
     return Draws(recipe.fisher_seed) if recipe.fisher == "sampled" else None
 
 
 def query_vectors(work: Pass, last: Callable[[], Pass], queries: Examples, size: int) -> Float[np.ndarray, "q p"]:
-    """Take the queries' gradients as an index takes those of its questions.
-
-    Args:
-        work: the checkpoint.
-        last: loads the last checkpoint, which predicts the labels that are not given.
-        queries: the queries.
-        size: of a batch.
-
-    Returns:
-        One vector each, all of them in memory.
-
-    Raises:
-        InputError: a query is empty, or its gradient is not finite.
-    """
+    """Take the queries' gradients as an index takes those of its questions."""
     rows = list(queries)
     check_queries(rows)
     encoded = work.encoder.encode(rows)

@@ -9,17 +9,7 @@ from proponent.words import Word
 
 
 def word_pairs(terms: Terms, mine: tuple[Word, ...], theirs: tuple[Word, ...], *, paired: bool) -> tuple[WordPair, ...]:
-    """List every non-zero term with its words and their places, largest first.
-
-    Args:
-        terms: [words of the training example + 1, words of the query + 1]; the special bucket is last on both sides.
-        mine: words of the training example.
-        theirs: words of the query.
-        paired: whether either side has a second text.
-
-    Returns:
-        Word pairs whose shares sum to the sum of the terms.
-    """
+    """List every non-zero term with its words and their places, largest first."""
     rows, columns = np.nonzero(terms)
     order = np.lexsort((columns, rows, -np.abs(terms[rows, columns])))
     return tuple(

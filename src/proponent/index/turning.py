@@ -21,14 +21,7 @@ Gradients = Callable[[int], Iterator[Float[np.ndarray, "m p"]]]
 
 
 def gradients_of(store: Store) -> Gradients:
-    """Read the vectors of what may be found in an index.
-
-    Args:
-        store: the index.
-
-    Returns:
-        Reads those of a checkpoint; of skipped and deleted examples none.
-    """
+    """Read the vectors of what may be found in an index."""
 
     def read(step: int) -> Iterator[Float[np.ndarray, "m p"]]:
         alive = store.alive
@@ -61,18 +54,7 @@ class Turning:
         self._held: dict[int, list[np.ndarray | Kronecker | float]] = {}
 
     def vectors(self, step: int, v: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:
-        """Turn vectors.
-
-        Args:
-            step: the checkpoint.
-            v: gradients of layers.
-
-        Returns:
-            The turned vectors.
-
-        Raises:
-            InputError: the curvature is not fitted yet.
-        """
+        """Turn vectors."""
         if self.recipe.curvature == "none":
             return v
         if step not in self._held:
@@ -96,15 +78,7 @@ class Turning:
         return turned.astype(np.float32)
 
     def query(self, step: int, gradient: Gradient) -> tuple[Gradient, Float[np.ndarray, " q"]]:
-        """Turn queries.
-
-        Args:
-            step: the checkpoint.
-            gradient: of the queries.
-
-        Returns:
-            The turned gradient, and what every query was multiplied with.
-        """
+        """Turn queries."""
         count = len(gradient)
         plain = gradient.dense
         if plain is not None:
@@ -115,15 +89,7 @@ class Turning:
         return gradient.times(factors), factors
 
     def norms(self, step: int, gradient: Gradient) -> Float[np.ndarray, " n"]:
-        """Norms of gradients as the recipe measures them: the root of the product of a gradient with its turned self.
-
-        Args:
-            step: the checkpoint.
-            gradient: as kept.
-
-        Returns:
-            [n].
-        """
+        """Norms of gradients as the recipe measures them: the root of its product with its turned self."""
         turned = None if gradient.dense is None else Dense(gradient.dense.indptr, self.vectors(step, gradient.dense.v))
         return np.sqrt(_squares(gradient.dense, replace(gradient, dense=turned)))
 

@@ -79,13 +79,7 @@ class Worker:
         self._mine = shard_of(options.shard)
 
     def gradients(self, writer: Writer, cuts: list[Cut], at: int) -> None:
-        """Compute the shards of a segment that nobody has computed.
-
-        Args:
-            writer: of the index.
-            cuts: all segments.
-            at: which of them.
-        """
+        """Compute the shards of a segment that nobody has computed."""
         self._encoded, one = {}, cuts[at]
         if writer.is_finished(one.planned.name):
             return
@@ -95,15 +89,7 @@ class Worker:
             self._checkpoint(writer, one, checkpoint, before, part)
 
     def complete(self, writer: Writer, one: Cut) -> bool:
-        """Say whether every shard of a segment is there now, whoever computed it.
-
-        Args:
-            writer: of the index.
-            one: the segment.
-
-        Returns:
-            True when none is missing at any checkpoint.
-        """
+        """Say whether every shard of a segment is there now, whoever computed it."""
         return not any(self._missing(writer, one, step) for step in self.checkpoints)
 
     def _missing(self, writer: Writer, one: Cut, checkpoint: Checkpoint) -> list[int]:
@@ -188,11 +174,7 @@ class Worker:
         return made
 
     def stream(self) -> Iterator[tuple[list[Encoded], list[int]]]:
-        """Read the training set in batches, shortest texts first.
-
-        Yields:
-            Encoded examples and their classes.
-        """
+        """Read the training set in batches, shortest texts first."""
         lengths = self.encoder.lengths(self.examples)
         order = np.argsort(lengths, kind="stable")
         cuts = batches(lengths[order], 0, len(order), self.options.batch_size, equal=self.run.equal_lengths)
@@ -207,40 +189,15 @@ class Worker:
             yield self.encoder.encode([self.examples[row] for row in rows]), [self.labels[row] for row in rows]
 
     def factors(self, writer: Writer, checkpoint: Checkpoint) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Take the factors of EK-FAC.
-
-        Args:
-            writer: of the index.
-            checkpoint: where.
-
-        Returns:
-            Both sides by layer.
-        """
+        """Take the factors of EK-FAC."""
         return factors(self._prepared(writer, checkpoint), self.stream)
 
     def squares(self, writer: Writer, checkpoint: Checkpoint, bases: Bases) -> dict[str, Float[np.ndarray, "o i"]]:
-        """Take the corrected eigenvalues of EK-FAC with drawn labels.
-
-        Args:
-            writer: of the index.
-            checkpoint: where.
-            bases: eigenvectors of both sides, by layer.
-
-        Returns:
-            Mean squares by layer.
-        """
+        """Take the corrected eigenvalues of EK-FAC with drawn labels."""
         return squares(self._prepared(writer, checkpoint), self.stream, bases)
 
     def queries(self, writer: Writer, checkpoint: Checkpoint) -> Float[np.ndarray, "q p"]:
-        """Take the vectors of the queries whose autocorrelation is mixed in.
-
-        Args:
-            writer: of the index.
-            checkpoint: where.
-
-        Returns:
-            One vector each.
-        """
+        """Take the vectors of the queries whose autocorrelation is mixed in."""
         assert self.options.queries is not None
         return query_vectors(
             self._prepared(writer, checkpoint),
@@ -334,15 +291,7 @@ class Worker:
         )
 
     def skipped(self, writer: Writer, cuts: list[Cut]) -> tuple[SkippedRow, ...]:
-        """List the rows without a finite gradient in all shards, whoever computed them and when.
-
-        Args:
-            writer: of the index.
-            cuts: all segments.
-
-        Returns:
-            The rows, in data order.
-        """
+        """List the rows without a finite gradient in all shards, whoever computed them and when."""
         for one in cuts:
             for checkpoint in self.checkpoints:
                 shards = writer.shards(checkpoint.step, one.planned, np.arange(one.planned.n), _META)

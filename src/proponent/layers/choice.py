@@ -92,24 +92,7 @@ def choose(
     rows: bool = True,
     decoding: bool = False,
 ) -> Choice:
-    """Find the layers that a recipe names.
-
-    Args:
-        model: the model, or a PEFT wrapper around it.
-        wanted: groups and patterns over names of modules.
-        head: its last linear layer.
-        word: its word embedding.
-        biases: also score biases, and gains of normalisations.
-        rows: take the word embedding's gradient by rows, where no other layer shares its table.
-        decoding: whether it is an encoder-decoder that predicts a target.
-
-    Returns:
-        The choice.
-
-    Raises:
-        RunError: the model has no layer that there is a rule for, or an encoder-decoder cannot be tried out.
-        InputError: a name matches nothing.
-    """
+    """Find the layers that a recipe names."""
     return _Chooser(model, head, word, biases=biases, decoding=decoding).choice(tuple(wanted), rows=rows)
 
 

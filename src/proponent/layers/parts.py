@@ -12,17 +12,7 @@ from proponent.errors import RunError
 
 
 def input_embedding(model: nn.Module) -> nn.Embedding:
-    """Find the word embedding.
-
-    Args:
-        model: a Hugging Face model.
-
-    Returns:
-        The module.
-
-    Raises:
-        RunError: the model has none, or one that is not a lookup table.
-    """
+    """Find the word embedding."""
     try:
         found = cast("Any", model).get_input_embeddings()
     except NotImplementedError:
@@ -36,14 +26,7 @@ def input_embedding(model: nn.Module) -> nn.Embedding:
 
 
 def vocabulary_head(model: nn.Module) -> nn.Linear | None:
-    """Find the vocabulary head of a language model.
-
-    Args:
-        model: a Hugging Face model.
-
-    Returns:
-        The linear layer, or None for a classifier.
-    """
+    """Find the vocabulary head of a language model."""
     found = cast("Any", model).get_output_embeddings()
     return found if isinstance(found, nn.Linear) else None
 
@@ -64,21 +47,9 @@ class Lookup:
 
 
 def lookups(model: nn.Module, *, decoding: bool) -> tuple[Lookup, ...]:
-    """Find the modules that look words up.
-
-    An encoder-decoder has two. Where their tables are one, both begin at 0; else the decoder's comes first in the joint
-    table, and the encoder's after it.
-
-    Args:
-        model: a Hugging Face model.
-        decoding: whether it is an encoder-decoder that predicts a target.
-
-    Returns:
-        The word embedding; or those of encoder and decoder.
-
-    Raises:
-        RunError: one of them is not a lookup table, or they are tables of different widths.
-    """
+    """Find the modules that look words up."""
+    # An encoder-decoder has two. Where their tables are one, both begin at 0; else the decoder's comes first in the
+    # joint table, and the encoder's after it.
     if not decoding:
         return (Lookup(input_embedding(model)),)
     named = cast("Any", model)
@@ -91,46 +62,19 @@ def lookups(model: nn.Module, *, decoding: bool) -> tuple[Lookup, ...]:
 
 
 def word_tables(model: nn.Module, *, decoding: bool) -> list[Tensor]:
-    """The tables of the word embeddings, in their order in the joint table.
-
-    Args:
-        model: a Hugging Face model.
-        decoding: whether it is an encoder-decoder that predicts a target.
-
-    Returns:
-        One weight [v d]; two where encoder and decoder have a table each.
-    """
+    """The tables of the word embeddings, in their order in the joint table."""
     found = {one.first: one.module.weight for one in lookups(model, decoding=decoding)}
     return [found[first] for first in sorted(found)]
 
 
 def table_shape(model: nn.Module, *, decoding: bool) -> tuple[int, int]:
-    """Size of the joint table.
-
-    Args:
-        model: a Hugging Face model.
-        decoding: whether it is an encoder-decoder that predicts a target.
-
-    Returns:
-        Rows and width.
-    """
+    """Size of the joint table."""
     tables = word_tables(model, decoding=decoding)
     return sum(int(one.shape[0]) for one in tables), int(tables[0].shape[1])
 
 
 def is_tied(model: nn.Module, *, decoding: bool = False) -> bool:
-    """Say whether the vocabulary head and a word embedding share one table.
-
-    Args:
-        model: a Hugging Face model.
-        decoding: whether it is an encoder-decoder that predicts a target.
-
-    Returns:
-        True when they are the same memory.
-
-    Raises:
-        RunError: some other layer shares the embedding's table: its part of the gradient would be missed.
-    """
+    """Say whether the vocabulary head and a word embedding share one table."""
     found, head = lookups(model, decoding=decoding), vocabulary_head(model)
     known = [*(one.module for one in found), head]
     tables = {one.module.weight.data_ptr() for one in found}
@@ -147,17 +91,7 @@ def is_tied(model: nn.Module, *, decoding: bool = False) -> bool:
 
 
 def classifier_head(model: nn.Module) -> nn.Linear:
-    """Find the last linear layer of a classifier: the one whose outputs are the logits.
-
-    Args:
-        model: a Hugging Face classifier.
-
-    Returns:
-        The layer.
-
-    Raises:
-        RunError: no linear layer has as many outputs as there are labels.
-    """
+    """Find the last linear layer of a classifier: the one whose outputs are the logits."""
     labels = int(cast("Any", model).config.num_labels)
     found = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == labels]
     if not found:
@@ -168,17 +102,7 @@ def classifier_head(model: nn.Module) -> nn.Linear:
 
 
 def embedding_scale(module: nn.Embedding) -> float:
-    """Measure what the embedding module multiplies its rows with.
-
-    Args:
-        module: the word embedding.
-
-    Returns:
-        The factor; 1.0 for a plain lookup.
-
-    Raises:
-        RunError: the module does anything but look up and scale.
-    """
+    """Measure what the embedding module multiplies its rows with."""
     weight = module.weight
     ids = np.unique(np.linspace(0, len(weight) - 1, 64).astype(np.int64))
     probe = torch.as_tensor(ids[ids != module.padding_idx])

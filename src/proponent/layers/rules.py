@@ -35,14 +35,7 @@ class OneHot:
     size: int
 
     def times(self, matrix: Float[Tensor, "p o"]) -> Float[Tensor, "*n p"]:
-        """Project the rows.
-
-        Args:
-            matrix: the projection.
-
-        Returns:
-            Its columns at the ids.
-        """
+        """Project the rows."""
         return matrix.T[self.ids]
 
     def full(self) -> Float[Tensor, "*n o"]:
@@ -94,14 +87,7 @@ class Rule:
 
 
 def rule_of(module: nn.Module) -> Rule | None:
-    """Find the rule of a layer.
-
-    Args:
-        module: any module.
-
-    Returns:
-        Its rule; None for a module without parameters of its own, or one that does more than a rule knows.
-    """
+    """Find the rule of a layer."""
     kind = type(module)
     if isinstance(module, nn.Linear):
         return Rule((module.out_features, module.in_features), _linear) if _is_linear(module) else None
@@ -127,26 +113,12 @@ def rule_of(module: nn.Module) -> Rule | None:
 
 
 def is_vector(rule: Rule) -> bool:
-    """Say whether a layer's weight is a vector, such as the gain of a normalisation.
-
-    Args:
-        rule: of the layer.
-
-    Returns:
-        True when it has one column.
-    """
+    """Say whether a layer's weight is a vector, such as the gain of a normalisation."""
     return rule.weight in {_layer_norm, _rms_norm}
 
 
 def ones_like(left: Float[Tensor, "*n o"]) -> Float[Tensor, "*n 1"]:
-    """Right factor of a vector.
-
-    Args:
-        left: its left factor.
-
-    Returns:
-        Ones.
-    """
+    """Right factor of a vector."""
     return torch.ones(*left.shape[:-1], 1)
 
 
@@ -212,15 +184,7 @@ def _rms_norm(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Left, Tensor]:
 
 
 def rms(module: nn.Module, x: Tensor) -> Tensor:
-    """Normalise by the root mean square, as the module does before it multiplies with its gain.
-
-    Args:
-        module: an RMSNorm.
-        x: its input.
-
-    Returns:
-        The normalised input.
-    """
+    """Normalise by the root mean square, as the module does before it multiplies with its gain."""
     named = cast("Any", module)
     epsilon = float(getattr(named, "variance_epsilon", getattr(named, "eps", None) or 0.0))
     return x * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + epsilon)

@@ -57,17 +57,9 @@ class Spoken:
     predicted: Int[np.ndarray, " u"] | None = None
 
     def of(self, call: Call) -> Int[np.ndarray, " s"]:
-        """Find the words that a call belongs to.
-
-        A decoder's lookup belongs to the word that is read, every other layer of it to the word that is predicted: at
-        its first position it reads a start token, and predicts the first word.
-
-        Args:
-            call: of a layer, in a batch of this one example.
-
-        Returns:
-            One word per position of the call; -1 where positions are no tokens.
-        """
+        """Find the words that a call belongs to."""
+        # A decoder's lookup belongs to the word that is read, every other layer of it to the word that is predicted: at
+        # its first position it reads a start token, and predicts the first word.
         words = self.text
         if call.target:
             assert self.read is not None
@@ -111,11 +103,7 @@ class Taps:
         self._counts = Counter[str]()
 
     def hook(self) -> list[Any]:
-        """Hang up the hooks.
-
-        Returns:
-            Handles that remove them.
-        """
+        """Hang up the hooks."""
         names = dict.fromkeys(name for block in self.blocks for name in block.modules)
         return [self.model.get_submodule(name).register_forward_hook(self._see(name)) for name in names]
 
@@ -151,18 +139,7 @@ class Taps:
         return [seen.edge for seen in self._seen]
 
     def calls(self, grads: Sequence[Tensor | None]) -> dict[str, list[Call]]:
-        """Make the factors.
-
-        Args:
-            grads: gradients at the edges; None where the loss does not depend on a call.
-
-        Returns:
-            Calls by name of the block; a block that was never called has none.
-
-        Raises:
-            UnbatchedError: a layer was called on something that is not one entry per example.
-            RunError: a normalisation does not normalise as it is named.
-        """
+        """Make the factors."""
         made: dict[str, list[Call]] = {block.name: [] for block in self.blocks}
         for seen, g in zip(self._seen, grads, strict=True):
             if g is None:

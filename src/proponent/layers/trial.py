@@ -35,19 +35,7 @@ class Trial:
 
 
 def tried(model: nn.Module, size: int, *, decoding: bool) -> Trial:
-    """Try a model out.
-
-    Args:
-        model: evaluation mode, every parameter frozen.
-        size: of its vocabulary.
-        decoding: whether it is an encoder-decoder that predicts a target.
-
-    Returns:
-        What was seen.
-
-    Raises:
-        RunError: an encoder-decoder does not run on a text and a target.
-    """
+    """Try a model out."""
     modules = cast("Iterable[tuple[str, Any]]", model.named_modules())
     named = {name: one for name, one in modules if rule_of(one) is not None}
     seen: dict[str, list[Tensor]] = {}

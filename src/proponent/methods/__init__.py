@@ -234,18 +234,7 @@ LOOPS: dict[str, Loop] = {
 
 
 def recipe_of(method: str | Recipe, **changes: object) -> Recipe:
-    """Find a recipe by name or in a file, and change it.
-
-    Args:
-        method: a name of the table, a recipe file (.json or .toml), or a recipe of one's own.
-        changes: fields of the recipe to set, such as path, unit_norm, weights or top.
-
-    Returns:
-        The recipe.
-
-    Raises:
-        InputError: no method of that name, a file that cannot be read, or a field that cannot be; the message names it.
-    """
+    """Find a recipe by name or in a file, and change it."""
     if isinstance(method, str) and method not in METHODS and names_a_file(method):
         fields = read_fields(Path(method))
         base = fields.pop("method", None)

@@ -24,29 +24,12 @@ TOLD = frozenset({"proponent", "tuned"})
 
 
 def names_a_file(method: str) -> bool:
-    """Say whether somebody means a file and not a name of the table.
-
-    Args:
-        method: what was typed.
-
-    Returns:
-        True for a path.
-    """
+    """Say whether somebody means a file and not a name of the table."""
     return method.lower().endswith(KINDS) or os.sep in method or "/" in method
 
 
 def read_fields(path: Path) -> dict[str, Any]:
-    """Read the fields of a recipe.
-
-    Args:
-        path: a JSON or TOML file.
-
-    Returns:
-        Fields by name; "method" is the method of the table that they change.
-
-    Raises:
-        InputError: there is no such file, it is no table of JSON or TOML, or it has a field that no recipe has.
-    """
+    """Read the fields of a recipe."""
     if path.suffix.lower() not in KINDS:
         raise InputError(f"method {path}: a recipe file ends in .json or .toml; `proponent methods` lists the names")
     try:
@@ -54,7 +37,8 @@ def read_fields(path: Path) -> dict[str, Any]:
         found: Any = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except OSError as error:
         raise InputError(
-            f"cannot read the recipe file {path}: {error.strerror}: make one with `proponent tune RUN DATA --out {path}`"
+            f"cannot read the recipe file {path}: {error.strerror}: make one with "
+            f"`proponent tune RUN DATA --out {path}`"
         ) from error
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, no TOML, or nested without end
         kind = path.suffix[1:].upper()
@@ -77,13 +61,7 @@ def read_fields(path: Path) -> dict[str, Any]:
 
 
 def write_recipe(path: Path, recipe: Recipe, tuned: dict[str, Any] | None = None) -> None:
-    """Write a recipe with all of its fields, so that it means the same whatever the table says later.
-
-    Args:
-        path: a JSON file.
-        recipe: the recipe.
-        tuned: how it was found.
-    """
+    """Write a recipe with all of its fields, so that it means the same whatever the table says later."""
     content: dict[str, Any] = {"proponent": __version__, **recipe.model_dump(mode="json")}
     if tuned is not None:
         content["tuned"] = tuned

@@ -69,36 +69,15 @@ class Batch:
         return np.concatenate([self.words[:, 1:], np.full_like(self.words[:, :1], -1)], axis=1)
 
     def classes(self, against: Sequence[int] | None = None) -> Classification:
-        """The losses of a classifier.
-
-        Args:
-            against: class numbers whose loss is subtracted.
-
-        Returns:
-            The task.
-        """
+        """The losses of a classifier."""
         return Classification(self.labels, None if against is None else torch.tensor(list(against)))
 
     def tokens(self, reduction: Literal["mean", "sum"] = "mean") -> CausalLM | Tokens:
-        """The losses of a language model.
-
-        Args:
-            reduction: mean or sum over the counted tokens.
-
-        Returns:
-            The task.
-        """
+        """The losses of a language model."""
         if self.targets is None:
             return CausalLM(self.ids, self.counted, reduction)
         return Tokens(self.targets, self.counted, reduction)
 
     def task(self, kind: Kind) -> Classification | CausalLM | Tokens:
-        """The losses that training takes.
-
-        Args:
-            kind: the task head.
-
-        Returns:
-            The task.
-        """
+        """The losses that training takes."""
         return self.classes() if kind == "classification" else self.tokens()

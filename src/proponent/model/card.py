@@ -53,19 +53,7 @@ class ModelCard:
 
 
 def kind_of(folder: Path, architecture: str, config: Any) -> Kind:
-    """Find the task head.
-
-    Args:
-        folder: the checkpoint, for messages.
-        architecture: class name of the model.
-        config: its configuration.
-
-    Returns:
-        The task.
-
-    Raises:
-        RunError: a head that is not supported.
-    """
+    """Find the task head."""
     if architecture.endswith("ForSequenceClassification"):
         return "classification"
     if getattr(config, "is_encoder_decoder", False) and architecture.endswith(
@@ -78,26 +66,13 @@ def kind_of(folder: Path, architecture: str, config: Any) -> Kind:
         return "causal-lm"
     said = f"the configuration names {architecture}" if architecture else "the configuration names no architecture"
     raise RunError(
-        f"{folder} has no task head that proponent knows: {said}; needed: ...ForSequenceClassification, ...ForCausalLM, "
-        "...ForMaskedLM, or an encoder-decoder's ...ForConditionalGeneration"
+        f"{folder} has no task head that proponent knows: {said}; needed: ...ForSequenceClassification, "
+        "...ForCausalLM, ...ForMaskedLM, or an encoder-decoder's ...ForConditionalGeneration"
     )
 
 
 def card_of(config: Any, architecture: str, kind: Kind, *, adapter: bool) -> ModelCard:
-    """Read labels and limits.
-
-    Args:
-        config: of the model.
-        architecture: its class name.
-        kind: its task head.
-        adapter: whether it is a PEFT adapter.
-
-    Returns:
-        The card.
-
-    Raises:
-        RunError: a head that is no single-label classifier, or a decoder without a first token.
-    """
+    """Read labels and limits."""
     labels: tuple[str, ...] | None = None
     if kind == "classification":
         by_number = {int(number): str(name) for number, name in cast("dict[Any, Any]", config.id2label).items()}
@@ -124,14 +99,7 @@ def _start(config: Any, architecture: str, kind: Kind) -> int | None:
 
 
 def positions(config: Any) -> int | None:
-    """Say how many tokens a model can take.
-
-    Args:
-        config: its configuration.
-
-    Returns:
-        Tokens; None when nothing bounds them.
-    """
+    """Say how many tokens a model can take."""
     rows = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     if not rows or rows < 0:
         return None

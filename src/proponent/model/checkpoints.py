@@ -50,17 +50,7 @@ class Checkpoint:
 
 
 def discover(folder: Path) -> tuple[Checkpoint, ...]:
-    """Find the checkpoints of a training run.
-
-    Args:
-        folder: a Trainer output folder (checkpoint-*), a model folder, or a PEFT adapter folder.
-
-    Returns:
-        Checkpoints in numeric order of their steps; one when the folder itself holds the weights.
-
-    Raises:
-        RunError: nothing usable is there; the message says what is.
-    """
+    """Find the checkpoints of a training run."""
     if not folder.is_dir():
         raise RunError(_no_folder(folder))
     numbered = sorted(
@@ -77,16 +67,8 @@ def discover(folder: Path) -> tuple[Checkpoint, ...]:
 
 
 def weights_fingerprint(folder: Path) -> str:
-    """Hash the weights and the configuration of one checkpoint by content; with an adapter, its base model too.
-
-    A base model that is a name on a hub counts by that name: it is part of the adapter's configuration.
-
-    Args:
-        folder: the checkpoint's folder.
-
-    Returns:
-        SHA-256, hexadecimal.
-    """
+    """Hash the weights and the configuration of one checkpoint by content; with an adapter, its base model too."""
+    # A base model that is a name on a hub counts by that name: it is part of the adapter's configuration.
     files: list[Path] = []
     base = base_model(folder)
     for home in [folder] if base is None else [folder, Path(base)]:
@@ -96,31 +78,14 @@ def weights_fingerprint(folder: Path) -> str:
 
 
 def base_model(folder: Path) -> str | None:
-    """Say over which model an adapter lies.
-
-    Args:
-        folder: a checkpoint.
-
-    Returns:
-        Folder or hub name, as the adapter's configuration has it; None where there is no adapter or it does not say.
-
-    Raises:
-        RunError: the configuration cannot be read.
-    """
+    """Say over which model an adapter lies."""
     if not (folder / ADAPTER_FILE).is_file():
         return None
     return cast("str | None", read_settings(folder / ADAPTER_SETTINGS).get("base_model_name_or_path")) or None
 
 
 def tokenizer_fingerprint(folder: Path) -> str:
-    """Hash the tokenizer files of a folder by content.
-
-    Args:
-        folder: where the tokenizer was saved.
-
-    Returns:
-        SHA-256, hexadecimal.
-    """
+    """Hash the tokenizer files of a folder by content."""
     names = (
         "tokenizer.json",
         "vocab.txt",
@@ -259,17 +224,7 @@ def _rate(value: object) -> float | None:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read a JSON object that training left behind.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        RunError: missing, not JSON, or not an object.
-    """
+    """Read a JSON object that training left behind."""
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

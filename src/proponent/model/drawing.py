@@ -29,15 +29,7 @@ class Draws:
     seed: int
 
     def losses(self, batch: Batch, task: Classification | CausalLM | Tokens) -> Callable[[Tensor], Float[Tensor, " n"]]:
-        """Put drawn labels in the place of those of a task.
-
-        Args:
-            batch: the examples.
-            task: whose losses are taken otherwise; a language model's weights stay as they are.
-
-        Returns:
-            Takes logits [n l] or [n u v] and gives losses in nats.
-        """
+        """Put drawn labels in the place of those of a task."""
         uniform = self._uniform(batch)
 
         def losses(logits: Tensor) -> Float[Tensor, " n"]:
@@ -62,15 +54,7 @@ class Draws:
 
 
 def drawn(logits: Float[Tensor, "*n l"], uniform: Float[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """Draw classes.
-
-    Args:
-        logits: of the classes.
-        uniform: numbers from 0 to 1.
-
-    Returns:
-        Class numbers: the first whose cumulated probability is above the number.
-    """
+    """Draw classes."""
     with torch.no_grad():
         cumulated = torch.softmax(logits.detach().float(), -1).cumsum(-1)
         found = torch.searchsorted(cumulated, (uniform.float() * cumulated[..., -1])[..., None], right=True)

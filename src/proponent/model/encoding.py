@@ -55,15 +55,7 @@ class Encoded:
 
 
 def encoded_bytes(tokens: int, examples: int) -> int:
-    """Say how much memory encoded examples take, about.
-
-    Args:
-        tokens: of all of them.
-        examples: how many they are.
-
-    Returns:
-        Bytes.
-    """
+    """Say how much memory encoded examples take, about."""
     return 25 * tokens + 600 * examples
 
 
@@ -97,18 +89,7 @@ class Encoder:
         self.masks, self.start = masks, start
 
     def lengths(self, examples: Sequence[Example], chunk: int = 1024) -> Int[np.ndarray, " n"]:
-        """Count the tokens that the model would see of each example.
-
-        Args:
-            examples: the examples.
-            chunk: how many are tokenized at once.
-
-        Returns:
-            Lengths in tokens, special tokens included.
-
-        Raises:
-            InputError: an example has a part that this task does not read.
-        """
+        """Count the tokens that the model would see of each example."""
         counts: list[int] = []
         for start in range(0, len(examples), chunk):
             some = list(examples[start : start + chunk])
@@ -116,16 +97,7 @@ class Encoder:
         return np.asarray(counts, dtype=np.int64)
 
     def at_limit(self, examples: Sequence[Example], lengths: Int[np.ndarray, " n"], chunk: int = 1024) -> int:
-        """Count the examples of which some text reaches the limit.
-
-        Args:
-            examples: the examples.
-            lengths: their tokens, as counted.
-            chunk: how many are tokenized at once, where that has to be done again: an encoder-decoder has two limits.
-
-        Returns:
-            How many they are.
-        """
+        """Count the examples of which some text reaches the limit."""
         if self.kind != "seq2seq":
             return int((lengths >= self.max_length).sum())
         found = 0
@@ -137,19 +109,7 @@ class Encoder:
     def lengths_and_encoded(
         self, examples: Sequence[Example], most: int, chunk: int = 256
     ) -> tuple[Int[np.ndarray, " n"], list[Encoded] | None]:
-        """Count the tokens of each example, and keep the encoded examples unless they take too much memory.
-
-        Args:
-            examples: the examples.
-            most: bytes that they may take.
-            chunk: how many are encoded at once.
-
-        Returns:
-            Lengths in tokens; and the encoded examples, None where they are too many.
-
-        Raises:
-            InputError: an example has a part that this task does not read.
-        """
+        """Count the tokens of each example, and keep the encoded examples unless they take too much memory."""
         kept: list[Encoded] = []
         taken = 0
         for start in range(0, len(examples), chunk):
@@ -162,17 +122,7 @@ class Encoder:
         return np.asarray([one.length for one in kept], dtype=np.int64), kept
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        """Encode examples.
-
-        Args:
-            examples: the examples.
-
-        Returns:
-            One Encoded each, in order.
-
-        Raises:
-            InputError: an example has a part that this task does not read.
-        """
+        """Encode examples."""
         if not examples:
             return []
         sides = list(zip(*self._sides(examples), strict=True))
@@ -188,16 +138,7 @@ class Encoder:
         return [self._encoded(one, own.copy()) for one, own in zip(aligned, np.split(words, edges), strict=True)]
 
     def collate(self, encoded: Sequence[Encoded], labels: Sequence[int], width: int = 0) -> Batch:
-        """Pad encoded examples on the right to the longest of them.
-
-        Args:
-            encoded: the examples.
-            labels: class number of each, -1 for none.
-            width: pad to at least so many tokens.
-
-        Returns:
-            One batch.
-        """
+        """Pad encoded examples on the right to the longest of them."""
         ids, mask = _padded([one.ids for one in encoded], self.pad_id, width)
         words, _ = _padded([one.words for one in encoded], -1, width)
         counted, _ = _padded([one.counted for one in encoded], False, width if encoded[0].start is None else 0)

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from proponent.errors import MissingExtraError, RunError, ProponentError
+from proponent.errors import MissingExtraError, ProponentError, RunError
 from proponent.model.batch import Kind
 from proponent.model.card import ModelCard, card_of, kind_of, positions
 from proponent.model.checkpoints import ADAPTER_FILE, ADAPTER_SETTINGS, base_model, read_settings
@@ -56,18 +56,7 @@ def quiet() -> None:
 
 
 def read_card(folder: Path, *, trust_remote_code: bool = False) -> ModelCard:
-    """Read task head, labels and limits from a checkpoint's configuration.
-
-    Args:
-        folder: the checkpoint.
-        trust_remote_code: allow code that comes with the model (the user's own flag).
-
-    Returns:
-        The card.
-
-    Raises:
-        RunError: no configuration, no task head, or a head that is not supported.
-    """
+    """Read task head, labels and limits from a checkpoint's configuration."""
     if (folder / ADAPTER_FILE).is_file():
         return _adapter_card(folder, trust_remote_code)
     config = _config(str(folder), trust_remote_code)
@@ -77,20 +66,7 @@ def read_card(folder: Path, *, trust_remote_code: bool = False) -> ModelCard:
 
 
 def load_model(folder: Path, card: ModelCard, *, trust_remote_code: bool = False) -> torch.nn.Module:
-    """Load one checkpoint in float32 and evaluation mode with every parameter frozen.
-
-    Args:
-        folder: the checkpoint.
-        card: its card.
-        trust_remote_code: allow code that comes with the model (the user's own flag).
-
-    Returns:
-        The model, on the CPU.
-
-    Raises:
-        RunError: the weights do not fit the configuration.
-        ProponentError: it is an adapter and peft is not installed.
-    """
+    """Load one checkpoint in float32 and evaluation mode with every parameter frozen."""
     quiet()
     try:
         model = (
@@ -110,19 +86,7 @@ def load_model(folder: Path, card: ModelCard, *, trust_remote_code: bool = False
 
 
 def fresh_model(folder: Path, card: ModelCard, *, trust_remote_code: bool = False) -> torch.nn.Module:
-    """Make a model of the architecture of a checkpoint, with weights drawn by torch's present seed.
-
-    Args:
-        folder: the checkpoint.
-        card: its card.
-        trust_remote_code: allow code that comes with the model (the user's own flag).
-
-    Returns:
-        The model in float32, every parameter trainable.
-
-    Raises:
-        RunError: it is a PEFT adapter, which starts from its base model.
-    """
+    """Make a model of the architecture of a checkpoint, with weights drawn by torch's present seed."""
     if card.adapter:
         raise RunError(
             f"the run in {folder} is a PEFT adapter, and the built-in retrainer trains whole models: "
@@ -135,20 +99,7 @@ def fresh_model(folder: Path, card: ModelCard, *, trust_remote_code: bool = Fals
 
 
 def starting_model(name: str, folder: Path, card: ModelCard, *, trust_remote_code: bool = False) -> torch.nn.Module:
-    """Load the pretrained model from which a run started; what it lacks (a head) is drawn by torch's present seed.
-
-    Args:
-        name: name or folder of the pretrained model.
-        folder: a checkpoint of the run, which says what the outputs are.
-        card: its card.
-        trust_remote_code: allow code that comes with the model (the user's own flag).
-
-    Returns:
-        The model in float32.
-
-    Raises:
-        RunError: it cannot be loaded.
-    """
+    """Load the pretrained model from which a run started; what it lacks (a head) is drawn by torch's present seed."""
     quiet()
     options: dict[str, Any] = {"config": _config(str(folder), trust_remote_code), "ignore_mismatched_sizes": True}
     try:
@@ -162,15 +113,7 @@ def starting_model(name: str, folder: Path, card: ModelCard, *, trust_remote_cod
 
 
 def pooled_states(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> np.ndarray:
-    """Mean over the real tokens of the last hidden state.
-
-    Args:
-        model: a model of transformers.
-        inputs: of its forward, with an attention mask.
-
-    Returns:
-        [n d] in float32.
-    """
+    """Mean over the real tokens of the last hidden state."""
     out = model(**inputs, output_hidden_states=True)
     decoding = "decoder_input_ids" in inputs
     found: Any = out.encoder_last_hidden_state if decoding else getattr(out, "hidden_states", None)
@@ -180,16 +123,7 @@ def pooled_states(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> np
 
 
 def check_shift(model: torch.nn.Module, start: int | None, pad: int) -> None:
-    """Refuse an encoder-decoder that shifts its targets otherwise than they are shifted here.
-
-    Args:
-        model: an encoder-decoder.
-        start: first token that its decoder reads; None for the last token of the target.
-        pad: the padding token.
-
-    Raises:
-        RunError: the model reads other tokens.
-    """
+    """Refuse an encoder-decoder that shifts its targets otherwise than they are shifted here."""
     shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if shift is None:
         return
@@ -204,18 +138,7 @@ def check_shift(model: torch.nn.Module, start: int | None, pad: int) -> None:
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """Load a tokenizer that knows character offsets.
-
-    Args:
-        folder: where it was saved.
-        trust_remote_code: allow code that comes with it (the user's own flag).
-
-    Returns:
-        The tokenizer.
-
-    Raises:
-        RunError: there is none, or it has no offsets.
-    """
+    """Load a tokenizer that knows character offsets."""
     quiet()
     try:
         tokenizer = cast("Any", AutoTokenizer).from_pretrained(str(folder), trust_remote_code=trust_remote_code)
@@ -323,13 +246,6 @@ def _load_adapter(folder: Path, card: ModelCard, trust_remote_code: bool) -> tor
 
 
 def first_line(error: BaseException) -> str:
-    """Shorten what another library said.
-
-    Args:
-        error: its exception.
-
-    Returns:
-        The first line of its message, or the kind of the exception when it says nothing.
-    """
+    """Shorten what another library said."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

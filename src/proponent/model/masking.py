@@ -30,26 +30,11 @@ class Masks:
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Masks":
-        """The masks of a recipe.
-
-        Args:
-            recipe: the method.
-
-        Returns:
-            Its share and seed.
-        """
+        """The masks of a recipe."""
         return cls(recipe.mask_share, recipe.mask_seed)
 
     def draw(self, ids: Int[np.ndarray, " t"], parts: Int[np.ndarray, " t"]) -> Bool[np.ndarray, " t"]:
-        """Choose tokens of one text.
-
-        Args:
-            ids: its tokens.
-            parts: number of the text that each stands in; -1 for special tokens.
-
-        Returns:
-            Which are masked.
-        """
+        """Choose tokens of one text."""
         open_to_it = np.flatnonzero(parts >= 0)
         count = min(len(open_to_it), max(1, round(self.share * len(open_to_it))))
         own = xxhash.xxh3_64_intdigest(ids.astype("<i8").tobytes())
@@ -63,18 +48,7 @@ ONE_DRAW = Masks()
 
 
 def filled(example: Example, mask: str) -> str:
-    """The whole text of a masked language model's example: a gap is filled with the target.
-
-    Args:
-        example: a text, or a text with one gap and what stands in it.
-        mask: the tokenizer's mask, as text.
-
-    Returns:
-        The text.
-
-    Raises:
-        InputError: a gap without a target, a target without a gap, or several gaps.
-    """
+    """The whole text of a masked language model's example: a gap is filled with the target."""
     gaps = example.text.count(mask)
     if example.target is None:
         if gaps:
@@ -93,17 +67,7 @@ def filled(example: Example, mask: str) -> str:
 def split_gap(
     offsets: Int[np.ndarray, "t 2"], parts: Int[np.ndarray, " t"], example: Example, mask: str
 ) -> tuple[Int[np.ndarray, "t 2"], Int[np.ndarray, " t"], Bool[np.ndarray, " t"]]:
-    """Offsets into the filled text become offsets into text and target.
-
-    Args:
-        offsets: into the filled text.
-        parts: 0 for tokens of it, -1 for special tokens.
-        example: with a target.
-        mask: the tokenizer's mask, as text.
-
-    Returns:
-        Offsets, parts (1 for the target; a token across its edge belongs to it), and which tokens are the target's.
-    """
+    """Offsets into the filled text become offsets into text and target."""
     target = example.target or ""
     begin = example.text.index(mask)
     end = begin + len(target)

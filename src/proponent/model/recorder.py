@@ -1,8 +1,8 @@
 """The Recorder: a Trainer callback that writes what influence needs and nobody else keeps.
 
-At each save it leaves two files in the checkpoint folder: `proponent_recorder.json` (step, the learning rate that the last
-optimizer step really used, seed) and `proponent_moments.safetensors` (the optimizer's second moments). When asked, it also
-leaves in the run's folder what it takes to do the training again (see `proponent.model.steps`).
+At each save it leaves two files in the checkpoint folder: `proponent_recorder.json` (step, the learning rate that the
+last optimizer step really used, seed) and `proponent_moments.safetensors` (the optimizer's second moments). When asked,
+it also leaves in the run's folder what it takes to do the training again (see `proponent.model.steps`).
 """
 
 import json
@@ -43,17 +43,7 @@ _ARGUMENTS = (
 
 
 def started_from(folder: Path) -> str | None:
-    """Say which pretrained model a run was fine-tuned from.
-
-    Args:
-        folder: of the run.
-
-    Returns:
-        What the Recorder was told, or that it saw one; None for fresh weights, and where nothing says.
-
-    Raises:
-        RunError: the record is damaged.
-    """
+    """Say which pretrained model a run was fine-tuned from."""
     record = run_record(folder) or {}
     initial, trained = record.get("initial"), record.get("trained_before")
     if initial == FRESH or trained is False:  # a model of fresh weights can have a name, too
@@ -64,17 +54,7 @@ def started_from(folder: Path) -> str | None:
 
 
 def run_record(folder: Path) -> dict[str, Any] | None:
-    """Read how a run was trained.
-
-    Args:
-        folder: of the run.
-
-    Returns:
-        What the Recorder wrote; None where it wrote nothing.
-
-    Raises:
-        RunError: the file is damaged.
-    """
+    """Read how a run was trained."""
     path = folder / RUN_FILE
     if not path.is_file():
         return None
@@ -92,8 +72,8 @@ def run_record(folder: Path) -> dict[str, Any] | None:
 class Recorder(TrainerCallback):
     """Record exact learning rates and second moments at each checkpoint of a Hugging Face Trainer.
 
-    Pass it as `Trainer(..., callbacks=[proponent.Recorder()])`. The logged learning rate of a Trainer belongs to another
-    step in some versions, and is absent for most steps; this one is read between the optimizer's step and the
+    Pass it as `Trainer(..., callbacks=[proponent.Recorder()])`. The logged learning rate of a Trainer belongs to
+    another step in some versions, and is absent for most steps; this one is read between the optimizer's step and the
     scheduler's.
 
     Args:
@@ -206,17 +186,7 @@ def _embedding_group(model: Any, optimizer: Any) -> int:
 
 
 def second_moments(model: Any, optimizer: Any, *, every: bool) -> dict[str, np.ndarray]:
-    """Read the bias-corrected second moments of an Adam-like optimizer.
-
-    Args:
-        model: the model in training.
-        optimizer: its optimizer.
-        every: all parameters, or the word embedding alone.
-
-    Returns:
-        float32 arrays: "embedding" [v d], and with `every` one more per parameter name; empty for an optimizer that
-        keeps no second moment or an embedding that is not trained.
-    """
+    """Read the bias-corrected second moments of an Adam-like optimizer."""
     inner = getattr(model, "module", model)
     named: dict[str, torch.nn.Parameter] = dict(inner.named_parameters()) if every else {}
     betas = {

@@ -245,14 +245,7 @@ class Run:
 
 
 def members_of(folder: Path) -> list[Path]:
-    """Find the runs of a folder of runs, as `proponent train --runs` makes it.
-
-    Args:
-        folder: any folder.
-
-    Returns:
-        Its folders seed-0, seed-1 ... by number; empty when the folder is a run itself, or has none.
-    """
+    """Find the runs of a folder of runs, as `proponent train --runs` makes it."""
     if not folder.is_dir() or (folder / "config.json").is_file() or next(folder.glob("checkpoint-*"), None) is not None:
         return []
     found = [one for one in folder.glob("seed-*") if one.is_dir() and one.name[5:].isdecimal()]

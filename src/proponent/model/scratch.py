@@ -15,16 +15,7 @@ _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def wordpiece(texts: Iterable[str], vocabulary: int, max_length: int) -> Any:
-    """Train a lower-casing WordPiece tokenizer.
-
-    Args:
-        texts: what to learn from.
-        vocabulary: most tokens.
-        max_length: most tokens of a text.
-
-    Returns:
-        A fast tokenizer with [CLS] and [SEP].
-    """
+    """Train a lower-casing WordPiece tokenizer."""
     texts = list(texts)
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # a token of text
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -69,16 +60,7 @@ def _plain(trained: Tokenizer) -> Tokenizer:
 
 
 def byte_bpe(texts: Iterable[str], vocabulary: int, max_length: int) -> Any:
-    """Train a byte-level BPE tokenizer.
-
-    Args:
-        texts: what to learn from.
-        vocabulary: most tokens.
-        max_length: most tokens of a text.
-
-    Returns:
-        A fast tokenizer without added tokens around a text.
-    """
+    """Train a byte-level BPE tokenizer."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -95,18 +77,7 @@ def byte_bpe(texts: Iterable[str], vocabulary: int, max_length: int) -> Any:
 
 
 def classifier(tokenizer: Any, labels: Sequence[str], width: int, layers: int, max_length: int) -> Any:
-    """Make a small BERT classifier with fresh weights.
-
-    Args:
-        tokenizer: its tokenizer.
-        labels: classes in the order of the outputs.
-        width: of the hidden states.
-        layers: transformer blocks.
-        max_length: most tokens.
-
-    Returns:
-        The model.
-    """
+    """Make a small BERT classifier with fresh weights."""
     config = cast("Any", transformers.BertConfig)(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -125,17 +96,7 @@ def classifier(tokenizer: Any, labels: Sequence[str], width: int, layers: int, m
 
 
 def causal_lm(tokenizer: Any, width: int, layers: int, max_length: int) -> Any:
-    """Make a small GPT-2 with fresh weights (tied embeddings).
-
-    Args:
-        tokenizer: its tokenizer.
-        width: of the hidden states.
-        layers: transformer blocks.
-        max_length: most tokens.
-
-    Returns:
-        The model.
-    """
+    """Make a small GPT-2 with fresh weights (tied embeddings)."""
     config = cast("Any", transformers.GPT2Config)(
         vocab_size=len(tokenizer),
         n_embd=width,

@@ -1,8 +1,8 @@
 """What each optimizer step of a training did: its rows, its learning rates, its random state; enough to do it again.
 
     proponent_replay/steps.json           optimizer, its constants, clipping, the names and groups of what was trained
-    proponent_replay/steps.safetensors    order [m], ends [t], rates [t g], widths [t], digests [t], random [t b] (dropout)
-    proponent_replay/initial.safetensors  the trained parameters before the first step
+    proponent_replay/steps.safetensors    order [m], ends [t], rates [t g], widths [t], digests [t], random [t b]
+    (dropout) proponent_replay/initial.safetensors  the trained parameters before the first step
 
 `order` lists the rows in the order in which training read them; step t took the rows from `ends[t - 1]` to `ends[t]`.
 """
@@ -77,40 +77,16 @@ class Steps:
         return len(self.ends)
 
     def rows(self, step: int) -> Int[np.ndarray, " b"]:
-        """Rows of one step.
-
-        Args:
-            step: from 0.
-
-        Returns:
-            Their numbers in the training set, in the order of the batch.
-        """
+        """Rows of one step."""
         return self.order[(self.ends[step - 1] if step else 0) : self.ends[step]]
 
     def initial(self) -> dict[str, np.ndarray]:
-        """Read the trained parameters as they were before the first step.
-
-        Returns:
-            Arrays by name.
-
-        Raises:
-            RunError: the file is missing or damaged.
-        """
+        """Read the trained parameters as they were before the first step."""
         return _read(self.folder / FOLDER / "initial.safetensors")
 
 
 def read_steps(folder: Path) -> Steps:
-    """Read the record of a training.
-
-    Args:
-        folder: of the run.
-
-    Returns:
-        The record.
-
-    Raises:
-        RunError: there is none, a part of it is missing, or its parts do not fit; the message names the part.
-    """
+    """Read the record of a training."""
     home = folder / FOLDER
     for name in ("steps.json", "steps.safetensors", "initial.safetensors"):
         if not (home / name).is_file():
@@ -142,14 +118,7 @@ def read_steps(folder: Path) -> Steps:
 
 
 def digest(ids: Int[Tensor, "b t"]) -> int:
-    """Hash a batch's token ids.
-
-    Args:
-        ids: padding included.
-
-    Returns:
-        xxh3, 64 bits.
-    """
+    """Hash a batch's token ids."""
     return xxhash.xxh3_64_intdigest(ids.detach().cpu().numpy().astype("<i8").tobytes())
 
 
@@ -199,19 +168,11 @@ class StepRecorder:
             self._random.append(torch.get_rng_state().numpy().copy())
 
     def end(self, rates: list[float]) -> None:
-        """A step has ended.
-
-        Args:
-            rates: learning rate of each group.
-        """
+        """A step has ended."""
         self._rates.append(rates)
 
     def write(self, folder: Path) -> None:
-        """Write the record.
-
-        Args:
-            folder: of the run.
-        """
+        """Write the record."""
         self._hook.remove()
         home = folder / FOLDER
         home.mkdir(parents=True, exist_ok=True)

@@ -26,28 +26,14 @@ class Classification:
     against: Int[Tensor, " n"] | None = None
 
     def losses(self, logits: Tensor) -> Float[Tensor, " n"]:
-        """Cost of each example.
-
-        Args:
-            logits: [n l].
-
-        Returns:
-            Losses in nats; loss of label minus loss of `against` for a contrast.
-        """
+        """Cost of each example."""
         loss = functional.cross_entropy(logits, self.labels, reduction="none")
         if self.against is None:
             return loss
         return loss - functional.cross_entropy(logits, self.against, reduction="none")
 
     def logits(self, logits: Tensor) -> Float[Tensor, " n"]:
-        """Minus the logit of each example's label: what falls when an example pushes it up.
-
-        Args:
-            logits: [n l].
-
-        Returns:
-            Minus the logit of the label; plus that of `against` for a contrast.
-        """
+        """Minus the logit of each example's label: what falls when an example pushes it up."""
         own = logits.gather(1, self.labels[:, None])[:, 0]
         return -own if self.against is None else logits.gather(1, self.against[:, None])[:, 0] - own
 
@@ -68,10 +54,8 @@ class CausalLM:
 
     @property
     def weight(self) -> Float[Tensor, "n t"]:
-        """What each position's prediction of the next token weighs in the loss; 0 at the last position.
-
-        An example without any counted token has NaN throughout: it has no loss.
-        """
+        """What each position's prediction of the next token weighs in the loss; 0 at the last position."""
+        # An example without any counted token has NaN throughout: it has no loss.
         return _weights(functional.pad(self.counted[:, 1:].float(), (0, 1)), self.reduction)
 
     @property
@@ -80,14 +64,7 @@ class CausalLM:
         return functional.pad(self.ids[:, 1:], (0, 1))
 
     def losses(self, logits: Tensor) -> Float[Tensor, " n"]:
-        """Cost of each example.
-
-        Args:
-            logits: [n t v].
-
-        Returns:
-            Losses in nats (per counted token for "mean"); NaN for an example with nothing to predict.
-        """
+        """Cost of each example."""
         return weighed(logits, self.target, self.weight)
 
 
@@ -111,14 +88,7 @@ class Tokens:
         return _weights(self.counted.float(), self.reduction)
 
     def losses(self, logits: Tensor) -> Float[Tensor, " n"]:
-        """Cost of each example.
-
-        Args:
-            logits: [n u v].
-
-        Returns:
-            Losses in nats (per counted token for "mean"); NaN for an example with nothing to predict.
-        """
+        """Cost of each example."""
         return weighed(logits, self.target, self.weight)
 
 
@@ -129,15 +99,6 @@ def _weights(counted: Float[Tensor, "n u"], reduction: Literal["mean", "sum"]) -
 
 
 def weighed(logits: Tensor, target: Int[Tensor, "n u"], weight: Float[Tensor, "n u"]) -> Float[Tensor, " n"]:
-    """Sum the weighed costs of every example's positions.
-
-    Args:
-        logits: [n u v].
-        target: what each position predicts.
-        weight: what it weighs.
-
-    Returns:
-        Losses in nats.
-    """
+    """Sum the weighed costs of every example's positions."""
     token = functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")
     return (token * weight).sum(1)

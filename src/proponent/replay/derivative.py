@@ -30,15 +30,7 @@ class Derivative:
     losses: Float[np.ndarray, " q"]
 
     def of_words(self, query: int, row: int) -> dict[int, float]:
-        """Scores of the words of one training example.
-
-        Args:
-            query: number of the query.
-            row: the training example.
-
-        Returns:
-            Score by position of the word; -1 for all special tokens together.
-        """
+        """Scores of the words of one training example."""
         span = slice(int(self.indptr[row]), int(self.indptr[row + 1]))
         found: dict[int, float] = {}
         for word, score in zip(self.words[span], self.tokens[query, span], strict=True):
@@ -75,9 +67,7 @@ class Smoothness:
 
     @property
     def smooth(self) -> bool:
-        """Whether the derivative says what weighing an example does: the ratio within 2/3 to 3/2, the error to .5.
-
-        On small runs whose derivative predicted leaving rows out well (rank correlation above .9) ratios were 1 to 1.4;
-        on runs where it did not, .2 or 3.4.
-        """
+        """Whether the derivative says what weighing an example does: the ratio within 2/3 to 3/2, the error to .5."""
+        # On small runs whose derivative predicted leaving rows out well (rank correlation above .9) ratios were 1 to
+        # 1.4; on runs where it did not, .2 or 3.4.
         return 2 / 3 <= self.ratio <= 3 / 2 and self.error <= 0.5

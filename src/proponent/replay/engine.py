@@ -113,15 +113,7 @@ class Replay:
         weights: Float[np.ndarray, " n"] | None = None,
         factors: Mapping[tuple[int, int], float] | None = None,
     ) -> Float[Tensor, " p"]:
-        """Train again, with the recorded first weights, order, rates and random draws.
-
-        Args:
-            weights: of the examples' losses; None for 1 throughout. The divisor of a batch stays what it was.
-            factors: of the embedding output of single tokens, by row and place in it; 1 for all others.
-
-        Returns:
-            The trained parameters.
-        """
+        """Train again, with the recorded first weights, order, rates and random draws."""
         weight = None if weights is None else torch.as_tensor(weights, dtype=self._dtype)
         state = self.first
         for number in self._track(range(len(self.steps)), "replaying"):
@@ -129,14 +121,7 @@ class Replay:
         return state.parameters
 
     def deviation(self) -> float:
-        """Replay and compare with the last saved checkpoint.
-
-        Returns:
-            Largest difference of a parameter, relative to the largest change that training made to any.
-
-        Raises:
-            MismatchError: more than `TOLERANCE`: the record, the data or the kernels are not those of the training.
-        """
+        """Replay and compare with the last saved checkpoint."""
         end = self._forward().parameters
         saved = torch.cat([self._saved[name].reshape(-1) for name in self._sizes])
         found = float((end - saved).abs().max() / (saved - self.first.parameters).abs().max())
@@ -150,30 +135,12 @@ class Replay:
         return found
 
     def losses(self, parameters: Float[Tensor, " p"], queries: Sequence[Query]) -> Float[np.ndarray, " q"]:
-        """Losses of some queries.
-
-        Args:
-            parameters: a trained state.
-            queries: the queries.
-
-        Returns:
-            One loss each, in nats.
-        """
+        """Losses of some queries."""
         with torch.no_grad(), self._evaluating():
             return self._query_losses(parameters, queries).double().numpy()
 
     def derivative(self, queries: Sequence[Query]) -> Derivative:
-        """Differentiate queries' losses through the whole training.
-
-        Args:
-            queries: the queries; they share the forward pass through training.
-
-        Returns:
-            Scores of every training example and token.
-
-        Raises:
-            InputError: there is no query.
-        """
+        """Differentiate queries' losses through the whole training."""
         if not queries:
             raise InputError("replay was asked about no text: give at least one")
         end = self._forward()
@@ -191,18 +158,7 @@ class Replay:
     def smoothness(
         self, query: Query, derivative: Derivative, rows: Sequence[int], *, number: int = 0, step: float = 1e-2
     ) -> Smoothness:
-        """Weigh some examples otherwise, train again, and compare with the derivative.
-
-        Args:
-            query: a query.
-            derivative: that holds it.
-            rows: the examples to try.
-            number: of the query in the derivative.
-            step: change of the weight, up and down.
-
-        Returns:
-            Derivatives beside differences.
-        """
+        """Weigh some examples otherwise, train again, and compare with the derivative."""
         seen: list[float] = []
         for row in rows:
             found: list[float] = []

@@ -29,16 +29,7 @@ class Leaves:
 
     @classmethod
     def of(cls, state: State, rows: int, longest: int) -> "Leaves":
-        """Make the leaves of one step.
-
-        Args:
-            state: before the step.
-            rows: examples of the batch.
-            longest: tokens of its longest example.
-
-        Returns:
-            The leaves.
-        """
+        """Make the leaves of one step."""
         parameters = state.parameters.detach().requires_grad_()
         ones = torch.ones(rows, longest, dtype=parameters.dtype)
         return cls(state, parameters, ones[:, 0].clone().requires_grad_(), ones.requires_grad_())
@@ -60,14 +51,7 @@ class Sums:
     def add(
         self, query: int, rows: Int[np.ndarray, " b"], weight: Float[Tensor, " b"], factors: Float[Tensor, "b t"]
     ) -> None:
-        """Add one step's part.
-
-        Args:
-            query: number of the query.
-            rows: examples of the batch.
-            weight: derivative of the query's loss by their weights.
-            factors: the same by the factors of their tokens.
-        """
+        """Add one step's part."""
         np.subtract.at(self.scores[query], rows, weight.double().numpy())
         values = factors.double().numpy()
         for place, row in enumerate(rows):

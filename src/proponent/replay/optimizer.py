@@ -55,17 +55,7 @@ class Optimizer:
     clip: float
 
     def step(self, state: State, gradient: Float[Tensor, " p"], number: int, rates: Float[Tensor, " g"]) -> State:
-        """Make one step.
-
-        Args:
-            state: before the step.
-            gradient: of the batch loss [p].
-            number: of the step, from 1.
-            rates: learning rate of each parameter group.
-
-        Returns:
-            The state after it; differentiable in state and gradient.
-        """
+        """Make one step."""
         theta, first, second = state.parts
         rate = rates[self.group]
         gradient = self._clipped(gradient)
@@ -93,19 +83,7 @@ class Optimizer:
 
 
 def optimizer_of(steps: Steps, sizes: dict[str, int], dtype: torch.dtype) -> Optimizer:
-    """Make the optimizer of a recorded training.
-
-    Args:
-        steps: the record.
-        sizes: numbers in each trained parameter, in the order of the flat vector.
-        dtype: of the arithmetic.
-
-    Returns:
-        The optimizer.
-
-    Raises:
-        RunError: groups with different moments, or a parameter that no group holds.
-    """
+    """Make the optimizer of a recorded training."""
     place = {name: number for number, group in enumerate(steps.groups) for name in group.names}
     lost = next((name for name in sizes if name not in place), None)
     if lost is not None:

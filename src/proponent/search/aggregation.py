@@ -38,11 +38,7 @@ class Votes:
         self._total = np.zeros(n)
 
     def add(self, scores: Float[np.ndarray, "v n"]) -> None:
-        """Take in some voters.
-
-        Args:
-            scores: one row each.
-        """
+        """Take in some voters."""
         self.voters += len(scores)
         if self.how == "mean":
             self._total += scores.sum(0)
@@ -52,14 +48,7 @@ class Votes:
             self._total -= np.maximum(self.first - _ranks(scores), 0.0).sum(0)
 
     def result(self) -> Float[np.ndarray, " n"]:
-        """Finish.
-
-        Returns:
-            One number per training example; the lowest are the most suspicious.
-
-        Raises:
-            InputError: nothing was taken in.
-        """
+        """Finish."""
         if not self.voters:
             raise InputError("no query is left to aggregate over: the model predicts none of them correctly")
         return self._total.copy() if self.how == "vote" else self._total / self.voters
@@ -72,20 +61,7 @@ def aggregate(
     k: float = 0.2,
     queries: Bool[np.ndarray, " q"] | None = None,
 ) -> Float[np.ndarray, " n"]:
-    """Aggregate scores; see `Votes`.
-
-    Args:
-        scores: of layers g, queries q and training examples n.
-        how: mean of the scores; mean of the ranks; or votes: minus the sum of max(k - rank, 0).
-        k: how many of the lowest ranks vote, a share of n up to 1, or a number of examples above 1.
-        queries: which queries count; None counts all.
-
-    Returns:
-        One number per training example.
-
-    Raises:
-        InputError: no query counts, or k is out of range.
-    """
+    """Aggregate scores; see `Votes`."""
     votes = Votes(how, k, scores.shape[2])
     for layer in scores:
         votes.add(layer if queries is None else layer[queries])

@@ -52,15 +52,7 @@ class Search:
         self._lock = Lock()
 
     def scores(self, queries: Mapping[int, Gradient], count: int) -> Float[np.ndarray, "q n"]:
-        """Score every training example against some queries.
-
-        Args:
-            queries: gradients of the same queries at every checkpoint, by step.
-            count: number of queries.
-
-        Returns:
-            [q n] in float64; NaN for training rows that were skipped or deleted, or are missing.
-        """
+        """Score every training example against some queries."""
         total = np.zeros((count, self.store.n))
         ready = self._ready(queries)
 
@@ -76,17 +68,7 @@ class Search:
     def parts(
         self, step: int, queries: Gradient, count: int, cuts: Sequence[slice]
     ) -> Iterator[Float[np.ndarray, "q n"]]:
-        """Score layer by layer, at one checkpoint.
-
-        Args:
-            step: the checkpoint.
-            queries: their gradients there.
-            count: number of queries.
-            cuts: the stretch of each layer in the vectors.
-
-        Yields:
-            [q n] for each layer, and for embedding or head: parts of `scores`; without meaning for rows that are gone.
-        """
+        """Score layer by layer, at one checkpoint."""
         ready = self._ready({step: queries})
         weight = next(one.weight for one in self.store.plan.checkpoints if one.step == step)
         table = any(one is not None for one in (queries.rows, queries.outer, queries.head))
@@ -104,17 +86,7 @@ class Search:
             yield total
 
     def top(self, queries: Mapping[int, Gradient], count: int, k: int, where: Where = ANY) -> list[Ranking]:
-        """Rank both ends for some queries, without a score per query and example in memory.
-
-        Args:
-            queries: gradients of the same queries at every checkpoint, by step.
-            count: number of queries.
-            k: hits on each side.
-            where: which examples may be found.
-
-        Returns:
-            One exact ranking per query; ties go to the example that stands first in the data.
-        """
+        """Rank both ends for some queries, without a score per query and example in memory."""
         ends, ready = [Ends(k) for _ in range(count)], self._ready(queries)
 
         def take(segment: Segment) -> None:
@@ -139,44 +111,15 @@ class Search:
         return [end.ranking(self._exact(single[row])) for row, end in enumerate(ends)]
 
     def scale(self, step: int, segment: Segment) -> Float[np.ndarray, " n"] | None:
-        """What the gradients of a segment are multiplied with.
-
-        Args:
-            step: the checkpoint.
-            segment: the segment.
-
-        Returns:
-            1 / norm for unit-norm recipes; None for 1.
-        """
+        """What the gradients of a segment are multiplied with."""
         return segment.features(f"scale.{step}") if self.recipe.normed else None
 
     def turned(self, step: int, rows: Rows) -> Rows:
-        """Divide a query's embedding gradient by the root of the second moment, when the recipe says so.
-
-        Args:
-            step: the checkpoint.
-            rows: embedding gradients.
-
-        Returns:
-            The turned form, or the same.
-        """
+        """Divide a query's embedding gradient by the root of the second moment, when the recipe says so."""
         return rows if self.recipe.preconditioner == "none" else rows.times(self._inverse_root(step)[rows.ids])
 
     def terms(self, step: int, example: int, query: Gradient, widths: tuple[int, int]) -> Terms:
-        """Split one checkpoint's share of a score into word x word terms.
-
-        Args:
-            step: the checkpoint.
-            example: training example, in data order.
-            query: gradient of one query at that checkpoint.
-            widths: number of words of the training example and of the query.
-
-        Returns:
-            [width + 1, other_width + 1], weight and scale included; sums to the checkpoint's share.
-
-        Raises:
-            DamagedError: the index holds gradients of words that the text does not have.
-        """
+        """Split one checkpoint's share of a score into word x word terms."""
         segment, place = self.store.locate(example)
         kept = Gradient.unpack(segment.arrays(step, place))
         words = [form.words.max(initial=-1) for form in (kept.rows, kept.outer, kept.head) if form is not None]
@@ -188,15 +131,7 @@ class Search:
         return self._terms(step, kept, query, widths) * self._factor(step, segment, place)
 
     def weighed(self, step: int, example: int) -> float:
-        """What multiplies the product of an example's gradient at one checkpoint: weight and scale.
-
-        Args:
-            step: the checkpoint.
-            example: training example, in data order.
-
-        Returns:
-            The factor.
-        """
+        """What multiplies the product of an example's gradient at one checkpoint: weight and scale."""
         return self._factor(step, *self.store.locate(example))
 
     def _terms(self, step: int, kept: Gradient, query: Gradient, widths: tuple[int, int]) -> Terms:

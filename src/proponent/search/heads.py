@@ -24,19 +24,7 @@ def scan_head(
     inverse_root: Float[np.ndarray, "v d"] | None,
     kernel: Kernel,
 ) -> Float[np.ndarray, "q n"]:
-    """Products with a vocabulary head, and with the rows of the same table when it is tied.
-
-    Args:
-        segment: of the index.
-        step: the checkpoint.
-        head: its table.
-        queries: their gradients.
-        inverse_root: what every product is multiplied with, by row and coordinate; None for nothing.
-        kernel: takes the products of rows with rows.
-
-    Returns:
-        [q n].
-    """
+    """Products with a vocabulary head, and with the rows of the same table when it is tied."""
     assert queries.head is not None
     if inverse_root is None and _few_positions(queries, *head.weight.shape):
         return _by_factors(segment, step, head, queries, kernel)

@@ -63,14 +63,7 @@ class Part:
 
 
 def by_token(queries: Rows) -> dict[int, tuple[Int[np.ndarray, " j"], Float[np.ndarray, "j d"]]]:
-    """Group the rows of queries by token.
-
-    Args:
-        queries: embedding gradients merged by token.
-
-    Returns:
-        Per token the queries that hold it, and their rows.
-    """
+    """Group the rows of queries by token."""
     if not len(queries.ids):  # every token of the queries was left out
         return {}
     order = np.argsort(queries.ids, kind="stable")
@@ -88,17 +81,7 @@ def meet(
     weight: float,
     scale: Float[np.ndarray, " n"] | None,
 ) -> Part:
-    """Find where queries meet postings.
-
-    Args:
-        postings: of a segment at one checkpoint.
-        tokens: the queries' rows by token.
-        weight: of the checkpoint.
-        scale: what each example's gradient is multiplied with; None for 1.
-
-    Returns:
-        The shared tokens.
-    """
+    """Find where queries meet postings."""
     ids = np.fromiter(tokens, dtype=np.int64, count=len(tokens))
     met: list[Met] = []
     turned = np.float32(weight if scale is None else 1.0)  # a weight of all examples goes into the queries' rows
@@ -145,11 +128,7 @@ class Meeting:
         return sum(met.stop - met.start for part in self.parts for met in part.met)
 
     def add_scores(self, total: Float[np.ndarray, "q n"]) -> None:
-        """Score every example of the segment, reading all rows of the shared tokens.
-
-        Args:
-            total: scores are added to it, rows that may not be found included.
-        """
+        """Score every example of the segment, reading all rows of the shared tokens."""
         for part in self.parts:
             own = total if part.scale is None else np.zeros_like(total)
             for met in part.met:
@@ -159,11 +138,7 @@ class Meeting:
                 total += own * (part.weight * part.scale)
 
     def ceilings(self) -> Float[np.ndarray, " q"]:
-        """Bound every score of the segment from the largest norm of each token.
-
-        Returns:
-            [q].
-        """
+        """Bound every score of the segment from the largest norm of each token."""
         total = np.zeros(self.count)
         for part in self.parts:
             largest = part.weight if part.scale is None else part.weight * float(part.scale.max(initial=0.0))
@@ -174,11 +149,7 @@ class Meeting:
         return total
 
     def bounds(self) -> Float[np.ndarray, "q n"]:
-        """Bound the score of every example from the norms of its rows; 0 where it may not be found.
-
-        Returns:
-            [q n].
-        """
+        """Bound the score of every example from the norms of its rows; 0 where it may not be found."""
         total = np.zeros((self.count, self.n))
         for part in self.parts:
             own = np.zeros_like(total)
@@ -192,15 +163,7 @@ class Meeting:
         return total
 
     def chosen(self, column: int, wanted: Bool[np.ndarray, " n"]) -> tuple[Float[np.ndarray, " n"], int]:
-        """Score some examples for one query, reading their rows only.
-
-        Args:
-            column: the query.
-            wanted: the examples.
-
-        Returns:
-            Scores, 0 for the others; and the rows that were read.
-        """
+        """Score some examples for one query, reading their rows only."""
         total, read = np.zeros(self.n), 0
         for part in self.parts:
             own = np.zeros((1, self.n))
@@ -219,32 +182,13 @@ class Meeting:
 
 
 def product(kept: Rows, query: Rows) -> float:
-    """Multiply two single examples in 64 bits, without the terms of their words.
-
-    Args:
-        kept: rows of a training example.
-        query: rows of a query.
-
-    Returns:
-        The sum over the pairs of rows of equal tokens.
-    """
+    """Multiply two single examples in 64 bits, without the terms of their words."""
     mine, theirs = np.nonzero(kept.ids[:, None] == query.ids[None, :])
     return float(np.einsum("kd,kd->", kept.rows[mine], query.rows[theirs], dtype=np.float64))
 
 
 def rank(meeting: Meeting, offset: int, ends: Sequence[Ends], lock: Lock, *, prune: bool) -> Counter:
-    """Take the scores of one segment into the rankings of a block of queries.
-
-    Args:
-        meeting: the queries and the segment.
-        offset: number of the segment's first example in the index.
-        ends: one ranking per query.
-        lock: held while a ranking is changed; other segments are taken in at the same time.
-        prune: leave unread what bounds show to be out of reach.
-
-    Returns:
-        What was read.
-    """
+    """Take the scores of one segment into the rankings of a block of queries."""
     counter, everything = Counter(), meeting.postings
     each = sum(part.postings.row_bytes for part in meeting.parts[:1])
     bounds = meeting.bounds() if prune and meeting.bounds_pay else None

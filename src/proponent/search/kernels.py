@@ -43,16 +43,7 @@ def numpy_kernel(
     queries: Float[np.ndarray, "j d"],
     columns: Int[np.ndarray, " j"],
 ) -> None:
-    """Matrix products of chunks of rows, then one addition per row and query; see `Kernel`.
-
-    Args:
-        total: scores, added to.
-        owners: example of each row.
-        kept: the rows as they are kept.
-        scale: their scales; None for 32-bit rows.
-        queries: rows of the queries.
-        columns: query of each of them.
-    """
+    """Matrix products of chunks of rows, then one addition per row and query; see `Kernel`."""
     step = max(64, CHUNK_BYTES // max(1, 4 * kept.shape[1]))
     turned = np.ascontiguousarray(queries.T)
     for start in range(0, len(kept), step):
@@ -69,18 +60,7 @@ def numpy_kernel(
 
 
 def kernel_of(name: KernelName | None) -> Kernel:
-    """Choose a kernel.
-
-    Args:
-        name: "numpy" or "numba"; None takes numpy.
-
-    Returns:
-        The kernel.
-
-    Raises:
-        InputError: there is no such kernel.
-        MissingExtraError: numba is not installed.
-    """
+    """Choose a kernel."""
     if name is None or name == "numpy":
         return numpy_kernel
     if name != "numba":

@@ -33,11 +33,7 @@ class Counter:
     segments_skipped: int = 0
 
     def add(self, other: "Counter") -> None:
-        """Add up.
-
-        Args:
-            other: what another part of the search read.
-        """
+        """Add up."""
         self.postings_read += other.postings_read
         self.postings_skipped += other.postings_skipped
         self.bytes_read += other.bytes_read
@@ -81,13 +77,7 @@ class End:
     def add(
         self, examples: Int[np.ndarray, " m"], scores: Float[np.ndarray, " m"], errors: Float[np.ndarray, " m"]
     ) -> None:
-        """Take in scores.
-
-        Args:
-            examples: in data order; none twice, over all calls.
-            scores: their streamed scores.
-            errors: how far the true ones may lie off.
-        """
+        """Take in scores."""
         turned = self.sign * scores
         self.bar = max(self.bar, _reached(turned - errors, self.k))
         most = turned + errors
@@ -103,14 +93,7 @@ class End:
         self._examples, self._most, self._least = self._examples[kept], self._most[kept], self._least[kept]
 
     def ranked(self, exact: Callable[[int], float]) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        """Score the candidates that are left again, and sort them.
-
-        Args:
-            exact: the score of one example.
-
-        Returns:
-            The first k examples and their scores.
-        """
+        """Score the candidates that are left again, and sort them."""
         scores = np.asarray([exact(example) for example in self._examples.tolist()], dtype=np.float64)
         right = self.sign * scores > 0
         examples, scores = self._examples[right], scores[right]
@@ -145,38 +128,17 @@ class Ends:
     def add(
         self, examples: Int[np.ndarray, " m"], scores: Float[np.ndarray, " m"], errors: Float[np.ndarray, " m"]
     ) -> None:
-        """Take in scores; see `End.add`.
-
-        Args:
-            examples: in data order.
-            scores: their streamed scores.
-            errors: how far the true ones may lie off.
-        """
+        """Take in scores; see `End.add`."""
         self.helped.add(examples, scores, errors)
         self.hurt.add(examples, scores, errors)
 
     def ranking(self, exact: Callable[[int], float]) -> Ranking:
-        """Finish.
-
-        Args:
-            exact: the score of one example.
-
-        Returns:
-            The ranking.
-        """
+        """Finish."""
         return Ranking(*self.helped.ranked(exact), *self.hurt.ranked(exact))
 
 
 def ranking_of(scores: Float[np.ndarray, " n"], k: int) -> Ranking:
-    """Rank scores that are known exactly.
-
-    Args:
-        scores: one per example; NaN is no hit.
-        k: hits on each side.
-
-    Returns:
-        The ranking.
-    """
+    """Rank scores that are known exactly."""
     found = np.flatnonzero(np.isfinite(scores) & (scores != 0))
     ends = Ends(k)
     ends.add(found, scores[found], np.zeros(len(found)))

@@ -21,18 +21,7 @@ def scan_rows(
     count: int,
     kernel: Kernel,
 ) -> Float[np.ndarray, "q n"]:
-    """Products with embedding rows, without postings.
-
-    Args:
-        segment: of the index.
-        step: the checkpoint.
-        tokens: the queries' rows by token.
-        count: queries.
-        kernel: takes the products.
-
-    Returns:
-        [q n].
-    """
+    """Products with embedding rows, without postings."""
     total = np.zeros((count, segment.n))
     wanted = np.fromiter(tokens, dtype=np.int64, count=len(tokens))
     for examples, arrays in segment.shards(step, ("rows.indptr", "rows.ids", "rows.rows", "rows.scale")):
@@ -48,17 +37,7 @@ def scan_rows(
 
 
 def scan_outer(segment: Segment, step: int, queries: Outer, count: int) -> Float[np.ndarray, "q n"]:
-    """Products with the last layer of a classifier.
-
-    Args:
-        segment: of the index.
-        step: the checkpoint.
-        queries: their gradients.
-        count: queries.
-
-    Returns:
-        [q n].
-    """
+    """Products with the last layer of a classifier."""
     dense = [queries.example(position).dense() for position in range(count)]
     total = np.zeros((count, segment.n))
     for examples, arrays in segment.shards(step):
@@ -71,17 +50,7 @@ def scan_outer(segment: Segment, step: int, queries: Outer, count: int) -> Float
 
 
 def scan_dense(segment: Segment, step: int, queries: Float[np.ndarray, "q p"], cut: slice) -> Float[np.ndarray, "q n"]:
-    """Products of vectors, or of a stretch of them.
-
-    Args:
-        segment: of the index.
-        step: the checkpoint.
-        queries: their vectors.
-        cut: the stretch.
-
-    Returns:
-        [q n].
-    """
+    """Products of vectors, or of a stretch of them."""
     total = np.zeros((len(queries), segment.n))
     theirs = np.ascontiguousarray(queries[:, cut].T, dtype=np.float32)
     for examples, arrays in segment.shards(step, ("dense.indptr", "dense.v")):
@@ -91,15 +60,7 @@ def scan_dense(segment: Segment, step: int, queries: Float[np.ndarray, "q p"], c
 
 
 def lookup_rows(segment: Segment, step: int) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Postings of a segment without postings, made in memory.
-
-    Args:
-        segment: of the index.
-        step: the checkpoint.
-
-    Returns:
-        Owners and rows by token.
-    """
+    """Postings of a segment without postings, made in memory."""
     found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
     for examples, arrays in segment.shards(step):
         rows = Gradient.unpack(decode_arrays(arrays)).rows

@@ -27,17 +27,7 @@ class Synonyms:
         self._threshold = max(threshold, 0.0)  # a pair below 0 would lower the total similarity
 
     def scores(self, tokens: Int[np.ndarray, " a"], lookup: Lookup, query: Rows, n: int) -> Float[np.ndarray, " n"]:
-        """Score the examples of a segment for one query.
-
-        Args:
-            tokens: those of the segment.
-            lookup: gives their postings.
-            query: rows merged by token.
-            n: examples of the segment.
-
-        Returns:
-            [n].
-        """
+        """Score the examples of a segment for one query."""
         total = np.zeros(n)
         similar = self._cosines(tokens, query.ids)
         found: list[tuple[np.ndarray, ...]] = []
@@ -58,15 +48,7 @@ class Synonyms:
         return total
 
     def matched(self, rows: Rows, query: Rows) -> np.ndarray:
-        """Which rows of a training example and a query meet, for the word terms.
-
-        Args:
-            rows: of one training example.
-            query: of one query.
-
-        Returns:
-            Boolean [k, k of query].
-        """
+        """Which rows of a training example and a query meet, for the word terms."""
         mine, theirs = np.unique(rows.ids), np.unique(query.ids)
         similar = self._cosines(mine, theirs)
         # The same candidates in the same order as in `_one_to_one`: ties then fall alike in score and word terms.
@@ -84,18 +66,7 @@ class Synonyms:
 
 
 def assign(similar: Float[np.ndarray, "a b"], threshold: float) -> list[tuple[int, int]]:
-    """Match tokens one to one, above a threshold, with the largest total similarity.
-
-    Args:
-        similar: cosines.
-        threshold: pairs must lie above it.
-
-    Returns:
-        Matched pairs.
-
-    Raises:
-        MissingExtraError: SciPy is not installed.
-    """
+    """Match tokens one to one, above a threshold, with the largest total similarity."""
     try:
         optimize: Any = import_module("scipy.optimize")  # optional extra
     except ImportError as error:

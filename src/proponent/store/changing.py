@@ -19,18 +19,7 @@ from proponent.store.repair import publish_manifest, recheck, remove_strays, set
 
 @contextmanager
 def changing(folder: Path, waiting: Callable[[], None] | None = None) -> Generator[Store]:
-    """Hold a sealed index while it is changed.
-
-    Args:
-        folder: the index.
-        waiting: called once when another process holds it.
-
-    Yields:
-        The index as it is.
-
-    Raises:
-        InputError: another process adds to it, or an append was not finished.
-    """
+    """Hold a sealed index while it is changed."""
     if Store(folder).former is not None:
         raise InputError(f"{folder} holds an index of a former format, which is read but not changed: build it again")
     leases = Leases(folder)
@@ -53,19 +42,7 @@ def changing(folder: Path, waiting: Callable[[], None] | None = None) -> Generat
 
 
 def delete(folder: Path, examples: Int[np.ndarray, " m"], waiting: Callable[[], None] | None = None) -> Manifest:
-    """Delete examples: they are no hits from now on. Their bytes stay until the index is merged.
-
-    Args:
-        folder: the index.
-        examples: their numbers, in data order; those that are deleted already stay so.
-        waiting: called once when another process holds the index.
-
-    Returns:
-        The new manifest.
-
-    Raises:
-        InputError: nothing would be left.
-    """
+    """Delete examples: they are no hits from now on. Their bytes stay until the index is merged."""
     with changing(folder, waiting) as store:
         manifest, layout = store.manifest, store.layout
         before = [segment.offset + segment.deleted for segment in store.segments]
@@ -92,12 +69,7 @@ def delete(folder: Path, examples: Int[np.ndarray, " m"], waiting: Callable[[], 
 
 
 def sweep(layout: Layout, known: set[str]) -> None:
-    """Remove what no manifest knows any more, and folders that are empty then.
-
-    Args:
-        layout: of the index.
-        known: names that stay.
-    """
+    """Remove what no manifest knows any more, and folders that are empty then."""
     emptied: set[Path] = set()
     for path in list(walk(layout.folder)):
         name = layout.name(path)

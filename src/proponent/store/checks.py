@@ -17,15 +17,7 @@ ROWS = ("rows.ids", "rows.words", "rows.rows")
 
 
 def check_shard(file: Mapped, n: int) -> None:
-    """Check a shard before its first use.
-
-    Args:
-        file: the shard.
-        n: its examples.
-
-    Raises:
-        DamagedError: arrays are missing, have other lengths than the others, or point out of them.
-    """
+    """Check a shard before its first use."""
     names = set(file.names)
     wrong = _refusing(file)
     forms = {name.partition(".")[0] for name in names} - {"meta"}
@@ -63,16 +55,7 @@ def _check_rows(file: Mapped) -> None:
 
 
 def check_postings(file: Mapped, tokens: Int[np.ndarray, " x"], indptr: Int[np.ndarray, " y"]) -> None:
-    """Check postings when they are opened; owners are checked as they are read.
-
-    Args:
-        file: the postings.
-        tokens: their tokens.
-        indptr: first row of each token, and one past the last of all.
-
-    Raises:
-        DamagedError: arrays have other lengths than the others, or point out of them.
-    """
+    """Check postings when they are opened; owners are checked as they are read."""
     wrong = _refusing(file)
     if tokens.ndim != 1 or indptr.shape != (len(tokens) + 1,) or file.shape("largest") != tokens.shape:
         wrong("tokens, indptr and largest have different lengths")
@@ -87,33 +70,13 @@ def check_postings(file: Mapped, tokens: Int[np.ndarray, " x"], indptr: Int[np.n
 
 
 def check_owners(file: Mapped, owners: Int[np.ndarray, " m"], n: int) -> None:
-    """Check the examples that rows belong to.
-
-    Args:
-        file: the postings.
-        owners: of some rows.
-        n: examples of the segment.
-
-    Raises:
-        DamagedError: one is not an example of the segment.
-    """
+    """Check the examples that rows belong to."""
     if len(owners) and not 0 <= int(owners.min()) <= int(owners.max()) < n:
         _refusing(file)(f"it names examples that the segment of {n} does not hold")
 
 
 def check_features(file: Mapped, name: str, array: np.ndarray, n: int, classes: int) -> None:
-    """Check an array over the examples of a segment.
-
-    Args:
-        file: it comes from.
-        name: of the array.
-        array: the array.
-        n: examples of the segment.
-        classes: of the labels; 0 for a language model.
-
-    Raises:
-        DamagedError: it has another shape or kind, or names a class that there is not.
-    """
+    """Check an array over the examples of a segment."""
     wrong = _refusing(file)
     if array.ndim not in {1, 2} or array.shape[1 if name == "losses" and array.ndim == 2 else 0] != n:
         wrong(f"{name} is not of {n} examples")

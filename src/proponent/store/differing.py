@@ -16,18 +16,7 @@ _SHOWN = {
 
 
 def refuse_other_plan(folder: Path, found: Plan, wanted: Plan, *, finished: bool, data: bool = True) -> None:
-    """Refuse to go on with an index of something else.
-
-    Args:
-        folder: the index.
-        found: its plan.
-        wanted: the plan of this build.
-        finished: whether the index is sealed; an unfinished one is not completed by another version of proponent.
-        data: whether the data set must be the same too.
-
-    Raises:
-        MismatchError: they differ; the message names the first differing field with both values.
-    """
+    """Refuse to go on with an index of something else."""
     ignored = {"run", "joined", "tokenizer"}  # names may change; what they name may not
     ignored |= {"proponent"} if finished else set[str]()
     ignored |= set[str]() if data else {"source"}
@@ -48,17 +37,7 @@ def refuse_other_plan(folder: Path, found: Plan, wanted: Plan, *, finished: bool
 
 
 def refuse_other_source(folder: Path, path: Path, found: Source, wanted: Source) -> None:
-    """Refuse to go on with the append of another data set.
-
-    Args:
-        folder: the index.
-        path: the plan of the unfinished append.
-        found: what it appends.
-        wanted: what this command appends.
-
-    Raises:
-        MismatchError: they differ.
-    """
+    """Refuse to go on with the append of another data set."""
     ignored = {"data", "columns"}
     way_out = f"finish appending {found.data} first, or give it up by removing {path}"
     _refuse(folder, found.model_dump(exclude=ignored), wanted.model_dump(exclude=ignored), way_out)

@@ -13,18 +13,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def create(path: Path, size: int = 0) -> int:
-    """Open a new or emptied file for writing.
-
-    Args:
-        path: the file.
-        size: bytes to set aside, so that a full disk shows before the work is done; 0 sets nothing aside.
-
-    Returns:
-        The file descriptor.
-
-    Raises:
-        OSError: there is no space for it.
-    """
+    """Open a new or emptied file for writing."""
     opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666)
     if size and hasattr(os, "posix_fallocate"):
         try:
@@ -38,91 +27,42 @@ def create(path: Path, size: int = 0) -> int:
 
 
 def write(opened: int, data: bytes | memoryview, at: int) -> int:
-    """Write some bytes at a place; may write fewer.
-
-    Args:
-        opened: the file descriptor.
-        data: the bytes.
-        at: offset in the file.
-
-    Returns:
-        How many were written.
-    """
+    """Write some bytes at a place; may write fewer."""
     return os.pwrite(opened, data, at)
 
 
 def sync(opened: int) -> None:
-    """Make what was written to a file (or a folder) last.
-
-    Args:
-        opened: the file descriptor.
-    """
+    """Make what was written to a file (or a folder) last."""
     os.fsync(opened)
 
 
 def close(opened: int) -> None:
-    """Close a file.
-
-    Args:
-        opened: the file descriptor.
-    """
+    """Close a file."""
     os.close(opened)
 
 
 def rename(old: Path, new: Path) -> None:
-    """Give a file its final name, in place of any other.
-
-    Args:
-        old: the temporary name.
-        new: the final name.
-    """
+    """Give a file its final name, in place of any other."""
     Path(old).replace(new)
 
 
 def remove(path: Path) -> None:
-    """Remove a file; nothing happens when it is not there.
-
-    Args:
-        path: the file.
-    """
+    """Remove a file; nothing happens when it is not there."""
     path.unlink(missing_ok=True)
 
 
 def make_one_folder(folder: Path) -> None:
-    """Make a folder in one that is there; nothing happens when it is there already.
-
-    Args:
-        folder: the folder.
-    """
+    """Make a folder in one that is there; nothing happens when it is there already."""
     folder.mkdir(exist_ok=True)
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove an empty folder.
-
-    Args:
-        folder: the folder.
-
-    Raises:
-        OSError: it is not empty.
-    """
+    """Remove an empty folder."""
     folder.rmdir()
 
 
 def write_all(opened: int, data: bytes | memoryview, at: int) -> int:
-    """Write all bytes at a place, however many calls that takes.
-
-    Args:
-        opened: the file descriptor.
-        data: the bytes.
-        at: offset in the file.
-
-    Returns:
-        The offset behind them.
-
-    Raises:
-        OSError: the file system takes no more bytes.
-    """
+    """Write all bytes at a place, however many calls that takes."""
     left = memoryview(data).cast("B")
     while len(left):
         written = write(opened, left, at)
@@ -133,11 +73,7 @@ def write_all(opened: int, data: bytes | memoryview, at: int) -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last.
-
-    Args:
-        folder: the folder.
-    """
+    """Make the names in a folder last."""
     opened = os.open(folder, os.O_RDONLY)
     try:
         sync(opened)
@@ -146,11 +82,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and sync what holds it, so that files published in it cannot get lost with it.
-
-    Args:
-        folder: the folder; its parents are made too.
-    """
+    """Make a folder and sync what holds it, so that files published in it cannot get lost with it."""
     if folder.is_dir():
         return
     make_folder(folder.parent)

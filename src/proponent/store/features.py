@@ -9,17 +9,7 @@ from proponent.store.postings import Shard
 
 
 def gather_features(n: int, labels: Sequence[int], checkpoints: Sequence[Iterable[Shard]]) -> dict[str, np.ndarray]:
-    """Gather per-example arrays from the shards, in data order.
-
-    Args:
-        n: examples of the segment.
-        labels: class numbers, in data order.
-        checkpoints: the shards of each.
-
-    Returns:
-        "skipped" [n], "labels" [n], "losses" [c n]; of a classifier also "probabilities" [n l] at the last checkpoint
-        and "mean_probabilities" [n l] over all; where it was kept, "pooled" [n d] at the last checkpoint.
-    """
+    """Gather per-example arrays from the shards, in data order."""
     kept: dict[str, np.ndarray] = {"skipped": np.zeros(n, dtype=np.bool_)}
     kept["losses"] = np.zeros((len(checkpoints), n))
     for row, shards in enumerate(checkpoints):

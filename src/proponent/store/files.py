@@ -25,19 +25,7 @@ Columns = Mapping[str, Sequence[object] | np.ndarray]
 
 
 def publish_bytes(path: Path, chunks: Sequence[bytes | memoryview], *, noted: bool = True) -> Sums:
-    """Write a file atomically.
-
-    Args:
-        path: the final name.
-        chunks: its content, in pieces.
-        noted: also write the note that says it is finished.
-
-    Returns:
-        Its sums, taken from the bytes in memory.
-
-    Raises:
-        DiskFullError: no space left.
-    """
+    """Write a file atomically."""
 
     def fill(opened: int) -> Sums:
         at = 0
@@ -49,15 +37,7 @@ def publish_bytes(path: Path, chunks: Sequence[bytes | memoryview], *, noted: bo
 
 
 def publish_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> Sums:
-    """Write a safetensors file atomically, with its note.
-
-    Args:
-        path: the final name.
-        tensors: arrays by name.
-
-    Returns:
-        Its sums.
-    """
+    """Write a safetensors file atomically, with its note."""
     whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     head, places = lay_out({name: (array.dtype.newbyteorder("<"), array.shape) for name, array in whole.items()})
     ordered = sorted(places, key=lambda name: (places[name].start, places[name].stop))
@@ -69,16 +49,7 @@ def publish_scattered(
     shapes: Mapping[str, tuple[np.dtype[np.generic], tuple[int, ...]]],
     fill: Callable[[Callable[[str, int, np.ndarray], None]], None],
 ) -> Sums:
-    """Write a safetensors file whose rows come in no order, atomically, with its note.
-
-    Args:
-        path: the final name.
-        shapes: element type and shape of every array.
-        fill: is given a function that writes some rows of an array at a row number.
-
-    Returns:
-        Its sums, taken from the written file.
-    """
+    """Write a safetensors file whose rows come in no order, atomically, with its note."""
     head, places = lay_out(shapes)
     size = max((place.stop for place in places.values()), default=len(head))
 
@@ -98,27 +69,12 @@ def publish_scattered(
 
 
 def publish_table(path: Path, columns: Columns) -> Sums:
-    """Write a Parquet file atomically, with its note.
-
-    Args:
-        path: the final name.
-        columns: equally long lists or arrays by name.
-
-    Returns:
-        Its sums.
-    """
+    """Write a Parquet file atomically, with its note."""
     return publish_bytes(path, [parquet_bytes(columns)])
 
 
 def finished(path: Path) -> Sums | None:
-    """Read the note of a file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its sums; None when it is not finished: no note, or not as long as the note says.
-    """
+    """Read the note of a file."""
     try:
         sums = Sums.model_validate_json(note_of(path).read_bytes())
         return sums if path.stat().st_size == sums.size and sums.fits else None
@@ -127,12 +83,7 @@ def finished(path: Path) -> Sums | None:
 
 
 def write_note(path: Path, sums: Sums) -> None:
-    """Say that a file is finished.
-
-    Args:
-        path: the file.
-        sums: of its content.
-    """
+    """Say that a file is finished."""
     note = note_of(path)
     fresh = temporary(note)
     with full_disk_named(str(path)):
@@ -146,50 +97,22 @@ def write_note(path: Path, sums: Sums) -> None:
 
 
 def note_of(path: Path) -> Path:
-    """Name the note of a file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The note.
-    """
+    """Name the note of a file."""
     return path.with_name(path.name + NOTE)
 
 
 def temporary(path: Path) -> Path:
-    """Name a file while it is being written; two writers never share one.
-
-    Args:
-        path: the final name.
-
-    Returns:
-        The temporary name.
-    """
+    """Name a file while it is being written; two writers never share one."""
     return path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
 
 
 def is_temporary(name: str) -> bool:
-    """Tell a file that a killed writer left from the user's own.
-
-    Args:
-        name: of the file.
-
-    Returns:
-        True for names that `temporary` gives.
-    """
+    """Tell a file that a killed writer left from the user's own."""
     return re.search(r"\.[0-9]+\.tmp$", name) is not None
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """List the files of an index, temporary ones too.
-
-    Args:
-        folder: the index.
-
-    Yields:
-        Every file (or link), in order of name.
-    """
+    """List the files of an index, temporary ones too."""
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not path.is_dir():
             yield path

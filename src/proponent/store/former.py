@@ -56,11 +56,7 @@ class FormerPlan(BaseModel):
     shards: list[int]
 
     def plan(self) -> Plan:
-        """Say the same in the present format.
-
-        Returns:
-            The plan.
-        """
+        """Say the same in the present format."""
         shared = self.model_dump(exclude={"batch_size", "data", "columns", "n", "shards", "fingerprints"})
         source = Source(
             data=self.data,
@@ -88,11 +84,7 @@ class FormerManifest(BaseModel):
     digest: str = ""
 
     def right(self) -> bool:
-        """Say whether root and digest are its own.
-
-        Returns:
-            True when they are.
-        """
+        """Say whether root and digest are its own."""
         root = hashlib.sha256(canonical(self.files).encode()).hexdigest()
         own = hashlib.sha256(canonical(self.model_dump(exclude={"digest"})).encode()).hexdigest()
         return root == self.merkle_root and own == self.digest
@@ -123,17 +115,7 @@ class FormerFiles:
         return set()
 
     def whole(self, path: Path) -> Path:
-        """Check a file.
-
-        Args:
-            path: the file.
-
-        Returns:
-            The same path.
-
-        Raises:
-            DamagedError: it is not what was written.
-        """
+        """Check a file."""
         if path not in self._right:
             name = path.relative_to(self.folder).as_posix()
             try:
@@ -146,33 +128,15 @@ class FormerFiles:
         return path
 
     def tensors(self, path: Path) -> Mapped:
-        """Open a safetensors file.
-
-        Args:
-            path: the file.
-
-        Returns:
-            Its arrays.
-        """
+        """Open a safetensors file."""
         return Mapped(self.whole(path))
 
     def has(self, path: Path) -> bool:
-        """Say whether a file belongs to the index.
-
-        Args:
-            path: the file.
-
-        Returns:
-            True when it does.
-        """
+        """Say whether a file belongs to the index."""
         return path.relative_to(self.folder).as_posix() in self.manifest.files
 
     def read(self) -> tuple[Plan, Manifest]:
-        """Say plan and manifest in the present format.
-
-        Returns:
-            Both; the manifest names no files.
-        """
+        """Say plan and manifest in the present format."""
         plan = self.plan.plan()
         note = "this index is of format 1: it is read, but searched slowly; build it again for the fast search"
         return plan, Manifest(
@@ -187,11 +151,7 @@ class FormerFiles:
         )
 
     def segments(self) -> tuple[Segment, ...]:
-        """The one segment.
-
-        Returns:
-            It.
-        """
+        """The one segment."""
         names, plan = self.plan.label_names, self.plan.plan()
         files = Files(
             FormerLayout(self.folder),

@@ -44,14 +44,7 @@ class Leases:
 
     @contextmanager
     def whole(self, waiting: Callable[[], None] | None = None) -> Generator[None]:
-        """Hold the right to plan, seal or change the index; wait for it.
-
-        Args:
-            waiting: called once when another process holds it.
-
-        Yields:
-            Nothing.
-        """
+        """Hold the right to plan, seal or change the index; wait for it."""
         told = False
         while not self._try(0):
             if not told and waiting is not None:
@@ -64,22 +57,11 @@ class Leases:
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, 0)
 
     def take(self, shard: int) -> bool:
-        """Try to get the right to compute a shard.
-
-        Args:
-            shard: its number.
-
-        Returns:
-            False while another process has it.
-        """
+        """Try to get the right to compute a shard."""
         return self._try(2 + shard)
 
     def drop(self, shard: int) -> None:
-        """Give the right back.
-
-        Args:
-            shard: its number.
-        """
+        """Give the right back."""
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, 2 + shard)
 
     @property

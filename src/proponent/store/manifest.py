@@ -237,56 +237,27 @@ class Manifest(BaseModel):
     digest: str = ""
 
     def sealed(self) -> "Manifest":
-        """Fill in root and digest.
-
-        Returns:
-            The manifest with the root of its files and its own digest.
-        """
+        """Fill in root and digest."""
         rooted = self.model_copy(update={"merkle_root": merkle_root(self.files)})
         return rooted.model_copy(update={"digest": rooted.own_digest()})
 
     def own_digest(self) -> str:
-        """Hash the canonical form without the digest.
-
-        Returns:
-            SHA-256, hexadecimal.
-        """
+        """Hash the canonical form without the digest."""
         return hashlib.sha256(canonical(self.model_dump(exclude={"digest"})).encode()).hexdigest()
 
 
 def canonical(value: Any) -> str:
-    """Write JSON in its one canonical form.
-
-    Args:
-        value: plain data.
-
-    Returns:
-        Sorted keys, no spaces, UTF-8.
-    """
+    """Write JSON in its one canonical form."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def merkle_root(files: Mapping[str, Sums]) -> str:
-    """Hash a table of file hashes.
-
-    Args:
-        files: sums by name.
-
-    Returns:
-        SHA-256, hexadecimal.
-    """
+    """Hash a table of file hashes."""
     return hashlib.sha256(canonical({name: sums.sha256 for name, sums in files.items()}).encode()).hexdigest()
 
 
 def version_of(path: Path) -> int | None:
-    """Read nothing but the format of a plan or manifest.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its format; None when the file does not say.
-    """
+    """Read nothing but the format of a plan or manifest."""
     try:
         raw: object = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -296,19 +267,7 @@ def version_of(path: Path) -> int | None:
 
 
 def read_json(path: Path, model: type[Model]) -> Model:
-    """Read a plan or a manifest.
-
-    Args:
-        path: the file.
-        model: what it must be.
-
-    Returns:
-        The typed content.
-
-    Raises:
-        DamagedError: missing, not JSON, or not of that shape.
-        MismatchError: written by a newer version of the format.
-    """
+    """Read a plan or a manifest."""
     try:
         raw: object = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
@@ -316,7 +275,7 @@ def read_json(path: Path, model: type[Model]) -> Model:
     version = cast("dict[str, object]", raw).get("format") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > FORMAT:
         raise MismatchError(
-            f"{path} has format {version}, newer than the {FORMAT} that this version of proponent reads: upgrade proponent"
+            f"{path} has format {version}, newer than the {FORMAT} that this version reads: upgrade proponent"
         )
     try:
         return model.model_validate_json(json.dumps(raw))

@@ -62,14 +62,7 @@ class Place:
 
 
 def lay_out(arrays: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> tuple[bytes, dict[str, Place]]:
-    """Lay arrays out as a safetensors file, widest elements first so that each is aligned.
-
-    Args:
-        arrays: element type and shape by name.
-
-    Returns:
-        The bytes that the file begins with, and the place of each array.
-    """
+    """Lay arrays out as a safetensors file, widest elements first so that each is aligned."""
     ordered = sorted(arrays, key=lambda name: (-arrays[name][0].itemsize, name))
     offset, spelled, spans = 0, dict[str, object](), dict[str, tuple[int, int]]()
     for name in ordered:
@@ -124,48 +117,18 @@ class Mapped:
         return tuple(self._places)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one array.
-
-        Args:
-            name: the array.
-
-        Returns:
-            Its shape.
-        """
+        """Shape of one array."""
         return self._place(name).shape
 
     def view(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Rows of an array, in place and read-only, checked.
-
-        Args:
-            name: the array.
-            start: first row.
-            stop: one past the last row; None for all.
-
-        Returns:
-            The rows.
-
-        Raises:
-            DamagedError: there is no such array or row, or a block of it is not what was written.
-        """
+        """Rows of an array, in place and read-only, checked."""
         rows, begin, each = self._span(name, start, stop)
         self.check(begin, begin + rows * each)
         self._release(rows * each)
         return self._arrays[name][start : start + rows]
 
     def take(self, name: str, wanted: np.ndarray) -> np.ndarray:
-        """Copy some rows; only the blocks that hold them are read and checked.
-
-        Args:
-            name: the array.
-            wanted: row numbers, ascending.
-
-        Returns:
-            The rows.
-
-        Raises:
-            DamagedError: there is no such array or row, or a block of it is not what was written.
-        """
+        """Copy some rows; only the blocks that hold them are read and checked."""
         rows, begin, each = self._span(name, 0, None)
         if len(wanted):
             if int(wanted[0]) < 0 or int(wanted[-1]) >= rows:
@@ -181,23 +144,11 @@ class Mapped:
         return self._arrays[name][wanted]
 
     def all(self) -> dict[str, np.ndarray]:
-        """Copy every array.
-
-        Returns:
-            Arrays by name.
-        """
+        """Copy every array."""
         return {name: self.view(name).copy() for name in self._places}
 
     def check(self, start: int, stop: int) -> None:
-        """Check the blocks under a range of bytes, once each.
-
-        Args:
-            start: first byte.
-            stop: one past the last byte.
-
-        Raises:
-            DamagedError: one is not what was written; the message names its bytes.
-        """
+        """Check the blocks under a range of bytes, once each."""
         if self._sums is None or stop <= start:
             return
         first, last = start // BLOCK, (stop - 1) // BLOCK

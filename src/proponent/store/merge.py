@@ -46,18 +46,8 @@ class Joined:
 def merge(
     folder: Path, *, rows: int = SEGMENT_ROWS, waiting: Callable[[], None] | None = None
 ) -> tuple[Manifest, bool]:
-    """Merge small segments into larger ones without their deleted examples.
-
-    A killed merge resumes; until it is done the index is what it was.
-
-    Args:
-        folder: the index.
-        rows: examples of a segment at most.
-        waiting: called once when another process holds the index.
-
-    Returns:
-        The manifest, and whether there was anything to merge.
-    """
+    """Merge small segments into larger ones without their deleted examples."""
+    # A killed merge resumes; until it is done the index is what it was.
     with changing(folder, waiting) as store:
         generation = store.manifest.generation + 1
         path = store.layout.merging(generation)

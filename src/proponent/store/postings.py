@@ -51,117 +51,48 @@ class Postings:
         return int(self.indptr[-1])
 
     def places(self, tokens: Int[np.ndarray, " k"]) -> Int[np.ndarray, " k"]:
-        """Find tokens.
-
-        Args:
-            tokens: ids.
-
-        Returns:
-            Place of each among `tokens`; -1 for one that no example holds.
-        """
+        """Find tokens."""
         if not len(self.tokens):
             return np.full(len(tokens), -1)
         found = np.minimum(np.searchsorted(self.tokens, tokens), len(self.tokens) - 1)
         return np.where(self.tokens[found] == tokens, found, -1)
 
     def span(self, place: int) -> tuple[int, int]:
-        """The rows of one token.
-
-        Args:
-            place: as `places` gave it.
-
-        Returns:
-            First row, and one past the last.
-        """
+        """The rows of one token."""
         return int(self.indptr[place]), int(self.indptr[place + 1])
 
     def owners(self, start: int, stop: int) -> Int[np.ndarray, " m"]:
-        """Examples of some rows.
-
-        Args:
-            start: first row.
-            stop: one past the last.
-
-        Returns:
-            Places in the segment.
-        """
+        """Examples of some rows."""
         owners = self._file.view("owners", start, stop)
         check_owners(self._file, owners, self._n)
         return owners
 
     def norms(self, start: int, stop: int) -> Float[np.ndarray, " m"]:
-        """Norms of some rows.
-
-        Args:
-            start: first row.
-            stop: one past the last.
-
-        Returns:
-            Euclidean norms of the rows as kept.
-        """
+        """Norms of some rows."""
         return self._file.view("norms", start, stop)
 
     def raw(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Some rows as they are kept, in place.
-
-        Args:
-            start: first row.
-            stop: one past the last.
-
-        Returns:
-            Rows, and their scales where they have any.
-        """
+        """Some rows as they are kept, in place."""
         scale = self._file.view("scale", start, stop) if self._short else None
         return self._file.view("rows", start, stop), scale
 
     def rows(self, start: int, stop: int) -> Float[np.ndarray, "m d"]:
-        """Some rows in 32-bit floats.
-
-        Args:
-            start: first row.
-            stop: one past the last.
-
-        Returns:
-            The rows.
-        """
+        """Some rows in 32-bit floats."""
         return decode(*self.raw(start, stop))
 
     def take(self, wanted: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m d"]:
-        """Chosen rows in 32-bit floats; only their blocks are read.
-
-        Args:
-            wanted: row numbers, ascending.
-
-        Returns:
-            The rows.
-        """
+        """Chosen rows in 32-bit floats; only their blocks are read."""
         return decode(self._file.take("rows", wanted), self._file.take("scale", wanted) if self._short else None)
 
     def lookup(self, token: int) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, "m d"]] | None:
-        """Read one token's block.
-
-        Args:
-            token: its id.
-
-        Returns:
-            Owners (repeated when the token stands in several words) and rows; None when no example holds the token.
-        """
+        """Read one token's block."""
         place = int(self.places(np.asarray([token]))[0])
         return None if place < 0 else (self.owners(*self.span(place)), self.rows(*self.span(place)))
 
 
 def write_postings(path: Path, shards: Callable[[tuple[str, ...]], Iterator[Shard]]) -> Sums:
-    """Turn the shards of a segment into postings: one pass that counts, one that puts every row where it belongs.
-
-    Memory: the token ids and owners of the segment, and the rows of one shard.
-
-    Args:
-        path: the file.
-        shards: gives the shards, with the arrays named.
-
-    Returns:
-        Sums of the file.
-    """
+    """Turn the shards of a segment into postings: one pass that counts, one that puts every row where it belongs."""
+    # Memory: the token ids and owners of the segment, and the rows of one shard.
     counts = np.zeros(0, dtype=np.int64)
     width, kind, short = 0, np.dtype(np.float32), False
     for _, arrays in shards(("rows.ids",)):
@@ -200,15 +131,7 @@ def write_postings(path: Path, shards: Callable[[tuple[str, ...]], Iterator[Shar
 
 
 def norms_of(kept: np.ndarray, scale: np.ndarray | None) -> Float[np.ndarray, " m"]:
-    """Norms of rows as kept, never below the true ones.
-
-    Args:
-        kept: the rows as kept.
-        scale: their scales.
-
-    Returns:
-        Euclidean norms, rounded up.
-    """
+    """Norms of rows as kept, never below the true ones."""
     wide = kept.astype(np.float32, copy=False)
     squares = np.einsum("kd,kd->k", wide, wide, dtype=np.float64)
     norms = np.sqrt(squares) if scale is None else np.sqrt(squares) * scale

@@ -82,14 +82,7 @@ class Store:
         return np.concatenate([segment.alive for segment in self.segments])
 
     def scale(self, step: int) -> np.ndarray:
-        """What each training example's gradient is multiplied with.
-
-        Args:
-            step: the checkpoint.
-
-        Returns:
-            [n]: 1 everywhere, or 1 / norm for unit-norm recipes.
-        """
+        """What each training example's gradient is multiplied with."""
         return self.features[f"scale.{step}"] if self.plan.recipe.unit_norm else np.ones(self.n)
 
     @property
@@ -103,26 +96,12 @@ class Store:
         return (self.n - lost) / planned
 
     def locate(self, example: int) -> tuple[Segment, int]:
-        """Find an example.
-
-        Args:
-            example: in data order.
-
-        Returns:
-            Its segment, and its place in that.
-        """
+        """Find an example."""
         segment = self.segments[bisect.bisect_right(self.segments, example, key=lambda one: one.offset) - 1]
         return segment, example - segment.offset
 
     def row(self, example: int) -> dict[str, Any]:
-        """What is shown of an example.
-
-        Args:
-            example: in data order.
-
-        Returns:
-            id, row, text, text_pair, target, label, source, predicted, loss.
-        """
+        """What is shown of an example."""
         segment, place = self.locate(example)
         found = segment.examples.row(place)
         names = self.plan.label_names
@@ -132,14 +111,7 @@ class Store:
         return {"predicted": None} | found | {"loss": float(segment.features("losses")[-1, place])}
 
     def shards(self, step: int) -> Iterator[tuple[Int[np.ndarray, " m"], dict[str, np.ndarray]]]:
-        """Read a checkpoint's forms, shard by shard, in 32-bit floats.
-
-        Args:
-            step: the checkpoint.
-
-        Yields:
-            Examples (in data order) of the shard, and its arrays.
-        """
+        """Read a checkpoint's forms, shard by shard, in 32-bit floats."""
         from proponent.store.rows import decode_arrays
 
         for segment in self.segments:
@@ -147,39 +119,17 @@ class Store:
                 yield segment.offset + places, decode_arrays(arrays)
 
     def example_arrays(self, step: int, example: int) -> dict[str, np.ndarray]:
-        """Read the forms of one example without reading its shard.
-
-        Args:
-            step: the checkpoint.
-            example: in data order.
-
-        Returns:
-            The arrays of a shard of one example, in 32-bit floats.
-        """
+        """Read the forms of one example without reading its shard."""
         segment, place = self.locate(example)
         return segment.arrays(step, place)
 
     def table(self, step: int) -> dict[str, np.ndarray]:
-        """Read the table that a checkpoint's products need.
-
-        Args:
-            step: the checkpoint.
-
-        Returns:
-            Arrays by name.
-        """
+        """Read the table that a checkpoint's products need."""
         path = self.layout.table(step)
         return (self._open(path) if self.former is None else self.former.tensors(path)).all()
 
     def has_table(self, step: int) -> bool:
-        """Say whether a checkpoint has a table.
-
-        Args:
-            step: the checkpoint.
-
-        Returns:
-            True when it has.
-        """
+        """Say whether a checkpoint has a table."""
         path = self.layout.table(step)
         return self._has(path) if self.former is None else self.former.has(path)
 
@@ -345,15 +295,7 @@ class Table(Mapping[str, list[Any]]):
 
 
 def refuse_name(folder: Path, name: str) -> str | None:
-    """Say what is wrong with a file's name: it must lie in the index, and no link may lead out.
-
-    Args:
-        folder: the index.
-        name: as the manifest has it.
-
-    Returns:
-        What is wrong; None when nothing is.
-    """
+    """Say what is wrong with a file's name: it must lie in the index, and no link may lead out."""
     parts = Path(name).parts
     if not parts or Path(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
         return "is not a name inside the index"

@@ -14,23 +14,13 @@ from proponent.store.sums import Sums, sums_of_file
 
 
 def publish_manifest(layout: Layout, manifest: Manifest) -> None:
-    """Write the seal.
-
-    Args:
-        layout: of the index.
-        manifest: without root and digest.
-    """
+    """Write the seal."""
     text = canonical(manifest.sealed().model_dump()) + "\n"
     publish_bytes(layout.manifest, [text.encode()], noted=False)
 
 
 def remove_strays(layout: Layout, known: Collection[str] = ()) -> None:
-    """Remove what killed writers left: temporary files, notes of sealed files. Only for who is alone in the index.
-
-    Args:
-        layout: of the index.
-        known: names of the files that the manifest has; they need no note.
-    """
+    """Remove what killed writers left: temporary files, notes of sealed files. Only for who is alone in the index."""
     for path in walk(layout.folder):
         name = layout.name(path)
         if is_temporary(name) or (name.endswith(NOTE) and name.removesuffix(NOTE) in known):
@@ -38,25 +28,15 @@ def remove_strays(layout: Layout, known: Collection[str] = ()) -> None:
 
 
 def settle(layout: Layout) -> None:
-    """Make the names in every folder last: a killed process may have made or renamed them, and have come no further.
-
-    What is built on them would last otherwise, and they not.
-
-    Args:
-        layout: of the index.
-    """
+    """Make the names in every folder last: a killed process may have made or renamed them, and have come no further."""
+    # What is built on them would last otherwise, and they not.
     for folder in sorted(path for path in layout.folder.rglob("*") if path.is_dir() and not path.is_symlink()):
         disk.sync_folder(folder)
     disk.sync_folder(layout.folder)
 
 
 def recheck(layout: Layout, *, every_byte: bool) -> None:
-    """Look at the finished files of an unfinished index; what is wrong counts as not finished from now on.
-
-    Args:
-        layout: of the index.
-        every_byte: check their content; otherwise only that they are there and as long as they were.
-    """
+    """Look at the finished files of an unfinished index; what is wrong counts as not finished from now on."""
     notes = [path for path in walk(layout.folder) if path.name.endswith(NOTE)]
     wrong: list[str] = []
     for note in notes:
@@ -71,13 +51,8 @@ def recheck(layout: Layout, *, every_byte: bool) -> None:
 
 
 def _is_last(name: str, wrong: Collection[str]) -> bool:
-    """Whether a file is the last one (the features) of a segment that something wrong belongs to.
-
-    Without it, or its note, the segment is gone through again, and what is missing of it is computed.
-
-    Returns:
-        True for such features; what belongs to no segment belongs to all.
-    """
+    """Whether a file is the last one (the features) of a segment that something wrong belongs to."""
+    # Without it, or its note, the segment is gone through again, and what is missing of it is computed.
     folder, _, rest = name.partition("/")
     segment = rest.partition(".")[0]
     mine = any("/seg-" not in one or f"/{segment}." in one or f"/{segment}-" in one for one in wrong)
@@ -85,19 +60,8 @@ def _is_last(name: str, wrong: Collection[str]) -> bool:
 
 
 def reopen(layout: Layout, *, every_byte: bool, appending: bool = False) -> None:
-    """Look at the files of a sealed index; when some are missing or wrong, take the seal off and remove them.
-
-    The build then goes on with what is left, as after a kill.
-
-    Args:
-        layout: of the index.
-        every_byte: check the content of every file; otherwise only that it is there and as long as it was.
-        appending: what is wrong is not part of what will be computed: leave the seal on and refuse.
-
-    Raises:
-        DamagedError: files are wrong of an index that one run and one data set do not make again, or of one that is
-            added to; or they lie elsewhere.
-    """
+    """Look at the files of a sealed index; when some are missing or wrong, take the seal off and remove them."""
+    # The build then goes on with what is left, as after a kill.
     manifest = read_json(layout.manifest, Manifest)
     wrong = [
         name

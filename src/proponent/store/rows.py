@@ -20,15 +20,7 @@ _STEPS = {"fp16": 1.0, "int8": 127.0}
 def encode(
     rows: Float[np.ndarray, "k d"], kind: RowKind
 ) -> tuple[Num[np.ndarray, "k d"], Float[np.ndarray, " k"] | None]:
-    """Shorten rows. The scale of a row is its largest magnitude, so that gradients of any size keep their digits.
-
-    Args:
-        rows: gradient rows, finite.
-        kind: how to keep them.
-
-    Returns:
-        The kept rows, and one scale each (None for fp32): row = kept x scale.
-    """
+    """Shorten rows. The scale of a row is its largest magnitude, so that gradients of any size keep their digits."""
     if kind == "fp32":
         return rows.astype(np.float32, copy=False), None
     largest = np.abs(rows).max(axis=1, initial=0.0)
@@ -41,30 +33,14 @@ def encode(
 
 
 def decode(kept: Num[np.ndarray, "k d"], scale: Float[np.ndarray, " k"] | None) -> Float[np.ndarray, "k d"]:
-    """Undo `encode`.
-
-    Args:
-        kept: the kept rows.
-        scale: one per row; None for fp32.
-
-    Returns:
-        Rows in 32-bit floats.
-    """
+    """Undo `encode`."""
     if scale is None:
         return kept
     return kept.astype(np.float32) * scale[:, None]
 
 
 def encode_arrays(arrays: dict[str, np.ndarray], kind: RowKind) -> dict[str, np.ndarray]:
-    """Shorten the embedding rows among the arrays of a shard.
-
-    Args:
-        arrays: of a shard, by name.
-        kind: how to keep "rows.rows".
-
-    Returns:
-        The arrays; "rows.scale" is added where rows were shortened.
-    """
+    """Shorten the embedding rows among the arrays of a shard."""
     if "rows.rows" not in arrays or kind == "fp32":
         return arrays
     kept, scale = encode(arrays["rows.rows"], kind)
@@ -73,14 +49,7 @@ def encode_arrays(arrays: dict[str, np.ndarray], kind: RowKind) -> dict[str, np.
 
 
 def decode_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Undo `encode_arrays`.
-
-    Args:
-        arrays: as kept.
-
-    Returns:
-        The arrays in 32-bit floats.
-    """
+    """Undo `encode_arrays`."""
     if "rows.scale" not in arrays:
         return arrays
     plain = {name: value for name, value in arrays.items() if name != "rows.scale"}

@@ -107,18 +107,7 @@ class Segment:
         return tuple(self._gathered) if self._features is None else self._features.names
 
     def features(self, name: str) -> np.ndarray:
-        """An array over the examples: "skipped" [n], "labels" [n], "losses" [c n], "probabilities" [n l] ...
-
-        Args:
-            name: of the array.
-
-        Returns:
-            The array, which may be in place and read-only.
-
-        Raises:
-            DamagedError: there is no such array, or it is not of these examples.
-            InputError: the segment is unfinished, and the array is made last.
-        """
+        """An array over the examples: "skipped" [n], "labels" [n], "losses" [c n], "probabilities" [n l] ..."""
         if self._features is None:
             if name.startswith("scale."):
                 raise InputError(
@@ -131,14 +120,7 @@ class Segment:
         return array
 
     def postings(self, step: int) -> Postings | None:
-        """Postings of a checkpoint.
-
-        Args:
-            step: the checkpoint.
-
-        Returns:
-            The postings; None when there are none, and the forms are to be scanned.
-        """
+        """Postings of a checkpoint."""
         if step not in self._postings:
             path = self._files.layout.postings(step, self.name)
             scanned = self.missing or not self._files.has(path)
@@ -146,45 +128,20 @@ class Segment:
         return self._postings[step]
 
     def shards(self, step: int, names: tuple[str, ...] | None = None) -> Iterator[Shard]:
-        """Read a checkpoint's forms as they are kept, shard by shard.
-
-        Args:
-            step: the checkpoint.
-            names: arrays to read, where there are such; None for all.
-
-        Yields:
-            Examples (place in the segment) of the shard, and its arrays, read-only.
-        """
+        """Read a checkpoint's forms as they are kept, shard by shard."""
         for shard in range(len(self.bounds) - 1):
             if shard not in self.missing:
                 yield self.shard(step, shard, names)
 
     def shard(self, step: int, number: int, names: tuple[str, ...] | None = None) -> Shard:
-        """Read one shard as it is kept.
-
-        Args:
-            step: the checkpoint.
-            number: of the shard.
-            names: arrays to read, where there are such; None for all.
-
-        Returns:
-            Examples (place in the segment) of the shard, and its arrays, read-only.
-        """
+        """Read one shard as it is kept."""
         file = self._shard(step, number)
         wanted = file.names if names is None else [name for name in names if name in file.names]
         examples = self.order[self.bounds[number] : self.bounds[number + 1]]
         return examples, {name: file.view(name) for name in wanted}
 
     def arrays(self, step: int, example: int) -> dict[str, np.ndarray]:
-        """Read the forms of one example without reading its shard.
-
-        Args:
-            step: the checkpoint.
-            example: its place in the segment.
-
-        Returns:
-            The arrays of a shard of one example, in 32-bit floats.
-        """
+        """Read the forms of one example without reading its shard."""
         place = int(self.places[example])
         shard = int(np.searchsorted(self.bounds, place, side="right")) - 1
         file, position = self._shard(step, shard), place - self.bounds[shard]

@@ -30,14 +30,7 @@ class Sums(BaseModel):
     xxh3: str = Field(pattern="^([0-9a-f]{16})*$")
 
     def block(self, number: int) -> int:
-        """The xxh3 of one block.
-
-        Args:
-            number: which block.
-
-        Returns:
-            Its 64 bits.
-        """
+        """The xxh3 of one block."""
         return int(self.xxh3[16 * number : 16 * number + 16], 16)
 
     @property
@@ -57,11 +50,7 @@ class Summer:
         self._size = 0
 
     def add(self, data: bytes | memoryview) -> None:
-        """Take the next bytes.
-
-        Args:
-            data: the bytes.
-        """
+        """Take the next bytes."""
         view = memoryview(data).cast("B")
         self._sha256.update(view)
         self._size += len(view)
@@ -74,11 +63,7 @@ class Summer:
             view = view[len(piece) :]
 
     def sums(self) -> Sums:
-        """Finish.
-
-        Returns:
-            The sums of all bytes.
-        """
+        """Finish."""
         if self._held:
             self._close()
         return Sums(size=self._size, sha256=self._sha256.hexdigest(), xxh3="".join(self._blocks))
@@ -90,14 +75,7 @@ class Summer:
 
 
 def sums_of(chunks: Iterable[bytes | memoryview]) -> Sums:
-    """Sum up bytes.
-
-    Args:
-        chunks: the bytes, in pieces.
-
-    Returns:
-        Their sums.
-    """
+    """Sum up bytes."""
     summer = Summer()
     for chunk in chunks:
         summer.add(chunk)
@@ -105,26 +83,12 @@ def sums_of(chunks: Iterable[bytes | memoryview]) -> Sums:
 
 
 def sums_of_file(path: Path) -> Sums:
-    """Sum up a file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its sums.
-    """
+    """Sum up a file."""
     return sums_of(chunks_of(path))
 
 
 def chunks_of(path: Path) -> Iterator[memoryview]:
-    """Read a file in pieces, into one buffer that is used again.
-
-    Args:
-        path: the file.
-
-    Yields:
-        Its bytes; valid until the next piece is asked for.
-    """
+    """Read a file in pieces, into one buffer that is used again."""
     buffer = memoryview(bytearray(CHUNK))
     with path.open("rb", buffering=0) as file:
         while True:

@@ -56,19 +56,7 @@ class Verdict:
 def verify(
     folder: Path, each: Callable[[list[tuple[str, Sums]]], Iterator[tuple[str, Sums]]] = lambda files: iter(files)
 ) -> Verdict:
-    """Check every byte and every count of an index.
-
-    Args:
-        folder: the index.
-        each: passes the files through, to show how far they are.
-
-    Returns:
-        What was found.
-
-    Raises:
-        InputError: there is no index.
-        DamagedError: the manifest itself is not what was written, so that nothing can be checked against it.
-    """
+    """Check every byte and every count of an index."""
     layout, began = Layout(folder), time.perf_counter()
     if not layout.plan.is_file():
         raise InputError(f"no index at {folder}")

@@ -62,15 +62,7 @@ class BuildProgress:
 
 
 def watch(folder: Path, now: float) -> BuildProgress:
-    """Look at an unfinished index.
-
-    Args:
-        folder: the index.
-        now: the time, in seconds since the epoch.
-
-    Returns:
-        How far it has come.
-    """
+    """Look at an unfinished index."""
     layout = Layout(folder)
     plan = read_json(layout.plan, Plan)
     source = plan.source

@@ -105,96 +105,39 @@ class Writer:
         return {key: number for number, key in enumerate(keys)}
 
     def has_shard(self, step: int, segment: str, shard: int) -> bool:
-        """Say whether a shard was finished, by this or any other process, now or earlier.
-
-        Args:
-            step: the checkpoint.
-            segment: name of the segment.
-            shard: number of the shard.
-
-        Returns:
-            True when it is.
-        """
+        """Say whether a shard was finished, by this or any other process, now or earlier."""
         return self._done(self.layout.shard(step, segment, shard))
 
     def put_shard(self, step: int, segment: str, shard: int, arrays: dict[str, np.ndarray]) -> None:
-        """Publish one shard of forms.
-
-        Args:
-            step: the checkpoint.
-            segment: name of the segment.
-            shard: number of the shard.
-            arrays: by name; embedding rows are shortened here, when the plan says so.
-        """
+        """Publish one shard of forms."""
         publish_tensors(self.layout.shard(step, segment, shard), encode_arrays(arrays, self.plan.rows))
 
     def table_names(self, step: int) -> tuple[str, ...]:
-        """Name the arrays of a checkpoint's published table.
-
-        Args:
-            step: the checkpoint.
-
-        Returns:
-            Their names; none when there is no table.
-        """
+        """Name the arrays of a checkpoint's published table."""
         table = self._table(step)
         return () if table is None else table.names
 
     def put_table(self, step: int, arrays: Arrays) -> None:
-        """Publish the table (embedding or head) that a checkpoint's products need.
-
-        Args:
-            step: the checkpoint.
-            arrays: by name.
-        """
+        """Publish the table (embedding or head) that a checkpoint's products need."""
         publish_tensors(self.layout.table(step), arrays)
 
     def read_table(self, step: int) -> dict[str, np.ndarray]:
-        """Read a published table back.
-
-        Args:
-            step: the checkpoint.
-
-        Returns:
-            Its arrays; none when there is no table.
-        """
+        """Read a published table back."""
         table = self._table(step)
         return {} if table is None else table.all()
 
     def has_examples(self, segment: str) -> bool:
-        """Say whether the examples of a segment were published.
-
-        Args:
-            segment: its name.
-
-        Returns:
-            True when they were.
-        """
+        """Say whether the examples of a segment were published."""
         return self._done(self.layout.examples(segment))
 
     def put_examples(self, segment: str, columns: Columns) -> None:
-        """Publish what the user gave.
-
-        Args:
-            segment: name of the segment.
-            columns: equally long lists by name, in data order.
-        """
+        """Publish what the user gave."""
         publish_table(self.layout.examples(segment), columns)
 
     def shards(
         self, step: int, segment: PlannedSegment, order: Int[np.ndarray, " n"], names: tuple[str, ...] | None = None
     ) -> Iterator[Shard]:
-        """Read the finished shards of a segment back, as they are kept.
-
-        Args:
-            step: the checkpoint.
-            segment: the segment.
-            order: example of each place in the shards.
-            names: arrays to read, where there are such; None for all.
-
-        Yields:
-            Examples (place in the segment) of the shard, and its arrays.
-        """
+        """Read the finished shards of a segment back, as they are kept."""
         for shard, (start, stop) in enumerate(zip(segment.shards[:-1], segment.shards[1:], strict=True)):
             path = self.layout.shard(step, segment.name, shard)
             file = Mapped(path, self._sums(path))
@@ -202,45 +145,20 @@ class Writer:
             yield order[start:stop], {name: file.view(name) for name in wanted}
 
     def decoded(self, step: int, segment: PlannedSegment, order: Int[np.ndarray, " n"]) -> Iterator[Shard]:
-        """Read the finished shards of a segment back, in 32-bit floats.
-
-        Args:
-            step: the checkpoint.
-            segment: the segment.
-            order: example of each place in the shards.
-
-        Yields:
-            Examples (place in the segment) of the shard, and its arrays.
-        """
+        """Read the finished shards of a segment back, in 32-bit floats."""
         for places, arrays in self.shards(step, segment, order):
             yield places, decode_arrays(arrays)
 
     def gather(
         self, segment: PlannedSegment, order: Int[np.ndarray, " n"], labels: Sequence[int]
     ) -> dict[str, np.ndarray]:
-        """Gather the arrays over a segment's examples from its shards; see `gather_features`.
-
-        Args:
-            segment: the segment.
-            order: example of each place in the shards.
-            labels: class numbers, in data order.
-
-        Returns:
-            Arrays by name.
-        """
+        """Gather the arrays over a segment's examples from its shards; see `gather_features`."""
         names = ("meta.bad", "meta.losses", "meta.probabilities", "meta.pooled")
         parts = [self.shards(one.step, segment, order, names) for one in self.plan.checkpoints]
         return gather_features(segment.n, labels, parts)
 
     def is_finished(self, segment: str) -> bool:
-        """Say whether everything of a segment is there.
-
-        Args:
-            segment: its name.
-
-        Returns:
-            True when it is. The features are its last file; but a power cut may have taken others.
-        """
+        """Say whether everything of a segment is there."""
         shards = (unit for unit in self.units if unit[0] == segment and unit[2] >= 0)
         return self._done(self.layout.features(segment)) and all(
             self.has_shard(step, segment, at) for _, step, at in shards
@@ -249,14 +167,7 @@ class Writer:
     def finish(
         self, segment: PlannedSegment, order: Int[np.ndarray, " n"], features: Arrays, *, postings: bool
     ) -> None:
-        """Publish what follows a segment's shards.
-
-        Args:
-            segment: the segment.
-            order: example of each place in the shards.
-            features: arrays over its examples.
-            postings: whether its rows are to be found by token.
-        """
+        """Publish what follows a segment's shards."""
         for checkpoint in self.plan.checkpoints if postings else ():
             path = self.layout.postings(checkpoint.step, segment.name)
             if finished(path) is None:
@@ -266,14 +177,7 @@ class Writer:
     def seal(
         self, skipped: Sequence[SkippedRow], notes: Sequence[str], seconds: Mapping[str, float], peak_rss: int = 0
     ) -> None:
-        """Gather the sums of every file and write the manifest: the index exists from here on.
-
-        Args:
-            skipped: rows without a gradient.
-            notes: lines that every answer repeats.
-            seconds: time by stage.
-            peak_rss: most memory of this process, in bytes.
-        """
+        """Gather the sums of every file and write the manifest: the index exists from here on."""
         with self.leases.whole():
             if self.finished is not None:
                 return

@@ -111,11 +111,7 @@ class EvaluationReport(Page):
         return tuple((self._right(value), f"{value:g}") for value in found)
 
     def markdown(self) -> str:
-        """The tables as Markdown.
-
-        Returns:
-            A heading, the table, facts and notes.
-        """
+        """The tables as Markdown."""
         head = ["method", *self.columns, "better than the best control?"]
         lines = [f"# {_cell(self.title)}", "", _cell(self.said), "", _line(head), _line(["---"] * len(head))]
         for one in self.rows:

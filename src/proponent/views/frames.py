@@ -58,48 +58,20 @@ class Doors:
     word: str = field(default="", metadata=_help("only hits that share this word are shown; empty for all"))
 
     def example(self, identity: str) -> str:
-        """URL of the page of a training example.
-
-        Args:
-            identity: its id.
-
-        Returns:
-            Path and query string.
-        """
+        """URL of the page of a training example."""
         return _url("/example", [("in", self.index), ("id", identity)])
 
     def filtered(self, word: str) -> str:
-        """URL of this state with only the hits that share a word.
-
-        Args:
-            word: the word; empty for all hits.
-
-        Returns:
-            Path and query string.
-        """
+        """URL of this state with only the hits that share a word."""
         kept = [pair for pair in self.state if pair[0] != "word"]
         return _url("/ask", [*kept, ("word", word)] if word else kept)
 
     def holding(self, word: str) -> str:
-        """URL of the table of all training examples with a word.
-
-        Args:
-            word: the word.
-
-        Returns:
-            Path and query string.
-        """
+        """URL of the table of all training examples with a word."""
         return _url("/table", [("in", self.index), ("q", word), ("how", "word")])
 
     def decision(self, identity: str) -> str:
-        """What was decided about an example.
-
-        Args:
-            identity: its id.
-
-        Returns:
-            In words; empty when nothing was.
-        """
+        """What was decided about an example."""
         return self.decided.get(identity, "")
 
 

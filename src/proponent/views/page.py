@@ -56,25 +56,11 @@ class Page:
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
-        """The page as plain dicts, lists, texts and numbers, with a stable order of keys.
-
-        Returns:
-            The content of `to_json` as objects.
-        """
+        """The page as plain dicts, lists, texts and numbers, with a stable order of keys."""
         return cast("dict[str, Any]", _plain(self))
 
     def to_json(self, indent: int | None = None) -> str:
-        """The page as JSON.
-
-        Args:
-            indent: spaces per level; None writes one line.
-
-        Returns:
-            JSON text; letters of other scripts stay as they are.
-
-        Raises:
-            DataError: if a number is NaN or infinite, which JSON cannot say.
-        """
+        """The page as JSON."""
         content = self.to_dict()
         for where, value in _numbers(content, ""):
             if not math.isfinite(value):
@@ -85,25 +71,12 @@ class Page:
         return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent)
 
     def save(self, path: str | Path) -> None:
-        """Write the page to one file: JSON for the suffix .json, else a self-contained HTML page.
-
-        Args:
-            path: where to write; an existing file is replaced.
-
-        Raises:
-            DataError: if a number of a JSON file is NaN or infinite.
-            DiskFullError: if no space is left.
-            InputError: if the file cannot be written there.
-        """
+        """Write the page to one file: JSON for the suffix .json, else a self-contained HTML page."""
         target = Path(path)
         write(target, self.to_json(indent=2) + "\n" if target.suffix.lower() == ".json" else document(self))
 
     def _repr_html_(self) -> str:
-        """The page for a notebook: a fragment with its own style, no script, at most 200 KB.
-
-        Returns:
-            HTML that shows as many hits as fit; it says how many are left out.
-        """
+        """The page for a notebook: a fragment with its own style, no script, at most 200 KB."""
         # notebooks typeset $...$ of any HTML; these names, MathJax's own of versions 3 and 2, keep prices what they are
         around = Markup('<style>{}</style><div class="mathjax_ignore tex2jax_ignore">{}</div>')
         for limits in _NOTEBOOK_LIMITS:
@@ -115,46 +88,17 @@ class Page:
 
 
 def fragment(page: Page, limits: Limits = Limits()) -> Markup:
-    """One page without a document around it and without its style.
-
-    Args:
-        page: what to show.
-        limits: how many rows and characters to show; everything by default.
-
-    Returns:
-        Escaped HTML.
-    """
+    """One page without a document around it and without its style."""
     return Markup(environment().get_template(page.template).render(page=page, limits=limits, doors=None))
 
 
 def screen(name: str, frame: object, shown: object, doors: object = None) -> str:
-    """A whole page of the explorer.
-
-    Args:
-        name: of the template.
-        frame: what stands around it.
-        shown: what it shows.
-        doors: ways out of an answer on it; None without one.
-
-    Returns:
-        HTML.
-    """
+    """A whole page of the explorer."""
     return environment().get_template(name).render(frame=frame, page=shown, doors=doors, limits=Limits())
 
 
 def document(*pages: Page, title: str | None = None) -> str:
-    """A whole HTML file: no network, no script, works from the disk and on paper.
-
-    Args:
-        pages: what to show, one below the other.
-        title: of the document; by default the headline of the first page.
-
-    Returns:
-        HTML with its style inlined and a content security policy that allows nothing but this style.
-
-    Raises:
-        InputError: if there is no page to show.
-    """
+    """A whole HTML file: no network, no script, works from the disk and on paper."""
     if not pages:
         raise InputError("there is nothing to show: give at least one answer or report")
     digest = base64.b64encode(hashlib.sha256(css().encode()).digest()).decode()
@@ -173,16 +117,7 @@ def document(*pages: Page, title: str | None = None) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a finished page or its JSON.
-
-    Args:
-        path: where to write; an existing file is replaced.
-        text: the content. A lone surrogate becomes an escape that JSON readers understand; pages hold none.
-
-    Raises:
-        DiskFullError: if no space is left.
-        InputError: if the file cannot be written there.
-    """
+    """Write a finished page or its JSON."""
     try:
         path.write_bytes(text.encode("utf-8", "backslashreplace"))
     except OSError as error:
@@ -194,14 +129,7 @@ def write(path: Path, text: str) -> None:
 
 @cache
 def css(name: str = "proponent.css") -> Markup:
-    """A style sheet without its comments and indentation: the one of all pages, or what the explorer adds to it.
-
-    Args:
-        name: of the file.
-
-    Returns:
-        CSS in which every selector holds a class that starts with "wh-", so that nothing leaks into a host page.
-    """
+    """A style sheet without its comments and indentation: the one of all pages, or what the explorer adds to it."""
     source = (TEMPLATES / name).read_text(encoding="utf-8")
     bare = re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
     # Our own file, and it holds no "<": the only text that reaches a page unescaped.
@@ -210,11 +138,7 @@ def css(name: str = "proponent.css") -> Markup:
 
 @cache
 def environment() -> Environment:
-    """The Jinja environment of every page: escaping always on, an unknown name is an error.
-
-    Returns:
-        The environment with the filters that templates may use.
-    """
+    """The Jinja environment of every page: escaping always on, an unknown name is an error."""
     made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

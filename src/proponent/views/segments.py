@@ -79,11 +79,7 @@ class Segment:
 
 
 def pieces(text: str) -> tuple[Piece, ...]:
-    """Cut a text into visible stretches and the glyphs of invisible characters.
-
-    Returns:
-        Pieces in reading order; none for an empty text.
-    """
+    """Cut a text into visible stretches and the glyphs of invisible characters."""
     found: list[Piece] = []
     at = 0
     for match in _GHOST.finditer(text):
@@ -104,15 +100,7 @@ def _ghost(character: str) -> Piece:
 
 
 def segments(text: str, marks: Sequence[Mark] = ()) -> tuple[Segment, ...]:
-    """Cut a text at the edges of its marks; where marks overlap, their shares are added.
-
-    Args:
-        text: the original text that the offsets of the marks count in.
-        marks: spans with their shares; offsets outside of the text are clipped to it.
-
-    Returns:
-        Segments in reading order that together show the whole text.
-    """
+    """Cut a text at the edges of its marks; where marks overlap, their shares are added."""
     clipped = [(max(0, start), min(len(text), end), share) for start, end, share in marks]
     inside = sorted(mark for mark in clipped if mark[0] < mark[1])
     edges = sorted({0, len(text), *(edge for mark in inside for edge in mark[:2])})
@@ -134,29 +122,17 @@ def segments(text: str, marks: Sequence[Mark] = ()) -> tuple[Segment, ...]:
 
 
 def plain(text: str) -> str:
-    """One line of visible text: glyphs for invisible characters, single spaces for white space.
-
-    Returns:
-        A text without control characters and line breaks.
-    """
+    """One line of visible text: glyphs for invisible characters, single spaces for white space."""
     return " ".join("".join(piece.text for piece in pieces(text)).split())
 
 
 def columns(text: str) -> int:
-    """Columns that a text takes in a terminal.
-
-    Returns:
-        Two for each wide character, none for combining marks, one for the rest.
-    """
+    """Columns that a text takes in a terminal."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def clip(text: str, width: int) -> str:
-    """Shorten one line to a number of terminal columns; a cut shows as "…".
-
-    Returns:
-        The plain text, at most `width` columns wide.
-    """
+    """Shorten one line to a number of terminal columns; a cut shows as "…"."""
     line = plain(text)
     if columns(line) <= width:
         return line
@@ -171,11 +147,7 @@ def clip(text: str, width: int) -> str:
 
 
 def signed(value: float) -> str:
-    """A number with its sign, short enough for a table.
-
-    Returns:
-        "+0.312", "-12.0", "+1,042", "+0.0091", "+3.12e-07", or "0".
-    """
+    """A number with its sign, short enough for a table."""
     size = abs(value)
     if size == 0:
         return "0"
@@ -185,29 +157,17 @@ def signed(value: float) -> str:
 
 
 def sign_word(value: float) -> str:
-    """The sign in the user's words.
-
-    Returns:
-        "helped", "hurt" or "no effect".
-    """
+    """The sign in the user's words."""
     return "helped" if value > 0 else "hurt" if value < 0 else "no effect"
 
 
 def spoken(value: float) -> str:
-    """A score or a share with its sign in words.
-
-    Returns:
-        "helped +0.312", "hurt -0.100" or "no effect 0".
-    """
+    """A score or a share with its sign in words."""
     return f"{sign_word(value)} {signed(value)}"
 
 
 def percent(part: float, whole: float = 1.0) -> str:
-    """A part of a whole in percent.
-
-    Returns:
-        "39%", "-4%", "<1%"; "-" when the whole is zero.
-    """
+    """A part of a whole in percent."""
     if whole == 0:
         return "-"
     value = 100 * part / whole
@@ -217,11 +177,7 @@ def percent(part: float, whole: float = 1.0) -> str:
 
 
 def step(share: float, largest: float) -> int:
-    """Strength of a mark relative to the largest share on the page.
-
-    Returns:
-        0 for a share of zero, else 1 to 10.
-    """
+    """Strength of a mark relative to the largest share on the page."""
     if not share or not largest:
         return 0
     return max(1, min(STEPS, round(STEPS * abs(share) / largest)))

@@ -14,14 +14,7 @@ LONGEST_NAME = 24
 
 
 def table(*names: str) -> Table:
-    """Start a table: headings and one rule, no frame.
-
-    Args:
-        names: headings of its columns.
-
-    Returns:
-        A table without rows.
-    """
+    """Start a table: headings and one rule, no frame."""
     made = Table(box=SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     for name in names:
         made.add_column(Text(name), overflow="fold")
@@ -35,15 +28,7 @@ def print_table(
     rows: Sequence[Sequence[str]],
     notes: Sequence[str] = (),
 ) -> None:
-    """Print a table.
-
-    Args:
-        console: where to.
-        title: above the table.
-        columns: headings; a first column of short names is never wrapped.
-        rows: cells as plain text.
-        notes: lines below the table.
-    """
+    """Print a table."""
     made = table(*columns)
     made.columns[0].no_wrap = max((len(row[0]) for row in rows), default=0) <= LONGEST_NAME
     for row in rows:

@@ -25,12 +25,7 @@ HURT = "italic dark_orange underline"
 
 
 def print_answer(answer: Answer, console: Console) -> None:
-    """Print one answer: the query, what helped, what hurt, the baselines and the caveat.
-
-    Args:
-        answer: what to print.
-        console: where to; from 140 columns on, the two sides stand beside one another.
-    """
+    """Print one answer: the query, what helped, what hurt, the baselines and the caveat."""
     console.print(_say(answer.headline, "bold"))
     console.print(_query(answer))
     helped = _side("Helped", answer.helping, answer.helped)
@@ -50,13 +45,7 @@ def print_answer(answer: Answer, console: Console) -> None:
 
 
 def print_labels(report: LabelReport, console: Console, limit: int | None = 20) -> None:
-    """Print suspected label errors, most suspect first.
-
-    Args:
-        report: what to print.
-        console: where to.
-        limit: most rows to print; None prints all. The number left out is always printed.
-    """
+    """Print suspected label errors, most suspect first."""
     console.print(_say(report.headline, "bold"))
     console.print(
         _join(f"{report.flagged:,} flagged of {report.n_examples:,} training examples; ordered by ", report.ranking)
@@ -71,12 +60,7 @@ def print_labels(report: LabelReport, console: Console, limit: int | None = 20) 
 
 
 def print_story(story: Story, console: Console) -> None:
-    """Print the story of the demo: what was done, the explained prediction, the errors that were found.
-
-    Args:
-        story: what to print.
-        console: where to.
-    """
+    """Print the story of the demo: what was done, the explained prediction, the errors that were found."""
     console.print(_say(story.title, "bold"))
     for sentence in story.lead:
         console.print(_say(sentence))

@@ -21,14 +21,7 @@ GROUP_FILES = ("csv", "jsonl", "parquet")
 
 
 def question_of(state: Asking) -> Question:
-    """Take the question out of a state.
-
-    Args:
-        state: the state.
-
-    Returns:
-        What is asked.
-    """
+    """Take the question out of a state."""
     return Question(
         state.text,
         state.pair,
@@ -42,15 +35,7 @@ def question_of(state: Asking) -> Question:
 
 
 def state_of(index: str, question: Question) -> Asking:
-    """Make the state that shows the answer to a question.
-
-    Args:
-        index: name of the index; empty for the first.
-        question: what is asked.
-
-    Returns:
-        The state.
-    """
+    """Make the state that shows the answer to a question."""
     return Asking(
         index=(index,) if index else (),
         text=question.text,
@@ -65,17 +50,7 @@ def state_of(index: str, question: Question) -> Asking:
 
 
 def ask_screen(request: Request, shelf: Shelf, shown: Shown, state: Asking) -> AskScreen:
-    """Show a question, and its answer if there is one.
-
-    Args:
-        request: what is asked for.
-        shelf: all indexes.
-        shown: the index.
-        state: the question.
-
-    Returns:
-        The screen.
-    """
+    """Show a question, and its answer if there is one."""
     shown.check_filters(question_of(state))
     kept = shown.questions.get(question_of(state)) if _given(state) else None
     filled = form(shelf, shown, state)
@@ -100,15 +75,7 @@ def ask_screen(request: Request, shelf: Shelf, shown: Shown, state: Asking) -> A
 
 
 def only(answer: Answer, word: str) -> Answer:
-    """Leave the hits that share a word.
-
-    Args:
-        answer: the answer.
-        word: the word, in any case; empty leaves all.
-
-    Returns:
-        The answer with fewer hits.
-    """
+    """Leave the hits that share a word."""
     if not word:
         return answer
     wanted = word.casefold()
@@ -124,16 +91,7 @@ def only(answer: Answer, word: str) -> Answer:
 
 
 def job_screen(asker: Asker, job: Job, index: str) -> JobScreen:
-    """Show a question on its way.
-
-    Args:
-        asker: who answers it.
-        job: the question.
-        index: name of the index.
-
-    Returns:
-        The screen.
-    """
+    """Show a question on its way."""
     return JobScreen(
         id=job.id,
         url=Looking(index=index, id=job.id).url("/job"),
@@ -147,14 +105,7 @@ def job_screen(asker: Asker, job: Job, index: str) -> JobScreen:
 
 
 def asked_screen(shown: Shown) -> AskedScreen:
-    """List the questions that were asked.
-
-    Args:
-        shown: the index.
-
-    Returns:
-        The screen.
-    """
+    """List the questions that were asked."""
     found = list(shown.questions.list().values())
     looking = Looking(index=shown.name)
     return AskedScreen(
@@ -171,16 +122,7 @@ def asked_screen(shown: Shown) -> AskedScreen:
 
 
 def group_screen(shelf: Shelf, shown: Shown, state: Asking) -> GroupScreen:
-    """Show sums over groups.
-
-    Args:
-        shelf: all indexes.
-        shown: the index.
-        state: the question, and the column to sum by.
-
-    Returns:
-        The screen.
-    """
+    """Show sums over groups."""
     shown.check_filters(question_of(state))
     kept = shown.questions.get(question_of(state)) if _given(state) else None
     known = tuple(kept.groups) if kept is not None else ()
@@ -197,16 +139,7 @@ def group_screen(shelf: Shelf, shown: Shown, state: Asking) -> GroupScreen:
 
 
 def sums(shown: Shown, kept: Kept, by: str) -> tuple[Sum, ...]:
-    """The sums over the values of a column.
-
-    Args:
-        shown: the index.
-        kept: the answer.
-        by: the column.
-
-    Returns:
-        One per value, the largest total first.
-    """
+    """The sums over the values of a column."""
     made = [
         Sum(
             name=one.name,
@@ -223,18 +156,7 @@ def sums(shown: Shown, kept: Kept, by: str) -> tuple[Sum, ...]:
 
 
 def kept_of(shown: Shown, state: Asking) -> Kept:
-    """Find an answer that must be there.
-
-    Args:
-        shown: the index.
-        state: the question.
-
-    Returns:
-        The answer.
-
-    Raises:
-        InputError: the question was not asked yet.
-    """
+    """Find an answer that must be there."""
     kept = shown.questions.get(question_of(state))
     if kept is None:
         raise InputError("this question was not asked of this index yet: ask it first")
@@ -282,14 +204,5 @@ def _file_words(kind: str) -> str:
 
 
 def file_links(state: Asking | Browsing, what: str, kinds: Sequence[str]) -> tuple[Link, ...]:
-    """Link the files of what is seen.
-
-    Args:
-        state: what is seen.
-        what: name of the export.
-        kinds: of file.
-
-    Returns:
-        One link each.
-    """
+    """Link the files of what is seen."""
     return tuple(Link(_WORDS[kind], state.url(f"/export/{what}.{kind}")) for kind in kinds)

@@ -96,19 +96,7 @@ class Asker:
         self._thread: threading.Thread | None = None
 
     def ask(self, question: Question, source: Source, keep: Keep) -> Job:
-        """Put a question into the queue; the same question twice is one job.
-
-        Args:
-            question: what is asked.
-            source: of which index.
-            keep: takes the answer.
-
-        Returns:
-            The job.
-
-        Raises:
-            InputError: too many questions wait already.
-        """
+        """Put a question into the queue; the same question twice is one job."""
         with self._lock:
             for job in self._jobs.values():
                 same = job.question == question and job.source.index == source.index
@@ -127,40 +115,18 @@ class Asker:
             return job
 
     def job(self, name: str) -> Job | None:
-        """Find a job.
-
-        Args:
-            name: its id.
-
-        Returns:
-            The job; None when there is none, or it is long over.
-        """
+        """Find a job."""
         return self._jobs.get(name)
 
     def pending(self, question: Question, index: Path) -> Job | None:
-        """Find a question that is on its way, or that failed.
-
-        Args:
-            question: what is asked.
-            index: of which index.
-
-        Returns:
-            The latest job for it that is not done; None without one.
-        """
+        """Find a question that is on its way, or that failed."""
         for job in reversed(list(self._jobs.values())):
             if job.question == question and job.source.index == index:
                 return None if job.state == "done" else job
         return None
 
     def ahead(self, job: Job) -> int:
-        """Count the questions in front of a job.
-
-        Args:
-            job: a job.
-
-        Returns:
-            How many are answered before it.
-        """
+        """Count the questions in front of a job."""
         with self._lock:
             names = [name for name, one in self._jobs.items() if one.state in {"waiting", "running"}]
         return names.index(job.id) if job.id in names else 0

@@ -32,15 +32,7 @@ TABLE_FILES = ("csv", "jsonl", "parquet", "cleanlab")
 
 
 def table_screen(shown: Shown, state: Browsing) -> TableScreen:
-    """Show the table of training examples.
-
-    Args:
-        shown: the index.
-        state: what is chosen.
-
-    Returns:
-        The screen.
-    """
+    """Show the table of training examples."""
     table, decisions, problem = shown.table, shown.decisions.current, ""
     try:
         selection = table.select(state, decisions)
@@ -85,18 +77,7 @@ def table_screen(shown: Shown, state: Browsing) -> TableScreen:
 
 
 def example_screen(shown: Shown, identity: str) -> ExampleScreen:
-    """Show one training example.
-
-    Args:
-        shown: the index.
-        identity: its id.
-
-    Returns:
-        The screen.
-
-    Raises:
-        InputError: there is no such example.
-    """
+    """Show one training example."""
     table = shown.table
     place = table.whole.numbers.get(identity)
     if place is None:
@@ -135,18 +116,7 @@ def rows_of(
     first: int = 1,
     state: Browsing | None = None,
 ) -> tuple[Row, ...]:
-    """Make the rows of some examples.
-
-    Args:
-        shown: the index.
-        places: the examples, in data order.
-        decisions: by id.
-        first: number of the first row on the screen.
-        state: whose search is marked; None marks nothing.
-
-    Returns:
-        One row each.
-    """
+    """Make the rows of some examples."""
     table, searched = shown.table, state or Browsing()
     found = table.whole.rows(places)
     seconds = [one["text_pair"] if one["text_pair"] is not None else one["target"] for one in found]

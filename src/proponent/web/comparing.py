@@ -20,16 +20,7 @@ USUAL = ("bm25", "embedding")
 
 
 def compare_screen(shelf: Shelf, state: Asking, asker: Asker) -> tuple[CompareScreen, bool]:
-    """Set rankings side by side.
-
-    Args:
-        shelf: all indexes.
-        state: the question, the indexes, and the baselines.
-        asker: who answers what was not asked yet.
-
-    Returns:
-        The screen, and whether some ranking is still being made.
-    """
+    """Set rankings side by side."""
     chosen = [shelf.get(name) for name in state.index] or [shelf.first]
     first = chosen[0]
     question = question_of(state)
@@ -108,16 +99,7 @@ def _of_baseline(shown: Shown, name: str, answer: Answer, leading: Sequence[str]
 
 
 def change(rank: int, identity: str, leading: Sequence[str]) -> str:
-    """Say how an example's rank differs from that in the first ranking.
-
-    Args:
-        rank: here.
-        identity: of the example.
-        leading: ids of the first ranking, in order.
-
-    Returns:
-        "same", "up 3" (higher here), "down 2", or "new".
-    """
+    """Say how an example's rank differs from that in the first ranking."""
     if identity not in leading:
         return "new"
     moved = leading.index(identity) + 1 - rank
@@ -125,15 +107,7 @@ def change(rank: int, identity: str, leading: Sequence[str]) -> str:
 
 
 def overlap(hits: Sequence[Compared], leading: Sequence[str]) -> str:
-    """Say how many examples two rankings share.
-
-    Args:
-        hits: of one.
-        leading: ids of the other.
-
-    Returns:
-        In words.
-    """
+    """Say how many examples two rankings share."""
     return f"{sum(hit.id in leading for hit in hits)} of {len(leading)} are in the first ranking too"
 
 

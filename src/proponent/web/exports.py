@@ -34,15 +34,7 @@ BLOCK = 4096
 
 
 def table_columns(shown: Shown, state: Browsing) -> Columns:
-    """All rows that a state of the table selects, with what the screen shows of each.
-
-    Args:
-        shown: the index.
-        state: what is chosen; its page does not matter.
-
-    Returns:
-        Equally long lists by name, in the order of the screen.
-    """
+    """All rows that a state of the table selects, with what the screen shows of each."""
     decisions = shown.decisions.current
     places = shown.table.select(state, decisions).places
     columns = _columns(shown, rows_of(shown, places[:BLOCK], decisions))
@@ -72,18 +64,7 @@ def _columns(shown: Shown, rows: Sequence[Row]) -> Columns:
 
 
 def cleanlab_columns(shown: Shown, state: Browsing) -> Columns:
-    """The same rows in the columns of cleanlab's Datalab, in data order.
-
-    Args:
-        shown: the index.
-        state: what is chosen.
-
-    Returns:
-        `is_label_issue`, `label_score`, `given_label`, `predicted_label`, then id and row.
-
-    Raises:
-        InputError: the index is of a language model.
-    """
+    """The same rows in the columns of cleanlab's Datalab, in data order."""
     if shown.table.names is None:
         raise InputError("this index is of a language model: there are no labels to check")
     columns = table_columns(shown, state)
@@ -93,14 +74,7 @@ def cleanlab_columns(shown: Shown, state: Browsing) -> Columns:
 
 
 def answer_columns(answer: Answer) -> Columns:
-    """One row per hit, with the method and the caveat in each.
-
-    Args:
-        answer: the answer.
-
-    Returns:
-        Equally long lists by name.
-    """
+    """One row per hit, with the method and the caveat in each."""
     hits = [("helped", hit) for hit in answer.helped] + [("hurt", hit) for hit in answer.hurt]
     checkpoints = len(answer.checkpoints)
     return {
@@ -124,15 +98,7 @@ def answer_columns(answer: Answer) -> Columns:
 
 
 def pair_line(answer: Answer, identity: str) -> dict[str, Any]:
-    """An answer as the viewer of pretraining-tda reads it.
-
-    Args:
-        answer: the answer.
-        identity: of the question.
-
-    Returns:
-        One JSON object: the query, its proponents and opponents as parallel lists, strongest first.
-    """
+    """An answer as the viewer of pretraining-tda reads it."""
     query = answer.query
     target = query.target if query.target is not None else query.label or ""
     text = query.text if query.text_pair is None else f"{query.text} {query.text_pair}"
@@ -157,32 +123,14 @@ def pair_line(answer: Answer, identity: str) -> dict[str, Any]:
 
 
 def of_table(shown: Shown, state: Browsing, kind: str) -> bytes:
-    """A file of the table.
-
-    Args:
-        shown: the index.
-        state: what is chosen.
-        kind: csv, jsonl, parquet or cleanlab.
-
-    Returns:
-        Its bytes.
-    """
+    """A file of the table."""
     if kind == "cleanlab":
         return written(cleanlab_columns(shown, state), "csv")
     return written(table_columns(shown, state), kind)
 
 
 def of_answer(shown: Shown, state: Asking, kind: str) -> bytes:
-    """A file of an answer, as it is seen: with the hits of the word that is chosen.
-
-    Args:
-        shown: the index.
-        state: the question.
-        kind: html, json, csv, jsonl, parquet or pair.
-
-    Returns:
-        Its bytes.
-    """
+    """A file of an answer, as it is seen: with the hits of the word that is chosen."""
     kept = kept_of(shown, state)
     answer = only(kept.answer, state.word)
     makers: Mapping[str, Callable[[], str]] = {
@@ -196,18 +144,7 @@ def of_answer(shown: Shown, state: Asking, kind: str) -> bytes:
 
 
 def of_answers(shown: Shown, kind: str) -> bytes:
-    """A file of all answers that were asked of an index.
-
-    Args:
-        shown: the index.
-        kind: html, json (one per line) or pair.
-
-    Returns:
-        Its bytes.
-
-    Raises:
-        InputError: nothing was asked, or there is no such kind.
-    """
+    """A file of all answers that were asked of an index."""
     found = [(one.id, shown.questions.get(one.question)) for one in shown.questions.list().values()]
     answers = [(name, kept.answer) for name, kept in found if kept is not None]
     if not answers:
@@ -225,16 +162,7 @@ def of_answers(shown: Shown, kind: str) -> bytes:
 
 
 def of_groups(shown: Shown, state: Asking, kind: str) -> bytes:
-    """A file of sums over groups.
-
-    Args:
-        shown: the index.
-        state: the question and the column.
-        kind: csv, jsonl or parquet.
-
-    Returns:
-        Its bytes.
-    """
+    """A file of sums over groups."""
     found = sums(shown, kept_of(shown, state), state.by)
     columns: Columns = {state.by: [one.name for one in found]}
     for name in ("n", "total", "helped", "hurt", "mean"):
@@ -244,27 +172,12 @@ def of_groups(shown: Shown, state: Asking, kind: str) -> bytes:
 
 
 def of_mended(shown: Shown, kind: str) -> bytes:
-    """The data set with all decisions carried out.
-
-    Args:
-        shown: the index.
-        kind: csv, jsonl or parquet.
-
-    Returns:
-        Its bytes.
-    """
+    """The data set with all decisions carried out."""
     return written(mended(shown.store, shown.decisions)[0], kind)
 
 
 def of_decisions(shown: Shown) -> bytes:
-    """The decisions that stand, one per line.
-
-    Args:
-        shown: the index.
-
-    Returns:
-        JSON Lines.
-    """
+    """The decisions that stand, one per line."""
     current = shown.decisions.current
     return "".join(
         _line({"id": one.id, "act": one.act, "label": one.label, "when": one.when}) for one in current.values()
@@ -272,18 +185,7 @@ def of_decisions(shown: Shown) -> bytes:
 
 
 def written(columns: Mapping[str, Sequence[Any]], kind: str) -> bytes:
-    """Write columns as a file in memory; CSV is safe for spreadsheets, the others are exact.
-
-    Args:
-        columns: equally long lists by name.
-        kind: csv, jsonl or parquet.
-
-    Returns:
-        Its bytes.
-
-    Raises:
-        InputError: there is no such kind.
-    """
+    """Write columns as a file in memory; CSV is safe for spreadsheets, the others are exact."""
     if kind == "csv":
         made = io.BytesIO()  # not StringIO, which takes four bytes a character
         with io.TextIOWrapper(made, encoding="utf-8", errors="backslashreplace", newline="") as sink:

@@ -63,19 +63,7 @@ def frame(
     refresh: float = 0.0,
     notices: tuple[str, ...] | None = None,
 ) -> Frame:
-    """Put a frame around a screen.
-
-    Args:
-        request: what is asked for.
-        shelf: all indexes.
-        shown: the one that is shown.
-        title: of the screen.
-        refresh: seconds after which the page is asked for again; 0 for never.
-        notices: what a reader must know first; None says what is missing of the index.
-
-    Returns:
-        The frame.
-    """
+    """Put a frame around a screen."""
     return Frame(
         title=title,
         nav=_nav(request, shelf, shown),
@@ -96,16 +84,7 @@ def frame(
 
 
 def form(shelf: Shelf, shown: Shown, state: Asking) -> Form:
-    """Fill in the form of a question.
-
-    Args:
-        shelf: all indexes.
-        shown: the index that is asked.
-        state: the question.
-
-    Returns:
-        The form.
-    """
+    """Fill in the form of a question."""
     asked = set(state.index) or {shown.name}
     return Form(
         index=shown.name,
@@ -136,16 +115,7 @@ def _only(shown: Shown, state: Asking) -> tuple[Only, ...]:
 
 
 def doors(request: Request, shown: Shown, state: Asking) -> Doors:
-    """Make the ways out of an answer.
-
-    Args:
-        request: what is asked for.
-        shown: the index.
-        state: the question.
-
-    Returns:
-        The doors.
-    """
+    """Make the ways out of an answer."""
     return Doors(
         index=shown.name,
         state=tuple(state.pairs),
@@ -158,26 +128,12 @@ def doors(request: Request, shown: Shown, state: Asking) -> Doors:
 
 
 def decision_words(one: Decision) -> str:
-    """Say a decision.
-
-    Args:
-        one: the decision.
-
-    Returns:
-        "keep", "drop" or "fix to LABEL".
-    """
+    """Say a decision."""
     return f"fix to {one.label}" if one.act == "fix" else one.act
 
 
 def method_line(plan: Plan) -> str:
-    """Say the method, its checkpoints, and how their learning rates are known.
-
-    Args:
-        plan: of the index.
-
-    Returns:
-        One line.
-    """
+    """Say the method, its checkpoints, and how their learning rates are known."""
     steps = ", ".join(f"{one.step:,} (learning rate {one.learning_rate:.3g})" for one in plan.checkpoints)
     rules = "; ".join(dict.fromkeys(one.rule for one in plan.checkpoints))
     path = f", gradient path {plan.embedding_path}" if plan.recipe.layer == "embedding" else ""
@@ -185,14 +141,7 @@ def method_line(plan: Plan) -> str:
 
 
 def banner(store: Store) -> tuple[str, ...]:
-    """Say what is missing of an index.
-
-    Args:
-        store: the index.
-
-    Returns:
-        Lines; none for a whole index.
-    """
+    """Say what is missing of an index."""
     if not store.sealed:
         return (
             f"PARTIAL: this index is unfinished; {store.coverage:.0%} of the training examples are in it, and only "

@@ -52,14 +52,7 @@ class Question:
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> "Question":
-        """Read a question back from JSON, which has lists and no tuples.
-
-        Args:
-            content: as `plain` gives it.
-
-        Returns:
-            The question.
-        """
+        """Read a question back from JSON, which has lists and no tuples."""
         read: dict[str, Any] = {**content}
         for name in FILTERS:
             read[name] = tuple(read.get(name, ()))
@@ -152,26 +145,12 @@ class Questions:
         self._held: OrderedDict[str, Kept] = OrderedDict()
 
     def identity(self, question: Question) -> str:
-        """Name a question.
-
-        Args:
-            question: what is asked.
-
-        Returns:
-            20 hexadecimal digits; others for the same question to another index.
-        """
+        """Name a question."""
         spelled = json.dumps([self._root, question.plain], sort_keys=True)
         return hashlib.sha256(spelled.encode()).hexdigest()[:20]
 
     def get(self, question: Question) -> Kept | None:
-        """Look an answer up.
-
-        Args:
-            question: what is asked.
-
-        Returns:
-            The answer; None when the question was not asked of this index.
-        """
+        """Look an answer up."""
         name = self.identity(question)
         if name in self._held:
             self._held.move_to_end(name)
@@ -185,20 +164,7 @@ class Questions:
     def put(
         self, question: Question, answer: Answer, groups: Mapping[str, tuple[Group, ...]], seconds: float = 0.0
     ) -> Kept:
-        """Keep an answer.
-
-        Args:
-            question: what was asked.
-            answer: what came.
-            groups: sums by column.
-            seconds: what it took.
-
-        Returns:
-            What is kept.
-
-        Raises:
-            DiskFullError: no space left.
-        """
+        """Keep an answer."""
         when = datetime.now(UTC).isoformat(timespec="seconds")
         kept = Kept(self.identity(question), question, answer, when, dict(groups), seconds)
         content = {
@@ -220,11 +186,7 @@ class Questions:
         return self._hold(kept)
 
     def list(self) -> Mapping[str, Summary]:
-        """Every question that was asked of this index.
-
-        Returns:
-            Summaries by id, the latest first.
-        """
+        """Every question that was asked of this index."""
         path = self.folder / LIST
         try:
             found = path.stat()

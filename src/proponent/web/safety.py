@@ -79,13 +79,7 @@ class Guard:
         self._seconds = read_seconds
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Let a request in, or answer why not.
-
-        Args:
-            scope: the request.
-            receive: gives its body.
-            send: takes the answer.
-        """
+        """Let a request in, or answer why not."""
         if scope["type"] == "lifespan":
             await self.application(scope, receive, send)
             return
@@ -121,14 +115,7 @@ class Guard:
         return headers
 
     def admits(self, host: str) -> bool:
-        """Say whether a Host header is one of ours.
-
-        Args:
-            host: the header.
-
-        Returns:
-            True for a loopback name with our port; bound elsewhere, for the bound name or any plain IP address.
-        """
+        """Say whether a Host header is one of ours."""
         match = _HOST.fullmatch(host)
         if match is None:
             return False
@@ -179,7 +166,9 @@ class Guard:
         if origin is not None and not own and not (origin == b"null" and site == b"same-origin"):
             raise Refused(403, "this request comes from another origin")
         if not self._equal(fields.get("token", "")):
-            raise Refused(403, "this form is from an earlier run of `proponent serve`: reload the page and send it again")
+            raise Refused(
+                403, "this form is from an earlier run of `proponent serve`: reload the page and send it again"
+            )
 
     def _cookie(self, scope: Message) -> tuple[tuple[bytes, bytes], ...]:
         asked = self.open and any(name == "token" for name, _ in _pairs(scope["query_string"]))
@@ -200,14 +189,7 @@ class Guard:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether an address is this machine's own.
-
-    Args:
-        host: a name or an address.
-
-    Returns:
-        True for localhost, 127.0.0.0/8 and ::1.
-    """
+    """Say whether an address is this machine's own."""
     try:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -69,11 +69,7 @@ class Small(uvicorn.Server):
     """A server with few threads: pages share one interpreter, and every thread keeps memory of its own."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen.
-
-        Args:
-            sockets: that are bound already.
-        """
+        """Begin to listen."""
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
         await super().startup(sockets)
 
@@ -86,18 +82,7 @@ def serve(
     options: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serve some indexes until interrupted.
-
-    Args:
-        folders: of the indexes.
-        host: the address to bind; another one than this machine's own asks every visitor for a token.
-        port: the port; 0 takes a free one.
-        options: of `proponent.open`, for all indexes.
-        say: told the address, as soon as it is bound.
-
-    Raises:
-        InputError: an index is not there, or the address can not be bound.
-    """
+    """Serve some indexes until interrupted."""
     for folder in folders:
         if not (folder / "plan.json").is_file() and not (folder / "manifest.json").is_file():
             raise InputError(f"no index at {folder}: build one with `proponent index RUN DATA --out {folder}`")
@@ -130,16 +115,7 @@ def serve(
 
 
 def made(shelf: Shelf, host: str = "127.0.0.1", port: int = 0) -> tuple[Explorer, Guard]:
-    """Make the application behind its guard.
-
-    Args:
-        shelf: the indexes.
-        host: the address that is bound.
-        port: the port that is bound; 0 admits any.
-
-    Returns:
-        The pages, and the guard in front of them.
-    """
+    """Make the application behind its guard."""
     guard = Guard(_nothing, host, port)
     explorer = Explorer(shelf, guard.token)
     guard.application = explorer.application

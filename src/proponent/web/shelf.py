@@ -42,11 +42,7 @@ class Shown:
 
     @property
     def store(self) -> Store:
-        """The open index.
-
-        Raises:
-            ProponentError: it can not be opened; says why.
-        """
+        """The open index."""
         with self._lock:
             stamp = self._stamped()
             if stamp != self._stamp:
@@ -131,14 +127,7 @@ class Shown:
         return Path(self.options.get("run") or self.plan.run)
 
     def check(self, question: Question) -> None:
-        """Refuse a question that the index shows to be impossible, before any process is started for it.
-
-        Args:
-            question: what is asked.
-
-        Raises:
-            InputError: it has no text, compares a label with itself, or names a label that does not exist.
-        """
+        """Refuse a question that the index shows to be impossible, before any process is started for it."""
         names = self.plan.label_names
         if not (question.text + question.pair + question.target).strip():
             raise InputError("there is no text to explain: write one")
@@ -150,14 +139,7 @@ class Shown:
         self.check_filters(question)
 
     def check_filters(self, question: Question) -> None:
-        """Refuse a question that asks for training examples which the index does not have.
-
-        Args:
-            question: what is asked.
-
-        Raises:
-            InputError: there is no such label or source; names it.
-        """
+        """Refuse a question that asks for training examples which the index does not have."""
         Where(question.only_label or None, question.only_source or None).check(self.store)
 
     def warm(self) -> None:
@@ -208,17 +190,7 @@ class Shelf:
         return next(iter(self.shown.values()))
 
     def get(self, name: str) -> Shown:
-        """Find an index.
-
-        Args:
-            name: of it; empty for the first.
-
-        Returns:
-            The index.
-
-        Raises:
-            InputError: there is none of that name.
-        """
+        """Find an index."""
         if not name:
             return self.first
         if name not in self.shown:

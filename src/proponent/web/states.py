@@ -31,17 +31,7 @@ class State:
 
     @classmethod
     def read(cls: "type[S]", pairs: Pairs) -> "S":
-        """Read a query string.
-
-        Args:
-            pairs: its names and values, in order; unknown names are ignored.
-
-        Returns:
-            The state.
-
-        Raises:
-            InputError: a value is impossible; names it.
-        """
+        """Read a query string."""
         made: dict[str, Any] = {}
         for one in fields(cls):
             given = [value for name, value in pairs if name == _written(one.name)][: MOST_VALUES + 1]
@@ -54,11 +44,7 @@ class State:
         return state
 
     def check(self) -> None:
-        """Refuse what can not be.
-
-        Raises:
-            InputError: names the value.
-        """
+        """Refuse what can not be."""
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -73,15 +59,7 @@ class State:
         return found
 
     def url(self, path: str, **changes: Any) -> str:
-        """Write the state as a URL.
-
-        Args:
-            path: where it is shown.
-            changes: fields that differ.
-
-        Returns:
-            Path and query string, percent-encoded.
-        """
+        """Write the state as a URL."""
         pairs = replace(self, **changes).pairs
         return f"{path}?{urlencode(pairs, errors='surrogatepass')}" if pairs else path
 
@@ -104,11 +82,7 @@ class Asking(State):
     only_source: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Refuse what can not be.
-
-        Raises:
-            InputError: names the value.
-        """
+        """Refuse what can not be."""
         for name in ("text", "pair", "target"):
             size = len(getattr(self, name))
             if size > LONGEST_TEXT:
@@ -138,11 +112,7 @@ class Browsing(State):
     size: int = 50
 
     def check(self) -> None:
-        """Refuse what can not be.
-
-        Raises:
-            InputError: names the value.
-        """
+        """Refuse what can not be."""
         _one_of("how", self.how, HOW)
         _one_of("flag", self.flag, ("", "yes", "no"))
         _one_of("size", self.size, SIZES)

@@ -76,18 +76,7 @@ class Table:
         return self.store.alive
 
     def select(self, state: Browsing, decisions: Mapping[str, Decision]) -> Selection:
-        """Carry out a state.
-
-        Args:
-            state: what is chosen.
-            decisions: by id.
-
-        Returns:
-            The selected examples and the counts of the facets.
-
-        Raises:
-            InputError: the search is no expression.
-        """
+        """Carry out a state."""
         found = self._found(state)
         facets = self._facets(state, decisions)
         base = self._base(state) & found.places
@@ -99,14 +88,7 @@ class Table:
         return Selection(self._sorted(np.flatnonzero(mask), state.sort), counts, found.searched)
 
     def decided(self, decisions: Mapping[str, Decision]) -> Int[np.ndarray, " n"]:
-        """Number every example by its decision, as in `DECIDED`; 3 is none.
-
-        Args:
-            decisions: by id.
-
-        Returns:
-            A number per example.
-        """
+        """Number every example by its decision, as in `DECIDED`; 3 is none."""
         codes = np.full(len(self), len(DECIDED), dtype=np.int32)
         for identity, one in decisions.items():
             place = self.whole.numbers.get(identity)
@@ -115,14 +97,7 @@ class Table:
         return codes
 
     def row(self, place: int) -> dict[str, Any]:
-        """Take one example.
-
-        Args:
-            place: its number, in data order.
-
-        Returns:
-            Value by column.
-        """
+        """Take one example."""
         return self.whole.rows(np.asarray([place]))[0]
 
     def _found(self, state: Browsing) -> Found:

@@ -13,14 +13,7 @@ from proponent.web.states import Browsing, Looking
 
 
 def about_screen(shown: Shown) -> AboutScreen:
-    """Tell what an index holds.
-
-    Args:
-        shown: the index.
-
-    Returns:
-        The screen.
-    """
+    """Tell what an index holds."""
     store, plan = shown.store, shown.plan
     current = shown.decisions.current
     looking = Looking(index=shown.name)
@@ -53,14 +46,7 @@ def about_screen(shown: Shown) -> AboutScreen:
 
 
 def build_screen(shown: Shown) -> BuildScreen:
-    """Tell how far the build of an index is.
-
-    Args:
-        shown: the index.
-
-    Returns:
-        The screen.
-    """
+    """Tell how far the build of an index is."""
     now = watch(shown.folder, time.time())
     try:
         store = shown.store
@@ -85,16 +71,7 @@ def build_screen(shown: Shown) -> BuildScreen:
 
 
 def problem_screen(error: Exception, status: int, links: tuple[Link, ...]) -> ProblemScreen:
-    """Tell what is wrong.
-
-    Args:
-        error: what happened.
-        status: of the answer.
-        links: ways on.
-
-    Returns:
-        The screen.
-    """
+    """Tell what is wrong."""
     titles = {
         DamagedError: "This index is damaged",
         MismatchError: "These parts do not belong together",

@@ -32,14 +32,7 @@ class Twins:
             return self._sets
 
     def of(self, place: int) -> list[tuple[int, float]]:
-        """Find the near-duplicates of an example.
-
-        Args:
-            place: its number, in data order.
-
-        Returns:
-            Numbers and shares of common words, the most alike first; never the example itself.
-        """
+        """Find the near-duplicates of an example."""
         alike = self.ready.alike(place)
         alike[place] = 0.0
         near = np.flatnonzero(alike >= LEAST)
