@@ -118,7 +118,7 @@ def test_without_the_model_what_is_kept_works_and_the_rest_says_what_is_missing(
     browser: Browser, answered: Reply, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(browser.shelf.first.folder, tmp_path / "news.index")
-    shutil.copytree(browser.shelf.first.questions.folder, tmp_path / "news.proponent.asked")
+    shutil.copytree(browser.shelf.first.questions.folder, tmp_path / "news.index.asked")
     gone = Browser(Path(folder), run=str(tmp_path / "nowhere"))
     assert "Helped" in gone.get("/ask?text=The+bank+said+shares+fell&k=4").seen
     assert "New texts can not be asked" in gone.get("/ask").seen

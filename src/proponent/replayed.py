@@ -84,7 +84,7 @@ def explain_by_replay(
     quiet: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> list[Answer]:
-    """Say proponent outputs come, by replaying the training."""
+    """Say where outputs come from, by replaying the training."""
     if not queries:
         raise InputError("replay was asked about no text: give at least one")
     views = [_view(run, one, max_length) for one in queries]

@@ -21,7 +21,7 @@ from proponent.types import RUN_STEPS, Label, step_name
 MOST_TOKENS = 512
 """Longest text taken by default, in tokens, whatever the model allows."""
 
-PROBE = 'Proponent? It\'s naïve, ÉCOLE-7:\t"12.5 %"\n 日本 x_y'
+PROBE = 'Whence? It\'s naïve, ÉCOLE-7:\t"12.5 %"\n 日本 x_y'
 """Shows settings of a tokenizer (lower-casing, spaces, added tokens) that its vocabulary does not hold."""
 
 

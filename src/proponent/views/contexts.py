@@ -220,7 +220,7 @@ class Answer(Page):
         """The question that the answer answers."""
         if self.group is not None:
             what = "these texts" if self.query.label is None else self.query.label
-            return f"Proponent do {len(self.group):,} outputs come together ({what})?"
+            return f"Where do {len(self.group):,} outputs come from together ({what})?"
         if self.query.label is None:
             return "Where does this text come from?"
         against = "" if self.query.against is None else f" and not {self.query.against}"
