@@ -29,6 +29,8 @@ DOORS = {
     "scipy": {"search/synonyms.py"},
     "bm25s": {"baselines.py"},
     "sklearn": {"baselines.py"},
+    "subprocess": {"processes.py"},
+    "multiprocessing": {"processes.py"},
 }
 FOLDER_DOORS = {
     "pyarrow": "examples/",
