@@ -1,5 +1,6 @@
-"""Start child processes: they import nothing from the working folder, which may hold somebody else's files."""
+"""Child processes, which import nothing from the working folder (it may hold anything), and the memory of this one."""
 
+import mmap
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
+from pathlib import Path
 from typing import Any
 
 Child = subprocess.Popen[str]
@@ -63,3 +65,21 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def peak_memory() -> int | None:
+    """Most bytes of memory that this process has had; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def memory() -> int | None:
+    """Bytes of memory of this process now; where the system does not say, the most that it has had."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * mmap.PAGESIZE
+    except (OSError, ValueError, IndexError):
+        return peak_memory()
