@@ -103,7 +103,7 @@ $(VENV)/.torch:
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml constraints.txt
-	$(PIP) install -c constraints.txt -e '.[train,baselines]'
+	$(PIP) install -c constraints.txt -e '.[train,baselines,serve]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo

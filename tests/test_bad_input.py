@@ -272,6 +272,15 @@ def test_runs_that_can_not_be_used(said: Said, news: Tiny, tmp_path: Path, copie
     assert said("index", run, *index, "--tokenizer", news.run / "checkpoint-16")[0] == 0
 
 
+def test_the_hint_for_a_missing_index_never_writes_into_other_files(said: Said, news: Tiny, tmp_path: Path):
+    where = f"proponent index {news.run} DATA --out {news.run}.index"
+    refused(said("explain", news.run, "text"), 2, "no index at", "it is a training run", where)
+    refused(said("explain", news.data, "text"), 2, "it is a file", "--out NEW_FOLDER")
+    (tmp_path / "notes.txt").touch()
+    refused(said("explain", tmp_path, "text"), 2, "it holds other files", "--out NEW_FOLDER")
+    refused(said("serve", news.run), 2, "it is a training run", where)
+
+
 def test_indexes_that_are_not_there(said: Said, news: Tiny, tmp_path: Path):
     refused(said("explain", tmp_path / "index", "text"), 2, "no index at", "proponent index RUN DATA --out")
     refused(said("labels", tmp_path / "index", "--out", tmp_path / "x.csv"), 2, "no index at")

@@ -29,6 +29,8 @@ DOORS = {
     "scipy": {"search/synonyms.py"},
     "bm25s": {"baselines.py"},
     "sklearn": {"baselines.py"},
+    "subprocess": {"processes.py"},
+    "multiprocessing": {"processes.py"},
 }
 FOLDER_DOORS = {
     "pyarrow": "examples/",
@@ -197,6 +199,64 @@ def test_every_method_has_a_page():
 
     pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "methods").glob("*.md"))
     assert [name for name in METHODS if f"`{name}`" not in pages] == []
+
+
+IMPORTS = {"scikit-learn": "sklearn"}
+"""Packages that are imported by another name."""
+
+EXTRAS = {
+    "accelerate": "train",
+    "peft": "peft",
+    "bm25s": "baselines",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "anyio": "serve",
+    "datasets": "data",
+    "pandas": "data",
+    "polars": "data",
+    "numba": "speed",
+}
+
+
+def declared() -> dict[str, set[str]]:
+    """Modules of the core (named "") and of each extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lists = {"": project["dependencies"], **project["optional-dependencies"]}
+    names = {extra: [re.split(r"[\[<>=]", entry)[0] for entry in entries] for extra, entries in lists.items()}
+    return {extra: {IMPORTS.get(name, name) for name in some} for extra, some in names.items()}
+
+
+def test_what_is_imported_is_declared():
+    imported: set[str] = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+    others = imported - set(sys.stdlib_module_names) - {"proponent"}
+    modules = declared()
+    optional = {name: extra for name, extra in EXTRAS.items() if name in modules[extra]}
+    assert optional == EXTRAS
+    assert others - modules[""] - set(optional) == set()
+    assert not modules[""] & set(optional)
+
+
+def test_missing_packages_are_named_with_their_extra():
+    extras = {name for name in declared() if name}
+    named = {extra for path in FILES for extra in re.findall(r"proponent\[(\w+)\]", path.read_text(encoding="utf-8"))}
+    assert named <= extras
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        for package, extra in re.findall(r"(\w+)[^\n]*: pip install 'proponent\[(\w+)\]'", text):
+            assert EXTRAS.get(package.lower(), extra) == extra, f"{path.name}: {package}"
+
+
+def test_the_demos_environment_can_serve():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    extras = re.search(r"^\$\(VENV\)/\.demo:.*\n.*'\.\[([\w,]+)\]'", makefile, re.MULTILINE)
+    assert extras is not None
+    assert {"train", "baselines", "serve"} <= set(extras[1].split(","))
 
 
 def test_every_dependency_is_argued():

@@ -38,13 +38,17 @@ _Floats = npt.NDArray[np.float64]
 class _Package(NamedTuple):
     module: str
     package: str
+    install: str
 
     @property
     def way_out(self) -> str:
-        return f"{self.package} is not installed or cannot be imported; pip install 'proponent[baselines]'"
+        return f"{self.package} is not installed or cannot be imported; pip install {self.install}"
 
 
-_PACKAGES = {"bm25": _Package("bm25s", "bm25s"), "tfidf-label": _Package("sklearn", "scikit-learn")}
+_PACKAGES = {
+    "bm25": _Package("bm25s", "bm25s", "'proponent[baselines]'"),
+    "tfidf-label": _Package("sklearn", "scikit-learn", "scikit-learn"),
+}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ The decisions lie in a file beside the index, one JSON object per line, which is
 Neither the index nor the data set that it was built from is touched.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -15,6 +14,11 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 from proponent.errors import DataError, InputError, LabelError
 from proponent.examples import write_csv, write_parquet
@@ -291,18 +295,24 @@ def _cut_torn(opened: int) -> None:
     """Cut off a last line that a killed process did not finish: it was never a decision."""
     end = os.lseek(opened, 0, os.SEEK_END)
     at = end
-    while at > 0 and os.pread(opened, 1, at - 1) != b"\n":
+    while at > 0 and _byte(opened, at - 1) != b"\n":
         at -= 1
     if at < end:
         os.ftruncate(opened, at)
 
 
+def _byte(opened: int, at: int) -> bytes:
+    os.lseek(opened, at, os.SEEK_SET)
+    return os.read(opened, 1)
+
+
 @contextmanager
 def _locked(path: Path) -> Generator[int]:
     """Open a file to add to it, alone."""
-    opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+    opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o644)
     try:
-        fcntl.lockf(opened, fcntl.LOCK_EX)
+        if fcntl is not None:
+            fcntl.lockf(opened, fcntl.LOCK_EX)
         yield opened
     finally:
         os.close(opened)

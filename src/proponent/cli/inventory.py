@@ -137,7 +137,8 @@ def figures(content: Mapping[str, Any]) -> dict[str, float]:
     """Name the figures of a forecast."""
     stages = {f"seconds of {one['name']}": float(one["seconds"]) for one in content["stages"]}
     disk = {f"bytes of {kind}": float(size) for kind, size in content["disk"].items()}
-    return stages | {"peak memory": float(content["peak_rss"])} | disk
+    memory = {} if content["peak_rss"] is None else {"peak memory": float(content["peak_rss"])}
+    return stages | memory | disk
 
 
 def compared(foreseen: Mapping[str, float], content: Mapping[str, Any]) -> list[dict[str, Any]]:

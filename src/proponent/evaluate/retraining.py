@@ -6,14 +6,11 @@ what they have in common.
 """
 
 import hashlib
-import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -22,6 +19,7 @@ from jaxtyping import Float, Int
 
 from proponent.errors import DamagedError, InputError, MismatchError
 from proponent.evaluate.outputs import Outputs
+from proponent.processes import pool
 from proponent.progress import track
 from proponent.store.disk import make_folder
 from proponent.store.files import publish_bytes
@@ -155,9 +153,8 @@ class Retrains:
                 perform(self.retrainer, job, self._path(job.name))
                 yield
             return
-        context = get_context("spawn")
-        with ProcessPoolExecutor(self.workers, context, _begin, (self.retrainer,)) as pool:
-            futures = [pool.submit(_work, job, self._path(job.name)) for job in todo]
+        with pool(self.workers, _begin, (self.retrainer,)) as workers:
+            futures = [workers.submit(_work, job, self._path(job.name)) for job in todo]
             try:
                 for future in as_completed(futures):
                     future.result()
@@ -167,8 +164,6 @@ class Retrains:
                     "a worker process ended by itself: not enough memory, or a training function that other processes "
                     "cannot import; what is finished is kept: try --workers 1"
                 ) from error
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
 
     def _path(self, name: str) -> Path:
         return self.home / f"{name}.safetensors"
@@ -198,15 +193,6 @@ _own: list[Retrainer] = []  # of a worker process: what it was started with
 
 def _begin(retrainer: Retrainer) -> None:
     _own[:] = [retrainer]
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this worker when the evaluation is killed: nobody would ever give it another job."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _work(job: Job, path: Path) -> None:

@@ -22,7 +22,6 @@ from proponent.forecast.measured import (
     measure_disk,
     measure_scatter,
     peak_during,
-    resident,
     size,
     timed,
 )
@@ -36,6 +35,7 @@ from proponent.index.planning import batches, chosen, cut, label_numbers, shard_
 from proponent.index.worker import KEPT_BYTES
 from proponent.layers import table_shape
 from proponent.model import Masks, Run, encoded_bytes
+from proponent.processes import memory
 from proponent.recipe import Recipe
 from proponent.store.rows import decode_arrays
 
@@ -78,7 +78,8 @@ class Forecast:
         batches: passes through the model, all checkpoints together.
         measured: batches that were measured.
         stages: in the order in which a build goes through them.
-        peak_rss: most memory of the process, in bytes, its libraries and the data included.
+        peak_rss: most memory of the process, in bytes, its libraries and the data included; None where the system
+            does not say.
         disk: bytes by kind: "forms", "postings", "examples", "tables".
         notes: which layers are scored, whether in full, and what is not foreseen.
     """
@@ -89,7 +90,7 @@ class Forecast:
     batches: int
     measured: int
     stages: tuple[Stage, ...]
-    peak_rss: int
+    peak_rss: int | None
     disk: dict[str, int]
     notes: tuple[str, ...] = ()
 
@@ -163,7 +164,7 @@ class _Forecaster:
         self.sample, self.lengths = self._counted()
         parquet_bytes({"warm": [1]})  # what it imports is neither timed nor left out of the memory
         model, self.loading = self._loaded()
-        self.held = resident()
+        self.held = memory()
         work = Pass(run, model, recipe, self.encoder, pooled=True)
         self.recipe, self.wanted = work.recipe, work.wanted
         recipe = work.recipe
@@ -273,7 +274,7 @@ class _Forecaster:
     def _batches(self, lengths: Int[np.ndarray, " k"], begin: int, end: int) -> list[tuple[int, int]]:
         return batches(lengths, begin, end, self.options.batch_size, equal=self.run.equal_lengths)
 
-    def _measure(self, budget: float) -> int:
+    def _measure(self, budget: float) -> int | None:
         """Measure batches of all lengths, the longest first; say how much memory that one took."""
         order = np.argsort(self.lengths, kind="stable")
         rows = self.sample[order]
@@ -354,8 +355,10 @@ class _Forecaster:
         files = [path for one in self.checkpoints for path in one.path.glob("*.safetensors")]
         return hashing + sum(path.stat().st_size for path in files) * self.disk.hashed + 2 * self.disk.file
 
-    def _peak(self) -> int:
+    def _peak(self) -> int | None:
         """Bytes of the largest moment: the longest batch beside a full shard, a shard laid out, or postings."""
+        if self.held is None or self.busiest is None:
+            return None
         laid, rows = self.laid, self._over("tokens", "rows")
         wide = np.bincount(laid.shard, weights=self._over("tokens", "wide")).max()
         kept = np.bincount(laid.shard, weights=self._over("tokens", "kept")).max()

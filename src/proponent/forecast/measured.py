@@ -1,8 +1,6 @@
 """Measurements that a forecast stands on: batches through the model, files onto the disk, memory in between."""
 
 import hashlib
-import resource
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +15,7 @@ from proponent.examples import Examples
 from proponent.forms import Gradient
 from proponent.index.passes import Pass
 from proponent.model import Encoder
+from proponent.processes import memory
 from proponent.store import RowKind
 from proponent.store.files import publish_tensors
 from proponent.store.postings import Shard, write_postings
@@ -90,22 +89,13 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def resident() -> int:
-    """Memory of this process now; where the system does not say, the most that it has had."""
-    try:
-        return int(Path("/proc/self/statm").read_bytes().split()[1]) * resource.getpagesize()
-    except (OSError, ValueError, IndexError):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-
-
-def peak_during(work: Callable[[], object]) -> int:
-    """See how much memory something takes."""
-    seen, done = [resident()], threading.Event()
+def peak_during(work: Callable[[], object]) -> int | None:
+    """See how much memory something takes; None where the system does not say."""
+    seen, done = [memory()], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.002):
-            seen.append(resident())
+            seen.append(memory())
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -114,7 +104,7 @@ def peak_during(work: Callable[[], object]) -> int:
     finally:
         done.set()
         watcher.join()
-    return max(*seen, resident())
+    return max((one for one in (*seen, memory()) if one is not None), default=None)
 
 
 def size(arrays: dict[str, np.ndarray]) -> int:

@@ -9,10 +9,20 @@ from jaxtyping import Float
 from proponent import words as splitter
 from proponent.errors import InputError, MismatchError
 from proponent.index.answers import Answers
-from proponent.index.asked import AnyLabel, Asked, Labels, check_queries, labels_of, named, plain_label, queries_of
+from proponent.index.asked import (
+    AnyLabel,
+    Asked,
+    Labels,
+    check_against,
+    check_queries,
+    labels_of,
+    named,
+    plain_label,
+    queries_of,
+)
 from proponent.index.beside import Beside
 from proponent.index.fastif import FastIF
-from proponent.index.grouping import BLOCK, Aggregate, Grouping, Together
+from proponent.index.grouping import Aggregate, Grouping, Together, blocks
 from proponent.index.loading import Loaded
 from proponent.index.turning import Turning, gradients_of
 from proponent.model import Run
@@ -58,6 +68,7 @@ class Index:
         by_word = self._fast or self._loaded.by_word
         self._answers = Answers(self.store, self._search, self._beside, by_word, self._turning)
         self._grouping = Grouping(self._search, self._beside)
+        self._last: tuple[str, Asked] | None = None
         if plan.word_rules != splitter.RULES:
             raise MismatchError(
                 f"{path} was built with word rules {plan.word_rules}, this Python has {splitter.RULES} "
@@ -147,11 +158,8 @@ class Index:
             MismatchError: the run is not the one the index was built from.
         """
         queries = queries_of([text], [label], [text_pair], [target])
-        return next(
-            iter(
-                self.explain_many(queries, against=against, k=k, baselines=baselines, where=where, aggregate=aggregate)
-            )
-        )
+        given = self.explain_many(queries, against=against, k=k, baselines=baselines, where=where, aggregate=aggregate)
+        return next(iter(given))
 
     def explain_many(
         self,
@@ -180,7 +188,7 @@ class Index:
             InputError: a text is empty, or an option does not fit the run.
         """
         where.check(self.store)
-        rule, asked = Aggregate.of(aggregate).alone(), self._asked(queries, against, k)
+        rule, asked = Aggregate.of(aggregate).alone(), self._ask(queries, against, k)
         self.say("comparing with the training examples")
         for row in range(len(queries)) if rule.how != "mean" else ():
             ranking, told = self._grouping.ranking(asked, [row], rule, k, where)
@@ -189,8 +197,7 @@ class Index:
             )
         if rule.how != "mean":
             return
-        for start in range(0, len(queries), BLOCK):
-            rows = range(start, min(start + BLOCK, len(queries)))
+        for rows in blocks(len(queries)):
             for row, ranking in zip(rows, self._ranked(asked, rows, k, where), strict=True):
                 yield self._answers.answer(asked, row, ranking, k, baselines=baselines, where=where)
 
@@ -222,7 +229,7 @@ class Index:
         """
         where.check(self.store)
         rule, grouping = Aggregate.of(aggregate), self._grouping
-        asked = self._asked(queries, against, k)
+        asked = self._ask(queries, against, k)
         rows = grouping.rows(asked, range(len(queries)), rule)
         self.say("comparing with the training examples")
         group, worded = Together(asked, rows, linear=grouping.linear), rule.how == "mean" and grouping.linear
@@ -284,9 +291,8 @@ class Index:
         """
         queries = queries_of(texts, labels, text_pairs, targets)
         where.check(self.store)
-        asked = self._asked(queries, against, k)
-        blocks = [range(start, min(start + BLOCK, len(queries))) for start in range(0, len(queries), BLOCK)]
-        return [ranking for rows in blocks for ranking in self._ranked(asked, rows, k, where)]
+        asked = self._ask(queries, against, k)
+        return [ranking for rows in blocks(len(queries)) for ranking in self._ranked(asked, rows, k, where)]
 
     def scores(
         self,
@@ -314,11 +320,8 @@ class Index:
         """
         queries = queries_of(texts, labels, text_pairs, targets)
         asked = self._ask(queries, against)
-        blocks = [
-            self._block(asked, range(start, min(start + BLOCK, len(queries))))
-            for start in range(0, len(queries), BLOCK)
-        ]
-        return np.concatenate(blocks) if blocks else np.zeros((0, len(self)))
+        found = [self._block(asked, rows) for rows in blocks(len(queries))]
+        return np.concatenate(found) if found else np.zeros((0, len(self)))
 
     def predict(self, texts: Sequence[str], *, text_pairs: Sequence[str | None] | None = None) -> list[str]:
         """Predict the class of some texts at the last checkpoint of the index.
@@ -361,25 +364,26 @@ class Index:
         allowed = np.concatenate([where.allowed(segment) for segment in self.store.segments])
         return [ranking_of(np.where(allowed, scores, np.nan), k) for scores in self._block(asked, rows)]
 
-    def _asked(self, queries: Sequence[Example], against: AnyLabel | None, k: int) -> Asked:
+    def _ask(self, queries: Sequence[Example], against: AnyLabel | None, k: int = 1) -> Asked:
+        """Take the gradients of some queries; those of the last single query are kept."""
         if k < 1:
             raise InputError(f"k is {k}: ask for at least one hit")
-        return self._ask(queries, against)
+        key = repr((queries, against))
+        if self._last is None or self._last[0] != key:
+            self._last = (key, self._take(queries, against))
+        asked = self._last[1]
+        self._last = self._last if len(queries) == 1 else None
+        return asked
 
-    def _ask(self, queries: Sequence[Example], against: AnyLabel | None) -> Asked:
+    def _take(self, queries: Sequence[Example], against: AnyLabel | None) -> Asked:
         check_queries(queries)
         run = self.run
-        if against is not None and self.store.plan.recipe.baseline is not None:
-            raise InputError(f"{self.method} does not compare two labels: ask without `against`")
-        if against is not None and run.label_names is None:
-            raise InputError(
-                "`against` compares two labels, and this run is a language model: "
-                "give the part that counts as target instead"
-            )
+        check_against(against, self.store.plan.recipe, run.label_names)
         encoded = self._loaded.encoder.encode(queries) if queries else []
         last = self._loaded.at(self.store.plan.checkpoints[-1].step)
         other = None if against is None else run.label_number(plain_label(against))
-        labels, predicted, probabilities = labels_of(last, queries, encoded, self.store.plan.source.batch_size)
+        size = self.store.plan.source.batch_size
+        labels, predicted, probabilities = labels_of(last, queries, encoded, size)
         if other is not None and other in labels:
             raise InputError(
                 f"`against` is {against!r}, and so is the label of {named(queries, labels.index(other))} "
@@ -390,11 +394,5 @@ class Index:
             self.say(
                 f"gradients at step {checkpoint.step} ({number} of {len(self.store.plan.checkpoints)} checkpoints)"
             )
-            asked.take(
-                checkpoint.step,
-                self._loaded.at(checkpoint.step),
-                self.store.plan.source.batch_size,
-                self._turning,
-                equal=run.equal_lengths,
-            )
+            asked.take(checkpoint.step, self._loaded.at(checkpoint.step), size, self._turning, equal=run.equal_lengths)
         return asked

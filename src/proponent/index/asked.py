@@ -13,6 +13,7 @@ from proponent.forms import Gradient
 from proponent.index.passes import Pass
 from proponent.index.turning import Turning
 from proponent.model import Encoded
+from proponent.recipe import Recipe
 from proponent.types import Example, Label, step_name
 from proponent.views import QueryView
 from proponent.words import Word, words
@@ -85,6 +86,17 @@ def check_queries(queries: Sequence[Example]) -> None:
             raise InputError(
                 f"{where} holds bytes that are not UTF-8 (character {error.start}): convert it first"
             ) from error
+
+
+def check_against(against: AnyLabel | None, recipe: Recipe, names: Sequence[str] | None) -> None:
+    """Refuse a second class where classes are not compared."""
+    if against is not None and recipe.baseline is not None:
+        raise InputError(f"{recipe.name} does not compare two labels: ask without `against`")
+    if against is not None and names is None:
+        raise InputError(
+            "`against` compares two labels, and this run is a language model: "
+            "give the part that counts as target instead"
+        )
 
 
 def labels_of(

@@ -1,8 +1,6 @@
 """Build an index: every example's kept gradient at every checkpoint, shard by shard, resumable, by many processes."""
 
-import resource
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from proponent.index.planning import Cut, chosen, cut, known_ids, label_numbers,
 from proponent.index.turning import Turning
 from proponent.index.worker import KEPT_BYTES, Worker
 from proponent.model import Checkpoint, Encoder, Masks, Run
+from proponent.processes import peak_memory
 from proponent.recipe import Recipe
 from proponent.store import FORMAT, Manifest, Plan, PlannedCheckpoint, SkippedRow, Source, Store, Writer
 from proponent.types import step_name
@@ -121,7 +120,7 @@ class Build:
             skipped = self.worker.skipped(self.writer, self.cuts)
         if len(skipped) == len(self.examples):
             raise InputError(f"no row of {self.examples.name} has a finite loss and gradient: is the run broken?")
-        self.writer.seal(skipped, self._notes(skipped), self.clock.seconds, peak_rss())
+        self.writer.seal(skipped, self._notes(skipped), self.clock.seconds, peak_memory() or 0)
         return skipped
 
     def _cut(self, first: int) -> list[Cut]:
@@ -350,12 +349,6 @@ class Build:
                 widest = max(block.kept_o * block.kept_i for block in self.writer.plan.blocks)
                 lines.append(mixing_told(one.step, table, self.options.queries, widest))
         return lines
-
-
-def peak_rss() -> int:
-    """Most memory that this process has had."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _rows(arrays: dict[str, np.ndarray]) -> Rows:

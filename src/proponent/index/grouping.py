@@ -27,6 +27,11 @@ BLOCK = 16
 """Queries that are scored together."""
 
 
+def blocks(count: int) -> list[range]:
+    """Cut queries into blocks that are scored together."""
+    return [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+
+
 @dataclass(frozen=True)
 class Aggregate:
     """How scores are joined (Vitel and Chhabra 2025, arXiv 2511.04715).

@@ -109,7 +109,8 @@ class Loaded:
         checkpoint = next(one for one in self.run.checkpoints if one.step == step)
         self.say(f"loading the model of step {step}")
         model = self.run.load(checkpoint)
-        held = sum(parameter.nbytes for work in self._passes.values() for parameter in work.model.parameters())
+        models = {id(work.model): work.model for work in self._passes.values()}  # two passes may share one
+        held = sum(parameter.nbytes for one in models.values() for parameter in one.parameters())
         if held + sum(parameter.nbytes for parameter in model.parameters()) > KEPT_BYTES:
             self._passes.clear()
         return model

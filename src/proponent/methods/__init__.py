@@ -88,7 +88,6 @@ _ROWS = (
         "the same, where similar tokens may meet, matched one to one",
         YEH,
         _EMBEDDING_COST,
-        "proponent[baselines] (SciPy)",
     ),
     Method(
         Recipe(name="tracin-we-adam", preconditioner="adam"),
@@ -188,7 +187,7 @@ _ROWS = (
         Method(Recipe(name=name, layer="none", baseline=name), summary, "baseline", "forward only", needs)
         for name, summary, needs in (
             ("bm25", "word overlap (BM25), no model", "proponent[baselines]"),
-            ("tfidf-label", "TF-IDF cosine times the product of the two error signals", "proponent[baselines]"),
+            ("tfidf-label", "TF-IDF cosine times the product of the two error signals", "-"),
             ("embedding", "cosine of mean hidden states, signed by the label", "-"),
             ("label", "+1 for the same label, -1 for another", "-"),
             ("random", "chance", "-"),

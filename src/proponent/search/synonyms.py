@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from proponent.errors import MissingExtraError
 from proponent.forms import Rows
 
 Lookup = Callable[[int], tuple[Int[np.ndarray, " m"], Float[np.ndarray, "m d"]] | None]
@@ -67,10 +66,7 @@ class Synonyms:
 
 def assign(similar: Float[np.ndarray, "a b"], threshold: float) -> list[tuple[int, int]]:
     """Match tokens one to one, above a threshold, with the largest total similarity."""
-    try:
-        optimize: Any = import_module("scipy.optimize")  # optional extra
-    except ImportError as error:
-        raise MissingExtraError("tracin-we-syn needs SciPy: pip install 'proponent[baselines]'") from error
+    optimize: Any = import_module("scipy.optimize")  # not at module level: it is slow to load
     allowed = similar > threshold
     rows, columns = optimize.linear_sum_assignment(np.where(allowed, similar, 0.0), maximize=True)
     return [(row, column) for row, column in zip(rows.tolist(), columns.tolist(), strict=True) if allowed[row, column]]

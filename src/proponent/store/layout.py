@@ -1,5 +1,6 @@
 """Names of the files of an index."""
 
+import shlex
 from pathlib import Path
 
 from proponent.types import RUN_STEPS
@@ -60,3 +61,14 @@ class Layout:
 def _checkpoint(number: int) -> str:
     run, step = divmod(number, RUN_STEPS)
     return f"run-{run}-step-{step}" if run else f"step-{step}"
+
+
+def no_index(folder: Path) -> str:
+    """Say that a folder is no index, and how to build one that is not written into other files."""
+    run, out, why = "RUN", shlex.quote(str(folder)), ""
+    signs = ("config.json", "adapter_config.json", "checkpoint-*")
+    if any(next(folder.glob(sign), None) is not None for sign in signs):
+        run, out, why = out, shlex.quote(f"{folder}.index" if folder.name else "run.index"), ", it is a training run"
+    elif folder.is_file() or next(folder.glob("*"), None) is not None:
+        out, why = "NEW_FOLDER", ", it is a file" if folder.is_file() else ", it holds other files"
+    return f"no index at {folder}{why}: build one with `proponent index {run} DATA --out {out}`"

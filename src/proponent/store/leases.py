@@ -6,18 +6,31 @@ computes shard k.
 """
 
 import errno
-import fcntl
 import os
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 
 from proponent.errors import InputError
 
 NAME = "lease"
 WAIT = 0.2
 """Seconds between two looks at a lock that another process holds."""
+
+
+def record_locks(folder: Path) -> ModuleType:
+    """Find the module that locks parts of files; without one nobody may write."""
+    try:
+        import fcntl
+    except ImportError as error:
+        raise InputError(
+            f"{folder} can only be read here: this system ({sys.platform}) has no record locks, and without them two "
+            "writers could damage an index: build and change it on Linux or macOS"
+        ) from error
+    return fcntl
 
 
 class Leases:
@@ -31,6 +44,7 @@ class Leases:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._locks = record_locks(folder)
         try:
             self._file = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         except OSError as error:
@@ -40,7 +54,7 @@ class Leases:
                 f"{folder} can be read and not written to ({error.strerror}): copy it to a folder that can, or ask for "
                 "the right to write"
             ) from error
-        fcntl.lockf(self._file, fcntl.LOCK_SH, 1, 1)
+        self._locks.lockf(self._file, self._locks.LOCK_SH, 1, 1)
 
     @contextmanager
     def whole(self, waiting: Callable[[], None] | None = None) -> Generator[None]:
@@ -54,7 +68,7 @@ class Leases:
         try:
             yield
         finally:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, 0)
+            self._locks.lockf(self._file, self._locks.LOCK_UN, 1, 0)
 
     def take(self, shard: int) -> bool:
         """Try to get the right to compute a shard."""
@@ -62,16 +76,16 @@ class Leases:
 
     def drop(self, shard: int) -> None:
         """Give the right back."""
-        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, 2 + shard)
+        self._locks.lockf(self._file, self._locks.LOCK_UN, 1, 2 + shard)
 
     @property
     def alone(self) -> bool:
         """Whether no other process writes to the index."""
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 1)
+            self._locks.lockf(self._file, self._locks.LOCK_EX | self._locks.LOCK_NB, 1, 1)
         except OSError:
             return False
-        fcntl.lockf(self._file, fcntl.LOCK_SH, 1, 1)
+        self._locks.lockf(self._file, self._locks.LOCK_SH, 1, 1)
         return True
 
     def close(self) -> None:
@@ -81,7 +95,7 @@ class Leases:
 
     def _try(self, byte: int) -> bool:
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+            self._locks.lockf(self._file, self._locks.LOCK_EX | self._locks.LOCK_NB, 1, byte)
         except OSError as error:
             if error.errno not in {errno.EACCES, errno.EAGAIN}:
                 raise

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from proponent.errors import DamagedError, InputError
 from proponent.store.files import finished
 from proponent.store.former import FORMER, FormerFiles
-from proponent.store.layout import Layout
+from proponent.store.layout import Layout, no_index
 from proponent.store.manifest import FORMAT, Manifest, Plan, PlannedSegment, merkle_root, read_json, version_of
 from proponent.store.mapped import TRANSIENT, Mapped
 from proponent.store.segment import Files, Segment
@@ -43,7 +43,7 @@ class Store:
         self.folder = folder
         self.layout = Layout(folder)
         if not self.layout.plan.is_file():
-            raise InputError(f"no index at {folder}: build one with `proponent index RUN DATA --out {folder}`")
+            raise InputError(no_index(folder))
         self.sealed = self.layout.manifest.is_file()
         if not self.sealed and not partial:
             raise InputError(

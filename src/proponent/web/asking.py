@@ -3,7 +3,6 @@
 import json
 import queue
 import secrets
-import subprocess
 import threading
 import time
 from collections import OrderedDict
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from proponent.errors import InputError, ProponentError
+from proponent.processes import Child, start
 from proponent.views import Answer
 from proponent.web.questions import Group, Question
 from proponent.web.worker import COMMAND
@@ -92,7 +92,7 @@ class Asker:
         self._queue: queue.Queue[Job] = queue.Queue(WAITING)
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Child | None = None
         self._thread: threading.Thread | None = None
 
     def ask(self, question: Question, source: Source, keep: Keep) -> Job:
@@ -187,16 +187,9 @@ class Asker:
         code = self._end()
         raise InputError(f"the process with the model ended ({_ended(code)}): ask again, or with a shorter text")
 
-    def _started(self) -> "subprocess.Popen[str]":
+    def _started(self) -> Child:
         if self._process is None or self._process.poll() is not None:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-                start_new_session=True,  # Ctrl-C in the terminal ends the explorer, which ends this
-            )
+            self._process = start(self._command)
         return self._process
 
     def _end(self) -> int:

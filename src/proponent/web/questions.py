@@ -4,7 +4,6 @@ One JSON file per answer, named by a hash of the question and of what the index 
 that is only ever added to. Both are data for other tools too; everything here can be deleted at any time.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -14,6 +13,11 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 from proponent.errors import DataError
 from proponent.examples.disk import full_disk_named
@@ -210,9 +214,12 @@ class Questions:
             "when": kept.when,
             "hits": {hit.id: [hit.rank, hit.score] for hit in (*answer.helped, *answer.hurt)},
         }
-        opened = os.open(self.folder / LIST, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+        opened = os.open(
+            self.folder / LIST, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o644
+        )
         try:
-            fcntl.lockf(opened, fcntl.LOCK_EX)
+            if fcntl is not None:
+                fcntl.lockf(opened, fcntl.LOCK_EX)
             os.write(opened, (json.dumps(line) + "\n").encode())
         finally:
             os.close(opened)

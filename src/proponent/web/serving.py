@@ -12,6 +12,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from proponent.errors import InputError
+from proponent.store.layout import no_index
 from proponent.web.app import Explorer
 from proponent.web.safety import READ_SECONDS, Guard
 from proponent.web.shelf import Shelf
@@ -85,7 +86,7 @@ def serve(
     """Serve some indexes until interrupted."""
     for folder in folders:
         if not (folder / "plan.json").is_file() and not (folder / "manifest.json").is_file():
-            raise InputError(f"no index at {folder}: build one with `proponent index RUN DATA --out {folder}`")
+            raise InputError(no_index(folder))
     shelf = Shelf(folders, options or {})
     bound = _bind(host, port)
     port = bound.getsockname()[1]

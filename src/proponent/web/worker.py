@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from proponent.processes import python
+
 
 def main() -> None:
     """Answer questions until stdin ends."""
@@ -86,7 +88,7 @@ def _told(error: Exception) -> dict[str, Any]:
     return {"error": f"unexpected {type(error).__name__}: {error}", "kind": ""}
 
 
-COMMAND = (sys.executable, "-u", "-m", "proponent.web.worker")
+COMMAND = python("proponent.web.worker")
 """How to start this process."""
 
 if __name__ == "__main__":
