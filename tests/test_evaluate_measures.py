@@ -1,5 +1,8 @@
 """Figures against hand-computed cases, closed forms and simulations."""
 
+from fractions import Fraction
+from math import lgamma
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -186,6 +189,59 @@ def test_one_point_says_nothing():
         bootstrap(np.array([]))
     assert student(19) == pytest.approx(2.093, abs=0.005)
     assert student(3) == pytest.approx(3.182, rel=0.01)
+
+
+def test_students_quantile_is_exact():
+    # closed forms for 1 and 2 degrees of freedom, and the area under the density for more
+    assert student(1) == pytest.approx(np.tan(np.pi * 0.475), rel=1e-12)
+    assert student(2) == pytest.approx(0.95 / np.sqrt(2 * 0.975 * 0.025), rel=1e-12)
+    for freedom in (3, 4, 5, 9, 19, 59, 400):
+        constant = np.exp(lgamma((freedom + 1) / 2) - lgamma(freedom / 2)) / np.sqrt(freedom * np.pi)
+        t = np.linspace(0.0, student(freedom), 20_001)
+        density = constant * (1 + t**2 / freedom) ** (-(freedom + 1) / 2)
+        area = (density[0] + density[-1] + 4 * density[1:-1:2].sum() + 2 * density[2:-1:2].sum()) * t[1] / 3
+        assert area == pytest.approx(0.475, abs=1e-11), freedom
+
+
+def slow_ranks(values: list[float]) -> list[float]:
+    """Rank of each value: those below it, and the middle of those equal to it."""
+    return [sum(other < one for other in values) + (values.count(one) + 1) / 2 for one in values]
+
+
+def slow_spearman(ours: list[float], theirs: list[float]) -> float:
+    first, second = slow_ranks(ours), slow_ranks(theirs)
+    middle = (len(ours) + 1) / 2
+    above = sum((one - middle) * (other - middle) for one, other in zip(first, second, strict=True))
+    below = sum((one - middle) ** 2 for one in first) * sum((other - middle) ** 2 for other in second)
+    return above / below**0.5 if below else 0.0
+
+
+def slow_auc(suspicion: list[float], wrong: list[bool]) -> Fraction:
+    """Over all pairs of a wrong and a right row: 1 where the wrong one is more suspicious, 1/2 where they tie."""
+    bad = [value for value, one in zip(suspicion, wrong, strict=True) if one]
+    good = [value for value, one in zip(suspicion, wrong, strict=True) if not one]
+    wins = sum(Fraction(1) if one > other else Fraction(one == other, 2) for one in bad for other in good)
+    return Fraction(wins) / (len(bad) * len(good))
+
+
+def test_statistics_equal_slow_ones_on_300_cases_with_ties():
+    generator = np.random.default_rng(7)
+    for _ in range(300):
+        size, distinct = int(generator.integers(8, 40)), int(generator.integers(1, 12))
+        ours, theirs = generator.integers(0, distinct, (2, size)).astype(float)
+        wrong = np.arange(size) < generator.integers(1, size)
+        generator.shuffle(wrong)
+        assert ranks(ours[:, None])[:, 0].tolist() == slow_ranks(ours.tolist())
+        expected = slow_spearman(ours.tolist(), theirs.tolist())
+        assert spearman(ours[:, None], theirs[:, None])[0] == pytest.approx(expected, abs=1e-15)
+        assert roc_auc(ours, wrong) == float(slow_auc(ours.tolist(), wrong.tolist()))
+
+
+def test_outputs_that_are_no_numbers_are_refused():
+    outputs = np.zeros((9, 3))
+    outputs[4, 1] = np.nan
+    with pytest.raises(InputError, match="not a number"):
+        lds(np.zeros((3, 5)), np.ones((9, 5), dtype=bool), outputs)
 
 
 def test_a_ratio_of_means():

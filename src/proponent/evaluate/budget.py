@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from proponent.errors import InputError
-from proponent.evaluate.intervals import student
+from proponent.evaluate.intervals import NORMAL, student
 
 LEAST_SUBSETS = 20
 LEAST_POINTS = 5
@@ -58,7 +58,7 @@ def lds_size(
             f"{count} subsets say nothing: an LDS over fewer than {LEAST_SUBSETS} subsets is within its own error of "
             f"zero; one retrain takes {seconds:.1f} s, so give --budget {np.ceil(needed):.0f} or more"
         )
-    width = 1.96 / np.sqrt(count - 1) * np.sqrt(SHARED + (1 - SHARED) / queries)
+    width = NORMAL / np.sqrt(count - 1) * np.sqrt(SHARED + (1 - SHARED) / queries)
     return LdsSize(count, seeds, float(width), count * each)
 
 
