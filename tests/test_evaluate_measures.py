@@ -1,5 +1,6 @@
 """Figures against hand-computed cases, closed forms and simulations."""
 
+from dataclasses import replace
 from fractions import Fraction
 from math import lgamma
 
@@ -33,10 +34,11 @@ from proponent.evaluate import (
     subset_masks,
 )
 from proponent.evaluate.cancellation import Cancellation, grouped
-from proponent.evaluate.controls import best_control, shuffled
-from proponent.evaluate.deletion import RANDOM, random_like, smallest_flip, top
+from proponent.evaluate.controls import best_control, refuse_clashes, shuffled, with_controls
+from proponent.evaluate.deletion import RANDOM, Curve, DeletionResult, random_like, smallest_flip, top
 from proponent.evaluate.intervals import student
 from proponent.evaluate.lds import ranks, spearman
+from proponent.evaluate.measuring import brittleness, deletion_page
 from proponent.evaluate.ranking import bootstrap_rows, first_gold
 
 # ten rows; value 3 is shared by a sought row (2) and two others (3, 4)
@@ -319,6 +321,32 @@ def test_brittleness_is_the_smallest_k_that_flips(tmp_path):
     flips = flipped(plan, retrains, "a")
     assert smallest_flip(flips) == [1, None]
     assert flips[1].tolist() == [1.0, 0.0]
+    curve = run_deletions(plan, retrains, "predicted").curve("a", "helped")
+    share, smallest = brittleness(curve)
+    assert (share.name, share.value) == ("flipped at k = 5", 0.5)
+    assert smallest.value is None, "half of the predictions never flip"
+    assert brittleness(replace(curve, changes=curve.changes[:1], flips=curve.flips[:1]))[1].value == 1.0
+
+
+def test_names_of_controls_are_taken():
+    scores = planted(queries=2, size=20).effects
+    with pytest.raises(InputError, match="'random' is the name of the control"):
+        plan_deletions({"random": scores}, [1], [0], None)
+    with pytest.raises(InputError, match="bm25 is the name of a control"):
+        with_controls({"a": scores, "bm25": scores}, {"bm25": scores})
+    with pytest.raises(InputError, match="names a twice"):
+        refuse_clashes(["a", "b", "a"])
+    with pytest.raises(InputError, match="loss: it is a control"):
+        refuse_clashes(["a", "loss"])
+
+
+def test_methods_are_compared_over_the_queries_that_both_have():
+    flips = np.zeros((4, 1))
+    ours = Curve("a", "helped", (1,), np.array([[-3.0], [np.nan], [-2.0], [-2.5]]), flips)
+    random = Curve(RANDOM, "helped", (1,), np.array([[-1.0], [-9.0], [np.nan], [-0.5]]), flips)
+    result = DeletionResult((ours, replace(ours, side="hurt"), random), 0.1, 9, 2)
+    page = deletion_page(result, ["a"], [RANDOM], 4, classes=2)
+    assert page.rows[0].verdict.split()[2] == "2.000", "the mean of 3 - 1 and 2.5 - 0.5"
 
 
 @given(st.integers(0, 2**31), st.integers(1, 20))

@@ -71,7 +71,7 @@ class DeletionSize:
         ks: rows deleted.
         seeds: retrains of each.
         retrains: in all.
-        half_width: expected half-width of a mean change, from the retrain noise alone; queries differ besides.
+        half_width: expected half-width of a mean change, from the retrain noise alone; NaN for one seed.
         minutes: expected time.
     """
 
@@ -85,10 +85,12 @@ class DeletionSize:
     @property
     def said(self) -> str:
         """The plan in one line."""
+        noise = f"retrain noise alone leaves a change uncertain by about +-{self.half_width:.2f}, and queries differ"
+        if not np.isfinite(self.half_width):
+            noise = "one seed does not show the retrain noise, --seeds 2 does; queries differ"
         return (
             f"{self.points} queries x k = {', '.join(map(str, self.ks))} x {self.seeds} seeds = {self.retrains} "
-            f"retrains, about {self.minutes:.1f} min; retrain noise alone leaves a change uncertain by about "
-            f"+-{self.half_width:.2f}, and queries differ besides"
+            f"retrains, about {self.minutes:.1f} min; {noise} besides"
         )
 
 
