@@ -16,9 +16,11 @@ from proponent.evaluate import Retrains, subset_masks
 from proponent.evaluate.budget import deletion_size, lds_size
 from proponent.evaluate.intervals import Estimate
 from proponent.evaluate.measuring import deterministic, lds_page
+from proponent.evaluate.own_run import FRESH, RunProblem
 from proponent.evaluate.planting import plant, wrong_labels
 from proponent.evaluate.report import report, verdict
 from proponent.evaluate.subject import known_method
+from proponent.model import Run
 from proponent.types import Example
 from proponent.views import document
 from proponent.views.evaluation import Band, EvaluationReport, Figure, Measured
@@ -222,6 +224,34 @@ def test_without_the_baselines_extra_random_rows_are_no_lexical_control(
     assert page["columns"] == ["helped deleted", "hurt deleted"], "a language model has no class to flip"
     for name in ("bm25", "tfidf-label"):
         assert any(f"control {name} is missing" in note and "is not installed" in note for note in page["notes"])
+
+
+def test_cancellation_is_told_layer_by_layer(news: tiny.Tiny, tmp_path: Path, said: Said):
+    words = ["evaluate", news.run, news.data, "--metric", "cancellation", "--cache", tmp_path / "cache", "--json"]
+    code, out, err = said(*words, "--out", tmp_path / "page.md")
+    assert code == 0, err
+    assert f"the gradients of {len(news.rows)} of {len(news.rows)} examples" in err
+    page = json.loads(out)
+    rows = {row["method"]: [figure["value"] for figure in row["figures"]] for row in page["rows"]}
+    assert len(page["columns"]) == 5, "the run has several checkpoints, so the weights' movement is known"
+    assert all(one is None or one > 0 for values in rows.values() for one in values)
+    run = Run.from_pretrained(news.run)
+    model = run.load(run.checkpoints[-1]).requires_grad_(True)
+    examples = [Example(row["id"], place, row["text"], row["label"]) for place, row in enumerate(news.rows)]
+    losses = RunProblem(run, examples, (), FRESH, run.length(None)).losses
+    heads = []
+    for row in range(len(examples)):
+        model.zero_grad()
+        losses(model, np.asarray([row])).sum().backward()
+        heads.append(np.concatenate([model.classifier.weight.grad.numpy().ravel(), model.classifier.bias.grad.numpy()]))
+    wide = np.asarray(heads, dtype=np.float64)
+    expected = np.abs(wide).sum() / np.abs(wide.sum(0)).sum()
+    assert rows["classifier"][0] == pytest.approx(expected, rel=1e-4)
+    assert float(dict(page["facts"])["all layers together"]) >= 1
+    assert "| classifier |" in (tmp_path / "page.md").read_text()
+    assert not (tmp_path / "cache").exists(), "nothing is trained"
+    code, out, err = said(*words, "--budget", "0.0001")
+    assert (code, dict(json.loads(out)["facts"])["examples"]) == (0, "1"), err
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ class EvaluationReport(Page):
 
     template: ClassVar[str] = "evaluation_fragment.html.j2"
 
-    metric: str = field(metadata={"help": "deletion, lds, ndr, mislabel, facts or tailpatch"})
+    metric: str = field(metadata={"help": "deletion, lds, ndr, mislabel, facts, tailpatch or cancellation"})
     title: str = field(metadata={"help": "title of the page"})
     said: str = field(metadata={"help": "what the figures mean, in one sentence"})
     columns: tuple[str, ...] = field(metadata={"help": "names of the figures"})
