@@ -248,7 +248,10 @@ def test_cancellation_is_told_layer_by_layer(news: tiny.Tiny, tmp_path: Path, sa
     expected = np.abs(wide).sum() / np.abs(wide.sum(0)).sum()
     assert rows["classifier"][0] == pytest.approx(expected, rel=1e-4)
     assert float(dict(page["facts"])["all layers together"]) >= 1
-    assert "| classifier |" in (tmp_path / "page.md").read_text()
+    table = (tmp_path / "page.md").read_text()
+    assert "| layer | C(W) |" in table
+    assert "| classifier |" in table
+    assert "control?" not in table, "nothing is compared"
     assert not (tmp_path / "cache").exists(), "nothing is trained"
     code, out, err = said(*words, "--budget", "0.0001")
     assert (code, dict(json.loads(out)["facts"])["examples"]) == (0, "1"), err

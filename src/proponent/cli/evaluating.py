@@ -216,12 +216,17 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def print_page(page: "EvaluationReport") -> None:
     """Print a page in the terminal."""
+    from proponent.views.evaluation import VERDICT
     from proponent.views.tables import print_table
 
     rows: Sequence[Sequence[str]] = [
-        (f"{one.method}{' (control)' if one.control else ''}", *(figure.text for figure in one.figures), one.verdict)
+        (
+            f"{one.method}{' (control)' if one.control else ''}",
+            *(figure.text for figure in one.figures),
+            *([one.verdict] if page.has_verdicts else []),
+        )
         for one in page.rows
     ]
     told = [f"{name}: {value}" for name, value in page.facts]
-    columns = ("method", *page.columns, "better than the best control?")
+    columns = (page.row_name, *page.columns, *([VERDICT] if page.has_verdicts else []))
     print_table(Console(), page.title, columns, rows, [page.said, *told, *page.notes])

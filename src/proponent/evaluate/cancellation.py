@@ -23,8 +23,8 @@ from proponent.evaluate.subject import Request
 from proponent.progress import track
 from proponent.views.evaluation import EvaluationReport, Figure
 
-FORMS = ("C(W)", "over the length of the sum", "median over parameters")
-MOVED = ("rate x norms / movement", "rate x |g| / movement, median")
+FORMS = ("C(W)", "L2 form", "per parameter, median")
+MOVED = ("over movement", "over movement, median")
 
 
 @dataclass
