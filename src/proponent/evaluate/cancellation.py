@@ -8,7 +8,6 @@ well.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from proponent.errors import InputError
-from proponent.evaluate.fitting import one_thread
+from proponent.evaluate.fitting import gradient, one_thread
 from proponent.evaluate.own_run import FRESH, RunProblem
 from proponent.evaluate.report import plain_rows, report
 from proponent.evaluate.subject import Request
@@ -157,13 +156,8 @@ def _gradients(
     problem: RunProblem, model: nn.Module, layers: Mapping[str, Sequence[str]], row: int
 ) -> dict[str, Float[np.ndarray, " _"]]:
     """One example's gradient, per layer."""
-    named = dict(model.named_parameters())
-    loss = problem.losses(model, np.asarray([row])).sum()
-    grads = cast("tuple[torch.Tensor | None, ...]", torch.autograd.grad(loss, list(named.values()), allow_unused=True))
-    whole = {
-        name: torch.zeros_like(one) if grad is None else grad
-        for (name, one), grad in zip(named.items(), grads, strict=True)
-    }
+    found = gradient(problem, model, row)
+    whole = {name: found.get(name, torch.zeros_like(one)) for name, one in model.named_parameters()}
     return _flat(whole, layers)
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from proponent.errors import InputError
 from proponent.evaluate.budget import deletion_size, lds_size
 from proponent.evaluate.controls import best_control, lexical, with_controls
-from proponent.evaluate.deletion import RANDOM, Curve, DeletionResult, plan_deletions, run_deletions, smallest_flip
+from proponent.evaluate.deletion import RANDOM, Curve, DeletionResult, plan_deletions, run_deletions, smallest_flip, top
 from proponent.evaluate.fitting import one_thread
 from proponent.evaluate.intervals import Estimate, bootstrap, paired, widened
 from proponent.evaluate.lds import ceiling, lds, lds_replicates, subset_masks
@@ -81,14 +81,14 @@ def lds_page(
 ) -> EvaluationReport:
     """The page of an LDS, from scores and outputs alone."""
     mean, queries = outputs.mean(0), outputs.shape[2]
-    top = ceiling(outputs) if len(outputs) > 1 else None
+    limit = ceiling(outputs) if len(outputs) > 1 else None
     values: dict[str, float] = {}
     draws: dict[str, np.ndarray] = {}
     figures: dict[str, list[Figure]] = {}
     for name, one in with_controls(scores, controls).items():
         values[name] = float(lds(one, masks, mean).mean())
         draws[name] = lds_replicates(masks.astype(np.float64) @ np.nan_to_num(one).T, mean)
-        share = None if top is None or top.value == 0 else values[name] / top.value
+        share = None if limit is None or limit.value == 0 else values[name] / limit.value
         figures[name] = [figure("LDS", widened(values[name], draws[name], queries)), Figure("of ceiling", share)]
     best = best_control(values, controls)
     verdicts = {
@@ -97,9 +97,9 @@ def lds_page(
         if best is not None
     }
     facts = [("subsets", str(len(masks))), ("retrains", str(outputs.shape[0] * outputs.shape[1]))]
-    if top is not None:
+    if limit is not None:
         noise = float(outputs.std(0, ddof=1).mean())
-        facts += [("noise ceiling", f"{top.value:.3f} (reliability of one retrain {top.reliability:.3f})")]
+        facts += [("noise ceiling", f"{limit.value:.3f} (reliability of one retrain {limit.reliability:.3f})")]
         facts += [("retrain noise", f"{noise:.2f} in log-odds")]
     else:
         notes = [*notes, "one seed: the noise ceiling is unknown; --seeds 2 tells it"]
@@ -217,7 +217,7 @@ def measure_tail_patch(subject: Subject, k: int = 5) -> EvaluationReport:
     subject.request.say(f"will take at most {steps} single steps of rate {rate:.3g}, no retraining")
     means: dict[str, np.ndarray] = {}
     for name, one in with_controls(scores, controls).items():
-        rows = [np.lexsort((np.arange(len(row)), -np.nan_to_num(row, nan=-np.inf)))[:k] for row in one]
+        rows = [top(row, min(k, len(row)), "helped") for row in one]
         means[name] = tail_patch(problem, model, rows, classes, rate, moments).mean(1)
     return _compared(
         "tailpatch",

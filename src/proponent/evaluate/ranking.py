@@ -84,10 +84,7 @@ def bootstrap_rows(
     measure: Measure, values: Float[np.ndarray, " n"], sought: Bool[np.ndarray, " n"], draws: int = 300, seed: int = 0
 ) -> tuple[float, float]:
     """Resample rows, those that are sought and those that are not apart, and give a 95 % interval."""
-    drawn = _resampled(np.asarray(sought), draws, seed)
-    found = [measure(values[rows], np.asarray(sought)[rows]) for rows in drawn]
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(low), float(high)
+    return _resampled_ends(lambda rows, at: measure(values[rows], at), np.asarray(sought), draws, seed)
 
 
 def bootstrap_gap(
@@ -99,10 +96,18 @@ def bootstrap_gap(
     seed: int = 0,
 ) -> tuple[float, float]:
     """The same for the difference of two rankings of the same rows."""
-    found: list[float] = []
-    for rows in _resampled(np.asarray(sought), draws, seed):
-        at = np.asarray(sought)[rows]
-        found.append(measure(ours[rows], at) - measure(theirs[rows], at))
+    return _resampled_ends(
+        lambda rows, at: measure(ours[rows], at) - measure(theirs[rows], at), np.asarray(sought), draws, seed
+    )
+
+
+def _resampled_ends(
+    statistic: Callable[[Int[np.ndarray, " n"], Bool[np.ndarray, " n"]], float],
+    sought: Bool[np.ndarray, " n"],
+    draws: int,
+    seed: int,
+) -> tuple[float, float]:
+    found = [statistic(rows, sought[rows]) for rows in _resampled(sought, draws, seed)]
     low, high = np.quantile(found, [0.025, 0.975])
     return float(low), float(high)
 
