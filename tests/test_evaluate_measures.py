@@ -34,7 +34,7 @@ from proponent.evaluate import (
     subset_masks,
 )
 from proponent.evaluate.cancellation import Cancellation, grouped
-from proponent.evaluate.controls import best_control, refuse_clashes, shuffled, with_controls
+from proponent.evaluate.controls import best_control, refuse_clashes, with_controls
 from proponent.evaluate.deletion import RANDOM, Curve, DeletionResult, random_like, smallest_flip, top
 from proponent.evaluate.intervals import student
 from proponent.evaluate.lds import ranks, spearman
@@ -125,6 +125,11 @@ def halves(model, count: int = 80, runs: int = 1):
     masks = subset_masks(model.size, count, seed=3)
     found = [[model(np.flatnonzero(one), 100 * run).of(np.zeros(12, int)) for one in masks] for run in range(runs)]
     return masks, np.asarray(found)
+
+
+def shuffled(scores: np.ndarray, seed: int) -> np.ndarray:
+    """What a broken harness would still reward."""
+    return np.random.default_rng(seed).permuted(scores, axis=1)
 
 
 def test_true_effects_reach_the_ceiling_and_shuffled_ones_nothing():

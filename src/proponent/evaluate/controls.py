@@ -55,11 +55,6 @@ def with_controls(
     return {**scores, **controls}
 
 
-def shuffled(scores: Float[np.ndarray, "q n"], seed: int = 0) -> Float[np.ndarray, "q n"]:
-    """Shuffle the rows of each query: what a broken harness would still reward."""
-    return np.random.default_rng(seed).permuted(scores, axis=1)
-
-
 def best_control(figures: Mapping[str, float], names: Mapping[str, object]) -> str | None:
     """Find the control of largest figure."""
     known = [name for name in figures if name in names]
