@@ -1,5 +1,6 @@
 """`proponent evaluate` from end to end on tiny runs, its plan in words, its pages, and what it refuses."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,11 @@ from proponent.evaluate import Retrains, subset_masks
 from proponent.evaluate.budget import deletion_size, lds_size
 from proponent.evaluate.intervals import Estimate
 from proponent.evaluate.measuring import deterministic, lds_page
+from proponent.evaluate.own_run import FRESH, RunProblem
 from proponent.evaluate.planting import plant, wrong_labels
 from proponent.evaluate.report import report, verdict
 from proponent.evaluate.subject import known_method
+from proponent.model import Run
 from proponent.types import Example
 from proponent.views import document
 from proponent.views.evaluation import Band, EvaluationReport, Figure, Measured
@@ -74,6 +77,8 @@ def test_deletion_holds_queries_out_and_draws_curves(news: tiny.Tiny, tmp_path: 
     words += [
         "--set",
         "epochs=1",
+        "--set",
+        "batch_size=60",
         "--methods",
         "tracin-we",
         "--cache",
@@ -84,11 +89,17 @@ def test_deletion_holds_queries_out_and_draws_curves(news: tiny.Tiny, tmp_path: 
     ]
     code, out, err = said(*words)
     assert code == 0, err
-    assert "will run 5 queries x k = 2, 5 x 2 seeds = 100 retrains" in err
+    assert "will run 5 queries x k = 2, 5 x 2 seeds = 140 retrains" in err
     page = json.loads(out)
-    assert {row["method"] for row in page["rows"]} == {"tracin-we", "tfidf-label", "random"}
-    assert [row["control"] for row in page["rows"]] == [False, True, True]
+    assert [row["method"] for row in page["rows"]] == ["tracin-we", "random", "tfidf-label", "bm25"]
+    assert [row["control"] for row in page["rows"]] == [False, True, True, True]
+    best = min(page["rows"][1:], key=lambda row: row["figures"][0]["value"])["method"]
+    assert f"({best}: " in page["rows"][0]["verdict"], "compared with the control whose deletion does most"
+    assert page["columns"][2:] == ["flipped at k = 5", "smallest k that flips, median"]
+    assert all(0 <= row["figures"][2]["value"] <= 1 for row in page["rows"])
+    assert all(row["figures"][3]["value"] in (None, 2.0, 3.5, 5.0) for row in page["rows"])
     assert any("5 rows of the data were held out" in note for note in page["notes"])
+    assert any("label, embedding, loss would cost as many retrains" in note for note in page["notes"])
     assert [curve["x"] for curve in page["curves"]] == [[2.0, 5.0]] * 3
     html = (tmp_path / "page.html").read_text()
     assert html.count("<polyline") == 6
@@ -195,10 +206,63 @@ def test_tail_patch_takes_single_steps(news: tiny.Tiny, asked: Path, tmp_path: P
     assert not list((tmp_path / "cache").glob("retrains/*/*.safetensors"))
 
 
+def test_without_the_baselines_extra_random_rows_are_no_lexical_control(
+    lines: tiny.Tiny, tmp_path: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+):
+    found = importlib.util.find_spec
+    gone = {"bm25s", "sklearn"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in gone else found(name, *rest))
+    words = ["evaluate", lines.run, lines.data, "--metric", "deletion", "--points", 5, "--k", "2", "--seeds", 1]
+    words += ["--set", "epochs=1", "--methods", "tracin-we", "--cache", tmp_path / "cache", "--json"]
+    code, out, err = said(*words)
+    assert code == 0, err
+    assert "5 queries x k = 2 x 1 seeds = 15 retrains" in err
+    assert "one seed does not show the retrain noise" in err
+    page = json.loads(out)
+    assert [row["method"] for row in page["rows"]] == ["tracin-we", "random"]
+    assert page["rows"][1]["figures"][1]["value"] is None, "random rows have one side"
+    assert page["columns"] == ["helped deleted", "hurt deleted"], "a language model has no class to flip"
+    for name in ("bm25", "tfidf-label"):
+        assert any(f"control {name} is missing" in note and "is not installed" in note for note in page["notes"])
+
+
+def test_cancellation_is_told_layer_by_layer(news: tiny.Tiny, tmp_path: Path, said: Said):
+    words = ["evaluate", news.run, news.data, "--metric", "cancellation", "--cache", tmp_path / "cache", "--json"]
+    code, out, err = said(*words, "--out", tmp_path / "page.md")
+    assert code == 0, err
+    assert f"the gradients of {len(news.rows)} of {len(news.rows)} examples" in err
+    page = json.loads(out)
+    rows = {row["method"]: [figure["value"] for figure in row["figures"]] for row in page["rows"]}
+    assert len(page["columns"]) == 5, "the run has several checkpoints, so the weights' movement is known"
+    assert all(one is None or one > 0 for values in rows.values() for one in values)
+    run = Run.from_pretrained(news.run)
+    model = run.load(run.checkpoints[-1]).requires_grad_(True)
+    examples = [Example(row["id"], place, row["text"], row["label"]) for place, row in enumerate(news.rows)]
+    losses = RunProblem(run, examples, (), FRESH, run.length(None)).losses
+    heads = []
+    for row in range(len(examples)):
+        model.zero_grad()
+        losses(model, np.asarray([row])).sum().backward()
+        heads.append(np.concatenate([model.classifier.weight.grad.numpy().ravel(), model.classifier.bias.grad.numpy()]))
+    wide = np.asarray(heads, dtype=np.float64)
+    expected = np.abs(wide).sum() / np.abs(wide.sum(0)).sum()
+    assert rows["classifier"][0] == pytest.approx(expected, rel=1e-4)
+    assert float(dict(page["facts"])["all layers together"]) >= 1
+    table = (tmp_path / "page.md").read_text()
+    assert "| layer | C(W) |" in table
+    assert "| classifier |" in table
+    assert "control?" not in table, "nothing is compared"
+    assert not (tmp_path / "cache").exists(), "nothing is trained"
+    code, out, err = said(*words, "--budget", "0.0001")
+    assert (code, dict(json.loads(out)["facts"])["examples"]) == (0, "1"), err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--metric", "ldss"], "did you mean 'lds'"),
+        (["--metric", "lds", "--methods", "tracin-we,tracin-we"], "names tracin-we twice"),
+        (["--metric", "deletion", "--methods", "random"], "it is a control and measured in any case"),
         (["--metric", "lds", "--methods", "tracin-ve"], "did you mean 'tracin-we'"),
         (["--metric", "lds", "--subsets", "5"], "5 subsets say nothing"),
         (["--metric", "lds", "--budget", "0.0001"], "give --budget"),
@@ -255,6 +319,7 @@ def test_the_budget_decides_the_size():
     assert (one.points, one.retrains) == (100, 1500)
     assert deletion_size(5.0, 1.0, 0.5, 100, 2, (10,), seeds=3).points == 20
     assert deletion_size(None, 1.0, 0.5, 7, 2, (10,), seeds=3).points == 7
+    assert "nan" not in deletion_size(None, 1.0, float("nan"), 7, 2, (10,), seeds=1).said
 
 
 def test_a_page_of_known_scores_says_what_is_true():

@@ -1,5 +1,9 @@
 """Figures against hand-computed cases, closed forms and simulations."""
 
+from dataclasses import replace
+from fractions import Fraction
+from math import lgamma
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -30,10 +34,11 @@ from proponent.evaluate import (
     subset_masks,
 )
 from proponent.evaluate.cancellation import Cancellation, grouped
-from proponent.evaluate.controls import best_control, shuffled
-from proponent.evaluate.deletion import RANDOM, random_like, smallest_flip, top
+from proponent.evaluate.controls import best_control, refuse_clashes, with_controls
+from proponent.evaluate.deletion import RANDOM, Curve, DeletionResult, random_like, smallest_flip, top
 from proponent.evaluate.intervals import student
 from proponent.evaluate.lds import ranks, spearman
+from proponent.evaluate.measuring import brittleness, deletion_page
 from proponent.evaluate.ranking import bootstrap_rows, first_gold
 
 # ten rows; value 3 is shared by a sought row (2) and two others (3, 4)
@@ -122,6 +127,11 @@ def halves(model, count: int = 80, runs: int = 1):
     return masks, np.asarray(found)
 
 
+def shuffled(scores: np.ndarray, seed: int) -> np.ndarray:
+    """What a broken harness would still reward."""
+    return np.random.default_rng(seed).permuted(scores, axis=1)
+
+
 def test_true_effects_reach_the_ceiling_and_shuffled_ones_nothing():
     model = planted(noise=0.3, size=120)
     masks, outputs = halves(model, 120, runs=2)
@@ -186,6 +196,59 @@ def test_one_point_says_nothing():
         bootstrap(np.array([]))
     assert student(19) == pytest.approx(2.093, abs=0.005)
     assert student(3) == pytest.approx(3.182, rel=0.01)
+
+
+def test_students_quantile_is_exact():
+    # closed forms for 1 and 2 degrees of freedom, and the area under the density for more
+    assert student(1) == pytest.approx(np.tan(np.pi * 0.475), rel=1e-12)
+    assert student(2) == pytest.approx(0.95 / np.sqrt(2 * 0.975 * 0.025), rel=1e-12)
+    for freedom in (3, 4, 5, 9, 19, 59, 400):
+        constant = np.exp(lgamma((freedom + 1) / 2) - lgamma(freedom / 2)) / np.sqrt(freedom * np.pi)
+        t = np.linspace(0.0, student(freedom), 20_001)
+        density = constant * (1 + t**2 / freedom) ** (-(freedom + 1) / 2)
+        area = (density[0] + density[-1] + 4 * density[1:-1:2].sum() + 2 * density[2:-1:2].sum()) * t[1] / 3
+        assert area == pytest.approx(0.475, abs=1e-11), freedom
+
+
+def slow_ranks(values: list[float]) -> list[float]:
+    """Rank of each value: those below it, and the middle of those equal to it."""
+    return [sum(other < one for other in values) + (values.count(one) + 1) / 2 for one in values]
+
+
+def slow_spearman(ours: list[float], theirs: list[float]) -> float:
+    first, second = slow_ranks(ours), slow_ranks(theirs)
+    middle = (len(ours) + 1) / 2
+    above = sum((one - middle) * (other - middle) for one, other in zip(first, second, strict=True))
+    below = sum((one - middle) ** 2 for one in first) * sum((other - middle) ** 2 for other in second)
+    return above / below**0.5 if below else 0.0
+
+
+def slow_auc(suspicion: list[float], wrong: list[bool]) -> Fraction:
+    """Over all pairs of a wrong and a right row: 1 where the wrong one is more suspicious, 1/2 where they tie."""
+    bad = [value for value, one in zip(suspicion, wrong, strict=True) if one]
+    good = [value for value, one in zip(suspicion, wrong, strict=True) if not one]
+    wins = sum(Fraction(1) if one > other else Fraction(one == other, 2) for one in bad for other in good)
+    return Fraction(wins) / (len(bad) * len(good))
+
+
+def test_statistics_equal_slow_ones_on_300_cases_with_ties():
+    generator = np.random.default_rng(7)
+    for _ in range(300):
+        size, distinct = int(generator.integers(8, 40)), int(generator.integers(1, 12))
+        ours, theirs = generator.integers(0, distinct, (2, size)).astype(float)
+        wrong = np.arange(size) < generator.integers(1, size)
+        generator.shuffle(wrong)
+        assert ranks(ours[:, None])[:, 0].tolist() == slow_ranks(ours.tolist())
+        expected = slow_spearman(ours.tolist(), theirs.tolist())
+        assert spearman(ours[:, None], theirs[:, None])[0] == pytest.approx(expected, abs=1e-15)
+        assert roc_auc(ours, wrong) == float(slow_auc(ours.tolist(), wrong.tolist()))
+
+
+def test_outputs_that_are_no_numbers_are_refused():
+    outputs = np.zeros((9, 3))
+    outputs[4, 1] = np.nan
+    with pytest.raises(InputError, match="not a number"):
+        lds(np.zeros((3, 5)), np.ones((9, 5), dtype=bool), outputs)
 
 
 def test_a_ratio_of_means():
@@ -263,6 +326,32 @@ def test_brittleness_is_the_smallest_k_that_flips(tmp_path):
     flips = flipped(plan, retrains, "a")
     assert smallest_flip(flips) == [1, None]
     assert flips[1].tolist() == [1.0, 0.0]
+    curve = run_deletions(plan, retrains, "predicted").curve("a", "helped")
+    share, smallest = brittleness(curve)
+    assert (share.name, share.value) == ("flipped at k = 5", 0.5)
+    assert smallest.value is None, "half of the predictions never flip"
+    assert brittleness(replace(curve, changes=curve.changes[:1], flips=curve.flips[:1]))[1].value == 1.0
+
+
+def test_names_of_controls_are_taken():
+    scores = planted(queries=2, size=20).effects
+    with pytest.raises(InputError, match="'random' is the name of the control"):
+        plan_deletions({"random": scores}, [1], [0], None)
+    with pytest.raises(InputError, match="bm25 is the name of a control"):
+        with_controls({"a": scores, "bm25": scores}, {"bm25": scores})
+    with pytest.raises(InputError, match="names a twice"):
+        refuse_clashes(["a", "b", "a"])
+    with pytest.raises(InputError, match="loss: it is a control"):
+        refuse_clashes(["a", "loss"])
+
+
+def test_methods_are_compared_over_the_queries_that_both_have():
+    flips = np.zeros((4, 1))
+    ours = Curve("a", "helped", (1,), np.array([[-3.0], [np.nan], [-2.0], [-2.5]]), flips)
+    random = Curve(RANDOM, "helped", (1,), np.array([[-1.0], [-9.0], [np.nan], [-0.5]]), flips)
+    result = DeletionResult((ours, replace(ours, side="hurt"), random), 0.1, 9, 2)
+    page = deletion_page(result, ["a"], [RANDOM], 4, classes=2)
+    assert page.rows[0].verdict.split()[2] == "2.000", "the mean of 3 - 1 and 2.5 - 0.5"
 
 
 @given(st.integers(0, 2**31), st.integers(1, 20))

@@ -12,11 +12,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks" / "fidelity"))
+
+from convolution import CnnProblem, TextCnn
+
 import runs
 from planted import fickle, planted
 from proponent.errors import InputError, MismatchError
 from proponent.evaluate import Job, Retrains, null_gap
-from proponent.evaluate.convolution import CnnProblem, TextCnn
 from proponent.evaluate.fitting import Loop, Settings
 from proponent.evaluate.order import batches, id_hashes, order
 from proponent.evaluate.own_run import FRESH, RunProblem, recipe_of_run, write_run

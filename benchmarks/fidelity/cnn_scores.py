@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from convolution import CnnProblem, TextCnn
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from proponent.capture import Capture
-from proponent.evaluate.convolution import CnnProblem, TextCnn
 from proponent.forms import Rows
 from proponent.search.synonyms import Synonyms
 

@@ -21,9 +21,9 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from convolution import CnnProblem, TextCnn
 from record import keep
 
-from proponent.evaluate.convolution import CnnProblem, TextCnn
 from proponent.evaluate.fitting import Loop, Settings, one_thread
 from proponent.evaluate.order import id_hashes
 from proponent.evaluate.retraining import Job, Retrains

@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import cnn_scores
 import data
+from convolution import CnnProblem
 from deletion import table
 from record import controls, keep, lds_table
 
-from proponent.evaluate.convolution import CnnProblem
 from proponent.evaluate.deletion import SIDES
 from proponent.evaluate.fitting import Loop, Settings, one_thread
 from proponent.evaluate.lds import subset_masks

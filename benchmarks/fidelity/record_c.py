@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import cnn_scores
 import data
+from convolution import CnnProblem
 from record import keep
 
-from proponent.evaluate.convolution import CnnProblem
 from proponent.evaluate.fitting import Loop, Settings, one_thread
 from proponent.evaluate.order import id_hashes
 from proponent.evaluate.planting import plant

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from proponent.examples import Examples
     from proponent.views.evaluation import EvaluationReport
 
-_METRICS = ("deletion", "lds", "ndr", "mislabel", "facts", "tailpatch")
+_METRICS = ("deletion", "lds", "ndr", "mislabel", "facts", "tailpatch", "cancellation")
 
 
 Methods = Annotated[str, typer.Option(help="Names with commas; +unit-norm after a name is its variant.")]
@@ -47,7 +47,7 @@ Files = Annotated[
 def evaluate(
     run: options.RunFolder,
     data: Data,
-    metric: Annotated[str, typer.Option(help="deletion, lds, ndr, mislabel, facts or tailpatch.")],
+    metric: Annotated[str, typer.Option(help="deletion, lds, ndr, mislabel, facts, tailpatch or cancellation.")],
     methods: Methods = "tracin-we,tracin-we-adam+unit-norm,tracin-last",
     budget: Budget = None,
     queries: Queries = None,
@@ -159,9 +159,12 @@ def _measured(
     from dataclasses import replace
 
     from proponent.evaluate import measuring
+    from proponent.evaluate.cancellation import measure_cancellation
     from proponent.evaluate.planting import wrong_labels
     from proponent.evaluate.subject import Subject, with_noise
 
+    if metric == "cancellation":
+        return measure_cancellation(request)
     if metric == "facts":
         gold = _gold(asked, gold_column)
         return measuring.measure_facts(Subject(replace(request, points=len(gold))), gold)
@@ -213,12 +216,17 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def print_page(page: "EvaluationReport") -> None:
     """Print a page in the terminal."""
+    from proponent.views.evaluation import VERDICT
     from proponent.views.tables import print_table
 
     rows: Sequence[Sequence[str]] = [
-        (f"{one.method}{' (control)' if one.control else ''}", *(figure.text for figure in one.figures), one.verdict)
+        (
+            f"{one.method}{' (control)' if one.control else ''}",
+            *(figure.text for figure in one.figures),
+            *([one.verdict] if page.has_verdicts else []),
+        )
         for one in page.rows
     ]
     told = [f"{name}: {value}" for name, value in page.facts]
-    columns = ("method", *page.columns, "better than the best control?")
+    columns = (page.row_name, *page.columns, *([VERDICT] if page.has_verdicts else []))
     print_table(Console(), page.title, columns, rows, [page.said, *told, *page.notes])

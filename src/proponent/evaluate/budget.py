@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from proponent.errors import InputError
-from proponent.evaluate.intervals import student
+from proponent.evaluate.intervals import NORMAL, student
 
 LEAST_SUBSETS = 20
 LEAST_POINTS = 5
@@ -58,7 +58,7 @@ def lds_size(
             f"{count} subsets say nothing: an LDS over fewer than {LEAST_SUBSETS} subsets is within its own error of "
             f"zero; one retrain takes {seconds:.1f} s, so give --budget {np.ceil(needed):.0f} or more"
         )
-    width = 1.96 / np.sqrt(count - 1) * np.sqrt(SHARED + (1 - SHARED) / queries)
+    width = NORMAL / np.sqrt(count - 1) * np.sqrt(SHARED + (1 - SHARED) / queries)
     return LdsSize(count, seeds, float(width), count * each)
 
 
@@ -71,7 +71,7 @@ class DeletionSize:
         ks: rows deleted.
         seeds: retrains of each.
         retrains: in all.
-        half_width: expected half-width of a mean change, from the retrain noise alone; queries differ besides.
+        half_width: expected half-width of a mean change, from the retrain noise alone; NaN for one seed.
         minutes: expected time.
     """
 
@@ -85,10 +85,12 @@ class DeletionSize:
     @property
     def said(self) -> str:
         """The plan in one line."""
+        noise = f"retrain noise alone leaves a change uncertain by about +-{self.half_width:.2f}, and queries differ"
+        if not np.isfinite(self.half_width):
+            noise = "one seed does not show the retrain noise, --seeds 2 does; queries differ"
         return (
             f"{self.points} queries x k = {', '.join(map(str, self.ks))} x {self.seeds} seeds = {self.retrains} "
-            f"retrains, about {self.minutes:.1f} min; retrain noise alone leaves a change uncertain by about "
-            f"+-{self.half_width:.2f}, and queries differ besides"
+            f"retrains, about {self.minutes:.1f} min; {noise} besides"
         )
 
 

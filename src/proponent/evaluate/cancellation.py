@@ -5,13 +5,25 @@ it is no guide. Three of their forms need only gradients at one checkpoint, two 
 well.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
+from torch import nn
 
 from proponent.errors import InputError
+from proponent.evaluate.fitting import gradient, one_thread
+from proponent.evaluate.own_run import FRESH, RunProblem
+from proponent.evaluate.report import plain_rows, report
+from proponent.evaluate.subject import Request
+from proponent.progress import track
+from proponent.views.evaluation import EvaluationReport, Figure
+
+FORMS = ("C(W)", "L2 form", "per parameter, median")
+MOVED = ("over movement", "over movement, median")
 
 
 @dataclass
@@ -82,3 +94,98 @@ def grouped(layers: Mapping[str, Cancellation]) -> float:
 
 def _over(above: float, below: float) -> float:
     return above / below if below > 0 else float("inf")
+
+
+def layer_of(parameter: str) -> str:
+    """The layer of a parameter: its numbered block, or the module that holds it."""
+    parts = parameter.split(".")
+    numbered = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts) - 2)
+    return ".".join(parts[: numbered + 1]) or parameter
+
+
+def measure_cancellation(request: Request) -> EvaluationReport:
+    """Cancellation ratios of every layer at the last checkpoint of a run, over its training set."""
+    request.check()
+    run, examples = request.run, request.train
+    last = run.checkpoints[-1]
+    problem = RunProblem(run, examples, (), FRESH, run.length(request.max_length))
+    model = run.load(last).requires_grad_(requires_grad=True)
+    layers: dict[str, list[str]] = {}
+    for name, _ in model.named_parameters():
+        layers.setdefault(layer_of(name), []).append(name)
+    with one_thread():
+        rows = _affordable(problem, model, layers, request)
+        request.say(f"will take the gradients of {len(rows)} of {len(examples)} examples one by one, no retraining")
+        sums = {layer: Cancellation() for layer in layers}
+        for row in track(rows.tolist(), total=len(rows), label="gradients", unit="examples", quiet=request.quiet):
+            for layer, gradient in _gradients(problem, model, layers, row).items():
+                sums[layer].add(gradient[None])
+    rate, moved = last.learning_rate, _movement(request, model, layers)
+    figures = {layer: _figures(one, rate, moved.get(layer)) for layer, one in sums.items()}
+    facts = [("all layers together", f"{grouped(sums):.3f}"), ("examples", str(len(rows)))]
+    facts += [("checkpoint", f"step {last.step}"), ("learning rate", f"{rate:.3g}")]
+    notes = ["a dash: the layer has no gradient, or what is divided by is zero"]
+    if not moved:
+        notes.append("the two forms over the movement of the weights need a run with two checkpoints")
+    return report(
+        "cancellation",
+        f"Cancellation over {len(rows):,} training examples",
+        "sum of the gradients' absolute values over the absolute value of their sum, per layer (weights and biases): "
+        "1 means that nothing cancels, large that much does; a description of the layers, no measure of a score",
+        FORMS + (MOVED if moved else ()),
+        plain_rows(figures, {}, {}),
+        facts=facts,
+        notes=notes,
+    )
+
+
+def _affordable(
+    problem: RunProblem, model: nn.Module, layers: Mapping[str, Sequence[str]], request: Request
+) -> Int[np.ndarray, " m"]:
+    """Every row, or as many random ones as the budget has time for."""
+    size = len(problem.train)
+    if request.budget is None:
+        return np.arange(size)
+    begin = time.perf_counter()
+    _gradients(problem, model, layers, 0)
+    count = min(size, max(1, int(60 * request.budget / (time.perf_counter() - begin))))
+    return np.sort(np.random.default_rng(request.seed).choice(size, count, replace=False))
+
+
+def _gradients(
+    problem: RunProblem, model: nn.Module, layers: Mapping[str, Sequence[str]], row: int
+) -> dict[str, Float[np.ndarray, " _"]]:
+    """One example's gradient, per layer."""
+    found = gradient(problem, model, row)
+    whole = {name: found.get(name, torch.zeros_like(one)) for name, one in model.named_parameters()}
+    return _flat(whole, layers)
+
+
+def _flat(
+    tensors: Mapping[str, torch.Tensor], layers: Mapping[str, Sequence[str]]
+) -> dict[str, Float[np.ndarray, " _"]]:
+    return {
+        layer: np.concatenate([tensors[name].detach().double().numpy().ravel() for name in names])
+        for layer, names in layers.items()
+    }
+
+
+def _movement(
+    request: Request, model: nn.Module, layers: Mapping[str, Sequence[str]]
+) -> dict[str, Float[np.ndarray, " _"]]:
+    """How far the last checkpoint's weights are from those of the one before; empty without one."""
+    if len(request.run.checkpoints) < 2:
+        return {}
+    after = _flat(dict(model.named_parameters()), layers)
+    before = _flat(dict(request.run.load(request.run.checkpoints[-2]).named_parameters()), layers)
+    return {layer: after[layer] - before[layer] for layer in layers}
+
+
+def _figures(sums: Cancellation, rate: float, moved: Float[np.ndarray, " p"] | None) -> list[Figure]:
+    forms = FORMS if moved is None else FORMS + MOVED
+    if not sums.sums()[0].any():
+        return [Figure(name, None) for name in forms]
+    values = [sums.l1, sums.l2, float(np.median(sums.per_parameter))]
+    if moved is not None:
+        values += [sums.norm(rate, moved), sums.median_abs(rate, moved)]
+    return [Figure(name, value if np.isfinite(value) else None) for name, value in zip(forms, values, strict=True)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from proponent.errors import InputError
+from proponent.evaluate.controls import refuse_clashes
 from proponent.evaluate.subject import known_method
 from proponent.index.layered import chosen_layers
 from proponent.layers import GROUPS as KNOWN_GROUPS
@@ -41,6 +42,7 @@ def candidates(run: Run, methods: Sequence[str], groups: Sequence[str]) -> tuple
     """Pair methods with groups of layers."""
     if not methods:
         raise InputError("nothing to try: no method was given")
+    refuse_clashes(methods)
     model = run.load(run.checkpoints[-1])
     there = [group for group in groups if _has(run, model, group)]
     notes = (

@@ -1,14 +1,17 @@
 """The controls that stand beside every figure: what can be had without any gradient, and chance."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-from proponent.baselines import Baselines, Texts
+from proponent.baselines import NAMES, Baselines, Texts
+from proponent.errors import InputError
 
 LOSS = "loss"
-SHUFFLED = "shuffled"
+CONTROLS = (*NAMES, LOSS)
+LEXICAL = ("tfidf-label", "bm25")
+"""Controls by word overlap, the ones that a case deletion retrains for."""
 
 
 def controls(
@@ -27,9 +30,29 @@ def controls(
     return found, tuple(f"control {name} is missing: {reason}" for name, reason in missing.items())
 
 
-def shuffled(scores: Float[np.ndarray, "q n"], seed: int = 0) -> Float[np.ndarray, "q n"]:
-    """Shuffle the rows of each query: what a broken harness would still reward."""
-    return np.random.default_rng(seed).permuted(scores, axis=1)
+def lexical() -> tuple[str, ...]:
+    """Lexical controls whose packages are installed."""
+    missing = Baselines(Texts([])).missing()
+    return tuple(name for name in LEXICAL if name not in missing)
+
+
+def refuse_clashes(methods: Sequence[str]) -> None:
+    """Refuse a method that is named twice, and one that is a control."""
+    for place, name in enumerate(methods):
+        if name in methods[:place]:
+            raise InputError(f"--methods names {name} twice: name each method once")
+        if name in CONTROLS:
+            raise InputError(f"--methods {name}: it is a control and measured in any case; leave it out of --methods")
+
+
+def with_controls(
+    scores: Mapping[str, Float[np.ndarray, "q n"]], controls: Mapping[str, Float[np.ndarray, "q n"]]
+) -> dict[str, Float[np.ndarray, "q n"]]:
+    """Join the scores of methods and of controls; a name that stands for both is refused."""
+    both = [name for name in scores if name in controls]
+    if both:
+        raise InputError(f"{both[0]} is the name of a control: give the method another name")
+    return {**scores, **controls}
 
 
 def best_control(figures: Mapping[str, float], names: Mapping[str, object]) -> str | None:

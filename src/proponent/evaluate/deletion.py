@@ -101,6 +101,8 @@ def plan_deletions(
     """Plan the deletions of several methods, and the random control at every k."""
     if not scores or not ks or not seeds or min(ks) < 1:
         raise InputError("a deletion needs a method, a k of at least 1 and a seed")
+    if RANDOM in scores:
+        raise InputError(f"{RANDOM!r} is the name of the control of random rows: give the method another name")
     count, size = next(iter(scores.values())).shape
     chosen = range(count) if queries is None else queries
     made: list[Deletion] = []
@@ -135,12 +137,14 @@ class Curve:
         side: which end was deleted; the random control has one.
         ks: how many rows were deleted.
         changes: f(without) - f(all), mean over the seeds; NaN where the deletion was skipped.
+        flips: 1 where the deletion flips the prediction, else 0; NaN where it was skipped.
     """
 
     method: str
     side: Side
     ks: tuple[int, ...]
     changes: Float[np.ndarray, "q k"]
+    flips: Float[np.ndarray, "q k"]
 
     @property
     def by_query(self) -> Float[np.ndarray, " q"]:
@@ -155,6 +159,11 @@ class Curve:
         """The mean change at one k."""
         column = self.changes[:, self.ks.index(k)]
         return bootstrap(column[np.isfinite(column)])
+
+    @property
+    def flips_by_k(self) -> dict[int, Float[np.ndarray, " q"]]:
+        """Which predictions flip at each k."""
+        return {k: self.flips[:, place] for place, k in enumerate(self.ks)}
 
 
 @dataclass(frozen=True)
@@ -193,39 +202,34 @@ def run_deletions(
         return [made[Job.without(rows, plan.size, seed).name] for seed in plan.seeds]
 
     full = kept(np.zeros(0, dtype=np.int64))
-    whose = np.mean([one.log_odds for one in full], axis=0).argmax(1) if isinstance(classes, str) else classes
+    before = _predicted(full)
+    whose = before if isinstance(classes, str) else classes
     base = np.stack([one.of(whose, output) for one in full])
     queries = tuple(dict.fromkeys(one.query for one in plan.deletions))
     ks = tuple(dict.fromkeys(one.k for one in plan.deletions))
-    changes: dict[tuple[str, Side], np.ndarray] = {}
+    tables: dict[tuple[str, Side], np.ndarray] = {}
     for one in plan.deletions:
-        matrix = changes.setdefault((one.method, one.side), np.full((len(queries), len(ks)), np.nan))
+        table = tables.setdefault((one.method, one.side), np.full((2, len(queries), len(ks)), np.nan))
         if len(one.rows):
-            after = np.mean([part.of(whose, output)[one.query] for part in kept(one.rows)])
-            matrix[queries.index(one.query), ks.index(one.k)] = after - base[:, one.query].mean()
+            parts = kept(one.rows)
+            change = np.mean([part.of(whose, output)[one.query] for part in parts]) - base[:, one.query].mean()
+            flip = float(_predicted(parts)[one.query] != before[one.query])
+            table[:, queries.index(one.query), ks.index(one.k)] = change, flip
     noise = float(base[:, list(queries)].std(0, ddof=1).mean()) if len(plan.seeds) > 1 else float("nan")
-    curves = tuple(Curve(method, side, ks, matrix) for (method, side), matrix in changes.items())
+    curves = tuple(Curve(method, side, ks, *table) for (method, side), table in tables.items())
     return DeletionResult(curves, noise, len({job.name for job in jobs}), plan.skipped)
+
+
+def _predicted(seeds: Sequence[Outputs]) -> Int[np.ndarray, " q"]:
+    """Class of largest mean log-odds over the seeds."""
+    return np.mean([one.log_odds for one in seeds], axis=0).argmax(1)
 
 
 def flipped(
     plan: DeletionPlan, retrains: Retrains, method: str, side: Side = "helped"
 ) -> dict[int, Float[np.ndarray, " q"]]:
     """Brittleness: which predictions flip when the top k of a ranking are deleted."""
-    jobs = plan.jobs
-    made = dict(zip([job.name for job in jobs], retrains.outputs(jobs), strict=True))
-
-    def predicted(rows: Int[np.ndarray, " m"]) -> Int[np.ndarray, " q"]:
-        several = [made[Job.without(rows, plan.size, seed).name].log_odds for seed in plan.seeds]
-        return np.mean(several, axis=0).argmax(1)
-
-    before = predicted(np.zeros(0, dtype=np.int64))
-    found: dict[int, list[float]] = {}
-    for one in plan.deletions:
-        if one.method == method and one.side == side:
-            flip = float(predicted(one.rows)[one.query] != before[one.query]) if len(one.rows) else np.nan
-            found.setdefault(one.k, []).append(flip)
-    return {k: np.asarray(flips) for k, flips in found.items()}
+    return run_deletions(plan, retrains, "predicted").curve(method, side).flips_by_k
 
 
 def smallest_flip(flips: Mapping[int, Float[np.ndarray, " q"]]) -> list[int | None]:

@@ -137,6 +137,14 @@ class Loop:
         return model.eval()
 
 
+def gradient(problem: Problem, model: nn.Module, row: int) -> dict[str, Tensor]:
+    """Gradient of one example's loss by every parameter that it reaches."""
+    named = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    loss = problem.losses(model, np.asarray([row])).sum()
+    found = cast("tuple[Tensor | None, ...]", torch.autograd.grad(loss, list(named.values()), allow_unused=True))
+    return {name: one for name, one in zip(named, found, strict=True) if one is not None}
+
+
 @contextmanager
 def one_thread() -> Generator[None]:
     """Compute on one thread, so that sums are taken in one order."""

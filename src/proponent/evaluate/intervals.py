@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,13 @@ from jaxtyping import Float
 
 from proponent.errors import InputError
 
+_special: Any = import_module("scipy.special")  # scipy has no types
+
 DRAWS = 1000
 """Bootstrap draws."""
+
+NORMAL = float(_special.ndtri(0.975))
+"""The 97.5 % quantile of the normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +75,13 @@ def widened(value: float, found: Float[np.ndarray, " r"], points: int) -> Estima
     if points < 2:
         return Estimate(value, -np.inf, np.inf, points)
     low, high = (float(end) for end in np.quantile(found, [0.025, 0.975]))
-    factor = student(points - 1) / 1.959964 * (points / (points - 1)) ** 0.5
+    factor = student(points - 1) / NORMAL * (points / (points - 1)) ** 0.5
     return Estimate(value, value - factor * (value - low), value + factor * (high - value), points)
 
 
 def student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t, by the expansion of Cornish and Fisher."""
-    if freedom < 3:
-        return {1: 12.706, 2: 4.303}[freedom]
-    z = 1.959964
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / freedom + second / freedom**2 + third / freedom**3
+    """The 97.5 % quantile of Student's t."""
+    return float(_special.stdtrit(freedom, 0.975))
 
 
 def paired(

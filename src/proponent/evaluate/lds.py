@@ -4,12 +4,16 @@ Ilyas et al. 2022 (datamodels), Park et al. 2023 (TRAK); definitions and the noi
 """
 
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from proponent.errors import InputError
 from proponent.evaluate.intervals import DRAWS, Estimate, widened
+
+_stats: Any = import_module("scipy.stats")  # scipy has no types
 
 LEAST_SUBSETS = 8
 
@@ -30,6 +34,8 @@ def lds(
         )
     if len(masks) < LEAST_SUBSETS:
         raise InputError(f"{len(masks)} subsets say nothing about a rank correlation: take at least {LEAST_SUBSETS}")
+    if np.isnan(outputs).any():
+        raise InputError("some outputs are not a number: the training function must give finite outputs")
     return spearman(masks.astype(np.float64) @ np.nan_to_num(scores).T, outputs)
 
 
@@ -39,14 +45,9 @@ def spearman(ours: Float[np.ndarray, "m q"], theirs: Float[np.ndarray, "m q"]) -
     return (first * second).sum(0)
 
 
-def ranks(values: Float[np.ndarray, "m q"]) -> Float[np.ndarray, "m q"]:
+def ranks(values: Float[np.ndarray, "m *q"]) -> Float[np.ndarray, "m *q"]:
     """Ranks of columns from 1; equal values share their mean rank."""
-    found = np.empty(values.shape)
-    for column in range(values.shape[1]):
-        _, inverse, counts = np.unique(values[:, column], return_inverse=True, return_counts=True)
-        last = np.cumsum(counts)
-        found[:, column] = (last - (counts - 1) / 2)[inverse]
-    return found
+    return np.asarray(_stats.rankdata(values, axis=0), dtype=np.float64)
 
 
 def _standard(values: Float[np.ndarray, "m q"]) -> Float[np.ndarray, "m q"]:

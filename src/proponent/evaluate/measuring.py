@@ -1,15 +1,14 @@
 """The metrics of `proponent evaluate`, each from a subject to its page; what will be run is said before it is run."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from proponent.errors import InputError
 from proponent.evaluate.budget import deletion_size, lds_size
-from proponent.evaluate.controls import best_control
-from proponent.evaluate.deletion import RANDOM, plan_deletions, run_deletions
+from proponent.evaluate.controls import best_control, lexical, with_controls
+from proponent.evaluate.deletion import RANDOM, Curve, DeletionResult, plan_deletions, run_deletions, smallest_flip, top
 from proponent.evaluate.fitting import one_thread
 from proponent.evaluate.intervals import Estimate, bootstrap, paired, widened
 from proponent.evaluate.lds import ceiling, lds, lds_replicates, subset_masks
@@ -31,8 +30,6 @@ from proponent.model.checkpoints import MOMENTS_FILE
 from proponent.tensors import read_tensors
 from proponent.views.evaluation import EvaluationReport, Figure
 
-Metric = Literal["deletion", "lds", "ndr", "mislabel", "facts", "tailpatch"]
-METRICS: tuple[Metric, ...] = ("deletion", "lds", "ndr", "mislabel", "facts", "tailpatch")
 SAME = 1e-6
 """Largest difference of log-odds between two trainings of a deterministic training function."""
 
@@ -84,14 +81,14 @@ def lds_page(
 ) -> EvaluationReport:
     """The page of an LDS, from scores and outputs alone."""
     mean, queries = outputs.mean(0), outputs.shape[2]
-    top = ceiling(outputs) if len(outputs) > 1 else None
+    limit = ceiling(outputs) if len(outputs) > 1 else None
     values: dict[str, float] = {}
     draws: dict[str, np.ndarray] = {}
     figures: dict[str, list[Figure]] = {}
-    for name, one in {**scores, **controls}.items():
+    for name, one in with_controls(scores, controls).items():
         values[name] = float(lds(one, masks, mean).mean())
         draws[name] = lds_replicates(masks.astype(np.float64) @ np.nan_to_num(one).T, mean)
-        share = None if top is None or top.value == 0 else values[name] / top.value
+        share = None if limit is None or limit.value == 0 else values[name] / limit.value
         figures[name] = [figure("LDS", widened(values[name], draws[name], queries)), Figure("of ceiling", share)]
     best = best_control(values, controls)
     verdicts = {
@@ -100,9 +97,9 @@ def lds_page(
         if best is not None
     }
     facts = [("subsets", str(len(masks))), ("retrains", str(outputs.shape[0] * outputs.shape[1]))]
-    if top is not None:
+    if limit is not None:
         noise = float(outputs.std(0, ddof=1).mean())
-        facts += [("noise ceiling", f"{top.value:.3f} (reliability of one retrain {top.reliability:.3f})")]
+        facts += [("noise ceiling", f"{limit.value:.3f} (reliability of one retrain {limit.reliability:.3f})")]
         facts += [("retrain noise", f"{noise:.2f} in log-odds")]
     else:
         notes = [*notes, "one seed: the noise ceiling is unknown; --seeds 2 tells it"]
@@ -119,15 +116,15 @@ def lds_page(
 
 
 def measure_deletion(subject: Subject) -> EvaluationReport:
-    """Case deletion of every method, of the best lexical control, and of random rows."""
+    """Case deletion of every method, of the lexical controls and of random rows."""
     request, retrains = subject.request, subject.retrains(keep_places=True)
     seeds = 3 if request.seeds is None else request.seeds
-    whole = np.arange(retrains.retrainer.size)
+    whole, named = np.arange(retrains.retrainer.size), lexical()
     with one_thread():
         full = retrains.outputs([Job(whole, seed) for seed in range(seeds)], "full runs")
         base = np.stack([one.of(subject.problem.query_labels) for one in full])
         noise = float(base.std(0, ddof=1).mean()) if seeds > 1 else float("nan")
-        ranked = 1 + len(request.methods)
+        ranked = len(request.methods) + len(named)
         sized = deletion_size(
             request.budget, _typical(retrains), noise, len(subject.problem.queries), ranked, request.ks,
             workers=request.workers, seeds=seeds,
@@ -135,36 +132,77 @@ def measure_deletion(subject: Subject) -> EvaluationReport:
         request.say(f"will run {sized.said}")
         told = deterministic(retrains, seeds, averaged=True)
         controls = subject.control_scores()
-        lexical = next((name for name in ("tfidf-label", "bm25", "label") if name in controls), "random")
-        scores = subject.method_scores() | {lexical: controls[lexical]}
+        named = tuple(name for name in named if name in controls)
+        scores = with_controls(subject.method_scores(), {name: controls[name] for name in named})
         plan = plan_deletions(
             scores, sized.ks, range(seeds), subject.labels, queries=range(sized.points), seed=request.seed
         )
         result = run_deletions(plan, retrains, subject.problem.query_labels)
-    random = result.curve(RANDOM, "helped")
-    figures: dict[str, list[Figure]] = {RANDOM: [figure("helped deleted", random.auc()), Figure("hurt deleted", None)]}
-    verdicts: dict[str, str] = {}
-    for name in scores:
-        down, up = result.curve(name, "helped"), result.curve(name, "hurt")
-        figures[name] = [figure("helped deleted", down.auc()), figure("hurt deleted", up.auc())]
-        other = result.curve(lexical, "helped").by_query
-        if name != lexical and len(other) == len(down.by_query):
-            verdicts[name] = verdict(paired(-down.by_query, -other), lexical)
-    facts = [("retrains", str(result.retrains)), ("retrain noise", f"{result.noise:.2f} in log-odds")]
+    left = ", ".join(name for name in controls if name not in {*named, RANDOM})
+    notes = [
+        *subject.notes,
+        told,
+        f"controls whose rows are deleted: {', '.join((RANDOM, *named))}; {left} would cost as many retrains each and "
+        "are left out: --metric lds measures them all",
+    ]
+    classes = full[0].log_odds.shape[1]
+    return deletion_page(result, request.methods, (RANDOM, *named), sized.points, notes, classes=classes)
+
+
+def deletion_page(
+    result: DeletionResult,
+    methods: Sequence[str],
+    controls: Sequence[str],
+    points: int,
+    notes: Sequence[str] = (),
+    *,
+    classes: int,
+) -> EvaluationReport:
+    """The page of a case deletion; a classifier's has its brittleness as well."""
+    helped = {name: result.curve(name, "helped") for name in (*methods, *controls)}
+    figures: dict[str, list[Figure]] = {}
+    for name, one in helped.items():
+        up = None if name == RANDOM else result.curve(name, "hurt").auc()
+        figures[name] = [figure("helped deleted", one.auc())]
+        figures[name].append(Figure("hurt deleted", None) if up is None else figure("hurt deleted", up))
+        figures[name] += brittleness(one) if classes > 1 else []
+    best = best_control({name: -one.auc().value for name, one in helped.items()}, dict.fromkeys(controls))
+    verdicts = {name: _deeper(helped[name], helped[best]) for name in methods if best is not None}
+    told = f"{result.noise:.2f} in log-odds" if np.isfinite(result.noise) else "unknown: one seed"
+    facts = [("retrains", str(result.retrains)), ("retrain noise", told)]
     facts += [("skipped", f"{result.skipped} deletions would leave a class without any row")] if result.skipped else []
+    flips = "; a prediction flips when the model without these rows gives another class" if classes > 1 else ""
     return report(
         "deletion",
-        f"Case deletion over {sized.points} queries",
+        f"Case deletion over {points} queries",
         "change of the log-odds of the true class when the rows that helped (hurt) most are deleted and the model "
-        "is trained again, mean over k; a true score is far below 0 on the left and above 0 on the right",
-        ("helped deleted", "hurt deleted"),
-        plain_rows(figures, {RANDOM: None, lexical: None}, verdicts),
+        f"is trained again, mean over k; a true score is far below 0 on the left and above 0 on the right{flips}",
+        tuple(one.name for one in figures[RANDOM]),
+        plain_rows(figures, dict.fromkeys(controls), verdicts),
         facts=facts,
-        notes=[*subject.notes, told],
-        curves=bands(result, [*list(request.methods)[:2]]) if len(sized.ks) > 1 else (),
+        notes=notes,
+        curves=bands(result, [*methods][:2]) if len(helped[RANDOM].ks) > 1 else (),
         x_name="rows deleted",
         y_name="change of the log-odds",
     )
+
+
+def brittleness(curve: Curve) -> list[Figure]:
+    """Share of predictions that flip at the largest k, and the median over queries of the smallest k that flips one."""
+    flips = curve.flips_by_k
+    share, median = f"flipped at k = {max(flips)}", "smallest k that flips, median"
+    counted = flips[max(flips)][np.isfinite(flips[max(flips)])]
+    if len(counted) == 0:
+        return [Figure(share, None), Figure(median, None)]
+    middle = float(np.median([np.inf if one is None else one for one in smallest_flip(flips)]))
+    return [figure(share, bootstrap(counted)), Figure(median, middle if np.isfinite(middle) else None)]
+
+
+def _deeper(ours: Curve, theirs: Curve) -> str:
+    """Whether the log-odds fall further than a control's, over the queries that both have."""
+    mine, other = -ours.changes.mean(1), -theirs.changes.mean(1)
+    both = np.isfinite(mine) & np.isfinite(other)
+    return verdict(paired(mine[both], other[both]), theirs.method) if both.any() else ""
 
 
 def measure_tail_patch(subject: Subject, k: int = 5) -> EvaluationReport:
@@ -178,8 +216,8 @@ def measure_tail_patch(subject: Subject, k: int = 5) -> EvaluationReport:
     steps = (len(scores) + len(controls)) * k * len(problem.queries)
     subject.request.say(f"will take at most {steps} single steps of rate {rate:.3g}, no retraining")
     means: dict[str, np.ndarray] = {}
-    for name, one in {**scores, **controls}.items():
-        rows = [np.lexsort((np.arange(len(row)), -np.nan_to_num(row, nan=-np.inf)))[:k] for row in one]
+    for name, one in with_controls(scores, controls).items():
+        rows = [top(row, min(k, len(row)), "helped") for row in one]
         means[name] = tail_patch(problem, model, rows, classes, rate, moments).mean(1)
     return _compared(
         "tailpatch",
@@ -203,7 +241,7 @@ def measure_facts(subject: Subject, gold: Sequence[Sequence[str]], k: int = 10) 
         )
     rows = [[places[one] for one in ids] for ids in gold]
     scores, controls = subject.method_scores(), subject.control_scores()
-    everything = {name: np.nan_to_num(one, nan=-np.inf) for name, one in {**scores, **controls}.items()}
+    everything = {name: np.nan_to_num(one, nan=-np.inf) for name, one in with_controls(scores, controls).items()}
     first = {name: reciprocal_ranks(one, rows) for name, one in everything.items()}
     return _compared(
         "facts",
@@ -223,7 +261,7 @@ def measure_noise(subject: Subject, wrong: Bool[np.ndarray, " n"], *, planted: b
     names = ("NDR@30%", "AUC_NDR") if planted else ("ROC AUC", "average precision", "precision at the errors' number")
     figures: dict[str, list[Figure]] = {}
     values: dict[str, float] = {}
-    for name, one in {**scores, **controls}.items():
+    for name, one in with_controls(scores, controls).items():
         mean = np.nan_to_num(one).mean(0)
         measures = _noise_measures(int(wrong.sum()), planted=planted)
         ends = [bootstrap_rows(measure, mean, wrong) for measure in measures]

@@ -9,8 +9,6 @@ from jaxtyping import Float, Int
 Output = Literal["log-odds", "loss", "probability"]
 """Which output is looked at; all are turned so that higher is better."""
 
-OUTPUTS: tuple[Output, ...] = ("log-odds", "loss", "probability")
-
 
 @dataclass(frozen=True)
 class Outputs:

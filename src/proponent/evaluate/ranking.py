@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from proponent.errors import InputError
+from proponent.evaluate.lds import ranks
 
 Measure = Callable[[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]], float]
 """A figure of a ranking: values and sought rows to a number."""
@@ -28,13 +29,16 @@ class _Groups:
         return float(np.interp(first, np.concatenate([[0.0], self.rows]), np.concatenate([[0.0], self.found])))
 
 
-def _groups(values: Float[np.ndarray, " n"], sought: Bool[np.ndarray, " n"]) -> _Groups:
-    values = np.asarray(values, dtype=np.float64)
-    if values.shape != np.shape(sought) or np.isnan(values).any():
+def _check(values: Float[np.ndarray, " n"], sought: Bool[np.ndarray, " n"]) -> None:
+    if np.shape(values) != np.shape(sought) or np.isnan(values).any():
         raise InputError("a ranking needs one finite value for every row: leave skipped rows out")
     if not np.any(sought) or np.all(sought):
         raise InputError("nothing to find: some rows must be sought and some not")
-    _, inverse = np.unique(-values, return_inverse=True)
+
+
+def _groups(values: Float[np.ndarray, " n"], sought: Bool[np.ndarray, " n"]) -> _Groups:
+    _check(values, sought)
+    _, inverse = np.unique(-np.asarray(values, dtype=np.float64), return_inverse=True)
     sizes, hits = np.bincount(inverse), np.bincount(inverse, weights=np.asarray(sought, dtype=np.float64))
     return _Groups(np.cumsum(sizes).astype(np.float64), np.cumsum(hits))
 
@@ -56,11 +60,10 @@ def auc_ndr(scores: Float[np.ndarray, " n"], noisy: Bool[np.ndarray, " n"]) -> f
 
 def roc_auc(suspicion: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"]) -> float:
     """Chance that a wrong label is more suspicious than a right one, ties counting half."""
-    groups, bad = _groups(suspicion, wrong), float(np.sum(wrong))
-    good = len(wrong) - bad
-    found, rows = np.concatenate([[0.0], groups.found]), np.concatenate([[0.0], groups.rows])
-    rights = rows - found
-    return float((np.diff(rights) * (found[1:] + found[:-1]) / 2).sum()) / (bad * good)
+    _check(suspicion, wrong)
+    # Mann and Whitney: the rank sum of the wrong ones, less what it is when they all come last.
+    bad, total = float(np.sum(wrong)), float(ranks(np.asarray(suspicion, dtype=np.float64))[np.asarray(wrong)].sum())
+    return (total - bad * (bad + 1) / 2) / (bad * (len(wrong) - bad))
 
 
 def average_precision(suspicion: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"]) -> float:
@@ -81,10 +84,7 @@ def bootstrap_rows(
     measure: Measure, values: Float[np.ndarray, " n"], sought: Bool[np.ndarray, " n"], draws: int = 300, seed: int = 0
 ) -> tuple[float, float]:
     """Resample rows, those that are sought and those that are not apart, and give a 95 % interval."""
-    drawn = _resampled(np.asarray(sought), draws, seed)
-    found = [measure(values[rows], np.asarray(sought)[rows]) for rows in drawn]
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(low), float(high)
+    return _resampled_ends(lambda rows, at: measure(values[rows], at), np.asarray(sought), draws, seed)
 
 
 def bootstrap_gap(
@@ -96,10 +96,18 @@ def bootstrap_gap(
     seed: int = 0,
 ) -> tuple[float, float]:
     """The same for the difference of two rankings of the same rows."""
-    found: list[float] = []
-    for rows in _resampled(np.asarray(sought), draws, seed):
-        at = np.asarray(sought)[rows]
-        found.append(measure(ours[rows], at) - measure(theirs[rows], at))
+    return _resampled_ends(
+        lambda rows, at: measure(ours[rows], at) - measure(theirs[rows], at), np.asarray(sought), draws, seed
+    )
+
+
+def _resampled_ends(
+    statistic: Callable[[Int[np.ndarray, " n"], Bool[np.ndarray, " n"]], float],
+    sought: Bool[np.ndarray, " n"],
+    draws: int,
+    seed: int,
+) -> tuple[float, float]:
+    found = [statistic(rows, sought[rows]) for rows in _resampled(sought, draws, seed)]
     low, high = np.quantile(found, [0.025, 0.975])
     return float(low), float(high)
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from proponent.attribution import build
 from proponent.baselines import Texts
 from proponent.errors import InputError
-from proponent.evaluate.controls import controls
+from proponent.evaluate.controls import controls, refuse_clashes
 from proponent.evaluate.fitting import Loop, one_thread
 from proponent.evaluate.own_run import Recipe, RunProblem, recipe_of_run, write_run
 from proponent.evaluate.planting import plant
@@ -87,6 +87,7 @@ class Request:
             raise InputError(f"--budget {self.budget}: give minutes above 0")
         for name in self.methods:
             known_method(name)
+        refuse_clashes(self.methods)
 
 
 def known_method(name: str) -> tuple[str, dict[str, Any]]:

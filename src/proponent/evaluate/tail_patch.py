@@ -5,7 +5,6 @@ the step size belongs to the figure.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from proponent.errors import InputError
-from proponent.evaluate.fitting import Problem, one_thread
+from proponent.evaluate.fitting import Problem, gradient, one_thread
 
 
 def tail_patch(
@@ -51,16 +50,11 @@ def _patch(
     problem: Problem, model: nn.Module, row: int, rate: float, moments: Mapping[str, np.ndarray] | None, epsilon: float
 ) -> None:
     """One step, in evaluation mode: dropout would add noise to a single step."""
-    named = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
-    loss = problem.losses(model, np.asarray([row])).sum()
-    grads = cast(
-        "tuple[torch.Tensor | None, ...]", torch.autograd.grad(loss, [one for _, one in named], allow_unused=True)
-    )
+    named = dict(model.named_parameters())
+    grads = gradient(problem, model, row)
     with torch.no_grad():
-        for (name, one), grad in zip(named, grads, strict=True):
-            if grad is None:
-                continue
+        for name, grad in grads.items():
             turned = grad
             if moments is not None and name in moments:
                 turned = grad / (torch.as_tensor(moments[name]).sqrt() + epsilon)
-            one.sub_(turned, alpha=rate)
+            named[name].sub_(turned, alpha=rate)

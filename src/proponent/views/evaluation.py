@@ -6,6 +6,7 @@ from typing import ClassVar
 from proponent.views.page import Page
 from proponent.views.segments import clip
 
+VERDICT = "better than the best control?"
 PLOT_WIDTH, PLOT_HEIGHT = 520.0, 240.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 12.0, 12.0, 30.0
 
@@ -67,7 +68,7 @@ class EvaluationReport(Page):
 
     template: ClassVar[str] = "evaluation_fragment.html.j2"
 
-    metric: str = field(metadata={"help": "deletion, lds, ndr, mislabel, facts or tailpatch"})
+    metric: str = field(metadata={"help": "deletion, lds, ndr, mislabel, facts, tailpatch or cancellation"})
     title: str = field(metadata={"help": "title of the page"})
     said: str = field(metadata={"help": "what the figures mean, in one sentence"})
     columns: tuple[str, ...] = field(metadata={"help": "names of the figures"})
@@ -85,6 +86,16 @@ class EvaluationReport(Page):
     def headline(self) -> str:
         """Title of the page."""
         return self.title
+
+    @property
+    def row_name(self) -> str:
+        """What a row of the table stands for."""
+        return "layer" if self.metric == "cancellation" else "method"
+
+    @property
+    def has_verdicts(self) -> bool:
+        """Whether anything is compared with controls."""
+        return any(one.verdict or one.control for one in self.rows)
 
     @property
     def span(self) -> tuple[float, float]:
@@ -112,11 +123,12 @@ class EvaluationReport(Page):
 
     def markdown(self) -> str:
         """The tables as Markdown."""
-        head = ["method", *self.columns, "better than the best control?"]
+        head = [self.row_name, *self.columns, *([VERDICT] if self.has_verdicts else [])]
         lines = [f"# {_cell(self.title)}", "", _cell(self.said), "", _line(head), _line(["---"] * len(head))]
         for one in self.rows:
             name = f"{one.method} (control)" if one.control else one.method
-            lines.append(_line([name, *(figure.text for figure in one.figures), one.verdict]))
+            verdict = [one.verdict] if self.has_verdicts else []
+            lines.append(_line([name, *(figure.text for figure in one.figures), *verdict]))
         lines += ["", *(f"- {_cell(name)}: {_cell(value)}" for name, value in self.facts)]
         lines += [f"- {_cell(note)}" for note in self.notes]
         return "\n".join(lines) + "\n"
