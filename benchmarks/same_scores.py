@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 METHODS = (
-    "tracin-we", "tracin-we-topk", "tracin-we-noc", "tracin-we-syn", "tracin-we-adam", "tracin-we-adam-unit", "tracin-last",
+    "tracin-we", "tracin-we-topk", "tracin-we-noc", "tracin-we-syn", "tracin-we-adam", "tracin-we-adam-unit",
+    "tracin-last",
     "tracin-sec", "tracin-all", "tracin-layers", "grad-cos", "influence-last", "representer", "datainf", "ekfac", "fastif",
     "trackstar", "bm25", "tfidf-label", "embedding", "label",
 )  # fmt: skip
@@ -96,7 +97,9 @@ def save_runs(folder: Path) -> None:
                 torch.nn.init.normal_(weight, std=0.1)
         return made
 
-    for name, model, kind in (("bert", bert(), "label"), ("gpt2", gpt2(), "text"), ("t5", t5(), "target"), ("lora", lora(), "label")):
+    kinds = {"bert": (bert, "label"), "gpt2": (gpt2, "text"), "t5": (t5, "target"), "lora": (lora, "label")}
+    for name, (make, kind) in kinds.items():
+        model = make()
         _train(folder / name, model, tokenizer, _features(tokenizer, data, kind), proponent.Recorder(moments="all"))
 
 
@@ -131,13 +134,14 @@ def _features(tokenizer: Any, data: list[dict[str, str]], kind: str) -> list[dic
 def _train(folder: Path, model: Any, tokenizer: Any, features: list[dict[str, Any]], recorder: Any) -> None:
     import transformers
 
+    lists = isinstance(features[0]["labels"], list)
     settings = transformers.TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=6, max_steps=8, save_steps=4, learning_rate=1e-2,
         logging_steps=1, report_to=[], use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False, seed=0,
     )  # fmt: skip
     trainer = transformers.Trainer(
         model=model, args=settings, train_dataset=features, processing_class=tokenizer, callbacks=[recorder],
-        data_collator=transformers.DataCollatorForSeq2Seq(tokenizer) if isinstance(features[0]["labels"], list) else None,
+        data_collator=transformers.DataCollatorForSeq2Seq(tokenizer) if lists else None,
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()
@@ -168,7 +172,8 @@ def build(folder: Path, out: Path) -> None:
                     scores[f"{run}/{method}"] = _scores(index, asked)
                     results[f"{run}/{method}"] = _digests(home)
                 except proponent.ProponentError as error:
-                    results[f"{run}/{method}"] = f"{type(error).__name__}: {error}".replace(str(folder), "").replace(place, "")
+                    said = f"{type(error).__name__}: {error}"
+                    results[f"{run}/{method}"] = said.replace(str(folder), "").replace(place, "")
             print(run, method, flush=True)
     (out / "results.json").write_text(json.dumps(results, indent=1))
     np.savez(out / "scores.npz", **scores)
@@ -211,7 +216,8 @@ def compare(old: Path, new: Path, exempt: list[str]) -> int:
             if files:
                 told.append(f"{len(files)} of {len(was)} files differ: {', '.join(files[:4])}")
             scale = max(1e-30, float(np.abs(first[name]).max()))
-            gap = float(np.abs(first[name] - second[name]).max()) / scale if first[name].shape == second[name].shape else np.inf
+            same = first[name].shape == second[name].shape
+            gap = float(np.abs(first[name] - second[name]).max()) / scale if same else np.inf
             if not gap <= 1e-6:
                 told.append(f"scores differ by {gap:.2g} of the largest")
         elif was != now:
