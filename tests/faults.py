@@ -39,7 +39,6 @@ from proponent.store import (
     Verdict,
     Writer,
     delete,
-    disk,
     merge,
     verify,
 )

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 import tiny
-from proponent.decisions import SUFFIX, Decisions, apply, write_columns
+from proponent.corrections import apply
+from proponent.decisions import SUFFIX, Decisions
 from proponent.errors import DataError, InputError, LabelError
-from proponent.examples import read
+from proponent.examples import read, write_columns
 from proponent.store import Store
 
 NAMES = ["Business", "Sports", "World"]
@@ -191,7 +192,7 @@ def test_without_decisions_the_data_comes_back_with_its_fingerprint(store: Store
 
 def test_a_spreadsheet_does_not_run_the_mended_data(store: Store) -> None:
     out = store.folder.parent / "safe.csv"
-    assert apply(store, Decisions.of(store), out).guarded == 1
+    assert apply(store, Decisions.of(store), out, guard=True).guarded == 1
     assert "'=SUM(A1)" in out.read_text(encoding="utf-8")
 
 

@@ -20,10 +20,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
+from proponent.disk import make_folder
 from proponent.errors import DamagedError, InputError, MismatchError
 from proponent.evaluate.outputs import Outputs
 from proponent.progress import track
-from proponent.store.disk import make_folder
 from proponent.store.files import publish_bytes
 from proponent.tensors import TensorSlices, packed, read_tensors
 
