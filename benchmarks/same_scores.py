@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 METHODS = (
-    "tracin-we", "tracin-we-topk", "tracin-we-noc", "tracin-we-syn", "tracin-we-adam", "tracin-we-adam-unit",
+    "tracin-we", "tracin-we-topk", "tracin-we-noc", "tracin-we-syn", "tracin-we-adam",
+    "tracin-we-adam-unit",
     "tracin-last",
     "tracin-sec", "tracin-all", "tracin-layers", "grad-cos", "influence-last", "representer", "datainf", "ekfac", "fastif",
     "trackstar", "bm25", "tfidf-label", "embedding", "label",

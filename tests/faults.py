@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from proponent import disk
 from proponent.errors import DamagedError, InputError, MismatchError
 from proponent.forms import Gradient, Rows
 from proponent.recipe import Recipe
@@ -39,7 +40,6 @@ from proponent.store import (
     Verdict,
     Writer,
     delete,
-    disk,
     merge,
     verify,
 )

@@ -18,7 +18,7 @@ import safetensors.numpy
 
 import proponent
 import runs
-from proponent.store import disk
+from proponent import disk
 from tiny import NEWS, Tiny, write_csv
 
 Said = Callable[..., tuple[int, str, str]]

@@ -162,7 +162,7 @@ def test_a_full_disk_is_said_and_the_build_goes_on(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("proponent.store.disk.write", full)
+        patch.setattr("proponent.disk.write", full)
         with pytest.raises(DiskFullError, match="no space left"):
             build(bert_run, tmp_path / "index")
     assert build(bert_run, tmp_path / "index").explain(TEXT, baselines=False).helped

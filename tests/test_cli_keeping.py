@@ -17,13 +17,14 @@ import safetensors.numpy
 import proponent
 import runs
 import tiny
+from proponent import disk
 from proponent.examples import read
 from proponent.forecast import carried
 from proponent.forecast.again import Again, again
 from proponent.index import Options, planning
 from proponent.methods import recipe_of
 from proponent.model import Run
-from proponent.store import Manifest, Store, Writer, disk, merge
+from proponent.store import Manifest, Store, Writer, merge
 from tiny import NEWS, Tiny, write_csv
 
 Said = Callable[..., tuple[int, str, str]]

@@ -131,7 +131,8 @@ def test_views_import_only_lower_floors_and_jinja2_has_one_door() -> None:
         }
         ours = {name for name in found if name.startswith("proponent")}
         assert all(
-            name in {"proponent.types", "proponent.errors"} or name.startswith("proponent.views") for name in ours
+            name in {"proponent.types", "proponent.errors", "proponent.disk"} or name.startswith("proponent.views")
+            for name in ours
         )
         assert ("jinja2" in found) == (path.name == "page.py")
 
@@ -241,12 +242,14 @@ def test_saving_where_there_is_no_folder_is_a_clear_error(tmp_path: Path) -> Non
 
 
 def test_a_full_disk_is_its_own_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def full(self: Path, data: bytes) -> int:
+    def full(opened: int, data: bytes, at: int) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(DiskFullError, match="no space is left"):
+    (tmp_path / "why.html").write_text("the old page", encoding="utf-8")
+    monkeypatch.setattr("proponent.disk.write", full)
+    with pytest.raises(DiskFullError, match="no space left"):
         make_answer().save(tmp_path / "why.html")
+    assert [(one.name, one.read_text(encoding="utf-8")) for one in tmp_path.iterdir()] == [("why.html", "the old page")]
 
 
 @pytest.mark.parametrize("shown", PAGES)

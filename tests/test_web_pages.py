@@ -601,7 +601,7 @@ def test_flipped_bytes_in_what_a_page_reads_are_told(news: tiny.Tiny, tmp_path: 
 
 def test_broken_files_beside_the_index_do_not_stop_the_pages(news: tiny.Tiny, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(news.index, tmp_path / "mine.index"))
-    asked = tmp_path / "mine.proponent.asked"
+    asked = tmp_path / "mine.index.asked"
     asked.mkdir()
     (asked / "questions.jsonl").write_text('{"id": 3}\nnonsense\n[]\n', encoding="utf-8")
     name = Questions(folder, Store(folder).manifest.merkle_root).identity(Question("x"))
@@ -609,7 +609,7 @@ def test_broken_files_beside_the_index_do_not_stop_the_pages(news: tiny.Tiny, tm
     made = Browser(folder)
     assert made.get("/asked").status == 200
     assert made.get("/ask?text=x").status == 200
-    (tmp_path / "mine.proponent.decisions.jsonl").write_text("nonsense\n{}\n", encoding="utf-8")
+    (tmp_path / "mine.index.decisions.jsonl").write_text("nonsense\n{}\n", encoding="utf-8")
     page = made.get("/table")
     assert "no decision" in page.seen
 

@@ -1,36 +1,24 @@
-"""What people decided about training examples - keep, fix the label, drop - and the new data set that follows from it.
+"""What people decided about training examples: keep, fix the label, drop.
 
 The decisions lie in a file beside the index, one JSON object per line, which is only ever added to: undo is a line too.
 Neither the index nor the data set that it was built from is touched.
 """
 
 import json
-import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
+from proponent import json_log
 from proponent.errors import DataError, InputError, LabelError
-from proponent.examples import write_csv, write_parquet
-from proponent.examples.disk import full_disk_named
 from proponent.near import nearest
 from proponent.store import Store
 
 Act = Literal["keep", "fix", "drop", "clear"]
 ACTS: tuple[Act, ...] = ("keep", "fix", "drop", "clear")
 SUFFIX = ".decisions.jsonl"
-ROLES = ("id", "text", "text_pair", "target", "label", "source")
-LONG = ("text", "text_pair", "target")
 
 
 @dataclass(frozen=True)
@@ -50,25 +38,6 @@ class Decision:
     when: str
 
 
-@dataclass(frozen=True)
-class Applied:
-    """What `apply` wrote.
-
-    Attributes:
-        path: the new file.
-        rows: how many it holds.
-        fixed: labels that differ from the index's data.
-        dropped: examples left out.
-        guarded: cells that got a ' so that a spreadsheet does not run them.
-    """
-
-    path: Path
-    rows: int
-    fixed: int
-    dropped: int
-    guarded: int
-
-
 class Decisions:
     """The decisions about one index.
 
@@ -81,11 +50,7 @@ class Decisions:
     def __init__(self, index: Path, names: Sequence[str] | None, data: str = "") -> None:
         self.path = index.with_name(index.name + SUFFIX)
         self._names, self._data = names, data
-        self.foreign = 0
-        """Steps that were made about another data set; they count all the same, and views say so."""
-        self._seen: tuple[int, int] = (-1, -1)
-        self._log: list[list[Decision]] = []
-        self._current: dict[str, Decision] = {}
+        self._state = _Log()
 
     @classmethod
     def of(cls, store: Store) -> "Decisions":
@@ -95,20 +60,23 @@ class Decisions:
     @property
     def current(self) -> dict[str, Decision]:
         """The decision that stands, by id; examples without one are not in it."""
-        self._refresh()
-        return self._current
+        return self._read().current
 
     @property
     def steps(self) -> int:
         """How many times undo finds something to take back."""
-        self._refresh()
-        return len(self._log)
+        return len(self._read().steps)
 
     @property
     def last(self) -> tuple[Decision, ...]:
         """What undo would take back."""
-        self._refresh()
-        return tuple(self._log[-1]) if self._log else ()
+        steps = self._read().steps
+        return tuple(steps[-1]) if steps else ()
+
+    @property
+    def foreign(self) -> int:
+        """Steps that were made about another data set; they count all the same, and views say so."""
+        return self._read().foreign
 
     def decide(self, ids: Sequence[str], act: str, labels: Sequence[str | None] | None = None) -> None:
         """Decide about some examples, as one step."""
@@ -139,35 +107,31 @@ class Decisions:
             raise LabelError(f"no class {label!r}{nearest(label, self._names)}: there are {', '.join(self._names)}")
 
     def _append(self, line: dict[str, Any]) -> None:
-        with full_disk_named(str(self.path)), _locked(self.path) as opened:
-            _cut_torn(opened)
-            text = json.dumps(line, ensure_ascii=True) + "\n"  # ASCII: a lone surrogate of an id survives
-            os.write(opened, text.encode())
-            os.fsync(opened)
-        self._seen = (-1, -1)
+        json_log.append(self.path, line)
+        self._state = _Log()
 
-    def _refresh(self) -> None:
+    def _read(self) -> "_Log":
+        """What the file says, read again where it has changed; threads share no half-made state."""
         try:
             found = self.path.stat()
         except OSError:
-            self._seen, self._log, self._current = (-1, -1), [], {}
-            return
-        if (found.st_size, found.st_mtime_ns) == self._seen:
-            return
-        self._log = self._read()
-        self._current = {one.id: one for step in self._log for one in step}
-        self._current = {name: one for name, one in self._current.items() if one.act != "clear"}
-        self._seen = (found.st_size, found.st_mtime_ns)
+            return _Log()
+        seen, state = (found.st_size, found.st_mtime_ns), self._state
+        if state.seen == seen:
+            return state
+        self._state = state = self._parsed(seen)
+        return state
 
-    def _read(self) -> list[list[Decision]]:
-        log: list[list[Decision]] = []
+    def _parsed(self, seen: tuple[int, int]) -> "_Log":
+        steps: list[list[Decision]] = []
         foreign = 0
-        lines = self.path.read_bytes().split(b"\n")
+        lines = json_log.read_lines(self.path)
         for number, line in enumerate(lines, 1):
             if not line:
                 continue
             try:
-                found = _step(json.loads(line), self._names)
+                content = json.loads(line)
+                found = _step(content, self._names)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 if number == len(lines):  # a line that a killed process did not finish
                     break
@@ -175,101 +139,22 @@ class Decisions:
                     f"{self.path}, line {number}: no decision ({error}): restore the file or move it away"
                 ) from error
             if found is not None:
-                log.append(found)
-                foreign += json.loads(line).get("data") != self._data
-            elif log:
-                log.pop()
-        self.foreign = foreign
-        return log
+                steps.append(found)
+                foreign += content.get("data") != self._data
+            elif steps:
+                steps.pop()
+        current = {one.id: one for step in steps for one in step}
+        return _Log(seen, steps, {name: one for name, one in current.items() if one.act != "clear"}, foreign)
 
 
-def apply(
-    store: Store, decisions: Decisions, out: str | os.PathLike[str], *, guard: bool = True, kind: str | None = None
-) -> Applied:
-    """Write the examples of an index as a new data set, with the labels fixed and the dropped ones left out."""
-    path = Path(out)
-    if path.exists():
-        raise InputError(f"{path} exists: apply writes a new data set and replaces nothing; choose another name")
-    columns, fixed, dropped = mended(store, decisions)
-    rows = len(columns["id"]) if "id" in columns else len(next(iter(columns.values())))
-    guarded = write_columns(path, columns, guard=guard, kind=kind)
-    return Applied(path, rows, fixed, dropped, guarded)
+@dataclass(frozen=True)
+class _Log:
+    """A file of decisions as it was read, with its size and time then."""
 
-
-def mended(store: Store, decisions: Decisions) -> tuple[dict[str, Sequence[Any]], int, int]:
-    """Carry decisions out on the columns that an index keeps."""
-    current, table = decisions.current, store.examples
-    names = store.manifest.sources[0].columns if store.manifest.sources else {}
-    deleted = {segment.offset + int(place) for segment in store.segments for place in segment.deleted}
-    ids: list[str] = [str(one) for one in table["id"]]
-    kept = [
-        place
-        for place, one in enumerate(ids)
-        if place not in deleted and not (one in current and current[one].act == "drop")
-    ]
-    columns: dict[str, Sequence[Any]] = {}
-    fixed = 0
-    for role in ROLES:
-        if not any(segment.examples.has(role) for segment in store.segments):
-            continue
-        if role in LONG:
-            columns[names.get(role) or role] = _Texts(store, role, kept)
-            continue
-        values = table[role]
-        if role == "label":
-            new = [
-                current[one].label if one in current and current[one].act == "fix" else value
-                for one, value in zip(ids, values, strict=True)
-            ]
-            fixed = sum(new[place] != values[place] for place in kept)
-            values = new
-        columns[names.get(role) or role] = [values[place] for place in kept]
-    return columns, fixed, len(ids) - len(deleted) - len(kept)
-
-
-def write_columns(path: Path, columns: Mapping[str, Sequence[Any]], *, guard: bool, kind: str | None = None) -> int:
-    """Write columns as CSV, JSON Lines or Parquet, by the suffix."""
-    suffix = path.suffix.lower() if kind is None else kind
-    try:
-        if suffix == ".csv":
-            return write_csv(path, columns, guard=guard)
-        if suffix == ".parquet":
-            write_parquet(path, columns)
-        elif suffix in {".jsonl", ".ndjson"}:
-            with full_disk_named(str(path)), path.open("w", encoding="utf-8", errors="backslashreplace") as file:
-                for cells in zip(*columns.values(), strict=True):
-                    file.write(json.dumps(dict(zip(columns, cells, strict=True)), ensure_ascii=False) + "\n")
-        else:
-            raise InputError(f"{path} ends in {suffix or 'nothing'}: choose .csv, .jsonl or .parquet")
-    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}): choose a folder that is there") from error
-    return 0
-
-
-class _Texts(Sequence[Any]):
-    """A column of some examples, a block at a time: whole, its texts would be held a second time."""
-
-    def __init__(self, store: Store, role: str, kept: Sequence[int]) -> None:
-        self._store, self._role, self._kept = store, role, np.asarray(kept, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def __getitem__(self, at: Any) -> Any:
-        return list(self)[at]
-
-    def __iter__(self) -> Iterator[Any]:
-        for segment in self._store.segments:
-            first, last = np.searchsorted(self._kept, [segment.offset, segment.offset + segment.n])
-            places = self._kept[first:last] - segment.offset
-            if self._role not in segment.examples.names:
-                yield from [None] * len(places)
-                continue
-            begin = 0
-            for block in segment.examples.blocks(self._role):
-                start, stop = np.searchsorted(places, [begin, begin + len(block)])
-                yield from (block[place] for place in (places[start:stop] - begin).tolist())
-                begin += len(block)
+    seen: tuple[int, int] = (-1, -1)
+    steps: list[list[Decision]] = field(default_factory=list[list[Decision]])
+    current: dict[str, Decision] = field(default_factory=dict[str, Decision])
+    foreign: int = 0
 
 
 def _plain(one: Decision) -> dict[str, Any]:
@@ -289,30 +174,3 @@ def _step(line: Any, names: Sequence[str] | None) -> list[Decision] | None:
             raise ValueError(f"the index has no class {label!r}")
         found.append(Decision(one["id"], act, label if act == "fix" else None, when))
     return found
-
-
-def _cut_torn(opened: int) -> None:
-    """Cut off a last line that a killed process did not finish: it was never a decision."""
-    end = os.lseek(opened, 0, os.SEEK_END)
-    at = end
-    while at > 0 and _byte(opened, at - 1) != b"\n":
-        at -= 1
-    if at < end:
-        os.ftruncate(opened, at)
-
-
-def _byte(opened: int, at: int) -> bytes:
-    os.lseek(opened, at, os.SEEK_SET)
-    return os.read(opened, 1)
-
-
-@contextmanager
-def _locked(path: Path) -> Generator[int]:
-    """Open a file to add to it, alone."""
-    opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o644)
-    try:
-        if fcntl is not None:
-            fcntl.lockf(opened, fcntl.LOCK_EX)
-        yield opened
-    finally:
-        os.close(opened)

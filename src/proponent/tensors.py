@@ -1,11 +1,5 @@
-"""The one door of safetensors: named numpy arrays to a file and back.
+"""The one door of safetensors: named numpy arrays to a file and back."""
 
-Writing never maps a file (a full disk would kill the process with SIGBUS); the bytes go through plain writes and fsync.
-Publishing (temporary name, rename) is the store's business.
-"""
-
-import errno
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -14,26 +8,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from proponent.errors import DamagedError, DiskFullError
-
-
-def write_bytes(path: Path, payload: bytes) -> None:
-    """Write bytes to a path and fsync them."""
-    try:
-        with path.open("wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise DiskFullError(
-                f"no space left while writing {path}: free some and run the same command again"
-            ) from error
-        raise
+from proponent.disk import write_bytes
+from proponent.errors import DamagedError
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named arrays as one safetensors file and fsync it."""
+    """Write named arrays as one safetensors file."""
     write_bytes(path, packed(tensors, metadata))
 
 

@@ -96,6 +96,7 @@ def _indexed(
 
 def _show(found: "Iterable[Answer]", html: Path | None, *, as_json: bool, quiet: bool) -> None:
     from proponent.views import Answer, document
+    from proponent.views.page import write
     from proponent.views.terminal import print_answer
 
     answers: list[Answer] = []
@@ -103,7 +104,7 @@ def _show(found: "Iterable[Answer]", html: Path | None, *, as_json: bool, quiet:
         show(as_json, answer.to_dict, lambda shown=answer: print_answer(shown, Console()))
         answers.append(answer)
     if html is not None:
-        html.write_text(document(*answers), encoding="utf-8")
+        write(html, document(*answers))
         hint(f"the page: {html}", quiet=quiet)
 
 

@@ -4,7 +4,6 @@
 74 a full disk; 130 interrupted.
 """
 
-import errno
 import io
 import os
 import sys
@@ -15,7 +14,8 @@ import typer
 
 from proponent.cli import asking, evaluating, keeping, making, showing, tuning
 from proponent.cli.speech import fail
-from proponent.errors import ProponentError
+from proponent.disk import is_full
+from proponent.errors import DiskFullError, ProponentError
 from proponent.version import __version__
 
 INTERRUPTED = 130
@@ -130,10 +130,12 @@ def _code(error: BaseException, words: list[str]) -> int:
     if isinstance(error, ProponentError):
         fail(str(error))
         return error.exit_code
+    if is_full(error):
+        fail(f"no space left on the disk: free some{_afterwards(words)}")
+        return DiskFullError.exit_code
     if isinstance(error, OSError):
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        fail(f"no space left on the disk: free some{_afterwards(words)}" if full else _named(error))
-        return 74 if full else 2
+        fail(_named(error))
+        return 2
     fail(f"unexpected {type(error).__name__}: {error} (run with --debug to see where; please report it)")
     return 1
 

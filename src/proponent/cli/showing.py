@@ -81,31 +81,39 @@ def report(
 
 def apply(
     index: IndexFolder,
-    out: Annotated[Path, typer.Option(help="The new data set: .csv, .jsonl or .parquet; nothing is replaced.")],
-    raw: Annotated[
-        bool, typer.Option("--raw", help="CSV that reads back exactly, without the ' that guards spreadsheets.")
+    out: Annotated[Path, typer.Option(help="The new data set: .csv, .tsv, .jsonl, .json or .parquet; must not exist.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", metavar="FILE", help="The data set that the index was built from, when it has moved."),
+    ] = None,
+    spreadsheet_safe: Annotated[
+        bool,
+        typer.Option("--spreadsheet-safe", help="CSV: a ' before texts that begin like a formula; not for training."),
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a new data set from the decisions made in the explorer: labels fixed, dropped rows left out."""
     options.usable(out, "--out")
+    from proponent.corrections import apply as run_apply
     from proponent.decisions import Decisions
-    from proponent.decisions import apply as run_apply
     from proponent.store import Store
 
     store = Store(index)
     decisions = Decisions.of(store)
-    done = run_apply(store, decisions, out, guard=not raw)
-    content = {"out": str(out), "rows": done.rows, "fixed": done.fixed, "dropped": done.dropped}
+    done = run_apply(store, decisions, out, guard=spreadsheet_safe, data=data or ())
+    content = {"out": str(out), "rows": done.rows, "fixed": done.fixed, "dropped": done.dropped, "note": done.note}
     line = f"{out}: {done.rows:,} rows; {done.fixed:,} labels fixed, {done.dropped:,} rows dropped"
     show(as_json, lambda: content, lambda: typer.echo(line))
+    if done.note:
+        hint(done.note, quiet=quiet)
     if not decisions.current:
         hint(f"no decisions at {decisions.path}: make some with `proponent serve {index}`", quiet=quiet)
     if decisions.foreign:
         hint(f"{decisions.foreign} steps were decided about other data than this index holds", quiet=quiet)
     if done.guarded:
         hint(
-            f"{out}: {done.guarded} cells begin like a formula and got a leading ' for spreadsheets; --raw leaves them",
+            f"{out}: {done.guarded} cells begin like a formula and got a leading ' for spreadsheets: train on a file "
+            "without --spreadsheet-safe",
             quiet=quiet,
         )

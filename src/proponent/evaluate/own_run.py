@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int, UInt64
 from torch import Tensor, nn
 
+from proponent.disk import write_bytes
 from proponent.errors import RunError
 from proponent.evaluate.fitting import Loop, Settings
 from proponent.evaluate.order import id_hashes
@@ -29,7 +30,7 @@ from proponent.model.checkpoints import MOMENTS_FILE, RECORD_FILE
 from proponent.model.huggingface import fresh_model, starting_model
 from proponent.model.recorder import FRESH, run_record, second_moments
 from proponent.progress import track
-from proponent.tensors import write_bytes, write_tensors
+from proponent.tensors import write_tensors
 from proponent.types import Example
 
 _OPTIMIZERS = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "sgd": "sgd"}

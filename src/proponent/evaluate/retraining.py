@@ -17,11 +17,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
+from proponent.disk import make_folder
 from proponent.errors import DamagedError, InputError, MismatchError
 from proponent.evaluate.outputs import Outputs
 from proponent.processes import pool
 from proponent.progress import track
-from proponent.store.disk import make_folder
 from proponent.store.files import publish_bytes
 from proponent.tensors import TensorSlices, packed, read_tensors
 

@@ -6,7 +6,8 @@ rows with stable ids and a fingerprint of their content. The tables that propone
 
 from proponent.examples.arrow import read_parquet, write_parquet
 from proponent.examples.collection import Columns, Examples
-from proponent.examples.sources import read
+from proponent.examples.rewriting import Part, write_columns, write_parts
+from proponent.examples.sources import read, read_local
 from proponent.examples.spreadsheet import write_csv
 from proponent.examples.stored import Stored, parquet_bytes
 from proponent.examples.whole import Found, How, Whole, spans
@@ -17,13 +18,17 @@ __all__ = [
     "Examples",
     "Found",
     "How",
+    "Part",
     "Stored",
     "Whole",
     "WordSets",
     "parquet_bytes",
     "read",
+    "read_local",
     "read_parquet",
     "spans",
+    "write_columns",
     "write_csv",
     "write_parquet",
+    "write_parts",
 ]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow
@@ -14,8 +14,9 @@ import pyarrow.ipc
 import pyarrow.parquet
 from jaxtyping import Shaped
 
+from proponent.disk import write_stream
 from proponent.errors import DamagedError, DataError
-from proponent.examples.disk import BLOCK_BYTES, first_bytes, full_disk_named, is_packed, read_bytes
+from proponent.examples.disk import BLOCK_BYTES, first_bytes, is_packed, read_bytes
 from proponent.examples.packed import Packed
 from proponent.examples.table import Table, check_names, short
 
@@ -128,17 +129,74 @@ def _first_line(error: BaseException) -> str:
 
 
 def write_parquet(
-    path: str | os.PathLike[str], columns: Mapping[str, Sequence[object] | Shaped[np.ndarray, "n *more"]]
+    path: str | os.PathLike[str],
+    columns: Mapping[str, Sequence[object] | Shaped[np.ndarray, "n *more"]],
+    *,
+    replace: bool = True,
 ) -> None:
-    """Write a table with a checksum on every page, packed with zstd, and fsync it. Not atomic: the caller renames."""
+    """Write a table with a checksum on every page, packed with zstd."""
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{os.fspath(path)}: the columns have different lengths {lengths}")
     arrow = _pa.table({name: _to_arrow(name, values) for name, values in columns.items()})
-    with full_disk_named(os.fspath(path)), Path(path).open("wb") as file:
+    write_arrow(Path(path), arrow, replace=replace)
+
+
+def write_arrow(path: Path, arrow: Any, *, replace: bool = True) -> None:
+    """Write an Arrow table as Parquet."""
+
+    def fill(file: IO[bytes]) -> None:
         _parquet.write_table(arrow, file, compression="zstd", write_page_checksum=True)
-        file.flush()
-        os.fsync(file.fileno())
+
+    write_stream(path, fill, replace=replace)
+
+
+def read_native(name: str) -> Any | None:
+    """Read a user's Parquet or Arrow file as an Arrow table, kinds and notes of its columns kept; None for others."""
+    path, kind = Path(name), name.lower().removesuffix(".gz")
+    if not kind.endswith((".parquet", ".arrow")) or not path.is_file():
+        return None
+    try:
+        if kind.endswith(".parquet"):
+            return _parquet.ParquetFile(_opened(path), page_checksum_verification=True).read()
+        data = read_bytes(path)
+        opened = _ipc.open_file if data.startswith(b"ARROW1") else _ipc.open_stream
+        with opened(_pa.BufferReader(data)) as reader:
+            return reader.read_all()
+    except _UNREADABLE as error:
+        raise DataError(f"{name}: not a readable Parquet or Arrow file ({_first_line(error)})") from error
+
+
+def arrow_rows(columns: Any, rows: Sequence[int], changed: str, changes: Mapping[int, object]) -> Any:
+    """Take rows of an Arrow table, or of columns as they were read, with changes to one column."""
+    native = isinstance(columns, _pa.Table)
+    names: list[str] = list(columns.column_names) if native else list(columns)
+    taken: list[Any] = []
+    chosen = _pa.array(list(rows), type=_pa.int64())
+    for name in names:
+        data = columns.column(name) if native else _as_arrow(name, columns[name])
+        if name == changed and changes:
+            values = [changes.get(row, value) for row, value in enumerate(data.to_pylist())]
+            data = _pa.array(values, type=data.type)
+        taken.append(data.take(chosen))
+    return _pa.Table.from_arrays(taken, schema=columns.schema) if native else _pa.table(taken, names=names)
+
+
+def _as_arrow(name: str, values: Sequence[object]) -> Any:
+    # not pyarrow.array: it imports pandas
+    return values.__arrow_array__() if isinstance(values, Packed) else _to_arrow(name, values)
+
+
+def joined_arrow(tables: Sequence[Any]) -> Any:
+    """Lay tables one after another; a column that one of them lacks is empty there."""
+    if len(tables) == 1:
+        return tables[0]
+    try:
+        return _pa.concat_tables(tables, promote_options="permissive")
+    except _pa.ArrowException as error:
+        raise DataError(
+            f"the columns of the data sets do not fit into one Parquet file ({_first_line(error)}): choose .jsonl"
+        ) from error
 
 
 def _to_arrow(name: str, values: Sequence[object] | Shaped[np.ndarray, "n *more"]) -> Any:

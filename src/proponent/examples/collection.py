@@ -169,12 +169,21 @@ class Examples(Sequence[Example]):
             raise KeyError(f"{self.name}: no column {short(name)}; it has {', '.join(map(short, self.column_names))}")
         return list(Chosen(self._table.get(name), self._rows))
 
+    def as_read(self, name: str) -> Sequence[Any]:
+        """Give a column of the whole source as it was read, without making Python objects of it."""
+        return self._table.get(name)
+
+    @property
+    def label_column(self) -> str:
+        """The column that the labels were read from; empty where there is none."""
+        return "" if self._fields.labels is None else self.columns.label
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hex, over id, text, text_pair, target and label of every example in order."""
         # It does not depend on the kind of input nor on other columns, that of the sources included. A label counts by
         # its text, so that the number 1 of a JSON file equals the "1" of a CSV file.
-        digest = hashlib.sha256(b"proponent examples 1\n")
+        digest = hashlib.sha256(b"whence examples 1\n")
         for start in range(0, len(self), BLOCK):
             digest.update(b"".join(map(_spelled, self._made(self._rows[start : start + BLOCK]))))
         return digest.hexdigest()

@@ -1,13 +1,11 @@
-"""Bytes from and to the disk, with what goes wrong said in the user's words."""
+"""Bytes of a user's file, with what goes wrong said in the user's words."""
 
-import errno
 import gzip
 import zlib
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
-from proponent.errors import DataError, DiskFullError
+from proponent.errors import DataError
 
 BLOCK_BYTES = 1 << 20
 """Bytes of a file that are in memory at a time."""
@@ -49,14 +47,3 @@ def first_bytes(path: Path) -> bytes:
     if not found:
         raise DataError(f"{path}: the file is empty")
     return found
-
-
-@contextmanager
-def full_disk_named(path: str) -> Generator[None]:
-    """Turn "no space left" into an error that names the file."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise DiskFullError(f"{path}: no space left to write it: free some space and run again") from error
-        raise

@@ -35,6 +35,7 @@ _READERS: dict[str, Callable[[Path], Table]] = {
 }
 _KNOWN = ", ".join(_READERS) + " (each also with .gz)"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_NAME_AND_SPLIT = re.compile(r"(.+) \[([^\[\]]+)\]", re.DOTALL)
 _KINDS = "a path, a datasets.Dataset, a pandas or polars DataFrame, an Arrow table, a list of dicts or a list of texts"
 
 
@@ -55,6 +56,16 @@ def read(
     else:
         table = _table_of_object(source, columns, split, revision)
     return check(table, columns, allow_empty)
+
+
+def read_local(name: str, columns: Columns, folder: Path) -> Examples | None:
+    """Read a data set again by the name that its examples had; None where no local file or folder has that name."""
+    found = _NAME_AND_SPLIT.fullmatch(name)
+    for spelled, split in ((name, None), *([found.groups()] if found else [])):
+        for path in (Path(spelled), folder / spelled):
+            if _exists(path) and (path.is_file() or path.is_dir()):  # no pipe, which nobody may ever write to
+                return read(path, columns=columns, split=split, allow_empty=True)
+    return None
 
 
 def _refuse_split(name: str, split: str | None, revision: str | None) -> None:

@@ -1,18 +1,19 @@
 """CSV for people: a cell never becomes a formula when a spreadsheet opens the file."""
 
 import csv
+import io
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import IO, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import Shaped
 
+from proponent.disk import write_stream
 from proponent.errors import DataError
-from proponent.examples.disk import full_disk_named
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\0")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -32,19 +33,29 @@ def write_csv(
     columns: Mapping[str, Sequence[object] | Shaped[np.ndarray, " n"]],
     *,
     guard: bool = True,
+    delimiter: str = ",",
+    replace: bool = True,
 ) -> int:
     """Write a table as CSV (UTF-8, RFC 4180 line ends)."""
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"CSV: the columns have different lengths {lengths}")
     if not isinstance(path_or_file, str | os.PathLike):
-        return _write(path_or_file, columns, guard)
-    path = Path(path_or_file)
-    with full_disk_named(str(path)), path.open("w", encoding="utf-8", newline="") as file:
-        return _write(file, columns, guard)
+        return _write(path_or_file, columns, guard, delimiter)
+
+    def fill(file: IO[bytes]) -> int:
+        sink = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
+        try:
+            return _write(sink, columns, guard, delimiter)
+        finally:
+            sink.detach()  # flushed, and the file is left to its owner
+
+    return write_stream(Path(path_or_file), fill, replace=replace)
 
 
-def _write(file: TextSink, columns: Mapping[str, Sequence[object] | Shaped[np.ndarray, " n"]], guard: bool) -> int:
+def _write(
+    file: TextSink, columns: Mapping[str, Sequence[object] | Shaped[np.ndarray, " n"]], guard: bool, delimiter: str
+) -> int:
     guarded = 0
 
     def safe(cells: Iterable[object]) -> list[object]:
@@ -58,7 +69,7 @@ def _write(file: TextSink, columns: Mapping[str, Sequence[object] | Shaped[np.nd
         return row
 
     # \r\n: with \n alone, csv before Python 3.13 leaves a lone \r in a text unquoted, which readers take as a new row
-    writer = csv.writer(file, lineterminator="\r\n")
+    writer = csv.writer(file, delimiter=delimiter, lineterminator="\r\n")
     writer.writerow(safe(columns))
     values = [cast("Any", column).tolist() if isinstance(column, np.ndarray) else column for column in columns.values()]
     writer.writerows(safe(cells) for cells in zip(*values, strict=True))

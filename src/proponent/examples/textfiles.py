@@ -220,3 +220,36 @@ def _kind(value: object) -> str:
     if isinstance(value, str):
         return "a text"
     return "null" if value is None else "true or false" if isinstance(value, bool) else "a number"
+
+
+def raw_records(path: Path) -> Iterator[str]:
+    """Give the objects of a JSON or JSON Lines file as the file spells them."""
+    if path.name.lower().removesuffix(".gz").endswith(".json"):
+        text, decoder = read_text(path), json.JSONDecoder()
+        at = _past_space(text, _past_space(text, 0) + 1)
+        while text[at] != "]":
+            start = at
+            _, at = decoder.raw_decode(text, start)
+            yield text[start:at]
+            at = _past_space(text, at)
+            at = _past_space(text, at + 1) if text[at] == "," else at
+        return
+    yield from (line.strip() for line in text_lines(path, newline="\n") if line.strip())
+
+
+def spliced(record: str, name: str, value: object) -> str:
+    """Change one value of a JSON object, or add it; every other character stays."""
+    decoder = json.JSONDecoder()
+    opening = _past_space(record, 0)
+    at = begin = _past_space(record, opening + 1)
+    new = json.dumps(value, ensure_ascii=False)
+    while record[at] != "}":
+        key, at = decoder.raw_decode(record, at)
+        start = _past_space(record, _past_space(record, at) + 1)
+        _, at = decoder.raw_decode(record, start)
+        if key == name:
+            return record[:start] + new + record[at:]
+        at = _past_space(record, at)
+        at = _past_space(record, at + 1) if record[at] == "," else at
+    comma = "" if at == begin else ", "
+    return f"{record[:at]}{comma}{json.dumps(name, ensure_ascii=False)}: {new}{record[at:]}"

@@ -12,10 +12,10 @@ import tomllib
 from pathlib import Path
 from typing import Any, cast
 
+from proponent.disk import write_bytes
 from proponent.errors import InputError
 from proponent.near import nearest
 from proponent.recipe import Recipe
-from proponent.tensors import write_bytes
 from proponent.version import __version__
 
 KINDS = (".json", ".toml")

@@ -12,11 +12,12 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 
+from proponent.disk import write_bytes
 from proponent.errors import RunError
 from proponent.model.checkpoints import MOMENTS_FILE, RECORD_FILE
 from proponent.model.huggingface import TrainerCallback
 from proponent.model.steps import StepRecorder
-from proponent.tensors import write_bytes, write_tensors
+from proponent.tensors import write_tensors
 
 EMBEDDING = "embedding"
 

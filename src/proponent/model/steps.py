@@ -19,9 +19,10 @@ import xxhash
 from jaxtyping import Float, Int, UInt8, UInt64
 from torch import Tensor
 
+from proponent.disk import write_bytes
 from proponent.errors import RunError
 from proponent.model.checkpoints import read_settings
-from proponent.tensors import read_tensors, write_bytes, write_tensors
+from proponent.tensors import read_tensors, write_tensors
 
 FOLDER = "proponent_replay"
 OPTIMIZERS = ("AdamW", "Adam", "SGD")

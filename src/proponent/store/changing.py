@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from proponent import disk
 from proponent.errors import InputError
-from proponent.store import disk
 from proponent.store.files import finished, publish_tensors, walk
 from proponent.store.layout import MANIFEST, Layout
 from proponent.store.leases import NAME, Leases

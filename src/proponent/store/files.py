@@ -4,20 +4,18 @@ While a build is under way each finished file has a note beside it, `NAME.done`,
 that the file is finished. Sealing gathers the notes into the manifest.
 """
 
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from proponent import disk
+from proponent.disk import temporary
 from proponent.examples import parquet_bytes
-from proponent.examples.disk import full_disk_named
-from proponent.store import disk
 from proponent.store.mapped import Place, lay_out
 from proponent.store.sums import Sums, sums_of, sums_of_file
 
-TEMPORARY = ".tmp"
 NOTE = ".done"
 
 Columns = Mapping[str, Sequence[object] | np.ndarray]
@@ -84,26 +82,12 @@ def finished(path: Path) -> Sums | None:
 
 def write_note(path: Path, sums: Sums) -> None:
     """Say that a file is finished."""
-    note = note_of(path)
-    fresh = temporary(note)
-    with full_disk_named(str(path)):
-        try:
-            _write(fresh, sums.model_dump_json().encode())
-            disk.rename(fresh, note)
-            disk.sync_folder(path.parent)
-        except BaseException:
-            fresh.unlink(missing_ok=True)
-            raise
+    disk.publish(note_of(path), lambda opened: disk.write_all(opened, sums.model_dump_json().encode(), 0))
 
 
 def note_of(path: Path) -> Path:
     """Name the note of a file."""
     return path.with_name(path.name + NOTE)
-
-
-def temporary(path: Path) -> Path:
-    """Name a file while it is being written; two writers never share one."""
-    return path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
 
 
 def is_temporary(name: str) -> bool:
@@ -119,31 +103,8 @@ def walk(folder: Path) -> Iterator[Path]:
 
 
 def _publish(path: Path, size: int, fill: Callable[[int], Sums], *, noted: bool) -> Sums:
-    fresh = temporary(path)
-    with full_disk_named(str(path)):
-        disk.make_folder(path.parent)
-        try:
-            opened = disk.create(fresh, size)
-            try:
-                sums = fill(opened)
-                disk.sync(opened)
-            finally:
-                disk.close(opened)
-            disk.rename(fresh, path)
-            disk.sync_folder(path.parent)
-            if noted:
-                write_note(path, sums)
-        except BaseException:
-            # on a full disk the space is needed, after Ctrl-C nothing may lie about
-            fresh.unlink(missing_ok=True)
-            raise
+    disk.make_folder(path.parent)
+    sums = disk.publish(path, fill, size)
+    if noted:
+        write_note(path, sums)
     return sums
-
-
-def _write(path: Path, data: bytes) -> None:
-    opened = disk.create(path)
-    try:
-        disk.write_all(opened, data, 0)
-        disk.sync(opened)
-    finally:
-        disk.close(opened)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int
 
+from proponent import disk
 from proponent.errors import DamagedError
-from proponent.store import disk
 from proponent.store.changing import changing, sweep
 from proponent.store.files import finished, note_of, publish_bytes, publish_table, publish_tensors
 from proponent.store.layout import Layout

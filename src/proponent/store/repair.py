@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Collection
 from pathlib import Path
 
+from proponent import disk
 from proponent.errors import DamagedError
-from proponent.store import disk
 from proponent.store.files import NOTE, finished, is_temporary, note_of, publish_bytes, walk, write_note
 from proponent.store.layout import PLAN, Layout
 from proponent.store.manifest import Manifest, canonical, read_json

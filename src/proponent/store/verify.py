@@ -6,8 +6,9 @@ from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
+from proponent.disk import TEMPORARY
 from proponent.errors import DamagedError, InputError
-from proponent.store.files import NOTE, TEMPORARY, finished, walk
+from proponent.store.files import NOTE, finished, walk
 from proponent.store.former import FORMER, FormerFiles
 from proponent.store.layout import MANIFEST, PLAN, Layout
 from proponent.store.leases import NAME

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from proponent import disk
 from proponent.errors import DamagedError, InputError, MismatchError
-from proponent.store import disk
 from proponent.store.changing import sweep
 from proponent.store.differing import refuse_other_plan, refuse_other_source
 from proponent.store.features import gather_features

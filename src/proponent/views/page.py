@@ -6,7 +6,6 @@ file that needs no network and no script.
 """
 
 import base64
-import errno
 import hashlib
 import html
 import json
@@ -21,7 +20,8 @@ from typing import Any, ClassVar, cast
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from proponent.errors import DataError, DiskFullError, InputError
+from proponent.disk import write_bytes
+from proponent.errors import DataError, InputError
 from proponent.views import segments
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -118,13 +118,7 @@ def document(*pages: Page, title: str | None = None) -> str:
 
 def write(path: Path, text: str) -> None:
     """Write a finished page or its JSON."""
-    try:
-        path.write_bytes(text.encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise DiskFullError(f"{path} was not written: no space is left; free some and save again") from error
-        reason = error.strerror or type(error).__name__
-        raise InputError(f"{path} cannot be written ({reason}); choose a folder that exists and is yours") from error
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 @cache

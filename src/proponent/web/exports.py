@@ -7,9 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from proponent.decisions import mended, write_columns
+from proponent.corrections import apply
 from proponent.errors import InputError
-from proponent.examples import write_csv
+from proponent.examples import write_columns, write_csv
 from proponent.views import CAVEAT, Answer, Report, document
 from proponent.views.screens import Row
 from proponent.web.answering import kept_of, only, sums
@@ -172,8 +172,13 @@ def of_groups(shown: Shown, state: Asking, kind: str) -> bytes:
 
 
 def of_mended(shown: Shown, kind: str) -> bytes:
-    """The data set with all decisions carried out."""
-    return written(mended(shown.store, shown.decisions)[0], kind)
+    """The data set with all decisions carried out: exact, to train on."""
+    if kind not in {"csv", "jsonl", "parquet"}:
+        raise InputError(f"this is not written as {kind[:20]!r}")
+    with TemporaryDirectory(prefix="proponent-") as folder:
+        path = Path(folder) / f"export.{kind}"
+        apply(shown.store, shown.decisions, path, whole=True)
+        return path.read_bytes()
 
 
 def of_decisions(shown: Shown) -> bytes:
@@ -196,7 +201,7 @@ def written(columns: Mapping[str, Sequence[Any]], kind: str) -> bytes:
         raise InputError(f"this is not written as {kind[:20]!r}")
     with TemporaryDirectory(prefix="proponent-") as folder:
         path = Path(folder) / f"export.{kind}"
-        write_columns(path, columns, guard=False)
+        write_columns(path, columns, f".{kind}", guard=False)
         return path.read_bytes()
 
 

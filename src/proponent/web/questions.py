@@ -6,7 +6,6 @@ that is only ever added to. Both are data for other tools too; everything here c
 
 import hashlib
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -14,13 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
+from proponent import disk, json_log
 from proponent.errors import DataError
-from proponent.examples.disk import full_disk_named
 from proponent.views import Answer
 
 SUFFIX = ".asked"
@@ -180,13 +174,10 @@ class Questions:
             "answer": answer.to_dict(),
         }
         path = self.folder / f"{kept.id}.json"
-        with full_disk_named(str(path)):
-            self.folder.mkdir(exist_ok=True)
-            fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-            fresh.write_text(json.dumps(content, allow_nan=False), encoding="ascii")
-            fresh.rename(path)
-            if kept.id not in self.list():
-                self._add(kept)
+        disk.make_folder(self.folder)
+        disk.write_bytes(path, json.dumps(content, allow_nan=False).encode("ascii"))
+        if kept.id not in self.list():
+            self._add(kept)
         return self._hold(kept)
 
     def list(self) -> Mapping[str, Summary]:
@@ -197,7 +188,7 @@ class Questions:
         except OSError:
             return {}
         if (found.st_size, found.st_mtime_ns) != self._seen:
-            lines = path.read_bytes().split(b"\n")
+            lines = json_log.read_lines(path)
             read = [one for one in (_summary(line, self._root) for line in lines) if one is not None]
             self._list = {one.id: one for one in reversed(read)}
             self._seen = (found.st_size, found.st_mtime_ns)
@@ -214,15 +205,7 @@ class Questions:
             "when": kept.when,
             "hits": {hit.id: [hit.rank, hit.score] for hit in (*answer.helped, *answer.hurt)},
         }
-        opened = os.open(
-            self.folder / LIST, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o644
-        )
-        try:
-            if fcntl is not None:
-                fcntl.lockf(opened, fcntl.LOCK_EX)
-            os.write(opened, (json.dumps(line) + "\n").encode())
-        finally:
-            os.close(opened)
+        json_log.append(self.folder / LIST, line)
 
     def _hold(self, kept: Kept) -> Kept:
         self._held[kept.id] = kept

@@ -1,0 +1,228 @@
+"""Every write goes through here: the atomic writer, the handler of a full disk, operations that tests make fail.
+
+Writing never maps a file: a full disk would kill the process with SIGBUS instead of failing one call.
+"""
+
+import errno
+import io
+import os
+import stat
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from proponent.errors import DiskFullError, InputError
+
+TEMPORARY = ".tmp"
+LONGEST_NAME = 200
+"""Bytes of a name that are repeated in its temporary name; file systems take 255."""
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP}
+_NO_PLACE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG}
+
+Made = TypeVar("Made")
+
+# ---- one operation each ---------------------------------------------------------------------------------------------
+
+
+def create(path: Path, size: int = 0) -> int:
+    """Open a new or emptied file for writing."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    opened = os.open(path, flags, 0o666)
+    if size and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(opened, 0, size)
+        except OSError as error:
+            if error.errno in _FULL:
+                os.close(opened)
+                raise
+            # a file system that cannot set space aside still takes the writes
+    return opened
+
+
+def write(opened: int, data: bytes | memoryview, at: int) -> int:
+    """Write some bytes at a place; may write fewer."""
+    if hasattr(os, "pwrite"):
+        return os.pwrite(opened, data, at)
+    os.lseek(opened, at, os.SEEK_SET)
+    return os.write(opened, data)
+
+
+def truncate(opened: int, size: int) -> None:
+    """Cut a file off."""
+    os.ftruncate(opened, size)
+
+
+def sync(opened: int) -> None:
+    """Make what was written to a file (or a folder) last."""
+    os.fsync(opened)
+
+
+def close(opened: int) -> None:
+    """Close a file."""
+    os.close(opened)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Give a file its final name, in place of any other."""
+    Path(old).replace(new)
+
+
+def remove(path: Path) -> None:
+    """Remove a file; nothing happens when it is not there."""
+    path.unlink(missing_ok=True)
+
+
+def make_one_folder(folder: Path) -> None:
+    """Make a folder in one that is there; nothing happens when it is there already."""
+    folder.mkdir(exist_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove an empty folder."""
+    folder.rmdir()
+
+
+# ---- made of them ---------------------------------------------------------------------------------------------------
+
+
+def write_all(opened: int, data: bytes | memoryview, at: int) -> int:
+    """Write all bytes at a place, however many calls that takes."""
+    left = memoryview(data).cast("B")
+    while len(left):
+        written = write(opened, left, at)
+        if written <= 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        left, at = left[written:], at + written
+    return at
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last, where the system can."""
+    if os.name == "nt":  # Windows opens no folder
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        sync(opened)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        close(opened)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and sync what holds it, so that files published in it cannot get lost with it."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    with full_disk_named(folder):
+        make_one_folder(folder)
+    sync_folder(folder.parent)
+
+
+# ---- a full disk ----------------------------------------------------------------------------------------------------
+
+
+def is_full(error: BaseException) -> bool:
+    """Tell whether an error, or what caused it, is a full disk or an exhausted quota."""
+    found: BaseException | None = error
+    while found is not None:
+        # safetensors and torch raise errors of their own, which hold the system's message
+        if (isinstance(found, OSError) and found.errno in _FULL) or os.strerror(errno.ENOSPC) in str(found):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
+
+
+@contextmanager
+def full_disk_named(path: object) -> Generator[None]:
+    """Turn "no space left" into an error that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DiskFullError(f"{path}: no space left to write it: free some space and run again") from error
+        raise
+
+
+# ---- whole files ----------------------------------------------------------------------------------------------------
+
+
+def temporary(path: Path) -> Path:
+    """Name a file while it is being written; two writers never share one."""
+    name = path.name if len(os.fsencode(path.name)) <= LONGEST_NAME else path.name[:40]
+    return path.with_name(f"{name}.{os.getpid()}.{threading.get_native_id()}{TEMPORARY}")
+
+
+def publish(path: Path, fill: Callable[[int], Made], size: int = 0, *, replace: bool = True) -> Made:
+    """Fill a file under a temporary name, sync it, then give it its name: the file is whole or not there."""
+    fresh = temporary(path)
+    with full_disk_named(path):
+        try:
+            opened = create(fresh, size)
+            try:
+                made = fill(opened)
+                sync(opened)
+            finally:
+                close(opened)
+            if not replace and os.path.lexists(path):
+                raise InputError(f"{path} exists: nothing is replaced; choose another name")
+            rename(fresh, path)
+            sync_folder(path.parent)
+        except BaseException:
+            # on a full disk the space is needed, after Ctrl-C nothing may lie about
+            fresh.unlink(missing_ok=True)
+            raise
+    return made
+
+
+def write_stream(path: Path, fill: Callable[[IO[bytes]], Made], *, replace: bool = True) -> Made:
+    """Write one of the user's files: what is there stays as it is until the new file is whole."""
+    target = Path(os.path.realpath(path))  # a link keeps its place, the file behind it is replaced
+    try:
+        mode = target.stat().st_mode if target.exists() else None
+        if mode is not None and not stat.S_ISREG(mode):  # a device or a pipe has no name to give
+            with full_disk_named(path), path.open("wb") as file:
+                return fill(file)
+
+        def fill_file(opened: int) -> Made:
+            with io.BufferedWriter(_Sink(opened), 1 << 20) as file:
+                return fill(file)
+
+        made = publish(target, fill_file, replace=replace)
+        if mode is not None:
+            target.chmod(stat.S_IMODE(mode))
+        return made
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        way = "; choose a folder that exists and is yours" if error.errno in _NO_PLACE else ""
+        raise InputError(f"{path} cannot be written ({reason}){way}") from error
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write a file of which all bytes are there."""
+    write_stream(path, lambda file: file.write(data))
+
+
+class _Sink(io.RawIOBase):
+    """A file that is written from its beginning to its end, through `write`."""
+
+    def __init__(self, opened: int) -> None:
+        self._opened, self._at = opened, 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def write(self, data: Any, /) -> int:
+        if self.closed:
+            raise ValueError("the file is closed")
+        view = memoryview(data).cast("B")
+        self._at = write_all(self._opened, view, self._at)
+        return len(view)
