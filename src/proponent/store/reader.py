@@ -11,9 +11,8 @@ from jaxtyping import Int
 
 from proponent.errors import DamagedError, InputError
 from proponent.store.files import finished
-from proponent.store.former import FORMER, FormerFiles
 from proponent.store.layout import Layout
-from proponent.store.manifest import FORMAT, Manifest, Plan, PlannedSegment, merkle_root, read_json, version_of
+from proponent.store.manifest import FORMAT, Manifest, Plan, PlannedSegment, merkle_root, read_json
 from proponent.store.mapped import TRANSIENT, Mapped
 from proponent.store.segment import Files, Segment
 from proponent.store.sums import Sums, sums_of_file
@@ -51,13 +50,12 @@ class Store:
                 "or look at what is there with --partial (partial=True)"
             )
         self.allow_missing = allow_missing or not self.sealed
-        self.former = FormerFiles(folder) if self.sealed and version_of(self.layout.manifest) == FORMER else None
-        self.plan, self.manifest = self._read() if self.former is None else self.former.read()
+        self.plan, self.manifest = self._read()
         self._open = lru_cache(maxsize=OPEN_FILES)(self._mapped)
         self._whole: set[Path] = set()
-        if self.sealed and self.former is None:
+        if self.sealed:
             self._check()
-        self.segments = self._segments() if self.former is None else self.former.segments()
+        self.segments = self._segments()
         self.n = sum(segment.n for segment in self.segments)
         if not self.n:
             raise InputError(f"nothing of the index at {folder} is there yet: run the same `proponent index` again")
@@ -125,13 +123,7 @@ class Store:
 
     def table(self, step: int) -> dict[str, np.ndarray]:
         """Read the table that a checkpoint's products need."""
-        path = self.layout.table(step)
-        return (self._open(path) if self.former is None else self.former.tensors(path)).all()
-
-    def has_table(self, step: int) -> bool:
-        """Say whether a checkpoint has a table."""
-        path = self.layout.table(step)
-        return self._has(path) if self.former is None else self.former.has(path)
+        return self._open(self.layout.table(step)).all()
 
     def _read(self) -> tuple[Plan, Manifest]:
         plan = read_json(self.layout.plan, Plan)
