@@ -8,7 +8,6 @@ from jaxtyping import Float
 from proponent.baselines import Baselines, Texts
 
 LOSS = "loss"
-SHUFFLED = "shuffled"
 
 
 def controls(
@@ -25,11 +24,6 @@ def controls(
     if losses is not None:
         found[LOSS] = np.tile(-np.asarray(losses, dtype=np.float64), (len(queries.texts), 1))
     return found, tuple(f"control {name} is missing: {reason}" for name, reason in missing.items())
-
-
-def shuffled(scores: Float[np.ndarray, "q n"], seed: int = 0) -> Float[np.ndarray, "q n"]:
-    """Shuffle the rows of each query: what a broken harness would still reward."""
-    return np.random.default_rng(seed).permuted(scores, axis=1)
 
 
 def best_control(figures: Mapping[str, float], names: Mapping[str, object]) -> str | None:

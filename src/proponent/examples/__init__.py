@@ -4,7 +4,7 @@
 rows with stable ids and a fingerprint of their content. The tables that proponent itself writes go through here too.
 """
 
-from proponent.examples.arrow import read_parquet, write_parquet
+from proponent.examples.arrow import write_parquet
 from proponent.examples.collection import Columns, Examples
 from proponent.examples.sources import read
 from proponent.examples.spreadsheet import write_csv
@@ -22,7 +22,6 @@ __all__ = [
     "WordSets",
     "parquet_bytes",
     "read",
-    "read_parquet",
     "spans",
     "write_csv",
     "write_parquet",

@@ -116,11 +116,6 @@ class Store:
             for places, arrays in segment.shards(step):
                 yield segment.offset + places, decode_arrays(arrays)
 
-    def example_arrays(self, step: int, example: int) -> dict[str, np.ndarray]:
-        """Read the forms of one example without reading its shard."""
-        segment, place = self.locate(example)
-        return segment.arrays(step, place)
-
     def table(self, step: int) -> dict[str, np.ndarray]:
         """Read the table that a checkpoint's products need."""
         return self._open(self.layout.table(step)).all()
