@@ -81,7 +81,7 @@ class Store:
 
     def scale(self, step: int) -> np.ndarray:
         """What each training example's gradient is multiplied with."""
-        return self.features[f"scale.{step}"] if self.plan.recipe.unit_norm else np.ones(self.n)
+        return self.features[f"scale.{step}"] if self.plan.recipe.normed else np.ones(self.n)
 
     @property
     def coverage(self) -> float:
