@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import proponent
 from proponent.actions import RANKINGS, confident_errors, label_errors, support, write_label_csv
 from proponent.errors import InputError
-from proponent.store import Segment, Store
+from proponent.store import Segment, Store, delete
 from tiny import NEWS, Tiny
 
 DATALAB = ["is_label_issue", "label_score", "given_label", "predicted_label"]

@@ -66,11 +66,12 @@ class Index:
             )
 
     def __len__(self) -> int:
-        return self.store.n
+        """Number of training examples that may be found; deleted and skipped ones do not count."""
+        return self.store.counts.examples
 
     def __repr__(self) -> str:
         plan = self.store.plan
-        return f"Index({plan.recipe.name}: {self.store.n} examples, {len(plan.checkpoints)} checkpoints of {plan.run})"
+        return f"Index({plan.recipe.name}: {len(self)} examples, {len(plan.checkpoints)} checkpoints of {plan.run})"
 
     @property
     def summary(self) -> dict[str, object]:
@@ -80,7 +81,8 @@ class Index:
             "index": str(self.store.folder),
             "method": plan.recipe.name,
             "embedding_path": plan.embedding_path,
-            "examples": self.store.n,
+            "examples": self.store.counts.examples,
+            "deleted": self.store.counts.deleted,
             "checkpoints": [
                 {
                     "step": one.step % RUN_STEPS,
@@ -318,7 +320,7 @@ class Index:
             self._block(asked, range(start, min(start + BLOCK, len(queries))))
             for start in range(0, len(queries), BLOCK)
         ]
-        return np.concatenate(blocks) if blocks else np.zeros((0, len(self)))
+        return np.concatenate(blocks) if blocks else np.zeros((0, self.store.n))
 
     def predict(self, texts: Sequence[str], *, text_pairs: Sequence[str | None] | None = None) -> list[str]:
         """Predict the class of some texts at the last checkpoint of the index.

@@ -2,9 +2,9 @@
 
 import bisect
 from collections.abc import Collection, Iterator, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -22,6 +22,20 @@ OPEN_FILES = 256
 
 _SPARED = ("forms/", "postings/")
 """Where files may be missing that `allow_missing` goes on without."""
+
+
+class Counts(NamedTuple):
+    """How many examples an index holds; what is in none of them lies in shards that are missing.
+
+    Attributes:
+        examples: that may be found.
+        deleted: whose bytes stay until the index is merged.
+        skipped: that have no finite loss or gradient, the deleted ones apart.
+    """
+
+    examples: int
+    deleted: int
+    skipped: int
 
 
 class Store:
@@ -79,6 +93,17 @@ class Store:
         """Examples that may be found: neither skipped nor deleted nor missing; boolean [n]."""
         return np.concatenate([segment.alive for segment in self.segments])
 
+    @cached_property
+    def counts(self) -> Counts:
+        """Examples that may be found, and those that may not."""
+        gone = sum(len(segment.deleted) for segment in self.segments)
+        skipped = 0
+        for segment in self.segments:
+            bad = segment.features("skipped").copy()
+            bad[segment.deleted] = False
+            skipped += int(bad.sum())
+        return Counts(int(self.alive.sum()), gone, skipped)
+
     def scale(self, step: int) -> np.ndarray:
         """What each training example's gradient is multiplied with."""
         return self.features[f"scale.{step}"] if self.plan.recipe.normed else np.ones(self.n)
@@ -97,6 +122,28 @@ class Store:
         """Find an example."""
         segment = self.segments[bisect.bisect_right(self.segments, example, key=lambda one: one.offset) - 1]
         return segment, example - segment.offset
+
+    def take(self, name: str, examples: Int[np.ndarray, " m"]) -> list[Any]:
+        """Read one column of some examples, and no other rows."""
+        found: list[Any] = [None] * len(examples)
+        for segment, at in self._by_segment(examples):
+            values = segment.examples.take(name, examples[at] - segment.offset)
+            for place, value in zip(at.tolist(), values, strict=True):
+                found[place] = value
+        return found
+
+    def lengths(self, examples: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
+        """Count the characters of some examples' texts without keeping the texts."""
+        found: Int[np.ndarray, " m"] = np.zeros(len(examples), dtype=np.int64)
+        for segment, at in self._by_segment(examples):
+            found[at] = segment.examples.lengths("text", examples[at] - segment.offset)
+        return found
+
+    def _by_segment(self, examples: Int[np.ndarray, " m"]) -> Iterator[tuple[Segment, Int[np.ndarray, " k"]]]:
+        for segment in self.segments:
+            at = np.flatnonzero((examples >= segment.offset) & (examples < segment.offset + segment.n))
+            if len(at):
+                yield segment, at
 
     def row(self, example: int) -> dict[str, Any]:
         """What is shown of an example."""
@@ -239,6 +286,9 @@ class Features(Mapping[str, np.ndarray]):
         parts = [segment.features(name) for segment in self._segments]
         return np.concatenate(parts, axis=1 if name == "losses" else 0)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._always or name in self._segments[0].feature_names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._segments[0].feature_names)
 
@@ -273,6 +323,9 @@ class Table(Mapping[str, list[Any]]):
             for segment in self._store.segments
         ]
         return [value for part in parts for value in part]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.NAMES
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.NAMES)
