@@ -132,12 +132,12 @@ def test_shares_sum_to_scores_and_parts_to_the_whole(index: proponent.Index):
         ("one text", {}, "put it in a list"),
     ],
 )
-def test_what_can_not_be_asked(index: proponent.Index, texts: object, options: dict[str, object], message: str):
+def test_what_cannot_be_asked(index: proponent.Index, texts: object, options: dict[str, object], message: str):
     with pytest.raises(InputError, match=message):
         index.scores(texts, **options)  # type: ignore[arg-type]
 
 
-def test_what_can_not_be_predicted(index: proponent.Index, lines: Tiny):
+def test_what_cannot_be_predicted(index: proponent.Index, lines: Tiny):
     with pytest.raises(InputError, match="is empty"):
         index.predict(["fine", ""])
     with pytest.raises(InputError, match="2 texts, but 1 text_pairs"):

@@ -420,7 +420,7 @@ def test_several_values_of_a_column_are_alternatives(content: Content, index: Pa
         (["--ids-file", "{tmp}/latin.txt"], ["is not UTF-8 at byte 3"]),
     ],
 )
-def test_what_can_not_be_deleted(said: Said, index: Path, tmp_path: Path, words: list[str], parts: list[str]):
+def test_what_cannot_be_deleted(said: Said, index: Path, tmp_path: Path, words: list[str], parts: list[str]):
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     before = everything(index)

@@ -106,7 +106,7 @@ def confident_errors(
     # A label is flagged when another class lies above the given one and reaches at least the mean probability that it
     # has among the examples that carry its label.
     classes = probabilities.shape[1]
-    threshold = np.full(classes, np.inf)  # a class that nobody carries can not be suggested
+    threshold = np.full(classes, np.inf)  # a class that nobody carries cannot be suggested
     for number in np.unique(given).tolist():
         threshold[number] = probabilities[given == number, number].mean()
     everyone = np.arange(len(given))

@@ -45,7 +45,7 @@ def report(
     out: Annotated[Path, typer.Option(help="The page: one HTML file that needs no network; or .json.")],
     against: Annotated[str | None, typer.Option(help="Why the label rather than this one.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Hits on each side.")] = 10,
-    title: Annotated[str, typer.Option(help="Title of the page.")] = "Proponent do these outputs come?",
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Where do these outputs come from?",
     run: Annotated[Path | None, typer.Option(help="Folder of the run, when it has moved.")] = None,
     baselines: Annotated[bool, typer.Option(help="Rank by the baselines too.")] = True,
     partial: Annotated[bool, typer.Option("--partial", help="Ask an unfinished index too.")] = False,

@@ -127,7 +127,7 @@ class Index:
         where: Where = ANY,
         aggregate: How | Aggregate = "mean",
     ) -> Answer:
-        """Say proponent an output comes.
+        """Say where an output comes from.
 
         Args:
             text: the text, the first text of a pair, or the prompt of a language model.

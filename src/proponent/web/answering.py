@@ -177,7 +177,7 @@ def _missing(shown: Shown) -> str:
     if folder.exists():
         return ""
     return (
-        f"New texts can not be asked: the model's folder {folder} is not there. Everything else works, answers that "
+        f"New texts cannot be asked: the model's folder {folder} is not there. Everything else works, answers that "
         "were asked before too. If the folder has moved, start again with --run FOLDER."
     )
 

@@ -74,7 +74,7 @@ def problem_screen(error: Exception, status: int, links: tuple[Link, ...]) -> Pr
     titles = {
         DamagedError: "This index is damaged",
         MismatchError: "These parts do not belong together",
-        InputError: "This can not be shown",
+        InputError: "This cannot be shown",
     }
     title = next((title for kind, title in titles.items() if isinstance(error, kind)), "Something went wrong")
     return ProblemScreen(title=title, told=str(error), status=status, links=links)
