@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from jinja2 import meta, nodes
 
+import proponent
 from answers import make_answer, make_labels, make_pair_answer, make_story, make_text_answer
 from markup import Structure, rewritten
 from proponent.errors import DataError, DiskFullError, InputError, MissingExtraError
@@ -363,6 +364,6 @@ def test_a_page_that_never_fits_falls_back_to_text() -> None:
     assert len(html.encode()) <= 200_000
 
 
-def test_a_page_names_the_version_of_the_code_that_made_it(answer: Answer) -> None:
+def test_a_page_names_the_version_of_the_code_that_made_it() -> None:
     made = {one.name: one for one in fields(Answer)}["version"]
     assert made.default == proponent.__version__

@@ -1,6 +1,6 @@
 """Ask an index: which training examples, and which words in them, helped or hurt an output."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +9,12 @@ from jaxtyping import Float
 from proponent import words as splitter
 from proponent.errors import InputError, MismatchError
 from proponent.index.answers import Answers
-from proponent.index.asked import AnyLabel, Asked, Labels, check_queries, labels_of, named, plain_label, queries_of
+from proponent.index.asked import Asked, check_queries, labels_of, named
 from proponent.index.beside import Beside
 from proponent.index.fastif import FastIF
 from proponent.index.grouping import BLOCK, Aggregate, Grouping, Together
 from proponent.index.loading import Loaded
+from proponent.index.query_input import AnyLabel, Labels, Queries, Query, plain_label, queries_of
 from proponent.index.turning import Turning, gradients_of
 from proponent.model import Run
 from proponent.search import ANY, How, KernelName, Ranking, Search, Where, ranking_of
@@ -61,12 +62,11 @@ class Index:
         if plan.word_rules != splitter.RULES:
             raise MismatchError(
                 f"{path} was built with word rules {plan.word_rules}, this Python has {splitter.RULES} "
-                "(another Unicode version): "
-                "ask it with the Python that built it, or build it again"
+                "(another Unicode version): ask it with the Python that built it, or build it again"
             )
 
     def __len__(self) -> int:
-        """Number of training examples that may be found; deleted and skipped ones do not count."""
+        """Training examples that may be found."""
         return self.store.counts.examples
 
     def __repr__(self) -> str:
@@ -116,7 +116,7 @@ class Index:
 
     def explain(
         self,
-        text: str,
+        text: Query,
         *,
         label: AnyLabel | None = None,
         against: AnyLabel | None = None,
@@ -130,7 +130,7 @@ class Index:
         """Say where an output comes from.
 
         Args:
-            text: the text, the first text of a pair, or the prompt of a language model.
+            text: the text, the first text of a pair, or the prompt of a language model; or a dict or `Example`.
             label: the class to explain; None explains the predicted one.
             against: a second class; the answer then explains why `label` rather than that.
             text_pair: the second text of a pair.
@@ -148,57 +148,44 @@ class Index:
             LabelError: the run does not know a label.
             MismatchError: the run is not the one the index was built from.
         """
-        queries = queries_of([text], [label], [text_pair], [target])
-        return next(
-            iter(
-                self.explain_many(queries, against=against, k=k, baselines=baselines, where=where, aggregate=aggregate)
-            )
-        )
+        asked, how = queries_of([text], [label], [text_pair], [target]), aggregate
+        return next(self.explain_many(asked, against=against, k=k, baselines=baselines, where=where, aggregate=how))
 
     def explain_many(
         self,
-        queries: Sequence[Example],
+        queries: Queries,
         *,
         against: AnyLabel | None = None,
         k: int = 10,
         baselines: bool = True,
         where: Where = ANY,
         aggregate: How | Aggregate = "mean",
-    ) -> Iterable[Answer]:
+    ) -> Iterator[Answer]:
         """Explain several queries; gradients are taken together.
 
         Args:
-            queries: texts with labels (None explains the predicted class).
+            queries: a text, a dict (text, text_pair, label, target, id), an `Example`, or a list of them.
             against: a second class for all of them.
             k: hits on each side.
             baselines: also rank by the baselines.
             where: which training examples may be hits.
             aggregate: see `explain`.
 
-        Yields:
-            One answer per query, in order.
+        Returns:
+            One answer per query, in order, each made when it is asked for.
 
         Raises:
             InputError: a text is empty, or an option does not fit the run.
         """
+        queries = queries_of(queries)
         where.check(self.store)
         rule, asked = Aggregate.of(aggregate).alone(), self._asked(queries, against, k)
         self.say("comparing with the training examples")
-        for row in range(len(queries)) if rule.how != "mean" else ():
-            ranking, told = self._grouping.ranking(asked, [row], rule, k, where)
-            yield self._answers.answer(
-                asked, row, ranking, k, baselines=baselines, where=where, worded=False, told=told
-            )
-        if rule.how != "mean":
-            return
-        for start in range(0, len(queries), BLOCK):
-            rows = range(start, min(start + BLOCK, len(queries)))
-            for row, ranking in zip(rows, self._ranked(asked, rows, k, where), strict=True):
-                yield self._answers.answer(asked, row, ranking, k, baselines=baselines, where=where)
+        return self._explained(asked, rule, k, where, baselines=baselines)
 
     def explain_group(
         self,
-        queries: Sequence[Example],
+        queries: Queries,
         *,
         aggregate: How | Aggregate = "mean",
         against: AnyLabel | None = None,
@@ -209,7 +196,7 @@ class Index:
         """Explain several queries as one: one ranking for them all.
 
         Args:
-            queries: texts with labels (None explains the predicted class).
+            queries: a text, a dict (text, text_pair, label, target, id), an `Example`, or a list of them.
             aggregate: mean (the mean of the queries' scores, with words), rank or vote (without words).
             against: a second class for all of them.
             k: hits on each side.
@@ -222,6 +209,7 @@ class Index:
         Raises:
             InputError: a text is empty, no query counts, or an option does not fit the run.
         """
+        queries = queries_of(queries)
         where.check(self.store)
         rule, grouping = Aggregate.of(aggregate), self._grouping
         asked = self._asked(queries, against, k)
@@ -237,12 +225,12 @@ class Index:
         return self._answers.answer(group, 0, ranking, k, baselines=baselines, where=where, worded=worded, told=told)
 
     def group_scores(
-        self, queries: Sequence[Example], *, aggregate: How | Aggregate = "mean", against: AnyLabel | None = None
+        self, queries: Queries, *, aggregate: How | Aggregate = "mean", against: AnyLabel | None = None
     ) -> Float[np.ndarray, " n"]:
         """Score every training example once for several queries.
 
         Args:
-            queries: texts with labels (None takes the predicted class).
+            queries: see `explain_many`.
             aggregate: mean, rank (mean number of examples with a smaller score) or vote (minus the places among the
                 lowest k); the lowest are the most suspicious.
             against: a second class for all of them.
@@ -253,24 +241,24 @@ class Index:
         Raises:
             InputError: a text is empty, no query counts, or an option does not fit the run.
         """
-        rule, asked = Aggregate.of(aggregate), self._ask(queries, against)
-        return self._grouping.scores(asked, self._grouping.rows(asked, range(len(queries)), rule), rule)[0]
+        rule, asked = Aggregate.of(aggregate), self._ask(queries_of(queries), against)
+        return self._grouping.scores(asked, self._grouping.rows(asked, range(len(asked.queries)), rule), rule)[0]
 
     def top(
         self,
-        texts: Sequence[str],
-        labels: Labels | None = None,
+        texts: Queries,
+        labels: Labels | AnyLabel | None = None,
         *,
         k: int = 10,
-        text_pairs: Sequence[str | None] | None = None,
-        targets: Sequence[str | None] | None = None,
+        text_pairs: Sequence[str | None] | str | None = None,
+        targets: Sequence[str | None] | str | None = None,
         against: AnyLabel | None = None,
         where: Where = ANY,
     ) -> list[Ranking]:
         """Rank both ends for some queries; no matrix of queries x examples is made.
 
         Args:
-            texts: the queries.
+            texts: the queries, see `explain_many`.
             labels: their classes by name or number; None (for all or for one) is the predicted class.
             k: hits on each side.
             text_pairs: second texts of pairs.
@@ -292,17 +280,17 @@ class Index:
 
     def scores(
         self,
-        texts: Sequence[str],
-        labels: Labels | None = None,
+        texts: Queries,
+        labels: Labels | AnyLabel | None = None,
         *,
-        text_pairs: Sequence[str | None] | None = None,
-        targets: Sequence[str | None] | None = None,
+        text_pairs: Sequence[str | None] | str | None = None,
+        targets: Sequence[str | None] | str | None = None,
         against: AnyLabel | None = None,
     ) -> Float[np.ndarray, "q n"]:
         """Score every training example against some queries.
 
         Args:
-            texts: the queries.
+            texts: the queries, see `explain_many`.
             labels: their classes by name or number; None (for all or for one) is the predicted class.
             text_pairs: second texts of pairs.
             targets: the parts that count (language model).
@@ -316,17 +304,15 @@ class Index:
         """
         queries = queries_of(texts, labels, text_pairs, targets)
         asked = self._ask(queries, against)
-        blocks = [
-            self._block(asked, range(start, min(start + BLOCK, len(queries))))
-            for start in range(0, len(queries), BLOCK)
-        ]
+        starts, count = range(0, len(queries), BLOCK), len(queries)
+        blocks = [self._block(asked, range(start, min(start + BLOCK, count))) for start in starts]
         return np.concatenate(blocks) if blocks else np.zeros((0, self.store.n))
 
-    def predict(self, texts: Sequence[str], *, text_pairs: Sequence[str | None] | None = None) -> list[str]:
+    def predict(self, texts: Queries, *, text_pairs: Sequence[str | None] | str | None = None) -> list[str]:
         """Predict the class of some texts at the last checkpoint of the index.
 
         Args:
-            texts: the texts.
+            texts: the texts, see `explain_many`.
             text_pairs: second texts of pairs.
 
         Returns:
@@ -344,6 +330,18 @@ class Index:
         size = self.store.plan.source.batch_size
         _, predicted, _ = labels_of(self._loaded.at(self.store.plan.checkpoints[-1].step), queries, encoded, size)
         return [names[number] for number in predicted]
+
+    def _explained(self, asked: Asked, rule: Aggregate, k: int, where: Where, *, baselines: bool) -> Iterator[Answer]:
+        count = len(asked.queries)
+        for row in range(count) if rule.how != "mean" else ():
+            ranking, told = self._grouping.ranking(asked, [row], rule, k, where)
+            yield self._answers.answer(
+                asked, row, ranking, k, baselines=baselines, where=where, worded=False, told=told
+            )
+        for start in range(0, count if rule.how == "mean" else 0, BLOCK):
+            rows = range(start, min(start + BLOCK, count))
+            for row, ranking in zip(rows, self._ranked(asked, rows, k, where), strict=True):
+                yield self._answers.answer(asked, row, ranking, k, baselines=baselines, where=where)
 
     def _block(self, asked: Asked, rows: range) -> Float[np.ndarray, "q n"]:
         """Scores of some queries together: the postings of a token are read once for all of them."""
