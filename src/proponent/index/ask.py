@@ -1,6 +1,7 @@
 """Ask an index: which training examples, and which words in them, helped or hurt an output."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +62,8 @@ class Index:
         self._grouping = Grouping(self._search, self._beside)
         if plan.word_rules != splitter.RULES:
             raise MismatchError(
-                f"{path} was built with word rules {plan.word_rules}, this Python has {splitter.RULES} "
-                "(another Unicode version): ask it with the Python that built it, or build it again"
+                f"{path} was built with word rules {plan.word_rules}, this Python has {splitter.RULES} (another "
+                "Unicode version): ask it with the Python that built it, or build it again"
             )
 
     def __len__(self) -> int:
@@ -304,8 +305,8 @@ class Index:
         """
         queries = queries_of(texts, labels, text_pairs, targets)
         asked = self._ask(queries, against)
-        starts, count = range(0, len(queries), BLOCK), len(queries)
-        blocks = [self._block(asked, range(start, min(start + BLOCK, count))) for start in starts]
+        rows = range(len(queries))
+        blocks = [self._block(asked, rows[start : start + BLOCK]) for start in rows[::BLOCK]]
         return np.concatenate(blocks) if blocks else np.zeros((0, self.store.n))
 
     def predict(self, texts: Queries, *, text_pairs: Sequence[str | None] | str | None = None) -> list[str]:
@@ -324,24 +325,22 @@ class Index:
         names = self.run.label_names
         if names is None:
             raise InputError("this run is a language model: it predicts no classes")
-        queries = queries_of(texts, text_pairs=text_pairs)
+        queries = [replace(one, label=None) for one in queries_of(texts, text_pairs=text_pairs)]
         check_queries(queries)
         encoded = self._loaded.encoder.encode(queries) if queries else []
-        size = self.store.plan.source.batch_size
-        _, predicted, _ = labels_of(self._loaded.at(self.store.plan.checkpoints[-1].step), queries, encoded, size)
+        last, size = self._loaded.at(self.store.plan.checkpoints[-1].step), self.store.plan.source.batch_size
+        _, predicted, _ = labels_of(last, queries, encoded, size)
         return [names[number] for number in predicted]
 
     def _explained(self, asked: Asked, rule: Aggregate, k: int, where: Where, *, baselines: bool) -> Iterator[Answer]:
         count = len(asked.queries)
         for row in range(count) if rule.how != "mean" else ():
-            ranking, told = self._grouping.ranking(asked, [row], rule, k, where)
-            yield self._answers.answer(
-                asked, row, ranking, k, baselines=baselines, where=where, worded=False, told=told
-            )
+            one, told = self._grouping.ranking(asked, [row], rule, k, where)
+            yield self._answers.answer(asked, row, one, k, baselines=baselines, where=where, worded=False, told=told)
         for start in range(0, count if rule.how == "mean" else 0, BLOCK):
             rows = range(start, min(start + BLOCK, count))
-            for row, ranking in zip(rows, self._ranked(asked, rows, k, where), strict=True):
-                yield self._answers.answer(asked, row, ranking, k, baselines=baselines, where=where)
+            for row, one in zip(rows, self._ranked(asked, rows, k, where), strict=True):
+                yield self._answers.answer(asked, row, one, k, baselines=baselines, where=where)
 
     def _block(self, asked: Asked, rows: range) -> Float[np.ndarray, "q n"]:
         """Scores of some queries together: the postings of a token are read once for all of them."""
