@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import proponent
 from proponent.actions import RANKINGS, confident_errors, label_errors, support, write_label_csv
 from proponent.errors import InputError
-from proponent.store import Segment, Store
+from proponent.store import Segment, Store, delete
 from tiny import NEWS, Tiny
 
 DATALAB = ["is_label_issue", "label_score", "given_label", "predicted_label"]
@@ -68,6 +68,10 @@ def stores(news: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pr
         "unit": {"unit_norm": True},
         "both": {"method": "tracin-we-adam", "unit_norm": True},
         "top": {"method": "tracin-we-topk", "top": 4},
+        "cosine": {"similarity": "cosine"},
+        "cosine-adam": {"method": "tracin-we-adam", "similarity": "cosine"},
+        "grad-cos": {"method": "grad-cos"},
+        "grad-cos-equal": {"method": "grad-cos", "layers": "linear", "weights": "equal", "similarity": "dot"},
     }
     return {
         name: proponent.build(news.run, news.data, folder / name, quiet=True, **options)
@@ -75,7 +79,10 @@ def stores(news: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pr
     }
 
 
-@pytest.mark.parametrize("name", ["plain", "adam", "unit", "both", "top"])
+METHODS = ["plain", "adam", "unit", "both", "top", "cosine", "cosine-adam", "grad-cos", "grad-cos-equal"]
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_support_is_the_column_sum_of_all_scores(stores: dict[str, proponent.Index], name: str):
     """Every training text asked about with its own label: what all others did to it, and what it did to itself."""
     index = stores[name]
@@ -183,12 +190,12 @@ def test_pairs_show_both_texts(pairs: Tiny):
     assert one.text == f"{pairs.rows[0]['text']} {pairs.rows[0]['text_pair']}"
 
 
-def test_what_can_not_be_ranked(news: Tiny, lines: Tiny, tmp_path: Path):
+def test_what_cannot_be_ranked(news: Tiny, lines: Tiny, tmp_path: Path):
     with pytest.raises(InputError, match="language model: there are no labels"):
         label_errors(Store(lines.index))
     with pytest.raises(InputError, match="index of tracin-we has others"):
         support(Store(lines.index))  # the head shares the table: products meet outside equal tokens
-    for method in ("tracin-we-syn", "tracin-last", "label"):
+    for method in ("tracin-we-syn", "tracin-last", "label", "representer", "ekfac", "fastif"):
         index = proponent.build(news.run, news.data, tmp_path / method, method=method, quiet=True)
         with pytest.raises(InputError, match="use --ranking mean-probability"):
             label_errors(index.store, "influence")
@@ -201,3 +208,20 @@ def test_support_of_the_input_path_of_a_language_model(lines: Tiny, tmp_path: Pa
     scores = index.scores([row["text"] for row in rows], targets=[row["target"] for row in rows])
     wanted = scores.sum(1) - scores.diagonal()
     assert (np.abs(support(index.store) - wanted) <= 1e-4 * np.abs(scores).sum(1)).all()
+
+
+def test_cosines_of_deleted_examples_do_not_count(news: Tiny, tmp_path: Path):
+    index = proponent.build(news.run, news.data, tmp_path / "index", method="grad-cos", quiet=True)
+    delete(index.store.folder, np.asarray([0, 7]))
+    index = proponent.open(index.store.folder)
+    scores = index.scores([row["text"] for row in NEWS], [row["label"] for row in NEWS])
+    wanted = np.nansum(scores, axis=1) - scores.diagonal()
+    alive = index.store.alive
+    assert (np.abs(support(index.store) - wanted)[alive] <= 1e-4 * np.nansum(np.abs(scores), axis=1)[alive]).all()
+
+
+def test_self_influence_under_a_cosine_says_that_it_ranks_nothing(stores: dict[str, proponent.Index]):
+    report = label_errors(stores["grad-cos"].store, "self-influence")
+    assert any("every example scores the same on itself" in note for note in report.notes)
+    for name, ranking in (("grad-cos", "influence"), ("cosine-adam", "self-influence"), ("plain", "self-influence")):
+        assert not any("the same on itself" in note for note in label_errors(stores[name].store, ranking).notes)

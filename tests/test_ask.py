@@ -129,15 +129,16 @@ def test_shares_sum_to_scores_and_parts_to_the_whole(index: proponent.Index):
         (["fine"], {"targets": ["said"]}, "target"),
         (["fine"], {"labels": ["World"], "against": "World"}, "two different classes"),
         (["fine"], {"against": "Wrld"}, "did you mean 'World'"),
-        ("one text", {}, "put it in a list"),
+        ([{"txt": "a"}], {}, "field 'txt', did you mean|field 'txt'"),
+        ([{"label": "World"}], {}, "no text"),
     ],
 )
-def test_what_can_not_be_asked(index: proponent.Index, texts: object, options: dict[str, object], message: str):
+def test_what_cannot_be_asked(index: proponent.Index, texts: object, options: dict[str, object], message: str):
     with pytest.raises(InputError, match=message):
         index.scores(texts, **options)  # type: ignore[arg-type]
 
 
-def test_what_can_not_be_predicted(index: proponent.Index, lines: Tiny):
+def test_what_cannot_be_predicted(index: proponent.Index, lines: Tiny):
     with pytest.raises(InputError, match="is empty"):
         index.predict(["fine", ""])
     with pytest.raises(InputError, match="2 texts, but 1 text_pairs"):
@@ -311,3 +312,21 @@ def test_empty_rows_are_kept_when_allowed(news: Tiny, tmp_path: Path):
     with pytest.raises(InputError, match="allow_empty=True"):
         proponent.build(news.run, data, tmp_path / "index", quiet=True)
     assert len(proponent.build(news.run, data, tmp_path / "index", allow_empty=True, quiet=True)) == 5
+
+
+def test_queries_are_texts_dicts_or_examples_one_or_many(index: proponent.Index) -> None:
+    example = proponent.Example("q", 0, "the bank", "World")
+    truth = index.scores(["the bank"], ["World"])
+    for given in (example, [example], {"text": "the bank", "label": "World"}, [{"text": "the bank", "label": "World"}]):
+        np.testing.assert_array_equal(index.scores(given), truth)
+        assert index.top(given, k=1)[0].helped_scores.shape == (1,)
+        assert index.predict(given) == index.predict("the bank")
+        assert [one.query.label for one in index.explain_many(given, k=1)] == ["World"]
+        assert index.explain_group(given, k=1).query.label == "World"
+    np.testing.assert_array_equal(index.scores("the bank", "World"), truth)
+    assert index.explain({"text": "the bank", "label": "World"}, k=1).query.label == "World"
+
+
+def test_explain_many_refuses_before_the_first_answer_is_asked_for(index: proponent.Index) -> None:
+    with pytest.raises(InputError, match="empty"):
+        index.explain_many([" "])

@@ -63,7 +63,7 @@ def refused(result: tuple[int, str, str], code: int, *parts: str) -> None:
         (UTF8.replace("label", "topic").encode(), ["2 rows of", "have no label", "--label-column"]),
     ],
 )
-def test_a_file_that_can_not_be_used(said: Said, news: Tiny, tmp_path: Path, content: bytes, parts: Sequence[str]):
+def test_a_file_that_cannot_be_used(said: Said, news: Tiny, tmp_path: Path, content: bytes, parts: Sequence[str]):
     data = tmp_path / "bad.csv"
     data.write_bytes(content)
     refused(
@@ -86,7 +86,7 @@ def test_a_file_that_can_not_be_used(said: Said, news: Tiny, tmp_path: Path, con
         ("bad.parquet", "x", ["bad.parquet"]),
     ],
 )
-def test_other_files_that_can_not_be_used(
+def test_other_files_that_cannot_be_used(
     said: Said, news: Tiny, tmp_path: Path, name: str, content: str, parts: list[str]
 ):
     (tmp_path / name).write_text(content)
@@ -170,7 +170,7 @@ def test_an_empty_text(said: Said, news: Tiny, text: str):
     ("raw", "part"),
     [(b"", "is empty"), (b" \n", "is empty"), (b"caf\xe9", "stdin is not UTF-8 at byte 3"), (b"a\0b", "NUL character")],
 )
-def test_a_stdin_that_can_not_be_used(said: Said, news: Tiny, monkeypatch: pytest.MonkeyPatch, raw: bytes, part: str):
+def test_a_stdin_that_cannot_be_used(said: Said, news: Tiny, monkeypatch: pytest.MonkeyPatch, raw: bytes, part: str):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
     refused(said("explain", news.index, "-"), 2, part)
 
@@ -199,7 +199,7 @@ def test_an_argument_that_is_not_utf8(said: Said, news: Tiny):
         (["--queries", "asked.csv", "--target", "x"], ["--target belongs to one TEXT"]),
     ],
 )
-def test_a_question_that_can_not_be_asked(said: Said, news: Tiny, words: Sequence[str], parts: Sequence[str]):
+def test_a_question_that_cannot_be_asked(said: Said, news: Tiny, words: Sequence[str], parts: Sequence[str]):
     refused(said("explain", news.index, *words), 2, *parts)
 
 
@@ -213,7 +213,7 @@ def test_a_question_that_can_not_be_asked(said: Said, news: Tiny, words: Sequenc
         (["the cup", "--target", " "], "the target of the text is empty"),
     ],
 )
-def test_a_question_that_a_language_model_can_not_be_asked(said: Said, lines: Tiny, words: Sequence[str], part: str):
+def test_a_question_that_a_language_model_cannot_be_asked(said: Said, lines: Tiny, words: Sequence[str], part: str):
     refused(said("explain", lines.index, *words), 2, part)
 
 
@@ -239,7 +239,7 @@ def test_an_empty_row_of_a_file_of_queries(said: Said, news: Tiny, tmp_path: Pat
     refused(said("explain", news.index, "--queries", data), 2, "1 of 2 rows have an empty text", "row 1 (line 3)")
 
 
-def test_options_that_can_not_be(said: Said, news: Tiny, tmp_path: Path):
+def test_options_that_cannot_be(said: Said, news: Tiny, tmp_path: Path):
     index = ("index", news.run, news.data, "--out", tmp_path / "index")
     refused(said(*index, "--method", "tracin"), 2, "unknown method 'tracin' (did you mean 'tracin-we'?)", "bm25")
     refused(said(*index, "--path", "both"), 2, "option path 'both' of method tracin-we", "'exact', 'input' or 'output'")
@@ -259,7 +259,7 @@ def test_options_that_can_not_be(said: Said, news: Tiny, tmp_path: Path):
 # ---- runs and indexes -----------------------------------------------------------------------------------------------
 
 
-def test_runs_that_can_not_be_used(said: Said, news: Tiny, tmp_path: Path, copied: Callable[[Path], Path]):
+def test_runs_that_cannot_be_used(said: Said, news: Tiny, tmp_path: Path, copied: Callable[[Path], Path]):
     index = (news.data, "--out", tmp_path / "index")
     refused(said("index", news.run.parent / "rnu", *index), 2, "no run folder at", "did you mean 'run'?")
     refused(said("index", news.data, *index), 2, "is a file: give the folder of the run")
@@ -353,6 +353,14 @@ def test_a_damaged_index(said: Said, news: Tiny, tmp_path: Path, name: str, how:
     damage(index / name, how)
     refused(said("explain", index, "the bank"), 4, str(index), "again")
     refused(said("labels", index, "--out", tmp_path / "x.csv"), 4, str(index))
+
+
+def test_a_folder_of_other_things_is_refused_by_one_of_them(said: Said, news: Tiny, tmp_path: Path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("lease", "notes.txt"):  # the first is ours, and left by a build that was refused
+        (folder / name).touch()
+    refused(said("index", news.run, news.data, "--out", folder), 3, "it holds notes.txt")
 
 
 def test_an_index_of_a_newer_format(said: Said, news: Tiny, tmp_path: Path):

@@ -308,8 +308,8 @@ from proponent.store import Store
 import proponent.search
 store = Store(Path(sys.argv[1]))
 search = proponent.search.Search(store)
-query = store.example_arrays(8, 0)
-assert len(query["rows.ids"])
+segment, place = store.locate(0)
+assert len(segment.arrays(8, place)["rows.ids"])
 assert "torch" not in sys.modules and "transformers" not in sys.modules
 """
 

@@ -421,7 +421,7 @@ def test_several_values_of_a_column_are_alternatives(content: Content, index: Pa
         (["--ids-file", "{tmp}/latin.txt"], ["is not UTF-8 at byte 3"]),
     ],
 )
-def test_what_can_not_be_deleted(said: Said, index: Path, tmp_path: Path, words: list[str], parts: list[str]):
+def test_what_cannot_be_deleted(said: Said, index: Path, tmp_path: Path, words: list[str], parts: list[str]):
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     before = everything(index)
@@ -759,10 +759,17 @@ def test_what_a_lost_manifest_costs_is_said_and_true(said: Said, kept: Tiny, ind
     assert said("verify", index)[0] == 0
 
 
-def test_a_newer_format(said: Said, index: Path):
+@pytest.mark.parametrize(
+    ("version", "named"),
+    [
+        (999, ("format 999, newer than the 2", "upgrade proponent")),
+        (1, ("format 1, older than the 2", "build the index again")),
+    ],
+)
+def test_another_format(said: Said, index: Path, version: int, named: tuple[str, str]):
     for name in ("plan.json", "manifest.json"):
         held = json.loads((index / name).read_text())
-        (index / name).write_text(json.dumps(held | {"format": 999}))
+        (index / name).write_text(json.dumps(held | {"format": version}))
     for words in (
         ("verify",),
         ("info",),
@@ -771,7 +778,7 @@ def test_a_newer_format(said: Said, index: Path):
         ("explain", TEXT),
         ("labels", "--out", "x"),
     ):
-        refused(said(words[0], index, *words[1:]), 3, "format 999, newer than the 2", "upgrade proponent")
+        refused(said(words[0], index, *words[1:]), 3, *named)
 
 
 @pytest.fixture

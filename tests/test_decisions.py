@@ -197,7 +197,7 @@ def test_a_spreadsheet_does_not_run_the_mended_data(store: Store) -> None:
     assert "'=SUM(A1)" in out.read_text(encoding="utf-8")
 
 
-def test_apply_replaces_nothing_and_names_what_it_can_not_write(store: Store) -> None:
+def test_apply_replaces_nothing_and_names_what_it_cannot_write(store: Store) -> None:
     made, folder = Decisions.of(store), store.folder.parent
     (folder / "there.csv").write_text("mine", encoding="utf-8")
     for name, told in (("there.csv", "exists"), ("x.xlsx", "choose .csv, .jsonl or .parquet"), ("no/x.csv", "folder")):

@@ -138,7 +138,8 @@ def test_true_effects_reach_the_ceiling_and_shuffled_ones_nothing():
     top_of = ceiling(outputs)
     mean = outputs.mean(0)
     assert lds(model.effects, masks, mean).mean() >= 0.95 * top_of.value
-    found = np.stack([lds(shuffled(model.effects, seed), masks, mean).mean() for seed in range(40)])
+    shuffled = [np.random.default_rng(seed).permuted(model.effects, axis=1) for seed in range(40)]
+    found = np.stack([lds(one, masks, mean).mean() for one in shuffled])
     assert abs(found.mean()) < 2 * found.std(ddof=1) / np.sqrt(40)
     assert lds(-model.effects, masks, mean) == pytest.approx(-lds(model.effects, masks, mean), abs=1e-12)
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from jinja2 import meta, nodes
 
+import proponent
 from answers import make_answer, make_labels, make_pair_answer, make_story, make_text_answer
 from markup import Structure, rewritten
 from proponent.errors import DataError, DiskFullError, InputError, MissingExtraError
@@ -276,7 +277,7 @@ def test_the_style_policy_allows_this_style_and_nothing_else(shown: Page) -> Non
     assert all(one.startswith("#answer-") for one in re.findall(r' href="([^"]*)"', html))
 
 
-def test_the_style_can_not_leak_into_a_host_page() -> None:
+def test_the_style_cannot_leak_into_a_host_page() -> None:
     rules = re.sub(r"@[a-z-]+ [^{]*\{", "", str(css()))
     selectors = [one for found in re.findall(r"([^{}]+)\{", rules) for one in found.split(",")]
     assert len(selectors) > 80
@@ -364,3 +365,8 @@ def test_a_page_that_never_fits_falls_back_to_text() -> None:
     html = replace(answer, baselines=many)._repr_html_()
     assert html.startswith("<pre>Why Business")
     assert len(html.encode()) <= 200_000
+
+
+def test_a_page_names_the_version_of_the_code_that_made_it() -> None:
+    made = {one.name: one for one in fields(Answer)}["version"]
+    assert made.default == proponent.__version__

@@ -20,7 +20,8 @@ import proponent
 import tiny
 from explorer import Browser, Reply, lines
 from markup import Structure
-from proponent.store import Store, watch
+from proponent.cli.inventory import contents
+from proponent.store import Store, delete, watch
 from proponent.views.page import TEMPLATES, environment
 from proponent.web import app, exports
 from proponent.web.questions import Question, Questions
@@ -121,7 +122,7 @@ def test_without_the_model_what_is_kept_works_and_the_rest_says_what_is_missing(
     shutil.copytree(browser.shelf.first.questions.folder, tmp_path / "news.index.asked")
     gone = Browser(Path(folder), run=str(tmp_path / "nowhere"))
     assert "Helped" in gone.get("/ask?text=The+bank+said+shares+fell&k=4").seen
-    assert "New texts can not be asked" in gone.get("/ask").seen
+    assert "New texts cannot be asked" in gone.get("/ask").seen
     assert "--run" in gone.get("/ask").seen
     page = gone.ask("something new")
     assert "no run at" in page.seen
@@ -650,3 +651,19 @@ def test_templates_link_only_what_states_and_doors_make(path: Path) -> None:
 @pytest.mark.parametrize("path", EXPLORER, ids=lambda path: path.name)
 def test_templates_of_the_explorer_parse(path: Path) -> None:
     environment().parse(path.read_text(encoding="utf-8"))
+
+
+def test_every_face_counts_the_examples_that_may_be_found(news: tiny.Tiny, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(news.index, tmp_path / "news.index"))
+    delete(folder, np.asarray([0, 3]))
+    left, index, made = len(news.rows) - 2, proponent.open(folder), Browser(folder)
+    assert (len(index), index.summary["examples"], index.summary["deleted"]) == (left, left, 2)
+    assert f"{left} examples" in repr(index)
+    assert index.scores(["The bank said"]).shape == (1, left + 2)
+    assert index.explain("The bank said", k=1).n_examples == left
+    held = contents(index.store)
+    assert (held["examples"], held["deleted"], held["skipped"]) == (left, 2, 0)
+    assert f"training examples {left} " in made.get("/about").seen
+    assert "deleted 2 " in made.get("/about").seen
+    assert f"its {left} training examples" in made.get("/ask").seen
+    made.close()

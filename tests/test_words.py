@@ -20,7 +20,7 @@ from tokenizers import (
 )
 
 from proponent.errors import InputError
-from proponent.words import Splitting, Word, assign, read, split, words
+from proponent.words import Splitting, Word, read, split, words
 
 any_text = st.text(st.characters(), max_size=40)  # every code point, lone surrogates and controls included
 interesting = st.text(
@@ -139,7 +139,7 @@ def test_case_and_composition_keep_words_apart() -> None:
 
 def test_no_text_no_words() -> None:
     assert words([]) == words([""]) == words(["", ""]) == ()
-    nothing = assign(["", ""], np.array([[0, 0], [0, 3]]), np.array([-1, 1]))
+    nothing = Splitting(["", ""]).assign(np.array([[0, 0], [0, 3]]), np.array([-1, 1]))
     assert nothing.tolist() == [-1, -1]
 
 
@@ -202,7 +202,7 @@ def tokens(draw: st.DrawFn) -> tuple[list[str], np.ndarray, np.ndarray]:
 @given(tokens())
 def test_assign_equals_the_slow_rule(case: tuple[list[str], np.ndarray, np.ndarray]) -> None:
     parts, offsets, part_of = case
-    assert assign(parts, offsets, part_of).tolist() == oracle(parts, offsets, part_of)
+    assert Splitting(parts).assign(offsets, part_of).tolist() == oracle(parts, offsets, part_of)
 
 
 def texts_of(parts: list[str], offsets: list[tuple[int, int]], part_of: list[int]) -> list[str | None]:
@@ -249,13 +249,13 @@ def test_pairs_do_not_leak_into_each_other() -> None:
 
 def test_a_part_that_does_not_exist_is_refused() -> None:
     with pytest.raises(InputError, match="part 1"):
-        assign(["a"], np.array([[0, 1]]), np.array([1]))
+        Splitting(["a"]).assign(np.array([[0, 1]]), np.array([1]))
     with pytest.raises(InputError, match="part -2"):
-        assign(["a"], np.array([[0, 1]]), np.array([-2]))
+        Splitting(["a"]).assign(np.array([[0, 1]]), np.array([-2]))
 
 
 def test_no_tokens() -> None:
-    assert assign(["a b"], np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.int64)).shape == (0,)
+    assert Splitting(["a b"]).assign(np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.int64)).shape == (0,)
 
 
 # --- real tokenizers, one per family ---------------------------------------------------------------------------------

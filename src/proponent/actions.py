@@ -4,7 +4,7 @@ Everything here reads an index and needs neither the model nor torch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from proponent.errors import InputError
 from proponent.examples import write_csv
-from proponent.forms import Gradient, Rows
+from proponent.forms import Dense, Gradient
 from proponent.search import Search
 from proponent.store import Store
 from proponent.views import LabelReport, Suspect
@@ -55,8 +55,15 @@ def label_errors(store: Store, ranking: Ranking = "mean-probability") -> LabelRe
         for rank, place in enumerate(order.tolist(), 1)
     )
     named = f"{ranking}: {RANKINGS[ranking]}"
-    notes = tuple(store.manifest.notes)
+    notes = tuple(store.manifest.notes) + _ties(store, ranking)
     return LabelReport(ranking=named, n_examples=len(rows), rows=rows, n_flagged=int(judged.flagged.sum()), notes=notes)
+
+
+def _ties(store: Store, ranking: Ranking) -> tuple[str, ...]:
+    recipe = store.plan.recipe
+    if ranking != "self-influence" or recipe.similarity == "dot" or recipe.preconditioner != "none":
+        return ()
+    return (f"under {recipe.name} every example scores the same on itself, as a cosine: choose another ranking",)
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ def confident_errors(
     # A label is flagged when another class lies above the given one and reaches at least the mean probability that it
     # has among the examples that carry its label.
     classes = probabilities.shape[1]
-    threshold = np.full(classes, np.inf)  # a class that nobody carries can not be suggested
+    threshold = np.full(classes, np.inf)  # a class that nobody carries cannot be suggested
     for number in np.unique(given).tolist():
         threshold[number] = probabilities[given == number, number].mean()
     everyone = np.arange(len(given))
@@ -128,49 +135,111 @@ def write_label_csv(report: LabelReport, path: str | Path) -> int:
 
 def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, " n"]:
     """Sum the scores of all other training examples on each training example, in one pass over the index."""
-    # Embedding products are linear in the training side, so the sum of all examples' rows per token stands in for them:
-    # support(i) = sum over checkpoints of weight * (sum of all rows - own rows) . own rows.
-    plan = store.plan
-    plain = plan.recipe.layer == "embedding" and plan.recipe.synonym_threshold is None
-    if not plain or (plan.tied and plan.embedding_path != "input"):
-        raise InputError(
-            f"this ranking needs embedding gradients that meet on equal tokens alone, and this index of "
-            f"{plan.recipe.name} has others: use --ranking mean-probability"
-        )
+    # Products are linear in the training side, so the sum of all (scaled) gradients stands in for them:
+    # support(i) = sum over checkpoints of weight * factor(i) * (sum of all gradients - own) . own gradient.
+    # Embedding rows are summed by token; the vectors of other layers are summed as they are.
+    _refuse_unlike(store)
     search, total = Search(store), np.zeros(store.n)
-    for checkpoint in plan.checkpoints:
-        everything = None if itself else _token_sums(store, checkpoint.step)
-        for examples, rows in _merged(store, checkpoint.step):
-            turned = search.turned(checkpoint.step, rows).rows
-            scale = store.scale(checkpoint.step)[examples][rows.owners]
-            own = np.einsum("kd,kd->k", rows.rows, turned, dtype=np.float64) * scale
-            products = own if everything is None else np.einsum("kd,kd->k", everything[rows.ids], turned) - own
-            np.add.at(total, examples[rows.owners], checkpoint.weight * products)
+    for checkpoint in store.plan.checkpoints:
+        step = checkpoint.step
+        everything = None if itself else _sums(store, step)
+        for examples, kept in _shards(store, step):
+            own, others = _products(search, step, kept, everything)
+            own *= store.scale(step)[examples]
+            products = own if everything is None else others - own
+            total[examples] += checkpoint.weight * _query_scale(store, kept) * products
     return total
 
 
-def _merged(store: Store, step: int) -> Iterator[tuple[Int[np.ndarray, " m"], Rows]]:
-    """Examples and rows of each shard, one row per distinct token."""
+@dataclass(frozen=True)
+class _Sums:
+    """Sum of all training examples' scaled gradients at one checkpoint: by token, and of the other layers."""
+
+    rows: Float[np.ndarray, "v d"]
+    dense: Float[np.ndarray, " p"]
+
+
+def _refuse_unlike(store: Store) -> None:
+    """Refuse an index whose scores are not plain products of what it keeps of two training examples."""
+    plan, recipe = store.plan, store.plan.recipe
+    linear = recipe.curvature == recipe.solver == "none" and recipe.measure == "loss" and recipe.refit is None
+    kept = recipe.layer in {"embedding", "layers"} and recipe.synonym_threshold is None
+    if not (linear and kept) or (recipe.layer == "embedding" and plan.tied and plan.embedding_path != "input"):
+        raise _unlike(store)
+
+
+def _unlike(store: Store) -> InputError:
+    return InputError(
+        "this ranking needs plain products of gradients, of embeddings that meet on equal tokens alone or of other "
+        f"layers, and this index of {store.plan.recipe.name} has others: use --ranking mean-probability"
+    )
+
+
+def _shards(store: Store, step: int) -> Iterator[tuple[Int[np.ndarray, " m"], Gradient]]:
+    """Examples and gradients of each shard, one row per distinct token; nothing of examples that may not be found."""
     alive = store.alive
     for examples, arrays in store.shards(step):
-        rows = Gradient.unpack(arrays).rows
-        assert rows is not None
-        yield examples, rows.without(~alive[examples]).merged(by_word=False)
+        kept = Gradient.unpack(arrays)
+        if kept.outer is not None or kept.head is not None:
+            raise _unlike(store)
+        left = ~alive[examples]
+        rows = None if kept.rows is None else kept.rows.without(left).merged(by_word=False)
+        yield examples, replace(kept, rows=rows, dense=None if kept.dense is None else kept.dense.without(left))
 
 
-def _token_sums(store: Store, step: int) -> Float[np.ndarray, "v d"]:
-    """Sum of all training examples' (scaled) rows per token."""
-    sums: Float[np.ndarray, "v d"] | None = None
+def _sums(store: Store, step: int) -> _Sums:
+    rows: Float[np.ndarray, "v d"] = np.zeros((0, 0))
+    dense: Float[np.ndarray, " p"] = np.zeros(0)
     scale = store.scale(step)
-    for examples, rows in _merged(store, step):
-        size = int(rows.ids.max(initial=0)) + 1
-        if sums is None:
-            sums = np.zeros((size, rows.rows.shape[1]))
-        if len(sums) < size:
-            sums = np.concatenate([sums, np.zeros((size - len(sums), sums.shape[1]))])
-        np.add.at(sums, rows.ids, rows.rows * scale[examples][rows.owners, None])
-    assert sums is not None
-    return sums
+    for examples, kept in _shards(store, step):
+        if kept.rows is not None:
+            rows = _grown(rows, int(kept.rows.ids.max(initial=-1)) + 1, kept.rows.rows.shape[1])
+            np.add.at(rows, kept.rows.ids, kept.rows.rows * scale[examples][kept.rows.owners, None])
+        if kept.dense is not None:
+            part = scale[examples][kept.dense.owners] @ kept.dense.v.astype(np.float64)
+            dense = part if not len(dense) else dense + part
+    return _Sums(rows, dense)
+
+
+def _grown(sums: np.ndarray, size: int, width: int) -> np.ndarray:
+    """The same sums with room for more tokens."""
+    if len(sums) >= size:
+        return sums
+    return np.concatenate([sums.reshape(-1, width), np.zeros((size - len(sums), width))])
+
+
+def _products(
+    search: Search, step: int, kept: Gradient, everything: _Sums | None
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """Product of each gradient with itself, and with the sum of all."""
+    own, others = np.zeros(len(kept)), np.zeros(len(kept))
+    if kept.rows is not None:
+        rows, turned = kept.rows, search.turned(step, kept.rows).rows
+        np.add.at(own, rows.owners, np.einsum("kd,kd->k", rows.rows, turned, dtype=np.float64))
+        if everything is not None:
+            np.add.at(others, rows.owners, np.einsum("kd,kd->k", everything.rows[rows.ids], turned))
+    if kept.dense is not None:
+        own += _squares(kept.dense)
+        if everything is not None:
+            np.add.at(others, kept.dense.owners, kept.dense.v @ everything.dense)
+    return own, others
+
+
+def _squares(dense: Dense) -> Float[np.ndarray, " m"]:
+    squares = np.einsum("np,np->n", dense.v, dense.v, dtype=np.float64)
+    return np.bincount(dense.owners, weights=squares, minlength=len(dense))
+
+
+def _query_scale(store: Store, kept: Gradient) -> Float[np.ndarray, " m"] | float:
+    """1 / norm of each gradient as a query, where the method compares directions."""
+    if store.plan.recipe.similarity == "dot":
+        return 1.0
+    squares: Float[np.ndarray, " m"] = np.zeros(len(kept))
+    if kept.rows is not None:
+        squares += kept.rows.norms() ** 2
+    if kept.dense is not None:
+        squares += _squares(kept.dense)
+    return 1.0 / np.sqrt(np.where(squares > 0, squares, 1.0))
 
 
 def _suspicion(store: Store, ranking: Ranking) -> Float[np.ndarray, " n"]:

@@ -1,6 +1,6 @@
 """The public verbs: build an index by a method's name, and open one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Literal
@@ -36,6 +36,7 @@ def build(
     repair: bool = False,
     segment_rows: int = 65_536,
     quiet: bool = False,
+    set: Mapping[str, object] | None = None,  # noqa: A002 # as the command line's --set
     **changes: object,
 ) -> Index:
     """Build an index of a training set under a method; an unfinished one is resumed.
@@ -65,7 +66,8 @@ def build(
         repair: check every byte of a finished index, and compute again what is not what was written.
         segment_rows: examples of a segment at most.
         quiet: no progress on stderr.
-        changes: fields of the recipe to set, such as path="input", unit_norm=True, weights="equal", top=20.
+        set: fields of the method to change, as `--set` does: {"damping": 0.1, "unit_norm": True, "top": 20}.
+        changes: the same fields as keywords.
 
     Returns:
         The finished index, open. With `shard`, and as long as other shares are missing, what is there of it.
@@ -95,7 +97,7 @@ def build(
         method, reason = default_method(one, steps, second_moment)
         if not quiet:
             options.say(reason)
-    recipe = recipe_of(method, **changes)
+    recipe = recipe_of(method, **{**(set or {}), **changes})
     examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
     build_index(one, examples, Path(out), recipe, options)
     return Index(out, run=one.joined or one.path, trust_remote_code=one.trust_remote_code, partial=shard is not None)

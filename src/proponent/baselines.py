@@ -17,6 +17,7 @@ Without labels (a language model) tfidf-label and embedding are the plain cosine
 import hashlib
 import importlib
 import importlib.util
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -139,8 +140,9 @@ class Baselines:
         bm25s = _import("bm25", "bm25s")
         vocabulary: dict[str, int] = {}
         documents = [
-            [vocabulary.setdefault(word, len(vocabulary)) for word in _analyse(text)] for text in self._train.texts
-        ]
+            array("i", [vocabulary.setdefault(word, len(vocabulary)) for word in _analyse(text)])
+            for text in self._train.texts
+        ]  # four bytes a word: lists would take eight times as much
         index = bm25s.BM25(method="lucene")
         if vocabulary:  # a training set without a single word has nothing to index, and nothing is looked up
             index.index((documents, vocabulary), create_empty_token=False, show_progress=False)

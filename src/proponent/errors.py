@@ -5,6 +5,7 @@ ProponentError
 │   ├── DataError         a row, a column, a file of examples
 │   ├── LabelError        a label that the run does not know
 │   ├── RunError          a folder that is not a usable training run
+│   ├── DivergedError     an iteration that runs away or cannot end
 │   └── MissingExtraError an optional package is not installed
 ├── MismatchError     3   parts that do not belong together (index, run, data, recipe)
 ├── DamagedError      4   an index whose bytes are not what was written

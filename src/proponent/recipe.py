@@ -1,8 +1,9 @@
 """A Recipe: an attribution method as data.
 
-A named method is a row of the table in `proponent.methods`: which gradient is taken (layer, path), what is kept of it
-(compression), how it is turned (preconditioner, norm), how two of them are compared (match), and how checkpoints are
-joined (weights). The index keeps the recipe whole, so that an index opens without the table.
+A named method is a row of the table in `proponent.methods`: which gradient is taken (layer, path, loss), what is kept
+of it (top, project), how it is preconditioned (preconditioner, curvature, solver), how two of them are compared
+(similarity, synonyms), and how checkpoints are weighted; or which baseline scores instead. The index keeps the recipe
+whole, so that an index opens without the table.
 """
 
 from typing import Annotated, Literal

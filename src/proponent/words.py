@@ -149,13 +149,6 @@ def words(parts: Sequence[str]) -> tuple[Word, ...]:
     return Splitting(parts).words
 
 
-def assign(
-    parts: Sequence[str], offsets: Int[np.ndarray, "t 2"], part_of: Int[np.ndarray, " t"]
-) -> Int[np.ndarray, " t"]:
-    """Gives every token to one of `words(parts)`; see `Splitting.assign`."""
-    return Splitting(parts).assign(offsets, part_of)
-
-
 class Splitting:
     """The words of one example, split once.
 

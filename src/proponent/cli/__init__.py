@@ -1,4 +1,4 @@
-"""The command line: argument parsing only; each command calls public functions and prints what they return.
+"""The command line: commands read their arguments, call the library and print what it returns.
 
 Results go to stdout, progress and hints to stderr. Heavy imports happen inside the commands, so that --help is light.
 """

@@ -36,9 +36,7 @@ def contents(store: "Store") -> dict[str, Any]:
         "run": plan.run,
         "max_length": plan.max_length,
         "sources": [{"data": one.data, "rows": one.n, "fingerprint": one.fingerprint} for one in manifest.sources],
-        "examples": sum(segment.n - len(segment.deleted) for segment in store.segments),
-        "deleted": sum(len(segment.deleted) for segment in store.segments),
-        "skipped": len(manifest.skipped),
+        **store.counts._asdict(),
         "segments": len(store.segments),
         "checkpoints": [
             {
@@ -92,13 +90,13 @@ def print_contents(content: Mapping[str, Any], beside: Sequence[Mapping[str, Any
     """Print what an index holds and what it cost."""
     sources = [f"{one['data']}: {one['rows']:,} rows, {one['fingerprint'][:12]}" for one in content["sources"]]
     rate, peak = content["examples_per_second"], content["peak_rss"]
-    skipped = f" ({content['skipped']:,} of them have no finite gradient)" if content["skipped"] else ""
     rows = [
         ("method", content["method"]),
         ("run", content["run"]),
         *[("source", line) for line in sources],
-        ("examples", f"{content['examples']:,}{skipped}"),
+        ("examples", f"{content['examples']:,}"),
         ("deleted", f"{content['deleted']:,}"),
+        ("skipped", f"{content['skipped']:,}" + (" (no finite loss or gradient)" if content["skipped"] else "")),
         ("segments", f"{content['segments']:,}"),
         ("checkpoints", ", ".join(step_name(one["run"] * RUN_STEPS + one["step"]) for one in content["checkpoints"])),
         (

@@ -159,8 +159,7 @@ def delete(
     where.check(store)
     delete_from(index, _matching(store, where), _waiting(index, quiet=quiet))
     after = Store(index)
-    left = sum(segment.n - len(segment.deleted) for segment in after.segments)
-    gone = sum(segment.n - len(segment.deleted) for segment in store.segments) - left
+    left, gone = after.counts.examples, after.counts.deleted - store.counts.deleted
     show(
         as_json,
         lambda: {"index": str(index), "deleted": gone, "examples": left, "merkle_root": after.manifest.merkle_root},

@@ -213,7 +213,7 @@ def steps(text: str | None) -> tuple[int, ...] | None:
 
 
 def usable(path: Path | None, option: str) -> None:
-    """Refuse a file that can not be written before any work is done for it."""
+    """Refuse a file that cannot be written before any work is done for it."""
     if path is None:
         return
     if path.is_dir():

@@ -4,7 +4,7 @@ from proponent.curvature.adam import MeanSquares, SecondMoment
 from proponent.curvature.head import fitted_head, ggn
 from proponent.curvature.hessian import Hessian
 from proponent.curvature.kronecker import Kronecker
-from proponent.curvature.matrices import Damping, Moments, Shrinking, damped_inverse, inverse_root, shrunk_identity
+from proponent.curvature.matrices import Damping, Moments, Shrinking, damped_inverse, shrunk_identity
 from proponent.curvature.solvers import Solved, conjugate_gradient, lissa, top_eigenvalue
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "damped_inverse",
     "fitted_head",
     "ggn",
-    "inverse_root",
     "lissa",
     "shrunk_identity",
     "top_eigenvalue",

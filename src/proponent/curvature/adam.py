@@ -33,10 +33,6 @@ class SecondMoment:
         """1 / sqrt(v + epsilon), coordinate by coordinate."""
         return (1.0 / np.sqrt(self.v + np.float32(self.epsilon))).astype(np.float32)
 
-    def turn(self, rows: Rows) -> Rows:
-        """Divide gradient rows by the root of the second moment."""
-        return replace(rows, rows=rows.rows * self.inverse_root[rows.ids])
-
 
 @dataclass
 class MeanSquares:

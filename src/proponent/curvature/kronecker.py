@@ -2,7 +2,8 @@
 
 George et al. 2018 (arXiv 1806.03884); for influence Grosse et al. 2023 (arXiv 2308.03296). Of a weight W [o i] with
 gradients g a^T, the factors are the means of a a^T [i i] and g g^T [o o] over positions; the eigenvalues are the mean
-squares of the examples' gradients in the joint eigenbasis. Labels are those of the training set (empirical Fisher).
+squares of the examples' gradients in the joint eigenbasis. Labels are those of the training set (empirical Fisher), or
+drawn from the model's own probabilities.
 """
 
 from dataclasses import dataclass

@@ -84,13 +84,6 @@ def damped_inverse(
     return (vectors / kept) @ vectors.T, ridge
 
 
-def inverse_root(matrix: Float[np.ndarray, "p p"], damping: Damping, name: str) -> Float[np.ndarray, "p p"]:
-    """The matrix root of `damped_inverse`: R^(-1/2), not an elementwise root."""
-    inverse, _ = damped_inverse(matrix, damping, name)
-    values, vectors = np.linalg.eigh(inverse)
-    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-
-
 def shrunk_identity(weighted: Float[np.ndarray, "p p"], count: int, ridge: float) -> Float[np.ndarray, "p p"]:
     """DataInf's stand-in for an inverse: the mean over examples of each rank-one matrix's own damped inverse."""
     # (1/m) sum_j (lambda + g_j g_j^T)^-1 = (1/lambda) (Id - (1/m) sum_j g_j g_j^T / (lambda + ||g_j||^2))

@@ -4,7 +4,7 @@
 rows with stable ids and a fingerprint of their content. The tables that proponent itself writes go through here too.
 """
 
-from proponent.examples.arrow import read_parquet, write_parquet
+from proponent.examples.arrow import write_parquet
 from proponent.examples.collection import Columns, Examples
 from proponent.examples.rewriting import Part, write_columns, write_parts
 from proponent.examples.sources import read, read_local
@@ -25,7 +25,6 @@ __all__ = [
     "parquet_bytes",
     "read",
     "read_local",
-    "read_parquet",
     "spans",
     "write_columns",
     "write_csv",

@@ -15,7 +15,7 @@ import pyarrow.parquet
 from jaxtyping import Shaped
 
 from proponent.disk import write_stream
-from proponent.errors import DamagedError, DataError
+from proponent.errors import DataError
 from proponent.examples.disk import BLOCK_BYTES, first_bytes, is_packed, read_bytes
 from proponent.examples.packed import Packed
 from proponent.examples.table import Table, check_names, short
@@ -219,31 +219,3 @@ def _in_blocks(values: Iterator[object]) -> Any:
         blocks.append(_pa.array(block))
     kind = next((one.type for one in blocks if not _pa.types.is_null(one.type)), _pa.null())
     return _pa.chunked_array([one.cast(kind) for one in blocks], type=kind)
-
-
-def read_parquet(path: str | os.PathLike[str]) -> dict[str, list[Any] | Shaped[np.ndarray, "n *more"]]:
-    """Read a table that `write_parquet` wrote, with every page checked against its checksum."""
-    try:
-        with _parquet.ParquetFile(os.fspath(path), page_checksum_verification=True) as file:
-            arrow = file.read()
-        return {name: _from_arrow(arrow.column(name)) for name in arrow.column_names}
-    except FileNotFoundError as error:
-        raise DamagedError(f"{os.fspath(path)}: the file is missing: restore it or build the index again") from error
-    except _UNREADABLE as error:
-        raise DamagedError(
-            f"{os.fspath(path)}: damaged ({_first_line(error)}): restore it or build the index again"
-        ) from error
-
-
-def _from_arrow(column: Any) -> list[Any] | Shaped[np.ndarray, "n *more"]:
-    kind: Any = column.type
-    number: Any = _pa.types
-    if column.null_count:
-        return column.to_pylist()
-    if number.is_fixed_size_list(kind):
-        flat: Any = column.combine_chunks()
-        values: Any = flat.flatten().to_numpy(zero_copy_only=False)
-        return values.reshape(len(column), kind.list_size)
-    if number.is_integer(kind) or number.is_floating(kind) or number.is_boolean(kind):
-        return column.to_numpy()
-    return column.to_pylist()

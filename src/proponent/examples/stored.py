@@ -98,6 +98,32 @@ class Stored:
         except _UNREADABLE as error:
             raise self._damaged(error) from error
 
+    def take(self, name: str, numbers: Int[np.ndarray, " m"]) -> list[Any]:
+        """Read one column of some examples."""
+        found: list[Any] = [None] * len(numbers)
+        for at, values in self._taken(name, numbers):
+            for place, value in zip(at.tolist(), values.to_pylist(), strict=True):
+                found[place] = value
+        return found
+
+    def lengths(self, name: str, numbers: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
+        """Count the characters of some examples' texts; one row group is in memory at a time."""
+        found: Int[np.ndarray, " m"] = np.zeros(len(numbers), dtype=np.int64)
+        for at, values in self._taken(name, numbers):
+            found[at] = _compute.utf8_length(values).to_pylist()
+        return found
+
+    def _taken(self, name: str, numbers: Int[np.ndarray, " m"]) -> Iterator[tuple[Int[np.ndarray, " k"], Any]]:
+        """Some values of one column, row group by row group: positions in `numbers`, and an Arrow array."""
+        groups = np.searchsorted(self._begins, numbers, side="right") - 1
+        for group in np.unique(groups).tolist():
+            at = np.flatnonzero(groups == group)
+            try:
+                column = self._file.read_row_group(group, columns=[name]).column(name)
+                yield at, column.take((numbers[at] - self._begins[group]).tolist())
+            except _UNREADABLE as error:
+                raise self._damaged(error) from error
+
     def counts(self, name: str) -> dict[str, int]:
         """Count the values of a column of texts."""
         if not self.has(name):

@@ -329,7 +329,7 @@ class _Forecaster:
         spent = timed(
             lambda: table.append(parquet_bytes(columns(self.examples, some, self.labels, names, np.arange(len(some)))))
         )
-        scales = 8 * c if self.recipe.unit_norm else 0
+        scales = 8 * c if self.recipe.normed else 0
         features = n * (9 + 8 * c + scales + 8 * len(names or ()) + 4 * self.table[1])
         written = len(table[0]) * n // len(some) + features
         return spent * n / len(some) + written * self.disk.byte + 2 * len(self.cuts) * self.disk.file, written
@@ -337,13 +337,13 @@ class _Forecaster:
     def _scaling(self) -> float:
         """Seconds of passes over the finished shards: second moments that are estimated, norms."""
         estimated = self.recipe.preconditioner == "adam" and self.options.second_moment == "estimate"
-        if not self.by_token or not (estimated or self.recipe.unit_norm):
+        if not self.by_token or not (estimated or self.recipe.normed):
             return 0.0
         rows = cast("Rows", Gradient.unpack(decode_arrays(self.shard)).rows)
         table = np.ones(self.table, dtype=np.float32)
         sums = MeanSquares(*self.table)
         spent = timed(lambda: sums.add(rows)) if estimated else 0.0
-        if self.recipe.unit_norm:
+        if self.recipe.normed:
             turned = self.recipe.preconditioner == "adam"
             spent += timed(lambda: (rows.times(table[rows.ids]) if turned else rows).norms())
         return spent * len(self.checkpoints) * float(self._over("tokens", "rows").sum()) / max(1, len(rows.ids))

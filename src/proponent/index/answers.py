@@ -81,7 +81,7 @@ class Answers:
             hurt=self._hits(asked, row, ranking.hurt, ranking.hurt_scores, worded=worded),
             baselines=lists,
             notes=tuple(notes + reasons),
-            n_examples=self.store.n,
+            n_examples=self.store.counts.examples,
         )
 
     def _banners(self, where: Where) -> list[str]:

@@ -1,6 +1,7 @@
 """Ask an index: which training examples, and which words in them, helped or hurt an output."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +10,12 @@ from jaxtyping import Float
 from proponent import words as splitter
 from proponent.errors import InputError, MismatchError
 from proponent.index.answers import Answers
-from proponent.index.asked import (
-    AnyLabel,
-    Asked,
-    Labels,
-    check_against,
-    check_queries,
-    labels_of,
-    named,
-    plain_label,
-    queries_of,
-)
+from proponent.index.asked import Asked, check_against, check_queries, labels_of, named
 from proponent.index.beside import Beside
 from proponent.index.fastif import FastIF
 from proponent.index.grouping import Aggregate, Grouping, Together, blocks
 from proponent.index.loading import Loaded
+from proponent.index.query_input import AnyLabel, Labels, Queries, Query, plain_label, queries_of
 from proponent.index.turning import Turning, gradients_of
 from proponent.model import Run
 from proponent.search import ANY, How, KernelName, Ranking, Search, Where, ranking_of
@@ -71,17 +63,17 @@ class Index:
         self._last: tuple[str, Asked] | None = None
         if plan.word_rules != splitter.RULES:
             raise MismatchError(
-                f"{path} was built with word rules {plan.word_rules}, this Python has {splitter.RULES} "
-                "(another Unicode version): "
-                "ask it with the Python that built it, or build it again"
+                f"{path} was built with word rules {plan.word_rules}, this Python has {splitter.RULES} (another "
+                "Unicode version): ask it with the Python that built it, or build it again"
             )
 
     def __len__(self) -> int:
-        return self.store.n
+        """Training examples that may be found."""
+        return self.store.counts.examples
 
     def __repr__(self) -> str:
         plan = self.store.plan
-        return f"Index({plan.recipe.name}: {self.store.n} examples, {len(plan.checkpoints)} checkpoints of {plan.run})"
+        return f"Index({plan.recipe.name}: {len(self)} examples, {len(plan.checkpoints)} checkpoints of {plan.run})"
 
     @property
     def summary(self) -> dict[str, object]:
@@ -91,7 +83,8 @@ class Index:
             "index": str(self.store.folder),
             "method": plan.recipe.name,
             "embedding_path": plan.embedding_path,
-            "examples": self.store.n,
+            "examples": self.store.counts.examples,
+            "deleted": self.store.counts.deleted,
             "checkpoints": [
                 {
                     "step": one.step % RUN_STEPS,
@@ -125,7 +118,7 @@ class Index:
 
     def explain(
         self,
-        text: str,
+        text: Query,
         *,
         label: AnyLabel | None = None,
         against: AnyLabel | None = None,
@@ -139,7 +132,7 @@ class Index:
         """Say where an output comes from.
 
         Args:
-            text: the text, the first text of a pair, or the prompt of a language model.
+            text: the text, the first text of a pair, or the prompt of a language model; or a dict or `Example`.
             label: the class to explain; None explains the predicted one.
             against: a second class; the answer then explains why `label` rather than that.
             text_pair: the second text of a pair.
@@ -157,53 +150,44 @@ class Index:
             LabelError: the run does not know a label.
             MismatchError: the run is not the one the index was built from.
         """
-        queries = queries_of([text], [label], [text_pair], [target])
-        given = self.explain_many(queries, against=against, k=k, baselines=baselines, where=where, aggregate=aggregate)
-        return next(iter(given))
+        asked, how = queries_of([text], [label], [text_pair], [target]), aggregate
+        return next(self.explain_many(asked, against=against, k=k, baselines=baselines, where=where, aggregate=how))
 
     def explain_many(
         self,
-        queries: Sequence[Example],
+        queries: Queries,
         *,
         against: AnyLabel | None = None,
         k: int = 10,
         baselines: bool = True,
         where: Where = ANY,
         aggregate: How | Aggregate = "mean",
-    ) -> Iterable[Answer]:
+    ) -> Iterator[Answer]:
         """Explain several queries; gradients are taken together.
 
         Args:
-            queries: texts with labels (None explains the predicted class).
+            queries: a text, a dict (text, text_pair, label, target, id), an `Example`, or a list of them.
             against: a second class for all of them.
             k: hits on each side.
             baselines: also rank by the baselines.
             where: which training examples may be hits.
             aggregate: see `explain`.
 
-        Yields:
-            One answer per query, in order.
+        Returns:
+            One answer per query, in order, each made when it is asked for.
 
         Raises:
             InputError: a text is empty, or an option does not fit the run.
         """
+        queries = queries_of(queries)
         where.check(self.store)
         rule, asked = Aggregate.of(aggregate).alone(), self._ask(queries, against, k)
         self.say("comparing with the training examples")
-        for row in range(len(queries)) if rule.how != "mean" else ():
-            ranking, told = self._grouping.ranking(asked, [row], rule, k, where)
-            yield self._answers.answer(
-                asked, row, ranking, k, baselines=baselines, where=where, worded=False, told=told
-            )
-        if rule.how != "mean":
-            return
-        for rows in blocks(len(queries)):
-            for row, ranking in zip(rows, self._ranked(asked, rows, k, where), strict=True):
-                yield self._answers.answer(asked, row, ranking, k, baselines=baselines, where=where)
+        return self._explained(asked, rule, k, where, baselines=baselines)
 
     def explain_group(
         self,
-        queries: Sequence[Example],
+        queries: Queries,
         *,
         aggregate: How | Aggregate = "mean",
         against: AnyLabel | None = None,
@@ -214,7 +198,7 @@ class Index:
         """Explain several queries as one: one ranking for them all.
 
         Args:
-            queries: texts with labels (None explains the predicted class).
+            queries: a text, a dict (text, text_pair, label, target, id), an `Example`, or a list of them.
             aggregate: mean (the mean of the queries' scores, with words), rank or vote (without words).
             against: a second class for all of them.
             k: hits on each side.
@@ -227,6 +211,7 @@ class Index:
         Raises:
             InputError: a text is empty, no query counts, or an option does not fit the run.
         """
+        queries = queries_of(queries)
         where.check(self.store)
         rule, grouping = Aggregate.of(aggregate), self._grouping
         asked = self._ask(queries, against, k)
@@ -242,12 +227,12 @@ class Index:
         return self._answers.answer(group, 0, ranking, k, baselines=baselines, where=where, worded=worded, told=told)
 
     def group_scores(
-        self, queries: Sequence[Example], *, aggregate: How | Aggregate = "mean", against: AnyLabel | None = None
+        self, queries: Queries, *, aggregate: How | Aggregate = "mean", against: AnyLabel | None = None
     ) -> Float[np.ndarray, " n"]:
         """Score every training example once for several queries.
 
         Args:
-            queries: texts with labels (None takes the predicted class).
+            queries: see `explain_many`.
             aggregate: mean, rank (mean number of examples with a smaller score) or vote (minus the places among the
                 lowest k); the lowest are the most suspicious.
             against: a second class for all of them.
@@ -258,24 +243,24 @@ class Index:
         Raises:
             InputError: a text is empty, no query counts, or an option does not fit the run.
         """
-        rule, asked = Aggregate.of(aggregate), self._ask(queries, against)
-        return self._grouping.scores(asked, self._grouping.rows(asked, range(len(queries)), rule), rule)[0]
+        rule, asked = Aggregate.of(aggregate), self._ask(queries_of(queries), against)
+        return self._grouping.scores(asked, self._grouping.rows(asked, range(len(asked.queries)), rule), rule)[0]
 
     def top(
         self,
-        texts: Sequence[str],
-        labels: Labels | None = None,
+        texts: Queries,
+        labels: Labels | AnyLabel | None = None,
         *,
         k: int = 10,
-        text_pairs: Sequence[str | None] | None = None,
-        targets: Sequence[str | None] | None = None,
+        text_pairs: Sequence[str | None] | str | None = None,
+        targets: Sequence[str | None] | str | None = None,
         against: AnyLabel | None = None,
         where: Where = ANY,
     ) -> list[Ranking]:
         """Rank both ends for some queries; no matrix of queries x examples is made.
 
         Args:
-            texts: the queries.
+            texts: the queries, see `explain_many`.
             labels: their classes by name or number; None (for all or for one) is the predicted class.
             k: hits on each side.
             text_pairs: second texts of pairs.
@@ -296,17 +281,17 @@ class Index:
 
     def scores(
         self,
-        texts: Sequence[str],
-        labels: Labels | None = None,
+        texts: Queries,
+        labels: Labels | AnyLabel | None = None,
         *,
-        text_pairs: Sequence[str | None] | None = None,
-        targets: Sequence[str | None] | None = None,
+        text_pairs: Sequence[str | None] | str | None = None,
+        targets: Sequence[str | None] | str | None = None,
         against: AnyLabel | None = None,
     ) -> Float[np.ndarray, "q n"]:
         """Score every training example against some queries.
 
         Args:
-            texts: the queries.
+            texts: the queries, see `explain_many`.
             labels: their classes by name or number; None (for all or for one) is the predicted class.
             text_pairs: second texts of pairs.
             targets: the parts that count (language model).
@@ -321,13 +306,13 @@ class Index:
         queries = queries_of(texts, labels, text_pairs, targets)
         asked = self._ask(queries, against)
         found = [self._block(asked, rows) for rows in blocks(len(queries))]
-        return np.concatenate(found) if found else np.zeros((0, len(self)))
+        return np.concatenate(found) if found else np.zeros((0, self.store.n))
 
-    def predict(self, texts: Sequence[str], *, text_pairs: Sequence[str | None] | None = None) -> list[str]:
+    def predict(self, texts: Queries, *, text_pairs: Sequence[str | None] | str | None = None) -> list[str]:
         """Predict the class of some texts at the last checkpoint of the index.
 
         Args:
-            texts: the texts.
+            texts: the texts, see `explain_many`.
             text_pairs: second texts of pairs.
 
         Returns:
@@ -339,12 +324,21 @@ class Index:
         names = self.run.label_names
         if names is None:
             raise InputError("this run is a language model: it predicts no classes")
-        queries = queries_of(texts, text_pairs=text_pairs)
+        queries = [replace(one, label=None) for one in queries_of(texts, text_pairs=text_pairs)]
         check_queries(queries)
         encoded = self._loaded.encoder.encode(queries) if queries else []
-        size = self.store.plan.source.batch_size
-        _, predicted, _ = labels_of(self._loaded.at(self.store.plan.checkpoints[-1].step), queries, encoded, size)
+        last, size = self._loaded.at(self.store.plan.checkpoints[-1].step), self.store.plan.source.batch_size
+        _, predicted, _ = labels_of(last, queries, encoded, size)
         return [names[number] for number in predicted]
+
+    def _explained(self, asked: Asked, rule: Aggregate, k: int, where: Where, *, baselines: bool) -> Iterator[Answer]:
+        count = len(asked.queries)
+        for row in range(count) if rule.how != "mean" else ():
+            one, told = self._grouping.ranking(asked, [row], rule, k, where)
+            yield self._answers.answer(asked, row, one, k, baselines=baselines, where=where, worded=False, told=told)
+        for rows in blocks(count) if rule.how == "mean" else ():
+            for row, one in zip(rows, self._ranked(asked, rows, k, where), strict=True):
+                yield self._answers.answer(asked, row, one, k, baselines=baselines, where=where)
 
     def _block(self, asked: Asked, rows: range) -> Float[np.ndarray, "q n"]:
         """Scores of some queries together: the postings of a token are read once for all of them."""

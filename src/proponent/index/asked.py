@@ -2,62 +2,26 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from proponent.baselines import Texts
 from proponent.errors import InputError, LabelError
 from proponent.forms import Gradient
 from proponent.index.passes import Pass
+from proponent.index.query_input import AnyLabel, plain_label
 from proponent.index.turning import Turning
 from proponent.model import Encoded
 from proponent.recipe import Recipe
-from proponent.types import Example, Label, step_name
+from proponent.types import Example, step_name
 from proponent.views import QueryView
 from proponent.words import Word, words
 from proponent.words import words as words_of
 
-AnyLabel = Label | np.integer[Any]
-"""A class by name or number, of Python or of numpy."""
-
-Labels = Sequence[AnyLabel | None] | Int[np.ndarray, " q"]
-"""Classes of several queries; None is the predicted one."""
-
-
 ALIKE = 0.8
 """The shortest query of a batch has at least this share of the tokens of its longest: padding costs as much as text."""
-
-
-def plain_label(label: AnyLabel) -> Label:
-    """Make a number of numpy one of Python."""
-    if isinstance(label, float | np.floating) and float(label).is_integer():
-        return int(label)
-    return int(label) if isinstance(label, np.integer) else label
-
-
-def queries_of(
-    texts: Sequence[str],
-    labels: Labels | None = None,
-    text_pairs: Sequence[str | None] | None = None,
-    targets: Sequence[str | None] | None = None,
-) -> list[Example]:
-    """Make queries of columns."""
-    if isinstance(texts, str):
-        raise InputError("one text was given where a list of texts belongs: put it in a list")
-    columns = {"labels": labels, "text_pairs": text_pairs, "targets": targets}
-    for name, column in columns.items():
-        if column is not None and len(column) != len(texts):
-            raise InputError(f"{len(texts)} texts, but {len(column)} {name}: give one for each text, or None")
-    none = [None] * len(texts)
-    given = none if labels is None else [None if label is None else plain_label(label) for label in labels]
-    pairs = none if text_pairs is None else text_pairs
-    counted = none if targets is None else targets
-    return [
-        Example(str(row), row, text, label, pair, target)
-        for row, (text, label, pair, target) in enumerate(zip(texts, given, pairs, counted, strict=True))
-    ]
 
 
 def named(queries: Sequence[Example], row: int) -> str:

@@ -205,9 +205,12 @@ class FastIF:
     def _products(self, s: Float[Tensor, "q p"], places: Int[np.ndarray, " m"]) -> Float[np.ndarray, "q m"]:
         """Products of some examples' gradients, taken again, with what was solved."""
         found = np.zeros((len(s), len(places)))
-        order = np.argsort(self._lengths(places), kind="stable")
+        if len(places) <= READ:
+            self._encoded(places)  # read in order, once: the batches below jump from row to row
+        lengths = self._lengths(places)
+        order = np.argsort(lengths, kind="stable")
         size, blocks = self.store.plan.source.batch_size, self._blocks(s)
-        for cut in _cuts(self._lengths(places)[order], size, equal=self._work.run.equal_lengths):
+        for cut in _cuts(lengths[order], size, equal=self._work.run.equal_lengths):
             own = order[cut]
             encoded, labels = self._encoded(places[own])
             start = 0
@@ -254,8 +257,7 @@ class FastIF:
         """Tokens of each text are known only once it is read: characters stand for them, or tokens where it matters."""
         if self._work.run.equal_lengths:
             return np.asarray([one.length for one in self._encoded(places)[0]])
-        texts = self.store.examples["text"]
-        return np.asarray([len(str(texts[place])) for place in places.tolist()])
+        return self.store.lengths(places)
 
     @property
     def nearest(self) -> Nearest:

@@ -1,5 +1,7 @@
 """Which training examples FastIF compares a query with: what the index keeps of each decides, no gradient is taken."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -67,9 +69,10 @@ class Nearest:
             start += len(p)
         return np.concatenate(found)
 
-    def _blocks(self, name: str) -> list[np.ndarray]:
-        held = self.store.features[name]
-        return [held[start : start + BLOCK] for start in range(0, len(held), BLOCK)]
+    def _blocks(self, name: str) -> Iterator[np.ndarray]:
+        for segment in self.store.segments:
+            held = segment.features(name)
+            yield from (held[start : start + BLOCK] for start in range(0, len(held), BLOCK))
 
     def _most(self) -> int:
         n, asked = int(self.store.alive.sum()), self.recipe.candidates

@@ -38,12 +38,10 @@ class Lookup:
     Attributes:
         module: the embedding.
         first: where its table begins in the joint table of the model's word embeddings.
-        decodes: whether it reads what the decoder reads.
     """
 
     module: nn.Embedding
     first: int = 0
-    decodes: bool = False
 
 
 def lookups(model: nn.Module, *, decoding: bool) -> tuple[Lookup, ...]:
@@ -55,10 +53,10 @@ def lookups(model: nn.Module, *, decoding: bool) -> tuple[Lookup, ...]:
     named = cast("Any", model)
     encoder, decoder = input_embedding(named.get_encoder()), input_embedding(named.get_decoder())
     if encoder.weight.data_ptr() == decoder.weight.data_ptr():
-        return Lookup(encoder), Lookup(decoder, decodes=True)
+        return Lookup(encoder), Lookup(decoder)
     if encoder.weight.shape[1] != decoder.weight.shape[1]:
         raise RunError(f"encoder and decoder of {type(model).__name__} have word embeddings of different widths")
-    return Lookup(encoder, int(decoder.weight.shape[0])), Lookup(decoder, decodes=True)
+    return Lookup(encoder, int(decoder.weight.shape[0])), Lookup(decoder)
 
 
 def word_tables(model: nn.Module, *, decoding: bool) -> list[Tensor]:

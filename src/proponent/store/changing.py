@@ -20,8 +20,6 @@ from proponent.store.repair import publish_manifest, recheck, remove_strays, set
 @contextmanager
 def changing(folder: Path, waiting: Callable[[], None] | None = None) -> Generator[Store]:
     """Hold a sealed index while it is changed."""
-    if Store(folder).former is not None:
-        raise InputError(f"{folder} holds an index of a former format, which is read but not changed: build it again")
     leases = Leases(folder)
     try:
         with leases.whole(waiting):

@@ -18,7 +18,7 @@ from proponent.store.rows import RowKind
 from proponent.store.sums import Sums
 
 FORMAT = 2
-"""Version of the directory layout; a reader takes the one before too, and refuses a newer one."""
+"""Version of the directory layout; a reader refuses every other."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -256,16 +256,6 @@ def merkle_root(files: Mapping[str, Sums]) -> str:
     return hashlib.sha256(canonical({name: sums.sha256 for name, sums in files.items()}).encode()).hexdigest()
 
 
-def version_of(path: Path) -> int | None:
-    """Read nothing but the format of a plan or manifest."""
-    try:
-        raw: object = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    version = cast("dict[str, object]", raw).get("format") if isinstance(raw, dict) else None
-    return version if isinstance(version, int) else None
-
-
 def read_json(path: Path, model: type[Model]) -> Model:
     """Read a plan or a manifest."""
     try:
@@ -276,6 +266,11 @@ def read_json(path: Path, model: type[Model]) -> Model:
     if isinstance(version, int) and version > FORMAT:
         raise MismatchError(
             f"{path} has format {version}, newer than the {FORMAT} that this version reads: upgrade proponent"
+        )
+    if isinstance(version, int) and version < FORMAT:
+        raise MismatchError(
+            f"{path} has format {version}, older than the {FORMAT} that this version reads: build the index again, "
+            "into another folder (--out)"
         )
     try:
         return model.model_validate_json(json.dumps(raw))

@@ -2,18 +2,17 @@
 
 import bisect
 from collections.abc import Collection, Iterator, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from proponent.errors import DamagedError, InputError
 from proponent.store.files import finished
-from proponent.store.former import FORMER, FormerFiles
 from proponent.store.layout import Layout, no_index
-from proponent.store.manifest import FORMAT, Manifest, Plan, PlannedSegment, merkle_root, read_json, version_of
+from proponent.store.manifest import FORMAT, Manifest, Plan, PlannedSegment, merkle_root, read_json
 from proponent.store.mapped import TRANSIENT, Mapped
 from proponent.store.segment import Files, Segment
 from proponent.store.sums import Sums, sums_of_file
@@ -23,6 +22,20 @@ OPEN_FILES = 256
 
 _SPARED = ("forms/", "postings/")
 """Where files may be missing that `allow_missing` goes on without."""
+
+
+class Counts(NamedTuple):
+    """How many examples an index holds; what is in none of them lies in shards that are missing.
+
+    Attributes:
+        examples: that may be found.
+        deleted: whose bytes stay until the index is merged.
+        skipped: that have no finite loss or gradient, the deleted ones apart.
+    """
+
+    examples: int
+    deleted: int
+    skipped: int
 
 
 class Store:
@@ -51,13 +64,12 @@ class Store:
                 "or look at what is there with --partial (partial=True)"
             )
         self.allow_missing = allow_missing or not self.sealed
-        self.former = FormerFiles(folder) if self.sealed and version_of(self.layout.manifest) == FORMER else None
-        self.plan, self.manifest = self._read() if self.former is None else self.former.read()
+        self.plan, self.manifest = self._read()
         self._open = lru_cache(maxsize=OPEN_FILES)(self._mapped)
         self._whole: set[Path] = set()
-        if self.sealed and self.former is None:
+        if self.sealed:
             self._check()
-        self.segments = self._segments() if self.former is None else self.former.segments()
+        self.segments = self._segments()
         self.n = sum(segment.n for segment in self.segments)
         if not self.n:
             raise InputError(f"nothing of the index at {folder} is there yet: run the same `proponent index` again")
@@ -81,9 +93,20 @@ class Store:
         """Examples that may be found: neither skipped nor deleted nor missing; boolean [n]."""
         return np.concatenate([segment.alive for segment in self.segments])
 
+    @cached_property
+    def counts(self) -> Counts:
+        """Examples that may be found, and those that may not."""
+        gone = sum(len(segment.deleted) for segment in self.segments)
+        skipped = 0
+        for segment in self.segments:
+            bad = segment.features("skipped").copy()
+            bad[segment.deleted] = False
+            skipped += int(bad.sum())
+        return Counts(int(self.alive.sum()), gone, skipped)
+
     def scale(self, step: int) -> np.ndarray:
         """What each training example's gradient is multiplied with."""
-        return self.features[f"scale.{step}"] if self.plan.recipe.unit_norm else np.ones(self.n)
+        return self.features[f"scale.{step}"] if self.plan.recipe.normed else np.ones(self.n)
 
     @property
     def coverage(self) -> float:
@@ -99,6 +122,28 @@ class Store:
         """Find an example."""
         segment = self.segments[bisect.bisect_right(self.segments, example, key=lambda one: one.offset) - 1]
         return segment, example - segment.offset
+
+    def take(self, name: str, examples: Int[np.ndarray, " m"]) -> list[Any]:
+        """Read one column of some examples, and no other rows."""
+        found: list[Any] = [None] * len(examples)
+        for segment, at in self._by_segment(examples):
+            values = segment.examples.take(name, examples[at] - segment.offset)
+            for place, value in zip(at.tolist(), values, strict=True):
+                found[place] = value
+        return found
+
+    def lengths(self, examples: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
+        """Count the characters of some examples' texts without keeping the texts."""
+        found: Int[np.ndarray, " m"] = np.zeros(len(examples), dtype=np.int64)
+        for segment, at in self._by_segment(examples):
+            found[at] = segment.examples.lengths("text", examples[at] - segment.offset)
+        return found
+
+    def _by_segment(self, examples: Int[np.ndarray, " m"]) -> Iterator[tuple[Segment, Int[np.ndarray, " k"]]]:
+        for segment in self.segments:
+            at = np.flatnonzero((examples >= segment.offset) & (examples < segment.offset + segment.n))
+            if len(at):
+                yield segment, at
 
     def row(self, example: int) -> dict[str, Any]:
         """What is shown of an example."""
@@ -118,20 +163,9 @@ class Store:
             for places, arrays in segment.shards(step):
                 yield segment.offset + places, decode_arrays(arrays)
 
-    def example_arrays(self, step: int, example: int) -> dict[str, np.ndarray]:
-        """Read the forms of one example without reading its shard."""
-        segment, place = self.locate(example)
-        return segment.arrays(step, place)
-
     def table(self, step: int) -> dict[str, np.ndarray]:
         """Read the table that a checkpoint's products need."""
-        path = self.layout.table(step)
-        return (self._open(path) if self.former is None else self.former.tensors(path)).all()
-
-    def has_table(self, step: int) -> bool:
-        """Say whether a checkpoint has a table."""
-        path = self.layout.table(step)
-        return self._has(path) if self.former is None else self.former.has(path)
+        return self._open(self.layout.table(step)).all()
 
     def _read(self) -> tuple[Plan, Manifest]:
         plan = read_json(self.layout.plan, Plan)
@@ -252,6 +286,9 @@ class Features(Mapping[str, np.ndarray]):
         parts = [segment.features(name) for segment in self._segments]
         return np.concatenate(parts, axis=1 if name == "losses" else 0)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._always or name in self._segments[0].feature_names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._segments[0].feature_names)
 
@@ -286,6 +323,9 @@ class Table(Mapping[str, list[Any]]):
             for segment in self._store.segments
         ]
         return [value for part in parts for value in part]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.NAMES
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.NAMES)

@@ -8,12 +8,6 @@ from jaxtyping import Float, Num
 RowKind = Literal["fp32", "fp16", "int8"]
 KINDS: tuple[RowKind, ...] = get_args(RowKind)
 
-DTYPES: dict[str, np.dtype[np.generic]] = {
-    "fp32": np.dtype("<f4"),
-    "fp16": np.dtype("<f2"),
-    "int8": np.dtype(np.int8),
-}
-
 _STEPS = {"fp16": 1.0, "int8": 127.0}
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from proponent.disk import TEMPORARY
 from proponent.errors import DamagedError, InputError
 from proponent.store.files import NOTE, finished, walk
-from proponent.store.former import FORMER, FormerFiles
 from proponent.store.layout import MANIFEST, PLAN, Layout
 from proponent.store.leases import NAME
-from proponent.store.manifest import Manifest, canonical, merkle_root, read_json, version_of
+from proponent.store.manifest import Manifest, canonical, merkle_root, read_json
 from proponent.store.reader import Store, refuse_name
 from proponent.store.segment import Segment
 from proponent.store.sums import BLOCK, Sums, sums_of_file
@@ -61,8 +60,6 @@ def verify(
     layout, began = Layout(folder), time.perf_counter()
     if not layout.plan.is_file():
         raise InputError(f"no index at {folder}")
-    if version_of(layout.manifest) == FORMER:
-        return _former(folder, began)
     sealed = layout.manifest.is_file()
     files = _sealed_files(layout) if sealed else _noted_files(layout)
     damage = [found for name, sums in each(sorted(files.items())) if (found := _check(folder, name, sums))]
@@ -71,18 +68,6 @@ def verify(
     size = sum(sums.size for sums in files.values())
     strays = tuple(_strays(layout, set(files)))
     return Verdict(sealed, len(files), size, time.perf_counter() - began, tuple(damage), strays)
-
-
-def _former(folder: Path, began: float) -> Verdict:
-    files = FormerFiles(folder)
-    damage: list[Damage] = []
-    for name in files.manifest.files:
-        try:
-            files.whole(folder / name)
-        except DamagedError:
-            damage.append(Damage(name, "is not what was written"))
-    size = sum((folder / name).stat().st_size for name in files.manifest.files)
-    return Verdict(True, len(files.manifest.files), size, time.perf_counter() - began, tuple(damage), ())
 
 
 def _sealed_files(layout: Layout) -> dict[str, Sums]:

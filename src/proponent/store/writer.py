@@ -23,7 +23,6 @@ from proponent.store.files import (
     publish_tensors,
     walk,
 )
-from proponent.store.former import FORMER
 from proponent.store.layout import MANIFEST, PLAN, Layout
 from proponent.store.leases import NAME, Leases
 from proponent.store.manifest import (
@@ -36,7 +35,6 @@ from proponent.store.manifest import (
     Source,
     canonical,
     read_json,
-    version_of,
 )
 from proponent.store.mapped import Mapped
 from proponent.store.postings import Shard, write_postings
@@ -231,10 +229,6 @@ class Writer:
         if not self.layout.plan.is_file():
             publish_bytes(self.layout.plan, [(canonical(plan.model_dump()) + "\n").encode()], noted=False)
             return
-        if version_of(self.layout.plan) == FORMER:
-            raise MismatchError(
-                f"{self.folder} holds an index of format {FORMER}, which is read but not written: choose another --out"
-            )
         found = read_json(self.layout.plan, Plan)
         refuse_other_plan(self.folder, found, plan, finished=self.layout.manifest.is_file(), data=not appending)
         self.plan, self.source = found, found.source  # names may have changed; the frozen plan stays
@@ -298,6 +292,6 @@ def _refuse_alien(folder: Path, *, appending: bool) -> None:
     ours = {NAME, PLAN, MANIFEST}
     alien = {name for name in held if name not in ours and not is_temporary(name)}
     if PLAN not in held and alien:
-        raise MismatchError(f"{folder} is not empty and not an index (it holds {min(held)}): choose another --out")
+        raise MismatchError(f"{folder} is not empty and not an index (it holds {min(alien)}): choose another --out")
     if appending and PLAN not in held:
         raise InputError(f"no index at {folder} to append to: leave --append out to build one")

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any, ClassVar, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from proponent.errors import DataError, MissingExtraError
 from proponent.types import Span
+from proponent.version import __version__
 from proponent.views.page import Page
 from proponent.views.segments import Mark, clip, signed, spoken
 
@@ -169,9 +169,7 @@ class Answer(Page):
 
     template: ClassVar[str] = "answer_fragment.html.j2"
 
-    version: str = field(
-        default_factory=lambda: version("proponent"), metadata={"help": "version that made it", "json": "proponent"}
-    )
+    version: str = field(default=__version__, metadata={"help": "version that made it", "json": "proponent"})
     method: str = field(metadata={"help": "name of the method, as users type it"})
     checkpoints: tuple[Checkpoint, ...] = field(metadata={"help": "checkpoints that the score sums over"})
     embedding_path: EmbeddingPath | None = field(metadata={"help": "gradient path; None without an embedding"})
@@ -220,7 +218,7 @@ class Answer(Page):
         """The question that the answer answers."""
         if self.group is not None:
             what = "these texts" if self.query.label is None else self.query.label
-            return f"Where do {len(self.group):,} outputs come from together ({what})?"
+            return f"Where do {len(self.group):,} outputs come from ({what})?"
         if self.query.label is None:
             return "Where does this text come from?"
         against = "" if self.query.against is None else f" and not {self.query.against}"

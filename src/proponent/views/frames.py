@@ -112,7 +112,7 @@ class Form:
 
     @property
     def narrowed(self) -> bool:
-        """Whether some training examples can not be found."""
+        """Whether some training examples cannot be found."""
         return any(one.chosen for one in self.only)
 
 

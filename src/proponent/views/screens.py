@@ -25,7 +25,7 @@ class AskScreen(Screen):
     all_hits: int = field(default=0, metadata=_help("hits of the answer before the word filter"))
     exports: tuple[Link, ...] = field(default=(), metadata=_help("files of this answer"))
     groups: str = field(default="", metadata=_help("URL of the sums by label; empty without an answer"))
-    problem: str = field(default="", metadata=_help("why new texts can not be asked; empty when they can"))
+    problem: str = field(default="", metadata=_help("why new texts cannot be asked; empty when they can"))
     recent: tuple[Asked, ...] = field(default=(), metadata=_help("questions that were asked before, latest first"))
     n_examples: int = field(default=0, metadata=_help("training examples of the index"))
     seconds: float = field(default=0.0, metadata=_help("what the answer took; 0 when it is not known"))
@@ -310,7 +310,7 @@ class AboutScreen(Screen):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProblemScreen(Screen):
-    """Something that can not be shown, and the way out."""
+    """Something that cannot be shown, and the way out."""
 
     template: ClassVar[str] = "explorer/problem.html.j2"
 

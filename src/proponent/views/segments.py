@@ -1,6 +1,6 @@
 """What every view shares: texts cut into marked segments, invisible characters made visible, numbers with their sign.
 
-Pure functions on texts and numbers. The page and the terminal both draw what comes from here, so that they can not
+Pure functions on texts and numbers. The page and the terminal both draw what comes from here, so that they cannot
 disagree about a word, a sign or a hidden character.
 """
 

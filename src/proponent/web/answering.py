@@ -58,7 +58,12 @@ def ask_screen(request: Request, shelf: Shelf, shown: Shown, state: Asking) -> A
     if kept is None:
         recent = tuple(_asked(shown, one) for one in list(shown.questions.list().values())[:RECENT])
         return AskScreen(
-            form=filled, answer=None, doors=ways, problem=_missing(shown), recent=recent, n_examples=shown.store.n
+            form=filled,
+            answer=None,
+            doors=ways,
+            problem=_missing(shown),
+            recent=recent,
+            n_examples=shown.store.counts.examples,
         )
     answer = kept.answer
     whole = len(answer.helped) + len(answer.hurt)
@@ -69,7 +74,7 @@ def ask_screen(request: Request, shelf: Shelf, shown: Shown, state: Asking) -> A
         all_hits=whole,
         exports=tuple(Link(_file_words(kind), state.url("/export/answer." + kind)) for kind in ANSWER_FILES),
         groups=state.url("/groups", word=""),
-        n_examples=shown.store.n,
+        n_examples=shown.store.counts.examples,
         seconds=kept.seconds,
     )
 
@@ -172,7 +177,7 @@ def _missing(shown: Shown) -> str:
     if folder.exists():
         return ""
     return (
-        f"New texts can not be asked: the model's folder {folder} is not there. Everything else works, answers that "
+        f"New texts cannot be asked: the model's folder {folder} is not there. Everything else works, answers that "
         "were asked before too. If the folder has moved, start again with --run FOLDER."
     )
 

@@ -56,7 +56,7 @@ def _of_index(
     shown: Shown, kept: Kept | None, leading: Sequence[str], first: bool, asker: Asker, state: Asking
 ) -> Column:
     plan = shown.plan
-    note = f"{shown.name}, {len(plan.checkpoints)} checkpoints, {shown.store.n:,} training examples"
+    note = f"{shown.name}, {len(plan.checkpoints)} checkpoints, {shown.store.counts.examples:,} training examples"
     if kept is None:
         job = asker.pending(question_of(state), shown.folder)
         told = "This index was not asked yet." if job is None else job.error or f"Being asked: {job.stage} …"

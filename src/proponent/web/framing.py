@@ -219,4 +219,4 @@ def _method(shown: Shown) -> str:
     try:
         return shown.plan.recipe.name
     except ProponentError:
-        return "can not be opened"
+        return "cannot be opened"

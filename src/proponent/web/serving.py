@@ -137,7 +137,5 @@ def _bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         made.close()
         why = error.strerror or str(error)
-        raise InputError(
-            f"{host}:{port} can not be used ({why}): choose another --port, or 0 for a free one"
-        ) from error
+        raise InputError(f"{host}:{port} cannot be used ({why}): choose another --port, or 0 for a free one") from error
     return made

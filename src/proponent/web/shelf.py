@@ -135,7 +135,7 @@ class Shown:
             if label and (names is None or label not in names):
                 raise InputError(f"no class {label!r}{nearest(label, names or ())}")
         if question.label and question.label == question.against:
-            raise InputError(f"{question.label!r} can not be compared with itself: choose two classes")
+            raise InputError(f"{question.label!r} cannot be compared with itself: choose two classes")
         self.check_filters(question)
 
     def check_filters(self, question: Question) -> None:

@@ -44,7 +44,7 @@ class State:
         return state
 
     def check(self) -> None:
-        """Refuse what can not be."""
+        """Refuse what cannot be."""
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -82,7 +82,7 @@ class Asking(State):
     only_source: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Refuse what can not be."""
+        """Refuse what cannot be."""
         for name in ("text", "pair", "target"):
             size = len(getattr(self, name))
             if size > LONGEST_TEXT:
@@ -112,7 +112,7 @@ class Browsing(State):
     size: int = 50
 
     def check(self) -> None:
-        """Refuse what can not be."""
+        """Refuse what cannot be."""
         _one_of("how", self.how, HOW)
         _one_of("flag", self.flag, ("", "yes", "no"))
         _one_of("size", self.size, SIZES)

@@ -18,16 +18,15 @@ def about_screen(shown: Shown) -> AboutScreen:
     current = shown.decisions.current
     looking = Looking(index=shown.name)
     counts = [(act, sum(one.act == act for one in current.values())) for act in ACTS if act != "clear"]
-    deleted = sum(len(segment.deleted) for segment in store.segments)
     facts = [
         ("method", plan.recipe.name),
-        ("training examples", f"{store.n:,}"),
+        ("training examples", f"{store.counts.examples:,}"),
         ("classes", ", ".join(plan.label_names) if plan.label_names else "none: a language model"),
         ("data", Path(plan.source.data).name),
         ("run", str(shown.run_folder) + ("" if shown.run_folder.exists() else " (not there)")),
         ("most tokens read of a text", f"{plan.max_length:,}"),
-        ("rows without a finite gradient", f"{len(store.manifest.skipped):,}"),
-        ("deleted", f"{deleted:,}"),
+        ("rows without a finite gradient", f"{store.counts.skipped:,}"),
+        ("deleted", f"{store.counts.deleted:,}"),
         ("folder", str(shown.folder)),
         ("Merkle root", store.manifest.merkle_root[:16] or "not sealed yet"),
     ]
@@ -75,7 +74,7 @@ def problem_screen(error: Exception, status: int, links: tuple[Link, ...]) -> Pr
     titles = {
         DamagedError: "This index is damaged",
         MismatchError: "These parts do not belong together",
-        InputError: "This can not be shown",
+        InputError: "This cannot be shown",
     }
     title = next((title for kind, title in titles.items() if isinstance(error, kind)), "Something went wrong")
     return ProblemScreen(title=title, told=str(error), status=status, links=links)

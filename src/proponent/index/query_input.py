@@ -1,0 +1,85 @@
+"""What users give as queries: texts, dicts or examples, one or many."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+from jaxtyping import Int
+
+from proponent.errors import InputError
+from proponent.near import nearest
+from proponent.types import Example, Label
+
+AnyLabel = Label | np.integer[Any]
+"""A class by name or number, of Python or of numpy."""
+
+Labels = Sequence[AnyLabel | None] | Int[np.ndarray, " q"]
+"""Classes of several queries; None is the predicted one."""
+
+Query: TypeAlias = str | Mapping[str, Any] | Example
+"""A text, an example, or a dict with its fields: text, text_pair, label, target, id."""
+
+Queries: TypeAlias = Query | Sequence[Query]
+"""One query or several."""
+
+_FIELDS = ("text", "text_pair", "label", "target", "id")
+
+
+def plain_label(label: AnyLabel) -> Label:
+    """Make a number of numpy one of Python."""
+    if isinstance(label, float | np.floating) and float(label).is_integer():
+        return int(label)
+    return int(label) if isinstance(label, np.integer) else label
+
+
+def queries_of(
+    given: Queries,
+    labels: Labels | AnyLabel | None = None,
+    text_pairs: Sequence[str | None] | str | None = None,
+    targets: Sequence[str | None] | str | None = None,
+) -> list[Example]:
+    """Make queries of what was given; a column fills in or replaces a field of each query."""
+    texts = [given] if isinstance(given, str | Mapping | Example) else list(given)
+    pairs, counted = _column(text_pairs), _column(targets)
+    classes = _column(labels)
+    columns = {"labels": classes, "text_pairs": pairs, "targets": counted}
+    for name, column in columns.items():
+        if column is not None and len(column) != len(texts):
+            raise InputError(f"{len(texts)} texts, but {len(column)} {name}: give one for each text, or None")
+    made = [_example(query, row) for row, query in enumerate(texts)]
+    return [
+        Example(
+            one.id,
+            one.row,
+            one.text,
+            _filled(classes, row, one.label),
+            _filled(pairs, row, one.text_pair),
+            _filled(counted, row, one.target),
+        )
+        for row, one in enumerate(made)
+    ]
+
+
+def _column(values: Any) -> Any:
+    """A column of one value for a single value; None stays None."""
+    return [values] if isinstance(values, str | int | float | np.integer | np.floating) else values
+
+
+def _filled(column: Any, row: int, own: Any) -> Any:
+    value: Any = own if column is None or column[row] is None else column[row]
+    return plain_label(cast("AnyLabel", value)) if isinstance(value, float | np.floating | np.integer) else value
+
+
+def _example(query: Query, row: int) -> Example:
+    if isinstance(query, Example):
+        return query
+    if not isinstance(query, Mapping):
+        return Example(str(row), row, query)
+    unknown = next((name for name in query if name not in _FIELDS), None)
+    if unknown is not None:
+        raise InputError(f"query {row} has the field {unknown!r}{nearest(str(unknown), _FIELDS)}: {', '.join(_FIELDS)}")
+    if "text" not in query:
+        raise InputError(f"query {row} has no text: give a dict with the key 'text'")
+    identity = query.get("id")
+    name = str(row) if identity is None else str(identity)
+    return Example(name, row, query["text"], query.get("label"), query.get("text_pair"), query.get("target"))
