@@ -14,6 +14,7 @@ import torch
 
 from proponent.errors import RunError
 from proponent.model.checkpoints import MOMENTS_FILE, RECORD_FILE
+from proponent.model.former import recorded
 from proponent.model.huggingface import TrainerCallback
 from proponent.model.steps import StepRecorder
 from proponent.tensors import write_bytes, write_tensors
@@ -39,6 +40,7 @@ _ARGUMENTS = (
     "seed",
     "data_seed",
     "label_smoothing_factor",
+    "load_best_model_at_end",
 )
 
 
@@ -55,7 +57,7 @@ def started_from(folder: Path) -> str | None:
 
 def run_record(folder: Path) -> dict[str, Any] | None:
     """Read how a run was trained."""
-    path = folder / RUN_FILE
+    path = recorded(folder, RUN_FILE)
     if not path.is_file():
         return None
     try:

@@ -20,6 +20,9 @@ from proponent.store.sums import Sums
 FORMAT = 2
 """Version of the directory layout; a reader takes the one before too, and refuses a newer one."""
 
+FORMER_NAME = "whence"
+"""What the library was called before: the key under which earlier plans hold its version."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -266,6 +269,15 @@ def version_of(path: Path) -> int | None:
     return version if isinstance(version, int) else None
 
 
+def former_name(path: Path) -> bool:
+    """Whether a plan was written under the library's former name."""
+    try:
+        raw: object = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(raw, dict) and FORMER_NAME in raw
+
+
 def read_json(path: Path, model: type[Model]) -> Model:
     """Read a plan or a manifest."""
     try:
@@ -277,6 +289,9 @@ def read_json(path: Path, model: type[Model]) -> Model:
         raise MismatchError(
             f"{path} has format {version}, newer than the {FORMAT} that this version reads: upgrade proponent"
         )
+    if isinstance(raw, dict) and FORMER_NAME in raw and "proponent" in model.model_fields:
+        held = cast("dict[str, object]", raw)
+        raw = {("proponent" if name == FORMER_NAME else name): value for name, value in held.items()}
     try:
         return model.model_validate_json(json.dumps(raw))
     except ValidationError as error:

@@ -13,7 +13,16 @@ from proponent.errors import DamagedError, InputError
 from proponent.store.files import finished
 from proponent.store.former import FORMER, FormerFiles
 from proponent.store.layout import Layout
-from proponent.store.manifest import FORMAT, Manifest, Plan, PlannedSegment, merkle_root, read_json, version_of
+from proponent.store.manifest import (
+    FORMAT,
+    Manifest,
+    Plan,
+    PlannedSegment,
+    former_name,
+    merkle_root,
+    read_json,
+    version_of,
+)
 from proponent.store.mapped import TRANSIENT, Mapped
 from proponent.store.segment import Files, Segment
 from proponent.store.sums import Sums, sums_of_file
@@ -57,6 +66,10 @@ class Store:
         self._whole: set[Path] = set()
         if self.sealed and self.former is None:
             self._check()
+        if former_name(self.layout.plan):
+            note = "this index was written under the library's former name, whence: it is read as it is"
+            notes = list(dict.fromkeys([*self.manifest.notes, note]))
+            self.manifest = self.manifest.model_copy(update={"notes": notes})
         self.segments = self._segments() if self.former is None else self.former.segments()
         self.n = sum(segment.n for segment in self.segments)
         if not self.n:
