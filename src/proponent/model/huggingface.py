@@ -60,6 +60,9 @@ MOST_PER_BYTE, MOST_BESIDE = 8, 2**26
 _OLD_NAMES = frozenset({"T5WithLMHeadModel"})
 """Classes of earlier versions of transformers that have another name today."""
 
+_MERGE = (
+    ", which proponent does not read: merge it (model.merge_and_unload().save_pretrained(folder)) and give that folder"
+)
 _HEADS = (".classifier.weight", ".score.weight", ".classifier.out_proj.weight")
 
 
@@ -211,6 +214,7 @@ def _config(name: str, trust_remote_code: bool) -> Any:
 def _load_plain(folder: Path, card: ModelCard, trust_remote_code: bool) -> torch.nn.Module:
     _check_size(folder, card.kind, trust_remote_code)
     model, report = _loaded(str(folder), card.kind, trust_remote_code)
+    _refuse_compiled(folder, report.unused)
     _require_whole(folder, report.missing)
     _require_used(folder, model, report.unused)
     _require_class(folder, model, card.architecture)
@@ -261,6 +265,14 @@ def _require_whole(folder: Path, missing: list[str]) -> None:
         raise RunError(f"the weights in {folder} lack {missing[0]}{more}: not a whole checkpoint of this architecture")
 
 
+def _refuse_compiled(folder: Path, unused: list[str]) -> None:
+    if any("_orig_mod." in name for name in unused):
+        raise RunError(
+            f"the weights in {folder} were saved from a compiled model (their names begin with _orig_mod.): save them "
+            "again with model._orig_mod.save_pretrained(folder)"
+        )
+
+
 def _require_used(folder: Path, model: torch.nn.Module, unused: list[str]) -> None:
     if unused:
         more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
@@ -304,17 +316,48 @@ def _base(folder: Path) -> str:
 
 
 def _adapter_card(folder: Path, trust_remote_code: bool) -> ModelCard:
-    task = read_settings(folder / ADAPTER_SETTINGS).get("task_type")
-    if task not in _ADAPTED:
+    settings = read_settings(folder / ADAPTER_SETTINGS)
+    task = settings.get("task_type")
+    if task is not None and task not in _ADAPTED:
         raise RunError(
             f"the adapter in {folder} has task type {task}: one of {', '.join(map(str, _ADAPTED))} is needed"
         )
+    _refuse_adapter(folder, settings)
     base = _base(folder)
     config = _config(base, trust_remote_code)
-    kind = _ADAPTED[task]
+    kind = _ADAPTED[task] if task is not None else _kind_of_base(folder, settings, config)
     if kind == "classification":
         config.num_labels = _adapter_labels(folder, base, config)
     return card_of(config, f"PEFT adapter over {base}", kind, adapter=True)
+
+
+def _kind_of_base(folder: Path, settings: dict[str, Any], config: Any) -> Kind:
+    """An adapter without a task type says over which class it was trained."""
+    mapped: object = settings.get("auto_mapping")
+    known = cast("dict[str, object]", mapped) if isinstance(mapped, dict) else {}
+    names = cast("list[str]", getattr(config, "architectures", None) or [])
+    named = known.get("base_model_class") or (names[0] if names else "")
+    try:
+        return kind_of(folder, str(named), config)
+    except RunError as error:
+        raise RunError(
+            f"the adapter in {folder} has no task type, and its base class {named or '(not named)'} has no head that "
+            f"proponent knows: set task_type in {folder / ADAPTER_SETTINGS} to one of {', '.join(map(str, _ADAPTED))}"
+        ) from error
+
+
+def _refuse_adapter(folder: Path, settings: dict[str, Any]) -> None:
+    """Adapters whose gradients are not taken, each by its reason."""
+    kind = str(settings.get("peft_type"))
+    if "PROMPT" in kind or kind in {"PREFIX_TUNING", "P_TUNING", "CPT"}:
+        raise RunError(
+            f"the adapter in {folder} puts trained vectors before the text ({kind}), which proponent does not support: "
+            "LoRA and its kin are"
+        )
+    if settings.get("trainable_token_indices"):
+        raise RunError(
+            f"the adapter in {folder} trains single rows of the word embedding (trainable_token_indices)" + _MERGE
+        )
 
 
 def _adapter_labels(folder: Path, base: str, config: Any) -> int:
@@ -342,11 +385,29 @@ def _load_adapter(folder: Path, card: ModelCard, trust_remote_code: bool) -> tor
     if Path(base).is_dir():
         require_weights(Path(base), "the adapter's base model is needed whole")
     model, report = _loaded(base, card.kind, trust_remote_code, **options)
+    _resize(folder, model)
     carried = TensorSlices(folder / ADAPTER_FILE).names
     _require_whole(folder, [name for name in report.missing if not any(one.endswith(f".{name}") for one in carried)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # what peft and transformers have to settle between them
-        return cast("torch.nn.Module", cast("Any", peft).PeftModel.from_pretrained(model, str(folder)))
+        adapted: Any = cast("Any", peft).PeftModel.from_pretrained(model, str(folder))
+    table = adapted.get_input_embeddings()
+    if not isinstance(table, torch.nn.Embedding):
+        raise RunError(f"the adapter in {folder} trains the word embedding itself ({type(table).__name__})" + _MERGE)
+    expected = set(cast("Any", peft).get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    lacking = sorted(name for name in expected if name not in carried)
+    _require_whole(folder, lacking)
+    return cast("torch.nn.Module", adapted)
+
+
+def _resize(folder: Path, model: Any) -> None:
+    """A base model whose vocabulary was changed before training: the adapter carries the whole table of its rows."""
+    slices = TensorSlices(folder / ADAPTER_FILE)
+    table = model.get_input_embeddings().weight
+    names = {f"base_model.model.{name}" for name, one in model.named_parameters() if one is table}
+    rows = {slices.shape(name)[0] for name in names & set(slices.names)} - {table.shape[0]}
+    if rows:
+        model.resize_token_embeddings(rows.pop(), mean_resizing=False)
 
 
 def first_line(error: BaseException) -> str:

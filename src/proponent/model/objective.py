@@ -43,9 +43,9 @@ def refuse_objective(folder: Path, checkpoints: Sequence[Path]) -> None:
         if told is not None:
             objective, source = told
             raise RunError(
-                f"{folder} was trained on {objective}, as {source} says, and proponent explains the loss of plain "
-                "text: ask the run of the fine-tuning (SFT) before it; for this model's loss of plain text all the same, copy "
-                "weights, config.json and tokenizer into a folder of their own"
+                f"{folder} was trained on {objective}, as {source} says, and proponent explains the loss of text: ask "
+                "the run of the fine-tuning (SFT) before it; for this model's loss of text all the same, copy weights, "
+                "config.json and tokenizer into a folder of their own"
             )
 
 

@@ -117,7 +117,7 @@ def _no_weights(folder: Path, way_out: str) -> str:
         return (
             f"{folder} holds its weights in parts, one for each process (FSDP or DeepSpeed): put them together with "
             "`accelerate merge-weights` (FSDP) or zero_to_fp32.py --safe_serialization (DeepSpeed), "
-            "or give the folder of the final model alone"
+            "or copy the final model, which the run's own folder holds, into a folder of its own and give that"
         )
     held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
     return f"no weights in {folder} (it holds: {held}): {way_out}"
