@@ -8,6 +8,7 @@ it also leaves in the run's folder what it takes to do the training again (see `
 import json
 from pathlib import Path
 from typing import Any, Literal, cast
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -100,6 +101,7 @@ class Recorder(TrainerCallback):
         self._steps: StepRecorder | None = None
         self._rates: list[float] = []
         self._group = 0
+        self._mark = ""
         self._started: dict[Path, bool | None] = {}  # a second training goes on with the weights of the first
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -115,6 +117,8 @@ class Recorder(TrainerCallback):
         folder.mkdir(parents=True, exist_ok=True)
         if state.global_step:  # resumed: these weights are the run's own
             self._started.setdefault(folder, _noted(folder))
+        self._mark = _mark(folder) if state.global_step else uuid4().hex
+        told["training"] = self._mark
         told["trained_before"] = self._started.setdefault(folder, _trained_before(kwargs.get("model")))
         content = {"version": 1, "initial": self.initial} | told
         write_bytes(folder / RUN_FILE, (json.dumps(content, indent=1) + "\n").encode())
@@ -156,6 +160,7 @@ class Recorder(TrainerCallback):
             "learning_rates": self._rates,
             "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
             "seed": int(args.seed),
+            "training": self._mark,
         }
         if self.moments != "none":
             moments = second_moments(model, optimizer, every=self.moments == "all")
@@ -229,6 +234,14 @@ def _noted(folder: Path) -> bool | None:
         return (run_record(folder) or {}).get("trained_before")
     except RunError:
         return None
+
+
+def _mark(folder: Path) -> str:
+    """The mark of a training that is resumed; a new one where none was left."""
+    try:
+        return str((run_record(folder) or {}).get("training") or uuid4().hex)
+    except RunError:
+        return uuid4().hex
 
 
 def _trained_before(model: Any) -> bool | None:
