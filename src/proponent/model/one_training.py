@@ -92,7 +92,7 @@ def _other_history(before: Path, after: Path) -> str | None:
     """A later checkpoint of one training logs what the earlier one logged, and has the Recorder's mark of it."""
     first, second = _record(before), _record(after)
     marks = first.get("training"), second.get("training")
-    if None not in marks and marks[0] != marks[1]:
+    if all(marks) and marks[0] != marks[1]:
         return "the Recorder marked them as two trainings"
     logged, later = _logged(before), _logged(after)
     for step, values in logged.items():
@@ -102,7 +102,7 @@ def _other_history(before: Path, after: Path) -> str | None:
             return f"at step {step} they log different values of {name} ({same[name]} and {later[step][name]})"
     seeds = first.get("seed"), second.get("seed")
     resumed = bool(logged) and all(later.get(step) == values for step, values in logged.items())
-    if None not in (*seeds,) and seeds[0] != seeds[1] and not resumed:
+    if None not in seeds and seeds[0] != seeds[1] and not resumed:
         return f"their seeds differ ({seeds[0]} and {seeds[1]})"
     return None
 

@@ -17,6 +17,7 @@ from proponent.errors import RunError
 from proponent.model.checkpoints import MOMENTS_FILE, RECORD_FILE
 from proponent.model.former import recorded
 from proponent.model.huggingface import TrainerCallback
+from proponent.model.settings import read_settings
 from proponent.model.steps import StepRecorder
 from proponent.tensors import write_bytes, write_tensors
 
@@ -117,7 +118,7 @@ class Recorder(TrainerCallback):
         folder.mkdir(parents=True, exist_ok=True)
         if state.global_step:  # resumed: these weights are the run's own
             self._started.setdefault(folder, _noted(folder))
-        self._mark = _mark(folder) if state.global_step else uuid4().hex
+        self._mark = _mark(folder, int(state.global_step)) if state.global_step else uuid4().hex
         told["training"] = self._mark
         told["trained_before"] = self._started.setdefault(folder, _trained_before(kwargs.get("model")))
         content = {"version": 1, "initial": self.initial} | told
@@ -236,12 +237,13 @@ def _noted(folder: Path) -> bool | None:
         return None
 
 
-def _mark(folder: Path) -> str:
-    """The mark of a training that is resumed; a new one where none was left."""
+def _mark(folder: Path, step: int) -> str:
+    """The mark of a training that is resumed, by the checkpoint from which it goes on; empty where none was left."""
+    path = recorded(folder / f"checkpoint-{step}", RECORD_FILE)
     try:
-        return str((run_record(folder) or {}).get("training") or uuid4().hex)
+        return str(read_settings(path).get("training") or "") if path.is_file() else ""
     except RunError:
-        return uuid4().hex
+        return ""
 
 
 def _trained_before(model: Any) -> bool | None:

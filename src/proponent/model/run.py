@@ -127,12 +127,8 @@ class Run:
         first = runs[0]
         for other in runs[1:]:
             _check_alike(first, other)
-        checkpoints, later = (
-            tuple(
-                replace(one, step=number * RUN_STEPS + one.step) for number, run in enumerate(runs) for one in of(run)
-            )
-            for of in (lambda run: run.checkpoints, lambda run: run.later)
-        )
+        checkpoints = _numbered([run.checkpoints for run in runs])
+        later = _numbered([run.later for run in runs])
         notes = tuple(dict.fromkeys(note for run in runs for note in run.notes))
         joined = tuple(run.path for run in runs)
         return replace(first, checkpoints=checkpoints, joined=joined, later=later, notes=notes)
@@ -272,6 +268,11 @@ class Run:
         else:  # a name on a hub
             digest.update(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
         return digest.hexdigest()
+
+
+def _numbered(runs: Sequence[tuple[Checkpoint, ...]]) -> tuple[Checkpoint, ...]:
+    """Checkpoints of joined runs: their steps say which run they are of."""
+    return tuple(replace(one, step=number * RUN_STEPS + one.step) for number, run in enumerate(runs) for one in run)
 
 
 def members_of(folder: Path) -> list[Path]:
