@@ -27,6 +27,7 @@ from proponent.index.planning import Cut, chosen, cut, known_ids, label_numbers,
 from proponent.index.turning import Turning
 from proponent.index.worker import KEPT_BYTES, Worker
 from proponent.model import Checkpoint, Encoder, Masks, Run
+from proponent.model.best import OTHERS
 from proponent.recipe import Recipe
 from proponent.store import FORMAT, Manifest, Plan, PlannedCheckpoint, SkippedRow, Source, Store, Writer
 from proponent.types import step_name
@@ -326,7 +327,7 @@ class Build:
 
     def _run_notes(self) -> list[str]:
         """How the run's folder was read; which checkpoints are left out is said only where the user did not choose."""
-        return list(self.run.notes if self.options.steps is None else [])
+        return [note for note in self.run.notes if self.options.steps is None or not note.endswith(OTHERS)]
 
     def _choice_told(self, model: nn.Module) -> list[str]:
         """What is scored of a recipe whose index keeps no gradients."""

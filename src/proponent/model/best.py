@@ -11,6 +11,9 @@ from proponent.model.recorder import run_record
 from proponent.model.settings import read_settings
 from proponent.model.weights import weight_files
 
+OTHERS = "; --steps chooses others"
+"""Ends a note that is void once the user has chosen the steps."""
+
 _BLOCK = 1 << 20
 _STEP = re.compile(r"checkpoint-(\d+)/?$")
 
@@ -49,7 +52,7 @@ def _cut(checkpoints: tuple[Checkpoint, ...], found: Checkpoint, why: str) -> Ke
     summed = ", ".join(str(one.step) for one in checkpoints[:place])
     note = (
         f"the model is checkpoint-{found.step}, {why}: scores take checkpoints up to it ({summed}), and what was saved "
-        f"after it is left out (step {left}); --steps chooses others"
+        f"after it is left out (step {left}){OTHERS}"
     )
     return Kept(checkpoints[:place], checkpoints[place:], (note,))
 

@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from proponent.errors import MissingExtraError, ProponentError, RunError
+from proponent.model.adapters import ADAPTED, MERGE, adapter_labels, base_of, kind_of_base, refuse_adapter
 from proponent.model.batch import Kind
 from proponent.model.card import ModelCard, card_of, kind_of, positions
 from proponent.model.settings import check_numbers, read_settings
@@ -29,7 +30,6 @@ from proponent.model.weights import (
     ADAPTER_FILE,
     ADAPTER_SETTINGS,
     CONFIG_FILE,
-    base_model,
     require_weights,
     weight_files,
 )
@@ -53,17 +53,11 @@ _LOADERS: dict[Kind, Any] = {
     "masked-lm": AutoModelForMaskedLM,
     "seq2seq": AutoModelForSeq2SeqLM,
 }
-_ADAPTED: dict[object, Kind] = {"SEQ_CLS": "classification", "CAUSAL_LM": "causal-lm", "SEQ_2_SEQ_LM": "seq2seq"}
 MOST_PER_BYTE, MOST_BESIDE = 8, 2**26
 """Numbers of a model per byte of its files, at most (packed weights hold several in a byte), and buffers besides."""
 
 _OLD_NAMES = frozenset({"T5WithLMHeadModel"})
 """Classes of earlier versions of transformers that have another name today."""
-
-_MERGE = (
-    ", which proponent does not read: merge it (model.merge_and_unload().save_pretrained(folder)) and give that folder"
-)
-_HEADS = (".classifier.weight", ".score.weight", ".classifier.out_proj.weight")
 
 
 def quiet() -> None:
@@ -294,85 +288,18 @@ def _require_class(folder: Path, model: torch.nn.Module, architecture: str) -> N
         )
 
 
-def _base(folder: Path) -> str:
-    base = base_model(folder)
-    if base is None:
-        raise RunError(
-            f"the adapter in {folder} does not say which base model it belongs to: "
-            f"set base_model_name_or_path in {ADAPTER_SETTINGS}"
-        )
-    home = Path(base)
-    if not home.is_dir() and (home.is_absolute() or base.startswith(".") or base.count("/") > 1):
-        raise RunError(
-            f"the base model of the adapter in {folder} is not at {base} any more: if it has moved, set "
-            f"base_model_name_or_path in {folder / ADAPTER_SETTINGS}"
-        )
-    if (home / ADAPTER_SETTINGS).is_file():
-        raise RunError(
-            f"{base}, the base model of the adapter in {folder}, is an adapter itself: merge it into its own base "
-            "first (merge_and_unload), save the result, and name that as the base"
-        )
-    return base
-
-
 def _adapter_card(folder: Path, trust_remote_code: bool) -> ModelCard:
     settings = read_settings(folder / ADAPTER_SETTINGS)
     task = settings.get("task_type")
-    if task is not None and task not in _ADAPTED:
-        raise RunError(
-            f"the adapter in {folder} has task type {task}: one of {', '.join(map(str, _ADAPTED))} is needed"
-        )
-    _refuse_adapter(folder, settings)
-    base = _base(folder)
+    if task is not None and task not in ADAPTED:
+        raise RunError(f"the adapter in {folder} has task type {task}: one of {', '.join(map(str, ADAPTED))} is needed")
+    refuse_adapter(folder, settings)
+    base = base_of(folder)
     config = _config(base, trust_remote_code)
-    kind = _ADAPTED[task] if task is not None else _kind_of_base(folder, settings, config)
+    kind = ADAPTED[task] if task is not None else kind_of_base(folder, settings, config)
     if kind == "classification":
-        config.num_labels = _adapter_labels(folder, base, config)
+        config.num_labels = adapter_labels(folder, base, config)
     return card_of(config, f"PEFT adapter over {base}", kind, adapter=True)
-
-
-def _kind_of_base(folder: Path, settings: dict[str, Any], config: Any) -> Kind:
-    """An adapter without a task type says over which class it was trained."""
-    mapped: object = settings.get("auto_mapping")
-    known = cast("dict[str, object]", mapped) if isinstance(mapped, dict) else {}
-    names = cast("list[str]", getattr(config, "architectures", None) or [])
-    named = known.get("base_model_class") or (names[0] if names else "")
-    try:
-        return kind_of(folder, str(named), config)
-    except RunError as error:
-        raise RunError(
-            f"the adapter in {folder} has no task type, and its base class {named or '(not named)'} has no head that "
-            f"proponent knows: set task_type in {folder / ADAPTER_SETTINGS} to one of {', '.join(map(str, _ADAPTED))}"
-        ) from error
-
-
-def _refuse_adapter(folder: Path, settings: dict[str, Any]) -> None:
-    """Adapters whose gradients are not taken, each by its reason."""
-    kind = str(settings.get("peft_type"))
-    if "PROMPT" in kind or kind in {"PREFIX_TUNING", "P_TUNING", "CPT"}:
-        raise RunError(
-            f"the adapter in {folder} puts trained vectors before the text ({kind}), which proponent does not support: "
-            "LoRA and its kin are"
-        )
-    if settings.get("trainable_token_indices"):
-        raise RunError(
-            f"the adapter in {folder} trains single rows of the word embedding (trainable_token_indices)" + _MERGE
-        )
-
-
-def _adapter_labels(folder: Path, base: str, config: Any) -> int:
-    """The width of the classifier that the adapter carries, since PEFT saves no label count."""
-    slices = TensorSlices(folder / ADAPTER_FILE)
-    heads = [name for name in slices.names if f".{name}".endswith(_HEADS)]
-    if heads:
-        return slices.shape(heads[-1])[0]
-    names = cast("list[str]", getattr(config, "architectures", None) or [])
-    if not names or not names[0].endswith("ForSequenceClassification"):
-        raise RunError(
-            f"neither the adapter in {folder} nor its base model {base} holds a trained classifier: "
-            "train the adapter with modules_to_save that names the head"
-        )
-    return int(config.num_labels)
 
 
 def _load_adapter(folder: Path, card: ModelCard, trust_remote_code: bool) -> torch.nn.Module:
@@ -381,7 +308,7 @@ def _load_adapter(folder: Path, card: ModelCard, trust_remote_code: bool) -> tor
     except ImportError as error:
         raise MissingExtraError("this run is a PEFT adapter: pip install 'proponent[peft]'") from error
     options: dict[str, Any] = {} if card.label_names is None else {"num_labels": len(card.label_names)}
-    base = _base(folder)
+    base = base_of(folder)
     if Path(base).is_dir():
         require_weights(Path(base), "the adapter's base model is needed whole")
     model, report = _loaded(base, card.kind, trust_remote_code, **options)
@@ -393,7 +320,7 @@ def _load_adapter(folder: Path, card: ModelCard, trust_remote_code: bool) -> tor
         adapted: Any = cast("Any", peft).PeftModel.from_pretrained(model, str(folder))
     table = adapted.get_input_embeddings()
     if not isinstance(table, torch.nn.Embedding):
-        raise RunError(f"the adapter in {folder} trains the word embedding itself ({type(table).__name__})" + _MERGE)
+        raise RunError(f"the adapter in {folder} trains the word embedding itself ({type(table).__name__})" + MERGE)
     expected = set(cast("Any", peft).get_peft_model_state_dict(adapted, save_embedding_layers=False))
     lacking = sorted(name for name in expected if name not in carried)
     _require_whole(folder, lacking)
