@@ -21,12 +21,10 @@ from typing import Any
 import numpy as np
 
 METHODS = (
-    "tracin-we", "tracin-we-topk", "tracin-we-noc", "tracin-we-syn", "tracin-we-adam",
-    "tracin-we-adam-unit",
-    "tracin-last",
-    "tracin-sec", "tracin-all", "tracin-layers", "grad-cos", "influence-last", "representer", "datainf", "ekfac", "fastif",
-    "trackstar", "bm25", "tfidf-label", "embedding", "label",
-)  # fmt: skip
+    *("tracin-we", "tracin-we-topk", "tracin-we-noc", "tracin-we-syn", "tracin-we-adam", "tracin-we-adam-unit"),
+    *("tracin-last", "tracin-sec", "tracin-all", "tracin-layers", "grad-cos", "influence-last", "representer"),
+    *("datainf", "ekfac", "fastif", "trackstar", "bm25", "tfidf-label", "embedding", "label"),
+)
 WORDS = ("sales", "shares", "profit", "match", "goal", "team", "border", "vote", "army", "the", "of", "after")
 LABELS = ("Business", "Sports", "World")
 
@@ -166,8 +164,8 @@ def build(folder: Path, out: Path) -> None:
                 options: dict[str, Any] = {"quiet": True, "batch_size": 8}
                 if method == "tracin-layers":
                     options["layers"] = ("linear",)
-                if method == "tracin-we-syn" and run == "t5":
-                    options["path"] = "input"
+                if method == "fastif" and run in {"gpt2", "t5"}:
+                    options["damping"] = 1.0
                 try:
                     index = proponent.build(folder / run, data, home, method, **options)
                     scores[f"{run}/{method}"] = _scores(index, asked)

@@ -11,7 +11,8 @@ import pytest
 import runs
 from proponent.errors import DamagedError, RunError
 from proponent.model import Run
-from proponent.model.checkpoints import MOMENTS_FILE, RECORD_FILE, discover, weights_fingerprint
+from proponent.model.checkpoints import MOMENTS_FILE, RECORD_FILE, discover
+from proponent.model.weights import weights_fingerprint
 
 Copy = Callable[[Path], Path]
 WEIGHTS = "model.safetensors"

@@ -17,6 +17,7 @@ from proponent.index.build import label_numbers
 from proponent.index.passes import Pass
 from proponent.layers import Block, input_embedding, table_shape, word_tables
 from proponent.model import Encoded, Run
+from proponent.model.former import recorded
 from proponent.model.steps import FOLDER as REPLAY_FOLDER
 from proponent.recipe import Recipe
 from proponent.replay import Query
@@ -83,7 +84,7 @@ class _Check:
 
     def _replay(self, max_length: int | None) -> list[Finding]:
         """Where the run is recorded for replay: does it end where it ended, and is its training smooth?"""
-        if not (self.run.path / REPLAY_FOLDER).is_dir():
+        if not recorded(self.run.path, REPLAY_FOLDER).is_dir():
             return []
         asked = Query(self.examples[0], self.labels[0])
         try:
@@ -251,6 +252,7 @@ class _Check:
                 "shared with the head: the exact gradient adds both paths" if wanted.tied else "not shared with a head",
             ),
             Finding("second moments", None, f"recorded at {recorded} of {len(run.checkpoints)} checkpoints"),
+            *(Finding("note", None, note) for note in run.notes),
         ]
 
     def _coverage(self) -> list[Finding]:

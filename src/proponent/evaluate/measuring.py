@@ -26,7 +26,6 @@ from proponent.evaluate.report import bands, figure, plain_rows, report, verdict
 from proponent.evaluate.retraining import Job, Retrains, null_gap
 from proponent.evaluate.subject import Subject
 from proponent.evaluate.tail_patch import tail_patch
-from proponent.model.checkpoints import MOMENTS_FILE
 from proponent.tensors import read_tensors
 from proponent.views.evaluation import EvaluationReport, Figure
 
@@ -209,7 +208,7 @@ def measure_tail_patch(subject: Subject, k: int = 5) -> EvaluationReport:
     """Tail-patch of every method and control."""
     run = subject.scored_runs[0]
     last, problem = run.checkpoints[-1], subject.problem
-    moments = read_tensors(last.path / MOMENTS_FILE) if last.moments is not None else None
+    moments = None if last.moments is None else read_tensors(last.moments)
     rate = last.learning_rate
     model, classes = run.load(last), problem.query_labels
     scores, controls = subject.method_scores(), subject.control_scores()

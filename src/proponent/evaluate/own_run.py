@@ -27,6 +27,7 @@ from proponent.evaluate.order import id_hashes
 from proponent.evaluate.outputs import Outputs
 from proponent.model import Encoded, Run
 from proponent.model.checkpoints import MOMENTS_FILE, RECORD_FILE
+from proponent.model.former import recorded
 from proponent.model.huggingface import fresh_model, starting_model
 from proponent.model.recorder import FRESH, run_record, second_moments
 from proponent.progress import track
@@ -229,7 +230,7 @@ def _assumed(run: Run) -> tuple[Settings, tuple[str, ...]]:
 
 def write_run(loop: Loop, folder: Path, seed: int, *, quiet: bool = True) -> Run:
     """Train the run again and keep its checkpoints, one per epoch, as a folder that every command reads."""
-    done = folder / "proponent_retrained.json"
+    done = recorded(folder, "proponent_retrained.json")
     problem = cast("RunProblem", loop.problem)
     if not done.is_file():
         epochs = loop.settings.epochs

@@ -183,6 +183,7 @@ class Examples(Sequence[Example]):
         """SHA-256, in hex, over id, text, text_pair, target and label of every example in order."""
         # It does not depend on the kind of input nor on other columns, that of the sources included. A label counts by
         # its text, so that the number 1 of a JSON file equals the "1" of a CSV file.
+        # The first bytes are those of every index and decision on disk: they never change.
         digest = hashlib.sha256(b"whence examples 1\n")
         for start in range(0, len(self), BLOCK):
             digest.update(b"".join(map(_spelled, self._made(self._rows[start : start + BLOCK]))))

@@ -15,6 +15,7 @@ from proponent.examples.arrow import checked_column, is_arrow_table, read_user_a
 from proponent.examples.checks import check
 from proponent.examples.collection import Columns, Examples
 from proponent.examples.packed import Packed, Packer, joined
+from proponent.examples.several import one_after_another
 from proponent.examples.table import Table, check_names, short, table_of_records
 from proponent.examples.textfiles import packed_table, read_json, read_json_lines, read_separated
 from proponent.types import Example
@@ -36,7 +37,10 @@ _READERS: dict[str, Callable[[Path], Table]] = {
 _KNOWN = ", ".join(_READERS) + " (each also with .gz)"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _NAME_AND_SPLIT = re.compile(r"(.+) \[([^\[\]]+)\]", re.DOTALL)
-_KINDS = "a path, a datasets.Dataset, a pandas or polars DataFrame, an Arrow table, a list of dicts or a list of texts"
+_KINDS = (
+    "a path, a list of paths, a datasets.Dataset, a pandas or polars DataFrame, an Arrow table, a list of dicts or a "
+    "list of texts"
+)
 
 
 def read(
@@ -172,12 +176,12 @@ def _table_of_object(source: object, columns: Columns, split: str | None, revisi
     if datasets is not None and isinstance(source, tuple(getattr(datasets, kind) for kind in kinds)):
         _refuse_split("this data set is already loaded", None, revision)
         return _table_of_dataset(datasets, source, split, None)
-    table = _table_of_rows(source, columns.text)
+    table = _table_of_rows(source, columns)
     _refuse_split(table.name, split, revision)
     return table
 
 
-def _table_of_rows(source: object, text_column: str) -> Table:
+def _table_of_rows(source: object, columns: Columns) -> Table:
     pandas: Any = sys.modules.get("pandas")
     polars: Any = sys.modules.get("polars")
     if pandas is not None and isinstance(source, pandas.DataFrame):
@@ -188,7 +192,13 @@ def _table_of_rows(source: object, text_column: str) -> Table:
         arrow: Any = source
         return table_of_arrow(arrow, f"pyarrow.Table of {arrow.num_rows} rows")
     if isinstance(source, list | tuple):
-        return _table_of_list(cast("Sequence[object]", source), text_column)
+        rows = cast("Sequence[object]", source)
+        paths = _paths_of(rows)
+        if len(paths) == 1:
+            return _table_of_path(paths[0], None, None)
+        if paths:
+            return one_after_another([_table_of_path(one, None, None) for one in paths], columns)
+        return _table_of_list(rows, columns.text)
     raise DataError(f"cannot read examples from {short(source)} ({type(source).__name__}): pass {_KINDS}")
 
 
@@ -270,6 +280,33 @@ def _table_of_polars(frame: Any) -> Table:
         return checked_column(name, column, series.to_arrow()) if str(series.dtype) == "String" else series.to_list()
 
     return Table(name, int(frame.height), tuple(frame.columns), get)
+
+
+def _paths_of(rows: Sequence[object]) -> list[str | os.PathLike[str]]:
+    """The entries of a list of paths; nothing for any other list."""
+    found = [cast("str | os.PathLike[str]", one) for one in rows if _means_a_path(one)]
+    if found and len(found) < len(rows):
+        odd = next(one for one in rows if not _means_a_path(one))
+        raise DataError(
+            f"a list of {len(rows)} holds paths ({short(os.fspath(found[0]))}) and {short(odd)}, which is no path of a "
+            "data file: pass paths alone, or texts as dicts with a text"
+        )
+    names = [os.path.realpath(one) for one in found]
+    twice = next((one for place, one in enumerate(names) if one in names[:place]), None)
+    if twice is not None:
+        raise DataError(f"the file {short(twice, limit=300)} is named twice: name each file once")
+    return found
+
+
+def _means_a_path(one: object) -> bool:
+    """Whether somebody means a file and not a text: it has the name of a data file and nothing else in it."""
+    if isinstance(one, os.PathLike):
+        return True
+    if not isinstance(one, str) or "\n" in one or "\0" in one:
+        return False
+    known = _suffix(Path(one)) in _READERS
+    there = os.sep in one and _exists(Path(one))
+    return there or (known and (not any(letter.isspace() for letter in one) or _exists(Path(one))))
 
 
 def _table_of_list(rows: Sequence[object], text_column: str) -> Table:

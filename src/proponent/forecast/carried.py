@@ -175,7 +175,7 @@ class _Forecaster:
         self.cuts = cut(lengths, width, options.segment_rows, 0)
         self.laid = self._lay()
         work = Pass(run, model, recipe, self.encoder, pooled=True)
-        self.notes = () if work.layered is None else (*work.layered.notes(), *uncounted(recipe))
+        self.notes = run.notes if work.layered is None else (*run.notes, *work.layered.notes(), *uncounted(recipe))
         self.tables = size(work.tables()) + left_bytes(recipe, work, self.table)
         self.bench = Bench(work, self.encoder, examples, self.labels, options.rows)
         self.busiest = self._measure(budget)

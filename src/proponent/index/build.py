@@ -25,6 +25,7 @@ from proponent.index.planning import Cut, chosen, cut, known_ids, label_numbers,
 from proponent.index.turning import Turning
 from proponent.index.worker import KEPT_BYTES, Worker
 from proponent.model import Checkpoint, Encoder, Masks, Run
+from proponent.model.best import OTHERS
 from proponent.processes import peak_memory
 from proponent.recipe import Recipe
 from proponent.store import FORMAT, Manifest, Plan, PlannedCheckpoint, SkippedRow, Source, Store, Writer
@@ -199,7 +200,7 @@ class Build:
 
     def _fingerprints(self) -> dict[str, str]:
         """Tokenizer, the weights that are used (others may come and go), second moments, queries of the curvature."""
-        unused = {f"weights {step_name(one.step)}" for one in self.run.checkpoints if one not in self.checkpoints}
+        unused = {f"weights {step_name(one.step)}" for one in self.run.saved if one not in self.checkpoints}
         own = {name: value for name, value in self.run.fingerprints.items() if name not in unused}
         queries = self.options.queries
         mixed = {} if queries is None else {"queries": queries.fingerprint}
@@ -292,6 +293,7 @@ class Build:
 
     def _notes(self, skipped: tuple[SkippedRow, ...]) -> list[str]:
         notes = self._told if self._layered is None else [*self._layered.notes(), *self._turned()]
+        notes = [*self._run_notes(), *notes]
         if self.run.card.kind == "masked-lm":
             notes.append(
                 f"{self.recipe.mask_share:.0%} of the tokens of each text are masked and have to be guessed, chosen by "
@@ -321,6 +323,10 @@ class Build:
         if self.options.rows != "fp32":
             notes.append(f"gradient rows are kept as {self.options.rows} with one scale each: scores are rounded")
         return notes
+
+    def _run_notes(self) -> list[str]:
+        """How the run's folder was read; which checkpoints are left out is said only where the user did not choose."""
+        return [note for note in self.run.notes if self.options.steps is None or not note.endswith(OTHERS)]
 
     def _choice_told(self, model: nn.Module) -> list[str]:
         """What is scored of a recipe whose index keeps no gradients."""

@@ -39,7 +39,7 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
             f"method {TUNED}: the default for a classifier that was fine-tuned from a pretrained model ({initial}), "
             f"for which the word embedding measured badly (to look there all the same: --method {BEST})",
         )
-    used = [one for one in run.checkpoints if steps is None or one.step % RUN_STEPS in steps]
+    used = [*run.checkpoints] if steps is None else [one for one in run.saved if one.step % RUN_STEPS in steps]
     lacking = [one for one in used if one.moments is None or "embedding" not in TensorSlices(one.moments).names]
     if second_moment == "recorded" and lacking and run.card.adapter:
         return Default(

@@ -106,7 +106,7 @@ class Loaded:
             )
 
     def _model(self, step: int) -> nn.Module:
-        checkpoint = next(one for one in self.run.checkpoints if one.step == step)
+        checkpoint = next(one for one in self.run.saved if one.step == step)
         self.say(f"loading the model of step {step}")
         model = self.run.load(checkpoint)
         models = {id(work.model): work.model for work in self._passes.values()}  # two passes may share one

@@ -12,7 +12,6 @@ from jaxtyping import Float
 
 from proponent.errors import InputError
 from proponent.model import Checkpoint
-from proponent.model.checkpoints import MOMENTS_FILE
 from proponent.recipe import Recipe
 from proponent.tensors import TensorSlices, read_tensors
 from proponent.types import step_name
@@ -90,9 +89,10 @@ def moments_fingerprints(checkpoints: Sequence[Checkpoint], recipe: Recipe, sour
     """Hash the files that second moments come from, so that an index of others is not taken for this one."""
     if recipe.preconditioner == "none" or source == "estimate":
         return {}
-    files = {one.step: one.path / ("optimizer.pt" if source == "optimizer" else MOMENTS_FILE) for one in checkpoints}
+    files = {one.step: one.path / "optimizer.pt" if source == "optimizer" else one.moments for one in checkpoints}
     found: dict[str, str] = {}
     for step, path in files.items():
+        assert path is not None  # `read_moments` found it
         with path.open("rb") as file:
             found[f"moments {step_name(step)}"] = hashlib.file_digest(file, "sha256").hexdigest()
     return found

@@ -100,11 +100,11 @@ def chosen(run: Run, steps: tuple[int, ...] | None, recipe: Recipe) -> tuple[Che
     """Choose the checkpoints of an index."""
     if steps is None:
         return run.checkpoints[-1:] if recipe.checkpoints == "last" else run.checkpoints
-    there = sorted({one.step % RUN_STEPS for one in run.checkpoints})
+    there = sorted({one.step % RUN_STEPS for one in run.saved})
     missing = [step for step in steps if step not in there]
     if missing:
         raise InputError(f"no checkpoint at step {missing[0]} in {run.path}: it has {', '.join(map(str, there))}")
-    return tuple(one for one in run.checkpoints if one.step % RUN_STEPS in steps)
+    return tuple(one for one in run.saved if one.step % RUN_STEPS in steps)
 
 
 def known_ids(store: Store, examples: Examples) -> list[str]:

@@ -3,11 +3,13 @@
     {"method": "grad-cos", "layers": ["attention"]}       a method of the table, some of its fields changed
     {"name": "mine", "layer": "head", ...}                 or a recipe of one's own; what is not said has its default
 
-The keys "proponent" and "tuned" tell where a file comes from and are not read.
+The keys "proponent" and "tuned" tell where a file comes from and are not read; "whence", the library's former name, is
+one of them in older files.
 """
 
 import json
 import os
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any, cast
@@ -19,8 +21,9 @@ from proponent.recipe import Recipe
 from proponent.version import __version__
 
 KINDS = (".json", ".toml")
-TOLD = frozenset({"proponent", "tuned"})
-"""Keys that tell where a file comes from."""
+FORMER = "whence"
+TOLD = frozenset({"proponent", "tuned", FORMER})
+"""Keys that tell where a file comes from, the library's former name among them."""
 
 
 def names_a_file(method: str) -> bool:
@@ -45,6 +48,8 @@ def read_fields(path: Path) -> dict[str, Any]:
         raise InputError(f"the recipe file {path} is no {kind}: {error}: mend it or write it again") from error
     if not isinstance(found, dict):
         raise InputError(f"the recipe file {path} holds no table of fields: give FIELD: VALUE pairs")
+    if FORMER in found:
+        print(f"{path} was written under the library's former name, {FORMER}: read as it is", file=sys.stderr)  # noqa: T201 # a line for people
     fields = {str(name): value for name, value in cast("dict[Any, Any]", found).items() if name not in TOLD}
     known = {"method", *Recipe.model_fields}
     unknown = next((name for name in fields if name not in known), None)

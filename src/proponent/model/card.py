@@ -79,8 +79,9 @@ def card_of(config: Any, architecture: str, kind: Kind, *, adapter: bool) -> Mod
         labels = tuple(by_number[number] for number in sorted(by_number))
         problem = getattr(config, "problem_type", None)
         if len(labels) < 2 or problem in {"regression", "multi_label_classification"}:
+            what = " (a reward model, or a regression)" if len(labels) == 1 and problem is None else ""
             raise RunError(
-                f"{architecture} with {len(labels)} output(s) and problem type {problem}: "
+                f"{architecture} with {len(labels)} output(s) and problem type {problem}{what}: "
                 "only single-label classification is supported"
             )
     pad = cast("int | None", getattr(config, "pad_token_id", None))

@@ -4,23 +4,20 @@ Reads json and safetensors only. `training_args.bin`, `rng_state.pth`, `schedule
 only when the user asks for it by name (see `proponent.index.moments`).
 """
 
-import hashlib
-import json
 import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from proponent.errors import RunError
+from proponent.model.former import recorded
+from proponent.model.settings import read_settings
+from proponent.model.weights import ADAPTER_FILE, hash_files, require_weights
 from proponent.near import nearest
 
 RECORD_FILE = "proponent_recorder.json"
 MOMENTS_FILE = "proponent_moments.safetensors"
-ADAPTER_FILE = "adapter_model.safetensors"
-ADAPTER_SETTINGS = "adapter_config.json"
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", ADAPTER_FILE)
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
 _NUMBERED = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 _UNKNOWN = "unknown: equal weight"
 
@@ -45,7 +42,7 @@ class Checkpoint:
     @property
     def moments(self) -> Path | None:
         """The Recorder's second moments, when they were recorded."""
-        path = self.path / MOMENTS_FILE
+        path = recorded(self.path, MOMENTS_FILE)
         return path if path.is_file() else None
 
 
@@ -59,29 +56,11 @@ def discover(folder: Path) -> tuple[Checkpoint, ...]:
         if (match := _NUMBERED.fullmatch(entry.name)) and entry.is_dir()
     )
     if not numbered:
-        _require_weights(folder, "expected checkpoint-* folders, model.safetensors or " + ADAPTER_FILE)
+        require_weights(folder, "expected checkpoint-* folders, model.safetensors or " + ADAPTER_FILE)
         return _with_rates([_checkpoint(folder, _step_of(folder))])
     for _, path in numbered:
-        _require_weights(path, "it was not saved whole, or not copied whole: remove that folder or restore it")
+        require_weights(path, "it was not saved whole, or not copied whole: remove that folder or restore it")
     return _with_rates([_checkpoint(path, step) for step, path in numbered])
-
-
-def weights_fingerprint(folder: Path) -> str:
-    """Hash the weights and the configuration of one checkpoint by content; with an adapter, its base model too."""
-    # A base model that is a name on a hub counts by that name: it is part of the adapter's configuration.
-    files: list[Path] = []
-    base = base_model(folder)
-    for home in [folder] if base is None else [folder, Path(base)]:
-        files += [path for path in sorted(home.glob("*.safetensors")) if path.name != MOMENTS_FILE]
-        files += [path for name in ("config.json", ADAPTER_SETTINGS) if (path := home / name).is_file()]
-    return _hash_files(files)
-
-
-def base_model(folder: Path) -> str | None:
-    """Say over which model an adapter lies."""
-    if not (folder / ADAPTER_FILE).is_file():
-        return None
-    return cast("str | None", read_settings(folder / ADAPTER_SETTINGS).get("base_model_name_or_path")) or None
 
 
 def tokenizer_fingerprint(folder: Path) -> str:
@@ -95,15 +74,7 @@ def tokenizer_fingerprint(folder: Path) -> str:
         "tokenizer.model",
         "sentencepiece.bpe.model",
     )
-    return _hash_files([path for name in names if (path := folder / name).is_file()])
-
-
-def _hash_files(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return hash_files([path for name in names if (path := folder / name).is_file()])
 
 
 def _no_folder(folder: Path) -> str:
@@ -118,34 +89,6 @@ def _no_folder(folder: Path) -> str:
     )
 
 
-def _require_weights(folder: Path, way_out: str) -> None:
-    if any((folder / name).is_file() for name in _WEIGHTS):
-        _require_shards(folder)
-        return
-    if any((folder / name).is_file() for name in _PICKLES):
-        raise RunError(
-            f"{folder} holds its weights as a pickle only, which proponent never opens: save them again with "
-            "model.save_pretrained(folder), which writes safetensors"
-        )
-    held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
-    raise RunError(f"no weights in {folder} (it holds: {held}): {way_out}")
-
-
-def _require_shards(folder: Path) -> None:
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return
-    weight_map = read_settings(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise RunError(f"{index} names no weight files (weight_map): copy the whole checkpoint again")
-    names = {str(name) for name in cast("dict[str, object]", weight_map).values()}
-    missing = sorted(name for name in names if not (folder / name).is_file())
-    if missing:
-        raise RunError(
-            f"{folder} is incomplete: {missing[0]} is named in {index.name} but is not there: copy the whole checkpoint"
-        )
-
-
 def _checkpoint(path: Path, step: int) -> Checkpoint:
     rate, rule = _learning_rate(path, step)
     return Checkpoint(path, step, rate, rule)
@@ -153,7 +96,7 @@ def _checkpoint(path: Path, step: int) -> Checkpoint:
 
 def _step_of(folder: Path) -> int:
     state = folder / "trainer_state.json"
-    record = folder / RECORD_FILE
+    record = recorded(folder, RECORD_FILE)
     for path, key in ((record, "step"), (state, "global_step")):
         if path.is_file():
             step = read_settings(path).get(key, 0)
@@ -179,7 +122,7 @@ def _borrowed(checkpoint: Checkpoint, known: list[Checkpoint]) -> Checkpoint:
 
 
 def _learning_rate(folder: Path, step: int) -> tuple[float, str]:
-    record = folder / RECORD_FILE
+    record = recorded(folder, RECORD_FILE)
     if record.is_file():
         rate = _rate(read_settings(record).get("learning_rate"))
         if rate is None:
@@ -221,14 +164,3 @@ def _rate(value: object) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     return float(value) if math.isfinite(value) and value >= 0 else None
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Read a JSON object that training left behind."""
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"cannot read {path}: {error}: the run folder is damaged or half copied") from error
-    if not isinstance(loaded, dict):
-        raise RunError(f"cannot read {path}: expected a JSON object")
-    return cast("dict[str, Any]", loaded)

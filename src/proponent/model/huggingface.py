@@ -5,7 +5,7 @@ Everything that leaves this file is a torch module, a tokenizer behind `Any`, or
 
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -22,9 +22,17 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from proponent.errors import MissingExtraError, ProponentError, RunError
+from proponent.model.adapters import ADAPTED, MERGE, adapter_labels, base_of, kind_of_base, refuse_adapter
 from proponent.model.batch import Kind
 from proponent.model.card import ModelCard, card_of, kind_of, positions
-from proponent.model.checkpoints import ADAPTER_FILE, ADAPTER_SETTINGS, base_model, read_settings
+from proponent.model.settings import check_numbers, read_settings
+from proponent.model.weights import (
+    ADAPTER_FILE,
+    ADAPTER_SETTINGS,
+    CONFIG_FILE,
+    require_weights,
+    weight_files,
+)
 from proponent.tensors import TensorSlices
 
 __all__ = [
@@ -45,8 +53,11 @@ _LOADERS: dict[Kind, Any] = {
     "masked-lm": AutoModelForMaskedLM,
     "seq2seq": AutoModelForSeq2SeqLM,
 }
-_ADAPTED: dict[object, Kind] = {"SEQ_CLS": "classification", "CAUSAL_LM": "causal-lm", "SEQ_2_SEQ_LM": "seq2seq"}
-_HEADS = (".classifier.weight", ".score.weight", ".classifier.out_proj.weight")
+MOST_PER_BYTE, MOST_BESIDE = 8, 2**26
+"""Numbers of a model per byte of its files, at most (packed weights hold several in a byte), and buffers besides."""
+
+_OLD_NAMES = frozenset({"T5WithLMHeadModel"})
+"""Classes of earlier versions of transformers that have another name today."""
 
 
 def quiet() -> None:
@@ -140,6 +151,8 @@ def check_shift(model: torch.nn.Module, start: int | None, pad: int) -> None:
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     """Load a tokenizer that knows character offsets."""
     quiet()
+    _check_own(folder, trust_remote_code)
+    _refuse_code(folder / "tokenizer_config.json", trust_remote_code)
     try:
         tokenizer = cast("Any", AutoTokenizer).from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except Exception as error:  # the loaders of the many tokenizer classes raise whatever they like
@@ -155,7 +168,32 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     return tokenizer
 
 
+def _check_own(folder: Path, trust_remote_code: bool) -> None:
+    """Look at a configuration on disk before anything is made of it."""
+    path = folder / CONFIG_FILE
+    if path.is_file():
+        attention = check_numbers(path).get("attn_implementation")
+        if isinstance(attention, str) and "/" in attention and not trust_remote_code:
+            raise RunError(
+                f"{path} names attention code on a hub ({attention[:100]}), which proponent does not run unasked: "
+                "allow it with --trust-remote-code (trust_remote_code=True), or take attn_implementation out"
+            )
+        _refuse_code(path, trust_remote_code)
+
+
+def _refuse_code(path: Path, trust_remote_code: bool) -> None:
+    """Code that comes with a model is neither run nor left out in silence: without it the model is another one."""
+    code = read_settings(path).get("auto_map") if path.is_file() and not trust_remote_code else None
+    if code:
+        raise RunError(
+            f"{path.parent} brings code of its own (auto_map in {path.name}), which proponent does not run unasked: "
+            "read it, then allow it with --trust-remote-code (trust_remote_code=True); if the model was trained "
+            "without that code, take auto_map out"
+        )
+
+
 def _config(name: str, trust_remote_code: bool) -> Any:
+    _check_own(Path(name), trust_remote_code)
     try:
         return cast("Any", AutoConfig).from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
@@ -168,13 +206,41 @@ def _config(name: str, trust_remote_code: bool) -> Any:
 
 
 def _load_plain(folder: Path, card: ModelCard, trust_remote_code: bool) -> torch.nn.Module:
-    model, missing = _loaded(str(folder), card.kind, trust_remote_code)
-    _require_whole(folder, missing)
+    _check_size(folder, card.kind, trust_remote_code)
+    model, report = _loaded(str(folder), card.kind, trust_remote_code)
+    _refuse_compiled(folder, report.unused)
+    _require_whole(folder, report.missing)
+    _require_used(folder, model, report.unused)
+    _require_class(folder, model, card.architecture)
     return model
 
 
-def _loaded(name: str, kind: Kind, trust_remote_code: bool, **options: Any) -> tuple[torch.nn.Module, list[str]]:
-    """Load a model from safetensors only; also say which of its weights were not there and are now random."""
+def _check_size(folder: Path, kind: Kind, trust_remote_code: bool) -> None:
+    """Refuse a configuration of a far larger model than the files hold, before memory is taken for it."""
+    config = _config(str(folder), trust_remote_code)
+    with torch.device("meta"):
+        try:
+            made: Any = _LOADERS[kind].from_config(config, trust_remote_code=trust_remote_code)
+        except Exception:  # whatever is wrong, loading says it
+            return
+    wanted = sum(one.numel() for one in (*made.parameters(), *made.buffers()))
+    held = sum(path.stat().st_size for path in weight_files(folder))
+    if wanted > MOST_PER_BYTE * held + MOST_BESIDE:
+        raise RunError(
+            f"{folder / CONFIG_FILE} describes a model of {wanted:,} numbers, and its weights are {held:,} bytes: "
+            "they do not belong together; copy the whole checkpoint again"
+        )
+
+
+class _Report(NamedTuple):
+    """What loading found: weights that were not there and are random now, and weights that the model does not use."""
+
+    missing: list[str]
+    unused: list[str]
+
+
+def _loaded(name: str, kind: Kind, trust_remote_code: bool, **options: Any) -> tuple[torch.nn.Module, _Report]:
+    """Load a model from safetensors only."""
     model, report = _LOADERS[kind].from_pretrained(
         name,
         use_safetensors=True,
@@ -183,7 +249,8 @@ def _loaded(name: str, kind: Kind, trust_remote_code: bool, **options: Any) -> t
         output_loading_info=True,
         **options,
     )
-    return cast("torch.nn.Module", model), sorted(str(key) for key in report["missing_keys"])
+    missing, unused = (sorted(map(str, report[key])) for key in ("missing_keys", "unexpected_keys"))
+    return cast("torch.nn.Module", model), _Report(missing, unused)
 
 
 def _require_whole(folder: Path, missing: list[str]) -> None:
@@ -192,43 +259,47 @@ def _require_whole(folder: Path, missing: list[str]) -> None:
         raise RunError(f"the weights in {folder} lack {missing[0]}{more}: not a whole checkpoint of this architecture")
 
 
-def _base(folder: Path) -> str:
-    base = base_model(folder)
-    if base is None:
+def _refuse_compiled(folder: Path, unused: list[str]) -> None:
+    if any("_orig_mod." in name for name in unused):
         raise RunError(
-            f"the adapter in {folder} does not say which base model it belongs to: "
-            f"set base_model_name_or_path in {ADAPTER_SETTINGS}"
+            f"the weights in {folder} were saved from a compiled model (their names begin with _orig_mod.): save them "
+            "again with model._orig_mod.save_pretrained(folder)"
         )
-    return base
+
+
+def _require_used(folder: Path, model: torch.nn.Module, unused: list[str]) -> None:
+    if unused:
+        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+        raise RunError(
+            f"the weights in {folder} hold {unused[0]}{more}, which {type(model).__name__} does not use: another model "
+            "was trained than the one that would be explained; if its class comes with code, name it in auto_map of "
+            "config.json and allow it with --trust-remote-code"
+        )
+
+
+def _require_class(folder: Path, model: torch.nn.Module, architecture: str) -> None:
+    """The class that was trained computes what was trained; one of like weights may compute something else."""
+    known = hasattr(transformers, architecture) or architecture in _OLD_NAMES
+    if type(model).__name__ != architecture and not known:
+        raise RunError(
+            f"{folder / CONFIG_FILE} names {architecture}, which transformers lacks: {type(model).__name__} would be "
+            "explained in its place; if the class comes with code, name it in auto_map of config.json and allow it "
+            "with --trust-remote-code"
+        )
 
 
 def _adapter_card(folder: Path, trust_remote_code: bool) -> ModelCard:
-    task = read_settings(folder / ADAPTER_SETTINGS).get("task_type")
-    if task not in _ADAPTED:
-        raise RunError(
-            f"the adapter in {folder} has task type {task}: one of {', '.join(map(str, _ADAPTED))} is needed"
-        )
-    base = _base(folder)
+    settings = read_settings(folder / ADAPTER_SETTINGS)
+    task = settings.get("task_type")
+    if task is not None and task not in ADAPTED:
+        raise RunError(f"the adapter in {folder} has task type {task}: one of {', '.join(map(str, ADAPTED))} is needed")
+    refuse_adapter(folder, settings)
+    base = base_of(folder)
     config = _config(base, trust_remote_code)
-    kind = _ADAPTED[task]
+    kind = ADAPTED[task] if task is not None else kind_of_base(folder, settings, config)
     if kind == "classification":
-        config.num_labels = _adapter_labels(folder, base, config)
+        config.num_labels = adapter_labels(folder, base, config)
     return card_of(config, f"PEFT adapter over {base}", kind, adapter=True)
-
-
-def _adapter_labels(folder: Path, base: str, config: Any) -> int:
-    """The width of the classifier that the adapter carries, since PEFT saves no label count."""
-    slices = TensorSlices(folder / ADAPTER_FILE)
-    heads = [name for name in slices.names if f".{name}".endswith(_HEADS)]
-    if heads:
-        return slices.shape(heads[-1])[0]
-    names = cast("list[str]", getattr(config, "architectures", None) or [])
-    if not names or not names[0].endswith("ForSequenceClassification"):
-        raise RunError(
-            f"neither the adapter in {folder} nor its base model {base} holds a trained classifier: "
-            "train the adapter with modules_to_save that names the head"
-        )
-    return int(config.num_labels)
 
 
 def _load_adapter(folder: Path, card: ModelCard, trust_remote_code: bool) -> torch.nn.Module:
@@ -237,12 +308,33 @@ def _load_adapter(folder: Path, card: ModelCard, trust_remote_code: bool) -> tor
     except ImportError as error:
         raise MissingExtraError("this run is a PEFT adapter: pip install 'proponent[peft]'") from error
     options: dict[str, Any] = {} if card.label_names is None else {"num_labels": len(card.label_names)}
-    model, missing = _loaded(_base(folder), card.kind, trust_remote_code, **options)
+    base = base_of(folder)
+    if Path(base).is_dir():
+        require_weights(Path(base), "the adapter's base model is needed whole")
+    model, report = _loaded(base, card.kind, trust_remote_code, **options)
+    _resize(folder, model)
     carried = TensorSlices(folder / ADAPTER_FILE).names
-    _require_whole(folder, [name for name in missing if not any(one.endswith(f".{name}") for one in carried)])
+    _require_whole(folder, [name for name in report.missing if not any(one.endswith(f".{name}") for one in carried)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # what peft and transformers have to settle between them
-        return cast("torch.nn.Module", cast("Any", peft).PeftModel.from_pretrained(model, str(folder)))
+        adapted: Any = cast("Any", peft).PeftModel.from_pretrained(model, str(folder))
+    table = adapted.get_input_embeddings()
+    if not isinstance(table, torch.nn.Embedding):
+        raise RunError(f"the adapter in {folder} trains the word embedding itself ({type(table).__name__})" + MERGE)
+    expected = set(cast("Any", peft).get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    lacking = sorted(name for name in expected if name not in carried)
+    _require_whole(folder, lacking)
+    return cast("torch.nn.Module", adapted)
+
+
+def _resize(folder: Path, model: Any) -> None:
+    """A base model whose vocabulary was changed before training: the adapter carries the whole table of its rows."""
+    slices = TensorSlices(folder / ADAPTER_FILE)
+    table = model.get_input_embeddings().weight
+    names = {f"base_model.model.{name}" for name, one in model.named_parameters() if one is table}
+    rows = {slices.shape(name)[0] for name in names & set(slices.names)} - {table.shape[0]}
+    if rows:
+        model.resize_token_embeddings(rows.pop(), mean_resizing=False)
 
 
 def first_line(error: BaseException) -> str:

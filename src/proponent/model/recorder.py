@@ -8,6 +8,7 @@ it also leaves in the run's folder what it takes to do the training again (see `
 import json
 from pathlib import Path
 from typing import Any, Literal, cast
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -15,7 +16,9 @@ import torch
 from proponent.disk import write_bytes
 from proponent.errors import RunError
 from proponent.model.checkpoints import MOMENTS_FILE, RECORD_FILE
+from proponent.model.former import recorded
 from proponent.model.huggingface import TrainerCallback
+from proponent.model.settings import read_settings
 from proponent.model.steps import StepRecorder
 from proponent.tensors import write_tensors
 
@@ -40,6 +43,7 @@ _ARGUMENTS = (
     "seed",
     "data_seed",
     "label_smoothing_factor",
+    "load_best_model_at_end",
 )
 
 
@@ -56,7 +60,7 @@ def started_from(folder: Path) -> str | None:
 
 def run_record(folder: Path) -> dict[str, Any] | None:
     """Read how a run was trained."""
-    path = folder / RUN_FILE
+    path = recorded(folder, RUN_FILE)
     if not path.is_file():
         return None
     try:
@@ -99,6 +103,7 @@ class Recorder(TrainerCallback):
         self._steps: StepRecorder | None = None
         self._rates: list[float] = []
         self._group = 0
+        self._mark = ""
         self._started: dict[Path, bool | None] = {}  # a second training goes on with the weights of the first
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -114,6 +119,8 @@ class Recorder(TrainerCallback):
         folder.mkdir(parents=True, exist_ok=True)
         if state.global_step:  # resumed: these weights are the run's own
             self._started.setdefault(folder, _noted(folder))
+        self._mark = _mark(folder, int(state.global_step)) if state.global_step else uuid4().hex
+        told["training"] = self._mark
         told["trained_before"] = self._started.setdefault(folder, _trained_before(kwargs.get("model")))
         content = {"version": 1, "initial": self.initial} | told
         write_bytes(folder / RUN_FILE, (json.dumps(content, indent=1) + "\n").encode())
@@ -155,6 +162,7 @@ class Recorder(TrainerCallback):
             "learning_rates": self._rates,
             "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
             "seed": int(args.seed),
+            "training": self._mark,
         }
         if self.moments != "none":
             moments = second_moments(model, optimizer, every=self.moments == "all")
@@ -228,6 +236,15 @@ def _noted(folder: Path) -> bool | None:
         return (run_record(folder) or {}).get("trained_before")
     except RunError:
         return None
+
+
+def _mark(folder: Path, step: int) -> str:
+    """The mark of a training that is resumed, by the checkpoint from which it goes on; empty where none was left."""
+    path = recorded(folder / f"checkpoint-{step}", RECORD_FILE)
+    try:
+        return str(read_settings(path).get("training") or "") if path.is_file() else ""
+    except RunError:
+        return ""
 
 
 def _trained_before(model: Any) -> bool | None:

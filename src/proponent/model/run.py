@@ -11,18 +11,30 @@ from typing import Any, cast
 import torch
 
 from proponent.errors import LabelError, MismatchError, RunError
-from proponent.model.checkpoints import Checkpoint, base_model, discover, tokenizer_fingerprint, weights_fingerprint
+from proponent.model.best import kept
+from proponent.model.checkpoints import MOMENTS_FILE, RECORD_FILE, Checkpoint, discover, tokenizer_fingerprint
 from proponent.model.encoding import Encoder
+from proponent.model.former import former_note
 from proponent.model.huggingface import ModelCard, check_shift, load_model, load_tokenizer, read_card
 from proponent.model.masking import ONE_DRAW, Masks
+from proponent.model.objective import refuse_objective
+from proponent.model.one_training import check_one_training
+from proponent.model.recorder import RUN_FILE
+from proponent.model.steps import FOLDER
+from proponent.model.weights import base_model, weights_fingerprint
 from proponent.near import nearest
 from proponent.types import RUN_STEPS, Label, step_name
 
 MOST_TOKENS = 512
 """Longest text taken by default, in tokens, whatever the model allows."""
 
+RECORDS = (RUN_FILE, RECORD_FILE, MOMENTS_FILE, FOLDER)
+"""What the Recorder leaves in a run and in its checkpoints."""
+
 PROBE = 'Whence? It\'s naïve, ÉCOLE-7:\t"12.5 %"\n 日本 x_y'
-"""Shows settings of a tokenizer (lower-casing, spaces, added tokens) that its vocabulary does not hold."""
+"""Shows settings of a tokenizer (lower-casing, spaces, added tokens) that its vocabulary does not hold.
+
+Fingerprints in every index on disk are made of it: it never changes."""
 
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
@@ -41,6 +53,9 @@ class Run:
         named_tokenizer: the folder that the user named for it; None when it came with the run.
         trust_remote_code: the user's own flag.
         joined: folders of the runs that were joined; empty for one run, and for a folder of runs (seed-0, seed-1 ...).
+        later: checkpoints that were saved after the model that was kept (load_best_model_at_end); none are used unless
+            they are asked for by their steps.
+        notes: what a user must know about how the folder was read.
     """
 
     path: Path
@@ -51,6 +66,8 @@ class Run:
     named_tokenizer: str | None = None
     trust_remote_code: bool = False
     joined: tuple[Path, ...] = ()
+    later: tuple[Checkpoint, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_pretrained(
@@ -77,17 +94,22 @@ class Run:
                 cls.from_pretrained(one, tokenizer=tokenizer, trust_remote_code=trust_remote_code) for one in members
             ]
             return replace(cls.join(runs), path=folder, joined=())
-        checkpoints = discover(folder)
-        last = checkpoints[-1].path
+        saved = discover(folder)
+        last = saved[-1].path
         card = read_card(last, trust_remote_code=trust_remote_code)
+        check_one_training(saved)
+        if card.kind == "causal-lm":
+            refuse_objective(folder, [one.path for one in saved])
+        found = kept(folder, saved)
+        checkpoints, last = found.checkpoints, found.checkpoints[-1].path
         home = Path(tokenizer) if tokenizer is not None else _tokenizer_home(folder, last)
         loaded = load_tokenizer(home, trust_remote_code=trust_remote_code)
-        _same_tokenizer(checkpoints, home, explicit=tokenizer is not None)
+        _same_tokenizer(saved, home, explicit=tokenizer is not None)
         if card.kind == "masked-lm" and loaded.mask_token is None:
             raise RunError(f"the tokenizer in {home} has no mask token: a masked language model needs one")
-        return cls(
-            folder, checkpoints, card, loaded, home, None if tokenizer is None else str(tokenizer), trust_remote_code
-        )
+        named = None if tokenizer is None else str(tokenizer)
+        notes = (*former_note(folder, [one.path for one in saved], RECORDS), *found.notes)
+        return cls(folder, checkpoints, card, loaded, home, named, trust_remote_code, later=found.later, notes=notes)
 
     @classmethod
     def join(cls, runs: Sequence["Run"]) -> "Run":
@@ -105,12 +127,16 @@ class Run:
         first = runs[0]
         for other in runs[1:]:
             _check_alike(first, other)
-        checkpoints = tuple(
-            replace(one, step=number * RUN_STEPS + one.step)
-            for number, run in enumerate(runs)
-            for one in run.checkpoints
-        )
-        return replace(first, checkpoints=checkpoints, joined=tuple(run.path for run in runs))
+        checkpoints = _numbered([run.checkpoints for run in runs])
+        later = _numbered([run.later for run in runs])
+        notes = tuple(dict.fromkeys(note for run in runs for note in run.notes))
+        joined = tuple(run.path for run in runs)
+        return replace(first, checkpoints=checkpoints, joined=joined, later=later, notes=notes)
+
+    @property
+    def saved(self) -> tuple[Checkpoint, ...]:
+        """Every checkpoint, those after the model that was kept among them, in order of their steps."""
+        return tuple(sorted((*self.checkpoints, *self.later), key=lambda one: one.step))
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -120,7 +146,7 @@ class Run:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 by content: "tokenizer", and "weights step N" of every checkpoint."""
-        weights = {f"weights {step_name(one.step)}": weights_fingerprint(one.path) for one in self.checkpoints}
+        weights = {f"weights {step_name(one.step)}": weights_fingerprint(one.path) for one in self.saved}
         return {"tokenizer": self.tokenizer_fingerprint()} | weights
 
     @property
@@ -242,6 +268,11 @@ class Run:
         else:  # a name on a hub
             digest.update(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
         return digest.hexdigest()
+
+
+def _numbered(runs: Sequence[tuple[Checkpoint, ...]]) -> tuple[Checkpoint, ...]:
+    """Checkpoints of joined runs: their steps say which run they are of."""
+    return tuple(replace(one, step=number * RUN_STEPS + one.step) for number, run in enumerate(runs) for one in run)
 
 
 def members_of(folder: Path) -> list[Path]:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from proponent.disk import write_bytes
 from proponent.errors import RunError
-from proponent.model.checkpoints import read_settings
+from proponent.model.former import recorded
+from proponent.model.settings import read_settings
 from proponent.tensors import read_tensors, write_tensors
 
 FOLDER = "proponent_replay"
@@ -83,15 +84,15 @@ class Steps:
 
     def initial(self) -> dict[str, np.ndarray]:
         """Read the trained parameters as they were before the first step."""
-        return _read(self.folder / FOLDER / "initial.safetensors")
+        return _read(recorded(self.folder, FOLDER) / "initial.safetensors")
 
 
 def read_steps(folder: Path) -> Steps:
     """Read the record of a training."""
-    home = folder / FOLDER
+    home = recorded(folder, FOLDER)
     for name in ("steps.json", "steps.safetensors", "initial.safetensors"):
         if not (home / name).is_file():
-            raise RunError(f"{folder} cannot be replayed: {FOLDER}/{name} is missing; {_HOW}")
+            raise RunError(f"{folder} cannot be replayed: {home.name}/{name} is missing; {_HOW}")
     settings, arrays = read_settings(home / "steps.json"), _read(home / "steps.safetensors")
     try:
         counts = {len(arrays[name]) for name in ("ends", "rates", "widths", "digests")}

@@ -20,6 +20,9 @@ from proponent.store.sums import Sums
 FORMAT = 2
 """Version of the directory layout; a reader refuses every other."""
 
+FORMER_NAME = "whence"
+"""What the library was called before: the key under which earlier plans hold its version."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -256,6 +259,15 @@ def merkle_root(files: Mapping[str, Sums]) -> str:
     return hashlib.sha256(canonical({name: sums.sha256 for name, sums in files.items()}).encode()).hexdigest()
 
 
+def former_name(path: Path) -> bool:
+    """Whether a plan was written under the library's former name."""
+    try:
+        raw: object = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(raw, dict) and FORMER_NAME in raw
+
+
 def read_json(path: Path, model: type[Model]) -> Model:
     """Read a plan or a manifest."""
     try:
@@ -272,6 +284,9 @@ def read_json(path: Path, model: type[Model]) -> Model:
             f"{path} has format {version}, older than the {FORMAT} that this version reads: build the index again, "
             "into another folder (--out)"
         )
+    if isinstance(raw, dict) and FORMER_NAME in raw and "proponent" in model.model_fields:
+        held = cast("dict[str, object]", raw)
+        raw = {("proponent" if name == FORMER_NAME else name): value for name, value in held.items()}
     try:
         return model.model_validate_json(json.dumps(raw))
     except ValidationError as error:

@@ -12,7 +12,15 @@ from jaxtyping import Int
 from proponent.errors import DamagedError, InputError
 from proponent.store.files import finished
 from proponent.store.layout import Layout, no_index
-from proponent.store.manifest import FORMAT, Manifest, Plan, PlannedSegment, merkle_root, read_json
+from proponent.store.manifest import (
+    FORMAT,
+    Manifest,
+    Plan,
+    PlannedSegment,
+    former_name,
+    merkle_root,
+    read_json,
+)
 from proponent.store.mapped import TRANSIENT, Mapped
 from proponent.store.segment import Files, Segment
 from proponent.store.sums import Sums, sums_of_file
@@ -69,6 +77,10 @@ class Store:
         self._whole: set[Path] = set()
         if self.sealed:
             self._check()
+        if former_name(self.layout.plan):
+            note = "this index was written under the library's former name, whence: it is read as it is"
+            notes = list(dict.fromkeys([*self.manifest.notes, note]))
+            self.manifest = self.manifest.model_copy(update={"notes": notes})
         self.segments = self._segments()
         self.n = sum(segment.n for segment in self.segments)
         if not self.n:

@@ -18,6 +18,9 @@ from proponent.views.segments import Mark, clip, signed, spoken
 SHOWN_WORDS = 8
 SHOWN_CLASSES = 6
 EmbeddingPath = Literal["exact", "input", "output"]
+FORMER_NAME = "whence"
+"""What the library was called before: the key of its version in answers that were saved then."""
+FORMER_NOTE = "this answer was saved under the library's former name, whence"
 CAVEAT = (
     "A score is a first-order estimate of association through the model's gradients, not proof of cause. "
     "To know what an example did, train again without it."
@@ -203,7 +206,9 @@ class Answer(Page):
         Raises:
             DataError: if a field is missing or of the wrong kind; names the field.
         """
-        renamed = {("version" if key == "proponent" else key): value for key, value in content.items()}
+        renamed = {("version" if key in {"proponent", FORMER_NAME} else key): value for key, value in content.items()}
+        if FORMER_NAME in content and isinstance(content.get("notes", ()), list | tuple):
+            renamed["notes"] = [*dict.fromkeys([*content.get("notes", ()), FORMER_NOTE])]
         try:
             return _reader().validate_python(renamed)
         except ValidationError as error:
