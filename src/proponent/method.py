@@ -13,6 +13,7 @@ from proponent.method_parts import (
     EKFAC,
     Adam,
     All,
+    AnyLoss,
     Autocorrelation,
     Checkpoints,
     ConjugateGradient,
@@ -48,12 +49,12 @@ from proponent.method_parts import (
 )
 
 __all__ = [
-    "EKFAC", "KINDS", "METHOD", "Adam", "All", "Autocorrelation", "Baseline", "BaselineName", "Checkpoints",
-    "ConjugateGradient", "Constant", "Damped", "DataInf", "EmbeddingPath", "EmbeddingRows", "Equal", "GaussNewton",
-    "Gradient", "Gradients", "Head", "LastOfEachRun", "LayerNames", "Layers", "LearningRate", "LiSSA", "Logit",
-    "Loop", "Loss", "MaskedLoss", "Match", "Method", "Objective", "Preconditioner", "Projection", "Reduction",
-    "RefitHead", "Retaken", "Scalar", "Similar", "Solver", "Spec", "Stage", "Steps", "Sum", "Term", "Weights",
-    "check_parts", "terms_of",
+    "EKFAC", "KINDS", "METHOD", "Adam", "All", "AnyLoss", "Autocorrelation", "Baseline", "BaselineName",
+    "Checkpoints", "ConjugateGradient", "Constant", "Damped", "DataInf", "EmbeddingPath", "EmbeddingRows", "Equal",
+    "GaussNewton", "Gradient", "Gradients", "Head", "LastOfEachRun", "LayerNames", "Layers", "LearningRate",
+    "LiSSA", "Logit", "Loop", "Loss", "MaskedLoss", "Match", "Method", "Objective", "Preconditioner", "Projection",
+    "Reduction", "RefitHead", "Retaken", "Scalar", "Similar", "Solver", "Spec", "Stage", "Steps", "Sum", "Term",
+    "Weights", "check_parts", "terms_of",
 ]  # fmt: skip
 
 BaselineName = Literal["bm25", "tfidf-label", "embedding", "label", "random"]
@@ -137,7 +138,7 @@ class Retaken(Named):
     kind: Literal["retaken"] = "retaken"
     names: LayerNames = ()
     biases: bool = False
-    objective: Objective = Loss()
+    objective: AnyLoss = Loss()
     solver: Solver = LiSSA()
     damping: float = Field(default=0.1, ge=0.0)
     scale: float | Literal["auto"] = "auto"
@@ -160,7 +161,7 @@ class Baseline(Named):
 
     kind: Literal["baseline"] = "baseline"
     which: BaselineName
-    objective: Objective = Loss()
+    objective: AnyLoss = Loss()
     checkpoints: Checkpoints = All()
 
 

@@ -20,7 +20,13 @@ from proponent.method import KINDS, METHOD, Method, Projection, Spec
 from proponent.method_words import FLAT_DEFAULTS, WORDS, Tree, misplaced, other_kind, present_value
 from proponent.near import nearest
 
-SPOKEN = {"width": "project", "names": "layers", "penalty": "refit", "threshold": "synonym_threshold"}
+SPOKEN = {
+    "width": "project",
+    "names": "layers",
+    "penalty": "refit",
+    "threshold": "synonym_threshold",
+    "which": "baseline",
+}
 """Short names of fields, for messages."""
 
 UNTAGGED: dict[str, type[Spec]] = {"projection": Projection}
@@ -35,12 +41,12 @@ def changed(method: Method, changes: Mapping[str, object], said: str) -> Method:
     tree = method.model_dump(mode="json")
     words = [word for word in WORDS if word in changes]
     for word in words:
-        WORDS[word](tree, _present(word, changes[word]), said)
+        WORDS[word](tree, _plain(changes[word]), said)
     if words:
         tree = made(tree, said).model_dump(mode="json")  # new parts have their defaults
     for name, value in changes.items():
         if name not in WORDS:
-            _set(tree, name, _present(name, value), said)
+            _set(tree, name, present_value(name.rpartition(".")[2], _plain(value)), said)
     return made(tree, said)
 
 
@@ -120,7 +126,8 @@ def _at(tree: Any, path: list[str], value: object, said: str) -> None:
     if isinstance(tree, list):
         part = _one_of(cast("list[Tree]", tree), step, said)
         if not rest:
-            raise InputError(f"{step} of method {said} is a whole part: set one of its fields: {', '.join(part)}")
+            fields = ", ".join(field for field in part if field != "kind")
+            raise InputError(f"{step} of method {said} is a whole part: set one of its fields: {fields}")
         return _at(part, rest, value, said)
     if not isinstance(tree, dict):
         raise InputError(f"method {said} holds no part with a field {step}: put that part in too, such as project=16")
@@ -167,10 +174,8 @@ def _every(tree: Any) -> Iterator[str]:
             yield from _every(one)
 
 
-def _present(name: str, value: object) -> object:
-    """A value as JSON holds it, under its present name."""
+def _plain(value: object) -> object:
+    """A value as JSON holds it."""
     if isinstance(value, Spec):
         return value.model_dump(mode="json")
-    if isinstance(value, tuple | list):
-        return [_present("", one) for one in cast("Iterable[object]", value)]
-    return present_value(name.rpartition(".")[2], value)
+    return [_plain(one) for one in cast("Iterable[object]", value)] if isinstance(value, tuple | list) else value

@@ -3,6 +3,7 @@
 What a part does is found by its kind elsewhere: preconditioners/<kind>.py, dynamics/, models/tasks/.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -21,9 +22,14 @@ def _kind_alone(value: Any) -> Any:
 def _names(value: Any) -> Any:
     """Layers may be written in one text, with commas."""
     parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list):
+    if not isinstance(parts, list | tuple):
         return parts
-    return tuple(one.strip() if isinstance(one, str) else one for one in cast("list[object]", parts))
+    return tuple(one.strip() if isinstance(one, str) else one for one in cast("Iterable[object]", parts))
+
+
+def _tuple(value: Any) -> Any:
+    """A list of JSON, which pydantic hands on as a list wherever a validator comes first."""
+    return tuple(cast("list[object]", value)) if isinstance(value, list) else value
 
 
 ByKind = BeforeValidator(_kind_alone)
@@ -62,6 +68,7 @@ class Logit(Spec):
     kind: Literal["logit"] = "logit"
 
 
+AnyLoss = Annotated[Annotated[Loss | MaskedLoss, Field(discriminator="kind")], ByKind]
 Objective = Annotated[Annotated[Loss | MaskedLoss | Logit, Field(discriminator="kind")], ByKind]
 
 
@@ -295,7 +302,7 @@ class Steps(Spec):
     """Checkpoints at these steps, of every run."""
 
     kind: Literal["steps"] = "steps"
-    at: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    at: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), BeforeValidator(_tuple)]
 
 
 Checkpoints = Annotated[Annotated[All | LastOfEachRun | Steps, Field(discriminator="kind")], ByKind]

@@ -4,11 +4,11 @@ These are names of the flat record of version 0.1 (`curvature=ekfac`, `project=1
 type: `--set curvature=ekfac` is `preconditioners: [..., {"kind": "ekfac"}]`. A method is a tree of fields here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from proponent.errors import InputError
-from proponent.method import KINDS, EmbeddingRows, Head, Layers
+from proponent.method import KINDS, EmbeddingRows, Head, Layers, Stage
 
 Tree = dict[str, Any]
 Word = Callable[[Tree, object, str], None]
@@ -121,6 +121,12 @@ def _stored(tree: Tree, name: str, value: object, said: str) -> bool:
     return False
 
 
+def _choose(word: str, value: object, known: Sequence[object], said: str) -> None:
+    """Refuse a value that a word does not take."""
+    if value not in known:
+        raise InputError(f"option {word} {value!r} of method {said}: choose one of {', '.join(map(str, known))}")
+
+
 def _gradient(tree: Tree, value: object, said: str) -> None:
     kinds = {"embedding": "embedding-rows"}
     if _stored(tree, "layer", value, said):
@@ -146,7 +152,7 @@ def _project(tree: Tree, value: object, said: str) -> None:
 def _basis(tree: Tree, value: object, said: str) -> None:
     gradient = tree.get("gradient", {})
     if gradient.get("projection") is not None:
-        gradient["projection"]["basis"] = value
+        gradient["projection"]["basis"] = present_value("basis", value)
     elif value != "random" and "projection" in gradient:
         raise InputError(
             f"basis={value} says what layers are projected to, and {tree['name']} keeps those of this model in full: "
@@ -167,17 +173,22 @@ def _seed(tree: Tree, value: object, said: str) -> None:
         raise misplaced(tree, "seed", value, said)
 
 
-def _preconditioner(word: str, *, elementwise: bool) -> Word:
+def _preconditioner(word: str, stage: Stage) -> Word:
+    elementwise = stage == "elementwise"
+    known = ["none", *(kind for kind, spec in KINDS.items() if getattr(spec, "stage", None) == stage)]
+
     def put(tree: Tree, value: object, said: str) -> None:
-        value = "none" if value is None else value
+        value = "none" if value is None else present_value(word, value)
         if not _stored(tree, word, value, said):
             return
         if value != "none" and not elementwise and tree["gradient"]["kind"] != "layers":
             raise misplaced(tree, word, value, said)
+        if isinstance(value, str):
+            _choose(word, value, known, said)
         held = cast("list[Tree]", tree["preconditioners"])
         mine = next((one for one in held if (one["kind"] == "adam") == elementwise), None)
         rest = [one for one in held if one is not mine]
-        new = [] if value == "none" else [other_kind(mine, value) if isinstance(value, str) else value]
+        new: list[Any] = [] if value == "none" else [other_kind(mine, value) if isinstance(value, str) else value]
         tree["preconditioners"] = [*new, *rest] if elementwise else [*rest, *new]
 
     return put
@@ -206,16 +217,20 @@ def _synonyms(tree: Tree, value: object, said: str) -> None:
 def _similarity(tree: Tree, value: object, said: str) -> None:
     if not _stored(tree, "similarity", value, said):
         return
-    if value == "dot":
-        tree["normalize"] = "none" if tree["normalize"] == "both" else tree["normalize"]
-    else:
-        tree["normalize"] = "both" if value == "cosine" else value
+    _choose("similarity", value, ("dot", "cosine"), said)
+    if value == "cosine":
+        tree["normalize"] = "both"
+    elif tree["normalize"] == "both":
+        tree["normalize"] = "none"
 
 
 def _unit_norm(tree: Tree, value: object, said: str) -> None:
     """After `similarity`: a cosine scales both sides, whatever is said here."""
-    if _stored(tree, "unit_norm", value, said) and tree["normalize"] != "both":
-        tree["normalize"] = ("train" if value else "none") if isinstance(value, bool) else value
+    if not _stored(tree, "unit_norm", value, said):
+        return
+    _choose("unit_norm", value, (True, False), said)
+    if tree["normalize"] != "both":
+        tree["normalize"] = "train" if value else "none"
 
 
 def _refit(tree: Tree, value: object, said: str) -> None:
@@ -265,6 +280,7 @@ def _part(field: str, unsaid: frozenset[str]) -> Word:
     """A part by its kind; a method without it passes over the kinds that hold anyway."""
 
     def put(tree: Tree, value: object, said: str) -> None:
+        value = present_value(field, value)
         if field in tree and tree["kind"] != "retaken":
             tree[field] = other_kind(tree[field], value) if isinstance(value, str) else value
         elif value not in unsaid:
@@ -281,8 +297,8 @@ WORDS: dict[str, Word] = {
     "basis": _basis,
     "seed": _seed,
     "synonym_threshold": _synonyms,
-    "preconditioner": _preconditioner("preconditioner", elementwise=True),
-    "curvature": _preconditioner("curvature", elementwise=False),
+    "preconditioner": _preconditioner("preconditioner", "elementwise"),
+    "curvature": _preconditioner("curvature", "query"),
     "solver": _solver,
     "similarity": _similarity,
     "unit_norm": _unit_norm,
