@@ -116,9 +116,7 @@ def _set(tree: Tree, name: str, value: object, said: str) -> None:
         tree["settings"][name.removeprefix("settings.")] = value  # whatever the loop's module takes
         return None
     if name == "kind":
-        raise InputError(
-            f"method {said} is of kind {tree['kind']}: choose another method instead"
-        )
+        raise InputError(f"method {said} is of kind {tree['kind']}: choose another method instead")
     if "." in name:
         return _at(tree, name.split("."), value, said)
     if name in tree:
