@@ -1,0 +1,257 @@
+"""Methods as data: a composition of small specs (`proponent.method_parts`), each found by its `kind`.
+
+An index keeps its method whole, so that it opens without the table of named methods. Parts that exclude each other are
+refused when a method is made; what a model cannot serve is refused when the model is known.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, model_validator
+
+from proponent.method_parts import (
+    EKFAC,
+    Adam,
+    All,
+    AnyLoss,
+    Autocorrelation,
+    Checkpoints,
+    ConjugateGradient,
+    Constant,
+    Damped,
+    DataInf,
+    EmbeddingPath,
+    EmbeddingRows,
+    Equal,
+    GaussNewton,
+    Gradient,
+    Head,
+    LastOfEachRun,
+    LayerNames,
+    Layers,
+    LearningRate,
+    LiSSA,
+    Logit,
+    Loss,
+    MaskedLoss,
+    Match,
+    Objective,
+    Preconditioner,
+    Projection,
+    Reduction,
+    RefitHead,
+    Similar,
+    Solver,
+    Spec,
+    Stage,
+    Steps,
+    Weights,
+)
+
+__all__ = [
+    "EKFAC", "KINDS", "METHOD", "Adam", "All", "AnyLoss", "Autocorrelation", "Baseline", "BaselineName",
+    "Checkpoints", "ConjugateGradient", "Constant", "Damped", "DataInf", "EmbeddingPath", "EmbeddingRows", "Equal",
+    "GaussNewton", "Gradient", "Gradients", "Head", "LastOfEachRun", "LayerNames", "Layers", "LearningRate",
+    "LiSSA", "Logit", "Loop", "Loss", "MaskedLoss", "Match", "Method", "Objective", "Preconditioner", "Projection",
+    "Reduction", "RefitHead", "Retaken", "Scalar", "Similar", "Solver", "Spec", "Stage", "Steps", "Sum", "Term",
+    "Weights", "check_parts", "terms_of",
+]  # fmt: skip
+
+BaselineName = Literal["bm25", "tfidf-label", "embedding", "label", "random"]
+Scalar = bool | int | float | str
+
+
+class Named(Spec):
+    """What every method has: the name that users type."""
+
+    name: str = "custom"
+
+
+class Gradients(Named):
+    """Products of stored gradients, summed over checkpoints.
+
+    Attributes:
+        name: as users type it.
+        gradient: where gradients are taken: rows of the word embedding, the head, or chosen layers.
+        objective: what is differentiated: the loss, the loss under masks, or of queries the logit of their label.
+        prepare: done to the model before any gradient is taken; None leaves it as trained.
+        preconditioners: what gradients are multiplied with: at most adam and, after it, one other.
+        normalize: scale gradients to norm 1 at each checkpoint: of training examples ("train"), or of queries too
+            ("both": the product is a cosine).
+        checkpoints: which checkpoints of the run are used.
+        weights: what multiplies a checkpoint.
+    """
+
+    kind: Literal["gradients"] = "gradients"
+    gradient: Gradient = EmbeddingRows()
+    objective: Objective = Loss()
+    prepare: RefitHead | None = None
+    preconditioners: tuple[Preconditioner, ...] = ()
+    normalize: Literal["none", "train", "both"] = "none"
+    checkpoints: Checkpoints = All()
+    weights: Weights = LearningRate()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Gradients":
+        check_parts(self)
+        return self
+
+    def preconditioner(self, stage: Stage) -> Preconditioner | None:
+        """Find the preconditioner of a stage: "elementwise" (before a projection) or "query" (after it)."""
+        return next((one for one in self.preconditioners if one.stage == stage), None)
+
+    @property
+    def scales_train(self) -> bool:
+        """Whether training gradients are scaled to norm 1."""
+        return self.normalize != "none"
+
+    @property
+    def scales_queries(self) -> bool:
+        """Whether query gradients are scaled to norm 1."""
+        return self.normalize == "both"
+
+    @property
+    def projection(self) -> Projection | None:
+        """The projection; None for gradients in full."""
+        return self.gradient.projection if isinstance(self.gradient, Layers) else None
+
+
+class Retaken(Named):
+    """An inverse-Hessian product per query; features alone are stored, gradients are taken again (FastIF).
+
+    Attributes:
+        name: as users type it.
+        names: which layers, as in `Layers`; they are taken in full.
+        biases: also score biases, and gains of normalisations.
+        objective: what is differentiated.
+        solver: of the product with the inverse Hessian.
+        damping: added to the Hessian's eigenvalues, as a factor of the scale.
+        scale: what LiSSA divides the Hessian by; "auto" is 3 times the largest eigenvalue seen.
+        sample: training texts of one Hessian; None takes 8 a step for LiSSA, 256 for conjugate gradient.
+        seed: of the draws of those texts.
+        candidates: the nearest training examples that a query is compared with: a share of them up to 1, or a number.
+        nearest: by what: features (mean last hidden states), or signal (a classifier's error signals times the cosine
+            of the features, in absolute value); "auto" is signal for classifiers.
+        checkpoints: the last of each run; a Hessian is of the end of training.
+    """
+
+    kind: Literal["retaken"] = "retaken"
+    names: LayerNames = ()
+    biases: bool = False
+    objective: AnyLoss = Loss()
+    solver: Solver = LiSSA()
+    damping: float = Field(default=0.1, ge=0.0)
+    scale: float | Literal["auto"] = "auto"
+    sample: int | None = Field(default=None, ge=1)
+    seed: int = 0
+    candidates: float = Field(default=1000.0, gt=0.0)
+    nearest: Literal["auto", "signal", "features"] = "auto"
+    checkpoints: LastOfEachRun = LastOfEachRun()
+
+
+class Baseline(Named):
+    """A score without gradients.
+
+    Attributes:
+        name: as users type it.
+        which: the lexical, feature or label score.
+        objective: the loss that the model's outputs are judged by.
+        checkpoints: which checkpoints of the run are read.
+    """
+
+    kind: Literal["baseline"] = "baseline"
+    which: BaselineName
+    objective: AnyLoss = Loss()
+    checkpoints: Checkpoints = All()
+
+
+class Loop(Named):
+    """A method with a loop of its own over the recorded training, which no index holds.
+
+    Attributes:
+        name: as users type it.
+        which: the module that runs the loop.
+        settings: of that module, which checks them.
+    """
+
+    kind: Literal["loop"] = "loop"
+    which: str
+    settings: dict[str, Scalar] = Field(default_factory=dict[str, Scalar])
+
+
+Term = Annotated[Gradients | Retaken | Baseline, Field(discriminator="kind")]
+
+
+class Sum(Named):
+    """The sum of the z-scored scores of several methods, each times its factor.
+
+    Attributes:
+        name: as users type it.
+        terms: the methods.
+        factors: one for each term; none at all for 1 everywhere.
+    """
+
+    kind: Literal["sum"] = "sum"
+    terms: tuple[Term, ...] = Field(min_length=1)
+    factors: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Sum":
+        if self.factors and len(self.factors) != len(self.terms):
+            raise ValueError(
+                f"{self.name} has {len(self.factors)} factors for {len(self.terms)} terms: give one for each, or none"
+            )
+        return self
+
+
+Method = Annotated[Gradients | Retaken | Baseline | Loop | Sum, Field(discriminator="kind")]
+METHOD: TypeAdapter[Gradients | Retaken | Baseline | Loop | Sum] = TypeAdapter(Method)
+"""Reads and writes any method."""
+
+
+def _specs(of: type[Spec]) -> Iterator[type[Spec]]:
+    for one in of.__subclasses__():
+        yield one
+        yield from _specs(one)
+
+
+KINDS: dict[str, type[Spec]] = {
+    one.model_fields["kind"].default: one for one in _specs(Spec) if "kind" in one.model_fields
+}
+"""Every part and method by its kind."""
+
+
+def terms_of(method: Method) -> tuple[Term, ...]:
+    """List what an index stores: the terms of a sum, or the method itself; nothing of a loop."""
+    if isinstance(method, Loop):
+        return ()
+    return method.terms if isinstance(method, Sum) else (method,)
+
+
+def check_parts(method: Gradients) -> None:
+    """Refuse parts that exclude each other; the one place for part against part."""
+    for problem in _problems(method):
+        raise ValueError(problem)
+
+
+def _problems(method: Gradients) -> Iterator[str]:
+    gradient, name = method.gradient, method.name
+    parts = [*method.preconditioners, *([] if method.prepare is None else [method.prepare])]
+    for part in parts:
+        if gradient.kind not in part.gradients:
+            yield (
+                f"{name} is about {gradient.about}, and {part.kind} is for gradients of kind "
+                f"{' or '.join(part.gradients)}: choose another gradient, such as --method tracin-layers, or leave "
+                f"{part.kind} out"
+            )
+    if isinstance(gradient, Head) and method.scales_train:
+        yield (
+            f"{name} is about the last layer, and normalize={method.normalize} is for the word embedding and for "
+            "layers: leave it out, or choose --method grad-cos with --layers head"
+        )
+    stages = [one.stage for one in method.preconditioners]
+    if stages != sorted(set(stages)):
+        yield (
+            f"{name} has the preconditioners {' and '.join(one.kind for one in method.preconditioners)}: give at most "
+            "adam and, after it, one other"
+        )
