@@ -29,14 +29,14 @@ from proponent.compress import Projection as ProjectionOfLayers
 from proponent.errors import DataError, InputError
 from proponent.forms import Dense, Gradient, Rows
 from proponent.layers import Block, Call
-from proponent.method import (
+from proponent.method import Gradients
+from proponent.method_parts import (
     EKFAC,
     Adam,
     Autocorrelation,
     DataInf,
     EmbeddingRows,
     GaussNewton,
-    Gradients,
     Layers,
     Projection,
     RefitHead,

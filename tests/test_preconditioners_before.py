@@ -22,14 +22,14 @@ from proponent.index.options import Options
 from proponent.index.passes import Pass as OldPass
 from proponent.index.prior import query_vectors
 from proponent.index.turning import Turning, gradients_of
-from proponent.method import (
+from proponent.method import Gradients
+from proponent.method_parts import (
     EKFAC,
     Adam,
     Autocorrelation,
     DataInf,
     EmbeddingRows,
     GaussNewton,
-    Gradients,
     Layers,
     Projection,
     RefitHead,

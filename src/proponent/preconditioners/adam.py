@@ -14,7 +14,8 @@ from jaxtyping import Float
 
 from proponent.errors import InputError
 from proponent.forms import Gradient, Rows
-from proponent.method import Adam, Gradients
+from proponent.method import Gradients
+from proponent.method_parts import Adam
 from proponent.preconditioners.base import (
     BuildOptions,
     CheckpointFiles,

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from proponent.errors import DataError, InputError
-from proponent.method import Autocorrelation
+from proponent.method_parts import Autocorrelation
 from proponent.preconditioners.base import BuildOptions, CheckpointFiles, ModelFacts, Pass, Told
 from proponent.preconditioners.batches import EACH, Arrays, Batch, LayerShape, StoredBatch, Sums
 from proponent.preconditioners.damped import DampedFitter, mean_outer, outer_sums, refuse_large

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import ClassVar, Literal, Protocol, cast, runtime_checkable
 
 from proponent.forms import Gradient
-from proponent.method import Gradients, Projection, Spec
+from proponent.method import Gradients
+from proponent.method_parts import Projection, Spec
 from proponent.preconditioners.batches import Arrays, Batch, Computer, LayerShape, Sums, TrainVectors
 
 Over = Literal["texts", "gradients", "queries"]

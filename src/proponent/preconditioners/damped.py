@@ -9,7 +9,8 @@ from jaxtyping import Float
 
 from proponent.errors import InputError
 from proponent.forms import Dense, Gradient
-from proponent.method import Damped, Gradients
+from proponent.method import Gradients
+from proponent.method_parts import Damped
 from proponent.preconditioners.base import Cost, ModelFacts, Pass, Preconditioner, Told, counted
 from proponent.preconditioners.batches import Arrays, LayerShape, StoredBatch, Sums, TrainVectors
 

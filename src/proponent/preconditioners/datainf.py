@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from proponent.errors import InputError
-from proponent.method import DataInf
+from proponent.method_parts import DataInf
 from proponent.preconditioners import damped
 from proponent.preconditioners.base import BuildOptions, ModelFacts, Pass, Told
 from proponent.preconditioners.batches import LARGEST, Arrays, Batch, LayerShape, StoredBatch, Sums, TrainVectors

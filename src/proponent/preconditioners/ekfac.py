@@ -17,7 +17,7 @@ from torch import Tensor
 
 from proponent.errors import InputError
 from proponent.layers import Block, Call, OneHot
-from proponent.method import EKFAC
+from proponent.method_parts import EKFAC
 from proponent.preconditioners.base import BuildOptions, Pass, Told
 from proponent.preconditioners.batches import Arrays, Batch, LayerShape, Sums, TextBatch
 from proponent.preconditioners.damped import DampedFitter, Damping

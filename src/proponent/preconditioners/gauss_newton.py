@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from proponent.errors import InputError
-from proponent.method import GaussNewton
+from proponent.method_parts import GaussNewton
 from proponent.preconditioners.base import BuildOptions, ModelFacts, Pass
 from proponent.preconditioners.batches import EACH, Arrays, Batch, LayerShape, StoredBatch, Sums
 from proponent.preconditioners.damped import DampedFitter, refuse_large

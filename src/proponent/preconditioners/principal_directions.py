@@ -16,7 +16,8 @@ from torch import Tensor
 
 from proponent.layers import Block, Call, OneHot
 from proponent.layers.rules import Left
-from proponent.method import Gradients, Projection
+from proponent.method import Gradients
+from proponent.method_parts import Projection
 from proponent.preconditioners import base
 from proponent.preconditioners.base import BuildOptions, Cost, ModelFacts, Pass, Told, counted
 from proponent.preconditioners.batches import Arrays, Batch, Computer, LayerShape, Sums, TextBatch

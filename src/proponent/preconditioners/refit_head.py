@@ -10,7 +10,8 @@ from torch import Tensor
 
 from proponent.errors import InputError
 from proponent.layers import Block, Call, OneHot, classifier_head
-from proponent.method import Gradients, RefitHead
+from proponent.method import Gradients
+from proponent.method_parts import RefitHead
 from proponent.preconditioners import base
 from proponent.preconditioners.base import BuildOptions, Cost, ModelFacts, Pass, Told, counted
 from proponent.preconditioners.batches import EACH, Arrays, Batch, Computer, LayerShape, Sums, TextBatch

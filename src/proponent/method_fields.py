@@ -1,0 +1,181 @@
+"""Set a field of a method by name: a short name ("top", "damping"), or a full path ("gradient.match.threshold").
+
+short name    the one field of that name in the method: "path" is gradient.path
+full path     parts by field, parts of a list by kind or number: preconditioners.ekfac.damping, terms.0.gradient
+a part        by its kind alone: gradient=head, checkpoints=all, weights=constant, solver=cg
+a word        of `method_words.WORDS`: curvature=ekfac, project=16, similarity=cosine
+
+A method becomes a tree of fields, which is changed and validated anew.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from proponent.errors import InputError
+from proponent.method import KINDS, METHOD, Method, Projection, Spec
+from proponent.method_words import FLAT_DEFAULTS, WORDS, Tree, misplaced, other_kind, present_value
+from proponent.near import nearest
+
+SPOKEN = {
+    "width": "project",
+    "names": "layers",
+    "penalty": "refit",
+    "threshold": "synonym_threshold",
+    "which": "baseline",
+}
+"""Short names of fields, for messages."""
+
+UNTAGGED: dict[str, type[Spec]] = {"projection": Projection}
+"""The one part without a kind, by the field that holds it."""
+
+FIELDS = {name for spec in [*KINDS.values(), *UNTAGGED.values()] for name in spec.model_fields}
+"""Every name of a field."""
+
+
+def changed(method: Method, changes: Mapping[str, object], said: str) -> Method:
+    """Change fields of a method; parts are put in and taken out before their fields are set."""
+    tree = method.model_dump(mode="json")
+    words = [word for word in WORDS if word in changes]
+    for word in words:
+        WORDS[word](tree, _plain(changes[word]), said)
+    if words:
+        tree = made(tree, said).model_dump(mode="json")  # new parts have their defaults
+    for name, value in changes.items():
+        if name not in WORDS:
+            _set(tree, name, present_value(name.rpartition(".")[2], _plain(value)), said)
+    return made(tree, said)
+
+
+def made(tree: Mapping[str, object], said: str) -> Method:
+    """Validate a tree of fields; a message names the option in the user's words."""
+    try:
+        return METHOD.validate_json(json.dumps(tree))
+    except ValidationError as error:
+        raise InputError(_told(error.errors()[0], said)) from error
+    except (TypeError, ValueError, RecursionError) as error:  # what JSON cannot hold
+        raise InputError(f"method {said}: {error}: give numbers, texts, lists and parts") from error
+
+
+def _told(first: ErrorDetails, said: str) -> str:
+    """One line about an error, without tags of unions and numbers of lists, which users have not written."""
+    steps = [str(step) for step in first["loc"]]
+    path = [step for step in steps if step in FIELDS]
+    name = SPOKEN.get(path[-1], path[-1]).replace("_", "-") if path else ""
+    about = f"option {name} of method {said}" if path else f"method {said}"
+    given = cast("object", first["input"])
+    match first["type"]:
+        case "value_error":  # a refusal of ours names the method already
+            return first["msg"].removeprefix("Value error, ")
+        case "extra_forbidden":
+            return no_field(f"method {said}", steps[-1], _fields_at(steps[:-1]))
+        case "missing":
+            return f"{about} is missing: give it a value"
+        case "union_tag_not_found":
+            return f'{about} says no kind: add "kind" to it, one of {", ".join(sorted(KINDS))}'
+        case "union_tag_invalid":
+            kind, known = cast("Tree", given)["kind"], str(first.get("ctx", {}).get("expected_tags")).replace("'", "")
+            told = f"option {name} {kind!r} of method {said}" if path else f"method {said} is of kind {kind!r}"
+            return f"{told}: choose one of {known}"
+        case _:
+            return f"option {name} {given!r} of method {said}: {first['msg']}" if path else f"{about}: {first['msg']}"
+
+
+def no_field(said: str, name: str, known: Iterable[str]) -> str:
+    """The line about a field that nothing has."""
+    return f"{said} has a field {name!r} that no method has{nearest(name, known)}; fields: {', '.join(sorted(known))}"
+
+
+def _fields_at(steps: list[str]) -> set[str]:
+    """Fields of the part at a place: the last one that a tag names, or a projection, which has no tag."""
+    spec = next((one for step in reversed(steps) if (one := KINDS.get(step) or UNTAGGED.get(step))), None)
+    return FIELDS if spec is None else {*spec.model_fields}
+
+
+def _set(tree: Tree, name: str, value: object, said: str) -> None:
+    """Set one field, by a path or by the one field of that name."""
+    name = "which" if name == "baseline" and tree["kind"] == "baseline" else name
+    if tree["kind"] == "loop" and name.startswith("settings."):
+        tree["settings"][name.removeprefix("settings.")] = value  # whatever the loop's module takes
+        return None
+    if "." in name:
+        return _at(tree, name.split("."), value, said)
+    if name in tree:
+        tree[name] = value
+        return None
+    found = dict(_places(tree, name, ""))
+    if len(found) == 1:
+        next(iter(found.values()))[name] = value
+        return None
+    if found:
+        paths = ", ".join(f"{place}{name}" for place in found)
+        raise InputError(f"{name} names {len(found)} fields of method {said}: give one of {paths}")
+    if name in FLAT_DEFAULTS:
+        if value == FLAT_DEFAULTS[name]:
+            return None  # says what holds anyway
+        raise misplaced(tree, name, value, said)
+    raise InputError(no_field(f"method {said}", name, {*_every(tree), *WORDS} - {"kind"}))
+
+
+def _at(tree: Any, path: list[str], value: object, said: str) -> None:
+    """Set the field at a path."""
+    step, *rest = path
+    if isinstance(tree, list):
+        part = _one_of(cast("list[Tree]", tree), step, said)
+        if not rest:
+            fields = ", ".join(field for field in part if field != "kind")
+            raise InputError(f"{step} of method {said} is a whole part: set one of its fields: {fields}")
+        return _at(part, rest, value, said)
+    if not isinstance(tree, dict):
+        raise InputError(f"method {said} holds no part with a field {step}: put that part in too, such as project=16")
+    own = cast("Tree", tree)
+    if step not in own:
+        raise InputError(f"method {said} has no field {step!r} there{nearest(step, own)}: it has {', '.join(own)}")
+    old = own[step]
+    if rest:
+        return _at(old, rest, value, said)
+    own[step] = other_kind(cast("Tree", old), value) if isinstance(old, dict) and isinstance(value, str) else value
+    return None
+
+
+def _one_of(parts: list[Tree], step: str, said: str) -> Tree:
+    """The part of a list that a kind or a number names."""
+    found = [part for at, part in enumerate(parts) if step in {str(at), part["kind"], part["kind"].replace("-", "_")}]
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(f"{at} ({part['kind']})" for at, part in enumerate(parts)) or "none"
+    raise InputError(f"method {said} has {len(found) or 'no'} parts {step!r} there: it has {there}")
+
+
+def _places(tree: Any, name: str, path: str) -> Iterator[tuple[str, Tree]]:
+    """Find every part with a field, and the path to it."""
+    if isinstance(tree, dict):
+        own = cast("Tree", tree)
+        if name in own and name != "kind":
+            yield path, own
+        for field, one in own.items():
+            yield from _places(one, name, f"{path}{field}.")
+    elif isinstance(tree, list):
+        for at, one in enumerate(cast("list[Any]", tree)):
+            yield from _places(one, name, f"{path}{at}.")
+
+
+def _every(tree: Any) -> Iterator[str]:
+    """Every name of a field."""
+    if isinstance(tree, dict):
+        for field, one in cast("Tree", tree).items():
+            yield field
+            yield from _every(one)
+    elif isinstance(tree, list):
+        for one in cast("list[Any]", tree):
+            yield from _every(one)
+
+
+def _plain(value: object) -> object:
+    """A value as JSON holds it."""
+    if isinstance(value, Spec):
+        return value.model_dump(mode="json")
+    return [_plain(one) for one in cast("Iterable[object]", value)] if isinstance(value, tuple | list) else value

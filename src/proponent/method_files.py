@@ -1,0 +1,88 @@
+"""A method as a file, in JSON or TOML, as `proponent tune` writes it and `--method FILE` takes it.
+
+    {"method": "grad-cos", "layers": ["attention"]}          a method of the table, some of its fields changed
+    {"kind": "gradients", "gradient": {"kind": "head"}}      or a method of one's own; what is not said has its default
+    {"name": "mine", "layer": "head", ...}                   or one flat record, as version 0.1 wrote it
+
+The keys "proponent" and "tuned" tell where a file comes from and are not read.
+"""
+
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, cast
+
+from proponent.errors import InputError
+from proponent.method import METHOD, Method
+from proponent.method_fields import FIELDS, no_field
+from proponent.method_flat import is_flat
+from proponent.method_words import FLAT_DEFAULTS
+from proponent.near import nearest
+from proponent.tensors import write_bytes
+from proponent.version import __version__
+
+SUFFIXES = (".json", ".toml")
+ORIGIN = frozenset({"proponent", "tuned"})
+"""Keys that tell where a file comes from."""
+
+
+def names_a_file(method: str) -> bool:
+    """Say whether somebody means a file and not a name of the table."""
+    return method.lower().endswith(SUFFIXES) or os.sep in method or "/" in method
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """Read the fields of a method file; what they mean is for `proponent.method_table` to say."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"method {path}: a method file ends in .json or .toml; `proponent methods` lists the names")
+    try:
+        text = path.read_text(encoding="utf-8")
+        found: Any = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise InputError(
+            f"cannot read the method file {path}: {error.strerror}: make one with "
+            f"`proponent tune RUN DATA --out {path}`"
+        ) from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, no TOML, or nested without end
+        kind = path.suffix[1:].upper()
+        raise InputError(f"the method file {path} is no {kind}: {error}: mend it or write it again") from error
+    if not isinstance(found, dict):
+        raise InputError(f"the method file {path} holds no table of fields: give FIELD: VALUE pairs")
+    fields = {str(name): value for name, value in cast("dict[Any, Any]", found).items() if name not in ORIGIN}
+    _check(path, fields)
+    return fields
+
+
+def _check(path: Path, fields: dict[str, Any]) -> None:
+    """A file says what method it holds, and flat fields are known ones."""
+    if "method" in fields and not isinstance(fields["method"], str):
+        raise InputError(f'the method file {path} names no method: give "method" a name of `proponent methods`')
+    if "method" in fields and "kind" in fields:
+        raise InputError(
+            f'the method file {path} says both "method" and "kind": leave "kind" out to change a named method, or '
+            '"method" to write one of your own'
+        )
+    if not is_flat(fields):
+        return
+    unknown = next((name for name in fields if name not in FLAT_DEFAULTS), None)
+    if unknown in FIELDS:
+        raise InputError(
+            f'the method file {path} has a field {unknown!r} and says no "kind": add "kind": "gradients" (or retaken, '
+            'baseline, loop, sum), or "method", a name of `proponent methods`'
+        )
+    if unknown is not None:
+        raise InputError(no_field(f"the method file {path}", unknown, FLAT_DEFAULTS))
+    if not isinstance(fields.get("name"), str):
+        raise InputError(
+            f'the method file {path} names no method: give "method", a name of `proponent methods`, or "kind", such as '
+            f'"gradients"{nearest(next(iter(fields), ""), ("method", "kind"))}'
+        )
+
+
+def write_method(path: Path, method: Method, tuned: dict[str, Any] | None = None) -> None:
+    """Write a method with all of its fields, so that it means the same whatever the table says later."""
+    content: dict[str, Any] = {"proponent": __version__, **METHOD.dump_python(method, mode="json")}
+    if tuned is not None:
+        content["tuned"] = tuned
+    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())

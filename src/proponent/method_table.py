@@ -1,0 +1,205 @@
+"""The table of named methods: what a method is, what it measures, where it comes from, what it costs and needs.
+
+To add a method that is composed of parts, add a row.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from proponent.errors import InputError
+from proponent.method import (
+    EKFAC,
+    Adam,
+    Autocorrelation,
+    Baseline,
+    Constant,
+    DataInf,
+    EmbeddingRows,
+    GaussNewton,
+    Gradients,
+    Head,
+    LastOfEachRun,
+    Layers,
+    LiSSA,
+    Logit,
+    Loop,
+    Loss,
+    Method,
+    Projection,
+    RefitHead,
+    Retaken,
+    Similar,
+)
+from proponent.method_fields import changed, made
+from proponent.method_files import names_a_file, read_fields
+from proponent.method_flat import LINE, from_flat, is_flat
+from proponent.near import nearest
+
+YEH = "Yeh et al. 2022, First is Better Than Last for Language Data Influence (arXiv 2202.11844)"
+PRUTHI = "Pruthi et al. 2020, Estimating Training Data Influence by Tracing Gradient Descent (arXiv 2002.08484)"
+KOH = "Koh and Liang 2017, Understanding Black-box Predictions via Influence Functions (arXiv 1703.04730)"
+REPRESENTER = "Yeh et al. 2018, Representer Point Selection for Explaining Deep Neural Networks (arXiv 1811.09720)"
+KWON = "Kwon et al. 2024, DataInf: Efficiently Estimating Data Influence in LoRA-tuned LLMs (arXiv 2310.00902)"
+GROSSE = "Grosse et al. 2023, Studying Large Language Model Generalization with Influence Functions (arXiv 2308.03296)"
+GUO = (
+    "Guo et al. 2021, FastIF: Scalable Influence Functions for Efficient Model Interpretation and Debugging (arXiv "
+    "2012.15781)"
+)
+CHANG = "Chang et al. 2025, Scalable Influence and Fact Tracing for Large Language Model Pretraining (arXiv 2410.17413)"
+VITEL = (
+    "Vitel and Chhabra 2025, First is Not Really Better Than Last: Evaluating Layer Choice and Aggregation Strategies "
+    "in Language Model Data Influence Estimation (arXiv 2511.04715)"
+)
+MAGIC = "Ilyas and Engstrom 2025, MAGIC: Near-Optimal Data Attribution for Deep Learning"
+ADAM = "TracIn-WE with the optimizer's own step"
+
+ROWS = "forward + backward to the embedding"
+LAYERS = "forward + backward to the first layer that is scored"
+MATRIX = f"{LAYERS}, and one matrix per layer"
+FORWARD = "forward only"
+
+BASELINES = "proponent[baselines]"
+MOMENTS = "proponent.Recorder, or --second-moment estimate"
+CLASSIFIER = "a classifier"
+
+
+class Row(NamedTuple):
+    """One row of the table."""
+
+    method: Method
+    summary: str
+    """What it measures, in one line."""
+    paper: str
+    cost: str
+    """Of an index, per checkpoint."""
+    needs: str = "-"
+    """Beyond the run and its data."""
+    asked: str = ""
+    """The command, for a method that no index holds."""
+
+
+def _layers(*names: str, width: int | Literal["auto"] = "auto") -> Layers:
+    return Layers(names=names, projection=Projection(width=width))
+
+
+def _once(gradient: Layers, *preconditioners: Any, **fields: Any) -> Gradients:
+    """At the last checkpoint of each run, which weighs 1."""
+    own = {"checkpoints": LastOfEachRun(), "weights": Constant(), "preconditioners": preconditioners}
+    return Gradients(gradient=gradient, **own, **fields)
+
+
+# fmt: off
+_ROWS = {  # a line for the method, a line for what is told about it
+    "tracin-we": Row(
+        Gradients(),
+        "gradient products at the word embedding, split exactly by word", YEH, ROWS),
+    "tracin-we-topk": Row(
+        Gradients(gradient=EmbeddingRows(path="input", top=10)),
+        "the same, over the 10 tokens of largest gradient", YEH, ROWS),
+    "tracin-we-noc": Row(
+        Gradients(gradient=EmbeddingRows(path="input", drop_special=True)),
+        "the same, without special tokens", YEH, ROWS),
+    "tracin-we-syn": Row(
+        Gradients(gradient=EmbeddingRows(path="input", match=Similar(threshold=0.7))),
+        "the same, where similar tokens may meet, matched one to one", YEH, ROWS, f"{BASELINES} (SciPy)"),
+    "tracin-we-adam": Row(
+        Gradients(preconditioners=(Adam(),)),
+        "the same, divided by the root of Adam's second moment", ADAM, ROWS, MOMENTS),
+    "tracin-we-adam-unit": Row(
+        Gradients(preconditioners=(Adam(),), normalize="train"),
+        "the same, with training gradients at norm 1: the default where second moments are known", ADAM, ROWS, MOMENTS),
+    "tracin-last": Row(
+        Gradients(gradient=Head()),
+        "gradient products at the last layer, in closed form", PRUTHI, FORWARD),
+    "tracin-sec": Row(
+        Gradients(gradient=_layers("last-two")),
+        "gradient products at the last two linear layers", YEH, LAYERS),
+    "tracin-all": Row(
+        Gradients(gradient=_layers("all")),
+        "gradient products over all weights", PRUTHI, LAYERS),
+    "tracin-layers": Row(
+        Gradients(gradient=_layers()),
+        "gradient products over the layers that --layers names", VITEL, LAYERS, "--layers"),
+    "grad-cos": Row(
+        Gradients(gradient=_layers("all"), normalize="both"),
+        "cosine of gradients over all weights", VITEL, LAYERS),
+    "influence-last": Row(
+        _once(Layers(names=("head",)), GaussNewton()),
+        "influence functions of the last layer: inverse of its exact Hessian, damped",
+        KOH, "forward only, and one matrix", CLASSIFIER),
+    "representer": Row(
+        _once(Layers(names=("head",)), objective=Logit(), prepare=RefitHead(penalty=0.01)),
+        "representer values: how far an example pushes the label's logit up, last layer fitted anew under L2",
+        REPRESENTER, "two forward passes", CLASSIFIER),
+    "datainf": Row(
+        _once(_layers("linear"), DataInf()),
+        "influence functions with DataInf's closed form, layer by layer", KWON, MATRIX),
+    "ekfac": Row(
+        _once(_layers("linear"), EKFAC()),
+        "influence functions with EK-FAC's inverse of the Fisher matrix", GROSSE, f"{MATRIX}, twice"),
+    "fastif": Row(
+        Retaken(names=("last-block", "head"), solver=LiSSA(depth=100, runs=2), damping=0.01),
+        "influence functions with an inverse-Hessian product per query (LiSSA), on the nearest candidates",
+        GUO, "forward only; a query some hundred passes over small batches"),
+    "trackstar": Row(
+        _once(_layers("linear", width=16), Adam(), Autocorrelation(damping=1e-6, damping_of="top"),
+              objective=Loss(reduction="sum"), normalize="both"),
+        "projected gradients, divided by second moments, decorrelated, at norm 1",
+        CHANG, MATRIX, 'proponent.Recorder(moments="all"), or --second-moment estimate'),
+    "bm25": Row(
+        Baseline(which="bm25"),
+        "word overlap (BM25), no model", "baseline", FORWARD, BASELINES),
+    "tfidf-label": Row(
+        Baseline(which="tfidf-label"),
+        "TF-IDF cosine times the product of the two error signals", "baseline", FORWARD, BASELINES),
+    "embedding": Row(
+        Baseline(which="embedding"),
+        "cosine of mean hidden states, signed by the label", "baseline", FORWARD),
+    "label": Row(
+        Baseline(which="label"),
+        "+1 for the same label, -1 for another", "baseline", FORWARD),
+    "random": Row(
+        Baseline(which="random"),
+        "chance", "baseline", FORWARD),
+    "replay": Row(
+        Loop(which="replay"),
+        "exact derivative of an output through the recorded training, by example and word",
+        MAGIC, "the training again, about 3 times more per query",
+        "proponent.Recorder(replay=True), or proponent train --replay",
+        "proponent explain RUN TEXT --method replay --data DATA"),
+}
+# fmt: on
+
+METHODS: dict[str, Row] = {
+    name: row._replace(method=row.method.model_copy(update={"name": name})) for name, row in _ROWS.items()
+}
+"""Every method by the name that users type."""
+
+
+def method_of(method: str | Method, **changes: object) -> Method:
+    """Find a method by name or in a file, and change it."""
+    if isinstance(method, str) and method not in METHODS and names_a_file(method):
+        found = _in_file(method)
+        return changed(found, changes, method)
+    if isinstance(method, str):
+        return changed(_named(method), changes, method)
+    return changed(method, changes, method.name)
+
+
+def _in_file(said: str) -> Method:
+    fields = read_fields(Path(said))
+    if is_flat(fields):
+        warnings.warn(LINE.format(where=said), FutureWarning, stacklevel=3)
+        return from_flat(fields, said)
+    if "method" not in fields:
+        return made(fields, said)
+    return changed(_named(fields.pop("method")), fields, said)
+
+
+def _named(method: str) -> Method:
+    if method not in METHODS:
+        raise InputError(
+            f"unknown method {method!r}{nearest(method, METHODS)}; `proponent methods` lists them: {', '.join(METHODS)}"
+        )
+    return METHODS[method].method
