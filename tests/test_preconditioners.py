@@ -88,7 +88,7 @@ def test_adam_and_the_base_need_no_torch() -> None:
 def test_totals_add_join_and_keep_the_largest() -> None:
     totals = Totals()
     for value in (3.0, 5.0, 4.0):
-        totals.add({"sum": np.asarray([value]), "each.one": np.asarray([value]), "largest.one": np.asarray([value])})
+        totals.add((name, np.asarray([value])) for name in ("sum", "each.one", "largest.one"))
     sums = totals.sums()
     assert (sums["sum"].tolist(), sums["each.one"].tolist(), sums["largest.one"].tolist()) == ([12], [3, 5, 4], [5])
 

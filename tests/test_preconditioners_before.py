@@ -305,3 +305,9 @@ def test_moments_of_an_optimizer(tmp_path: Path) -> None:
     found = old_moments.read_moments(Checkpoint(tmp_path, 5, 1.0, ""), recipe_of("tracin-we-adam"), "optimizer")
     assert found.v is not None
     np.testing.assert_array_equal(of_table(Files(tmp_path), "x", "optimizer", (12, 5)), found.v())
+
+
+def test_ekfac_of_a_table_and_a_weight_of_two_uses(tmp_path: Path) -> None:
+    truth = lm_run(tmp_path / "gpt2", "gpt2", tied=True, steps=(STEP,), n=20, q=2)
+    old = Built(truth, tmp_path / "index", "ekfac", layers="all", project=4)
+    same(old.fitted(layered(EKFAC())), {name: one for name, one in old.table.items() if name.startswith("curvature.")})

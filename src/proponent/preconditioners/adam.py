@@ -30,6 +30,7 @@ from proponent.preconditioners.batches import (
     Batch,
     Computer,
     LayerShape,
+    Parts,
     StoredBatch,
     Sums,
     TextBatch,
@@ -96,11 +97,9 @@ class Fitter(Preconditioner):
         found = second_moments.of_layers(checkpoint, self.method.name, options.second_moment, computer)
         return {f"root.{at}": self._inverse_root(v) for at, v in enumerate(found)}
 
-    def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Sums:
+    def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Parts:
         """Sums of squares of the examples' gradients."""
-        if isinstance(batch, StoredBatch):
-            return _squared_rows(batch)
-        return _squared_layers(batch, group)
+        yield from _squared_rows(batch) if isinstance(batch, StoredBatch) else _squared_layers(batch, group)
 
     def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:
         """1 / sqrt(v + epsilon), where v is the mean square."""
@@ -144,7 +143,7 @@ class Fitter(Preconditioner):
         return counted(self.passes(facts.options), 4 * kept)
 
 
-def _squared_rows(batch: StoredBatch) -> Sums:
+def _squared_rows(batch: StoredBatch) -> Parts:
     """Squares of each example's gradient, summed over the examples, as a whole table."""
     rows = batch.gradient.rows
     assert rows is not None
@@ -153,13 +152,15 @@ def _squared_rows(batch: StoredBatch) -> Sums:
     squares = replace(totals, indptr=together, rows=totals.rows**2).merged(by_word=False)
     table = np.zeros(batch.table, dtype=np.float32)
     table[squares.ids] = squares.rows
-    return {"rows": table, "seen": np.asarray([len(rows)])}
+    yield "rows", table
+    yield "seen", np.asarray([len(rows)])
 
 
-def _squared_layers(batch: TextBatch, group: Sequence[LayerShape]) -> Sums:
+def _squared_layers(batch: TextBatch, group: Sequence[LayerShape]) -> Parts:
+    """Squares of the gradients of layers, summed over the texts."""
     from proponent.preconditioners.second_moments import squares
 
-    found = squares(batch)
-    return {f"squares.{layer.at}": found[layer.name] for layer in group if layer.name in found} | {
-        "seen": np.asarray([batch.count])
-    }
+    numbers = {layer.name: layer.at for layer in group}
+    for name, value in squares(batch):
+        yield f"squares.{numbers[name]}", value
+    yield "seen", np.asarray([batch.count])

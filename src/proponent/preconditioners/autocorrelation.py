@@ -12,7 +12,7 @@ from jaxtyping import Float
 from proponent.errors import DataError, InputError
 from proponent.method_parts import Autocorrelation
 from proponent.preconditioners.base import BuildOptions, CheckpointFiles, ModelFacts, Pass, Told
-from proponent.preconditioners.batches import EACH, Arrays, Batch, LayerShape, StoredBatch, Sums
+from proponent.preconditioners.batches import EACH, Arrays, Batch, LayerShape, Parts, StoredBatch, Sums
 from proponent.preconditioners.damped import DampedFitter, mean_outer, outer_sums, refuse_large
 
 SHARE = "curvature.eval_share"
@@ -53,10 +53,13 @@ class Fitter(DampedFitter[Autocorrelation]):
             return (queries, Pass("spectrum", "gradients", "after"), matrices)
         return (queries, matrices)
 
-    def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Sums:
+    def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Parts:
         """Outer products; of queries the vectors themselves."""
         assert isinstance(batch, StoredBatch)
-        return {EACH + _QUERIES: batch.vectors} if this.name == "queries" else outer_sums(batch, group)
+        if this.name == "queries":
+            yield EACH + _QUERIES, batch.vectors
+        else:
+            yield from outer_sums(batch, group)
 
     def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:
         """Eigenvalues of both sides, or the inverse of their mixture."""

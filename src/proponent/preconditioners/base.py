@@ -1,6 +1,6 @@
 """What every preconditioner, refit and basis answers: which passes it needs, its sums per batch, and what it fits.
 
-A pass reads data batch by batch. `partial` gives the sums of one batch, `reduce` turns the totals of a group of layers
+A pass reads data batch by batch. `partial` yields the sums of one batch, `reduce` turns the totals of a group of layers
 into arrays, and `close` sees all layers. Arrays whose name begins with "_" are for later passes and never published.
 """
 
@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, Protocol, cast, runtime_checkable
 from proponent.forms import Gradient
 from proponent.method import Gradients
 from proponent.method_parts import Projection, Spec
-from proponent.preconditioners.batches import Arrays, Batch, Computer, LayerShape, Sums, TrainVectors
+from proponent.preconditioners.batches import Arrays, Batch, Computer, LayerShape, Parts, Sums, TrainVectors
 
 Over = Literal["texts", "gradients", "queries"]
 
@@ -156,8 +156,8 @@ class Fitter(Protocol):
         """What is read from the checkpoint, without a pass."""
         return {}
 
-    def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Sums:
-        """Take the sums of one batch for a group of layers."""
+    def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Parts:
+        """Yield the sums of one batch for a group of layers, by name."""
         ...
 
     def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:

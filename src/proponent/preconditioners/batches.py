@@ -23,6 +23,9 @@ Arrays = Mapping[str, np.ndarray]
 
 Sums = dict[str, np.ndarray]
 
+Parts = Iterator[tuple[str, np.ndarray]]
+"""Sums of a batch by name, one after another, so that one of them at a time is in memory beside the totals."""
+
 TrainVectors = Callable[[], Iterator[Float[np.ndarray, "m p"]]]
 """Reads the vectors of the training set at a checkpoint, shard by shard."""
 
@@ -226,17 +229,17 @@ class Totals:
         self._added: Sums = {}
         self._each: defaultdict[str, list[np.ndarray]] = defaultdict(list)
 
-    def add(self, sums: Sums) -> None:
+    def add(self, parts: Parts) -> None:
         """Take in a batch."""
-        for name, value in sums.items():
+        for name, value in parts:
             if name.startswith(EACH):
                 self._each[name].append(value)
             elif name not in self._added:
-                self._added[name] = value
+                self._added[name] = np.array(value)
             elif name.startswith(LARGEST):
-                self._added[name] = np.maximum(self._added[name], value)
+                np.maximum(self._added[name], value, out=self._added[name])
             else:
-                self._added[name] = self._added[name] + value
+                self._added[name] += value
 
     def sums(self) -> Sums:
         """The totals."""

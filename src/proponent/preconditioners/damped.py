@@ -12,7 +12,7 @@ from proponent.forms import Dense, Gradient
 from proponent.method import Gradients
 from proponent.method_parts import Damped
 from proponent.preconditioners.base import Cost, ModelFacts, Pass, Preconditioner, Told, counted
-from proponent.preconditioners.batches import Arrays, LayerShape, StoredBatch, Sums, TrainVectors
+from proponent.preconditioners.batches import Arrays, LayerShape, Parts, StoredBatch, Sums, TrainVectors
 
 MOST = 4096
 """Numbers of a layer up to which its matrix is formed."""
@@ -81,14 +81,13 @@ def damped_inverse(
     return (vectors / kept) @ vectors.T, ridge
 
 
-def outer_sums(batch: StoredBatch, group: Sequence[LayerShape]) -> Sums:
+def outer_sums(batch: StoredBatch, group: Sequence[LayerShape]) -> Parts:
     """Sums over examples of g g^T, by layer."""
     v = batch.vectors
-    sums = {"count": np.asarray([len(v)])}
+    yield "count", np.asarray([len(v)])
     for layer in group:
         wide = v[:, layer.cut].astype(np.float64)
-        sums[f"outer.{layer.at}"] = wide.T @ wide
-    return sums
+        yield f"outer.{layer.at}", wide.T @ wide
 
 
 def mean_outer(sums: Sums, layer: LayerShape) -> Float[np.ndarray, "p p"]:

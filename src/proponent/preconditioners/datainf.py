@@ -14,7 +14,7 @@ from proponent.errors import InputError
 from proponent.method_parts import DataInf
 from proponent.preconditioners import damped
 from proponent.preconditioners.base import BuildOptions, ModelFacts, Pass, Told
-from proponent.preconditioners.batches import LARGEST, Arrays, Batch, LayerShape, StoredBatch, Sums, TrainVectors
+from proponent.preconditioners.batches import LARGEST, Arrays, Batch, LayerShape, Parts, StoredBatch, Sums, TrainVectors
 from proponent.preconditioners.damped import RIDGES, DampedFitter, kept_matrix, too_large
 
 SPREAD = "curvature.ridge."
@@ -71,20 +71,19 @@ class Fitter(DampedFitter[DataInf]):
         """The norms, which give the damping; then the weighted outer products."""
         return (Pass("norms", "gradients", "after"), Pass("weighted", "gradients", "after"))
 
-    def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Sums:
+    def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Parts:
         """Squared norms, or outer products that are divided by them."""
         assert isinstance(batch, StoredBatch)
         v = batch.vectors
-        sums = {"count": np.asarray([len(v)])}
+        yield "count", np.asarray([len(v)])
         for layer in group:
             wide = v[:, layer.cut].astype(np.float64)
             norms = (wide**2).sum(1)
             if this.name == "norms":
-                sums[f"norms.{layer.at}"] = np.asarray([norms.sum()])
-                sums[f"{LARGEST}norms.{layer.at}"] = np.asarray([norms.max(initial=0.0)])
+                yield f"norms.{layer.at}", np.asarray([norms.sum()])
+                yield f"{LARGEST}norms.{layer.at}", np.asarray([norms.max(initial=0.0)])
             elif (ridge := float(known[f"_ridge.{layer.at}"][0])) > 0.0:
-                sums[f"outer.{layer.at}"] = (wide * (1.0 / (ridge + norms))[:, None]).T @ wide
-        return sums
+                yield f"outer.{layer.at}", (wide * (1.0 / (ridge + norms))[:, None]).T @ wide
 
     def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:
         """The damping of each layer, or its matrix."""

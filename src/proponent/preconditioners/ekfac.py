@@ -19,7 +19,7 @@ from proponent.errors import InputError
 from proponent.layers import Block, Call, OneHot
 from proponent.method_parts import EKFAC
 from proponent.preconditioners.base import BuildOptions, Pass, Told
-from proponent.preconditioners.batches import Arrays, Batch, LayerShape, Sums, TextBatch
+from proponent.preconditioners.batches import Arrays, Batch, LayerShape, Parts, Sums, TextBatch
 from proponent.preconditioners.damped import DampedFitter, Damping
 
 
@@ -75,12 +75,13 @@ class Fitter(DampedFitter[EKFAC]):
         seed = self.spec.fisher_seed
         return (Pass("factors", "texts", "after", seed), Pass("squares", "texts", "after", seed))
 
-    def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Sums:
+    def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Parts:
         """Outer products of the factors, or squares in the eigenbases."""
         if isinstance(batch, TextBatch) and this.name == "factors":
-            return _factor_sums(batch, group)
+            yield from _factor_sums(batch, group)
+            return
         v = batch.computer.vectors(batch.captured, batch.count) if isinstance(batch, TextBatch) else batch.vectors
-        return _square_sums(v[np.isfinite(v).all(1)], known, group)
+        yield from _square_sums(v[np.isfinite(v).all(1)], known, group)
 
     def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:
         """Eigenbases, or the damped inverse of the eigenvalues."""
@@ -117,22 +118,16 @@ class Fitter(DampedFitter[EKFAC]):
 _SIDES = ("left", "right")
 
 
-def _factor_sums(batch: TextBatch, group: Sequence[LayerShape]) -> Sums:
+def _factor_sums(batch: TextBatch, group: Sequence[LayerShape]) -> Parts:
     """Sums over positions of g g^T and a a^T, projected like the gradients."""
-    numbers, sums = {layer.name: layer.at for layer in group}, Sums()
+    numbers = {layer.name: layer.at for layer in group}
     for block in cast("Sequence[Block]", batch.projection.blocks):
-        if block.name not in numbers:
-            continue
+        at = numbers[block.name]
         for call in cast("Sequence[Call]", batch.calls.get(block.name, ())):
             lefts, rights = _counted(*batch.projection.factors(block, call), one_hot=isinstance(call.left, OneHot))
-            at = numbers[block.name]
-            own = {
-                f"left.{at}": (lefts.T @ lefts).numpy(),
-                f"right.{at}": (rights.T @ rights).numpy(),
-                f"count.{at}": np.asarray([len(lefts)]),
-            }
-            sums |= {name: sums[name] + value if name in sums else value for name, value in own.items()}
-    return sums
+            yield f"left.{at}", (lefts.T @ lefts).numpy()
+            yield f"right.{at}", (rights.T @ rights).numpy()
+            yield f"count.{at}", np.asarray([len(lefts)])
 
 
 def _counted(
@@ -155,11 +150,10 @@ def _bases(sums: Sums, layer: LayerShape) -> Sums:
     return made
 
 
-def _square_sums(v: Float[np.ndarray, "n p"], known: Arrays, group: Sequence[LayerShape]) -> Sums:
+def _square_sums(v: Float[np.ndarray, "n p"], known: Arrays, group: Sequence[LayerShape]) -> Parts:
     """Sums over examples of the squared gradients in the eigenbases."""
-    sums = {"count": np.asarray([len(v)])}
+    yield "count", np.asarray([len(v)])
     for layer in group:
         left, right = (known[f"_{side}.{layer.at}"] for side in _SIDES)
         shaped = v[:, layer.cut].astype(np.float64).reshape(len(v), len(left), len(right))
-        sums[f"squares.{layer.at}"] = ((left.T @ shaped @ right) ** 2).sum(0)
-    return sums
+        yield f"squares.{layer.at}", ((left.T @ shaped @ right) ** 2).sum(0)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from proponent.errors import InputError
 from proponent.method_parts import GaussNewton
 from proponent.preconditioners.base import BuildOptions, ModelFacts, Pass
-from proponent.preconditioners.batches import EACH, Arrays, Batch, LayerShape, StoredBatch, Sums
+from proponent.preconditioners.batches import EACH, Arrays, Batch, LayerShape, Parts, StoredBatch, Sums
 from proponent.preconditioners.damped import DampedFitter, refuse_large
 
 
@@ -35,10 +35,9 @@ class Fitter(DampedFitter[GaussNewton]):
         """The training gradients."""
         return (Pass("signals", "gradients", "after"),)
 
-    def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Sums:
+    def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Parts:
         """The head's inputs and what it predicts, example by example."""
         assert isinstance(batch, StoredBatch)
-        sums: Sums = {}
         for layer in group:
             every = batch.probabilities
             if every is None or every.shape[1] != layer.o or not layer.full:
@@ -47,8 +46,8 @@ class Fitter(DampedFitter[GaussNewton]):
             signal = p - np.eye(layer.o)[batch.labels[batch.alive]]
             g = batch.vectors[:, layer.cut].astype(np.float64).reshape(len(p), layer.o, layer.i)
             inputs = np.einsum("no,noi->ni", signal, g) / np.maximum((signal**2).sum(1), 1e-30)[:, None]
-            sums |= {f"{EACH}inputs.{layer.at}": inputs, f"{EACH}predicted.{layer.at}": p}
-        return sums
+            yield f"{EACH}inputs.{layer.at}", inputs
+            yield f"{EACH}predicted.{layer.at}", p
 
     def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:
         """Invert the Hessian of each layer."""

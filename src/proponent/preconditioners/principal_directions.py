@@ -20,7 +20,7 @@ from proponent.method import Gradients
 from proponent.method_parts import Projection
 from proponent.preconditioners import base
 from proponent.preconditioners.base import BuildOptions, Cost, ModelFacts, Pass, Told, counted
-from proponent.preconditioners.batches import Arrays, Batch, Computer, LayerShape, Sums, TextBatch
+from proponent.preconditioners.batches import Arrays, Batch, Computer, LayerShape, Parts, Sums, TextBatch
 
 MOST = 4096
 """Width up to which a side's directions are looked for: a square matrix of it is decomposed."""
@@ -47,7 +47,7 @@ class Fitter(base.Fitter):
         """Names whose presence in a table says that it is fitted."""
         return ("basis",)
 
-    def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Sums:
+    def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Parts:
         """Sums of G G^T and G^T G; examples weigh alike where the method scales them to norm 1."""
         assert isinstance(batch, TextBatch)
         called = {layer.name: batch.calls[layer.name] for layer in group if batch.calls.get(layer.name)}
@@ -57,12 +57,9 @@ class Fitter(base.Fitter):
         if self.method.scales_train and found:
             squares = torch.stack([one.squares() for one in found.values()]).sum(0)
             weights = torch.where(torch.isfinite(squares) & (squares > 0), 1.0 / squares, 0.0)
-        return {
-            f"outer.{layer.at}.{side}": found[layer.name].outer(side, weights).numpy()
-            for layer in group
-            if layer.name in found
-            for side, _, _ in _looked_for(layer)
-        }
+        for layer in group:
+            for side, _, _ in _looked_for(layer) if layer.name in found else ():
+                yield f"outer.{layer.at}.{side}", found[layer.name].outer(side, weights).numpy()
 
     def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:
         """The directions of both sides, and the share of the squared norm that they keep."""

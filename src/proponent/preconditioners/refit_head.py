@@ -14,7 +14,7 @@ from proponent.method import Gradients
 from proponent.method_parts import RefitHead
 from proponent.preconditioners import base
 from proponent.preconditioners.base import BuildOptions, Cost, ModelFacts, Pass, Told, counted
-from proponent.preconditioners.batches import EACH, Arrays, Batch, Computer, LayerShape, Sums, TextBatch
+from proponent.preconditioners.batches import EACH, Arrays, Batch, Computer, LayerShape, Parts, Sums, TextBatch
 from proponent.preconditioners.gauss_newton import ggn
 
 STEPS = 100
@@ -47,7 +47,7 @@ class Fitter(base.Fitter):
         """Names whose presence in a table says that it is fitted."""
         return ("refit",)
 
-    def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Sums:
+    def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Parts:
         """The inputs of the head, example by example."""
         assert isinstance(batch, TextBatch)
         (block,) = cast("Sequence[Block]", batch.projection.blocks)
@@ -55,7 +55,8 @@ class Fitter(base.Fitter):
         assert not isinstance(call.left, OneHot)
         place = call.left.abs().sum(-1).argmax(1)  # a decoder's head reads every position; one of them counts
         inputs = call.right[torch.arange(len(place)), place].double().numpy()
-        return {f"{EACH}inputs": inputs, f"{EACH}labels": np.asarray(batch.labels, dtype=np.int64)}
+        yield f"{EACH}inputs", inputs
+        yield f"{EACH}labels", np.asarray(batch.labels, dtype=np.int64)
 
     def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:
         """Fit."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from proponent.errors import InputError, MismatchError
 from proponent.layers import Block, Call, OneHot
 from proponent.preconditioners.base import CheckpointFiles
-from proponent.preconditioners.batches import Arrays, Computer, TextBatch
+from proponent.preconditioners.batches import Arrays, Computer, Parts, TextBatch
 from proponent.tensors import TensorSlices, read_tensors
 
 
@@ -76,15 +76,13 @@ def file_hash(checkpoint: CheckpointFiles, source: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def squares(batch: TextBatch) -> dict[str, Float[np.ndarray, "o i"]]:
-    """Squares of the gradients of layers, summed over a batch."""
-    found: dict[str, np.ndarray] = {}
+def squares(batch: TextBatch) -> Parts:
+    """Squares of the gradients of layers, summed over a batch, layer by layer."""
     for block in cast("Sequence[Block]", batch.projection.blocks):
         calls = cast("Sequence[Call]", batch.calls.get(block.name, ()))
         if calls:
             whole = _whole(calls, batch.count)
-            found[block.name] = whole.nan_to_num(0.0, 0.0, 0.0).double().pow(2).sum(0).numpy()
-    return found
+            yield block.name, whole.nan_to_num(0.0, 0.0, 0.0).double().pow(2).sum(0).numpy()
 
 
 def weights(computer: Computer, table: Arrays) -> dict[str, Tensor]:
