@@ -104,7 +104,13 @@ def loads(statement: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "statement",
-    ["import proponent", "import proponent.cli", "import proponent.views", "import proponent.errors, proponent.recipe"],
+    [
+        "import proponent",
+        "import proponent.cli",
+        "import proponent.views",
+        "import proponent.errors, proponent.recipe",
+        "import proponent.method_table",
+    ],
 )
 def test_light_imports_load_nothing_heavy(statement: str):
     assert loads(statement) == set()

@@ -266,7 +266,13 @@ def test_short_names_are_words_or_fields():
         ("ekfac", {"gradient.widht": 1}, r"no field 'widht' there.*: it has kind, names"),
         ("influence-last", {"gradient.projection.width": 4}, "holds no part with a field width"),
         ("tracin-we", {"gradient.match": "similar"}, "option synonym-threshold of method tracin-we is missing"),
-        ("tracin-we", {"gradient": {"path": "input"}}, "option gradient of method tracin-we says no kind"),
+        (
+            "tracin-we",
+            {"gradient": {"path": "input"}},
+            "says no kind: .*one of embedding-rows, head, layers$",
+        ),
+        ("tracin-we", {"kind": "loop"}, "tracin-we is of kind gradients: choose another method"),
+        ("tracin-we", {"mask_share": 2}, "option mask-share 2 of method tracin-we"),
         ("tracin-we", {"gradient": {"kind": "head", "tpo": 1}}, "'tpo' that no method has"),
     ],
 )
@@ -358,7 +364,7 @@ def test_a_part_may_be_written_by_its_kind_alone():
     )
     for bad, message in (
         ({"kind": "gradientz"}, "is of kind 'gradientz': choose one of gradients, retaken"),
-        ({}, "method mine says no kind"),
+        ({}, "method mine says no kind: .*one of gradients, retaken, baseline, loop, sum$"),
         ({"kind": "baseline"}, "option baseline of method mine is missing"),
         ({"kind": "head"}, "choose one of gradients"),
     ):
@@ -403,6 +409,15 @@ def test_a_file_says_a_method_and_what_is_changed(tmp_path: Path):
         assert method_of(str(kept)) == method
         assert method_of(str(kept), damping_of="mean") == method  # says what holds anyway
     assert read_fields(kept)["gradient"]["projection"]["seed"] == 7
+
+
+def test_a_file_of_ones_own_is_called_like_the_file(tmp_path: Path):
+    path = tmp_path / "heads.toml"
+    path.write_text('kind = "gradients"\ngradient = "head"\n')
+    assert method_of(str(path)) == Gradients(name="heads", gradient=Head())
+    path.write_text('kind = "gradients"\nname = "mine"\npreconditioners = ["ekfac"]\n')
+    with pytest.raises(InputError, match="mine is about the word embedding, and ekfac is for"):
+        method_of(str(path))
 
 
 @pytest.mark.parametrize("name", FLAT)

@@ -10,7 +10,7 @@ A method becomes a tree of fields, which is changed and validated anew.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -26,6 +26,7 @@ SPOKEN = {
     "penalty": "refit",
     "threshold": "synonym_threshold",
     "which": "baseline",
+    "share": "mask_share",
 }
 """Short names of fields, for messages."""
 
@@ -75,7 +76,7 @@ def _told(first: ErrorDetails, said: str) -> str:
         case "missing":
             return f"{about} is missing: give it a value"
         case "union_tag_not_found":
-            return f'{about} says no kind: add "kind" to it, one of {", ".join(sorted(KINDS))}'
+            return f'{about} says no kind: add "kind" to it, one of {", ".join(_kinds_at(path))}'
         case "union_tag_invalid":
             kind, known = cast("Tree", given)["kind"], str(first.get("ctx", {}).get("expected_tags")).replace("'", "")
             told = f"option {name} {kind!r} of method {said}" if path else f"method {said} is of kind {kind!r}"
@@ -87,6 +88,19 @@ def _told(first: ErrorDetails, said: str) -> str:
 def no_field(said: str, name: str, known: Iterable[str]) -> str:
     """The line about a field that nothing has."""
     return f"{said} has a field {name!r} that no method has{nearest(name, known)}; fields: {', '.join(sorted(known))}"
+
+
+def _kinds_at(path: list[str]) -> list[str]:
+    """Kinds of what may stand in a field, or of methods."""
+    held = [spec.model_fields[path[-1]].annotation for spec in KINDS.values() if path and path[-1] in spec.model_fields]
+    return list(dict.fromkeys(kind for one in held or [Method] for kind in _kinds_in(one)))
+
+
+def _kinds_in(annotation: Any) -> Iterator[str]:
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        yield annotation.model_fields["kind"].default
+    for one in get_args(annotation):
+        yield from _kinds_in(one)
 
 
 def _fields_at(steps: list[str]) -> set[str]:
@@ -101,6 +115,8 @@ def _set(tree: Tree, name: str, value: object, said: str) -> None:
     if tree["kind"] == "loop" and name.startswith("settings."):
         tree["settings"][name.removeprefix("settings.")] = value  # whatever the loop's module takes
         return None
+    if name == "kind":
+        raise InputError(f"method {said} is of kind {tree['kind']}: choose another method instead")
     if "." in name:
         return _at(tree, name.split("."), value, said)
     if name in tree:

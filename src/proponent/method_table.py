@@ -193,7 +193,7 @@ def _in_file(said: str) -> Method:
         warnings.warn(LINE.format(where=said), FutureWarning, stacklevel=3)
         return from_flat(fields, said)
     if "method" not in fields:
-        return made(fields, said)
+        return made({"name": Path(said).stem} | fields, said)
     return changed(_named(fields.pop("method")), fields, said)
 
 
