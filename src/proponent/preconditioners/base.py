@@ -1,0 +1,228 @@
+"""What every preconditioner, refit and basis answers: which passes it needs, its sums per batch, and what it fits.
+
+A pass reads data batch by batch. `partial` yields the sums of one batch, `reduce` turns the totals of a group of layers
+into arrays, and `close` sees all layers. Arrays whose name begins with "_" are for later passes and never published.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol, cast, runtime_checkable
+
+from proponent.forms import Gradient
+from proponent.method import Gradients
+from proponent.method_parts import Projection, Spec
+from proponent.preconditioners.batches import Arrays, Batch, Computer, LayerShape, Parts, Sums, TrainVectors
+
+Over = Literal["texts", "gradients", "queries"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One pass over data at each checkpoint; passes run in order, each with the arrays of those before.
+
+    Attributes:
+        name: of the pass, for `partial` and `reduce`.
+        over: training texts through the model, finished shards of gradients, or the queries of the build.
+        when: before or after the training gradients are taken.
+        sampled: seed of labels that are drawn from the model's own output; None for those of the training set.
+    """
+
+    name: str
+    over: Over
+    when: Literal["before", "after"]
+    sampled: int | None = None
+
+
+@runtime_checkable
+class Queries(Protocol):
+    """The queries that a build is given."""
+
+    @property
+    def name(self) -> str:
+        """As the user named them."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of their content."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+@runtime_checkable
+class BuildOptions(Protocol):
+    """What of the options of a build matters here."""
+
+    @property
+    def second_moment(self) -> str:
+        """Where second moments come from: "recorded", "optimizer" or "estimate"."""
+        ...
+
+    @property
+    def queries(self) -> Queries | None:
+        """The queries whose autocorrelation is mixed in."""
+        ...
+
+
+@runtime_checkable
+class CheckpointFiles(Protocol):
+    """A checkpoint on disk."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        ...
+
+    @property
+    def moments(self) -> Path | None:
+        """The recorded second moments."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What is known once the model is loaded, before any gradient is taken.
+
+    Attributes:
+        classes: of a classifier; None for other models.
+        table: size of the word embedding.
+        head: whether the gradient of a vocabulary head is taken.
+        layers: the chosen layers.
+        checkpoints: those that are used.
+        options: how to build.
+    """
+
+    classes: int | None
+    table: tuple[int, int]
+    head: bool
+    layers: Sequence[LayerShape]
+    checkpoints: Sequence[CheckpointFiles]
+    options: BuildOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the notes of a checkpoint need beside its table.
+
+    Attributes:
+        step: name of the checkpoint.
+        layers: the layers of the plan.
+        queries: those of the build.
+    """
+
+    step: str
+    layers: Sequence[LayerShape]
+    queries: Queries | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a fitter adds to a build.
+
+    Attributes:
+        before: passes over the texts before the gradients, at each checkpoint.
+        after: passes over the texts after them.
+        scans: reads of the finished shards.
+        held: bytes in the table of a checkpoint.
+        unforeseen: what of it is not known beforehand, as a note.
+    """
+
+    before: int = 0
+    after: int = 0
+    scans: int = 0
+    held: int = 0
+    unforeseen: str = ""
+
+
+@runtime_checkable
+class Fitter(Protocol):
+    """Fits arrays at each checkpoint; the base of preconditioners, of the refit of a head and of bases."""
+
+    def check(self, facts: ModelFacts) -> None:
+        """Refuse what this model or these options do not allow."""
+
+    def passes(self, options: BuildOptions) -> tuple[Pass, ...]:
+        """Which passes are needed."""
+        ...
+
+    def arrays(self, layers: Sequence[LayerShape]) -> tuple[str, ...]:
+        """Names whose presence in a table says that it is fitted."""
+        ...
+
+    def recorded(self, checkpoint: CheckpointFiles, computer: Computer, options: BuildOptions) -> Arrays:
+        """What is read from the checkpoint, without a pass."""
+        return {}
+
+    def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Parts:
+        """Yield the sums of one batch for a group of layers, by name."""
+        ...
+
+    def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:
+        """Make arrays of the totals."""
+        ...
+
+    def close(self, this: Pass, known: Arrays, layers: Sequence[LayerShape]) -> Arrays:
+        """Make the arrays that are about all layers."""
+        return {}
+
+    def held(self, this: Pass, layer: LayerShape) -> int:
+        """Bytes of a layer's sums; 0 when the pass needs nothing of the layer."""
+        return 8 * layer.size
+
+    def install(self, computer: Computer, table: Arrays) -> None:
+        """Put in place what changes the gradients that are taken."""
+
+    def fingerprints(self, checkpoints: Mapping[str, CheckpointFiles], options: BuildOptions) -> dict[str, str]:
+        """Hash what the arrays are made of beside the run and its training set; checkpoints by name."""
+        return {}
+
+    def describe(self, table: Arrays, told: Told) -> list[str]:
+        """Say what was fitted at a checkpoint."""
+        return []
+
+    def cost(self, facts: ModelFacts) -> Cost:
+        """Say what it adds to a build."""
+        return counted(self.passes(facts.options))
+
+
+class Preconditioner(Fitter, Protocol):
+    """Multiplies gradients: their entries before a projection, or the vectors of queries.
+
+    Attributes:
+        stage: which of the two.
+        accepts: forms that it multiplies; others are left as they are.
+    """
+
+    stage: ClassVar[Literal["elementwise", "query"]]
+    accepts: ClassVar[frozenset[type]]
+
+    def apply(
+        self, gradient: Gradient, table: Arrays, layers: Sequence[LayerShape], train: TrainVectors | None
+    ) -> Gradient:
+        """Multiply the gradients of queries; linear in them."""
+        ...
+
+
+def counted(passes: Sequence[Pass], held: int = 0, unforeseen: str = "") -> Cost:
+    """The cost of some passes."""
+    texts = [one.when for one in passes if one.over == "texts"]
+    scans = sum(one.over == "gradients" for one in passes)
+    return Cost(texts.count("before"), texts.count("after"), scans, held, unforeseen)
+
+
+def fitter_of(spec: Spec, method: Gradients) -> Fitter:
+    """Find what a spec does, by its kind."""
+    kind = "principal-directions" if isinstance(spec, Projection) else str(getattr(spec, "kind", ""))
+    module = import_module(f"proponent.preconditioners.{kind.replace('-', '_')}")
+    return cast("Fitter", module.Fitter(spec, method))
+
+
+def fitters_of(method: Gradients) -> tuple[Fitter, ...]:
+    """Find what the parts of a method do, in the order of work: refit, elementwise, basis, and what turns queries."""
+    projection = method.projection
+    basis = projection if projection is not None and projection.basis == "principal" else None
+    parts = (method.prepare, method.preconditioner("elementwise"), basis, method.preconditioner("query"))
+    return tuple(fitter_of(one, method) for one in parts if one is not None)

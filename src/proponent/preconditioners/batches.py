@@ -1,0 +1,246 @@
+"""What passes hand to fitters: batches of texts or of gradients, the layers that they are about, and totals of sums.
+
+Tensors of torch are `Any` here, so that an index is read without torch.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from proponent.forms import Gradient
+
+EACH = "each."
+"""Before the name of a sum whose batches are laid one after another."""
+
+LARGEST = "largest."
+"""Before the name of a sum of which the largest value counts."""
+
+Arrays = Mapping[str, np.ndarray]
+
+Sums = dict[str, np.ndarray]
+
+Parts = Iterator[tuple[str, np.ndarray]]
+"""Sums of a batch by name, one after another, so that one of them at a time is in memory beside the totals."""
+
+TrainVectors = Callable[[], Iterator[Float[np.ndarray, "m p"]]]
+"""Reads the vectors of the training set at a checkpoint, shard by shard."""
+
+
+@runtime_checkable
+class Planned(Protocol):
+    """A layer of a plan."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def o(self) -> int: ...  # noqa: D102
+    @property
+    def i(self) -> int: ...  # noqa: D102
+    @property
+    def kept_o(self) -> int: ...  # noqa: D102
+    @property
+    def kept_i(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """A layer whose gradient is a stretch of every example's vector.
+
+    Attributes:
+        at: its number.
+        name: its name.
+        o: rows of its gradient.
+        i: columns of its gradient.
+        kept_o: rows that are kept, projected or not.
+        kept_i: columns that are kept.
+        start: where its stretch begins.
+    """
+
+    at: int
+    name: str
+    o: int
+    i: int
+    kept_o: int
+    kept_i: int
+    start: int
+
+    @property
+    def size(self) -> int:
+        """Numbers that are kept."""
+        return self.kept_o * self.kept_i
+
+    @property
+    def cut(self) -> slice:
+        """Its stretch of the vectors."""
+        return slice(self.start, self.start + self.size)
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing of it is projected."""
+        return (self.kept_o, self.kept_i) == (self.o, self.i)
+
+
+def layer_shapes(planned: Iterable[Planned]) -> tuple[LayerShape, ...]:
+    """Number the layers of a plan and find their stretches."""
+    found: list[LayerShape] = []
+    start = 0
+    for at, one in enumerate(planned):
+        found.append(LayerShape(at, one.name, one.o, one.i, one.kept_o, one.kept_i, start))
+        start += found[-1].size
+    return tuple(found)
+
+
+@runtime_checkable
+class LayerProjection(Protocol):
+    """Lays the gradients of layers out as vectors."""
+
+    @property
+    def blocks(self) -> Sequence[Any]:
+        """The layers, in order."""
+        ...
+
+    def factors(self, block: Any, call: Any) -> tuple[Any, Any]:
+        """Project both factors of one call of a layer."""
+        ...
+
+    def turn(self, sides: Mapping[str, tuple[Any, Any]]) -> None:
+        """Project to other matrices."""
+        ...
+
+
+@runtime_checkable
+class LayerVectors(Protocol):
+    """The chosen layers of a model."""
+
+    @property
+    def projection(self) -> LayerProjection:
+        """How they are laid out."""
+        ...
+
+
+@runtime_checkable
+class Computer(Protocol):
+    """Takes gradients at one checkpoint.
+
+    Attributes:
+        elementwise: by layer, what the entries of gradients are multiplied with; None for nothing.
+    """
+
+    elementwise: Any
+
+    @property
+    def model(self) -> Any:
+        """The loaded checkpoint."""
+        ...
+
+    @property
+    def table(self) -> tuple[int, int]:
+        """Size of the word embedding."""
+        ...
+
+    @property
+    def layers(self) -> LayerVectors | None:
+        """The chosen layers; None for gradients of the word embedding or the last layer."""
+        ...
+
+    def vectors(self, captured: Any, count: int) -> Float[np.ndarray, "n p"]:
+        """Lay captured factors out as vectors."""
+        ...
+
+
+@runtime_checkable
+class CapturedLayers(Protocol):
+    """What a pass through the model left behind."""
+
+    @property
+    def calls(self) -> Mapping[str, Sequence[Any]] | None:
+        """Factors of the gradients, by layer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TextBatch:
+    """Texts that went through the model together.
+
+    Attributes:
+        computer: at this checkpoint.
+        captured: the factors of their gradients.
+        count: how many texts.
+        labels: their classes.
+    """
+
+    computer: Computer
+    captured: CapturedLayers
+    count: int
+    labels: Sequence[int]
+
+    @property
+    def projection(self) -> LayerProjection:
+        """How layers are laid out."""
+        assert self.computer.layers is not None
+        return self.computer.layers.projection
+
+    @property
+    def calls(self) -> Mapping[str, Sequence[Any]]:
+        """Factors of the gradients, by layer."""
+        return self.captured.calls or {}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBatch:
+    """Gradients that were taken: those of one shard, or of all queries.
+
+    Attributes:
+        gradient: rows or vectors.
+        alive: which examples have a finite gradient.
+        labels: their classes.
+        probabilities: of a classifier.
+        table: size of the word embedding.
+    """
+
+    gradient: Gradient
+    alive: Bool[np.ndarray, " m"]
+    labels: Int[np.ndarray, " m"]
+    probabilities: Float[np.ndarray, "m l"] | None = None
+    table: tuple[int, int] = (0, 0)
+
+    @property
+    def vectors(self) -> Float[np.ndarray, "a p"]:
+        """The vectors of the examples with a finite gradient."""
+        assert self.gradient.dense is not None
+        return self.gradient.dense.v
+
+
+Batch = TextBatch | StoredBatch
+
+
+class Totals:
+    """Adds the sums of batches up.
+
+    Sums of the same name are added. Names that begin with "each." are laid one after another, and of those that begin
+    with "largest." the largest value is kept.
+    """
+
+    def __init__(self) -> None:
+        self._added: Sums = {}
+        self._each: defaultdict[str, list[np.ndarray]] = defaultdict(list)
+
+    def add(self, parts: Parts) -> None:
+        """Take in a batch."""
+        for name, value in parts:
+            if name.startswith(EACH):
+                self._each[name].append(value)
+            elif name not in self._added:
+                self._added[name] = np.array(value)
+            elif name.startswith(LARGEST):
+                np.maximum(self._added[name], value, out=self._added[name])
+            else:
+                self._added[name] += value
+
+    def sums(self) -> Sums:
+        """The totals."""
+        return self._added | {name: np.concatenate(parts) for name, parts in self._each.items()}

@@ -1,0 +1,119 @@
+"""The last layer of a classifier is fitted again under an L2 penalty, before any gradient is taken."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from proponent.errors import InputError
+from proponent.layers import Block, Call, OneHot, classifier_head
+from proponent.method import Gradients
+from proponent.method_parts import RefitHead
+from proponent.preconditioners import base
+from proponent.preconditioners.base import BuildOptions, Cost, ModelFacts, Pass, Told, counted
+from proponent.preconditioners.batches import EACH, Arrays, Batch, Computer, LayerShape, Parts, Sums, TextBatch
+from proponent.preconditioners.gauss_newton import ggn
+
+STEPS = 100
+"""Most Newton steps of a refit."""
+
+
+class Fitter(base.Fitter):
+    """Fits the last layer on the features of the training set.
+
+    Args:
+        spec: the refit.
+        method: whose part it is.
+    """
+
+    def __init__(self, spec: RefitHead, method: Gradients) -> None:
+        self.spec, self.method = spec, method
+
+    def check(self, facts: ModelFacts) -> None:
+        """Refuse models without classes, and layers that are not the head alone."""
+        if facts.classes is None:
+            raise InputError(f"{self.method.name} fits a classifier's head anew, and this run is a language model")
+        if [layer.o for layer in facts.layers] != [facts.classes]:
+            raise InputError(f"{self.method.name} fits the last layer anew: its layers must be head, without biases")
+
+    def passes(self, options: BuildOptions) -> tuple[Pass, ...]:
+        """The texts, once."""
+        return (Pass("features", "texts", "before"),)
+
+    def arrays(self, layers: Sequence[LayerShape]) -> tuple[str, ...]:
+        """Names whose presence in a table says that it is fitted."""
+        return ("refit",)
+
+    def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Parts:
+        """The inputs of the head, example by example."""
+        assert isinstance(batch, TextBatch)
+        (block,) = cast("Sequence[Block]", batch.projection.blocks)
+        (call,) = cast("Sequence[Call]", batch.calls[block.name])
+        assert not isinstance(call.left, OneHot)
+        place = call.left.abs().sum(-1).argmax(1)  # a decoder's head reads every position; one of them counts
+        inputs = call.right[torch.arange(len(place)), place].double().numpy()
+        yield f"{EACH}inputs", inputs
+        yield f"{EACH}labels", np.asarray(batch.labels, dtype=np.int64)
+
+    def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:
+        """Fit."""
+        (layer,) = group
+        weight = fitted_head(sums[f"{EACH}inputs"], sums[f"{EACH}labels"], layer.o, self.spec.penalty)
+        return {"refit": weight.astype(np.float32)}
+
+    def install(self, computer: Computer, table: Arrays) -> None:
+        """Put the fitted layer in the place of the trained one, without bias."""
+        head = classifier_head(computer.model)
+        with torch.no_grad():
+            head.weight.copy_(torch.as_tensor(table["refit"]))
+            if cast("Tensor | None", head.bias) is not None:
+                head.bias.zero_()
+
+    def describe(self, table: Arrays, told: Told) -> list[str]:
+        """Say how it was fitted."""
+        return [f"the last layer was fitted anew, without bias, under an L2 penalty of {self.spec.penalty:g}"]
+
+    def cost(self, facts: ModelFacts) -> Cost:
+        """A pass, and the layer that is kept."""
+        return counted(self.passes(facts.options), sum(4 * layer.o * layer.i for layer in facts.layers))
+
+
+def fitted_head(
+    a: Float[np.ndarray, "n i"], labels: Int[np.ndarray, " n"], classes: int, penalty: float
+) -> Float[np.ndarray, "l i"]:
+    """Minimise mean cross-entropy + penalty ||W||^2 by damped Newton steps (no bias)."""
+    n, i = a.shape
+    weight: Float[np.ndarray, "l i"] = np.zeros((classes, i))
+    truth = np.eye(classes)[labels]
+    for _ in range(STEPS):
+        p = _softmax(a @ weight.T)
+        gradient = (p - truth).T @ a / n + 2.0 * penalty * weight
+        if float(np.abs(gradient).max()) < 1e-10 * max(1.0, float(np.abs(a).max())):
+            return weight
+        hessian = ggn(a, p) + 2.0 * penalty * np.eye(classes * i)
+        step = cast("np.ndarray", np.linalg.solve(hessian, gradient.ravel())).reshape(classes, i)
+        slope, size, before = float((gradient * step).sum()), 1.0, _cost(a, truth, weight, penalty)
+        while _cost(a, truth, weight - size * step, penalty) > before - 1e-4 * size * slope and size > 1e-8:
+            size /= 2.0
+        weight -= size * step
+    raise InputError(
+        f"the refit of the last layer did not come to rest in {STEPS} steps: choose a larger penalty, such as "
+        "--set refit=0.01"
+    )
+
+
+def _softmax(logits: Float[np.ndarray, "n l"]) -> Float[np.ndarray, "n l"]:
+    grown = np.exp(logits - logits.max(1, keepdims=True))
+    return grown / grown.sum(1, keepdims=True)
+
+
+def _cost(
+    a: Float[np.ndarray, "n i"], truth: Float[np.ndarray, "n l"], weight: Float[np.ndarray, "l i"], penalty: float
+) -> float:
+    logits = a @ weight.T
+    top = logits.max(1)
+    spread = top + np.log(np.exp(logits - top[:, None]).sum(1))
+    return float((spread - (logits * truth).sum(1)).mean() + penalty * (weight**2).sum())
