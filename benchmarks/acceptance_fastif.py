@@ -23,13 +23,13 @@ from record import keep_seeds
 
 import proponent
 from proponent.curvature import ggn
+from proponent.data import read
 from proponent.errors import DivergedError
-from proponent.evaluate.fitting import one_thread
 from proponent.evaluate.intervals import bootstrap
-from proponent.examples import read
 from proponent.index.fastif import FastIF
-from proponent.model import Run
-from proponent.training import Training, train
+from proponent.models import Run
+from proponent.training.loop import one_thread
+from proponent.training.trainer import Training, train
 from proponent.types import Example
 
 SHARES = (0.01, 0.05, 0.1, 0.2)
@@ -117,7 +117,13 @@ class Seed:
         top = float(np.linalg.eigvalsh(hessian)[-1])
         cosines = [_cosine(one, other) for one, other in zip(s.s.double().numpy(), exact, strict=True)]
         plain = [_cosine(one, other) for one, other in zip(v.double().numpy(), exact, strict=True)]
-        return {"cosine": cosines, "gradient_cosine": plain, "ridge": ridge, "top_eigenvalue": top, "told": s.told}
+        return {
+            "cosine": cosines,
+            "gradient_cosine": plain,
+            "ridge": ridge,
+            "top_eigenvalue": top,
+            "told": s.description,
+        }
 
     def solver_check(self) -> tuple[dict, dict[str, np.ndarray]]:
         """Two independent s, the slow run, and the scores of all training texts by both."""
@@ -153,8 +159,8 @@ class Seed:
             "correlation_of_gradient_with_slow_s": [
                 float(np.corrcoef(a, b)[0, 1]) for a, b in zip(v.numpy(), long.s.numpy(), strict=True)
             ],
-            "told": first.told,
-            "slow_told": long.told,
+            "told": first.description,
+            "slow_told": long.description,
             "seconds_together": clock,
         }, {"fast": scores, "slow": whole}
 
@@ -225,7 +231,7 @@ class Seed:
         for anchor, ranking in zip(self.anchors, tops, strict=True):
             same = np.flatnonzero(labels == self.data.labels.index(str(anchor.label)))
             chosen = {
-                "helpful": ranking.helped.tolist(),
+                "helpful": ranking.proponents.tolist(),
                 "random": draw.choice(len(labels), 10, replace=False).tolist(),
                 "random, same label": draw.choice(same, 10, replace=False).tolist(),
             }

@@ -25,13 +25,13 @@ from record import keep_seeds
 
 import proponent
 from proponent.baselines import Baselines, Texts
-from proponent.evaluate.fitting import one_thread
 from proponent.evaluate.intervals import bootstrap, paired, ratio
-from proponent.evaluate.own_run import FRESH, RunProblem
 from proponent.evaluate.ranking import recalls, reciprocal_ranks
 from proponent.evaluate.tail_patch import tail_patch
-from proponent.model import Run
-from proponent.model.scratch import byte_bpe, causal_lm
+from proponent.models import Run
+from proponent.models.scratch import byte_bpe, causal_lm
+from proponent.training.loop import one_thread
+from proponent.training.rerun import FRESH, RunProblem
 from proponent.types import Example
 
 ENTITIES, VALUES, PARAPHRASE, DISTRACTORS, LONGEST = 120, 25, 0.6, 300, 24

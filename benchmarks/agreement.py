@@ -32,8 +32,8 @@ from data import rows as csv_rows
 from environments import EnvironmentFailedError, environment
 
 import proponent
-from proponent.examples import read
-from proponent.training import Training, train
+from proponent.data import read
+from proponent.training.trainer import Training, train
 from proponent.version import __version__
 
 HERE = Path(__file__).resolve().parent

@@ -29,8 +29,8 @@ import numpy as np
 
 from proponent.recipe import Recipe
 from proponent.store import FORMAT, Plan, PlannedCheckpoint, PlannedSegment, Source, Store, Writer
-from proponent.views import Answer, Checkpoint, Hit, QueryView, WordPair
-from proponent.web.questions import Group, Question, Questions
+from proponent.views import CheckpointView, Explanation, Hit, QueryView, WordPair
+from proponent.web.questions import GroupScores, Question, Questions
 
 LABELS = ["business", "science", "sports", "world"]
 STEPS = (100, 200)
@@ -130,9 +130,9 @@ def put_answers(folder: Path) -> list[str]:
     urls = []
     for text in texts_of(generator, ANSWERS):
         sides = [[hit_of(store, generator, rank, sign, text) for rank in range(1, 11)] for sign in (1.0, -1.0)]
-        answer = Answer(
+        answer = Explanation(
             method="tracin-we",
-            checkpoints=tuple(Checkpoint(one, 1.0, "benchmark") for one in STEPS),
+            checkpoints=tuple(CheckpointView(one, 1.0, "benchmark") for one in STEPS),
             embedding_path="exact",
             loss="mean",
             query=QueryView(
@@ -142,11 +142,11 @@ def put_answers(folder: Path) -> list[str]:
                 probabilities=dict(zip(LABELS, (0.1, 0.1, 0.1, 0.7), strict=True)),
                 loss=0.3,
             ),
-            helped=tuple(sides[0]),
-            hurt=tuple(sides[1]),
+            proponents=tuple(sides[0]),
+            opponents=tuple(sides[1]),
             n_examples=store.n,
         )
-        questions.put(Question(text), answer, {"label": tuple(Group(one, 25, 1.0, -0.5) for one in LABELS)})
+        questions.put(Question(text), answer, {"label": tuple(GroupScores(one, 25, 1.0, -0.5) for one in LABELS)})
         urls.append("/ask?" + urlencode({"text": text}))
     return urls
 

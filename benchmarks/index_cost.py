@@ -43,7 +43,7 @@ import transformers
 from proponent import Example, Run, build
 from proponent import open as open_index
 from proponent.demo.corpus import docstrings
-from proponent.index.passes import Pass
+from proponent.index.gradient_computer import GradientComputer
 from proponent.index.planning import batches
 from proponent.methods import METHODS
 from proponent.store import Store
@@ -111,7 +111,7 @@ def capture_pass(run: Run, rows: list[dict[str, str]]) -> Callable[[], None]:
     """Tokenization, capture and merging, without a disk."""
     encoder = run.encoder(run.length(None))
     examples = [Example(str(row), row, one["text"], one["label"]) for row, one in enumerate(rows)]
-    work = Pass(run, run.load(run.checkpoints[0]), METHODS["tracin-we"].recipe, encoder)
+    work = GradientComputer(run, run.load(run.checkpoints[0]), METHODS["tracin-we"].recipe, encoder)
 
     def run_pass() -> None:
         encoded = encoder.encode(examples)

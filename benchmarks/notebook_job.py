@@ -25,9 +25,9 @@ from pathlib import Path
 import torch
 
 import proponent
-from proponent.examples import read
-from proponent.index.asked import queries_of
-from proponent.training import Training, train
+from proponent.data import read
+from proponent.index.queries import queries_of
+from proponent.training.trainer import Training, train
 
 
 def rows_of(folder: Path, count: int) -> list[dict[str, str]]:

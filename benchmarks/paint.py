@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from explorer import LABELS, STEPS, generate, hit_of, texts_of
 from proponent.store import Store
-from proponent.views import Answer, Checkpoint, QueryView
+from proponent.views import CheckpointView, Explanation, QueryView
 from proponent.views.page import document
 
 HITS = 1000
@@ -32,20 +32,26 @@ PAINTS = "() => performance.getEntriesByType('paint').map(one => [one.name, one.
 LOADED = "() => performance.getEntriesByType('navigation')[0].loadEventEnd"
 
 
-def answers(store: Store, count: int) -> list[Answer]:
+def answers(store: Store, count: int) -> list[Explanation]:
     """Some answers, 1,000 hits in all."""
     generator, side = np.random.default_rng(1), HITS // count // 2
     made = []
     for text in texts_of(generator, count):
         sides = [[hit_of(store, generator, rank, sign, text) for rank in range(1, side + 1)] for sign in (1.0, -1.0)]
-        steps = tuple(Checkpoint(one, 1.0, "benchmark") for one in STEPS)
+        steps = tuple(CheckpointView(one, 1.0, "benchmark") for one in STEPS)
         query = QueryView(
             text=text, label="world", predicted="world", probabilities=dict.fromkeys(LABELS, 0.25), loss=0.3
         )
-        whole = Answer(
-            method="tracin-we", checkpoints=steps, embedding_path="exact", loss="mean", query=query, helped=(), hurt=()
+        whole = Explanation(
+            method="tracin-we",
+            checkpoints=steps,
+            embedding_path="exact",
+            loss="mean",
+            query=query,
+            proponents=(),
+            opponents=(),
         )
-        made.append(replace(whole, helped=tuple(sides[0]), hurt=tuple(sides[1]), n_examples=store.n))
+        made.append(replace(whole, proponents=tuple(sides[0]), opponents=tuple(sides[1]), n_examples=store.n))
     return made
 
 

@@ -11,8 +11,9 @@ with c = <A, B>, N = B^T A, m = ||A B^T||^2 and s = ||A||^2 ||B||^2 (Frobenius n
 import numpy as np
 import torch
 
-from proponent.compress import Projection
-from proponent.layers import Block, Call
+from proponent.gradients.layer_hooks import Call
+from proponent.gradients.layer_rules import Block
+from proponent.gradients.projection import Projection
 
 WIDTHS = (4, 8, 16)
 SOME_TRAIN, SOME_QUERIES = 24, 6

@@ -28,11 +28,11 @@ import numpy as np
 from scipy.stats import spearmanr
 
 import proponent
-from proponent.examples import read
+from proponent.data import read
+from proponent.dynamics.replay import Query, Replay
 from proponent.index.planning import label_numbers
-from proponent.model import Run
-from proponent.replay import Query, Replay
-from proponent.training import Training, train
+from proponent.models import Run
+from proponent.training.trainer import Training, train
 
 KEEP = (0.5, 0.9, 0.98, 0.99)
 SMOOTH_ROWS = 5

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from proponent.examples import read
+from proponent.data import read
+from proponent.dynamics.replay import Query, Replay
 from proponent.index.planning import label_numbers
-from proponent.model import Run
-from proponent.replay import Query, Replay
-from proponent.training import Training, train
+from proponent.models import Run
+from proponent.training.trainer import Training, train
 from proponent.types import Example
 
 WORDS = 3000

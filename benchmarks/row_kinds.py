@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 import proponent
-from proponent.examples import read
-from proponent.training import Training, train
+from proponent.data import read
+from proponent.training.trainer import Training, train
 
 KINDS = ("fp32", "fp16", "int8")
 
@@ -85,8 +85,10 @@ def main() -> None:
             record: dict[str, object] = {"MB on disk": round(size / 1e6, 1)}
             record["16 queries with their gradients, ms"] = round(1e3 * statistics.median(seconds), 1)
             for k, top in tops.items():
-                record[f"helped {k} kept"] = round(kept([a.helped for a in best[k]], [a.helped for a in top]), 4)
-                record[f"hurt {k} kept"] = round(kept([a.hurt for a in best[k]], [a.hurt for a in top]), 4)
+                record[f"helped {k} kept"] = round(
+                    kept([a.proponents for a in best[k]], [a.proponents for a in top]), 4
+                )
+                record[f"hurt {k} kept"] = round(kept([a.opponents for a in best[k]], [a.opponents for a in top]), 4)
             record["Spearman, mean"] = round(
                 float(np.mean([spearman(*pair) for pair in zip(truth, scores, strict=True)])), 6
             )

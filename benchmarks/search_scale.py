@@ -24,7 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from proponent.forms import Gradient, Rows
+from proponent.gradients.forms import Rows
+from proponent.gradients.gradient import Gradient
 from proponent.recipe import Recipe
 from proponent.search import Search
 from proponent.store import FORMAT, Plan, PlannedCheckpoint, PlannedSegment, RowKind, Source, Store, Writer, mapped
@@ -170,7 +171,9 @@ def measure(folder: Path, repeats: int) -> dict[str, object]:
     answers = {}
     for name, search in works.items():  # warm, compiled, and the same answer from each
         found = search.top({STEP: Gradient(rows=second)}, QUERIES, 10)
-        answers[name] = [(one.helped.tolist(), one.hurt.tolist(), one.helped_scores.tolist()) for one in found]
+        answers[name] = [
+            (one.proponents.tolist(), one.opponents.tolist(), one.proponent_scores.tolist()) for one in found
+        ]
     record["all rankings equal"] = all(answer == answers["numpy, streamed"] for answer in answers.values())
     single: dict[str, list[float]] = {name: [] for name in works}
     batch: dict[str, list[float]] = {name: [] for name in works}

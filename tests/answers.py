@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from proponent.types import Span
 from proponent.views import (
-    Answer,
     BaselineHit,
-    Checkpoint,
+    CheckpointView,
+    Explanation,
     Hit,
     LabelReport,
     QueryView,
@@ -133,13 +133,13 @@ def make_hit(rank: int, row: int, text: str, label: str, predicted: str, score: 
     )  # fmt: skip
 
 
-def make_answer() -> Answer:
+def make_answer() -> Explanation:
     """A wrong prediction on a news text, explained by TracIn-WE; shares of a hit need not sum to its score here."""
-    return Answer(
+    return Explanation(
         version="0.1.0",
         method="tracin-we",
         checkpoints=tuple(
-            Checkpoint(step, rate, "recorder") for step, rate in ((200, 4.2e-05), (400, 2.1e-05), (600, 1.5e-07))
+            CheckpointView(step, rate, "recorder") for step, rate in ((200, 4.2e-05), (400, 2.1e-05), (600, 1.5e-07))
         ),
         embedding_path="exact",
         loss="mean",
@@ -151,8 +151,8 @@ def make_answer() -> Answer:
             probabilities={"World": 0.53, "Business": 0.38, "Sci/Tech": 0.06, "Sports": 0.03},
             loss=0.9676,
         ),
-        helped=tuple(make_hit(at + 1, 1042 + 977 * at, *hit) for at, hit in enumerate(HELPED)),
-        hurt=tuple(make_hit(at + 1, 311 + 1501 * at, *hit) for at, hit in enumerate(HURT)),
+        proponents=tuple(make_hit(at + 1, 1042 + 977 * at, *hit) for at, hit in enumerate(HELPED)),
+        opponents=tuple(make_hit(at + 1, 311 + 1501 * at, *hit) for at, hit in enumerate(HURT)),
         baselines={
             "bm25": tuple(BaselineHit(id=f"ag-{row}", row=row, score=20.0 - at)
                           for at, row in enumerate((1042, 88, 2019, 4001, 5))),
@@ -164,33 +164,37 @@ def make_answer() -> Answer:
     )  # fmt: skip
 
 
-def make_pair_answer() -> Answer:
+def make_pair_answer() -> Explanation:
     """The same answer for pairs of texts: every optional field is there."""
     answer = make_answer()
     pair = replace(
-        answer.helped[0].words[0],
+        answer.proponents[0].words[0],
         query_pair_spans=((0, 5),),
         train_pair_spans=((4, 9),),
         query_spans=(),
         train_spans=(),
     )
-    hit = replace(answer.helped[0], text_pair="Big sales\nare\nover", words=(pair, *answer.helped[0].words[1:]))
-    target = replace(answer.hurt[0], target="says the prompt")
+    hit = replace(answer.proponents[0], text_pair="Big sales\nare\nover", words=(pair, *answer.proponents[0].words[1:]))
+    target = replace(answer.opponents[0], target="says the prompt")
     query = replace(answer.query, text_pair="sales went down", target="so it is", truncated_at=60)
-    return replace(answer, query=query, helped=(hit, *answer.helped[1:]), hurt=(target, *answer.hurt[1:]))
+    return replace(
+        answer, query=query, proponents=(hit, *answer.proponents[1:]), opponents=(target, *answer.opponents[1:])
+    )
 
 
-def make_text_answer() -> Answer:
+def make_text_answer() -> Explanation:
     """An answer about a language model's text: no labels, no probabilities, nothing that hurt."""
     answer = make_answer()
     query = QueryView(text=QUERY, target="slid in August", label=None, predicted=None, probabilities=None, loss=2.5)
-    helped = tuple(replace(hit, label=None, predicted=None, target="over", by_checkpoint=()) for hit in answer.helped)
-    return replace(answer, query=query, helped=helped, hurt=(), baselines={}, notes=(), embedding_path="input")
+    helped = tuple(
+        replace(hit, label=None, predicted=None, target="over", by_checkpoint=()) for hit in answer.proponents
+    )
+    return replace(answer, query=query, proponents=helped, opponents=(), baselines={}, notes=(), embedding_path="input")
 
 
 def make_labels() -> LabelReport:
     """Three suspected label errors, one of them without a better label."""
-    hits = (*make_answer().helped[3:], make_answer().hurt[3])
+    hits = (*make_answer().proponents[3:], make_answer().opponents[3])
     return LabelReport(
         ranking="self-influence",
         n_examples=7600,

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import transformers
 
-from proponent.model import Batch, Encoded, Encoder
-from proponent.model.scratch import byte_bpe, wordpiece
+from proponent.models import Batch, Encoded, Encoder
+from proponent.models.scratch import byte_bpe, wordpiece
 from proponent.types import Example
 
 VOCABULARY = 80

@@ -14,7 +14,7 @@ checked.install()  # before anything of proponent is imported
 import runs  # noqa: E402
 import tiny  # noqa: E402
 from proponent.cli import main  # noqa: E402
-from proponent.model.recorder import Recorder  # noqa: E402
+from proponent.models.recorder import Recorder  # noqa: E402
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()

@@ -15,7 +15,7 @@ import faults
 from faults import Phase, Workers
 from proponent.errors import DamagedError, DiskFullError, InputError, ProponentError
 from proponent.store import Store
-from proponent.store.sums import sums_of
+from proponent.store.checksums import sums_of
 
 Tell = Callable[[str], None]
 

@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from markup import Structure
+from proponent.web.open_indexes import OpenIndexes
 from proponent.web.serving import made
-from proponent.web.shelf import Shelf
 
 PORT = 7860
 HOST = f"127.0.0.1:{PORT}"
@@ -44,8 +44,8 @@ class Browser:
     """Asks an explorer."""
 
     def __init__(self, *indexes: Path, host: str = "127.0.0.1", read_seconds: float = 30.0, **options: Any) -> None:
-        self.shelf = Shelf(indexes, options)
-        self.explorer, self.guard = made(self.shelf, host, PORT)
+        self.open_indexes = OpenIndexes(indexes, options)
+        self.explorer, self.guard = made(self.open_indexes, host, PORT)
         self.guard._seconds = read_seconds
         self.token = self.guard.token
 

@@ -26,7 +26,8 @@ import numpy as np
 
 from proponent import disk
 from proponent.errors import DamagedError, InputError, MismatchError
-from proponent.forms import Gradient, Rows
+from proponent.gradients.forms import Rows
+from proponent.gradients.gradient import Gradient
 from proponent.recipe import Recipe
 from proponent.search import Search
 from proponent.store import (
@@ -319,7 +320,9 @@ def _questions() -> dict[str, Callable[[Store], Any]]:
 
 
 def _ranked(ranking: Any) -> list[bytes]:
-    return [getattr(ranking, name).tobytes() for name in ("helped", "helped_scores", "hurt", "hurt_scores")]
+    return [
+        getattr(ranking, name).tobytes() for name in ("proponents", "proponent_scores", "opponents", "opponent_scores")
+    ]
 
 
 def scores(folder: Path, **how: bool) -> np.ndarray:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from proponent.forms import Gradient, Rows
+from proponent.gradients.forms import Rows
+from proponent.gradients.gradient import Gradient
 from proponent.recipe import Recipe
 from proponent.store import FORMAT, Plan, PlannedCheckpoint, PlannedSegment, Source, Writer
 

@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from proponent.forms import HeadOuter, Outer, Ragged, Rows
+from proponent.gradients.forms import Outer, Ragged, Rows
+from proponent.gradients.vocabulary_head import HeadOuter
 
 TOKENS, WIDTH, WORDS, OUT = 7, 5, 3, 4
 unhurried = settings(deadline=None, max_examples=60)  # a busy machine is no failure

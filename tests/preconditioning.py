@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from proponent.compress import Projection
-from proponent.forms import Dense, Gradient
-from proponent.layers import Block, Call, OneHot
+from proponent.gradients.forms import Dense
+from proponent.gradients.gradient import Gradient
+from proponent.gradients.layer_hooks import Call
+from proponent.gradients.layer_rules import Block, OneHot
+from proponent.gradients.projection import Projection
 from proponent.preconditioners.base import Fitter, Pass
 from proponent.preconditioners.batches import (
     Arrays,

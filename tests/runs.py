@@ -10,8 +10,8 @@ import torch
 import transformers
 
 import proponent
-from proponent.model import Run
-from proponent.model.scratch import byte_bpe, causal_lm, classifier, wordpiece
+from proponent.models import Run
+from proponent.models.scratch import byte_bpe, causal_lm, classifier, wordpiece
 
 LABELS = ("Business", "Sports", "World")
 WORDS = {

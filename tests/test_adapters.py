@@ -12,7 +12,7 @@ import transformers
 import proponent
 import runs
 from proponent.errors import RunError
-from proponent.model import Run
+from proponent.models import Run
 from runs import edit
 
 peft_settles_this = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -38,7 +38,7 @@ def test_a_lora_classifier(encoder_folder: Path, tmp_path: Path, labels: int) ->
     base = transformers.AutoModelForSequenceClassification.from_pretrained(encoder_folder, num_labels=labels)
     folder = adapter(tmp_path / "lora", base, encoder_folder, task_type="SEQ_CLS", target_modules=["query", "value"])
     run = Run.from_pretrained(folder)
-    assert run.card.adapter
+    assert run.info.adapter
     # PEFT keeps no names; those of the base model hold as long as their number is right
     assert run.label_names == (runs.LABELS if labels == 3 else tuple(f"LABEL_{number}" for number in range(5)))
     assert run.tokenizer_folder == encoder_folder  # the adapter's folder has none of its own
@@ -81,10 +81,10 @@ def test_a_lora_language_model_explains(lm_run: Path, tmp_path: Path) -> None:
         tmp_path / "lora", base, base_folder, task_type="CAUSAL_LM", target_modules=["c_attn"], fan_in_fan_out=True
     )
     run = Run.from_pretrained(folder)
-    assert (run.card.kind, run.card.adapter) == ("causal-lm", True)
+    assert (run.info.kind, run.info.adapter) == ("causal-lm", True)
     index = proponent.build(run, runs.ROWS[:6], tmp_path / "i.index", columns=proponent.Columns(label=""), quiet=True)
     answer = index.explain(runs.TEXTS[0], baselines=False)
-    assert answer.helped[0].id == "n0"
+    assert answer.proponents[0].id == "n0"
     assert any("adapter" in note for note in answer.notes)
 
 

@@ -10,7 +10,7 @@ from torch.nn.modules.module import register_module_forward_hook
 import proponent
 import tiny
 from proponent.index import loading
-from proponent.web import worker
+from proponent.web import model_process
 
 TEXT = "The bank said shares fell"
 
@@ -57,7 +57,7 @@ def answer(index: Path) -> list[dict[str, Any]]:
     told: list[dict[str, Any]] = []
     question = {"text": TEXT, "pair": "", "target": "", "label": "", "against": "", "k": 3}
     question |= {"only_label": [], "only_source": []}
-    worker._answer({"index": str(index), "root": "x", "options": {}, "question": question}, {}, told.append)
+    model_process._answer({"index": str(index), "root": "x", "options": {}, "question": question}, {}, told.append)
     return told
 
 

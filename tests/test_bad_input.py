@@ -112,7 +112,7 @@ def test_one_row_is_enough_for_an_index_but_not_for_a_classifier(said: Said, new
     code, out, _ = said("explain", tmp_path / "index", "the bank", "--json")
     content = json.loads(out)
     assert code == 0
-    assert len(content["helped"]) + len(content["hurt"]) == 1
+    assert len(content["proponents"]) + len(content["opponents"]) == 1
     code, out, _ = said("labels", tmp_path / "index", "--out", tmp_path / "labels.csv", "--json")
     assert (code, json.loads(out)["n_examples"]) == (0, 1)
     assert said("check", news.run, data)[0] == 0
@@ -153,7 +153,7 @@ def test_a_label_that_no_row_carries(said: Said, news: Tiny, tmp_path: Path):
     code, out, _ = said("explain", tmp_path / "index", "the army at the border", "--label", "World", "--json")
     content = json.loads(out)
     assert (code, content["query"]["label"]) == (0, "World")
-    assert {hit["label"] for hit in content["helped"] + content["hurt"]} <= {"Business", "Sports"}
+    assert {hit["label"] for hit in content["proponents"] + content["opponents"]} <= {"Business", "Sports"}
     code, out, _ = said("labels", tmp_path / "index", "--out", tmp_path / "labels.csv", "--json")
     assert "World" not in {one["suggested_label"] for one in json.loads(out)["rows"]}
 
@@ -404,7 +404,7 @@ def test_rows_without_a_finite_loss_are_left_out_and_named(said: Said, news: Tin
     assert all("not finite at step 8" in one["cause"] for one in content["skipped"])
     assert f"{len(skipped)} training rows have no finite loss or gradient and are left out: ids" in err
     answer = json.loads(said("explain", tmp_path / "index", "the vote in the capital", "-k", 100, "--json")[1])
-    shown = {hit["id"] for hit in answer["helped"] + answer["hurt"]}
+    shown = {hit["id"] for hit in answer["proponents"] + answer["opponents"]}
     assert shown
     assert not shown & set(skipped)
     for hits in answer["baselines"].values():

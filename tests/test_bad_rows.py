@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from proponent.errors import InputError
-from proponent.model import Run
+from proponent.models import Run
 from runs import OTHERS as ROWS
 from runs import index as build
 
@@ -42,7 +42,7 @@ def test_rows_without_a_finite_loss_are_left_out(poisoned: Path, tmp_path: Path,
     scores = index.scores([TEXT], ["World"])[0]
     assert np.flatnonzero(np.isnan(scores)).tolist() == BAD
     answer = index.explain("The minister and the border.", k=len(ROWS))
-    shown = {hit.row for hit in (*answer.helped, *answer.hurt)}
+    shown = {hit.row for hit in (*answer.proponents, *answer.opponents)}
     ranked = {hit.row for hits in answer.baselines.values() for hit in hits}
     assert not (shown | ranked) & set(BAD)
     assert ranked == set(range(len(ROWS))) - set(BAD)

@@ -14,15 +14,15 @@ from safetensors.numpy import load_file, save_file
 
 import proponent
 import runs
+from proponent.data import read
 from proponent.errors import DataError, DiskFullError, InputError, LabelError, MismatchError, RunError
-from proponent.examples import read
-from proponent.index import Options, default_method, passes, planning
+from proponent.index import Options, default_method, gradient_computer, planning
 from proponent.index.build import build as build_index
 from proponent.index.build import label_numbers
 from proponent.methods import recipe_of
-from proponent.model import Run
-from proponent.model.checkpoints import MOMENTS_FILE
-from proponent.model.recorder import RUN_FILE
+from proponent.models import Run
+from proponent.models.checkpoints import MOMENTS_FILE
+from proponent.models.recorder import RUN_FILE
 from proponent.store import Store, writer
 from runs import index as build
 
@@ -45,13 +45,13 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of the batches that went through a model."""
     sizes: list[int] = []
-    call = passes.Pass.__call__
+    call = gradient_computer.GradientComputer.__call__
 
     def counted(self: Any, encoded: Any, *arguments: Any, **named: Any) -> Any:
         sizes.append(len(encoded))
         return call(self, encoded, *arguments, **named)
 
-    monkeypatch.setattr(passes.Pass, "__call__", counted)
+    monkeypatch.setattr(gradient_computer.GradientComputer, "__call__", counted)
     return sizes
 
 
@@ -85,7 +85,7 @@ def test_several_parts_of_postings_change_no_score(bert_run: Path, tmp_path: Pat
 def test_one_row(bert_run: Path, tmp_path: Path) -> None:
     index = build(bert_run, tmp_path / "index", data=ROWS[:1])
     assert len(index) == 1
-    assert index.explain(ROWS[0]["text"], label=ROWS[0]["label"], baselines=False).helped[0].id == "n0"
+    assert index.explain(ROWS[0]["text"], label=ROWS[0]["label"], baselines=False).proponents[0].id == "n0"
 
 
 # ---- interrupted and resumed ----
@@ -137,7 +137,7 @@ def test_a_build_that_died_between_its_shards_and_its_seal_goes_on(lm_run: Path,
         with pytest.raises(KeyboardInterrupt):
             build(lm_run, folder, columns=columns)
     index = build(lm_run, folder, columns=columns)
-    assert index.explain(ROWS[0]["text"], baselines=False).helped[0].row == 0
+    assert index.explain(ROWS[0]["text"], baselines=False).proponents[0].row == 0
     build(lm_run, tmp_path / "whole", columns=columns)
     assert root(folder) == root(tmp_path / "whole")
 
@@ -165,7 +165,7 @@ def test_a_full_disk_is_said_and_the_build_goes_on(
         patch.setattr("proponent.disk.write", full)
         with pytest.raises(DiskFullError, match="no space left"):
             build(bert_run, tmp_path / "index")
-    assert build(bert_run, tmp_path / "index").explain(TEXT, baselines=False).helped
+    assert build(bert_run, tmp_path / "index").explain(TEXT, baselines=False).proponents
 
 
 # ---- something else in the folder ----
@@ -298,7 +298,7 @@ def test_checkpoints_that_are_not_used_may_go(bert_run: Path, copied: Copy, tmp_
     here = copied(bert_run)
     build(here, tmp_path / "index", steps=[8, 24])
     shutil.rmtree(here / "checkpoint-16")
-    assert proponent.open(tmp_path / "index").explain(TEXT).helped
+    assert proponent.open(tmp_path / "index").explain(TEXT).proponents
 
 
 OPEN = """
@@ -364,7 +364,7 @@ def test_the_default_of_a_fine_tuned_encoder_looks_at_all_layers(
     index = proponent.build(tuned, ROWS, tmp_path / "index", steps=[8])
     assert index.store.plan.recipe.name == "grad-cos"
     assert "fine-tuned from a pretrained model (some/encoder)" in capsys.readouterr().err
-    hit = index.explain(TEXT).helped[0]
+    hit = index.explain(TEXT).proponents[0]
     assert sum(one.share for one in hit.words) == pytest.approx(hit.score, rel=1e-3)
     again = started_from("again", "some/encoder")
     for others in ([fresh], [unknown], [tuned, fresh], [unknown, tuned]):

@@ -9,11 +9,11 @@ from torch import nn
 
 from cases import CASES, LABELS, PAD, VOCABULARY, collate, encoded, make, model_of
 from oracle import Place, Text, layer_gradient, table_gradient, weight_names
-from proponent.capture import Capture, Captured, head_outer, head_table
 from proponent.errors import RunError
-from proponent.forms import Rows
-from proponent.layers import embedding_scale, is_tied
-from proponent.model import Batch, CausalLM, Classification, Encoded
+from proponent.gradients.capture import Capture, Captured, head_outer, head_table
+from proponent.gradients.forms import Rows
+from proponent.gradients.model_parts import embedding_scale, is_tied
+from proponent.models import Batch, CausalLM, Classification, Encoded
 
 TOLERANCE = 1e-5
 CLASSIFIERS = [name for name, case in CASES.items() if case.kind == "classification"]

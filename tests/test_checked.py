@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 import checked
 from proponent import words
 from proponent.evaluate.lds import subset_masks
-from proponent.forms import Rows
+from proponent.gradients.forms import Rows
 
 Vectors = Float[np.ndarray, "n d"]
 

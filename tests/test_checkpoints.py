@@ -10,9 +10,9 @@ import pytest
 
 import runs
 from proponent.errors import DamagedError, RunError
-from proponent.model import Run
-from proponent.model.checkpoints import MOMENTS_FILE, RECORD_FILE, discover
-from proponent.model.weights import weights_fingerprint
+from proponent.models import Run
+from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE, discover
+from proponent.models.weights import weights_fingerprint
 
 Copy = Callable[[Path], Path]
 WEIGHTS = "model.safetensors"

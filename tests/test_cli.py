@@ -16,8 +16,8 @@ import pytest
 
 import proponent
 import runs
-from proponent.actions import RANKINGS
-from proponent.cli import door, main
+from proponent.actions.label_errors import RANKINGS
+from proponent.cli import application, main
 from proponent.methods import LOOPS, METHODS
 from tiny import NEWS, Tiny, write_csv
 
@@ -136,13 +136,14 @@ def check_answer(content: dict[str, Any], rows: Any) -> None:
     """The schema of DESIGN.md, and that the numbers belong together."""
     assert list(content)[:2] == ["proponent", "method"]
     assert set(content) == {
-        "proponent", "method", "checkpoints", "embedding_path", "loss", "query", "helped", "hurt", "baselines", "notes",
+        "proponent", "method", "checkpoints", "embedding_path", "loss", "query", "proponents", "opponents",
+        "baselines", "notes",
         "caveat",
     }  # fmt: skip
     assert content["proponent"] == proponent.__version__
     assert [set(one) for one in content["checkpoints"]] == [{"step", "learning_rate", "rule", "run"}] * 2
     assert {"text", "label", "predicted", "probabilities", "truncated_at"} <= set(content["query"])
-    for side, sign in (("helped", 1), ("hurt", -1)):
+    for side, sign in (("proponents", 1), ("opponents", -1)):
         scores = [sign * hit["score"] for hit in content[side]]
         assert scores == sorted(scores, reverse=True)
         assert all(score > 0 for score in scores)
@@ -164,7 +165,7 @@ def test_explain_gives_the_schema_of_the_design(said: Said, news: Tiny):
     assert query["truncated_at"] is None
     assert set(content["baselines"]) == {"bm25", "tfidf-label", "embedding", "label", "random"}
     assert (content["embedding_path"], content["loss"]) == ("exact", "mean")
-    hits = content["helped"] + content["hurt"]
+    hits = content["proponents"] + content["opponents"]
     words = {pair["query_word"] for hit in hits for pair in hit["words"]}
     assert "[special]" in words
     places = {tuple(map(tuple, pair["query_spans"])) for hit in hits for pair in hit["words"]}
@@ -177,7 +178,7 @@ def test_explain_of_pairs_and_of_language_models(said: Said, pairs: Tiny, lines:
     content = answered(said, "explain", pairs.index, "the cup saw a goal", "--pair", "a naïve CUP", "--label", "same")
     check_answer(content, pairs.rows)
     assert (content["query"]["text_pair"], content["query"]["label"]) == ("a naïve CUP", "same")
-    assert all(hit["text_pair"] == pairs.rows[hit["row"]]["text_pair"] for hit in content["helped"])
+    assert all(hit["text_pair"] == pairs.rows[hit["row"]]["text_pair"] for hit in content["proponents"])
     content = answered(said, "explain", lines.index, "the cup of the ", "--target", "goal said cup", "-k", 3)
     check_answer(content, lines.rows)
     assert content["query"]["target"] == "goal said cup"
@@ -213,7 +214,7 @@ def test_a_page_is_written_beside_the_answer(said: Said, news: Tiny, tmp_path: P
     assert (code, json.loads(out), err) == (0, plain, f"the page: {tmp_path / 'why.html'}\n")
     page = (tmp_path / "why.html").read_text(encoding="utf-8")
     assert page.lower().startswith("<!doctype html>")
-    assert plain["helped"][0]["id"] in page
+    assert plain["proponents"][0]["id"] in page
     assert "日本" in page
 
 
@@ -285,7 +286,7 @@ def test_check_passes_and_says_so(said: Said, news: Tiny):
 
 
 def test_a_failed_check_shows_the_table_and_ends_with_2(said: Said, news: Tiny, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("proponent.doctor._Check._signs", lambda _: 0.5)
+    monkeypatch.setattr("proponent.check._Check._signs", lambda _: 0.5)
     code, out, err = said("check", news.run, news.data)
     assert code == 2
     assert "FAILED" in out
@@ -410,7 +411,7 @@ def test_a_bug_is_one_line_and_1(said: Said, monkeypatch: pytest.MonkeyPatch, ne
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("something\nodd")
 
-    monkeypatch.setattr("proponent.index.ask.Index.explain_many", broken)
+    monkeypatch.setattr("proponent.index.index.Index.explain_many", broken)
     code, out, err = said("explain", news.index, "text")
     assert (code, out) == (1, "")
     assert (
@@ -431,7 +432,7 @@ def test_an_interrupt_says_what_is_left(said: Said, monkeypatch: pytest.MonkeyPa
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(door, "app", stopped)
+    monkeypatch.setattr(application, "app", stopped)
     assert said(command) == (130, "", f"proponent: stopped{left}\n")
 
 

@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proponent import disk
-from proponent.corrections import apply
-from proponent.decisions import Decisions
+from proponent.actions.corrections import apply
+from proponent.actions.decisions import Decisions
+from proponent.data import Columns, StoredExamples, read, write_parquet
 from proponent.errors import DiskFullError, InputError, MismatchError
-from proponent.examples import Columns, Stored, read, write_parquet
 from proponent.store import PlannedSegment, Source, Store
 
 NAMES = ["Business", "Sports", "World"]
@@ -57,7 +57,7 @@ def index_of(folder: Path, data: Path) -> Store:
     store.folder = folder
     store.manifest = cast("Any", SimpleNamespace(sources=[source]))
     store.plan = cast("Any", SimpleNamespace(label_names=NAMES))
-    stored = Stored(folder / "examples.parquet")
+    stored = StoredExamples(folder / "examples.parquet")
     store.segments = cast(
         "Any", [SimpleNamespace(examples=stored, deleted=np.zeros(0, dtype=np.int64), offset=0, n=len(examples))]
     )
@@ -248,7 +248,7 @@ STOPPED = """
 import os, signal, sys
 from pathlib import Path
 from proponent import disk
-from proponent.examples import write_csv
+from proponent.data import write_csv
 
 number = getattr(signal, sys.argv[2])
 write = disk.write

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gradients import TOKENS, WIDTH, WORDS, numbers, some_rows, table, unhurried
 from proponent.curvature import MeanSquares, SecondMoment
-from proponent.forms import Rows
+from proponent.gradients.forms import Rows
 
 
 def moment(seed: int, epsilon: float = 1e-8) -> SecondMoment:

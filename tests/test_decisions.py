@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import tiny
-from proponent.corrections import apply
-from proponent.decisions import SUFFIX, Decisions
+from proponent.actions.corrections import apply
+from proponent.actions.decisions import SUFFIX, Decisions
+from proponent.data import read, write_columns
 from proponent.errors import DataError, InputError, LabelError
-from proponent.examples import read, write_columns
 from proponent.store import Store
 
 NAMES = ["Business", "Sports", "World"]
@@ -178,9 +178,11 @@ def test_a_file_made_in_blocks_is_the_one_made_at_once(
         if any(one is not None for one in store.examples[role])
     }
     write_columns(tmp_path / f"whole{suffix}", whole, suffix, guard=True)
-    monkeypatch.setattr("proponent.corrections.read_local", lambda *_: None)  # only what the index keeps is there
-    monkeypatch.setattr("proponent.examples.stored.GROUP", 3)
-    monkeypatch.setattr("proponent.examples.arrow._STRETCH", 5)
+    monkeypatch.setattr(
+        "proponent.actions.corrections.read_local", lambda *_: None
+    )  # only what the index keeps is there
+    monkeypatch.setattr("proponent.data.stored.GROUP", 3)
+    monkeypatch.setattr("proponent.data.arrow._STRETCH", 5)
     assert apply(store, made, tmp_path / f"blocks{suffix}", guard=True).rows == len(ids) - 6
     assert (tmp_path / f"blocks{suffix}").read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from proponent import demo as package
-from proponent.actions import RANKINGS, label_errors
+from proponent.actions.label_errors import RANKINGS, label_errors
 from proponent.demo import corpus, story
 from proponent.errors import DataError, MismatchError
 from proponent.store import Store

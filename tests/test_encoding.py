@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import runs
 from proponent.errors import InputError
-from proponent.model import CausalLM, Encoded, Encoder
+from proponent.models import CausalLM, Encoded, Encoder
 from proponent.types import Example
 from proponent.words import words
 

@@ -14,16 +14,16 @@ from planted import fickle, planted
 from proponent.errors import DataError, InputError
 from proponent.evaluate import Retrains, subset_masks
 from proponent.evaluate.budget import deletion_size, lds_size
+from proponent.evaluate.experiment import known_method
 from proponent.evaluate.intervals import Estimate
-from proponent.evaluate.measuring import deterministic, lds_page
-from proponent.evaluate.own_run import FRESH, RunProblem
-from proponent.evaluate.planting import plant, wrong_labels
+from proponent.evaluate.label_noise import plant, wrong_labels
+from proponent.evaluate.metrics import deterministic, lds_page
 from proponent.evaluate.report import report, verdict
-from proponent.evaluate.subject import known_method
-from proponent.model import Run
+from proponent.models import Run
+from proponent.training.rerun import FRESH, RunProblem
 from proponent.types import Example
 from proponent.views import document
-from proponent.views.evaluation import Band, EvaluationReport, Figure, Measured
+from proponent.views.evaluation import Band, EvaluationReport, Figure, MethodFigures
 
 Said = Callable[..., tuple[int, str, str]]
 
@@ -348,8 +348,8 @@ def test_verdicts_need_an_interval_that_leaves_zero_out():
 
 def hostile() -> EvaluationReport:
     rows = [
-        Measured("<script>|x", False, (Figure("a|b", 0.5, 0.4, 0.6),), "yes"),
-        Measured("c", True, (Figure("a|b", None),)),
+        MethodFigures("<script>|x", False, (Figure("a|b", 0.5, 0.4, 0.6),), "yes"),
+        MethodFigures("c", True, (Figure("a|b", None),)),
     ]
     curves = [Band("</svg><img>", (1.0, 10.0), (-1.0, -2.0), (-1.5, -3.0), (-0.5, -1.0))]
     return report("deletion", "<b>title</b>", "said", ("a|b",), rows, curves=curves, notes=["<i>note</i>"])

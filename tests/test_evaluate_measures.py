@@ -13,8 +13,8 @@ from planted import Ridge, planted
 from proponent.errors import InputError
 from proponent.evaluate import (
     Estimate,
-    Job,
     Outputs,
+    RetrainJob,
     Retrains,
     auc_ndr,
     average_precision,
@@ -38,7 +38,7 @@ from proponent.evaluate.controls import best_control, refuse_clashes, with_contr
 from proponent.evaluate.deletion import RANDOM, Curve, DeletionResult, random_like, smallest_flip, top
 from proponent.evaluate.intervals import student
 from proponent.evaluate.lds import ranks, spearman
-from proponent.evaluate.measuring import brittleness, deletion_page
+from proponent.evaluate.metrics import brittleness, deletion_page
 from proponent.evaluate.ranking import bootstrap_rows, first_gold
 
 # ten rows; value 3 is shared by a sought row (2) and two others (3, 4)
@@ -401,5 +401,5 @@ def test_the_best_control_is_found_among_controls():
 
 
 def test_a_job_names_its_subset():
-    assert Job(np.array([0, 1, 2]), 0).name != Job(np.array([0, 1, 3]), 0).name
-    assert Job.without([2], 4, 5).rows.tolist() == [0, 1, 3]
+    assert RetrainJob(np.array([0, 1, 2]), 0).name != RetrainJob(np.array([0, 1, 3]), 0).name
+    assert RetrainJob.without([2], 4, 5).rows.tolist() == [0, 1, 3]

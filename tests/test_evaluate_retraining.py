@@ -19,12 +19,12 @@ from convolution import CnnProblem, TextCnn
 import runs
 from planted import fickle, planted
 from proponent.errors import InputError, MismatchError
-from proponent.evaluate import Job, Retrains, null_gap
-from proponent.evaluate.fitting import Loop, Settings
-from proponent.evaluate.order import batches, id_hashes, order
-from proponent.evaluate.own_run import FRESH, RunProblem, recipe_of_run, write_run
+from proponent.evaluate import RetrainJob, Retrains, null_gap
 from proponent.evaluate.tail_patch import tail_patch
-from proponent.model import Run
+from proponent.models import Run
+from proponent.training.data_order import batches, id_hashes, order
+from proponent.training.loop import Settings, TrainingLoop
+from proponent.training.rerun import FRESH, RunProblem, settings_of_run, write_run
 from proponent.types import Example
 
 HASHES = id_hashes([f"n{number}" for number in range(40)])
@@ -71,18 +71,18 @@ SETTINGS = Settings(2, 16, 1e-2)
 
 
 def test_the_null_retrain_reproduces_the_model(tmp_path: Path):
-    assert null_gap(Retrains(Loop(problem(), SETTINGS), tmp_path, quiet=True), 0) <= 1e-6
+    assert null_gap(Retrains(TrainingLoop(problem(), SETTINGS), tmp_path, quiet=True), 0) <= 1e-6
     assert null_gap(Retrains(fickle(), tmp_path, quiet=True), 0) > 0.5, "a fickle training function shows"
 
 
 def test_nothing_deleted_equals_everything_kept_both_ways():
     whole = np.arange(60)
-    first, second = (Loop(problem(), Settings(2, 16, 1e-2, keep_places=one))(whole, 4) for one in (True, False))
+    first, second = (TrainingLoop(problem(), Settings(2, 16, 1e-2, keep_places=one))(whole, 4) for one in (True, False))
     assert (first.log_odds == second.log_odds).all()
 
 
 def test_training_learns_and_deletion_changes_it():
-    loop = Loop(problem(), Settings(6, 8, 1e-2))
+    loop = TrainingLoop(problem(), Settings(6, 8, 1e-2))
     full = loop(np.arange(60), 0)
     assert full.loss.mean() < np.log(3) / 2
     less = loop(np.arange(60)[loop.problem.labels != 0], 0)
@@ -91,8 +91,8 @@ def test_training_learns_and_deletion_changes_it():
 
 
 def test_two_processes_write_the_same_bytes(tmp_path: Path):
-    loop = Loop(problem(), SETTINGS)
-    jobs = [Job.without([row], 60, seed) for row in range(2) for seed in range(2)]
+    loop = TrainingLoop(problem(), SETTINGS)
+    jobs = [RetrainJob.without([row], 60, seed) for row in range(2) for seed in range(2)]
     folders = [tmp_path / "one", tmp_path / "two"]
     found = [
         Retrains(loop, folder, workers, quiet=True).outputs(jobs)
@@ -107,7 +107,7 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path):
 def test_a_finished_retrain_is_never_made_again(tmp_path: Path):
     trail = tmp_path / "trail"
     model = planted(trail=trail)
-    jobs = [Job.without([row], 120, 0) for row in (1, 2, 3, 1)]
+    jobs = [RetrainJob.without([row], 120, 0) for row in (1, 2, 3, 1)]
     first = Retrains(model, tmp_path / "cache", quiet=True)
     outputs = first.outputs(jobs)
     assert first.performed == 3, "equal jobs are trained once"
@@ -151,7 +151,7 @@ def test_a_killed_evaluation_resumes_without_repeating(tmp_path: Path):
 
 def test_another_run_never_answers_for_this_one(tmp_path: Path):
     one, other = Retrains(planted(seed=0), tmp_path, quiet=True), Retrains(planted(seed=1), tmp_path, quiet=True)
-    jobs = [Job.without([0], 120, 0)]
+    jobs = [RetrainJob.without([0], 120, 0)]
     assert (one.outputs(jobs)[0].loss != other.outputs(jobs)[0].loss).any()
     (one.home / "recipe.txt").write_text("something else")
     with pytest.raises(MismatchError, match="retrains of another run"):
@@ -162,14 +162,14 @@ def test_rows_that_are_not_there_are_refused(tmp_path: Path):
     retrains = Retrains(planted(), tmp_path, quiet=True)
     for rows in ([], [-1, 3], [3, 120]):
         with pytest.raises(InputError, match="rows are positions from 0"):
-            retrains.outputs([Job(np.asarray(rows, dtype=np.int64), 0)])
+            retrains.outputs([RetrainJob(np.asarray(rows, dtype=np.int64), 0)])
     with pytest.raises(InputError, match="at least one process"):
         Retrains(planted(), tmp_path, workers=0)
 
 
 def test_a_diverged_training_is_no_result():
     with pytest.raises(InputError, match="diverged"):
-        Loop(problem(), Settings(8, 16, 1e38, "sgd"))(np.arange(60), 0)
+        TrainingLoop(problem(), Settings(8, 16, 1e38, "sgd"))(np.arange(60), 0)
 
 
 def test_the_cnn_is_that_of_the_experiments():
@@ -185,10 +185,12 @@ def examples(rows: list[dict[str, str]]) -> list[Example]:
     return [Example(one["id"], number, one["text"], one["label"]) for number, one in enumerate(rows)]
 
 
-def own(folder: Path, **changes: object) -> Loop:
+def own(folder: Path, **changes: object) -> TrainingLoop:
     run = Run.from_pretrained(folder)
-    found = recipe_of_run(run, **changes)
-    return Loop(RunProblem(run, examples(runs.ROWS), examples(runs.OTHERS[:6]), FRESH, runs.MAX_LENGTH), found.settings)
+    found = settings_of_run(run, **changes)
+    return TrainingLoop(
+        RunProblem(run, examples(runs.ROWS), examples(runs.OTHERS[:6]), FRESH, runs.MAX_LENGTH), found.settings
+    )
 
 
 def test_the_users_own_run_is_trained_again(bert_run: Path, tmp_path: Path):
@@ -196,7 +198,7 @@ def test_the_users_own_run_is_trained_again(bert_run: Path, tmp_path: Path):
     assert (loop.settings.batch_size, loop.settings.learning_rate, loop.settings.schedule) == (4, 1e-2, "linear")
     retrains = Retrains(loop, tmp_path, quiet=True)
     assert null_gap(retrains, 0) <= 1e-6
-    made = retrains.outputs([Job(np.arange(24), 0)])[0]
+    made = retrains.outputs([RetrainJob(np.arange(24), 0)])[0]
     assert made.log_odds.shape == (6, 3)
     written = write_run(loop, tmp_path / "again", 0)
     assert [one.step for one in written.checkpoints] == list(range(1, loop.settings.epochs + 1))
@@ -224,7 +226,7 @@ def test_a_pretrained_start_keeps_its_body(bert_run: Path, encoder_folder: Path)
 def test_what_a_foreign_run_does_not_say_is_said(bert_run: Path, copied):
     folder = copied(bert_run)
     (folder / "proponent_run.json").unlink()
-    found = recipe_of_run(Run.from_pretrained(folder), epochs=2)
+    found = settings_of_run(Run.from_pretrained(folder), epochs=2)
     assert found.settings.epochs == 2
     assert found.initial is None
     assert "assumed" in found.notes[0]
@@ -234,11 +236,11 @@ def test_an_optimizer_that_the_loop_lacks_is_named(bert_run: Path, copied):
     folder = copied(bert_run)
     runs.edit(folder / "proponent_run.json", optim="adafactor")
     with pytest.raises(InputError, match=r"optimizer adafactor.*bring your own"):
-        recipe_of_run(Run.from_pretrained(folder))
+        settings_of_run(Run.from_pretrained(folder))
 
 
 def test_tail_patch_is_one_step_and_takes_it_back():
-    loop = Loop(problem(), Settings(4, 8, 1e-2))
+    loop = TrainingLoop(problem(), Settings(4, 8, 1e-2))
     model = loop.fit(np.arange(60), 0)
     kept = {name: one.detach().clone() for name, one in model.named_parameters()}
     classes = loop.problem.query_labels

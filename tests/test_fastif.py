@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_layered import gradients
 
 import proponent
 from proponent.curvature import conjugate_gradient, lissa, top_eigenvalue
 from proponent.errors import DivergedError, InputError
 from proponent.index.fastif import way_out
-from test_layered import gradients
 from test_search import assert_equal, build
 from truth import NAMES, Truth, classifier_run, lm_run
 
@@ -122,15 +122,15 @@ def test_words_are_those_of_the_training_text_and_sum_to_the_score(bert: Truth, 
     row = bert.queries[0]
     answer = index.explain(row["text"], label=row["label"], k=4)
     exact = index.scores([row["text"]], [row["label"]])[0]
-    for hit in (*answer.helped, *answer.hurt):
+    for hit in (*answer.proponents, *answer.opponents):
         assert hit.score == pytest.approx(exact[hit.row], rel=1e-3)
         assert sum(pair.share for pair in hit.words) == pytest.approx(hit.score, rel=1e-5)
         assert {pair.query_word for pair in hit.words} == {"[special]"}
-    assert max(len(hit.words) for hit in answer.helped) > 3
+    assert max(len(hit.words) for hit in answer.proponents) > 3
     assert any("shares are by the words of the training example" in note for note in answer.notes)
     against = index.explain(row["text"], label="sport", against="money", baselines=False)
     parts = index.scores([row["text"]] * 2, ["sport", "money"])
-    assert against.helped[0].score == pytest.approx((parts[0] - parts[1])[against.helped[0].row], rel=1e-2)
+    assert against.proponents[0].score == pytest.approx((parts[0] - parts[1])[against.proponents[0].row], rel=1e-2)
 
 
 def test_only_the_nearest_are_ranked(bert: Truth, fresh: Folder) -> None:
@@ -143,11 +143,11 @@ def test_only_the_nearest_are_ranked(bert: Truth, fresh: Folder) -> None:
         mean = model.bert(**texts).last_hidden_state[0].mean(0).double().numpy()
     nearest = set(np.argsort(((features - mean) ** 2).sum(1))[:5].tolist())
     answer = index.explain(row["text"], label=row["label"], k=24)
-    assert {hit.row for hit in (*answer.helped, *answer.hurt)} <= nearest
+    assert {hit.row for hit in (*answer.proponents, *answer.opponents)} <= nearest
     assert any("the 5 of 24 training examples nearest" in note for note in answer.notes)
     only = next(iter(nearest))
     chosen = index.explain(row["text"], label=row["label"], where=proponent.Where(ids=[bert.training[only]["id"]]))
-    assert [hit.row for hit in (*chosen.helped, *chosen.hurt)] == [only]
+    assert [hit.row for hit in (*chosen.proponents, *chosen.opponents)] == [only]
 
 
 @pytest.mark.parametrize("against", [None, "money"])
@@ -170,7 +170,7 @@ def test_candidates_of_a_classifier_are_chosen_by_signal(bert: Truth, fresh: Fol
         cosine = g @ h / np.linalg.norm(g) / np.linalg.norm(h)
         likeness.append(abs((q - unit[NAMES.index(one["label"])]) @ signal * cosine))
     answer = index.explain(row["text"], label="sport", against=against, k=24, baselines=False)
-    hits = {hit.row for hit in (*answer.helped, *answer.hurt)}
+    hits = {hit.row for hit in (*answer.proponents, *answer.opponents)}
     assert hits <= set(np.argsort(-np.asarray(likeness))[:6].tolist())
     assert hits
     assert any("error signal and mean last hidden state" in note for note in answer.notes)
@@ -188,7 +188,7 @@ def test_a_language_model(fresh: Folder) -> None:
     row = gpt2.queries[0]
     found = index.scores([row["text"]], targets=[row.get("target")])[0]
     answer = index.explain(row["text"], target=row.get("target"), k=8, baselines=False)
-    hit = answer.helped[0]
+    hit = answer.proponents[0]
     assert hit.score == pytest.approx(found[hit.row], rel=1e-3)
     assert sum(pair.share for pair in hit.words) == pytest.approx(hit.score, rel=1e-5)
 

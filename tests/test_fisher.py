@@ -11,7 +11,7 @@ import xxhash
 from torch.nn import functional
 
 from proponent.errors import InputError
-from proponent.model.drawing import drawn
+from proponent.models.sampled_labels import sample_labels
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import NAMES, Row, Truth, classifier_run, lm_run
 
@@ -26,12 +26,12 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Truth:
 
 def test_classes_are_drawn_as_often_as_the_model_says() -> None:
     logits = torch.log(torch.tensor([0.1, 0.0, 0.6, 0.3]))
-    found = drawn(logits.expand(20_000, 4), torch.as_tensor(np.random.default_rng(0).random(20_000)))
+    found = sample_labels(logits.expand(20_000, 4), torch.as_tensor(np.random.default_rng(0).random(20_000)))
     shares = np.bincount(found.numpy(), minlength=4) / 20_000
     np.testing.assert_allclose(shares, [0.1, 0.0, 0.6, 0.3], atol=3 * 0.5 / 20_000**0.5)
-    edges = drawn(logits.expand(2, 4), torch.tensor([0.0, 1.0]))
+    edges = sample_labels(logits.expand(2, 4), torch.tensor([0.0, 1.0]))
     assert edges.tolist() in ([0, 3], [0, 2])
-    grid = drawn(logits.expand(2, 3, 4), torch.tensor([[0.05, 0.5, 0.9]] * 2))
+    grid = sample_labels(logits.expand(2, 3, 4), torch.tensor([[0.05, 0.5, 0.9]] * 2))
     assert grid.tolist() == [[0, 2, 3]] * 2
 
 
@@ -131,6 +131,6 @@ def test_a_mean_over_drawn_labels_is_the_fisher_matrix_proper() -> None:
     """Mean over many draws of g g^T is diag(p) - p p^T."""
     logits = torch.randn(3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     p = torch.softmax(logits, -1)
-    labels = drawn(logits.expand(40_000, 3), torch.as_tensor(np.random.default_rng(1).random(40_000)))
+    labels = sample_labels(logits.expand(40_000, 3), torch.as_tensor(np.random.default_rng(1).random(40_000)))
     g = p - functional.one_hot(labels, 3)
     np.testing.assert_allclose(g.T @ g / len(g), torch.diag(p) - torch.outer(p, p), atol=0.01)

@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_layered import Held, Pick, every_gradient, gradients, weight
 
 import proponent
-from proponent.compress import Projection
 from proponent.curvature import Damping, damped_inverse, fitted_head, ggn
 from proponent.errors import InputError, MismatchError
-from proponent.index.layered import Layered
-from proponent.layers import Block, Call
-from test_layered import Held, Pick, every_gradient, gradients, weight
+from proponent.gradients.layer_hooks import Call
+from proponent.gradients.layer_rules import Block
+from proponent.gradients.projection import Projection
+from proponent.index.layer_vectors import LayerVectors
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import NAMES, Truth, classifier_run, lm_run
 
@@ -204,7 +205,7 @@ def test_the_word_embedding_is_a_layer_like_any_other(bert: Truth, tmp_path: Pat
 def test_an_index_of_other_layers_is_built_again(bert: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = build(bert, tmp_path / "index", "ekfac", layers="embeddings", project=4)
     kept = index.store.plan.blocks[1:]
-    monkeypatch.setattr(Layered, "planned", lambda _: kept)
+    monkeypatch.setattr(LayerVectors, "planned", lambda _: kept)
     with pytest.raises(MismatchError, match=r"keeps 3 layers, and ekfac takes 2 .* build the index again"):
         ask(index, bert.queries)
 

@@ -10,8 +10,8 @@ import transformers
 
 import tiny
 from proponent.errors import InputError
-from proponent.evaluate.subject import Request
-from proponent.model import Run
+from proponent.evaluate.experiment import EvaluationRequest
+from proponent.models import Run
 from runs import edit
 
 Said = Callable[..., tuple[int, str, str]]
@@ -74,11 +74,11 @@ def test_tune_takes_the_flag_too(
 ) -> None:
     opened: list[Run] = []
 
-    def begun(request: Request, _: float) -> None:
+    def begun(request: EvaluationRequest, _: float) -> None:
         opened.append(request.run)
         raise InputError("far enough: what follows is that of evaluate")
 
-    monkeypatch.setattr("proponent.evaluate.subject.with_noise", begun)
+    monkeypatch.setattr("proponent.evaluate.experiment.with_noise", begun)
     words = ["tune", foreign, news.data, "--out", tmp_path / "tuned.json", "--cache", tmp_path / "cache", "--quiet"]
     code, _, err = said(*words)
     assert code == 2

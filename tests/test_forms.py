@@ -6,12 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradients import OUT, TOKENS, WIDTH, WORDS, numbers, same, some_head, some_outer, some_rows, table, unhurried
-from proponent.forms import Gradient, Head, HeadOuter, Outer, Rows, cross_terms, gather
+from proponent.gradients.forms import Outer, Rows, gather
+from proponent.gradients.gradient import Gradient
+from proponent.gradients.vocabulary_head import HeadOuter, VocabularyHead, cross_terms
 
 
-def head_of(seed: int, *, bias: bool = True) -> Head:
+def head_of(seed: int, *, bias: bool = True) -> VocabularyHead:
     random = np.random.default_rng(seed)
-    return Head(numbers(random, TOKENS, WIDTH), numbers(random, TOKENS) if bias else None)
+    return VocabularyHead(numbers(random, TOKENS, WIDTH), numbers(random, TOKENS) if bias else None)
 
 
 @unhurried
@@ -174,7 +176,7 @@ def test_cross_terms_sum_to_the_product_of_the_dense_tables(rows: Rows, head: He
 
 
 def test_large_logits_do_not_overflow() -> None:
-    head = Head(np.full((TOKENS, WIDTH), 1e4, dtype=np.float32))
+    head = VocabularyHead(np.full((TOKENS, WIDTH), 1e4, dtype=np.float32))
     p = head.probabilities(np.ones((2, WIDTH), dtype=np.float32))
     np.testing.assert_allclose(p, 1 / TOKENS, rtol=1e-6)
 

@@ -10,7 +10,7 @@ import pytest
 
 import proponent
 import tiny as tiny_runs
-from proponent.cli.door import main
+from proponent.cli.application import main
 from proponent.errors import InputError
 from proponent.index.grouping import Aggregate
 from proponent.search import aggregate
@@ -68,9 +68,11 @@ def test_a_group_has_the_mean_of_its_scores(bert: Truth, fresh: Folder, method: 
     truth = index.scores([one.text for one in queries], [one.label for one in queries]).mean(0)
     np.testing.assert_allclose(index.group_scores(queries), truth, rtol=1e-5, atol=1e-9)
     answer = index.explain_group(queries, k=6)
-    hits = [*answer.helped, *answer.hurt]
+    hits = [*answer.proponents, *answer.opponents]
     assert [hit.score for hit in hits] == pytest.approx([truth[hit.row] for hit in hits], rel=1e-4)
-    assert [hit.row for hit in answer.helped] == np.argsort(-truth, kind="stable")[: len(answer.helped)].tolist()
+    assert [hit.row for hit in answer.proponents] == np.argsort(-truth, kind="stable")[
+        : len(answer.proponents)
+    ].tolist()
     assert [one.text for one in answer.group or ()] == [one.text for one in queries]
     told = method in {"tracin-we-syn", "tfidf-label"}
     assert any("has no words" in note for note in answer.notes) == told
@@ -88,7 +90,7 @@ def test_a_group_of_a_language_model_and_of_a_shared_table(fresh: Folder) -> Non
     index, queries = build(gpt2, fresh("index"), "tracin-we"), asked(gpt2)
     truth = np.mean([index.group_scores([one]) for one in queries], axis=0)
     answer = index.explain_group(queries, k=12)
-    hits = [*answer.helped, *answer.hurt]
+    hits = [*answer.proponents, *answer.opponents]
     assert [hit.score for hit in hits] == pytest.approx([truth[hit.row] for hit in hits], rel=1e-4)
     assert all(sum(pair.share for pair in hit.words) == pytest.approx(hit.score) for hit in hits)
     with pytest.raises(InputError, match="language model"):
@@ -129,16 +131,18 @@ def test_answers_of_rank_and_vote_have_no_words_and_say_so(bert: Truth, layered:
     ranks, votes = (layered.group_scores(queries, aggregate=one) for one in ("rank", "vote"))
     assert ranks.mean() == pytest.approx((n - 1) / 2)
     answer = layered.explain_group(queries, aggregate="rank", k=3)
-    assert [hit.score for hit in answer.helped] == pytest.approx(np.sort(ranks - (n - 1) / 2)[::-1][:3])
-    assert not answer.helped[0].words
+    assert [hit.score for hit in answer.proponents] == pytest.approx(np.sort(ranks - (n - 1) / 2)[::-1][:3])
+    assert not answer.proponents[0].words
     assert any("a rank has no words" in note for note in answer.notes)
     answer = layered.explain_group(queries, aggregate="vote", k=3)
-    assert not answer.helped
-    assert [hit.score for hit in answer.hurt] == pytest.approx(np.sort(votes)[:3])
+    assert not answer.proponents
+    assert [hit.score for hit in answer.opponents] == pytest.approx(np.sort(votes)[:3])
     assert any("names what hurt and never what helped" in note for note in answer.notes)
     (alone,) = layered.explain_many(queries[:1], aggregate="rank", k=3)
     assert alone.group is None
-    assert alone.helped[0].score == pytest.approx(np.sort(single(layered, queries[:1], aggregate="rank")[0])[-1] - 11.5)
+    assert alone.proponents[0].score == pytest.approx(
+        np.sort(single(layered, queries[:1], aggregate="rank")[0])[-1] - 11.5
+    )
 
 
 def test_only_correct_queries_count(bert: Truth, layered: proponent.Index) -> None:
@@ -199,10 +203,10 @@ def test_the_command_line_asks_a_group(tmp_path: Path, capsys: pytest.CaptureFix
     assert ran([*how, "--html", str(tmp_path / "group.html")]) == 0
     content = json.loads(capsys.readouterr().out)
     assert len(content["group"]) == 4
-    assert proponent.Answer.from_dict(content).group is not None
+    assert proponent.Explanation.from_dict(content).group is not None
     assert "asked as one" in (tmp_path / "group.html").read_text()
     assert ran([*how, "--aggregate", "vote", "--over", "layers,checkpoints", "--vote-k", "5"]) == 0
-    assert json.loads(capsys.readouterr().out)["helped"] == []
+    assert json.loads(capsys.readouterr().out)["proponents"] == []
     assert ran(["explain", str(tiny.index), "a text", "--group"]) == 2
     assert "--queries FILE --group" in capsys.readouterr().err
     assert ran([*how, "--aggregate", "rnak"]) == 2

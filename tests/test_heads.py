@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from gradients import numbers
-from proponent.forms import Gradient, Head, HeadOuter, Rows
-from proponent.search import heads
+from proponent.gradients.forms import Rows
+from proponent.gradients.gradient import Gradient
+from proponent.gradients.vocabulary_head import HeadOuter, VocabularyHead
+from proponent.search import vocabulary_heads
 from proponent.search.kernels import kernel_of
 from proponent.store import Segment
 
@@ -41,18 +43,18 @@ def made(random: np.random.Generator, count: int, each: int) -> Gradient:
 
 
 def test_memory_does_not_grow_with_a_shard_times_the_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "BLOCK_BYTES", 2**18)
+    monkeypatch.setattr(vocabulary_heads, "BLOCK_BYTES", 2**18)
     random = np.random.default_rng(0)
     kept, queries = made(random, 401, 10), made(random, 65, 15)
-    head = Head(numbers(random, VOCABULARY, WIDTH), None)
+    head = VocabularyHead(numbers(random, VOCABULARY, WIDTH), None)
     segment, kernel = Kept(kept), kernel_of(None)
     tracemalloc.start()
-    found = heads.scan_head(segment, 1, head, queries, None, kernel)
+    found = vocabulary_heads.scan_head(segment, 1, head, queries, None, kernel)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * 2**20  # 4,000 rows by 960 positions in one piece: 15 MB, and several such pieces
-    monkeypatch.setattr(heads, "_few_positions", lambda *_: False)
-    truth = heads.scan_head(segment, 1, head, queries, None, kernel)
+    monkeypatch.setattr(vocabulary_heads, "_few_positions", lambda *_: False)
+    truth = vocabulary_heads.scan_head(segment, 1, head, queries, None, kernel)
     np.testing.assert_allclose(found, truth, rtol=1e-5, atol=1e-5 * np.abs(truth).max())
     assert not found[-1].any()
     assert not found[:, -1].any()

@@ -10,9 +10,9 @@ import torch
 
 import proponent
 from proponent.errors import DamagedError, InputError, LabelError, MismatchError
-from proponent.model import Run
-from proponent.model.checkpoints import MOMENTS_FILE, RECORD_FILE
-from proponent.model.recorder import Recorder
+from proponent.models import Run
+from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
+from proponent.models.recorder import Recorder
 from proponent.tensors import read_tensors, write_tensors
 from tiny import NEWS, Tiny
 
@@ -34,7 +34,7 @@ def test_a_changed_byte_never_becomes_an_answer(copy: Path, news: Tiny, kind: st
 
 
 def test_an_untouched_copy_answers(copy: Path, news: Tiny):
-    assert proponent.open(copy, run=news.run).explain("the bank cut its rates", baselines=False).helped
+    assert proponent.open(copy, run=news.run).explain("the bank cut its rates", baselines=False).proponents
 
 
 def test_an_index_never_allows_remote_code_by_itself(copy: Path, news: Tiny, monkeypatch: pytest.MonkeyPatch):

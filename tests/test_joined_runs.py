@@ -10,11 +10,11 @@ import pytest
 
 import proponent
 import tiny
+from proponent.data import read
 from proponent.errors import InputError, MismatchError, RunError
-from proponent.examples import read
-from proponent.model import Run
+from proponent.models import Run
 from proponent.store import Store
-from proponent.training import train
+from proponent.training.trainer import train
 
 TEXTS = ["The cup and the bank.", "the treaty after the vote"]
 LABELS = ["Sports", "World"]
@@ -58,22 +58,22 @@ def test_an_answer_says_in_how_many_runs_a_hit_holds(home: Path, said: Callable[
     assert [(one.run, one.step) for one in answer.checkpoints] == [
         (run, step) for run in range(3) for step in sorted({one.step for one in answer.checkpoints})
     ]
-    for hit in (*answer.helped, *answer.hurt):
+    for hit in (*answer.proponents, *answer.opponents):
         assert len(hit.by_run) == 3
         assert sum(hit.by_run) == pytest.approx(hit.score, rel=1e-5)
         assert sum(hit.by_checkpoint) == pytest.approx(hit.score, rel=1e-5)
         assert hit.agreeing_runs == sum(part * hit.score > 0 for part in hit.by_run)
-    assert f"in {answer.helped[0].agreeing_runs} of 3 runs" in answer._repr_html_()
+    assert f"in {answer.proponents[0].agreeing_runs} of 3 runs" in answer._repr_html_()
     code, out, _ = said("explain", home / "whole", TEXTS[0], "--label", "Sports")
     shown = " ".join(out.split())
     assert code == 0
-    assert f"same sign in {answer.helped[0].agreeing_runs} of 3 runs" in shown
+    assert f"same sign in {answer.proponents[0].agreeing_runs} of 3 runs" in shown
     assert "of run 2" in shown
 
 
 def test_a_single_run_says_nothing_of_runs(home: Path) -> None:
     answer = built(home, home / "runs" / "seed-0", "one-0").explain(TEXTS[0], label="Sports", k=3)
-    assert all(hit.by_run == () for hit in answer.helped)
+    assert all(hit.by_run == () for hit in answer.proponents)
     assert "runs</p>" not in answer._repr_html_()
 
 

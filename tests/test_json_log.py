@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from proponent import disk, json_log
-from proponent.decisions import Decisions
+from proponent.actions.decisions import Decisions
 from proponent.errors import DiskFullError, InputError
 
 LONG = "x" * 2000

@@ -8,10 +8,13 @@ import torch
 
 from cases import CASES, LABELS, collate, encoded, model_of
 from oracle import Text, layer_gradient
-from proponent.capture import Capture, Captured
-from proponent.compress import Projection
-from proponent.layers import Block, Choice, UnbatchedError, choose, classifier_head, input_embedding, vocabulary_head
-from proponent.model import CausalLM, Classification
+from proponent.gradients.capture import Capture, Captured
+from proponent.gradients.layer_hooks import UnbatchedError
+from proponent.gradients.layer_rules import Block
+from proponent.gradients.layer_selection import Choice, choose
+from proponent.gradients.model_parts import classifier_head, input_embedding, vocabulary_head
+from proponent.gradients.projection import Projection
+from proponent.models import CausalLM, Classification
 
 TOLERANCE = 1e-5
 LMS = [name for name, case in CASES.items() if case.kind == "causal-lm"]

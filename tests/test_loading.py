@@ -13,16 +13,16 @@ import transformers
 
 import proponent
 import runs
+from proponent.data import read
 from proponent.errors import DataError, RunError
-from proponent.examples import read
-from proponent.model import Run
-from proponent.model.checkpoints import MOMENTS_FILE, RECORD_FILE
-from proponent.model.recorder import RUN_FILE, Recorder, run_record
-from proponent.model.steps import FOLDER, read_steps
-from proponent.model.weights import weights_fingerprint
+from proponent.models import Run
+from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
+from proponent.models.recorder import RUN_FILE, Recorder, run_record
+from proponent.models.training_trace import FOLDER, read_training_trace
+from proponent.models.weights import weights_fingerprint
 from proponent.store import verify
 from proponent.tensors import read_tensors, write_tensors
-from proponent.views import Answer
+from proponent.views import Explanation
 from runs import edit
 
 Copy = Callable[[Path], Path]
@@ -373,18 +373,18 @@ def test_the_present_name_wins(bert_run: Path, copied: Copy) -> None:
 def test_a_replay_under_the_former_name_is_read(tmp_path: Path) -> None:
     tokenizer = runs.bert_tokenizer()
     runs.trainer(tmp_path, runs.bert(tokenizer), tokenizer, callbacks=[Recorder(replay=True)]).train()
-    rates = read_steps(tmp_path).rates
+    rates = read_training_trace(tmp_path).rates
     rename(tmp_path)
     assert not (tmp_path / FOLDER).exists()
-    found = read_steps(tmp_path)
+    found = read_training_trace(tmp_path)
     assert np.array_equal(found.rates, rates)
     assert found.initial()
 
 
 def former(index: Path) -> None:
     """Make an index as it was written under the former name: another key in its plan, and the sums that follow."""
+    from proponent.store.checksums import sums_of_file
     from proponent.store.manifest import Manifest
-    from proponent.store.sums import sums_of_file
 
     plan = json.loads((index / "plan.json").read_text())
     plan["whence"] = plan.pop("proponent")
@@ -402,7 +402,7 @@ def test_an_index_under_the_former_name_is_read_and_changed(bert_run: Path, tmp_
     former(tmp_path / "i")
     index = proponent.open(tmp_path / "i")
     found = index.explain(runs.OTHERS[0]["text"], label="Business", k=3)
-    assert [one.score for one in found.helped] == [one.score for one in expected.helped]
+    assert [one.score for one in found.proponents] == [one.score for one in expected.proponents]
     assert "this index was written under the library's former name, whence: it is read as it is" in found.notes
     runs.index(bert_run, tmp_path / "i")  # the same command finds it done
     added = [row | {"id": f"more {row['id']}"} for row in runs.ROWS]
@@ -414,7 +414,7 @@ def test_an_index_under_the_former_name_is_read_and_changed(bert_run: Path, tmp_
 
 def test_a_saved_answer_under_the_former_name_is_read(bert_run: Path, tmp_path: Path) -> None:
     content = runs.index(bert_run, tmp_path / "i").explain(runs.OTHERS[0]["text"], label="Business", k=1).to_dict()
-    found = Answer.from_dict({("whence" if name == "proponent" else name): one for name, one in content.items()})
+    found = Explanation.from_dict({("whence" if name == "proponent" else name): one for name, one in content.items()})
     assert found.version == content["proponent"]
     assert "this answer was saved under the library's former name, whence" in found.notes
 

@@ -14,8 +14,8 @@ import transformers
 
 import proponent
 import runs
-from proponent.model import Run
-from proponent.model.recorder import Recorder
+from proponent.models import Run
+from proponent.models.recorder import Recorder
 from test_search import assert_equal
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -157,5 +157,5 @@ def test_words_and_coverage(lora: Lora, tmp_path: Path) -> None:
     label = {} if lora.lm else {"label": QUERIES[0]["label"]}
     answer = index.explain(QUERIES[0]["text"], k=3, baselines=False, **label)
     assert told in answer.notes
-    for hit in (*answer.helped, *answer.hurt):
+    for hit in (*answer.proponents, *answer.opponents):
         assert sum(word.share for word in hit.words) == pytest.approx(hit.score, rel=1e-4)

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_layered import gradients, weight
 
 import proponent
 from proponent.errors import DataError, InputError, LabelError, MismatchError
+from proponent.index.gradient_computer import GradientComputer
 from proponent.index.mixing import chosen_share
-from proponent.index.passes import Pass
 from proponent.methods import recipe_of
 from test_fitted import STEP, blocks_of
-from test_layered import gradients, weight
 from test_search import ask, assert_equal, assert_shares_sum, build
 from tiny import Tiny, write_csv
 from truth import Truth, classified, classifier_run
@@ -163,7 +163,7 @@ def test_queries_that_are_too_few_are_refused_before_any_gradient(
     def never(*_: object) -> None:
         raise AssertionError("gradients were taken")
 
-    monkeypatch.setattr(Pass, "__call__", never)
-    monkeypatch.setattr(Pass, "calls", never)
+    monkeypatch.setattr(GradientComputer, "__call__", never)
+    monkeypatch.setattr(GradientComputer, "calls", never)
     with pytest.raises(InputError, match=r"1 query has no eigenvalue at place .*its rank is at most"):
         build(bert, tmp_path / "index", "trackstar", queries=EVALUATION[:1], **PLAIN)

@@ -94,7 +94,7 @@ def test_a_text_is_explained(news: tiny.Tiny) -> None:
     import proponent
 
     text = "The bank said shares fell"
-    mine = [hit.id for hit in proponent.open(news.index).explain(text, k=3).helped]
+    mine = [hit.id for hit in proponent.open(news.index).explain(text, k=3).proponents]
     assert without_posix(EXPLAIN, news.index, text, way=HIDDEN) == mine
 
 

@@ -25,10 +25,12 @@ from preconditioning import (
     groups,
     made,
 )
-from proponent.compress import Projection as ProjectionOfLayers
 from proponent.errors import DataError, InputError
-from proponent.forms import Dense, Gradient, Rows
-from proponent.layers import Block, Call
+from proponent.gradients.forms import Dense, Rows
+from proponent.gradients.gradient import Gradient
+from proponent.gradients.layer_hooks import Call
+from proponent.gradients.layer_rules import Block
+from proponent.gradients.projection import Projection as ProjectionOfLayers
 from proponent.method import Gradients
 from proponent.method_parts import (
     EKFAC,

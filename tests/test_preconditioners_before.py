@@ -11,17 +11,19 @@ import torch
 from safetensors.numpy import save_file
 
 from preconditioning import Files, run
-from proponent.compress import directions
 from proponent.curvature import matrices
-from proponent.examples import read
-from proponent.forms import Dense, Gradient, Rows
-from proponent.index import leading, mixing
-from proponent.index import moments as old_moments
+from proponent.data import read
+from proponent.gradients.forms import Dense, Rows
+from proponent.gradients.gradient import Gradient
+from proponent.gradients.projection import directions
+from proponent.index import mixing
+from proponent.index import principal_directions as leading
+from proponent.index import second_moments as old_moments
 from proponent.index.build import Build
+from proponent.index.extra_passes import query_vectors
+from proponent.index.gradient_computer import GradientComputer as OldPass
 from proponent.index.options import Options
-from proponent.index.passes import Pass as OldPass
-from proponent.index.prior import query_vectors
-from proponent.index.turning import Turning, gradients_of
+from proponent.index.query_preconditioner import QueryPreconditioner, gradients_of
 from proponent.method import Gradients
 from proponent.method_parts import (
     EKFAC,
@@ -35,7 +37,7 @@ from proponent.method_parts import (
     RefitHead,
 )
 from proponent.methods import recipe_of
-from proponent.model import Checkpoint, Draws, Run
+from proponent.models import Checkpoint, Run, SampledLabels
 from proponent.preconditioners import damped, principal_directions
 from proponent.preconditioners.base import ModelFacts, Pass, Told, fitters_of
 from proponent.preconditioners.batches import StoredBatch, TextBatch, layer_shapes
@@ -120,7 +122,7 @@ class Built:
             yield from self.shards()
 
     def texts(self, this: Pass) -> Iterator[TextBatch]:
-        draws = None if this.sampled is None else Draws(this.sampled)
+        draws = None if this.sampled is None else SampledLabels(this.sampled)
         for encoded, labels in self.build.worker.stream():
             start = 0
             for captured, count in self.work.old.calls(encoded, labels, draws):
@@ -149,11 +151,11 @@ class Built:
     def facts(self) -> ModelFacts:
         return ModelFacts(3, self.work.table, False, self.layers, [self.checkpoint], self.options)
 
-    def told(self) -> Told:
+    def description(self) -> Told:
         return Told(f"step {STEP}", self.layers, self.options.queries)
 
     def notes(self, method: Gradients) -> list[str]:
-        return [line for one in fitters_of(method) for line in one.describe(self.table, self.told())]
+        return [line for one in fitters_of(method) for line in one.describe(self.table, self.description())]
 
 
 def same(found: dict[str, np.ndarray], truth: dict[str, np.ndarray], tolerance: float = 0.0) -> None:
@@ -211,7 +213,7 @@ def test_damped_inverses(bert: Truth, tmp_path: Path, case: str, most: int, monk
     assert told == [line for line in old.store.manifest.notes if line in told]
     assert told
     train = gradients_of(old.store)
-    turning = Turning(old.store.plan.recipe, old.store.plan.blocks, old.store.table, train)
+    turning = QueryPreconditioner(old.store.plan.recipe, old.store.plan.blocks, old.store.table, train)
     v = np.concatenate([one.vectors for one in old.shards()])[:5] * np.float32(1.5)
     made = fitter.apply(Gradient(dense=Dense.of(v)), old.table, old.layers, lambda: train(STEP))
     assert made.dense is not None

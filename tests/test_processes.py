@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proponent.processes import python, start
-from proponent.web.asking import Asker, Source
+from proponent.web.model_worker import IndexSource, ModelWorker
 from proponent.web.questions import Question
 
 PLANTED = "import os, pathlib\npathlib.Path({marker!r}).open('a').write(__name__ + '\\n')\nraise SystemExit(9)\n"
@@ -44,15 +44,15 @@ def ran(hostile: Path) -> list[str]:
 
 
 def test_the_planted_files_would_run(hostile: Path) -> None:
-    command = [sys.executable, "-m", "proponent.web.worker"]
+    command = [sys.executable, "-m", "proponent.web.model_process"]
     unsafe = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     subprocess.run(command, stdin=subprocess.DEVNULL, env=unsafe, capture_output=True, check=False)
     assert ran(hostile)
 
 
 def test_the_explorers_process_runs_no_file_of_the_working_folder(hostile: Path) -> None:
-    asker = Asker()
-    job = asker.ask(Question("some text"), Source(hostile / "nowhere", "", {}), lambda *_: None)
+    asker = ModelWorker()
+    job = asker.ask(Question("some text"), IndexSource(hostile / "nowhere", "", {}), lambda *_: None)
     assert asker._thread is not None
     while job.state in {"waiting", "running"}:
         asker._thread.join(0.05)

@@ -12,7 +12,7 @@ from generated import Made, asked, make, queries
 from proponent.errors import InputError, LabelError
 from proponent.search import Search, Where
 from proponent.search.kernels import kernel_of, numpy_kernel
-from proponent.search.ranking import Ends
+from proponent.search.ranking import TopKBothEnds
 from proponent.store import Store, delete, merge
 
 N, COUNT, K = 300, 5, 7
@@ -44,7 +44,8 @@ def ends_of(scores: np.ndarray, k: int) -> tuple[list[int], list[int]]:
 def told(search: Search, block: dict[int, Any], k: int = K, **options: Any) -> list[tuple[list[Any], ...]]:
     found = search.top(asked(block), len(next(iter(block.values()))), k, **options)
     return [
-        (one.helped.tolist(), one.helped_scores.tolist(), one.hurt.tolist(), one.hurt_scores.tolist()) for one in found
+        (one.proponents.tolist(), one.proponent_scores.tolist(), one.opponents.tolist(), one.opponent_scores.tolist())
+        for one in found
     ]
 
 
@@ -110,12 +111,12 @@ def test_ends_keep_what_a_sort_would_give(data: st.DataObject) -> None:
     shift = np.asarray(data.draw(st.lists(st.floats(-1, 1), min_size=len(scores), max_size=len(scores))))
     seen = scores + shift * errors
     order = np.asarray(data.draw(st.permutations(range(len(scores)))))
-    ends = Ends(k)
+    ends = TopKBothEnds(k)
     cut = data.draw(st.integers(0, len(scores)))
     for part in (order[:cut], order[cut:]):
         ends.add(part, seen[part], errors[part])
     ranking = ends.ranking(lambda example: float(scores[example]))
-    assert (ranking.helped.tolist(), ranking.hurt.tolist()) == ends_of(scores, k)
+    assert (ranking.proponents.tolist(), ranking.opponents.tolist()) == ends_of(scores, k)
 
 
 @settings(max_examples=1000, deadline=None)

@@ -10,7 +10,7 @@ import faults
 import proponent
 import tiny
 from proponent.baselines import NAMES, Baselines, Texts
-from proponent.examples import Stored
+from proponent.data import StoredExamples
 from proponent.store import Segment, Store, delete
 
 TEXT = "The bank said shares fell"
@@ -24,7 +24,7 @@ def test_a_name_is_looked_up_without_its_array(news: tiny.Tiny, monkeypatch: pyt
         raise AssertionError("an array was read to look up a name")
 
     monkeypatch.setattr(Segment, "features", refuse)
-    monkeypatch.setattr(Stored, "column", refuse)
+    monkeypatch.setattr(StoredExamples, "column", refuse)
     assert "probabilities" in store.features
     assert "nothing" not in store.features
     assert 3 not in store.features
@@ -39,13 +39,13 @@ def test_a_name_is_looked_up_without_its_array(news: tiny.Tiny, monkeypatch: pyt
 def whole(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Columns that were read as a whole."""
     names = list[str]()
-    real = Stored.column
+    real = StoredExamples.column
 
-    def column(self: Stored, name: str) -> list[Any]:
+    def column(self: StoredExamples, name: str) -> list[Any]:
         names.append(name)
         return real(self, name)
 
-    monkeypatch.setattr(Stored, "column", column)
+    monkeypatch.setattr(StoredExamples, "column", column)
     return names
 
 
@@ -56,16 +56,16 @@ def test_fastif_reads_the_texts_of_its_candidates(
     index = proponent.build(news.run, news.data, tmp_path / "index", method="fastif", quiet=True, **recipe)
     whole.clear()
     counted = list[int]()
-    real = Stored.lengths
+    real = StoredExamples.lengths
 
-    def lengths(self: Stored, name: str, numbers: np.ndarray) -> np.ndarray:
+    def lengths(self: StoredExamples, name: str, numbers: np.ndarray) -> np.ndarray:
         counted.append(len(numbers))
         return real(self, name, numbers)
 
-    monkeypatch.setattr(Stored, "lengths", lengths)
+    monkeypatch.setattr(StoredExamples, "lengths", lengths)
     first = index.explain(TEXT, k=2, baselines=False)
     assert (set(counted), "text" in whole) == ({5}, False)
-    assert first.helped or first.hurt
+    assert first.proponents or first.opponents
 
 
 def test_baselines_stream_the_texts(news: tiny.Tiny, whole: list[str]) -> None:

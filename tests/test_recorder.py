@@ -14,9 +14,9 @@ import transformers
 import runs
 from proponent import Recorder
 from proponent.index import default_method
-from proponent.model import Run
-from proponent.model.checkpoints import MOMENTS_FILE, RECORD_FILE, discover
-from proponent.model.recorder import RUN_FILE, started_from
+from proponent.models import Run
+from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE, discover
+from proponent.models.recorder import RUN_FILE, started_from
 from proponent.tensors import read_tensors
 
 

@@ -12,9 +12,9 @@ import torch
 
 import proponent
 import runs
+from proponent.dynamics.replay import Query, Replay
 from proponent.errors import InputError, MismatchError, RunError
-from proponent.model import Run, read_steps
-from proponent.replay import Query, Replay
+from proponent.models import Run, read_training_trace
 from proponent.tensors import read_tensors, write_tensors
 from proponent.types import Example
 
@@ -156,15 +156,15 @@ def test_a_damaged_record_is_refused(folder: Path, tmp_path: Path) -> None:
     arrays = read_tensors(home / "steps.safetensors")
     write_tensors(home / "steps.safetensors", arrays | {"rates": arrays["rates"][:-3]})
     with pytest.raises(RunError, match="without rows, rates"):
-        read_steps(copy)
+        read_training_trace(copy)
     write_tensors(home / "steps.safetensors", arrays)
     settings = json.loads((home / "steps.json").read_text())
     (home / "steps.json").write_text(json.dumps({key: settings[key] for key in settings if key != "clip"}))
     with pytest.raises(RunError, match="lacks or spoils 'clip'"):
-        read_steps(copy)
+        read_training_trace(copy)
     (home / "steps.safetensors").write_bytes(b"nothing")
     with pytest.raises(RunError, match="the record is damaged"):
-        read_steps(copy)
+        read_training_trace(copy)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_no_query_is_refused(folder: Path) -> None:
 
 
 def test_the_record_says_what_each_step_read(folder: Path) -> None:
-    steps = read_steps(folder)
+    steps = read_training_trace(folder)
     assert len(steps) == STEPS
     assert sorted(np.concatenate([steps.rows(step) for step in range(6)]).tolist()) == list(range(24))
     assert steps.rates[0, 0] == pytest.approx(1e-3)

@@ -19,8 +19,8 @@ import transformers
 import proponent
 import runs
 from proponent.errors import LabelError, MismatchError, RunError
-from proponent.model import Run
-from proponent.model.huggingface import load_tokenizer
+from proponent.models import Run
+from proponent.models.huggingface import load_tokenizer
 from proponent.types import Example
 from runs import edit
 
@@ -44,7 +44,7 @@ def test_a_trainer_folder(bert_run: Path) -> None:
     run = proponent.Run.from_pretrained(bert_run)
     assert [one.step for one in run.checkpoints] == [8, 16, 24]
     assert run.label_names == runs.LABELS
-    assert (run.card.kind, run.card.architecture) == ("classification", "BertForSequenceClassification")
+    assert (run.info.kind, run.info.architecture) == ("classification", "BertForSequenceClassification")
     assert run.tokenizer_folder == bert_run / "checkpoint-24"
     model = run.load(run.checkpoints[0])
     assert not model.training
@@ -56,7 +56,7 @@ def test_a_trainer_folder(bert_run: Path) -> None:
 
 def test_a_language_model_folder(lm_run: Path) -> None:
     run = Run.from_pretrained(str(lm_run))
-    assert (run.card.kind, run.label_names) == ("causal-lm", None)
+    assert (run.info.kind, run.label_names) == ("causal-lm", None)
     assert not run.equal_lengths
     with pytest.raises(LabelError, match="is a language model and has no labels"):
         run.label_number("Business")
@@ -186,7 +186,7 @@ def test_a_label_by_name_number_or_number_as_text(bert_run: Path) -> None:
 
 def test_classes_named_by_numbers_are_found_by_name_first(bert_run: Path) -> None:
     run = Run.from_pretrained(bert_run)
-    ratings = replace(run, card=replace(run.card, label_names=("1", "2", "10")))
+    ratings = replace(run, info=replace(run.info, label_names=("1", "2", "10")))
     assert [ratings.label_number(label) for label in (1, "1", 10, "2")] == [0, 0, 2, 1]
     for unknown in (0, "3"):  # a place among numbers would be a guess
         with pytest.raises(LabelError, match=r"the run knows: 1, 2, 10$"):
@@ -204,9 +204,9 @@ def test_how_long_a_text_may_be(bert_run: Path) -> None:
     run.tokenizer.model_max_length = 12
     assert run.most_tokens == 12
     run.tokenizer.model_max_length = int(1e30)
-    boundless = replace(run, card=replace(run.card, max_length=None))
+    boundless = replace(run, info=replace(run.info, max_length=None))
     assert (boundless.most_tokens, boundless.length(None), boundless.length(4096)) == (None, 512, 4096)
-    long = replace(run, card=replace(run.card, max_length=2048))
+    long = replace(run, info=replace(run.info, max_length=2048))
     assert (long.length(None), long.length(2048)) == (512, 2048)
 
 
@@ -299,7 +299,7 @@ def test_no_pickle_is_opened(
             (home / name).write_bytes(pickle.dumps(Bomb()))
     opened.clear()
     index = proponent.build(Run.from_pretrained(folder), runs.ROWS, tmp_path / "i.index", "tracin-we-adam", quiet=True)
-    assert index.explain(runs.TEXTS[0]).helped
+    assert index.explain(runs.TEXTS[0]).proponents
     assert proponent.open(tmp_path / "i.index").explain("A match.").query.predicted
     assert any(path.endswith("config.json") for path in opened), "the hook is awake"
     foreign = [

@@ -10,8 +10,8 @@ import pytest
 import proponent
 from oracle import Place, Settings, tracin
 from proponent.errors import InputError
-from proponent.index.passes import Pass
-from proponent.search import Search, assign, heads
+from proponent.index.gradient_computer import GradientComputer
+from proponent.search import Search, assign, vocabulary_heads
 from proponent.store import Store
 from truth import NAMES, RATES, Row, Truth, classifier_run, decoder_run, lm_run, pair_run
 
@@ -112,7 +112,7 @@ def expect(
     return tracin(checkpoints, settings)
 
 
-def answers(index: proponent.Index, rows: list[Row], k: int = 4) -> list[proponent.Answer]:
+def answers(index: proponent.Index, rows: list[Row], k: int = 4) -> list[proponent.Explanation]:
     keys = ("label", "text_pair", "target")
     return [index.explain(row["text"], **{key: row.get(key) for key in keys}, k=k, baselines=False) for row in rows]
 
@@ -124,16 +124,18 @@ def assert_shares_sum(index: proponent.Index, rows: list[Row]) -> None:
     for answer, row in zip(answers(index, rows), scores, strict=True):
         # alone and in a batch a query's gradient differs by rounding, and a small score is a sum of larger terms
         rounding = 1e-6 * np.abs(row).max()
-        assert [hit.score for hit in answer.helped] == sorted((hit.score for hit in answer.helped), reverse=True)
-        assert [hit.score for hit in answer.hurt] == sorted(hit.score for hit in answer.hurt)
-        for hit in (*answer.helped, *answer.hurt):
+        assert [hit.score for hit in answer.proponents] == sorted(
+            (hit.score for hit in answer.proponents), reverse=True
+        )
+        assert [hit.score for hit in answer.opponents] == sorted(hit.score for hit in answer.opponents)
+        for hit in (*answer.proponents, *answer.opponents):
             hits += 1
             assert hit.score == pytest.approx(row[hit.row], rel=1e-5, abs=rounding)
             assert sum(word.share for word in hit.words) == pytest.approx(hit.score, rel=1e-5)
             assert sum(hit.by_checkpoint) == pytest.approx(hit.score, rel=1e-5)
         best, worst = [row.max()][: int(row.max() > 0)], [row.min()][: int(row.min() < 0)]
-        assert [hit.score for hit in answer.helped[:1]] == pytest.approx(best, rel=1e-5, abs=rounding)
-        assert [hit.score for hit in answer.hurt[:1]] == pytest.approx(worst, rel=1e-5, abs=rounding)
+        assert [hit.score for hit in answer.proponents[:1]] == pytest.approx(best, rel=1e-5, abs=rounding)
+        assert [hit.score for hit in answer.opponents[:1]] == pytest.approx(worst, rel=1e-5, abs=rounding)
     assert hits > 0
 
 
@@ -248,10 +250,10 @@ def test_a_text_without_a_token_in_common_says_so(bert: Truth, built: Any) -> No
     without, plain = (
         built(method).explain("ζ", label="sport", baselines=False) for method in ("tracin-we-noc", "tracin-we")
     )
-    assert without.helped == without.hurt == ()
+    assert without.proponents == without.opponents == ()
     assert any("no token of this text" in note for note in without.notes)
     assert not built("tracin-we-noc").scores(["ζ"], ["sport"]).any()
-    assert plain.helped or plain.hurt
+    assert plain.proponents or plain.opponents
     assert any("special tokens alone" in note for note in plain.notes)
 
 
@@ -264,7 +266,7 @@ def test_queries_together_equal_queries_alone(bert: Truth, built: Any) -> None:
         encoder = index.run.encoder(store.plan.max_length)
         gradients = {}
         for checkpoint in index.run.checkpoints:
-            work = Pass(index.run, index.run.load(checkpoint), store.plan.recipe, encoder)
+            work = GradientComputer(index.run, index.run.load(checkpoint), store.plan.recipe, encoder)
             labels = [NAMES.index(row["label"]) for row in bert.queries]
             gradients[checkpoint.step] = work(encoder.encode(examples), labels).gradient
         found = Search(store).scores(gradients, len(examples))
@@ -275,8 +277,8 @@ def test_equal_scores_stand_in_the_order_of_the_data(bert: Truth, built: Any) ->
     answer = built("label").explain("the market fell", label="money", k=15)
     money = [row for row, one in enumerate(bert.training) if one["label"] == "money"]
     others = [row for row, one in enumerate(bert.training) if one["label"] != "money"]
-    assert [hit.row for hit in answer.helped] == money[:15]
-    assert [hit.row for hit in answer.hurt] == others[:15]
+    assert [hit.row for hit in answer.proponents] == money[:15]
+    assert [hit.row for hit in answer.opponents] == others[:15]
     index = built()
     np.testing.assert_array_equal(ask(index, bert.queries), ask(index, bert.queries))
 
@@ -393,5 +395,5 @@ def test_assignment_takes_the_largest_total() -> None:
 def test_factors_of_the_queries_give_what_their_tables_give(gpt2: Truth, fresh: Folder, monkeypatch: Any) -> None:
     index = build(gpt2, fresh("tied"), "tracin-we")
     by_factors = ask(index, gpt2.queries)
-    monkeypatch.setattr(heads, "_few_positions", lambda *_: False)
+    monkeypatch.setattr(vocabulary_heads, "_few_positions", lambda *_: False)
     np.testing.assert_allclose(by_factors, ask(index, gpt2.queries), rtol=1e-5, atol=1e-6 * np.abs(by_factors).max())

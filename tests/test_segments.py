@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proponent.views.segments import clip, columns, percent, pieces, plain, segments, signed, spoken, step
+from proponent.views.text_marks import clip, columns, percent, pieces, plain, score_in_words, segments, signed, step
 
 BIDI = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 ZERO_WIDTH = [0x00AD, 0x180E, 0x200B, 0x200C, 0x200D, 0x2060, 0x2063, 0xFEFF]
@@ -79,7 +79,7 @@ def test_a_number_shows_its_sign(value: float, shown: str) -> None:
 
 
 def test_the_sign_is_said_in_words() -> None:
-    assert [spoken(value) for value in (0.5, -0.5, 0.0)] == ["helped +0.500", "hurt -0.500", "no effect 0"]
+    assert [score_in_words(value) for value in (0.5, -0.5, 0.0)] == ["helped +0.500", "hurt -0.500", "no effect 0"]
 
 
 def test_percent() -> None:

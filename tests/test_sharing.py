@@ -12,7 +12,7 @@ import pytest
 import proponent
 from proponent.errors import InputError
 from proponent.index import planning
-from proponent.index.planning import Cut
+from proponent.index.planning import SegmentPlan
 from proponent.index.worker import Worker
 from proponent.store import Store, Writer, verify
 from runs import OTHERS
@@ -89,7 +89,7 @@ def test_a_share_that_another_overtakes_still_seals(
     whole = proponent.build(bert_run, data, tmp_path / "whole", segment_rows=100, quiet=True).store
     assert len(whole.manifest.sources[0].segments) > 1
 
-    def overtaken(worker: Worker, writer: Writer, cuts: list[Cut], at: int) -> None:
+    def overtaken(worker: Worker, writer: Writer, cuts: list[SegmentPlan], at: int) -> None:
         if at == 1:  # the first share has looked at segment 0 already
             monkeypatch.setattr(Worker, "gradients", gradients)
             other = proponent.build(bert_run, data, folder, shard="1/2", segment_rows=100, quiet=True)
@@ -114,5 +114,7 @@ def test_what_is_there_of_an_unfinished_index_scores_as_in_the_end(
     assert abs(found[:, seen] - expected[:, seen]).max() <= 1e-6 * abs(expected).max()
     ranked = part.top(texts, k=5)
     for row, one in enumerate(ranked):
-        assert set(one.helped) <= set(seen.nonzero()[0])
-        assert [float(found[row, place]) for place in one.helped] == pytest.approx(list(one.helped_scores), rel=1e-5)
+        assert set(one.proponents) <= set(seen.nonzero()[0])
+        assert [float(found[row, place]) for place in one.proponents] == pytest.approx(
+            list(one.proponent_scores), rel=1e-5
+        )

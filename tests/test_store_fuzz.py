@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 import faults
 from proponent.errors import DamagedError, ProponentError
-from proponent.store import Manifest, Plan, Store, Sums, verify
+from proponent.store import Checksums, Manifest, Plan, Store, verify
+from proponent.store.checksums import sums_of
 from proponent.store.files import finished, publish_tensors
 from proponent.store.manifest import canonical, merkle_root
-from proponent.store.mapped import Mapped
-from proponent.store.sums import sums_of
+from proponent.store.mapped import MappedTensors
 
 FUZZ = settings(
     max_examples=int(os.environ.get("PROPONENT_FUZZ", "25")),
@@ -123,7 +123,7 @@ def test_any_bytes_in_place_of_plan_or_manifest(index: Path, name: str, data: by
 def test_any_bytes_in_place_of_a_shard(index: Path, data: bytes) -> None:
     path = index.parent / "any.safetensors"
     path.write_bytes(data)
-    bounded(lambda: Mapped(path).all(), len(data))
+    bounded(lambda: MappedTensors(path).all(), len(data))
 
 
 # ---- trees ----
@@ -192,7 +192,7 @@ NUMBERS = st.sampled_from([-1, 0, 1, 2, 5, 7, 100, 2**31 - 1, -(2**31)])
 def test_changed_numbers_with_their_sums_put_right(
     index: Path, name: str, at: int, changes: list[tuple[int, int]]
 ) -> None:
-    arrays = Mapped(index / name).all()
+    arrays = MappedTensors(index / name).all()
     chosen = sorted(arrays)[at % len(arrays)]
     flat = arrays[chosen].reshape(-1)
     for place, number in changes if flat.size else ():
@@ -208,7 +208,7 @@ def test_shapes_that_no_array_has(tmp_path: Path, shape: Any) -> None:
     header = text_of({"a": {"dtype": "U8", "shape": shape, "data_offsets": [0, 0]}})
     (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(DamagedError, match=r"a\.safetensors"):
-        Mapped(tmp_path / "a.safetensors")
+        MappedTensors(tmp_path / "a.safetensors")
 
 
 def test_many_arrays_and_long_headers_are_refused_soon(tmp_path: Path) -> None:
@@ -216,8 +216,8 @@ def test_many_arrays_and_long_headers_are_refused_soon(tmp_path: Path) -> None:
     for header in (text_of({str(at): one for at in range(11_000)}), b"{" + b" " * 2**21 + b"}"):
         (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
         with pytest.raises(DamagedError):
-            Mapped(tmp_path / "a.safetensors")
-        bounded(lambda: Mapped(tmp_path / "a.safetensors"), len(header))
+            MappedTensors(tmp_path / "a.safetensors")
+        bounded(lambda: MappedTensors(tmp_path / "a.safetensors"), len(header))
 
 
 @FUZZ
@@ -226,7 +226,7 @@ def test_any_note(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     (tmp_path / "a.done").write_bytes(data)
     found = finished(tmp_path / "a")
-    assert found is None or isinstance(found, Sums)
+    assert found is None or isinstance(found, Checksums)
 
 
 class Replaced:

@@ -17,13 +17,13 @@ import cases
 import proponent
 import runs
 import tiny
-from proponent.capture import Capture, head_outer, head_table
-from proponent.doctor import check
+from proponent.check import check
+from proponent.data import read
 from proponent.errors import InputError, RunError
-from proponent.examples import read
-from proponent.layers import is_tied, table_shape, word_tables
-from proponent.model import Encoded, Encoder, Kind, Masks, Run
-from proponent.model.huggingface import check_shift
+from proponent.gradients.capture import Capture, head_outer, head_table
+from proponent.gradients.model_parts import is_tied, table_shape, word_tables
+from proponent.models import Encoded, Encoder, Kind, Masks, Run
+from proponent.models.huggingface import check_shift
 from proponent.types import Example
 from proponent.words import words
 
@@ -241,7 +241,7 @@ def asked_of(task: str) -> dict[str, str]:
 def test_scores_equal_brute_force_and_words_sum_to_them(job: tuple[str, Path, Path], tmp_path: Path, method: str):
     task, folder, data = job
     run = Run.from_pretrained(folder)
-    kind = run.card.kind
+    kind = run.info.kind
     index = proponent.build(run, data, tmp_path / "i", method, quiet=True)
     query = asked_of(task)
     scores = index.scores([query["text"]], targets=[query["target"]])[0]
@@ -262,7 +262,7 @@ def test_scores_equal_brute_force_and_words_sum_to_them(job: tuple[str, Path, Pa
         wanted += checkpoint.learning_rate * np.asarray([float((one * grads[-1]).sum()) for one in grads[:-1]])
     np.testing.assert_allclose(scores, wanted, rtol=2e-3, atol=2e-5 * np.abs(wanted).max())
     answer = index.explain(query["text"], target=query["target"], k=3)
-    best = answer.helped[0]
+    best = answer.proponents[0]
     assert best.score == pytest.approx(scores.max(), rel=1e-5)
     assert sum(pair.share for pair in best.words) == pytest.approx(best.score, rel=1e-4, abs=1e-9)
     spoken = {pair.query_word for pair in best.words}
@@ -313,7 +313,7 @@ def test_layers_split_by_word(job: tuple[str, Path, Path], tmp_path: Path):
     task, folder, data = job
     index = proponent.build(folder, data, tmp_path / "i", "tracin-layers", layers="mlp", quiet=True)
     query = asked_of(task)
-    best = index.explain(query["text"], target=query["target"], k=1).helped[0]
+    best = index.explain(query["text"], target=query["target"], k=1).proponents[0]
     assert sum(pair.share for pair in best.words) == pytest.approx(best.score, rel=1e-4)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from proponent.errors import DamagedError
-from proponent.near import nearest
+from proponent.suggest import nearest
 from proponent.tensors import TensorSlices, read_tensors, write_tensors
 
 

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from answers import make_answer, make_labels, make_pair_answer, make_story, make_text_answer
-from proponent.views.contexts import Answer
-from proponent.views.segments import columns
+from proponent.views.explanation import Explanation
 from proponent.views.terminal import print_answer, print_labels, print_story
+from proponent.views.text_marks import columns
 
 HOSTILE = "[bold red]x[/] \x1b[2J\x07\x08 \x9b31m :smile: \u202ehidden [link=file:///x]y[/link] 日本語 \r end"
 
@@ -23,7 +23,7 @@ def printed(draw: object, page: object, width: int = 80, *, color: bool = False,
 
 @pytest.mark.parametrize("width", [80, 100, 150, 220])
 @pytest.mark.parametrize("answer", [make_answer(), make_pair_answer(), make_text_answer()])
-def test_lines_fit_the_terminal(answer: Answer, width: int) -> None:
+def test_lines_fit_the_terminal(answer: Explanation, width: int) -> None:
     assert all(columns(line) <= width for line in printed(print_answer, answer, width).splitlines())
 
 
@@ -56,11 +56,14 @@ def test_a_wide_terminal_sets_the_sides_beside_one_another() -> None:
 
 def test_hostile_texts_neither_style_nor_steer() -> None:
     answer = make_pair_answer()
-    hit = replace(answer.helped[0], id=HOSTILE, text=HOSTILE, text_pair=HOSTILE, label=HOSTILE, predicted=HOSTILE + "!")
+    hit = replace(
+        answer.proponents[0], id=HOSTILE, text=HOSTILE, text_pair=HOSTILE, label=HOSTILE, predicted=HOSTILE + "!"
+    )
     pair = replace(hit.words[0], query_word=HOSTILE, train_word=HOSTILE)
     query = replace(answer.query, text=HOSTILE, label=HOSTILE, against=HOSTILE, target=HOSTILE, text_pair=HOSTILE)
     bad = replace(
-        answer, query=query, helped=(replace(hit, words=(pair,)),), notes=(HOSTILE,), caveat=HOSTILE, method=HOSTILE,
+        answer, query=query, proponents=(replace(hit, words=(pair,)),), notes=(HOSTILE,), caveat=HOSTILE,
+        method=HOSTILE,
         checkpoints=(replace(answer.checkpoints[0], rule=HOSTILE),), baselines={HOSTILE: answer.baselines["bm25"]},
     )  # fmt: skip
     story = replace(make_story(), title=HOSTILE, lead=(HOSTILE,), facts=((HOSTILE, HOSTILE),), answer=bad)
@@ -94,6 +97,6 @@ def test_the_story_holds_everything() -> None:
 
 
 def test_an_answer_without_hits_says_so() -> None:
-    shown = printed(print_answer, replace(make_answer(), helped=(), hurt=(), baselines={}))
+    shown = printed(print_answer, replace(make_answer(), proponents=(), opponents=(), baselines={}))
     assert "no training example helped" in shown
     assert "no training example hurt" in shown

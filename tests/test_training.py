@@ -1,4 +1,4 @@
-"""proponent.training: people without a run get one that every other part can read."""
+"""proponent.training.trainer: people without a run get one that every other part can read."""
 
 import json
 from dataclasses import replace
@@ -9,9 +9,9 @@ import pytest
 
 import proponent
 import runs
+from proponent.data import Columns, read
 from proponent.errors import DataError, InputError, MismatchError, RunError
-from proponent.examples import Columns, read
-from proponent.training import Training, label_names, train
+from proponent.training.trainer import Training, label_names, train
 
 TINY = Training(epochs=2, batch_size=8, max_length=24, width=16, layers=1, vocabulary=200, quiet=True)
 
@@ -24,7 +24,7 @@ def test_a_classifier_from_scratch(tmp_path: Path, capsys: pytest.CaptureFixture
     assert run.label_names == runs.LABELS
     assert capsys.readouterr().out == "", "stdout is for results"
     answer = proponent.build(run, runs.ROWS, tmp_path / "index", "tracin-we-adam", quiet=True).explain(runs.TEXTS[0])
-    assert answer.helped[0].words
+    assert answer.proponents[0].words
 
 
 def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
@@ -38,10 +38,10 @@ def test_a_language_model_from_scratch(tmp_path: Path) -> None:
     data = [{"prompt": row["text"][:8], "target": row["text"][8:]} for row in runs.ROWS]
     columns = Columns(text="prompt")
     run = train(read(data, columns=columns), tmp_path / "run", TINY)
-    assert run.card.kind == "causal-lm"
+    assert run.info.kind == "causal-lm"
     index = proponent.build(run, data, tmp_path / "index", columns=columns, quiet=True)
     answer = index.explain(data[0]["prompt"], target=data[0]["target"], baselines=False)
-    assert answer.helped[0].row == 0
+    assert answer.proponents[0].row == 0
     assert answer.embedding_path == "exact"
 
 
@@ -152,4 +152,4 @@ def test_the_pretrained_encoder_of_a_package(tmp_path: Path) -> None:
     assert run.label_names == runs.LABELS
     assert [one.step for one in run.checkpoints] == [2]
     index = proponent.build(run, rows[:8], tmp_path / "index", quiet=True, max_length=16)
-    assert index.explain(rows[0]["text"], label="Business", baselines=False).helped[0].id == "n0"
+    assert index.explain(rows[0]["text"], label="Business", baselines=False).proponents[0].id == "n0"

@@ -15,7 +15,7 @@ from proponent.evaluate.ranking import auc_ndr, bootstrap_gap, bootstrap_rows
 from proponent.evaluate.tuning import chosen, halves, trials
 from proponent.methods import METHODS, recipe_of
 from proponent.methods.files import read_fields, write_recipe
-from proponent.model import Run
+from proponent.models import Run
 from proponent.search.aggregation import RULES, aggregate
 
 Said = Callable[..., tuple[int, str, str]]
@@ -80,9 +80,9 @@ def test_rules_find_noise_where_scores_show_it_and_half_of_the_rows_choose():
     assert found.recipe.name == "tracin-we"
     first = halves(wrong, 3)
     assert (first.sum(), first[wrong].sum()) == (100, 20)
-    best = next(one for one in made if one.name == "good" and one.how == found.told["aggregation"])
-    assert found.told["auc_ndr"] == auc_ndr(best.values[~first], wrong[~first])
-    assert found.told["better_than_it"].startswith("yes (+")
+    best = next(one for one in made if one.name == "good" and one.how == found.description["aggregation"])
+    assert found.description["auc_ndr"] == auc_ndr(best.values[~first], wrong[~first])
+    assert found.description["better_than_it"].startswith("yes (+")
     rows = {row.method: row for row in found.page.rows}
     assert rows["bad"].verdict.startswith("within error")
     assert [row.method for row in found.page.rows] == ["good", "bad", "control"]

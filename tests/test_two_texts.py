@@ -15,12 +15,13 @@ import transformers
 
 import cases
 import proponent
-from proponent.capture import Capture
-from proponent.compress import Projection
 from proponent.errors import RunError
-from proponent.index.layered import apart, spoken
-from proponent.layers import Choice, choose, input_embedding
-from proponent.model import Draws, Encoded, Run
+from proponent.gradients.capture import Capture
+from proponent.gradients.layer_selection import Choice, choose
+from proponent.gradients.model_parts import input_embedding
+from proponent.gradients.projection import Projection
+from proponent.index.layer_vectors import slices_by_length, token_words
+from proponent.models import Encoded, Run, SampledLabels
 from proponent.types import Example
 from test_tasks import model_of, texts, their_loss
 from truth import RATES, save
@@ -88,11 +89,11 @@ def test_parts_of_a_batch_differ_from_both_lengths() -> None:
         blank = np.zeros(t, dtype=np.int64)
         return Encoded(blank, None, blank, np.ones(u, dtype=np.bool_), targets=np.zeros(u, dtype=np.int64), start=0)
 
-    assert apart([one(3, 3), one(3, 3)]) == [slice(0, 2)]
-    assert apart([one(3, 5)] * 5) == [slice(0, 1), slice(1, 5)]
-    assert apart([one(5, 3)] * 5) == [slice(0, 1), slice(1, 5)]
-    assert apart([one(5, 4)] * 5) == [slice(0, 1), slice(1, 2), slice(2, 5)]
-    assert apart([one(1, 1)]) == [slice(0, 1)]
+    assert slices_by_length([one(3, 3), one(3, 3)]) == [slice(0, 2)]
+    assert slices_by_length([one(3, 5)] * 5) == [slice(0, 1), slice(1, 5)]
+    assert slices_by_length([one(5, 3)] * 5) == [slice(0, 1), slice(1, 5)]
+    assert slices_by_length([one(5, 4)] * 5) == [slice(0, 1), slice(1, 2), slice(2, 5)]
+    assert slices_by_length([one(1, 1)]) == [slice(0, 1)]
 
 
 NAMES = ("t5", "bart", "marian", "bart-three-tables", "mbart")
@@ -191,9 +192,9 @@ def assert_equal(found: np.ndarray, wanted: np.ndarray, tolerance: float = TOLER
 def shares(index: proponent.Index, one: dict[str, str]) -> list[dict[tuple[str, str], float]]:
     """What each pair of words has of the first hits."""
     answer = index.explain(one["text"], target=one["target"], k=2, baselines=False)
-    for hit in answer.helped + answer.hurt:
+    for hit in answer.proponents + answer.opponents:
         assert sum(word.share for word in hit.words) == pytest.approx(hit.score, rel=1e-3, abs=1e-9)
-    return [{(word.query_word, word.train_word): word.share for word in hit.words} for hit in answer.helped]
+    return [{(word.query_word, word.train_word): word.share for word in hit.words} for hit in answer.proponents]
 
 
 METHODS: list[tuple[str, dict[str, Any], Pick]] = [
@@ -246,7 +247,7 @@ def test_a_layer_belongs_to_the_words_of_the_text_that_it_reads(name: str, pair:
     text, target = (sorted(set(some[some >= 0].tolist())) for some in (one.words, one.target_words))
     choice = chosen(model, biases=True)
     calls, projection = captured(model, made, [one], choice), Projection(choice.blocks, None, 0)
-    split = projection.by_word(calls, spoken(one), max(target) + 1)
+    split = projection.by_word(calls, token_words(one), max(target) + 1)
     whole = projection.vectors(calls, 1)[0]
     np.testing.assert_allclose(split.sum(0), whole, rtol=1e-4, atol=1e-5 * np.abs(whole).max())
     seen: set[str] = set()
@@ -311,7 +312,7 @@ def test_groups_are_of_both_stacks_in_the_order_of_the_computation() -> None:
         "EncDecAttention",
     }
     assert all("DenseReluDense" in block.name for block in chosen(model, "mlp", biases=False).blocks)
-    assert "relative_attention_bias" in chosen(model, biases=False).told()
+    assert "relative_attention_bias" in chosen(model, biases=False).description()
     untied = chosen(model_of("bart-three-tables")[0], biases=False, rows=True)
     assert untied.rows
     assert not any("encoder.embed_tokens" in one or "decoder.embed_tokens" in one for one in names_of(untied))
@@ -368,7 +369,7 @@ def test_inverse_hessian_products_are_the_dense_solve(base: Path, fresh: Fresh) 
     assert np.linalg.norm(solved - 2 * theirs.T) > 0.02 * np.linalg.norm(solved)  # the Hessian counts
     assert_equal(scores(index), (mine[:6] @ solved).T, 1e-3)
     answer = index.explain(QUERIES[0]["text"], target=QUERIES[0]["target"], k=2, baselines=False)
-    for hit in answer.helped:
+    for hit in answer.proponents:
         assert sum(word.share for word in hit.words) == pytest.approx(hit.score, rel=1e-3)
         said = TRAINING[hit.row]
         assert {word.train_word for word in hit.words} & set(said["text"].split())
@@ -393,7 +394,7 @@ def test_drawn_labels_hang_on_both_texts_and_reach_to_the_end_of_the_longer() ->
     def drawn(some: list[Encoded]) -> np.ndarray:
         batch = made.collate(some, [-1] * len(some))
         logits = torch.randn(1, 1, 90, generator=torch.Generator().manual_seed(0)).expand(*batch.targets.shape, -1)
-        return Draws(3).losses(batch, batch.tokens())(logits).numpy()
+        return SampledLabels(3).losses(batch, batch.tokens())(logits).numpy()
 
     together = drawn(encoded)
     np.testing.assert_allclose(together, [drawn([one])[0] for one in encoded], rtol=1e-5)

@@ -19,11 +19,11 @@ import proponent
 from answers import make_answer, make_labels, make_pair_answer, make_story, make_text_answer
 from markup import Structure, rewritten
 from proponent.errors import DataError, DiskFullError, InputError, MissingExtraError
-from proponent.views import contexts, evaluation, frames, page, reports, segments, suspects
-from proponent.views.contexts import Answer
+from proponent.views import evaluation, explanation, frames, page, reports, suspects, text_marks
+from proponent.views.explanation import Explanation
 from proponent.views.page import Limits, Page, css, document, environment, fragment
 from proponent.views.reports import Report
-from proponent.views.segments import columns
+from proponent.views.text_marks import columns
 
 NUMBERED = {"#answer-{{ loop.index }}", "answer-{{ loop.index }}"}
 REPORT = Report(title="Three answers", answers=(make_answer(), make_pair_answer(), make_text_answer()), index="news")
@@ -41,11 +41,11 @@ def undocumented(module: object) -> list[str]:
 
 
 def test_every_field_of_a_page_has_a_help_text() -> None:
-    assert undocumented(contexts) == undocumented(suspects) == undocumented(evaluation) == []
+    assert undocumented(explanation) == undocumented(suspects) == undocumented(evaluation) == []
     assert undocumented(frames) == []
     assert undocumented(reports) == []
     assert undocumented(page) == []
-    for kind in (segments.Piece, segments.Segment):
+    for kind in (text_marks.Piece, text_marks.TextSegment):
         assert all(f"    {item.name}: " in (kind.__doc__ or "") for item in fields(kind))
 
 
@@ -68,7 +68,7 @@ def attributes(source: str) -> set[str]:
 def promised() -> set[str]:
     kinds = [
         kind
-        for module in (contexts, evaluation, frames, page, reports, segments, suspects)
+        for module in (explanation, evaluation, frames, page, reports, text_marks, suspects)
         for kind in vars(module).values()
         if isinstance(kind, type)
     ]
@@ -85,7 +85,7 @@ def promised() -> set[str]:
 def test_a_template_reads_nothing_outside_of_its_contract(name: str) -> None:
     source = (page.TEMPLATES / name).read_text()
     whole = {"pages", "title", "css", "policy"} if name == "page.html.j2" else {"page"}
-    assert names(source) <= whole | {"limits", "range", "doors", "acts", "told", "report"}
+    assert names(source) <= whole | {"limits", "range", "answer_links", "acts", "told", "report"}
     assert attributes(source) <= promised() | {"index0", "index", "first", "last", "values", "split"}
 
 
@@ -108,12 +108,12 @@ def test_templates_keep_to_safe_html(name: str) -> None:
 def unsafe(source: str) -> list[str]:
     bare = re.sub(r"\{%.*?%\}|\{#.*?#\}", "", re.sub(r"\{\{.*?\}\}", "X", source, flags=re.DOTALL), flags=re.DOTALL)
     tags = re.findall(r"<[a-z][^>]*>", re.sub(r'"[^"]*"', '""', bare))
-    # the only addresses: those that the explorer's doors make, percent-encoded
-    own = "doors." in source or "#answer-" in source
+    # the only addresses: those that the explorer's answer_links make, percent-encoded
+    own = "answer_links." in source or "#answer-" in source
     tags = [re.sub(r'(?:href|id)=""', "", tag) if own else tag for tag in tags]
     banned = re.findall(r"\|\s*safe|Markup|autoescape|<script|innerHTML", source)
     places = re.findall(r'(?:href|id)="([^"]*)"', source)
-    banned += [one for one in places if not one.startswith("{{ doors.") and one not in NUMBERED]
+    banned += [one for one in places if not one.startswith("{{ answer_links.") and one not in NUMBERED]
     inside = [re.findall(r"""[\w-]+=(?!")|\s(?:on\w+|style|href|src|id|action)=""", tag) for tag in tags]
     return banned + [part for found in inside for part in found]
 
@@ -150,57 +150,63 @@ def test_views_need_no_torch_and_no_pandas() -> None:
 
 def test_the_json_has_the_promised_keys_in_order() -> None:
     content = make_answer().to_dict()
-    assert list(content) == ["proponent", "method", "checkpoints", "embedding_path", "loss", "query", "helped", "hurt",
-                             "baselines", "notes", "caveat"]  # fmt: skip
+    assert list(content) == ["proponent", "method", "checkpoints", "embedding_path", "loss", "query",
+                             "proponents", "opponents", "baselines", "notes", "caveat"]  # fmt: skip
     assert list(content["checkpoints"][0]) == ["step", "learning_rate", "rule", "run"]
     assert list(content["query"]) == ["text", "label", "against", "predicted", "probabilities", "loss", "truncated_at"]
-    assert list(content["helped"][0]) == ["rank", "id", "row", "score", "text", "label", "predicted", "by_checkpoint",
-                                          "by_run", "words"]  # fmt: skip
-    assert list(content["helped"][0]["words"][0]) == ["query_word", "train_word", "share", "query_spans", "train_spans"]
-    assert content["helped"][0]["words"][0]["train_spans"] == [[12, 17]]
+    assert list(content["proponents"][0]) == ["rank", "id", "row", "score", "text", "label", "predicted",
+                                          "by_checkpoint", "by_run", "words"]  # fmt: skip
+    assert list(content["proponents"][0]["words"][0]) == [
+        "query_word",
+        "train_word",
+        "share",
+        "query_spans",
+        "train_spans",
+    ]
+    assert content["proponents"][0]["words"][0]["train_spans"] == [[12, 17]]
     assert list(content["baselines"]["bm25"][0]) == ["id", "row", "score"]
 
 
 def test_optional_keys_appear_with_a_pair() -> None:
     content = make_pair_answer().to_dict()
     assert list(content["query"])[:4] == ["text", "text_pair", "target", "label"]
-    assert list(content["helped"][0])[4:7] == ["text", "text_pair", "label"]
-    assert list(content["hurt"][0])[4:7] == ["text", "target", "label"]
-    assert list(content["helped"][0]["words"][0])[5:] == ["query_pair_spans", "train_pair_spans"]
-    assert "predicted" not in make_text_answer().to_dict()["helped"][0]
-    assert make_text_answer().to_dict()["helped"][0]["label"] is None
+    assert list(content["proponents"][0])[4:7] == ["text", "text_pair", "label"]
+    assert list(content["opponents"][0])[4:7] == ["text", "target", "label"]
+    assert list(content["proponents"][0]["words"][0])[5:] == ["query_pair_spans", "train_pair_spans"]
+    assert "predicted" not in make_text_answer().to_dict()["proponents"][0]
+    assert make_text_answer().to_dict()["proponents"][0]["label"] is None
 
 
 @pytest.mark.parametrize("answer", [make_answer(), make_pair_answer(), make_text_answer()])
-def test_a_saved_answer_comes_back_whole(answer: Answer, tmp_path: Path) -> None:
+def test_a_saved_answer_comes_back_whole(answer: Explanation, tmp_path: Path) -> None:
     answer.save(tmp_path / "why.json")
-    back = Answer.from_dict(json.loads((tmp_path / "why.json").read_text(encoding="utf-8")))
+    back = Explanation.from_dict(json.loads((tmp_path / "why.json").read_text(encoding="utf-8")))
     assert back == replace(answer, n_examples=0)
     assert back.to_json() == answer.to_json()
 
 
 @pytest.mark.parametrize(
     ("change", "where"),
-    [({"method": None}, "method"), ({"helped": [{"rank": 1}]}, "helped.0"), ({"query": "text"}, "query"),
+    [({"method": None}, "method"), ({"proponents": [{"rank": 1}]}, "proponents.0"), ({"query": "text"}, "query"),
      ({"proponent": 3}, "version")],
 )  # fmt: skip
 def test_a_broken_saved_answer_names_the_field(change: dict[str, Any], where: str) -> None:
     with pytest.raises(DataError, match=f"not a saved answer: {where}"):
-        Answer.from_dict(make_answer().to_dict() | change)
+        Explanation.from_dict(make_answer().to_dict() | change)
 
 
 def test_a_missing_field_is_named() -> None:
     content = make_answer().to_dict()
     del content["loss"]
     with pytest.raises(DataError, match="loss: Field required"):
-        Answer.from_dict(content)
+        Explanation.from_dict(content)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_number_that_is_none_is_refused_by_name(bad: float) -> None:
     answer = make_answer()
-    broken = replace(answer, helped=(answer.helped[0], replace(answer.helped[1], score=bad)))
-    with pytest.raises(DataError, match=r"^helped\[1\]\.score is (nan|inf)"):
+    broken = replace(answer, proponents=(answer.proponents[0], replace(answer.proponents[1], score=bad)))
+    with pytest.raises(DataError, match=r"^proponents\[1\]\.score is (nan|inf)"):
         broken.to_json()
 
 
@@ -305,7 +311,7 @@ def test_the_answer_tells_what_it_knows() -> None:
 def test_long_texts_are_folded_but_whole() -> None:
     answer = make_answer()
     text = "".join(f"word{at} " for at in range(400))
-    html = document(replace(answer, helped=(replace(answer.helped[0], text=text),)))
+    html = document(replace(answer, proponents=(replace(answer.proponents[0], text=text),)))
     assert f"all {len(text):,} characters" in html
     assert "word399" in html
 
@@ -318,19 +324,20 @@ def test_several_pages_make_one_document() -> None:
         document()
 
 
-def make_large(hits: int, words: int, length: int = 7) -> Answer:
+def make_large(hits: int, words: int, length: int = 7) -> Explanation:
     answer = make_answer()
     text = " ".join(f"{at:0{length}d}" for at in range(words))
     step = length + 1
     pairs = tuple(
-        replace(answer.helped[0].words[0], share=0.01 * (at + 1), query_word=f"{at:0{length}d}",
+        replace(answer.proponents[0].words[0], share=0.01 * (at + 1), query_word=f"{at:0{length}d}",
                 train_word=f"{at:0{length}d}", train_spans=((at * step, at * step + length),))
         for at in range(words)
     )  # fmt: skip
     half = tuple(
-        replace(answer.helped[0], rank=at + 1, id=str(at), row=at, text=text, words=pairs) for at in range(hits // 2)
+        replace(answer.proponents[0], rank=at + 1, id=str(at), row=at, text=text, words=pairs)
+        for at in range(hits // 2)
     )
-    return replace(answer, helped=half, hurt=half)
+    return replace(answer, proponents=half, opponents=half)
 
 
 def test_a_thousand_examples_fit_5_megabytes() -> None:
@@ -352,7 +359,7 @@ def test_a_notebook_gets_at_most_200_kilobytes_and_is_told(shown: Page) -> None:
 
 def test_a_notebook_does_not_take_prices_for_formulas() -> None:
     answer = make_answer()
-    html = replace(answer, helped=(replace(answer.helped[0], text="from $5 to $7", words=()),))._repr_html_()
+    html = replace(answer, proponents=(replace(answer.proponents[0], text="from $5 to $7", words=()),))._repr_html_()
     before, _, after = html.partition('<div class="mathjax_ignore tex2jax_ignore">')
     assert before.startswith("<style>")
     assert before.endswith("</style>")
@@ -368,5 +375,5 @@ def test_a_page_that_never_fits_falls_back_to_text() -> None:
 
 
 def test_a_page_names_the_version_of_the_code_that_made_it() -> None:
-    made = {one.name: one for one in fields(Answer)}["version"]
+    made = {one.name: one for one in fields(Explanation)}["version"]
     assert made.default == proponent.__version__

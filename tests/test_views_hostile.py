@@ -11,7 +11,7 @@ import pytest
 
 from answers import make_labels, make_pair_answer, make_story
 from markup import Structure, rewritten
-from proponent.views import segments
+from proponent.views import text_marks
 from proponent.views.page import document
 
 PAYLOADS = [
@@ -45,7 +45,7 @@ def bones(html: str) -> Iterator[tuple[Any, ...]]:
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_no_text_changes_the_structure_of_a_page(payload: str) -> None:
     answer = make_pair_answer()
-    small = replace(answer, helped=answer.helped[:1], hurt=answer.hurt[:1])
+    small = replace(answer, proponents=answer.proponents[:1], opponents=answer.opponents[:1])
     story = replace(make_story(), answer=small, labels=replace(make_labels(), rows=make_labels().rows[:1]))
     hostile, benign = rewritten(story, payload), rewritten(story, "b" * len(payload))
     # Attributes and their values too: no text of the data stands in an attribute.
@@ -56,7 +56,7 @@ def test_no_text_changes_the_structure_of_a_page(payload: str) -> None:
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_every_hostile_text_is_shown_as_it_is(payload: str) -> None:
     labels = replace(make_labels(), notes=(payload,))
-    shown = "".join(piece.text for piece in segments.pieces(payload))
+    shown = "".join(piece.text for piece in text_marks.pieces(payload))
     assert shown in "".join(Structure(document(labels)).text)
 
 

@@ -20,12 +20,12 @@ import proponent
 import tiny
 from explorer import Browser, Reply, lines
 from markup import Structure
-from proponent.cli.inventory import contents
+from proponent.cli.contents import contents
 from proponent.store import Store, delete, watch
 from proponent.views.page import TEMPLATES, environment
 from proponent.web import app, exports
 from proponent.web.questions import Question, Questions
-from proponent.web.states import Browsing, Looking
+from proponent.web.states import ExampleState, TableState
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +54,11 @@ def table(page: Reply) -> list[int]:
 def test_a_new_text_is_answered_as_the_library_answers(browser: Browser, answered: Reply, news: tiny.Tiny) -> None:
     expected = proponent.open(news.index).explain("The bank said shares fell", k=4)
     assert answered.status == 200
-    kept = browser.shelf.first.questions.get(Question("The bank said shares fell", k=4))
+    kept = browser.open_indexes.first.questions.get(Question("The bank said shares fell", k=4))
     assert kept is not None
     assert kept.answer.to_dict() == expected.to_dict()
     assert kept.answer.n_examples == expected.n_examples
-    for hit in (*expected.helped, *expected.hurt):
+    for hit in (*expected.proponents, *expected.opponents):
         assert f"row {hit.row}" in answered.seen
     for told in (expected.headline, "not proof of cause", "Method tracin-we", "learning rate", "same sign at"):
         assert told in answered.seen
@@ -66,7 +66,7 @@ def test_a_new_text_is_answered_as_the_library_answers(browser: Browser, answere
 
 def test_the_address_of_an_answer_shows_it_again_and_elsewhere(browser: Browser, answered: Reply) -> None:
     again = browser.get("/ask?text=The+bank+said+shares+fell&k=4")
-    other = Browser(browser.shelf.first.folder)
+    other = Browser(browser.open_indexes.first.folder)
     elsewhere = other.get("/ask?text=The+bank+said+shares+fell&k=4")
     bare = [re.sub(r'value="[^"]{32}"', "", one.text) for one in (again, elsewhere)]
     assert bare[0] == bare[1]
@@ -76,13 +76,13 @@ def test_the_address_of_an_answer_shows_it_again_and_elsewhere(browser: Browser,
 def test_looking_at_a_question_does_not_ask_it(browser: Browser) -> None:
     page = browser.get("/ask?text=never+asked")
     assert "was not asked of this index yet" in page.seen
-    assert browser.shelf.first.questions.get(Question("never asked")) is None
+    assert browser.open_indexes.first.questions.get(Question("never asked")) is None
 
 
 def test_a_word_leaves_the_hits_that_share_it(browser: Browser, answered: Reply) -> None:
-    kept = browser.shelf.first.questions.get(Question("The bank said shares fell", k=4))
+    kept = browser.open_indexes.first.questions.get(Question("The bank said shares fell", k=4))
     assert kept is not None
-    hits = (*kept.answer.helped, *kept.answer.hurt)
+    hits = (*kept.answer.proponents, *kept.answer.opponents)
     sharing = [hit for hit in hits if any(pair.train_word.lower() == "bank" for pair in hit.words)]
     page = browser.get("/ask?text=The+bank+said+shares+fell&k=4&word=bank")
     assert f"{len(sharing)} of {len(hits)} examples share" in page.seen
@@ -118,8 +118,8 @@ def test_a_question_that_fails_on_the_way_says_why_and_the_next_one_works(browse
 def test_without_the_model_what_is_kept_works_and_the_rest_says_what_is_missing(
     browser: Browser, answered: Reply, tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(browser.shelf.first.folder, tmp_path / "news.index")
-    shutil.copytree(browser.shelf.first.questions.folder, tmp_path / "news.index.asked")
+    folder = shutil.copytree(browser.open_indexes.first.folder, tmp_path / "news.index")
+    shutil.copytree(browser.open_indexes.first.questions.folder, tmp_path / "news.index.asked")
     gone = Browser(Path(folder), run=str(tmp_path / "nowhere"))
     assert "Helped" in gone.get("/ask?text=The+bank+said+shares+fell&k=4").seen
     assert "New texts cannot be asked" in gone.get("/ask").seen
@@ -171,13 +171,13 @@ def sourced(news: tiny.Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def test_only_the_chosen_labels_and_sources_are_found_as_the_library_finds_them(sourced: Browser) -> None:
-    text, label, source = "The bank said shares fell", sourced.shelf.first.plan.label_names[0], SOURCES[1]
-    index = proponent.open(sourced.shelf.first.folder)
+    text, label, source = "The bank said shares fell", sourced.open_indexes.first.plan.label_names[0], SOURCES[1]
+    index = proponent.open(sourced.open_indexes.first.folder)
     whole = sourced.ask(text, k=50)
     page = sourced.ask(text, k=50, only_label=[label], only_source=[source])
     expected = index.explain(text, k=50, where=proponent.Where([label], [source]))
-    found = (*expected.helped, *expected.hurt)
-    kept = sourced.shelf.first.questions.get(Question(text, k=50, only_label=(label,), only_source=(source,)))
+    found = (*expected.proponents, *expected.opponents)
+    kept = sourced.open_indexes.first.questions.get(Question(text, k=50, only_label=(label,), only_source=(source,)))
     assert kept is not None
     assert kept.answer.to_dict() == expected.to_dict()
     assert 0 < len(found) < len(whole.text.split("wh-score"))
@@ -187,12 +187,12 @@ def test_only_the_chosen_labels_and_sources_are_found_as_the_library_finds_them(
     assert "<b>" not in page.text
     chosen = re.findall(r'name="(only_\w+)" value="([^"]*)" checked', page.text)
     assert chosen == [("only_label", label), ("only_source", "forum &lt;b&gt;x&lt;/b&gt;")]
-    assert sourced.shelf.first.questions.get(Question(text, k=50)) is not None  # the two are kept apart
+    assert sourced.open_indexes.first.questions.get(Question(text, k=50)) is not None  # the two are kept apart
     assert f"only label {label} and source {source}" in sourced.get("/asked").seen
 
 
 def test_a_filter_stays_in_every_address_of_its_answer_and_its_order_does_not_count(sourced: Browser) -> None:
-    names = sourced.shelf.first.plan.label_names
+    names = sourced.open_indexes.first.plan.label_names
     page = sourced.ask("Shares fell", k=3, only_label=names[:2])
     asked = sourced.post("/ask", {"text": "Shares fell", "k": 3, "only_label": names[1::-1]})
     assert "/job" not in asked.location
@@ -201,7 +201,7 @@ def test_a_filter_stays_in_every_address_of_its_answer_and_its_order_does_not_co
     links = [*exports, *re.findall(r'href="(/(?:groups|ask)\?[^"]*(?:word|text)=[^"]*)"', page.text)]
     assert all(one.count("only_label=") == 2 for one in links if "Shares" in one)
     first = json.loads(sourced.get(next(one for one in exports if ".json?" in one).replace("&amp;", "&")).body)
-    assert {hit["label"] for hit in (*first["helped"], *first["hurt"])} <= set(names[:2])
+    assert {hit["label"] for hit in (*first["proponents"], *first["opponents"])} <= set(names[:2])
     sums = sourced.get("/groups?" + asked.location.partition("?")[2])
     assert "also those that the answer was not to find" in sums.seen
     compared = sourced.get("/compare?" + asked.location.partition("?")[2])
@@ -238,11 +238,13 @@ def test_the_table_is_what_the_index_holds(browser: Browser, news: tiny.Tiny) ->
     assert f"of {len(news.rows)}" in page.seen
 
 
-def slow(state: Browsing, store: Store) -> list[int]:
+def slow(state: TableState, store: Store) -> list[int]:
     """The rows of a state, the slow way."""
     columns, means = store.examples, store.features["mean_probabilities"]
     names = store.plan.label_names or []
-    flagged = {one.row: one for one in __import__("proponent.actions", fromlist=["x"]).label_errors(store).rows}
+    flagged = {
+        one.row: one for one in __import__("proponent.actions.label_errors", fromlist=["x"]).label_errors(store).rows
+    }
     found = []
     for row in range(store.n):
         text, label = columns["text"][row], columns["label"][row]
@@ -272,7 +274,7 @@ def slow(state: Browsing, store: Store) -> list[int]:
     return [row for row, _ in found]
 
 
-def random_states(count: int, store: Store) -> list[Browsing]:
+def random_states(count: int, store: Store) -> list[TableState]:
     generator = np.random.default_rng(0)
     names = store.plan.label_names or []
     made = []
@@ -281,7 +283,7 @@ def random_states(count: int, store: Store) -> list[Browsing]:
         word = str(generator.choice(["bank", "the", "cup", "said", "a", "vote", "é", "("]))
         how = str(generator.choice(["substring", "word", "regex"]))
         made.append(
-            Browsing(
+            TableState(
                 q=(re.escape(word) + "." if how == "regex" else word) if pick[0] < 0.5 else "",
                 how=how,
                 label=tuple(sorted(generator.choice(names, 2, replace=False))) if pick[1] < 0.3 else (),
@@ -302,7 +304,7 @@ def random_states(count: int, store: Store) -> list[Browsing]:
 
 
 def test_a_hundred_random_filters_show_and_export_what_the_slow_way_finds(browser: Browser) -> None:
-    store = browser.shelf.first.store
+    store = browser.open_indexes.first.store
     shown = 0
     for state in random_states(110, store):
         expected = slow(replace(state, how=state.how), store)
@@ -347,10 +349,10 @@ def test_a_bad_expression_and_an_empty_choice_say_so(browser: Browser) -> None:
 
 
 def test_an_example_shows_what_it_did_to_what_was_asked(browser: Browser, answered: Reply) -> None:
-    kept = browser.shelf.first.questions.get(Question("The bank said shares fell", k=4))
+    kept = browser.open_indexes.first.questions.get(Question("The bank said shares fell", k=4))
     assert kept is not None
-    best = kept.answer.helped[0]
-    page = browser.get(Looking(id=best.id).url("/example"))
+    best = kept.answer.proponents[0]
+    page = browser.get(ExampleState(id=best.id).url("/example"))
     assert "The bank said shares fell" in page.seen
     assert "rank 1" in page.seen
     assert "loss by checkpoint" in page.seen
@@ -358,7 +360,7 @@ def test_an_example_shows_what_it_did_to_what_was_asked(browser: Browser, answer
 
 
 def test_near_duplicates_are_found(browser: Browser) -> None:
-    store = browser.shelf.first.store
+    store = browser.open_indexes.first.store
     texts = [set(re.findall(r"\w+", text.lower())) for text in store.examples["text"]]
     for place in range(0, store.n, 7):
         expected = {
@@ -366,8 +368,8 @@ def test_near_duplicates_are_found(browser: Browser) -> None:
             for other in range(store.n)
             if other != place and len(texts[place] & texts[other]) / len(texts[place] | texts[other]) >= 0.5
         }
-        assert {one for one, _ in browser.shelf.first.twins.of(place)} <= expected
-        assert len(browser.shelf.first.twins.of(place)) == min(10, len(expected))
+        assert {one for one, _ in browser.open_indexes.first.near_duplicates.of(place)} <= expected
+        assert len(browser.open_indexes.first.near_duplicates.of(place)) == min(10, len(expected))
 
 
 def test_an_unknown_example_says_so(browser: Browser) -> None:
@@ -407,9 +409,9 @@ def test_decisions_show_everywhere_and_undo_takes_them_back(browser: Browser, an
 
 def test_rankings_stand_side_by_side_with_their_change(browser: Browser, answered: Reply) -> None:
     page = browser.get("/compare?text=The+bank+said+shares+fell&k=4&beside=bm25&beside=random")
-    kept = browser.shelf.first.questions.get(Question("The bank said shares fell", k=4))
+    kept = browser.open_indexes.first.questions.get(Question("The bank said shares fell", k=4))
     assert kept is not None
-    leading = {hit.id: hit.rank for hit in kept.answer.helped}
+    leading = {hit.id: hit.rank for hit in kept.answer.proponents}
     for name in ("bm25", "random"):
         shared = sum(hit.id in leading for hit in kept.answer.baselines[name])
         assert f"{shared} of {len(leading)} are in the first ranking too" in page.seen
@@ -447,7 +449,7 @@ def test_sums_are_those_of_all_scores(browser: Browser, answered: Reply, news: t
         mine = scores[[label == one["label"] for label in labels]]
         assert one["n"] == len(mine)
         assert one["total"] == pytest.approx(mine.sum(), rel=1e-4, abs=1e-9)
-        assert one["helped"] == pytest.approx(mine[mine > 0].sum(), rel=1e-4, abs=1e-9)
+        assert one["proponents"] == pytest.approx(mine[mine > 0].sum(), rel=1e-4, abs=1e-9)
         assert "not proof of cause" in one["caveat"]
     page = browser.get("/groups?text=The+bank+said+shares+fell&k=4")
     assert all(label in page.seen for label in set(labels))
@@ -457,7 +459,7 @@ def test_sums_are_those_of_all_scores(browser: Browser, answered: Reply, news: t
 
 
 def test_files_of_the_table_open_elsewhere_and_hold_the_same(browser: Browser, tmp_path: Path) -> None:
-    store = browser.shelf.first.store
+    store = browser.open_indexes.first.store
     state = "?sort=-score"
     expected = lines(browser.get(f"/export/table.jsonl{state}").body)
     (tmp_path / "t.parquet").write_bytes(browser.get(f"/export/table.parquet{state}").body)
@@ -494,15 +496,15 @@ def test_the_cleanlab_file_has_its_columns(browser: Browser) -> None:
 
 def test_files_of_an_answer_are_the_answer(browser: Browser, answered: Reply) -> None:
     url = "?text=The+bank+said+shares+fell&k=4"
-    kept = browser.shelf.first.questions.get(Question("The bank said shares fell", k=4))
+    kept = browser.open_indexes.first.questions.get(Question("The bank said shares fell", k=4))
     assert kept is not None
     assert json.loads(browser.get(f"/export/answer.json{url}").body) == kept.answer.to_dict()
     (pair,) = lines(browser.get(f"/export/answer.pair{url}").body)
-    assert pair["proponents"] == [hit.text for hit in kept.answer.helped]
-    assert pair["opponent_scores"] == [hit.score for hit in kept.answer.hurt]
+    assert pair["proponents"] == [hit.text for hit in kept.answer.proponents]
+    assert pair["opponent_scores"] == [hit.score for hit in kept.answer.opponents]
     assert pair["inputs_plaintext"] == "The bank said shares fell"
     rows = lines(browser.get(f"/export/answer.jsonl{url}").body)
-    assert [one["score"] for one in rows] == [hit.score for hit in (*kept.answer.helped, *kept.answer.hurt)]
+    assert [one["score"] for one in rows] == [hit.score for hit in (*kept.answer.proponents, *kept.answer.opponents)]
     assert all("not proof of cause" in one["caveat"] for one in rows)
     page = browser.get(f"/export/answer.html{url}")
     assert "default-src &#39;none&#39;" in page.text

@@ -73,24 +73,24 @@ def test_a_request_names_exactly_one_host(browser: Browser, headers: list[tuple[
 
 @pytest.mark.parametrize("headers", ORIGINS)
 def test_a_write_from_another_site_changes_nothing(browser: Browser, headers: dict[str, str]) -> None:
-    before = browser.shelf.first.decisions.steps
+    before = browser.open_indexes.first.decisions.steps
     sent = {"content-type": "application/x-www-form-urlencoded", "host": HOST, **headers}
     body = f"token={browser.token}&in=&id=twice&act=drop".encode()
     assert browser.send("POST", "/decide", sent, [body]).status == 403
-    assert browser.shelf.first.decisions.steps == before
+    assert browser.open_indexes.first.decisions.steps == before
 
 
 @pytest.mark.parametrize("token", ["", "x", None, "Ω", "a" * 5000])
 def test_a_write_without_the_token_of_this_run_changes_nothing(browser: Browser, token: str | None) -> None:
-    before = browser.shelf.first.decisions.steps
+    before = browser.open_indexes.first.decisions.steps
     fields = {"id": "twice", "act": "drop", "token": token}
     assert browser.post("/decide", {name: one for name, one in fields.items() if one is not None} | (
         {"token": ""} if token is None else {})).status == 403  # fmt: skip
-    assert browser.shelf.first.decisions.steps == before
+    assert browser.open_indexes.first.decisions.steps == before
 
 
 def test_our_own_forms_are_let_in_with_and_without_an_origin(browser: Browser) -> None:
-    shown = browser.shelf.first
+    shown = browser.open_indexes.first
     for headers in (OWN, {"origin": "null", "sec-fetch-site": "same-origin"}):
         assert browser.post("/decide", {"id": "twice", "act": "keep"}, headers).status == 303
     assert shown.decisions.current["twice"].act == "keep"
@@ -98,9 +98,9 @@ def test_our_own_forms_are_let_in_with_and_without_an_origin(browser: Browser) -
 
 @pytest.mark.parametrize("path", ["/decide", "/undo", "/theme"])
 def test_get_never_changes_anything(browser: Browser, path: str) -> None:
-    before = browser.shelf.first.decisions.steps
+    before = browser.open_indexes.first.decisions.steps
     assert browser.get(f"{path}?token={browser.token}&id=twice&act=drop").status == 405
-    assert browser.shelf.first.decisions.steps == before
+    assert browser.open_indexes.first.decisions.steps == before
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "get"])

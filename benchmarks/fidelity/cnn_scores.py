@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from proponent.capture import Capture
-from proponent.forms import Rows
+from proponent.gradients.capture import Capture
+from proponent.gradients.forms import Rows
 from proponent.search.synonyms import Synonyms
 
 BATCH = 250

@@ -3,9 +3,9 @@
 from math import isfinite
 
 from proponent.evaluate.deletion import RANDOM, SIDES, flipped, plan_deletions, run_deletions
-from proponent.evaluate.fitting import one_thread
 from proponent.evaluate.intervals import bootstrap, paired, ratio
-from proponent.evaluate.retraining import null_gap
+from proponent.training.loop import one_thread
+from proponent.training.retraining import null_gap
 
 
 def table(

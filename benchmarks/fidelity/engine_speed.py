@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from convolution import CnnProblem, TextCnn
 from record import keep
 
-from proponent.evaluate.fitting import Loop, Settings, one_thread
-from proponent.evaluate.order import id_hashes
-from proponent.evaluate.retraining import Job, Retrains
+from proponent.training.data_order import id_hashes
+from proponent.training.loop import Settings, TrainingLoop, one_thread
+from proponent.training.retraining import RetrainJob, Retrains
 
 
 def problem(rows: int) -> CnnProblem:
@@ -98,11 +98,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     posed = problem(args.rows)
-    loop = Loop(posed, Settings(2, 64, 3e-3))
+    loop = TrainingLoop(posed, Settings(2, 64, 3e-3))
     steps = 2 * -(-args.rows // 64)
     found: dict[str, list[float]] = {"loop": [], "one process": [], "two processes": [], "stacked": []}
     for repeat in range(args.repeats):
-        jobs = [Job(np.arange(args.rows), 100 * repeat + seed) for seed in range(args.models)]
+        jobs = [RetrainJob(np.arange(args.rows), 100 * repeat + seed) for seed in range(args.models)]
         began = time.perf_counter()
         for job in jobs:
             loop(job.rows, job.seed)

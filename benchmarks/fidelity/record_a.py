@@ -23,11 +23,11 @@ from deletion import table
 from record import controls, keep, lds_table
 
 from proponent.evaluate.deletion import SIDES
-from proponent.evaluate.fitting import Loop, Settings, one_thread
 from proponent.evaluate.lds import subset_masks
-from proponent.evaluate.order import id_hashes
-from proponent.evaluate.retraining import Job, Retrains
-from proponent.model.scratch import wordpiece
+from proponent.models.scratch import wordpiece
+from proponent.training.data_order import id_hashes
+from proponent.training.loop import Settings, TrainingLoop, one_thread
+from proponent.training.retraining import RetrainJob, Retrains
 
 SCORED_SEEDS = (1001, 1002, 1003, 1004)
 AT_LAST = ("tracin-we", "adam-unit", "tracin-last", "tracin-all", "grad-cos", "trak", "influence-last")
@@ -54,12 +54,12 @@ class Setting:
             f"agnews descriptions, {args.rows} rows, {args.queries} queries, vocabulary {len(tokenizer)}", args.width,
         )  # fmt: skip
 
-    def loop(self, *, keep_places: bool) -> Loop:
+    def loop(self, *, keep_places: bool) -> TrainingLoop:
         """The training."""
         args = self.args
         if args.full:
-            return Loop(self.problem, Settings(10, 128, 0.02, "sgd", momentum=0.9, keep_places=keep_places))
-        return Loop(self.problem, Settings(args.epochs, 64, 3e-3, keep_places=keep_places))
+            return TrainingLoop(self.problem, Settings(10, 128, 0.02, "sgd", momentum=0.9, keep_places=keep_places))
+        return TrainingLoop(self.problem, Settings(args.epochs, 64, 3e-3, keep_places=keep_places))
 
     def retrains(self, *, keep_places: bool) -> Retrains:
         """The engine."""
@@ -136,7 +136,7 @@ def lds(setting: Setting) -> dict:
     args = setting.args
     masks = subset_masks(args.rows, args.subsets, seed=7)
     jobs = [
-        Job(np.flatnonzero(mask), 10_000 * run + subset)
+        RetrainJob(np.flatnonzero(mask), 10_000 * run + subset)
         for run in range(args.seeds)
         for subset, mask in enumerate(masks)
     ]

@@ -29,15 +29,15 @@ from record import controls, keep, lds_table
 
 import proponent
 from proponent.evaluate.deletion import SIDES
-from proponent.evaluate.fitting import Loop, Settings, one_thread
 from proponent.evaluate.intervals import widened
 from proponent.evaluate.lds import ceiling, lds_replicates, subset_masks
 from proponent.evaluate.lds import lds as measured
-from proponent.evaluate.own_run import FRESH, RunProblem, write_run
-from proponent.evaluate.retraining import Job, Retrains
-from proponent.model import Run
-from proponent.model.huggingface import load_tokenizer, quiet, transformers
-from proponent.model.scratch import classifier, wordpiece
+from proponent.models import Run
+from proponent.models.huggingface import load_tokenizer, quiet, transformers
+from proponent.models.scratch import classifier, wordpiece
+from proponent.training.loop import Settings, TrainingLoop, one_thread
+from proponent.training.rerun import FRESH, RunProblem, write_run
+from proponent.training.retraining import RetrainJob, Retrains
 
 METHODS: dict[str, tuple[str, dict]] = {
     "tracin-we": ("tracin-we", {}),
@@ -101,11 +101,11 @@ class Setting:
             tokenizer.save_pretrained(folder)
         return Run.from_pretrained(folder)
 
-    def loop(self, *, keep_places: bool) -> Loop:
+    def loop(self, *, keep_places: bool) -> TrainingLoop:
         """The training."""
         args = self.args
         rate = args.rate or (1e-3 if args.model == "scratch" else 1e-4)
-        return Loop(
+        return TrainingLoop(
             self.problem, Settings(args.epochs, args.batch, rate, weight_decay=0.01, clip=1.0, keep_places=keep_places)
         )
 
@@ -203,7 +203,7 @@ def halves(setting: Setting) -> tuple[np.ndarray, np.ndarray, float, float]:
     args = setting.args
     masks = subset_masks(args.rows, args.subsets, seed=7)
     jobs = [
-        Job(np.flatnonzero(mask), 10_000 * run + subset)
+        RetrainJob(np.flatnonzero(mask), 10_000 * run + subset)
         for run in range(args.seeds)
         for subset, mask in enumerate(masks)
     ]

@@ -21,12 +21,12 @@ import data
 from convolution import CnnProblem
 from record import keep
 
-from proponent.evaluate.fitting import Loop, Settings, one_thread
-from proponent.evaluate.order import id_hashes
-from proponent.evaluate.planting import plant
+from proponent.evaluate.label_noise import plant
 from proponent.evaluate.ranking import auc_ndr, ndr
 from proponent.evaluate.tuning import trials
-from proponent.model.scratch import wordpiece
+from proponent.models.scratch import wordpiece
+from proponent.training.data_order import id_hashes
+from proponent.training.loop import Settings, TrainingLoop, one_thread
 from proponent.types import Example
 
 LAYERS = ("first.weight", "second.weight", "third.weight", "classifier.weight")
@@ -101,7 +101,7 @@ def one_seed(args: argparse.Namespace, seed: int, *, frozen: bool) -> dict:
         id_hashes([one.id for one in task.train]), len(tokenizer), len(task.labels), f"trec noisy {seed}", 64,
     )  # fmt: skip
     half = len(task.queries) // 2
-    loop = Loop(problem, Settings(args.epochs, 64, 2e-3))
+    loop = TrainingLoop(problem, Settings(args.epochs, 64, 2e-3))
     model = loop.fit(np.arange(args.rows), seed)
     outputs = problem.outputs(model)
     right = (outputs.predicted == problem.query_labels)[:half]

@@ -27,12 +27,12 @@ import data
 from record import keep
 
 import proponent
-from proponent.actions import support
-from proponent.evaluate.fitting import Loop, Settings, one_thread
-from proponent.evaluate.own_run import FRESH, RunProblem, write_run
+from proponent.actions.label_errors import support
 from proponent.evaluate.ranking import average_precision, bootstrap_rows, precision_at, roc_auc
-from proponent.model import Run
-from proponent.model.scratch import classifier, wordpiece
+from proponent.models import Run
+from proponent.models.scratch import classifier, wordpiece
+from proponent.training.loop import Settings, TrainingLoop, one_thread
+from proponent.training.rerun import FRESH, RunProblem, write_run
 from proponent.types import Example
 
 
@@ -100,7 +100,7 @@ def varierr(folder: Path) -> Checked:
     return Checked("varierr_nli", rows, np.asarray(wrong), np.ones(len(rows), dtype=bool))
 
 
-def loop_of(checked: Checked, cache: Path, epochs: int, length: int) -> Loop:
+def loop_of(checked: Checked, cache: Path, epochs: int, length: int) -> TrainingLoop:
     """A small transformer on the given labels; its queries are the rows themselves."""
     folder = cache / "start"
     labels = sorted({str(one.label) for one in checked.rows})
@@ -111,10 +111,10 @@ def loop_of(checked: Checked, cache: Path, epochs: int, length: int) -> Loop:
         classifier(tokenizer, labels, 64, 2, length).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     problem = RunProblem(Run.from_pretrained(folder), checked.rows, checked.rows, FRESH, length)
-    return Loop(problem, Settings(epochs, 32, 1e-3, weight_decay=0.01, clip=1.0))
+    return TrainingLoop(problem, Settings(epochs, 32, 1e-3, weight_decay=0.01, clip=1.0))
 
 
-def suspicions(checked: Checked, loop: Loop, cache: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def suspicions(checked: Checked, loop: TrainingLoop, cache: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """High = suspicious, per ranking; and out-of-sample probabilities."""
     run = write_run(loop, cache / "run", 0)
     rows = [

@@ -21,15 +21,15 @@ from record import keep
 
 import proponent
 from proponent.baselines import Baselines, Texts
-from proponent.evaluate.fitting import Loop, Settings, one_thread
 from proponent.evaluate.intervals import bootstrap, paired
-from proponent.evaluate.own_run import FRESH, RunProblem, write_run
 from proponent.evaluate.ranking import recalls, reciprocal_ranks
 from proponent.evaluate.tail_patch import tail_patch
-from proponent.model import Run
-from proponent.model.checkpoints import MOMENTS_FILE
-from proponent.model.scratch import byte_bpe, causal_lm
+from proponent.models import Run
+from proponent.models.checkpoints import MOMENTS_FILE
+from proponent.models.scratch import byte_bpe, causal_lm
 from proponent.tensors import read_tensors
+from proponent.training.loop import Settings, TrainingLoop, one_thread
+from proponent.training.rerun import FRESH, RunProblem, write_run
 from proponent.types import Example
 
 METHODS = {
@@ -84,7 +84,7 @@ def main() -> None:
         causal_lm(tokenizer, 96, 2, 64).save_pretrained(home / "start")
         tokenizer.save_pretrained(home / "start")
     problem = RunProblem(Run.from_pretrained(home / "start"), train, queries, FRESH, 64)
-    loop = Loop(problem, Settings(args.epochs, 16, 2e-3, clip=1.0))
+    loop = TrainingLoop(problem, Settings(args.epochs, 16, 2e-3, clip=1.0))
     made: dict = {"gold_per_fact": float(np.mean([len(one) for one in gold]))}
     with one_thread():
         run = write_run(loop, home / "run", 0)

@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import data
 from record import keep
 
-from proponent.evaluate.fitting import one_thread
 from proponent.evaluate.lds import spearman
-from proponent.model.scratch import byte_bpe, causal_lm
+from proponent.models.scratch import byte_bpe, causal_lm
+from proponent.training.loop import one_thread
 
 SIZES = {"small": (32, 1), "middle": (64, 2), "large": (128, 4)}
 LENGTH = 64

@@ -10,36 +10,36 @@ from typing import TYPE_CHECKING, Any
 from proponent.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from proponent.attribution import build as build
-    from proponent.attribution import open as open  # noqa: A004
+    from proponent.api import build as build
+    from proponent.api import open as open  # noqa: A004
+    from proponent.data import Columns as Columns
     from proponent.errors import ProponentError as ProponentError
-    from proponent.examples import Columns as Columns
     from proponent.index import Index as Index
-    from proponent.model.recorder import Recorder as Recorder
-    from proponent.model.run import Run as Run
+    from proponent.models.recorder import Recorder as Recorder
+    from proponent.models.run import Run as Run
     from proponent.recipe import Recipe as Recipe
     from proponent.search import Where as Where
     from proponent.types import Example as Example
-    from proponent.views import Answer as Answer
+    from proponent.views import Explanation as Explanation
 
 _HOMES = {
-    "Answer": "proponent.views",
-    "Columns": "proponent.examples",
+    "Explanation": "proponent.views",
+    "Columns": "proponent.data",
     "Example": "proponent.types",
     "Index": "proponent.index",
     "Recipe": "proponent.recipe",
-    "Recorder": "proponent.model.recorder",
-    "Run": "proponent.model.run",
+    "Recorder": "proponent.models.recorder",
+    "Run": "proponent.models.run",
     "Where": "proponent.search",
     "ProponentError": "proponent.errors",
-    "build": "proponent.attribution",
-    "open": "proponent.attribution",
+    "build": "proponent.api",
+    "open": "proponent.api",
 }
 
 __all__ = [
-    "Answer",
     "Columns",
     "Example",
+    "Explanation",
     "Index",
     "ProponentError",
     "Recipe",

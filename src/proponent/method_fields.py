@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 from proponent.errors import InputError
 from proponent.method import KINDS, METHOD, Method, Projection, Spec
 from proponent.method_words import FLAT_DEFAULTS, WORDS, Tree, misplaced, other_kind, present_value
-from proponent.near import nearest
+from proponent.suggest import nearest
 
 SPOKEN = {
     "width": "project",

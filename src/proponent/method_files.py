@@ -18,7 +18,7 @@ from proponent.method import METHOD, Method
 from proponent.method_fields import FIELDS, no_field
 from proponent.method_flat import is_flat
 from proponent.method_words import FLAT_DEFAULTS
-from proponent.near import nearest
+from proponent.suggest import nearest
 from proponent.tensors import write_bytes
 from proponent.version import __version__
 

@@ -34,7 +34,7 @@ from proponent.method import (
 from proponent.method_fields import changed, made
 from proponent.method_files import names_a_file, read_fields
 from proponent.method_flat import LINE, from_flat, is_flat
-from proponent.near import nearest
+from proponent.suggest import nearest
 
 YEH = "Yeh et al. 2022, First is Better Than Last for Language Data Influence (arXiv 2202.11844)"
 PRUTHI = "Pruthi et al. 2020, Estimating Training Data Influence by Tracing Gradient Descent (arXiv 2002.08484)"

@@ -267,8 +267,8 @@ def hostile_texts() -> list[str]:
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
     """An index whose texts, labels, ids and folder name are hostile."""
     import proponent
-    from proponent.examples import read
-    from proponent.training import train
+    from proponent.data import read
+    from proponent.training.trainer import train
 
     clean = [one.replace("\0", "").encode("utf-8", "ignore").decode() for one in hostile_texts()]
     clean = [one for one in clean if one.strip()]

@@ -3,6 +3,6 @@
 Results go to stdout, progress and hints to stderr. Heavy imports happen inside the commands, so that --help is light.
 """
 
-from proponent.cli.door import app, main
+from proponent.cli.application import app, main
 
 __all__ = ["app", "main"]

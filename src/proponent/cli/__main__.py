@@ -1,5 +1,5 @@
 """`python -m proponent.cli` is `proponent`."""
 
-from proponent.cli.door import main
+from proponent.cli.application import main
 
 main()

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from proponent.cli.speech import hint
+from proponent.cli.output import hint
 from proponent.errors import InputError
-from proponent.near import nearest
+from proponent.suggest import nearest
 
 if TYPE_CHECKING:
-    from proponent.examples import Columns, Examples
+    from proponent.data import Columns, Examples
     from proponent.index.grouping import Aggregate
-    from proponent.model import Run
+    from proponent.models import Run
     from proponent.recipe import Recipe
     from proponent.search import Where
 
@@ -99,7 +99,7 @@ AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Go on witho
 
 def columns(text: str, pair: str, label: str, identity: str, target: str, source: str = "") -> "Columns":
     """Gather the column options."""
-    from proponent.examples import Columns
+    from proponent.data import Columns
 
     return Columns(text=text, text_pair=pair, label=label, id=identity, target=target, source=source)
 
@@ -114,7 +114,7 @@ def read_data(
     allow_empty: bool = False,
 ) -> "Examples":
     """Read a data set and say its warnings on stderr."""
-    from proponent.examples import read
+    from proponent.data import read
 
     examples = read(data, columns=named, split=split, revision=revision, allow_empty=allow_empty)
     for line in examples.warnings:

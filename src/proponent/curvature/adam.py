@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
-from proponent.forms import Rows
+from proponent.gradients.forms import Rows
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from proponent.layers import Block
+from proponent.gradients.layer_rules import Block
 
 Loss = Callable[[], Float[Tensor, ""]]
 """Takes a loss, graph and all."""

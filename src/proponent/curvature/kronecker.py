@@ -16,7 +16,7 @@ from proponent.errors import InputError
 
 
 @dataclass(frozen=True)
-class Kronecker:
+class EKFAC:
     """Eigenbasis and damped inverse eigenvalues of one layer.
 
     Attributes:
@@ -44,7 +44,7 @@ class Kronecker:
         squares: Float[np.ndarray, "o i"],
         damping: Damping,
         name: str,
-    ) -> tuple["Kronecker", float]:
+    ) -> tuple["EKFAC", float]:
         """Damp and invert the eigenvalues."""
         top = float(squares.max())
         if top <= 0.0:

@@ -32,7 +32,7 @@ class Damping:
         return self.value * unit
 
 
-class Moments:
+class LayerMoments:
     """Sums over examples of one layer: outer products and squared norms.
 
     Args:
@@ -91,7 +91,7 @@ def shrunk_identity(weighted: Float[np.ndarray, "p p"], count: int, ridge: float
     return (np.eye(len(weighted)) - weighted / count) / ridge
 
 
-class Shrinking:
+class DataInfProduct:
     """DataInf's stand-in times some vectors, from gradients that are read once: its matrix is not formed.
 
     T v = (v - (1/m) sum_j g_j <g_j, v> / (lambda + ||g_j||^2)) / lambda, as `shrunk_identity` times v.

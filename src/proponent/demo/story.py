@@ -12,14 +12,14 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Bool, Float
 
-from proponent.actions import RANKINGS, Ranking, label_errors
-from proponent.attribution import build
+from proponent.actions.label_errors import RANKINGS, Ranking, label_errors
+from proponent.api import build
+from proponent.data import read
 from proponent.demo.corpus import Docstring, docstrings
 from proponent.errors import MismatchError
-from proponent.examples import read
 from proponent.index import Index
-from proponent.training import Training, train
-from proponent.views import Answer, LabelReport, RankingRecall, Story
+from proponent.training.trainer import Training, train
+from proponent.views import Explanation, LabelReport, RankingRecall, Story
 
 MARK = "proponent-demo.json"
 """Tells a folder that an earlier demo made, and that a later one may replace, from any other."""
@@ -98,10 +98,10 @@ def _story(index: Index, rows: Sequence[Docstring], held: Sequence[Docstring], s
     guilty = np.zeros((len(wrong), len(rows)), dtype=np.bool_)
     for place, said in enumerate(wrong.values()):
         guilty[place] = [row.planted and row.label == said for row in rows]
-    chosen = _tell_tale(scores, guilty, [len(held[place].text) for place in wrong])
+    chosen = _indicator_word(scores, guilty, [len(held[place].text) for place in wrong])
     asked = held[list(wrong)[chosen] if wrong else 0]
     answer = index.explain(asked.text, k=SHOWN_HITS)
-    culprits = [rows[hit.row] for hit in answer.helped if rows[hit.row].planted]
+    culprits = [rows[hit.row] for hit in answer.proponents if rows[hit.row].planted]
     report = label_errors(index.store, SHOWN)
     recall = _recall(index, planted, report)
     return Story(
@@ -110,7 +110,7 @@ def _story(index: Index, rows: Sequence[Docstring], held: Sequence[Docstring], s
             f"A small transformer learnt the topic of {len(rows):,} docstrings of Python's standard library. "
             f"The labels of {planted.sum()} of them ({PLANTED:.0%}) were made wrong on purpose. "
             f"It gets {accuracy:.0%} of {len(held)} held-out ones right.",
-            _told(answer, asked, culprits, len(wrong)),
+            _describe_case(answer, asked, culprits, len(wrong)),
             f"Ranked by {SHOWN} ({RANKINGS[SHOWN]}), {recall[0].share_in_first_tenth:.0%} of the planted errors stand "
             "in the first tenth.",
         ),
@@ -126,7 +126,7 @@ def _story(index: Index, rows: Sequence[Docstring], held: Sequence[Docstring], s
     )
 
 
-def _told(answer: Answer, asked: Docstring, culprits: Sequence[Docstring], wrong: int) -> str:
+def _describe_case(answer: Explanation, asked: Docstring, culprits: Sequence[Docstring], wrong: int) -> str:
     """The explained prediction in words."""
     towards = answer.query.predicted
     if not wrong:
@@ -135,7 +135,7 @@ def _told(answer: Answer, asked: Docstring, culprits: Sequence[Docstring], wrong
     picked = "as a short one with a planted error high in its list" if culprits else "and has no planted error on top"
     return (
         f"It takes {asked.id} for {towards}; the truth is {asked.topic}. "
-        f"Of the {len(answer.helped)} training examples that helped most towards {towards}, "
+        f"Of the {len(answer.proponents)} training examples that helped most towards {towards}, "
         f"{len(culprits)} {'carries' if len(culprits) == 1 else 'carry'} a planted wrong label"
         f"{': ' + named if named else ''}. "
         f"This one was picked from {wrong} wrong predictions {picked}."
@@ -151,7 +151,7 @@ def _wrong_predictions(
     return index.scores([held[place].text for place in wrong]), wrong, 1 - len(wrong) / len(held)
 
 
-def _tell_tale(scores: Float[np.ndarray, "q n"], guilty: Bool[np.ndarray, "q n"], lengths: Sequence[int]) -> int:
+def _indicator_word(scores: Float[np.ndarray, "q n"], guilty: Bool[np.ndarray, "q n"], lengths: Sequence[int]) -> int:
     """The short query in whose first hits planted errors of the predicted class take the largest share of the score."""
     if not len(scores):
         return 0

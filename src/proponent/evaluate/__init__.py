@@ -6,7 +6,6 @@ Bring your own training function as a `Retrainer`, or a plain function in `Funct
 from proponent.evaluate.deletion import DeletionResult, flipped, plan_deletions, run_deletions
 from proponent.evaluate.intervals import Estimate, bootstrap, paired, ratio
 from proponent.evaluate.lds import Ceiling, ceiling, lds, lds_estimate, subset_masks
-from proponent.evaluate.outputs import Outputs
 from proponent.evaluate.ranking import (
     auc_ndr,
     average_precision,
@@ -16,15 +15,16 @@ from proponent.evaluate.ranking import (
     reciprocal_ranks,
     roc_auc,
 )
-from proponent.evaluate.retraining import Function, Job, Retrainer, Retrains, null_gap
+from proponent.training.outputs import Outputs
+from proponent.training.retraining import Function, Retrainer, RetrainJob, Retrains, null_gap
 
 __all__ = [
     "Ceiling",
     "DeletionResult",
     "Estimate",
     "Function",
-    "Job",
     "Outputs",
+    "RetrainJob",
     "Retrainer",
     "Retrains",
     "auc_ndr",

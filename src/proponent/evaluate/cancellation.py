@@ -15,11 +15,11 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from proponent.errors import InputError
-from proponent.evaluate.fitting import gradient, one_thread
-from proponent.evaluate.own_run import FRESH, RunProblem
+from proponent.evaluate.experiment import EvaluationRequest
 from proponent.evaluate.report import plain_rows, report
-from proponent.evaluate.subject import Request
 from proponent.progress import track
+from proponent.training.loop import gradient, one_thread
+from proponent.training.rerun import FRESH, RunProblem
 from proponent.views.evaluation import EvaluationReport, Figure
 
 FORMS = ("C(W)", "L2 form", "per parameter, median")
@@ -103,7 +103,7 @@ def layer_of(parameter: str) -> str:
     return ".".join(parts[: numbered + 1]) or parameter
 
 
-def measure_cancellation(request: Request) -> EvaluationReport:
+def measure_cancellation(request: EvaluationRequest) -> EvaluationReport:
     """Cancellation ratios of every layer at the last checkpoint of a run, over its training set."""
     request.check()
     run, examples = request.run, request.train
@@ -140,7 +140,7 @@ def measure_cancellation(request: Request) -> EvaluationReport:
 
 
 def _affordable(
-    problem: RunProblem, model: nn.Module, layers: Mapping[str, Sequence[str]], request: Request
+    problem: RunProblem, model: nn.Module, layers: Mapping[str, Sequence[str]], request: EvaluationRequest
 ) -> Int[np.ndarray, " m"]:
     """Every row, or as many random ones as the budget has time for."""
     size = len(problem.train)
@@ -171,7 +171,7 @@ def _flat(
 
 
 def _movement(
-    request: Request, model: nn.Module, layers: Mapping[str, Sequence[str]]
+    request: EvaluationRequest, model: nn.Module, layers: Mapping[str, Sequence[str]]
 ) -> dict[str, Float[np.ndarray, " _"]]:
     """How far the last checkpoint's weights are from those of the one before; empty without one."""
     if len(request.run.checkpoints) < 2:

@@ -7,11 +7,11 @@ from torch import nn
 
 from proponent.errors import InputError
 from proponent.evaluate.controls import refuse_clashes
-from proponent.evaluate.subject import known_method
-from proponent.index.layered import chosen_layers
-from proponent.layers import GROUPS as KNOWN_GROUPS
+from proponent.evaluate.experiment import known_method
+from proponent.gradients.layer_selection import GROUPS as KNOWN_GROUPS
+from proponent.index.layer_vectors import chosen_layers
 from proponent.methods import recipe_of
-from proponent.model import Run
+from proponent.models import Run
 from proponent.recipe import Recipe
 
 DISJOINT = ("embeddings", "quarter-1", "quarter-2", "quarter-3", "quarter-4", "head")

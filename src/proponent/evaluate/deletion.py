@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 
 from proponent.errors import InputError
 from proponent.evaluate.intervals import Estimate, bootstrap
-from proponent.evaluate.outputs import Output, Outputs
-from proponent.evaluate.retraining import Job, Retrains
+from proponent.training.outputs import Output, Outputs
+from proponent.training.retraining import RetrainJob, Retrains
 
 Side = Literal["helped", "hurt"]
 SIDES: tuple[Side, ...] = ("helped", "hurt")
@@ -80,11 +80,14 @@ class DeletionPlan:
     skipped: int
 
     @property
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[RetrainJob]:
         """Every retrain, the full runs first; equal ones stand several times and are trained once."""
-        full = [Job(np.arange(self.size), seed) for seed in self.seeds]
+        full = [RetrainJob(np.arange(self.size), seed) for seed in self.seeds]
         return full + [
-            Job.without(one.rows, self.size, seed) for one in self.deletions if len(one.rows) for seed in self.seeds
+            RetrainJob.without(one.rows, self.size, seed)
+            for one in self.deletions
+            if len(one.rows)
+            for seed in self.seeds
         ]
 
 
@@ -199,7 +202,7 @@ def run_deletions(
     made = dict(zip([job.name for job in jobs], retrains.outputs(jobs, "case deletion"), strict=True))
 
     def kept(rows: Int[np.ndarray, " m"]) -> list[Outputs]:
-        return [made[Job.without(rows, plan.size, seed).name] for seed in plan.seeds]
+        return [made[RetrainJob.without(rows, plan.size, seed).name] for seed in plan.seeds]
 
     full = kept(np.zeros(0, dtype=np.int64))
     before = _predicted(full)

@@ -7,7 +7,7 @@ import numpy as np
 from proponent.evaluate.deletion import RANDOM, DeletionResult
 from proponent.evaluate.intervals import Estimate
 from proponent.version import __version__
-from proponent.views.evaluation import Band, EvaluationReport, Figure, Measured
+from proponent.views.evaluation import Band, EvaluationReport, Figure, MethodFigures
 
 BETTER, WORSE, UNSURE = "yes", "no", "within error"
 
@@ -29,7 +29,7 @@ def report(
     title: str,
     said: str,
     columns: Sequence[str],
-    rows: Sequence[Measured],
+    rows: Sequence[MethodFigures],
     *,
     facts: Sequence[tuple[str, str]] = (),
     notes: Sequence[str] = (),
@@ -71,6 +71,6 @@ def bands(result: DeletionResult, names: Sequence[str]) -> list[Band]:
 
 def plain_rows(
     figures: Mapping[str, Sequence[Figure]], controls: Mapping[str, object], verdicts: Mapping[str, str]
-) -> list[Measured]:
+) -> list[MethodFigures]:
     """Rows of the table."""
-    return [Measured(name, name in controls, tuple(one), verdicts.get(name, "")) for name, one in figures.items()]
+    return [MethodFigures(name, name in controls, tuple(one), verdicts.get(name, "")) for name, one in figures.items()]

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from proponent.errors import InputError
-from proponent.evaluate.fitting import Problem, gradient, one_thread
+from proponent.training.loop import Problem, gradient, one_thread
 
 
 def tail_patch(

@@ -16,15 +16,15 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from proponent.evaluate.candidates import DISJOINT, Candidate, candidates
-from proponent.evaluate.fitting import one_thread
+from proponent.evaluate.experiment import Experiment
 from proponent.evaluate.ranking import Measure, auc_ndr, bootstrap_gap, bootstrap_rows, ndr
 from proponent.evaluate.report import plain_rows, report
-from proponent.evaluate.subject import Subject
-from proponent.model import Run
+from proponent.models import Run
 from proponent.progress import track
 from proponent.recipe import Recipe
 from proponent.search.aggregation import RULES, How, aggregate
 from proponent.tensors import read_tensors, write_tensors
+from proponent.training.loop import one_thread
 from proponent.views.evaluation import EvaluationReport, Figure
 
 SHARE = 0.3
@@ -43,11 +43,11 @@ class Tuned:
 
     page: EvaluationReport
     recipe: Recipe
-    told: dict[str, Any]
+    description: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialResult:
     """One way to rank the rows.
 
     Attributes:
@@ -67,15 +67,17 @@ def trials(
     scores: Mapping[str, Float[np.ndarray, "_ q n"]],
     queries: Bool[np.ndarray, " q"] | None = None,
     k: float = 0.2,
-) -> list[Trial]:
+) -> list[TrialResult]:
     """Join scores by every rule."""
     return [
-        Trial(name, how, aggregate(one, how, k=k, queries=queries)) for name, one in scores.items() for how in RULES
+        TrialResult(name, how, aggregate(one, how, k=k, queries=queries))
+        for name, one in scores.items()
+        for how in RULES
     ]
 
 
 def tune(
-    subject: Subject,
+    subject: Experiment,
     wrong: Bool[np.ndarray, " n"],
     methods: Sequence[str],
     groups: Sequence[str],
@@ -120,7 +122,7 @@ def _together(
 
 
 def chosen(
-    made: Sequence[Trial],
+    made: Sequence[TrialResult],
     wrong: Bool[np.ndarray, " n"],
     controls: Mapping[str, object],
     *,
@@ -171,12 +173,12 @@ def chosen(
 
 
 def _measured(
-    made: Sequence[Trial], wrong: Bool[np.ndarray, " n"], controls: Mapping[str, object], *, quiet: bool
-) -> tuple[dict[str, list[Figure]], dict[str, str], Trial]:
+    made: Sequence[TrialResult], wrong: Bool[np.ndarray, " n"], controls: Mapping[str, object], *, quiet: bool
+) -> tuple[dict[str, list[Figure]], dict[str, str], TrialResult]:
     """Figures by name; for all but controls, whether the best rule beats the best control; and which that is."""
     names = list(dict.fromkeys(one.name for one in made))
     figures: dict[str, list[Figure]] = {}
-    tops: dict[str, Trial] = {}
+    tops: dict[str, TrialResult] = {}
     for name in track(names, total=len(names), label="resampling", unit="rankings", quiet=quiet):
         own = [one for one in made if one.name == name]
         tops[name] = max(own, key=lambda one: auc_ndr(one.values, wrong))
@@ -196,7 +198,7 @@ def halves(wrong: Bool[np.ndarray, " n"], seed: int) -> Bool[np.ndarray, " n"]:
     return first
 
 
-def scored(subject: Subject, run: Run, one: Candidate) -> Float[np.ndarray, "q n"]:
+def scored(subject: Experiment, run: Run, one: Candidate) -> Float[np.ndarray, "q n"]:
     """Score the training set under a candidate; scores are kept, the index is not."""
     digest = hashlib.sha256(one.recipe.model_dump_json().encode()).hexdigest()[:16]
     kept = run.path / "tuning" / f"{digest}.safetensors"
@@ -209,7 +211,7 @@ def scored(subject: Subject, run: Run, one: Candidate) -> Float[np.ndarray, "q n
     return scores
 
 
-def forecast(subject: Subject, wrong: Bool[np.ndarray, " n"], tried: Sequence[Candidate]) -> str:
+def forecast(subject: Experiment, wrong: Bool[np.ndarray, " n"], tried: Sequence[Candidate]) -> str:
     """Say what tuning will cost, from one measured step."""
     loop = subject.loop(keep_places=False)
     settings, rows = loop.settings, loop.size
@@ -237,7 +239,7 @@ def _figure(name: str, measure: Measure, values: Float[np.ndarray, " n"], wrong:
     return Figure(name, measure(values, wrong), *bootstrap_rows(measure, values, wrong))
 
 
-def _verdict(one: Trial, control: Trial, wrong: Bool[np.ndarray, " n"]) -> str:
+def _verdict(one: TrialResult, control: TrialResult, wrong: Bool[np.ndarray, " n"]) -> str:
     low, high = bootstrap_gap(auc_ndr, one.values, control.values, wrong)
     gap = auc_ndr(one.values, wrong) - auc_ndr(control.values, wrong)
     word = "yes" if low > 0 else "no" if high < 0 else "within error"

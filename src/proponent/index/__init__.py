@@ -1,8 +1,8 @@
 """Build and ask: the one place where model meets disk."""
 
-from proponent.index.ask import Index
 from proponent.index.build import build
-from proponent.index.default import default_method
+from proponent.index.default_method import default_method
+from proponent.index.index import Index
 from proponent.index.options import Options
 
 __all__ = ["Index", "Options", "build", "default_method"]

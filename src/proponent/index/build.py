@@ -9,23 +9,38 @@ import numpy as np
 from torch import nn
 
 from proponent.curvature import MeanSquares
+from proponent.data import Examples
 from proponent.errors import DataError, DiskFullError, InputError
-from proponent.examples import Examples
-from proponent.forms import Gradient, Rows
+from proponent.gradients.forms import Rows
+from proponent.gradients.gradient import Gradient
 from proponent.index.clock import Clock
-from proponent.index.fitting import RIDGES, SPREAD, Fitting
-from proponent.index.kept import columns
-from proponent.index.layered import Layered, chosen_layers, refuse_layers, settled
-from proponent.index.leading import told as leading_told
-from proponent.index.mixing import check_curvature, fisher_told, mixing_told, refuse_too_few, spread_told
-from proponent.index.moments import moments_fingerprints, read_moments
+from proponent.index.curvature_fitter import RIDGES, SPREAD, CurvatureFitter
+from proponent.index.gradient_computer import gradient_spec
+from proponent.index.layer_vectors import LayerVectors, chosen_layers, refuse_layers, with_layers_named
+from proponent.index.mixing import (
+    check_curvature,
+    describe_eval_spread,
+    describe_mixing,
+    describe_sampled_labels,
+    refuse_too_few,
+)
 from proponent.index.options import DEFAULTS, Options
-from proponent.index.passes import wanted
-from proponent.index.planning import Cut, chosen, cut, known_ids, label_numbers, refuse_empty_share, refuse_ids
-from proponent.index.turning import Turning
+from proponent.index.planning import (
+    SegmentPlan,
+    chosen,
+    known_ids,
+    label_numbers,
+    plan_segments,
+    refuse_empty_share,
+    refuse_ids,
+)
+from proponent.index.principal_directions import describe as leading_told
+from proponent.index.query_preconditioner import QueryPreconditioner
+from proponent.index.second_moments import moments_fingerprints, read_moments
+from proponent.index.stored_columns import stored_columns
 from proponent.index.worker import KEPT_BYTES, Worker
-from proponent.model import Checkpoint, Encoder, Masks, Run
-from proponent.model.best import OTHERS
+from proponent.models import Checkpoint, Encoder, Masks, Run
+from proponent.models.best import OTHERS
 from proponent.processes import peak_memory
 from proponent.recipe import Recipe
 from proponent.store import FORMAT, Manifest, Plan, PlannedCheckpoint, SkippedRow, Source, Store, Writer
@@ -65,22 +80,22 @@ class Build:
             self._lengths, encoded = self.encoder.lengths_and_encoded(examples, KEPT_BYTES)
         with self.clock("load"):
             first = run.load(self.checkpoints[0])
-        self.recipe = recipe = settled(recipe, run, first)
-        self.wanted = wanted(recipe, run, first)
-        self._told = [] if recipe.solver == "none" else self._choice_told(first)
-        self._layered = None if self.wanted.choice is None else Layered(self.wanted.choice, recipe)
+        self.recipe = recipe = with_layers_named(recipe, run, first)
+        self.spec = gradient_spec(recipe, run, first)
+        self._told = [] if recipe.solver == "none" else self._describe_choice(first)
+        self._layered = None if self.spec.choice is None else LayerVectors(self.spec.choice, recipe)
         if self._layered is not None:
             refuse_too_few(recipe, self._layered.widths, options.queries)
         self.moments = {one.step: read_moments(one, recipe, options.second_moment) for one in self.checkpoints}
-        if self.wanted.head and recipe.preconditioner == "adam" and options.second_moment == "estimate":
+        if self.spec.head and recipe.preconditioner == "adam" and options.second_moment == "estimate":
             raise InputError(
                 "the second moment cannot be estimated for a table that the head shares: "
                 "record it (proponent.Recorder), or choose --path input"
             )
-        if options.rows != "fp32" and not self.wanted.rows:
+        if options.rows != "fp32" and not self.spec.rows:
             raise InputError(f"--rows {options.rows} is about rows of the word embedding, and {recipe.name} keeps none")
         self.worker = Worker(
-            run, examples, self.labels, recipe, options, self.checkpoints, first, self.encoder, self.wanted,
+            run, examples, self.labels, recipe, options, self.checkpoints, first, self.encoder, self.spec,
             self.moments, encoded, self.clock,
         )  # fmt: skip
         self._table = self.worker.table
@@ -124,11 +139,11 @@ class Build:
         self.writer.seal(skipped, self._notes(skipped), self.clock.seconds, peak_memory() or 0)
         return skipped
 
-    def _cut(self, first: int) -> list[Cut]:
+    def _cut(self, first: int) -> list[SegmentPlan]:
         width = self._table[1]
         if self._layered is not None:
             width = self._layered.width(width, self._lengths)
-        return cut(self._lengths, width, self.options.segment_rows, first)
+        return plan_segments(self._lengths, width, self.options.segment_rows, first)
 
     def _writer(self, folder: Path) -> Writer:
         def addition(first: int, manifest: Manifest) -> Source | None:
@@ -166,12 +181,12 @@ class Build:
             proponent=__version__,
             recipe=recipe,
             rows=self.options.rows,
-            embedding_path=self.wanted.path,
-            tied=self.wanted.tied,
+            embedding_path=self.spec.path,
+            tied=self.spec.tied,
             run=str(run.path.absolute()),
             joined=[str(path.absolute()) for path in run.joined],
             tokenizer=run.named_tokenizer,
-            kind=run.card.kind,
+            kind=run.info.kind,
             label_names=list(run.label_names) if run.label_names else None,
             max_length=self.encoder.max_length,
             trust_remote_code=run.trust_remote_code,
@@ -208,12 +223,12 @@ class Build:
 
     def _space(self) -> None:
         """Stop before the work begins when even half of a guess does not fit on the disk."""
-        if not self.wanted.rows and self._layered is None:
+        if not self.spec.rows and self._layered is None:
             return
         top = self.recipe.top
         kept = np.minimum(self._lengths, top) if top is not None else self._lengths
         size = {"fp32": 4, "fp16": 2, "int8": 1}[self.options.rows]
-        guess = int(kept.sum()) * self._table[1] * size * 2 * self.wanted.rows
+        guess = int(kept.sum()) * self._table[1] * size * 2 * self.spec.rows
         guess += 0 if self._layered is None else 4 * self._layered.projection.size * len(self._lengths)
         guess *= len(self.checkpoints)
         there = sum(path.stat().st_size for path in self.writer.folder.rglob("*") if path.is_file())
@@ -225,12 +240,12 @@ class Build:
                 + ("fewer --steps or a smaller --project" if self._layered is not None else _SMALLER)
             )
 
-    def _examples(self, one: Cut) -> None:
+    def _examples(self, one: SegmentPlan) -> None:
         if not self.writer.has_examples(one.planned.name):
-            kept = columns(self.examples, one.rows, self.labels, self.run.label_names, one.order)
+            kept = stored_columns(self.examples, one.rows, self.labels, self.run.label_names, one.order)
             self.writer.put_examples(one.planned.name, kept)
 
-    def _finish(self, one: Cut) -> None:
+    def _finish(self, one: SegmentPlan) -> None:
         """Postings and features of a segment; one process does it, the others wait for it."""
         with self.writer.leases.whole():
             if self.writer.is_finished(one.planned.name) or self.writer.finished is not None:
@@ -240,12 +255,12 @@ class Build:
                 scaled = self.checkpoints if self.recipe.normed else ()
                 features |= {f"scale.{at.step}": self._scale(one, at) for at in scaled}
             with self.clock("postings"):
-                self.writer.finish(one.planned, one.order, features, postings=self.wanted.by_token)
+                self.writer.finish(one.planned, one.order, features, postings=self.spec.by_token)
 
-    def _scale(self, one: Cut, checkpoint: Checkpoint) -> np.ndarray:
+    def _scale(self, one: SegmentPlan, checkpoint: Checkpoint) -> np.ndarray:
         """1 / norm of each training gradient, turned by the second moment when the recipe says so."""
         inverse_root = self.writer.read_table(checkpoint.step).get("inverse_root")
-        turning = Turning(self.recipe, self.writer.plan.blocks, self.writer.read_table)
+        turning = QueryPreconditioner(self.recipe, self.writer.plan.blocks, self.writer.read_table)
         scale = np.ones(one.planned.n)
         for places, arrays in self.writer.decoded(checkpoint.step, one.planned, one.order):
             kept = Gradient.unpack(arrays)
@@ -271,7 +286,7 @@ class Build:
             with self.clock("curvature"):
                 given = self.options.queries is not None
                 queries = (lambda one=checkpoint: self.worker.queries(self.writer, one)) if given else None
-                fitting = Fitting(self.recipe, self._layered.planned(), shards, self.labels, queries)
+                fitting = CurvatureFitter(self.recipe, self._layered.planned(), shards, self.labels, queries)
                 made = fitting.tables(
                     lambda one=checkpoint: self.worker.factors(self.writer, one),
                     lambda bases, one=checkpoint: self.worker.squares(self.writer, one, bases),
@@ -294,7 +309,7 @@ class Build:
     def _notes(self, skipped: tuple[SkippedRow, ...]) -> list[str]:
         notes = self._told if self._layered is None else [*self._layered.notes(), *self._turned()]
         notes = [*self._run_notes(), *notes]
-        if self.run.card.kind == "masked-lm":
+        if self.run.info.kind == "masked-lm":
             notes.append(
                 f"{self.recipe.mask_share:.0%} of the tokens of each text are masked and have to be guessed, chosen by "
                 f"seed {self.recipe.mask_seed} and the text's own tokens; of a row with a target, its gap is masked"
@@ -312,11 +327,11 @@ class Build:
                 f"{long} training texts{added} reach the limit of {self.encoder.max_length} tokens; "
                 "what lies past it was not read"
             )
-        if self.run.card.adapter and self.recipe.layer == "embedding":
+        if self.run.info.adapter and self.recipe.layer == "embedding":
             notes.append(
                 "this run is an adapter: its word embeddings were not trained, so embedding gradients are a proxy"
             )
-        if self.wanted.path == "input" and self.wanted.tied:
+        if self.spec.path == "input" and self.spec.tied:
             notes.append("path input: the head shares the embedding's table, and its part of the gradient is left out")
         if self.writer.base is not None and self.recipe.preconditioner == "adam":
             notes.append(f"{self.examples.name} was appended: second moments are those of the first build")
@@ -328,10 +343,10 @@ class Build:
         """How the run's folder was read; which checkpoints are left out is said only where the user did not choose."""
         return [note for note in self.run.notes if self.options.steps is None or not note.endswith(OTHERS)]
 
-    def _choice_told(self, model: nn.Module) -> list[str]:
+    def _describe_choice(self, model: nn.Module) -> list[str]:
         """What is scored of a recipe whose index keeps no gradients."""
         choice = chosen_layers(self.recipe, self.run, model)
-        return [f"{self.recipe.name} scores {choice.told()}; no gradient is kept: queries take them again"]
+        return [f"{self.recipe.name} scores {choice.description()}; no gradient is kept: queries take them again"]
 
     def _turned(self) -> list[str]:
         """Say how gradients of layers were turned: curvature with its damping, refit."""
@@ -348,12 +363,12 @@ class Build:
                 f"{ridges.min():.3g} to {ridges.max():.3g}"
             )
             if spread:
-                lines.append(spread_told(spread, len(ridges)))
+                lines.append(describe_eval_spread(spread, len(ridges)))
             if recipe.curvature == "ekfac":
-                lines.append(fisher_told(recipe))
+                lines.append(describe_sampled_labels(recipe))
             if recipe.curvature == "autocorrelation":
                 widest = max(block.kept_o * block.kept_i for block in self.writer.plan.blocks)
-                lines.append(mixing_told(one.step, table, self.options.queries, widest))
+                lines.append(describe_mixing(one.step, table, self.options.queries, widest))
         return lines
 
 

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from proponent.curvature import Hessian, conjugate_gradient, lissa, top_eigenvalue
 from proponent.errors import DivergedError, InputError
-from proponent.index.asked import Asked
-from proponent.index.layered import spoken
-from proponent.index.loading import Loaded
-from proponent.index.nearest import Nearest
-from proponent.index.passes import Pass
-from proponent.layers import Block, Call, OneHot
-from proponent.model import Encoded
+from proponent.gradients.layer_hooks import Call
+from proponent.gradients.layer_rules import Block, OneHot
+from proponent.index.fastif_candidates import Nearest
+from proponent.index.gradient_computer import GradientComputer
+from proponent.index.layer_vectors import token_words
+from proponent.index.loading import LoadedRun
+from proponent.index.queries import QueryBatch
+from proponent.models import Encoded
 from proponent.search import Ranking, Where, ranking_of
 from proponent.store import Store
 from proponent.types import Example
@@ -54,10 +55,10 @@ class Solution:
         told: how, with which damping, and how far it can be trusted.
     """
 
-    asked: Asked
+    asked: QueryBatch
     rows: tuple[int, ...]
     s: Float[Tensor, "q p"]
-    told: tuple[str, ...]
+    description: tuple[str, ...]
 
 
 class FastIF:
@@ -68,20 +69,20 @@ class FastIF:
         loaded: its run.
     """
 
-    def __init__(self, store: Store, loaded: Loaded) -> None:
+    def __init__(self, store: Store, loaded: LoadedRun) -> None:
         self.store, self._loaded = store, loaded
         self.recipe = store.plan.recipe
         self._solved: Solution | None = None
         self._read: dict[int, Encoded] = {}
 
-    def scores(self, asked: Asked, rows: range) -> Float[np.ndarray, "q n"]:
+    def scores(self, asked: QueryBatch, rows: range) -> Float[np.ndarray, "q n"]:
         """Score every training example, candidates or not."""
         total = np.full((len(rows), self.store.n), np.nan)
         places = np.flatnonzero(self.store.alive)
         total[:, places] = self._products(self.solution(asked, rows).s, places)
         return total
 
-    def top(self, asked: Asked, rows: range, k: int, where: Where) -> list[Ranking]:
+    def top(self, asked: QueryBatch, rows: range, k: int, where: Where) -> list[Ranking]:
         """Rank the candidates of some queries."""
         solution, rankings = self.solution(asked, rows), list[Ranking]()
         allowed = np.concatenate([where.allowed(one) for one in self.store.segments])
@@ -92,13 +93,13 @@ class FastIF:
             rankings.append(ranking_of(scores, k))
         return rankings
 
-    def notes(self, asked: Asked, row: int) -> list[str]:
+    def notes(self, asked: QueryBatch, row: int) -> list[str]:
         """Say how one query was solved, and which examples were compared."""
         whole = "the query has no words here: shares are by the words of the training example"
-        return [*self.solution(asked, range(row, row + 1)).told, self.nearest.told(), whole]
+        return [*self.solution(asked, range(row, row + 1)).description, self.nearest.description(), whole]
 
     def terms(
-        self, asked: Asked, row: int, example: Example, label: int, widths: tuple[int, int]
+        self, asked: QueryBatch, row: int, example: Example, label: int, widths: tuple[int, int]
     ) -> Float[np.ndarray, "w x"]:
         """Split the score of an example by its words; the query is one."""
         solution = self.solution(asked, range(row, row + 1))
@@ -108,17 +109,17 @@ class FastIF:
         for captured, _ in self._work.calls([encoded], [label]):
             for block, call in self._called(captured.calls or {}):
                 shares = _positions(call, s[block.name])[0, 0]
-                np.add.at(terms[:, -1], spoken(encoded).of(call), shares.double().numpy())
+                np.add.at(terms[:, -1], token_words(encoded).of(call), shares.double().numpy())
         return terms
 
-    def solution(self, asked: Asked, rows: range) -> Solution:
+    def solution(self, asked: QueryBatch, rows: range) -> Solution:
         """Solve, or take what was solved for the same queries."""
         held = self._solved
         if held is None or held.asked is not asked or not set(rows) <= set(held.rows):
             self._solved = held = self._solve(asked, rows)
         return held
 
-    def _solve(self, asked: Asked, rows: range) -> Solution:
+    def _solve(self, asked: QueryBatch, rows: range) -> Solution:
         self._loaded.say(f"inverse-Hessian products of {len(rows)} queries ({self.recipe.solver})")
         with self._hessian.open():
             v = torch.stack([self._hessian.gradient(partial(self._asked_loss, asked, row)) for row in rows])
@@ -236,7 +237,7 @@ class FastIF:
     def _loss(self, places: Int[np.ndarray, " m"]) -> Float[Tensor, ""]:
         return self._work.losses(*self._encoded(places)).mean()
 
-    def _asked_loss(self, asked: Asked, row: int) -> Float[Tensor, ""]:
+    def _asked_loss(self, asked: QueryBatch, row: int) -> Float[Tensor, ""]:
         against = None if asked.against is None else [asked.against]
         return self._work.losses([asked.encoded[row]], [asked.labels[row]], against).sum()
 
@@ -265,7 +266,7 @@ class FastIF:
         return Nearest(self.store, self.recipe)
 
     @cached_property
-    def _work(self) -> Pass:
+    def _work(self) -> GradientComputer:
         return self._loaded.at(self.store.plan.checkpoints[-1].step, retaken=True)
 
     @cached_property

@@ -9,10 +9,10 @@ from jaxtyping import Float
 
 from proponent.baselines import Texts
 from proponent.errors import InputError
-from proponent.forms import Gradient
-from proponent.index.asked import Asked
-from proponent.index.beside import Beside
-from proponent.index.fitting import cuts_of
+from proponent.gradients.gradient import Gradient
+from proponent.index.baseline_scores import BaselineScores
+from proponent.index.curvature_fitter import layer_slices
+from proponent.index.queries import QueryBatch
 from proponent.search import RULES, How, Ranking, Search, Votes, Where, ranking_of
 from proponent.types import Example
 from proponent.views import QueryView
@@ -70,7 +70,7 @@ class Aggregate:
         return self
 
 
-class Together(Asked):
+class QueryGroup(QueryBatch):
     """Queries that are asked as one: the mean of their gradients, and all their words.
 
     Args:
@@ -79,10 +79,10 @@ class Together(Asked):
         linear: whether scores are linear in the gradient, so that the mean gradient gives the mean score.
     """
 
-    def __init__(self, asked: Asked, rows: Sequence[int], *, linear: bool) -> None:
+    def __init__(self, asked: QueryBatch, rows: Sequence[int], *, linear: bool) -> None:
         self.whole, self.rows = asked, tuple(rows)
         texts = [asked.queries[row] for row in self.rows]
-        whole = replace(texts[0], id="group", text=_told(texts), label=None, text_pair=None, target=None)
+        whole = replace(texts[0], id="group", text=_describe_texts(texts), label=None, text_pair=None, target=None)
         labels = {asked.labels[row] for row in self.rows}
         super().__init__([whole], (), [labels.pop() if len(labels) == 1 else -1], asked.against, [-1], [])
         self.losses = [float(np.mean([asked.losses[row] for row in self.rows]))] if asked.losses else []
@@ -146,8 +146,8 @@ class Grouping:
         beside: its baselines.
     """
 
-    def __init__(self, search: Search, beside: Beside) -> None:
-        self._search, self._beside = search, beside
+    def __init__(self, search: Search, beside: BaselineScores) -> None:
+        self._search, self._baselines = search, beside
         self._plan = search.store.plan
 
     @property
@@ -163,7 +163,7 @@ class Grouping:
                 "it has no groups, ranks or votes (ask one by one, or take ekfac or influence-last)"
             )
 
-    def rows(self, asked: Asked, rows: Sequence[int], rule: Aggregate) -> list[int]:
+    def rows(self, asked: QueryBatch, rows: Sequence[int], rule: Aggregate) -> list[int]:
         """Choose the queries that count."""
         self._check()
         if not rows:
@@ -179,7 +179,7 @@ class Grouping:
             raise InputError("no query is left to aggregate over: the model predicts none of them correctly")
         return found
 
-    def scores(self, asked: Asked, rows: Sequence[int], rule: Aggregate) -> tuple[Float[np.ndarray, " n"], int]:
+    def scores(self, asked: QueryBatch, rows: Sequence[int], rule: Aggregate) -> tuple[Float[np.ndarray, " n"], int]:
         """Join the scores of some queries."""
         alive = self._search.store.alive
         votes = Votes(rule.how, rule.k, int(alive.sum()))
@@ -190,7 +190,7 @@ class Grouping:
         return joined, votes.voters
 
     def ranking(
-        self, asked: Asked, rows: Sequence[int], rule: Aggregate, k: int, where: Where
+        self, asked: QueryBatch, rows: Sequence[int], rule: Aggregate, k: int, where: Where
     ) -> tuple[Ranking, list[str]]:
         """Rank the training examples by joined scores."""
         self._check()
@@ -201,12 +201,12 @@ class Grouping:
         notes = self._notes(rule, voters, len(rows), n, middle)
         return ranking_of(np.where(allowed, scores - middle, np.nan), k), notes
 
-    def _voters(self, asked: Asked, rows: Sequence[int], rule: Aggregate) -> Iterator[Float[np.ndarray, "v n"]]:
+    def _voters(self, asked: QueryBatch, rows: Sequence[int], rule: Aggregate) -> Iterator[Float[np.ndarray, "v n"]]:
         for start in range(0, len(rows), BLOCK):
             some = rows[start : start + BLOCK]
             name = self._plan.recipe.baseline
             if name is not None:
-                yield np.stack([self._beside.scores(name, asked.texts(row)) for row in some])
+                yield np.stack([self._baselines.scores(name, asked.texts(row)) for row in some])
                 continue
             queries = {
                 step: Gradient.stack([one.example(row) for row in some]) for step, one in asked.gradients.items()
@@ -221,7 +221,7 @@ class Grouping:
         return any(several[axis] for axis in rule.over)
 
     def _parts(self, queries: dict[int, Gradient], count: int, rule: Aggregate) -> Iterator[Float[np.ndarray, "v n"]]:
-        cuts = cuts_of(self._plan.blocks)
+        cuts = layer_slices(self._plan.blocks)
         every = [self._search.parts(step, one, count, cuts) for step, one in queries.items()]
         if set(rule.over) == {"layers", "checkpoints"}:
             for parts in every:
@@ -250,7 +250,7 @@ class Grouping:
         return [] if self.linear else [f"{self._plan.recipe.name}: the mean over {queries:,} queries has no words"]
 
 
-def _told(texts: Sequence[Example]) -> str:
+def _describe_texts(texts: Sequence[Example]) -> str:
     lines = [" / ".join(one.parts) if one.label is None else f"{one.label}: {' / '.join(one.parts)}" for one in texts]
     more = [f"... and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
     return "\n".join([f"{len(lines):,} queries, asked as one:", *lines[:SHOWN], *more])

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import nn
 
 from proponent.errors import InputError, MismatchError, RunError
-from proponent.index.passes import Pass
-from proponent.model import Encoder, Masks, Run
+from proponent.index.gradient_computer import GradientComputer
+from proponent.models import Encoder, Masks, Run
 from proponent.store import Store
 from proponent.types import Example
 
@@ -18,7 +18,7 @@ KEPT_BYTES = 4 * 2**30
 """Most memory that loaded checkpoints may take between two questions."""
 
 
-class Loaded:
+class LoadedRun:
     """The run of an index and its checkpoints.
 
     Args:
@@ -38,7 +38,7 @@ class Loaded:
         self.store, self._trust_remote_code, self.say = store, trust_remote_code, say
         named = run if run is not None else store.plan.joined or store.plan.run
         self._folders = [Path(named)] if isinstance(named, str | Path) else [Path(one) for one in named]
-        self._passes: dict[tuple[int, bool], Pass] = {}
+        self._passes: dict[tuple[int, bool], GradientComputer] = {}
 
     @cached_property
     def run(self) -> Run:
@@ -82,21 +82,21 @@ class Loaded:
         (encoded,) = self.encoder.encode([example])
         return self.at(step).words(encoded, label, width, against, asked=asked)
 
-    def at(self, step: int, *, retaken: bool = False) -> Pass:
+    def at(self, step: int, *, retaken: bool = False) -> GradientComputer:
         """Load a checkpoint, or take it from before."""
         if (step, retaken) not in self._passes:
             other = self._passes.get((step, not retaken))
             model = self._model(step) if other is None else other.model
             last = step == self.store.plan.checkpoints[-1].step
             recipe = self.store.plan.recipe
-            work = Pass(self.run, model, recipe, self.encoder, pooled=last and not retaken, retaken=retaken)
+            work = GradientComputer(self.run, model, recipe, self.encoder, pooled=last and not retaken, retaken=retaken)
             self._refuse_other_layers(work)
             if work.needs_table:
                 work.prepare(self.store.table(step))
             self._passes[step, retaken] = work
         return self._passes[step, retaken]
 
-    def _refuse_other_layers(self, work: Pass) -> None:
+    def _refuse_other_layers(self, work: GradientComputer) -> None:
         """Earlier versions kept the word embedding apart from the layers that a curvature turns."""
         taken, kept = [] if work.layered is None else work.layered.planned(), self.store.plan.blocks
         if self.store.plan.recipe.solver == "none" and taken != kept:

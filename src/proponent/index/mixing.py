@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from proponent.curvature.matrices import MOST
+from proponent.data import Examples
 from proponent.errors import DataError, InputError
-from proponent.examples import Examples
 from proponent.recipe import Recipe
 from proponent.types import step_name
 
@@ -24,7 +24,7 @@ PLACE = "curvature.eval_place"
 
 
 @dataclass(frozen=True)
-class Chosen:
+class EvalShare:
     """A lambda.
 
     Attributes:
@@ -62,16 +62,16 @@ def check_curvature(recipe: Recipe, queries: Examples | None) -> None:
 
 def chosen_share(
     recipe: Recipe, train: Float[np.ndarray, " p"], queries: Float[np.ndarray, " p"], count: int
-) -> Chosen:
+) -> EvalShare:
     """Choose lambda, or take the given one."""
     if recipe.eval_share != "auto":
-        return Chosen(float(recipe.eval_share), 0)
+        return EvalShare(float(recipe.eval_share), 0)
     place = _place(recipe, len(train))
     theirs, mine = (max(0.0, float(np.sort(one)[-place])) for one in (queries, train))
     rank = int((queries > 1e-9 * queries.max(initial=0.0)).sum())
     if theirs <= 1e-9 * float(queries.max(initial=0.0)):
         raise InputError(_too_few(count, place, len(train), f"its rank is {rank:,}", rank))
-    return Chosen(mine / (theirs + mine), place)
+    return EvalShare(mine / (theirs + mine), place)
 
 
 def refuse_too_few(recipe: Recipe, widths: Sequence[int], queries: Examples | None) -> None:
@@ -102,7 +102,7 @@ def _too_few(count: int, place: int, total: int, why: str, rank: int) -> str:
     )
 
 
-def mixing_told(step: int, table: dict[str, np.ndarray], queries: Examples | None, widest: int) -> str:
+def describe_mixing(step: int, table: dict[str, np.ndarray], queries: Examples | None, widest: int) -> str:
     """Say what R is made of."""
     if queries is None or SHARE not in table:
         return f"{step_name(step)}: R is the autocorrelation of the training set alone (no queries were given: --eval)"
@@ -117,7 +117,7 @@ def mixing_told(step: int, table: dict[str, np.ndarray], queries: Examples | Non
     )
 
 
-def fisher_told(recipe: Recipe) -> str:
+def describe_sampled_labels(recipe: Recipe) -> str:
     """Say whose labels EK-FAC's Fisher matrix is made of."""
     if recipe.fisher == "sampled":
         return f"Fisher matrix: labels drawn from the model's own probabilities (seed {recipe.fisher_seed})"
@@ -126,7 +126,7 @@ def fisher_told(recipe: Recipe) -> str:
     )
 
 
-def spread_told(large: int, layers: int) -> str:
+def describe_eval_spread(large: int, layers: int) -> str:
     """Say which layers' closed form is taken when asked."""
     return (
         f"DataInf's closed form over {large} of {layers} layers (more than {MOST:,} numbers each) is taken when asked, "

@@ -4,10 +4,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from proponent.data import Examples
 from proponent.errors import InputError
-from proponent.examples import Examples
-from proponent.index.moments import Source
 from proponent.index.planning import shard_of
+from proponent.index.second_moments import Source
 from proponent.store import RowKind
 
 

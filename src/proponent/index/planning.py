@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from proponent.data import Examples
 from proponent.errors import DataError, InputError, LabelError
-from proponent.examples import Examples
-from proponent.model import Checkpoint, Run
+from proponent.models import Checkpoint, Run
 from proponent.recipe import Recipe
 from proponent.store import PlannedSegment, Store
 from proponent.types import RUN_STEPS
@@ -26,7 +26,7 @@ SHARD_ROWS = (64, 8192)
 
 
 @dataclass(frozen=True)
-class Cut:
+class SegmentPlan:
     """One segment of the training set.
 
     Attributes:
@@ -42,9 +42,9 @@ class Cut:
     lengths: Int[np.ndarray, " n"]
 
 
-def cut(lengths: Int[np.ndarray, " n"], width: int, most: int, first: int) -> list[Cut]:
+def plan_segments(lengths: Int[np.ndarray, " n"], width: int, most: int, first: int) -> list[SegmentPlan]:
     """Cut a training set into segments of neighbouring rows, and each of them into shards of like length."""
-    cuts: list[Cut] = []
+    cuts: list[SegmentPlan] = []
     begin = 0
     total: Int[np.ndarray, " m"] = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
     while begin < len(lengths):
@@ -55,7 +55,7 @@ def cut(lengths: Int[np.ndarray, " n"], width: int, most: int, first: int) -> li
         size = min(max(int(SHARD_BYTES / (max(1.0, float(own.mean())) * width * 4)), SHARD_ROWS[0]), SHARD_ROWS[1])
         bounds = [*range(0, len(own), size), len(own)]
         planned = PlannedSegment(name=f"{first + len(cuts):05d}", n=len(own), shards=bounds)
-        cuts.append(Cut(planned, range(begin, end), order, own[order]))
+        cuts.append(SegmentPlan(planned, range(begin, end), order, own[order]))
         begin = end
     return cuts
 
@@ -136,7 +136,7 @@ def shard_of(text: str | None) -> tuple[int, int] | None:
     raise InputError(f"--shard {text!r}: give i/N with i from 0 to N - 1, such as 0/4")
 
 
-def refuse_empty_share(text: str | None, cuts: Sequence[Cut]) -> None:
+def refuse_empty_share(text: str | None, cuts: Sequence[SegmentPlan]) -> None:
     """Refuse a share that no shard falls to, before anything is computed for it."""
     share, count = shard_of(text), sum(len(one.planned.shards) - 1 for one in cuts)
     if share is not None and share[0] >= count:

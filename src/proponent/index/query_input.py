@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from proponent.errors import InputError
-from proponent.near import nearest
+from proponent.suggest import nearest
 from proponent.types import Example, Label
 
 AnyLabel = Label | np.integer[Any]

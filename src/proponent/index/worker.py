@@ -9,18 +9,18 @@ from jaxtyping import Float
 from torch import nn
 
 from proponent.curvature import SecondMoment
+from proponent.data import Examples
 from proponent.errors import InputError, MismatchError
-from proponent.examples import Examples
-from proponent.forms import Gradient
+from proponent.gradients.gradient import Gradient
+from proponent.gradients.model_parts import table_shape
 from proponent.index.clock import Clock
-from proponent.index.leading import leading
-from proponent.index.moments import Moments
+from proponent.index.extra_passes import Bases, factors, query_vectors, refitted, roots, squares
+from proponent.index.gradient_computer import GradientBatch, GradientComputer, GradientSpec
 from proponent.index.options import Options
-from proponent.index.passes import Pass, Passed, Wanted
-from proponent.index.planning import Cut, batches, shard_of
-from proponent.index.prior import Bases, factors, query_vectors, refitted, roots, squares
-from proponent.layers import table_shape
-from proponent.model import Checkpoint, Encoded, Encoder, Run, encoded_bytes
+from proponent.index.planning import SegmentPlan, batches, shard_of
+from proponent.index.principal_directions import fit_directions
+from proponent.index.second_moments import CheckpointMoments
+from proponent.models import Checkpoint, Encoded, Encoder, Run, encoded_bytes
 from proponent.progress import track
 from proponent.recipe import Recipe
 from proponent.store import SkippedRow, Writer
@@ -64,21 +64,21 @@ class Worker:
         checkpoints: tuple[Checkpoint, ...],
         first: nn.Module,
         encoder: Encoder,
-        wanted: Wanted,
-        moments: dict[int, Moments],
+        wanted: GradientSpec,
+        moments: dict[int, CheckpointMoments],
         encoded: list[Encoded] | None,
         clock: Clock,
     ) -> None:
         self.run, self.examples, self.labels, self.recipe, self.options = run, examples, labels, recipe, options
-        self.checkpoints, self.encoder, self.wanted, self.moments = checkpoints, encoder, wanted, moments
-        self.table = table_shape(first, decoding=run.card.kind == "seq2seq")
+        self.checkpoints, self.encoder, self.spec, self.moments = checkpoints, encoder, wanted, moments
+        self.table = table_shape(first, decoding=run.info.kind == "seq2seq")
         self._loaded = {checkpoints[0].step: first}
         self._bad: dict[int, str] = {}
         self._given, self._clock = encoded, clock
         self._encoded: dict[int, list[Encoded]] = {}
         self._mine = shard_of(options.shard)
 
-    def gradients(self, writer: Writer, cuts: list[Cut], at: int) -> None:
+    def gradients(self, writer: Writer, cuts: list[SegmentPlan], at: int) -> None:
         """Compute the shards of a segment that nobody has computed."""
         self._encoded, one = {}, cuts[at]
         if writer.is_finished(one.planned.name):
@@ -88,16 +88,16 @@ class Worker:
         for checkpoint in self.checkpoints:
             self._checkpoint(writer, one, checkpoint, before, part)
 
-    def complete(self, writer: Writer, one: Cut) -> bool:
+    def complete(self, writer: Writer, one: SegmentPlan) -> bool:
         """Say whether every shard of a segment is there now, whoever computed it."""
         return not any(self._missing(writer, one, step) for step in self.checkpoints)
 
-    def _missing(self, writer: Writer, one: Cut, checkpoint: Checkpoint) -> list[int]:
+    def _missing(self, writer: Writer, one: SegmentPlan, checkpoint: Checkpoint) -> list[int]:
         shards = range(len(one.planned.shards) - 1)
         return [shard for shard in shards if not writer.has_shard(checkpoint.step, one.planned.name, shard)]
 
-    def _checkpoint(self, writer: Writer, one: Cut, checkpoint: Checkpoint, before: int, part: str) -> None:
-        work: Pass | None = None
+    def _checkpoint(self, writer: Writer, one: SegmentPlan, checkpoint: Checkpoint, before: int, part: str) -> None:
+        work: GradientComputer | None = None
         told = False
         while True:
             missing = self._missing(writer, one, checkpoint)
@@ -125,23 +125,23 @@ class Worker:
     def _lacks_table(self, writer: Writer, checkpoint: Checkpoint) -> bool:
         """Whether arrays that the products of a checkpoint need are not there; an append has those of the index."""
         needed = {
-            "head": self.wanted.head,
+            "head": self.spec.head,
             "embedding": self.recipe.synonym_threshold is not None,
-            "inverse_root": self._recorded and self.wanted.choice is None,
+            "inverse_root": self._recorded and self.spec.choice is None,
             "refit": self.recipe.refit is not None,
-            "root.0": self.wanted.choice is not None and self.recipe.preconditioner == "adam",
+            "root.0": self.spec.choice is not None and self.recipe.preconditioner == "adam",
             "basis": self.recipe.basis == "leading",
         }
         held = writer.table_names(checkpoint.step)
         return writer.base is None and any(wanted and name not in held for name, wanted in needed.items())
 
-    def _pass(self, checkpoint: Checkpoint) -> Pass:
+    def _pass(self, checkpoint: Checkpoint) -> GradientComputer:
         model = self._loaded.pop(checkpoint.step, None)
         with self._clock("load"):
             model = model if model is not None else self.run.load(checkpoint)
-        return Pass(self.run, model, self.recipe, self.encoder, pooled=checkpoint is self.checkpoints[-1])
+        return GradientComputer(self.run, model, self.recipe, self.encoder, pooled=checkpoint is self.checkpoints[-1])
 
-    def _table_of(self, writer: Writer, checkpoint: Checkpoint, work: Pass) -> None:
+    def _table_of(self, writer: Writer, checkpoint: Checkpoint, work: GradientComputer) -> None:
         """Publish what the products of a checkpoint need, once: shards hang on it, so whoever is first decides."""
         if self._lacks_table(writer, checkpoint):
             made = self._tables(checkpoint, work)
@@ -151,26 +151,28 @@ class Worker:
         if work.needs_table:
             work.prepare(writer.read_table(checkpoint.step))
 
-    def _tables(self, checkpoint: Checkpoint, work: Pass) -> dict[str, np.ndarray]:
+    def _tables(self, checkpoint: Checkpoint, work: GradientComputer) -> dict[str, np.ndarray]:
         tables, names = work.tables(), self.run.label_names
         if self.recipe.refit is not None:
             if names is None:
                 raise InputError(f"{self.recipe.name} fits a classifier's head anew, and this run is a language model")
             tables["refit"] = refitted(work, self.stream, len(names), self.recipe.refit)
-        if self.wanted.choice is not None:
+        if self.spec.choice is not None:
             return tables | self._of_layers(checkpoint, work, tables)
         if self._recorded:
             tables["inverse_root"] = self._moment(checkpoint).inverse_root
         return tables
 
-    def _of_layers(self, checkpoint: Checkpoint, work: Pass, tables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _of_layers(
+        self, checkpoint: Checkpoint, work: GradientComputer, tables: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         """What gradients of layers are multiplied with, and what they are projected to, which hangs on it."""
         made: dict[str, np.ndarray] = {}
         if self.recipe.preconditioner == "adam":
             made = roots(work, self.stream, self.moments[checkpoint.step], checkpoint)
         if self.recipe.basis == "leading":
             work.prepare(tables | made, basis=False)
-            made |= leading(work, self.stream)
+            made |= fit_directions(work, self.stream)
         return made
 
     def stream(self) -> Iterator[tuple[list[Encoded], list[int]]]:
@@ -206,14 +208,20 @@ class Worker:
             self.options.batch_size,
         )
 
-    def _prepared(self, writer: Writer, checkpoint: Checkpoint) -> Pass:
+    def _prepared(self, writer: Writer, checkpoint: Checkpoint) -> GradientComputer:
         work = self._pass(checkpoint)
         if work.needs_table:
             work.prepare(writer.read_table(checkpoint.step))
         return work
 
     def _shards(
-        self, writer: Writer, one: Cut, checkpoint: Checkpoint, work: Pass, shards: list[int], part: str
+        self,
+        writer: Writer,
+        one: SegmentPlan,
+        checkpoint: Checkpoint,
+        work: GradientComputer,
+        shards: list[int],
+        part: str,
     ) -> int:
         """Compute those of some shards that no other process works on; say how many they were."""
         bounds, name = one.planned.shards, one.planned.name
@@ -225,7 +233,7 @@ class Worker:
             weight=lambda cut: cut[2] - cut[1],
             quiet=self.options.quiet,
         )
-        done: list[Passed] = []
+        done: list[GradientBatch] = []
         computed = 0
         for shard, start, stop in steps:
             done.append(self._batch(one, work, start, stop))
@@ -238,7 +246,7 @@ class Worker:
         return computed
 
     def _todo(
-        self, writer: Writer, one: Cut, checkpoint: Checkpoint, shards: list[int]
+        self, writer: Writer, one: SegmentPlan, checkpoint: Checkpoint, shards: list[int]
     ) -> Iterator[tuple[int, int, int]]:
         """The batches of one shard after another, each taken when its turn comes: (shard, begin, end)."""
         name, step, bounds = one.planned.name, checkpoint.step, one.planned.shards
@@ -254,11 +262,11 @@ class Worker:
             )
             yield from ((shard, start, stop) for start, stop in cuts)
 
-    def _batch(self, one: Cut, work: Pass, start: int, stop: int) -> Passed:
+    def _batch(self, one: SegmentPlan, work: GradientComputer, start: int, stop: int) -> GradientBatch:
         rows = [one.rows[int(place)] for place in one.order[start:stop]]
         return work(self._encode(one, start, rows), [self.labels[row] for row in rows])
 
-    def _encode(self, one: Cut, start: int, rows: list[int]) -> list[Encoded]:
+    def _encode(self, one: SegmentPlan, start: int, rows: list[int]) -> list[Encoded]:
         """Encode a batch, or take it from when its tokens were counted or from the pass over an earlier checkpoint."""
         if self._given is not None:
             return [self._given[row] for row in rows]
@@ -269,7 +277,7 @@ class Worker:
                 self._encoded[start] = found
         return found
 
-    def _note_bad(self, one: Cut, checkpoint: Checkpoint, start: int, arrays: dict[str, np.ndarray]) -> None:
+    def _note_bad(self, one: SegmentPlan, checkpoint: Checkpoint, start: int, arrays: dict[str, np.ndarray]) -> None:
         for place in np.flatnonzero(arrays["meta.bad"]).tolist():
             cause = "loss" if not np.isfinite(arrays["meta.losses"][place]) else "gradient"
             row = one.rows[int(one.order[start + place])]
@@ -290,7 +298,7 @@ class Worker:
             for row, cause in sorted(self._bad.items())
         )
 
-    def skipped(self, writer: Writer, cuts: list[Cut]) -> tuple[SkippedRow, ...]:
+    def skipped(self, writer: Writer, cuts: list[SegmentPlan]) -> tuple[SkippedRow, ...]:
         """List the rows without a finite gradient in all shards, whoever computed them and when."""
         for one in cuts:
             for checkpoint in self.checkpoints:
@@ -311,7 +319,7 @@ class Worker:
         return SecondMoment(v, self.recipe.epsilon, found.source)
 
 
-def _shard_arrays(done: list[Passed]) -> dict[str, np.ndarray]:
+def _shard_arrays(done: list[GradientBatch]) -> dict[str, np.ndarray]:
     """Lay the batches of a shard one after another."""
     arrays = Gradient.stack([one.gradient for one in done]).pack()
     arrays |= {

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from proponent.baselines import NAMES as BASELINES
 from proponent.errors import InputError
 from proponent.methods.files import names_a_file, read_fields
-from proponent.near import nearest
 from proponent.recipe import Recipe
+from proponent.suggest import nearest
 
 YEH = "Yeh et al. 2022, First is Better Than Last for Language Data Influence (arXiv 2202.11844)"
 PRUTHI = "Pruthi et al. 2020, Estimating Training Data Influence by Tracing Gradient Descent (arXiv 2002.08484)"
@@ -202,7 +202,7 @@ assert set(BASELINES) <= set(METHODS)
 
 
 @dataclass(frozen=True, slots=True)
-class Loop:
+class LoopMethod:
     """A method with a loop of its own, which no index holds.
 
     Attributes:
@@ -220,8 +220,8 @@ class Loop:
     asked: str
 
 
-LOOPS: dict[str, Loop] = {
-    "replay": Loop(
+LOOPS: dict[str, LoopMethod] = {
+    "replay": LoopMethod(
         "exact derivative of an output through the recorded training, by example and word",
         MAGIC,
         "the training again, about 3 times more per query",

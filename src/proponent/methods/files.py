@@ -16,8 +16,8 @@ from typing import Any, cast
 
 from proponent.disk import write_bytes
 from proponent.errors import InputError
-from proponent.near import nearest
 from proponent.recipe import Recipe
+from proponent.suggest import nearest
 from proponent.version import __version__
 
 KINDS = (".json", ".toml")

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from proponent.errors import InputError
-from proponent.forms import Gradient, Rows
+from proponent.gradients.forms import Rows
+from proponent.gradients.gradient import Gradient
 from proponent.method import Gradients
 from proponent.method_parts import Adam
 from proponent.preconditioners.base import (

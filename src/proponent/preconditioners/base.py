@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, cast, runtime_checkable
 
-from proponent.forms import Gradient
+from proponent.gradients.gradient import Gradient
 from proponent.method import Gradients
 from proponent.method_parts import Projection, Spec
 from proponent.preconditioners.batches import Arrays, Batch, Computer, LayerShape, Parts, Sums, TrainVectors

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from proponent.forms import Gradient
+from proponent.gradients.gradient import Gradient
 
 EACH = "each."
 """Before the name of a sum whose batches are laid one after another."""

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from proponent.errors import InputError
-from proponent.forms import Dense, Gradient
+from proponent.gradients.forms import Dense
+from proponent.gradients.gradient import Gradient
 from proponent.method import Gradients
 from proponent.method_parts import Damped
 from proponent.preconditioners.base import Cost, ModelFacts, Pass, Preconditioner, Told, counted

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from proponent.errors import InputError
-from proponent.layers import Block, Call, OneHot
+from proponent.gradients.layer_hooks import Call
+from proponent.gradients.layer_rules import Block, OneHot
 from proponent.method_parts import EKFAC
 from proponent.preconditioners.base import BuildOptions, Pass, Told
 from proponent.preconditioners.batches import Arrays, Batch, LayerShape, Parts, Sums, TextBatch

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from proponent.layers import Block, Call, OneHot
-from proponent.layers.rules import Left
+from proponent.gradients.layer_hooks import Call
+from proponent.gradients.layer_rules import Block, Left, OneHot
 from proponent.method import Gradients
 from proponent.method_parts import Projection
 from proponent.preconditioners import base

@@ -9,7 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from proponent.errors import InputError
-from proponent.layers import Block, Call, OneHot, classifier_head
+from proponent.gradients.layer_hooks import Call
+from proponent.gradients.layer_rules import Block, OneHot
+from proponent.gradients.model_parts import classifier_head
 from proponent.method import Gradients
 from proponent.method_parts import RefitHead
 from proponent.preconditioners import base

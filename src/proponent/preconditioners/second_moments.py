@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from proponent.errors import InputError, MismatchError
-from proponent.layers import Block, Call, OneHot
+from proponent.gradients.layer_hooks import Call
+from proponent.gradients.layer_rules import Block, OneHot
 from proponent.preconditioners.base import CheckpointFiles
 from proponent.preconditioners.batches import Arrays, Computer, Parts, TextBatch
 from proponent.tensors import TensorSlices, read_tensors

@@ -2,10 +2,10 @@
 
 from proponent.search.aggregation import RULES, How, Votes, aggregate
 from proponent.search.engine import Search
+from proponent.search.filters import ANY, Where
 from proponent.search.kernels import KernelName
 from proponent.search.ranking import Counter, Ranking, ranking_of
 from proponent.search.synonyms import assign
-from proponent.search.where import ANY, Where
 
 __all__ = [
     "ANY",

@@ -16,14 +16,16 @@ import numpy as np
 from jaxtyping import Float
 
 from proponent.errors import DamagedError
-from proponent.forms import Gradient, Head, Outer, Rows, Terms, cross_terms, gather
-from proponent.search.heads import scan_head
-from proponent.search.join import Meeting, Part, by_token, meet, product, rank
+from proponent.gradients.forms import Outer, Rows, Terms, gather
+from proponent.gradients.gradient import Gradient
+from proponent.gradients.vocabulary_head import VocabularyHead, cross_terms
+from proponent.search.filters import ANY, Where
+from proponent.search.join import BlockJoin, Part, by_token, match_tokens, product, rank
 from proponent.search.kernels import KernelName, kernel_of
-from proponent.search.ranking import Counter, Ends, Ranking
+from proponent.search.ranking import Counter, Ranking, TopKBothEnds
 from proponent.search.scan import lookup_rows, scan_dense, scan_outer, scan_rows
 from proponent.search.synonyms import Synonyms
-from proponent.search.where import ANY, Where
+from proponent.search.vocabulary_heads import scan_head
 from proponent.store import Segment, Store
 
 SCAN_ERROR = 1e-5
@@ -87,7 +89,7 @@ class Search:
 
     def top(self, queries: Mapping[int, Gradient], count: int, k: int, where: Where = ANY) -> list[Ranking]:
         """Rank both ends for some queries, without a score per query and example in memory."""
-        ends, ready = [Ends(k) for _ in range(count)], self._ready(queries)
+        ends, ready = [TopKBothEnds(k) for _ in range(count)], self._ready(queries)
 
         def take(segment: Segment) -> None:
             allowed = where.allowed(segment)
@@ -203,17 +205,19 @@ class Search:
             return False
         return all(segment.postings(one.step) is not None for one in self.store.plan.checkpoints)
 
-    def _meeting(self, segment: Segment, ready: Mapping[int, Rows], allowed: np.ndarray, count: int) -> Meeting | None:
+    def _meeting(
+        self, segment: Segment, ready: Mapping[int, Rows], allowed: np.ndarray, count: int
+    ) -> BlockJoin | None:
         parts: list[Part] = []
         for one in self.store.plan.checkpoints:
             postings = segment.postings(one.step)
             if postings is None or one.step not in ready:
                 return None
-            parts.append(meet(postings, by_token(ready[one.step]), one.weight, self.scale(one.step, segment)))
-        return Meeting(parts, allowed, count, self._kernel)
+            parts.append(match_tokens(postings, by_token(ready[one.step]), one.weight, self.scale(one.step, segment)))
+        return BlockJoin(parts, allowed, count, self._kernel)
 
-    def _out_of_reach(self, meeting: Meeting, ends: Sequence[Ends]) -> bool:
-        bars = np.asarray([end.bar for end in ends])
+    def _out_of_reach(self, meeting: BlockJoin, ends: Sequence[TopKBothEnds]) -> bool:
+        bars = np.asarray([end.threshold for end in ends])
         if not self._prune or not bars.all():
             return False
         return bool((meeting.ceilings() * (1.0 + meeting.error) < bars).all())
@@ -289,9 +293,9 @@ class Search:
         product = np.stack(columns, axis=1) if columns else np.zeros((len(mine.words), 0))
         return gather(product, mine.words, theirs.words, *widths)
 
-    def _head(self, step: int) -> Head:
+    def _head(self, step: int) -> VocabularyHead:
         table = self._table(step)
-        return Head(table["head"], table.get("head_bias"))
+        return VocabularyHead(table["head"], table.get("head_bias"))
 
     def _inverse_root(self, step: int) -> Float[np.ndarray, "v d"]:
         return self._table(step)["inverse_root"]
@@ -301,7 +305,7 @@ class Search:
         return Synonyms(self._table(step)["embedding"], self.recipe.synonym_threshold)
 
 
-def _take(scores: Float[np.ndarray, "q n"], offset: int, allowed: np.ndarray, ends: Sequence[Ends]) -> None:
+def _take(scores: Float[np.ndarray, "q n"], offset: int, allowed: np.ndarray, ends: Sequence[TopKBothEnds]) -> None:
     """Take the scores of a scan into the rankings."""
     for row, end in enumerate(ends):
         found = np.flatnonzero(allowed & (scores[row] != 0))

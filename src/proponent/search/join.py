@@ -12,9 +12,9 @@ from threading import Lock
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from proponent.forms import Rows
+from proponent.gradients.forms import Rows
 from proponent.search.kernels import Kernel
-from proponent.search.ranking import Counter, Ends
+from proponent.search.ranking import Counter, TopKBothEnds
 from proponent.store import Postings
 
 SPARSE = 0.25
@@ -25,7 +25,7 @@ FIRST = 4
 
 
 @dataclass(frozen=True)
-class Met:
+class TokenMatch:
     """One token that queries share with a segment at one checkpoint.
 
     Attributes:
@@ -59,7 +59,7 @@ class Part:
     postings: Postings
     weight: float
     scale: Float[np.ndarray, " n"] | None
-    met: tuple[Met, ...]
+    matches: tuple[TokenMatch, ...]
 
 
 def by_token(queries: Rows) -> dict[int, tuple[Int[np.ndarray, " j"], Float[np.ndarray, "j d"]]]:
@@ -75,7 +75,7 @@ def by_token(queries: Rows) -> dict[int, tuple[Int[np.ndarray, " j"], Float[np.n
     }
 
 
-def meet(
+def match_tokens(
     postings: Postings,
     tokens: Mapping[int, tuple[Int[np.ndarray, " j"], Float[np.ndarray, "j d"]]],
     weight: float,
@@ -83,17 +83,17 @@ def meet(
 ) -> Part:
     """Find where queries meet postings."""
     ids = np.fromiter(tokens, dtype=np.int64, count=len(tokens))
-    met: list[Met] = []
+    met: list[TokenMatch] = []
     turned = np.float32(weight if scale is None else 1.0)  # a weight of all examples goes into the queries' rows
     for token, place in zip(ids.tolist(), postings.places(ids).tolist(), strict=True):
         if place >= 0:
             columns, rows = tokens[token][0], tokens[token][1] * turned
             norms = np.sqrt(np.einsum("jd,jd->j", rows, rows, dtype=np.float64))
-            met.append(Met(*postings.span(place), float(postings.largest[place]), columns, rows, norms))
+            met.append(TokenMatch(*postings.span(place), float(postings.largest[place]), columns, rows, norms))
     return Part(postings, 1.0 if scale is None else weight, scale, tuple(met))
 
 
-class Meeting:
+class BlockJoin:
     """A block of queries and one segment, over all checkpoints.
 
     Args:
@@ -116,7 +116,7 @@ class Meeting:
         bounds = scores = 0.0
         for part in self.parts:
             width = part.postings.row_bytes
-            for met in part.met:
+            for met in part.matches:
                 count, queries = met.stop - met.start, len(met.columns)
                 bounds += count * queries * 15.0
                 scores += count * (0.1 * width + queries * (8.0 + 0.008 * width))
@@ -125,13 +125,13 @@ class Meeting:
     @property
     def postings(self) -> int:
         """Rows of all shared tokens."""
-        return sum(met.stop - met.start for part in self.parts for met in part.met)
+        return sum(met.stop - met.start for part in self.parts for met in part.matches)
 
     def add_scores(self, total: Float[np.ndarray, "q n"]) -> None:
         """Score every example of the segment, reading all rows of the shared tokens."""
         for part in self.parts:
             own = total if part.scale is None else np.zeros_like(total)
-            for met in part.met:
+            for met in part.matches:
                 owners = part.postings.owners(met.start, met.stop)
                 self.kernel(own, owners, *part.postings.raw(met.start, met.stop), met.rows, met.columns)
             if part.scale is not None:
@@ -143,7 +143,7 @@ class Meeting:
         for part in self.parts:
             largest = part.weight if part.scale is None else part.weight * float(part.scale.max(initial=0.0))
             own = np.zeros(self.count)
-            for met in part.met:
+            for met in part.matches:
                 own[met.columns] += met.largest * met.norms
             total += largest * own
         return total
@@ -153,7 +153,7 @@ class Meeting:
         total = np.zeros((self.count, self.n))
         for part in self.parts:
             own = np.zeros_like(total)
-            for met in part.met:
+            for met in part.matches:
                 owners = part.postings.owners(met.start, met.stop).astype(np.intp)
                 norms = part.postings.norms(met.start, met.stop).astype(np.float64)
                 for column, norm in zip(met.columns.tolist(), met.norms.tolist(), strict=True):
@@ -167,7 +167,7 @@ class Meeting:
         total, read = np.zeros(self.n), 0
         for part in self.parts:
             own = np.zeros((1, self.n))
-            for met in part.met:
+            for met in part.matches:
                 place = np.flatnonzero(met.columns == column)
                 if not len(place):
                     continue
@@ -187,7 +187,7 @@ def product(kept: Rows, query: Rows) -> float:
     return float(np.einsum("kd,kd->", kept.rows[mine], query.rows[theirs], dtype=np.float64))
 
 
-def rank(meeting: Meeting, offset: int, ends: Sequence[Ends], lock: Lock, *, prune: bool) -> Counter:
+def rank(meeting: BlockJoin, offset: int, ends: Sequence[TopKBothEnds], lock: Lock, *, prune: bool) -> Counter:
     """Take the scores of one segment into the rankings of a block of queries."""
     counter, everything = Counter(), meeting.postings
     each = sum(part.postings.row_bytes for part in meeting.parts[:1])
@@ -213,9 +213,9 @@ def rank(meeting: Meeting, offset: int, ends: Sequence[Ends], lock: Lock, *, pru
 
 
 def _pruned(
-    meeting: Meeting,
+    meeting: BlockJoin,
     offset: int,
-    ends: Sequence[Ends],
+    ends: Sequence[TopKBothEnds],
     lock: Lock,
     bounds: Float[np.ndarray, "q n"],
 ) -> int | None:
@@ -226,22 +226,22 @@ def _pruned(
     reach = bounds + errors
     for row, end in enumerate(ends):
         first = np.zeros(meeting.n, dtype=np.bool_)
-        if not end.bar:
-            most = min(meeting.n, FIRST * end.helped.k + 16)
+        if not end.threshold:
+            most = min(meeting.n, FIRST * end.proponents.k + 16)
             first[np.argpartition(bounds[row], -most)[-most:]] = True
             first &= bounds[row] > 0
         firsts.append(first)
     scored: list[tuple[np.ndarray, np.ndarray]] = []
     bars: list[float] = []
     for row, end in enumerate(ends):
-        bar = end.bar
+        bar = end.threshold
         if firsts[row].any():
             scores, taken = meeting.chosen(row, firsts[row])
             read += taken
-            trial = Ends(end.helped.k)
+            trial = TopKBothEnds(end.proponents.k)
             found = np.flatnonzero(firsts[row])
             trial.add(offset + found, scores[found], errors[row, found])
-            bar = trial.bar
+            bar = trial.threshold
             scored.append((found, scores[found]))
         else:
             scored.append((np.zeros(0, dtype=np.int64), np.zeros(0)))

@@ -51,14 +51,14 @@ class Ranking:
         hurt_scores: their scores.
     """
 
-    helped: Int[np.ndarray, " k"]
-    helped_scores: Float[np.ndarray, " k"]
-    hurt: Int[np.ndarray, " m"]
-    hurt_scores: Float[np.ndarray, " m"]
+    proponents: Int[np.ndarray, " k"]
+    proponent_scores: Float[np.ndarray, " k"]
+    opponents: Int[np.ndarray, " m"]
+    opponent_scores: Float[np.ndarray, " m"]
 
 
 @dataclass
-class End:
+class TopK:
     """Candidates for one end of a ranking.
 
     Attributes:
@@ -69,7 +69,7 @@ class End:
 
     k: int
     sign: float
-    bar: float = 0.0
+    threshold: float = 0.0
     _examples: Int[np.ndarray, " m"] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     _most: Float[np.ndarray, " m"] = field(default_factory=lambda: np.zeros(0))
     _least: Float[np.ndarray, " m"] = field(default_factory=lambda: np.zeros(0))
@@ -79,17 +79,17 @@ class End:
     ) -> None:
         """Take in scores."""
         turned = self.sign * scores
-        self.bar = max(self.bar, _reached(turned - errors, self.k))
+        self.threshold = max(self.threshold, _reached(turned - errors, self.k))
         most = turned + errors
-        kept = np.flatnonzero((most >= self.bar) & (most > 0))
+        kept = np.flatnonzero((most >= self.threshold) & (most > 0))
         self._examples = np.concatenate([self._examples, examples[kept]])
         self._most = np.concatenate([self._most, most[kept]])
         self._least = np.concatenate([self._least, (turned - errors)[kept]])
         if len(self._least) > self.k:
-            self.bar = max(self.bar, float(np.partition(self._least, -self.k)[-self.k]))
+            self.threshold = max(self.threshold, float(np.partition(self._least, -self.k)[-self.k]))
         elif len(self._least) == self.k:
-            self.bar = max(self.bar, float(self._least.min()))
-        kept = self._most >= self.bar
+            self.threshold = max(self.threshold, float(self._least.min()))
+        kept = self._most >= self.threshold
         self._examples, self._most, self._least = self._examples[kept], self._most[kept], self._least[kept]
 
     def ranked(self, exact: Callable[[int], float]) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
@@ -110,7 +110,7 @@ def _reached(least: Float[np.ndarray, " m"], k: int) -> float:
     return max(0.0, float(np.partition(largest, -k)[-k]))
 
 
-class Ends:
+class TopKBothEnds:
     """Both ends of one query's ranking.
 
     Args:
@@ -118,28 +118,28 @@ class Ends:
     """
 
     def __init__(self, k: int) -> None:
-        self.helped, self.hurt = End(k, 1.0), End(k, -1.0)
+        self.proponents, self.opponents = TopK(k, 1.0), TopK(k, -1.0)
 
     @property
-    def bar(self) -> float:
+    def threshold(self) -> float:
         """No example whose score is smaller than this in magnitude can be among the hits."""
-        return min(self.helped.bar, self.hurt.bar)
+        return min(self.proponents.threshold, self.opponents.threshold)
 
     def add(
         self, examples: Int[np.ndarray, " m"], scores: Float[np.ndarray, " m"], errors: Float[np.ndarray, " m"]
     ) -> None:
-        """Take in scores; see `End.add`."""
-        self.helped.add(examples, scores, errors)
-        self.hurt.add(examples, scores, errors)
+        """Take in scores; see `TopK.add`."""
+        self.proponents.add(examples, scores, errors)
+        self.opponents.add(examples, scores, errors)
 
     def ranking(self, exact: Callable[[int], float]) -> Ranking:
         """Finish."""
-        return Ranking(*self.helped.ranked(exact), *self.hurt.ranked(exact))
+        return Ranking(*self.proponents.ranked(exact), *self.opponents.ranked(exact))
 
 
 def ranking_of(scores: Float[np.ndarray, " n"], k: int) -> Ranking:
     """Rank scores that are known exactly."""
     found = np.flatnonzero(np.isfinite(scores) & (scores != 0))
-    ends = Ends(k)
+    ends = TopKBothEnds(k)
     ends.add(found, scores[found], np.zeros(len(found)))
     return ends.ranking(lambda example: float(scores[example]))

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, Int
 
-from proponent.forms import Gradient, Outer
+from proponent.gradients.forms import Outer
+from proponent.gradients.gradient import Gradient
 from proponent.search.kernels import Kernel
 from proponent.store import Segment
 from proponent.store.rows import decode_arrays

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from proponent.forms import Rows
+from proponent.gradients.forms import Rows
 
 Lookup = Callable[[int], tuple[Int[np.ndarray, " m"], Float[np.ndarray, "m d"]] | None]
 """Owners and rows of a token."""

@@ -1,6 +1,8 @@
 """Keep forms on disk and read them back; knows neither model nor torch."""
 
-from proponent.store.changing import delete
+from proponent.store.build_progress import BuildProgress, watch
+from proponent.store.checksums import Checksums
+from proponent.store.deletion import delete
 from proponent.store.manifest import (
     FORMAT,
     Manifest,
@@ -16,14 +18,13 @@ from proponent.store.postings import Postings
 from proponent.store.reader import Store
 from proponent.store.rows import RowKind
 from proponent.store.segment import Segment
-from proponent.store.sums import Sums
 from proponent.store.verify import Verdict, verify
-from proponent.store.watching import BuildProgress, watch
 from proponent.store.writer import Writer
 
 __all__ = [
     "FORMAT",
     "BuildProgress",
+    "Checksums",
     "Manifest",
     "Plan",
     "PlannedBlock",
@@ -35,7 +36,6 @@ __all__ = [
     "SkippedRow",
     "Source",
     "Store",
-    "Sums",
     "Verdict",
     "Writer",
     "delete",

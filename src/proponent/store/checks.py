@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Int
 
 from proponent.errors import DamagedError
-from proponent.store.mapped import Mapped
+from proponent.store.mapped import MappedTensors
 
 ROWS = ("rows.ids", "rows.words", "rows.rows")
 """What embedding rows are kept as."""
 
 
-def check_shard(file: Mapped, n: int) -> None:
+def check_shard(file: MappedTensors, n: int) -> None:
     """Check a shard before its first use."""
     names = set(file.names)
     wrong = _refusing(file)
@@ -36,7 +36,7 @@ def check_shard(file: Mapped, n: int) -> None:
         _check_rows(file)
 
 
-def _rows(file: Mapped, form: str, n: int) -> int:
+def _rows(file: MappedTensors, form: str, n: int) -> int:
     """Rows of a form, once its bounds are checked."""
     indptr, wrong = file.view(f"{form}.indptr"), _refusing(file)
     if indptr.dtype.kind != "i" or indptr.shape != (n + 1,) or indptr[0] != 0 or (np.diff(indptr) < 0).any():
@@ -44,7 +44,7 @@ def _rows(file: Mapped, form: str, n: int) -> int:
     return int(indptr[-1])
 
 
-def _check_rows(file: Mapped) -> None:
+def _check_rows(file: MappedTensors) -> None:
     ids, words, wrong = file.view("rows.ids"), file.view("rows.words"), _refusing(file)
     if ids.dtype.kind != "i" or words.dtype.kind != "i" or ids.ndim != 1 or words.ndim != 1:
         wrong("rows.ids and rows.words are not whole numbers")
@@ -54,7 +54,7 @@ def _check_rows(file: Mapped) -> None:
         wrong("rows.rows or rows.scale has another shape")
 
 
-def check_postings(file: Mapped, tokens: Int[np.ndarray, " x"], indptr: Int[np.ndarray, " y"]) -> None:
+def check_postings(file: MappedTensors, tokens: Int[np.ndarray, " x"], indptr: Int[np.ndarray, " y"]) -> None:
     """Check postings when they are opened; owners are checked as they are read."""
     wrong = _refusing(file)
     if tokens.ndim != 1 or indptr.shape != (len(tokens) + 1,) or file.shape("largest") != tokens.shape:
@@ -69,13 +69,13 @@ def check_postings(file: Mapped, tokens: Int[np.ndarray, " x"], indptr: Int[np.n
         wrong("rows or owners have another shape")
 
 
-def check_owners(file: Mapped, owners: Int[np.ndarray, " m"], n: int) -> None:
+def check_owners(file: MappedTensors, owners: Int[np.ndarray, " m"], n: int) -> None:
     """Check the examples that rows belong to."""
     if len(owners) and not 0 <= int(owners.min()) <= int(owners.max()) < n:
         _refusing(file)(f"it names examples that the segment of {n} does not hold")
 
 
-def check_features(file: Mapped, name: str, array: np.ndarray, n: int, classes: int) -> None:
+def check_features(file: MappedTensors, name: str, array: np.ndarray, n: int, classes: int) -> None:
     """Check an array over the examples of a segment."""
     wrong = _refusing(file)
     if array.ndim not in {1, 2} or array.shape[1 if name == "losses" and array.ndim == 2 else 0] != n:
@@ -92,7 +92,7 @@ def check_features(file: Mapped, name: str, array: np.ndarray, n: int, classes: 
             wrong(f"labels are not those of {classes} classes")
 
 
-def _refusing(file: Mapped) -> Callable[[str], NoReturn]:
+def _refusing(file: MappedTensors) -> Callable[[str], NoReturn]:
     def wrong(what: str) -> NoReturn:
         raise DamagedError(f"{file.path} does not hold what an index holds ({what}): build the index again")
 

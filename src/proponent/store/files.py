@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from proponent import disk
+from proponent.data import parquet_bytes
 from proponent.disk import temporary
-from proponent.examples import parquet_bytes
+from proponent.store.checksums import Checksums, sums_of, sums_of_file
 from proponent.store.mapped import Place, lay_out
-from proponent.store.sums import Sums, sums_of, sums_of_file
 
 NOTE = ".done"
 
@@ -22,10 +22,10 @@ Columns = Mapping[str, Sequence[object] | np.ndarray]
 """Equally long lists or arrays by name."""
 
 
-def publish_bytes(path: Path, chunks: Sequence[bytes | memoryview], *, noted: bool = True) -> Sums:
+def publish_bytes(path: Path, chunks: Sequence[bytes | memoryview], *, noted: bool = True) -> Checksums:
     """Write a file atomically."""
 
-    def fill(opened: int) -> Sums:
+    def fill(opened: int) -> Checksums:
         at = 0
         for chunk in chunks:
             at = disk.write_all(opened, chunk, at)
@@ -34,7 +34,7 @@ def publish_bytes(path: Path, chunks: Sequence[bytes | memoryview], *, noted: bo
     return _publish(path, sum(memoryview(chunk).nbytes for chunk in chunks), fill, noted=noted)
 
 
-def publish_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> Sums:
+def publish_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> Checksums:
     """Write a safetensors file atomically, with its note."""
     whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     head, places = lay_out({name: (array.dtype.newbyteorder("<"), array.shape) for name, array in whole.items()})
@@ -46,12 +46,12 @@ def publish_scattered(
     path: Path,
     shapes: Mapping[str, tuple[np.dtype[np.generic], tuple[int, ...]]],
     fill: Callable[[Callable[[str, int, np.ndarray], None]], None],
-) -> Sums:
+) -> Checksums:
     """Write a safetensors file whose rows come in no order, atomically, with its note."""
     head, places = lay_out(shapes)
     size = max((place.stop for place in places.values()), default=len(head))
 
-    def fill_file(opened: int) -> Sums:
+    def fill_file(opened: int) -> Checksums:
         disk.write_all(opened, head, 0)
 
         def put(name: str, row: int, values: np.ndarray) -> None:
@@ -66,21 +66,21 @@ def publish_scattered(
     return _publish(path, size, fill_file, noted=True)
 
 
-def publish_table(path: Path, columns: Columns) -> Sums:
+def publish_table(path: Path, columns: Columns) -> Checksums:
     """Write a Parquet file atomically, with its note."""
     return publish_bytes(path, [parquet_bytes(columns)])
 
 
-def finished(path: Path) -> Sums | None:
+def finished(path: Path) -> Checksums | None:
     """Read the note of a file."""
     try:
-        sums = Sums.model_validate_json(note_of(path).read_bytes())
+        sums = Checksums.model_validate_json(note_of(path).read_bytes())
         return sums if path.stat().st_size == sums.size and sums.fits else None
     except (OSError, ValueError):
         return None
 
 
-def write_note(path: Path, sums: Sums) -> None:
+def write_note(path: Path, sums: Checksums) -> None:
     """Say that a file is finished."""
     disk.publish(note_of(path), lambda opened: disk.write_all(opened, sums.model_dump_json().encode(), 0))
 
@@ -102,7 +102,7 @@ def walk(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _publish(path: Path, size: int, fill: Callable[[int], Sums], *, noted: bool) -> Sums:
+def _publish(path: Path, size: int, fill: Callable[[int], Checksums], *, noted: bool) -> Checksums:
     disk.make_folder(path.parent)
     sums = disk.publish(path, fill, size)
     if noted:

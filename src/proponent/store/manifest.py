@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from proponent.errors import DamagedError, MismatchError
 from proponent.recipe import Recipe
+from proponent.store.checksums import Checksums
 from proponent.store.rows import RowKind
-from proponent.store.sums import Sums
 
 FORMAT = 2
 """Version of the directory layout; a reader refuses every other."""
@@ -229,7 +229,7 @@ class Manifest(BaseModel):
     format: int
     generation: int = 1
     merkle_root: str
-    files: dict[str, Sums]
+    files: dict[str, Checksums]
     sources: list[Source]
     segments: list[PlannedSegment]
     deleted: str = ""
@@ -254,7 +254,7 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def merkle_root(files: Mapping[str, Sums]) -> str:
+def merkle_root(files: Mapping[str, Checksums]) -> str:
     """Hash a table of file hashes."""
     return hashlib.sha256(canonical({name: sums.sha256 for name, sums in files.items()}).encode()).hexdigest()
 

@@ -19,7 +19,7 @@ import numpy as np
 import xxhash
 
 from proponent.errors import DamagedError
-from proponent.store.sums import BLOCK, Sums
+from proponent.store.checksums import BLOCK, Checksums
 
 MOST_HEADER = 2**20
 MOST_TENSORS = 10_000
@@ -78,7 +78,7 @@ def lay_out(arrays: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> tupl
     return len(text).to_bytes(8, "little") + text, places
 
 
-class Mapped:
+class MappedTensors:
     """The arrays of one safetensors file.
 
     Args:
@@ -89,11 +89,11 @@ class Mapped:
         DamagedError: missing, of another size, or not a safetensors file that proponent writes.
     """
 
-    _held: ClassVar["WeakSet[Mapped]"] = WeakSet()
+    _held: ClassVar["WeakSet[MappedTensors]"] = WeakSet()
     _touched: ClassVar[int] = 0
     _lock: ClassVar[Lock] = Lock()
 
-    def __init__(self, path: Path, sums: Sums | None = None) -> None:
+    def __init__(self, path: Path, sums: Checksums | None = None) -> None:
         self.path = path
         try:
             with path.open("rb") as file:
@@ -106,8 +106,8 @@ class Mapped:
             raise DamagedError(_message(path, f"it has {len(self._map)} bytes, not {sums.size}"))
         self._sums = sums
         self._right = bytearray(-(-len(self._map) // BLOCK))
-        with Mapped._lock:
-            Mapped._held.add(self)
+        with MappedTensors._lock:
+            MappedTensors._held.add(self)
         self._places = self._header()
         self._arrays = {name: self._array(place) for name, place in self._places.items()}
 
@@ -169,11 +169,11 @@ class Mapped:
         """Give mapped pages back now and then, so that the memory of a search does not grow with the index."""
         if not hasattr(mmap, "MADV_DONTNEED"):
             return
-        with Mapped._lock:
-            Mapped._touched += size
-            if Mapped._touched <= RELEASE:
+        with MappedTensors._lock:
+            MappedTensors._touched += size
+            if MappedTensors._touched <= RELEASE:
                 return
-            Mapped._touched, held = size, list(Mapped._held)
+            MappedTensors._touched, held = size, list(MappedTensors._held)
         for one in held:
             one._map.madvise(mmap.MADV_DONTNEED)
 

@@ -10,16 +10,16 @@ from jaxtyping import Bool, Int
 
 from proponent import disk
 from proponent.errors import DamagedError
-from proponent.store.changing import changing, sweep
+from proponent.store.checksums import Checksums
+from proponent.store.deletion import changing, sweep
 from proponent.store.files import finished, note_of, publish_bytes, publish_table, publish_tensors
 from proponent.store.layout import Layout
 from proponent.store.manifest import FORMAT, Manifest, Merging, PlannedSegment, canonical, read_json
-from proponent.store.mapped import Mapped
+from proponent.store.mapped import MappedTensors
 from proponent.store.postings import Shard, write_postings
 from proponent.store.reader import Store
 from proponent.store.repair import publish_manifest
 from proponent.store.segment import Segment
-from proponent.store.sums import Sums
 
 SEGMENT_ROWS = 65_536
 """Examples of a merged segment at most."""
@@ -29,7 +29,7 @@ SEGMENT_POSTINGS = 4_000_000
 
 
 @dataclass(frozen=True)
-class Joined:
+class MergedSegment:
     """One segment to come.
 
     Attributes:
@@ -72,7 +72,7 @@ def merge(
         return _seal(store, generation, plan), True
 
 
-def _planned(store: Store, rows: int) -> list[Joined]:
+def _planned(store: Store, rows: int) -> list[MergedSegment]:
     """Neighbours are joined while they fit; a segment that stays alone and has lost nothing is left as it is."""
     groups: list[list[Segment]] = []
     for segment in store.segments:
@@ -86,7 +86,7 @@ def _planned(store: Store, rows: int) -> list[Joined]:
         else:
             groups.append([segment])
     first = 1 + max(int(segment.name) for segment in store.segments)
-    joined: list[Joined] = []
+    joined: list[MergedSegment] = []
     for group in groups:
         whole = len(group) == 1 and not len(group[0].deleted)
         joined.append(_joined(group, group[0].name if whole else f"{first + len(joined):05d}"))
@@ -99,12 +99,12 @@ def _postings(store: Store, segment: Segment) -> int:
     return max((len(one) for one in found if one is not None), default=0)
 
 
-def _joined(group: list[Segment], name: str) -> Joined:
+def _joined(group: list[Segment], name: str) -> MergedSegment:
     """Lay out one new segment: old shards one after another, small ones put together."""
     if len(group) == 1 and name == group[0].name:
         segment = group[0]
         planned = PlannedSegment(name=name, n=segment.n, shards=list(segment.bounds))
-        return Joined(planned, tuple(group), tuple(((0, shard),) for shard in range(len(segment.bounds) - 1)))
+        return MergedSegment(planned, tuple(group), tuple(((0, shard),) for shard in range(len(segment.bounds) - 1)))
     largest = max(max(np.diff(segment.bounds).tolist(), default=0) for segment in group)
     taken: list[list[tuple[int, int]]] = []
     sizes: list[int] = []
@@ -122,7 +122,7 @@ def _joined(group: list[Segment], name: str) -> Joined:
                 sizes.append(live)
     bounds = [0, *np.cumsum(sizes).tolist()]
     planned = PlannedSegment(name=name, n=bounds[-1], shards=bounds)
-    return Joined(planned, tuple(group), tuple(map(tuple, taken)))
+    return MergedSegment(planned, tuple(group), tuple(map(tuple, taken)))
 
 
 def _kept(segment: Segment) -> Bool[np.ndarray, " n"]:
@@ -131,7 +131,7 @@ def _kept(segment: Segment) -> Bool[np.ndarray, " n"]:
     return kept
 
 
-def _write(store: Store, one: Joined) -> None:
+def _write(store: Store, one: MergedSegment) -> None:
     """Write what is not there yet of a new segment; its features come last."""
     layout, name = store.layout, one.planned.name
     if finished(layout.features(name)) is not None:
@@ -189,7 +189,7 @@ def _together(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _order(one: Joined) -> Int[np.ndarray, " n"]:
+def _order(one: MergedSegment) -> Int[np.ndarray, " n"]:
     """Example (place in the new segment) of each place in its shards."""
     numbers: list[np.ndarray] = []
     begin = 0
@@ -209,16 +209,16 @@ def _order(one: Joined) -> Int[np.ndarray, " n"]:
 
 
 def _shards(
-    layout: Layout, step: int, one: Joined, order: Int[np.ndarray, " n"], names: tuple[str, ...]
+    layout: Layout, step: int, one: MergedSegment, order: Int[np.ndarray, " n"], names: tuple[str, ...]
 ) -> Iterator[Shard]:
     bounds = one.planned.shards
     for shard, (start, stop) in enumerate(pairwise(bounds)):
         path = layout.shard(step, one.planned.name, shard)
-        file = Mapped(path, finished(path))
+        file = MappedTensors(path, finished(path))
         yield order[start:stop], {name: file.view(name) for name in names if name in file.names}
 
 
-def _chained(one: Joined, column: Callable[[Segment], list[object]]) -> list[object]:
+def _chained(one: MergedSegment, column: Callable[[Segment], list[object]]) -> list[object]:
     values: list[object] = []
     for segment in one.parts:
         kept = _kept(segment).tolist()
@@ -226,7 +226,7 @@ def _chained(one: Joined, column: Callable[[Segment], list[object]]) -> list[obj
     return values
 
 
-def _features(one: Joined) -> dict[str, np.ndarray]:
+def _features(one: MergedSegment) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for name in one.parts[0].feature_names:
         axis = 1 if name == "losses" else 0
@@ -235,10 +235,10 @@ def _features(one: Joined) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _seal(store: Store, generation: int, plan: list[Joined]) -> Manifest:
+def _seal(store: Store, generation: int, plan: list[MergedSegment]) -> Manifest:
     manifest, layout = store.manifest, store.layout
     gone = {segment.name for segment in store.segments} - {one.planned.name for one in plan}
-    files: dict[str, Sums] = {
+    files: dict[str, Checksums] = {
         name: sums
         for name, sums in manifest.files.items()
         if name != manifest.deleted and not any(f"/seg-{segment}" in name for segment in gone)
@@ -272,7 +272,7 @@ def _ids(segment: Segment) -> list[str]:
     return [ids[place] for place in segment.deleted.tolist()]
 
 
-def _paths(store: Store, plan: list[Joined]) -> list[Path]:
+def _paths(store: Store, plan: list[MergedSegment]) -> list[Path]:
     """Files of the new segments."""
     layout, found = store.layout, list[Path]()
     for one in plan:

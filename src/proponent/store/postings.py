@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from proponent.store.checks import check_owners, check_postings
+from proponent.store.checksums import Checksums
 from proponent.store.files import publish_scattered
-from proponent.store.mapped import Mapped
+from proponent.store.mapped import MappedTensors
 from proponent.store.rows import decode
-from proponent.store.sums import Sums
 
 Shard = tuple[Int[np.ndarray, " m"], dict[str, np.ndarray]]
 """Examples (place in the segment) of a shard, and its arrays as kept."""
@@ -32,7 +32,7 @@ class Postings:
         DamagedError: its arrays do not fit one another.
     """
 
-    def __init__(self, mapped: Mapped, n: int) -> None:
+    def __init__(self, mapped: MappedTensors, n: int) -> None:
         self._file, self._n = mapped, n
         self.tokens: Int[np.ndarray, " x"] = mapped.view("tokens").astype(np.int64)
         self.indptr: Int[np.ndarray, " y"] = mapped.view("indptr").astype(np.int64)
@@ -90,7 +90,7 @@ class Postings:
         return None if place < 0 else (self.owners(*self.span(place)), self.rows(*self.span(place)))
 
 
-def write_postings(path: Path, shards: Callable[[tuple[str, ...]], Iterator[Shard]]) -> Sums:
+def write_postings(path: Path, shards: Callable[[tuple[str, ...]], Iterator[Shard]]) -> Checksums:
     """Turn the shards of a segment into postings: one pass that counts, one that puts every row where it belongs."""
     # Memory: the token ids and owners of the segment, and the rows of one shard.
     counts = np.zeros(0, dtype=np.int64)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from proponent.errors import DamagedError, InputError
+from proponent.store.checksums import Checksums, sums_of_file
 from proponent.store.files import finished
 from proponent.store.layout import Layout, no_index
 from proponent.store.manifest import (
@@ -21,9 +22,8 @@ from proponent.store.manifest import (
     merkle_root,
     read_json,
 )
-from proponent.store.mapped import TRANSIENT, Mapped
+from proponent.store.mapped import TRANSIENT, MappedTensors
 from proponent.store.segment import Files, Segment
-from proponent.store.sums import Sums, sums_of_file
 
 OPEN_FILES = 256
 """Mapped files that stay open."""
@@ -96,9 +96,9 @@ class Store:
         return Features(self.segments, always)
 
     @property
-    def examples(self) -> "Table":
+    def examples(self) -> "TokenTable":
         """Columns over all examples, by name, in data order."""
-        return Table(self)
+        return TokenTable(self)
 
     @property
     def alive(self) -> np.ndarray:
@@ -250,20 +250,20 @@ class Store:
         without = " (or ask without it: `proponent explain --allow-missing`, allow_missing=True)"
         return f"restore it, or {again}" + (without if name.startswith(_SPARED) else "")
 
-    def _sums(self, path: Path) -> Sums | None:
+    def _sums(self, path: Path) -> Checksums | None:
         return self.manifest.files.get(self.layout.name(path)) if self.sealed else finished(path)
 
     def _has(self, path: Path) -> bool:
         sums = self._sums(path)
         return sums is not None and _problem(path, sums) is None
 
-    def _mapped(self, path: Path) -> Mapped:
+    def _mapped(self, path: Path) -> MappedTensors:
         sums = self._sums(path)
         if sums is None and not self.sealed:
             raise InputError(f"{path} is not there yet: run the same `proponent index` command again, it resumes")
         if sums is None:
             raise DamagedError(f"{path} is not part of the index: build it again")
-        return Mapped(path, sums)
+        return MappedTensors(path, sums)
 
     def _checked(self, path: Path) -> Path:
         """Check a whole file against its sums before its first use."""
@@ -308,7 +308,7 @@ class Features(Mapping[str, np.ndarray]):
         return len(self._segments[0].feature_names)
 
 
-class Table(Mapping[str, list[Any]]):
+class TokenTable(Mapping[str, list[Any]]):
     """Columns over the examples of an index, read when they are asked for.
 
     Args:
@@ -358,7 +358,7 @@ def refuse_name(folder: Path, name: str) -> str | None:
         return f"cannot be looked at ({error.strerror})"
 
 
-def _problem(path: Path, sums: Sums) -> str | None:
+def _problem(path: Path, sums: Checksums) -> str | None:
     try:
         size = path.stat().st_size
     except OSError:

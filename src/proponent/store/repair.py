@@ -6,11 +6,11 @@ from pathlib import Path
 
 from proponent import disk
 from proponent.errors import DamagedError
+from proponent.store.checksums import Checksums, sums_of_file
 from proponent.store.files import NOTE, finished, is_temporary, note_of, publish_bytes, walk, write_note
 from proponent.store.layout import PLAN, Layout
 from proponent.store.manifest import Manifest, canonical, read_json
 from proponent.store.reader import refuse_name
-from proponent.store.sums import Sums, sums_of_file
 
 
 def publish_manifest(layout: Layout, manifest: Manifest) -> None:
@@ -102,7 +102,7 @@ def _refuse_elsewhere(folder: Path, name: str) -> None:
         raise DamagedError(f"{folder / name} {problem}: put the file itself there, or build the index again elsewhere")
 
 
-def _is_right(path: Path, sums: Sums, *, every_byte: bool) -> bool:
+def _is_right(path: Path, sums: Checksums, *, every_byte: bool) -> bool:
     try:
         return sums_of_file(path) == sums if every_byte else path.stat().st_size == sums.size
     except OSError:

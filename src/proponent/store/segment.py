@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int
 
+from proponent.data import StoredExamples
 from proponent.errors import DamagedError, InputError
-from proponent.examples import Stored
 from proponent.store.checks import check_features, check_shard
 from proponent.store.features import gather_features
 from proponent.store.layout import Layout
 from proponent.store.manifest import PlannedSegment
-from proponent.store.mapped import Mapped
+from proponent.store.mapped import MappedTensors
 from proponent.store.postings import Postings, Shard
 from proponent.store.rows import decode_arrays
 
@@ -33,7 +33,7 @@ class Files:
     """
 
     layout: Layout
-    tensors: Callable[[Path], Mapped]
+    tensors: Callable[[Path], MappedTensors]
     whole: Callable[[Path], Path]
     has: Callable[[Path], bool]
     steps: tuple[int, ...]
@@ -60,9 +60,9 @@ class Segment:
         self._files, self._incomplete = files, incomplete
 
     @cached_property
-    def examples(self) -> Stored:
+    def examples(self) -> StoredExamples:
         """What the user gave: id, row, text, text_pair, target, label, source; and the place in the shards."""
-        found = Stored(self._files.whole(self._files.layout.examples(self.name)))
+        found = StoredExamples(self._files.whole(self._files.layout.examples(self.name)))
         if len(found) != self.n:
             raise DamagedError(f"{found.path} holds {len(found)} examples, not {self.n}: build the index again")
         return found
@@ -157,7 +157,7 @@ class Segment:
                     taken[name] = file.view(name, start, stop).copy()
         return decode_arrays(taken)
 
-    def _shard(self, step: int, shard: int) -> Mapped:
+    def _shard(self, step: int, shard: int) -> MappedTensors:
         if (step, shard) in self._opened:
             return self._files.tensors(self._opened[step, shard])
         path = self._files.layout.shard(step, self.name, shard)
@@ -176,7 +176,7 @@ class Segment:
         return {}
 
     @cached_property
-    def _features(self) -> Mapped | None:
+    def _features(self) -> MappedTensors | None:
         path = self._files.layout.features(self.name)
         return self._files.tensors(path) if self._files.has(path) else None
 

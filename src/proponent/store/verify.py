@@ -8,13 +8,13 @@ from pathlib import Path
 
 from proponent.disk import TEMPORARY
 from proponent.errors import DamagedError, InputError
+from proponent.store.checksums import BLOCK, Checksums, sums_of_file
 from proponent.store.files import NOTE, finished, walk
 from proponent.store.layout import MANIFEST, PLAN, Layout
 from proponent.store.leases import NAME
 from proponent.store.manifest import Manifest, canonical, merkle_root, read_json
 from proponent.store.reader import Store, refuse_name
 from proponent.store.segment import Segment
-from proponent.store.sums import BLOCK, Sums, sums_of_file
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class Verdict:
 
 
 def verify(
-    folder: Path, each: Callable[[list[tuple[str, Sums]]], Iterator[tuple[str, Sums]]] = lambda files: iter(files)
+    folder: Path,
+    each: Callable[[list[tuple[str, Checksums]]], Iterator[tuple[str, Checksums]]] = lambda files: iter(files),
 ) -> Verdict:
     """Check every byte and every count of an index."""
     layout, began = Layout(folder), time.perf_counter()
@@ -70,7 +71,7 @@ def verify(
     return Verdict(sealed, len(files), size, time.perf_counter() - began, tuple(damage), strays)
 
 
-def _sealed_files(layout: Layout) -> dict[str, Sums]:
+def _sealed_files(layout: Layout) -> dict[str, Checksums]:
     manifest = read_json(layout.manifest, Manifest)
     written = layout.manifest.read_bytes() == (canonical(manifest.model_dump()) + "\n").encode()
     if not written or manifest.digest != manifest.own_digest() or manifest.merkle_root != merkle_root(manifest.files):
@@ -81,12 +82,12 @@ def _sealed_files(layout: Layout) -> dict[str, Sums]:
     return manifest.files
 
 
-def _noted_files(layout: Layout) -> dict[str, Sums]:
+def _noted_files(layout: Layout) -> dict[str, Checksums]:
     notes = [path.with_name(path.name.removesuffix(NOTE)) for path in walk(layout.folder) if path.name.endswith(NOTE)]
     return {layout.name(path): sums for path in notes if (sums := finished(path)) is not None}
 
 
-def _check(folder: Path, name: str, sums: Sums) -> Damage | None:
+def _check(folder: Path, name: str, sums: Checksums) -> Damage | None:
     refused = refuse_name(folder, name)
     if refused is not None:
         return Damage(name, refused)

@@ -9,8 +9,9 @@ from jaxtyping import Int
 
 from proponent import disk
 from proponent.errors import DamagedError, InputError, MismatchError
-from proponent.store.changing import sweep
-from proponent.store.differing import refuse_other_plan, refuse_other_source
+from proponent.store.checksums import Checksums, sums_of_file
+from proponent.store.compatibility import refuse_other_plan, refuse_other_source
+from proponent.store.deletion import sweep
 from proponent.store.features import gather_features
 from proponent.store.files import (
     NOTE,
@@ -36,11 +37,10 @@ from proponent.store.manifest import (
     canonical,
     read_json,
 )
-from proponent.store.mapped import Mapped
+from proponent.store.mapped import MappedTensors
 from proponent.store.postings import Shard, write_postings
 from proponent.store.repair import publish_manifest, recheck, remove_strays, reopen, settle
 from proponent.store.rows import decode_arrays, encode_arrays
-from proponent.store.sums import Sums, sums_of_file
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -73,7 +73,7 @@ class Writer:
     ) -> None:
         self.folder, self.layout = folder, Layout(folder)
         self.plan, self.source = plan, plan.source
-        _refuse_alien(folder, appending=append is not None)
+        _refuse_other_owner(folder, appending=append is not None)
         disk.make_folder(folder)
         self.leases = Leases(folder)
         with self.leases.whole(waiting):
@@ -138,7 +138,7 @@ class Writer:
         """Read the finished shards of a segment back, as they are kept."""
         for shard, (start, stop) in enumerate(zip(segment.shards[:-1], segment.shards[1:], strict=True)):
             path = self.layout.shard(step, segment.name, shard)
-            file = Mapped(path, self._sums(path))
+            file = MappedTensors(path, self._sums(path))
             wanted = file.names if names is None else [name for name in names if name in file.names]
             yield order[start:stop], {name: file.view(name) for name in wanted}
 
@@ -205,16 +205,16 @@ class Writer:
         """Let other processes have the index."""
         self.leases.close()
 
-    def _table(self, step: int) -> Mapped | None:
+    def _table(self, step: int) -> MappedTensors | None:
         path = self.layout.table(step)
         sums = self.base.files.get(self.layout.name(path)) if self.base is not None else self._sums(path)
-        return None if sums is None else Mapped(path, sums)
+        return None if sums is None else MappedTensors(path, sums)
 
     def _done(self, path: Path) -> bool:
         """Whether a file is finished."""
         return self._sums(path) is not None
 
-    def _sums(self, path: Path) -> Sums | None:
+    def _sums(self, path: Path) -> Checksums | None:
         """Sums of a finished file: from its note, or because another process has sealed the index meanwhile."""
         found = finished(path)
         if found is None and self.layout.manifest.is_file():
@@ -266,13 +266,13 @@ class Writer:
         path = self.layout.manifest
         return read_json(path, Manifest) if path.is_file() else None
 
-    def _refuse_incomplete(self, files: Mapping[str, Sums]) -> None:
+    def _refuse_incomplete(self, files: Mapping[str, Checksums]) -> None:
         for name, step, shard in self.units:
             path = self.layout.features(name) if shard < 0 else self.layout.shard(step, name, shard)
             if self.layout.name(path) not in files:
                 raise DamagedError(f"{path} is missing: run the same `proponent index` command again with --repair")
 
-    def _noted(self) -> Iterator[tuple[Path, Sums]]:
+    def _noted(self) -> Iterator[tuple[Path, Checksums]]:
         """Finished files of this change that no manifest knows yet."""
         known: set[str] = set() if self.base is None else set(self.base.files)
         for note in walk(self.folder):
@@ -284,7 +284,7 @@ class Writer:
                 yield path, sums
 
 
-def _refuse_alien(folder: Path, *, appending: bool) -> None:
+def _refuse_other_owner(folder: Path, *, appending: bool) -> None:
     """Refuse a folder that is not ours to write to."""
     if folder.exists() and not folder.is_dir():
         raise MismatchError(f"{folder} is a file: choose another --out")

@@ -1,23 +1,15 @@
 """Pages: what a person sees of an answer, in a notebook, a file and a terminal; drawing one needs no model."""
 
-from proponent.views.contexts import (
-    CAVEAT,
-    Answer,
-    BaselineHit,
-    Checkpoint,
-    Hit,
-    QueryView,
-    WordPair,
-)
+from proponent.views.explanation import CAVEAT, BaselineHit, CheckpointView, Explanation, Hit, QueryView, WordPair
 from proponent.views.page import Page, document, fragment
 from proponent.views.reports import Report
 from proponent.views.suspects import LabelReport, RankingRecall, Story, Suspect
 
 __all__ = [
     "CAVEAT",
-    "Answer",
     "BaselineHit",
-    "Checkpoint",
+    "CheckpointView",
+    "Explanation",
     "Hit",
     "LabelReport",
     "Page",

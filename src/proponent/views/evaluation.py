@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from proponent.views.page import Page
-from proponent.views.segments import clip
+from proponent.views.text_marks import clip
 
 VERDICT = "better than the best control?"
 PLOT_WIDTH, PLOT_HEIGHT = 520.0, 240.0
@@ -31,7 +31,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MethodFigures:
     """What was measured of one method or control."""
 
     method: str = field(metadata={"help": "name of the method or control"})
@@ -52,7 +52,7 @@ class Band:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class CurvePath:
     """A curve in the coordinates of the drawing."""
 
     name: str = field(metadata={"help": "name of the curve"})
@@ -72,7 +72,7 @@ class EvaluationReport(Page):
     title: str = field(metadata={"help": "title of the page"})
     said: str = field(metadata={"help": "what the figures mean, in one sentence"})
     columns: tuple[str, ...] = field(metadata={"help": "names of the figures"})
-    rows: tuple[Measured, ...] = field(metadata={"help": "methods first, then controls"})
+    rows: tuple[MethodFigures, ...] = field(metadata={"help": "methods first, then controls"})
     curves: tuple[Band, ...] = field(default=(), metadata={"help": "curves of case deletion"})
     x_name: str = field(default="", metadata={"help": "what the curves run over"})
     y_name: str = field(default="", metadata={"help": "what the curves show"})
@@ -105,7 +105,7 @@ class EvaluationReport(Page):
         return (low, high) if high > low else (low - 1.0, high + 1.0)
 
     @property
-    def drawn(self) -> tuple[Drawn, ...]:
+    def drawn(self) -> tuple[CurvePath, ...]:
         """The curves, ready to be drawn."""
         return tuple(self._drawn(one, kind) for kind, one in enumerate(self.curves))
 
@@ -137,11 +137,11 @@ class EvaluationReport(Page):
         rows = [f"{one.method}: {', '.join(figure.text for figure in one.figures)}" for one in self.rows[:12]]
         return "\n  ".join((clip(self.title, 100), *(clip(line, 98) for line in rows)))
 
-    def _drawn(self, one: Band, kind: int) -> Drawn:
+    def _drawn(self, one: Band, kind: int) -> CurvePath:
         points = [(self._right(x), self._up(y)) for x, y in zip(one.x, one.y, strict=True)]
         above = [(self._right(x), self._up(y)) for x, y in zip(one.x, one.high, strict=True)]
         below = [(self._right(x), self._up(y)) for x, y in zip(one.x, one.low, strict=True)]
-        return Drawn(one.name, _points(points), _points(above + below[::-1]), kind % 6, points[-1][1])
+        return CurvePath(one.name, _points(points), _points(above + below[::-1]), kind % 6, points[-1][1])
 
     def _right(self, x: float) -> float:
         found = sorted({value for one in self.curves for value in one.x})

@@ -46,7 +46,7 @@ class Screen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Doors:
+class AnswerLinks:
     """Ways out of an answer, and forms for its examples; an answer in a file or a notebook has none."""
 
     index: str = field(metadata=_help("name of the index"))
@@ -80,7 +80,7 @@ def _url(path: str, pairs: list[tuple[str, str]]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Only:
+class Filter:
     """One column by which the training examples that may be found are chosen."""
 
     name: str = field(metadata=_help("of the field of the state"))
@@ -108,7 +108,7 @@ class Form:
     names: tuple[str, ...] = field(metadata=_help("classes; none of a language model"))
     paired: bool = field(metadata=_help("whether the training examples are pairs"))
     others: tuple[Link, ...] = field(default=(), metadata=_help("all indexes, to ask several; here: is asked"))
-    only: tuple[Only, ...] = field(default=(), metadata=_help("which training examples may be found"))
+    only: tuple[Filter, ...] = field(default=(), metadata=_help("which training examples may be found"))
 
     @property
     def narrowed(self) -> bool:
@@ -117,7 +117,7 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class PastQuestion:
     """A question that was asked before."""
 
     text: str = field(metadata=_help("the text, or its beginning"))

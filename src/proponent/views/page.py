@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from proponent.disk import write_bytes
 from proponent.errors import DataError, InputError
-from proponent.views import segments
+from proponent.views import text_marks
 
 TEMPLATES = Path(__file__).parent / "templates"
 NOTEBOOK_BYTES = 200_000
@@ -89,12 +89,12 @@ class Page:
 
 def fragment(page: Page, limits: Limits = Limits()) -> Markup:
     """One page without a document around it and without its style."""
-    return Markup(environment().get_template(page.template).render(page=page, limits=limits, doors=None))
+    return Markup(environment().get_template(page.template).render(page=page, limits=limits, answer_links=None))
 
 
-def screen(name: str, frame: object, shown: object, doors: object = None) -> str:
+def screen(name: str, frame: object, shown: object, answer_links: object = None) -> str:
     """A whole page of the explorer."""
-    return environment().get_template(name).render(frame=frame, page=shown, doors=doors, limits=Limits())
+    return environment().get_template(name).render(frame=frame, page=shown, answer_links=answer_links, limits=Limits())
 
 
 def document(*pages: Page, title: str | None = None) -> str:
@@ -111,7 +111,7 @@ def document(*pages: Page, title: str | None = None) -> str:
             css=css(),
             policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
             limits=Limits(),
-            doors=None,
+            answer_links=None,
         )
     )
 
@@ -143,13 +143,13 @@ def environment() -> Environment:
     made.filters.update(  # pyright: ignore[reportUnknownMemberType]
         bars=_bars,
         count="{:,}".format,
-        pieces=segments.pieces,
-        percent=segments.percent,
-        plain=segments.plain,
-        segments=segments.segments,
-        signed=segments.signed,
-        spoken=segments.spoken,
-        step=segments.step,
+        pieces=text_marks.pieces,
+        percent=text_marks.percent,
+        plain=text_marks.plain,
+        segments=text_marks.segments,
+        signed=text_marks.signed,
+        spoken=text_marks.score_in_words,
+        step=text_marks.step,
     )
     return made
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from proponent.views.contexts import Answer
+from proponent.views.explanation import Explanation
 from proponent.views.page import Page
-from proponent.views.segments import clip
+from proponent.views.text_marks import clip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -15,7 +15,7 @@ class Report(Page):
     template: ClassVar[str] = "report_fragment.html.j2"
 
     title: str = field(metadata={"help": "title of the page"})
-    answers: tuple[Answer, ...] = field(metadata={"help": "the answers, in the order of the questions"})
+    answers: tuple[Explanation, ...] = field(metadata={"help": "the answers, in the order of the questions"})
     index: str = field(default="", metadata={"help": "name of the index that was asked"})
 
     @property

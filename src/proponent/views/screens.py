@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from proponent.types import Span
-from proponent.views.contexts import CAVEAT, Answer
-from proponent.views.frames import Asked, Doors, Form, Link, Screen
-from proponent.views.segments import Mark
+from proponent.views.explanation import CAVEAT, Explanation
+from proponent.views.frames import AnswerLinks, Form, Link, PastQuestion, Screen
+from proponent.views.text_marks import Mark
 
 
 def _help(text: str) -> dict[str, str]:
@@ -20,19 +20,21 @@ class AskScreen(Screen):
     template: ClassVar[str] = "explorer/ask.html.j2"
 
     form: Form = field(metadata=_help("the question"))
-    answer: Answer | None = field(metadata=_help("the answer; None when the question was not asked yet"))
-    doors: Doors = field(metadata=_help("ways out of the answer"))
+    answer: Explanation | None = field(metadata=_help("the answer; None when the question was not asked yet"))
+    answer_links: AnswerLinks = field(metadata=_help("ways out of the answer"))
     all_hits: int = field(default=0, metadata=_help("hits of the answer before the word filter"))
     exports: tuple[Link, ...] = field(default=(), metadata=_help("files of this answer"))
     groups: str = field(default="", metadata=_help("URL of the sums by label; empty without an answer"))
     problem: str = field(default="", metadata=_help("why new texts cannot be asked; empty when they can"))
-    recent: tuple[Asked, ...] = field(default=(), metadata=_help("questions that were asked before, latest first"))
+    recent: tuple[PastQuestion, ...] = field(
+        default=(), metadata=_help("questions that were asked before, latest first")
+    )
     n_examples: int = field(default=0, metadata=_help("training examples of the index"))
     seconds: float = field(default=0.0, metadata=_help("what the answer took; 0 when it is not known"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class TableRow:
     """One training example in the table."""
 
     id: str = field(metadata=_help("id of the training example"))
@@ -75,7 +77,7 @@ class Facet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class ColumnHead:
     """A column of the table by which it can be sorted."""
 
     title: str = field(metadata=_help("what it shows"))
@@ -91,12 +93,12 @@ class TableScreen(Screen):
     template: ClassVar[str] = "explorer/table.html.j2"
 
     index: str = field(metadata=_help("name of the index"))
-    rows: tuple[Row, ...] = field(metadata=_help("what this page of the table shows"))
+    rows: tuple[TableRow, ...] = field(metadata=_help("what this page of the table shows"))
     total: int = field(metadata=_help("training examples that may be found"))
     matching: int = field(metadata=_help("training examples that are selected"))
     first: int = field(metadata=_help("number of the first one shown, from 1"))
     facets: tuple[Facet, ...] = field(metadata=_help("ways to narrow down"))
-    heads: tuple[Head, ...] = field(metadata=_help("columns to sort by"))
+    heads: tuple[ColumnHead, ...] = field(metadata=_help("columns to sort by"))
     q: str = field(metadata=_help("what is searched for"))
     how: str = field(metadata=_help("substring, word or regex"))
     low: str = field(metadata=_help("least label score, as text"))
@@ -131,7 +133,7 @@ class Effect:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Twin:
+class NearDuplicate:
     """A near-duplicate."""
 
     id: str = field(metadata=_help("id of the training example"))
@@ -139,7 +141,7 @@ class Twin:
     url: str = field(metadata=_help("its page"))
     text: str = field(metadata=_help("the text"))
     label: str | None = field(metadata=_help("given class"))
-    alike: float = field(metadata=_help("shared words divided by all words of both, 0 to 1"))
+    similarity: float = field(metadata=_help("shared words divided by all words of both, 0 to 1"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,15 +151,15 @@ class ExampleScreen(Screen):
     template: ClassVar[str] = "explorer/example.html.j2"
 
     index: str = field(metadata=_help("name of the index"))
-    row: Row = field(metadata=_help("the example"))
+    row: TableRow = field(metadata=_help("the example"))
     pair: bool = field(metadata=_help("whether the second text is one of a pair (else a target)"))
     names: tuple[str, ...] = field(metadata=_help("classes; none of a language model"))
     probabilities: tuple[tuple[str, float], ...] = field(metadata=_help("class and mean probability, likeliest first"))
     losses: tuple[tuple[int, float], ...] = field(metadata=_help("step and loss, per checkpoint"))
-    helped: tuple[Effect, ...] = field(metadata=_help("questions that it helped, strongest first"))
-    hurt: tuple[Effect, ...] = field(metadata=_help("questions that it hurt, strongest first"))
+    proponents: tuple[Effect, ...] = field(metadata=_help("questions that it helped, strongest first"))
+    opponents: tuple[Effect, ...] = field(metadata=_help("questions that it hurt, strongest first"))
     n_questions: int = field(metadata=_help("questions that were asked of this index"))
-    twins: tuple[Twin, ...] = field(metadata=_help("near-duplicates, most alike first"))
+    near_duplicates: tuple[NearDuplicate, ...] = field(metadata=_help("near-duplicates, most alike first"))
     ask: str = field(metadata=_help("URL of the form that asks about this very text"))
     alive: bool = field(metadata=_help("whether it may be a hit: it has a gradient and was not deleted"))
     caveat: str = field(default=CAVEAT, metadata=_help("what a score is not"))
@@ -170,7 +172,7 @@ class ExampleScreen(Screen):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
+class ComparedHit:
     """One training example in one of several rankings."""
 
     rank: int = field(metadata=_help("1 is the strongest"))
@@ -184,12 +186,12 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
+class ComparisonColumn:
     """One of several rankings side by side."""
 
     title: str = field(metadata=_help("name of the method or the baseline"))
     note: str = field(metadata=_help("index, checkpoints"))
-    hits: tuple[Compared, ...] = field(metadata=_help("its first k"))
+    hits: tuple[ComparedHit, ...] = field(metadata=_help("its first k"))
     overlap: str = field(metadata=_help("how many of them the first ranking has too, in words"))
     problem: str = field(default="", metadata=_help("why there is nothing"))
     ask: str = field(default="", metadata=_help("index to ask; empty when there is nothing to ask"))
@@ -202,7 +204,7 @@ class CompareScreen(Screen):
     template: ClassVar[str] = "explorer/compare.html.j2"
 
     form: Form = field(metadata=_help("the question"))
-    columns: tuple[Column, ...] = field(metadata=_help("the rankings; the first is the one compared with"))
+    columns: tuple[ComparisonColumn, ...] = field(metadata=_help("the rankings; the first is the one compared with"))
     choices: tuple[Link, ...] = field(metadata=_help("rankings to show or leave out"))
     asked: bool = field(metadata=_help("whether there is an answer at all"))
     caveat: str = field(default=CAVEAT, metadata=_help("what a score is not"))
@@ -210,14 +212,14 @@ class CompareScreen(Screen):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sum:
+class GroupSum:
     """What the training examples with one value did together."""
 
     name: str = field(metadata=_help("the value; empty for none"))
     n: int = field(metadata=_help("training examples"))
     total: float = field(metadata=_help("sum of their scores"))
-    helped: float = field(metadata=_help("sum of the scores above zero"))
-    hurt: float = field(metadata=_help("sum of the scores below zero"))
+    proponents: float = field(metadata=_help("sum of the scores above zero"))
+    opponents: float = field(metadata=_help("sum of the scores below zero"))
     mean: float = field(metadata=_help("total divided by n"))
     url: str = field(metadata=_help("the table of these examples"))
 
@@ -231,7 +233,7 @@ class GroupScreen(Screen):
     form: Form = field(metadata=_help("the question"))
     headline: str = field(metadata=_help("what is explained; empty without an answer"))
     by: tuple[Link, ...] = field(metadata=_help("columns to sum by"))
-    sums: tuple[Sum, ...] = field(metadata=_help("one per value, largest total first"))
+    sums: tuple[GroupSum, ...] = field(metadata=_help("one per value, largest total first"))
     answer: str = field(metadata=_help("URL of the answer"))
     exports: tuple[Link, ...] = field(default=(), metadata=_help("files of these sums"))
     caveat: str = field(default=CAVEAT, metadata=_help("what a score is not"))
@@ -240,7 +242,7 @@ class GroupScreen(Screen):
     @property
     def largest(self) -> float:
         """Length of a full bar."""
-        return max((max(one.helped, -one.hurt) for one in self.sums), default=0.0)
+        return max((max(one.proponents, -one.opponents) for one in self.sums), default=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,7 +252,7 @@ class AskedScreen(Screen):
     template: ClassVar[str] = "explorer/asked.html.j2"
 
     index: str = field(metadata=_help("name of the index"))
-    questions: tuple[Asked, ...] = field(metadata=_help("latest first"))
+    questions: tuple[PastQuestion, ...] = field(metadata=_help("latest first"))
     total: int = field(metadata=_help("how many there are"))
     file: str = field(metadata=_help("name of the folder in which they are kept"))
     exports: tuple[Link, ...] = field(default=(), metadata=_help("files of all answers"))
@@ -315,6 +317,6 @@ class ProblemScreen(Screen):
     template: ClassVar[str] = "explorer/problem.html.j2"
 
     title: str = field(metadata=_help("what it is about"))
-    told: str = field(metadata=_help("what is wrong, and how to mend it"))
+    description: str = field(metadata=_help("what is wrong, and how to mend it"))
     status: int = field(metadata=_help("of the answer"))
     links: tuple[Link, ...] = field(default=(), metadata=_help("where to go from here"))

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from proponent.views.contexts import Answer
+from proponent.views.explanation import Explanation
 from proponent.views.page import Page
-from proponent.views.segments import clip
+from proponent.views.text_marks import clip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ class Story(Page):
 
     title: str = field(metadata={"help": "title of the page"})
     lead: tuple[str, ...] = field(metadata={"help": "sentences that tell the story"})
-    answer: Answer = field(metadata={"help": "one explained prediction"})
+    answer: Explanation = field(metadata={"help": "one explained prediction"})
     labels: LabelReport = field(metadata={"help": "suspected label errors"})
     recall: tuple[RankingRecall, ...] = field(default=(), metadata={"help": "rankings compared on planted errors"})
     facts: tuple[tuple[str, str], ...] = field(default=(), metadata={"help": "name and value, such as rows, seconds"})

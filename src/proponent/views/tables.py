@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from proponent.views.segments import plain
+from proponent.views.text_marks import plain
 
 LONGEST_NAME = 24
 """A first column of longer names is wrapped like the others."""

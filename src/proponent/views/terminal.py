@@ -11,10 +11,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from proponent.views.contexts import Answer, Hit, QueryView
-from proponent.views.segments import Mark, Piece, clip, columns, percent, pieces, segments, signed, spoken
+from proponent.views.explanation import Explanation, Hit, QueryView
 from proponent.views.suspects import LabelReport, RankingRecall, Story, Suspect
 from proponent.views.tables import table
+from proponent.views.text_marks import Mark, Piece, clip, columns, percent, pieces, score_in_words, segments, signed
 
 WIDE = 140
 NARROW = 64
@@ -24,13 +24,13 @@ HELPED = "bold blue underline"
 HURT = "italic dark_orange underline"
 
 
-def print_answer(answer: Answer, console: Console) -> None:
+def print_answer(answer: Explanation, console: Console) -> None:
     """Print one answer: the query, what helped, what hurt, the baselines and the caveat."""
     console.print(_say(answer.headline, "bold"))
     console.print(_query(answer))
-    helped = _side("Helped", answer.helping, answer.helped)
-    hurt = _side("Hurt", answer.hurting, answer.hurt)
-    if console.width >= WIDE and answer.helped and answer.hurt:
+    helped = _side("Helped", answer.helping, answer.proponents)
+    hurt = _side("Hurt", answer.hurting, answer.opponents)
+    if console.width >= WIDE and answer.proponents and answer.opponents:
         both = Table.grid(padding=(0, 2), expand=True)
         both.add_column(ratio=1)
         both.add_column(ratio=1)
@@ -108,7 +108,7 @@ def _marked(text: str, marks: Sequence[Mark], longest: int = LONGEST) -> Text:
     return shown
 
 
-def _query(answer: Answer) -> RenderableType:
+def _query(answer: Explanation) -> RenderableType:
     query = answer.query
     lines: list[RenderableType] = [_marked(query.text, ())]
     if query.text_pair is not None:
@@ -146,7 +146,7 @@ def _side(title: str, meaning: str, hits: Sequence[Hit]) -> RenderableType:
 
 def _hit(hit: Hit) -> RenderableType:
     style = "bold blue" if hit.score >= 0 else "bold dark_orange"
-    head = Text(spoken(hit.score), style=style, overflow="fold")
+    head = Text(score_in_words(hit.score), style=style, overflow="fold")
     if hit.label is not None:
         head.append("  ", style="not bold").append_text(_say(hit.label, "default not bold"))
     if hit.mislabelled:
@@ -187,20 +187,20 @@ def _words(hit: Hit) -> Text:
     return text
 
 
-def _baselines(answer: Answer) -> RenderableType:
+def _baselines(answer: Explanation) -> RenderableType:
     """One line per baseline: how much of its list agrees with ours, and how it begins."""
     head = Text("Beside simpler rankings (overlap with the examples that helped most here)", style="bold")
     grid = Table.grid(padding=(0, 2))
     for wide in (False, False, True):
         grid.add_column(no_wrap=not wide, overflow="fold")
     for name, hits in answer.baselines.items():
-        first = [f"{_line(hit.id)} ✓" if hit.id in answer.helped_ids else _line(hit.id) for hit in hits[:3]]
-        overlap = f"{answer.overlap(name)} of {len(answer.helped)}"
+        first = [f"{_line(hit.id)} ✓" if hit.id in answer.proponent_ids else _line(hit.id) for hit in hits[:3]]
+        overlap = f"{answer.overlap(name)} of {len(answer.proponents)}"
         grid.add_row(Text(clip(name, 16)), Text(overlap), Text("first: " + ", ".join(first)))
     return Padding(Group(head, grid), (0, 0, 1, 0))
 
 
-def _foot(answer: Answer) -> RenderableType:
+def _foot(answer: Explanation) -> RenderableType:
     rules = list(dict.fromkeys(c.rule for c in answer.checkpoints))
     rates = ", ".join(
         f"step {c.step:,}{f' of run {c.run}' if c.run else ''} (lr {c.learning_rate:.3g}"

@@ -13,16 +13,17 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from proponent.errors import InputError, ProponentError
-from proponent.views.frames import Doors, Link, Screen
+from proponent.views.frames import AnswerLinks, Link, Screen
 from proponent.views.page import css, screen
-from proponent.web import answering, browsing, exports, telling
-from proponent.web.asking import Asker
-from proponent.web.comparing import compare_screen
-from proponent.web.framing import Request, frame
-from proponent.web.shelf import Shelf, Shown
-from proponent.web.states import Asking, Browsing, Looking, State
+from proponent.web import exports
+from proponent.web.layout import PageRequest, frame
+from proponent.web.model_worker import ModelWorker
+from proponent.web.open_indexes import OpenIndex, OpenIndexes
+from proponent.web.pages import ask, examples, index
+from proponent.web.pages.comparison import compare_screen
+from proponent.web.states import ExampleState, PageState, QuestionState, TableState
 
-S = TypeVar("S", bound=State)
+S = TypeVar("S", bound=PageState)
 
 STATIC = Path(__file__).parent / "static"
 THEMES = ("", "light", "dark")
@@ -40,13 +41,13 @@ class Explorer:
     """The pages of some indexes.
 
     Args:
-        shelf: the indexes.
+        open_indexes: the indexes.
         token: of this run; every form carries it.
         asker: who answers new questions.
     """
 
-    def __init__(self, shelf: Shelf, token: str, asker: Asker | None = None) -> None:
-        self.shelf, self.token, self.asker = shelf, token, asker or Asker()
+    def __init__(self, open_indexes: OpenIndexes, token: str, asker: ModelWorker | None = None) -> None:
+        self.open_indexes, self.token, self.asker = open_indexes, token, asker or ModelWorker()
 
     @property
     def application(self) -> Starlette:
@@ -83,29 +84,29 @@ class Explorer:
 
     def ask(self, request: WebRequest) -> Response:
         """Show a question and its answer."""
-        state = _read(Asking, request)
+        state = _read(QuestionState, request)
         shown = self._whole(state.index[0] if state.index else "", request)
         if isinstance(shown, Response):
             return shown
-        seen = answering.ask_screen(self._of(request), self.shelf, shown, state)
+        seen = ask.ask_screen(self._of(request), self.open_indexes, shown, state)
         title = seen.answer.headline if seen.answer is not None else "Ask"
-        return self._page(request, shown, title, seen, seen.doors)
+        return self._page(request, shown, title, seen, seen.answer_links)
 
     def post_ask(self, request: WebRequest) -> Response:
         """Answer a question, or put it into the queue."""
-        state = Asking.read(_form(request))
+        state = QuestionState.read(_form(request))
         compared = request.url.path == "/compare" or len(state.index) > 1
-        question = answering.question_of(state)
-        jobs = [self._asked(self.shelf.get(name), state) for name in state.index or ("",)]
+        question = ask.question_of(state)
+        jobs = [self._asked(self.open_indexes.get(name), state) for name in state.index or ("",)]
         if compared:
             return _see(state.url("/compare", word=""))
         if jobs[0] is None:
-            return _see(answering.state_of(state.index[0] if state.index else "", question).url("/ask"))
-        return _see(Looking(index=state.index[0] if state.index else "", id=jobs[0].id).url("/job"))
+            return _see(ask.state_of(state.index[0] if state.index else "", question).url("/ask"))
+        return _see(ExampleState(index=state.index[0] if state.index else "", id=jobs[0].id).url("/job"))
 
-    def _asked(self, shown: Shown, state: Asking) -> Any:
+    def _asked(self, shown: OpenIndex, state: QuestionState) -> Any:
         """The job of a question; None when its answer is kept."""
-        question = answering.question_of(state)
+        question = ask.question_of(state)
         shown.check(question)
         questions = shown.questions
         if questions.get(question) is not None:
@@ -114,65 +115,65 @@ class Explorer:
 
     def job(self, request: WebRequest) -> Response:
         """Show a question on its way."""
-        state = _read(Looking, request)
-        shown = self.shelf.get(state.index)
+        state = _read(ExampleState, request)
+        shown = self.open_indexes.get(state.index)
         job = self.asker.job(state.id)
         if job is None:
             raise InputError("this question is not on its way any more: its answer is among those asked, or ask again")
         if job.state == "done":
-            url = answering.state_of(state.index, job.question).url("/ask")
+            url = ask.state_of(state.index, job.question).url("/ask")
             if "hx-request" in request.headers:
                 return Response(status_code=204, headers={"HX-Redirect": url})
             return _see(url)
-        seen = answering.job_screen(self.asker, job, state.index)
+        seen = ask.job_screen(self.asker, job, state.index)
         return self._page(request, shown, "Asking", seen, refresh=0.0 if job.error else 1.0)
 
     def table(self, request: WebRequest) -> Response:
         """Show the training examples."""
-        state = _read(Browsing, request)
-        shown = self.shelf.get(state.index)
-        return self._page(request, shown, "Training examples", browsing.table_screen(shown, state))
+        state = _read(TableState, request)
+        shown = self.open_indexes.get(state.index)
+        return self._page(request, shown, "Training examples", examples.table_screen(shown, state))
 
     def example(self, request: WebRequest) -> Response:
         """Show one training example."""
-        state = _read(Looking, request)
-        shown = self.shelf.get(state.index)
-        return self._page(request, shown, f"Example {state.id}", browsing.example_screen(shown, state.id))
+        state = _read(ExampleState, request)
+        shown = self.open_indexes.get(state.index)
+        return self._page(request, shown, f"Example {state.id}", examples.example_screen(shown, state.id))
 
     def compare(self, request: WebRequest) -> Response:
         """Set rankings side by side."""
-        state = _read(Asking, request)
-        shown = self.shelf.get(state.index[0] if state.index else "")
-        seen, moving = compare_screen(self.shelf, state, self.asker)
+        state = _read(QuestionState, request)
+        shown = self.open_indexes.get(state.index[0] if state.index else "")
+        seen, moving = compare_screen(self.open_indexes, state, self.asker)
         return self._page(request, shown, "Rankings side by side", seen, refresh=1.0 if moving else 0.0)
 
     def groups(self, request: WebRequest) -> Response:
         """Show sums over groups."""
-        state = _read(Asking, request)
-        shown = self.shelf.get(state.index[0] if state.index else "")
-        return self._page(request, shown, "Groups", answering.group_screen(self.shelf, shown, state))
+        state = _read(QuestionState, request)
+        shown = self.open_indexes.get(state.index[0] if state.index else "")
+        return self._page(request, shown, "Groups", ask.group_screen(self.open_indexes, shown, state))
 
     def asked(self, request: WebRequest) -> Response:
         """List the questions that were asked."""
-        shown = self.shelf.get(_read(Looking, request).index)
-        return self._page(request, shown, "Questions asked", answering.asked_screen(shown))
+        shown = self.open_indexes.get(_read(ExampleState, request).index)
+        return self._page(request, shown, "Questions asked", ask.asked_screen(shown))
 
     def about(self, request: WebRequest) -> Response:
         """Tell what an index holds."""
-        shown = self._whole(_read(Looking, request).index, request)
+        shown = self._whole(_read(ExampleState, request).index, request)
         if isinstance(shown, Response):
             return shown
-        return self._page(request, shown, f"Index {shown.name}", telling.about_screen(shown))
+        return self._page(request, shown, f"Index {shown.name}", index.about_screen(shown))
 
     def export(self, request: WebRequest) -> Response:
         """Give a file of what is seen."""
         what, _, kind = request.path_params["file"].partition(".")
         if kind not in exports.TYPES:
             raise _MissingError("there is no such file")
-        asking, looking = _read(Asking, request), _read(Looking, request)
-        shown = self.shelf.get(looking.index)
+        asking, looking = _read(QuestionState, request), _read(ExampleState, request)
+        shown = self.open_indexes.get(looking.index)
         makers: dict[str, Callable[[], bytes]] = {
-            "table": lambda: exports.of_table(shown, _read(Browsing, request), kind),
+            "table": lambda: exports.of_table(shown, _read(TableState, request), kind),
             "answer": lambda: exports.of_answer(shown, asking, kind),
             "answers": lambda: exports.of_answers(shown, kind),
             "groups": lambda: exports.of_groups(shown, asking, kind),
@@ -198,7 +199,7 @@ class Explorer:
     def decide(self, request: WebRequest) -> Response:
         """Write a decision down."""
         fields = dict(_form(request))
-        shown = self.shelf.get(fields.get("in", ""))
+        shown = self.open_indexes.get(fields.get("in", ""))
         identity, act = fields.get("id", ""), fields.get("act", "")
         if identity not in shown.table.whole.numbers:
             raise InputError(f"no training example has the id {identity[:80]!r}")
@@ -209,7 +210,7 @@ class Explorer:
         """Take the last decision back."""
         fields = dict(_form(request))
         name = next((value for key, value in _pairs_of(_back(fields)) if key == "in"), "")
-        self.shelf.get(name).decisions.undo()
+        self.open_indexes.get(name).decisions.undo()
         return _see(_back(fields))
 
     def theme(self, request: WebRequest) -> Response:
@@ -221,29 +222,35 @@ class Explorer:
             response.set_cookie(THEME_COOKIE, theme, max_age=31_536_000, httponly=True, samesite="strict")
         return response
 
-    def _whole(self, name: str, request: WebRequest) -> Shown | Response:
+    def _whole(self, name: str, request: WebRequest) -> OpenIndex | Response:
         """An index that can be shown; for one without anything in it yet, how far its build is."""
-        shown = self.shelf.get(name)
+        shown = self.open_indexes.get(name)
         if shown.sealed or not (shown.folder / "plan.json").is_file():
             _ = shown.store
             return shown
         if request.url.path == "/ask" and request.query_params.get("text"):
             return shown
-        seen = telling.build_screen(shown)
+        seen = index.build_screen(shown)
         return self._page(request, shown, f"{shown.name} is being built", seen, refresh=2.0)
 
     def _page(
-        self, request: WebRequest, shown: Shown, title: str, seen: Screen, doors: Doors | None = None, **more: Any
+        self,
+        request: WebRequest,
+        shown: OpenIndex,
+        title: str,
+        seen: Screen,
+        answer_links: AnswerLinks | None = None,
+        **more: Any,
     ) -> Response:
         status: int = more.pop("status", 200)
-        around = frame(self._of(request), self.shelf, shown, title, **more)
-        text = screen(seen.template, around, seen, doors).encode("utf-8", "backslashreplace")
+        around = frame(self._of(request), self.open_indexes, shown, title, **more)
+        text = screen(seen.template, around, seen, answer_links).encode("utf-8", "backslashreplace")
         return Response(text, status, media_type="text/html; charset=utf-8")
 
-    def _of(self, request: WebRequest) -> Request:
+    def _of(self, request: WebRequest) -> PageRequest:
         query = request.url.query
         theme = request.cookies.get(THEME_COOKIE, "")
-        return Request(
+        return PageRequest(
             path=request.url.path,
             back=f"{request.url.path}?{query}" if query else request.url.path,
             token=self.token,
@@ -265,12 +272,12 @@ class Explorer:
 
     def _problem(self, request: WebRequest, error: Exception, status: int) -> Response:
         links = tuple(
-            Link(f"{text} {one.name}", Looking(index=one.name).url(path))
-            for one in self.shelf.shown.values()
+            Link(f"{text} {one.name}", ExampleState(index=one.name).url(path))
+            for one in self.open_indexes.shown.values()
             for text, path in (("ask", "/ask"), ("all training examples of", "/table"))
         )
-        seen = telling.problem_screen(error, status, links)
-        return self._page(request, self.shelf.first, seen.title, seen, status=status, notices=())
+        seen = index.problem_screen(error, status, links)
+        return self._page(request, self.open_indexes.first, seen.title, seen, status=status, notices=())
 
     async def _unknown(self, request: WebRequest, error: Exception) -> Response:
         status = getattr(error, "status_code", 404)

@@ -7,16 +7,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from proponent.corrections import apply
+from proponent.actions.corrections import apply
+from proponent.data import write_columns, write_csv
 from proponent.errors import InputError
-from proponent.examples import write_columns, write_csv
-from proponent.views import CAVEAT, Answer, Report, document
-from proponent.views.screens import Row
-from proponent.web.answering import kept_of, only, sums
-from proponent.web.browsing import rows_of
-from proponent.web.framing import method_line
-from proponent.web.shelf import Shown
-from proponent.web.states import Asking, Browsing
+from proponent.views import CAVEAT, Explanation, Report, document
+from proponent.views.screens import TableRow
+from proponent.web.layout import method_line
+from proponent.web.open_indexes import OpenIndex
+from proponent.web.pages.ask import filter_options, kept_of, sums
+from proponent.web.pages.examples import rows_of
+from proponent.web.states import QuestionState, TableState
 
 TYPES = {
     "csv": "text/csv; charset=utf-8",
@@ -33,7 +33,7 @@ BLOCK = 4096
 """Rows that are made at a time."""
 
 
-def table_columns(shown: Shown, state: Browsing) -> Columns:
+def table_columns(shown: OpenIndex, state: TableState) -> Columns:
     """All rows that a state of the table selects, with what the screen shows of each."""
     decisions = shown.decisions.current
     places = shown.table.select(state, decisions).places
@@ -44,7 +44,7 @@ def table_columns(shown: Shown, state: Browsing) -> Columns:
     return columns
 
 
-def _columns(shown: Shown, rows: Sequence[Row]) -> Columns:
+def _columns(shown: OpenIndex, rows: Sequence[TableRow]) -> Columns:
     columns: Columns = {"id": [one.id for one in rows], "row": [one.row for one in rows]}
     columns["text"] = [one.text for one in rows]
     if shown.table.whole.has("text_pair") or shown.table.whole.has("target"):
@@ -63,7 +63,7 @@ def _columns(shown: Shown, rows: Sequence[Row]) -> Columns:
     return columns | {"decision": [one.decided for one in rows], "new_label": [one.new_label for one in rows]}
 
 
-def cleanlab_columns(shown: Shown, state: Browsing) -> Columns:
+def cleanlab_columns(shown: OpenIndex, state: TableState) -> Columns:
     """The same rows in the columns of cleanlab's Datalab, in data order."""
     if shown.table.names is None:
         raise InputError("this index is of a language model: there are no labels to check")
@@ -73,9 +73,9 @@ def cleanlab_columns(shown: Shown, state: Browsing) -> Columns:
     return {name: [columns[name][at] for at in order] for name in names}
 
 
-def answer_columns(answer: Answer) -> Columns:
+def answer_columns(answer: Explanation) -> Columns:
     """One row per hit, with the method and the caveat in each."""
-    hits = [("helped", hit) for hit in answer.helped] + [("hurt", hit) for hit in answer.hurt]
+    hits = [("helped", hit) for hit in answer.proponents] + [("hurt", hit) for hit in answer.opponents]
     checkpoints = len(answer.checkpoints)
     return {
         "side": [side for side, _ in hits],
@@ -97,7 +97,7 @@ def answer_columns(answer: Answer) -> Columns:
     }
 
 
-def pair_line(answer: Answer, identity: str) -> dict[str, Any]:
+def pair_line(answer: Explanation, identity: str) -> dict[str, Any]:
     """An answer as the viewer of pretraining-tda reads it."""
     query = answer.query
     target = query.target if query.target is not None else query.label or ""
@@ -111,7 +111,7 @@ def pair_line(answer: Answer, identity: str) -> dict[str, Any]:
         "method": answer.method,
         "caveat": answer.caveat,
     }
-    for name, hits in (("proponent", answer.helped), ("opponent", answer.hurt)):
+    for name, hits in (("proponent", answer.proponents), ("opponent", answer.opponents)):
         made |= {
             f"{name}s": [" ".join(one for one in (hit.text, hit.second) if one is not None) for hit in hits],
             f"{name}_ids": [hit.id for hit in hits],
@@ -122,17 +122,17 @@ def pair_line(answer: Answer, identity: str) -> dict[str, Any]:
     return made
 
 
-def of_table(shown: Shown, state: Browsing, kind: str) -> bytes:
+def of_table(shown: OpenIndex, state: TableState, kind: str) -> bytes:
     """A file of the table."""
     if kind == "cleanlab":
         return written(cleanlab_columns(shown, state), "csv")
     return written(table_columns(shown, state), kind)
 
 
-def of_answer(shown: Shown, state: Asking, kind: str) -> bytes:
+def of_answer(shown: OpenIndex, state: QuestionState, kind: str) -> bytes:
     """A file of an answer, as it is seen: with the hits of the word that is chosen."""
     kept = kept_of(shown, state)
-    answer = only(kept.answer, state.word)
+    answer = filter_options(kept.answer, state.word)
     makers: Mapping[str, Callable[[], str]] = {
         "html": lambda: document(answer),
         "json": lambda: answer.to_json(indent=2) + "\n",
@@ -143,7 +143,7 @@ def of_answer(shown: Shown, state: Asking, kind: str) -> bytes:
     return written(answer_columns(answer), kind)
 
 
-def of_answers(shown: Shown, kind: str) -> bytes:
+def of_answers(shown: OpenIndex, kind: str) -> bytes:
     """A file of all answers that were asked of an index."""
     found = [(one.id, shown.questions.get(one.question)) for one in shown.questions.list().values()]
     answers = [(name, kept.answer) for name, kept in found if kept is not None]
@@ -161,17 +161,17 @@ def of_answers(shown: Shown, kind: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def of_groups(shown: Shown, state: Asking, kind: str) -> bytes:
+def of_groups(shown: OpenIndex, state: QuestionState, kind: str) -> bytes:
     """A file of sums over groups."""
     found = sums(shown, kept_of(shown, state), state.by)
     columns: Columns = {state.by: [one.name for one in found]}
-    for name in ("n", "total", "helped", "hurt", "mean"):
+    for name in ("n", "total", "proponents", "opponents", "mean"):
         columns[name] = [getattr(one, name) for one in found]
     columns["method"] = [method_line(shown.plan)] * len(found)
     return written(columns | {"caveat": [CAVEAT] * len(found)}, kind)
 
 
-def of_mended(shown: Shown, kind: str) -> bytes:
+def of_mended(shown: OpenIndex, kind: str) -> bytes:
     """The data set with all decisions carried out: exact, to train on."""
     if kind not in {"csv", "jsonl", "parquet"}:
         raise InputError(f"this is not written as {kind[:20]!r}")
@@ -181,7 +181,7 @@ def of_mended(shown: Shown, kind: str) -> bytes:
         return path.read_bytes()
 
 
-def of_decisions(shown: Shown) -> bytes:
+def of_decisions(shown: OpenIndex) -> bytes:
     """The decisions that stand, one per line."""
     current = shown.decisions.current
     return "".join(

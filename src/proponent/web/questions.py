@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from proponent import disk, json_log
 from proponent.errors import DataError
-from proponent.views import Answer
+from proponent.views import Explanation
 
 SUFFIX = ".asked"
 LIST = "questions.jsonl"
@@ -69,7 +69,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Group:
+class GroupScores:
     """What the training examples with one value of a column did together.
 
     Attributes:
@@ -81,12 +81,12 @@ class Group:
 
     name: str
     n: int
-    helped: float
-    hurt: float
+    proponents: float
+    opponents: float
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredAnswer:
     """An answer with what belongs to it.
 
     Attributes:
@@ -100,9 +100,9 @@ class Kept:
 
     id: str
     question: Question
-    answer: Answer
+    answer: Explanation
     when: str
-    groups: Mapping[str, tuple[Group, ...]] = field(default_factory=dict[str, tuple[Group, ...]])
+    groups: Mapping[str, tuple[GroupScores, ...]] = field(default_factory=dict[str, tuple[GroupScores, ...]])
     seconds: float = 0.0
 
 
@@ -140,14 +140,14 @@ class Questions:
         self._root = root
         self._seen: tuple[int, int] = (-1, -1)
         self._list: dict[str, Summary] = {}
-        self._held: OrderedDict[str, Kept] = OrderedDict()
+        self._held: OrderedDict[str, StoredAnswer] = OrderedDict()
 
     def identity(self, question: Question) -> str:
         """Name a question."""
         spelled = json.dumps([self._root, question.plain], sort_keys=True)
         return hashlib.sha256(spelled.encode()).hexdigest()[:20]
 
-    def get(self, question: Question) -> Kept | None:
+    def get(self, question: Question) -> StoredAnswer | None:
         """Look an answer up."""
         name = self.identity(question)
         if name in self._held:
@@ -160,11 +160,15 @@ class Questions:
         return self._hold(kept) if kept.question == question else None
 
     def put(
-        self, question: Question, answer: Answer, groups: Mapping[str, tuple[Group, ...]], seconds: float = 0.0
-    ) -> Kept:
+        self,
+        question: Question,
+        answer: Explanation,
+        groups: Mapping[str, tuple[GroupScores, ...]],
+        seconds: float = 0.0,
+    ) -> StoredAnswer:
         """Keep an answer."""
         when = datetime.now(UTC).isoformat(timespec="seconds")
-        kept = Kept(self.identity(question), question, answer, when, dict(groups), seconds)
+        kept = StoredAnswer(self.identity(question), question, answer, when, dict(groups), seconds)
         content = {
             "question": question.plain,
             "when": when,
@@ -194,7 +198,7 @@ class Questions:
             self._seen = (found.st_size, found.st_mtime_ns)
         return self._list
 
-    def _add(self, kept: Kept) -> None:
+    def _add(self, kept: StoredAnswer) -> None:
         answer = kept.answer
         line = {
             "id": kept.id,
@@ -203,25 +207,25 @@ class Questions:
             "predicted": answer.query.predicted,
             "explained": answer.query.label,
             "when": kept.when,
-            "hits": {hit.id: [hit.rank, hit.score] for hit in (*answer.helped, *answer.hurt)},
+            "hits": {hit.id: [hit.rank, hit.score] for hit in (*answer.proponents, *answer.opponents)},
         }
         json_log.append(self.folder / LIST, line)
 
-    def _hold(self, kept: Kept) -> Kept:
+    def _hold(self, kept: StoredAnswer) -> StoredAnswer:
         self._held[kept.id] = kept
         while len(self._held) > HELD:
             self._held.popitem(last=False)
         return kept
 
 
-def _kept(name: str, content: Mapping[str, Any]) -> Kept:
-    answer = replace(Answer.from_dict(content["answer"]), n_examples=int(content["n_examples"]))
+def _kept(name: str, content: Mapping[str, Any]) -> StoredAnswer:
+    answer = replace(Explanation.from_dict(content["answer"]), n_examples=int(content["n_examples"]))
     groups = {
-        str(column): tuple(Group(**one) for one in some)
+        str(column): tuple(GroupScores(**one) for one in some)
         for column, some in cast("Mapping[str, Any]", content["groups"]).items()
     }
     question = Question.read(content["question"])
-    return Kept(name, question, answer, str(content["when"]), groups, float(content["seconds"]))
+    return StoredAnswer(name, question, answer, str(content["when"]), groups, float(content["seconds"]))
 
 
 def _summary(line: bytes, root: str) -> Summary | None:

@@ -14,8 +14,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from proponent.errors import InputError
 from proponent.store.layout import no_index
 from proponent.web.app import Explorer
+from proponent.web.open_indexes import OpenIndexes
 from proponent.web.safety import READ_SECONDS, Guard
-from proponent.web.shelf import Shelf
 
 HEAD_BYTES = 64 * 1024
 """Bytes of a request's head at most."""
@@ -27,7 +27,7 @@ WARM_AFTER = 2.0
 """Seconds after which what later pages need is made ready; the first page comes first."""
 
 
-class Patient(H11Protocol):
+class TimeoutProtocol(H11Protocol):
     """HTTP/1.1 that waits so long for the head of a request, and no longer."""
 
     seconds = READ_SECONDS
@@ -66,7 +66,7 @@ class Patient(H11Protocol):
             self._deadline = None
 
 
-class Small(uvicorn.Server):
+class LimitedProtocol(uvicorn.Server):
     """A server with few threads: pages share one interpreter, and every thread keeps memory of its own."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -87,18 +87,18 @@ def serve(
     for folder in folders:
         if not (folder / "plan.json").is_file() and not (folder / "manifest.json").is_file():
             raise InputError(no_index(folder))
-    shelf = Shelf(folders, options or {})
+    open_indexes = OpenIndexes(folders, options or {})
     bound = _bind(host, port)
     port = bound.getsockname()[1]
-    explorer, guard = made(shelf, host, port)
+    explorer, guard = made(open_indexes, host, port)
     shown = f"[{host}]" if ":" in host else host
     say(f"http://{shown}:{port}/" + (f"?token={guard.token}" if guard.open else ""))
-    warming = threading.Timer(WARM_AFTER, lambda: [one.warm() for one in shelf.shown.values()])
+    warming = threading.Timer(WARM_AFTER, lambda: [one.warm() for one in open_indexes.shown.values()])
     warming.daemon = True
     warming.start()
     config = uvicorn.Config(
         guard,
-        http=Patient,
+        http=TimeoutProtocol,
         ws="none",
         lifespan="off",
         log_level="warning",
@@ -109,16 +109,16 @@ def serve(
         h11_max_incomplete_event_size=HEAD_BYTES,
     )
     try:
-        Small(config).run(sockets=[bound])
+        LimitedProtocol(config).run(sockets=[bound])
     finally:
         explorer.asker.close()
         bound.close()
 
 
-def made(shelf: Shelf, host: str = "127.0.0.1", port: int = 0) -> tuple[Explorer, Guard]:
+def made(open_indexes: OpenIndexes, host: str = "127.0.0.1", port: int = 0) -> tuple[Explorer, Guard]:
     """Make the application behind its guard."""
     guard = Guard(_nothing, host, port)
-    explorer = Explorer(shelf, guard.token)
+    explorer = Explorer(open_indexes, guard.token)
     guard.application = explorer.application
     return explorer, guard
 

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from proponent.errors import InputError
 
-S = TypeVar("S", bound="State")
+S = TypeVar("S", bound="PageState")
 Pairs = Sequence[tuple[str, str]]
 
 LONGEST_TEXT = 8_000
@@ -26,7 +26,7 @@ MOST_INDEXES = 4
 
 
 @dataclass(frozen=True)
-class State:
+class PageState:
     """What all states share; a field named `index` is written `in`."""
 
     @classmethod
@@ -65,7 +65,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Asking(State):
+class QuestionState(PageState):
     """One question, and how its answer is looked at."""
 
     index: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ class Asking(State):
 
 
 @dataclass(frozen=True)
-class Browsing(State):
+class TableState(PageState):
     """What the table of training examples shows."""
 
     index: str = ""
@@ -126,7 +126,7 @@ class Browsing(State):
 
 
 @dataclass(frozen=True)
-class Looking(State):
+class ExampleState(PageState):
     """One thing of one index: an example, a job, a page about the index."""
 
     index: str = ""

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from proponent.actions import Judged, judge
-from proponent.decisions import Decision
-from proponent.examples import Found, How, Whole
+from proponent.actions.decisions import Decision
+from proponent.actions.label_errors import LabelVerdicts, judge
+from proponent.data import ExampleColumns, How, SearchResult
 from proponent.store import Store
-from proponent.web.states import Browsing
+from proponent.web.states import TableState
 
 SEARCH_SECONDS = 2.0
 """A search stops after so long and says how far it came."""
@@ -43,7 +43,7 @@ class Selection:
     searched: int
 
 
-class Table:
+class ExampleTable:
     """All training examples of an index, ready to be looked at.
 
     Args:
@@ -53,15 +53,15 @@ class Table:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.names = store.plan.label_names
-        self.whole = Whole([segment.examples for segment in store.segments])
-        self._searches: OrderedDict[tuple[str, str], Found] = OrderedDict()
+        self.whole = ExampleColumns([segment.examples for segment in store.segments])
+        self._searches: OrderedDict[tuple[str, str], SearchResult] = OrderedDict()
         self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self.whole)
 
     @cached_property
-    def judged(self) -> Judged | None:
+    def judged(self) -> LabelVerdicts | None:
         """What the index says of the labels; None for a language model."""
         return None if self.names is None else judge(self.store)
 
@@ -75,7 +75,7 @@ class Table:
         """Examples that may be found."""
         return self.store.alive
 
-    def select(self, state: Browsing, decisions: Mapping[str, Decision]) -> Selection:
+    def select(self, state: TableState, decisions: Mapping[str, Decision]) -> Selection:
         """Carry out a state."""
         found = self._found(state)
         facets = self._facets(state, decisions)
@@ -100,10 +100,10 @@ class Table:
         """Take one example."""
         return self.whole.rows(np.asarray([place]))[0]
 
-    def _found(self, state: Browsing) -> Found:
+    def _found(self, state: TableState) -> SearchResult:
         how: How = state.how  # type: ignore[assignment] # checked by the state
         if not state.q:
-            return Found(np.ones(len(self), dtype=np.bool_), len(self))
+            return SearchResult(np.ones(len(self), dtype=np.bool_), len(self))
         key = (how, state.q)
         with self._lock:
             if key in self._searches:
@@ -116,7 +116,7 @@ class Table:
                 self._searches.popitem(last=False)
         return found
 
-    def _base(self, state: Browsing) -> Bool[np.ndarray, " n"]:
+    def _base(self, state: TableState) -> Bool[np.ndarray, " n"]:
         mask = self.alive.copy()
         if self.judged is not None:
             if state.low is not None:
@@ -139,7 +139,7 @@ class Table:
         return found
 
     def _facets(
-        self, state: Browsing, decisions: Mapping[str, Decision]
+        self, state: TableState, decisions: Mapping[str, Decision]
     ) -> dict[str, tuple[Int[np.ndarray, " n"], list[str], Sequence[str]]]:
         wanted: dict[str, Sequence[str]] = {
             "label": state.label,

@@ -1,0 +1,1 @@
+"""What people do with scores: label errors, decisions, and the data set that follows."""

@@ -1,0 +1,235 @@
+"""The corrected data set that follows from decisions: labels fixed, dropped rows left out, all else as it was.
+
+It is made from the files that the index was built from, where they are still there and unchanged: every column, every
+value. Without them it holds the columns that the index keeps, and says so.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from proponent.actions.decisions import Decision, Decisions
+from proponent.data import Columns, Examples, Part, read, read_local, write_columns, write_parts
+from proponent.errors import InputError, MismatchError, ProponentError
+from proponent.store import Source, Store
+
+ROLES = ("id", "text", "text_pair", "target", "label", "source")
+LONG = ("text", "text_pair", "target")
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What `apply` wrote.
+
+    Attributes:
+        path: the new file.
+        rows: how many it holds.
+        fixed: labels that differ from the index's data.
+        dropped: examples left out.
+        guarded: cells that got a ' so that a spreadsheet does not run them.
+        note: why columns may be missing; empty when the original data was found.
+    """
+
+    path: Path
+    rows: int
+    fixed: int
+    dropped: int
+    guarded: int
+    note: str = ""
+
+
+def apply(
+    store: Store,
+    decisions: Decisions,
+    out: str | os.PathLike[str],
+    *,
+    guard: bool = False,
+    data: Sequence[str] = (),
+    whole: bool = False,
+) -> Applied:
+    """Write the examples of an index as a new data set, with the labels fixed and the dropped ones left out."""
+    path = Path(out)
+    if path.exists():
+        raise InputError(f"{path} exists: apply writes a new data set and replaces nothing; choose another name")
+    kind = path.suffix.lower()
+    originals, missing = _originals(store, data)
+    if missing and whole:
+        raise InputError(f"{missing}: `proponent apply {store.folder} --out FILE` writes the columns that are kept")
+    if missing:
+        columns, fixed, dropped = _kept_columns(store, decisions)
+        guarded = write_columns(path, columns, kind, guard=guard)
+        kept = ", ".join(columns)
+        note = f"{missing}: {path} has only the columns that the index keeps ({kept}); name the original with --data"
+        return Applied(path, len(next(iter(columns.values()))), fixed, dropped, guarded, note)
+    parts, fixed, dropped = _parts(store, decisions, originals)
+    guarded = write_parts(path, parts, kind, guard=guard)
+    return Applied(path, sum(len(one.rows) for one in parts), fixed, dropped, guarded)
+
+
+def _originals(store: Store, given: Sequence[str]) -> tuple[list[Examples], str]:
+    """The data sets that an index was built from; else which of them is missing, and why."""
+    found: list[Examples] = []
+    sources = store.manifest.sources
+    unused = set(given)
+    for source in sources:
+        named = {one: _matching(source, one) for one in given}
+        unused -= {one for one, examples in named.items() if examples is not None}
+        examples = next((one for one in named.values() if one is not None), None)
+        if examples is None:
+            examples, problem = _still_there(source, store.folder.parent)
+            if examples is None:
+                _refuse_unused(store, unused)
+                return [], problem
+        found.append(examples)
+    _refuse_unused(store, unused)
+    return found, "" if found else f"{store.folder} does not say what it was built from"
+
+
+def _refuse_unused(store: Store, unused: set[str]) -> None:
+    if unused:
+        raise MismatchError(
+            f"{min(unused)} is not what {store.folder} was built from (its ids, texts or labels differ): "
+            "name the original file with --data"
+        )
+
+
+def _matching(source: Source, data: str) -> Examples | None:
+    examples = read(data, columns=_columns(source), allow_empty=True)
+    return examples if examples.fingerprint == source.fingerprint else None
+
+
+def _columns(source: Source) -> Columns:
+    return Columns(**{one.name: source.columns[one.name] for one in fields(Columns) if one.name in source.columns})
+
+
+def _still_there(source: Source, folder: Path) -> tuple[Examples | None, str]:
+    try:
+        examples = read_local(source.data, _columns(source), folder)
+    except (ProponentError, OSError) as error:
+        return None, f"{source.data} cannot be read again ({error})"
+    if examples is None:
+        return None, f"{source.data} is not a file here"
+    if examples.fingerprint != source.fingerprint:
+        return None, f"{source.data} has changed since the index was built"
+    return examples, ""
+
+
+def _parts(store: Store, decisions: Decisions, originals: Sequence[Examples]) -> tuple[list[Part], int, int]:
+    """Which rows of every original are taken, and which labels change."""
+    current, alive = decisions.current, _labels(store)
+    owners = {name: at for at, one in enumerate(originals) for name in one.part("id")}  # an id added again: the last
+    dropped = sum(name in current and current[name].act == "drop" for name in alive)
+    parts: list[Part] = []
+    for at, examples in enumerate(originals):
+        ids = examples.ids
+        rows = [
+            row
+            for row, name in enumerate(ids)
+            if name in alive and owners[name] == at and not (name in current and current[name].act == "drop")
+        ]
+        changes = _changes(examples, ids, rows, current, alive)
+        parts.append(Part(examples, rows, examples.label_column, changes))
+    return parts, sum(len(one.changes) for one in parts), dropped
+
+
+def _labels(store: Store) -> dict[str, str | None]:
+    """Label by id of every example that is not deleted."""
+    found: dict[str, str | None] = {}
+    for segment in store.segments:
+        deleted = set(np.asarray(segment.deleted).tolist())
+        names = segment.examples.column("id")
+        labels = segment.examples.column("label")
+        found |= {str(name): labels[place] for place, name in enumerate(names) if place not in deleted}
+    return found
+
+
+def _changes(
+    examples: Examples,
+    ids: Sequence[str],
+    rows: Sequence[int],
+    current: Mapping[str, Decision],
+    alive: Mapping[str, str | None],
+) -> dict[int, object]:
+    """New labels by row, spelled as the data spells that class: a number where it has numbers."""
+    fixes = {row: current[ids[row]].label for row in rows if ids[row] in current and current[ids[row]].act == "fix"}
+    fixes = {row: label for row, label in fixes.items() if label != alive[ids[row]]}
+    if not fixes:
+        return {}
+    spelled: dict[str, object] = {}
+    numbers = False
+    for name, value in zip(ids, examples.as_read(examples.label_column), strict=True):
+        numbers = numbers or isinstance(value, int | float)
+        label = alive.get(name)
+        if label is not None:
+            spelled.setdefault(label, value)
+    names = {str(label) for label in fixes.values()}
+    known = {name: spelled.get(name, _new_class(examples, name, numbers=numbers)) for name in names}
+    return {row: known[str(label)] for row, label in fixes.items()}
+
+
+def _new_class(examples: Examples, label: str, *, numbers: bool) -> object:
+    """The value of a class that no row of the data has."""
+    if numbers and label in (examples.label_names or ()):
+        return (examples.label_names or ()).index(label)
+    return int(label) if numbers and label.removeprefix("-").isdecimal() else label
+
+
+def _kept_columns(store: Store, decisions: Decisions) -> tuple[dict[str, Sequence[Any]], int, int]:
+    """Carry decisions out on the columns that an index keeps."""
+    current, table = decisions.current, store.examples
+    names = store.manifest.sources[0].columns if store.manifest.sources else {}
+    deleted = {segment.offset + int(place) for segment in store.segments for place in segment.deleted}
+    ids: list[str] = [str(one) for one in table["id"]]
+    kept = [
+        place
+        for place, one in enumerate(ids)
+        if place not in deleted and not (one in current and current[one].act == "drop")
+    ]
+    columns: dict[str, Sequence[Any]] = {}
+    fixed = 0
+    for role in ROLES:
+        if not any(segment.examples.has(role) for segment in store.segments):
+            continue
+        if role in LONG:
+            columns[names.get(role) or role] = _Texts(store, role, kept)
+            continue
+        values = table[role]
+        if role == "label":
+            new = [
+                current[one].label if one in current and current[one].act == "fix" else value
+                for one, value in zip(ids, values, strict=True)
+            ]
+            fixed = sum(new[place] != values[place] for place in kept)
+            values = new
+        columns[names.get(role) or role] = [values[place] for place in kept]
+    return columns, fixed, len(ids) - len(deleted) - len(kept)
+
+
+class _Texts(Sequence[Any]):
+    """A column of some examples, a block at a time: whole, its texts would be held a second time."""
+
+    def __init__(self, store: Store, role: str, kept: Sequence[int]) -> None:
+        self._store, self._role, self._kept = store, role, np.asarray(kept, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, at: Any) -> Any:
+        return list(self)[at]
+
+    def __iter__(self) -> Iterator[Any]:
+        for segment in self._store.segments:
+            first, last = np.searchsorted(self._kept, [segment.offset, segment.offset + segment.n])
+            places = self._kept[first:last] - segment.offset
+            if self._role not in segment.examples.names:
+                yield from [None] * len(places)
+                continue
+            begin = 0
+            for block in segment.examples.blocks(self._role):
+                start, stop = np.searchsorted(places, [begin, begin + len(block)])
+                yield from (block[place] for place in (places[start:stop] - begin).tolist())
+                begin += len(block)

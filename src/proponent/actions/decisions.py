@@ -1,0 +1,176 @@
+"""What people decided about training examples: keep, fix the label, drop.
+
+The decisions lie in a file beside the index, one JSON object per line, which is only ever added to: undo is a line too.
+Neither the index nor the data set that it was built from is touched.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from proponent import json_log
+from proponent.errors import DataError, InputError, LabelError
+from proponent.store import Store
+from proponent.suggest import nearest
+
+Act = Literal["keep", "fix", "drop", "clear"]
+ACTS: tuple[Act, ...] = ("keep", "fix", "drop", "clear")
+SUFFIX = ".decisions.jsonl"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What somebody decided about one training example.
+
+    Attributes:
+        id: of the example.
+        act: keep it as it is, fix its label, drop it, or (clear) take back what was decided.
+        label: the new label of a fix; None otherwise.
+        when: UTC, to the second.
+    """
+
+    id: str
+    act: Act
+    label: str | None
+    when: str
+
+
+class Decisions:
+    """The decisions about one index.
+
+    Args:
+        index: folder of the index; the file lies beside it.
+        names: classes of the index; None for a language model.
+        data: fingerprint of the data set that is decided about.
+    """
+
+    def __init__(self, index: Path, names: Sequence[str] | None, data: str = "") -> None:
+        self.path = index.with_name(index.name + SUFFIX)
+        self._names, self._data = names, data
+        self._state = _Log()
+
+    @classmethod
+    def of(cls, store: Store) -> "Decisions":
+        """The decisions about an open index."""
+        return cls(store.folder, store.plan.label_names, store.plan.source.fingerprint)
+
+    @property
+    def current(self) -> dict[str, Decision]:
+        """The decision that stands, by id; examples without one are not in it."""
+        return self._read().current
+
+    @property
+    def steps(self) -> int:
+        """How many times undo finds something to take back."""
+        return len(self._read().steps)
+
+    @property
+    def last(self) -> tuple[Decision, ...]:
+        """What undo would take back."""
+        steps = self._read().steps
+        return tuple(steps[-1]) if steps else ()
+
+    @property
+    def foreign(self) -> int:
+        """Steps that were made about another data set; they count all the same, and views say so."""
+        return self._read().foreign
+
+    def decide(self, ids: Sequence[str], act: str, labels: Sequence[str | None] | None = None) -> None:
+        """Decide about some examples, as one step."""
+        acts: dict[str, Act] = {one: one for one in ACTS}
+        known = acts.get(act)
+        if known is None:
+            raise InputError(f"nothing is called {act[:40]!r}: keep, fix, drop or clear")
+        given = [None] * len(ids) if labels is None or act != "fix" else list(labels)
+        for label in given if act == "fix" else ():
+            self._check(label)
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        made = [Decision(one, known, label, when) for one, label in zip(ids, given, strict=True)]
+        self._append({"step": [_plain(one) for one in made], "when": when, "data": self._data})
+
+    def undo(self) -> tuple[Decision, ...]:
+        """Take the last step back."""
+        taken = self.last
+        if taken:
+            self._append({"undo": True, "when": datetime.now(UTC).isoformat(timespec="seconds")})
+        return taken
+
+    def _check(self, label: str | None) -> None:
+        if label is None:
+            raise InputError("a fix needs the label that is right")
+        if self._names is None:
+            raise LabelError("this index is of a language model: it has no labels to fix")
+        if label not in self._names:
+            raise LabelError(f"no class {label!r}{nearest(label, self._names)}: there are {', '.join(self._names)}")
+
+    def _append(self, line: dict[str, Any]) -> None:
+        json_log.append(self.path, line)
+        self._state = _Log()
+
+    def _read(self) -> "_Log":
+        """What the file says, read again where it has changed; threads share no half-made state."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return _Log()
+        seen, state = (found.st_size, found.st_mtime_ns), self._state
+        if state.seen == seen:
+            return state
+        self._state = state = self._parsed(seen)
+        return state
+
+    def _parsed(self, seen: tuple[int, int]) -> "_Log":
+        steps: list[list[Decision]] = []
+        foreign = 0
+        lines = json_log.read_lines(self.path)
+        for number, line in enumerate(lines, 1):
+            if not line:
+                continue
+            try:
+                content = json.loads(line)
+                found = _step(content, self._names)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                if number == len(lines):  # a line that a killed process did not finish
+                    break
+                raise DataError(
+                    f"{self.path}, line {number}: no decision ({error}): restore the file or move it away"
+                ) from error
+            if found is not None:
+                steps.append(found)
+                foreign += content.get("data") != self._data
+            elif steps:
+                steps.pop()
+        current = {one.id: one for step in steps for one in step}
+        return _Log(seen, steps, {name: one for name, one in current.items() if one.act != "clear"}, foreign)
+
+
+@dataclass(frozen=True)
+class _Log:
+    """A file of decisions as it was read, with its size and time then."""
+
+    seen: tuple[int, int] = (-1, -1)
+    steps: list[list[Decision]] = field(default_factory=list[list[Decision]])
+    current: dict[str, Decision] = field(default_factory=dict[str, Decision])
+    foreign: int = 0
+
+
+def _plain(one: Decision) -> dict[str, Any]:
+    return {"id": one.id, "act": one.act} | ({} if one.label is None else {"label": one.label})
+
+
+def _step(line: Any, names: Sequence[str] | None) -> list[Decision] | None:
+    """One line as a step; None for an undo."""
+    if line.get("undo") is True:
+        return None
+    when, found = str(line["when"]), list[Decision]()
+    for one in cast("list[dict[str, Any]]", line["step"]):
+        act, label = one["act"], one.get("label")
+        if act not in ACTS or not isinstance(one["id"], str):
+            raise ValueError(f"{act!r} is none of {', '.join(ACTS)}")
+        if act == "fix" and (names is None or label not in names):
+            raise ValueError(f"the index has no class {label!r}")
+        found.append(Decision(one["id"], act, label if act == "fix" else None, when))
+    return found

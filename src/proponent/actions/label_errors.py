@@ -1,0 +1,293 @@
+"""From scores to a decision, with its evidence: suspected label errors and what to change them to.
+
+Everything here reads an index and needs neither the model nor torch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from proponent.data import write_csv
+from proponent.errors import InputError
+from proponent.gradients.forms import Dense
+from proponent.gradients.gradient import Gradient
+from proponent.search import Search
+from proponent.store import Store
+from proponent.views import LabelReport, Suspect
+
+Ranking = Literal["mean-probability", "mean-loss", "last-loss", "influence", "self-influence"]
+
+RANKINGS: dict[Ranking, str] = {
+    "mean-probability": "mean over the checkpoints of the probability of the given label, low first",
+    "mean-loss": "mean over the checkpoints of the loss of the given label",
+    "last-loss": "loss of the given label at the last checkpoint",
+    "influence": "what all other training examples did to this one (sum of their scores on it)",
+    "self-influence": "score of the example on itself",
+}
+"""Rankings of suspected label errors, in words."""
+
+
+def label_errors(store: Store, ranking: Ranking = "mean-probability") -> LabelReport:
+    """Rank the training examples by how suspect their labels are."""
+    # `label_score` lies in [0, 1] and low is suspect: the mean over the checkpoints of the given label's probability;
+    # for the loss rankings exp(-loss), its geometric mean; for the others the rank divided by the number of examples.
+    # `predicted_label` is the class of largest mean probability over the checkpoints. Flags follow `confident_errors`.
+    names = store.plan.label_names
+    if names is None:
+        raise InputError("this index is of a language model: there are no labels to check")
+    judged = judge(store)
+    suspicion = _suspicion(store, ranking)
+    valid = np.flatnonzero(store.alive)
+    order = valid[np.lexsort((valid, -suspicion[valid]))]
+    quality = _quality(ranking, suspicion, order)
+    columns = {name: store.examples[name] for name in ("id", "row", "text", "text_pair")}
+    rows = tuple(
+        _suspect(
+            {name: column[place] for name, column in columns.items()},
+            rank,
+            (names[int(judged.given[place])], names[int(judged.likeliest[place])]),
+            names[int(judged.suggested[place])] if judged.flagged[place] else None,
+            float(quality[place]),
+        )
+        for rank, place in enumerate(order.tolist(), 1)
+    )
+    named = f"{ranking}: {RANKINGS[ranking]}"
+    notes = tuple(store.manifest.notes) + _ties(store, ranking)
+    return LabelReport(ranking=named, n_examples=len(rows), rows=rows, n_flagged=int(judged.flagged.sum()), notes=notes)
+
+
+def _ties(store: Store, ranking: Ranking) -> tuple[str, ...]:
+    recipe = store.plan.recipe
+    if ranking != "self-influence" or recipe.similarity == "dot" or recipe.preconditioner != "none":
+        return ()
+    return (f"under {recipe.name} every example scores the same on itself, as a cosine: choose another ranking",)
+
+
+@dataclass(frozen=True)
+class LabelVerdicts:
+    """What an index of a classifier says of every label of its training set, as arrays in data order.
+
+    Attributes:
+        given: class numbers in the data.
+        likeliest: classes of largest mean probability over the checkpoints.
+        quality: mean over the checkpoints of the probability of the given label; low is suspect.
+        flagged: whether the label is flagged as wrong; never for an example without a gradient.
+        suggested: the class that a flagged label should rather be, -1 for the others.
+    """
+
+    given: Int[np.ndarray, " n"]
+    likeliest: Int[np.ndarray, " n"]
+    quality: Float[np.ndarray, " n"]
+    flagged: Bool[np.ndarray, " n"]
+    suggested: Int[np.ndarray, " n"]
+
+
+def judge(store: Store) -> LabelVerdicts:
+    """Judge every label by the probabilities that the index keeps."""
+    if store.plan.label_names is None:
+        raise InputError("this index is of a language model: there are no labels to check")
+    means, given = store.features["mean_probabilities"], store.features["labels"]
+    valid = np.flatnonzero(store.alive)
+    wrong, better = confident_errors(means[valid], given[valid])
+    flagged, suggested = np.zeros(store.n, dtype=np.bool_), np.full(store.n, -1)
+    flagged[valid] = wrong
+    suggested[valid] = np.where(wrong, better, -1)
+    own = means[np.arange(len(given)), given].astype(np.float64)
+    return LabelVerdicts(given, means.argmax(1), np.clip(own, 0.0, 1.0), flagged, suggested)
+
+
+def confident_errors(
+    probabilities: Float[np.ndarray, "n l"], given: Int[np.ndarray, " n"]
+) -> tuple[Bool[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Flag labels by the rule of confident learning (Northcutt et al. 2021, arXiv 1911.00068)."""
+    # A label is flagged when another class lies above the given one and reaches at least the mean probability that it
+    # has among the examples that carry its label.
+    classes = probabilities.shape[1]
+    threshold = np.full(classes, np.inf)  # a class that nobody carries cannot be suggested
+    for number in np.unique(given).tolist():
+        threshold[number] = probabilities[given == number, number].mean()
+    everyone = np.arange(len(given))
+    own = probabilities[everyone, given]
+    confident = np.where(probabilities >= threshold, probabilities, -1.0)
+    confident[everyone, given] = -1.0
+    return confident.max(1) > own, confident.argmax(1)
+
+
+def write_label_csv(report: LabelReport, path: str | Path) -> int:
+    """Write a report in the columns of cleanlab's Datalab, in data order, with a suggested fix."""
+    rows = sorted(report.rows, key=lambda one: one.row)
+    columns: dict[str, Sequence[object]] = {
+        "is_label_issue": [one.is_label_issue for one in rows],
+        "label_score": [one.label_score for one in rows],
+        "given_label": [one.given_label for one in rows],
+        "predicted_label": [one.predicted_label for one in rows],
+        "suggested_label": [one.suggested_label or one.given_label for one in rows],
+        "rank": [one.rank for one in rows],
+        "id": [one.id for one in rows],
+        "row": [one.row for one in rows],
+        "text": [one.text for one in rows],
+    }
+    return write_csv(path, columns)
+
+
+def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, " n"]:
+    """Sum the scores of all other training examples on each training example, in one pass over the index."""
+    # Products are linear in the training side, so the sum of all (scaled) gradients stands in for them:
+    # support(i) = sum over checkpoints of weight * factor(i) * (sum of all gradients - own) . own gradient.
+    # Embedding rows are summed by token; the vectors of other layers are summed as they are.
+    _refuse_unlike(store)
+    search, total = Search(store), np.zeros(store.n)
+    for checkpoint in store.plan.checkpoints:
+        step = checkpoint.step
+        everything = None if itself else _sums(store, step)
+        for examples, kept in _shards(store, step):
+            own, others = _products(search, step, kept, everything)
+            own *= store.scale(step)[examples]
+            products = own if everything is None else others - own
+            total[examples] += checkpoint.weight * _query_scale(store, kept) * products
+    return total
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sum of all training examples' scaled gradients at one checkpoint: by token, and of the other layers."""
+
+    rows: Float[np.ndarray, "v d"]
+    dense: Float[np.ndarray, " p"]
+
+
+def _refuse_unlike(store: Store) -> None:
+    """Refuse an index whose scores are not plain products of what it keeps of two training examples."""
+    plan, recipe = store.plan, store.plan.recipe
+    linear = recipe.curvature == recipe.solver == "none" and recipe.measure == "loss" and recipe.refit is None
+    kept = recipe.layer in {"embedding", "layers"} and recipe.synonym_threshold is None
+    if not (linear and kept) or (recipe.layer == "embedding" and plan.tied and plan.embedding_path != "input"):
+        raise _unlike(store)
+
+
+def _unlike(store: Store) -> InputError:
+    return InputError(
+        "this ranking needs plain products of gradients, of embeddings that meet on equal tokens alone or of other "
+        f"layers, and this index of {store.plan.recipe.name} has others: use --ranking mean-probability"
+    )
+
+
+def _shards(store: Store, step: int) -> Iterator[tuple[Int[np.ndarray, " m"], Gradient]]:
+    """Examples and gradients of each shard, one row per distinct token; nothing of examples that may not be found."""
+    alive = store.alive
+    for examples, arrays in store.shards(step):
+        kept = Gradient.unpack(arrays)
+        if kept.outer is not None or kept.head is not None:
+            raise _unlike(store)
+        left = ~alive[examples]
+        rows = None if kept.rows is None else kept.rows.without(left).merged(by_word=False)
+        yield examples, replace(kept, rows=rows, dense=None if kept.dense is None else kept.dense.without(left))
+
+
+def _sums(store: Store, step: int) -> _Sums:
+    rows: Float[np.ndarray, "v d"] = np.zeros((0, 0))
+    dense: Float[np.ndarray, " p"] = np.zeros(0)
+    scale = store.scale(step)
+    for examples, kept in _shards(store, step):
+        if kept.rows is not None:
+            rows = _grown(rows, int(kept.rows.ids.max(initial=-1)) + 1, kept.rows.rows.shape[1])
+            np.add.at(rows, kept.rows.ids, kept.rows.rows * scale[examples][kept.rows.owners, None])
+        if kept.dense is not None:
+            part = scale[examples][kept.dense.owners] @ kept.dense.v.astype(np.float64)
+            dense = part if not len(dense) else dense + part
+    return _Sums(rows, dense)
+
+
+def _grown(sums: np.ndarray, size: int, width: int) -> np.ndarray:
+    """The same sums with room for more tokens."""
+    if len(sums) >= size:
+        return sums
+    return np.concatenate([sums.reshape(-1, width), np.zeros((size - len(sums), width))])
+
+
+def _products(
+    search: Search, step: int, kept: Gradient, everything: _Sums | None
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """Product of each gradient with itself, and with the sum of all."""
+    own, others = np.zeros(len(kept)), np.zeros(len(kept))
+    if kept.rows is not None:
+        rows, turned = kept.rows, search.turned(step, kept.rows).rows
+        np.add.at(own, rows.owners, np.einsum("kd,kd->k", rows.rows, turned, dtype=np.float64))
+        if everything is not None:
+            np.add.at(others, rows.owners, np.einsum("kd,kd->k", everything.rows[rows.ids], turned))
+    if kept.dense is not None:
+        own += _squares(kept.dense)
+        if everything is not None:
+            np.add.at(others, kept.dense.owners, kept.dense.v @ everything.dense)
+    return own, others
+
+
+def _squares(dense: Dense) -> Float[np.ndarray, " m"]:
+    squares = np.einsum("np,np->n", dense.v, dense.v, dtype=np.float64)
+    return np.bincount(dense.owners, weights=squares, minlength=len(dense))
+
+
+def _query_scale(store: Store, kept: Gradient) -> Float[np.ndarray, " m"] | float:
+    """1 / norm of each gradient as a query, where the method compares directions."""
+    if store.plan.recipe.similarity == "dot":
+        return 1.0
+    squares: Float[np.ndarray, " m"] = np.zeros(len(kept))
+    if kept.rows is not None:
+        squares += kept.rows.norms() ** 2
+    if kept.dense is not None:
+        squares += _squares(kept.dense)
+    return 1.0 / np.sqrt(np.where(squares > 0, squares, 1.0))
+
+
+def _suspicion(store: Store, ranking: Ranking) -> Float[np.ndarray, " n"]:
+    """High is suspect."""
+    losses = store.features["losses"]
+    measures: dict[Ranking, Callable[[], Float[np.ndarray, " n"]]] = {
+        "mean-probability": lambda: -_given_probability(store),
+        "mean-loss": lambda: losses.mean(0),
+        "last-loss": lambda: losses[-1],
+        "influence": lambda: -support(store),
+        "self-influence": lambda: support(store, itself=True),
+    }
+    return measures[ranking]()
+
+
+def _given_probability(store: Store) -> Float[np.ndarray, " n"]:
+    means, given = store.features["mean_probabilities"], store.features["labels"]
+    return means[np.arange(len(given)), given].astype(np.float64)
+
+
+def _quality(
+    ranking: Ranking, suspicion: Float[np.ndarray, " n"], order: Int[np.ndarray, " m"]
+) -> Float[np.ndarray, " n"]:
+    """A label's score in [0, 1], low is suspect."""
+    if ranking == "mean-probability":
+        return np.clip(-suspicion, 0.0, 1.0)
+    return np.exp(-suspicion) if ranking.endswith("loss") else _rank_share(len(suspicion), order)
+
+
+def _rank_share(n: int, order: Int[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:
+    share = np.ones(n)
+    share[order] = np.arange(1, len(order) + 1) / max(len(order), 1)
+    return share
+
+
+def _suspect(
+    columns: dict[str, object], rank: int, classes: tuple[str, str], suggested: str | None, quality: float
+) -> Suspect:
+    parts = (columns["text"], columns["text_pair"])
+    return Suspect(
+        rank=rank,
+        id=str(columns["id"]),
+        row=int(str(columns["row"])),
+        text=" ".join(str(part) for part in parts if part is not None),
+        given_label=classes[0],
+        predicted_label=classes[1],
+        suggested_label=suggested,
+        label_score=quality,
+        is_label_issue=suggested is not None,
+    )

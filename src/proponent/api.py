@@ -1,0 +1,150 @@
+"""The public verbs: build an index by a method's name, and open one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Literal
+
+from proponent.data import Columns, read
+from proponent.errors import InputError
+from proponent.index import Index, Options, default_method
+from proponent.index import build as build_index
+from proponent.methods import recipe_of
+from proponent.models import Run
+from proponent.recipe import Recipe
+from proponent.store import RowKind
+
+
+def build(
+    run: Run | str | Path | Sequence[Run | str | Path],
+    data: object,
+    out: str | Path,
+    method: str | Recipe | None = None,
+    *,
+    columns: Columns | None = None,
+    split: str | None = None,
+    allow_empty: bool = False,
+    max_length: int | None = None,
+    batch_size: int = 32,
+    max_bad_rows: float = 0.01,
+    steps: Sequence[int] | None = None,
+    second_moment: Literal["recorded", "optimizer", "estimate"] = "recorded",
+    queries: object = None,
+    rows: RowKind = "fp32",
+    append: bool = False,
+    shard: str | None = None,
+    repair: bool = False,
+    segment_rows: int = 65_536,
+    quiet: bool = False,
+    set: Mapping[str, object] | None = None,  # noqa: A002 # as the command line's --set
+    **changes: object,
+) -> Index:
+    """Build an index of a training set under a method; an unfinished one is resumed.
+
+    Several processes may build the same index at the same time: each takes shards that no other works on.
+
+    Args:
+        run: the training run, or its folder; several independently seeded runs are joined: scores are summed over them.
+        data: the training set: path, Dataset, DataFrame, Arrow table or list of dicts.
+        out: folder of the index.
+        method: a name of the table of methods, or a recipe; None takes what measures best of what the run allows
+            (grad-cos for a classifier fine-tuned from a pretrained model, tracin-we-adam-unit for another one
+            with recorded second moments, else tracin-we) and says so.
+        columns: names of the columns; None for text, text_pair, label, id and target.
+        split: split of a DatasetDict or hub data set.
+        allow_empty: take rows with empty texts instead of refusing them.
+        max_length: most tokens read of a text; None for the model's limit, at most 512.
+        batch_size: examples per pass.
+        max_bad_rows: share of rows that may be left out because their loss or gradient is not finite.
+        steps: checkpoints to use; None uses all.
+        second_moment: where an optimizer-aware method finds second moments.
+        queries: a file (or other data) of queries, in the same columns, whose autocorrelation is mixed with that of the
+            training set (trackstar); None leaves it at the training set's.
+        rows: how gradient rows are kept: "fp32", or shorter with a scale per row, "fp16" or "int8".
+        append: add the data to the finished index in `out`, which must be of the same run and method.
+        shard: "i/N": compute the share i of N of the shards; the process that ends last seals the index.
+        repair: check every byte of a finished index, and compute again what is not what was written.
+        segment_rows: examples of a segment at most.
+        quiet: no progress on stderr.
+        set: fields of the method to change, as `--set` does: {"damping": 0.1, "unit_norm": True, "top": 20}.
+        changes: the same fields as keywords.
+
+    Returns:
+        The finished index, open. With `shard`, and as long as other shares are missing, what is there of it.
+
+    Raises:
+        InputError: run, data or method cannot be used as they are.
+        MismatchError: the folder holds an index of something else.
+        DiskFullError: no space left; the same call resumes.
+    """
+    one, columns = _one(run), columns or Columns()
+    options = Options(
+        max_length=max_length,
+        batch_size=batch_size,
+        max_bad_rows=max_bad_rows,
+        steps=None if steps is None else tuple(steps),
+        second_moment=second_moment,
+        queries=None if queries is None else read(queries, columns=columns),
+        rows=rows,
+        append=append,
+        shard=shard,
+        repair=repair,
+        segment_rows=segment_rows,
+        quiet=quiet,
+        columns={one.name: getattr(columns, one.name) for one in fields(columns)},
+    )
+    if method is None:
+        method, reason = default_method(one, steps, second_moment)
+        if not quiet:
+            options.say(reason)
+    recipe = recipe_of(method, **{**(set or {}), **changes})
+    examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
+    build_index(one, examples, Path(out), recipe, options)
+    return Index(out, run=one.joined or one.path, trust_remote_code=one.trust_remote_code, partial=shard is not None)
+
+
+def open(  # noqa: A001 # the verb that users know
+    path: str | Path,
+    *,
+    run: str | Path | Sequence[str | Path] | None = None,
+    trust_remote_code: bool = False,
+    partial: bool = False,
+    allow_missing: bool = False,
+    kernel: Literal["numpy", "numba"] | None = None,
+) -> Index:
+    """Open a finished index; the model is not needed until a new text is asked about.
+
+    Args:
+        path: the index.
+        run: folder of the run, when it has moved; several for joined runs.
+        trust_remote_code: allow code that comes with the run's model (an index never allows it by itself).
+        partial: open an unfinished index too, with what is there; every answer says so.
+        allow_missing: go on without shards that are missing; every answer says so.
+        kernel: takes the products of a search: "numpy" (the default) or "numba".
+
+    Returns:
+        The index.
+
+    Raises:
+        InputError: there is no finished index.
+        DamagedError: it is not what was written.
+    """
+    return Index(
+        path,
+        run=run,
+        trust_remote_code=trust_remote_code,
+        partial=partial,
+        allow_missing=allow_missing,
+        kernel=kernel,
+    )
+
+
+def _one(run: Run | str | Path | Sequence[Run | str | Path]) -> Run:
+    if isinstance(run, str | Path):
+        return Run.from_pretrained(run)
+    if isinstance(run, Run):
+        return run
+    if not run:
+        raise InputError("no run was given: name at least one")
+    runs = [_one(part) for part in run]
+    return runs[0] if len(runs) == 1 else Run.join(runs)

@@ -1,0 +1,284 @@
+"""Will it work here? Capture against autograd on the user's own model and data, before anything is trusted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from proponent.data import Examples
+from proponent.dynamics.explain import replayed
+from proponent.dynamics.replay import Query
+from proponent.errors import InputError, MismatchError, RunError
+from proponent.gradients.capture import head_table
+from proponent.gradients.gradient import Gradient
+from proponent.gradients.layer_rules import Block
+from proponent.gradients.model_parts import input_embedding, table_shape, word_tables
+from proponent.index.build import label_numbers
+from proponent.index.gradient_computer import GradientComputer
+from proponent.models import Encoded, Run
+from proponent.models.former import recorded
+from proponent.models.training_trace import FOLDER as REPLAY_FOLDER
+from proponent.recipe import Recipe
+
+PROBES = 4
+"""Examples that the doctor looks at: full gradients of the embedding are dense."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check.
+
+    Attributes:
+        name: what was checked.
+        passed: True, False, or None for a plain fact.
+        value: the measured figure, in words.
+        bound: what it is held against; empty for a plain fact.
+    """
+
+    name: str
+    passed: bool | None
+    value: str
+    bound: str = ""
+
+    @property
+    def description(self) -> str:
+        """The figure with what it is held against."""
+        return f"{self.value} ({self.bound})" if self.bound else self.value
+
+
+def check(run: Run, examples: Examples, *, max_length: int | None = None) -> tuple[Finding, ...]:
+    """Check a run and its data."""
+    return _Check(run, examples, max_length).findings(max_length)
+
+
+class _Check:
+    def __init__(self, run: Run, examples: Examples, max_length: int | None) -> None:
+        self.run, self.examples = run, examples
+        self.labels = label_numbers(run, examples)
+        self.encoder = run.encoder(run.length(max_length))
+        self.lengths = self.encoder.lengths(examples)
+        self.model = run.load(run.checkpoints[-1])
+        self.work = GradientComputer(run, self.model, Recipe(name="check"), self.encoder)
+        self.probes, self.probe_labels = self._choose()
+
+    def findings(self, max_length: int | None) -> tuple[Finding, ...]:
+        """Run every check."""
+        truth = [self._truth(row) for row in range(len(self.probes))]
+        alone = [self._dense(self._take([one], [label]), 0) for one, label in self._pairs()]
+        worst = max(self._error(found, wanted) for found, wanted in zip(alone, truth, strict=True))
+        return (
+            *self._facts(),
+            _bounded("captured gradient against autograd", worst, 1e-5),
+            *self._invariances(alone),
+            _bounded(
+                "sign test: product of captured gradients against finite difference of the loss", self._signs(), 1e-2
+            ),
+            self._self_influence(alone),
+            *self._layers(),
+            *self._coverage(),
+            *self._replay(max_length),
+        )
+
+    def _replay(self, max_length: int | None) -> list[Finding]:
+        """Where the run is recorded for replay: does it end where it ended, and is its training smooth?"""
+        if not recorded(self.run.path, REPLAY_FOLDER).is_dir():
+            return []
+        asked = Query(self.examples[0], self.labels[0])
+        try:
+            found = replayed(self.run, self.examples, [asked], max_length=max_length)
+        except (RunError, MismatchError) as error:
+            return [Finding("replay of the training", None, str(error))]
+        word = "smooth" if found.smoothness.smooth else "NOT smooth, so replay refuses to rank"
+        return [Finding("replay of the training", None, f"{word}: {found.description()}")]
+
+    def _layers(self) -> list[Finding]:
+        """Gradients of every layer that there is a rule for, biases included, against autograd on one text."""
+        every = Recipe(name="check", layer="layers", layers=("all",), biases=True)
+        work = GradientComputer(self.run, self.model, every, self.encoder)
+        assert work.layered is not None
+        blocks, cuts = work.layered.choice.blocks, work.layered.projection.cuts
+        dense = self._gradient(work).dense
+        assert dense is not None
+        weights = [_parameter(self.model, block) for block in blocks]
+        for weight in weights:
+            weight.requires_grad = True
+        try:
+            truth = torch.autograd.grad(self._loss(self.model, 0), weights, allow_unused=True)
+        finally:
+            for weight in weights:
+                weight.requires_grad = False
+        off = total = 0.0
+        for block, grad in zip(blocks, cast("tuple[Tensor | None, ...]", truth), strict=True):
+            found = dense.v[0, cuts[block.name]].reshape(block.o, block.i)
+            wanted = np.zeros_like(found) if grad is None else grad.numpy()
+            wanted = wanted.T if _points_the_other_way(self.model, block) else wanted
+            off += float(((found - wanted.reshape(found.shape)) ** 2).sum())
+            total += float((wanted**2).sum())
+        return [
+            _bounded("captured gradients of all other layers against autograd", (off / max(total, 1e-60)) ** 0.5, 1e-5),
+            Finding("parameters covered by methods of layers", None, work.layered.choice.description()),
+        ]
+
+    def _gradient(self, work: GradientComputer) -> Gradient:
+        return work([self.probes[0]], [self.probe_labels[0]]).gradient
+
+    def _invariances(self, alone: Sequence[Float[np.ndarray, "v d"]]) -> list[Finding]:
+        names = ("batch of several against one by one", "extra padding")
+        if self.run.equal_lengths:
+            return [Finding(name, None, "not asked: this model takes no padding, and gets none") for name in names]
+        errors = (self._batched(alone), self._padded(alone))
+        return [_bounded(name, error, 1e-5) for name, error in zip(names, errors, strict=True)]
+
+    def _choose(self) -> tuple[list[Encoded], list[int]]:
+        """Short examples (dense gradients are large), among them the longest of a small sample for padding."""
+        order = np.argsort(self.lengths, kind="stable")
+        usable = [int(row) for row in order if self.lengths[row] > 1][: PROBES * 8]
+        picked = sorted({usable[int(place)] for place in np.linspace(0, len(usable) - 1, PROBES)}) if usable else []
+        encoded = self.encoder.encode([self.examples[row] for row in picked]) if picked else []
+        kept = [
+            (one, self.labels[row])
+            for one, row in zip(encoded, picked, strict=True)
+            if not self._take([one], [self.labels[row]], bad=True)
+        ]
+        if not kept:
+            raise InputError(
+                f"none of the {len(picked)} examples tried has a finite loss: are these the run's own data?"
+            )
+        return [one for one, _ in kept], [label for _, label in kept]
+
+    def _pairs(self) -> list[tuple[Encoded, int]]:
+        return list(zip(self.probes, self.probe_labels, strict=True))
+
+    def _take(self, encoded: Sequence[Encoded], labels: Sequence[int], *, bad: bool = False) -> Any:
+        passed = self.work(encoded, labels)
+        return bool(passed.bad.any()) if bad else passed.gradient
+
+    def _dense(self, gradient: Gradient, row: int) -> Float[np.ndarray, "v d"]:
+        one = gradient.example(row)
+        dense = np.zeros(table_shape(self.model, decoding=self.run.info.kind == "seq2seq"), dtype=np.float64)
+        if one.rows is not None:
+            np.add.at(dense, one.rows.ids, one.rows.rows)
+        if one.head is not None:
+            dense += one.head.outer(head_table(self.model)).dense()
+        return dense
+
+    def _loss(self, model: nn.Module, row: int) -> Tensor:
+        batch = self.encoder.collate([self.probes[row]], [self.probe_labels[row]])
+        logits = cast("Any", model)(**batch.inputs).logits
+        return batch.task(self.run.info.kind).losses(logits).sum()
+
+    def _tables(self, model: nn.Module) -> list[Tensor]:
+        """The table of the word embedding; of an encoder-decoder, both where they are two."""
+        return word_tables(model, decoding=self.run.info.kind == "seq2seq")
+
+    def _truth(self, row: int) -> Float[np.ndarray, "v d"]:
+        """Autograd's own gradient of the whole table (a padding row is zero there by construction)."""
+        tables = self._tables(self.model)
+        for table in tables:
+            table.requires_grad_()
+        try:
+            grads = torch.autograd.grad(self._loss(self.model, row), tables)
+        finally:
+            for table in tables:
+                table.requires_grad_(False)
+        return torch.cat(grads).double().numpy()
+
+    def _error(self, found: Float[np.ndarray, "v d"], truth: Float[np.ndarray, "v d"]) -> float:
+        """Relative error, over all rows but that of padding, which autograd leaves at zero."""
+        blank = input_embedding(self.model).padding_idx
+        off = found - truth
+        if blank is not None and not truth[blank].any():
+            off[blank] = 0.0
+        return float(np.linalg.norm(off)) / max(float(np.linalg.norm(truth)), 1e-30)
+
+    def _batched(self, alone: Sequence[Float[np.ndarray, "v d"]]) -> float:
+        together = self._take(self.probes, self.probe_labels)
+        return max(self._error(self._dense(together, row), one) for row, one in enumerate(alone))
+
+    def _padded(self, alone: Sequence[Float[np.ndarray, "v d"]]) -> float:
+        """Pad a probe to the longest text of the data, by putting it beside one."""
+        longest = int(self.lengths.argmax())
+        other = self.encoder.encode([self.examples[longest]])
+        together = self._take([self.probes[0], *other], [self.probe_labels[0], self.labels[longest]])
+        return self._error(self._dense(together, 0), alone[0])
+
+    def _signs(self) -> float:
+        """Move the table along one example's gradient and watch the others' losses, in float64."""
+        model = self.run.load(self.run.checkpoints[-1]).double()
+        tables = self._tables(model)
+        directions = [self._dense(self._take([one], [label]), 0) for one, label in self._pairs()]
+        worst = 0.0
+        for mine in directions:
+            step = 1e-4 / max(float(np.linalg.norm(mine)), 1e-12)
+            move = torch.tensor_split(torch.tensor(mine) * step, (len(tables[0]),))
+            for row, theirs in enumerate(directions):
+                slope = (self._at(model, tables, move, 1.0, row) - self._at(model, tables, move, -1.0, row)) / (
+                    2 * step
+                )
+                scale = float(np.linalg.norm(mine) * np.linalg.norm(theirs))
+                worst = max(worst, abs(slope - float((mine * theirs).sum())) / max(scale, 1e-12))
+        return worst
+
+    def _at(self, model: nn.Module, tables: Sequence[Tensor], moves: Sequence[Tensor], sign: float, row: int) -> float:
+        with torch.no_grad():
+            for table, move in zip(tables, moves, strict=False):
+                table += sign * move
+            loss = float(self._loss(model, row))
+            for table, move in zip(tables, moves, strict=False):
+                table -= sign * move
+        return loss
+
+    def _self_influence(self, alone: Sequence[Float[np.ndarray, "v d"]]) -> Finding:
+        smallest = min(float((one * one).sum()) for one in alone)
+        return Finding("score of an example on itself", smallest > 0, f"smallest {smallest:.3g}", "above 0")
+
+    def _facts(self) -> list[Finding]:
+        run, last = self.run, self.run.checkpoints[-1]
+        wanted = self.work.spec
+        recorded = sum(one.moments is not None for one in run.checkpoints)
+        return [
+            Finding(
+                "model",
+                None,
+                f"{run.info.architecture}, {len(run.checkpoints)} checkpoint(s), last at step {last.step}",
+            ),
+            Finding("learning rate", None, f"{last.learning_rate:.3g}; {last.rule}"),
+            Finding(
+                "embedding",
+                None,
+                "shared with the head: the exact gradient adds both paths" if wanted.tied else "not shared with a head",
+            ),
+            Finding("second moments", None, f"recorded at {recorded} of {len(run.checkpoints)} checkpoints"),
+            *(Finding("note", None, note) for note in run.notes),
+        ]
+
+    def _coverage(self) -> list[Finding]:
+        limit = self.encoder.max_length
+        cut = self.encoder.at_limit(self.examples, self.lengths)
+        table = sum(one.numel() for one in self._tables(self.model))
+        total = sum(parameter.numel() for parameter in self.model.parameters())
+        return [
+            Finding("texts that reach the token limit", None, f"{cut} of {len(self.lengths)} (limit {limit} tokens)"),
+            Finding(
+                "parameters covered by embedding methods",
+                None,
+                f"{table / total:.1%} ({table:,} of {total:,}); skipped: every other layer",
+            ),
+        ]
+
+
+def _points_the_other_way(model: nn.Module, block: Block) -> bool:
+    """Whether a weight is kept as [i o]: the linear layers of GPT-2."""
+    return block.part == "weight" and type(model.get_submodule(block.modules[0])).__name__ == "Conv1D"
+
+
+def _parameter(model: nn.Module, block: Block) -> Tensor:
+    return cast("Tensor", getattr(model.get_submodule(block.modules[0]), block.part))
+
+
+def _bounded(name: str, error: float, bound: float) -> Finding:
+    return Finding(name, error <= bound, f"relative error {error:.2g}", f"at most {bound:g}")

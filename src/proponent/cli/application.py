@@ -1,0 +1,155 @@
+"""The one way in and out: the list of commands, and every error as one line with its exit code.
+
+0 done; 1 a bug, or nobody reads stdout any more; 2 wrong usage or input; 3 parts that do not match; 4 a damaged index;
+74 a full disk; 130 interrupted.
+"""
+
+import io
+import os
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+
+from proponent.cli import create, evaluate, explain, explore, manage, tune
+from proponent.cli.output import fail
+from proponent.disk import is_full
+from proponent.errors import DiskFullError, ProponentError
+from proponent.version import __version__
+
+INTERRUPTED = 130
+
+_RESUMED = "what is finished is kept: the same command resumes"
+_AFTERWARDS = {
+    "index": _RESUMED,
+    "evaluate": _RESUMED,
+    "tune": _RESUMED,
+    "train": "the unfinished run was removed",
+    "demo": "the same command starts again",
+    "merge": _RESUMED,
+    "delete": "the index is whole, as it was or as it was to be: the same command resumes",
+}
+"""What an interrupted command leaves behind."""
+
+_Refused = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+"""What every wrong word of a command line raises; typer has it from click, or from its own copy of click."""
+
+app = typer.Typer(
+    name="proponent",
+    help="Where does this output come from? It names the training examples, and the words in them, behind it.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for command in (
+    create.demo,
+    create.train,
+    manage.plan,
+    create.index,
+    explain.explain,
+    explore.serve,
+    explain.labels,
+    explore.apply,
+    explore.report,
+    explain.check,
+    evaluate.evaluate,
+    tune.tune,
+    manage.verify,
+    manage.info,
+    manage.delete,
+    manage.merge,
+    explain.methods,
+):
+    app.command()(command)
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"proponent {__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (anywhere).")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Where does this output come from? It names the training examples, and the words in them, behind it."""
+    # `main` has taken --debug out already, and `_version` answers --version: here they are for the help
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    words, debug = _without_debug([_decoded(word) for word in (sys.argv[1:] if arguments is None else arguments)])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode still gets every line
+    try:
+        returned = app(words, standalone_mode=False, prog_name="proponent")
+        code = returned if isinstance(returned, int) else 0
+        sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:  # the last door: one line for people, the traceback on demand
+        if debug and not isinstance(error, KeyboardInterrupt):
+            traceback.print_exc()
+        code = _code(error, words)
+    if code == INTERRUPTED:
+        fail("stopped" + _afterwards(words))
+    sys.exit(code)
+
+
+def _decoded(word: str) -> str:
+    """A word of the command line as UTF-8, also where the locale made Python read it as ASCII."""
+    try:
+        return os.fsencode(word).decode("utf-8")
+    except UnicodeError:
+        return word
+
+
+def _without_debug(words: list[str]) -> tuple[list[str], bool]:
+    """Take --debug out, wherever it stands before a lone --."""
+    stop = words.index("--") if "--" in words else len(words)
+    kept = [word for word in words[:stop] if word != "--debug"]
+    return kept + words[stop:], len(kept) < stop
+
+
+def _code(error: BaseException, words: list[str]) -> int:
+    """Say what went wrong; choose the exit code."""
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        # Python writes what is left when it ends: let it go nowhere, or it complains then
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1  # as typer, which meets most of these first
+    if isinstance(error, _Refused):
+        fail(_usage(error))
+        return 2
+    if isinstance(error, ProponentError):
+        fail(str(error))
+        return error.exit_code
+    if is_full(error):
+        fail(f"no space left on the disk: free some{_afterwards(words)}")
+        return DiskFullError.exit_code
+    if isinstance(error, OSError):
+        fail(_named(error))
+        return 2
+    fail(f"unexpected {type(error).__name__}: {error} (run with --debug to see where; please report it)")
+    return 1
+
+
+def _usage(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    path = "proponent" if context is None else context.command_path
+    return f"{error.format_message().rstrip('.')}: `{path} --help` shows what it takes"
+
+
+def _named(error: OSError) -> str:
+    return str(error) if error.filename is None else f"cannot use {error.filename}: {error.strerror}"
+
+
+def _afterwards(words: list[str]) -> str:
+    command = next((word for word in words if not word.startswith("-")), "")
+    return f"; {_AFTERWARDS[command]}" if command in _AFTERWARDS else ""

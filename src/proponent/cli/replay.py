@@ -1,0 +1,56 @@
+"""What `proponent explain RUN --method replay` does: answers without an index, through the recorded training."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from proponent.cli import options
+from proponent.cli.output import hint
+from proponent.errors import InputError
+
+if TYPE_CHECKING:
+    from proponent.data import Columns
+    from proponent.types import Example
+    from proponent.views import Explanation
+
+
+def wanted(method: str | None, data: str | None, given: Mapping[str, object]) -> bool:
+    """Say whether somebody asks for replay; refuse words that do not go together."""
+    if method is None:
+        if data is not None:
+            raise InputError("--data belongs to --method replay: an index holds its own training set")
+        return False
+    if method != "replay":
+        raise InputError(
+            f"--method {method!r}: an index holds its own method (`proponent index --method {method}` builds one); "
+            "only replay explains a run without an index"
+        )
+    if data is None:
+        raise InputError("--method replay needs --data DATA, the file that the run was trained on, in the same order")
+    taken = [name for name, said in given.items() if said]
+    if taken:
+        raise InputError(f"--method replay does not take {taken[0]}")
+    return True
+
+
+def answers(
+    run: Path,
+    data: str,
+    asked: "Sequence[Example]",
+    named: "Columns",
+    split: str | None,
+    k: int,
+    *,
+    baselines: bool,
+    trust_remote_code: bool,
+    quiet: bool,
+) -> "list[Explanation]":
+    """Replay a run and answer."""
+    from proponent.dynamics.explain import explain_by_replay
+    from proponent.models import Run
+
+    examples = options.read_data(data, named, split, quiet=quiet)
+    opened = Run.from_pretrained(run, trust_remote_code=trust_remote_code)
+    return explain_by_replay(
+        opened, examples, asked, k=k, baselines=baselines, quiet=quiet, say=lambda line: hint(line, quiet=quiet)
+    )

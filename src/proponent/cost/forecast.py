@@ -1,0 +1,380 @@
+"""From measured batches to the whole training set."""
+
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import nn
+
+from proponent.cost.extra_passes import extra_passes, left_bytes, uncounted
+from proponent.cost.measurements import (
+    Bench,
+    distinct,
+    extrapolate,
+    measure_disk,
+    measure_scatter,
+    peak_during,
+    size,
+    timed,
+)
+from proponent.curvature import MeanSquares
+from proponent.data import Examples, parquet_bytes
+from proponent.errors import DataError, InputError
+from proponent.gradients.forms import Rows
+from proponent.gradients.gradient import Gradient
+from proponent.gradients.model_parts import table_shape
+from proponent.index.gradient_computer import GradientComputer
+from proponent.index.layer_vectors import refuse_layers
+from proponent.index.options import DEFAULTS, Options
+from proponent.index.planning import batches, chosen, label_numbers, plan_segments, shard_of
+from proponent.index.second_moments import read_moments
+from proponent.index.stored_columns import stored_columns
+from proponent.index.worker import KEPT_BYTES
+from proponent.models import Masks, Run, encoded_bytes
+from proponent.processes import memory
+from proponent.recipe import Recipe
+from proponent.store.rows import decode_arrays
+
+StageName = Literal["tokenize", "load", "gradients", "tables", "curvature", "postings", "seal"]
+Floats = Float[np.ndarray, " b"]
+
+SAMPLE = 4096
+"""Examples whose tokens are counted; a larger set is taken to be like them."""
+
+MOST_SAMPLING = 1.5
+"""Seconds after which no further examples join the sample."""
+
+MOST_LOOKED = 100_000
+"""Examples among which the longest texts are looked for."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a build.
+
+    Attributes:
+        name: "tokenize" (labels and token counts), "load" (weights from the disk), "gradients" (forward, backward and
+            the shards on disk), "tables" (what is kept besides: texts, tables, second moments, norms), "curvature" (its
+            passes; where there is one), "postings" (the same rows by token), "seal" (checksums, the manifest).
+        seconds: how long it will take.
+    """
+
+    name: StageName
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What building an index will cost.
+
+    Attributes:
+        n: examples.
+        checkpoints: how many of them are indexed.
+        segments: parts that the training set is cut into.
+        batches: passes through the model, all checkpoints together.
+        measured: batches that were measured.
+        stages: in the order in which a build goes through them.
+        peak_rss: most memory of the process, in bytes, its libraries and the data included; None where the system
+            does not say.
+        disk: bytes by kind: "forms", "postings", "examples", "tables".
+        notes: which layers are scored, whether in full, and what is not foreseen.
+    """
+
+    n: int
+    checkpoints: int
+    segments: int
+    batches: int
+    measured: int
+    stages: tuple[Stage, ...]
+    peak_rss: int | None
+    disk: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """All stages together."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def bytes(self) -> int:
+        """The whole index."""
+        return sum(self.disk.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the forecast as plain values."""
+        stages = [asdict(stage) for stage in self.stages]
+        return asdict(self) | {"stages": stages, "seconds": self.seconds, "bytes": self.bytes}
+
+
+def forecast(
+    run: Run,
+    examples: Examples,
+    recipe: Recipe,
+    options: Options = DEFAULTS,
+    *,
+    folder: Path = Path(),
+    budget: float = 6.0,
+) -> Forecast:
+    """Say what an index will cost; takes some ten seconds and leaves nothing behind."""
+    options.check()
+    if not len(examples):
+        raise DataError(f"{examples.name} has no rows: there is nothing to index")
+    with _scratch(folder) as scratch:
+        return _Forecaster(run, examples, recipe, options, scratch, budget).whole()
+
+
+@contextmanager
+def _scratch(folder: Path) -> Generator[Path]:
+    """Make a folder on the disk of the index-to-be, and take it away again."""
+    home = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
+    try:
+        made = tempfile.TemporaryDirectory(dir=home, prefix=".proponent-plan-")
+    except OSError as error:
+        raise InputError(f"{home}: cannot be written to ({error.strerror or error}): choose another --out") from error
+    with made as name:
+        yield Path(name)
+
+
+@dataclass(frozen=True)
+class _BatchPlan:
+    """The batches of one checkpoint as the build would cut them, one entry each."""
+
+    padded: Floats
+    tokens: Floats
+    shard: Int[np.ndarray, " b"]
+    segment: Int[np.ndarray, " b"]
+
+
+class _Forecaster:
+    def __init__(
+        self, run: Run, examples: Examples, recipe: Recipe, options: Options, scratch: Path, budget: float
+    ) -> None:
+        self.run, self.examples, self.recipe, self.options = run, examples, recipe, options
+        refuse_layers(recipe)
+        self.labels: list[int] = []
+        self.labelling = timed(lambda: self.labels.extend(label_numbers(run, examples)))
+        self.checkpoints = chosen(run, options.steps, recipe)
+        for one in self.checkpoints:
+            read_moments(one, recipe, options.second_moment)
+        self.encoder = run.encoder(run.length(options.max_length), Masks.of(recipe))
+        self.sample, self.lengths = self._counted()
+        parquet_bytes({"warm": [1]})  # what it imports is neither timed nor left out of the memory
+        model, self.loading = self._loaded()
+        self.held = memory()
+        work = GradientComputer(run, model, recipe, self.encoder, pooled=True)
+        self.recipe, self.spec = work.recipe, work.spec
+        recipe = work.recipe
+        self.by_token = self.spec.by_token
+        self.table = table_shape(model, decoding=run.info.kind == "seq2seq")
+        lengths = self._all_lengths()
+        width = self.table[1] if work.layered is None else work.layered.width(self.table[1], lengths)
+        self.cuts = plan_segments(lengths, width, options.segment_rows, 0)
+        self.laid = self._lay()
+        work = GradientComputer(run, model, recipe, self.encoder, pooled=True)
+        self.notes = run.notes if work.layered is None else (*run.notes, *work.layered.notes(), *uncounted(recipe))
+        self.tables = size(work.tables()) + left_bytes(recipe, work, self.table)
+        self.bench = Bench(work, self.encoder, examples, self.labels, options.rows)
+        self.busiest = self._measure(budget)
+        self.shard, self.laying = self.bench.shard()
+        self.disk = measure_disk(scratch)
+        self.scatter = measure_scatter(scratch, self.shard, self.disk) if self.by_token else None
+
+    def whole(self) -> Forecast:
+        c, kept, once = len(self.checkpoints), self._over("tokens", "kept"), self._once()
+        posting, postings = self._postings()
+        beside, bytes_beside = self._baselines()
+        passes = extra_passes(self.recipe, self.options.second_moment)
+        each = c * float(self._over("padded", "passing").sum() + self._over("tokens", "encoding").sum())
+        seconds: dict[StageName, float] = {
+            "tokenize": self.labelling + (float(self._over("tokens", "encoding").sum()) if once else self.counting),
+            "load": self.loading[0] + self.loading[1] * (c * len(self.cuts) - 1),
+            "gradients": self._gradients(float(kept.sum())),
+            "tables": beside + c * (self.tables * self.disk.byte + self.disk.file) + self._scaling(),
+            "curvature": passes.curvature * each,
+            "postings": posting,
+            "seal": self._sealing(),
+        }
+        seconds["tables"] += passes.tables * each
+        forms = int(c * kept.sum())
+        return Forecast(
+            n=len(self.examples),
+            checkpoints=c,
+            segments=len(self.cuts),
+            batches=c * len(self.laid.padded),
+            measured=len(self.bench.points),
+            stages=tuple(Stage(name, spent) for name, spent in seconds.items() if spent or name != "curvature"),
+            peak_rss=self._peak(),
+            disk={"forms": forms, "postings": postings, "examples": bytes_beside, "tables": c * self.tables},
+            notes=self.notes,
+        )
+
+    def _over(self, by: str, cost: str) -> Floats:
+        """A measured cost over all batches of a checkpoint."""
+        points = [(float(getattr(one, by)), float(getattr(one, cost))) for one in self.bench.points]
+        return extrapolate(points, getattr(self.laid, by))
+
+    def _counted(self) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
+        """Count the tokens of a sample and of the longest texts: their rows and lengths."""
+        n = len(self.examples)
+        order = np.random.default_rng(0).permutation(n)
+        lengths: list[Int[np.ndarray, " k"]] = []
+        spent = 0.0
+        for start in range(0, min(n, SAMPLE), 256):
+            some = self.examples.subset(order[start : min(start + 256, SAMPLE)])
+            spent += timed(lambda some=some: lengths.append(self.encoder.lengths(some)))
+            if spent > MOST_SAMPLING:
+                break
+        counted = sum(map(len, lengths))
+        self.counting = spent * n / counted
+        looked = order[counted : counted + MOST_LOOKED]
+        characters = np.asarray([sum(map(len, one.parts)) for one in self.examples.subset(looked)], dtype=np.int64)
+        longest = looked[np.argsort(-characters, kind="stable")[: self.options.batch_size]]
+        lengths.append(self.encoder.lengths(self.examples.subset(longest)))
+        return np.concatenate([order[:counted], longest]), np.concatenate(lengths)
+
+    def _all_lengths(self) -> Int[np.ndarray, " n"]:
+        """Tokens of every example: counted where they were, else spread as in the sample."""
+        every = np.zeros(len(self.examples), dtype=np.int64)
+        rest = np.setdiff1d(np.arange(len(every)), self.sample)
+        if len(rest):
+            # the longest texts at the end of the sample are longer than those that are left
+            own = np.sort(self.lengths[: max(1, len(self.lengths) - self.options.batch_size)])
+            spread = own[np.arange(len(rest)) * len(own) // len(rest)]
+            every[rest] = np.random.default_rng(1).permutation(spread)
+        every[self.sample] = self.lengths
+        return every
+
+    def _loaded(self) -> tuple[nn.Module, tuple[float, float]]:
+        """A checkpoint, and the seconds of the first load, which also imports the model's code, and of every other."""
+        loaded: list[nn.Module] = []
+        first = timed(lambda: loaded.append(self.run.load(self.checkpoints[0])))
+        again = first
+        if len(self.checkpoints) > 1:
+            loaded.clear()
+            again = timed(lambda: loaded.append(self.run.load(self.checkpoints[-1])))
+        return loaded[0], (first, again)
+
+    def _lay(self) -> _BatchPlan:
+        found: list[tuple[int, int, int, int]] = []
+        shard = 0
+        for segment, one in enumerate(self.cuts):
+            total = np.concatenate([[0], np.cumsum(one.lengths)])
+            for begin, end in zip(one.planned.shards[:-1], one.planned.shards[1:], strict=True):
+                for start, stop in self._batches(one.lengths, begin, end):
+                    padded = (stop - start) * int(one.lengths[stop - 1])
+                    found.append((padded, int(total[stop] - total[start]), shard, segment))
+                shard += 1
+        padded, tokens, shards, segments = np.asarray(found, dtype=np.int64).T
+        return _BatchPlan(padded.astype(np.float64), tokens.astype(np.float64), shards, segments)
+
+    def _batches(self, lengths: Int[np.ndarray, " k"], begin: int, end: int) -> list[tuple[int, int]]:
+        return batches(lengths, begin, end, self.options.batch_size, equal=self.run.equal_lengths)
+
+    def _measure(self, budget: float) -> int | None:
+        """Measure batches of all lengths, the longest first; say how much memory that one took."""
+        order = np.argsort(self.lengths, kind="stable")
+        rows = self.sample[order]
+        groups = self._batches(self.lengths[order], 0, len(rows))
+        longest = groups[-1][0] if self.run.equal_lengths else max(0, len(rows) - self.options.batch_size)
+        self.bench.measure(rows[slice(*groups[len(groups) // 2])], warm=True)
+        peak = peak_during(lambda: self.bench.measure(rows[longest:]))
+        spent = 0.0
+        for count, group in enumerate(_spread(len(groups))):
+            if count >= 3 and spent > budget:
+                break
+            spent += timed(lambda group=group: self.bench.measure(rows[slice(*groups[group])]))
+        return peak
+
+    def _gradients(self, kept: float) -> float:
+        """Seconds of all passes, and of the shards that they fill."""
+        c, laid = len(self.checkpoints), self.laid
+        times = np.where([size <= KEPT_BYTES for size in self._encoded()], 1, c)
+        encoding = 0.0 if self._once() else float((self._over("tokens", "encoding") * times[laid.segment]).sum())
+        laying = self.laying * float(self._over("tokens", "wide").sum())
+        shards = int(laid.shard[-1]) + 1
+        each = float(self._over("padded", "passing").sum()) + laying + kept * self.disk.byte + shards * self.disk.file
+        share = shard_of(self.options.shard)
+        return (c * each + encoding) / (1 if share is None else share[1])
+
+    def _encoded(self) -> list[int]:
+        """Memory of the encoded examples of each segment."""
+        return [encoded_bytes(int(one.lengths.sum()), len(one.lengths)) for one in self.cuts]
+
+    def _once(self) -> bool:
+        """Whether the examples are encoded when their tokens are counted, and kept."""
+        return sum(self._encoded()) <= KEPT_BYTES
+
+    def _postings(self) -> tuple[float, int]:
+        """Seconds and bytes of the postings, all checkpoints together."""
+        if self.scatter is None:
+            return 0.0, 0
+        c, rows = len(self.checkpoints), self._over("tokens", "rows")
+        one = self.shard["rows.rows"]
+        each = one.shape[1] * one.itemsize + (4 if "rows.scale" in self.shard else 0) + 12
+        found = distinct(self.shard["rows.ids"], np.bincount(self.laid.shard, weights=rows), self.table[0])
+        written = c * each * float(rows.sum())
+        files = c * len(self.cuts)
+        spent = written * self.scatter.byte + c * float(found.sum()) * self.scatter.put + files * self.disk.file
+        return spent, int(written)
+
+    def _baselines(self) -> tuple[float, int]:
+        """Seconds and bytes of the texts and of the arrays over the examples."""
+        n, c, names = len(self.examples), len(self.checkpoints), self.run.label_names
+        some = range(min(n, 1024))
+        table: list[memoryview] = []
+        spent = timed(
+            lambda: table.append(
+                parquet_bytes(stored_columns(self.examples, some, self.labels, names, np.arange(len(some))))
+            )
+        )
+        scales = 8 * c if self.recipe.normed else 0
+        features = n * (9 + 8 * c + scales + 8 * len(names or ()) + 4 * self.table[1])
+        written = len(table[0]) * n // len(some) + features
+        return spent * n / len(some) + written * self.disk.byte + 2 * len(self.cuts) * self.disk.file, written
+
+    def _scaling(self) -> float:
+        """Seconds of passes over the finished shards: second moments that are estimated, norms."""
+        estimated = self.recipe.preconditioner == "adam" and self.options.second_moment == "estimate"
+        if not self.by_token or not (estimated or self.recipe.normed):
+            return 0.0
+        rows = cast("Rows", Gradient.unpack(decode_arrays(self.shard)).rows)
+        table = np.ones(self.table, dtype=np.float32)
+        sums = MeanSquares(*self.table)
+        spent = timed(lambda: sums.add(rows)) if estimated else 0.0
+        if self.recipe.normed:
+            turned = self.recipe.preconditioner == "adam"
+            spent += timed(lambda: (rows.times(table[rows.ids]) if turned else rows).norms())
+        return spent * len(self.checkpoints) * float(self._over("tokens", "rows").sum()) / max(1, len(rows.ids))
+
+    def _sealing(self) -> float:
+        """Seconds of the checksums of weights and data; those of the index are taken as it is written."""
+        some = self.examples[:1024]
+        hashing = timed(lambda: some.fingerprint) * len(self.examples) / len(some)
+        files = [path for one in self.checkpoints for path in one.path.glob("*.safetensors")]
+        return hashing + sum(path.stat().st_size for path in files) * self.disk.hashed + 2 * self.disk.file
+
+    def _peak(self) -> int | None:
+        """Bytes of the largest moment: the longest batch beside a full shard, a shard laid out, or postings."""
+        if self.held is None or self.busiest is None:
+            return None
+        laid, rows = self.laid, self._over("tokens", "rows")
+        wide = np.bincount(laid.shard, weights=self._over("tokens", "wide")).max()
+        kept = np.bincount(laid.shard, weights=self._over("tokens", "kept")).max()
+        encoded = self._encoded()
+        again = max((one for one in encoded if one <= KEPT_BYTES), default=0) if len(self.checkpoints) > 1 else 0
+        again = sum(encoded) if self._once() else again
+        laying = 2 * wide + (kept if self.options.rows != "fp32" else 0)
+        passing = again + max(self.busiest + wide, self.held + laying)
+        held = 24 * np.bincount(laid.segment, weights=rows).max() + 2 * kept + (wide if kept < wide else 0)
+        return int(max(passing, self.held + held if self.by_token else 0))
+
+
+def _spread(count: int) -> list[int]:
+    """The numbers below count, so that any first few of them lie evenly: halves, quarters, eighths."""
+    bits = max(1, (count - 1).bit_length())
+    return sorted(range(count), key=lambda number: int(f"{number:0{bits}b}"[::-1], 2))

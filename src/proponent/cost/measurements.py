@@ -1,0 +1,223 @@
+"""Measurements that a forecast stands on: batches through the model, files onto the disk, memory in between."""
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from proponent.data import Examples
+from proponent.gradients.gradient import Gradient
+from proponent.index.gradient_computer import GradientComputer
+from proponent.models import Encoder
+from proponent.processes import memory
+from proponent.store import RowKind
+from proponent.store.files import publish_tensors
+from proponent.store.postings import Shard, write_postings
+from proponent.store.rows import encode_arrays
+
+PUBLISHED = 48 * 2**20
+"""Bytes written to see how fast the disk takes them."""
+
+HELD = 24 * 2**20
+"""Bytes of measured gradients that are kept, to be laid out as a shard and turned into postings."""
+
+SCATTERED = 24 * 2**20
+"""Bytes of rows turned into postings to see what that takes."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured batch.
+
+    Attributes:
+        padded: places of the batch, padding included.
+        tokens: tokens of its examples.
+        passing: seconds of forward, backward and forms.
+        encoding: seconds of tokenizing.
+        rows: gradient rows kept.
+        wide: bytes of its forms in 32-bit floats.
+        kept: bytes of its forms as a shard keeps them.
+    """
+
+    padded: int
+    tokens: int
+    passing: float
+    encoding: float
+    rows: int
+    wide: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class Disk:
+    """How the disk of the index-to-be takes files, fsync and checksums included.
+
+    Attributes:
+        file: seconds for each file.
+        byte: seconds for each byte.
+        hashed: seconds for each byte that is only hashed.
+    """
+
+    file: float
+    byte: float
+    hashed: float
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """What it takes to turn shards into postings.
+
+    Attributes:
+        put: seconds for each token of each shard.
+        byte: seconds for each byte of the postings.
+    """
+
+    put: float
+    byte: float
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Time something."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def peak_during(work: Callable[[], object]) -> int | None:
+    """See how much memory something takes; None where the system does not say."""
+    seen, done = [memory()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            seen.append(memory())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        work()
+    finally:
+        done.set()
+        watcher.join()
+    return max((one for one in (*seen, memory()) if one is not None), default=None)
+
+
+def size(arrays: dict[str, np.ndarray]) -> int:
+    """Add up arrays."""
+    return sum(one.nbytes for one in arrays.values())
+
+
+class Bench:
+    """One loaded checkpoint, through which batches are sent to be measured.
+
+    Args:
+        work: the checkpoint.
+        encoder: the run's.
+        examples: the training set.
+        labels: class numbers.
+        kind: how rows are kept.
+    """
+
+    def __init__(
+        self, work: GradientComputer, encoder: Encoder, examples: Examples, labels: list[int], kind: RowKind
+    ) -> None:
+        self.points: list[Point] = []
+        self._work, self._encoder, self._examples, self._labels = work, encoder, examples, labels
+        self._kind: RowKind = kind
+        self._gradients: list[Gradient] = []
+
+    def measure(self, rows: Int[np.ndarray, " k"], *, warm: bool = False) -> None:
+        """Send one batch through."""
+        began = time.perf_counter()
+        encoded = self._encoder.encode([self._examples[int(row)] for row in rows])
+        between = time.perf_counter()
+        passed = self._work(encoded, [self._labels[int(row)] for row in rows])
+        ended = time.perf_counter()
+        if warm:
+            return
+        beside = [passed.losses, passed.bad, passed.probabilities, passed.pooled]
+        meta = sum(one.nbytes for one in beside if one is not None)
+        arrays, lengths = passed.gradient.pack(), [one.length for one in encoded]
+        if sum(one.wide for one in self.points) < HELD:
+            self._gradients.append(passed.gradient)
+        self.points.append(
+            Point(
+                padded=len(rows) * max(lengths),
+                tokens=sum(lengths),
+                passing=ended - between,
+                encoding=between - began,
+                rows=0 if passed.gradient.rows is None else len(passed.gradient.rows.ids),
+                wide=meta + size(arrays),
+                kept=meta + size(encode_arrays(arrays, self._kind)),
+            )
+        )
+
+    def shard(self) -> tuple[dict[str, np.ndarray], float]:
+        """Lay some of the measured gradients out as a shard keeps them."""
+        arrays: dict[str, np.ndarray] = {}
+        spent = timed(lambda: arrays.update(Gradient.stack(self._gradients).pack()))
+        wide = max(1, size(arrays))
+        spent += timed(lambda: arrays.update(encode_arrays(arrays, self._kind)))
+        return arrays, spent / wide
+
+
+def measure_disk(folder: Path) -> Disk:
+    """Publish files of an index, small and large, and remove them."""
+    data = np.random.default_rng(0).bytes(PUBLISHED)
+    array = np.frombuffer(data, dtype=np.uint8)
+    small = [timed(partial(publish_tensors, folder / f"small-{i}", {"x": array[:64]})) for i in range(5)]
+    file = sorted(small)[2]
+    large = timed(partial(publish_tensors, folder / "large", {"x": array}))
+    (folder / "large").unlink()
+    hashing = timed(lambda: hashlib.sha256(data).digest())
+    return Disk(file, max(0.0, large - file) / PUBLISHED, hashing / PUBLISHED)
+
+
+def measure_scatter(folder: Path, arrays: dict[str, np.ndarray], disk: Disk) -> Scatter:
+    """Turn a shard into postings, once whole and once in the shape of many small shards."""
+    tokens = len(np.unique(arrays["rows.ids"]))
+    parts = min(64, max(2, SCATTERED // max(1, arrays["rows.rows"].nbytes)))
+    names = [name for name in arrays if name.startswith("rows.")]
+    counts = np.tile(np.diff(arrays["rows.indptr"]), parts)
+    whole = {name: np.concatenate([arrays[name]] * parts) for name in names if name != "rows.indptr"}
+    whole["rows.indptr"] = np.concatenate([[0], np.cumsum(counts)])
+
+    def shards(pieces: list[dict[str, np.ndarray]], wanted: tuple[str, ...]) -> Iterator[Shard]:
+        for piece in pieces:
+            places = np.arange(len(piece["rows.indptr"]) - 1)
+            yield places, {name: piece[name] for name in wanted if name in piece}
+
+    one = timed(lambda: write_postings(folder / "one", partial(shards, [whole])))
+    many = timed(lambda: write_postings(folder / "many", partial(shards, [arrays] * parts)))
+    written = (folder / "one").stat().st_size
+    for name in ("one", "many"):
+        (folder / name).unlink()
+    put = max(0.0, many - one) / max(1, tokens * (parts - 1))
+    return Scatter(put, max(0.0, one - disk.file - tokens * put) / written)
+
+
+def distinct(ids: Int[np.ndarray, " k"], rows: Float[np.ndarray, " s"], most: int) -> Float[np.ndarray, " s"]:
+    """Say how many different tokens stand in shards: their number grows as a power of the rows."""
+    half, whole = len(np.unique(ids[: len(ids) // 2])), len(np.unique(ids))
+    power = min(1.0, max(0.0, float(np.log2(whole / half)))) if half else 1.0
+    return np.minimum(most, whole * (rows / max(1, len(ids))) ** power)
+
+
+def extrapolate(points: Sequence[tuple[float, float]], to: Float[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
+    """Carry a cost from measured batches over to others: it never falls, and goes straight between two points."""
+    levels: list[tuple[float, int]] = []
+    ordered = sorted(points)
+    for _, cost in ordered:
+        levels.append((cost, 1))
+        # neighbours that fall are noise around their mean
+        while len(levels) > 1 and levels[-2][0] > levels[-1][0]:
+            (low, many), (high, more) = levels.pop(), levels.pop()
+            levels.append(((low * many + high * more) / (many + more), many + more))
+    sizes = np.asarray([one for one, _ in ordered], dtype=np.float64)
+    costs = np.repeat([cost for cost, _ in levels], [many for _, many in levels])
+    return np.interp(to, sizes, costs) * np.maximum(to / sizes[-1], 1.0) * np.minimum(to / sizes[0], 1.0)

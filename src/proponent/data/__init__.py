@@ -1,0 +1,33 @@
+"""Every kind of input, read into one shape; the only door of pyarrow.
+
+`read` takes a path, a hub id, a `datasets` object, a DataFrame, an Arrow table or a list, and gives `Examples`: checked
+rows with stable ids and a fingerprint of their content. The tables that proponent itself writes go through here too.
+"""
+
+from proponent.data.arrow import write_parquet
+from proponent.data.examples import Columns, Examples
+from proponent.data.rewriting import Part, write_columns, write_parts
+from proponent.data.sources import read, read_local
+from proponent.data.spreadsheet import write_csv
+from proponent.data.stored import StoredExamples, parquet_bytes
+from proponent.data.whole import ExampleColumns, How, SearchResult, spans
+from proponent.data.word_sets import WordSets
+
+__all__ = [
+    "Columns",
+    "ExampleColumns",
+    "Examples",
+    "How",
+    "Part",
+    "SearchResult",
+    "StoredExamples",
+    "WordSets",
+    "parquet_bytes",
+    "read",
+    "read_local",
+    "spans",
+    "write_columns",
+    "write_csv",
+    "write_parquet",
+    "write_parts",
+]

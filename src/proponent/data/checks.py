@@ -1,0 +1,134 @@
+"""From columns as read to checked examples: which column plays which part, and what its cells may hold."""
+
+import difflib
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+from proponent.data.cells import is_blank, is_null, refuse_odd_characters
+from proponent.data.examples import Columns, Examples, Fields
+from proponent.data.labels_and_ids import ids_of, labels_of, sources_of
+from proponent.data.packed import MappedColumn, blocks
+from proponent.data.table import RawTable, short
+from proponent.errors import DataError
+
+_OPTIONS = {
+    "text": "--text-column",
+    "text_pair": "--pair-column",
+    "label": "--label-column",
+    "id": "--id-column",
+    "target": "--target-column",
+    "source": "--source-column",
+}
+
+
+def check(table: RawTable, columns: Columns, allow_empty: bool) -> Examples:
+    """Check every column that plays a part."""
+    if table.rows == 0:
+        has = "a header but no rows" if table.column_names else "no rows"
+        raise DataError(f"{table.name}: it has {has}")
+    parts = _assign(table, columns)
+    table.prepare(list(parts.values()))
+    warnings = list(table.warnings)
+    texts = _texts(table, parts["text"], allow_empty, warnings)
+    pairs = _second(table, parts.get("text_pair"), "text_pair", warnings)
+    targets = _second(table, parts.get("target"), "target", warnings)
+    names = table.class_names(parts["label"]) if "label" in parts else None
+    labels = labels_of(table, parts.get("label"), names, warnings)
+    ids = ids_of(table, parts.get("id"), warnings)
+    sources = sources_of(table, parts.get("source"), warnings, asked=columns.source != "source")
+    fields = Fields(ids, texts, labels, pairs, targets, sources)
+    return Examples(table, fields, columns=columns, label_names=names, warnings=tuple(warnings))
+
+
+# say which column plays each part: explicit names first, then default names that are there and still free
+def _assign(table: RawTable, columns: Columns) -> dict[str, str]:
+    asked = {part: str(getattr(columns, part)) for part in _OPTIONS}
+    explicit = {part: name for part, name in asked.items() if name and name != part}
+    taken: dict[str, str] = {}
+    for part, name in explicit.items():
+        if name not in table.column_names:
+            raise DataError(_missing(table, part, name))
+        if name in taken:
+            raise DataError(
+                f"{table.name}: column {short(name)} is named by both {_OPTIONS[taken[name]]} and {_OPTIONS[part]}"
+            )
+        taken[name] = part
+    free = {part for part in _OPTIONS if asked[part] == part and part in table.column_names and part not in taken}
+    if "text" not in explicit and "text" not in free:
+        raise DataError(_missing(table, "text", "text"))
+    return {**{part: part for part in free}, **explicit}
+
+
+def _missing(table: RawTable, part: str, name: str) -> str:
+    names = table.column_names
+    shown = ", ".join(map(short, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    lowered = {column.strip().lower(): column for column in names}
+    near = difflib.get_close_matches(name.lower(), lowered, n=1)
+    hint = f"; did you mean {short(lowered[near[0]])}?" if near else ""
+    if len(names) == 1 and any(mark in names[0] for mark in ",;|\t"):
+        hint = "; is the separator right? .csv is read with commas, .tsv with tabs"
+    return f"{table.name}: no column {short(name)}; it has {shown}: name the right one with {_OPTIONS[part]}{hint}"
+
+
+def _texts(table: RawTable, column: str, allow_empty: bool, warnings: list[str]) -> Sequence[str]:
+    texts, empty = _strings(table, column, "text")
+    if not empty:
+        return texts
+    found = f"{table.name}: {len(empty)} of {table.rows} rows have an empty text ({table.where(empty)})"
+    if not allow_empty:
+        raise DataError(f"{found}: fill or remove them, or keep them with --allow-empty (allow_empty=True)")
+    warnings.append(found)
+    return MappedColumn(texts, _or_empty)
+
+
+def _or_empty(text: str | None) -> str:
+    return text or ""
+
+
+# read an optional text; a blank cell means that there is none, in every kind of file alike
+def _second(table: RawTable, column: str | None, part: str, warnings: list[str]) -> Sequence[str | None] | None:
+    if column is None:
+        return None
+    texts, missing = _strings(table, column, part)
+    if part == "target" and column == part:
+        warnings.append(
+            f"{table.name}: column 'target' is read as the part that counts after the prompt (--target-column)"
+        )
+    if not missing:
+        return texts
+    warnings.append(f"{table.name}: {len(missing)} rows have no {column} ({table.where(missing)})")
+    return MappedColumn(texts, _or_none)
+
+
+def _or_none(text: str | None) -> str | None:
+    return None if is_blank(text) else text
+
+
+# a text column, null as None, and the rows in which it is blank; what is text already stays where it is
+def _strings(table: RawTable, column: str, part: str) -> tuple[Sequence[Any], "array[int]"]:
+    values: Sequence[Any] = table.get(column)
+    made: list[str | None] | None = None
+    blank = array("q")
+    for start, block in blocks(values):
+        texts = block
+        if not all(value is None or isinstance(value, str) for value in block):
+            texts = [_string(table, column, part, row, value) for row, value in enumerate(block, start)]
+            made = list(values[:start]) if made is None else made
+        if made is not None:
+            made += texts
+        refuse_odd_characters(table, column, start, texts)
+        blank.extend(row for row, text in enumerate(texts, start) if is_blank(text))
+    return (values if made is None else made), blank
+
+
+def _string(table: RawTable, column: str, part: str, row: int, value: object) -> str | None:
+    if isinstance(value, str):
+        return value
+    if is_null(value):
+        return None
+    also = "; if it is the label, name it with --label-column" if part == "target" else ""
+    raise DataError(
+        f"{table.name}: column {short(column)} must hold text, but {table.where([row])} holds {short(value)} "
+        f"({type(value).__name__}): name another column with {_OPTIONS[part]}{also}"
+    )

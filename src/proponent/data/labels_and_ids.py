@@ -1,0 +1,196 @@
+"""What rows are called: their labels, their ids, and the sources that they come from."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from proponent.data.cells import is_blank, is_null, plain, refuse_odd_characters
+from proponent.data.packed import ArrowColumn, CodedColumn, RowNumbers, SelectedRows, blocks, joined, pack_texts
+from proponent.data.table import RawTable, short
+from proponent.errors import DataError
+from proponent.types import Label
+
+_KNOWN_LABELS = 65_536
+"""Cells whose label is remembered; a class comes again and again."""
+
+
+def labels_of(
+    table: RawTable, column: str | None, names: tuple[str, ...] | None, warnings: list[str]
+) -> Sequence[Label | None] | None:
+    """Read the labels."""
+    if column is None:
+        return None
+    codes, labels = _coded(table, column, names)
+    _refuse_mixed(table, column, codes, labels)
+    if None in labels and len(missing := np.flatnonzero(codes == labels.index(None))):
+        warnings.append(f"{table.name}: {len(missing)} of {table.rows} rows have no label ({table.where(missing)})")
+    return CodedColumn(codes, labels)
+
+
+# a number for each row, and the label that each number stands for
+def _coded(
+    table: RawTable, column: str, names: tuple[str, ...] | None
+) -> tuple[Int[np.ndarray, " n"], list[Label | None]]:
+    codes = np.zeros(table.rows, dtype=np.int32)
+    numbers: dict[Label | None, int] = {}
+    known: dict[tuple[type, object], int] = {}
+
+    def code(row: int, value: object) -> int:
+        label = _label(table, column, row, plain(value))
+        label = label if names is None else _named(table, row, label, names)
+        refuse_odd_characters(table, column, row, [label])
+        found = numbers.setdefault(label, len(numbers))
+        if label is not None and len(known) < _KNOWN_LABELS:
+            known[type(value), value] = found
+        return found
+
+    for start, block in blocks(table.get(column)):
+        for row, value in enumerate(block, start):
+            # only what has been a label once is looked up, and that can be hashed
+            found = known.get((type(value), value)) if isinstance(value, str | int | float) else None
+            codes[row] = code(row, value) if found is None else found
+    return codes, list(numbers)
+
+
+def _refuse_mixed(table: RawTable, column: str, codes: Int[np.ndarray, " n"], labels: Sequence[Label | None]) -> None:
+    number = next((code for code, label in enumerate(labels) if isinstance(label, int)), None)
+    text = next((code for code, label in enumerate(labels) if isinstance(label, str)), None)
+    if number is not None and text is not None:
+        at_number, at_text = (int(np.argmax(codes == code)) for code in (number, text))
+        raise DataError(
+            f"{table.name}: column {short(column)} mixes numbers and names: {table.where([at_number])} holds "
+            f"{labels[number]}, {table.where([at_text])} holds {short(labels[text])}: use one kind"
+        )
+
+
+def _label(table: RawTable, column: str, row: int, value: object) -> Label | None:
+    if isinstance(value, str):
+        return None if is_blank(value) else value
+    if is_null(value):
+        return None
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if value.is_integer():
+            return int(value)
+        raise DataError(
+            f"{table.name}: column {short(column)}, {table.where([row])} holds {value}: labels are classes, and "
+            "regression is not supported"
+        )
+    raise DataError(
+        f"{table.name}: column {short(column)}, {table.where([row])} holds {short(value)} ({type(value).__name__}): "
+        "a label must be a name or a whole number"
+    )
+
+
+# give the name of a ClassLabel number; `datasets` writes -1 where there is no label
+def _named(table: RawTable, row: int, label: Label | None, names: tuple[str, ...]) -> str | None:
+    if label is None or label == -1:
+        return None
+    if isinstance(label, int) and 0 <= label < len(names):
+        return names[label]
+    if isinstance(label, str) and label in names:
+        return label
+    raise DataError(
+        f"{table.name}: {table.where([row])} has label {short(label)}, which is none of its ClassLabel's {len(names)} "
+        f"names ({', '.join(names[:5])})"
+    )
+
+
+def ids_of(table: RawTable, column: str | None, warnings: list[str]) -> Sequence[str]:
+    """Read the ids."""
+    if column is None:
+        warnings.append(f"{table.name}: no id column: row numbers are the ids")
+        return RowNumbers(table.rows)
+    hashes = np.zeros(table.rows, dtype=np.int64)
+
+    def spelled(start: int, block: list[Any]) -> list[str]:
+        ids = [_id(table, column, row, plain(value)) for row, value in enumerate(block, start)]
+        refuse_odd_characters(table, column, start, ids)
+        hashes[start : start + len(ids)] = np.fromiter(map(hash, ids), dtype=np.int64, count=len(ids))
+        return ids
+
+    ids = _as_texts(table.get(column), spelled)
+    _refuse_twice(table, column, ids, hashes)
+    return ids
+
+
+# the column itself where every value is the text that is wanted, else those texts, packed
+def _as_texts(values: Sequence[Any], spelled: Callable[[int, list[Any]], list[Any]]) -> Sequence[Any]:
+    parts: list[ArrowColumn] | None = None
+    for start, block in blocks(values):
+        texts = spelled(start, block)
+        if parts is None and texts != block:
+            parts = [pack_texts(earlier) for _, earlier in blocks(SelectedRows(values, range(start)))]
+        if parts is not None:
+            parts.append(pack_texts(texts))
+    return values if parts is None else joined(parts)
+
+
+def _id(table: RawTable, column: str, row: int, value: object) -> str:
+    text = _spelled(value)
+    if text is not None:
+        return text
+    found = "is empty" if value == "" or is_null(value) else f"holds {short(value)} ({type(value).__name__})"
+    raise DataError(
+        f"{table.name}: column {short(column)}, {table.where([row])} {found}: an id must be text or a whole number; "
+        "leave ids out with --id-column '' to use row numbers"
+    )
+
+
+# a text that says something, or a whole number as text; None for anything else
+def _spelled(value: object) -> str | None:
+    if isinstance(value, str):
+        return None if is_blank(value) else value
+    if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, float) and value.is_integer())):
+        return None
+    return str(int(value))
+
+
+# equal ids have equal hashes, so that only rows whose hash comes twice are compared as text
+def _refuse_twice(table: RawTable, column: str, ids: Sequence[str], hashes: Int[np.ndarray, " n"]) -> None:
+    ordered = np.sort(hashes)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    rows: dict[str, list[int]] = {}
+    for row in np.flatnonzero(np.isin(hashes, twice)).tolist() if len(twice) else ():
+        rows.setdefault(ids[row], []).append(row)
+    shared = {name: found for name, found in rows.items() if len(found) > 1}
+    if shared:
+        shown = "; ".join(f"{short(name)} in {table.where(found, limit=3)}" for name, found in list(shared.items())[:3])
+        more = f"; and {len(shared) - 3} more ids" if len(shared) > 3 else ""
+        raise DataError(
+            f"{table.name}: ids must be unique, but column {short(column)} repeats {shown}{more}: mend them, or use "
+            "row numbers with --id-column ''"
+        )
+
+
+def sources_of(table: RawTable, column: str | None, warnings: list[str], *, asked: bool) -> Sequence[str | None] | None:
+    """Read where the rows come from."""
+    if column is None:
+        return None
+
+    def spelled(start: int, block: list[Any]) -> list[str | None]:
+        sources = [_source(table, column, row, plain(value)) for row, value in enumerate(block, start)]
+        refuse_odd_characters(table, column, start, sources)
+        return sources
+
+    try:
+        return _as_texts(table.get(column), spelled)
+    except DataError as error:
+        if asked:
+            raise
+        warnings.append(f"{error}; its sources are not read")
+        return None
+
+
+def _source(table: RawTable, column: str, row: int, value: object) -> str | None:
+    text = _spelled(value)
+    if text is None and not is_null(value) and not isinstance(value, str):
+        raise DataError(
+            f"{table.name}: column {short(column)}, {table.where([row])} holds {short(value)} "
+            f"({type(value).__name__}): a source must be text or a whole number: name another column with "
+            "--source-column, or none with --source-column ''"
+        )
+    return text

@@ -1,0 +1,138 @@
+"""A data set written again with some rows left out and some values changed; every other value stays as it is."""
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from proponent.data.arrow import arrow_rows, joined_arrow, read_native, write_arrow, write_parquet
+from proponent.data.examples import Examples
+from proponent.data.packed import ConcatenatedColumn, LazySequence, SelectedRows
+from proponent.data.spreadsheet import write_csv
+from proponent.data.table import short
+from proponent.data.text_files import raw_records, spliced
+from proponent.disk import write_stream
+from proponent.errors import DataError, InputError
+
+KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a new data set takes of an old one.
+
+    Attributes:
+        examples: the old one, whole.
+        rows: which of its rows, in order.
+        column: the column that changes; empty for none.
+        changes: new value by row.
+    """
+
+    examples: Examples
+    rows: Sequence[int]
+    column: str
+    changes: Mapping[int, object]
+
+
+def write_parts(path: Path, parts: Sequence[Part], kind: str, *, guard: bool) -> int:
+    """Write a new data set; every column of every part, in order."""
+    if kind == ".parquet":
+        write_arrow(path, joined_arrow([_arrow(one) for one in parts]), replace=False)
+        return 0
+    if kind in {".jsonl", ".ndjson", ".json"} and all(_holds_json(one.examples.name) for one in parts):
+        _write_records(path, (record for one in parts for record in _records(one)), listed=kind == ".json")
+        return 0
+    names = list(dict.fromkeys(name for one in parts for name in one.examples.column_names))
+    columns = {name: ConcatenatedColumn([_column(one, name) for one in parts]) for name in names}
+    return write_columns(path, columns, kind, guard=guard)
+
+
+def write_columns(path: Path, columns: Mapping[str, Sequence[Any]], kind: str, *, guard: bool) -> int:
+    """Write columns as CSV, TSV, JSON, JSON Lines or Parquet; give the number of cells that a guard changed."""
+    if kind not in KINDS:
+        raise InputError(f"{path} ends in {kind or 'nothing'}: choose .csv, .jsonl or .parquet")
+    if kind in {".csv", ".tsv"}:
+        return write_csv(path, columns, guard=guard, delimiter="\t" if kind == ".tsv" else ",", replace=False)
+    if kind == ".parquet":
+        write_parquet(path, columns, replace=False)
+    else:
+        cells = zip(*columns.values(), strict=True)
+        records = (_dumped(dict(zip(columns, one, strict=True)), path) for one in cells)
+        _write_records(path, records, listed=kind == ".json")
+    return 0
+
+
+def _dumped(record: Mapping[str, Any], path: Path) -> str:
+    try:
+        return json.dumps(record, ensure_ascii=False)
+    except TypeError as error:
+        raise DataError(f"{path}: a value cannot be written as JSON ({error}): choose .parquet") from error
+
+
+def _write_records(path: Path, records: Iterator[str], *, listed: bool) -> None:
+    def fill(file: IO[bytes]) -> None:
+        sink = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="\n")
+        try:
+            between = ""
+            sink.write("[\n" if listed else "")
+            for record in records:
+                one_line = record if listed or "\n" not in record else json.dumps(json.loads(record))
+                sink.write(between + one_line)
+                between = ",\n" if listed else "\n"
+            sink.write("\n]\n" if listed else "\n" if between else "")
+        finally:
+            sink.detach()
+
+    write_stream(path, fill, replace=False)
+
+
+def _holds_json(name: str) -> bool:
+    return name.lower().removesuffix(".gz").endswith((".json", ".jsonl", ".ndjson"))
+
+
+def _records(part: Part) -> Iterator[str]:
+    """The records of a part as the file spells them."""
+    taken = iter(part.rows)
+    wanted = next(taken, None)
+    for row, record in enumerate(raw_records(Path(part.examples.name))):
+        if row == wanted:
+            yield spliced(record, part.column, part.changes[row]) if row in part.changes else record
+            wanted = next(taken, None)
+
+
+def _column(part: Part, name: str) -> Sequence[Any]:
+    if name not in part.examples.column_names:
+        return _Nothing(len(part.rows))
+    values = SelectedRows(part.examples.as_read(name), np.asarray(part.rows, dtype=np.int64))
+    if name != part.column or not part.changes:
+        return values
+    return [part.changes.get(row, value) for row, value in zip(part.rows, values, strict=True)]
+
+
+def _arrow(part: Part) -> Any:
+    """The rows of a part in the kinds of column that the file has."""
+    native = read_native(part.examples.name)
+    names = part.examples.column_names
+    columns = {name: part.examples.as_read(name) for name in names} if native is None else native
+    try:
+        return arrow_rows(columns, part.rows, part.column, part.changes)
+    except (TypeError, ValueError) as error:
+        told = short(next(iter(part.changes.values()), ""))
+        raise DataError(f"{part.examples.name}: column {short(part.column)} cannot hold {told} ({error})") from error
+
+
+class _Nothing(LazySequence):
+    """A column without values."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def _one(self, row: int) -> Any:
+        del row

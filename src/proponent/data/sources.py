@@ -1,0 +1,333 @@
+"""`read`: what a user may pass as data, told apart and opened."""
+
+import difflib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from proponent.data.arrow import checked_column, is_arrow_table, read_user_arrow, read_user_parquet, table_of_arrow
+from proponent.data.checks import check
+from proponent.data.examples import Columns, Examples
+from proponent.data.packed import ArrowColumn, ColumnBuilder, joined
+from proponent.data.several import one_after_another
+from proponent.data.table import RawTable, check_names, short, table_of_records
+from proponent.data.text_files import packed_table, read_json, read_json_lines, read_separated
+from proponent.errors import DataError, MissingExtraError
+from proponent.types import Example
+
+DEFAULT_COLUMNS = Columns()
+
+_STRETCH = 4096
+"""Rows of a `datasets.Dataset` that are put in order at a time."""
+
+_READERS: dict[str, Callable[[Path], RawTable]] = {
+    ".csv": lambda path: read_separated(path, ","),
+    ".tsv": lambda path: read_separated(path, "\t"),
+    ".jsonl": read_json_lines,
+    ".ndjson": read_json_lines,
+    ".json": read_json,
+    ".parquet": read_user_parquet,
+    ".arrow": read_user_arrow,
+}
+_KNOWN = ", ".join(_READERS) + " (each also with .gz)"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_NAME_AND_SPLIT = re.compile(r"(.+) \[([^\[\]]+)\]", re.DOTALL)
+_KINDS = (
+    "a path, a list of paths, a datasets.Dataset, a pandas or polars DataFrame, an Arrow table, a list of dicts or a "
+    "list of texts"
+)
+
+
+def read(
+    source: object,
+    *,
+    columns: Columns = DEFAULT_COLUMNS,
+    split: str | None = None,
+    revision: str | None = None,
+    allow_empty: bool = False,
+) -> Examples:
+    """Read any kind of input into checked examples."""
+    if isinstance(source, Examples):
+        _refuse_split(source.name, split, revision)
+        return source
+    if isinstance(source, str | os.PathLike):
+        table = _table_of_path(cast("str | os.PathLike[str]", source), split, revision)
+    else:
+        table = _table_of_object(source, columns, split, revision)
+    return check(table, columns, allow_empty)
+
+
+def read_local(name: str, columns: Columns, folder: Path) -> Examples | None:
+    """Read a data set again by the name that its examples had; None where no local file or folder has that name."""
+    found = _NAME_AND_SPLIT.fullmatch(name)
+    for spelled, split in ((name, None), *([found.groups()] if found else [])):
+        for path in (Path(spelled), folder / spelled):
+            if _exists(path) and (path.is_file() or path.is_dir()):  # no pipe, which nobody may ever write to
+                return read(path, columns=columns, split=split, allow_empty=True)
+    return None
+
+
+def _refuse_split(name: str, split: str | None, revision: str | None) -> None:
+    if split is not None:
+        raise DataError(f"{name}: it has no splits: leave out --split {split}")
+    if revision is not None:
+        raise DataError(f"{name}: only a hub data set has revisions: leave out --revision {revision}")
+
+
+def _table_of_path(source: str | os.PathLike[str], split: str | None, revision: str | None) -> RawTable:
+    path = Path(os.fsdecode(source))
+    suffix = _suffix(path)
+    if not _exists(path):
+        if (
+            isinstance(source, str)
+            and _HUB_ID.fullmatch(source)
+            and suffix not in _READERS
+            and not _exists(path.parent)
+        ):
+            return _table_of_hub(source, split, revision)
+        raise DataError(_not_found(path))
+    if path.is_dir():
+        _refuse_split(str(path), None, revision)
+        return _table_of_folder(path, split)
+    _refuse_split(str(path), split, revision)
+    if suffix not in _READERS:
+        raise DataError(f"{path}: unknown kind of file {short(path.suffix)}: known are {_KNOWN}")
+    return _READERS[suffix](path)
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower().removesuffix(".gz")
+    return Path(name).suffix
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # for example a name too long for the file system
+        return False
+
+
+def _not_found(path: Path) -> str:
+    shown = short(str(path), limit=300)
+    if not _exists(path.parent):
+        return f"{shown}: not found: there is no folder {short(str(path.parent), limit=300)}"
+    near = difflib.get_close_matches(path.name, _names_in(path.parent), n=3)
+    hint = f"; did you mean {', '.join(map(short, near))}?" if near else ": give a path, or a list of texts"
+    return f"{shown}: no such file{hint}"
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in folder.iterdir())
+    except OSError:  # a folder that may not be listed gives no hints
+        return []
+
+
+def _datasets(needed_for: str) -> Any:
+    try:
+        return importlib.import_module("datasets")
+    except ImportError as error:
+        raise MissingExtraError(f"{needed_for} needs the package datasets: pip install 'proponent[data]'") from error
+
+
+def _table_of_folder(path: Path, split: str | None) -> RawTable:
+    saved = (path / "dataset_dict.json").is_file() or (
+        (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+    )
+    if not saved:
+        inside = [name for name in _names_in(path) if _suffix(Path(name)) in _READERS]
+        hint = f"name one of its files: {', '.join(map(short, inside[:5]))}" if inside else f"known files are {_KNOWN}"
+        raise DataError(f"{path}: a folder, but not a data set made by save_to_disk: {hint}")
+    datasets = _datasets(f"{path}: a data set made by save_to_disk")
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except Exception as error:  # whatever datasets raises for a folder it cannot read
+        raise DataError(f"{path}: datasets cannot load it ({_reason(error)})") from error
+    return _table_of_dataset(datasets, loaded, split, str(path))
+
+
+def _table_of_hub(name: str, split: str | None, revision: str | None) -> RawTable:
+    tried = f"{name}: no such local path, and as a hub data set"
+    datasets = _datasets(tried + " it")
+    asked = ", ".join(f"{key} {short(value)}" for key, value in (("split", split), ("revision", revision)) if value)
+    try:
+        loaded = datasets.load_dataset(name, split=split, revision=revision)
+    except Exception as error:  # whatever datasets and the network raise
+        raise DataError(f"{tried} ({asked or 'default revision'}) it cannot be loaded: {_reason(error)}") from error
+    if split is not None:
+        return _table_of_split(datasets, loaded, f"{name} [{split}]")
+    return _table_of_dataset(datasets, loaded, None, name)
+
+
+def _reason(error: BaseException) -> str:
+    line = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {short(line, limit=200)}"
+
+
+def _table_of_object(source: object, columns: Columns, split: str | None, revision: str | None) -> RawTable:
+    # a user's object is of a package only if that package is already imported: none is imported here to find out
+    datasets: Any = sys.modules.get("datasets")
+    kinds = ("Dataset", "IterableDataset", "DatasetDict", "IterableDatasetDict")
+    if datasets is not None and isinstance(source, tuple(getattr(datasets, kind) for kind in kinds)):
+        _refuse_split("this data set is already loaded", None, revision)
+        return _table_of_dataset(datasets, source, split, None)
+    table = _table_of_rows(source, columns)
+    _refuse_split(table.name, split, revision)
+    return table
+
+
+def _table_of_rows(source: object, columns: Columns) -> RawTable:
+    pandas: Any = sys.modules.get("pandas")
+    polars: Any = sys.modules.get("polars")
+    if pandas is not None and isinstance(source, pandas.DataFrame):
+        return _table_of_pandas(source)
+    if polars is not None and isinstance(source, polars.DataFrame):
+        return _table_of_polars(source)
+    if is_arrow_table(source):
+        arrow: Any = source
+        return table_of_arrow(arrow, f"pyarrow.Table of {arrow.num_rows} rows")
+    if isinstance(source, list | tuple):
+        rows = cast("Sequence[object]", source)
+        paths = _paths_of(rows)
+        if len(paths) == 1:
+            return _table_of_path(paths[0], None, None)
+        if paths:
+            return one_after_another([_table_of_path(one, None, None) for one in paths], columns)
+        return _table_of_list(rows, columns.text)
+    raise DataError(f"cannot read examples from {short(source)} ({type(source).__name__}): pass {_KINDS}")
+
+
+def _table_of_dataset(datasets: Any, source: Any, split: str | None, name: str | None) -> RawTable:
+    called = name or f"datasets.{type(source).__name__}"
+    if isinstance(source, datasets.DatasetDict | datasets.IterableDatasetDict):
+        splits = [str(key) for key in source]
+        if split is None and len(splits) != 1:
+            raise DataError(f"{called}: choose one of its splits {', '.join(map(short, splits))} with --split")
+        if split is not None and split not in splits:
+            raise DataError(f"{called}: no split {short(split)}; it has {', '.join(map(short, splits))}")
+        chosen = split or splits[0]
+        return _table_of_split(datasets, source[chosen], f"{called} [{chosen}]")
+    if split is not None and str(source.split) != split:
+        raise DataError(f"{called}: it is one split ({source.split}), not {short(split)}: leave out --split {split}")
+    return _table_of_split(datasets, source, called if name else None)
+
+
+def _table_of_split(datasets: Any, source: Any, name: str | None) -> RawTable:
+    features: Mapping[str, Any] = source.features or {}
+    classes = {
+        column: tuple(map(str, feature.names))
+        for column, feature in features.items()
+        if isinstance(feature, datasets.ClassLabel)
+    }
+    if isinstance(source, datasets.IterableDataset):
+        packer = ColumnBuilder(list)
+        for record in source:
+            packer.add(dict(record))
+        table = packed_table(name or f"datasets.IterableDataset of {len(packer)} rows", packer)
+    else:
+        table = _table_of_stored(source, name or f"datasets.Dataset of {source.num_rows} rows")
+    return replace(table, class_names=classes.get)
+
+
+# a Dataset: mapped files, or rows of them in another order; only the columns that are asked for are put in order
+def _table_of_stored(source: Any, name: str) -> RawTable:
+    ready: dict[str, Sequence[object]] = {}
+
+    def prepare(columns: Sequence[str]) -> None:
+        # the Arrow view keeps the order of select() and shuffle(), and decodes no images or sound
+        view = source.select_columns(list(columns)).with_format("arrow")
+        pieces: dict[str, list[ArrowColumn]] = {column: [] for column in columns}
+        for start in range(0, source.num_rows, _STRETCH):
+            arrow = view[start : start + _STRETCH]
+            for column, done in pieces.items():
+                part = arrow.column(column)
+                # rows in another order come as one piece each: lay them together; mapped files come in large pieces
+                part = part.combine_chunks() if part.num_chunks > len(part) // 16 else part
+                done.append(checked_column(name, column, part))
+        ready.update((column, joined(done)) for column, done in pieces.items())
+
+    def get(column: str) -> Sequence[object]:
+        if column not in ready:
+            prepare([column])
+        return ready[column]
+
+    return RawTable(name, int(source.num_rows), check_names(name, list(source.column_names)), get, prepare=prepare)
+
+
+def _table_of_pandas(frame: Any) -> RawTable:
+    name = f"pandas.DataFrame of {len(frame)} rows"
+    names = check_names(name, list(frame.columns))
+
+    def get(column: str) -> Sequence[object]:
+        series = frame[column]
+        if getattr(series.dtype, "storage", None) == "pyarrow":  # text that pandas keeps in Arrow memory already
+            return checked_column(name, column, series.array)
+        return [None if null else value for value, null in zip(series.tolist(), series.isna().tolist(), strict=True)]
+
+    return RawTable(name, len(frame), names, get)
+
+
+def _table_of_polars(frame: Any) -> RawTable:
+    name = f"polars.DataFrame of {frame.height} rows"
+
+    def get(column: str) -> Sequence[object]:
+        series = frame.get_column(column)
+        return checked_column(name, column, series.to_arrow()) if str(series.dtype) == "String" else series.to_list()
+
+    return RawTable(name, int(frame.height), tuple(frame.columns), get)
+
+
+def _paths_of(rows: Sequence[object]) -> list[str | os.PathLike[str]]:
+    """The entries of a list of paths; nothing for any other list."""
+    found = [cast("str | os.PathLike[str]", one) for one in rows if _means_a_path(one)]
+    if found and len(found) < len(rows):
+        odd = next(one for one in rows if not _means_a_path(one))
+        raise DataError(
+            f"a list of {len(rows)} holds paths ({short(os.fspath(found[0]))}) and {short(odd)}, which is no path of a "
+            "data file: pass paths alone, or texts as dicts with a text"
+        )
+    names = [os.path.realpath(one) for one in found]
+    twice = next((one for place, one in enumerate(names) if one in names[:place]), None)
+    if twice is not None:
+        raise DataError(f"the file {short(twice, limit=300)} is named twice: name each file once")
+    return found
+
+
+def _means_a_path(one: object) -> bool:
+    """Whether somebody means a file and not a text: it has the name of a data file and nothing else in it."""
+    if isinstance(one, os.PathLike):
+        return True
+    if not isinstance(one, str) or "\n" in one or "\0" in one:
+        return False
+    known = _suffix(Path(one)) in _READERS
+    there = os.sep in one and _exists(Path(one))
+    return there or (known and (not any(letter.isspace() for letter in one) or _exists(Path(one))))
+
+
+def _table_of_list(rows: Sequence[object], text_column: str) -> RawTable:
+    if not rows:
+        raise DataError("an empty list: there is nothing to read")
+    kinds: dict[type, str] = {str: "texts", Example: "examples", Mapping: "dicts"}
+    kind = next((kind for kind in kinds if isinstance(rows[0], kind)), None)
+    if kind is None:
+        raise DataError(f"cannot read examples from a list of {type(rows[0]).__name__}: pass {_KINDS}")
+    name = f"list of {len(rows)} {kinds[kind]}"
+    odd = next((row for row, value in enumerate(rows) if not isinstance(value, kind)), None)
+    if odd is not None:
+        raise DataError(f"{name}: row {odd} holds {short(rows[odd])} instead: use one kind")
+    if kind is str:
+        return RawTable(name, len(rows), (text_column,), lambda _: list(rows))
+    if kind is Example:
+        return _table_of_examples(name, cast("Sequence[Example]", rows))
+    return table_of_records(name, cast("Sequence[Mapping[str, object]]", rows))
+
+
+def _table_of_examples(name: str, rows: Sequence[Example]) -> RawTable:
+    parts = ("id", "text", "text_pair", "label", "target")
+    used = [part for part in parts if any(getattr(row, part) is not None for row in rows)]
+    return table_of_records(name, [{part: getattr(row, part) for part in used} for row in rows])

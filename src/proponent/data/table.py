@@ -1,0 +1,80 @@
+"""Columns as they were read, before any check: what every reader makes and what the checks take."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from proponent.errors import DataError
+
+
+def no_class_names(column: str) -> tuple[str, ...] | None:  # noqa: ARG001 - one signature for every reader
+    """Say that a column's numbers have no names."""
+    return None
+
+
+def no_preparation(columns: Sequence[str]) -> None:
+    """Do nothing before columns are asked for."""
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """A data set as read; a column becomes Python objects only when it is asked for.
+
+    Attributes:
+        name: what messages call it: the path, or "list of 12 dicts".
+        rows: number of rows.
+        column_names: in the order of the source.
+        get: the values of one column, one per row; nobody changes them later.
+        lines: 1-based line of the file on which each row starts, where that is known.
+        warnings: lines that the reader wants shown.
+        class_names: names behind the numbers of a column, for a `datasets` ClassLabel.
+        prepare: is told which columns will be asked for, where reading them together is cheaper.
+    """
+
+    name: str
+    rows: int
+    column_names: tuple[str, ...]
+    get: Callable[[str], Sequence[object]]
+    lines: Sequence[int] | None = None
+    warnings: tuple[str, ...] = ()
+    class_names: Callable[[str], tuple[str, ...] | None] = no_class_names
+    prepare: Callable[[Sequence[str]], None] = no_preparation
+
+    def where(self, rows: "Sequence[int] | Int[np.ndarray, ' m']", limit: int = 5) -> str:
+        """Name rows for a message, the first few of them."""
+        found = [int(row) for row in rows[:limit]]
+        named = [f"row {r}" if self.lines is None else f"row {r} (line {self.lines[r]})" for r in found]
+        more = f" and {len(rows) - limit} more" if len(rows) > limit else ""
+        return ", ".join(named) + more
+
+
+def short(value: object, limit: int = 60) -> str:
+    """Show a value in one short line of a message."""
+    shown = repr(value[: limit + 1]) if isinstance(value, str | bytes) else repr(value)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def check_names(name: str, column_names: Sequence[object]) -> tuple[str, ...]:
+    """Refuse column names that are not text or appear twice."""
+    checked: list[str] = []
+    for column in column_names:
+        if not isinstance(column, str):
+            raise DataError(f"{name}: the column name {short(column)} is not text: rename the column")
+        if column in checked:
+            raise DataError(f"{name}: two columns are named {short(column)}: rename one of them")
+        checked.append(column)
+    return tuple(checked)
+
+
+def table_of_records(
+    name: str, records: Sequence[Mapping[str, object]], *, lines: Sequence[int] | None = None
+) -> RawTable:
+    """Make a table of rows that are mappings; a key that a row lacks counts as missing."""
+    keys = list(dict.fromkeys(key for record in records for key in record))
+
+    def get(column: str) -> Sequence[object]:
+        return [record.get(column) for record in records]
+
+    return RawTable(name, len(records), check_names(name, keys), get, lines)

@@ -1,0 +1,203 @@
+"""Whole columns of an index's examples in Arrow memory: searched, counted, and taken row by row."""
+
+# pyarrow ships no types
+# pyright: reportMissingTypeStubs=false
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+from jaxtyping import Bool, Int
+
+from proponent.data.packed import pack_texts
+from proponent.data.stored import StoredExamples
+from proponent.errors import InputError
+from proponent.types import Span
+
+_pa: Any = pyarrow
+_compute: Any = pyarrow.compute
+
+How = Literal["substring", "word", "regex"]
+TEXTS = ("text", "text_pair", "target")
+NAMES = ("id", "row", *TEXTS, "label", "source")
+BLOCK = 8192
+"""Rows that are searched between two looks at the clock."""
+
+LONGEST_PATTERN = 500
+"""Characters of a search at most."""
+
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"  # noncharacters, which no text may interchange
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        places: which examples hold the pattern.
+        searched: how many examples were looked at before the time was up.
+    """
+
+    places: Bool[np.ndarray, " n"]
+    searched: int
+
+
+class ExampleColumns:
+    """All examples of an index, as columns.
+
+    Args:
+        parts: their Parquet files, in order.
+    """
+
+    def __init__(self, parts: Sequence[StoredExamples]) -> None:
+        self._columns = {name: _joined(parts, name) for name in NAMES}
+        _pa.default_memory_pool().release_unused()
+
+    def __len__(self) -> int:
+        return len(self._columns["id"])
+
+    def has(self, name: str) -> bool:
+        """Say whether any example has a value in a column."""
+        return self._columns[name].null_count < len(self)
+
+    def column(self, name: str) -> Any:
+        """Give a whole column."""
+        return self._columns[name]
+
+    def values(self, name: str, places: Int[np.ndarray, " m"]) -> list[Any]:
+        """Take one column of some examples."""
+        # not pyarrow.array: it imports pandas
+        buffers = [None, _pa.py_buffer(np.ascontiguousarray(places, dtype=np.int64))]
+        return self._columns[name].take(_pa.Array.from_buffers(_pa.int64(), len(places), buffers)).to_pylist()
+
+    def rows(self, places: Int[np.ndarray, " m"]) -> list[dict[str, Any]]:
+        """Take some examples."""
+        columns = {name: self.values(name, places) for name in NAMES}
+        return [{name: column[at] for name, column in columns.items()} for at in range(len(places))]
+
+    def coded(self, name: str) -> tuple[Int[np.ndarray, " n"], list[str | None]]:
+        """Number the values of a column, in the order of the values; examples without one come last."""
+        column = self._columns[name].combine_chunks()
+        if not len(column) or not self.has(name):
+            return np.zeros(len(self), dtype=np.int32), [None]
+        coded = column.dictionary_encode()
+        coded = coded.combine_chunks() if hasattr(coded, "combine_chunks") else coded
+        names = [str(one) for one in coded.dictionary.to_pylist()]
+        order = sorted(range(len(names)), key=names.__getitem__)
+        turned = np.empty(len(names) + 1, dtype=np.int32)
+        turned[order] = np.arange(len(names), dtype=np.int32)
+        turned[-1] = len(names)
+        codes = coded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
+        ordered: list[str | None] = [names[at] for at in order]
+        return turned[codes], [*ordered, None] if column.null_count else ordered
+
+    def ranked(self, name: str) -> Int[np.ndarray, " n"]:
+        """Number the examples in the order of a column's values; equal values share a number."""
+        return _compute.rank(self._columns[name].combine_chunks(), tiebreaker="dense").to_numpy().astype(np.int64)
+
+    @cached_property
+    def lengths(self) -> Int[np.ndarray, " n"]:
+        """Characters of each example, all of its texts together."""
+        total = np.zeros(len(self), dtype=np.int64)
+        for name in TEXTS:
+            if self.has(name):
+                total += _compute.utf8_length(self._columns[name]).fill_null(0).to_numpy()
+        return total
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Example by id."""
+        return {identity: place for place, identity in enumerate(self._columns["id"].to_pylist())}
+
+    def find(self, how: How, pattern: str, seconds: float) -> SearchResult:
+        """Search the texts: upper and lower case count as equal; a search takes time linear in the texts."""
+        expression = _expression(how, pattern)
+        found = np.zeros(len(self), dtype=np.bool_)
+        until = time.monotonic() + seconds
+        columns = [self._columns[name] for name in TEXTS if self.has(name)]
+        for start in range(0, len(self), BLOCK):
+            for column in columns:
+                mask = _match(column.slice(start, BLOCK), how, pattern, expression)
+                found[start : start + BLOCK] |= mask.fill_null(False).to_numpy(zero_copy_only=False)
+            if time.monotonic() > until and start + BLOCK < len(self):
+                return SearchResult(found, start + BLOCK)
+        return SearchResult(found, len(self))
+
+
+def spans(texts: Sequence[str], how: How, pattern: str) -> list[tuple[Span, ...]]:
+    """Find the places of a pattern in some texts, in linear time."""
+    if not texts:
+        return []
+    expression = _expression(how, pattern)
+    around, inside = (r"\1" + _OPEN + r"\2" + _CLOSE, f"({_EDGE_BEFORE})(?i:({re_escape(pattern)}))")
+    marked = _compute.replace_substring_regex(
+        pack_texts(texts).arrays[0],
+        pattern=inside if how == "word" else f"({expression})",
+        replacement=around if how == "word" else _OPEN + r"\1" + _CLOSE,
+    ).to_pylist()
+    return [
+        () if _OPEN in text or _CLOSE in text else _offsets(one, text, whole=how == "word")
+        for text, one in zip(texts, marked, strict=True)
+    ]
+
+
+def _offsets(marked: str, text: str, *, whole: bool) -> tuple[Span, ...]:
+    found: list[Span] = []
+    at = 0
+    for piece in marked.split(_OPEN):
+        inside, closed, outside = piece.partition(_CLOSE)
+        if closed and inside:
+            found.append((at, at + len(inside)))
+        at += len(inside) + len(outside)
+    return tuple(one for one in found if not whole or _ends(text, one[1]))
+
+
+def _ends(text: str, at: int) -> bool:
+    """Whether a word ends here."""
+    return at == len(text) or not (text[at].isalnum() or text[at] == "_")
+
+
+# RE2 knows \b for ASCII only
+_EDGE_BEFORE, _EDGE_AFTER = r"^|[^\pL\pN_]", r"$|[^\pL\pN_]"
+
+
+def re_escape(pattern: str) -> str:
+    """Write a text as a regular expression of RE2 that matches it."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", pattern).replace("\0", r"\x00")
+
+
+def _expression(how: How, pattern: str) -> str:
+    if len(pattern) > LONGEST_PATTERN:
+        raise InputError(f"the search has {len(pattern):,} characters: give at most {LONGEST_PATTERN}")
+    if how == "word":
+        expression = f"(?:{_EDGE_BEFORE})(?i:{re_escape(pattern)})(?:{_EDGE_AFTER})"
+    else:
+        expression = f"(?i:{re_escape(pattern) if how == 'substring' else pattern})"
+    try:
+        _compute.match_substring_regex(pack_texts([""]).arrays[0], pattern=expression)
+    except _pa.ArrowInvalid as error:
+        reason = str(error).split("regular expression: ", 1)[-1].splitlines()[0][:200]
+        raise InputError(
+            f"no regular expression that can be searched for ({reason}): RE2 syntax, without look-around and "
+            "back-references; or search for a substring"
+        ) from error
+    return expression
+
+
+def _match(column: Any, how: How, pattern: str, expression: str) -> Any:
+    if how == "substring" and pattern.isascii():
+        return _compute.match_substring(column, pattern=pattern, ignore_case=True)
+    return _compute.match_substring_regex(column, pattern=expression)
+
+
+def _joined(parts: Sequence[StoredExamples], name: str) -> Any:
+    kind = _pa.int64() if name == "row" else _pa.large_string()
+    chunks = [part.arrow(name) if name in part.names else _pa.nulls(len(part), kind) for part in parts]
+    pieces = [one.cast(kind) for chunk in chunks for one in getattr(chunk, "chunks", [chunk])]
+    # one piece: taking rows out of several joins all of them each time
+    return _pa.chunked_array([_pa.concat_arrays(pieces)] if pieces else [], kind)

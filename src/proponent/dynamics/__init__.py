@@ -1,0 +1,1 @@
+"""Methods that rerun or differentiate the training itself: replay."""

@@ -1,0 +1,98 @@
+"""One optimizer step as a differentiable function of parameters, moments and gradient: AdamW, Adam, SGD.
+
+All parameters stand in one flat vector [p], so a step is a handful of elementwise operations. The order of operations
+is that of torch's own optimizers without foreach or fused kernels; those differ in the last bit.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from proponent.errors import RunError
+from proponent.models import TrainingTrace
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """A training between two steps.
+
+    Attributes:
+        parameters: [p].
+        first: first moment, or SGD's momentum [p].
+        second: second moment [p]; zeros for SGD.
+    """
+
+    parameters: Float[Tensor, " p"]
+    first: Float[Tensor, " p"]
+    second: Float[Tensor, " p"]
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The three vectors."""
+        return self.parameters, self.first, self.second
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The recorded optimizer.
+
+    Attributes:
+        name: "AdamW", "Adam" or "SGD".
+        decay: weight decay of each parameter [p].
+        group: parameter group of each parameter [p].
+        betas: decay of the moments; (momentum, 0) for SGD.
+        epsilon: added to the root of the second moment.
+        clip: norm to which gradients are clipped; 0 for none.
+    """
+
+    name: str
+    decay: Float[Tensor, " p"]
+    group: Tensor
+    betas: tuple[float, float]
+    epsilon: float
+    clip: float
+
+    def step(
+        self, state: OptimizerState, gradient: Float[Tensor, " p"], number: int, rates: Float[Tensor, " g"]
+    ) -> OptimizerState:
+        """Make one step."""
+        theta, first, second = state.parts
+        rate = rates[self.group]
+        gradient = self._clipped(gradient)
+        if self.name == "AdamW":
+            theta = theta * (1 - rate * self.decay)
+        else:
+            gradient = gradient + self.decay * theta
+        if self.name == "SGD":
+            first = self.betas[0] * first + gradient
+            return OptimizerState(theta - rate * first, first, second)
+        beta, other = self.betas
+        first = first + (1 - beta) * (gradient - first)
+        second = other * second + (1 - other) * gradient * gradient
+        moved = second > 0
+        # A root has no derivative at 0: there, no gradient has come yet, and the product with it is 0.
+        root = torch.where(moved, torch.where(moved, second, 1.0).sqrt(), 0.0)
+        divisor = root / (1 - other**number) ** 0.5 + self.epsilon
+        return OptimizerState(theta - rate / (1 - beta**number) * (first / divisor), first, second)
+
+    def _clipped(self, gradient: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+        if not self.clip:
+            return gradient
+        norm = gradient.square().sum().sqrt()
+        return gradient * torch.clamp(self.clip / (norm + 1e-6), max=1.0)
+
+
+def optimizer_of(steps: TrainingTrace, sizes: dict[str, int], dtype: torch.dtype) -> Optimizer:
+    """Make the optimizer of a recorded training."""
+    place = {name: number for number, group in enumerate(steps.groups) for name in group.names}
+    lost = next((name for name in sizes if name not in place), None)
+    if lost is not None:
+        raise RunError(f"{steps.folder} cannot be replayed: its record does not say how {lost} was trained")
+    if len({(one.betas, one.epsilon) for one in steps.groups if one.names}) > 1:
+        raise RunError(f"{steps.folder} cannot be replayed: its parameter groups have different betas or epsilons")
+    one = next(group for group in steps.groups if group.names)
+    group = torch.cat([torch.full((size,), place[name]) for name, size in sizes.items()])
+    decay = torch.tensor([group.weight_decay for group in steps.groups], dtype=dtype)[group]
+    return Optimizer(steps.optimizer, decay, group, one.betas, one.epsilon, steps.clip)

@@ -1,0 +1,240 @@
+"""What is evaluated: a run, its training set and queries, the scores of methods and of controls."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+
+from proponent.api import build
+from proponent.baselines import Texts
+from proponent.errors import InputError
+from proponent.evaluate.controls import controls, refuse_clashes
+from proponent.evaluate.label_noise import plant
+from proponent.methods import METHODS, recipe_of
+from proponent.models import Run
+from proponent.models.huggingface import pooled_states
+from proponent.recipe import Recipe as MethodRecipe
+from proponent.training.loop import TrainingLoop, one_thread
+from proponent.training.rerun import RerunSettings, RunProblem, settings_of_run, write_run
+from proponent.training.retraining import Retrains
+from proponent.types import Example
+
+_BATCH = 64
+DEFAULT_METHODS = ("tracin-we", "tracin-we-adam+unit-norm", "tracin-last")
+UNIT_NORM = "+unit-norm"
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What the user asks for.
+
+    Attributes:
+        run: folder of the run.
+        train: the training set.
+        queries: what outputs are taken of; None holds some rows of the training set out and trains the scored run anew.
+        cache: folder of retrains, runs and indexes.
+        methods: names of the table, `+unit-norm` after a name for its variant.
+        budget: minutes for retraining; None for the usual sizes.
+        points: most queries.
+        ks: rows that a case deletion deletes.
+        seeds: retrains of each subset or deletion; None for the usual number of the metric.
+        subsets: of an LDS; None lets the budget decide.
+        runs: independently seeded scored runs, whose scores are summed.
+        workers: processes that retrain.
+        initial: from which weights the run started, when it does not say.
+        changes: hyper-parameters that the user knows better.
+        max_length: most tokens of a text.
+        seed: of what is drawn: held-out rows, subsets, controls.
+        quiet: no progress.
+        say: takes lines for the user.
+    """
+
+    run: Run
+    train: Sequence[Example]
+    queries: Sequence[Example] | None
+    cache: Path
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    budget: float | None = None
+    points: int = 40
+    ks: tuple[int, ...] = (10, 30, 100)
+    seeds: int | None = None
+    subsets: int | None = None
+    runs: int = 1
+    workers: int = 1
+    initial: str | None = None
+    changes: dict[str, Any] = field(default_factory=dict[str, Any])
+    max_length: int | None = None
+    seed: int = 0
+    quiet: bool = False
+    say: Callable[[str], None] = print
+
+    def check(self) -> None:
+        """Refuse what cannot be."""
+        for name in ("points", "runs", "workers"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} {getattr(self, name)}: must be at least 1")
+        if self.seeds is not None and self.seeds < 1:
+            raise InputError(f"--seeds {self.seeds}: must be at least 1")
+        if not self.ks or min(self.ks) < 1:
+            raise InputError("--k: give whole numbers from 1, with commas")
+        if self.budget is not None and not self.budget > 0:
+            raise InputError(f"--budget {self.budget}: give minutes above 0")
+        for name in self.methods:
+            known_method(name)
+        refuse_clashes(self.methods)
+
+
+def known_method(name: str) -> tuple[str, dict[str, Any]]:
+    """Read the name of a method, with or without its variant."""
+    plain = name.removesuffix(UNIT_NORM)
+    if plain not in METHODS:
+        recipe_of(plain)
+    return plain, {"unit_norm": True} if name.endswith(UNIT_NORM) else {}
+
+
+class Experiment:
+    """A request with everything that is made of it, each thing once.
+
+    Args:
+        request: what the user asks for.
+
+    Raises:
+        InputError: no initial weights are known, or there is nothing to hold out.
+    """
+
+    def __init__(self, request: EvaluationRequest) -> None:
+        request.check()
+        self.request = request
+        self.recipe: RerunSettings = settings_of_run(request.run, **request.changes)
+        initial = request.initial or self.recipe.initial
+        if initial is None:
+            raise InputError(
+                f"nothing says from which weights the run in {request.run.path} started: give --initial with the "
+                "pretrained model's folder or name, or --initial fresh for weights drawn from the configuration"
+            )
+        train, queries = _held_out(request)
+        self.problem = RunProblem(request.run, train, queries, initial, request.run.length(request.max_length))
+        self.notes: list[str] = list(self.recipe.notes)
+        if request.queries is None:
+            self.notes.append(
+                f"{len(queries)} rows of the data were held out as queries, and the scored run was trained again "
+                "without them"
+            )
+
+    def loop(self, *, keep_places: bool) -> TrainingLoop:
+        """The training."""
+        return TrainingLoop(self.problem, replace(self.recipe.settings, keep_places=keep_places))
+
+    def retrains(self, *, keep_places: bool) -> Retrains:
+        """The engine."""
+        request = self.request
+        return Retrains(self.loop(keep_places=keep_places), request.cache / "retrains", request.workers, request.quiet)
+
+    @cached_property
+    def scored_runs(self) -> list[Run]:
+        """The runs that scores are taken from: trained again, one per seed."""
+        loop = self.loop(keep_places=False)
+        digest = hashlib.sha256(loop.identity.encode()).hexdigest()[:16]
+        home = self.request.cache / "runs" / digest
+        seeds = range(1001, 1001 + self.request.runs)  # other seeds than any retrain's
+        return [write_run(loop, home / f"seed-{seed}", seed, quiet=self.request.quiet) for seed in seeds]
+
+    @property
+    def labels(self) -> Int[np.ndarray, " n"] | None:
+        """Classes of the training set; None for a language model."""
+        return self.problem.train_labels
+
+    def method_scores(self) -> dict[str, Float[np.ndarray, "q n"]]:
+        """Score the training set by every method, the runs summed."""
+        return {
+            name: np.sum([self._scores(run, name) for run in self.scored_runs], axis=0) for name in self.request.methods
+        }
+
+    def control_scores(self) -> dict[str, Float[np.ndarray, "q n"]]:
+        """Score the training set by the controls."""
+        train, losses = self._seen(self.problem.train)
+        queries, _ = self._seen(self.problem.queries)
+        found, missing = controls(train, queries, losses)
+        self.notes += [line for line in missing if line not in self.notes]
+        return found
+
+    def _scores(self, run: Run, name: str) -> Float[np.ndarray, "q n"]:
+        method, changes = known_method(name)
+        return self.scored(run, recipe_of(method, **changes), run.path / "indexes" / name)
+
+    def scored(self, run: Run, method: MethodRecipe, at: Path, *, quiet: bool = False) -> Float[np.ndarray, "q n"]:
+        """Score the training set by an index."""
+        rows = [_row(one, labelled=self.labels is not None) for one in self.problem.train]
+        index = build(run, rows, at, method, max_length=self.problem.max_length, quiet=quiet or self.request.quiet)
+        queries = self.problem.queries
+        return index.scores(
+            [one.text for one in queries],
+            [one.label for one in queries] if self.labels is not None else None,
+            text_pairs=[one.text_pair for one in queries],
+            targets=[one.target for one in queries] if self.labels is None else None,
+        )
+
+    def _seen(self, examples: Sequence[Example]) -> tuple[Texts, Float[np.ndarray, " n"]]:
+        """What the controls may look at, by the last checkpoint of the first scored run."""
+        run = self.scored_runs[0]
+        problem = replace(self.problem, queries=examples)
+        model, encoder = run.load(run.checkpoints[-1]), run.encoder(self.problem.max_length)
+        hidden: list[np.ndarray] = []
+        with one_thread(), torch.inference_mode():
+            outputs = problem.outputs(model)
+            for start in range(0, len(examples), _BATCH):
+                encoded = encoder.encode(examples[start : start + _BATCH])
+                hidden.append(pooled_states(model, encoder.collate(encoded, [-1] * len(encoded)).inputs))
+        texts = [" ".join(one.parts) for one in examples]
+        if self.labels is None:
+            return Texts(texts, None, None, np.concatenate(hidden)), outputs.loss
+        return Texts(texts, problem.query_labels, outputs.probabilities, np.concatenate(hidden)), outputs.loss
+
+
+def with_noise(request: EvaluationRequest, share: float) -> tuple[Experiment, Bool[np.ndarray, " n"]]:
+    """Plant wrong labels in a copy of the training set; the queries keep theirs."""
+    clean = Experiment(request)
+    noisy, wrong = plant(clean.problem.train, share, request.seed)
+    made = Experiment(replace(request, train=noisy, queries=clean.problem.queries))
+    made.notes = clean.notes
+    return made, wrong
+
+
+def _held_out(request: EvaluationRequest) -> tuple[list[Example], list[Example]]:
+    """Training set and queries; no query's text stands in the training set."""
+    train = list(request.train)
+    if request.queries is not None:
+        queries = list(request.queries)[: request.points]
+        texts = {one.parts for one in queries}
+        shared = [one for one in train if one.parts in texts]
+        if shared:
+            raise InputError(
+                f"{len(shared)} queries also stand in the training set (row {shared[0].row} of it): a score would be "
+                "measured on what it was made from; take them out of one of the two"
+            )
+        return train, queries
+    if len(train) < 2 * request.points:
+        raise InputError(
+            f"{len(train)} rows are too few to hold {request.points} out: give --queries FILE or fewer --points"
+        )
+    order: list[int] = np.random.default_rng(request.seed).permutation(len(train)).tolist()
+    chosen = [train[place] for place in order[: request.points]]
+    texts = {one.parts for one in chosen}
+    return [one for one in train if one.parts not in texts], chosen
+
+
+def _row(one: Example, *, labelled: bool) -> dict[str, object]:
+    row: dict[str, object] = {"id": one.id, "text": one.text}
+    if labelled:
+        row["label"] = one.label
+    if one.text_pair is not None:
+        row["text_pair"] = one.text_pair
+    if one.target is not None:
+        row["target"] = one.target
+    return row

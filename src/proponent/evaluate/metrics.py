@@ -1,0 +1,329 @@
+"""The metrics of `proponent evaluate`, each from a subject to its page; what will be run is said before it is run."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from proponent.errors import InputError
+from proponent.evaluate.budget import deletion_size, lds_size
+from proponent.evaluate.controls import best_control, lexical, with_controls
+from proponent.evaluate.deletion import RANDOM, Curve, DeletionResult, plan_deletions, run_deletions, smallest_flip, top
+from proponent.evaluate.experiment import Experiment
+from proponent.evaluate.intervals import Estimate, bootstrap, paired, widened
+from proponent.evaluate.lds import ceiling, lds, lds_replicates, subset_masks
+from proponent.evaluate.ranking import (
+    auc_ndr,
+    average_precision,
+    bootstrap_rows,
+    ndr,
+    precision_at,
+    recalls,
+    reciprocal_ranks,
+    roc_auc,
+)
+from proponent.evaluate.report import bands, figure, plain_rows, report, verdict
+from proponent.evaluate.tail_patch import tail_patch
+from proponent.tensors import read_tensors
+from proponent.training.loop import one_thread
+from proponent.training.retraining import RetrainJob, Retrains, null_gap
+from proponent.views.evaluation import EvaluationReport, Figure
+
+SAME = 1e-6
+"""Largest difference of log-odds between two trainings of a deterministic training function."""
+
+
+def deterministic(retrains: Retrains, seeds: int, *, averaged: bool) -> str:
+    """Train twice alike; refuse an LDS on single runs of a training function that answers otherwise each time."""
+    gap = null_gap(retrains, 0)
+    if gap <= SAME:
+        return f"null retrain: two trainings on everything agree to {gap:.1e}"
+    if not averaged or seeds < 2:
+        raise InputError(
+            f"the training is not deterministic: two trainings on the same rows with the same seed differ by {gap:.2g} "
+            "in log-odds; make it deterministic, or give --seeds 2 or more so that outputs are averaged"
+        )
+    return f"null retrain: two trainings on everything DIFFER by {gap:.2g}; outputs are means of {seeds} retrains"
+
+
+def measure_lds(subject: Experiment) -> EvaluationReport:
+    """LDS of every method and control, with ceiling and share of it."""
+    request, retrains = subject.request, subject.retrains(keep_places=False)
+    seeds = 2 if request.seeds is None else request.seeds
+    size, queries = retrains.retrainer.size, len(subject.problem.queries)
+    half = RetrainJob(np.flatnonzero(subset_masks(size, 1, request.seed)[0]), 0)
+    with one_thread():
+        retrains.outputs([half], "timing one retrain")
+        sized = lds_size(
+            request.budget, _typical(retrains), queries, workers=request.workers, seeds=seeds, subsets=request.subsets
+        )
+        request.say(f"will run {sized.said}")
+        told = deterministic(retrains, seeds, averaged=True)
+        masks = subset_masks(size, sized.subsets, request.seed)
+        jobs = [
+            RetrainJob(np.flatnonzero(mask), 10_000 * seed + subset)
+            for seed in range(seeds)
+            for subset, mask in enumerate(masks)
+        ]
+        found = [one.of(subject.problem.query_labels) for one in retrains.outputs(jobs)]
+        outputs = np.stack(found).reshape(seeds, sized.subsets, queries)
+        scores, controls = subject.method_scores(), subject.control_scores()
+    return lds_page(scores, controls, masks, outputs, [*subject.notes, told])
+
+
+def lds_page(
+    scores: Mapping[str, Float[np.ndarray, "q n"]],
+    controls: Mapping[str, Float[np.ndarray, "q n"]],
+    masks: Bool[np.ndarray, "m n"],
+    outputs: Float[np.ndarray, "r m q"],
+    notes: Sequence[str] = (),
+) -> EvaluationReport:
+    """The page of an LDS, from scores and outputs alone."""
+    mean, queries = outputs.mean(0), outputs.shape[2]
+    limit = ceiling(outputs) if len(outputs) > 1 else None
+    values: dict[str, float] = {}
+    draws: dict[str, np.ndarray] = {}
+    figures: dict[str, list[Figure]] = {}
+    for name, one in with_controls(scores, controls).items():
+        values[name] = float(lds(one, masks, mean).mean())
+        draws[name] = lds_replicates(masks.astype(np.float64) @ np.nan_to_num(one).T, mean)
+        share = None if limit is None or limit.value == 0 else values[name] / limit.value
+        figures[name] = [figure("LDS", widened(values[name], draws[name], queries)), Figure("of ceiling", share)]
+    best = best_control(values, controls)
+    verdicts = {
+        name: verdict(widened(values[name] - values[best], draws[name] - draws[best], queries), best)
+        for name in scores
+        if best is not None
+    }
+    facts = [("subsets", str(len(masks))), ("retrains", str(outputs.shape[0] * outputs.shape[1]))]
+    if limit is not None:
+        noise = float(outputs.std(0, ddof=1).mean())
+        facts += [("noise ceiling", f"{limit.value:.3f} (reliability of one retrain {limit.reliability:.3f})")]
+        facts += [("retrain noise", f"{noise:.2f} in log-odds")]
+    else:
+        notes = [*notes, "one seed: the noise ceiling is unknown; --seeds 2 tells it"]
+    return report(
+        "lds",
+        f"LDS over {queries} queries",
+        "rank correlation of summed scores with what models trained on random halves say; 0 is chance, the ceiling is "
+        "what a perfect score would reach against the noise of retraining",
+        ("LDS", "of ceiling"),
+        plain_rows(figures, controls, verdicts),
+        facts=facts,
+        notes=notes,
+    )
+
+
+def measure_deletion(subject: Experiment) -> EvaluationReport:
+    """Case deletion of every method, of the lexical controls and of random rows."""
+    request, retrains = subject.request, subject.retrains(keep_places=True)
+    seeds = 3 if request.seeds is None else request.seeds
+    whole, named = np.arange(retrains.retrainer.size), lexical()
+    with one_thread():
+        full = retrains.outputs([RetrainJob(whole, seed) for seed in range(seeds)], "full runs")
+        base = np.stack([one.of(subject.problem.query_labels) for one in full])
+        noise = float(base.std(0, ddof=1).mean()) if seeds > 1 else float("nan")
+        ranked = len(request.methods) + len(named)
+        sized = deletion_size(
+            request.budget, _typical(retrains), noise, len(subject.problem.queries), ranked, request.ks,
+            workers=request.workers, seeds=seeds,
+        )  # fmt: skip
+        request.say(f"will run {sized.said}")
+        told = deterministic(retrains, seeds, averaged=True)
+        controls = subject.control_scores()
+        named = tuple(name for name in named if name in controls)
+        scores = with_controls(subject.method_scores(), {name: controls[name] for name in named})
+        plan = plan_deletions(
+            scores, sized.ks, range(seeds), subject.labels, queries=range(sized.points), seed=request.seed
+        )
+        result = run_deletions(plan, retrains, subject.problem.query_labels)
+    left = ", ".join(name for name in controls if name not in {*named, RANDOM})
+    notes = [
+        *subject.notes,
+        told,
+        f"controls whose rows are deleted: {', '.join((RANDOM, *named))}; {left} would cost as many retrains each and "
+        "are left out: --metric lds measures them all",
+    ]
+    classes = full[0].log_odds.shape[1]
+    return deletion_page(result, request.methods, (RANDOM, *named), sized.points, notes, classes=classes)
+
+
+def deletion_page(
+    result: DeletionResult,
+    methods: Sequence[str],
+    controls: Sequence[str],
+    points: int,
+    notes: Sequence[str] = (),
+    *,
+    classes: int,
+) -> EvaluationReport:
+    """The page of a case deletion; a classifier's has its brittleness as well."""
+    helped = {name: result.curve(name, "helped") for name in (*methods, *controls)}
+    figures: dict[str, list[Figure]] = {}
+    for name, one in helped.items():
+        up = None if name == RANDOM else result.curve(name, "hurt").auc()
+        figures[name] = [figure("helped deleted", one.auc())]
+        figures[name].append(Figure("hurt deleted", None) if up is None else figure("hurt deleted", up))
+        figures[name] += brittleness(one) if classes > 1 else []
+    best = best_control({name: -one.auc().value for name, one in helped.items()}, dict.fromkeys(controls))
+    verdicts = {name: _deeper(helped[name], helped[best]) for name in methods if best is not None}
+    told = f"{result.noise:.2f} in log-odds" if np.isfinite(result.noise) else "unknown: one seed"
+    facts = [("retrains", str(result.retrains)), ("retrain noise", told)]
+    facts += [("skipped", f"{result.skipped} deletions would leave a class without any row")] if result.skipped else []
+    flips = "; a prediction flips when the model without these rows gives another class" if classes > 1 else ""
+    return report(
+        "deletion",
+        f"Case deletion over {points} queries",
+        "change of the log-odds of the true class when the rows that helped (hurt) most are deleted and the model "
+        f"is trained again, mean over k; a true score is far below 0 on the left and above 0 on the right{flips}",
+        tuple(one.name for one in figures[RANDOM]),
+        plain_rows(figures, dict.fromkeys(controls), verdicts),
+        facts=facts,
+        notes=notes,
+        curves=bands(result, [*methods][:2]) if len(helped[RANDOM].ks) > 1 else (),
+        x_name="rows deleted",
+        y_name="change of the log-odds",
+    )
+
+
+def brittleness(curve: Curve) -> list[Figure]:
+    """Share of predictions that flip at the largest k, and the median over queries of the smallest k that flips one."""
+    flips = curve.flips_by_k
+    share, median = f"flipped at k = {max(flips)}", "smallest k that flips, median"
+    counted = flips[max(flips)][np.isfinite(flips[max(flips)])]
+    if len(counted) == 0:
+        return [Figure(share, None), Figure(median, None)]
+    middle = float(np.median([np.inf if one is None else one for one in smallest_flip(flips)]))
+    return [figure(share, bootstrap(counted)), Figure(median, middle if np.isfinite(middle) else None)]
+
+
+def _deeper(ours: Curve, theirs: Curve) -> str:
+    """Whether the log-odds fall further than a control's, over the queries that both have."""
+    mine, other = -ours.changes.mean(1), -theirs.changes.mean(1)
+    both = np.isfinite(mine) & np.isfinite(other)
+    return verdict(paired(mine[both], other[both]), theirs.method) if both.any() else ""
+
+
+def measure_tail_patch(subject: Experiment, k: int = 5) -> EvaluationReport:
+    """Tail-patch of every method and control."""
+    run = subject.scored_runs[0]
+    last, problem = run.checkpoints[-1], subject.problem
+    moments = None if last.moments is None else read_tensors(last.moments)
+    rate = last.learning_rate
+    model, classes = run.load(last), problem.query_labels
+    scores, controls = subject.method_scores(), subject.control_scores()
+    steps = (len(scores) + len(controls)) * k * len(problem.queries)
+    subject.request.say(f"will take at most {steps} single steps of rate {rate:.3g}, no retraining")
+    means: dict[str, np.ndarray] = {}
+    for name, one in with_controls(scores, controls).items():
+        rows = [top(row, min(k, len(row)), "helped") for row in one]
+        means[name] = tail_patch(problem, model, rows, classes, rate, moments).mean(1)
+    return _compared(
+        "tailpatch",
+        f"Tail-patch over {len(problem.queries)} queries",
+        f"change of the target's probability (percentage points) after one step on one of the {k} that helped most",
+        "percentage points",
+        means,
+        controls,
+        facts=[("step size", f"{rate:.3g}"), ("step", "Adam's" if moments is not None else "plain")],
+        notes=subject.notes,
+    )
+
+
+def measure_facts(subject: Experiment, gold: Sequence[Sequence[str]], k: int = 10) -> EvaluationReport:
+    """Fact tracing: where do the passages rank that state the fact?"""
+    places = {one.id: row for row, one in enumerate(subject.problem.train)}
+    unknown = next((one for ids in gold for one in ids if one not in places), None)
+    if unknown is not None:
+        raise InputError(
+            f"the gold id {unknown!r} is not the id of any training row: check --gold-column and --id-column"
+        )
+    rows = [[places[one] for one in ids] for ids in gold]
+    scores, controls = subject.method_scores(), subject.control_scores()
+    everything = {name: np.nan_to_num(one, nan=-np.inf) for name, one in with_controls(scores, controls).items()}
+    first = {name: reciprocal_ranks(one, rows) for name, one in everything.items()}
+    return _compared(
+        "facts",
+        f"Fact tracing over {len(rows)} facts",
+        f"mean of 1 / rank of the first row that states the fact; recall among the first {k}",
+        "MRR",
+        first,
+        controls,
+        notes=subject.notes,
+        second=(f"recall@{k}", {name: recalls(one, rows, k) for name, one in everything.items()}),
+    )
+
+
+def measure_noise(subject: Experiment, wrong: Bool[np.ndarray, " n"], *, planted: bool) -> EvaluationReport:
+    """Planted noise, or real label errors: does the mean score on clean queries find them?"""
+    scores, controls = subject.method_scores(), subject.control_scores()
+    names = ("NDR@30%", "AUC_NDR") if planted else ("ROC AUC", "average precision", "precision at the errors' number")
+    figures: dict[str, list[Figure]] = {}
+    values: dict[str, float] = {}
+    for name, one in with_controls(scores, controls).items():
+        mean = np.nan_to_num(one).mean(0)
+        measures = _noise_measures(int(wrong.sum()), planted=planted)
+        ends = [bootstrap_rows(measure, mean, wrong) for measure in measures]
+        found = [measure(mean, wrong) for measure in measures]
+        figures[name] = [Figure(names[at], found[at], *ends[at]) for at in range(len(names))]
+        values[name] = found[1 if planted else 0]
+    best = best_control(values, controls)
+    verdicts = {
+        name: f"{'yes' if values[name] > values[best] else 'no'} ({best}: {values[best]:.3f})"
+        for name in scores
+        if best is not None
+    }
+    kind = "ndr" if planted else "mislabel"
+    return report(
+        kind,
+        f"{'Planted noise' if planted else 'Label errors'} among {len(wrong):,} rows",
+        "rows are ranked by their mean score on clean queries, lowest first; random is "
+        + (".30 and .556 at 20 % noise" if planted else "an AUC of .5"),
+        names,
+        plain_rows(figures, controls, verdicts),
+        facts=[("wrong rows", str(int(wrong.sum()))), ("queries", str(len(subject.problem.queries)))],
+        notes=subject.notes,
+    )
+
+
+def _noise_measures(errors: int, *, planted: bool) -> list[Callable[[np.ndarray, np.ndarray], float]]:
+    if planted:
+        return [lambda mean, wrong: ndr(mean, wrong, 0.3), auc_ndr]
+    return [
+        lambda mean, wrong: roc_auc(-mean, wrong),
+        lambda mean, wrong: average_precision(-mean, wrong),
+        lambda mean, wrong: precision_at(-mean, wrong, errors),
+    ]
+
+
+def _compared(
+    metric: str,
+    title: str,
+    said: str,
+    column: str,
+    values: Mapping[str, Float[np.ndarray, " q"]],
+    controls: Mapping[str, object],
+    *,
+    facts: Sequence[tuple[str, str]] = (),
+    notes: Sequence[str] = (),
+    second: tuple[str, Mapping[str, Float[np.ndarray, " q"]]] | None = None,
+) -> EvaluationReport:
+    """A table of means over queries, methods compared in pairs with the best control."""
+    estimates: dict[str, Estimate] = {name: bootstrap(one) for name, one in values.items()}
+    figures = {name: [figure(column, one)] for name, one in estimates.items()}
+    if second is not None:
+        for name, one in second[1].items():
+            figures[name].append(figure(second[0], bootstrap(one)))
+    best = best_control({name: one.value for name, one in estimates.items()}, controls)
+    verdicts = {
+        name: verdict(paired(values[name], values[best]), best)
+        for name in values
+        if best is not None and name not in controls
+    }
+    columns = (column,) if second is None else (column, second[0])
+    return report(metric, title, said, columns, plain_rows(figures, controls, verdicts), facts=facts, notes=notes)
+
+
+def _typical(retrains: Retrains) -> float:
+    """Median seconds of a retrain."""
+    return float(np.median(retrains.seconds()))

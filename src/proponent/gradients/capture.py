@@ -1,0 +1,337 @@
+"""Hooks on, forms out: per-example gradients from one forward and one backward pass over a padded batch.
+
+The embedding is cut from the graph at its output, so with every parameter frozen the backward pass stops there. The
+gradient of the summed loss with respect to that output holds each example's own gradient at its own positions: no
+example sees another. This holds in evaluation mode for models without batch statistics.
+
+The hook sees the output of the embedding module. Some modules scale what they look up; the row gradient is then the
+scale times the gradient at the output, and a module that does anything but look up and scale is refused. So is a model
+that looks up other tokens than it was given, or turns its vocabulary head's output before it returns it: the forms
+would not be its gradient.
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+from torch.nn import functional
+
+from proponent.errors import RunError
+from proponent.gradients.dry_run import Order
+from proponent.gradients.forms import Outer, Rows
+from proponent.gradients.layer_hooks import Call, LayerHooks
+from proponent.gradients.layer_rules import Block
+from proponent.gradients.model_parts import Lookup, classifier_head, embedding_scale, lookups, vocabulary_head
+from proponent.gradients.vocabulary_head import HeadOuter, VocabularyHead
+
+Loss = Callable[[Tensor], Float[Tensor, " n"]]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What one pass over a batch left behind.
+
+    Attributes:
+        losses: one per example, in nats.
+        logits: the model's output.
+        rows: embedding gradients, one row per real token position, in order; None when not asked for.
+        outer: gradients of the last linear layer of a classifier; None when not asked for.
+        inputs: the vocabulary head's input at every position [n t d]; None when not asked for.
+        pooled: mean over real tokens of the last hidden state [n d]; None when not asked for.
+        calls: factors of the gradients of other layers; None when not asked for.
+    """
+
+    losses: Float[np.ndarray, " n"]
+    logits: Tensor
+    rows: Rows | None = None
+    outer: Outer | None = None
+    inputs: Float[Tensor, "n t d"] | None = None
+    pooled: Float[np.ndarray, "n d"] | None = None
+    calls: Mapping[str, Sequence[Call]] | None = None
+
+
+class _ModelHooks:
+    """The tensors that hooks saw during one forward pass; every call of a module is collected."""
+
+    def __init__(self) -> None:
+        self.looked_up: list[tuple[nn.Module, Tensor]] = []
+        self.embedded: list[Tensor] = []
+        self.head_inputs: list[Tensor] = []
+        self.head_outputs: list[Tensor] = []
+        self.hidden: list[Tensor] = []
+
+    def cut_embedding(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        leaf = output.detach().requires_grad_()
+        self.looked_up.append((module, inputs[0]))
+        self.embedded.append(leaf)
+        return leaf
+
+    def cut_head(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        self.head_inputs.append(inputs[0].detach())
+        # A graph that reaches further back, to the embedding, must not be cut here.
+        leaf = output if output.requires_grad else output.detach().requires_grad_()
+        self.head_outputs.append(leaf)
+        return leaf
+
+    def see_head(self, _module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+        self.head_inputs.append(inputs[0].detach())
+
+    def see_hidden(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        self.hidden.append(cast("Tensor", output[0]).detach())
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One text as a model looks it up: the only one, or that of an encoder or a decoder.
+
+    Attributes:
+        lookup: the module.
+        ids: tokens, padding included.
+        mask: which are no padding.
+        words: word of each.
+    """
+
+    lookup: Lookup
+    ids: Int[Tensor, "n t"]
+    mask: Bool[Tensor, "n t"]
+    words: Int[np.ndarray, "n t"]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Per-example gradients of one loaded model.
+
+    Attributes:
+        model: evaluation mode, every parameter frozen.
+        embedding: capture the word embedding's rows.
+        head: capture the last linear layer: an Outer of a classifier, the input of a vocabulary head.
+        pooled: also keep the mean of the last hidden state.
+        blocks: other layers to capture, as factors.
+        order: which calls of these layers are about the target of an encoder-decoder.
+    """
+
+    model: nn.Module
+    embedding: bool = True
+    head: bool = False
+    pooled: bool = False
+    blocks: tuple[Block, ...] = ()
+    order: Order | None = None
+
+    def __call__(
+        self,
+        inputs: dict[str, Tensor],
+        loss: Loss,
+        words: Int[np.ndarray, "n t"],
+        decoder: tuple[Bool[Tensor, "n u"], Int[np.ndarray, "n u"]] | None = None,
+    ) -> Captured:
+        """Run one batch forward and backward."""
+        taps = _ModelHooks()
+        n, t = words.shape
+        layers = LayerHooks(self.model, self.blocks, n, t, None if decoder is None else decoder[1].shape[1], self.order)
+        vocabulary = vocabulary_head(self.model) if self.head else None
+        mask = inputs["attention_mask"].bool()
+        sides = self._sides(inputs, words, decoder) if self.embedding else []
+        with torch.enable_grad(), self._hooks(taps, layers, sides):
+            logits: Tensor = self.model(**inputs).logits
+            losses = loss(logits)
+            read = self._read(taps, sides)
+            if self.head:
+                self._check_head(taps, logits, vocabulary)
+            edges = layers.edges
+            taken = self._backward(losses.sum(), [*edges, *taps.embedded, *taps.head_outputs])
+        calls = layers.calls(taken[: len(edges)]) if self.blocks else None
+        grads = self._zeros(taken[len(edges) :], taps)
+        return Captured(
+            losses=losses.detach().double().numpy(),
+            logits=logits.detach(),
+            rows=_rows(grads[: len(taps.embedded)], sides, read) if self.embedding else None,
+            outer=_outer(taps.head_inputs[0], grads[-1], mask, words) if taps.head_outputs else None,
+            inputs=None if vocabulary is None else taps.head_inputs[0],
+            pooled=_pooled(taps.hidden[0], mask) if self.pooled else None,
+            calls=calls,
+        )
+
+    @contextmanager
+    def _hooks(self, taps: _ModelHooks, layers: LayerHooks, sides: Sequence[_Side]) -> Generator[None]:
+        modules = dict.fromkeys(one.lookup.module for one in sides)
+        handles: list[Any] = [one.register_forward_hook(taps.cut_embedding) for one in modules]
+        if self.head:
+            vocabulary = vocabulary_head(self.model)
+            handles.append(
+                classifier_head(self.model).register_forward_hook(taps.cut_head)
+                if vocabulary is None
+                else vocabulary.register_forward_hook(taps.see_head)
+            )
+        if self.pooled:
+            handles.append(_body(self.model).register_forward_hook(taps.see_hidden))
+        handles += layers.hook()
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _backward(self, total: Tensor, leaves: Sequence[Tensor | GradientEdge]) -> list[Tensor | None]:
+        """Gradients of the leaves; None for a call that the loss does not depend on."""
+        if not leaves:
+            return []
+        # torch annotates plain tensors, but gives None for a leaf without a path to the loss.
+        sources = cast("Sequence[Tensor]", leaves)  # they may be edges of the graph as well
+        grads = cast("tuple[Tensor | None, ...]", torch.autograd.grad(total, sources, allow_unused=True))
+        if all(grad is None for grad in grads) or (self.head and grads[-1] is None):
+            raise RunError(
+                f"the loss of {type(self.model).__name__} does not depend on the layer that was to be captured: "
+                "its gradient cannot be taken there"
+            )
+        return list(grads)
+
+    def _zeros(self, grads: Sequence[Tensor | None], taps: _ModelHooks) -> list[Tensor]:
+        """Zeros for a call of the embedding that the loss does not depend on."""
+        leaves = taps.embedded + taps.head_outputs
+        return [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, grads, strict=True)]
+
+    def _sides(
+        self,
+        inputs: dict[str, Tensor],
+        words: Int[np.ndarray, "n t"],
+        decoder: tuple[Bool[Tensor, "n u"], Int[np.ndarray, "n u"]] | None,
+    ) -> list[_Side]:
+        """The texts that the model looks up, each with its module."""
+        found = lookups(self.model, decoding=decoder is not None)
+        sides = [_Side(found[0], inputs["input_ids"], inputs["attention_mask"].bool(), words)]
+        if decoder is not None:
+            ids, (mask_of, words_of) = inputs["decoder_input_ids"], decoder
+            # The start is often the padding token, whose row a table with a padding index never trains.
+            blank = found[1].module.padding_idx
+            sides.append(_Side(found[1], ids, mask_of if blank is None else mask_of & (ids != blank), words_of))
+        return sides
+
+    def _read(self, taps: _ModelHooks, sides: Sequence[_Side]) -> list[int]:
+        """Which side each call of an embedding looked up."""
+        name = type(self.model).__name__
+        if sides and not taps.embedded:
+            raise RunError(f"{name} never called its input embedding: proponent cannot capture its gradient")
+        read: list[int] = []
+        for module, ids in taps.looked_up:
+            fits = (at for at, one in enumerate(sides) if one.lookup.module is module and torch.equal(one.ids, ids))
+            read.append(next(fits, -1))
+        if -1 in read or set(read) != set(range(len(sides))):
+            raise RunError(
+                f"{name} looks up other tokens than it is given (shifted, cut or padded inside): "
+                "proponent cannot say which token a gradient belongs to"
+            )
+        return read
+
+    def _check_head(self, taps: _ModelHooks, logits: Tensor, vocabulary: nn.Linear | None) -> None:
+        """One call of the head; a vocabulary head must give the logits themselves: its gradient is made from them."""
+        name = type(self.model).__name__
+        if len(taps.head_inputs) != 1:
+            raise RunError(f"{name} called its last linear layer {len(taps.head_inputs)} times: once is needed")
+        if vocabulary is None:
+            given, wanted = taps.head_outputs[0].detach(), logits.detach()
+            gap = (given - (wanted if given.dim() == 2 else wanted[:, None])).nan_to_num().abs().amax(-1)
+            if float((gap if given.dim() == 2 else gap.amin(1)).max()) > 1e-4:
+                raise RunError(f"the last linear layer of {name} does not give the logits: it cannot be captured")
+            return
+        made = functional.linear(taps.head_inputs[0][:1], vocabulary.weight, _head_bias(self.model, vocabulary))
+        close = 1e-5 * float(made.nan_to_num(0.0, 0.0, 0.0).abs().max())
+        if logits.shape[1:] != made.shape[1:] or not torch.allclose(
+            logits[:1], made, rtol=1e-4, atol=close, equal_nan=True
+        ):
+            raise RunError(
+                f"{name} scales, caps or cuts the output of its vocabulary head: "
+                "proponent cannot take that head's gradient; use path 'input'"
+            )
+
+
+def head_outer(
+    inputs: Float[Tensor, "n t d"],
+    target: Int[Tensor, "n t"],
+    weight: Float[Tensor, "n t"],
+    words: Int[np.ndarray, "n t"],
+) -> HeadOuter:
+    """Keep a vocabulary head's gradient in factors, at the positions that weigh in the loss."""
+    kept = weight.nan_to_num() != 0
+    return HeadOuter(
+        _indptr(kept),
+        words[kept.numpy()],
+        inputs[kept].float().numpy(),
+        target.numpy()[kept.numpy()],
+        weight[kept].float().numpy(),
+    )
+
+
+def head_table(model: nn.Module) -> VocabularyHead:
+    """Copy the vocabulary head's table."""
+    head = vocabulary_head(model)
+    if head is None:
+        raise RunError(f"{type(model).__name__} has no linear vocabulary head: use path 'input'")
+    bias = _head_bias(model, head)
+    return VocabularyHead(
+        head.weight.detach().float().numpy().copy(), None if bias is None else bias.detach().float().numpy().copy()
+    )
+
+
+def _head_bias(model: nn.Module, head: nn.Linear) -> Tensor | None:
+    """What is added to the head's products: its own bias, or one that the model keeps beside it (BART and its kin)."""
+    own = cast("Tensor | None", head.bias)
+    beside = cast("Tensor | None", getattr(_inner(model), "final_logits_bias", None))
+    if beside is None or not bool(beside.any()):
+        return own
+    return beside[0] if own is None else own + beside[0]
+
+
+def _rows(grads: list[Tensor], sides: Sequence[_Side], read: Sequence[int]) -> Rows:
+    """Rows of every side, one side of an example after the other."""
+    totals: list[Tensor] = []
+    for at, one in enumerate(sides):
+        own = [grad for grad, side in zip(grads, read, strict=True) if side == at]
+        total = torch.stack(own).sum(0) if len(own) > 1 else own[0]
+        scale = embedding_scale(one.lookup.module)
+        totals.append(total if scale == 1.0 else total * scale)
+    if len(sides) == 1:
+        mask, ids, words, total = sides[0].mask, sides[0].ids, sides[0].words, totals[0]
+    else:
+        mask = torch.cat([one.mask for one in sides], 1)
+        ids = torch.cat([one.ids + one.lookup.first for one in sides], 1)
+        words, total = np.concatenate([one.words for one in sides], axis=1), torch.cat(totals, 1)
+    kept = mask.numpy()
+    return Rows(_indptr(mask), ids.numpy()[kept], words[kept], total[mask].float().numpy())
+
+
+def _outer(
+    a: Float[Tensor, "*n i"], g: Float[Tensor, "*n o"], mask: Bool[Tensor, "n t"], words: Int[np.ndarray, "n t"]
+) -> Outer:
+    if a.dim() == 2:  # one pooled vector per example: it belongs to no single word
+        return Outer(np.arange(len(a) + 1), np.full(len(a), -1), a.float().numpy(), g.float().numpy())
+    kept = mask & (g != 0).any(-1)
+    return Outer(_indptr(kept), words[kept.numpy()], a[kept].float().numpy(), g[kept].float().numpy())
+
+
+def _indptr(kept: Bool[Tensor, "n t"]) -> Int[np.ndarray, " m"]:
+    return np.concatenate([[0], np.cumsum(kept.sum(1).numpy())])
+
+
+def _pooled(hidden: Float[Tensor, "n t d"], mask: Bool[Tensor, "n t"]) -> Float[np.ndarray, "n d"]:
+    weight = mask.float()[:, :, None]
+    return ((hidden * weight).sum(1) / weight.sum(1).clamp(min=1)).float().numpy()
+
+
+def _body(model: nn.Module) -> nn.Module:
+    """The module whose output is the last hidden state of the text: of an encoder-decoder, the encoder."""
+    inner = _inner(model)
+    if getattr(inner.config, "is_encoder_decoder", False) and vocabulary_head(inner) is not None:
+        return cast("nn.Module", inner.get_encoder())
+    return cast("nn.Module", inner.base_model)
+
+
+def _inner(model: nn.Module) -> Any:
+    """The Hugging Face model inside a PEFT wrapper, or the model itself."""
+    wrapped = getattr(model, "get_base_model", None)
+    return wrapped() if wrapped is not None else model

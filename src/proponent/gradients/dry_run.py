@@ -1,0 +1,107 @@
+"""A trial run of a model on a few made-up tokens: how it calls its layers."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from proponent.errors import RunError
+from proponent.gradients.layer_rules import rule_of
+
+Order = Mapping[str, tuple[bool | None, ...]]
+"""Of each layer of an encoder-decoder, what its calls are about, in their order: see `DryRun`."""
+
+N, T, U = 2, 11, 13
+"""Examples, tokens of the text and of the target: numbers by which the axes of a tensor are known."""
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """How a model calls its layers.
+
+    Attributes:
+        bypassed: layers whose weight is used without a call: hooks see nothing of their gradient.
+        common: tables that an encoder-decoder looks up once for all examples, such as those of relative positions.
+        order: of each layer of an encoder-decoder, whether its calls are about positions of the target, in their order;
+            None for a call whose positions are neither the text's nor the target's. Empty for other models.
+    """
+
+    bypassed: frozenset[str]
+    common: frozenset[str]
+    order: Order
+
+
+def dry_run(model: nn.Module, size: int, *, decoding: bool) -> DryRun:
+    """Try a model out."""
+    modules = cast("Iterable[tuple[str, Any]]", model.named_modules())
+    named = {name: one for name, one in modules if rule_of(one) is not None}
+    seen: dict[str, list[Tensor]] = {}
+    inputs = _inputs(size, decoding)
+    handles = [one.register_forward_pre_hook(partial(_note, seen, name)) for name, one in named.items()]
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    except Exception as error:
+        if not decoding:
+            raise
+        raise RunError(
+            f"{type(model).__name__} does not run on a text and a target as other encoder-decoders do ({error}): "
+            "proponent cannot say which of them a layer reads; choose tracin-we, tracin-we-adam or tracin-last"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    hidden = _bypassed(model, inputs, named, seen)
+    if not decoding:
+        return DryRun(hidden, frozenset(), {})
+    tables = {name for name, one in named.items() if isinstance(one, nn.Embedding)}
+    common = frozenset(name for name in tables if any(not _by_example(x) for x in seen.get(name, ())))
+    return DryRun(hidden, common, {name: tuple(_about(named[name], x) for x in xs) for name, xs in seen.items()})
+
+
+def _inputs(size: int, decoding: bool) -> dict[str, Tensor]:
+    if not decoding:
+        ids = torch.arange(4)[None] % size + min(4, size - 4)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    text, target = (torch.arange(N * one).view(N, one) % max(size - 4, 1) + min(4, size - 1) for one in (T, U))
+    return {"input_ids": text, "attention_mask": torch.ones_like(text), "decoder_input_ids": target}
+
+
+def _note(seen: dict[str, list[Tensor]], name: str, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    seen.setdefault(name, []).append(inputs[0])
+
+
+def _by_example(ids: Tensor) -> bool:
+    """Whether a lookup has one entry per example, or one row of positions for all of them."""
+    return ids.shape[0] == N or (ids.dim() == 2 and ids.shape[0] == 1)
+
+
+def _about(module: nn.Module, x: Tensor) -> bool | None:
+    rule = rule_of(module)
+    assert rule is not None
+    wide = (x.shape[0], x.shape[2]) if rule.channels_first else x.shape if x.dtype == torch.int64 else x.shape[:-1]
+    text, target = ({N * one, one} & set(wide) for one in (T, U))
+    return None if bool(text) == bool(target) else bool(target)
+
+
+def _bypassed(
+    model: nn.Module, inputs: Mapping[str, Tensor], named: Mapping[str, Any], seen: Mapping[str, object]
+) -> frozenset[str]:
+    reached = {id(one.weight) for name, one in named.items() if name in seen}
+    rest = {name: cast("Tensor", one.weight) for name, one in named.items() if id(one.weight) not in reached}
+    if not rest:
+        return frozenset()
+    try:
+        for weight in rest.values():
+            weight.requires_grad = True
+        with torch.enable_grad():
+            total = cast("Any", model)(**inputs).logits.sum()
+        grads = torch.autograd.grad(total, list(rest.values()), allow_unused=True) if total.requires_grad else ()
+    finally:
+        for weight in rest.values():
+            weight.requires_grad = False
+    taken = cast("tuple[Tensor | None, ...]", grads)
+    return frozenset(name for name, grad in zip(rest, taken, strict=False) if grad is not None)

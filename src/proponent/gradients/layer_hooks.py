@@ -1,0 +1,194 @@
+"""Hooks on chosen layers: every call of a layer is seen, with its input and a handle on the gradient at its output.
+
+No layer is cut off from what comes before it. A layer whose output has no graph yet starts one, so that the backward
+pass ends at the first of the chosen layers. Gradients are taken at the value that the layer returned, whatever is done
+to it in place afterwards.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from proponent.errors import RunError
+from proponent.gradients.dry_run import Order
+from proponent.gradients.layer_rules import Block, Left, OneHot, is_vector, ones_like, rms, rule_of
+
+
+class UnbatchedError(Exception):
+    """A layer was called on something that is not one entry per example: examples must be taken one by one."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """Factors of a gradient from one call of a layer: the gradient is the sum over positions of left right^T.
+
+    Attributes:
+        left: [n s o].
+        right: [n s i].
+        repeat: how many neighbouring positions of the call belong to one token; 0 when positions are no tokens.
+        target: whether the positions are those of the target that a decoder predicts.
+    """
+
+    left: Left
+    right: Float[Tensor, "n s i"]
+    repeat: int
+    target: bool = False
+
+
+@dataclass(frozen=True)
+class TokenWords:
+    """The words of one example, by the positions of a model's layers.
+
+    Attributes:
+        text: word of each token of the text; -1 for special tokens.
+        read: word of the token that a decoder reads at each of its positions; None for a model without one.
+        predicted: word of the token that it predicts there.
+    """
+
+    text: Int[np.ndarray, " t"]
+    read: Int[np.ndarray, " u"] | None = None
+    predicted: Int[np.ndarray, " u"] | None = None
+
+    def of(self, call: Call) -> Int[np.ndarray, " s"]:
+        """Find the words that a call belongs to."""
+        # A decoder's lookup belongs to the word that is read, every other layer of it to the word that is predicted: at
+        # its first position it reads a start token, and predicts the first word.
+        words = self.text
+        if call.target:
+            assert self.read is not None
+            assert self.predicted is not None
+            words = self.read if isinstance(call.left, OneHot) else self.predicted
+        return np.repeat(words, call.repeat) if call.repeat else np.full(call.right.shape[1], -1)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    module: str
+    x: Tensor
+    edge: Tensor | GradientEdge
+    target: bool | None
+
+
+class LayerHooks:
+    """The calls of chosen layers during one forward pass.
+
+    Args:
+        model: the model.
+        blocks: what is scored.
+        n: examples of the batch.
+        t: positions of the batch, padding included; another number than n, unless that is 1.
+        u: positions that a decoder reads, the same way; None for a model without one.
+        order: which calls of a layer of an encoder-decoder are about its target.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Sequence[Block],
+        n: int,
+        t: int,
+        u: int | None = None,
+        order: Order | None = None,
+    ) -> None:
+        self.model, self.blocks, self.n, self.t, self.u = model, blocks, n, t, u
+        self._order: Order = {} if order is None else order
+        self._seen: list[_Seen] = []
+        self._counts = Counter[str]()
+
+    def hook(self) -> list[Any]:
+        """Hang up the hooks."""
+        names = dict.fromkeys(name for block in self.blocks for name in block.modules)
+        return [self.model.get_submodule(name).register_forward_hook(self._see(name)) for name in names]
+
+    def _see(self, name: str) -> Any:
+        def see(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            x, target = inputs[0].detach(), self._target(name)
+            if output.requires_grad:
+                self._seen.append(_Seen(name, x, get_gradient_edge(output), target))
+                return None
+            fresh = output.detach()
+            if isinstance(module, nn.Embedding) and x.dim() == 2 and x.shape[0] == 1 < self.n:
+                x = x.expand(self.n, -1)  # positions, looked up once for the whole batch
+                fresh = fresh.expand(self.n, -1, -1)
+            leaf = fresh.clone().requires_grad_()
+            self._seen.append(_Seen(name, x, leaf, target))
+            return leaf.clone()  # may be changed in place, which a leaf may not
+
+        return see
+
+    def _target(self, name: str) -> bool | None:
+        """Whether the call that is being made is about the target; None where that is not known."""
+        if self.u is None:
+            return False
+        told, count = self._order.get(name, ()), self._counts[name]
+        self._counts[name] += 1
+        if len(set(told)) == 1:
+            return told[0]
+        return told[count] if count < len(told) else None
+
+    @property
+    def edges(self) -> list[Tensor | GradientEdge]:
+        """Where gradients are to be taken."""
+        return [seen.edge for seen in self._seen]
+
+    def calls(self, grads: Sequence[Tensor | None]) -> dict[str, list[Call]]:
+        """Make the factors."""
+        made: dict[str, list[Call]] = {block.name: [] for block in self.blocks}
+        for seen, g in zip(self._seen, grads, strict=True):
+            if g is None:
+                continue
+            module = self.model.get_submodule(seen.module)
+            for block in self.blocks:
+                if seen.module in block.modules:
+                    made[block.name].append(self._call(module, block, seen, g))
+        return made
+
+    def _call(self, module: nn.Module, block: Block, seen: _Seen, g: Tensor) -> Call:
+        rule, x = rule_of(module), seen.x
+        assert rule is not None
+        if block.part == "bias":
+            left: Left = g.transpose(1, 2) if rule.channels_first else g
+            right: Tensor = ones_like(left)
+        else:
+            if is_vector(rule) and not isinstance(module, nn.LayerNorm):
+                self._check_norm(module, block.name, x)
+            left, right = rule.weight(module, x, g)
+        lefts = left.ids[..., None] if isinstance(left, OneHot) else left
+        lefts, repeat = self._laid(lefts, seen.target)
+        right, _ = self._laid(right, seen.target)
+        laid = OneHot(lefts[..., 0], left.size) if isinstance(left, OneHot) else lefts
+        return Call(laid, right, repeat, bool(seen.target))
+
+    def _laid(self, x: Tensor, target: bool | None) -> tuple[Tensor, int]:
+        """Lay a tensor out as [n s d]; also say how many neighbouring s belong to a token (0: unknown)."""
+        n, shape = self.n, x.shape
+        u = self.t if self.u is None else self.u
+        t = -1 if target is None else u if target else self.t
+        if n == 1:
+            places = [place for place in (0, 1) if len(shape) > place + 1 and shape[place] == t]
+            flat = x.reshape(1, -1, shape[-1])
+            return flat, flat.shape[1] // t if places and flat.shape[1] % t == 0 else 0
+        if len(shape) == 2 and shape[0] == n:
+            return x[:, None], 0
+        if len(shape) == 2 and shape[0] in {n * self.t, n * u}:
+            return x.reshape(n, shape[0] // n, -1), int(shape[0] == n * t)
+        if len(shape) < 3 or shape[0] != n:
+            raise UnbatchedError
+        flat = x.reshape(n, -1, shape[-1])
+        return flat, flat.shape[1] // t if shape[1] == t else 0
+
+    def _check_norm(self, module: nn.Module, name: str, x: Tensor) -> None:
+        """An RMSNorm multiplies the normalised input with its gain, or with one plus it; the gradient is the same."""
+        with torch.no_grad():
+            gain, made = cast("Tensor", module.weight), cast("Tensor", module(x))
+            plain = rms(module, x)
+            close = [torch.allclose(made, plain * one, rtol=1e-3, atol=1e-5) for one in (gain, 1.0 + gain)]
+        if not any(close):
+            raise RunError(f"{name} ({type(module).__name__}) does more than normalise and scale: leave it out")

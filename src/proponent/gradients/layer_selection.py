@@ -1,0 +1,264 @@
+"""Which layers a recipe scores: groups and patterns over the names of modules, and what they leave out."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, cast
+
+from torch import nn
+
+from proponent.errors import InputError, RunError
+from proponent.gradients.dry_run import Order, dry_run
+from proponent.gradients.layer_rules import Block, Rule, is_vector, rule_of
+from proponent.gradients.model_parts import lookups
+from proponent.suggest import nearest
+
+GROUPS = {
+    "all": "every layer that there is a rule for",
+    "embeddings": "every embedding table",
+    "linear": "every linear and convolutional layer",
+    "blocks": "every layer of the transformer blocks",
+    "quarter-1": "first quarter of the blocks",
+    "quarter-2": "second quarter",
+    "quarter-3": "third quarter",
+    "quarter-4": "last quarter",
+    "last-block": "the last block",
+    "attention": "attention in the blocks",
+    "mlp": "everything else in the blocks",
+    "last-two": "the last two linear layers",
+    "head": "the last linear layer",
+}
+"""Groups of layers that a recipe may name."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The parameters that a recipe scores.
+
+    Attributes:
+        blocks: layers whose gradients are taken by factors.
+        rows: whether the word embedding's gradient is taken by rows.
+        covered: parameters that are scored.
+        total: trainable parameters of the model.
+        unruled: names of trainable parameters that there is no rule for.
+        vectors: biases and gains of these layers, left out by choice.
+        unruled_size: parameters that there is no rule for.
+        adapter: whether only an adapter's parameters are trainable.
+        order: which calls of a layer of an encoder-decoder are about its target; empty for other models.
+    """
+
+    blocks: tuple[Block, ...]
+    rows: bool
+    covered: int
+    total: int
+    unruled: tuple[str, ...]
+    vectors: int
+    unruled_size: int
+    adapter: bool
+    order: Order = field(default_factory=dict[str, tuple[bool | None, ...]])
+
+    def description(self) -> str:
+        """Say what is scored and what is not, in one line."""
+        other = self.total - self.covered - self.vectors - self.unruled_size
+        parts: list[str] = []
+        if other:
+            parts.append(f"other layers ({other:,}, by choice)")
+        if self.vectors:
+            parts.append(f"biases and gains ({self.vectors:,}, by choice)")
+        if self.unruled:
+            some = ", ".join(self.unruled[:4]) + (f" and {len(self.unruled) - 4} more" if len(self.unruled) > 4 else "")
+            parts.append(f"no rule for {some} ({self.unruled_size:,})")
+        who = "the adapter's parameters" if self.adapter else "trainable parameters"
+        return f"{self.covered / max(self.total, 1):.1%} of {who}; skipped: {'; '.join(parts) or 'none'}"
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A module with a rule."""
+
+    name: str
+    module: nn.Module
+    rule: Rule
+
+
+def choose(
+    model: nn.Module,
+    wanted: Sequence[str],
+    *,
+    head: nn.Module | None,
+    word: nn.Module,
+    biases: bool = False,
+    rows: bool = True,
+    decoding: bool = False,
+) -> Choice:
+    """Find the layers that a recipe names."""
+    return _Chooser(model, head, word, biases=biases, decoding=decoding).choice(tuple(wanted), rows=rows)
+
+
+class _Chooser:
+    def __init__(
+        self, model: nn.Module, head: nn.Module | None, word: nn.Module, *, biases: bool, decoding: bool
+    ) -> None:
+        self.model, self.head, self.biases = model, head, biases
+        self.lookups = [one.module for one in lookups(model, decoding=True)] if decoding else [word]
+        self.tables = {id(one.weight): one.weight for one in cast("list[Any]", self.lookups)}
+        self.adapter = hasattr(model, "peft_config")
+        self.parameters = {
+            name: parameter
+            for name, parameter in cast("Iterable[tuple[str, Any]]", model.named_parameters(remove_duplicate=False))
+            if not self.adapter or _is_adapters(name)
+        }
+        self.trial = dry_run(model, min(len(one) for one in self.tables.values()), decoding=decoding)
+        hidden = self.trial.bypassed | self.trial.common
+        self.layers = [layer for layer in self._layers() if self._trained(layer) and layer.name not in hidden]
+        self.names = [layer.name for layer in self.layers]
+        self.stacks = _stacks(self.names, model, decoding=decoding)
+        self.linear = [one.name for one in self.layers if not is_vector(one.rule) and not _is_table(one.module)]
+        if not self.layers:
+            raise RunError(f"{type(model).__name__} has no layer that proponent can take a gradient of")
+
+    def choice(self, wanted: tuple[str, ...], *, rows: bool) -> Choice:
+        """Resolve groups and patterns."""
+        chosen = {name for one in wanted for name in self._matched(one)}
+        layers = [layer for layer in self.layers if layer.name in chosen]
+        by_rows = rows and self._rows_suffice(layers)
+        blocks = self._blocks([one for one in layers if not (by_rows and self._looks_up(one))])
+        if not blocks and not by_rows:
+            raise InputError(
+                f"layers {', '.join(wanted)}: only biases and gains are in them: score those too (biases=True)"
+            )
+        return self._counted(blocks, layers, by_rows)
+
+    def _looks_up(self, layer: _Layer) -> bool:
+        """Whether a layer uses a table of the word embedding."""
+        return id(getattr(layer.module, "weight", None)) in self.tables
+
+    def _rows_suffice(self, layers: Sequence[_Layer]) -> bool:
+        """Whether nothing but lookups uses the tables of the word embedding, and all of these are chosen."""
+        users = [one for one in self.layers if self._looks_up(one)]
+        idle = [one.name for one in users if self.trial.order and one.name not in self.trial.order]  # T5's `shared`
+        alone = all(one.module in self.lookups or one.name in idle for one in users)
+        chosen = [one.module for one in layers]
+        return alone and all(one in chosen for one in self.lookups)
+
+    def _counted(self, blocks: tuple[Block, ...], layers: Sequence[_Layer], by_rows: bool) -> Choice:
+        sizes = {parameter.data_ptr(): int(parameter.numel()) for parameter in self.parameters.values()}
+        covered = sum(block.size for block in blocks)
+        covered += sum(one.numel() for one in self.tables.values()) if by_rows else 0
+        ruled = {id(one) for layer in self.layers for one in layer.module.parameters(recurse=False)}
+        unruled = {name: one for name, one in self.parameters.items() if id(one) not in ruled}
+        missed = {one.data_ptr(): int(one.numel()) for one in unruled.values()}
+        inside = {
+            one.data_ptr(): int(one.numel())
+            for layer in layers
+            for part, one in layer.module.named_parameters(recurse=False)
+            if part != "weight" or is_vector(layer.rule)
+        }
+        vectors = 0 if self.biases else sum(inside.values())
+        total = sum(sizes.values())
+        unseen = sum(missed.values())
+        return Choice(blocks, by_rows, covered, total, tuple(unruled), vectors, unseen, self.adapter, self.trial.order)
+
+    def _layers(self) -> Iterable[_Layer]:
+        for name, module in cast("Iterable[tuple[str, nn.Module]]", self.model.named_modules()):
+            rule = rule_of(module)
+            if rule is not None:
+                yield _Layer(name, module, rule)
+
+    def _trained(self, layer: _Layer) -> bool:
+        return f"{layer.name}.weight" in self.parameters
+
+    def _blocks(self, layers: Sequence[_Layer]) -> tuple[Block, ...]:
+        """One block per parameter; modules that share one are scored together."""
+        found: dict[tuple[int, str], Block] = {}
+        for layer in layers:
+            for part in ("weight", "bias"):
+                parameter = getattr(layer.module, part, None)
+                vector = part == "bias" or is_vector(layer.rule)
+                if parameter is None or (vector and not self.biases):
+                    continue
+                sharing = [
+                    one.name for one in self.layers if getattr(one.module, part, None) is parameter
+                ]  # also outside of what was chosen: the parameter is one
+                o, i = (int(parameter.shape[0]), 1) if part == "bias" else layer.rule.shape
+                name = layer.name + (".bias" if part == "bias" else ".gain" if vector else "")
+                block = Block(name, tuple(sharing), "bias" if part == "bias" else "weight", o, i)
+                found.setdefault((id(parameter), part), block)
+        return tuple(found.values())
+
+    def _matched(self, one: str) -> list[str]:
+        group = self._groups().get(one)
+        names = group() if group is not None else [name for name in self.names if _matches(name, one)]
+        if not names:
+            near = nearest(one, [*GROUPS, *self.names])
+            why = "is a group that this model has no layer of" if group is not None else f"matches no layer{near}"
+            raise InputError(f"layers {one!r} {why}; groups: {', '.join(GROUPS)}")
+        return names
+
+    def _groups(self) -> Mapping[str, Callable[[], list[str]]]:
+        stacked = self.stacks
+        inside = list(stacked)
+        depth = 1 + max(stacked.values(), default=-1)
+        quarters = {
+            f"quarter-{place + 1}": lambda place=place: [name for name in inside if 4 * stacked[name] // depth == place]
+            for place in range(4)
+        }
+        return quarters | {
+            "all": lambda: self.names,
+            "embeddings": lambda: [one.name for one in self.layers if _is_table(one.module)],
+            "linear": lambda: self.linear,
+            "blocks": lambda: inside,
+            "last-block": lambda: [name for name in inside if stacked[name] == depth - 1],
+            "attention": lambda: [name for name in inside if _is_attention(name)],
+            "mlp": lambda: [name for name in inside if not _is_attention(name)],
+            "last-two": lambda: self.linear[-2:],
+            "head": lambda: [one.name for one in self.layers if one.module is self.head],
+        }
+
+
+def _stacks(names: Sequence[str], model: nn.Module, *, decoding: bool) -> dict[str, int]:
+    """Number of the transformer block that each layer lies in: an encoder's first, a decoder's after them."""
+    if not decoding:
+        return _stack(names, model, "")
+    found: dict[str, int] = {}
+    modules = list(cast("Iterable[tuple[str, nn.Module]]", model.named_modules()))
+    for side in (cast("Any", model).get_encoder(), cast("Any", model).get_decoder()):
+        home = next(name for name, one in modules if one is side)
+        first = 1 + max(found.values(), default=-1)
+        found |= {name: first + at for name, at in _stack(names, model, f"{home}.").items()}
+    return found
+
+
+def _stack(names: Sequence[str], model: nn.Module, within: str) -> dict[str, int]:
+    """Number of the block of a stack: its blocks are the longest list of alike modules."""
+    lists = [
+        (name, module)
+        for name, module in cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
+        if isinstance(module, nn.ModuleList) and len({type(one) for one in module}) == 1 and name.startswith(within)
+    ]
+    if not lists:
+        return {}
+    home = max(lists, key=lambda one: (len(one[1]), -one[0].count(".")))[0]
+    found: dict[str, int] = {}
+    for name in names:
+        match = re.match(re.escape(f"{home}.") + r"(\d+)(\.|$)", name)
+        if match:
+            found[name] = int(match[1])
+    return found
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}") or fnmatchcase(name, f"{pattern}.*")
+
+
+def _is_adapters(name: str) -> bool:
+    return "lora_" in name or ".modules_to_save." in name or "ia3_" in name
+
+
+def _is_attention(name: str) -> bool:
+    return any(part in name.lower() for part in ("attn", "attention"))
+
+
+def _is_table(module: nn.Module) -> bool:
+    return isinstance(module, nn.Embedding)

@@ -1,0 +1,173 @@
+"""Shrink gradients.
+
+Of embeddings, leave special tokens out and keep the tokens of largest norm. Of other layers, keep one vector per
+example, in full or after a projection of both sides of every layer, at random or to its leading directions.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from proponent.gradients.forms import Rows
+from proponent.gradients.layer_hooks import Call, TokenWords
+from proponent.gradients.layer_rules import Block, OneHot
+from proponent.recipe import Recipe
+
+
+def compress(positions: Rows, recipe: Recipe, special: Int[np.ndarray, " z"]) -> Rows:
+    """Turn one row per position into one row per token and word, keeping what the recipe keeps."""
+    rows = positions.keep(~np.isin(positions.ids, special)) if recipe.drop_special else positions
+    if recipe.top is None:
+        return rows.merged(by_word=True)
+    if recipe.top_by == "position":
+        return rows.keep(_largest(rows, recipe.top)).merged(by_word=True)
+    return top_tokens(rows.merged(by_word=True), recipe.top)
+
+
+def top_tokens(rows: Rows, k: int) -> Rows:
+    """Keep, per example, the rows of the k distinct tokens of largest gradient norm."""
+    totals = rows.merged(by_word=False)
+    kept = totals.keep(_largest(totals, k))
+    span = int(rows.ids.max(initial=0)) + 1
+    return rows.keep(np.isin(rows.owners * span + rows.ids, kept.owners * span + kept.ids))
+
+
+def _largest(rows: Rows, k: int) -> np.ndarray:
+    """Which rows are among the k of largest norm of their example: boolean [k]."""
+    norms = np.linalg.norm(rows.rows, axis=1)
+    order = np.lexsort((np.arange(len(norms)), -norms, rows.owners))
+    rank = np.empty(len(norms), dtype=np.int64)
+    rank[order] = np.arange(len(norms)) - np.repeat(rows.indptr[:-1], np.diff(rows.indptr))
+    return rank < k
+
+
+class Projection:
+    """Lays the gradients of many layers out as one vector per example.
+
+    A layer's gradient G [o i] becomes P G Q^T with P [p o] and Q [p i] of independent normal entries of variance 1/p:
+    products of two gradients keep their value on average (Choe et al. 2024, arXiv 2405.13954; Chang et al. 2024,
+    arXiv 2410.17413). A side that is not wider than p stays as it is; a vector keeps up to p^2 entries. G is never
+    formed when it is projected. `turn` puts other matrices in the place of the random ones.
+
+    Args:
+        blocks: the layers.
+        p: projected width; None keeps everything.
+        seed: of the projections; with the name of the layer it decides every entry.
+    """
+
+    def __init__(self, blocks: Sequence[Block], p: int | None, seed: int) -> None:
+        self.blocks = tuple(blocks)
+        self.left = {one.name: _matrix(f"{seed} {one.name} o", one.o, _width(one, p)) for one in blocks}
+        self.right = {one.name: _matrix(f"{seed} {one.name} i", one.i, p) for one in blocks}
+        self.shapes = {one.name: (_stored_shape(one.o, _width(one, p)), _stored_shape(one.i, p)) for one in blocks}
+        sizes = [o * i for o, i in self.shapes.values()]
+        bounds = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64).tolist()
+        self.cuts = {one.name: slice(bounds[at], bounds[at + 1]) for at, one in enumerate(blocks)}
+        self.size: int = bounds[-1]
+
+    def sides(self, block: Block) -> tuple[Tensor | None, Tensor | None]:
+        """What both sides of a layer are projected with."""
+        return self.left[block.name], self.right[block.name]
+
+    def turn(self, sides: Mapping[str, tuple[Tensor | None, Tensor | None]]) -> None:
+        """Project to given directions instead of random ones."""
+        for name, (left, right) in sides.items():
+            self.left[name] = self.left[name] if left is None else left
+            self.right[name] = self.right[name] if right is None else right
+
+    @property
+    def projected(self) -> int:
+        """How many layers are not kept in full."""
+        return sum(self.shapes[one.name] != (one.o, one.i) for one in self.blocks)
+
+    def factors(self, block: Block, call: Call) -> tuple[Float[Tensor, "n s p"], Float[Tensor, "n s q"]]:
+        """Project both factors of one call of a layer."""
+        left, right = self.left[block.name], self.right[block.name]
+        if isinstance(call.left, OneHot):
+            lefts = call.left.full() if left is None else call.left.times(left)
+        else:
+            lefts = call.left if left is None else call.left @ left.T
+        return lefts, call.right if right is None else call.right @ right.T
+
+    def vectors(
+        self, calls: Mapping[str, Sequence[Call]], n: int, roots: Mapping[str, Tensor] | None = None
+    ) -> Float[np.ndarray, "n p"]:
+        """One vector per example."""
+        kept = torch.zeros(n, self.size)
+        for block in self.blocks:
+            for call in calls.get(block.name, ()):
+                made = self._formed(block, call, roots)
+                kept[:, self.cuts[block.name]] += made.reshape(n, -1)
+        return kept.numpy()
+
+    def by_word(
+        self,
+        calls: Mapping[str, Sequence[Call]],
+        words: TokenWords,
+        width: int,
+        roots: Mapping[str, Tensor] | None = None,
+    ) -> Float[np.ndarray, "w p"]:
+        """Split one example's vector by its words."""
+        kept = torch.zeros(width + 1, self.size)
+        for block in self.blocks:
+            for call in calls.get(block.name, ()):
+                owners = words.of(call)
+                for word in np.unique(owners).tolist():
+                    own = torch.as_tensor(np.flatnonzero(owners == word))
+                    left = (
+                        OneHot(call.left.ids[:, own], call.left.size)
+                        if isinstance(call.left, OneHot)
+                        else call.left[:, own]
+                    )
+                    made = self._formed(block, Call(left, call.right[:, own], 0), roots)
+                    kept[word if word >= 0 else width, self.cuts[block.name]] += made.reshape(-1)
+        return kept.numpy()
+
+    def _formed(self, block: Block, call: Call, roots: Mapping[str, Tensor] | None) -> Float[Tensor, "n p q"]:
+        if roots is None:
+            lefts, rights = self.factors(block, call)
+            return lefts.transpose(1, 2) @ rights
+        full = call.left.full() if isinstance(call.left, OneHot) else call.left
+        whole = full.transpose(1, 2) @ call.right * roots[block.name]
+        left, right = self.left[block.name], self.right[block.name]
+        whole = whole if left is None else left @ whole
+        return whole if right is None else whole @ right.T
+
+
+def directions(
+    blocks: Sequence[Block], table: Mapping[str, np.ndarray]
+) -> dict[str, tuple[Tensor | None, Tensor | None]]:
+    """Read the leading directions of layers from a checkpoint's table."""
+    sides = ("left", "right")
+    assert int(table["basis"][0]) == sum(f"basis.{at}.{one}" in table for at in range(len(blocks)) for one in sides)
+
+    def one(name: str) -> Tensor | None:
+        return torch.as_tensor(table[name]) if name in table else None
+
+    return {block.name: (one(f"basis.{at}.left"), one(f"basis.{at}.right")) for at, block in enumerate(blocks)}
+
+
+def _width(block: Block, p: int | None) -> int | None:
+    """Kept width of the left side: a vector has no right side to share the work."""
+    return p * p if p is not None and block.i == 1 else p
+
+
+def _stored_shape(width: int, p: int | None) -> int:
+    return width if p is None else min(width, p)
+
+
+def _matrix(key: str, width: int, p: int | None) -> Float[Tensor, "p x"] | None:
+    """Normal entries of variance 1/p, the same on every machine; None where nothing is to be projected."""
+    if p is None or width <= p:
+        return None
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
+    count = (p * width + 1) // 2
+    raw = np.random.PCG64(seed).random_raw(2 * count)  # the stream of bits is promised never to change
+    uniform = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    radius, angle = np.sqrt(-2.0 * np.log(uniform[:count])), 2.0 * np.pi * uniform[count:]
+    normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[: p * width]
+    return torch.as_tensor((normal / np.sqrt(p)).reshape(p, width).astype(np.float32))

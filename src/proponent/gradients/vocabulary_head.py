@@ -1,0 +1,62 @@
+"""The vocabulary head in closed form: its vocabulary-wide factor is made again on demand."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from proponent.gradients.forms import Outer, Ragged, Rows, Terms, gather
+
+
+@dataclass(frozen=True)
+class VocabularyHead:
+    """The table of a vocabulary head: logits = a weight^T + bias.
+
+    Attributes:
+        weight: [v d].
+        bias: [v], or None.
+    """
+
+    weight: Float[np.ndarray, "v d"]
+    bias: Float[np.ndarray, " v"] | None = None
+
+    def probabilities(self, a: Float[np.ndarray, "t d"]) -> Float[np.ndarray, "t v"]:
+        """What the head predicts."""
+        logits = a @ self.weight.T
+        if self.bias is not None:
+            logits += self.bias
+        logits -= logits.max(axis=1, keepdims=True)
+        np.exp(logits, out=logits)
+        logits /= logits.sum(axis=1, keepdims=True)
+        return logits
+
+
+@dataclass(frozen=True)
+class HeadOuter(Ragged):
+    """Gradients of a vocabulary head under cross-entropy, kept without their vocabulary-wide factor.
+
+    Attributes:
+        words: word of the token that each position predicts; -1 for special tokens.
+        a: the head's input.
+        target: the token that each position predicts.
+        weight: what the position weighs in the loss; negative on the subtracted side of a contrast.
+    """
+
+    words: Int[np.ndarray, " t"]
+    a: Float[np.ndarray, "t d"]
+    target: Int[np.ndarray, " t"]
+    weight: Float[np.ndarray, " t"]
+
+    def outer(self, head: VocabularyHead) -> Outer:
+        """Make the vocabulary-wide factor."""
+        g = head.probabilities(self.a)
+        g[np.arange(len(self.target)), self.target] -= 1.0
+        g *= self.weight[:, None]
+        return Outer(self.indptr, self.words, self.a, g)
+
+
+def cross_terms(rows: Rows, outer: Outer, width: int, other_width: int) -> Terms:
+    """Split the product of an embedding gradient with a vocabulary head's gradient (tied tables)."""
+    # sum over rows k and positions t of g[t, ids_k] (a_t . rows_k); the two gradients live on the same table [v d].
+    product = outer.g[:, rows.ids].T.astype(np.float64) * (rows.rows.astype(np.float64) @ outer.a.astype(np.float64).T)
+    return gather(product, rows.words, outer.words, width, other_width)

@@ -1,0 +1,68 @@
+"""Which method an index has when nobody names one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from proponent.models import Run
+from proponent.models.recorder import started_from
+from proponent.tensors import TensorSlices
+from proponent.types import RUN_STEPS
+
+BEST = "tracin-we-adam-unit"
+"""First of the named methods in LDS and case deletion (docs/fidelity.md); it needs the optimizer's second moments."""
+PLAIN = "tracin-we"
+TUNED = "grad-cos"
+"""Of the methods that name words the best on classifiers fine-tuned from a pretrained model (decision 0014)."""
+
+
+class Default(NamedTuple):
+    """A method, and why.
+
+    Attributes:
+        method: name of the table of methods.
+        reason: one line for the user.
+    """
+
+    method: str
+    reason: str
+
+
+def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: str = "recorded") -> Default:
+    """Choose the method that measures best among those that the run allows."""
+    if run.info.kind != "classification":
+        return Default(PLAIN, f"method {PLAIN}: the default for a language model")
+    initial = _pretrained(run)
+    if initial is not None and not run.info.adapter and second_moment == "recorded":
+        return Default(
+            TUNED,
+            f"method {TUNED}: the default for a classifier that was fine-tuned from a pretrained model ({initial}), "
+            f"for which the word embedding measured badly (to look there all the same: --method {BEST})",
+        )
+    used = [*run.checkpoints] if steps is None else [one for one in run.saved if one.step % RUN_STEPS in steps]
+    lacking = [one for one in used if one.moments is None or "embedding" not in TensorSlices(one.moments).names]
+    if second_moment == "recorded" and lacking and run.info.adapter:
+        return Default(
+            PLAIN,
+            f"method {PLAIN}: an adapter leaves the word embedding as it is, so that no second moments of it are "
+            f"recorded, which {BEST}, the better method, needs: choose --second-moment estimate for that",
+        )
+    if second_moment == "recorded" and lacking:
+        return Default(
+            PLAIN,
+            f"method {PLAIN}: {lacking[0].path} recorded no second moments, which {BEST}, the better method, needs: "
+            "train with proponent.Recorder(), or choose --second-moment estimate",
+        )
+    return Default(BEST, f"method {BEST}: the default for a classifier whose second moments are known")
+
+
+def _pretrained(run: Run) -> str | None:
+    """Pretrained models that the joined runs started from, where the records of all of them say so."""
+    found = [started_from(folder) for folder in sorted({_home(one.path) for one in run.checkpoints})]
+    known = [one for one in found if one is not None]
+    return ", ".join(sorted(set(known))) if len(known) == len(found) else None
+
+
+def _home(checkpoint: Path) -> Path:
+    """The run's folder: above its checkpoints, or the only folder of a run that is one model."""
+    return checkpoint.parent if checkpoint.name.startswith("checkpoint-") else checkpoint

@@ -1,0 +1,396 @@
+"""Ask an index: which training examples, and which words in them, helped or hurt an output."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from proponent import words as splitter
+from proponent.errors import InputError, MismatchError
+from proponent.index.baseline_scores import BaselineScores
+from proponent.index.explanation_builder import ExplanationBuilder
+from proponent.index.fastif import FastIF
+from proponent.index.grouping import Aggregate, Grouping, QueryGroup, blocks
+from proponent.index.loading import LoadedRun
+from proponent.index.queries import QueryBatch, check_against, check_queries, labels_of, named
+from proponent.index.query_input import AnyLabel, Labels, Queries, Query, plain_label, queries_of
+from proponent.index.query_preconditioner import QueryPreconditioner, gradients_of
+from proponent.models import Run
+from proponent.search import ANY, How, KernelName, Ranking, Search, Where, ranking_of
+from proponent.store import Store
+from proponent.types import RUN_STEPS, Example
+from proponent.views import Explanation
+
+
+class Index:
+    """A finished index: open it, ask it.
+
+    Args:
+        path: the index.
+        run: folder of the run, when it has moved since the index was built; several for joined runs.
+        trust_remote_code: allow code that comes with the run's model (an index never allows it by itself).
+        partial: open an unfinished index too, with what is there; every answer says so.
+        allow_missing: go on without shards that are missing; every answer says so.
+        kernel: takes the products of a search: "numpy" (the default) or "numba".
+
+    Raises:
+        InputError: there is no finished index.
+        DamagedError: it is not what was written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        run: str | Path | Sequence[str | Path] | None = None,
+        *,
+        trust_remote_code: bool = False,
+        partial: bool = False,
+        allow_missing: bool = False,
+        kernel: KernelName | None = None,
+    ) -> None:
+        self.store = Store(Path(path), partial=partial, allow_missing=allow_missing)
+        self._search, plan = Search(self.store, kernel=kernel), self.store.plan
+        self._baselines = BaselineScores(self.store)
+        self.say: Callable[[str], None] = lambda _: None  # gets short status messages
+        self._loaded = LoadedRun(self.store, run, trust_remote_code, lambda line: self.say(line))
+        self._preconditioner = QueryPreconditioner(plan.recipe, plan.blocks, self.store.table, gradients_of(self.store))
+        self._fast = None if plan.recipe.solver == "none" else FastIF(self.store, self._loaded)
+        by_word = self._fast or self._loaded.by_word
+        self._answers = ExplanationBuilder(self.store, self._search, self._baselines, by_word, self._preconditioner)
+        self._grouping = Grouping(self._search, self._baselines)
+        self._last: tuple[str, QueryBatch] | None = None
+        if plan.word_rules != splitter.RULES:
+            raise MismatchError(
+                f"{path} was built with word rules {plan.word_rules}, this Python has {splitter.RULES} (another "
+                "Unicode version): ask it with the Python that built it, or build it again"
+            )
+
+    def __len__(self) -> int:
+        """Training examples that may be found."""
+        return self.store.counts.examples
+
+    def __repr__(self) -> str:
+        plan = self.store.plan
+        return f"Index({plan.recipe.name}: {len(self)} examples, {len(plan.checkpoints)} checkpoints of {plan.run})"
+
+    @property
+    def summary(self) -> dict[str, object]:
+        """What the index holds and what it cost, as plain data."""
+        plan, manifest = self.store.plan, self.store.manifest
+        return {
+            "index": str(self.store.folder),
+            "method": plan.recipe.name,
+            "embedding_path": plan.embedding_path,
+            "examples": self.store.counts.examples,
+            "deleted": self.store.counts.deleted,
+            "checkpoints": [
+                {
+                    "step": one.step % RUN_STEPS,
+                    "run": one.step // RUN_STEPS,
+                    "learning_rate": one.learning_rate,
+                    "rule": one.rule,
+                }
+                for one in plan.checkpoints
+            ],
+            "skipped": [one.model_dump() for one in manifest.skipped],
+            "notes": list(manifest.notes),
+            "seconds": dict(manifest.seconds),
+            "merkle_root": manifest.merkle_root,
+        }
+
+    @property
+    def method(self) -> str:
+        """Name of the recipe."""
+        return self.store.plan.recipe.name
+
+    @property
+    def run(self) -> Run:
+        """The training run, checked against what the index was built from.
+
+        Raises:
+            InputError: it needs its model's own code, and the user has not allowed that.
+            RunError: it is not there any more.
+            MismatchError: weights or tokenizer changed.
+        """
+        return self._loaded.run
+
+    def explain(
+        self,
+        text: Query,
+        *,
+        label: AnyLabel | None = None,
+        against: AnyLabel | None = None,
+        text_pair: str | None = None,
+        target: str | None = None,
+        k: int = 10,
+        baselines: bool = True,
+        where: Where = ANY,
+        aggregate: How | Aggregate = "mean",
+    ) -> Explanation:
+        """Say where an output comes from.
+
+        Args:
+            text: the text, the first text of a pair, or the prompt of a language model; or a dict or `Example`.
+            label: the class to explain; None explains the predicted one.
+            against: a second class; the answer then explains why `label` rather than that.
+            text_pair: the second text of a pair.
+            target: the part that counts, after the prompt (language model); None counts the whole text.
+            k: hits on each side.
+            baselines: also rank by BM25, TF-IDF x label, embedding, label and chance.
+            where: which training examples may be hits.
+            aggregate: how layers (or checkpoints) are joined: mean, which is the method's own sum; rank; or vote.
+
+        Returns:
+            The answer.
+
+        Raises:
+            InputError: the text is empty, or an option does not fit the run.
+            LabelError: the run does not know a label.
+            MismatchError: the run is not the one the index was built from.
+        """
+        asked, how = queries_of([text], [label], [text_pair], [target]), aggregate
+        return next(self.explain_many(asked, against=against, k=k, baselines=baselines, where=where, aggregate=how))
+
+    def explain_many(
+        self,
+        queries: Queries,
+        *,
+        against: AnyLabel | None = None,
+        k: int = 10,
+        baselines: bool = True,
+        where: Where = ANY,
+        aggregate: How | Aggregate = "mean",
+    ) -> Iterator[Explanation]:
+        """Explain several queries; gradients are taken together.
+
+        Args:
+            queries: a text, a dict (text, text_pair, label, target, id), an `Example`, or a list of them.
+            against: a second class for all of them.
+            k: hits on each side.
+            baselines: also rank by the baselines.
+            where: which training examples may be hits.
+            aggregate: see `explain`.
+
+        Returns:
+            One answer per query, in order, each made when it is asked for.
+
+        Raises:
+            InputError: a text is empty, or an option does not fit the run.
+        """
+        queries = queries_of(queries)
+        where.check(self.store)
+        rule, asked = Aggregate.of(aggregate).alone(), self._ask(queries, against, k)
+        self.say("comparing with the training examples")
+        return self._explained(asked, rule, k, where, baselines=baselines)
+
+    def explain_group(
+        self,
+        queries: Queries,
+        *,
+        aggregate: How | Aggregate = "mean",
+        against: AnyLabel | None = None,
+        k: int = 10,
+        baselines: bool = True,
+        where: Where = ANY,
+    ) -> Explanation:
+        """Explain several queries as one: one ranking for them all.
+
+        Args:
+            queries: a text, a dict (text, text_pair, label, target, id), an `Example`, or a list of them.
+            aggregate: mean (the mean of the queries' scores, with words), rank or vote (without words).
+            against: a second class for all of them.
+            k: hits on each side.
+            baselines: also rank by the baselines' mean scores.
+            where: which training examples may be hits.
+
+        Returns:
+            The answer; its `group` holds the queries that count.
+
+        Raises:
+            InputError: a text is empty, no query counts, or an option does not fit the run.
+        """
+        queries = queries_of(queries)
+        where.check(self.store)
+        rule, grouping = Aggregate.of(aggregate), self._grouping
+        asked = self._ask(queries, against, k)
+        rows = grouping.rows(asked, range(len(queries)), rule)
+        self.say("comparing with the training examples")
+        group, worded = QueryGroup(asked, rows, linear=grouping.linear), rule.how == "mean" and grouping.linear
+        told = [f"{len(rows)} of {len(queries)} queries count: those that the model predicts"] if rule.correct else []
+        if worded:
+            (ranking,), more = self._search.top(group.taken(range(1)), 1, k, where), []
+        else:
+            ranking, more = grouping.ranking(asked, rows, rule, k, where)
+        told += more
+        return self._answers.answer(group, 0, ranking, k, baselines=baselines, where=where, worded=worded, told=told)
+
+    def group_scores(
+        self, queries: Queries, *, aggregate: How | Aggregate = "mean", against: AnyLabel | None = None
+    ) -> Float[np.ndarray, " n"]:
+        """Score every training example once for several queries.
+
+        Args:
+            queries: see `explain_many`.
+            aggregate: mean, rank (mean number of examples with a smaller score) or vote (minus the places among the
+                lowest k); the lowest are the most suspicious.
+            against: a second class for all of them.
+
+        Returns:
+            One number each, in data order; NaN for skipped training rows.
+
+        Raises:
+            InputError: a text is empty, no query counts, or an option does not fit the run.
+        """
+        rule, asked = Aggregate.of(aggregate), self._ask(queries_of(queries), against)
+        return self._grouping.scores(asked, self._grouping.rows(asked, range(len(asked.queries)), rule), rule)[0]
+
+    def top(
+        self,
+        texts: Queries,
+        labels: Labels | AnyLabel | None = None,
+        *,
+        k: int = 10,
+        text_pairs: Sequence[str | None] | str | None = None,
+        targets: Sequence[str | None] | str | None = None,
+        against: AnyLabel | None = None,
+        where: Where = ANY,
+    ) -> list[Ranking]:
+        """Rank both ends for some queries; no matrix of queries x examples is made.
+
+        Args:
+            texts: the queries, see `explain_many`.
+            labels: their classes by name or number; None (for all or for one) is the predicted class.
+            k: hits on each side.
+            text_pairs: second texts of pairs.
+            targets: the parts that count (language model).
+            against: a second class for all of them.
+            where: which training examples may be hits.
+
+        Returns:
+            Per query the examples (in data order) that helped and hurt most, with their scores.
+
+        Raises:
+            InputError: lists of different lengths, an empty text, or an option that does not fit the run.
+        """
+        queries = queries_of(texts, labels, text_pairs, targets)
+        where.check(self.store)
+        asked = self._ask(queries, against, k)
+        return [ranking for rows in blocks(len(queries)) for ranking in self._ranked(asked, rows, k, where)]
+
+    def scores(
+        self,
+        texts: Queries,
+        labels: Labels | AnyLabel | None = None,
+        *,
+        text_pairs: Sequence[str | None] | str | None = None,
+        targets: Sequence[str | None] | str | None = None,
+        against: AnyLabel | None = None,
+    ) -> Float[np.ndarray, "q n"]:
+        """Score every training example against some queries.
+
+        Args:
+            texts: the queries, see `explain_many`.
+            labels: their classes by name or number; None (for all or for one) is the predicted class.
+            text_pairs: second texts of pairs.
+            targets: the parts that count (language model).
+            against: a second class for all of them.
+
+        Returns:
+            Scores [q n] in data order, in the unit of the method; NaN for skipped training rows.
+
+        Raises:
+            InputError: lists of different lengths, an empty text, or an option that does not fit the run.
+        """
+        queries = queries_of(texts, labels, text_pairs, targets)
+        asked = self._ask(queries, against)
+        found = [self._block(asked, rows) for rows in blocks(len(queries))]
+        return np.concatenate(found) if found else np.zeros((0, self.store.n))
+
+    def predict(self, texts: Queries, *, text_pairs: Sequence[str | None] | str | None = None) -> list[str]:
+        """Predict the class of some texts at the last checkpoint of the index.
+
+        Args:
+            texts: the texts, see `explain_many`.
+            text_pairs: second texts of pairs.
+
+        Returns:
+            Names of classes.
+
+        Raises:
+            InputError: the run is a language model, a text is empty, or lists of different lengths.
+        """
+        names = self.run.label_names
+        if names is None:
+            raise InputError("this run is a language model: it predicts no classes")
+        queries = [replace(one, label=None) for one in queries_of(texts, text_pairs=text_pairs)]
+        check_queries(queries)
+        encoded = self._loaded.encoder.encode(queries) if queries else []
+        last, size = self._loaded.at(self.store.plan.checkpoints[-1].step), self.store.plan.source.batch_size
+        _, predicted, _ = labels_of(last, queries, encoded, size)
+        return [names[number] for number in predicted]
+
+    def _explained(
+        self, asked: QueryBatch, rule: Aggregate, k: int, where: Where, *, baselines: bool
+    ) -> Iterator[Explanation]:
+        count = len(asked.queries)
+        for row in range(count) if rule.how != "mean" else ():
+            one, told = self._grouping.ranking(asked, [row], rule, k, where)
+            yield self._answers.answer(asked, row, one, k, baselines=baselines, where=where, worded=False, told=told)
+        for rows in blocks(count) if rule.how == "mean" else ():
+            for row, one in zip(rows, self._ranked(asked, rows, k, where), strict=True):
+                yield self._answers.answer(asked, row, one, k, baselines=baselines, where=where)
+
+    def _block(self, asked: QueryBatch, rows: range) -> Float[np.ndarray, "q n"]:
+        """Scores of some queries together: the postings of a token are read once for all of them."""
+        name = self.store.plan.recipe.baseline
+        if name is not None:
+            return np.stack([self._baselines.scores(name, asked.texts(row)) for row in rows])
+        if self._fast is not None:
+            return self._fast.scores(asked, rows)
+        return self._search.scores(asked.taken(rows), len(rows))
+
+    def _ranked(self, asked: QueryBatch, rows: range, k: int, where: Where) -> list[Ranking]:
+        """Rankings of some queries together."""
+        if self._fast is not None:
+            return self._fast.top(asked, rows, k, where)
+        if self.store.plan.recipe.baseline is None:
+            return self._search.top(asked.taken(rows), len(rows), k, where)
+        allowed = np.concatenate([where.allowed(segment) for segment in self.store.segments])
+        return [ranking_of(np.where(allowed, scores, np.nan), k) for scores in self._block(asked, rows)]
+
+    def _ask(self, queries: Sequence[Example], against: AnyLabel | None, k: int = 1) -> QueryBatch:
+        """Take the gradients of some queries; those of the last single query are kept."""
+        if k < 1:
+            raise InputError(f"k is {k}: ask for at least one hit")
+        key = repr((queries, against))
+        if self._last is None or self._last[0] != key:
+            self._last = (key, self._take(queries, against))
+        asked = self._last[1]
+        self._last = self._last if len(queries) == 1 else None
+        return asked
+
+    def _take(self, queries: Sequence[Example], against: AnyLabel | None) -> QueryBatch:
+        check_queries(queries)
+        run = self.run
+        check_against(against, self.store.plan.recipe, run.label_names)
+        encoded = self._loaded.encoder.encode(queries) if queries else []
+        last = self._loaded.at(self.store.plan.checkpoints[-1].step)
+        other = None if against is None else run.label_number(plain_label(against))
+        size = self.store.plan.source.batch_size
+        labels, predicted, probabilities = labels_of(last, queries, encoded, size)
+        if other is not None and other in labels:
+            raise InputError(
+                f"`against` is {against!r}, and so is the label of {named(queries, labels.index(other))} "
+                "(without a label, the predicted class): name two different classes"
+            )
+        asked = QueryBatch(queries, encoded, labels, other, predicted, probabilities)
+        for number, checkpoint in enumerate(self.store.plan.checkpoints, 1):
+            self.say(
+                f"gradients at step {checkpoint.step} ({number} of {len(self.store.plan.checkpoints)} checkpoints)"
+            )
+            asked.take(
+                checkpoint.step, self._loaded.at(checkpoint.step), size, self._preconditioner, equal=run.equal_lengths
+            )
+        return asked

@@ -1,0 +1,229 @@
+"""Queries on their way through the checkpoints: encoded, labelled, and their gradients."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+from jaxtyping import Float
+
+from proponent.baselines import Texts
+from proponent.errors import InputError, LabelError
+from proponent.gradients.gradient import Gradient
+from proponent.index.gradient_computer import GradientComputer
+from proponent.index.query_input import AnyLabel, plain_label
+from proponent.index.query_preconditioner import QueryPreconditioner
+from proponent.models import Encoded
+from proponent.recipe import Recipe
+from proponent.types import Example, step_name
+from proponent.views import QueryView
+from proponent.words import Word, words
+from proponent.words import words as words_of
+
+ALIKE = 0.8
+"""The shortest query of a batch has at least this share of the tokens of its longest: padding costs as much as text."""
+
+
+def named(queries: Sequence[Example], row: int) -> str:
+    """Name a query for a message."""
+    query = queries[row]
+    return "the text" if len(queries) == 1 else f"the text with id {query.id} (row {query.row})"
+
+
+def check_queries(queries: Sequence[Example]) -> None:
+    """Refuse texts that say nothing, or that are no text."""
+    for row, query in enumerate(queries):
+        where = named(queries, row)
+        for part in cast("tuple[object, ...]", query.parts):
+            if not isinstance(part, str):
+                raise InputError(f"{where} is no text but {type(part).__name__}: give a str")
+        whole = "".join(query.parts)
+        if not whole.strip():
+            raise InputError(f"{where} is empty: there is nothing to explain")
+        if query.target is not None and not query.target.strip():
+            raise InputError(f"the target of {where} is empty: name the part that counts, or leave the target out")
+        if "\0" in whole:
+            raise InputError(f"{where} holds a NUL character: remove it")
+        try:
+            whole.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{where} holds bytes that are not UTF-8 (character {error.start}): convert it first"
+            ) from error
+
+
+def check_against(against: AnyLabel | None, recipe: Recipe, names: Sequence[str] | None) -> None:
+    """Refuse a second class where classes are not compared."""
+    if against is not None and recipe.baseline is not None:
+        raise InputError(f"{recipe.name} does not compare two labels: ask without `against`")
+    if against is not None and names is None:
+        raise InputError(
+            "`against` compares two labels, and this run is a language model: "
+            "give the part that counts as target instead"
+        )
+
+
+def labels_of(
+    last: GradientComputer, queries: Sequence[Example], encoded: Sequence[Encoded], size: int
+) -> tuple[list[int], list[int], list[Float[np.ndarray, " l"]]]:
+    """Find the classes that are asked about: those given, and for the others what the model predicts."""
+    run = last.run
+    if run.label_names is None:
+        labelled = next((query.label for query in queries if query.label is not None), None)
+        if labelled is not None:
+            raise LabelError(f"label {labelled!r} was given, but this run is a language model and has no labels")
+        return [-1] * len(queries), [-1] * len(queries), []
+    if all(query.label is not None for query in queries):  # the pass that takes gradients predicts as well
+        given = [run.label_number(plain_label(query.label)) for query in queries if query.label is not None]
+        return given, [-1] * len(given), []
+    size = 1 if run.equal_lengths else size
+    found = [last.probabilities(encoded[start : start + size]) for start in range(0, len(encoded), size)]
+    probabilities = [one for batch in found if batch is not None for one in batch]
+    predicted = [int(one.argmax()) for one in probabilities]
+    labels = [
+        guess if query.label is None else run.label_number(query.label)
+        for query, guess in zip(queries, predicted, strict=True)
+    ]
+    return labels, predicted, probabilities
+
+
+class QueryBatch:
+    """Queries on their way: encoded, labelled, and their gradients at every checkpoint."""
+
+    def __init__(
+        self,
+        queries: Sequence[Example],
+        encoded: Sequence[Encoded],
+        labels: list[int],
+        against: int | None,
+        predicted: list[int],
+        probabilities: list[Float[np.ndarray, " l"]],
+    ) -> None:
+        self.queries, self.encoded, self.labels, self.against = queries, encoded, labels, against
+        self.predicted, self.probabilities = predicted, probabilities
+        self.gradients: dict[int, Gradient] = {}
+        self.factors: dict[int, Float[np.ndarray, " q"]] = {}
+        self.losses: list[float] = []
+        self.pooled: list[Float[np.ndarray, " d"]] = []
+
+    def take(self, step: int, work: GradientComputer, size: int, turning: QueryPreconditioner, *, equal: bool) -> None:
+        """Take gradients at one checkpoint, in batches of like length (equal length where that must be)."""
+        count = len(self.encoded)
+        parts: dict[int, Gradient] = {}
+        losses, pooled, seen = dict[int, float](), dict[int, np.ndarray](), dict[int, np.ndarray]()
+        for rows in _alike([one.length for one in self.encoded], size, 1.0 if equal else ALIKE):
+            against = None if self.against is None else [self.against] * len(rows)
+            labels = [self.labels[row] for row in rows]
+            passed = work([self.encoded[row] for row in rows], labels, against, asked=True)
+            if passed.bad.any():
+                where = named(self.queries, rows[int(np.flatnonzero(passed.bad)[0])])
+                raise InputError(
+                    f"the loss or gradient of {where} is not finite at {step_name(step)}: "
+                    "nothing can be explained (a language model needs two tokens at least, and finite weights)"
+                )
+            for place, row in enumerate(rows):
+                parts[row] = passed.gradient.example(place)
+                losses[row] = float(passed.losses[place])
+                if passed.pooled is not None:
+                    pooled[row] = passed.pooled[place]
+                if passed.probabilities is not None:
+                    seen[row] = passed.probabilities[place]
+        self.losses = [losses[row] for row in range(count)]
+        self.pooled = [pooled[row] for row in range(count)] if pooled else []
+        if seen:
+            self.probabilities = [seen[row] for row in range(count)]
+            self.predicted = [int(one.argmax()) for one in self.probabilities]
+        if parts:
+            whole = Gradient.stack([parts[row] for row in range(count)])
+            self.gradients[step], self.factors[step] = turning.query(step, whole)
+
+    def taken(self, rows: range) -> dict[int, Gradient]:
+        """Gradients of some queries, by step."""
+        return {step: Gradient.stack([one.example(row) for row in rows]) for step, one in self.gradients.items()}
+
+    def words(self, row: int) -> tuple[Word, ...]:
+        """The words of one query."""
+        return words_of(self.queries[row].parts)
+
+    def paired(self, row: int) -> bool:
+        """Whether one query has a second text."""
+        return len(self.queries[row].parts) > 1
+
+    def split(
+        self, row: int, step: int, by_word: Callable[[Example, int, int], Float[np.ndarray, "w p"]]
+    ) -> Float[np.ndarray, "w p"]:
+        """One query's vector by its words, before it is turned, times its factor; special tokens last."""
+        made = by_word(self.queries[row], self.labels[row], len(self.words(row)))
+        return made * self.factors[step][row]
+
+    def texts(self, row: int) -> Texts:
+        """One query as the baselines see it."""
+        labelled = bool(self.probabilities)
+        return Texts(
+            [" ".join(self.queries[row].parts)],
+            np.asarray([self.labels[row]]) if labelled else None,
+            self.probabilities[row][None].astype(np.float64) if labelled else None,
+            self.pooled[row][None] if self.pooled else None,
+        )
+
+    def group(self, names: list[str] | None) -> tuple[QueryView, ...] | None:  # noqa: ARG002
+        """The queries that are asked as one; None where each is asked for itself."""
+        return None
+
+    def notes(self, row: int) -> list[str]:
+        """What was cut."""
+        one = self.encoded[row]
+        left = "reads nothing before it" if one.cut_before else "reads no further"
+        second = "the second text" if self.queries[row].target is None else "the target"
+        cuts = {"the text": one.truncated_at, second: one.pair_truncated_at}
+        told = [
+            f"{name} was cut at character {place}: the model {left}"
+            for name, place in cuts.items()
+            if place is not None
+        ]
+        return told + self._masked(row)
+
+    def _masked(self, row: int) -> list[str]:
+        """Which words of the text were masked, where nothing said so."""
+        one, query = self.encoded[row], self.queries[row]
+        if one.targets is None or one.start is not None or query.target is not None:
+            return []
+        places = sorted({int(word) for word in one.words[one.counted] if word >= 0})
+        named_words = words(query.parts)
+        return ["masked, to be guessed: " + ", ".join(named_words[place].text for place in places)]
+
+    def view(self, row: int, names: list[str] | None) -> QueryView:
+        """One query as the answer shows it."""
+        query = self.queries[row]
+        view = QueryView(
+            text=query.text,
+            text_pair=query.text_pair,
+            target=query.target,
+            label=None,
+            against=None,
+            predicted=None,
+            probabilities=None,
+            loss=self.losses[row],
+            truncated_at=self.encoded[row].truncated_at,
+        )
+        if names is None:
+            return view
+        return replace(
+            view,
+            label=names[self.labels[row]],
+            against=None if self.against is None else names[self.against],
+            predicted=names[self.predicted[row]],
+            probabilities={name: float(value) for name, value in zip(names, self.probabilities[row], strict=True)},
+        )
+
+
+def _alike(lengths: Sequence[int], size: int, share: float) -> list[list[int]]:
+    """Cut queries into batches of like length: rows of each, longest first."""
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        fits = batches and len(batches[-1]) < size and lengths[row] >= share * lengths[batches[-1][0]]
+        if fits:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches

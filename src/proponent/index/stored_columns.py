@@ -1,0 +1,27 @@
+"""What an index keeps of the training set as the user gave it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from proponent.data import Examples
+
+
+def stored_columns(
+    examples: Examples, rows: range, labels: Sequence[int], names: tuple[str, ...] | None, order: Int[np.ndarray, " n"]
+) -> dict[str, Sequence[object] | np.ndarray]:
+    """Lay out one segment of the training set."""
+    kept, sources = [examples[row] for row in rows], examples.part("source")
+    places = np.empty(len(kept), dtype=np.int32)
+    places[order] = np.arange(len(kept), dtype=np.int32)
+    return {
+        "id": [one.id for one in kept],
+        "row": np.asarray([one.row for one in kept], dtype=np.int64),
+        "text": [one.text for one in kept],
+        "text_pair": [one.text_pair for one in kept],
+        "target": [one.target for one in kept],
+        "label": [None] * len(kept) if names is None else [names[labels[row]] for row in rows],
+        "source": [sources[row] for row in rows],
+        "place": places,
+    }

@@ -1,0 +1,96 @@
+"""Which checkpoint is the model that was kept: training may have gone on after it (load_best_model_at_end)."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from proponent.errors import RunError
+from proponent.models.checkpoints import Checkpoint
+from proponent.models.recorder import run_record
+from proponent.models.settings import read_settings
+from proponent.models.weights import weight_files
+
+OTHERS = "; --steps chooses others"
+"""Ends a note that is void once the user has chosen the steps."""
+
+_BLOCK = 1 << 20
+_STEP = re.compile(r"checkpoint-(\d+)/?$")
+
+
+class Kept(NamedTuple):
+    """The checkpoints that made the model that was kept, those that were saved after it, and what is said of it."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    later: tuple[Checkpoint, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def kept(folder: Path, checkpoints: tuple[Checkpoint, ...]) -> Kept:
+    """Leave out what was saved after the model that was kept: it is no part of that model's training."""
+    if len(checkpoints) < 2:
+        return Kept(checkpoints)
+    best = _best(checkpoints)
+    own = weight_files(folder)
+    if own:
+        like = [one for one in (checkpoints[-1], *checkpoints[:-1][::-1]) if _alike(own, weight_files(one.path))]
+        if not like:
+            return Kept(checkpoints, (), (_unlike(folder, checkpoints[-1]),))
+        found, why = like[0], f"the model that is kept in {folder}"
+    elif best is not None and _loads_best(folder):
+        found, why = best, "the best model, which load_best_model_at_end keeps"
+    else:
+        return Kept(checkpoints)
+    if found is checkpoints[-1]:
+        return Kept(checkpoints)
+    return _cut(checkpoints, found, "the best one and " + why if found is best and own else why)
+
+
+def _cut(checkpoints: tuple[Checkpoint, ...], found: Checkpoint, why: str) -> Kept:
+    place = checkpoints.index(found) + 1
+    left = ", ".join(str(one.step) for one in checkpoints[place:])
+    summed = ", ".join(str(one.step) for one in checkpoints[:place])
+    note = (
+        f"the model is checkpoint-{found.step}, {why}: scores take checkpoints up to it ({summed}), and what was saved "
+        f"after it is left out (step {left}){OTHERS}"
+    )
+    return Kept(checkpoints[:place], checkpoints[place:], (note,))
+
+
+def _unlike(folder: Path, last: Checkpoint) -> str:
+    return (
+        f"the model that is kept in {folder} has the weights of none of its checkpoints: predictions and scores are "
+        f"those of checkpoint-{last.step}; give a folder without checkpoint-* to ask about that model alone"
+    )
+
+
+def _best(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
+    """The best checkpoint by the last one's own account."""
+    path = checkpoints[-1].path / "trainer_state.json"
+    state: dict[str, Any] = read_settings(path) if path.is_file() else {}
+    named = _STEP.search(str(state.get("best_model_checkpoint") or "").replace("\\", "/"))
+    step = int(named[1]) if named else state.get("best_global_step")
+    return next((one for one in checkpoints if one.step == step), None)
+
+
+def _loads_best(folder: Path) -> bool:
+    """A run that notes a best checkpoint keeps it at the end, unless its record says otherwise."""
+    try:
+        return (run_record(folder) or {}).get("load_best_model_at_end") is not False
+    except RunError:  # a damaged record: those who need it say so
+        return True
+
+
+def _alike(own: list[Path], others: list[Path]) -> bool:
+    """Whether weights are equal, byte by byte; stops at the first difference."""
+    if [(path.name, path.stat().st_size) for path in own] != [(path.name, path.stat().st_size) for path in others]:
+        return False
+    return all(_equal(mine, theirs) for mine, theirs in zip(own, others, strict=True))
+
+
+def _equal(mine: Path, theirs: Path) -> bool:
+    with mine.open("rb") as one, theirs.open("rb") as other:
+        while block := one.read(_BLOCK):
+            if block != other.read(_BLOCK):
+                return False
+    return True

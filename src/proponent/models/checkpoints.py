@@ -1,0 +1,166 @@
+"""A training run on disk: its checkpoints in numeric order, each with the learning rate that was really used.
+
+Reads json and safetensors only. `training_args.bin`, `rng_state.pth`, `scheduler.pt` are never opened; `optimizer.pt`
+only when the user asks for it by name (see `proponent.index.second_moments`).
+"""
+
+import math
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from proponent.errors import RunError
+from proponent.models.former import recorded
+from proponent.models.settings import read_settings
+from proponent.models.weights import ADAPTER_FILE, hash_files, require_weights
+from proponent.suggest import nearest
+
+RECORD_FILE = "proponent_recorder.json"
+MOMENTS_FILE = "proponent_moments.safetensors"
+_NUMBERED = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
+_UNKNOWN = "unknown: equal weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One saved state of a run.
+
+    Attributes:
+        path: folder of the weights.
+        step: optimizer step, 0 for a folder that is not a checkpoint of a Trainer; of the later ones of joined runs,
+            run x RUN_STEPS + step.
+        learning_rate: what multiplied the optimizer's update at that step; 1.0 when no checkpoint knows its own.
+        rule: how the learning rate is known, in words.
+    """
+
+    path: Path
+    step: int
+    learning_rate: float
+    rule: str
+
+    @property
+    def moments(self) -> Path | None:
+        """The Recorder's second moments, when they were recorded."""
+        path = recorded(self.path, MOMENTS_FILE)
+        return path if path.is_file() else None
+
+
+def discover(folder: Path) -> tuple[Checkpoint, ...]:
+    """Find the checkpoints of a training run."""
+    if not folder.is_dir():
+        raise RunError(_no_folder(folder))
+    numbered = sorted(
+        (int(match[1]), entry)
+        for entry in folder.iterdir()
+        if (match := _NUMBERED.fullmatch(entry.name)) and entry.is_dir()
+    )
+    if not numbered:
+        require_weights(folder, "expected checkpoint-* folders, model.safetensors or " + ADAPTER_FILE)
+        return _with_rates([_checkpoint(folder, _step_of(folder))])
+    for _, path in numbered:
+        require_weights(path, "it was not saved whole, or not copied whole: remove that folder or restore it")
+    return _with_rates([_checkpoint(path, step) for step, path in numbered])
+
+
+def tokenizer_fingerprint(folder: Path) -> str:
+    """Hash the tokenizer files of a folder by content."""
+    names = (
+        "tokenizer.json",
+        "vocab.txt",
+        "vocab.json",
+        "merges.txt",
+        "spiece.model",
+        "tokenizer.model",
+        "sentencepiece.bpe.model",
+    )
+    return hash_files([path for name in names if (path := folder / name).is_file()])
+
+
+def _no_folder(folder: Path) -> str:
+    if folder.exists():
+        return f"{folder} is a file: give the folder of the run"
+    if not folder.parent.is_dir():
+        return f"no run folder at {folder}: check the path"
+    beside = sorted(entry.name for entry in folder.parent.iterdir() if entry.is_dir())
+    near = nearest(folder.name, beside)
+    return f"no run folder at {folder}" + (
+        near or (f"; beside it stand: {', '.join(beside[:5])}" if beside else ": check the path")
+    )
+
+
+def _checkpoint(path: Path, step: int) -> Checkpoint:
+    rate, rule = _learning_rate(path, step)
+    return Checkpoint(path, step, rate, rule)
+
+
+def _step_of(folder: Path) -> int:
+    state = folder / "trainer_state.json"
+    record = recorded(folder, RECORD_FILE)
+    for path, key in ((record, "step"), (state, "global_step")):
+        if path.is_file():
+            step = read_settings(path).get(key, 0)
+            if not isinstance(step, int) or step < 0:
+                raise RunError(f"{path} says that {key} is {step!r}: the run folder is damaged")
+            return step
+    match = _NUMBERED.fullmatch(folder.name)
+    return int(match[1]) if match else 0
+
+
+def _with_rates(checkpoints: list[Checkpoint]) -> tuple[Checkpoint, ...]:
+    """Give a checkpoint of unknown rate that of its nearest neighbour: 1.0 beside 5e-5 would drown all others."""
+    known = [one for one in checkpoints if not one.rule.startswith(_UNKNOWN)]
+    if not known:
+        return tuple(checkpoints)
+    return tuple(one if one in known else _borrowed(one, known) for one in checkpoints)
+
+
+def _borrowed(checkpoint: Checkpoint, known: list[Checkpoint]) -> Checkpoint:
+    source = min(known, key=lambda other: (abs(other.step - checkpoint.step), other.step))
+    rule = f"unknown here: that of step {source.step}, the nearest checkpoint that knows its own"
+    return replace(checkpoint, learning_rate=source.learning_rate, rule=rule)
+
+
+def _learning_rate(folder: Path, step: int) -> tuple[float, str]:
+    record = recorded(folder, RECORD_FILE)
+    if record.is_file():
+        rate = _rate(read_settings(record).get("learning_rate"))
+        if rate is None:
+            raise RunError(f"{record} holds no learning rate: the run folder is damaged or half copied")
+        return rate, "recorded at the step (exact)"
+    state = folder / "trainer_state.json"
+    if not state.is_file():
+        return 1.0, f"{_UNKNOWN} (no trainer_state.json)"
+    logged = _logged(state)
+    if not logged:
+        return 1.0, f"{_UNKNOWN} (trainer_state.json logs no learning rate)"
+    # old versions log the rate of the next step, which is 0 at the end of a schedule: it would silence the checkpoint
+    positive = [entry for entry in logged if entry[1] > 0]
+    if not positive:
+        return 1.0, f"{_UNKNOWN} (trainer_state.json logs no learning rate above 0)"
+    closest, rate = min(positive, key=lambda entry: (abs(entry[0] - step), entry[0]))
+    if closest == step:
+        return rate, "trainer_state.json at this step (may be one step off with old versions of transformers)"
+    zero = " above 0" if (step, 0.0) in logged else ""
+    return rate, f"trainer_state.json at step {closest}, the nearest logged one{zero}"
+
+
+def _logged(state: Path) -> list[tuple[int, float]]:
+    """Steps with their learning rates, where the log has a usable one."""
+    history = cast("object", read_settings(state).get("log_history") or [])
+    if not isinstance(history, list):
+        raise RunError(f"{state} has a log_history that is no list: the run folder is damaged")
+    found: list[tuple[int, float]] = []
+    for entry in cast("list[object]", history):
+        if isinstance(entry, dict):
+            values = cast("dict[str, object]", entry)
+            step, rate = values.get("step"), _rate(values.get("learning_rate"))
+            if isinstance(step, int) and rate is not None:
+                found.append((step, rate))
+    return found
+
+
+def _rate(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if math.isfinite(value) and value >= 0 else None

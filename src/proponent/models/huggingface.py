@@ -1,0 +1,337 @@
+"""The only file that imports transformers (and peft): load models and tokenizers, read what a configuration promises.
+
+Everything that leaves this file is a torch module, a tokenizer behind `Any`, or plain data.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    TrainerCallback,
+)
+from transformers.utils import logging as transformers_logging
+
+from proponent.errors import MissingExtraError, ProponentError, RunError
+from proponent.models.adapters import ADAPTED, MERGE, adapter_labels, base_of, kind_of_base, refuse_adapter
+from proponent.models.batch import Kind
+from proponent.models.info import ModelInfo, kind_of, model_info, positions
+from proponent.models.settings import check_numbers, read_settings
+from proponent.models.weights import ADAPTER_FILE, ADAPTER_SETTINGS, CONFIG_FILE, require_weights, weight_files
+from proponent.tensors import TensorSlices
+
+__all__ = [
+    "ModelInfo",
+    "TrainerCallback",
+    "first_line",
+    "load_model",
+    "load_tokenizer",
+    "positions",
+    "quiet",
+    "read_model_info",
+    "transformers",
+]
+
+_LOADERS: dict[Kind, Any] = {
+    "classification": AutoModelForSequenceClassification,
+    "causal-lm": AutoModelForCausalLM,
+    "masked-lm": AutoModelForMaskedLM,
+    "seq2seq": AutoModelForSeq2SeqLM,
+}
+MOST_PER_BYTE, MOST_BESIDE = 8, 2**26
+"""Numbers of a model per byte of its files, at most (packed weights hold several in a byte), and buffers besides."""
+
+_OLD_NAMES = frozenset({"T5WithLMHeadModel"})
+"""Classes of earlier versions of transformers that have another name today."""
+
+
+def quiet() -> None:
+    """Keep transformers' own progress bars and hints away from the terminal."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def read_model_info(folder: Path, *, trust_remote_code: bool = False) -> ModelInfo:
+    """Read task head, labels and limits from a checkpoint's configuration."""
+    if (folder / ADAPTER_FILE).is_file():
+        return _adapter_card(folder, trust_remote_code)
+    config = _config(str(folder), trust_remote_code)
+    names = cast("list[str]", getattr(config, "architectures", None) or [])
+    architecture = names[0] if names else ""
+    return model_info(config, architecture, kind_of(folder, architecture, config), adapter=False)
+
+
+def load_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
+    """Load one checkpoint in float32 and evaluation mode with every parameter frozen."""
+    quiet()
+    try:
+        model = (
+            _load_adapter(folder, card, trust_remote_code)
+            if card.adapter
+            else _load_plain(folder, card, trust_remote_code)
+        )
+    except ProponentError:
+        raise
+    except Exception as error:  # the loaders of the many models, of safetensors and of peft raise whatever they like
+        raise RunError(
+            f"cannot load the model in {folder}: {first_line(error)}: the weights are damaged, or not of the "
+            "architecture that config.json names"
+        ) from error
+    model.requires_grad_(requires_grad=False)
+    return model.float().eval()
+
+
+def fresh_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
+    """Make a model of the architecture of a checkpoint, with weights drawn by torch's present seed."""
+    if card.adapter:
+        raise RunError(
+            f"the run in {folder} is a PEFT adapter, and the built-in retrainer trains whole models: "
+            "bring your own proponent.evaluate.Retrainer"
+        )
+    quiet()
+    config = _config(str(folder), trust_remote_code)
+    made = _LOADERS[card.kind].from_config(config, trust_remote_code=trust_remote_code)
+    return cast("torch.nn.Module", made).float()
+
+
+def starting_model(name: str, folder: Path, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
+    """Load the pretrained model from which a run started; what it lacks (a head) is drawn by torch's present seed."""
+    quiet()
+    options: dict[str, Any] = {"config": _config(str(folder), trust_remote_code), "ignore_mismatched_sizes": True}
+    try:
+        model, _ = _loaded(name, card.kind, trust_remote_code, **options)
+    except Exception as error:  # the loaders of the many models raise whatever they like
+        raise RunError(
+            f"cannot load the pretrained model {name}: {first_line(error)}: say from which weights the run started "
+            "with --initial"
+        ) from error
+    return model.float()
+
+
+def pooled_states(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> np.ndarray:
+    """Mean over the real tokens of the last hidden state."""
+    out = model(**inputs, output_hidden_states=True)
+    decoding = "decoder_input_ids" in inputs
+    found: Any = out.encoder_last_hidden_state if decoding else getattr(out, "hidden_states", None)
+    hidden = cast("torch.Tensor", found if decoding else (found or out.decoder_hidden_states)[-1])
+    mask = inputs["attention_mask"][:, :, None].float()
+    return ((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).float().numpy()
+
+
+def check_shift(model: torch.nn.Module, start: int | None, pad: int) -> None:
+    """Refuse an encoder-decoder that shifts its targets otherwise than they are shifted here."""
+    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if shift is None:
+        return
+    probe = [token for token in range(2, 9) if token != pad][:3]
+    own = shift(labels=torch.tensor([probe]))[0].tolist()
+    wanted = [probe[-1] if start is None else start, *probe[:-1]]
+    if own != wanted:
+        raise RunError(
+            f"{type(model).__name__} shifts its targets in a way of its own ({probe} to {own}): proponent cannot say "
+            "which token a gradient belongs to"
+        )
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """Load a tokenizer that knows character offsets."""
+    quiet()
+    _check_own(folder, trust_remote_code)
+    _refuse_code(folder / "tokenizer_config.json", trust_remote_code)
+    try:
+        tokenizer = cast("Any", AutoTokenizer).from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except Exception as error:  # the loaders of the many tokenizer classes raise whatever they like
+        raise RunError(
+            f"no usable tokenizer in {folder}: {first_line(error)}: save it there with tokenizer.save_pretrained, "
+            "or name its folder with --tokenizer"
+        ) from error
+    if not tokenizer.is_fast:
+        raise RunError(
+            f"the tokenizer in {folder} ({type(tokenizer).__name__}) knows no character offsets: "
+            "save a fast tokenizer (tokenizer.json)"
+        )
+    return tokenizer
+
+
+def _check_own(folder: Path, trust_remote_code: bool) -> None:
+    """Look at a configuration on disk before anything is made of it."""
+    path = folder / CONFIG_FILE
+    if path.is_file():
+        attention = check_numbers(path).get("attn_implementation")
+        if isinstance(attention, str) and "/" in attention and not trust_remote_code:
+            raise RunError(
+                f"{path} names attention code on a hub ({attention[:100]}), which proponent does not run unasked: "
+                "allow it with --trust-remote-code (trust_remote_code=True), or take attn_implementation out"
+            )
+        _refuse_code(path, trust_remote_code)
+
+
+def _refuse_code(path: Path, trust_remote_code: bool) -> None:
+    """Code that comes with a model is neither run nor left out in silence: without it the model is another one."""
+    code = read_settings(path).get("auto_map") if path.is_file() and not trust_remote_code else None
+    if code:
+        raise RunError(
+            f"{path.parent} brings code of its own (auto_map in {path.name}), which proponent does not run unasked: "
+            "read it, then allow it with --trust-remote-code (trust_remote_code=True); if the model was trained "
+            "without that code, take auto_map out"
+        )
+
+
+def _config(name: str, trust_remote_code: bool) -> Any:
+    _check_own(Path(name), trust_remote_code)
+    try:
+        return cast("Any", AutoConfig).from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        if not trust_remote_code and "trust_remote_code" in str(error):
+            raise RunError(
+                f"{name} brings code of its own, which proponent does not run unasked: read it, then allow it with "
+                "--trust-remote-code (trust_remote_code=True)"
+            ) from error
+        raise RunError(f"cannot read the model configuration in {name}: {first_line(error)}") from error
+
+
+def _load_plain(folder: Path, card: ModelInfo, trust_remote_code: bool) -> torch.nn.Module:
+    _check_size(folder, card.kind, trust_remote_code)
+    model, report = _loaded(str(folder), card.kind, trust_remote_code)
+    _refuse_compiled(folder, report.unused)
+    _require_whole(folder, report.missing)
+    _require_used(folder, model, report.unused)
+    _require_class(folder, model, card.architecture)
+    return model
+
+
+def _check_size(folder: Path, kind: Kind, trust_remote_code: bool) -> None:
+    """Refuse a configuration of a far larger model than the files hold, before memory is taken for it."""
+    config = _config(str(folder), trust_remote_code)
+    with torch.device("meta"):
+        try:
+            made: Any = _LOADERS[kind].from_config(config, trust_remote_code=trust_remote_code)
+        except Exception:  # whatever is wrong, loading says it
+            return
+    wanted = sum(one.numel() for one in (*made.parameters(), *made.buffers()))
+    held = sum(path.stat().st_size for path in weight_files(folder))
+    if wanted > MOST_PER_BYTE * held + MOST_BESIDE:
+        raise RunError(
+            f"{folder / CONFIG_FILE} describes a model of {wanted:,} numbers, and its weights are {held:,} bytes: "
+            "they do not belong together; copy the whole checkpoint again"
+        )
+
+
+class _Report(NamedTuple):
+    """What loading found: weights that were not there and are random now, and weights that the model does not use."""
+
+    missing: list[str]
+    unused: list[str]
+
+
+def _loaded(name: str, kind: Kind, trust_remote_code: bool, **options: Any) -> tuple[torch.nn.Module, _Report]:
+    """Load a model from safetensors only."""
+    model, report = _LOADERS[kind].from_pretrained(
+        name,
+        use_safetensors=True,
+        trust_remote_code=trust_remote_code,
+        dtype=torch.float32,
+        output_loading_info=True,
+        **options,
+    )
+    missing, unused = (sorted(map(str, report[key])) for key in ("missing_keys", "unexpected_keys"))
+    return cast("torch.nn.Module", model), _Report(missing, unused)
+
+
+def _require_whole(folder: Path, missing: list[str]) -> None:
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise RunError(f"the weights in {folder} lack {missing[0]}{more}: not a whole checkpoint of this architecture")
+
+
+def _refuse_compiled(folder: Path, unused: list[str]) -> None:
+    if any("_orig_mod." in name for name in unused):
+        raise RunError(
+            f"the weights in {folder} were saved from a compiled model (their names begin with _orig_mod.): save them "
+            "again with model._orig_mod.save_pretrained(folder)"
+        )
+
+
+def _require_used(folder: Path, model: torch.nn.Module, unused: list[str]) -> None:
+    if unused:
+        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+        raise RunError(
+            f"the weights in {folder} hold {unused[0]}{more}, which {type(model).__name__} does not use: another model "
+            "was trained than the one that would be explained; if its class comes with code, name it in auto_map of "
+            "config.json and allow it with --trust-remote-code"
+        )
+
+
+def _require_class(folder: Path, model: torch.nn.Module, architecture: str) -> None:
+    """The class that was trained computes what was trained; one of like weights may compute something else."""
+    known = hasattr(transformers, architecture) or architecture in _OLD_NAMES
+    if type(model).__name__ != architecture and not known:
+        raise RunError(
+            f"{folder / CONFIG_FILE} names {architecture}, which transformers lacks: {type(model).__name__} would be "
+            "explained in its place; if the class comes with code, name it in auto_map of config.json and allow it "
+            "with --trust-remote-code"
+        )
+
+
+def _adapter_card(folder: Path, trust_remote_code: bool) -> ModelInfo:
+    settings = read_settings(folder / ADAPTER_SETTINGS)
+    task = settings.get("task_type")
+    if task is not None and task not in ADAPTED:
+        raise RunError(f"the adapter in {folder} has task type {task}: one of {', '.join(map(str, ADAPTED))} is needed")
+    refuse_adapter(folder, settings)
+    base = base_of(folder)
+    config = _config(base, trust_remote_code)
+    kind = ADAPTED[task] if task is not None else kind_of_base(folder, settings, config)
+    if kind == "classification":
+        config.num_labels = adapter_labels(folder, base, config)
+    return model_info(config, f"PEFT adapter over {base}", kind, adapter=True)
+
+
+def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool) -> torch.nn.Module:
+    try:
+        import peft  # optional extra
+    except ImportError as error:
+        raise MissingExtraError("this run is a PEFT adapter: pip install 'proponent[peft]'") from error
+    options: dict[str, Any] = {} if card.label_names is None else {"num_labels": len(card.label_names)}
+    base = base_of(folder)
+    if Path(base).is_dir():
+        require_weights(Path(base), "the adapter's base model is needed whole")
+    model, report = _loaded(base, card.kind, trust_remote_code, **options)
+    _resize(folder, model)
+    carried = TensorSlices(folder / ADAPTER_FILE).names
+    _require_whole(folder, [name for name in report.missing if not any(one.endswith(f".{name}") for one in carried)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # what peft and transformers have to settle between them
+        adapted: Any = cast("Any", peft).PeftModel.from_pretrained(model, str(folder))
+    table = adapted.get_input_embeddings()
+    if not isinstance(table, torch.nn.Embedding):
+        raise RunError(f"the adapter in {folder} trains the word embedding itself ({type(table).__name__})" + MERGE)
+    expected = set(cast("Any", peft).get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    lacking = sorted(name for name in expected if name not in carried)
+    _require_whole(folder, lacking)
+    return cast("torch.nn.Module", adapted)
+
+
+def _resize(folder: Path, model: Any) -> None:
+    """A base model whose vocabulary was changed before training: the adapter carries the whole table of its rows."""
+    slices = TensorSlices(folder / ADAPTER_FILE)
+    table = model.get_input_embeddings().weight
+    names = {f"base_model.model.{name}" for name, one in model.named_parameters() if one is table}
+    rows = {slices.shape(name)[0] for name in names & set(slices.names)} - {table.shape[0]}
+    if rows:
+        model.resize_token_embeddings(rows.pop(), mean_resizing=False)
+
+
+def first_line(error: BaseException) -> str:
+    """Shorten what another library said."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,75 @@
+"""Which loss a language model was trained by: a run of DPO or of rewards is not explained by the loss of plain text."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from proponent.errors import RunError
+from proponent.models.settings import read_settings
+
+_LOGGED = {
+    "rewards of completions (GRPO or RLOO)": ("reward_std", "frac_reward_zero_std", "completions/mean_length"),
+    "rewards of sampled answers (PPO)": (
+        "objective/kl",
+        "objective/rlhf_reward",
+        "ppo/mean_scores",
+        "policy/approxkl_avg",
+    ),
+    "preferences with an odds ratio (ORPO)": ("log_odds_ratio", "log_odds_chosen"),
+    "desirable and undesirable answers (KTO)": ("rewards/chosen_sum", "logps/chosen_sum", "count/chosen"),
+    "preferences (DPO or its kin)": ("rewards/chosen", "rewards/margins", "rewards/accuracies", "logps/rejected"),
+}
+"""Objectives by figures that only their trainers log; earlier ones first, since some log those of later ones too."""
+
+_TAGS = {
+    "preferences (DPO)": {"dpo", "online-dpo", "xpo", "nash-md", "bco", "cpo"},
+    "preferences with an odds ratio (ORPO)": {"orpo"},
+    "desirable and undesirable answers (KTO)": {"kto"},
+    "rewards of sampled answers (PPO, GRPO or RLOO)": {"ppo", "grpo", "rloo"},
+    "rewards (a reward model)": {"reward-trainer", "prm", "prm-trainer"},
+    "a teacher's outputs (GKD)": {"gkd"},
+}
+"""Objectives by the tags that TRL writes into the model card of a run, beside its own."""
+
+_HEAD = re.compile(r"\A---\n(.*?)\n---", re.DOTALL)
+_TAG = re.compile(r"^\s*-\s*([\w-]+)\s*$", re.MULTILINE)
+
+
+def refuse_objective(folder: Path, checkpoints: Sequence[Path]) -> None:
+    """Refuse a language model whose run says that it was trained by another loss than that of its text."""
+    for home in dict.fromkeys([checkpoints[-1], folder]):
+        told = _by_log(home) or _by_card(home)
+        if told is not None:
+            objective, source = told
+            raise RunError(
+                f"{folder} was trained on {objective}, as {source} says, and proponent explains the loss of text: ask "
+                "the run of the fine-tuning (SFT) before it; for this model's loss of text all the same, copy weights, "
+                "config.json and tokenizer into a folder of their own"
+            )
+
+
+def _by_log(folder: Path) -> tuple[str, str] | None:
+    path = folder / "trainer_state.json"
+    state: dict[str, Any] = read_settings(path) if path.is_file() else {}
+    history = state.get("log_history")
+    names: set[str] = set()
+    for entry in cast("list[object]", history) if isinstance(history, list) else []:
+        names |= set(cast("dict[str, object]", entry)) if isinstance(entry, dict) else set()
+    for objective, figures in _LOGGED.items():
+        found = next((one for one in figures if one in names or f"eval_{one}" in names), None)
+        if found is not None:
+            return objective, f"{found} in {path}"
+    return None
+
+
+def _by_card(folder: Path) -> tuple[str, str] | None:
+    path = folder / "README.md"
+    if not path.is_file():
+        return None
+    head = _HEAD.match(path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n"))
+    tags = {one.lower() for one in _TAG.findall(head[1])} if head is not None else set[str]()
+    for objective, names in _TAGS.items():
+        if "trl" in tags and tags & names:
+            return objective, f"the tag {min(tags & names)} in {path}"
+    return None

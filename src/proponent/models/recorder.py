@@ -1,0 +1,261 @@
+"""The Recorder: a Trainer callback that writes what influence needs and nobody else keeps.
+
+At each save it leaves two files in the checkpoint folder: `proponent_recorder.json` (step, the learning rate that the
+last optimizer step really used, seed) and `proponent_moments.safetensors` (the optimizer's second moments). When asked,
+it also leaves in the run's folder what it takes to do the training again (see `proponent.models.training_trace`).
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, cast
+from uuid import uuid4
+
+import numpy as np
+import torch
+
+from proponent.disk import write_bytes
+from proponent.errors import RunError
+from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
+from proponent.models.former import recorded
+from proponent.models.huggingface import TrainerCallback
+from proponent.models.settings import read_settings
+from proponent.models.training_trace import StepRecorder
+from proponent.tensors import write_tensors
+
+EMBEDDING = "embedding"
+
+RUN_FILE = "proponent_run.json"
+"""How the run is trained, in its folder: what retraining needs."""
+
+FRESH = "fresh"
+"""In place of a pretrained model: initial weights drawn from the configuration by the seed."""
+
+_ARGUMENTS = (
+    "num_train_epochs",
+    "max_steps",
+    "learning_rate",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "warmup_steps",
+    "seed",
+    "data_seed",
+    "label_smoothing_factor",
+    "load_best_model_at_end",
+)
+
+
+def started_from(folder: Path) -> str | None:
+    """Say which pretrained model a run was fine-tuned from."""
+    record = run_record(folder) or {}
+    initial, trained = record.get("initial"), record.get("trained_before")
+    if initial == FRESH or trained is False:  # a model of fresh weights can have a name, too
+        return None
+    if isinstance(initial, str) and initial:
+        return initial
+    return "not named; its weights were trained before" if trained else None
+
+
+def run_record(folder: Path) -> dict[str, Any] | None:
+    """Read how a run was trained."""
+    path = recorded(folder, RUN_FILE)
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise RunError(
+            f"{path} is no JSON object: remove it; what it said of the training is then an option of proponent evaluate"
+        )
+    return cast("dict[str, Any]", found)
+
+
+class Recorder(TrainerCallback):
+    """Record exact learning rates and second moments at each checkpoint of a Hugging Face Trainer.
+
+    Pass it as `Trainer(..., callbacks=[proponent.Recorder()])`. The logged learning rate of a Trainer belongs to
+    another step in some versions, and is absent for most steps; this one is read between the optimizer's step and the
+    scheduler's.
+
+    Args:
+        moments: "embedding" keeps the second moment of the word embedding's rows in full; "all" keeps those of every
+            parameter; "none" keeps none.
+        initial: from which weights the training starts: name or folder of a pretrained model, or "fresh"; `proponent
+            evaluate` needs it to train again.
+        replay: also keep what replaying the training needs: weights before the first step, and the rows, rates and
+            random state of every step (`proponent_replay/` in the run's folder).
+    """
+
+    def __init__(
+        self,
+        moments: Literal["embedding", "all", "none"] = "embedding",
+        initial: str | None = None,
+        *,
+        replay: bool = False,
+    ) -> None:
+        self.moments = moments
+        self.initial = initial
+        self.replay = replay
+        self._steps: StepRecorder | None = None
+        self._rates: list[float] = []
+        self._group = 0
+        self._mark = ""
+        self._started: dict[Path, bool | None] = {}  # a second training goes on with the weights of the first
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Write how the run is trained into its folder, and start recording its steps when asked to."""
+        if not state.is_world_process_zero:
+            return
+        told = {name: getattr(args, name, None) for name in _ARGUMENTS}
+        told["warmup_steps"] = int(args.get_warmup_steps(state.max_steps))
+        told["optim"] = str(getattr(args.optim, "value", args.optim))
+        told["lr_scheduler_type"] = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+        told["batch_size"] = int(args.train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size))
+        folder = Path(args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if state.global_step:  # resumed: these weights are the run's own
+            self._started.setdefault(folder, _noted(folder))
+        self._mark = _mark(folder, int(state.global_step)) if state.global_step else uuid4().hex
+        told["training"] = self._mark
+        told["trained_before"] = self._started.setdefault(folder, _trained_before(kwargs.get("model")))
+        content = {"version": 1, "initial": self.initial} | told
+        write_bytes(folder / RUN_FILE, (json.dumps(content, indent=1) + "\n").encode())
+        if self.replay:
+            _require_replayable(args, state)
+            self._steps = StepRecorder(
+                kwargs["model"], kwargs["optimizer"], kwargs["train_dataloader"], float(args.max_grad_norm or 0.0)
+            )
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Keep the random state that this step draws from."""
+        if self._steps is not None:
+            self._steps.begin()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Read the rate that this step used, before the scheduler moves on."""
+        optimizer = kwargs.get("optimizer")
+        if optimizer is not None:
+            self._rates = [float(group["lr"]) for group in optimizer.param_groups]
+            self._group = _embedding_group(kwargs.get("model"), optimizer)
+            if self._steps is not None:
+                self._steps.end(self._rates)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Write the record of the steps."""
+        if self._steps is not None and state.is_world_process_zero:
+            self._steps.write(Path(args.output_dir))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Write both files into the checkpoint folder that was just saved."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if not state.is_world_process_zero or not folder.is_dir() or not self._rates:
+            return
+        model, optimizer = kwargs["model"], kwargs["optimizer"]
+        record = {
+            "version": 1,
+            "step": int(state.global_step),
+            "learning_rate": self._rates[self._group],
+            "learning_rates": self._rates,
+            "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
+            "seed": int(args.seed),
+            "training": self._mark,
+        }
+        if self.moments != "none":
+            moments = second_moments(model, optimizer, every=self.moments == "all")
+            if moments:
+                write_tensors(folder / MOMENTS_FILE, moments)
+        write_bytes(folder / RECORD_FILE, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _require_replayable(args: Any, state: Any) -> None:
+    """Refuse to record what could not be replayed."""
+    refused = {
+        "gradient accumulation": args.gradient_accumulation_steps > 1,
+        "half precision": bool(args.bf16 or args.fp16),
+        "several processes or devices": args.world_size > 1 or args.n_gpu > 1,
+        "label smoothing": bool(args.label_smoothing_factor),
+        "a training that resumes": state.global_step > 0,
+    }
+    found = [name for name, wrong in refused.items() if wrong]
+    if found:
+        raise RunError(f"Recorder(replay=True) cannot record {found[0]}: train without it, or leave replay out")
+
+
+def _embedding_group(model: Any, optimizer: Any) -> int:
+    """The parameter group of the word embedding; the first one when the embedding is not trained."""
+    if model is None:
+        return 0
+    table = getattr(model, "module", model).get_input_embeddings().weight
+    members = [any(one is table for one in group["params"]) for group in optimizer.param_groups]
+    return members.index(True) if True in members else 0
+
+
+def second_moments(model: Any, optimizer: Any, *, every: bool) -> dict[str, np.ndarray]:
+    """Read the bias-corrected second moments of an Adam-like optimizer."""
+    inner = getattr(model, "module", model)
+    named: dict[str, torch.nn.Parameter] = dict(inner.named_parameters()) if every else {}
+    betas = {
+        id(parameter): group.get("betas", (0.9, 0.999))[1]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+    def moment(parameter: torch.nn.Parameter) -> np.ndarray | None:
+        state = optimizer.state.get(parameter, {})
+        if "exp_avg_sq" not in state:
+            return None
+        correction = 1.0 - betas[id(parameter)] ** float(state["step"])
+        return (state["exp_avg_sq"].detach().float() / correction).cpu().numpy()
+
+    found = {name: moment(parameter) for name, parameter in named.items()}
+    tables = [moment(table) for table in _tables(inner)]
+    if all(one is not None for one in tables):
+        found[EMBEDDING] = np.concatenate([one for one in tables if one is not None])
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _tables(model: Any) -> list[torch.nn.Parameter]:
+    """The word embedding's table; the decoder's and the encoder's, where an encoder-decoder has two."""
+    if (
+        not getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+        or model.get_output_embeddings() is None
+    ):
+        return [model.get_input_embeddings().weight]
+    both = [model.get_decoder(), model.get_encoder()]
+    tables = [one.get_input_embeddings().weight for one in both]
+    return tables[:1] if tables[0] is tables[1] else tables
+
+
+def _noted(folder: Path) -> bool | None:
+    """What the record of a run that is resumed says; a damaged one says nothing, and is written anew."""
+    try:
+        return (run_record(folder) or {}).get("trained_before")
+    except RunError:
+        return None
+
+
+def _mark(folder: Path, step: int) -> str:
+    """The mark of a training that is resumed, by the checkpoint from which it goes on; empty where none was left."""
+    path = recorded(folder / f"checkpoint-{step}", RECORD_FILE)
+    try:
+        return str(read_settings(path).get("training") or "") if path.is_file() else ""
+    except RunError:
+        return ""
+
+
+def _trained_before(model: Any) -> bool | None:
+    """Whether weights are not fresh: gains of normalisations are all alike until a step is taken."""
+    gains = [
+        one
+        for module in (() if model is None else model.modules())
+        for name, one in module.named_parameters(recurse=False)
+        if "norm" in type(module).__name__.lower()
+        and name == "weight"
+        and one.numel() > 1
+        and type(one.data) is torch.Tensor  # parts of a model that is spread over processes are not looked at
+    ]
+    return any(bool((one != one.flatten()[0]).any()) for one in gains) if gains else None

@@ -1,0 +1,327 @@
+"""Run: a training run as proponent sees it: checkpoints, learning rates, tokenizer, task head."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from proponent.errors import LabelError, MismatchError, RunError
+from proponent.models.best import kept
+from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE, Checkpoint, discover, tokenizer_fingerprint
+from proponent.models.encoding import Encoder
+from proponent.models.former import former_note
+from proponent.models.huggingface import ModelInfo, check_shift, load_model, load_tokenizer, read_model_info
+from proponent.models.masking import ONE_DRAW, Masks
+from proponent.models.objective import refuse_objective
+from proponent.models.one_training import check_one_training
+from proponent.models.recorder import RUN_FILE
+from proponent.models.training_trace import FOLDER
+from proponent.models.weights import base_model, weights_fingerprint
+from proponent.suggest import nearest
+from proponent.types import RUN_STEPS, Label, step_name
+
+MOST_TOKENS = 512
+"""Longest text taken by default, in tokens, whatever the model allows."""
+
+RECORDS = (RUN_FILE, RECORD_FILE, MOMENTS_FILE, FOLDER)
+"""What the Recorder leaves in a run and in its checkpoints."""
+
+PROBE = 'Whence? It\'s naïve, ÉCOLE-7:\t"12.5 %"\n 日本 x_y'
+"""Shows settings of a tokenizer (lower-casing, spaces, added tokens) that its vocabulary does not hold.
+
+Fingerprints in every index on disk are made of it: it never changes."""
+
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run.
+
+    Attributes:
+        path: the folder that was given.
+        checkpoints: in order of their steps; of several joined runs, run after run.
+        card: what the configuration says.
+        tokenizer: the run's own fast tokenizer.
+        tokenizer_folder: where it was read from.
+        named_tokenizer: the folder that the user named for it; None when it came with the run.
+        trust_remote_code: the user's own flag.
+        joined: folders of the runs that were joined; empty for one run, and for a folder of runs (seed-0, seed-1 ...).
+        later: checkpoints that were saved after the model that was kept (load_best_model_at_end); none are used unless
+            they are asked for by their steps.
+        notes: what a user must know about how the folder was read.
+    """
+
+    path: Path
+    checkpoints: tuple[Checkpoint, ...]
+    info: ModelInfo
+    tokenizer: Any
+    tokenizer_folder: Path
+    named_tokenizer: str | None = None
+    trust_remote_code: bool = False
+    joined: tuple[Path, ...] = ()
+    later: tuple[Checkpoint, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, *, tokenizer: str | Path | None = None, trust_remote_code: bool = False
+    ) -> "Run":
+        """Open a training run.
+
+        Args:
+            path: a Trainer output folder (checkpoint-*), a model folder, a PEFT adapter folder, or a folder of
+                independently seeded runs (seed-*), which are joined.
+            tokenizer: folder of the tokenizer, when it is not in the run.
+            trust_remote_code: allow code that comes with the model.
+
+        Returns:
+            The run; weights are loaded when they are needed.
+
+        Raises:
+            RunError: the folder is not a usable run; the message says what is missing and where.
+        """
+        folder = Path(path)
+        members = members_of(folder)
+        if members:
+            runs = [
+                cls.from_pretrained(one, tokenizer=tokenizer, trust_remote_code=trust_remote_code) for one in members
+            ]
+            return replace(cls.join(runs), path=folder, joined=())
+        saved = discover(folder)
+        last = saved[-1].path
+        card = read_model_info(last, trust_remote_code=trust_remote_code)
+        check_one_training(saved)
+        if card.kind == "causal-lm":
+            refuse_objective(folder, [one.path for one in saved])
+        found = kept(folder, saved)
+        checkpoints, last = found.checkpoints, found.checkpoints[-1].path
+        home = Path(tokenizer) if tokenizer is not None else _tokenizer_home(folder, last)
+        loaded = load_tokenizer(home, trust_remote_code=trust_remote_code)
+        _same_tokenizer(saved, home, explicit=tokenizer is not None)
+        if card.kind == "masked-lm" and loaded.mask_token is None:
+            raise RunError(f"the tokenizer in {home} has no mask token: a masked language model needs one")
+        named = None if tokenizer is None else str(tokenizer)
+        notes = (*former_note(folder, [one.path for one in saved], RECORDS), *found.notes)
+        return cls(folder, checkpoints, card, loaded, home, named, trust_remote_code, later=found.later, notes=notes)
+
+    @classmethod
+    def join(cls, runs: Sequence["Run"]) -> "Run":
+        """Join independently seeded runs: scores are summed over the checkpoints of all of them.
+
+        Args:
+            runs: of one task, one kind of model and one tokenizer.
+
+        Returns:
+            One run with the checkpoints of all; what is predicted is what the last of them predicts.
+
+        Raises:
+            MismatchError: two of them do not fit; the message says in what.
+        """
+        first = runs[0]
+        for other in runs[1:]:
+            _check_alike(first, other)
+        checkpoints = _numbered([run.checkpoints for run in runs])
+        later = _numbered([run.later for run in runs])
+        notes = tuple(dict.fromkeys(note for run in runs for note in run.notes))
+        joined = tuple(run.path for run in runs)
+        return replace(first, checkpoints=checkpoints, joined=joined, later=later, notes=notes)
+
+    @property
+    def saved(self) -> tuple[Checkpoint, ...]:
+        """Every checkpoint, those after the model that was kept among them, in order of their steps."""
+        return tuple(sorted((*self.checkpoints, *self.later), key=lambda one: one.step))
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """Classes in the order of the model's outputs; None for a language model."""
+        return self.info.label_names
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 by content: "tokenizer", and "weights step N" of every checkpoint."""
+        weights = {f"weights {step_name(one.step)}": weights_fingerprint(one.path) for one in self.saved}
+        return {"tokenizer": self.tokenizer_fingerprint()} | weights
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Tokens that the model can take; None when nothing bounds it."""
+        limits = (self.info.max_length, self.tokenizer.model_max_length)
+        known = [int(limit) for limit in limits if limit and limit < 2**31]  # a tokenizer without a limit says 1e30
+        return min(known, default=None)
+
+    @property
+    def equal_lengths(self) -> bool:
+        """True when batches must not be padded: a decoder's classifier finds its last token by a pad id it lacks."""
+        return self.info.kind == "classification" and self.info.pad_token_id is None
+
+    def length(self, asked: int | None) -> int:
+        """Decide how many tokens of a text are read.
+
+        Args:
+            asked: the user's wish, or None for the model's limit, at most 512.
+
+        Returns:
+            Tokens, special tokens included.
+
+        Raises:
+            RunError: more than the model can take, or too few for any text.
+        """
+        limit = self.most_tokens
+        if asked is None:
+            return min(limit or MOST_TOKENS, MOST_TOKENS)
+        added = int(self.tokenizer.num_special_tokens_to_add(pair=self.info.kind == "classification"))
+        least = added + (2 if self.info.kind == "causal-lm" else 1)
+        if asked < least:
+            raise RunError(f"--max-length {asked} leaves no room for a text: this model needs at least {least} tokens")
+        if limit is not None and asked > limit:
+            raise RunError(f"--max-length {asked} is more than the {limit} tokens that this model takes")
+        return asked
+
+    def encoder(self, max_length: int, masks: Masks = ONE_DRAW) -> Encoder:
+        """Make the encoder of this run.
+
+        Args:
+            max_length: most tokens of a text.
+            masks: which tokens a masked language model has to guess.
+
+        Returns:
+            An encoder with the run's tokenizer.
+        """
+        # the model's own first: positions of RoBERTa and the last token of a decoder's classifier are found by it
+        pads = (self.info.pad_token_id, self.tokenizer.pad_token_id, 0)
+        pad = next(pad for pad in pads if pad is not None)
+        return Encoder(self.tokenizer, self.info.kind, max_length, pad, masks=masks, start=self.info.start)
+
+    def load(self, checkpoint: Checkpoint) -> torch.nn.Module:
+        """Load one checkpoint: float32, evaluation mode, every parameter frozen.
+
+        Args:
+            checkpoint: one of this run's.
+
+        Returns:
+            The model.
+
+        Raises:
+            MismatchError: the tokenizer has ids that the embedding lacks.
+        """
+        loaded = cast("Any", load_model(checkpoint.path, self.info, trust_remote_code=self.trust_remote_code))
+        rows = int(loaded.get_input_embeddings().weight.shape[0])
+        if len(self.tokenizer) > rows:
+            raise MismatchError(
+                f"the tokenizer in {self.tokenizer_folder} has {len(self.tokenizer)} tokens but the embedding "
+                f"in {checkpoint.path} has {rows} rows: it belongs to another model; "
+                "point to the right one with --tokenizer"
+            )
+        if self.info.kind == "seq2seq":
+            check_shift(cast("torch.nn.Module", loaded), self.info.start, self.encoder(2).pad_id)
+        if self.equal_lengths:
+            loaded.config.pad_token_id = -1  # no token has it, so the last token is the last
+        return cast("torch.nn.Module", loaded)
+
+    def label_number(self, label: Label) -> int:
+        """Find the class number of a label given by name or number; a class named "1" is found before class number 1.
+
+        Args:
+            label: name, number, or number as text.
+
+        Returns:
+            The class number.
+
+        Raises:
+            LabelError: the run has no such class; near names are offered.
+        """
+        names = self.label_names
+        if names is None:
+            raise LabelError(f"label {label!r} was given, but this run is a language model and has no labels")
+        if isinstance(label, bool) or not isinstance(label, str | int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LabelError(f"label {label!r} is a {type(label).__name__}: give a name or a whole number")
+        if str(label) in names:
+            return names.index(str(label))
+        number = int(label) if isinstance(label, int) or label.isdecimal() else -1
+        numbered = all(name.isdecimal() for name in names)  # then a number is a name, and a place would be a guess
+        if not numbered and 0 <= number < len(names):
+            return number
+        shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+        raise LabelError(
+            f"unknown label {label!r}{nearest(str(label), names)}; the run knows: {shown}"
+            + ("" if numbered else f" (or 0 to {len(names) - 1})")
+        )
+
+    def tokenizer_fingerprint(self) -> str:
+        """Hash the tokenizer by content and by what it does to a probing text.
+
+        Returns:
+            SHA-256, hexadecimal.
+        """
+        kinds = [self.tokenizer([PROBE])["input_ids"], self.tokenizer([PROBE], [PROBE])["input_ids"]]
+        manner = [self.tokenizer.truncation_side, list(self.tokenizer.model_input_names)]
+        digest = hashlib.sha256(json.dumps([kinds, manner]).encode())
+        if self.tokenizer_folder.is_dir():
+            digest.update(tokenizer_fingerprint(self.tokenizer_folder).encode())
+        else:  # a name on a hub
+            digest.update(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
+        return digest.hexdigest()
+
+
+def _numbered(runs: Sequence[tuple[Checkpoint, ...]]) -> tuple[Checkpoint, ...]:
+    """Checkpoints of joined runs: their steps say which run they are of."""
+    return tuple(replace(one, step=number * RUN_STEPS + one.step) for number, run in enumerate(runs) for one in run)
+
+
+def members_of(folder: Path) -> list[Path]:
+    """Find the runs of a folder of runs, as `proponent train --runs` makes it."""
+    if not folder.is_dir() or (folder / "config.json").is_file() or next(folder.glob("checkpoint-*"), None) is not None:
+        return []
+    found = [one for one in folder.glob("seed-*") if one.is_dir() and one.name[5:].isdecimal()]
+    return sorted(found, key=lambda one: int(one.name[5:]))
+
+
+def _check_alike(first: Run, other: Run) -> None:
+    """Runs are joined when a text, its tokens and its label mean the same in both."""
+    pairs = {
+        "task": (first.info.kind, other.info.kind),
+        "labels": (first.label_names, other.label_names),
+        "tokenizer": (first.tokenizer_fingerprint()[:12], other.tokenizer_fingerprint()[:12]),
+    }
+    for name, (mine, theirs) in pairs.items():
+        if mine != theirs:
+            raise MismatchError(
+                f"{first.path} and {other.path} cannot be joined: their {name} differ ({mine} and {theirs}): "
+                "join runs of one task and one tokenizer, or index them one by one"
+            )
+
+
+def _tokenizer_home(folder: Path, last: Path) -> Path:
+    """Where the tokenizer lies: with the last checkpoint, with the run, or with an adapter's base model."""
+    base = base_model(last)
+    for home in (last, folder, *([] if base is None else [Path(base)])):
+        if any((home / name).is_file() for name in _TOKENIZERS):
+            return home
+    if base is not None and not Path(base).exists():
+        return Path(base)  # a name on a hub
+    raise RunError(
+        f"no tokenizer in {last}{'' if folder == last else f' or {folder}'}: save it there with "
+        "tokenizer.save_pretrained, or name its folder with --tokenizer"
+    )
+
+
+def _same_tokenizer(checkpoints: tuple[Checkpoint, ...], home: Path, *, explicit: bool) -> None:
+    """Checkpoints that carry a tokenizer of their own must carry the same one."""
+    expected = tokenizer_fingerprint(home)
+    for checkpoint in checkpoints:
+        if (
+            not explicit
+            and (checkpoint.path / "tokenizer.json").is_file()
+            and tokenizer_fingerprint(checkpoint.path) != expected
+        ):
+            raise RunError(
+                f"{checkpoint.path} carries another tokenizer than {home}: the checkpoints are not of one run; "
+                "remove the stray folder, or name the right tokenizer with --tokenizer"
+            )

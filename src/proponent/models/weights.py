@@ -1,0 +1,123 @@
+"""Which files the weights of a folder lie in: safetensors of that folder alone; what is loaded is what is hashed."""
+
+import hashlib
+from pathlib import Path
+from typing import cast
+
+from proponent.errors import RunError
+from proponent.models.settings import read_settings
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+ADAPTER_SETTINGS = "adapter_config.json"
+CONFIG_FILE = "config.json"
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
+_SHARDED = ("pytorch_model_fsdp*", "global_step*", "*.distcp", "zero_pp_rank_*", "bf16_zero_pp_rank_*")
+"""What FSDP and DeepSpeed leave in place of whole weights, one part for each process."""
+
+_WAY_OUT = "save the model again with model.save_pretrained(folder), which writes safetensors"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Find the files that loading a folder reads, without those of an adapter's base model."""
+    if (folder / ADAPTER_FILE).is_file():
+        return [folder / ADAPTER_FILE]
+    named = _named_by_config(folder)
+    if named is not None:
+        return _shards(named) if named.name.endswith(".index.json") else [named]
+    if (folder / WEIGHTS_FILE).is_file():
+        return [folder / WEIGHTS_FILE]
+    return _shards(folder / INDEX_FILE) if (folder / INDEX_FILE).is_file() else []
+
+
+def require_weights(folder: Path, way_out: str) -> None:
+    """Refuse a folder without weights, and weights that are no safetensors of that folder."""
+    files = weight_files(folder)
+    if not files:
+        raise RunError(_no_weights(folder, way_out))
+    if (folder / ADAPTER_SETTINGS).is_file() and not (folder / ADAPTER_FILE).is_file():
+        raise RunError(
+            f"{folder} has {ADAPTER_SETTINGS} but no {ADAPTER_FILE}: another model would be loaded than "
+            f"{files[0].name} holds: restore the adapter's weights as safetensors, or remove {ADAPTER_SETTINGS}"
+        )
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """Hash the weights and the configuration of one checkpoint by content; with an adapter, its base model too."""
+    # A base model that is a name on a hub counts by that name: it is part of the adapter's configuration.
+    files: list[Path] = []
+    base = base_model(folder)
+    for home in [folder] if base is None else [folder, Path(base)]:
+        files += sorted(weight_files(home))
+        files += [path for name in (CONFIG_FILE, ADAPTER_SETTINGS) if (path := home / name).is_file()]
+    return hash_files(files)
+
+
+def base_model(folder: Path) -> str | None:
+    """Say over which model an adapter lies."""
+    if not (folder / ADAPTER_FILE).is_file():
+        return None
+    return cast("str | None", read_settings(folder / ADAPTER_SETTINGS).get("base_model_name_or_path")) or None
+
+
+def hash_files(files: list[Path]) -> str:
+    """Hash files by name and content, in their order."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _named_by_config(folder: Path) -> Path | None:
+    """A configuration may name the file of its weights (transformers_weights)."""
+    config = folder / CONFIG_FILE
+    name = read_settings(config).get("transformers_weights") if config.is_file() else None
+    if name is None:
+        return None
+    path = _beside(config, name, (".safetensors", ".safetensors.index.json"))
+    if not path.is_file():
+        raise RunError(
+            f"{config} names {path.name} as its weights, which is not there: copy the whole checkpoint again"
+        )
+    return path
+
+
+def _shards(index: Path) -> list[Path]:
+    weight_map = read_settings(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise RunError(f"{index} names no weight files (weight_map): copy the whole checkpoint again")
+    named = cast("dict[str, object]", weight_map).values()
+    files = {_beside(index, name, (".safetensors",)) for name in named}
+    missing = sorted(path.name for path in files if not path.is_file())
+    if missing:
+        raise RunError(
+            f"{index.parent} is incomplete: {missing[0]} is named in {index.name} but is not there: "
+            "copy the whole checkpoint"
+        )
+    return sorted(files)
+
+
+def _beside(source: Path, name: object, endings: tuple[str, ...]) -> Path:
+    """A file of the same folder, of a kind that holds no code."""
+    plain = isinstance(name, str) and not {"/", "\\", "\0"} & set(name) and name.endswith(endings)
+    if not plain:
+        raise RunError(
+            f"{source} names {str(name)[:100]!r} as its weights: only safetensors files of the same folder are read, "
+            f"never a pickle or a file elsewhere: {_WAY_OUT}"
+        )
+    return source.parent / cast("str", name)
+
+
+def _no_weights(folder: Path, way_out: str) -> str:
+    if any((folder / name).is_file() for name in _PICKLES):
+        return f"{folder} holds its weights as a pickle only, which proponent never opens: {_WAY_OUT}"
+    if any(next(folder.glob(pattern), None) is not None for pattern in _SHARDED):
+        return (
+            f"{folder} holds its weights in parts, one for each process (FSDP or DeepSpeed): put them together with "
+            "`accelerate merge-weights` (FSDP) or zero_to_fp32.py --safe_serialization (DeepSpeed), "
+            "or copy the final model, which the run's own folder holds, into a folder of its own and give that"
+        )
+    held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
+    return f"no weights in {folder} (it holds: {held}): {way_out}"

@@ -1,0 +1,86 @@
+"""Filters: which training examples may be hits."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+
+import numpy as np
+from jaxtyping import Bool
+
+from proponent.errors import InputError, LabelError
+from proponent.store import Segment, Store
+from proponent.suggest import nearest
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which examples may be found; what is None allows all.
+
+    Attributes:
+        labels: names of their classes.
+        sources: values of their source column.
+        ids: their ids.
+    """
+
+    labels: Collection[str] | None = None
+    sources: Collection[str] | None = None
+    ids: Collection[str] | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether everything is allowed."""
+        return all(getattr(self, one.name) is None for one in fields(self))
+
+    def check(self, store: Store) -> None:
+        """Refuse a filter that can find nothing.
+
+        Args:
+            store: the index.
+
+        Raises:
+            LabelError: there is no such class.
+            InputError: no example has such a source or id.
+        """
+        names = store.plan.label_names
+        for label in self.labels or ():
+            if names is None or label not in names:
+                held = "this run is a language model and has none" if names is None else f"there are {', '.join(names)}"
+                raise LabelError(f"no class {label!r}{nearest(label, names or [])}: {held}")
+        for column, wanted in (("source", self.sources), ("id", self.ids)):
+            if wanted is None:
+                continue
+            found = {one for segment in store.segments for one in _values(segment, column, set(wanted))}
+            missing = sorted(set(wanted) - found)
+            if missing:
+                more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+                raise InputError(
+                    f"no training example of {store.folder} has the {column} {', '.join(map(repr, missing[:5]))}{more}"
+                )
+
+    def allowed(self, segment: Segment) -> Bool[np.ndarray, " n"]:
+        """Which examples of a segment may be found.
+
+        Args:
+            segment: the segment.
+
+        Returns:
+            Alive and allowed by every filter.
+        """
+        allowed = segment.alive
+        for column, wanted in (("label", self.labels), ("source", self.sources), ("id", self.ids)):
+            if wanted is not None:
+                chosen = np.zeros(segment.n, dtype=np.bool_)
+                if column in segment.examples.names:
+                    chosen[segment.examples.select(column, set(wanted))] = True
+                allowed = allowed & chosen
+        return allowed
+
+
+ANY = Where()
+"""Every training example may be found."""
+
+
+def _values(segment: Segment, column: str, wanted: set[str]) -> set[str]:
+    if column not in segment.examples.names:
+        return set()
+    values = segment.examples.column(column)
+    return {str(values[place]) for place in segment.examples.select(column, wanted).tolist()}

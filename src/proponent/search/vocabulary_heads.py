@@ -1,0 +1,131 @@
+"""Scan the gradients of a vocabulary head, which have no postings, with the rows of its table when it is tied."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from proponent.gradients.gradient import Gradient
+from proponent.gradients.vocabulary_head import HeadOuter, VocabularyHead
+from proponent.search.join import by_token
+from proponent.search.kernels import Kernel
+from proponent.search.scan import scan_rows
+from proponent.store import Segment
+from proponent.store.rows import decode_arrays
+
+BLOCK_BYTES = 64 * 2**20
+"""Memory of one block of head predictions, or of products with the queries' positions, during a scan."""
+
+
+def scan_head(
+    segment: Segment,
+    step: int,
+    head: VocabularyHead,
+    queries: Gradient,
+    inverse_root: Float[np.ndarray, "v d"] | None,
+    kernel: Kernel,
+) -> Float[np.ndarray, "q n"]:
+    """Products with a vocabulary head, and with the rows of the same table when it is tied."""
+    assert queries.head is not None
+    if inverse_root is None and _few_positions(queries, *head.weight.shape):
+        return _by_factors(segment, step, head, queries, kernel)
+    tables = (_on_table(head, queries.example(row), inverse_root) for row in range(len(queries.head)))
+    return np.stack([_by_table(segment, step, head, one) for one in tables])
+
+
+def _on_table(
+    head: VocabularyHead, query: Gradient, inverse_root: Float[np.ndarray, "v d"] | None
+) -> Float[np.ndarray, "v d"]:
+    """One query's gradient on the whole table, turned."""
+    dense = query.head.outer(head).dense() if query.head is not None else np.zeros_like(head.weight)
+    if query.rows is not None:
+        np.add.at(dense, query.rows.ids, query.rows.rows)
+    return dense if inverse_root is None else dense * inverse_root
+
+
+def _few_positions(queries: Gradient, vocabulary: int, width: int) -> bool:
+    """Whether factors cost less than tables, [v d] per query, and fit into memory."""
+    assert queries.head is not None
+    positions = len(queries.head.target)
+    return positions <= width * len(queries.head) and positions * vocabulary * 4 <= 4 * BLOCK_BYTES
+
+
+def _by_table(
+    segment: Segment, step: int, head: VocabularyHead, dense: Float[np.ndarray, "v d"]
+) -> Float[np.ndarray, " n"]:
+    """Products of one query's gradient, turned, on the whole table."""
+    total = np.zeros(segment.n)
+    for examples, arrays in segment.shards(step):
+        kept = Gradient.unpack(decode_arrays(arrays))
+        assert kept.head is not None
+        np.add.at(total, examples[kept.head.owners], _head_products(kept.head, head, dense))
+        if kept.rows is not None:
+            products = np.einsum("kd,kd->k", kept.rows.rows, dense[kept.rows.ids], dtype=np.float64)
+            np.add.at(total, examples[kept.rows.owners], products)
+    return total
+
+
+def _by_factors(
+    segment: Segment, step: int, head: VocabularyHead, queries: Gradient, kernel: Kernel
+) -> Float[np.ndarray, "q n"]:
+    """Products by the queries' factors, so that predictions are made once for all of them."""
+    # With g a^T of a kept position and G^T A of a query: the sum over the query's positions of (G g)(A a).
+    assert queries.head is not None
+    count = len(queries.head)
+    outer = queries.head.outer(head)
+    total = np.zeros((count, segment.n))
+    rows = queries.rows
+    wide = max(len(outer.words), 0 if rows is None else len(rows.ids))  # of a product, beside a prediction's
+    if rows is not None:
+        total += scan_rows(segment, step, by_token(rows.wide().merged(by_word=False)), count, kernel)
+    for examples, arrays in segment.shards(step):
+        kept = Gradient.unpack(decode_arrays(arrays))
+        assert kept.head is not None
+        owners = examples[kept.head.owners]
+        for cut in _blocks(len(owners), max(wide, head.weight.shape[0])):
+            a, weight = kept.head.a[cut], kept.head.weight[cut]
+            g = head.probabilities(a)
+            g[np.arange(len(g)), kept.head.target[cut]] -= 1.0
+            parts = [(outer.owners, (g @ outer.g.T) * (a @ outer.a.T))]
+            if rows is not None:
+                parts.append((rows.owners, g[:, rows.ids] * (a @ rows.rows.T)))
+            for asked, products in parts:
+                _add(total, asked, owners[cut], products * weight[:, None])
+        if kept.rows is None:
+            continue
+        owners = examples[kept.rows.owners]
+        for cut in _blocks(len(owners), wide):
+            products = outer.g[:, kept.rows.ids[cut]].T * (kept.rows.rows[cut] @ outer.a.T)
+            _add(total, outer.owners, owners[cut], products)
+    return total
+
+
+def _head_products(kept: HeadOuter, head: VocabularyHead, dense: Float[np.ndarray, "v d"]) -> Float[np.ndarray, " t"]:
+    """Product of a dense gradient with each kept position: weight (p - onehot) . (dense a)."""
+    products = np.zeros(len(kept.target))
+    for cut in _blocks(len(kept.target), head.weight.shape[0]):
+        against = kept.a[cut] @ dense.T
+        expected = np.einsum("tv,tv->t", head.probabilities(kept.a[cut]), against, dtype=np.float64)
+        hit = against[np.arange(len(against)), kept.target[cut]]
+        products[cut] = kept.weight[cut] * (expected - hit)
+    return products
+
+
+def _blocks(count: int, width: int) -> Iterator[slice]:
+    step = max(1, BLOCK_BYTES // (max(1, width) * 4))
+    return (slice(start, start + step) for start in range(0, count, step))
+
+
+def _add(
+    total: Float[np.ndarray, "q n"],
+    asked: Int[np.ndarray, " t"],
+    owners: Int[np.ndarray, " p"],
+    products: Float[np.ndarray, "p t"],
+) -> None:
+    """Add products of kept positions with positions of the queries, in 64 bits."""
+    if not products.size:
+        return
+    begins = np.flatnonzero(np.diff(asked, prepend=-1))
+    summed = np.add.reduceat(products, begins, axis=1, dtype=np.float64)
+    for row, column in zip(asked[begins].tolist(), summed.T, strict=True):
+        np.add.at(total[row], owners, column)

@@ -1,0 +1,98 @@
+"""Checksums of one file: SHA-256 says what it is, xxh3 of every block says fast whether a part of it was read right."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import xxhash
+from pydantic import BaseModel, ConfigDict, Field
+
+BLOCK = 256 * 1024
+"""Bytes under one xxh3: what a search reads at the least, and what one flipped bit makes unusable."""
+
+CHUNK = 2**20
+"""Bytes read at a time when a whole file is hashed; a multiple of BLOCK."""
+
+
+class Checksums(BaseModel):
+    """What a file must be.
+
+    Attributes:
+        size: bytes.
+        sha256: of the whole file, hexadecimal.
+        xxh3: of every block of 256 KiB (the last may be shorter), 16 hexadecimal digits each, joined.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    xxh3: str = Field(pattern="^([0-9a-f]{16})*$")
+
+    def block(self, number: int) -> int:
+        """The xxh3 of one block."""
+        return int(self.xxh3[16 * number : 16 * number + 16], 16)
+
+    @property
+    def fits(self) -> bool:
+        """Whether there are as many block sums as the size asks for."""
+        return len(self.xxh3) == 16 * -(-self.size // BLOCK)
+
+
+class ChecksumBuilder:
+    """Sums over bytes that come in pieces."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._block = xxhash.xxh3_64()
+        self._held = 0
+        self._blocks: list[str] = []
+        self._size = 0
+
+    def add(self, data: bytes | memoryview) -> None:
+        """Take the next bytes."""
+        view = memoryview(data).cast("B")
+        self._sha256.update(view)
+        self._size += len(view)
+        while len(view):
+            piece = view[: BLOCK - self._held]
+            self._block.update(piece)
+            self._held += len(piece)
+            if self._held == BLOCK:
+                self._close()
+            view = view[len(piece) :]
+
+    def sums(self) -> Checksums:
+        """Finish."""
+        if self._held:
+            self._close()
+        return Checksums(size=self._size, sha256=self._sha256.hexdigest(), xxh3="".join(self._blocks))
+
+    def _close(self) -> None:
+        self._blocks.append(self._block.hexdigest())
+        self._block.reset()
+        self._held = 0
+
+
+def sums_of(chunks: Iterable[bytes | memoryview]) -> Checksums:
+    """Sum up bytes."""
+    summer = ChecksumBuilder()
+    for chunk in chunks:
+        summer.add(chunk)
+    return summer.sums()
+
+
+def sums_of_file(path: Path) -> Checksums:
+    """Sum up a file."""
+    return sums_of(chunks_of(path))
+
+
+def chunks_of(path: Path) -> Iterator[memoryview]:
+    """Read a file in pieces, into one buffer that is used again."""
+    buffer = memoryview(bytearray(CHUNK))
+    with path.open("rb", buffering=0) as file:
+        while True:
+            got = file.readinto(buffer)
+            if not got:
+                return
+            yield buffer[:got]

@@ -1,0 +1,1 @@
+"""Fine-tuning with the Trainer, and the retraining engine: a deterministic loop, data order, outputs."""

@@ -1,0 +1,266 @@
+"""The user's own run as something to retrain: same architecture, initial weights, tokenizer and hyper-parameters.
+
+What is the same as in the Trainer: architecture, tokenizer and truncation, initial weights (fresh ones drawn by the
+seed, or a pretrained model with a head drawn by the seed), loss, optimizer with its decay groups, schedule,
+clipping, batch size and epochs. What is not: the order of the data (drawn from the ids, see `order`), the dropout
+masks (drawn anew at every step), and batches are neither sorted by length nor spread over devices. A language
+model's batch loss is the mean of its texts' losses; the Trainer weighs every token alike.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt64
+from torch import Tensor, nn
+
+from proponent.disk import write_bytes
+from proponent.errors import RunError
+from proponent.models import Encoded, Run
+from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
+from proponent.models.former import recorded
+from proponent.models.huggingface import fresh_model, starting_model
+from proponent.models.recorder import FRESH, run_record, second_moments
+from proponent.progress import track
+from proponent.tensors import write_tensors
+from proponent.training.data_order import id_hashes
+from proponent.training.loop import Settings, TrainingLoop
+from proponent.training.outputs import Outputs
+from proponent.types import Example
+
+_OPTIMIZERS = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "sgd": "sgd"}
+_SCHEDULES = {"linear": "linear", "constant": "constant", "constant_with_warmup": "constant"}
+_OUTPUT_BATCH = 64
+
+
+@dataclass(frozen=True)
+class RunProblem:
+    """A run with its training set and queries.
+
+    Attributes:
+        run: architecture, tokenizer, task.
+        train: the training set.
+        queries: what outputs are taken of; a classifier's have labels.
+        initial: `FRESH`, or name or folder of the pretrained model.
+        max_length: most tokens of a text.
+    """
+
+    run: Run
+    train: Sequence[Example]
+    queries: Sequence[Example]
+    initial: str
+    max_length: int
+
+    @property
+    def hashes(self) -> UInt64[np.ndarray, " n"]:
+        """Hashes of the ids of the training set."""
+        return self._hashes
+
+    @property
+    def identity(self) -> str:
+        """Model, data and queries, as text."""
+        return self._identity
+
+    @cached_property
+    def _hashes(self) -> UInt64[np.ndarray, " n"]:
+        return id_hashes([one.id for one in self.train])
+
+    @cached_property
+    def _identity(self) -> str:
+        config = json.dumps(_configuration(self.run.checkpoints[-1].path), sort_keys=True)
+        weights = self.initial if self.initial == FRESH else f"{self.initial} {_stamp(Path(self.initial))}"
+        return (
+            f"run 1 {self.run.info.architecture}\nconfiguration {config}\ninitial weights {weights}\n"
+            f"tokenizer {self.run.fingerprints['tokenizer']} up to {self.max_length} tokens\n"
+            f"training set {fingerprint(self.train)}\nqueries {fingerprint(self.queries)}"
+        )
+
+    def fresh(self, seed: int) -> nn.Module:
+        """A model with its initial weights."""
+        cast("Any", torch).manual_seed(seed)
+        card, trusted = self.run.info, self.run.trust_remote_code
+        if self.initial == FRESH:
+            model = fresh_model(self.run.checkpoints[-1].path, card, trust_remote_code=trusted)
+        else:
+            model = starting_model(self.initial, self.run.checkpoints[-1].path, card, trust_remote_code=trusted)
+        return model.requires_grad_(requires_grad=True).train()
+
+    def losses(self, model: nn.Module, rows: Int[np.ndarray, " m"]) -> Float[Tensor, " m"]:
+        """Loss of each of some training examples."""
+        encoded, labels = self._train_encoded
+        chosen: list[int] = rows.tolist()
+        return self._losses(model, [encoded[row] for row in chosen], [labels[row] for row in chosen])[0]
+
+    def outputs(self, model: nn.Module) -> Outputs:
+        """Outputs on the queries."""
+        encoded, labels = self._queries_encoded
+        losses: list[np.ndarray] = []
+        logits: list[np.ndarray] = []
+        with torch.inference_mode():
+            for start in range(0, len(encoded), _OUTPUT_BATCH):
+                part = slice(start, start + _OUTPUT_BATCH)
+                loss, raw = self._losses(model, encoded[part], labels[part])
+                losses.append(loss.double().numpy())
+                if self._classifies:
+                    logits.append(raw.double().numpy())
+        if self._classifies:
+            return Outputs.of_logits(np.concatenate(logits), np.asarray(labels))
+        return Outputs.of_losses(np.concatenate(losses))
+
+    @property
+    def query_labels(self) -> Int[np.ndarray, " q"]:
+        """True classes of the queries; 0 throughout for a language model."""
+        return np.maximum(np.asarray(self._queries_encoded[1], dtype=np.int64), 0)
+
+    @property
+    def train_labels(self) -> Int[np.ndarray, " n"] | None:
+        """Classes of the training set; None for a language model."""
+        return np.asarray(self._train_encoded[1], dtype=np.int64) if self._classifies else None
+
+    @property
+    def _classifies(self) -> bool:
+        return self.run.info.kind == "classification"
+
+    @cached_property
+    def _train_encoded(self) -> tuple[list[Encoded], list[int]]:
+        return self._encoded(self.train)
+
+    @cached_property
+    def _queries_encoded(self) -> tuple[list[Encoded], list[int]]:
+        return self._encoded(self.queries)
+
+    def _encoded(self, examples: Sequence[Example]) -> tuple[list[Encoded], list[int]]:
+        encoder = self.run.encoder(self.max_length)
+        if not self._classifies:
+            return encoder.encode(examples), [-1] * len(examples)
+        missing = next((one for one in examples if one.label is None), None)
+        if missing is not None:
+            raise RunError(
+                f"the row with id {missing.id} has no label: a classifier cannot be trained or measured on it"
+            )
+        numbers = [self.run.label_number(one.label) for one in examples if one.label is not None]
+        return encoder.encode(examples), numbers
+
+    def _losses(
+        self, model: nn.Module, encoded: Sequence[Encoded], labels: Sequence[int]
+    ) -> tuple[Float[Tensor, " m"], Tensor]:
+        batch = self.run.encoder(self.max_length).collate(encoded, labels)
+        logits: Tensor = model(**batch.inputs).logits
+        return batch.task(self.run.info.kind).losses(logits), logits
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """SHA-256 over what a model sees of some examples, and their ids."""
+    digest = hashlib.sha256()
+    for one in examples:
+        digest.update(json.dumps([one.id, one.text, one.text_pair, one.target, str(one.label)]).encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class RerunSettings:
+    """How the run was trained.
+
+    Attributes:
+        settings: hyper-parameters.
+        initial: `FRESH`, a pretrained model, or None when nothing says.
+        notes: lines on what is known from where, and what is assumed.
+    """
+
+    settings: Settings
+    initial: str | None
+    notes: tuple[str, ...]
+
+
+def settings_of_run(run: Run, **changes: Any) -> RerunSettings:
+    """Find the hyper-parameters of a run."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    record = run_record(run.path)
+    if record is None:
+        settings, notes = _assumed(run)
+        return RerunSettings(replace(settings, **given), None, notes)
+    optimizer, schedule = str(record["optim"]), str(record["lr_scheduler_type"])
+    for what, value, known in (("optimizer", optimizer, _OPTIMIZERS), ("schedule", schedule, _SCHEDULES)):
+        if value not in known:
+            raise RunError(
+                f"the run in {run.path} was trained with the {what} {value}, which the built-in retrainer lacks "
+                f"(it has {', '.join(known)}): bring your own proponent.evaluate.Retrainer"
+            )
+    settings = Settings(
+        epochs=max(1, round(float(record["num_train_epochs"]))),
+        batch_size=int(record["batch_size"]),
+        learning_rate=float(record["learning_rate"]),
+        optimizer=cast("Any", _OPTIMIZERS[optimizer]),
+        betas=(float(record["adam_beta1"]), float(record["adam_beta2"])),
+        epsilon=float(record["adam_epsilon"]),
+        weight_decay=float(record["weight_decay"]),
+        schedule=cast("Any", _SCHEDULES[schedule]),
+        warmup=int(record["warmup_steps"]),
+        clip=float(record["max_grad_norm"]) or None,
+    )
+    initial = record.get("initial")
+    return RerunSettings(
+        replace(settings, **given), None if initial is None else str(initial), ("recorded by proponent.Recorder",)
+    )
+
+
+def _assumed(run: Run) -> tuple[Settings, tuple[str, ...]]:
+    path = run.checkpoints[-1].path / "trainer_state.json"
+    state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    logged = [float(one["learning_rate"]) for one in state.get("log_history", []) if "learning_rate" in one]
+    settings = Settings(
+        epochs=max(1, round(float(state.get("num_train_epochs", 3)))),
+        batch_size=int(state.get("train_batch_size") or 8),
+        learning_rate=max(logged, default=5e-5),
+        schedule="linear",
+        clip=1.0,
+    )
+    said = "trainer_state.json" if state else "the Trainer's defaults"
+    return settings, (
+        f"epochs, batch size and rate are from {said}; AdamW, a linear schedule, no weight decay and clipping at 1 are "
+        "assumed: train with proponent.Recorder to have them recorded",
+    )
+
+
+def write_run(loop: TrainingLoop, folder: Path, seed: int, *, quiet: bool = True) -> Run:
+    """Train the run again and keep its checkpoints, one per epoch, as a folder that every command reads."""
+    done = recorded(folder, "proponent_retrained.json")
+    problem = cast("RunProblem", loop.problem)
+    if not done.is_file():
+        epochs = loop.settings.epochs
+        passed = track(range(epochs), total=epochs, label="training the scored run", unit="epochs", quiet=quiet)
+        next(passed)
+
+        def watch(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+            step = epoch + 1
+            at = folder / f"checkpoint-{step}"
+            cast("Any", model).save_pretrained(at)
+            problem.run.tokenizer.save_pretrained(at)
+            moments = second_moments(model, optimizer, every=True)
+            if moments:
+                write_tensors(at / MOMENTS_FILE, moments)
+            rate = max(float(group["lr"]) for group in optimizer.param_groups) or loop.settings.learning_rate
+            record = {"version": 1, "step": step, "learning_rate": rate, "learning_rates": [rate], "seed": seed}
+            write_bytes(at / RECORD_FILE, json.dumps(record | {"optimizer": loop.settings.optimizer}).encode())
+            next(passed, None)
+
+        loop.fit(np.arange(loop.size), seed, watch)
+        write_bytes(done, json.dumps({"identity": loop.identity, "seed": seed}).encode())
+    return Run.from_pretrained(folder, trust_remote_code=problem.run.trust_remote_code)
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    found = cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return {name: value for name, value in found.items() if name not in {"_name_or_path", "transformers_version"}}
+
+
+def _stamp(folder: Path) -> str:
+    """Sizes of a folder's weights: enough to tell two pretrained models apart without reading them."""
+    return " ".join(f"{one.name}:{one.stat().st_size}" for one in sorted(folder.glob("*.safetensors")))

@@ -1,0 +1,208 @@
+"""The retraining engine: train on subsets with seeds, never the same twice.
+
+Every finished retrain is one file that appears whole or not at all, named by what was trained: the recipe of the
+run, the subset and the seed. An evaluation that was stopped goes on where it was; two evaluations of one run share
+what they have in common.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from proponent.disk import make_folder
+from proponent.errors import DamagedError, InputError, MismatchError
+from proponent.processes import pool
+from proponent.progress import track
+from proponent.store.files import publish_bytes
+from proponent.tensors import TensorSlices, packed, read_tensors
+from proponent.training.outputs import Outputs
+
+RECIPE_FILE = "recipe.txt"
+
+
+@runtime_checkable
+class Retrainer(Protocol):
+    """Trains a model on some rows of a data set and says what it makes of the queries.
+
+    Bring your own: anything with these three is one. With several worker processes it is sent to them, so it must be an
+    object of a module that they can import.
+    """
+
+    @property
+    def identity(self) -> str:
+        """Everything that the outputs depend on, as text: model, data, queries, settings."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Rows of the whole training set."""
+        ...
+
+    def __call__(self, rows: Int[np.ndarray, " m"], seed: int) -> Outputs:
+        """Train on these rows (ascending positions) with this seed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Function:
+    """A plain function as a retrainer.
+
+    Attributes:
+        train: takes rows and a seed, gives outputs.
+        size: rows of the whole training set.
+        identity: everything that the outputs depend on, as text; change it when the function changes.
+    """
+
+    train: Callable[[Int[np.ndarray, " m"], int], Outputs]
+    size: int
+    identity: str
+
+    def __call__(self, rows: Int[np.ndarray, " m"], seed: int) -> Outputs:
+        """Train."""
+        return self.train(rows, seed)
+
+
+@dataclass(frozen=True)
+class RetrainJob:
+    """One retrain.
+
+    Attributes:
+        rows: what to train on, ascending positions.
+        seed: of the training.
+    """
+
+    rows: Int[np.ndarray, " m"]
+    seed: int
+
+    @classmethod
+    def without(cls, deleted: "Sequence[int] | Int[np.ndarray, ' k']", size: int, seed: int) -> "RetrainJob":
+        """Train on all rows but some."""
+        return cls(np.setdiff1d(np.arange(size), np.asarray(deleted, dtype=np.int64)), seed)
+
+    @property
+    def name(self) -> str:
+        """Name of its record: subset and seed."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.rows, dtype="<i8").tobytes()).hexdigest()
+        return f"{digest[:24]}-{len(self.rows)}-seed-{self.seed}"
+
+
+@dataclass
+class Retrains:
+    """The retrains of one run, kept on disk.
+
+    Attributes:
+        retrainer: trains.
+        folder: where the records lie; retrains of other recipes may lie there too.
+        workers: processes; 1 trains in this one.
+        quiet: no progress on stderr.
+        performed: how many retrains this object has made itself, the ones it found on disk not counted.
+    """
+
+    retrainer: Retrainer
+    folder: Path
+    workers: int = 1
+    quiet: bool = False
+    performed: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise InputError(f"--workers {self.workers}: at least one process trains")
+        digest = hashlib.sha256(self.retrainer.identity.encode()).hexdigest()[:16]
+        self.home = self.folder / digest
+        make_folder(self.home)
+        said = self.home / RECIPE_FILE
+        if not said.is_file():
+            publish_bytes(said, [self.retrainer.identity.encode()], noted=False)
+        elif said.read_bytes() != self.retrainer.identity.encode():
+            raise MismatchError(f"{self.home} holds retrains of another run: give another --cache folder")
+
+    def missing(self, jobs: Sequence[RetrainJob]) -> list[RetrainJob]:
+        """Say which jobs have no record yet."""
+        wanted = {job.name: job for job in jobs}
+        return [job for name, job in wanted.items() if not self._path(name).is_file()]
+
+    def outputs(self, jobs: Sequence[RetrainJob], label: str = "retraining") -> list[Outputs]:
+        """Give the outputs of some retrains; train those that are missing."""
+        for job in jobs:
+            if len(job.rows) == 0 or job.rows[0] < 0 or job.rows[-1] >= self.retrainer.size:
+                raise InputError(
+                    f"a retrain on {len(job.rows)} rows of {self.retrainer.size}: "
+                    "rows are positions from 0, at least one"
+                )
+        todo = self.missing(jobs)
+        for _ in track(self._done(todo), total=len(todo), label=label, unit="models", quiet=self.quiet):
+            self.performed += 1
+        return [self._read(job.name) for job in jobs]
+
+    def seconds(self) -> Float[np.ndarray, " r"]:
+        """How long each finished retrain took."""
+        paths = sorted(self.home.glob("*.safetensors"))
+        return np.asarray([float(TensorSlices(path).read("seconds", 0, 1)[0]) for path in paths])
+
+    def _done(self, todo: Sequence[RetrainJob]) -> Iterator[None]:
+        if self.workers == 1 or len(todo) < 2:
+            for job in todo:
+                perform(self.retrainer, job, self._path(job.name))
+                yield
+            return
+        with pool(self.workers, _begin, (self.retrainer,)) as workers:
+            futures = [workers.submit(_work, job, self._path(job.name)) for job in todo]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    yield
+            except BrokenProcessPool as error:
+                raise InputError(
+                    "a worker process ended by itself: not enough memory, or a training function that other processes "
+                    "cannot import; what is finished is kept: try --workers 1"
+                ) from error
+
+    def _path(self, name: str) -> Path:
+        return self.home / f"{name}.safetensors"
+
+    def _read(self, name: str) -> Outputs:
+        path = self._path(name)
+        found = read_tensors(path)
+        if not {"log_odds", "loss"} <= set(found):
+            raise DamagedError(f"{path} is no record of a retrain: remove it and run the same command again")
+        return Outputs(found["log_odds"], found["loss"])
+
+
+def perform(retrainer: Retrainer, job: RetrainJob, path: Path) -> None:
+    """Train once and keep the outputs."""
+    began = time.perf_counter()
+    made = retrainer(job.rows, job.seed)
+    arrays: Mapping[str, np.ndarray] = {
+        "log_odds": np.asarray(made.log_odds, dtype=np.float64),
+        "loss": np.asarray(made.loss, dtype=np.float64),
+        "seconds": np.asarray([time.perf_counter() - began]),
+    }
+    publish_bytes(path, [packed(arrays)], noted=False)
+
+
+_own: list[Retrainer] = []  # of a worker process: what it was started with
+
+
+def _begin(retrainer: Retrainer) -> None:
+    _own[:] = [retrainer]
+
+
+def _work(job: RetrainJob, path: Path) -> None:
+    perform(_own[0], job, path)
+
+
+def null_gap(retrains: Retrains, seed: int) -> float:
+    """Train twice on everything with one seed and compare: the null retrain."""
+    # The second training is made anew and not kept, so that a training function that is not deterministic shows.
+    whole = np.arange(retrains.retrainer.size)
+    kept = retrains.outputs([RetrainJob(whole, seed)], "null retrain")[0]
+    again = retrains.retrainer(whole, seed)
+    return float(np.abs(kept.log_odds - again.log_odds).max(initial=0.0))

@@ -1,0 +1,290 @@
+"""Fine-tune with the Hugging Face Trainer and the Recorder, for people who have no run yet.
+
+Without a model it trains a small transformer from scratch with a tokenizer learnt from the data, offline.
+"""
+
+import math
+import shutil
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from proponent.data import Examples
+from proponent.errors import DataError, InputError, MismatchError, MissingExtraError
+from proponent.models import Run
+from proponent.models.huggingface import TrainerCallback, first_line, load_tokenizer, positions, transformers
+from proponent.models.huggingface import quiet as quiet_transformers
+from proponent.models.recorder import Recorder
+from proponent.models.scratch import byte_bpe, causal_lm, classifier, wordpiece
+from proponent.progress import track
+from proponent.types import Example
+
+COUNTED_OUT = -100
+"""Label of a token that does not count in the loss."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train.
+
+    Attributes:
+        model: name or folder of a pretrained model; None trains a small one from scratch.
+        epochs: passes over the data; one checkpoint is kept after each.
+        batch_size: examples per step.
+        learning_rate: highest rate; None takes 1e-3 from scratch and 5e-5 for a pretrained model.
+        max_length: most tokens of a text.
+        seed: of weights, order and dropout.
+        width: of a model from scratch.
+        layers: of a model from scratch.
+        vocabulary: most tokens of a tokenizer learnt from the data.
+        replay: keep what replaying the training needs (see `proponent.dynamics`); attention is then computed by plain
+            operations, as replaying has to.
+        adam_epsilon: of the optimizer; a larger one makes training smoother, which replaying needs.
+        quiet: no progress.
+    """
+
+    model: str | None = None
+    epochs: int = 3
+    batch_size: int = 32
+    learning_rate: float | None = None
+    max_length: int = 128
+    seed: int = 0
+    width: int = 128
+    layers: int = 2
+    vocabulary: int = 8000
+    replay: bool = False
+    adam_epsilon: float = 1e-8
+    quiet: bool = False
+
+    def check(self) -> None:
+        """Refuse what cannot be."""
+        whole = {"epochs": 1, "batch_size": 1, "max_length": 8, "width": 2, "layers": 1, "vocabulary": 1}
+        for name, least in whole.items():
+            if getattr(self, name) < least:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
+        rate = self.learning_rate
+        if rate is not None and not (math.isfinite(rate) and rate > 0):
+            raise InputError(f"--learning-rate {rate}: must be a number above 0")
+        if not (math.isfinite(self.adam_epsilon) and self.adam_epsilon > 0):
+            raise InputError(f"--adam-epsilon {self.adam_epsilon}: must be a number above 0")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"--seed {self.seed}: must be a whole number from 0 to 4294967295")
+
+
+def train(examples: Examples, out: str | Path, training: Training = Training()) -> Run:
+    """Train a classifier (the data has labels) or a causal language model (it has none)."""
+    _require_accelerate()
+    training.check()
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MismatchError(f"{folder} is not an empty folder: choose another --out")
+    names = label_names(examples)
+    _refuse_unread(examples, labelled=names is not None)
+    quiet_transformers()
+    transformers.set_seed(training.seed)
+    tokenizer, model = (
+        _scratch(examples, names, training) if training.model is None else _pretrained(training.model, names, training)
+    )
+    rows = [_features(tokenizer, example, names, training.max_length) for example in examples]
+    # Replaying has to take second derivatives, which the fused kernels of attention lack.
+    kernels = cast("Any", sdpa_kernel)(SDPBackend.MATH) if training.replay else nullcontext()
+    with _whole_or_gone(folder), kernels:
+        _trainer(model, tokenizer, rows, folder, training).train()
+    return Run.from_pretrained(folder)
+
+
+@contextmanager
+def _whole_or_gone(folder: Path) -> Generator[None]:
+    """Take back what a stopped training wrote into its (new or empty) folder: half a run would pass for a whole one."""
+    there = folder.exists()
+    try:
+        yield
+    except BaseException:
+        for entry in list(folder.iterdir()) if folder.exists() else []:
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        if folder.exists() and not there:
+            folder.rmdir()
+        raise
+
+
+def label_names(examples: Examples) -> tuple[str, ...] | None:
+    """Find the classes of a training set."""
+    found = {example.label for example in examples}
+    if found == {None}:
+        return None
+    if None in found:
+        rows = [str(example.row) for example in examples if example.label is None]
+        raise DataError(
+            f"{len(rows)} rows of {examples.name} have no label (rows {', '.join(rows[:5])}): fill them in or drop them"
+        )
+    known = {str(label) for label in found}
+    if len(known) < 2:
+        raise DataError(f"{examples.name} has one label only ({next(iter(known))}): a classifier needs two classes")
+    if examples.label_names is not None and known <= set(examples.label_names):
+        return examples.label_names
+    return tuple(sorted(known, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)))
+
+
+def _require_accelerate() -> None:
+    if find_spec("accelerate") is None:
+        raise MissingExtraError("training needs accelerate: pip install 'proponent[train]'")
+
+
+def _refuse_unread(examples: Examples, *, labelled: bool) -> None:
+    """A classifier reads no target, a language model no second text: neither is left out in silence."""
+    for example in examples:
+        if labelled and example.target is not None:
+            raise DataError(
+                f"{examples.name} has labels and targets (row {example.row}), and a classifier reads no target: "
+                "leave it out with --target-column '', or train a language model with --label-column ''"
+            )
+        if not labelled and example.text_pair is not None:
+            raise DataError(
+                f"{examples.name} has second texts (row {example.row}) and no labels, and a language model reads one "
+                "text: leave them out with --pair-column '', or name the target with --target-column"
+            )
+
+
+def _scratch(examples: Examples, names: Sequence[str] | None, training: Training) -> tuple[Any, Any]:
+    texts = [part for example in examples for part in example.parts]
+    if names is None:
+        tokenizer = byte_bpe(texts, training.vocabulary, training.max_length)
+        return tokenizer, causal_lm(tokenizer, training.width, training.layers, training.max_length)
+    tokenizer = wordpiece(texts, training.vocabulary, training.max_length)
+    return tokenizer, classifier(tokenizer, names, training.width, training.layers, training.max_length)
+
+
+def _pretrained(name: str, names: Sequence[str] | None, training: Training) -> tuple[Any, Any]:
+    tokenizer = load_tokenizer(Path(name))
+    options: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32, "trust_remote_code": False}
+    loader: Any = transformers.AutoModelForCausalLM
+    if names is not None:
+        loader = transformers.AutoModelForSequenceClassification
+        numbers = {label: number for number, label in enumerate(names)}
+        options |= {"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": numbers}
+        options["ignore_mismatched_sizes"] = True  # a head for other labels is replaced by a fresh one; see below
+    try:
+        model, report = loader.from_pretrained(name, output_loading_info=True, **options)
+    except Exception as error:  # the loaders of the many models raise whatever they like
+        raise InputError(
+            f"cannot load the model {name}: {first_line(error)}: give a folder or a hub name, "
+            "or leave --model out to train a small one from scratch"
+        ) from error
+    _check_pretrained(name, model, report, training)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if names is not None and model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer, model
+
+
+def _check_pretrained(name: str, model: Any, report: Any, training: Training) -> None:
+    unlike = sorted(str(one[0]) for one in report["mismatched_keys"])
+    body = [key for key in unlike if key.startswith(f"{model.base_model_prefix}.")]
+    if body:
+        raise InputError(f"cannot load the model {name}: {body[0]} has another shape than its config.json says")
+    limit = positions(model.config)
+    if limit is not None and training.max_length > limit:
+        raise InputError(f"--max-length {training.max_length} is more than the {limit} tokens that {name} takes")
+
+
+def _features(tokenizer: Any, example: Example, names: Sequence[str] | None, max_length: int) -> dict[str, Any]:
+    if names is not None:
+        encoded = dict(tokenizer(example.text, example.text_pair, truncation=True, max_length=max_length))
+        return encoded | {"labels": names.index(str(example.label))}
+    encoded = tokenizer("".join(example.parts), truncation=True, max_length=max_length, return_offsets_mapping=True)
+    seam = len(example.text)
+    labels = [
+        token if example.target is None or end > seam else COUNTED_OUT
+        for token, (_, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    ]
+    return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"], "labels": labels}
+
+
+def _by_length() -> dict[str, Any]:
+    """Batches of texts of like length, by the name that this version of transformers has for it."""
+    names = {one.name for one in fields(cast("Any", transformers.TrainingArguments))}
+    return (
+        {"train_sampling_strategy": "group_by_length"}
+        if "train_sampling_strategy" in names
+        else {"group_by_length": True}
+    )
+
+
+def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path, training: Training) -> Any:
+    rate = training.learning_rate or (1e-3 if training.model is None else 5e-5)
+    arguments = cast("Any", transformers.TrainingArguments)(
+        output_dir=str(folder),
+        num_train_epochs=training.epochs,
+        per_device_train_batch_size=training.batch_size,
+        learning_rate=rate,
+        adam_epsilon=training.adam_epsilon,
+        seed=training.seed,
+        save_strategy="epoch",
+        save_only_model=True,
+        logging_strategy="epoch",
+        report_to=[],
+        use_cpu=not torch.cuda.is_available(),
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        **_by_length(),
+    )
+    trainer = cast("Any", transformers.Trainer)(
+        model=model,
+        args=arguments,
+        train_dataset=cast("Any", rows),
+        processing_class=tokenizer,
+        callbacks=[Recorder(initial=training.model or "fresh", replay=training.replay), _Watch(training.quiet)],
+        data_collator=_Padding(tokenizer.pad_token_id or 0, per_token=not isinstance(rows[0]["labels"], int)),
+    )
+    for noisy in (transformers.PrinterCallback, transformers.ProgressCallback):
+        trainer.remove_callback(noisy)
+    return trainer
+
+
+class _Watch(TrainerCallback):
+    """Progress on stderr, as everywhere else, instead of the Trainer's prints on stdout."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._steps: Iterator[int] = iter(())
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Start counting steps."""
+        total = int(state.max_steps)
+        self._steps = track(range(total), total=total, label="training", unit="steps", quiet=self._quiet)
+        next(self._steps, None)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Count one step."""
+        next(self._steps, None)
+
+
+@dataclass(frozen=True)
+class _Padding:
+    """Pad a batch on the right."""
+
+    pad_id: int
+    per_token: bool
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        longest = max(len(row["input_ids"]) for row in rows)
+        fill = {"input_ids": self.pad_id, "labels": COUNTED_OUT}
+        batch: dict[str, torch.Tensor] = {}
+        for name in rows[0]:
+            if name == "labels" and not self.per_token:
+                batch[name] = torch.tensor([row[name] for row in rows])
+                continue
+            batch[name] = torch.tensor(
+                [list(row[name]) + [fill.get(name, 0)] * (longest - len(row[name])) for row in rows]
+            )
+        return batch

@@ -1,0 +1,338 @@
+"""Every page as a frozen dataclass; the help text of each field is the contract of its template and of its JSON."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from typing import Any, ClassVar, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from proponent.errors import DataError, MissingExtraError
+from proponent.types import Span
+from proponent.version import __version__
+from proponent.views.page import Page
+from proponent.views.text_marks import Mark, clip, score_in_words, signed
+
+SHOWN_WORDS = 8
+SHOWN_CLASSES = 6
+EmbeddingPath = Literal["exact", "input", "output"]
+FORMER_NAME = "whence"
+"""What the library was called before: the key of its version in answers that were saved then."""
+FORMER_NOTE = "this answer was saved under the library's former name, whence"
+CAVEAT = (
+    "A score is a first-order estimate of association through the model's gradients, not proof of cause. "
+    "To know what an example did, train again without it."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointView:
+    """One checkpoint that a score sums over."""
+
+    step: int = field(metadata={"help": "optimizer step at which the checkpoint was saved"})
+    learning_rate: float = field(metadata={"help": "learning rate that weighs this checkpoint"})
+    rule: str = field(metadata={"help": "where the learning rate comes from, such as recorder or trainer log"})
+    run: int = field(default=0, metadata={"help": "which of several joined runs, from 0"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryView:
+    """The text that was asked about, and what the model makes of it."""
+
+    text: str = field(metadata={"help": "the text, or the first text of a pair, or the prompt"})
+    text_pair: str | None = field(default=None, metadata={"help": "second text of a pair", "optional": True})
+    target: str | None = field(default=None, metadata={"help": "the part whose tokens count", "optional": True})
+    label: str | None = field(metadata={"help": "class whose loss is explained; None for a language model"})
+    against: str | None = field(default=None, metadata={"help": "class that the label is compared with"})
+    predicted: str | None = field(metadata={"help": "class that the model predicts; None for a language model"})
+    probabilities: Mapping[str, float] | None = field(metadata={"help": "class name to probability, 0 to 1"})
+    loss: float | None = field(metadata={"help": "loss of the query at the last checkpoint"})
+    truncated_at: int | None = field(
+        default=None, metadata={"help": "character offset after which the model reads nothing; None if it reads all"}
+    )
+
+    @property
+    def likeliest(self) -> tuple[tuple[str, float], ...]:
+        """Classes worth a bar: the likeliest, and always those that were asked about; likeliest first."""
+        ranked = sorted((self.probabilities or {}).items(), key=lambda item: -item[1])
+        asked = {self.label, self.against, self.predicted}
+        return tuple(item for rank, item in enumerate(ranked) if rank < SHOWN_CLASSES or item[0] in asked)
+
+    @property
+    def other_classes(self) -> int:
+        """Number of classes without a bar."""
+        return len(self.probabilities or {}) - len(self.likeliest)
+
+
+@dataclass(frozen=True, slots=True)
+class WordPair:
+    """A word of the query and a word of the training example, and the part of the score that the two carry."""
+
+    query_word: str = field(metadata={"help": "word of the query; empty where a score has no part per query word"})
+    train_word: str = field(metadata={"help": "word of the training example"})
+    share: float = field(metadata={"help": "signed part of the score, in the unit of the score"})
+    query_spans: tuple[Span, ...] = field(default=(), metadata={"help": "places in the query's text"})
+    train_spans: tuple[Span, ...] = field(default=(), metadata={"help": "places in the example's text"})
+    query_pair_spans: tuple[Span, ...] | None = field(
+        default=None, metadata={"help": "places in the query's second text or target", "optional": True}
+    )
+    train_pair_spans: tuple[Span, ...] | None = field(
+        default=None, metadata={"help": "places in the example's second text or target", "optional": True}
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """One training example with its score for the query."""
+
+    rank: int = field(metadata={"help": "1 is the strongest"})
+    id: str = field(metadata={"help": "id of the training example"})
+    row: int = field(metadata={"help": "0-based row of the source"})
+    score: float = field(metadata={"help": "above 0: helped, below 0: hurt"})
+    text: str = field(metadata={"help": "the text, or the first text of a pair, or the prompt"})
+    text_pair: str | None = field(default=None, metadata={"help": "second text of a pair", "optional": True})
+    target: str | None = field(default=None, metadata={"help": "the part whose tokens count", "optional": True})
+    label: str | None = field(metadata={"help": "given class; None for a language model"})
+    predicted: str | None = field(
+        default=None, metadata={"help": "class that the model predicts for this example", "optional": True}
+    )
+    by_checkpoint: tuple[float, ...] = field(default=(), metadata={"help": "the parts of the score, per checkpoint"})
+    by_run: tuple[float, ...] = field(
+        default=(), metadata={"help": "the parts of the score, per run, where several runs are joined; else empty"}
+    )
+    words: tuple[WordPair, ...] = field(default=(), metadata={"help": "every word pair; shares sum to the score"})
+
+    @property
+    def shown_words(self) -> tuple[WordPair, ...]:
+        """The word pairs that views show: the largest, strongest first, down to 1 % of the largest."""
+        ordered = sorted(self.words, key=lambda pair: -abs(pair.share))[:SHOWN_WORDS]
+        return tuple(pair for pair in ordered if abs(pair.share) >= 0.01 * abs(ordered[0].share))
+
+    @property
+    def more_words(self) -> int:
+        """Number of word pairs that views leave out."""
+        return len(self.words) - len(self.shown_words)
+
+    @property
+    def more_share(self) -> float:
+        """Sum of the shares that views leave out."""
+        left_out = sorted(self.words, key=lambda pair: -abs(pair.share))[len(self.shown_words) :]
+        return math.fsum(pair.share for pair in left_out)
+
+    @property
+    def second(self) -> str | None:
+        """The second text: of a pair, or the target."""
+        return self.text_pair if self.text_pair is not None else self.target
+
+    @property
+    def mislabelled(self) -> bool:
+        """Whether the model predicts another class than the given one."""
+        return self.predicted is not None and self.predicted != self.label
+
+    @property
+    def agreeing(self) -> int:
+        """Number of checkpoints at which the score has the sign of the whole."""
+        return sum(part * self.score > 0 for part in self.by_checkpoint)
+
+    @property
+    def agreeing_runs(self) -> int:
+        """Number of joined runs in which the score has the sign of the whole."""
+        return sum(part * self.score > 0 for part in self.by_run)
+
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        """Marks on the text: the spans of the shown words."""
+        return tuple((a, b, pair.share) for pair in self.shown_words for a, b in pair.train_spans)
+
+    @property
+    def second_marks(self) -> tuple[Mark, ...]:
+        """Marks on the second text."""
+        return tuple((a, b, pair.share) for pair in self.shown_words for a, b in pair.train_pair_spans or ())
+
+    @property
+    def query_marks(self) -> tuple[Mark, ...]:
+        """Marks on the query's text that belong to this hit."""
+        return tuple((a, b, pair.share) for pair in self.shown_words for a, b in pair.query_spans)
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineHit:
+    """One training example as a baseline ranks it."""
+
+    id: str = field(metadata={"help": "id of the training example"})
+    row: int = field(metadata={"help": "0-based row of the source"})
+    score: float = field(metadata={"help": "score in the baseline's own unit"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Explanation(Page):
+    """Which training examples, and which of their words, pushed the model towards an output or away from it."""
+
+    template: ClassVar[str] = "answer_fragment.html.j2"
+
+    version: str = field(default=__version__, metadata={"help": "version that made it", "json": "proponent"})
+    method: str = field(metadata={"help": "name of the method, as users type it"})
+    checkpoints: tuple[CheckpointView, ...] = field(metadata={"help": "checkpoints that the score sums over"})
+    embedding_path: EmbeddingPath | None = field(metadata={"help": "gradient path; None without an embedding"})
+    loss: Literal["mean", "sum"] = field(metadata={"help": "how the loss joins the counted tokens"})
+    query: QueryView = field(metadata={"help": "the text that was asked about"})
+    group: tuple[QueryView, ...] | None = field(
+        default=None, metadata={"help": "the queries that were asked as one, for one ranking", "optional": True}
+    )
+    proponents: tuple[Hit, ...] = field(metadata={"help": "training examples that helped most, strongest first"})
+    opponents: tuple[Hit, ...] = field(metadata={"help": "training examples that hurt most, strongest first"})
+    baselines: Mapping[str, tuple[BaselineHit, ...]] = field(
+        default_factory=dict[str, tuple[BaselineHit, ...]],
+        metadata={"help": "name of a baseline to its ranking, for comparison"},
+    )
+    notes: tuple[str, ...] = field(default=(), metadata={"help": "what a reader must know about this answer"})
+    caveat: str = field(default=CAVEAT, metadata={"help": "what a score is not"})
+    n_examples: int = field(
+        default=0, metadata={"help": "training examples compared; 0: not known (a saved answer)", "json": None}
+    )
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Explanation":
+        """Read an answer back from `to_dict` or from a saved JSON file; needs no model.
+
+        Args:
+            content: the saved answer as a dict.
+
+        Returns:
+            The answer; its `n_examples` is 0, which means not known.
+
+        Raises:
+            DataError: if a field is missing or of the wrong kind; names the field.
+        """
+        renamed = {("version" if key in {"proponent", FORMER_NAME} else key): value for key, value in content.items()}
+        if FORMER_NAME in content and isinstance(content.get("notes", ()), list | tuple):
+            renamed["notes"] = [*dict.fromkeys([*content.get("notes", ()), FORMER_NOTE])]
+        try:
+            return _reader().validate_python(renamed)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+            raise DataError(
+                f"this is not a saved answer: {clip(where, 60)}: {first['msg']}; save one with answer.save('why.json')"
+            ) from error
+
+    @property
+    def headline(self) -> str:
+        """The question that the answer answers."""
+        if self.group is not None:
+            what = "these texts" if self.query.label is None else self.query.label
+            return f"Where do {len(self.group):,} outputs come from ({what})?"
+        if self.query.label is None:
+            return "Where does this text come from?"
+        against = "" if self.query.against is None else f" and not {self.query.against}"
+        return f"Why {self.query.label}{against}?"
+
+    @property
+    def helping(self) -> str:
+        """Where a helping example pushed the model."""
+        query = self.query
+        if query.label is None:
+            return "towards this text" if self.group is None else "towards these outputs"
+        return f"towards {query.label}" + ("" if query.against is None else f" rather than {query.against}")
+
+    @property
+    def hurting(self) -> str:
+        """Where a hurting example pushed the model."""
+        query = self.query
+        if query.against is not None:
+            return f"towards {query.against} rather than {query.label}"
+        if query.label is None:
+            return "away from this text" if self.group is None else "away from these outputs"
+        return f"away from {query.label}"
+
+    @property
+    def largest_score(self) -> float:
+        """Largest size of a score: the length of a full bar."""
+        return max((abs(hit.score) for hit in (*self.proponents, *self.opponents)), default=0.0)
+
+    @property
+    def largest_share(self) -> float:
+        """Largest size of a word's share: the strength of a full mark."""
+        return max((abs(w.share) for hit in (*self.proponents, *self.opponents) for w in hit.words), default=0.0)
+
+    @property
+    def query_marks(self) -> tuple[Mark, ...]:
+        """Marks on the query's text: the shares of each place, summed over all hits that show it."""
+        sums: dict[Span, float] = {}
+        for hit in (*self.proponents, *self.opponents):
+            for pair in hit.shown_words:
+                for span in pair.query_spans:
+                    sums[span] = sums.get(span, 0.0) + pair.share
+        return tuple((start, end, share) for (start, end), share in sums.items())
+
+    @property
+    def largest_query_share(self) -> float:
+        """Largest size of a mark on the query's text: the strength of a full one."""
+        return max((abs(share) for _, _, share in self.query_marks), default=0.0)
+
+    @property
+    def proponent_ids(self) -> frozenset[str]:
+        """Ids of the examples that helped most."""
+        return frozenset(hit.id for hit in self.proponents)
+
+    @property
+    def compared(self) -> int:
+        """Rows of the table that sets the baselines side by side."""
+        return max((len(hits) for hits in (self.proponents, *self.baselines.values())), default=0)
+
+    def overlap(self, baseline: str) -> int:
+        """How many of a baseline's first k are among the k that helped most.
+
+        Args:
+            baseline: name of a baseline of this answer.
+
+        Returns:
+            A count from 0 to k, where k is the number of helped examples.
+        """
+        return sum(hit.id in self.proponent_ids for hit in self.baselines[baseline][: len(self.proponents)])
+
+    def to_pandas(self) -> Any:
+        """One row per hit: side, rank, id, row, score, label, text, words.
+
+        Returns:
+            A pandas DataFrame; `words` names the strongest words with their shares.
+
+        Raises:
+            MissingExtraError: if pandas is not installed.
+        """
+        try:
+            pandas = import_module("pandas")  # optional, and slow to import: only this method needs it
+        except ImportError as error:
+            raise MissingExtraError("to_pandas needs pandas: pip install 'proponent[data]'") from error
+        names = ("side", "rank", "id", "row", "score", "label", "text", "words")
+        sides = (("helped", self.proponents), ("hurt", self.opponents))
+        rows = [(side, *_cells(hit)) for side, hits in sides for hit in hits]
+        return pandas.DataFrame(rows, columns=list(names))
+
+    def __repr__(self) -> str:
+        head, *rest = _answer_lines(self)
+        return "\n  ".join((clip(head, 100), *(clip(line, 98) for line in rest)))
+
+
+@cache
+def _reader() -> Any:
+    return TypeAdapter(Explanation)  # slow to build, and needed only to read a saved answer
+
+
+def _cells(hit: Hit) -> tuple[Any, ...]:
+    words = ", ".join(f"{pair.train_word} {signed(pair.share)}" for pair in hit.shown_words)
+    return hit.rank, hit.id, hit.row, hit.score, hit.label, hit.text, words
+
+
+def _answer_lines(answer: Explanation, most: int = 3) -> list[str]:
+    of = f" of {answer.n_examples:,} training examples" if answer.n_examples else ""
+    lines = [f"{clip(answer.headline, 50)} ({answer.method}, {len(answer.checkpoints)} checkpoints{of})"]
+    predicted = "" if answer.query.predicted is None else f" [predicted {clip(answer.query.predicted, 16)}]"
+    lines.append(f"query{predicted}: {answer.query.text}")
+    for hit in (*answer.proponents[:most], *answer.opponents[:most]):
+        label = "" if hit.label is None else f" {clip(hit.label, 16)}"
+        lines.append(f"{score_in_words(hit.score)}{label} #{clip(hit.id, 12)}: {hit.text}")
+    left = len(answer.proponents[most:]) + len(answer.opponents[most:])
+    return [*lines, f'{left} more; .save("why.html") shows all, with words. Association, not proof of cause.']

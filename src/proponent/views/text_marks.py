@@ -1,0 +1,183 @@
+"""What every view shares: texts cut into marked segments, invisible characters made visible, numbers with their sign.
+
+Pure functions on texts and numbers. The page and the terminal both draw what comes from here, so that they cannot
+disagree about a word, a sign or a hidden character.
+"""
+
+import itertools
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Mark = tuple[int, int, float]
+"""Character offsets [start, end) and the signed share of the score that they carry."""
+
+STEPS = 10
+"""Strengths of a mark, 1 (weak) to 10 (strongest); 0 is a share of exactly zero."""
+
+# First and last code point. Written out, so that the Unicode version of the Python at hand does not matter. Signs of
+# the category Cf that can be seen (Arabic and Syriac number signs) are not in it.
+_INVISIBLE_RANGES = (
+    (0x00, 0x08),  # controls, but for tab and line feed
+    (0x0B, 0x1F),
+    (0x7F, 0x9F),
+    (0xAD, 0xAD),  # soft hyphen
+    (0x034F, 0x034F),  # combining grapheme joiner
+    (0x061C, 0x061C),
+    (0x115F, 0x1160),  # Hangul fillers
+    (0x17B4, 0x17B5),
+    (0x180B, 0x180F),  # Mongolian variation selectors and vowel separator
+    (0x200B, 0x200F),  # zero width, direction marks
+    (0x2028, 0x202E),  # separators, bidi controls
+    (0x2060, 0x206F),  # joiners, invisible operators, bidi isolates
+    (0x2800, 0x2800),  # blank Braille pattern
+    (0x3164, 0x3164),
+    (0xD800, 0xDFFF),  # lone surrogates, which no file can hold
+    (0xFE00, 0xFE0F),  # variation selectors
+    (0xFEFF, 0xFEFF),
+    (0xFFA0, 0xFFA0),
+    (0xFFF0, 0xFFFB),
+    (0x13430, 0x1343F),
+    (0x1BCA0, 0x1BCA3),
+    (0x1D173, 0x1D17A),
+    (0xE0000, 0xE0FFF),  # tags, more variation selectors
+)
+# A carriage return in front of a line feed is a line end, not a hidden character.
+_GHOST = re.compile("\r\n|[" + "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in _INVISIBLE_RANGES) + "]")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of visible text, or one invisible character as its glyph.
+
+    Attributes:
+        text: what is shown.
+        name: code point and Unicode name when an invisible character is shown; empty for plain text.
+    """
+
+    text: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TextSegment:
+    """A stretch of text under one mark, or under none.
+
+    Attributes:
+        pieces: what is shown, in order.
+        share: signed share of the score; None outside of marks.
+        first: the first place of this share in the text (a word may stand in several places).
+        plain: the stretch as it stands in the text.
+    """
+
+    pieces: tuple[Piece, ...]
+    share: float | None = None
+    first: bool = True
+    plain: str = ""
+
+
+def pieces(text: str) -> tuple[Piece, ...]:
+    """Cut a text into visible stretches and the glyphs of invisible characters."""
+    found: list[Piece] = []
+    at = 0
+    for match in _GHOST.finditer(text):
+        if match.start() > at:
+            found.append(Piece(text[at : match.start()]))
+        found.append(_ghost(match.group()))
+        at = match.end()
+    if at < len(text):
+        found.append(Piece(text[at:]))
+    return tuple(found)
+
+
+def _ghost(character: str) -> Piece:
+    if character == "\r\n":
+        return Piece("\n")
+    code = f"U+{ord(character):04X}"
+    return Piece(f"⟨{code}⟩", f"{code} {unicodedata.name(character, 'control character')}")
+
+
+def segments(text: str, marks: Sequence[Mark] = ()) -> tuple[TextSegment, ...]:
+    """Cut a text at the edges of its marks; where marks overlap, their shares are added."""
+    clipped = [(max(0, start), min(len(text), end), share) for start, end, share in marks]
+    inside = sorted(mark for mark in clipped if mark[0] < mark[1])
+    edges = sorted({0, len(text), *(edge for mark in inside for edge in mark[:2])})
+    found: list[TextSegment] = []
+    seen: set[tuple[tuple[float, ...], str]] = set()
+    active: list[Mark] = []
+    upcoming = 0
+    for start, end in itertools.pairwise(edges):
+        active = [mark for mark in active if mark[1] > start]
+        while upcoming < len(inside) and inside[upcoming][0] <= start:
+            active.append(inside[upcoming])
+            upcoming += 1
+        shares = tuple(mark[2] for mark in active)
+        total = math.fsum(shares) if shares else None
+        key = (shares, text[start:end].casefold())
+        found.append(TextSegment(pieces(text[start:end]), total, key not in seen, text[start:end]))
+        seen.add(key)
+    return tuple(found)
+
+
+def plain(text: str) -> str:
+    """One line of visible text: glyphs for invisible characters, single spaces for white space."""
+    return " ".join("".join(piece.text for piece in pieces(text)).split())
+
+
+def columns(text: str) -> int:
+    """Columns that a text takes in a terminal."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def clip(text: str, width: int) -> str:
+    """Shorten one line to a number of terminal columns; a cut shows as "…"."""
+    line = plain(text)
+    if columns(line) <= width:
+        return line
+    kept: list[str] = []
+    left = width - 1
+    for character in line:
+        left -= columns(character)
+        if left < 0:
+            break
+        kept.append(character)
+    return "".join(kept).rstrip() + "…"
+
+
+def signed(value: float) -> str:
+    """A number with its sign, short enough for a table."""
+    size = abs(value)
+    if size == 0:
+        return "0"
+    if not 1e-4 <= size < 1e6:
+        return format(value, "+.2e")
+    return format(value, "+,.0f" if size >= 100 else "+.1f" if size >= 10 else "+.3f" if size >= 0.01 else "+.2g")
+
+
+def sign_word(value: float) -> str:
+    """The sign in the user's words."""
+    return "helped" if value > 0 else "hurt" if value < 0 else "no effect"
+
+
+def score_in_words(value: float) -> str:
+    """A score or a share with its sign in words."""
+    return f"{sign_word(value)} {signed(value)}"
+
+
+def percent(part: float, whole: float = 1.0) -> str:
+    """A part of a whole in percent."""
+    if whole == 0:
+        return "-"
+    value = 100 * part / whole
+    if 0 < abs(value) < 1:
+        return "<1%" if value > 0 else "-<1%"
+    return f"{value:.0f}%"
+
+
+def step(share: float, largest: float) -> int:
+    """Strength of a mark relative to the largest share on the page."""
+    if not share or not largest:
+        return 0
+    return max(1, min(STEPS, round(STEPS * abs(share) / largest)))

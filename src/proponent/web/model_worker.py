@@ -1,0 +1,208 @@
+"""Questions about new texts: one at a time, in a process of their own, with what it is doing shown while it does it."""
+
+import json
+import queue
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from proponent.errors import InputError, ProponentError
+from proponent.processes import Child, start
+from proponent.views import Explanation
+from proponent.web.model_process import COMMAND
+from proponent.web.questions import GroupScores, Question
+
+WAITING = 8
+"""Questions that may wait for the one being answered."""
+
+FINISHED = 64
+"""Finished jobs whose outcome stays known."""
+
+IDLE_SECONDS = 900.0
+"""After so long without a question the process with the model is ended."""
+
+KeepAnswer = Callable[[Question, Explanation, Mapping[str, tuple[GroupScores, ...]], float], object]
+
+
+@dataclass(frozen=True)
+class IndexSource:
+    """Which index is asked, and how it is opened.
+
+    Attributes:
+        index: its folder.
+        root: what it holds; empty for an unfinished index, which is opened anew each time.
+        options: of `proponent.open`.
+    """
+
+    index: Path
+    root: str
+    options: Mapping[str, Any]
+
+
+@dataclass
+class QuestionJob:
+    """A question on its way.
+
+    Attributes:
+        id: by which pages ask for it.
+        question: what is asked.
+        source: of which index.
+        keep: takes the answer.
+        stage: what is being done.
+        state: "waiting", "running", "done" or "failed".
+        error: why it failed.
+        kind: name of the error's class.
+        began: when it was asked (monotonic seconds).
+        ended: when it was finished.
+    """
+
+    id: str
+    question: Question
+    source: IndexSource
+    keep: KeepAnswer
+    stage: str = "waiting"
+    state: str = "waiting"
+    error: str = ""
+    kind: str = ""
+    began: float = field(default_factory=time.monotonic)
+    ended: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been under way, or took."""
+        return (self.ended or time.monotonic()) - self.began
+
+
+class ModelWorker:
+    """Answers questions one after another in a process that holds the model.
+
+    Args:
+        command: how to start that process.
+        idle_seconds: when to end it.
+    """
+
+    def __init__(self, command: tuple[str, ...] = COMMAND, idle_seconds: float = IDLE_SECONDS) -> None:
+        self._command, self._idle = command, idle_seconds
+        self._queue: queue.Queue[QuestionJob] = queue.Queue(WAITING)
+        self._jobs: OrderedDict[str, QuestionJob] = OrderedDict()
+        self._lock = threading.Lock()
+        self._process: Child | None = None
+        self._thread: threading.Thread | None = None
+
+    def ask(self, question: Question, source: IndexSource, keep: KeepAnswer) -> QuestionJob:
+        """Put a question into the queue; the same question twice is one job."""
+        with self._lock:
+            for job in self._jobs.values():
+                same = job.question == question and job.source.index == source.index
+                if same and job.state in {"waiting", "running"}:
+                    return job
+            job = QuestionJob(secrets.token_hex(8), question, source, keep)
+            try:
+                self._queue.put_nowait(job)
+            except queue.Full as error:
+                raise InputError(f"{WAITING} questions wait already: ask again when one of them is answered") from error
+            self._jobs[job.id] = job
+            self._forget()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, daemon=True, name="asker")
+                self._thread.start()
+            return job
+
+    def job(self, name: str) -> QuestionJob | None:
+        """Find a job."""
+        return self._jobs.get(name)
+
+    def pending(self, question: Question, index: Path) -> QuestionJob | None:
+        """Find a question that is on its way, or that failed."""
+        for job in reversed(list(self._jobs.values())):
+            if job.question == question and job.source.index == index:
+                return None if job.state == "done" else job
+        return None
+
+    def ahead(self, job: QuestionJob) -> int:
+        """Count the questions in front of a job."""
+        with self._lock:
+            names = [name for name, one in self._jobs.items() if one.state in {"waiting", "running"}]
+        return names.index(job.id) if job.id in names else 0
+
+    def close(self) -> None:
+        """End the process; what waits is not answered."""
+        if self._process is not None:
+            self._process.kill()
+            self._end()
+
+    def _forget(self) -> None:
+        over = [name for name, one in self._jobs.items() if one.state in {"done", "failed"}]
+        for name in over[: max(0, len(over) - FINISHED)]:
+            del self._jobs[name]
+
+    def _run(self) -> None:
+        while True:
+            try:
+                job = self._queue.get(timeout=self._idle)
+            except queue.Empty:
+                self._end()
+                continue
+            job.state, job.stage = "running", "starting"
+            try:
+                self._answer(job)
+                job.state = "done"
+            except ProponentError as error:
+                job.state, job.error, job.kind = "failed", str(error), job.kind or type(error).__name__
+            except Exception as error:
+                job.state, job.error = "failed", f"unexpected {type(error).__name__}: {error}"
+            job.ended = time.monotonic()
+
+    def _answer(self, job: QuestionJob) -> None:
+        process = self._started()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked = {
+            "index": str(job.source.index),
+            "root": job.source.root,
+            "options": dict(job.source.options),
+            "question": job.question.plain,
+        }
+        with suppress(BrokenPipeError):  # it is gone: its output ends at once, too
+            process.stdin.write(json.dumps(asked) + "\n")
+            process.stdin.flush()
+        for line in process.stdout:
+            told: dict[str, Any] = json.loads(line)
+            if "stage" in told:
+                job.stage = str(told["stage"])
+            elif "error" in told:
+                job.kind = str(told["kind"])
+                raise InputError(str(told["error"]))
+            else:
+                groups = {str(name): tuple(GroupScores(**one) for one in some) for name, some in told["groups"].items()}
+                answer = Explanation.from_dict(told["answer"])
+                job.keep(job.question, replace(answer, n_examples=int(told["n_examples"])), groups, job.seconds)
+                return
+        code = self._end()
+        raise InputError(f"the process with the model ended ({_ended(code)}): ask again, or with a shorter text")
+
+    def _started(self) -> Child:
+        if self._process is None or self._process.poll() is not None:
+            self._process = start(self._command)
+        return self._process
+
+    def _end(self) -> int:
+        """Let the process go: it reads the end of its input and leaves."""
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with suppress(OSError):  # what it did not read any more
+                    stream.close()
+        return process.wait(timeout=60)
+
+
+def _ended(code: int) -> str:
+    return "out of memory, perhaps: it was killed" if code == -9 else f"exit code {code}"

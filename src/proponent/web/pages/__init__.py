@@ -1,0 +1,1 @@
+"""The screens of the explorer, one module per group of pages."""
