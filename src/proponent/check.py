@@ -19,10 +19,10 @@ from proponent.gradients.layer_rules import Block
 from proponent.gradients.model_parts import input_embedding, table_shape, word_tables
 from proponent.index.build import label_numbers
 from proponent.index.gradient_computer import GradientComputer
+from proponent.method import Gradients, Layers
 from proponent.models import Encoded, Run
 from proponent.models.former import recorded
 from proponent.models.training_trace import FOLDER as REPLAY_FOLDER
-from proponent.recipe import Recipe
 
 PROBES = 4
 """Examples that the doctor looks at: full gradients of the embedding are dense."""
@@ -62,7 +62,7 @@ class _Check:
         self.encoder = run.encoder(run.length(max_length))
         self.lengths = self.encoder.lengths(examples)
         self.model = run.load(run.checkpoints[-1])
-        self.work = GradientComputer(run, self.model, Recipe(name="check"), self.encoder)
+        self.work = GradientComputer(run, self.model, Gradients(name="check"), self.encoder)
         self.probes, self.probe_labels = self._choose()
 
     def findings(self, max_length: int | None) -> tuple[Finding, ...]:
@@ -97,7 +97,7 @@ class _Check:
 
     def _layers(self) -> list[Finding]:
         """Gradients of every layer that there is a rule for, biases included, against autograd on one text."""
-        every = Recipe(name="check", layer="layers", layers=("all",), biases=True)
+        every = Gradients(name="check", gradient=Layers(names=("all",), biases=True))
         work = GradientComputer(self.run, self.model, every, self.encoder)
         assert work.layered is not None
         blocks, cuts = work.layered.choice.blocks, work.layered.projection.cuts

@@ -3,7 +3,7 @@
 from typing import Any
 
 from proponent.errors import InputError
-from proponent.method import Baseline, EmbeddingRows, Gradients, Layers, LiSSA, Method, Objective, Retaken, Similar
+from proponent.method import Baseline, EmbeddingRows, Gradients, Layers, LiSSA, Objective, Retaken, Similar
 from proponent.recipe import Recipe
 
 CURVATURES = {"gauss-newton": "ggn"}
@@ -11,9 +11,11 @@ BASES = {"principal": "leading", "random": "random"}
 CHECKPOINTS = {"all": "all", "last-of-each-run": "last"}
 
 
-def to_flat(method: Method) -> Recipe:
+def to_flat(method: Any) -> Recipe:
     """The flat record of a method; a sum, a loop and chosen steps have none."""
     fields: dict[str, Any]
+    if isinstance(method, Recipe):
+        return method
     if isinstance(method, Gradients):
         fields = _gradients(method)
     elif isinstance(method, Retaken):

@@ -35,9 +35,9 @@ from proponent.index.planning import batches, chosen, label_numbers, plan_segmen
 from proponent.index.second_moments import read_moments
 from proponent.index.stored_columns import stored_columns
 from proponent.index.worker import KEPT_BYTES
+from proponent.method_to_flat import to_flat
 from proponent.models import Masks, Run, encoded_bytes
 from proponent.processes import memory
-from proponent.recipe import Recipe
 from proponent.store.rows import decode_arrays
 
 StageName = Literal["tokenize", "load", "gradients", "tables", "curvature", "postings", "seal"]
@@ -114,7 +114,7 @@ class Forecast:
 def forecast(
     run: Run,
     examples: Examples,
-    recipe: Recipe,
+    recipe: Any,
     options: Options = DEFAULTS,
     *,
     folder: Path = Path(),
@@ -152,16 +152,17 @@ class _BatchPlan:
 
 class _Forecaster:
     def __init__(
-        self, run: Run, examples: Examples, recipe: Recipe, options: Options, scratch: Path, budget: float
+        self, run: Run, examples: Examples, recipe: Any, options: Options, scratch: Path, budget: float
     ) -> None:
+        method, recipe = recipe, to_flat(recipe)
         self.run, self.examples, self.recipe, self.options = run, examples, recipe, options
         refuse_layers(recipe)
         self.labels: list[int] = []
         self.labelling = timed(lambda: self.labels.extend(label_numbers(run, examples)))
-        self.checkpoints = chosen(run, options.steps, recipe)
+        self.checkpoints = chosen(run, options.steps, method)
         for one in self.checkpoints:
             read_moments(one, recipe, options.second_moment)
-        self.encoder = run.encoder(run.length(options.max_length), Masks.of(recipe))
+        self.encoder = run.encoder(run.length(options.max_length), Masks.of(method))
         self.sample, self.lengths = self._counted()
         parquet_bytes({"warm": [1]})  # what it imports is neither timed nor left out of the memory
         model, self.loading = self._loaded()

@@ -39,11 +39,13 @@ from proponent.index.query_preconditioner import QueryPreconditioner
 from proponent.index.second_moments import moments_fingerprints, read_moments
 from proponent.index.stored_columns import stored_columns
 from proponent.index.worker import KEPT_BYTES, Worker
+from proponent.method import Method
+from proponent.method_flat import from_flat
+from proponent.method_to_flat import to_flat
 from proponent.models import Checkpoint, Encoder, Masks, Run
 from proponent.models.best import OTHERS
 from proponent.processes import peak_memory
-from proponent.recipe import Recipe
-from proponent.store import FORMAT, Manifest, Plan, PlannedCheckpoint, SkippedRow, Source, Store, Writer
+from proponent.store import FORMAT, Manifest, Plan, PlannedCheckpoint, PlannedTerm, SkippedRow, Source, Store, Writer
 from proponent.types import step_name
 from proponent.version import __version__
 from proponent.words import RULES
@@ -52,13 +54,13 @@ _SMALLER = "--rows int8 or a method that keeps fewer tokens (tracin-we-topk)"
 
 
 def build(
-    run: Run, examples: Examples, folder: Path, recipe: Recipe, options: Options = DEFAULTS
+    run: Run, examples: Examples, folder: Path, method: Method, options: Options = DEFAULTS
 ) -> tuple[SkippedRow, ...]:
     """Build an index, go on with an unfinished one, or append to a finished one."""
     options.check()
     if not len(examples):
         raise DataError(f"{examples.name} has no rows: there is nothing to index")
-    made = Build(run, examples, folder, recipe, options)
+    made = Build(run, examples, folder, method, options)
     try:
         return made.run_all()
     finally:
@@ -68,13 +70,14 @@ def build(
 class Build:
     """One build; see `build`."""
 
-    def __init__(self, run: Run, examples: Examples, folder: Path, recipe: Recipe, options: Options) -> None:
+    def __init__(self, run: Run, examples: Examples, folder: Path, method: Method, options: Options) -> None:
+        recipe = to_flat(method)
         self.run, self.examples, self.recipe, self.options = run, examples, recipe, options
         refuse_layers(recipe)
         check_curvature(recipe, options.queries)
         self.clock = Clock()
-        self.checkpoints = chosen(run, options.steps, recipe)
-        self.encoder: Encoder = run.encoder(run.length(options.max_length), Masks.of(recipe))
+        self.checkpoints = chosen(run, options.steps, method)
+        self.encoder: Encoder = run.encoder(run.length(options.max_length), Masks.of(method))
         with self.clock("tokenize"):
             self.labels = label_numbers(run, examples)
             self._lengths, encoded = self.encoder.lengths_and_encoded(examples, KEPT_BYTES)
@@ -175,14 +178,12 @@ class Build:
 
     def _plan(self) -> Plan:
         recipe, run = self.recipe, self.run
-        weighted = recipe.weights == "learning-rate"
         return Plan(
             format=FORMAT,
             proponent=__version__,
-            recipe=recipe,
+            method=from_flat(recipe.model_dump(mode="json"), recipe.name),
             rows=self.options.rows,
-            embedding_path=self.spec.path,
-            tied=self.spec.tied,
+            terms=[self._term()],
             run=str(run.path.absolute()),
             joined=[str(path.absolute()) for path in run.joined],
             tokenizer=run.named_tokenizer,
@@ -191,6 +192,16 @@ class Build:
             max_length=self.encoder.max_length,
             trust_remote_code=run.trust_remote_code,
             fingerprints=self._fingerprints(),
+            word_rules=RULES,
+            source=self._source(),
+        )
+
+    def _term(self) -> PlannedTerm:
+        recipe = self.recipe
+        weighted = recipe.weights == "learning-rate"
+        return PlannedTerm(
+            embedding_path=self.spec.path,
+            tied=self.spec.tied,
             checkpoints=[
                 PlannedCheckpoint(
                     step=one.step,
@@ -202,8 +213,6 @@ class Build:
                 for one in self.checkpoints
             ],
             blocks=[] if self._layered is None else self._layered.planned(),
-            word_rules=RULES,
-            source=self._source(),
         )
 
     def _unit(self) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from proponent.gradients.model_parts import classifier_head, is_tied, word_table
 from proponent.gradients.projection import compress, directions
 from proponent.gradients.vocabulary_head import HeadOuter
 from proponent.index.layer_vectors import LayerVectors, chosen_layers, slices_by_length, token_words, with_layers_named
+from proponent.method_to_flat import to_flat
 from proponent.models import Encoded, Encoder, Run, SampledLabels
-from proponent.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,9 @@ class GradientBatch:
     bad: Bool[np.ndarray, " n"]
 
 
-def gradient_spec(recipe: Recipe, run: Run, model: nn.Module, *, retaken: bool = False) -> GradientSpec:
+def gradient_spec(recipe: Any, run: Run, model: nn.Module, *, retaken: bool = False) -> GradientSpec:
     """Decide which gradients to take."""
+    recipe = to_flat(recipe)
     if recipe.layer == "none" or (recipe.solver != "none" and not retaken):
         return GradientSpec(rows=False, outer=False, head=False, path="exact", tied=False)
     lm, decoding = run.info.kind != "classification", run.info.kind == "seq2seq"
@@ -105,7 +106,7 @@ def gradient_spec(recipe: Recipe, run: Run, model: nn.Module, *, retaken: bool =
     return GradientSpec(rows=recipe.path != "output", outer=False, head=head, path=recipe.path, tied=True)
 
 
-def _needs_rows(recipe: Recipe) -> bool:
+def _needs_rows(recipe: Any) -> bool:
     """Whether the recipe chooses, matches or scales by rows of the embedding."""
     return recipe.normed or recipe.top is not None or recipe.drop_special or recipe.synonym_threshold is not None
 
@@ -126,13 +127,19 @@ class GradientComputer:
         self,
         run: Run,
         model: nn.Module,
-        recipe: Recipe,
+        recipe: Any,
         encoder: Encoder,
         *,
         pooled: bool = False,
         retaken: bool = False,
     ) -> None:
-        self.run, self.model, self.recipe, self.encoder = run, model, with_layers_named(recipe, run, model), encoder
+        self.run, self.model, self.recipe, self.encoder = (
+            run,
+            model,
+            with_layers_named(to_flat(recipe), run, model),
+            encoder,
+        )
+        recipe = to_flat(recipe)
         self.spec = gradient_spec(recipe, run, model, retaken=retaken)
         choice = self.spec.choice
         self.layered = None if choice is None else LayerVectors(choice, self.recipe)

@@ -13,6 +13,7 @@ from proponent.gradients.gradient import Gradient
 from proponent.index.baseline_scores import BaselineScores
 from proponent.index.curvature_fitter import layer_slices
 from proponent.index.queries import QueryBatch
+from proponent.method import Baseline, Retaken, Similar
 from proponent.search import RULES, How, Ranking, Search, Votes, Where, ranking_of
 from proponent.types import Example
 from proponent.views import QueryView
@@ -153,13 +154,15 @@ class Grouping:
     @property
     def linear(self) -> bool:
         """Whether scores are linear in the query's gradient."""
-        return self._plan.recipe.synonym_threshold is None and self._plan.recipe.baseline is None
+        method = self._plan.method
+        match = getattr(getattr(method, "gradient", None), "match", None)
+        return not isinstance(method, Baseline) and not isinstance(match, Similar)
 
     def _check(self) -> None:
         """Refuse to join what is solved query by query."""
-        if self._plan.recipe.solver != "none":
+        if isinstance(self._plan.method, Retaken):
             raise InputError(
-                f"{self._plan.recipe.name} solves for every query anew and compares each with candidates of its own: "
+                f"{self._plan.method.name} solves for every query anew and compares each with candidates of its own: "
                 "it has no groups, ranks or votes (ask one by one, or take ekfac or influence-last)"
             )
 
@@ -204,9 +207,9 @@ class Grouping:
     def _voters(self, asked: QueryBatch, rows: Sequence[int], rule: Aggregate) -> Iterator[Float[np.ndarray, "v n"]]:
         for start in range(0, len(rows), BLOCK):
             some = rows[start : start + BLOCK]
-            name = self._plan.recipe.baseline
-            if name is not None:
-                yield np.stack([self._baselines.scores(name, asked.texts(row)) for row in some])
+            method = self._plan.method
+            if isinstance(method, Baseline):
+                yield np.stack([self._baselines.scores(method.which, asked.texts(row)) for row in some])
                 continue
             queries = {
                 step: Gradient.stack([one.example(row) for row in some]) for step, one in asked.gradients.items()
@@ -247,7 +250,7 @@ class Grouping:
                 f"vote: over {who}, minus the places among the lowest {first:g} of {n:,} training examples: a vote "
                 "names what hurt and never what helped, and has no words"
             ]
-        return [] if self.linear else [f"{self._plan.recipe.name}: the mean over {queries:,} queries has no words"]
+        return [] if self.linear else [f"{self._plan.method.name}: the mean over {queries:,} queries has no words"]
 
 
 def _describe_texts(texts: Sequence[Example]) -> str:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -14,6 +15,7 @@ from proponent.gradients.layer_hooks import TokenWords
 from proponent.gradients.layer_selection import Choice, choose
 from proponent.gradients.model_parts import classifier_head, input_embedding, vocabulary_head
 from proponent.gradients.projection import Projection
+from proponent.method_to_flat import to_flat
 from proponent.models import Encoded, Run
 from proponent.recipe import Recipe
 from proponent.store import PlannedBlock
@@ -82,7 +84,7 @@ class LayerVectors:
         return lines
 
 
-def refuse_layers(recipe: Recipe) -> None:
+def refuse_layers(recipe: Any) -> None:
     """Refuse what is said of layers to a method that is about none."""
     if recipe.layer == "layers":
         return
@@ -98,8 +100,9 @@ def refuse_layers(recipe: Recipe) -> None:
         )
 
 
-def chosen_layers(recipe: Recipe, run: Run, model: nn.Module) -> Choice:
+def chosen_layers(recipe: Any, run: Run, model: nn.Module) -> Choice:
     """Find the layers of a recipe in a model."""
+    recipe = to_flat(recipe)
     if recipe.top is not None or recipe.drop_special or recipe.synonym_threshold is not None or recipe.path != "exact":
         raise InputError(
             f"{recipe.name} is about many layers: top, drop_special, synonym_threshold and path are for the word "
@@ -130,14 +133,14 @@ def chosen_layers(recipe: Recipe, run: Run, model: nn.Module) -> Choice:
     )
 
 
-def _plain(recipe: Recipe) -> bool:
+def _plain(recipe: Any) -> bool:
     """Whether a recipe with a solver asks for nothing that belongs to kept vectors."""
     kept = (recipe.curvature, recipe.preconditioner) != ("none", "none") or recipe.normed or recipe.refit is not None
     plain = recipe.project is None and recipe.basis == "random"
     return not kept and plain and recipe.measure == "loss" and recipe.checkpoints == "last"
 
 
-def with_layers_named(recipe: Recipe, run: Run, model: nn.Module) -> Recipe:
+def with_layers_named(recipe: Any, run: Run, model: nn.Module) -> Recipe:
     """Settle what a recipe leaves to the model: whether gradients of layers are projected."""
     made = recipe
     if recipe.layer == "layers" and recipe.project == "auto":

@@ -6,6 +6,7 @@ The index keeps plain vectors: whatever a recipe does to a product of two gradie
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -14,7 +15,7 @@ from proponent.curvature import EKFAC, DataInfProduct
 from proponent.gradients.forms import Dense
 from proponent.gradients.gradient import Gradient
 from proponent.index.curvature_fitter import fitted, layer_slices
-from proponent.recipe import Recipe
+from proponent.method_to_flat import to_flat
 from proponent.store import PlannedBlock, Store
 
 Gradients = Callable[[int], Iterator[Float[np.ndarray, "m p"]]]
@@ -45,12 +46,12 @@ class QueryPreconditioner:
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: Any,
         blocks: Sequence[PlannedBlock],
         table: Callable[[int], Mapping[str, np.ndarray]],
         gradients: Gradients | None = None,
     ) -> None:
-        self.recipe, self._cuts, self._count = recipe, layer_slices(blocks), len(blocks)
+        self.recipe, self._cuts, self._count = to_flat(recipe), layer_slices(blocks), len(blocks)
         self._table, self._gradients = table, gradients
         self._held: dict[int, list[np.ndarray | EKFAC | float]] = {}
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -22,7 +23,6 @@ from proponent.index.principal_directions import fit_directions
 from proponent.index.second_moments import CheckpointMoments
 from proponent.models import Checkpoint, Encoded, Encoder, Run, encoded_bytes
 from proponent.progress import track
-from proponent.recipe import Recipe
 from proponent.store import SkippedRow, Writer
 from proponent.types import step_name
 
@@ -59,7 +59,7 @@ class Worker:
         run: Run,
         examples: Examples,
         labels: list[int],
-        recipe: Recipe,
+        recipe: Any,
         options: Options,
         checkpoints: tuple[Checkpoint, ...],
         first: nn.Module,

@@ -2,7 +2,7 @@
 
 Training draws other masks in every epoch; a gradient needs one choice, which stays. It is drawn from a seed and the
 text's own tokens, so that it depends neither on the order of the rows nor on what else is in the data set. The seed and
-the share stand in the recipe, hence in the plan of an index.
+the share stand in the method, hence in the plan of an index.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import xxhash
 from jaxtyping import Bool, Int
 
 from proponent.errors import InputError
-from proponent.recipe import Recipe
+from proponent.method import MaskedLoss, Method
 from proponent.types import Example
 
 
@@ -29,9 +29,10 @@ class Masks:
     seed: int = 0
 
     @classmethod
-    def of(cls, recipe: Recipe) -> "Masks":
-        """The masks of a recipe."""
-        return cls(recipe.mask_share, recipe.mask_seed)
+    def of(cls, method: Method) -> "Masks":
+        """The masks of a method."""
+        objective = getattr(method, "objective", None)
+        return cls(objective.share, objective.seed) if isinstance(objective, MaskedLoss) else cls()
 
     def draw(self, ids: Int[np.ndarray, " t"], parts: Int[np.ndarray, " t"]) -> Bool[np.ndarray, " t"]:
         """Choose tokens of one text."""
@@ -44,7 +45,7 @@ class Masks:
 
 
 ONE_DRAW = Masks()
-"""The masks of every recipe that says nothing else."""
+"""The masks of every method that says nothing else."""
 
 
 def filled(example: Example, mask: str) -> str:
