@@ -22,7 +22,7 @@ from proponent.cost import forecast
 from proponent.cost.extra_passes import ExtraPasses, extra_passes
 from proponent.data import read
 from proponent.index import Options, planning
-from proponent.methods import recipe_of
+from proponent.method_table import method_of
 from proponent.models import Run
 from proponent.store import Manifest, Store, Writer, merge
 from tiny import NEWS, Tiny, write_csv
@@ -309,13 +309,13 @@ def test_a_file_that_is_no_forecast(said: Said, kept: Tiny, tmp_path: Path, raw:
 def test_passes_besides_the_gradients_are_foreseen(
     method: str, changes: dict[str, Any], second_moment: str, passes: tuple[int, int]
 ):
-    assert extra_passes(recipe_of(method, **changes), second_moment) == passes
+    assert extra_passes(method_of(method, **changes), second_moment) == passes
 
 
 def test_a_pass_besides_the_gradients_is_foreseen_once(kept: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run, options = Run.from_pretrained(kept.run), Options(quiet=True)
     make: Any = vars(forecast)["_Forecaster"]
-    forecaster = make(run, read(kept.data), recipe_of("tracin-all"), options, tmp_path, 0.0)
+    forecaster = make(run, read(kept.data), method_of("tracin-all"), options, tmp_path, 0.0)
     monkeypatch.setattr(forecast, "timed", lambda work: (work(), 0.0)[1])
 
     def stages(passes: ExtraPasses) -> dict[str, float]:
@@ -501,7 +501,7 @@ def test_append_adds_rows(said: Said, content: Content, kept: Tiny, index: Path,
 def test_an_append_of_another_kind_is_refused_by_name(said: Said, kept: Tiny, pairs: Tiny, index: Path, more: Path):
     words = ("index", kept.run, more, "--out", index, "--append")
     root = Store(index).manifest.merkle_root
-    refused(said(*words, "--method", "tracin-last"), 3, "its recipe layer is embedding, not head")
+    refused(said(*words, "--method", "tracin-last"), 3, "its method gradient kind is embedding-rows, not head")
     refused(said(*words, "--max-length", 16), 3, "its max_length is 24, not 16")
     refused(said(*words, "--rows", "int8"), 3, "its rows is fp32, not int8")
     other = ("index", pairs.run, pairs.data, "--out", index, "--append")

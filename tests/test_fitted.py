@@ -1,4 +1,4 @@
-"""Curvature over layers: each recipe against a plain solve over autograd's gradients; unit facts of the matrices."""
+"""Curvature over layers: each method against a plain solve over autograd's gradients; unit facts of the matrices."""
 
 from pathlib import Path
 from typing import Any

@@ -38,11 +38,11 @@ def refuse_other_plan(folder: Path, found: Plan, wanted: Plan, *, finished: bool
 
 
 def _comparable(plan: Plan, ignored: set[str]) -> dict[str, Any]:
-    """Fields of a plan; those of an only term stand among the others, so that a message says no more than it must."""
-    found: dict[str, Any] = {}
-    for name, value in plan.model_dump(mode="json", exclude=ignored).items():
-        found |= value[0] if name == "terms" and len(value) == 1 else {name: value}
-    return found
+    """Fields of a plan, in the order in which a difference is told; those of an only term stand among the others."""
+    found = plan.model_dump(mode="json", exclude=ignored)
+    terms: list[dict[str, Any]] = found.pop("terms")
+    source = {"source": found.pop("source")} if "source" in found else {}
+    return found | (terms[0] if len(terms) == 1 else {"terms": terms}) | source
 
 
 def refuse_other_source(folder: Path, path: Path, found: Source, wanted: Source) -> None:
