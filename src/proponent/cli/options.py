@@ -1,6 +1,7 @@
 """Options that several commands share, and how what was typed becomes what the library takes."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -148,7 +149,12 @@ def method_of(
             raise InputError(f"--set {one!r}: give FIELD=VALUE, such as damping=0.01")
         field = name.strip().replace("-", "_")
         given[field] = "none" if value.strip().lower() == "none" and field in NAMED_NONE else _plain(value)
-    return stored_method(method, **given)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FutureWarning)
+        found = stored_method(method, **given)
+    for one in caught:
+        hint(str(one.message), quiet=False)
+    return found
 
 
 def _plain(text: str) -> object:

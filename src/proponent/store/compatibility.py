@@ -78,5 +78,6 @@ def _difference(name: str, there: object, here: object) -> tuple[str, object, ob
 
 
 def _short(value: object) -> str:
-    text = str(cast("dict[str, object]", value).get("kind", value) if isinstance(value, dict) else value)
+    part = cast("dict[str, object]", value) if isinstance(value, dict) else {}
+    text = str(part.get("kind", value))
     return text if len(text) <= 60 else f"{text[:57]}..."
