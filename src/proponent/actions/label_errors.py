@@ -13,9 +13,10 @@ from jaxtyping import Bool, Float, Int
 
 from proponent.data import write_csv
 from proponent.errors import InputError
-from proponent.gradients.forms import Dense
+from proponent.gradients.forms import Dense, Rows
 from proponent.gradients.gradient import Gradient
-from proponent.search import Search
+from proponent.method_to_flat import as_term
+from proponent.preconditioners.base import preconditioners_of
 from proponent.store import Store
 from proponent.views import LabelReport, Suspect
 
@@ -140,12 +141,16 @@ def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, " n"]:
     # support(i) = sum over checkpoints of weight * factor(i) * (sum of all gradients - own) . own gradient.
     # Embedding rows are summed by token; the vectors of other layers are summed as they are.
     _refuse_unlike(store)
-    search, total = Search(store), np.zeros(store.n)
+    total, method = np.zeros(store.n), as_term(store.plan.recipe)
+    dividing = [one for one in preconditioners_of(method) if one.stage == "elementwise"]
     for checkpoint in store.plan.checkpoints:
         step = checkpoint.step
-        everything = None if itself else _sums(store, step)
+        everything, table = None if itself else _sums(store, step), store.table(step)
         for examples, kept in _shards(store, step):
-            own, others = _products(search, step, kept, everything)
+            divided = kept
+            for one in dividing:
+                divided = one.apply(divided, table, (), None)
+            own, others = _products(kept, divided.rows, everything)
             own *= store.scale(step)[examples]
             products = own if everything is None else others - own
             total[examples] += checkpoint.weight * _query_scale(store, kept) * products
@@ -210,15 +215,15 @@ def _grown(sums: np.ndarray, size: int, width: int) -> np.ndarray:
 
 
 def _products(
-    search: Search, step: int, kept: Gradient, everything: _Sums | None
+    kept: Gradient, divided: Rows | None, everything: _Sums | None
 ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
     """Product of each gradient with itself, and with the sum of all."""
     own, others = np.zeros(len(kept)), np.zeros(len(kept))
-    if kept.rows is not None:
-        rows, turned = kept.rows, search.turned(step, kept.rows).rows
-        np.add.at(own, rows.owners, np.einsum("kd,kd->k", rows.rows, turned, dtype=np.float64))
+    if kept.rows is not None and divided is not None:
+        rows = kept.rows
+        np.add.at(own, rows.owners, np.einsum("kd,kd->k", rows.rows, divided.rows, dtype=np.float64))
         if everything is not None:
-            np.add.at(others, rows.owners, np.einsum("kd,kd->k", everything.rows[rows.ids], turned))
+            np.add.at(others, rows.owners, np.einsum("kd,kd->k", everything.rows[rows.ids], divided.rows))
     if kept.dense is not None:
         own += _squares(kept.dense)
         if everything is not None:

@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from proponent.curvature import Hessian, conjugate_gradient, lissa, top_eigenvalue
 from proponent.errors import DivergedError, InputError
+from proponent.gradients.hessian import Hessian
+from proponent.gradients.inverse_products import conjugate_gradient, lissa, top_eigenvalue
 from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block, OneHot
 from proponent.index.fastif_candidates import Nearest
@@ -271,9 +272,9 @@ class FastIF:
 
     @cached_property
     def _hessian(self) -> Hessian:
-        layered = self._work.layered
-        assert layered is not None
-        return Hessian(self._work.model, layered.choice.blocks)
+        layers = self._work.layers
+        assert layers is not None
+        return Hessian(self._work.model, layers.choice.blocks)
 
     @cached_property
     def _alive(self) -> Int[np.ndarray, " m"]:

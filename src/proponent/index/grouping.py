@@ -11,8 +11,8 @@ from proponent.baselines import Texts
 from proponent.errors import InputError
 from proponent.gradients.gradient import Gradient
 from proponent.index.baseline_scores import BaselineScores
-from proponent.index.curvature_fitter import layer_slices
 from proponent.index.queries import QueryBatch
+from proponent.preconditioners.batches import layer_shapes
 from proponent.search import RULES, How, Ranking, Search, Votes, Where, ranking_of
 from proponent.types import Example
 from proponent.views import QueryView
@@ -221,7 +221,7 @@ class Grouping:
         return any(several[axis] for axis in rule.over)
 
     def _parts(self, queries: dict[int, Gradient], count: int, rule: Aggregate) -> Iterator[Float[np.ndarray, "v n"]]:
-        cuts = layer_slices(self._plan.blocks)
+        cuts = [one.cut for one in layer_shapes(self._plan.blocks)]
         every = [self._search.parts(step, one, count, cuts) for step, one in queries.items()]
         if set(rule.over) == {"layers", "checkpoints"}:
             for parts in every:

@@ -98,10 +98,10 @@ class LoadedRun:
 
     def _refuse_other_layers(self, work: GradientComputer) -> None:
         """Earlier versions kept the word embedding apart from the layers that a curvature turns."""
-        taken, kept = [] if work.layered is None else work.layered.planned(), self.store.plan.blocks
+        taken, kept = [] if work.layers is None else work.layers.planned(), self.store.plan.blocks
         if self.store.plan.recipe.solver == "none" and taken != kept:
             raise MismatchError(
-                f"{self.store.folder} keeps {len(kept)} layers, and {work.recipe.name} takes {len(taken)} since a "
+                f"{self.store.folder} keeps {len(kept)} layers, and {work.method.name} takes {len(taken)} since a "
                 "curvature turns the word embedding, too: build the index again"
             )
 
