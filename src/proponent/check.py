@@ -99,8 +99,8 @@ class _Check:
         """Gradients of every layer that there is a rule for, biases included, against autograd on one text."""
         every = Gradients(name="check", gradient=Layers(names=("all",), biases=True))
         work = GradientComputer(self.run, self.model, every, self.encoder)
-        assert work.layered is not None
-        blocks, cuts = work.layered.choice.blocks, work.layered.projection.cuts
+        assert work.layers is not None
+        blocks, cuts = work.layers.choice.blocks, work.layers.projection.cuts
         dense = self._gradient(work).dense
         assert dense is not None
         weights = [_parameter(self.model, block) for block in blocks]
@@ -120,7 +120,7 @@ class _Check:
             total += float((wanted**2).sum())
         return [
             _bounded("captured gradients of all other layers against autograd", (off / max(total, 1e-60)) ** 0.5, 1e-5),
-            Finding("parameters covered by methods of layers", None, work.layered.choice.description()),
+            Finding("parameters covered by methods of layers", None, work.layers.choice.description()),
         ]
 
     def _gradient(self, work: GradientComputer) -> Gradient:

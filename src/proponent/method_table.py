@@ -31,6 +31,7 @@ from proponent.method import (
     Retaken,
     Similar,
     Sum,
+    Term,
 )
 from proponent.method_fields import changed, made
 from proponent.method_files import names_a_file, read_fields
@@ -188,7 +189,7 @@ def method_of(method: str | Method, **changes: object) -> Method:
     return changed(method, changes, method.name)
 
 
-def stored_method(method: str | Method, **changes: object) -> Method:
+def stored_method(method: str | Method, **changes: object) -> Term:
     """Find a method that an index holds."""
     found = method_of(method, **changes)
     if isinstance(found, Loop):

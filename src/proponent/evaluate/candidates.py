@@ -10,7 +10,7 @@ from proponent.evaluate.controls import refuse_clashes
 from proponent.evaluate.experiment import known_method
 from proponent.gradients.layer_selection import GROUPS as KNOWN_GROUPS
 from proponent.index.layer_vectors import chosen_layers
-from proponent.method import Gradients, Layers, Method, Retaken
+from proponent.method import Baseline, Gradients, Layers, Retaken, Term
 from proponent.method_table import stored_method
 from proponent.models import Run
 
@@ -30,7 +30,7 @@ class Candidate:
 
     label: str
     group: str
-    method: Method
+    method: Term
 
     @property
     def name(self) -> str:
@@ -59,7 +59,7 @@ def candidates(run: Run, methods: Sequence[str], groups: Sequence[str]) -> tuple
             continue
         seen: dict[object, str] = {}
         for group in there:
-            one = stored_method(method, layers=group)
+            one = _scoring(method, group)
             choice = chosen_layers(one, run, model)
             what = (choice.rows, tuple(block.name for block in choice.blocks))
             if what in seen:
@@ -72,7 +72,7 @@ def candidates(run: Run, methods: Sequence[str], groups: Sequence[str]) -> tuple
     return found, notes
 
 
-def _takes_groups(method: Method) -> bool:
+def _takes_groups(method: Term) -> bool:
     """Whether a method scores whatever layers it is told; a fitted or exactly inverted head is the head's alone."""
     if not isinstance(method, Gradients):
         return isinstance(method, Retaken)
@@ -80,10 +80,16 @@ def _takes_groups(method: Method) -> bool:
     return isinstance(method.gradient, Layers) and method.prepare is None and not inverted
 
 
+def _scoring(method: str | Term, group: str) -> Gradients | Retaken:
+    found = stored_method(method, layers=group)
+    assert not isinstance(found, Baseline)
+    return found
+
+
 def _has(run: Run, model: nn.Module, group: str) -> bool:
     """Whether a model has layers of a group; a pattern that matches nothing is an error."""
     try:
-        chosen_layers(stored_method("tracin-layers", layers=group), run, model)
+        chosen_layers(_scoring("tracin-layers", group), run, model)
     except InputError:
         if group in KNOWN_GROUPS:
             return False

@@ -19,7 +19,7 @@ from proponent.evaluate.candidates import DISJOINT, Candidate, candidates
 from proponent.evaluate.experiment import Experiment
 from proponent.evaluate.ranking import Measure, auc_ndr, bootstrap_gap, bootstrap_rows, ndr
 from proponent.evaluate.report import plain_rows, report
-from proponent.method import METHOD, Baseline, Gradients, Method
+from proponent.method import METHOD, Baseline, Gradients, Term
 from proponent.models import Run
 from proponent.progress import track
 from proponent.search.aggregation import RULES, How, aggregate
@@ -42,7 +42,7 @@ class Tuned:
     """
 
     page: EvaluationReport
-    method: Method
+    method: Term
     description: dict[str, Any]
 
 
@@ -231,7 +231,7 @@ def forecast(subject: Experiment, wrong: Bool[np.ndarray, " n"], tried: Sequence
     )
 
 
-def _all(method: Method) -> bool:
+def _all(method: Term) -> bool:
     """Whether a method reads every checkpoint."""
     return isinstance(method, Gradients | Baseline) and method.checkpoints.kind == "all"
 

@@ -13,7 +13,7 @@ from proponent.index.fastif import FastIF
 from proponent.index.queries import QueryBatch
 from proponent.index.query_preconditioner import QueryPreconditioner
 from proponent.index.word_pairs import word_pairs
-from proponent.method import Baseline, EmbeddingRows
+from proponent.method import Baseline, EmbeddingRows, Gradients
 from proponent.search import Ranking, Search, Where
 from proponent.store import Store
 from proponent.types import RUN_STEPS, Example
@@ -116,7 +116,7 @@ class ExplanationBuilder:
     def _sparse(self, asked: QueryBatch, row: int, *, found: bool) -> list[str]:
         """Say why there is little or nothing to show."""
         plan = self.store.plan
-        rows = getattr(plan.method, "gradient", None)
+        rows = plan.term.gradient if isinstance(plan.term, Gradients) else None
         if (
             isinstance(rows, EmbeddingRows)
             and plan.by_token
@@ -200,7 +200,7 @@ class ExplanationBuilder:
         parts = [
             self._terms(asked, row, step, (place, full), (len(mine), len(theirs or ())))
             for step in asked.gradients
-            if not isinstance(self.store.plan.method, Baseline) and theirs is not None
+            if not isinstance(self.store.plan.term, Baseline) and theirs is not None
         ]
         return Hit(
             rank=0,

@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from proponent.curvature import Hessian, conjugate_gradient, lissa, top_eigenvalue
 from proponent.errors import DivergedError, InputError
+from proponent.gradients.hessian import Hessian
+from proponent.gradients.inverse_products import conjugate_gradient, lissa, top_eigenvalue
 from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block, OneHot
 from proponent.index.fastif_candidates import Nearest
@@ -72,8 +73,8 @@ class FastIF:
 
     def __init__(self, store: Store, loaded: LoadedRun) -> None:
         self.store, self._loaded = store, loaded
-        assert isinstance(store.plan.method, Retaken)
-        self.method = store.plan.method
+        assert isinstance(store.plan.term, Retaken)
+        self.method = store.plan.term
         self._solved: Solution | None = None
         self._read: dict[int, Encoded] = {}
 
@@ -277,9 +278,9 @@ class FastIF:
 
     @cached_property
     def _hessian(self) -> Hessian:
-        layered = self._work.layered
-        assert layered is not None
-        return Hessian(self._work.model, layered.choice.blocks)
+        layers = self._work.layers
+        assert layers is not None
+        return Hessian(self._work.model, layers.choice.blocks)
 
     @cached_property
     def _alive(self) -> Int[np.ndarray, " m"]:

@@ -11,9 +11,9 @@ from proponent.baselines import Texts
 from proponent.errors import InputError
 from proponent.gradients.gradient import Gradient
 from proponent.index.baseline_scores import BaselineScores
-from proponent.index.curvature_fitter import layer_slices
 from proponent.index.queries import QueryBatch
-from proponent.method import Baseline, Retaken, Similar
+from proponent.method import Baseline, Retaken, similarity_of
+from proponent.preconditioners.batches import layer_shapes
 from proponent.search import RULES, How, Ranking, Search, Votes, Where, ranking_of
 from proponent.types import Example
 from proponent.views import QueryView
@@ -154,13 +154,11 @@ class Grouping:
     @property
     def linear(self) -> bool:
         """Whether scores are linear in the query's gradient."""
-        method = self._plan.method
-        match = getattr(getattr(method, "gradient", None), "match", None)
-        return not isinstance(method, Baseline) and not isinstance(match, Similar)
+        return not isinstance(self._plan.term, Baseline) and similarity_of(self._plan.term) is None
 
     def _check(self) -> None:
         """Refuse to join what is solved query by query."""
-        if isinstance(self._plan.method, Retaken):
+        if isinstance(self._plan.term, Retaken):
             raise InputError(
                 f"{self._plan.method.name} solves for every query anew and compares each with candidates of its own: "
                 "it has no groups, ranks or votes (ask one by one, or take ekfac or influence-last)"
@@ -207,7 +205,7 @@ class Grouping:
     def _voters(self, asked: QueryBatch, rows: Sequence[int], rule: Aggregate) -> Iterator[Float[np.ndarray, "v n"]]:
         for start in range(0, len(rows), BLOCK):
             some = rows[start : start + BLOCK]
-            method = self._plan.method
+            method = self._plan.term
             if isinstance(method, Baseline):
                 yield np.stack([self._baselines.scores(method.which, asked.texts(row)) for row in some])
                 continue
@@ -224,7 +222,7 @@ class Grouping:
         return any(several[axis] for axis in rule.over)
 
     def _parts(self, queries: dict[int, Gradient], count: int, rule: Aggregate) -> Iterator[Float[np.ndarray, "v n"]]:
-        cuts = layer_slices(self._plan.blocks)
+        cuts = [one.cut for one in layer_shapes(self._plan.blocks)]
         every = [self._search.parts(step, one, count, cuts) for step, one in queries.items()]
         if set(rule.over) == {"layers", "checkpoints"}:
             for parts in every:

@@ -56,8 +56,8 @@ class Index:
         self._baselines = BaselineScores(self.store)
         self.say: Callable[[str], None] = lambda _: None  # gets short status messages
         self._loaded = LoadedRun(self.store, run, trust_remote_code, lambda line: self.say(line))
-        self._preconditioner = QueryPreconditioner(plan.method, plan.blocks, self.store.table, gradients_of(self.store))
-        self._fast = FastIF(self.store, self._loaded) if isinstance(plan.method, Retaken) else None
+        self._preconditioner = QueryPreconditioner(plan.term, plan.blocks, self.store.table, gradients_of(self.store))
+        self._fast = FastIF(self.store, self._loaded) if isinstance(plan.term, Retaken) else None
         by_word = self._fast or self._loaded.by_word
         self._answers = ExplanationBuilder(self.store, self._search, self._baselines, by_word, self._preconditioner)
         self._grouping = Grouping(self._search, self._baselines)
@@ -345,7 +345,7 @@ class Index:
 
     def _block(self, asked: QueryBatch, rows: range) -> Float[np.ndarray, "q n"]:
         """Scores of some queries together: the postings of a token are read once for all of them."""
-        method = self.store.plan.method
+        method = self.store.plan.term
         if isinstance(method, Baseline):
             return np.stack([self._baselines.scores(method.which, asked.texts(row)) for row in rows])
         if self._fast is not None:
@@ -356,7 +356,7 @@ class Index:
         """Rankings of some queries together."""
         if self._fast is not None:
             return self._fast.top(asked, rows, k, where)
-        if not isinstance(self.store.plan.method, Baseline):
+        if not isinstance(self.store.plan.term, Baseline):
             return self._search.top(asked.taken(rows), len(rows), k, where)
         allowed = np.concatenate([where.allowed(segment) for segment in self.store.segments])
         return [ranking_of(np.where(allowed, scores, np.nan), k) for scores in self._block(asked, rows)]
@@ -375,7 +375,7 @@ class Index:
     def _take(self, queries: Sequence[Example], against: AnyLabel | None) -> QueryBatch:
         check_queries(queries)
         run = self.run
-        check_against(against, self.store.plan.method, run.label_names)
+        check_against(against, self.store.plan.term, run.label_names)
         encoded = self._loaded.encoder.encode(queries) if queries else []
         last = self._loaded.at(self.store.plan.checkpoints[-1].step)
         other = None if against is None else run.label_number(plain_label(against))

@@ -74,7 +74,7 @@ class LoadedRun:
     @property
     def encoder(self) -> Encoder:
         """Encodes texts as they were when the index was built."""
-        return self.run.encoder(self.store.plan.max_length, Masks.of(self.store.plan.method))
+        return self.run.encoder(self.store.plan.max_length, Masks.of(self.store.plan.term))
 
     def by_word(
         self, step: int, example: Example, label: int, width: int, against: int | None, asked: bool
@@ -89,7 +89,7 @@ class LoadedRun:
             other = self._passes.get((step, not retaken))
             model = self._model(step) if other is None else other.model
             last = step == self.store.plan.checkpoints[-1].step
-            method = self.store.plan.method
+            method = self.store.plan.term
             work = GradientComputer(self.run, model, method, self.encoder, pooled=last and not retaken, retaken=retaken)
             self._refuse_other_layers(work)
             if work.needs_table:
@@ -99,11 +99,11 @@ class LoadedRun:
 
     def _refuse_other_layers(self, work: GradientComputer) -> None:
         """Earlier versions kept the word embedding apart from the layers that a curvature turns."""
-        taken, kept = [] if work.layered is None else work.layered.planned(), self.store.plan.blocks
-        if not isinstance(self.store.plan.method, Retaken) and taken != kept:
+        taken, kept = [] if work.layers is None else work.layers.planned(), self.store.plan.blocks
+        if not isinstance(self.store.plan.term, Retaken) and taken != kept:
             raise MismatchError(
-                f"{self.store.folder} keeps {len(kept)} layers, and {self.store.plan.method.name} takes {len(taken)} "
-                "since a preconditioner works on the word embedding, too: build the index again"
+                f"{self.store.folder} keeps {len(kept)} layers, and {work.method.name} takes {len(taken)} since a "
+                "preconditioner works on the word embedding, too: build the index again"
             )
 
     def _model(self, step: int) -> nn.Module:

@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from proponent.data import Examples
 from proponent.errors import DataError, InputError, LabelError
-from proponent.method import LastOfEachRun, Method, Steps
+from proponent.method import LastOfEachRun, Steps, Term
 from proponent.models import Checkpoint, Run
 from proponent.store import PlannedSegment, Store
 from proponent.types import RUN_STEPS
@@ -96,9 +96,9 @@ def label_numbers(run: Run, examples: Examples) -> list[int]:
     return numbers
 
 
-def chosen(run: Run, steps: tuple[int, ...] | None, method: Method) -> tuple[Checkpoint, ...]:
+def chosen(run: Run, steps: tuple[int, ...] | None, method: Term) -> tuple[Checkpoint, ...]:
     """Choose the checkpoints of an index."""
-    checkpoints = getattr(method, "checkpoints", None)
+    checkpoints = method.checkpoints
     steps = checkpoints.at if steps is None and isinstance(checkpoints, Steps) else steps
     if steps is None:
         return run.checkpoints[-1:] if isinstance(checkpoints, LastOfEachRun) else run.checkpoints

@@ -13,7 +13,7 @@ from proponent.gradients.gradient import Gradient
 from proponent.index.gradient_computer import GradientComputer
 from proponent.index.query_input import AnyLabel, plain_label
 from proponent.index.query_preconditioner import QueryPreconditioner
-from proponent.method import Baseline, Method
+from proponent.method import Baseline, Term
 from proponent.models import Encoded
 from proponent.types import Example, step_name
 from proponent.views import QueryView
@@ -52,7 +52,7 @@ def check_queries(queries: Sequence[Example]) -> None:
             ) from error
 
 
-def check_against(against: AnyLabel | None, method: Method, names: Sequence[str] | None) -> None:
+def check_against(against: AnyLabel | None, method: Term, names: Sequence[str] | None) -> None:
     """Refuse a second class where classes are not compared."""
     if against is not None and isinstance(method, Baseline):
         raise InputError(f"{method.name} does not compare two labels: ask without `against`")

@@ -12,7 +12,7 @@ import xxhash
 from jaxtyping import Bool, Int
 
 from proponent.errors import InputError
-from proponent.method import MaskedLoss, Method
+from proponent.method import MaskedLoss, Term
 from proponent.types import Example
 
 
@@ -29,9 +29,9 @@ class Masks:
     seed: int = 0
 
     @classmethod
-    def of(cls, method: Method) -> "Masks":
+    def of(cls, method: Term) -> "Masks":
         """The masks of a method."""
-        objective = getattr(method, "objective", None)
+        objective = method.objective
         return cls(objective.share, objective.seed) if isinstance(objective, MaskedLoss) else cls()
 
     def draw(self, ids: Int[np.ndarray, " t"], parts: Int[np.ndarray, " t"]) -> Bool[np.ndarray, " t"]:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from proponent.errors import DamagedError, InputError, MismatchError
-from proponent.method import EmbeddingRows, Method, Reduction, terms_of
+from proponent.method import EmbeddingRows, Gradients, Logit, Method, Reduction, Term, terms_of
 from proponent.method_flat import from_flat
 from proponent.store.checksums import Checksums
 from proponent.store.rows import RowKind
@@ -215,6 +215,11 @@ class Plan(BaseModel):
         return self
 
     @property
+    def term(self) -> Term:
+        """The first term of the method."""
+        return terms_of(self.method)[0]
+
+    @property
     def checkpoints(self) -> list[PlannedCheckpoint]:
         """Checkpoints of the first term."""
         return self.terms[0].checkpoints
@@ -237,13 +242,14 @@ class Plan(BaseModel):
     @property
     def shown_path(self) -> str | None:
         """The path of the word embedding's gradient; None where the gradient is another."""
-        gradient = getattr(self.method, "gradient", None)
-        return self.embedding_path if isinstance(gradient, EmbeddingRows) else None
+        rows = isinstance(self.term, Gradients) and isinstance(self.term.gradient, EmbeddingRows)
+        return self.embedding_path if rows else None
 
     @property
     def reduction(self) -> Reduction:
         """How the losses of the counted tokens are joined."""
-        return getattr(getattr(self.method, "objective", None), "reduction", "mean")
+        objective = self.term.objective
+        return "mean" if isinstance(objective, Logit) else objective.reduction
 
     @property
     def by_token(self) -> bool:
@@ -253,14 +259,7 @@ class Plan(BaseModel):
     @property
     def scales_train(self) -> bool:
         """Whether training gradients are scaled to norm 1."""
-        return getattr(self.method, "scales_train", False)
-
-    @property
-    def recipe(self) -> Any:
-        """The method as a flat record."""
-        from proponent.method_to_flat import to_flat
-
-        return to_flat(self.method)  # pyright: ignore
+        return isinstance(self.term, Gradients) and self.term.scales_train
 
 
 class SkippedRow(BaseModel):
