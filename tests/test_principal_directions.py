@@ -5,20 +5,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_layered import gradients
 
 import proponent
 from proponent.cost import forecast
 from proponent.data import read
 from proponent.errors import InputError
-from proponent.index import principal_directions
 from proponent.index.gradient_computer import GradientComputer
 from proponent.index.options import Options
 from proponent.index.worker import Worker
 from proponent.method_table import method_of
 from proponent.models import Checkpoint
+from proponent.preconditioners import principal_directions
 from proponent.store.files import publish_tensors
 from proponent.store.layout import Layout
+from test_layer_vectors import gradients
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import Truth, classifier_run, lm_run
 

@@ -81,7 +81,7 @@ def run_pass(
 ) -> Sums:
     """Make one pass; give what is known after it."""
     after = dict(known)
-    for group in _groups(fitter, this, layers, most):
+    for group in layer_groups(fitter, this, layers, most):
         totals = Totals()
         for batch in source(this):
             totals.add(fitter.partial(this, batch, after, group))
@@ -89,7 +89,9 @@ def run_pass(
     return after | dict(fitter.close(this, after, layers))
 
 
-def _groups(fitter: Fitter, this: Pass, layers: Sequence[LayerShape], most: int) -> Iterator[tuple[LayerShape, ...]]:
+def layer_groups(
+    fitter: Fitter, this: Pass, layers: Sequence[LayerShape], most: int
+) -> Iterator[tuple[LayerShape, ...]]:
     """Layers whose sums are held together: all of them in a pass over texts or queries, else as many as fit."""
     if this.over != "gradients" or not layers:
         yield tuple(layers)
