@@ -1,4 +1,4 @@
-"""Curvature over layers: each method against a plain solve over autograd's gradients; unit facts of the matrices."""
+"""Curvature over layers: each recipe against a plain solve over autograd's gradients; unit facts of the matrices."""
 
 from pathlib import Path
 from typing import Any
@@ -8,14 +8,12 @@ import pytest
 import torch
 
 import proponent
+from proponent.curvature import Damping, damped_inverse, fitted_head, ggn
 from proponent.errors import InputError, MismatchError
 from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block
 from proponent.gradients.projection import Projection
 from proponent.index.layer_vectors import LayerVectors
-from proponent.preconditioners.damped import Damping, damped_inverse
-from proponent.preconditioners.gauss_newton import ggn
-from proponent.preconditioners.refit_head import fitted_head
 from test_layer_vectors import Held, Pick, every_gradient, gradients, weight
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import NAMES, Truth, classifier_run, lm_run
