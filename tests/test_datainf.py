@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_layered import gradients, weight
 
 import proponent
 from proponent.errors import InputError
@@ -13,6 +12,7 @@ from proponent.preconditioners import damped
 from proponent.preconditioners.datainf import DataInfProduct, shrunk_identity
 from proponent.store import delete, merge
 from test_fitted import STEP, blocks_of, datainf, turned
+from test_layer_vectors import gradients, weight
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import Truth, classifier_run
 

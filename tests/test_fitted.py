@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_layered import Held, Pick, every_gradient, gradients, weight
 
 import proponent
 from proponent.errors import InputError, MismatchError
@@ -17,6 +16,7 @@ from proponent.index.layer_vectors import LayerVectors
 from proponent.preconditioners.damped import Damping, damped_inverse
 from proponent.preconditioners.gauss_newton import ggn
 from proponent.preconditioners.refit_head import fitted_head
+from test_layer_vectors import Held, Pick, every_gradient, gradients, weight
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import NAMES, Truth, classifier_run, lm_run
 
