@@ -19,10 +19,12 @@ from preconditioning import (
     Made,
     Options,
     Planned,
-    Queries,
     applied,
     fitted,
     made,
+)
+from preconditioning import (
+    given as of_build,
 )
 from proponent.errors import DataError, InputError
 from proponent.gradients.forms import Dense, Rows
@@ -172,7 +174,7 @@ def test_autocorrelation_is_the_damped_inverse(of: Any) -> None:
 def test_queries_are_mixed_in(share: Any) -> None:
     texts, others, asked = made(p=3), made(p=3, seed=1, counts=(9,)), made(p=3, seed=2).vectors()
     one = fitter(Autocorrelation(eval_share=share, eval_component=4))
-    options = Options(queries=Queries(9))
+    options = Options(queries=of_build(9))
 
     def source(this: Pass) -> Any:
         return (others if this.over == "queries" else texts).source(SHARDS)
@@ -191,7 +193,7 @@ def test_queries_are_mixed_in(share: Any) -> None:
         for layer, mine, theirs in zip(texts.layers, *matrices, strict=True)
     ]
     np.testing.assert_allclose(applied(one, asked, found, texts), np.concatenate(truth, axis=1), rtol=1e-4, atol=1e-4)
-    assert "of the 9 queries of questions.csv" in one.describe(found, Told("step 5", texts.layers, Queries(9)))[1]
+    assert "of the 9 queries of questions.csv" in one.describe(found, Told("step 5", texts.layers, of_build(9)))[1]
     assert one.fingerprints({}, options) == {"queries": "abc"}
 
 
@@ -404,9 +406,9 @@ HEAD = layer_shapes([Planned("classifier", 3, 4, 3, 4)])
         (GaussNewton(), LAYERS, {}, "needs the exact Hessian of a classifier's head.*a is not"),
         (GaussNewton(), HEAD, {"classes": None}, "needs the exact Hessian of a classifier's head"),
         (Autocorrelation(eval_share=0.5), LAYERS, {}, "no queries: name a file of them with --eval"),
-        (Autocorrelation(), LAYERS, {"queries": Queries(1)}, None),
-        (Autocorrelation(eval_component=30), LAYERS, {"queries": Queries(9)}, "R_eval of 9 .* rank is at most 18"),
-        (Autocorrelation(eval_component=90), LAYERS, {"queries": Queries(9)}, "eval_component 90: the layers of mine"),
+        (Autocorrelation(), LAYERS, {"queries": of_build(1)}, None),
+        (Autocorrelation(eval_component=30), LAYERS, {"queries": of_build(9)}, "R_eval of 9 .* rank is at most 18"),
+        (Autocorrelation(eval_component=90), LAYERS, {"queries": of_build(9)}, "eval_component 90: the layers of mine"),
         (Adam(), LAYERS, {"head": True}, "cannot be estimated for a table that the head shares"),
         (DataInf(), LARGE, {}, None),
         (GaussNewton(), HEAD, {}, None),
@@ -427,7 +429,7 @@ def test_what_does_not_fit_the_model_is_refused(
 
 def test_more_that_is_refused() -> None:
     with pytest.raises(DataError, match=r"questions\.csv has no rows"):
-        fitter(Autocorrelation()).check(facts(LAYERS, Options(queries=Queries(0))))
+        fitter(Autocorrelation()).check(facts(LAYERS, Options(queries=of_build(0))))
     with pytest.raises(InputError, match=r"a keeps 6,400 numbers: above 4,096 datainf reads"):
         fitter(DataInf(), normalize="train").check(facts(LARGE))
     refit = Gradients(name="mine", gradient=Layers(names=("head",)), prepare=RefitHead(penalty=0.1))

@@ -146,7 +146,7 @@ def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, " n"]:
     dividing = [one for one in preconditioners_of(method) if one.stage == "elementwise"]
     for checkpoint in store.plan.checkpoints:
         step = checkpoint.step
-        everything, table = None if itself else _sums(store, step), store.table(step)
+        everything, table = None if itself else _sums(store, step), store.table(step) if dividing else {}
         for examples, kept in _shards(store, step):
             divided = kept
             for one in dividing:
