@@ -170,7 +170,7 @@ class _Forecaster:
         self.recipe, self.spec = work.recipe, work.spec
         recipe = work.recipe
         self.by_token = self.spec.by_token
-        self.table = table_shape(model, decoding=run.info.kind == "seq2seq")
+        self.table = table_shape(model, decoding=run.task.decodes)
         lengths = self._all_lengths()
         width = self.table[1] if work.layered is None else work.layered.width(self.table[1], lengths)
         self.cuts = plan_segments(lengths, width, options.segment_rows, 0)

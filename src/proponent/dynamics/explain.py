@@ -18,7 +18,7 @@ from proponent.dynamics.derivative import Derivative, Smoothness
 from proponent.dynamics.replay import Query, Replay
 from proponent.errors import InputError, RunError
 from proponent.index.planning import label_numbers
-from proponent.models import Run
+from proponent.models import Encoded, Encoder, Run
 from proponent.search import ranking_of
 from proponent.types import SPECIAL, Example
 from proponent.version import __version__
@@ -139,11 +139,11 @@ def _view(run: Run, query: Example, max_length: int | None) -> QueryView:
             truncated_at=encoded.truncated_at,
         )
         if names is None:
-            return replace(view, loss=float(encoder.collate([encoded], [-1]).tokens().losses(logits)[0]))
+            return replace(view, loss=_loss(run, encoder, encoded, -1, logits))
         chances = [float(one) for one in torch.softmax(logits[0].double(), 0)]
         guess = int(np.argmax(chances))
         label = guess if query.label is None else run.label_number(query.label)
-        loss = float(encoder.collate([encoded], [label]).classes().losses(logits)[0])
+        loss = _loss(run, encoder, encoded, label, logits)
     return replace(
         view,
         label=names[label],
@@ -151,6 +151,10 @@ def _view(run: Run, query: Example, max_length: int | None) -> QueryView:
         probabilities=dict(zip(names, chances, strict=True)),
         loss=loss,
     )
+
+
+def _loss(run: Run, encoder: Encoder, encoded: Encoded, label: int, logits: torch.Tensor) -> float:
+    return float(run.task.objective(encoder.collate([encoded], [label])).losses(logits)[0])
 
 
 def _answer(run: Run, examples: Examples, found: ReplayResult, row: int, view: QueryView, k: int) -> Explanation:

@@ -110,14 +110,14 @@ def chosen_layers(recipe: Recipe, run: Run, model: nn.Module) -> Choice:
             f"{recipe.name} solves with the gradients themselves: project, basis, curvature, preconditioner, "
             "similarity, unit_norm, refit, measure and several checkpoints are for methods whose vectors are kept"
         )
-    if recipe.nearest == "signal" and run.info.kind != "classification":
+    if recipe.nearest == "signal" and not run.task.labels:
         raise InputError(
             f"{recipe.name} with nearest=signal compares a classifier's error signals, and this run is no classifier: "
             "choose --set nearest=features"
         )
     if not recipe.layers:
         raise InputError(f"{recipe.name} names no layers: give some with --layers (groups, or patterns over names)")
-    head = classifier_head(model) if run.info.kind == "classification" else vocabulary_head(model)
+    head = classifier_head(model) if run.task.labels else vocabulary_head(model)
     return choose(
         model,
         recipe.layers,
@@ -126,7 +126,7 @@ def chosen_layers(recipe: Recipe, run: Run, model: nn.Module) -> Choice:
         biases=recipe.biases,
         # rows are compared as they are: what turns gradients takes the word embedding like any other layer
         rows=recipe.preconditioner == "none" and recipe.curvature == "none" and recipe.solver == "none",
-        decoding=run.info.kind == "seq2seq",
+        decoding=run.task.decodes,
     )
 
 

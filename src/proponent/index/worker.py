@@ -71,7 +71,7 @@ class Worker:
     ) -> None:
         self.run, self.examples, self.labels, self.recipe, self.options = run, examples, labels, recipe, options
         self.checkpoints, self.encoder, self.spec, self.moments = checkpoints, encoder, wanted, moments
-        self.table = table_shape(first, decoding=run.info.kind == "seq2seq")
+        self.table = table_shape(first, decoding=run.task.decodes)
         self._loaded = {checkpoints[0].step: first}
         self._bad: dict[int, str] = {}
         self._given, self._clock = encoded, clock
