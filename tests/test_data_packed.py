@@ -87,7 +87,7 @@ def test_every_kind_has_the_pinned_fingerprint(kind, tmp_path):
 
 
 def slow_fingerprint(examples):
-    digest = hashlib.sha256(b"proponent examples 1\n")
+    digest = hashlib.sha256(b"whence examples 1\n")
     for one in examples:
         for value in (one.id, one.text, one.text_pair, one.target, one.label):
             data = b"" if value is None else str(value).encode()
