@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from proponent.errors import DamagedError, MismatchError
+from proponent.labels import Labels
 from proponent.recipe import Recipe
 from proponent.store.checksums import Checksums
 from proponent.store.rows import RowKind
@@ -188,6 +189,11 @@ class Plan(BaseModel):
     blocks: list[PlannedBlock] = []
     word_rules: str
     source: Source
+
+    @property
+    def labels(self) -> Labels:
+        """Classes in order."""
+        return Labels(tuple(self.label_names or ()))
 
 
 class SkippedRow(BaseModel):
