@@ -22,12 +22,12 @@ from data import Task, rows, task
 from record import keep_seeds
 
 import proponent
-from proponent.curvature import ggn
 from proponent.data import read
 from proponent.errors import DivergedError
 from proponent.evaluate.intervals import bootstrap
 from proponent.index.fastif import FastIF
 from proponent.models import Run
+from proponent.preconditioners.gauss_newton import ggn
 from proponent.training.loop import one_thread
 from proponent.training.trainer import Training, train
 from proponent.types import Example

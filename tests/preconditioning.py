@@ -13,14 +13,13 @@ from proponent.gradients.gradient import Gradient
 from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block, OneHot
 from proponent.gradients.projection import Projection
+from proponent.index.extra_passes import run_pass
 from proponent.preconditioners.base import Fitter, Pass
 from proponent.preconditioners.batches import (
-    Arrays,
     Batch,
     LayerShape,
     StoredBatch,
     TextBatch,
-    Totals,
     TrainVectors,
     layer_shapes,
 )
@@ -50,43 +49,13 @@ class Queries:
         return self.count
 
 
-def groups(fitter: Fitter, this: Pass, layers: Sequence[LayerShape], most: int) -> Iterator[tuple[LayerShape, ...]]:
-    """Layers whose sums are held together: all of them in a pass over texts or queries, else as many as fit."""
-    if this.over != "gradients" or not layers:
-        yield tuple(layers)
-        return
-    group: list[LayerShape] = []
-    for layer in layers:
-        size = fitter.held(this, layer)
-        if group and size + sum(fitter.held(this, one) for one in group) > most:
-            yield tuple(group)
-            group = []
-        if size:
-            group.append(layer)
-    if group:
-        yield tuple(group)
-
-
-def run(
-    fitter: Fitter, this: Pass, source: Sources, known: Arrays, layers: Sequence[LayerShape], most: int = 512 * MIB
-) -> dict[str, np.ndarray]:
-    """Make one pass; give what is known after it."""
-    after = dict(known)
-    for group in groups(fitter, this, layers, most):
-        totals = Totals()
-        for batch in source(this):
-            totals.add(fitter.partial(this, batch, after, group))
-        after |= fitter.reduce(this, totals.sums(), after, group)
-    return after | dict(fitter.close(this, after, layers))
-
-
 def fitted(
     fitter: Fitter, source: Sources, layers: Sequence[LayerShape], options: Any = None, most: int = 512 * MIB
 ) -> dict[str, np.ndarray]:
     """Make all passes; give what is published."""
     known: dict[str, np.ndarray] = {}
     for this in fitter.passes(options or Options()):
-        known = run(fitter, this, source, known, layers, most)
+        known = run_pass(fitter, this, source, known, layers, most)
     assert all(name in known for name in fitter.arrays(layers))
     return {name: value for name, value in known.items() if not name.startswith("_")}
 

@@ -18,12 +18,11 @@ import proponent
 import runs
 import tiny
 from proponent import disk
-from proponent.cost import forecast
-from proponent.cost.extra_passes import ExtraPasses, extra_passes
 from proponent.data import read
 from proponent.index import Options, planning
-from proponent.methods import recipe_of
+from proponent.method_table import stored_method
 from proponent.models import Run
+from proponent.preconditioners.base import Cost, ModelFacts, fitters_of
 from proponent.store import Manifest, Store, Writer, merge
 from tiny import NEWS, Tiny, write_csv
 
@@ -309,20 +308,22 @@ def test_a_file_that_is_no_forecast(said: Said, kept: Tiny, tmp_path: Path, raw:
 def test_passes_besides_the_gradients_are_foreseen(
     method: str, changes: dict[str, Any], second_moment: str, passes: tuple[int, int]
 ):
-    assert extra_passes(recipe_of(method, **changes), second_moment) == passes
+    facts = ModelFacts(2, (9, 4), False, (), (), Options(second_moment=second_moment))
+    costs = [one.cost(facts) for one in fitters_of(stored_method(method, **changes))]
+    assert (sum(one.before for one in costs), sum(one.after for one in costs)) == passes
 
 
 def test_a_pass_besides_the_gradients_is_foreseen_once(kept: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run, options = Run.from_pretrained(kept.run), Options(quiet=True)
-    make: Any = vars(forecast)["_Forecaster"]
-    forecaster = make(run, read(kept.data), recipe_of("tracin-all"), options, tmp_path, 0.0)
-    monkeypatch.setattr(forecast, "timed", lambda work: (work(), 0.0)[1])
+    module: Any = sys.modules["proponent.cost.forecast"]
+    forecaster = module._Forecaster(run, read(kept.data), stored_method("tracin-all"), options, tmp_path, 0.0)
+    monkeypatch.setattr(module, "timed", lambda work: (work(), 0.0)[1])
 
-    def stages(passes: ExtraPasses) -> dict[str, float]:
-        monkeypatch.setattr(forecast, "again", lambda *_: passes)
+    def stages(before: int, after: int) -> dict[str, float]:
+        forecaster.costs = [Cost(before=before, after=after)]
         return {stage.name: stage.seconds for stage in forecaster.whole().stages}
 
-    none, both = stages(ExtraPasses(0, 0)), stages(ExtraPasses(3, 1))
+    none, both = stages(0, 0), stages(3, 1)
     assert both["curvature"] > 0
     assert both["tables"] - none["tables"] == pytest.approx(3 * both["curvature"])
 
@@ -501,7 +502,7 @@ def test_append_adds_rows(said: Said, content: Content, kept: Tiny, index: Path,
 def test_an_append_of_another_kind_is_refused_by_name(said: Said, kept: Tiny, pairs: Tiny, index: Path, more: Path):
     words = ("index", kept.run, more, "--out", index, "--append")
     root = Store(index).manifest.merkle_root
-    refused(said(*words, "--method", "tracin-last"), 3, "its recipe layer is embedding, not head")
+    refused(said(*words, "--method", "tracin-last"), 3, "its method gradient kind is embedding-rows, not head")
     refused(said(*words, "--max-length", 16), 3, "its max_length is 24, not 16")
     refused(said(*words, "--rows", "int8"), 3, "its rows is fp32, not int8")
     other = ("index", pairs.run, pairs.data, "--out", index, "--append")

@@ -6,27 +6,54 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradients import TOKENS, WIDTH, WORDS, numbers, some_rows, table, unhurried
-from proponent.curvature import MeanSquares, SecondMoment
+from preconditioning import Options
 from proponent.gradients.forms import Rows
+from proponent.gradients.gradient import Gradient
+from proponent.index.extra_passes import run_pass
+from proponent.method import Adam, Gradients
+from proponent.preconditioners.adam import Fitter
+from proponent.preconditioners.batches import StoredBatch
 
 
-def moment(seed: int, epsilon: float = 1e-8) -> SecondMoment:
-    return SecondMoment(numbers(np.random.default_rng(seed), TOKENS, WIDTH) ** 2, epsilon, "made up")
+def fitter(epsilon: float = 1e-8) -> Fitter:
+    spec = Adam(epsilon=epsilon)
+    return Fitter(spec, Gradients(preconditioners=(spec,)))
 
 
-def turned(moment: SecondMoment, rows: Rows) -> Rows:
-    """What a search does to a query's rows."""
-    return rows.times(moment.inverse_root[rows.ids])
+def moment(seed: int) -> np.ndarray:
+    return numbers(np.random.default_rng(seed), TOKENS, WIDTH) ** 2
+
+
+def turned(v: np.ndarray, rows: Rows, epsilon: float = 1e-8) -> Rows:
+    """What is done to a query's rows."""
+    table = {"inverse_root": (1.0 / np.sqrt(v + np.float32(epsilon))).astype(np.float32)}
+    made = fitter(epsilon).apply(Gradient(rows=rows), table, (), None).rows
+    assert made is not None
+    return made
+
+
+def estimated(batches: list[Rows], epsilon: float = 1e-8) -> np.ndarray:
+    """The inverse root of what is estimated."""
+
+    def stored(rows: Rows) -> StoredBatch:
+        n = len(rows)
+        return StoredBatch(
+            Gradient(rows=rows), np.ones(n, dtype=np.bool_), np.zeros(n, dtype=np.int64), None, (TOKENS, WIDTH)
+        )
+
+    one = fitter(epsilon)
+    (this,) = one.passes(Options(second_moment="estimate"))
+    return run_pass(one, this, lambda _: [stored(rows) for rows in batches], {}, ())["inverse_root"]
 
 
 @unhurried
 @given(some_rows(), some_rows(), st.integers(0, 9))
 def test_the_turned_product_is_divided_once_by_the_root(rows: Rows, others: Rows, seed: int) -> None:
-    turn = moment(seed, 1e-3)
-    found = rows.example(0).terms(turned(turn, others.example(0)), WORDS, WORDS).sum()
-    truth = (table(rows, 0) * table(others, 0) / np.sqrt(turn.v.astype(np.float64) + 1e-3)).sum()
+    v = moment(seed)
+    found = rows.example(0).terms(turned(v, others.example(0), 1e-3), WORDS, WORDS).sum()
+    truth = (table(rows, 0) * table(others, 0) / np.sqrt(v.astype(np.float64) + 1e-3)).sum()
     assert found == pytest.approx(truth, rel=1e-5, abs=1e-5)
-    swapped = turned(turn, rows.example(0)).terms(others.example(0), WORDS, WORDS).sum()
+    swapped = turned(v, rows.example(0), 1e-3).terms(others.example(0), WORDS, WORDS).sum()
     assert swapped == pytest.approx(found, rel=1e-5, abs=1e-5)
 
 
@@ -40,23 +67,21 @@ def test_a_turned_self_product_is_not_negative(rows: Rows, seed: int) -> None:
 
 
 def test_a_unit_moment_turns_nothing() -> None:
-    turn = SecondMoment(np.ones((TOKENS, WIDTH), dtype=np.float32), 0.0, "made up")
+    v = np.ones((TOKENS, WIDTH), dtype=np.float32)
     rows = Rows(np.asarray([0, 2]), np.asarray([1, 3]), np.asarray([0, 1]), numbers(np.random.default_rng(0), 2, WIDTH))
-    np.testing.assert_array_equal(turned(turn, rows).rows, rows.rows)
-    assert turn.inverse_root.dtype == np.float32
+    np.testing.assert_array_equal(turned(v, rows, 1e-30).rows, rows.rows)
+    assert turned(v, rows).rows.dtype == np.float32
 
 
 @unhurried
 @given(st.lists(some_rows(), min_size=1, max_size=4))
 def test_the_estimate_is_the_mean_over_examples_of_squared_sums(batches: list[Rows]) -> None:
-    sums = MeanSquares(TOKENS, WIDTH)
-    for batch in batches:
-        sums.add(batch)
     squares = [table(batch, position) ** 2 for batch in batches for position in range(len(batch))]
-    fitted = sums.fitted(1e-8)
-    np.testing.assert_allclose(fitted.v, np.mean(squares, axis=0), rtol=1e-4, atol=1e-6)
-    assert "estimated" in fitted.source
+    found = 1.0 / estimated(batches, 1e-3).astype(np.float64) ** 2 - 1e-3
+    np.testing.assert_allclose(found, np.mean(squares, axis=0), rtol=1e-4, atol=1e-6)
+    assert "estimated" in fitter().source(Options(second_moment="estimate"))
 
 
 def test_an_estimate_of_nothing_is_finite() -> None:
-    assert np.isfinite(MeanSquares(TOKENS, WIDTH).fitted(1e-8).inverse_root).all()
+    nothing = Rows(np.asarray([0]), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, WIDTH), np.float32))
+    assert np.isfinite(estimated([nothing])).all()

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import proponent
-from proponent.curvature import DataInfProduct, matrices, shrunk_identity
 from proponent.errors import InputError
+from proponent.preconditioners import damped
+from proponent.preconditioners.datainf import DataInfProduct, shrunk_identity
 from proponent.store import delete, merge
 from test_fitted import STEP, blocks_of, datainf, turned
 from test_layer_vectors import gradients, weight
@@ -25,7 +26,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Truth:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every layer of the tests' model is a large one."""
-    monkeypatch.setattr(matrices, "MOST", 8)
+    monkeypatch.setattr(damped, "MOST", 8)
 
 
 def pick(name: str, value: Any) -> bool:
@@ -40,14 +41,14 @@ def test_the_operator_is_the_mean_of_the_inverses() -> None:
     found = DataInfProduct(ridge, v)
     for part in (g[:2], g[2:], g[:0]):
         found.add(part)
-    np.testing.assert_allclose(found.turned(), truth, rtol=1e-10)
+    np.testing.assert_allclose(found.product(), truth, rtol=1e-10)
     few = g[:, :20]
     weights = 1.0 / (ridge + (few**2).sum(1))
     matrix = shrunk_identity((few * weights[:, None]).T @ few, 7, ridge)
     narrow = DataInfProduct(ridge, v[:, :20])
     narrow.add(few)
-    np.testing.assert_allclose(narrow.turned(), v[:, :20] @ matrix, rtol=1e-10)
-    assert not DataInfProduct(0.0, v).turned().any()
+    np.testing.assert_allclose(narrow.product(), v[:, :20] @ matrix, rtol=1e-10)
+    assert not DataInfProduct(0.0, v).product().any()
 
 
 def test_a_large_layer_is_brute_force(bert: Truth, tmp_path: Path, small: None) -> None:
@@ -63,7 +64,7 @@ def test_a_large_layer_is_brute_force(bert: Truth, tmp_path: Path, small: None) 
 def test_small_and_large_layers_beside_each_other(bert: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ask(build(bert, tmp_path / "whole", "datainf", layers="linear", project=None), bert.queries)
     sizes = sorted({one.numel() for name, one in bert.models[STEP].named_parameters() if linear(name, one)})
-    monkeypatch.setattr(matrices, "MOST", sizes[-2])
+    monkeypatch.setattr(damped, "MOST", sizes[-2])
     index = build(bert, tmp_path / "index", "datainf", layers="linear", project=None)
     assert_equal(ask(index, bert.queries), whole, 1e-4)
     assert_equal(ask(index, bert.queries), turned(bert, linear, datainf), 1e-3)

@@ -1,4 +1,4 @@
-"""Inverse-Hessian products by LiSSA and conjugate gradient, and the recipe fastif, against dense solves."""
+"""Inverse-Hessian products by LiSSA and conjugate gradient, and the method fastif, against dense solves."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import proponent
-from proponent.curvature import conjugate_gradient, lissa, top_eigenvalue
 from proponent.errors import DivergedError, InputError
+from proponent.gradients.inverse_products import conjugate_gradient, lissa, top_eigenvalue
 from proponent.index.fastif import way_out
 from test_layer_vectors import gradients
 from test_search import assert_equal, build

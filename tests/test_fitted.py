@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from proponent.curvature import Damping, damped_inverse, fitted_head, ggn
 
 import proponent
-from proponent.curvature import Damping, damped_inverse, fitted_head, ggn
 from proponent.errors import InputError, MismatchError
 from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block

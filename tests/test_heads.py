@@ -49,12 +49,12 @@ def test_memory_does_not_grow_with_a_shard_times_the_queries(monkeypatch: pytest
     head = VocabularyHead(numbers(random, VOCABULARY, WIDTH), None)
     segment, kernel = Kept(kept), kernel_of(None)
     tracemalloc.start()
-    found = vocabulary_heads.scan_head(segment, 1, head, queries, None, kernel)
+    found = vocabulary_heads.scan_head(segment, 1, head, queries, kernel)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * 2**20  # 4,000 rows by 960 positions in one piece: 15 MB, and several such pieces
     monkeypatch.setattr(vocabulary_heads, "_few_positions", lambda *_: False)
-    truth = vocabulary_heads.scan_head(segment, 1, head, queries, None, kernel)
+    truth = vocabulary_heads.scan_head(segment, 1, head, queries, kernel)
     np.testing.assert_allclose(found, truth, rtol=1e-5, atol=1e-5 * np.abs(truth).max())
     assert not found[-1].any()
     assert not found[:, -1].any()

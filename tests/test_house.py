@@ -98,8 +98,8 @@ def test_every_import_contract_catches_a_planted_violation(tmp_path: Path):
 
 def test_front_door_is_exactly_this():
     assert sorted(proponent.__all__) == [
-        "Columns", "Example", "Explanation", "Index", "ProponentError", "Recipe", "Recorder", "Run", "Where", "build",
-        "open",
+        "Columns", "EmbeddingRows", "Example", "Explanation", "Gradients", "Head", "Index", "Layers", "Projection",
+        "ProponentError", "Recorder", "Run", "Where", "build", "open",
     ]  # fmt: skip
     assert len(proponent.__all__) <= 20
     for name in proponent.__all__:
@@ -138,7 +138,7 @@ def loads(statement: str) -> set[str]:
         "import proponent",
         "import proponent.cli",
         "import proponent.views",
-        "import proponent.errors, proponent.recipe",
+        "import proponent.errors, proponent.method",
         "import proponent.method_table",
     ],
 )
@@ -229,7 +229,7 @@ def test_readme_has_a_line_of_words_per_folder():
 
 
 def test_every_method_has_a_page():
-    from proponent.methods import METHODS
+    from proponent.method_table import METHODS
 
     pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "methods").glob("*.md"))
     assert [name for name in METHODS if f"`{name}`" not in pages] == []

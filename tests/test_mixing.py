@@ -11,8 +11,8 @@ import pytest
 import proponent
 from proponent.errors import DataError, InputError, LabelError, MismatchError
 from proponent.index.gradient_computer import GradientComputer
-from proponent.index.mixing import chosen_share
-from proponent.methods import recipe_of
+from proponent.method import Autocorrelation, Gradients, Layers
+from proponent.preconditioners.autocorrelation import Fitter
 from test_fitted import STEP, blocks_of
 from test_layer_vectors import gradients, weight
 from test_search import ask, assert_equal, assert_shares_sum, build
@@ -87,17 +87,19 @@ def test_the_mixture_is_chosen_where_both_weigh_the_same(bert: Truth, tmp_path: 
 
 
 def test_the_earlier_place_that_is_named_can_be_taken() -> None:
-    recipe = recipe_of("trackstar")
+    def fitter(place: float) -> Fitter:
+        spec = Autocorrelation(eval_component=place)
+        return Fitter(spec, Gradients(gradient=Layers(), preconditioners=(spec,)))
+
     train, queries = np.linspace(1.0, 2.0, 64), np.zeros(64)
     queries[:3] = 1.0  # a component of 1 would be a share, of all eigenvalues
-    recipe = recipe_of(recipe, eval_component=9)
     with pytest.raises(InputError, match=r"its rank is 3.*--set eval_component=2\)") as refused:
-        chosen_share(recipe, train, queries, 1)
+        fitter(9).chosen_share(train, queries, 1)
     assert "eval_component=1)" not in str(refused.value)
-    assert chosen_share(recipe_of(recipe, eval_component=2), train, queries, 1).place == 2
+    assert fitter(2).chosen_share(train, queries, 1)[1] == 2
     queries[1:] = 0.0
     with pytest.raises(InputError, match=r"give more queries, or lambda itself"):
-        chosen_share(recipe, train, queries, 1)
+        fitter(9).chosen_share(train, queries, 1)
 
 
 def test_unlabelled_queries_have_the_predicted_class(bert: Truth, tmp_path: Path) -> None:

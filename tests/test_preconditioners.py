@@ -22,7 +22,6 @@ from preconditioning import (
     Queries,
     applied,
     fitted,
-    groups,
     made,
 )
 from proponent.errors import DataError, InputError
@@ -31,6 +30,7 @@ from proponent.gradients.gradient import Gradient
 from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block
 from proponent.gradients.projection import Projection as ProjectionOfLayers
+from proponent.index.extra_passes import layer_groups
 from proponent.method import Gradients
 from proponent.method_parts import (
     EKFAC,
@@ -208,8 +208,8 @@ def test_groups_hold_no_more_than_they_may() -> None:
     texts, one = made(), fitter(Autocorrelation())
     (this,) = one.passes(Options())
     sizes = [8 * layer.size**2 for layer in texts.layers]
-    assert [len(group) for group in groups(one, this, texts.layers, sizes[0] + sizes[1])] == [2, 1]
-    assert [len(group) for group in groups(one, this, texts.layers, 1)] == [1, 1, 1]
+    assert [len(group) for group in layer_groups(one, this, texts.layers, sizes[0] + sizes[1])] == [2, 1]
+    assert [len(group) for group in layer_groups(one, this, texts.layers, 1)] == [1, 1, 1]
 
 
 def head_gradients(n: int = 40) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:

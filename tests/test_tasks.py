@@ -22,6 +22,7 @@ from proponent.data import read
 from proponent.errors import InputError, RunError
 from proponent.gradients.capture import Capture, head_outer, head_table
 from proponent.gradients.model_parts import is_tied, table_shape, word_tables
+from proponent.method import MaskedLoss
 from proponent.models import Encoded, Encoder, MaskedLM, Masks, Run, Seq2Seq, Task
 from proponent.models.huggingface import check_shift
 from proponent.types import Example
@@ -317,12 +318,12 @@ def test_layers_split_by_word(job: tuple[str, Path, Path], tmp_path: Path):
     assert sum(pair.share for pair in best.words) == pytest.approx(best.score, rel=1e-4)
 
 
-def test_masks_of_the_recipe_are_kept_in_the_plan_and_used_when_asked(job: tuple[str, Path, Path], tmp_path: Path):
+def test_masks_of_the_method_are_kept_in_the_plan_and_used_when_asked(job: tuple[str, Path, Path], tmp_path: Path):
     task, folder, data = job
     if task != "masked-lm":
         pytest.skip("nothing is masked")
     index = proponent.build(folder, data, tmp_path / "i", mask_share=0.5, mask_seed=3, quiet=True)
-    assert (index.store.plan.recipe.mask_share, index.store.plan.recipe.mask_seed) == (0.5, 3)
+    assert index.store.plan.method.objective == MaskedLoss(share=0.5, seed=3)
     other = proponent.build(folder, data, tmp_path / "j", quiet=True)
     text = "the crowd cheered the home team again"
     assert not np.allclose(index.scores([text]), other.scores([text]))

@@ -19,10 +19,10 @@ from proponent.gradients.layer_rules import Block
 from proponent.gradients.model_parts import input_embedding, table_shape, word_tables
 from proponent.index.build import label_numbers
 from proponent.index.gradient_computer import GradientComputer
+from proponent.method import Gradients, Layers
 from proponent.models import Encoded, Run
 from proponent.models.former import recorded
 from proponent.models.training_trace import FOLDER as REPLAY_FOLDER
-from proponent.recipe import Recipe
 
 PROBES = 4
 """Examples that the doctor looks at: full gradients of the embedding are dense."""
@@ -62,7 +62,7 @@ class _Check:
         self.encoder = run.encoder(run.length(max_length))
         self.lengths = self.encoder.lengths(examples)
         self.model = run.load(run.checkpoints[-1])
-        self.work = GradientComputer(run, self.model, Recipe(name="check"), self.encoder)
+        self.work = GradientComputer(run, self.model, Gradients(name="check"), self.encoder)
         self.probes, self.probe_labels = self._choose()
 
     def findings(self, max_length: int | None) -> tuple[Finding, ...]:
@@ -97,10 +97,10 @@ class _Check:
 
     def _layers(self) -> list[Finding]:
         """Gradients of every layer that there is a rule for, biases included, against autograd on one text."""
-        every = Recipe(name="check", layer="layers", layers=("all",), biases=True)
+        every = Gradients(name="check", gradient=Layers(names=("all",), biases=True))
         work = GradientComputer(self.run, self.model, every, self.encoder)
-        assert work.layered is not None
-        blocks, cuts = work.layered.choice.blocks, work.layered.projection.cuts
+        assert work.layers is not None
+        blocks, cuts = work.layers.choice.blocks, work.layers.projection.cuts
         dense = self._gradient(work).dense
         assert dense is not None
         weights = [_parameter(self.model, block) for block in blocks]
@@ -120,7 +120,7 @@ class _Check:
             total += float((wanted**2).sum())
         return [
             _bounded("captured gradients of all other layers against autograd", (off / max(total, 1e-60)) ** 0.5, 1e-5),
-            Finding("parameters covered by methods of layers", None, work.layered.choice.description()),
+            Finding("parameters covered by methods of layers", None, work.layers.choice.description()),
         ]
 
     def _gradient(self, work: GradientComputer) -> Gradient:

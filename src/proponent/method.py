@@ -54,7 +54,7 @@ __all__ = [
     "GaussNewton", "Gradient", "Gradients", "Head", "LastOfEachRun", "LayerNames", "Layers", "LearningRate",
     "LiSSA", "Logit", "Loop", "Loss", "MaskedLoss", "Match", "Method", "Objective", "Preconditioner", "Projection",
     "Reduction", "RefitHead", "Retaken", "Scalar", "Similar", "Solver", "Spec", "Stage", "Steps", "Sum", "Term",
-    "Weights", "check_parts", "terms_of",
+    "Weights", "check_parts", "similarity_of", "terms_of",
 ]  # fmt: skip
 
 BaselineName = Literal["bm25", "tfidf-label", "embedding", "label", "random"]
@@ -226,6 +226,13 @@ def terms_of(method: Method) -> tuple[Term, ...]:
     if isinstance(method, Loop):
         return ()
     return method.terms if isinstance(method, Sum) else (method,)
+
+
+def similarity_of(method: Method) -> float | None:
+    """Cosine of embeddings above which different tokens are compared; None where equal ones alone are."""
+    gradient = method.gradient if isinstance(method, Gradients) else None
+    match = gradient.match if isinstance(gradient, EmbeddingRows) else None
+    return match.threshold if isinstance(match, Similar) else None
 
 
 def check_parts(method: Gradients) -> None:

@@ -13,9 +13,10 @@ from jaxtyping import Bool, Float, Int
 
 from proponent.data import write_csv
 from proponent.errors import InputError
-from proponent.gradients.forms import Dense
+from proponent.gradients.forms import Dense, Rows
 from proponent.gradients.gradient import Gradient
-from proponent.search import Search
+from proponent.method import Gradients, Layers, Logit, similarity_of
+from proponent.preconditioners.base import preconditioners_of
 from proponent.store import Store
 from proponent.views import LabelReport, Suspect
 
@@ -61,10 +62,11 @@ def label_errors(store: Store, ranking: Ranking = "mean-probability") -> LabelRe
 
 
 def _ties(store: Store, ranking: Ranking) -> tuple[str, ...]:
-    recipe = store.plan.recipe
-    if ranking != "self-influence" or recipe.similarity == "dot" or recipe.preconditioner != "none":
+    method = store.plan.term
+    cosine = isinstance(method, Gradients) and method.scales_queries and method.preconditioner("elementwise") is None
+    if ranking != "self-influence" or not cosine:
         return ()
-    return (f"under {recipe.name} every example scores the same on itself, as a cosine: choose another ranking",)
+    return (f"under {method.name} every example scores the same on itself, as a cosine: choose another ranking",)
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,16 @@ def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, " n"]:
     # support(i) = sum over checkpoints of weight * factor(i) * (sum of all gradients - own) . own gradient.
     # Embedding rows are summed by token; the vectors of other layers are summed as they are.
     _refuse_unlike(store)
-    search, total = Search(store), np.zeros(store.n)
+    total, method = np.zeros(store.n), store.plan.term
+    dividing = [one for one in preconditioners_of(method) if one.stage == "elementwise"]
     for checkpoint in store.plan.checkpoints:
         step = checkpoint.step
-        everything = None if itself else _sums(store, step)
+        everything, table = None if itself else _sums(store, step), store.table(step)
         for examples, kept in _shards(store, step):
-            own, others = _products(search, step, kept, everything)
+            divided = kept
+            for one in dividing:
+                divided = one.apply(divided, table, (), None)
+            own, others = _products(kept, divided.rows, everything)
             own *= store.scale(step)[examples]
             products = own if everything is None else others - own
             total[examples] += checkpoint.weight * _query_scale(store, kept) * products
@@ -162,17 +168,18 @@ class _Sums:
 
 def _refuse_unlike(store: Store) -> None:
     """Refuse an index whose scores are not plain products of what it keeps of two training examples."""
-    plan, recipe = store.plan, store.plan.recipe
-    linear = recipe.curvature == recipe.solver == "none" and recipe.measure == "loss" and recipe.refit is None
-    kept = recipe.layer in {"embedding", "layers"} and recipe.synonym_threshold is None
-    if not (linear and kept) or (recipe.layer == "embedding" and plan.tied and plan.embedding_path != "input"):
+    method = store.plan.term
+    if not isinstance(method, Gradients) or isinstance(method.objective, Logit) or method.prepare is not None:
+        raise _unlike(store)
+    kept = isinstance(method.gradient, Layers) or (store.plan.by_token and similarity_of(method) is None)
+    if not kept or method.preconditioner("query") is not None:
         raise _unlike(store)
 
 
 def _unlike(store: Store) -> InputError:
     return InputError(
         "this ranking needs plain products of gradients, of embeddings that meet on equal tokens alone or of other "
-        f"layers, and this index of {store.plan.recipe.name} has others: use --ranking mean-probability"
+        f"layers, and this index of {store.plan.method.name} has others: use --ranking mean-probability"
     )
 
 
@@ -210,15 +217,15 @@ def _grown(sums: np.ndarray, size: int, width: int) -> np.ndarray:
 
 
 def _products(
-    search: Search, step: int, kept: Gradient, everything: _Sums | None
+    kept: Gradient, divided: Rows | None, everything: _Sums | None
 ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
     """Product of each gradient with itself, and with the sum of all."""
     own, others = np.zeros(len(kept)), np.zeros(len(kept))
-    if kept.rows is not None:
-        rows, turned = kept.rows, search.turned(step, kept.rows).rows
-        np.add.at(own, rows.owners, np.einsum("kd,kd->k", rows.rows, turned, dtype=np.float64))
+    if kept.rows is not None and divided is not None:
+        rows = kept.rows
+        np.add.at(own, rows.owners, np.einsum("kd,kd->k", rows.rows, divided.rows, dtype=np.float64))
         if everything is not None:
-            np.add.at(others, rows.owners, np.einsum("kd,kd->k", everything.rows[rows.ids], turned))
+            np.add.at(others, rows.owners, np.einsum("kd,kd->k", everything.rows[rows.ids], divided.rows))
     if kept.dense is not None:
         own += _squares(kept.dense)
         if everything is not None:
@@ -233,7 +240,8 @@ def _squares(dense: Dense) -> Float[np.ndarray, " m"]:
 
 def _query_scale(store: Store, kept: Gradient) -> Float[np.ndarray, " m"] | float:
     """1 / norm of each gradient as a query, where the method compares directions."""
-    if store.plan.recipe.similarity == "dot":
+    method = store.plan.term
+    if not (isinstance(method, Gradients) and method.scales_queries):
         return 1.0
     squares: Float[np.ndarray, " m"] = np.zeros(len(kept))
     if kept.rows is not None:

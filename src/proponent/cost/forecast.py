@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import nn
 
-from proponent.cost.extra_passes import extra_passes, left_bytes, uncounted
 from proponent.cost.measurements import (
     Bench,
     distinct,
@@ -22,22 +21,20 @@ from proponent.cost.measurements import (
     size,
     timed,
 )
-from proponent.curvature import MeanSquares
 from proponent.data import Examples, parquet_bytes
 from proponent.errors import DataError, InputError
 from proponent.gradients.forms import Rows
 from proponent.gradients.gradient import Gradient
-from proponent.gradients.model_parts import table_shape
 from proponent.index.gradient_computer import GradientComputer
-from proponent.index.layer_vectors import refuse_layers
+from proponent.index.model_check import check_model
 from proponent.index.options import DEFAULTS, Options
 from proponent.index.planning import batches, chosen, label_numbers, plan_segments, shard_of
-from proponent.index.second_moments import read_moments
 from proponent.index.stored_columns import stored_columns
 from proponent.index.worker import KEPT_BYTES
+from proponent.method import Gradients, Term
 from proponent.models import Masks, Run, encoded_bytes
+from proponent.preconditioners.batches import StoredBatch
 from proponent.processes import memory
-from proponent.recipe import Recipe
 from proponent.store.rows import decode_arrays
 
 StageName = Literal["tokenize", "load", "gradients", "tables", "curvature", "postings", "seal"]
@@ -114,7 +111,7 @@ class Forecast:
 def forecast(
     run: Run,
     examples: Examples,
-    recipe: Recipe,
+    method: Term,
     options: Options = DEFAULTS,
     *,
     folder: Path = Path(),
@@ -125,7 +122,7 @@ def forecast(
     if not len(examples):
         raise DataError(f"{examples.name} has no rows: there is nothing to index")
     with _scratch(folder) as scratch:
-        return _Forecaster(run, examples, recipe, options, scratch, budget).whole()
+        return _Forecaster(run, examples, method, options, scratch, budget).whole()
 
 
 @contextmanager
@@ -152,32 +149,30 @@ class _BatchPlan:
 
 class _Forecaster:
     def __init__(
-        self, run: Run, examples: Examples, recipe: Recipe, options: Options, scratch: Path, budget: float
+        self, run: Run, examples: Examples, method: Term, options: Options, scratch: Path, budget: float
     ) -> None:
-        self.run, self.examples, self.recipe, self.options = run, examples, recipe, options
-        refuse_layers(recipe)
+        self.run, self.examples, self.options = run, examples, options
         self.labels: list[int] = []
         self.labelling = timed(lambda: self.labels.extend(label_numbers(run, examples)))
-        self.checkpoints = chosen(run, options.steps, recipe)
-        for one in self.checkpoints:
-            read_moments(one, recipe, options.second_moment)
-        self.encoder = run.encoder(run.length(options.max_length), Masks.of(recipe))
+        self.checkpoints = chosen(run, options.steps, method)
+        self.encoder = run.encoder(run.length(options.max_length), Masks.of(method))
         self.sample, self.lengths = self._counted()
         parquet_bytes({"warm": [1]})  # what it imports is neither timed nor left out of the memory
         model, self.loading = self._loaded()
         self.held = memory()
-        work = GradientComputer(run, model, recipe, self.encoder, pooled=True)
-        self.recipe, self.spec = work.recipe, work.spec
-        recipe = work.recipe
-        self.by_token = self.spec.by_token
-        self.table = table_shape(model, decoding=run.task.decodes)
+        checked = check_model(method, run, model, self.checkpoints, options, queries=False)
+        self.method, self.fitters = checked.method, checked.fitters
+        self.scaled = isinstance(self.method, Gradients) and self.method.scales_train
+        work = GradientComputer(run, model, self.method, self.encoder, pooled=True)
+        self.by_token, self.table = work.spec.by_token, work.table
+        self.costs = [one.cost(checked.facts) for one in self.fitters]
         lengths = self._all_lengths()
-        width = self.table[1] if work.layered is None else work.layered.width(self.table[1], lengths)
+        width = self.table[1] if work.layers is None else work.layers.width(self.table[1], lengths)
         self.cuts = plan_segments(lengths, width, options.segment_rows, 0)
         self.laid = self._lay()
-        work = GradientComputer(run, model, recipe, self.encoder, pooled=True)
-        self.notes = run.notes if work.layered is None else (*run.notes, *work.layered.notes(), *uncounted(recipe))
-        self.tables = size(work.tables()) + left_bytes(recipe, work, self.table)
+        notes = [] if work.layers is None else [*work.layers.notes(), *(one.unforeseen for one in self.costs)]
+        self.notes = (*run.notes, *filter(None, notes))
+        self.tables = size(work.tables()) + sum(one.held for one in self.costs)
         self.bench = Bench(work, self.encoder, examples, self.labels, options.rows)
         self.busiest = self._measure(budget)
         self.shard, self.laying = self.bench.shard()
@@ -188,18 +183,17 @@ class _Forecaster:
         c, kept, once = len(self.checkpoints), self._over("tokens", "kept"), self._once()
         posting, postings = self._postings()
         beside, bytes_beside = self._baselines()
-        passes = extra_passes(self.recipe, self.options.second_moment)
         each = c * float(self._over("padded", "passing").sum() + self._over("tokens", "encoding").sum())
         seconds: dict[StageName, float] = {
             "tokenize": self.labelling + (float(self._over("tokens", "encoding").sum()) if once else self.counting),
             "load": self.loading[0] + self.loading[1] * (c * len(self.cuts) - 1),
             "gradients": self._gradients(float(kept.sum())),
             "tables": beside + c * (self.tables * self.disk.byte + self.disk.file) + self._scaling(),
-            "curvature": passes.curvature * each,
+            "curvature": sum(one.after for one in self.costs) * each,
             "postings": posting,
             "seal": self._sealing(),
         }
-        seconds["tables"] += passes.tables * each
+        seconds["tables"] += sum(one.before for one in self.costs) * each
         forms = int(c * kept.sum())
         return Forecast(
             n=len(self.examples),
@@ -332,23 +326,28 @@ class _Forecaster:
                 parquet_bytes(stored_columns(self.examples, some, self.labels, names, np.arange(len(some))))
             )
         )
-        scales = 8 * c if self.recipe.normed else 0
+        scales = 8 * c if self.scaled else 0
         features = n * (9 + 8 * c + scales + 8 * len(names or ()) + 4 * self.table[1])
         written = len(table[0]) * n // len(some) + features
         return spent * n / len(some) + written * self.disk.byte + 2 * len(self.cuts) * self.disk.file, written
 
     def _scaling(self) -> float:
         """Seconds of passes over the finished shards: second moments that are estimated, norms."""
-        estimated = self.recipe.preconditioner == "adam" and self.options.second_moment == "estimate"
-        if not self.by_token or not (estimated or self.recipe.normed):
+        own = [(fitter, one) for fitter in self.fitters for one in fitter.passes(self.options)]
+        passes = [(fitter, one) for fitter, one in own if one.over == "gradients"]
+        if not self.by_token or not (passes or self.scaled):
             return 0.0
-        rows = cast("Rows", Gradient.unpack(decode_arrays(self.shard)).rows)
-        table = np.ones(self.table, dtype=np.float32)
-        sums = MeanSquares(*self.table)
-        spent = timed(lambda: sums.add(rows)) if estimated else 0.0
-        if self.recipe.normed:
-            turned = self.recipe.preconditioner == "adam"
-            spent += timed(lambda: (rows.times(table[rows.ids]) if turned else rows).norms())
+        gradient = Gradient.unpack(decode_arrays(self.shard))
+        rows = cast("Rows", gradient.rows)
+        none = np.zeros(len(gradient), dtype=np.int64)
+        batch = StoredBatch(gradient, none == 0, none, None, self.table)
+        spent = sum(
+            timed(lambda fitter=fitter, one=one: list(fitter.partial(one, batch, {}, ()))) for fitter, one in passes
+        )
+        if self.scaled:
+            table = np.ones(self.table, dtype=np.float32)
+            divided = any(one.stage == "elementwise" for one in self.fitters)
+            spent += timed(lambda: (rows.times(table[rows.ids]) if divided else rows).norms())
         return spent * len(self.checkpoints) * float(self._over("tokens", "rows").sum()) / max(1, len(rows.ids))
 
     def _sealing(self) -> float:

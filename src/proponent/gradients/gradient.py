@@ -1,4 +1,4 @@
-"""All that a recipe keeps of some examples: forms side by side."""
+"""All that a method keeps of some examples: forms side by side."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,19 +13,22 @@ from proponent.gradients.vocabulary_head import HeadOuter
 
 @dataclass(frozen=True)
 class Gradient:
-    """All that a recipe keeps of n examples at one checkpoint; the parts live side by side.
+    """All that a method keeps of n examples at one checkpoint; the parts live side by side.
 
     Attributes:
         rows: embedding gradient.
         outer: last layer of a classifier.
         head: vocabulary head.
         dense: other layers, as one vector.
+        weight: of queries beside a vocabulary head: what products of entries of the table are multiplied with, rows of
+            the word embedding included. It is about the checkpoint, and not kept.
     """
 
     rows: Rows | None = None
     outer: Outer | None = None
     head: HeadOuter | None = None
     dense: Dense | None = None
+    weight: Float[np.ndarray, "v d"] | None = None
 
     def __len__(self) -> int:
         return max((len(form) for form in self._forms().values()), default=0)
@@ -86,7 +89,7 @@ class Gradient:
             columns = [one[name] for one in packed]
             counts = np.concatenate([np.diff(column) for column in columns]) if name.endswith(".indptr") else None
             arrays[name] = np.concatenate(columns) if counts is None else np.concatenate([[0], np.cumsum(counts)])
-        return cls.unpack(arrays)
+        return replace(cls.unpack(arrays), weight=parts[0].weight)
 
     def mean(self, places: Sequence[np.ndarray]) -> "Gradient":
         """The mean gradient of all examples, as of one example: products are linear in it."""
@@ -103,10 +106,11 @@ class Gradient:
             words = np.where(form.words < 0, -1, flat[at])
             scaled = "rows" if isinstance(form, Rows) else "g" if isinstance(form, Outer) else "weight"
             whole[name] = replace(form, indptr=one, words=words, **{scaled: getattr(form, scaled) / n})
-        return Gradient(**whole)
+        return Gradient(**whole, weight=self.weight)
 
     def _each(self, turn: Callable[[Ragged], Ragged]) -> "Gradient":
-        return Gradient(**cast("dict[str, Any]", {name: turn(form) for name, form in self._forms().items()}))
+        made = {name: turn(form) for name, form in self._forms().items()}
+        return Gradient(**cast("dict[str, Any]", made), weight=self.weight)
 
     def _forms(self) -> dict[str, Rows | Outer | HeadOuter | Dense]:
         parts = {"rows": self.rows, "outer": self.outer, "head": self.head, "dense": self.dense}

@@ -15,17 +15,17 @@ from torch import Tensor
 from proponent.gradients.forms import Rows
 from proponent.gradients.layer_hooks import Call, TokenWords
 from proponent.gradients.layer_rules import Block, OneHot
-from proponent.recipe import Recipe
+from proponent.method_parts import EmbeddingRows
 
 
-def compress(positions: Rows, recipe: Recipe, special: Int[np.ndarray, " z"]) -> Rows:
-    """Turn one row per position into one row per token and word, keeping what the recipe keeps."""
-    rows = positions.keep(~np.isin(positions.ids, special)) if recipe.drop_special else positions
-    if recipe.top is None:
+def compress(positions: Rows, kept: EmbeddingRows, special: Int[np.ndarray, " z"]) -> Rows:
+    """Turn one row per position into one row per token and word, keeping what the method keeps."""
+    rows = positions.keep(~np.isin(positions.ids, special)) if kept.drop_special else positions
+    if kept.top is None:
         return rows.merged(by_word=True)
-    if recipe.top_by == "position":
-        return rows.keep(_largest(rows, recipe.top)).merged(by_word=True)
-    return top_tokens(rows.merged(by_word=True), recipe.top)
+    if kept.top_by == "position":
+        return rows.keep(_largest(rows, kept.top)).merged(by_word=True)
+    return top_tokens(rows.merged(by_word=True), kept.top)
 
 
 def top_tokens(rows: Rows, k: int) -> Rows:
@@ -136,19 +136,6 @@ class Projection:
         left, right = self.left[block.name], self.right[block.name]
         whole = whole if left is None else left @ whole
         return whole if right is None else whole @ right.T
-
-
-def directions(
-    blocks: Sequence[Block], table: Mapping[str, np.ndarray]
-) -> dict[str, tuple[Tensor | None, Tensor | None]]:
-    """Read the leading directions of layers from a checkpoint's table."""
-    sides = ("left", "right")
-    assert int(table["basis"][0]) == sum(f"basis.{at}.{one}" in table for at in range(len(blocks)) for one in sides)
-
-    def one(name: str) -> Tensor | None:
-        return torch.as_tensor(table[name]) if name in table else None
-
-    return {block.name: (one(f"basis.{at}.left"), one(f"basis.{at}.right")) for at, block in enumerate(blocks)}
 
 
 def _width(block: Block, p: int | None) -> int | None:

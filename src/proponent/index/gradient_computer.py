@@ -9,23 +9,23 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from proponent.errors import InputError
 from proponent.gradients.capture import Capture, Captured, head_outer, head_table
 from proponent.gradients.forms import Dense
 from proponent.gradients.gradient import Gradient
 from proponent.gradients.layer_hooks import UnbatchedError
 from proponent.gradients.layer_selection import Choice
-from proponent.gradients.model_parts import classifier_head, is_tied, word_tables
-from proponent.gradients.projection import compress, directions
+from proponent.gradients.model_parts import is_tied, table_shape, word_tables
+from proponent.gradients.projection import compress
 from proponent.gradients.vocabulary_head import HeadOuter
-from proponent.index.layer_vectors import LayerVectors, chosen_layers, slices_by_length, token_words, with_layers_named
+from proponent.index.layer_vectors import LayerVectors, chosen_layers, settled, slices_by_length, token_words
+from proponent.method import Baseline, EmbeddingRows, Layers, Logit, Reduction, Retaken, Term, similarity_of
 from proponent.models import Encoded, Encoder, Run, SampledLabels
-from proponent.recipe import Recipe
+from proponent.preconditioners.base import fitters_of
 
 
 @dataclass(frozen=True)
 class GradientSpec:
-    """Which gradients a recipe asks of this kind of model.
+    """Which gradients a method asks of this kind of model.
 
     Attributes:
         rows: the embedding's rows (the input path).
@@ -68,46 +68,20 @@ class GradientBatch:
     bad: Bool[np.ndarray, " n"]
 
 
-def gradient_spec(recipe: Recipe, run: Run, model: nn.Module, *, retaken: bool = False) -> GradientSpec:
+def gradient_spec(method: Term, run: Run, model: nn.Module, *, retaken: bool = False) -> GradientSpec:
     """Decide which gradients to take."""
-    if recipe.layer == "none" or (recipe.solver != "none" and not retaken):
+    if isinstance(method, Baseline) or (isinstance(method, Retaken) and not retaken):
         return GradientSpec(rows=False, outer=False, head=False, path="exact", tied=False)
     lm, decoding = not run.task.labels, run.task.decodes
     tied = is_tied(model, decoding=decoding)
-    if recipe.layer == "layers":
-        choice = chosen_layers(recipe, run, model)
+    if isinstance(method, Retaken) or isinstance(method.gradient, Layers):
+        choice = chosen_layers(method, run, model)
         return GradientSpec(rows=choice.rows, outer=False, head=False, path="exact", tied=tied, choice=choice)
-    if recipe.layer == "head":
-        if _needs_rows(recipe) or recipe.preconditioner != "none":
-            raise InputError(
-                f"{recipe.name} is about the last layer: top, drop_special, synonym_threshold, unit_norm and "
-                "preconditioner are for the word embedding"
-            )
+    if not isinstance(method.gradient, EmbeddingRows):
         return GradientSpec(rows=False, outer=not lm, head=lm, path="output" if lm else "exact", tied=tied)
-    if not tied:
-        if recipe.path == "output":
-            raise InputError(
-                "path 'output' needs a head that shares the embedding's table, and this model's does not: "
-                "use tracin-last for the head"
-            )
-        return GradientSpec(rows=True, outer=False, head=False, path="exact", tied=False)
-    if recipe.path != "input" and len(word_tables(model, decoding=decoding)) > 1:
-        raise InputError(
-            "encoder and decoder of this model have a table each, and the head shares the decoder's: choose --path "
-            "input (the head's part is then left out; tracin-last gives it)"
-        )
-    head = recipe.path in {"exact", "output"}
-    if head and _needs_rows(recipe):
-        raise InputError(
-            f"{recipe.name} works on the rows of the embedding alone, and this model's head shares its table: "
-            "choose --path input (the head's part is then left out, and the answer says so)"
-        )
-    return GradientSpec(rows=recipe.path != "output", outer=False, head=head, path=recipe.path, tied=True)
-
-
-def _needs_rows(recipe: Recipe) -> bool:
-    """Whether the recipe chooses, matches or scales by rows of the embedding."""
-    return recipe.normed or recipe.top is not None or recipe.drop_special or recipe.synonym_threshold is not None
+    path = method.gradient.path if tied else "exact"
+    head = tied and path in {"exact", "output"}
+    return GradientSpec(rows=path != "output", outer=False, head=head, path=path, tied=tied)
 
 
 class GradientComputer:
@@ -116,26 +90,30 @@ class GradientComputer:
     Args:
         run: the run.
         model: the loaded checkpoint.
-        recipe: the method.
+        method: what is taken.
         encoder: the run's encoder.
         pooled: also give mean hidden states.
-        retaken: see `wanted`.
+        retaken: see `gradient_spec`.
     """
 
     def __init__(
         self,
         run: Run,
         model: nn.Module,
-        recipe: Recipe,
+        method: Term,
         encoder: Encoder,
         *,
         pooled: bool = False,
         retaken: bool = False,
     ) -> None:
-        self.run, self.model, self.recipe, self.encoder = run, model, with_layers_named(recipe, run, model), encoder
-        self.spec = gradient_spec(recipe, run, model, retaken=retaken)
+        self.run, self.model, self.encoder = run, model, encoder
+        self.method = settled(method, run, model)
+        self.spec = gradient_spec(self.method, run, model, retaken=retaken)
+        self.table = table_shape(model, decoding=run.task.decodes)
         choice = self.spec.choice
-        self.layered = None if choice is None else LayerVectors(choice, self.recipe)
+        self.layers = LayerVectors.of(choice, self.method)
+        objective = self.method.objective
+        self._reduction: Reduction = "mean" if isinstance(objective, Logit) else objective.reduction
         self._capture = Capture(
             model,
             embedding=self.spec.rows,
@@ -145,31 +123,19 @@ class GradientComputer:
             order=None if choice is None else choice.order,
         )
         self._singly = False
-        self.roots: dict[str, Tensor] | None = None
+        self.elementwise: dict[str, Tensor] | None = None
         self._special = np.asarray(sorted(set(run.tokenizer.all_special_ids)), dtype=np.int64)
 
     @property
     def needs_table(self) -> bool:
         """Whether the checkpoint's table changes what is taken."""
-        recipe = self.recipe
-        fitted = recipe.refit is not None or recipe.preconditioner != "none" or recipe.basis != "random"
-        return self.layered is not None and fitted
+        return self.layers is not None and any(one.stage != "query" for one in fitters_of(self.method))
 
-    def prepare(self, table: Mapping[str, np.ndarray], *, basis: bool = True) -> None:
+    def prepare(self, table: Mapping[str, np.ndarray]) -> None:
         """Put in place what was fitted before any gradient: a refitted last layer, second moments, directions."""
-        if self.recipe.refit is not None:
-            head = classifier_head(self.model)
-            with torch.no_grad():
-                head.weight.copy_(torch.as_tensor(table["refit"]))
-                if cast("Tensor | None", head.bias) is not None:
-                    head.bias.zero_()
-        if self.layered is None:
-            return
-        blocks = self.layered.choice.blocks
-        if self.recipe.preconditioner != "none":
-            self.roots = {block.name: torch.as_tensor(table[f"root.{at}"]) for at, block in enumerate(blocks)}
-        if basis and self.recipe.basis == "leading":
-            self.layered.projection.turn(directions(blocks, table))
+        for one in fitters_of(self.method):
+            if one.stage != "query":
+                one.install(self, table)
 
     def __call__(
         self,
@@ -180,7 +146,7 @@ class GradientComputer:
         asked: bool = False,
     ) -> GradientBatch:
         """Take the gradients of one batch."""
-        if self.layered is None or len(encoded) < 2:
+        if self.layers is None or len(encoded) < 2:
             return self._batch(encoded, labels, against, asked)
         cuts = self._cuts(encoded)
         if len(cuts) < 2:
@@ -205,10 +171,10 @@ class GradientComputer:
         self, encoded: Encoded, label: int, width: int, against: int | None = None, *, asked: bool = False
     ) -> Float[np.ndarray, "w p"]:
         """Split the gradient of the layers of one example by its words."""
-        assert self.layered is not None
+        assert self.layers is not None
         captured, _ = self._captured([encoded], [label], None if against is None else [against], asked)
         assert captured.calls is not None
-        return self.layered.projection.by_word(captured.calls, token_words(encoded), width, self.roots)
+        return self.layers.projection.by_word(captured.calls, token_words(encoded), width, self.elementwise)
 
     def calls(
         self, encoded: Sequence[Encoded], labels: Sequence[int], draws: SampledLabels | None = None
@@ -229,9 +195,9 @@ class GradientComputer:
 
     def vectors(self, captured: Captured, count: int) -> Float[np.ndarray, "n p"]:
         """Lay what was captured out as vectors."""
-        assert self.layered is not None
+        assert self.layers is not None
         assert captured.calls is not None
-        return self.layered.projection.vectors(captured.calls, count, self.roots)
+        return self.layers.projection.vectors(captured.calls, count, self.elementwise)
 
     def _batch(
         self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None, asked: bool
@@ -247,9 +213,9 @@ class GradientComputer:
         draws: SampledLabels | None = None,
     ) -> tuple[Captured, HeadOuter | None]:
         batch = self.encoder.collate(encoded, labels)
-        objective, decoder = self.run.task.objective(batch, self.recipe.loss, against), batch.decoder
+        objective, decoder = self.run.task.objective(batch, self._reduction, against), batch.decoder
         read = None if decoder is None else (decoder.mask, decoder.words)
-        losses = objective.logits if asked and self.recipe.measure == "logit" else objective.losses
+        losses = objective.logits if asked and isinstance(self.method.objective, Logit) else objective.losses
         losses = losses if draws is None else draws.losses(batch, objective)
         captured = self._capture(batch.inputs, losses, batch.words, read)
         if captured.inputs is None or objective.predictions is None:
@@ -262,7 +228,7 @@ class GradientComputer:
         """Take losses without hooks, their graph and all."""
         batch = self.encoder.collate(encoded, labels)
         logits = cast("Tensor", self.model(**batch.inputs).logits)
-        return self.run.task.objective(batch, self.recipe.loss, against).losses(logits)
+        return self.run.task.objective(batch, self._reduction, against).losses(logits)
 
     def probabilities(self, encoded: Sequence[Encoded]) -> Float[np.ndarray, "n l"] | None:
         """Predict without gradients."""
@@ -284,13 +250,13 @@ class GradientComputer:
             kept["head"] = head.weight
             if head.bias is not None:
                 kept["head_bias"] = head.bias
-        if self.recipe.synonym_threshold is not None:
+        if similarity_of(self.method) is not None:
             tables = word_tables(self.model, decoding=self.run.task.decodes)
             kept["embedding"] = torch.cat(tables).detach().float().numpy().copy()
         return kept
 
     def _dense(self, captured: Captured) -> Dense | None:
-        if self.layered is None or not self.layered.choice.blocks:
+        if self.layers is None or not self.layers.choice.blocks:
             return None
         return Dense.of(self.vectors(captured, len(captured.losses)))
 
@@ -299,7 +265,9 @@ class GradientComputer:
         bad = ~(np.isfinite(captured.losses) & whole.finite(len(captured.losses)))
         kept = whole.without(bad)
         if kept.rows is not None:
-            kept = replace(kept, rows=compress(kept.rows, self.recipe, self._special))
+            chosen = getattr(self.method, "gradient", None)
+            rows = chosen if isinstance(chosen, EmbeddingRows) else EmbeddingRows()  # beside layers all are kept
+            kept = replace(kept, rows=compress(kept.rows, rows, self._special))
         return GradientBatch(kept, captured.losses, self._predicted(captured.logits), captured.pooled, bad)
 
 

@@ -11,9 +11,10 @@ from proponent.baselines import Texts
 from proponent.errors import InputError
 from proponent.gradients.gradient import Gradient
 from proponent.index.baseline_scores import BaselineScores
-from proponent.index.curvature_fitter import layer_slices
 from proponent.index.queries import QueryBatch
 from proponent.labels import Labels
+from proponent.method import Baseline, Retaken, similarity_of
+from proponent.preconditioners.batches import layer_shapes
 from proponent.search import RULES, How, Ranking, Search, Votes, Where, ranking_of
 from proponent.types import Example
 from proponent.views import QueryView
@@ -153,13 +154,13 @@ class Grouping:
     @property
     def linear(self) -> bool:
         """Whether scores are linear in the query's gradient."""
-        return self._plan.recipe.synonym_threshold is None and self._plan.recipe.baseline is None
+        return not isinstance(self._plan.term, Baseline) and similarity_of(self._plan.term) is None
 
     def _check(self) -> None:
         """Refuse to join what is solved query by query."""
-        if self._plan.recipe.solver != "none":
+        if isinstance(self._plan.term, Retaken):
             raise InputError(
-                f"{self._plan.recipe.name} solves for every query anew and compares each with candidates of its own: "
+                f"{self._plan.method.name} solves for every query anew and compares each with candidates of its own: "
                 "it has no groups, ranks or votes (ask one by one, or take ekfac or influence-last)"
             )
 
@@ -204,9 +205,9 @@ class Grouping:
     def _voters(self, asked: QueryBatch, rows: Sequence[int], rule: Aggregate) -> Iterator[Float[np.ndarray, "v n"]]:
         for start in range(0, len(rows), BLOCK):
             some = rows[start : start + BLOCK]
-            name = self._plan.recipe.baseline
-            if name is not None:
-                yield np.stack([self._baselines.scores(name, asked.texts(row)) for row in some])
+            method = self._plan.term
+            if isinstance(method, Baseline):
+                yield np.stack([self._baselines.scores(method.which, asked.texts(row)) for row in some])
                 continue
             queries = {
                 step: Gradient.stack([one.example(row) for row in some]) for step, one in asked.gradients.items()
@@ -221,7 +222,7 @@ class Grouping:
         return any(several[axis] for axis in rule.over)
 
     def _parts(self, queries: dict[int, Gradient], count: int, rule: Aggregate) -> Iterator[Float[np.ndarray, "v n"]]:
-        cuts = layer_slices(self._plan.blocks)
+        cuts = [one.cut for one in layer_shapes(self._plan.blocks)]
         every = [self._search.parts(step, one, count, cuts) for step, one in queries.items()]
         if set(rule.over) == {"layers", "checkpoints"}:
             for parts in every:
@@ -247,7 +248,7 @@ class Grouping:
                 f"vote: over {who}, minus the places among the lowest {first:g} of {n:,} training examples: a vote "
                 "names what hurt and never what helped, and has no words"
             ]
-        return [] if self.linear else [f"{self._plan.recipe.name}: the mean over {queries:,} queries has no words"]
+        return [] if self.linear else [f"{self._plan.method.name}: the mean over {queries:,} queries has no words"]
 
 
 def _describe_texts(texts: Sequence[Example]) -> str:

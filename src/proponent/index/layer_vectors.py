@@ -1,6 +1,5 @@
 """Gradients of many layers at one checkpoint: the choice of layers, and how they are laid out as vectors."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,13 +8,13 @@ import numpy as np
 from jaxtyping import Int
 from torch import nn
 
-from proponent.errors import InputError
 from proponent.gradients.layer_hooks import TokenWords
 from proponent.gradients.layer_selection import Choice, choose
 from proponent.gradients.model_parts import classifier_head, input_embedding, vocabulary_head
 from proponent.gradients.projection import Projection
+from proponent.method import Baseline, Gradients, Layers, Retaken, Term
+from proponent.method import Projection as ProjectionSpec
 from proponent.models import Encoded, Run
-from proponent.recipe import Recipe
 from proponent.store import PlannedBlock
 
 SMALL = 32_768
@@ -27,26 +26,32 @@ PROJECTED = 32
 
 @dataclass(frozen=True)
 class LayerVectors:
-    """The layers of a recipe in one model.
+    """The layers of a method in one model.
 
     Attributes:
         choice: which they are.
-        recipe: says how they are laid out; its width of projection is settled.
+        method: says how they are laid out; its width of projection is settled.
     """
 
     choice: Choice
-    recipe: Recipe
+    method: Gradients | Retaken
+
+    @classmethod
+    def of(cls, choice: Choice | None, method: Term) -> "LayerVectors | None":
+        """The layers, if some were chosen."""
+        return None if choice is None or isinstance(method, Baseline) else cls(choice, method)
 
     @cached_property
     def projection(self) -> Projection:
         """Lays gradients out as vectors."""
-        assert self.recipe.project != "auto"
-        return Projection(self.choice.blocks, self.recipe.project, self.recipe.seed)
+        spec = self._spec
+        assert spec is None or spec.width != "auto"
+        width = None if spec is None or spec.width == "auto" else spec.width
+        return Projection(self.choice.blocks, width, 0 if spec is None else spec.seed)
 
     @property
-    def widths(self) -> list[int]:
-        """Numbers kept of each layer, in the order of the vectors."""
-        return [math.prod(self.projection.shapes[one.name]) for one in self.choice.blocks]
+    def _spec(self) -> ProjectionSpec | None:
+        return self.method.projection if isinstance(self.method, Gradients) else None
 
     def width(self, table: int, lengths: Int[np.ndarray, " n"]) -> int:
         """Numbers kept per token, as if an example's vector were spread over its tokens."""
@@ -62,93 +67,52 @@ class LayerVectors:
 
     def notes(self) -> list[str]:
         """Say which layers are scored, and whether in full."""
-        lines = [f"{self.recipe.name} scores {self.choice.description()}"]
+        spec = self._spec
+        lines = [f"{self.method.name} scores {self.choice.description()}"]
         if not self.choice.blocks:
             return lines
         some, all_of = self.projection.projected, len(self.choice.blocks)
-        if some and self.recipe.basis == "leading":
+        if some and spec is not None and spec.basis == "principal":
             lines.append(
-                f"{some} of {all_of} layers are projected to {self.recipe.project} numbers a side, along the leading "
+                f"{some} of {all_of} layers are projected to {spec.width} numbers a side, along the leading "
                 "directions of their gradients where a side is not too wide for them: a low rank, not an average"
             )
-        elif some:
+        elif some and spec is not None:
             lines.append(
-                f"{some} of {all_of} layers are projected at random to {self.recipe.project} numbers a side (seed "
-                f"{self.recipe.seed}): their products hold on average, with an error of about "
-                f"{1 / int(self.recipe.project or 1):.1%} of the product of the norms in each layer"
+                f"{some} of {all_of} layers are projected at random to {spec.width} numbers a side (seed "
+                f"{spec.seed}): their products hold on average, with an error of about "
+                f"{1 / int(spec.width):.1%} of the product of the norms in each layer"
             )
         else:
             lines.append("gradients of layers are kept in full: products are exact")
         return lines
 
 
-def refuse_layers(recipe: Recipe) -> None:
-    """Refuse what is said of layers to a method that is about none."""
-    if recipe.layer == "layers":
-        return
-    said = {
-        one: getattr(recipe, one) for one in ("layers", "biases", "project", "basis", "curvature", "solver", "refit")
-    }
-    given = [name for name, value in said.items() if value != Recipe.model_fields[name].default]
-    if given:
-        about = {"embedding": "the word embedding", "head": "the last layer", "none": "no gradient"}[recipe.layer]
-        raise InputError(
-            f"{recipe.name} is about {about}, and {given[0]} is for methods over layers: choose one, such as --method "
-            "tracin-layers (`proponent methods` lists them), or leave it out"
-        )
-
-
-def chosen_layers(recipe: Recipe, run: Run, model: nn.Module) -> Choice:
-    """Find the layers of a recipe in a model."""
-    if recipe.top is not None or recipe.drop_special or recipe.synonym_threshold is not None or recipe.path != "exact":
-        raise InputError(
-            f"{recipe.name} is about many layers: top, drop_special, synonym_threshold and path are for the word "
-            "embedding: leave them out, or name one of its methods (--method tracin-we-adam-unit)"
-        )
-    if recipe.solver != "none" and not _plain(recipe):
-        raise InputError(
-            f"{recipe.name} solves with the gradients themselves: project, basis, curvature, preconditioner, "
-            "similarity, unit_norm, refit, measure and several checkpoints are for methods whose vectors are kept"
-        )
-    if recipe.nearest == "signal" and not run.task.labels:
-        raise InputError(
-            f"{recipe.name} with nearest=signal compares a classifier's error signals, and this run is no classifier: "
-            "choose --set nearest=features"
-        )
-    if not recipe.layers:
-        raise InputError(f"{recipe.name} names no layers: give some with --layers (groups, or patterns over names)")
+def chosen_layers(method: Gradients | Retaken, run: Run, model: nn.Module) -> Choice:
+    """Find the layers of a method in a model."""
+    gradient = method if isinstance(method, Retaken) else method.gradient
+    assert isinstance(gradient, Retaken | Layers)
     head = classifier_head(model) if run.task.labels else vocabulary_head(model)
     return choose(
         model,
-        recipe.layers,
+        gradient.names,
         head=head,
         word=input_embedding(model),
-        biases=recipe.biases,
-        # rows are compared as they are: what turns gradients takes the word embedding like any other layer
-        rows=recipe.preconditioner == "none" and recipe.curvature == "none" and recipe.solver == "none",
+        biases=gradient.biases,
+        # rows are compared as they are: what multiplies gradients takes the word embedding like any other layer
+        rows=isinstance(method, Gradients) and not method.preconditioners,
         decoding=run.task.decodes,
     )
 
 
-def _plain(recipe: Recipe) -> bool:
-    """Whether a recipe with a solver asks for nothing that belongs to kept vectors."""
-    kept = (recipe.curvature, recipe.preconditioner) != ("none", "none") or recipe.normed or recipe.refit is not None
-    plain = recipe.project is None and recipe.basis == "random"
-    return not kept and plain and recipe.measure == "loss" and recipe.checkpoints == "last"
-
-
-def with_layers_named(recipe: Recipe, run: Run, model: nn.Module) -> Recipe:
-    """Settle what a recipe leaves to the model: whether gradients of layers are projected."""
-    made = recipe
-    if recipe.layer == "layers" and recipe.project == "auto":
-        size = sum(block.size for block in chosen_layers(recipe, run, model).blocks)
-        made = recipe.model_copy(update={"project": None if size <= SMALL else PROJECTED})
-    if made.basis == "leading" and made.project is None and made.layer == "layers" and made.solver == "none":
-        raise InputError(
-            f"basis=leading says what layers are projected to, and {recipe.name} keeps those of this model in full: "
-            "give a width, such as --project 16, or leave it out"
-        )
-    return made
+def settled(method: Term, run: Run, model: nn.Module) -> Term:
+    """Settle what a method leaves to the model: whether gradients of layers are projected."""
+    if not isinstance(method, Gradients) or method.projection is None or method.projection.width != "auto":
+        return method
+    kept = sum(block.size for block in chosen_layers(method, run, model).blocks) <= SMALL
+    projection = None if kept else method.projection.model_copy(update={"width": PROJECTED})
+    gradient = method.gradient.model_copy(update={"projection": projection})
+    return method.model_copy(update={"gradient": gradient})
 
 
 def token_words(encoded: Encoded) -> TokenWords:

@@ -3,12 +3,14 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from proponent.data import Examples
 from proponent.errors import InputError
 from proponent.index.planning import shard_of
-from proponent.index.second_moments import Source
 from proponent.store import RowKind
+
+SecondMoment = Literal["recorded", "optimizer", "estimate"]
 
 
 def _say(line: str) -> None:
@@ -25,7 +27,7 @@ class Options:
         max_bad_rows: share of rows that may be skipped for a loss or gradient that is not finite; at least one row
             may, unless the share is 0.
         steps: checkpoints to use, by step; None uses all.
-        second_moment: where an optimizer-aware recipe finds the second moments.
+        second_moment: where an optimizer-aware method finds the second moments.
         queries: what a mixed autocorrelation takes the queries' side from; None for the training set's alone.
         rows: how embedding rows are kept: 32-bit floats, or shorter with a scale per row.
         segment_rows: examples of a segment at most.
@@ -41,7 +43,7 @@ class Options:
     batch_size: int = 32
     max_bad_rows: float = 0.01
     steps: tuple[int, ...] | None = None
-    second_moment: Source = "recorded"
+    second_moment: SecondMoment = "recorded"
     queries: Examples | None = None
     rows: RowKind = "fp32"
     segment_rows: int = 65_536
@@ -62,6 +64,9 @@ class Options:
             raise InputError(f"--max-bad-rows {self.max_bad_rows}: give a share of the rows, from 0 to 1")
         if self.steps is not None and not self.steps:
             raise InputError("no checkpoint is chosen: name at least one step, or none to use all")
+        if self.second_moment not in get_args(SecondMoment):
+            sources = ", ".join(get_args(SecondMoment))
+            raise InputError(f"second_moment is {self.second_moment!r}: choose one of {sources}")
         shard_of(self.shard)
 
 

@@ -10,8 +10,8 @@ from jaxtyping import Int
 
 from proponent.data import Examples
 from proponent.errors import DataError, InputError
+from proponent.method import LastOfEachRun, Steps, Term
 from proponent.models import Checkpoint, Run
-from proponent.recipe import Recipe
 from proponent.store import PlannedSegment, Store
 from proponent.types import RUN_STEPS
 
@@ -76,10 +76,12 @@ def label_numbers(run: Run, examples: Examples) -> list[int]:
     return run.task.label_numbers(examples, examples.name)
 
 
-def chosen(run: Run, steps: tuple[int, ...] | None, recipe: Recipe) -> tuple[Checkpoint, ...]:
+def chosen(run: Run, steps: tuple[int, ...] | None, method: Term) -> tuple[Checkpoint, ...]:
     """Choose the checkpoints of an index."""
+    checkpoints = method.checkpoints
+    steps = checkpoints.at if steps is None and isinstance(checkpoints, Steps) else steps
     if steps is None:
-        return run.checkpoints[-1:] if recipe.checkpoints == "last" else run.checkpoints
+        return run.checkpoints[-1:] if isinstance(checkpoints, LastOfEachRun) else run.checkpoints
     there = sorted({one.step % RUN_STEPS for one in run.saved})
     missing = [step for step in steps if step not in there]
     if missing:

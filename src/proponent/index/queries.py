@@ -14,8 +14,8 @@ from proponent.index.gradient_computer import GradientComputer
 from proponent.index.query_input import AnyLabel, plain_label
 from proponent.index.query_preconditioner import QueryPreconditioner
 from proponent.labels import Labels
+from proponent.method import Baseline, Term
 from proponent.models import Encoded
-from proponent.recipe import Recipe
 from proponent.types import Example, step_name
 from proponent.views import QueryView
 from proponent.words import Word, words
@@ -53,10 +53,10 @@ def check_queries(queries: Sequence[Example]) -> None:
             ) from error
 
 
-def check_against(against: AnyLabel | None, recipe: Recipe, labels: Labels) -> None:
+def check_against(against: AnyLabel | None, method: Term, labels: Labels) -> None:
     """Refuse a second class where classes are not compared."""
-    if against is not None and recipe.baseline is not None:
-        raise InputError(f"{recipe.name} does not compare two labels: ask without `against`")
+    if against is not None and isinstance(method, Baseline):
+        raise InputError(f"{method.name} does not compare two labels: ask without `against`")
     if against is not None and not labels:
         raise InputError(
             "`against` compares two labels, and this run is a language model: "

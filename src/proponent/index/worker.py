@@ -1,28 +1,26 @@
 """Compute the shards of an index: one checkpoint, one shard, one batch after another, beside other processes."""
 
 import time
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 
 import numpy as np
-from jaxtyping import Float
 from torch import nn
 
-from proponent.curvature import SecondMoment
 from proponent.data import Examples
-from proponent.errors import InputError, MismatchError
+from proponent.errors import InputError
 from proponent.gradients.gradient import Gradient
 from proponent.gradients.model_parts import table_shape
 from proponent.index.clock import Clock
-from proponent.index.extra_passes import Bases, factors, query_vectors, refitted, roots, squares
+from proponent.index.extra_passes import fitted_after, fitted_before, follows, lacking, query_batch, text_batches
 from proponent.index.gradient_computer import GradientBatch, GradientComputer, GradientSpec
 from proponent.index.options import Options
 from proponent.index.planning import SegmentPlan, batches, shard_of
-from proponent.index.principal_directions import fit_directions
-from proponent.index.second_moments import CheckpointMoments
+from proponent.method import Baseline, Term, similarity_of
 from proponent.models import Checkpoint, Encoded, Encoder, Run, encoded_bytes
+from proponent.preconditioners.base import Fitter, Pass
+from proponent.preconditioners.batches import Batch, LayerShape, StoredBatch
 from proponent.progress import track
-from proponent.recipe import Recipe
 from proponent.store import SkippedRow, Writer
 from proponent.types import step_name
 
@@ -43,13 +41,14 @@ class Worker:
         run: the training run.
         examples: its training set.
         labels: class numbers.
-        recipe: the method.
+        method: the method, settled.
         options: how to build.
         checkpoints: those of the index, in order.
         first: the first of them, loaded.
         encoder: the run's.
-        wanted: which gradients to take.
-        moments: second moments by step.
+        spec: which gradients to take.
+        fitters: what is fitted besides.
+        layers: the layers of the plan.
         encoded: the examples as their tokens were counted; None when they are encoded as their turn comes.
         clock: told where the time goes.
     """
@@ -59,18 +58,20 @@ class Worker:
         run: Run,
         examples: Examples,
         labels: list[int],
-        recipe: Recipe,
+        method: Term,
         options: Options,
         checkpoints: tuple[Checkpoint, ...],
         first: nn.Module,
         encoder: Encoder,
-        wanted: GradientSpec,
-        moments: dict[int, CheckpointMoments],
+        spec: GradientSpec,
+        fitters: Sequence[Fitter],
+        layers: Sequence[LayerShape],
         encoded: list[Encoded] | None,
         clock: Clock,
     ) -> None:
-        self.run, self.examples, self.labels, self.recipe, self.options = run, examples, labels, recipe, options
-        self.checkpoints, self.encoder, self.spec, self.moments = checkpoints, encoder, wanted, moments
+        self.run, self.examples, self.labels, self.method, self.options = run, examples, labels, method, options
+        self.checkpoints, self.encoder, self.spec = checkpoints, encoder, spec
+        self._fitters, self._layers, self._similarity = fitters, layers, similarity_of(method)
         self.table = table_shape(first, decoding=run.task.decodes)
         self._loaded = {checkpoints[0].step: first}
         self._bad: dict[int, str] = {}
@@ -117,29 +118,18 @@ class Worker:
             told = True
             time.sleep(POLL)
 
-    @cached_property
-    def _recorded(self) -> bool:
-        """Whether second moments are read, and not estimated once all gradients are there."""
-        return self.recipe.preconditioner == "adam" and self.options.second_moment != "estimate"
-
     def _lacks_table(self, writer: Writer, checkpoint: Checkpoint) -> bool:
-        """Whether arrays that the products of a checkpoint need are not there; an append has those of the index."""
-        needed = {
-            "head": self.spec.head,
-            "embedding": self.recipe.synonym_threshold is not None,
-            "inverse_root": self._recorded and self.spec.choice is None,
-            "refit": self.recipe.refit is not None,
-            "root.0": self.spec.choice is not None and self.recipe.preconditioner == "adam",
-            "basis": self.recipe.basis == "leading",
-        }
+        """Whether arrays that the gradients of a checkpoint need are not there; an append has those of the index."""
         held = writer.table_names(checkpoint.step)
-        return writer.base is None and any(wanted and name not in held for name, wanted in needed.items())
+        needed = [*(["head"] if self.spec.head else []), *(["embedding"] if self._similarity is not None else [])]
+        absent = lacking(self._fitters, held, self._layers, self.options, after=False)
+        return writer.base is None and (bool(absent) or any(name not in held for name in needed))
 
     def _pass(self, checkpoint: Checkpoint) -> GradientComputer:
         model = self._loaded.pop(checkpoint.step, None)
         with self._clock("load"):
             model = model if model is not None else self.run.load(checkpoint)
-        return GradientComputer(self.run, model, self.recipe, self.encoder, pooled=checkpoint is self.checkpoints[-1])
+        return GradientComputer(self.run, model, self.method, self.encoder, pooled=checkpoint is self.checkpoints[-1])
 
     def _table_of(self, writer: Writer, checkpoint: Checkpoint, work: GradientComputer) -> None:
         """Publish what the products of a checkpoint need, once: shards hang on it, so whoever is first decides."""
@@ -152,28 +142,52 @@ class Worker:
             work.prepare(writer.read_table(checkpoint.step))
 
     def _tables(self, checkpoint: Checkpoint, work: GradientComputer) -> dict[str, np.ndarray]:
-        tables, names = work.tables(), self.run.label_names
-        if self.recipe.refit is not None:
-            if names is None:
-                raise InputError(f"{self.recipe.name} fits a classifier's head anew, and this run is a language model")
-            tables["refit"] = refitted(work, self.stream, len(names), self.recipe.refit)
-        if self.spec.choice is not None:
-            return tables | self._of_layers(checkpoint, work, tables)
-        if self._recorded:
-            tables["inverse_root"] = self._moment(checkpoint).inverse_root
-        return tables
+        def source(this: Pass) -> Iterator[Batch]:
+            return text_batches(work, self.stream(), this)
 
-    def _of_layers(
-        self, checkpoint: Checkpoint, work: GradientComputer, tables: dict[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        """What gradients of layers are multiplied with, and what they are projected to, which hangs on it."""
-        made: dict[str, np.ndarray] = {}
-        if self.recipe.preconditioner == "adam":
-            made = roots(work, self.stream, self.moments[checkpoint.step], checkpoint)
-        if self.recipe.basis == "leading":
-            work.prepare(tables | made, basis=False)
-            made |= fit_directions(work, self.stream)
-        return made
+        tables = work.tables()
+        return tables | fitted_before(self._fitters, work, source, checkpoint, self._layers, self.options)
+
+    def fit(self, writer: Writer, cuts: list[SegmentPlan]) -> None:
+        """Fit what queries are multiplied with, once all gradients are there; an append has that of the index."""
+        for checkpoint in self.checkpoints if writer.base is None else ():
+            held = writer.read_table(checkpoint.step)
+            fitters = lacking(self._fitters, held, self._layers, self.options, after=True)
+            if not fitters:
+                continue
+            with self._clock("tables" if self.spec.choice is None else "curvature"):
+                source = self._sources(writer, cuts, checkpoint)
+                made = fitted_after(fitters, source, held, self._layers, self.options)
+                writer.put_table(checkpoint.step, made)
+
+    @property
+    def follows(self) -> bool:
+        """Whether something is fitted once all gradients are there."""
+        return any(follows(one, self.options) for one in self._fitters)
+
+    def _sources(
+        self, writer: Writer, cuts: list[SegmentPlan], checkpoint: Checkpoint
+    ) -> Callable[[Pass], Iterable[Batch]]:
+        """What passes after the gradients read; the model is loaded once, where it is needed."""
+        prepared = cache(lambda: self._prepared(writer, checkpoint))
+
+        def source(this: Pass) -> Iterable[Batch]:
+            if this.over == "texts":
+                return text_batches(prepared(), self.stream(), this)
+            if this.over == "gradients":
+                return self._stored(writer, cuts, checkpoint)
+            assert self.options.queries is not None
+            last = self.checkpoints[-1]
+            return [query_batch(prepared(), lambda: self._pass(last), self.options.queries, self.options.batch_size)]
+
+        return source
+
+    def _stored(self, writer: Writer, cuts: list[SegmentPlan], checkpoint: Checkpoint) -> Iterator[StoredBatch]:
+        labels = np.asarray(self.labels, dtype=np.int64)
+        for one in cuts:
+            for places, arrays in writer.decoded(checkpoint.step, one.planned, one.order):
+                own, p = labels[places + one.rows.start], arrays.get("meta.probabilities")
+                yield StoredBatch(Gradient.unpack(arrays), ~arrays["meta.bad"], own, p, self.table)
 
     def stream(self) -> Iterator[tuple[list[Encoded], list[int]]]:
         """Read the training set in batches, shortest texts first."""
@@ -189,24 +203,6 @@ class Worker:
         ):
             rows: list[int] = order[start:stop].tolist()
             yield self.encoder.encode([self.examples[row] for row in rows]), [self.labels[row] for row in rows]
-
-    def factors(self, writer: Writer, checkpoint: Checkpoint) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Take the factors of EK-FAC."""
-        return factors(self._prepared(writer, checkpoint), self.stream)
-
-    def squares(self, writer: Writer, checkpoint: Checkpoint, bases: Bases) -> dict[str, Float[np.ndarray, "o i"]]:
-        """Take the corrected eigenvalues of EK-FAC with drawn labels."""
-        return squares(self._prepared(writer, checkpoint), self.stream, bases)
-
-    def queries(self, writer: Writer, checkpoint: Checkpoint) -> Float[np.ndarray, "q p"]:
-        """Take the vectors of the queries whose autocorrelation is mixed in."""
-        assert self.options.queries is not None
-        return query_vectors(
-            self._prepared(writer, checkpoint),
-            lambda: self._pass(self.checkpoints[-1]),
-            self.options.queries,
-            self.options.batch_size,
-        )
 
     def _prepared(self, writer: Writer, checkpoint: Checkpoint) -> GradientComputer:
         work = self._pass(checkpoint)
@@ -228,7 +224,9 @@ class Worker:
         steps = track(
             self._todo(writer, one, checkpoint, shards),
             total=sum(bounds[shard + 1] - bounds[shard] for shard in shards),
-            label=(f"gradients, {step_name(checkpoint.step)}" if self.recipe.baseline is None else "predictions")
+            label=(
+                f"gradients, {step_name(checkpoint.step)}" if not isinstance(self.method, Baseline) else "predictions"
+            )
             + part,
             weight=lambda cut: cut[2] - cut[1],
             quiet=self.options.quiet,
@@ -306,17 +304,6 @@ class Worker:
                 for places, arrays in shards:
                     self._note_bad(one, checkpoint, int(places[0]) if len(places) else 0, arrays)
         return self._skipped()
-
-    def _moment(self, checkpoint: Checkpoint) -> SecondMoment:
-        found = self.moments[checkpoint.step]
-        assert found.v is not None
-        v = found.v()
-        if v.shape != self.table:
-            raise MismatchError(
-                f"the second moments of {checkpoint.path} are {list(v.shape)} and its word embedding is "
-                f"{list(self.table)}: they belong to another parameter; choose --second-moment estimate"
-            )
-        return SecondMoment(v, self.recipe.epsilon, found.source)
 
 
 def _shard_arrays(done: list[GradientBatch]) -> dict[str, np.ndarray]:

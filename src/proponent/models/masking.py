@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 from jaxtyping import Bool, Int
 
-from proponent.recipe import Recipe
+from proponent.method import MaskedLoss, Term
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,10 @@ class Masks:
     seed: int = 0
 
     @classmethod
-    def of(cls, recipe: Recipe) -> "Masks":
-        """The masks of a recipe."""
-        return cls(recipe.mask_share, recipe.mask_seed)
+    def of(cls, method: Term) -> "Masks":
+        """The masks of a method."""
+        objective = method.objective
+        return cls(objective.share, objective.seed) if isinstance(objective, MaskedLoss) else cls()
 
     def draw(self, ids: Int[np.ndarray, " t"], parts: Int[np.ndarray, " t"]) -> Bool[np.ndarray, " t"]:
         """Choose tokens of one text."""
@@ -41,4 +42,4 @@ class Masks:
 
 
 ONE_DRAW = Masks()
-"""The masks of every recipe that says nothing else."""
+"""The masks of every method that says nothing else."""

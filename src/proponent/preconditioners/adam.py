@@ -7,7 +7,7 @@ divided before they are projected, on both sides.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -24,6 +24,7 @@ from proponent.preconditioners.base import (
     ModelFacts,
     Pass,
     Preconditioner,
+    Stage,
     counted,
 )
 from proponent.preconditioners.batches import (
@@ -49,7 +50,7 @@ class Fitter(Preconditioner):
         method: whose part it is.
     """
 
-    stage: ClassVar[Literal["elementwise", "query"]] = "elementwise"
+    stage: ClassVar[Stage] = "elementwise"
     accepts: ClassVar[frozenset[type]] = frozenset({Rows})
 
     def __init__(self, spec: Adam, method: Gradients) -> None:
@@ -131,9 +132,13 @@ class Fitter(Preconditioner):
     def apply(
         self, gradient: Gradient, table: Arrays, layers: Sequence[LayerShape], train: TrainVectors | None
     ) -> Gradient:
-        """Divide rows of the word embedding; vectors of layers are divided when they are taken."""
+        """Divide rows of the word embedding; beside a head, say what products with the whole table are divided by."""
         rows = gradient.rows
-        if self.by_layer or rows is None:
+        if self.by_layer:  # vectors of layers are divided when they are taken
+            return gradient
+        if gradient.head is not None:
+            return replace(gradient, weight=table["inverse_root"])
+        if rows is None:
             return gradient
         return replace(gradient, rows=rows.times(table["inverse_root"][rows.ids]))
 

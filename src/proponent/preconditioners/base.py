@@ -10,12 +10,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, cast, runtime_checkable
 
+from proponent.data import Examples
 from proponent.gradients.gradient import Gradient
 from proponent.method import Gradients
 from proponent.method_parts import Projection, Spec
 from proponent.preconditioners.batches import Arrays, Batch, Computer, LayerShape, Parts, Sums, TrainVectors
 
 Over = Literal["texts", "gradients", "queries"]
+
+Stage = Literal["model", "elementwise", "query"]
+"""What is changed: the model or its projections, entries of gradients before a projection, or vectors of queries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +40,6 @@ class Pass:
 
 
 @runtime_checkable
-class Queries(Protocol):
-    """The queries that a build is given."""
-
-    @property
-    def name(self) -> str:
-        """As the user named them."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of their content."""
-        ...
-
-    def __len__(self) -> int: ...
-
-
-@runtime_checkable
 class BuildOptions(Protocol):
     """What of the options of a build matters here."""
 
@@ -62,7 +49,7 @@ class BuildOptions(Protocol):
         ...
 
     @property
-    def queries(self) -> Queries | None:
+    def queries(self) -> Examples | None:
         """The queries whose autocorrelation is mixed in."""
         ...
 
@@ -115,7 +102,7 @@ class Told:
 
     step: str
     layers: Sequence[LayerShape]
-    queries: Queries | None = None
+    queries: Examples | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +126,13 @@ class Cost:
 
 @runtime_checkable
 class Fitter(Protocol):
-    """Fits arrays at each checkpoint; the base of preconditioners, of the refit of a head and of bases."""
+    """Fits arrays at each checkpoint; the base of preconditioners, of the refit of a head and of bases.
+
+    Attributes:
+        stage: what is changed by what is fitted.
+    """
+
+    stage: ClassVar[Stage] = "model"
 
     def check(self, facts: ModelFacts) -> None:
         """Refuse what this model or these options do not allow."""
@@ -179,6 +172,10 @@ class Fitter(Protocol):
         """Hash what the arrays are made of beside the run and its training set; checkpoints by name."""
         return {}
 
+    def source(self, options: BuildOptions) -> str:
+        """Say where what is fitted comes from, for the plan."""
+        return ""
+
     def describe(self, table: Arrays, told: Told) -> list[str]:
         """Say what was fitted at a checkpoint."""
         return []
@@ -192,11 +189,9 @@ class Preconditioner(Fitter, Protocol):
     """Multiplies gradients: their entries before a projection, or the vectors of queries.
 
     Attributes:
-        stage: which of the two.
         accepts: forms that it multiplies; others are left as they are.
     """
 
-    stage: ClassVar[Literal["elementwise", "query"]]
     accepts: ClassVar[frozenset[type]]
 
     def apply(
@@ -220,9 +215,18 @@ def fitter_of(spec: Spec, method: Gradients) -> Fitter:
     return cast("Fitter", module.Fitter(spec, method))
 
 
-def fitters_of(method: Gradients) -> tuple[Fitter, ...]:
+def fitters_of(method: Spec) -> tuple[Fitter, ...]:
     """Find what the parts of a method do, in the order of work: refit, elementwise, basis, and what turns queries."""
+    if not isinstance(method, Gradients):
+        return ()
     projection = method.projection
     basis = projection if projection is not None and projection.basis == "principal" else None
     parts = (method.prepare, method.preconditioner("elementwise"), basis, method.preconditioner("query"))
     return tuple(fitter_of(one, method) for one in parts if one is not None)
+
+
+def preconditioners_of(method: Spec) -> tuple[Preconditioner, ...]:
+    """Find what the gradients of queries are multiplied with, in order."""
+    if not isinstance(method, Gradients):
+        return ()
+    return tuple(cast("Preconditioner", fitter_of(one, method)) for one in method.preconditioners)

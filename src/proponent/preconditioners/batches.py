@@ -95,34 +95,6 @@ def layer_shapes(planned: Iterable[Planned]) -> tuple[LayerShape, ...]:
 
 
 @runtime_checkable
-class LayerProjection(Protocol):
-    """Lays the gradients of layers out as vectors."""
-
-    @property
-    def blocks(self) -> Sequence[Any]:
-        """The layers, in order."""
-        ...
-
-    def factors(self, block: Any, call: Any) -> tuple[Any, Any]:
-        """Project both factors of one call of a layer."""
-        ...
-
-    def turn(self, sides: Mapping[str, tuple[Any, Any]]) -> None:
-        """Project to other matrices."""
-        ...
-
-
-@runtime_checkable
-class LayerVectors(Protocol):
-    """The chosen layers of a model."""
-
-    @property
-    def projection(self) -> LayerProjection:
-        """How they are laid out."""
-        ...
-
-
-@runtime_checkable
 class Computer(Protocol):
     """Takes gradients at one checkpoint.
 
@@ -143,8 +115,8 @@ class Computer(Protocol):
         ...
 
     @property
-    def layers(self) -> LayerVectors | None:
-        """The chosen layers; None for gradients of the word embedding or the last layer."""
+    def layers(self) -> Any:
+        """The chosen layers, and how they are laid out; None for gradients of the word embedding or the last layer."""
         ...
 
     def vectors(self, captured: Any, count: int) -> Float[np.ndarray, "n p"]:
@@ -179,9 +151,8 @@ class TextBatch:
     labels: Sequence[int]
 
     @property
-    def projection(self) -> LayerProjection:
+    def projection(self) -> Any:
         """How layers are laid out."""
-        assert self.computer.layers is not None
         return self.computer.layers.projection
 
     @property

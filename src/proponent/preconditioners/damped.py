@@ -12,7 +12,7 @@ from proponent.gradients.forms import Dense
 from proponent.gradients.gradient import Gradient
 from proponent.method import Gradients
 from proponent.method_parts import Damped
-from proponent.preconditioners.base import Cost, ModelFacts, Pass, Preconditioner, Told, counted
+from proponent.preconditioners.base import Cost, ModelFacts, Pass, Preconditioner, Stage, Told, counted
 from proponent.preconditioners.batches import Arrays, LayerShape, Parts, StoredBatch, Sums, TrainVectors
 
 MOST = 4096
@@ -104,7 +104,7 @@ class DampedFitter(Preconditioner, Generic[DampedSpec]):
         method: whose part it is.
     """
 
-    stage: ClassVar[Literal["elementwise", "query"]] = "query"
+    stage: ClassVar[Stage] = "query"
     accepts: ClassVar[frozenset[type]] = frozenset({Dense})
 
     def __init__(self, spec: DampedSpec, method: Gradients) -> None:

@@ -1,8 +1,9 @@
 """Compare queries' gradients with everything that an index keeps. Exact always; needs no model.
 
 TracIn-WE scores meet only where two texts share a token, so a query reads the postings of its own tokens and nothing
-else (`join`). What has no postings is scanned (`scan`). Optimizer-aware products turn the query, so what is kept stays
-plain. Segments are searched one by one, in several threads where that pays; memory does not grow with their number.
+else (`join`). What has no postings is scanned (`scan`). What a method does to products was done to the queries, so
+what is kept stays plain. Segments are searched one by one, in several threads where that pays; memory does not grow
+with their number.
 """
 
 import os
@@ -19,6 +20,7 @@ from proponent.errors import DamagedError
 from proponent.gradients.forms import Outer, Rows, Terms, gather
 from proponent.gradients.gradient import Gradient
 from proponent.gradients.vocabulary_head import VocabularyHead, cross_terms
+from proponent.method import Gradients, similarity_of
 from proponent.search.filters import ANY, Where
 from proponent.search.join import BlockJoin, Part, by_token, match_tokens, product, rank
 from proponent.search.kernels import KernelName, kernel_of
@@ -46,7 +48,9 @@ class Search:
         self, store: Store, *, kernel: KernelName | None = None, threads: int | None = None, prune: bool = True
     ) -> None:
         self.store = store
-        self.recipe = store.plan.recipe
+        method = store.plan.method
+        self._scaled = isinstance(method, Gradients) and method.scales_train
+        self._similarity = similarity_of(method)
         self.counter = Counter()
         self._kernel, self._prune = kernel_of(kernel), prune
         self._threads = threads or _threads()
@@ -114,11 +118,7 @@ class Search:
 
     def scale(self, step: int, segment: Segment) -> Float[np.ndarray, " n"] | None:
         """What the gradients of a segment are multiplied with."""
-        return segment.features(f"scale.{step}") if self.recipe.normed else None
-
-    def turned(self, step: int, rows: Rows) -> Rows:
-        """Divide a query's embedding gradient by the root of the second moment, when the recipe says so."""
-        return rows if self.recipe.preconditioner == "none" else rows.times(self._inverse_root(step)[rows.ids])
+        return segment.features(f"scale.{step}") if self._scaled else None
 
     def terms(self, step: int, example: int, query: Gradient, widths: tuple[int, int]) -> Terms:
         """Split one checkpoint's share of a score into word x word terms."""
@@ -139,9 +139,9 @@ class Search:
     def _terms(self, step: int, kept: Gradient, query: Gradient, widths: tuple[int, int]) -> Terms:
         total = np.zeros((widths[0] + 1, widths[1] + 1))
         if kept.rows is not None and query.rows is not None:
-            matched = None if self.recipe.synonym_threshold is None else self._synonyms(step).matched
+            matched = None if self._similarity is None else self._synonyms(step).matched
             total += kept.rows.terms(
-                self.turned(step, query.rows), *widths, matched=matched and matched(kept.rows, query.rows)
+                _weighted(query.rows, query), *widths, matched=matched and matched(kept.rows, query.rows)
             )
         if kept.outer is not None and query.outer is not None:
             total += kept.outer.terms(query.outer, *widths)
@@ -159,27 +159,23 @@ class Search:
 
     def _exact(self, query: Mapping[int, Gradient]) -> Callable[[int], float]:
         """Scores of one query in 64 bits, one example at a time, whatever else is asked at the same time."""
-        turned = {
-            step: one if one.rows is None else replace(one, rows=self.turned(step, one.rows).wide())
-            for step, one in query.items()
-        }
+        wide = {step: None if one.rows is None else one.rows.wide() for step, one in query.items()}
 
         def score(example: int) -> float:
             segment, place = self.store.locate(example)
             total = 0.0
             for step, gradient in query.items():
                 kept = Gradient.unpack(segment.arrays(step, place))
-                total += self._product(step, kept, gradient, turned[step]) * self._factor(step, segment, place)
+                total += self._product(step, kept, gradient, wide[step]) * self._factor(step, segment, place)
             return total
 
         return score
 
-    def _product(self, step: int, kept: Gradient, query: Gradient, turned: Gradient) -> float:
+    def _product(self, step: int, kept: Gradient, query: Gradient, wide: Rows | None) -> float:
         """The sum of `_terms`; rows alone need no terms."""
         alone = query.outer is None and query.head is None and query.dense is None
-        plain = alone and self.recipe.synonym_threshold is None
-        if plain and kept.rows is not None and turned.rows is not None:
-            return product(kept.rows, turned.rows)
+        if alone and self._similarity is None and kept.rows is not None and wide is not None:
+            return product(kept.rows, wide)
         return float(self._terms(step, _one_word(kept), _one_word(query), (1, 1)).sum())
 
     def _over(self, segments: Sequence[Segment], work: Callable[[Segment], None]) -> None:
@@ -191,17 +187,16 @@ class Search:
             list(pool.map(work, segments))
 
     def _ready(self, queries: Mapping[int, Gradient]) -> dict[int, Rows]:
-        """The queries' rows by step, turned and summed by token in 64 bits."""
+        """The queries' rows by step, summed by token in 64 bits."""
         ready: dict[int, Rows] = {}
         for step, gradient in queries.items():
             if gradient.rows is not None and gradient.head is None:  # beside other layers, too
-                rows = self.turned(step, gradient.rows)
-                ready[step] = rows.wide().merged(by_word=False)
+                ready[step] = gradient.rows.wide().merged(by_word=False)
         return ready
 
     def _joined(self, segment: Segment) -> bool:
         """Whether a segment is searched by its postings alone."""
-        if self.recipe.synonym_threshold is not None or self.store.plan.blocks:
+        if self._similarity is not None or self.store.plan.blocks:
             return False
         return all(segment.postings(one.step) is not None for one in self.store.plan.checkpoints)
 
@@ -257,11 +252,10 @@ class Search:
     ) -> Float[np.ndarray, "q n"]:
         """Products of embedding and head."""
         if queries.head is not None:
-            root = None if self.recipe.preconditioner == "none" else self._inverse_root(step)
-            return scan_head(segment, step, self._head(step), queries, root, self._kernel)
+            return scan_head(segment, step, self._head(step), queries, self._kernel)
         if queries.outer is not None:
             return scan_outer(segment, step, queries.outer, count)
-        if self.recipe.synonym_threshold is None:
+        if self._similarity is None:
             return scan_rows(segment, step, by_token(ready[step]), count, self._kernel)
         postings = segment.postings(step)
         if postings is not None:
@@ -278,31 +272,33 @@ class Search:
         assert kept.head is not None
         assert query.head is not None
         mine, theirs = kept.head.outer(head), query.head.outer(head)
-        turned = self.recipe.preconditioner != "none"
-        total = self._turned_outer_terms(step, mine, theirs, widths) if turned else mine.terms(theirs, *widths)
+        weight = query.weight
+        total = mine.terms(theirs, *widths) if weight is None else _outer_terms(mine, theirs, weight, widths)
         if kept.rows is not None:
-            total += cross_terms(self.turned(step, kept.rows), theirs, *widths)
+            total += cross_terms(_weighted(kept.rows, query), theirs, *widths)
         if query.rows is not None:
-            total += cross_terms(self.turned(step, query.rows), mine, widths[1], widths[0]).T
+            total += cross_terms(_weighted(query.rows, query), mine, widths[1], widths[0]).T
         return total
-
-    def _turned_outer_terms(self, step: int, mine: Outer, theirs: Outer, widths: tuple[int, int]) -> Terms:
-        """Outer x outer, every coordinate of the table divided by its own root: one position of the query a time."""
-        inverse = self._inverse_root(step)
-        columns = [((mine.g * g) @ inverse * mine.a) @ a for g, a in zip(theirs.g, theirs.a, strict=True)]
-        product = np.stack(columns, axis=1) if columns else np.zeros((len(mine.words), 0))
-        return gather(product, mine.words, theirs.words, *widths)
 
     def _head(self, step: int) -> VocabularyHead:
         table = self._table(step)
         return VocabularyHead(table["head"], table.get("head_bias"))
 
-    def _inverse_root(self, step: int) -> Float[np.ndarray, "v d"]:
-        return self._table(step)["inverse_root"]
-
     def _synonyms(self, step: int) -> Synonyms:
-        assert self.recipe.synonym_threshold is not None
-        return Synonyms(self._table(step)["embedding"], self.recipe.synonym_threshold)
+        assert self._similarity is not None
+        return Synonyms(self._table(step)["embedding"], self._similarity)
+
+
+def _weighted(rows: Rows, query: Gradient) -> Rows:
+    """Rows as the query's weight of the table multiplies them."""
+    return rows if query.weight is None else rows.times(query.weight[rows.ids])
+
+
+def _outer_terms(mine: Outer, theirs: Outer, weight: Float[np.ndarray, "v d"], widths: tuple[int, int]) -> Terms:
+    """Outer x outer, every entry of the table times its own weight: one position of the query a time."""
+    columns = [((mine.g * g) @ weight * mine.a) @ a for g, a in zip(theirs.g, theirs.a, strict=True)]
+    product = np.stack(columns, axis=1) if columns else np.zeros((len(mine.words), 0))
+    return gather(product, mine.words, theirs.words, *widths)
 
 
 def _take(scores: Float[np.ndarray, "q n"], offset: int, allowed: np.ndarray, ends: Sequence[TopKBothEnds]) -> None:

@@ -22,25 +22,22 @@ def scan_head(
     step: int,
     head: VocabularyHead,
     queries: Gradient,
-    inverse_root: Float[np.ndarray, "v d"] | None,
     kernel: Kernel,
 ) -> Float[np.ndarray, "q n"]:
     """Products with a vocabulary head, and with the rows of the same table when it is tied."""
     assert queries.head is not None
-    if inverse_root is None and _few_positions(queries, *head.weight.shape):
+    if queries.weight is None and _few_positions(queries, *head.weight.shape):
         return _by_factors(segment, step, head, queries, kernel)
-    tables = (_on_table(head, queries.example(row), inverse_root) for row in range(len(queries.head)))
+    tables = (_on_table(head, queries.example(row)) for row in range(len(queries.head)))
     return np.stack([_by_table(segment, step, head, one) for one in tables])
 
 
-def _on_table(
-    head: VocabularyHead, query: Gradient, inverse_root: Float[np.ndarray, "v d"] | None
-) -> Float[np.ndarray, "v d"]:
-    """One query's gradient on the whole table, turned."""
+def _on_table(head: VocabularyHead, query: Gradient) -> Float[np.ndarray, "v d"]:
+    """One query's gradient on the whole table, times its weight."""
     dense = query.head.outer(head).dense() if query.head is not None else np.zeros_like(head.weight)
     if query.rows is not None:
         np.add.at(dense, query.rows.ids, query.rows.rows)
-    return dense if inverse_root is None else dense * inverse_root
+    return dense if query.weight is None else dense * query.weight
 
 
 def _few_positions(queries: Gradient, vocabulary: int, width: int) -> bool:
@@ -53,7 +50,7 @@ def _few_positions(queries: Gradient, vocabulary: int, width: int) -> bool:
 def _by_table(
     segment: Segment, step: int, head: VocabularyHead, dense: Float[np.ndarray, "v d"]
 ) -> Float[np.ndarray, " n"]:
-    """Products of one query's gradient, turned, on the whole table."""
+    """Products of one query's gradient on the whole table."""
     total = np.zeros(segment.n)
     for examples, arrays in segment.shards(step):
         kept = Gradient.unpack(decode_arrays(arrays))

@@ -19,7 +19,7 @@ from proponent.store.manifest import (
     Manifest,
     Plan,
     PlannedSegment,
-    former_name,
+    former_lines,
     merkle_root,
     read_json,
 )
@@ -78,9 +78,8 @@ class Store:
         self._whole: set[Path] = set()
         if self.sealed:
             self._check()
-        if former_name(self.layout.plan):
-            note = "this index was written under the library's former name, whence: it is read as it is"
-            notes = list(dict.fromkeys([*self.manifest.notes, note]))
+        if former := former_lines(self.layout.plan):
+            notes = list(dict.fromkeys([*self.manifest.notes, *former]))
             self.manifest = self.manifest.model_copy(update={"notes": notes})
         self.segments = self._segments()
         self.n = sum(segment.n for segment in self.segments)
@@ -93,7 +92,7 @@ class Store:
         plan = self.plan
         always = {"skipped", "labels", "losses"}
         always |= {"probabilities", "mean_probabilities"} if plan.labels else set[str]()
-        always |= {f"scale.{one.step}" for one in plan.checkpoints} if plan.recipe.normed else set[str]()
+        always |= {f"scale.{one.step}" for one in plan.checkpoints} if plan.scales_train else set[str]()
         return Features(self.segments, always)
 
     @property
@@ -119,7 +118,7 @@ class Store:
 
     def scale(self, step: int) -> np.ndarray:
         """What each training example's gradient is multiplied with."""
-        return self.features[f"scale.{step}"] if self.plan.recipe.normed else np.ones(self.n)
+        return self.features[f"scale.{step}"] if self.plan.scales_train else np.ones(self.n)
 
     @property
     def coverage(self) -> float:

@@ -136,8 +136,8 @@ def method_line(plan: Plan) -> str:
     """Say the method, its checkpoints, and how their learning rates are known."""
     steps = ", ".join(f"{one.step:,} (learning rate {one.learning_rate:.3g})" for one in plan.checkpoints)
     rules = "; ".join(dict.fromkeys(one.rule for one in plan.checkpoints))
-    path = f", gradient path {plan.embedding_path}" if plan.recipe.layer == "embedding" else ""
-    return f"Method {plan.recipe.name}{path}; checkpoints at steps {steps}; learning rates: {rules}."
+    path = f", gradient path {plan.shown_path}" if plan.shown_path else ""
+    return f"Method {plan.method.name}{path}; checkpoints at steps {steps}; learning rates: {rules}."
 
 
 def banner(store: Store) -> tuple[str, ...]:
@@ -217,6 +217,6 @@ def _same(path: str) -> str:
 
 def _method(shown: OpenIndex) -> str:
     try:
-        return shown.plan.recipe.name
+        return shown.plan.method.name
     except ProponentError:
         return "cannot be opened"

@@ -112,6 +112,8 @@ class Task(ABC):
     """Whether a decoder reads the target: two word tables, two sides of every example."""
     replays: ClassVar[bool] = False
     """Whether a recorded training can be replayed."""
+    masks: ClassVar[bool] = False
+    """Whether tokens are masked and have to be guessed."""
     needs_pad: ClassVar[bool] = False
     """Whether the model finds its last token by a pad id, so that without one no batch may be padded."""
 

@@ -18,6 +18,7 @@ class MaskedLM(Task):
     """Masked language models; of a row with a target, its gap is masked."""
 
     kind, heads, auto_class = "masked-lm", "...ForMaskedLM", "AutoModelForMaskedLM"
+    masks = True
 
     @classmethod
     def recognises(cls, architecture: str, config: Any) -> bool:

@@ -65,7 +65,7 @@ def _of_index(
     if kept is None:
         job = asker.pending(question_of(state), shown.folder)
         told = "This index was not asked yet." if job is None else job.error or f"Being asked: {job.stage} …"
-        return ComparisonColumn(title=plan.recipe.name, note=note, hits=(), overlap="", problem=told)
+        return ComparisonColumn(title=plan.method.name, note=note, hits=(), overlap="", problem=told)
     hits = tuple(
         ComparedHit(
             rank=hit.rank,
@@ -80,7 +80,7 @@ def _of_index(
         for hit in kept.answer.proponents
     )
     return ComparisonColumn(
-        title=plan.recipe.name, note=note, hits=hits, overlap="" if first else overlap(hits, leading)
+        title=plan.method.name, note=note, hits=hits, overlap="" if first else overlap(hits, leading)
     )
 
 

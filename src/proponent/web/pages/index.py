@@ -19,7 +19,7 @@ def about_screen(shown: OpenIndex) -> AboutScreen:
     looking = ExampleState(index=shown.name)
     counts = [(act, sum(one.act == act for one in current.values())) for act in ACTS if act != "clear"]
     facts = [
-        ("method", plan.recipe.name),
+        ("method", plan.method.name),
         ("training examples", f"{store.counts.examples:,}"),
         ("classes", ", ".join(plan.label_names) if plan.label_names else "none: a language model"),
         ("data", Path(plan.source.data).name),
