@@ -14,6 +14,9 @@ from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block
 from proponent.gradients.projection import Projection
 from proponent.index.layer_vectors import LayerVectors
+from proponent.preconditioners.damped import Damping, damped_inverse
+from proponent.preconditioners.gauss_newton import ggn
+from proponent.preconditioners.refit_head import fitted_head
 from test_layer_vectors import Held, Pick, every_gradient, gradients, weight
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import NAMES, Truth, classifier_run, lm_run

@@ -15,7 +15,7 @@ from proponent.suggest import nearest
 if TYPE_CHECKING:
     from proponent.data import Columns, Examples
     from proponent.index.grouping import Aggregate
-    from proponent.method import Method as AnyMethod
+    from proponent.method import Term
     from proponent.models import Run
     from proponent.search import Where
 
@@ -134,7 +134,7 @@ def method_of(
     layers: str | None = None,
     project: str | None = None,
     fields: list[str] | None = None,
-) -> "AnyMethod":
+) -> "Term":
     """Find a method and change what the options change."""
     from proponent.method_table import stored_method
     from proponent.method_words import NAMED_NONE

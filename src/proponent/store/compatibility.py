@@ -78,6 +78,7 @@ def _difference(name: str, there: object, here: object) -> tuple[str, object, ob
 
 
 def _short(value: object) -> str:
-    part = cast("dict[str, object]", value) if isinstance(value, dict) else {}
-    text = str(part.get("kind", value))
+    if isinstance(value, dict):
+        value = cast("dict[str, object]", value).get("kind", cast("object", value))
+    text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
