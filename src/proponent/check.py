@@ -159,7 +159,7 @@ class _Check:
 
     def _dense(self, gradient: Gradient, row: int) -> Float[np.ndarray, "v d"]:
         one = gradient.example(row)
-        dense = np.zeros(table_shape(self.model, decoding=self.run.info.kind == "seq2seq"), dtype=np.float64)
+        dense = np.zeros(table_shape(self.model, decoding=self.run.task.decodes), dtype=np.float64)
         if one.rows is not None:
             np.add.at(dense, one.rows.ids, one.rows.rows)
         if one.head is not None:
@@ -169,11 +169,11 @@ class _Check:
     def _loss(self, model: nn.Module, row: int) -> Tensor:
         batch = self.encoder.collate([self.probes[row]], [self.probe_labels[row]])
         logits = cast("Any", model)(**batch.inputs).logits
-        return batch.task(self.run.info.kind).losses(logits).sum()
+        return self.run.task.objective(batch).losses(logits).sum()
 
     def _tables(self, model: nn.Module) -> list[Tensor]:
         """The table of the word embedding; of an encoder-decoder, both where they are two."""
-        return word_tables(model, decoding=self.run.info.kind == "seq2seq")
+        return word_tables(model, decoding=self.run.task.decodes)
 
     def _truth(self, row: int) -> Float[np.ndarray, "v d"]:
         """Autograd's own gradient of the whole table (a padding row is zero there by construction)."""

@@ -37,8 +37,8 @@ def label_errors(store: Store, ranking: Ranking = "mean-probability") -> LabelRe
     # `label_score` lies in [0, 1] and low is suspect: the mean over the checkpoints of the given label's probability;
     # for the loss rankings exp(-loss), its geometric mean; for the others the rank divided by the number of examples.
     # `predicted_label` is the class of largest mean probability over the checkpoints. Flags follow `confident_errors`.
-    names = store.plan.label_names
-    if names is None:
+    names = store.plan.labels.names
+    if not names:
         raise InputError("this index is of a language model: there are no labels to check")
     judged = judge(store)
     suspicion = _suspicion(store, ranking)
@@ -90,7 +90,7 @@ class LabelVerdicts:
 
 def judge(store: Store) -> LabelVerdicts:
     """Judge every label by the probabilities that the index keeps."""
-    if store.plan.label_names is None:
+    if not store.plan.labels:
         raise InputError("this index is of a language model: there are no labels to check")
     means, given = store.features["mean_probabilities"], store.features["labels"]
     valid = np.flatnonzero(store.alive)

@@ -157,7 +157,7 @@ class Build:
             run=str(run.path.absolute()),
             joined=[str(path.absolute()) for path in run.joined],
             tokenizer=run.named_tokenizer,
-            kind=run.info.kind,
+            kind=run.task.kind,
             label_names=list(run.label_names) if run.label_names else None,
             max_length=self.encoder.max_length,
             trust_remote_code=run.trust_remote_code,
@@ -251,12 +251,7 @@ class Build:
     def _notes(self, skipped: tuple[SkippedRow, ...]) -> list[str]:
         notes = self._told if self._layered is None else [*self._layered.notes(), *self._fitted_notes()]
         notes = [*self._run_notes(), *notes]
-        if self.run.info.kind == "masked-lm":
-            masks = Masks.of(self.method)
-            notes.append(
-                f"{masks.share:.0%} of the tokens of each text are masked and have to be guessed, chosen by "
-                f"seed {masks.seed} and the text's own tokens; of a row with a target, its gap is masked"
-            )
+        notes += self.run.task.notes(self.encoder.masks)
         if skipped:
             notes.append(
                 f"{len(skipped)} training rows have no finite loss or gradient and are left out: ids "

@@ -81,8 +81,8 @@ class ExplanationBuilder:
             ),
             embedding_path=plan.shown_path,  # type: ignore[arg-type]
             loss=plan.reduction,
-            query=asked.view(row, plan.label_names),
-            group=asked.group(plan.label_names),
+            query=asked.view(row, plan.labels),
+            group=asked.group(plan.labels),
             proponents=self._hits(asked, row, ranking.proponents, ranking.proponent_scores, worded=worded),
             opponents=self._hits(asked, row, ranking.opponents, ranking.opponent_scores, worded=worded),
             baselines=lists,
@@ -158,8 +158,7 @@ class ExplanationBuilder:
     ) -> Float[np.ndarray, "w x"]:
         """Word x word terms at one checkpoint. Vectors keep no words: those of a hit are taken again from its text."""
         place, example = hit
-        names = self.store.plan.label_names
-        label = -1 if names is None else names.index(str(example.label))
+        label = self.store.plan.labels.stored(example.label)
         if self._fast is not None:
             return self._fast.terms(asked, row, example, label, widths)
         gradient = asked.gradients[step].example(row)

@@ -72,7 +72,7 @@ def gradient_spec(method: Term, run: Run, model: nn.Module, *, retaken: bool = F
     """Decide which gradients to take."""
     if isinstance(method, Baseline) or (isinstance(method, Retaken) and not retaken):
         return GradientSpec(rows=False, outer=False, head=False, path="exact", tied=False)
-    lm, decoding = run.info.kind != "classification", run.info.kind == "seq2seq"
+    lm, decoding = not run.task.labels, run.task.decodes
     tied = is_tied(model, decoding=decoding)
     if isinstance(method, Retaken) or isinstance(method.gradient, Layers):
         choice = chosen_layers(method, run, model)
@@ -109,7 +109,7 @@ class GradientComputer:
         self.run, self.model, self.encoder = run, model, encoder
         self.method = settled(method, run, model)
         self.spec = gradient_spec(self.method, run, model, retaken=retaken)
-        self.table = table_shape(model, decoding=run.info.kind == "seq2seq")
+        self.table = table_shape(model, decoding=run.task.decodes)
         choice = self.spec.choice
         self.layers = LayerVectors.of(choice, self.method)
         objective = self.method.objective
@@ -213,18 +213,14 @@ class GradientComputer:
         draws: SampledLabels | None = None,
     ) -> tuple[Captured, HeadOuter | None]:
         batch = self.encoder.collate(encoded, labels)
-        if self.run.info.kind == "classification":
-            task = batch.classes(against)
-            losses = task.logits if asked and isinstance(self.method.objective, Logit) else task.losses
-            losses = losses if draws is None else draws.losses(batch, task)
-            return self._capture(batch.inputs, losses, batch.words), None
-        lm, decoder = batch.tokens(self._reduction), batch.decoder
+        objective, decoder = self.run.task.objective(batch, self._reduction, against), batch.decoder
         read = None if decoder is None else (decoder.mask, decoder.words)
-        losses = lm.losses if draws is None else draws.losses(batch, lm)
+        losses = objective.logits if asked and isinstance(self.method.objective, Logit) else objective.losses
+        losses = losses if draws is None else draws.losses(batch, objective)
         captured = self._capture(batch.inputs, losses, batch.words, read)
-        if captured.inputs is None:
+        if captured.inputs is None or objective.predictions is None:
             return captured, None
-        return captured, head_outer(captured.inputs, lm.target, lm.weight, batch.predicted_words)
+        return captured, head_outer(captured.inputs, *objective.predictions, batch.predicted_words)
 
     def losses(
         self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None = None
@@ -232,17 +228,19 @@ class GradientComputer:
         """Take losses without hooks, their graph and all."""
         batch = self.encoder.collate(encoded, labels)
         logits = cast("Tensor", self.model(**batch.inputs).logits)
-        if self.run.info.kind == "classification":
-            return batch.classes(against).losses(logits)
-        return batch.tokens(self._reduction).losses(logits)
+        return self.run.task.objective(batch, self._reduction, against).losses(logits)
 
     def probabilities(self, encoded: Sequence[Encoded]) -> Float[np.ndarray, "n l"] | None:
         """Predict without gradients."""
-        if self.run.info.kind != "classification":
+        if not self.run.task.labels:
             return None
         batch = self.encoder.collate(encoded, [0] * len(encoded))
         with torch.inference_mode():
-            return _softmax(self.model(**batch.inputs).logits)
+            return self._predicted(self.model(**batch.inputs).logits)
+
+    def _predicted(self, logits: Tensor) -> Float[np.ndarray, "n l"] | None:
+        found = self.run.task.probabilities(logits)
+        return None if found is None else found.numpy()
 
     def tables(self) -> dict[str, np.ndarray]:
         """Copy the tables that products at this checkpoint need."""
@@ -253,7 +251,7 @@ class GradientComputer:
             if head.bias is not None:
                 kept["head_bias"] = head.bias
         if similarity_of(self.method) is not None:
-            tables = word_tables(self.model, decoding=self.run.info.kind == "seq2seq")
+            tables = word_tables(self.model, decoding=self.run.task.decodes)
             kept["embedding"] = torch.cat(tables).detach().float().numpy().copy()
         return kept
 
@@ -270,8 +268,7 @@ class GradientComputer:
             chosen = getattr(self.method, "gradient", None)
             rows = chosen if isinstance(chosen, EmbeddingRows) else EmbeddingRows()  # beside layers all are kept
             kept = replace(kept, rows=compress(kept.rows, rows, self._special))
-        probabilities = _softmax(captured.logits) if self.run.info.kind == "classification" else None
-        return GradientBatch(kept, captured.losses, probabilities, captured.pooled, bad)
+        return GradientBatch(kept, captured.losses, self._predicted(captured.logits), captured.pooled, bad)
 
 
 def _joined(parts: Sequence[GradientBatch]) -> GradientBatch:
@@ -288,7 +285,3 @@ def _joined(parts: Sequence[GradientBatch]) -> GradientBatch:
 def _chained(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
     held = [one for one in parts if one is not None]
     return np.concatenate(held) if held else None
-
-
-def _softmax(logits: torch.Tensor) -> Float[np.ndarray, "n l"]:
-    return torch.softmax(logits.detach().float(), -1).numpy()

@@ -12,6 +12,7 @@ from proponent.errors import InputError
 from proponent.gradients.gradient import Gradient
 from proponent.index.baseline_scores import BaselineScores
 from proponent.index.queries import QueryBatch
+from proponent.labels import Labels
 from proponent.method import Baseline, Retaken, similarity_of
 from proponent.preconditioners.batches import layer_shapes
 from proponent.search import RULES, How, Ranking, Search, Votes, Where, ranking_of
@@ -120,8 +121,8 @@ class QueryGroup(QueryBatch):
         )
         return Texts([text for one in parts for text in one.texts], *columns)
 
-    def group(self, names: list[str] | None) -> tuple[QueryView, ...]:  # noqa: D102
-        return tuple(self.whole.view(row, names) for row in self.rows)
+    def group(self, labels: Labels) -> tuple[QueryView, ...]:  # noqa: D102
+        return tuple(self.whole.view(row, labels) for row in self.rows)
 
     def notes(self, row: int) -> list[str]:  # noqa: ARG002, D102
         cut = sum(bool(self.whole.notes(one)) for one in self.rows)
@@ -131,9 +132,8 @@ class QueryGroup(QueryBatch):
             else []
         )
 
-    def view(self, row: int, names: list[str] | None) -> QueryView:  # noqa: ARG002, D102
-        label = None if names is None or self.labels[0] < 0 else names[self.labels[0]]
-        against = None if names is None or self.against is None else names[self.against]
+    def view(self, row: int, labels: Labels) -> QueryView:  # noqa: ARG002, D102
+        label, against = labels.name(self.labels[0]), labels.name(self.against)
         loss = self.losses[0] if self.losses else None
         whole = QueryView(text=self.queries[0].text, label=label, predicted=None, probabilities=None, loss=loss)
         return replace(whole, against=against)
@@ -171,7 +171,7 @@ class Grouping:
             raise InputError("no query was given: there is nothing to join")
         if not rule.correct:
             return list(rows)
-        if self._plan.label_names is None:
+        if not self._plan.labels:
             raise InputError("only a classifier's queries can be predicted correctly, and this run is a language model")
         if all(query.label is None for query in asked.queries):
             raise InputError("which queries are predicted correctly is not known: give their labels")

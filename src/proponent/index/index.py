@@ -322,8 +322,8 @@ class Index:
         Raises:
             InputError: the run is a language model, a text is empty, or lists of different lengths.
         """
-        names = self.run.label_names
-        if names is None:
+        names = self.run.task.labels.names
+        if not names:
             raise InputError("this run is a language model: it predicts no classes")
         queries = [replace(one, label=None) for one in queries_of(texts, text_pairs=text_pairs)]
         check_queries(queries)
@@ -375,7 +375,7 @@ class Index:
     def _take(self, queries: Sequence[Example], against: AnyLabel | None) -> QueryBatch:
         check_queries(queries)
         run = self.run
-        check_against(against, self.store.plan.term, run.label_names)
+        check_against(against, self.store.plan.term, run.task.labels)
         encoded = self._loaded.encoder.encode(queries) if queries else []
         last = self._loaded.at(self.store.plan.checkpoints[-1].step)
         other = None if against is None else run.label_number(plain_label(against))

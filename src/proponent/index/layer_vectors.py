@@ -92,7 +92,7 @@ def chosen_layers(method: Gradients | Retaken, run: Run, model: nn.Module) -> Ch
     """Find the layers of a method in a model."""
     gradient = method if isinstance(method, Retaken) else method.gradient
     assert isinstance(gradient, Retaken | Layers)
-    head = classifier_head(model) if run.info.kind == "classification" else vocabulary_head(model)
+    head = classifier_head(model) if run.task.labels else vocabulary_head(model)
     return choose(
         model,
         gradient.names,
@@ -101,7 +101,7 @@ def chosen_layers(method: Gradients | Retaken, run: Run, model: nn.Module) -> Ch
         biases=gradient.biases,
         # rows are compared as they are: what multiplies gradients takes the word embedding like any other layer
         rows=isinstance(method, Gradients) and not method.preconditioners,
-        decoding=run.info.kind == "seq2seq",
+        decoding=run.task.decodes,
     )
 
 

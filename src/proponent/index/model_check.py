@@ -62,8 +62,8 @@ def check_model(
     spec = gradient_spec(method, run, model)
     layers = LayerVectors.of(spec.choice, method)
     shapes = () if layers is None else layer_shapes(layers.planned())
-    table = table_shape(model, decoding=run.info.kind == "seq2seq")
-    classes = None if run.label_names is None else len(run.label_names)
+    table = table_shape(model, decoding=run.task.decodes)
+    classes = len(run.task.labels) or None
     facts = ModelFacts(classes, table, spec.head, shapes, checkpoints, options)
     fitters = fitters_of(method)
     for one in fitters:
@@ -75,13 +75,13 @@ def check_model(
 
 
 def _problems(method: Term, run: Run, model: nn.Module) -> Iterator[str]:
-    name, kind = method.name, run.info.kind
-    if isinstance(method.objective, MaskedLoss) and kind != "masked-lm":
+    name, task = method.name, run.task
+    if isinstance(method.objective, MaskedLoss) and not task.masks:
         yield (
             f"{name} draws masks (masked-loss), and this run is no masked language model: leave mask_share and "
             "mask_seed out"
         )
-    if isinstance(method, Retaken) and method.nearest == "signal" and kind != "classification":
+    if isinstance(method, Retaken) and method.nearest == "signal" and not task.labels:
         yield (
             f"{name} with nearest=signal compares a classifier's error signals, and this run is no classifier: choose "
             "--set nearest=features"
@@ -90,10 +90,10 @@ def _problems(method: Term, run: Run, model: nn.Module) -> Iterator[str]:
     if isinstance(gradient, Layers | Retaken) and not gradient.names:
         yield f"{name} names no layers: give some with --layers (groups, or patterns over names)"
     refit = isinstance(method, Gradients) and method.prepare is not None  # which refuses by itself
-    if isinstance(method.objective, Logit) and run.label_names is None and not refit:
+    if isinstance(method.objective, Logit) and not task.labels and not refit:
         yield f"{name} takes the logit of a label, and this run has no labels: leave measure=logit out"
     if isinstance(method, Gradients) and isinstance(gradient, EmbeddingRows):
-        yield from _path_problems(method, gradient, model, decoding=kind == "seq2seq")
+        yield from _path_problems(method, gradient, model, decoding=task.decodes)
 
 
 def _path_problems(method: Gradients, rows: EmbeddingRows, model: nn.Module, *, decoding: bool) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from proponent.errors import DamagedError, InputError, MismatchError
+from proponent.labels import Labels
 from proponent.method import EmbeddingRows, Gradients, Logit, Method, Reduction, Term, terms_of
 from proponent.method_flat import from_flat
 from proponent.store.checksums import Checksums
@@ -213,6 +214,11 @@ class Plan(BaseModel):
         if len(self.terms) != len(terms_of(self.method)):
             raise ValueError(f"{len(self.terms)} terms are planned for {len(terms_of(self.method))} of the method")
         return self
+
+    @property
+    def labels(self) -> Labels:
+        """Classes in order."""
+        return Labels(tuple(self.label_names or ()))
 
     @property
     def term(self) -> Term:
