@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -14,8 +14,8 @@ import pyarrow.ipc
 import pyarrow.parquet
 from jaxtyping import Shaped
 
+from proponent.data.columns import Column, pack_numbers
 from proponent.data.disk import BLOCK_BYTES, first_bytes, is_packed, read_bytes
-from proponent.data.packed import ArrowColumn
 from proponent.data.table import RawTable, check_names, short
 from proponent.disk import write_stream
 from proponent.errors import DataError
@@ -25,7 +25,7 @@ _pa: Any = pyarrow
 _ipc: Any = pyarrow.ipc
 _parquet: Any = pyarrow.parquet
 
-_UNREADABLE = (_pa.ArrowException, OSError, ValueError, KeyError, TypeError, EOFError, OverflowError)
+UNREADABLE = (_pa.ArrowException, OSError, ValueError, KeyError, TypeError, EOFError, OverflowError)
 
 
 _STRETCH = 4096
@@ -48,16 +48,16 @@ def table_of_arrow(arrow: Any, name: str) -> RawTable:
     return RawTable(name, int(arrow.num_rows), names, get, class_names=classes.get)
 
 
-def checked_column(name: str, column: str, data: Any) -> ArrowColumn:
+def checked_column(name: str, column: str, data: Any) -> Column:
     """Take a column of Arrow memory that somebody else filled."""
     data = _pa.array(data) if hasattr(data, "__arrow_array__") else data
     try:
         data.validate(full=True)
     except _pa.ArrowException as error:
         raise DataError(
-            f"{name}: column {short(column)} holds bytes that are no {data.type} ({_first_line(error)}): write it again"
+            f"{name}: column {short(column)} holds bytes that are no {data.type} ({first_line(error)}): write it again"
         ) from error
-    return ArrowColumn(data)
+    return Column(data)
 
 
 # names of the ClassLabel columns from the note that `datasets` leaves in a schema; other notes are not ours
@@ -79,16 +79,16 @@ def read_user_parquet(path: Path) -> RawTable:
             _opened(path), page_checksum_verification=True, buffer_size=BLOCK_BYTES, pre_buffer=False
         )
         schema, rows = file.schema_arrow, int(file.metadata.num_rows)
-    except _UNREADABLE as error:
-        raise DataError(f"{name}: not a readable Parquet file ({_first_line(error)})") from error
+    except UNREADABLE as error:
+        raise DataError(f"{name}: not a readable Parquet file ({first_line(error)})") from error
     names = check_names(name, list(schema.names))
 
     def get(column: str) -> Sequence[object]:
         try:
             batches = file.iter_batches(_STRETCH, columns=[column], use_threads=False)
             data = _pa.chunked_array([_fitted(one.column(column)) for one in batches], type=schema.field(column).type)
-        except _UNREADABLE as error:
-            raise DataError(f"{name}: not a readable Parquet file ({_first_line(error)})") from error
+        except UNREADABLE as error:
+            raise DataError(f"{name}: not a readable Parquet file ({first_line(error)})") from error
         return checked_column(name, column, data)
 
     return RawTable(name, rows, names, get, class_names=_class_labels(schema.metadata).get)
@@ -120,12 +120,21 @@ def read_user_arrow(path: Path) -> RawTable:
             first, source = first_bytes(path), _pa.memory_map(str(path))
         with (_ipc.open_file if first.startswith(b"ARROW1") else _ipc.open_stream)(source) as reader:
             return table_of_arrow(reader.read_all(), str(path))
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: not a readable Arrow file ({_first_line(error)})") from error
+    except UNREADABLE as error:
+        raise DataError(f"{path}: not a readable Arrow file ({first_line(error)})") from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Say in one line what pyarrow says in several."""
     return short(str(error).split("\n", 1)[0], limit=120)
+
+
+def arrow_table(name: str, columns: Mapping[str, Sequence[object] | Shaped[np.ndarray, "n *more"]]) -> Any:
+    """Make an Arrow table of columns; `name` is what messages call it."""
+    lengths = {column: len(values) for column, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"{name}: the columns have different lengths {lengths}")
+    return _pa.table({column: _to_arrow(column, values) for column, values in columns.items()})
 
 
 def write_parquet(
@@ -135,20 +144,17 @@ def write_parquet(
     replace: bool = True,
 ) -> None:
     """Write a table with a checksum on every page, packed with zstd."""
-    lengths = {name: len(values) for name, values in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise DataError(f"{os.fspath(path)}: the columns have different lengths {lengths}")
-    arrow = _pa.table({name: _to_arrow(name, values) for name, values in columns.items()})
-    write_arrow(Path(path), arrow, replace=replace)
+    write_arrow(Path(path), arrow_table(os.fspath(path), columns), replace=replace)
 
 
 def write_arrow(path: Path, arrow: Any, *, replace: bool = True) -> None:
     """Write an Arrow table as Parquet."""
+    write_stream(path, lambda file: fill_parquet(file, arrow), replace=replace)
 
-    def fill(file: IO[bytes]) -> None:
-        _parquet.write_table(arrow, file, compression="zstd", write_page_checksum=True)
 
-    write_stream(path, fill, replace=replace)
+def fill_parquet(sink: Any, arrow: Any, group: int | None = None) -> None:
+    """Write an Arrow table as Parquet to an open file, `group` rows in a row group."""
+    _parquet.write_table(arrow, sink, compression="zstd", write_page_checksum=True, row_group_size=group)
 
 
 def read_native(name: str) -> Any | None:
@@ -163,8 +169,8 @@ def read_native(name: str) -> Any | None:
         opened = _ipc.open_file if data.startswith(b"ARROW1") else _ipc.open_stream
         with opened(_pa.BufferReader(data)) as reader:
             return reader.read_all()
-    except _UNREADABLE as error:
-        raise DataError(f"{name}: not a readable Parquet or Arrow file ({_first_line(error)})") from error
+    except UNREADABLE as error:
+        raise DataError(f"{name}: not a readable Parquet or Arrow file ({first_line(error)})") from error
 
 
 def arrow_rows(columns: Any, rows: Sequence[int], changed: str, changes: Mapping[int, object]) -> Any:
@@ -172,19 +178,14 @@ def arrow_rows(columns: Any, rows: Sequence[int], changed: str, changes: Mapping
     native = isinstance(columns, _pa.Table)
     names: list[str] = list(columns.column_names) if native else list(columns)
     taken: list[Any] = []
-    chosen = _pa.array(list(rows), type=_pa.int64())
+    chosen = pack_numbers(np.asarray(rows, dtype=np.int64))
     for name in names:
-        data = columns.column(name) if native else _as_arrow(name, columns[name])
+        data = columns.column(name) if native else _to_arrow(name, columns[name])
         if name == changed and changes:
             values = [changes.get(row, value) for row, value in enumerate(data.to_pylist())]
             data = _pa.array(values, type=data.type)
         taken.append(data.take(chosen))
     return _pa.Table.from_arrays(taken, schema=columns.schema) if native else _pa.table(taken, names=names)
-
-
-def _as_arrow(name: str, values: Sequence[object]) -> Any:
-    # not pyarrow.array: it imports pandas
-    return values.__arrow_array__() if isinstance(values, ArrowColumn) else _to_arrow(name, values)
 
 
 def joined_arrow(tables: Sequence[Any]) -> Any:
@@ -195,12 +196,14 @@ def joined_arrow(tables: Sequence[Any]) -> Any:
         return _pa.concat_tables(tables, promote_options="permissive")
     except _pa.ArrowException as error:
         raise DataError(
-            f"the columns of the data sets do not fit into one Parquet file ({_first_line(error)}): choose .jsonl"
+            f"the columns of the data sets do not fit into one Parquet file ({first_line(error)}): choose .jsonl"
         ) from error
 
 
 def _to_arrow(name: str, values: Sequence[object] | Shaped[np.ndarray, "n *more"]) -> Any:
     try:
+        if isinstance(values, Column) and values.decode is None:
+            return values.arrow
         if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
             if values.ndim == 2 and values.shape[1] > 0:
                 return _pa.FixedSizeListArray.from_arrays(_pa.array(values.ravel()), values.shape[1])
@@ -209,7 +212,7 @@ def _to_arrow(name: str, values: Sequence[object] | Shaped[np.ndarray, "n *more"
             return _in_blocks(iter(values))
         return _pa.array(values.tolist() if isinstance(values, np.ndarray) else list(values))
     except (_pa.ArrowException, TypeError, OverflowError, ValueError) as error:
-        raise DataError(f"column {short(name)} cannot be written to Parquet ({_first_line(error)})") from error
+        raise DataError(f"column {short(name)} cannot be written to Parquet ({first_line(error)})") from error
 
 
 def _in_blocks(values: Iterator[object]) -> Any:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from jaxtyping import Int
 
+from proponent.data.columns import joined
 from proponent.data.examples import Columns
-from proponent.data.packed import joined
 from proponent.data.table import RawTable, short
 from proponent.errors import DataError
 

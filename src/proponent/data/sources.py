@@ -12,8 +12,8 @@ from typing import Any, cast
 
 from proponent.data.arrow import checked_column, is_arrow_table, read_user_arrow, read_user_parquet, table_of_arrow
 from proponent.data.checks import check
+from proponent.data.columns import Column, ColumnBuilder, joined
 from proponent.data.examples import Columns, Examples
-from proponent.data.packed import ArrowColumn, ColumnBuilder, joined
 from proponent.data.several import one_after_another
 from proponent.data.table import RawTable, check_names, short, table_of_records
 from proponent.data.text_files import packed_table, read_json, read_json_lines, read_separated
@@ -241,7 +241,7 @@ def _table_of_stored(source: Any, name: str) -> RawTable:
     def prepare(columns: Sequence[str]) -> None:
         # the Arrow view keeps the order of select() and shuffle(), and decodes no images or sound
         view = source.select_columns(list(columns)).with_format("arrow")
-        pieces: dict[str, list[ArrowColumn]] = {column: [] for column in columns}
+        pieces: dict[str, list[Column]] = {column: [] for column in columns}
         for start in range(0, source.num_rows, _STRETCH):
             arrow = view[start : start + _STRETCH]
             for column, done in pieces.items():

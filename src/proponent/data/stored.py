@@ -13,8 +13,9 @@ import pyarrow.compute
 import pyarrow.parquet
 from jaxtyping import Int
 
-from proponent.data.packed import pack_texts
-from proponent.errors import DamagedError, DataError
+from proponent.data.arrow import UNREADABLE, arrow_table, fill_parquet, first_line
+from proponent.data.columns import pack_texts
+from proponent.errors import DamagedError
 
 _pa: Any = pyarrow
 _compute: Any = pyarrow.compute
@@ -23,20 +24,11 @@ _parquet: Any = pyarrow.parquet
 GROUP = 4096
 """Rows that are read together."""
 
-_UNREADABLE = (_pa.ArrowException, OSError, ValueError, KeyError, TypeError, EOFError, OverflowError)
-
 
 def parquet_bytes(columns: Mapping[str, Sequence[object] | np.ndarray]) -> memoryview:
-    """Write a table to memory as Parquet, with a checksum on every page, packed with zstd."""
-    lengths = {name: len(values) for name, values in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise DataError(f"the columns of examples have different lengths {lengths}")
-    try:
-        table = _pa.table({name: _pa.array(values) for name, values in columns.items()})
-    except (_pa.ArrowException, TypeError, OverflowError, ValueError) as error:
-        raise DataError(f"the examples cannot be written to Parquet ({error})") from error
+    """Write examples to memory as Parquet, with a checksum on every page, packed with zstd."""
     sink = _pa.BufferOutputStream()
-    _parquet.write_table(table, sink, compression="zstd", write_page_checksum=True, row_group_size=GROUP)
+    fill_parquet(sink, arrow_table("the examples of an index", columns), GROUP)
     return memoryview(sink.getvalue())
 
 
@@ -55,7 +47,7 @@ class StoredExamples:
         try:
             self._file = _parquet.ParquetFile(str(path), page_checksum_verification=True)
             groups = [self._file.metadata.row_group(one).num_rows for one in range(self._file.num_row_groups)]
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise self._damaged(error) from error
         self._begins = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
         self._group = lru_cache(maxsize=4)(self._read_group)
@@ -87,7 +79,7 @@ class StoredExamples:
         """Read one column without making Python objects of it."""
         try:
             return self._file.read([name]).column(name)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise self._damaged(error) from error
 
     def blocks(self, name: str) -> Iterator[list[Any]]:
@@ -95,7 +87,7 @@ class StoredExamples:
         try:
             for batch in self._file.iter_batches(GROUP, columns=[name], use_threads=False):
                 yield batch.column(0).to_pylist()
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise self._damaged(error) from error
 
     def take(self, name: str, numbers: Int[np.ndarray, " m"]) -> list[Any]:
@@ -121,7 +113,7 @@ class StoredExamples:
             try:
                 column = self._file.read_row_group(group, columns=[name]).column(name)
                 yield at, column.take((numbers[at] - self._begins[group]).tolist())
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 raise self._damaged(error) from error
 
     def counts(self, name: str) -> dict[str, int]:
@@ -140,11 +132,11 @@ class StoredExamples:
         """Find the examples with one of some texts."""
         if not wanted:
             return np.zeros(0, dtype=np.int64)
-        values = pack_texts(sorted(wanted)).arrays[0]
+        values = pack_texts(sorted(wanted))
         try:
             column = self._file.read([name]).column(name).cast(values.type)
             found = _compute.indices_nonzero(_compute.is_in(column, value_set=values))
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise self._damaged(error) from error
         # not to_numpy: it imports pandas
         return np.frombuffer(found.buffers()[1], dtype=np.uint64, count=len(found)).astype(np.int64)
@@ -152,10 +144,10 @@ class StoredExamples:
     def _read_group(self, group: int) -> dict[str, Any]:
         try:
             table = self._file.read_row_group(group)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise self._damaged(error) from error
         return {name: table.column(name) for name in table.column_names}
 
     def _damaged(self, error: BaseException) -> DamagedError:
-        first = str(error).split("\n", 1)[0][:120]
-        return DamagedError(f"{self.path}: damaged or missing ({first}): restore it or build the index again")
+        why = first_line(error)
+        return DamagedError(f"{self.path}: damaged or missing ({why}): restore it or build the index again")

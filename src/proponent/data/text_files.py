@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+from proponent.data.columns import BLOCK, Column, ColumnBuilder, as_json, joined, pack_texts
 from proponent.data.decoding import read_text, text_lines
-from proponent.data.packed import BLOCK, ArrowColumn, ColumnBuilder, as_json, joined, pack_texts
 from proponent.data.table import RawTable, check_names, short
 from proponent.errors import DataError
 
@@ -75,7 +75,7 @@ class _Separated:
         self._name = name
         self._pending: list[list[str]] = []
         self._characters = 0
-        self._packed: list[list[ArrowColumn]] = []
+        self._packed: list[list[Column]] = []
         self._lines = array("q")
         self._ragged: list[tuple[int, int]] = []
         self._n_ragged = 0
@@ -106,7 +106,7 @@ class _Separated:
     def _pack(self) -> None:
         if self._pending:
             for parts, values in zip(self._packed, zip(*self._pending, strict=True), strict=True):
-                parts.append(pack_texts(values))
+                parts.append(Column(pack_texts(values)))
         self._pending, self._characters = [], 0
 
     def _refuse_ragged(self) -> None:

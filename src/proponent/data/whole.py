@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.compute
 from jaxtyping import Bool, Int
 
-from proponent.data.packed import pack_texts
+from proponent.data.columns import pack_texts
 from proponent.data.stored import StoredExamples
 from proponent.errors import InputError
 from proponent.types import Span
@@ -136,7 +136,7 @@ def spans(texts: Sequence[str], how: How, pattern: str) -> list[tuple[Span, ...]
     expression = _expression(how, pattern)
     around, inside = (r"\1" + _OPEN + r"\2" + _CLOSE, f"({_EDGE_BEFORE})(?i:({re_escape(pattern)}))")
     marked = _compute.replace_substring_regex(
-        pack_texts(texts).arrays[0],
+        pack_texts(texts),
         pattern=inside if how == "word" else f"({expression})",
         replacement=around if how == "word" else _OPEN + r"\1" + _CLOSE,
     ).to_pylist()
@@ -179,7 +179,7 @@ def _expression(how: How, pattern: str) -> str:
     else:
         expression = f"(?i:{re_escape(pattern) if how == 'substring' else pattern})"
     try:
-        _compute.match_substring_regex(pack_texts([""]).arrays[0], pattern=expression)
+        _compute.match_substring_regex(pack_texts([""]), pattern=expression)
     except _pa.ArrowInvalid as error:
         reason = str(error).split("regular expression: ", 1)[-1].splitlines()[0][:200]
         raise InputError(
