@@ -37,7 +37,7 @@ def is_arrow_table(source: object) -> bool:
     return isinstance(source, _pa.Table)
 
 
-def table_of_arrow(arrow: Any, name: str) -> RawTable:
+def table_of_arrow(arrow: Any, name: str, schema: Any = None) -> RawTable:
     """Wrap an Arrow table; its memory is shared, and values become Python objects when they are asked for."""
     names = check_names(name, list(arrow.column_names))
     classes = _class_labels(arrow.schema.metadata)
@@ -45,7 +45,7 @@ def table_of_arrow(arrow: Any, name: str) -> RawTable:
     def get(column: str) -> Sequence[object]:
         return checked_column(name, column, arrow.column(column))
 
-    return RawTable(name, int(arrow.num_rows), names, get, class_names=classes.get)
+    return RawTable(name, int(arrow.num_rows), names, get, class_names=classes.get, schema=schema)
 
 
 def checked_column(name: str, column: str, data: Any) -> Column:
@@ -91,7 +91,7 @@ def read_user_parquet(path: Path) -> RawTable:
             raise DataError(f"{name}: not a readable Parquet file ({first_line(error)})") from error
         return checked_column(name, column, data)
 
-    return RawTable(name, rows, names, get, class_names=_class_labels(schema.metadata).get)
+    return RawTable(name, rows, names, get, class_names=_class_labels(schema.metadata).get, schema=schema)
 
 
 # text as it is unpacked lies in buffers that grew by doubling: move it into buffers of its size
@@ -119,7 +119,7 @@ def read_user_arrow(path: Path) -> RawTable:
         else:
             first, source = first_bytes(path), _pa.memory_map(str(path))
         with (_ipc.open_file if first.startswith(b"ARROW1") else _ipc.open_stream)(source) as reader:
-            return table_of_arrow(reader.read_all(), str(path))
+            return table_of_arrow(reader.read_all(), str(path), reader.schema)
     except UNREADABLE as error:
         raise DataError(f"{path}: not a readable Arrow file ({first_line(error)})") from error
 
@@ -157,35 +157,19 @@ def fill_parquet(sink: Any, arrow: Any, group: int | None = None) -> None:
     _parquet.write_table(arrow, sink, compression="zstd", write_page_checksum=True, row_group_size=group)
 
 
-def read_native(name: str) -> Any | None:
-    """Read a user's Parquet or Arrow file as an Arrow table, kinds and notes of its columns kept; None for others."""
-    path, kind = Path(name), name.lower().removesuffix(".gz")
-    if not kind.endswith((".parquet", ".arrow")) or not path.is_file():
-        return None
-    try:
-        if kind.endswith(".parquet"):
-            return _parquet.ParquetFile(_opened(path), page_checksum_verification=True).read()
-        data = read_bytes(path)
-        opened = _ipc.open_file if data.startswith(b"ARROW1") else _ipc.open_stream
-        with opened(_pa.BufferReader(data)) as reader:
-            return reader.read_all()
-    except UNREADABLE as error:
-        raise DataError(f"{name}: not a readable Parquet or Arrow file ({first_line(error)})") from error
-
-
-def arrow_rows(columns: Any, rows: Sequence[int], changed: str, changes: Mapping[int, object]) -> Any:
-    """Take rows of an Arrow table, or of columns as they were read, with changes to one column."""
-    native = isinstance(columns, _pa.Table)
-    names: list[str] = list(columns.column_names) if native else list(columns)
+def arrow_rows(
+    columns: Mapping[str, Sequence[Any]], schema: Any, rows: Sequence[int], changed: str, changes: Mapping[int, object]
+) -> Any:
+    """Make an Arrow table of rows of columns as they were read, with changes to one column."""
     taken: list[Any] = []
     chosen = pack_numbers(np.asarray(rows, dtype=np.int64))
-    for name in names:
-        data = columns.column(name) if native else _to_arrow(name, columns[name])
+    for name, column in columns.items():
+        data = _to_arrow(name, column)
         if name == changed and changes:
             values = [changes.get(row, value) for row, value in enumerate(data.to_pylist())]
             data = _pa.array(values, type=data.type)
         taken.append(data.take(chosen))
-    return _pa.Table.from_arrays(taken, schema=columns.schema) if native else _pa.table(taken, names=names)
+    return _pa.table(taken, names=list(columns)) if schema is None else _pa.Table.from_arrays(taken, schema=schema)
 
 
 def joined_arrow(tables: Sequence[Any]) -> Any:

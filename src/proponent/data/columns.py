@@ -17,6 +17,9 @@ Rows = range | Int[np.ndarray, " _"]
 BLOCK = 1024
 """Rows that become Python objects at a time."""
 
+_CHARACTERS = 1 << 22
+"""Most characters of records that wait to be packed (one record may have more)."""
+
 _TEXT = _pa.large_string()
 _TEXTS = {_pa.string(), _TEXT}
 _INT64 = range(-(2**63), 2**63)
@@ -176,10 +179,11 @@ class ColumnBuilder:
     `spare` keeps a run of values that no one kind of Arrow array holds without changing them.
     """
 
-    def __init__(self, spare: Callable[[list[Any]], Sequence[Any]]) -> None:
+    def __init__(self, spare: Callable[[list[Any]], Sequence[Any]], names: Sequence[str] = ()) -> None:
         self._spare = spare
         self._pending: list[Mapping[str, Any]] = []
-        self._parts: dict[str, list[Sequence[Any]]] = {}
+        self._characters = 0
+        self._parts: dict[str, list[Sequence[Any]]] = {name: [] for name in names}
         self._rare: dict[str, dict[int, Any]] = {}
         self._packed = 0
 
@@ -189,7 +193,8 @@ class ColumnBuilder:
     def add(self, record: Mapping[str, Any]) -> None:
         """Add a row."""
         self._pending.append(record)
-        if len(self._pending) == BLOCK:
+        self._characters += sum(len(value) for value in record.values() if isinstance(value, str))
+        if len(self._pending) == BLOCK or self._characters > _CHARACTERS:
             self._pack()
 
     def columns(self) -> dict[str, Callable[[], Sequence[Any]]]:
@@ -202,7 +207,7 @@ class ColumnBuilder:
         for row, record in enumerate(self._pending, start):
             for key, value in record.items():
                 if key not in self._parts:
-                    if len(self._parts) == _DENSE:
+                    if len(self._parts) >= _DENSE:
                         self._rare.setdefault(key, {})[row] = value
                     else:
                         self._parts[key] = [Column(_pa.nulls(start))]
@@ -211,7 +216,7 @@ class ColumnBuilder:
             array = pack(values)
             parts.append(self._spare(values) if array is None else Column(array))
         self._packed += len(self._pending)
-        self._pending = []
+        self._pending, self._characters = [], 0
 
     def _column(self, key: str) -> Sequence[Any]:
         if key in self._rare:

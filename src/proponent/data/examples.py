@@ -153,6 +153,11 @@ class Examples(Sequence[Example]):
         return self._source.get(name)
 
     @property
+    def schema(self) -> Any:
+        """Kinds and notes of the columns of a Parquet or Arrow file as pyarrow tells them; None for other sources."""
+        return self._source.schema
+
+    @property
     def label_column(self) -> str:
         """The column that the labels were read from; empty where there is none."""
         return self.columns.label if "label" in self._parts else ""

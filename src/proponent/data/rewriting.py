@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from proponent.data.arrow import arrow_rows, joined_arrow, read_native, write_arrow, write_parquet
+from proponent.data.arrow import arrow_rows, joined_arrow, write_arrow, write_parquet
 from proponent.data.columns import select
 from proponent.data.examples import Examples
 from proponent.data.spreadsheet import write_csv_rows
@@ -119,11 +119,9 @@ def _column(part: Part, name: str) -> Iterable[Any]:
 
 def _arrow(part: Part) -> Any:
     """The rows of a part in the kinds of column that the file has."""
-    native = read_native(part.examples.name)
-    names = part.examples.column_names
-    columns = {name: part.examples.as_read(name) for name in names} if native is None else native
+    columns = {name: part.examples.as_read(name) for name in part.examples.column_names}
     try:
-        return arrow_rows(columns, part.rows, part.column, part.changes)
+        return arrow_rows(columns, part.examples.schema, part.rows, part.column, part.changes)
     except (TypeError, ValueError) as error:
         told = short(next(iter(part.changes.values()), ""))
         raise DataError(f"{part.examples.name}: column {short(part.column)} cannot hold {told} ({error})") from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -31,6 +32,7 @@ class RawTable:
         warnings: lines that the reader wants shown.
         class_names: names behind the numbers of a column, for a `datasets` ClassLabel.
         prepare: is told which columns will be asked for, where reading them together is cheaper.
+        schema: the `pyarrow.Schema` of a Parquet or Arrow file, with its notes; None for other kinds of input.
     """
 
     name: str
@@ -41,6 +43,7 @@ class RawTable:
     warnings: tuple[str, ...] = ()
     class_names: Callable[[str], tuple[str, ...] | None] = no_class_names
     prepare: Callable[[Sequence[str]], None] = no_preparation
+    schema: Any = None
 
     def where(self, rows: "Sequence[int] | Int[np.ndarray, ' m']", limit: int = 5) -> str:
         """Name rows for a message, the first few of them."""
