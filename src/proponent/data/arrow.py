@@ -1,6 +1,5 @@
 """The door of pyarrow: Arrow and Parquet, those of the user and those that proponent writes."""
 
-# pyright: reportMissingTypeStubs=false
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,23 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.ipc
-import pyarrow.parquet
 from jaxtyping import Shaped
 
 from proponent.data.columns import Column, pack_numbers
 from proponent.data.disk import BLOCK_BYTES, first_bytes, is_packed, read_bytes
 from proponent.data.table import RawTable, check_names, short
+from proponent.data.untyped import ipc, pa, parquet
 from proponent.disk import write_stream
 from proponent.errors import DataError
 
-# pyarrow ships no types
-_pa: Any = pyarrow
-_ipc: Any = pyarrow.ipc
-_parquet: Any = pyarrow.parquet
-
-UNREADABLE = (_pa.ArrowException, OSError, ValueError, KeyError, TypeError, EOFError, OverflowError)
+UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, EOFError, OverflowError)
 
 
 _STRETCH = 4096
@@ -34,7 +26,7 @@ _STRETCH = 4096
 
 def is_arrow_table(source: object) -> bool:
     """Tell whether an object is a pyarrow Table."""
-    return isinstance(source, _pa.Table)
+    return isinstance(source, pa.Table)
 
 
 def table_of_arrow(arrow: Any, name: str, schema: Any = None) -> RawTable:
@@ -50,10 +42,10 @@ def table_of_arrow(arrow: Any, name: str, schema: Any = None) -> RawTable:
 
 def checked_column(name: str, column: str, data: Any) -> Column:
     """Take a column of Arrow memory that somebody else filled."""
-    data = _pa.array(data) if hasattr(data, "__arrow_array__") else data
+    data = pa.array(data) if hasattr(data, "__arrow_array__") else data
     try:
         data.validate(full=True)
-    except _pa.ArrowException as error:
+    except pa.ArrowException as error:
         raise DataError(
             f"{name}: column {short(column)} holds bytes that are no {data.type} ({first_line(error)}): write it again"
         ) from error
@@ -75,7 +67,7 @@ def read_user_parquet(path: Path) -> RawTable:
     name = str(path)
     try:
         # the file stays open: a column that is asked for later comes from the same file
-        file = _parquet.ParquetFile(
+        file = parquet.ParquetFile(
             _opened(path), page_checksum_verification=True, buffer_size=BLOCK_BYTES, pre_buffer=False
         )
         schema, rows = file.schema_arrow, int(file.metadata.num_rows)
@@ -86,7 +78,7 @@ def read_user_parquet(path: Path) -> RawTable:
     def get(column: str) -> Sequence[object]:
         try:
             batches = file.iter_batches(_STRETCH, columns=[column], use_threads=False)
-            data = _pa.chunked_array([_fitted(one.column(column)) for one in batches], type=schema.field(column).type)
+            data = pa.chunked_array([_fitted(one.column(column)) for one in batches], type=schema.field(column).type)
         except UNREADABLE as error:
             raise DataError(f"{name}: not a readable Parquet file ({first_line(error)})") from error
         return checked_column(name, column, data)
@@ -96,17 +88,17 @@ def read_user_parquet(path: Path) -> RawTable:
 
 # text as it is unpacked lies in buffers that grew by doubling: move it into buffers of its size
 def _fitted(array: Any) -> Any:
-    if array.type not in (_pa.string(), _pa.large_string()):
+    if array.type not in (pa.string(), pa.large_string()):
         return array
-    buffers = [None if buffer is None else _pa.py_buffer(bytes(buffer)) for buffer in array.buffers()]
-    return _pa.Array.from_buffers(array.type, len(array), buffers, offset=array.offset)
+    buffers = [None if buffer is None else pa.py_buffer(bytes(buffer)) for buffer in array.buffers()]
+    return pa.Array.from_buffers(array.type, len(array), buffers, offset=array.offset)
 
 
 def _opened(path: Path) -> Any:
     if is_packed(path):
-        return _pa.BufferReader(read_bytes(path))
+        return pa.BufferReader(read_bytes(path))
     first_bytes(path)  # refuses what is missing or empty
-    return _pa.OSFile(str(path))
+    return pa.OSFile(str(path))
 
 
 def read_user_arrow(path: Path) -> RawTable:
@@ -115,10 +107,10 @@ def read_user_arrow(path: Path) -> RawTable:
     try:
         if is_packed(path):
             data = read_bytes(path)
-            first, source = data[:8], _pa.BufferReader(data)
+            first, source = data[:8], pa.BufferReader(data)
         else:
-            first, source = first_bytes(path), _pa.memory_map(str(path))
-        with (_ipc.open_file if first.startswith(b"ARROW1") else _ipc.open_stream)(source) as reader:
+            first, source = first_bytes(path), pa.memory_map(str(path))
+        with (ipc.open_file if first.startswith(b"ARROW1") else ipc.open_stream)(source) as reader:
             return table_of_arrow(reader.read_all(), str(path), reader.schema)
     except UNREADABLE as error:
         raise DataError(f"{path}: not a readable Arrow file ({first_line(error)})") from error
@@ -134,7 +126,7 @@ def arrow_table(name: str, columns: Mapping[str, Sequence[object] | Shaped[np.nd
     lengths = {column: len(values) for column, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{name}: the columns have different lengths {lengths}")
-    return _pa.table({column: _to_arrow(column, values) for column, values in columns.items()})
+    return pa.table({column: _to_arrow(column, values) for column, values in columns.items()})
 
 
 def write_parquet(
@@ -154,7 +146,7 @@ def write_arrow(path: Path, arrow: Any, *, replace: bool = True) -> None:
 
 def fill_parquet(sink: Any, arrow: Any, group: int | None = None) -> None:
     """Write an Arrow table as Parquet to an open file, `group` rows in a row group."""
-    _parquet.write_table(arrow, sink, compression="zstd", write_page_checksum=True, row_group_size=group)
+    parquet.write_table(arrow, sink, compression="zstd", write_page_checksum=True, row_group_size=group)
 
 
 def arrow_rows(
@@ -167,9 +159,9 @@ def arrow_rows(
         data = _to_arrow(name, column)
         if name == changed and changes:
             values = [changes.get(row, value) for row, value in enumerate(data.to_pylist())]
-            data = _pa.array(values, type=data.type)
+            data = pa.array(values, type=data.type)
         taken.append(data.take(chosen))
-    return _pa.table(taken, names=list(columns)) if schema is None else _pa.Table.from_arrays(taken, schema=schema)
+    return pa.table(taken, names=list(columns)) if schema is None else pa.Table.from_arrays(taken, schema=schema)
 
 
 def joined_arrow(tables: Sequence[Any]) -> Any:
@@ -177,8 +169,8 @@ def joined_arrow(tables: Sequence[Any]) -> Any:
     if len(tables) == 1:
         return tables[0]
     try:
-        return _pa.concat_tables(tables, promote_options="permissive")
-    except _pa.ArrowException as error:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
         raise DataError(
             f"the columns of the data sets do not fit into one Parquet file ({first_line(error)}): choose .jsonl"
         ) from error
@@ -190,12 +182,12 @@ def _to_arrow(name: str, values: Sequence[object] | Shaped[np.ndarray, "n *more"
             return values.arrow
         if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
             if values.ndim == 2 and values.shape[1] > 0:
-                return _pa.FixedSizeListArray.from_arrays(_pa.array(values.ravel()), values.shape[1])
-            return _pa.array(values)
+                return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+            return pa.array(values)
         if not isinstance(values, np.ndarray | list | tuple):  # read as it is written: never whole as Python objects
             return _in_blocks(iter(values))
-        return _pa.array(values.tolist() if isinstance(values, np.ndarray) else list(values))
-    except (_pa.ArrowException, TypeError, OverflowError, ValueError) as error:
+        return pa.array(values.tolist() if isinstance(values, np.ndarray) else list(values))
+    except (pa.ArrowException, TypeError, OverflowError, ValueError) as error:
         raise DataError(f"column {short(name)} cannot be written to Parquet ({first_line(error)})") from error
 
 
@@ -203,6 +195,6 @@ def _in_blocks(values: Iterator[object]) -> Any:
     """One array out of many small ones, with the kind that the first values have."""
     blocks: list[Any] = []
     while block := list(islice(values, _STRETCH)):
-        blocks.append(_pa.array(block))
-    kind = next((one.type for one in blocks if not _pa.types.is_null(one.type)), _pa.null())
-    return _pa.chunked_array([one.cast(kind) for one in blocks], type=kind)
+        blocks.append(pa.array(block))
+    kind = next((one.type for one in blocks if not pa.types.is_null(one.type)), pa.null())
+    return pa.chunked_array([one.cast(kind) for one in blocks], type=kind)

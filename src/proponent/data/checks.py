@@ -1,21 +1,16 @@
 """From columns as read to checked examples: which column plays which part, and what its cells may hold."""
 
-# pyarrow ships no types
-# pyright: reportMissingTypeStubs=false
 import difflib
 from array import array
 from typing import Any
-
-import pyarrow
 
 from proponent.data.cells import is_blank, is_null, refuse_odd_characters
 from proponent.data.columns import change_texts
 from proponent.data.examples import Columns, Examples
 from proponent.data.labels_and_ids import ids_of, labels_of, sources_of
 from proponent.data.table import RawTable, short
+from proponent.data.untyped import pa
 from proponent.errors import DataError
-
-_pa: Any = pyarrow
 
 _OPTIONS = {
     "text": "--text-column",
@@ -46,7 +41,7 @@ def check(table: RawTable, columns: Columns, allow_empty: bool) -> Examples:
     if "source" in parts:
         sources = sources_of(table, parts["source"], warnings, asked=columns.source != "source")
         fields |= {} if sources is None else {"source": sources}
-    return Examples(table, _pa.table(fields), columns=columns, label_names=names, warnings=tuple(warnings))
+    return Examples(table, pa.table(fields), columns=columns, label_names=names, warnings=tuple(warnings))
 
 
 # say which column plays each part: explicit names first, then default names that are there and still free

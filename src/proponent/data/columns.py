@@ -1,16 +1,13 @@
 """Columns in Arrow memory, which cost little more than their bytes; values become Python objects when asked for."""
 
-# pyright: reportMissingTypeStubs=false
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
-import pyarrow
 from jaxtyping import Int
 
-# pyarrow ships no types
-_pa: Any = pyarrow
+from proponent.data.untyped import pa
 
 Rows = range | Int[np.ndarray, " _"]
 
@@ -20,10 +17,10 @@ BLOCK = 1024
 _CHARACTERS = 1 << 22
 """Most characters of records that wait to be packed (one record may have more)."""
 
-_TEXT = _pa.large_string()
-_TEXTS = {_pa.string(), _TEXT}
+_TEXT = pa.large_string()
+_TEXTS = {pa.string(), _TEXT}
 _INT64 = range(-(2**63), 2**63)
-_KINDS = {str: _TEXT, int: _pa.int64(), float: _pa.float64(), bool: _pa.bool_(), type(None): _pa.null()}
+_KINDS = {str: _TEXT, int: pa.int64(), float: pa.float64(), bool: pa.bool_(), type(None): pa.null()}
 _DENSE = 256
 """Columns of records that are packed; keys past these are rare (an id used as a key) and kept row by row."""
 
@@ -32,7 +29,7 @@ class Column(Sequence[Any]):
     """A `pyarrow.ChunkedArray`, which may lie in a mapped file, as a sequence; or some rows of it, decoded."""
 
     def __init__(self, data: Any, rows: Rows | None = None, decode: Callable[[Any], Any] | None = None) -> None:
-        self._data = data if isinstance(data, _pa.ChunkedArray) else _pa.chunked_array([data])
+        self._data = data if isinstance(data, pa.ChunkedArray) else pa.chunked_array([data])
         self._rows = range(len(self._data)) if rows is None else rows
         self.decode = decode
 
@@ -100,20 +97,20 @@ def pack_texts(texts: Sequence[str | None]) -> Any:
     encoded = [b"" if text is None else text.encode() for text in texts]
     offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
     np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)), out=offsets[1:])
-    buffers = [_mask(texts), _pa.py_buffer(offsets), _pa.py_buffer(b"".join(encoded))]
-    return _pa.Array.from_buffers(_TEXT, len(encoded), buffers)
+    buffers = [_mask(texts), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(_TEXT, len(encoded), buffers)
 
 
 def pack_numbers(numbers: Int[np.ndarray, " n"]) -> Any:
     """Make an Arrow array of whole numbers, without pandas as in `pack_texts`."""
-    kind = {4: _pa.int32(), 8: _pa.int64()}[numbers.dtype.itemsize]
-    return _pa.Array.from_buffers(kind, len(numbers), [None, _pa.py_buffer(np.ascontiguousarray(numbers))])
+    kind = {4: pa.int32(), 8: pa.int64()}[numbers.dtype.itemsize]
+    return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(np.ascontiguousarray(numbers))])
 
 
 def _mask(values: Sequence[Any]) -> Any:
     """Arrow's bits that say which values are there; None where all are."""
     there = np.fromiter((value is not None for value in values), dtype=np.bool_, count=len(values))
-    return None if there.all() else _pa.py_buffer(np.packbits(there, bitorder="little"))
+    return None if there.all() else pa.py_buffer(np.packbits(there, bitorder="little"))
 
 
 def pack(values: Sequence[Any]) -> Any:
@@ -125,7 +122,7 @@ def pack(values: Sequence[Any]) -> Any:
     if kind is int and any(value not in _INT64 for value in values if value is not None):
         return None
     if kind is type(None):
-        return _pa.nulls(len(values))
+        return pa.nulls(len(values))
     if kind is str:
         try:
             return pack_texts(values)
@@ -133,7 +130,7 @@ def pack(values: Sequence[Any]) -> Any:
             return None
     numbers = np.asarray([kind() if value is None else value for value in values], dtype=kind)
     data = np.packbits(numbers, bitorder="little") if kind is bool else numbers
-    return _pa.Array.from_buffers(_KINDS[kind], len(values), [_mask(values), _pa.py_buffer(data)])
+    return pa.Array.from_buffers(_KINDS[kind], len(values), [_mask(values), pa.py_buffer(data)])
 
 
 def joined(parts: Sequence[Sequence[Any]]) -> Sequence[Any]:
@@ -146,13 +143,13 @@ def _joined(parts: Sequence[Sequence[Any]]) -> Column | None:
     columns = [part for part in parts if isinstance(part, Column)]
     decoders = {part.decode for part in columns if len(part)}
     chunks = [chunk for part in columns for chunk in part.arrow.chunks if len(chunk)]
-    kinds = {chunk.type for chunk in chunks} - {_pa.null()}
+    kinds = {chunk.type for chunk in chunks} - {pa.null()}
     kinds = {_TEXT} if kinds == _TEXTS else kinds
     if len(kinds) > 1 or len(decoders) > 1 or any(len(part) for part in parts if not isinstance(part, Column)):
         return None
-    kind = kinds.pop() if kinds else _pa.null()
-    fitted = [_pa.nulls(len(chunk), kind) if chunk.type == _pa.null() else chunk.cast(kind) for chunk in chunks]
-    return Column(_pa.chunked_array(fitted, type=kind), decode=decoders.pop() if decoders else None)
+    kind = kinds.pop() if kinds else pa.null()
+    fitted = [pa.nulls(len(chunk), kind) if chunk.type == pa.null() else chunk.cast(kind) for chunk in chunks]
+    return Column(pa.chunked_array(fitted, type=kind), decode=decoders.pop() if decoders else None)
 
 
 def change_texts(values: Sequence[Any], change: Callable[[int, list[Any]], list[str | None]]) -> Any:
@@ -170,7 +167,7 @@ def change_texts(values: Sequence[Any], change: Callable[[int, list[Any]], list[
         return shared
     parts += [] if shared is None else [Column(shared.slice(done))]
     whole = _joined(parts)
-    return _pa.chunked_array([pack_texts(list(part)) for part in parts]) if whole is None else whole.arrow
+    return pa.chunked_array([pack_texts(list(part)) for part in parts]) if whole is None else whole.arrow
 
 
 class ColumnBuilder:
@@ -210,7 +207,7 @@ class ColumnBuilder:
                     if len(self._parts) >= _DENSE:
                         self._rare.setdefault(key, {})[row] = value
                     else:
-                        self._parts[key] = [Column(_pa.nulls(start))]
+                        self._parts[key] = [Column(pa.nulls(start))]
         for key, parts in self._parts.items():
             values = [record.get(key) for record in self._pending]
             array = pack(values)

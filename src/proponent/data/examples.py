@@ -1,7 +1,5 @@
 """Examples: the rows of a data set, kept as columns, with the fingerprint of their content."""
 
-# pyarrow ships no types
-# pyright: reportMissingTypeStubs=false
 import hashlib
 import operator
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,14 +9,12 @@ from itertools import repeat
 from typing import Any, overload
 
 import numpy as np
-import pyarrow
 from jaxtyping import Int
 
 from proponent.data.columns import BLOCK, Column, Rows, choose, select
 from proponent.data.table import RawTable, short
+from proponent.data.untyped import pa
 from proponent.types import Example, Label
-
-_pa: Any = pyarrow
 
 _SHOWN = ("id", "text", "text_pair", "target", "label")
 _PARTS = (*_SHOWN, "source")
@@ -134,7 +130,7 @@ class Examples(Sequence[Example]):
         if name not in _PARTS:
             raise KeyError(f"no part {short(name)}; there are {', '.join(_PARTS)}")
         if name not in self._parts:
-            return Column(_pa.nulls(len(self)))
+            return Column(pa.nulls(len(self)))
         return self._parts[name].take(self._rows)
 
     @property

@@ -1,21 +1,17 @@
 """What rows are called: their labels, their ids, and the sources that they come from."""
 
-# pyarrow ships no types
-# pyright: reportMissingTypeStubs=false
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow
 from jaxtyping import Int
 
 from proponent.data.cells import is_blank, is_null, plain, refuse_odd_characters
 from proponent.data.columns import Column, blocks, change_texts, pack, pack_numbers, pack_texts
 from proponent.data.table import RawTable, short
+from proponent.data.untyped import pa
 from proponent.errors import DataError
 from proponent.types import Label
-
-_pa: Any = pyarrow
 
 _KNOWN_LABELS = 65_536
 """Cells whose label is remembered; a class comes again and again."""
@@ -31,7 +27,7 @@ def labels_of(table: RawTable, column: str, names: tuple[str, ...] | None, warni
         values = pack(labels)
     else:
         values = pack_texts([None if label is None else str(label) for label in labels])
-    return _pa.DictionaryArray.from_arrays(pack_numbers(codes), values)
+    return pa.DictionaryArray.from_arrays(pack_numbers(codes), values)
 
 
 # a number for each row, and the label that each number stands for
@@ -111,7 +107,7 @@ def ids_of(table: RawTable, column: str | None, warnings: list[str]) -> Any:
     """Read the ids."""
     if column is None:
         warnings.append(f"{table.name}: no id column: row numbers are the ids")
-        return pack_numbers(np.arange(table.rows, dtype=np.int64)).cast(_pa.large_string())
+        return pack_numbers(np.arange(table.rows, dtype=np.int64)).cast(pa.large_string())
     hashes = np.zeros(table.rows, dtype=np.int64)
 
     def spelled(start: int, block: list[Any]) -> list[str | None]:

@@ -24,14 +24,7 @@ KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 
 @dataclass(frozen=True)
 class Part:
-    """What a new data set takes of an old one.
-
-    Attributes:
-        examples: the old one, whole.
-        rows: which of its rows, in order.
-        column: the column that changes; empty for none.
-        changes: new value by row.
-    """
+    """What a new data set takes of an old one: rows in order, and new values by row of one column (empty for none)."""
 
     examples: Examples
     rows: Sequence[int]

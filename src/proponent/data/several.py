@@ -16,11 +16,7 @@ from proponent.errors import DataError
 
 @dataclass(frozen=True)
 class Several(RawTable):
-    """Tables one after another.
-
-    Attributes:
-        parts: the tables.
-    """
+    """Tables one after another."""
 
     parts: tuple[RawTable, ...] = ()
 

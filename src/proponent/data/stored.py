@@ -1,25 +1,17 @@
 """The Parquet files that an index keeps of its examples, in small row groups, so that a few rows cost little."""
 
-# pyarrow ships no types
-# pyright: reportMissingTypeStubs=false
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.compute
-import pyarrow.parquet
 from jaxtyping import Int
 
 from proponent.data.arrow import UNREADABLE, arrow_table, fill_parquet, first_line
 from proponent.data.columns import pack_texts
+from proponent.data.untyped import compute, pa, parquet
 from proponent.errors import DamagedError
-
-_pa: Any = pyarrow
-_compute: Any = pyarrow.compute
-_parquet: Any = pyarrow.parquet
 
 GROUP = 4096
 """Rows that are read together."""
@@ -27,25 +19,18 @@ GROUP = 4096
 
 def parquet_bytes(columns: Mapping[str, Sequence[object] | np.ndarray]) -> memoryview:
     """Write examples to memory as Parquet, with a checksum on every page, packed with zstd."""
-    sink = _pa.BufferOutputStream()
+    sink = pa.BufferOutputStream()
     fill_parquet(sink, arrow_table("the examples of an index", columns), GROUP)
     return memoryview(sink.getvalue())
 
 
 class StoredExamples:
-    """A Parquet file of examples.
-
-    Args:
-        path: the file.
-
-    Raises:
-        DamagedError: it is missing or not Parquet.
-    """
+    """A Parquet file of examples, read in row groups."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = _parquet.ParquetFile(str(path), page_checksum_verification=True)
+            self._file = parquet.ParquetFile(str(path), page_checksum_verification=True)
             groups = [self._file.metadata.row_group(one).num_rows for one in range(self._file.num_row_groups)]
         except UNREADABLE as error:
             raise self._damaged(error) from error
@@ -102,7 +87,7 @@ class StoredExamples:
         """Count the characters of some examples' texts; one row group is in memory at a time."""
         found: Int[np.ndarray, " m"] = np.zeros(len(numbers), dtype=np.int64)
         for at, values in self._taken(name, numbers):
-            found[at] = _compute.utf8_length(values).to_pylist()
+            found[at] = compute.utf8_length(values).to_pylist()
         return found
 
     def _taken(self, name: str, numbers: Int[np.ndarray, " m"]) -> Iterator[tuple[Int[np.ndarray, " k"], Any]]:
@@ -120,7 +105,7 @@ class StoredExamples:
         """Count the values of a column of texts."""
         if not self.has(name):
             return {}
-        found = _compute.value_counts(self.arrow(name).drop_null())
+        found = compute.value_counts(self.arrow(name).drop_null())
         return {str(one["values"]): int(one["counts"]) for one in found.to_pylist()}
 
     def row(self, number: int) -> dict[str, Any]:
@@ -135,7 +120,7 @@ class StoredExamples:
         values = pack_texts(sorted(wanted))
         try:
             column = self._file.read([name]).column(name).cast(values.type)
-            found = _compute.indices_nonzero(_compute.is_in(column, value_set=values))
+            found = compute.indices_nonzero(compute.is_in(column, value_set=values))
         except UNREADABLE as error:
             raise self._damaged(error) from error
         # not to_numpy: it imports pandas
