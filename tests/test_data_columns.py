@@ -463,3 +463,14 @@ def test_one_example_costs_the_same_in_a_large_collection():
 
     # a linear cost would be 50 times as much
     assert seconds(100_000) < 8 * seconds(2000)
+
+
+def test_files_of_several_kinds_stay_in_arrow_memory(tmp_path):
+    (tmp_path / "a.csv").write_text("text,other\na,1\n")
+    (tmp_path / "b.jsonl").write_text('{"text": "b", "late": [1]}\n')
+    pa.parquet.write_table(pa.table({"text": ["c"]}), tmp_path / "c.parquet")
+    examples = read([str(tmp_path / name) for name in ("a.csv", "b.jsonl", "c.parquet")])
+    assert examples.texts == ["a", "b", "c"]
+    assert isinstance(examples.as_read("text"), Column)
+    assert isinstance(examples.as_read("other"), Column)
+    assert (examples.column("other"), examples.column("late")) == (["1", None, None], [None, [1], None])

@@ -32,12 +32,11 @@ def is_arrow_table(source: object) -> bool:
 def table_of_arrow(arrow: Any, name: str, schema: Any = None) -> RawTable:
     """Wrap an Arrow table; its memory is shared, and values become Python objects when they are asked for."""
     names = check_names(name, list(arrow.column_names))
-    classes = _class_labels(arrow.schema.metadata)
 
     def get(column: str) -> Sequence[object]:
         return checked_column(name, column, arrow.column(column))
 
-    return RawTable(name, int(arrow.num_rows), names, get, class_names=classes.get, schema=schema)
+    return RawTable(name, int(arrow.num_rows), names, get, classes=_class_labels(arrow.schema), schema=schema)
 
 
 def checked_column(name: str, column: str, data: Any) -> Column:
@@ -53,9 +52,10 @@ def checked_column(name: str, column: str, data: Any) -> Column:
 
 
 # names of the ClassLabel columns from the note that `datasets` leaves in a schema; other notes are not ours
-def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, tuple[str, ...]]:
+def _class_labels(schema: Any) -> dict[str, tuple[str, ...]]:
+    notes: dict[bytes, bytes] = schema.metadata or {}
     try:
-        features: dict[str, Any] = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        features: dict[str, Any] = json.loads(notes[b"huggingface"])["info"]["features"]
         classes = {column: feature for column, feature in features.items() if feature.get("_type") == "ClassLabel"}
         return {column: tuple(map(str, feature["names"])) for column, feature in classes.items()}
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -83,7 +83,7 @@ def read_user_parquet(path: Path) -> RawTable:
             raise DataError(f"{name}: not a readable Parquet file ({first_line(error)})") from error
         return checked_column(name, column, data)
 
-    return RawTable(name, rows, names, get, class_names=_class_labels(schema.metadata).get, schema=schema)
+    return RawTable(name, rows, names, get, classes=_class_labels(schema), schema=schema)
 
 
 # text as it is unpacked lies in buffers that grew by doubling: move it into buffers of its size

@@ -28,7 +28,6 @@ def check(table: RawTable, columns: Columns, allow_empty: bool) -> Examples:
         has = "a header but no rows" if table.column_names else "no rows"
         raise DataError(f"{table.name}: it has {has}")
     parts = _assign(table, columns)
-    table.prepare(list(parts.values()))
     warnings = list(table.warnings)
     fields = {"text": _texts(table, parts["text"], allow_empty, warnings)}
     for part in ("text_pair", "target"):
