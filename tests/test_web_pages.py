@@ -24,8 +24,8 @@ from proponent.cli.contents import contents
 from proponent.store import Store, delete, watch
 from proponent.views.page import TEMPLATES, environment
 from proponent.web import app, exports
-from proponent.web.questions import Question, Questions
-from proponent.web.states import ExampleState, TableState
+from proponent.web.questions import Questions
+from proponent.web.states import ExampleState, Question, TableState
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def test_an_unknown_filter_is_answered_in_words(sourced: Browser, field: str, va
 def test_a_question_without_a_filter_keeps_the_name_it_had(browser: Browser) -> None:
     assert "only" not in json.dumps(Question("a", k=3).plain)
     filtered = Question("a", only_source=("web",))
-    assert Question.read(json.loads(json.dumps(filtered.plain))) == filtered
+    assert Question(**json.loads(json.dumps(filtered.plain))) == filtered
 
 
 # The table.
@@ -391,7 +391,7 @@ def test_decisions_show_everywhere_and_undo_takes_them_back(browser: Browser, an
     assert "Undo : fix to World: n1" in page.seen
     assert table(browser.get("/table?decided=drop")) == [0]
     assert "dropped" in browser.get("/example?id=n0").seen
-    mended = lines(browser.get("/export/mended.jsonl").body)
+    mended = lines(browser.get("/export/corrected.jsonl").body)
     assert [one["id"] for one in mended][:1] == ["n1"]
     assert mended[0]["label"] == "World"
     decided = lines(browser.get("/export/decisions.jsonl").body)
@@ -640,7 +640,7 @@ EXPLORER = sorted((TEMPLATES / "explorer").glob("*.j2"))
 def test_templates_link_only_what_states_and_doors_make(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     made = r"\{\{ (?:[a-z]+\.)*(?:url|ask|clear|earlier|later|groups|answer|again|table|style|back)\b[^}]*\}\}"
-    door = r"\{\{ page\.doors\.\w+\([^)]*\) \}\}"
+    door = r"\{\{ page\.answer_links\.\w+\([^)]*\) \}\}"
     allowed = rf"/[a-z]*|#view|data:,|{made}|{door}|\{{\{{ script \}}\}}|\{{\{{ action \}}\}}"
     for name, value in re.findall(r'\b(href|src|action|hx-get|hx-post|formaction)="([^"]*)"', source):
         assert re.fullmatch(allowed, value), (path.name, name, value)

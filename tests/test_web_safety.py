@@ -235,6 +235,6 @@ def test_tokens_of_two_runs_differ(news: tiny.Tiny) -> None:
 
 def test_the_index_is_not_written_to(browser: Browser, news: tiny.Tiny) -> None:
     before = {path: path.stat().st_mtime_ns for path in sorted(Path(news.index).rglob("*"))}
-    for url in ("/ask", "/table", "/about", "/asked", "/example?id=twice", "/export/mended.csv"):
+    for url in ("/ask", "/table", "/about", "/asked", "/example?id=twice", "/export/corrected.csv"):
         assert browser.get(url).status == 200
     assert before == {path: path.stat().st_mtime_ns for path in sorted(Path(news.index).rglob("*"))}

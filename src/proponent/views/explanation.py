@@ -20,6 +20,8 @@ SHOWN_CLASSES = 6
 EmbeddingPath = Literal["exact", "input", "output"]
 FORMER_NAME = "whence"
 """What the library was called before: the key of its version in answers that were saved then."""
+FORMER_KEYS = {"helped": "proponents", "hurt": "opponents", FORMER_NAME: "proponent"}
+"""Keys of saved answers that were renamed."""
 FORMER_NOTE = "this answer was saved under the library's former name, whence"
 CAVEAT = (
     "A score is a first-order estimate of association through the model's gradients, not proof of cause. "
@@ -206,7 +208,9 @@ class Explanation(Page):
         Raises:
             DataError: if a field is missing or of the wrong kind; names the field.
         """
-        renamed = {("version" if key in {"proponent", FORMER_NAME} else key): value for key, value in content.items()}
+        renamed = current_keys(content)
+        if "proponent" in renamed:
+            renamed["version"] = renamed.pop("proponent")
         if FORMER_NAME in content and isinstance(content.get("notes", ()), list | tuple):
             renamed["notes"] = [*dict.fromkeys([*content.get("notes", ()), FORMER_NOTE])]
         try:
@@ -314,6 +318,11 @@ class Explanation(Page):
     def __repr__(self) -> str:
         head, *rest = _answer_lines(self)
         return "\n  ".join((clip(head, 100), *(clip(line, 98) for line in rest)))
+
+
+def current_keys(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What was saved under former keys, under the keys of today."""
+    return {FORMER_KEYS.get(key, key): value for key, value in content.items()}
 
 
 @cache
