@@ -16,7 +16,7 @@ from proponent.errors import InputError
 from proponent.store.layout import no_index
 from proponent.web.app import Explorer
 from proponent.web.open_indexes import OpenIndexes
-from proponent.web.safety import READ_SECONDS, Guard
+from proponent.web.safety import READ_SECONDS, Application, Guard
 
 HEAD_BYTES = 64 * 1024
 """Bytes of a request's head at most."""
@@ -81,10 +81,10 @@ def serve(
         bound.close()
 
 
-def server(guard: Guard) -> uvicorn.Server:
+def server(application: Application) -> uvicorn.Server:
     """The server of an application."""
     config = uvicorn.Config(
-        guard,
+        application,
         http=TimedHead,
         ws="none",
         lifespan="off",
