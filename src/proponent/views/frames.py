@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 from urllib.parse import urlencode
 
+from proponent.views.page import Limits
+
 
 def help_text(text: str) -> dict[str, str]:
     """Metadata of a field: what a template may rely on."""
@@ -16,6 +18,7 @@ class Screen:
 
     __slots__ = ()
     template: ClassVar[str]
+    limits: ClassVar[Limits] = Limits()
 
 
 @dataclass(frozen=True, slots=True)

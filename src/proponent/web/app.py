@@ -179,6 +179,7 @@ class Explorer:
             "groups": lambda: exports.of_groups(shown, asking, kind),
             "corrected": lambda: exports.of_corrected(shown, kind),
             "decisions": lambda: exports.of_decisions(shown),
+            "action": lambda: exports.of_action(shown, _read(ExampleState, request).id, kind),
         }
         if kind not in exports.TYPES or what not in makers:
             raise _MissingError("there is no such file")
@@ -244,7 +245,7 @@ class Explorer:
     ) -> Response:
         status: int = more.pop("status", 200)
         around = frame(self._of(request), self.open_indexes, shown, title, **more)
-        text = screen(seen.template, around, seen, answer_links).encode("utf-8", "backslashreplace")
+        text = screen(seen.template, around, seen, answer_links, seen.limits).encode("utf-8", "backslashreplace")
         return Response(text, status, media_type="text/html; charset=utf-8")
 
     def _of(self, request: WebRequest) -> PageRequest:

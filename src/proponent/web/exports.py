@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from proponent.actions import action
 from proponent.actions.corrections import apply
 from proponent.data import write_columns, write_csv
 from proponent.errors import InputError
@@ -179,6 +180,12 @@ def of_corrected(shown: OpenIndex, kind: str) -> bytes:
         path = Path(folder) / f"export.{kind}"
         apply(shown.store, shown.decisions, path, whole=True)
         return path.read_bytes()
+
+
+def of_action(shown: OpenIndex, name: str, kind: str) -> bytes:
+    """The whole report of an action."""
+    report = action(name).report(shown.store)
+    return (report.to_json(indent=2) if kind == "json" else document(report)).encode("utf-8", "backslashreplace")
 
 
 def of_decisions(shown: OpenIndex) -> bytes:

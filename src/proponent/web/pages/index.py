@@ -11,7 +11,8 @@ from proponent.errors import DamagedError, InputError, MismatchError, ProponentE
 from proponent.store import watch
 from proponent.views import CAVEAT, Page
 from proponent.views.frames import Link, Screen, help_text
-from proponent.web.layout import FILES, action_links
+from proponent.views.page import Limits
+from proponent.web.layout import FILES, action_links, file_links
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.states import ExampleState, TableState
 
@@ -60,9 +61,11 @@ class ActionScreen(Screen):
     """The report of an action."""
 
     template: ClassVar[str] = "explorer/action.html.j2"
+    limits: ClassVar[Limits] = Limits(rows=200)
 
     title: str = field(metadata=help_text("title of the action"))
     report: Page = field(metadata=help_text("the page that it made"))
+    exports: tuple[Link, ...] = field(metadata=help_text("files of the whole report"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +141,8 @@ def build_screen(shown: OpenIndex) -> BuildScreen:
 def action_screen(shown: OpenIndex, name: str) -> ActionScreen:
     """Carry an action out and show its report."""
     chosen = action(name)
-    return ActionScreen(title=chosen.title, report=chosen.report(shown.store))
+    files = file_links(ExampleState(index=shown.name, id=name), "action", ("html", "json"))
+    return ActionScreen(title=chosen.title, report=chosen.report(shown.store), exports=files)
 
 
 def problem_screen(error: Exception, status: int, links: tuple[Link, ...]) -> ProblemScreen:
