@@ -423,9 +423,9 @@ def test_decisions_show_everywhere_and_undo_takes_them_back(browser: Browser, an
     assert "Undo : fix to World: n1" in page.seen
     assert table(browser.get("/table?decided=drop")) == [0]
     assert "dropped" in browser.get("/example?id=n0").seen
-    mended = lines(browser.get("/export/corrected.jsonl").body)
-    assert [one["id"] for one in mended][:1] == ["n1"]
-    assert mended[0]["label"] == "World"
+    corrected = lines(browser.get("/export/corrected.jsonl").body)
+    assert [one["id"] for one in corrected][:1] == ["n1"]
+    assert corrected[0]["label"] == "World"
     decided = lines(browser.get("/export/decisions.jsonl").body)
     assert {one["id"]: one["act"] for one in decided}["n0"] == "drop"
     for _ in range(2):
