@@ -30,7 +30,8 @@ import numpy as np
 from proponent.method import Gradients
 from proponent.store import FORMAT, Plan, PlannedCheckpoint, PlannedSegment, PlannedTerm, Source, Store, Writer
 from proponent.views import CheckpointView, Explanation, Hit, QueryView, WordPair
-from proponent.web.questions import GroupScores, Question, Questions
+from proponent.web.questions import Questions
+from proponent.web.states import Question
 
 LABELS = ["business", "science", "sports", "world"]
 STEPS = (100, 200)
@@ -145,7 +146,9 @@ def put_answers(folder: Path) -> list[str]:
             opponents=tuple(sides[1]),
             n_examples=store.n,
         )
-        questions.put(Question(text), answer, {"label": tuple(GroupScores(one, 25, 1.0, -0.5) for one in LABELS)})
+        sums = [{"name": one, "n": 25, "proponents": 1.0, "opponents": -0.5} for one in LABELS]
+        content = {"answer": answer.to_dict(), "n_examples": store.n, "groups": {"label": sums}}
+        questions.put(Question(text), content)
         urls.append("/ask?" + urlencode({"text": text}))
     return urls
 

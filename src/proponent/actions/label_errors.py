@@ -32,6 +32,11 @@ RANKINGS: dict[Ranking, str] = {
 """Rankings of suspected label errors, in words."""
 
 
+def report(store: Store) -> LabelReport:
+    """The action of the table: the default ranking."""
+    return label_errors(store)
+
+
 def label_errors(store: Store, ranking: Ranking = "mean-probability") -> LabelReport:
     """Rank the training examples by how suspect their labels are."""
     # `label_score` lies in [0, 1] and low is suspect: the mean over the checkpoints of the given label's probability;
