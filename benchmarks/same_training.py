@@ -27,8 +27,9 @@ from proponent.evaluate.tail_patch import tail_patch
 from proponent.models import Run
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
 from proponent.tensors import read_tensors
-from proponent.training.loop import Settings, TrainingLoop
+from proponent.training.loop import TrainingLoop
 from proponent.training.rerun import FRESH, RunProblem, write_run
+from proponent.training.schedule import Settings
 from proponent.training.trainer import Training, train
 from proponent.types import Example
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from proponent.errors import RunError
 from proponent.models import TrainingTrace
+from proponent.training.schedule import Step
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class OptimizerState:
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class FlatOptimizer:
     """The recorded optimizer.
 
     Attributes:
@@ -54,12 +55,11 @@ class Optimizer:
     epsilon: float
     clip: float
 
-    def step(
-        self, state: OptimizerState, gradient: Float[Tensor, " p"], number: int, rates: Float[Tensor, " g"]
-    ) -> OptimizerState:
+    def apply(self, state: OptimizerState, gradient: Float[Tensor, " p"], step: Step) -> OptimizerState:
         """Make one step."""
         theta, first, second = state.parts
-        rate = rates[self.group]
+        rate = torch.as_tensor(step.rates, dtype=theta.dtype)[self.group]
+        number = step.number + 1
         gradient = self._clipped(gradient)
         if self.name == "AdamW":
             theta = theta * (1 - rate * self.decay)
@@ -84,7 +84,7 @@ class Optimizer:
         return gradient * torch.clamp(self.clip / (norm + 1e-6), max=1.0)
 
 
-def optimizer_of(steps: TrainingTrace, sizes: dict[str, int], dtype: torch.dtype) -> Optimizer:
+def optimizer_of(steps: TrainingTrace, sizes: dict[str, int], dtype: torch.dtype) -> FlatOptimizer:
     """Make the optimizer of a recorded training."""
     place = {name: number for number, group in enumerate(steps.groups) for name in group.names}
     lost = next((name for name in sizes if name not in place), None)
@@ -95,4 +95,4 @@ def optimizer_of(steps: TrainingTrace, sizes: dict[str, int], dtype: torch.dtype
     one = next(group for group in steps.groups if group.names)
     group = torch.cat([torch.full((size,), place[name]) for name, size in sizes.items()])
     decay = torch.tensor([group.weight_decay for group in steps.groups], dtype=dtype)[group]
-    return Optimizer(steps.optimizer, decay, group, one.betas, one.epsilon, steps.clip)
+    return FlatOptimizer(steps.optimizer, decay, group, one.betas, one.epsilon, steps.clip)

@@ -26,6 +26,7 @@ from proponent.errors import InputError, MismatchError, RunError
 from proponent.gradients.model_parts import input_embedding
 from proponent.models import Batch, Run, digest, read_training_trace
 from proponent.progress import track
+from proponent.training.schedule import Step, advance, drawing, recorded
 from proponent.types import Example
 
 T = TypeVar("T")
@@ -80,7 +81,8 @@ class Replay:
                 f"{run.path} cannot be replayed: only classifiers and causal language models can, and this is a "
                 f"{run.info.kind} model"
             )
-        self.run, self.steps = run, read_training_trace(run.path)
+        self.run, self._trace = run, read_training_trace(run.path)
+        self.steps = recorded(self._trace)
         self._dtype = torch.float64 if double else torch.float32
         self._quiet = quiet
         self._check_rows(examples)
@@ -99,7 +101,7 @@ class Replay:
     @property
     def first(self) -> OptimizerState:
         """The state before the first step."""
-        arrays = self.steps.initial()
+        arrays = self._trace.initial()
         flat = torch.cat([torch.as_tensor(arrays[name]).reshape(-1) for name in self._sizes]).to(self._dtype)
         return OptimizerState(flat, torch.zeros_like(flat), torch.zeros_like(flat))
 
@@ -116,8 +118,8 @@ class Replay:
         """Train again, with the recorded first weights, order, rates and random draws."""
         weight = None if weights is None else torch.as_tensor(weights, dtype=self._dtype)
         state = self.first
-        for number in self._track(range(len(self.steps)), "replaying"):
-            state = self._step(state, number, weight, factors or {})
+        for step in self._track(self.steps, "replaying"):
+            state = self._advance(state, step, weight, factors or {})
         return state.parameters
 
     def deviation(self) -> float:
@@ -146,12 +148,12 @@ class Replay:
         end = self._forward()
         losses, cotangents = self._begin(end, queries)
         sums = ScoreSums(len(queries), [len(one.ids) for one in self._encoded])
-        for number, state in self._track(self._backwards(), "differentiating"):
-            rows = self.steps.rows(number)
-            leaves = Variables.of(state, len(rows), int(self.steps.widths[number]))
-            gradient = self._gradient(leaves.parameters, number, leaves.weight, leaves.factors)
+        for step, state in self._track(self._backwards(), "differentiating"):
+            leaves = Variables.of(state, len(step.rows), step.width)
+            with drawing(step):
+                gradient = self._gradient(leaves.parameters, step, leaves.weight, leaves.factors)
             for query in range(len(queries)):
-                cotangents[query] = self._pull(number, leaves, gradient, cotangents[query], sums, query)
+                cotangents[query] = self._pull(step, leaves, gradient, cotangents[query], sums, query)
         words = np.concatenate([one.words for one in self._encoded])
         return Derivative(sums.scores, sums.tokens, sums.indptr, words, losses)
 
@@ -171,7 +173,7 @@ class Replay:
         return Smoothness(tuple(rows), step, predicted, np.asarray(seen))
 
     def _check_rows(self, examples: Sequence[Example]) -> None:
-        most = int(self.steps.order.max()) + 1
+        most = int(self._trace.order.max()) + 1
         if most > len(examples):
             raise MismatchError(
                 f"the record of {self.run.path} names row {most - 1}, and there are {len(examples)}: "
@@ -181,15 +183,15 @@ class Replay:
     def _flatten(self) -> None:
         """Where every trained parameter stands in the flat vector."""
         named = dict(self._model.named_parameters())
-        names = [name for name in named if any(name in group.names for group in self.steps.groups)]
-        known = {name for group in self.steps.groups for name in group.names}
+        names = [name for name in named if any(name in group.names for group in self._trace.groups)]
+        known = {name for group in self._trace.groups for name in group.names}
         if known - set(names):
             lost = sorted(known - set(names))[0]
             raise RunError(f"{self.run.path} cannot be replayed: its record trains {lost}, which its model lacks")
         self._sizes = {name: named[name].numel() for name in names}
         self._shapes = {name: named[name].shape for name in names}
         self._saved = {name: named[name].detach().clone() for name in names}
-        self._optimizer = optimizer_of(self.steps, self._sizes, self._dtype)
+        self._optimizer = optimizer_of(self._trace, self._sizes, self._dtype)
 
     def _parameters(self, flat: Float[Tensor, " p"]) -> dict[str, Tensor]:
         parts = cast("tuple[Tensor, ...]", cast("Any", flat).split(list(self._sizes.values())))
@@ -198,75 +200,72 @@ class Replay:
     def _forward(self) -> OptimizerState:
         """Through the whole training, keeping every so many states."""
         state, self._kept = self.first, []
-        for number in self._track(range(len(self.steps)), "replaying"):
-            if number % self._every == 0:
+        for step in self._track(self.steps, "replaying"):
+            if step.number % self._every == 0:
                 self._kept.append(state)
-            state = self._step(state, number)
+            state = self._advance(state, step)
         return state
 
-    def _backwards(self) -> Generator[tuple[int, OptimizerState]]:
+    def _backwards(self) -> Generator[tuple[Step, OptimizerState]]:
         """Every step with the state before it, the last step first."""
         for place in range(len(self._kept) - 1, -1, -1):
-            start = place * self._every
-            stop = min(start + self._every, len(self.steps))
+            steps = self.steps[place * self._every : (place + 1) * self._every]
             states = [self._kept[place]]
-            for number in range(start, stop - 1):
-                states.append(self._step(states[-1], number))
-            for number in range(stop - 1, start - 1, -1):
-                yield number, states[number - start]
+            for step in steps[:-1]:
+                states.append(self._advance(states[-1], step))
+            yield from zip(reversed(steps), reversed(states), strict=True)
 
-    def _step(
+    def _advance(
         self,
         state: OptimizerState,
-        number: int,
+        step: Step,
         weights: Tensor | None = None,
         factors: Mapping[tuple[int, int], float] = MappingProxyType({}),
     ) -> OptimizerState:
-        rows = self.steps.rows(number)
-        weight = None if weights is None else weights[torch.as_tensor(rows)]
-        given = torch.ones(len(rows), int(self.steps.widths[number]), dtype=self._dtype) if factors else None
+        weight = None if weights is None else weights[torch.as_tensor(step.rows)]
+        given = torch.ones(len(step.rows), step.width, dtype=self._dtype) if factors else None
         for (row, place), factor in factors.items():
-            for where in np.nonzero(rows == row)[0].tolist():
+            for where in np.nonzero(step.rows == row)[0].tolist():
                 cast("Tensor", given)[where, place] = factor
-        parameters = state.parameters.detach().requires_grad_()
-        gradient = self._gradient(parameters, number, weight, given, create=False)
-        with torch.no_grad():
-            return self._optimizer.step(state, gradient, number + 1, self._rates(number))
 
-    def _rates(self, number: int) -> Float[Tensor, " g"]:
-        return torch.as_tensor(self.steps.rates[number], dtype=self._dtype)
+        def gradient(state: OptimizerState, step: Step) -> Float[Tensor, " p"]:
+            parameters = state.parameters.detach().requires_grad_()
+            return self._gradient(parameters, step, weight, given, create=False)
+
+        return advance(state, step, gradient, self._optimizer)
 
     def _gradient(
         self,
         flat: Float[Tensor, " p"],
-        number: int,
+        step: Step,
         weight: Float[Tensor, " b"] | None,
         factors: Float[Tensor, "b t"] | None,
         *,
         create: bool = True,
     ) -> Float[Tensor, " p"]:
         """Gradient of one batch's loss; with `create`, itself differentiable."""
-        with self._drawing(number), self._weighing(factors), torch.enable_grad():
-            losses, divisor = self._losses(self._parameters(flat), number)
+        with self._weighing(factors), torch.enable_grad():
+            losses, divisor = self._losses(self._parameters(flat), step)
             total = (losses if weight is None else losses * weight).sum() / divisor
             return torch.autograd.grad(total, flat, create_graph=create)[0]
 
-    def _losses(self, parameters: dict[str, Tensor], number: int) -> tuple[Float[Tensor, " b"], float]:
+    def _losses(self, parameters: dict[str, Tensor], step: Step) -> tuple[Float[Tensor, " b"], float]:
         """Losses as the Trainer sums them, and what it divides the sum by: examples, or counted tokens."""
-        batch = self._batch(number)
+        batch = self._batch(step)
         logits = self._logits(parameters, batch.inputs)
         if self.run.info.kind == "classification":
             return batch.classes().losses(logits), float(len(batch.labels))
         return batch.tokens("sum").losses(logits), float(batch.counted[:, 1:].sum())
 
-    def _batch(self, number: int) -> Batch:
-        rows = [int(row) for row in self.steps.rows(number)]
-        width = int(self.steps.widths[number])
-        batch = self._encoder.collate([self._encoded[row] for row in rows], [self._labels[row] for row in rows], width)
-        if digest(batch.ids) != int(self.steps.digests[number]):
+    def _batch(self, step: Step) -> Batch:
+        rows: list[int] = step.rows.tolist()
+        batch = self._encoder.collate(
+            [self._encoded[row] for row in rows], [self._labels[row] for row in rows], step.width
+        )
+        if digest(batch.ids) != step.digest:
             raise MismatchError(
-                f"step {number + 1} of {self.run.path} read other tokens than its rows {rows[:5]} have now: give the "
-                "data that the run was trained on, in the same order, with the same --max-length"
+                f"step {step.number + 1} of {self.run.path} read other tokens than its rows {rows[:5]} have now: give "
+                "the data that the run was trained on, in the same order, with the same --max-length"
             )
         return batch
 
@@ -300,31 +299,21 @@ class Replay:
         return np.asarray(losses), cotangents
 
     def _pull(
-        self, number: int, leaves: Variables, gradient: Tensor, cotangent: OptimizerState, sums: ScoreSums, query: int
+        self, step: Step, leaves: Variables, gradient: Tensor, cotangent: OptimizerState, sums: ScoreSums, query: int
     ) -> OptimizerState:
         """Carry one query's derivative back over one step, and collect what the step's weights had to do with it."""
         before = [part.detach().requires_grad_() for part in leaves.state.parts]
         given = gradient.detach().requires_grad_()
         with torch.enable_grad():
-            after = self._optimizer.step(OptimizerState(*before), given, number + 1, self._rates(number))
+            after = self._optimizer.apply(OptimizerState(*before), given, step)
             pulled = torch.autograd.grad(
                 list(after.parts), [*before, given], list(cotangent.parts), allow_unused=True, materialize_grads=True
             )
             through = torch.autograd.grad(
                 gradient, [leaves.parameters, leaves.weight, leaves.factors], pulled[3], retain_graph=True
             )
-        sums.add(query, self.steps.rows(number), through[1], through[2])
+        sums.add(query, step.rows, through[1], through[2])
         return OptimizerState(pulled[0] + through[0], pulled[1], pulled[2])
-
-    @contextmanager
-    def _drawing(self, number: int) -> Generator[None]:
-        """Draw what the recorded step drew."""
-        if self.steps.random is None:
-            yield
-            return
-        with cast("Any", torch).random.fork_rng(devices=[]):
-            torch.set_rng_state(torch.as_tensor(self.steps.random[number]))
-            yield
 
     @contextmanager
     def _weighing(self, factors: Float[Tensor, "b t"] | None) -> Generator[None]:

@@ -29,9 +29,9 @@ from proponent.models.huggingface import fresh_model, starting_model
 from proponent.models.recorder import FRESH, run_record, second_moments
 from proponent.progress import track
 from proponent.tensors import write_tensors
-from proponent.training.data_order import id_hashes
-from proponent.training.loop import Settings, TrainingLoop
+from proponent.training.loop import TrainingLoop
 from proponent.training.outputs import Outputs
+from proponent.training.schedule import Settings, id_hashes
 from proponent.types import Example
 
 _OPTIMIZERS = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "sgd": "sgd"}
