@@ -22,7 +22,8 @@ import torch
 from same_scores import rows
 
 from proponent.data import read
-from proponent.dynamics.replay import Query, Replay
+from proponent.dynamics.loops import Query
+from proponent.dynamics.replay_engine import Replay
 from proponent.evaluate.tail_patch import tail_patch
 from proponent.models import Run
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE

@@ -46,11 +46,11 @@ def answers(
     quiet: bool,
 ) -> "list[Explanation]":
     """Replay a run and answer."""
-    from proponent.dynamics.explain import explain_by_replay
+    from proponent.dynamics.explain import explain_run
     from proponent.models import Run
 
     examples = options.read_data(data, named, split, quiet=quiet)
     opened = Run.from_pretrained(run, trust_remote_code=trust_remote_code)
-    return explain_by_replay(
+    return explain_run(
         opened, examples, asked, k=k, baselines=baselines, quiet=quiet, say=lambda line: hint(line, quiet=quiet)
     )
