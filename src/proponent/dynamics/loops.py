@@ -17,15 +17,10 @@ from proponent.views.explanation import CAVEAT
 
 @dataclass(frozen=True)
 class Query:
-    """An output to explain.
-
-    Attributes:
-        example: the text (and pair or target).
-        label: class number; -1 for a language model.
-    """
+    """An output to explain."""
 
     example: Example
-    label: int = -1
+    label: int = -1  # class number; -1 for a language model
 
 
 def _no_words(query: int, row: int) -> dict[int, float]:  # noqa: ARG001
@@ -34,23 +29,14 @@ def _no_words(query: int, row: int) -> dict[int, float]:  # noqa: ARG001
 
 @dataclass(frozen=True)
 class LoopScores:
-    """What a loop finds for some queries.
+    """What a loop finds for some queries."""
 
-    Attributes:
-        scores: of every training example [q n]; positive helped.
-        used: what was done with the checkpoints, in a few words.
-        summary: how far the scores can be trusted, in one line; empty for nothing to say.
-        notes: further lines for the reader.
-        caveat: what a score is, and is not.
-        words: splits the score of a query and a row by the words of the training example (-1: special tokens).
-    """
-
-    scores: Float[np.ndarray, "q n"]
-    used: str
-    summary: str = ""
+    scores: Float[np.ndarray, "q n"]  # positive helped
+    used: str  # what was done with the checkpoints, in a few words
+    summary: str = ""  # how far the scores can be trusted, in one line
     notes: tuple[str, ...] = ()
     caveat: str = CAVEAT
-    words: Callable[[int, int], Mapping[int, float]] = _no_words
+    words: Callable[[int, int], Mapping[int, float]] = _no_words  # of a query and a row; -1 holds special tokens
 
 
 def score_function(method: Loop) -> Callable[..., LoopScores]:

@@ -17,17 +17,11 @@ from proponent.training.schedule import Step
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """A training between two steps.
-
-    Attributes:
-        parameters: [p].
-        first: first moment, or SGD's momentum [p].
-        second: second moment [p]; zeros for SGD.
-    """
+    """A training between two steps."""
 
     parameters: Float[Tensor, " p"]
-    first: Float[Tensor, " p"]
-    second: Float[Tensor, " p"]
+    first: Float[Tensor, " p"]  # moment, or SGD's momentum
+    second: Float[Tensor, " p"]  # moment; zeros for SGD
 
     @property
     def parts(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,23 +31,14 @@ class OptimizerState:
 
 @dataclass(frozen=True)
 class FlatOptimizer:
-    """The recorded optimizer.
+    """The recorded optimizer."""
 
-    Attributes:
-        name: "AdamW", "Adam" or "SGD".
-        decay: weight decay of each parameter [p].
-        group: parameter group of each parameter [p].
-        betas: decay of the moments; (momentum, 0) for SGD.
-        epsilon: added to the root of the second moment.
-        clip: norm to which gradients are clipped; 0 for none.
-    """
-
-    name: str
-    decay: Float[Tensor, " p"]
-    group: Tensor
-    betas: tuple[float, float]
+    name: str  # AdamW, Adam or SGD
+    decay: Float[Tensor, " p"]  # weight decay
+    group: Tensor  # parameter group of each parameter
+    betas: tuple[float, float]  # (momentum, 0) for SGD
     epsilon: float
-    clip: float
+    clip: float  # 0: none
 
     def apply(self, state: OptimizerState, gradient: Float[Tensor, " p"], step: Step) -> OptimizerState:
         """Make one step."""

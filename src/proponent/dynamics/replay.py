@@ -35,17 +35,11 @@ NOTES = (
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """A training that was done again, differentiated and tried.
+    """A training that was done again, differentiated and tried."""
 
-    Attributes:
-        deviation: of the replayed weights from the saved ones, relative to how far training moved them.
-        derivative: of the queries' losses.
-        smoothness: of the training, tried with the first query.
-    """
-
-    deviation: float
+    deviation: float  # of the replayed weights, relative to how far training moved them
     derivative: Derivative
-    smoothness: Smoothness
+    smoothness: Smoothness  # tried with the first query
 
     def description(self) -> str:
         """Say how far the derivative can be trusted, in one line."""

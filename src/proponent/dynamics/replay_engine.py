@@ -36,31 +36,17 @@ TOLERANCE = 1e-3
 
 
 class Replay:
-    """A recorded training, ready to be done again and to be differentiated.
-
-    Args:
-        run: made with `proponent.Recorder(replay=True)`.
-        examples: the training set, in the order in which it was trained on.
-        labels: class number of each; -1 for a language model.
-        max_length: most tokens of a text, as in training; None for the model's limit, at most 512.
-        double: compute in 64 bits; the run was not, so its saved weights are not reached exactly.
-        every: keep every so many states; None for the root of the number of steps.
-        quiet: no progress on stderr.
-
-    Raises:
-        RunError: the run lacks its record, or was trained in a way that cannot be replayed; the message names it.
-        MismatchError: the data are not those of the record.
-    """
+    """A recorded training, ready to be done again and to be differentiated."""
 
     def __init__(
         self,
         run: Run,
-        examples: Sequence[Example],
-        labels: Sequence[int],
+        examples: Sequence[Example],  # in the order in which it was trained on
+        labels: Sequence[int],  # -1 for a language model
         *,
         max_length: int | None = None,
-        double: bool = False,
-        every: int | None = None,
+        double: bool = False,  # compute in 64 bits; the run was not, so its saved weights are not reached exactly
+        every: int | None = None,  # keep every so many states; None: the root of the number of steps
         quiet: bool = False,
     ) -> None:
         if run.info.kind not in {"classification", "causal-lm"}:

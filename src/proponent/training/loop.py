@@ -53,12 +53,7 @@ Watch = Callable[[nn.Module, torch.optim.Optimizer, int], None]
 
 @dataclass(frozen=True)
 class TrainingLoop:
-    """A retrainer: a problem trained by the plain loop.
-
-    Attributes:
-        problem: model, data, queries.
-        settings: hyper-parameters.
-    """
+    """A retrainer: a problem trained by the plain loop."""
 
     problem: Problem
     settings: Settings

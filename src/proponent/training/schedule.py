@@ -24,22 +24,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 @dataclass(frozen=True)
 class Settings:
-    """Hyper-parameters of a training.
-
-    Attributes:
-        epochs: passes over the subset.
-        batch_size: examples per step.
-        learning_rate: highest rate.
-        optimizer: adamw (decoupled weight decay) or sgd.
-        momentum: of sgd.
-        betas: of adamw.
-        epsilon: of adamw.
-        weight_decay: on all weights but biases and norms, as the Trainer does.
-        schedule: constant, or linear to zero after the warm-up.
-        warmup: steps of linear warm-up.
-        clip: largest norm of the whole gradient; None for none.
-        keep_places: leave holes where examples are deleted, instead of moving up what follows.
-    """
+    """Hyper-parameters of a training."""
 
     epochs: int
     batch_size: int
@@ -48,34 +33,24 @@ class Settings:
     momentum: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # not of biases and norms, as in the Trainer
     schedule: Literal["constant", "linear"] = "constant"
-    warmup: int = 0
-    clip: float | None = None
-    keep_places: bool = False
+    warmup: int = 0  # steps
+    clip: float | None = None  # largest norm of the whole gradient
+    keep_places: bool = False  # leave holes where examples are deleted
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step.
+    """One optimizer step."""
 
-    Attributes:
-        number: from 0.
-        rows: of the training set.
-        rates: learning rate of each parameter group; one for all where the schedule has one.
-        draw: what random numbers are drawn from: a seed, a state of torch's generator, or None where nothing is drawn.
-        epoch: pass over the data; 0 throughout where it was not recorded.
-        width: tokens to which the batch is padded; 0 for its longest text.
-        digest: xxh3 of the batch's token ids; None where it was not recorded.
-    """
-
-    number: int
+    number: int  # from 0
     rows: Int[np.ndarray, " b"]
-    rates: Float[np.ndarray, " g"]
-    draw: int | UInt8[np.ndarray, " s"] | None = None
-    epoch: int = 0
-    width: int = 0
-    digest: int | None = None
+    rates: Float[np.ndarray, " g"]  # one for all groups where the schedule has one
+    draw: int | UInt8[np.ndarray, " s"] | None = None  # seed, or state of torch's generator; None: nothing is drawn
+    epoch: int = 0  # 0 throughout where it was not recorded
+    width: int = 0  # tokens to which the batch is padded; 0: its longest text
+    digest: int | None = None  # of the batch's token ids, where recorded
 
 
 @runtime_checkable

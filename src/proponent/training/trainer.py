@@ -31,35 +31,19 @@ COUNTED_OUT = -100
 
 @dataclass(frozen=True)
 class Training:
-    """How to train.
+    """How to train."""
 
-    Attributes:
-        model: name or folder of a pretrained model; None trains a small one from scratch.
-        epochs: passes over the data; one checkpoint is kept after each.
-        batch_size: examples per step.
-        learning_rate: highest rate; None takes 1e-3 from scratch and 5e-5 for a pretrained model.
-        max_length: most tokens of a text.
-        seed: of weights, order and dropout.
-        width: of a model from scratch.
-        layers: of a model from scratch.
-        vocabulary: most tokens of a tokenizer learnt from the data.
-        replay: keep what replaying the training needs (see `proponent.dynamics`); attention is then computed by plain
-            operations, as replaying has to.
-        adam_epsilon: of the optimizer; a larger one makes training smoother, which replaying needs.
-        quiet: no progress.
-    """
-
-    model: str | None = None
-    epochs: int = 3
+    model: str | None = None  # name or folder; None trains a small one from scratch
+    epochs: int = 3  # a checkpoint is kept after each
     batch_size: int = 32
-    learning_rate: float | None = None
+    learning_rate: float | None = None  # None: 1e-3 from scratch, 5e-5 for a pretrained model
     max_length: int = 128
     seed: int = 0
     width: int = 128
     layers: int = 2
     vocabulary: int = 8000
-    replay: bool = False
-    adam_epsilon: float = 1e-8
+    replay: bool = False  # record every step; attention is then computed by plain operations
+    adam_epsilon: float = 1e-8  # a larger one makes training smoother, which replaying needs
     quiet: bool = False
 
     def check(self) -> None:
