@@ -19,7 +19,7 @@ from proponent.models.huggingface import ModelInfo, check_shift, load_model, loa
 from proponent.models.masking import ONE_DRAW, Masks
 from proponent.models.objective import refuse_objective
 from proponent.models.one_training import check_one_training
-from proponent.models.recorder import RUN_FILE
+from proponent.models.recorder import RUN_FILE, unfinished_note
 from proponent.models.training_trace import FOLDER
 from proponent.models.weights import base_model, weights_fingerprint
 from proponent.suggest import nearest
@@ -108,7 +108,8 @@ class Run:
         if card.kind == "masked-lm" and loaded.mask_token is None:
             raise RunError(f"the tokenizer in {home} has no mask token: a masked language model needs one")
         named = None if tokenizer is None else str(tokenizer)
-        notes = (*former_note(folder, [one.path for one in saved], RECORDS), *found.notes)
+        records = former_note(folder, [one.path for one in saved], RECORDS)
+        notes = (*records, *unfinished_note(folder), *found.notes)
         return cls(folder, checkpoints, card, loaded, home, named, trust_remote_code, later=found.later, notes=notes)
 
     @classmethod

@@ -4,7 +4,10 @@ Without a model it trains a small transformer from scratch with a tokenizer lear
 """
 
 import math
+import os
 import shutil
+import signal
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
@@ -78,9 +81,29 @@ def train(examples: Examples, out: str | Path, training: Training = Training()) 
     rows = [_features(tokenizer, example, names, training.max_length) for example in examples]
     # Replaying has to take second derivatives, which the fused kernels of attention lack.
     kernels = cast("Any", sdpa_kernel)(SDPBackend.MATH) if training.replay else nullcontext()
-    with _whole_or_gone(folder), kernels:
+    with _ended_by_signals(), _whole_or_gone(folder), kernels:
         _trainer(model, tokenizer, rows, folder, training).train()
     return Run.from_pretrained(folder)
+
+
+@contextmanager
+def _ended_by_signals() -> Generator[None]:
+    """Let SIGTERM and SIGHUP end a training as Ctrl-C does; a signal that is ignored or handled stays so."""
+
+    def end(number: int, _frame: object) -> None:
+        os.write(2, f"stopped by {signal.Signals(number).name}: the unfinished run is removed\n".encode())
+        raise SystemExit(128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    own = threading.current_thread() is threading.main_thread()  # no other thread may set handlers
+    taken = [one for one in numbers if own and signal.getsignal(one) is signal.SIG_DFL]
+    for one in taken:
+        signal.signal(one, end)
+    try:
+        yield
+    finally:
+        for one in taken:
+            signal.signal(one, signal.SIG_DFL)
 
 
 @contextmanager
