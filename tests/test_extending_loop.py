@@ -1,8 +1,9 @@
 """docs/extending.md, a method with a loop of its own: the code there runs, and the method answers by its name."""
 
+import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import proponent.dynamics
 import runs
 import test_replay
+import tiny
 from proponent import method_table
 from proponent.data import read
 from proponent.dynamics.explain import explain_run
@@ -18,6 +20,7 @@ from proponent.method import Loop
 from proponent.models import Run
 from proponent.types import Example
 
+Said = Callable[..., tuple[int, str, str]]
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 
 
@@ -63,3 +66,16 @@ def test_a_loop_without_a_module_is_refused(which: str, bert_run: Path):
         explain_run(run, read(runs.ROWS), query, Loop(name="mine", which=which), quiet=True)
     with pytest.raises(InputError, match="tracin-we is a method of an index"):
         explain_run(run, read(runs.ROWS), query, "tracin-we", quiet=True)
+
+
+@pytest.mark.usefixtures("extended")
+def test_the_command_line_knows_it_by_name(tmp_path: Path, said: Said):
+    folder = test_replay.made(tmp_path / "run", max_steps=2, save_steps=2)
+    data = tiny.write_csv(tmp_path / "train.csv", runs.ROWS)
+    words = ["explain", folder, "The bank said that profit fell.", "--method", "leave-one-out"]
+    code, out, err = said(*words, "--data", data, "-k", 2, "--json")
+    assert code == 0, err
+    assert json.loads(out)["method"] == "leave-one-out"
+    code, _, err = said(*words)
+    assert code == 2
+    assert "--method leave-one-out needs --data" in err

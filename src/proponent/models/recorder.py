@@ -80,9 +80,7 @@ def unfinished_note(folder: Path) -> tuple[str, ...]:
         ended = (run_record(folder) or {}).get("finished") is not False
     except RunError:
         ended = True
-    said = (
-        f"the training in {folder} has not finished (stopped, or still running): later checkpoints are missing"
-    )
+    said = f"the training in {folder} has not finished (stopped, or still running): later checkpoints are missing"
     return () if ended else (said,)
 
 
