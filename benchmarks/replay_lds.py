@@ -29,7 +29,8 @@ from scipy.stats import spearmanr
 
 import proponent
 from proponent.data import read
-from proponent.dynamics.replay import Query, Replay
+from proponent.dynamics.loops import Query
+from proponent.dynamics.replay_engine import Replay
 from proponent.index.planning import label_numbers
 from proponent.models import Run
 from proponent.training.trainer import Training, train

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from proponent.data import read
-from proponent.dynamics.replay import Query, Replay
+from proponent.dynamics.loops import Query
+from proponent.dynamics.replay_engine import Replay
 from proponent.index.planning import label_numbers
 from proponent.models import Run
 from proponent.training.trainer import Training, train

@@ -18,13 +18,14 @@ from convolution import CnnProblem, TextCnn
 
 import runs
 from planted import fickle, planted
+from proponent.dynamics.optimizer import FlatOptimizer, OptimizerState
 from proponent.errors import InputError, MismatchError
 from proponent.evaluate import RetrainJob, Retrains, null_gap
 from proponent.evaluate.tail_patch import tail_patch
 from proponent.models import Run
-from proponent.training.data_order import batches, id_hashes, order
-from proponent.training.loop import Settings, TrainingLoop
+from proponent.training.loop import TrainingLoop, gradient
 from proponent.training.rerun import FRESH, RunProblem, settings_of_run, write_run
+from proponent.training.schedule import Settings, Step, advance, batches, drawing, hashed, id_hashes, order
 from proponent.types import Example
 
 HASHES = id_hashes([f"n{number}" for number in range(40)])
@@ -125,9 +126,9 @@ import sys, pathlib
 sys.path.insert(0, {tests!r})
 from planted import Planted
 import numpy as np
-from proponent.evaluate import Job, Retrains
+from proponent.evaluate import RetrainJob, Retrains
 model = Planted(np.ones((3, 30)), trail=pathlib.Path({trail!r}), pause=0.05)
-Retrains(model, pathlib.Path({cache!r}), quiet=True).outputs([Job.without([row], 30, 0) for row in range(30)])
+Retrains(model, pathlib.Path({cache!r}), quiet=True).outputs([RetrainJob.without([row], 30, 0) for row in range(30)])
 """
 
 
@@ -259,10 +260,10 @@ import sys, pathlib
 sys.path.insert(0, {tests!r})
 from planted import Planted
 import numpy as np
-from proponent.evaluate import Job, Retrains
+from proponent.evaluate import RetrainJob, Retrains
 if __name__ == "__main__":
     model = Planted(np.ones((3, 30)), trail=pathlib.Path({trail!r}), pause=0.02)
-    jobs = [Job.without([], 30, seed) for seed in range(5000)]
+    jobs = [RetrainJob.without([], 30, seed) for seed in range(5000)]
     Retrains(model, pathlib.Path({cache!r}), workers=2, quiet=True).outputs(jobs)
 """
 
@@ -285,3 +286,45 @@ def test_workers_end_with_the_evaluation(tmp_path: Path):
         before = now
     assert len(trail.read_text().splitlines()) < 5000
     assert len(trail.read_text()) == before
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_both_optimizers_make_the_same_steps(optimizer: str):
+    """In place by torch (what retrains) and flat, out of place (what replay differentiates)."""
+    settings = Settings(2, 16, 1e-2, optimizer, momentum=0.9 * (optimizer == "sgd"), weight_decay=0.1, clip=0.5)
+    one = problem()
+    model = TrainingLoop(one, settings).fit(np.arange(60), 0)
+    first = one.fresh(0)
+    named = dict(first.named_parameters())
+    shapes = {name: value.shape for name, value in named.items()}
+    decayed = torch.cat([torch.full((value.numel(),), 0.1 * ("bias" not in name)) for name, value in named.items()])
+    betas = settings.betas if optimizer == "adamw" else (settings.momentum, 0.0)
+    names = {"adamw": "AdamW", "sgd": "SGD"}
+    group = torch.zeros(len(decayed), dtype=torch.int64)
+    flat = FlatOptimizer(names[optimizer], decayed, group, betas, settings.epsilon, 0.5)
+
+    def ascend(state: OptimizerState, step: Step) -> torch.Tensor:
+        parts = state.parameters.split([shape.numel() for shape in shapes.values()])
+        first.load_state_dict({name: part.view(shapes[name]) for name, part in zip(shapes, parts, strict=True)})
+        found = gradient(one, first, step.rows)
+        return torch.cat([found[name].reshape(-1) for name in shapes])
+
+    start = torch.cat([value.detach().reshape(-1) for value in named.values()])
+    state = OptimizerState(start, torch.zeros_like(start), torch.zeros_like(start))
+    for step in hashed(one.hashes, np.ones(60, dtype=bool), 0, settings):
+        state = advance(state, step, ascend, flat)
+    end = torch.cat([value.detach().reshape(-1) for value in model.parameters()])
+    assert (state.parameters - end).abs().max() <= 1e-6
+    assert (end - start).abs().max() > 1e-2
+
+
+def test_training_leaves_the_random_generator_as_it_was():
+    step = Step(0, np.arange(2), np.ones(1), draw=5)
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    with drawing(step):
+        drawn = torch.rand(3)
+    assert torch.equal(torch.rand(3), expected)
+    with drawing(step):
+        assert torch.equal(torch.rand(3), drawn)

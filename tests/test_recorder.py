@@ -170,3 +170,22 @@ def test_the_rate_of_a_run_with_a_record_is_exact(bert_run: Path, copied: Callab
     rules = [one.rule for one in discover(folder)]
     assert rules[0] == rules[2] == "recorded at the step (exact)"
     assert rules[1].startswith("trainer_state.json at step 15")
+
+
+def test_a_training_that_has_not_finished_is_named(tmp_path: Path) -> None:
+    class Stop(transformers.TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+            if state.global_step == 5:
+                raise KeyboardInterrupt
+
+    tokenizer = runs.bert_tokenizer()
+    options = {"max_steps": 8, "save_steps": 4}
+    with pytest.raises(KeyboardInterrupt):
+        runs.trainer(tmp_path, runs.bert(tokenizer), tokenizer, callbacks=[Recorder(), Stop()], **options).train()
+    (note,) = Run.from_pretrained(tmp_path).notes
+    assert "has not finished" in note
+    again = runs.trainer(tmp_path, runs.bert(tokenizer), tokenizer, callbacks=[Recorder()], **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert Run.from_pretrained(tmp_path).notes == ()
+    runs.edit(tmp_path / "proponent_run.json", finished=None)  # as records were before
+    assert Run.from_pretrained(tmp_path).notes == ()

@@ -12,7 +12,8 @@ import torch
 
 import proponent
 import runs
-from proponent.dynamics.replay import Query, Replay
+from proponent.dynamics.loops import Query
+from proponent.dynamics.replay_engine import Replay
 from proponent.errors import InputError, MismatchError, RunError
 from proponent.models import Run, read_training_trace
 from proponent.tensors import read_tensors, write_tensors

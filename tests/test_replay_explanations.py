@@ -13,8 +13,9 @@ import test_replay
 import tiny
 from proponent.data import read
 from proponent.dynamics.derivative import Smoothness
-from proponent.dynamics.explain import explain_by_replay
-from proponent.dynamics.replay import Query, Replay
+from proponent.dynamics.explain import explain_run
+from proponent.dynamics.loops import Query
+from proponent.dynamics.replay_engine import Replay
 from proponent.errors import InputError
 from proponent.method_table import stored_method
 from proponent.models import Run
@@ -72,8 +73,8 @@ def test_several_queries_share_a_replay(recorded: tuple[Path, Path]):
     run, data = recorded
     queries = [Example("a", 0, TEXT, "World"), Example("b", 1, "The cup and the coach!", "Sports")]
     opened, examples = Run.from_pretrained(run), read(data)
-    both = explain_by_replay(opened, examples, queries, k=2, quiet=True, baselines=False)
-    alone = explain_by_replay(opened, examples, queries[1:], k=2, quiet=True, baselines=False)[0]
+    both = explain_run(opened, examples, queries, k=2, quiet=True, baselines=False)
+    alone = explain_run(opened, examples, queries[1:], k=2, quiet=True, baselines=False)[0]
     assert [one.query.label for one in both] == ["World", "Sports"]
     assert [hit.id for hit in both[1].proponents] == [hit.id for hit in alone.proponents]
     assert both[0].baselines == {}
@@ -84,11 +85,11 @@ def test_a_language_model_is_explained_too(tmp_path: Path):
     folder = test_replay.made(tmp_path / "run", lm=True, max_steps=10, save_steps=10)
     rows = read([{"id": row["id"], "text": row["text"]} for row in runs.ROWS])
     run = Run.from_pretrained(folder)
-    answer = explain_by_replay(run, rows, [Example("q", 0, TEXT)], k=1, quiet=True)[0]
+    answer = explain_run(run, rows, [Example("q", 0, TEXT)], k=1, quiet=True)[0]
     assert answer.query.label is None
     assert answer.proponents[0].score > 0
     with pytest.raises(InputError, match="has no labels"):
-        explain_by_replay(run, rows, [Example("q", 0, TEXT, "World")], quiet=True)
+        explain_run(run, rows, [Example("q", 0, TEXT, "World")], quiet=True)
 
 
 def test_a_training_that_is_not_smooth_is_not_ranked(tmp_path: Path, said: Said):

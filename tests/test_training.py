@@ -1,6 +1,8 @@
 """proponent.training.trainer: people without a run get one that every other part can read."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,10 @@ import pytest
 
 import proponent
 import runs
+import tiny
 from proponent.data import Columns, read
 from proponent.errors import DataError, InputError, MismatchError, RunError
-from proponent.training.trainer import Training, label_names, train
+from proponent.training.trainer import Training, _Watch, label_names, train
 
 TINY = Training(epochs=2, batch_size=8, max_length=24, width=16, layers=1, vocabulary=200, quiet=True)
 
@@ -153,3 +156,24 @@ def test_the_pretrained_encoder_of_a_package(tmp_path: Path) -> None:
     assert [one.step for one in run.checkpoints] == [2]
     index = proponent.build(run, rows[:8], tmp_path / "index", quiet=True, max_length=16)
     assert index.explain(rows[0]["text"], label="Business", baselines=False).proponents[0].id == "n0"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_ends_training_and_leaves_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    number = signal.Signals[name]
+    saved: list[Path] = []
+
+    def kill(_watch: object, args: object, state: object, control: object, **_kwargs: object) -> None:
+        saved.extend(tmp_path.glob("run/checkpoint-*"))
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(_Watch, "on_save", kill)
+    with pytest.raises(SystemExit) as stopped:
+        train(read(tiny.NEWS), tmp_path / "run", tiny.SETTINGS)
+    assert stopped.value.code == 128 + number
+    assert saved, "a checkpoint had been written"
+    assert not (tmp_path / "run").exists()
+    assert f"stopped by {name}: the unfinished run is removed" in capfd.readouterr().err
+    assert signal.getsignal(number) is signal.SIG_DFL

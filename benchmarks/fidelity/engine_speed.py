@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from convolution import CnnProblem, TextCnn
 from record import keep
 
-from proponent.training.data_order import id_hashes
-from proponent.training.loop import Settings, TrainingLoop, one_thread
+from proponent.training.loop import TrainingLoop, one_thread
 from proponent.training.retraining import RetrainJob, Retrains
+from proponent.training.schedule import Settings, id_hashes
 
 
 def problem(rows: int) -> CnnProblem:

@@ -25,9 +25,9 @@ from record import controls, keep, lds_table
 from proponent.evaluate.deletion import SIDES
 from proponent.evaluate.lds import subset_masks
 from proponent.models.scratch import wordpiece
-from proponent.training.data_order import id_hashes
-from proponent.training.loop import Settings, TrainingLoop, one_thread
+from proponent.training.loop import TrainingLoop, one_thread
 from proponent.training.retraining import RetrainJob, Retrains
+from proponent.training.schedule import Settings, id_hashes
 
 SCORED_SEEDS = (1001, 1002, 1003, 1004)
 AT_LAST = ("tracin-we", "adam-unit", "tracin-last", "tracin-all", "grad-cos", "trak", "influence-last")

@@ -35,9 +35,10 @@ from proponent.evaluate.lds import lds as measured
 from proponent.models import Run
 from proponent.models.huggingface import load_tokenizer, quiet, transformers
 from proponent.models.scratch import classifier, wordpiece
-from proponent.training.loop import Settings, TrainingLoop, one_thread
+from proponent.training.loop import TrainingLoop, one_thread
 from proponent.training.rerun import FRESH, RunProblem, write_run
 from proponent.training.retraining import RetrainJob, Retrains
+from proponent.training.schedule import Settings
 
 METHODS: dict[str, tuple[str, dict]] = {
     "tracin-we": ("tracin-we", {}),

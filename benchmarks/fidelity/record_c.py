@@ -25,8 +25,8 @@ from proponent.evaluate.label_noise import plant
 from proponent.evaluate.ranking import auc_ndr, ndr
 from proponent.evaluate.tuning import trials
 from proponent.models.scratch import wordpiece
-from proponent.training.data_order import id_hashes
-from proponent.training.loop import Settings, TrainingLoop, one_thread
+from proponent.training.loop import TrainingLoop, one_thread
+from proponent.training.schedule import Settings, id_hashes
 from proponent.types import Example
 
 LAYERS = ("first.weight", "second.weight", "third.weight", "classifier.weight")

@@ -31,8 +31,9 @@ from proponent.actions.label_errors import support
 from proponent.evaluate.ranking import average_precision, bootstrap_rows, precision_at, roc_auc
 from proponent.models import Run
 from proponent.models.scratch import classifier, wordpiece
-from proponent.training.loop import Settings, TrainingLoop, one_thread
+from proponent.training.loop import TrainingLoop, one_thread
 from proponent.training.rerun import FRESH, RunProblem, write_run
+from proponent.training.schedule import Settings
 from proponent.types import Example
 
 

@@ -28,8 +28,9 @@ from proponent.models import Run
 from proponent.models.checkpoints import MOMENTS_FILE
 from proponent.models.scratch import byte_bpe, causal_lm
 from proponent.tensors import read_tensors
-from proponent.training.loop import Settings, TrainingLoop, one_thread
+from proponent.training.loop import TrainingLoop, one_thread
 from proponent.training.rerun import FRESH, RunProblem, write_run
+from proponent.training.schedule import Settings
 from proponent.types import Example
 
 METHODS = {

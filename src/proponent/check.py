@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from proponent.data import Examples
-from proponent.dynamics.explain import replayed
-from proponent.dynamics.replay import Query
+from proponent.dynamics.loops import Query
+from proponent.dynamics.replay import replayed
 from proponent.errors import InputError, MismatchError, RunError
 from proponent.gradients.capture import head_table
 from proponent.gradients.gradient import Gradient

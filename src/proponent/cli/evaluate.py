@@ -120,7 +120,7 @@ def changes_of(given: Sequence[str] | None) -> dict[str, Any]:
     """Read hyper-parameters that the user knows better than the run's record."""
     from dataclasses import fields
 
-    from proponent.training.loop import Settings as Known
+    from proponent.training.schedule import Settings as Known
 
     known = {one.name: one.type for one in fields(Known) if one.name not in {"keep_places", "betas"}}
     found: dict[str, Any] = {}

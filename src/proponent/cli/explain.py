@@ -66,7 +66,7 @@ def explain(
     asked = _one(text or "", given) if queries is None else _many(queries, given, named, split, quiet=quiet)
     if replay.wanted(method, data, {"--against": against, "--group": group, "--where": filters, "--run": run}):
         found = replay.answers(
-            index, data or "", asked, named, split, k,
+            index, method or "", data or "", asked, named, split, k,
             baselines=baselines, trust_remote_code=trust_remote_code, quiet=quiet,
         )  # fmt: skip
     else:

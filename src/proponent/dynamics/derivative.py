@@ -40,19 +40,12 @@ class Derivative:
 
 @dataclass(frozen=True)
 class Smoothness:
-    """How far one training example's derivative agrees with really weighing it otherwise.
-
-    Attributes:
-        rows: the examples tried.
-        step: change of the weight.
-        derivative: predicted change of the loss per unit of weight [r].
-        difference: change seen in a training with the weight changed by plus and minus `step`, per unit [r].
-    """
+    """How far one training example's derivative agrees with really weighing it otherwise."""
 
     rows: tuple[int, ...]
-    step: float
-    derivative: Float[np.ndarray, " r"]
-    difference: Float[np.ndarray, " r"]
+    step: float  # change of the weight
+    derivative: Float[np.ndarray, " r"]  # predicted change of the loss per unit of weight
+    difference: Float[np.ndarray, " r"]  # seen in trainings with the weight changed by plus and minus `step`
 
     @property
     def ratio(self) -> float:

@@ -12,21 +12,16 @@ from torch import Tensor
 
 from proponent.errors import RunError
 from proponent.models import TrainingTrace
+from proponent.training.schedule import Step
 
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """A training between two steps.
-
-    Attributes:
-        parameters: [p].
-        first: first moment, or SGD's momentum [p].
-        second: second moment [p]; zeros for SGD.
-    """
+    """A training between two steps."""
 
     parameters: Float[Tensor, " p"]
-    first: Float[Tensor, " p"]
-    second: Float[Tensor, " p"]
+    first: Float[Tensor, " p"]  # moment, or SGD's momentum
+    second: Float[Tensor, " p"]  # moment; zeros for SGD
 
     @property
     def parts(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -35,31 +30,21 @@ class OptimizerState:
 
 
 @dataclass(frozen=True)
-class Optimizer:
-    """The recorded optimizer.
+class FlatOptimizer:
+    """The recorded optimizer."""
 
-    Attributes:
-        name: "AdamW", "Adam" or "SGD".
-        decay: weight decay of each parameter [p].
-        group: parameter group of each parameter [p].
-        betas: decay of the moments; (momentum, 0) for SGD.
-        epsilon: added to the root of the second moment.
-        clip: norm to which gradients are clipped; 0 for none.
-    """
-
-    name: str
-    decay: Float[Tensor, " p"]
-    group: Tensor
-    betas: tuple[float, float]
+    name: str  # AdamW, Adam or SGD
+    decay: Float[Tensor, " p"]  # weight decay
+    group: Tensor  # parameter group of each parameter
+    betas: tuple[float, float]  # (momentum, 0) for SGD
     epsilon: float
-    clip: float
+    clip: float  # 0: none
 
-    def step(
-        self, state: OptimizerState, gradient: Float[Tensor, " p"], number: int, rates: Float[Tensor, " g"]
-    ) -> OptimizerState:
+    def apply(self, state: OptimizerState, gradient: Float[Tensor, " p"], step: Step) -> OptimizerState:
         """Make one step."""
         theta, first, second = state.parts
-        rate = rates[self.group]
+        rate = torch.as_tensor(step.rates, dtype=theta.dtype)[self.group]
+        number = step.number + 1
         gradient = self._clipped(gradient)
         if self.name == "AdamW":
             theta = theta * (1 - rate * self.decay)
@@ -84,7 +69,7 @@ class Optimizer:
         return gradient * torch.clamp(self.clip / (norm + 1e-6), max=1.0)
 
 
-def optimizer_of(steps: TrainingTrace, sizes: dict[str, int], dtype: torch.dtype) -> Optimizer:
+def optimizer_of(steps: TrainingTrace, sizes: dict[str, int], dtype: torch.dtype) -> FlatOptimizer:
     """Make the optimizer of a recorded training."""
     place = {name: number for number, group in enumerate(steps.groups) for name in group.names}
     lost = next((name for name in sizes if name not in place), None)
@@ -95,4 +80,4 @@ def optimizer_of(steps: TrainingTrace, sizes: dict[str, int], dtype: torch.dtype
     one = next(group for group in steps.groups if group.names)
     group = torch.cat([torch.full((size,), place[name]) for name, size in sizes.items()])
     decay = torch.tensor([group.weight_decay for group in steps.groups], dtype=dtype)[group]
-    return Optimizer(steps.optimizer, decay, group, one.betas, one.epsilon, steps.clip)
+    return FlatOptimizer(steps.optimizer, decay, group, one.betas, one.epsilon, steps.clip)

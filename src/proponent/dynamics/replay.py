@@ -1,353 +1,79 @@
-"""Differentiate a training run: forward through the recorded steps, then backward through each of them.
+"""The method replay: the exact derivative of an output through the recorded training, by example and by word.
 
-Training is state -> state, one step after another, and every example's loss carries a weight of 1. Reverse mode carries
-the derivative of a query's loss by the state back through the steps; each step adds its own part of the derivative by
-the weights (Ilyas and Engstrom 2025, MAGIC). Every k-th state is kept, k near the root of the number of steps, and the
-states between are computed again: memory grows with the root of the number of steps.
+Nothing is kept between questions: the training is done again, checked against the saved weights, differentiated, and
+tried on a few examples that are really weighed otherwise. Where that shows that the training is not smooth, nothing is
+ranked.
 """
 
-import math
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, TypeVar, cast
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from proponent.data import Examples
 from proponent.dynamics.derivative import Derivative, Smoothness
-from proponent.dynamics.optimizer import OptimizerState, optimizer_of
-from proponent.dynamics.variables import ScoreSums, Variables
-from proponent.errors import InputError, MismatchError, RunError
-from proponent.gradients.model_parts import input_embedding
-from proponent.models import Batch, Run, digest, read_training_trace
-from proponent.progress import track
-from proponent.types import Example
+from proponent.dynamics.loops import LoopScores, Query
+from proponent.dynamics.replay_engine import Replay
+from proponent.errors import RunError
+from proponent.index.planning import label_numbers
+from proponent.models import Run
 
-T = TypeVar("T")
+TRIED = 3
+"""Examples that are weighed otherwise, to see whether training is smooth."""
 
-TOLERANCE = 1e-3
-"""Largest deviation of the replayed weights from the saved ones, relative to how far training moved them."""
+CAVEAT = (
+    "A score is the exact derivative of the query's loss through this one training run: first weights, order and "
+    "random draws are held fixed, and leaving an example out altogether is further than a derivative reaches."
+)
+NOTES = (
+    "a word's share is the derivative by a factor on what its embedding gives in training; weighing a text and "
+    "weighing what the model reads of it are two things: the shares need not sum to the score",
+    "first weights, order and random draws are those of this one run: no figure that averages over seeds "
+    "compares with these scores",
+)
 
 
 @dataclass(frozen=True)
-class Query:
-    """An output to explain.
+class ReplayResult:
+    """A training that was done again, differentiated and tried."""
 
-    Attributes:
-        example: the text (and pair or target).
-        label: class number; -1 for a language model.
-    """
+    deviation: float  # of the replayed weights, relative to how far training moved them
+    derivative: Derivative
+    smoothness: Smoothness  # tried with the first query
 
-    example: Example
-    label: int = -1
+    def description(self) -> str:
+        """Say how far the derivative can be trusted, in one line."""
+        one = self.smoothness
+        return (
+            f"smoothness {one.ratio:.3f} (change seen over change predicted, {len(one.rows)} examples weighed 1 % up "
+            f"and down; 1 is smooth), relative error {one.error:.2g}; the replayed weights end {self.deviation:.1e} "
+            "away from the saved ones"
+        )
 
 
-class Replay:
-    """A recorded training, ready to be done again and to be differentiated.
+def replayed(
+    run: Run, examples: Examples, queries: Sequence[Query], *, max_length: int | None = None, quiet: bool = False
+) -> ReplayResult:
+    """Replay a run and differentiate some outputs."""
+    work = Replay(run, list(examples), label_numbers(run, examples), max_length=max_length, quiet=quiet)
+    deviation = work.deviation()
+    found = work.derivative(queries)
+    rows = np.argsort(-np.abs(found.scores[0]), kind="stable")[:TRIED].tolist()
+    return ReplayResult(deviation, found, work.smoothness(queries[0], found, rows))
 
-    Args:
-        run: made with `proponent.Recorder(replay=True)`.
-        examples: the training set, in the order in which it was trained on.
-        labels: class number of each; -1 for a language model.
-        max_length: most tokens of a text, as in training; None for the model's limit, at most 512.
-        double: compute in 64 bits; the run was not, so its saved weights are not reached exactly.
-        every: keep every so many states; None for the root of the number of steps.
-        quiet: no progress on stderr.
 
-    Raises:
-        RunError: the run lacks its record, or was trained in a way that cannot be replayed; the message names it.
-        MismatchError: the data are not those of the record.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        examples: Sequence[Example],
-        labels: Sequence[int],
-        *,
-        max_length: int | None = None,
-        double: bool = False,
-        every: int | None = None,
-        quiet: bool = False,
-    ) -> None:
-        if not run.task.replays:
-            raise RunError(
-                f"{run.path} cannot be replayed: only classifiers and causal language models can, and this is a "
-                f"{run.task.kind} model"
-            )
-        self.run, self.steps = run, read_training_trace(run.path)
-        self._dtype = torch.float64 if double else torch.float32
-        self._quiet = quiet
-        self._check_rows(examples)
-        self._model = run.load(run.checkpoints[-1]).to(self._dtype)
-        self._model.train()
-        self._flatten()
-        self._encoder = run.encoder(run.length(max_length))
-        self._encoded = self._encoder.encode(list(examples))
-        self._labels = list(labels)
-        self._every = every or max(1, math.isqrt(len(self.steps)))
-        self._kept: list[OptimizerState] = []
-
-    def __len__(self) -> int:
-        return len(self._encoded)
-
-    @property
-    def first(self) -> OptimizerState:
-        """The state before the first step."""
-        arrays = self.steps.initial()
-        flat = torch.cat([torch.as_tensor(arrays[name]).reshape(-1) for name in self._sizes]).to(self._dtype)
-        return OptimizerState(flat, torch.zeros_like(flat), torch.zeros_like(flat))
-
-    @property
-    def kept(self) -> int:
-        """States that the last pass forward kept."""
-        return len(self._kept)
-
-    def train(
-        self,
-        weights: Float[np.ndarray, " n"] | None = None,
-        factors: Mapping[tuple[int, int], float] | None = None,
-    ) -> Float[Tensor, " p"]:
-        """Train again, with the recorded first weights, order, rates and random draws."""
-        weight = None if weights is None else torch.as_tensor(weights, dtype=self._dtype)
-        state = self.first
-        for number in self._track(range(len(self.steps)), "replaying"):
-            state = self._step(state, number, weight, factors or {})
-        return state.parameters
-
-    def deviation(self) -> float:
-        """Replay and compare with the last saved checkpoint."""
-        end = self._forward().parameters
-        saved = torch.cat([self._saved[name].reshape(-1) for name in self._sizes])
-        found = float((end - saved).abs().max() / (saved - self.first.parameters).abs().max())
-        if not found <= TOLERANCE:
-            raise MismatchError(
-                f"replaying {self.run.path} ends {found:.1e} away from its last checkpoint, more than {TOLERANCE:g}: "
-                "check that the data, their order and --max-length are those of the training, and that it stopped at "
-                "its last checkpoint; else it was driven so hard that rounding errors grew: train with a larger "
-                "--adam-epsilon or a smaller --learning-rate"
-            )
-        return found
-
-    def losses(self, parameters: Float[Tensor, " p"], queries: Sequence[Query]) -> Float[np.ndarray, " q"]:
-        """Losses of some queries."""
-        with torch.no_grad(), self._evaluating():
-            return self._query_losses(parameters, queries).double().numpy()
-
-    def derivative(self, queries: Sequence[Query]) -> Derivative:
-        """Differentiate queries' losses through the whole training."""
-        if not queries:
-            raise InputError("replay was asked about no text: give at least one")
-        end = self._forward()
-        losses, cotangents = self._begin(end, queries)
-        sums = ScoreSums(len(queries), [len(one.ids) for one in self._encoded])
-        for number, state in self._track(self._backwards(), "differentiating"):
-            rows = self.steps.rows(number)
-            leaves = Variables.of(state, len(rows), int(self.steps.widths[number]))
-            gradient = self._gradient(leaves.parameters, number, leaves.weight, leaves.factors)
-            for query in range(len(queries)):
-                cotangents[query] = self._pull(number, leaves, gradient, cotangents[query], sums, query)
-        words = np.concatenate([one.words for one in self._encoded])
-        return Derivative(sums.scores, sums.tokens, sums.indptr, words, losses)
-
-    def smoothness(
-        self, query: Query, derivative: Derivative, rows: Sequence[int], *, number: int = 0, step: float = 1e-2
-    ) -> Smoothness:
-        """Weigh some examples otherwise, train again, and compare with the derivative."""
-        seen: list[float] = []
-        for row in rows:
-            found: list[float] = []
-            for sign in (1.0, -1.0):
-                weights = np.ones(len(self))
-                weights[row] += sign * step
-                found.append(float(self.losses(self.train(weights), [query])[0]))
-            seen.append((found[0] - found[1]) / (2 * step))
-        predicted = -derivative.scores[number, list(rows)]
-        return Smoothness(tuple(rows), step, predicted, np.asarray(seen))
-
-    def _check_rows(self, examples: Sequence[Example]) -> None:
-        most = int(self.steps.order.max()) + 1
-        if most > len(examples):
-            raise MismatchError(
-                f"the record of {self.run.path} names row {most - 1}, and there are {len(examples)}: "
-                "give the data that the run was trained on, in the same order"
-            )
-
-    def _flatten(self) -> None:
-        """Where every trained parameter stands in the flat vector."""
-        named = dict(self._model.named_parameters())
-        names = [name for name in named if any(name in group.names for group in self.steps.groups)]
-        known = {name for group in self.steps.groups for name in group.names}
-        if known - set(names):
-            lost = sorted(known - set(names))[0]
-            raise RunError(f"{self.run.path} cannot be replayed: its record trains {lost}, which its model lacks")
-        self._sizes = {name: named[name].numel() for name in names}
-        self._shapes = {name: named[name].shape for name in names}
-        self._saved = {name: named[name].detach().clone() for name in names}
-        self._optimizer = optimizer_of(self.steps, self._sizes, self._dtype)
-
-    def _parameters(self, flat: Float[Tensor, " p"]) -> dict[str, Tensor]:
-        parts = cast("tuple[Tensor, ...]", cast("Any", flat).split(list(self._sizes.values())))
-        return {name: part.view(self._shapes[name]) for name, part in zip(self._sizes, parts, strict=True)}
-
-    def _forward(self) -> OptimizerState:
-        """Through the whole training, keeping every so many states."""
-        state, self._kept = self.first, []
-        for number in self._track(range(len(self.steps)), "replaying"):
-            if number % self._every == 0:
-                self._kept.append(state)
-            state = self._step(state, number)
-        return state
-
-    def _backwards(self) -> Generator[tuple[int, OptimizerState]]:
-        """Every step with the state before it, the last step first."""
-        for place in range(len(self._kept) - 1, -1, -1):
-            start = place * self._every
-            stop = min(start + self._every, len(self.steps))
-            states = [self._kept[place]]
-            for number in range(start, stop - 1):
-                states.append(self._step(states[-1], number))
-            for number in range(stop - 1, start - 1, -1):
-                yield number, states[number - start]
-
-    def _step(
-        self,
-        state: OptimizerState,
-        number: int,
-        weights: Tensor | None = None,
-        factors: Mapping[tuple[int, int], float] = MappingProxyType({}),
-    ) -> OptimizerState:
-        rows = self.steps.rows(number)
-        weight = None if weights is None else weights[torch.as_tensor(rows)]
-        given = torch.ones(len(rows), int(self.steps.widths[number]), dtype=self._dtype) if factors else None
-        for (row, place), factor in factors.items():
-            for where in np.nonzero(rows == row)[0].tolist():
-                cast("Tensor", given)[where, place] = factor
-        parameters = state.parameters.detach().requires_grad_()
-        gradient = self._gradient(parameters, number, weight, given, create=False)
-        with torch.no_grad():
-            return self._optimizer.step(state, gradient, number + 1, self._rates(number))
-
-    def _rates(self, number: int) -> Float[Tensor, " g"]:
-        return torch.as_tensor(self.steps.rates[number], dtype=self._dtype)
-
-    def _gradient(
-        self,
-        flat: Float[Tensor, " p"],
-        number: int,
-        weight: Float[Tensor, " b"] | None,
-        factors: Float[Tensor, "b t"] | None,
-        *,
-        create: bool = True,
-    ) -> Float[Tensor, " p"]:
-        """Gradient of one batch's loss; with `create`, itself differentiable."""
-        with self._drawing(number), self._weighing(factors), torch.enable_grad():
-            losses, divisor = self._losses(self._parameters(flat), number)
-            total = (losses if weight is None else losses * weight).sum() / divisor
-            return torch.autograd.grad(total, flat, create_graph=create)[0]
-
-    def _losses(self, parameters: dict[str, Tensor], number: int) -> tuple[Float[Tensor, " b"], float]:
-        """Losses as the Trainer sums them, and what it divides the sum by: examples, or counted tokens."""
-        batch = self._batch(number)
-        logits = self._logits(parameters, batch.inputs)
-        objective = self.run.task.objective(batch, "sum")
-        return objective.losses(logits), objective.count
-
-    def _batch(self, number: int) -> Batch:
-        rows = [int(row) for row in self.steps.rows(number)]
-        width = int(self.steps.widths[number])
-        batch = self._encoder.collate([self._encoded[row] for row in rows], [self._labels[row] for row in rows], width)
-        if digest(batch.ids) != int(self.steps.digests[number]):
-            raise MismatchError(
-                f"step {number + 1} of {self.run.path} read other tokens than its rows {rows[:5]} have now: give the "
-                "data that the run was trained on, in the same order, with the same --max-length"
-            )
-        return batch
-
-    def _logits(self, parameters: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
-        # Attention by plain operations: the fused kernels have no second derivative.
-        with sdpa_kernel(SDPBackend.MATH):
-            return cast("Any", torch.func).functional_call(self._model, parameters, kwargs=inputs).logits
-
-    def _query_losses(self, flat: Float[Tensor, " p"], queries: Sequence[Query]) -> Float[Tensor, " q"]:
-        parameters = self._parameters(flat)
-        losses: list[Tensor] = []
-        for query, encoded in zip(queries, self._encoder.encode([one.example for one in queries]), strict=True):
-            batch = self._encoder.collate([encoded], [query.label])
-            logits = self._logits(parameters, batch.inputs)
-            losses.append(self.run.task.objective(batch).losses(logits)[0])
-        return torch.stack(losses)
-
-    def _begin(
-        self, end: OptimizerState, queries: Sequence[Query]
-    ) -> tuple[Float[np.ndarray, " q"], list[OptimizerState]]:
-        """Losses at the end of training, and their derivatives by the last state."""
-        losses: list[float] = []
-        cotangents: list[OptimizerState] = []
-        for query in queries:
-            flat = end.parameters.detach().requires_grad_()
-            with torch.enable_grad(), self._evaluating():
-                loss = self._query_losses(flat, [query])[0]
-                grad = torch.autograd.grad(loss, flat)[0]
-            losses.append(float(loss.detach()))
-            cotangents.append(OptimizerState(grad, torch.zeros_like(grad), torch.zeros_like(grad)))
-        return np.asarray(losses), cotangents
-
-    def _pull(
-        self, number: int, leaves: Variables, gradient: Tensor, cotangent: OptimizerState, sums: ScoreSums, query: int
-    ) -> OptimizerState:
-        """Carry one query's derivative back over one step, and collect what the step's weights had to do with it."""
-        before = [part.detach().requires_grad_() for part in leaves.state.parts]
-        given = gradient.detach().requires_grad_()
-        with torch.enable_grad():
-            after = self._optimizer.step(OptimizerState(*before), given, number + 1, self._rates(number))
-            pulled = torch.autograd.grad(
-                list(after.parts), [*before, given], list(cotangent.parts), allow_unused=True, materialize_grads=True
-            )
-            through = torch.autograd.grad(
-                gradient, [leaves.parameters, leaves.weight, leaves.factors], pulled[3], retain_graph=True
-            )
-        sums.add(query, self.steps.rows(number), through[1], through[2])
-        return OptimizerState(pulled[0] + through[0], pulled[1], pulled[2])
-
-    @contextmanager
-    def _drawing(self, number: int) -> Generator[None]:
-        """Draw what the recorded step drew."""
-        if self.steps.random is None:
-            yield
-            return
-        with cast("Any", torch).random.fork_rng(devices=[]):
-            torch.set_rng_state(torch.as_tensor(self.steps.random[number]))
-            yield
-
-    @contextmanager
-    def _weighing(self, factors: Float[Tensor, "b t"] | None) -> Generator[None]:
-        """Multiply what the embedding gives by a factor for each token."""
-        if factors is None:
-            yield
-            return
-
-        def weigh(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-            return output * factors[:, :, None]
-
-        handle = input_embedding(self._model).register_forward_hook(weigh)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    @contextmanager
-    def _evaluating(self) -> Generator[None]:
-        self._model.eval()
-        try:
-            yield
-        finally:
-            self._model.train()
-
-    def _track(self, items: Iterable[T], label: str) -> Iterable[T]:
-        return track(items, total=len(self.steps), label=label, unit="steps", quiet=self._quiet)
+def scores(
+    run: Run, examples: Examples, queries: Sequence[Query], *, max_length: int | None = None, quiet: bool = False
+) -> LoopScores:
+    """Score the training set, unless its training is not smooth."""
+    found = replayed(run, examples, queries, max_length=max_length, quiet=quiet)
+    smoothness, derivative = found.smoothness, found.derivative
+    if not smoothness.smooth:
+        raise RunError(
+            f"the training of {run.path} is not smooth: examples weighed 1 % up and down change the output "
+            f"{smoothness.ratio:.3g} times as much as its derivative says (relative error {smoothness.error:.2g}), so "
+            "its ranking would be noise: train with a larger --adam-epsilon (1e-3), a smaller --learning-rate, or "
+            "smooth activations (gelu), or ask an index"
+        )
+    used = "every recorded step was replayed"
+    return LoopScores(derivative.scores, used, found.description(), NOTES, CAVEAT, derivative.of_words)

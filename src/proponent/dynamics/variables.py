@@ -13,19 +13,12 @@ from proponent.dynamics.optimizer import OptimizerState
 
 @dataclass(frozen=True)
 class Variables:
-    """One step's variables.
-
-    Attributes:
-        state: before the step.
-        parameters: of that state, as a leaf [p].
-        weight: of each example of the batch, 1 [b].
-        factors: of each token's embedding output, 1 [b t].
-    """
+    """One step's variables."""
 
     state: OptimizerState
-    parameters: Float[Tensor, " p"]
-    weight: Float[Tensor, " b"]
-    factors: Float[Tensor, "b t"]
+    parameters: Float[Tensor, " p"]  # a leaf
+    weight: Float[Tensor, " b"]  # of each example, 1
+    factors: Float[Tensor, "b t"]  # of each token's embedding output, 1
 
     @classmethod
     def of(cls, state: OptimizerState, rows: int, longest: int) -> "Variables":
@@ -36,12 +29,7 @@ class Variables:
 
 
 class ScoreSums:
-    """Scores, summed over the steps.
-
-    Args:
-        queries: how many.
-        lengths: tokens of each training example.
-    """
+    """Scores of examples and tokens, summed over the steps."""
 
     def __init__(self, queries: int, lengths: Sequence[int]) -> None:
         self.indptr: Int[np.ndarray, " n1"] = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

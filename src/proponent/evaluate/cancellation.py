@@ -156,7 +156,7 @@ def _gradients(
     problem: RunProblem, model: nn.Module, layers: Mapping[str, Sequence[str]], row: int
 ) -> dict[str, Float[np.ndarray, " _"]]:
     """One example's gradient, per layer."""
-    found = gradient(problem, model, row)
+    found = gradient(problem, model, np.asarray([row]))
     whole = {name: found.get(name, torch.zeros_like(one)) for name, one in model.named_parameters()}
     return _flat(whole, layers)
 

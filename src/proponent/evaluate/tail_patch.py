@@ -5,14 +5,16 @@ the step size belongs to the figure.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import nn
+from torch import Tensor, nn
 
 from proponent.errors import InputError
 from proponent.training.loop import Problem, gradient, one_thread
+from proponent.training.schedule import Step, advance
 
 
 def tail_patch(
@@ -36,25 +38,31 @@ def tail_patch(
         changes = np.zeros((len(proponents), len(proponents[0]) if len(proponents) else 0))
         after: dict[int, np.ndarray] = {}
         for row in sorted({int(row) for one in proponents for row in one}):
-            _patch(problem, model, row, rate, moments, epsilon)
+            # In evaluation mode and without draws: dropout would add noise to a single step.
+            step = Step(0, np.asarray([row]), np.asarray([rate]))
+            advance(model, step, lambda model, step: gradient(problem, model, step.rows), _Frozen(moments, epsilon))
             after[row] = problem.outputs(model).of(classes, "probability")
             with torch.no_grad():
                 for name, one in model.named_parameters():
                     one.copy_(kept[name])
+    model.zero_grad(set_to_none=True)
     for query, rows in enumerate(proponents):
         changes[query] = [100.0 * (after[int(row)][query] - before[query]) for row in rows]
     return changes
 
 
-def _patch(
-    problem: Problem, model: nn.Module, row: int, rate: float, moments: Mapping[str, np.ndarray] | None, epsilon: float
-) -> None:
-    """One step, in evaluation mode: dropout would add noise to a single step."""
-    named = dict(model.named_parameters())
-    grads = gradient(problem, model, row)
-    with torch.no_grad():
-        for name, grad in grads.items():
-            turned = grad
-            if moments is not None and name in moments:
-                turned = grad / (torch.as_tensor(moments[name]).sqrt() + epsilon)
-            named[name].sub_(turned, alpha=rate)
+@dataclass(frozen=True)
+class _Frozen:
+    """Plain gradient descent; with second moments, Adam whose moments stand still."""
+
+    moments: Mapping[str, np.ndarray] | None
+    epsilon: float
+
+    def apply(self, state: nn.Module, gradient: dict[str, Tensor], step: Step) -> nn.Module:
+        """Move the weights in place."""
+        named, moments = dict(state.named_parameters()), self.moments or {}
+        with torch.no_grad():
+            for name, one in gradient.items():
+                root = torch.as_tensor(moments[name]).sqrt() + self.epsilon if name in moments else None
+                named[name].sub_(one if root is None else one / root, alpha=float(step.rates[0]))
+        return state

@@ -74,6 +74,16 @@ def run_record(folder: Path) -> dict[str, Any] | None:
     return cast("dict[str, Any]", found)
 
 
+def unfinished_note(folder: Path) -> tuple[str, ...]:
+    """Say that a training did not end; records of earlier versions do not tell, and a damaged one is named later."""
+    try:
+        ended = (run_record(folder) or {}).get("finished") is not False
+    except RunError:
+        ended = True
+    said = f"the training in {folder} has not finished (stopped, or still running): later checkpoints are missing"
+    return () if ended else (said,)
+
+
 class Recorder(TrainerCallback):
     """Record exact learning rates and second moments at each checkpoint of a Hugging Face Trainer.
 
@@ -104,6 +114,7 @@ class Recorder(TrainerCallback):
         self._rates: list[float] = []
         self._group = 0
         self._mark = ""
+        self._content: dict[str, Any] = {}
         self._started: dict[Path, bool | None] = {}  # a second training goes on with the weights of the first
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -122,8 +133,8 @@ class Recorder(TrainerCallback):
         self._mark = _mark(folder, int(state.global_step)) if state.global_step else uuid4().hex
         told["training"] = self._mark
         told["trained_before"] = self._started.setdefault(folder, _trained_before(kwargs.get("model")))
-        content = {"version": 1, "initial": self.initial} | told
-        write_bytes(folder / RUN_FILE, (json.dumps(content, indent=1) + "\n").encode())
+        self._content = {"version": 1, "initial": self.initial, "finished": False} | told
+        _write(folder / RUN_FILE, self._content)
         if self.replay:
             _require_replayable(args, state)
             self._steps = StepRecorder(
@@ -145,9 +156,11 @@ class Recorder(TrainerCallback):
                 self._steps.end(self._rates)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Write the record of the steps."""
-        if self._steps is not None and state.is_world_process_zero:
-            self._steps.write(Path(args.output_dir))
+        """Write the record of the steps, and that training has finished."""
+        if state.is_world_process_zero:
+            if self._steps is not None:
+                self._steps.write(Path(args.output_dir))
+            _write(Path(args.output_dir) / RUN_FILE, self._content | {"finished": True})
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Write both files into the checkpoint folder that was just saved."""
@@ -168,7 +181,11 @@ class Recorder(TrainerCallback):
             moments = second_moments(model, optimizer, every=self.moments == "all")
             if moments:
                 write_tensors(folder / MOMENTS_FILE, moments)
-        write_bytes(folder / RECORD_FILE, (json.dumps(record, indent=1) + "\n").encode())
+        _write(folder / RECORD_FILE, record)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _require_replayable(args: Any, state: Any) -> None:

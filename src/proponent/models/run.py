@@ -18,7 +18,7 @@ from proponent.models.former import former_note
 from proponent.models.huggingface import ModelInfo, check_shift, load_model, load_tokenizer, read_model_info
 from proponent.models.masking import ONE_DRAW, Masks
 from proponent.models.one_training import check_one_training
-from proponent.models.recorder import RUN_FILE
+from proponent.models.recorder import RUN_FILE, unfinished_note
 from proponent.models.tasks import Task
 from proponent.models.training_trace import FOLDER
 from proponent.models.weights import base_model, weights_fingerprint
@@ -105,7 +105,8 @@ class Run:
         _same_tokenizer(saved, home, explicit=tokenizer is not None)
         card.task.refuse_tokenizer(home, loaded)
         named = None if tokenizer is None else str(tokenizer)
-        notes = (*former_note(folder, [one.path for one in saved], RECORDS), *found.notes)
+        records = former_note(folder, [one.path for one in saved], RECORDS)
+        notes = (*records, *unfinished_note(folder), *found.notes)
         return cls(folder, checkpoints, card, loaded, home, named, trust_remote_code, later=found.later, notes=notes)
 
     @classmethod

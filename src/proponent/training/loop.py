@@ -1,56 +1,23 @@
 """The plain training loop of the built-in retrainers: small, deterministic, and the same for every model.
 
-The data order and the dropout of every step are drawn from (seed, epoch, step), so that a deletion changes nothing but
-the batches that it touches. One thread trains one model: sums are then taken in one order, on any number of processes.
+One thread trains one model: sums are then taken in one order, on any number of processes.
 """
 
 import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from itertools import groupby
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt64
+from jaxtyping import Float, Int, UInt64
 from torch import Tensor, nn
 
 from proponent.errors import InputError
-from proponent.training.data_order import batches
 from proponent.training.outputs import Outputs
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Hyper-parameters of a training.
-
-    Attributes:
-        epochs: passes over the subset.
-        batch_size: examples per step.
-        learning_rate: highest rate.
-        optimizer: adamw (decoupled weight decay) or sgd.
-        momentum: of sgd.
-        betas: of adamw.
-        epsilon: of adamw.
-        weight_decay: on all weights but biases and norms, as the Trainer does.
-        schedule: constant, or linear to zero after the warm-up.
-        warmup: steps of linear warm-up.
-        clip: largest norm of the whole gradient; None for none.
-        keep_places: leave holes where examples are deleted, instead of moving up what follows.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = 1e-8
-    weight_decay: float = 0.0
-    schedule: Literal["constant", "linear"] = "constant"
-    warmup: int = 0
-    clip: float | None = None
-    keep_places: bool = False
+from proponent.training.schedule import Settings, Step, advance, hashed
 
 
 @runtime_checkable
@@ -86,12 +53,7 @@ Watch = Callable[[nn.Module, torch.optim.Optimizer, int], None]
 
 @dataclass(frozen=True)
 class TrainingLoop:
-    """A retrainer: a problem trained by the plain loop.
-
-    Attributes:
-        problem: model, data, queries.
-        settings: hyper-parameters.
-    """
+    """A retrainer: a problem trained by the plain loop."""
 
     problem: Problem
     settings: Settings
@@ -113,22 +75,17 @@ class TrainingLoop:
 
     def fit(self, rows: Int[np.ndarray, " m"], seed: int, watch: Watch | None = None) -> nn.Module:
         """Train, and give the model."""
-        settings, kept = self.settings, np.zeros(self.size, dtype=np.bool_)
+        kept = np.zeros(self.size, dtype=np.bool_)
         kept[rows] = True
         with one_thread():
             model = self.problem.fresh(seed)
-            optimizer = _optimizer(model, settings)
-            total, step = settings.epochs * _steps(kept, settings), 0
-            for epoch in range(settings.epochs):
-                for batch in batches(
-                    self.problem.hashes, kept, seed, epoch, settings.batch_size, keep_places=settings.keep_places
-                ):
-                    cast("Any", torch).manual_seed(_step_seed(seed, step))
-                    _rate(optimizer, settings, step, total)
-                    _step(model, optimizer, self.problem.losses(model, batch).mean(), settings)
-                    step += 1
+            optimizer = InPlace(model, self.settings)
+            steps = hashed(self.problem.hashes, kept, seed, self.settings)
+            for epoch, passed in groupby(steps, lambda step: step.epoch):
+                for step in passed:
+                    advance(model, step, self._gradient, optimizer)
                 if watch is not None:
-                    watch(model, optimizer, epoch)
+                    watch(model, optimizer.inner, epoch)
         if not all(bool(torch.isfinite(one).all()) for one in model.parameters()):
             raise InputError(
                 f"training on {len(rows)} rows with seed {seed} diverged: weights are not finite; "
@@ -136,13 +93,31 @@ class TrainingLoop:
             )
         return model.eval()
 
+    def _gradient(self, model: nn.Module, step: Step) -> dict[str, Tensor]:
+        return gradient(self.problem, model, step.rows)
 
-def gradient(problem: Problem, model: nn.Module, row: int) -> dict[str, Tensor]:
-    """Gradient of one example's loss by every parameter that it reaches."""
-    named = {name: one for name, one in model.named_parameters() if one.requires_grad}
-    loss = problem.losses(model, np.asarray([row])).sum()
-    found = cast("tuple[Tensor | None, ...]", torch.autograd.grad(loss, list(named.values()), allow_unused=True))
-    return {name: one for name, one in zip(named, found, strict=True) if one is not None}
+
+def gradient(problem: Problem, model: nn.Module, rows: Int[np.ndarray, " m"]) -> dict[str, Tensor]:
+    """Gradient of the mean loss of some rows by every parameter that it reaches; also left in `.grad`."""
+    model.zero_grad(set_to_none=True)
+    cast("Any", problem.losses(model, rows).mean()).backward()
+    return {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+
+
+class InPlace:
+    """An optimizer of torch, which changes the model that it is given."""
+
+    def __init__(self, model: nn.Module, settings: Settings) -> None:
+        self.inner, self._clip = _optimizer(model, settings), settings.clip
+
+    def apply(self, state: nn.Module, gradient: dict[str, Tensor], step: Step) -> nn.Module:  # noqa: ARG002
+        """Take the gradients that lie in `.grad`."""
+        for group in self.inner.param_groups:
+            group["lr"] = float(step.rates[0])
+        if self._clip is not None:
+            nn.utils.clip_grad_norm_(state.parameters(), self._clip)
+        cast("Any", self.inner).step()
+        return state
 
 
 @contextmanager
@@ -154,34 +129,6 @@ def one_thread() -> Generator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _steps(kept: Bool[np.ndarray, " n"], settings: Settings) -> int:
-    count = len(kept) if settings.keep_places else int(kept.sum())
-    return -(-count // settings.batch_size)
-
-
-def _step_seed(seed: int, step: int) -> int:
-    return (seed * 1_000_003 + step * 7919 + 1) % 2**63
-
-
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, settings: Settings) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    cast("Any", loss).backward()
-    if settings.clip is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-    cast("Any", optimizer).step()
-
-
-def _rate(optimizer: torch.optim.Optimizer, settings: Settings, step: int, total: int) -> None:
-    """The rate of a step, by the rule of the Trainer's schedules."""
-    factor = 1.0
-    if step < settings.warmup:
-        factor = step / max(1, settings.warmup)
-    elif settings.schedule == "linear":
-        factor = max(0.0, (total - step) / max(1, total - settings.warmup))
-    for group in optimizer.param_groups:
-        group["lr"] = settings.learning_rate * factor
 
 
 def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:

@@ -12,15 +12,10 @@ Output = Literal["log-odds", "loss", "probability"]
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs of one trained model on all queries.
+    """Outputs of one trained model on all queries."""
 
-    Attributes:
-        log_odds: of every class, log p/(1-p); a language model has one column, p being exp(-loss).
-        loss: of the true class (or of the counted tokens), in nats.
-    """
-
-    log_odds: Float[np.ndarray, "q l"]
-    loss: Float[np.ndarray, " q"]
+    log_odds: Float[np.ndarray, "q l"]  # of every class; a language model has one column, p = exp(-loss)
+    loss: Float[np.ndarray, " q"]  # of the true class or the counted tokens, in nats
 
     @classmethod
     def of_logits(cls, logits: Float[np.ndarray, "q l"], labels: Int[np.ndarray, " q"]) -> "Outputs":

@@ -29,9 +29,9 @@ from proponent.models.huggingface import fresh_model, starting_model
 from proponent.models.recorder import FRESH, run_record, second_moments
 from proponent.progress import track
 from proponent.tensors import write_tensors
-from proponent.training.data_order import id_hashes
-from proponent.training.loop import Settings, TrainingLoop
+from proponent.training.loop import TrainingLoop
 from proponent.training.outputs import Outputs
+from proponent.training.schedule import Settings, id_hashes
 from proponent.types import Example
 
 _OPTIMIZERS = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "sgd": "sgd"}
@@ -41,20 +41,12 @@ _OUTPUT_BATCH = 64
 
 @dataclass(frozen=True)
 class RunProblem:
-    """A run with its training set and queries.
-
-    Attributes:
-        run: architecture, tokenizer, task.
-        train: the training set.
-        queries: what outputs are taken of; a classifier's have labels.
-        initial: `FRESH`, or name or folder of the pretrained model.
-        max_length: most tokens of a text.
-    """
+    """A run with its training set and queries."""
 
     run: Run
     train: Sequence[Example]
-    queries: Sequence[Example]
-    initial: str
+    queries: Sequence[Example]  # a classifier's have labels
+    initial: str  # FRESH, or name or folder of a pretrained model
     max_length: int
 
     @property
@@ -165,17 +157,11 @@ def fingerprint(examples: Sequence[Example]) -> str:
 
 @dataclass(frozen=True)
 class RerunSettings:
-    """How the run was trained.
-
-    Attributes:
-        settings: hyper-parameters.
-        initial: `FRESH`, a pretrained model, or None when nothing says.
-        notes: lines on what is known from where, and what is assumed.
-    """
+    """How the run was trained."""
 
     settings: Settings
-    initial: str | None
-    notes: tuple[str, ...]
+    initial: str | None  # None when nothing says
+    notes: tuple[str, ...]  # what is known from where, and what is assumed
 
 
 def settings_of_run(run: Run, **changes: Any) -> RerunSettings:

@@ -53,17 +53,11 @@ class Retrainer(Protocol):
 
 @dataclass(frozen=True)
 class Function:
-    """A plain function as a retrainer.
-
-    Attributes:
-        train: takes rows and a seed, gives outputs.
-        size: rows of the whole training set.
-        identity: everything that the outputs depend on, as text; change it when the function changes.
-    """
+    """A plain function as a retrainer."""
 
     train: Callable[[Int[np.ndarray, " m"], int], Outputs]
     size: int
-    identity: str
+    identity: str  # everything that the outputs depend on; change it when the function changes
 
     def __call__(self, rows: Int[np.ndarray, " m"], seed: int) -> Outputs:
         """Train."""
@@ -72,14 +66,9 @@ class Function:
 
 @dataclass(frozen=True)
 class RetrainJob:
-    """One retrain.
+    """One retrain."""
 
-    Attributes:
-        rows: what to train on, ascending positions.
-        seed: of the training.
-    """
-
-    rows: Int[np.ndarray, " m"]
+    rows: Int[np.ndarray, " m"]  # ascending positions
     seed: int
 
     @classmethod
@@ -96,21 +85,13 @@ class RetrainJob:
 
 @dataclass
 class Retrains:
-    """The retrains of one run, kept on disk.
-
-    Attributes:
-        retrainer: trains.
-        folder: where the records lie; retrains of other settings may lie there too.
-        workers: processes; 1 trains in this one.
-        quiet: no progress on stderr.
-        performed: how many retrains this object has made itself, the ones it found on disk not counted.
-    """
+    """The retrains of one run, kept on disk."""
 
     retrainer: Retrainer
     folder: Path
-    workers: int = 1
+    workers: int = 1  # processes; 1 trains in this one
     quiet: bool = False
-    performed: int = field(default=0, init=False)
+    performed: int = field(default=0, init=False)  # not counting what was found on disk
 
     def __post_init__(self) -> None:
         if self.workers < 1:

@@ -4,7 +4,10 @@ Without a model it trains a small transformer from scratch with a tokenizer lear
 """
 
 import math
+import os
 import shutil
+import signal
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
@@ -31,35 +34,19 @@ COUNTED_OUT = -100
 
 @dataclass(frozen=True)
 class Training:
-    """How to train.
+    """How to train."""
 
-    Attributes:
-        model: name or folder of a pretrained model; None trains a small one from scratch.
-        epochs: passes over the data; one checkpoint is kept after each.
-        batch_size: examples per step.
-        learning_rate: highest rate; None takes 1e-3 from scratch and 5e-5 for a pretrained model.
-        max_length: most tokens of a text.
-        seed: of weights, order and dropout.
-        width: of a model from scratch.
-        layers: of a model from scratch.
-        vocabulary: most tokens of a tokenizer learnt from the data.
-        replay: keep what replaying the training needs (see `proponent.dynamics`); attention is then computed by plain
-            operations, as replaying has to.
-        adam_epsilon: of the optimizer; a larger one makes training smoother, which replaying needs.
-        quiet: no progress.
-    """
-
-    model: str | None = None
-    epochs: int = 3
+    model: str | None = None  # name or folder; None trains a small one from scratch
+    epochs: int = 3  # a checkpoint is kept after each
     batch_size: int = 32
-    learning_rate: float | None = None
+    learning_rate: float | None = None  # None: 1e-3 from scratch, 5e-5 for a pretrained model
     max_length: int = 128
     seed: int = 0
     width: int = 128
     layers: int = 2
     vocabulary: int = 8000
-    replay: bool = False
-    adam_epsilon: float = 1e-8
+    replay: bool = False  # record every step; attention is then computed by plain operations
+    adam_epsilon: float = 1e-8  # a larger one makes training smoother, which replaying needs
     quiet: bool = False
 
     def check(self) -> None:
@@ -94,9 +81,29 @@ def train(examples: Examples, out: str | Path, training: Training = Training()) 
     rows = [_features(tokenizer, example, names, training.max_length) for example in examples]
     # Replaying has to take second derivatives, which the fused kernels of attention lack.
     kernels = cast("Any", sdpa_kernel)(SDPBackend.MATH) if training.replay else nullcontext()
-    with _whole_or_gone(folder), kernels:
+    with _ended_by_signals(), _whole_or_gone(folder), kernels:
         _trainer(model, tokenizer, rows, folder, training).train()
     return Run.from_pretrained(folder)
+
+
+@contextmanager
+def _ended_by_signals() -> Generator[None]:
+    """Let SIGTERM and SIGHUP end a training as Ctrl-C does; a signal that is ignored or handled stays so."""
+
+    def end(number: int, _frame: object) -> None:
+        os.write(2, f"stopped by {signal.Signals(number).name}: the unfinished run is removed\n".encode())
+        raise SystemExit(128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    own = threading.current_thread() is threading.main_thread()  # no other thread may set handlers
+    taken = [one for one in numbers if own and signal.getsignal(one) is signal.SIG_DFL]
+    for one in taken:
+        signal.signal(one, end)
+    try:
+        yield
+    finally:
+        for one in taken:
+            signal.signal(one, signal.SIG_DFL)
 
 
 @contextmanager

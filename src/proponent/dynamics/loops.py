@@ -1,0 +1,53 @@
+"""Methods with a loop of their own over the training: module `dynamics/<which>.py`, function `scores`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from inspect import signature
+
+import numpy as np
+from jaxtyping import Float
+
+from proponent.errors import InputError
+from proponent.method import Loop
+from proponent.types import Example
+from proponent.views.explanation import CAVEAT
+
+
+@dataclass(frozen=True)
+class Query:
+    """An output to explain."""
+
+    example: Example
+    label: int = -1  # class number; -1 for a language model
+
+
+def _no_words(query: int, row: int) -> dict[int, float]:  # noqa: ARG001
+    return {}
+
+
+@dataclass(frozen=True)
+class LoopScores:
+    """What a loop finds for some queries."""
+
+    scores: Float[np.ndarray, "q n"]  # positive helped
+    used: str  # what was done with the checkpoints, in a few words
+    summary: str = ""  # how far the scores can be trusted, in one line
+    notes: tuple[str, ...] = ()
+    caveat: str = CAVEAT
+    words: Callable[[int, int], Mapping[int, float]] = _no_words  # of a query and a row; -1 holds special tokens
+
+
+def score_function(method: Loop) -> Callable[..., LoopScores]:
+    """Find what a loop does: a function of run, examples and queries; refuse settings that it lacks."""
+    name = method.which.replace("-", "_")
+    where = f"proponent.dynamics.{name}"
+    found = getattr(import_module(where), "scores", None) if name.isidentifier() and find_spec(where) else None
+    if found is None:
+        raise InputError(f"{method.name}: no module {where} with a function scores runs the loop {method.which!r}")
+    settings = set(signature(found).parameters) - {"run", "examples", "queries", "max_length", "quiet"}
+    unknown = sorted(set(method.settings) - settings)
+    if unknown:
+        raise InputError(f"{method.name} has no setting {unknown[0]!r}; it has {', '.join(sorted(settings)) or 'none'}")
+    return found

@@ -1,0 +1,155 @@
+"""The steps of a deterministic training: which rows, at which rates, with which random draws.
+
+A schedule gives `Step`s. Its two forms are `hashed` (order and draws follow from the ids of the examples, the seed and
+the step, so that a deletion changes only the batches that it touches) and `recorded` (as a training was recorded).
+"""
+
+import hashlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8, UInt64
+
+from proponent.models import TrainingTrace
+
+State = TypeVar("State")
+Gradient = TypeVar("Gradient", contravariant=True)
+
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of a training."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0  # not of biases and norms, as in the Trainer
+    schedule: Literal["constant", "linear"] = "constant"
+    warmup: int = 0  # steps
+    clip: float | None = None  # largest norm of the whole gradient
+    keep_places: bool = False  # leave holes where examples are deleted
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step."""
+
+    number: int  # from 0
+    rows: Int[np.ndarray, " b"]
+    rates: Float[np.ndarray, " g"]  # one for all groups where the schedule has one
+    draw: int | UInt8[np.ndarray, " s"] | None = None  # seed, or state of torch's generator; None: nothing is drawn
+    epoch: int = 0  # 0 throughout where it was not recorded
+    width: int = 0  # tokens to which the batch is padded; 0: its longest text
+    digest: int | None = None  # of the batch's token ids, where recorded
+
+
+@runtime_checkable
+class Optimizer(Protocol[State, Gradient]):
+    """What makes a step of a gradient, in place or out of place."""
+
+    def apply(self, state: State, gradient: Gradient, step: Step) -> State:
+        """The state after the step."""
+        ...
+
+
+def advance(
+    state: State, step: Step, gradient: Callable[[State, Step], Gradient], optimizer: Optimizer[State, Gradient]
+) -> State:
+    """Train for one step."""
+    with drawing(step):
+        found = gradient(state, step)
+    return optimizer.apply(state, found, step)
+
+
+@contextmanager
+def drawing(step: Step) -> Generator[None]:
+    """Draw what the step draws; the generator is then as it was before."""
+    with cast("Any", torch).random.fork_rng(devices=[], enabled=step.draw is not None):
+        if isinstance(step.draw, int):
+            cast("Any", torch).manual_seed(step.draw)
+        elif step.draw is not None:
+            torch.set_rng_state(torch.as_tensor(step.draw))
+        yield
+
+
+def recorded(trace: TrainingTrace) -> list[Step]:
+    """The steps of a recorded training."""
+    draws = [None] * len(trace) if trace.random is None else trace.random
+    pairs = zip(trace.rates, draws, trace.widths.tolist(), trace.digests.tolist(), strict=True)
+    return [
+        Step(number, trace.rows(number), rates, draw, 0, width, digest)
+        for number, (rates, draw, width, digest) in enumerate(pairs)
+    ]
+
+
+def hashed(
+    hashes: UInt64[np.ndarray, " n"], kept: Bool[np.ndarray, " n"], seed: int, settings: Settings
+) -> Iterator[Step]:
+    """The steps of a training on a subset; a batch that is wholly deleted takes no number."""
+    count = len(kept) if settings.keep_places else int(kept.sum())
+    total, number = settings.epochs * -(-count // settings.batch_size), 0
+    for epoch in range(settings.epochs):
+        for rows in batches(hashes, kept, seed, epoch, settings.batch_size, keep_places=settings.keep_places):
+            rates = np.asarray([settings.learning_rate * _factor(settings, number, total)])
+            yield Step(number, rows, rates, (seed * 1_000_003 + number * 7919 + 1) % 2**63, epoch)
+            number += 1
+
+
+def _factor(settings: Settings, number: int, total: int) -> float:
+    """Of the highest rate, by the rule of the Trainer's schedules."""
+    if number < settings.warmup:
+        return number / max(1, settings.warmup)
+    if settings.schedule == "linear":
+        return max(0.0, (total - number) / max(1, total - settings.warmup))
+    return 1.0
+
+
+def id_hashes(ids: Sequence[str]) -> UInt64[np.ndarray, " n"]:
+    """Hash ids."""
+    digests = b"".join(hashlib.sha256(one.encode("utf-8", "surrogatepass")).digest()[:8] for one in ids)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+
+
+def order(hashes: UInt64[np.ndarray, " n"], seed: int, epoch: int) -> Int[np.ndarray, " n"]:
+    """Shuffle examples for one pass over the data: deleting some leaves the order of the rest."""
+    salt = int.from_bytes(hashlib.sha256(f"{seed} {epoch}".encode()).digest()[:8], "little")
+    drawn = _mixed(hashes ^ np.uint64(salt))
+    return np.lexsort((np.arange(len(hashes)), drawn))
+
+
+def batches(
+    hashes: UInt64[np.ndarray, " n"],
+    kept: Bool[np.ndarray, " n"],
+    seed: int,
+    epoch: int,
+    size: int,
+    *,
+    keep_places: bool,
+) -> Iterator[Int[np.ndarray, " m"]]:
+    """Cut one pass over a subset into batches."""
+    whole = order(hashes, seed, epoch)
+    if not keep_places:
+        whole = whole[kept[whole]]
+    for start in range(0, len(whole), size):
+        batch = whole[start : start + size]
+        batch = batch[kept[batch]]
+        if len(batch):
+            yield batch
+
+
+def _mixed(values: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
+    """The finalizer of the splitmix64 generator: neighbouring inputs give unrelated numbers."""
+    mixed = values + np.uint64(_GOLDEN)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
