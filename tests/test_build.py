@@ -231,8 +231,8 @@ def test_options_that_cannot_be(bert_run: Path, tmp_path: Path, options: dict[st
 def test_parts_that_a_model_has_no_use_for_are_refused(bert_run: Path, lm_run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"tracin-we draws masks \(masked-loss\), and this run is no masked language"):
         build(bert_run, tmp_path / "index", mask_share=0.5)
+    changes = {"layers": "all", "measure": "logit"}
     with pytest.raises(InputError, match=r"tracin-layers takes the logit of a label, and this run has no labels"):
-        changes = {"layers": "all", "measure": "logit"}
         proponent.build(lm_run, [{"text": "a bank"}], tmp_path / "index", "tracin-layers", quiet=True, set=changes)
     assert not (tmp_path / "index").exists()
 
