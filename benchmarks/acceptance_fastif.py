@@ -26,6 +26,7 @@ from proponent.data import read
 from proponent.errors import DivergedError
 from proponent.evaluate.intervals import bootstrap
 from proponent.index.fastif import FastIF
+from proponent.method_table import method_of
 from proponent.models import Run
 from proponent.preconditioners.gauss_newton import ggn
 from proponent.training.loop import one_thread
@@ -81,7 +82,8 @@ class Seed:
     def made(self, index: proponent.Index, **changes: object) -> FastIF:
         """The index's own scorer with other settings of the solver."""
         made = FastIF(index.store, index._loaded)
-        made.recipe = made.recipe.model_copy(update={"depth": self.args.depth, "runs": self.args.runs} | changes)
+        runs = {} if changes.get("solver") == "cg" else {"runs": self.args.runs}
+        made.method = method_of(made.method, **({"depth": self.args.depth} | runs | changes))
         return made
 
     def _built(self, home: Path, **changes: object) -> proponent.Index:
@@ -112,7 +114,7 @@ class Seed:
                 predicted.append(model(**given).logits.double().softmax(-1).numpy())
         hook.remove()
         hessian = ggn(np.concatenate(inputs), np.concatenate(predicted))
-        ridge = fast.recipe.damping * fast._scale
+        ridge = fast.method.damping * fast._scale
         exact = np.linalg.solve(hessian + ridge * np.eye(len(hessian)), v.double().numpy().T).T
         top = float(np.linalg.eigvalsh(hessian)[-1])
         cosines = [_cosine(one, other) for one, other in zip(s.s.double().numpy(), exact, strict=True)]
@@ -180,7 +182,7 @@ class Seed:
                 "hurt": np.argsort(truth)[:SOUGHT],
             }
             for rule, share in product(found, SHARES):
-                fast.recipe = fast.recipe.model_copy(update={"candidates": share, "nearest": rule})
+                fast.method = fast.method.model_copy(update={"candidates": share, "nearest": rule})
                 near = fast.nearest(asked, row, alive)
                 for name, rows_ in sought.items():
                     found[rule][share][name].append(float(np.isin(rows_, near).mean()))

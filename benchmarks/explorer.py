@@ -27,10 +27,11 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from proponent.recipe import Recipe
-from proponent.store import FORMAT, Plan, PlannedCheckpoint, PlannedSegment, Source, Store, Writer
+from proponent.method import Gradients
+from proponent.store import FORMAT, Plan, PlannedCheckpoint, PlannedSegment, PlannedTerm, Source, Store, Writer
 from proponent.views import CheckpointView, Explanation, Hit, QueryView, WordPair
-from proponent.web.questions import GroupScores, Question, Questions
+from proponent.web.questions import Questions
+from proponent.web.states import Question
 
 LABELS = ["business", "science", "sports", "world"]
 STEPS = (100, 200)
@@ -64,13 +65,13 @@ def generate(folder: Path, n: int) -> None:
         held = min(SEGMENT, n - start)
         segments.append(PlannedSegment(name=f"{len(segments):05d}", n=held, shards=[*range(0, held, SHARD), held]))
     source = Source(data="generated", columns={}, fingerprint="0" * 64, n=n, batch_size=32, segments=segments)
+    checkpoints = [PlannedCheckpoint(step=one, learning_rate=1.0, rule="benchmark", weight=1.0) for one in STEPS]
     plan = Plan(
         format=FORMAT,
         proponent="benchmark",
-        recipe=Recipe(name="tracin-we"),
+        method=Gradients(name="tracin-we"),
         rows="fp32",
-        embedding_path="exact",
-        tied=False,
+        terms=[PlannedTerm(embedding_path="exact", tied=False, checkpoints=checkpoints)],
         run="none",
         tokenizer=None,
         kind="classification",
@@ -78,7 +79,6 @@ def generate(folder: Path, n: int) -> None:
         max_length=64,
         trust_remote_code=False,
         fingerprints={},
-        checkpoints=[PlannedCheckpoint(step=one, learning_rate=1.0, rule="benchmark", weight=1.0) for one in STEPS],
         word_rules="none",
         source=source,
     )
@@ -146,7 +146,9 @@ def put_answers(folder: Path) -> list[str]:
             opponents=tuple(sides[1]),
             n_examples=store.n,
         )
-        questions.put(Question(text), answer, {"label": tuple(GroupScores(one, 25, 1.0, -0.5) for one in LABELS)})
+        sums = [{"name": one, "n": 25, "proponents": 1.0, "opponents": -0.5} for one in LABELS]
+        content = {"answer": answer.to_dict(), "n_examples": store.n, "groups": {"label": sums}}
+        questions.put(Question(text), content)
         urls.append("/ask?" + urlencode({"text": text}))
     return urls
 

@@ -45,7 +45,7 @@ from proponent import open as open_index
 from proponent.demo.corpus import docstrings
 from proponent.index.gradient_computer import GradientComputer
 from proponent.index.planning import batches
-from proponent.methods import METHODS
+from proponent.method_table import METHODS
 from proponent.store import Store
 
 BATCH = 32
@@ -111,7 +111,7 @@ def capture_pass(run: Run, rows: list[dict[str, str]]) -> Callable[[], None]:
     """Tokenization, capture and merging, without a disk."""
     encoder = run.encoder(run.length(None))
     examples = [Example(str(row), row, one["text"], one["label"]) for row, one in enumerate(rows)]
-    work = GradientComputer(run, run.load(run.checkpoints[0]), METHODS["tracin-we"].recipe, encoder)
+    work = GradientComputer(run, run.load(run.checkpoints[0]), METHODS["tracin-we"].method, encoder)
 
     def run_pass() -> None:
         encoded = encoder.encode(examples)

@@ -26,9 +26,20 @@ import numpy as np
 
 from proponent.gradients.forms import Rows
 from proponent.gradients.gradient import Gradient
-from proponent.recipe import Recipe
+from proponent.method import Gradients
 from proponent.search import Search
-from proponent.store import FORMAT, Plan, PlannedCheckpoint, PlannedSegment, RowKind, Source, Store, Writer, mapped
+from proponent.store import (
+    FORMAT,
+    Plan,
+    PlannedCheckpoint,
+    PlannedSegment,
+    PlannedTerm,
+    RowKind,
+    Source,
+    Store,
+    Writer,
+    mapped,
+)
 
 STEP, VOCABULARY, WORDS = 1, 30_000, 10
 SEGMENT, SHARD = 65_536, 4_096
@@ -77,13 +88,13 @@ def generate(folder: Path, n: int, width: int, kind: RowKind) -> None:
         bounds = [*range(0, held, SHARD), held]
         segments.append(PlannedSegment(name=f"{len(segments):05d}", n=held, shards=bounds))
     source = Source(data=f"{n} generated", columns={}, fingerprint="0" * 64, n=n, batch_size=32, segments=segments)
+    checkpoints = [PlannedCheckpoint(step=STEP, learning_rate=1.0, rule="benchmark", weight=1.0)]
     plan = Plan(
         format=FORMAT,
         proponent="benchmark",
-        recipe=Recipe(name="tracin-we"),
+        method=Gradients(name="tracin-we"),
         rows=kind,
-        embedding_path="exact",
-        tied=False,
+        terms=[PlannedTerm(embedding_path="exact", tied=False, checkpoints=checkpoints)],
         run="none",
         tokenizer=None,
         kind="causal-lm",
@@ -91,7 +102,6 @@ def generate(folder: Path, n: int, width: int, kind: RowKind) -> None:
         max_length=64,
         trust_remote_code=False,
         fingerprints={},
-        checkpoints=[PlannedCheckpoint(step=STEP, learning_rate=1.0, rule="benchmark", weight=1.0)],
         word_rules="none",
         source=source,
     )

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import transformers
 
-from proponent.models import Batch, Encoded, Encoder
+from proponent.models import Batch, Classification, Encoded, Encoder
 from proponent.models.scratch import byte_bpe, wordpiece
 from proponent.types import Example
 
@@ -249,7 +249,7 @@ def encoded(seed: int = 0, lengths: tuple[int, ...] = (7, 1, 4, 10, 2), *, lm: b
 def collate(examples: list[Encoded], labels: list[int] | None = None) -> Batch:
     """Pad a batch as the library does."""
     some = [row % LABELS for row in range(len(examples))] if labels is None else labels
-    return Encoder(None, "classification", 64, PAD).collate(examples, some)
+    return Encoder(None, Classification(), 64, PAD).collate(examples, some)
 
 
 TOPICS = {

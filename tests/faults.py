@@ -28,13 +28,14 @@ from proponent import disk
 from proponent.errors import DamagedError, InputError, MismatchError
 from proponent.gradients.forms import Rows
 from proponent.gradients.gradient import Gradient
-from proponent.recipe import Recipe
+from proponent.method import Gradients
 from proponent.search import Search
 from proponent.store import (
     FORMAT,
     Plan,
     PlannedCheckpoint,
     PlannedSegment,
+    PlannedTerm,
     SkippedRow,
     Source,
     Store,
@@ -80,12 +81,13 @@ def source(data: str, first: int = 0) -> Source:
 
 
 def plan(**changes: Any) -> Plan:
+    checkpoints = [
+        PlannedCheckpoint(step=step, learning_rate=0.1 * step, rule="recorded", weight=0.1 * step) for step in STEPS
+    ]
     fields: dict[str, Any] = {
         "format": FORMAT,
         "proponent": "0",
-        "recipe": Recipe(name="tracin-we"),
-        "embedding_path": "exact",
-        "tied": False,
+        "method": Gradients(name="tracin-we"),
         "run": "runs/news",
         "tokenizer": None,
         "kind": "classification",
@@ -93,9 +95,7 @@ def plan(**changes: Any) -> Plan:
         "max_length": 32,
         "trust_remote_code": False,
         "fingerprints": {"tokenizer": "t" * 64} | {f"weights step {step}": "w" * 64 for step in STEPS},
-        "checkpoints": [
-            PlannedCheckpoint(step=step, learning_rate=0.1 * step, rule="recorded", weight=0.1 * step) for step in STEPS
-        ],
+        "terms": [PlannedTerm(embedding_path="exact", tied=False, checkpoints=checkpoints)],
         "word_rules": "1",
         "source": source("base"),
     }

@@ -8,8 +8,8 @@ import numpy as np
 
 from proponent.gradients.forms import Rows
 from proponent.gradients.gradient import Gradient
-from proponent.recipe import Recipe
-from proponent.store import FORMAT, Plan, PlannedCheckpoint, PlannedSegment, Source, Writer
+from proponent.method import Gradients
+from proponent.store import FORMAT, Plan, PlannedCheckpoint, PlannedSegment, PlannedTerm, Source, Writer
 
 STEPS, WIDTH, VOCABULARY = (3, 9), 64, 40
 LABELS = ["a", "b", "c"]
@@ -93,12 +93,11 @@ def make(folder: Path, n: int, *, seed: int = 0, segment: int = 10**6, shard: in
         for at, start in enumerate(range(0, n, segment))
     ]
     source = Source(data="made up", columns={}, fingerprint="f" * 64, n=n, batch_size=4, segments=segments)
+    checkpoints = [PlannedCheckpoint(step=at, learning_rate=0.1 * at, rule="r", weight=0.1 * at) for at in STEPS]
     fields: dict[str, Any] = {
         "format": FORMAT,
         "proponent": "0",
-        "recipe": Recipe(name="tracin-we"),
-        "embedding_path": "exact",
-        "tied": False,
+        "method": Gradients(name="tracin-we"),
         "run": "runs/none",
         "tokenizer": None,
         "kind": "classification",
@@ -106,7 +105,7 @@ def make(folder: Path, n: int, *, seed: int = 0, segment: int = 10**6, shard: in
         "max_length": 8,
         "trust_remote_code": False,
         "fingerprints": {},
-        "checkpoints": [PlannedCheckpoint(step=at, learning_rate=0.1 * at, rule="r", weight=0.1 * at) for at in STEPS],
+        "terms": [PlannedTerm(embedding_path="exact", tied=False, checkpoints=checkpoints)],
         "word_rules": "1",
         "source": source,
     }

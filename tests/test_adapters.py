@@ -81,7 +81,7 @@ def test_a_lora_language_model_explains(lm_run: Path, tmp_path: Path) -> None:
         tmp_path / "lora", base, base_folder, task_type="CAUSAL_LM", target_modules=["c_attn"], fan_in_fan_out=True
     )
     run = Run.from_pretrained(folder)
-    assert (run.info.kind, run.info.adapter) == ("causal-lm", True)
+    assert (run.task.kind, run.info.adapter) == ("causal-lm", True)
     index = proponent.build(run, runs.ROWS[:6], tmp_path / "i.index", columns=proponent.Columns(label=""), quiet=True)
     answer = index.explain(runs.TEXTS[0], baselines=False)
     assert answer.proponents[0].id == "n0"

@@ -294,8 +294,8 @@ def test_an_index_of_something_else_is_refused_by_name(said: Said, news: Tiny, p
     held = (index / "manifest.json").read_bytes()
     some = write_csv(tmp_path / "some.csv", NEWS[:-1])
     for words, field in (
-        ((news.run, news.data, "--method", "tracin-last"), "recipe"),
-        ((news.run, news.data, "--weights", "equal"), "recipe"),
+        ((news.run, news.data, "--method", "tracin-last"), "method"),
+        ((news.run, news.data, "--weights", "equal"), "method"),
         ((news.run, some), "data"),
         ((news.run, some), "add new rows with --append, choose another --out"),
         ((news.run, news.data, "--batch-size", "16"), "its --batch-size is 32, not 16"),

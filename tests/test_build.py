@@ -19,7 +19,7 @@ from proponent.errors import DataError, DiskFullError, InputError, LabelError, M
 from proponent.index import Options, default_method, gradient_computer, planning
 from proponent.index.build import build as build_index
 from proponent.index.build import label_numbers
-from proponent.methods import recipe_of
+from proponent.method_table import method_of
 from proponent.models import Run
 from proponent.models.checkpoints import MOMENTS_FILE
 from proponent.models.recorder import RUN_FILE
@@ -179,8 +179,8 @@ def test_an_index_of_something_else_is_refused_by_name(bert_run: Path, copied: C
         with pytest.raises(MismatchError, match=rf"index already holds an index of something else: its {said}"):
             build(run, folder, **({"max_length": 20} | changes))
 
-    refused("recipe layer is embedding, not head", method="tracin-last")
-    refused(r"recipe unit_norm is False, not True", unit_norm=True)
+    refused("method gradient kind is embedding-rows, not head", method="tracin-last")
+    refused(r"method normalize is none, not train", unit_norm=True)
     refused(r"fingerprints data is \w+\.\.\., not \w+\.\.\.", data=[*ROWS[:-1], ROWS[-1] | {"label": "World"}])
     refused("max_length is 20, not 16", max_length=16)
     refused(r"fingerprints weights step 16 is \w+\.\.\., not None", steps=[8, 24])
@@ -222,9 +222,18 @@ def test_labels_that_are_missing_unknown_or_never_seen(bert_run: Path, tmp_path:
 def test_options_that_cannot_be(bert_run: Path, tmp_path: Path, options: dict[str, Any], said: str) -> None:
     run = Run.from_pretrained(bert_run)
     with pytest.raises(InputError, match=said):
-        build_index(run, read(ROWS), tmp_path / "index", recipe_of("tracin-we"), Options(**options))
+        build_index(run, read(ROWS), tmp_path / "index", method_of("tracin-we"), Options(**options))
     with pytest.raises(DataError, match="has no rows"):
-        build_index(run, read(ROWS)[:0], tmp_path / "index", recipe_of("tracin-we"))
+        build_index(run, read(ROWS)[:0], tmp_path / "index", method_of("tracin-we"))
+    assert not (tmp_path / "index").exists()
+
+
+def test_parts_that_a_model_has_no_use_for_are_refused(bert_run: Path, lm_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"tracin-we draws masks \(masked-loss\), and this run is no masked language"):
+        build(bert_run, tmp_path / "index", mask_share=0.5)
+    with pytest.raises(InputError, match=r"tracin-layers takes the logit of a label, and this run has no labels"):
+        changes = {"layers": "all", "measure": "logit"}
+        proponent.build(lm_run, [{"text": "a bank"}], tmp_path / "index", "tracin-layers", quiet=True, set=changes)
     assert not (tmp_path / "index").exists()
 
 
@@ -326,25 +335,25 @@ def test_the_default_method_is_the_best_that_the_run_allows(
     bert_run: Path, lm_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     best = proponent.build(bert_run, ROWS, tmp_path / "best", steps=[8])
-    assert best.store.plan.recipe == recipe_of("tracin-we-adam", unit_norm=True, name="tracin-we-adam-unit")
+    assert best.store.plan.method == method_of("tracin-we-adam", unit_norm=True, name="tracin-we-adam-unit")
     assert "method tracin-we-adam-unit: the default" in capsys.readouterr().err
     bare = Path(shutil.copytree(bert_run, tmp_path / "bare"))
     for path in bare.rglob(MOMENTS_FILE):
         path.unlink()
     plain = proponent.build(bare, ROWS, tmp_path / "plain", steps=[8])
-    assert plain.store.plan.recipe == recipe_of("tracin-we")
+    assert plain.store.plan.method == method_of("tracin-we")
     said = capsys.readouterr().err
     assert "recorded no second moments, which tracin-we-adam-unit" in said
     assert "--second-moment estimate" in said
     with pytest.raises(InputError, match="tracin-we-adam-unit needs the optimizer's second moments"):
         proponent.build(bare, ROWS, tmp_path / "named", "tracin-we-adam-unit", steps=[8], quiet=True)
     asked = proponent.build(bare, ROWS, tmp_path / "asked", steps=[8], second_moment="estimate", quiet=True)
-    assert asked.store.plan.recipe.name == "tracin-we-adam-unit"
+    assert asked.store.plan.method.name == "tracin-we-adam-unit"
     # seeds of one run: the second one's steps are numbered anew, and its second moments count as well
     joined = proponent.build([bert_run, bare], ROWS, tmp_path / "joined", steps=[8], quiet=True)
-    assert joined.store.plan.recipe == recipe_of("tracin-we")
+    assert joined.store.plan.method == method_of("tracin-we")
     language = proponent.build(lm_run, [{"text": "the bank"}, {"text": "a bank"}], tmp_path / "language", quiet=True)
-    assert language.store.plan.recipe == recipe_of("tracin-we")
+    assert language.store.plan.method == method_of("tracin-we")
 
 
 def test_the_default_of_a_fine_tuned_encoder_looks_at_all_layers(
@@ -362,7 +371,7 @@ def test_the_default_of_a_fine_tuned_encoder_looks_at_all_layers(
         started_from("no", None),
     )
     index = proponent.build(tuned, ROWS, tmp_path / "index", steps=[8])
-    assert index.store.plan.recipe.name == "grad-cos"
+    assert index.store.plan.method.name == "grad-cos"
     assert "fine-tuned from a pretrained model (some/encoder)" in capsys.readouterr().err
     hit = index.explain(TEXT).proponents[0]
     assert sum(one.share for one in hit.words) == pytest.approx(hit.score, rel=1e-3)

@@ -40,13 +40,13 @@ def texts(batch: list[Encoded], *, lm: bool) -> list[Text]:
 
 
 def run(model: Any, batch: Batch, *, lm: bool, reduction: Any = "mean", **wanted: bool) -> Captured:
-    task = CausalLM(batch.ids, batch.counted, reduction) if lm else Classification(batch.labels)
+    task = (CausalLM() if lm else Classification()).objective(batch, reduction)
     return Capture(model, **wanted)(batch.inputs, task.losses, batch.words)
 
 
 def heads(model: Any, batch: Batch, captured: Captured, reduction: Any = "mean") -> Any:
     assert captured.inputs is not None
-    lm = CausalLM(batch.ids, batch.counted, reduction)
+    lm = CausalLM().objective(batch, reduction)
     return head_outer(captured.inputs, lm.target, lm.weight, batch.predicted_words)
 
 
@@ -188,7 +188,9 @@ def test_contrast_of_two_labels() -> None:
     examples = encoded(8)
     batch = collate(examples)
     captured = Capture(model)(
-        batch.inputs, Classification(batch.labels, (batch.labels + 1) % LABELS).losses, batch.words
+        batch.inputs,
+        Classification().objective(batch, against=((batch.labels + 1) % LABELS).tolist()).losses,
+        batch.words,
     )
     for position, text in enumerate(texts(examples, lm=False)):
         contrast = Text(text.ids, label=text.label, against=(text.label + 1) % LABELS)

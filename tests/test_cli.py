@@ -18,7 +18,8 @@ import proponent
 import runs
 from proponent.actions.label_errors import RANKINGS
 from proponent.cli import application, main
-from proponent.methods import LOOPS, METHODS
+from proponent.method import Constant, EmbeddingRows, Gradients, Loss
+from proponent.method_table import METHODS
 from tiny import NEWS, Tiny, write_csv
 
 COMMANDS = ["demo", "train", "plan", "index", "explain", "serve", "labels", "apply", "report", "check", "evaluate"]
@@ -84,7 +85,7 @@ def test_index_says_what_it_holds(said: Said, news: Tiny, tmp_path: Path):
     assert answered(said, *words)["merkle_root"] == content["merkle_root"]
 
 
-def test_index_options_reach_the_recipe(said: Said, lines: Tiny, tmp_path: Path):
+def test_index_options_reach_the_method(said: Said, lines: Tiny, tmp_path: Path):
     options = (
         "--path",
         "input",
@@ -99,9 +100,13 @@ def test_index_options_reach_the_recipe(said: Said, lines: Tiny, tmp_path: Path)
         "position",
     )
     answered(said, "index", lines.run, lines.data, "--out", tmp_path / "index", *options, "--steps", 3)
-    recipe = proponent.open(tmp_path / "index").store.plan.recipe
-    assert (recipe.path, recipe.unit_norm, recipe.weights, recipe.loss) == ("input", True, "equal", "sum")
-    assert (recipe.top, recipe.top_by) == (3, "position")
+    assert proponent.open(tmp_path / "index").store.plan.method == Gradients(
+        name="tracin-we",
+        gradient=EmbeddingRows(path="input", top=3, top_by="position"),
+        objective=Loss(reduction="sum"),
+        normalize="train",
+        weights=Constant(),
+    )
     assert [one.step for one in proponent.open(tmp_path / "index").store.plan.checkpoints] == [3]
 
 
@@ -304,11 +309,11 @@ def test_methods_lists_them_all(said: Said, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("COLUMNS", str(width))
         code, out, err = said("methods")
         assert (code, err) == (0, "")
-        assert all(re.search(rf"^ ?{name}\b", out, flags=re.M) for name in [*METHODS, *LOOPS])
+        assert all(re.search(rf"^ ?{name}\b", out, flags=re.M) for name in METHODS)
         assert "arXiv 2202.11844" in " ".join(out.split())
         assert max(map(len, out.splitlines())) <= width
     content = answered(said, "methods")
-    names = [*METHODS, *LOOPS]
+    names = [*METHODS]
     assert [one["method"] for one in content["methods"]] == names
     assert [set(one) for one in content["methods"]] == [{"method", "summary", "cost", "needs", "paper"}] * len(names)
 

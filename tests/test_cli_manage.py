@@ -21,8 +21,7 @@ import tiny
 from proponent import disk
 from proponent.data import read
 from proponent.index import Options, planning
-from proponent.method_to_flat import as_term
-from proponent.methods import recipe_of
+from proponent.method_table import stored_method
 from proponent.models import Run
 from proponent.preconditioners.base import Cost, ModelFacts, fitters_of
 from proponent.store import Manifest, Store, Writer, merge
@@ -311,14 +310,14 @@ def test_passes_besides_the_gradients_are_foreseen(
     method: str, changes: dict[str, Any], second_moment: str, passes: tuple[int, int]
 ):
     facts = ModelFacts(2, (9, 4), False, (), (), Options(second_moment=second_moment))
-    costs = [one.cost(facts) for one in fitters_of(as_term(recipe_of(method, **changes)))]
+    costs = [one.cost(facts) for one in fitters_of(stored_method(method, **changes))]
     assert (sum(one.before for one in costs), sum(one.after for one in costs)) == passes
 
 
 def test_a_pass_besides_the_gradients_is_foreseen_once(kept: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run, options = Run.from_pretrained(kept.run), Options(quiet=True)
     module: Any = import_module("proponent.cost.forecast")
-    forecaster = module._Forecaster(run, read(kept.data), recipe_of("tracin-all"), options, tmp_path, 0.0)
+    forecaster = module._Forecaster(run, read(kept.data), stored_method("tracin-all"), options, tmp_path, 0.0)
     monkeypatch.setattr(module, "timed", lambda work: (work(), 0.0)[1])
 
     def stages(before: int, after: int) -> dict[str, float]:
@@ -504,7 +503,7 @@ def test_append_adds_rows(said: Said, content: Content, kept: Tiny, index: Path,
 def test_an_append_of_another_kind_is_refused_by_name(said: Said, kept: Tiny, pairs: Tiny, index: Path, more: Path):
     words = ("index", kept.run, more, "--out", index, "--append")
     root = Store(index).manifest.merkle_root
-    refused(said(*words, "--method", "tracin-last"), 3, "its recipe layer is embedding, not head")
+    refused(said(*words, "--method", "tracin-last"), 3, "its method gradient kind is embedding-rows, not head")
     refused(said(*words, "--max-length", 16), 3, "its max_length is 24, not 16")
     refused(said(*words, "--rows", "int8"), 3, "its rows is fp32, not int8")
     other = ("index", pairs.run, pairs.data, "--out", index, "--append")

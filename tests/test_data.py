@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections import UserList
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 
 from proponent.data import Columns, Examples, StoredExamples, read, write_csv, write_parquet
 from proponent.errors import DamagedError, DataError, DiskFullError, MissingExtraError
-from proponent.types import Example
+from proponent.types import Example, Pair, Prompted, Text
 
 datasets = pytest.importorskip("datasets")
 
@@ -737,3 +738,33 @@ def test_hashing_is_fast():
     assert examples.fingerprint
     # the goal is 100,000 rows/s; a busy machine and type checks in tests get five times as long
     assert time.process_time() - start < 1.0
+
+
+# ---- what an example holds
+
+
+def test_an_example_holds_one_kind_of_content():
+    rows = [{"text": "a"}, {"text": "b", "text_pair": "c"}, {"text": "d", "target": "e"}]
+    rows.append({"text": "f", "text_pair": "g", "target": "h"})
+    examples = list(read(rows))
+    assert [one.content for one in examples] == [Text("a"), Pair("b", "c"), Prompted("d", "e"), Prompted("f", "h", "g")]
+    assert [one.parts for one in examples] == [("a",), ("b", "c"), ("d", "e"), ("f", "g")]
+    fields = [(one.text, one.text_pair, one.target) for one in examples]
+    assert fields == [("a", None, None), ("b", "c", None), ("d", None, "e"), ("f", "g", "h")]
+    assert list(read(examples)) == examples
+
+
+def test_an_example_is_made_of_a_content_or_of_texts():
+    assert Example("q", 0, Pair("b", "c"), 1) == Example("q", 0, "b", 1, "c")
+    assert replace(Example("q", 0, "d", "x", target="e"), label="y") == Example("q", 0, Prompted("d", "e"), "y")
+
+
+def test_the_number_of_a_class_has_at_most_64_bits():
+    largest = 2**63 - 1
+    assert read([{"text": "t", "label": largest}, {"text": "t", "label": -largest - 1}]).labels == [
+        largest,
+        -largest - 1,
+    ]
+    for label in (2**63, 1e300, -(2**63) - 1):
+        with pytest.raises(DataError, match=r"'label', row 1 holds .*: the number of a class has at most 64 bits"):
+            read([{"text": "t", "label": 1}, {"text": "t", "label": label}])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import runs
 from proponent.errors import InputError
-from proponent.models import CausalLM, Encoded, Encoder
+from proponent.models import CausalLM, Classification, Encoded, Encoder
 from proponent.types import Example
 from proponent.words import words
 
@@ -24,11 +24,11 @@ def example(text: str, *, pair: str | None = None, target: str | None = None, nu
 
 
 def classifier(most: int = runs.MAX_LENGTH) -> Encoder:
-    return Encoder(BERT, "classification", most, BERT.pad_token_id)
+    return Encoder(BERT, Classification(), most, BERT.pad_token_id)
 
 
 def lm(most: int = 64) -> Encoder:
-    return Encoder(GPT2, "causal-lm", most, GPT2.pad_token_id)
+    return Encoder(GPT2, CausalLM(), most, GPT2.pad_token_id)
 
 
 def one(encoder: Encoder, asked: Example) -> Encoded:
@@ -88,7 +88,7 @@ def test_a_target_may_be_cut_and_the_place_counts_from_its_own_start() -> None:
 def test_a_tokenizer_that_cuts_on_the_left() -> None:
     tokenizer = runs.bert_tokenizer()
     tokenizer.truncation_side = "left"
-    found = one(Encoder(tokenizer, "classification", 8, 0), example(TEXT))
+    found = one(Encoder(tokenizer, Classification(), 8, 0), example(TEXT))
     assert found.cut_before
     assert found.truncated_at is not None
     assert found.ids.tolist() == BERT(TEXT[found.truncated_at :])["input_ids"]
@@ -127,7 +127,7 @@ def test_a_text_of_one_token_has_no_loss() -> None:
     encoded = lm().encode([example("Sales"), example("Sales of")])
     batch = lm().collate(encoded, [-1, -1])
     logits = torch.randn(2, 2, len(GPT2), generator=torch.Generator().manual_seed(0))
-    losses = CausalLM(batch.ids, batch.counted).losses(logits)
+    losses = CausalLM().objective(batch).losses(logits)
     expected = -logits[1, 0].log_softmax(-1)[encoded[1].ids[1]]
     assert torch.isnan(losses[0])
     assert losses[1] == pytest.approx(float(expected))
@@ -159,7 +159,7 @@ def test_some_examples_with_a_pair_and_some_without() -> None:
 def test_segments_for_a_model_that_wants_them() -> None:
     tokenizer = runs.bert_tokenizer()
     tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
-    encoder = Encoder(tokenizer, "classification", 24, 0)
+    encoder = Encoder(tokenizer, Classification(), 24, 0)
     found = encoder.encode([example("bank", pair="coach"), example("a vote")])
     assert [encoded.type_ids.tolist() for encoded in found if encoded.type_ids is not None] == [
         tokenizer("bank", "coach")["token_type_ids"],
@@ -205,5 +205,5 @@ def test_every_token_of_a_text_stands_in_a_word_of_its_part(text: str, second: s
         found = one(encoder, asked)
         known = words(asked.parts)
         assert set(found.words.tolist()) <= {-1, *range(len(known))}
-        if encoder.kind == "causal-lm":
+        if encoder.task == CausalLM():
             assert GPT2.decode(found.ids) == text + second

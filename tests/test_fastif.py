@@ -1,4 +1,4 @@
-"""Inverse-Hessian products by LiSSA and conjugate gradient, and the recipe fastif, against dense solves."""
+"""Inverse-Hessian products by LiSSA and conjugate gradient, and the method fastif, against dense solves."""
 
 from collections.abc import Callable
 from pathlib import Path

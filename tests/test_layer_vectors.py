@@ -15,7 +15,7 @@ from oracle import loss
 from proponent.cost import forecast
 from proponent.data import read
 from proponent.errors import InputError
-from proponent.methods import recipe_of
+from proponent.method_table import method_of
 from test_search import answers, ask, assert_equal, assert_shares_sum, build
 from truth import RATES, Truth, classifier_run, lm_run
 
@@ -202,7 +202,7 @@ def test_layers_of_a_method_that_has_none_are_refused(
         build(bert, fresh("index"), method, **changes)
     run, data = proponent.Run.from_pretrained(bert.folder), read(bert.training)
     with pytest.raises(InputError, match=message):
-        forecast(run, data, recipe_of(method or "tracin-we", **changes))
+        forecast(run, data, method_of(method or "tracin-we", **changes))
 
 
 def test_an_index_over_layers_is_appended_deleted_from_and_merged(bert: Truth, fresh: Folder) -> None:

@@ -38,7 +38,7 @@ def vectors(model: Any, examples: Any, choice: Choice, *, lm: bool, p: int | Non
 
 def captured(model: Any, examples: Any, labels: list[int], choice: Choice, *, lm: bool) -> Captured:
     batch = collate(examples, labels)
-    task = CausalLM(batch.ids, batch.counted) if lm else Classification(batch.labels)
+    task = (CausalLM() if lm else Classification()).objective(batch)
     return Capture(model, embedding=False, blocks=choice.blocks)(batch.inputs, task.losses, batch.words)
 
 

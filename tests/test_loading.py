@@ -420,11 +420,12 @@ def test_a_saved_answer_under_the_former_name_is_read(bert_run: Path, tmp_path: 
 
 
 def test_a_method_file_under_the_former_name_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from proponent.methods import recipe_of
+    from proponent.method import Gradients
+    from proponent.method_table import method_of
 
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"whence": "0.1.0", "method": "tracin-we", "unit_norm": True}))
-    assert recipe_of(str(path)).unit_norm
+    assert method_of(str(path)) == Gradients(name="tracin-we", normalize="train")
     assert "mine.json was written under the library's former name, whence" in capsys.readouterr().err
 
 

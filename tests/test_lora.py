@@ -1,4 +1,4 @@
-"""Runs trained with PEFT's LoRA: recipes over the adapter's parameters against autograd, one example at a time."""
+"""Runs trained with PEFT's LoRA: methods over the adapter's parameters against autograd, one example at a time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -53,12 +53,8 @@ from proponent.method import (
 from proponent.method_fields import FIELDS, changed, made
 from proponent.method_files import read_fields, write_method
 from proponent.method_flat import from_flat, is_flat
-from proponent.method_table import METHODS, method_of
-from proponent.method_to_flat import to_flat
+from proponent.method_table import METHODS, method_of, stored_method
 from proponent.method_words import FLAT_DEFAULTS, NAMED_NONE, WORDS, present_value
-from proponent.methods import LOOPS
-from proponent.methods import METHODS as RECIPES
-from proponent.recipe import Recipe
 
 ONCE = {"layer": "layers", "checkpoints": "last", "weights": "equal"}
 FLAT: dict[str, dict[str, Any]] = {
@@ -164,33 +160,20 @@ def test_a_change_means_what_it_meant_or_is_refused(name: str):
 
 
 def test_the_table_is_the_flat_table():
-    assert [*FLAT, *LOOPS] == [*METHODS]
-    for name, row in RECIPES.items():
-        ours, flat = METHODS[name], row.recipe.model_dump(mode="json")
-        assert flat == json.loads(json.dumps(FLAT_DEFAULTS | {"name": name} | FLAT[name]))
-        assert from_flat(flat, name) == from_flat({"name": name} | FLAT[name], name) == ours.method
-        assert (ours.summary, ours.paper, ours.cost, ours.needs) == (row.summary, row.paper, row.cost, row.needs)
-    for name, loop in LOOPS.items():
-        ours = METHODS[name]
-        assert (*ours[1:],) == (loop.summary, loop.paper, loop.cost, loop.needs, loop.asked)
-    assert {name: field.default for name, field in Recipe.model_fields.items()} | {"name": ""} == FLAT_DEFAULTS
+    assert [*FLAT, "replay"] == [*METHODS]
+    for name, flat in FLAT.items():
+        whole = json.loads(json.dumps(FLAT_DEFAULTS | {"name": name} | flat))
+        assert from_flat(whole, name) == from_flat({"name": name} | flat, name) == named(name)
 
 
-@pytest.mark.parametrize("name", FLAT)
-def test_a_method_goes_to_the_flat_record_and_back(name: str):
-    assert to_flat(named(name)) == RECIPES[name].recipe
-    for changes in CHANGES:
-        try:
-            method = changed(named(name), changes, name)
-        except InputError:
-            continue
-        assert from_flat(to_flat(method).model_dump(mode="json"), name) == method
-
-
-def test_what_no_flat_record_holds_is_refused():
-    for method in (named("replay"), Sum(terms=(Gradients(),)), Gradients(checkpoints=Steps(at=(3,)))):
-        with pytest.raises(InputError, match="no index holds yet"):
-            to_flat(method)
+def test_what_no_index_holds_is_refused():
+    with pytest.raises(InputError, match="replay is no method of an index: ask the run itself, with `proponent expl"):
+        stored_method("replay")
+    with pytest.raises(InputError, match="mine is no method of an index: ask the run itself"):
+        stored_method(Loop(name="mine", which="own"))
+    with pytest.raises(InputError, match="custom is a sum of methods, which no index holds yet"):
+        stored_method(Sum(terms=(Gradients(),)))
+    assert stored_method(Gradients(checkpoints=Steps(at=(3,)))) == Gradients(checkpoints=Steps(at=(3,)))
 
 
 def test_baselines_of_the_table_are_those_that_score():
@@ -552,11 +535,3 @@ def test_a_method_comes_back_from_json(method: Method):
     assert METHOD.validate_json(METHOD.dump_json(method)) == method
     assert made(cast("dict[str, object]", method.model_dump(mode="json")), "mine") == method
     assert Plan.model_validate_json(Plan(format=3, method=method).model_dump_json()).method == method
-
-
-@given(terms)
-def test_what_the_flat_record_holds_comes_back_from_it(method: Method):
-    if method.checkpoints.kind == "steps":
-        return
-    flat = to_flat(method)
-    assert to_flat(from_flat(flat.model_dump(mode="json"), method.name)) == flat

@@ -13,7 +13,7 @@ from proponent.errors import InputError
 from proponent.index.gradient_computer import GradientComputer
 from proponent.index.options import Options
 from proponent.index.worker import Worker
-from proponent.methods import recipe_of
+from proponent.method_table import method_of
 from proponent.models import Checkpoint
 from proponent.preconditioners import principal_directions
 from proponent.store.files import publish_tensors
@@ -202,15 +202,15 @@ def test_a_basis_without_a_projection_is_refused(bert: Truth, tmp_path: Path) ->
 )
 def test_numbers_that_mean_nothing_are_refused(method: str, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        recipe_of(method, **changes)
+        method_of(method, **changes)
 
 
 @pytest.mark.parametrize("changes", [{}, {"preconditioner": "adam"}])
 def test_a_plan_foresees_the_bytes_of_the_directions(bert: Truth, tmp_path: Path, changes: dict[str, Any]) -> None:
-    recipe = recipe_of("tracin-layers", layers=LAYERS, project=P, basis="leading", weights="equal", **changes)
+    method = method_of("tracin-layers", layers=LAYERS, project=P, basis="leading", weights="equal", **changes)
     options = Options(steps=(STEP,), second_moment="estimate" if changes else "recorded")
     run, data = proponent.Run.from_pretrained(bert.folder), read(bert.training)
-    foreseen = forecast(run, data, recipe, options).disk["tables"]
+    foreseen = forecast(run, data, method, options).disk["tables"]
     index = build(
         bert, tmp_path / "index", "tracin-layers", steps=(STEP,), layers=LAYERS, project=P, basis="leading",
         weights="equal", second_moment=options.second_moment, **changes,

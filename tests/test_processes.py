@@ -9,7 +9,7 @@ import pytest
 
 from proponent.processes import python, start
 from proponent.web.model_worker import IndexSource, ModelWorker
-from proponent.web.questions import Question
+from proponent.web.states import Question
 
 PLANTED = "import os, pathlib\npathlib.Path({marker!r}).open('a').write(__name__ + '\\n')\nraise SystemExit(9)\n"
 NAMES = ("numpy", "multiprocessing", "json", "random", "proponent", "torch", "sitecustomize")

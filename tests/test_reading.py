@@ -52,8 +52,8 @@ def whole(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_fastif_reads_the_texts_of_its_candidates(
     news: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: list[str]
 ) -> None:
-    recipe = {"candidates": 5.0, "depth": 2, "runs": 1, "sample": 2, "scale": 1e4, "layers": "head"}
-    index = proponent.build(news.run, news.data, tmp_path / "index", method="fastif", quiet=True, **recipe)
+    changes = {"candidates": 5.0, "depth": 2, "runs": 1, "sample": 2, "scale": 1e4, "layers": "head"}
+    index = proponent.build(news.run, news.data, tmp_path / "index", method="fastif", quiet=True, **changes)
     whole.clear()
     counted = list[int]()
     real = StoredExamples.lengths

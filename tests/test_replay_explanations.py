@@ -16,7 +16,7 @@ from proponent.dynamics.derivative import Smoothness
 from proponent.dynamics.explain import explain_by_replay
 from proponent.dynamics.replay import Query, Replay
 from proponent.errors import InputError
-from proponent.methods import recipe_of
+from proponent.method_table import stored_method
 from proponent.models import Run
 from proponent.types import Example
 from proponent.views import Explanation, document
@@ -155,4 +155,4 @@ def test_replay_is_listed_and_is_no_method_of_an_index(said: Said):
     assert code == 0
     assert "replay" in {one["method"] for one in json.loads(out)["methods"]}
     with pytest.raises(InputError, match="proponent explain RUN TEXT --method replay"):
-        recipe_of("replay")
+        stored_method("replay")

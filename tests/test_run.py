@@ -19,7 +19,8 @@ import transformers
 import proponent
 import runs
 from proponent.errors import LabelError, MismatchError, RunError
-from proponent.models import Run
+from proponent.labels import Labels
+from proponent.models import Classification, Run
 from proponent.models.huggingface import load_tokenizer
 from proponent.types import Example
 from runs import edit
@@ -44,7 +45,7 @@ def test_a_trainer_folder(bert_run: Path) -> None:
     run = proponent.Run.from_pretrained(bert_run)
     assert [one.step for one in run.checkpoints] == [8, 16, 24]
     assert run.label_names == runs.LABELS
-    assert (run.info.kind, run.info.architecture) == ("classification", "BertForSequenceClassification")
+    assert (run.task.kind, run.info.architecture) == ("classification", "BertForSequenceClassification")
     assert run.tokenizer_folder == bert_run / "checkpoint-24"
     model = run.load(run.checkpoints[0])
     assert not model.training
@@ -56,7 +57,7 @@ def test_a_trainer_folder(bert_run: Path) -> None:
 
 def test_a_language_model_folder(lm_run: Path) -> None:
     run = Run.from_pretrained(str(lm_run))
-    assert (run.info.kind, run.label_names) == ("causal-lm", None)
+    assert (run.task.kind, run.label_names) == ("causal-lm", None)
     assert not run.equal_lengths
     with pytest.raises(LabelError, match="is a language model and has no labels"):
         run.label_number("Business")
@@ -186,7 +187,7 @@ def test_a_label_by_name_number_or_number_as_text(bert_run: Path) -> None:
 
 def test_classes_named_by_numbers_are_found_by_name_first(bert_run: Path) -> None:
     run = Run.from_pretrained(bert_run)
-    ratings = replace(run, info=replace(run.info, label_names=("1", "2", "10")))
+    ratings = replace(run, info=replace(run.info, task=Classification(Labels(("1", "2", "10")))))
     assert [ratings.label_number(label) for label in (1, "1", 10, "2")] == [0, 0, 2, 1]
     for unknown in (0, "3"):  # a place among numbers would be a guess
         with pytest.raises(LabelError, match=r"the run knows: 1, 2, 10$"):

@@ -1,4 +1,4 @@
-"""Indexes built from real runs on disk, against dense gradients and plain loops, for every recipe."""
+"""Indexes built from real runs on disk, against dense gradients and plain loops, for every method."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from proponent.search import Search, assign, vocabulary_heads
 from proponent.store import Store
 from truth import NAMES, RATES, Row, Truth, classifier_run, decoder_run, lm_run, pair_run
 
-RECIPES = ("tracin-we", "tracin-we-topk", "tracin-we-noc", "tracin-we-syn", "tracin-we-adam", "tracin-last")
+METHODS = ("tracin-we", "tracin-we-topk", "tracin-we-noc", "tracin-we-syn", "tracin-we-adam", "tracin-last")
 PLAIN = Settings()
 Folder = Callable[[str], Path]
 
@@ -49,7 +49,7 @@ def llama(fresh: Folder) -> Truth:
 
 @pytest.fixture(scope="session")
 def dense(bert: Truth) -> dict[int, tuple[list[np.ndarray], list[np.ndarray]]]:
-    """Dense embedding gradients of the classifier's texts and queries, once for all recipes."""
+    """Dense embedding gradients of the classifier's texts and queries, once for all methods."""
     return {step: (bert.gradients(step, bert.training), bert.gradients(step, bert.queries)) for step in bert.steps}
 
 
@@ -218,13 +218,13 @@ def test_tracin_last_of_a_classifier(bert: Truth, built: Any) -> None:
     assert_equal(ask(built("tracin-last"), bert.queries), expect(bert, last))
 
 
-@pytest.mark.parametrize("method", RECIPES)
+@pytest.mark.parametrize("method", METHODS)
 def test_shares_and_checkpoints_sum_to_the_score(bert: Truth, built: Any, method: str) -> None:
     changes = {"synonym_threshold": 0.35} if method == "tracin-we-syn" else {}
     assert_shares_sum(built(method, **changes), bert.queries[:5])
 
 
-@pytest.mark.parametrize("method", RECIPES)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_training_text_helps_itself(bert: Truth, built: Any, method: str) -> None:
     changes = {"synonym_threshold": 0.35} if method == "tracin-we-syn" else {}
     own = ask(built(method, **changes), bert.training[:30])
@@ -266,7 +266,7 @@ def test_queries_together_equal_queries_alone(bert: Truth, built: Any) -> None:
         encoder = index.run.encoder(store.plan.max_length)
         gradients = {}
         for checkpoint in index.run.checkpoints:
-            work = GradientComputer(index.run, index.run.load(checkpoint), store.plan.recipe, encoder)
+            work = GradientComputer(index.run, index.run.load(checkpoint), store.plan.method, encoder)
             labels = [NAMES.index(row["label"]) for row in bert.queries]
             gradients[checkpoint.step] = work(encoder.encode(examples), labels).gradient
         found = Search(store).scores(gradients, len(examples))
@@ -372,7 +372,7 @@ def test_a_text_with_nothing_to_predict_is_left_out(gpt2: Truth, fresh: Folder, 
         ("tracin-last", {"top": 3}, "about the last layer"),
     ],
 )
-def test_recipes_that_cannot_be_are_refused(
+def test_methods_that_cannot_be_are_refused(
     gpt2: Truth, fresh: Folder, method: str, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):

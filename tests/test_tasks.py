@@ -22,7 +22,8 @@ from proponent.data import read
 from proponent.errors import InputError, RunError
 from proponent.gradients.capture import Capture, head_outer, head_table
 from proponent.gradients.model_parts import is_tied, table_shape, word_tables
-from proponent.models import Encoded, Encoder, Kind, Masks, Run
+from proponent.method import MaskedLoss
+from proponent.models import Encoded, Encoder, MaskedLM, Masks, Run, Seq2Seq, Task
 from proponent.models.huggingface import check_shift
 from proponent.types import Example
 from proponent.words import words
@@ -37,25 +38,25 @@ PAIRS = [
 ]
 
 
-def encoder(kind: Kind, *, start: int | None = 0, most: int = 60, **options: Any) -> Encoder:
+def encoder(kind: type[Task], *, start: int | None = 0, most: int = 60, **options: Any) -> Encoder:
     tokenizer = cases.word_tokenizer()
-    return Encoder(tokenizer, kind, most, tokenizer.pad_token_id, start=start, **options)
+    return Encoder(tokenizer, kind(start=start), most, tokenizer.pad_token_id, **options)
 
 
 def pairs() -> list[Example]:
     return [Example(str(row), row, text, target=target) for row, (text, target) in enumerate(PAIRS)]
 
 
-def their_loss(model: Any, one: Encoded, kind: Kind) -> torch.Tensor:
+def their_loss(model: Any, one: Encoded, kind: type[Task]) -> torch.Tensor:
     """The loss that transformers takes of one example, from labels alone."""
-    wanted = one.targets if kind == "seq2seq" else np.where(one.counted, one.targets, -100)
+    wanted = one.targets if kind is Seq2Seq else np.where(one.counted, one.targets, -100)
     ids, labels = (torch.as_tensor(np.asarray(some)[None]) for some in (one.ids, wanted))
     return model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss
 
 
-def truth(model: Any, one: Encoded, kind: Kind) -> tuple[float, np.ndarray]:
+def truth(model: Any, one: Encoded, kind: type[Task]) -> tuple[float, np.ndarray]:
     """Loss and whole gradient of the word embeddings' tables, by autograd."""
-    tables = word_tables(model, decoding=kind == "seq2seq")
+    tables = word_tables(model, decoding=kind is Seq2Seq)
     for table in tables:
         table.requires_grad_(True)
     loss = their_loss(model, one, kind)
@@ -65,7 +66,7 @@ def truth(model: Any, one: Encoded, kind: Kind) -> tuple[float, np.ndarray]:
     return float(loss.detach()), torch.cat(grads).double().numpy()
 
 
-def head_truth(model: Any, one: Encoded, kind: Kind) -> np.ndarray:
+def head_truth(model: Any, one: Encoded, kind: type[Task]) -> np.ndarray:
     """Gradient of a vocabulary head that shares no table."""
     weight = model.get_output_embeddings().weight.requires_grad_(True)
     (grad,) = torch.autograd.grad(their_loss(model, one, kind), [weight])
@@ -78,8 +79,8 @@ def relative(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 @cache
-def model_of(name: str) -> tuple[Any, Kind]:
-    kind: Kind = "masked-lm" if name in cases.MASKED else "seq2seq"
+def model_of(name: str) -> tuple[Any, type[Task]]:
+    kind = MaskedLM if name in cases.MASKED else Seq2Seq
     cls, settings = (cases.MASKED | cases.SEQ2SEQ)[name]
     tokenizer = cases.word_tokenizer()
     if "decoder_start_token_id" in settings:
@@ -87,12 +88,12 @@ def model_of(name: str) -> tuple[Any, Kind]:
     return cases.make_of(cls, settings, vocabulary=len(tokenizer), pad=tokenizer.pad_token_id), kind
 
 
-def texts(kind: Kind, model: Any) -> tuple[Encoder, list[Encoded]]:
-    if kind == "masked-lm":
-        made = encoder("masked-lm", masks=Masks(0.4))
+def texts(kind: type[Task], model: Any) -> tuple[Encoder, list[Encoded]]:
+    if kind is MaskedLM:
+        made = encoder(MaskedLM, masks=Masks(0.4))
         cloze = Example("x", 9, "the [MASK] fell as shares lost ground", target="market")
         return made, made.encode([*(Example(one.id, one.row, one.text) for one in pairs()), cloze])
-    made = encoder("seq2seq", start=None if model.config.model_type == "mbart" else 0)
+    made = encoder(Seq2Seq, start=None if model.config.model_type == "mbart" else 0)
     return made, made.encode(pairs())
 
 
@@ -101,15 +102,15 @@ def test_gradients_equal_autograd_of_the_loss_of_transformers(name: str):
     model, kind = model_of(name)
     made, encoded = texts(kind, model)
     batch = made.collate(encoded, [-1] * len(encoded))
-    task, side = batch.tokens(), batch.decoder
-    tied = is_tied(model, decoding=kind == "seq2seq")
+    task, side = kind().objective(batch), batch.decoder
+    tied = is_tied(model, decoding=kind is Seq2Seq)
     captured = Capture(model, head=True)(
         batch.inputs, task.losses, batch.words, None if side is None else (side.mask, side.words)
     )
     assert captured.rows is not None
     assert captured.inputs is not None
     heads = head_outer(captured.inputs, task.target, task.weight, batch.predicted_words).outer(head_table(model))
-    shape = table_shape(model, decoding=kind == "seq2seq")
+    shape = table_shape(model, decoding=kind is Seq2Seq)
     for row, one in enumerate(encoded):
         loss, wanted = truth(model, one, kind)
         assert captured.losses[row] == pytest.approx(loss, rel=1e-5)
@@ -125,7 +126,7 @@ def test_gradients_equal_autograd_of_the_loss_of_transformers(name: str):
 
 
 def test_what_an_encoder_decoder_reads_is_the_target_shifted():
-    made = encoder("seq2seq", start=7)
+    made = encoder(Seq2Seq, start=7)
     examples = pairs()
     encoded = made.encode(examples)
     batch = made.collate(encoded, [-1] * len(encoded))
@@ -142,14 +143,14 @@ def test_what_an_encoder_decoder_reads_is_the_target_shifted():
         assert set(said) - {"-"} == set(target.split())
         assert batch.decoder.words[row, : len(wanted)].tolist() == [-1, *one.target_words[:-1].tolist()]
     assert made.lengths(examples).tolist() == [one.length for one in encoded]
-    short = encoder("seq2seq", most=5)
+    short = encoder(Seq2Seq, most=5)
     assert short.at_limit(examples, short.lengths(examples)) == 4
     cut = short.encode(examples)[1]
     assert 0 < cut.pair_truncated_at < len(PAIRS[1][1])
 
 
 def test_masks_are_drawn_from_the_text_alone_and_a_gap_is_its_target():
-    made = encoder("masked-lm", masks=Masks(0.3, seed=5))
+    made = encoder(MaskedLM, masks=Masks(0.3, seed=5))
     examples = [Example(str(row), row, text) for row, (text, _) in enumerate(cases.sentences(30))]
     first = made.encode(examples)
     back = made.encode(examples[::-1])[::-1]
@@ -160,7 +161,7 @@ def test_masks_are_drawn_from_the_text_alone_and_a_gap_is_its_target():
         assert (one.ids[one.counted] == tokenizer.mask_token_id).all()
         assert (one.ids == one.targets)[~one.counted].all()
         assert not one.counted[[0, -1]].any()
-    other = encoder("masked-lm", masks=Masks(0.3, seed=6)).encode(examples)
+    other = encoder(MaskedLM, masks=Masks(0.3, seed=6)).encode(examples)
     assert [one.counted.tolist() for one in first] != [one.counted.tolist() for one in other]
     gap = Example("g", 0, "the [MASK] fell, and fell", target="bank market")
     (one,) = made.encode([gap])
@@ -176,15 +177,15 @@ def test_masks_are_drawn_from_the_text_alone_and_a_gap_is_its_target():
 @pytest.mark.parametrize(
     ("kind", "example", "message"),
     [
-        ("masked-lm", Example("a", 0, "the [MASK] fell"), "does not say what stands in it"),
-        ("masked-lm", Example("a", 0, "it fell", target="bank"), "has a target and 0 gaps"),
-        ("masked-lm", Example("a", 0, "[MASK] [MASK]", target="bank"), "has a target and 2 gaps"),
-        ("masked-lm", Example("a", 0, "it", text_pair="fell"), "a language model reads one"),
-        ("seq2seq", Example("a", 0, "it fell"), "an encoder-decoder predicts one"),
-        ("seq2seq", Example("a", 0, "it", text_pair="fell"), "a language model reads one"),
+        (MaskedLM, Example("a", 0, "the [MASK] fell"), "does not say what stands in it"),
+        (MaskedLM, Example("a", 0, "it fell", target="bank"), "has a target and 0 gaps"),
+        (MaskedLM, Example("a", 0, "[MASK] [MASK]", target="bank"), "has a target and 2 gaps"),
+        (MaskedLM, Example("a", 0, "it", text_pair="fell"), "a language model reads one"),
+        (Seq2Seq, Example("a", 0, "it fell"), "an encoder-decoder predicts one"),
+        (Seq2Seq, Example("a", 0, "it", text_pair="fell"), "a language model reads one"),
     ],
 )
-def test_texts_that_do_not_fit_the_task_are_named(kind: Kind, example: Example, message: str):
+def test_texts_that_do_not_fit_the_task_are_named(kind: type[Task], example: Example, message: str):
     with pytest.raises(InputError, match="id a") as caught:
         encoder(kind).encode([example])
     assert message in str(caught.value)
@@ -241,7 +242,7 @@ def asked_of(task: str) -> dict[str, str]:
 def test_scores_equal_brute_force_and_words_sum_to_them(job: tuple[str, Path, Path], tmp_path: Path, method: str):
     task, folder, data = job
     run = Run.from_pretrained(folder)
-    kind = run.info.kind
+    kind = type(run.task)
     index = proponent.build(run, data, tmp_path / "i", method, quiet=True)
     query = asked_of(task)
     scores = index.scores([query["text"]], targets=[query["target"]])[0]
@@ -251,7 +252,7 @@ def test_scores_equal_brute_force_and_words_sum_to_them(job: tuple[str, Path, Pa
     wanted = np.zeros(len(rows))
     for checkpoint in run.checkpoints:
         model = run.load(checkpoint)
-        untied = not is_tied(model, decoding=kind == "seq2seq")
+        untied = not is_tied(model, decoding=kind is Seq2Seq)
         taken = head_truth if method == "tracin-last" and untied else lambda *one: truth(*one)[1]
         if method == "tracin-last" and not untied:
             taken = output_path
@@ -270,7 +271,7 @@ def test_scores_equal_brute_force_and_words_sum_to_them(job: tuple[str, Path, Pa
     assert spoken & set(query["target"].split())
 
 
-def output_path(model: Any, one: Encoded, kind: Kind) -> np.ndarray:
+def output_path(model: Any, one: Encoded, kind: type[Task]) -> np.ndarray:
     """Gradient of a shared table through the head alone: the head gets a copy of its own."""
     head = model.get_output_embeddings()
     shared = head.weight
@@ -317,12 +318,12 @@ def test_layers_split_by_word(job: tuple[str, Path, Path], tmp_path: Path):
     assert sum(pair.share for pair in best.words) == pytest.approx(best.score, rel=1e-4)
 
 
-def test_masks_of_the_recipe_are_kept_in_the_plan_and_used_when_asked(job: tuple[str, Path, Path], tmp_path: Path):
+def test_masks_of_the_method_are_kept_in_the_plan_and_used_when_asked(job: tuple[str, Path, Path], tmp_path: Path):
     task, folder, data = job
     if task != "masked-lm":
         pytest.skip("nothing is masked")
     index = proponent.build(folder, data, tmp_path / "i", mask_share=0.5, mask_seed=3, quiet=True)
-    assert (index.store.plan.recipe.mask_share, index.store.plan.recipe.mask_seed) == (0.5, 3)
+    assert index.store.plan.method.objective == MaskedLoss(share=0.5, seed=3)
     other = proponent.build(folder, data, tmp_path / "j", quiet=True)
     text = "the crowd cheered the home team again"
     assert not np.allclose(index.scores([text]), other.scores([text]))

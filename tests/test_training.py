@@ -38,7 +38,7 @@ def test_a_language_model_from_scratch(tmp_path: Path) -> None:
     data = [{"prompt": row["text"][:8], "target": row["text"][8:]} for row in runs.ROWS]
     columns = Columns(text="prompt")
     run = train(read(data, columns=columns), tmp_path / "run", TINY)
-    assert run.info.kind == "causal-lm"
+    assert run.task.kind == "causal-lm"
     index = proponent.build(run, data, tmp_path / "index", columns=columns, quiet=True)
     answer = index.explain(data[0]["prompt"], target=data[0]["target"], baselines=False)
     assert answer.proponents[0].row == 0

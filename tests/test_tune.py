@@ -1,4 +1,4 @@
-"""`proponent tune`: planted noise, every recipe under every rule, the choice as a file that `index` takes."""
+"""`proponent tune`: planted noise, every method under every rule, the choice as a file that `index` takes."""
 
 import json
 from collections.abc import Callable
@@ -13,8 +13,9 @@ from proponent.errors import InputError
 from proponent.evaluate.candidates import Candidate, candidates
 from proponent.evaluate.ranking import auc_ndr, bootstrap_gap, bootstrap_rows
 from proponent.evaluate.tuning import chosen, halves, trials
-from proponent.methods import METHODS, recipe_of
-from proponent.methods.files import read_fields, write_recipe
+from proponent.method import Gradients, Layers, Projection
+from proponent.method_files import read_fields, write_method
+from proponent.method_table import METHODS, method_of
 from proponent.models import Run
 from proponent.search.aggregation import RULES, aggregate
 
@@ -29,11 +30,11 @@ def words(news: tiny.Tiny, folder: Path) -> list[object]:
     ]  # fmt: skip
 
 
-def test_one_training_gives_a_table_and_a_recipe_that_index_takes(news: tiny.Tiny, tmp_path: Path, said: Said):
+def test_one_training_gives_a_table_and_a_method_that_index_takes(news: tiny.Tiny, tmp_path: Path, said: Said):
     code, out, err = said(*words(news, tmp_path), "--json", "--report", tmp_path / "page.html")
     assert code == 0, err
     assert "9 of 45 labels are replaced in a copy (seed 0); will train once (2 epochs)" in err
-    assert "4 recipes (8 passes)" in err
+    assert "4 methods (8 passes)" in err
     page = json.loads(out)
     names = {row["method"] for row in page["rows"] if not row["control"]}
     assert names == {
@@ -61,7 +62,7 @@ def test_one_training_gives_a_table_and_a_recipe_that_index_takes(news: tiny.Tin
     code, _, err = said("index", news.run, news.data, "--out", tmp_path / "i", "--method", tmp_path / "tuned.json")
     assert code == 0, err
     plan = json.loads((tmp_path / "i" / "plan.json").read_text())
-    assert plan["recipe"]["name"] == kept["name"]
+    assert plan["method"]["name"] == kept["name"]
 
 
 def test_rules_find_noise_where_scores_show_it_and_half_of_the_rows_choose():
@@ -74,10 +75,10 @@ def test_rules_find_noise_where_scores_show_it_and_half_of_the_rows_choose():
     assert [(one.name, one.how) for one in made] == [(name, how) for name in scores for how in RULES]
     for one in made:
         np.testing.assert_array_equal(one.values, aggregate(scores[one.name], one.how))
-    recipes = {name: Candidate(name, "", METHODS[name].recipe) for name in ("tracin-we", "tracin-last")}
-    tied = {"good": recipes["tracin-we"], "bad": recipes["tracin-last"]}
+    tried = {name: Candidate(name, "", METHODS[name].method) for name in ("tracin-we", "tracin-last")}
+    tied = {"good": tried["tracin-we"], "bad": tried["tracin-last"]}
     found = chosen([replace(one, candidate=tied.get(one.name)) for one in made], wrong, {"control": None}, seed=3)
-    assert found.recipe.name == "tracin-we"
+    assert found.method.name == "tracin-we"
     first = halves(wrong, 3)
     assert (first.sum(), first[wrong].sum()) == (100, 20)
     best = next(one for one in made if one.name == "good" and one.how == found.description["aggregation"])
@@ -108,20 +109,19 @@ def test_groups_that_are_the_same_layers_are_tried_once(news: tiny.Tiny):
         candidates(run, ["grad-cos"], ["quartet-1"])
 
 
-def test_a_recipe_file_says_a_method_and_what_is_changed(tmp_path: Path):
+def test_a_method_file_says_a_method_and_what_is_changed(tmp_path: Path):
     path = tmp_path / "mine.toml"
     path.write_text('method = "grad-cos"\nlayers = ["attention", "head"]\n[tuned]\nnoise = 0.2\n')
-    recipe = recipe_of(str(path), seed=7)
-    assert (recipe.name, recipe.layers, recipe.similarity, recipe.seed) == (
-        "grad-cos",
-        ("attention", "head"),
-        "cosine",
-        7,
+    method = method_of(str(path), seed=7)
+    assert method == Gradients(
+        name="grad-cos",
+        gradient=Layers(names=("attention", "head"), projection=Projection(seed=7)),
+        normalize="both",
     )
     kept = tmp_path / "kept.json"
-    write_recipe(kept, recipe, {"noise": 0.2})
-    assert recipe_of(str(kept)) == recipe
-    assert read_fields(kept)["seed"] == 7
+    write_method(kept, method, {"noise": 0.2})
+    assert method_of(str(kept)) == method
+    assert read_fields(kept)["gradient"]["projection"]["seed"] == 7
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,9 @@ def test_a_recipe_file_says_a_method_and_what_is_changed(tmp_path: Path):
         (
             "a.json",
             '{"method": "grad-cos", "layer_s": []}',
-            "has a field 'layer_s' that no recipe has (did you mean 'layers'?)",
+            "has a field 'layer_s' that no method has (did you mean 'layers'?)",
         ),
-        ("a.json", '{"method": "grad-cos", "damping": "much"}', "option damping 'much'"),
+        ("a.json", '{"method": "trackstar", "damping": "much"}', "option damping 'much'"),
         ("a.json", '{"method": "grad-cosine"}', "unknown method 'grad-cosine' (did you mean 'grad-cos'?)"),
         ("a.json", '{"layers": ["head"]}', "names no method"),
         ("a.json", "[1]", "holds no table of fields"),
@@ -142,13 +142,13 @@ def test_a_recipe_file_says_a_method_and_what_is_changed(tmp_path: Path):
         ("a/b.txt", "", "ends in .json or .toml"),
     ],
 )
-def test_a_bad_recipe_file_gets_one_clear_line(tmp_path: Path, name: str, content: str | None, message: str):
+def test_a_bad_method_file_gets_one_clear_line(tmp_path: Path, name: str, content: str | None, message: str):
     path = tmp_path / name
     if content is not None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(content)
     with pytest.raises(InputError) as caught:
-        recipe_of(str(path))
+        method_of(str(path))
     assert message in str(caught.value)
 
 

@@ -21,7 +21,7 @@ from proponent.gradients.layer_selection import Choice, choose
 from proponent.gradients.model_parts import input_embedding
 from proponent.gradients.projection import Projection
 from proponent.index.layer_vectors import slices_by_length, token_words
-from proponent.models import Encoded, Run, SampledLabels
+from proponent.models import Encoded, Run, SampledLabels, Seq2Seq
 from proponent.types import Example
 from test_tasks import model_of, texts, their_loss
 from truth import RATES, save
@@ -39,7 +39,9 @@ def chosen(model: Any, *wanted: str, biases: bool = True, rows: bool = False) ->
 def captured(model: Any, made: Any, encoded: Sequence[Encoded], choice: Choice) -> Any:
     batch = made.collate(encoded, [-1] * len(encoded))
     capture = Capture(model, embedding=False, blocks=choice.blocks, order=choice.order)
-    return capture(batch.inputs, batch.tokens().losses, batch.words, (batch.decoder.mask, batch.decoder.words)).calls
+    return capture(
+        batch.inputs, Seq2Seq().objective(batch).losses, batch.words, (batch.decoder.mask, batch.decoder.words)
+    ).calls
 
 
 def every_gradient(model: Any, one: Encoded) -> dict[str, np.ndarray]:
@@ -394,7 +396,7 @@ def test_drawn_labels_hang_on_both_texts_and_reach_to_the_end_of_the_longer() ->
     def drawn(some: list[Encoded]) -> np.ndarray:
         batch = made.collate(some, [-1] * len(some))
         logits = torch.randn(1, 1, 90, generator=torch.Generator().manual_seed(0)).expand(*batch.targets.shape, -1)
-        return SampledLabels(3).losses(batch, batch.tokens())(logits).numpy()
+        return SampledLabels(3).losses(batch, Seq2Seq().objective(batch))(logits).numpy()
 
     together = drawn(encoded)
     np.testing.assert_allclose(together, [drawn([one])[0] for one in encoded], rtol=1e-5)

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -15,6 +15,7 @@ import pandas
 import polars
 import pyarrow.parquet
 import pytest
+from jinja2 import nodes
 
 import proponent
 import tiny
@@ -22,10 +23,15 @@ from explorer import Browser, Reply, lines
 from markup import Structure
 from proponent.cli.contents import contents
 from proponent.store import Store, delete, watch
+from proponent.views import Explanation, frames, text_marks
+from proponent.views.frames import Screen
 from proponent.views.page import TEMPLATES, environment
-from proponent.web import app, exports
-from proponent.web.questions import Question, Questions
-from proponent.web.states import ExampleState, TableState
+from proponent.web import app, exports, layout, questions
+from proponent.web.pages import ask, comparison, example, groups
+from proponent.web.pages import index as index_pages
+from proponent.web.pages import table as table_pages
+from proponent.web.questions import Questions
+from proponent.web.states import ExampleState, Question, QuestionState, TableState
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +232,33 @@ def test_an_unknown_filter_is_answered_in_words(sourced: Browser, field: str, va
 def test_a_question_without_a_filter_keeps_the_name_it_had(browser: Browser) -> None:
     assert "only" not in json.dumps(Question("a", k=3).plain)
     filtered = Question("a", only_source=("web",))
-    assert Question.read(json.loads(json.dumps(filtered.plain))) == filtered
+    assert Question(**json.loads(json.dumps(filtered.plain))) == filtered
+
+
+def test_an_answer_stored_under_former_keys_is_read(browser: Browser, answered: Reply, tmp_path: Path) -> None:
+    now = browser.open_indexes.first.questions
+    name = now.identity(Question("The bank said shares fell", k=4))
+    content = json.loads((now.folder / f"{name}.json").read_bytes())
+    former = {"proponents": "helped", "opponents": "hurt", "proponent": "whence"}
+
+    def renamed(some: dict[str, object]) -> dict[str, object]:
+        return {former.get(key, key): value for key, value in some.items()}
+
+    content["answer"] = renamed(content["answer"])
+    content["groups"] = {column: [renamed(one) for one in some] for column, some in content["groups"].items()}
+    assert "helped" in content["answer"]
+    assert "hurt" in content["groups"]["label"][0]
+    old = Questions(tmp_path / browser.open_indexes.first.folder.name, now._root)
+    shutil.copytree(now.folder, old.folder)
+    (old.folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    mine, kept = (
+        now.get(Question("The bank said shares fell", k=4)),
+        old.get(Question("The bank said shares fell", k=4)),
+    )
+    assert mine is not None
+    assert kept is not None
+    assert (kept.answer.proponents, kept.groups) == (mine.answer.proponents, mine.groups)
+    assert any("former name" in note for note in kept.answer.notes)
 
 
 # The table.
@@ -391,9 +423,9 @@ def test_decisions_show_everywhere_and_undo_takes_them_back(browser: Browser, an
     assert "Undo : fix to World: n1" in page.seen
     assert table(browser.get("/table?decided=drop")) == [0]
     assert "dropped" in browser.get("/example?id=n0").seen
-    mended = lines(browser.get("/export/mended.jsonl").body)
-    assert [one["id"] for one in mended][:1] == ["n1"]
-    assert mended[0]["label"] == "World"
+    corrected = lines(browser.get("/export/corrected.jsonl").body)
+    assert [one["id"] for one in corrected][:1] == ["n1"]
+    assert corrected[0]["label"] == "World"
     decided = lines(browser.get("/export/decisions.jsonl").body)
     assert {one["id"]: one["act"] for one in decided}["n0"] == "drop"
     for _ in range(2):
@@ -640,7 +672,7 @@ EXPLORER = sorted((TEMPLATES / "explorer").glob("*.j2"))
 def test_templates_link_only_what_states_and_doors_make(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     made = r"\{\{ (?:[a-z]+\.)*(?:url|ask|clear|earlier|later|groups|answer|again|table|style|back)\b[^}]*\}\}"
-    door = r"\{\{ page\.doors\.\w+\([^)]*\) \}\}"
+    door = r"\{\{ page\.answer_links\.\w+\([^)]*\) \}\}"
     allowed = rf"/[a-z]*|#view|data:,|{made}|{door}|\{{\{{ script \}}\}}|\{{\{{ action \}}\}}"
     for name, value in re.findall(r'\b(href|src|action|hx-get|hx-post|formaction)="([^"]*)"', source):
         assert re.fullmatch(allowed, value), (path.name, name, value)
@@ -648,6 +680,29 @@ def test_templates_link_only_what_states_and_doors_make(path: Path) -> None:
     for tag in re.findall(r"<[a-z][^>]*>", re.sub(r'"[^"]*"|\'[^\']*\'', '""', bare)):
         assert not re.search(r"""[\w-]+=(?!")|\s(?:on\w+|style)=""", tag), (path.name, tag)
     assert not re.search(r"\|\s*safe|Markup|autoescape|innerHTML", source.replace('hx-swap="innerHTML', ""))
+
+
+CONTEXTS = [
+    kind
+    for module in (layout, ask, comparison, example, groups, index_pages, table_pages, questions)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module.__name__
+]
+
+
+def test_every_field_of_a_screen_has_a_help_text() -> None:
+    screens = [kind for kind in CONTEXTS if hasattr(kind, "__slots__") or kind is questions.GroupScores]
+    assert sum(issubclass(kind, Screen) for kind in screens) == 11
+    assert [(kind, one.name) for kind in screens for one in fields(kind) if not one.metadata.get("help")] == []
+
+
+@pytest.mark.parametrize("path", EXPLORER, ids=lambda path: path.name)
+def test_a_template_reads_what_the_contexts_have(path: Path) -> None:
+    kinds = [*CONTEXTS, frames.AnswerLinks, frames.Link, Explanation, QuestionState, text_marks.Piece,
+             text_marks.TextSegment]  # fmt: skip
+    known = {name for kind in kinds for name in (*dir(kind), *(one.name for one in fields(kind)))}
+    read = {node.attr for node in environment().parse(path.read_text(encoding="utf-8")).find_all(nodes.Getattr)}
+    assert read - known <= {"index", "first", "split"}
 
 
 @pytest.mark.parametrize("path", EXPLORER, ids=lambda path: path.name)

@@ -1,15 +1,21 @@
 """The guard: who is let in, and how much they may send."""
 
 import random
+import socket
 import string
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 import tiny
 from explorer import HOST, OWN, PORT, Browser
+from proponent.web import serving
+from proponent.web.open_indexes import OpenIndexes
 from proponent.web.safety import BODY_BYTES, MOST_PARAMETERS, POLICY, is_loopback
 
 HOSTS = [
@@ -235,6 +241,60 @@ def test_tokens_of_two_runs_differ(news: tiny.Tiny) -> None:
 
 def test_the_index_is_not_written_to(browser: Browser, news: tiny.Tiny) -> None:
     before = {path: path.stat().st_mtime_ns for path in sorted(Path(news.index).rglob("*"))}
-    for url in ("/ask", "/table", "/about", "/asked", "/example?id=twice", "/export/mended.csv"):
+    for url in ("/ask", "/table", "/about", "/asked", "/example?id=twice", "/export/corrected.csv"):
         assert browser.get(url).status == 200
     assert before == {path: path.stat().st_mtime_ns for path in sorted(Path(news.index).rglob("*"))}
+
+
+# A server on a socket.
+
+
+@pytest.fixture
+def address(news: tiny.Tiny, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+    """A server whose request heads must arrive within half a second."""
+    monkeypatch.setattr(serving.TimedHead, "seconds", 0.5)
+    bound = socket.create_server(("127.0.0.1", 0))
+    _, guard = serving.made(OpenIndexes([news.index], {}))
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        """The guard as uvicorn sees it without the type checks of the tests, which it takes for a factory."""
+        await guard(scope, receive, send)
+
+    running = serving.server(application)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [bound]})
+    thread.start()
+    yield bound.getsockname()
+    running.should_exit = True
+    thread.join()
+    bound.close()
+
+
+def replied(address: tuple[str, int], *parts: bytes, wait: float = 0.0) -> bytes:
+    """Everything that the server sends until it closes the connection."""
+    with socket.create_connection(address, timeout=20) as connection:
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(wait)
+        received = b""
+        while part := connection.recv(65536):
+            received += part
+        return received
+
+
+def test_a_head_that_never_ends_is_cut_off(address: tuple[str, int]) -> None:
+    assert replied(address, b"GET /about HTTP/1.1\r\nHost: 127.0.0.1\r\n") == b""
+    assert replied(address) == b""
+
+
+def test_a_head_in_parts_is_answered_and_the_connection_closed(address: tuple[str, int]) -> None:
+    head = b"GET /about HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    for cut in (1, len(head) - 3, len(head) - 1):
+        received = replied(address, head[:cut], head[cut:], wait=0.05)
+        assert received.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in received
+
+
+def test_a_slow_second_request_has_no_connection_to_hold(address: tuple[str, int]) -> None:
+    head = b"GET /about HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    received = replied(address, head + b"GET /about HTTP/1.1\r\nHost:")
+    assert received.count(b"HTTP/1.1 ") == 1

@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from proponent.data import Columns as Columns
     from proponent.errors import ProponentError as ProponentError
     from proponent.index import Index as Index
+    from proponent.method import EmbeddingRows as EmbeddingRows
+    from proponent.method import Gradients as Gradients
+    from proponent.method import Head as Head
+    from proponent.method import Layers as Layers
+    from proponent.method import Projection as Projection
     from proponent.models.recorder import Recorder as Recorder
     from proponent.models.run import Run as Run
-    from proponent.recipe import Recipe as Recipe
     from proponent.search import Where as Where
     from proponent.types import Example as Example
     from proponent.views import Explanation as Explanation
@@ -27,7 +31,11 @@ _HOMES = {
     "Columns": "proponent.data",
     "Example": "proponent.types",
     "Index": "proponent.index",
-    "Recipe": "proponent.recipe",
+    "EmbeddingRows": "proponent.method",
+    "Gradients": "proponent.method",
+    "Head": "proponent.method",
+    "Layers": "proponent.method",
+    "Projection": "proponent.method",
     "Recorder": "proponent.models.recorder",
     "Run": "proponent.models.run",
     "Where": "proponent.search",
@@ -38,11 +46,15 @@ _HOMES = {
 
 __all__ = [
     "Columns",
+    "EmbeddingRows",
     "Example",
     "Explanation",
+    "Gradients",
+    "Head",
     "Index",
+    "Layers",
+    "Projection",
     "ProponentError",
-    "Recipe",
     "Recorder",
     "Run",
     "Where",

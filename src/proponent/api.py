@@ -9,9 +9,9 @@ from proponent.data import Columns, read
 from proponent.errors import InputError
 from proponent.index import Index, Options, default_method
 from proponent.index import build as build_index
-from proponent.methods import recipe_of
+from proponent.method import Method
+from proponent.method_table import stored_method
 from proponent.models import Run
-from proponent.recipe import Recipe
 from proponent.store import RowKind
 
 
@@ -19,7 +19,7 @@ def build(
     run: Run | str | Path | Sequence[Run | str | Path],
     data: object,
     out: str | Path,
-    method: str | Recipe | None = None,
+    method: str | Method | None = None,
     *,
     columns: Columns | None = None,
     split: str | None = None,
@@ -47,9 +47,9 @@ def build(
         run: the training run, or its folder; several independently seeded runs are joined: scores are summed over them.
         data: the training set: path, Dataset, DataFrame, Arrow table or list of dicts.
         out: folder of the index.
-        method: a name of the table of methods, or a recipe; None takes what measures best of what the run allows
-            (grad-cos for a classifier fine-tuned from a pretrained model, tracin-we-adam-unit for another one
-            with recorded second moments, else tracin-we) and says so.
+        method: a name of the table of methods, a method file, or a method as data (`proponent.Gradients`); None takes
+            what measures best of what the run allows (grad-cos for a classifier fine-tuned from a pretrained model,
+            tracin-we-adam-unit for another one with recorded second moments, else tracin-we) and says so.
         columns: names of the columns; None for text, text_pair, label, id and target.
         split: split of a DatasetDict or hub data set.
         allow_empty: take rows with empty texts instead of refusing them.
@@ -97,9 +97,9 @@ def build(
         method, reason = default_method(one, steps, second_moment)
         if not quiet:
             options.say(reason)
-    recipe = recipe_of(method, **{**(set or {}), **changes})
+    wanted = stored_method(method, **{**(set or {}), **changes})
     examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
-    build_index(one, examples, Path(out), recipe, options)
+    build_index(one, examples, Path(out), wanted, options)
     return Index(out, run=one.joined or one.path, trust_remote_code=one.trust_remote_code, partial=shard is not None)
 
 

@@ -19,10 +19,10 @@ from proponent.gradients.layer_rules import Block
 from proponent.gradients.model_parts import input_embedding, table_shape, word_tables
 from proponent.index.build import label_numbers
 from proponent.index.gradient_computer import GradientComputer
+from proponent.method import Gradients, Layers
 from proponent.models import Encoded, Run
 from proponent.models.former import recorded
 from proponent.models.training_trace import FOLDER as REPLAY_FOLDER
-from proponent.recipe import Recipe
 
 PROBES = 4
 """Examples that the doctor looks at: full gradients of the embedding are dense."""
@@ -62,7 +62,7 @@ class _Check:
         self.encoder = run.encoder(run.length(max_length))
         self.lengths = self.encoder.lengths(examples)
         self.model = run.load(run.checkpoints[-1])
-        self.work = GradientComputer(run, self.model, Recipe(name="check"), self.encoder)
+        self.work = GradientComputer(run, self.model, Gradients(name="check"), self.encoder)
         self.probes, self.probe_labels = self._choose()
 
     def findings(self, max_length: int | None) -> tuple[Finding, ...]:
@@ -97,7 +97,7 @@ class _Check:
 
     def _layers(self) -> list[Finding]:
         """Gradients of every layer that there is a rule for, biases included, against autograd on one text."""
-        every = Recipe(name="check", layer="layers", layers=("all",), biases=True)
+        every = Gradients(name="check", gradient=Layers(names=("all",), biases=True))
         work = GradientComputer(self.run, self.model, every, self.encoder)
         assert work.layers is not None
         blocks, cuts = work.layers.choice.blocks, work.layers.projection.cuts
@@ -159,7 +159,7 @@ class _Check:
 
     def _dense(self, gradient: Gradient, row: int) -> Float[np.ndarray, "v d"]:
         one = gradient.example(row)
-        dense = np.zeros(table_shape(self.model, decoding=self.run.info.kind == "seq2seq"), dtype=np.float64)
+        dense = np.zeros(table_shape(self.model, decoding=self.run.task.decodes), dtype=np.float64)
         if one.rows is not None:
             np.add.at(dense, one.rows.ids, one.rows.rows)
         if one.head is not None:
@@ -169,11 +169,11 @@ class _Check:
     def _loss(self, model: nn.Module, row: int) -> Tensor:
         batch = self.encoder.collate([self.probes[row]], [self.probe_labels[row]])
         logits = cast("Any", model)(**batch.inputs).logits
-        return batch.task(self.run.info.kind).losses(logits).sum()
+        return self.run.task.objective(batch).losses(logits).sum()
 
     def _tables(self, model: nn.Module) -> list[Tensor]:
         """The table of the word embedding; of an encoder-decoder, both where they are two."""
-        return word_tables(model, decoding=self.run.info.kind == "seq2seq")
+        return word_tables(model, decoding=self.run.task.decodes)
 
     def _truth(self, row: int) -> Float[np.ndarray, "v d"]:
         """Autograd's own gradient of the whole table (a padding row is zero there by construction)."""

@@ -7,7 +7,7 @@ ProponentError
 │   ├── RunError          a folder that is not a usable training run
 │   ├── DivergedError     an iteration that runs away or cannot end
 │   └── MissingExtraError an optional package is not installed
-├── MismatchError     3   parts that do not belong together (index, run, data, recipe)
+├── MismatchError     3   parts that do not belong together (index, run, data, method)
 ├── DamagedError      4   an index whose bytes are not what was written
 └── DiskFullError    74   no space left; what is finished is kept and the build resumes
 
@@ -46,7 +46,7 @@ class MissingExtraError(InputError):
 
 
 class MismatchError(ProponentError):
-    """Parts that do not belong together: index, run, data or recipe differ."""
+    """Parts that do not belong together: index, run, data or method differ."""
 
     exit_code = 3
 

@@ -4,27 +4,30 @@
     {"kind": "gradients", "gradient": {"kind": "head"}}      or a method of one's own; what is not said has its default
     {"name": "mine", "layer": "head", ...}                   or one flat record, as version 0.1 wrote it
 
-The keys "proponent" and "tuned" tell where a file comes from and are not read.
+The keys "proponent" and "tuned" tell where a file comes from and are not read; "whence", the library's former name, is
+one of them in older files.
 """
 
 import json
 import os
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any, cast
 
+from proponent.disk import write_bytes
 from proponent.errors import InputError
 from proponent.method import METHOD, Method
 from proponent.method_fields import FIELDS, no_field
 from proponent.method_flat import is_flat
 from proponent.method_words import FLAT_DEFAULTS
 from proponent.suggest import nearest
-from proponent.tensors import write_bytes
 from proponent.version import __version__
 
 SUFFIXES = (".json", ".toml")
-ORIGIN = frozenset({"proponent", "tuned"})
-"""Keys that tell where a file comes from."""
+FORMER = "whence"
+ORIGIN = frozenset({"proponent", "tuned", FORMER})
+"""Keys that tell where a file comes from, the library's former name among them."""
 
 
 def names_a_file(method: str) -> bool:
@@ -49,6 +52,8 @@ def read_fields(path: Path) -> dict[str, Any]:
         raise InputError(f"the method file {path} is no {kind}: {error}: mend it or write it again") from error
     if not isinstance(found, dict):
         raise InputError(f"the method file {path} holds no table of fields: give FIELD: VALUE pairs")
+    if FORMER in found:
+        print(f"{path} was written under the library's former name, {FORMER}: read as it is", file=sys.stderr)  # noqa: T201 # a line for people
     fields = {str(name): value for name, value in cast("dict[Any, Any]", found).items() if name not in ORIGIN}
     _check(path, fields)
     return fields

@@ -30,6 +30,8 @@ from proponent.method import (
     RefitHead,
     Retaken,
     Similar,
+    Sum,
+    Term,
 )
 from proponent.method_fields import changed, made
 from proponent.method_files import names_a_file, read_fields
@@ -185,6 +187,17 @@ def method_of(method: str | Method, **changes: object) -> Method:
     if isinstance(method, str):
         return changed(_named(method), changes, method)
     return changed(method, changes, method.name)
+
+
+def stored_method(method: str | Method, **changes: object) -> Term:
+    """Find a method that an index holds."""
+    found = method_of(method, **changes)
+    if isinstance(found, Loop):
+        asked = METHODS[found.which].asked if found.which in METHODS else "proponent explain RUN TEXT --method NAME"
+        raise InputError(f"{found.name} is no method of an index: ask the run itself, with `{asked}`")
+    if isinstance(found, Sum):
+        raise InputError(f"{found.name} is a sum of methods, which no index holds yet: build an index for each term")
+    return found
 
 
 def _in_file(said: str) -> Method:

@@ -40,28 +40,125 @@ def step_name(number: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Text:
+    """One text: of a classifier, or all of it read by a language model.
+
+    Attributes:
+        text: the text.
+    """
+
+    text: str
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The raw texts in the order in which the tokenizer meets them."""
+        return (self.text,)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two texts that a classifier reads together.
+
+    Attributes:
+        text: the first text.
+        text_pair: the second text.
+    """
+
+    text: str
+    text_pair: str
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The raw texts in the order in which the tokenizer meets them."""
+        return (self.text, self.text_pair)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompted:
+    """A text, and the target that a language model predicts from it.
+
+    Attributes:
+        prompt: the prompt of a causal language model, the text with a gap of a masked one, or the input of an
+            encoder-decoder.
+        target: the part whose tokens count after the prompt, what stands in the gap, or the output.
+        text_pair: second text of the data; no model reads one beside a target, and encoding says so.
+    """
+
+    prompt: str
+    target: str
+    text_pair: str | None = None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The raw texts in the order in which the tokenizer meets them."""
+        return (self.prompt, self.target if self.text_pair is None else self.text_pair)
+
+
+Content = Text | Pair | Prompted
+"""What one example holds."""
+
+
+@dataclass(frozen=True, slots=True, init=False)
 class Example:
     """One row of a data set, or one query.
 
     Attributes:
         id: the user's id, or the 0-based row number as text.
         row: 0-based row of the source.
-        text: the text, or the first text of a pair, or the prompt of a causal language model.
+        content: what it holds: a text, a pair of texts, or a prompt and its target.
         label: class by name or number; None when there is none.
-        text_pair: second text of a pair (sequence classification).
-        target: the part whose tokens count (causal language model; None means the whole text), what stands in the gap
-            of the text (masked language model), or what is to be written (encoder-decoder).
     """
 
     id: str
     row: int
-    text: str
-    label: Label | None = None
-    text_pair: str | None = None
-    target: str | None = None
+    content: Content
+    label: Label | None
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002 # the name of the field
+        row: int,
+        content: Content | str,
+        label: Label | None = None,
+        text_pair: str | None = None,
+        target: str | None = None,
+    ) -> None:
+        """Make an example.
+
+        Args:
+            id: the user's id, or the 0-based row number as text.
+            row: 0-based row of the source.
+            content: what it holds, or its text; then the next arguments say of what kind it is.
+            label: class by name or number.
+            text_pair: second text.
+            target: what a language model predicts.
+        """
+        if isinstance(content, str):
+            if target is not None:
+                content = Prompted(content, target, text_pair)
+            else:
+                content = Text(content) if text_pair is None else Pair(content, text_pair)
+        object.__setattr__(self, "id", id)
+        object.__setattr__(self, "row", row)
+        object.__setattr__(self, "content", content)
+        object.__setattr__(self, "label", label)
+
+    @property
+    def text(self) -> str:
+        """The text, the first text of a pair, or the prompt."""
+        return self.content.prompt if isinstance(self.content, Prompted) else self.content.text
+
+    @property
+    def text_pair(self) -> str | None:
+        """The second text of a pair; None where there is none."""
+        return None if isinstance(self.content, Text) else self.content.text_pair
+
+    @property
+    def target(self) -> str | None:
+        """The target; None where there is none."""
+        return self.content.target if isinstance(self.content, Prompted) else None
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The raw texts in the order in which the tokenizer meets them: one, or two with a pair or a target."""
-        second = self.text_pair if self.text_pair is not None else self.target
-        return (self.text,) if second is None else (self.text, second)
+        return self.content.parts

@@ -56,14 +56,14 @@ def test_find_ten_planted_errors_fix_them_save_and_train_again(address: str, ope
         at += 1
     page.click("text=Index")
     with page.expect_download() as saved:
-        page.click("text=mended data set (CSV)")
+        page.click("text=corrected data set (CSV)")
     clicks += 2
     assert clicks <= 15
-    mended = list(csv.DictReader(io.StringIO(Path(saved.value.path()).read_text(encoding="utf-8"))))
-    fixed = [row for row in mended if row["label"] != truth[row["id"]]["label"]]
+    corrected = list(csv.DictReader(io.StringIO(Path(saved.value.path()).read_text(encoding="utf-8"))))
+    fixed = [row for row in corrected if row["label"] != truth[row["id"]]["label"]]
     assert len(fixed) == 10
     assert all(row["label"] == truth[row["id"]]["true_label"] for row in fixed)
-    out = demo / "mended.csv"
+    out = demo / "corrected.csv"
     subprocess.run(
         [sys.executable, "-m", "proponent.cli", "apply", str(demo / "demo.index"), "--out", str(out)], check=True
     )

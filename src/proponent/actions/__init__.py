@@ -1,1 +1,49 @@
-"""What people do with scores: label errors, decisions, and the data set that follows."""
+"""Actions on an index: label errors, decisions, the corrected data set; the table of those with a page of their own.
+
+A new action is a module with a function `report`, the template of the page that it returns, and a row of the table.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+
+from proponent.errors import InputError
+from proponent.store import Plan, Store
+from proponent.suggest import nearest
+from proponent.views import Page
+
+
+@dataclass(frozen=True)
+class Action:
+    """A row of the table: `module.report(store)` makes the page, whose class names its template."""
+
+    name: str
+    title: str
+    module: str
+    needs: frozenset[str] = frozenset()
+
+    def missing(self, plan: Plan) -> str:
+        """Why an index does not allow this action; empty if it does."""
+        no_labels = "labels" in self.needs and plan.label_names is None
+        return "this index is of a language model: there are no labels to check" if no_labels else ""
+
+    def report(self, store: Store) -> Page:
+        """Carry the action out."""
+        problem = self.missing(store.plan)
+        if problem:
+            raise InputError(problem)
+        return import_module(self.module).report(store)
+
+
+ROWS = (
+    Action("label-errors", "Suspected label errors", "proponent.actions.label_errors", needs=frozenset({"labels"})),
+)  # fmt: skip
+ACTIONS = {one.name: one for one in ROWS}
+
+
+def action(name: str) -> Action:
+    """Find an action."""
+    if name not in ACTIONS:
+        raise InputError(
+            f"no action is called {name[:60]!r}{nearest(name[:60], ACTIONS)}: there are {', '.join(ACTIONS)}"
+        )
+    return ACTIONS[name]

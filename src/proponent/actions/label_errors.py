@@ -15,7 +15,7 @@ from proponent.data import write_csv
 from proponent.errors import InputError
 from proponent.gradients.forms import Dense, Rows
 from proponent.gradients.gradient import Gradient
-from proponent.method_to_flat import as_term
+from proponent.method import Gradients, Layers, Logit, similarity_of
 from proponent.preconditioners.base import preconditioners_of
 from proponent.store import Store
 from proponent.views import LabelReport, Suspect
@@ -32,13 +32,18 @@ RANKINGS: dict[Ranking, str] = {
 """Rankings of suspected label errors, in words."""
 
 
+def report(store: Store) -> LabelReport:
+    """The action of the table: the default ranking."""
+    return label_errors(store)
+
+
 def label_errors(store: Store, ranking: Ranking = "mean-probability") -> LabelReport:
     """Rank the training examples by how suspect their labels are."""
     # `label_score` lies in [0, 1] and low is suspect: the mean over the checkpoints of the given label's probability;
     # for the loss rankings exp(-loss), its geometric mean; for the others the rank divided by the number of examples.
     # `predicted_label` is the class of largest mean probability over the checkpoints. Flags follow `confident_errors`.
-    names = store.plan.label_names
-    if names is None:
+    names = store.plan.labels.names
+    if not names:
         raise InputError("this index is of a language model: there are no labels to check")
     judged = judge(store)
     suspicion = _suspicion(store, ranking)
@@ -62,10 +67,11 @@ def label_errors(store: Store, ranking: Ranking = "mean-probability") -> LabelRe
 
 
 def _ties(store: Store, ranking: Ranking) -> tuple[str, ...]:
-    recipe = store.plan.recipe
-    if ranking != "self-influence" or recipe.similarity == "dot" or recipe.preconditioner != "none":
+    method = store.plan.term
+    cosine = isinstance(method, Gradients) and method.scales_queries and method.preconditioner("elementwise") is None
+    if ranking != "self-influence" or not cosine:
         return ()
-    return (f"under {recipe.name} every example scores the same on itself, as a cosine: choose another ranking",)
+    return (f"under {method.name} every example scores the same on itself, as a cosine: choose another ranking",)
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class LabelVerdicts:
 
 def judge(store: Store) -> LabelVerdicts:
     """Judge every label by the probabilities that the index keeps."""
-    if store.plan.label_names is None:
+    if not store.plan.labels:
         raise InputError("this index is of a language model: there are no labels to check")
     means, given = store.features["mean_probabilities"], store.features["labels"]
     valid = np.flatnonzero(store.alive)
@@ -141,7 +147,7 @@ def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, " n"]:
     # support(i) = sum over checkpoints of weight * factor(i) * (sum of all gradients - own) . own gradient.
     # Embedding rows are summed by token; the vectors of other layers are summed as they are.
     _refuse_unlike(store)
-    total, method = np.zeros(store.n), as_term(store.plan.recipe)
+    total, method = np.zeros(store.n), store.plan.term
     dividing = [one for one in preconditioners_of(method) if one.stage == "elementwise"]
     for checkpoint in store.plan.checkpoints:
         step = checkpoint.step
@@ -167,17 +173,18 @@ class _Sums:
 
 def _refuse_unlike(store: Store) -> None:
     """Refuse an index whose scores are not plain products of what it keeps of two training examples."""
-    plan, recipe = store.plan, store.plan.recipe
-    linear = recipe.curvature == recipe.solver == "none" and recipe.measure == "loss" and recipe.refit is None
-    kept = recipe.layer in {"embedding", "layers"} and recipe.synonym_threshold is None
-    if not (linear and kept) or (recipe.layer == "embedding" and plan.tied and plan.embedding_path != "input"):
+    method = store.plan.term
+    if not isinstance(method, Gradients) or isinstance(method.objective, Logit) or method.prepare is not None:
+        raise _unlike(store)
+    kept = isinstance(method.gradient, Layers) or (store.plan.by_token and similarity_of(method) is None)
+    if not kept or method.preconditioner("query") is not None:
         raise _unlike(store)
 
 
 def _unlike(store: Store) -> InputError:
     return InputError(
         "this ranking needs plain products of gradients, of embeddings that meet on equal tokens alone or of other "
-        f"layers, and this index of {store.plan.recipe.name} has others: use --ranking mean-probability"
+        f"layers, and this index of {store.plan.method.name} has others: use --ranking mean-probability"
     )
 
 
@@ -238,7 +245,8 @@ def _squares(dense: Dense) -> Float[np.ndarray, " m"]:
 
 def _query_scale(store: Store, kept: Gradient) -> Float[np.ndarray, " m"] | float:
     """1 / norm of each gradient as a query, where the method compares directions."""
-    if store.plan.recipe.similarity == "dot":
+    method = store.plan.term
+    if not (isinstance(method, Gradients) and method.scales_queries):
         return 1.0
     squares: Float[np.ndarray, " m"] = np.zeros(len(kept))
     if kept.rows is not None:

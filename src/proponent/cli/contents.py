@@ -31,7 +31,7 @@ def contents(store: "Store") -> dict[str, Any]:
         "coverage": store.coverage,
         "format": manifest.format,
         "generation": manifest.generation,
-        "method": plan.recipe.name,
+        "method": plan.method.name,
         "embedding_path": plan.embedding_path,
         "run": plan.run,
         "max_length": plan.max_length,

@@ -139,12 +139,12 @@ def index(
     named = options.columns(text_column, pair_column, label_column, id_column, target_column, source_column)
     opened = Run.from_pretrained(run, tokenizer=tokenizer, trust_remote_code=trust_remote_code)
     method = options.settled(method, opened, steps, second_moment, quiet=quiet)
-    recipe = options.recipe(method, path, unit_norm, weights, loss, top, top_by, layers, project, fields)
+    made = options.method_of(method, path, unit_norm, weights, loss, top, top_by, layers, project, fields)
     built = build(
         opened,
         options.read_data(data, named, split, revision, quiet=quiet, allow_empty=allow_empty),
         out,
-        recipe,
+        made,
         queries=None if queries is None else options.read_data(queries, named, quiet=quiet),
         columns=named,
         **settings,

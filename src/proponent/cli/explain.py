@@ -177,12 +177,12 @@ def check(
 
 def methods(as_json: Json = False) -> None:
     """List the methods with their papers, costs and needs."""
-    from proponent.methods import LOOPS, METHODS
+    from proponent.method_table import METHODS
     from proponent.views.tables import print_table
 
     content = [
         {"method": name, "summary": one.summary, "cost": one.cost, "needs": one.needs, "paper": one.paper}
-        for name, one in [*METHODS.items(), *LOOPS.items()]
+        for name, one in METHODS.items()
     ]
     rows = [(one["method"], one["summary"], one["cost"], one["needs"]) for one in content]
     papers = {paper: [one["method"] for one in content if one["paper"] == paper] for paper in _papers(content)}

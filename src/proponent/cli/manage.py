@@ -78,8 +78,8 @@ def plan(
     examples = options.read_data(data, named, split, revision, quiet=quiet, allow_empty=allow_empty)
     opened = Run.from_pretrained(run, tokenizer=tokenizer, trust_remote_code=trust_remote_code)
     method = options.settled(method, opened, steps, second_moment, quiet=quiet)
-    recipe = options.recipe(method, path, unit_norm, weights, loss, top, top_by, layers, project, fields)
-    foreseen = forecast(opened, examples, recipe, Options(quiet=quiet, **settings))
+    made = options.method_of(method, path, unit_norm, weights, loss, top, top_by, layers, project, fields)
+    foreseen = forecast(opened, examples, made, Options(quiet=quiet, **settings))
     title = f"{method} of {data}: {foreseen.n:,} examples, {foreseen.checkpoints} checkpoints"
     for note in foreseen.notes:
         hint(note, quiet=quiet)
@@ -264,7 +264,7 @@ def _way_out(index: Path, verdict: "Verdict") -> str:
         return "restore the files from a copy, or build the index again"
     if manifest.generation > 1 or PLAN in {one.file for one in verdict.damage}:
         return f"restore the files from a copy: only a first build of format {FORMAT} can be computed again"
-    words = ["proponent", "index", plan.run, plan.source.data, "--out", str(index), "--method", plan.recipe.name]
+    words = ["proponent", "index", plan.run, plan.source.data, "--out", str(index), "--method", plan.method.name]
     return f"{shlex.join([*words, '--repair'])} (and the other options of the first build)"
 
 

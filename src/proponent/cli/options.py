@@ -1,9 +1,10 @@
 """Options that several commands share, and how what was typed becomes what the library takes."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,8 +15,8 @@ from proponent.suggest import nearest
 if TYPE_CHECKING:
     from proponent.data import Columns, Examples
     from proponent.index.grouping import Aggregate
+    from proponent.method import Term
     from proponent.models import Run
-    from proponent.recipe import Recipe
     from proponent.search import Where
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -46,7 +47,7 @@ TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run 
 Method = Annotated[
     str | None,
     typer.Option(
-        help="A name of `proponent methods`, or a recipe file of `proponent tune`; by default what measures best of "
+        help="A name of `proponent methods`, or a method file of `proponent tune`; by default what measures best of "
         "what the run allows: grad-cos for a classifier fine-tuned from a pretrained model, tracin-we-adam-unit for "
         "another one with recorded second moments, else tracin-we."
     ),
@@ -122,7 +123,7 @@ def read_data(
     return examples
 
 
-def recipe(
+def method_of(
     method: str,
     path: str | None,
     unit_norm: bool | None,
@@ -133,9 +134,10 @@ def recipe(
     layers: str | None = None,
     project: str | None = None,
     fields: list[str] | None = None,
-) -> "Recipe":
+) -> "Term":
     """Find a method and change what the options change."""
-    from proponent.methods import recipe_of
+    from proponent.method_table import stored_method
+    from proponent.method_words import NAMED_NONE
 
     changes = {"path": path, "unit_norm": unit_norm, "weights": weights, "loss": loss, "top": top, "top_by": top_by}
     given: dict[str, object] = {name: value for name, value in changes.items() if value is not None}
@@ -146,15 +148,13 @@ def recipe(
         if not equals or not name.strip():
             raise InputError(f"--set {one!r}: give FIELD=VALUE, such as damping=0.01")
         field = name.strip().replace("-", "_")
-        given[field] = "none" if value.strip().lower() == "none" and field in _named_none() else _plain(value)
-    return recipe_of(method, **given)
-
-
-def _named_none() -> set[str]:
-    """Fields of a recipe where none is a choice by that name, and not the absence of one."""
-    from proponent.recipe import Recipe
-
-    return {name for name, field in Recipe.model_fields.items() if "none" in get_args(field.annotation)}
+        given[field] = "none" if value.strip().lower() == "none" and field in NAMED_NONE else _plain(value)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FutureWarning)
+        found = stored_method(method, **given)
+    for one in caught:
+        hint(str(one.message), quiet=False)
+    return found
 
 
 def _plain(text: str) -> object:

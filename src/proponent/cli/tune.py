@@ -22,7 +22,7 @@ Groups = Annotated[str, typer.Option("--layers", help="Groups (or patterns) of l
 def tune(
     run: options.RunFolder,
     data: Data,
-    out: Annotated[Path, typer.Option(help="Recipe file that `proponent index --method FILE` takes.")] = Path(
+    out: Annotated[Path, typer.Option(help="Method file that `proponent index --method FILE` takes.")] = Path(
         "tuned.json"
     ),
     methods: Methods = "tracin-we,tracin-we-topk,tracin-we-adam+unit-norm,tracin-layers,grad-cos,datainf",
@@ -52,7 +52,7 @@ def tune(
 ) -> None:
     """Pick layers, method and aggregation for a model: plant label noise in a copy, train once, see what finds it."""
     if out.suffix.lower() != ".json":
-        raise InputError(f"--out {out}: a recipe is written as JSON: name a file that ends in .json")
+        raise InputError(f"--out {out}: a method is written as JSON: name a file that ends in .json")
     for path in (out, *(pages or ())):
         options.usable(path, "--out" if path is out else "--report")
     which = options.choice("--count", count, ("correct", "all"))
@@ -64,20 +64,25 @@ def tune(
     request = prepared(run, tokenizer, trust_remote_code, examples, asked, cache, changes_of(settings), sizes)
     from proponent.evaluate.experiment import with_noise
     from proponent.evaluate.tuning import tune as run_tuning
-    from proponent.methods.files import write_recipe
+    from proponent.method import METHOD
+    from proponent.method_files import write_method
 
     subject, wrong = with_noise(request, noise)
     found = run_tuning(subject, wrong, _listed(methods), _listed(groups), correct_only=which == "correct")
-    write_recipe(out, found.recipe, found.description)
+    write_method(out, found.method, found.description)
     for path in pages or ():
         write_page(found.page, path)
-    content = {"recipe_file": str(out), "recipe": found.recipe.model_dump(mode="json"), "tuned": found.description}
+    content = {
+        "method_file": str(out),
+        "method": METHOD.dump_python(found.method, mode="json"),
+        "tuned": found.description,
+    }
     show(as_json, lambda: found.page.to_dict() | content, lambda: _print(found.page))
-    hint(f"the recipe: {out}; proponent index RUN DATA --out INDEX --method {out}", quiet=quiet)
+    hint(f"the method: {out}; proponent index RUN DATA --out INDEX --method {out}", quiet=quiet)
 
 
 def _print(page: "EvaluationReport") -> None:
-    """One line per recipe: the rules beside each other, the interval of the best; the page has all intervals."""
+    """One line per method: the rules beside each other, the interval of the best; the page has all intervals."""
     from proponent.views.tables import print_table
 
     rows: list[tuple[str, ...]] = []
@@ -95,7 +100,7 @@ def _print(page: "EvaluationReport") -> None:
                 one.verdict.partition(" (")[0],
             )
         )
-    columns = ("recipe", "mean", "rank", "vote", "of the best", "NDR@30%", "beats control?")
+    columns = ("method", "mean", "rank", "vote", "of the best", "NDR@30%", "beats control?")
     told = [f"{name}: {value}" for name, value in page.facts]
     told.append("the intervals of every rule and of the gaps to the best control: --json, or --report FILE")
     print_table(Console(), page.title, columns, rows, [page.said, *told, *page.notes])

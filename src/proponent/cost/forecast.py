@@ -26,18 +26,15 @@ from proponent.errors import DataError, InputError
 from proponent.gradients.forms import Rows
 from proponent.gradients.gradient import Gradient
 from proponent.index.gradient_computer import GradientComputer
-from proponent.index.layer_vectors import settled
+from proponent.index.model_check import check_model
 from proponent.index.options import DEFAULTS, Options
 from proponent.index.planning import batches, chosen, label_numbers, plan_segments, shard_of
 from proponent.index.stored_columns import stored_columns
 from proponent.index.worker import KEPT_BYTES
-from proponent.method import Gradients, Method
-from proponent.method_to_flat import as_term, to_flat
+from proponent.method import Gradients, Term
 from proponent.models import Masks, Run, encoded_bytes
-from proponent.preconditioners.base import Cost, ModelFacts, fitters_of
-from proponent.preconditioners.batches import StoredBatch, layer_shapes
+from proponent.preconditioners.batches import StoredBatch
 from proponent.processes import memory
-from proponent.recipe import Recipe
 from proponent.store.rows import decode_arrays
 
 StageName = Literal["tokenize", "load", "gradients", "tables", "curvature", "postings", "seal"]
@@ -114,7 +111,7 @@ class Forecast:
 def forecast(
     run: Run,
     examples: Examples,
-    method: Method | Recipe,
+    method: Term,
     options: Options = DEFAULTS,
     *,
     folder: Path = Path(),
@@ -152,23 +149,23 @@ class _BatchPlan:
 
 class _Forecaster:
     def __init__(
-        self, run: Run, examples: Examples, method: Method | Recipe, options: Options, scratch: Path, budget: float
+        self, run: Run, examples: Examples, method: Term, options: Options, scratch: Path, budget: float
     ) -> None:
-        term = as_term(method)
         self.run, self.examples, self.options = run, examples, options
         self.labels: list[int] = []
         self.labelling = timed(lambda: self.labels.extend(label_numbers(run, examples)))
-        self.checkpoints = chosen(run, options.steps, to_flat(term))
-        self.encoder = run.encoder(run.length(options.max_length), Masks.of(to_flat(term)))
+        self.checkpoints = chosen(run, options.steps, method)
+        self.encoder = run.encoder(run.length(options.max_length), Masks.of(method))
         self.sample, self.lengths = self._counted()
         parquet_bytes({"warm": [1]})  # what it imports is neither timed nor left out of the memory
         model, self.loading = self._loaded()
         self.held = memory()
-        self.method = settled(term, run, model)
+        checked = check_model(method, run, model, self.checkpoints, options, queries=False)
+        self.method, self.fitters = checked.method, checked.fitters
         self.scaled = isinstance(self.method, Gradients) and self.method.scales_train
         work = GradientComputer(run, model, self.method, self.encoder, pooled=True)
         self.by_token, self.table = work.spec.by_token, work.table
-        self.costs = self._costs(work)
+        self.costs = [one.cost(checked.facts) for one in self.fitters]
         lengths = self._all_lengths()
         width = self.table[1] if work.layers is None else work.layers.width(self.table[1], lengths)
         self.cuts = plan_segments(lengths, width, options.segment_rows, 0)
@@ -181,17 +178,6 @@ class _Forecaster:
         self.shard, self.laying = self.bench.shard()
         self.disk = measure_disk(scratch)
         self.scatter = measure_scatter(scratch, self.shard, self.disk) if self.by_token else None
-
-    def _costs(self, work: GradientComputer) -> list[Cost]:
-        """What is fitted besides, once nothing of it is missing."""
-        names, shapes = self.run.label_names, () if work.layers is None else layer_shapes(work.layers.planned())
-        classes = None if names is None else len(names)
-        facts = ModelFacts(classes, self.table, work.spec.head, shapes, self.checkpoints, self.options)
-        self.fitters = fitters_of(self.method)
-        for one in self.fitters:
-            if one.stage != "query":  # queries are given to a build alone
-                one.check(facts)
-        return [one.cost(facts) for one in self.fitters]
 
     def whole(self) -> Forecast:
         c, kept, once = len(self.checkpoints), self._over("tokens", "kept"), self._once()

@@ -1,31 +1,23 @@
 """The door of pyarrow: Arrow and Parquet, those of the user and those that proponent writes."""
 
-# pyright: reportMissingTypeStubs=false
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.ipc
-import pyarrow.parquet
 from jaxtyping import Shaped
 
+from proponent.data.columns import Column, pack_numbers
 from proponent.data.disk import BLOCK_BYTES, first_bytes, is_packed, read_bytes
-from proponent.data.packed import ArrowColumn
 from proponent.data.table import RawTable, check_names, short
+from proponent.data.untyped import ipc, pa, parquet
 from proponent.disk import write_stream
 from proponent.errors import DataError
 
-# pyarrow ships no types
-_pa: Any = pyarrow
-_ipc: Any = pyarrow.ipc
-_parquet: Any = pyarrow.parquet
-
-_UNREADABLE = (_pa.ArrowException, OSError, ValueError, KeyError, TypeError, EOFError, OverflowError)
+UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, EOFError, OverflowError)
 
 
 _STRETCH = 4096
@@ -34,36 +26,36 @@ _STRETCH = 4096
 
 def is_arrow_table(source: object) -> bool:
     """Tell whether an object is a pyarrow Table."""
-    return isinstance(source, _pa.Table)
+    return isinstance(source, pa.Table)
 
 
-def table_of_arrow(arrow: Any, name: str) -> RawTable:
+def table_of_arrow(arrow: Any, name: str, schema: Any = None) -> RawTable:
     """Wrap an Arrow table; its memory is shared, and values become Python objects when they are asked for."""
     names = check_names(name, list(arrow.column_names))
-    classes = _class_labels(arrow.schema.metadata)
 
     def get(column: str) -> Sequence[object]:
         return checked_column(name, column, arrow.column(column))
 
-    return RawTable(name, int(arrow.num_rows), names, get, class_names=classes.get)
+    return RawTable(name, int(arrow.num_rows), names, get, classes=_class_labels(arrow.schema), schema=schema)
 
 
-def checked_column(name: str, column: str, data: Any) -> ArrowColumn:
+def checked_column(name: str, column: str, data: Any) -> Column:
     """Take a column of Arrow memory that somebody else filled."""
-    data = _pa.array(data) if hasattr(data, "__arrow_array__") else data
+    data = pa.array(data) if hasattr(data, "__arrow_array__") else data
     try:
         data.validate(full=True)
-    except _pa.ArrowException as error:
+    except pa.ArrowException as error:
         raise DataError(
-            f"{name}: column {short(column)} holds bytes that are no {data.type} ({_first_line(error)}): write it again"
+            f"{name}: column {short(column)} holds bytes that are no {data.type} ({first_line(error)}): write it again"
         ) from error
-    return ArrowColumn(data)
+    return Column(data)
 
 
 # names of the ClassLabel columns from the note that `datasets` leaves in a schema; other notes are not ours
-def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, tuple[str, ...]]:
+def _class_labels(schema: Any) -> dict[str, tuple[str, ...]]:
+    notes: dict[bytes, bytes] = schema.metadata or {}
     try:
-        features: dict[str, Any] = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        features: dict[str, Any] = json.loads(notes[b"huggingface"])["info"]["features"]
         classes = {column: feature for column, feature in features.items() if feature.get("_type") == "ClassLabel"}
         return {column: tuple(map(str, feature["names"])) for column, feature in classes.items()}
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -75,38 +67,38 @@ def read_user_parquet(path: Path) -> RawTable:
     name = str(path)
     try:
         # the file stays open: a column that is asked for later comes from the same file
-        file = _parquet.ParquetFile(
+        file = parquet.ParquetFile(
             _opened(path), page_checksum_verification=True, buffer_size=BLOCK_BYTES, pre_buffer=False
         )
         schema, rows = file.schema_arrow, int(file.metadata.num_rows)
-    except _UNREADABLE as error:
-        raise DataError(f"{name}: not a readable Parquet file ({_first_line(error)})") from error
+    except UNREADABLE as error:
+        raise DataError(f"{name}: not a readable Parquet file ({first_line(error)})") from error
     names = check_names(name, list(schema.names))
 
     def get(column: str) -> Sequence[object]:
         try:
             batches = file.iter_batches(_STRETCH, columns=[column], use_threads=False)
-            data = _pa.chunked_array([_fitted(one.column(column)) for one in batches], type=schema.field(column).type)
-        except _UNREADABLE as error:
-            raise DataError(f"{name}: not a readable Parquet file ({_first_line(error)})") from error
+            data = pa.chunked_array([_fitted(one.column(column)) for one in batches], type=schema.field(column).type)
+        except UNREADABLE as error:
+            raise DataError(f"{name}: not a readable Parquet file ({first_line(error)})") from error
         return checked_column(name, column, data)
 
-    return RawTable(name, rows, names, get, class_names=_class_labels(schema.metadata).get)
+    return RawTable(name, rows, names, get, classes=_class_labels(schema), schema=schema)
 
 
 # text as it is unpacked lies in buffers that grew by doubling: move it into buffers of its size
 def _fitted(array: Any) -> Any:
-    if array.type not in (_pa.string(), _pa.large_string()):
+    if array.type not in (pa.string(), pa.large_string()):
         return array
-    buffers = [None if buffer is None else _pa.py_buffer(bytes(buffer)) for buffer in array.buffers()]
-    return _pa.Array.from_buffers(array.type, len(array), buffers, offset=array.offset)
+    buffers = [None if buffer is None else pa.py_buffer(bytes(buffer)) for buffer in array.buffers()]
+    return pa.Array.from_buffers(array.type, len(array), buffers, offset=array.offset)
 
 
 def _opened(path: Path) -> Any:
     if is_packed(path):
-        return _pa.BufferReader(read_bytes(path))
+        return pa.BufferReader(read_bytes(path))
     first_bytes(path)  # refuses what is missing or empty
-    return _pa.OSFile(str(path))
+    return pa.OSFile(str(path))
 
 
 def read_user_arrow(path: Path) -> RawTable:
@@ -115,17 +107,26 @@ def read_user_arrow(path: Path) -> RawTable:
     try:
         if is_packed(path):
             data = read_bytes(path)
-            first, source = data[:8], _pa.BufferReader(data)
+            first, source = data[:8], pa.BufferReader(data)
         else:
-            first, source = first_bytes(path), _pa.memory_map(str(path))
-        with (_ipc.open_file if first.startswith(b"ARROW1") else _ipc.open_stream)(source) as reader:
-            return table_of_arrow(reader.read_all(), str(path))
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: not a readable Arrow file ({_first_line(error)})") from error
+            first, source = first_bytes(path), pa.memory_map(str(path))
+        with (ipc.open_file if first.startswith(b"ARROW1") else ipc.open_stream)(source) as reader:
+            return table_of_arrow(reader.read_all(), str(path), reader.schema)
+    except UNREADABLE as error:
+        raise DataError(f"{path}: not a readable Arrow file ({first_line(error)})") from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Say in one line what pyarrow says in several."""
     return short(str(error).split("\n", 1)[0], limit=120)
+
+
+def arrow_table(name: str, columns: Mapping[str, Sequence[object] | Shaped[np.ndarray, "n *more"]]) -> Any:
+    """Make an Arrow table of columns; `name` is what messages call it."""
+    lengths = {column: len(values) for column, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"{name}: the columns have different lengths {lengths}")
+    return pa.table({column: _to_arrow(column, values) for column, values in columns.items()})
 
 
 def write_parquet(
@@ -135,56 +136,32 @@ def write_parquet(
     replace: bool = True,
 ) -> None:
     """Write a table with a checksum on every page, packed with zstd."""
-    lengths = {name: len(values) for name, values in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise DataError(f"{os.fspath(path)}: the columns have different lengths {lengths}")
-    arrow = _pa.table({name: _to_arrow(name, values) for name, values in columns.items()})
-    write_arrow(Path(path), arrow, replace=replace)
+    write_arrow(Path(path), arrow_table(os.fspath(path), columns), replace=replace)
 
 
 def write_arrow(path: Path, arrow: Any, *, replace: bool = True) -> None:
     """Write an Arrow table as Parquet."""
-
-    def fill(file: IO[bytes]) -> None:
-        _parquet.write_table(arrow, file, compression="zstd", write_page_checksum=True)
-
-    write_stream(path, fill, replace=replace)
+    write_stream(path, lambda file: fill_parquet(file, arrow), replace=replace)
 
 
-def read_native(name: str) -> Any | None:
-    """Read a user's Parquet or Arrow file as an Arrow table, kinds and notes of its columns kept; None for others."""
-    path, kind = Path(name), name.lower().removesuffix(".gz")
-    if not kind.endswith((".parquet", ".arrow")) or not path.is_file():
-        return None
-    try:
-        if kind.endswith(".parquet"):
-            return _parquet.ParquetFile(_opened(path), page_checksum_verification=True).read()
-        data = read_bytes(path)
-        opened = _ipc.open_file if data.startswith(b"ARROW1") else _ipc.open_stream
-        with opened(_pa.BufferReader(data)) as reader:
-            return reader.read_all()
-    except _UNREADABLE as error:
-        raise DataError(f"{name}: not a readable Parquet or Arrow file ({_first_line(error)})") from error
+def fill_parquet(sink: Any, arrow: Any, group: int | None = None) -> None:
+    """Write an Arrow table as Parquet to an open file, `group` rows in a row group."""
+    parquet.write_table(arrow, sink, compression="zstd", write_page_checksum=True, row_group_size=group)
 
 
-def arrow_rows(columns: Any, rows: Sequence[int], changed: str, changes: Mapping[int, object]) -> Any:
-    """Take rows of an Arrow table, or of columns as they were read, with changes to one column."""
-    native = isinstance(columns, _pa.Table)
-    names: list[str] = list(columns.column_names) if native else list(columns)
+def arrow_rows(
+    columns: Mapping[str, Sequence[Any]], schema: Any, rows: Sequence[int], changed: str, changes: Mapping[int, object]
+) -> Any:
+    """Make an Arrow table of rows of columns as they were read, with changes to one column."""
     taken: list[Any] = []
-    chosen = _pa.array(list(rows), type=_pa.int64())
-    for name in names:
-        data = columns.column(name) if native else _as_arrow(name, columns[name])
+    chosen = pack_numbers(np.asarray(rows, dtype=np.int64))
+    for name, column in columns.items():
+        data = _to_arrow(name, column)
         if name == changed and changes:
             values = [changes.get(row, value) for row, value in enumerate(data.to_pylist())]
-            data = _pa.array(values, type=data.type)
+            data = pa.array(values, type=data.type)
         taken.append(data.take(chosen))
-    return _pa.Table.from_arrays(taken, schema=columns.schema) if native else _pa.table(taken, names=names)
-
-
-def _as_arrow(name: str, values: Sequence[object]) -> Any:
-    # not pyarrow.array: it imports pandas
-    return values.__arrow_array__() if isinstance(values, ArrowColumn) else _to_arrow(name, values)
+    return pa.table(taken, names=list(columns)) if schema is None else pa.Table.from_arrays(taken, schema=schema)
 
 
 def joined_arrow(tables: Sequence[Any]) -> Any:
@@ -192,30 +169,32 @@ def joined_arrow(tables: Sequence[Any]) -> Any:
     if len(tables) == 1:
         return tables[0]
     try:
-        return _pa.concat_tables(tables, promote_options="permissive")
-    except _pa.ArrowException as error:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
         raise DataError(
-            f"the columns of the data sets do not fit into one Parquet file ({_first_line(error)}): choose .jsonl"
+            f"the columns of the data sets do not fit into one Parquet file ({first_line(error)}): choose .jsonl"
         ) from error
 
 
 def _to_arrow(name: str, values: Sequence[object] | Shaped[np.ndarray, "n *more"]) -> Any:
     try:
+        if isinstance(values, Column) and values.decode is None:
+            return values.arrow
         if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
             if values.ndim == 2 and values.shape[1] > 0:
-                return _pa.FixedSizeListArray.from_arrays(_pa.array(values.ravel()), values.shape[1])
-            return _pa.array(values)
+                return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+            return pa.array(values)
         if not isinstance(values, np.ndarray | list | tuple):  # read as it is written: never whole as Python objects
             return _in_blocks(iter(values))
-        return _pa.array(values.tolist() if isinstance(values, np.ndarray) else list(values))
-    except (_pa.ArrowException, TypeError, OverflowError, ValueError) as error:
-        raise DataError(f"column {short(name)} cannot be written to Parquet ({_first_line(error)})") from error
+        return pa.array(values.tolist() if isinstance(values, np.ndarray) else list(values))
+    except (pa.ArrowException, TypeError, OverflowError, ValueError) as error:
+        raise DataError(f"column {short(name)} cannot be written to Parquet ({first_line(error)})") from error
 
 
 def _in_blocks(values: Iterator[object]) -> Any:
     """One array out of many small ones, with the kind that the first values have."""
     blocks: list[Any] = []
     while block := list(islice(values, _STRETCH)):
-        blocks.append(_pa.array(block))
-    kind = next((one.type for one in blocks if not _pa.types.is_null(one.type)), _pa.null())
-    return _pa.chunked_array([one.cast(kind) for one in blocks], type=kind)
+        blocks.append(pa.array(block))
+    kind = next((one.type for one in blocks if not pa.types.is_null(one.type)), pa.null())
+    return pa.chunked_array([one.cast(kind) for one in blocks], type=kind)

@@ -2,14 +2,14 @@
 
 import difflib
 from array import array
-from collections.abc import Sequence
 from typing import Any
 
 from proponent.data.cells import is_blank, is_null, refuse_odd_characters
-from proponent.data.examples import Columns, Examples, Fields
+from proponent.data.columns import change_texts
+from proponent.data.examples import Columns, Examples
 from proponent.data.labels_and_ids import ids_of, labels_of, sources_of
-from proponent.data.packed import MappedColumn, blocks
 from proponent.data.table import RawTable, short
+from proponent.data.untyped import pa
 from proponent.errors import DataError
 
 _OPTIONS = {
@@ -28,17 +28,19 @@ def check(table: RawTable, columns: Columns, allow_empty: bool) -> Examples:
         has = "a header but no rows" if table.column_names else "no rows"
         raise DataError(f"{table.name}: it has {has}")
     parts = _assign(table, columns)
-    table.prepare(list(parts.values()))
     warnings = list(table.warnings)
-    texts = _texts(table, parts["text"], allow_empty, warnings)
-    pairs = _second(table, parts.get("text_pair"), "text_pair", warnings)
-    targets = _second(table, parts.get("target"), "target", warnings)
+    fields = {"text": _texts(table, parts["text"], allow_empty, warnings)}
+    for part in ("text_pair", "target"):
+        if part in parts:
+            fields[part] = _second(table, parts[part], part, warnings)
     names = table.class_names(parts["label"]) if "label" in parts else None
-    labels = labels_of(table, parts.get("label"), names, warnings)
-    ids = ids_of(table, parts.get("id"), warnings)
-    sources = sources_of(table, parts.get("source"), warnings, asked=columns.source != "source")
-    fields = Fields(ids, texts, labels, pairs, targets, sources)
-    return Examples(table, fields, columns=columns, label_names=names, warnings=tuple(warnings))
+    if "label" in parts:
+        fields["label"] = labels_of(table, parts["label"], names, warnings)
+    fields["id"] = ids_of(table, parts.get("id"), warnings)
+    if "source" in parts:
+        sources = sources_of(table, parts["source"], warnings, asked=columns.source != "source")
+        fields |= {} if sources is None else {"source": sources}
+    return Examples(table, pa.table(fields), columns=columns, label_names=names, warnings=tuple(warnings))
 
 
 # say which column plays each part: explicit names first, then default names that are there and still free
@@ -71,7 +73,7 @@ def _missing(table: RawTable, part: str, name: str) -> str:
     return f"{table.name}: no column {short(name)}; it has {shown}: name the right one with {_OPTIONS[part]}{hint}"
 
 
-def _texts(table: RawTable, column: str, allow_empty: bool, warnings: list[str]) -> Sequence[str]:
+def _texts(table: RawTable, column: str, allow_empty: bool, warnings: list[str]) -> Any:
     texts, empty = _strings(table, column, "text")
     if not empty:
         return texts
@@ -79,47 +81,34 @@ def _texts(table: RawTable, column: str, allow_empty: bool, warnings: list[str])
     if not allow_empty:
         raise DataError(f"{found}: fill or remove them, or keep them with --allow-empty (allow_empty=True)")
     warnings.append(found)
-    return MappedColumn(texts, _or_empty)
+    return texts
 
 
-def _or_empty(text: str | None) -> str:
-    return text or ""
-
-
-# read an optional text; a blank cell means that there is none, in every kind of file alike
-def _second(table: RawTable, column: str | None, part: str, warnings: list[str]) -> Sequence[str | None] | None:
-    if column is None:
-        return None
+def _second(table: RawTable, column: str, part: str, warnings: list[str]) -> Any:
     texts, missing = _strings(table, column, part)
     if part == "target" and column == part:
         warnings.append(
             f"{table.name}: column 'target' is read as the part that counts after the prompt (--target-column)"
         )
-    if not missing:
-        return texts
-    warnings.append(f"{table.name}: {len(missing)} rows have no {column} ({table.where(missing)})")
-    return MappedColumn(texts, _or_none)
+    if missing:
+        warnings.append(f"{table.name}: {len(missing)} rows have no {column} ({table.where(missing)})")
+    return texts
 
 
-def _or_none(text: str | None) -> str | None:
-    return None if is_blank(text) else text
-
-
-# a text column, null as None, and the rows in which it is blank; what is text already stays where it is
-def _strings(table: RawTable, column: str, part: str) -> tuple[Sequence[Any], "array[int]"]:
-    values: Sequence[Any] = table.get(column)
-    made: list[str | None] | None = None
+# a column of texts, and the rows in which it is blank: there a second text is None, in every kind of file alike
+def _strings(table: RawTable, column: str, part: str) -> tuple[Any, "array[int]"]:
     blank = array("q")
-    for start, block in blocks(values):
-        texts = block
-        if not all(value is None or isinstance(value, str) for value in block):
-            texts = [_string(table, column, part, row, value) for row, value in enumerate(block, start)]
-            made = list(values[:start]) if made is None else made
-        if made is not None:
-            made += texts
+
+    def checked(start: int, block: list[Any]) -> list[str | None]:
+        texts = [_string(table, column, part, row, value) for row, value in enumerate(block, start)]
         refuse_odd_characters(table, column, start, texts)
-        blank.extend(row for row, text in enumerate(texts, start) if is_blank(text))
-    return (values if made is None else made), blank
+        empty = [at for at, text in enumerate(texts) if is_blank(text)]
+        blank.extend(start + at for at in empty)
+        for at in empty:
+            texts[at] = (texts[at] or "") if part == "text" else None
+        return texts
+
+    return change_texts(table.get(column), checked), blank
 
 
 def _string(table: RawTable, column: str, part: str, row: int, value: object) -> str | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
@@ -11,18 +11,13 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Int
 
-from proponent.data.packed import BLOCK, CodedColumn, SelectedRows, select_rows
+from proponent.data.columns import BLOCK, Column, Rows, choose, select
 from proponent.data.table import RawTable, short
+from proponent.data.untyped import pa
 from proponent.types import Example, Label
 
-_PARTS = {
-    "id": "ids",
-    "text": "texts",
-    "text_pair": "pairs",
-    "label": "labels",
-    "target": "targets",
-    "source": "sources",
-}
+_SHOWN = ("id", "text", "text_pair", "target", "label")
+_PARTS = (*_SHOWN, "source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +36,6 @@ class Columns:
     source: str = "source"
 
 
-@dataclass(frozen=True, slots=True)
-class Fields:
-    """Checked values of every part, one per row of the source; None where no column plays the part."""
-
-    ids: Sequence[str]
-    texts: Sequence[str]
-    labels: Sequence[Label | None] | None
-    pairs: Sequence[str | None] | None
-    targets: Sequence[str | None] | None
-    sources: Sequence[str | None] | None
-
-
 class Examples(Sequence[Example]):
     """A sequence of `Example`; rows are kept as columns and an `Example` is made when it is asked for.
 
@@ -65,21 +48,22 @@ class Examples(Sequence[Example]):
 
     def __init__(
         self,
-        table: RawTable,
-        fields: Fields,
+        source: RawTable,
+        table: Any,
         *,
         columns: Columns,
         label_names: tuple[str, ...] | None = None,
         warnings: tuple[str, ...] = (),
-        rows: "range | Int[np.ndarray, ' n'] | None" = None,
+        rows: Rows | None = None,
     ) -> None:
-        self.name = table.name
+        self.name = source.name
         self.columns = columns
         self.label_names = label_names
         self.warnings = warnings
-        self._table = table
-        self._fields = fields
-        self._rows = range(table.rows) if rows is None else rows
+        self._source = source
+        self._table = table  # a pyarrow.Table of the checked parts, a row per row of the source
+        self._parts = {name: Column(table.column(name)) for name in table.column_names}
+        self._rows = range(source.rows) if rows is None else rows
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -94,30 +78,24 @@ class Examples(Sequence[Example]):
     def __getitem__(self, index: int | slice) -> "Example | Examples":
         if isinstance(index, slice):
             return self._of(self._rows[index])
-        fields, row = self._fields, int(self._rows[operator.index(index)])
-        return Example(
-            id=fields.ids[row],
-            row=row,
-            text=fields.texts[row],
-            label=None if fields.labels is None else fields.labels[row],
-            text_pair=None if fields.pairs is None else fields.pairs[row],
-            target=None if fields.targets is None else fields.targets[row],
-        )
+        row = int(self._rows[operator.index(index)])
+        values: dict[str, Any] = {name: column[row] for name, column in self._parts.items()}
+        shown: list[Any] = [values.get(name) for name in _SHOWN]
+        return _example(row, *shown)
 
     def __iter__(self) -> Iterator[Example]:
+        for rows, values in self._blocks():
+            yield from map(_example, map(int, rows), *values)
+
+    def _blocks(self) -> Iterator[tuple[Rows, list[Iterable[Any]]]]:
+        """Some rows at a time: id, text, text_pair, target and label of each."""
         for start in range(0, len(self), BLOCK):
-            yield from self._made(self._rows[start : start + BLOCK])
+            rows = self._rows[start : start + BLOCK]
+            columns = (self._parts.get(name) for name in _SHOWN)
+            yield rows, [repeat(None) if column is None else list(column.take(rows)) for column in columns]
 
-    def _made(self, rows: "range | Int[np.ndarray, ' m']") -> Iterator[Example]:
-        """Make the examples of some rows of the source."""
-        fields, none = self._fields, repeat(None)
-        ids, texts = select_rows(fields.ids, rows), select_rows(fields.texts, rows)
-        others = (fields.labels, fields.pairs, fields.targets)
-        labels, pairs, targets = (none if column is None else select_rows(column, rows) for column in others)
-        return map(Example, ids, map(int, rows), texts, labels, pairs, targets)
-
-    def _of(self, rows: "range | Int[np.ndarray, ' m']") -> "Examples":
-        return Examples(self._table, self._fields, columns=self.columns, label_names=self.label_names, rows=rows)
+    def _of(self, rows: Rows) -> "Examples":
+        return Examples(self._source, self._table, columns=self.columns, label_names=self.label_names, rows=rows)
 
     def subset(self, rows: "Sequence[int] | Int[np.ndarray, ' n']") -> "Examples":
         """Choose some of the examples; they keep their id and their row of the source."""
@@ -125,8 +103,7 @@ class Examples(Sequence[Example]):
         wrong = chosen[(chosen < 0) | (chosen >= len(self))]
         if len(wrong):
             raise IndexError(f"{self.name}: no row {wrong[0]}, it has {len(self)}")
-        mine = self._rows
-        return self._of(mine.start + mine.step * chosen if isinstance(mine, range) else mine[chosen])
+        return self._of(choose(self._rows, chosen))
 
     @property
     def ids(self) -> list[str]:
@@ -152,31 +129,34 @@ class Examples(Sequence[Example]):
         """Give one part of all examples without making Python objects of it."""
         if name not in _PARTS:
             raise KeyError(f"no part {short(name)}; there are {', '.join(_PARTS)}")
-        column = getattr(self._fields, _PARTS[name])
-        if column is None:
-            return CodedColumn(np.zeros(len(self), dtype=np.int32), (None,))
-        whole = isinstance(self._rows, range) and self._rows == range(len(column))
-        return column if whole else SelectedRows(column, self._rows)
+        if name not in self._parts:
+            return Column(pa.nulls(len(self)))
+        return self._parts[name].take(self._rows)
 
     @property
     def column_names(self) -> tuple[str, ...]:
         """Every column of the source, in its order, those that play no part included."""
-        return self._table.column_names
+        return self._source.column_names
 
     def column(self, name: str) -> list[object]:
         """Give the values of any column of the source as they were read (a ClassLabel gives its numbers)."""
         if name not in self.column_names:
             raise KeyError(f"{self.name}: no column {short(name)}; it has {', '.join(map(short, self.column_names))}")
-        return list(SelectedRows(self._table.get(name), self._rows))
+        return list(select(self._source.get(name), self._rows))
 
     def as_read(self, name: str) -> Sequence[Any]:
         """Give a column of the whole source as it was read, without making Python objects of it."""
-        return self._table.get(name)
+        return self._source.get(name)
+
+    @property
+    def schema(self) -> Any:
+        """Kinds and notes of the columns of a Parquet or Arrow file as pyarrow tells them; None for other sources."""
+        return self._source.schema
 
     @property
     def label_column(self) -> str:
         """The column that the labels were read from; empty where there is none."""
-        return "" if self._fields.labels is None else self.columns.label
+        return self.columns.label if "label" in self._parts else ""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -185,19 +165,22 @@ class Examples(Sequence[Example]):
         # its text, so that the number 1 of a JSON file equals the "1" of a CSV file.
         # The first bytes are those of every index and decision on disk: they never change.
         digest = hashlib.sha256(b"whence examples 1\n")
-        for start in range(0, len(self), BLOCK):
-            digest.update(b"".join(map(_spelled, self._made(self._rows[start : start + BLOCK]))))
+        for _, values in self._blocks():
+            digest.update(b"".join(map(_spelled, *values)))
         return digest.hexdigest()
 
 
+def _example(row: int, name: str, text: str, pair: str | None, target: str | None, label: Label | None) -> Example:
+    return Example(name, row, text, label, pair, target)
+
+
 # every field as its length, a colon and its bytes ("-" for none): no two rows share a spelling
-def _spelled(example: Example) -> bytes:
-    label = None if example.label is None else str(example.label)
+def _spelled(*fields: Any) -> bytes:
     parts: list[bytes] = []
-    for value in (example.id, example.text, example.text_pair, example.target, label):
+    for value in fields:
         if value is None:
             parts.append(b"-")
         else:
-            encoded = value.encode()
+            encoded = str(value).encode()
             parts += (b"%d:" % len(encoded), encoded)
     return b"".join(parts)

@@ -1,14 +1,15 @@
 """What rows are called: their labels, their ids, and the sources that they come from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from proponent.data.cells import is_blank, is_null, plain, refuse_odd_characters
-from proponent.data.packed import ArrowColumn, CodedColumn, RowNumbers, SelectedRows, blocks, joined, pack_texts
+from proponent.data.columns import Column, blocks, change_texts, pack, pack_numbers, pack_texts
 from proponent.data.table import RawTable, short
+from proponent.data.untyped import pa
 from proponent.errors import DataError
 from proponent.types import Label
 
@@ -16,17 +17,17 @@ _KNOWN_LABELS = 65_536
 """Cells whose label is remembered; a class comes again and again."""
 
 
-def labels_of(
-    table: RawTable, column: str | None, names: tuple[str, ...] | None, warnings: list[str]
-) -> Sequence[Label | None] | None:
-    """Read the labels."""
-    if column is None:
-        return None
+def labels_of(table: RawTable, column: str, names: tuple[str, ...] | None, warnings: list[str]) -> Any:
+    """Read the labels; each distinct one is stored once."""
     codes, labels = _coded(table, column, names)
     _refuse_mixed(table, column, codes, labels)
     if None in labels and len(missing := np.flatnonzero(codes == labels.index(None))):
         warnings.append(f"{table.name}: {len(missing)} of {table.rows} rows have no label ({table.where(missing)})")
-    return CodedColumn(codes, labels)
+    if all(label is None or isinstance(label, int) for label in labels):
+        values = pack(labels)
+    else:
+        values = pack_texts([None if label is None else str(label) for label in labels])
+    return pa.DictionaryArray.from_arrays(pack_numbers(codes), values)
 
 
 # a number for each row, and the label that each number stands for
@@ -70,11 +71,14 @@ def _label(table: RawTable, column: str, row: int, value: object) -> Label | Non
         return None if is_blank(value) else value
     if is_null(value):
         return None
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        if value.is_integer():
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        if -(2**63) <= value < 2**63:
             return int(value)
+        raise DataError(
+            f"{table.name}: column {short(column)}, {table.where([row])} holds {short(value)}: the number of a class "
+            "has at most 64 bits; write such labels as text"
+        )
+    if isinstance(value, float):
         raise DataError(
             f"{table.name}: column {short(column)}, {table.where([row])} holds {value}: labels are classes, and "
             "regression is not supported"
@@ -99,34 +103,22 @@ def _named(table: RawTable, row: int, label: Label | None, names: tuple[str, ...
     )
 
 
-def ids_of(table: RawTable, column: str | None, warnings: list[str]) -> Sequence[str]:
+def ids_of(table: RawTable, column: str | None, warnings: list[str]) -> Any:
     """Read the ids."""
     if column is None:
         warnings.append(f"{table.name}: no id column: row numbers are the ids")
-        return RowNumbers(table.rows)
+        return pack_numbers(np.arange(table.rows, dtype=np.int64)).cast(pa.large_string())
     hashes = np.zeros(table.rows, dtype=np.int64)
 
-    def spelled(start: int, block: list[Any]) -> list[str]:
+    def spelled(start: int, block: list[Any]) -> list[str | None]:
         ids = [_id(table, column, row, plain(value)) for row, value in enumerate(block, start)]
         refuse_odd_characters(table, column, start, ids)
         hashes[start : start + len(ids)] = np.fromiter(map(hash, ids), dtype=np.int64, count=len(ids))
-        return ids
+        return [*ids]
 
-    ids = _as_texts(table.get(column), spelled)
-    _refuse_twice(table, column, ids, hashes)
+    ids = change_texts(table.get(column), spelled)
+    _refuse_twice(table, column, Column(ids), hashes)
     return ids
-
-
-# the column itself where every value is the text that is wanted, else those texts, packed
-def _as_texts(values: Sequence[Any], spelled: Callable[[int, list[Any]], list[Any]]) -> Sequence[Any]:
-    parts: list[ArrowColumn] | None = None
-    for start, block in blocks(values):
-        texts = spelled(start, block)
-        if parts is None and texts != block:
-            parts = [pack_texts(earlier) for _, earlier in blocks(SelectedRows(values, range(start)))]
-        if parts is not None:
-            parts.append(pack_texts(texts))
-    return values if parts is None else joined(parts)
 
 
 def _id(table: RawTable, column: str, row: int, value: object) -> str:
@@ -166,10 +158,8 @@ def _refuse_twice(table: RawTable, column: str, ids: Sequence[str], hashes: Int[
         )
 
 
-def sources_of(table: RawTable, column: str | None, warnings: list[str], *, asked: bool) -> Sequence[str | None] | None:
+def sources_of(table: RawTable, column: str, warnings: list[str], *, asked: bool) -> Any | None:
     """Read where the rows come from."""
-    if column is None:
-        return None
 
     def spelled(start: int, block: list[Any]) -> list[str | None]:
         sources = [_source(table, column, row, plain(value)) for row, value in enumerate(block, start)]
@@ -177,7 +167,7 @@ def sources_of(table: RawTable, column: str | None, warnings: list[str], *, aske
         return sources
 
     try:
-        return _as_texts(table.get(column), spelled)
+        return change_texts(table.get(column), spelled)
     except DataError as error:
         if asked:
             raise

@@ -2,17 +2,18 @@
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from proponent.data.arrow import arrow_rows, joined_arrow, read_native, write_arrow, write_parquet
+from proponent.data.arrow import arrow_rows, joined_arrow, write_arrow, write_parquet
+from proponent.data.columns import select
 from proponent.data.examples import Examples
-from proponent.data.packed import ConcatenatedColumn, LazySequence, SelectedRows
-from proponent.data.spreadsheet import write_csv
+from proponent.data.spreadsheet import write_csv_rows
 from proponent.data.table import short
 from proponent.data.text_files import raw_records, spliced
 from proponent.disk import write_stream
@@ -23,14 +24,7 @@ KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 
 @dataclass(frozen=True)
 class Part:
-    """What a new data set takes of an old one.
-
-    Attributes:
-        examples: the old one, whole.
-        rows: which of its rows, in order.
-        column: the column that changes; empty for none.
-        changes: new value by row.
-    """
+    """What a new data set takes of an old one: rows in order, and new values by row of one column (empty for none)."""
 
     examples: Examples
     rows: Sequence[int]
@@ -47,22 +41,25 @@ def write_parts(path: Path, parts: Sequence[Part], kind: str, *, guard: bool) ->
         _write_records(path, (record for one in parts for record in _records(one)), listed=kind == ".json")
         return 0
     names = list(dict.fromkeys(name for one in parts for name in one.examples.column_names))
-    columns = {name: ConcatenatedColumn([_column(one, name) for one in parts]) for name in names}
-    return write_columns(path, columns, kind, guard=guard)
+    rows = (cells for one in parts for cells in zip(*(_column(one, name) for name in names), strict=True))
+    return _write_rows(path, names, rows, kind, guard=guard)
 
 
 def write_columns(path: Path, columns: Mapping[str, Sequence[Any]], kind: str, *, guard: bool) -> int:
     """Write columns as CSV, TSV, JSON, JSON Lines or Parquet; give the number of cells that a guard changed."""
+    if kind == ".parquet":
+        write_parquet(path, columns, replace=False)
+        return 0
+    return _write_rows(path, list(columns), zip(*columns.values(), strict=True), kind, guard=guard)
+
+
+def _write_rows(path: Path, names: Sequence[str], rows: Iterable[Sequence[Any]], kind: str, *, guard: bool) -> int:
     if kind not in KINDS:
         raise InputError(f"{path} ends in {kind or 'nothing'}: choose .csv, .jsonl or .parquet")
     if kind in {".csv", ".tsv"}:
-        return write_csv(path, columns, guard=guard, delimiter="\t" if kind == ".tsv" else ",", replace=False)
-    if kind == ".parquet":
-        write_parquet(path, columns, replace=False)
-    else:
-        cells = zip(*columns.values(), strict=True)
-        records = (_dumped(dict(zip(columns, one, strict=True)), path) for one in cells)
-        _write_records(path, records, listed=kind == ".json")
+        return write_csv_rows(path, names, rows, guard, "\t" if kind == ".tsv" else ",", replace=False)
+    records = (_dumped(dict(zip(names, cells, strict=True)), path) for cells in rows)
+    _write_records(path, records, listed=kind == ".json")
     return 0
 
 
@@ -104,10 +101,10 @@ def _records(part: Part) -> Iterator[str]:
             wanted = next(taken, None)
 
 
-def _column(part: Part, name: str) -> Sequence[Any]:
+def _column(part: Part, name: str) -> Iterable[Any]:
     if name not in part.examples.column_names:
-        return _Nothing(len(part.rows))
-    values = SelectedRows(part.examples.as_read(name), np.asarray(part.rows, dtype=np.int64))
+        return repeat(None, len(part.rows))
+    values = select(part.examples.as_read(name), np.asarray(part.rows, dtype=np.int64))
     if name != part.column or not part.changes:
         return values
     return [part.changes.get(row, value) for row, value in zip(part.rows, values, strict=True)]
@@ -115,24 +112,9 @@ def _column(part: Part, name: str) -> Sequence[Any]:
 
 def _arrow(part: Part) -> Any:
     """The rows of a part in the kinds of column that the file has."""
-    native = read_native(part.examples.name)
-    names = part.examples.column_names
-    columns = {name: part.examples.as_read(name) for name in names} if native is None else native
+    columns = {name: part.examples.as_read(name) for name in part.examples.column_names}
     try:
-        return arrow_rows(columns, part.rows, part.column, part.changes)
+        return arrow_rows(columns, part.examples.schema, part.rows, part.column, part.changes)
     except (TypeError, ValueError) as error:
         told = short(next(iter(part.changes.values()), ""))
         raise DataError(f"{part.examples.name}: column {short(part.column)} cannot hold {told} ({error})") from error
-
-
-class _Nothing(LazySequence):
-    """A column without values."""
-
-    def __init__(self, rows: int) -> None:
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return self._rows
-
-    def _one(self, row: int) -> Any:
-        del row

@@ -8,21 +8,25 @@ from dataclasses import dataclass, fields
 import numpy as np
 from jaxtyping import Int
 
+from proponent.data.columns import Column, joined
 from proponent.data.examples import Columns
-from proponent.data.packed import joined
 from proponent.data.table import RawTable, short
+from proponent.data.untyped import pa
 from proponent.errors import DataError
 
 
 @dataclass(frozen=True)
 class Several(RawTable):
-    """Tables one after another.
-
-    Attributes:
-        parts: the tables.
-    """
+    """Tables one after another."""
 
     parts: tuple[RawTable, ...] = ()
+
+    def class_names(self, column: str) -> tuple[str, ...] | None:
+        """Give the names behind the numbers of a column, which are those of every file."""
+        found = {one.class_names(column) for one in self.parts if column in one.column_names}
+        if len(found) > 1:
+            raise DataError(f"the numbers of column {short(column)} have different names in the files: read them apart")
+        return found.pop() if found else None
 
     def where(self, rows: "Sequence[int] | Int[np.ndarray, ' m']", limit: int = 5) -> str:
         """Name rows by the file that holds them and their place in it."""
@@ -42,17 +46,7 @@ def one_after_another(tables: Sequence[RawTable], columns: Columns) -> RawTable:
         _refuse_lacking(tables, getattr(columns, part.name))
 
     def get(column: str) -> Sequence[object]:
-        return joined([one.get(column) if column in one.column_names else [None] * one.rows for one in tables])
-
-    def prepare(asked: Sequence[str]) -> None:
-        for one in tables:
-            one.prepare([column for column in asked if column in one.column_names])
-
-    def class_names(column: str) -> tuple[str, ...] | None:
-        found = {one.class_names(column) for one in tables if column in one.column_names}
-        if len(found) > 1:
-            raise DataError(f"the numbers of column {short(column)} have different names in the files: read them apart")
-        return found.pop() if found else None
+        return joined([one.get(column) if column in one.column_names else Column(pa.nulls(one.rows)) for one in tables])
 
     return Several(
         f"{len(tables)} files ({', '.join(one.name for one in tables)})",
@@ -60,8 +54,6 @@ def one_after_another(tables: Sequence[RawTable], columns: Columns) -> RawTable:
         tuple(names),
         get,
         warnings=tuple(line for one in tables for line in one.warnings),
-        class_names=class_names,
-        prepare=prepare,
         parts=tuple(tables),
     )
 

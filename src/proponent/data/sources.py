@@ -12,8 +12,8 @@ from typing import Any, cast
 
 from proponent.data.arrow import checked_column, is_arrow_table, read_user_arrow, read_user_parquet, table_of_arrow
 from proponent.data.checks import check
+from proponent.data.columns import Column, ColumnBuilder, joined
 from proponent.data.examples import Columns, Examples
-from proponent.data.packed import ArrowColumn, ColumnBuilder, joined
 from proponent.data.several import one_after_another
 from proponent.data.table import RawTable, check_names, short, table_of_records
 from proponent.data.text_files import packed_table, read_json, read_json_lines, read_separated
@@ -231,32 +231,23 @@ def _table_of_split(datasets: Any, source: Any, name: str | None) -> RawTable:
         table = packed_table(name or f"datasets.IterableDataset of {len(packer)} rows", packer)
     else:
         table = _table_of_stored(source, name or f"datasets.Dataset of {source.num_rows} rows")
-    return replace(table, class_names=classes.get)
+    return replace(table, classes=classes)
 
 
 # a Dataset: mapped files, or rows of them in another order; only the columns that are asked for are put in order
 def _table_of_stored(source: Any, name: str) -> RawTable:
-    ready: dict[str, Sequence[object]] = {}
-
-    def prepare(columns: Sequence[str]) -> None:
-        # the Arrow view keeps the order of select() and shuffle(), and decodes no images or sound
-        view = source.select_columns(list(columns)).with_format("arrow")
-        pieces: dict[str, list[ArrowColumn]] = {column: [] for column in columns}
-        for start in range(0, source.num_rows, _STRETCH):
-            arrow = view[start : start + _STRETCH]
-            for column, done in pieces.items():
-                part = arrow.column(column)
-                # rows in another order come as one piece each: lay them together; mapped files come in large pieces
-                part = part.combine_chunks() if part.num_chunks > len(part) // 16 else part
-                done.append(checked_column(name, column, part))
-        ready.update((column, joined(done)) for column, done in pieces.items())
-
     def get(column: str) -> Sequence[object]:
-        if column not in ready:
-            prepare([column])
-        return ready[column]
+        # the Arrow view keeps the order of select() and shuffle(), and decodes no images or sound
+        view = source.select_columns([column]).with_format("arrow")
+        pieces: list[Column] = []
+        for start in range(0, source.num_rows, _STRETCH):
+            part = view[start : start + _STRETCH].column(column)
+            # rows in another order come as one piece each: lay them together; mapped files come in large pieces
+            part = part.combine_chunks() if part.num_chunks > len(part) // 16 else part
+            pieces.append(checked_column(name, column, part))
+        return joined(pieces)
 
-    return RawTable(name, int(source.num_rows), check_names(name, list(source.column_names)), get, prepare=prepare)
+    return RawTable(name, int(source.num_rows), check_names(name, list(source.column_names)), get)
 
 
 def _table_of_pandas(frame: Any) -> RawTable:

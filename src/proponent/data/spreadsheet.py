@@ -40,22 +40,34 @@ def write_csv(
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"CSV: the columns have different lengths {lengths}")
+    values = [cast("Any", column).tolist() if isinstance(column, np.ndarray) else column for column in columns.values()]
+    return write_csv_rows(path_or_file, list(columns), zip(*values, strict=True), guard, delimiter, replace=replace)
+
+
+def write_csv_rows(
+    path_or_file: str | os.PathLike[str] | TextSink,
+    names: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    guard: bool,
+    delimiter: str,
+    *,
+    replace: bool,
+) -> int:
+    """Write rows as CSV; give the number of cells that got a '."""
     if not isinstance(path_or_file, str | os.PathLike):
-        return _write(path_or_file, columns, guard, delimiter)
+        return _write(path_or_file, names, rows, guard, delimiter)
 
     def fill(file: IO[bytes]) -> int:
         sink = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
         try:
-            return _write(sink, columns, guard, delimiter)
+            return _write(sink, names, rows, guard, delimiter)
         finally:
             sink.detach()  # flushed, and the file is left to its owner
 
     return write_stream(Path(path_or_file), fill, replace=replace)
 
 
-def _write(
-    file: TextSink, columns: Mapping[str, Sequence[object] | Shaped[np.ndarray, " n"]], guard: bool, delimiter: str
-) -> int:
+def _write(file: TextSink, names: Sequence[str], rows: Iterable[Sequence[object]], guard: bool, delimiter: str) -> int:
     guarded = 0
 
     def safe(cells: Iterable[object]) -> list[object]:
@@ -70,9 +82,8 @@ def _write(
 
     # \r\n: with \n alone, csv before Python 3.13 leaves a lone \r in a text unquoted, which readers take as a new row
     writer = csv.writer(file, delimiter=delimiter, lineterminator="\r\n")
-    writer.writerow(safe(columns))
-    values = [cast("Any", column).tolist() if isinstance(column, np.ndarray) else column for column in columns.values()]
-    writer.writerows(safe(cells) for cells in zip(*values, strict=True))
+    writer.writerow(safe(names))
+    writer.writerows(map(safe, rows))
     return guarded
 
 

@@ -1,61 +1,38 @@
 """The Parquet files that an index keeps of its examples, in small row groups, so that a few rows cost little."""
 
-# pyarrow ships no types
-# pyright: reportMissingTypeStubs=false
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.compute
-import pyarrow.parquet
 from jaxtyping import Int
 
-from proponent.data.packed import pack_texts
-from proponent.errors import DamagedError, DataError
-
-_pa: Any = pyarrow
-_compute: Any = pyarrow.compute
-_parquet: Any = pyarrow.parquet
+from proponent.data.arrow import UNREADABLE, arrow_table, fill_parquet, first_line
+from proponent.data.columns import pack_texts
+from proponent.data.untyped import compute, pa, parquet
+from proponent.errors import DamagedError
 
 GROUP = 4096
 """Rows that are read together."""
 
-_UNREADABLE = (_pa.ArrowException, OSError, ValueError, KeyError, TypeError, EOFError, OverflowError)
-
 
 def parquet_bytes(columns: Mapping[str, Sequence[object] | np.ndarray]) -> memoryview:
-    """Write a table to memory as Parquet, with a checksum on every page, packed with zstd."""
-    lengths = {name: len(values) for name, values in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise DataError(f"the columns of examples have different lengths {lengths}")
-    try:
-        table = _pa.table({name: _pa.array(values) for name, values in columns.items()})
-    except (_pa.ArrowException, TypeError, OverflowError, ValueError) as error:
-        raise DataError(f"the examples cannot be written to Parquet ({error})") from error
-    sink = _pa.BufferOutputStream()
-    _parquet.write_table(table, sink, compression="zstd", write_page_checksum=True, row_group_size=GROUP)
+    """Write examples to memory as Parquet, with a checksum on every page, packed with zstd."""
+    sink = pa.BufferOutputStream()
+    fill_parquet(sink, arrow_table("the examples of an index", columns), GROUP)
     return memoryview(sink.getvalue())
 
 
 class StoredExamples:
-    """A Parquet file of examples.
-
-    Args:
-        path: the file.
-
-    Raises:
-        DamagedError: it is missing or not Parquet.
-    """
+    """A Parquet file of examples, read in row groups."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = _parquet.ParquetFile(str(path), page_checksum_verification=True)
+            self._file = parquet.ParquetFile(str(path), page_checksum_verification=True)
             groups = [self._file.metadata.row_group(one).num_rows for one in range(self._file.num_row_groups)]
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise self._damaged(error) from error
         self._begins = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
         self._group = lru_cache(maxsize=4)(self._read_group)
@@ -87,7 +64,7 @@ class StoredExamples:
         """Read one column without making Python objects of it."""
         try:
             return self._file.read([name]).column(name)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise self._damaged(error) from error
 
     def blocks(self, name: str) -> Iterator[list[Any]]:
@@ -95,7 +72,7 @@ class StoredExamples:
         try:
             for batch in self._file.iter_batches(GROUP, columns=[name], use_threads=False):
                 yield batch.column(0).to_pylist()
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise self._damaged(error) from error
 
     def take(self, name: str, numbers: Int[np.ndarray, " m"]) -> list[Any]:
@@ -110,7 +87,7 @@ class StoredExamples:
         """Count the characters of some examples' texts; one row group is in memory at a time."""
         found: Int[np.ndarray, " m"] = np.zeros(len(numbers), dtype=np.int64)
         for at, values in self._taken(name, numbers):
-            found[at] = _compute.utf8_length(values).to_pylist()
+            found[at] = compute.utf8_length(values).to_pylist()
         return found
 
     def _taken(self, name: str, numbers: Int[np.ndarray, " m"]) -> Iterator[tuple[Int[np.ndarray, " k"], Any]]:
@@ -121,14 +98,14 @@ class StoredExamples:
             try:
                 column = self._file.read_row_group(group, columns=[name]).column(name)
                 yield at, column.take((numbers[at] - self._begins[group]).tolist())
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 raise self._damaged(error) from error
 
     def counts(self, name: str) -> dict[str, int]:
         """Count the values of a column of texts."""
         if not self.has(name):
             return {}
-        found = _compute.value_counts(self.arrow(name).drop_null())
+        found = compute.value_counts(self.arrow(name).drop_null())
         return {str(one["values"]): int(one["counts"]) for one in found.to_pylist()}
 
     def row(self, number: int) -> dict[str, Any]:
@@ -140,11 +117,11 @@ class StoredExamples:
         """Find the examples with one of some texts."""
         if not wanted:
             return np.zeros(0, dtype=np.int64)
-        values = pack_texts(sorted(wanted)).arrays[0]
+        values = pack_texts(sorted(wanted))
         try:
             column = self._file.read([name]).column(name).cast(values.type)
-            found = _compute.indices_nonzero(_compute.is_in(column, value_set=values))
-        except _UNREADABLE as error:
+            found = compute.indices_nonzero(compute.is_in(column, value_set=values))
+        except UNREADABLE as error:
             raise self._damaged(error) from error
         # not to_numpy: it imports pandas
         return np.frombuffer(found.buffers()[1], dtype=np.uint64, count=len(found)).astype(np.int64)
@@ -152,10 +129,10 @@ class StoredExamples:
     def _read_group(self, group: int) -> dict[str, Any]:
         try:
             table = self._file.read_row_group(group)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise self._damaged(error) from error
         return {name: table.column(name) for name in table.column_names}
 
     def _damaged(self, error: BaseException) -> DamagedError:
-        first = str(error).split("\n", 1)[0][:120]
-        return DamagedError(f"{self.path}: damaged or missing ({first}): restore it or build the index again")
+        why = first_line(error)
+        return DamagedError(f"{self.path}: damaged or missing ({why}): restore it or build the index again")

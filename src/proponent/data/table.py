@@ -1,21 +1,13 @@
 """Columns as they were read, before any check: what every reader makes and what the checks take."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from proponent.errors import DataError
-
-
-def no_class_names(column: str) -> tuple[str, ...] | None:  # noqa: ARG001 - one signature for every reader
-    """Say that a column's numbers have no names."""
-    return None
-
-
-def no_preparation(columns: Sequence[str]) -> None:
-    """Do nothing before columns are asked for."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +21,8 @@ class RawTable:
         get: the values of one column, one per row; nobody changes them later.
         lines: 1-based line of the file on which each row starts, where that is known.
         warnings: lines that the reader wants shown.
-        class_names: names behind the numbers of a column, for a `datasets` ClassLabel.
-        prepare: is told which columns will be asked for, where reading them together is cheaper.
+        classes: names behind the numbers of each column that is a `datasets` ClassLabel.
+        schema: the `pyarrow.Schema` of a Parquet or Arrow file, with its notes; None for other kinds of input.
     """
 
     name: str
@@ -39,8 +31,12 @@ class RawTable:
     get: Callable[[str], Sequence[object]]
     lines: Sequence[int] | None = None
     warnings: tuple[str, ...] = ()
-    class_names: Callable[[str], tuple[str, ...] | None] = no_class_names
-    prepare: Callable[[Sequence[str]], None] = no_preparation
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    schema: Any = None
+
+    def class_names(self, column: str) -> tuple[str, ...] | None:
+        """Give the names behind the numbers of a column; None where they have none."""
+        return self.classes.get(column)
 
     def where(self, rows: "Sequence[int] | Int[np.ndarray, ' m']", limit: int = 5) -> str:
         """Name rows for a message, the first few of them."""

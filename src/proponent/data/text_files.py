@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+from proponent.data.columns import ColumnBuilder, as_json
 from proponent.data.decoding import read_text, text_lines
-from proponent.data.packed import BLOCK, ArrowColumn, ColumnBuilder, as_json, joined, pack_texts
 from proponent.data.table import RawTable, check_names, short
 from proponent.errors import DataError
 
@@ -19,22 +19,37 @@ _ANY_LENGTH = 2**31 - 1
 _SPACE = re.compile(r"[ \t\n\r]*")
 _field_limit = threading.Lock()
 
-_BLOCK_CHARACTERS = 1 << 22
-"""Most characters of CSV rows that wait to be packed (a row may have more)."""
-
 
 def read_separated(path: Path, delimiter: str) -> RawTable:
     """Read a CSV or TSV file whose first line names the columns."""
-    found = _Separated(str(path))
-    blank = array("q")
-    for line, row in _separated_rows(str(path), text_lines(path, newline=""), delimiter):
-        if row:
-            found.add(line, row)
-        else:
+    name, header, packer = str(path), None, ColumnBuilder(list)
+    lines, blank = array("q"), array("q")
+    ragged: list[str] = []
+    for line, row in _separated_rows(name, text_lines(path, newline=""), delimiter):
+        if not row:
             blank.append(line)
-    if found.header is None:
+        elif header is None:
+            header = check_names(name, row)
+            packer = ColumnBuilder(list, header)
+        else:
+            lines.append(line)
+            if len(row) == len(header):
+                packer.add(dict(zip(header, row, strict=True)))
+            elif len(ragged) < 3:
+                ragged.append(f"line {line} has {len(row)}")
+    if header is None:
         raise DataError(f"{path}: the file is empty")
-    return found.table(blank)
+    _refuse_ragged(name, len(header), ragged, len(lines) - len(packer))
+    return packed_table(name, packer, lines, _blank_lines(name, blank, lines))
+
+
+def _refuse_ragged(name: str, fields: int, ragged: Sequence[str], count: int) -> None:
+    if count:
+        more = f" and {count - 3} more lines" if count > 3 else ""
+        raise DataError(
+            f"{name}: the header has {fields} fields but {', '.join(ragged)}{more}: put quotes around fields that hold "
+            "the separator"
+        )
 
 
 # give each row with the line it starts on; a blank line is an empty row
@@ -65,58 +80,6 @@ def _quote_error(name: str, start: int, line: int, reason: str) -> str:
     if "unexpected end" in reason:
         return f"{name}: the row that starts on line {start} opens a quote that is never closed: close or double it"
     return f"{name}: wrong quotes on line {line} ({reason}): double every quote inside a quoted field"
-
-
-class _Separated:
-    """Rows of a CSV file on their way into packed columns."""
-
-    def __init__(self, name: str) -> None:
-        self.header: tuple[str, ...] | None = None
-        self._name = name
-        self._pending: list[list[str]] = []
-        self._characters = 0
-        self._packed: list[list[ArrowColumn]] = []
-        self._lines = array("q")
-        self._ragged: list[tuple[int, int]] = []
-        self._n_ragged = 0
-
-    def add(self, line: int, row: list[str]) -> None:
-        if self.header is None:
-            self.header = check_names(self._name, row)
-            self._packed = [[] for _ in row]
-            return
-        self._lines.append(line)
-        if len(row) != len(self.header):
-            self._n_ragged += 1
-            self._ragged += [(line, len(row))] if self._n_ragged <= 3 else []
-            return
-        self._pending.append(row)
-        self._characters += sum(map(len, row))
-        if len(self._pending) == BLOCK or self._characters > _BLOCK_CHARACTERS:
-            self._pack()
-
-    def table(self, blank: Sequence[int]) -> RawTable:
-        self._refuse_ragged()
-        self._pack()
-        header = self.header or ()
-        columns = {name: joined(parts) for name, parts in zip(header, self._packed, strict=True)}
-        warnings = _blank_lines(self._name, blank, self._lines)
-        return RawTable(self._name, len(self._lines), header, columns.__getitem__, self._lines, warnings)
-
-    def _pack(self) -> None:
-        if self._pending:
-            for parts, values in zip(self._packed, zip(*self._pending, strict=True), strict=True):
-                parts.append(pack_texts(values))
-        self._pending, self._characters = [], 0
-
-    def _refuse_ragged(self) -> None:
-        if self._n_ragged:
-            shown = ", ".join(f"line {line} has {found}" for line, found in self._ragged)
-            more = f" and {self._n_ragged - 3} more lines" if self._n_ragged > 3 else ""
-            raise DataError(
-                f"{self._name}: the header has {len(self.header or ())} fields but {shown}{more}: put quotes around "
-                "fields that hold the separator"
-            )
 
 
 # blank lines after the last row mean nothing; those before it are announced

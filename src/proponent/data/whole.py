@@ -1,7 +1,5 @@
 """Whole columns of an index's examples in Arrow memory: searched, counted, and taken row by row."""
 
-# pyarrow ships no types
-# pyright: reportMissingTypeStubs=false
 import re
 import time
 from collections.abc import Sequence
@@ -10,17 +8,13 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow
-import pyarrow.compute
 from jaxtyping import Bool, Int
 
-from proponent.data.packed import pack_texts
+from proponent.data.columns import pack_numbers, pack_texts
 from proponent.data.stored import StoredExamples
+from proponent.data.untyped import compute, pa
 from proponent.errors import InputError
 from proponent.types import Span
-
-_pa: Any = pyarrow
-_compute: Any = pyarrow.compute
 
 How = Literal["substring", "word", "regex"]
 TEXTS = ("text", "text_pair", "target")
@@ -36,69 +30,48 @@ _OPEN, _CLOSE = "\ufdd0", "\ufdd1"  # noncharacters, which no text may interchan
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
-
-    Attributes:
-        places: which examples hold the pattern.
-        searched: how many examples were looked at before the time was up.
-    """
+    """Which examples hold the pattern, and how many were looked at before the time was up."""
 
     places: Bool[np.ndarray, " n"]
     searched: int
 
 
 class ExampleColumns:
-    """All examples of an index, as columns.
-
-    Args:
-        parts: their Parquet files, in order.
-    """
+    """All examples of an index as one Arrow table, from its Parquet files in order."""
 
     def __init__(self, parts: Sequence[StoredExamples]) -> None:
-        self._columns = {name: _joined(parts, name) for name in NAMES}
-        _pa.default_memory_pool().release_unused()
+        self._table = pa.table({name: _joined(parts, name) for name in NAMES})
+        pa.default_memory_pool().release_unused()
 
     def __len__(self) -> int:
-        return len(self._columns["id"])
+        return self._table.num_rows
 
     def has(self, name: str) -> bool:
         """Say whether any example has a value in a column."""
-        return self._columns[name].null_count < len(self)
+        return self.column(name).null_count < len(self)
 
     def column(self, name: str) -> Any:
         """Give a whole column."""
-        return self._columns[name]
+        return self._table.column(name)
 
     def values(self, name: str, places: Int[np.ndarray, " m"]) -> list[Any]:
         """Take one column of some examples."""
-        # not pyarrow.array: it imports pandas
-        buffers = [None, _pa.py_buffer(np.ascontiguousarray(places, dtype=np.int64))]
-        return self._columns[name].take(_pa.Array.from_buffers(_pa.int64(), len(places), buffers)).to_pylist()
+        return self.column(name).take(pack_numbers(places)).to_pylist()
 
     def rows(self, places: Int[np.ndarray, " m"]) -> list[dict[str, Any]]:
         """Take some examples."""
-        columns = {name: self.values(name, places) for name in NAMES}
-        return [{name: column[at] for name, column in columns.items()} for at in range(len(places))]
+        return self._table.take(pack_numbers(places)).to_pylist()
 
     def coded(self, name: str) -> tuple[Int[np.ndarray, " n"], list[str | None]]:
         """Number the values of a column, in the order of the values; examples without one come last."""
-        column = self._columns[name].combine_chunks()
-        if not len(column) or not self.has(name):
-            return np.zeros(len(self), dtype=np.int32), [None]
-        coded = column.dictionary_encode()
-        coded = coded.combine_chunks() if hasattr(coded, "combine_chunks") else coded
-        names = [str(one) for one in coded.dictionary.to_pylist()]
-        order = sorted(range(len(names)), key=names.__getitem__)
-        turned = np.empty(len(names) + 1, dtype=np.int32)
-        turned[order] = np.arange(len(names), dtype=np.int32)
-        turned[-1] = len(names)
-        codes = coded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
-        ordered: list[str | None] = [names[at] for at in order]
-        return turned[codes], [*ordered, None] if column.null_count else ordered
+        values: list[str | None] = compute.unique(self.column(name)).to_pylist()
+        return self.ranked(name).astype(np.int32) - 1, sorted(values, key=lambda value: (value is None, value)) or [
+            None
+        ]
 
     def ranked(self, name: str) -> Int[np.ndarray, " n"]:
-        """Number the examples in the order of a column's values; equal values share a number."""
-        return _compute.rank(self._columns[name].combine_chunks(), tiebreaker="dense").to_numpy().astype(np.int64)
+        """Number the examples in the order of a column's values from 1; equal values share a number."""
+        return compute.rank(self.column(name).combine_chunks(), tiebreaker="dense").to_numpy().astype(np.int64)
 
     @cached_property
     def lengths(self) -> Int[np.ndarray, " n"]:
@@ -106,20 +79,20 @@ class ExampleColumns:
         total = np.zeros(len(self), dtype=np.int64)
         for name in TEXTS:
             if self.has(name):
-                total += _compute.utf8_length(self._columns[name]).fill_null(0).to_numpy()
+                total += compute.utf8_length(self.column(name)).fill_null(0).to_numpy()
         return total
 
     @cached_property
     def numbers(self) -> dict[str, int]:
         """Example by id."""
-        return {identity: place for place, identity in enumerate(self._columns["id"].to_pylist())}
+        return {identity: place for place, identity in enumerate(self.column("id").to_pylist())}
 
     def find(self, how: How, pattern: str, seconds: float) -> SearchResult:
         """Search the texts: upper and lower case count as equal; a search takes time linear in the texts."""
         expression = _expression(how, pattern)
         found = np.zeros(len(self), dtype=np.bool_)
         until = time.monotonic() + seconds
-        columns = [self._columns[name] for name in TEXTS if self.has(name)]
+        columns = [self.column(name) for name in TEXTS if self.has(name)]
         for start in range(0, len(self), BLOCK):
             for column in columns:
                 mask = _match(column.slice(start, BLOCK), how, pattern, expression)
@@ -135,8 +108,8 @@ def spans(texts: Sequence[str], how: How, pattern: str) -> list[tuple[Span, ...]
         return []
     expression = _expression(how, pattern)
     around, inside = (r"\1" + _OPEN + r"\2" + _CLOSE, f"({_EDGE_BEFORE})(?i:({re_escape(pattern)}))")
-    marked = _compute.replace_substring_regex(
-        pack_texts(texts).arrays[0],
+    marked = compute.replace_substring_regex(
+        pack_texts(texts),
         pattern=inside if how == "word" else f"({expression})",
         replacement=around if how == "word" else _OPEN + r"\1" + _CLOSE,
     ).to_pylist()
@@ -179,8 +152,8 @@ def _expression(how: How, pattern: str) -> str:
     else:
         expression = f"(?i:{re_escape(pattern) if how == 'substring' else pattern})"
     try:
-        _compute.match_substring_regex(pack_texts([""]).arrays[0], pattern=expression)
-    except _pa.ArrowInvalid as error:
+        compute.match_substring_regex(pack_texts([""]), pattern=expression)
+    except pa.ArrowInvalid as error:
         reason = str(error).split("regular expression: ", 1)[-1].splitlines()[0][:200]
         raise InputError(
             f"no regular expression that can be searched for ({reason}): RE2 syntax, without look-around and "
@@ -191,13 +164,13 @@ def _expression(how: How, pattern: str) -> str:
 
 def _match(column: Any, how: How, pattern: str, expression: str) -> Any:
     if how == "substring" and pattern.isascii():
-        return _compute.match_substring(column, pattern=pattern, ignore_case=True)
-    return _compute.match_substring_regex(column, pattern=expression)
+        return compute.match_substring(column, pattern=pattern, ignore_case=True)
+    return compute.match_substring_regex(column, pattern=expression)
 
 
 def _joined(parts: Sequence[StoredExamples], name: str) -> Any:
-    kind = _pa.int64() if name == "row" else _pa.large_string()
-    chunks = [part.arrow(name) if name in part.names else _pa.nulls(len(part), kind) for part in parts]
+    kind = pa.int64() if name == "row" else pa.large_string()
+    chunks = [part.arrow(name) if name in part.names else pa.nulls(len(part), kind) for part in parts]
     pieces = [one.cast(kind) for chunk in chunks for one in getattr(chunk, "chunks", [chunk])]
     # one piece: taking rows out of several joins all of them each time
-    return _pa.chunked_array([_pa.concat_arrays(pieces)] if pieces else [], kind)
+    return pa.chunked_array([pa.concat_arrays(pieces)] if pieces else [], kind)

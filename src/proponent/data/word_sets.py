@@ -1,30 +1,20 @@
 """The examples of an index as sets of words, so that near-duplicates of one are found in a few milliseconds."""
 
-# pyarrow ships no types
-# pyright: reportMissingTypeStubs=false
 import unicodedata
 from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.compute
 from jaxtyping import Float, Int
 
+from proponent.data.untyped import compute
 from proponent.data.whole import TEXTS, ExampleColumns
-
-_pa: Any = pyarrow
-_compute: Any = pyarrow.compute
 
 BLOCK = 8192
 """Examples that are split at a time: what is in memory on the way."""
 
 
 class WordSets:
-    """Distinct words of every example: lower case, between white space, without the signs around them.
-
-    Args:
-        whole: the examples.
-    """
+    """Distinct words of every example: lower case, between white space, without the signs around them."""
 
     def __init__(self, whole: ExampleColumns) -> None:
         self._numbers: dict[str, int] = {}
@@ -53,8 +43,8 @@ class WordSets:
         for name in TEXTS:
             if whole.has(name):
                 column = whole.column(name).slice(start, count).fill_null("").combine_chunks()
-                pieces = _compute.utf8_split_whitespace(_compute.utf8_lower(column))
-                owners.append(_compute.list_parent_indices(pieces).to_numpy())
+                pieces = compute.utf8_split_whitespace(compute.utf8_lower(column))
+                owners.append(compute.list_parent_indices(pieces).to_numpy())
                 codes.append(self._coded(pieces.flatten()))
         paired, numbers = np.concatenate(owners).astype(np.int64), np.concatenate(codes).astype(np.int64)
         some, width = numbers >= 0, max(1, len(self._numbers))

@@ -18,7 +18,7 @@ from proponent.dynamics.derivative import Derivative, Smoothness
 from proponent.dynamics.replay import Query, Replay
 from proponent.errors import InputError, RunError
 from proponent.index.planning import label_numbers
-from proponent.models import Run
+from proponent.models import Encoded, Encoder, Run
 from proponent.search import ranking_of
 from proponent.types import SPECIAL, Example
 from proponent.version import __version__
@@ -89,8 +89,8 @@ def explain_by_replay(
     if not queries:
         raise InputError("replay was asked about no text: give at least one")
     views = [_view(run, one, max_length) for one in queries]
-    names = run.label_names
-    numbers = [-1 if names is None else names.index(str(view.label)) for view in views]
+    names = run.task.labels.names
+    numbers = [run.task.labels.stored(view.label) for view in views]
     asked = [Query(one, number) for one, number in zip(queries, numbers, strict=True)]
     found = replayed(run, examples, asked, max_length=max_length, quiet=quiet)
     if say is not None:
@@ -123,8 +123,8 @@ def _view(run: Run, query: Example, max_length: int | None) -> QueryView:
     encoder = run.encoder(run.length(max_length))
     (encoded,) = encoder.encode([query])
     model = run.load(run.checkpoints[-1])
-    names = run.label_names
-    if names is None and query.label is not None:
+    names = run.task.labels.names
+    if not names and query.label is not None:
         raise InputError(f"label {query.label!r} was given, but this run is a language model and has no labels")
     with torch.inference_mode():
         logits: torch.Tensor = model(**encoder.collate([encoded], [0]).inputs).logits
@@ -138,12 +138,12 @@ def _view(run: Run, query: Example, max_length: int | None) -> QueryView:
             loss=None,
             truncated_at=encoded.truncated_at,
         )
-        if names is None:
-            return replace(view, loss=float(encoder.collate([encoded], [-1]).tokens().losses(logits)[0]))
+        if not names:
+            return replace(view, loss=_loss(run, encoder, encoded, -1, logits))
         chances = [float(one) for one in torch.softmax(logits[0].double(), 0)]
         guess = int(np.argmax(chances))
         label = guess if query.label is None else run.label_number(query.label)
-        loss = float(encoder.collate([encoded], [label]).classes().losses(logits)[0])
+        loss = _loss(run, encoder, encoded, label, logits)
     return replace(
         view,
         label=names[label],
@@ -151,6 +151,10 @@ def _view(run: Run, query: Example, max_length: int | None) -> QueryView:
         probabilities=dict(zip(names, chances, strict=True)),
         loss=loss,
     )
+
+
+def _loss(run: Run, encoder: Encoder, encoded: Encoded, label: int, logits: torch.Tensor) -> float:
+    return float(run.task.objective(encoder.collate([encoded], [label])).losses(logits)[0])
 
 
 def _answer(run: Run, examples: Examples, found: ReplayResult, row: int, view: QueryView, k: int) -> Explanation:
@@ -210,8 +214,8 @@ def _word(named: Sequence[Word], number: int, share: float, *, paired: bool) -> 
     return WordPair("", text, share, (), first, () if paired else None, second if paired else None)
 
 
-def _texts(examples: Sequence[Example] | Examples, names: Sequence[str] | None) -> Texts:
-    labels = None if names is None else np.asarray([_class(one, names) for one in examples])
+def _texts(examples: Sequence[Example] | Examples, names: Sequence[str]) -> Texts:
+    labels = np.asarray([_class(one, names) for one in examples]) if names else None
     return Texts([" ".join(one.parts) for one in examples], labels, None, None)
 
 

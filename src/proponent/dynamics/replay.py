@@ -75,10 +75,10 @@ class Replay:
         every: int | None = None,
         quiet: bool = False,
     ) -> None:
-        if run.info.kind not in {"classification", "causal-lm"}:
+        if not run.task.replays:
             raise RunError(
                 f"{run.path} cannot be replayed: only classifiers and causal language models can, and this is a "
-                f"{run.info.kind} model"
+                f"{run.task.kind} model"
             )
         self.run, self.steps = run, read_training_trace(run.path)
         self._dtype = torch.float64 if double else torch.float32
@@ -255,9 +255,8 @@ class Replay:
         """Losses as the Trainer sums them, and what it divides the sum by: examples, or counted tokens."""
         batch = self._batch(number)
         logits = self._logits(parameters, batch.inputs)
-        if self.run.info.kind == "classification":
-            return batch.classes().losses(logits), float(len(batch.labels))
-        return batch.tokens("sum").losses(logits), float(batch.counted[:, 1:].sum())
+        objective = self.run.task.objective(batch, "sum")
+        return objective.losses(logits), objective.count
 
     def _batch(self, number: int) -> Batch:
         rows = [int(row) for row in self.steps.rows(number)]
@@ -281,7 +280,7 @@ class Replay:
         for query, encoded in zip(queries, self._encoder.encode([one.example for one in queries]), strict=True):
             batch = self._encoder.collate([encoded], [query.label])
             logits = self._logits(parameters, batch.inputs)
-            losses.append(batch.task(self.run.info.kind).losses(logits)[0])
+            losses.append(self.run.task.objective(batch).losses(logits)[0])
         return torch.stack(losses)
 
     def _begin(

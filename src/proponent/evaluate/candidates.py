@@ -10,9 +10,9 @@ from proponent.evaluate.controls import refuse_clashes
 from proponent.evaluate.experiment import known_method
 from proponent.gradients.layer_selection import GROUPS as KNOWN_GROUPS
 from proponent.index.layer_vectors import chosen_layers
-from proponent.methods import recipe_of
+from proponent.method import Baseline, Gradients, Layers, Retaken, Term
+from proponent.method_table import stored_method
 from proponent.models import Run
-from proponent.recipe import Recipe
 
 DISJOINT = ("embeddings", "quarter-1", "quarter-2", "quarter-3", "quarter-4", "head")
 """Groups without a layer in common: what votes together, if it is there."""
@@ -20,22 +20,22 @@ DISJOINT = ("embeddings", "quarter-1", "quarter-2", "quarter-3", "quarter-4", "h
 
 @dataclass(frozen=True)
 class Candidate:
-    """One recipe to try.
+    """One method to try.
 
     Attributes:
-        method: as users type it.
+        label: the method as users type it.
         group: of layers; empty for a method that says itself what it scores.
-        recipe: the method as data.
+        method: as data.
     """
 
-    method: str
+    label: str
     group: str
-    recipe: Recipe
+    method: Term
 
     @property
     def name(self) -> str:
         """As the table shows it."""
-        return f"{self.method}, {self.group}" if self.group else self.method
+        return f"{self.label}, {self.group}" if self.group else self.label
 
 
 def candidates(run: Run, methods: Sequence[str], groups: Sequence[str]) -> tuple[list[Candidate], list[str]]:
@@ -51,31 +51,45 @@ def candidates(run: Run, methods: Sequence[str], groups: Sequence[str]) -> tuple
         else []
     )
     found: list[Candidate] = []
-    for method in methods:
-        name, changes = known_method(method)
-        recipe = recipe_of(name, **changes)
-        if recipe.layer != "layers" or recipe.refit is not None or recipe.curvature == "ggn":
-            found.append(Candidate(method, "", recipe))
+    for label in methods:
+        name, changes = known_method(label)
+        method = stored_method(name, **changes)
+        if not _takes_groups(method):
+            found.append(Candidate(label, "", method))
             continue
         seen: dict[object, str] = {}
         for group in there:
-            one = recipe_of(recipe, layers=group)
+            one = _scoring(method, group)
             choice = chosen_layers(one, run, model)
             what = (choice.rows, tuple(block.name for block in choice.blocks))
             if what in seen:
-                notes.append(f"{method}, {group} is left out: the same layers as {seen[what]}")
+                notes.append(f"{label}, {group} is left out: the same layers as {seen[what]}")
             else:
                 seen[what] = group
-                found.append(Candidate(method, group, one))
+                found.append(Candidate(label, group, one))
     if not found:
         raise InputError("nothing to try: " + "; ".join(notes or ["no layers were given"]))
     return found, notes
 
 
+def _takes_groups(method: Term) -> bool:
+    """Whether a method scores whatever layers it is told; a fitted or exactly inverted head is the head's alone."""
+    if not isinstance(method, Gradients):
+        return isinstance(method, Retaken)
+    inverted = any(one.kind == "gauss-newton" for one in method.preconditioners)
+    return isinstance(method.gradient, Layers) and method.prepare is None and not inverted
+
+
+def _scoring(method: str | Term, group: str) -> Gradients | Retaken:
+    found = stored_method(method, layers=group)
+    assert not isinstance(found, Baseline)
+    return found
+
+
 def _has(run: Run, model: nn.Module, group: str) -> bool:
     """Whether a model has layers of a group; a pattern that matches nothing is an error."""
     try:
-        chosen_layers(recipe_of("tracin-layers", layers=group), run, model)
+        chosen_layers(_scoring("tracin-layers", group), run, model)
     except InputError:
         if group in KNOWN_GROUPS:
             return False

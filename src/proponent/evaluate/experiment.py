@@ -16,10 +16,10 @@ from proponent.baselines import Texts
 from proponent.errors import InputError
 from proponent.evaluate.controls import controls, refuse_clashes
 from proponent.evaluate.label_noise import plant
-from proponent.methods import METHODS, recipe_of
+from proponent.method import Method
+from proponent.method_table import METHODS, stored_method
 from proponent.models import Run
 from proponent.models.huggingface import pooled_states
-from proponent.recipe import Recipe as MethodRecipe
 from proponent.training.loop import TrainingLoop, one_thread
 from proponent.training.rerun import RerunSettings, RunProblem, settings_of_run, write_run
 from proponent.training.retraining import Retrains
@@ -94,7 +94,7 @@ def known_method(name: str) -> tuple[str, dict[str, Any]]:
     """Read the name of a method, with or without its variant."""
     plain = name.removesuffix(UNIT_NORM)
     if plain not in METHODS:
-        recipe_of(plain)
+        stored_method(plain)
     return plain, {"unit_norm": True} if name.endswith(UNIT_NORM) else {}
 
 
@@ -111,8 +111,8 @@ class Experiment:
     def __init__(self, request: EvaluationRequest) -> None:
         request.check()
         self.request = request
-        self.recipe: RerunSettings = settings_of_run(request.run, **request.changes)
-        initial = request.initial or self.recipe.initial
+        self.rerun: RerunSettings = settings_of_run(request.run, **request.changes)
+        initial = request.initial or self.rerun.initial
         if initial is None:
             raise InputError(
                 f"nothing says from which weights the run in {request.run.path} started: give --initial with the "
@@ -120,7 +120,7 @@ class Experiment:
             )
         train, queries = _held_out(request)
         self.problem = RunProblem(request.run, train, queries, initial, request.run.length(request.max_length))
-        self.notes: list[str] = list(self.recipe.notes)
+        self.notes: list[str] = list(self.rerun.notes)
         if request.queries is None:
             self.notes.append(
                 f"{len(queries)} rows of the data were held out as queries, and the scored run was trained again "
@@ -129,7 +129,7 @@ class Experiment:
 
     def loop(self, *, keep_places: bool) -> TrainingLoop:
         """The training."""
-        return TrainingLoop(self.problem, replace(self.recipe.settings, keep_places=keep_places))
+        return TrainingLoop(self.problem, replace(self.rerun.settings, keep_places=keep_places))
 
     def retrains(self, *, keep_places: bool) -> Retrains:
         """The engine."""
@@ -166,9 +166,9 @@ class Experiment:
 
     def _scores(self, run: Run, name: str) -> Float[np.ndarray, "q n"]:
         method, changes = known_method(name)
-        return self.scored(run, recipe_of(method, **changes), run.path / "indexes" / name)
+        return self.scored(run, stored_method(method, **changes), run.path / "indexes" / name)
 
-    def scored(self, run: Run, method: MethodRecipe, at: Path, *, quiet: bool = False) -> Float[np.ndarray, "q n"]:
+    def scored(self, run: Run, method: Method, at: Path, *, quiet: bool = False) -> Float[np.ndarray, "q n"]:
         """Score the training set by an index."""
         rows = [_row(one, labelled=self.labels is not None) for one in self.problem.train]
         index = build(run, rows, at, method, max_length=self.problem.max_length, quiet=quiet or self.request.quiet)

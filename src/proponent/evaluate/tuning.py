@@ -1,6 +1,6 @@
 """Choose layers, method and aggregation by planted label noise, with one fine-tune and no other training.
 
-Vitel and Chhabra 2025 (arXiv 2511.04715): which layers score best differs from model to model, and how well a recipe
+Vitel and Chhabra 2025 (arXiv 2511.04715): which layers score best differs from model to model, and how well a method
 finds noise that was planted says beforehand how useful it will be. Half of the rows choose, the other half says how
 good the choice is: the best of many is never as good as it looks on what chose it.
 """
@@ -19,9 +19,9 @@ from proponent.evaluate.candidates import DISJOINT, Candidate, candidates
 from proponent.evaluate.experiment import Experiment
 from proponent.evaluate.ranking import Measure, auc_ndr, bootstrap_gap, bootstrap_rows, ndr
 from proponent.evaluate.report import plain_rows, report
+from proponent.method import METHOD, Baseline, Gradients, Term
 from proponent.models import Run
 from proponent.progress import track
-from proponent.recipe import Recipe
 from proponent.search.aggregation import RULES, How, aggregate
 from proponent.tensors import read_tensors, write_tensors
 from proponent.training.loop import one_thread
@@ -37,12 +37,12 @@ class Tuned:
 
     Attributes:
         page: the table.
-        recipe: the best one.
-        told: how it was found, for the recipe's file.
+        method: the best one.
+        told: how it was found, for the method's file.
     """
 
     page: EvaluationReport
-    recipe: Recipe
+    method: Term
     description: dict[str, Any]
 
 
@@ -84,7 +84,7 @@ def tune(
     *,
     correct_only: bool = True,
 ) -> Tuned:
-    """Find the recipe that finds planted noise best."""
+    """Find the method that finds planted noise best."""
     tried, notes = candidates(subject.request.run, methods, groups)
     with one_thread():
         subject.request.say(forecast(subject, wrong, tried))
@@ -93,7 +93,7 @@ def tune(
         right = outputs.predicted == subject.problem.query_labels
         found: dict[str, Float[np.ndarray, "_ q n"]] = {}
         quiet = subject.request.quiet
-        for one in track(tried, total=len(tried), label="scoring", unit="recipes", quiet=quiet):
+        for one in track(tried, total=len(tried), label="scoring", unit="methods", quiet=quiet):
             found[one.name] = scored(subject, run, one)[None]
         joined = _together(tried, found)
         controls = {name: one[None] for name, one in subject.control_scores().items()}
@@ -114,8 +114,8 @@ def _together(
 ) -> dict[str, Float[np.ndarray, "_ q n"]]:
     """Groups of one method that have no layer in common, side by side: they rank and vote together."""
     joined: dict[str, Float[np.ndarray, "_ q n"]] = {}
-    for method in dict.fromkeys(one.method for one in tried):
-        own = [found[one.name] for one in tried if one.method == method and one.group in DISJOINT]
+    for method in dict.fromkeys(one.label for one in tried):
+        own = [found[one.name] for one in tried if one.label == method and one.group in DISJOINT]
         if len(own) > 1:
             joined[f"{method}, together"] = np.concatenate(own)
     return joined
@@ -152,7 +152,7 @@ def chosen(
     rows = plain_rows(figures, controls, verdicts)
     page = report(
         "tune",
-        f"{len(open_to_choice)} recipes x rules on planted noise among {len(wrong):,} rows",
+        f"{len(open_to_choice)} methods x rules on planted noise among {len(wrong):,} rows",
         "AUC_NDR under each rule that joins queries, and NDR@30% under the best of them; 1 is perfect, random is "
         f"{_chance(wrong):.3f} and .300",
         (*(f"AUC_NDR, {how}" for how in RULES), "NDR@30%"),
@@ -165,11 +165,11 @@ def chosen(
         ],
         notes=[
             *notes,
-            "together: groups without a common layer, ranked as several indexes; no single recipe, so never chosen",
+            "together: groups without a common layer, ranked as several indexes; no single method, so never chosen",
             "planted noise is even, real label errors are not; what else a score is used for is not measured here",
         ],
     )
-    return Tuned(page, best.candidate.recipe, told)
+    return Tuned(page, best.candidate.method, told)
 
 
 def _measured(
@@ -200,12 +200,12 @@ def halves(wrong: Bool[np.ndarray, " n"], seed: int) -> Bool[np.ndarray, " n"]:
 
 def scored(subject: Experiment, run: Run, one: Candidate) -> Float[np.ndarray, "q n"]:
     """Score the training set under a candidate; scores are kept, the index is not."""
-    digest = hashlib.sha256(one.recipe.model_dump_json().encode()).hexdigest()[:16]
+    digest = hashlib.sha256(METHOD.dump_json(one.method)).hexdigest()[:16]
     kept = run.path / "tuning" / f"{digest}.safetensors"
     if kept.is_file():
         return read_tensors(kept)["scores"]
     at = kept.with_suffix(".index")
-    scores = np.nan_to_num(subject.scored(run, one.recipe, at, quiet=True))
+    scores = np.nan_to_num(subject.scored(run, one.method, at, quiet=True))
     write_tensors(kept, {"scores": scores})
     shutil.rmtree(at)
     return scores
@@ -222,13 +222,18 @@ def forecast(subject: Experiment, wrong: Bool[np.ndarray, " n"], tried: Sequence
         begin = time.perf_counter()
         cast("Any", subject.problem.losses(model, batch).mean()).backward()
         seconds.append(time.perf_counter() - begin)
-    passes = sum(settings.epochs if one.recipe.checkpoints == "all" else 1 for one in tried)
+    passes = sum(settings.epochs if _all(one.method) else 1 for one in tried)
     minutes = min(seconds) / len(batch) * rows * (settings.epochs + passes) / 60
     return (
         f"{int(wrong.sum())} of {rows} labels are replaced in a copy (seed {subject.request.seed}); will train once "
-        f"({settings.epochs} epochs) and take gradients of {len(tried)} recipes ({passes} passes): about "
+        f"({settings.epochs} epochs) and take gradients of {len(tried)} methods ({passes} passes): about "
         f"{max(minutes, 0.1):.1f} minutes; what is there already is not done again"
     )
+
+
+def _all(method: Term) -> bool:
+    """Whether a method reads every checkpoint."""
+    return isinstance(method, Gradients | Baseline) and method.checkpoints.kind == "all"
 
 
 def _ndr(scores: Float[np.ndarray, " n"], noisy: Bool[np.ndarray, " n"]) -> float:

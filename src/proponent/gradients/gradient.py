@@ -1,4 +1,4 @@
-"""All that a recipe keeps of some examples: forms side by side."""
+"""All that a method keeps of some examples: forms side by side."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,7 +13,7 @@ from proponent.gradients.vocabulary_head import HeadOuter
 
 @dataclass(frozen=True)
 class Gradient:
-    """All that a recipe keeps of n examples at one checkpoint; the parts live side by side.
+    """All that a method keeps of n examples at one checkpoint; the parts live side by side.
 
     Attributes:
         rows: embedding gradient.

@@ -1,4 +1,4 @@
-"""Which layers a recipe scores: groups and patterns over the names of modules, and what they leave out."""
+"""Which layers a method scores: groups and patterns over the names of modules, and what they leave out."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,12 +29,12 @@ GROUPS = {
     "last-two": "the last two linear layers",
     "head": "the last linear layer",
 }
-"""Groups of layers that a recipe may name."""
+"""Groups of layers that a method may name."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The parameters that a recipe scores.
+    """The parameters that a method scores.
 
     Attributes:
         blocks: layers whose gradients are taken by factors.
@@ -92,7 +92,7 @@ def choose(
     rows: bool = True,
     decoding: bool = False,
 ) -> Choice:
-    """Find the layers that a recipe names."""
+    """Find the layers that a method names."""
     return _Chooser(model, head, word, biases=biases, decoding=decoding).choice(tuple(wanted), rows=rows)
 
 

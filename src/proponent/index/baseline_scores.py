@@ -81,7 +81,7 @@ class BaselineScores:
 
     @cached_property
     def _baselines(self) -> Baselines:
-        labels = None if self.store.plan.label_names is None else self.store.features["labels"]
+        labels = self.store.features["labels"] if self.store.plan.labels else None
         return Baselines(Texts(WholeTexts(self.store), labels, self._whole("probabilities"), self._whole("pooled")))
 
     def _whole(self, name: str) -> Float[np.ndarray, "n x"] | None:

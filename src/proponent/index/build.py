@@ -9,10 +9,9 @@ from torch import nn
 from proponent.data import Examples
 from proponent.errors import DataError, DiskFullError, InputError
 from proponent.gradients.gradient import Gradient
-from proponent.gradients.model_parts import table_shape
 from proponent.index.clock import Clock
-from proponent.index.gradient_computer import gradient_spec
-from proponent.index.layer_vectors import LayerVectors, chosen_layers, settled
+from proponent.index.layer_vectors import chosen_layers
+from proponent.index.model_check import check_model
 from proponent.index.options import DEFAULTS, Options
 from proponent.index.planning import (
     SegmentPlan,
@@ -26,15 +25,12 @@ from proponent.index.planning import (
 from proponent.index.query_preconditioner import QueryPreconditioner
 from proponent.index.stored_columns import stored_columns
 from proponent.index.worker import KEPT_BYTES, Worker
-from proponent.method import Baseline, Gradients, Logit, Method, Retaken, Term
-from proponent.method_to_flat import as_term, to_flat
+from proponent.method import Baseline, Gradients, Logit, Retaken, Term
 from proponent.models import Checkpoint, Encoder, Masks, Run
 from proponent.models.best import OTHERS
-from proponent.preconditioners.base import ModelFacts, Told, fitters_of
-from proponent.preconditioners.batches import layer_shapes
+from proponent.preconditioners.base import Told
 from proponent.processes import peak_memory
-from proponent.recipe import Recipe
-from proponent.store import FORMAT, Manifest, Plan, PlannedCheckpoint, SkippedRow, Source, Store, Writer
+from proponent.store import FORMAT, Manifest, Plan, PlannedCheckpoint, PlannedTerm, SkippedRow, Source, Store, Writer
 from proponent.types import step_name
 from proponent.version import __version__
 from proponent.words import RULES
@@ -43,7 +39,7 @@ _SMALLER = "--rows int8 or a method that keeps fewer tokens (tracin-we-topk)"
 
 
 def build(
-    run: Run, examples: Examples, folder: Path, method: Method | Recipe, options: Options = DEFAULTS
+    run: Run, examples: Examples, folder: Path, method: Term, options: Options = DEFAULTS
 ) -> tuple[SkippedRow, ...]:
     """Build an index, go on with an unfinished one, or append to a finished one."""
     options.check()
@@ -59,31 +55,25 @@ def build(
 class Build:
     """One build; see `build`."""
 
-    def __init__(self, run: Run, examples: Examples, folder: Path, method: Method | Recipe, options: Options) -> None:
-        term = as_term(method)
+    def __init__(self, run: Run, examples: Examples, folder: Path, method: Term, options: Options) -> None:
         self.run, self.examples, self.options = run, examples, options
-        _refuse_queries(term, options)
         self.clock = Clock()
-        self.checkpoints = chosen(run, options.steps, to_flat(term))
-        self.encoder: Encoder = run.encoder(run.length(options.max_length), Masks.of(to_flat(term)))
+        self.checkpoints = chosen(run, options.steps, method)
+        self.encoder: Encoder = run.encoder(run.length(options.max_length), Masks.of(method))
         with self.clock("tokenize"):
             self.labels = label_numbers(run, examples)
             self._lengths, encoded = self.encoder.lengths_and_encoded(examples, KEPT_BYTES)
         with self.clock("load"):
             first = run.load(self.checkpoints[0])
-        self.method = settled(term, run, first)
-        self.spec = gradient_spec(self.method, run, first)
+        checked = check_model(method, run, first, self.checkpoints, options)
+        self.method, self.spec, self._table, self._fitters = (
+            checked.method,
+            checked.spec,
+            checked.table,
+            checked.fitters,
+        )
+        self._layered, self._layers = checked.layers, checked.shapes
         self._told = self._describe_choice(first)
-        self._layered = LayerVectors.of(self.spec.choice, self.method)
-        self._fitters = fitters_of(self.method)
-        self._layers = () if self._layered is None else layer_shapes(self._layered.planned())
-        self._table = table_shape(first, decoding=run.info.kind == "seq2seq")
-        classes = None if run.label_names is None else len(run.label_names)
-        facts = ModelFacts(classes, self._table, self.spec.head, self._layers, self.checkpoints, options)
-        for one in self._fitters:
-            one.check(facts)
-        if options.rows != "fp32" and not self.spec.rows:
-            raise InputError(f"--rows {options.rows} is about rows of the word embedding, and {term.name} keeps none")
         self.worker = Worker(
             run, examples, self.labels, self.method, options, self.checkpoints, first, self.encoder, self.spec,
             self._fitters, self._layers, encoded, self.clock,
@@ -158,22 +148,29 @@ class Build:
 
     def _plan(self) -> Plan:
         run = self.run
-        source = next(filter(None, (one.source(self.options) for one in self._fitters)), "")
         return Plan(
             format=FORMAT,
             proponent=__version__,
-            recipe=to_flat(self.method),
+            method=self.method,
             rows=self.options.rows,
-            embedding_path=self.spec.path,
-            tied=self.spec.tied,
+            terms=[self._term()],
             run=str(run.path.absolute()),
             joined=[str(path.absolute()) for path in run.joined],
             tokenizer=run.named_tokenizer,
-            kind=run.info.kind,
+            kind=run.task.kind,
             label_names=list(run.label_names) if run.label_names else None,
             max_length=self.encoder.max_length,
             trust_remote_code=run.trust_remote_code,
             fingerprints=self._fingerprints(),
+            word_rules=RULES,
+            source=self._source(),
+        )
+
+    def _term(self) -> PlannedTerm:
+        source = next(filter(None, (one.source(self.options) for one in self._fitters)), "")
+        return PlannedTerm(
+            embedding_path=self.spec.path,
+            tied=self.spec.tied,
             checkpoints=[
                 PlannedCheckpoint(
                     step=one.step,
@@ -185,8 +182,6 @@ class Build:
                 for one in self.checkpoints
             ],
             blocks=[] if self._layered is None else self._layered.planned(),
-            word_rules=RULES,
-            source=self._source(),
         )
 
     def _weight(self, checkpoint: Checkpoint) -> float:
@@ -256,12 +251,7 @@ class Build:
     def _notes(self, skipped: tuple[SkippedRow, ...]) -> list[str]:
         notes = self._told if self._layered is None else [*self._layered.notes(), *self._fitted_notes()]
         notes = [*self._run_notes(), *notes]
-        if self.run.info.kind == "masked-lm":
-            masks = Masks.of(to_flat(self.method))
-            notes.append(
-                f"{masks.share:.0%} of the tokens of each text are masked and have to be guessed, chosen by "
-                f"seed {masks.seed} and the text's own tokens; of a row with a target, its gap is masked"
-            )
+        notes += self.run.task.notes(self.encoder.masks)
         if skipped:
             notes.append(
                 f"{len(skipped)} training rows have no finite loss or gradient and are left out: ids "
@@ -275,7 +265,7 @@ class Build:
                 f"{long} training texts{added} reach the limit of {self.encoder.max_length} tokens; "
                 "what lies past it was not read"
             )
-        if self.run.info.adapter and self.writer.plan.recipe.layer == "embedding":
+        if self.run.info.adapter and self.writer.plan.shown_path is not None:
             notes.append(
                 "this run is an adapter: its word embeddings were not trained, so embedding gradients are a proxy"
             )
@@ -314,14 +304,3 @@ class Build:
             for line in one.describe(tables[step], told[step])
         ]
         return list(dict.fromkeys(lines))
-
-
-def _refuse_queries(method: Term, options: Options) -> None:
-    """Refuse queries of which nothing is made."""
-    passes = [one for fitter in fitters_of(method) for one in fitter.passes(options)]
-    if options.queries is not None and all(one.over != "queries" for one in passes):
-        other = method.preconditioner("query") if isinstance(method, Gradients) else None
-        raise InputError(
-            f"--eval is for methods with an autocorrelation, and {method.name} has curvature "
-            f"{'none' if other is None else other.kind}: leave it out, or choose trackstar"
-        )

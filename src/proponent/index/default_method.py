@@ -30,7 +30,7 @@ class Default(NamedTuple):
 
 def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: str = "recorded") -> Default:
     """Choose the method that measures best among those that the run allows."""
-    if run.info.kind != "classification":
+    if not run.task.labels:
         return Default(PLAIN, f"method {PLAIN}: the default for a language model")
     initial = _pretrained(run)
     if initial is not None and not run.info.adapter and second_moment == "recorded":

@@ -13,6 +13,7 @@ from proponent.index.fastif import FastIF
 from proponent.index.queries import QueryBatch
 from proponent.index.query_preconditioner import QueryPreconditioner
 from proponent.index.word_pairs import word_pairs
+from proponent.method import Baseline, EmbeddingRows, Gradients
 from proponent.search import Ranking, Search, Where
 from proponent.store import Store
 from proponent.types import RUN_STEPS, Example
@@ -32,7 +33,7 @@ class ExplanationBuilder:
         beside: its baselines.
         by_word: what splits hits whose vectors have no words: FastIF, or a function of checkpoint, text, class, number
             of words, the class whose loss is subtracted, and whether it is a query.
-        turning: what the recipe does to queries.
+        turning: what the method does to queries.
     """
 
     def __init__(
@@ -73,15 +74,15 @@ class ExplanationBuilder:
             reasons = ["the baselines rank for the label alone, not against the other one", *reasons]
         return Explanation(
             version=__version__,
-            method=plan.recipe.name,
+            method=plan.method.name,
             checkpoints=tuple(
                 CheckpointView(one.step % RUN_STEPS, one.learning_rate, one.rule, one.step // RUN_STEPS)
                 for one in plan.checkpoints
             ),
-            embedding_path=plan.embedding_path if plan.recipe.layer == "embedding" else None,  # type: ignore[arg-type]
-            loss=plan.recipe.loss,
-            query=asked.view(row, plan.label_names),
-            group=asked.group(plan.label_names),
+            embedding_path=plan.shown_path,  # type: ignore[arg-type]
+            loss=plan.reduction,
+            query=asked.view(row, plan.labels),
+            group=asked.group(plan.labels),
             proponents=self._hits(asked, row, ranking.proponents, ranking.proponent_scores, worded=worded),
             opponents=self._hits(asked, row, ranking.opponents, ranking.opponent_scores, worded=worded),
             baselines=lists,
@@ -115,11 +116,16 @@ class ExplanationBuilder:
     def _sparse(self, asked: QueryBatch, row: int, *, found: bool) -> list[str]:
         """Say why there is little or nothing to show."""
         plan = self.store.plan
-        by_token = plan.recipe.layer == "embedding" and not (plan.tied and plan.embedding_path != "input")
-        if by_token and plan.recipe.synonym_threshold is None and not self._shares_a_token(asked, row):
+        rows = plan.term.gradient if isinstance(plan.term, Gradients) else None
+        if (
+            isinstance(rows, EmbeddingRows)
+            and plan.by_token
+            and rows.match.kind == "equal"
+            and not self._shares_a_token(asked, row)
+        ):
             left = "what is left comes from special tokens alone" if found else "nothing to show"
-            if plan.recipe.top is not None:
-                name = plan.recipe.name
+            if rows.top is not None:
+                name = plan.method.name
                 return [f"none of the tokens that {name} keeps of this text is kept of a training text: {left}"]
             return [f"no token of this text stands in any training text: {left}"]
         return [] if found else ["every score is zero: nothing to show"]
@@ -152,8 +158,7 @@ class ExplanationBuilder:
     ) -> Float[np.ndarray, "w x"]:
         """Word x word terms at one checkpoint. Vectors keep no words: those of a hit are taken again from its text."""
         place, example = hit
-        names = self.store.plan.label_names
-        label = -1 if names is None else names.index(str(example.label))
+        label = self.store.plan.labels.stored(example.label)
         if self._fast is not None:
             return self._fast.terms(asked, row, example, label, widths)
         gradient = asked.gradients[step].example(row)
@@ -194,7 +199,7 @@ class ExplanationBuilder:
         parts = [
             self._terms(asked, row, step, (place, full), (len(mine), len(theirs or ())))
             for step in asked.gradients
-            if self.store.plan.recipe.baseline is None and theirs is not None
+            if not isinstance(self.store.plan.term, Baseline) and theirs is not None
         ]
         return Hit(
             rank=0,

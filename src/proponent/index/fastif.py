@@ -27,13 +27,14 @@ from proponent.index.gradient_computer import GradientComputer
 from proponent.index.layer_vectors import token_words
 from proponent.index.loading import LoadedRun
 from proponent.index.queries import QueryBatch
+from proponent.method import LiSSA, Retaken
 from proponent.models import Encoded
 from proponent.search import Ranking, Where, ranking_of
 from proponent.store import Store
 from proponent.types import Example
 
 SAMPLE = {"lissa": 8, "cg": 256}
-"""Training texts of one Hessian, unless the recipe says how many."""
+"""Training texts of one Hessian, unless the method says how many."""
 
 PROBES = 8
 """Batches whose top eigenvalue is looked at for the scale."""
@@ -63,7 +64,7 @@ class Solution:
 
 
 class FastIF:
-    """Scores, candidates and words of an index whose recipe names a solver.
+    """Scores, candidates and words of an index whose method solves per query.
 
     Args:
         store: the index.
@@ -72,7 +73,8 @@ class FastIF:
 
     def __init__(self, store: Store, loaded: LoadedRun) -> None:
         self.store, self._loaded = store, loaded
-        self.recipe = store.plan.recipe
+        assert isinstance(store.plan.term, Retaken)
+        self.method = store.plan.term
         self._solved: Solution | None = None
         self._read: dict[int, Encoded] = {}
 
@@ -121,37 +123,41 @@ class FastIF:
         return held
 
     def _solve(self, asked: QueryBatch, rows: range) -> Solution:
-        self._loaded.say(f"inverse-Hessian products of {len(rows)} queries ({self.recipe.solver})")
+        self._loaded.say(f"inverse-Hessian products of {len(rows)} queries ({self.method.solver.kind})")
         with self._hessian.open():
             v = torch.stack([self._hessian.gradient(partial(self._asked_loss, asked, row)) for row in rows])
             scale = self._scale
-            ridge = self.recipe.damping * scale
-            s, told = self._lissa(v, scale) if self.recipe.solver == "lissa" else self._cg(v, ridge)
-        how = f"{MARGIN:g} times the top eigenvalue seen" if self.recipe.scale == "auto" else "as given"
+            ridge = self.method.damping * scale
+            s, told = (
+                self._lissa(v, scale, self.method.solver)
+                if isinstance(self.method.solver, LiSSA)
+                else self._cg(v, ridge)
+            )
+        how = f"{MARGIN:g} times the top eigenvalue seen" if self.method.scale == "auto" else "as given"
         told.append(
-            f"damping {self.recipe.damping:g} of the scale {scale:.3g} ({how}): a ridge of {ridge:.3g} on every "
+            f"damping {self.method.damping:g} of the scale {scale:.3g} ({how}): a ridge of {ridge:.3g} on every "
             "eigenvalue"
         )
         return Solution(asked, tuple(rows), s, tuple(told))
 
-    def _lissa(self, v: Float[Tensor, "q p"], scale: float) -> tuple[Float[Tensor, "q p"], list[str]]:
-        recipe = self.recipe
+    def _lissa(self, v: Float[Tensor, "q p"], scale: float, solver: LiSSA) -> tuple[Float[Tensor, "q p"], list[str]]:
+        method = self.method
 
         def one(run: int) -> tuple[Float[Tensor, "q p"], float]:
-            draws = np.random.default_rng([recipe.seed, run])
+            draws = np.random.default_rng([method.seed, run])
 
             def product(step: int, h: Float[Tensor, "q p"]) -> Float[Tensor, "q p"]:  # noqa: ARG001 # batches follow
                 return self._hessian.products(partial(self._loss, draws.choice(self._alive, self._sample)), h)
 
-            made = lissa(product, v, recipe.depth, recipe.damping, scale)
+            made = lissa(product, v, solver.depth, method.damping, scale)
             return made.s, made.change
 
-        workers = min(recipe.runs, max(1, (os.cpu_count() or 1) // torch.get_num_threads()))
+        workers = min(solver.runs, max(1, (os.cpu_count() or 1) // torch.get_num_threads()))
         try:
             with ThreadPoolExecutor(workers) as pool:
-                made = list(pool.map(one, range(recipe.runs)))
+                made = list(pool.map(one, range(solver.runs)))
         except DivergedError as error:
-            raise DivergedError(f"{error}: {way_out(scale, max(self._eigenvalues()), recipe.damping)}") from error
+            raise DivergedError(f"{error}: {way_out(scale, max(self._eigenvalues()), method.damping)}") from error
         parts = [s for s, _ in made]
         cosines = [
             float(torch.nn.functional.cosine_similarity(first, second).min())
@@ -160,14 +166,14 @@ class FastIF:
         alike = f", which agree to a cosine of {min(cosines):.3f} at least" if cosines else ""
         change = max(change for _, change in made)
         return torch.stack(parts).mean(0), [
-            f"LiSSA: the mean of {recipe.runs} runs of {recipe.depth} steps over {self._sample} texts{alike}; the last "
+            f"LiSSA: the mean of {solver.runs} runs of {solver.depth} steps over {self._sample} texts{alike}; the last "
             f"tenth of the steps changed s by {change:.1%}"
         ]
 
     def _cg(self, v: Float[Tensor, "q p"], ridge: float) -> tuple[Float[Tensor, "q p"], list[str]]:
         places = self._alive
         if self._sample < len(places):
-            places = np.sort(np.random.default_rng(self.recipe.seed).choice(places, self._sample, replace=False))
+            places = np.sort(np.random.default_rng(self.method.seed).choice(places, self._sample, replace=False))
         batches = [places[start : start + 32] for start in range(0, len(places), 32)]
 
         def product(h: Float[Tensor, "q p"]) -> Float[Tensor, "q p"]:
@@ -175,11 +181,11 @@ class FastIF:
             return torch.stack(parts).sum(0) / len(places)
 
         try:
-            made = conjugate_gradient(product, v, ridge, self.recipe.depth)
+            made = conjugate_gradient(product, v, ridge, self.method.solver.depth)
         except DivergedError as error:
             raise DivergedError(
                 f"{error} (the Hessian has eigenvalues below -{ridge:.3g}): use more damping than "
-                f"{self.recipe.damping:g}, such as --set damping={10 * max(self.recipe.damping, 1e-3):g}"
+                f"{self.method.damping:g}, such as --set damping={10 * max(self.method.damping, 1e-3):g}"
             ) from error
         return made.s, [
             f"conjugate gradient on the Hessian of {len(places)} training texts: {made.steps} steps, "
@@ -188,18 +194,18 @@ class FastIF:
 
     @cached_property
     def _scale(self) -> float:
-        if self.recipe.scale != "auto":
-            return float(self.recipe.scale)
+        if self.method.scale != "auto":
+            return float(self.method.scale)
         found = MARGIN * max(self._eigenvalues())
         if not np.isfinite(found) or found <= 0.0:
             raise InputError(
-                f"the Hessian of {', '.join(self.recipe.layers)} is zero on the batches looked at: {self.recipe.name} "
+                f"the Hessian of {', '.join(self.method.names)} is zero on the batches looked at: {self.method.name} "
                 "has nothing to solve (name other --layers)"
             )
         return found
 
     def _eigenvalues(self) -> list[float]:
-        draws = np.random.default_rng([self.recipe.seed, 999_983])
+        draws = np.random.default_rng([self.method.seed, 999_983])
         losses = [partial(self._loss, draws.choice(self._alive, self._sample)) for _ in range(PROBES)]
         products = [partial(self._hessian.products, loss) for loss in losses]
         return [top_eigenvalue(one, self._hessian.size, at) for at, one in enumerate(products)]
@@ -264,7 +270,7 @@ class FastIF:
     @property
     def nearest(self) -> Nearest:
         """Chooses candidates."""
-        return Nearest(self.store, self.recipe)
+        return Nearest(self.store, self.method)
 
     @cached_property
     def _work(self) -> GradientComputer:
@@ -286,7 +292,7 @@ class FastIF:
 
     @property
     def _sample(self) -> int:
-        return self.recipe.sample or SAMPLE[self.recipe.solver]
+        return self.method.sample or SAMPLE[self.method.solver.kind]
 
 
 def way_out(scale: float, top: float, damping: float) -> str:

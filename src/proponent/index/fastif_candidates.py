@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from proponent.index.queries import QueryBatch
-from proponent.recipe import Recipe
+from proponent.method import Retaken
 from proponent.store import Store
 
 BLOCK = 65_536
@@ -18,11 +18,11 @@ class Nearest:
 
     Args:
         store: the index.
-        recipe: says how many, and by what.
+        method: says how many, and by what.
     """
 
-    def __init__(self, store: Store, recipe: Recipe) -> None:
-        self.store, self.recipe = store, recipe
+    def __init__(self, store: Store, method: Retaken) -> None:
+        self.store, self.method = store, method
 
     def __call__(self, asked: QueryBatch, row: int, allowed: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
         """Find the candidates of a query."""
@@ -50,7 +50,7 @@ class Nearest:
 
     @property
     def _by_signal(self) -> bool:
-        return self.recipe.nearest != "features" and "probabilities" in self.store.features
+        return self.method.nearest != "features" and "probabilities" in self.store.features
 
     def _distances(self, feature: Float[np.ndarray, " d"]) -> Float[np.ndarray, " n"]:
         """Squared distances of the features."""
@@ -75,7 +75,7 @@ class Nearest:
             yield from (held[start : start + BLOCK] for start in range(0, len(held), BLOCK))
 
     def _most(self) -> int:
-        n, asked = int(self.store.alive.sum()), self.recipe.candidates
+        n, asked = int(self.store.alive.sum()), self.method.candidates
         return min(n, max(1, round(asked * n) if asked <= 1 else int(asked)))
 
 

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from proponent.errors import InputError
 from proponent.gradients.capture import Capture, Captured, head_outer, head_table
 from proponent.gradients.forms import Dense
 from proponent.gradients.gradient import Gradient
@@ -19,11 +18,9 @@ from proponent.gradients.model_parts import is_tied, table_shape, word_tables
 from proponent.gradients.projection import compress
 from proponent.gradients.vocabulary_head import HeadOuter
 from proponent.index.layer_vectors import LayerVectors, chosen_layers, settled, slices_by_length, token_words
-from proponent.method import Baseline, EmbeddingRows, Layers, Logit, Method, Reduction, Retaken, Term, similarity_of
-from proponent.method_to_flat import as_term
+from proponent.method import Baseline, EmbeddingRows, Layers, Logit, Reduction, Retaken, Term, similarity_of
 from proponent.models import Encoded, Encoder, Run, SampledLabels
 from proponent.preconditioners.base import fitters_of
-from proponent.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -75,33 +72,16 @@ def gradient_spec(method: Term, run: Run, model: nn.Module, *, retaken: bool = F
     """Decide which gradients to take."""
     if isinstance(method, Baseline) or (isinstance(method, Retaken) and not retaken):
         return GradientSpec(rows=False, outer=False, head=False, path="exact", tied=False)
-    lm, decoding = run.info.kind != "classification", run.info.kind == "seq2seq"
+    lm, decoding = not run.task.labels, run.task.decodes
     tied = is_tied(model, decoding=decoding)
     if isinstance(method, Retaken) or isinstance(method.gradient, Layers):
         choice = chosen_layers(method, run, model)
         return GradientSpec(rows=choice.rows, outer=False, head=False, path="exact", tied=tied, choice=choice)
     if not isinstance(method.gradient, EmbeddingRows):
         return GradientSpec(rows=False, outer=not lm, head=lm, path="output" if lm else "exact", tied=tied)
-    path = method.gradient.path
-    if not tied:
-        if path == "output":
-            raise InputError(
-                "path 'output' needs a head that shares the embedding's table, and this model's does not: "
-                "use tracin-last for the head"
-            )
-        return GradientSpec(rows=True, outer=False, head=False, path="exact", tied=False)
-    if path != "input" and len(word_tables(model, decoding=decoding)) > 1:
-        raise InputError(
-            "encoder and decoder of this model have a table each, and the head shares the decoder's: choose --path "
-            "input (the head's part is then left out; tracin-last gives it)"
-        )
-    head = path in {"exact", "output"}
-    if head and (method.scales_train or method.gradient.selects_rows):
-        raise InputError(
-            f"{method.name} works on the rows of the embedding alone, and this model's head shares its table: "
-            "choose --path input (the head's part is then left out, and the answer says so)"
-        )
-    return GradientSpec(rows=path != "output", outer=False, head=head, path=path, tied=True)
+    path = method.gradient.path if tied else "exact"
+    head = tied and path in {"exact", "output"}
+    return GradientSpec(rows=path != "output", outer=False, head=head, path=path, tied=tied)
 
 
 class GradientComputer:
@@ -120,16 +100,16 @@ class GradientComputer:
         self,
         run: Run,
         model: nn.Module,
-        method: Method | Recipe,
+        method: Term,
         encoder: Encoder,
         *,
         pooled: bool = False,
         retaken: bool = False,
     ) -> None:
         self.run, self.model, self.encoder = run, model, encoder
-        self.method = settled(as_term(method), run, model)
+        self.method = settled(method, run, model)
         self.spec = gradient_spec(self.method, run, model, retaken=retaken)
-        self.table = table_shape(model, decoding=run.info.kind == "seq2seq")
+        self.table = table_shape(model, decoding=run.task.decodes)
         choice = self.spec.choice
         self.layers = LayerVectors.of(choice, self.method)
         objective = self.method.objective
@@ -233,18 +213,14 @@ class GradientComputer:
         draws: SampledLabels | None = None,
     ) -> tuple[Captured, HeadOuter | None]:
         batch = self.encoder.collate(encoded, labels)
-        if self.run.info.kind == "classification":
-            task = batch.classes(against)
-            losses = task.logits if asked and isinstance(self.method.objective, Logit) else task.losses
-            losses = losses if draws is None else draws.losses(batch, task)
-            return self._capture(batch.inputs, losses, batch.words), None
-        lm, decoder = batch.tokens(self._reduction), batch.decoder
+        objective, decoder = self.run.task.objective(batch, self._reduction, against), batch.decoder
         read = None if decoder is None else (decoder.mask, decoder.words)
-        losses = lm.losses if draws is None else draws.losses(batch, lm)
+        losses = objective.logits if asked and isinstance(self.method.objective, Logit) else objective.losses
+        losses = losses if draws is None else draws.losses(batch, objective)
         captured = self._capture(batch.inputs, losses, batch.words, read)
-        if captured.inputs is None:
+        if captured.inputs is None or objective.predictions is None:
             return captured, None
-        return captured, head_outer(captured.inputs, lm.target, lm.weight, batch.predicted_words)
+        return captured, head_outer(captured.inputs, *objective.predictions, batch.predicted_words)
 
     def losses(
         self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None = None
@@ -252,17 +228,19 @@ class GradientComputer:
         """Take losses without hooks, their graph and all."""
         batch = self.encoder.collate(encoded, labels)
         logits = cast("Tensor", self.model(**batch.inputs).logits)
-        if self.run.info.kind == "classification":
-            return batch.classes(against).losses(logits)
-        return batch.tokens(self._reduction).losses(logits)
+        return self.run.task.objective(batch, self._reduction, against).losses(logits)
 
     def probabilities(self, encoded: Sequence[Encoded]) -> Float[np.ndarray, "n l"] | None:
         """Predict without gradients."""
-        if self.run.info.kind != "classification":
+        if not self.run.task.labels:
             return None
         batch = self.encoder.collate(encoded, [0] * len(encoded))
         with torch.inference_mode():
-            return _softmax(self.model(**batch.inputs).logits)
+            return self._predicted(self.model(**batch.inputs).logits)
+
+    def _predicted(self, logits: Tensor) -> Float[np.ndarray, "n l"] | None:
+        found = self.run.task.probabilities(logits)
+        return None if found is None else found.numpy()
 
     def tables(self) -> dict[str, np.ndarray]:
         """Copy the tables that products at this checkpoint need."""
@@ -273,7 +251,7 @@ class GradientComputer:
             if head.bias is not None:
                 kept["head_bias"] = head.bias
         if similarity_of(self.method) is not None:
-            tables = word_tables(self.model, decoding=self.run.info.kind == "seq2seq")
+            tables = word_tables(self.model, decoding=self.run.task.decodes)
             kept["embedding"] = torch.cat(tables).detach().float().numpy().copy()
         return kept
 
@@ -290,8 +268,7 @@ class GradientComputer:
             chosen = getattr(self.method, "gradient", None)
             rows = chosen if isinstance(chosen, EmbeddingRows) else EmbeddingRows()  # beside layers all are kept
             kept = replace(kept, rows=compress(kept.rows, rows, self._special))
-        probabilities = _softmax(captured.logits) if self.run.info.kind == "classification" else None
-        return GradientBatch(kept, captured.losses, probabilities, captured.pooled, bad)
+        return GradientBatch(kept, captured.losses, self._predicted(captured.logits), captured.pooled, bad)
 
 
 def _joined(parts: Sequence[GradientBatch]) -> GradientBatch:
@@ -308,7 +285,3 @@ def _joined(parts: Sequence[GradientBatch]) -> GradientBatch:
 def _chained(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
     held = [one for one in parts if one is not None]
     return np.concatenate(held) if held else None
-
-
-def _softmax(logits: torch.Tensor) -> Float[np.ndarray, "n l"]:
-    return torch.softmax(logits.detach().float(), -1).numpy()

@@ -12,6 +12,8 @@ from proponent.errors import InputError
 from proponent.gradients.gradient import Gradient
 from proponent.index.baseline_scores import BaselineScores
 from proponent.index.queries import QueryBatch
+from proponent.labels import Labels
+from proponent.method import Baseline, Retaken, similarity_of
 from proponent.preconditioners.batches import layer_shapes
 from proponent.search import RULES, How, Ranking, Search, Votes, Where, ranking_of
 from proponent.types import Example
@@ -119,8 +121,8 @@ class QueryGroup(QueryBatch):
         )
         return Texts([text for one in parts for text in one.texts], *columns)
 
-    def group(self, names: list[str] | None) -> tuple[QueryView, ...]:  # noqa: D102
-        return tuple(self.whole.view(row, names) for row in self.rows)
+    def group(self, labels: Labels) -> tuple[QueryView, ...]:  # noqa: D102
+        return tuple(self.whole.view(row, labels) for row in self.rows)
 
     def notes(self, row: int) -> list[str]:  # noqa: ARG002, D102
         cut = sum(bool(self.whole.notes(one)) for one in self.rows)
@@ -130,9 +132,8 @@ class QueryGroup(QueryBatch):
             else []
         )
 
-    def view(self, row: int, names: list[str] | None) -> QueryView:  # noqa: ARG002, D102
-        label = None if names is None or self.labels[0] < 0 else names[self.labels[0]]
-        against = None if names is None or self.against is None else names[self.against]
+    def view(self, row: int, labels: Labels) -> QueryView:  # noqa: ARG002, D102
+        label, against = labels.name(self.labels[0]), labels.name(self.against)
         loss = self.losses[0] if self.losses else None
         whole = QueryView(text=self.queries[0].text, label=label, predicted=None, probabilities=None, loss=loss)
         return replace(whole, against=against)
@@ -153,13 +154,13 @@ class Grouping:
     @property
     def linear(self) -> bool:
         """Whether scores are linear in the query's gradient."""
-        return self._plan.recipe.synonym_threshold is None and self._plan.recipe.baseline is None
+        return not isinstance(self._plan.term, Baseline) and similarity_of(self._plan.term) is None
 
     def _check(self) -> None:
         """Refuse to join what is solved query by query."""
-        if self._plan.recipe.solver != "none":
+        if isinstance(self._plan.term, Retaken):
             raise InputError(
-                f"{self._plan.recipe.name} solves for every query anew and compares each with candidates of its own: "
+                f"{self._plan.method.name} solves for every query anew and compares each with candidates of its own: "
                 "it has no groups, ranks or votes (ask one by one, or take ekfac or influence-last)"
             )
 
@@ -170,7 +171,7 @@ class Grouping:
             raise InputError("no query was given: there is nothing to join")
         if not rule.correct:
             return list(rows)
-        if self._plan.label_names is None:
+        if not self._plan.labels:
             raise InputError("only a classifier's queries can be predicted correctly, and this run is a language model")
         if all(query.label is None for query in asked.queries):
             raise InputError("which queries are predicted correctly is not known: give their labels")
@@ -204,9 +205,9 @@ class Grouping:
     def _voters(self, asked: QueryBatch, rows: Sequence[int], rule: Aggregate) -> Iterator[Float[np.ndarray, "v n"]]:
         for start in range(0, len(rows), BLOCK):
             some = rows[start : start + BLOCK]
-            name = self._plan.recipe.baseline
-            if name is not None:
-                yield np.stack([self._baselines.scores(name, asked.texts(row)) for row in some])
+            method = self._plan.term
+            if isinstance(method, Baseline):
+                yield np.stack([self._baselines.scores(method.which, asked.texts(row)) for row in some])
                 continue
             queries = {
                 step: Gradient.stack([one.example(row) for row in some]) for step, one in asked.gradients.items()
@@ -247,7 +248,7 @@ class Grouping:
                 f"vote: over {who}, minus the places among the lowest {first:g} of {n:,} training examples: a vote "
                 "names what hurt and never what helped, and has no words"
             ]
-        return [] if self.linear else [f"{self._plan.recipe.name}: the mean over {queries:,} queries has no words"]
+        return [] if self.linear else [f"{self._plan.method.name}: the mean over {queries:,} queries has no words"]
 
 
 def _describe_texts(texts: Sequence[Example]) -> str:

@@ -17,6 +17,7 @@ from proponent.index.loading import LoadedRun
 from proponent.index.queries import QueryBatch, check_against, check_queries, labels_of, named
 from proponent.index.query_input import AnyLabel, Labels, Queries, Query, plain_label, queries_of
 from proponent.index.query_preconditioner import QueryPreconditioner, gradients_of
+from proponent.method import Baseline, Retaken
 from proponent.models import Run
 from proponent.search import ANY, How, KernelName, Ranking, Search, Where, ranking_of
 from proponent.store import Store
@@ -55,8 +56,8 @@ class Index:
         self._baselines = BaselineScores(self.store)
         self.say: Callable[[str], None] = lambda _: None  # gets short status messages
         self._loaded = LoadedRun(self.store, run, trust_remote_code, lambda line: self.say(line))
-        self._preconditioner = QueryPreconditioner(plan.recipe, plan.blocks, self.store.table, gradients_of(self.store))
-        self._fast = None if plan.recipe.solver == "none" else FastIF(self.store, self._loaded)
+        self._preconditioner = QueryPreconditioner(plan.term, plan.blocks, self.store.table, gradients_of(self.store))
+        self._fast = FastIF(self.store, self._loaded) if isinstance(plan.term, Retaken) else None
         by_word = self._fast or self._loaded.by_word
         self._answers = ExplanationBuilder(self.store, self._search, self._baselines, by_word, self._preconditioner)
         self._grouping = Grouping(self._search, self._baselines)
@@ -73,7 +74,7 @@ class Index:
 
     def __repr__(self) -> str:
         plan = self.store.plan
-        return f"Index({plan.recipe.name}: {len(self)} examples, {len(plan.checkpoints)} checkpoints of {plan.run})"
+        return f"Index({plan.method.name}: {len(self)} examples, {len(plan.checkpoints)} checkpoints of {plan.run})"
 
     @property
     def summary(self) -> dict[str, object]:
@@ -81,7 +82,7 @@ class Index:
         plan, manifest = self.store.plan, self.store.manifest
         return {
             "index": str(self.store.folder),
-            "method": plan.recipe.name,
+            "method": plan.method.name,
             "embedding_path": plan.embedding_path,
             "examples": self.store.counts.examples,
             "deleted": self.store.counts.deleted,
@@ -102,8 +103,8 @@ class Index:
 
     @property
     def method(self) -> str:
-        """Name of the recipe."""
-        return self.store.plan.recipe.name
+        """Name of the method."""
+        return self.store.plan.method.name
 
     @property
     def run(self) -> Run:
@@ -321,8 +322,8 @@ class Index:
         Raises:
             InputError: the run is a language model, a text is empty, or lists of different lengths.
         """
-        names = self.run.label_names
-        if names is None:
+        names = self.run.task.labels.names
+        if not names:
             raise InputError("this run is a language model: it predicts no classes")
         queries = [replace(one, label=None) for one in queries_of(texts, text_pairs=text_pairs)]
         check_queries(queries)
@@ -344,9 +345,9 @@ class Index:
 
     def _block(self, asked: QueryBatch, rows: range) -> Float[np.ndarray, "q n"]:
         """Scores of some queries together: the postings of a token are read once for all of them."""
-        name = self.store.plan.recipe.baseline
-        if name is not None:
-            return np.stack([self._baselines.scores(name, asked.texts(row)) for row in rows])
+        method = self.store.plan.term
+        if isinstance(method, Baseline):
+            return np.stack([self._baselines.scores(method.which, asked.texts(row)) for row in rows])
         if self._fast is not None:
             return self._fast.scores(asked, rows)
         return self._search.scores(asked.taken(rows), len(rows))
@@ -355,7 +356,7 @@ class Index:
         """Rankings of some queries together."""
         if self._fast is not None:
             return self._fast.top(asked, rows, k, where)
-        if self.store.plan.recipe.baseline is None:
+        if not isinstance(self.store.plan.term, Baseline):
             return self._search.top(asked.taken(rows), len(rows), k, where)
         allowed = np.concatenate([where.allowed(segment) for segment in self.store.segments])
         return [ranking_of(np.where(allowed, scores, np.nan), k) for scores in self._block(asked, rows)]
@@ -374,7 +375,7 @@ class Index:
     def _take(self, queries: Sequence[Example], against: AnyLabel | None) -> QueryBatch:
         check_queries(queries)
         run = self.run
-        check_against(against, self.store.plan.recipe, run.label_names)
+        check_against(against, self.store.plan.term, run.task.labels)
         encoded = self._loaded.encoder.encode(queries) if queries else []
         last = self._loaded.at(self.store.plan.checkpoints[-1].step)
         other = None if against is None else run.label_number(plain_label(against))

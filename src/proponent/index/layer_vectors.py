@@ -8,16 +8,13 @@ import numpy as np
 from jaxtyping import Int
 from torch import nn
 
-from proponent.errors import InputError
 from proponent.gradients.layer_hooks import TokenWords
 from proponent.gradients.layer_selection import Choice, choose
 from proponent.gradients.model_parts import classifier_head, input_embedding, vocabulary_head
 from proponent.gradients.projection import Projection
-from proponent.method import Baseline, Gradients, Layers, Method, Retaken, Term
+from proponent.method import Baseline, Gradients, Layers, Retaken, Term
 from proponent.method import Projection as ProjectionSpec
-from proponent.method_to_flat import as_term, full
 from proponent.models import Encoded, Run
-from proponent.recipe import Recipe
 from proponent.store import PlannedBlock
 
 SMALL = 32_768
@@ -91,20 +88,11 @@ class LayerVectors:
         return lines
 
 
-def chosen_layers(method: Method | Recipe, run: Run, model: nn.Module) -> Choice:
+def chosen_layers(method: Gradients | Retaken, run: Run, model: nn.Module) -> Choice:
     """Find the layers of a method in a model."""
-    term = as_term(method)
-    assert not isinstance(term, Baseline)
-    gradient = term if isinstance(term, Retaken) else term.gradient
+    gradient = method if isinstance(method, Retaken) else method.gradient
     assert isinstance(gradient, Retaken | Layers)
-    if isinstance(term, Retaken) and term.nearest == "signal" and run.info.kind != "classification":
-        raise InputError(
-            f"{term.name} with nearest=signal compares a classifier's error signals, and this run is no classifier: "
-            "choose --set nearest=features"
-        )
-    if not gradient.names:
-        raise InputError(f"{term.name} names no layers: give some with --layers (groups, or patterns over names)")
-    head = classifier_head(model) if run.info.kind == "classification" else vocabulary_head(model)
+    head = classifier_head(model) if run.task.labels else vocabulary_head(model)
     return choose(
         model,
         gradient.names,
@@ -112,8 +100,8 @@ def chosen_layers(method: Method | Recipe, run: Run, model: nn.Module) -> Choice
         word=input_embedding(model),
         biases=gradient.biases,
         # rows are compared as they are: what multiplies gradients takes the word embedding like any other layer
-        rows=isinstance(term, Gradients) and not term.preconditioners,
-        decoding=run.info.kind == "seq2seq",
+        rows=isinstance(method, Gradients) and not method.preconditioners,
+        decoding=run.task.decodes,
     )
 
 
@@ -122,8 +110,6 @@ def settled(method: Term, run: Run, model: nn.Module) -> Term:
     if not isinstance(method, Gradients) or method.projection is None or method.projection.width != "auto":
         return method
     kept = sum(block.size for block in chosen_layers(method, run, model).blocks) <= SMALL
-    if kept and method.projection.basis == "principal":
-        raise InputError(full(method.name))
     projection = None if kept else method.projection.model_copy(update={"width": PROJECTED})
     gradient = method.gradient.model_copy(update={"projection": projection})
     return method.model_copy(update={"gradient": gradient})

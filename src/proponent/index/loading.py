@@ -10,6 +10,7 @@ from torch import nn
 
 from proponent.errors import InputError, MismatchError, RunError
 from proponent.index.gradient_computer import GradientComputer
+from proponent.method import Retaken
 from proponent.models import Encoder, Masks, Run
 from proponent.store import Store
 from proponent.types import Example
@@ -73,7 +74,7 @@ class LoadedRun:
     @property
     def encoder(self) -> Encoder:
         """Encodes texts as they were when the index was built."""
-        return self.run.encoder(self.store.plan.max_length, Masks.of(self.store.plan.recipe))
+        return self.run.encoder(self.store.plan.max_length, Masks.of(self.store.plan.term))
 
     def by_word(
         self, step: int, example: Example, label: int, width: int, against: int | None, asked: bool
@@ -88,8 +89,8 @@ class LoadedRun:
             other = self._passes.get((step, not retaken))
             model = self._model(step) if other is None else other.model
             last = step == self.store.plan.checkpoints[-1].step
-            recipe = self.store.plan.recipe
-            work = GradientComputer(self.run, model, recipe, self.encoder, pooled=last and not retaken, retaken=retaken)
+            method = self.store.plan.term
+            work = GradientComputer(self.run, model, method, self.encoder, pooled=last and not retaken, retaken=retaken)
             self._refuse_other_layers(work)
             if work.needs_table:
                 work.prepare(self.store.table(step))
@@ -99,10 +100,10 @@ class LoadedRun:
     def _refuse_other_layers(self, work: GradientComputer) -> None:
         """Earlier versions kept the word embedding apart from the layers that a curvature turns."""
         taken, kept = [] if work.layers is None else work.layers.planned(), self.store.plan.blocks
-        if self.store.plan.recipe.solver == "none" and taken != kept:
+        if not isinstance(self.store.plan.term, Retaken) and taken != kept:
             raise MismatchError(
                 f"{self.store.folder} keeps {len(kept)} layers, and {work.method.name} takes {len(taken)} since a "
-                "curvature turns the word embedding, too: build the index again"
+                "preconditioner works on the word embedding, too: build the index again"
             )
 
     def _model(self, step: int) -> nn.Module:

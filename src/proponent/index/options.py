@@ -27,7 +27,7 @@ class Options:
         max_bad_rows: share of rows that may be skipped for a loss or gradient that is not finite; at least one row
             may, unless the share is 0.
         steps: checkpoints to use, by step; None uses all.
-        second_moment: where an optimizer-aware recipe finds the second moments.
+        second_moment: where an optimizer-aware method finds the second moments.
         queries: what a mixed autocorrelation takes the queries' side from; None for the training set's alone.
         rows: how embedding rows are kept: 32-bit floats, or shorter with a scale per row.
         segment_rows: examples of a segment at most.

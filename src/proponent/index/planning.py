@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Int
 
 from proponent.data import Examples
-from proponent.errors import DataError, InputError, LabelError
+from proponent.errors import DataError, InputError
+from proponent.method import LastOfEachRun, Steps, Term
 from proponent.models import Checkpoint, Run
-from proponent.recipe import Recipe
 from proponent.store import PlannedSegment, Store
 from proponent.types import RUN_STEPS
 
@@ -73,33 +73,15 @@ def batches(lengths: Int[np.ndarray, " n"], start: int, stop: int, size: int, *,
 
 def label_numbers(run: Run, examples: Examples) -> list[int]:
     """Find the class number of every training row."""
-    if run.label_names is None:
-        return [-1] * len(examples)
-    known: dict[object, int] = {}
-    numbers: list[int] = []
-    missing: list[str] = []
-    for example in examples:
-        if example.label is None:
-            missing.append(str(example.row))
-            continue
-        if example.label not in known:
-            try:
-                known[example.label] = run.label_number(example.label)
-            except LabelError as error:
-                raise LabelError(f"{examples.name}, row {example.row}: {error}") from error
-        numbers.append(known[example.label])
-    if missing:
-        raise DataError(
-            f"{len(missing)} rows of {examples.name} have no label (rows {', '.join(missing[:5])}): "
-            "name the column with --label-column, or fill it in"
-        )
-    return numbers
+    return run.task.label_numbers(examples, examples.name)
 
 
-def chosen(run: Run, steps: tuple[int, ...] | None, recipe: Recipe) -> tuple[Checkpoint, ...]:
+def chosen(run: Run, steps: tuple[int, ...] | None, method: Term) -> tuple[Checkpoint, ...]:
     """Choose the checkpoints of an index."""
+    checkpoints = method.checkpoints
+    steps = checkpoints.at if steps is None and isinstance(checkpoints, Steps) else steps
     if steps is None:
-        return run.checkpoints[-1:] if recipe.checkpoints == "last" else run.checkpoints
+        return run.checkpoints[-1:] if isinstance(checkpoints, LastOfEachRun) else run.checkpoints
     there = sorted({one.step % RUN_STEPS for one in run.saved})
     missing = [step for step in steps if step not in there]
     if missing:

@@ -13,8 +13,9 @@ from proponent.gradients.gradient import Gradient
 from proponent.index.gradient_computer import GradientComputer
 from proponent.index.query_input import AnyLabel, plain_label
 from proponent.index.query_preconditioner import QueryPreconditioner
+from proponent.labels import Labels
+from proponent.method import Baseline, Term
 from proponent.models import Encoded
-from proponent.recipe import Recipe
 from proponent.types import Example, step_name
 from proponent.views import QueryView
 from proponent.words import Word, words
@@ -52,11 +53,11 @@ def check_queries(queries: Sequence[Example]) -> None:
             ) from error
 
 
-def check_against(against: AnyLabel | None, recipe: Recipe, names: Sequence[str] | None) -> None:
+def check_against(against: AnyLabel | None, method: Term, labels: Labels) -> None:
     """Refuse a second class where classes are not compared."""
-    if against is not None and recipe.baseline is not None:
-        raise InputError(f"{recipe.name} does not compare two labels: ask without `against`")
-    if against is not None and names is None:
+    if against is not None and isinstance(method, Baseline):
+        raise InputError(f"{method.name} does not compare two labels: ask without `against`")
+    if against is not None and not labels:
         raise InputError(
             "`against` compares two labels, and this run is a language model: "
             "give the part that counts as target instead"
@@ -68,7 +69,7 @@ def labels_of(
 ) -> tuple[list[int], list[int], list[Float[np.ndarray, " l"]]]:
     """Find the classes that are asked about: those given, and for the others what the model predicts."""
     run = last.run
-    if run.label_names is None:
+    if not run.task.labels:
         labelled = next((query.label for query in queries if query.label is not None), None)
         if labelled is not None:
             raise LabelError(f"label {labelled!r} was given, but this run is a language model and has no labels")
@@ -166,7 +167,7 @@ class QueryBatch:
             self.pooled[row][None] if self.pooled else None,
         )
 
-    def group(self, names: list[str] | None) -> tuple[QueryView, ...] | None:  # noqa: ARG002
+    def group(self, labels: Labels) -> tuple[QueryView, ...] | None:  # noqa: ARG002
         """The queries that are asked as one; None where each is asked for itself."""
         return None
 
@@ -192,7 +193,7 @@ class QueryBatch:
         named_words = words(query.parts)
         return ["masked, to be guessed: " + ", ".join(named_words[place].text for place in places)]
 
-    def view(self, row: int, names: list[str] | None) -> QueryView:
+    def view(self, row: int, labels: Labels) -> QueryView:
         """One query as the answer shows it."""
         query = self.queries[row]
         view = QueryView(
@@ -206,14 +207,14 @@ class QueryBatch:
             loss=self.losses[row],
             truncated_at=self.encoded[row].truncated_at,
         )
-        if names is None:
+        if not labels:
             return view
         return replace(
             view,
-            label=names[self.labels[row]],
-            against=None if self.against is None else names[self.against],
-            predicted=names[self.predicted[row]],
-            probabilities={name: float(value) for name, value in zip(names, self.probabilities[row], strict=True)},
+            label=labels.name(self.labels[row]),
+            against=labels.name(self.against),
+            predicted=labels.name(self.predicted[row]),
+            probabilities={name: float(value) for name, value in zip(labels, self.probabilities[row], strict=True)},
         )
 
 

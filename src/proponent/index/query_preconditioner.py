@@ -12,11 +12,9 @@ from jaxtyping import Float
 
 from proponent.gradients.forms import Dense, Rows
 from proponent.gradients.gradient import Gradient
-from proponent.method import Gradients, Method
-from proponent.method_to_flat import as_term
+from proponent.method import Gradients, Term
 from proponent.preconditioners.base import preconditioners_of
 from proponent.preconditioners.batches import layer_shapes
-from proponent.recipe import Recipe
 from proponent.store import PlannedBlock, Store
 
 TrainGradients = Callable[[int], Iterator[Float[np.ndarray, "m p"]]]
@@ -47,14 +45,13 @@ class QueryPreconditioner:
 
     def __init__(
         self,
-        method: Method | Recipe,
+        method: Term,
         blocks: Sequence[PlannedBlock],
         table: Callable[[int], Mapping[str, np.ndarray]],
         gradients: TrainGradients | None = None,
     ) -> None:
-        term = as_term(method)
-        self._scaled = isinstance(term, Gradients) and term.scales_queries
-        self._preconditioners, self._layers = preconditioners_of(term), layer_shapes(blocks)
+        self._scaled = isinstance(method, Gradients) and method.scales_queries
+        self._preconditioners, self._layers = preconditioners_of(method), layer_shapes(blocks)
         self._table, self._gradients = lru_cache(maxsize=None)(table), gradients
 
     def _multiplied(self, step: int, gradient: Gradient) -> Gradient:

@@ -72,7 +72,7 @@ class Worker:
         self.run, self.examples, self.labels, self.method, self.options = run, examples, labels, method, options
         self.checkpoints, self.encoder, self.spec = checkpoints, encoder, spec
         self._fitters, self._layers, self._similarity = fitters, layers, similarity_of(method)
-        self.table = table_shape(first, decoding=run.info.kind == "seq2seq")
+        self.table = table_shape(first, decoding=run.task.decodes)
         self._loaded = {checkpoints[0].step: first}
         self._bad: dict[int, str] = {}
         self._given, self._clock = encoded, clock

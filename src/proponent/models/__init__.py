@@ -1,26 +1,28 @@
 """Where models come from: runs, checkpoints, tasks, tokenization."""
 
-from proponent.models.batch import Batch, Kind
+from proponent.models.batch import Batch, Encoded, encoded_bytes
 from proponent.models.checkpoints import Checkpoint
-from proponent.models.encoding import Encoded, Encoder, encoded_bytes
+from proponent.models.encoding import Encoder
 from proponent.models.masking import Masks
 from proponent.models.run import Run
 from proponent.models.sampled_labels import SampledLabels
-from proponent.models.task import CausalLM, Classification, Tokens
+from proponent.models.tasks import TASKS, CausalLM, Classification, MaskedLM, Seq2Seq, Task
 from proponent.models.training_trace import TrainingTrace, digest, read_training_trace
 
 __all__ = [
+    "TASKS",
     "Batch",
     "CausalLM",
     "Checkpoint",
     "Classification",
     "Encoded",
     "Encoder",
-    "Kind",
+    "MaskedLM",
     "Masks",
     "Run",
     "SampledLabels",
-    "Tokens",
+    "Seq2Seq",
+    "Task",
     "TrainingTrace",
     "digest",
     "encoded_bytes",

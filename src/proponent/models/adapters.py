@@ -4,12 +4,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from proponent.errors import RunError
-from proponent.models.batch import Kind
-from proponent.models.info import kind_of
+from proponent.models.tasks import Task, adapter_tasks, recognise
 from proponent.models.weights import ADAPTER_FILE, ADAPTER_SETTINGS, base_model
 from proponent.tensors import TensorSlices
 
-ADAPTED: dict[object, Kind] = {"SEQ_CLS": "classification", "CAUSAL_LM": "causal-lm", "SEQ_2_SEQ_LM": "seq2seq"}
 _HEADS = (".classifier.weight", ".score.weight", ".classifier.out_proj.weight")
 MERGE = (
     ", which proponent does not read: merge it (model.merge_and_unload().save_pretrained(folder)) and give that folder"
@@ -38,23 +36,29 @@ def base_of(folder: Path) -> str:
     return base
 
 
-def kind_of_base(folder: Path, settings: dict[str, Any], config: Any) -> Kind:
-    """An adapter without a task type says over which class it was trained."""
+def adapter_task(folder: Path, settings: dict[str, Any], config: Any) -> type[Task]:
+    """Find the task of an adapter: by the type that it names, else by the class over which it was trained."""
+    known, kind = adapter_tasks(), settings.get("task_type")
+    if kind is not None:
+        return known[kind]
     mapped: object = settings.get("auto_mapping")
-    known = cast("dict[str, object]", mapped) if isinstance(mapped, dict) else {}
+    mapping = cast("dict[str, object]", mapped) if isinstance(mapped, dict) else {}
     names = cast("list[str]", getattr(config, "architectures", None) or [])
-    named = known.get("base_model_class") or (names[0] if names else "")
+    named = mapping.get("base_model_class") or (names[0] if names else "")
     try:
-        return kind_of(folder, str(named), config)
+        return recognise(folder, str(named), config)
     except RunError as error:
         raise RunError(
             f"the adapter in {folder} has no task type, and its base class {named or '(not named)'} has no head that "
-            f"proponent knows: set task_type in {folder / ADAPTER_SETTINGS} to one of {', '.join(map(str, ADAPTED))}"
+            f"proponent knows: set task_type in {folder / ADAPTER_SETTINGS} to one of {', '.join(map(str, known))}"
         ) from error
 
 
 def refuse_adapter(folder: Path, settings: dict[str, Any]) -> None:
     """Adapters whose gradients are not taken, each by its reason."""
+    task, known = settings.get("task_type"), adapter_tasks()
+    if task is not None and task not in known:
+        raise RunError(f"the adapter in {folder} has task type {task}: one of {', '.join(map(str, known))} is needed")
     kind = str(settings.get("peft_type"))
     if "PROMPT" in kind or kind in {"PREFIX_TUNING", "P_TUNING", "CPT"}:
         raise RunError(

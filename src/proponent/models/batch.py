@@ -1,18 +1,71 @@
-"""Padded examples on their way through a model, and the losses that a task takes of its output."""
+"""Examples on their way through a model: token ids with their words, alone and padded into batches."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from proponent.models.task import CausalLM, Classification, Tokens
 
-Kind = Literal["classification", "causal-lm", "masked-lm", "seq2seq"]
-"""Task heads."""
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """What the tokenizer says of one example: its tokens, where in which of its parts they stand, and what counts.
+
+    Attributes:
+        ids: token ids.
+        types: segment of each token, for models that want it; else None.
+        offsets: characters of each token in its part.
+        parts: part of each token; -1 for special tokens.
+        counted: tokens whose prediction counts in the loss.
+        cuts: where the model's limit cut each part; None when whole.
+    """
+
+    ids: Int[np.ndarray, " t"]
+    types: Int[np.ndarray, " t"] | None
+    offsets: Int[np.ndarray, "t 2"]
+    parts: Int[np.ndarray, " t"]
+    counted: Bool[np.ndarray, " u"]
+    cuts: tuple[int | None, int | None] = (None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One example as the model meets it.
+
+    Attributes:
+        ids: token ids.
+        type_ids: segment of each token, for models that want it; else None.
+        words: position of each token's word in `proponent.words.words(parts)`; -1 for special tokens.
+        counted: tokens whose prediction counts in the loss of a language model.
+        truncated_at: character offset into the first text where the model's limit cut it; None when whole.
+        pair_truncated_at: the same for the second text.
+        cut_before: the tokenizer cuts on the left: what stands before the cut was not read, instead of what follows.
+        targets: what is predicted at each position of the output, `counted` then being of these: the text before it
+            was masked, or the decoder's target; None for a classifier or a causal language model.
+        target_words: word of each of them.
+        start: first token that a decoder reads; None for a model without a decoder.
+    """
+
+    ids: Int[np.ndarray, " t"]
+    type_ids: Int[np.ndarray, " t"] | None
+    words: Int[np.ndarray, " t"]
+    counted: Bool[np.ndarray, " u"]
+    truncated_at: int | None = None
+    pair_truncated_at: int | None = None
+    cut_before: bool = False
+    targets: Int[np.ndarray, " u"] | None = None
+    target_words: Int[np.ndarray, " u"] | None = None
+    start: int | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens that the model reads, those of the decoder among them."""
+        return len(self.ids) + (0 if self.start is None or self.targets is None else len(self.targets))
+
+
+def encoded_bytes(tokens: int, examples: int) -> int:
+    """Say how much memory encoded examples take, about."""
+    return 25 * tokens + 600 * examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +120,3 @@ class Batch:
         if self.target_words is not None:
             return self.target_words
         return np.concatenate([self.words[:, 1:], np.full_like(self.words[:, :1], -1)], axis=1)
-
-    def classes(self, against: Sequence[int] | None = None) -> Classification:
-        """The losses of a classifier."""
-        return Classification(self.labels, None if against is None else torch.tensor(list(against)))
-
-    def tokens(self, reduction: Literal["mean", "sum"] = "mean") -> CausalLM | Tokens:
-        """The losses of a language model."""
-        if self.targets is None:
-            return CausalLM(self.ids, self.counted, reduction)
-        return Tokens(self.targets, self.counted, reduction)
-
-    def task(self, kind: Kind) -> Classification | CausalLM | Tokens:
-        """The losses that training takes."""
-        return self.classes() if kind == "classification" else self.tokens()

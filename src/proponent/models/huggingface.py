@@ -10,22 +10,14 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 import transformers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    TrainerCallback,
-)
+from transformers import AutoConfig, AutoTokenizer, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from proponent.errors import MissingExtraError, ProponentError, RunError
-from proponent.models.adapters import ADAPTED, MERGE, adapter_labels, base_of, kind_of_base, refuse_adapter
-from proponent.models.batch import Kind
-from proponent.models.info import ModelInfo, kind_of, model_info, positions
+from proponent.models.adapters import MERGE, adapter_labels, adapter_task, base_of, refuse_adapter
+from proponent.models.info import ModelInfo, model_info, positions
 from proponent.models.settings import check_numbers, read_settings
+from proponent.models.tasks import Task, recognise
 from proponent.models.weights import ADAPTER_FILE, ADAPTER_SETTINGS, CONFIG_FILE, require_weights, weight_files
 from proponent.tensors import TensorSlices
 
@@ -41,12 +33,6 @@ __all__ = [
     "transformers",
 ]
 
-_LOADERS: dict[Kind, Any] = {
-    "classification": AutoModelForSequenceClassification,
-    "causal-lm": AutoModelForCausalLM,
-    "masked-lm": AutoModelForMaskedLM,
-    "seq2seq": AutoModelForSeq2SeqLM,
-}
 MOST_PER_BYTE, MOST_BESIDE = 8, 2**26
 """Numbers of a model per byte of its files, at most (packed weights hold several in a byte), and buffers besides."""
 
@@ -67,7 +53,7 @@ def read_model_info(folder: Path, *, trust_remote_code: bool = False) -> ModelIn
     config = _config(str(folder), trust_remote_code)
     names = cast("list[str]", getattr(config, "architectures", None) or [])
     architecture = names[0] if names else ""
-    return model_info(config, architecture, kind_of(folder, architecture, config), adapter=False)
+    return model_info(config, architecture, recognise(folder, architecture, config), adapter=False)
 
 
 def load_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
@@ -99,7 +85,7 @@ def fresh_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = Fals
         )
     quiet()
     config = _config(str(folder), trust_remote_code)
-    made = _LOADERS[card.kind].from_config(config, trust_remote_code=trust_remote_code)
+    made = _loader(card.task).from_config(config, trust_remote_code=trust_remote_code)
     return cast("torch.nn.Module", made).float()
 
 
@@ -108,7 +94,7 @@ def starting_model(name: str, folder: Path, card: ModelInfo, *, trust_remote_cod
     quiet()
     options: dict[str, Any] = {"config": _config(str(folder), trust_remote_code), "ignore_mismatched_sizes": True}
     try:
-        model, _ = _loaded(name, card.kind, trust_remote_code, **options)
+        model, _ = _loaded(name, card.task, trust_remote_code, **options)
     except Exception as error:  # the loaders of the many models raise whatever they like
         raise RunError(
             f"cannot load the pretrained model {name}: {first_line(error)}: say from which weights the run started "
@@ -200,8 +186,8 @@ def _config(name: str, trust_remote_code: bool) -> Any:
 
 
 def _load_plain(folder: Path, card: ModelInfo, trust_remote_code: bool) -> torch.nn.Module:
-    _check_size(folder, card.kind, trust_remote_code)
-    model, report = _loaded(str(folder), card.kind, trust_remote_code)
+    _check_size(folder, card.task, trust_remote_code)
+    model, report = _loaded(str(folder), card.task, trust_remote_code)
     _refuse_compiled(folder, report.unused)
     _require_whole(folder, report.missing)
     _require_used(folder, model, report.unused)
@@ -209,12 +195,12 @@ def _load_plain(folder: Path, card: ModelInfo, trust_remote_code: bool) -> torch
     return model
 
 
-def _check_size(folder: Path, kind: Kind, trust_remote_code: bool) -> None:
+def _check_size(folder: Path, task: Task, trust_remote_code: bool) -> None:
     """Refuse a configuration of a far larger model than the files hold, before memory is taken for it."""
     config = _config(str(folder), trust_remote_code)
     with torch.device("meta"):
         try:
-            made: Any = _LOADERS[kind].from_config(config, trust_remote_code=trust_remote_code)
+            made: Any = _loader(task).from_config(config, trust_remote_code=trust_remote_code)
         except Exception:  # whatever is wrong, loading says it
             return
     wanted = sum(one.numel() for one in (*made.parameters(), *made.buffers()))
@@ -233,9 +219,13 @@ class _Report(NamedTuple):
     unused: list[str]
 
 
-def _loaded(name: str, kind: Kind, trust_remote_code: bool, **options: Any) -> tuple[torch.nn.Module, _Report]:
+def _loader(task: Task) -> Any:
+    return getattr(transformers, task.auto_class)
+
+
+def _loaded(name: str, task: Task, trust_remote_code: bool, **options: Any) -> tuple[torch.nn.Module, _Report]:
     """Load a model from safetensors only."""
-    model, report = _LOADERS[kind].from_pretrained(
+    model, report = _loader(task).from_pretrained(
         name,
         use_safetensors=True,
         trust_remote_code=trust_remote_code,
@@ -284,16 +274,12 @@ def _require_class(folder: Path, model: torch.nn.Module, architecture: str) -> N
 
 def _adapter_card(folder: Path, trust_remote_code: bool) -> ModelInfo:
     settings = read_settings(folder / ADAPTER_SETTINGS)
-    task = settings.get("task_type")
-    if task is not None and task not in ADAPTED:
-        raise RunError(f"the adapter in {folder} has task type {task}: one of {', '.join(map(str, ADAPTED))} is needed")
     refuse_adapter(folder, settings)
     base = base_of(folder)
     config = _config(base, trust_remote_code)
-    kind = ADAPTED[task] if task is not None else kind_of_base(folder, settings, config)
-    if kind == "classification":
-        config.num_labels = adapter_labels(folder, base, config)
-    return model_info(config, f"PEFT adapter over {base}", kind, adapter=True)
+    task = adapter_task(folder, settings, config)
+    task.fit_adapter(config, lambda: adapter_labels(folder, base, config))
+    return model_info(config, f"PEFT adapter over {base}", task, adapter=True)
 
 
 def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool) -> torch.nn.Module:
@@ -301,11 +287,11 @@ def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool) -> tor
         import peft  # optional extra
     except ImportError as error:
         raise MissingExtraError("this run is a PEFT adapter: pip install 'proponent[peft]'") from error
-    options: dict[str, Any] = {} if card.label_names is None else {"num_labels": len(card.label_names)}
+    options: dict[str, Any] = {"num_labels": len(card.task.labels)} if card.task.labels else {}
     base = base_of(folder)
     if Path(base).is_dir():
         require_weights(Path(base), "the adapter's base model is needed whole")
-    model, report = _loaded(base, card.kind, trust_remote_code, **options)
+    model, report = _loaded(base, card.task, trust_remote_code, **options)
     _resize(folder, model)
     carried = TensorSlices(folder / ADAPTER_FILE).names
     _require_whole(folder, [name for name in report.missing if not any(one.endswith(f".{name}") for one in carried)])

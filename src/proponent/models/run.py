@@ -10,19 +10,18 @@ from typing import Any, cast
 
 import torch
 
-from proponent.errors import LabelError, MismatchError, RunError
+from proponent.errors import MismatchError, RunError
 from proponent.models.best import kept
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE, Checkpoint, discover, tokenizer_fingerprint
 from proponent.models.encoding import Encoder
 from proponent.models.former import former_note
 from proponent.models.huggingface import ModelInfo, check_shift, load_model, load_tokenizer, read_model_info
 from proponent.models.masking import ONE_DRAW, Masks
-from proponent.models.objective import refuse_objective
 from proponent.models.one_training import check_one_training
 from proponent.models.recorder import RUN_FILE
+from proponent.models.tasks import Task
 from proponent.models.training_trace import FOLDER
 from proponent.models.weights import base_model, weights_fingerprint
-from proponent.suggest import nearest
 from proponent.types import RUN_STEPS, Label, step_name
 
 MOST_TOKENS = 512
@@ -98,15 +97,13 @@ class Run:
         last = saved[-1].path
         card = read_model_info(last, trust_remote_code=trust_remote_code)
         check_one_training(saved)
-        if card.kind == "causal-lm":
-            refuse_objective(folder, [one.path for one in saved])
+        card.task.refuse_training(folder, [one.path for one in saved])
         found = kept(folder, saved)
         checkpoints, last = found.checkpoints, found.checkpoints[-1].path
         home = Path(tokenizer) if tokenizer is not None else _tokenizer_home(folder, last)
         loaded = load_tokenizer(home, trust_remote_code=trust_remote_code)
         _same_tokenizer(saved, home, explicit=tokenizer is not None)
-        if card.kind == "masked-lm" and loaded.mask_token is None:
-            raise RunError(f"the tokenizer in {home} has no mask token: a masked language model needs one")
+        card.task.refuse_tokenizer(home, loaded)
         named = None if tokenizer is None else str(tokenizer)
         notes = (*former_note(folder, [one.path for one in saved], RECORDS), *found.notes)
         return cls(folder, checkpoints, card, loaded, home, named, trust_remote_code, later=found.later, notes=notes)
@@ -139,9 +136,14 @@ class Run:
         return tuple(sorted((*self.checkpoints, *self.later), key=lambda one: one.step))
 
     @property
+    def task(self) -> Task:
+        """What the task head decides: labels, what is read, losses."""
+        return self.info.task
+
+    @property
     def label_names(self) -> tuple[str, ...] | None:
         """Classes in the order of the model's outputs; None for a language model."""
-        return self.info.label_names
+        return self.task.labels.names or None
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -159,7 +161,7 @@ class Run:
     @property
     def equal_lengths(self) -> bool:
         """True when batches must not be padded: a decoder's classifier finds its last token by a pad id it lacks."""
-        return self.info.kind == "classification" and self.info.pad_token_id is None
+        return self.task.needs_pad and self.info.pad_token_id is None
 
     def length(self, asked: int | None) -> int:
         """Decide how many tokens of a text are read.
@@ -176,8 +178,7 @@ class Run:
         limit = self.most_tokens
         if asked is None:
             return min(limit or MOST_TOKENS, MOST_TOKENS)
-        added = int(self.tokenizer.num_special_tokens_to_add(pair=self.info.kind == "classification"))
-        least = added + (2 if self.info.kind == "causal-lm" else 1)
+        least = self.task.least_tokens(self.tokenizer)
         if asked < least:
             raise RunError(f"--max-length {asked} leaves no room for a text: this model needs at least {least} tokens")
         if limit is not None and asked > limit:
@@ -197,7 +198,7 @@ class Run:
         # the model's own first: positions of RoBERTa and the last token of a decoder's classifier are found by it
         pads = (self.info.pad_token_id, self.tokenizer.pad_token_id, 0)
         pad = next(pad for pad in pads if pad is not None)
-        return Encoder(self.tokenizer, self.info.kind, max_length, pad, masks=masks, start=self.info.start)
+        return Encoder(self.tokenizer, self.task, max_length, pad, masks)
 
     def load(self, checkpoint: Checkpoint) -> torch.nn.Module:
         """Load one checkpoint: float32, evaluation mode, every parameter frozen.
@@ -219,8 +220,8 @@ class Run:
                 f"in {checkpoint.path} has {rows} rows: it belongs to another model; "
                 "point to the right one with --tokenizer"
             )
-        if self.info.kind == "seq2seq":
-            check_shift(cast("torch.nn.Module", loaded), self.info.start, self.encoder(2).pad_id)
+        if self.task.decodes:
+            check_shift(cast("torch.nn.Module", loaded), self.task.start, self.encoder(2).pad_id)
         if self.equal_lengths:
             loaded.config.pad_token_id = -1  # no token has it, so the last token is the last
         return cast("torch.nn.Module", loaded)
@@ -237,22 +238,7 @@ class Run:
         Raises:
             LabelError: the run has no such class; near names are offered.
         """
-        names = self.label_names
-        if names is None:
-            raise LabelError(f"label {label!r} was given, but this run is a language model and has no labels")
-        if isinstance(label, bool) or not isinstance(label, str | int):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise LabelError(f"label {label!r} is a {type(label).__name__}: give a name or a whole number")
-        if str(label) in names:
-            return names.index(str(label))
-        number = int(label) if isinstance(label, int) or label.isdecimal() else -1
-        numbered = all(name.isdecimal() for name in names)  # then a number is a name, and a place would be a guess
-        if not numbered and 0 <= number < len(names):
-            return number
-        shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
-        raise LabelError(
-            f"unknown label {label!r}{nearest(str(label), names)}; the run knows: {shown}"
-            + ("" if numbered else f" (or 0 to {len(names) - 1})")
-        )
+        return self.task.labels.number(label)
 
     def tokenizer_fingerprint(self) -> str:
         """Hash the tokenizer by content and by what it does to a probing text.
@@ -286,7 +272,7 @@ def members_of(folder: Path) -> list[Path]:
 def _check_alike(first: Run, other: Run) -> None:
     """Runs are joined when a text, its tokens and its label mean the same in both."""
     pairs = {
-        "task": (first.info.kind, other.info.kind),
+        "task": (first.task.kind, other.task.kind),
         "labels": (first.label_names, other.label_names),
         "tokenizer": (first.tokenizer_fingerprint()[:12], other.tokenizer_fingerprint()[:12]),
     }

@@ -21,7 +21,6 @@ from proponent.gradients.forms import Outer, Rows, Terms, gather
 from proponent.gradients.gradient import Gradient
 from proponent.gradients.vocabulary_head import VocabularyHead, cross_terms
 from proponent.method import Gradients, similarity_of
-from proponent.method_to_flat import as_term
 from proponent.search.filters import ANY, Where
 from proponent.search.join import BlockJoin, Part, by_token, match_tokens, product, rank
 from proponent.search.kernels import KernelName, kernel_of
@@ -49,7 +48,7 @@ class Search:
         self, store: Store, *, kernel: KernelName | None = None, threads: int | None = None, prune: bool = True
     ) -> None:
         self.store = store
-        method = as_term(store.plan.recipe)
+        method = store.plan.method
         self._scaled = isinstance(method, Gradients) and method.scales_train
         self._similarity = similarity_of(method)
         self.counter = Counter()

@@ -40,11 +40,11 @@ class Where:
             LabelError: there is no such class.
             InputError: no example has such a source or id.
         """
-        names = store.plan.label_names
+        names = store.plan.labels.names
         for label in self.labels or ():
-            if names is None or label not in names:
-                held = "this run is a language model and has none" if names is None else f"there are {', '.join(names)}"
-                raise LabelError(f"no class {label!r}{nearest(label, names or [])}: {held}")
+            if label not in names:
+                held = f"there are {', '.join(names)}" if names else "this run is a language model and has none"
+                raise LabelError(f"no class {label!r}{nearest(label, names)}: {held}")
         for column, wanted in (("source", self.sources), ("id", self.ids)):
             if wanted is None:
                 continue

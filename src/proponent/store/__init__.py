@@ -10,6 +10,7 @@ from proponent.store.manifest import (
     PlannedBlock,
     PlannedCheckpoint,
     PlannedSegment,
+    PlannedTerm,
     SkippedRow,
     Source,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "PlannedBlock",
     "PlannedCheckpoint",
     "PlannedSegment",
+    "PlannedTerm",
     "Postings",
     "RowKind",
     "Segment",

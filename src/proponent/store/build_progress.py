@@ -27,7 +27,7 @@ class BuildProgress:
     """How far a build has come.
 
     Attributes:
-        method: name of the recipe.
+        method: name of the method.
         data: name of the data set.
         n: planned examples.
         steps: what is finished, per checkpoint.
@@ -81,7 +81,7 @@ def watch(folder: Path, now: float) -> BuildProgress:
         for segment in source.segments
     )
     return BuildProgress(
-        method=plan.recipe.name,
+        method=plan.method.name,
         data=source.data,
         n=source.n,
         steps=tuple(steps),

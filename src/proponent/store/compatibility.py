@@ -1,7 +1,7 @@
 """Refuse to mix indexes of different things, and name the smallest thing that differs."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from proponent.errors import MismatchError
 from proponent.store.manifest import Plan, Source
@@ -17,23 +17,32 @@ _SHOWN = {
 
 def refuse_other_plan(folder: Path, found: Plan, wanted: Plan, *, finished: bool, data: bool = True) -> None:
     """Refuse to go on with an index of something else."""
-    ignored = {"run", "joined", "tokenizer"}  # names may change; what they name may not
+    # names may change, what they name may not; a plan of an earlier format is read as one of this
+    ignored = {"run", "joined", "tokenizer", "format"}
     ignored |= {"proponent"} if finished else set[str]()
     ignored |= set[str]() if data else {"source"}
-    mine, other = wanted.model_dump(exclude=ignored), found.model_dump(exclude=ignored)
+    mine, other = _comparable(wanted, ignored), _comparable(found, ignored)
     for plan in (mine, other) if data else ():
         plan["source"] = {name: value for name, value in plan["source"].items() if name not in {"data", "columns"}}
     way_out = "choose another --out, or delete that folder"
     if not data:
         way_out = "append with the run and the options of the first build, or choose another --out"
-    own, named = found.recipe.name, wanted.recipe.name
+    own, named = found.method.name, wanted.method.name
     if own != named and mine.get("proponent") == other.get("proponent"):
         going = "append" if not data else "go on"
         way_out = f"{going} with its own method (--method {own}), or choose another --out"
-    same = all(mine[name] == other[name] for name in mine if name != "source")
+    same = all(value == other.get(name) for name, value in mine.items() if name != "source")
     if finished and data and same and found.source.fingerprint != wanted.source.fingerprint:
         way_out = f"add new rows with --append, {way_out}"
     _refuse(folder, other, mine, way_out)
+
+
+def _comparable(plan: Plan, ignored: set[str]) -> dict[str, Any]:
+    """Fields of a plan, in the order in which a difference is told; those of an only term stand among the others."""
+    found = plan.model_dump(mode="json", exclude=ignored)
+    terms: list[dict[str, Any]] = found.pop("terms")
+    source = {"source": found.pop("source")} if "source" in found else {}
+    return found | (terms[0] if len(terms) == 1 else {"terms": terms}) | source
 
 
 def refuse_other_source(folder: Path, path: Path, found: Source, wanted: Source) -> None:
@@ -45,8 +54,8 @@ def refuse_other_source(folder: Path, path: Path, found: Source, wanted: Source)
 
 def _refuse(folder: Path, found: dict[str, object], wanted: dict[str, object], way_out: str) -> None:
     for name, value in found.items():
-        if value != wanted[name]:
-            field, there, here = _difference(name, value, wanted[name])
+        if value != wanted.get(name):
+            field, there, here = _difference(name, value, wanted.get(name))
             raise MismatchError(
                 f"{folder} already holds an index of something else: its {field} is {there}, not {here}: {way_out}"
             )
@@ -56,7 +65,8 @@ def _difference(name: str, there: object, here: object) -> tuple[str, object, ob
     """Go down into a nested value, so that the message names the smallest thing that differs."""
     if isinstance(there, dict) and isinstance(here, dict):
         mine, other = cast("dict[str, object]", here), cast("dict[str, object]", there)
-        key = next(key for key in sorted({*mine, *other}) if mine.get(key) != other.get(key))
+        keys = sorted({*mine, *other}, key=lambda key: (key != "kind", key))  # other fields follow from the kind
+        key = next(key for key in keys if mine.get(key) != other.get(key))
         shown = name if key == "n" and "segment-rows" in name else f"{name} {key}"
         return _difference(_SHOWN.get(shown, shown), other.get(key), mine.get(key))
     if isinstance(there, list) and isinstance(here, list):
@@ -68,5 +78,7 @@ def _difference(name: str, there: object, here: object) -> tuple[str, object, ob
 
 
 def _short(value: object) -> str:
+    if isinstance(value, dict):
+        value = cast("dict[str, object]", value).get("kind", cast("object", value))
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

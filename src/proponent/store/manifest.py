@@ -12,16 +12,24 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from proponent.errors import DamagedError, MismatchError
-from proponent.recipe import Recipe
+from proponent.errors import DamagedError, InputError, MismatchError
+from proponent.labels import Labels
+from proponent.method import EmbeddingRows, Gradients, Logit, Method, Reduction, Term, terms_of
+from proponent.method_flat import from_flat
 from proponent.store.checksums import Checksums
 from proponent.store.rows import RowKind
 
-FORMAT = 2
-"""Version of the directory layout; a reader refuses every other."""
+FORMAT = 3
+"""Version of plans and manifests, as they are written."""
+
+OLDEST = 2
+"""Oldest version that is read: its plans hold the method as one flat record."""
 
 FORMER_NAME = "whence"
 """What the library was called before: the key under which earlier plans hold its version."""
+
+FLAT = "recipe"
+"""The key under which plans of format 2 hold the method."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -144,16 +152,33 @@ class Merging(BaseModel):
     taken: list[list[list[list[int]]]]
 
 
+class PlannedTerm(BaseModel):
+    """What is stored for one term of the method; a method that is no sum has one.
+
+    Attributes:
+        embedding_path: the path that was really taken; "exact" where the table is not shared.
+        tied: whether the head shares the embedding's table.
+        checkpoints: in order.
+        blocks: layers besides the word embedding and the head, in the order of the vectors.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    embedding_path: str
+    tied: bool
+    checkpoints: list[PlannedCheckpoint]
+    blocks: list[PlannedBlock] = []
+
+
 class Plan(BaseModel):
     """Everything that decides what an index holds; frozen before the first shard.
 
     Attributes:
         format: version of the layout.
         proponent: version of the library that planned it.
-        recipe: the method as data.
+        method: the method as data.
         rows: how embedding rows are kept.
-        embedding_path: the path that was really taken; "exact" where the table is not shared.
-        tied: whether the head shares the embedding's table.
+        terms: what is stored, one for each term of the method.
         run: folder of the run, as given.
         joined: folders of the runs that were joined one by one; empty for one run or a folder of runs.
         tokenizer: folder of the tokenizer when the user named one; else None.
@@ -162,8 +187,6 @@ class Plan(BaseModel):
         max_length: most tokens read of a text.
         trust_remote_code: whether the user allowed the model's own code.
         fingerprints: SHA-256 by content of tokenizer, weights and moments.
-        checkpoints: in order.
-        blocks: layers besides the word embedding and the head, in the order of the vectors.
         word_rules: rules by which texts were split into words; positions of words mean nothing under others.
         source: the data set that the index was begun with.
     """
@@ -172,10 +195,9 @@ class Plan(BaseModel):
 
     format: int
     proponent: str
-    recipe: Recipe
+    method: Method
     rows: RowKind = "fp32"
-    embedding_path: str
-    tied: bool
+    terms: list[PlannedTerm] = Field(min_length=1)
     run: str
     joined: list[str] = Field(default_factory=list)
     tokenizer: str | None
@@ -184,10 +206,66 @@ class Plan(BaseModel):
     max_length: int
     trust_remote_code: bool
     fingerprints: dict[str, str]
-    checkpoints: list[PlannedCheckpoint]
-    blocks: list[PlannedBlock] = []
     word_rules: str
     source: Source
+
+    @model_validator(mode="after")
+    def _terms(self) -> "Plan":
+        if len(self.terms) != len(terms_of(self.method)):
+            raise ValueError(f"{len(self.terms)} terms are planned for {len(terms_of(self.method))} of the method")
+        return self
+
+    @property
+    def labels(self) -> Labels:
+        """Classes in order."""
+        return Labels(tuple(self.label_names or ()))
+
+    @property
+    def term(self) -> Term:
+        """The first term of the method."""
+        return terms_of(self.method)[0]
+
+    @property
+    def checkpoints(self) -> list[PlannedCheckpoint]:
+        """Checkpoints of the first term."""
+        return self.terms[0].checkpoints
+
+    @property
+    def blocks(self) -> list[PlannedBlock]:
+        """Layers of the first term."""
+        return self.terms[0].blocks
+
+    @property
+    def embedding_path(self) -> str:
+        """The path of the first term that was really taken."""
+        return self.terms[0].embedding_path
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head shares the embedding's table."""
+        return self.terms[0].tied
+
+    @property
+    def shown_path(self) -> str | None:
+        """The path of the word embedding's gradient; None where the gradient is another."""
+        rows = isinstance(self.term, Gradients) and isinstance(self.term.gradient, EmbeddingRows)
+        return self.embedding_path if rows else None
+
+    @property
+    def reduction(self) -> Reduction:
+        """How the losses of the counted tokens are joined."""
+        objective = self.term.objective
+        return "mean" if isinstance(objective, Logit) else objective.reduction
+
+    @property
+    def by_token(self) -> bool:
+        """Whether gradients are rows of the word embedding, one per token."""
+        return self.shown_path is not None and not (self.tied and self.embedding_path != "input")
+
+    @property
+    def scales_train(self) -> bool:
+        """Whether training gradients are scaled to norm 1."""
+        return isinstance(self.term, Gradients) and self.term.scales_train
 
 
 class SkippedRow(BaseModel):
@@ -259,13 +337,22 @@ def merkle_root(files: Mapping[str, Checksums]) -> str:
     return hashlib.sha256(canonical({name: sums.sha256 for name, sums in files.items()}).encode()).hexdigest()
 
 
-def former_name(path: Path) -> bool:
-    """Whether a plan was written under the library's former name."""
+def former_lines(path: Path) -> list[str]:
+    """What is said of a plan that an earlier version wrote."""
     try:
         raw: object = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(raw, dict) and FORMER_NAME in raw
+        return []
+    if not isinstance(raw, dict):
+        return []
+    lines = ["this index was written under the library's former name, whence: it is read as it is"]
+    lines = lines if FORMER_NAME in raw else []
+    if FLAT in raw:
+        lines.append(
+            "this index holds its method as version 0.1 wrote it, as one flat record: this version reads it, and "
+            "building it again writes it anew"
+        )
+    return lines
 
 
 def read_json(path: Path, model: type[Model]) -> Model:
@@ -279,14 +366,13 @@ def read_json(path: Path, model: type[Model]) -> Model:
         raise MismatchError(
             f"{path} has format {version}, newer than the {FORMAT} that this version reads: upgrade proponent"
         )
-    if isinstance(version, int) and version < FORMAT:
+    if isinstance(version, int) and version < OLDEST:
         raise MismatchError(
-            f"{path} has format {version}, older than the {FORMAT} that this version reads: build the index again, "
+            f"{path} has format {version}, older than the {OLDEST} that this version reads: build the index again, "
             "into another folder (--out)"
         )
-    if isinstance(raw, dict) and FORMER_NAME in raw and "proponent" in model.model_fields:
-        held = cast("dict[str, object]", raw)
-        raw = {("proponent" if name == FORMER_NAME else name): value for name, value in held.items()}
+    if isinstance(raw, dict) and "proponent" in model.model_fields:
+        raw = _present_plan(path, cast("dict[str, Any]", raw))
     try:
         return model.model_validate_json(json.dumps(raw))
     except ValidationError as error:
@@ -295,6 +381,20 @@ def read_json(path: Path, model: type[Model]) -> Model:
             f"{path} is not a valid {model.__name__.lower()} ({'.'.join(map(str, first['loc']))}: {first['msg']}): "
             "build the index again"
         ) from error
+
+
+def _present_plan(path: Path, held: dict[str, Any]) -> dict[str, Any]:
+    """A plan of an earlier version as this one writes it."""
+    found = {("proponent" if name == FORMER_NAME else name): value for name, value in held.items()}
+    flat = found.pop(FLAT, None)
+    if found.get("format") == FORMAT or not isinstance(flat, dict):
+        return held if flat is not None else found
+    try:
+        method = from_flat(cast("dict[str, Any]", flat), "of the index")
+    except InputError as error:
+        raise DamagedError(f"{path} is not a valid plan ({error}): build the index again") from error
+    term = {name: found.pop(name) for name in PlannedTerm.model_fields if name in found}
+    return found | {"method": method.model_dump(mode="json"), "terms": [term]}
 
 
 def _refuse_constant(name: str) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from proponent.errors import DamagedError, InputError
+from proponent.labels import Labels
 from proponent.store.checksums import Checksums, sums_of_file
 from proponent.store.files import finished
 from proponent.store.layout import Layout, no_index
@@ -18,7 +19,7 @@ from proponent.store.manifest import (
     Manifest,
     Plan,
     PlannedSegment,
-    former_name,
+    former_lines,
     merkle_root,
     read_json,
 )
@@ -77,9 +78,8 @@ class Store:
         self._whole: set[Path] = set()
         if self.sealed:
             self._check()
-        if former_name(self.layout.plan):
-            note = "this index was written under the library's former name, whence: it is read as it is"
-            notes = list(dict.fromkeys([*self.manifest.notes, note]))
+        if former := former_lines(self.layout.plan):
+            notes = list(dict.fromkeys([*self.manifest.notes, *former]))
             self.manifest = self.manifest.model_copy(update={"notes": notes})
         self.segments = self._segments()
         self.n = sum(segment.n for segment in self.segments)
@@ -91,8 +91,8 @@ class Store:
         """Arrays over all examples, by name; the last checkpoint's where it matters."""
         plan = self.plan
         always = {"skipped", "labels", "losses"}
-        always |= set[str]() if plan.label_names is None else {"probabilities", "mean_probabilities"}
-        always |= {f"scale.{one.step}" for one in plan.checkpoints} if plan.recipe.normed else set[str]()
+        always |= {"probabilities", "mean_probabilities"} if plan.labels else set[str]()
+        always |= {f"scale.{one.step}" for one in plan.checkpoints} if plan.scales_train else set[str]()
         return Features(self.segments, always)
 
     @property
@@ -118,7 +118,7 @@ class Store:
 
     def scale(self, step: int) -> np.ndarray:
         """What each training example's gradient is multiplied with."""
-        return self.features[f"scale.{step}"] if self.plan.recipe.normed else np.ones(self.n)
+        return self.features[f"scale.{step}"] if self.plan.scales_train else np.ones(self.n)
 
     @property
     def coverage(self) -> float:
@@ -161,10 +161,9 @@ class Store:
         """What is shown of an example."""
         segment, place = self.locate(example)
         found = segment.examples.row(place)
-        names = self.plan.label_names
         found.setdefault("source", None)
-        if names is not None:
-            found["predicted"] = _predicted(segment.features("probabilities")[place], names)
+        if self.plan.labels:
+            found["predicted"] = _predicted(segment.features("probabilities")[place], self.plan.labels)
         return {"predicted": None} | found | {"loss": float(segment.features("losses")[-1, place])}
 
     def shards(self, step: int) -> Iterator[tuple[Int[np.ndarray, " m"], dict[str, np.ndarray]]]:
@@ -206,14 +205,13 @@ class Store:
         )
 
     def _segments(self) -> tuple[Segment, ...]:
-        names = self.plan.label_names
         files = Files(
             self.layout,
             self._open,
             self._checked,
             self._has,
             tuple(one.step for one in self.plan.checkpoints),
-            None if names is None else tuple(names),
+            self.plan.labels,
         )
         deleted = self._deleted()
         found: list[Segment] = []
@@ -325,11 +323,11 @@ class TokenTable(Mapping[str, list[Any]]):
             raise KeyError(name)
         if name == "loss":
             return self._store.features["losses"][-1].tolist()
-        names = self._store.plan.label_names
+        labels = self._store.plan.labels
         if name == "predicted":
-            if names is None:
+            if not labels:
                 return [None] * self._store.n
-            return [_predicted(one, names) for one in self._store.features["probabilities"]]
+            return [_predicted(one, labels) for one in self._store.features["probabilities"]]
         parts = [
             segment.examples.column(name) if name in segment.examples.names else [None] * segment.n
             for segment in self._store.segments
@@ -366,6 +364,6 @@ def _problem(path: Path, sums: Checksums) -> str | None:
     return None if size == sums.size else f"has {size} bytes, not {sums.size}"
 
 
-def _predicted(row: np.ndarray, names: list[str]) -> str | None:
+def _predicted(row: np.ndarray, labels: Labels) -> str | None:
     """The likeliest class; None where the model says nothing finite."""
-    return names[int(row.argmax())] if np.isfinite(row).all() else None
+    return labels.name(int(row.argmax())) if np.isfinite(row).all() else None

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 
 from proponent.data import StoredExamples
 from proponent.errors import DamagedError, InputError
+from proponent.labels import Labels
 from proponent.store.checks import check_features, check_shard
 from proponent.store.features import gather_features
 from proponent.store.layout import Layout
@@ -29,7 +30,7 @@ class Files:
         whole: checks a whole file before it is read otherwise.
         has: whether a file is there and finished.
         steps: the checkpoints.
-        label_names: classes; None for a language model.
+        labels: the classes.
     """
 
     layout: Layout
@@ -37,7 +38,7 @@ class Files:
     whole: Callable[[Path], Path]
     has: Callable[[Path], bool]
     steps: tuple[int, ...]
-    label_names: tuple[str, ...] | None
+    labels: Labels
 
 
 class Segment:
@@ -115,8 +116,8 @@ class Segment:
                     "run the same `proponent index` command again, it resumes"
                 )
             return self._gathered[name]
-        names, array = self._files.label_names, self._features.view(name)
-        check_features(self._features, name, array, self.n, 0 if names is None else len(names))
+        array = self._features.view(name)
+        check_features(self._features, name, array, self.n, len(self._files.labels))
         return array
 
     def postings(self, step: int) -> Postings | None:
@@ -183,6 +184,6 @@ class Segment:
     @cached_property
     def _gathered(self) -> dict[str, np.ndarray]:
         """Features of a segment that is not finished, from the shards that are there."""
-        known = {name: number for number, name in enumerate(self._files.label_names or ())}
+        known = {name: number for number, name in enumerate(self._files.labels)}
         labels = [known.get(one, -1) for one in self.examples.column("label")]
         return gather_features(self.n, labels, [self.shards(step) for step in self._files.steps])

@@ -227,7 +227,7 @@ class Writer:
         if alone:
             remove_strays(self.layout)
         if not self.layout.plan.is_file():
-            publish_bytes(self.layout.plan, [(canonical(plan.model_dump()) + "\n").encode()], noted=False)
+            publish_bytes(self.layout.plan, [(canonical(plan.model_dump(mode="json")) + "\n").encode()], noted=False)
             return
         found = read_json(self.layout.plan, Plan)
         refuse_other_plan(self.folder, found, plan, finished=self.layout.manifest.is_file(), data=not appending)

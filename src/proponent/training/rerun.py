@@ -125,7 +125,7 @@ class RunProblem:
 
     @property
     def _classifies(self) -> bool:
-        return self.run.info.kind == "classification"
+        return bool(self.run.task.labels)
 
     @cached_property
     def _train_encoded(self) -> tuple[list[Encoded], list[int]]:
@@ -152,7 +152,7 @@ class RunProblem:
     ) -> tuple[Float[Tensor, " m"], Tensor]:
         batch = self.run.encoder(self.max_length).collate(encoded, labels)
         logits: Tensor = model(**batch.inputs).logits
-        return batch.task(self.run.info.kind).losses(logits), logits
+        return self.run.task.objective(batch).losses(logits), logits
 
 
 def fingerprint(examples: Sequence[Example]) -> str:

@@ -1,6 +1,6 @@
 """The retraining engine: train on subsets with seeds, never the same twice.
 
-Every finished retrain is one file that appears whole or not at all, named by what was trained: the recipe of the
+Every finished retrain is one file that appears whole or not at all, named by what was trained: the settings of the
 run, the subset and the seed. An evaluation that was stopped goes on where it was; two evaluations of one run share
 what they have in common.
 """
@@ -25,7 +25,7 @@ from proponent.store.files import publish_bytes
 from proponent.tensors import TensorSlices, packed, read_tensors
 from proponent.training.outputs import Outputs
 
-RECIPE_FILE = "recipe.txt"
+SETTINGS_FILE = "recipe.txt"
 
 
 @runtime_checkable
@@ -100,7 +100,7 @@ class Retrains:
 
     Attributes:
         retrainer: trains.
-        folder: where the records lie; retrains of other recipes may lie there too.
+        folder: where the records lie; retrains of other settings may lie there too.
         workers: processes; 1 trains in this one.
         quiet: no progress on stderr.
         performed: how many retrains this object has made itself, the ones it found on disk not counted.
@@ -118,7 +118,7 @@ class Retrains:
         digest = hashlib.sha256(self.retrainer.identity.encode()).hexdigest()[:16]
         self.home = self.folder / digest
         make_folder(self.home)
-        said = self.home / RECIPE_FILE
+        said = self.home / SETTINGS_FILE
         if not said.is_file():
             publish_bytes(said, [self.retrainer.identity.encode()], noted=False)
         elif said.read_bytes() != self.retrainer.identity.encode():

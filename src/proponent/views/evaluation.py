@@ -1,4 +1,4 @@
-"""The page of an evaluation: figures with intervals, controls beside, curves with bands; also as Markdown."""
+"""The page of an evaluation: figures with intervals, controls, curves with bands; also as Markdown."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar

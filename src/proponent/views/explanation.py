@@ -20,6 +20,8 @@ SHOWN_CLASSES = 6
 EmbeddingPath = Literal["exact", "input", "output"]
 FORMER_NAME = "whence"
 """What the library was called before: the key of its version in answers that were saved then."""
+FORMER_KEYS = {"helped": "proponents", "hurt": "opponents", FORMER_NAME: "proponent"}
+"""Keys of saved answers that were renamed."""
 FORMER_NOTE = "this answer was saved under the library's former name, whence"
 CAVEAT = (
     "A score is a first-order estimate of association through the model's gradients, not proof of cause. "
@@ -90,7 +92,7 @@ class Hit:
     rank: int = field(metadata={"help": "1 is the strongest"})
     id: str = field(metadata={"help": "id of the training example"})
     row: int = field(metadata={"help": "0-based row of the source"})
-    score: float = field(metadata={"help": "above 0: helped, below 0: hurt"})
+    score: float = field(metadata={"help": "above 0: a proponent, below 0: an opponent"})
     text: str = field(metadata={"help": "the text, or the first text of a pair, or the prompt"})
     text_pair: str | None = field(default=None, metadata={"help": "second text of a pair", "optional": True})
     target: str | None = field(default=None, metadata={"help": "the part whose tokens count", "optional": True})
@@ -181,8 +183,8 @@ class Explanation(Page):
     group: tuple[QueryView, ...] | None = field(
         default=None, metadata={"help": "the queries that were asked as one, for one ranking", "optional": True}
     )
-    proponents: tuple[Hit, ...] = field(metadata={"help": "training examples that helped most, strongest first"})
-    opponents: tuple[Hit, ...] = field(metadata={"help": "training examples that hurt most, strongest first"})
+    proponents: tuple[Hit, ...] = field(metadata={"help": "proponents, strongest first"})
+    opponents: tuple[Hit, ...] = field(metadata={"help": "opponents, strongest first"})
     baselines: Mapping[str, tuple[BaselineHit, ...]] = field(
         default_factory=dict[str, tuple[BaselineHit, ...]],
         metadata={"help": "name of a baseline to its ranking, for comparison"},
@@ -206,7 +208,9 @@ class Explanation(Page):
         Raises:
             DataError: if a field is missing or of the wrong kind; names the field.
         """
-        renamed = {("version" if key in {"proponent", FORMER_NAME} else key): value for key, value in content.items()}
+        renamed = current_keys(content)
+        if "proponent" in renamed:
+            renamed["version"] = renamed.pop("proponent")
         if FORMER_NAME in content and isinstance(content.get("notes", ()), list | tuple):
             renamed["notes"] = [*dict.fromkeys([*content.get("notes", ()), FORMER_NOTE])]
         try:
@@ -220,7 +224,7 @@ class Explanation(Page):
 
     @property
     def headline(self) -> str:
-        """The question that the answer answers."""
+        """The question in words."""
         if self.group is not None:
             what = "these texts" if self.query.label is None else self.query.label
             return f"Where do {len(self.group):,} outputs come from ({what})?"
@@ -231,7 +235,7 @@ class Explanation(Page):
 
     @property
     def helping(self) -> str:
-        """Where a helping example pushed the model."""
+        """Direction in which a proponent pushed the model."""
         query = self.query
         if query.label is None:
             return "towards this text" if self.group is None else "towards these outputs"
@@ -239,7 +243,7 @@ class Explanation(Page):
 
     @property
     def hurting(self) -> str:
-        """Where a hurting example pushed the model."""
+        """Direction in which an opponent pushed the model."""
         query = self.query
         if query.against is not None:
             return f"towards {query.against} rather than {query.label}"
@@ -274,7 +278,7 @@ class Explanation(Page):
 
     @property
     def proponent_ids(self) -> frozenset[str]:
-        """Ids of the examples that helped most."""
+        """Ids of the proponents."""
         return frozenset(hit.id for hit in self.proponents)
 
     @property
@@ -314,6 +318,11 @@ class Explanation(Page):
     def __repr__(self) -> str:
         head, *rest = _answer_lines(self)
         return "\n  ".join((clip(head, 100), *(clip(line, 98) for line in rest)))
+
+
+def current_keys(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What was saved under former keys, under the keys of today."""
+    return {FORMER_KEYS.get(key, key): value for key, value in content.items()}
 
 
 @cache

@@ -92,9 +92,9 @@ def fragment(page: Page, limits: Limits = Limits()) -> Markup:
     return Markup(environment().get_template(page.template).render(page=page, limits=limits, answer_links=None))
 
 
-def screen(name: str, frame: object, shown: object, answer_links: object = None) -> str:
+def screen(name: str, frame: object, shown: object, answer_links: object = None, limits: Limits = Limits()) -> str:
     """A whole page of the explorer."""
-    return environment().get_template(name).render(frame=frame, page=shown, answer_links=answer_links, limits=Limits())
+    return environment().get_template(name).render(frame=frame, page=shown, answer_links=answer_links, limits=limits)
 
 
 def document(*pages: Page, title: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""The report: many answers on one page, with a list of them in front."""
+"""The report: several answers on one page, after a list of them."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""What pages of suspected label errors, and the page of the demo, may read."""
+"""Contexts of the page of suspected label errors and of the page of the demo."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar

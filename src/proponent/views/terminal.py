@@ -1,4 +1,4 @@
-"""Answers in a terminal. Nothing needs colour: every mark carries its number, every sign stands in words.
+"""Explanations in a terminal; readable without colour: marks are numbered, signs are written out.
 
 Data reaches rich as Text objects only, never as markup, and every control character as a visible glyph, so that a
 training example can neither style nor steer the terminal.
@@ -189,7 +189,7 @@ def _words(hit: Hit) -> Text:
 
 def _baselines(answer: Explanation) -> RenderableType:
     """One line per baseline: how much of its list agrees with ours, and how it begins."""
-    head = Text("Beside simpler rankings (overlap with the examples that helped most here)", style="bold")
+    head = Text("Compared with baselines (overlap with the top proponents)", style="bold")
     grid = Table.grid(padding=(0, 2))
     for wide in (False, False, True):
         grid.add_column(no_wrap=not wide, overflow="fold")

@@ -1,4 +1,4 @@
-"""What every view shares: texts cut into marked segments, invisible characters made visible, numbers with their sign.
+"""Shared by all views: marked segments of texts, visible glyphs of invisible characters, signed numbers.
 
 Pure functions on texts and numbers. The page and the terminal both draw what comes from here, so that they cannot
 disagree about a word, a sign or a hidden character.

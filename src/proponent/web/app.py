@@ -1,7 +1,7 @@
-"""The routes of the explorer, and nothing else: each reads a state, makes one screen, and renders it."""
+"""The routes of the explorer: each reads a state, makes one screen and renders it."""
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,10 +17,13 @@ from proponent.views.frames import AnswerLinks, Link, Screen
 from proponent.views.page import css, screen
 from proponent.web import exports
 from proponent.web.layout import PageRequest, frame
-from proponent.web.model_worker import ModelWorker
+from proponent.web.model_worker import ModelWorker, QuestionJob
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
-from proponent.web.pages import ask, examples, index
+from proponent.web.pages import ask, index
 from proponent.web.pages.comparison import compare_screen
+from proponent.web.pages.example import example_screen
+from proponent.web.pages.groups import group_screen
+from proponent.web.pages.table import table_screen
 from proponent.web.states import ExampleState, PageState, QuestionState, TableState
 
 S = TypeVar("S", bound=PageState)
@@ -38,16 +41,10 @@ _FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
 
 
 class Explorer:
-    """The pages of some indexes.
+    """The pages of some indexes; every form carries the token of this run."""
 
-    Args:
-        open_indexes: the indexes.
-        token: of this run; every form carries it.
-        asker: who answers new questions.
-    """
-
-    def __init__(self, open_indexes: OpenIndexes, token: str, asker: ModelWorker | None = None) -> None:
-        self.open_indexes, self.token, self.asker = open_indexes, token, asker or ModelWorker()
+    def __init__(self, open_indexes: OpenIndexes, token: str) -> None:
+        self.open_indexes, self.token, self.asker = open_indexes, token, ModelWorker()
 
     @property
     def application(self) -> Starlette:
@@ -61,6 +58,7 @@ class Explorer:
             "/compare": self.compare,
             "/groups": self.groups,
             "/asked": self.asked,
+            "/action": self.action,
             "/about": self.about,
             "/export/{file:path}": self.export,
             "/static/{name}": self.static,
@@ -79,13 +77,13 @@ class Explorer:
         return made
 
     def home(self, _: WebRequest) -> Response:
-        """Go where people begin."""
-        return RedirectResponse("/ask", 303)
+        """Redirect to the form."""
+        return _see("/ask")
 
     def ask(self, request: WebRequest) -> Response:
         """Show a question and its answer."""
         state = _read(QuestionState, request)
-        shown = self._whole(state.index[0] if state.index else "", request)
+        shown = self._whole(state.first, request)
         if isinstance(shown, Response):
             return shown
         seen = ask.ask_screen(self._of(request), self.open_indexes, shown, state)
@@ -93,35 +91,32 @@ class Explorer:
         return self._page(request, shown, title, seen, seen.answer_links)
 
     def post_ask(self, request: WebRequest) -> Response:
-        """Answer a question, or put it into the queue."""
+        """Answer a question, or queue it."""
         state = QuestionState.read(_form(request))
-        compared = request.url.path == "/compare" or len(state.index) > 1
-        question = ask.question_of(state)
         jobs = [self._asked(self.open_indexes.get(name), state) for name in state.index or ("",)]
-        if compared:
+        if request.url.path == "/compare" or len(state.index) > 1:
             return _see(state.url("/compare", word=""))
         if jobs[0] is None:
-            return _see(ask.state_of(state.index[0] if state.index else "", question).url("/ask"))
-        return _see(ExampleState(index=state.index[0] if state.index else "", id=jobs[0].id).url("/job"))
+            return _see(QuestionState.of(state.question, state.first).url("/ask"))
+        return _see(ExampleState(index=state.first, id=jobs[0].id).url("/job"))
 
-    def _asked(self, shown: OpenIndex, state: QuestionState) -> Any:
-        """The job of a question; None when its answer is kept."""
-        question = ask.question_of(state)
-        shown.check(question)
+    def _asked(self, shown: OpenIndex, state: QuestionState) -> QuestionJob | None:
+        """The job of a question; None if its answer is stored."""
+        shown.check(state.question)
         questions = shown.questions
-        if questions.get(question) is not None:
+        if questions.get(state.question) is not None:
             return None
-        return self.asker.ask(question, shown.source, questions.put)
+        return self.asker.ask(state.question, shown.source, questions.put)
 
     def job(self, request: WebRequest) -> Response:
-        """Show a question on its way."""
+        """Show the progress of a question."""
         state = _read(ExampleState, request)
         shown = self.open_indexes.get(state.index)
         job = self.asker.job(state.id)
         if job is None:
-            raise InputError("this question is not on its way any more: its answer is among those asked, or ask again")
+            raise InputError("this question is not in progress any more: look among the questions asked, or ask again")
         if job.state == "done":
-            url = ask.state_of(state.index, job.question).url("/ask")
+            url = QuestionState.of(job.question, state.index).url("/ask")
             if "hx-request" in request.headers:
                 return Response(status_code=204, headers={"HX-Redirect": url})
             return _see(url)
@@ -132,55 +127,61 @@ class Explorer:
         """Show the training examples."""
         state = _read(TableState, request)
         shown = self.open_indexes.get(state.index)
-        return self._page(request, shown, "Training examples", examples.table_screen(shown, state))
+        return self._page(request, shown, "Training examples", table_screen(shown, state))
 
     def example(self, request: WebRequest) -> Response:
         """Show one training example."""
         state = _read(ExampleState, request)
         shown = self.open_indexes.get(state.index)
-        return self._page(request, shown, f"Example {state.id}", examples.example_screen(shown, state.id))
+        return self._page(request, shown, f"Example {state.id}", example_screen(shown, state.id))
 
     def compare(self, request: WebRequest) -> Response:
-        """Set rankings side by side."""
+        """Show rankings side by side."""
         state = _read(QuestionState, request)
-        shown = self.open_indexes.get(state.index[0] if state.index else "")
+        shown = self.open_indexes.get(state.first)
         seen, moving = compare_screen(self.open_indexes, state, self.asker)
         return self._page(request, shown, "Rankings side by side", seen, refresh=1.0 if moving else 0.0)
 
     def groups(self, request: WebRequest) -> Response:
         """Show sums over groups."""
         state = _read(QuestionState, request)
-        shown = self.open_indexes.get(state.index[0] if state.index else "")
-        return self._page(request, shown, "Groups", ask.group_screen(self.open_indexes, shown, state))
+        shown = self.open_indexes.get(state.first)
+        return self._page(request, shown, "Groups", group_screen(self.open_indexes, shown, state))
 
     def asked(self, request: WebRequest) -> Response:
         """List the questions that were asked."""
         shown = self.open_indexes.get(_read(ExampleState, request).index)
         return self._page(request, shown, "Questions asked", ask.asked_screen(shown))
 
+    def action(self, request: WebRequest) -> Response:
+        """Show the report of an action."""
+        state = _read(ExampleState, request)
+        shown = self.open_indexes.get(state.index)
+        seen = index.action_screen(shown, state.id)
+        return self._page(request, shown, seen.title, seen)
+
     def about(self, request: WebRequest) -> Response:
-        """Tell what an index holds."""
+        """Show the contents of an index."""
         shown = self._whole(_read(ExampleState, request).index, request)
         if isinstance(shown, Response):
             return shown
         return self._page(request, shown, f"Index {shown.name}", index.about_screen(shown))
 
     def export(self, request: WebRequest) -> Response:
-        """Give a file of what is seen."""
+        """Give a file of the current view."""
         what, _, kind = request.path_params["file"].partition(".")
-        if kind not in exports.TYPES:
-            raise _MissingError("there is no such file")
-        asking, looking = _read(QuestionState, request), _read(ExampleState, request)
-        shown = self.open_indexes.get(looking.index)
-        makers: dict[str, Callable[[], bytes]] = {
+        asking = _read(QuestionState, request)
+        shown = self.open_indexes.get(_read(ExampleState, request).index)
+        makers: Mapping[str, Callable[[], bytes]] = {
             "table": lambda: exports.of_table(shown, _read(TableState, request), kind),
             "answer": lambda: exports.of_answer(shown, asking, kind),
             "answers": lambda: exports.of_answers(shown, kind),
             "groups": lambda: exports.of_groups(shown, asking, kind),
-            "mended": lambda: exports.of_mended(shown, kind),
+            "corrected": lambda: exports.of_corrected(shown, kind),
             "decisions": lambda: exports.of_decisions(shown),
+            "action": lambda: exports.of_action(shown, _read(ExampleState, request).id, kind),
         }
-        if what not in makers:
+        if kind not in exports.TYPES or what not in makers:
             raise _MissingError("there is no such file")
         name = f"proponent-{what}.{exports.SUFFIXES.get(kind, kind)}"
         content = makers[what]()
@@ -197,7 +198,7 @@ class Explorer:
         return Response(_static(name)[0], media_type=kind, headers=headers)
 
     def decide(self, request: WebRequest) -> Response:
-        """Write a decision down."""
+        """Record a decision."""
         fields = dict(_form(request))
         shown = self.open_indexes.get(fields.get("in", ""))
         identity, act = fields.get("id", ""), fields.get("act", "")
@@ -207,14 +208,14 @@ class Explorer:
         return _see(_back(fields))
 
     def undo(self, request: WebRequest) -> Response:
-        """Take the last decision back."""
+        """Undo the last decision."""
         fields = dict(_form(request))
-        name = next((value for key, value in _pairs_of(_back(fields)) if key == "in"), "")
-        self.open_indexes.get(name).decisions.undo()
+        pairs = dict(reversed(parse_qsl(_back(fields).partition("?")[2])))
+        self.open_indexes.get(pairs.get("in", "")).decisions.undo()
         return _see(_back(fields))
 
     def theme(self, request: WebRequest) -> Response:
-        """Choose light, dark, or the wish of the system."""
+        """Choose light, dark, or the preference of the system."""
         fields = dict(_form(request))
         response = _see(_back(fields))
         theme = fields.get("theme", "")
@@ -223,7 +224,7 @@ class Explorer:
         return response
 
     def _whole(self, name: str, request: WebRequest) -> OpenIndex | Response:
-        """An index that can be shown; for one without anything in it yet, how far its build is."""
+        """An index that can be shown; for an unfinished one, the progress of its build."""
         shown = self.open_indexes.get(name)
         if shown.sealed or not (shown.folder / "plan.json").is_file():
             _ = shown.store
@@ -244,7 +245,7 @@ class Explorer:
     ) -> Response:
         status: int = more.pop("status", 200)
         around = frame(self._of(request), self.open_indexes, shown, title, **more)
-        text = screen(seen.template, around, seen, answer_links).encode("utf-8", "backslashreplace")
+        text = screen(seen.template, around, seen, answer_links, seen.limits).encode("utf-8", "backslashreplace")
         return Response(text, status, media_type="text/html; charset=utf-8")
 
     def _of(self, request: WebRequest) -> PageRequest:
@@ -299,7 +300,7 @@ def _versioned(name: str) -> str:
 
 
 async def _parts(content: bytes) -> AsyncIterator[memoryview]:
-    """A file in parts: sent whole, what the visitor has not taken yet would be held a second time."""
+    """A file in parts: sent whole, a slow client would hold a second copy of it."""
     for start in range(0, len(content), PART):
         yield memoryview(content)[start : start + PART]
 
@@ -322,7 +323,3 @@ def _back(fields: dict[str, str]) -> str:
     back = fields.get("back", "")
     inside = back.startswith("/") and not back.startswith("//") and "\\" not in back and back.isprintable()
     return back if inside else "/table"
-
-
-def _pairs_of(url: str) -> list[tuple[str, str]]:
-    return parse_qsl(url.partition("?")[2], keep_blank_values=True)

@@ -1,4 +1,4 @@
-"""Files of what is seen: the same rows, values and order as the screen, as CSV, JSON Lines, Parquet and kin."""
+"""Exports of the current view: its rows, values and order as CSV, JSON Lines, Parquet and other files."""
 
 import io
 import json
@@ -7,15 +7,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from proponent.actions import action
 from proponent.actions.corrections import apply
 from proponent.data import write_columns, write_csv
 from proponent.errors import InputError
 from proponent.views import CAVEAT, Explanation, Report, document
-from proponent.views.screens import TableRow
 from proponent.web.layout import method_line
 from proponent.web.open_indexes import OpenIndex
-from proponent.web.pages.ask import filter_options, kept_of, sums
-from proponent.web.pages.examples import rows_of
+from proponent.web.pages.ask import kept_of, sharing
+from proponent.web.pages.groups import sums
+from proponent.web.pages.table import TableRow, rows_of
 from proponent.web.states import QuestionState, TableState
 
 TYPES = {
@@ -132,7 +133,7 @@ def of_table(shown: OpenIndex, state: TableState, kind: str) -> bytes:
 def of_answer(shown: OpenIndex, state: QuestionState, kind: str) -> bytes:
     """A file of an answer, as it is seen: with the hits of the word that is chosen."""
     kept = kept_of(shown, state)
-    answer = filter_options(kept.answer, state.word)
+    answer = sharing(kept.answer, state.word)
     makers: Mapping[str, Callable[[], str]] = {
         "html": lambda: document(answer),
         "json": lambda: answer.to_json(indent=2) + "\n",
@@ -163,7 +164,7 @@ def of_answers(shown: OpenIndex, kind: str) -> bytes:
 
 def of_groups(shown: OpenIndex, state: QuestionState, kind: str) -> bytes:
     """A file of sums over groups."""
-    found = sums(shown, kept_of(shown, state), state.by)
+    found = sums(kept_of(shown, state), state.by)
     columns: Columns = {state.by: [one.name for one in found]}
     for name in ("n", "total", "proponents", "opponents", "mean"):
         columns[name] = [getattr(one, name) for one in found]
@@ -171,8 +172,8 @@ def of_groups(shown: OpenIndex, state: QuestionState, kind: str) -> bytes:
     return written(columns | {"caveat": [CAVEAT] * len(found)}, kind)
 
 
-def of_mended(shown: OpenIndex, kind: str) -> bytes:
-    """The data set with all decisions carried out: exact, to train on."""
+def of_corrected(shown: OpenIndex, kind: str) -> bytes:
+    """The data set with all decisions applied: exact, to train on."""
     if kind not in {"csv", "jsonl", "parquet"}:
         raise InputError(f"this is not written as {kind[:20]!r}")
     with TemporaryDirectory(prefix="proponent-") as folder:
@@ -181,8 +182,14 @@ def of_mended(shown: OpenIndex, kind: str) -> bytes:
         return path.read_bytes()
 
 
+def of_action(shown: OpenIndex, name: str, kind: str) -> bytes:
+    """The whole report of an action."""
+    report = action(name).report(shown.store)
+    return (report.to_json(indent=2) if kind == "json" else document(report)).encode("utf-8", "backslashreplace")
+
+
 def of_decisions(shown: OpenIndex) -> bytes:
-    """The decisions that stand, one per line."""
+    """The current decisions, one per line."""
     current = shown.decisions.current
     return "".join(
         _line({"id": one.id, "act": one.act, "label": one.label, "when": one.when}) for one in current.values()

@@ -1,7 +1,7 @@
 """The process that holds the model: one question per line in, stages and one answer per line out, all of it JSON.
 
 The explorer itself never loads torch. A question about a new text goes to this process, which can be slow to start,
-fail or be killed without the pages noticing.
+fail or be killed without affecting the pages.
 """
 
 import json
@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from proponent.processes import python
+
+Tell = Callable[[dict[str, Any]], None]
 
 
 def main() -> None:
@@ -33,9 +33,10 @@ def main() -> None:
             tell(_error_record(error))
 
 
-def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any]], tell: Callable[[dict[str, Any]], None]) -> None:
+def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any]], tell: Tell) -> None:
     from proponent.api import open as open_index
-    from proponent.search import Where
+    from proponent.index.group_sums import group_sums
+    from proponent.web.states import Question
 
     path, root = asked["index"], asked["root"]
     if path not in held or held[path][0] != root or not root:
@@ -43,49 +44,23 @@ def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any]], tell: Calla
         held[path] = (root, open_index(path, **asked["options"]))
     index = held[path][1]
     index.say = _teller(tell)
-    question = {name: value or None for name, value in asked["question"].items() if name != "text"}
-    text, pair = asked["question"]["text"], question.pop("pair")
-    where = Where(question.pop("only_label", None), question.pop("only_source", None))
-    answer = index.explain(text, text_pair=pair, where=where, **question)
+    question = Question(**asked["question"])
+    query, against = question.query, question.against or None
+    answer = index.explain(query, against=against, k=question.k, where=question.where)
     tell({"stage": "summing over all training examples"})
-    tell({"answer": answer.to_dict(), "n_examples": answer.n_examples, "groups": _groups(index, text, pair, question)})
+    sums = group_sums(index, index.scores(query, against=against)[0])
+    tell({"answer": answer.to_dict(), "n_examples": answer.n_examples, "groups": sums})
 
 
-def _teller(tell: Callable[[dict[str, Any]], None]) -> Callable[[str], None]:
+def _teller(tell: Tell) -> Callable[[str], None]:
     return lambda stage: tell({"stage": stage})
-
-
-def _groups(index: Any, text: str, pair: str | None, question: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    scores = index.scores(
-        [text],
-        [question["label"]],
-        text_pairs=[pair],
-        targets=[question["target"]],
-        against=question["against"],
-    )[0]
-    good = np.flatnonzero(index.store.alive & np.isfinite(scores))
-    found: dict[str, list[dict[str, Any]]] = {}
-    for column in ("label", "source"):
-        values = np.asarray(["" if one is None else str(one) for one in index.store.examples[column]], dtype=object)
-        if not any(values):
-            continue
-        names, codes = np.unique(values[good], return_inverse=True)
-        counts = np.bincount(codes, minlength=len(names))
-        helped = np.bincount(codes, np.maximum(scores[good], 0), minlength=len(names))
-        hurt = np.bincount(codes, np.minimum(scores[good], 0), minlength=len(names))
-        found[column] = [
-            {"name": str(name), "n": int(n), "proponents": float(up), "opponents": float(down)}
-            for name, n, up, down in zip(names, counts, helped, hurt, strict=True)
-        ]
-    return found
 
 
 def _error_record(error: Exception) -> dict[str, Any]:
     from proponent.errors import ProponentError
 
-    if isinstance(error, ProponentError):
-        return {"error": str(error), "kind": type(error).__name__}
-    return {"error": f"unexpected {type(error).__name__}: {error}", "kind": ""}
+    expected = isinstance(error, ProponentError)
+    return {"error": str(error) if expected else f"unexpected {type(error).__name__}: {error}"}
 
 
 COMMAND = python("proponent.web.model_process")

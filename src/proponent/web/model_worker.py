@@ -1,4 +1,4 @@
-"""Questions about new texts: one at a time, in a process of their own, with what it is doing shown while it does it."""
+"""Explains new texts one at a time in a process that holds the model, with progress."""
 
 import json
 import queue
@@ -8,15 +8,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from proponent.errors import InputError, ProponentError
 from proponent.processes import Child, start
-from proponent.views import Explanation
 from proponent.web.model_process import COMMAND
-from proponent.web.questions import GroupScores, Question
+from proponent.web.states import Question
 
 WAITING = 8
 """Questions that may wait for the one being answered."""
@@ -27,18 +26,13 @@ FINISHED = 64
 IDLE_SECONDS = 900.0
 """After so long without a question the process with the model is ended."""
 
-KeepAnswer = Callable[[Question, Explanation, Mapping[str, tuple[GroupScores, ...]], float], object]
+KeepAnswer = Callable[[Question, Mapping[str, Any], float], object]
+"""Stores the process's answer to a question, with the seconds it took."""
 
 
 @dataclass(frozen=True)
 class IndexSource:
-    """Which index is asked, and how it is opened.
-
-    Attributes:
-        index: its folder.
-        root: what it holds; empty for an unfinished index, which is opened anew each time.
-        options: of `proponent.open`.
-    """
+    """Which index is asked, and the options of `proponent.open`; an unfinished index has no root."""
 
     index: Path
     root: str
@@ -47,20 +41,7 @@ class IndexSource:
 
 @dataclass
 class QuestionJob:
-    """A question on its way.
-
-    Attributes:
-        id: by which pages ask for it.
-        question: what is asked.
-        source: of which index.
-        keep: takes the answer.
-        stage: what is being done.
-        state: "waiting", "running", "done" or "failed".
-        error: why it failed.
-        kind: name of the error's class.
-        began: when it was asked (monotonic seconds).
-        ended: when it was finished.
-    """
+    """A question that waits, runs or is finished; state is "waiting", "running", "done" or "failed"."""
 
     id: str
     question: Question
@@ -69,23 +50,17 @@ class QuestionJob:
     stage: str = "waiting"
     state: str = "waiting"
     error: str = ""
-    kind: str = ""
     began: float = field(default_factory=time.monotonic)
     ended: float = 0.0
 
     @property
     def seconds(self) -> float:
-        """How long it has been under way, or took."""
+        """How long it took so far, or altogether."""
         return (self.ended or time.monotonic()) - self.began
 
 
 class ModelWorker:
-    """Answers questions one after another in a process that holds the model.
-
-    Args:
-        command: how to start that process.
-        idle_seconds: when to end it.
-    """
+    """Answers questions one after another in a process that holds the model and ends when idle."""
 
     def __init__(self, command: tuple[str, ...] = COMMAND, idle_seconds: float = IDLE_SECONDS) -> None:
         self._command, self._idle = command, idle_seconds
@@ -119,7 +94,7 @@ class ModelWorker:
         return self._jobs.get(name)
 
     def pending(self, question: Question, index: Path) -> QuestionJob | None:
-        """Find a question that is on its way, or that failed."""
+        """Find a question that is not answered yet, or that failed."""
         for job in reversed(list(self._jobs.values())):
             if job.question == question and job.source.index == index:
                 return None if job.state == "done" else job
@@ -154,7 +129,7 @@ class ModelWorker:
                 self._answer(job)
                 job.state = "done"
             except ProponentError as error:
-                job.state, job.error, job.kind = "failed", str(error), job.kind or type(error).__name__
+                job.state, job.error = "failed", str(error)
             except Exception as error:
                 job.state, job.error = "failed", f"unexpected {type(error).__name__}: {error}"
             job.ended = time.monotonic()
@@ -177,12 +152,9 @@ class ModelWorker:
             if "stage" in told:
                 job.stage = str(told["stage"])
             elif "error" in told:
-                job.kind = str(told["kind"])
                 raise InputError(str(told["error"]))
             else:
-                groups = {str(name): tuple(GroupScores(**one) for one in some) for name, some in told["groups"].items()}
-                answer = Explanation.from_dict(told["answer"])
-                job.keep(job.question, replace(answer, n_examples=int(told["n_examples"])), groups, job.seconds)
+                job.keep(job.question, told, job.seconds)
                 return
         code = self._end()
         raise InputError(f"the process with the model ended ({_ended(code)}): ask again, or with a shorter text")
@@ -193,7 +165,7 @@ class ModelWorker:
         return self._process
 
     def _end(self) -> int:
-        """Let the process go: it reads the end of its input and leaves."""
+        """End the process by closing its input."""
         process, self._process = self._process, None
         if process is None:
             return 0

@@ -1,57 +1,71 @@
-"""The indexes that one explorer shows: opened when they are first looked at, opened anew when they change."""
+"""The indexes of an explorer: opened when they are first shown, reopened when they change."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
 from proponent.actions.decisions import Decisions
 from proponent.errors import InputError, ProponentError
-from proponent.search import Where
 from proponent.store import Plan, Store
 from proponent.suggest import nearest
 from proponent.web.model_worker import IndexSource
-from proponent.web.near_duplicates import NearDuplicates
-from proponent.web.questions import Question, Questions
-from proponent.web.table import ExampleTable
+from proponent.web.questions import Questions
+from proponent.web.states import Question
+from proponent.web.table import ExampleTable, NearDuplicates
 
-Stamp = tuple[int, int, int] | None
+Stamp = tuple[int, int, int]
+
+
+class _Opened:
+    """An index as it is at one moment; a change of its files makes a new one."""
+
+    def __init__(self, store: Store, stamp: Stamp) -> None:
+        self.store = store
+        self.decisions = Decisions.of(store)
+        self.questions = Questions(store.folder, store.manifest.merkle_root or f"unfinished {stamp}")
+
+    @cached_property
+    def table(self) -> ExampleTable:
+        return ExampleTable(self.store)
+
+    @cached_property
+    def near_duplicates(self) -> NearDuplicates:
+        return NearDuplicates(self.table.whole)
+
+    @cached_property
+    def sources(self) -> list[str]:
+        counts = Counter[str]()
+        for segment in self.store.segments:
+            counts.update(segment.examples.counts("source"))
+        return sorted((one for one in counts if one), key=lambda one: (-counts[one], one))
 
 
 class OpenIndex:
-    """One index of the explorer.
-
-    Args:
-        name: by which URLs know it.
-        folder: where it is.
-        options: of `proponent.open`.
-    """
+    """One index of the explorer, by the name that URLs have for it, and the options of `proponent.open`."""
 
     def __init__(self, name: str, folder: Path, options: Mapping[str, Any]) -> None:
         self.name, self.folder, self.options = name, folder, options
         self._lock = RLock()
-        self._stamp: Stamp = None
-        self._store: Store | None = None
-        self._problem: ProponentError | None = None
-        self._table: ExampleTable | None = None
-        self._near_duplicates: NearDuplicates | None = None
-        self._decisions: Decisions | None = None
-        self._questions: Questions | None = None
-        self._sources: list[str] | None = None
+        self._stamp: Stamp | None = None
+        self._opened: _Opened | ProponentError | None = None
+
+    def _now(self, name: str) -> Any:
+        """A part of the index, read under the lock: two threads never make the same part twice."""
+        with self._lock:
+            stamp = self._stamped()
+            if stamp != self._stamp:
+                self._stamp, self._opened = stamp, self._open(stamp)
+            if isinstance(self._opened, ProponentError):
+                raise self._opened
+            return getattr(self._opened, name)
 
     @property
     def store(self) -> Store:
         """The open index."""
-        with self._lock:
-            stamp = self._stamped()
-            if stamp != self._stamp:
-                self._stamp = stamp
-                self._open()
-            if self._problem is not None:
-                raise self._problem
-            assert self._store is not None
-            return self._store
+        return self._now("store")
 
     @property
     def sealed(self) -> bool:
@@ -71,50 +85,27 @@ class OpenIndex:
     @property
     def sources(self) -> list[str]:
         """Its sources, the most frequent first."""
-        with self._lock:
-            store = self.store
-            if self._sources is None:
-                counts = Counter[str]()
-                for segment in store.segments:
-                    counts.update(segment.examples.counts("source"))
-                self._sources = sorted((one for one in counts if one), key=lambda one: (-counts[one], one))
-            return self._sources
+        return self._now("sources")
 
     @property
     def table(self) -> ExampleTable:
         """Its examples."""
-        with self._lock:
-            store = self.store
-            if self._table is None:
-                self._table = ExampleTable(store)
-            return self._table
+        return self._now("table")
 
     @property
     def near_duplicates(self) -> NearDuplicates:
         """Its examples by their words."""
-        with self._lock:
-            table = self.table
-            if self._near_duplicates is None:
-                self._near_duplicates = NearDuplicates(table.whole)
-            return self._near_duplicates
+        return self._now("near_duplicates")
 
     @property
     def decisions(self) -> Decisions:
         """What was decided about its examples."""
-        with self._lock:
-            store = self.store
-            if self._decisions is None:
-                self._decisions = Decisions.of(store)
-            return self._decisions
+        return self._now("decisions")
 
     @property
     def questions(self) -> Questions:
         """What it was asked."""
-        with self._lock:
-            store = self.store
-            if self._questions is None:
-                self._questions = Questions(self.folder, store.manifest.merkle_root or f"unfinished {self._stamp}")
-            return self._questions
+        return self._now("questions")
 
     @property
     def source(self) -> IndexSource:
@@ -129,7 +120,7 @@ class OpenIndex:
     def check(self, question: Question) -> None:
         """Refuse a question that the index shows to be impossible, before any process is started for it."""
         names = self.plan.label_names
-        if not (question.text + question.pair + question.target).strip():
+        if not question.given:
             raise InputError("there is no text to explain: write one")
         for label in (question.label, question.against):
             if label and (names is None or label not in names):
@@ -140,7 +131,7 @@ class OpenIndex:
 
     def check_filters(self, question: Question) -> None:
         """Refuse a question that asks for training examples which the index does not have."""
-        Where(question.only_label or None, question.only_source or None).check(self.store)
+        question.where.check(self.store)
 
     def warm(self) -> None:
         """Do what the first visitor of the table would wait for."""
@@ -152,31 +143,22 @@ class OpenIndex:
             return  # its pages say so
 
     def _stamped(self) -> Stamp:
-        path = self.folder / "manifest.json"
         try:
-            found = path.stat()
+            found = (self.folder / "manifest.json").stat()
         except OSError:
             return (0, 0, _newest(self.folder))
         return (found.st_mtime_ns, found.st_size, found.st_ino)
 
-    def _open(self) -> None:
-        self._store = self._problem = self._table = self._near_duplicates = None
-        self._decisions = self._questions = self._sources = None
+    def _open(self, stamp: Stamp) -> _Opened | ProponentError:
         try:
-            self._store = Store(
-                self.folder, partial=not self.sealed, allow_missing=bool(self.options.get("allow_missing"))
-            )
+            missing = bool(self.options.get("allow_missing"))
+            return _Opened(Store(self.folder, partial=not self.sealed, allow_missing=missing), stamp)
         except ProponentError as error:
-            self._problem = error
+            return error
 
 
 class OpenIndexes:
-    """All indexes of an explorer.
-
-    Args:
-        folders: where they are; at least one.
-        options: of `proponent.open`, for all of them.
-    """
+    """All indexes of an explorer; at least one."""
 
     def __init__(self, folders: Sequence[Path], options: Mapping[str, Any]) -> None:
         self.shown: dict[str, OpenIndex] = {}
@@ -205,7 +187,7 @@ def _free(name: str, taken: Mapping[str, object]) -> str:
 
 
 def _newest(folder: Path) -> int:
-    """When a shard was last finished, in whole seconds: an unfinished index is opened anew after that."""
+    """When a shard was last finished, in whole seconds: an unfinished index is reopened after that."""
     try:
         return int(max((one.stat().st_mtime for one in (folder / "forms").iterdir()), default=0.0))
     except OSError:

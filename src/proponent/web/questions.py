@@ -1,14 +1,14 @@
-"""Questions that were asked of an index, with their answers: kept in a folder beside it, to come back at once.
+"""Answers to the questions that were asked of an index, stored in a folder next to it.
 
-One JSON file per answer, named by a hash of the question and of what the index held, and one line per answer in a list
-that is only ever added to. Both are data for other tools too; everything here can be deleted at any time.
+One JSON file per answer, named by a hash of the question and of the index's contents, and an append-only list with one
+line per answer. Other tools may read both; all of it can be deleted at any time.
 """
 
 import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -16,108 +16,53 @@ from typing import Any, cast
 from proponent import disk, json_log
 from proponent.errors import DataError
 from proponent.views import Explanation
+from proponent.views.explanation import current_keys
+from proponent.web.states import Question
 
 SUFFIX = ".asked"
 LIST = "questions.jsonl"
-FILTERS = ("only_label", "only_source")
 HELD = 256
 """Answers that stay in memory."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked; empty texts mean: not given.
-
-    Attributes:
-        text: the text, the first text of a pair, or the prompt.
-        pair: the second text.
-        target: the part that counts.
-        label: the class to explain; empty for the predicted one.
-        against: the class that it is compared with.
-        k: hits on each side.
-        only_label: labels of the training examples that may be found; none for all.
-        only_source: their sources; none for all.
-    """
-
-    text: str
-    pair: str = ""
-    target: str = ""
-    label: str = ""
-    against: str = ""
-    k: int = 10
-    only_label: tuple[str, ...] = ()
-    only_source: tuple[str, ...] = ()
-
-    @classmethod
-    def read(cls, content: Mapping[str, Any]) -> "Question":
-        """Read a question back from JSON, which has lists and no tuples."""
-        read: dict[str, Any] = {**content}
-        for name in FILTERS:
-            read[name] = tuple(read.get(name, ()))
-        return cls(**read)
-
-    @property
-    def plain(self) -> dict[str, Any]:
-        """Value by name, for JSON; filters only where there are some, so that questions without keep their names."""
-        return {name: value for name, value in asdict(self).items() if value != ()}
-
-    @property
-    def filters(self) -> str:
-        """Which training examples may be found, in words; empty for all."""
-        parts = (("label", self.only_label), ("source", self.only_source))
-        return " and ".join(f"{name} {' or '.join(values)}" for name, values in parts if values)
-
-
-@dataclass(frozen=True)
 class GroupScores:
-    """What the training examples with one value of a column did together.
+    """Sum of the scores of all training examples with one value of a column."""
 
-    Attributes:
-        name: the value; empty for none.
-        n: examples.
-        helped: sum of the scores above zero.
-        hurt: sum of the scores below zero.
-    """
+    name: str = field(metadata={"help": "the value; empty for none"})
+    n: int = field(metadata={"help": "training examples"})
+    proponents: float = field(metadata={"help": "sum of the scores above zero"})
+    opponents: float = field(metadata={"help": "sum of the scores below zero"})
 
-    name: str
-    n: int
-    proponents: float
-    opponents: float
+    @property
+    def total(self) -> float:
+        """Sum of their scores."""
+        return self.proponents + self.opponents
+
+    @property
+    def mean(self) -> float:
+        """Total divided by n."""
+        return self.total / max(1, self.n)
+
+
+Groups = Mapping[str, tuple[GroupScores, ...]]
 
 
 @dataclass(frozen=True)
 class StoredAnswer:
-    """An answer with what belongs to it.
-
-    Attributes:
-        id: of the question.
-        question: what was asked.
-        answer: what came.
-        when: UTC, to the second.
-        groups: sums over all training examples, by column ("label", "source").
-        seconds: what it took.
-    """
+    """An answer, its question, its sums by column ("label", "source"), when it was made (UTC) and how long it took."""
 
     id: str
     question: Question
     answer: Explanation
     when: str
-    groups: Mapping[str, tuple[GroupScores, ...]] = field(default_factory=dict[str, tuple[GroupScores, ...]])
+    groups: Groups
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A line of the list: enough to find a question, and to say what an example did to it.
-
-    Attributes:
-        id: of the question.
-        question: what was asked.
-        predicted: class that the model predicted.
-        explained: class that was explained.
-        when: UTC, to the second.
-        hits: id of a training example to (rank, score).
-    """
+    """A line of the list; `hits` maps the id of a training example to its rank and score."""
 
     id: str
     question: Question
@@ -128,12 +73,7 @@ class Summary:
 
 
 class Questions:
-    """The questions that were asked of one index.
-
-    Args:
-        index: folder of the index; the questions lie beside it.
-        root: what the index holds (its Merkle root): an answer counts for nothing else.
-    """
+    """The questions that were asked of one index; `root` is its Merkle root, and answers count for no other."""
 
     def __init__(self, index: Path, root: str) -> None:
         self.folder = index.with_name(index.name + SUFFIX)
@@ -154,47 +94,32 @@ class Questions:
             self._held.move_to_end(name)
             return self._held[name]
         try:
-            kept = _kept(name, json.loads((self.folder / f"{name}.json").read_bytes()))
+            kept = _stored(name, json.loads((self.folder / f"{name}.json").read_bytes()))
         except (OSError, ValueError, KeyError, TypeError, DataError):
-            return None  # not there, or not whole: it is asked again and written anew
+            return None  # missing or incomplete: it is asked again and rewritten
         return self._hold(kept) if kept.question == question else None
 
-    def put(
-        self,
-        question: Question,
-        answer: Explanation,
-        groups: Mapping[str, tuple[GroupScores, ...]],
-        seconds: float = 0.0,
-    ) -> StoredAnswer:
-        """Keep an answer."""
+    def put(self, question: Question, content: Mapping[str, Any], seconds: float = 0.0) -> StoredAnswer:
+        """Store what the model's process answered: `answer`, `n_examples` and `groups`."""
         when = datetime.now(UTC).isoformat(timespec="seconds")
-        kept = StoredAnswer(self.identity(question), question, answer, when, dict(groups), seconds)
-        content = {
-            "question": question.plain,
-            "when": when,
-            "seconds": seconds,
-            "n_examples": answer.n_examples,
-            "groups": {name: [asdict(one) for one in some] for name, some in groups.items()},
-            "answer": answer.to_dict(),
-        }
-        path = self.folder / f"{kept.id}.json"
+        whole = {"question": question.plain, "when": when, "seconds": seconds, **content}
+        kept = _stored(self.identity(question), whole)
         disk.make_folder(self.folder)
-        disk.write_bytes(path, json.dumps(content, allow_nan=False).encode("ascii"))
+        disk.write_bytes(self.folder / f"{kept.id}.json", json.dumps(whole, allow_nan=False).encode("ascii"))
         if kept.id not in self.list():
             self._add(kept)
         return self._hold(kept)
 
     def list(self) -> Mapping[str, Summary]:
-        """Every question that was asked of this index."""
+        """Every question that was asked of this index, the latest first."""
         path = self.folder / LIST
         try:
             found = path.stat()
         except OSError:
             return {}
         if (found.st_size, found.st_mtime_ns) != self._seen:
-            lines = json_log.read_lines(path)
-            read = [one for one in (_summary(line, self._root) for line in lines) if one is not None]
-            self._list = {one.id: one for one in reversed(read)}
+            read = [_summary(line, self._root) for line in json_log.read_lines(path)]
+            self._list = {one.id: one for one in reversed(read) if one is not None}
             self._seen = (found.st_size, found.st_mtime_ns)
         return self._list
 
@@ -218,26 +143,24 @@ class Questions:
         return kept
 
 
-def _kept(name: str, content: Mapping[str, Any]) -> StoredAnswer:
+def _stored(name: str, content: Mapping[str, Any]) -> StoredAnswer:
     answer = replace(Explanation.from_dict(content["answer"]), n_examples=int(content["n_examples"]))
     groups = {
-        str(column): tuple(GroupScores(**one) for one in some)
+        str(column): tuple(GroupScores(**current_keys(one)) for one in some)
         for column, some in cast("Mapping[str, Any]", content["groups"]).items()
     }
-    question = Question.read(content["question"])
+    question = Question(**content["question"])
     return StoredAnswer(name, question, answer, str(content["when"]), groups, float(content["seconds"]))
 
 
 def _summary(line: bytes, root: str) -> Summary | None:
-    """A line of the list; None for one of another state of the index, or one that was not finished."""
+    """A line of the list; None for one of another state of the index, or an incomplete one."""
     try:
         content = json.loads(line)
         if content["root"] != root:
             return None
         hits = {str(name): (int(rank), float(score)) for name, (rank, score) in content["hits"].items()}
-        question = Question.read(content["question"])
-        return Summary(
-            str(content["id"]), question, content["predicted"], content["explained"], str(content["when"]), hits
-        )
+        question, when = Question(**content["question"]), str(content["when"])
+        return Summary(str(content["id"]), question, content["predicted"], content["explained"], when, hits)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -1,4 +1,4 @@
-"""What keeps other sites, other machines and endless requests away from the explorer.
+"""Request guard: hosts, origins, tokens, size limits, headers.
 
 GET never changes anything. Every other request needs this run's token, and must not come from another site. Names in
 the Host header are an allow-list, so that a foreign name that was made to point here (DNS rebinding) reaches nothing.
@@ -8,7 +8,6 @@ import asyncio
 import hmac
 import ipaddress
 import re
-import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -42,12 +41,7 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 
 class Refused(Exception):  # noqa: N818 (what is done, not what went wrong)
-    """A request that is not let in.
-
-    Args:
-        status: of the answer.
-        reason: one line.
-    """
+    """A request that is refused, with the status of the answer."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -55,31 +49,15 @@ class Refused(Exception):  # noqa: N818 (what is done, not what went wrong)
 
 
 class Guard:
-    """The door in front of the application.
+    """Checks requests before the application sees them: host and port are those that are bound (port 0 allows any)."""
 
-    Args:
-        application: what is guarded.
-        host: the address that is bound.
-        port: the port that is bound; 0 allows any (it is filled in by `bound`).
-        token: of this run; None makes one.
-        read_seconds: how long a body may take to arrive.
-    """
-
-    def __init__(
-        self,
-        application: Application,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        token: str | None = None,
-        read_seconds: float = READ_SECONDS,
-    ) -> None:
-        self.application, self.host, self.port = application, host, port
-        self.token = token or secrets.token_urlsafe(24)
+    def __init__(self, application: Application, host: str, port: int, token: str) -> None:
+        self.application, self.host, self.port, self.token = application, host, port, token
         self.open = not is_loopback(host)
-        self._seconds = read_seconds
+        self._seconds = READ_SECONDS
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Let a request in, or answer why not."""
+        """Pass a request on, or refuse it."""
         if scope["type"] == "lifespan":
             await self.application(scope, receive, send)
             return
@@ -97,10 +75,10 @@ class Guard:
         await self.application(scope, receive, _guarded(send, self._cookie(scope)))
 
     def _checked(self, scope: Message) -> dict[bytes, bytes]:
-        """What every request must fulfil."""
+        """Checks of every request."""
         names = [name for name, _ in scope["headers"]]
         if names.count(b"host") != 1:
-            raise Refused(400, "a request names one host")
+            raise Refused(400, "a request needs exactly one Host header")
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if not self.admits(headers[b"host"].decode("latin-1")):
             raise Refused(403, "this explorer answers to its own address only")
@@ -115,7 +93,7 @@ class Guard:
         return headers
 
     def admits(self, host: str) -> bool:
-        """Say whether a Host header is one of ours."""
+        """Whether a Host header is one of ours."""
         match = _HOST.fullmatch(host)
         if match is None:
             return False
@@ -139,7 +117,7 @@ class Guard:
         return hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
 
     async def _body(self, method: str, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        """Read the body of a POST, at most so long and so slow."""
+        """Read the body of a POST, up to a size and a time."""
         if method != "POST":
             return b""
         declared = headers.get(b"content-length", b"0")
@@ -155,7 +133,7 @@ class Guard:
             raise Refused(408, f"the body did not arrive within {self._seconds:g} seconds") from error
 
     def _writes(self, method: str, headers: dict[bytes, bytes], fields: dict[str, str]) -> None:
-        """What a request that changes something must fulfil besides."""
+        """Further checks of a request that changes something."""
         if method in {"GET", "HEAD"}:
             return
         site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
@@ -189,7 +167,7 @@ class Guard:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether an address is this machine's own."""
+    """Whether an address is this machine's own."""
     try:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -218,7 +196,7 @@ async def _gathered(receive: Receive) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Refused(400, "the request was broken off")
+            raise Refused(400, "the request was interrupted")
         part: bytes = message.get("body", b"")
         size += len(part)
         if size > BODY_BYTES:

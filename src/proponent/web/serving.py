@@ -1,6 +1,7 @@
-"""Start the explorer: bind, print the address, serve until Ctrl-C; slow or endless senders are cut off."""
+"""Start the explorer: bind, print the address, serve until Ctrl-C."""
 
 import asyncio
+import secrets
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -15,64 +16,41 @@ from proponent.errors import InputError
 from proponent.store.layout import no_index
 from proponent.web.app import Explorer
 from proponent.web.open_indexes import OpenIndexes
-from proponent.web.safety import READ_SECONDS, Guard
+from proponent.web.safety import READ_SECONDS, Application, Guard
 
 HEAD_BYTES = 64 * 1024
 """Bytes of a request's head at most."""
 
 THREADS = 8
-"""Pages that are made at a time; more wait for their turn."""
+"""Pages that are made at a time; more wait, since threads share one interpreter and each needs memory."""
 
 WARM_AFTER = 2.0
-"""Seconds after which what later pages need is made ready; the first page comes first."""
+"""Seconds after which what later pages need is prepared; the first page comes first."""
 
 
-class TimeoutProtocol(H11Protocol):
-    """HTTP/1.1 that waits so long for the head of a request, and no longer."""
+class TimedHead(H11Protocol):
+    """A connection that is closed when the head of its request takes too long."""
 
+    # uvicorn limits idle connections but not slow heads. Only asyncio's callbacks are overridden; one request per
+    # connection (`connection: close` below) means that one timer is enough.
     seconds = READ_SECONDS
-    _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Start the clock."""
+        """Start the timer."""
         super().connection_made(transport)
-        self._wait()
+        self._start, self._timer = b"", asyncio.get_running_loop().call_later(self.seconds, transport.close)
 
-    def handle_events(self) -> None:
-        """Stop the clock when a head is complete."""
-        before = self.cycle
-        super().handle_events()
-        if self.cycle is not before:
-            self._stop()
-
-    def on_response_complete(self) -> None:
-        """Start the clock for the next request."""
-        super().on_response_complete()
-        if not self.transport.is_closing():
-            self._wait()
+    def data_received(self, data: bytes) -> None:
+        """Stop the timer at the empty line that ends a head."""
+        self._start = (self._start + data.replace(b"\r", b""))[-HEAD_BYTES:]
+        if b"\n\n" in self._start:
+            self._timer.cancel()
+        super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
-        self._stop()
+        """Stop the timer."""
+        self._timer.cancel()
         super().connection_lost(exc)
-
-    def _wait(self) -> None:
-        self._stop()
-        self._deadline = self.loop.call_later(self.seconds, self.transport.close)
-
-    def _stop(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-
-class LimitedProtocol(uvicorn.Server):
-    """A server with few threads: pages share one interpreter, and every thread keeps memory of its own."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen."""
-        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
-        await super().startup(sockets)
 
 
 def serve(
@@ -96,35 +74,39 @@ def serve(
     warming = threading.Timer(WARM_AFTER, lambda: [one.warm() for one in open_indexes.shown.values()])
     warming.daemon = True
     warming.start()
-    config = uvicorn.Config(
-        guard,
-        http=TimeoutProtocol,
-        ws="none",
-        lifespan="off",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=int(READ_SECONDS),
-        timeout_graceful_shutdown=2,
-        h11_max_incomplete_event_size=HEAD_BYTES,
-    )
     try:
-        LimitedProtocol(config).run(sockets=[bound])
+        asyncio.run(_serve(server(guard), bound))
     finally:
         explorer.asker.close()
         bound.close()
 
 
+def server(application: Application) -> uvicorn.Server:
+    """The server of an application."""
+    config = uvicorn.Config(
+        application,
+        http=TimedHead,
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        headers=[("connection", "close")],
+        timeout_graceful_shutdown=2,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+    )
+    return uvicorn.Server(config)
+
+
+async def _serve(server: uvicorn.Server, bound: socket.socket) -> None:
+    anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+    await server.serve(sockets=[bound])
+
+
 def made(open_indexes: OpenIndexes, host: str = "127.0.0.1", port: int = 0) -> tuple[Explorer, Guard]:
     """Make the application behind its guard."""
-    guard = Guard(_nothing, host, port)
-    explorer = Explorer(open_indexes, guard.token)
-    guard.application = explorer.application
-    return explorer, guard
-
-
-async def _nothing(*_: Any) -> None:
-    """Stands in until the application is made, which needs the guard's token."""
+    explorer = Explorer(open_indexes, secrets.token_urlsafe(24))
+    return explorer, Guard(explorer.application, host, port, explorer.token)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -1,15 +1,16 @@
-"""Every state of the explorer is a URL: what can be chosen, read from a query string and written back to one.
+"""Every state of the explorer is a URL: read strictly from a query string, written back without defaults."""
 
-Reading is strict (an impossible value is an error that names it) and bounded; writing leaves defaults out, so that
-equal states have equal URLs.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 from urllib.parse import urlencode
 
+from pydantic import AfterValidator, BeforeValidator, PlainValidator, ValidationError
+from pydantic.dataclasses import dataclass
+
+from proponent.data import How
 from proponent.errors import InputError
+from proponent.search import Where
 
 S = TypeVar("S", bound="PageState")
 Pairs = Sequence[tuple[str, str]]
@@ -19,10 +20,79 @@ LONGEST_NAME = 4_000
 MOST_VALUES = 64
 SIZES = (25, 50, 100, 200)
 SORTS = ("row", "id", "label", "predicted", "score", "loss", "length", "source")
-HOW = ("substring", "word", "regex")
-BY = ("label", "source")
+HOW: tuple[How, ...] = get_args(How)
 MOST_HITS = 50
 MOST_INDEXES = 4
+MOST_SORTS = 3
+
+
+def _string(longest: int, asked: str) -> Callable[[object], str]:
+    """Any string up to a length, lone surrogates included, which pydantic's own check refuses."""
+
+    def check(value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError("must be text")
+        if len(value) > longest:
+            raise ValueError(f"has {len(value):,} characters: {asked} at most {longest:,}")
+        return value
+
+    return check
+
+
+def _whole(value: object) -> object:
+    """ASCII digits only: pydantic also reads "1.0" and "1_000" as whole numbers."""
+    if isinstance(value, str):
+        if not value.isascii() or not value.removeprefix("-").isdecimal() or len(value) > 12:
+            raise ValueError(f"is {value[:40]!r}: it must be a whole number")
+        return int(value)
+    return value
+
+
+def _number(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        number = float(value) if value else None
+    except ValueError:
+        number = float("nan")
+    if number is not None and not -1e30 < number < 1e30:
+        raise ValueError(f"is {value[:40]!r}: it must be a number")
+    return number
+
+
+def _within(low: int, high: int) -> AfterValidator:
+    def check(value: int) -> int:
+        if not low <= value <= high:
+            raise ValueError(f"is {value}: it must lie between {low} and {high:,}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _sort_keys(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if value.removeprefix("-") not in SORTS:
+            raise ValueError(f"is {value[:40]!r}: it must be one of {', '.join(SORTS)}")
+    if len(values) > MOST_SORTS:
+        raise ValueError(f"names {len(values)} columns: sort by at most three")
+    return values
+
+
+def _few_indexes(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(values) > MOST_INDEXES:
+        raise ValueError(f"names {len(values)} indexes to compare: choose at most {MOST_INDEXES}")
+    return values
+
+
+def _in_order(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(values))
+
+
+Text = Annotated[str, PlainValidator(_string(LONGEST_TEXT, "ask about"))]
+Name = Annotated[str, PlainValidator(_string(LONGEST_NAME, "names have"))]
+Names = tuple[Name, ...]
+NameSet = Annotated[tuple[Name, ...], AfterValidator(_in_order)]
+Score = Annotated[float | None, BeforeValidator(_number)]
 
 
 @dataclass(frozen=True)
@@ -38,13 +108,12 @@ class PageState:
             if len(given) > MOST_VALUES:
                 raise InputError(f"{_written(one.name)} is given more than {MOST_VALUES} times")
             if given:
-                made[one.name] = _value(_written(one.name), given, one.default)
-        state = cls(**made)
-        state.check()
-        return state
-
-    def check(self) -> None:
-        """Refuse what cannot be."""
+                several = isinstance(one.default, tuple)
+                made[one.name] = tuple(dict.fromkeys(filter(None, given))) if several else given[-1]
+        try:
+            return cls(**made)
+        except ValidationError as error:
+            raise InputError(_reason(error)) from error
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -65,115 +134,107 @@ class PageState:
 
 
 @dataclass(frozen=True)
-class QuestionState(PageState):
-    """One question, and how its answer is looked at."""
+class Question(PageState):
+    """What is asked, from the form to the model's process and the stored answer; empty means not given."""
 
-    index: tuple[str, ...] = ()
-    text: str = ""
-    pair: str = ""
-    target: str = ""
-    label: str = ""
-    against: str = ""
-    k: int = 10
-    word: str = ""
-    by: str = "label"
-    beside: tuple[str, ...] = ()
-    only_label: tuple[str, ...] = ()
-    only_source: tuple[str, ...] = ()
+    text: Text = ""
+    pair: Text = ""
+    target: Text = ""
+    label: Name = ""
+    against: Name = ""
+    k: Annotated[int, BeforeValidator(_whole), _within(1, MOST_HITS)] = 10
+    only_label: NameSet = ()
+    only_source: NameSet = ()
 
-    def check(self) -> None:
-        """Refuse what cannot be."""
-        for name in ("text", "pair", "target"):
-            size = len(getattr(self, name))
-            if size > LONGEST_TEXT:
-                raise InputError(f"the {name} has {size:,} characters: ask about at most {LONGEST_TEXT:,}")
-        _within("k", self.k, 1, MOST_HITS)
-        _one_of("by", self.by, BY)
-        if len(self.index) > MOST_INDEXES:
-            raise InputError(f"{len(self.index)} indexes are to be compared: choose at most {MOST_INDEXES}")
+    @property
+    def given(self) -> bool:
+        """Whether there is a text to explain."""
+        return bool((self.text + self.pair + self.target).strip())
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """Value by name, for JSON; filters only where there are some, so that questions without keep their names."""
+        return {name: value for name, value in asdict(self).items() if value != ()}
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """The question as the library takes it."""
+        named = {"text_pair": self.pair, "target": self.target, "label": self.label}
+        return {"text": self.text, **{name: value for name, value in named.items() if value}}
+
+    @property
+    def where(self) -> Where:
+        """Which training examples may be found."""
+        return Where(self.only_label or None, self.only_source or None)
+
+    @property
+    def filters(self) -> str:
+        """Which training examples may be found, in words; empty for all."""
+        parts = (("label", self.only_label), ("source", self.only_source))
+        return " and ".join(f"{name} {' or '.join(values)}" for name, values in parts if values)
+
+
+@dataclass(frozen=True)
+class QuestionState(Question):
+    """A question, the indexes it is put to, and how its answer is shown."""
+
+    index: Annotated[Names, AfterValidator(_few_indexes)] = ()
+    word: Name = ""
+    by: Literal["label", "source"] = "label"
+    beside: Names = ()
+
+    @classmethod
+    def of(cls, question: Question, index: str = "") -> "QuestionState":
+        """The state that shows the answer to a question."""
+        return cls(**asdict(question), index=(index,) if index else ())
+
+    @property
+    def question(self) -> Question:
+        """The question alone."""
+        return Question(**{one.name: getattr(self, one.name) for one in fields(Question)})
+
+    @property
+    def first(self) -> str:
+        """Name of the index that is asked, or of the first; empty for the default."""
+        return self.index[0] if self.index else ""
 
 
 @dataclass(frozen=True)
 class TableState(PageState):
     """What the table of training examples shows."""
 
-    index: str = ""
-    q: str = ""
-    how: str = "substring"
-    label: tuple[str, ...] = ()
-    predicted: tuple[str, ...] = ()
-    source: tuple[str, ...] = ()
-    flag: str = ""
-    decided: tuple[str, ...] = ()
-    low: float | None = None
-    high: float | None = None
-    sort: tuple[str, ...] = ()
-    page: int = 1
-    size: int = 50
-
-    def check(self) -> None:
-        """Refuse what cannot be."""
-        _one_of("how", self.how, HOW)
-        _one_of("flag", self.flag, ("", "yes", "no"))
-        _one_of("size", self.size, SIZES)
-        _within("page", self.page, 1, 10_000_000)
-        for one in self.sort:
-            _one_of("sort", one.removeprefix("-"), SORTS)
-        if len(self.sort) > 3:
-            raise InputError("sort by at most three columns")
-        for one in self.decided:
-            _one_of("decided", one, ("keep", "fix", "drop", "none"))
+    index: Name = ""
+    q: Name = ""
+    how: How = "substring"
+    label: Names = ()
+    predicted: Names = ()
+    source: Names = ()
+    flag: Literal["", "yes", "no"] = ""
+    decided: tuple[Literal["keep", "fix", "drop", "none"], ...] = ()
+    low: Score = None
+    high: Score = None
+    sort: Annotated[Names, AfterValidator(_sort_keys)] = ()
+    page: Annotated[int, BeforeValidator(_whole), _within(1, 10_000_000)] = 1
+    size: Annotated[Literal[25, 50, 100, 200], BeforeValidator(_whole)] = 50
 
 
 @dataclass(frozen=True)
 class ExampleState(PageState):
-    """One thing of one index: an example, a job, a page about the index."""
+    """One thing of one index: an example, a job, an action, a page about the index."""
 
-    index: str = ""
-    id: str = ""
-    sort: str = "when"
+    index: Name = ""
+    id: Name = ""
 
 
 def _written(name: str) -> str:
     return "in" if name == "index" else name
 
 
-def _value(name: str, given: list[str], default: Any) -> Any:
-    if isinstance(default, tuple):
-        return tuple(dict.fromkeys(_short(name, one) for one in given if one))
-    last = given[-1]
-    if default is None:
-        return None if last == "" else _number(name, last)
-    if isinstance(default, int):
-        if not last.isascii() or not last.removeprefix("-").isdecimal() or len(last) > 12:
-            raise InputError(f"{name} is {last[:40]!r}: it must be a whole number")
-        return int(last)
-    return last if name in {"text", "pair", "target"} else _short(name, last)
-
-
-def _short(name: str, value: str) -> str:
-    if len(value) > LONGEST_NAME:
-        raise InputError(f"{name} has {len(value):,} characters: at most {LONGEST_NAME:,} are read")
-    return value
-
-
-def _number(name: str, value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = float("nan")
-    if not -1e30 < number < 1e30:
-        raise InputError(f"{name} is {value[:40]!r}: it must be a number")
-    return number
-
-
-def _within(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise InputError(f"{name} is {value}: it must lie between {low} and {high:,}")
-
-
-def _one_of(name: str, value: object, known: Sequence[object]) -> None:
-    if value not in known:
-        raise InputError(
-            f"{name} is {str(value)[:40]!r}: it must be one of {', '.join(str(one) for one in known if one)}"
-        )
+def _reason(error: ValidationError) -> str:
+    """Name the field and what is wrong with its value."""
+    first = error.errors()[0]
+    name, context = _written(str(first["loc"][0])), first.get("ctx", {})
+    if "expected" in context:
+        known = str(context["expected"]).replace("'", "").replace(" or ", ", ").strip(", ")
+        return f"{name} is {str(first['input'])[:40]!r}: it must be one of {known}"
+    return f"{name} {context.get('error', first['msg'])}"

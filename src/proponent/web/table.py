@@ -1,4 +1,4 @@
-"""The table of training examples: searched, filtered, counted, sorted, cut into pages; all of it on arrays."""
+"""The table of training examples: search, filters, counts, sorting and near-duplicates, all on arrays."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,20 @@ from jaxtyping import Bool, Int
 
 from proponent.actions.decisions import Decision
 from proponent.actions.label_errors import LabelVerdicts, judge
-from proponent.data import ExampleColumns, How, SearchResult
+from proponent.data import ExampleColumns, SearchResult, WordSets
 from proponent.store import Store
 from proponent.web.states import TableState
 
 SEARCH_SECONDS = 2.0
-"""A search stops after so long and says how far it came."""
+"""A search stops after this time and reports how many examples it searched."""
 
 REMEMBERED = 64
 """Searches and selections whose examples stay in memory."""
+
+LEAST_SIMILARITY = 0.5
+"""Texts that share half of their words, or more, are shown as near-duplicates."""
+
+MOST_DUPLICATES = 10
 
 NO_VALUE = ""
 """How a facet writes examples without a value."""
@@ -30,13 +35,7 @@ DECIDED = ("keep", "fix", "drop")
 
 @dataclass(frozen=True)
 class Selection:
-    """What a state of the table selects.
-
-    Attributes:
-        places: the selected examples, sorted.
-        counts: per facet, how many examples each value would select, the facet's own choice left out.
-        searched: examples that the search looked at; less than all when its time was up.
-    """
+    """What a state of the table selects: sorted places, counts per facet without its own choice, examples searched."""
 
     places: Int[np.ndarray, " m"]
     counts: Mapping[str, Mapping[str, int]]
@@ -44,11 +43,7 @@ class Selection:
 
 
 class ExampleTable:
-    """All training examples of an index, ready to be looked at.
-
-    Args:
-        store: the index.
-    """
+    """All training examples of an index."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -96,20 +91,15 @@ class ExampleTable:
                 codes[place] = DECIDED.index(one.act)
         return codes
 
-    def row(self, place: int) -> dict[str, Any]:
-        """Take one example."""
-        return self.whole.rows(np.asarray([place]))[0]
-
     def _found(self, state: TableState) -> SearchResult:
-        how: How = state.how  # type: ignore[assignment] # checked by the state
         if not state.q:
             return SearchResult(np.ones(len(self), dtype=np.bool_), len(self))
-        key = (how, state.q)
+        key = (state.how, state.q)
         with self._lock:
             if key in self._searches:
                 self._searches.move_to_end(key)
                 return self._searches[key]
-        found = self.whole.find(how, state.q, SEARCH_SECONDS)
+        found = self.whole.find(state.how, state.q, SEARCH_SECONDS)
         with self._lock:
             self._searches[key] = found
             while len(self._searches) > REMEMBERED:
@@ -181,6 +171,30 @@ class ExampleTable:
             made = self.whole.ranked(name)
         self._ranks[name] = made
         return made
+
+
+class NearDuplicates:
+    """Finds near-duplicates; the sets of words are made when they are first needed."""
+
+    def __init__(self, whole: ExampleColumns) -> None:
+        self._whole, self._lock = whole, Lock()
+        self._sets: WordSets | None = None
+
+    @property
+    def ready(self) -> WordSets:
+        """The sets of words."""
+        with self._lock:
+            if self._sets is None:
+                self._sets = WordSets(self._whole)
+            return self._sets
+
+    def of(self, place: int) -> list[tuple[int, float]]:
+        """Find the near-duplicates of an example."""
+        alike = self.ready.similarity(place)
+        alike[place] = 0.0
+        near = np.flatnonzero(alike >= LEAST_SIMILARITY)
+        best: list[int] = near[np.lexsort((near, -alike[near]))][:MOST_DUPLICATES].tolist()
+        return [(one, float(alike[one])) for one in best]
 
 
 def _chosen(

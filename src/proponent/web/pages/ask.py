@@ -1,175 +1,156 @@
-"""Screens about one question: the form and the answer, the question on its way, all questions, sums over groups."""
+"""Pages of one question: the form and the answer, its progress, the list of all questions."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from proponent.errors import InputError
 from proponent.views import Explanation, Hit
-from proponent.views.frames import Link, PastQuestion
-from proponent.views.screens import AskedScreen, AskScreen, GroupScreen, GroupSum, JobScreen
+from proponent.views.frames import AnswerLinks, Link, Screen, help_text
 from proponent.views.text_marks import clip
-from proponent.web.layout import PageRequest, answer_links, form, method_line
+from proponent.web.layout import (
+    FILES,
+    Form,
+    PageRequest,
+    PastQuestion,
+    answer_links,
+    file_links,
+    form,
+    past_questions,
+)
 from proponent.web.model_worker import ModelWorker, QuestionJob
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
-from proponent.web.questions import Question, StoredAnswer, Summary
-from proponent.web.states import ExampleState, QuestionState, TableState
+from proponent.web.questions import StoredAnswer
+from proponent.web.states import ExampleState, QuestionState
 
 RECENT = 8
 LISTED = 200
 ANSWER_FILES = ("html", "json", "csv", "jsonl", "parquet", "pair")
-GROUP_FILES = ("csv", "jsonl", "parquet")
 
 
-def question_of(state: QuestionState) -> Question:
-    """Take the question out of a state."""
-    return Question(
-        state.text,
-        state.pair,
-        state.target,
-        state.label,
-        state.against,
-        state.k,
-        only_label=tuple(sorted(state.only_label)),
-        only_source=tuple(sorted(state.only_source)),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskScreen(Screen):
+    """Ask about a text; the answer when there is one."""
+
+    template: ClassVar[str] = "explorer/ask.html.j2"
+
+    form: Form = field(metadata=help_text("the question"))
+    answer: Explanation | None = field(metadata=help_text("the answer; None when the question was not asked yet"))
+    answer_links: AnswerLinks = field(metadata=help_text("ways out of the answer"))
+    all_hits: int = field(default=0, metadata=help_text("hits of the answer before the word filter"))
+    exports: tuple[Link, ...] = field(default=(), metadata=help_text("files of this answer"))
+    groups: str = field(default="", metadata=help_text("URL of the sums by label; empty without an answer"))
+    problem: str = field(default="", metadata=help_text("why new texts cannot be asked; empty when they can"))
+    recent: tuple[PastQuestion, ...] = field(
+        default=(), metadata=help_text("questions that were asked before, latest first")
     )
+    n_examples: int = field(default=0, metadata=help_text("training examples of the index"))
+    seconds: float = field(default=0.0, metadata=help_text("what the answer took; 0 when it is not known"))
 
 
-def state_of(index: str, question: Question) -> QuestionState:
-    """Make the state that shows the answer to a question."""
-    return QuestionState(
-        index=(index,) if index else (),
-        text=question.text,
-        pair=question.pair,
-        target=question.target,
-        label=question.label,
-        against=question.against,
-        k=question.k,
-        only_label=question.only_label,
-        only_source=question.only_source,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobScreen(Screen):
+    """A question on its way."""
+
+    template: ClassVar[str] = "explorer/job.html.j2"
+
+    url: str = field(metadata=help_text("this page"))
+    text: str = field(metadata=help_text("what is asked"))
+    stage: str = field(metadata=help_text("what is being done"))
+    ahead: int = field(metadata=help_text("questions that are answered before it"))
+    seconds: float = field(metadata=help_text("how long it has been under way"))
+    error: str = field(default="", metadata=help_text("why it failed; empty while it has not"))
+    again: str = field(default="", metadata=help_text("URL of the form, filled in"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedScreen(Screen):
+    """All questions that were asked of an index."""
+
+    template: ClassVar[str] = "explorer/asked.html.j2"
+
+    questions: tuple[PastQuestion, ...] = field(metadata=help_text("latest first"))
+    total: int = field(metadata=help_text("how many there are"))
+    file: str = field(metadata=help_text("name of the folder in which they are kept"))
+    exports: tuple[Link, ...] = field(default=(), metadata=help_text("files of all answers"))
 
 
 def ask_screen(request: PageRequest, open_indexes: OpenIndexes, shown: OpenIndex, state: QuestionState) -> AskScreen:
     """Show a question, and its answer if there is one."""
-    shown.check_filters(question_of(state))
-    kept = shown.questions.get(question_of(state)) if _given(state) else None
-    filled = form(open_indexes, shown, state)
-    ways = answer_links(request, shown, state)
+    kept = stored_of(shown, state)
+    filled, links = form(open_indexes, shown, state), answer_links(request, shown, state)
     if kept is None:
-        recent = tuple(_asked(shown, one) for one in list(shown.questions.list().values())[:RECENT])
         return AskScreen(
             form=filled,
             answer=None,
-            answer_links=ways,
+            answer_links=links,
             problem=_missing(shown),
-            recent=recent,
+            recent=past_questions(shown, RECENT),
             n_examples=shown.store.counts.examples,
         )
-    answer = kept.answer
-    whole = len(answer.proponents) + len(answer.opponents)
     return AskScreen(
         form=filled,
-        answer=filter_options(answer, state.word),
-        answer_links=ways,
-        all_hits=whole,
-        exports=tuple(Link(_file_words(kind), state.url("/export/answer." + kind)) for kind in ANSWER_FILES),
+        answer=sharing(kept.answer, state.word),
+        answer_links=links,
+        all_hits=len(kept.answer.proponents) + len(kept.answer.opponents),
+        exports=file_links(state, "answer", ANSWER_FILES),
         groups=state.url("/groups", word=""),
         n_examples=shown.store.counts.examples,
         seconds=kept.seconds,
     )
 
 
-def filter_options(answer: Explanation, word: str) -> Explanation:
-    """Leave the hits that share a word."""
+def sharing(answer: Explanation, word: str) -> Explanation:
+    """Keep the hits that share a word; all of them without one."""
     if not word:
         return answer
     wanted = word.casefold()
 
     def kept(hits: tuple[Hit, ...]) -> tuple[Hit, ...]:
-        return tuple(
-            hit
-            for hit in hits
-            if any(wanted in {pair.query_word.casefold(), pair.train_word.casefold()} for pair in hit.words)
+        shared = (
+            {name.casefold() for pair in hit.words for name in (pair.query_word, pair.train_word)} for hit in hits
         )
+        return tuple(hit for hit, words in zip(hits, shared, strict=True) if wanted in words)
 
     return replace(answer, proponents=kept(answer.proponents), opponents=kept(answer.opponents))
 
 
 def job_screen(asker: ModelWorker, job: QuestionJob, index: str) -> JobScreen:
-    """Show a question on its way."""
+    """Show the progress of a question."""
     return JobScreen(
-        id=job.id,
         url=ExampleState(index=index, id=job.id).url("/job"),
         text=clip(job.question.text, 600),
         stage=job.stage,
         ahead=asker.ahead(job),
         seconds=job.seconds,
         error=job.error,
-        again=state_of(index, job.question).url("/ask"),
+        again=QuestionState.of(job.question, index).url("/ask"),
     )
 
 
 def asked_screen(shown: OpenIndex) -> AskedScreen:
     """List the questions that were asked."""
-    found = list(shown.questions.list().values())
-    looking = ExampleState(index=shown.name)
+    export = ExampleState(index=shown.name).url
+    titles = FILES | {"html": "one page (HTML)", "json": "JSON Lines"}
     return AskedScreen(
-        index=shown.name,
-        questions=tuple(_asked(shown, one) for one in found[:LISTED]),
-        total=len(found),
+        questions=past_questions(shown, LISTED),
+        total=len(shown.questions.list()),
         file=shown.questions.folder.name,
-        exports=(
-            Link("one page (HTML)", looking.url("/export/answers.html")),
-            Link("PAIR viewer (JSONL)", looking.url("/export/answers.pair")),
-            Link("JSON Lines", looking.url("/export/answers.json")),
-        ),
+        exports=tuple(Link(titles[kind], export(f"/export/answers.{kind}")) for kind in ("html", "pair", "json")),
     )
 
 
-def group_screen(open_indexes: OpenIndexes, shown: OpenIndex, state: QuestionState) -> GroupScreen:
-    """Show sums over groups."""
-    shown.check_filters(question_of(state))
-    kept = shown.questions.get(question_of(state)) if _given(state) else None
-    known = tuple(kept.groups) if kept is not None else ()
-    by = state.by if state.by in known else next(iter(known), "label")
-    return GroupScreen(
-        form=form(open_indexes, shown, state),
-        headline=kept.answer.headline if kept is not None else "",
-        by=tuple(Link(one, state.url("/groups", by=one), one == by) for one in known),
-        sums=sums(shown, kept, by) if kept is not None else (),
-        answer=state.url("/ask"),
-        exports=tuple(Link(_file_words(kind), state.url("/export/groups." + kind)) for kind in GROUP_FILES),
-        method=method_line(shown.plan),
-    )
-
-
-def sums(shown: OpenIndex, kept: StoredAnswer, by: str) -> tuple[GroupSum, ...]:
-    """The sums over the values of a column."""
-    made = [
-        GroupSum(
-            name=one.name,
-            n=one.n,
-            total=one.proponents + one.opponents,
-            proponents=one.proponents,
-            opponents=one.opponents,
-            mean=(one.proponents + one.opponents) / max(1, one.n),
-            url=TableState(index=shown.name).url("/table", **{by: (one.name,)}),
-        )
-        for one in kept.groups.get(by, ())
-    ]
-    return tuple(sorted(made, key=lambda one: (-one.total, one.name)))
+def stored_of(shown: OpenIndex, state: QuestionState) -> StoredAnswer | None:
+    """Find the answer to a question, if it was asked."""
+    shown.check_filters(state.question)
+    return shown.questions.get(state.question) if state.given else None
 
 
 def kept_of(shown: OpenIndex, state: QuestionState) -> StoredAnswer:
     """Find an answer that must be there."""
-    kept = shown.questions.get(question_of(state))
+    kept = shown.questions.get(state.question)
     if kept is None:
         raise InputError("this question was not asked of this index yet: ask it first")
     return kept
-
-
-def _given(state: QuestionState) -> bool:
-    return bool((state.text + state.pair + state.target).strip())
 
 
 def _missing(shown: OpenIndex) -> str:
@@ -177,37 +158,6 @@ def _missing(shown: OpenIndex) -> str:
     if folder.exists():
         return ""
     return (
-        f"New texts cannot be asked: the model's folder {folder} is not there. Everything else works, answers that "
-        "were asked before too. If the folder has moved, start again with --run FOLDER."
+        f"New texts cannot be asked: model folder {folder} is missing. Stored answers and everything else work. "
+        "If the folder has moved, start again with --run FOLDER."
     )
-
-
-def _asked(shown: OpenIndex, one: Summary) -> PastQuestion:
-    return PastQuestion(
-        text=clip(one.question.text, 160),
-        only=clip(one.question.filters, 160),
-        label=(one.explained or "") + (f" and not {one.question.against}" if one.question.against else ""),
-        predicted=one.predicted or "",
-        when=one.when.replace("T", " ").removesuffix("+00:00")[:16],
-        url=state_of(shown.name, one.question).url("/ask"),
-    )
-
-
-_WORDS = {
-    "html": "page (HTML)",
-    "json": "JSON",
-    "csv": "CSV",
-    "jsonl": "JSON Lines",
-    "parquet": "Parquet",
-    "pair": "PAIR viewer (JSONL)",
-    "cleanlab": "cleanlab (CSV)",
-}
-
-
-def _file_words(kind: str) -> str:
-    return _WORDS[kind]
-
-
-def file_links(state: QuestionState | TableState, what: str, kinds: Sequence[str]) -> tuple[Link, ...]:
-    """Link the files of what is seen."""
-    return tuple(Link(_WORDS[kind], state.url(f"/export/{what}.{kind}")) for kind in kinds)

@@ -1,33 +1,72 @@
-"""The screen that sets rankings side by side: several indexes, or one beside simpler rankings."""
+"""Page that compares rankings: several indexes, or one index and the baselines."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
-from proponent.views import Explanation
-from proponent.views.frames import Link
-from proponent.views.screens import ComparedHit, CompareScreen, ComparisonColumn
+from proponent.views import CAVEAT, Explanation
+from proponent.views.frames import Link, Screen, help_text
 from proponent.views.text_marks import clip
-from proponent.web.layout import form, method_line
+from proponent.web.layout import Form, form, method_line
 from proponent.web.model_worker import ModelWorker
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
-from proponent.web.pages.ask import question_of
 from proponent.web.questions import StoredAnswer
 from proponent.web.states import MOST_INDEXES, ExampleState, QuestionState
 
 USUAL = ("bm25", "embedding")
-"""Baselines that stand beside a single index when nothing else is chosen."""
+"""Baselines that a single index is compared with by default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedHit:
+    """One training example in one of several rankings."""
+
+    rank: int = field(metadata=help_text("1 is the strongest"))
+    id: str = field(metadata=help_text("id of the training example"))
+    url: str = field(metadata=help_text("its page"))
+    text: str = field(metadata=help_text("the text"))
+    label: str | None = field(metadata=help_text("given class"))
+    score: float = field(metadata=help_text("in the unit of its ranking"))
+    change: str = field(metadata=help_text('against the first ranking: "same", "up 3", "down 2", "new", or empty'))
+    first: int | None = field(default=None, metadata=help_text("rank in the first ranking; None when it is not in it"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonColumn:
+    """One of several rankings side by side."""
+
+    title: str = field(metadata=help_text("name of the method or the baseline"))
+    note: str = field(metadata=help_text("index, checkpoints"))
+    hits: tuple[ComparedHit, ...] = field(metadata=help_text("its first k"))
+    overlap: str = field(metadata=help_text("how many of them the first ranking has too, in words"))
+    problem: str = field(default="", metadata=help_text("why there is nothing"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareScreen(Screen):
+    """Up to four rankings of the training examples for one question."""
+
+    template: ClassVar[str] = "explorer/compare.html.j2"
+
+    form: Form = field(metadata=help_text("the question"))
+    columns: tuple[ComparisonColumn, ...] = field(
+        metadata=help_text("the rankings; the first is the one compared with")
+    )
+    choices: tuple[Link, ...] = field(metadata=help_text("rankings to show or leave out"))
+    asked: bool = field(metadata=help_text("whether there is an answer at all"))
+    caveat: str = field(default=CAVEAT, metadata=help_text("what a score is not"))
+    method: str = field(default="", metadata=help_text("method, checkpoints and learning rates in one line"))
 
 
 def compare_screen(open_indexes: OpenIndexes, state: QuestionState, asker: ModelWorker) -> tuple[CompareScreen, bool]:
-    """Set rankings side by side."""
+    """Show rankings side by side; also whether one of them is still being computed."""
     chosen = [open_indexes.get(name) for name in state.index] or [open_indexes.first]
-    first = chosen[0]
-    question = question_of(state)
+    first, question = chosen[0], state.question
     for one in chosen:
         one.check_filters(question)
     kept = {one.name: one.questions.get(question) for one in chosen} if state.text else {}
-    asked = bool(state.text) and any(kept.values())
     main = kept.get(first.name)
     wanted = _compared_names(state, main, len(chosen))
     leading = [hit.id for hit in main.answer.proponents] if main is not None else []
@@ -35,15 +74,14 @@ def compare_screen(open_indexes: OpenIndexes, state: QuestionState, asker: Model
     if main is not None:
         columns += [_of_baseline(first, name, main.answer, leading) for name in wanted]
     pending = [asker.pending(question, one.folder) for one in chosen]
-    moving = [job for job in pending if job is not None and job.state in {"waiting", "running"}]
     screen = CompareScreen(
         form=form(open_indexes, first, state),
         columns=tuple(columns[:MOST_INDEXES]),
-        choices=_choices(open_indexes, state, chosen, main, wanted),
-        asked=asked or bool(moving) or any(pending),
+        choices=_choices(open_indexes, state, [one.name for one in chosen], main, wanted),
+        asked=any(kept.values()) or any(pending),
         method=method_line(first.plan),
     )
-    return screen, bool(moving)
+    return screen, any(job is not None and job.state in {"waiting", "running"} for job in pending)
 
 
 def _compared_names(state: QuestionState, main: StoredAnswer | None, indexes: int) -> tuple[str, ...]:
@@ -61,50 +99,51 @@ def _of_index(
     state: QuestionState,
 ) -> ComparisonColumn:
     plan = shown.plan
+    name = plan.method.name
     note = f"{shown.name}, {len(plan.checkpoints)} checkpoints, {shown.store.counts.examples:,} training examples"
     if kept is None:
-        job = asker.pending(question_of(state), shown.folder)
-        told = "This index was not asked yet." if job is None else job.error or f"Being asked: {job.stage} …"
-        return ComparisonColumn(title=plan.recipe.name, note=note, hits=(), overlap="", problem=told)
-    hits = tuple(
-        ComparedHit(
-            rank=hit.rank,
-            id=hit.id,
-            url=ExampleState(index=shown.name, id=hit.id).url("/example"),
-            text=clip(hit.text, 220),
-            label=hit.label,
-            score=hit.score,
-            change="" if first else change(hit.rank, hit.id, leading),
-            first=None if first or hit.id not in leading else leading.index(hit.id) + 1,
-        )
-        for hit in kept.answer.proponents
-    )
-    return ComparisonColumn(
-        title=plan.recipe.name, note=note, hits=hits, overlap="" if first else overlap(hits, leading)
-    )
+        job = asker.pending(state.question, shown.folder)
+        told = "This index was not asked yet." if job is None else job.error or f"In progress: {job.stage} …"
+        return ComparisonColumn(title=name, note=note, hits=(), overlap="", problem=told)
+    rows = [(hit.id, hit.score, hit.text, hit.label) for hit in kept.answer.proponents]
+    return _column(shown, name, note, rows, leading, first=first)
 
 
 def _of_baseline(shown: OpenIndex, name: str, answer: Explanation, leading: Sequence[str]) -> ComparisonColumn:
-    table = shown.table
-    places = [table.whole.numbers.get(one.id, -1) for one in answer.baselines[name]]
-    rows = table.whole.rows(np.asarray([one for one in places if one >= 0], dtype=np.int64))
-    texts = {str(row["id"]): row for row in rows}
+    whole = shown.table.whole
+    places = [whole.numbers.get(one.id, -1) for one in answer.baselines[name]]
+    found = whole.rows(np.asarray([one for one in places if one >= 0], dtype=np.int64))
+    texts = {str(row["id"]): (str(row["text"]), row["label"]) for row in found}
+    rows = [(one.id, one.score, *texts.get(one.id, ("", None))) for one in answer.baselines[name]]
+    return _column(shown, name, "a baseline, for comparison", rows, leading)
+
+
+def _column(
+    shown: OpenIndex,
+    title: str,
+    note: str,
+    rows: Iterable[tuple[str, float, str, str | None]],
+    leading: Sequence[str],
+    *,
+    first: bool = False,
+) -> ComparisonColumn:
+    """A ranking of (id, score, text, label), compared with the first one."""
     hits = tuple(
         ComparedHit(
             rank=rank,
-            id=one.id,
-            url=ExampleState(index=shown.name, id=one.id).url("/example"),
-            text=clip(str(texts[one.id]["text"]), 220) if one.id in texts else "",
-            label=texts[one.id]["label"] if one.id in texts else None,
-            score=one.score,
-            change=change(rank, one.id, leading),
-            first=leading.index(one.id) + 1 if one.id in leading else None,
+            id=identity,
+            url=ExampleState(index=shown.name, id=identity).url("/example"),
+            text=clip(text, 220),
+            label=label,
+            score=score,
+            change="" if first else change(rank, identity, leading),
+            first=None if first or identity not in leading else leading.index(identity) + 1,
         )
-        for rank, one in enumerate(answer.baselines[name], 1)
+        for rank, (identity, score, text, label) in enumerate(rows, 1)
     )
-    return ComparisonColumn(
-        title=name, note="a simpler ranking, for comparison", hits=hits, overlap=overlap(hits, leading)
-    )
+    shared = sum(hit.id in leading for hit in hits)
+    overlap = "" if first else f"{shared} of {len(leading)} are in the first ranking too"
+    return ComparisonColumn(title=title, note=note, hits=hits, overlap=overlap)
 
 
 def change(rank: int, identity: str, leading: Sequence[str]) -> str:
@@ -115,29 +154,25 @@ def change(rank: int, identity: str, leading: Sequence[str]) -> str:
     return "same" if moved == 0 else f"up {moved}" if moved > 0 else f"down {-moved}"
 
 
-def overlap(hits: Sequence[ComparedHit], leading: Sequence[str]) -> str:
-    """Say how many examples two rankings share."""
-    return f"{sum(hit.id in leading for hit in hits)} of {len(leading)} are in the first ranking too"
-
-
 def _choices(
     open_indexes: OpenIndexes,
     state: QuestionState,
-    chosen: Sequence[OpenIndex],
+    names: Sequence[str],
     main: StoredAnswer | None,
     wanted: Sequence[str],
 ) -> tuple[Link, ...]:
-    names = tuple(one.name for one in chosen)
+    """Links that show or leave out an index or a baseline."""
     links: list[Link] = []
-    for one in open_indexes.shown.values() if len(open_indexes.shown) > 1 else ():
-        here = one.name in names
-        turned = tuple(name for name in names if name != one.name) if here else (*names, one.name)
-        if turned and len(turned) <= MOST_INDEXES:
-            links.append(Link(one.name, state.url("/compare", index=turned), here))
+    for name in open_indexes.shown if len(open_indexes.shown) > 1 else ():
+        toggled = _toggled(names, name)
+        if 0 < len(toggled) <= MOST_INDEXES:
+            links.append(Link(name, state.url("/compare", index=toggled), name in names))
     for name in main.answer.baselines if main is not None else ():
         here = name in wanted
-        turned = tuple(one for one in wanted if one != name) if here else (*wanted, name)
-        room = here or len(names) + len(wanted) < MOST_INDEXES
-        if room:
-            links.append(Link(name, state.url("/compare", beside=turned or ("none",)), here))
+        if here or len(names) + len(wanted) < MOST_INDEXES:
+            links.append(Link(name, state.url("/compare", beside=_toggled(wanted, name) or ("none",)), here))
     return tuple(links)
+
+
+def _toggled(names: Sequence[str], name: str) -> tuple[str, ...]:
+    return tuple(one for one in names if one != name) if name in names else (*names, name)

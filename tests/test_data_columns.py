@@ -19,19 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proponent.data import Columns, disk, labels_and_ids, read
+from proponent.data.columns import Column, ColumnBuilder, as_json, change_texts, choose, joined, pack_texts, select
 from proponent.data.decoding import text_blocks, text_lines
-from proponent.data.packed import (
-    ArrowColumn,
-    CodedColumn,
-    ColumnBuilder,
-    ConcatenatedColumn,
-    MappedColumn,
-    RowNumbers,
-    SelectedRows,
-    as_json,
-    joined,
-    pack_texts,
-)
 from proponent.errors import DataError
 from test_data import KINDS, ROWS
 
@@ -169,20 +158,30 @@ def test_parts_without_python_objects():
 VALUES = st.lists(st.one_of(st.none(), st.text(st.characters(exclude_categories=["Cs"]))), max_size=12)
 
 
+def as_arrow(texts):
+    return Column(pack_texts(texts))
+
+
 @settings(max_examples=80, deadline=None)
 @given(VALUES, VALUES, st.data())
 def test_views_are_like_lists(first, second, data):
     whole = first + second
-    packed = [pack_texts(first), pack_texts(second)]
+    packed = [as_arrow(first), as_arrow(second)]
     rows = data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=9)) if whole else []
+    some, at = [whole[row] for row in rows], np.array(rows, dtype=np.int64)
     views = {
         "joined": (joined(packed), whole),
-        "pieces": (ConcatenatedColumn([first, pack_texts(second)]), whole),
-        "mapped": (MappedColumn(joined(packed), lambda value: (value,)), [(value,) for value in whole]),
-        "coded": (CodedColumn(np.arange(len(whole), dtype=np.int32)[::-1], whole), whole[::-1]),
-        "numbers": (RowNumbers(len(whole)), [str(row) for row in range(len(whole))]),
-        "chosen": (SelectedRows(joined(packed), np.array(rows, dtype=np.int64)), [whole[row] for row in rows]),
-        "odd": (SelectedRows(joined(packed), range(len(whole))[1::2]), whole[1::2]),
+        "pieces": (joined([first, as_arrow(second)]), whole),
+        "decoded": (as_json(whole), whole),
+        "decoded pieces": (joined([as_json(first), as_json(second)]), whole),
+        "chosen": (select(joined(packed), at), some),
+        "chosen of a list": (select(whole, at), some),
+        "odd": (select(joined(packed), range(len(whole))[1::2]), whole[1::2]),
+        "chosen twice": (
+            select(select(joined(packed), at), range(len(rows))[::-1]),
+            some[::-1],
+        ),
+        "in Arrow": (Column(select(as_arrow(whole), range(len(whole))[::-2]).arrow), whole[::-2]),
     }
     cut = slice(
         *data.draw(st.tuples(*[st.one_of(st.none(), st.integers(-14, 14))] * 2, st.sampled_from([None, 2, -1])))
@@ -195,6 +194,25 @@ def test_views_are_like_lists(first, second, data):
         for outside in (len(expected), -len(expected) - 1):
             with pytest.raises(IndexError):
                 view[outside]
+
+
+@given(st.integers(-9, 9), st.sampled_from([1, 2, -1, -3]), st.integers(0, 9), st.data())
+def test_rows_are_chosen_of_chosen_rows(start, step, count, data):
+    rows = range(start, start + step * count, step)
+    cut = slice(*data.draw(st.tuples(*[st.one_of(st.none(), st.integers(-9, 9))] * 2, st.sampled_from([1, 2, -1]))))
+    chosen = range(count)[cut]
+    for mine in (rows, np.asarray(rows, dtype=np.int64)):
+        for theirs in (chosen, np.asarray(chosen, dtype=np.int64)):
+            assert list(choose(mine, theirs)) == list(rows)[cut]
+
+
+def test_text_that_stays_as_it_is_shares_its_memory():
+    column = as_arrow(["a" * 100] * 4000)
+    addresses = {chunk.buffers()[2].address for chunk in column.arrow.chunks}
+    assert change_texts(column, lambda _, block: block) is column.arrow
+    changed = change_texts(column, lambda start, block: block if start != 1024 else [None, *block[1:]])
+    assert [text for text in changed.to_pylist() if text is not None] == ["a" * 100] * 3999
+    assert [chunk.buffers()[2].address in addresses for chunk in changed.chunks] == [True, False, True]
 
 
 JSON = st.recursive(
@@ -228,7 +246,7 @@ def test_a_column_may_change_its_kind_between_blocks():
         packer.add({"x": cell, "y": "t"} | ({"late": row} if row > 4000 else {}))
     columns = packer.columns()
     assert same(list(columns["x"]()), cells)
-    assert isinstance(columns["y"](), ArrowColumn)
+    assert isinstance(columns["y"](), Column)
     assert list(columns["late"]()) == [None] * 4001 + list(range(4001, 6000))
 
 
@@ -445,3 +463,14 @@ def test_one_example_costs_the_same_in_a_large_collection():
 
     # a linear cost would be 50 times as much
     assert seconds(100_000) < 8 * seconds(2000)
+
+
+def test_files_of_several_kinds_stay_in_arrow_memory(tmp_path):
+    (tmp_path / "a.csv").write_text("text,other\na,1\n")
+    (tmp_path / "b.jsonl").write_text('{"text": "b", "late": [1]}\n')
+    pa.parquet.write_table(pa.table({"text": ["c"]}), tmp_path / "c.parquet")
+    examples = read([str(tmp_path / name) for name in ("a.csv", "b.jsonl", "c.parquet")])
+    assert examples.texts == ["a", "b", "c"]
+    assert isinstance(examples.as_read("text"), Column)
+    assert isinstance(examples.as_read("other"), Column)
+    assert (examples.column("other"), examples.column("late")) == (["1", None, None], [None, [1], None])

@@ -1,0 +1,128 @@
+"""What a model does not allow of a method: the one place for part against model."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from proponent.errors import InputError
+from proponent.gradients.model_parts import is_tied, table_shape, word_tables
+from proponent.index.gradient_computer import GradientSpec, gradient_spec
+from proponent.index.layer_vectors import LayerVectors, settled
+from proponent.index.options import Options
+from proponent.method import EmbeddingRows, Gradients, Layers, Logit, MaskedLoss, Retaken, Term
+from proponent.models import Checkpoint, Run
+from proponent.preconditioners.base import Fitter, ModelFacts, fitters_of
+from proponent.preconditioners.batches import LayerShape, layer_shapes
+
+
+@dataclass(frozen=True)
+class CheckedMethod:
+    """A method that a model allows, with what follows from the two.
+
+    Attributes:
+        method: its projection is settled.
+        spec: which gradients are taken.
+        layers: how gradients of layers are laid out; None without any.
+        shapes: of those layers.
+        table: size of the word embedding.
+        fitters: what is fitted besides.
+        facts: what the fitters were checked against.
+    """
+
+    method: Term
+    spec: GradientSpec
+    layers: LayerVectors | None
+    shapes: Sequence[LayerShape]
+    table: tuple[int, int]
+    fitters: Sequence[Fitter]
+    facts: ModelFacts
+
+
+def check_model(
+    method: Term,
+    run: Run,
+    model: nn.Module,
+    checkpoints: Sequence[Checkpoint],
+    options: Options,
+    *,
+    queries: bool = True,
+) -> CheckedMethod:
+    """Refuse what this model or these options do not allow; a forecast knows nothing of the build's queries."""
+    for problem in (*_problems(method, run, model), *_unused_queries(method, options)):
+        raise InputError(problem)
+    given = method.projection if isinstance(method, Gradients) else None
+    method = settled(method, run, model)
+    full = isinstance(method, Gradients) and method.projection is None
+    if given is not None and given.basis == "principal" and full:
+        raise InputError(
+            f"basis=principal says what layers are projected to, and {method.name} keeps those of this model in full: "
+            "give a width, such as --project 16, or leave it out"
+        )
+    spec = gradient_spec(method, run, model)
+    layers = LayerVectors.of(spec.choice, method)
+    shapes = () if layers is None else layer_shapes(layers.planned())
+    table = table_shape(model, decoding=run.task.decodes)
+    classes = len(run.task.labels) or None
+    facts = ModelFacts(classes, table, spec.head, shapes, checkpoints, options)
+    fitters = fitters_of(method)
+    for one in fitters:
+        if queries or one.stage != "query":
+            one.check(facts)
+    if options.rows != "fp32" and not spec.rows:
+        raise InputError(f"--rows {options.rows} is about rows of the word embedding, and {method.name} keeps none")
+    return CheckedMethod(method, spec, layers, shapes, table, fitters, facts)
+
+
+def _problems(method: Term, run: Run, model: nn.Module) -> Iterator[str]:
+    name, task = method.name, run.task
+    if isinstance(method.objective, MaskedLoss) and not task.masks:
+        yield (
+            f"{name} draws masks (masked-loss), and this run is no masked language model: leave mask_share and "
+            "mask_seed out"
+        )
+    if isinstance(method, Retaken) and method.nearest == "signal" and not task.labels:
+        yield (
+            f"{name} with nearest=signal compares a classifier's error signals, and this run is no classifier: choose "
+            "--set nearest=features"
+        )
+    gradient = method.gradient if isinstance(method, Gradients) else method
+    if isinstance(gradient, Layers | Retaken) and not gradient.names:
+        yield f"{name} names no layers: give some with --layers (groups, or patterns over names)"
+    refit = isinstance(method, Gradients) and method.prepare is not None  # which refuses by itself
+    if isinstance(method.objective, Logit) and not task.labels and not refit:
+        yield f"{name} takes the logit of a label, and this run has no labels: leave measure=logit out"
+    if isinstance(method, Gradients) and isinstance(gradient, EmbeddingRows):
+        yield from _path_problems(method, gradient, model, decoding=task.decodes)
+
+
+def _path_problems(method: Gradients, rows: EmbeddingRows, model: nn.Module, *, decoding: bool) -> Iterator[str]:
+    """What is said of the word embedding against whether the head shares its table."""
+    tied = is_tied(model, decoding=decoding)
+    if not tied and rows.path == "output":
+        yield (
+            "path 'output' needs a head that shares the embedding's table, and this model's does not: use tracin-last "
+            "for the head"
+        )
+    if tied and rows.path != "input":
+        if len(word_tables(model, decoding=decoding)) > 1:
+            yield (
+                "encoder and decoder of this model have a table each, and the head shares the decoder's: choose --path "
+                "input (the head's part is then left out; tracin-last gives it)"
+            )
+        if method.scales_train or rows.selects_rows:
+            yield (
+                f"{method.name} works on the rows of the embedding alone, and this model's head shares its table: "
+                "choose --path input (the head's part is then left out, and the answer says so)"
+            )
+
+
+def _unused_queries(method: Term, options: Options) -> Iterator[str]:
+    """Queries of which nothing is made."""
+    passes = [one for fitter in fitters_of(method) for one in fitter.passes(options)]
+    if options.queries is not None and all(one.over != "queries" for one in passes):
+        other = method.preconditioner("query") if isinstance(method, Gradients) else None
+        yield (
+            f"--eval is for methods with an autocorrelation, and {method.name} has curvature "
+            f"{'none' if other is None else other.kind}: leave it out, or choose trackstar"
+        )

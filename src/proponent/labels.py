@@ -1,0 +1,56 @@
+"""The classes of a run: their names, their numbers, and what a user may call them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from proponent.errors import LabelError
+from proponent.suggest import nearest
+from proponent.types import Label
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Classes in the order of a model's outputs; empty, hence false, for a model that predicts none.
+
+    Attributes:
+        names: of the classes.
+    """
+
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def name(self, number: int | None) -> str | None:
+        """Name a class; None for a number that stands for no class."""
+        return self.names[number] if number is not None and 0 <= number < len(self.names) else None
+
+    def stored(self, label: object) -> int:
+        """Find the class number of a label that an index or a training set holds; -1 for a model without classes."""
+        return self.names.index(str(label)) if self.names else -1
+
+    def number(self, label: Label) -> int:
+        """Find the class number of a label as a user wrote it; a class named "1" is found before class number 1."""
+        names = self.names
+        if not names:
+            raise LabelError(f"label {label!r} was given, but this run is a language model and has no labels")
+        if isinstance(label, bool) or not isinstance(label, str | int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LabelError(f"label {label!r} is a {type(label).__name__}: give a name or a whole number")
+        if str(label) in names:
+            return names.index(str(label))
+        number = int(label) if isinstance(label, int) or label.isdecimal() else -1
+        numbered = all(name.isdecimal() for name in names)  # then a number is a name, and a place would be a guess
+        if not numbered and 0 <= number < len(names):
+            return number
+        shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+        raise LabelError(
+            f"unknown label {label!r}{nearest(str(label), names)}; the run knows: {shown}"
+            + ("" if numbered else f" (or 0 to {len(names) - 1})")
+        )
+
+
+NO_LABELS = Labels()
+"""Of a model that predicts no classes."""

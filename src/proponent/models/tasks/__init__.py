@@ -1,0 +1,48 @@
+"""The task heads that are supported: one row each, and the one place that refuses all others."""
+
+from pathlib import Path
+from typing import Any
+
+from proponent.errors import RunError
+from proponent.models.tasks.base import Losses, Objective, Reduction, Task, TokenLoss
+from proponent.models.tasks.causal_lm import CausalLM
+from proponent.models.tasks.classification import Classification, LabelLoss
+from proponent.models.tasks.masked_lm import MaskedLM
+from proponent.models.tasks.seq2seq import Seq2Seq
+
+__all__ = [
+    "TASKS",
+    "CausalLM",
+    "Classification",
+    "LabelLoss",
+    "Losses",
+    "MaskedLM",
+    "Objective",
+    "Reduction",
+    "Seq2Seq",
+    "Task",
+    "TokenLoss",
+    "adapter_tasks",
+    "recognise",
+]
+
+TASKS: tuple[type[Task], ...] = (Classification, CausalLM, MaskedLM, Seq2Seq)
+"""The first that recognises a model has it."""
+
+
+def recognise(folder: Path, architecture: str, config: Any) -> type[Task]:
+    """Find the task of a model by its class."""
+    found = next((task for task in TASKS if task.recognises(architecture, config)), None)
+    if found is None:
+        said = f"the configuration names {architecture}" if architecture else "the configuration names no architecture"
+        *others, last = (task.heads for task in TASKS)
+        raise RunError(
+            f"{folder} has no task head that proponent knows: {said}; needed: {', '.join(others)}, or {last} "
+            "(train such a head, or name its class in architectures of config.json)"
+        )
+    return found
+
+
+def adapter_tasks() -> dict[object, type[Task]]:
+    """The tasks of adapters by the task type that PEFT writes."""
+    return {task.adapter_type: task for task in TASKS if task.adapter_type is not None}

@@ -1,0 +1,191 @@
+"""What a task decides: how an example is read, which tokens count, the loss, the labels. One subclass for each head."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from proponent.errors import InputError
+from proponent.labels import NO_LABELS, Labels
+from proponent.models.batch import Aligned, Batch, Encoded
+from proponent.models.masking import Masks
+from proponent.types import Example
+
+Losses = Callable[[Tensor], Float[Tensor, " n"]]
+"""Turns logits into one number per example."""
+
+Reduction = Literal["mean", "sum"]
+"""How the losses of an example's tokens are put together."""
+
+
+class Objective(ABC):
+    """What a batch costs, as a function of the model's logits: one number per example."""
+
+    @abstractmethod
+    def losses(self, logits: Tensor) -> Float[Tensor, " n"]:
+        """Cost of each example."""
+
+    @abstractmethod
+    def sampled(self, logits: Tensor, uniform: Float[Tensor, "n t"]) -> Float[Tensor, " n"]:
+        """Cost of each example with labels drawn from the logits, by one uniform number per place."""
+
+    @property
+    @abstractmethod
+    def count(self) -> float:
+        """What a Trainer divides the sum of the losses by."""
+
+    @property
+    def predictions(self) -> tuple[Int[Tensor, "n u"], Float[Tensor, "n u"]] | None:
+        """The token that each position of the output predicts, and its weight; None where no tokens are predicted."""
+        return None
+
+    def logits(self, logits: Tensor) -> Float[Tensor, " n"]:
+        """Minus the logit of each example's label."""
+        raise InputError("the logit of a label is a classifier's, and this run predicts no labels: measure the loss")
+
+
+@dataclass(frozen=True)
+class TokenLoss(Objective):
+    """Cross-entropy of the tokens that the positions of the output predict.
+
+    Attributes:
+        target: what each position predicts.
+        counted: which positions count.
+        reduction: mean or sum over the counted positions.
+    """
+
+    target: Int[Tensor, "n u"]
+    counted: Bool[Tensor, "n u"]
+    reduction: Reduction = "mean"
+
+    @property
+    def weight(self) -> Float[Tensor, "n u"]:
+        """What each position weighs in the loss; NaN throughout for an example of which no position counts."""
+        counted = self.counted.float()
+        total = counted.sum(1, keepdim=True)
+        scale = total if self.reduction == "mean" else (total > 0).float()
+        return counted / torch.where(scale > 0, scale, torch.nan)
+
+    @property
+    def count(self) -> float:
+        return float(self.counted.sum())
+
+    @property
+    def predictions(self) -> tuple[Int[Tensor, "n u"], Float[Tensor, "n u"]]:
+        return self.target, self.weight
+
+    def losses(self, logits: Tensor) -> Float[Tensor, " n"]:
+        return self._weighed(logits, self.target)
+
+    def sampled(self, logits: Tensor, uniform: Float[Tensor, "n t"]) -> Float[Tensor, " n"]:
+        return self._weighed(logits, sample_labels(logits, uniform[:, : logits.shape[1]]))
+
+    def _weighed(self, logits: Tensor, target: Int[Tensor, "n u"]) -> Float[Tensor, " n"]:
+        token = functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+        return (token * self.weight).sum(1)
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """All that depends on the task head of a model.
+
+    Attributes:
+        labels: classes in the order of the outputs; empty for a language model.
+        start: first token that a decoder reads; None for the last token of its target, or without a decoder.
+    """
+
+    kind: ClassVar[str]
+    """Name in plans."""
+    heads: ClassVar[str]
+    """The classes of models that it stands for, as a refusal names them."""
+    auto_class: ClassVar[str]
+    """The class of transformers that loads such a model."""
+    adapter_type: ClassVar[str | None] = None
+    """The task type of PEFT; None when adapters are not read."""
+    decodes: ClassVar[bool] = False
+    """Whether a decoder reads the target: two word tables, two sides of every example."""
+    replays: ClassVar[bool] = False
+    """Whether a recorded training can be replayed."""
+    masks: ClassVar[bool] = False
+    """Whether tokens are masked and have to be guessed."""
+    needs_pad: ClassVar[bool] = False
+    """Whether the model finds its last token by a pad id, so that without one no batch may be padded."""
+
+    labels: Labels = NO_LABELS
+    start: int | None = None
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, architecture: str, config: Any) -> bool:
+        """Say whether a model's class has this head."""
+
+    @classmethod
+    def of(cls, architecture: str, config: Any) -> "Task":
+        """Read from a model's configuration what belongs to the head."""
+        return cls()
+
+    @classmethod
+    def fit_adapter(cls, config: Any, outputs: Callable[[], int]) -> None:
+        """Write into a base model's configuration what only its adapter knows; `outputs` is the width of its head."""
+
+    def refuse_training(self, folder: Path, checkpoints: Sequence[Path]) -> None:
+        """Refuse a run that was trained by another loss."""
+
+    def refuse_tokenizer(self, folder: Path, tokenizer: Any) -> None:
+        """Refuse a tokenizer that lacks what the head needs."""
+
+    def least_tokens(self, tokenizer: Any) -> int:
+        """Count the tokens of the shortest text, special tokens included."""
+        return int(tokenizer.num_special_tokens_to_add(pair=False)) + 1
+
+    @abstractmethod
+    def text(self, example: Example, tokenizer: Any) -> str | tuple[str, str]:
+        """What the tokenizer reads of an example; what the head does not read is refused."""
+
+    def count(self, one: Aligned, example: Example, tokenizer: Any, masks: Masks) -> Aligned:
+        """Decide which tokens count, and in which part of the example each stands."""
+        return one
+
+    def predict(self, one: Encoded, tokenizer: Any, pad: int) -> Encoded:
+        """Lay out what is predicted, where that is not what is read."""
+        return one
+
+    @abstractmethod
+    def objective(self, batch: Batch, reduction: Reduction = "mean", against: Sequence[int] | None = None) -> Objective:
+        """The loss of a batch, or the contrast with other labels."""
+
+    def probabilities(self, logits: Tensor) -> Float[Tensor, "n l"] | None:
+        """What the model predicts; None where it predicts no classes."""
+        return None
+
+    def label_numbers(self, examples: Iterable[Example], source: str) -> list[int]:
+        """Find the class number of every training row; -1 throughout without classes."""
+        return [-1 for _ in examples]
+
+    def notes(self, masks: Masks) -> list[str]:
+        """What an index of such a model has to say."""
+        return []
+
+
+def one_text(example: Example) -> str:
+    """Refuse a second text, which a language model does not read."""
+    if example.text_pair is not None:
+        raise InputError(
+            f"the example with id {example.id} has a second text, and a language model reads one: give what "
+            "counts as its target (--target-column), or leave the pair out (--pair-column '')"
+        )
+    return example.text
+
+
+def sample_labels(logits: Float[Tensor, "*n l"], uniform: Float[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """Draw classes."""
+    with torch.no_grad():
+        cumulated = torch.softmax(logits.detach().float(), -1).cumsum(-1)
+        found = torch.searchsorted(cumulated, (uniform.float() * cumulated[..., -1])[..., None], right=True)
+    return found[..., 0].clamp(max=logits.shape[-1] - 1)

@@ -1,0 +1,117 @@
+"""Sequence classification: one label for a text or a pair of texts."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from proponent.errors import DataError, InputError, LabelError, RunError
+from proponent.labels import Labels
+from proponent.models.batch import Batch
+from proponent.models.tasks.base import Objective, Reduction, Task, sample_labels
+from proponent.types import Example
+
+
+@dataclass(frozen=True)
+class LabelLoss(Objective):
+    """Cross-entropy of one label per example, or the contrast of two.
+
+    Attributes:
+        labels: class numbers.
+        against: class numbers whose loss is subtracted; None for no contrast.
+    """
+
+    labels: Int[Tensor, " n"]
+    against: Int[Tensor, " n"] | None = None
+
+    @property
+    def count(self) -> float:
+        return float(len(self.labels))
+
+    def losses(self, logits: Tensor) -> Float[Tensor, " n"]:
+        loss = functional.cross_entropy(logits, self.labels, reduction="none")
+        if self.against is None:
+            return loss
+        return loss - functional.cross_entropy(logits, self.against, reduction="none")
+
+    def sampled(self, logits: Tensor, uniform: Float[Tensor, "n t"]) -> Float[Tensor, " n"]:
+        return functional.cross_entropy(logits, sample_labels(logits, uniform[:, 0]), reduction="none")
+
+    def logits(self, logits: Tensor) -> Float[Tensor, " n"]:
+        own = logits.gather(1, self.labels[:, None])[:, 0]
+        return -own if self.against is None else logits.gather(1, self.against[:, None])[:, 0] - own
+
+
+class Classification(Task):
+    """Sequence classification."""
+
+    kind, heads, auto_class = "classification", "...ForSequenceClassification", "AutoModelForSequenceClassification"
+    adapter_type, replays, needs_pad = "SEQ_CLS", True, True
+
+    @classmethod
+    def recognises(cls, architecture: str, config: Any) -> bool:
+        return architecture.endswith("ForSequenceClassification")
+
+    @classmethod
+    def of(cls, architecture: str, config: Any) -> Task:
+        by_number = {int(number): str(name) for number, name in cast("dict[Any, Any]", config.id2label).items()}
+        labels = tuple(by_number[number] for number in sorted(by_number))
+        problem = getattr(config, "problem_type", None)
+        if len(labels) < 2 or problem in {"regression", "multi_label_classification"}:
+            what = " (a reward model, or a regression)" if len(labels) == 1 and problem is None else ""
+            raise RunError(
+                f"{architecture} with {len(labels)} output(s) and problem type {problem}{what}: "
+                "only single-label classification is supported"
+            )
+        return cls(Labels(labels))
+
+    @classmethod
+    def fit_adapter(cls, config: Any, outputs: Callable[[], int]) -> None:
+        config.num_labels = outputs()
+
+    def least_tokens(self, tokenizer: Any) -> int:
+        return int(tokenizer.num_special_tokens_to_add(pair=True)) + 1
+
+    def text(self, example: Example, tokenizer: Any) -> str | tuple[str, str]:
+        if example.target is not None:
+            raise InputError(
+                f"the example with id {example.id} has a target, and a classifier reads none: name it as the "
+                "second text (--pair-column), or leave it out (--target-column '')"
+            )
+        return example.text if example.text_pair is None else (example.text, example.text_pair)
+
+    def objective(
+        self,
+        batch: Batch,
+        reduction: Reduction = "mean",
+        against: Sequence[int] | None = None,
+    ) -> LabelLoss:
+        return LabelLoss(batch.labels, None if against is None else torch.tensor(list(against)))
+
+    def probabilities(self, logits: Tensor) -> Float[Tensor, "n l"]:
+        return torch.softmax(logits.detach().float(), -1)
+
+    def label_numbers(self, examples: Iterable[Example], source: str) -> list[int]:
+        known: dict[object, int] = {}
+        numbers: list[int] = []
+        missing: list[str] = []
+        for example in examples:
+            if example.label is None:
+                missing.append(str(example.row))
+                continue
+            if example.label not in known:
+                try:
+                    known[example.label] = self.labels.number(example.label)
+                except LabelError as error:
+                    raise LabelError(f"{source}, row {example.row}: {error}") from error
+            numbers.append(known[example.label])
+        if missing:
+            raise DataError(
+                f"{len(missing)} rows of {source} have no label (rows {', '.join(missing[:5])}): "
+                "name the column with --label-column, or fill it in"
+            )
+        return numbers

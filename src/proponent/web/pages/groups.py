@@ -1,0 +1,59 @@
+"""Page of the sums of scores by label or source."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from proponent.views import CAVEAT
+from proponent.views.frames import Link, Screen, help_text
+from proponent.web.layout import Form, file_links, form, method_line
+from proponent.web.open_indexes import OpenIndex, OpenIndexes
+from proponent.web.pages.ask import stored_of
+from proponent.web.questions import GroupScores, StoredAnswer
+from proponent.web.states import QuestionState, TableState
+
+GROUP_FILES = ("csv", "jsonl", "parquet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupScreen(Screen):
+    """Sums of influence by label or source."""
+
+    template: ClassVar[str] = "explorer/groups.html.j2"
+
+    form: Form = field(metadata=help_text("the question"))
+    headline: str = field(metadata=help_text("what is explained; empty without an answer"))
+    by: tuple[Link, ...] = field(metadata=help_text("columns to sum by"))
+    sums: tuple[tuple[GroupScores, str], ...] = field(
+        metadata=help_text("sums of a value and the table of its examples, largest total first")
+    )
+    answer: str = field(metadata=help_text("URL of the answer"))
+    exports: tuple[Link, ...] = field(default=(), metadata=help_text("files of these sums"))
+    caveat: str = field(default=CAVEAT, metadata=help_text("what a score is not"))
+    method: str = field(default="", metadata=help_text("method, checkpoints and learning rates in one line"))
+
+    @property
+    def largest(self) -> float:
+        """Length of a full bar."""
+        return max((max(one.proponents, -one.opponents) for one, _ in self.sums), default=0.0)
+
+
+def group_screen(open_indexes: OpenIndexes, shown: OpenIndex, state: QuestionState) -> GroupScreen:
+    """Show sums over groups."""
+    kept = stored_of(shown, state)
+    known = tuple(kept.groups) if kept is not None else ()
+    by = state.by if state.by in known else next(iter(known), "label")
+    table = TableState(index=shown.name).url
+    return GroupScreen(
+        form=form(open_indexes, shown, state),
+        headline=kept.answer.headline if kept is not None else "",
+        by=tuple(Link(one, state.url("/groups", by=one), one == by) for one in known),
+        sums=tuple((one, table("/table", **{by: (one.name,)})) for one in sums(kept, by)) if kept is not None else (),
+        answer=state.url("/ask"),
+        exports=file_links(state, "groups", GROUP_FILES),
+        method=method_line(shown.plan),
+    )
+
+
+def sums(kept: StoredAnswer, by: str) -> list[GroupScores]:
+    """The sums over the values of a column, largest total first."""
+    return sorted(kept.groups.get(by, ()), key=lambda one: (-one.total, one.name))

@@ -1,0 +1,290 @@
+"""Page of all training examples: searched, filtered, sorted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from proponent.actions.decisions import Decision
+from proponent.actions.label_errors import RANKINGS
+from proponent.data import spans
+from proponent.errors import InputError
+from proponent.types import Span
+from proponent.views import CAVEAT
+from proponent.views.frames import Link, Screen, help_text
+from proponent.views.text_marks import Mark, clip
+from proponent.web.layout import file_links, method_line
+from proponent.web.open_indexes import OpenIndex
+from proponent.web.states import SIZES, ExampleState, TableState
+from proponent.web.table import NO_VALUE, ExampleTable, Selection
+
+TITLES = {
+    "flag": "Likely wrong",
+    "label": "Given label",
+    "predicted": "Predicted",
+    "decided": "Decision",
+    "source": "Source",
+}
+"""Facets, in the order of the page."""
+
+MOST_OPTIONS = 24
+TABLE_FILES = ("csv", "jsonl", "parquet", "cleanlab")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableRow:
+    """One training example in the table."""
+
+    id: str = field(metadata=help_text("id of the training example"))
+    row: int = field(metadata=help_text("0-based row of the source"))
+    place: int = field(metadata=help_text("number of the row on this screen, from 1"))
+    url: str = field(metadata=help_text("its page"))
+    text: str = field(metadata=help_text("the text"))
+    second: str | None = field(metadata=help_text("second text or target; None without one"))
+    spans: tuple[Span, ...] = field(metadata=help_text("what the search found in the text"))
+    second_spans: tuple[Span, ...] = field(metadata=help_text("what the search found in the second text"))
+    label: str | None = field(metadata=help_text("given class; None of a language model"))
+    predicted: str | None = field(metadata=help_text("class of largest mean probability"))
+    suggested: str | None = field(metadata=help_text("class that a flagged label should rather be"))
+    quality: float | None = field(
+        metadata=help_text("label score: mean probability of the given class; low is suspect")
+    )
+    flagged: bool = field(metadata=help_text("whether the label is flagged as wrong"))
+    loss: float = field(metadata=help_text("loss at the last checkpoint"))
+    source: str | None = field(metadata=help_text("where it comes from; None when the data does not say"))
+    decided: str = field(metadata=help_text("decision: keep, fix, drop, or empty"))
+    new_label: str | None = field(metadata=help_text("label of a fix"))
+
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        """What the search found, as marks without a share."""
+        return tuple((start, end, 0.0) for start, end in self.spans)
+
+    @property
+    def second_marks(self) -> tuple[Mark, ...]:
+        """The same in the second text."""
+        return tuple((start, end, 0.0) for start, end in self.second_spans)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facet:
+    """One way to narrow the table down."""
+
+    title: str = field(metadata=help_text("what it is"))
+    options: tuple[Link, ...] = field(metadata=help_text("values with counts; following one chooses or leaves it"))
+    chosen: int = field(metadata=help_text("number of chosen values"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnHead:
+    """A column of the table by which it can be sorted."""
+
+    title: str = field(metadata=help_text("what it shows"))
+    url: str = field(metadata=help_text("the table sorted by it"))
+    order: str = field(metadata=help_text('"ascending", "descending" or "none"'))
+    name: str = field(metadata=help_text("of the column"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableScreen(Screen):
+    """All training examples: searched, filtered, sorted, decided about."""
+
+    template: ClassVar[str] = "explorer/table.html.j2"
+
+    index: str = field(metadata=help_text("name of the index"))
+    rows: tuple[TableRow, ...] = field(metadata=help_text("what this page of the table shows"))
+    total: int = field(metadata=help_text("training examples that may be found"))
+    matching: int = field(metadata=help_text("training examples that are selected"))
+    first: int = field(metadata=help_text("number of the first one shown, from 1"))
+    facets: tuple[Facet, ...] = field(metadata=help_text("ways to narrow down"))
+    heads: tuple[ColumnHead, ...] = field(metadata=help_text("columns to sort by"))
+    q: str = field(metadata=help_text("what is searched for"))
+    how: str = field(metadata=help_text("substring, word or regex"))
+    low: str = field(metadata=help_text("least label score, as text"))
+    high: str = field(metadata=help_text("largest label score, as text"))
+    hidden: tuple[tuple[str, str], ...] = field(
+        metadata=help_text("the rest of the state, which the search form keeps")
+    )
+    clear: str = field(metadata=help_text("the table without any choice"))
+    chosen: tuple[Link, ...] = field(metadata=help_text("choices that are made; following one leaves it"))
+    earlier: str = field(metadata=help_text("URL of the page before; empty on the first"))
+    later: str = field(metadata=help_text("URL of the next page; empty on the last"))
+    pages: int = field(metadata=help_text("number of pages"))
+    page: int = field(metadata=help_text("number of this page, from 1"))
+    sizes: tuple[Link, ...] = field(metadata=help_text("other numbers of rows per page"))
+    exports: tuple[Link, ...] = field(metadata=help_text("files of what is selected"))
+    names: tuple[str, ...] = field(metadata=help_text("classes; none of a language model"))
+    problem: str = field(default="", metadata=help_text("why the search found nothing, when it could not be done"))
+    searched: int | None = field(
+        default=None, metadata=help_text("examples looked at before the time was up; else None")
+    )
+    caveat: str = field(default=CAVEAT, metadata=help_text("what a score is not"))
+    method: str = field(default="", metadata=help_text("method, checkpoints and learning rates in one line"))
+    ranking: str = field(default="", metadata=help_text("what the label score is"))
+
+
+def table_screen(shown: OpenIndex, state: TableState) -> TableScreen:
+    """Show the table of training examples."""
+    table, decisions, problem = shown.table, shown.decisions.current, ""
+    try:
+        selection = table.select(state, decisions)
+    except InputError as error:
+        problem = str(error)
+        counts = table.select(TableState(index=state.index), decisions).counts
+        selection = Selection(np.zeros(0, dtype=np.int64), counts, len(table))
+    found = len(selection.places)
+    pages = max(1, -(-found // state.size))
+    page = min(state.page, pages)
+    start = (page - 1) * state.size
+    places = selection.places[start : start + state.size]
+    kinds = TABLE_FILES if table.names is not None else TABLE_FILES[:-1]
+    return TableScreen(
+        index=shown.name,
+        rows=rows_of(shown, places, decisions, start + 1, state),
+        total=int(table.alive.sum()),
+        matching=found,
+        first=start + 1,
+        facets=_facets(state, selection),
+        heads=_heads(table, state),
+        q=state.q,
+        how=state.how,
+        low="" if state.low is None else f"{state.low:g}",
+        high="" if state.high is None else f"{state.high:g}",
+        hidden=tuple(pair for pair in state.pairs if pair[0] not in {"q", "how", "low", "high", "page"}),
+        clear=TableState(index=state.index, size=state.size).url("/table"),
+        chosen=_chosen(state),
+        earlier=state.url("/table", page=page - 1) if page > 1 else "",
+        later=state.url("/table", page=page + 1) if page < pages else "",
+        pages=pages,
+        page=page,
+        sizes=tuple(Link(str(one), state.url("/table", size=one, page=1), one == state.size) for one in SIZES),
+        exports=file_links(state, "table", kinds),
+        names=tuple(table.names or ()),
+        problem=problem,
+        searched=selection.searched if selection.searched < len(table) else None,
+        method=method_line(shown.plan),
+        ranking=f"Label score: {RANKINGS['mean-probability']}." if table.names is not None else "",
+    )
+
+
+def rows_of(
+    shown: OpenIndex,
+    places: Any,
+    decisions: Mapping[str, Decision],
+    first: int = 1,
+    state: TableState | None = None,
+) -> tuple[TableRow, ...]:
+    """Make the rows of some examples."""
+    searched = state or TableState()
+    found = shown.table.whole.rows(places)
+    seconds = [one["text_pair"] if one["text_pair"] is not None else one["target"] for one in found]
+    marks = _marks([str(one["text"]) for one in found], searched)
+    second_marks = _marks([one or "" for one in seconds], searched)
+    return tuple(
+        TableRow(
+            id=(identity := str(content["id"])),
+            row=int(content["row"]),
+            place=first + at,
+            url=ExampleState(index=shown.name, id=identity).url("/example"),
+            text=str(content["text"]),
+            second=seconds[at],
+            spans=marks[at],
+            second_spans=second_marks[at],
+            label=content["label"],
+            loss=float(shown.table.losses[-1, place]),
+            source=content["source"],
+            decided=decisions[identity].act if identity in decisions else "",
+            new_label=decisions[identity].label if identity in decisions else None,
+            **_verdict(shown.table, place),
+        )
+        for at, (place, content) in enumerate(zip(places.tolist(), found, strict=True))
+    )
+
+
+def _verdict(table: ExampleTable, place: int) -> dict[str, Any]:
+    """What the model says of a label."""
+    judged, names = table.judged, table.names
+    if judged is None or names is None:
+        return {"predicted": None, "suggested": None, "quality": None, "flagged": False}
+    suggested = int(judged.suggested[place])
+    return {
+        "predicted": names[int(judged.likeliest[place])],
+        "suggested": names[suggested] if suggested >= 0 else None,
+        "quality": float(judged.quality[place]),
+        "flagged": bool(judged.flagged[place]),
+    }
+
+
+def _marks(texts: list[str], state: TableState) -> list[tuple[Span, ...]]:
+    return spans(texts, state.how, state.q) if state.q and texts else [()] * len(texts)
+
+
+def _facets(state: TableState, selection: Selection) -> tuple[Facet, ...]:
+    made: list[Facet] = []
+    for name, title in TITLES.items():
+        counts = selection.counts.get(name, {})
+        if len(counts) < 2:
+            continue
+        chosen = _values(state, name)
+        values = sorted(counts, key=lambda one: -counts[one]) if len(counts) > MOST_OPTIONS else list(counts)
+        values = [one for one in values[:MOST_OPTIONS] if one != NO_VALUE or counts[one]]
+        values += [one for one in chosen if one not in values]
+        options = tuple(
+            Link(value, _toggled(state, name, value), value in chosen, f"{counts.get(value, 0):,}")
+            for value in values
+            if value
+        )
+        made.append(Facet(title=title, options=options, chosen=len(chosen)))
+    return tuple(made)
+
+
+def _values(state: TableState, name: str) -> tuple[str, ...]:
+    """The chosen values of a facet."""
+    if name == "flag":
+        return (state.flag,) if state.flag else ()
+    return getattr(state, name)
+
+
+def _toggled(state: TableState, name: str, value: str) -> str:
+    chosen = _values(state, name)
+    if name == "flag":
+        return state.url("/table", flag="" if value in chosen else value, page=1)
+    left = tuple(one for one in chosen if one != value) if value in chosen else (*chosen, value)
+    return state.url("/table", **{name: left, "page": 1})
+
+
+def _chosen(state: TableState) -> tuple[Link, ...]:
+    """The choices that are made, each with the URL that leaves it out."""
+    single = (
+        ("q", "", f"text: {clip(state.q, 40)}"),
+        ("low", None, f"score from {state.low or 0:g}"),
+        ("high", None, f"score to {state.high or 0:g}"),
+    )
+    found = [
+        Link(words, state.url("/table", **{name: none, "page": 1}))
+        for name, none, words in single
+        if getattr(state, name) != none
+    ]
+    return *found, *(
+        Link(f"{title.lower()}: {clip(value, 40)}", _toggled(state, name, value))
+        for name, title in TITLES.items()
+        for value in _values(state, name)
+    )
+
+
+def _heads(table: ExampleTable, state: TableState) -> tuple[ColumnHead, ...]:
+    shown = [("row", "row", "Row"), ("length", "text", "Text (by length)")]
+    if table.names is not None:
+        shown += [("label", "label", "Given"), ("predicted", "predicted", "Predicted"), ("score", "score", "Score")]
+    shown.append(("loss", "loss", "Loss"))
+    first = state.sort[0] if state.sort else "row"
+    made: list[ColumnHead] = []
+    for key, name, title in shown:
+        order = "none"
+        if first.removeprefix("-") == key:
+            order = "descending" if first.startswith("-") else "ascending"
+        rest = tuple(one for one in state.sort if one.removeprefix("-") != key)[:2]
+        keys = (f"-{key}" if order == "ascending" else key, *rest)
+        made.append(ColumnHead(title=title, url=state.url("/table", sort=keys, page=1), order=order, name=name))
+    return *made, ColumnHead(title="Decide", url="", order="none", name="acts")
