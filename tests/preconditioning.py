@@ -14,7 +14,8 @@ from proponent.gradients.gradient import Gradient
 from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block, OneHot
 from proponent.gradients.projection import Projection
-from proponent.preconditioners.base import Pass
+from proponent.index.extra_passes import run_pass
+from proponent.preconditioners.base import Fitter, Pass
 from proponent.preconditioners.batches import (
     Batch,
     LayerShape,
@@ -42,6 +43,17 @@ def given(count: int) -> Examples:
     some = read([{"text": f"what happened {place}?"} for place in range(max(count, 1))]).subset(range(count))
     some.name = "questions.csv"
     return some
+
+
+def fitted(
+    fitter: Fitter, source: Sources, layers: Sequence[LayerShape], options: Any = None, most: int = 512 * MIB
+) -> dict[str, np.ndarray]:
+    """Make all passes; give what is published."""
+    known: dict[str, np.ndarray] = {}
+    for this in fitter.passes(options or Options()):
+        known = run_pass(fitter, this, source, known, layers, most)
+    assert all(name in known for name in fitter.arrays(layers))
+    return {name: value for name, value in known.items() if not name.startswith("_")}
 
 
 @dataclass

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -315,7 +316,7 @@ def test_passes_besides_the_gradients_are_foreseen(
 
 def test_a_pass_besides_the_gradients_is_foreseen_once(kept: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run, options = Run.from_pretrained(kept.run), Options(quiet=True)
-    module: Any = sys.modules["proponent.cost.forecast"]
+    module: Any = import_module("proponent.cost.forecast")
     forecaster = module._Forecaster(run, read(kept.data), stored_method("tracin-all"), options, tmp_path, 0.0)
     monkeypatch.setattr(module, "timed", lambda work: (work(), 0.0)[1])
 

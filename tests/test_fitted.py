@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from proponent.curvature import Damping, damped_inverse, fitted_head, ggn
 
 import proponent
 from proponent.errors import InputError, MismatchError
