@@ -78,7 +78,8 @@ def test_index_says_what_it_holds(said: Said, news: Tiny, tmp_path: Path):
     words = ("index", news.run, news.data, "--out", tmp_path / "index", "--method", "tracin-we-adam")
     content = answered(said, *words)
     assert set(content) == {
-        "index", "method", "embedding_path", "examples", "checkpoints", "skipped", "notes", "seconds", "merkle_root"
+        "index", "method", "embedding_path", "examples", "deleted", "checkpoints", "skipped", "notes", "seconds",
+        "merkle_root",
     }  # fmt: skip
     assert (content["method"], content["examples"], content["skipped"]) == ("tracin-we-adam", 60, [])
     assert [set(one) for one in content["checkpoints"]] == [{"step", "learning_rate", "rule", "run"}] * 2
