@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -513,3 +514,18 @@ def test_ctrl_c_in_the_middle_of_training_leaves_nothing(
     assert not there or list(run.iterdir()) == []
     monkeypatch.undo()
     assert said(*words)[0] == 0
+
+
+@pytest.mark.parametrize(("free", "code"), [(0, 74), (2**30, 1)])
+def test_a_full_disk_while_torch_writes_is_a_full_disk(
+    said: Said, news: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, code: int
+):
+    def stop(*_: object, **__: object) -> None:
+        raise RuntimeError("basic_ios::clear: iostream error")  # all that torch.save says
+
+    monkeypatch.setattr(proponent.Recorder, "on_save", stop)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    found, out, err = said("train", news.data, "--out", tmp_path / "run", "--epochs", 1, "--max-length", 16, "-q")
+    assert (found, out) == (code, "")
+    assert ("no space left" in err) == (code == 74)
+    assert not (tmp_path / "run").exists()
