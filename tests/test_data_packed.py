@@ -17,7 +17,6 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_examples import KINDS, ROWS
 
 from proponent.data import Columns, disk, labels_and_ids, read
 from proponent.data.decoding import text_blocks, text_lines
@@ -34,6 +33,7 @@ from proponent.data.packed import (
     pack_texts,
 )
 from proponent.errors import DataError
+from test_data import KINDS, ROWS
 
 datasets = pytest.importorskip("datasets")
 
@@ -87,7 +87,7 @@ def test_every_kind_has_the_pinned_fingerprint(kind, tmp_path):
 
 
 def slow_fingerprint(examples):
-    digest = hashlib.sha256(b"proponent examples 1\n")
+    digest = hashlib.sha256(b"whence examples 1\n")
     for one in examples:
         for value in (one.id, one.text, one.text_pair, one.target, one.label):
             data = b"" if value is None else str(value).encode()

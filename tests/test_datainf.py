@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_layered import gradients, weight
 
 import proponent
 from proponent.curvature import DataInfProduct, matrices, shrunk_identity
 from proponent.errors import InputError
 from proponent.store import delete, merge
 from test_fitted import STEP, blocks_of, datainf, turned
+from test_layer_vectors import gradients, weight
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import Truth, classifier_run
 

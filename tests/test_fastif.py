@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_layered import gradients
 
 import proponent
 from proponent.curvature import conjugate_gradient, lissa, top_eigenvalue
 from proponent.errors import DivergedError, InputError
 from proponent.index.fastif import way_out
+from test_layer_vectors import gradients
 from test_search import assert_equal, build
 from truth import NAMES, Truth, classifier_run, lm_run
 

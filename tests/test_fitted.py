@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_layered import Held, Pick, every_gradient, gradients, weight
 
 import proponent
 from proponent.curvature import Damping, damped_inverse, fitted_head, ggn
@@ -15,6 +14,7 @@ from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block
 from proponent.gradients.projection import Projection
 from proponent.index.layer_vectors import LayerVectors
+from test_layer_vectors import Held, Pick, every_gradient, gradients, weight
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import NAMES, Truth, classifier_run, lm_run
 

@@ -2,7 +2,9 @@
 
 import ast
 import importlib
+import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -66,6 +68,32 @@ def test_import_contracts_hold():
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_every_import_contract_catches_a_planted_violation(tmp_path: Path):
+    shutil.copytree(SOURCE, tmp_path / "proponent", ignore=shutil.ignore_patterns("__pycache__"))
+    planted = {
+        "errors.py": "import proponent.cli",
+        "store/rows.py": "import proponent.models",
+        "views/tables.py": "import torch",
+        "models/checkpoints.py": "import transformers",
+    }
+    for name, line in planted.items():
+        path = tmp_path / "proponent" / name
+        path.write_text(path.read_text(encoding="utf-8") + f"\n{line}\n", encoding="utf-8")
+    done = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports", "--config", ROOT / "pyproject.toml", "--no-cache"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    kept = [one["name"] for one in contracts if f"{one['name']} BROKEN" not in done.stdout]
+    assert (done.returncode, kept) == (1, [])
 
 
 def test_front_door_is_exactly_this():

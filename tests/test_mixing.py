@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_layered import gradients, weight
 
 import proponent
 from proponent.errors import DataError, InputError, LabelError, MismatchError
@@ -15,6 +14,7 @@ from proponent.index.gradient_computer import GradientComputer
 from proponent.index.mixing import chosen_share
 from proponent.methods import recipe_of
 from test_fitted import STEP, blocks_of
+from test_layer_vectors import gradients, weight
 from test_search import ask, assert_equal, assert_shares_sum, build
 from tiny import Tiny, write_csv
 from truth import Truth, classified, classifier_run

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_layered import gradients
 
 import proponent
 from proponent.cost import forecast
@@ -19,6 +18,7 @@ from proponent.methods import recipe_of
 from proponent.models import Checkpoint
 from proponent.store.files import publish_tensors
 from proponent.store.layout import Layout
+from test_layer_vectors import gradients
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import Truth, classifier_run, lm_run
 

@@ -78,7 +78,7 @@ def extra(row: Row) -> str:
 
 def ask(index: proponent.Index, rows: list[Row]) -> np.ndarray:
     """Scores of some rows; those with a target or a second text are asked together."""
-    scores = np.full((len(rows), len(index)), np.nan)
+    scores = np.full((len(rows), index.store.n), np.nan)
     for more in ("", "target", "text_pair"):
         places = [at for at, row in enumerate(rows) if extra(row) == more]
         if not places:

@@ -132,7 +132,8 @@ def test_views_import_only_lower_floors_and_jinja2_has_one_door() -> None:
         }
         ours = {name for name in found if name.startswith("proponent")}
         assert all(
-            name in {"proponent.types", "proponent.errors", "proponent.disk"} or name.startswith("proponent.views")
+            name in {"proponent.types", "proponent.errors", "proponent.disk", "proponent.version"}
+            or name.startswith("proponent.views")
             for name in ours
         )
         assert ("jinja2" in found) == (path.name == "page.py")

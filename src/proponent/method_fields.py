@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast, get_args
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from proponent.errors import InputError
 from proponent.method import KINDS, METHOD, Method, Projection, Spec
@@ -56,12 +55,12 @@ def made(tree: Mapping[str, object], said: str) -> Method:
     try:
         return METHOD.validate_json(json.dumps(tree))
     except ValidationError as error:
-        raise InputError(_told(error.errors()[0], said)) from error
+        raise InputError(_message(cast("dict[str, Any]", error.errors()[0]), said)) from error
     except (TypeError, ValueError, RecursionError) as error:  # what JSON cannot hold
         raise InputError(f"method {said}: {error}: give numbers, texts, lists and parts") from error
 
 
-def _told(first: ErrorDetails, said: str) -> str:
+def _message(first: dict[str, Any], said: str) -> str:
     """One line about an error, without tags of unions and numbers of lists, which users have not written."""
     steps = [str(step) for step in first["loc"]]
     path = [step for step in steps if step in FIELDS]

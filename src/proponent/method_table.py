@@ -102,7 +102,7 @@ _ROWS = {  # a line for the method, a line for what is told about it
         "the same, without special tokens", YEH, ROWS),
     "tracin-we-syn": Row(
         Gradients(gradient=EmbeddingRows(path="input", match=Similar(threshold=0.7))),
-        "the same, where similar tokens may meet, matched one to one", YEH, ROWS, f"{BASELINES} (SciPy)"),
+        "the same, where similar tokens may meet, matched one to one", YEH, ROWS),
     "tracin-we-adam": Row(
         Gradients(preconditioners=(Adam(),)),
         "the same, divided by the root of Adam's second moment", ADAM, ROWS, MOMENTS),
