@@ -28,9 +28,8 @@ most 80 tokens and go in one batch. The floor is one plain forward + backward to
 {queries} texts, measured in the same process, alternating with the peer. **x floor** is a ratio within one repetition;
 the table gives medians and, after several repetitions, the smallest and the largest in brackets.
 
-- **end to end**: scores [{queries} x {texts}] from the loaded model and tokenized texts. proponent alone starts from
-raw
-  texts and a model folder, and leaves an index on disk: its figure holds tokenization, loading, checksums and writing.
+- **end to end**: scores [{queries} x {texts}] from the loaded model and tokenized texts. Only proponent starts from
+  raw texts and a model folder and writes an index to disk: its figure includes tokenization, loading, checksums and writing.
 - **further**: scores of {queries} other queries, their own gradients included, using what was stored.
 - **agreement**: with proponent's scores, learning rate divided out. Where the quantity is the same (products of the
 word
