@@ -364,7 +364,7 @@ def test_deleted_examples_are_no_hits_and_merge_removes_them(said: Said, content
     assert err == f"their bytes stay until `proponent merge {index}`\n"
     after = content("explain", index, TEXT, "-k", 100)
     assert hits(after) == hits(before) - set(victims)
-    assert "3 training examples were deleted from this index and are no hits" in after["notes"]
+    assert "3 deleted training examples are excluded" in after["notes"]
     assert [content("info", index)[name] for name in ("examples", "deleted", "segments")] == [57, 3, 1]
     text = next(row["text"] for row in ROWS if row["id"] == victims[0])
     assert text in Store(index).examples["text"]
@@ -569,7 +569,7 @@ def test_odd_texts_are_appended(said: Said, content: Content, kept: Tiny, index:
     assert Store(index).n == 60
     code, _, err = said(*words, "--allow-empty")
     assert code == 0
-    assert f"1 training texts of {data} reach the limit of 24 tokens; what lies past it was not read" in err
+    assert f"1 training texts of {data} reach the limit of 24 tokens; the rest was not read" in err
     assert "1 training texts reach the limit" in err  # that of the first build is another
     (tmp_path / "ids.txt").write_text("vast\n")
     whole = " ".join(

@@ -163,7 +163,7 @@ def test_nothing_but_special_tokens_left_out_gives_an_empty_answer(news: Tiny, t
     index = proponent.build(news.run, news.data, tmp_path / "noc", method="tracin-we-noc", quiet=True)
     answer = index.explain("ẞ☃⌘")
     assert answer.proponents == answer.opponents == ()
-    assert answer.notes[-1] == "no token of this text stands in any training text: nothing to show"
+    assert answer.notes[-1] == "no token of this text occurs in the training set: nothing to show"
     assert "nothing to show" in answer._repr_html_()
 
 

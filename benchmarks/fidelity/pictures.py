@@ -343,8 +343,7 @@ def main() -> None:
     lines = [
         "# Measurements",
         "",
-        "Reproducible numbers: `benchmarks/fidelity/` holds one command per record. Definitions "
-        "and controls are in",
+        "Reproducible numbers: `benchmarks/fidelity/` holds one command per record. Definitions and controls are in",
         "[evaluation.md](evaluation.md), what the numbers mean for the papers' claims in "
         "[findings.md](findings.md). This page is",
         "generated from the JSON by `benchmarks/fidelity/pictures.py`. 95 % intervals in brackets.",

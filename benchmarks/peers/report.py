@@ -29,7 +29,8 @@ most 80 tokens and go in one batch. The floor is one plain forward + backward to
 the table gives medians and, after several repetitions, the smallest and the largest in brackets.
 
 - **end to end**: scores [{queries} x {texts}] from the loaded model and tokenized texts. Only proponent starts from
-  raw texts and a model folder and writes an index to disk: its figure includes tokenization, loading, checksums and writing.
+  raw texts and a model folder and writes an index to disk: its figure includes tokenization, loading,
+  checksums and writing.
 - **further**: scores of {queries} other queries, their own gradients included, using what was stored.
 - **agreement**: with proponent's scores, learning rate divided out. Where the quantity is the same (products of the
 word

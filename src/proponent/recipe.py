@@ -60,7 +60,7 @@ class Recipe(BaseModel):
         nearest: by what: features (mean last hidden states), or signal (a classifier's error signals times the cosine
             of the features, in absolute value); "auto" is signal for classifiers.
         measure: what is asked of a query: its loss, or the logit of its label (how much the example pushes it up).
-        refit: L2 penalty under which the last layer is fitted anew before anything is taken; None leaves it as trained.
+        refit: L2 penalty under which the last layer is refitted before gradients are taken; None leaves it as trained.
         checkpoints: every checkpoint of the run, or the last one alone.
         unit_norm: scale every training example's (preconditioned) gradient to norm 1 at each checkpoint.
         similarity: product of two gradients, or of two gradients of norm 1 (both sides, at each checkpoint).

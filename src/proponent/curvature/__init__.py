@@ -1,4 +1,4 @@
-"""What is known of the loss surface turns gradients: second moments, inverse Gauss-Newton matrices and their kin."""
+"""Preconditioners: Adam moments, Gauss-Newton, EK-FAC, DataInf."""
 
 from proponent.curvature.adam import MeanSquares, SecondMoment
 from proponent.curvature.head import fitted_head, ggn

@@ -325,7 +325,7 @@ class Build:
         if long:
             notes.append(
                 f"{long} training texts{added} reach the limit of {self.encoder.max_length} tokens; "
-                "what lies past it was not read"
+                "the rest was not read"
             )
         if self.run.info.adapter and self.recipe.layer == "embedding":
             notes.append(
@@ -346,13 +346,13 @@ class Build:
     def _describe_choice(self, model: nn.Module) -> list[str]:
         """What is scored of a recipe whose index keeps no gradients."""
         choice = chosen_layers(self.recipe, self.run, model)
-        return [f"{self.recipe.name} scores {choice.description()}; no gradient is kept: queries take them again"]
+        return [f"{self.recipe.name} scores {choice.description()}; gradients are not stored: queries recompute them"]
 
     def _turned(self) -> list[str]:
         """Say how gradients of layers were turned: curvature with its damping, refit."""
         recipe, lines = self.recipe, list[str]()
         if recipe.refit is not None:
-            lines.append(f"the last layer was fitted anew, without bias, under an L2 penalty of {recipe.refit:g}")
+            lines.append(f"the last layer was refitted, without bias, under an L2 penalty of {recipe.refit:g}")
         lines += leading_told(recipe, [one.step for one in self.checkpoints], self.writer.read_table)
         for one in self.checkpoints if recipe.curvature != "none" else ():
             table = self.writer.read_table(one.step)

@@ -1,4 +1,4 @@
-"""Passes besides the one that takes the training set's gradients: for what is fitted first, EK-FAC, and queries."""
+"""Extra passes over the training data: refit, second moments, EK-FAC factors, query gradients."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast

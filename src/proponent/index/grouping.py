@@ -51,7 +51,7 @@ class Aggregate:
 
     def __post_init__(self) -> None:
         if self.how not in RULES:
-            raise InputError(f"there is no aggregation {self.how!r}: choose one of {', '.join(RULES)}")
+            raise InputError(f"unknown aggregation {self.how!r}: choose one of {', '.join(RULES)}")
         wrong = [one for one in self.over if one not in get_args(Axis)]
         if wrong:
             raise InputError(f"{wrong[0]!r} cannot vote: choose among {', '.join(get_args(Axis))}")
@@ -159,7 +159,7 @@ class Grouping:
         """Refuse to join what is solved query by query."""
         if self._plan.recipe.solver != "none":
             raise InputError(
-                f"{self._plan.recipe.name} solves for every query anew and compares each with candidates of its own: "
+                f"{self._plan.recipe.name} solves for every query and uses separate candidates per query: "
                 "it has no groups, ranks or votes (ask one by one, or take ekfac or influence-last)"
             )
 

@@ -48,7 +48,7 @@ def check_curvature(recipe: Recipe, queries: Examples | None) -> None:
         if mixes and recipe.eval_share not in {"auto", 0.0}:
             raise InputError(
                 f"{recipe.name} mixes in the queries' autocorrelation (eval_share {recipe.eval_share:g}), and there "
-                "are no queries: name a file of them with --eval, or leave eval_share out"
+                "are no queries: pass a file with --eval, or omit eval_share"
             )
         return
     if not mixes:
@@ -57,7 +57,7 @@ def check_curvature(recipe: Recipe, queries: Examples | None) -> None:
             "leave it out, or choose trackstar"
         )
     if not len(queries):
-        raise DataError(f"{queries.name} has no rows: name a file of queries with --eval, or leave it out")
+        raise DataError(f"{queries.name} has no rows: pass a file of queries with --eval, or omit it")
 
 
 def chosen_share(

@@ -1,4 +1,4 @@
-"""Turn the queries' vectors before they are compared with what an index keeps, and scale them to norm 1.
+"""Precondition and normalize query gradients.
 
 The index keeps plain vectors: whatever a recipe does to a product of two gradients is done to the query's side
 (decision 0005). What is done is linear in the vector, so that its split by words is turned alike.

@@ -155,7 +155,7 @@ class Worker:
         tables, names = work.tables(), self.run.label_names
         if self.recipe.refit is not None:
             if names is None:
-                raise InputError(f"{self.recipe.name} fits a classifier's head anew, and this run is a language model")
+                raise InputError(f"{self.recipe.name} refits a classification head, and this run is a language model")
             tables["refit"] = refitted(work, self.stream, len(names), self.recipe.refit)
         if self.spec.choice is not None:
             return tables | self._of_layers(checkpoint, work, tables)

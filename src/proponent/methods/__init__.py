@@ -143,7 +143,7 @@ _ROWS = (
     ),
     Method(
         _last("representer", ("head",), measure="logit", refit=0.01),
-        "representer values: how far an example pushes the label's logit up, last layer fitted anew under L2",
+        "representer values: contribution to the label's logit, with the last layer refitted under L2",
         REPRESENTER,
         "two forward passes",
         "a classifier",
@@ -245,7 +245,7 @@ def recipe_of(method: str | Recipe, **changes: object) -> Recipe:
 
 def _named(method: str) -> Recipe:
     if method in LOOPS:
-        raise InputError(f"{method} is no method of an index: ask the run itself, with `{LOOPS[method].asked}`")
+        raise InputError(f"{method} needs no index: use the run itself, with `{LOOPS[method].asked}`")
     if method not in METHODS:
         raise InputError(
             f"unknown method {method!r}{nearest(method, METHODS)}; `proponent methods` lists them: {', '.join(METHODS)}"

@@ -66,7 +66,7 @@ def kind_of(folder: Path, architecture: str, config: Any) -> Kind:
         return "causal-lm"
     said = f"the configuration names {architecture}" if architecture else "the configuration names no architecture"
     raise RunError(
-        f"{folder} has no task head that proponent knows: {said}; needed: ...ForSequenceClassification, "
+        f"{folder} has no supported task head: {said}; needed: ...ForSequenceClassification, "
         "...ForCausalLM, ...ForMaskedLM, or an encoder-decoder's ...ForConditionalGeneration"
     )
 

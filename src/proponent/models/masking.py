@@ -53,7 +53,7 @@ def filled(example: Example, mask: str) -> str:
     if example.target is None:
         if gaps:
             raise InputError(
-                f"the example with id {example.id} has a gap {mask} and does not say what stands in it: give that as "
+                f"the example with id {example.id} has a masked token {mask} but no target: give the masked text as "
                 "its target (--target, --target-column)"
             )
         return example.text

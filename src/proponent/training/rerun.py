@@ -48,7 +48,7 @@ class RunProblem:
         train: the training set.
         queries: what outputs are taken of; a classifier's have labels.
         initial: `FRESH`, or name or folder of the pretrained model.
-        max_length: most tokens of a text.
+        max_length: maximum tokens per text.
     """
 
     run: Run

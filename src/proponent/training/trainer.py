@@ -41,11 +41,11 @@ class Training:
         epochs: passes over the data; one checkpoint is kept after each.
         batch_size: examples per step.
         learning_rate: highest rate; None takes 1e-3 from scratch and 5e-5 for a pretrained model.
-        max_length: most tokens of a text.
+        max_length: maximum tokens per text.
         seed: of weights, order and dropout.
         width: of a model from scratch.
         layers: of a model from scratch.
-        vocabulary: most tokens of a tokenizer learnt from the data.
+        vocabulary: maximum vocabulary of a tokenizer trained on the data.
         replay: keep what replaying the training needs (see `proponent.dynamics`); attention is then computed by plain
             operations, as replaying has to.
         adam_epsilon: of the optimizer; a larger one makes training smoother, which replaying needs.
