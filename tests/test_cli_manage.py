@@ -186,7 +186,7 @@ def test_an_index_that_was_added_to_is_not_made_again(said: Said, kept: Tiny, in
     code, _, err = said("verify", index)
     assert code == 4
     assert "to repair it: restore the files from a copy: only a first build" in err
-    refused(said("index", kept.run, kept.data, "--out", index, "--repair"), 4, str(path), "build anew")
+    refused(said("index", kept.run, kept.data, "--out", index, "--repair"), 4, str(path), "build the index again")
 
 
 def test_a_changed_manifest(said: Said, index: Path):

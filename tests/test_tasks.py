@@ -176,7 +176,7 @@ def test_masks_are_drawn_from_the_text_alone_and_a_gap_is_its_target():
 @pytest.mark.parametrize(
     ("kind", "example", "message"),
     [
-        ("masked-lm", Example("a", 0, "the [MASK] fell"), "does not say what stands in it"),
+        ("masked-lm", Example("a", 0, "the [MASK] fell"), "but no target: give the masked text"),
         ("masked-lm", Example("a", 0, "it fell", target="bank"), "has a target and 0 gaps"),
         ("masked-lm", Example("a", 0, "[MASK] [MASK]", target="bank"), "has a target and 2 gaps"),
         ("masked-lm", Example("a", 0, "it", text_pair="fell"), "a language model reads one"),
