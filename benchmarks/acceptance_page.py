@@ -9,8 +9,8 @@ HERE = Path(__file__).resolve().parent
 
 HEAD = """# Acceptance tests of TrackStar and FastIF
 
-Written by `benchmarks/acceptance_page.py` from the newest records. What was demanded stands beside what came out, per
-seed, met or not. A test without a section below has no record yet; three seeds are demanded.
+Written by `benchmarks/acceptance_page.py` from the newest records. Requirements and results are listed per
+seed, met or not. A test without a section below has no record yet; three seeds are required.
 """
 
 TRACKSTAR = """
@@ -47,7 +47,7 @@ def newest(test: str) -> tuple[str, dict] | None:
 def demands(record: dict) -> str:
     """What was demanded, a column for each seed."""
     seeds = record["seeds"]
-    lines = ["| demanded | " + " | ".join(f"seed {one.get('seed', at)}" for at, one in enumerate(seeds)) + " |"]
+    lines = ["| required | " + " | ".join(f"seed {one.get('seed', at)}" for at, one in enumerate(seeds)) + " |"]
     lines.append("|---" * (len(seeds) + 1) + "|")
     for name in seeds[0]["demands"]:
         lines.append(f"| {name} | " + " | ".join(_met(name, one["demands"][name]) for one in seeds) + " |")

@@ -2,13 +2,13 @@
 
 AIM = 0.999
 
-HEAD = """# The same numbers as others
+HEAD = """# Agreement with other libraries
 
 Written by `benchmarks/agreement.py` · {date} · {machine} · proponent {proponent}, torch {torch} ·
 [record](../benchmarks/results/{date}-agreement.json)
 
 A tiny BERT (2 layers of width 32), trained on {train} AG News titles with three checkpoints; {queries} other titles
-are asked about. captum 0.9.0, kronfluence 1.0.1 and traker 0.3.2 run in environments of their own, on the same
+are the queries. captum 0.9.0, kronfluence 1.0.1 and traker 0.3.2 run in their own environments, on the same
 checkpoints, in 32-bit floats. All {train} x {queries} pairs are compared: Pearson's correlation, the mean over the
 queries of Spearman's, and the largest difference over the query's largest score. `norms` is the norm of all our scores
 over that of theirs.

@@ -44,8 +44,8 @@ def cost(record: Record) -> str:
         f"{record['texts']}; one checkpoint; interleaved, median of {record['repeats']} ratios to one plain "
         "forward+backward over the same length-sorted batches (smallest and largest in brackets). The plain pass "
         "starts from tokenized batches in memory; `proponent.build` starts from a file of raw texts and ends with a "
-        "sealed index; `with baselines` adds a first answer beside every baseline; `proponent index` is a whole "
-        "process, with some seconds of imports.\n\n"
+        "sealed index; `with baselines` adds a first explanation with every baseline; `proponent index` is a whole "
+        "process, including some seconds of imports.\n\n"
     )
     heads = [
         "model",
@@ -125,7 +125,7 @@ def memory(record: Record) -> str:
     """Memory against n."""
     names = list(record["sizes"][0])
     rows: list[list[object]] = [[one[name] for name in names] for one in record["sizes"]]
-    return f"{record['machine']}. Peak of a process of its own each.\n\n" + table(names, rows)
+    return f"{record['machine']}. Peak of a separate process each.\n\n" + table(names, rows)
 
 
 def aims_of_memory(record: Record) -> Iterator[Aim]:
@@ -176,15 +176,15 @@ PAGES: dict[str, tuple[str, Callable[[Record], str], Callable[[Record], Iterator
     "row-kinds": ("What shorter rows cost", kinds, None),
     "memory": ("Peak memory against the number of examples", memory, aims_of_memory),
     "notebook-job": ("The job of the authors' notebook", notebook, aims_of_notebook),
-    "forecast": ("Forecast by `proponent plan` beside real figures", forecast, aims_of_forecast),
+    "forecast": ("Forecast by `proponent plan` and actual figures", forecast, aims_of_forecast),
 }
 
 INTRODUCTION = """# Benchmarks
 
 Written by `benchmarks/tables.py` from the newest record of each benchmark in
-[benchmarks/results](../benchmarks/results/); `make bench` runs them. Two cores, one thread, a core to itself:
-compare ratios within a run, not seconds between runs; CPU seconds leave out what else the machine does, not what it
-does to the caches and to the memory. Peers stand on [a page of their own](peers.md), faults in
+[benchmarks/results](../benchmarks/results/); `make bench` runs them. Two cores, one thread, on a dedicated core:
+compare ratios within a run, not seconds between runs; CPU seconds exclude other work of the machine, but not its
+effect on caches and memory. Other libraries are on [a separate page](peers.md), faults in
 [torture.md](torture.md).
 """
 

@@ -138,8 +138,8 @@ def write(options: argparse.Namespace, suites: dict[str, dict[str, Any]]) -> Non
         "",
         f"{date} · {record['machine']} · [record](../benchmarks/results/{path.name}) · `make torture`",
         "",
-        "A made-up index of some tens of examples is built, appended to, deleted from and merged by the real writer "
-        "while something goes wrong. A suite ends at its first surprise: a confirmed file lost, more than one shard "
+        "A generated index of some tens of examples is built, appended to, deleted from and merged by the real writer "
+        "while something goes wrong. A suite ends at its first failure: a confirmed file lost, more than one shard "
         "computed again, a wrong answer without an error, an error without the file's name, a final root that differs.",
         "",
     ]

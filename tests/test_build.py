@@ -389,7 +389,7 @@ def test_the_default_of_a_fine_tuned_encoder_looks_at_all_layers(
     (other / RUN_FILE).write_text(json.dumps({"initial": "drawn/anew", "trained_before": False}))
     assert default_method(_joined([other])).method == "tracin-we-adam-unit"
     (tuned / RUN_FILE).write_text("[1]")
-    with pytest.raises(RunError, match=r"proponent_run\.json is no JSON object"):
+    with pytest.raises(RunError, match=r"proponent_run\.json is not a JSON object"):
         proponent.build(tuned, ROWS, tmp_path / "damaged", steps=[8], quiet=True)
 
 

@@ -119,7 +119,7 @@ def test_folders_without_a_run(tmp_path: Path) -> None:
     (tmp_path / "news-bert").mkdir()
     with pytest.raises(RunError, match="did you mean 'news-bert'"):
         discover(tmp_path / "news-brt")
-    with pytest.raises(RunError, match="beside it stand: news-bert"):
+    with pytest.raises(RunError, match="the folder contains: news-bert"):
         discover(tmp_path / "zzz")
     with pytest.raises(RunError, match="check the path"):
         discover(tmp_path / "no" / "where")
@@ -210,7 +210,7 @@ def test_a_checkpoint_of_unknown_rate_does_not_drown_the_others(unrecorded: Path
     (unrecorded / "checkpoint-24" / "trainer_state.json").unlink()
     found = discover(unrecorded)
     assert found[2].learning_rate == found[1].learning_rate
-    assert found[2].rule == "unknown here: that of step 16, the nearest checkpoint that knows its own"
+    assert found[2].rule == "unknown here: using that of step 16, the nearest checkpoint with a known rate"
     for folder in unrecorded.glob("checkpoint-*"):
         (folder / "trainer_state.json").unlink(missing_ok=True)
     assert [one.learning_rate for one in discover(unrecorded)] == [1.0, 1.0, 1.0]

@@ -22,8 +22,14 @@ from proponent.method import Constant, EmbeddingRows, Gradients, Loss
 from proponent.method_table import METHODS
 from tiny import NEWS, Tiny, write_csv
 
-COMMANDS = ["demo", "train", "plan", "index", "explain", "serve", "labels", "apply", "report", "check", "evaluate"]
-COMMANDS += ["tune", "verify", "info", "delete", "merge", "methods"]
+PANELS = {
+    "Start": ["demo", "train", "check"],
+    "Index": ["plan", "index", "info", "verify", "delete", "merge"],
+    "Explain": ["explain", "report", "serve", "methods"],
+    "Clean data": ["labels", "apply"],
+    "Prove": ["evaluate", "tune"],
+}
+COMMANDS = [name for names in PANELS.values() for name in names]
 QUERY = "The bank: PROFIT fell — the naïve vote, the vote 日本!"
 
 
@@ -364,17 +370,22 @@ def test_wrong_usage_is_one_line_and_2(said: Said, words: list[str], message: st
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(said: Said, command: str):
-    code, out, err = said(command, "--help")
-    assert (code, err) == (0, "")
-    assert "Usage: proponent " + command in out
-    assert all(len(line) <= 120 for line in out.splitlines())
+def test_every_command_has_help(said: Said, command: str, monkeypatch: pytest.MonkeyPatch):
+    for width in (80, 120):
+        monkeypatch.setenv("COLUMNS", str(width))
+        code, out, err = said(command, "--help")
+        assert (code, err) == (0, "")
+        assert "Usage: proponent " + command in out
+        assert all(len(line) <= width for line in out.splitlines())
+        assert "--json" in out, "every command takes --json"
+        assert re.findall(r"^  -.*  +$|^  --[a-z-]+( <\w+>)?$", out, flags=re.M) == [], "every option has a help text"
 
 
 def test_help_lists_every_command(said: Said):
     code, out, _ = said("--help")
     assert code == 0
-    assert re.findall(r"^  ([a-z]+)  ", out[out.index("Commands:") :], flags=re.M) == COMMANDS
+    panels = re.findall(r"^(\w[\w ]+):\n((?:  .*\n)+)", out, flags=re.M)
+    assert {title: re.findall(r"^  ([a-z]+)  ", lines, flags=re.M) for title, lines in panels[1:]} == PANELS
 
 
 def heavy(code: str) -> set[str]:

@@ -158,8 +158,8 @@ def test_the_way_to_mend_a_damaged_index_mends_it(said: Said, kept: Tiny, index:
         path.unlink()
     code, _, err = said("verify", index)
     assert code == 4
-    told = next(line for line in err.splitlines() if line.startswith("to mend it: "))
-    words = told.removeprefix("to mend it: ").split(" (")[0].split()
+    told = next(line for line in err.splitlines() if line.startswith("to repair it: "))
+    words = told.removeprefix("to repair it: ").split(" (")[0].split()
     assert words == [
         "proponent",
         "index",
@@ -186,8 +186,8 @@ def test_an_index_that_was_added_to_is_not_made_again(said: Said, kept: Tiny, in
     flip(path, path.stat().st_size // 2)
     code, _, err = said("verify", index)
     assert code == 4
-    assert "to mend it: restore the files from a copy: only a first build" in err
-    refused(said("index", kept.run, kept.data, "--out", index, "--repair"), 4, str(path), "build anew")
+    assert "to repair it: restore the files from a copy: only a first build" in err
+    refused(said("index", kept.run, kept.data, "--out", index, "--repair"), 4, str(path), "build the index again")
 
 
 def test_a_changed_manifest(said: Said, index: Path):
@@ -279,7 +279,7 @@ def test_a_forecast_stands_beside_what_was(said: Said, content: Content, kept: T
     assert by_name["bytes of postings"]["ratio"] is None  # of nothing there is no share
     code, out, _ = said("info", kept.index, "--forecast", tmp_path / "plan.json")
     assert code == 0
-    assert "forecast and truth" in out
+    assert "predicted and actual cost" in out
     assert f"2.00 {spent:.2f} {spent / 2:.2f}" in " ".join(out.split())
 
 
@@ -289,9 +289,9 @@ def test_a_forecast_stands_beside_what_was(said: Said, content: Content, kept: T
 def test_a_file_that_is_no_forecast(said: Said, kept: Tiny, tmp_path: Path, raw: str):
     (tmp_path / "plan.json").write_text(raw)
     refused(
-        said("info", kept.index, "--forecast", tmp_path / "plan.json"), 2, "is no forecast", "proponent plan --json"
+        said("info", kept.index, "--forecast", tmp_path / "plan.json"), 2, "is not a forecast", "proponent plan --json"
     )
-    refused(said("info", kept.index, "--forecast", tmp_path / "no.json"), 2, "is no forecast")
+    refused(said("info", kept.index, "--forecast", tmp_path / "no.json"), 2, "is not a forecast")
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_deleted_examples_are_no_hits_and_merge_removes_them(said: Said, content
     assert err == f"their bytes stay until `proponent merge {index}`\n"
     after = content("explain", index, TEXT, "-k", 100)
     assert hits(after) == hits(before) - set(victims)
-    assert "3 training examples were deleted from this index and are no hits" in after["notes"]
+    assert "3 deleted training examples are excluded" in after["notes"]
     assert [content("info", index)[name] for name in ("examples", "deleted", "segments")] == [57, 3, 1]
     text = next(row["text"] for row in ROWS if row["id"] == victims[0])
     assert text in Store(index).examples["text"]
@@ -571,7 +571,7 @@ def test_odd_texts_are_appended(said: Said, content: Content, kept: Tiny, index:
     assert Store(index).n == 60
     code, _, err = said(*words, "--allow-empty")
     assert code == 0
-    assert f"1 training texts of {data} reach the limit of 24 tokens; what lies past it was not read" in err
+    assert f"1 training texts of {data} reach the limit of 24 tokens; the rest was not read" in err
     assert "1 training texts reach the limit" in err  # that of the first build is another
     (tmp_path / "ids.txt").write_text("vast\n")
     whole = " ".join(
@@ -600,7 +600,7 @@ def test_shares_make_one_index(said: Said, content: Content, kept: Tiny, tmp_pat
     words = ("index", kept.run, kept.data, "--out", folder, "--shard")
     code, out, err = said(*words, "0/2")
     assert code == 0
-    assert out == f"{folder}: unfinished; 55% of the examples are in it: run the other shares\n"
+    assert out == f"{folder}: unfinished; 55% of the examples are in it: run the other parts\n"
     assert "the index is sealed once the other shares are" in err
     found = content(*words, "0/2")
     assert found == {"index": str(folder), "finished": False, "coverage": 0.55}
@@ -649,7 +649,7 @@ def test_the_finished_files_of_an_unfinished_index_are_verified(said: Said, shar
     code, out, err = said("verify", share, "--json")
     assert code == 4
     assert (json.loads(out)["finished"], json.loads(out)["whole"]) == (False, False)
-    assert "to mend it: remove these files" in err
+    assert "to repair it: remove these files" in err
 
 
 def test_a_missing_shard(said: Said, content: Content, kept: Tiny, index: Path, tmp_path: Path):

@@ -271,7 +271,7 @@ def test_cancellation_is_told_layer_by_layer(news: tiny.Tiny, tmp_path: Path, sa
         (["--metric", "deletion", "--k", "56"], "fewer than k = 56"),
         (["--metric", "lds", "--points", "50"], "too few to hold 50 out"),
         (["--metric", "lds", "--set", "epoch=1"], "did you mean 'epochs'"),
-        (["--metric", "lds", "--set", "epochs=two"], "'two' is no number"),
+        (["--metric", "lds", "--set", "epochs=two"], "'two' is not a number"),
         (["--metric", "facts"], "needs --queries with a column 'gold'"),
     ],
 )
@@ -289,7 +289,7 @@ def test_a_query_of_the_training_set_is_refused(news: tiny.Tiny, tmp_path: Path,
         "evaluate", news.run, news.data, "--metric", "lds", "--queries", asked, "--cache", tmp_path / "c"
     )
     assert code == 2
-    assert "1 queries also stand in the training set (row 3 of it)" in err
+    assert "1 queries are also in the training set (row 3 of it)" in err
 
 
 def test_a_run_that_does_not_say_where_it_started_is_refused(news: tiny.Tiny, tmp_path: Path, said: Said, copied):

@@ -154,7 +154,7 @@ def test_k_is_at_least_one(index: proponent.Index):
 
 def test_a_text_without_a_known_token_says_so(index: proponent.Index):
     answer = index.explain("ẞ☃⌘")
-    assert any("no token of this text stands in any training text" in note for note in answer.notes)
+    assert any("no token of this text occurs in the training set" in note for note in answer.notes)
     assert {pair.query_word for hit in answer.proponents for pair in hit.words} <= {"[special]"}
     assert not any("no token" in note for note in index.explain(ASKED[0]).notes)
 
@@ -163,7 +163,7 @@ def test_nothing_but_special_tokens_left_out_gives_an_empty_answer(news: Tiny, t
     index = proponent.build(news.run, news.data, tmp_path / "noc", method="tracin-we-noc", quiet=True)
     answer = index.explain("ẞ☃⌘")
     assert answer.proponents == answer.opponents == ()
-    assert answer.notes[-1] == "no token of this text stands in any training text: nothing to show"
+    assert answer.notes[-1] == "no token of this text occurs in the training set: nothing to show"
     assert "nothing to show" in answer._repr_html_()
 
 

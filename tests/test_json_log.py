@@ -134,7 +134,7 @@ def test_links_and_pipes_are_refused(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.jsonl"
     os.mkfifo(pipe)
     for use in (lambda: json_log.append(pipe, {}), lambda: json_log.read_lines(pipe)):
-        with pytest.raises(InputError, match="no regular file"):
+        with pytest.raises(InputError, match="not a regular file"):
             use()
 
 

@@ -156,7 +156,7 @@ def test_a_class_that_transformers_lacks_is_refused(model_folder: Path) -> None:
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
 def test_code_that_comes_with_a_model_is_not_left_out_in_silence(model_folder: Path, file: str) -> None:
     edit(model_folder / file, auto_map={"AutoModelForSequenceClassification": "pooled.MeanBert"})
-    with pytest.raises(RunError, match=rf"brings code of its own \(auto_map in {file}\).*--trust-remote-code"):
+    with pytest.raises(RunError, match=rf"contains custom code \(auto_map in {file}\).*--trust-remote-code"):
         Run.from_pretrained(model_folder)
 
 

@@ -21,10 +21,8 @@ import proponent
 import tiny
 from explorer import Browser, Reply, lines
 from markup import Structure
-from proponent.cli.contents import contents
 from proponent.store import Store, delete, watch
-from proponent.views import Explanation, frames, text_marks
-from proponent.views.frames import Screen
+from proponent.store.inventory import inventory
 from proponent.views.page import TEMPLATES, environment
 from proponent.web import app, exports, layout, questions
 from proponent.web.pages import ask, comparison, example, groups
@@ -718,7 +716,7 @@ def test_every_face_counts_the_examples_that_may_be_found(news: tiny.Tiny, tmp_p
     assert f"{left} examples" in repr(index)
     assert index.scores(["The bank said"]).shape == (1, left + 2)
     assert index.explain("The bank said", k=1).n_examples == left
-    held = contents(index.store)
+    held = inventory(index.store)
     assert (held["examples"], held["deleted"], held["skipped"]) == (left, 2, 0)
     assert f"training examples {left} " in made.get("/about").seen
     assert "deleted 2 " in made.get("/about").seen

@@ -341,13 +341,12 @@ def sizes_part() -> list[str]:
 def main() -> None:
     """Write the page and its pictures."""
     lines = [
-        "# The record",
+        "# Measurements",
         "",
-        "Numbers that anybody can make again: `benchmarks/fidelity/` holds one command per record. Definitions "
-        "and controls are in",
-        "[evaluation.md](evaluation.md), what the numbers say of the papers' claims in "
+        "Reproducible numbers: `benchmarks/fidelity/` holds one command per record. Definitions and controls are in",
+        "[evaluation.md](evaluation.md), what the numbers mean for the papers' claims in "
         "[findings.md](findings.md). This page is",
-        "drawn from the JSON by `benchmarks/fidelity/pictures.py`. 95 % intervals in brackets.",
+        "generated from the JSON by `benchmarks/fidelity/pictures.py`. 95 % intervals in brackets.",
         "",
     ]
     a = lds_part("a-lds-5000", "LDS, AG News, convolutional classifier, 5,000 rows, 100 queries")

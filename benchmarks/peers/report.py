@@ -17,7 +17,7 @@ what forward and backward to the embedding alone take (.67 of a plain pass).
 
 Records = dict[str, dict[str, Any]]
 
-INTRODUCTION = """# Peers on the same work
+INTRODUCTION = """# Comparison with other libraries
 
 {date} · {machine} · Python {python}, torch {torch}, transformers {transformers}
 
@@ -25,13 +25,13 @@ The work: {texts} training texts and {queries} queries of AG News (title and des
 all-MiniLM-L6-v2 with a fresh head of four labels, one checkpoint, fp32, dropout off. Training texts are sorted by
 length and cut into batches of 32, padded to their longest, the same for every peer; queries are drawn among texts of at
 most 80 tokens and go in one batch. The floor is one plain forward + backward to every parameter over these {texts} +
-{queries} texts, measured in the same process, in turn with the peer. **x floor** is a ratio within one repetition; the
-table gives medians and, after several repetitions, the smallest and the largest in brackets.
+{queries} texts, measured in the same process, alternating with the peer. **x floor** is a ratio within one repetition;
+the table gives medians and, after several repetitions, the smallest and the largest in brackets.
 
-- **end to end**: scores [{queries} x {texts}] from the loaded model and tokenized texts. proponent alone starts from
-raw
-  texts and a model folder, and leaves an index on disk: its figure holds tokenization, loading, checksums and writing.
-- **further**: scores of {queries} other queries, their own gradients included, with whatever was kept.
+- **end to end**: scores [{queries} x {texts}] from the loaded model and tokenized texts. Only proponent starts from
+  raw texts and a model folder and writes an index to disk: its figure includes tokenization, loading,
+  checksums and writing.
+- **further**: scores of {queries} other queries, their own gradients included, using what was stored.
 - **agreement**: with proponent's scores, learning rate divided out. Where the quantity is the same (products of the
 word
   embeddings' gradients) the largest difference over the query's largest score; Spearman's correlation is the mean over

@@ -53,18 +53,18 @@ def build(
         columns: names of the columns; None for text, text_pair, label, id and target.
         split: split of a DatasetDict or hub data set.
         allow_empty: take rows with empty texts instead of refusing them.
-        max_length: most tokens read of a text; None for the model's limit, at most 512.
+        max_length: maximum tokens read per text; None for the model's limit, at most 512.
         batch_size: examples per pass.
-        max_bad_rows: share of rows that may be left out because their loss or gradient is not finite.
+        max_bad_rows: maximum share of rows that may be skipped because their loss or gradient is not finite.
         steps: checkpoints to use; None uses all.
         second_moment: where an optimizer-aware method finds second moments.
-        queries: a file (or other data) of queries, in the same columns, whose autocorrelation is mixed with that of the
-            training set (trackstar); None leaves it at the training set's.
-        rows: how gradient rows are kept: "fp32", or shorter with a scale per row, "fp16" or "int8".
+        queries: a file (or other data) of queries, in the same columns, whose autocorrelation is combined with that of
+            the training set (trackstar); None uses the training set's only.
+        rows: storage type of gradient rows: "fp32", or shorter with a scale per row, "fp16" or "int8".
         append: add the data to the finished index in `out`, which must be of the same run and method.
-        shard: "i/N": compute the share i of N of the shards; the process that ends last seals the index.
-        repair: check every byte of a finished index, and compute again what is not what was written.
-        segment_rows: examples of a segment at most.
+        shard: "i/N": compute part i of N of the shards; the process that ends last seals the index.
+        repair: check every byte of a finished index, and recompute damaged parts.
+        segment_rows: maximum examples per segment.
         quiet: no progress on stderr.
         set: fields of the method to change, as `--set` does: {"damping": 0.1, "unit_norm": True, "top": 20}.
         changes: the same fields as keywords.
@@ -116,11 +116,11 @@ def open(  # noqa: A001 # the verb that users know
 
     Args:
         path: the index.
-        run: folder of the run, when it has moved; several for joined runs.
-        trust_remote_code: allow code that comes with the run's model (an index never allows it by itself).
-        partial: open an unfinished index too, with what is there; every answer says so.
-        allow_missing: go on without shards that are missing; every answer says so.
-        kernel: takes the products of a search: "numpy" (the default) or "numba".
+        run: folder of the run, if it has moved; several for joined runs.
+        trust_remote_code: allow custom code shipped with the run's model (an index never allows it by itself).
+        partial: open an unfinished index too, with what is there; every explanation says so.
+        allow_missing: continue although shards are missing; every explanation says so.
+        kernel: implementation of the inner loop of a search: "numpy" (the default) or "numba".
 
     Returns:
         The index.

@@ -200,7 +200,7 @@ class _Check:
         return max(self._error(self._dense(together, row), one) for row, one in enumerate(alone))
 
     def _padded(self, alone: Sequence[Float[np.ndarray, "v d"]]) -> float:
-        """Pad a probe to the longest text of the data, by putting it beside one."""
+        """Pad a probe to the longest text of the data by batching the two."""
         longest = int(self.lengths.argmax())
         other = self.encoder.encode([self.examples[longest]])
         together = self._take([self.probes[0], *other], [self.probe_labels[0], self.labels[longest]])

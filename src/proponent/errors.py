@@ -5,13 +5,13 @@ ProponentError
 │   ├── DataError         a row, a column, a file of examples
 │   ├── LabelError        a label that the run does not know
 │   ├── RunError          a folder that is not a usable training run
-│   ├── DivergedError     an iteration that runs away or cannot end
+│   ├── DivergedError     an iteration that diverges or cannot end
 │   └── MissingExtraError an optional package is not installed
 ├── MismatchError     3   parts that do not belong together (index, run, data, method)
 ├── DamagedError      4   an index whose bytes are not what was written
 └── DiskFullError    74   no space left; what is finished is kept and the build resumes
 
-A message names the thing in the user's words, the likely cause and the way out, in one line.
+A message names the thing in the user's words, the likely cause and the fix, in one line.
 """
 
 
@@ -38,7 +38,7 @@ class RunError(InputError):
 
 
 class DivergedError(InputError):
-    """An iteration that runs away or cannot end, for a reason that another setting mends."""
+    """An iteration that diverges or cannot end, for a reason that another setting fixes."""
 
 
 class MissingExtraError(InputError):

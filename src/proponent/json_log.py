@@ -99,4 +99,4 @@ def _lock(path: Path, opened: int) -> None:
 
 def _refuse_other_kinds(path: Path, opened: int) -> None:
     if not stat.S_ISREG(os.fstat(opened).st_mode):
-        raise InputError(f"{path} is no regular file: move it away")
+        raise InputError(f"{path} is not a regular file: move it away")

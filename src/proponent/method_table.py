@@ -132,7 +132,7 @@ _ROWS = {  # a line for the method, a line for what is told about it
         KOH, "forward only, and one matrix", CLASSIFIER),
     "representer": Row(
         _once(Layers(names=("head",)), objective=Logit(), prepare=RefitHead(penalty=0.01)),
-        "representer values: how far an example pushes the label's logit up, last layer fitted anew under L2",
+        "representer values: contribution to the label's logit, with the last layer refitted under L2",
         REPRESENTER, "two forward passes", CLASSIFIER),
     "datainf": Row(
         _once(_layers("linear"), DataInf()),

@@ -67,7 +67,7 @@ def present_value(name: str, value: object) -> object:
 
 
 def misplaced(tree: Tree, name: str, value: object, said: str) -> InputError:
-    """Refuse a word that a method has no part for: name the method, the part and the way out."""
+    """Refuse a word that a method has no part for: name the method, the part and the fix."""
     method, kind = tree["name"], tree["kind"]
     if kind == "sum":
         return InputError(f"{said} is a sum of methods: give {name} to one of its terms, such as terms.0.{name}")

@@ -1,4 +1,4 @@
-"""The one way in and out: the list of commands, and every error as one line with its exit code.
+"""The command-line app: the commands, and every error as one line with an exit code.
 
 0 done; 1 a bug, or nobody reads stdout any more; 2 wrong usage or input; 3 parts that do not match; 4 a damaged index;
 74 a full disk; 130 interrupted.
@@ -8,17 +8,20 @@ import io
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from proponent.cli import create, evaluate, explain, explore, manage, tune
+from proponent.cli.groups import PanelCommand, PanelGroup, with_groups
 from proponent.cli.output import fail
 from proponent.disk import is_full
 from proponent.errors import DiskFullError, ProponentError
 from proponent.version import __version__
 
 INTERRUPTED = 130
+WIDTH = {"max_content_width": 100}
 
 _RESUMED = "what is finished is kept: the same command resumes"
 _AFTERWARDS = {
@@ -28,40 +31,36 @@ _AFTERWARDS = {
     "train": "the unfinished run was removed",
     "demo": "the same command starts again",
     "merge": _RESUMED,
-    "delete": "the index is whole, as it was or as it was to be: the same command resumes",
+    "delete": "the index is either unchanged or fully updated: run the same command to resume",
 }
 """What an interrupted command leaves behind."""
 
 _Refused = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """What every wrong word of a command line raises; typer has it from click, or from its own copy of click."""
 
+HELP = "Training-data attribution: which training examples, and which words in them, are behind an output."
+
+PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Start": (create.demo, create.train, explain.check),
+    "Index": (manage.plan, create.index, manage.info, manage.verify, manage.delete, manage.merge),
+    "Explain": (explain.explain, explore.report, explore.serve, explain.methods),
+    "Clean data": (explain.labels, explore.apply),
+    "Prove": (evaluate.evaluate, tune.tune),
+}
+"""The commands, in the order and under the headings of the help."""
+
 app = typer.Typer(
     name="proponent",
-    help="Where does this output come from? It names the training examples, and the words in them, behind it.",
+    help=HELP,
+    cls=PanelGroup,
+    context_settings=WIDTH,
     add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode=None,  # plain text: the boxes of rich leave too little room in 80 columns
     pretty_exceptions_enable=False,
 )
-for command in (
-    create.demo,
-    create.train,
-    manage.plan,
-    create.index,
-    explain.explain,
-    explore.serve,
-    explain.labels,
-    explore.apply,
-    explore.report,
-    explain.check,
-    evaluate.evaluate,
-    tune.tune,
-    manage.verify,
-    manage.info,
-    manage.delete,
-    manage.merge,
-    explain.methods,
-):
-    app.command()(command)
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(cls=PanelCommand, rich_help_panel=panel, context_settings=WIDTH)(with_groups(command))
 
 
 def _version(asked: bool) -> bool:
@@ -78,7 +77,7 @@ def root(
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
     ] = False,
 ) -> None:
-    """Where does this output come from? It names the training examples, and the words in them, behind it."""
+    """The options of every command."""
     # `main` has taken --debug out already, and `_version` answers --version: here they are for the help
 
 

@@ -1,14 +1,15 @@
-"""Options that several commands share, and how what was typed becomes what the library takes."""
+"""Options that several commands share, in groups, and how they become what the library takes."""
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from proponent.cli.output import hint
+from proponent.cli import output
 from proponent.errors import InputError
 from proponent.suggest import nearest
 
@@ -17,10 +18,7 @@ if TYPE_CHECKING:
     from proponent.index.grouping import Aggregate
     from proponent.method import Term
     from proponent.models import Run
-    from proponent.search import Where
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no hints.")]
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="Trainer output folder, model folder or PEFT adapter folder.")
 ]
@@ -28,173 +26,302 @@ Data = Annotated[
     str, typer.Argument(metavar="DATA", help="CSV, TSV, JSON(L), Parquet or Arrow file, saved data set, or hub id.")
 ]
 IndexFolder = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of an index.")]
-Split = Annotated[str | None, typer.Option(help="Split of a data set that has several.")]
-Revision = Annotated[str | None, typer.Option(help="Revision of a hub data set.")]
-TextColumn = Annotated[str, typer.Option(help="Column of the texts.")]
-PairColumn = Annotated[str, typer.Option(help="Column of the second texts of pairs.")]
-LabelColumn = Annotated[str, typer.Option(help="Column of the labels.")]
-IdColumn = Annotated[str, typer.Option(help="Column of the ids.")]
-TargetColumn = Annotated[str, typer.Option(help="Column of the part that counts (language model).")]
-SourceColumn = Annotated[str, typer.Option(help="Column that says where a row comes from, for --where source=...")]
-AllowEmpty = Annotated[bool, typer.Option("--allow-empty", help="Keep rows with empty texts.")]
 MaxLength = Annotated[
-    int | None, typer.Option(min=2, help="Most tokens of a text (default: the model's, at most 512).")
+    int | None, typer.Option(min=2, help="Maximum tokens per text (default: the model's limit, at most 512).")
 ]
-Tokenizer = Annotated[Path | None, typer.Option(help="Folder of the tokenizer, when it is not in the run.")]
-TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
-
-# what is built
-Method = Annotated[
-    str | None,
-    typer.Option(
-        help="A name of `proponent methods`, or a method file of `proponent tune`; by default what measures best of "
-        "what the run allows: grad-cos for a classifier fine-tuned from a pretrained model, tracin-we-adam-unit for "
-        "another one with recorded second moments, else tracin-we."
-    ),
+QueryFile = Annotated[
+    str | None, typer.Option(metavar="FILE", help="A file of queries, with the columns of a data set.")
 ]
-EmbeddingPath = Annotated[str | None, typer.Option(help="Tied embeddings: exact, input or output.")]
-UnitNorm = Annotated[bool | None, typer.Option("--unit-norm", help="Scale training gradients to norm 1.")]
-Weights = Annotated[str | None, typer.Option(help="Checkpoints weigh by learning-rate or equal.")]
-Loss = Annotated[str | None, typer.Option(help="Language model: mean or sum over the counted tokens.")]
-Top = Annotated[int | None, typer.Option(min=1, help="Tokens kept per example.")]
-TopBy = Annotated[str | None, typer.Option(help="Count distinct tokens (token) or places (position).")]
-Layers = Annotated[
-    str | None, typer.Option(help="Layers to score, as groups or patterns over names: attention,head,*.layer.3.*")
-]
-Project = Annotated[str | None, typer.Option(help="Width that sides of layers are projected to: number, auto, none.")]
-Fields = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of the method: damping=0.01; repeatable."),
-]
-SecondMoment = Annotated[str, typer.Option(help="recorded, optimizer (opens optimizer.pt) or estimate.")]
-Mixed = Annotated[
-    str | None, typer.Option("--eval", metavar="FILE", help="trackstar: queries whose autocorrelation is mixed in.")
-]
-Steps = Annotated[str | None, typer.Option(help="Checkpoints to use, by step: 100,200.")]
-BatchSize = Annotated[int, typer.Option(min=1)]
-MaxBadRows = Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of rows that may be left out.")]
-Rows = Annotated[str, typer.Option(help="How gradient rows are kept: fp32, fp16 or int8.")]
-SegmentRows = Annotated[int, typer.Option(min=1, help="Examples of a segment at most.")]
-
-# what is asked
-Filters = Annotated[
-    list[str] | None,
-    typer.Option("--where", metavar="COLUMN=VALUE", help="Only examples with this label or source; may be repeated."),
-]
-IdsFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Only examples whose ids stand in this file, one per line.")
-]
-Against = Annotated[str | None, typer.Option(help="Why the label rather than this one.")]
-Hits = Annotated[int, typer.Option("-k", min=1, help="Hits on each side.")]
-Queries = Annotated[str | None, typer.Option(metavar="FILE", help="A file of queries, in the columns of a data set.")]
-MovedRun = Annotated[Path | None, typer.Option(help="Folder of the run, when it has moved.")]
-Beside = Annotated[bool, typer.Option("--baselines/--no-baselines", help="Rank by the baselines too.")]
-Partial = Annotated[bool, typer.Option("--partial", help="Ask an unfinished index too.")]
-Group = Annotated[bool, typer.Option("--group", help="The queries of the file are one question, with one ranking.")]
-Join = Annotated[str, typer.Option(help="How queries (--group) and layers are joined: mean, rank or vote.")]
-Over = Annotated[str, typer.Option(help="What votes besides the queries: layers, checkpoints, or both.")]
-VoteK = Annotated[float, typer.Option(help="Lowest places that vote: a share up to 1, or a number of examples.")]
-Correct = Annotated[bool, typer.Option("--only-correct", help="Of a group, only what the model predicts counts.")]
-AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Go on without shards that are missing.")]
+AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Continue although shards are missing.")]
 
 
-def columns(text: str, pair: str, label: str, identity: str, target: str, source: str = "") -> "Columns":
-    """Gather the column options."""
-    from proponent.data import Columns
+@dataclass(frozen=True)
+class OutputOptions:
+    """How results are written."""
 
-    return Columns(text=text, text_pair=pair, label=label, id=identity, target=target, source=source)
+    PANEL: ClassVar = "Output"
 
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no hints.")] = False
 
-def read_data(
-    data: str,
-    named: "Columns",
-    split: str | None = None,
-    revision: str | None = None,
-    *,
-    quiet: bool = False,
-    allow_empty: bool = False,
-) -> "Examples":
-    """Read a data set and say its warnings on stderr."""
-    from proponent.data import read
+    def hint(self, message: str) -> None:
+        """Write a line that is not a result to stderr."""
+        if not self.quiet:
+            output.hint(message)
 
-    examples = read(data, columns=named, split=split, revision=revision, allow_empty=allow_empty)
-    for line in examples.warnings:
-        hint(line, quiet=quiet)
-    return examples
+    def show(self, content: Callable[[], Any], draw: Callable[[], object]) -> None:
+        """Write a result to stdout: one line of JSON, or what people read."""
+        output.show(self.as_json, content, draw)
 
 
-def method_of(
-    method: str,
-    path: str | None,
-    unit_norm: bool | None,
-    weights: str | None,
-    loss: str | None,
-    top: int | None,
-    top_by: str | None,
-    layers: str | None = None,
-    project: str | None = None,
-    fields: list[str] | None = None,
-) -> "Term":
-    """Find a method and change what the options change."""
-    from proponent.method_table import stored_method
-    from proponent.method_words import NAMED_NONE
+@dataclass(frozen=True)
+class ColumnOptions:
+    """Which column of a file has which role."""
 
-    changes = {"path": path, "unit_norm": unit_norm, "weights": weights, "loss": loss, "top": top, "top_by": top_by}
-    given: dict[str, object] = {name: value for name, value in changes.items() if value is not None}
-    given |= {} if layers is None else {"layers": layers}
-    given |= {} if project is None else {"project": _plain(project)}
-    for one in fields or ():
-        name, equals, value = one.partition("=")
-        if not equals or not name.strip():
-            raise InputError(f"--set {one!r}: give FIELD=VALUE, such as damping=0.01")
-        field = name.strip().replace("-", "_")
-        given[field] = "none" if value.strip().lower() == "none" and field in NAMED_NONE else _plain(value)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", FutureWarning)
-        found = stored_method(method, **given)
-    for one in caught:
-        hint(str(one.message), quiet=False)
-    return found
+    PANEL: ClassVar = "Data"
+
+    split: Annotated[str | None, typer.Option(help="Split of a data set that has several.")] = None
+    text_column: Annotated[str, typer.Option(help="Column of the texts.")] = "text"
+    pair_column: Annotated[str, typer.Option(help="Column of the second texts of pairs.")] = "text_pair"
+    label_column: Annotated[str, typer.Option(help="Column of the labels.")] = "label"
+    id_column: Annotated[str, typer.Option(help="Column of the ids.")] = "id"
+    target_column: Annotated[
+        str, typer.Option(help="Column of the completion (language model); only its tokens count.")
+    ] = "target"
+
+    @property
+    def columns(self) -> "Columns":
+        """The names of the columns."""
+        from proponent.data import Columns
+
+        return Columns(
+            text=self.text_column,
+            text_pair=self.pair_column,
+            label=self.label_column,
+            id=self.id_column,
+            target=self.target_column,
+            source=getattr(self, "source_column", ""),
+        )
+
+    def read(self, data: str, out: OutputOptions) -> "Examples":
+        """Read the data set of a command and show its warnings."""
+        return self._read(data, out, split=self.split)
+
+    def read_queries(self, data: str, out: OutputOptions) -> "Examples":
+        """Read a second file in the same columns, which has no splits."""
+        return self._read(data, out)
+
+    def _read(self, data: str, out: OutputOptions, **how: Any) -> "Examples":
+        from proponent.data import read
+
+        examples = read(data, columns=self.columns, **how)
+        for line in examples.warnings:
+            out.hint(line)
+        return examples
 
 
-def _plain(text: str) -> object:
-    """A number, true, false or none as such; anything else as text."""
+@dataclass(frozen=True)
+class DataOptions(ColumnOptions):
+    """Which rows and columns of a training set are read."""
+
+    revision: Annotated[str | None, typer.Option(help="Revision of a hub data set.")] = None
+    allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Keep rows with empty texts.")] = False
+
+    def read(self, data: str, out: OutputOptions) -> "Examples":
+        """Read the training set and show its warnings."""
+        return self._read(data, out, split=self.split, revision=self.revision, allow_empty=self.allow_empty)
+
+
+@dataclass(frozen=True)
+class IndexDataOptions(DataOptions):
+    """Which rows and columns of a training set are indexed."""
+
+    source_column: Annotated[str, typer.Option(help="Column with the source of each row, for --where source=...")] = (
+        "source"
+    )
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a run is opened."""
+
+    PANEL: ClassVar = "Model"
+
+    tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer folder, if the run has none.")] = None
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Allow custom code shipped with the model.")
+    ] = False
+
+    def open(self, run: Path) -> "Run":
+        """Open the run."""
+        from proponent.models import Run
+
+        return Run.from_pretrained(run, tokenizer=self.tokenizer, trust_remote_code=self.trust_remote_code)
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """How an index is opened."""
+
+    PANEL: ClassVar = "Index and model"
+
+    run: Annotated[Path | None, typer.Option(help="Folder of the run, if it has moved.")] = None
+    allow_missing: AllowMissing = False
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Allow custom code shipped with the model.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class OpenOptions(IndexOptions):
+    """How an index is opened for explanations."""
+
+    partial: Annotated[bool, typer.Option("--partial", help="Allow an unfinished index.")] = False
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How an index is built, whatever its method."""
+
+    PANEL: ClassVar = "Build"
+
+    second_moment: Annotated[
+        str, typer.Option(help="Second moments: recorded, optimizer (opens optimizer.pt) or estimate.")
+    ] = "recorded"
+    steps: Annotated[str | None, typer.Option(help="Checkpoints to use, by step: 100,200.")] = None
+    max_length: MaxLength = None
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts per pass.")] = 32
+    max_bad_rows: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Maximum share of rows that may be skipped.")
+    ] = 0.01
+    rows: Annotated[str, typer.Option(help="Storage type of gradient rows: fp32, fp16 or int8.")] = "fp32"
+    segment_rows: Annotated[int, typer.Option(min=1, help="Maximum examples per segment.")] = 65_536
+
+    @property
+    def chosen_steps(self) -> tuple[int, ...] | None:
+        """The steps of the checkpoints to use; None for all."""
+        return None if self.steps is None else numbers("--steps", self.steps, "100,200")
+
+    def settings(self) -> dict[str, Any]:
+        """What a build and a forecast take."""
+        return {
+            "max_length": self.max_length,
+            "batch_size": self.batch_size,
+            "max_bad_rows": self.max_bad_rows,
+            "steps": self.chosen_steps,
+            "second_moment": choice("--second-moment", self.second_moment, ("recorded", "optimizer", "estimate")),
+            "rows": choice("--rows", self.rows, ("fp32", "fp16", "int8")),
+            "segment_rows": self.segment_rows,
+        }
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """A method and its fields."""
+
+    PANEL: ClassVar = "Method"
+
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="A name from `proponent methods`, or a method file of `proponent tune`. Default: grad-cos for a "
+            "classifier fine-tuned from a pretrained model, tracin-we-adam-unit for another classifier with recorded "
+            "second moments, otherwise tracin-we."
+        ),
+    ] = None
+    path: Annotated[str | None, typer.Option(help="Tied embeddings: exact, input or output.")] = None
+    unit_norm: Annotated[bool | None, typer.Option("--unit-norm", help="Normalize training gradients.")] = None
+    weights: Annotated[str | None, typer.Option(help="Checkpoint weights: learning-rate or equal.")] = None
+    loss: Annotated[str | None, typer.Option(help="Language model: mean or sum over the counted tokens.")] = None
+    top: Annotated[int | None, typer.Option(min=1, help="Number of tokens kept per example.")] = None
+    top_by: Annotated[str | None, typer.Option(help="Count distinct tokens (token) or positions (position).")] = None
+    layers: Annotated[
+        str | None, typer.Option(help="Layers to score, as groups or name patterns: attention,head,*.layer.3.*")
+    ] = None
+    project: Annotated[
+        str | None, typer.Option(help="Projected width per side of a layer: a number, auto or none.")
+    ] = None
+    fields: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Set any field: damping=0.01; may be repeated."),
+    ] = None
+
+    def named(self, run: "Run", build: BuildOptions, out: OutputOptions) -> str:
+        """The method's name: the one given, or the default for this run."""
+        if self.method is not None:
+            return self.method
+        from proponent.index import default_method
+
+        found = default_method(run, build.chosen_steps, build.second_moment)
+        out.hint(found.reason)
+        return found.method
+
+    def changed(self, method: str) -> "Term":
+        """A method with the fields that the options change."""
+        from proponent.method_table import stored_method
+        from proponent.method_words import NAMED_NONE
+
+        names = ("path", "unit_norm", "weights", "loss", "top", "top_by", "layers", "project")
+        given: dict[str, object] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.project is not None:
+            given["project"] = _plain(self.project)
+        for one in self.fields or ():
+            name, equals, value = one.partition("=")
+            if not equals or not name.strip():
+                raise InputError(f"--set {one!r}: give FIELD=VALUE, such as damping=0.01")
+            field = name.strip().replace("-", "_")
+            given[field] = "none" if value.strip().lower() == "none" and field in NAMED_NONE else _plain(value)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", FutureWarning)
+            found = stored_method(method, **given)
+        for one in caught:
+            output.hint(str(one.message))
+        return found
+
+
+@dataclass(frozen=True)
+class AggregateOptions:
+    """How queries, layers and checkpoints are combined."""
+
+    PANEL: ClassVar = "Groups of queries"
+
+    group: Annotated[
+        bool, typer.Option("--group", help="Treat the queries of the file as one group with one ranking.")
+    ] = False
+    aggregate: Annotated[
+        str, typer.Option(help="How to aggregate queries (--group) and layers: mean, rank or vote.")
+    ] = "mean"
+    over: Annotated[str, typer.Option(help="What votes in addition to the queries: layers, checkpoints, or both.")] = (
+        "layers"
+    )
+    vote_k: Annotated[float, typer.Option(help="Lowest ranks that vote: a share up to 1, or a number of examples.")] = (
+        0.2
+    )
+    only_correct: Annotated[
+        bool, typer.Option("--only-correct", help="In a group, count only correctly predicted queries.")
+    ] = False
+
+    def rule(self) -> "Aggregate":
+        """The rule of aggregation."""
+        from proponent.index.grouping import Aggregate
+
+        rule = choice("--aggregate", self.aggregate, ("mean", "rank", "vote"))
+        axes = [choice("--over", one.strip(), ("layers", "checkpoints")) for one in self.over.split(",")]
+        return Aggregate(rule, tuple(dict.fromkeys(axes)), self.vote_k, self.only_correct)
+
+
+@dataclass(frozen=True)
+class RetrainOptions:
+    """How an evaluation retrains."""
+
+    PANEL: ClassVar = "Retraining"
+
+    noise: Annotated[float, typer.Option(min=0.01, max=0.5, help="Share of labels that ndr makes wrong.")] = 0.2
+    initial: Annotated[str | None, typer.Option(help="Initial weights: a model, or fresh.")] = None
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Override a training setting: epochs, batch_size, learning_rate, ..."
+        ),
+    ] = None
+    cache: Annotated[Path, typer.Option(help="Cache folder for retrained models; rerunning resumes.")] = Path(
+        "proponent-evaluation"
+    )
+    max_length: MaxLength = None
+    seed: Annotated[int, typer.Option(help="Seed of held-out rows, subsets and controls.")] = 0
+
+
+def numbers(option: str, text: str, example: str) -> tuple[int, ...]:
+    """Read whole numbers with commas."""
     try:
-        return json.loads({"none": "null"}.get(text.strip().lower(), text.strip().lower()))
-    except ValueError:
-        return text.strip()
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{option} {text!r}: give numbers with commas, such as {example}") from error
 
 
-def settled(method: str | None, run: "Run", chosen: str | None, second_moment: str, *, quiet: bool) -> str:
-    """Find the method, which is the default one unless it is named."""
-    if method is not None:
-        return method
-    from proponent.index import default_method
-
-    found = default_method(run, steps(chosen), second_moment)
-    hint(found.reason, quiet=quiet)
-    return found.method
-
-
-def building(
-    max_length: int | None,
-    batch_size: int,
-    max_bad_rows: float,
-    chosen: str | None,
-    second_moment: str,
-    rows: str,
-    segment_rows: int,
-) -> dict[str, Any]:
-    """Gather the options of a build that a forecast takes too."""
-    return {
-        "max_length": max_length,
-        "batch_size": batch_size,
-        "max_bad_rows": max_bad_rows,
-        "steps": steps(chosen),
-        "second_moment": choice("--second-moment", second_moment, ("recorded", "optimizer", "estimate")),
-        "rows": choice("--rows", rows, ("fp32", "fp16", "int8")),
-        "segment_rows": segment_rows,
-    }
+def listed(text: str) -> tuple[str, ...]:
+    """Read names with commas."""
+    return tuple(one.strip() for one in text.split(",") if one.strip())
 
 
 def choice(option: str, value: str, known: tuple[str, ...]) -> Any:
@@ -204,14 +331,6 @@ def choice(option: str, value: str, known: tuple[str, ...]) -> Any:
     return value
 
 
-def steps(text: str | None) -> tuple[int, ...] | None:
-    """Read the steps of checkpoints."""
-    try:
-        return None if text is None else tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise InputError(f"--steps {text!r}: give numbers with commas, such as 100,200") from error
-
-
 def usable(path: Path | None, option: str) -> None:
     """Refuse a file that cannot be written before any work is done for it."""
     if path is None:
@@ -219,30 +338,7 @@ def usable(path: Path | None, option: str) -> None:
     if path.is_dir():
         raise InputError(f"{option} {path} is a folder: name a file in it")
     if not path.parent.is_dir():
-        raise InputError(f"{option} {path}: there is no folder {path.parent}: make it first")
-
-
-def where(filters: Sequence[str] | None, ids: Sequence[str] | None, names: Sequence[str] | None) -> "Where":
-    """Read filters: several values of one column are alternatives, several columns must all fit."""
-    from proponent.search import Where
-
-    values: dict[str, list[str]] = {}
-    for text in filters or ():
-        column, _, value = text.partition("=")
-        if column not in {"label", "source"} or not value:
-            raise InputError(
-                f"--where {text!r}: give label=VALUE or source=VALUE, such as label={(names or ['web'])[0]}"
-            )
-        values.setdefault(column, []).append(value)
-    labels = values.get("label")
-    return Where(None if labels is None else [_class(one, names or ()) for one in labels], values.get("source"), ids)
-
-
-def _class(label: str, names: Sequence[str]) -> str:
-    """The name of a class that was given by number; where the names are numbers, a number is a name."""
-    numbered = all(name.isdecimal() for name in names)
-    by_number = label not in names and not numbered and label.isdecimal() and int(label) < len(names)
-    return names[int(label)] if by_number else label
+        raise InputError(f"{option} {path}: there is no folder {path.parent}: create it first")
 
 
 def ids_in(path: Path | None) -> list[str] | None:
@@ -261,10 +357,29 @@ def ids_in(path: Path | None) -> list[str] | None:
     return ids
 
 
-def aggregation(how: str, over: str, k: float, correct: bool) -> "Aggregate":
-    """Read how scores are joined."""
-    from proponent.index.grouping import Aggregate
+def filters_of(texts: Sequence[str] | None, names: Sequence[str] | None) -> dict[str, list[str]]:
+    """Read --where: several values of one column are alternatives; classes may be given by number."""
+    values: dict[str, list[str]] = {}
+    for text in texts or ():
+        column, _, value = text.partition("=")
+        if column not in {"label", "source"} or not value:
+            raise InputError(
+                f"--where {text!r}: give label=VALUE or source=VALUE, such as label={(names or ['web'])[0]}"
+            )
+        values.setdefault(f"{column}s", []).append(_class(value, names or ()) if column == "label" else value)
+    return values
 
-    rule = choice("--aggregate", how, ("mean", "rank", "vote"))
-    axes = [choice("--over", one.strip(), ("layers", "checkpoints")) for one in over.split(",")]
-    return Aggregate(rule, tuple(dict.fromkeys(axes)), k, correct)
+
+def _class(label: str, names: Sequence[str]) -> str:
+    """The name of a class that was given by number; where the names are numbers, a number is a name."""
+    numbered = all(name.isdecimal() for name in names)
+    by_number = label not in names and not numbered and label.isdecimal() and int(label) < len(names)
+    return names[int(label)] if by_number else label
+
+
+def _plain(text: str) -> object:
+    """A number, true, false or none as such; anything else as text."""
+    try:
+        return json.loads({"none": "null"}.get(text.strip().lower(), text.strip().lower()))
+    except ValueError:
+        return text.strip()

@@ -1,4 +1,4 @@
-"""What the commands say: results on stdout, hints on stderr."""
+"""Output of the commands: results on stdout, hints and errors on stderr."""
 
 import json
 import sys
@@ -8,14 +8,13 @@ from typing import Any
 import typer
 
 
-def hint(message: str, *, quiet: bool = False) -> None:
-    """Say something that is not a result."""
-    if not quiet:
-        typer.echo(message, err=True)
+def hint(message: str) -> None:
+    """Write a line that is not a result."""
+    typer.echo(message, err=True)
 
 
 def show(as_json: bool, content: Callable[[], Any], draw: Callable[[], object]) -> None:
-    """Give a result: one line of JSON, or what people read."""
+    """Write a result: one line of JSON, or what people read."""
     if not as_json:
         draw()
         return
@@ -24,5 +23,5 @@ def show(as_json: bool, content: Callable[[], Any], draw: Callable[[], object]) 
 
 
 def fail(message: str) -> None:
-    """Say in one line what went wrong."""
+    """Write one line that says what went wrong."""
     typer.echo("proponent: " + " ".join(message.split()), err=True)

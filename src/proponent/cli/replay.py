@@ -1,23 +1,22 @@
-"""What `proponent explain RUN --method replay` does: answers without an index, through the recorded training."""
+"""`proponent explain RUN --method replay`: explanations without an index, through the recorded training."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proponent.cli import options
-from proponent.cli.output import hint
 from proponent.errors import InputError
 from proponent.method import Loop
 from proponent.method_table import METHODS
 
 if TYPE_CHECKING:
-    from proponent.data import Columns
+    from proponent.cli.options import OutputOptions
+    from proponent.data import Examples
     from proponent.types import Example
     from proponent.views import Explanation
 
 
 def wanted(method: str | None, data: str | None, given: Mapping[str, object]) -> bool:
-    """Say whether somebody asks for replay; refuse words that do not go together."""
+    """Whether replay is asked for; refuse options that do not go together."""
     if method is None:
         if data is not None:
             raise InputError("--data belongs to --method replay: an index holds its own training set")
@@ -38,25 +37,20 @@ def wanted(method: str | None, data: str | None, given: Mapping[str, object]) ->
     return True
 
 
-def answers(
+def explanations(
     run: Path,
-    method: str,
-    data: str,
+    examples: "Examples",
     asked: "Sequence[Example]",
-    named: "Columns",
-    split: str | None,
+    method: str,
     k: int,
+    output: "OutputOptions",
     *,
     baselines: bool,
     trust_remote_code: bool,
-    quiet: bool,
 ) -> "list[Explanation]":
-    """Replay a run and answer."""
+    """Explain the queries by a method that runs or retraces the training."""
     from proponent.dynamics.explain import explain_run
     from proponent.models import Run
 
-    examples = options.read_data(data, named, split, quiet=quiet)
     opened = Run.from_pretrained(run, trust_remote_code=trust_remote_code)
-    return explain_run(
-        opened, examples, asked, method, k=k, baselines=baselines, quiet=quiet, say=lambda line: hint(line, quiet=quiet)
-    )
+    return explain_run(opened, examples, asked, method, k=k, baselines=baselines, quiet=output.quiet, say=output.hint)

@@ -1,4 +1,4 @@
-"""Cancellation ratios: how much of what the examples push is taken back by other examples, layer by layer.
+"""Cancellation ratios: how much the gradients of different examples cancel, by layer.
 
 Large = much cancels. Yeh et al. 2022 argue from such a ratio against late layers; Vitel and Chhabra 2025 argue that
 it is no guide. Three of their forms need only gradients at one checkpoint, two need the movement of the weights as

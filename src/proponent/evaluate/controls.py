@@ -1,4 +1,4 @@
-"""The controls that stand beside every figure: what can be had without any gradient, and chance."""
+"""Control rankings without gradients: baselines and chance."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Case deletion and brittleness: take away what a score points at, train again, and look.
+"""Case deletion and brittleness: delete top-ranked examples, retrain, measure the change.
 
 Yeh et al. 2022 (arXiv 2202.11844), with random controls of the same class mix, paired seeds and retrain noise; see
 docs/evaluation.md. Scores come as arrays: nothing here knows how they were made.

@@ -37,19 +37,19 @@ class EvaluationRequest:
     Attributes:
         run: folder of the run.
         train: the training set.
-        queries: what outputs are taken of; None holds some rows of the training set out and trains the scored run anew.
+        queries: what outputs are taken of; None holds some rows of the training set out and retrains the scored run.
         cache: folder of retrains, runs and indexes.
         methods: names of the table, `+unit-norm` after a name for its variant.
         budget: minutes for retraining; None for the usual sizes.
-        points: most queries.
-        ks: rows that a case deletion deletes.
+        points: maximum number of queries.
+        ks: numbers of rows that a case deletion deletes.
         seeds: retrains of each subset or deletion; None for the usual number of the metric.
         subsets: of an LDS; None lets the budget decide.
         runs: independently seeded scored runs, whose scores are summed.
         workers: processes that retrain.
-        initial: from which weights the run started, when it does not say.
-        changes: hyper-parameters that the user knows better.
-        max_length: most tokens of a text.
+        initial: initial weights of the run, if it does not record them.
+        changes: training settings given by the user.
+        max_length: maximum tokens per text.
         seed: of what is drawn: held-out rows, subsets, controls.
         quiet: no progress.
         say: takes lines for the user.
@@ -115,7 +115,7 @@ class Experiment:
         initial = request.initial or self.rerun.initial
         if initial is None:
             raise InputError(
-                f"nothing says from which weights the run in {request.run.path} started: give --initial with the "
+                f"the initial weights of the run in {request.run.path} are unknown: give --initial with the "
                 "pretrained model's folder or name, or --initial fresh for weights drawn from the configuration"
             )
         train, queries = _held_out(request)
@@ -207,7 +207,7 @@ def with_noise(request: EvaluationRequest, share: float) -> tuple[Experiment, Bo
 
 
 def _held_out(request: EvaluationRequest) -> tuple[list[Example], list[Example]]:
-    """Training set and queries; no query's text stands in the training set."""
+    """Training set and queries; no query's text is in the training set."""
     train = list(request.train)
     if request.queries is not None:
         queries = list(request.queries)[: request.points]
@@ -215,7 +215,7 @@ def _held_out(request: EvaluationRequest) -> tuple[list[Example], list[Example]]
         shared = [one for one in train if one.parts in texts]
         if shared:
             raise InputError(
-                f"{len(shared)} queries also stand in the training set (row {shared[0].row} of it): a score would be "
+                f"{len(shared)} queries are also in the training set (row {shared[0].row} of it): a score would be "
                 "measured on what it was made from; take them out of one of the two"
             )
         return train, queries

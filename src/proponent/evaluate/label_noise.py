@@ -1,4 +1,4 @@
-"""Wrong labels: planted ones, and real ones that somebody checked."""
+"""Label noise: planted labels and verified label errors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The linear datamodelling score: do summed scores foretell what models trained on random halves of the data say?
+"""Linear datamodeling score: correlation of summed scores with outputs of models trained on random subsets.
 
 Ilyas et al. 2022 (datamodels), Park et al. 2023 (TRAK); definitions and the noise ceiling in docs/evaluation.md.
 """

@@ -263,7 +263,7 @@ class Build:
         if long:
             notes.append(
                 f"{long} training texts{added} reach the limit of {self.encoder.max_length} tokens; "
-                "what lies past it was not read"
+                "the rest was not read"
             )
         if self.run.info.adapter and self.writer.plan.shown_path is not None:
             notes.append(

@@ -106,7 +106,7 @@ class ExplanationBuilder:
             )
         gone = sum(len(segment.deleted) for segment in store.segments)
         if gone:
-            lines.append(f"{gone} training examples were deleted from this index and are no hits")
+            lines.append(f"{gone} deleted training examples are excluded")
         if not where.open:
             parts = {"label": where.labels, "source": where.sources, "id": where.ids}
             told = [f"{name} {', '.join(sorted(some)[:5])}" for name, some in parts.items() if some is not None]
@@ -127,7 +127,7 @@ class ExplanationBuilder:
             if rows.top is not None:
                 name = plan.method.name
                 return [f"none of the tokens that {name} keeps of this text is kept of a training text: {left}"]
-            return [f"no token of this text stands in any training text: {left}"]
+            return [f"no token of this text occurs in the training set: {left}"]
         return [] if found else ["every score is zero: nothing to show"]
 
     def _shares_a_token(self, asked: QueryBatch, row: int) -> bool:

@@ -45,7 +45,7 @@ class Nearest:
             )
         return (
             f"candidates: the {most:,} of {n:,} training examples nearest by their mean last hidden state; "
-            "examples further off were not scored, and what hurts often lies far off"
+            "examples outside the candidates were not scored; opponents are often among them"
         )
 
     @property

@@ -53,7 +53,7 @@ class Aggregate:
 
     def __post_init__(self) -> None:
         if self.how not in RULES:
-            raise InputError(f"there is no aggregation {self.how!r}: choose one of {', '.join(RULES)}")
+            raise InputError(f"unknown aggregation {self.how!r}: choose one of {', '.join(RULES)}")
         wrong = [one for one in self.over if one not in get_args(Axis)]
         if wrong:
             raise InputError(f"{wrong[0]!r} cannot vote: choose among {', '.join(get_args(Axis))}")

@@ -1,4 +1,4 @@
-"""Ask an index: which training examples, and which words in them, helped or hurt an output."""
+"""Index: explain outputs, and compute scores and rankings."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -31,10 +31,10 @@ class Index:
     Args:
         path: the index.
         run: folder of the run, when it has moved since the index was built; several for joined runs.
-        trust_remote_code: allow code that comes with the run's model (an index never allows it by itself).
-        partial: open an unfinished index too, with what is there; every answer says so.
-        allow_missing: go on without shards that are missing; every answer says so.
-        kernel: takes the products of a search: "numpy" (the default) or "numba".
+        trust_remote_code: allow custom code shipped with the run's model (an index never allows it by itself).
+        partial: open an unfinished index too, with what is there; every explanation says so.
+        allow_missing: continue although shards are missing; every explanation says so.
+        kernel: implementation of the inner loop of a search: "numpy" (the default) or "numba".
 
     Raises:
         InputError: there is no finished index.

@@ -24,7 +24,7 @@ class LoadedRun:
 
     Args:
         store: the index.
-        run: folder of the run, when it has moved; several for joined runs.
+        run: folder of the run, if it has moved; several for joined runs.
         trust_remote_code: allow code that comes with the run's model.
         say: told what is being loaded.
     """

@@ -30,10 +30,10 @@ class Options:
         second_moment: where an optimizer-aware method finds the second moments.
         queries: what a mixed autocorrelation takes the queries' side from; None for the training set's alone.
         rows: how embedding rows are kept: 32-bit floats, or shorter with a scale per row.
-        segment_rows: examples of a segment at most.
+        segment_rows: maximum examples per segment.
         append: add the examples to the sealed index.
         shard: "i/N": compute the share i of N of the shards; the last process to end seals.
-        repair: check every byte of a sealed index, and compute again what is not what was written.
+        repair: check every byte of a sealed index, and recompute damaged parts.
         quiet: no progress on stderr.
         columns: the user's names of the columns, for the record.
         say: takes lines for the user.

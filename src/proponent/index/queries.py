@@ -1,4 +1,4 @@
-"""Queries on their way through the checkpoints: encoded, labelled, and their gradients."""
+"""A batch of queries: encodings, labels, gradients per checkpoint."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

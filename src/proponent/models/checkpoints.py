@@ -85,7 +85,7 @@ def _no_folder(folder: Path) -> str:
     beside = sorted(entry.name for entry in folder.parent.iterdir() if entry.is_dir())
     near = nearest(folder.name, beside)
     return f"no run folder at {folder}" + (
-        near or (f"; beside it stand: {', '.join(beside[:5])}" if beside else ": check the path")
+        near or (f"; the folder contains: {', '.join(beside[:5])}" if beside else ": check the path")
     )
 
 
@@ -117,7 +117,7 @@ def _with_rates(checkpoints: list[Checkpoint]) -> tuple[Checkpoint, ...]:
 
 def _borrowed(checkpoint: Checkpoint, known: list[Checkpoint]) -> Checkpoint:
     source = min(known, key=lambda other: (abs(other.step - checkpoint.step), other.step))
-    rule = f"unknown here: that of step {source.step}, the nearest checkpoint that knows its own"
+    rule = f"unknown here: using that of step {source.step}, the nearest checkpoint with a known rate"
     return replace(checkpoint, learning_rate=source.learning_rate, rule=rule)
 
 
@@ -149,7 +149,7 @@ def _logged(state: Path) -> list[tuple[int, float]]:
     """Steps with their learning rates, where the log has a usable one."""
     history = cast("object", read_settings(state).get("log_history") or [])
     if not isinstance(history, list):
-        raise RunError(f"{state} has a log_history that is no list: the run folder is damaged")
+        raise RunError(f"{state} has a log_history that is not a list: the run folder is damaged")
     found: list[tuple[int, float]] = []
     for entry in cast("list[object]", history):
         if isinstance(entry, dict):

@@ -142,7 +142,7 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
         ) from error
     if not tokenizer.is_fast:
         raise RunError(
-            f"the tokenizer in {folder} ({type(tokenizer).__name__}) knows no character offsets: "
+            f"the tokenizer in {folder} ({type(tokenizer).__name__}) has no character offsets: "
             "save a fast tokenizer (tokenizer.json)"
         )
     return tokenizer
@@ -155,7 +155,7 @@ def _check_own(folder: Path, trust_remote_code: bool) -> None:
         attention = check_numbers(path).get("attn_implementation")
         if isinstance(attention, str) and "/" in attention and not trust_remote_code:
             raise RunError(
-                f"{path} names attention code on a hub ({attention[:100]}), which proponent does not run unasked: "
+                f"{path} names attention code on a hub ({attention[:100]}), which is not run by default: "
                 "allow it with --trust-remote-code (trust_remote_code=True), or take attn_implementation out"
             )
         _refuse_code(path, trust_remote_code)
@@ -166,7 +166,7 @@ def _refuse_code(path: Path, trust_remote_code: bool) -> None:
     code = read_settings(path).get("auto_map") if path.is_file() and not trust_remote_code else None
     if code:
         raise RunError(
-            f"{path.parent} brings code of its own (auto_map in {path.name}), which proponent does not run unasked: "
+            f"{path.parent} contains custom code (auto_map in {path.name}), which is not run by default: "
             "read it, then allow it with --trust-remote-code (trust_remote_code=True); if the model was trained "
             "without that code, take auto_map out"
         )
@@ -179,7 +179,7 @@ def _config(name: str, trust_remote_code: bool) -> Any:
     except (OSError, ValueError, KeyError) as error:
         if not trust_remote_code and "trust_remote_code" in str(error):
             raise RunError(
-                f"{name} brings code of its own, which proponent does not run unasked: read it, then allow it with "
+                f"{name} contains custom code, which is not run by default: review it, then allow it with "
                 "--trust-remote-code (trust_remote_code=True)"
             ) from error
         raise RunError(f"cannot read the model configuration in {name}: {first_line(error)}") from error

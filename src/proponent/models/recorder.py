@@ -1,4 +1,4 @@
-"""The Recorder: a Trainer callback that writes what influence needs and nobody else keeps.
+"""The Recorder: a Trainer callback that records what influence methods need.
 
 At each save it leaves two files in the checkpoint folder: `proponent_recorder.json` (step, the learning rate that the
 last optimizer step really used, seed) and `proponent_moments.safetensors` (the optimizer's second moments). When asked,
@@ -68,9 +68,7 @@ def run_record(folder: Path) -> dict[str, Any] | None:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise RunError(
-            f"{path} is no JSON object: remove it; what it said of the training is then an option of proponent evaluate"
-        )
+        raise RunError(f"{path} is not a JSON object: remove it; its settings can then be passed to proponent evaluate")
     return cast("dict[str, Any]", found)
 
 

@@ -190,7 +190,7 @@ class Run:
         """Make the encoder of this run.
 
         Args:
-            max_length: most tokens of a text.
+            max_length: maximum tokens per text.
             masks: which tokens a masked language model has to guess.
 
         Returns:

@@ -35,11 +35,11 @@ class Fitter(DampedFitter[Autocorrelation]):
             if share not in {"auto", 0.0}:
                 raise InputError(
                     f"{self.method.name} mixes in the queries' autocorrelation (eval_share {share:g}), and there "
-                    "are no queries: name a file of them with --eval, or leave eval_share out"
+                    "are no queries: pass a file with --eval, or omit eval_share"
                 )
             return
         if not len(queries):
-            raise DataError(f"{queries.name} has no rows: name a file of queries with --eval, or leave it out")
+            raise DataError(f"{queries.name} has no rows: pass a file of queries with --eval, or omit it")
         if share == "auto":
             self._refuse_too_few(len(queries), [layer.size for layer in facts.layers])
 

@@ -37,7 +37,7 @@ class Fitter(base.Fitter):
     def check(self, facts: ModelFacts) -> None:
         """Refuse models without classes, and layers that are not the head alone."""
         if facts.classes is None:
-            raise InputError(f"{self.method.name} fits a classifier's head anew, and this run is a language model")
+            raise InputError(f"{self.method.name} refits a classification head, and this run is a language model")
         if [layer.o for layer in facts.layers] != [facts.classes]:
             raise InputError(f"{self.method.name} fits the last layer anew: its layers must be head, without biases")
 
@@ -76,7 +76,7 @@ class Fitter(base.Fitter):
 
     def describe(self, table: Arrays, told: Told) -> list[str]:
         """Say how it was fitted."""
-        return [f"the last layer was fitted anew, without bias, under an L2 penalty of {self.spec.penalty:g}"]
+        return [f"the last layer was refitted, without bias, under an L2 penalty of {self.spec.penalty:g}"]
 
     def cost(self, facts: ModelFacts) -> Cost:
         """A pass, and the layer that is kept."""

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from proponent.errors import InputError, LabelError
 from proponent.store import Segment, Store
@@ -65,14 +65,22 @@ class Where:
         Returns:
             Alive and allowed by every filter.
         """
-        allowed = segment.alive
+        return segment.alive & self._chosen(segment)
+
+    def rows(self, store: Store) -> Int[np.ndarray, " m"]:
+        """Numbers of the examples that every filter chooses, those without a gradient too."""
+        found = [one.offset + np.flatnonzero(self._chosen(one)) for one in store.segments]
+        return np.concatenate([np.zeros(0, dtype=np.int64), *found])
+
+    def _chosen(self, segment: Segment) -> Bool[np.ndarray, " n"]:
+        chosen = np.ones(segment.n, dtype=np.bool_)
         for column, wanted in (("label", self.labels), ("source", self.sources), ("id", self.ids)):
             if wanted is not None:
-                chosen = np.zeros(segment.n, dtype=np.bool_)
+                own = np.zeros(segment.n, dtype=np.bool_)
                 if column in segment.examples.names:
-                    chosen[segment.examples.select(column, set(wanted))] = True
-                allowed = allowed & chosen
-        return allowed
+                    own[segment.examples.select(column, set(wanted))] = True
+                chosen &= own
+        return chosen
 
 
 ANY = Where()

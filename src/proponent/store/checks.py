@@ -31,7 +31,7 @@ def check_shard(file: MappedTensors, n: int) -> None:
         if form == "meta" and (shape[:1] != (n,) or len(shape) > 2):
             wrong(f"{name} is not of {n} examples")
         if form != "meta" and array != "indptr" and shape[:1] != (_rows(file, form, n),):
-            wrong(f"{name} has another number of rows than {form}.indptr says")
+            wrong(f"{name} has a different number of rows than {form}.indptr")
     if "rows" in forms:
         _check_rows(file)
 

@@ -40,7 +40,7 @@ def changing(folder: Path, waiting: Callable[[], None] | None = None) -> Generat
 
 
 def delete(folder: Path, examples: Int[np.ndarray, " m"], waiting: Callable[[], None] | None = None) -> Manifest:
-    """Delete examples: they are no hits from now on. Their bytes stay until the index is merged."""
+    """Delete examples: they are not found any more. Their bytes stay until the index is merged."""
     with changing(folder, waiting) as store:
         manifest, layout = store.manifest, store.layout
         before = [segment.offset + segment.deleted for segment in store.segments]

@@ -84,7 +84,7 @@ class Store:
         self.segments = self._segments()
         self.n = sum(segment.n for segment in self.segments)
         if not self.n:
-            raise InputError(f"nothing of the index at {folder} is there yet: run the same `proponent index` again")
+            raise InputError(f"the index at {folder} has no data yet: run the same `proponent index` again")
 
     @property
     def features(self) -> "Features":

@@ -81,7 +81,7 @@ def reopen(layout: Layout, *, every_byte: bool, appending: bool = False) -> None
     if manifest.generation > 1 or PLAN in wrong:
         raise DamagedError(
             f"{layout.folder / wrong[0]} is not what was written, and this index was added to, deleted from or merged, "
-            "so that one run and one data set do not make it again: restore the file, or build anew"
+            "so one run and one data set cannot recreate it: restore the file, or build the index again"
         )
     for name, sums in manifest.files.items():
         path = layout.folder / name

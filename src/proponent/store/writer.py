@@ -53,7 +53,7 @@ class Writer:
         plan: what it will hold.
         append: given the number of the first new segment and the manifest, says what is added to the sealed index
             (None: it is there already); without it the plan's own source is built.
-        repair: check every file of a sealed index, and compute again what is not what was written.
+        repair: check every file of a sealed index, and recompute damaged parts.
         waiting: called once when another process holds the index.
 
     Raises:

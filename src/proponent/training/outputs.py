@@ -1,4 +1,4 @@
-"""What a trained model says of the queries: the outputs that every test of a score looks at."""
+"""Model outputs on queries: log-odds, loss, probability."""
 
 from dataclasses import dataclass
 from typing import Literal

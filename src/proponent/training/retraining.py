@@ -153,7 +153,7 @@ class Retrains:
         path = self._path(name)
         found = read_tensors(path)
         if not {"log_odds", "loss"} <= set(found):
-            raise DamagedError(f"{path} is no record of a retrain: remove it and run the same command again")
+            raise DamagedError(f"{path} is not a record of a retrain: remove it and run the same command again")
         return Outputs(found["log_odds"], found["loss"])
 
 

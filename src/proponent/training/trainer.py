@@ -19,7 +19,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from proponent.data import Examples
-from proponent.errors import DataError, InputError, MismatchError, MissingExtraError
+from proponent.errors import DataError, DiskFullError, InputError, MismatchError, MissingExtraError
 from proponent.models import Run
 from proponent.models.huggingface import TrainerCallback, first_line, load_tokenizer, positions, transformers
 from proponent.models.huggingface import quiet as quiet_transformers
@@ -30,6 +30,9 @@ from proponent.types import Example
 
 COUNTED_OUT = -100
 """Label of a token that does not count in the loss."""
+
+_FULL = 64 * 1024
+"""Free bytes below which a failed write of torch, whose message has no cause, is a full disk."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ def _whole_or_gone(folder: Path) -> Generator[None]:
     there = folder.exists()
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        full = isinstance(error, RuntimeError) and folder.exists() and shutil.disk_usage(folder).free < _FULL
         for entry in list(folder.iterdir()) if folder.exists() else []:
             if entry.is_dir():
                 shutil.rmtree(entry)
@@ -120,6 +124,8 @@ def _whole_or_gone(folder: Path) -> Generator[None]:
                 entry.unlink()
         if folder.exists() and not there:
             folder.rmdir()
+        if full:
+            raise DiskFullError(f"{folder}: no space left to write it: free some space and run again") from error
         raise
 
 

@@ -1,9 +1,13 @@
 """The page of an evaluation: figures with intervals, controls, curves with bands; also as Markdown."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
-from proponent.views.page import Page
+from rich.console import Console
+
+from proponent.views.page import Page, write
+from proponent.views.tables import print_table
 from proponent.views.text_marks import clip
 
 VERDICT = "better than the best control?"
@@ -126,12 +130,19 @@ class EvaluationReport(Page):
         head = [self.row_name, *self.columns, *([VERDICT] if self.has_verdicts else [])]
         lines = [f"# {_cell(self.title)}", "", _cell(self.said), "", _line(head), _line(["---"] * len(head))]
         for one in self.rows:
-            name = f"{one.method} (control)" if one.control else one.method
             verdict = [one.verdict] if self.has_verdicts else []
-            lines.append(_line([name, *(figure.text for figure in one.figures), *verdict]))
+            lines.append(_line([_name(one), *(figure.text for figure in one.figures), *verdict]))
         lines += ["", *(f"- {_cell(name)}: {_cell(value)}" for name, value in self.facts)]
         lines += [f"- {_cell(note)}" for note in self.notes]
         return "\n".join(lines) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write the page: Markdown for the suffix .md, JSON for .json, otherwise HTML."""
+        if Path(path).suffix.lower() == ".md":
+            write(Path(path), self.markdown())
+        else:
+            # explicit base: a dataclass with slots is another class than the one that super() remembers
+            Page.save(self, path)
 
     def __repr__(self) -> str:
         rows = [f"{one.method}: {', '.join(figure.text for figure in one.figures)}" for one in self.rows[:12]]
@@ -168,3 +179,33 @@ def _cell(text: str) -> str:
     for letter in "\\|<>`*_[]#":
         plain = plain.replace(letter, f"\\{letter}") if letter not in "_[]#" else plain
     return plain
+
+
+def print_report(page: EvaluationReport) -> None:
+    """Print an evaluation in the terminal."""
+    rows = [
+        (_name(one), *(figure.text for figure in one.figures), *([one.verdict] if page.has_verdicts else []))
+        for one in page.rows
+    ]
+    columns = (page.row_name, *page.columns, *([VERDICT] if page.has_verdicts else []))
+    facts = [f"{name}: {value}" for name, value in page.facts]
+    print_table(Console(), page.title, columns, rows, [page.said, *facts, *page.notes])
+
+
+def print_tuning(page: EvaluationReport) -> None:
+    """One line per method: the rules side by side and the interval of the best; the page has all intervals."""
+    rows: list[tuple[str, ...]] = []
+    for one in page.rows:
+        *rules, noise = one.figures
+        best = max(rules, key=lambda figure: figure.value or 0.0)
+        values = [f"{figure.value or 0.0:.3f}" for figure in rules]
+        interval, verdict = best.text.partition(" ")[2], one.verdict.partition(" (")[0]
+        rows.append((_name(one), *values, interval, noise.text.partition(" ")[0], verdict))
+    columns = ("method", "mean", "rank", "vote", "of the best", "NDR@30%", "beats control?")
+    facts = [f"{name}: {value}" for name, value in page.facts]
+    facts.append("the intervals of every rule and of the gaps to the best control: --json, or --report FILE")
+    print_table(Console(), page.title, columns, rows, [page.said, *facts, *page.notes])
+
+
+def _name(one: MethodFigures) -> str:
+    return f"{one.method} (control)" if one.control else one.method

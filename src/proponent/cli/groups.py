@@ -1,0 +1,73 @@
+"""Option groups: a parameter that is a dataclass of options becomes these options; help shows a section per group."""
+
+import inspect
+from collections.abc import Callable
+from copy import copy
+from dataclasses import MISSING, fields, is_dataclass
+from functools import wraps
+from typing import Annotated, Any, TypeVar, cast, get_args
+
+from typer.core import TyperCommand, TyperGroup
+
+Returned = TypeVar("Returned")
+
+
+def with_groups(command: Callable[..., Returned]) -> Callable[..., Returned]:
+    """Give a command the options of its dataclass parameters; Typer reads the signature built here."""
+    declared = inspect.signature(command).parameters
+    groups: dict[str, Any] = {name: one.annotation for name, one in declared.items() if is_dataclass(one.annotation)}
+    own = [one.replace(kind=one.KEYWORD_ONLY) for name, one in declared.items() if name not in groups]
+    parameters = own + [_parameter(field, group.PANEL) for group in groups.values() for field in fields(group)]
+
+    @wraps(command)
+    def run(**given: Any) -> Returned:
+        made = {
+            name: group(**{field.name: given.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        return command(**given, **made)
+
+    # typer 0.12 reads the annotations, later versions the signature
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    cast("Any", run).__signature__ = inspect.Signature(parameters)
+    return run
+
+
+def _parameter(field: Any, panel: str) -> inspect.Parameter:
+    kind, declared = get_args(field.type)[:2]
+    option = copy(declared)
+    option.rich_help_panel = panel
+    default = inspect.Parameter.empty if field.default is MISSING else field.default
+    annotation = cast("Any", Annotated)[kind, option]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+class PanelCommand(TyperCommand):
+    """A command whose help has a section per group of options, readable in 80 columns."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the sections."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                sections.setdefault(getattr(parameter, "rich_help_panel", None) or kind, []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class PanelGroup(TyperGroup):
+    """The list of commands, a section per panel."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 # as typer declares it
+        """Write the sections."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        width = max(map(len, self.commands))
+        for name, command in self.commands.items():
+            panel = str(getattr(command, "rich_help_panel", ""))
+            panels.setdefault(panel, []).append((name.ljust(width), command.help or ""))
+        for title, records in panels.items():
+            with formatter.section(title):
+                formatter.write_dl(records)

@@ -1,0 +1,91 @@
+"""Measure one metric by its name, with options as users write them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from proponent.data import Examples
+from proponent.errors import InputError
+from proponent.evaluate.cancellation import measure_cancellation
+from proponent.evaluate.experiment import EvaluationRequest, Experiment, with_noise
+from proponent.evaluate.label_noise import wrong_labels
+from proponent.evaluate.metrics import (
+    measure_deletion,
+    measure_facts,
+    measure_lds,
+    measure_noise,
+    measure_tail_patch,
+)
+from proponent.suggest import nearest
+from proponent.training.schedule import Settings
+from proponent.views.evaluation import EvaluationReport
+
+_PLAIN: dict[str, Callable[[Experiment], EvaluationReport]] = {
+    "deletion": measure_deletion,
+    "lds": measure_lds,
+    "tailpatch": measure_tail_patch,
+}
+
+
+def measure(
+    metric: str, request: EvaluationRequest, noise: float, truth_column: str | None, gold_column: str
+) -> EvaluationReport:
+    """Measure one metric; some need a share of noise, or a column of the data or of the queries."""
+    if metric == "cancellation":
+        return measure_cancellation(request)
+    if metric == "facts":
+        gold = _gold(request, gold_column)
+        return measure_facts(Experiment(replace(request, points=len(gold))), gold)
+    if metric == "mislabel":
+        truth = _truth(request, truth_column)
+        subject = Experiment(request)
+        return measure_noise(subject, wrong_labels(subject.problem.train, truth), planted=False)
+    if metric == "ndr":
+        subject, wrong = with_noise(request, noise)
+        return measure_noise(subject, wrong, planted=True)
+    return _PLAIN[metric](Experiment(request))
+
+
+def _gold(request: EvaluationRequest, column: str) -> list[list[str]]:
+    queries = request.queries
+    if not isinstance(queries, Examples) or column not in queries.column_names:
+        raise InputError(
+            f"fact tracing needs --queries with a column {column!r} of the ids of the rows that state each fact "
+            "(several with spaces); --gold-column names another"
+        )
+    gold = [str(value).split() for value in queries.column(column)]
+    empty = next((row for row, ids in enumerate(gold) if not ids), None)
+    if empty is not None:
+        raise InputError(f"query {empty} has no gold id in {column!r}: drop it or name rows")
+    return gold
+
+
+def _truth(request: EvaluationRequest, column: str | None) -> dict[str, str]:
+    """The true label of each row, by its id; rows without one count as right."""
+    examples = request.train
+    if column is None or not isinstance(examples, Examples) or column not in examples.column_names:
+        raise InputError("mislabel needs --truth-column, the column of DATA with the true labels (empty where unknown)")
+    return {
+        one.id: str(value)
+        for one, value in zip(examples, examples.column(column), strict=True)
+        if value is not None and str(value) != ""
+    }
+
+
+def read_changes(given: Sequence[str]) -> dict[str, Any]:
+    """Read training settings written as NAME=VALUE."""
+    known = {one.name for one in fields(Settings) if one.name not in {"keep_places", "betas"}}
+    found: dict[str, Any] = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if name not in known:
+            raise InputError(
+                f"--set {text!r}{nearest(name, known)}: give NAME=VALUE with one of {', '.join(sorted(known))}"
+            )
+        words = name in {"optimizer", "schedule"}
+        try:
+            found[name] = value if words else int(value) if name in {"epochs", "batch_size", "warmup"} else float(value)
+        except ValueError as error:
+            raise InputError(f"--set {text!r}: {value!r} is not a number") from error
+    return found

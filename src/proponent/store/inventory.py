@@ -1,0 +1,110 @@
+"""Contents and cost of an index as plain data, optionally compared with a forecast."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from proponent.errors import InputError
+from proponent.store.reader import Store
+from proponent.types import RUN_STEPS
+
+KINDS = ("forms", "postings", "examples", "tables")
+"""Folders of an index whose bytes are counted separately."""
+
+
+def inventory(store: Store) -> dict[str, Any]:
+    """Describe what an index contains and what it cost."""
+    plan, manifest = store.plan, store.manifest
+    gradient_rows, tokens = _rows_and_tokens(store)
+    seconds = dict(manifest.seconds)
+    spent = sum(seconds.values())
+    last = manifest.sources[-1].n  # the times are those of the last change, and only builds and appends have any
+    return {
+        "index": str(store.folder),
+        "finished": store.sealed,
+        "coverage": store.coverage,
+        "format": manifest.format,
+        "generation": manifest.generation,
+        "method": plan.method.name,
+        "embedding_path": plan.embedding_path,
+        "run": plan.run,
+        "max_length": plan.max_length,
+        "sources": [{"data": one.data, "rows": one.n, "fingerprint": one.fingerprint} for one in manifest.sources],
+        **store.counts._asdict(),
+        "segments": len(store.segments),
+        "checkpoints": [
+            {
+                "step": one.step % RUN_STEPS,
+                "run": one.step // RUN_STEPS,
+                "learning_rate": one.learning_rate,
+                "rule": one.rule,
+            }
+            for one in plan.checkpoints
+        ],
+        "rows": plan.rows,
+        "gradient_rows": gradient_rows,
+        "tokens": tokens,
+        "bytes": bytes_by_kind(store.folder),
+        "seconds": seconds,
+        "examples_per_second": last / spent if spent else None,
+        "peak_rss": manifest.peak_rss or None,
+        "merkle_root": manifest.merkle_root or None,
+        "notes": list(manifest.notes),
+    }
+
+
+def _rows_and_tokens(store: Store) -> tuple[int, int]:
+    """Stored gradient rows over all checkpoints, and the number of their distinct tokens."""
+    rows, tokens = 0, np.zeros(0, dtype=np.int64)
+    for step in (one.step for one in store.plan.checkpoints):
+        for segment in store.segments:
+            postings = segment.postings(step)
+            if postings is not None:
+                rows, tokens = rows + len(postings), np.union1d(tokens, postings.tokens)
+                continue
+            for _, arrays in segment.shards(step, ("rows.ids",)):
+                ids = arrays.get("rows.ids", tokens[:0])
+                rows, tokens = rows + len(ids), np.union1d(tokens, ids)
+    return rows, len(tokens)
+
+
+def bytes_by_kind(folder: Path) -> dict[str, int]:
+    """Add up the bytes of an index on the disk."""
+    found: dict[str, int] = dict.fromkeys([*KINDS, "other"], 0)
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            first = path.relative_to(folder).parts[0]
+            found[first if first in KINDS else "other"] += path.stat().st_size
+    return found
+
+
+def read_forecast(path: Path) -> dict[str, float]:
+    """Read a file from `proponent plan --json`."""
+    try:
+        content: object = json.loads(path.read_text(encoding="utf-8"))
+        return forecast_figures(cast("Mapping[str, Any]", content))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"--forecast {path} is not a forecast: create one with `proponent plan --json`") from error
+
+
+def forecast_figures(content: Mapping[str, Any]) -> dict[str, float]:
+    """Name the figures of a forecast."""
+    stages = {f"seconds of {one['name']}": float(one["seconds"]) for one in content["stages"]}
+    disk = {f"bytes of {kind}": float(size) for kind, size in content["disk"].items()}
+    memory = {} if content["peak_rss"] is None else {"peak memory": float(content["peak_rss"])}
+    return stages | memory | disk
+
+
+def compare_forecast(predicted: Mapping[str, float], content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Compare a forecast with the actual cost of an index."""
+    real = {f"seconds of {stage}": float(spent) for stage, spent in content["seconds"].items()}
+    real |= {} if content["peak_rss"] is None else {"peak memory": float(content["peak_rss"])}
+    real |= {f"bytes of {kind}": float(size) for kind, size in content["bytes"].items()}
+    both = [(name, predicted.get(name), real.get(name)) for name in dict.fromkeys([*predicted, *real])]
+    return [
+        {"what": name, "forecast": before, "real": after, "ratio": after / before if before and after else None}
+        for name, before, after in both
+    ]
