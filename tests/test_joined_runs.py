@@ -105,6 +105,25 @@ def test_runs_of_different_things_are_not_joined(home: Path, tmp_path: Path) -> 
         built(home, [home / "runs" / "seed-0", tmp_path / "run"], "mixed")
 
 
+def test_a_run_that_is_given_twice_is_refused(home: Path) -> None:
+    """By its folder, through a link, within a folder of runs, or by one of its checkpoints."""
+    run = home / "runs" / "seed-0"
+    link = home / "link"
+    if not link.exists():
+        link.symlink_to(run, target_is_directory=True)
+    last = max(run.glob("checkpoint-*"), key=lambda one: int(one.name[11:]))
+    for twice in ([run, run], [run, link], [home / "runs", run], [run, home / "runs" / "seed-1", last]):
+        with pytest.raises(InputError, match=rf"the run {twice[-1]} was given twice: join runs of different seeds"):
+            built(home, twice, "twice")
+
+
+def test_joined_runs_are_joined_with_more(home: Path) -> None:
+    runs = [Run.from_pretrained(home / "runs" / f"seed-{seed}") for seed in range(3)]
+    once, nested = Run.join(runs), Run.join([Run.join(runs[:2]), runs[2]])
+    assert nested.checkpoints == once.checkpoints
+    assert nested.joined == once.joined
+
+
 def test_its_files_are_named_by_run_and_its_bytes_are_checked(
     home: Path, said: Callable[..., tuple[int, str, str]]
 ) -> None:

@@ -5,12 +5,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from proponent.errors import MismatchError, RunError
+from proponent.errors import InputError, MismatchError, RunError
 from proponent.models.best import kept
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE, Checkpoint, discover, tokenizer_fingerprint
 from proponent.models.encoding import Encoder
@@ -120,15 +121,19 @@ class Run:
             One run with the checkpoints of all; what is predicted is what the last of them predicts.
 
         Raises:
+            InputError: one of them was given twice.
             MismatchError: two of them do not fit; the message says in what.
         """
+        _refuse_twice(runs)
         first = runs[0]
         for other in runs[1:]:
             _check_alike(first, other)
-        checkpoints = _numbered([run.checkpoints for run in runs])
-        later = _numbered([run.later for run in runs])
+        counts = [1 + run.checkpoints[-1].step // RUN_STEPS for run in runs]  # of runs: some are joined already
+        firsts = [0, *accumulate(counts[:-1])]
+        checkpoints = _numbered(firsts, [run.checkpoints for run in runs])
+        later = _numbered(firsts, [run.later for run in runs])
         notes = tuple(dict.fromkeys(note for run in runs for note in run.notes))
-        joined = tuple(run.path for run in runs)
+        joined = tuple(path for run in runs for path in run.joined or (run.path,))
         return replace(first, checkpoints=checkpoints, joined=joined, later=later, notes=notes)
 
     @property
@@ -257,9 +262,20 @@ class Run:
         return digest.hexdigest()
 
 
-def _numbered(runs: Sequence[tuple[Checkpoint, ...]]) -> tuple[Checkpoint, ...]:
+def _numbered(firsts: Sequence[int], runs: Sequence[tuple[Checkpoint, ...]]) -> tuple[Checkpoint, ...]:
     """Checkpoints of joined runs: their steps say which run they are of."""
-    return tuple(replace(one, step=number * RUN_STEPS + one.step) for number, run in enumerate(runs) for one in run)
+    both = zip(firsts, runs, strict=True)
+    return tuple(replace(one, step=first * RUN_STEPS + one.step) for first, run in both for one in run)
+
+
+def _refuse_twice(runs: Sequence[Run]) -> None:
+    """A checkpoint that counts twice says nothing of other seeds."""
+    known: set[Path] = set()
+    for run in runs:
+        own = {one.path.resolve() for one in run.saved}
+        if not known.isdisjoint(own):
+            raise InputError(f"the run {run.path} was given twice: join runs of different seeds, each named once")
+        known |= own
 
 
 def members_of(folder: Path) -> list[Path]:
