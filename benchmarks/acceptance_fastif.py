@@ -26,6 +26,8 @@ from proponent.data import read
 from proponent.errors import DivergedError
 from proponent.evaluate.intervals import bootstrap
 from proponent.index.fastif import FastIF
+from proponent.index.fastif_candidates import Nearest
+from proponent.index.fastif_solver import Solver, TrainingTexts
 from proponent.method_table import method_of
 from proponent.models import Run
 from proponent.preconditioners.gauss_newton import ggn
@@ -79,9 +81,10 @@ class Seed:
         self.anchors = [self.data.queries[at] for at in wrong]
         self.asked = self.data.queries[: args.queries]  # whatever comes, right or wrong
 
-    def made(self, index: proponent.Index, **changes: object) -> FastIF:
-        """The index's own scorer with other settings of the solver."""
-        made = FastIF(index.store, index._loaded)
+    def made(self, index: proponent.Index, **changes: object) -> Solver:
+        """A solver of the index's own checkpoint with other settings."""
+        (checkpoint,), texts = index.store.plan.checkpoints, TrainingTexts(index.store, index._loaded)
+        made = Solver(index.store, index._loaded, checkpoint.step, texts)
         runs = {} if changes.get("solver") == "cg" else {"runs": self.args.runs}
         made.method = method_of(made.method, **({"depth": self.args.depth} | runs | changes))
         return made
@@ -144,7 +147,7 @@ class Seed:
         clock["slow, solve"], long = _timed(lambda: slow.solution(asked, every))
         # one scan for both: a product more costs next to nothing
         places = np.arange(len(self.table))
-        clock["scan, all"], both = _timed(lambda: one._products(torch.cat([first.s, long.s]), places))
+        clock["scan, all"], both = _timed(lambda: one.products(torch.cat([first.s, long.s]), places))
         scores, whole = both[: len(every)], both[len(every) :]
         with one._hessian.open():
             v = torch.stack([one._hessian.gradient(lambda row=row: one._asked_loss(asked, row)) for row in every])
@@ -173,7 +176,7 @@ class Seed:
         found = {
             rule: {share: {"any": [], "helped": [], "hurt": []} for share in SHARES} for rule in ("signal", "features")
         }
-        fast = self.made(self.index)
+        method = self.index.store.plan.term
         for row in range(len(self.asked)):
             truth = scores["slow"][row]
             sought = {
@@ -182,8 +185,8 @@ class Seed:
                 "hurt": np.argsort(truth)[:SOUGHT],
             }
             for rule, share in product(found, SHARES):
-                fast.method = fast.method.model_copy(update={"candidates": share, "nearest": rule})
-                near = fast.nearest(asked, row, alive)
+                chosen = method.model_copy(update={"candidates": share, "nearest": rule})
+                near = Nearest(self.index.store, chosen)(asked, row, alive)
                 for name, rows_ in sought.items():
                     found[rule][share][name].append(float(np.isin(rows_, near).mean()))
                 if (rule, share) == ("signal", 0.05):
@@ -202,15 +205,16 @@ class Seed:
     def clock_check(self) -> dict:
         """Seconds of one query: solve, candidates, scan, slow solve."""
         asked, every = self.index._ask(self.asked[:1], None), range(1)
-        fast = self.made(self.index, seed=5)
+        fast, scorer = self.made(self.index, seed=5), FastIF(self.index.store, self.index._loaded)
+        scorer.solvers = {fast.step: fast}
         with fast._hessian.open():
             fast._scale  # noqa: B018 # the eigenvalues are looked at once per index
         slow = self.made(self.index, seed=6, runs=1, depth=self.args.slow_depth, sample=self.args.slow_sample)
         slow.__dict__["_scale"] = fast._scale
         seconds = {}
         seconds["fast solve"], _ = _timed(lambda: fast.solution(asked, every))
-        seconds["fast candidates"], _ = _timed(lambda: fast.top(asked, every, 10, proponent.Where()))
-        seconds["scan"], _ = _timed(lambda: fast.scores(asked, every))
+        seconds["fast candidates"], _ = _timed(lambda: scorer.top(asked, every, 10, proponent.Where()))
+        seconds["scan"], _ = _timed(lambda: scorer.scores(asked, every))
         seconds["slow solve"], _ = _timed(lambda: slow.solution(asked, every))
         return {"seconds": seconds} | {
             kind: {
@@ -308,7 +312,7 @@ class Seed:
         }  # fmt: skip
 
 
-def _solved(made: FastIF, asked):
+def _solved(made: Solver, asked):
     """A solution, or what the error says: conjugate gradient meets negative curvature that LiSSA lives with."""
     try:
         return made.solution(asked, range(len(asked.queries)))

@@ -41,6 +41,63 @@ def test_scores_are_summed_over_runs(home: Path) -> None:
     assert whole == pytest.approx(np.sum(single, axis=0), rel=1e-6, abs=1e-12)
 
 
+ONCE: dict[str, dict[str, object]] = {
+    "influence-last": {},
+    "representer": {},
+    "datainf": {"project": 8},
+    "ekfac": {"project": 8},
+    "trackstar": {"project": 8, "second_moment": "estimate"},
+    "fastif": {"layers": "head", "solver": "cg", "damping": 0.1},
+}
+
+
+@pytest.mark.parametrize("method", ONCE)
+def test_the_last_checkpoint_of_each_run_counts(home: Path, tmp_path: Path, method: str) -> None:
+    folders = [home / "runs" / f"seed-{seed}" for seed in range(2)]
+
+    def of(run: object, name: str) -> proponent.Index:
+        return proponent.build(run, home / "train.csv", tmp_path / name, method, quiet=True, **ONCE[method])  # type: ignore[arg-type]
+
+    whole, single = of(folders, "both"), [of(one, one.name) for one in folders]
+    expected = np.sum([one.scores(TEXTS, LABELS) for one in single], axis=0)
+    assert whole.scores(TEXTS, LABELS) == pytest.approx(expected, rel=1e-6, abs=1e-6 * np.abs(expected).max())
+    assert whole.predict(TEXTS) == single[1].predict(TEXTS)
+    answer = whole.explain(TEXTS[0], label="Sports", k=3, baselines=False)
+    assert [(one.run, one.step) for one in answer.checkpoints] == [
+        (run, one.store.plan.checkpoints[-1].step) for run, one in enumerate(single)
+    ]
+    for hit in answer.proponents:
+        assert hit.score == pytest.approx(expected[0, hit.row], rel=1e-4)
+        parts = [one.scores(TEXTS[:1], LABELS[:1])[0, hit.row] for one in single]
+        assert hit.by_run == pytest.approx(parts, rel=1e-3, abs=1e-4 * abs(hit.score))
+
+
+@pytest.mark.parametrize("nearest", ["signal", "features"])
+def test_candidates_are_chosen_over_the_runs(home: Path, tmp_path: Path, nearest: str) -> None:
+    """The query is a training text, so that its features are among those of either run's own index."""
+    changes = ONCE["fastif"] | {"candidates": 6.0, "nearest": nearest}
+
+    def of(run: object, name: str) -> proponent.Index:
+        return proponent.build(run, home / "train.csv", tmp_path / name, "fastif", quiet=True, **changes)  # type: ignore[arg-type]
+
+    folders = [home / "runs" / f"seed-{seed}" for seed in range(2)]
+    labels, far, asked = np.asarray([row["label"] for row in tiny.NEWS]), np.zeros(len(tiny.NEWS)), 3
+    for one in folders:
+        index = of(one, one.name)
+        h = index.store.features["pooled"].astype(np.float64)
+        unit = np.asarray(index.store.plan.label_names) == labels[:, None]
+        error = index.store.features["probabilities"] - unit.astype(np.float64)
+        cosine = h @ h[asked] / np.linalg.norm(h, axis=1) / np.linalg.norm(h[asked])
+        far += (error @ error[asked]) * cosine if nearest == "signal" else ((h - h[asked]) ** 2).sum(1)
+    expected = set(np.argsort(-np.abs(far) if nearest == "signal" else far)[:6].tolist())
+    answer = of(folders, "both").explain(tiny.NEWS[asked]["text"], label=str(labels[asked]), k=60, baselines=False)
+    hits = {hit.row for hit in (*answer.proponents, *answer.opponents)}
+    assert hits <= expected
+    assert len(hits) > 3
+    assert any(note.startswith("step") and "of run 1: conjugate gradient" in note for note in answer.notes)
+    assert any("summed over the checkpoints" in note for note in answer.notes)
+
+
 def test_a_list_of_runs_is_the_folder_of_runs(home: Path) -> None:
     folders = [home / "runs" / f"seed-{seed}" for seed in range(3)]
     listed = built(home, folders, "listed")

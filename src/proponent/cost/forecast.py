@@ -31,7 +31,7 @@ from proponent.index.options import DEFAULTS, Options
 from proponent.index.planning import batches, chosen, label_numbers, plan_segments, shard_of
 from proponent.index.stored_columns import stored_columns
 from proponent.index.worker import KEPT_BYTES
-from proponent.method import Gradients, Term
+from proponent.method import Gradients, Retaken, Term
 from proponent.models import Masks, Run, encoded_bytes
 from proponent.preconditioners.batches import StoredBatch
 from proponent.processes import memory
@@ -327,7 +327,9 @@ class _Forecaster:
             )
         )
         scales = 8 * c if self.scaled else 0
-        features = n * (9 + 8 * c + scales + 8 * len(names or ()) + 4 * self.table[1])
+        seen = 4 * (len(names or ()) + self.table[1])  # what candidates are chosen by, at every checkpoint
+        earlier = (c - 1) * seen if isinstance(self.method, Retaken) else 0
+        features = n * (9 + 8 * c + scales + 4 * len(names or ()) + seen + earlier)
         written = len(table[0]) * n // len(some) + features
         return spent * n / len(some) + written * self.disk.byte + 2 * len(self.cuts) * self.disk.file, written
 

@@ -160,7 +160,7 @@ class ExplanationBuilder:
         place, example = hit
         label = self.store.plan.labels.stored(example.label)
         if self._fast is not None:
-            return self._fast.terms(asked, row, example, label, widths)
+            return self._fast.terms(asked, row, step, example, label, widths)
         gradient = asked.gradients[step].example(row)
         if gradient.dense is None:
             return self._search.terms(step, place, gradient, widths)

@@ -23,13 +23,12 @@ class Nearest:
 
     def __init__(self, store: Store, method: Retaken) -> None:
         self.store, self.method = store, method
+        *earlier, last = (one.step for one in store.plan.checkpoints)
+        self._endings = {step: f".{step}" for step in earlier} | {last: ""}
 
     def __call__(self, asked: QueryBatch, row: int, allowed: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
         """Find the candidates of a query."""
-        if self._by_signal:
-            far = -self._likeness(asked.pooled[row], _signal(asked, row))
-        else:
-            far = self._distances(asked.pooled[row])
+        far = -np.abs(self._likeness(asked, row)) if self._by_signal else self._distances(asked, row)
         order = np.argsort(np.where(allowed, far, np.inf), kind="stable")
         return np.sort(order[: min(self._most(), int(allowed.sum()))])
 
@@ -38,13 +37,14 @@ class Nearest:
         most, n = self._most(), int(self.store.alive.sum())
         if most >= n:
             return "every training example is a candidate"
+        summed = ", summed over the checkpoints" if len(self._endings) > 1 else ""
         if self._by_signal:
             return (
                 f"candidates: the {most:,} of {n:,} training examples whose error signal and mean last hidden state "
-                "together are most like the query's, or most opposed to it; the others were not scored"
+                f"together are most like the query's, or most opposed to it{summed}; the others were not scored"
             )
         return (
-            f"candidates: the {most:,} of {n:,} training examples nearest by their mean last hidden state; "
+            f"candidates: the {most:,} of {n:,} training examples nearest by their mean last hidden state{summed}; "
             "examples outside the candidates were not scored; opponents are often among them"
         )
 
@@ -52,36 +52,46 @@ class Nearest:
     def _by_signal(self) -> bool:
         return self.method.nearest != "features" and "probabilities" in self.store.features
 
-    def _distances(self, feature: Float[np.ndarray, " d"]) -> Float[np.ndarray, " n"]:
-        """Squared distances of the features."""
-        parts = [((some.astype(np.float64) - feature) ** 2).sum(1) for some in self._blocks("pooled")]
-        return np.concatenate(parts)
+    def _distances(self, asked: QueryBatch, row: int) -> Float[np.ndarray, " n"]:
+        """Squared distances of the features, summed over the checkpoints."""
+        total = np.zeros(self.store.n)
+        for step, ending in self._endings.items():
+            feature = asked.seen[step].pooled[row]
+            for at, h in self._blocks("pooled" + ending):
+                total[at] += ((h.astype(np.float64) - feature) ** 2).sum(1)
+        return total
 
-    def _likeness(self, feature: Float[np.ndarray, " d"], signal: Float[np.ndarray, " l"]) -> Float[np.ndarray, " n"]:
-        """|< p - y, p' - y' > cos(h, h')|: the product of the last layer's gradients, its features at norm 1."""
-        labels, start = np.asarray(self.store.features["labels"]), 0
-        found: list[np.ndarray] = []
-        for p, h in zip(self._blocks("probabilities"), self._blocks("pooled"), strict=True):
-            own = labels[start : start + len(p)]
-            error = p.astype(np.float64) @ signal - signal[own]
-            norms = np.linalg.norm(h.astype(np.float64), axis=1) * np.linalg.norm(feature)
-            found.append(np.abs(error * (h @ feature) / np.maximum(norms, 1e-30)))
-            start += len(p)
-        return np.concatenate(found)
+    def _likeness(self, asked: QueryBatch, row: int) -> Float[np.ndarray, " n"]:
+        """Sum over checkpoints of < p - y, p' - y' > cos(h, h'): the last layer's products, with features at norm 1."""
+        labels, total = np.asarray(self.store.features["labels"]), np.zeros(self.store.n)
+        for step, ending in self._endings.items():
+            feature, signal = asked.seen[step].pooled[row], _signal(asked, row, step)
+            both = zip(self._blocks("probabilities" + ending), self._blocks("pooled" + ending), strict=True)
+            for (at, p), (_, h) in both:
+                error = p.astype(np.float64) @ signal - signal[labels[at]]
+                norms = np.linalg.norm(h.astype(np.float64), axis=1) * np.linalg.norm(feature)
+                total[at] += error * (h @ feature) / np.maximum(norms, 1e-30)
+        return total
 
-    def _blocks(self, name: str) -> Iterator[np.ndarray]:
+    def _blocks(self, name: str) -> Iterator[tuple[slice, np.ndarray]]:
+        """Features, with their places; a segment without them has no example that may be found, or is an old one."""
+        first = 0
         for segment in self.store.segments:
-            held = segment.features(name)
-            yield from (held[start : start + BLOCK] for start in range(0, len(held), BLOCK))
+            if name in segment.feature_names:
+                held = segment.features(name)
+                for start in range(0, len(held), BLOCK):
+                    block = held[start : start + BLOCK]
+                    yield slice(first + start, first + start + len(block)), block
+            first += segment.n
 
     def _most(self) -> int:
         n, asked = int(self.store.alive.sum()), self.method.candidates
         return min(n, max(1, round(asked * n) if asked <= 1 else int(asked)))
 
 
-def _signal(asked: QueryBatch, row: int) -> Float[np.ndarray, " l"]:
+def _signal(asked: QueryBatch, row: int, step: int) -> Float[np.ndarray, " l"]:
     """Gradient of what is asked in the query's logits: p - y, or the difference of two classes' y."""
-    p = np.asarray(asked.probabilities[row], dtype=np.float64)
+    p = np.asarray(asked.seen[step].probabilities[row], dtype=np.float64)
     if asked.against is not None:
         return np.eye(len(p))[asked.against] - np.eye(len(p))[asked.labels[row]]
     return p - np.eye(len(p))[asked.labels[row]]

@@ -88,9 +88,9 @@ class LoadedRun:
         if (step, retaken) not in self._passes:
             other = self._passes.get((step, not retaken))
             model = self._model(step) if other is None else other.model
-            last = step == self.store.plan.checkpoints[-1].step
             method = self.store.plan.term
-            work = GradientComputer(self.run, model, method, self.encoder, pooled=last and not retaken, retaken=retaken)
+            pooled = not retaken and (isinstance(method, Retaken) or step == self.store.plan.checkpoints[-1].step)
+            work = GradientComputer(self.run, model, method, self.encoder, pooled=pooled, retaken=retaken)
             self._refuse_other_layers(work)
             if work.needs_table:
                 work.prepare(self.store.table(step))

@@ -81,7 +81,8 @@ def chosen(run: Run, steps: tuple[int, ...] | None, method: Term) -> tuple[Check
     checkpoints = method.checkpoints
     steps = checkpoints.at if steps is None and isinstance(checkpoints, Steps) else steps
     if steps is None:
-        return run.checkpoints[-1:] if isinstance(checkpoints, LastOfEachRun) else run.checkpoints
+        last = {one.step // RUN_STEPS: one for one in run.checkpoints}
+        return tuple(last.values()) if isinstance(checkpoints, LastOfEachRun) else run.checkpoints
     there = sorted({one.step % RUN_STEPS for one in run.saved})
     missing = [step for step in steps if step not in there]
     if missing:

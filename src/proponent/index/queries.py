@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -88,6 +88,13 @@ def labels_of(
     return labels, predicted, probabilities
 
 
+class Seen(NamedTuple):
+    """What a checkpoint makes of queries: probabilities of the classes, mean last hidden states."""
+
+    probabilities: list[Float[np.ndarray, " l"]]
+    pooled: list[Float[np.ndarray, " d"]]
+
+
 class QueryBatch:
     """Queries on their way: encoded, labelled, and their gradients at every checkpoint."""
 
@@ -106,6 +113,7 @@ class QueryBatch:
         self.factors: dict[int, Float[np.ndarray, " q"]] = {}
         self.losses: list[float] = []
         self.pooled: list[Float[np.ndarray, " d"]] = []
+        self.seen: dict[int, Seen] = {}
 
     def take(self, step: int, work: GradientComputer, size: int, turning: QueryPreconditioner, *, equal: bool) -> None:
         """Take gradients at one checkpoint, in batches of like length (equal length where that must be)."""
@@ -134,6 +142,7 @@ class QueryBatch:
         if seen:
             self.probabilities = [seen[row] for row in range(count)]
             self.predicted = [int(one.argmax()) for one in self.probabilities]
+        self.seen[step] = Seen(self.probabilities, self.pooled)
         if parts:
             whole = Gradient.stack([parts[row] for row in range(count)])
             self.gradients[step], self.factors[step] = turning.query(step, whole)

@@ -16,7 +16,7 @@ from proponent.index.extra_passes import fitted_after, fitted_before, follows, l
 from proponent.index.gradient_computer import GradientBatch, GradientComputer, GradientSpec
 from proponent.index.options import Options
 from proponent.index.planning import SegmentPlan, batches, shard_of
-from proponent.method import Baseline, Term, similarity_of
+from proponent.method import Baseline, Retaken, Term, similarity_of
 from proponent.models import Checkpoint, Encoded, Encoder, Run, encoded_bytes
 from proponent.preconditioners.base import Fitter, Pass
 from proponent.preconditioners.batches import Batch, LayerShape, StoredBatch
@@ -129,7 +129,8 @@ class Worker:
         model = self._loaded.pop(checkpoint.step, None)
         with self._clock("load"):
             model = model if model is not None else self.run.load(checkpoint)
-        return GradientComputer(self.run, model, self.method, self.encoder, pooled=checkpoint is self.checkpoints[-1])
+        pooled = isinstance(self.method, Retaken) or checkpoint is self.checkpoints[-1]
+        return GradientComputer(self.run, model, self.method, self.encoder, pooled=pooled)
 
     def _table_of(self, writer: Writer, checkpoint: Checkpoint, work: GradientComputer) -> None:
         """Publish what the products of a checkpoint need, once: shards hang on it, so whoever is first decides."""

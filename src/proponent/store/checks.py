@@ -84,7 +84,7 @@ def check_features(file: MappedTensors, name: str, array: np.ndarray, n: int, cl
         wrong("skipped is not true or false")
     if name == "losses" and array.ndim != 2:
         wrong("losses are not of checkpoints and examples")
-    if name in {"probabilities", "mean_probabilities"} and array.shape != (n, classes):
+    if name.partition(".")[0] in {"probabilities", "mean_probabilities"} and array.shape != (n, classes):
         wrong(f"{name} are not of {classes} classes")
     if name == "labels":
         whole = array.dtype.kind == "i" and array.ndim == 1

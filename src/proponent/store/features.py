@@ -1,6 +1,6 @@
 """Arrays over the examples of a segment, gathered from its shards."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -8,11 +8,13 @@ from jaxtyping import Float
 from proponent.store.postings import Shard
 
 
-def gather_features(n: int, labels: Sequence[int], checkpoints: Sequence[Iterable[Shard]]) -> dict[str, np.ndarray]:
+def gather_features(n: int, labels: Sequence[int], checkpoints: Mapping[int, Iterable[Shard]]) -> dict[str, np.ndarray]:
     """Gather per-example arrays from the shards, in data order."""
     kept: dict[str, np.ndarray] = {"skipped": np.zeros(n, dtype=np.bool_)}
     kept["losses"] = np.zeros((len(checkpoints), n))
-    for row, shards in enumerate(checkpoints):
+    *_, last = checkpoints
+    for row, (step, shards) in enumerate(checkpoints.items()):
+        ending = "" if step == last else f".{step}"
         for places, arrays in shards:
             kept["skipped"][places] |= arrays["meta.bad"]
             kept["losses"][row, places] = arrays["meta.losses"]
@@ -20,8 +22,9 @@ def gather_features(n: int, labels: Sequence[int], checkpoints: Sequence[Iterabl
                 mean = _array(kept, n, "mean_probabilities", arrays["meta.probabilities"])
                 mean[places] += arrays["meta.probabilities"] / len(checkpoints)
             for name in ("probabilities", "pooled"):
-                if row == len(checkpoints) - 1 and f"meta.{name}" in arrays:
-                    _array(kept, n, name, arrays[f"meta.{name}"])[places] = arrays[f"meta.{name}"]
+                # of an earlier checkpoint only where the hidden states were kept, for what is chosen by both
+                if f"meta.{name}" in arrays and (step == last or "meta.pooled" in arrays):
+                    _array(kept, n, name + ending, arrays[f"meta.{name}"])[places] = arrays[f"meta.{name}"]
     return kept | {"labels": np.asarray(labels, dtype=np.int64)}
 
 

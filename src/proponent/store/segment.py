@@ -186,4 +186,4 @@ class Segment:
         """Features of a segment that is not finished, from the shards that are there."""
         known = {name: number for number, name in enumerate(self._files.labels)}
         labels = [known.get(one, -1) for one in self.examples.column("label")]
-        return gather_features(self.n, labels, [self.shards(step) for step in self._files.steps])
+        return gather_features(self.n, labels, {step: self.shards(step) for step in self._files.steps})

@@ -152,7 +152,7 @@ class Writer:
     ) -> dict[str, np.ndarray]:
         """Gather the arrays over a segment's examples from its shards; see `gather_features`."""
         names = ("meta.bad", "meta.losses", "meta.probabilities", "meta.pooled")
-        parts = [self.shards(one.step, segment, order, names) for one in self.plan.checkpoints]
+        parts = {one.step: self.shards(one.step, segment, order, names) for one in self.plan.checkpoints}
         return gather_features(segment.n, labels, parts)
 
     def is_finished(self, segment: str) -> bool:

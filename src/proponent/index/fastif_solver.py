@@ -1,0 +1,301 @@
+"""FastIF at one checkpoint: s = (H + ridge)^-1 g(z') of a query, and its products with gradients of training texts."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import combinations
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from proponent.errors import DivergedError, InputError
+from proponent.gradients.hessian import Hessian
+from proponent.gradients.inverse_products import conjugate_gradient, lissa, top_eigenvalue
+from proponent.gradients.layer_hooks import Call
+from proponent.gradients.layer_rules import Block, OneHot
+from proponent.index.gradient_computer import GradientComputer
+from proponent.index.layer_vectors import token_words
+from proponent.index.loading import LoadedRun
+from proponent.index.queries import QueryBatch
+from proponent.method import LiSSA, Retaken
+from proponent.models import Encoded
+from proponent.store import Store
+from proponent.types import Example
+
+SAMPLE = {"lissa": 8, "cg": 256}
+"""Training texts of one Hessian, unless the method says how many."""
+
+PROBES = 8
+"""Batches whose top eigenvalue is looked at for the scale."""
+
+MARGIN = 3.0
+"""The automatic scale is the largest top eigenvalue seen times this."""
+
+READ = 20_000
+"""Encoded training texts that are kept for the next draw."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What was solved for some queries.
+
+    Attributes:
+        asked: the queries.
+        rows: which of them.
+        s: one vector each.
+        told: how, with which damping, and how far it can be trusted.
+    """
+
+    asked: QueryBatch
+    rows: tuple[int, ...]
+    s: Float[Tensor, "q p"]
+    description: tuple[str, ...]
+
+
+class TrainingTexts:
+    """Training texts of an index, encoded when they are needed; all its checkpoints share them."""
+
+    def __init__(self, store: Store, loaded: LoadedRun) -> None:
+        self._store, self._loaded = store, loaded
+        self._read: dict[int, Encoded] = {}
+
+    def encoded(self, places: Int[np.ndarray, " m"]) -> tuple[list[Encoded], list[int]]:
+        """Encode some texts, or take them from before."""
+        fresh = [place for place in dict.fromkeys(places.tolist()) if place not in self._read]
+        if len(self._read) + len(fresh) > READ:
+            self._read.clear()
+            fresh = list(dict.fromkeys(places.tolist()))
+        rows = [self._store.row(place) for place in fresh]
+        examples = [
+            Example(str(one["id"]), int(one["row"]), str(one["text"]), None, one["text_pair"], one["target"])
+            for one in rows
+        ]
+        self._read |= zip(fresh, self._loaded.encoder.encode(examples) if examples else (), strict=True)
+        return [self._read[place] for place in places.tolist()], self._labels[places].tolist()
+
+    def lengths(self, places: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
+        """Tokens of each text are known only once it is read: characters stand for them, or tokens where it matters."""
+        if self._loaded.run.equal_lengths:
+            return np.asarray([one.length for one in self.encoded(places)[0]])
+        return self._store.lengths(places)
+
+    @cached_property
+    def _labels(self) -> Int[np.ndarray, " n"]:
+        return np.asarray(self._store.features["labels"])
+
+
+class Solver:
+    """Solves and scores at one checkpoint of an index whose method solves per query.
+
+    Args:
+        store: the index.
+        loaded: its run.
+        step: the checkpoint.
+        texts: the training texts.
+    """
+
+    def __init__(self, store: Store, loaded: LoadedRun, step: int, texts: TrainingTexts) -> None:
+        self.store, self.step, self._loaded, self._texts = store, step, loaded, texts
+        assert isinstance(store.plan.term, Retaken)
+        self.method = store.plan.term
+        self._solved: Solution | None = None
+
+    def terms(
+        self, asked: QueryBatch, row: int, example: Example, label: int, widths: tuple[int, int]
+    ) -> Float[np.ndarray, "w x"]:
+        """Split the score of an example by its words; the query is one."""
+        solution = self.solution(asked, range(row, row + 1))
+        s = self._blocks(solution.s[solution.rows.index(row)][None])
+        (encoded,) = self._loaded.encoder.encode([example])
+        terms = np.zeros((widths[0] + 1, widths[1] + 1))
+        for captured, _ in self._work.calls([encoded], [label]):
+            for block, call in self._called(captured.calls or {}):
+                shares = _positions(call, s[block.name])[0, 0]
+                np.add.at(terms[:, -1], token_words(encoded).of(call), shares.double().numpy())
+        return terms
+
+    def solution(self, asked: QueryBatch, rows: range) -> Solution:
+        """Solve, or take what was solved for the same queries."""
+        held = self._solved
+        if held is None or held.asked is not asked or not set(rows) <= set(held.rows):
+            self._solved = held = self._solve(asked, rows)
+        return held
+
+    def _solve(self, asked: QueryBatch, rows: range) -> Solution:
+        self._loaded.say(f"inverse-Hessian products of {len(rows)} queries ({self.method.solver.kind})")
+        with self._hessian.open():
+            v = torch.stack([self._hessian.gradient(partial(self._asked_loss, asked, row)) for row in rows])
+            scale = self._scale
+            ridge = self.method.damping * scale
+            s, told = (
+                self._lissa(v, scale, self.method.solver)
+                if isinstance(self.method.solver, LiSSA)
+                else self._cg(v, ridge)
+            )
+        how = f"{MARGIN:g} times the top eigenvalue seen" if self.method.scale == "auto" else "as given"
+        told.append(
+            f"damping {self.method.damping:g} of the scale {scale:.3g} ({how}): a ridge of {ridge:.3g} on every "
+            "eigenvalue"
+        )
+        return Solution(asked, tuple(rows), s, tuple(told))
+
+    def _lissa(self, v: Float[Tensor, "q p"], scale: float, solver: LiSSA) -> tuple[Float[Tensor, "q p"], list[str]]:
+        method = self.method
+
+        def one(run: int) -> tuple[Float[Tensor, "q p"], float]:
+            draws = np.random.default_rng([method.seed, run])
+
+            def product(step: int, h: Float[Tensor, "q p"]) -> Float[Tensor, "q p"]:  # noqa: ARG001 # batches follow
+                return self._hessian.products(partial(self._loss, draws.choice(self._alive, self._sample)), h)
+
+            made = lissa(product, v, solver.depth, method.damping, scale)
+            return made.s, made.change
+
+        workers = min(solver.runs, max(1, (os.cpu_count() or 1) // torch.get_num_threads()))
+        try:
+            with ThreadPoolExecutor(workers) as pool:
+                made = list(pool.map(one, range(solver.runs)))
+        except DivergedError as error:
+            raise DivergedError(f"{error}: {way_out(scale, max(self._eigenvalues()), method.damping)}") from error
+        parts = [s for s, _ in made]
+        cosines = [
+            float(torch.nn.functional.cosine_similarity(first, second).min())
+            for first, second in combinations(parts, 2)
+        ]
+        alike = f", which agree to a cosine of {min(cosines):.3f} at least" if cosines else ""
+        change = max(change for _, change in made)
+        return torch.stack(parts).mean(0), [
+            f"LiSSA: the mean of {solver.runs} runs of {solver.depth} steps over {self._sample} texts{alike}; the last "
+            f"tenth of the steps changed s by {change:.1%}"
+        ]
+
+    def _cg(self, v: Float[Tensor, "q p"], ridge: float) -> tuple[Float[Tensor, "q p"], list[str]]:
+        places = self._alive
+        if self._sample < len(places):
+            places = np.sort(np.random.default_rng(self.method.seed).choice(places, self._sample, replace=False))
+        batches = [places[start : start + 32] for start in range(0, len(places), 32)]
+
+        def product(h: Float[Tensor, "q p"]) -> Float[Tensor, "q p"]:
+            parts = [self._hessian.products(partial(self._loss, one), h) * len(one) for one in batches]
+            return torch.stack(parts).sum(0) / len(places)
+
+        try:
+            made = conjugate_gradient(product, v, ridge, self.method.solver.depth)
+        except DivergedError as error:
+            raise DivergedError(
+                f"{error} (the Hessian has eigenvalues below -{ridge:.3g}): use more damping than "
+                f"{self.method.damping:g}, such as --set damping={10 * max(self.method.damping, 1e-3):g}"
+            ) from error
+        return made.s, [
+            f"conjugate gradient on the Hessian of {len(places)} training texts: {made.steps} steps, "
+            f"{made.change:.1e} of the gradient left"
+        ]
+
+    @cached_property
+    def _scale(self) -> float:
+        if self.method.scale != "auto":
+            return float(self.method.scale)
+        found = MARGIN * max(self._eigenvalues())
+        if not np.isfinite(found) or found <= 0.0:
+            raise InputError(
+                f"the Hessian of {', '.join(self.method.names)} is zero on the batches looked at: {self.method.name} "
+                "has nothing to solve (name other --layers)"
+            )
+        return found
+
+    def _eigenvalues(self) -> list[float]:
+        draws = np.random.default_rng([self.method.seed, 999_983])
+        losses = [partial(self._loss, draws.choice(self._alive, self._sample)) for _ in range(PROBES)]
+        products = [partial(self._hessian.products, loss) for loss in losses]
+        return [top_eigenvalue(one, self._hessian.size, at) for at, one in enumerate(products)]
+
+    def products(self, s: Float[Tensor, "q p"], places: Int[np.ndarray, " m"]) -> Float[np.ndarray, "q m"]:
+        """Products of some examples' gradients, taken again, with what was solved."""
+        found = np.zeros((len(s), len(places)))
+        if len(places) <= READ:
+            self._texts.encoded(places)  # read in order, once: the batches below jump from row to row
+        lengths = self._texts.lengths(places)
+        order = np.argsort(lengths, kind="stable")
+        size, blocks = self.store.plan.source.batch_size, self._blocks(s)
+        for cut in _cuts(lengths[order], size, equal=self._loaded.run.equal_lengths):
+            own = order[cut]
+            encoded, labels = self._texts.encoded(places[own])
+            start = 0
+            for captured, count in self._work.calls(encoded, labels):
+                for block, call in self._called(captured.calls or {}):
+                    sums = _positions(call, blocks[block.name]).sum(-1)
+                    found[:, own[start : start + count]] += sums.double().numpy()
+                start += count
+        return found
+
+    def _called(self, calls: Mapping[str, Sequence[Call]]) -> Iterator[tuple[Block, Call]]:
+        for block in self._hessian.blocks:
+            yield from ((block, call) for call in calls.get(block.name, ()))
+
+    def _blocks(self, s: Float[Tensor, "q p"]) -> dict[str, Float[Tensor, "q o i"]]:
+        blocks = self._hessian.blocks
+        bounds = np.cumsum([0, *(one.size for one in blocks)]).tolist()
+        return {
+            one.name: s[:, at : at + one.size].view(len(s), one.o, one.i)
+            for one, at in zip(blocks, bounds, strict=False)
+        }
+
+    def _loss(self, places: Int[np.ndarray, " m"]) -> Float[Tensor, ""]:
+        return self._work.losses(*self._texts.encoded(places)).mean()
+
+    def _asked_loss(self, asked: QueryBatch, row: int) -> Float[Tensor, ""]:
+        against = None if asked.against is None else [asked.against]
+        return self._work.losses([asked.encoded[row]], [asked.labels[row]], against).sum()
+
+    @property
+    def _work(self) -> GradientComputer:
+        return self._loaded.at(self.step, retaken=True)
+
+    @property
+    def _hessian(self) -> Hessian:
+        layers = self._work.layers
+        assert layers is not None
+        return Hessian(self._work.model, layers.choice.blocks)
+
+    @cached_property
+    def _alive(self) -> Int[np.ndarray, " m"]:
+        return np.flatnonzero(self.store.alive)
+
+    @property
+    def _sample(self) -> int:
+        return self.method.sample or SAMPLE[self.method.solver.kind]
+
+
+def way_out(scale: float, top: float, damping: float) -> str:
+    """What to change where LiSSA diverges: a scale above the eigenvalues, else damping (negative eigenvalues)."""
+    if scale <= top:
+        return (
+            f"the top eigenvalue of its batches reaches {top:.3g}: use --set scale={2 * MARGIN * top:.3g}, or more "
+            f"damping than {damping:g} if that is not enough"
+        )
+    return (
+        f"the scale is above the top eigenvalue of its batches ({top:.3g}), so the Hessian has negative ones: use more "
+        f"damping than {damping:g}, such as --set damping={10 * max(damping, 1e-3):g}"
+    )
+
+
+def _positions(call: Call, s: Float[Tensor, "q o i"]) -> Float[Tensor, "q n s"]:
+    """Each position's part of the product of a layer's gradient with [o i]: left . (s right)."""
+    if isinstance(call.left, OneHot):
+        return torch.stack([(one[call.left.ids] * call.right).sum(-1) for one in s])
+    return torch.stack([((call.left @ one) * call.right).sum(-1) for one in s])
+
+
+def _cuts(lengths: Int[np.ndarray, " m"], size: int, *, equal: bool) -> list[slice]:
+    cuts: list[slice] = []
+    start = 0
+    for place in range(1, len(lengths) + 1):
+        ends = place == len(lengths) or place - start == size or (equal and lengths[place] != lengths[start])
+        if ends:
+            cuts.append(slice(start, place))
+            start = place
+    return cuts
