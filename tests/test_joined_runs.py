@@ -15,6 +15,7 @@ from proponent.errors import InputError, MismatchError, RunError
 from proponent.models import Run
 from proponent.store import Store
 from proponent.training.trainer import train
+from proponent.web.layout import method_line
 
 TEXTS = ["The cup and the bank.", "the treaty after the vote"]
 LABELS = ["Sports", "World"]
@@ -140,6 +141,33 @@ def test_steps_are_chosen_in_every_run(home: Path) -> None:
     index = built(home, run, "last", steps=(last,))
     assert len(index.store.plan.checkpoints) == 3
     assert {one.step % 10**9 for one in index.store.plan.checkpoints} == {last}
+
+
+def test_a_step_that_one_run_lacks_is_refused(home: Path, tmp_path: Path) -> None:
+    """It would be summed over the other runs alone."""
+    runs = Path(shutil.copytree(home / "runs", tmp_path / "runs"))
+    *others, last = sorted(one.step for one in Run.from_pretrained(runs / "seed-1").checkpoints)
+    shutil.rmtree(runs / "seed-1" / f"checkpoint-{last}")
+    has = ", ".join(map(str, others))
+    with pytest.raises(InputError, match=rf"no checkpoint at step {last} of run 1 in {runs}: it has {has}$"):
+        built(home, runs, "lacking", steps=(last,))
+    with pytest.raises(InputError, match=rf"no checkpoint at step {last} of run 1 in .*seed-0, .*seed-1: it has"):
+        built(home, [runs / "seed-0", runs / "seed-1"], "lacking", steps=(last,))
+
+
+def test_status_and_notes_name_the_run(home: Path) -> None:
+    index, told = built(home, home / "runs", "whole"), list[str]()
+    again = proponent.open(home / "whole")
+    again.say = told.append
+    again.scores(TEXTS[:1], LABELS[:1])
+    assert not any("000000" in line for line in told)
+    assert any(line.startswith("loading the model of step") and line.endswith("of run 2") for line in told)
+    assert any(line.startswith("gradients at step") and " of run 1 (" in line for line in told)
+    assert "of run 1 (learning rate" in method_line(index.store.plan)
+    assert "000,000" not in method_line(index.store.plan)
+    runs = [Run.from_pretrained(home / "runs" / f"seed-{seed}") for seed in range(2)]
+    odd, same = replace(runs[0], notes=("cut", "alike")), replace(runs[1], notes=("alike",))
+    assert Run.join([odd, same]).notes == (f"{odd.path}: cut", "alike")
 
 
 def test_a_changed_or_missing_run_is_refused(home: Path, tmp_path: Path) -> None:

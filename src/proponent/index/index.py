@@ -21,7 +21,7 @@ from proponent.method import Baseline, Retaken
 from proponent.models import Run
 from proponent.search import ANY, How, KernelName, Ranking, Search, Where, ranking_of
 from proponent.store import Store
-from proponent.types import RUN_STEPS, Example
+from proponent.types import RUN_STEPS, Example, step_name
 from proponent.views import Explanation
 
 
@@ -388,9 +388,8 @@ class Index:
             )
         asked = QueryBatch(queries, encoded, labels, other, predicted, probabilities)
         for number, checkpoint in enumerate(self.store.plan.checkpoints, 1):
-            self.say(
-                f"gradients at step {checkpoint.step} ({number} of {len(self.store.plan.checkpoints)} checkpoints)"
-            )
+            count = len(self.store.plan.checkpoints)
+            self.say(f"gradients at {step_name(checkpoint.step)} ({number} of {count} checkpoints)")
             asked.take(
                 checkpoint.step, self._loaded.at(checkpoint.step), size, self._preconditioner, equal=run.equal_lengths
             )

@@ -13,7 +13,7 @@ from proponent.index.gradient_computer import GradientComputer
 from proponent.method import Retaken
 from proponent.models import Encoder, Masks, Run
 from proponent.store import Store
-from proponent.types import Example
+from proponent.types import Example, step_name
 
 KEPT_BYTES = 4 * 2**30
 """Most memory that loaded checkpoints may take between two questions."""
@@ -108,7 +108,7 @@ class LoadedRun:
 
     def _model(self, step: int) -> nn.Module:
         checkpoint = next(one for one in self.run.saved if one.step == step)
-        self.say(f"loading the model of step {step}")
+        self.say(f"loading the model of {step_name(step)}")
         model = self.run.load(checkpoint)
         models = {id(work.model): work.model for work in self._passes.values()}  # two passes may share one
         held = sum(parameter.nbytes for one in models.values() for parameter in one.parameters())

@@ -13,7 +13,7 @@ from proponent.errors import DataError, InputError
 from proponent.method import LastOfEachRun, Steps, Term
 from proponent.models import Checkpoint, Run
 from proponent.store import PlannedSegment, Store
-from proponent.types import RUN_STEPS
+from proponent.types import RUN_STEPS, step_name
 
 SEGMENT_TOKENS = 4_000_000
 """Tokens of a segment: what is held of it in memory while its postings are written grows with them."""
@@ -83,11 +83,21 @@ def chosen(run: Run, steps: tuple[int, ...] | None, method: Term) -> tuple[Check
     if steps is None:
         last = {one.step // RUN_STEPS: one for one in run.checkpoints}
         return tuple(last.values()) if isinstance(checkpoints, LastOfEachRun) else run.checkpoints
-    there = sorted({one.step % RUN_STEPS for one in run.saved})
-    missing = [step for step in steps if step not in there]
-    if missing:
-        raise InputError(f"no checkpoint at step {missing[0]} in {run.path}: it has {', '.join(map(str, there))}")
+    _refuse_missing(run, steps)
     return tuple(one for one in run.saved if one.step % RUN_STEPS in steps)
+
+
+def _refuse_missing(run: Run, steps: tuple[int, ...]) -> None:
+    """Every run must have the steps that are named: a run left out would be no part of the scores."""
+    saved: dict[int, list[int]] = {}
+    for one in run.saved:
+        number, step = divmod(one.step, RUN_STEPS)
+        saved.setdefault(number, []).append(step)
+    for number, there in saved.items():
+        missing = next((step for step in steps if step not in there), None)
+        if missing is not None:
+            of, home = step_name(number * RUN_STEPS + missing), ", ".join(map(str, run.joined or (run.path,)))
+            raise InputError(f"no checkpoint at {of} in {home}: it has {', '.join(map(str, there))}")
 
 
 def known_ids(store: Store, examples: Examples) -> list[str]:

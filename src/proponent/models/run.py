@@ -132,7 +132,7 @@ class Run:
         firsts = [0, *accumulate(counts[:-1])]
         checkpoints = _numbered(firsts, [run.checkpoints for run in runs])
         later = _numbered(firsts, [run.later for run in runs])
-        notes = tuple(dict.fromkeys(note for run in runs for note in run.notes))
+        notes = tuple(dict.fromkeys(_note(run, note, runs) for run in runs for note in run.notes))
         joined = tuple(path for run in runs for path in run.joined or (run.path,))
         return replace(first, checkpoints=checkpoints, joined=joined, later=later, notes=notes)
 
@@ -266,6 +266,12 @@ def _numbered(firsts: Sequence[int], runs: Sequence[tuple[Checkpoint, ...]]) -> 
     """Checkpoints of joined runs: their steps say which run they are of."""
     both = zip(firsts, runs, strict=True)
     return tuple(replace(one, step=first * RUN_STEPS + one.step) for first, run in both for one in run)
+
+
+def _note(run: Run, note: str, runs: Sequence[Run]) -> str:
+    """A note that does not hold of all joined runs names its own."""
+    named = all(note in one.notes for one in runs) or str(run.path) in note
+    return note if named else f"{run.path}: {note}"
 
 
 def _refuse_twice(runs: Sequence[Run]) -> None:

@@ -7,6 +7,7 @@ from proponent.actions import ACTIONS
 from proponent.actions.decisions import Decision
 from proponent.errors import ProponentError
 from proponent.store import Plan, Store
+from proponent.types import RUN_STEPS
 from proponent.views.frames import AnswerLinks, Link, help_text
 from proponent.views.text_marks import clip
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
@@ -216,7 +217,10 @@ def decision_words(one: Decision) -> str:
 
 def method_line(plan: Plan) -> str:
     """The method, its checkpoints, and where their learning rates come from."""
-    steps = ", ".join(f"{one.step:,} (learning rate {one.learning_rate:.3g})" for one in plan.checkpoints)
+    numbers = [divmod(one.step, RUN_STEPS) for one in plan.checkpoints]
+    names = [f"{step:,}{f' of run {run}' if run else ''}" for run, step in numbers]
+    rates = [one.learning_rate for one in plan.checkpoints]
+    steps = ", ".join(f"{name} (learning rate {rate:.3g})" for name, rate in zip(names, rates, strict=True))
     rules = "; ".join(dict.fromkeys(one.rule for one in plan.checkpoints))
     path = f", gradient path {plan.shown_path}" if plan.shown_path else ""
     return f"Method {plan.method.name}{path}; checkpoints at steps {steps}; learning rates: {rules}."
