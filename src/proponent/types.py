@@ -136,6 +136,8 @@ class Example:
             target: what a language model predicts.
             content: what it holds, in place of the texts.
         """
+        if content is not None and (text, text_pair, target) != ("", None, None):
+            raise TypeError("an Example takes texts or content, not both")
         content = content if content is not None or isinstance(text, str) else text
         if content is None:
             first = str(text)
