@@ -84,7 +84,7 @@ class QueryGroup(QueryBatch):
     def __init__(self, asked: QueryBatch, rows: Sequence[int], *, linear: bool) -> None:
         self.whole, self.rows = asked, tuple(rows)
         texts = [asked.queries[row] for row in self.rows]
-        whole = replace(texts[0], id="group", text=_describe_texts(texts), label=None, text_pair=None, target=None)
+        whole = Example("group", texts[0].row, _describe_texts(texts))
         labels = {asked.labels[row] for row in self.rows}
         super().__init__([whole], (), [labels.pop() if len(labels) == 1 else -1], asked.against, [-1], [])
         self.losses = [float(np.mean([asked.losses[row] for row in self.rows]))] if asked.losses else []
