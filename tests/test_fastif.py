@@ -1,6 +1,8 @@
 """Inverse-Hessian products by LiSSA and conjugate gradient, and the method fastif, against dense solves."""
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 import proponent
 from proponent.errors import DivergedError, InputError
 from proponent.gradients.inverse_products import conjugate_gradient, lissa, top_eigenvalue
-from proponent.index.fastif_solver import way_out
+from proponent.index.fastif_solver import TrainingTexts, way_out
 from test_layer_vectors import gradients
 from test_search import assert_equal, build
 from truth import NAMES, Truth, classifier_run, lm_run
@@ -234,6 +236,24 @@ def test_groups_are_refused(bert: Truth, fresh: Folder) -> None:
         index.explain_group(queries)
     with pytest.raises(InputError, match="no groups, ranks or votes"):
         next(iter(index.explain_many(queries, aggregate="rank")))
+
+
+def test_threads_read_training_texts_one_after_another(bert: Truth, fresh: Folder) -> None:
+    index = build(bert, fresh("index"), "fastif", layers="head")
+    texts, row, inside = TrainingTexts(index.store, index._loaded), index.store.row, list[int]()
+
+    def slow(place: int) -> dict[str, Any]:
+        inside.append(place)
+        time.sleep(0.01)
+        alone = inside == [place]
+        inside.remove(place)
+        assert alone, "two threads read at once"
+        return row(place)
+
+    index.store.row = slow  # type: ignore[method-assign]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda place: texts.encoded(np.asarray([place])), range(8)))
+    assert [labels for _, labels in found] == [[NAMES.index(bert.training[place]["label"])] for place in range(8)]
 
 
 def test_solvers_on_a_plain_matrix() -> None:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import combinations
+from threading import Lock
 
 import numpy as np
 import torch
@@ -62,9 +63,14 @@ class TrainingTexts:
     def __init__(self, store: Store, loaded: LoadedRun) -> None:
         self._store, self._loaded = store, loaded
         self._read: dict[int, Encoded] = {}
+        self._reading = Lock()
 
     def encoded(self, places: Int[np.ndarray, " m"]) -> tuple[list[Encoded], list[int]]:
-        """Encode some texts, or take them from before."""
+        """Encode some texts, or take them from before; LiSSA's threads read one file, one after another."""
+        with self._reading:
+            return self._encoded(places), self._labels[places].tolist()
+
+    def _encoded(self, places: Int[np.ndarray, " m"]) -> list[Encoded]:
         fresh = [place for place in dict.fromkeys(places.tolist()) if place not in self._read]
         if len(self._read) + len(fresh) > READ:
             self._read.clear()
@@ -75,7 +81,7 @@ class TrainingTexts:
             for one in rows
         ]
         self._read |= zip(fresh, self._loaded.encoder.encode(examples) if examples else (), strict=True)
-        return [self._read[place] for place in places.tolist()], self._labels[places].tolist()
+        return [self._read[place] for place in places.tolist()]
 
     def lengths(self, places: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
         """Tokens of each text are known only once it is read: characters stand for them, or tokens where it matters."""
