@@ -135,6 +135,9 @@ class Example:
             text_pair: second text.
             target: what a language model predicts.
             content: what it holds, in place of the texts.
+
+        Raises:
+            TypeError: texts and content are both given.
         """
         if content is not None and (text, text_pair, target) != ("", None, None):
             raise TypeError("an Example takes texts or content, not both")
