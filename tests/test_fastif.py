@@ -11,7 +11,7 @@ import torch
 import proponent
 from proponent.errors import DivergedError, InputError
 from proponent.gradients.inverse_products import conjugate_gradient, lissa, top_eigenvalue
-from proponent.index.fastif import way_out
+from proponent.index.fastif import FastIF, way_out
 from test_layer_vectors import gradients
 from test_search import assert_equal, build
 from truth import NAMES, Truth, classifier_run, lm_run
@@ -92,8 +92,8 @@ def test_lissa_on_the_head_comes_to_the_dense_solve(bert: Truth, fresh: Folder) 
 def test_the_whole_block_of_a_transformer(bert: Truth, fresh: Folder) -> None:
     """Double backward through attention: products of the Hessian against finite differences of the gradient."""
     index = build(bert, fresh("index"), "fastif", layers="last-block,head", solver="cg", damping=1.0, scale=3.0)
-    fast = index._fast
-    assert fast is not None
+    fast = index._scorer
+    assert isinstance(fast, FastIF)
     hessian = fast._hessian
     v = torch.randn(1, hessian.size, generator=torch.Generator().manual_seed(0)) * 0.1
     places, parameters = np.arange(8), hessian._parameters

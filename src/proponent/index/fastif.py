@@ -8,7 +8,7 @@ again from its text: above 0 it helped.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import combinations
 
@@ -29,9 +29,10 @@ from proponent.index.loading import LoadedRun
 from proponent.index.queries import QueryBatch
 from proponent.method import LiSSA, Retaken
 from proponent.models import Encoded
-from proponent.search import Ranking, Where, ranking_of
+from proponent.scorer import Filter, Scorer, TopKBothEnds
+from proponent.search import ANY
 from proponent.store import Store
-from proponent.types import Example
+from proponent.words import words
 
 SAMPLE = {"lissa": 8, "cg": 256}
 """Training texts of one Hessian, unless the method says how many."""
@@ -63,13 +64,10 @@ class Solution:
     description: tuple[str, ...]
 
 
-class FastIF:
-    """Scores, candidates and words of an index whose method solves per query.
+class FastIF(Scorer[QueryBatch]):
+    """Scores, candidates and words of an index whose method solves per query."""
 
-    Args:
-        store: the index.
-        loaded: its run.
-    """
+    joins = False
 
     def __init__(self, store: Store, loaded: LoadedRun) -> None:
         self.store, self._loaded = store, loaded
@@ -78,51 +76,50 @@ class FastIF:
         self._solved: Solution | None = None
         self._read: dict[int, Encoded] = {}
 
-    def scores(self, asked: QueryBatch, rows: range) -> Float[np.ndarray, "q n"]:
+    def scores(self, queries: QueryBatch, rows: Sequence[int]) -> Float[np.ndarray, "q n"]:
         """Score every training example, candidates or not."""
         total = np.full((len(rows), self.store.n), np.nan)
         places = np.flatnonzero(self.store.alive)
-        total[:, places] = self._products(self.solution(asked, rows).s, places)
+        total[:, places] = self._products(self.solution(queries, rows).s, places)
         return total
 
-    def top(self, asked: QueryBatch, rows: range, k: int, where: Where) -> list[Ranking]:
+    def top(self, queries: QueryBatch, rows: Sequence[int], k: int, where: Filter | None = None) -> list[TopKBothEnds]:
         """Rank the candidates of some queries."""
-        solution, rankings = self.solution(asked, rows), list[Ranking]()
-        allowed = np.concatenate([where.allowed(one) for one in self.store.segments])
+        solution, rankings = self.solution(queries, rows), list[TopKBothEnds]()
+        allowed = (where or ANY).mask(self.store)
         for at, row in enumerate(rows):
-            places = self.nearest(asked, row, allowed)
+            places = self.nearest(queries, row, allowed)
             scores = np.full(self.store.n, np.nan)
             scores[places] = self._products(solution.s[at : at + 1], places)[0]
-            rankings.append(ranking_of(scores, k))
+            rankings.append(TopKBothEnds.of(scores, k))
         return rankings
 
-    def notes(self, asked: QueryBatch, row: int) -> list[str]:
+    def notes(self, queries: QueryBatch, row: int, *, found: bool) -> list[str]:
         """Say how one query was solved, and which examples were compared."""
         whole = "the query has no words here: shares are by the words of the training example"
-        return [*self.solution(asked, range(row, row + 1)).description, self.nearest.description(), whole]
+        told = [*self.solution(queries, [row]).description, self.nearest.description(), whole]
+        return told + super().notes(queries, row, found=found)
 
-    def terms(
-        self, asked: QueryBatch, row: int, example: Example, label: int, widths: tuple[int, int]
-    ) -> Float[np.ndarray, "w x"]:
+    def terms(self, queries: QueryBatch, row: int, place: int) -> list[Float[np.ndarray, "w x"]]:
         """Split the score of an example by its words; the query is one."""
-        solution = self.solution(asked, range(row, row + 1))
+        solution, example = self.solution(queries, [row]), self.store.example(place)
         s = self._blocks(solution.s[solution.rows.index(row)][None])
         (encoded,) = self._work.encoder.encode([example])
-        terms = np.zeros((widths[0] + 1, widths[1] + 1))
-        for captured, _ in self._work.calls([encoded], [label]):
+        terms = np.zeros((len(words(example.parts)) + 1, len(queries.words(row)) + 1))
+        for captured, _ in self._work.calls([encoded], [self.store.plan.labels.stored(example.label)]):
             for block, call in self._called(captured.calls or {}):
                 shares = _positions(call, s[block.name])[0, 0]
                 np.add.at(terms[:, -1], token_words(encoded).of(call), shares.double().numpy())
-        return terms
+        return [terms]
 
-    def solution(self, asked: QueryBatch, rows: range) -> Solution:
+    def solution(self, asked: QueryBatch, rows: Sequence[int]) -> Solution:
         """Solve, or take what was solved for the same queries."""
         held = self._solved
         if held is None or held.asked is not asked or not set(rows) <= set(held.rows):
             self._solved = held = self._solve(asked, rows)
         return held
 
-    def _solve(self, asked: QueryBatch, rows: range) -> Solution:
+    def _solve(self, asked: QueryBatch, rows: Sequence[int]) -> Solution:
         self._loaded.say(f"inverse-Hessian products of {len(rows)} queries ({self.method.solver.kind})")
         with self._hessian.open():
             v = torch.stack([self._hessian.gradient(partial(self._asked_loss, asked, row)) for row in rows])
@@ -253,11 +250,7 @@ class FastIF:
         if len(self._read) + len(fresh) > READ:
             self._read.clear()
             fresh = list(dict.fromkeys(places.tolist()))
-        rows = [self.store.row(place) for place in fresh]
-        examples = [
-            Example(str(one["id"]), int(one["row"]), str(one["text"]), None, one["text_pair"], one["target"])
-            for one in rows
-        ]
+        examples = [replace(self.store.example(place), label=None) for place in fresh]
         self._read |= zip(fresh, self._work.encoder.encode(examples) if examples else (), strict=True)
         return [self._read[place] for place in places.tolist()], self._labels[places].tolist()
 

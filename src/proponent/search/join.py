@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from proponent.gradients.forms import Rows
 from proponent.search.kernels import Kernel
-from proponent.search.ranking import Counter, TopKBothEnds
+from proponent.search.ranking import BothEnds, Counter
 from proponent.store import Postings
 
 SPARSE = 0.25
@@ -187,7 +187,7 @@ def product(kept: Rows, query: Rows) -> float:
     return float(np.einsum("kd,kd->", kept.rows[mine], query.rows[theirs], dtype=np.float64))
 
 
-def rank(meeting: BlockJoin, offset: int, ends: Sequence[TopKBothEnds], lock: Lock, *, prune: bool) -> Counter:
+def rank(meeting: BlockJoin, offset: int, ends: Sequence[BothEnds], lock: Lock, *, prune: bool) -> Counter:
     """Take the scores of one segment into the rankings of a block of queries."""
     counter, everything = Counter(), meeting.postings
     each = sum(part.postings.row_bytes for part in meeting.parts[:1])
@@ -215,7 +215,7 @@ def rank(meeting: BlockJoin, offset: int, ends: Sequence[TopKBothEnds], lock: Lo
 def _pruned(
     meeting: BlockJoin,
     offset: int,
-    ends: Sequence[TopKBothEnds],
+    ends: Sequence[BothEnds],
     lock: Lock,
     bounds: Float[np.ndarray, "q n"],
 ) -> int | None:
@@ -238,7 +238,7 @@ def _pruned(
         if firsts[row].any():
             scores, taken = meeting.chosen(row, firsts[row])
             read += taken
-            trial = TopKBothEnds(end.proponents.k)
+            trial = BothEnds(end.proponents.k)
             found = np.flatnonzero(firsts[row])
             trial.add(offset + found, scores[found], errors[row, found])
             bar = trial.threshold

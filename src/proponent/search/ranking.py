@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 
+from proponent.scorer import TopKBothEnds
+
 BLOCK = 64
 """Scores of which only the largest counts when a first bar is sought."""
 
@@ -38,23 +40,6 @@ class Counter:
         self.postings_skipped += other.postings_skipped
         self.bytes_read += other.bytes_read
         self.segments_skipped += other.segments_skipped
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """The ends of one query's ranking.
-
-    Attributes:
-        helped: examples (in data order) with the largest positive scores, best first.
-        helped_scores: their scores.
-        hurt: examples with the most negative scores, most negative first.
-        hurt_scores: their scores.
-    """
-
-    proponents: Int[np.ndarray, " k"]
-    proponent_scores: Float[np.ndarray, " k"]
-    opponents: Int[np.ndarray, " m"]
-    opponent_scores: Float[np.ndarray, " m"]
 
 
 @dataclass
@@ -110,12 +95,8 @@ def _reached(least: Float[np.ndarray, " m"], k: int) -> float:
     return max(0.0, float(np.partition(largest, -k)[-k]))
 
 
-class TopKBothEnds:
-    """Both ends of one query's ranking.
-
-    Args:
-        k: hits on each side.
-    """
+class BothEnds:
+    """Candidates for both ends of one query's ranking."""
 
     def __init__(self, k: int) -> None:
         self.proponents, self.opponents = TopK(k, 1.0), TopK(k, -1.0)
@@ -132,14 +113,6 @@ class TopKBothEnds:
         self.proponents.add(examples, scores, errors)
         self.opponents.add(examples, scores, errors)
 
-    def ranking(self, exact: Callable[[int], float]) -> Ranking:
+    def ranking(self, exact: Callable[[int], float]) -> TopKBothEnds:
         """Finish."""
-        return Ranking(*self.proponents.ranked(exact), *self.opponents.ranked(exact))
-
-
-def ranking_of(scores: Float[np.ndarray, " n"], k: int) -> Ranking:
-    """Rank scores that are known exactly."""
-    found = np.flatnonzero(np.isfinite(scores) & (scores != 0))
-    ends = TopKBothEnds(k)
-    ends.add(found, scores[found], np.zeros(len(found)))
-    return ends.ranking(lambda example: float(scores[example]))
+        return TopKBothEnds(*self.proponents.ranked(exact), *self.opponents.ranked(exact))
