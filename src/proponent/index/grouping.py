@@ -71,13 +71,7 @@ class Aggregate:
 
 
 class QueryGroup(QueryBatch):
-    """Queries that are asked as one: the mean of their gradients, and all their words.
-
-    Args:
-        asked: the queries and their gradients.
-        rows: which of them count.
-        linear: whether scores are linear in the gradient, so that the mean gradient gives the mean score.
-    """
+    """Queries that are asked as one: the mean of their gradients, and all their words."""
 
     def __init__(self, asked: QueryBatch, rows: Sequence[int], *, linear: bool) -> None:
         self.whole, self.rows = asked, tuple(rows)

@@ -26,39 +26,23 @@ FIRST = 4
 
 @dataclass(frozen=True)
 class TokenMatch:
-    """One token that queries share with a segment at one checkpoint.
+    """One token that queries share with a segment at one checkpoint."""
 
-    Attributes:
-        start: its first posting.
-        stop: one past its last.
-        largest: the largest norm among them.
-        columns: the queries that hold the token.
-        rows: their rows for it.
-        norms: the norms of these.
-    """
-
-    start: int
-    stop: int
-    largest: float
-    columns: Int[np.ndarray, " j"]
-    rows: Float[np.ndarray, "j d"]
-    norms: Float[np.ndarray, " j"]
+    start: int  # its first posting
+    stop: int  # one past its last
+    largest: float  # the largest norm among them
+    columns: Int[np.ndarray, " j"]  # the queries that hold the token
+    rows: Float[np.ndarray, "j d"]  # their rows for it
+    norms: Float[np.ndarray, " j"]  # the norms of these
 
 
 @dataclass(frozen=True)
 class Part:
-    """The postings of a segment at one checkpoint, and where queries meet them.
+    """The postings of a segment at one checkpoint, and where queries meet them."""
 
-    Attributes:
-        postings: of the segment.
-        weight: what is left to multiply with.
-        scale: what each example's gradient is multiplied with; None for 1.
-        met: the shared tokens.
-    """
-
-    postings: Postings
-    weight: float
-    scale: Float[np.ndarray, " n"] | None
+    postings: Postings  # of the segment
+    weight: float  # what is left to multiply with
+    scale: Float[np.ndarray, " n"] | None  # what each example's gradient is multiplied with; None for 1
     matches: tuple[TokenMatch, ...]
 
 
@@ -94,14 +78,7 @@ def match_tokens(
 
 
 class BlockJoin:
-    """A block of queries and one segment, over all checkpoints.
-
-    Args:
-        parts: where they meet at each checkpoint.
-        allowed: examples that may be found.
-        count: queries.
-        kernel: takes the products.
-    """
+    """A block of queries and one segment, over all checkpoints."""
 
     def __init__(self, parts: Sequence[Part], allowed: Bool[np.ndarray, " n"], count: int, kernel: Kernel) -> None:
         self.parts, self.allowed, self.count, self.kernel = parts, allowed, count, kernel

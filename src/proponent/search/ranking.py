@@ -20,19 +20,12 @@ BLOCK = 64
 
 @dataclass
 class Counter:
-    """What a search read.
+    """What a search read."""
 
-    Attributes:
-        postings_read: gradient rows whose products were taken.
-        postings_skipped: rows of the queries' tokens that bounds made unnecessary.
-        bytes_read: of gradient rows.
-        segments_skipped: segments of which not even the norms were read.
-    """
-
-    postings_read: int = 0
-    postings_skipped: int = 0
-    bytes_read: int = 0
-    segments_skipped: int = 0
+    postings_read: int = 0  # gradient rows whose products were taken
+    postings_skipped: int = 0  # rows of the queries' tokens that bounds made unnecessary
+    bytes_read: int = 0  # of gradient rows
+    segments_skipped: int = 0  # segments of which not even the norms were read
 
     def add(self, other: "Counter") -> None:
         """Add up."""
@@ -44,16 +37,10 @@ class Counter:
 
 @dataclass
 class TopK:
-    """Candidates for one end of a ranking.
+    """Candidates for one end of a ranking."""
 
-    Attributes:
-        k: how many are wanted.
-        sign: +1 for the largest scores, -1 for the smallest.
-        bar: what a score must reach to be among the first k of what has been seen; 0 until k have been seen.
-    """
-
-    k: int
-    sign: float
+    k: int  # how many are wanted
+    sign: float  # +1 for the largest scores, -1 for the smallest
     threshold: float = 0.0
     _examples: Int[np.ndarray, " m"] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     _most: Float[np.ndarray, " m"] = field(default_factory=lambda: np.zeros(0))
