@@ -766,7 +766,7 @@ def test_what_a_lost_manifest_costs_is_said_and_true(said: Said, kept: Tiny, ind
 @pytest.mark.parametrize(
     ("version", "named"),
     [
-        (999, ("format 999, newer than the 2", "upgrade proponent")),
+        (999, ("format 999, newer than the 3", "upgrade proponent")),
         (1, ("format 1, older than the 2", "build the index again")),
     ],
 )

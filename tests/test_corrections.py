@@ -24,6 +24,7 @@ from proponent.actions.corrections import apply
 from proponent.actions.decisions import Decisions
 from proponent.data import Columns, StoredExamples, read, write_parquet
 from proponent.errors import DiskFullError, InputError, MismatchError
+from proponent.labels import Labels
 from proponent.store import PlannedSegment, Source, Store
 
 NAMES = ["Business", "Sports", "World"]
@@ -56,7 +57,7 @@ def index_of(folder: Path, data: Path) -> Store:
     store = Store.__new__(Store)
     store.folder = folder
     store.manifest = cast("Any", SimpleNamespace(sources=[source]))
-    store.plan = cast("Any", SimpleNamespace(label_names=NAMES))
+    store.plan = cast("Any", SimpleNamespace(label_names=NAMES, labels=Labels(tuple(NAMES))))
     stored = StoredExamples(folder / "examples.parquet")
     store.segments = cast(
         "Any", [SimpleNamespace(examples=stored, deleted=np.zeros(0, dtype=np.int64), offset=0, n=len(examples))]

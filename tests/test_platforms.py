@@ -64,7 +64,17 @@ def test_every_module_imports() -> None:
 
 
 def test_light_modules_import() -> None:
-    names = ("cli", "store", "search", "baselines", "actions", "decisions", "views", "web.app", "web.serving")
+    names = (
+        "cli",
+        "store",
+        "search",
+        "baselines",
+        "actions.label_errors",
+        "actions.decisions",
+        "views",
+        "web.app",
+        "web.serving",
+    )
     assert without_posix("\n".join(f"import proponent.{name}" for name in names) + "\nprint(1)") == 1
 
 
@@ -86,7 +96,7 @@ EXPLAIN = """
 import proponent
 index = proponent.open(sys.argv[1])
 answer = index.explain(sys.argv[2], k=3)
-print(json.dumps([hit.id for hit in answer.helped]))
+print(json.dumps([hit.id for hit in answer.proponents]))
 """
 
 

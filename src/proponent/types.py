@@ -118,26 +118,33 @@ class Example:
         self,
         id: str,  # noqa: A002 # the name of the field
         row: int,
-        content: Content | str,
+        text: Content | str = "",
         label: Label | None = None,
         text_pair: str | None = None,
         target: str | None = None,
+        *,
+        content: Content | None = None,
     ) -> None:
         """Make an example.
 
         Args:
             id: the user's id, or the 0-based row number as text.
             row: 0-based row of the source.
-            content: what it holds, or its text; then the next arguments say of what kind it is.
+            text: its text, the first text of a pair, or the prompt.
             label: class by name or number.
             text_pair: second text.
             target: what a language model predicts.
+            content: what it holds, in place of the texts.
         """
-        if isinstance(content, str):
+        if content is not None and (text, text_pair, target) != ("", None, None):
+            raise TypeError("an Example takes texts or content, not both")
+        content = content if content is not None or isinstance(text, str) else text
+        if content is None:
+            first = str(text)
             if target is not None:
-                content = Prompted(content, target, text_pair)
+                content = Prompted(first, target, text_pair)
             else:
-                content = Text(content) if text_pair is None else Pair(content, text_pair)
+                content = Text(first) if text_pair is None else Pair(first, text_pair)
         object.__setattr__(self, "id", id)
         object.__setattr__(self, "row", row)
         object.__setattr__(self, "content", content)

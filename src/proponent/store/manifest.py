@@ -269,19 +269,13 @@ class Plan(BaseModel):
 
 
 class SkippedRow(BaseModel):
-    """A training row that has no gradient.
-
-    Attributes:
-        id: the user's id.
-        row: 0-based row of the source.
-        cause: what was not finite, at which step.
-    """
+    """A training row that has no gradient."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     id: str
-    row: int
-    cause: str
+    row: int  # 0-based row of the source
+    cause: str  # what was not finite, at which step
 
 
 class Manifest(BaseModel):
