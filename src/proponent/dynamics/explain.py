@@ -54,7 +54,7 @@ def explain_run(
     answers, every = list[Explanation](), np.ones(len(examples), dtype=np.bool_)
 
     def take(name: str, places: Int[np.ndarray, " k"]) -> list[object]:
-        return [getattr(examples[place], name) for place in places.tolist()]
+        return [getattr(examples[row], name) for row in list[int](places.tolist())]
 
     for row, (one, view) in enumerate(zip(queries, views, strict=True)):
         made = _explanation(spec, run, scorer, asked, row, view, k)
@@ -109,8 +109,8 @@ def _explanation(
     (ranking,), last, examples = scorer.top(asked, [row], k), run.checkpoints[-1], scorer.examples
 
     def hits(places: Int[np.ndarray, " k"], scores: Float[np.ndarray, " k"]) -> tuple[Hit, ...]:
-        made: list[Hit] = []
-        for rank, (place, score) in enumerate(zip(places.tolist(), scores.tolist(), strict=True), 1):
+        made, rows = list[Hit](), list[int](places.tolist())
+        for rank, (place, score) in enumerate(zip(rows, scores.tolist(), strict=True), 1):
             split = (scorer.terms(asked, row, place), (Word("", ()),))
             paired = len(examples[place].parts) > 1
             made.append(hit(examples[place], score, rank, split, by_checkpoint=(score,), paired=paired))
