@@ -26,7 +26,7 @@ import torch
 
 import proponent
 from proponent.data import read
-from proponent.index.queries import queries_of
+from proponent.index.query_input import queries_of
 from proponent.training.trainer import Training, train
 
 
