@@ -87,12 +87,12 @@ def main() -> None:
         ]
         taken = []
         gradients = timed(lambda: taken.append(index._ask(queries_of(asked), None)))
-        everything = taken[0].taken(range(len(asked)))
-        index._search.top(everything, len(asked), 10)
+        scorer, every = index._scorer, range(len(asked))
+        scorer.top(taken[0], every, 10)
         ranking, scoring = [], []
         for _ in range(9):
-            ranking.append(timed(lambda: index._search.top(everything, len(asked), 10)))
-            scoring.append(timed(lambda: index._search.scores(everything, len(asked))))
+            ranking.append(timed(lambda: scorer.top(taken[0], every, 10)))
+            scoring.append(timed(lambda: scorer.scores(taken[0], every)))
         size = sum(path.stat().st_size for path in (place / "index").rglob("*") if path.is_file())
         stages = {stage: round(seconds, 1) for stage, seconds in index.store.manifest.seconds.items()}
     record = {

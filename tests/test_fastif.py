@@ -13,6 +13,7 @@ import torch
 import proponent
 from proponent.errors import DivergedError, InputError
 from proponent.gradients.inverse_products import conjugate_gradient, lissa, top_eigenvalue
+from proponent.index.fastif import FastIF
 from proponent.index.fastif_solver import TrainingTexts, way_out
 from test_layer_vectors import gradients
 from test_search import assert_equal, build
@@ -94,8 +95,9 @@ def test_lissa_on_the_head_comes_to_the_dense_solve(bert: Truth, fresh: Folder) 
 def test_the_whole_block_of_a_transformer(bert: Truth, fresh: Folder) -> None:
     """Double backward through attention: products of the Hessian against finite differences of the gradient."""
     index = build(bert, fresh("index"), "fastif", layers="last-block,head", solver="cg", damping=1.0, scale=3.0)
-    assert index._fast is not None
-    (fast,) = index._fast.solvers.values()
+    scorer = index._scorer
+    assert isinstance(scorer, FastIF)
+    (fast,) = scorer.solvers.values()
     hessian = fast._hessian
     v = torch.randn(1, hessian.size, generator=torch.Generator().manual_seed(0)) * 0.1
     places, parameters = np.arange(8), hessian._parameters

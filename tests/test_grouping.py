@@ -13,6 +13,7 @@ import tiny as tiny_runs
 from proponent.cli.application import main
 from proponent.errors import InputError
 from proponent.index.grouping import Aggregate
+from proponent.index.query_input import queries_of
 from proponent.search import aggregate
 from proponent.types import Example
 from test_search import build
@@ -38,7 +39,7 @@ def layered(bert: Truth, fresh: Folder) -> proponent.Index:
 
 
 def asked(truth: Truth) -> list[Example]:
-    return [Example(**{"id": "q", "row": 0} | row) for row in truth.queries]
+    return queries_of(truth.queries)
 
 
 def ran(words: list[str]) -> Any:

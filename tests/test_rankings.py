@@ -12,7 +12,7 @@ from generated import Made, asked, make, queries
 from proponent.errors import InputError, LabelError
 from proponent.search import Search, Where
 from proponent.search.kernels import kernel_of, numpy_kernel
-from proponent.search.ranking import TopKBothEnds
+from proponent.search.ranking import BothEnds
 from proponent.store import Store, delete, merge
 
 N, COUNT, K = 300, 5, 7
@@ -111,7 +111,7 @@ def test_ends_keep_what_a_sort_would_give(data: st.DataObject) -> None:
     shift = np.asarray(data.draw(st.lists(st.floats(-1, 1), min_size=len(scores), max_size=len(scores))))
     seen = scores + shift * errors
     order = np.asarray(data.draw(st.permutations(range(len(scores)))))
-    ends = TopKBothEnds(k)
+    ends = BothEnds(k)
     cut = data.draw(st.integers(0, len(scores)))
     for part in (order[:cut], order[cut:]):
         ends.add(part, seen[part], errors[part])

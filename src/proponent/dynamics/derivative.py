@@ -14,20 +14,13 @@ class Derivative:
     when counting the example more lowers the loss. The score of a token is the same for a factor on its embedding
     output, in training only. The scores of an example's tokens need not sum to the score of the example: weighing an
     example scales its loss, weighing a token scales what the model read.
-
-    Attributes:
-        scores: [q n], in nats per unit of weight.
-        tokens: [q m], of all tokens of all examples, one example after another.
-        indptr: where the tokens of each example begin and end [n+1].
-        words: word of each token; -1 for special tokens [m].
-        losses: loss of each query at the end of training [q].
     """
 
-    scores: Float[np.ndarray, "q n"]
-    tokens: Float[np.ndarray, "q m"]
-    indptr: Int[np.ndarray, " n1"]
-    words: Int[np.ndarray, " m"]
-    losses: Float[np.ndarray, " q"]
+    scores: Float[np.ndarray, "q n"]  # [q n], in nats per unit of weight
+    tokens: Float[np.ndarray, "q m"]  # [q m], of all tokens of all examples, one example after another
+    indptr: Int[np.ndarray, " n1"]  # where the tokens of each example begin and end [n+1]
+    words: Int[np.ndarray, " m"]  # word of each token; -1 for special tokens [m]
+    losses: Float[np.ndarray, " q"]  # loss of each query at the end of training [q]
 
     def of_words(self, query: int, row: int) -> dict[int, float]:
         """Scores of the words of one training example."""

@@ -1,25 +1,26 @@
 """Explanations by a method with a loop of its own: from a run and its training set, without an index."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 
-from proponent.baselines import NAMES, Baselines, Texts
+from proponent.baselines import Baselines, Texts
 from proponent.data import Examples
-from proponent.dynamics.loops import LoopScores, Query, score_function
+from proponent.dynamics.loops import LoopScorer, Query, score_function
 from proponent.errors import InputError
+from proponent.index.baseline_scores import baseline_hits
+from proponent.index.explanation_builder import hit
 from proponent.index.planning import label_numbers
-from proponent.index.word_pairs import word_pairs
 from proponent.method import Loop
 from proponent.method_table import method_of
 from proponent.models import Encoded, Encoder, Run
-from proponent.search import ranking_of
 from proponent.types import Example
 from proponent.version import __version__
-from proponent.views import BaselineHit, CheckpointView, Explanation, Hit, QueryView
-from proponent.words import Word, words
+from proponent.views import CheckpointView, Explanation, Hit, QueryView
+from proponent.words import Word
 
 
 def explain_run(
@@ -46,13 +47,19 @@ def explain_run(
     numbers = [run.task.labels.stored(view.label) for view in views]
     asked = [Query(one, number) for one, number in zip(queries, numbers, strict=True)]
     found = score(run, examples, asked, max_length=max_length, quiet=quiet, **spec.settings)
+    scorer = LoopScorer(found, examples)
     if say is not None and found.summary:
         say(found.summary)
     lists = Baselines(_texts(examples, labels)) if baselines else None
-    answers: list[Explanation] = []
+    answers, every = list[Explanation](), np.ones(len(examples), dtype=np.bool_)
+
+    def take(name: str, places: Int[np.ndarray, " k"]) -> list[object]:
+        return [getattr(examples[row], name) for row in list[int](places.tolist())]
+
     for row, (one, view) in enumerate(zip(queries, views, strict=True)):
-        made = _explanation(spec, run, examples, found, row, view, k)
-        beside = {} if lists is None else _baseline_hits(lists, examples, _texts([one], numbers[row : row + 1]), k)
+        made = _explanation(spec, run, scorer, asked, row, view, k)
+        query = _texts([one], numbers[row : row + 1])
+        beside = {} if lists is None else baseline_hits(lists, query, k, every, take)
         answers.append(replace(made, baselines=beside))
     return answers
 
@@ -97,65 +104,32 @@ def _loss(run: Run, encoder: Encoder, encoded: Encoded, label: int, logits: torc
 
 
 def _explanation(
-    spec: Loop, run: Run, examples: Examples, found: LoopScores, row: int, view: QueryView, k: int
+    spec: Loop, run: Run, scorer: LoopScorer, asked: Sequence[Query], row: int, view: QueryView, k: int
 ) -> Explanation:
-    scores = found.scores[row]
-    ranking = ranking_of(scores, k)
-    last = run.checkpoints[-1]
+    (ranking,), last, examples = scorer.top(asked, [row], k), run.checkpoints[-1], scorer.examples
 
-    def hits(places: Sequence[int]) -> tuple[Hit, ...]:
-        return tuple(
-            _hit(examples[place], found.words(row, place), float(scores[place]), rank)
-            for rank, place in enumerate(places, 1)
-        )
+    def hits(places: Int[np.ndarray, " k"], scores: Float[np.ndarray, " k"]) -> tuple[Hit, ...]:
+        made, rows = list[Hit](), list[int](places.tolist())
+        for rank, (place, score) in enumerate(zip(rows, scores.tolist(), strict=True), 1):
+            split = (scorer.terms(asked, row, place), (Word("", ()),))
+            paired = len(examples[place].parts) > 1
+            made.append(hit(examples[place], score, rank, split, by_checkpoint=(score,), paired=paired))
+        return tuple(made)
 
     return Explanation(
         version=__version__,
         method=spec.name,
-        checkpoints=(CheckpointView(last.step, last.learning_rate, found.used),),
+        checkpoints=(CheckpointView(last.step, last.learning_rate, scorer.found.used),),
         embedding_path=None,
         loss="mean",
         query=view,
-        proponents=hits(ranking.proponents.tolist()),
-        opponents=hits(ranking.opponents.tolist()),
-        notes=((found.summary,) if found.summary else ()) + found.notes,
-        caveat=found.caveat,
+        proponents=hits(ranking.proponents, ranking.proponent_scores),
+        opponents=hits(ranking.opponents, ranking.opponent_scores),
+        notes=tuple(scorer.notes(asked, row, found=True)),
+        caveat=scorer.found.caveat,
         n_examples=len(examples),
-    )
-
-
-def _hit(example: Example, shares: Mapping[int, float], score: float, rank: int) -> Hit:
-    mine = words(example.parts)
-    terms = np.zeros((len(mine) + 1, 1))  # no word of the query stands against a word of the example
-    for number, share in shares.items():
-        terms[number] = share
-    return Hit(
-        rank=rank,
-        id=example.id,
-        row=example.row,
-        score=score,
-        text=example.text,
-        text_pair=example.text_pair,
-        target=example.target,
-        label=None if example.label is None else str(example.label),
-        by_checkpoint=(score,),
-        words=word_pairs(terms, mine, (Word("", ()),), paired=len(example.parts) > 1),
     )
 
 
 def _texts(examples: Sequence[Example] | Examples, labels: Sequence[int]) -> Texts:
     return Texts([" ".join(one.parts) for one in examples], None if -1 in labels else np.asarray(labels))
-
-
-def _baseline_hits(known: Baselines, examples: Examples, query: Texts, k: int) -> dict[str, tuple[BaselineHit, ...]]:
-    """Rankings by the baselines that need neither predictions nor hidden states."""
-    missing = known.missing()
-    found: dict[str, tuple[BaselineHit, ...]] = {}
-    for name in NAMES:
-        if name not in missing:
-            scores = known.scores(name, query)[0]
-            best: list[int] = np.lexsort((np.arange(len(scores)), -scores))[:k].tolist()
-            found[name] = tuple(
-                BaselineHit(examples[place].id, examples[place].row, float(scores[place])) for place in best
-            )
-    return found

@@ -1,6 +1,6 @@
 """Methods with a loop of their own over the training: module `dynamics/<which>.py`, function `scores`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -9,10 +9,13 @@ from inspect import signature
 import numpy as np
 from jaxtyping import Float
 
+from proponent.data import Examples
 from proponent.errors import InputError
 from proponent.method import Loop
+from proponent.scorer import Scorer
 from proponent.types import Example
 from proponent.views.explanation import CAVEAT
+from proponent.words import words
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,28 @@ class LoopScores:
     notes: tuple[str, ...] = ()
     caveat: str = CAVEAT
     words: Callable[[int, int], Mapping[int, float]] = _no_words  # of a query and a row; -1 holds special tokens
+
+
+class LoopScorer(Scorer[Sequence[Query]]):
+    """What a loop finds, asked as every other scorer is."""
+
+    def __init__(self, found: LoopScores, examples: Examples) -> None:
+        self.found, self.examples = found, examples
+
+    def scores(self, queries: Sequence[Query], rows: Sequence[int]) -> Float[np.ndarray, "q n"]:  # noqa: ARG002
+        """Scores of some queries."""
+        return self.found.scores[list(rows)]
+
+    def terms(self, queries: Sequence[Query], row: int, place: int) -> list[Float[np.ndarray, "w x"]]:  # noqa: ARG002
+        """The share of each word; no word of the query stands against a word of the example."""
+        terms = np.zeros((len(words(self.examples[place].parts)) + 1, 1))
+        for number, share in self.found.words(row, place).items():
+            terms[number] = share
+        return [terms]
+
+    def notes(self, queries: Sequence[Query], row: int, *, found: bool) -> list[str]:  # noqa: ARG002
+        """How far the scores can be trusted."""
+        return [*filter(None, [self.found.summary]), *self.found.notes]
 
 
 def score_function(method: Loop) -> Callable[..., LoopScores]:

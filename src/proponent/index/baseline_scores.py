@@ -1,11 +1,11 @@
 """The baselines of one index, to stand beside its own scores."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from proponent.baselines import NAMES, Baselines, Texts
 from proponent.store import Store
@@ -15,11 +15,7 @@ _PARTS = ("text", "text_pair", "target")
 
 
 class WholeTexts(Sequence[str]):
-    """The training texts, second texts and targets joined by a space; read from the index a block at a time.
-
-    Args:
-        store: the index.
-    """
+    """The training texts, second texts and targets joined by a space; read from the index a block at a time."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -49,11 +45,7 @@ def _joined(parts: Iterable[object]) -> str:
 
 
 class BaselineScores:
-    """What the baselines say about the training set of an index.
-
-    Args:
-        store: the index.
-    """
+    """What the baselines say about the training set of an index."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -63,21 +55,11 @@ class BaselineScores:
         return np.where(~self.store.alive, np.nan, self._baselines.scores(name, query).mean(0))
 
     def lists(
-        self, query: Texts, k: int, allowed: Bool[np.ndarray, " n"] | None = None
+        self, query: Texts, k: int, allowed: Bool[np.ndarray, " n"]
     ) -> tuple[dict[str, tuple[BaselineHit, ...]], list[str]]:
         """Rank the training set by every baseline that can be computed."""
-        missing = self._baselines.missing()
-        found: dict[str, tuple[BaselineHit, ...]] = {}
-        for name in NAMES:
-            if name in missing:
-                continue
-            scores = self.scores(name, query)
-            valid = np.flatnonzero(np.isfinite(scores) & (True if allowed is None else allowed))
-            best: list[int] = valid[np.lexsort((valid, -scores[valid]))][:k].tolist()
-            ids, rows = (self.store.take(column, np.asarray(best, dtype=np.int64)) for column in ("id", "row"))
-            hits = zip(ids, rows, scores[best].tolist(), strict=True)
-            found[name] = tuple(BaselineHit(str(one), int(row), score) for one, row, score in hits)
-        return found, [f"baseline {name} is not shown: {reason}" for name, reason in missing.items()]
+        hits = baseline_hits(self._baselines, query, k, allowed, self.store.take)
+        return hits, [f"baseline {name} is not shown: {reason}" for name, reason in self._baselines.missing().items()]
 
     @cached_property
     def _baselines(self) -> Baselines:
@@ -88,3 +70,22 @@ class BaselineScores:
         """Rows that the index skipped may hold NaN, which no baseline takes; they are never ranked."""
         values = self.store.features.get(name)
         return None if values is None else np.where(~self.store.alive[:, None], 0.0, values)
+
+
+def baseline_hits(
+    baselines: Baselines,
+    query: Texts,
+    k: int,
+    allowed: Bool[np.ndarray, " n"],
+    take: Callable[[str, Int[np.ndarray, " k"]], Iterable[Any]],
+) -> dict[str, tuple[BaselineHit, ...]]:
+    """Rank what is allowed by every baseline that can be computed; `take` reads a column of some examples."""
+    missing, found = baselines.missing(), dict[str, tuple[BaselineHit, ...]]()
+    for name in NAMES:
+        if name not in missing:
+            scores = baselines.scores(name, query).mean(0)
+            valid = np.flatnonzero(np.isfinite(scores) & allowed)
+            best = valid[np.argsort(-scores[valid], kind="stable")][:k]
+            hits = zip(take("id", best), take("row", best), scores[best].tolist(), strict=True)
+            found[name] = tuple(BaselineHit(str(one), int(row), score) for one, row, score in hits)
+    return found

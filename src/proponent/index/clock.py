@@ -6,11 +6,7 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Adds up seconds by stage. A stage within a stage counts for itself alone.
-
-    Attributes:
-        seconds: by stage, in the order in which they were first entered.
-    """
+    """Adds up seconds by stage. A stage within a stage counts for itself alone."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -17,15 +17,10 @@ TUNED = "grad-cos"
 
 
 class Default(NamedTuple):
-    """A method, and why.
+    """A method, and why."""
 
-    Attributes:
-        method: name of the table of methods.
-        reason: one line for the user.
-    """
-
-    method: str
-    reason: str
+    method: str  # name of the table of methods
+    reason: str  # one line for the user
 
 
 def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: str = "recorded") -> Default:

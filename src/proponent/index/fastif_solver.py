@@ -124,14 +124,14 @@ class Solver:
                 np.add.at(terms[:, -1], token_words(encoded).of(call), shares.double().numpy())
         return terms
 
-    def solution(self, asked: QueryBatch, rows: range) -> Solution:
+    def solution(self, asked: QueryBatch, rows: Sequence[int]) -> Solution:
         """Solve, or take what was solved for the same queries."""
         held = self._solved
         if held is None or held.asked is not asked or not set(rows) <= set(held.rows):
             self._solved = held = self._solve(asked, rows)
         return held
 
-    def _solve(self, asked: QueryBatch, rows: range) -> Solution:
+    def _solve(self, asked: QueryBatch, rows: Sequence[int]) -> Solution:
         self._loaded.say(f"inverse-Hessian products of {len(rows)} queries ({self.method.solver.kind})")
         with self._hessian.open():
             v = torch.stack([self._hessian.gradient(partial(self._asked_loss, asked, row)) for row in rows])

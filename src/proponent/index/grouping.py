@@ -1,6 +1,6 @@
 """Many scores become one, over queries that are asked together, layers and checkpoints: by mean, rank or vote."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -9,13 +9,11 @@ from jaxtyping import Float
 
 from proponent.baselines import Texts
 from proponent.errors import InputError
-from proponent.gradients.gradient import Gradient
-from proponent.index.baseline_scores import BaselineScores
-from proponent.index.queries import QueryBatch
+from proponent.index.queries import ByWord, QueryBatch
 from proponent.labels import Labels
-from proponent.method import Baseline, Retaken, similarity_of
-from proponent.preconditioners.batches import layer_shapes
-from proponent.search import RULES, How, Ranking, Search, Votes, Where, ranking_of
+from proponent.scorer import Scorer, TopKBothEnds
+from proponent.search import RULES, How, Votes, Where
+from proponent.store import Store
 from proponent.types import Example
 from proponent.views import QueryView
 from proponent.words import Word
@@ -73,13 +71,7 @@ class Aggregate:
 
 
 class QueryGroup(QueryBatch):
-    """Queries that are asked as one: the mean of their gradients, and all their words.
-
-    Args:
-        asked: the queries and their gradients.
-        rows: which of them count.
-        linear: whether scores are linear in the gradient, so that the mean gradient gives the mean score.
-    """
+    """Queries that are asked as one: the mean of their gradients, and all their words."""
 
     def __init__(self, asked: QueryBatch, rows: Sequence[int], *, linear: bool) -> None:
         self.whole, self.rows = asked, tuple(rows)
@@ -88,27 +80,18 @@ class QueryGroup(QueryBatch):
         labels = {asked.labels[row] for row in self.rows}
         super().__init__([whole], (), [labels.pop() if len(labels) == 1 else -1], asked.against, [-1], [])
         self.losses = [float(np.mean([asked.losses[row] for row in self.rows]))] if asked.losses else []
-        self._words, self._places = _numbered([asked.words(row) for row in self.rows])
-        for step, gradient in asked.gradients.items() if linear else ():
-            parts = Gradient.stack([gradient.example(row) for row in self.rows])
-            self.gradients[step], self.factors[step] = parts.mean(self._places), np.ones(1)
-
-    def words(self, row: int) -> tuple[Word, ...]:  # noqa: ARG002, D102
-        return self._words
+        self._words[0], self._places = _numbered([asked.words(row) for row in self.rows])
+        for step, gradient in asked.taken(self.rows).items() if linear else ():
+            self.gradients[step], self.factors[step] = gradient.mean(self._places), np.ones(1)
 
     def paired(self, row: int) -> bool:  # noqa: ARG002, D102
         return any(self.whole.paired(one) for one in self.rows)
 
-    def split(  # noqa: D102
-        self,
-        row: int,  # noqa: ARG002
-        step: int,
-        by_word: Callable[[Example, int, int], Float[np.ndarray, "w p"]],
-    ) -> Float[np.ndarray, "w p"]:
+    def split(self, row: int, step: int, by_word: ByWord) -> Float[np.ndarray, "w p"]:  # noqa: ARG002, D102
         total: Float[np.ndarray, "w p"] | None = None
         for one, places in zip(self.rows, self._places, strict=True):
             made = self.whole.split(one, step, by_word) / len(self.rows)
-            total = np.zeros((len(self._words) + 1, made.shape[1])) if total is None else total
+            total = np.zeros((len(self._words[0]) + 1, made.shape[1])) if total is None else total
             np.add.at(total, np.append(places, -1), made)
         assert total is not None
         return total
@@ -140,28 +123,17 @@ class QueryGroup(QueryBatch):
 
 
 class Grouping:
-    """Joins scores over an index.
+    """Joins scores over an index."""
 
-    Args:
-        search: over the index.
-        beside: its baselines.
-    """
-
-    def __init__(self, search: Search, beside: BaselineScores) -> None:
-        self._search, self._baselines = search, beside
-        self._plan = search.store.plan
-
-    @property
-    def linear(self) -> bool:
-        """Whether scores are linear in the query's gradient."""
-        return not isinstance(self._plan.term, Baseline) and similarity_of(self._plan.term) is None
+    def __init__(self, store: Store, scorer: Scorer[QueryBatch]) -> None:
+        self.store, self._scorer = store, scorer
 
     def _check(self) -> None:
         """Refuse to join what is solved query by query."""
-        if isinstance(self._plan.term, Retaken):
+        if not self._scorer.joins:
             raise InputError(
-                f"{self._plan.method.name} solves for every query anew and compares each with candidates of its own: "
-                "it has no groups, ranks or votes (ask one by one, or take ekfac or influence-last)"
+                f"{self.store.plan.method.name} solves for every query anew and compares each with candidates of its "
+                "own: it has no groups, ranks or votes (ask one by one, or take ekfac or influence-last)"
             )
 
     def rows(self, asked: QueryBatch, rows: Sequence[int], rule: Aggregate) -> list[int]:
@@ -171,7 +143,7 @@ class Grouping:
             raise InputError("no query was given: there is nothing to join")
         if not rule.correct:
             return list(rows)
-        if not self._plan.labels:
+        if not self.store.plan.labels:
             raise InputError("only a classifier's queries can be predicted correctly, and this run is a language model")
         if all(query.label is None for query in asked.queries):
             raise InputError("which queries are predicted correctly is not known: give their labels")
@@ -182,57 +154,27 @@ class Grouping:
 
     def scores(self, asked: QueryBatch, rows: Sequence[int], rule: Aggregate) -> tuple[Float[np.ndarray, " n"], int]:
         """Join the scores of some queries."""
-        alive = self._search.store.alive
+        alive = self.store.alive
         votes = Votes(rule.how, rule.k, int(alive.sum()))
-        for scores in self._voters(asked, rows, rule):
-            votes.add(scores[:, alive])
+        for start in range(0, len(rows), BLOCK):
+            some = rows[start : start + BLOCK]
+            for scores in self._scorer.voters(asked, some, () if rule.how == "mean" else rule.over):
+                votes.add(scores[:, alive])
         joined = np.full(len(alive), np.nan)
         joined[alive] = votes.result()
         return joined, votes.voters
 
     def ranking(
         self, asked: QueryBatch, rows: Sequence[int], rule: Aggregate, k: int, where: Where
-    ) -> tuple[Ranking, list[str]]:
+    ) -> tuple[TopKBothEnds, list[str]]:
         """Rank the training examples by joined scores."""
         self._check()
         scores, voters = self.scores(asked, rows, rule)
-        allowed = np.concatenate([where.allowed(one) for one in self._search.store.segments])
-        n = int(self._search.store.alive.sum())
+        allowed = where.mask(self.store)
+        n = int(self.store.alive.sum())
         middle = (n - 1) / 2.0 if rule.how == "rank" else 0.0
         notes = self._notes(rule, voters, len(rows), n, middle)
-        return ranking_of(np.where(allowed, scores - middle, np.nan), k), notes
-
-    def _voters(self, asked: QueryBatch, rows: Sequence[int], rule: Aggregate) -> Iterator[Float[np.ndarray, "v n"]]:
-        for start in range(0, len(rows), BLOCK):
-            some = rows[start : start + BLOCK]
-            method = self._plan.term
-            if isinstance(method, Baseline):
-                yield np.stack([self._baselines.scores(method.which, asked.texts(row)) for row in some])
-                continue
-            queries = {
-                step: Gradient.stack([one.example(row) for row in some]) for step, one in asked.gradients.items()
-            }
-            if rule.how == "mean" or not self._split(rule):
-                yield self._search.scores(queries, len(some))
-            else:
-                yield from self._parts(queries, len(some), rule)
-
-    def _split(self, rule: Aggregate) -> bool:
-        several = {"layers": len(self._plan.blocks) > 0, "checkpoints": len(self._plan.checkpoints) > 1}
-        return any(several[axis] for axis in rule.over)
-
-    def _parts(self, queries: dict[int, Gradient], count: int, rule: Aggregate) -> Iterator[Float[np.ndarray, "v n"]]:
-        cuts = [one.cut for one in layer_shapes(self._plan.blocks)]
-        every = [self._search.parts(step, one, count, cuts) for step, one in queries.items()]
-        if set(rule.over) == {"layers", "checkpoints"}:
-            for parts in every:
-                yield from parts
-        elif "layers" in rule.over:
-            for same in zip(*every, strict=True):
-                yield np.sum(same, axis=0)
-        else:
-            for parts in every:
-                yield np.sum(list(parts), axis=0)
+        return TopKBothEnds.of(np.where(allowed, scores - middle, np.nan), k), notes
 
     def _notes(self, rule: Aggregate, voters: int, queries: int, n: int, middle: float) -> list[str]:
         who = f"{voters:,} voters ({queries:,} {'query' if queries == 1 else 'queries'}"
@@ -248,7 +190,8 @@ class Grouping:
                 f"vote: over {who}, minus the places among the lowest {first:g} of {n:,} training examples: a vote "
                 "names what hurt and never what helped, and has no words"
             ]
-        return [] if self.linear else [f"{self._plan.method.name}: the mean over {queries:,} queries has no words"]
+        name = self.store.plan.method.name
+        return [] if self._scorer.linear else [f"{name}: the mean over {queries:,} queries has no words"]
 
 
 def _describe_texts(texts: Sequence[Example]) -> str:

@@ -11,15 +11,15 @@ from proponent import words as splitter
 from proponent.errors import InputError, MismatchError
 from proponent.index.baseline_scores import BaselineScores
 from proponent.index.explanation_builder import ExplanationBuilder
-from proponent.index.fastif import FastIF
 from proponent.index.grouping import Aggregate, Grouping, QueryGroup, blocks
 from proponent.index.loading import LoadedRun
 from proponent.index.queries import QueryBatch, check_against, check_queries, labels_of, named
 from proponent.index.query_input import AnyLabel, Labels, Queries, Query, plain_label, queries_of
 from proponent.index.query_preconditioner import QueryPreconditioner, gradients_of
-from proponent.method import Baseline, Retaken
+from proponent.index.scorers import scorer_of
 from proponent.models import Run
-from proponent.search import ANY, How, KernelName, Ranking, Search, Where, ranking_of
+from proponent.scorer import TopKBothEnds
+from proponent.search import ANY, How, KernelName, Where
 from proponent.store import Store
 from proponent.types import RUN_STEPS, Example, step_name
 from proponent.views import Explanation
@@ -52,15 +52,13 @@ class Index:
         kernel: KernelName | None = None,
     ) -> None:
         self.store = Store(Path(path), partial=partial, allow_missing=allow_missing)
-        self._search, plan = Search(self.store, kernel=kernel), self.store.plan
-        self._baselines = BaselineScores(self.store)
+        plan, baselines = self.store.plan, BaselineScores(self.store)
         self.say: Callable[[str], None] = lambda _: None  # gets short status messages
         self._loaded = LoadedRun(self.store, run, trust_remote_code, lambda line: self.say(line))
         self._preconditioner = QueryPreconditioner(plan.term, plan.blocks, self.store.table, gradients_of(self.store))
-        self._fast = FastIF(self.store, self._loaded) if isinstance(plan.term, Retaken) else None
-        by_word = self._fast or self._loaded.by_word
-        self._answers = ExplanationBuilder(self.store, self._search, self._baselines, by_word, self._preconditioner)
-        self._grouping = Grouping(self._search, self._baselines)
+        self._scorer = scorer_of(self._loaded, baselines, self._preconditioner, kernel)
+        self._answers = ExplanationBuilder(self.store, self._scorer, baselines)
+        self._grouping = Grouping(self.store, self._scorer)
         self._last: tuple[str, QueryBatch] | None = None
         if plan.word_rules != splitter.RULES:
             raise MismatchError(
@@ -214,14 +212,14 @@ class Index:
         """
         queries = queries_of(queries)
         where.check(self.store)
-        rule, grouping = Aggregate.of(aggregate), self._grouping
+        rule, grouping, linear = Aggregate.of(aggregate), self._grouping, self._scorer.linear
         asked = self._ask(queries, against, k)
         rows = grouping.rows(asked, range(len(queries)), rule)
         self.say("comparing with the training examples")
-        group, worded = QueryGroup(asked, rows, linear=grouping.linear), rule.how == "mean" and grouping.linear
+        group, worded = QueryGroup(asked, rows, linear=linear), rule.how == "mean" and linear
         told = [f"{len(rows)} of {len(queries)} queries count: those that the model predicts"] if rule.correct else []
         if worded:
-            (ranking,), more = self._search.top(group.taken(range(1)), 1, k, where), []
+            (ranking,), more = self._scorer.top(group, [0], k, where), []
         else:
             ranking, more = grouping.ranking(asked, rows, rule, k, where)
         told += more
@@ -257,7 +255,7 @@ class Index:
         targets: Sequence[str | None] | str | None = None,
         against: AnyLabel | None = None,
         where: Where = ANY,
-    ) -> list[Ranking]:
+    ) -> list[TopKBothEnds]:
         """Rank both ends for some queries; no matrix of queries x examples is made.
 
         Args:
@@ -278,7 +276,7 @@ class Index:
         queries = queries_of(texts, labels, text_pairs, targets)
         where.check(self.store)
         asked = self._ask(queries, against, k)
-        return [ranking for rows in blocks(len(queries)) for ranking in self._ranked(asked, rows, k, where)]
+        return [ranking for rows in blocks(len(queries)) for ranking in self._scorer.top(asked, rows, k, where)]
 
     def scores(
         self,
@@ -306,7 +304,7 @@ class Index:
         """
         queries = queries_of(texts, labels, text_pairs, targets)
         asked = self._ask(queries, against)
-        found = [self._block(asked, rows) for rows in blocks(len(queries))]
+        found = [self._scorer.scores(asked, rows) for rows in blocks(len(queries))]
         return np.concatenate(found) if found else np.zeros((0, self.store.n))
 
     def predict(self, texts: Queries, *, text_pairs: Sequence[str | None] | str | None = None) -> list[str]:
@@ -340,26 +338,8 @@ class Index:
             one, told = self._grouping.ranking(asked, [row], rule, k, where)
             yield self._answers.answer(asked, row, one, k, baselines=baselines, where=where, worded=False, told=told)
         for rows in blocks(count) if rule.how == "mean" else ():
-            for row, one in zip(rows, self._ranked(asked, rows, k, where), strict=True):
+            for row, one in zip(rows, self._scorer.top(asked, rows, k, where), strict=True):
                 yield self._answers.answer(asked, row, one, k, baselines=baselines, where=where)
-
-    def _block(self, asked: QueryBatch, rows: range) -> Float[np.ndarray, "q n"]:
-        """Scores of some queries together: the postings of a token are read once for all of them."""
-        method = self.store.plan.term
-        if isinstance(method, Baseline):
-            return np.stack([self._baselines.scores(method.which, asked.texts(row)) for row in rows])
-        if self._fast is not None:
-            return self._fast.scores(asked, rows)
-        return self._search.scores(asked.taken(rows), len(rows))
-
-    def _ranked(self, asked: QueryBatch, rows: range, k: int, where: Where) -> list[Ranking]:
-        """Rankings of some queries together."""
-        if self._fast is not None:
-            return self._fast.top(asked, rows, k, where)
-        if not isinstance(self.store.plan.term, Baseline):
-            return self._search.top(asked.taken(rows), len(rows), k, where)
-        allowed = np.concatenate([where.allowed(segment) for segment in self.store.segments])
-        return [ranking_of(np.where(allowed, scores, np.nan), k) for scores in self._block(asked, rows)]
 
     def _ask(self, queries: Sequence[Example], against: AnyLabel | None, k: int = 1) -> QueryBatch:
         """Take the gradients of some queries; those of the last single query are kept."""
@@ -375,7 +355,7 @@ class Index:
     def _take(self, queries: Sequence[Example], against: AnyLabel | None) -> QueryBatch:
         check_queries(queries)
         run = self.run
-        check_against(against, self.store.plan.term, run.task.labels)
+        check_against(against, self.method, run.task.labels, contrasts=self._scorer.contrasts)
         encoded = self._loaded.encoder.encode(queries) if queries else []
         last = self._loaded.at(self.store.plan.checkpoints[-1].step)
         other = None if against is None else run.label_number(plain_label(against))

@@ -20,14 +20,7 @@ KEPT_BYTES = 4 * 2**30
 
 
 class LoadedRun:
-    """The run of an index and its checkpoints.
-
-    Args:
-        store: the index.
-        run: folder of the run, if it has moved; several for joined runs.
-        trust_remote_code: allow code that comes with the run's model.
-        say: told what is being loaded.
-    """
+    """The run of an index and its checkpoints."""
 
     def __init__(
         self,

@@ -18,25 +18,15 @@ from proponent.preconditioners.batches import LayerShape, layer_shapes
 
 @dataclass(frozen=True)
 class CheckedMethod:
-    """A method that a model allows, with what follows from the two.
+    """A method that a model allows, with what follows from the two."""
 
-    Attributes:
-        method: its projection is settled.
-        spec: which gradients are taken.
-        layers: how gradients of layers are laid out; None without any.
-        shapes: of those layers.
-        table: size of the word embedding.
-        fitters: what is fitted besides.
-        facts: what the fitters were checked against.
-    """
-
-    method: Term
-    spec: GradientSpec
-    layers: LayerVectors | None
-    shapes: Sequence[LayerShape]
-    table: tuple[int, int]
-    fitters: Sequence[Fitter]
-    facts: ModelFacts
+    method: Term  # its projection is settled
+    spec: GradientSpec  # which gradients are taken
+    layers: LayerVectors | None  # how gradients of layers are laid out; None without any
+    shapes: Sequence[LayerShape]  # of those layers
+    table: tuple[int, int]  # size of the word embedding
+    fitters: Sequence[Fitter]  # what is fitted besides
+    facts: ModelFacts  # what the fitters were checked against
 
 
 def check_model(

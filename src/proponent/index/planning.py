@@ -27,19 +27,12 @@ SHARD_ROWS = (64, 8192)
 
 @dataclass(frozen=True)
 class SegmentPlan:
-    """One segment of the training set.
+    """One segment of the training set."""
 
-    Attributes:
-        planned: its name and shards.
-        rows: its examples.
-        order: example (place in the segment) of each place in the shards, shortest first.
-        lengths: tokens of each, in that order.
-    """
-
-    planned: PlannedSegment
-    rows: range
-    order: Int[np.ndarray, " n"]
-    lengths: Int[np.ndarray, " n"]
+    planned: PlannedSegment  # its name and shards
+    rows: range  # its examples
+    order: Int[np.ndarray, " n"]  # example (place in the segment) of each place in the shards, shortest first
+    lengths: Int[np.ndarray, " n"]  # tokens of each, in that order
 
 
 def plan_segments(lengths: Int[np.ndarray, " n"], width: int, most: int, first: int) -> list[SegmentPlan]:

@@ -14,15 +14,19 @@ from proponent.index.gradient_computer import GradientComputer
 from proponent.index.query_input import AnyLabel, plain_label
 from proponent.index.query_preconditioner import QueryPreconditioner
 from proponent.labels import Labels
-from proponent.method import Baseline, Term
 from proponent.models import Encoded
 from proponent.types import Example, step_name
 from proponent.views import QueryView
-from proponent.words import Word, words
+from proponent.words import Word
 from proponent.words import words as words_of
 
 ALIKE = 0.8
 """The shortest query of a batch has at least this share of the tokens of its longest: padding costs as much as text."""
+
+
+ByWord = Callable[[int, Example, int, int, int | None, bool], Float[np.ndarray, "w p"]]
+"""Splits the vector of a text by its words, special tokens last: of a checkpoint, a text, its class, the number of its
+words, the class whose loss is subtracted, and whether it is a query."""
 
 
 def named(queries: Sequence[Example], row: int) -> str:
@@ -53,10 +57,10 @@ def check_queries(queries: Sequence[Example]) -> None:
             ) from error
 
 
-def check_against(against: AnyLabel | None, method: Term, labels: Labels) -> None:
+def check_against(against: AnyLabel | None, method: str, labels: Labels, *, contrasts: bool) -> None:
     """Refuse a second class where classes are not compared."""
-    if against is not None and isinstance(method, Baseline):
-        raise InputError(f"{method.name} does not compare two labels: ask without `against`")
+    if against is not None and not contrasts:
+        raise InputError(f"{method} does not compare two labels: ask without `against`")
     if against is not None and not labels:
         raise InputError(
             "`against` compares two labels, and this run is a language model: "
@@ -114,6 +118,7 @@ class QueryBatch:
         self.losses: list[float] = []
         self.pooled: list[Float[np.ndarray, " d"]] = []
         self.seen: dict[int, Seen] = {}
+        self._words: dict[int, tuple[Word, ...]] = {}
 
     def take(self, step: int, work: GradientComputer, size: int, turning: QueryPreconditioner, *, equal: bool) -> None:
         """Take gradients at one checkpoint, in batches of like length (equal length where that must be)."""
@@ -147,23 +152,25 @@ class QueryBatch:
             whole = Gradient.stack([parts[row] for row in range(count)])
             self.gradients[step], self.factors[step] = turning.query(step, whole)
 
-    def taken(self, rows: range) -> dict[int, Gradient]:
+    def taken(self, rows: Sequence[int]) -> dict[int, Gradient]:
         """Gradients of some queries, by step."""
+        if list(rows) == list(range(len(self.queries))):
+            return self.gradients
         return {step: Gradient.stack([one.example(row) for row in rows]) for step, one in self.gradients.items()}
 
     def words(self, row: int) -> tuple[Word, ...]:
         """The words of one query."""
-        return words_of(self.queries[row].parts)
+        if row not in self._words:  # a long text takes its time
+            self._words[row] = words_of(self.queries[row].parts)
+        return self._words[row]
 
     def paired(self, row: int) -> bool:
         """Whether one query has a second text."""
         return len(self.queries[row].parts) > 1
 
-    def split(
-        self, row: int, step: int, by_word: Callable[[Example, int, int], Float[np.ndarray, "w p"]]
-    ) -> Float[np.ndarray, "w p"]:
-        """One query's vector by its words, before it is turned, times its factor; special tokens last."""
-        made = by_word(self.queries[row], self.labels[row], len(self.words(row)))
+    def split(self, row: int, step: int, by_word: ByWord) -> Float[np.ndarray, "w p"]:
+        """One query's vector by its words, before it is multiplied, times its factor; special tokens last."""
+        made = by_word(step, self.queries[row], self.labels[row], len(self.words(row)), self.against, True)
         return made * self.factors[step][row]
 
     def texts(self, row: int) -> Texts:
@@ -199,8 +206,7 @@ class QueryBatch:
         if one.targets is None or one.start is not None or query.target is not None:
             return []
         places = sorted({int(word) for word in one.words[one.counted] if word >= 0})
-        named_words = words(query.parts)
-        return ["masked, to be guessed: " + ", ".join(named_words[place].text for place in places)]
+        return ["masked, to be guessed: " + ", ".join(self.words(row)[place].text for place in places)]
 
     def view(self, row: int, labels: Labels) -> QueryView:
         """One query as the answer shows it."""

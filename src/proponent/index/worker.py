@@ -35,23 +35,7 @@ _META = ("meta.bad", "meta.losses")
 
 
 class Worker:
-    """Computes what is missing of the shards, and keeps the list of rows that have no finite gradient.
-
-    Args:
-        run: the training run.
-        examples: its training set.
-        labels: class numbers.
-        method: the method, settled.
-        options: how to build.
-        checkpoints: those of the index, in order.
-        first: the first of them, loaded.
-        encoder: the run's.
-        spec: which gradients to take.
-        fitters: what is fitted besides.
-        layers: the layers of the plan.
-        encoded: the examples as their tokens were counted; None when they are encoded as their turn comes.
-        clock: told where the time goes.
-    """
+    """Computes what is missing of the shards, and keeps the list of rows that have no finite gradient."""
 
     def __init__(
         self,

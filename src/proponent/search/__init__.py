@@ -4,7 +4,7 @@ from proponent.search.aggregation import RULES, How, Votes, aggregate
 from proponent.search.engine import Search
 from proponent.search.filters import ANY, Where
 from proponent.search.kernels import KernelName
-from proponent.search.ranking import Counter, Ranking, ranking_of
+from proponent.search.ranking import Counter
 from proponent.search.synonyms import assign
 
 __all__ = [
@@ -13,11 +13,9 @@ __all__ = [
     "Counter",
     "How",
     "KernelName",
-    "Ranking",
     "Search",
     "Votes",
     "Where",
     "aggregate",
     "assign",
-    "ranking_of",
 ]

@@ -20,14 +20,6 @@ class Votes:
 
     Ranks are counted from 0 per voter: the number of training examples with a smaller score; equal scores are taken in
     data order, so the result does not depend on the machine.
-
-    Args:
-        how: mean of the scores; mean of the ranks; or votes: minus the sum of max(k - rank, 0).
-        k: how many of the lowest ranks vote, a share of n up to 1, or a number of examples above 1.
-        n: training examples.
-
-    Raises:
-        InputError: k is not above 0, or more than there are examples.
     """
 
     def __init__(self, how: How, k: float, n: int) -> None:

@@ -21,10 +21,11 @@ from proponent.gradients.forms import Outer, Rows, Terms, gather
 from proponent.gradients.gradient import Gradient
 from proponent.gradients.vocabulary_head import VocabularyHead, cross_terms
 from proponent.method import Gradients, similarity_of
-from proponent.search.filters import ANY, Where
+from proponent.scorer import Filter, TopKBothEnds
+from proponent.search.filters import ANY
 from proponent.search.join import BlockJoin, Part, by_token, match_tokens, product, rank
 from proponent.search.kernels import KernelName, kernel_of
-from proponent.search.ranking import Counter, Ranking, TopKBothEnds
+from proponent.search.ranking import BothEnds, Counter
 from proponent.search.scan import lookup_rows, scan_dense, scan_outer, scan_rows
 from proponent.search.synonyms import Synonyms
 from proponent.search.vocabulary_heads import scan_head
@@ -91,9 +92,9 @@ class Search:
                 )
             yield total
 
-    def top(self, queries: Mapping[int, Gradient], count: int, k: int, where: Where = ANY) -> list[Ranking]:
+    def top(self, queries: Mapping[int, Gradient], count: int, k: int, where: Filter = ANY) -> list[TopKBothEnds]:
         """Rank both ends for some queries, without a score per query and example in memory."""
-        ends, ready = [TopKBothEnds(k) for _ in range(count)], self._ready(queries)
+        ends, ready = [BothEnds(k) for _ in range(count)], self._ready(queries)
 
         def take(segment: Segment) -> None:
             allowed = where.allowed(segment)
@@ -211,7 +212,7 @@ class Search:
             parts.append(match_tokens(postings, by_token(ready[one.step]), one.weight, self.scale(one.step, segment)))
         return BlockJoin(parts, allowed, count, self._kernel)
 
-    def _out_of_reach(self, meeting: BlockJoin, ends: Sequence[TopKBothEnds]) -> bool:
+    def _out_of_reach(self, meeting: BlockJoin, ends: Sequence[BothEnds]) -> bool:
         bars = np.asarray([end.threshold for end in ends])
         if not self._prune or not bars.all():
             return False
@@ -301,7 +302,7 @@ def _outer_terms(mine: Outer, theirs: Outer, weight: Float[np.ndarray, "v d"], w
     return gather(product, mine.words, theirs.words, *widths)
 
 
-def _take(scores: Float[np.ndarray, "q n"], offset: int, allowed: np.ndarray, ends: Sequence[TopKBothEnds]) -> None:
+def _take(scores: Float[np.ndarray, "q n"], offset: int, allowed: np.ndarray, ends: Sequence[BothEnds]) -> None:
     """Take the scores of a scan into the rankings."""
     for row, end in enumerate(ends):
         found = np.flatnonzero(allowed & (scores[row] != 0))

@@ -67,6 +67,17 @@ class Where:
         """
         return segment.alive & self._chosen(segment)
 
+    def mask(self, store: Store) -> Bool[np.ndarray, " n"]:
+        """Which examples of an index may be found.
+
+        Args:
+            store: the index.
+
+        Returns:
+            Alive and allowed by every filter.
+        """
+        return np.concatenate([self.allowed(one) for one in store.segments])
+
     def rows(self, store: Store) -> Int[np.ndarray, " m"]:
         """Numbers of the examples that every filter chooses, those without a gradient too."""
         found = [one.offset + np.flatnonzero(self._chosen(one)) for one in store.segments]

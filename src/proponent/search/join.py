@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from proponent.gradients.forms import Rows
 from proponent.search.kernels import Kernel
-from proponent.search.ranking import Counter, TopKBothEnds
+from proponent.search.ranking import BothEnds, Counter
 from proponent.store import Postings
 
 SPARSE = 0.25
@@ -26,39 +26,23 @@ FIRST = 4
 
 @dataclass(frozen=True)
 class TokenMatch:
-    """One token that queries share with a segment at one checkpoint.
+    """One token that queries share with a segment at one checkpoint."""
 
-    Attributes:
-        start: its first posting.
-        stop: one past its last.
-        largest: the largest norm among them.
-        columns: the queries that hold the token.
-        rows: their rows for it.
-        norms: the norms of these.
-    """
-
-    start: int
-    stop: int
-    largest: float
-    columns: Int[np.ndarray, " j"]
-    rows: Float[np.ndarray, "j d"]
-    norms: Float[np.ndarray, " j"]
+    start: int  # its first posting
+    stop: int  # one past its last
+    largest: float  # the largest norm among them
+    columns: Int[np.ndarray, " j"]  # the queries that hold the token
+    rows: Float[np.ndarray, "j d"]  # their rows for it
+    norms: Float[np.ndarray, " j"]  # the norms of these
 
 
 @dataclass(frozen=True)
 class Part:
-    """The postings of a segment at one checkpoint, and where queries meet them.
+    """The postings of a segment at one checkpoint, and where queries meet them."""
 
-    Attributes:
-        postings: of the segment.
-        weight: what is left to multiply with.
-        scale: what each example's gradient is multiplied with; None for 1.
-        met: the shared tokens.
-    """
-
-    postings: Postings
-    weight: float
-    scale: Float[np.ndarray, " n"] | None
+    postings: Postings  # of the segment
+    weight: float  # what is left to multiply with
+    scale: Float[np.ndarray, " n"] | None  # what each example's gradient is multiplied with; None for 1
     matches: tuple[TokenMatch, ...]
 
 
@@ -94,14 +78,7 @@ def match_tokens(
 
 
 class BlockJoin:
-    """A block of queries and one segment, over all checkpoints.
-
-    Args:
-        parts: where they meet at each checkpoint.
-        allowed: examples that may be found.
-        count: queries.
-        kernel: takes the products.
-    """
+    """A block of queries and one segment, over all checkpoints."""
 
     def __init__(self, parts: Sequence[Part], allowed: Bool[np.ndarray, " n"], count: int, kernel: Kernel) -> None:
         self.parts, self.allowed, self.count, self.kernel = parts, allowed, count, kernel
@@ -187,7 +164,7 @@ def product(kept: Rows, query: Rows) -> float:
     return float(np.einsum("kd,kd->", kept.rows[mine], query.rows[theirs], dtype=np.float64))
 
 
-def rank(meeting: BlockJoin, offset: int, ends: Sequence[TopKBothEnds], lock: Lock, *, prune: bool) -> Counter:
+def rank(meeting: BlockJoin, offset: int, ends: Sequence[BothEnds], lock: Lock, *, prune: bool) -> Counter:
     """Take the scores of one segment into the rankings of a block of queries."""
     counter, everything = Counter(), meeting.postings
     each = sum(part.postings.row_bytes for part in meeting.parts[:1])
@@ -215,7 +192,7 @@ def rank(meeting: BlockJoin, offset: int, ends: Sequence[TopKBothEnds], lock: Lo
 def _pruned(
     meeting: BlockJoin,
     offset: int,
-    ends: Sequence[TopKBothEnds],
+    ends: Sequence[BothEnds],
     lock: Lock,
     bounds: Float[np.ndarray, "q n"],
 ) -> int | None:
@@ -238,7 +215,7 @@ def _pruned(
         if firsts[row].any():
             scores, taken = meeting.chosen(row, firsts[row])
             read += taken
-            trial = TopKBothEnds(end.proponents.k)
+            trial = BothEnds(end.proponents.k)
             found = np.flatnonzero(firsts[row])
             trial.add(offset + found, scores[found], errors[row, found])
             bar = trial.threshold

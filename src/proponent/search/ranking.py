@@ -12,25 +12,20 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 
+from proponent.scorer import TopKBothEnds
+
 BLOCK = 64
 """Scores of which only the largest counts when a first bar is sought."""
 
 
 @dataclass
 class Counter:
-    """What a search read.
+    """What a search read."""
 
-    Attributes:
-        postings_read: gradient rows whose products were taken.
-        postings_skipped: rows of the queries' tokens that bounds made unnecessary.
-        bytes_read: of gradient rows.
-        segments_skipped: segments of which not even the norms were read.
-    """
-
-    postings_read: int = 0
-    postings_skipped: int = 0
-    bytes_read: int = 0
-    segments_skipped: int = 0
+    postings_read: int = 0  # gradient rows whose products were taken
+    postings_skipped: int = 0  # rows of the queries' tokens that bounds made unnecessary
+    bytes_read: int = 0  # of gradient rows
+    segments_skipped: int = 0  # segments of which not even the norms were read
 
     def add(self, other: "Counter") -> None:
         """Add up."""
@@ -40,35 +35,12 @@ class Counter:
         self.segments_skipped += other.segments_skipped
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """The ends of one query's ranking.
-
-    Attributes:
-        helped: examples (in data order) with the largest positive scores, best first.
-        helped_scores: their scores.
-        hurt: examples with the most negative scores, most negative first.
-        hurt_scores: their scores.
-    """
-
-    proponents: Int[np.ndarray, " k"]
-    proponent_scores: Float[np.ndarray, " k"]
-    opponents: Int[np.ndarray, " m"]
-    opponent_scores: Float[np.ndarray, " m"]
-
-
 @dataclass
 class TopK:
-    """Candidates for one end of a ranking.
+    """Candidates for one end of a ranking."""
 
-    Attributes:
-        k: how many are wanted.
-        sign: +1 for the largest scores, -1 for the smallest.
-        bar: what a score must reach to be among the first k of what has been seen; 0 until k have been seen.
-    """
-
-    k: int
-    sign: float
+    k: int  # how many are wanted
+    sign: float  # +1 for the largest scores, -1 for the smallest
     threshold: float = 0.0
     _examples: Int[np.ndarray, " m"] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     _most: Float[np.ndarray, " m"] = field(default_factory=lambda: np.zeros(0))
@@ -110,12 +82,8 @@ def _reached(least: Float[np.ndarray, " m"], k: int) -> float:
     return max(0.0, float(np.partition(largest, -k)[-k]))
 
 
-class TopKBothEnds:
-    """Both ends of one query's ranking.
-
-    Args:
-        k: hits on each side.
-    """
+class BothEnds:
+    """Candidates for both ends of one query's ranking."""
 
     def __init__(self, k: int) -> None:
         self.proponents, self.opponents = TopK(k, 1.0), TopK(k, -1.0)
@@ -132,14 +100,6 @@ class TopKBothEnds:
         self.proponents.add(examples, scores, errors)
         self.opponents.add(examples, scores, errors)
 
-    def ranking(self, exact: Callable[[int], float]) -> Ranking:
+    def ranking(self, exact: Callable[[int], float]) -> TopKBothEnds:
         """Finish."""
-        return Ranking(*self.proponents.ranked(exact), *self.opponents.ranked(exact))
-
-
-def ranking_of(scores: Float[np.ndarray, " n"], k: int) -> Ranking:
-    """Rank scores that are known exactly."""
-    found = np.flatnonzero(np.isfinite(scores) & (scores != 0))
-    ends = TopKBothEnds(k)
-    ends.add(found, scores[found], np.zeros(len(found)))
-    return ends.ranking(lambda example: float(scores[example]))
+        return TopKBothEnds(*self.proponents.ranked(exact), *self.opponents.ranked(exact))

@@ -14,12 +14,7 @@ Lookup = Callable[[int], tuple[Int[np.ndarray, " m"], Float[np.ndarray, "m d"]] 
 
 
 class Synonyms:
-    """Which tokens may meet at one checkpoint.
-
-    Args:
-        table: the embedding [v d].
-        threshold: cosine that a pair must exceed.
-    """
+    """Which tokens may meet at one checkpoint."""
 
     def __init__(self, table: Float[np.ndarray, "v d"], threshold: float) -> None:
         self._table = table

@@ -25,6 +25,7 @@ from proponent.store.manifest import (
 )
 from proponent.store.mapped import TRANSIENT, MappedTensors
 from proponent.store.segment import Files, Segment
+from proponent.types import Example
 
 OPEN_FILES = 256
 """Mapped files that stay open."""
@@ -165,6 +166,12 @@ class Store:
         if self.plan.labels:
             found["predicted"] = _predicted(segment.features("probabilities")[place], self.plan.labels)
         return {"predicted": None} | found | {"loss": float(segment.features("losses")[-1, place])}
+
+    def example(self, place: int) -> Example:
+        """One training example as it was given."""
+        held = self.row(place)
+        texts = (str(held["text"]), held["label"], held["text_pair"], held["target"])
+        return Example(str(held["id"]), int(held["row"]), *texts)
 
     def shards(self, step: int) -> Iterator[tuple[Int[np.ndarray, " m"], dict[str, np.ndarray]]]:
         """Read a checkpoint's forms, shard by shard, in 32-bit floats."""

@@ -1,0 +1,150 @@
+"""The scorer of each method of an index."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+
+from proponent.gradients.forms import Terms
+from proponent.index.baseline_scores import BaselineScores
+from proponent.index.fastif import FastIF
+from proponent.index.loading import LoadedRun
+from proponent.index.queries import QueryBatch
+from proponent.index.query_preconditioner import QueryPreconditioner
+from proponent.method import Baseline, EmbeddingRows, Gradients, Retaken, similarity_of
+from proponent.preconditioners.batches import layer_shapes
+from proponent.scorer import Filter, Scorer, TopKBothEnds
+from proponent.search import ANY, KernelName, Search
+from proponent.types import Example
+from proponent.words import words
+
+
+def scorer_of(
+    loaded: LoadedRun, baselines: BaselineScores, preconditioner: QueryPreconditioner, kernel: KernelName | None
+) -> Scorer[QueryBatch]:
+    """Choose how an index is scored; no other place tells classes of methods apart for that."""
+    store = loaded.store
+    match store.plan.term:
+        case Gradients() as method:
+            return GradientScorer(method, Search(store, kernel=kernel), loaded, preconditioner)
+        case Retaken():
+            return FastIF(store, loaded)
+        case Baseline() as method:
+            return BaselineScorer(method, baselines)
+
+
+class BaselineScorer(Scorer[QueryBatch]):
+    """Scores of a baseline; no words, no gradients."""
+
+    contrasts = False
+
+    def __init__(self, method: Baseline, baselines: BaselineScores) -> None:
+        self.method, self._baselines = method, baselines
+
+    def scores(self, queries: QueryBatch, rows: Sequence[int]) -> Float[np.ndarray, "q n"]:
+        """Score every training example."""
+        return np.stack([self._baselines.scores(self.method.which, queries.texts(row)) for row in rows])
+
+    def top(self, queries: QueryBatch, rows: Sequence[int], k: int, where: Filter | None = None) -> list[TopKBothEnds]:
+        """Rank both ends for each query."""
+        allowed = (where or ANY).mask(self._baselines.store)
+        return [TopKBothEnds.of(np.where(allowed, one, np.nan), k) for one in self.scores(queries, rows)]
+
+
+class GradientScorer(Scorer[QueryBatch]):
+    """Products of queries' gradients with those that an index keeps."""
+
+    def __init__(
+        self, method: Gradients, search: Search, loaded: LoadedRun, preconditioner: QueryPreconditioner
+    ) -> None:
+        self.method, self.search, self.store = method, search, search.store
+        self.linear = similarity_of(method) is None
+        self._loaded, self._preconditioner = loaded, preconditioner
+        self._words: tuple[QueryBatch, int, dict[int, Float[np.ndarray, "w p"]]] | None = None
+        self._held: dict[int, frozenset[int]] = {}
+
+    def scores(self, queries: QueryBatch, rows: Sequence[int]) -> Float[np.ndarray, "q n"]:
+        """Score every training example."""
+        return self.search.scores(queries.taken(rows), len(rows))
+
+    def top(self, queries: QueryBatch, rows: Sequence[int], k: int, where: Filter | None = None) -> list[TopKBothEnds]:
+        """Rank both ends for each query; no matrix of queries x examples is made."""
+        return self.search.top(queries.taken(rows), len(rows), k, where or ANY)
+
+    def voters(
+        self, queries: QueryBatch, rows: Sequence[int], over: Sequence[str]
+    ) -> Iterator[Float[np.ndarray, "v n"]]:
+        """Scores by layer, by checkpoint, or by both."""
+        plan = self.store.plan
+        several = {"layers": len(plan.blocks) > 0, "checkpoints": len(plan.checkpoints) > 1}
+        if not any(several[axis] for axis in over):
+            yield self.scores(queries, rows)
+            return
+        cuts = [one.cut for one in layer_shapes(plan.blocks)]
+        every = [self.search.parts(step, one, len(rows), cuts) for step, one in queries.taken(rows).items()]
+        if set(over) == {"layers", "checkpoints"}:
+            for parts in every:
+                yield from parts
+        elif "layers" in over:
+            for same in zip(*every, strict=True):
+                yield np.sum(same, axis=0)
+        else:
+            for parts in every:
+                yield np.sum(list(parts), axis=0)
+
+    def terms(self, queries: QueryBatch, row: int, place: int) -> list[Terms]:
+        """Word x word terms at each checkpoint."""
+        example = self.store.example(place)
+        widths = len(words(example.parts)), len(queries.words(row))
+        return [self._terms(queries, row, step, (place, example), widths) for step in queries.gradients]
+
+    def _terms(
+        self, queries: QueryBatch, row: int, step: int, hit: tuple[int, Example], widths: tuple[int, int]
+    ) -> Terms:
+        """Vectors keep no words: those of a hit are taken again from its text."""
+        place, example = hit
+        gradient = queries.gradients[step].example(row)
+        terms = np.zeros((widths[0] + 1, widths[1] + 1))
+        if gradient.dense is not None:
+            label = self.store.plan.labels.stored(example.label)
+            mine = self._loaded.by_word(step, example, label, widths[0], None, False).astype(np.float64)
+            terms += self.search.weighed(step, place) * (mine @ self._query(queries, row)[step].T)
+            if gradient.rows is None:
+                return terms
+        return terms + self.search.terms(step, place, replace(gradient, dense=None), widths)
+
+    def _query(self, queries: QueryBatch, row: int) -> dict[int, Float[np.ndarray, "w p"]]:
+        """A query's multiplied vectors by word, at every checkpoint; kept while its hits are made."""
+        if self._words is None or self._words[0] is not queries or self._words[1] != row:
+            split = {step: queries.split(row, step, self._loaded.by_word) for step in queries.factors}
+            made = {step: self._preconditioner.vectors(step, v).astype(np.float64) for step, v in split.items()}
+            self._words = (queries, row, made)
+        return self._words[2]
+
+    def notes(self, queries: QueryBatch, row: int, *, found: bool) -> list[str]:
+        """Say why there is little or nothing to show."""
+        gradient, plan = self.method.gradient, self.store.plan
+        top = gradient.top if isinstance(gradient, EmbeddingRows) else None
+        if not (plan.by_token and self.linear) or self._shares_a_token(queries, row):
+            return super().notes(queries, row, found=found)
+        left = "what is left comes from special tokens alone" if found else "nothing to show"
+        if top is None:
+            return [f"no token of this text occurs in the training set: {left}"]
+        return [f"none of the tokens that {plan.method.name} keeps of this text is kept of a training text: {left}"]
+
+    def _shares_a_token(self, queries: QueryBatch, row: int) -> bool:
+        for step, gradient in queries.gradients.items():
+            rows = gradient.example(row).rows
+            if rows is None or not self._tokens(step).isdisjoint(rows.ids[rows.words >= 0].tolist()):
+                return True
+        return False
+
+    def _tokens(self, step: int) -> frozenset[int]:
+        if step not in self._held:
+            postings = [segment.postings(step) for segment in self.store.segments]
+            tokens = [one.tokens for one in postings if one is not None]
+            if len(tokens) < len(postings):
+                tokens += [arrays["rows.ids"] for _, arrays in self.store.shards(step)]
+            self._held[step] = frozenset(token for some in tokens for token in np.unique(some).tolist())
+        return self._held[step]

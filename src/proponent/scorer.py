@@ -1,0 +1,92 @@
+"""What scores training examples against queries: the search of an index, FastIF, baselines, training loops."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+NOTHING_FOUND = "every score is zero: nothing to show"
+
+Queries = TypeVar("Queries", contravariant=True)
+
+
+@dataclass(frozen=True)
+class TopKBothEnds:
+    """Both ends of one query's ranking.
+
+    Attributes:
+        proponents: examples (in data order) with the largest positive scores, best first.
+        proponent_scores: their scores.
+        opponents: examples with the most negative scores, most negative first.
+        opponent_scores: their scores.
+    """
+
+    proponents: Int[np.ndarray, " k"]
+    proponent_scores: Float[np.ndarray, " k"]
+    opponents: Int[np.ndarray, " m"]
+    opponent_scores: Float[np.ndarray, " m"]
+
+    @classmethod
+    def of(cls, scores: Float[np.ndarray, " n"], k: int) -> "TopKBothEnds":
+        """Rank exact scores; equal ones in data order, zero and NaN are no hits."""
+        places = np.flatnonzero(np.isfinite(scores) & (scores != 0))
+        order = places[np.argsort(-scores[places], kind="stable")]
+        up = order[scores[order] > 0][:k]
+        order = places[np.argsort(scores[places], kind="stable")]
+        down = order[scores[order] < 0][:k]
+        return cls(up, scores[up].astype(np.float64), down, scores[down].astype(np.float64))
+
+
+@runtime_checkable
+class Filter(Protocol):
+    """Which training examples may be found."""
+
+    def allowed(self, segment: Any, /) -> Bool[np.ndarray, " n"]:
+        """Those of one segment of an index."""
+        ...
+
+    def mask(self, store: Any, /) -> Bool[np.ndarray, " n"]:
+        """Those of a whole index."""
+        ...
+
+
+@runtime_checkable
+class Scorer(Protocol[Queries]):
+    """Scores of training examples for queries; `rows` are the queries that are asked together."""
+
+    linear: bool = False  # the mean gradient of queries has their mean score, with words
+    joins: bool = True  # scores of several queries may be joined: groups, ranks, votes
+    contrasts: bool = True  # a query may name a second class to compare with
+
+    def scores(self, queries: Queries, rows: Sequence[int]) -> Float[np.ndarray, "q n"]:
+        """Score every training example; positive helped, NaN has no score."""
+        ...
+
+    def top(
+        self,
+        queries: Queries,
+        rows: Sequence[int],
+        k: int,
+        where: Filter | None = None,  # noqa: ARG002
+    ) -> list[TopKBothEnds]:
+        """Rank both ends for each query."""
+        return [TopKBothEnds.of(scores, k) for scores in self.scores(queries, rows)]
+
+    def terms(self, queries: Queries, row: int, place: int) -> list[Float[np.ndarray, "w x"]]:  # noqa: ARG002
+        """Split the score of an example by its words and the query's, one matrix a checkpoint; none without words."""
+        return []
+
+    def notes(self, queries: Queries, row: int, *, found: bool) -> list[str]:  # noqa: ARG002
+        """What a reader must know of one query's scores."""
+        return [] if found else [NOTHING_FOUND]
+
+    def voters(
+        self,
+        queries: Queries,
+        rows: Sequence[int],
+        over: Sequence[str],  # noqa: ARG002
+    ) -> Iterator[Float[np.ndarray, "v n"]]:
+        """Scores whose ranks count one by one: of each query, and of each layer or checkpoint that `over` names."""
+        yield self.scores(queries, rows)
