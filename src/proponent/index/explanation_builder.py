@@ -167,7 +167,11 @@ class ExplanationBuilder:
         mine = self._split(step, example, label, widths[0], None, False).astype(np.float64)
         terms = self._search.weighed(step, place) * (mine @ self._query(asked, row)[step].T)
         rest = replace(gradient, dense=None)
-        return terms if gradient.rows is None else terms + self._search.terms(step, place, rest, widths)
+        return (
+            terms
+            if gradient.rows is None and gradient.head is None
+            else terms + self._search.terms(step, place, rest, widths)
+        )
 
     def _split(
         self, step: int, example: Example, label: int, width: int, against: int | None, asked: bool

@@ -13,7 +13,7 @@ from proponent.gradients.gradient import Gradient
 from proponent.index.baseline_scores import BaselineScores
 from proponent.index.queries import QueryBatch
 from proponent.labels import Labels
-from proponent.method import Baseline, Retaken, similarity_of
+from proponent.method import Baseline, Layers, Retaken, similarity_of
 from proponent.preconditioners.batches import layer_shapes
 from proponent.search import RULES, How, Ranking, Search, Votes, Where, ranking_of
 from proponent.types import Example
@@ -218,7 +218,10 @@ class Grouping:
                 yield from self._parts(queries, len(some), rule)
 
     def _split(self, rule: Aggregate) -> bool:
-        several = {"layers": len(self._plan.blocks) > 0, "checkpoints": len(self._plan.checkpoints) > 1}
+        several = {
+            "layers": isinstance(getattr(self._plan.term, "gradient", None), Layers),
+            "checkpoints": len(self._plan.checkpoints) > 1,
+        }
         return any(several[axis] for axis in rule.over)
 
     def _parts(self, queries: dict[int, Gradient], count: int, rule: Aggregate) -> Iterator[Float[np.ndarray, "v n"]]:

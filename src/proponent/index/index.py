@@ -56,7 +56,9 @@ class Index:
         self._baselines = BaselineScores(self.store)
         self.say: Callable[[str], None] = lambda _: None  # gets short status messages
         self._loaded = LoadedRun(self.store, run, trust_remote_code, lambda line: self.say(line))
-        self._preconditioner = QueryPreconditioner(plan.term, plan.blocks, self.store.table, gradients_of(self.store))
+        self._preconditioner = QueryPreconditioner(
+            plan.term, plan.blocks, self.store.table, gradients_of(self.store), tied=plan.tied
+        )
         self._fast = FastIF(self.store, self._loaded) if isinstance(plan.term, Retaken) else None
         by_word = self._fast or self._loaded.by_word
         self._answers = ExplanationBuilder(self.store, self._search, self._baselines, by_word, self._preconditioner)
