@@ -99,7 +99,7 @@ class _Check:
     def _layers(self) -> list[Finding]:
         """Gradients of every layer that there is a rule for, biases included, against autograd on one text."""
         every = Gradients(name="check", gradient=Layers(names=("all",), biases=True))
-        work = GradientComputer(self.run, self.model, every, self.encoder)
+        work = GradientComputer(self.run, self.model, every, self.encoder, closed_head=False)
         assert work.layers is not None
         blocks, cuts = work.layers.choice.blocks, work.layers.projection.cuts
         dense = self._gradient(work).dense

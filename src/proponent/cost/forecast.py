@@ -25,6 +25,7 @@ from proponent.data import Examples, parquet_bytes
 from proponent.errors import DataError, InputError
 from proponent.gradients.forms import Rows
 from proponent.gradients.gradient import Gradient
+from proponent.gradients.vocabulary_head import head_of, squares
 from proponent.index.gradient_computer import GradientComputer
 from proponent.index.model_check import check_model
 from proponent.index.options import DEFAULTS, Options
@@ -172,7 +173,7 @@ class _Forecaster:
         self.laid = self._lay()
         notes = [] if work.layers is None else [*work.layers.notes(), *(one.unforeseen for one in self.costs)]
         self.notes = (*run.notes, *filter(None, notes))
-        self.tables = size(work.tables()) + sum(one.held for one in self.costs)
+        self.work, self.tables = work, size(work.tables()) + sum(one.held for one in self.costs)
         self.bench = Bench(work, self.encoder, examples, self.labels, options.rows)
         self.busiest = self._measure(budget)
         self.shard, self.laying = self.bench.shard()
@@ -337,9 +338,13 @@ class _Forecaster:
         """Seconds of passes over the finished shards: second moments that are estimated, norms."""
         own = [(fitter, one) for fitter in self.fitters for one in fitter.passes(self.options)]
         passes = [(fitter, one) for fitter, one in own if one.over == "gradients"]
+        gradient = Gradient.unpack(decode_arrays(self.shard))
+        if gradient.head is not None and self.scaled:
+            some, head = gradient.head.example(0), head_of(self.work.tables())
+            spent = timed(lambda: squares(some, head, None)) * len(self.checkpoints)
+            return spent * float(self.laid.tokens.sum()) / max(1, len(some.target))
         if not self.by_token or not (passes or self.scaled):
             return 0.0
-        gradient = Gradient.unpack(decode_arrays(self.shard))
         rows = cast("Rows", gradient.rows)
         none = np.zeros(len(gradient), dtype=np.int64)
         batch = StoredBatch(gradient, none == 0, none, None, self.table)

@@ -61,7 +61,7 @@ def candidates(run: Run, methods: Sequence[str], groups: Sequence[str]) -> tuple
         for group in there:
             one = _scoring(method, group)
             choice = chosen_layers(one, run, model)
-            what = (choice.rows, tuple(block.name for block in choice.blocks))
+            what = (choice.rows, choice.head, tuple(block.name for block in choice.blocks))
             if what in seen:
                 notes.append(f"{label}, {group} is left out: the same layers as {seen[what]}")
             else:

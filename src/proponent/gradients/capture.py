@@ -20,14 +20,22 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
-from torch.nn import functional
 
 from proponent.errors import RunError
 from proponent.gradients.dry_run import Order
 from proponent.gradients.forms import Outer, Rows
 from proponent.gradients.layer_hooks import Call, LayerHooks
 from proponent.gradients.layer_rules import Block
-from proponent.gradients.model_parts import Lookup, classifier_head, embedding_scale, lookups, vocabulary_head
+from proponent.gradients.model_parts import (
+    Lookup,
+    classifier_head,
+    embedding_scale,
+    gives_logits,
+    head_bias,
+    inner_model,
+    lookups,
+    vocabulary_head,
+)
 from proponent.gradients.vocabulary_head import HeadOuter, VocabularyHead
 
 Loss = Callable[[Tensor], Float[Tensor, " n"]]
@@ -144,7 +152,9 @@ class Capture:
             if self.head:
                 self._check_head(taps, logits, vocabulary)
             edges = layers.edges
-            taken = self._backward(losses.sum(), [*edges, *taps.embedded, *taps.head_outputs])
+            taken = self._backward(
+                losses.sum(), [*edges, *taps.embedded, *taps.head_outputs], headed=bool(taps.head_outputs)
+            )
         calls = layers.calls(taken[: len(edges)]) if self.blocks else None
         grads = self._zeros(taken[len(edges) :], taps)
         return Captured(
@@ -177,14 +187,14 @@ class Capture:
             for handle in handles:
                 handle.remove()
 
-    def _backward(self, total: Tensor, leaves: Sequence[Tensor | GradientEdge]) -> list[Tensor | None]:
-        """Gradients of the leaves; None for a call that the loss does not depend on."""
+    def _backward(self, total: Tensor, leaves: Sequence[Tensor | GradientEdge], *, headed: bool) -> list[Tensor | None]:
+        """Gradients of the leaves, a classifier's head last; None for a call that the loss does not depend on."""
         if not leaves:
             return []
         # torch annotates plain tensors, but gives None for a leaf without a path to the loss.
         sources = cast("Sequence[Tensor]", leaves)  # they may be edges of the graph as well
         grads = cast("tuple[Tensor | None, ...]", torch.autograd.grad(total, sources, allow_unused=True))
-        if all(grad is None for grad in grads) or (self.head and grads[-1] is None):
+        if all(grad is None for grad in grads) or (headed and grads[-1] is None):
             raise RunError(
                 f"the loss of {type(self.model).__name__} does not depend on the layer that was to be captured: "
                 "its gradient cannot be taken there"
@@ -239,11 +249,7 @@ class Capture:
             if float((gap if given.dim() == 2 else gap.amin(1)).max()) > 1e-4:
                 raise RunError(f"the last linear layer of {name} does not give the logits: it cannot be captured")
             return
-        made = functional.linear(taps.head_inputs[0][:1], vocabulary.weight, _head_bias(self.model, vocabulary))
-        close = 1e-5 * float(made.nan_to_num(0.0, 0.0, 0.0).abs().max())
-        if logits.shape[1:] != made.shape[1:] or not torch.allclose(
-            logits[:1], made, rtol=1e-4, atol=close, equal_nan=True
-        ):
+        if not gives_logits(self.model, vocabulary, taps.head_inputs[0], logits):
             raise RunError(
                 f"{name} scales, caps or cuts the output of its vocabulary head: "
                 "proponent cannot take that head's gradient; use path 'input'"
@@ -272,19 +278,10 @@ def head_table(model: nn.Module) -> VocabularyHead:
     head = vocabulary_head(model)
     if head is None:
         raise RunError(f"{type(model).__name__} has no linear vocabulary head: use path 'input'")
-    bias = _head_bias(model, head)
+    bias = head_bias(model, head)
     return VocabularyHead(
         head.weight.detach().float().numpy().copy(), None if bias is None else bias.detach().float().numpy().copy()
     )
-
-
-def _head_bias(model: nn.Module, head: nn.Linear) -> Tensor | None:
-    """What is added to the head's products: its own bias, or one that the model keeps beside it (BART and its kin)."""
-    own = cast("Tensor | None", head.bias)
-    beside = cast("Tensor | None", getattr(_inner(model), "final_logits_bias", None))
-    if beside is None or not bool(beside.any()):
-        return own
-    return beside[0] if own is None else own + beside[0]
 
 
 def _rows(grads: list[Tensor], sides: Sequence[_Side], read: Sequence[int]) -> Rows:
@@ -325,13 +322,7 @@ def _pooled(hidden: Float[Tensor, "n t d"], mask: Bool[Tensor, "n t"]) -> Float[
 
 def _body(model: nn.Module) -> nn.Module:
     """The module whose output is the last hidden state of the text: of an encoder-decoder, the encoder."""
-    inner = _inner(model)
+    inner = inner_model(model)
     if getattr(inner.config, "is_encoder_decoder", False) and vocabulary_head(inner) is not None:
         return cast("nn.Module", inner.get_encoder())
     return cast("nn.Module", inner.base_model)
-
-
-def _inner(model: nn.Module) -> Any:
-    """The Hugging Face model inside a PEFT wrapper, or the model itself."""
-    wrapped = getattr(model, "get_base_model", None)
-    return wrapped() if wrapped is not None else model

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from proponent.errors import RunError
 from proponent.gradients.layer_rules import rule_of
+from proponent.gradients.model_parts import gives_logits, vocabulary_head
 
 Order = Mapping[str, tuple[bool | None, ...]]
 """Of each layer of an encoder-decoder, what its calls are about, in their order: see `DryRun`."""
@@ -27,11 +28,13 @@ class DryRun:
         common: tables that an encoder-decoder looks up once for all examples, such as those of relative positions.
         order: of each layer of an encoder-decoder, whether its calls are about positions of the target, in their order;
             None for a call whose positions are neither the text's nor the target's. Empty for other models.
+        closed: whether there is a vocabulary head, called once, whose output is the model's.
     """
 
     bypassed: frozenset[str]
     common: frozenset[str]
     order: Order
+    closed: bool = False
 
 
 def dry_run(model: nn.Module, size: int, *, decoding: bool) -> DryRun:
@@ -41,9 +44,14 @@ def dry_run(model: nn.Module, size: int, *, decoding: bool) -> DryRun:
     seen: dict[str, list[Tensor]] = {}
     inputs = _inputs(size, decoding)
     handles = [one.register_forward_pre_hook(partial(_note, seen, name)) for name, one in named.items()]
+    head, read = vocabulary_head(model), dict[str, list[Tensor]]()
+    if head is not None and any(one is head for one in named.values()):
+        handles.append(head.register_forward_pre_hook(partial(_note, read, "head")))
     try:
         with torch.no_grad():
-            model(**inputs)
+            logits = cast("Any", model)(**inputs).logits
+            once = read.get("head", [])
+            closed = head is not None and len(once) == 1 and gives_logits(model, head, once[0], logits)
     except Exception as error:
         if not decoding:
             raise
@@ -56,10 +64,11 @@ def dry_run(model: nn.Module, size: int, *, decoding: bool) -> DryRun:
             handle.remove()
     hidden = _bypassed(model, inputs, named, seen)
     if not decoding:
-        return DryRun(hidden, frozenset(), {})
+        return DryRun(hidden, frozenset(), {}, closed)
     tables = {name for name, one in named.items() if isinstance(one, nn.Embedding)}
     common = frozenset(name for name in tables if any(not _by_example(x) for x in seen.get(name, ())))
-    return DryRun(hidden, common, {name: tuple(_about(named[name], x) for x in xs) for name, xs in seen.items()})
+    order = {name: tuple(_about(named[name], x) for x in xs) for name, xs in seen.items()}
+    return DryRun(hidden, common, order, closed)
 
 
 def _inputs(size: int, decoding: bool) -> dict[str, Tensor]:

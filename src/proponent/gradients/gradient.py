@@ -34,13 +34,14 @@ class Gradient:
         return max((len(form) for form in self._forms().values()), default=0)
 
     def times(self, factors: Float[np.ndarray, " n"]) -> "Gradient":
-        """Multiply rows and vectors."""
-        if self.outer is not None or self.head is not None:
-            raise TypeError("only rows and vectors are scaled")
-        rows, dense = self.rows, self.dense
+        """Multiply everything but the last layer of a classifier."""
+        if self.outer is not None:
+            raise TypeError("the last layer of a classifier is not scaled")
+        rows, head, dense = self.rows, self.head, self.dense
         column = factors.astype(np.float32)[:, None]
         return Gradient(
             rows=None if rows is None else rows.times(column[rows.owners]),
+            head=None if head is None else replace(head, weight=head.weight * column[head.owners, 0]),
             dense=None if dense is None else Dense(dense.indptr, dense.v * column[dense.owners]),
         )
 

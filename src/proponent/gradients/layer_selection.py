@@ -11,7 +11,7 @@ from torch import nn
 from proponent.errors import InputError, RunError
 from proponent.gradients.dry_run import Order, dry_run
 from proponent.gradients.layer_rules import Block, Rule, is_vector, rule_of
-from proponent.gradients.model_parts import lookups
+from proponent.gradients.model_parts import lookups, vocabulary_head
 from proponent.suggest import nearest
 
 GROUPS = {
@@ -39,6 +39,9 @@ class Choice:
     Attributes:
         blocks: layers whose gradients are taken by factors.
         rows: whether the word embedding's gradient is taken by rows.
+        head: whether the vocabulary head's gradient is taken in closed form.
+        exact: layers taken in one of these two ways, whose products are exact.
+        tables: tables over the vocabulary that are among the blocks.
         covered: parameters that are scored.
         total: trainable parameters of the model.
         unruled: names of trainable parameters that there is no rule for.
@@ -50,6 +53,9 @@ class Choice:
 
     blocks: tuple[Block, ...]
     rows: bool
+    head: bool
+    exact: tuple[str, ...]
+    tables: tuple[str, ...]
     covered: int
     total: int
     unruled: tuple[str, ...]
@@ -90,10 +96,12 @@ def choose(
     word: nn.Module,
     biases: bool = False,
     rows: bool = True,
+    closed: bool = False,
     decoding: bool = False,
 ) -> Choice:
-    """Find the layers that a method names."""
-    return _Chooser(model, head, word, biases=biases, decoding=decoding).choice(tuple(wanted), rows=rows)
+    """Find the layers that a method names; `rows` and `closed` allow the word embedding and the head in factors."""
+    chooser = _Chooser(model, head, word, biases=biases, decoding=decoding)
+    return chooser.choice(tuple(wanted), rows=rows, closed=closed)
 
 
 class _Chooser:
@@ -101,6 +109,7 @@ class _Chooser:
         self, model: nn.Module, head: nn.Module | None, word: nn.Module, *, biases: bool, decoding: bool
     ) -> None:
         self.model, self.head, self.biases = model, head, biases
+        self.vocabulary = vocabulary_head(model)
         self.lookups = [one.module for one in lookups(model, decoding=True)] if decoding else [word]
         self.tables = {id(one.weight): one.weight for one in cast("list[Any]", self.lookups)}
         self.adapter = hasattr(model, "peft_config")
@@ -118,34 +127,54 @@ class _Chooser:
         if not self.layers:
             raise RunError(f"{type(model).__name__} has no layer that proponent can take a gradient of")
 
-    def choice(self, wanted: tuple[str, ...], *, rows: bool) -> Choice:
+    def choice(self, wanted: tuple[str, ...], *, rows: bool, closed: bool) -> Choice:
         """Resolve groups and patterns."""
         chosen = {name for one in wanted for name in self._matched(one)}
         layers = [layer for layer in self.layers if layer.name in chosen]
-        by_rows = rows and self._rows_suffice(layers)
-        blocks = self._blocks([one for one in layers if not (by_rows and self._looks_up(one))])
-        if not blocks and not by_rows:
+        by_rows, by_head = self._in_factors(layers, rows=rows, closed=closed)
+        exact = dict(self.tables) if by_rows else {}
+        if by_head and self.vocabulary is not None:
+            exact[id(self.vocabulary.weight)] = self.vocabulary.weight
+        blocks = self._blocks(layers, exact)
+        if not blocks and not exact:
             raise InputError(
                 f"layers {', '.join(wanted)}: only biases and gains are in them: score those too (biases=True)"
             )
-        return self._counted(blocks, layers, by_rows)
+        return self._counted(blocks, layers, exact, (by_rows, by_head))
 
     def _looks_up(self, layer: _Layer) -> bool:
         """Whether a layer uses a table of the word embedding."""
-        return id(getattr(layer.module, "weight", None)) in self.tables
+        return _weight(layer) in self.tables
 
-    def _rows_suffice(self, layers: Sequence[_Layer]) -> bool:
-        """Whether nothing but lookups uses the tables of the word embedding, and all of these are chosen."""
+    def _in_factors(self, layers: Sequence[_Layer], *, rows: bool, closed: bool) -> tuple[bool, bool]:
+        """Whether the word embedding is taken by rows, and the vocabulary head in closed form."""
+        head = next((one for one in self.layers if one.module is self.vocabulary), None)
+        head = head if closed and self.trial.closed else None
+        if head is None or not self._looks_up(head):
+            alone = head is not None and [one for one in self.layers if _weight(one) == _weight(head)] == [head]
+            return rows and self._rows_suffice(layers, None), alone and head in layers
+        both = rows and len(self.tables) == 1 and self._rows_suffice(layers, head)
+        return both, both
+
+    def _rows_suffice(self, layers: Sequence[_Layer], head: _Layer | None) -> bool:
+        """Whether nothing but lookups, and a head that shares it, uses the word embedding, which is chosen whole."""
         users = [one for one in self.layers if self._looks_up(one)]
         idle = [one.name for one in users if self.trial.order and one.name not in self.trial.order]  # T5's `shared`
-        alone = all(one.module in self.lookups or one.name in idle for one in users)
+        alone = all(one is head or one.module in self.lookups or one.name in idle for one in users)
         chosen = [one.module for one in layers]
+        if head is not None:  # one parameter, so that any of its users is all of them
+            return alone and any(self._looks_up(one) for one in layers)
         return alone and all(one in chosen for one in self.lookups)
 
-    def _counted(self, blocks: tuple[Block, ...], layers: Sequence[_Layer], by_rows: bool) -> Choice:
+    def _counted(
+        self, blocks: tuple[Block, ...], layers: Sequence[_Layer], exact: Mapping[int, Any], ways: tuple[bool, bool]
+    ) -> Choice:
         sizes = {parameter.data_ptr(): int(parameter.numel()) for parameter in self.parameters.values()}
-        covered = sum(block.size for block in blocks)
-        covered += sum(one.numel() for one in self.tables.values()) if by_rows else 0
+        covered = sum(block.size for block in blocks) + sum(one.numel() for one in exact.values())
+        known = {*self.tables, *([] if self.vocabulary is None else [id(self.vocabulary.weight)])}
+        named = {layer.name: _weight(layer) for layer in self.layers}
+        tables = tuple(one.name for one in blocks if one.part == "weight" and named[one.modules[0]] in known)
+        whole = tuple(name for name, at in named.items() if at in exact)
         ruled = {id(one) for layer in self.layers for one in layer.module.parameters(recurse=False)}
         unruled = {name: one for name, one in self.parameters.items() if id(one) not in ruled}
         missed = {one.data_ptr(): int(one.numel()) for one in unruled.values()}
@@ -158,7 +187,10 @@ class _Chooser:
         vectors = 0 if self.biases else sum(inside.values())
         total = sum(sizes.values())
         unseen = sum(missed.values())
-        return Choice(blocks, by_rows, covered, total, tuple(unruled), vectors, unseen, self.adapter, self.trial.order)
+        return Choice(
+            blocks, *ways, whole, tables, covered, total, tuple(unruled), vectors, unseen, self.adapter,
+            self.trial.order,
+        )  # fmt: skip
 
     def _layers(self) -> Iterable[_Layer]:
         for name, module in cast("Iterable[tuple[str, nn.Module]]", self.model.named_modules()):
@@ -169,14 +201,14 @@ class _Chooser:
     def _trained(self, layer: _Layer) -> bool:
         return f"{layer.name}.weight" in self.parameters
 
-    def _blocks(self, layers: Sequence[_Layer]) -> tuple[Block, ...]:
-        """One block per parameter; modules that share one are scored together."""
+    def _blocks(self, layers: Sequence[_Layer], exact: Mapping[int, Any]) -> tuple[Block, ...]:
+        """One block per parameter that is not exact; modules that share one are scored together."""
         found: dict[tuple[int, str], Block] = {}
         for layer in layers:
             for part in ("weight", "bias"):
                 parameter = getattr(layer.module, part, None)
                 vector = part == "bias" or is_vector(layer.rule)
-                if parameter is None or (vector and not self.biases):
+                if parameter is None or id(parameter) in exact or (vector and not self.biases):
                     continue
                 sharing = [
                     one.name for one in self.layers if getattr(one.module, part, None) is parameter
@@ -258,6 +290,11 @@ def _is_adapters(name: str) -> bool:
 
 def _is_attention(name: str) -> bool:
     return any(part in name.lower() for part in ("attn", "attention"))
+
+
+def _weight(layer: _Layer) -> int:
+    """Which weight a layer uses."""
+    return id(getattr(layer.module, "weight", None))
 
 
 def _is_table(module: nn.Module) -> bool:

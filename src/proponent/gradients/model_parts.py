@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from proponent.errors import RunError
 
@@ -29,6 +30,30 @@ def vocabulary_head(model: nn.Module) -> nn.Linear | None:
     """Find the vocabulary head of a language model."""
     found = cast("Any", model).get_output_embeddings()
     return found if isinstance(found, nn.Linear) else None
+
+
+def inner_model(model: nn.Module) -> Any:
+    """The Hugging Face model inside a PEFT wrapper, or the model itself."""
+    wrapped = getattr(model, "get_base_model", None)
+    return wrapped() if wrapped is not None else model
+
+
+def head_bias(model: nn.Module, head: nn.Linear) -> Tensor | None:
+    """What is added to the head's products: its own bias, or one that the model keeps beside it (BART and its kin)."""
+    own = cast("Tensor | None", head.bias)
+    beside = cast("Tensor | None", getattr(inner_model(model), "final_logits_bias", None))
+    if beside is None or not bool(beside.any()):
+        return own
+    return beside[0] if own is None else own + beside[0]
+
+
+def gives_logits(model: nn.Module, head: nn.Linear, inputs: Tensor, logits: Tensor) -> bool:
+    """Whether the output of a vocabulary head is the model's: its gradient in closed form is made from it."""
+    made = functional.linear(inputs[:1], head.weight, head_bias(model, head))
+    close = 1e-5 * float(made.nan_to_num(0.0, 0.0, 0.0).abs().max())
+    return logits.shape[1:] == made.shape[1:] and torch.allclose(
+        logits[:1], made, rtol=1e-4, atol=close, equal_nan=True
+    )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The vocabulary head in closed form: its vocabulary-wide factor is made again on demand."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,11 @@ class VocabularyHead:
         return logits
 
 
+def head_of(table: Mapping[str, np.ndarray]) -> VocabularyHead:
+    """The vocabulary head in the table of a checkpoint."""
+    return VocabularyHead(table["head"], table.get("head_bias"))
+
+
 @dataclass(frozen=True)
 class HeadOuter(Ragged):
     """Gradients of a vocabulary head under cross-entropy, kept without their vocabulary-wide factor.
@@ -55,8 +61,22 @@ class HeadOuter(Ragged):
         return Outer(self.indptr, self.words, self.a, g)
 
 
+def squares(head: HeadOuter, table: VocabularyHead, rows: Rows | None) -> Float[np.ndarray, " n"]:
+    """Squared norm of each example's gradient on the head's table; with its rows where the word embedding shares it."""
+    total = np.zeros(len(head))
+    for place in range(len(head)):
+        outer = head.example(place).outer(table)
+        total[place] = np.sum((outer.g @ outer.g.T) * (outer.a @ outer.a.T), dtype=np.float64)
+        if rows is not None:
+            total[place] += 2.0 * _crossed(rows.example(place), outer).sum()
+    return total if rows is None else total + rows.norms() ** 2
+
+
 def cross_terms(rows: Rows, outer: Outer, width: int, other_width: int) -> Terms:
     """Split the product of an embedding gradient with a vocabulary head's gradient (tied tables)."""
+    return gather(_crossed(rows, outer), rows.words, outer.words, width, other_width)
+
+
+def _crossed(rows: Rows, outer: Outer) -> Float[np.ndarray, "k t"]:
     # sum over rows k and positions t of g[t, ids_k] (a_t . rows_k); the two gradients live on the same table [v d].
-    product = outer.g[:, rows.ids].T.astype(np.float64) * (rows.rows.astype(np.float64) @ outer.a.astype(np.float64).T)
-    return gather(product, rows.words, outer.words, width, other_width)
+    return outer.g[:, rows.ids].T.astype(np.float64) * (rows.rows.astype(np.float64) @ outer.a.astype(np.float64).T)

@@ -16,6 +16,7 @@ from proponent.index.options import DEFAULTS, Options
 from proponent.index.planning import (
     SegmentPlan,
     chosen,
+    holds_layers,
     known_ids,
     label_numbers,
     plan_segments,
@@ -66,6 +67,8 @@ class Build:
         with self.clock("load"):
             first = run.load(self.checkpoints[0])
         checked = check_model(method, run, first, self.checkpoints, options)
+        if checked.spec.choice is not None and holds_layers(folder, checked.spec.choice.exact):
+            checked = check_model(method, run, first, self.checkpoints, options, closed_head=False)
         self.method, self.spec, self._table, self._fitters = (
             checked.method,
             checked.spec,
@@ -210,7 +213,7 @@ class Build:
         top = getattr(self.method.gradient, "top", None) if isinstance(self.method, Gradients) else None
         kept = np.minimum(self._lengths, top) if top is not None else self._lengths
         size = {"fp32": 4, "fp16": 2, "int8": 1}[self.options.rows]
-        guess = int(kept.sum()) * self._table[1] * size * 2 * self.spec.rows
+        guess = int(kept.sum()) * self._table[1] * (size * 2 * self.spec.rows + 4 * self.spec.head)
         guess += 0 if self._layered is None else 4 * self._layered.projection.size * len(self._lengths)
         guess *= len(self.checkpoints)
         there = sum(path.stat().st_size for path in self.writer.folder.rglob("*") if path.is_file())
@@ -241,7 +244,9 @@ class Build:
 
     def _scale(self, one: SegmentPlan, checkpoint: Checkpoint) -> np.ndarray:
         """1 / norm of each training gradient, as the method measures it."""
-        preconditioner = QueryPreconditioner(self.method, self.writer.plan.blocks, self.writer.read_table)
+        preconditioner = QueryPreconditioner(
+            self.method, self.writer.plan.blocks, self.writer.read_table, tied=self.spec.tied
+        )
         scale = np.ones(one.planned.n)
         for places, arrays in self.writer.decoded(checkpoint.step, one.planned, one.order):
             norms = preconditioner.norms(checkpoint.step, Gradient.unpack(arrays))

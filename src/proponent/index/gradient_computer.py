@@ -68,15 +68,17 @@ class GradientBatch:
     bad: Bool[np.ndarray, " n"]
 
 
-def gradient_spec(method: Term, run: Run, model: nn.Module, *, retaken: bool = False) -> GradientSpec:
+def gradient_spec(
+    method: Term, run: Run, model: nn.Module, *, retaken: bool = False, closed_head: bool = True
+) -> GradientSpec:
     """Decide which gradients to take."""
     if isinstance(method, Baseline) or (isinstance(method, Retaken) and not retaken):
         return GradientSpec(rows=False, outer=False, head=False, path="exact", tied=False)
     lm, decoding = not run.task.labels, run.task.decodes
     tied = is_tied(model, decoding=decoding)
     if isinstance(method, Retaken) or isinstance(method.gradient, Layers):
-        choice = chosen_layers(method, run, model)
-        return GradientSpec(rows=choice.rows, outer=False, head=False, path="exact", tied=tied, choice=choice)
+        choice = chosen_layers(method, run, model, closed_head=closed_head)
+        return GradientSpec(rows=choice.rows, outer=False, head=choice.head, path="exact", tied=tied, choice=choice)
     if not isinstance(method.gradient, EmbeddingRows):
         return GradientSpec(rows=False, outer=not lm, head=lm, path="output" if lm else "exact", tied=tied)
     path = method.gradient.path if tied else "exact"
@@ -94,6 +96,7 @@ class GradientComputer:
         encoder: the run's encoder.
         pooled: also give mean hidden states.
         retaken: see `gradient_spec`.
+        closed_head: whether a vocabulary head among the layers may be taken in closed form.
     """
 
     def __init__(
@@ -105,10 +108,11 @@ class GradientComputer:
         *,
         pooled: bool = False,
         retaken: bool = False,
+        closed_head: bool = True,
     ) -> None:
         self.run, self.model, self.encoder = run, model, encoder
-        self.method = settled(method, run, model)
-        self.spec = gradient_spec(self.method, run, model, retaken=retaken)
+        self.method = settled(method, run, model, closed_head=closed_head)
+        self.spec = gradient_spec(self.method, run, model, retaken=retaken, closed_head=closed_head)
         self.table = table_shape(model, decoding=run.task.decodes)
         choice = self.spec.choice
         self.layers = LayerVectors.of(choice, self.method)

@@ -55,7 +55,9 @@ class Index:
         plan, baselines = self.store.plan, BaselineScores(self.store)
         self.say: Callable[[str], None] = lambda _: None  # gets short status messages
         self._loaded = LoadedRun(self.store, run, trust_remote_code, lambda line: self.say(line))
-        self._preconditioner = QueryPreconditioner(plan.term, plan.blocks, self.store.table, gradients_of(self.store))
+        self._preconditioner = QueryPreconditioner(
+            plan.term, plan.blocks, self.store.table, gradients_of(self.store), tied=plan.tied
+        )
         self._scorer = scorer_of(self._loaded, baselines, self._preconditioner, kernel)
         self._answers = ExplanationBuilder(self.store, self._scorer, baselines)
         self._grouping = Grouping(self.store, self._scorer)

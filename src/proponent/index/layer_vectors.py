@@ -69,9 +69,11 @@ class LayerVectors:
         """Say which layers are scored, and whether in full."""
         spec = self._spec
         lines = [f"{self.method.name} scores {self.choice.description()}"]
-        if not self.choice.blocks:
-            return lines
         some, all_of = self.projection.projected, len(self.choice.blocks)
+        if self.choice.exact and (some or not all_of):
+            lines.append(f"{', '.join(self.choice.exact)}: kept in factors, so that products are exact")
+        if not all_of:
+            return lines
         if some and spec is not None and spec.basis == "principal":
             lines.append(
                 f"{some} of {all_of} layers are projected to {spec.width} numbers a side, along the leading "
@@ -85,31 +87,41 @@ class LayerVectors:
             )
         else:
             lines.append("gradients of layers are kept in full: products are exact")
+        if some and self.choice.tables and spec is not None and spec.basis == "random":
+            lines.append(
+                f"{', '.join(self.choice.tables)}: a table over the vocabulary that is projected, too: its part of "
+                "the scores is rough"
+            )
         return lines
 
 
-def chosen_layers(method: Gradients | Retaken, run: Run, model: nn.Module) -> Choice:
-    """Find the layers of a method in a model."""
+def chosen_layers(method: Gradients | Retaken, run: Run, model: nn.Module, *, closed_head: bool = True) -> Choice:
+    """Find the layers of a method in a model; `closed_head` allows the vocabulary head in closed form."""
     gradient = method if isinstance(method, Retaken) else method.gradient
     assert isinstance(gradient, Retaken | Layers)
     head = classifier_head(model) if run.task.labels else vocabulary_head(model)
+    # factors are compared as they are: what multiplies gradients takes these tables like any other layer
+    plain = isinstance(method, Gradients) and not method.preconditioners
+    projection = method.projection if isinstance(method, Gradients) else None
+    directed = projection is not None and projection.basis == "principal"  # a head among them has directions, too
     return choose(
         model,
         gradient.names,
         head=head,
         word=input_embedding(model),
         biases=gradient.biases,
-        # rows are compared as they are: what multiplies gradients takes the word embedding like any other layer
-        rows=isinstance(method, Gradients) and not method.preconditioners,
+        rows=plain,
+        closed=plain and closed_head and not directed and not run.task.labels,
         decoding=run.task.decodes,
     )
 
 
-def settled(method: Term, run: Run, model: nn.Module) -> Term:
+def settled(method: Term, run: Run, model: nn.Module, *, closed_head: bool = True) -> Term:
     """Settle what a method leaves to the model: whether gradients of layers are projected."""
     if not isinstance(method, Gradients) or method.projection is None or method.projection.width != "auto":
         return method
-    kept = sum(block.size for block in chosen_layers(method, run, model).blocks) <= SMALL
+    choice = chosen_layers(method, run, model, closed_head=closed_head)
+    kept = sum(block.size for block in choice.blocks) <= SMALL
     projection = None if kept else method.projection.model_copy(update={"width": PROJECTED})
     gradient = method.gradient.model_copy(update={"projection": projection})
     return method.model_copy(update={"gradient": gradient})

@@ -84,18 +84,27 @@ class LoadedRun:
             method = self.store.plan.term
             pooled = not retaken and (isinstance(method, Retaken) or step == self.store.plan.checkpoints[-1].step)
             work = GradientComputer(self.run, model, method, self.encoder, pooled=pooled, retaken=retaken)
+            if self._other_layers(work):  # earlier versions kept a vocabulary head with the other layers
+                work = GradientComputer(
+                    self.run, model, method, self.encoder, pooled=pooled, retaken=retaken, closed_head=False
+                )
             self._refuse_other_layers(work)
             if work.needs_table:
                 work.prepare(self.store.table(step))
             self._passes[step, retaken] = work
         return self._passes[step, retaken]
 
+    def _other_layers(self, work: GradientComputer) -> bool:
+        """Whether other layers are taken than the index keeps as vectors."""
+        taken = [] if work.layers is None else work.layers.planned()
+        return not isinstance(self.store.plan.term, Retaken) and taken != self.store.plan.blocks
+
     def _refuse_other_layers(self, work: GradientComputer) -> None:
         """Earlier versions kept the word embedding apart from the layers that a curvature turns."""
-        taken, kept = [] if work.layers is None else work.layers.planned(), self.store.plan.blocks
-        if not isinstance(self.store.plan.term, Retaken) and taken != kept:
+        if self._other_layers(work):
+            kept, taken = len(self.store.plan.blocks), 0 if work.layers is None else len(work.layers.choice.blocks)
             raise MismatchError(
-                f"{self.store.folder} keeps {len(kept)} layers, and {work.method.name} takes {len(taken)} since a "
+                f"{self.store.folder} keeps {kept} layers, and {work.method.name} takes {taken} since a "
                 "preconditioner works on the word embedding, too: build the index again"
             )
 

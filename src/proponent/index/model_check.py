@@ -37,19 +37,20 @@ def check_model(
     options: Options,
     *,
     queries: bool = True,
+    closed_head: bool = True,
 ) -> CheckedMethod:
     """Refuse what this model or these options do not allow; a forecast knows nothing of the build's queries."""
     for problem in (*_problems(method, run, model), *_unused_queries(method, options)):
         raise InputError(problem)
     given = method.projection if isinstance(method, Gradients) else None
-    method = settled(method, run, model)
+    method = settled(method, run, model, closed_head=closed_head)
     full = isinstance(method, Gradients) and method.projection is None
     if given is not None and given.basis == "principal" and full:
         raise InputError(
             f"basis=principal says what layers are projected to, and {method.name} keeps those of this model in full: "
             "give a width, such as --project 16, or leave it out"
         )
-    spec = gradient_spec(method, run, model)
+    spec = gradient_spec(method, run, model, closed_head=closed_head)
     layers = LayerVectors.of(spec.choice, method)
     shapes = () if layers is None else layer_shapes(layers.planned())
     table = table_shape(model, decoding=run.task.decodes)

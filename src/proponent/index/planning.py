@@ -12,7 +12,9 @@ from proponent.data import Examples
 from proponent.errors import DataError, InputError
 from proponent.method import LastOfEachRun, Steps, Term
 from proponent.models import Checkpoint, Run
-from proponent.store import PlannedSegment, Store
+from proponent.store import Plan, PlannedSegment, Store
+from proponent.store.layout import Layout
+from proponent.store.manifest import read_json
 from proponent.types import RUN_STEPS, step_name
 
 SEGMENT_TOKENS = 4_000_000
@@ -33,6 +35,12 @@ class SegmentPlan:
     rows: range  # its examples
     order: Int[np.ndarray, " n"]  # example (place in the segment) of each place in the shards, shortest first
     lengths: Int[np.ndarray, " n"]  # tokens of each, in that order
+
+
+def holds_layers(folder: Path, names: Sequence[str]) -> bool:
+    """Whether an index that is there keeps some layers as vectors, as earlier versions kept vocabulary heads."""
+    plan = Layout(folder).plan
+    return plan.is_file() and any(block.name in names for block in read_json(plan, Plan).blocks)
 
 
 def plan_segments(lengths: Int[np.ndarray, " n"], width: int, most: int, first: int) -> list[SegmentPlan]:

@@ -5,13 +5,15 @@ The index keeps plain gradients: whatever a method does to a product of two grad
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
 
-from proponent.gradients.forms import Dense, Rows
+from proponent.gradients.forms import Dense
 from proponent.gradients.gradient import Gradient
+from proponent.gradients.vocabulary_head import head_of, squares
 from proponent.method import Gradients, Term
 from proponent.preconditioners.base import preconditioners_of
 from proponent.preconditioners.batches import layer_shapes
@@ -41,6 +43,7 @@ class QueryPreconditioner:
         blocks: the layers of the plan.
         table: reads the table of a checkpoint.
         gradients: reads the training set's vectors, for what is not kept as a matrix.
+        tied: whether the vocabulary head shares the word embedding's table.
     """
 
     def __init__(
@@ -49,9 +52,12 @@ class QueryPreconditioner:
         blocks: Sequence[PlannedBlock],
         table: Callable[[int], Mapping[str, np.ndarray]],
         gradients: TrainGradients | None = None,
+        *,
+        tied: bool = False,
     ) -> None:
         self._scaled = isinstance(method, Gradients) and method.scales_queries
         self._preconditioners, self._layers = preconditioners_of(method), layer_shapes(blocks)
+        self._tied = tied
         self._table, self._gradients = lru_cache(maxsize=None)(table), gradients
 
     def _multiplied(self, step: int, gradient: Gradient) -> Gradient:
@@ -72,21 +78,23 @@ class QueryPreconditioner:
         made = self._multiplied(step, gradient)
         if not self._scaled:
             return made, np.ones(len(gradient))
-        norms = np.sqrt(_squares(len(made), gradient.rows, gradient.dense, made.dense))
+        norms = np.sqrt(self._squares(step, replace(made, rows=gradient.rows), gradient.dense))
         factors = 1.0 / np.where(norms > 0, norms, 1.0)
         return made.times(factors), factors
 
     def norms(self, step: int, gradient: Gradient) -> Float[np.ndarray, " n"]:
         """Norms of training gradients as the method measures them: rows are divided, vectors times the multiplied."""
         made = self._multiplied(step, gradient)
-        return np.sqrt(_squares(len(made), made.rows, gradient.dense, made.dense))
+        return np.sqrt(self._squares(step, made, gradient.dense))
 
-
-def _squares(count: int, rows: Rows | None, plain: Dense | None, made: Dense | None) -> Float[np.ndarray, " n"]:
-    total = np.zeros(count)
-    if rows is not None:
-        total += rows.norms() ** 2
-    if plain is not None and made is not None:
-        products = np.einsum("np,np->n", plain.v, made.v, dtype=np.float64)
-        total += np.bincount(plain.owners, weights=np.maximum(products, 0.0), minlength=len(plain))
-    return total
+    def _squares(self, step: int, made: Gradient, plain: Dense | None) -> Float[np.ndarray, " n"]:
+        """Squared norms: of rows and head as they are, of vectors times the plain ones."""
+        total, rows = np.zeros(len(made)), made.rows
+        if made.head is not None:
+            total += squares(made.head, head_of(self._table(step)), rows if self._tied else None)
+        if rows is not None and not (self._tied and made.head is not None):
+            total += rows.norms() ** 2
+        if plain is not None and made.dense is not None:
+            products = np.einsum("np,np->n", plain.v, made.dense.v, dtype=np.float64)
+            total += np.bincount(plain.owners, weights=np.maximum(products, 0.0), minlength=len(plain))
+        return np.maximum(total, 0.0)

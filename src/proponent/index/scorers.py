@@ -12,7 +12,7 @@ from proponent.index.fastif import FastIF
 from proponent.index.loading import LoadedRun
 from proponent.index.queries import QueryBatch
 from proponent.index.query_preconditioner import QueryPreconditioner
-from proponent.method import Baseline, EmbeddingRows, Gradients, Retaken, similarity_of
+from proponent.method import Baseline, EmbeddingRows, Gradients, Layers, Retaken, similarity_of
 from proponent.preconditioners.batches import layer_shapes
 from proponent.scorer import Filter, Scorer, TopKBothEnds
 from proponent.search import ANY, KernelName, Search
@@ -77,7 +77,7 @@ class GradientScorer(Scorer[QueryBatch]):
     ) -> Iterator[Float[np.ndarray, "v n"]]:
         """Scores by layer, by checkpoint, or by both."""
         plan = self.store.plan
-        several = {"layers": len(plan.blocks) > 0, "checkpoints": len(plan.checkpoints) > 1}
+        several = {"layers": isinstance(self.method.gradient, Layers), "checkpoints": len(plan.checkpoints) > 1}
         if not any(several[axis] for axis in over):
             yield self.scores(queries, rows)
             return
@@ -110,7 +110,7 @@ class GradientScorer(Scorer[QueryBatch]):
             label = self.store.plan.labels.stored(example.label)
             mine = self._loaded.by_word(step, example, label, widths[0], None, False).astype(np.float64)
             terms += self.search.weighed(step, place) * (mine @ self._query(queries, row)[step].T)
-            if gradient.rows is None:
+            if gradient.rows is None and gradient.head is None:
                 return terms
         return terms + self.search.terms(step, place, replace(gradient, dense=None), widths)
 

@@ -114,7 +114,8 @@ class Worker:
         with self._clock("load"):
             model = model if model is not None else self.run.load(checkpoint)
         pooled = isinstance(self.method, Retaken) or checkpoint is self.checkpoints[-1]
-        return GradientComputer(self.run, model, self.method, self.encoder, pooled=pooled)
+        closed = self.spec.head
+        return GradientComputer(self.run, model, self.method, self.encoder, pooled=pooled, closed_head=closed)
 
     def _table_of(self, writer: Writer, checkpoint: Checkpoint, work: GradientComputer) -> None:
         """Publish what the products of a checkpoint need, once: shards hang on it, so whoever is first decides."""

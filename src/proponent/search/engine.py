@@ -19,7 +19,7 @@ from jaxtyping import Float
 from proponent.errors import DamagedError
 from proponent.gradients.forms import Outer, Rows, Terms, gather
 from proponent.gradients.gradient import Gradient
-from proponent.gradients.vocabulary_head import VocabularyHead, cross_terms
+from proponent.gradients.vocabulary_head import cross_terms, head_of
 from proponent.method import Gradients, similarity_of
 from proponent.scorer import Filter, TopKBothEnds
 from proponent.search.filters import ANY
@@ -51,7 +51,7 @@ class Search:
         self.store = store
         method = store.plan.method
         self._scaled = isinstance(method, Gradients) and method.scales_train
-        self._similarity = similarity_of(method)
+        self._similarity, self._tied = similarity_of(method), store.plan.tied
         self.counter = Counter()
         self._kernel, self._prune = kernel_of(kernel), prune
         self._threads = threads or _threads()
@@ -78,19 +78,25 @@ class Search:
         """Score layer by layer, at one checkpoint."""
         ready = self._ready({step: queries})
         weight = next(one.weight for one in self.store.plan.checkpoints if one.step == step)
-        table = any(one is not None for one in (queries.rows, queries.outer, queries.head))
-        for cut in [*(cuts if queries.dense is not None else ()), *([None] if table else [])]:
+        for cut in [*(cuts if queries.dense is not None else ()), *self._tables(queries)]:
             total = np.zeros((count, self.store.n))
             for segment in self.store.segments:
-                if cut is not None and queries.dense is not None:
-                    part = scan_dense(segment, step, queries.dense.v, cut)
+                if isinstance(cut, Gradient):
+                    part = self._tabled(segment, step, cut, ready, count)
                 else:
-                    part = self._tabled(segment, step, queries, ready, count)
+                    assert queries.dense is not None
+                    part = scan_dense(segment, step, queries.dense.v, cut)
                 scale = self.scale(step, segment)
                 total[:, segment.offset : segment.offset + segment.n] = (
                     weight * part * (1.0 if scale is None else scale)
                 )
             yield total
+
+    def _tables(self, queries: Gradient) -> list[Gradient]:
+        """Embedding and head, which are one layer where they share a table."""
+        rows, other = replace(queries, outer=None, head=None), replace(queries, rows=None)
+        apart = [queries] if self._tied and queries.head is not None else [other, rows]
+        return [one for one in apart if any(form is not None for form in (one.rows, one.outer, one.head))]
 
     def top(self, queries: Mapping[int, Gradient], count: int, k: int, where: Filter = ANY) -> list[TopKBothEnds]:
         """Rank both ends for some queries, without a score per query and example in memory."""
@@ -191,7 +197,7 @@ class Search:
         """The queries' rows by step, summed by token in 64 bits."""
         ready: dict[int, Rows] = {}
         for step, gradient in queries.items():
-            if gradient.rows is not None and gradient.head is None:  # beside other layers, too
+            if gradient.rows is not None and not (self._tied and gradient.head is not None):  # beside layers, too
                 ready[step] = gradient.rows.wide().merged(by_word=False)
         return ready
 
@@ -242,18 +248,16 @@ class Search:
         total = np.zeros((count, segment.n))
         if queries.dense is not None:
             total += scan_dense(segment, step, queries.dense.v, slice(None))
-        return (
-            total
-            if queries.rows is None and queries.dense is not None
-            else total + self._tabled(segment, step, queries, ready, count)
-        )
+        for one in self._tables(queries):
+            total += self._tabled(segment, step, one, ready, count)
+        return total
 
     def _tabled(
         self, segment: Segment, step: int, queries: Gradient, ready: Mapping[int, Rows], count: int
     ) -> Float[np.ndarray, "q n"]:
-        """Products of embedding and head."""
+        """Products of one of `_tables`."""
         if queries.head is not None:
-            return scan_head(segment, step, self._head(step), queries, self._kernel)
+            return scan_head(segment, step, head_of(self._table(step)), queries, self._kernel, tied=self._tied)
         if queries.outer is not None:
             return scan_outer(segment, step, queries.outer, count)
         if self._similarity is None:
@@ -269,21 +273,17 @@ class Search:
         return np.stack([synonyms.scores(tokens, lookup, rows.example(row), segment.n) for row in range(count)])
 
     def _head_terms(self, step: int, kept: Gradient, query: Gradient, widths: tuple[int, int]) -> Terms:
-        head = self._head(step)
+        head = head_of(self._table(step))
         assert kept.head is not None
         assert query.head is not None
         mine, theirs = kept.head.outer(head), query.head.outer(head)
         weight = query.weight
         total = mine.terms(theirs, *widths) if weight is None else _outer_terms(mine, theirs, weight, widths)
-        if kept.rows is not None:
+        if kept.rows is not None and self._tied:
             total += cross_terms(_weighted(kept.rows, query), theirs, *widths)
-        if query.rows is not None:
+        if query.rows is not None and self._tied:
             total += cross_terms(_weighted(query.rows, query), mine, widths[1], widths[0]).T
         return total
-
-    def _head(self, step: int) -> VocabularyHead:
-        table = self._table(step)
-        return VocabularyHead(table["head"], table.get("head_bias"))
 
     def _synonyms(self, step: int) -> Synonyms:
         assert self._similarity is not None

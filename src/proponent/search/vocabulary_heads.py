@@ -1,10 +1,12 @@
 """Scan the gradients of a vocabulary head, which have no postings, with the rows of its table when it is tied."""
 
 from collections.abc import Iterator
+from dataclasses import fields
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from proponent.gradients.forms import Rows
 from proponent.gradients.gradient import Gradient
 from proponent.gradients.vocabulary_head import HeadOuter, VocabularyHead
 from proponent.search.join import by_token
@@ -16,6 +18,10 @@ from proponent.store.rows import decode_arrays
 BLOCK_BYTES = 64 * 2**20
 """Memory of one block of head predictions, or of products with the queries' positions, during a scan."""
 
+HEAD = tuple(f"head.{one.name}" for one in fields(HeadOuter))
+TIED = (*HEAD, *(f"rows.{one.name}" for one in fields(Rows)), "rows.scale")
+"""Arrays of a shard that are read: of the head, and of the rows of its table when it is tied."""
+
 
 def scan_head(
     segment: Segment,
@@ -23,13 +29,16 @@ def scan_head(
     head: VocabularyHead,
     queries: Gradient,
     kernel: Kernel,
+    *,
+    tied: bool = True,
 ) -> Float[np.ndarray, "q n"]:
     """Products with a vocabulary head, and with the rows of the same table when it is tied."""
     assert queries.head is not None
+    kept = TIED if tied else HEAD
     if queries.weight is None and _few_positions(queries, *head.weight.shape):
-        return _by_factors(segment, step, head, queries, kernel)
+        return _by_factors(segment, step, head, queries, kernel, kept)
     tables = (_on_table(head, queries.example(row)) for row in range(len(queries.head)))
-    return np.stack([_by_table(segment, step, head, one) for one in tables])
+    return np.stack([_by_table(segment, step, head, one, kept) for one in tables])
 
 
 def _on_table(head: VocabularyHead, query: Gradient) -> Float[np.ndarray, "v d"]:
@@ -48,11 +57,11 @@ def _few_positions(queries: Gradient, vocabulary: int, width: int) -> bool:
 
 
 def _by_table(
-    segment: Segment, step: int, head: VocabularyHead, dense: Float[np.ndarray, "v d"]
+    segment: Segment, step: int, head: VocabularyHead, dense: Float[np.ndarray, "v d"], names: tuple[str, ...]
 ) -> Float[np.ndarray, " n"]:
     """Products of one query's gradient on the whole table."""
     total = np.zeros(segment.n)
-    for examples, arrays in segment.shards(step):
+    for examples, arrays in segment.shards(step, names):
         kept = Gradient.unpack(decode_arrays(arrays))
         assert kept.head is not None
         np.add.at(total, examples[kept.head.owners], _head_products(kept.head, head, dense))
@@ -63,7 +72,7 @@ def _by_table(
 
 
 def _by_factors(
-    segment: Segment, step: int, head: VocabularyHead, queries: Gradient, kernel: Kernel
+    segment: Segment, step: int, head: VocabularyHead, queries: Gradient, kernel: Kernel, names: tuple[str, ...]
 ) -> Float[np.ndarray, "q n"]:
     """Products by the queries' factors, so that predictions are made once for all of them."""
     # With g a^T of a kept position and G^T A of a query: the sum over the query's positions of (G g)(A a).
@@ -75,7 +84,7 @@ def _by_factors(
     wide = max(len(outer.words), 0 if rows is None else len(rows.ids))  # of a product, beside a prediction's
     if rows is not None:
         total += scan_rows(segment, step, by_token(rows.wide().merged(by_word=False)), count, kernel)
-    for examples, arrays in segment.shards(step):
+    for examples, arrays in segment.shards(step, names):
         kept = Gradient.unpack(decode_arrays(arrays))
         assert kept.head is not None
         owners = examples[kept.head.owners]
