@@ -54,18 +54,13 @@ _PACKAGES = {
 
 @dataclass(frozen=True)
 class Texts:
-    """What the baselines may look at, of a training set or of queries.
+    """What the baselines may look at, of a training set or of queries."""
 
-    Attributes:
-        texts: the raw texts; a pair, or a prompt and its target, joined by a space.
-        labels: class numbers; None for a language model.
-        probabilities: the model's class probabilities at the last checkpoint; None when they were not kept.
-        embeddings: mean-pooled last hidden states at the last checkpoint; None when they were not kept.
-    """
-
-    texts: Sequence[str]
-    labels: Int[np.ndarray, " n"] | None = None
+    texts: Sequence[str]  # the raw texts; a pair, or a prompt and its target, joined by a space
+    labels: Int[np.ndarray, " n"] | None = None  # class numbers; None for a language model
+    # the model's class probabilities at the last checkpoint; None when they were not kept
     probabilities: Float[np.ndarray, "n l"] | None = None
+    # mean-pooled last hidden states at the last checkpoint; None when they were not kept
     embeddings: Float[np.ndarray, "n d"] | None = None
 
 

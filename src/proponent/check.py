@@ -31,19 +31,12 @@ PROBES = 4
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check.
+    """One check."""
 
-    Attributes:
-        name: what was checked.
-        passed: True, False, or None for a plain fact.
-        value: the measured figure, in words.
-        bound: what it is held against; empty for a plain fact.
-    """
-
-    name: str
-    passed: bool | None
-    value: str
-    bound: str = ""
+    name: str  # what was checked
+    passed: bool | None  # True, False, or None for a plain fact
+    value: str  # the measured figure, in words
+    bound: str = ""  # what it is held against; empty for a plain fact
 
     @property
     def description(self) -> str:

@@ -10,13 +10,9 @@ from proponent.types import Label
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Classes in the order of a model's outputs; empty, hence false, for a model that predicts none.
+    """Classes in the order of a model's outputs; empty, hence false, for a model that predicts none."""
 
-    Attributes:
-        names: of the classes.
-    """
-
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()  # of the classes
 
     def __len__(self) -> int:
         return len(self.names)

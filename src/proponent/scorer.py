@@ -14,19 +14,12 @@ Queries = TypeVar("Queries", contravariant=True)
 
 @dataclass(frozen=True)
 class TopKBothEnds:
-    """Both ends of one query's ranking.
+    """Both ends of one query's ranking."""
 
-    Attributes:
-        proponents: examples (in data order) with the largest positive scores, best first.
-        proponent_scores: their scores.
-        opponents: examples with the most negative scores, most negative first.
-        opponent_scores: their scores.
-    """
-
-    proponents: Int[np.ndarray, " k"]
-    proponent_scores: Float[np.ndarray, " k"]
-    opponents: Int[np.ndarray, " m"]
-    opponent_scores: Float[np.ndarray, " m"]
+    proponents: Int[np.ndarray, " k"]  # examples (in data order) with the largest positive scores, best first
+    proponent_scores: Float[np.ndarray, " k"]  # their scores
+    opponents: Int[np.ndarray, " m"]  # examples with the most negative scores, most negative first
+    opponent_scores: Float[np.ndarray, " m"]  # their scores
 
     @classmethod
     def of(cls, scores: Float[np.ndarray, " n"], k: int) -> "TopKBothEnds":

@@ -34,14 +34,7 @@ def read_tensors(path: Path, names: tuple[str, ...] | None = None) -> dict[str, 
 
 
 class TensorSlices:
-    """Row ranges of the arrays of one safetensors file, read without loading the whole file.
-
-    Args:
-        path: the file; it stays open for as long as this object lives.
-
-    Raises:
-        DamagedError: the file is missing, truncated or not safetensors.
-    """
+    """Row ranges of the arrays of one safetensors file, read without loading the whole file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

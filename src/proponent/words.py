@@ -122,14 +122,10 @@ _Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One distinct word (by exact surface form) of a text or a pair of texts.
+    """One distinct word (by exact surface form) of a text or a pair of texts."""
 
-    Attributes:
-        text: the word as it is written.
-        spans: for each part (0 = text, 1 = pair or target) all character spans of this word, in order.
-    """
-
-    text: str
+    text: str  # the word as it is written
+    # for each part (0 = text, 1 = pair or target) all character spans of this word, in order
     spans: tuple[tuple[Span, ...], ...]
 
 
@@ -150,16 +146,13 @@ def words(parts: Sequence[str]) -> tuple[Word, ...]:
 
 
 class Splitting:
-    """The words of one example, split once.
+    """The words of one example, split once."""
 
-    All parts lie one behind the other on one axis of characters, so that one pass serves pairs too.
-
-    Attributes:
-        parts: the raw texts.
-        spans: the segments of each part.
-        numbers: position of each distinct word in `words`.
-        owners: for each part the word of every segment.
-    """
+    # All parts lie one behind the other on one axis of characters, so that one pass serves pairs too.
+    # parts: the raw texts
+    # spans: the segments of each part
+    # numbers: position of each distinct word in `words`
+    # owners: for each part the word of every segment
 
     def __init__(self, parts: Sequence[str]) -> None:
         self.parts = tuple(parts)
@@ -223,15 +216,13 @@ def _check(spans: _Ints, part: _Ints, parts: int) -> None:
 
 
 class _Table:
-    """Segments as arrays over the joined characters of all parts of some examples.
+    """Segments as arrays over the joined characters of all parts of some examples."""
 
-    Attributes:
-        sizes: characters of each part.
-        bases: where each part begins.
-        edges: where segment 0, 1, ... begins, and at last where the text ends.
-        owner: the word of each segment.
-        blank: whether a segment is white space.
-    """
+    # sizes: characters of each part
+    # bases: where each part begins
+    # edges: where segment 0, 1, ... begins, and at last where the text ends
+    # owner: the word of each segment
+    # blank: whether a segment is white space
 
     def __init__(self, splittings: Sequence[Splitting]) -> None:
         sizes = np.array([len(part) for one in splittings for part in one.parts], dtype=np.int64)

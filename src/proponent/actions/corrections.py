@@ -23,23 +23,14 @@ LONG = ("text", "text_pair", "target")
 
 @dataclass(frozen=True)
 class Applied:
-    """What `apply` wrote.
+    """What `apply` wrote."""
 
-    Attributes:
-        path: the new file.
-        rows: how many it holds.
-        fixed: labels that differ from the index's data.
-        dropped: examples left out.
-        guarded: cells that got a ' so that a spreadsheet does not run them.
-        note: why columns may be missing; empty when the original data was found.
-    """
-
-    path: Path
-    rows: int
-    fixed: int
-    dropped: int
-    guarded: int
-    note: str = ""
+    path: Path  # the new file
+    rows: int  # how many it holds
+    fixed: int  # labels that differ from the index's data
+    dropped: int  # examples left out
+    guarded: int  # cells that got a ' so that a spreadsheet does not run them
+    note: str = ""  # why columns may be missing; empty when the original data was found
 
 
 def apply(

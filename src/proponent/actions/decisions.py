@@ -23,29 +23,16 @@ SUFFIX = ".decisions.jsonl"
 
 @dataclass(frozen=True)
 class Decision:
-    """What somebody decided about one training example.
+    """What somebody decided about one training example."""
 
-    Attributes:
-        id: of the example.
-        act: keep it as it is, fix its label, drop it, or (clear) take back what was decided.
-        label: the new label of a fix; None otherwise.
-        when: UTC, to the second.
-    """
-
-    id: str
-    act: Act
-    label: str | None
-    when: str
+    id: str  # of the example
+    act: Act  # keep it as it is, fix its label, drop it, or (clear) take back what was decided
+    label: str | None  # the new label of a fix; None otherwise
+    when: str  # UTC, to the second
 
 
 class Decisions:
-    """The decisions about one index.
-
-    Args:
-        index: folder of the index; the file lies beside it.
-        names: classes of the index; None for a language model.
-        data: fingerprint of the data set that is decided about.
-    """
+    """The decisions about one index."""
 
     def __init__(self, index: Path, names: Sequence[str] | None, data: str = "") -> None:
         self.path = index.with_name(index.name + SUFFIX)

@@ -76,21 +76,13 @@ def _ties(store: Store, ranking: Ranking) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class LabelVerdicts:
-    """What an index of a classifier says of every label of its training set, as arrays in data order.
+    """What an index of a classifier says of every label of its training set, as arrays in data order."""
 
-    Attributes:
-        given: class numbers in the data.
-        likeliest: classes of largest mean probability over the checkpoints.
-        quality: mean over the checkpoints of the probability of the given label; low is suspect.
-        flagged: whether the label is flagged as wrong; never for an example without a gradient.
-        suggested: the class that a flagged label should rather be, -1 for the others.
-    """
-
-    given: Int[np.ndarray, " n"]
-    likeliest: Int[np.ndarray, " n"]
-    quality: Float[np.ndarray, " n"]
-    flagged: Bool[np.ndarray, " n"]
-    suggested: Int[np.ndarray, " n"]
+    given: Int[np.ndarray, " n"]  # class numbers in the data
+    likeliest: Int[np.ndarray, " n"]  # classes of largest mean probability over the checkpoints
+    quality: Float[np.ndarray, " n"]  # mean over the checkpoints of the probability of the given label; low is suspect
+    flagged: Bool[np.ndarray, " n"]  # whether the label is flagged as wrong; never for an example without a gradient
+    suggested: Int[np.ndarray, " n"]  # the class that a flagged label should rather be, -1 for the others
 
 
 def judge(store: Store) -> LabelVerdicts:

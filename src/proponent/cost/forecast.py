@@ -53,45 +53,29 @@ MOST_LOOKED = 100_000
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a build.
+    """One stage of a build."""
 
-    Attributes:
-        name: "tokenize" (labels and token counts), "load" (weights from the disk), "gradients" (forward, backward and
-            the shards on disk), "tables" (what is kept besides: texts, tables, second moments, norms), "curvature" (its
-            passes; where there is one), "postings" (the same rows by token), "seal" (checksums, the manifest).
-        seconds: how long it will take.
-    """
-
+    # "tokenize" (labels and token counts), "load" (weights from the disk), "gradients" (forward, backward and the
+    # shards on disk), "tables" (what is kept besides: texts, tables, second moments, norms), "curvature" (its passes;
+    # where there is one), "postings" (the same rows by token), "seal" (checksums, the manifest)
     name: StageName
-    seconds: float
+    seconds: float  # how long it will take
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What building an index will cost.
+    """What building an index will cost."""
 
-    Attributes:
-        n: examples.
-        checkpoints: how many of them are indexed.
-        segments: parts that the training set is cut into.
-        batches: passes through the model, all checkpoints together.
-        measured: batches that were measured.
-        stages: in the order in which a build goes through them.
-        peak_rss: most memory of the process, in bytes, its libraries and the data included; None where the system
-            does not say.
-        disk: bytes by kind: "forms", "postings", "examples", "tables".
-        notes: which layers are scored, whether in full, and what is not foreseen.
-    """
-
-    n: int
-    checkpoints: int
-    segments: int
-    batches: int
-    measured: int
-    stages: tuple[Stage, ...]
+    n: int  # examples
+    checkpoints: int  # how many of them are indexed
+    segments: int  # parts that the training set is cut into
+    batches: int  # passes through the model, all checkpoints together
+    measured: int  # batches that were measured
+    stages: tuple[Stage, ...]  # in the order in which a build goes through them
+    # most memory of the process, in bytes, its libraries and the data included; None where the system does not say
     peak_rss: int | None
-    disk: dict[str, int]
-    notes: tuple[str, ...] = ()
+    disk: dict[str, int]  # bytes by kind: "forms", "postings", "examples", "tables"
+    notes: tuple[str, ...] = ()  # which layers are scored, whether in full, and what is not foreseen
 
     @property
     def seconds(self) -> float:

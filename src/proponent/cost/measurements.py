@@ -33,53 +33,32 @@ SCATTERED = 24 * 2**20
 
 @dataclass(frozen=True)
 class Point:
-    """One measured batch.
+    """One measured batch."""
 
-    Attributes:
-        padded: places of the batch, padding included.
-        tokens: tokens of its examples.
-        passing: seconds of forward, backward and forms.
-        encoding: seconds of tokenizing.
-        rows: gradient rows kept.
-        wide: bytes of its forms in 32-bit floats.
-        kept: bytes of its forms as a shard keeps them.
-    """
-
-    padded: int
-    tokens: int
-    passing: float
-    encoding: float
-    rows: int
-    wide: int
-    kept: int
+    padded: int  # places of the batch, padding included
+    tokens: int  # tokens of its examples
+    passing: float  # seconds of forward, backward and forms
+    encoding: float  # seconds of tokenizing
+    rows: int  # gradient rows kept
+    wide: int  # bytes of its forms in 32-bit floats
+    kept: int  # bytes of its forms as a shard keeps them
 
 
 @dataclass(frozen=True)
 class Disk:
-    """How the disk of the index-to-be takes files, fsync and checksums included.
+    """How the disk of the index-to-be takes files, fsync and checksums included."""
 
-    Attributes:
-        file: seconds for each file.
-        byte: seconds for each byte.
-        hashed: seconds for each byte that is only hashed.
-    """
-
-    file: float
-    byte: float
-    hashed: float
+    file: float  # seconds for each file
+    byte: float  # seconds for each byte
+    hashed: float  # seconds for each byte that is only hashed
 
 
 @dataclass(frozen=True)
 class Scatter:
-    """What it takes to turn shards into postings.
+    """What it takes to turn shards into postings."""
 
-    Attributes:
-        put: seconds for each token of each shard.
-        byte: seconds for each byte of the postings.
-    """
-
-    put: float
-    byte: float
+    put: float  # seconds for each token of each shard
+    byte: float  # seconds for each byte of the postings
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -113,15 +92,7 @@ def size(arrays: dict[str, np.ndarray]) -> int:
 
 
 class Bench:
-    """One loaded checkpoint, through which batches are sent to be measured.
-
-    Args:
-        work: the checkpoint.
-        encoder: the run's.
-        examples: the training set.
-        labels: class numbers.
-        kind: how rows are kept.
-    """
+    """One loaded checkpoint, through which batches are sent to be measured."""
 
     def __init__(
         self, work: GradientComputer, encoder: Encoder, examples: Examples, labels: list[int], kind: RowKind

@@ -171,10 +171,9 @@ def change_texts(values: Sequence[Any], change: Callable[[int, list[Any]], list[
 
 
 class ColumnBuilder:
-    """Records (rows that are mappings) gathered into columns; a key that a record lacks is None.
+    """Records (rows that are mappings) gathered into columns; a key that a record lacks is None."""
 
-    `spare` keeps a run of values that no one kind of Arrow array holds without changing them.
-    """
+    # `spare` keeps a run of values that no one kind of Arrow array holds without changing them.
 
     def __init__(self, spare: Callable[[list[Any]], Sequence[Any]], names: Sequence[str] = ()) -> None:
         self._spare = spare

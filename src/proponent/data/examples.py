@@ -37,14 +37,12 @@ class Columns:
 
 
 class Examples(Sequence[Example]):
-    """A sequence of `Example`; rows are kept as columns and an `Example` is made when it is asked for.
+    """A sequence of `Example`; rows are kept as columns and an `Example` is made when it is asked for."""
 
-    Attributes:
-        name: what messages call it: the path, or "list of 12 dicts".
-        columns: which column plays which part, as asked.
-        label_names: names of a `datasets` ClassLabel in the order of their numbers, else None.
-        warnings: lines that must be shown to the user.
-    """
+    # name: what messages call it: the path, or "list of 12 dicts"
+    # columns: which column plays which part, as asked
+    # label_names: names of a `datasets` ClassLabel in the order of their numbers, else None
+    # warnings: lines that must be shown to the user
 
     def __init__(
         self,

@@ -12,27 +12,17 @@ from proponent.errors import DataError
 
 @dataclass(frozen=True)
 class RawTable:
-    """A data set as read; a column becomes Python objects only when it is asked for.
+    """A data set as read; a column becomes Python objects only when it is asked for."""
 
-    Attributes:
-        name: what messages call it: the path, or "list of 12 dicts".
-        rows: number of rows.
-        column_names: in the order of the source.
-        get: the values of one column, one per row; nobody changes them later.
-        lines: 1-based line of the file on which each row starts, where that is known.
-        warnings: lines that the reader wants shown.
-        classes: names behind the numbers of each column that is a `datasets` ClassLabel.
-        schema: the `pyarrow.Schema` of a Parquet or Arrow file, with its notes; None for other kinds of input.
-    """
-
-    name: str
-    rows: int
-    column_names: tuple[str, ...]
-    get: Callable[[str], Sequence[object]]
-    lines: Sequence[int] | None = None
-    warnings: tuple[str, ...] = ()
+    name: str  # what messages call it: the path, or "list of 12 dicts"
+    rows: int  # number of rows
+    column_names: tuple[str, ...]  # in the order of the source
+    get: Callable[[str], Sequence[object]]  # the values of one column, one per row; nobody changes them later
+    lines: Sequence[int] | None = None  # 1-based line of the file on which each row starts, where that is known
+    warnings: tuple[str, ...] = ()  # lines that the reader wants shown
+    # names behind the numbers of each column that is a `datasets` ClassLabel
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
-    schema: Any = None
+    schema: Any = None  # the `pyarrow.Schema` of a Parquet or Arrow file, with its notes; None for other kinds of input
 
     def class_names(self, column: str) -> tuple[str, ...] | None:
         """Give the names behind the numbers of a column; None where they have none."""

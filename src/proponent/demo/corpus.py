@@ -160,19 +160,12 @@ FEWEST_WORDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Docstring:
-    """One row of the demo's data.
+    """One row of the demo's data."""
 
-    Attributes:
-        id: module and name, such as "asyncio.queues.Queue.get".
-        text: the docstring, white space folded.
-        topic: the true label.
-        label: the label given in the training set; another one where an error was planted.
-    """
-
-    id: str
-    text: str
-    topic: str
-    label: str
+    id: str  # module and name, such as "asyncio.queues.Queue.get"
+    text: str  # the docstring, white space folded
+    topic: str  # the true label
+    label: str  # the label given in the training set; another one where an error was planted
 
     @property
     def planted(self) -> bool:

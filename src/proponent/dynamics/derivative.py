@@ -8,13 +8,12 @@ from jaxtyping import Float, Int
 
 @dataclass(frozen=True)
 class Derivative:
-    """Scores of training examples and of their tokens.
+    """Scores of training examples and of their tokens."""
 
-    The score of an example is minus the derivative of the query's loss by the example's weight, at weight 1: positive
-    when counting the example more lowers the loss. The score of a token is the same for a factor on its embedding
-    output, in training only. The scores of an example's tokens need not sum to the score of the example: weighing an
-    example scales its loss, weighing a token scales what the model read.
-    """
+    # The score of an example is minus the derivative of the query's loss by the example's weight, at weight 1: positive
+    # when counting the example more lowers the loss. The score of a token is the same for a factor on its embedding
+    # output, in training only. The scores of an example's tokens need not sum to the score of the example: weighing an
+    # example scales its loss, weighing a token scales what the model read.
 
     scores: Float[np.ndarray, "q n"]  # [q n], in nats per unit of weight
     tokens: Float[np.ndarray, "q m"]  # [q m], of all tokens of all examples, one example after another

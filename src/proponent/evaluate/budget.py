@@ -17,19 +17,12 @@ Measured on AG News (60 queries, 60 subsets: half-width .065)."""
 
 @dataclass(frozen=True)
 class LdsSize:
-    """How an LDS is run.
+    """How an LDS is run."""
 
-    Attributes:
-        subsets: random halves.
-        seeds: retrains of each.
-        half_width: expected half-width of the interval of one method's LDS.
-        minutes: expected time.
-    """
-
-    subsets: int
-    seeds: int
-    half_width: float
-    minutes: float
+    subsets: int  # random halves
+    seeds: int  # retrains of each
+    half_width: float  # expected half-width of the interval of one method's LDS
+    minutes: float  # expected time
 
     @property
     def said(self) -> str:
@@ -64,23 +57,14 @@ def lds_size(
 
 @dataclass(frozen=True)
 class DeletionSize:
-    """How a case deletion is run.
+    """How a case deletion is run."""
 
-    Attributes:
-        points: queries.
-        ks: rows deleted.
-        seeds: retrains of each.
-        retrains: in all.
-        half_width: expected half-width of a mean change, from the retrain noise alone; NaN for one seed.
-        minutes: expected time.
-    """
-
-    points: int
-    ks: tuple[int, ...]
-    seeds: int
-    retrains: int
-    half_width: float
-    minutes: float
+    points: int  # queries
+    ks: tuple[int, ...]  # rows deleted
+    seeds: int  # retrains of each
+    retrains: int  # in all
+    half_width: float  # expected half-width of a mean change, from the retrain noise alone; NaN for one seed
+    minutes: float  # expected time
 
     @property
     def said(self) -> str:

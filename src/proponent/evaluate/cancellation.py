@@ -29,17 +29,11 @@ MOVED = ("over movement", "over movement, median")
 
 @dataclass
 class Cancellation:
-    """Sums over the training set of one layer's gradients.
+    """Sums over the training set of one layer's gradients."""
 
-    Attributes:
-        absolute: sum of |g|, per parameter.
-        signed: sum of g, per parameter.
-        norms: sum of the examples' Euclidean norms.
-    """
-
-    absolute: Float[np.ndarray, " p"] | None = field(default=None, init=False)
-    signed: Float[np.ndarray, " p"] | None = field(default=None, init=False)
-    norms: float = field(default=0.0, init=False)
+    absolute: Float[np.ndarray, " p"] | None = field(default=None, init=False)  # sum of |g|, per parameter
+    signed: Float[np.ndarray, " p"] | None = field(default=None, init=False)  # sum of g, per parameter
+    norms: float = field(default=0.0, init=False)  # sum of the examples' Euclidean norms
 
     def add(self, gradients: Float[np.ndarray, "n p"]) -> None:
         """Take in the gradients of some examples."""

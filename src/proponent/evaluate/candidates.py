@@ -20,17 +20,11 @@ DISJOINT = ("embeddings", "quarter-1", "quarter-2", "quarter-3", "quarter-4", "h
 
 @dataclass(frozen=True)
 class Candidate:
-    """One method to try.
+    """One method to try."""
 
-    Attributes:
-        label: the method as users type it.
-        group: of layers; empty for a method that says itself what it scores.
-        method: as data.
-    """
-
-    label: str
-    group: str
-    method: Term
+    label: str  # the method as users type it
+    group: str  # of layers; empty for a method that says itself what it scores
+    method: Term  # as data
 
     @property
     def name(self) -> str:

@@ -46,38 +46,23 @@ def random_like(
 
 @dataclass(frozen=True)
 class Deletion:
-    """One deletion of the plan: which rows go for which query.
+    """One deletion of the plan: which rows go for which query."""
 
-    Attributes:
-        method: whose ranking.
-        side: which end of it.
-        query: position of the query.
-        k: how many rows.
-        rows: their positions; empty when the deletion is skipped because a class would vanish.
-    """
-
-    method: str
-    side: Side
-    query: int
-    k: int
-    rows: Int[np.ndarray, " m"]
+    method: str  # whose ranking
+    side: Side  # which end of it
+    query: int  # position of the query
+    k: int  # how many rows
+    rows: Int[np.ndarray, " m"]  # their positions; empty when the deletion is skipped because a class would vanish
 
 
 @dataclass(frozen=True)
 class DeletionPlan:
-    """What is deleted, settled before anything is trained.
+    """What is deleted, settled before anything is trained."""
 
-    Attributes:
-        deletions: all of them.
-        seeds: of the retrains; the full run is trained with the same ones.
-        size: rows of the training set.
-        skipped: how many deletions would leave a class without any row.
-    """
-
-    deletions: tuple[Deletion, ...]
-    seeds: tuple[int, ...]
-    size: int
-    skipped: int
+    deletions: tuple[Deletion, ...]  # all of them
+    seeds: tuple[int, ...]  # of the retrains; the full run is trained with the same ones
+    size: int  # rows of the training set
+    skipped: int  # how many deletions would leave a class without any row
 
     @property
     def jobs(self) -> list[RetrainJob]:
@@ -133,21 +118,13 @@ def _emptied(one: Deletion) -> Deletion:
 
 @dataclass(frozen=True)
 class Curve:
-    """What deletion did, for one method and side.
+    """What deletion did, for one method and side."""
 
-    Attributes:
-        method: whose ranking.
-        side: which end was deleted; the random control has one.
-        ks: how many rows were deleted.
-        changes: f(without) - f(all), mean over the seeds; NaN where the deletion was skipped.
-        flips: 1 where the deletion flips the prediction, else 0; NaN where it was skipped.
-    """
-
-    method: str
-    side: Side
-    ks: tuple[int, ...]
-    changes: Float[np.ndarray, "q k"]
-    flips: Float[np.ndarray, "q k"]
+    method: str  # whose ranking
+    side: Side  # which end was deleted; the random control has one
+    ks: tuple[int, ...]  # how many rows were deleted
+    changes: Float[np.ndarray, "q k"]  # f(without) - f(all), mean over the seeds; NaN where the deletion was skipped
+    flips: Float[np.ndarray, "q k"]  # 1 where the deletion flips the prediction, else 0; NaN where it was skipped
 
     @property
     def by_query(self) -> Float[np.ndarray, " q"]:
@@ -171,19 +148,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class DeletionResult:
-    """Curves of all methods.
+    """Curves of all methods."""
 
-    Attributes:
-        curves: one per method and side.
-        noise: standard deviation over the seeds of f of the full run, mean over queries.
-        retrains: how many models stand behind the curves, the full ones included.
-        skipped: deletions that would leave a class without any row.
-    """
-
-    curves: tuple[Curve, ...]
-    noise: float
-    retrains: int
-    skipped: int
+    curves: tuple[Curve, ...]  # one per method and side
+    noise: float  # standard deviation over the seeds of f of the full run, mean over queries
+    retrains: int  # how many models stand behind the curves, the full ones included
+    skipped: int  # deletions that would leave a class without any row
 
     def curve(self, method: str, side: Side) -> Curve:
         """Find a curve."""

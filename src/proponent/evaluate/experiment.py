@@ -32,47 +32,27 @@ UNIT_NORM = "+unit-norm"
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What the user asks for.
+    """What the user asks for."""
 
-    Attributes:
-        run: folder of the run.
-        train: the training set.
-        queries: what outputs are taken of; None holds some rows of the training set out and retrains the scored run.
-        cache: folder of retrains, runs and indexes.
-        methods: names of the table, `+unit-norm` after a name for its variant.
-        budget: minutes for retraining; None for the usual sizes.
-        points: maximum number of queries.
-        ks: numbers of rows that a case deletion deletes.
-        seeds: retrains of each subset or deletion; None for the usual number of the metric.
-        subsets: of an LDS; None lets the budget decide.
-        runs: independently seeded scored runs, whose scores are summed.
-        workers: processes that retrain.
-        initial: initial weights of the run, if it does not record them.
-        changes: training settings given by the user.
-        max_length: maximum tokens per text.
-        seed: of what is drawn: held-out rows, subsets, controls.
-        quiet: no progress.
-        say: takes lines for the user.
-    """
-
-    run: Run
-    train: Sequence[Example]
+    run: Run  # folder of the run
+    train: Sequence[Example]  # the training set
+    # what outputs are taken of; None holds some rows of the training set out and retrains the scored run
     queries: Sequence[Example] | None
-    cache: Path
-    methods: tuple[str, ...] = DEFAULT_METHODS
-    budget: float | None = None
-    points: int = 40
-    ks: tuple[int, ...] = (10, 30, 100)
-    seeds: int | None = None
-    subsets: int | None = None
-    runs: int = 1
-    workers: int = 1
-    initial: str | None = None
-    changes: dict[str, Any] = field(default_factory=dict[str, Any])
-    max_length: int | None = None
-    seed: int = 0
-    quiet: bool = False
-    say: Callable[[str], None] = print
+    cache: Path  # folder of retrains, runs and indexes
+    methods: tuple[str, ...] = DEFAULT_METHODS  # names of the table, `+unit-norm` after a name for its variant
+    budget: float | None = None  # minutes for retraining; None for the usual sizes
+    points: int = 40  # maximum number of queries
+    ks: tuple[int, ...] = (10, 30, 100)  # numbers of rows that a case deletion deletes
+    seeds: int | None = None  # retrains of each subset or deletion; None for the usual number of the metric
+    subsets: int | None = None  # of an LDS; None lets the budget decide
+    runs: int = 1  # independently seeded scored runs, whose scores are summed
+    workers: int = 1  # processes that retrain
+    initial: str | None = None  # initial weights of the run, if it does not record them
+    changes: dict[str, Any] = field(default_factory=dict[str, Any])  # training settings given by the user
+    max_length: int | None = None  # maximum tokens per text
+    seed: int = 0  # of what is drawn: held-out rows, subsets, controls
+    quiet: bool = False  # no progress
+    say: Callable[[str], None] = print  # takes lines for the user
 
     def check(self) -> None:
         """Refuse what cannot be."""
@@ -99,14 +79,7 @@ def known_method(name: str) -> tuple[str, dict[str, Any]]:
 
 
 class Experiment:
-    """A request with everything that is made of it, each thing once.
-
-    Args:
-        request: what the user asks for.
-
-    Raises:
-        InputError: no initial weights are known, or there is nothing to hold out.
-    """
+    """A request with everything that is made of it, each thing once."""
 
     def __init__(self, request: EvaluationRequest) -> None:
         request.check()

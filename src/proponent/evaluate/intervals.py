@@ -21,19 +21,12 @@ NORMAL = float(_special.ndtri(0.975))
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure with its 95 % interval.
+    """A figure with its 95 % interval."""
 
-    Attributes:
-        value: the figure.
-        low: lower end.
-        high: upper end.
-        points: how many test points stand behind it.
-    """
-
-    value: float
-    low: float
-    high: float
-    points: int
+    value: float  # the figure
+    low: float  # lower end
+    high: float  # upper end
+    points: int  # how many test points stand behind it
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"

@@ -58,17 +58,11 @@ def _standard(values: Float[np.ndarray, "m q"]) -> Float[np.ndarray, "m q"]:
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """What a perfect score could reach against noisy retrains.
+    """What a perfect score could reach against noisy retrains."""
 
-    Attributes:
-        reliability: mean rank correlation of two single retrains of the same subsets.
-        runs: retrains averaged per subset.
-        value: the root of the reliability of that average.
-    """
-
-    reliability: float
-    runs: int
-    value: float
+    reliability: float  # mean rank correlation of two single retrains of the same subsets
+    runs: int  # retrains averaged per subset
+    value: float  # the root of the reliability of that average
 
 
 def ceiling(outputs: Float[np.ndarray, "r m q"]) -> Ceiling:

@@ -33,34 +33,23 @@ SHARE = 0.3
 
 @dataclass(frozen=True)
 class Tuned:
-    """What tuning found.
+    """What tuning found."""
 
-    Attributes:
-        page: the table.
-        method: the best one.
-        told: how it was found, for the method's file.
-    """
+    # told: how it was found, for the method's file
 
-    page: EvaluationReport
-    method: Term
+    page: EvaluationReport  # the table
+    method: Term  # the best one
     description: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One way to rank the rows.
+    """One way to rank the rows."""
 
-    Attributes:
-        name: of candidate or control.
-        how: the rule that joins queries (and groups).
-        values: one per row, low = suspicious.
-        candidate: what it comes from; None for a control, and for groups that vote together.
-    """
-
-    name: str
-    how: How
-    values: Float[np.ndarray, " n"]
-    candidate: Candidate | None = None
+    name: str  # of candidate or control
+    how: How  # the rule that joins queries (and groups)
+    values: Float[np.ndarray, " n"]  # one per row, low = suspicious
+    candidate: Candidate | None = None  # what it comes from; None for a control, and for groups that vote together
 
 
 def trials(

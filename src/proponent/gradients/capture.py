@@ -43,24 +43,17 @@ Loss = Callable[[Tensor], Float[Tensor, " n"]]
 
 @dataclass(frozen=True)
 class Captured:
-    """What one pass over a batch left behind.
+    """What one pass over a batch left behind."""
 
-    Attributes:
-        losses: one per example, in nats.
-        logits: the model's output.
-        rows: embedding gradients, one row per real token position, in order; None when not asked for.
-        outer: gradients of the last linear layer of a classifier; None when not asked for.
-        inputs: the vocabulary head's input at every position [n t d]; None when not asked for.
-        pooled: mean over real tokens of the last hidden state [n d]; None when not asked for.
-        calls: factors of the gradients of other layers; None when not asked for.
-    """
-
-    losses: Float[np.ndarray, " n"]
-    logits: Tensor
-    rows: Rows | None = None
-    outer: Outer | None = None
+    losses: Float[np.ndarray, " n"]  # one per example, in nats
+    logits: Tensor  # the model's output
+    rows: Rows | None = None  # embedding gradients, one row per real token position, in order; None when not asked for
+    outer: Outer | None = None  # gradients of the last linear layer of a classifier; None when not asked for
+    # the vocabulary head's input at every position [n t d]; None when not asked for
     inputs: Float[Tensor, "n t d"] | None = None
+    # mean over real tokens of the last hidden state [n d]; None when not asked for
     pooled: Float[np.ndarray, "n d"] | None = None
+    # factors of the gradients of other layers; None when not asked for
     calls: Mapping[str, Sequence[Call]] | None = None
 
 
@@ -96,40 +89,24 @@ class _ModelHooks:
 
 @dataclass(frozen=True)
 class _Side:
-    """One text as a model looks it up: the only one, or that of an encoder or a decoder.
+    """One text as a model looks it up: the only one, or that of an encoder or a decoder."""
 
-    Attributes:
-        lookup: the module.
-        ids: tokens, padding included.
-        mask: which are no padding.
-        words: word of each.
-    """
-
-    lookup: Lookup
-    ids: Int[Tensor, "n t"]
-    mask: Bool[Tensor, "n t"]
-    words: Int[np.ndarray, "n t"]
+    lookup: Lookup  # the module
+    ids: Int[Tensor, "n t"]  # tokens, padding included
+    mask: Bool[Tensor, "n t"]  # which are no padding
+    words: Int[np.ndarray, "n t"]  # word of each
 
 
 @dataclass(frozen=True)
 class Capture:
-    """Per-example gradients of one loaded model.
+    """Per-example gradients of one loaded model."""
 
-    Attributes:
-        model: evaluation mode, every parameter frozen.
-        embedding: capture the word embedding's rows.
-        head: capture the last linear layer: an Outer of a classifier, the input of a vocabulary head.
-        pooled: also keep the mean of the last hidden state.
-        blocks: other layers to capture, as factors.
-        order: which calls of these layers are about the target of an encoder-decoder.
-    """
-
-    model: nn.Module
-    embedding: bool = True
-    head: bool = False
-    pooled: bool = False
-    blocks: tuple[Block, ...] = ()
-    order: Order | None = None
+    model: nn.Module  # evaluation mode, every parameter frozen
+    embedding: bool = True  # capture the word embedding's rows
+    head: bool = False  # capture the last linear layer: an Outer of a classifier, the input of a vocabulary head
+    pooled: bool = False  # also keep the mean of the last hidden state
+    blocks: tuple[Block, ...] = ()  # other layers to capture, as factors
+    order: Order | None = None  # which calls of these layers are about the target of an encoder-decoder
 
     def __call__(
         self,

@@ -21,20 +21,15 @@ N, T, U = 2, 11, 13
 
 @dataclass(frozen=True)
 class DryRun:
-    """How a model calls its layers.
+    """How a model calls its layers."""
 
-    Attributes:
-        bypassed: layers whose weight is used without a call: hooks see nothing of their gradient.
-        common: tables that an encoder-decoder looks up once for all examples, such as those of relative positions.
-        order: of each layer of an encoder-decoder, whether its calls are about positions of the target, in their order;
-            None for a call whose positions are neither the text's nor the target's. Empty for other models.
-        closed: whether there is a vocabulary head, called once, whose output is the model's.
-    """
-
-    bypassed: frozenset[str]
+    bypassed: frozenset[str]  # layers whose weight is used without a call: hooks see nothing of their gradient
+    # tables that an encoder-decoder looks up once for all examples, such as those of relative positions
     common: frozenset[str]
+    # of each layer of an encoder-decoder, whether its calls are about positions of the target, in their order; None for
+    # a call whose positions are neither the text's nor the target's. Empty for other models
     order: Order
-    closed: bool = False
+    closed: bool = False  # whether there is a vocabulary head, called once, whose output is the model's
 
 
 def dry_run(model: nn.Module, size: int, *, decoding: bool) -> DryRun:

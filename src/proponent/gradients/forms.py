@@ -16,13 +16,9 @@ Form = TypeVar("Form", bound="Ragged")
 
 @dataclass(frozen=True)
 class Ragged:
-    """Examples one after another; every array but `indptr` has one row per token position (or merged token).
+    """Examples one after another; every array but `indptr` has one row per token position (or merged token)."""
 
-    Attributes:
-        indptr: [n+1] begin of each example.
-    """
-
-    indptr: Int[np.ndarray, " m"]
+    indptr: Int[np.ndarray, " m"]  # [n+1] begin of each example
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
@@ -62,17 +58,11 @@ class Ragged:
 
 @dataclass(frozen=True)
 class Rows(Ragged):
-    """Embedding gradients of n examples.
+    """Embedding gradients of n examples."""
 
-    Attributes:
-        ids: token of each row.
-        words: word of each row within its example's words; -1 for special tokens.
-        rows: the gradient rows.
-    """
-
-    ids: Int[np.ndarray, " k"]
-    words: Int[np.ndarray, " k"]
-    rows: Float[np.ndarray, "k d"]
+    ids: Int[np.ndarray, " k"]  # token of each row
+    words: Int[np.ndarray, " k"]  # word of each row within its example's words; -1 for special tokens
+    rows: Float[np.ndarray, "k d"]  # the gradient rows
 
     def merged(self, *, by_word: bool) -> "Rows":
         """Sum the rows of equal token (and word) within each example."""
@@ -115,17 +105,11 @@ class Rows(Ragged):
 
 @dataclass(frozen=True)
 class Outer(Ragged):
-    """Gradients of a linear layer, factorised: sum over positions of g a^T.
+    """Gradients of a linear layer, factorised: sum over positions of g a^T."""
 
-    Attributes:
-        words: word of each position within its example's words; -1 for special tokens.
-        a: the layer's input.
-        g: gradient of the loss with respect to the layer's output.
-    """
-
-    words: Int[np.ndarray, " t"]
-    a: Float[np.ndarray, "t i"]
-    g: Float[np.ndarray, "t o"]
+    words: Int[np.ndarray, " t"]  # word of each position within its example's words; -1 for special tokens
+    a: Float[np.ndarray, "t i"]  # the layer's input
+    g: Float[np.ndarray, "t o"]  # gradient of the loss with respect to the layer's output
 
     def dense(self) -> Float[np.ndarray, "o i"]:
         """Form the gradient of a single example (or the sum over all examples held)."""
@@ -141,13 +125,9 @@ class Outer(Ragged):
 
 @dataclass(frozen=True)
 class Dense(Ragged):
-    """Gradients of many layers as one vector per example, in full or projected; `indptr` counts 0, 1, 2 ... n.
+    """Gradients of many layers as one vector per example, in full or projected; `indptr` counts 0, 1, 2 ... n."""
 
-    Attributes:
-        v: the layers' gradients, one after another.
-    """
-
-    v: Float[np.ndarray, "n p"]
+    v: Float[np.ndarray, "n p"]  # the layers' gradients, one after another
 
     @classmethod
     def of(cls, v: Float[np.ndarray, "n p"]) -> "Dense":

@@ -13,21 +13,14 @@ from proponent.gradients.vocabulary_head import HeadOuter
 
 @dataclass(frozen=True)
 class Gradient:
-    """All that a method keeps of n examples at one checkpoint; the parts live side by side.
+    """All that a method keeps of n examples at one checkpoint; the parts live side by side."""
 
-    Attributes:
-        rows: embedding gradient.
-        outer: last layer of a classifier.
-        head: vocabulary head.
-        dense: other layers, as one vector.
-        weight: of queries beside a vocabulary head: what products of entries of the table are multiplied with, rows of
-            the word embedding included. It is about the checkpoint, and not kept.
-    """
-
-    rows: Rows | None = None
-    outer: Outer | None = None
-    head: HeadOuter | None = None
-    dense: Dense | None = None
+    rows: Rows | None = None  # embedding gradient
+    outer: Outer | None = None  # last layer of a classifier
+    head: HeadOuter | None = None  # vocabulary head
+    dense: Dense | None = None  # other layers, as one vector
+    # of queries beside a vocabulary head: what products of entries of the table are multiplied with, rows of the word
+    # embedding included. It is about the checkpoint, and not kept
     weight: Float[np.ndarray, "v d"] | None = None
 
     def __len__(self) -> int:

@@ -15,17 +15,12 @@ Product = Callable[[Float[Tensor, "q p"]], Float[Tensor, "q p"]]
 
 @dataclass(frozen=True)
 class Solved:
-    """Solutions of (ridge + H) s = v.
+    """Solutions of (ridge + H) s = v."""
 
-    Attributes:
-        s: one per row of v.
-        steps: taken.
-        change: LiSSA: how much the last tenth of the steps still changed s; conjugate gradient: what is left of v.
-            Relative, the largest over the rows.
-    """
-
-    s: Float[Tensor, "q p"]
-    steps: int
+    s: Float[Tensor, "q p"]  # one per row of v
+    steps: int  # taken
+    # LiSSA: how much the last tenth of the steps still changed s; conjugate gradient: what is left of v. Relative, the
+    # largest over the rows
     change: float
 
 

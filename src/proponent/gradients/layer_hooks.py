@@ -27,34 +27,22 @@ class UnbatchedError(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """Factors of a gradient from one call of a layer: the gradient is the sum over positions of left right^T.
+    """Factors of a gradient from one call of a layer: the gradient is the sum over positions of left right^T."""
 
-    Attributes:
-        left: [n s o].
-        right: [n s i].
-        repeat: how many neighbouring positions of the call belong to one token; 0 when positions are no tokens.
-        target: whether the positions are those of the target that a decoder predicts.
-    """
-
-    left: Left
-    right: Float[Tensor, "n s i"]
-    repeat: int
-    target: bool = False
+    left: Left  # [n s o]
+    right: Float[Tensor, "n s i"]  # [n s i]
+    repeat: int  # how many neighbouring positions of the call belong to one token; 0 when positions are no tokens
+    target: bool = False  # whether the positions are those of the target that a decoder predicts
 
 
 @dataclass(frozen=True)
 class TokenWords:
-    """The words of one example, by the positions of a model's layers.
+    """The words of one example, by the positions of a model's layers."""
 
-    Attributes:
-        text: word of each token of the text; -1 for special tokens.
-        read: word of the token that a decoder reads at each of its positions; None for a model without one.
-        predicted: word of the token that it predicts there.
-    """
-
-    text: Int[np.ndarray, " t"]
+    text: Int[np.ndarray, " t"]  # word of each token of the text; -1 for special tokens
+    # word of the token that a decoder reads at each of its positions; None for a model without one
     read: Int[np.ndarray, " u"] | None = None
-    predicted: Int[np.ndarray, " u"] | None = None
+    predicted: Int[np.ndarray, " u"] | None = None  # word of the token that it predicts there
 
     def of(self, call: Call) -> Int[np.ndarray, " s"]:
         """Find the words that a call belongs to."""
@@ -77,16 +65,7 @@ class _Seen:
 
 
 class LayerHooks:
-    """The calls of chosen layers during one forward pass.
-
-    Args:
-        model: the model.
-        blocks: what is scored.
-        n: examples of the batch.
-        t: positions of the batch, padding included; another number than n, unless that is 1.
-        u: positions that a decoder reads, the same way; None for a model without one.
-        order: which calls of a layer of an encoder-decoder are about its target.
-    """
+    """The calls of chosen layers during one forward pass."""
 
     def __init__(
         self,

@@ -24,15 +24,10 @@ Part = Literal["weight", "bias"]
 
 @dataclass(frozen=True)
 class OneHot:
-    """Left factor of an embedding: one-hot rows, not formed.
+    """Left factor of an embedding: one-hot rows, not formed."""
 
-    Attributes:
-        ids: which entry is one, at each position.
-        size: width of the rows.
-    """
-
-    ids: Int[Tensor, " *n"]
-    size: int
+    ids: Int[Tensor, " *n"]  # which entry is one, at each position
+    size: int  # width of the rows
 
     def times(self, matrix: Float[Tensor, "p o"]) -> Float[Tensor, "*n p"]:
         """Project the rows."""
@@ -48,21 +43,13 @@ Left = Float[Tensor, "*n o"] | OneHot
 
 @dataclass(frozen=True)
 class Block:
-    """A parameter that is scored.
+    """A parameter that is scored."""
 
-    Attributes:
-        name: of its module in the model; ".bias" or ".gain" is added for vectors.
-        modules: names of all modules that use it.
-        part: which of their parameters it is.
-        o: rows of the weight (out-features), length of a vector.
-        i: columns of the weight (in-features), 1 for a vector.
-    """
-
-    name: str
-    modules: tuple[str, ...]
-    part: Part
-    o: int
-    i: int
+    name: str  # of its module in the model; ".bias" or ".gain" is added for vectors
+    modules: tuple[str, ...]  # names of all modules that use it
+    part: Part  # which of their parameters it is
+    o: int  # rows of the weight (out-features), length of a vector
+    i: int  # columns of the weight (in-features), 1 for a vector
 
     @property
     def size(self) -> int:
@@ -72,18 +59,13 @@ class Block:
 
 @dataclass(frozen=True)
 class Rule:
-    """How a kind of layer is scored.
+    """How a kind of layer is scored."""
 
-    Attributes:
-        shape: (o, i) of its weight.
-        weight: factors of the weight's gradient, from the module, its input and the gradient at its output; None for
-            a layer whose gradient is not taken by factors.
-        channels_first: whether input and output are [n d t].
-    """
-
-    shape: tuple[int, int]
+    shape: tuple[int, int]  # (o, i) of its weight
+    # factors of the weight's gradient, from the module, its input and the gradient at its output; None for a layer
+    # whose gradient is not taken by factors
     weight: Callable[[nn.Module, Tensor, Tensor], tuple[Left, Tensor]]
-    channels_first: bool = False
+    channels_first: bool = False  # whether input and output are [n d t]
 
 
 def rule_of(module: nn.Module) -> Rule | None:

@@ -34,34 +34,20 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Choice:
-    """The parameters that a method scores.
+    """The parameters that a method scores."""
 
-    Attributes:
-        blocks: layers whose gradients are taken by factors.
-        rows: whether the word embedding's gradient is taken by rows.
-        head: whether the vocabulary head's gradient is taken in closed form.
-        exact: layers taken in one of these two ways, whose products are exact.
-        tables: tables over the vocabulary that are among the blocks.
-        covered: parameters that are scored.
-        total: trainable parameters of the model.
-        unruled: names of trainable parameters that there is no rule for.
-        vectors: biases and gains of these layers, left out by choice.
-        unruled_size: parameters that there is no rule for.
-        adapter: whether only an adapter's parameters are trainable.
-        order: which calls of a layer of an encoder-decoder are about its target; empty for other models.
-    """
-
-    blocks: tuple[Block, ...]
-    rows: bool
-    head: bool
-    exact: tuple[str, ...]
-    tables: tuple[str, ...]
-    covered: int
-    total: int
-    unruled: tuple[str, ...]
-    vectors: int
-    unruled_size: int
-    adapter: bool
+    blocks: tuple[Block, ...]  # layers whose gradients are taken by factors
+    rows: bool  # whether the word embedding's gradient is taken by rows
+    head: bool  # whether the vocabulary head's gradient is taken in closed form
+    exact: tuple[str, ...]  # layers taken in one of these two ways, whose products are exact
+    tables: tuple[str, ...]  # tables over the vocabulary that are among the blocks
+    covered: int  # parameters that are scored
+    total: int  # trainable parameters of the model
+    unruled: tuple[str, ...]  # names of trainable parameters that there is no rule for
+    vectors: int  # biases and gains of these layers, left out by choice
+    unruled_size: int  # parameters that there is no rule for
+    adapter: bool  # whether only an adapter's parameters are trainable
+    # which calls of a layer of an encoder-decoder are about its target; empty for other models
     order: Order = field(default_factory=dict[str, tuple[bool | None, ...]])
 
     def description(self) -> str:

@@ -58,15 +58,10 @@ def gives_logits(model: nn.Module, head: nn.Linear, inputs: Tensor, logits: Tens
 
 @dataclass(frozen=True)
 class Lookup:
-    """A module that looks words up.
+    """A module that looks words up."""
 
-    Attributes:
-        module: the embedding.
-        first: where its table begins in the joint table of the model's word embeddings.
-    """
-
-    module: nn.Embedding
-    first: int = 0
+    module: nn.Embedding  # the embedding
+    first: int = 0  # where its table begins in the joint table of the model's word embeddings
 
 
 def lookups(model: nn.Module, *, decoding: bool) -> tuple[Lookup, ...]:

@@ -46,18 +46,12 @@ def _largest(rows: Rows, k: int) -> np.ndarray:
 
 
 class Projection:
-    """Lays the gradients of many layers out as one vector per example.
+    """Lays the gradients of many layers out as one vector per example."""
 
-    A layer's gradient G [o i] becomes P G Q^T with P [p o] and Q [p i] of independent normal entries of variance 1/p:
-    products of two gradients keep their value on average (Choe et al. 2024, arXiv 2405.13954; Chang et al. 2024,
-    arXiv 2410.17413). A side that is not wider than p stays as it is; a vector keeps up to p^2 entries. G is never
-    formed when it is projected. `turn` puts other matrices in the place of the random ones.
-
-    Args:
-        blocks: the layers.
-        p: projected width; None keeps everything.
-        seed: of the projections; with the name of the layer it decides every entry.
-    """
+    # A layer's gradient G [o i] becomes P G Q^T with P [p o] and Q [p i] of independent normal entries of variance 1/p:
+    # products of two gradients keep their value on average (Choe et al. 2024, arXiv 2405.13954; Chang et al. 2024,
+    # arXiv 2410.17413). A side that is not wider than p stays as it is; a vector keeps up to p^2 entries. G is never
+    # formed when it is projected. `turn` puts other matrices in the place of the random ones.
 
     def __init__(self, blocks: Sequence[Block], p: int | None, seed: int) -> None:
         self.blocks = tuple(blocks)

@@ -11,15 +11,10 @@ from proponent.gradients.forms import Outer, Ragged, Rows, Terms, gather
 
 @dataclass(frozen=True)
 class VocabularyHead:
-    """The table of a vocabulary head: logits = a weight^T + bias.
+    """The table of a vocabulary head: logits = a weight^T + bias."""
 
-    Attributes:
-        weight: [v d].
-        bias: [v], or None.
-    """
-
-    weight: Float[np.ndarray, "v d"]
-    bias: Float[np.ndarray, " v"] | None = None
+    weight: Float[np.ndarray, "v d"]  # [v d]
+    bias: Float[np.ndarray, " v"] | None = None  # [v], or None
 
     def probabilities(self, a: Float[np.ndarray, "t d"]) -> Float[np.ndarray, "t v"]:
         """What the head predicts."""
@@ -39,18 +34,12 @@ def head_of(table: Mapping[str, np.ndarray]) -> VocabularyHead:
 
 @dataclass(frozen=True)
 class HeadOuter(Ragged):
-    """Gradients of a vocabulary head under cross-entropy, kept without their vocabulary-wide factor.
+    """Gradients of a vocabulary head under cross-entropy, kept without their vocabulary-wide factor."""
 
-    Attributes:
-        words: word of the token that each position predicts; -1 for special tokens.
-        a: the head's input.
-        target: the token that each position predicts.
-        weight: what the position weighs in the loss; negative on the subtracted side of a contrast.
-    """
-
-    words: Int[np.ndarray, " t"]
-    a: Float[np.ndarray, "t d"]
-    target: Int[np.ndarray, " t"]
+    words: Int[np.ndarray, " t"]  # word of the token that each position predicts; -1 for special tokens
+    a: Float[np.ndarray, "t d"]  # the head's input
+    target: Int[np.ndarray, " t"]  # the token that each position predicts
+    # what the position weighs in the loss; negative on the subtracted side of a contrast
     weight: Float[np.ndarray, " t"]
 
     def outer(self, head: VocabularyHead) -> Outer:

@@ -14,12 +14,7 @@ BLOCK = 65_536
 
 
 class Nearest:
-    """Chooses candidates.
-
-    Args:
-        store: the index.
-        method: says how many, and by what.
-    """
+    """Chooses candidates."""
 
     def __init__(self, store: Store, method: Retaken) -> None:
         self.store, self.method = store, method

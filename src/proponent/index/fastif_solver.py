@@ -42,18 +42,13 @@ READ = 20_000
 
 @dataclass(frozen=True)
 class Solution:
-    """What was solved for some queries.
+    """What was solved for some queries."""
 
-    Attributes:
-        asked: the queries.
-        rows: which of them.
-        s: one vector each.
-        told: how, with which damping, and how far it can be trusted.
-    """
+    # told: how, with which damping, and how far it can be trusted
 
-    asked: QueryBatch
-    rows: tuple[int, ...]
-    s: Float[Tensor, "q p"]
+    asked: QueryBatch  # the queries
+    rows: tuple[int, ...]  # which of them
+    s: Float[Tensor, "q p"]  # one vector each
     description: tuple[str, ...]
 
 
@@ -95,14 +90,7 @@ class TrainingTexts:
 
 
 class Solver:
-    """Solves and scores at one checkpoint of an index whose method solves per query.
-
-    Args:
-        store: the index.
-        loaded: its run.
-        step: the checkpoint.
-        texts: the training texts.
-    """
+    """Solves and scores at one checkpoint of an index whose method solves per query."""
 
     def __init__(self, store: Store, loaded: LoadedRun, step: int, texts: TrainingTexts) -> None:
         self.store, self.step, self._loaded, self._texts = store, step, loaded, texts

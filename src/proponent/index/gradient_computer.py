@@ -25,23 +25,14 @@ from proponent.preconditioners.base import fitters_of
 
 @dataclass(frozen=True)
 class GradientSpec:
-    """Which gradients a method asks of this kind of model.
+    """Which gradients a method asks of this kind of model."""
 
-    Attributes:
-        rows: the embedding's rows (the input path).
-        outer: the last layer of a classifier.
-        head: the vocabulary head.
-        path: the embedding path to report.
-        tied: whether the head shares the embedding's table.
-        choice: other layers; None for none.
-    """
-
-    rows: bool
-    outer: bool
-    head: bool
-    path: str
-    tied: bool
-    choice: Choice | None = None
+    rows: bool  # the embedding's rows (the input path)
+    outer: bool  # the last layer of a classifier
+    head: bool  # the vocabulary head
+    path: str  # the embedding path to report
+    tied: bool  # whether the head shares the embedding's table
+    choice: Choice | None = None  # other layers; None for none
 
     @property
     def by_token(self) -> bool:
@@ -51,21 +42,13 @@ class GradientSpec:
 
 @dataclass(frozen=True)
 class GradientBatch:
-    """What one batch gave.
+    """What one batch gave."""
 
-    Attributes:
-        gradient: kept forms.
-        losses: [n] in nats.
-        probabilities: [n l] of a classifier; None for a language model.
-        pooled: [n d] mean last hidden state; None when not asked for.
-        bad: examples whose loss or gradient is not finite; their forms are empty.
-    """
-
-    gradient: Gradient
-    losses: Float[np.ndarray, " n"]
-    probabilities: Float[np.ndarray, "n l"] | None
-    pooled: Float[np.ndarray, "n d"] | None
-    bad: Bool[np.ndarray, " n"]
+    gradient: Gradient  # kept forms
+    losses: Float[np.ndarray, " n"]  # [n] in nats
+    probabilities: Float[np.ndarray, "n l"] | None  # [n l] of a classifier; None for a language model
+    pooled: Float[np.ndarray, "n d"] | None  # [n d] mean last hidden state; None when not asked for
+    bad: Bool[np.ndarray, " n"]  # examples whose loss or gradient is not finite; their forms are empty
 
 
 def gradient_spec(
@@ -87,17 +70,7 @@ def gradient_spec(
 
 
 class GradientComputer:
-    """One checkpoint, ready to give gradients.
-
-    Args:
-        run: the run.
-        model: the loaded checkpoint.
-        method: what is taken.
-        encoder: the run's encoder.
-        pooled: also give mean hidden states.
-        retaken: see `gradient_spec`.
-        closed_head: whether a vocabulary head among the layers may be taken in closed form.
-    """
+    """One checkpoint, ready to give gradients."""
 
     def __init__(
         self,

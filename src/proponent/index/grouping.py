@@ -34,20 +34,15 @@ def blocks(count: int) -> list[range]:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """How scores are joined (Vitel and Chhabra 2025, arXiv 2511.04715).
+    """How scores are joined (Vitel and Chhabra 2025, arXiv 2511.04715)."""
 
-    Attributes:
-        how: the method's own score, meant over the queries; or the mean rank; or votes against the lowest k.
-        over: what votes besides the queries; along the others the method's own score is summed first. A mean is the
-            same for all of them.
-        k: how many of the lowest ranks vote, a share of the training set up to 1, or a number of examples above 1.
-        correct: only queries whose label the model predicts at the last checkpoint count, whatever the rule.
-    """
-
-    how: How = "mean"
+    how: How = "mean"  # the method's own score, meant over the queries; or the mean rank; or votes against the lowest k
+    # what votes besides the queries; along the others the method's own score is summed first. A mean is the same for
+    # all of them
     over: tuple[Axis, ...] = ("layers",)
+    # how many of the lowest ranks vote, a share of the training set up to 1, or a number of examples above 1
     k: float = 0.2
-    correct: bool = False
+    correct: bool = False  # only queries whose label the model predicts at the last checkpoint count, whatever the rule
 
     def __post_init__(self) -> None:
         if self.how not in RULES:

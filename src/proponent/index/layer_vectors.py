@@ -26,15 +26,10 @@ PROJECTED = 32
 
 @dataclass(frozen=True)
 class LayerVectors:
-    """The layers of a method in one model.
+    """The layers of a method in one model."""
 
-    Attributes:
-        choice: which they are.
-        method: says how they are laid out; its width of projection is settled.
-    """
-
-    choice: Choice
-    method: Gradients | Retaken
+    choice: Choice  # which they are
+    method: Gradients | Retaken  # says how they are laid out; its width of projection is settled
 
     @classmethod
     def of(cls, choice: Choice | None, method: Term) -> "LayerVectors | None":

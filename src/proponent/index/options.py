@@ -19,40 +19,25 @@ def _say(line: str) -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """How to build.
+    """How to build."""
 
-    Attributes:
-        max_length: most tokens of a text; None for the model's limit, at most 512.
-        batch_size: examples per pass.
-        max_bad_rows: share of rows that may be skipped for a loss or gradient that is not finite; at least one row
-            may, unless the share is 0.
-        steps: checkpoints to use, by step; None uses all.
-        second_moment: where an optimizer-aware method finds the second moments.
-        queries: what a mixed autocorrelation takes the queries' side from; None for the training set's alone.
-        rows: how embedding rows are kept: 32-bit floats, or shorter with a scale per row.
-        segment_rows: maximum examples per segment.
-        append: add the examples to the sealed index.
-        shard: "i/N": compute the share i of N of the shards; the last process to end seals.
-        repair: check every byte of a sealed index, and recompute damaged parts.
-        quiet: no progress on stderr.
-        columns: the user's names of the columns, for the record.
-        say: takes lines for the user.
-    """
-
-    max_length: int | None = None
-    batch_size: int = 32
+    max_length: int | None = None  # most tokens of a text; None for the model's limit, at most 512
+    batch_size: int = 32  # examples per pass
+    # share of rows that may be skipped for a loss or gradient that is not finite; at least one row may, unless the
+    # share is 0
     max_bad_rows: float = 0.01
-    steps: tuple[int, ...] | None = None
-    second_moment: SecondMoment = "recorded"
+    steps: tuple[int, ...] | None = None  # checkpoints to use, by step; None uses all
+    second_moment: SecondMoment = "recorded"  # where an optimizer-aware method finds the second moments
+    # what a mixed autocorrelation takes the queries' side from; None for the training set's alone
     queries: Examples | None = None
-    rows: RowKind = "fp32"
-    segment_rows: int = 65_536
-    append: bool = False
-    shard: str | None = None
-    repair: bool = False
-    quiet: bool = False
-    columns: dict[str, str] = field(default_factory=dict[str, str])
-    say: Callable[[str], None] = _say
+    rows: RowKind = "fp32"  # how embedding rows are kept: 32-bit floats, or shorter with a scale per row
+    segment_rows: int = 65_536  # maximum examples per segment
+    append: bool = False  # add the examples to the sealed index
+    shard: str | None = None  # "i/N": compute the share i of N of the shards; the last process to end seals
+    repair: bool = False  # check every byte of a sealed index, and recompute damaged parts
+    quiet: bool = False  # no progress on stderr
+    columns: dict[str, str] = field(default_factory=dict[str, str])  # the user's names of the columns, for the record
+    say: Callable[[str], None] = _say  # takes lines for the user
 
     def check(self) -> None:
         """Refuse what cannot be."""

@@ -36,15 +36,7 @@ def gradients_of(store: Store) -> TrainGradients:
 
 
 class QueryPreconditioner:
-    """What a method does to the query's side of its products.
-
-    Args:
-        method: whose preconditioners, in order.
-        blocks: the layers of the plan.
-        table: reads the table of a checkpoint.
-        gradients: reads the training set's vectors, for what is not kept as a matrix.
-        tied: whether the vocabulary head shares the word embedding's table.
-    """
+    """What a method does to the query's side of its products."""
 
     def __init__(
         self,

@@ -9,53 +9,35 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Aligned:
-    """What the tokenizer says of one example: its tokens, where in which of its parts they stand, and what counts.
+    """What the tokenizer says of one example: its tokens, where in which of its parts they stand, and what counts."""
 
-    Attributes:
-        ids: token ids.
-        types: segment of each token, for models that want it; else None.
-        offsets: characters of each token in its part.
-        parts: part of each token; -1 for special tokens.
-        counted: tokens whose prediction counts in the loss.
-        cuts: where the model's limit cut each part; None when whole.
-    """
-
-    ids: Int[np.ndarray, " t"]
-    types: Int[np.ndarray, " t"] | None
-    offsets: Int[np.ndarray, "t 2"]
-    parts: Int[np.ndarray, " t"]
-    counted: Bool[np.ndarray, " u"]
-    cuts: tuple[int | None, int | None] = (None, None)
+    ids: Int[np.ndarray, " t"]  # token ids
+    types: Int[np.ndarray, " t"] | None  # segment of each token, for models that want it; else None
+    offsets: Int[np.ndarray, "t 2"]  # characters of each token in its part
+    parts: Int[np.ndarray, " t"]  # part of each token; -1 for special tokens
+    counted: Bool[np.ndarray, " u"]  # tokens whose prediction counts in the loss
+    cuts: tuple[int | None, int | None] = (None, None)  # where the model's limit cut each part; None when whole
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One example as the model meets it.
+    """One example as the model meets it."""
 
-    Attributes:
-        ids: token ids.
-        type_ids: segment of each token, for models that want it; else None.
-        words: position of each token's word in `proponent.words.words(parts)`; -1 for special tokens.
-        counted: tokens whose prediction counts in the loss of a language model.
-        truncated_at: character offset into the first text where the model's limit cut it; None when whole.
-        pair_truncated_at: the same for the second text.
-        cut_before: the tokenizer cuts on the left: what stands before the cut was not read, instead of what follows.
-        targets: what is predicted at each position of the output, `counted` then being of these: the text before it
-            was masked, or the decoder's target; None for a classifier or a causal language model.
-        target_words: word of each of them.
-        start: first token that a decoder reads; None for a model without a decoder.
-    """
-
-    ids: Int[np.ndarray, " t"]
-    type_ids: Int[np.ndarray, " t"] | None
+    ids: Int[np.ndarray, " t"]  # token ids
+    type_ids: Int[np.ndarray, " t"] | None  # segment of each token, for models that want it; else None
+    # position of each token's word in `proponent.words.words(parts)`; -1 for special tokens
     words: Int[np.ndarray, " t"]
-    counted: Bool[np.ndarray, " u"]
+    counted: Bool[np.ndarray, " u"]  # tokens whose prediction counts in the loss of a language model
+    # character offset into the first text where the model's limit cut it; None when whole
     truncated_at: int | None = None
-    pair_truncated_at: int | None = None
+    pair_truncated_at: int | None = None  # the same for the second text
+    # the tokenizer cuts on the left: what stands before the cut was not read, instead of what follows
     cut_before: bool = False
+    # what is predicted at each position of the output, `counted` then being of these: the text before it was masked, or
+    # the decoder's target; None for a classifier or a causal language model
     targets: Int[np.ndarray, " u"] | None = None
-    target_words: Int[np.ndarray, " u"] | None = None
-    start: int | None = None
+    target_words: Int[np.ndarray, " u"] | None = None  # word of each of them
+    start: int | None = None  # first token that a decoder reads; None for a model without a decoder
 
     @property
     def length(self) -> int:
@@ -70,39 +52,26 @@ def encoded_bytes(tokens: int, examples: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """What the decoder of an encoder-decoder reads: the target, shifted right by one.
+    """What the decoder of an encoder-decoder reads: the target, shifted right by one."""
 
-    Attributes:
-        mask: which positions are tokens and no padding.
-        words: word of each token; -1 for special tokens, the start among them, and padding.
-    """
-
-    mask: Bool[Tensor, "n u"]
-    words: Int[np.ndarray, "n u"]
+    mask: Bool[Tensor, "n u"]  # which positions are tokens and no padding
+    words: Int[np.ndarray, "n u"]  # word of each token; -1 for special tokens, the start among them, and padding
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Padded examples on their way through the model.
+    """Padded examples on their way through the model."""
 
-    Attributes:
-        inputs: what the model's forward takes.
-        words: word of each token, -1 for special tokens and padding.
-        counted: tokens whose prediction counts; False on padding. Of the targets, where there are some.
-        labels: class numbers; -1 where the example has none.
-        targets: what is predicted at each position of the output; None for a classifier, and for a causal language
-            model, which predicts the next token.
-        target_words: word of each of them.
-        decoder: what the decoder reads; None for a model without one.
-    """
-
-    inputs: dict[str, Tensor]
-    words: Int[np.ndarray, "n t"]
+    inputs: dict[str, Tensor]  # what the model's forward takes
+    words: Int[np.ndarray, "n t"]  # word of each token, -1 for special tokens and padding
+    # tokens whose prediction counts; False on padding. Of the targets, where there are some
     counted: Bool[Tensor, "n u"]
-    labels: Int[Tensor, " n"]
+    labels: Int[Tensor, " n"]  # class numbers; -1 where the example has none
+    # what is predicted at each position of the output; None for a classifier, and for a causal language model, which
+    # predicts the next token
     targets: Int[Tensor, "n u"] | None = None
-    target_words: Int[np.ndarray, "n u"] | None = None
-    decoder: Decoder | None = None
+    target_words: Int[np.ndarray, "n u"] | None = None  # word of each of them
+    decoder: Decoder | None = None  # what the decoder reads; None for a model without one
 
     @property
     def ids(self) -> Int[Tensor, "n t"]:

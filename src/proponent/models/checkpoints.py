@@ -24,20 +24,14 @@ _UNKNOWN = "unknown: equal weight"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One saved state of a run.
+    """One saved state of a run."""
 
-    Attributes:
-        path: folder of the weights.
-        step: optimizer step, 0 for a folder that is not a checkpoint of a Trainer; of the later ones of joined runs,
-            run x RUN_STEPS + step.
-        learning_rate: what multiplied the optimizer's update at that step; 1.0 when no checkpoint knows its own.
-        rule: how the learning rate is known, in words.
-    """
-
-    path: Path
+    path: Path  # folder of the weights
+    # optimizer step, 0 for a folder that is not a checkpoint of a Trainer; of the later ones of joined runs, run x
+    # RUN_STEPS + step
     step: int
-    learning_rate: float
-    rule: str
+    learning_rate: float  # what multiplied the optimizer's update at that step; 1.0 when no checkpoint knows its own
+    rule: str  # how the learning rate is known, in words
 
     @property
     def moments(self) -> Path | None:

@@ -20,15 +20,7 @@ from proponent.words import assign_together, read
 
 
 class Encoder:
-    """Encode examples with a run's tokenizer.
-
-    Args:
-        tokenizer: a fast tokenizer.
-        task: says what is read of an example, and which tokens count.
-        max_length: most tokens that the model may see; of an encoder-decoder, on either side.
-        pad_id: token id for padding.
-        masks: which tokens a masked language model has to guess.
-    """
+    """Encode examples with a run's tokenizer."""
 
     def __init__(self, tokenizer: Any, task: Task, max_length: int, pad_id: int, masks: Masks = ONE_DRAW) -> None:
         self.tokenizer, self.task, self.max_length, self.pad_id, self.masks = tokenizer, task, max_length, pad_id, masks

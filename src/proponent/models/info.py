@@ -26,21 +26,13 @@ _OFFSET_POSITIONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What the configuration of a checkpoint says.
+    """What the configuration of a checkpoint says."""
 
-    Attributes:
-        task: the task head, with its labels.
-        architecture: class name of the model.
-        max_length: positions that the model can take; None when it sets no bound.
-        pad_token_id: the configuration's padding token; None when it has none (or a negative one).
-        adapter: True for a PEFT adapter over a base model.
-    """
-
-    task: Task
-    architecture: str
-    max_length: int | None
-    pad_token_id: int | None
-    adapter: bool
+    task: Task  # the task head, with its labels
+    architecture: str  # class name of the model
+    max_length: int | None  # positions that the model can take; None when it sets no bound
+    pad_token_id: int | None  # the configuration's padding token; None when it has none (or a negative one)
+    adapter: bool  # True for a PEFT adapter over a base model
 
 
 def model_info(config: Any, architecture: str, task: type[Task], *, adapter: bool) -> ModelInfo:

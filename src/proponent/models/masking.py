@@ -15,15 +15,10 @@ from proponent.method import MaskedLoss, Term
 
 @dataclass(frozen=True)
 class Masks:
-    """How tokens are chosen that are masked and have to be guessed.
+    """How tokens are chosen that are masked and have to be guessed."""
 
-    Attributes:
-        share: of a text's tokens, at least one; special tokens are never chosen.
-        seed: of the draw.
-    """
-
-    share: float = 0.15
-    seed: int = 0
+    share: float = 0.15  # of a text's tokens, at least one; special tokens are never chosen
+    seed: int = 0  # of the draw
 
     @classmethod
     def of(cls, method: Term) -> "Masks":

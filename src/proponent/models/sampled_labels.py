@@ -20,13 +20,9 @@ __all__ = ["SampledLabels", "sample_labels"]
 
 @dataclass(frozen=True)
 class SampledLabels:
-    """Labels that the model itself gives.
+    """Labels that the model itself gives."""
 
-    Attributes:
-        seed: of the draw.
-    """
-
-    seed: int
+    seed: int  # of the draw
 
     def losses(self, batch: Batch, objective: Objective) -> Losses:
         """Put drawn labels in the place of those of an objective."""

@@ -32,47 +32,28 @@ _HOW = "record one with Trainer(..., callbacks=[proponent.Recorder(replay=True)]
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """What the optimizer did to some parameters.
+    """What the optimizer did to some parameters."""
 
-    Attributes:
-        names: the parameters, as the model names them.
-        weight_decay: decoupled for AdamW, added to the gradient for Adam and SGD.
-        betas: decay of Adam's moments; (momentum, 0) for SGD.
-        epsilon: added to the root of Adam's second moment.
-    """
-
-    names: tuple[str, ...]
-    weight_decay: float
-    betas: tuple[float, float]
-    epsilon: float
+    names: tuple[str, ...]  # the parameters, as the model names them
+    weight_decay: float  # decoupled for AdamW, added to the gradient for Adam and SGD
+    betas: tuple[float, float]  # decay of Adam's moments; (momentum, 0) for SGD
+    epsilon: float  # added to the root of Adam's second moment
 
 
 @dataclass(frozen=True)
 class TrainingTrace:
-    """A recorded training, step by step.
+    """A recorded training, step by step."""
 
-    Attributes:
-        folder: of the run.
-        optimizer: "AdamW", "Adam" or "SGD".
-        groups: the optimizer's parameter groups.
-        clip: norm to which gradients were clipped; 0 for none.
-        order: rows of the training set as they were read [m].
-        ends: places in `order` where each step ended [t].
-        rates: learning rate of each group at each step [t g].
-        widths: tokens to which each batch was padded [t].
-        digests: xxh3 of each batch's token ids, padding included [t].
-        random: torch's random state at the start of each step [t b]; None where nothing was drawn.
-    """
-
-    folder: Path
-    optimizer: str
-    groups: tuple[ParameterGroup, ...]
-    clip: float
-    order: Int[np.ndarray, " m"]
-    ends: Int[np.ndarray, " t"]
-    rates: Float[np.ndarray, "t g"]
-    widths: Int[np.ndarray, " t"]
-    digests: UInt64[np.ndarray, " t"]
+    folder: Path  # of the run
+    optimizer: str  # "AdamW", "Adam" or "SGD"
+    groups: tuple[ParameterGroup, ...]  # the optimizer's parameter groups
+    clip: float  # norm to which gradients were clipped; 0 for none
+    order: Int[np.ndarray, " m"]  # rows of the training set as they were read [m]
+    ends: Int[np.ndarray, " t"]  # places in `order` where each step ended [t]
+    rates: Float[np.ndarray, "t g"]  # learning rate of each group at each step [t g]
+    widths: Int[np.ndarray, " t"]  # tokens to which each batch was padded [t]
+    digests: UInt64[np.ndarray, " t"]  # xxh3 of each batch's token ids, padding included [t]
+    # torch's random state at the start of each step [t b]; None where nothing was drawn
     random: UInt8[np.ndarray, "t b"] | None
 
     def __len__(self) -> int:
@@ -125,17 +106,7 @@ def digest(ids: Int[Tensor, "b t"]) -> int:
 
 
 class StepRecorder:
-    """Keep the steps of a training as it runs.
-
-    Args:
-        model: as training begins.
-        optimizer: its optimizer.
-        loader: gives the batches; its sampler is watched.
-        clip: norm to which the trainer clips gradients; 0 for none.
-
-    Raises:
-        RunError: an optimizer, a sampler or a precision that replaying does not know.
-    """
+    """Keep the steps of a training as it runs."""
 
     def __init__(self, model: Any, optimizer: Any, loader: Any, clip: float) -> None:
         inner = getattr(model, "module", model)

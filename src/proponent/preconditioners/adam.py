@@ -43,12 +43,7 @@ ESTIMATED = "estimated: mean squared row gradient over the training set"
 
 
 class Fitter(Preconditioner):
-    """Divides gradients by the root of Adam's second moment.
-
-    Args:
-        spec: the preconditioner.
-        method: whose part it is.
-    """
+    """Divides gradients by the root of Adam's second moment."""
 
     stage: ClassVar[Stage] = "elementwise"
     accepts: ClassVar[frozenset[type]] = frozenset({Rows})

@@ -24,18 +24,12 @@ Stage = Literal["model", "elementwise", "query"]
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One pass over data at each checkpoint; passes run in order, each with the arrays of those before.
+    """One pass over data at each checkpoint; passes run in order, each with the arrays of those before."""
 
-    Attributes:
-        name: of the pass, for `partial` and `reduce`.
-        over: training texts through the model, finished shards of gradients, or the queries of the build.
-        when: before or after the training gradients are taken.
-        sampled: seed of labels that are drawn from the model's own output; None for those of the training set.
-    """
-
-    name: str
-    over: Over
-    when: Literal["before", "after"]
+    name: str  # of the pass, for `partial` and `reduce`
+    over: Over  # training texts through the model, finished shards of gradients, or the queries of the build
+    when: Literal["before", "after"]  # before or after the training gradients are taken
+    # seed of labels that are drawn from the model's own output; None for those of the training set
     sampled: int | None = None
 
 
@@ -71,68 +65,41 @@ class CheckpointFiles(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What is known once the model is loaded, before any gradient is taken.
+    """What is known once the model is loaded, before any gradient is taken."""
 
-    Attributes:
-        classes: of a classifier; None for other models.
-        table: size of the word embedding.
-        head: whether the gradient of a vocabulary head is taken.
-        layers: the chosen layers.
-        checkpoints: those that are used.
-        options: how to build.
-    """
-
-    classes: int | None
-    table: tuple[int, int]
-    head: bool
-    layers: Sequence[LayerShape]
-    checkpoints: Sequence[CheckpointFiles]
-    options: BuildOptions
+    classes: int | None  # of a classifier; None for other models
+    table: tuple[int, int]  # size of the word embedding
+    head: bool  # whether the gradient of a vocabulary head is taken
+    layers: Sequence[LayerShape]  # the chosen layers
+    checkpoints: Sequence[CheckpointFiles]  # those that are used
+    options: BuildOptions  # how to build
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the notes of a checkpoint need beside its table.
+    """What the notes of a checkpoint need beside its table."""
 
-    Attributes:
-        step: name of the checkpoint.
-        layers: the layers of the plan.
-        queries: those of the build.
-    """
-
-    step: str
-    layers: Sequence[LayerShape]
-    queries: Examples | None = None
+    step: str  # name of the checkpoint
+    layers: Sequence[LayerShape]  # the layers of the plan
+    queries: Examples | None = None  # those of the build
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a fitter adds to a build.
+    """What a fitter adds to a build."""
 
-    Attributes:
-        before: passes over the texts before the gradients, at each checkpoint.
-        after: passes over the texts after them.
-        scans: reads of the finished shards.
-        held: bytes in the table of a checkpoint.
-        unforeseen: what of it is not known beforehand, as a note.
-    """
-
-    before: int = 0
-    after: int = 0
-    scans: int = 0
-    held: int = 0
-    unforeseen: str = ""
+    before: int = 0  # passes over the texts before the gradients, at each checkpoint
+    after: int = 0  # passes over the texts after them
+    scans: int = 0  # reads of the finished shards
+    held: int = 0  # bytes in the table of a checkpoint
+    unforeseen: str = ""  # what of it is not known beforehand, as a note
 
 
 @runtime_checkable
 class Fitter(Protocol):
-    """Fits arrays at each checkpoint; the base of preconditioners, of the refit of a head and of bases.
+    """Fits arrays at each checkpoint; the base of preconditioners, of the refit of a head and of bases."""
 
-    Attributes:
-        stage: what is changed by what is fitted.
-    """
-
-    stage: ClassVar[Stage] = "model"
+    stage: ClassVar[Stage] = "model"  # what is changed by what is fitted
 
     def check(self, facts: ModelFacts) -> None:
         """Refuse what this model or these options do not allow."""
@@ -186,13 +153,9 @@ class Fitter(Protocol):
 
 
 class Preconditioner(Fitter, Protocol):
-    """Multiplies gradients: their entries before a projection, or the vectors of queries.
+    """Multiplies gradients: their entries before a projection, or the vectors of queries."""
 
-    Attributes:
-        accepts: forms that it multiplies; others are left as they are.
-    """
-
-    accepts: ClassVar[frozenset[type]]
+    accepts: ClassVar[frozenset[type]]  # forms that it multiplies; others are left as they are
 
     def apply(
         self, gradient: Gradient, table: Arrays, layers: Sequence[LayerShape], train: TrainVectors | None

@@ -48,25 +48,15 @@ class Planned(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """A layer whose gradient is a stretch of every example's vector.
+    """A layer whose gradient is a stretch of every example's vector."""
 
-    Attributes:
-        at: its number.
-        name: its name.
-        o: rows of its gradient.
-        i: columns of its gradient.
-        kept_o: rows that are kept, projected or not.
-        kept_i: columns that are kept.
-        start: where its stretch begins.
-    """
-
-    at: int
-    name: str
-    o: int
-    i: int
-    kept_o: int
-    kept_i: int
-    start: int
+    at: int  # its number
+    name: str  # its name
+    o: int  # rows of its gradient
+    i: int  # columns of its gradient
+    kept_o: int  # rows that are kept, projected or not
+    kept_i: int  # columns that are kept
+    start: int  # where its stretch begins
 
     @property
     def size(self) -> int:
@@ -96,13 +86,9 @@ def layer_shapes(planned: Iterable[Planned]) -> tuple[LayerShape, ...]:
 
 @runtime_checkable
 class Computer(Protocol):
-    """Takes gradients at one checkpoint.
+    """Takes gradients at one checkpoint."""
 
-    Attributes:
-        elementwise: by layer, what the entries of gradients are multiplied with; None for nothing.
-    """
-
-    elementwise: Any
+    elementwise: Any  # by layer, what the entries of gradients are multiplied with; None for nothing
 
     @property
     def model(self) -> Any:
@@ -136,19 +122,12 @@ class CapturedLayers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TextBatch:
-    """Texts that went through the model together.
+    """Texts that went through the model together."""
 
-    Attributes:
-        computer: at this checkpoint.
-        captured: the factors of their gradients.
-        count: how many texts.
-        labels: their classes.
-    """
-
-    computer: Computer
-    captured: CapturedLayers
-    count: int
-    labels: Sequence[int]
+    computer: Computer  # at this checkpoint
+    captured: CapturedLayers  # the factors of their gradients
+    count: int  # how many texts
+    labels: Sequence[int]  # their classes
 
     @property
     def projection(self) -> Any:
@@ -163,21 +142,13 @@ class TextBatch:
 
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """Gradients that were taken: those of one shard, or of all queries.
+    """Gradients that were taken: those of one shard, or of all queries."""
 
-    Attributes:
-        gradient: rows or vectors.
-        alive: which examples have a finite gradient.
-        labels: their classes.
-        probabilities: of a classifier.
-        table: size of the word embedding.
-    """
-
-    gradient: Gradient
-    alive: Bool[np.ndarray, " m"]
-    labels: Int[np.ndarray, " m"]
-    probabilities: Float[np.ndarray, "m l"] | None = None
-    table: tuple[int, int] = (0, 0)
+    gradient: Gradient  # rows or vectors
+    alive: Bool[np.ndarray, " m"]  # which examples have a finite gradient
+    labels: Int[np.ndarray, " m"]  # their classes
+    probabilities: Float[np.ndarray, "m l"] | None = None  # of a classifier
+    table: tuple[int, int] = (0, 0)  # size of the word embedding
 
     @property
     def vectors(self) -> Float[np.ndarray, "a p"]:
@@ -190,11 +161,10 @@ Batch = TextBatch | StoredBatch
 
 
 class Totals:
-    """Adds the sums of batches up.
+    """Adds the sums of batches up."""
 
-    Sums of the same name are added. Names that begin with "each." are laid one after another, and of those that begin
-    with "largest." the largest value is kept.
-    """
+    # Sums of the same name are added. Names that begin with "each." are laid one after another, and of those that begin
+    # with "largest." the largest value is kept.
 
     def __init__(self) -> None:
         self._added: Sums = {}

@@ -26,15 +26,10 @@ DampedSpec = TypeVar("DampedSpec", bound=Damped)
 
 @dataclass(frozen=True)
 class Damping:
-    """What is added to every eigenvalue.
+    """What is added to every eigenvalue."""
 
-    Attributes:
-        value: the factor.
-        of: what it multiplies: the mean eigenvalue, the top one, or 1.
-    """
-
-    value: float
-    of: Literal["mean", "top", "absolute"]
+    value: float  # the factor
+    of: Literal["mean", "top", "absolute"]  # what it multiplies: the mean eigenvalue, the top one, or 1
 
     @classmethod
     def of_spec(cls, spec: Damped) -> "Damping":
@@ -97,12 +92,7 @@ def mean_outer(sums: Sums, layer: LayerShape) -> Float[np.ndarray, "p p"]:
 
 
 class DampedFitter(Preconditioner, Generic[DampedSpec]):
-    """Multiplies the vectors of queries with one damped inverse per layer.
-
-    Args:
-        spec: the preconditioner.
-        method: whose part it is.
-    """
+    """Multiplies the vectors of queries with one damped inverse per layer."""
 
     stage: ClassVar[Stage] = "query"
     accepts: ClassVar[frozenset[type]] = frozenset({Dense})

@@ -22,14 +22,9 @@ SPREAD = "curvature.ridge."
 
 
 class DataInfProduct:
-    """The closed form times some vectors, from gradients that are read once: its matrix is not formed.
+    """The closed form times some vectors, from gradients that are read once: its matrix is not formed."""
 
-    T v = (v - (1/m) sum_j g_j <g_j, v> / (lambda + ||g_j||^2)) / lambda, as `shrunk_identity` times v.
-
-    Args:
-        ridge: lambda; 0 where no example has a gradient, and then all products are zero.
-        v: the vectors.
-    """
+    # T v = (v - (1/m) sum_j g_j <g_j, v> / (lambda + ||g_j||^2)) / lambda, as `shrunk_identity` times v.
 
     def __init__(self, ridge: float, v: Float[np.ndarray, "q p"]) -> None:
         self.ridge, self.v = ridge, v.astype(np.float64)

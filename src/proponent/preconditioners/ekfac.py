@@ -26,17 +26,11 @@ from proponent.preconditioners.damped import DampedFitter, Damping
 
 @dataclass(frozen=True)
 class EKFACInverse:
-    """Eigenbasis and damped inverse eigenvalues of one layer.
+    """Eigenbasis and damped inverse eigenvalues of one layer."""
 
-    Attributes:
-        left: eigenvectors of the output side, in columns.
-        right: eigenvectors of the input side.
-        inverse: 1 / (eigenvalue + ridge).
-    """
-
-    left: Float[np.ndarray, "o o"]
-    right: Float[np.ndarray, "i i"]
-    inverse: Float[np.ndarray, "o i"]
+    left: Float[np.ndarray, "o o"]  # eigenvectors of the output side, in columns
+    right: Float[np.ndarray, "i i"]  # eigenvectors of the input side
+    inverse: Float[np.ndarray, "o i"]  # 1 / (eigenvalue + ridge)
 
     @classmethod
     def of(

@@ -13,10 +13,9 @@ from proponent.preconditioners.damped import DampedFitter, refuse_large
 
 
 class Fitter(DampedFitter[GaussNewton]):
-    """The damped inverse of the head's Hessian.
+    """The damped inverse of the head's Hessian."""
 
-    The gradient of the head is (p - y) a^T, so that its inputs a are found again from stored gradients.
-    """
+    # The gradient of the head is (p - y) a^T, so that its inputs a are found again from stored gradients.
 
     def check(self, facts: ModelFacts) -> None:
         """Refuse layers that are no head of a classifier, kept in full."""

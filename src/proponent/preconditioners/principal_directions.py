@@ -29,12 +29,7 @@ _SIDES = ("left", "right")
 
 
 class Fitter(base.Fitter):
-    """Finds the principal directions of both sides of every projected layer.
-
-    Args:
-        spec: the projection.
-        method: whose part it is.
-    """
+    """Finds the principal directions of both sides of every projected layer."""
 
     def __init__(self, spec: Projection, method: Gradients) -> None:
         self.spec, self.method = spec, method
@@ -117,12 +112,7 @@ def _looked_for(layer: LayerShape) -> list[tuple[str, int, int]]:
 
 
 class _LayerGradients:
-    """The gradients of one layer in a batch, by their factors; formed only where their entries are multiplied.
-
-    Args:
-        calls: of the layer, at least one.
-        root: what the entries are multiplied with; None for nothing.
-    """
+    """The gradients of one layer in a batch, by their factors; formed only where their entries are multiplied."""
 
     def __init__(self, calls: Sequence[Call], root: Float[Tensor, "o i"] | None) -> None:
         self.root = root

@@ -24,12 +24,7 @@ STEPS = 100
 
 
 class Fitter(base.Fitter):
-    """Fits the last layer on the features of the training set.
-
-    Args:
-        spec: the refit.
-        method: whose part it is.
-    """
+    """Fits the last layer on the features of the training set."""
 
     def __init__(self, spec: RefitHead, method: Gradients) -> None:
         self.spec, self.method = spec, method

@@ -16,11 +16,11 @@ RULES: tuple[How, ...] = ("mean", "rank", "vote")
 
 
 class Votes:
-    """Takes in scores voter by voter: a voter is one layer (or checkpoint) and one query. Nothing of them is kept.
+    """Takes in scores voter by voter: a voter is one layer (or checkpoint) and one query. Nothing of them is kept."""
 
-    Ranks are counted from 0 per voter: the number of training examples with a smaller score; equal scores are taken in
-    data order, so the result does not depend on the machine.
-    """
+    # Ranks are counted from 0 per voter: the number of training examples with a smaller score; equal scores are taken
+    # in
+    # data order, so the result does not depend on the machine.
 
     def __init__(self, how: How, k: float, n: int) -> None:
         if not 0 < k <= max(n, 1):

@@ -36,14 +36,7 @@ SCAN_ERROR = 1e-5
 
 
 class Search:
-    """Scores, rankings and word terms of queries against one index.
-
-    Args:
-        store: the index.
-        kernel: takes the products of rows: "numpy" (the default) or "numba".
-        threads: segments searched at a time; None takes OMP_NUM_THREADS, or the cores.
-        prune: leave unread what bounds show to be out of reach; never changes a ranking.
-    """
+    """Scores, rankings and word terms of queries against one index."""
 
     def __init__(
         self, store: Store, *, kernel: KernelName | None = None, threads: int | None = None, prune: bool = True

@@ -11,44 +11,26 @@ from proponent.store.manifest import Plan, PlannedSegment, read_json
 
 @dataclass(frozen=True)
 class StepDone:
-    """What is finished at one checkpoint.
+    """What is finished at one checkpoint."""
 
-    Attributes:
-        step: optimizer step.
-        done: examples whose gradients are kept.
-    """
-
-    step: int
-    done: int
+    step: int  # optimizer step
+    done: int  # examples whose gradients are kept
 
 
 @dataclass(frozen=True)
 class BuildProgress:
-    """How far a build has come.
+    """How far a build has come."""
 
-    Attributes:
-        method: name of the method.
-        data: name of the data set.
-        n: planned examples.
-        steps: what is finished, per checkpoint.
-        rate: examples (times checkpoints) per second between the first and the last finished shard; 0 before two.
-        seconds_left: at that rate, for the gradients; None while there is no rate.
-        idle: seconds since the last finished shard; None before the first.
-        free_bytes: space left on the disk.
-        joined: segments whose postings are written at every checkpoint.
-        segments: planned segments.
-    """
-
-    method: str
-    data: str
-    n: int
-    steps: tuple[StepDone, ...]
-    rate: float
-    seconds_left: float | None
-    idle: float | None
-    free_bytes: int
-    joined: int
-    segments: int
+    method: str  # name of the method
+    data: str  # name of the data set
+    n: int  # planned examples
+    steps: tuple[StepDone, ...]  # what is finished, per checkpoint
+    rate: float  # examples (times checkpoints) per second between the first and the last finished shard; 0 before two
+    seconds_left: float | None  # at that rate, for the gradients; None while there is no rate
+    idle: float | None  # seconds since the last finished shard; None before the first
+    free_bytes: int  # space left on the disk
+    joined: int  # segments whose postings are written at every checkpoint
+    segments: int  # planned segments
 
     @property
     def done(self) -> int:

@@ -15,18 +15,13 @@ CHUNK = 2**20
 
 
 class Checksums(BaseModel):
-    """What a file must be.
-
-    Attributes:
-        size: bytes.
-        sha256: of the whole file, hexadecimal.
-        xxh3: of every block of 256 KiB (the last may be shorter), 16 hexadecimal digits each, joined.
-    """
+    """What a file must be."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    size: int = Field(ge=0)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    size: int = Field(ge=0)  # bytes
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")  # of the whole file, hexadecimal
+    # of every block of 256 KiB (the last may be shorter), 16 hexadecimal digits each, joined
     xxh3: str = Field(pattern="^([0-9a-f]{16})*$")
 
     def block(self, number: int) -> int:

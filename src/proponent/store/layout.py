@@ -10,11 +10,7 @@ MANIFEST = "manifest.json"
 
 
 class Layout:
-    """Where things are.
-
-    Args:
-        folder: the index.
-    """
+    """Where things are."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -34,14 +34,7 @@ def record_locks(folder: Path) -> ModuleType:
 
 
 class Leases:
-    """The locks of one writer. One per process and folder: closing any descriptor of the file would drop them all.
-
-    Args:
-        folder: the index; it exists.
-
-    Raises:
-        InputError: nobody may write to it.
-    """
+    """The locks of one writer. One per process and folder: closing any descriptor of the file would drop them all."""
 
     def __init__(self, folder: Path) -> None:
         self._locks = record_locks(folder)

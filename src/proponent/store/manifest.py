@@ -35,59 +35,37 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class PlannedCheckpoint(BaseModel):
-    """A checkpoint of the plan.
-
-    Attributes:
-        step: optimizer step; in joined runs, run x RUN_STEPS + step.
-        learning_rate: of the optimizer at that step.
-        rule: how it is known.
-        weight: what multiplies this checkpoint's products.
-        preconditioner: where its second moments come from; empty without one.
-    """
+    """A checkpoint of the plan."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    step: int
-    learning_rate: float
-    rule: str
-    weight: float
-    preconditioner: str = ""
+    step: int  # optimizer step; in joined runs, run x RUN_STEPS + step
+    learning_rate: float  # of the optimizer at that step
+    rule: str  # how it is known
+    weight: float  # what multiplies this checkpoint's products
+    preconditioner: str = ""  # where its second moments come from; empty without one
 
 
 class PlannedBlock(BaseModel):
-    """A layer whose gradient is a stretch of every example's vector.
-
-    Attributes:
-        name: of the layer.
-        o: rows of its gradient.
-        i: columns of its gradient.
-        kept_o: rows that are kept, projected or not.
-        kept_i: columns that are kept.
-    """
+    """A layer whose gradient is a stretch of every example's vector."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: str
-    o: int = Field(ge=1)
-    i: int = Field(ge=1)
-    kept_o: int = Field(ge=1)
-    kept_i: int = Field(ge=1)
+    name: str  # of the layer
+    o: int = Field(ge=1)  # rows of its gradient
+    i: int = Field(ge=1)  # columns of its gradient
+    kept_o: int = Field(ge=1)  # rows that are kept, projected or not
+    kept_i: int = Field(ge=1)  # columns that are kept
 
 
 class PlannedSegment(BaseModel):
-    """A part of the training set that is kept, searched and merged as one.
-
-    Attributes:
-        name: its number, five digits; never used twice in an index.
-        n: examples.
-        shards: boundaries in the segment's own order of examples (shortest first); shard j holds
-            order[shards[j]:shards[j+1]].
-    """
+    """A part of the training set that is kept, searched and merged as one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: str = Field(pattern="^[0-9]{5,9}$")
-    n: int = Field(ge=0, lt=2**31)
+    name: str = Field(pattern="^[0-9]{5,9}$")  # its number, five digits; never used twice in an index
+    n: int = Field(ge=0, lt=2**31)  # examples
+    # boundaries in the segment's own order of examples (shortest first); shard j holds order[shards[j]:shards[j+1]]
     shards: list[int]
 
     @model_validator(mode="after")
@@ -99,115 +77,71 @@ class PlannedSegment(BaseModel):
 
 
 class Source(BaseModel):
-    """A data set that was put into an index.
-
-    Attributes:
-        data: its name, for messages.
-        columns: the user's names of the columns.
-        fingerprint: SHA-256 of its rows by content.
-        n: examples.
-        batch_size: examples per pass.
-        segments: how it is cut.
-    """
+    """A data set that was put into an index."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    data: str
-    columns: dict[str, str]
-    fingerprint: str
-    n: int = Field(ge=0)
-    batch_size: int
-    segments: list[PlannedSegment]
+    data: str  # its name, for messages
+    columns: dict[str, str]  # the user's names of the columns
+    fingerprint: str  # SHA-256 of its rows by content
+    n: int = Field(ge=0)  # examples
+    batch_size: int  # examples per pass
+    segments: list[PlannedSegment]  # how it is cut
 
 
 class Addition(BaseModel):
-    """The plan of an append, frozen before its first shard.
-
-    Attributes:
-        format: version of the layout.
-        source: what is appended.
-    """
+    """The plan of an append, frozen before its first shard."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    format: int
-    source: Source
+    format: int  # version of the layout
+    source: Source  # what is appended
 
 
 class Merging(BaseModel):
-    """The plan of a merge, frozen before its first shard.
-
-    Attributes:
-        format: version of the layout.
-        merkle_root: of the index that is merged.
-        segments: what it becomes.
-        taken: per new segment, the shards (segment, shard) whose examples it takes, by new shard.
-    """
+    """The plan of a merge, frozen before its first shard."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    format: int
-    merkle_root: str
-    segments: list[PlannedSegment]
+    format: int  # version of the layout
+    merkle_root: str  # of the index that is merged
+    segments: list[PlannedSegment]  # what it becomes
+    # per new segment, the shards (segment, shard) whose examples it takes, by new shard
     taken: list[list[list[list[int]]]]
 
 
 class PlannedTerm(BaseModel):
-    """What is stored for one term of the method; a method that is no sum has one.
-
-    Attributes:
-        embedding_path: the path that was really taken; "exact" where the table is not shared.
-        tied: whether the head shares the embedding's table.
-        checkpoints: in order.
-        blocks: layers besides the word embedding and the head, in the order of the vectors.
-    """
+    """What is stored for one term of the method; a method that is no sum has one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    embedding_path: str
-    tied: bool
-    checkpoints: list[PlannedCheckpoint]
-    blocks: list[PlannedBlock] = []
+    embedding_path: str  # the path that was really taken; "exact" where the table is not shared
+    tied: bool  # whether the head shares the embedding's table
+    checkpoints: list[PlannedCheckpoint]  # in order
+    blocks: list[PlannedBlock] = []  # layers besides the word embedding and the head, in the order of the vectors
 
 
 class Plan(BaseModel):
-    """Everything that decides what an index holds; frozen before the first shard.
-
-    Attributes:
-        format: version of the layout.
-        proponent: version of the library that planned it.
-        method: the method as data.
-        rows: how embedding rows are kept.
-        terms: what is stored, one for each term of the method.
-        run: folder of the run, as given.
-        joined: folders of the runs that were joined one by one; empty for one run or a folder of runs.
-        tokenizer: folder of the tokenizer when the user named one; else None.
-        kind: task head.
-        label_names: classes in order; None for a language model.
-        max_length: most tokens read of a text.
-        trust_remote_code: whether the user allowed the model's own code.
-        fingerprints: SHA-256 by content of tokenizer, weights and moments.
-        word_rules: rules by which texts were split into words; positions of words mean nothing under others.
-        source: the data set that the index was begun with.
-    """
+    """Everything that decides what an index holds; frozen before the first shard."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    format: int
-    proponent: str
-    method: Method
-    rows: RowKind = "fp32"
-    terms: list[PlannedTerm] = Field(min_length=1)
-    run: str
+    format: int  # version of the layout
+    proponent: str  # version of the library that planned it
+    method: Method  # the method as data
+    rows: RowKind = "fp32"  # how embedding rows are kept
+    terms: list[PlannedTerm] = Field(min_length=1)  # what is stored, one for each term of the method
+    run: str  # folder of the run, as given
+    # folders of the runs that were joined one by one; empty for one run or a folder of runs
     joined: list[str] = Field(default_factory=list)
-    tokenizer: str | None
-    kind: str
-    label_names: list[str] | None
-    max_length: int
-    trust_remote_code: bool
-    fingerprints: dict[str, str]
-    word_rules: str
-    source: Source
+    tokenizer: str | None  # folder of the tokenizer when the user named one; else None
+    kind: str  # task head
+    label_names: list[str] | None  # classes in order; None for a language model
+    max_length: int  # most tokens read of a text
+    trust_remote_code: bool  # whether the user allowed the model's own code
+    fingerprints: dict[str, str]  # SHA-256 by content of tokenizer, weights and moments
+    word_rules: str  # rules by which texts were split into words; positions of words mean nothing under others
+    source: Source  # the data set that the index was begun with
 
     @model_validator(mode="after")
     def _terms(self) -> "Plan":
@@ -279,37 +213,22 @@ class SkippedRow(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The seal of an index, written last.
-
-    Attributes:
-        format: version of the layout.
-        generation: 1 for a first build, one more for every append, delete and merge.
-        merkle_root: SHA-256 over the sorted (name, SHA-256) of every other file.
-        files: sums of each file by its path inside the index.
-        sources: every data set that was put in, in order.
-        segments: what the index consists of, in data order.
-        deleted: name of the file of tombstones; empty when nothing is deleted.
-        skipped: rows without a gradient.
-        notes: lines that every answer repeats.
-        seconds: time by stage of the last build or append.
-        peak_rss: most memory of the process that made it, in bytes.
-        digest: SHA-256 of this manifest's canonical form without this field.
-    """
+    """The seal of an index, written last."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    format: int
-    generation: int = 1
-    merkle_root: str
-    files: dict[str, Checksums]
-    sources: list[Source]
-    segments: list[PlannedSegment]
-    deleted: str = ""
-    skipped: list[SkippedRow]
-    notes: list[str]
-    seconds: dict[str, float]
-    peak_rss: int = 0
-    digest: str = ""
+    format: int  # version of the layout
+    generation: int = 1  # 1 for a first build, one more for every append, delete and merge
+    merkle_root: str  # SHA-256 over the sorted (name, SHA-256) of every other file
+    files: dict[str, Checksums]  # sums of each file by its path inside the index
+    sources: list[Source]  # every data set that was put in, in order
+    segments: list[PlannedSegment]  # what the index consists of, in data order
+    deleted: str = ""  # name of the file of tombstones; empty when nothing is deleted
+    skipped: list[SkippedRow]  # rows without a gradient
+    notes: list[str]  # lines that every answer repeats
+    seconds: dict[str, float]  # time by stage of the last build or append
+    peak_rss: int = 0  # most memory of the process that made it, in bytes
+    digest: str = ""  # SHA-256 of this manifest's canonical form without this field
 
     def sealed(self) -> "Manifest":
         """Fill in root and digest."""

@@ -46,19 +46,12 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 @dataclass(frozen=True)
 class Place:
-    """Where an array lies in a file.
+    """Where an array lies in a file."""
 
-    Attributes:
-        kind: element type.
-        shape: its shape.
-        start: offset of its first byte in the file.
-        stop: offset behind its last byte.
-    """
-
-    kind: np.dtype[Any]
-    shape: tuple[int, ...]
-    start: int
-    stop: int
+    kind: np.dtype[Any]  # element type
+    shape: tuple[int, ...]  # its shape
+    start: int  # offset of its first byte in the file
+    stop: int  # offset behind its last byte
 
 
 def lay_out(arrays: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> tuple[bytes, dict[str, Place]]:
@@ -79,15 +72,7 @@ def lay_out(arrays: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> tupl
 
 
 class MappedTensors:
-    """The arrays of one safetensors file.
-
-    Args:
-        path: the file.
-        sums: what it must be; None checks nothing but its shape.
-
-    Raises:
-        DamagedError: missing, of another size, or not a safetensors file that proponent writes.
-    """
+    """The arrays of one safetensors file."""
 
     _held: ClassVar["WeakSet[MappedTensors]"] = WeakSet()
     _touched: ClassVar[int] = 0

@@ -30,17 +30,11 @@ SEGMENT_POSTINGS = 4_000_000
 
 @dataclass(frozen=True)
 class MergedSegment:
-    """One segment to come.
+    """One segment to come."""
 
-    Attributes:
-        planned: its name and shards.
-        parts: the segments that it takes, in data order.
-        taken: per new shard, the old ones: (number of the part, shard).
-    """
-
-    planned: PlannedSegment
-    parts: tuple[Segment, ...]
-    taken: tuple[tuple[tuple[int, int], ...], ...]
+    planned: PlannedSegment  # its name and shards
+    parts: tuple[Segment, ...]  # the segments that it takes, in data order
+    taken: tuple[tuple[tuple[int, int], ...], ...]  # per new shard, the old ones: (number of the part, shard)
 
 
 def merge(

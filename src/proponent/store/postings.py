@@ -22,15 +22,7 @@ Shard = tuple[Int[np.ndarray, " m"], dict[str, np.ndarray]]
 
 
 class Postings:
-    """Postings of one segment at one checkpoint.
-
-    Args:
-        mapped: the file.
-        n: examples of the segment.
-
-    Raises:
-        DamagedError: its arrays do not fit one another.
-    """
+    """Postings of one segment at one checkpoint."""
 
     def __init__(self, mapped: MappedTensors, n: int) -> None:
         self._file, self._n = mapped, n

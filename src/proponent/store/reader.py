@@ -35,32 +35,15 @@ _SPARED = ("forms/", "postings/")
 
 
 class Counts(NamedTuple):
-    """How many examples an index holds; what is in none of them lies in shards that are missing.
+    """How many examples an index holds; what is in none of them lies in shards that are missing."""
 
-    Attributes:
-        examples: that may be found.
-        deleted: whose bytes stay until the index is merged.
-        skipped: that have no finite loss or gradient, the deleted ones apart.
-    """
-
-    examples: int
-    deleted: int
-    skipped: int
+    examples: int  # that may be found
+    deleted: int  # whose bytes stay until the index is merged
+    skipped: int  # that have no finite loss or gradient, the deleted ones apart
 
 
 class Store:
-    """An index on disk.
-
-    Args:
-        folder: the index.
-        partial: open an unfinished index too, with what is there.
-        allow_missing: go on when shards or postings are missing, with what is there.
-
-    Raises:
-        InputError: there is no index, or its build was not finished.
-        DamagedError: plan or manifest is not what was written, or a file is missing.
-        MismatchError: it was written by a newer version of the format.
-    """
+    """An index on disk."""
 
     def __init__(self, folder: Path, *, partial: bool = False, allow_missing: bool = False) -> None:
         self.folder = folder
@@ -287,12 +270,7 @@ class Store:
 
 
 class Features(Mapping[str, np.ndarray]):
-    """Arrays over the examples of several segments, joined when they are asked for.
-
-    Args:
-        segments: in order.
-        always: names of those that an index of this plan has; a segment without one is damaged.
-    """
+    """Arrays over the examples of several segments, joined when they are asked for."""
 
     def __init__(self, segments: tuple[Segment, ...], always: Collection[str]) -> None:
         self._segments, self._always = segments, always
@@ -314,11 +292,7 @@ class Features(Mapping[str, np.ndarray]):
 
 
 class TokenTable(Mapping[str, list[Any]]):
-    """Columns over the examples of an index, read when they are asked for.
-
-    Args:
-        store: the index.
-    """
+    """Columns over the examples of an index, read when they are asked for."""
 
     NAMES = ("id", "row", "text", "text_pair", "target", "label", "source", "predicted", "loss")
 

@@ -22,35 +22,18 @@ from proponent.store.rows import decode_arrays
 
 @dataclass(frozen=True)
 class Files:
-    """How a segment gets at its files.
+    """How a segment gets at its files."""
 
-    Attributes:
-        layout: their names.
-        tensors: opens a safetensors file, checked as it is read.
-        whole: checks a whole file before it is read otherwise.
-        has: whether a file is there and finished.
-        steps: the checkpoints.
-        labels: the classes.
-    """
-
-    layout: Layout
-    tensors: Callable[[Path], MappedTensors]
-    whole: Callable[[Path], Path]
-    has: Callable[[Path], bool]
-    steps: tuple[int, ...]
-    labels: Labels
+    layout: Layout  # their names
+    tensors: Callable[[Path], MappedTensors]  # opens a safetensors file, checked as it is read
+    whole: Callable[[Path], Path]  # checks a whole file before it is read otherwise
+    has: Callable[[Path], bool]  # whether a file is there and finished
+    steps: tuple[int, ...]  # the checkpoints
+    labels: Labels  # the classes
 
 
 class Segment:
-    """A part of the training set that is kept and searched as one.
-
-    Args:
-        planned: its name and shards.
-        offset: number of its first example in the index.
-        files: where its files are.
-        deleted: its deleted examples.
-        incomplete: do with the shards that are there at every checkpoint, and leave the others out.
-    """
+    """A part of the training set that is kept and searched as one."""
 
     def __init__(
         self, planned: PlannedSegment, offset: int, files: Files, deleted: Int[np.ndarray, " m"], *, incomplete: bool

@@ -19,38 +19,24 @@ from proponent.store.segment import Segment
 
 @dataclass(frozen=True)
 class Damage:
-    """Something that is not what was written.
+    """Something that is not what was written."""
 
-    Attributes:
-        file: its name inside the index.
-        problem: what is wrong.
-        ranges: bytes [begin, end) that have another checksum; empty when that cannot be said.
-    """
-
-    file: str
-    problem: str
+    file: str  # its name inside the index
+    problem: str  # what is wrong
+    # bytes [begin, end) that have another checksum; empty when that cannot be said
     ranges: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check found.
+    """What a check found."""
 
-    Attributes:
-        sealed: whether the index is finished; of an unfinished one the finished files are checked.
-        files: number of files checked.
-        size: their bytes.
-        seconds: how long that took.
-        damage: what is wrong; empty for a whole index.
-        strays: files that belong to nothing: left by killed processes, or put there by others.
-    """
-
-    sealed: bool
-    files: int
-    size: int
-    seconds: float
-    damage: tuple[Damage, ...]
-    strays: tuple[str, ...]
+    sealed: bool  # whether the index is finished; of an unfinished one the finished files are checked
+    files: int  # number of files checked
+    size: int  # their bytes
+    seconds: float  # how long that took
+    damage: tuple[Damage, ...]  # what is wrong; empty for a whole index
+    strays: tuple[str, ...]  # files that belong to nothing: left by killed processes, or put there by others
 
 
 def verify(

@@ -46,21 +46,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Writer:
-    """An index being built, or added to.
-
-    Args:
-        folder: where the index goes; made when it is not there.
-        plan: what it will hold.
-        append: given the number of the first new segment and the manifest, says what is added to the sealed index
-            (None: it is there already); without it the plan's own source is built.
-        repair: check every file of a sealed index, and recompute damaged parts.
-        waiting: called once when another process holds the index.
-
-    Raises:
-        MismatchError: the folder holds something else: another plan, or files that are not ours.
-        InputError: there is no sealed index to append to.
-        DamagedError: a damaged index that cannot be computed again from one run and one data set.
-    """
+    """An index being built, or added to."""
 
     def __init__(
         self,

@@ -30,11 +30,11 @@ SETTINGS_FILE = "recipe.txt"
 
 @runtime_checkable
 class Retrainer(Protocol):
-    """Trains a model on some rows of a data set and says what it makes of the queries.
+    """Trains a model on some rows of a data set and says what it makes of the queries."""
 
-    Bring your own: anything with these three is one. With several worker processes it is sent to them, so it must be an
-    object of a module that they can import.
-    """
+    # Bring your own: anything with these three is one. With several worker processes it is sent to them, so it must be
+    # an
+    # object of a module that they can import.
 
     @property
     def identity(self) -> str:

@@ -41,11 +41,10 @@ _NOTEBOOK_LIMITS = (Limits(), Limits(20, 4000), Limits(10, 2000), Limits(5, 1000
 
 
 class Page:
-    """What a person sees: a frozen dataclass whose fields are the contract of its template.
+    """What a person sees: a frozen dataclass whose fields are the contract of its template."""
 
-    Field metadata: `help` documents the field, `json` renames it in JSON (None leaves it out), and `optional` leaves
-    it out of the JSON while it is None.
-    """
+    # Field metadata: `help` documents the field, `json` renames it in JSON (None leaves it out), and `optional` leaves
+    # it out of the JSON while it is None.
 
     __slots__ = ()
     template: ClassVar[str]

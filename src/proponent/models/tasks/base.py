@@ -52,17 +52,11 @@ class Objective(ABC):
 
 @dataclass(frozen=True)
 class TokenLoss(Objective):
-    """Cross-entropy of the tokens that the positions of the output predict.
+    """Cross-entropy of the tokens that the positions of the output predict."""
 
-    Attributes:
-        target: what each position predicts.
-        counted: which positions count.
-        reduction: mean or sum over the counted positions.
-    """
-
-    target: Int[Tensor, "n u"]
-    counted: Bool[Tensor, "n u"]
-    reduction: Reduction = "mean"
+    target: Int[Tensor, "n u"]  # what each position predicts
+    counted: Bool[Tensor, "n u"]  # which positions count
+    reduction: Reduction = "mean"  # mean or sum over the counted positions
 
     @property
     def weight(self) -> Float[Tensor, "n u"]:
@@ -93,12 +87,7 @@ class TokenLoss(Objective):
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """All that depends on the task head of a model.
-
-    Attributes:
-        labels: classes in the order of the outputs; empty for a language model.
-        start: first token that a decoder reads; None for the last token of its target, or without a decoder.
-    """
+    """All that depends on the task head of a model."""
 
     kind: ClassVar[str]
     """Name in plans."""
@@ -117,7 +106,8 @@ class Task(ABC):
     needs_pad: ClassVar[bool] = False
     """Whether the model finds its last token by a pad id, so that without one no batch may be padded."""
 
-    labels: Labels = NO_LABELS
+    labels: Labels = NO_LABELS  # classes in the order of the outputs; empty for a language model
+    # first token that a decoder reads; None for the last token of its target, or without a decoder
     start: int | None = None
 
     @classmethod

@@ -18,15 +18,10 @@ from proponent.types import Example
 
 @dataclass(frozen=True)
 class LabelLoss(Objective):
-    """Cross-entropy of one label per example, or the contrast of two.
+    """Cross-entropy of one label per example, or the contrast of two."""
 
-    Attributes:
-        labels: class numbers.
-        against: class numbers whose loss is subtracted; None for no contrast.
-    """
-
-    labels: Int[Tensor, " n"]
-    against: Int[Tensor, " n"] | None = None
+    labels: Int[Tensor, " n"]  # class numbers
+    against: Int[Tensor, " n"] | None = None  # class numbers whose loss is subtracted; None for no contrast
 
     @property
     def count(self) -> float:
