@@ -50,20 +50,32 @@ _GHOST = re.compile("\r\n|[" + "".join(f"\\U{first:08x}-\\U{last:08x}" for first
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of visible text, or one invisible character as its glyph."""
+    """A stretch of visible text, or one invisible character as its glyph.
 
-    text: str  # what is shown
-    name: str = ""  # code point and Unicode name when an invisible character is shown; empty for plain text
+    Attributes:
+        text: what is shown.
+        name: code point and Unicode name when an invisible character is shown; empty for plain text.
+    """
+
+    text: str
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TextSegment:
-    """A stretch of text under one mark, or under none."""
+    """A stretch of text under one mark, or under none.
 
-    pieces: tuple[Piece, ...]  # what is shown, in order
-    share: float | None = None  # signed share of the score; None outside of marks
-    first: bool = True  # the first place of this share in the text (a word may stand in several places)
-    plain: str = ""  # the stretch as it stands in the text
+    Attributes:
+        pieces: what is shown, in order.
+        share: signed share of the score; None outside of marks.
+        first: the first place of this share in the text (a word may stand in several places).
+        plain: the stretch as it stands in the text.
+    """
+
+    pieces: tuple[Piece, ...]
+    share: float | None = None
+    first: bool = True
+    plain: str = ""
 
 
 def pieces(text: str) -> tuple[Piece, ...]:
