@@ -64,7 +64,7 @@ def check_partial(folder: Path, phase: Phase) -> str:
     try:
         store = Store(folder, partial=True)
     except InputError as error:
-        if not ("no index at" in str(error) or "nothing of the index" in str(error)):
+        if not ("no index at" in str(error) or "has no data yet" in str(error)):
             raise
         return "empty"
     found = faults.answers(folder, partial=True)

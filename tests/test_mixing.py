@@ -141,7 +141,7 @@ def test_the_command_line_takes_a_file_of_queries(said: Said, news: Tiny, tmp_pa
     [
         ("trackstar", {"eval_share": 1.5, "queries": EVALUATION}, InputError, r"eval-share.* 1.5 .*less than or equal"),
         ("trackstar", {"eval_share": -0.1, "queries": EVALUATION}, InputError, r"eval-share.*greater than or equal"),
-        ("trackstar", {"eval_share": 0.5}, InputError, r"no queries: name a file of them with --eval"),
+        ("trackstar", {"eval_share": 0.5}, InputError, r"no queries: pass a file with --eval"),
         ("trackstar", {"queries": []}, DataError, "an empty list"),
         ("trackstar", {"queries": EVALUATION[:1]}, InputError, r"1 query has no eigenvalue at place .*eval_share=0.5"),
         ("trackstar", {"queries": EVALUATION, "eval_component": 1e6}, InputError, "eigenvalues"),

@@ -405,7 +405,7 @@ HEAD = layer_shapes([Planned("classifier", 3, 4, 3, 4)])
         (GaussNewton(), LARGE, {"classes": 80}, "matrix of that many rows"),
         (GaussNewton(), LAYERS, {}, "needs the exact Hessian of a classifier's head.*a is not"),
         (GaussNewton(), HEAD, {"classes": None}, "needs the exact Hessian of a classifier's head"),
-        (Autocorrelation(eval_share=0.5), LAYERS, {}, "no queries: name a file of them with --eval"),
+        (Autocorrelation(eval_share=0.5), LAYERS, {}, "no queries: pass a file with --eval"),
         (Autocorrelation(), LAYERS, {"queries": of_build(1)}, None),
         (Autocorrelation(eval_component=30), LAYERS, {"queries": of_build(9)}, "R_eval of 9 .* rank is at most 18"),
         (Autocorrelation(eval_component=90), LAYERS, {"queries": of_build(9)}, "eval_component 90: the layers of mine"),

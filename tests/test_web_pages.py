@@ -23,6 +23,8 @@ from explorer import Browser, Reply, lines
 from markup import Structure
 from proponent.store import Store, delete, watch
 from proponent.store.inventory import inventory
+from proponent.views import Explanation, frames, text_marks
+from proponent.views.frames import Screen
 from proponent.views.page import TEMPLATES, environment
 from proponent.web import app, exports, layout, questions
 from proponent.web.pages import ask, comparison, example, groups

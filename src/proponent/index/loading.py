@@ -102,7 +102,7 @@ class LoadedRun:
     def _refuse_other_layers(self, work: GradientComputer) -> None:
         """Earlier versions kept the word embedding apart from the layers that a curvature turns."""
         if self._other_layers(work):
-            kept, taken = len(self.store.plan.blocks), 0 if work.layers is None else len(work.layers.choice.blocks)
+            kept, taken = len(self.store.plan.blocks), 0 if work.layers is None else len(work.layers.planned())
             raise MismatchError(
                 f"{self.store.folder} keeps {kept} layers, and {work.method.name} takes {taken} since a "
                 "preconditioner works on the word embedding, too: build the index again"
