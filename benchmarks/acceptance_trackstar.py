@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import harness
 import numpy as np
 import torch
 import transformers
@@ -24,15 +25,13 @@ sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
 from record import keep_seeds
 
 import proponent
+from proponent import Example, Run
 from proponent.baselines import Baselines, Texts
-from proponent.evaluate.intervals import bootstrap, paired, ratio
-from proponent.evaluate.ranking import recalls, reciprocal_ranks
+from proponent.evaluate import bootstrap, paired, ratio, recalls, reciprocal_ranks
 from proponent.evaluate.tail_patch import tail_patch
-from proponent.models import Run
 from proponent.models.scratch import byte_bpe, causal_lm
 from proponent.training.loop import one_thread
 from proponent.training.rerun import FRESH, RunProblem
-from proponent.types import Example
 
 ENTITIES, VALUES, PARAPHRASE, DISTRACTORS, LONGEST = 120, 25, 0.6, 300, 24
 
@@ -137,12 +136,11 @@ def trained(texts: list[str], home: Path, seed: int, args: argparse.Namespace) -
         save_steps=args.epochs * -(-len(rows) // 64), save_only_model=True, report_to=[], disable_tqdm=True,
         logging_strategy="no", dataloader_pin_memory=False,
     )  # fmt: skip
-    began = time.perf_counter()
-    transformers.Trainer(
+    trainer = transformers.Trainer(
         model=model, args=options, train_dataset=rows, processing_class=tokenizer, data_collator=_padded,
         callbacks=[proponent.Recorder(moments="all", initial="fresh")],
-    ).train()  # fmt: skip
-    return time.perf_counter() - began
+    )  # fmt: skip
+    return harness.timed(trainer.train)[0]
 
 
 def _padded(rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -162,8 +160,8 @@ def scored(run: Run, texts: list[str], queries: list[Example], home: Path) -> tu
         out = home / "ladder.index"
         shutil.rmtree(out, ignore_errors=True)
         rows = [{"id": str(at), "text": text} for at, text in enumerate(texts)]
-        began = time.perf_counter()
         mixed = [{"text": one.text, "target": one.target} for one in queries] if "eval_share" in changes else None
+        began = time.perf_counter()
         index = proponent.build(
             run, rows, out, "trackstar", max_length=LONGEST, quiet=True, queries=mixed, **(PARTS | changes)
         )

@@ -5,6 +5,8 @@ python benchmarks/same_training.py record FOLDER             # two more, recorde
 PYTHONPATH=OLD/src python benchmarks/same_training.py hash FOLDER > old.json
 PYTHONPATH=NEW/src python benchmarks/same_training.py hash FOLDER > new.json
 diff old.json new.json
+
+What is compared are the parts that train: loop, written runs, replay engine and tail patches, each called itself.
 """
 
 import argparse
@@ -13,26 +15,23 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import torch
 from same_scores import rows
 
-from proponent.data import read
+from proponent import Example, Run
 from proponent.dynamics.loops import Query
 from proponent.dynamics.replay_engine import Replay
 from proponent.evaluate.tail_patch import tail_patch
-from proponent.models import Run
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
 from proponent.tensors import read_tensors
 from proponent.training.loop import TrainingLoop
 from proponent.training.rerun import FRESH, RunProblem, write_run
 from proponent.training.schedule import Settings
-from proponent.training.trainer import Training, train
-from proponent.types import Example
 
 SETTINGS = {
     "adamw": Settings(2, 6, 1e-2, weight_decay=0.1, schedule="linear", warmup=3, clip=0.5),
@@ -62,9 +61,11 @@ def record(folder: Path) -> None:
     """Train a classifier and a language model, recorded for replay."""
     for name in ("classifier", "causal"):
         columns = ("id", "text", "label") if name == "classifier" else ("id", "text")
-        data = read([{column: row[column] for column in columns} for row in rows(30, 0)])
-        how = Training(epochs=2, batch_size=8, width=16, layers=1, vocabulary=200, replay=True, adam_epsilon=1e-3)
-        train(data, folder / name, replace(how, max_length=24, quiet=True))
+        data = [{column: row[column] for column in columns} for row in rows(30, 0)]
+        harness.trained(
+            data, folder / name, epochs=2, batch_size=8, width=16, layers=1, vocabulary=200, replay=True,
+            adam_epsilon=1e-3, max_length=24,
+        )  # fmt: skip
 
 
 def digest(arrays: Any) -> str:

@@ -5,11 +5,16 @@ python benchmarks/fidelity/pictures.py
 
 import html
 import json
+import sys
 from pathlib import Path
 from statistics import mean
 
-ROOT = Path(__file__).parents[2]
-RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+import harness
+from harness import RESULTS
+
+DOCS = harness.ROOT / "docs"
 CONTROLS = {"label", "bm25", "tfidf-label", "embedding", "random", "tfidf-sign", "bm25-sign", "loss"}
 NAMES = {
     "adam": "tracin-we-adam", "adam-unit": "tracin-we-adam unit-norm", "adam-estimate": "adam, moments estimated",
@@ -19,15 +24,9 @@ NAMES = {
 }  # fmt: skip
 
 
-def newest(name: str) -> Path | None:
-    """The newest record of a name; None where it has not been made."""
-    found = sorted(path for path in RESULTS.glob(f"????-??-??-fidelity-{name}.json"))
-    return found[-1] if found else None
-
-
 def record(name: str) -> dict | None:
     """Read the newest record of a name."""
-    path = newest(name)
+    path = harness.newest(RESULTS, f"fidelity-{name}")
     return None if path is None else json.loads(path.read_text()) | {"file": path.name}
 
 
@@ -347,6 +346,10 @@ def main() -> None:
         "[evaluation.md](evaluation.md), what the numbers mean for the papers' claims in "
         "[findings.md](findings.md). This page is",
         "generated from the JSON by `benchmarks/fidelity/pictures.py`. 95 % intervals in brackets.",
+        "",
+        "Rows with unit norm in records A and C were measured with training gradients scaled by the norm of",
+        "g / (v + eps)^(1/4). The library scales by the norm of g / sqrt(v + eps), and so do the scripts now; those rows",
+        "(`unit norm`, `adam-unit`) have not been measured again.",
         "",
     ]
     a = lds_part("a-lds-5000", "LDS, AG News, convolutional classifier, 5,000 rows, 100 queries")

@@ -1,22 +1,30 @@
-"""What the records share: controls, tables of LDS, and the dated JSON."""
+"""What the records share: command line, controls, tables of LDS, and the dated JSON."""
 
+import argparse
 import json
 import platform
 from argparse import Namespace
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
 from data import Task
+from harness import RESULTS, today, write_json
 
+import proponent
 from proponent.baselines import Baselines, Texts
-from proponent.evaluate.intervals import widened
-from proponent.evaluate.lds import ceiling, lds, lds_replicates
-from proponent.version import __version__
+from proponent.evaluate import ceiling, lds, lds_replicates, widened
 
-RESULTS = Path(__file__).parents[1] / "results"
+
+def arguments(doc: str, *, cache: bool = True) -> argparse.ArgumentParser:
+    """A parser with what every record takes."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    if cache:
+        parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="file of the record")
+    return parser
 
 
 def controls(task: Task, probabilities, features) -> dict[str, np.ndarray]:
@@ -73,7 +81,7 @@ def lds_table(scores: dict[str, list[np.ndarray]], masks: np.ndarray, outputs: n
 
 def keep_seeds(args: Namespace, record: str, one: Callable[[int], dict]) -> None:
     """Run a test for every seed, each kept when it is done; a record of the same day keeps its other seeds."""
-    args.out = args.out or RESULTS / f"{date.today().isoformat()}-{record}.json"
+    args.out = args.out or RESULTS / f"{today()}-{record}.json"
     known = json.loads(args.out.read_text(encoding="utf-8"))["seeds"] if args.out.is_file() else []
     made = {held["seed"]: held for held in known}
     for seed in args.seeds:
@@ -90,11 +98,9 @@ def keep(args: Namespace, record: str, result: dict) -> None:
         if name not in {"cache", "out", "data", "cleanlab"}
     }
     whole = {
-        "record": record, "date": date.today().isoformat(), "proponent": __version__, "torch": torch.__version__,
+        "record": record, "date": today(), "proponent": proponent.__version__, "torch": torch.__version__,
         "device": f"CPU ({platform.machine()}), one thread per training", "settings": said, **result,
     }  # fmt: skip
-    path = (
-        args.out or RESULTS / f"{date.today().isoformat()}-fidelity-{record.lower()}-{said.get('what', 'table')}.json"
-    )
-    path.write_text(json.dumps(whole, indent=1) + "\n")
+    path = args.out or RESULTS / f"{today()}-fidelity-{record.lower()}-{said.get('what', 'table')}.json"
+    write_json(path, whole)
     print(path)

@@ -8,25 +8,18 @@ data and machines that allow it.
 """
 
 import argparse
-import sys
 from functools import cached_property
-from pathlib import Path
-
-import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import cnn_scores
 import data
+import numpy as np
 from convolution import CnnProblem
 from deletion import table
-from record import controls, keep, lds_table
+from record import arguments, controls, keep, lds_table
 
-from proponent.evaluate.deletion import SIDES
-from proponent.evaluate.lds import subset_masks
+from proponent.evaluate import SIDES, RetrainJob, Retrains, subset_masks
 from proponent.models.scratch import wordpiece
 from proponent.training.loop import TrainingLoop, one_thread
-from proponent.training.retraining import RetrainJob, Retrains
 from proponent.training.schedule import Settings, id_hashes
 
 SCORED_SEEDS = (1001, 1002, 1003, 1004)
@@ -68,7 +61,7 @@ class Setting:
     def run_scores(self, seed: int) -> dict[str, np.ndarray]:
         """Scores of one trained run, checkpoints of the later epochs summed; kept in the cache."""
         args = self.args
-        path = args.cache / f"a-scores-{args.rows}-{args.queries}-{args.epochs}-{args.length}-{seed}.npz"
+        path = args.cache / f"a-scores-2-{args.rows}-{args.queries}-{args.epochs}-{args.length}-{seed}.npz"
         if path.is_file():
             with np.load(path) as found:
                 return dict(found)
@@ -162,10 +155,8 @@ def deletion(setting: Setting) -> dict:
 
 def main() -> None:
     """Run one part of the record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("what", choices=("lds", "deletion"))
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=6000)
     parser.add_argument("--queries", type=int, default=60)
     parser.add_argument("--subsets", type=int, default=60)
@@ -181,7 +172,6 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
     setting = Setting(args)

