@@ -33,7 +33,7 @@ from proponent.models.scratch import byte_bpe, causal_lm
 from proponent.training.loop import one_thread
 from proponent.training.rerun import FRESH, RunProblem
 
-ENTITIES, VALUES, PARAPHRASE, DISTRACTORS, LONGEST = 120, 25, 0.6, 300, 24
+VALUES, PARAPHRASE, LONGEST = 25, 0.6, 24
 
 RELATIONS = (
     (
@@ -80,14 +80,14 @@ LADDER = {
 """What differs from `trackstar` with R of the training set; a share mixes in the queries' own R."""
 
 
-def facts(seed: int) -> tuple[list[str], list[Example], list[list[int]]]:
+def facts(seed: int, entities: int, distractors: int) -> tuple[list[str], list[Example], list[list[int]]]:
     """Draw the training texts, the queries, and which texts state each query's fact."""
     draw = np.random.default_rng(seed)
-    words = _words(draw, ENTITIES + 60 + VALUES * len(RELATIONS))
-    names, others, rest = words[:ENTITIES], words[ENTITIES : ENTITIES + 60], words[ENTITIES + 60 :]
+    words = _words(draw, entities + 60 + VALUES * len(RELATIONS))
+    names, others, rest = words[:entities], words[entities : entities + 60], words[entities + 60 :]
     values = [rest[at * VALUES : (at + 1) * VALUES] for at in range(len(RELATIONS))]
     texts, queries, gold = [], [], []
-    asked = set(draw.permutation(ENTITIES)[: ENTITIES // 2].tolist())
+    asked = set(draw.permutation(entities)[: entities // 2].tolist())
     for entity, name in enumerate(names):
         for relation, ways in enumerate(RELATIONS):
             value = values[relation][int(draw.integers(VALUES))]
@@ -100,7 +100,7 @@ def facts(seed: int) -> tuple[list[str], list[Example], list[list[int]]]:
                 gold.append(rows)
             else:
                 texts.append(f"{question} {value}")
-    for at in range(DISTRACTORS):
+    for at in range(distractors):
         n, m = draw.choice(others, 2, replace=False)
         v = values[int(draw.integers(len(values)))][int(draw.integers(VALUES))]
         texts.append(IDLE[at % len(IDLE)].format(n=n, m=m, v=v))
@@ -179,7 +179,7 @@ def scored(run: Run, texts: list[str], queries: list[Example], home: Path) -> tu
 
 def one_seed(args: argparse.Namespace, seed: int) -> dict:
     """Train, trace, patch."""
-    texts, queries, gold = facts(seed)
+    texts, queries, gold = facts(seed, args.entities, args.distractors)
     home = args.cache / f"trackstar-{seed}-{args.epochs}-{args.dropout}"
     seconds = trained(texts, home, seed, args)
     run = Run.from_pretrained(home)
@@ -236,6 +236,8 @@ def main() -> None:
     """Run the test."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--entities", type=int, default=120)
+    parser.add_argument("--distractors", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a record of today keeps its others")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--dropout", type=float, default=0.1)

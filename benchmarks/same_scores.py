@@ -146,8 +146,8 @@ def _train(folder: Path, model: Any, tokenizer: Any, features: list[dict[str, An
     trainer.train()
 
 
-def build(folder: Path, out: Path) -> None:
-    """Build every method on every run with the code that is imported; write what came out."""
+def build(folder: Path, out: Path, runs: list[str], methods: list[str]) -> None:
+    """Build methods on runs with the code that is imported; write what came out."""
     import proponent
 
     warnings.filterwarnings("ignore")
@@ -155,10 +155,10 @@ def build(folder: Path, out: Path) -> None:
     train, queries = rows(40, 1), rows(5, 2)
     results: dict[str, Any] = {}
     scores: dict[str, np.ndarray] = {}
-    for run in ("bert", "gpt2", "t5", "lora"):
+    for run in runs:
         data = [_of(row, run) for row in train]
         asked = [_of(row, run) for row in queries]
-        for method in METHODS:
+        for method in methods:
             with tempfile.TemporaryDirectory() as place:
                 home = Path(place) / "made.index"
                 options: dict[str, Any] = {"quiet": True, "batch_size": 8}
@@ -238,6 +238,8 @@ def main() -> None:
     building = commands.add_parser("build")
     building.add_argument("folder", type=Path)
     building.add_argument("--out", type=Path, required=True)
+    building.add_argument("--runs", nargs="+", default=["bert", "gpt2", "t5", "lora"])
+    building.add_argument("--methods", nargs="+", default=METHODS)
     comparing = commands.add_parser("compare")
     comparing.add_argument("old", type=Path)
     comparing.add_argument("new", type=Path)
@@ -246,7 +248,7 @@ def main() -> None:
     if options.command == "runs":
         save_runs(options.folder)
     elif options.command == "build":
-        build(options.folder, options.out)
+        build(options.folder, options.out, options.runs, options.methods)
     else:
         sys.exit(compare(options.old, options.new, options.exempt) > 0)
 

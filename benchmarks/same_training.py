@@ -39,6 +39,7 @@ SETTINGS = {
     "sgd": Settings(2, 6, 3e-2, "sgd", 0.9, weight_decay=0.01, schedule="linear", clip=1.0),
     "places": Settings(2, 3, 1e-2, schedule="linear", keep_places=True),
 }
+RECORDED = ("classifier", "causal")
 DELETED = (3, 4, 5, 6, 11, 17)
 
 
@@ -59,7 +60,7 @@ def examples(count: int, seed: int, run: str) -> list[Example]:
 
 def record(folder: Path) -> None:
     """Train a classifier and a language model, recorded for replay."""
-    for name in ("classifier", "causal"):
+    for name in RECORDED:
         columns = ("id", "text", "label") if name == "classifier" else ("id", "text")
         data = [{column: row[column] for column in columns} for row in rows(30, 0)]
         harness.trained(
@@ -77,9 +78,9 @@ def digest(arrays: Any) -> str:
     return made.hexdigest()[:24]
 
 
-def loops(folder: Path) -> Iterator[tuple[str, str]]:
+def loops(folder: Path, runs: list[str]) -> Iterator[tuple[str, str]]:
     """Every setting on every run, whole and with rows deleted, with two seeds."""
-    for run in ("bert", "gpt2", "t5"):
+    for run in runs:
         opened = Run.from_pretrained(folder / run)
         problem = RunProblem(opened, examples(20, 1, run), examples(4, 2, run), FRESH, 24)
         for name, settings in SETTINGS.items():
@@ -116,9 +117,9 @@ def patches(run: str, loop: TrainingLoop) -> Iterator[tuple[str, str]]:
             yield f"{run} tail patch {name}", digest({"found": found})
 
 
-def replays(folder: Path) -> Iterator[tuple[str, str]]:
+def replays(folder: Path, runs: list[str]) -> Iterator[tuple[str, str]]:
     """Ends of replayed trainings and derivatives, in 32 and 64 bits."""
-    for name in ("classifier", "causal"):
+    for name in runs:
         run = Run.from_pretrained(folder / name)
         texts = examples(30, 0, name)
         labels = [run.label_number(one.label) if one.label is not None else -1 for one in texts]
@@ -141,12 +142,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("record", "hash"))
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--runs", nargs="+", default=["bert", "gpt2", "t5", "classifier", "causal"])
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "record":
         record(args.folder)
         return
-    found = {**dict(loops(args.folder)), **dict(replays(args.folder))}
+    recorded = [run for run in args.runs if run in RECORDED]
+    others = [run for run in args.runs if run not in RECORDED]
+    found = {**dict(loops(args.folder, others)), **dict(replays(args.folder, recorded))}
     json.dump(found, sys.stdout, indent=1)
 
 

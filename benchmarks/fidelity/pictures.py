@@ -8,13 +8,15 @@ import json
 import sys
 from pathlib import Path
 from statistics import mean
+from types import SimpleNamespace
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import harness
 from harness import RESULTS
 
-DOCS = harness.ROOT / "docs"
+PLACE = SimpleNamespace(results=RESULTS, docs=harness.ROOT / "docs")
+"""Where records are read and pages written."""
 CONTROLS = {"label", "bm25", "tfidf-label", "embedding", "random", "tfidf-sign", "bm25-sign", "loss"}
 NAMES = {
     "adam": "tracin-we-adam", "adam-unit": "tracin-we-adam unit-norm", "adam-estimate": "adam, moments estimated",
@@ -26,13 +28,13 @@ NAMES = {
 
 def record(name: str) -> dict | None:
     """Read the newest record of a name."""
-    path = harness.newest(RESULTS, f"fidelity-{name}")
+    path = harness.newest(PLACE.results, f"fidelity-{name}")
     return None if path is None else json.loads(path.read_text()) | {"file": path.name}
 
 
 def names(pattern: str) -> list[str]:
     """Names of the records of a kind."""
-    return sorted({path.stem.split("-fidelity-")[1] for path in RESULTS.glob(f"*-fidelity-{pattern}.json")})
+    return sorted({path.stem.split("-fidelity-")[1] for path in PLACE.results.glob(f"*-fidelity-{pattern}.json")})
 
 
 def bars(path: Path, title: str, rows: list[tuple[str, float, float, float, bool]], unit: str) -> None:
@@ -85,7 +87,7 @@ def lds_part(name: str, title: str) -> list[str]:
         return []
     said, top = found["settings"], found["ceiling"]
     rows = sorted(found["lds"].items(), key=lambda item: -item[1]["four_runs"]["value"])
-    picture = DOCS / "fidelity" / f"{name}.svg"
+    picture = PLACE.docs / "fidelity" / f"{name}.svg"
     drawn = [
         (
             NAMES.get(method, method),
@@ -170,7 +172,7 @@ def deletion_part(name: str, title: str) -> list[str]:
             rows.append(
                 (label, one["auc_del"]["value"], one["auc_del"]["low"], one["auc_del"]["high"], method in CONTROLS)
             )
-    bars(DOCS / "fidelity" / f"{name}.svg", title, rows, "AUC-DEL, change of the log-odds")
+    bars(PLACE.docs / "fidelity" / f"{name}.svg", title, rows, "AUC-DEL, change of the log-odds")
     lines = [
         f"### {title}", "",
         f"{found['settings']['rows']:,} rows, {found['points']} queries, k = {', '.join(map(str, found['k']))}, "
@@ -228,7 +230,7 @@ def noise_part() -> list[str]:
         if name.endswith("correct")
     ]
     bars(
-        DOCS / "fidelity" / "c.svg",
+        PLACE.docs / "fidelity" / "c.svg",
         "Record C: planted noise on TREC, correctly predicted queries",
         rows,
         "AUC_NDR, range of seeds",
@@ -260,7 +262,7 @@ def noise_part() -> list[str]:
 
 def labels_part() -> list[str]:
     """Label errors that people checked."""
-    sets = [(path.stem, json.loads(path.read_text())) for path in sorted(RESULTS.glob("*-fidelity-d-*.json"))]
+    sets = [(path.stem, json.loads(path.read_text())) for path in sorted(PLACE.results.glob("*-fidelity-d-*.json"))]
     if not sets:
         return []
     lines = ["## D. Label errors that people checked", ""]
@@ -339,6 +341,10 @@ def sizes_part() -> list[str]:
 
 def main() -> None:
     """Write the page and its pictures."""
+    parser = harness.arguments(__doc__)
+    parser.add_argument("--docs", type=Path, default=PLACE.docs, help="folder of the page")
+    options = parser.parse_args()
+    PLACE.results, PLACE.docs = options.out, options.docs
     lines = [
         "# Measurements",
         "",
@@ -348,8 +354,8 @@ def main() -> None:
         "generated from the JSON by `benchmarks/fidelity/pictures.py`. 95 % intervals in brackets.",
         "",
         "Rows with unit norm in records A and C were measured with training gradients scaled by the norm of",
-        "g / (v + eps)^(1/4). The library scales by the norm of g / sqrt(v + eps), and so do the scripts now; those rows",
-        "(`unit norm`, `adam-unit`) have not been measured again.",
+        "g / (v + eps)^(1/4). The library scales by the norm of g / sqrt(v + eps), and so do the scripts now; those",
+        "rows (`unit norm`, `adam-unit`) have not been measured again.",
         "",
     ]
     a = lds_part("a-lds-5000", "LDS, AG News, convolutional classifier, 5,000 rows, 100 queries")
@@ -366,7 +372,7 @@ def main() -> None:
         b += deletion_part(name, f"Case deletion, {name.removeprefix('b-').removesuffix('-deletion')}, transformer")
     lines += ["## A. AG News, convolutional classifier", "", *a, "## B. Transformers", "", *b]
     lines += noise_part() + labels_part() + facts_part() + sizes_part()
-    (DOCS / "fidelity.md").write_text("\n".join(lines).rstrip() + "\n")
+    (PLACE.docs / "fidelity.md").write_text("\n".join(lines).rstrip() + "\n")
 
 
 if __name__ == "__main__":
