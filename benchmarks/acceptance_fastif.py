@@ -20,7 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
 
 from data import Task, task
-from record import keep_seeds
+from record import arguments, keep_seeds
 
 import proponent
 from proponent import Example, Run, Where
@@ -327,22 +327,13 @@ def _cosine(one: np.ndarray, other: np.ndarray) -> float:
 
 def main() -> None:
     """Run the test."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--cache", type=Path, required=True)
+    parser = arguments(
+        __doc__, rows=20_000, epochs=3, length=32, queries=3, anchors=20, damping=0.01, slow_depth=2000, slow_sample=16
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a record of today keeps its others")
-    parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--length", type=int, default=32)
-    parser.add_argument("--queries", type=int, default=3)
-    parser.add_argument("--anchors", type=int, default=20)
-    parser.add_argument("--damping", type=float, default=0.01)
     parser.add_argument("--depth", type=int, default=100, help="steps of the solver")
     parser.add_argument("--runs", type=int, default=2, help="independent runs of it")
-    parser.add_argument("--slow-depth", type=int, default=2000)
-    parser.add_argument("--slow-sample", type=int, default=16)
     parser.add_argument("--rate", type=float, default=0.01, help="of the mending step")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     with one_thread():
         keep_seeds(args, "acceptance-fastif", lambda seed: Seed(args, seed).record())

@@ -7,6 +7,7 @@ the entities the question format is trained too; 300 sentences are about others.
 Trainer with `proponent.Recorder(moments="all")`. Queries are the questions about the other half of the entities, with
 the answer as target; what is sought are the paraphrases that state it. BM25 stands beside twice: with the question and
 its answer as they are, and with the bare entity and answer. The record is `results/DATE-acceptance-trackstar.json`.
+Tail patch and controls are the library's inner parts, called with rows and texts of the test's own.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
 
-from record import keep_seeds
+from record import arguments, keep_seeds
 
 import proponent
 from proponent import Example, Run
@@ -234,17 +235,10 @@ def patches(
 
 def main() -> None:
     """Run the test."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--entities", type=int, default=120)
-    parser.add_argument("--distractors", type=int, default=300)
+    parser = arguments(__doc__, entities=120, distractors=300, epochs=60, dropout=0.1, schedule="constant")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a record of today keeps its others")
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--schedule", default="constant")
     parser.add_argument("--spread", type=float, default=0.1, help="of fresh weights")
     parser.add_argument("--patched", type=int, default=60, help="queries of the tail-patch")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     with one_thread():
         keep_seeds(args, "acceptance-trackstar", lambda seed: one_seed(args, seed))

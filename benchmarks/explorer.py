@@ -336,11 +336,9 @@ def listening(port: int) -> list[str]:
 
 def main() -> None:
     """Generate, measure, print and write a dated record."""
-    parser = harness.arguments(__doc__)
-    parser.add_argument("--n", type=int, default=100_000)
+    parser = harness.arguments(__doc__, n=100_000, readers=20)
     parser.add_argument("--folder", type=Path, default=Path("explorer-benchmark"))
     parser.add_argument("--keep", action="store_true", help="keep the generated index")
-    parser.add_argument("--readers", type=int, default=20)
     parser.add_argument("--pages", type=int, default=10, help="pages that each reader looks at")
     options = parser.parse_args()
     folder = options.folder / f"{options.n}.index"

@@ -60,8 +60,7 @@ def turn(run: Path, data: Path, words: list[str], out: Path) -> dict[str, tuple[
 
 def main() -> None:
     """Take turns; print and write a dated record."""
-    parser = harness.arguments(__doc__, data=True)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = harness.arguments(__doc__, data=True, repeats=3)
     parser.add_argument("--only", default="", help="encoder or small")
     parser.add_argument("--scale", type=int, default=1, help="divides the number of texts")
     options = parser.parse_args()

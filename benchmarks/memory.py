@@ -38,20 +38,12 @@ def make_run(folder: Path) -> None:
     """A tiny model with a word tokenizer."""
     import torch
     import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    known = {token: number for number, token in enumerate([*special, *(f"w{word}" for word in range(VOCABULARY))])}
-    tokenizer = Tokenizer(models.WordLevel(known, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = {f"{name[1:-1].lower()}_token": name for name in special}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=32, **names).save_pretrained(
-        folder
-    )
+    tokenizer = harness.word_tokenizer(f"w{word}" for word in range(VOCABULARY))
+    tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=len(known),
+        vocab_size=len(tokenizer),
         hidden_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
@@ -83,8 +75,7 @@ def peak(words: list[object]) -> tuple[float, float]:
 
 def main() -> None:
     """Measure every size; print and write a dated record."""
-    parser = harness.arguments(__doc__)
-    parser.add_argument("--sizes", default="10000,100000,1000000")
+    parser = harness.arguments(__doc__, sizes="10000,100000,1000000")
     parser.add_argument("--folder", type=Path, default=Path("memory-benchmark"))
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)

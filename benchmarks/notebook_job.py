@@ -48,9 +48,7 @@ def spelled(times: list[tuple[float, float]], digits: int = 4) -> dict[str, floa
 
 def main() -> None:
     """Train, index, ask; print and write a dated record."""
-    parser = harness.arguments(__doc__, data=True)
-    parser.add_argument("--texts", type=int, default=50_000)
-    parser.add_argument("--queries", type=int, default=20)
+    parser = harness.arguments(__doc__, data=True, texts=50_000, queries=20)
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = rows_of(options.data, options.texts)

@@ -47,8 +47,7 @@ def painted(browser: Browser, page: Path) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print and write a dated record."""
-    parser = harness.arguments(__doc__)
-    parser.add_argument("--times", type=int, default=7)
+    parser = harness.arguments(__doc__, times=7)
     options = parser.parse_args()
     chromium = next(path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name)))
     record, load = {}, f"load {os.getloadavg()[0]:.1f} before"

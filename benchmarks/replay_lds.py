@@ -126,10 +126,8 @@ def replayed(
 
 def main() -> None:
     """Measure and write the record."""
-    parser = harness.arguments(__doc__, data=True)
+    parser = harness.arguments(__doc__, data=True, subsets=30, queries=20)
     parser.add_argument("--setting", action="append", choices=list(SETTINGS))
-    parser.add_argument("--subsets", type=int, default=30)
-    parser.add_argument("--queries", type=int, default=20)
     parser.add_argument("--rows", type=int, help="training rows, where not those of the setting")
     parser.add_argument("--folder", type=Path, default=Path("scratch/replay"))
     options = parser.parse_args()

@@ -28,10 +28,7 @@ def kept(best: list[np.ndarray], other: list[np.ndarray]) -> float:
 
 def main() -> None:
     """Build three indexes of one run, compare, write a dated record."""
-    parser = harness.arguments(__doc__, data=True)
-    parser.add_argument("--rows", type=int, default=6000)
-    parser.add_argument("--queries", type=int, default=100)
-    parser.add_argument("--method", default="tracin-we")
+    parser = harness.arguments(__doc__, data=True, rows=6000, queries=100, method="tracin-we")
     options = parser.parse_args()
     torch.set_num_threads(1)
     training = harness.sample(harness.agnews(options.data), options.rows)

@@ -18,6 +18,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 
 METHODS = (
@@ -49,9 +50,8 @@ def save_runs(folder: Path) -> None:
 
     data = rows(36, 0)
     words = sorted({word for row in data for word in row["text"].split()} | {name.lower() for name in LABELS})
-    vocabulary = {word: at for at, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}
-    tokenizer = _tokenizer(vocabulary)
-    size = len(vocabulary)
+    tokenizer = harness.word_tokenizer(words)
+    size = len(tokenizer)
     small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     labels: dict[str, Any] = {
         "num_labels": 3,
@@ -100,22 +100,6 @@ def save_runs(folder: Path) -> None:
     for name, (make, kind) in kinds.items():
         model = make()
         _train(folder / name, model, tokenizer, _features(tokenizer, data, kind), proponent.Recorder(moments="all"))
-
-
-def _tokenizer(vocabulary: dict[str, int]) -> Any:
-    import tokenizers
-    import transformers
-    from tokenizers import models, pre_tokenizers, processors
-
-    made = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
-        mask_token="[MASK]", model_max_length=32,
-    )  # fmt: skip
 
 
 def _features(tokenizer: Any, data: list[dict[str, str]], kind: str) -> list[dict[str, Any]]:

@@ -183,11 +183,8 @@ def _ms(values: list[float]) -> float:
 
 def main() -> None:
     """Generate, measure in fresh processes, print and write a dated record."""
-    parser = harness.arguments(__doc__)
-    parser.add_argument("--sizes", default="1000,10000,100000,1000000")
-    parser.add_argument("--width", type=int, default=128)
+    parser = harness.arguments(__doc__, width=128, repeats=5, sizes="1000,10000,100000,1000000")
     parser.add_argument("--rows", default="fp32", choices=["fp32", "fp16", "int8"])
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("search-scale"))
     parser.add_argument("--keep", action="store_true", help="keep the generated indexes")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)

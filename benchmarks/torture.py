@@ -43,9 +43,7 @@ TITLES = {
 
 def main() -> None:
     """Run the suites; write the record and the page."""
-    parser = harness.arguments(__doc__)
-    parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--flips", type=int, default=10_000)
+    parser = harness.arguments(__doc__, kills=1000, flips=10_000)
     parser.add_argument("--parts", type=int, default=1000, help="cuts per file")
     parser.add_argument("--every", type=int, default=1, help="take every n-th operation of the disk")
     parser.add_argument("--runs", type=int, default=100, help="runs of eight writers")

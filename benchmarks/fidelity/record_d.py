@@ -6,7 +6,8 @@ Four sets whose labels were checked by people. A small transformer is trained on
 `proponent labels` offers (mean probability over the checkpoints, losses, influence, self-influence, the last two plain
 and optimizer-aware), and cleanlab 2.9 on the same model's out-of-sample probabilities (five folds), with simple
 controls beside. Rows whose verdict is unclear take part in training and are left out of the figures. PYTHON is the
-interpreter of an environment with cleanlab 2.9.
+interpreter of an environment with cleanlab 2.9. The models are trained by the library's own loop
+(`proponent.training`); influence is the raw sum that `proponent labels` ranks by.
 """
 
 import gzip
@@ -168,10 +169,9 @@ def cleanlab(python: Path, p: np.ndarray, y: np.ndarray) -> tuple[str, dict[str,
 
 def main() -> None:
     """Run the record."""
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, epochs=4)
     parser.add_argument("--cleanlab", type=Path, help="python of an environment with cleanlab 2.9")
     parser.add_argument("--sets", nargs="+", default=["yoruba", "hausa", "disaster", "varierr", "imdb"])
-    parser.add_argument("--epochs", type=int, default=4)
     args = parser.parse_args()
     makers = {
         "yoruba": lambda: african(args.data, "yoruba"), "hausa": lambda: african(args.data, "hausa"),

@@ -82,10 +82,8 @@ def measured(model, held: dict[str, np.ndarray]) -> list[float]:
 
 def main() -> None:
     """Run the record."""
-    parser = arguments(__doc__, cache=False)
+    parser = arguments(__doc__, cache=False, mixtures=12, seeds=2)
     parser.add_argument("--blocks", type=int, default=1200, help="blocks of 64 tokens in a mixture")
-    parser.add_argument("--mixtures", type=int, default=12)
-    parser.add_argument("--seeds", type=int, default=2)
     args = parser.parse_args()
     texts = sources(args.data)
     tokenizer = byte_bpe([one[:200_000] for one in texts.values()], 2000, LENGTH)

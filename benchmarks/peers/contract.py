@@ -147,6 +147,18 @@ class Peer:
     parts: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
 
+class Logits(torch.nn.Module):
+    """A model that takes tensors in their order and gives logits."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Logits [b l]."""
+        return self.model(input_ids=ids, attention_mask=mask).logits
+
+
 def freeze_all_but(model: torch.nn.Module, layers: tuple[str, ...]) -> torch.nn.Module:
     """Freeze every parameter outside some layers, so that a peer's backward pass computes nothing that it won't use."""
     for name, parameter in model.named_parameters():

@@ -90,9 +90,7 @@ VARIANTS = [
 
 def main() -> None:
     """Prepare, run, record, report."""
-    parser = harness.arguments(__doc__, data=True)
-    parser.add_argument("--texts", type=int, default=256)
-    parser.add_argument("--queries", type=int, default=16)
+    parser = harness.arguments(__doc__, data=True, texts=256, queries=16)
     parser.add_argument("--repeats", type=int, default=3, help="most repetitions of one variant")
     parser.add_argument("--limit", type=float, default=300.0, help="most CPU seconds of one variant")
     parser.add_argument("--only", default="", help="names of variants or peers, by commas")
