@@ -84,6 +84,12 @@ class Seed:
         made.method = method_of(made.method, **({"depth": self.args.depth} | runs | changes))
         return made
 
+    def scorer(self, solver: Solver) -> FastIF:
+        """The index's scorer with a solver of ours."""
+        made = FastIF(self.index.store, self.index._loaded)
+        made.solvers = {solver.step: solver}
+        return made
+
     def _built(self, home: Path, **changes: object) -> proponent.Index:
         if (home / "manifest.json").is_file():
             return proponent.open(home, run=self.run.path)
@@ -200,8 +206,8 @@ class Seed:
     def clock_check(self) -> dict:
         """Seconds of one query: solve, candidates, scan, slow solve."""
         asked, every = self.index._ask(self.asked[:1], None), range(1)
-        fast, scorer = self.made(self.index, seed=5), FastIF(self.index.store, self.index._loaded)
-        scorer.solvers = {fast.step: fast}
+        fast = self.made(self.index, seed=5)
+        scorer = self.scorer(fast)
         with fast._hessian.open():
             fast._scale  # noqa: B018 # the eigenvalues are looked at once per index
         slow = self.made(self.index, seed=6, runs=1, depth=self.args.slow_depth, sample=self.args.slow_sample)
@@ -226,7 +232,7 @@ class Seed:
         """One step on the 10 most helpful candidates of each anchor against one on 10 random rows."""
         asked = self.index._ask(self.anchors, None)
         every = range(len(self.anchors))
-        tops = self.made(self.index, seed=3, runs=1).top(asked, every, 10, Where())
+        tops = self.scorer(self.made(self.index, seed=3, runs=1)).top(asked, every, 10, Where())
         draw, gains = np.random.default_rng(self.seed), {"helpful": [], "random": [], "random, same label": []}
         labels = self.data.numbers(self.data.train)
         for anchor, ranking in zip(self.anchors, tops, strict=True):

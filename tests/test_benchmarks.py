@@ -194,7 +194,7 @@ RUNS = {
     "torture": ["torture.py --only kills,flips --kills 2 --flips 4 --page {tmp}/t.md --out {out}"],
     "replay": [
         "replay_memory.py --steps 6 --out {out}",
-        "replay_lds.py --data {data} --setting scratch --rows 24 --subsets 3 --queries 2 --folder {tmp}/r --out {out}",
+        "replay_lds.py --data {data} --setting scratch --rows 24 --subsets 8 --queries 2 --folder {tmp}/r --out {out}",
     ],
     "same": [
         "same_scores.py runs {tmp}/same",
@@ -217,12 +217,12 @@ RUNS = {
         "--page {tmp}/peers.md --out {out}",
     ],
     "record_a": [
-        f"fidelity/record_a.py {what} --data {{data}} --cache {{tmp}}/a --rows 40 --queries 6 --subsets 4 --runs 2 "
+        f"fidelity/record_a.py {what} --data {{data}} --cache {{tmp}}/a --rows 40 --queries 6 --subsets 8 --runs 2 "
         f"--epochs 2 --length 16 --width 8 --vocabulary 300 {more} --out {{out}}/2026-01-01-fidelity-a-{what}.json"
         for what, more in (("lds", ""), ("deletion", "--points 2 --k 3 --seeds 1 --sides helped"))
     ],
     "record_b": [
-        f"fidelity/record_b.py {what} --data {{data}} --cache {{tmp}}/b --rows 40 --queries 6 --subsets 4 --runs 2 "
+        f"fidelity/record_b.py {what} --data {{data}} --cache {{tmp}}/b --rows 40 --queries 6 --subsets 8 --runs 2 "
         f"--epochs 2 --length 24 --width 8 --layers 1 --vocabulary 300 {more} "
         f"--out {{out}}/2026-01-01-fidelity-b-agnews-scratch-{what}.json"
         for what, more in (
@@ -356,11 +356,16 @@ def test_a_page_is_the_one_that_its_records_make(name: str, as_script: pytest.Mo
     assert made == (FOLDER.parent / "docs" / page).read_text(encoding="utf-8")
 
 
-def test_the_page_of_peers_is_the_one_that_its_record_makes(as_script: pytest.MonkeyPatch):
-    as_script.syspath_prepend(FOLDER / "peers")
-    record = json.loads(max((FOLDER / "results").glob("*-peers.json")).read_text(encoding="utf-8"))
-    page = import_module("report").page(record)
-    assert page == (FOLDER.parent / "docs" / "peers.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("folder", "module", "name"), [("peers", "report", "peers"), (".", "agreement_page", "agreement")]
+)
+def test_a_page_is_the_one_that_the_last_record_makes(
+    folder: str, module: str, name: str, as_script: pytest.MonkeyPatch
+):
+    as_script.syspath_prepend(FOLDER / folder)
+    record = json.loads(max((FOLDER / "results").glob(f"*-{name}.json")).read_text(encoding="utf-8"))
+    made = import_module(module).page(record)
+    assert made == (FOLDER.parent / "docs" / f"{name}.md").read_text(encoding="utf-8")
 
 
 def test_an_unknown_peer_is_refused(as_script: pytest.MonkeyPatch):
