@@ -243,7 +243,7 @@ RUNS = {
         "--patched 2 --out {out}/2026-01-01-fidelity-e.json",
     ],
     "record_f": [
-        "fidelity/record_f.py --data {data} --blocks 16 --mixtures 3 --out {out}/2026-01-01-fidelity-f.json",
+        "fidelity/record_f.py --data {data} --blocks 16 --mixtures 3 --held 4 --out {out}/2026-01-01-fidelity-f.json",
     ],
     "engine_speed": [
         "fidelity/engine_speed.py --rows 512 --models 1 --repeats 1 --out {out}/2026-01-01-engine-speed.json",
@@ -276,8 +276,13 @@ def run_all(lines: list[str], data: Path, tmp_path: Path) -> list[dict[str, obje
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((tmp_path / "out").glob("*.json"))]
 
 
-@pytest.mark.benchmarks
-@pytest.mark.parametrize("name", RUNS)
+QUICK = ("search_scale", "record_e")
+"""Runs of few seconds, which `make test` does too."""
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.benchmarks) for name in RUNS
+])  # fmt: skip
 def test_smoke(name: str, data: Path, tmp_path: Path):
     records = run_all(RUNS[name], data, tmp_path)
     assert all("date" in record for record in records)

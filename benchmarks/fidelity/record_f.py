@@ -82,7 +82,7 @@ def measured(model, held: dict[str, np.ndarray]) -> list[float]:
 
 def main() -> None:
     """Run the record."""
-    parser = arguments(__doc__, cache=False, mixtures=12, seeds=2)
+    parser = arguments(__doc__, cache=False, mixtures=12, seeds=2, held=60)
     parser.add_argument("--blocks", type=int, default=1200, help="blocks of 64 tokens in a mixture")
     args = parser.parse_args()
     texts = sources(args.data)
@@ -92,8 +92,10 @@ def main() -> None:
         name: np.asarray(one[: len(one) // LENGTH * LENGTH], dtype=np.int64).reshape(-1, LENGTH)
         for name, one in tokens.items()
     }
-    held = {name: one[-60:] for name, one in blocks.items()}
-    pool = {name: one[:-60] for name, one in blocks.items() if name != "questions"}  # one target is never trained on
+    held = {name: one[-args.held :] for name, one in blocks.items()}
+    pool = {
+        name: one[: -args.held] for name, one in blocks.items() if name != "questions"
+    }  # one target is never trained on
     generator = np.random.default_rng(3)
     shares = generator.dirichlet([4.0] * len(pool), args.mixtures)
     mixtures = []
