@@ -563,7 +563,7 @@ def test_merge_and_delete_wait_for_an_append(said: Said, content: Content, kept:
 def test_odd_texts_are_appended(said: Said, content: Content, kept: Tiny, index: Path, tmp_path: Path):
     rows = [
         {"id": "void", "text": "", "label": "World"},
-        {"id": "vast", "text": "the bank " * 500_000, "label": "World"},
+        {"id": "vast", "text": "the bank " * 100_000, "label": "World"},
     ]
     data = write_csv(tmp_path / "odd.csv", rows)
     words = ("index", kept.run, data, "--out", index, "--append")
@@ -578,7 +578,7 @@ def test_odd_texts_are_appended(said: Said, content: Content, kept: Tiny, index:
         said("explain", index, "the bank", "--ids-file", tmp_path / "ids.txt", "--no-baselines")[1].split()
     )
     assert "id vast" in whole
-    answer = content("explain", index, "the bank " * 500_000, "-k", 1, "--no-baselines", "--where", "source=book")
+    answer = content("explain", index, "the bank " * 100_000, "-k", 1, "--no-baselines", "--where", "source=book")
     assert answer["query"]["truncated_at"] == 98
     assert any(note.startswith("the text was cut at character 98") for note in answer["notes"])
 

@@ -66,10 +66,11 @@ def test_nothing_changes_a_bit(made: Made, block: dict[int, Any], prune: bool, k
     assert single == expected
 
 
-@pytest.mark.parametrize("segment", [1, 13, 10**6])
-def test_segments_change_no_bit(made: Made, block: dict[int, Any], tmp_path: Path, segment: int) -> None:
-    other = make(tmp_path / "index", N, segment=segment)
-    assert told(Search(Store(other.folder)), block) == told(Search(Store(made.folder)), block)
+@pytest.mark.parametrize(("segment", "n"), [(1, 48), (13, N), (10**6, N)])
+def test_segments_change_no_bit(made: Made, block: dict[int, Any], tmp_path: Path, segment: int, n: int) -> None:
+    whole = made if n == N else make(tmp_path / "whole", n, segment=64)
+    other = make(tmp_path / "index", n, segment=segment)
+    assert told(Search(Store(other.folder)), block) == told(Search(Store(whole.folder)), block)
 
 
 def test_copies_stand_in_data_order(made: Made, block: dict[int, Any], truth: np.ndarray) -> None:
