@@ -81,7 +81,7 @@ class Writer:
 
     @cached_property
     def units(self) -> dict[tuple[str, CheckpointId | None, int], int]:
-        """Number of each piece of work: (segment, checkpoint, shard); (segment, None, -1) for what follows its shards."""
+        """Number of every piece of work: (segment, checkpoint, shard), or (segment, None, -1) for what follows them."""
         keys: list[tuple[str, CheckpointId | None, int]] = []
         for segment in self.source.segments:
             ids = [one.id for one in self.plan.checkpoints]
