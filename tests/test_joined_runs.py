@@ -10,6 +10,7 @@ import pytest
 
 import proponent
 import tiny
+from explorer import Browser
 from proponent.data import read
 from proponent.errors import InputError, MismatchError, RunError
 from proponent.models import Run
@@ -165,6 +166,11 @@ def test_status_and_notes_name_the_run(home: Path) -> None:
     assert any(line.startswith("gradients at step") and " of run 1 (" in line for line in told)
     assert "of run 1 (learning rate" in method_line(index.store.plan)
     assert "000,000" not in method_line(index.store.plan)
+    identity, browser = index.store.row(0)["id"], Browser(home / "whole")
+    for url in ("/about", f"/example?id={identity}"):
+        seen = browser.get(url).seen
+        assert "of run 2" in seen
+        assert "000,000" not in seen
     runs = [Run.from_pretrained(home / "runs" / f"seed-{seed}") for seed in range(2)]
     odd, same = replace(runs[0], notes=("cut", "alike")), replace(runs[1], notes=("alike",))
     assert Run.join([odd, same]).notes == (f"{odd.path}: cut", "alike")
