@@ -1,14 +1,15 @@
 """Layout around every screen, and the parts that several screens share."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Annotated
 
 from proponent.actions import ACTIONS
 from proponent.actions.decisions import Decision
 from proponent.errors import ProponentError
 from proponent.store import Plan, Store
 from proponent.types import RUN_STEPS
-from proponent.views.frames import AnswerLinks, Link, help_text
+from proponent.views.frames import AnswerLinks, Link
 from proponent.views.text_marks import clip
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
 from proponent.web.questions import Summary
@@ -63,28 +64,28 @@ class PageRequest:
 class Frame:
     """The layout around every screen."""
 
-    title: str = field(metadata=help_text("title of the document"))
-    nav: tuple[Link, ...] = field(metadata=help_text("the screens"))
-    indexes: tuple[Link, ...] = field(metadata=help_text("the same screen of every index of this server"))
-    token: str = field(metadata=help_text("of this run; every form sends it back"))
-    back: str = field(metadata=help_text("URL of the state that is shown; forms return to it"))
-    theme: str = field(metadata=help_text('"light", "dark", or "" for the preference of the system'))
-    style: str = field(metadata=help_text("URL of the style sheet"))
-    scripts: tuple[str, ...] = field(metadata=help_text("URLs of the scripts"))
-    notices: tuple[str, ...] = field(metadata=help_text("what a reader must know before anything else"))
-    undo: str = field(metadata=help_text("the last decision in words; empty when there is nothing to undo"))
-    refresh: float = field(metadata=help_text("seconds after which the page reloads; 0 for never"))
-    keys: tuple[tuple[str, str], ...] = field(default=KEYS, metadata=help_text("key and what it does"))
+    title: Annotated[str, "title of the document"]
+    nav: Annotated[tuple[Link, ...], "the screens"]
+    indexes: Annotated[tuple[Link, ...], "the same screen of every index of this server"]
+    token: Annotated[str, "of this run; every form sends it back"]
+    back: Annotated[str, "URL of the state that is shown; forms return to it"]
+    theme: Annotated[str, '"light", "dark", or "" for the preference of the system']
+    style: Annotated[str, "URL of the style sheet"]
+    scripts: Annotated[tuple[str, ...], "URLs of the scripts"]
+    notices: Annotated[tuple[str, ...], "what a reader must know before anything else"]
+    undo: Annotated[str, "the last decision in words; empty when there is nothing to undo"]
+    refresh: Annotated[float, "seconds after which the page reloads; 0 for never"]
+    keys: Annotated[tuple[tuple[str, str], ...], "key and what it does"] = KEYS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
     """One column by which the training examples that may be found are chosen."""
 
-    name: str = field(metadata=help_text("of the field of the state"))
-    title: str = field(metadata=help_text("what the values are"))
-    options: tuple[Link, ...] = field(metadata=help_text("values; here: is chosen"))
-    total: int = field(metadata=help_text("values that the index has"))
+    name: Annotated[str, "of the field of the state"]
+    title: Annotated[str, "what the values are"]
+    options: Annotated[tuple[Link, ...], "values; here: is chosen"]
+    total: Annotated[int, "values that the index has"]
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -96,12 +97,12 @@ class Filter:
 class Form:
     """The form in which a question is asked, as it is filled in."""
 
-    index: str = field(metadata=help_text("name of the index"))
-    asked: QuestionState = field(metadata=help_text("the question"))
-    names: tuple[str, ...] = field(metadata=help_text("classes; none of a language model"))
-    paired: bool = field(metadata=help_text("whether the training examples are pairs"))
-    others: tuple[Link, ...] = field(metadata=help_text("all indexes, to ask several; here: is asked"))
-    only: tuple[Filter, ...] = field(metadata=help_text("which training examples may be found"))
+    index: Annotated[str, "name of the index"]
+    asked: Annotated[QuestionState, "the question"]
+    names: Annotated[tuple[str, ...], "classes; none of a language model"]
+    paired: Annotated[bool, "whether the training examples are pairs"]
+    others: Annotated[tuple[Link, ...], "all indexes, to ask several; here: is asked"]
+    only: Annotated[tuple[Filter, ...], "which training examples may be found"]
 
     @property
     def narrowed(self) -> bool:
@@ -113,12 +114,12 @@ class Form:
 class PastQuestion:
     """A question that was asked before."""
 
-    text: str = field(metadata=help_text("the text, or its beginning"))
-    label: str = field(metadata=help_text("class that was explained; empty for a language model"))
-    predicted: str = field(metadata=help_text("class that the model predicts; empty for a language model"))
-    when: str = field(metadata=help_text("date and time, UTC"))
-    url: str = field(metadata=help_text("where its answer is"))
-    only: str = field(metadata=help_text("labels and sources that could be found; empty for all"))
+    text: Annotated[str, "the text, or its beginning"]
+    label: Annotated[str, "class that was explained; empty for a language model"]
+    predicted: Annotated[str, "class that the model predicts; empty for a language model"]
+    when: Annotated[str, "date and time, UTC"]
+    url: Annotated[str, "where its answer is"]
+    only: Annotated[str, "labels and sources that could be found; empty for all"]
 
 
 def frame(

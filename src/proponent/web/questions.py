@@ -8,10 +8,10 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 from proponent import disk, json_log
 from proponent.errors import DataError
@@ -29,10 +29,10 @@ HELD = 256
 class GroupScores:
     """Sum of the scores of all training examples with one value of a column."""
 
-    name: str = field(metadata={"help": "the value; empty for none"})
-    n: int = field(metadata={"help": "training examples"})
-    proponents: float = field(metadata={"help": "sum of the scores above zero"})
-    opponents: float = field(metadata={"help": "sum of the scores below zero"})
+    name: Annotated[str, "the value; empty for none"]
+    n: Annotated[int, "training examples"]
+    proponents: Annotated[float, "sum of the scores above zero"]
+    opponents: Annotated[float, "sum of the scores below zero"]
 
     @property
     def total(self) -> float:

@@ -1,11 +1,11 @@
 """Pages of one question: the form and the answer, its progress, the list of all questions."""
 
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
 
 from proponent.errors import InputError
 from proponent.views import Explanation, Hit
-from proponent.views.frames import AnswerLinks, Link, Screen, help_text
+from proponent.views.frames import AnswerLinks, Link, Screen
 from proponent.views.text_marks import clip
 from proponent.web.layout import (
     FILES,
@@ -33,18 +33,16 @@ class AskScreen(Screen):
 
     template: ClassVar[str] = "explorer/ask.html.j2"
 
-    form: Form = field(metadata=help_text("the question"))
-    answer: Explanation | None = field(metadata=help_text("the answer; None when the question was not asked yet"))
-    answer_links: AnswerLinks = field(metadata=help_text("ways out of the answer"))
-    all_hits: int = field(default=0, metadata=help_text("hits of the answer before the word filter"))
-    exports: tuple[Link, ...] = field(default=(), metadata=help_text("files of this answer"))
-    groups: str = field(default="", metadata=help_text("URL of the sums by label; empty without an answer"))
-    problem: str = field(default="", metadata=help_text("why new texts cannot be asked; empty when they can"))
-    recent: tuple[PastQuestion, ...] = field(
-        default=(), metadata=help_text("questions that were asked before, latest first")
-    )
-    n_examples: int = field(default=0, metadata=help_text("training examples of the index"))
-    seconds: float = field(default=0.0, metadata=help_text("what the answer took; 0 when it is not known"))
+    form: Annotated[Form, "the question"]
+    answer: Annotated[Explanation | None, "the answer; None when the question was not asked yet"]
+    answer_links: Annotated[AnswerLinks, "ways out of the answer"]
+    all_hits: Annotated[int, "hits of the answer before the word filter"] = 0
+    exports: Annotated[tuple[Link, ...], "files of this answer"] = ()
+    groups: Annotated[str, "URL of the sums by label; empty without an answer"] = ""
+    problem: Annotated[str, "why new texts cannot be asked; empty when they can"] = ""
+    recent: Annotated[tuple[PastQuestion, ...], "questions that were asked before, latest first"] = ()
+    n_examples: Annotated[int, "training examples of the index"] = 0
+    seconds: Annotated[float, "what the answer took; 0 when it is not known"] = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +51,13 @@ class JobScreen(Screen):
 
     template: ClassVar[str] = "explorer/job.html.j2"
 
-    url: str = field(metadata=help_text("this page"))
-    text: str = field(metadata=help_text("what is asked"))
-    stage: str = field(metadata=help_text("what is being done"))
-    ahead: int = field(metadata=help_text("questions that are answered before it"))
-    seconds: float = field(metadata=help_text("how long it has been under way"))
-    error: str = field(default="", metadata=help_text("why it failed; empty while it has not"))
-    again: str = field(default="", metadata=help_text("URL of the form, filled in"))
+    url: Annotated[str, "this page"]
+    text: Annotated[str, "what is asked"]
+    stage: Annotated[str, "what is being done"]
+    ahead: Annotated[int, "questions that are answered before it"]
+    seconds: Annotated[float, "how long it has been under way"]
+    error: Annotated[str, "why it failed; empty while it has not"] = ""
+    again: Annotated[str, "URL of the form, filled in"] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +66,10 @@ class AskedScreen(Screen):
 
     template: ClassVar[str] = "explorer/asked.html.j2"
 
-    questions: tuple[PastQuestion, ...] = field(metadata=help_text("latest first"))
-    total: int = field(metadata=help_text("how many there are"))
-    file: str = field(metadata=help_text("name of the folder in which they are kept"))
-    exports: tuple[Link, ...] = field(default=(), metadata=help_text("files of all answers"))
+    questions: Annotated[tuple[PastQuestion, ...], "latest first"]
+    total: Annotated[int, "how many there are"]
+    file: Annotated[str, "name of the folder in which they are kept"]
+    exports: Annotated[tuple[Link, ...], "files of all answers"] = ()
 
 
 def ask_screen(request: PageRequest, open_indexes: OpenIndexes, shown: OpenIndex, state: QuestionState) -> AskScreen:

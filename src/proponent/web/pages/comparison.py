@@ -1,13 +1,13 @@
 """Page that compares rankings: several indexes, or one index and the baselines."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from proponent.views import CAVEAT, Explanation
-from proponent.views.frames import Link, Screen, help_text
+from proponent.views.frames import Link, Screen
 from proponent.views.text_marks import clip
 from proponent.web.layout import Form, form, method_line
 from proponent.web.model_worker import ModelWorker
@@ -23,25 +23,25 @@ USUAL = ("bm25", "embedding")
 class ComparedHit:
     """One training example in one of several rankings."""
 
-    rank: int = field(metadata=help_text("1 is the strongest"))
-    id: str = field(metadata=help_text("id of the training example"))
-    url: str = field(metadata=help_text("its page"))
-    text: str = field(metadata=help_text("the text"))
-    label: str | None = field(metadata=help_text("given class"))
-    score: float = field(metadata=help_text("in the unit of its ranking"))
-    change: str = field(metadata=help_text('against the first ranking: "same", "up 3", "down 2", "new", or empty'))
-    first: int | None = field(default=None, metadata=help_text("rank in the first ranking; None when it is not in it"))
+    rank: Annotated[int, "1 is the strongest"]
+    id: Annotated[str, "id of the training example"]
+    url: Annotated[str, "its page"]
+    text: Annotated[str, "the text"]
+    label: Annotated[str | None, "given class"]
+    score: Annotated[float, "in the unit of its ranking"]
+    change: Annotated[str, 'against the first ranking: "same", "up 3", "down 2", "new", or empty']
+    first: Annotated[int | None, "rank in the first ranking; None when it is not in it"] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonColumn:
     """One of several rankings side by side."""
 
-    title: str = field(metadata=help_text("name of the method or the baseline"))
-    note: str = field(metadata=help_text("index, checkpoints"))
-    hits: tuple[ComparedHit, ...] = field(metadata=help_text("its first k"))
-    overlap: str = field(metadata=help_text("how many of them the first ranking has too, in words"))
-    problem: str = field(default="", metadata=help_text("why there is nothing"))
+    title: Annotated[str, "name of the method or the baseline"]
+    note: Annotated[str, "index, checkpoints"]
+    hits: Annotated[tuple[ComparedHit, ...], "its first k"]
+    overlap: Annotated[str, "how many of them the first ranking has too, in words"]
+    problem: Annotated[str, "why there is nothing"] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +50,12 @@ class CompareScreen(Screen):
 
     template: ClassVar[str] = "explorer/compare.html.j2"
 
-    form: Form = field(metadata=help_text("the question"))
-    columns: tuple[ComparisonColumn, ...] = field(
-        metadata=help_text("the rankings; the first is the one compared with")
-    )
-    choices: tuple[Link, ...] = field(metadata=help_text("rankings to show or leave out"))
-    asked: bool = field(metadata=help_text("whether there is an answer at all"))
-    caveat: str = field(default=CAVEAT, metadata=help_text("what a score is not"))
-    method: str = field(default="", metadata=help_text("method, checkpoints and learning rates in one line"))
+    form: Annotated[Form, "the question"]
+    columns: Annotated[tuple[ComparisonColumn, ...], "the rankings; the first is the one compared with"]
+    choices: Annotated[tuple[Link, ...], "rankings to show or leave out"]
+    asked: Annotated[bool, "whether there is an answer at all"]
+    caveat: Annotated[str, "what a score is not"] = CAVEAT
+    method: Annotated[str, "method, checkpoints and learning rates in one line"] = ""
 
 
 def compare_screen(open_indexes: OpenIndexes, state: QuestionState, asker: ModelWorker) -> tuple[CompareScreen, bool]:

@@ -1,13 +1,13 @@
 """Page of one training example: what the model makes of it, its effect on earlier questions, its near-duplicates."""
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from proponent.errors import InputError
 from proponent.views import CAVEAT
-from proponent.views.frames import Screen, help_text
+from proponent.views.frames import Screen
 from proponent.views.text_marks import clip
 from proponent.web.layout import method_line
 from proponent.web.open_indexes import OpenIndex
@@ -20,23 +20,23 @@ from proponent.web.table import ExampleTable
 class Effect:
     """What a training example did to one question that was asked."""
 
-    text: str = field(metadata=help_text("the question"))
-    label: str = field(metadata=help_text("class that was explained"))
-    url: str = field(metadata=help_text("the answer"))
-    rank: int = field(metadata=help_text("rank of the example there"))
-    score: float = field(metadata=help_text("its score there"))
+    text: Annotated[str, "the question"]
+    label: Annotated[str, "class that was explained"]
+    url: Annotated[str, "the answer"]
+    rank: Annotated[int, "rank of the example there"]
+    score: Annotated[float, "its score there"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NearDuplicate:
     """A near-duplicate."""
 
-    id: str = field(metadata=help_text("id of the training example"))
-    row: int = field(metadata=help_text("0-based row of the source"))
-    url: str = field(metadata=help_text("its page"))
-    text: str = field(metadata=help_text("the text"))
-    label: str | None = field(metadata=help_text("given class"))
-    similarity: float = field(metadata=help_text("shared words divided by all words of both, 0 to 1"))
+    id: Annotated[str, "id of the training example"]
+    row: Annotated[int, "0-based row of the source"]
+    url: Annotated[str, "its page"]
+    text: Annotated[str, "the text"]
+    label: Annotated[str | None, "given class"]
+    similarity: Annotated[float, "shared words divided by all words of both, 0 to 1"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,22 +45,20 @@ class ExampleScreen(Screen):
 
     template: ClassVar[str] = "explorer/example.html.j2"
 
-    index: str = field(metadata=help_text("name of the index"))
-    row: TableRow = field(metadata=help_text("the example"))
-    pair: bool = field(metadata=help_text("whether the second text is one of a pair (else a target)"))
-    names: tuple[str, ...] = field(metadata=help_text("classes; none of a language model"))
-    probabilities: tuple[tuple[str, float], ...] = field(
-        metadata=help_text("class and mean probability, likeliest first")
-    )
-    losses: tuple[tuple[int, float], ...] = field(metadata=help_text("step and loss, per checkpoint"))
-    proponents: tuple[Effect, ...] = field(metadata=help_text("questions that it helped, strongest first"))
-    opponents: tuple[Effect, ...] = field(metadata=help_text("questions that it hurt, strongest first"))
-    n_questions: int = field(metadata=help_text("questions that were asked of this index"))
-    near_duplicates: tuple[NearDuplicate, ...] = field(metadata=help_text("near-duplicates, most alike first"))
-    ask: str = field(metadata=help_text("URL of the form that asks about this very text"))
-    alive: bool = field(metadata=help_text("whether it may be a hit: it has a gradient and was not deleted"))
-    caveat: str = field(default=CAVEAT, metadata=help_text("what a score is not"))
-    method: str = field(default="", metadata=help_text("method, checkpoints and learning rates in one line"))
+    index: Annotated[str, "name of the index"]
+    row: Annotated[TableRow, "the example"]
+    pair: Annotated[bool, "whether the second text is one of a pair (else a target)"]
+    names: Annotated[tuple[str, ...], "classes; none of a language model"]
+    probabilities: Annotated[tuple[tuple[str, float], ...], "class and mean probability, likeliest first"]
+    losses: Annotated[tuple[tuple[int, float], ...], "step and loss, per checkpoint"]
+    proponents: Annotated[tuple[Effect, ...], "questions that it helped, strongest first"]
+    opponents: Annotated[tuple[Effect, ...], "questions that it hurt, strongest first"]
+    n_questions: Annotated[int, "questions that were asked of this index"]
+    near_duplicates: Annotated[tuple[NearDuplicate, ...], "near-duplicates, most alike first"]
+    ask: Annotated[str, "URL of the form that asks about this very text"]
+    alive: Annotated[bool, "whether it may be a hit: it has a gradient and was not deleted"]
+    caveat: Annotated[str, "what a score is not"] = CAVEAT
+    method: Annotated[str, "method, checkpoints and learning rates in one line"] = ""
 
     @property
     def largest_loss(self) -> float:

@@ -1,16 +1,16 @@
 """Pages of an index itself: its contents, the progress of its build, an action on it, errors."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from proponent.actions import action
 from proponent.actions.decisions import ACTS
 from proponent.errors import DamagedError, InputError, MismatchError, ProponentError
 from proponent.store import watch
 from proponent.views import CAVEAT, Page
-from proponent.views.frames import Link, Screen, help_text
+from proponent.views.frames import Link, Screen
 from proponent.views.page import Limits
 from proponent.web.layout import FILES, action_links, file_links
 from proponent.web.open_indexes import OpenIndex
@@ -23,15 +23,15 @@ class AboutScreen(Screen):
 
     template: ClassVar[str] = "explorer/about.html.j2"
 
-    index: str = field(metadata=help_text("name of the index"))
-    facts: tuple[tuple[str, str], ...] = field(metadata=help_text("name and value"))
-    checkpoints: tuple[tuple[int, float, str], ...] = field(metadata=help_text("step, learning rate, rule"))
-    notes: tuple[str, ...] = field(metadata=help_text("what every answer repeats"))
-    decisions: tuple[tuple[str, int], ...] = field(metadata=help_text("decision and how many examples"))
-    actions: tuple[Link, ...] = field(metadata=help_text("actions that this index allows"))
-    exports: tuple[Link, ...] = field(metadata=help_text("the corrected data set, and the decisions"))
-    command: str = field(metadata=help_text("the command that writes the corrected data set"))
-    caveat: str = field(default=CAVEAT, metadata=help_text("what a score is not"))
+    index: Annotated[str, "name of the index"]
+    facts: Annotated[tuple[tuple[str, str], ...], "name and value"]
+    checkpoints: Annotated[tuple[tuple[int, float, str], ...], "step, learning rate, rule"]
+    notes: Annotated[tuple[str, ...], "what every answer repeats"]
+    decisions: Annotated[tuple[tuple[str, int], ...], "decision and how many examples"]
+    actions: Annotated[tuple[Link, ...], "actions that this index allows"]
+    exports: Annotated[tuple[Link, ...], "the corrected data set, and the decisions"]
+    command: Annotated[str, "the command that writes the corrected data set"]
+    caveat: Annotated[str, "what a score is not"] = CAVEAT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,20 +40,18 @@ class BuildScreen(Screen):
 
     template: ClassVar[str] = "explorer/build.html.j2"
 
-    index: str = field(metadata=help_text("name of the index"))
-    method: str = field(metadata=help_text("name of the method"))
-    data: str = field(metadata=help_text("name of the data set"))
-    n: int = field(metadata=help_text("training examples"))
-    share: float = field(metadata=help_text("part of the gradients that is finished, 0 to 1"))
-    steps: tuple[tuple[int, int], ...] = field(metadata=help_text("checkpoint and finished examples"))
-    rate: str = field(metadata=help_text("examples per second, in words"))
-    left: str = field(metadata=help_text("time left, in words"))
-    idle: str = field(metadata=help_text("time since the last finished shard, in words"))
-    free: str = field(metadata=help_text("space left on the disk, in words"))
-    skipped: str = field(metadata=help_text("rows without a finite gradient so far, in words"))
-    table: str = field(
-        default="", metadata=help_text("URL of the table of what is there; empty before the first shard")
-    )
+    index: Annotated[str, "name of the index"]
+    method: Annotated[str, "name of the method"]
+    data: Annotated[str, "name of the data set"]
+    n: Annotated[int, "training examples"]
+    share: Annotated[float, "part of the gradients that is finished, 0 to 1"]
+    steps: Annotated[tuple[tuple[int, int], ...], "checkpoint and finished examples"]
+    rate: Annotated[str, "examples per second, in words"]
+    left: Annotated[str, "time left, in words"]
+    idle: Annotated[str, "time since the last finished shard, in words"]
+    free: Annotated[str, "space left on the disk, in words"]
+    skipped: Annotated[str, "rows without a finite gradient so far, in words"]
+    table: Annotated[str, "URL of the table of what is there; empty before the first shard"] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +61,9 @@ class ActionScreen(Screen):
     template: ClassVar[str] = "explorer/action.html.j2"
     limits: ClassVar[Limits] = Limits(rows=200)
 
-    title: str = field(metadata=help_text("title of the action"))
-    report: Page = field(metadata=help_text("the page that it made"))
-    exports: tuple[Link, ...] = field(metadata=help_text("files of the whole report"))
+    title: Annotated[str, "title of the action"]
+    report: Annotated[Page, "the page that it made"]
+    exports: Annotated[tuple[Link, ...], "files of the whole report"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +72,10 @@ class ProblemScreen(Screen):
 
     template: ClassVar[str] = "explorer/problem.html.j2"
 
-    title: str = field(metadata=help_text("what it is about"))
-    description: str = field(metadata=help_text("what is wrong and how to fix it"))
-    status: int = field(metadata=help_text("of the answer"))
-    links: tuple[Link, ...] = field(default=(), metadata=help_text("where to go from here"))
+    title: Annotated[str, "what it is about"]
+    description: Annotated[str, "what is wrong and how to fix it"]
+    status: Annotated[int, "of the answer"]
+    links: Annotated[tuple[Link, ...], "where to go from here"] = ()
 
 
 def about_screen(shown: OpenIndex) -> AboutScreen:

@@ -1,8 +1,8 @@
 """Page of all training examples: searched, filtered, sorted."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from proponent.data import spans
 from proponent.errors import InputError
 from proponent.types import Span
 from proponent.views import CAVEAT
-from proponent.views.frames import Link, Screen, help_text
+from proponent.views.frames import Link, Screen
 from proponent.views.text_marks import Mark, clip
 from proponent.web.layout import file_links, method_line
 from proponent.web.open_indexes import OpenIndex
@@ -36,25 +36,23 @@ TABLE_FILES = ("csv", "jsonl", "parquet", "cleanlab")
 class TableRow:
     """One training example in the table."""
 
-    id: str = field(metadata=help_text("id of the training example"))
-    row: int = field(metadata=help_text("0-based row of the source"))
-    place: int = field(metadata=help_text("number of the row on this screen, from 1"))
-    url: str = field(metadata=help_text("its page"))
-    text: str = field(metadata=help_text("the text"))
-    second: str | None = field(metadata=help_text("second text or target; None without one"))
-    spans: tuple[Span, ...] = field(metadata=help_text("what the search found in the text"))
-    second_spans: tuple[Span, ...] = field(metadata=help_text("what the search found in the second text"))
-    label: str | None = field(metadata=help_text("given class; None of a language model"))
-    predicted: str | None = field(metadata=help_text("class of largest mean probability"))
-    suggested: str | None = field(metadata=help_text("class that a flagged label should rather be"))
-    quality: float | None = field(
-        metadata=help_text("label score: mean probability of the given class; low is suspect")
-    )
-    flagged: bool = field(metadata=help_text("whether the label is flagged as wrong"))
-    loss: float = field(metadata=help_text("loss at the last checkpoint"))
-    source: str | None = field(metadata=help_text("where it comes from; None when the data does not say"))
-    decided: str = field(metadata=help_text("decision: keep, fix, drop, or empty"))
-    new_label: str | None = field(metadata=help_text("label of a fix"))
+    id: Annotated[str, "id of the training example"]
+    row: Annotated[int, "0-based row of the source"]
+    place: Annotated[int, "number of the row on this screen, from 1"]
+    url: Annotated[str, "its page"]
+    text: Annotated[str, "the text"]
+    second: Annotated[str | None, "second text or target; None without one"]
+    spans: Annotated[tuple[Span, ...], "what the search found in the text"]
+    second_spans: Annotated[tuple[Span, ...], "what the search found in the second text"]
+    label: Annotated[str | None, "given class; None of a language model"]
+    predicted: Annotated[str | None, "class of largest mean probability"]
+    suggested: Annotated[str | None, "class that a flagged label should rather be"]
+    quality: Annotated[float | None, "label score: mean probability of the given class; low is suspect"]
+    flagged: Annotated[bool, "whether the label is flagged as wrong"]
+    loss: Annotated[float, "loss at the last checkpoint"]
+    source: Annotated[str | None, "where it comes from; None when the data does not say"]
+    decided: Annotated[str, "decision: keep, fix, drop, or empty"]
+    new_label: Annotated[str | None, "label of a fix"]
 
     @property
     def marks(self) -> tuple[Mark, ...]:
@@ -71,19 +69,19 @@ class TableRow:
 class Facet:
     """One way to narrow the table down."""
 
-    title: str = field(metadata=help_text("what it is"))
-    options: tuple[Link, ...] = field(metadata=help_text("values with counts; following one chooses or leaves it"))
-    chosen: int = field(metadata=help_text("number of chosen values"))
+    title: Annotated[str, "what it is"]
+    options: Annotated[tuple[Link, ...], "values with counts; following one chooses or leaves it"]
+    chosen: Annotated[int, "number of chosen values"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnHead:
     """A column of the table by which it can be sorted."""
 
-    title: str = field(metadata=help_text("what it shows"))
-    url: str = field(metadata=help_text("the table sorted by it"))
-    order: str = field(metadata=help_text('"ascending", "descending" or "none"'))
-    name: str = field(metadata=help_text("of the column"))
+    title: Annotated[str, "what it shows"]
+    url: Annotated[str, "the table sorted by it"]
+    order: Annotated[str, '"ascending", "descending" or "none"']
+    name: Annotated[str, "of the column"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,36 +90,32 @@ class TableScreen(Screen):
 
     template: ClassVar[str] = "explorer/table.html.j2"
 
-    index: str = field(metadata=help_text("name of the index"))
-    rows: tuple[TableRow, ...] = field(metadata=help_text("what this page of the table shows"))
-    total: int = field(metadata=help_text("training examples that may be found"))
-    matching: int = field(metadata=help_text("training examples that are selected"))
-    first: int = field(metadata=help_text("number of the first one shown, from 1"))
-    facets: tuple[Facet, ...] = field(metadata=help_text("ways to narrow down"))
-    heads: tuple[ColumnHead, ...] = field(metadata=help_text("columns to sort by"))
-    q: str = field(metadata=help_text("what is searched for"))
-    how: str = field(metadata=help_text("substring, word or regex"))
-    low: str = field(metadata=help_text("least label score, as text"))
-    high: str = field(metadata=help_text("largest label score, as text"))
-    hidden: tuple[tuple[str, str], ...] = field(
-        metadata=help_text("the rest of the state, which the search form keeps")
-    )
-    clear: str = field(metadata=help_text("the table without any choice"))
-    chosen: tuple[Link, ...] = field(metadata=help_text("choices that are made; following one leaves it"))
-    earlier: str = field(metadata=help_text("URL of the page before; empty on the first"))
-    later: str = field(metadata=help_text("URL of the next page; empty on the last"))
-    pages: int = field(metadata=help_text("number of pages"))
-    page: int = field(metadata=help_text("number of this page, from 1"))
-    sizes: tuple[Link, ...] = field(metadata=help_text("other numbers of rows per page"))
-    exports: tuple[Link, ...] = field(metadata=help_text("files of what is selected"))
-    names: tuple[str, ...] = field(metadata=help_text("classes; none of a language model"))
-    problem: str = field(default="", metadata=help_text("why the search found nothing, when it could not be done"))
-    searched: int | None = field(
-        default=None, metadata=help_text("examples looked at before the time was up; else None")
-    )
-    caveat: str = field(default=CAVEAT, metadata=help_text("what a score is not"))
-    method: str = field(default="", metadata=help_text("method, checkpoints and learning rates in one line"))
-    ranking: str = field(default="", metadata=help_text("what the label score is"))
+    index: Annotated[str, "name of the index"]
+    rows: Annotated[tuple[TableRow, ...], "what this page of the table shows"]
+    total: Annotated[int, "training examples that may be found"]
+    matching: Annotated[int, "training examples that are selected"]
+    first: Annotated[int, "number of the first one shown, from 1"]
+    facets: Annotated[tuple[Facet, ...], "ways to narrow down"]
+    heads: Annotated[tuple[ColumnHead, ...], "columns to sort by"]
+    q: Annotated[str, "what is searched for"]
+    how: Annotated[str, "substring, word or regex"]
+    low: Annotated[str, "least label score, as text"]
+    high: Annotated[str, "largest label score, as text"]
+    hidden: Annotated[tuple[tuple[str, str], ...], "the rest of the state, which the search form keeps"]
+    clear: Annotated[str, "the table without any choice"]
+    chosen: Annotated[tuple[Link, ...], "choices that are made; following one leaves it"]
+    earlier: Annotated[str, "URL of the page before; empty on the first"]
+    later: Annotated[str, "URL of the next page; empty on the last"]
+    pages: Annotated[int, "number of pages"]
+    page: Annotated[int, "number of this page, from 1"]
+    sizes: Annotated[tuple[Link, ...], "other numbers of rows per page"]
+    exports: Annotated[tuple[Link, ...], "files of what is selected"]
+    names: Annotated[tuple[str, ...], "classes; none of a language model"]
+    problem: Annotated[str, "why the search found nothing, when it could not be done"] = ""
+    searched: Annotated[int | None, "examples looked at before the time was up; else None"] = None
+    caveat: Annotated[str, "what a score is not"] = CAVEAT
+    method: Annotated[str, "method, checkpoints and learning rates in one line"] = ""
+    ranking: Annotated[str, "what the label score is"] = ""
 
 
 def table_screen(shown: OpenIndex, state: TableState) -> TableScreen:
