@@ -701,7 +701,7 @@ def test_every_field_of_a_screen_has_a_help_text() -> None:
 
 @pytest.mark.parametrize("path", EXPLORER, ids=lambda path: path.name)
 def test_a_template_reads_what_the_contexts_have(path: Path) -> None:
-    kinds = [*CONTEXTS, frames.AnswerLinks, frames.Link, Explanation, QuestionState, text_marks.Piece,
+    kinds = [*CONTEXTS, frames.AnswerLinks, frames.Link, Explanation, QuestionState, TableState, text_marks.Piece,
              text_marks.TextSegment]  # fmt: skip
     known = {name for kind in kinds for name in (*dir(kind), *(one.name for one in fields(kind)))}
     read = {node.attr for node in environment().parse(path.read_text(encoding="utf-8")).find_all(nodes.Getattr)}

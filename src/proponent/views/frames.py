@@ -5,20 +5,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 from urllib.parse import urlencode
 
+from proponent.views.explanation import CAVEAT
 from proponent.views.page import Limits
-
-
-def help_text(text: str) -> dict[str, str]:
-    """Metadata of a field: what a template may rely on."""
-    return {"help": text}
-
-
-class Screen:
-    """What one screen shows."""
-
-    __slots__ = ()
-    template: ClassVar[str]
-    limits: ClassVar[Limits] = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +47,21 @@ class AnswerLinks:
     def decision(self, identity: str) -> str:
         """What was decided about an example."""
         return self.decided.get(identity, "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screen:
+    """What one screen shows."""
+
+    template: ClassVar[str]
+    limits: ClassVar[Limits] = Limits()
+
+    title: Annotated[str, "title of the document"]
+    refresh: Annotated[float, "seconds after which the page reloads; 0 for never"] = 0.0
+    answer_links: Annotated[AnswerLinks | None, "links of the answer to its examples; None without an answer"] = None
+    exports: Annotated[tuple[Link, ...], "files of what is shown"] = ()
+    caveat: Annotated[str, "what a score is not"] = CAVEAT
+    method: Annotated[str, "method, checkpoints and learning rates in one line"] = ""
 
 
 def _url(path: str, pairs: list[tuple[str, str]]) -> str:

@@ -95,9 +95,10 @@ def fragment(page: Page, limits: Limits = Limits()) -> Markup:
     return Markup(environment().get_template(page.template).render(page=page, limits=limits, answer_links=None))
 
 
-def screen(name: str, frame: object, shown: object, answer_links: object = None, limits: Limits = Limits()) -> str:
-    """A whole page of the explorer."""
-    return environment().get_template(name).render(frame=frame, page=shown, answer_links=answer_links, limits=limits)
+def screen(frame: object, shown: Any) -> str:
+    """A whole page of the explorer: a screen and the layout around it."""
+    template = environment().get_template(shown.template)
+    return template.render(frame=frame, page=shown, answer_links=shown.answer_links, limits=shown.limits)
 
 
 def document(*pages: Page, title: str | None = None) -> str:
@@ -145,6 +146,7 @@ def environment() -> Environment:
     )
     made.filters.update(  # pyright: ignore[reportUnknownMemberType]
         bars=_bars,
+        clip=text_marks.clip,
         count="{:,}".format,
         pieces=text_marks.pieces,
         percent=text_marks.percent,

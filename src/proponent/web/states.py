@@ -116,6 +116,12 @@ class PageState:
             raise InputError(_reason(error)) from error
 
     @property
+    def first(self) -> str:
+        """Name of the index that is asked, or of the first; empty for the default."""
+        index: str | tuple[str, ...] = getattr(self, "index", "")
+        return index if isinstance(index, str) else next(iter(index), "")
+
+    @property
     def pairs(self) -> list[tuple[str, str]]:
         """Names and values that differ from the defaults, in a fixed order."""
         found: list[tuple[str, str]] = []
@@ -192,11 +198,6 @@ class QuestionState(Question):
     def question(self) -> Question:
         """The question alone."""
         return Question(**{one.name: getattr(self, one.name) for one in fields(Question)})
-
-    @property
-    def first(self) -> str:
-        """Name of the index that is asked, or of the first; empty for the default."""
-        return self.index[0] if self.index else ""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from proponent.views import CAVEAT, Explanation
+from proponent.views import Explanation
 from proponent.views.frames import Link, Screen
 from proponent.views.text_marks import clip
 from proponent.web.layout import Form, form, method_line
@@ -54,12 +54,10 @@ class CompareScreen(Screen):
     columns: Annotated[tuple[ComparisonColumn, ...], "the rankings; the first is the one compared with"]
     choices: Annotated[tuple[Link, ...], "rankings to show or leave out"]
     asked: Annotated[bool, "whether there is an answer at all"]
-    caveat: Annotated[str, "what a score is not"] = CAVEAT
-    method: Annotated[str, "method, checkpoints and learning rates in one line"] = ""
 
 
-def compare_screen(open_indexes: OpenIndexes, state: QuestionState, asker: ModelWorker) -> tuple[CompareScreen, bool]:
-    """Show rankings side by side; also whether one of them is still being computed."""
+def compare_screen(open_indexes: OpenIndexes, state: QuestionState, asker: ModelWorker) -> CompareScreen:
+    """Show rankings side by side."""
     chosen = [open_indexes.get(name) for name in state.index] or [open_indexes.first]
     first, question = chosen[0], state.question
     for one in chosen:
@@ -72,14 +70,16 @@ def compare_screen(open_indexes: OpenIndexes, state: QuestionState, asker: Model
     if main is not None:
         columns += [_of_baseline(first, name, main.answer, leading) for name in wanted]
     pending = [asker.pending(question, one.folder) for one in chosen]
-    screen = CompareScreen(
+    moving = any(job is not None and job.state in {"waiting", "running"} for job in pending)
+    return CompareScreen(
+        title="Rankings side by side",
+        refresh=1.0 if moving else 0.0,
         form=form(open_indexes, first, state),
         columns=tuple(columns[:MOST_INDEXES]),
         choices=_choices(open_indexes, state, [one.name for one in chosen], main, wanted),
         asked=any(kept.values()) or any(pending),
         method=method_line(first.plan),
     )
-    return screen, any(job is not None and job.state in {"waiting", "running"} for job in pending)
 
 
 def _compared_names(state: QuestionState, main: StoredAnswer | None, indexes: int) -> tuple[str, ...]:

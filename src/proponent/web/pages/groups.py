@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from proponent.views import CAVEAT
 from proponent.views.frames import Link, Screen
 from proponent.web.layout import Form, file_links, form, method_line
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
@@ -25,9 +24,6 @@ class GroupScreen(Screen):
     by: Annotated[tuple[Link, ...], "columns to sum by"]
     sums: Annotated[tuple[tuple[GroupScores, str], ...], "sums of a value, and the table of its examples"]
     answer: Annotated[str, "URL of the answer"]
-    exports: Annotated[tuple[Link, ...], "files of these sums"] = ()
-    caveat: Annotated[str, "what a score is not"] = CAVEAT
-    method: Annotated[str, "method, checkpoints and learning rates in one line"] = ""
 
     @property
     def largest(self) -> float:
@@ -42,6 +38,7 @@ def group_screen(open_indexes: OpenIndexes, shown: OpenIndex, state: QuestionSta
     by = state.by if state.by in known else next(iter(known), "label")
     table = TableState(index=shown.name).url
     return GroupScreen(
+        title="Groups",
         form=form(open_indexes, shown, state),
         headline=kept.answer.headline if kept is not None else "",
         by=tuple(Link(one, state.url("/groups", by=one), one == by) for one in known),

@@ -1,18 +1,18 @@
 """Pages of an index itself: its contents, the progress of its build, an action on it, errors."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from proponent.actions import action
+from proponent.actions import ACTIONS, action
 from proponent.actions.decisions import ACTS
 from proponent.errors import DamagedError, InputError, MismatchError, ProponentError
 from proponent.store import watch
-from proponent.views import CAVEAT, Page
+from proponent.views import Page
 from proponent.views.frames import Link, Screen
 from proponent.views.page import Limits
-from proponent.web.layout import FILES, action_links, file_links
+from proponent.web.layout import FILES, file_links
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.states import ExampleState, TableState
 
@@ -29,9 +29,7 @@ class AboutScreen(Screen):
     notes: Annotated[tuple[str, ...], "what every answer repeats"]
     decisions: Annotated[tuple[tuple[str, int], ...], "decision and how many examples"]
     actions: Annotated[tuple[Link, ...], "actions that this index allows"]
-    exports: Annotated[tuple[Link, ...], "the corrected data set, and the decisions"]
     command: Annotated[str, "the command that writes the corrected data set"]
-    caveat: Annotated[str, "what a score is not"] = CAVEAT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +39,6 @@ class BuildScreen(Screen):
     template: ClassVar[str] = "explorer/build.html.j2"
 
     index: Annotated[str, "name of the index"]
-    method: Annotated[str, "name of the method"]
     data: Annotated[str, "name of the data set"]
     n: Annotated[int, "training examples"]
     share: Annotated[float, "part of the gradients that is finished, 0 to 1"]
@@ -61,9 +58,7 @@ class ActionScreen(Screen):
     template: ClassVar[str] = "explorer/action.html.j2"
     limits: ClassVar[Limits] = Limits(rows=200)
 
-    title: Annotated[str, "title of the action"]
     report: Annotated[Page, "the page that it made"]
-    exports: Annotated[tuple[Link, ...], "files of the whole report"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,14 +67,14 @@ class ProblemScreen(Screen):
 
     template: ClassVar[str] = "explorer/problem.html.j2"
 
-    title: Annotated[str, "what it is about"]
     description: Annotated[str, "what is wrong and how to fix it"]
-    status: Annotated[int, "of the answer"]
     links: Annotated[tuple[Link, ...], "where to go from here"] = ()
 
 
-def about_screen(shown: OpenIndex) -> AboutScreen:
-    """Show the contents of an index."""
+def about_screen(shown: OpenIndex) -> AboutScreen | BuildScreen:
+    """Show the contents of an index, or the progress of its build."""
+    if shown.building:
+        return build_screen(shown)
     store, plan = shown.store, shown.plan
     current = shown.decisions.current
     looking = ExampleState(index=shown.name)
@@ -100,12 +95,17 @@ def about_screen(shown: OpenIndex) -> AboutScreen:
     files = [Link(f"corrected data set ({FILES[kind]})", looking.url(f"/export/corrected.{kind}")) for kind in kinds]
     files.append(Link("decisions (JSON Lines)", looking.url("/export/decisions.jsonl")))
     return AboutScreen(
+        title=f"Index {shown.name}",
         index=shown.name,
         facts=tuple(facts),
         checkpoints=tuple((one.step, one.learning_rate, one.rule) for one in plan.checkpoints),
         notes=tuple(store.manifest.notes),
         decisions=tuple(counts),
-        actions=action_links(shown),
+        actions=tuple(
+            Link(one.title, replace(looking, id=one.name).url("/action"))
+            for one in ACTIONS.values()
+            if not one.missing(plan)
+        ),
         exports=tuple(files),
         command=f"proponent apply {shown.folder} --out corrected.csv",
     )
@@ -121,6 +121,8 @@ def build_screen(shown: OpenIndex) -> BuildScreen:
     except ProponentError:
         skipped, table = "unknown yet", ""
     return BuildScreen(
+        title=f"{shown.name} is being built",
+        refresh=2.0,
         index=shown.name,
         method=now.method,
         data=now.data,
@@ -136,14 +138,14 @@ def build_screen(shown: OpenIndex) -> BuildScreen:
     )
 
 
-def action_screen(shown: OpenIndex, name: str) -> ActionScreen:
+def action_screen(shown: OpenIndex, state: ExampleState) -> ActionScreen:
     """Carry an action out and show its report."""
-    chosen = action(name)
-    files = file_links(ExampleState(index=shown.name, id=name), "action", ("html", "json"))
+    chosen = action(state.id)
+    files = file_links(replace(state, index=shown.name), "action", ("html", "json"))
     return ActionScreen(title=chosen.title, report=chosen.report(shown.store), exports=files)
 
 
-def problem_screen(error: Exception, status: int, links: tuple[Link, ...]) -> ProblemScreen:
+def problem_screen(error: Exception, links: tuple[Link, ...]) -> ProblemScreen:
     """Show an error."""
     titles = {
         DamagedError: "This index is damaged",
@@ -151,7 +153,7 @@ def problem_screen(error: Exception, status: int, links: tuple[Link, ...]) -> Pr
         InputError: "This cannot be shown",
     }
     title = next((title for kind, title in titles.items() if isinstance(error, kind)), "Something went wrong")
-    return ProblemScreen(title=title, description=str(error), status=status, links=links)
+    return ProblemScreen(title=title, description=str(error), links=links)
 
 
 def _left(seconds: float | None, share: float) -> str:

@@ -10,8 +10,6 @@ from proponent.actions.decisions import Decision
 from proponent.actions.label_errors import RANKINGS
 from proponent.data import spans
 from proponent.errors import InputError
-from proponent.types import Span
-from proponent.views import CAVEAT
 from proponent.views.frames import Link, Screen
 from proponent.views.text_marks import Mark, clip
 from proponent.web.layout import file_links, method_line
@@ -42,8 +40,8 @@ class TableRow:
     url: Annotated[str, "its page"]
     text: Annotated[str, "the text"]
     second: Annotated[str | None, "second text or target; None without one"]
-    spans: Annotated[tuple[Span, ...], "what the search found in the text"]
-    second_spans: Annotated[tuple[Span, ...], "what the search found in the second text"]
+    marks: Annotated[tuple[Mark, ...], "what the search found in the text, as marks without a share"]
+    second_marks: Annotated[tuple[Mark, ...], "what the search found in the second text"]
     label: Annotated[str | None, "given class; None of a language model"]
     predicted: Annotated[str | None, "class of largest mean probability"]
     suggested: Annotated[str | None, "class that a flagged label should rather be"]
@@ -53,16 +51,6 @@ class TableRow:
     source: Annotated[str | None, "where it comes from; None when the data does not say"]
     decided: Annotated[str, "decision: keep, fix, drop, or empty"]
     new_label: Annotated[str | None, "label of a fix"]
-
-    @property
-    def marks(self) -> tuple[Mark, ...]:
-        """What the search found, as marks without a share."""
-        return tuple((start, end, 0.0) for start, end in self.spans)
-
-    @property
-    def second_marks(self) -> tuple[Mark, ...]:
-        """The same in the second text."""
-        return tuple((start, end, 0.0) for start, end in self.second_spans)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +85,7 @@ class TableScreen(Screen):
     first: Annotated[int, "number of the first one shown, from 1"]
     facets: Annotated[tuple[Facet, ...], "ways to narrow down"]
     heads: Annotated[tuple[ColumnHead, ...], "columns to sort by"]
-    q: Annotated[str, "what is searched for"]
-    how: Annotated[str, "substring, word or regex"]
-    low: Annotated[str, "least label score, as text"]
-    high: Annotated[str, "largest label score, as text"]
+    state: Annotated[TableState, "what is searched for and how"]
     hidden: Annotated[tuple[tuple[str, str], ...], "the rest of the state, which the search form keeps"]
     clear: Annotated[str, "the table without any choice"]
     chosen: Annotated[tuple[Link, ...], "choices that are made; following one leaves it"]
@@ -109,12 +94,9 @@ class TableScreen(Screen):
     pages: Annotated[int, "number of pages"]
     page: Annotated[int, "number of this page, from 1"]
     sizes: Annotated[tuple[Link, ...], "other numbers of rows per page"]
-    exports: Annotated[tuple[Link, ...], "files of what is selected"]
     names: Annotated[tuple[str, ...], "classes; none of a language model"]
     problem: Annotated[str, "why the search found nothing, when it could not be done"] = ""
     searched: Annotated[int | None, "examples looked at before the time was up; else None"] = None
-    caveat: Annotated[str, "what a score is not"] = CAVEAT
-    method: Annotated[str, "method, checkpoints and learning rates in one line"] = ""
     ranking: Annotated[str, "what the label score is"] = ""
 
 
@@ -134,6 +116,7 @@ def table_screen(shown: OpenIndex, state: TableState) -> TableScreen:
     places = selection.places[start : start + state.size]
     kinds = TABLE_FILES if table.names is not None else TABLE_FILES[:-1]
     return TableScreen(
+        title="Training examples",
         index=shown.name,
         rows=rows_of(shown, places, decisions, start + 1, state),
         total=int(table.alive.sum()),
@@ -141,10 +124,7 @@ def table_screen(shown: OpenIndex, state: TableState) -> TableScreen:
         first=start + 1,
         facets=_facets(state, selection),
         heads=_heads(table, state),
-        q=state.q,
-        how=state.how,
-        low="" if state.low is None else f"{state.low:g}",
-        high="" if state.high is None else f"{state.high:g}",
+        state=state,
         hidden=tuple(pair for pair in state.pairs if pair[0] not in {"q", "how", "low", "high", "page"}),
         clear=TableState(index=state.index, size=state.size).url("/table"),
         chosen=_chosen(state),
@@ -183,8 +163,8 @@ def rows_of(
             url=ExampleState(index=shown.name, id=identity).url("/example"),
             text=str(content["text"]),
             second=seconds[at],
-            spans=marks[at],
-            second_spans=second_marks[at],
+            marks=marks[at],
+            second_marks=second_marks[at],
             label=content["label"],
             loss=float(shown.table.losses[-1, place]),
             source=content["source"],
@@ -210,8 +190,10 @@ def _verdict(table: ExampleTable, place: int) -> dict[str, Any]:
     }
 
 
-def _marks(texts: list[str], state: TableState) -> list[tuple[Span, ...]]:
-    return spans(texts, state.how, state.q) if state.q and texts else [()] * len(texts)
+def _marks(texts: list[str], state: TableState) -> list[tuple[Mark, ...]]:
+    """What the search found in each text."""
+    found = spans(texts, state.how, state.q) if state.q and texts else [()] * len(texts)
+    return [tuple((start, end, 0.0) for start, end in one) for one in found]
 
 
 def _facets(state: TableState, selection: Selection) -> tuple[Facet, ...]:
