@@ -84,14 +84,10 @@ def _few_indexes(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
-def _in_order(values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(sorted(values))
-
-
 Text = Annotated[str, PlainValidator(_string(LONGEST_TEXT, "ask about"))]
 Name = Annotated[str, PlainValidator(_string(LONGEST_NAME, "names have"))]
 Names = tuple[Name, ...]
-NameSet = Annotated[tuple[Name, ...], AfterValidator(_in_order)]
+NameSet = Annotated[tuple[Name, ...], AfterValidator(lambda names: tuple(sorted(names)))]
 Score = Annotated[float | None, BeforeValidator(_number)]
 
 
@@ -218,6 +214,11 @@ class TableState(PageState):
     page: Annotated[int, BeforeValidator(_whole), _within(1, 10_000_000)] = 1
     size: Annotated[Literal[25, 50, 100, 200], BeforeValidator(_whole)] = 50
 
+    def chosen(self, facet: str) -> tuple[str, ...]:
+        """The chosen values of a facet."""
+        values: str | tuple[str, ...] = getattr(self, facet)
+        return values if isinstance(values, tuple) else (values,) if values else ()
+
 
 @dataclass(frozen=True)
 class ExampleState(PageState):
@@ -225,6 +226,11 @@ class ExampleState(PageState):
 
     index: Name = ""
     id: Name = ""
+
+
+def toggled(names: Sequence[str], name: str) -> tuple[str, ...]:
+    """Names without one that is among them, or with one that is not."""
+    return tuple(one for one in names if one != name) if name in names else (*names, name)
 
 
 def _written(name: str) -> str:

@@ -14,7 +14,7 @@ from proponent.views.frames import Link, Screen
 from proponent.views.text_marks import Mark, clip
 from proponent.web.layout import file_links, method_line
 from proponent.web.open_indexes import OpenIndex
-from proponent.web.states import SIZES, ExampleState, TableState
+from proponent.web.states import SIZES, ExampleState, TableState, toggled
 from proponent.web.table import NO_VALUE, ExampleTable, Selection
 
 TITLES = {
@@ -202,7 +202,7 @@ def _facets(state: TableState, selection: Selection) -> tuple[Facet, ...]:
         counts = selection.counts.get(name, {})
         if len(counts) < 2:
             continue
-        chosen = _values(state, name)
+        chosen = state.chosen(name)
         values = sorted(counts, key=lambda one: -counts[one]) if len(counts) > MOST_OPTIONS else list(counts)
         values = [one for one in values[:MOST_OPTIONS] if one != NO_VALUE or counts[one]]
         values += [one for one in chosen if one not in values]
@@ -215,19 +215,11 @@ def _facets(state: TableState, selection: Selection) -> tuple[Facet, ...]:
     return tuple(made)
 
 
-def _values(state: TableState, name: str) -> tuple[str, ...]:
-    """The chosen values of a facet."""
-    if name == "flag":
-        return (state.flag,) if state.flag else ()
-    return getattr(state, name)
-
-
 def _toggled(state: TableState, name: str, value: str) -> str:
-    chosen = _values(state, name)
+    chosen = state.chosen(name)
     if name == "flag":
         return state.url("/table", flag="" if value in chosen else value, page=1)
-    left = tuple(one for one in chosen if one != value) if value in chosen else (*chosen, value)
-    return state.url("/table", **{name: left, "page": 1})
+    return state.url("/table", **{name: toggled(chosen, value), "page": 1})
 
 
 def _chosen(state: TableState) -> tuple[Link, ...]:
@@ -245,7 +237,7 @@ def _chosen(state: TableState) -> tuple[Link, ...]:
     return *found, *(
         Link(f"{title.lower()}: {clip(value, 40)}", _toggled(state, name, value))
         for name, title in TITLES.items()
-        for value in _values(state, name)
+        for value in state.chosen(name)
     )
 
 
