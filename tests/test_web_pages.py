@@ -449,6 +449,8 @@ def test_rankings_stand_side_by_side_with_their_change(browser: Browser, answere
         shared = sum(hit.id in leading for hit in kept.answer.baselines[name])
         assert f"{shared} of {len(leading)} are in the first ranking too" in page.seen
     changes = re.findall(r'<span class="wh-change wh-(\w+)">', page.text)
+    ids = [hit.id for name in ("bm25", "random") for hit in kept.answer.baselines[name]]
+    assert page.text.count(" wh-shared") == sum(one in leading for one in ids) > 0
     assert len(changes) == 8
     assert set(changes) <= {"new", "up", "down", "same"}
 

@@ -1,5 +1,6 @@
 """The page of an evaluation: figures with intervals, controls, curves with bands; also as Markdown."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -173,10 +174,7 @@ def _line(cells: list[str]) -> str:
 
 def _cell(text: str) -> str:
     """A text that can break neither table nor page."""
-    plain = " ".join(text.split())
-    for letter in "\\|<>`*_[]#":
-        plain = plain.replace(letter, f"\\{letter}") if letter not in "_[]#" else plain
-    return plain
+    return re.sub(r"([\\|<>`*])", r"\\\1", " ".join(text.split()))
 
 
 def print_report(page: EvaluationReport) -> None:

@@ -145,13 +145,13 @@ class ModelWorker:
             process.stdin.write(json.dumps(asked) + "\n")
             process.stdin.flush()
         for line in process.stdout:
-            told: dict[str, Any] = json.loads(line)
-            if "stage" in told:
-                job.stage = str(told["stage"])
-            elif "error" in told:
-                raise InputError(str(told["error"]))
+            reply: dict[str, Any] = json.loads(line)
+            if "stage" in reply:
+                job.stage = str(reply["stage"])
+            elif "error" in reply:
+                raise InputError(str(reply["error"]))
             else:
-                job.keep(job.question, told, job.seconds)
+                job.keep(job.question, reply, job.seconds)
                 return
         code = self._end()
         why = "out of memory, perhaps: it was killed" if code == -9 else f"exit code {code}"

@@ -3,10 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 from threading import Lock, RLock
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from proponent.actions.decisions import Decisions
 from proponent.errors import InputError, ProponentError
@@ -15,19 +14,7 @@ from proponent.suggest import nearest
 from proponent.web.model_worker import IndexSource
 from proponent.web.questions import Questions
 from proponent.web.states import Question
-from proponent.web.table import ExampleTable, NearDuplicates
-
-Part = TypeVar("Part")
-
-
-class _Once(cached_property[Part]):
-    """A part of an index that is made when it is first needed; two threads never make it twice."""
-
-    if not TYPE_CHECKING:
-
-        def __get__(self, index, owner=None):
-            with index.lock:
-                return super().__get__(index, owner)
+from proponent.web.table import ExampleTable, NearDuplicates, Once
 
 
 class OpenIndex:
@@ -43,7 +30,7 @@ class OpenIndex:
         """Whether its build has begun but not finished."""
         return not self.sealed and (self.folder / "plan.json").is_file()
 
-    @_Once
+    @Once
     def store(self) -> Store:
         """The open index."""
         return Store(self.folder, partial=not self.sealed, allow_missing=bool(self.options.get("allow_missing")))
@@ -58,7 +45,7 @@ class OpenIndex:
         """Whether its examples are pairs of texts."""
         return any(segment.examples.has("text_pair") for segment in self.store.segments)
 
-    @_Once
+    @Once
     def sources(self) -> list[str]:
         """Its sources, the most frequent first."""
         counts = Counter[str]()
@@ -66,22 +53,22 @@ class OpenIndex:
             counts.update(segment.examples.counts("source"))
         return sorted(filter(None, counts), key=lambda name: (-counts[name], name))
 
-    @_Once
+    @Once
     def table(self) -> ExampleTable:
         """Its examples."""
         return ExampleTable(self.store)
 
-    @_Once
+    @Once
     def near_duplicates(self) -> NearDuplicates:
         """Its examples by their words."""
         return NearDuplicates(self.table.whole)
 
-    @_Once
+    @Once
     def decisions(self) -> Decisions:
         """The decisions about its examples."""
         return Decisions.of(self.store)
 
-    @_Once
+    @Once
     def questions(self) -> Questions:
         """The questions that it was asked."""
         return Questions(self.folder, self.store.manifest.merkle_root or f"unfinished {self.stamp}")

@@ -39,13 +39,19 @@ def _string(longest: int, asked: str) -> Callable[[object], str]:
     return check
 
 
-def _whole(value: object) -> object:
-    """ASCII digits only: pydantic also reads "1.0" and "1_000" as whole numbers."""
-    if isinstance(value, str):
-        if not value.isascii() or not value.removeprefix("-").isdecimal() or len(value) > 12:
-            raise ValueError(f"is {value[:40]!r}: it must be a whole number")
-        return int(value)
-    return value
+def _whole(low: int, high: int) -> BeforeValidator:
+    """A whole number in ASCII digits: pydantic also reads "1.0" and "1_000"."""
+
+    def check(value: object) -> int:
+        if isinstance(value, str) and value.isascii() and value.removeprefix("-").isdecimal() and len(value) <= 12:
+            value = int(value)
+        if not isinstance(value, int):
+            raise ValueError(f"is {str(value)[:40]!r}: it must be a whole number")
+        if not low <= value <= high:
+            raise ValueError(f"is {value}: it must lie between {low} and {high:,}")
+        return value
+
+    return BeforeValidator(check)
 
 
 def _number(value: object) -> object:
@@ -58,15 +64,6 @@ def _number(value: object) -> object:
     if number is not None and not -1e30 < number < 1e30:
         raise ValueError(f"is {value[:40]!r}: it must be a number")
     return number
-
-
-def _within(low: int, high: int) -> AfterValidator:
-    def check(value: int) -> int:
-        if not low <= value <= high:
-            raise ValueError(f"is {value}: it must lie between {low} and {high:,}")
-        return value
-
-    return AfterValidator(check)
 
 
 def _sort_keys(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -144,7 +141,7 @@ class Question(PageState):
     target: Text = ""
     label: Name = ""
     against: Name = ""
-    k: Annotated[int, BeforeValidator(_whole), _within(1, MOST_HITS)] = 10
+    k: Annotated[int, _whole(1, MOST_HITS)] = 10
     only_label: NameSet = ()
     only_source: NameSet = ()
 
@@ -211,8 +208,8 @@ class TableState(PageState):
     low: Score = None
     high: Score = None
     sort: Annotated[Names, AfterValidator(_sort_keys)] = ()
-    page: Annotated[int, BeforeValidator(_whole), _within(1, 10_000_000)] = 1
-    size: Annotated[Literal[25, 50, 100, 200], BeforeValidator(_whole)] = 50
+    page: Annotated[int, _whole(1, 10_000_000)] = 1
+    size: Annotated[Literal[25, 50, 100, 200], _whole(1, SIZES[-1])] = 50
 
     def chosen(self, facet: str) -> tuple[str, ...]:
         """The chosen values of a facet."""

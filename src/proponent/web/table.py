@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache, partial, reduce
-from threading import Lock
+from threading import RLock
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -29,6 +30,19 @@ NO_VALUE = ""
 """How a facet writes examples without a value."""
 
 DECIDED = ("keep", "fix", "drop")
+
+
+Part = TypeVar("Part")
+
+
+class Once(cached_property[Part]):
+    """A cached property that two threads never compute twice; its object has a lock."""
+
+    if not TYPE_CHECKING:
+
+        def __get__(self, instance, owner=None):
+            with instance.lock:
+                return super().__get__(instance, owner)
 
 
 @dataclass(frozen=True)
@@ -133,16 +147,12 @@ class NearDuplicates:
     """Finds near-duplicates; the sets of words are made when they are first needed."""
 
     def __init__(self, whole: ExampleColumns) -> None:
-        self._whole, self._lock = whole, Lock()
-        self._sets: WordSets | None = None
+        self._whole, self.lock = whole, RLock()
 
-    @property
+    @Once
     def ready(self) -> WordSets:
         """The sets of words."""
-        with self._lock:
-            if self._sets is None:
-                self._sets = WordSets(self._whole)
-            return self._sets
+        return WordSets(self._whole)
 
     def of(self, place: int) -> list[tuple[int, float]]:
         """Find the near-duplicates of an example."""

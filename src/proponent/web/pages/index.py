@@ -39,15 +39,10 @@ class BuildScreen(Screen):
     template: ClassVar[str] = "explorer/build.html.j2"
 
     index: Annotated[str, "name of the index"]
-    data: Annotated[str, "name of the data set"]
     n: Annotated[int, "training examples"]
     share: Annotated[float, "part of the gradients that is finished, 0 to 1"]
     steps: Annotated[tuple[tuple[int, int], ...], "checkpoint and finished examples"]
-    rate: Annotated[str, "examples per second, in words"]
-    left: Annotated[str, "time left, in words"]
-    idle: Annotated[str, "time since the last finished shard, in words"]
-    free: Annotated[str, "space left on the disk, in words"]
-    skipped: Annotated[str, "rows without a finite gradient so far, in words"]
+    facts: Annotated[tuple[tuple[str, str], ...], "name and value: method, rate, time left, space on the disk"]
     table: Annotated[str, "URL of the table of what is there; empty before the first shard"] = ""
 
 
@@ -124,16 +119,18 @@ def build_screen(shown: OpenIndex) -> BuildScreen:
         title=f"{shown.name} is being built",
         refresh=2.0,
         index=shown.name,
-        method=now.method,
-        data=now.data,
         n=now.n,
         share=now.share,
         steps=tuple((one.step, one.done) for one in now.steps),
-        rate=f"{now.rate:,.0f} examples a second" if now.rate else "unknown yet",
-        left=_left(now.seconds_left, now.share),
-        idle="none yet" if now.idle is None else f"{_duration(now.idle)} ago",
-        free=f"{now.free_bytes / 2**30:,.1f} GiB",
-        skipped=skipped,
+        facts=(
+            ("method", now.method),
+            ("training examples", f"{now.n:,}"),
+            ("rate", f"{now.rate:,.0f} examples a second" if now.rate else "unknown yet"),
+            ("time left", _left(now.seconds_left, now.share)),
+            ("last shard", "none yet" if now.idle is None else f"{_duration(now.idle)} ago"),
+            ("disk left", f"{now.free_bytes / 2**30:,.1f} GiB"),
+            ("without a finite gradient", skipped),
+        ),
         table=table,
     )
 

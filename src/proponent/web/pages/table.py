@@ -247,11 +247,10 @@ def _heads(table: ExampleTable, state: TableState) -> tuple[ColumnHead, ...]:
         shown += [("label", "label", "Given"), ("predicted", "predicted", "Predicted"), ("score", "score", "Score")]
     shown.append(("loss", "loss", "Loss"))
     first = state.sort[0] if state.sort else "row"
+    orders = {first.removeprefix("-"): "descending" if first.startswith("-") else "ascending"}
     made: list[ColumnHead] = []
     for key, name, title in shown:
-        order = "none"
-        if first.removeprefix("-") == key:
-            order = "descending" if first.startswith("-") else "ascending"
+        order = orders.get(key, "none")
         rest = tuple(one for one in state.sort if one.removeprefix("-") != key)[:2]
         keys = (f"-{key}" if order == "ascending" else key, *rest)
         made.append(ColumnHead(title=title, url=state.url("/table", sort=keys, page=1), order=order, name=name))
