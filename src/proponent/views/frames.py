@@ -57,6 +57,8 @@ class Screen:
     limits: ClassVar[Limits] = Limits()
 
     title: Annotated[str, "title of the document"]
+    index: Annotated[str, "name of the index"] = ""
+    names: Annotated[tuple[str, ...], "classes; none of a language model"] = ()
     refresh: Annotated[float, "seconds after which the page reloads; 0 for never"] = 0.0
     answer_links: Annotated[AnswerLinks | None, "links of the answer to its examples; None without an answer"] = None
     exports: Annotated[tuple[Link, ...], "files of what is shown"] = ()

@@ -185,7 +185,7 @@ class Explorer:
         status: int = 200,
         notices: tuple[str, ...] | None = None,
     ) -> Response:
-        around = frame(self._of(request), self.open_indexes, shown, seen, notices)
+        around = frame(self._of(request), self.open_indexes, shown, notices)
         text = screen(around, seen).encode("utf-8", "backslashreplace")
         return Response(text, status, media_type="text/html")
 

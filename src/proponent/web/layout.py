@@ -8,7 +8,7 @@ from proponent.actions.decisions import Decision
 from proponent.errors import ProponentError
 from proponent.store import Plan
 from proponent.types import RUN_STEPS
-from proponent.views.frames import Link, Screen
+from proponent.views.frames import Link
 from proponent.views.text_marks import clip
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
 from proponent.web.states import ExampleState, PageState, QuestionState, TableState
@@ -74,12 +74,10 @@ class PageRequest:
 class Frame(PageRequest):
     """The layout around every screen."""
 
-    title: Annotated[str, "title of the document"]
     nav: Annotated[tuple[Link, ...], "the screens"]
     indexes: Annotated[tuple[Link, ...], "the same screen of every index of this server"]
     notices: Annotated[tuple[str, ...], "what a reader must know before anything else"]
     undo: Annotated[str, "the last decision in words; empty when there is nothing to undo"]
-    refresh: Annotated[float, "seconds after which the page reloads; 0 for never"]
     keys: Annotated[tuple[tuple[str, str], ...], "key and what it does"] = KEYS
 
 
@@ -119,7 +117,6 @@ def frame(
     request: PageRequest,
     open_indexes: OpenIndexes,
     shown: OpenIndex,
-    screen: Screen,
     notices: tuple[str, ...] | None = None,
 ) -> Frame:
     """Put the layout around a screen; its own notices, or those of the index."""
@@ -127,7 +124,6 @@ def frame(
     same = request.path if request.path in shared else "/ask"
     return Frame(
         **vars(request),
-        title=screen.title,
         nav=_nav(request, open_indexes, shown),
         indexes=tuple(
             Link(name, ExampleState(index=name).url(same), name == shown.name, _method(one))
@@ -135,7 +131,6 @@ def frame(
         ),
         undo=_readable(lambda: _undo(shown.decisions.last), ""),
         notices=_notices(shown) if notices is None else notices,
-        refresh=screen.refresh,
     )
 
 

@@ -127,10 +127,8 @@ def sharing(answer: Explanation, word: str) -> Explanation:
     wanted = word.casefold()
 
     def kept(hits: tuple[Hit, ...]) -> tuple[Hit, ...]:
-        shared = (
-            {name.casefold() for pair in hit.words for name in (pair.query_word, pair.train_word)} for hit in hits
-        )
-        return tuple(hit for hit, words in zip(hits, shared, strict=True) if wanted in words)
+        words = ({name for pair in hit.words for name in (pair.query_word, pair.train_word)} for hit in hits)
+        return tuple(hit for hit, some in zip(hits, words, strict=True) if wanted in map(str.casefold, some))
 
     return replace(answer, proponents=kept(answer.proponents), opponents=kept(answer.opponents))
 

@@ -66,7 +66,9 @@ def compare_screen(open_indexes: OpenIndexes, state: QuestionState, asker: Model
         one.check_filters(question)
     kept = {one.name: one.questions.get(question) for one in chosen} if state.text else {}
     main = kept.get(first.name)
-    wanted = _compared_names(state, main, len(chosen))
+    usual = USUAL if len(chosen) == 1 else ()
+    known = [name for name in state.beside or usual if main is not None and name in main.answer.baselines]
+    wanted = known[: MOST_INDEXES - len(chosen)]
     ranks = {hit.id: rank for rank, hit in enumerate(main.answer.proponents, 1)} if main is not None else {}
     pending = [asker.pending(question, one.folder) for one in chosen]
     columns = [
@@ -85,12 +87,6 @@ def compare_screen(open_indexes: OpenIndexes, state: QuestionState, asker: Model
         asked=any(kept.values()) or any(pending),
         method=method_line(first.plan),
     )
-
-
-def _compared_names(state: QuestionState, main: StoredAnswer | None, indexes: int) -> tuple[str, ...]:
-    known = tuple(main.answer.baselines) if main is not None else ()
-    wanted = state.beside or (USUAL if indexes == 1 else ())
-    return tuple(name for name in wanted if name in known)[: MOST_INDEXES - indexes]
 
 
 def _of_index(shown: OpenIndex, kept: StoredAnswer | None, job: QuestionJob | None, ranks: Ranks) -> ComparisonColumn:

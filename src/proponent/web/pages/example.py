@@ -24,10 +24,8 @@ class ExampleScreen(Screen):
 
     template: ClassVar[str] = "explorer/example.html.j2"
 
-    index: Annotated[str, "name of the index"]
     row: Annotated[TableRow, "the example"]
     pair: Annotated[bool, "whether the second text is one of a pair (else a target)"]
-    names: Annotated[tuple[str, ...], "classes; none of a language model"]
     probabilities: Annotated[tuple[tuple[str, float], ...], "class and mean probability, likeliest first"]
     losses: Annotated[tuple[tuple[int, float], ...], "step and loss, per checkpoint"]
     proponents: Annotated[tuple[Effect, ...], "questions that it helped, strongest first"]

@@ -23,7 +23,6 @@ class AboutScreen(Screen):
 
     template: ClassVar[str] = "explorer/about.html.j2"
 
-    index: Annotated[str, "name of the index"]
     facts: Annotated[tuple[tuple[str, str], ...], "name and value"]
     checkpoints: Annotated[tuple[tuple[int, float, str], ...], "step, learning rate, rule"]
     notes: Annotated[tuple[str, ...], "what every answer repeats"]
@@ -38,7 +37,6 @@ class BuildScreen(Screen):
 
     template: ClassVar[str] = "explorer/build.html.j2"
 
-    index: Annotated[str, "name of the index"]
     n: Annotated[int, "training examples"]
     share: Annotated[float, "part of the gradients that is finished, 0 to 1"]
     steps: Annotated[tuple[tuple[int, int], ...], "checkpoint and finished examples"]

@@ -78,7 +78,6 @@ class TableScreen(Screen):
 
     template: ClassVar[str] = "explorer/table.html.j2"
 
-    index: Annotated[str, "name of the index"]
     rows: Annotated[tuple[TableRow, ...], "what this page of the table shows"]
     total: Annotated[int, "training examples that may be found"]
     matching: Annotated[int, "training examples that are selected"]
@@ -94,7 +93,6 @@ class TableScreen(Screen):
     pages: Annotated[int, "number of pages"]
     page: Annotated[int, "number of this page, from 1"]
     sizes: Annotated[tuple[Link, ...], "other numbers of rows per page"]
-    names: Annotated[tuple[str, ...], "classes; none of a language model"]
     problem: Annotated[str, "why the search found nothing, when it could not be done"] = ""
     searched: Annotated[int | None, "examples looked at before the time was up; else None"] = None
     ranking: Annotated[str, "what the label score is"] = ""
