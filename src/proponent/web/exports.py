@@ -14,7 +14,7 @@ from proponent.errors import InputError
 from proponent.views import CAVEAT, Explanation, Report, document
 from proponent.web.layout import method_line
 from proponent.web.open_indexes import OpenIndex
-from proponent.web.pages.ask import kept_of, sharing
+from proponent.web.pages.ask import require_answer, sharing
 from proponent.web.pages.groups import sums
 from proponent.web.pages.table import rows_of
 from proponent.web.states import ExampleState, PageState, QuestionState, TableState
@@ -132,7 +132,7 @@ def of_table(shown: OpenIndex, state: TableState, kind: str) -> bytes:
 
 def of_answer(shown: OpenIndex, state: QuestionState, kind: str) -> bytes:
     """A file of an answer, as it is seen: with the hits of the word that is chosen."""
-    kept = kept_of(shown, state)
+    kept = require_answer(shown, state)
     answer = sharing(kept.answer, state.word)
     if kind == "html":
         return encoded(document(answer))
@@ -160,7 +160,7 @@ def of_answers(shown: OpenIndex, _: ExampleState, kind: str) -> bytes:
 
 def of_groups(shown: OpenIndex, state: QuestionState, kind: str) -> bytes:
     """A file of sums over groups."""
-    found = sums(kept_of(shown, state), state.by)
+    found = sums(require_answer(shown, state), state.by)
     columns: Columns = {state.by: [one.name for one in found]}
     for name in ("n", "total", "proponents", "opponents", "mean"):
         columns[name] = [getattr(one, name) for one in found]

@@ -83,11 +83,11 @@ class Frame(PageRequest):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """One column by which the training examples that may be found are chosen."""
+    """A column by which training examples are chosen."""
 
-    name: Annotated[str, "of the field of the state"]
+    name: Annotated[str, "field of the state"]
     title: Annotated[str, "what the values are"]
-    options: Annotated[tuple[Link, ...], "values; here: is chosen"]
+    options: Annotated[tuple[Link, ...], "values, perhaps with a URL and a count; here: is chosen"]
     total: Annotated[int, "values that the index has"]
 
     @property

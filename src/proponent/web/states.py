@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, cast
 from urllib.parse import urlencode
 
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, ValidationError
@@ -20,7 +20,6 @@ LONGEST_NAME = 4_000
 MOST_VALUES = 64
 SIZES = (25, 50, 100, 200)
 SORTS = ("row", "id", "label", "predicted", "score", "loss", "length", "source")
-HOW: tuple[How, ...] = get_args(How)
 MOST_HITS = 50
 MOST_INDEXES = 4
 MOST_SORTS = 3

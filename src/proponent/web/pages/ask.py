@@ -75,7 +75,7 @@ class AskedScreen(Screen):
 
 def ask_screen(request: PageRequest, open_indexes: OpenIndexes, shown: OpenIndex, state: QuestionState) -> AskScreen:
     """Show a question, and its answer if there is one."""
-    kept = stored_of(shown, state)
+    kept = find_answer(shown, state)
     screen = AskScreen(
         title="Ask",
         form=form(open_indexes, shown, state),
@@ -161,13 +161,13 @@ def asked_screen(shown: OpenIndex) -> AskedScreen:
     )
 
 
-def stored_of(shown: OpenIndex, state: QuestionState) -> StoredAnswer | None:
+def find_answer(shown: OpenIndex, state: QuestionState) -> StoredAnswer | None:
     """Find the answer to a question, if it was asked."""
     shown.check_filters(state.question)
     return shown.questions.get(state.question) if state.given else None
 
 
-def kept_of(shown: OpenIndex, state: QuestionState) -> StoredAnswer:
+def require_answer(shown: OpenIndex, state: QuestionState) -> StoredAnswer:
     """Find an answer that must be there."""
     kept = shown.questions.get(state.question)
     if kept is None:

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 from proponent.views.frames import Link, Screen
 from proponent.web.layout import Form, file_links, form, method_line
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
-from proponent.web.pages.ask import stored_of
+from proponent.web.pages.ask import find_answer
 from proponent.web.questions import GroupScores, StoredAnswer
 from proponent.web.states import QuestionState, TableState
 
@@ -33,7 +33,7 @@ class GroupScreen(Screen):
 
 def group_screen(open_indexes: OpenIndexes, shown: OpenIndex, state: QuestionState) -> GroupScreen:
     """Show sums over groups."""
-    kept = stored_of(shown, state)
+    kept = find_answer(shown, state)
     known = tuple(kept.groups) if kept is not None else ()
     by = state.by if state.by in known else next(iter(known), "label")
     table = TableState(index=shown.name).url

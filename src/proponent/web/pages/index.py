@@ -1,6 +1,7 @@
 """Pages of an index itself: its contents, the progress of its build, an action on it, errors."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -69,31 +70,29 @@ def about_screen(shown: OpenIndex) -> AboutScreen | BuildScreen:
     if shown.building:
         return build_screen(shown)
     store, plan = shown.store, shown.plan
-    current = shown.decisions.current
+    counts = Counter(one.act for one in shown.decisions.current.values())
     looking = ExampleState(index=shown.name)
-    counts = [(act, sum(one.act == act for one in current.values())) for act in ACTS if act != "clear"]
-    facts = [
-        ("method", plan.method.name),
-        ("training examples", f"{store.counts.examples:,}"),
-        ("classes", ", ".join(plan.label_names) if plan.label_names else "none (language model)"),
-        ("data", Path(plan.source.data).name),
-        ("run", str(shown.run_folder) + ("" if shown.run_folder.exists() else " (missing)")),
-        ("maximum tokens per text", f"{plan.max_length:,}"),
-        ("rows without a finite gradient", f"{store.counts.skipped:,}"),
-        ("deleted", f"{store.counts.deleted:,}"),
-        ("folder", str(shown.folder)),
-        ("Merkle root", store.manifest.merkle_root[:16] or "not sealed yet"),
-    ]
     kinds = ("csv", "jsonl", "parquet")
     files = [Link(f"corrected data set ({FILES[kind]})", looking.url(f"/export/corrected.{kind}")) for kind in kinds]
     files.append(Link("decisions (JSON Lines)", looking.url("/export/decisions.jsonl")))
     return AboutScreen(
         title=f"Index {shown.name}",
         index=shown.name,
-        facts=tuple(facts),
+        facts=(
+            ("method", plan.method.name),
+            ("training examples", f"{store.counts.examples:,}"),
+            ("classes", ", ".join(plan.label_names) if plan.label_names else "none (language model)"),
+            ("data", Path(plan.source.data).name),
+            ("run", str(shown.run_folder) + ("" if shown.run_folder.exists() else " (missing)")),
+            ("maximum tokens per text", f"{plan.max_length:,}"),
+            ("rows without a finite gradient", f"{store.counts.skipped:,}"),
+            ("deleted", f"{store.counts.deleted:,}"),
+            ("folder", str(shown.folder)),
+            ("Merkle root", store.manifest.merkle_root[:16] or "not sealed yet"),
+        ),
         checkpoints=tuple((one.step, one.learning_rate, one.rule) for one in plan.checkpoints),
         notes=tuple(store.manifest.notes),
-        decisions=tuple(counts),
+        decisions=tuple((act, counts[act]) for act in ACTS if act != "clear"),
         actions=tuple(
             Link(one.title, replace(looking, id=one.name).url("/action"))
             for one in ACTIONS.values()

@@ -12,7 +12,7 @@ from proponent.data import spans
 from proponent.errors import InputError
 from proponent.views.frames import Link, Screen
 from proponent.views.text_marks import Mark, clip
-from proponent.web.layout import file_links, method_line
+from proponent.web.layout import Filter, file_links, method_line
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.states import SIZES, ExampleState, TableState, toggled
 from proponent.web.table import NO_VALUE, ExampleTable, Selection
@@ -54,15 +54,6 @@ class TableRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facet:
-    """One way to narrow the table down."""
-
-    title: Annotated[str, "what it is"]
-    options: Annotated[tuple[Link, ...], "values with counts; following one chooses or leaves it"]
-    chosen: Annotated[int, "number of chosen values"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnHead:
     """A column of the table by which it can be sorted."""
 
@@ -82,7 +73,7 @@ class TableScreen(Screen):
     total: Annotated[int, "training examples that may be found"]
     matching: Annotated[int, "training examples that are selected"]
     first: Annotated[int, "number of the first one shown, from 1"]
-    facets: Annotated[tuple[Facet, ...], "ways to narrow down"]
+    facets: Annotated[tuple[Filter, ...], "ways to narrow down"]
     heads: Annotated[tuple[ColumnHead, ...], "columns to sort by"]
     state: Annotated[TableState, "what is searched for and how"]
     hidden: Annotated[tuple[tuple[str, str], ...], "the rest of the state, which the search form keeps"]
@@ -194,22 +185,20 @@ def _marks(texts: list[str], state: TableState) -> list[tuple[Mark, ...]]:
     return [tuple((start, end, 0.0) for start, end in one) for one in found]
 
 
-def _facets(state: TableState, selection: Selection) -> tuple[Facet, ...]:
-    made: list[Facet] = []
+def _facets(state: TableState, selection: Selection) -> tuple[Filter, ...]:
+    made: list[Filter] = []
     for name, title in TITLES.items():
-        counts = selection.counts.get(name, {})
+        counts, chosen = selection.counts.get(name, {}), state.chosen(name)
         if len(counts) < 2:
             continue
-        chosen = state.chosen(name)
-        values = sorted(counts, key=lambda one: -counts[one]) if len(counts) > MOST_OPTIONS else list(counts)
-        values = [one for one in values[:MOST_OPTIONS] if one != NO_VALUE or counts[one]]
-        values += [one for one in chosen if one not in values]
+        frequent = len(counts) > MOST_OPTIONS
+        values = sorted(counts, key=lambda one: -counts[one])[:MOST_OPTIONS] if frequent else list(counts)
         options = tuple(
             Link(value, _toggled(state, name, value), value in chosen, f"{counts.get(value, 0):,}")
-            for value in values
-            if value
+            for value in dict.fromkeys([*values, *chosen])
+            if value != NO_VALUE
         )
-        made.append(Facet(title=title, options=options, chosen=len(chosen)))
+        made.append(Filter(name=name, title=title, options=options, total=len(counts)))
     return tuple(made)
 
 
