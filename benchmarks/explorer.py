@@ -27,12 +27,13 @@ import numpy as np
 from generated_index import SEGMENT, write_index
 
 from proponent.store import Store
+from proponent.types import CheckpointId
 from proponent.views import CheckpointView, Explanation, Hit, QueryView, WordPair
 from proponent.web.questions import Questions
 from proponent.web.states import Question
 
 LABELS = ["business", "science", "sports", "world"]
-STEPS = (100, 200)
+STEPS = (CheckpointId(0, 100), CheckpointId(0, 200))
 WORDS, SHARD, WIDTH = 60, 8_192, 4
 VOCABULARY = 20_000
 ANSWERS = 100
@@ -99,7 +100,7 @@ def answer_of(store: Store, generator: np.random.Generator, text: str, side: int
     probabilities = dict(zip(LABELS, (0.1, 0.1, 0.1, 0.7), strict=True))
     return Explanation(
         method="tracin-we",
-        checkpoints=tuple(CheckpointView(one, 1.0, "benchmark") for one in STEPS),
+        checkpoints=tuple(CheckpointView(one.step, 1.0, "benchmark") for one in STEPS),
         embedding_path="exact",
         loss="mean",
         query=QueryView(text=text, label="world", predicted="world", probabilities=probabilities, loss=0.3),

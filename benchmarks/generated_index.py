@@ -17,6 +17,7 @@ from proponent.store import (
     Source,
     Writer,
 )
+from proponent.types import CheckpointId
 
 SEGMENT = 65_536
 
@@ -28,7 +29,7 @@ def write_index(
     shard: Callable[[int, int, int], dict[str, np.ndarray]],
     *,
     shard_rows: int,
-    steps: Sequence[int] = (1,),
+    steps: Sequence[CheckpointId],
     labels: list[str] | None = None,
     rows: RowKind = "fp32",
 ) -> None:
@@ -37,7 +38,7 @@ def write_index(
     for start in range(0, n, SEGMENT):
         held = min(SEGMENT, n - start)
         segments.append(PlannedSegment(name=f"{len(segments):05d}", n=held, shards=[*range(0, held, shard_rows), held]))
-    checkpoints = [PlannedCheckpoint(step=one, learning_rate=1.0, rule="benchmark", weight=1.0) for one in steps]
+    checkpoints = [PlannedCheckpoint(id=one, learning_rate=1.0, rule="benchmark", weight=1.0) for one in steps]
     plan = Plan(
         format=FORMAT,
         proponent="benchmark",

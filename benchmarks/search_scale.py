@@ -27,8 +27,9 @@ from proponent.gradients.forms import Rows
 from proponent.gradients.gradient import Gradient
 from proponent.search import Search
 from proponent.store import RowKind, Store, mapped
+from proponent.types import CheckpointId
 
-STEP, VOCABULARY, WORDS = 1, 30_000, 10
+STEP, VOCABULARY, WORDS = CheckpointId(0, 1), 30_000, 10
 SHARD = 4_096
 QUERIES = 16
 

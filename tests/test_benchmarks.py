@@ -39,6 +39,7 @@ ALLOWED = (
         "gradients.forms gradients.gradient store",
         "the search is timed alone, and with the release of mapped pages off",
     ),
+    ("explorer.py generated_index.py search_scale.py", "types", "names checkpoints of indexes written without a model"),
     ("explorer.py", "web.questions web.states", "stores answers, for there is no model to ask"),
     (
         "projections.py",
