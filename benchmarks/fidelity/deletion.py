@@ -2,10 +2,18 @@
 
 from math import isfinite
 
-from proponent.evaluate.deletion import RANDOM, SIDES, flipped, plan_deletions, run_deletions
-from proponent.evaluate.intervals import bootstrap, paired, ratio
+from proponent.evaluate import (
+    RANDOM,
+    SIDES,
+    bootstrap,
+    flipped,
+    null_gap,
+    paired,
+    plan_deletions,
+    ratio,
+    run_deletions,
+)
 from proponent.training.loop import one_thread
-from proponent.training.retraining import null_gap
 
 
 def table(
