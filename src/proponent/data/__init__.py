@@ -10,8 +10,7 @@ from proponent.data.rewriting import Part, write_columns, write_parts
 from proponent.data.sources import read, read_local
 from proponent.data.spreadsheet import write_csv
 from proponent.data.stored import StoredExamples, parquet_bytes
-from proponent.data.whole import ExampleColumns, How, SearchResult, spans
-from proponent.data.word_sets import WordSets
+from proponent.data.whole import ExampleColumns, How, SearchResult, WordSets, spans
 
 __all__ = [
     "Columns",
