@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from proponent.errors import InputError
 from proponent.method import KINDS, METHOD, Method, Projection, Spec
-from proponent.method_words import FLAT_DEFAULTS, WORDS, Tree, misplaced, other_kind, present_value
+from proponent.method_words import FLAT_DEFAULTS, WORDS, Tree, apply_word, misplaced, other_kind, present_value
 from proponent.suggest import nearest
 
 SPOKEN = {
@@ -41,7 +41,7 @@ def changed(method: Method, changes: Mapping[str, object], said: str) -> Method:
     tree = method.model_dump(mode="json")
     words = [word for word in WORDS if word in changes]
     for word in words:
-        WORDS[word](tree, _plain(changes[word]), said)
+        apply_word(tree, word, _plain(changes[word]), said)
     if words:
         tree = made(tree, said).model_dump(mode="json")  # new parts have their defaults
     for name, value in changes.items():
