@@ -81,7 +81,8 @@ def misplaced(tree: Tree, name: str, value: object, said: str) -> InputError:
             f"unit_norm, refit, measure and several checkpoints are for methods whose vectors are kept: leave {name} "
             "out, or choose another method, such as --method ekfac"
         )
-    told = ABOUT[tree["gradient"]["kind"]] if kind == "gradients" else "no gradient"
+    gradient: Tree = tree.get("gradient") or {}
+    told = ABOUT.get(gradient.get("kind", ""), "no gradient")
     if name in LAYERED and (kind == "baseline" or told != "many layers"):
         return InputError(
             f"{method} is about {told}, and {name} is for methods over layers: choose one, such as --method "
@@ -205,7 +206,7 @@ def apply_word(tree: Tree, word: str, value: object, said: str) -> None:
 def _place(tree: Tree, field: str, word: str, value: object) -> Tree | None:
     """The part of a method that holds the field of a word; None where the word does not apply."""
     kind: str = tree["kind"]
-    gradient: Tree = tree.get("gradient", {})
+    gradient: Tree = tree.get("gradient") or {}
     objective: Tree = tree.get("objective", {})
     layers_only = (word == "curvature" and value != "none") or (word == "refit" and value is not None)
     if (
@@ -224,7 +225,7 @@ def _place(tree: Tree, field: str, word: str, value: object) -> Tree | None:
 def _unlike(tree: Tree, word: str, value: object) -> InputError | None:
     """Refuse a word whose part another setting of the method has taken away."""
     name: str = tree["name"]
-    gradient: Tree = tree.get("gradient", {})
+    gradient: Tree = tree.get("gradient") or {}
     if word == "basis" and "projection" in gradient:
         return InputError(
             f"basis={value} says what layers are projected to, and {name} keeps those of this model in full: give a "
