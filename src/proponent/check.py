@@ -1,4 +1,4 @@
-"""Will it work here? Capture against autograd on the user's own model and data, before anything is trusted."""
+"""Check a run: captured gradients against autograd, on the user's own model and data."""
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ from proponent.models.training_trace import FOLDER as REPLAY_FOLDER
 from proponent.types import step_name
 
 PROBES = 4
-"""Examples that the doctor looks at: full gradients of the embedding are dense."""
+"""Examples that are checked: full gradients of the embedding are dense."""
 
 
 @dataclass(frozen=True, slots=True)

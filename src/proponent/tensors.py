@@ -1,4 +1,4 @@
-"""The one door of safetensors: named numpy arrays to a file and back."""
+"""Write and read named numpy arrays as safetensors; the only module that uses the library."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The corrected data set that follows from decisions: labels fixed, dropped rows left out, all else as it was.
+"""The corrected data set that follows from decisions: labels fixed, dropped rows left out, everything else unchanged.
 
 It is made from the files that the index was built from, where they are still there and unchanged: every column, every
 value. Without them it holds the columns that the index keeps, and says so.

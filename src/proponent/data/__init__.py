@@ -1,4 +1,4 @@
-"""Every kind of input, read into one shape; the only door of pyarrow.
+"""Read every kind of input into one shape; only this package uses pyarrow.
 
 `read` takes a path, a hub id, a `datasets` object, a DataFrame, an Arrow table or a list, and gives `Examples`: checked
 rows with stable ids and a fingerprint of their content. The tables that proponent itself writes go through here too.

@@ -1,4 +1,4 @@
-"""The door of pyarrow: Arrow and Parquet, those of the user and those that proponent writes."""
+"""Arrow and Parquet: read the user's files and write our own."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def is_arrow_table(source: object) -> bool:
 
 
 def table_of_arrow(arrow: Any, name: str, schema: Any = None) -> RawTable:
-    """Wrap an Arrow table; its memory is shared, and values become Python objects when they are asked for."""
+    """Wrap an Arrow table; memory is shared, and values become Python objects when they are read."""
     names = check_names(name, list(arrow.column_names))
 
     def get(column: str) -> Sequence[object]:
@@ -41,7 +41,7 @@ def table_of_arrow(arrow: Any, name: str, schema: Any = None) -> RawTable:
 
 
 def checked_column(name: str, column: str, data: Any) -> Column:
-    """Take a column of Arrow memory that somebody else filled."""
+    """Validate a column of Arrow memory that was made elsewhere."""
     data = pa.array(data) if hasattr(data, "__arrow_array__") else data
     try:
         data.validate(full=True)
@@ -64,7 +64,7 @@ def _class_labels(schema: Any) -> dict[str, tuple[str, ...]]:
 
 
 def read_user_parquet(path: Path) -> RawTable:
-    """Read a user's Parquet file; a column is read when it is asked for, a stretch of rows at a time."""
+    """Read a user's Parquet file, a column at a time and only when needed."""
     name = str(path)
     with _reading(path, "Parquet"):
         # the file stays open: a column that is read later comes from the same file
@@ -120,7 +120,7 @@ def read_user_arrow(path: Path) -> RawTable:
 
 
 def first_line(error: BaseException) -> str:
-    """Say in one line what pyarrow says in several."""
+    """Shorten a message of pyarrow to one line."""
     return short(str(error).split("\n", 1)[0], limit=120)
 
 

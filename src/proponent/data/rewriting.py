@@ -112,5 +112,5 @@ def _arrow(part: Part) -> Any:
     try:
         return arrow_rows(columns, part.examples.schema, part.rows, part.column, part.changes)
     except (TypeError, ValueError) as error:
-        told = short(next(iter(part.changes.values()), ""))
-        raise DataError(f"{part.examples.name}: column {short(part.column)} cannot hold {told} ({error})") from error
+        value = short(next(iter(part.changes.values()), ""))
+        raise DataError(f"{part.examples.name}: column {short(part.column)} cannot hold {value} ({error})") from error

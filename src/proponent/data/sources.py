@@ -1,4 +1,4 @@
-"""`read`: what a user may pass as data, told apart and opened."""
+"""`read`: recognize and open what a user may pass as data."""
 
 import difflib
 import importlib
@@ -233,7 +233,7 @@ def _table_of_split(datasets: Any, source: Any, name: str | None) -> RawTable:
     return replace(table, classes=classes)
 
 
-# a Dataset: mapped files, or rows of them in another order; only the columns that are asked for are put in order
+# a Dataset: mapped files, or rows of them in another order; only the columns that are read are put in order
 def _table_of_stored(source: Any, name: str) -> RawTable:
     def get(column: str) -> Sequence[object]:
         # the Arrow view keeps the order of select() and shuffle(), and decodes no images or sound

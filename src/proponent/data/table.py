@@ -13,13 +13,13 @@ from proponent.data.columns import Column, joined
 from proponent.data.untyped import pa
 from proponent.errors import DataError
 
-# pandas.NA and NaT, told by name so that pandas stays unimported
+# pandas.NA and NaT, recognized by name so that pandas is not imported
 _NULL_TYPES = {"NAType", "NaTType"}
 
 
 @dataclass(frozen=True)
 class RawTable:
-    """A data set as read; a column becomes Python objects only when it is asked for."""
+    """A data set as read; a column becomes Python objects only when it is read."""
 
     name: str  # what messages call it: the path, or "list of 12 dicts"
     rows: int  # number of rows
