@@ -66,7 +66,7 @@ def write_csv_rows(
 
 
 @contextmanager
-def text_sink(file: IO[bytes], newline: str) -> Generator[TextSink]:
+def text_sink(file: Any, newline: str) -> Generator[TextSink]:
     """Write text to an open file, which is flushed and left to its owner."""
     sink = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline=newline)
     try:
