@@ -568,7 +568,7 @@ def unsealed(index: Path, folder: Path) -> Path:
 
 def test_a_build_under_way_shows_how_far_it_is(news: tiny.Tiny, tmp_path: Path) -> None:
     folder = unsealed(news.index, tmp_path / "half.index")
-    steps = [one.step for one in Store(news.index).plan.checkpoints]
+    steps = [one.id.step for one in Store(news.index).plan.checkpoints]
     shards = sorted((folder / "forms" / f"step-{steps[-1]}").glob("*.safetensors*"))
     for path in shards:
         path.unlink()

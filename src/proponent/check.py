@@ -24,7 +24,6 @@ from proponent.method import Gradients, Layers
 from proponent.models import Encoded, Run
 from proponent.models.former import recorded
 from proponent.models.training_trace import FOLDER as REPLAY_FOLDER
-from proponent.types import step_name
 
 PROBES = 4
 """Examples that are checked: full gradients of the embedding are dense."""
@@ -223,7 +222,7 @@ class _Check:
         recorded = sum(one.moments is not None for one in run.checkpoints)
         count = len(run.checkpoints)
         facts = (
-            ("model", f"{run.info.architecture}, {count} checkpoint(s), last at {step_name(last.step)}"),
+            ("model", f"{run.info.architecture}, {count} checkpoint(s), last at {last.id}"),
             ("learning rate", f"{last.learning_rate:.3g}; {last.rule}"),
             ("embedding", tied if self.work.spec.tied else "not shared with a head"),
             ("second moments", f"recorded at {recorded} of {count} checkpoints"),

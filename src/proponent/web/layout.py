@@ -7,7 +7,7 @@ from proponent.actions import ACTIONS
 from proponent.actions.decisions import Decision
 from proponent.errors import ProponentError
 from proponent.store import Plan, Store
-from proponent.types import RUN_STEPS
+from proponent.types import CheckpointId
 from proponent.views.frames import AnswerLinks, Link, help_text
 from proponent.views.text_marks import clip
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
@@ -215,10 +215,14 @@ def decision_words(one: Decision) -> str:
     return f"fix to {one.label}" if one.act == "fix" else one.act
 
 
+def step_words(at: CheckpointId) -> str:
+    """The step of a checkpoint, with its run after the first."""
+    return f"{at.step:,}{f' of run {at.run}' if at.run else ''}"
+
+
 def method_line(plan: Plan) -> str:
     """The method, its checkpoints, and where their learning rates come from."""
-    numbers = [divmod(one.step, RUN_STEPS) for one in plan.checkpoints]
-    names = [f"{step:,}{f' of run {run}' if run else ''}" for run, step in numbers]
+    names = [step_words(one.id) for one in plan.checkpoints]
     rates = [one.learning_rate for one in plan.checkpoints]
     steps = ", ".join(f"{name} (learning rate {rate:.3g})" for name, rate in zip(names, rates, strict=True))
     rules = "; ".join(dict.fromkeys(one.rule for one in plan.checkpoints))

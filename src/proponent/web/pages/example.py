@@ -9,7 +9,7 @@ from proponent.errors import InputError
 from proponent.views import CAVEAT
 from proponent.views.frames import Screen, help_text
 from proponent.views.text_marks import clip
-from proponent.web.layout import method_line
+from proponent.web.layout import method_line, step_words
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.table import TableRow, rows_of
 from proponent.web.states import LONGEST_TEXT, ExampleState, QuestionState
@@ -52,7 +52,7 @@ class ExampleScreen(Screen):
     probabilities: tuple[tuple[str, float], ...] = field(
         metadata=help_text("class and mean probability, likeliest first")
     )
-    losses: tuple[tuple[int, float], ...] = field(metadata=help_text("step and loss, per checkpoint"))
+    losses: tuple[tuple[str, float], ...] = field(metadata=help_text("step and loss, per checkpoint"))
     proponents: tuple[Effect, ...] = field(metadata=help_text("questions that it helped, strongest first"))
     opponents: tuple[Effect, ...] = field(metadata=help_text("questions that it hurt, strongest first"))
     n_questions: int = field(metadata=help_text("questions that were asked of this index"))
@@ -77,7 +77,7 @@ def example_screen(shown: OpenIndex, identity: str) -> ExampleScreen:
     decisions = shown.decisions.current
     row = rows_of(shown, np.asarray([place]), decisions, 1)[0]
     effects = _effects(shown, identity)
-    steps = [one.step for one in shown.plan.checkpoints]
+    steps = [step_words(one.id) for one in shown.plan.checkpoints]
     question = QuestionState(
         index=(shown.name,),
         text=row.text[:LONGEST_TEXT],

@@ -12,7 +12,7 @@ from proponent.store import watch
 from proponent.views import CAVEAT, Page
 from proponent.views.frames import Link, Screen, help_text
 from proponent.views.page import Limits
-from proponent.web.layout import FILES, action_links, file_links
+from proponent.web.layout import FILES, action_links, file_links, step_words
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.states import ExampleState, TableState
 
@@ -25,7 +25,7 @@ class AboutScreen(Screen):
 
     index: str = field(metadata=help_text("name of the index"))
     facts: tuple[tuple[str, str], ...] = field(metadata=help_text("name and value"))
-    checkpoints: tuple[tuple[int, float, str], ...] = field(metadata=help_text("step, learning rate, rule"))
+    checkpoints: tuple[tuple[str, float, str], ...] = field(metadata=help_text("step, learning rate, rule"))
     notes: tuple[str, ...] = field(metadata=help_text("what every answer repeats"))
     decisions: tuple[tuple[str, int], ...] = field(metadata=help_text("decision and how many examples"))
     actions: tuple[Link, ...] = field(metadata=help_text("actions that this index allows"))
@@ -45,7 +45,7 @@ class BuildScreen(Screen):
     data: str = field(metadata=help_text("name of the data set"))
     n: int = field(metadata=help_text("training examples"))
     share: float = field(metadata=help_text("part of the gradients that is finished, 0 to 1"))
-    steps: tuple[tuple[int, int], ...] = field(metadata=help_text("checkpoint and finished examples"))
+    steps: tuple[tuple[str, int], ...] = field(metadata=help_text("checkpoint and finished examples"))
     rate: str = field(metadata=help_text("examples per second, in words"))
     left: str = field(metadata=help_text("time left, in words"))
     idle: str = field(metadata=help_text("time since the last finished shard, in words"))
@@ -104,7 +104,7 @@ def about_screen(shown: OpenIndex) -> AboutScreen:
     return AboutScreen(
         index=shown.name,
         facts=tuple(facts),
-        checkpoints=tuple((one.step, one.learning_rate, one.rule) for one in plan.checkpoints),
+        checkpoints=tuple((step_words(one.id), one.learning_rate, one.rule) for one in plan.checkpoints),
         notes=tuple(store.manifest.notes),
         decisions=tuple(counts),
         actions=action_links(shown),
@@ -128,7 +128,7 @@ def build_screen(shown: OpenIndex) -> BuildScreen:
         data=now.data,
         n=now.n,
         share=now.share,
-        steps=tuple((one.step, one.done) for one in now.steps),
+        steps=tuple((step_words(one.id), one.done) for one in now.steps),
         rate=f"{now.rate:,.0f} examples a second" if now.rate else "unknown yet",
         left=_left(now.seconds_left, now.share),
         idle="none yet" if now.idle is None else f"{_duration(now.idle)} ago",
