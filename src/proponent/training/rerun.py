@@ -49,14 +49,22 @@ class RunProblem:
     initial: str  # FRESH, or name or folder of a pretrained model
     max_length: int
 
-    @cached_property
+    @property
     def hashes(self) -> UInt64[np.ndarray, " n"]:
         """Hashes of the ids of the training set."""
+        return self._hashes
+
+    @property
+    def identity(self) -> str:
+        """Model, data and queries, as text."""
+        return self._identity
+
+    @cached_property
+    def _hashes(self) -> UInt64[np.ndarray, " n"]:
         return id_hashes([one.id for one in self.train])
 
     @cached_property
-    def identity(self) -> str:
-        """Model, data and queries, as text."""
+    def _identity(self) -> str:
         config = json.dumps(_configuration(self.run.checkpoints[-1].path), sort_keys=True)
         weights = self.initial if self.initial == FRESH else f"{self.initial} {_stamp(Path(self.initial))}"
         return (
