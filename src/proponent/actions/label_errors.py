@@ -51,14 +51,18 @@ def label_errors(store: Store, ranking: Ranking = "mean-probability") -> LabelRe
     valid = np.flatnonzero(store.alive)
     order = valid[np.lexsort((valid, -suspicion[valid]))]
     quality = _quality(ranking, suspicion, order)
-    columns = {name: store.examples[name] for name in ("id", "row", "text", "text_pair")}
+    ids, numbers, texts, pairs = (store.examples[name] for name in ("id", "row", "text", "text_pair"))
     rows = tuple(
-        _suspect(
-            {name: column[place] for name, column in columns.items()},
-            rank,
-            (names[int(judged.given[place])], names[int(judged.likeliest[place])]),
-            names[int(judged.suggested[place])] if judged.flagged[place] else None,
-            float(quality[place]),
+        Suspect(
+            rank=rank,
+            id=str(ids[place]),
+            row=int(numbers[place]),
+            text=" ".join(str(part) for part in (texts[place], pairs[place]) if part is not None),
+            given_label=names[int(judged.given[place])],
+            predicted_label=names[int(judged.likeliest[place])],
+            suggested_label=names[int(judged.suggested[place])] if judged.flagged[place] else None,
+            label_score=float(quality[place]),
+            is_label_issue=bool(judged.flagged[place]),
         )
         for rank, place in enumerate(order.tolist(), 1)
     )
@@ -96,8 +100,7 @@ def judge(store: Store) -> LabelVerdicts:
     flagged, suggested = np.zeros(store.n, dtype=np.bool_), np.full(store.n, -1)
     flagged[valid] = wrong
     suggested[valid] = np.where(wrong, better, -1)
-    own = means[np.arange(len(given)), given].astype(np.float64)
-    return LabelVerdicts(given, means.argmax(1), np.clip(own, 0.0, 1.0), flagged, suggested)
+    return LabelVerdicts(given, means.argmax(1), np.clip(_given_probability(store), 0.0, 1.0), flagged, suggested)
 
 
 def confident_errors(
@@ -120,17 +123,19 @@ def confident_errors(
 def write_label_csv(report: LabelReport, path: str | Path) -> int:
     """Write a report in the columns of cleanlab's Datalab, in data order, with a suggested fix."""
     rows = sorted(report.rows, key=lambda one: one.row)
-    columns: dict[str, Sequence[object]] = {
-        "is_label_issue": [one.is_label_issue for one in rows],
-        "label_score": [one.label_score for one in rows],
-        "given_label": [one.given_label for one in rows],
-        "predicted_label": [one.predicted_label for one in rows],
-        "suggested_label": [one.suggested_label or one.given_label for one in rows],
-        "rank": [one.rank for one in rows],
-        "id": [one.id for one in rows],
-        "row": [one.row for one in rows],
-        "text": [one.text for one in rows],
-    }
+    names = (
+        "is_label_issue",
+        "label_score",
+        "given_label",
+        "predicted_label",
+        "suggested_label",
+        "rank",
+        "id",
+        "row",
+        "text",
+    )
+    columns: dict[str, Sequence[object]] = {name: [getattr(one, name) for one in rows] for name in names}
+    columns["suggested_label"] = [one.suggested_label or one.given_label for one in rows]
     return write_csv(path, columns)
 
 
@@ -273,27 +278,8 @@ def _quality(
     """A label's score in [0, 1], low is suspect."""
     if ranking == "mean-probability":
         return np.clip(-suspicion, 0.0, 1.0)
-    return np.exp(-suspicion) if ranking.endswith("loss") else _rank_share(len(suspicion), order)
-
-
-def _rank_share(n: int, order: Int[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:
-    share = np.ones(n)
+    if ranking.endswith("loss"):
+        return np.exp(-suspicion)
+    share = np.ones(len(suspicion))
     share[order] = np.arange(1, len(order) + 1) / max(len(order), 1)
     return share
-
-
-def _suspect(
-    columns: dict[str, object], rank: int, classes: tuple[str, str], suggested: str | None, quality: float
-) -> Suspect:
-    parts = (columns["text"], columns["text_pair"])
-    return Suspect(
-        rank=rank,
-        id=str(columns["id"]),
-        row=int(str(columns["row"])),
-        text=" ".join(str(part) for part in parts if part is not None),
-        given_label=classes[0],
-        predicted_label=classes[1],
-        suggested_label=suggested,
-        label_score=quality,
-        is_label_issue=suggested is not None,
-    )

@@ -46,7 +46,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Disk:
-    """How the disk of the index-to-be takes files, fsync and checksums included."""
+    """Cost of files on the disk of the future index, fsync and checksums included."""
 
     file: float  # seconds for each file
     byte: float  # seconds for each byte
@@ -69,7 +69,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def peak_during(work: Callable[[], object]) -> int | None:
-    """See how much memory something takes; None where the system does not say."""
+    """Measure the peak memory of a call; None where the system does not say."""
     seen, done = [memory()], threading.Event()
 
     def watch() -> None:
@@ -180,7 +180,7 @@ def distinct(ids: Int[np.ndarray, " k"], rows: Float[np.ndarray, " s"], most: in
 
 
 def extrapolate(points: Sequence[tuple[float, float]], to: Float[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
-    """Carry a cost from measured batches over to others: it never falls, and goes straight between two points."""
+    """Extrapolate a cost from measured batches to others: never falling, and linear between two points."""
     levels: list[tuple[float, int]] = []
     ordered = sorted(points)
     for _, cost in ordered:
