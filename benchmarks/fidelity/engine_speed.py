@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from convolution import CnnProblem, TextCnn
 from record import keep
 
+from proponent.engine import engine_of
 from proponent.training.loop import TrainingLoop, one_thread
 from proponent.training.retraining import RetrainJob, Retrains
 from proponent.training.schedule import Settings, id_hashes
@@ -110,7 +111,7 @@ def main() -> None:
         for name, workers in (("one process", 1), ("two processes", 2)):
             with tempfile.TemporaryDirectory() as folder:
                 began = time.perf_counter()
-                Retrains(loop, Path(folder), workers, quiet=True).outputs(jobs)
+                Retrains(loop, Path(folder), engine_of(workers), quiet=True).outputs(jobs)
                 found[name].append((time.perf_counter() - began) / args.models)
         with one_thread():
             found["stacked"].append(stacked_seconds(posed, 8, 5) * steps)

@@ -28,6 +28,7 @@ from deletion import deletion_table
 from record import controls, keep, lds_table
 
 import proponent
+from proponent.engine import engine_of
 from proponent.evaluate.deletion import SIDES
 from proponent.evaluate.intervals import widened
 from proponent.evaluate.lds import ceiling, lds_replicates, subset_masks
@@ -112,7 +113,7 @@ class Setting:
 
     def retrains(self, *, keep_places: bool) -> Retrains:
         """The engine."""
-        return Retrains(self.loop(keep_places=keep_places), self.args.cache / "retrains", self.args.workers)
+        return Retrains(self.loop(keep_places=keep_places), self.args.cache / "retrains", engine_of(self.args.workers))
 
     @property
     def query_labels(self) -> np.ndarray:
