@@ -43,7 +43,7 @@ import transformers
 from proponent import Example, Run, build
 from proponent import open as open_index
 from proponent.demo.corpus import docstrings
-from proponent.index.gradient_computer import GradientComputer
+from proponent.gradients.computer import GradientComputer
 from proponent.index.planning import batches
 from proponent.method_table import METHODS
 from proponent.store import Store
@@ -119,7 +119,7 @@ def capture_pass(run: Run, rows: list[dict[str, str]]) -> Callable[[], None]:
         order = lengths.argsort(kind="stable")
         for start, stop in batches(lengths[order], 0, len(order), BATCH, equal=False):
             places = order[start:stop].tolist()
-            work([encoded[place] for place in places], [int(rows[place]["label"]) for place in places])
+            work.train([encoded[place] for place in places], [int(rows[place]["label"]) for place in places])
 
     return run_pass
 

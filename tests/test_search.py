@@ -10,7 +10,7 @@ import pytest
 import proponent
 from oracle import Place, Settings, tracin
 from proponent.errors import InputError
-from proponent.index.gradient_computer import GradientComputer
+from proponent.gradients.computer import GradientComputer
 from proponent.search import Search, assign, vocabulary_heads
 from proponent.store import Store
 from truth import NAMES, RATES, Row, Truth, classifier_run, decoder_run, lm_run, pair_run
@@ -268,7 +268,7 @@ def test_queries_together_equal_queries_alone(bert: Truth, built: Any) -> None:
         for checkpoint in index.run.checkpoints:
             work = GradientComputer(index.run, index.run.load(checkpoint), store.plan.method, encoder)
             labels = [NAMES.index(row["label"]) for row in bert.queries]
-            gradients[checkpoint.step] = work(encoder.encode(examples), labels).gradient
+            gradients[checkpoint.step] = work.train(encoder.encode(examples), labels).gradient
         found = Search(store).scores(gradients, len(examples))
         assert_equal(found, ask(index, bert.queries))
 

@@ -9,8 +9,8 @@ from torch import nn
 from proponent.data import Examples
 from proponent.errors import DataError, DiskFullError, InputError
 from proponent.gradients.gradient import Gradient
+from proponent.gradients.layer_vectors import chosen_layers
 from proponent.index.clock import Clock
-from proponent.index.layer_vectors import chosen_layers
 from proponent.index.model_check import check_model
 from proponent.index.options import DEFAULTS, Options
 from proponent.index.planning import (
@@ -20,6 +20,7 @@ from proponent.index.planning import (
     known_ids,
     label_numbers,
     plan_segments,
+    planned_blocks,
     refuse_empty_share,
     refuse_ids,
 )
@@ -184,7 +185,7 @@ class Build:
                 )
                 for one in self.checkpoints
             ],
-            blocks=[] if self._layered is None else self._layered.planned(),
+            blocks=planned_blocks(self._layered),
         )
 
     def _weight(self, checkpoint: Checkpoint) -> float:

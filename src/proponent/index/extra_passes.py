@@ -9,9 +9,9 @@ import numpy as np
 
 from proponent.data import Examples
 from proponent.errors import InputError
+from proponent.gradients.computer import GradientComputer
 from proponent.gradients.forms import Dense
 from proponent.gradients.gradient import Gradient
-from proponent.index.gradient_computer import GradientComputer
 from proponent.index.planning import batches
 from proponent.index.queries import check_queries, labels_of, named
 from proponent.models import Checkpoint, Encoded, SampledLabels
@@ -137,7 +137,7 @@ def query_batch(
     parts: dict[int, Gradient] = {}
     for start, stop in batches(lengths[order], 0, len(order), size, equal=work.run.equal_lengths):
         own: list[int] = order[start:stop].tolist()
-        passed = work([encoded[row] for row in own], [labels[row] for row in own], asked=True)
+        passed = work.query([encoded[row] for row in own], [labels[row] for row in own])
         if passed.bad.any():
             where = named(rows, own[int(np.flatnonzero(passed.bad)[0])])
             raise InputError(f"{queries.name}: the loss or gradient of {where} is not finite: leave it out of --eval")

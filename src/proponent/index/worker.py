@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -9,16 +10,16 @@ from torch import nn
 
 from proponent.data import Examples
 from proponent.errors import InputError
+from proponent.gradients.computer import GradientBatch, GradientComputer, GradientSpec
 from proponent.gradients.gradient import Gradient
 from proponent.gradients.model_parts import table_shape
 from proponent.index.clock import Clock
 from proponent.index.extra_passes import fitted_after, fitted_before, follows, lacking, query_batch, text_batches
-from proponent.index.gradient_computer import GradientBatch, GradientComputer, GradientSpec
 from proponent.index.options import Options
 from proponent.index.planning import SegmentPlan, batches, shard_of
 from proponent.method import Baseline, Retaken, Term, similarity_of
 from proponent.models import Checkpoint, Encoded, Encoder, Run, encoded_bytes
-from proponent.preconditioners.base import Fitter, Pass
+from proponent.preconditioners.base import Fitter, Pass, install_fitted
 from proponent.preconditioners.batches import Batch, LayerShape, StoredBatch
 from proponent.progress import track
 from proponent.store import SkippedRow, Writer
@@ -114,8 +115,7 @@ class Worker:
         with self._clock("load"):
             model = model if model is not None else self.run.load(checkpoint)
         pooled = isinstance(self.method, Retaken) or checkpoint is self.checkpoints[-1]
-        closed = self.spec.head
-        return GradientComputer(self.run, model, self.method, self.encoder, pooled=pooled, closed_head=closed)
+        return GradientComputer(self.run, model, self.method, self.encoder, replace(self.spec, pooled=pooled))
 
     def _table_of(self, writer: Writer, checkpoint: Checkpoint, work: GradientComputer) -> None:
         """Publish what the products of a checkpoint need, once: shards hang on it, so whoever is first decides."""
@@ -124,8 +124,7 @@ class Worker:
             with writer.leases.whole():
                 if self._lacks_table(writer, checkpoint):
                     writer.put_table(checkpoint.step, writer.read_table(checkpoint.step) | made)
-        if work.needs_table:
-            work.prepare(writer.read_table(checkpoint.step))
+        install_fitted(self.method, work, lambda: writer.read_table(checkpoint.step))
 
     def _tables(self, checkpoint: Checkpoint, work: GradientComputer) -> dict[str, np.ndarray]:
         def source(this: Pass) -> Iterator[Batch]:
@@ -192,8 +191,7 @@ class Worker:
 
     def _prepared(self, writer: Writer, checkpoint: Checkpoint) -> GradientComputer:
         work = self._pass(checkpoint)
-        if work.needs_table:
-            work.prepare(writer.read_table(checkpoint.step))
+        install_fitted(self.method, work, lambda: writer.read_table(checkpoint.step))
         return work
 
     def _shards(
@@ -248,7 +246,7 @@ class Worker:
 
     def _batch(self, one: SegmentPlan, work: GradientComputer, start: int, stop: int) -> GradientBatch:
         rows = [one.rows[int(place)] for place in one.order[start:stop]]
-        return work(self._encode(one, start, rows), [self.labels[row] for row in rows])
+        return work.train(self._encode(one, start, rows), [self.labels[row] for row in rows])
 
     def _encode(self, one: SegmentPlan, start: int, rows: list[int]) -> list[Encoded]:
         """Encode a batch, or take it from when its tokens were counted or from the pass over an earlier checkpoint."""
