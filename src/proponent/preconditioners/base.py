@@ -76,7 +76,7 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class FitFacts:
     """What the notes of a checkpoint need beside its table."""
 
     step: str  # name of the checkpoint
@@ -143,7 +143,7 @@ class Fitter(Protocol):
         """Say where what is fitted comes from, for the plan."""
         return ""
 
-    def describe(self, table: Arrays, told: Told) -> list[str]:
+    def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
         """Say what was fitted at a checkpoint."""
         return []
 
