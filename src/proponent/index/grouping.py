@@ -1,7 +1,7 @@
 """Many scores become one, over queries that are explained together, layers and checkpoints: by mean, rank or vote."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -112,10 +112,14 @@ class QueryGroup(QueryBatch):
         )
 
     def view(self, row: int, labels: Labels) -> QueryView:  # noqa: ARG002, D102
-        label, against = labels.name(self.labels[0]), labels.name(self.against)
-        loss = self.losses[0] if self.losses else None
-        whole = QueryView(text=self.queries[0].text, label=label, predicted=None, probabilities=None, loss=loss)
-        return replace(whole, against=against)
+        return QueryView(
+            text=self.queries[0].text,
+            label=labels.name(self.labels[0]),
+            against=labels.name(self.against),
+            predicted=None,
+            probabilities=None,
+            loss=self.losses[0] if self.losses else None,
+        )
 
 
 class Grouping:

@@ -1,7 +1,6 @@
 """A batch of queries: encodings, labels, gradients per checkpoint."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -223,26 +222,19 @@ class QueryBatch:
 
     def view(self, row: int, labels: Labels) -> QueryView:
         """One query as the answer shows it."""
-        query = self.queries[row]
-        view = QueryView(
+        query, probabilities = self.queries[row], None
+        if labels:
+            probabilities = {name: float(value) for name, value in zip(labels, self.probabilities[row], strict=True)}
+        return QueryView(
             text=query.text,
             text_pair=query.text_pair,
             target=query.target,
-            label=None,
-            against=None,
-            predicted=None,
-            probabilities=None,
-            loss=self.losses[row],
-            truncated_at=self.encoded[row].truncated_at,
-        )
-        if not labels:
-            return view
-        return replace(
-            view,
             label=labels.name(self.labels[row]),
             against=labels.name(self.against),
             predicted=labels.name(self.predicted[row]),
-            probabilities={name: float(value) for name, value in zip(labels, self.probabilities[row], strict=True)},
+            probabilities=probabilities,
+            loss=self.losses[row],
+            truncated_at=self.encoded[row].truncated_at,
         )
 
 
