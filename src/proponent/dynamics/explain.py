@@ -56,7 +56,7 @@ def explain_run(
     last, encoder = run.checkpoints[-1], run.encoder(run.length(max_length))
     computer = GradientComputer(run, run.load(last), Gradients(name=spec.name), encoder, NO_GRADIENTS)
     batch = LoopQueries.of(computer, queries, 1)
-    batch.add_gradients(last.step, computer, 1, QueryPreconditioner(computer.method, (), lambda _: {}))
+    batch.add_gradients(last.id, computer, 1, QueryPreconditioner(computer.method, (), lambda _: {}))
     labels = label_numbers(run, examples)
     given = [Query(one, number) for one, number in zip(queries, batch.labels, strict=True)]
     found = score(run, examples, given, max_length=max_length, quiet=quiet, **spec.settings)
@@ -64,7 +64,7 @@ def explain_run(
         say(found.summary)
     source = ExplanationSource(
         method=spec.name,
-        checkpoints=(CheckpointView(last.step, last.learning_rate, found.used),),
+        checkpoints=(CheckpointView(last.id.step, last.learning_rate, found.used),),
         embedding_path=None,
         loss="mean",
         labels=run.task.labels,

@@ -14,7 +14,7 @@ from proponent.method import Reduction
 from proponent.scorer import Scorer, TopKBothEnds
 from proponent.search import Where
 from proponent.store import Store
-from proponent.types import RUN_STEPS, Example
+from proponent.types import Example
 from proponent.version import __version__
 from proponent.views import BaselineHit, CheckpointView, Explanation, Hit
 from proponent.views.explanation import CAVEAT
@@ -156,8 +156,7 @@ class ExplanationBuilder:
         return ExplanationSource(
             method=plan.method.name,
             checkpoints=tuple(
-                CheckpointView(one.step % RUN_STEPS, one.learning_rate, one.rule, one.step // RUN_STEPS)
-                for one in plan.checkpoints
+                CheckpointView(one.id.step, one.learning_rate, one.rule, one.id.run) for one in plan.checkpoints
             ),
             embedding_path=plan.shown_path,  # type: ignore[arg-type]
             loss=plan.reduction,

@@ -15,7 +15,7 @@ from proponent.labels import Labels
 from proponent.scorer import Scorer, TopKBothEnds
 from proponent.search import RULES, How, Votes, Where
 from proponent.store import Store
-from proponent.types import Example
+from proponent.types import CheckpointId, Example
 from proponent.views import QueryView
 from proponent.words import Word
 
@@ -83,7 +83,7 @@ class QueryGroup(QueryBatch):
     def paired(self, row: int) -> bool:  # noqa: ARG002, D102
         return any(self.whole.paired(one) for one in self.rows)
 
-    def split(self, row: int, step: int, computer: GradientComputer) -> Float[np.ndarray, "w p"]:  # noqa: ARG002, D102
+    def split(self, row: int, step: CheckpointId, computer: GradientComputer) -> Float[np.ndarray, "w p"]:  # noqa: ARG002, D102
         total: Float[np.ndarray, "w p"] | None = None
         for one, places in zip(self.rows, self._places, strict=True):
             made = self.whole.split(one, step, computer) / len(self.rows)

@@ -21,7 +21,7 @@ from proponent.models import Run
 from proponent.scorer import TopKBothEnds
 from proponent.search import ANY, How, KernelName, Where
 from proponent.store import Store
-from proponent.types import RUN_STEPS, Example, step_name
+from proponent.types import Example
 from proponent.views import Explanation
 
 
@@ -88,8 +88,8 @@ class Index:
             "deleted": self.store.counts.deleted,
             "checkpoints": [
                 {
-                    "step": one.step % RUN_STEPS,
-                    "run": one.step // RUN_STEPS,
+                    "step": one.id.step,
+                    "run": one.id.run,
                     "learning_rate": one.learning_rate,
                     "rule": one.rule,
                 }
@@ -330,7 +330,7 @@ class Index:
         queries = [replace(one, label=None) for one in queries_of(texts, text_pairs=text_pairs)]
         check_queries(queries)
         encoded = self._loaded.encoder.encode(queries) if queries else []
-        last, size = self._loaded.at(self.store.plan.checkpoints[-1].step), self.store.plan.source.batch_size
+        last, size = self._loaded.at(self.store.plan.checkpoints[-1].id), self.store.plan.source.batch_size
         _, predicted, _ = labels_of(last, queries, encoded, size)
         return [names[number] for number in predicted]
 
@@ -362,9 +362,9 @@ class Index:
         check_queries(queries)
         check_against(against, self.method, self.run.task.labels, contrasts=self._scorer.contrasts)
         plan, loaded = self.store.plan, self._loaded
-        steps, size = [one.step for one in plan.checkpoints], plan.source.batch_size
+        steps, size = [one.id for one in plan.checkpoints], plan.source.batch_size
         batch = QueryBatch.of(loaded.at(steps[-1]), queries, size, against)
         for number, step in enumerate(steps, 1):
-            self.say(f"gradients at {step_name(step)} ({number} of {len(steps)} checkpoints)")
+            self.say(f"gradients at {step} ({number} of {len(steps)} checkpoints)")
             batch.add_gradients(step, loaded.at(step), size, self._preconditioner)
         return batch

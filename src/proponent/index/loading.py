@@ -17,7 +17,7 @@ from proponent.method import Retaken
 from proponent.models import Encoder, Masks, Run
 from proponent.preconditioners.base import install_fitted
 from proponent.store import Store
-from proponent.types import Example, step_name
+from proponent.types import CheckpointId, Example
 
 KEPT_BYTES = 4 * 2**30
 """Most memory that loaded checkpoints may take between two questions."""
@@ -36,9 +36,9 @@ class LoadedRun:
         self.store, self._trust_remote_code, self.say = store, trust_remote_code, say
         named = run if run is not None else store.plan.joined or store.plan.run
         self._folders = [Path(named)] if isinstance(named, str | Path) else [Path(one) for one in named]
-        self._models: dict[int, nn.Module] = {}
-        self._computers: dict[int, GradientComputer] = {}
-        self._solving: dict[int, GradientComputer] = {}
+        self._models: dict[CheckpointId, nn.Module] = {}
+        self._computers: dict[CheckpointId, GradientComputer] = {}
+        self._solving: dict[CheckpointId, GradientComputer] = {}
 
     @cached_property
     def run(self) -> Run:
@@ -75,22 +75,22 @@ class LoadedRun:
         """Encodes texts as they were when the index was built."""
         return self.run.encoder(self.store.plan.max_length, Masks.of(self.store.plan.term))
 
-    def train_words(self, step: int, example: Example, label: int, width: int) -> Float[np.ndarray, "w p"]:
+    def train_words(self, step: CheckpointId, example: Example, label: int, width: int) -> Float[np.ndarray, "w p"]:
         """The vector of a training example split by its words, taken again from the model."""
         (encoded,) = self.encoder.encode([example])
         return self.at(step).train_words(encoded, label, width)
 
-    def at(self, step: int) -> GradientComputer:
+    def at(self, step: CheckpointId) -> GradientComputer:
         """A checkpoint that gives the gradients that the index keeps, loaded or from before."""
         if step not in self._computers:
             method, model = self.store.plan.term, self._model(step)
-            pooled = isinstance(method, Retaken) or step == self.store.plan.checkpoints[-1].step
+            pooled = isinstance(method, Retaken) or step == self.store.plan.checkpoints[-1].id
             spec = replace(self._spec(model), pooled=pooled)
             self._computers[step] = GradientComputer(self.run, model, method, self.encoder, spec)
             install_fitted(method, self._computers[step], lambda: self.store.table(step))
         return self._computers[step]
 
-    def solving(self, step: int) -> GradientComputer:
+    def solving(self, step: CheckpointId) -> GradientComputer:
         """A checkpoint that gives the gradients of the layers of a method that solves per query."""
         if step not in self._solving:
             method, model = self.store.plan.term, self._model(step)
@@ -114,10 +114,10 @@ class LoadedRun:
             "preconditioner works on the word embedding, too: build the index again"
         )
 
-    def _model(self, step: int) -> nn.Module:
+    def _model(self, step: CheckpointId) -> nn.Module:
         if step not in self._models:
-            checkpoint = next(one for one in self.run.saved if one.step == step)
-            self.say(f"loading the model of {step_name(step)}")
+            checkpoint = next(one for one in self.run.saved if one.id == step)
+            self.say(f"loading the model of {step}")
             model = self.run.load(checkpoint)
             models = [*self._models.values(), model]
             if sum(parameter.nbytes for one in models for parameter in one.parameters()) > KEPT_BYTES:

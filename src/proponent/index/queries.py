@@ -14,7 +14,7 @@ from proponent.index.query_input import AnyLabel, plain_label
 from proponent.index.query_preconditioner import QueryPreconditioner
 from proponent.labels import Labels
 from proponent.models import Encoded
-from proponent.types import Example, step_name
+from proponent.types import CheckpointId, Example
 from proponent.views import QueryView
 from proponent.words import Word
 from proponent.words import words as words_of
@@ -107,11 +107,11 @@ class QueryBatch:
     ) -> None:
         self.queries, self.encoded, self.labels, self.against = queries, encoded, labels, against
         self.predicted, self.probabilities = predicted, probabilities
-        self.gradients: dict[int, Gradient] = {}
-        self.factors: dict[int, Float[np.ndarray, " q"]] = {}
+        self.gradients: dict[CheckpointId, Gradient] = {}
+        self.factors: dict[CheckpointId, Float[np.ndarray, " q"]] = {}
         self.losses: list[float] = []
         self.pooled: list[Float[np.ndarray, " d"]] = []
-        self.seen: dict[int, Seen] = {}
+        self.seen: dict[CheckpointId, Seen] = {}
         self._words: dict[int, tuple[Word, ...]] = {}
 
     @classmethod
@@ -130,7 +130,7 @@ class QueryBatch:
         return cls(queries, encoded, labels, other, predicted, probabilities)
 
     def add_gradients(
-        self, step: int, computer: GradientComputer, size: int, preconditioner: QueryPreconditioner
+        self, step: CheckpointId, computer: GradientComputer, size: int, preconditioner: QueryPreconditioner
     ) -> None:
         """Take gradients at one checkpoint, in batches of like length (equal length where that must be)."""
         count = len(self.encoded)
@@ -143,7 +143,7 @@ class QueryBatch:
             if batch.bad.any():
                 where = named(self.queries, rows[int(np.flatnonzero(batch.bad)[0])])
                 raise InputError(
-                    f"the loss or gradient of {where} is not finite at {step_name(step)}: "
+                    f"the loss or gradient of {where} is not finite at {step}: "
                     "nothing can be explained (a language model needs two tokens at least, and finite weights)"
                 )
             for place, row in enumerate(rows):
@@ -163,7 +163,7 @@ class QueryBatch:
             whole = Gradient.stack([parts[row] for row in range(count)])
             self.gradients[step], self.factors[step] = preconditioner.query(step, whole)
 
-    def select(self, rows: Sequence[int]) -> dict[int, Gradient]:
+    def select(self, rows: Sequence[int]) -> dict[CheckpointId, Gradient]:
         """Gradients of some queries, by step."""
         if list(rows) == list(range(len(self.queries))):
             return self.gradients
@@ -179,7 +179,7 @@ class QueryBatch:
         """Whether one query has a second text."""
         return len(self.queries[row].parts) > 1
 
-    def split(self, row: int, step: int, computer: GradientComputer) -> Float[np.ndarray, "w p"]:
+    def split(self, row: int, step: CheckpointId, computer: GradientComputer) -> Float[np.ndarray, "w p"]:
         """One query's vector by its words, before it is multiplied, times its factor; special tokens last."""
         width = len(self.words(row))
         made = computer.query_words(self.encoded[row], self.labels[row], width, self.against)
