@@ -33,7 +33,7 @@ import torch
 
 import proponent
 from proponent import Example, Gradients, Run
-from proponent.index.gradient_computer import GradientComputer
+from proponent.gradients.computer import GradientComputer
 from proponent.index.planning import batches
 
 BATCH = 32
@@ -76,7 +76,7 @@ def capture_pass(run: Run, rows: list[dict[str, str]]) -> Callable[[], None]:
         order = lengths.argsort(kind="stable")
         for start, stop in batches(lengths[order], 0, len(order), BATCH, equal=False):
             places = order[start:stop].tolist()
-            work([encoded[place] for place in places], [int(rows[place]["label"]) for place in places])
+            work.train([encoded[place] for place in places], [int(rows[place]["label"]) for place in places])
 
     return run_pass
 

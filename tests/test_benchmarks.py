@@ -32,7 +32,12 @@ ALLOWED = (
         "training.trainer",
         "`proponent train`, whose widths and layers are no options of the command",
     ),
-    ("index_cost.py", "index.gradient_computer index.planning", "the capture of gradients is timed alone"),
+    ("index_cost.py", "gradients.computer index.planning", "the capture of gradients is timed alone"),
+    (
+        "fidelity/engine_speed.py fidelity/record_a.py fidelity/record_b.py",
+        "engine",
+        "retrains in several processes",
+    ),
     ("notebook_job.py", "index.query_input", "scoring is timed apart from the queries' gradients"),
     (
         "search_scale.py",

@@ -16,7 +16,8 @@ import proponent
 import runs
 from proponent.data import read
 from proponent.errors import DataError, DiskFullError, InputError, LabelError, MismatchError, RunError
-from proponent.index import Options, default_method, gradient_computer, planning
+from proponent.gradients import computer as gradient_computer
+from proponent.index import Options, default_method, planning
 from proponent.index.build import build as build_index
 from proponent.index.build import label_numbers
 from proponent.method_table import method_of
@@ -46,13 +47,13 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of the batches that went through a model."""
     sizes: list[int] = []
-    call = gradient_computer.GradientComputer.__call__
+    call = gradient_computer.GradientComputer.train
 
     def counted(self: Any, encoded: Any, *arguments: Any, **named: Any) -> Any:
         sizes.append(len(encoded))
         return call(self, encoded, *arguments, **named)
 
-    monkeypatch.setattr(gradient_computer.GradientComputer, "__call__", counted)
+    monkeypatch.setattr(gradient_computer.GradientComputer, "train", counted)
     return sizes
 
 

@@ -12,7 +12,7 @@ from proponent.errors import InputError, MismatchError
 from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block
 from proponent.gradients.projection import Projection
-from proponent.index.layer_vectors import LayerVectors
+from proponent.index import loading
 from proponent.preconditioners.damped import Damping, damped_inverse
 from proponent.preconditioners.gauss_newton import ggn
 from proponent.preconditioners.refit_head import fitted_head
@@ -208,7 +208,7 @@ def test_the_word_embedding_is_a_layer_like_any_other(bert: Truth, tmp_path: Pat
 def test_an_index_of_other_layers_is_built_again(bert: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = build(bert, tmp_path / "index", "ekfac", layers="embeddings", project=4)
     kept = index.store.plan.blocks[1:]
-    monkeypatch.setattr(LayerVectors, "planned", lambda _: kept)
+    monkeypatch.setattr(loading, "planned_blocks", lambda _: kept)
     with pytest.raises(MismatchError, match=r"keeps 3 layers, and ekfac takes 2 .* build the index again"):
         ask(index, bert.queries)
 

@@ -10,7 +10,7 @@ import proponent
 from proponent.cost import forecast
 from proponent.data import read
 from proponent.errors import InputError
-from proponent.index.gradient_computer import GradientComputer
+from proponent.gradients.computer import GradientComputer
 from proponent.index.options import Options
 from proponent.index.worker import Worker
 from proponent.method_table import method_of

@@ -10,7 +10,7 @@ import pytest
 import proponent
 from oracle import Place, Settings, tracin
 from proponent.errors import InputError
-from proponent.index.gradient_computer import GradientComputer
+from proponent.gradients.computer import GradientComputer
 from proponent.search import Search, assign, vocabulary_heads
 from proponent.store import Store
 from proponent.types import CheckpointId
@@ -269,7 +269,7 @@ def test_queries_together_equal_queries_alone(bert: Truth, built: Any) -> None:
         for checkpoint in index.run.checkpoints:
             work = GradientComputer(index.run, index.run.load(checkpoint), store.plan.method, encoder)
             labels = [NAMES.index(row["label"]) for row in bert.queries]
-            gradients[checkpoint.id] = work(encoder.encode(examples), labels).gradient
+            gradients[checkpoint.id] = work.train(encoder.encode(examples), labels).gradient
         found = Search(store).scores(gradients, len(examples))
         assert_equal(found, ask(index, bert.queries))
 

@@ -19,6 +19,7 @@ from record import arguments, keep
 from torch import Tensor
 from torch.nn import functional
 
+from proponent.engine import engine_of
 from proponent.evaluate import RetrainJob, Retrains
 from proponent.training.loop import TrainingLoop, one_thread
 from proponent.training.schedule import Settings, id_hashes
@@ -101,7 +102,7 @@ def main() -> None:
         for name, workers in (("one process", 1), ("two processes", 2)):
             with tempfile.TemporaryDirectory() as folder:
                 began = time.perf_counter()
-                Retrains(loop, Path(folder), workers, quiet=True).outputs(jobs)
+                Retrains(loop, Path(folder), engine_of(workers), quiet=True).outputs(jobs)
                 found[name].append((time.perf_counter() - began) / args.models)
         with one_thread():
             found["stacked"].append(stacked_seconds(posed, 8, 5) * steps)

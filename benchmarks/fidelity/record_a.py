@@ -18,6 +18,7 @@ from convolution import CnnProblem
 from deletion import table
 from record import arguments, controls, halves, keep, lds_table
 
+from proponent.engine import engine_of
 from proponent.evaluate import SIDES, Retrains
 from proponent.models.scratch import wordpiece
 from proponent.training.loop import TrainingLoop, one_thread
@@ -57,7 +58,7 @@ class Setting:
 
     def retrains(self, *, keep_places: bool) -> Retrains:
         """The engine."""
-        return Retrains(self.loop(keep_places=keep_places), self.args.cache, self.args.workers)
+        return Retrains(self.loop(keep_places=keep_places), self.args.cache, engine_of(self.args.workers))
 
     def run_scores(self, seed: int) -> dict[str, np.ndarray]:
         """Scores of one trained run, checkpoints of the later epochs summed; kept in the cache."""

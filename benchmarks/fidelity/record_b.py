@@ -26,6 +26,7 @@ from record import arguments, controls, halves, keep, lds_table
 
 import proponent
 from proponent import Run
+from proponent.engine import engine_of
 from proponent.evaluate import SIDES, Retrains, ceiling, lds_replicates, widened
 from proponent.evaluate import lds as measured
 from proponent.models.scratch import classifier, wordpiece
@@ -105,7 +106,7 @@ class Setting:
 
     def retrains(self, *, keep_places: bool) -> Retrains:
         """The engine."""
-        return Retrains(self.loop(keep_places=keep_places), self.args.cache / "retrains", self.args.workers)
+        return Retrains(self.loop(keep_places=keep_places), self.args.cache / "retrains", engine_of(self.args.workers))
 
     @property
     def query_labels(self) -> np.ndarray:

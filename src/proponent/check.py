@@ -15,11 +15,11 @@ from proponent.dynamics.loops import Query
 from proponent.dynamics.replay import replayed
 from proponent.errors import InputError, MismatchError, RunError
 from proponent.gradients.capture import head_table
+from proponent.gradients.computer import GradientComputer, GradientSpec
 from proponent.gradients.gradient import Gradient
 from proponent.gradients.layer_rules import Block
 from proponent.gradients.model_parts import input_embedding, table_shape, word_tables
 from proponent.index.build import label_numbers
-from proponent.index.gradient_computer import GradientComputer
 from proponent.method import Gradients, Layers
 from proponent.models import Encoded, Run
 from proponent.models.former import recorded
@@ -92,10 +92,11 @@ class _Check:
     def _layers(self) -> list[Finding]:
         """Gradients of every layer that there is a rule for, biases included, against autograd on one text."""
         every = Gradients(name="check", gradient=Layers(names=("all",), biases=True))
-        work = GradientComputer(self.run, self.model, every, self.encoder, closed_head=False)
+        spec = GradientSpec.of_layers(every, self.run, self.model, closed_head=False)
+        work = GradientComputer(self.run, self.model, every, self.encoder, spec)
         assert work.layers is not None
         blocks, cuts = work.layers.choice.blocks, work.layers.projection.cuts
-        dense = work([self.probes[0]], [self.probe_labels[0]]).gradient.dense
+        dense = work.train([self.probes[0]], [self.probe_labels[0]]).gradient.dense
         assert dense is not None
         weights = [_parameter(self.model, block) for block in blocks]
         with _differentiable(weights):
@@ -128,7 +129,7 @@ class _Check:
         kept = [
             (one, self.labels[row])
             for one, row in zip(encoded, picked, strict=True)
-            if not self.work([one], [self.labels[row]]).bad.any()
+            if not self.work.train([one], [self.labels[row]]).bad.any()
         ]
         if not kept:
             raise InputError(
@@ -140,7 +141,7 @@ class _Check:
         return list(zip(self.probes, self.probe_labels, strict=True))
 
     def _take(self, encoded: Sequence[Encoded], labels: Sequence[int]) -> Gradient:
-        return self.work(encoded, labels).gradient
+        return self.work.train(encoded, labels).gradient
 
     def _dense(self, gradient: Gradient, row: int) -> Float[np.ndarray, "v d"]:
         one = gradient.example(row)

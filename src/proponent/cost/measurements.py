@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from proponent.data import Examples
+from proponent.gradients.computer import GradientComputer
 from proponent.gradients.gradient import Gradient
-from proponent.index.gradient_computer import GradientComputer
 from proponent.models import Encoder
 from proponent.processes import memory
 from proponent.store import RowKind
@@ -107,7 +107,7 @@ class Bench:
         began = time.perf_counter()
         encoded = self._encoder.encode([self._examples[int(row)] for row in rows])
         between = time.perf_counter()
-        passed = self._work(encoded, [self._labels[int(row)] for row in rows])
+        passed = self._work.train(encoded, [self._labels[int(row)] for row in rows])
         ended = time.perf_counter()
         if warm:
             return

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from proponent.api import build
 from proponent.baselines import Texts
+from proponent.engine import engine_of
 from proponent.errors import InputError
 from proponent.evaluate.controls import controls, refuse_clashes
 from proponent.evaluate.label_noise import plant
@@ -106,8 +107,8 @@ class Experiment:
 
     def retrains(self, *, keep_places: bool) -> Retrains:
         """The engine."""
-        request = self.request
-        return Retrains(self.loop(keep_places=keep_places), request.cache / "retrains", request.workers, request.quiet)
+        request, loop = self.request, self.loop(keep_places=keep_places)
+        return Retrains(loop, request.cache / "retrains", engine_of(request.workers), request.quiet)
 
     @cached_property
     def scored_runs(self) -> list[Run]:

@@ -9,8 +9,8 @@ from torch import nn
 from proponent.data import Examples
 from proponent.errors import DataError, DiskFullError, InputError
 from proponent.gradients.gradient import Gradient
+from proponent.gradients.layer_vectors import chosen_layers
 from proponent.index.clock import Clock
-from proponent.index.layer_vectors import chosen_layers
 from proponent.index.model_check import check_model
 from proponent.index.options import DEFAULTS, Options
 from proponent.index.planning import (
@@ -20,6 +20,7 @@ from proponent.index.planning import (
     known_ids,
     label_numbers,
     plan_segments,
+    planned_blocks,
     refuse_empty_share,
     refuse_ids,
 )
@@ -29,7 +30,7 @@ from proponent.index.worker import KEPT_BYTES, Worker
 from proponent.method import Baseline, Gradients, Logit, Retaken, Term
 from proponent.models import Checkpoint, Encoder, Masks, Run
 from proponent.models.best import OTHERS
-from proponent.preconditioners.base import Told
+from proponent.preconditioners.base import FitFacts
 from proponent.processes import peak_memory
 from proponent.store import (
     FORMAT,
@@ -79,18 +80,12 @@ class Build:
         checked = check_model(method, run, first, self.checkpoints, options)
         if checked.spec.choice is not None and holds_layers(folder, checked.spec.choice.exact):
             checked = check_model(method, run, first, self.checkpoints, options, closed_head=False)
-        self.method, self.spec, self._table, self._fitters = (
-            checked.method,
-            checked.spec,
-            checked.table,
-            checked.fitters,
-        )
-        self._layered, self._layers = checked.layers, checked.shapes
-        self._told = self._describe_choice(first)
+        self.method, self.spec, self._table = checked.method, checked.spec, checked.table
+        self._fitters, self._layered, self._layers = checked.fitters, checked.layers, checked.shapes
+        self._choice_notes = self._describe_choice(first)
         self.worker = Worker(
-            run, examples, self.labels, self.method, options, self.checkpoints, first, self.encoder, self.spec,
-            self._fitters, self._layers, encoded, self.clock,
-        )  # fmt: skip
+            run, examples, self.labels, checked, options, self.checkpoints, first, self.encoder, encoded, self.clock
+        )
         self.cuts = self._cut(0)
         refuse_empty_share(options.shard, self.cuts)
         with self.clock("seal"):
@@ -194,7 +189,7 @@ class Build:
                 )
                 for one in self.checkpoints
             ],
-            blocks=[] if self._layered is None else self._layered.planned(),
+            blocks=planned_blocks(self._layered),
         )
 
     def _weight(self, checkpoint: Checkpoint) -> float:
@@ -264,7 +259,7 @@ class Build:
         return scale
 
     def _notes(self, skipped: tuple[SkippedRow, ...]) -> list[str]:
-        notes = self._told if self._layered is None else [*self._layered.notes(), *self._fitted_notes()]
+        notes = self._choice_notes if self._layered is None else [*self._layered.notes(), *self._fitted_notes()]
         notes = [*self._run_notes(), *notes]
         notes += self.run.task.notes(self.encoder.masks)
         if skipped:
@@ -307,7 +302,7 @@ class Build:
         """Say what was fitted."""
         steps = [one.id for one in self.checkpoints if self._fitters]
         tables = {step: self.writer.read_table(step) for step in steps}
-        told = {step: Told(str(step), self._layers, self.options.queries) for step in steps}
+        contexts = {step: FitFacts(str(step), self._layers, self.options.queries) for step in steps}
         lines = [
             line
             for fitters in (
@@ -316,6 +311,6 @@ class Build:
             )
             for step in steps
             for one in fitters
-            for line in one.describe(tables[step], told[step])
+            for line in one.describe(tables[step], contexts[step])
         ]
         return list(dict.fromkeys(lines))

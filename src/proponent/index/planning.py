@@ -10,9 +10,10 @@ from jaxtyping import Int
 
 from proponent.data import Examples
 from proponent.errors import DataError, InputError
+from proponent.gradients.layer_vectors import LayerVectors
 from proponent.method import LastOfEachRun, Steps, Term
 from proponent.models import Checkpoint, Run
-from proponent.store import Plan, PlannedSegment, Store
+from proponent.store import Plan, PlannedBlock, PlannedSegment, Store
 from proponent.store.layout import Layout
 from proponent.store.manifest import read_json
 from proponent.types import CheckpointId
@@ -135,3 +136,14 @@ def refuse_empty_share(text: str | None, cuts: Sequence[SegmentPlan]) -> None:
     if share is not None and share[0] >= count:
         held = "is 1 shard" if count == 1 else f"are {count} shards"
         raise InputError(f"--shard {text}: there {held} to share, so this share is empty: leave it out")
+
+
+def planned_blocks(layers: LayerVectors | None) -> list[PlannedBlock]:
+    """Describe chosen layers for the plan of an index."""
+    if layers is None:
+        return []
+    shapes = layers.projection.shapes
+    return [
+        PlannedBlock(name=one.name, o=one.o, i=one.i, kept_o=shapes[one.name][0], kept_i=shapes[one.name][1])
+        for one in layers.choice.blocks
+    ]
