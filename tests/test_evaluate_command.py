@@ -89,7 +89,7 @@ def test_deletion_holds_queries_out_and_draws_curves(news: tiny.Tiny, tmp_path: 
     ]
     code, out, err = said(*words)
     assert code == 0, err
-    assert "will run 5 queries x k = 2, 5 x 2 seeds = 140 retrains" in err
+    assert "will run 5 queries x k = 2, 5 x 2 seeds = 240 retrains, half of them for random rows" in err
     page = json.loads(out)
     assert [row["method"] for row in page["rows"]] == ["tracin-we", "random", "tfidf-label", "bm25"]
     assert [row["control"] for row in page["rows"]] == [False, True, True, True]
@@ -316,8 +316,8 @@ def test_the_budget_decides_the_size():
     assert small.half_width > large.half_width
     assert lds_size(2.0, 1.0, 40, workers=2).subsets == 120
     one = deletion_size(30.0, 1.0, 0.5, 100, 2, (10,), seeds=3)
-    assert (one.points, one.retrains) == (100, 1500)
-    assert deletion_size(5.0, 1.0, 0.5, 100, 2, (10,), seeds=3).points == 20
+    assert (one.points, one.retrains) == (75, 1800)
+    assert deletion_size(5.0, 1.0, 0.5, 100, 2, (10,), seeds=3).points == 12
     assert deletion_size(None, 1.0, 0.5, 7, 2, (10,), seeds=3).points == 7
     assert "nan" not in deletion_size(None, 1.0, float("nan"), 7, 2, (10,), seeds=1).said
 

@@ -5,7 +5,7 @@ Bring your own training function as a `Retrainer`, or a plain function in `Funct
 
 from proponent.evaluate.deletion import DeletionResult, flipped, plan_deletions, run_deletions
 from proponent.evaluate.intervals import Estimate, bootstrap, paired, ratio
-from proponent.evaluate.lds import Ceiling, ceiling, lds, lds_estimate, subset_masks
+from proponent.evaluate.lds import Ceiling, ceiling, lds, lds_estimate, subset_masks, within_groups
 from proponent.evaluate.ranking import (
     auc_ndr,
     average_precision,
@@ -45,4 +45,5 @@ __all__ = [
     "roc_auc",
     "run_deletions",
     "subset_masks",
+    "within_groups",
 ]
