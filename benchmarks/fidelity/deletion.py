@@ -19,6 +19,7 @@ def table(
     )
     found: dict = {
         "null_retrain_gap": null_gap(retrains, seeds[0]),
+        "matched_random": True,
         "points": points,
         "k": list(ks),
         "seeds": list(seeds),

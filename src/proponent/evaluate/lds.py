@@ -5,7 +5,7 @@ Ilyas et al. 2022 (datamodels), Park et al. 2023 (TRAK); definitions and the noi
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -43,7 +43,7 @@ def within_groups(
     centred = counts - counts.mean(0)
     values = values - values.mean(0)
     # The pseudo-inverse bears counts that say the same twice: they sum to the size, and stratified ones are constant.
-    inverse: Float[np.ndarray, "g m"] = np.linalg.pinv(centred)
+    inverse: np.ndarray = cast("Any", np.linalg).pinv(centred)
     rank = int(np.linalg.matrix_rank(centred)) if centred.any() else 0
     if len(masks) - 1 - rank < LEAST_SUBSETS:
         raise InputError(
