@@ -19,8 +19,8 @@ NAMES = {
 }  # fmt: skip
 
 UNMATCHED = (
-    '"Minus random" subtracts one draw with the class mix of the first method\'s strongest proponents, not one matched to '
-    "the method and side: for rows that hurt it is withdrawn until measured so "
+    '"Minus random" subtracts one draw with the class mix of the first method\'s strongest proponents, not one matched '
+    "to the method and side: for rows that hurt it is withdrawn until measured so "
     "([why](evaluation.md#random-rows-of-a-deletion))."
 )
 
