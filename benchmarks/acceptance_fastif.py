@@ -84,7 +84,7 @@ class Seed:
     def made(self, index: proponent.Index, **changes: object) -> Solver:
         """A solver of the index's own checkpoint with other settings."""
         (checkpoint,), texts = index.store.plan.checkpoints, TrainingTexts(index.store, index._loaded)
-        made = Solver(index.store, index._loaded, checkpoint.step, texts)
+        made = Solver(index.store, index._loaded, checkpoint.id, texts)
         runs = {} if changes.get("solver") == "cg" else {"runs": self.args.runs}
         made.method = method_of(made.method, **({"depth": self.args.depth} | runs | changes))
         return made

@@ -29,12 +29,13 @@ import numpy as np
 
 from proponent.method import Gradients
 from proponent.store import FORMAT, Plan, PlannedCheckpoint, PlannedSegment, PlannedTerm, Source, Store, Writer
+from proponent.types import CheckpointId
 from proponent.views import CheckpointView, Explanation, Hit, QueryView, WordPair
 from proponent.web.questions import Questions
 from proponent.web.states import Question
 
 LABELS = ["business", "science", "sports", "world"]
-STEPS = (100, 200)
+STEPS = (CheckpointId(0, 100), CheckpointId(0, 200))
 WORDS, SEGMENT, SHARD, WIDTH = 60, 65_536, 8_192, 4
 VOCABULARY = 20_000
 ANSWERS = 100
@@ -65,7 +66,7 @@ def generate(folder: Path, n: int) -> None:
         held = min(SEGMENT, n - start)
         segments.append(PlannedSegment(name=f"{len(segments):05d}", n=held, shards=[*range(0, held, SHARD), held]))
     source = Source(data="generated", columns={}, fingerprint="0" * 64, n=n, batch_size=32, segments=segments)
-    checkpoints = [PlannedCheckpoint(step=one, learning_rate=1.0, rule="benchmark", weight=1.0) for one in STEPS]
+    checkpoints = [PlannedCheckpoint(id=one, learning_rate=1.0, rule="benchmark", weight=1.0) for one in STEPS]
     plan = Plan(
         format=FORMAT,
         proponent="benchmark",
@@ -132,7 +133,7 @@ def put_answers(folder: Path) -> list[str]:
         sides = [[hit_of(store, generator, rank, sign, text) for rank in range(1, 11)] for sign in (1.0, -1.0)]
         answer = Explanation(
             method="tracin-we",
-            checkpoints=tuple(CheckpointView(one, 1.0, "benchmark") for one in STEPS),
+            checkpoints=tuple(CheckpointView(one.step, 1.0, "benchmark") for one in STEPS),
             embedding_path="exact",
             loss="mean",
             query=QueryView(

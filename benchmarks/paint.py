@@ -38,7 +38,7 @@ def answers(store: Store, count: int) -> list[Explanation]:
     made = []
     for text in texts_of(generator, count):
         sides = [[hit_of(store, generator, rank, sign, text) for rank in range(1, side + 1)] for sign in (1.0, -1.0)]
-        steps = tuple(CheckpointView(one, 1.0, "benchmark") for one in STEPS)
+        steps = tuple(CheckpointView(one.step, 1.0, "benchmark") for one in STEPS)
         query = QueryView(
             text=text, label="world", predicted="world", probabilities=dict.fromkeys(LABELS, 0.25), loss=0.3
         )

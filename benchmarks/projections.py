@@ -43,7 +43,7 @@ def vectors(index) -> np.ndarray:
     """What an index keeps of every example at the last checkpoint: [n p]."""
     store = index.store
     parts = dict[int, np.ndarray]()
-    for places, arrays in store.shards(store.plan.checkpoints[-1].step):
+    for places, arrays in store.shards(store.plan.checkpoints[-1].id):
         parts |= zip(places.tolist(), arrays["dense.v"], strict=True)
     return np.stack([parts[place] for place in range(store.n)])
 

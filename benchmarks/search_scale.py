@@ -40,8 +40,9 @@ from proponent.store import (
     Writer,
     mapped,
 )
+from proponent.types import CheckpointId
 
-STEP, VOCABULARY, WORDS = 1, 30_000, 10
+STEP, VOCABULARY, WORDS = CheckpointId(0, 1), 30_000, 10
 SEGMENT, SHARD = 65_536, 4_096
 QUERIES = 16
 
@@ -88,7 +89,7 @@ def generate(folder: Path, n: int, width: int, kind: RowKind) -> None:
         bounds = [*range(0, held, SHARD), held]
         segments.append(PlannedSegment(name=f"{len(segments):05d}", n=held, shards=bounds))
     source = Source(data=f"{n} generated", columns={}, fingerprint="0" * 64, n=n, batch_size=32, segments=segments)
-    checkpoints = [PlannedCheckpoint(step=STEP, learning_rate=1.0, rule="benchmark", weight=1.0)]
+    checkpoints = [PlannedCheckpoint(id=STEP, learning_rate=1.0, rule="benchmark", weight=1.0)]
     plan = Plan(
         format=FORMAT,
         proponent="benchmark",

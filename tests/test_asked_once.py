@@ -79,7 +79,7 @@ def test_the_explorers_process_solves_once(news: tiny.Tiny, tmp_path: Path) -> N
 def test_a_model_shared_by_two_passes_counts_once(news: tiny.Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     index = proponent.open(news.index)
     held = index._loaded
-    first, second = (one.step for one in index.store.plan.checkpoints)
+    first, second = (one.id for one in index.store.plan.checkpoints)
     size = sum(one.nbytes for one in held.at(first).model.parameters())
     monkeypatch.setattr(loading, "KEPT_BYTES", 2 * size)
     kept = held.at(first), held.at(first, retaken=True)

@@ -24,6 +24,7 @@ from proponent.models import Run
 from proponent.models.checkpoints import MOMENTS_FILE
 from proponent.models.recorder import RUN_FILE
 from proponent.store import Store, writer
+from proponent.types import CheckpointId
 from runs import index as build
 
 Copy = Callable[[Path], Path]
@@ -99,13 +100,13 @@ def test_an_interrupted_build_goes_on(
     """Fifteen shards (five at each of three steps) are published; the build dies on the way to the next."""
     folder = tmp_path / "index"
     put = writer.Writer.put_shard
-    published: list[tuple[int, int]] = []
+    published: list[tuple[CheckpointId, int]] = []
 
-    def stopped(self: writer.Writer, step: int, segment: str, shard: int, arrays: Any) -> None:
+    def stopped(self: writer.Writer, at: CheckpointId, segment: str, shard: int, arrays: Any) -> None:
         if len(published) == place:
             raise interruption("stop")
-        put(self, step, segment, shard, arrays)
-        published.append((step, shard))
+        put(self, at, segment, shard, arrays)
+        published.append((at, shard))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer.Writer, "put_shard", stopped)
@@ -314,11 +315,12 @@ OPEN = """
 import sys
 from pathlib import Path
 from proponent.store import Store
+from proponent.types import CheckpointId
 import proponent.search
 store = Store(Path(sys.argv[1]))
 search = proponent.search.Search(store)
 segment, place = store.locate(0)
-assert len(segment.arrays(8, place)["rows.ids"])
+assert len(segment.arrays(CheckpointId(0, 8), place)["rows.ids"])
 assert "torch" not in sys.modules and "transformers" not in sys.modules
 """
 

@@ -16,6 +16,7 @@ from proponent.index.layer_vectors import LayerVectors
 from proponent.preconditioners.damped import Damping, damped_inverse
 from proponent.preconditioners.gauss_newton import ggn
 from proponent.preconditioners.refit_head import fitted_head
+from proponent.types import CheckpointId
 from test_layer_vectors import Held, Pick, every_gradient, gradients, weight
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import NAMES, Truth, classifier_run, lm_run
@@ -153,7 +154,7 @@ def test_representer_values_sum_to_the_logit(bert: Truth, tmp_path: Path) -> Non
     index = build(bert, tmp_path / "index", "representer")
     rows = bert.queries[:3]
     scores = ask(index, rows)
-    table = index.store.table(STEP)["refit"].astype(np.float64)
+    table = index.store.table(CheckpointId(0, STEP))["refit"].astype(np.float64)
     for row, found in zip(rows, scores.sum(1), strict=True):
         ids = bert.text(row)
         types = {} if ids.types is None else {"token_type_ids": torch.tensor([list(ids.types)])}

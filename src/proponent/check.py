@@ -23,7 +23,6 @@ from proponent.method import Gradients, Layers
 from proponent.models import Encoded, Run
 from proponent.models.former import recorded
 from proponent.models.training_trace import FOLDER as REPLAY_FOLDER
-from proponent.types import step_name
 
 PROBES = 4
 """Examples that the doctor looks at: full gradients of the embedding are dense."""
@@ -238,7 +237,7 @@ class _Check:
             Finding(
                 "model",
                 None,
-                f"{run.info.architecture}, {len(run.checkpoints)} checkpoint(s), last at {step_name(last.step)}",
+                f"{run.info.architecture}, {len(run.checkpoints)} checkpoint(s), last at {last.id}",
             ),
             Finding("learning rate", None, f"{last.learning_rate:.3g}; {last.rule}"),
             Finding(

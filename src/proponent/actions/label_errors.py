@@ -18,6 +18,7 @@ from proponent.gradients.gradient import Gradient
 from proponent.method import Gradients, Layers, Logit, similarity_of
 from proponent.preconditioners.base import preconditioners_of
 from proponent.store import Store
+from proponent.types import CheckpointId
 from proponent.views import LabelReport, Suspect
 
 Ranking = Literal["mean-probability", "mean-loss", "last-loss", "influence", "self-influence"]
@@ -142,14 +143,14 @@ def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, " n"]:
     total, method = np.zeros(store.n), store.plan.term
     dividing = [one for one in preconditioners_of(method) if one.stage == "elementwise"]
     for checkpoint in store.plan.checkpoints:
-        step = checkpoint.step
-        everything, table = None if itself else _sums(store, step), store.table(step) if dividing else {}
-        for examples, kept in _shards(store, step):
+        at = checkpoint.id
+        everything, table = None if itself else _sums(store, at), store.table(at) if dividing else {}
+        for examples, kept in _shards(store, at):
             divided = kept
             for one in dividing:
                 divided = one.apply(divided, table, (), None)
             own, others = _products(kept, divided.rows, everything)
-            own *= store.scale(step)[examples]
+            own *= store.scale(at)[examples]
             products = own if everything is None else others - own
             total[examples] += checkpoint.weight * _query_scale(store, kept) * products
     return total
@@ -180,10 +181,10 @@ def _unlike(store: Store) -> InputError:
     )
 
 
-def _shards(store: Store, step: int) -> Iterator[tuple[Int[np.ndarray, " m"], Gradient]]:
+def _shards(store: Store, at: CheckpointId) -> Iterator[tuple[Int[np.ndarray, " m"], Gradient]]:
     """Examples and gradients of each shard, one row per distinct token; nothing of examples that may not be found."""
     alive = store.alive
-    for examples, arrays in store.shards(step):
+    for examples, arrays in store.shards(at):
         kept = Gradient.unpack(arrays)
         if kept.outer is not None or kept.head is not None:
             raise _unlike(store)
@@ -192,11 +193,11 @@ def _shards(store: Store, step: int) -> Iterator[tuple[Int[np.ndarray, " m"], Gr
         yield examples, replace(kept, rows=rows, dense=None if kept.dense is None else kept.dense.without(left))
 
 
-def _sums(store: Store, step: int) -> _Sums:
+def _sums(store: Store, at: CheckpointId) -> _Sums:
     rows: Float[np.ndarray, "v d"] = np.zeros((0, 0))
     dense: Float[np.ndarray, " p"] = np.zeros(0)
-    scale = store.scale(step)
-    for examples, kept in _shards(store, step):
+    scale = store.scale(at)
+    for examples, kept in _shards(store, at):
         if kept.rows is not None:
             rows = _grown(rows, int(kept.rows.ids.max(initial=-1)) + 1, kept.rows.rows.shape[1])
             np.add.at(rows, kept.rows.ids, kept.rows.rows * scale[examples][kept.rows.owners, None])

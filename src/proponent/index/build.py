@@ -31,8 +31,18 @@ from proponent.models import Checkpoint, Encoder, Masks, Run
 from proponent.models.best import OTHERS
 from proponent.preconditioners.base import Told
 from proponent.processes import peak_memory
-from proponent.store import FORMAT, Manifest, Plan, PlannedCheckpoint, PlannedTerm, SkippedRow, Source, Store, Writer
-from proponent.types import step_name
+from proponent.store import (
+    FORMAT,
+    Manifest,
+    Plan,
+    PlannedCheckpoint,
+    PlannedTerm,
+    SkippedRow,
+    Source,
+    Store,
+    Writer,
+    array_name,
+)
 from proponent.version import __version__
 from proponent.words import RULES
 
@@ -176,7 +186,7 @@ class Build:
             tied=self.spec.tied,
             checkpoints=[
                 PlannedCheckpoint(
-                    step=one.step,
+                    id=one.id,
                     learning_rate=one.learning_rate,
                     rule=one.rule,
                     weight=self._weight(one),
@@ -199,9 +209,9 @@ class Build:
 
     def _fingerprints(self) -> dict[str, str]:
         """Tokenizer, the weights that are used (others may come and go), and what is fitted from other files."""
-        unused = {f"weights {step_name(one.step)}" for one in self.run.saved if one not in self.checkpoints}
+        unused = {f"weights {one.id}" for one in self.run.saved if one not in self.checkpoints}
         own = {name: value for name, value in self.run.fingerprints.items() if name not in unused}
-        named = {step_name(one.step): one for one in self.checkpoints}
+        named = {str(one.id): one for one in self.checkpoints}
         for one in self._fitters:
             own |= one.fingerprints(named, self.options)
         return own
@@ -238,7 +248,7 @@ class Build:
             with self.clock("tables"):
                 features = self.writer.gather(one.planned, one.order, [self.labels[row] for row in one.rows])
                 scaled = self.checkpoints if isinstance(self.method, Gradients) and self.method.scales_train else ()
-                features |= {f"scale.{at.step}": self._scale(one, at) for at in scaled}
+                features |= {array_name("scale", at.id): self._scale(one, at) for at in scaled}
             with self.clock("postings"):
                 self.writer.finish(one.planned, one.order, features, postings=self.spec.by_token)
 
@@ -248,8 +258,8 @@ class Build:
             self.method, self.writer.plan.blocks, self.writer.read_table, tied=self.spec.tied
         )
         scale = np.ones(one.planned.n)
-        for places, arrays in self.writer.decoded(checkpoint.step, one.planned, one.order):
-            norms = preconditioner.norms(checkpoint.step, Gradient.unpack(arrays))
+        for places, arrays in self.writer.decoded(checkpoint.id, one.planned, one.order):
+            norms = preconditioner.norms(checkpoint.id, Gradient.unpack(arrays))
             scale[places] = 1.0 / np.where(norms > 0, norms, 1.0)
         return scale
 
@@ -295,9 +305,9 @@ class Build:
 
     def _fitted_notes(self) -> list[str]:
         """Say what was fitted."""
-        steps = [one.step for one in self.checkpoints if self._fitters]
+        steps = [one.id for one in self.checkpoints if self._fitters]
         tables = {step: self.writer.read_table(step) for step in steps}
-        told = {step: Told(step_name(step), self._layers, self.options.queries) for step in steps}
+        told = {step: Told(str(step), self._layers, self.options.queries) for step in steps}
         lines = [
             line
             for fitters in (

@@ -11,7 +11,7 @@ from proponent.index.word_pairs import word_pairs
 from proponent.scorer import Scorer, TopKBothEnds
 from proponent.search import Where
 from proponent.store import Store
-from proponent.types import RUN_STEPS, Example
+from proponent.types import CheckpointId, Example
 from proponent.version import __version__
 from proponent.views import CheckpointView, Explanation, Hit
 from proponent.words import Word, words
@@ -47,8 +47,7 @@ class ExplanationBuilder:
             version=__version__,
             method=plan.method.name,
             checkpoints=tuple(
-                CheckpointView(one.step % RUN_STEPS, one.learning_rate, one.rule, one.step // RUN_STEPS)
-                for one in plan.checkpoints
+                CheckpointView(one.id.step, one.learning_rate, one.rule, one.id.run) for one in plan.checkpoints
             ),
             embedding_path=plan.shown_path,  # type: ignore[arg-type]
             loss=plan.reduction,
@@ -101,7 +100,7 @@ class ExplanationBuilder:
                     by_checkpoint=parts,
                     predicted=self.store.row(place)["predicted"],
                     paired=len(example.parts) > 1 or asked.paired(row),
-                    by_run=_by_run([one.step for one in self.store.plan.checkpoints], parts),
+                    by_run=_by_run([one.id for one in self.store.plan.checkpoints], parts),
                 )
             )
         return tuple(hits)
@@ -136,10 +135,10 @@ def hit(
     )
 
 
-def _by_run(checkpoints: list[int], parts: tuple[float, ...]) -> tuple[float, ...]:
+def _by_run(checkpoints: list[CheckpointId], parts: tuple[float, ...]) -> tuple[float, ...]:
     """The parts of a score by run; empty for one run."""
-    runs = sorted({number // RUN_STEPS for number in checkpoints})
+    runs = sorted({one.run for one in checkpoints})
     if len(runs) < 2 or not parts:
         return ()
     pairs = list(zip(checkpoints, parts, strict=True))
-    return tuple(sum(part for number, part in pairs if number // RUN_STEPS == run) for run in runs)
+    return tuple(sum(part for one, part in pairs if one.run == run) for run in runs)

@@ -18,7 +18,6 @@ from proponent.method import Retaken
 from proponent.scorer import Filter, Scorer, TopKBothEnds
 from proponent.search import ANY
 from proponent.store import Store
-from proponent.types import step_name
 from proponent.words import words
 
 
@@ -30,7 +29,7 @@ class FastIF(Scorer[QueryBatch]):
     def __init__(self, store: Store, loaded: LoadedRun) -> None:
         assert isinstance(store.plan.term, Retaken)
         self.store, self.nearest, texts = store, Nearest(store, store.plan.term), TrainingTexts(store, loaded)
-        self.solvers = {one.step: Solver(store, loaded, one.step, texts) for one in store.plan.checkpoints}
+        self.solvers = {one.id: Solver(store, loaded, one.id, texts) for one in store.plan.checkpoints}
 
     def scores(self, queries: QueryBatch, rows: Sequence[int]) -> Float[np.ndarray, "q n"]:
         """Score every training example, candidates or not."""
@@ -60,7 +59,7 @@ class FastIF(Scorer[QueryBatch]):
 
     def _solved(self, solver: Solver, asked: QueryBatch, row: int) -> list[str]:
         told = solver.solution(asked, [row]).description
-        return [line if len(self.solvers) == 1 else f"{step_name(solver.step)}: {line}" for line in told]
+        return [line if len(self.solvers) == 1 else f"{solver.step}: {line}" for line in told]
 
     def terms(self, queries: QueryBatch, row: int, place: int) -> list[Float[np.ndarray, "w x"]]:
         """Split the score of an example at each checkpoint by its words; the query is one."""

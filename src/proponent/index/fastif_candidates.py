@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float, Int
 
 from proponent.index.queries import QueryBatch
 from proponent.method import Retaken
-from proponent.store import Store
+from proponent.store import Store, array_name
+from proponent.types import CheckpointId
 
 BLOCK = 65_536
 """Examples compared at a time."""
@@ -18,8 +19,8 @@ class Nearest:
 
     def __init__(self, store: Store, method: Retaken) -> None:
         self.store, self.method = store, method
-        *earlier, last = (one.step for one in store.plan.checkpoints)
-        self._endings = {step: f".{step}" for step in earlier} | {last: ""}
+        *earlier, last = (one.id for one in store.plan.checkpoints)
+        self._endings = {step: array_name("", step) for step in earlier} | {last: ""}
 
     def __call__(self, asked: QueryBatch, row: int, allowed: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
         """Find the candidates of a query."""
@@ -84,7 +85,7 @@ class Nearest:
         return min(n, max(1, round(asked * n) if asked <= 1 else int(asked)))
 
 
-def _signal(asked: QueryBatch, row: int, step: int) -> Float[np.ndarray, " l"]:
+def _signal(asked: QueryBatch, row: int, step: CheckpointId) -> Float[np.ndarray, " l"]:
     """Gradient of what is asked in the query's logits: p - y, or the difference of two classes' y."""
     p = np.asarray(asked.seen[step].probabilities[row], dtype=np.float64)
     if asked.against is not None:

@@ -25,7 +25,7 @@ from proponent.index.queries import QueryBatch
 from proponent.method import LiSSA, Retaken
 from proponent.models import Encoded
 from proponent.store import Store
-from proponent.types import Example
+from proponent.types import CheckpointId, Example
 
 SAMPLE = {"lissa": 8, "cg": 256}
 """Training texts of one Hessian, unless the method says how many."""
@@ -92,7 +92,7 @@ class TrainingTexts:
 class Solver:
     """Solves and scores at one checkpoint of an index whose method solves per query."""
 
-    def __init__(self, store: Store, loaded: LoadedRun, step: int, texts: TrainingTexts) -> None:
+    def __init__(self, store: Store, loaded: LoadedRun, step: CheckpointId, texts: TrainingTexts) -> None:
         self.store, self.step, self._loaded, self._texts = store, step, loaded, texts
         assert isinstance(store.plan.term, Retaken)
         self.method = store.plan.term

@@ -14,7 +14,7 @@ from proponent.labels import Labels
 from proponent.scorer import Scorer, TopKBothEnds
 from proponent.search import RULES, How, Votes, Where
 from proponent.store import Store
-from proponent.types import Example
+from proponent.types import CheckpointId, Example
 from proponent.views import QueryView
 from proponent.words import Word
 
@@ -82,7 +82,7 @@ class QueryGroup(QueryBatch):
     def paired(self, row: int) -> bool:  # noqa: ARG002, D102
         return any(self.whole.paired(one) for one in self.rows)
 
-    def split(self, row: int, step: int, by_word: ByWord) -> Float[np.ndarray, "w p"]:  # noqa: ARG002, D102
+    def split(self, row: int, step: CheckpointId, by_word: ByWord) -> Float[np.ndarray, "w p"]:  # noqa: ARG002, D102
         total: Float[np.ndarray, "w p"] | None = None
         for one, places in zip(self.rows, self._places, strict=True):
             made = self.whole.split(one, step, by_word) / len(self.rows)

@@ -21,7 +21,7 @@ from proponent.models import Run
 from proponent.scorer import TopKBothEnds
 from proponent.search import ANY, How, KernelName, Where
 from proponent.store import Store
-from proponent.types import RUN_STEPS, Example, step_name
+from proponent.types import Example
 from proponent.views import Explanation
 
 
@@ -88,8 +88,8 @@ class Index:
             "deleted": self.store.counts.deleted,
             "checkpoints": [
                 {
-                    "step": one.step % RUN_STEPS,
-                    "run": one.step // RUN_STEPS,
+                    "step": one.id.step,
+                    "run": one.id.run,
                     "learning_rate": one.learning_rate,
                     "rule": one.rule,
                 }
@@ -328,7 +328,7 @@ class Index:
         queries = [replace(one, label=None) for one in queries_of(texts, text_pairs=text_pairs)]
         check_queries(queries)
         encoded = self._loaded.encoder.encode(queries) if queries else []
-        last, size = self._loaded.at(self.store.plan.checkpoints[-1].step), self.store.plan.source.batch_size
+        last, size = self._loaded.at(self.store.plan.checkpoints[-1].id), self.store.plan.source.batch_size
         _, predicted, _ = labels_of(last, queries, encoded, size)
         return [names[number] for number in predicted]
 
@@ -359,7 +359,7 @@ class Index:
         run = self.run
         check_against(against, self.method, run.task.labels, contrasts=self._scorer.contrasts)
         encoded = self._loaded.encoder.encode(queries) if queries else []
-        last = self._loaded.at(self.store.plan.checkpoints[-1].step)
+        last = self._loaded.at(self.store.plan.checkpoints[-1].id)
         other = None if against is None else run.label_number(plain_label(against))
         size = self.store.plan.source.batch_size
         labels, predicted, probabilities = labels_of(last, queries, encoded, size)
@@ -371,8 +371,8 @@ class Index:
         asked = QueryBatch(queries, encoded, labels, other, predicted, probabilities)
         for number, checkpoint in enumerate(self.store.plan.checkpoints, 1):
             count = len(self.store.plan.checkpoints)
-            self.say(f"gradients at {step_name(checkpoint.step)} ({number} of {count} checkpoints)")
+            self.say(f"gradients at {checkpoint.id} ({number} of {count} checkpoints)")
             asked.take(
-                checkpoint.step, self._loaded.at(checkpoint.step), size, self._preconditioner, equal=run.equal_lengths
+                checkpoint.id, self._loaded.at(checkpoint.id), size, self._preconditioner, equal=run.equal_lengths
             )
         return asked

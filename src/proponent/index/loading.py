@@ -13,7 +13,7 @@ from proponent.index.gradient_computer import GradientComputer
 from proponent.method import Retaken
 from proponent.models import Encoder, Masks, Run
 from proponent.store import Store
-from proponent.types import Example, step_name
+from proponent.types import CheckpointId, Example
 
 KEPT_BYTES = 4 * 2**30
 """Most memory that loaded checkpoints may take between two questions."""
@@ -32,7 +32,7 @@ class LoadedRun:
         self.store, self._trust_remote_code, self.say = store, trust_remote_code, say
         named = run if run is not None else store.plan.joined or store.plan.run
         self._folders = [Path(named)] if isinstance(named, str | Path) else [Path(one) for one in named]
-        self._passes: dict[tuple[int, bool], GradientComputer] = {}
+        self._passes: dict[tuple[CheckpointId, bool], GradientComputer] = {}
 
     @cached_property
     def run(self) -> Run:
@@ -70,19 +70,19 @@ class LoadedRun:
         return self.run.encoder(self.store.plan.max_length, Masks.of(self.store.plan.term))
 
     def by_word(
-        self, step: int, example: Example, label: int, width: int, against: int | None, asked: bool
+        self, step: CheckpointId, example: Example, label: int, width: int, against: int | None, asked: bool
     ) -> Float[np.ndarray, "w p"]:
         """The vector of one text split by its words, taken again from the model."""
         (encoded,) = self.encoder.encode([example])
         return self.at(step).words(encoded, label, width, against, asked=asked)
 
-    def at(self, step: int, *, retaken: bool = False) -> GradientComputer:
+    def at(self, step: CheckpointId, *, retaken: bool = False) -> GradientComputer:
         """Load a checkpoint, or take it from before."""
         if (step, retaken) not in self._passes:
             other = self._passes.get((step, not retaken))
             model = self._model(step) if other is None else other.model
             method = self.store.plan.term
-            pooled = not retaken and (isinstance(method, Retaken) or step == self.store.plan.checkpoints[-1].step)
+            pooled = not retaken and (isinstance(method, Retaken) or step == self.store.plan.checkpoints[-1].id)
             work = GradientComputer(self.run, model, method, self.encoder, pooled=pooled, retaken=retaken)
             if self._other_layers(work):  # earlier versions kept a vocabulary head with the other layers
                 work = GradientComputer(
@@ -108,9 +108,9 @@ class LoadedRun:
                 "preconditioner works on the word embedding, too: build the index again"
             )
 
-    def _model(self, step: int) -> nn.Module:
-        checkpoint = next(one for one in self.run.saved if one.step == step)
-        self.say(f"loading the model of {step_name(step)}")
+    def _model(self, step: CheckpointId) -> nn.Module:
+        checkpoint = next(one for one in self.run.saved if one.id == step)
+        self.say(f"loading the model of {step}")
         model = self.run.load(checkpoint)
         models = {id(work.model): work.model for work in self._passes.values()}  # two passes may share one
         held = sum(parameter.nbytes for one in models.values() for parameter in one.parameters())

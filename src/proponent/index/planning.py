@@ -15,7 +15,7 @@ from proponent.models import Checkpoint, Run
 from proponent.store import Plan, PlannedSegment, Store
 from proponent.store.layout import Layout
 from proponent.store.manifest import read_json
-from proponent.types import RUN_STEPS, step_name
+from proponent.types import CheckpointId
 
 SEGMENT_TOKENS = 4_000_000
 """Tokens of a segment: what is held of it in memory while its postings are written grows with them."""
@@ -82,22 +82,21 @@ def chosen(run: Run, steps: tuple[int, ...] | None, method: Term) -> tuple[Check
     checkpoints = method.checkpoints
     steps = checkpoints.at if steps is None and isinstance(checkpoints, Steps) else steps
     if steps is None:
-        last = {one.step // RUN_STEPS: one for one in run.checkpoints}
+        last = {one.id.run: one for one in run.checkpoints}
         return tuple(last.values()) if isinstance(checkpoints, LastOfEachRun) else run.checkpoints
     _refuse_missing(run, steps)
-    return tuple(one for one in run.saved if one.step % RUN_STEPS in steps)
+    return tuple(one for one in run.saved if one.step in steps)
 
 
 def _refuse_missing(run: Run, steps: tuple[int, ...]) -> None:
     """Every run must have the steps that are named: a run left out would be no part of the scores."""
     saved: dict[int, list[int]] = {}
     for one in run.saved:
-        number, step = divmod(one.step, RUN_STEPS)
-        saved.setdefault(number, []).append(step)
+        saved.setdefault(one.id.run, []).append(one.step)
     for number, there in saved.items():
         missing = next((step for step in steps if step not in there), None)
         if missing is not None:
-            of, home = step_name(number * RUN_STEPS + missing), ", ".join(map(str, run.joined or (run.path,)))
+            of, home = CheckpointId(number, missing), ", ".join(map(str, run.joined or (run.path,)))
             raise InputError(f"no checkpoint at {of} in {home}: it has {', '.join(map(str, there))}")
 
 

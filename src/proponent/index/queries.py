@@ -15,7 +15,7 @@ from proponent.index.query_input import AnyLabel, plain_label
 from proponent.index.query_preconditioner import QueryPreconditioner
 from proponent.labels import Labels
 from proponent.models import Encoded
-from proponent.types import Example, step_name
+from proponent.types import CheckpointId, Example
 from proponent.views import QueryView
 from proponent.words import Word
 from proponent.words import words as words_of
@@ -24,7 +24,7 @@ ALIKE = 0.8
 """The shortest query of a batch has at least this share of the tokens of its longest: padding costs as much as text."""
 
 
-ByWord = Callable[[int, Example, int, int, int | None, bool], Float[np.ndarray, "w p"]]
+ByWord = Callable[[CheckpointId, Example, int, int, int | None, bool], Float[np.ndarray, "w p"]]
 """Splits the vector of a text by its words, special tokens last: of a checkpoint, a text, its class, the number of its
 words, the class whose loss is subtracted, and whether it is a query."""
 
@@ -113,14 +113,16 @@ class QueryBatch:
     ) -> None:
         self.queries, self.encoded, self.labels, self.against = queries, encoded, labels, against
         self.predicted, self.probabilities = predicted, probabilities
-        self.gradients: dict[int, Gradient] = {}
-        self.factors: dict[int, Float[np.ndarray, " q"]] = {}
+        self.gradients: dict[CheckpointId, Gradient] = {}
+        self.factors: dict[CheckpointId, Float[np.ndarray, " q"]] = {}
         self.losses: list[float] = []
         self.pooled: list[Float[np.ndarray, " d"]] = []
-        self.seen: dict[int, Seen] = {}
+        self.seen: dict[CheckpointId, Seen] = {}
         self._words: dict[int, tuple[Word, ...]] = {}
 
-    def take(self, step: int, work: GradientComputer, size: int, turning: QueryPreconditioner, *, equal: bool) -> None:
+    def take(
+        self, step: CheckpointId, work: GradientComputer, size: int, turning: QueryPreconditioner, *, equal: bool
+    ) -> None:
         """Take gradients at one checkpoint, in batches of like length (equal length where that must be)."""
         count = len(self.encoded)
         parts: dict[int, Gradient] = {}
@@ -132,7 +134,7 @@ class QueryBatch:
             if passed.bad.any():
                 where = named(self.queries, rows[int(np.flatnonzero(passed.bad)[0])])
                 raise InputError(
-                    f"the loss or gradient of {where} is not finite at {step_name(step)}: "
+                    f"the loss or gradient of {where} is not finite at {step}: "
                     "nothing can be explained (a language model needs two tokens at least, and finite weights)"
                 )
             for place, row in enumerate(rows):
@@ -152,8 +154,8 @@ class QueryBatch:
             whole = Gradient.stack([parts[row] for row in range(count)])
             self.gradients[step], self.factors[step] = turning.query(step, whole)
 
-    def taken(self, rows: Sequence[int]) -> dict[int, Gradient]:
-        """Gradients of some queries, by step."""
+    def taken(self, rows: Sequence[int]) -> dict[CheckpointId, Gradient]:
+        """Gradients of some queries, by checkpoint."""
         if list(rows) == list(range(len(self.queries))):
             return self.gradients
         return {step: Gradient.stack([one.example(row) for row in rows]) for step, one in self.gradients.items()}
@@ -168,7 +170,7 @@ class QueryBatch:
         """Whether one query has a second text."""
         return len(self.queries[row].parts) > 1
 
-    def split(self, row: int, step: int, by_word: ByWord) -> Float[np.ndarray, "w p"]:
+    def split(self, row: int, step: CheckpointId, by_word: ByWord) -> Float[np.ndarray, "w p"]:
         """One query's vector by its words, before it is multiplied, times its factor; special tokens last."""
         made = by_word(step, self.queries[row], self.labels[row], len(self.words(row)), self.against, True)
         return made * self.factors[step][row]

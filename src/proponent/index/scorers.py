@@ -16,7 +16,7 @@ from proponent.method import Baseline, EmbeddingRows, Gradients, Layers, Retaken
 from proponent.preconditioners.batches import layer_shapes
 from proponent.scorer import Filter, Scorer, TopKBothEnds
 from proponent.search import ANY, KernelName, Search
-from proponent.types import Example
+from proponent.types import CheckpointId, Example
 from proponent.words import words
 
 
@@ -61,8 +61,8 @@ class GradientScorer(Scorer[QueryBatch]):
         self.method, self.search, self.store = method, search, search.store
         self.linear = similarity_of(method) is None
         self._loaded, self._preconditioner = loaded, preconditioner
-        self._words: tuple[QueryBatch, int, dict[int, Float[np.ndarray, "w p"]]] | None = None
-        self._held: dict[int, frozenset[int]] = {}
+        self._words: tuple[QueryBatch, int, dict[CheckpointId, Float[np.ndarray, "w p"]]] | None = None
+        self._held: dict[CheckpointId, frozenset[int]] = {}
 
     def scores(self, queries: QueryBatch, rows: Sequence[int]) -> Float[np.ndarray, "q n"]:
         """Score every training example."""
@@ -100,7 +100,7 @@ class GradientScorer(Scorer[QueryBatch]):
         return [self._terms(queries, row, step, (place, example), widths) for step in queries.gradients]
 
     def _terms(
-        self, queries: QueryBatch, row: int, step: int, hit: tuple[int, Example], widths: tuple[int, int]
+        self, queries: QueryBatch, row: int, step: CheckpointId, hit: tuple[int, Example], widths: tuple[int, int]
     ) -> Terms:
         """Vectors keep no words: those of a hit are taken again from its text."""
         place, example = hit
@@ -114,7 +114,7 @@ class GradientScorer(Scorer[QueryBatch]):
                 return terms
         return terms + self.search.terms(step, place, replace(gradient, dense=None), widths)
 
-    def _query(self, queries: QueryBatch, row: int) -> dict[int, Float[np.ndarray, "w p"]]:
+    def _query(self, queries: QueryBatch, row: int) -> dict[CheckpointId, Float[np.ndarray, "w p"]]:
         """A query's multiplied vectors by word, at every checkpoint; kept while its hits are made."""
         if self._words is None or self._words[0] is not queries or self._words[1] != row:
             split = {step: queries.split(row, step, self._loaded.by_word) for step in queries.factors}
@@ -140,7 +140,7 @@ class GradientScorer(Scorer[QueryBatch]):
                 return True
         return False
 
-    def _tokens(self, step: int) -> frozenset[int]:
+    def _tokens(self, step: CheckpointId) -> frozenset[int]:
         if step not in self._held:
             postings = [segment.postings(step) for segment in self.store.segments]
             tokens = [one.tokens for one in postings if one is not None]

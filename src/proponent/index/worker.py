@@ -22,7 +22,6 @@ from proponent.preconditioners.base import Fitter, Pass
 from proponent.preconditioners.batches import Batch, LayerShape, StoredBatch
 from proponent.progress import track
 from proponent.store import SkippedRow, Writer
-from proponent.types import step_name
 
 KEPT_BYTES = 48 * 2**20
 """Encoded examples up to this size are kept: those of a whole data set from the moment their tokens are counted, those
@@ -57,7 +56,7 @@ class Worker:
         self.checkpoints, self.encoder, self.spec = checkpoints, encoder, spec
         self._fitters, self._layers, self._similarity = fitters, layers, similarity_of(method)
         self.table = table_shape(first, decoding=run.task.decodes)
-        self._loaded = {checkpoints[0].step: first}
+        self._loaded = {checkpoints[0].id: first}
         self._bad: dict[int, str] = {}
         self._given, self._clock = encoded, clock
         self._encoded: dict[int, list[Encoded]] = {}
@@ -79,7 +78,7 @@ class Worker:
 
     def _missing(self, writer: Writer, one: SegmentPlan, checkpoint: Checkpoint) -> list[int]:
         shards = range(len(one.planned.shards) - 1)
-        return [shard for shard in shards if not writer.has_shard(checkpoint.step, one.planned.name, shard)]
+        return [shard for shard in shards if not writer.has_shard(checkpoint.id, one.planned.name, shard)]
 
     def _checkpoint(self, writer: Writer, one: SegmentPlan, checkpoint: Checkpoint, before: int, part: str) -> None:
         work: GradientComputer | None = None
@@ -96,21 +95,19 @@ class Worker:
             if self._shards(writer, one, checkpoint, work, missing, part) or not missing:
                 continue
             if not told:
-                self.options.say(
-                    f"other processes compute the last shards of {step_name(checkpoint.step)}: waiting for them"
-                )
+                self.options.say(f"other processes compute the last shards of {checkpoint.id}: waiting for them")
             told = True
             time.sleep(POLL)
 
     def _lacks_table(self, writer: Writer, checkpoint: Checkpoint) -> bool:
         """Whether arrays that the gradients of a checkpoint need are not there; an append has those of the index."""
-        held = writer.table_names(checkpoint.step)
+        held = writer.table_names(checkpoint.id)
         needed = [*(["head"] if self.spec.head else []), *(["embedding"] if self._similarity is not None else [])]
         absent = lacking(self._fitters, held, self._layers, self.options, after=False)
         return writer.base is None and (bool(absent) or any(name not in held for name in needed))
 
     def _pass(self, checkpoint: Checkpoint) -> GradientComputer:
-        model = self._loaded.pop(checkpoint.step, None)
+        model = self._loaded.pop(checkpoint.id, None)
         with self._clock("load"):
             model = model if model is not None else self.run.load(checkpoint)
         pooled = isinstance(self.method, Retaken) or checkpoint is self.checkpoints[-1]
@@ -123,9 +120,9 @@ class Worker:
             made = self._tables(checkpoint, work)
             with writer.leases.whole():
                 if self._lacks_table(writer, checkpoint):
-                    writer.put_table(checkpoint.step, writer.read_table(checkpoint.step) | made)
+                    writer.put_table(checkpoint.id, writer.read_table(checkpoint.id) | made)
         if work.needs_table:
-            work.prepare(writer.read_table(checkpoint.step))
+            work.prepare(writer.read_table(checkpoint.id))
 
     def _tables(self, checkpoint: Checkpoint, work: GradientComputer) -> dict[str, np.ndarray]:
         def source(this: Pass) -> Iterator[Batch]:
@@ -137,14 +134,14 @@ class Worker:
     def fit(self, writer: Writer, cuts: list[SegmentPlan]) -> None:
         """Fit what queries are multiplied with, once all gradients are there; an append has that of the index."""
         for checkpoint in self.checkpoints if writer.base is None else ():
-            held = writer.read_table(checkpoint.step)
+            held = writer.read_table(checkpoint.id)
             fitters = lacking(self._fitters, held, self._layers, self.options, after=True)
             if not fitters:
                 continue
             with self._clock("tables" if self.spec.choice is None else "curvature"):
                 source = self._sources(writer, cuts, checkpoint)
                 made = fitted_after(fitters, source, held, self._layers, self.options)
-                writer.put_table(checkpoint.step, made)
+                writer.put_table(checkpoint.id, made)
 
     @property
     def follows(self) -> bool:
@@ -171,7 +168,7 @@ class Worker:
     def _stored(self, writer: Writer, cuts: list[SegmentPlan], checkpoint: Checkpoint) -> Iterator[StoredBatch]:
         labels = np.asarray(self.labels, dtype=np.int64)
         for one in cuts:
-            for places, arrays in writer.decoded(checkpoint.step, one.planned, one.order):
+            for places, arrays in writer.decoded(checkpoint.id, one.planned, one.order):
                 own, p = labels[places + one.rows.start], arrays.get("meta.probabilities")
                 yield StoredBatch(Gradient.unpack(arrays), ~arrays["meta.bad"], own, p, self.table)
 
@@ -193,7 +190,7 @@ class Worker:
     def _prepared(self, writer: Writer, checkpoint: Checkpoint) -> GradientComputer:
         work = self._pass(checkpoint)
         if work.needs_table:
-            work.prepare(writer.read_table(checkpoint.step))
+            work.prepare(writer.read_table(checkpoint.id))
         return work
 
     def _shards(
@@ -210,10 +207,7 @@ class Worker:
         steps = track(
             self._todo(writer, one, checkpoint, shards),
             total=sum(bounds[shard + 1] - bounds[shard] for shard in shards),
-            label=(
-                f"gradients, {step_name(checkpoint.step)}" if not isinstance(self.method, Baseline) else "predictions"
-            )
-            + part,
+            label=(f"gradients, {checkpoint.id}" if not isinstance(self.method, Baseline) else "predictions") + part,
             weight=lambda cut: cut[2] - cut[1],
             quiet=self.options.quiet,
         )
@@ -223,8 +217,8 @@ class Worker:
             done.append(self._batch(one, work, start, stop))
             if stop == bounds[shard + 1]:
                 arrays = _shard_arrays(done)
-                writer.put_shard(checkpoint.step, name, shard, arrays)
-                writer.leases.drop(writer.units[name, checkpoint.step, shard])
+                writer.put_shard(checkpoint.id, name, shard, arrays)
+                writer.leases.drop(writer.units[name, checkpoint.id, shard])
                 self._note_bad(one, checkpoint, bounds[shard], arrays)
                 done, computed = [], computed + 1
         return computed
@@ -233,7 +227,7 @@ class Worker:
         self, writer: Writer, one: SegmentPlan, checkpoint: Checkpoint, shards: list[int]
     ) -> Iterator[tuple[int, int, int]]:
         """The batches of one shard after another, each taken when its turn comes: (shard, begin, end)."""
-        name, step, bounds = one.planned.name, checkpoint.step, one.planned.shards
+        name, step, bounds = one.planned.name, checkpoint.id, one.planned.shards
         for shard in shards:
             unit = writer.units[name, step, shard]
             if not writer.leases.take(unit):
@@ -265,7 +259,7 @@ class Worker:
         for place in np.flatnonzero(arrays["meta.bad"]).tolist():
             cause = "loss" if not np.isfinite(arrays["meta.losses"][place]) else "gradient"
             row = one.rows[int(one.order[start + place])]
-            self._bad.setdefault(row, f"{cause} is not finite at {step_name(checkpoint.step)}")
+            self._bad.setdefault(row, f"{cause} is not finite at {checkpoint.id}")
         share = self.options.max_bad_rows
         allowed = max(1, int(share * len(self.examples) + 1e-9)) if share else 0
         if len(self._bad) > allowed:
@@ -286,7 +280,7 @@ class Worker:
         """List the rows without a finite gradient in all shards, whoever computed them and when."""
         for one in cuts:
             for checkpoint in self.checkpoints:
-                shards = writer.shards(checkpoint.step, one.planned, np.arange(one.planned.n), _META)
+                shards = writer.shards(checkpoint.id, one.planned, np.arange(one.planned.n), _META)
                 for places, arrays in shards:
                     self._note_bad(one, checkpoint, int(places[0]) if len(places) else 0, arrays)
         return self._skipped()
