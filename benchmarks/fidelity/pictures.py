@@ -25,6 +25,12 @@ NAMES = {
     "syn": "tracin-we-syn", "tfidf-sign": "TF-IDF x label sign", "bm25-sign": "BM25 x label sign",
 }  # fmt: skip
 
+UNMATCHED = (
+    '"Minus random" subtracts one draw with the class mix of the first method\'s strongest proponents, not one matched '
+    "to the method and side: for rows that hurt it is withdrawn until measured so "
+    "([why](evaluation.md#random-rows-of-a-deletion))."
+)
+
 
 def record(name: str) -> dict | None:
     """Read the newest record of a name."""
@@ -163,6 +169,7 @@ def deletion_part(name: str, title: str) -> list[str]:
         for side, one in sides.items():
             label = "random rows of the same classes" if method == "random" else f"{NAMES.get(method, method)}, {side}"
             rows.append((label, *ends(one["auc_del"]), method in CONTROLS))
+    hurt = any("hurt" in sides for sides in gold["curves"].values())
     bars(PLACE.docs / "fidelity" / f"{name}.svg", title, rows, "AUC-DEL, change of the log-odds")
     lines = [
         f"### {title}", "",
@@ -171,6 +178,7 @@ def deletion_part(name: str, title: str) -> list[str]:
         f"{found['null_retrain_gap']:.1e}; retrain noise "
         f"{'not known from one seed' if gold['retrain_noise'] is None else format(gold['retrain_noise'], '.2f')}. "
         f"{found['device']}. [JSON](../benchmarks/results/{found['file']})", "",
+        *([] if found.get("matched_random") or not hurt else [UNMATCHED, ""]),
         *([found["note"], ""] if "note" in found else []), f"![{title}](fidelity/{name}.svg)", "",
     ]  # fmt: skip
     cells = []
@@ -178,6 +186,8 @@ def deletion_part(name: str, title: str) -> list[str]:
         for side, one in sides.items():
             other = found["predicted"]["curves"][method][side]["auc_del"]
             against = shown(one["minus_random"]) if "minus_random" in one else "-"
+            if side == "hurt" and not found.get("matched_random"):
+                against = "withdrawn"  # one draw with the class mix of other rows was subtracted
             where = "-" if method == "random" else side
             cells.append([NAMES.get(method, method), where, shown(one["auc_del"]), against, shown(other)])
     pairs = {pair: sides["helped"] for pair, sides in gold["compared"].items()}

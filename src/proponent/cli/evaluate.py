@@ -48,6 +48,10 @@ def evaluate(
         int | None, typer.Option(min=1, help="Retrains per subset (default 2) or deletion (default 3).")
     ] = None,
     subsets: Annotated[int | None, typer.Option(min=1, help="Number of random half subsets for LDS.")] = None,
+    groups: Annotated[
+        str, typer.Option(help="Groups for LDS within groups: auto, class, source, format or length.")
+    ] = "auto",
+    stratified: Annotated[bool, typer.Option("--stratified", help="Fix the group counts of the LDS halves.")] = False,
     runs: Annotated[int, typer.Option(min=1, help="Number of seeded runs whose scores are summed.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Number of training processes.")] = 1,
     truth_column: Annotated[str | None, typer.Option(help="Column of DATA with the true labels, for mislabel.")] = None,
@@ -64,7 +68,7 @@ def evaluate(
         usable(path, "--out")
     sizes: dict[str, Any] = {"methods": listed(methods), "budget": budget, "points": points, "seeds": seeds}
     sizes |= {"ks": tuple(sorted(set(numbers("--k", k, "10,30,100")))), "subsets": subsets}
-    sizes |= {"runs": runs, "workers": workers}
+    sizes |= {"runs": runs, "workers": workers, "groups": groups, "stratified": stratified}
     request = _requested(run, data, queries, retraining, model, columns, output, sizes)
     from proponent.evaluate.measure import measure
     from proponent.views.evaluation import print_report

@@ -6,7 +6,16 @@ Bring your own training function as a `Retrainer`, or a plain function in `Funct
 from proponent.evaluate.deletion import RANDOM, SIDES, DeletionResult, flipped, plan_deletions, run_deletions
 from proponent.evaluate.intervals import Estimate, bootstrap, paired, ratio, widened
 from proponent.evaluate.label_noise import plant
-from proponent.evaluate.lds import Ceiling, ceiling, lds, lds_estimate, lds_replicates, spearman, subset_masks
+from proponent.evaluate.lds import (
+    Ceiling,
+    ceiling,
+    lds,
+    lds_estimate,
+    lds_replicates,
+    spearman,
+    subset_masks,
+    within_groups,
+)
 from proponent.evaluate.ranking import (
     auc_ndr,
     average_precision,
@@ -56,4 +65,5 @@ __all__ = [
     "subset_masks",
     "trials",
     "widened",
+    "within_groups",
 ]
