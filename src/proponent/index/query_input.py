@@ -39,7 +39,8 @@ def queries_of(
     targets: Sequence[str | None] | str | None = None,
 ) -> list[Example]:
     """Make queries of what was given; a column fills in or replaces a field of each query."""
-    if not isinstance(cast("object", given), Iterable | Example) or hasattr(given, "columns"):
+    table = hasattr(given, "columns") and not isinstance(given, Sequence)  # iterates over names of its columns
+    if table or not isinstance(cast("object", given), Iterable | Example):
         raise InputError(
             f"queries are of type {type(given).__name__}: give a text, a dict, an Example, or a list of them (rows of "
             "a table as dicts)"
