@@ -14,7 +14,7 @@ import runs
 import tiny
 from proponent.data import Columns, read
 from proponent.errors import DataError, InputError, MismatchError, RunError
-from proponent.training.trainer import Training, _Watch, label_names, train
+from proponent.training.trainer import Training, _Padding, _Watch, label_names, train
 
 TINY = Training(epochs=2, batch_size=8, max_length=24, width=16, layers=1, vocabulary=200, quiet=True)
 
@@ -177,3 +177,9 @@ def test_a_signal_ends_training_and_leaves_nothing(
     assert not (tmp_path / "run").exists()
     assert f"stopped by {name}: the unfinished run is removed" in capfd.readouterr().err
     assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_an_empty_row_is_padded_as_whole_numbers():
+    batch = _Padding(7)([{"input_ids": [], "labels": 1}, {"input_ids": [3, 4], "labels": 0}])
+    assert {name: one.tolist() for name, one in batch.items()} == {"input_ids": [[7, 7], [3, 4]], "labels": [1, 0]}
+    assert not batch["input_ids"].is_floating_point()
