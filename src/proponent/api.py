@@ -1,9 +1,9 @@
 """The public verbs: build an index by a method's name, and open one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from proponent.data import Columns, read
 from proponent.errors import InputError
@@ -77,6 +77,7 @@ def build(
         MismatchError: the folder holds an index of something else.
         DiskFullError: no space left; the same call resumes.
     """
+    _check_types(out, columns, steps, set)
     one, columns = _one(run), columns or Columns()
     options = Options(
         max_length=max_length,
@@ -93,6 +94,7 @@ def build(
         quiet=quiet,
         columns={one.name: getattr(columns, one.name) for one in fields(columns)},
     )
+    options.check()
     if method is None:
         method, reason = default_method(one, steps, second_moment)
         if not quiet:
@@ -139,11 +141,28 @@ def open(  # noqa: A001 # the verb that users know
     )
 
 
+def _check_types(out: object, columns: object, steps: object, changes: object) -> None:
+    """Refuse arguments of a wrong type that nothing else refuses in one line."""
+    if not isinstance(out, str | Path):
+        raise InputError(f"out is {out!r}: give the folder of the index")
+    if not isinstance(columns, Columns | None):
+        raise InputError(f"columns is {columns!r}: give proponent.Columns(text=...)")
+    if not isinstance(steps, Iterable | None):
+        raise InputError(f"steps is {steps!r}: give a list of steps, such as [100, 200], or None for all")
+    fields_given = isinstance(changes, Mapping | None) and all(
+        isinstance(name, str) for name in cast("Iterable[object]", changes or ())
+    )
+    if not fields_given:
+        raise InputError(f'set is {changes!r}: give a dict of fields, such as {{"damping": 0.1}}')
+
+
 def _one(run: Run | str | Path | Sequence[Run | str | Path]) -> Run:
     if isinstance(run, str | Path):
         return Run.from_pretrained(run)
     if isinstance(run, Run):
         return run
+    if not isinstance(cast("object", run), Iterable | None) or isinstance(cast("object", run), bytes):
+        raise InputError(f"run is {run!r}: give a folder, a proponent.Run, or a list of them")
     if not run:
         raise InputError("no run was given: name at least one")
     runs = [_one(part) for part in run]

@@ -42,12 +42,24 @@ def changed(method: Method, changes: Mapping[str, object], said: str) -> Method:
     words = [word for word in WORDS if word in changes]
     for word in words:
         apply_word(tree, word, _plain(changes[word]), said)
+        _check_fields(tree, said)
     if words:
         tree = made(tree, said).model_dump(mode="json")  # new parts have their defaults
     for name, value in changes.items():
         if name not in WORDS:
             _set(tree, name, present_value(name.rpartition(".")[2], _plain(value)), said)
+            _check_fields(tree, said)
     return made(tree, said)
+
+
+def _check_fields(tree: Mapping[str, object], said: str) -> None:
+    """Refuse a field of a wrong type before the next change reads it; the next may still resolve parts in conflict."""
+    try:
+        made(tree, said)
+    except InputError as error:
+        cause = error.__cause__
+        if not isinstance(cause, ValidationError) or {one["type"] for one in cause.errors()} != {"value_error"}:
+            raise
 
 
 def made(tree: Mapping[str, object], said: str) -> Method:
@@ -140,7 +152,7 @@ def _set(tree: Tree, name: str, value: object, said: str) -> None:
 def _at(tree: Any, path: list[str], value: object, said: str) -> None:
     """Set the field at a path."""
     step, *rest = path
-    if isinstance(tree, list):
+    if isinstance(tree, list) and all(isinstance(part, dict) for part in cast("list[object]", tree)):
         part = _one_of(cast("list[Tree]", tree), step, said)
         if not rest:
             fields = ", ".join(field for field in part if field != "kind")

@@ -178,13 +178,13 @@ class Adam(Spec):
     """Division of the product, once, by the root of Adam's second moment.
 
     Attributes:
-        epsilon: added to the second moment under the root.
+        epsilon: added to the second moment under the root, both as 32-bit floats.
     """
 
     kind: Literal["adam"] = "adam"
     stage: ClassVar[Stage] = "elementwise"
     gradients: ClassVar[tuple[str, ...]] = ("embedding-rows", "layers")
-    epsilon: float = Field(default=1e-8, gt=0.0)
+    epsilon: float = Field(default=1e-8, ge=1e-37, le=1e37)
 
 
 class Damped(Spec):

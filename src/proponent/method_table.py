@@ -5,7 +5,7 @@ To add a method that is composed of parts, add a row.
 
 import warnings
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from proponent.errors import InputError
 from proponent.method import (
@@ -26,6 +26,7 @@ from proponent.method import (
     Loop,
     Loss,
     Method,
+    Named,
     Projection,
     RefitHead,
     Retaken,
@@ -179,17 +180,22 @@ METHODS: dict[str, Row] = {
 """Every method by the name that users type."""
 
 
-def method_of(method: str | Method, **changes: object) -> Method:
+def method_of(method: str | Method, /, **changes: object) -> Method:
     """Find a method by name or in a file, and change it."""
     if isinstance(method, str) and method not in METHODS and names_a_file(method):
         found = _in_file(method)
         return changed(found, changes, method)
     if isinstance(method, str):
         return changed(_named(method), changes, method)
+    if not isinstance(cast("object", method), Named):
+        raise InputError(
+            f"method is {method!r}: give a name of `proponent methods`, a method file, or a method as data, such as "
+            "proponent.Gradients()"
+        )
     return changed(method, changes, method.name)
 
 
-def stored_method(method: str | Method, **changes: object) -> Term:
+def stored_method(method: str | Method, /, **changes: object) -> Term:
     """Find a method that an index holds."""
     found = method_of(method, **changes)
     if isinstance(found, Loop):

@@ -19,6 +19,7 @@ z'); score < 0 means that it *hurt*.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 Span = tuple[int, int]
 """Character offsets [start, end) into the original text."""
@@ -143,9 +144,9 @@ class Example:
         """
         if content is not None and (text, text_pair, target) != ("", None, None):
             raise TypeError("an Example takes texts or content, not both")
-        content = content if content is not None or isinstance(text, str) else text
+        content = text if content is None and isinstance(text, Text | Pair | Prompted) else content
         if content is None:
-            first = str(text)
+            first = cast("str", text)  # `check_queries` refuses what is no text
             if target is not None:
                 content = Prompted(first, target, text_pair)
             else:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float
@@ -51,6 +52,8 @@ class Index:
         allow_missing: bool = False,
         kernel: KernelName | None = None,
     ) -> None:
+        if not isinstance(cast("object", path), str | Path):
+            raise InputError(f"path is {path!r}: give the folder of an index")
         self.store = Store(Path(path), partial=partial, allow_missing=allow_missing)
         plan, baselines = self.store.plan, BaselineScores(self.store)
         self.say: Callable[[str], None] = lambda _: None  # gets short status messages
@@ -181,7 +184,7 @@ class Index:
             InputError: a text is empty, or an option does not fit the run.
         """
         queries = queries_of(queries)
-        where.check(self.store)
+        self._check_where(where)
         rule, batch = Aggregate.of(aggregate).alone(), self._ask(queries, against, k)
         self.say("comparing with the training examples")
         return self._explained(batch, rule, k, where, baselines=baselines)
@@ -213,7 +216,7 @@ class Index:
             InputError: a text is empty, no query counts, or an option does not fit the run.
         """
         queries = queries_of(queries)
-        where.check(self.store)
+        self._check_where(where)
         rule, grouping, linear = Aggregate.of(aggregate), self._grouping, self._scorer.linear
         batch = self._ask(queries, against, k)
         rows = grouping.rows(batch, range(len(queries)), rule)
@@ -278,7 +281,7 @@ class Index:
             InputError: lists of different lengths, an empty text, or an option that does not fit the run.
         """
         queries = queries_of(texts, labels, text_pairs, targets)
-        where.check(self.store)
+        self._check_where(where)
         batch = self._ask(queries, against, k)
         return [ranking for rows in blocks(len(queries)) for ranking in self._scorer.top(batch, rows, k, where)]
 
@@ -347,10 +350,15 @@ class Index:
             for row, one in zip(rows, self._scorer.top(batch, rows, k, where), strict=True):
                 yield self._answers.answer(batch, row, one, k, baselines=baselines, where=where)
 
+    def _check_where(self, where: Where) -> None:
+        if not isinstance(cast("object", where), Where):
+            raise InputError(f"where is {where!r}: give proponent.Where(labels=[...], sources=[...], ids=[...])")
+        where.check(self.store)
+
     def _ask(self, queries: Sequence[Example], against: AnyLabel | None, k: int = 1) -> QueryBatch:
         """Take the gradients of some queries; those of the last single query are kept."""
-        if k < 1:
-            raise InputError(f"k is {k}: ask for at least one hit")
+        if not isinstance(cast("object", k), int | np.integer) or k < 1:
+            raise InputError(f"k is {k!r}: ask for at least one hit")
         key = repr((queries, against))
         if self._last is None or self._last[0] != key:
             self._last = (key, self._take(queries, against))

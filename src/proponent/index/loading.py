@@ -23,6 +23,12 @@ KEPT_BYTES = 4 * 2**30
 """Most memory that loaded checkpoints may take between two questions."""
 
 
+def _are_folders(named: object) -> bool:
+    """Whether these are paths, at least one."""
+    paths: list[object] = [*named] if isinstance(named, Sequence) else []
+    return bool(paths) and all(isinstance(one, str | Path) for one in paths)
+
+
 class LoadedRun:
     """The run of an index and its checkpoints."""
 
@@ -35,7 +41,10 @@ class LoadedRun:
     ) -> None:
         self.store, self._trust_remote_code, self.say = store, trust_remote_code, say
         named = run if run is not None else store.plan.joined or store.plan.run
-        self._folders = [Path(named)] if isinstance(named, str | Path) else [Path(one) for one in named]
+        folders = [named] if isinstance(named, str | Path) else named
+        if not _are_folders(folders):
+            raise InputError(f"run is {run!r}: give the folder of the run, or a list of folders of joined runs")
+        self._folders = [Path(one) for one in folders]
         self._models: dict[CheckpointId, nn.Module] = {}
         self._computers: dict[CheckpointId, GradientComputer] = {}
         self._solving: dict[CheckpointId, GradientComputer] = {}

@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from numbers import Real
+from types import UnionType
+from typing import Literal, cast, get_args
 
 from proponent.data import Examples
 from proponent.errors import InputError
@@ -11,6 +13,15 @@ from proponent.index.planning import shard_of
 from proponent.store import RowKind
 
 SecondMoment = Literal["recorded", "optimizer", "estimate"]
+
+_TAKEN: dict[str, tuple[type | UnionType, str]] = {
+    "max_length": (int | None, "a whole number, or None"),
+    "batch_size": (int, "a whole number"),
+    "segment_rows": (int, "a whole number"),
+    "max_bad_rows": (int | float, "a share of the rows, from 0 to 1"),
+    "shard": (str | None, "a text i/N, such as '0/4'"),
+}
+"""What options take that Python callers may give as anything."""
 
 
 def _say(line: str) -> None:
@@ -41,6 +52,17 @@ class Options:
 
     def check(self) -> None:
         """Refuse what cannot be."""
+        for name, (taken, wanted) in _TAKEN.items():
+            value = getattr(self, name)
+            if not isinstance(value, taken) or isinstance(value, bool):
+                raise InputError(f"{name} is {value!r}: give {wanted}")
+        for name, choices in (("second_moment", get_args(SecondMoment)), ("rows", get_args(RowKind))):
+            value = getattr(self, name)
+            if value not in choices:
+                raise InputError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
+        for step in self.steps or ():
+            if not isinstance(cast("object", step), Real):
+                raise InputError(f"steps hold {step!r}: a step is a whole number")
         if self.batch_size < 1:
             raise InputError(f"--batch-size {self.batch_size}: a batch holds at least one example")
         if self.segment_rows < 1:
@@ -49,9 +71,6 @@ class Options:
             raise InputError(f"--max-bad-rows {self.max_bad_rows}: give a share of the rows, from 0 to 1")
         if self.steps is not None and not self.steps:
             raise InputError("no checkpoint is chosen: name at least one step, or none to use all")
-        if self.second_moment not in get_args(SecondMoment):
-            sources = ", ".join(get_args(SecondMoment))
-            raise InputError(f"second_moment is {self.second_moment!r}: choose one of {sources}")
         shard_of(self.shard)
 
 

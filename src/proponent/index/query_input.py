@@ -1,6 +1,6 @@
 """What users give as queries: texts, dicts or examples, one or many."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -39,6 +39,12 @@ def queries_of(
     targets: Sequence[str | None] | str | None = None,
 ) -> list[Example]:
     """Make queries of what was given; a column fills in or replaces a field of each query."""
+    table = hasattr(given, "columns") and not isinstance(given, Sequence)  # iterates over names of its columns
+    if table or not isinstance(cast("object", given), Iterable | Example):
+        raise InputError(
+            f"queries are of type {type(given).__name__}: give a text, a dict, an Example, or a list of them (rows of "
+            "a table as dicts)"
+        )
     texts = [given] if isinstance(given, str | Mapping | Example) else list(given)
     pairs, counted = _column(text_pairs), _column(targets)
     classes = _column(labels)
@@ -62,7 +68,9 @@ def queries_of(
 
 def _column(values: Any) -> Any:
     """A column of one value for a single value; None stays None."""
-    return [values] if isinstance(values, str | int | float | np.integer | np.floating) else values
+    if values is None or isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        return None if values is None else [values]
+    return list(cast("Iterable[object]", values))
 
 
 def _filled(column: Any, row: int, own: Any) -> Any:
@@ -74,7 +82,7 @@ def _example(query: Query, row: int) -> Example:
     if isinstance(query, Example):
         return query
     if not isinstance(query, Mapping):
-        return Example(str(row), row, query)
+        return Example(str(row), row, query)  # `check_queries` refuses what is no text
     unknown = next((name for name in query if name not in _FIELDS), None)
     if unknown is not None:
         raise InputError(f"query {row} has the field {unknown!r}{nearest(str(unknown), _FIELDS)}: {', '.join(_FIELDS)}")

@@ -40,6 +40,10 @@ class Where:
             LabelError: there is no such class.
             InputError: no example has such a source or id.
         """
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, str) or not isinstance(value, Collection | None):
+                raise InputError(f"{one.name} of a filter is {value!r}: give a list of texts, such as ['{value}']")
         names = store.plan.labels.names
         for label in self.labels or ():
             if label not in names:
