@@ -254,8 +254,8 @@ class Build:
         return scale
 
     def _notes(self, skipped: tuple[SkippedRow, ...]) -> list[str]:
-        notes = self._told if self._layered is None else [*self._layered.notes(), *self._fitted_notes()]
-        notes = [*self._run_notes(), *notes]
+        layered = [] if self._layered is None else self._layered.notes()
+        notes = [*self._run_notes(), *self._told, *layered, *self._fitted_notes()]
         notes += self.run.task.notes(self.encoder.masks)
         if skipped:
             notes.append(

@@ -156,6 +156,9 @@ class Preconditioner(Fitter, Protocol):
     """Multiplies gradients: their entries before a projection, or the vectors of queries."""
 
     accepts: ClassVar[frozenset[type]]  # forms that it multiplies; others are left as they are
+    symmetric: ClassVar[bool] = (
+        False  # whether it stands for a factor of either side, so that norms are measured with it
+    )
 
     def apply(
         self, gradient: Gradient, table: Arrays, layers: Sequence[LayerShape], train: TrainVectors | None
