@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE ?= 1
 # Empty: every process would compile every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-browser check bench peers fidelity torture clean
+.PHONY: demo test test-browser check bench smoke-benchmarks peers fidelity torture clean
 demo: $(VENV)/.demo
 	$(BIN)/proponent demo --out demo-out
 
@@ -47,6 +47,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/explorer.py
 	$(BIN)/python benchmarks/paint.py
+
+# Every script at small size, on made-up data: minutes.
+smoke-benchmarks: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m '' tests/test_benchmarks.py
 
 peers: $(VENV)/.dev
 	$(BIN)/python benchmarks/peers/run.py --data $(DATA)

@@ -4,36 +4,34 @@
 
 AG News (title and description), a BERT of 2 layers of width 64 from scratch; last block and head are scored. The slow
 run is a long LiSSA (more and larger batches) and a scan of all training texts. Exact is the dense Hessian of the head.
-The record is `results/DATE-acceptance-fastif.json`.
+The record is `results/DATE-acceptance-fastif.json`. Solver, candidates and Hessian are inner parts, called one by one:
+what is accepted here is each of them, against an independent one. The mending step is plain SGD written here.
 """
 
 import argparse
 import sys
-import time
 from itertools import product
 from pathlib import Path
 
+import harness
 import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
 
-from data import Task, rows, task
-from record import keep_seeds
+from data import Task, task
+from record import arguments, keep_seeds
 
 import proponent
-from proponent.data import read
+from proponent import Example, Run, Where
 from proponent.errors import DivergedError
-from proponent.evaluate.intervals import bootstrap
+from proponent.evaluate import bootstrap
 from proponent.index.fastif import FastIF
 from proponent.index.fastif_candidates import Nearest
 from proponent.index.fastif_solver import Solver, TrainingTexts
 from proponent.method_table import method_of
-from proponent.models import Run
 from proponent.preconditioners.gauss_newton import ggn
 from proponent.training.loop import one_thread
-from proponent.training.trainer import Training, train
-from proponent.types import Example
 
 SHARES = (0.01, 0.05, 0.1, 0.2)
 SOUGHT = 100
@@ -42,10 +40,7 @@ SOUGHT = 100
 def agnews(folder: Path, count: int, seed: int) -> Task:
     """Training texts, and test texts to ask about."""
     found = [
-        [
-            Example(f"{name}-{at}", at, f"{row['title']}. {row['description']}", row["label_name"])
-            for at, row in enumerate(rows(folder / "agnews" / f"{name}.csv.gz"))
-        ]
+        [Example(f"{name}-{at}", at, row["text"], row["label"]) for at, row in enumerate(harness.agnews(folder, name))]
         for name in ("train", "test")
     ]
     labels = tuple(sorted({str(one.label) for one in found[0]}))
@@ -66,10 +61,10 @@ class Seed:
         self.table = [{"id": one.id, "text": one.text, "label": str(one.label)} for one in self.data.train]
         home = args.cache / f"fastif-{args.rows}-{args.epochs}-{args.length}-{seed}"
         if not home.is_dir():
-            options = Training(
-                epochs=args.epochs, max_length=args.length, width=64, layers=2, vocabulary=8000, seed=seed, quiet=True
-            )
-            train(read(self.table), home / "run", options)
+            harness.trained(
+                self.table, home / "run", epochs=args.epochs, max_length=args.length, width=64, layers=2,
+                vocabulary=8000, seed=seed,
+            )  # fmt: skip
         self.run = Run.from_pretrained(home / "run")
         self.index = self._built(home / "both.index")
         self.head = self._built(home / "head.index", layers="head")
@@ -84,9 +79,15 @@ class Seed:
     def made(self, index: proponent.Index, **changes: object) -> Solver:
         """A solver of the index's own checkpoint with other settings."""
         (checkpoint,), texts = index.store.plan.checkpoints, TrainingTexts(index.store, index._loaded)
-        made = Solver(index.store, index._loaded, checkpoint.step, texts)
+        made = Solver(index.store, index._loaded, checkpoint.id, texts)
         runs = {} if changes.get("solver") == "cg" else {"runs": self.args.runs}
         made.method = method_of(made.method, **({"depth": self.args.depth} | runs | changes))
+        return made
+
+    def scorer(self, solver: Solver) -> FastIF:
+        """The index's scorer with a solver of ours."""
+        made = FastIF(self.index.store, self.index._loaded)
+        made.solvers = {solver.step: solver}
         return made
 
     def _built(self, home: Path, **changes: object) -> proponent.Index:
@@ -205,15 +206,15 @@ class Seed:
     def clock_check(self) -> dict:
         """Seconds of one query: solve, candidates, scan, slow solve."""
         asked, every = self.index._ask(self.asked[:1], None), range(1)
-        fast, scorer = self.made(self.index, seed=5), FastIF(self.index.store, self.index._loaded)
-        scorer.solvers = {fast.step: fast}
+        fast = self.made(self.index, seed=5)
+        scorer = self.scorer(fast)
         with fast._hessian.open():
             fast._scale  # noqa: B018 # the eigenvalues are looked at once per index
         slow = self.made(self.index, seed=6, runs=1, depth=self.args.slow_depth, sample=self.args.slow_sample)
         slow.__dict__["_scale"] = fast._scale
         seconds = {}
         seconds["fast solve"], _ = _timed(lambda: fast.solution(asked, every))
-        seconds["fast candidates"], _ = _timed(lambda: scorer.top(asked, every, 10, proponent.Where()))
+        seconds["fast candidates"], _ = _timed(lambda: scorer.top(asked, every, 10, Where()))
         seconds["scan"], _ = _timed(lambda: scorer.scores(asked, every))
         seconds["slow solve"], _ = _timed(lambda: slow.solution(asked, every))
         return {"seconds": seconds} | {
@@ -231,7 +232,7 @@ class Seed:
         """One step on the 10 most helpful candidates of each anchor against one on 10 random rows."""
         asked = self.index._ask(self.anchors, None)
         every = range(len(self.anchors))
-        tops = self.made(self.index, seed=3, runs=1).top(asked, every, 10, proponent.Where())
+        tops = self.scorer(self.made(self.index, seed=3, runs=1)).top(asked, every, 10, Where())
         draw, gains = np.random.default_rng(self.seed), {"helpful": [], "random": [], "random, same label": []}
         labels = self.data.numbers(self.data.train)
         for anchor, ranking in zip(self.anchors, tops, strict=True):
@@ -321,9 +322,9 @@ def _solved(made: Solver, asked):
 
 
 def _timed(call):
-    wall, cpu = time.perf_counter(), time.process_time()
-    found = call()
-    return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}, found
+    found = []
+    wall, cpu = harness.timed(lambda: found.append(call()))
+    return {"wall": wall, "cpu": cpu}, found[0]
 
 
 def _cosine(one: np.ndarray, other: np.ndarray) -> float:
@@ -332,22 +333,13 @@ def _cosine(one: np.ndarray, other: np.ndarray) -> float:
 
 def main() -> None:
     """Run the test."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--cache", type=Path, required=True)
+    parser = arguments(
+        __doc__, rows=20_000, epochs=3, length=32, queries=3, anchors=20, damping=0.01, slow_depth=2000, slow_sample=16
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a record of today keeps its others")
-    parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--length", type=int, default=32)
-    parser.add_argument("--queries", type=int, default=3)
-    parser.add_argument("--anchors", type=int, default=20)
-    parser.add_argument("--damping", type=float, default=0.01)
     parser.add_argument("--depth", type=int, default=100, help="steps of the solver")
     parser.add_argument("--runs", type=int, default=2, help="independent runs of it")
-    parser.add_argument("--slow-depth", type=int, default=2000)
-    parser.add_argument("--slow-sample", type=int, default=16)
     parser.add_argument("--rate", type=float, default=0.01, help="of the mending step")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     with one_thread():
         keep_seeds(args, "acceptance-fastif", lambda seed: Seed(args, seed).record())

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+import harness
 import numpy as np
-
-HERE = Path(__file__).resolve().parent
+from harness import table
 
 HEAD = """# Acceptance tests of TrackStar and FastIF
 
@@ -38,20 +38,11 @@ step is plain SGD of {settings[rate]} on ten texts.
 """
 
 
-def newest(test: str) -> tuple[str, dict] | None:
-    """Name and content of the newest record."""
-    found = sorted((HERE / "results").glob(f"*-acceptance-{test}.json"))
-    return (found[-1].name, json.loads(found[-1].read_text(encoding="utf-8"))) if found else None
-
-
 def demands(record: dict) -> str:
     """What was demanded, a column for each seed."""
     seeds = record["seeds"]
-    lines = ["| required | " + " | ".join(f"seed {one.get('seed', at)}" for at, one in enumerate(seeds)) + " |"]
-    lines.append("|---" * (len(seeds) + 1) + "|")
-    for name in seeds[0]["demands"]:
-        lines.append(f"| {name} | " + " | ".join(_met(name, one["demands"][name]) for one in seeds) + " |")
-    return "\n".join(lines) + "\n"
+    rows = [[name, *(_met(name, one["demands"][name]) for one in seeds)] for name in seeds[0]["demands"]]
+    return table(["required", *_columns(seeds)], rows)
 
 
 def _met(name: str, value: bool | float) -> str:
@@ -65,14 +56,12 @@ def trackstar(name: str, record: dict) -> str:
     """Demands and the ladder."""
     first, seeds = record["seeds"][0], record["seeds"]
     parts = [TRACKSTAR.format(name=name, **record, rows=first["rows"], queries=first["queries"]), "\n", demands(record)]
-    parts.append("\n| | MRR | Recall@10 | tail-patch of the top 5, points |\n|---|---|---|---|\n")
-    for method in first["methods"]:
-        cells = [
-            "; ".join(_interval(one["methods"][method].get(key)) for one in seeds)
-            for key in ("mrr", "recall@10", "tail_patch_points")
-        ]
-        parts.append(f"| {method} | {' | '.join(cells)} |\n")
-    return "".join(parts)
+    keys = ("mrr", "recall@10", "tail_patch_points")
+    rows = [
+        [method, *("; ".join(_interval(one["methods"][method].get(key)) for one in seeds) for key in keys)]
+        for method in first["methods"]
+    ]
+    return "".join([*parts, "\n", table(["", "MRR", "Recall@10", "tail-patch of the top 5, points"], rows)])
 
 
 def fastif(name: str, record: dict) -> str:
@@ -80,26 +69,22 @@ def fastif(name: str, record: dict) -> str:
     seeds = record["seeds"]
     head = FASTIF.format(name=name, **record, coverage=seeds[0]["coverage"], texts=seeds[0]["texts"])
     parts = [head, "\n", demands(record)]
-    parts.append(
-        "\nShare of the slow run's top 100 that is among the nearest:\n\n"
-        "| candidates by | share | any sign | helped | hurt |\n"
-    )
-    parts.append("|---|---|---|---|---|\n")
-    for rule, shares in seeds[0]["candidates"]["recall"].items():
-        for share in shares:
-            cells = [
-                "; ".join(f"{one['candidates']['recall'][rule][share][sign]['value']:.2f}" for one in seeds)
-                for sign in ("any", "helped", "hurt")
-            ]
-            parts.append(f"| {rule} | {float(share):.0%} | {' | '.join(cells)} |\n")
-    parts.append(_head("seconds of one query (wall; CPU)", seeds))
-    for step in seeds[0]["clock"]["seconds"]:
-        times = [one["clock"]["seconds"][step] for one in seeds]
-        parts.append(f"| {step} | " + " | ".join(f"{one['wall']:.1f}; {one['cpu']:.1f}" for one in times) + " |\n")
-    parts.append("\n| one step on | fall of the anchor's loss |\n|---|---|\n")
-    for group in seeds[0]["mending"]["fall_of_loss"]:
-        values = "; ".join(_interval(one["mending"]["fall_of_loss"][group]) for one in seeds)
-        parts.append(f"| {group} | {values} |\n")
+    parts.append("\nShare of the slow run's top 100 that is among the nearest:\n\n")
+    recall = [one["candidates"]["recall"] for one in seeds]
+    signs = ("any", "helped", "hurt")
+    rows = [
+        [rule, f"{float(share):.0%}"]
+        + ["; ".join(f"{one[rule][share][sign]['value']:.2f}" for one in recall) for sign in signs]
+        for rule, shares in recall[0].items()
+        for share in shares
+    ]
+    parts.append(table(["candidates by", "share", "any sign", "helped", "hurt"], rows))
+    clock = [one["clock"]["seconds"] for one in seeds]
+    rows = [[step, *(f"{one[step]['wall']:.1f}; {one[step]['cpu']:.1f}" for one in clock)] for step in clock[0]]
+    parts += ["\n", table(["seconds of one query (wall; CPU)", *_columns(seeds)], rows)]
+    falls = [one["mending"]["fall_of_loss"] for one in seeds]
+    rows = [[group, "; ".join(_interval(one[group]) for one in falls)] for group in falls[0]]
+    parts += ["\n", table(["one step on", "fall of the anchor's loss"], rows)]
     others = [
         ("cosine of the plain gradient with the exact s of the head", lambda one: one["head"]["gradient_cosine"]),
         ("correlation of the plain gradient with the slow s", _of("correlation_of_gradient_with_slow_s")),
@@ -111,15 +96,13 @@ def fastif(name: str, record: dict) -> str:
             lambda one: [one["mending"]["better_than_random_same_label"]],
         ),
     ]
-    parts.append(_head("beside", seeds))
-    parts += [f"| {said} | " + " | ".join(map(_mean, map(get, seeds))) + " |\n" for said, get in others]
+    parts += ["\n", table(["beside", *_columns(seeds)], [[said, *map(_mean, map(get, seeds))] for said, get in others])]
     parts.append(f'\nA scale of .001: "{seeds[0]["divergence"]}"\n')
     return "".join(parts)
 
 
-def _head(first: str, seeds: list) -> str:
-    names = " | ".join(f"seed {one.get('seed', at)}" for at, one in enumerate(seeds))
-    return f"\n| {first} | {names} |\n{'|---' * (len(seeds) + 1)}|\n"
+def _columns(seeds: list) -> list[str]:
+    return [f"seed {one.get('seed', at)}" for at, one in enumerate(seeds)]
 
 
 def _mean(values: list | str) -> str:
@@ -136,12 +119,15 @@ def _interval(one: dict | None) -> str:
 
 def main() -> None:
     """Write the page."""
+    parser = harness.arguments(__doc__)
+    parser.add_argument("--page", type=Path, default=harness.ROOT / "docs" / "acceptance.md")
+    options = parser.parse_args()
     parts = [HEAD]
     for test, write in (("trackstar", trackstar), ("fastif", fastif)):
-        found = newest(test)
+        found = harness.newest(options.out, f"acceptance-{test}")
         if found is not None:
-            parts.append(write(*found))
-    (HERE.parent / "docs" / "acceptance.md").write_text("".join(parts), encoding="utf-8")
+            parts.append(write(found.name, json.loads(found.read_text(encoding="utf-8"))))
+    options.page.write_text("".join(parts), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the entities the question format is trained too; 300 sentences are about others.
 Trainer with `proponent.Recorder(moments="all")`. Queries are the questions about the other half of the entities, with
 the answer as target; what is sought are the paraphrases that state it. BM25 stands beside twice: with the question and
 its answer as they are, and with the bare entity and answer. The record is `results/DATE-acceptance-trackstar.json`.
+Tail patch and controls are the library's inner parts, called with rows and texts of the test's own.
 """
 
 import argparse
@@ -15,26 +16,25 @@ import sys
 import time
 from pathlib import Path
 
+import harness
 import numpy as np
 import torch
 import transformers
 
 sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
 
-from record import keep_seeds
+from record import arguments, keep_seeds
 
 import proponent
+from proponent import Example, Run
 from proponent.baselines import Baselines, Texts
-from proponent.evaluate.intervals import bootstrap, paired, ratio
-from proponent.evaluate.ranking import recalls, reciprocal_ranks
+from proponent.evaluate import bootstrap, paired, ratio, recalls, reciprocal_ranks
 from proponent.evaluate.tail_patch import tail_patch
-from proponent.models import Run
 from proponent.models.scratch import byte_bpe, causal_lm
 from proponent.training.loop import one_thread
 from proponent.training.rerun import FRESH, RunProblem
-from proponent.types import Example
 
-ENTITIES, VALUES, PARAPHRASE, DISTRACTORS, LONGEST = 120, 25, 0.6, 300, 24
+VALUES, PARAPHRASE, LONGEST = 25, 0.6, 24
 
 RELATIONS = (
     (
@@ -81,14 +81,14 @@ LADDER = {
 """What differs from `trackstar` with R of the training set; a share mixes in the queries' own R."""
 
 
-def facts(seed: int) -> tuple[list[str], list[Example], list[list[int]]]:
+def facts(seed: int, entities: int, distractors: int) -> tuple[list[str], list[Example], list[list[int]]]:
     """Draw the training texts, the queries, and which texts state each query's fact."""
     draw = np.random.default_rng(seed)
-    words = _words(draw, ENTITIES + 60 + VALUES * len(RELATIONS))
-    names, others, rest = words[:ENTITIES], words[ENTITIES : ENTITIES + 60], words[ENTITIES + 60 :]
+    words = _words(draw, entities + 60 + VALUES * len(RELATIONS))
+    names, others, rest = words[:entities], words[entities : entities + 60], words[entities + 60 :]
     values = [rest[at * VALUES : (at + 1) * VALUES] for at in range(len(RELATIONS))]
     texts, queries, gold = [], [], []
-    asked = set(draw.permutation(ENTITIES)[: ENTITIES // 2].tolist())
+    asked = set(draw.permutation(entities)[: entities // 2].tolist())
     for entity, name in enumerate(names):
         for relation, ways in enumerate(RELATIONS):
             value = values[relation][int(draw.integers(VALUES))]
@@ -101,7 +101,7 @@ def facts(seed: int) -> tuple[list[str], list[Example], list[list[int]]]:
                 gold.append(rows)
             else:
                 texts.append(f"{question} {value}")
-    for at in range(DISTRACTORS):
+    for at in range(distractors):
         n, m = draw.choice(others, 2, replace=False)
         v = values[int(draw.integers(len(values)))][int(draw.integers(VALUES))]
         texts.append(IDLE[at % len(IDLE)].format(n=n, m=m, v=v))
@@ -137,12 +137,11 @@ def trained(texts: list[str], home: Path, seed: int, args: argparse.Namespace) -
         save_steps=args.epochs * -(-len(rows) // 64), save_only_model=True, report_to=[], disable_tqdm=True,
         logging_strategy="no", dataloader_pin_memory=False,
     )  # fmt: skip
-    began = time.perf_counter()
-    transformers.Trainer(
+    trainer = transformers.Trainer(
         model=model, args=options, train_dataset=rows, processing_class=tokenizer, data_collator=_padded,
         callbacks=[proponent.Recorder(moments="all", initial="fresh")],
-    ).train()  # fmt: skip
-    return time.perf_counter() - began
+    )  # fmt: skip
+    return harness.timed(trainer.train)[0]
 
 
 def _padded(rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -162,8 +161,8 @@ def scored(run: Run, texts: list[str], queries: list[Example], home: Path) -> tu
         out = home / "ladder.index"
         shutil.rmtree(out, ignore_errors=True)
         rows = [{"id": str(at), "text": text} for at, text in enumerate(texts)]
-        began = time.perf_counter()
         mixed = [{"text": one.text, "target": one.target} for one in queries] if "eval_share" in changes else None
+        began = time.perf_counter()
         index = proponent.build(
             run, rows, out, "trackstar", max_length=LONGEST, quiet=True, queries=mixed, **(PARTS | changes)
         )
@@ -181,7 +180,7 @@ def scored(run: Run, texts: list[str], queries: list[Example], home: Path) -> tu
 
 def one_seed(args: argparse.Namespace, seed: int) -> dict:
     """Train, trace, patch."""
-    texts, queries, gold = facts(seed)
+    texts, queries, gold = facts(seed, args.entities, args.distractors)
     home = args.cache / f"trackstar-{seed}-{args.epochs}-{args.dropout}"
     seconds = trained(texts, home, seed, args)
     run = Run.from_pretrained(home)
@@ -236,15 +235,10 @@ def patches(
 
 def main() -> None:
     """Run the test."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cache", type=Path, required=True)
+    parser = arguments(__doc__, entities=120, distractors=300, epochs=60, dropout=0.1, schedule="constant")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a record of today keeps its others")
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--schedule", default="constant")
     parser.add_argument("--spread", type=float, default=0.1, help="of fresh weights")
     parser.add_argument("--patched", type=int, default=60, help="queries of the tail-patch")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     with one_thread():
         keep_seeds(args, "acceptance-trackstar", lambda seed: one_seed(args, seed))

@@ -9,32 +9,24 @@ pair of training text and query is compared; where it is not, how far apart the 
 `results/DATE-agreement.json`, and docs/agreement.md is written from it.
 """
 
-import argparse
 import json
-import os
 import platform
 import shutil
 import subprocess
 import sys
-from datetime import date
 from pathlib import Path
 
+import harness
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent / "peers"))
-sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
-sys.path.insert(0, str(Path(__file__).parent))  # first: peers has another module of this name
+sys.path.append(str(Path(__file__).parent / "peers"))
 
 import agreement_page
 import projections
-from data import rows as csv_rows
 from environments import EnvironmentFailedError, environment
 
 import proponent
-from proponent.data import read
-from proponent.training.trainer import Training, train
-from proponent.version import __version__
 
 HERE = Path(__file__).resolve().parent
 TRAIN, QUERIES, LONGEST = 64, 16, 32
@@ -106,12 +98,12 @@ OTHER = {
 
 def main() -> None:
     """Run everything."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
-    parser.add_argument("--work", type=Path, default=HERE.parent / ".peers" / "agreement")
-    parser.add_argument("--envs", type=Path, default=HERE.parent / ".peers" / "envs")
+    parser = harness.arguments(__doc__, data=True)
+    parser.add_argument("--work", type=Path, default=harness.ROOT / ".peers" / "agreement")
+    parser.add_argument("--envs", type=Path, default=harness.ROOT / ".peers" / "envs")
     parser.add_argument("--seeds", type=int, default=200, help="random projections")
     parser.add_argument("--no-peers", action="store_true", help="take the peers' scores of an earlier run")
+    parser.add_argument("--page", type=Path, default=harness.ROOT / "docs" / "agreement.md")
     args = parser.parse_args()
     torch.set_num_threads(1)
     work = Work(args.work.resolve(), args.data)
@@ -119,19 +111,17 @@ def main() -> None:
     for name in ("captum", "kronfluence", "traker"):
         peers[name] = asked(name, work.folder, args.envs.resolve(), again=not args.no_peers)
     record = {
-        "date": date.today().isoformat(),
+        "date": harness.today(),
         "machine": f"{platform.machine()}, one thread",
-        "versions": {"proponent": __version__, "torch": torch.__version__, "numpy": np.__version__},
+        "versions": {"proponent": proponent.__version__, "torch": torch.__version__, "numpy": np.__version__},
         "train": TRAIN,
         "queries": QUERIES,
         "same": {name: work.compared(peers, *one) for name, one in SAME.items()},
         "other": {name: work.compared(peers, *one[:-1]) | {"why": one[-1]} for name, one in OTHER.items()},
         "projections": projections.record(work, args.seeds, peers["traker"]),
     }
-    out = HERE / "results" / f"{record['date']}-agreement.json"
-    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (HERE.parent / "docs" / "agreement.md").write_text(agreement_page.page(record), encoding="utf-8")
-    print(out)
+    harness.write_json(args.out / f"{record['date']}-agreement.json", record)
+    args.page.write_text(agreement_page.page(record), encoding="utf-8")
 
 
 class Work:
@@ -144,7 +134,7 @@ class Work:
 
     def __init__(self, folder: Path, data: Path) -> None:
         self.folder = folder
-        found = [csv_rows(data / "agnews" / f"{name}.csv.gz") for name in ("train", "test")]
+        found = [harness.read_csv(data / "agnews" / f"{name}.csv.gz") for name in ("train", "test")]
         labels = sorted({row["label_name"] for row in found[0]})
         self.train, self.queries = (
             [
@@ -155,10 +145,10 @@ class Work:
         )
         if not (folder / "run").is_dir():
             folder.mkdir(parents=True, exist_ok=True)
-            training = Training(
-                epochs=3, batch_size=8, learning_rate=3e-3, max_length=LONGEST, width=32, vocabulary=400, quiet=True
-            )
-            train(read(self.train), folder / "run", training)
+            harness.trained(
+                self.train, folder / "run", epochs=3, batch_size=8, learning_rate=3e-3, max_length=LONGEST, width=32,
+                vocabulary=400,
+            )  # fmt: skip
         self.run = proponent.Run.from_pretrained(folder / "run")
         self.last = self.run.checkpoints[-1].path
         self._write_plain()
@@ -182,7 +172,11 @@ class Work:
             index = self.index(run, method, **changes)
             texts, labels = ([row[name] for row in self.queries] for name in ("text", "label"))
             self._scores[key] = index.scores(texts, labels).astype(np.float64)
-        return {"peer": peer, "method": method, "options": changes} | agreement(self._scores[key], peers[peer][theirs])
+        said = {"peer": peer, "method": method, "options": changes}
+        ours, other = self._scores[key], peers[peer][theirs]
+        if ours.shape != other.shape:
+            return said | {"failed": f"scores of shape {other.shape}"}
+        return said | harness.alike(ours, other)
 
     def _write_plain(self) -> None:
         """The last checkpoint with linear layers whose biases are 0: the same function for a peer without biases."""
@@ -210,20 +204,6 @@ class Work:
         (self.folder / "work.json").write_text(json.dumps({"rates": rates, "plain": "plain"}), encoding="utf-8")
 
 
-def agreement(ours: np.ndarray, theirs: np.ndarray) -> dict:
-    """Correlation over all pairs, and the largest difference over the query's largest score."""
-    if ours.shape != theirs.shape:
-        return {"failed": f"scores of shape {theirs.shape}"}
-    largest = np.abs(theirs).max(1, keepdims=True)
-    ranks = [one.argsort(1).argsort(1) for one in (ours, theirs)]
-    return {
-        "pearson": float(np.corrcoef(ours.ravel(), theirs.ravel())[0, 1]),
-        "spearman": float(np.mean([np.corrcoef(one, two)[0, 1] for one, two in zip(*ranks, strict=True)])),
-        "largest_difference": float((np.abs(ours - theirs) / largest).max()),
-        "norm_ratio": float(np.linalg.norm(ours) / np.linalg.norm(theirs)),
-    }
-
-
 def asked(name: str, folder: Path, envs: Path, *, again: bool) -> dict[str, np.ndarray] | str:
     """Run a peer's script in its environment; its scores by name, or why there are none."""
     out = folder / f"{name}.npz"
@@ -232,9 +212,8 @@ def asked(name: str, folder: Path, envs: Path, *, again: bool) -> dict[str, np.n
             python = environment(name, envs)
         except EnvironmentFailedError as error:
             return str(error)
-        variables = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         words = [str(python), str(HERE / "peers" / f"same_{name}.py"), "--work", str(folder), "--out", str(out)]
-        done = subprocess.run(words, env=variables, capture_output=True, text=True, check=False)
+        done = subprocess.run(words, env=harness.one_thread(), capture_output=True, text=True, check=False)
         if done.returncode:
             print(done.stderr, file=sys.stderr)
             return done.stderr.strip().splitlines()[-1]

@@ -70,7 +70,7 @@ WHY = (
     ),
     (
         "learning rate",
-        "every checkpoint times the rate that was recorded (`--set weights=equal`: 1)",
+        "every checkpoint times the rate that was recorded (`--set weights=constant`: 1)",
         "captum: times what the loading function returns; kronfluence: one checkpoint; TRAK: a mean of checkpoints",
     ),
     (

@@ -4,13 +4,11 @@
 
 An index of n generated examples of 60 words in four classes is written, answers are put beside it, and `proponent
 serve` runs as people run it, in a process of its own, asked over loopback. Nothing is warmed by hand. Memory maps,
-sockets and peak memory of the server are read from /proc.
+sockets and peak memory of the server are read from /proc. Answers are stored by `proponent.web.questions`: there is no
+model that the server could ask.
 """
 
-import argparse
-import json
 import os
-import platform
 import re
 import shutil
 import socket
@@ -20,31 +18,30 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import harness
 import numpy as np
+from generated_index import SEGMENT, write_index
 
-from proponent.method import Gradients
-from proponent.store import FORMAT, Plan, PlannedCheckpoint, PlannedSegment, PlannedTerm, Source, Store, Writer
+from proponent.store import Store
+from proponent.types import CheckpointId
 from proponent.views import CheckpointView, Explanation, Hit, QueryView, WordPair
 from proponent.web.questions import Questions
 from proponent.web.states import Question
 
 LABELS = ["business", "science", "sports", "world"]
-STEPS = (100, 200)
-WORDS, SEGMENT, SHARD, WIDTH = 60, 65_536, 8_192, 4
+STEPS = (CheckpointId(0, 100), CheckpointId(0, 200))
+WORDS, SHARD, WIDTH = 60, 8_192, 4
 VOCABULARY = 20_000
 ANSWERS = 100
 
 
 def texts_of(generator: np.random.Generator, count: int) -> list[str]:
     """Texts of Zipf words: the more frequent a word, the shorter."""
-    weights = 1.0 / (np.arange(VOCABULARY) + 2.7)
-    edges = np.cumsum(weights / weights.sum())
-    drawn = np.searchsorted(edges, generator.random((count, WORDS)))
+    drawn = harness.zipf(generator, VOCABULARY, (count, WORDS))
     words = np.asarray([_word(number) for number in range(VOCABULARY + 1)], dtype=object)
     return [" ".join(row) for row in words[drawn]]
 
@@ -60,54 +57,26 @@ def _word(number: int) -> str:
 
 def generate(folder: Path, n: int) -> None:
     """Write an index of n generated examples of a classifier."""
-    segments = []
-    for start in range(0, n, SEGMENT):
-        held = min(SEGMENT, n - start)
-        segments.append(PlannedSegment(name=f"{len(segments):05d}", n=held, shards=[*range(0, held, SHARD), held]))
-    source = Source(data="generated", columns={}, fingerprint="0" * 64, n=n, batch_size=32, segments=segments)
-    checkpoints = [PlannedCheckpoint(step=one, learning_rate=1.0, rule="benchmark", weight=1.0) for one in STEPS]
-    plan = Plan(
-        format=FORMAT,
-        proponent="benchmark",
-        method=Gradients(name="tracin-we"),
-        rows="fp32",
-        terms=[PlannedTerm(embedding_path="exact", tied=False, checkpoints=checkpoints)],
-        run="none",
-        tokenizer=None,
-        kind="classification",
-        label_names=LABELS,
-        max_length=64,
-        trust_remote_code=False,
-        fingerprints={},
-        word_rules="none",
-        source=source,
-    )
-    writer = Writer(folder, plan)
-    for number, segment in enumerate(segments):
-        generator = np.random.default_rng([5, number])
-        order = np.arange(segment.n)
-        labels = generator.integers(0, len(LABELS), segment.n)
-        columns: dict[str, Any] = {
-            "id": [f"x-{number}-{row}" for row in range(segment.n)],
-            "row": order + number * SEGMENT,
-            "text": texts_of(generator, segment.n),
-            "label": [LABELS[one] for one in labels],
-            "source": [("news", "forum", "letters")[row % 3] for row in range(segment.n)],
-            "place": order.astype(np.int32),
+
+    def labels(segment: int) -> np.ndarray:
+        return np.random.default_rng([5, segment]).integers(0, len(LABELS), SEGMENT)
+
+    def columns(segment: int, count: int) -> dict[str, Any]:
+        return {
+            "id": [f"x-{segment}-{row}" for row in range(count)],
+            "text": texts_of(np.random.default_rng([6, segment]), count),
+            "label": [LABELS[one] for one in labels(segment)[:count]],
+            "source": [("news", "forum", "letters")[row % 3] for row in range(count)],
         }
-        writer.put_examples(segment.name, columns)
-        for shard, (start, stop) in enumerate(zip(segment.shards[:-1], segment.shards[1:], strict=True)):
-            count = stop - start
-            given = labels[start:stop]
-            probabilities = generator.dirichlet(np.full(len(LABELS), 0.4), count)
-            right = generator.random(count) < 0.9
-            probabilities[right] += 2 * np.eye(len(LABELS))[given[right]]
-            probabilities /= probabilities.sum(1, keepdims=True)
-            for step in STEPS:
-                writer.put_shard(step, segment.name, shard, _forms(generator, probabilities, given))
-        writer.finish(segment, order, writer.gather(segment, order, labels.tolist()), postings=True)
-    writer.seal([], [], {})
-    writer.close()
+
+    def shard(segment: int, at: int, count: int) -> dict[str, np.ndarray]:
+        generator, given = np.random.default_rng([7, segment, at]), labels(segment)[at * SHARD :][:count]
+        probabilities = generator.dirichlet(np.full(len(LABELS), 0.4), count)
+        right = generator.random(count) < 0.9
+        probabilities[right] += 2 * np.eye(len(LABELS))[given[right]]
+        return _forms(generator, probabilities / probabilities.sum(1, keepdims=True), given)
+
+    write_index(folder, n, columns, shard, shard_rows=SHARD, steps=STEPS, labels=LABELS)
 
 
 def _forms(generator: np.random.Generator, probabilities: np.ndarray, given: np.ndarray) -> dict[str, np.ndarray]:
@@ -123,34 +92,34 @@ def _forms(generator: np.random.Generator, probabilities: np.ndarray, given: np.
     }
 
 
+def answer_of(store: Store, generator: np.random.Generator, text: str, side: int) -> Explanation:
+    """An answer with some examples a side."""
+    proponents, opponents = (
+        tuple(hit_of(store, generator, rank, sign, text) for rank in range(1, side + 1)) for sign in (1.0, -1.0)
+    )
+    probabilities = dict(zip(LABELS, (0.1, 0.1, 0.1, 0.7), strict=True))
+    return Explanation(
+        method="tracin-we",
+        checkpoints=tuple(CheckpointView(one.step, 1.0, "benchmark") for one in STEPS),
+        embedding_path="exact",
+        loss="mean",
+        query=QueryView(text=text, label="world", predicted="world", probabilities=probabilities, loss=0.3),
+        proponents=proponents,
+        opponents=opponents,
+        n_examples=store.n,
+    )
+
+
 def put_answers(folder: Path) -> list[str]:
     """Put answers of ten examples a side beside the index; give their addresses."""
     store = Store(folder)
     questions, generator = Questions(folder, store.manifest.merkle_root), np.random.default_rng(1)
-    urls = []
-    for text in texts_of(generator, ANSWERS):
-        sides = [[hit_of(store, generator, rank, sign, text) for rank in range(1, 11)] for sign in (1.0, -1.0)]
-        answer = Explanation(
-            method="tracin-we",
-            checkpoints=tuple(CheckpointView(one, 1.0, "benchmark") for one in STEPS),
-            embedding_path="exact",
-            loss="mean",
-            query=QueryView(
-                text=text,
-                label="world",
-                predicted="world",
-                probabilities=dict(zip(LABELS, (0.1, 0.1, 0.1, 0.7), strict=True)),
-                loss=0.3,
-            ),
-            proponents=tuple(sides[0]),
-            opponents=tuple(sides[1]),
-            n_examples=store.n,
-        )
-        sums = [{"name": one, "n": 25, "proponents": 1.0, "opponents": -0.5} for one in LABELS]
-        content = {"answer": answer.to_dict(), "n_examples": store.n, "groups": {"label": sums}}
-        questions.put(Question(text), content)
-        urls.append("/ask?" + urlencode({"text": text}))
-    return urls
+    texts = texts_of(generator, ANSWERS)
+    sums = [{"name": one, "n": 25, "proponents": 1.0, "opponents": -0.5} for one in LABELS]
+    for text in texts:
+        answer = answer_of(store, generator, text, 10).to_dict()
+        questions.put(Question(text), {"answer": answer, "n_examples": store.n, "groups": {"label": sums}})
+    return ["/ask?" + urlencode({"text": text}) for text in texts]
 
 
 def hit_of(store: Store, generator: np.random.Generator, rank: int, sign: float, query: str) -> Hit:
@@ -368,11 +337,10 @@ def listening(port: int) -> list[str]:
 
 def main() -> None:
     """Generate, measure, print and write a dated record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=100_000)
+    parser = harness.arguments(__doc__, n=100_000, readers=20)
     parser.add_argument("--folder", type=Path, default=Path("explorer-benchmark"))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--keep", action="store_true", help="keep the generated index")
+    parser.add_argument("--pages", type=int, default=10, help="pages that each reader looks at")
     options = parser.parse_args()
     folder = options.folder / f"{options.n}.index"
     if not (folder / "manifest.json").is_file():
@@ -396,24 +364,23 @@ def main() -> None:
         "first look at the table, seconds": round(first_table, 2),
         "filter, sort, page": timed(server, filters),
         "stored answer": timed(server, answers * 2),
-        "one example": timed(server, [f"/example?id=x-0-{one}" for one in generator.integers(0, 60_000, 50)]),
-        "20 readers, 2 s a page": readers(server, filters + answers, 20, 10, 2.0),
-        "20 readers, no pause": readers(server, filters + answers, 20, 10, 0.0),
+        "one example": timed(
+            server, [f"/example?id=x-0-{one}" for one in generator.integers(0, min(options.n, 60_000), 50)]
+        ),
+        **{
+            f"{options.readers} readers, {name}": readers(
+                server, filters + answers, options.readers, options.pages, pause
+            )
+            for name, pause in {"2 s a page": 2.0, "no pause": 0.0}.items()
+        },
         "peak memory MB": server.memory(),
         "hostile": hostile(server, answers[:60]),
         "torch loaded": server.maps("libtorch"),
         "listens on": listening(server.port),
     }
     server.close()
-    record = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before",
-        "n": options.n,
-        "measured": found,
-    }
-    print(json.dumps(record, indent=1))
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"{record['date']}-explorer.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    load = f"load {os.getloadavg()[0]:.1f} before"
+    harness.write_record(options.out, "explorer", {"n": options.n, "measured": found}, load)
     if not options.keep:
         shutil.rmtree(options.folder)
 

@@ -8,17 +8,12 @@ included), at the command line: `proponent index`, `proponent explain` without b
 delete.
 """
 
-import argparse
 import json
-import os
-import platform
 import shutil
-import subprocess
 import sys
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 
+import harness
 import numpy as np
 import pyarrow
 
@@ -28,13 +23,11 @@ LABELS = ("even", "odd")
 
 def write_data(path: Path, n: int) -> None:
     """Texts and labels as an Arrow file, in batches."""
-    weights = 1.0 / (np.arange(VOCABULARY) + 2.7)
-    edges = np.cumsum(weights / weights.sum())
     generator = np.random.default_rng(n)
     schema = pyarrow.schema([("id", pyarrow.string()), ("text", pyarrow.string()), ("label", pyarrow.string())])
     with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_file(sink, schema) as writer:
         for start in range(0, n, 10_000):
-            drawn = np.searchsorted(edges, generator.random((min(10_000, n - start), WORDS)))
+            drawn = harness.zipf(generator, VOCABULARY, (min(10_000, n - start), WORDS))
             texts = [" ".join(f"w{word}" for word in row) for row in drawn]
             labels = [LABELS[int(row.sum()) % 2] for row in drawn]
             ids = [f"r{start + row}" for row in range(len(drawn))]
@@ -45,26 +38,12 @@ def make_run(folder: Path) -> None:
     """A tiny model with a word tokenizer."""
     import torch
     import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    known = {token: number for number, token in enumerate([*special, *(f"w{word}" for word in range(VOCABULARY))])}
-    tokenizer = Tokenizer(models.WordLevel(known, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = {
-        "pad_token": "[PAD]",
-        "unk_token": "[UNK]",
-        "cls_token": "[CLS]",
-        "sep_token": "[SEP]",
-        "mask_token": "[MASK]",
-    }
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=32, **names).save_pretrained(
-        folder
-    )
+    tokenizer = harness.word_tokenizer(f"w{word}" for word in range(VOCABULARY))
+    tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=len(known),
+        vocab_size=len(tokenizer),
         hidden_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
@@ -76,45 +55,43 @@ def make_run(folder: Path) -> None:
     transformers.BertForSequenceClassification(config).save_pretrained(folder)
 
 
-def peak(words: list[str]) -> tuple[float, float]:
+PEAK = """
+import resource, sys
+from proponent.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code, end.code
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, file=sys.stderr)
+"""
+
+
+def peak(words: list[object]) -> tuple[float, float]:
     """Run the command line in a process of its own: MB of its peak memory, and seconds."""
-    code = (
-        "import resource, sys\n"
-        "from proponent.cli import main\n"
-        "try:\n    main(sys.argv[1:])\n"
-        "except SystemExit as end:\n"
-        "    assert not end.code, end.code\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, file=sys.stderr)\n"
-    )
-    began = time.perf_counter()
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run([sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(words)}: {done.stderr[-2000:]}")
-    return float(done.stderr.split()[-1]), time.perf_counter() - began
+    memory: list[float] = []
+    seconds, _ = harness.timed(lambda: memory.append(float(harness.run("-c", PEAK, *words).stderr.split()[-1])))
+    return memory[0], seconds
 
 
 def main() -> None:
     """Measure every size; print and write a dated record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="10000,100000,1000000")
+    parser = harness.arguments(__doc__, sizes="10000,100000,1000000")
     parser.add_argument("--folder", type=Path, default=Path("memory-benchmark"))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     run = options.folder / "run"
     if not run.exists():
-        subprocess.run([sys.executable, __file__, "--make-run", str(run)], check=True)
+        harness.run(__file__, "--make-run", run)
     results: list[dict[str, float]] = []
     for n in map(int, options.sizes.split(",")):
         data, index = options.folder / f"{n}.arrow", options.folder / f"{n}.index"
         write_data(data, n)
         found: dict[str, float] = {"n": n}
         works = {
-            "index": ["index", str(run), str(data), "--out", str(index), "--batch-size", "64", "-q"],
-            "explain": ["explain", str(index), "w1 w5 w80 w900", "--no-baselines", "--json"],
-            "delete": ["delete", str(index), "--ids", "r3,r17", "--json"],
-            "merge": ["merge", str(index), "--json"],
+            "index": ["index", run, data, "--out", index, "--batch-size", "64", "-q"],
+            "explain": ["explain", index, "w1 w5 w80 w900", "--no-baselines", "--json"],
+            "delete": ["delete", index, "--ids", "r3,r17", "--json"],
+            "merge": ["merge", index, "--json"],
         }
         for name, words in works.items():
             memory, seconds = peak(words)
@@ -126,16 +103,7 @@ def main() -> None:
     grown = {
         name: round(results[-1][f"{name}, MB"] / results[0][f"{name}, MB"], 3) for name in ("index", "explain", "merge")
     }
-    record = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
-        "sizes": results,
-        "peak memory, largest over smallest": grown,
-    }
-    print(json.dumps(grown))
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = f"{record['date']}-memory.json"
-    (options.out / name).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    harness.write_record(options.out, "memory", {"sizes": results, "peak memory, largest over smallest": grown})
 
 
 if __name__ == "__main__":

@@ -10,17 +10,17 @@ A notebook whose last line is an answer is executed by nbclient and exported by 
 page: every element, attribute and text in order (nbconvert writes attributes in an order of its own).
 """
 
-import argparse
 import json
 import re
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
 from html.parser import HTMLParser
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import harness
 
 LIMIT = 200_000
 LINES = """import proponent
@@ -116,21 +116,17 @@ def marimo(lines: str, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run both, print and write a dated record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.arguments(__doc__)
     parser.add_argument("index", type=Path)
     parser.add_argument("text")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--pages", type=Path, help="a folder for the exported pages")
     options = parser.parse_args()
     lines = LINES.format(index=str(options.index.resolve()), text=options.text)
     with tempfile.TemporaryDirectory(prefix="proponent-") as made:
         folder = options.pages or Path(made)
         folder.mkdir(parents=True, exist_ok=True)
-        today = datetime.now(UTC).date().isoformat()
-        record = {"date": today, "jupyter": jupyter(lines, folder), "marimo": marimo(lines, folder)}
-    print(json.dumps(record, indent=1))
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"{today}-notebooks.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        record = {"jupyter": jupyter(lines, folder), "marimo": marimo(lines, folder)}
+    harness.write_record(options.out, "notebooks", record)
 
 
 if __name__ == "__main__":

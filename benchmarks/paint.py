@@ -2,29 +2,23 @@
 
     python benchmarks/paint.py [--times 7] [--out benchmarks/results]
 
-Reports of 1,000 hits of 60 words each, twelve words marked: one answer of 500 hits a side, and 50 answers
-of ten a side.
-Each is opened from disk (file://) in a fresh context of a Chromium that runs already; any request but for the file
-itself is an error.
+Reports of 1,000 hits of 60 words each, twelve words marked: one answer of 500 hits a side, and 50 answers of ten a
+side. Each is opened from disk (file://) in a fresh context of a Chromium that runs already; any request but for the
+file itself is an error.
 """
 
-import argparse
-import json
 import os
-import platform
 import shutil
 import tempfile
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
+import harness
 import numpy as np
 from playwright.sync_api import Browser, sync_playwright
 
-from explorer import LABELS, STEPS, generate, hit_of, texts_of
+from explorer import answer_of, generate, texts_of
 from proponent.store import Store
-from proponent.views import CheckpointView, Explanation, QueryView
-from proponent.views.page import document
+from proponent.views import Explanation, document
 
 HITS = 1000
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
@@ -34,25 +28,8 @@ LOADED = "() => performance.getEntriesByType('navigation')[0].loadEventEnd"
 
 def answers(store: Store, count: int) -> list[Explanation]:
     """Some answers, 1,000 hits in all."""
-    generator, side = np.random.default_rng(1), HITS // count // 2
-    made = []
-    for text in texts_of(generator, count):
-        sides = [[hit_of(store, generator, rank, sign, text) for rank in range(1, side + 1)] for sign in (1.0, -1.0)]
-        steps = tuple(CheckpointView(one, 1.0, "benchmark") for one in STEPS)
-        query = QueryView(
-            text=text, label="world", predicted="world", probabilities=dict.fromkeys(LABELS, 0.25), loss=0.3
-        )
-        whole = Explanation(
-            method="tracin-we",
-            checkpoints=steps,
-            embedding_path="exact",
-            loss="mean",
-            query=query,
-            proponents=(),
-            opponents=(),
-        )
-        made.append(replace(whole, proponents=tuple(sides[0]), opponents=tuple(sides[1]), n_examples=store.n))
-    return made
+    generator = np.random.default_rng(1)
+    return [answer_of(store, generator, text, HITS // count // 2) for text in texts_of(generator, count)]
 
 
 def painted(browser: Browser, page: Path) -> dict[str, float]:
@@ -70,15 +47,10 @@ def painted(browser: Browser, page: Path) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print and write a dated record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser = harness.arguments(__doc__, times=7)
     options = parser.parse_args()
     chromium = next(path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name)))
-    record = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before",
-    }
+    record, load = {}, f"load {os.getloadavg()[0]:.1f} before"
     with tempfile.TemporaryDirectory(prefix="proponent-") as made, sync_playwright() as playwright:
         folder = Path(made)
         generate(folder / "made.index", 4096)
@@ -91,9 +63,7 @@ def main() -> None:
             spread = {name: sorted(one[name] for one in times) for name in times[0]}
             record[f"{HITS:,} hits in {count} answers"] = {"bytes": page.stat().st_size, "milliseconds": spread}
         browser.close()
-    print(json.dumps(record, indent=1))
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"{record['date']}-paint.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    harness.write_record(options.out, "paint", record, load)
 
 
 if __name__ == "__main__":

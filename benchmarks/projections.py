@@ -6,8 +6,11 @@ with c = <A, B>, N = B^T A, m = ||A B^T||^2 and s = ||A||^2 ||B||^2 (Frobenius n
     E x = c,   Var x = (||N||^2 + 2 tr N^2 + m) / p + (||N||^2 + m + s + c^2) / p^2
 
 (derived here by Isserlis' theorem, once for each side); over layers, whose projections are independent, variances add.
+The projection is called itself, over many seeds: an index built for each would hold the same numbers, as
+`same_as_index` shows. TRAK's formula is an independent oracle.
 """
 
+import harness
 import numpy as np
 import torch
 
@@ -43,7 +46,7 @@ def vectors(index) -> np.ndarray:
     """What an index keeps of every example at the last checkpoint: [n p]."""
     store = index.store
     parts = dict[int, np.ndarray]()
-    for places, arrays in store.shards(store.plan.checkpoints[-1].step):
+    for places, arrays in store.shards(store.plan.checkpoints[-1].id):
         parts |= zip(places.tolist(), arrays["dense.v"], strict=True)
     return np.stack([parts[place] for place in range(store.n)])
 
@@ -124,9 +127,9 @@ def trak(work) -> dict:
     weighed = f_queries @ np.linalg.inv((f_train * q_train[:, None] ** 2).T @ f_train) @ f_train.T * q_train
     return {
         "features": int(train.shape[1]),
-        "kernel": _alike(scores, plain_trak),
-        "weighed kernel and Q": _alike(scores, len(train) * weighed * q_queries[:, None]),
-        "as published": _alike(scores, whole),
+        "kernel": harness.alike(scores, plain_trak),
+        "weighed kernel and Q": harness.alike(scores, len(train) * weighed * q_queries[:, None]),
+        "as published": harness.alike(scores, whole),
     }
 
 
@@ -143,15 +146,7 @@ def own(traker: dict[str, np.ndarray]) -> dict:
         "within_3_se": float((np.abs(z) <= 3).mean()),
         "largest_z": float(np.abs(z).max()),
         "variance_over_theory": float(ratio.mean()),
-        "formula": _alike(traker["scores"], traker["numpy"]),
-    }
-
-
-def _alike(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
-    largest = np.abs(theirs).max(1, keepdims=True)
-    return {
-        "pearson": float(np.corrcoef(ours.ravel(), theirs.ravel())[0, 1]),
-        "largest_difference": float((np.abs(ours - theirs) / largest).max()),
+        "formula": harness.alike(traker["scores"], traker["numpy"]),
     }
 
 

@@ -18,6 +18,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 
 METHODS = (
@@ -49,9 +50,8 @@ def save_runs(folder: Path) -> None:
 
     data = rows(36, 0)
     words = sorted({word for row in data for word in row["text"].split()} | {name.lower() for name in LABELS})
-    vocabulary = {word: at for at, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}
-    tokenizer = _tokenizer(vocabulary)
-    size = len(vocabulary)
+    tokenizer = harness.word_tokenizer(words)
+    size = len(tokenizer)
     small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     labels: dict[str, Any] = {
         "num_labels": 3,
@@ -102,22 +102,6 @@ def save_runs(folder: Path) -> None:
         _train(folder / name, model, tokenizer, _features(tokenizer, data, kind), proponent.Recorder(moments="all"))
 
 
-def _tokenizer(vocabulary: dict[str, int]) -> Any:
-    import tokenizers
-    import transformers
-    from tokenizers import models, pre_tokenizers, processors
-
-    made = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
-        mask_token="[MASK]", model_max_length=32,
-    )  # fmt: skip
-
-
 def _features(tokenizer: Any, data: list[dict[str, str]], kind: str) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
     for row in data:
@@ -146,8 +130,8 @@ def _train(folder: Path, model: Any, tokenizer: Any, features: list[dict[str, An
     trainer.train()
 
 
-def build(folder: Path, out: Path) -> None:
-    """Build every method on every run with the code that is imported; write what came out."""
+def build(folder: Path, out: Path, runs: list[str], methods: list[str]) -> None:
+    """Build methods on runs with the code that is imported; write what came out."""
     import proponent
 
     warnings.filterwarnings("ignore")
@@ -155,10 +139,10 @@ def build(folder: Path, out: Path) -> None:
     train, queries = rows(40, 1), rows(5, 2)
     results: dict[str, Any] = {}
     scores: dict[str, np.ndarray] = {}
-    for run in ("bert", "gpt2", "t5", "lora"):
+    for run in runs:
         data = [_of(row, run) for row in train]
         asked = [_of(row, run) for row in queries]
-        for method in METHODS:
+        for method in methods:
             with tempfile.TemporaryDirectory() as place:
                 home = Path(place) / "made.index"
                 options: dict[str, Any] = {"quiet": True, "batch_size": 8}
@@ -238,6 +222,8 @@ def main() -> None:
     building = commands.add_parser("build")
     building.add_argument("folder", type=Path)
     building.add_argument("--out", type=Path, required=True)
+    building.add_argument("--runs", nargs="+", default=["bert", "gpt2", "t5", "lora"])
+    building.add_argument("--methods", nargs="+", default=METHODS)
     comparing = commands.add_parser("compare")
     comparing.add_argument("old", type=Path)
     comparing.add_argument("new", type=Path)
@@ -246,7 +232,7 @@ def main() -> None:
     if options.command == "runs":
         save_runs(options.folder)
     elif options.command == "build":
-        build(options.folder, options.out)
+        build(options.folder, options.out, options.runs, options.methods)
     else:
         sys.exit(compare(options.old, options.new, options.exempt) > 0)
 

@@ -5,6 +5,8 @@ python benchmarks/same_training.py record FOLDER             # two more, recorde
 PYTHONPATH=OLD/src python benchmarks/same_training.py hash FOLDER > old.json
 PYTHONPATH=NEW/src python benchmarks/same_training.py hash FOLDER > new.json
 diff old.json new.json
+
+What is compared are the parts that train: loop, written runs, replay engine and tail patches, each called itself.
 """
 
 import argparse
@@ -13,26 +15,23 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import torch
 from same_scores import rows
 
-from proponent.data import read
+from proponent import Example, Run
 from proponent.dynamics.loops import Query
 from proponent.dynamics.replay_engine import Replay
 from proponent.evaluate.tail_patch import tail_patch
-from proponent.models import Run
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
 from proponent.tensors import read_tensors
 from proponent.training.loop import TrainingLoop
 from proponent.training.rerun import FRESH, RunProblem, write_run
 from proponent.training.schedule import Settings
-from proponent.training.trainer import Training, train
-from proponent.types import Example
 
 SETTINGS = {
     "adamw": Settings(2, 6, 1e-2, weight_decay=0.1, schedule="linear", warmup=3, clip=0.5),
@@ -40,6 +39,7 @@ SETTINGS = {
     "sgd": Settings(2, 6, 3e-2, "sgd", 0.9, weight_decay=0.01, schedule="linear", clip=1.0),
     "places": Settings(2, 3, 1e-2, schedule="linear", keep_places=True),
 }
+RECORDED = ("classifier", "causal")
 DELETED = (3, 4, 5, 6, 11, 17)
 
 
@@ -60,11 +60,13 @@ def examples(count: int, seed: int, run: str) -> list[Example]:
 
 def record(folder: Path) -> None:
     """Train a classifier and a language model, recorded for replay."""
-    for name in ("classifier", "causal"):
+    for name in RECORDED:
         columns = ("id", "text", "label") if name == "classifier" else ("id", "text")
-        data = read([{column: row[column] for column in columns} for row in rows(30, 0)])
-        how = Training(epochs=2, batch_size=8, width=16, layers=1, vocabulary=200, replay=True, adam_epsilon=1e-3)
-        train(data, folder / name, replace(how, max_length=24, quiet=True))
+        data = [{column: row[column] for column in columns} for row in rows(30, 0)]
+        harness.trained(
+            data, folder / name, epochs=2, batch_size=8, width=16, layers=1, vocabulary=200, replay=True,
+            adam_epsilon=1e-3, max_length=24,
+        )  # fmt: skip
 
 
 def digest(arrays: Any) -> str:
@@ -76,9 +78,9 @@ def digest(arrays: Any) -> str:
     return made.hexdigest()[:24]
 
 
-def loops(folder: Path) -> Iterator[tuple[str, str]]:
+def loops(folder: Path, runs: list[str]) -> Iterator[tuple[str, str]]:
     """Every setting on every run, whole and with rows deleted, with two seeds."""
-    for run in ("bert", "gpt2", "t5"):
+    for run in runs:
         opened = Run.from_pretrained(folder / run)
         problem = RunProblem(opened, examples(20, 1, run), examples(4, 2, run), FRESH, 24)
         for name, settings in SETTINGS.items():
@@ -115,9 +117,9 @@ def patches(run: str, loop: TrainingLoop) -> Iterator[tuple[str, str]]:
             yield f"{run} tail patch {name}", digest({"found": found})
 
 
-def replays(folder: Path) -> Iterator[tuple[str, str]]:
+def replays(folder: Path, runs: list[str]) -> Iterator[tuple[str, str]]:
     """Ends of replayed trainings and derivatives, in 32 and 64 bits."""
-    for name in ("classifier", "causal"):
+    for name in runs:
         run = Run.from_pretrained(folder / name)
         texts = examples(30, 0, name)
         labels = [run.label_number(one.label) if one.label is not None else -1 for one in texts]
@@ -140,12 +142,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("record", "hash"))
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--runs", nargs="+", default=["bert", "gpt2", "t5", "classifier", "causal"])
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "record":
         record(args.folder)
         return
-    found = {**dict(loops(args.folder)), **dict(replays(args.folder))}
+    recorded = [run for run in args.runs if run in RECORDED]
+    others = [run for run in args.runs if run not in RECORDED]
+    found = {**dict(loops(args.folder, others)), **dict(replays(args.folder, recorded))}
     json.dump(found, sys.stdout, indent=1)
 
 

@@ -6,51 +6,37 @@ An index of each size is generated without a model, one checkpoint: every exampl
 drawn from a Zipf vocabulary of 30,000. Norms and directions follow what an index of AG News shows (log-normal norms of
 the examples, sigma 1.8; of their rows, sigma 0.8; rows of one token have cosines of about +-0.5). Queries are drawn in
 the same way. Each size is searched in a process of its own, which never loads torch: its peak memory is the figure.
+The search is timed alone, by `proponent.search`, since `Index.top` would take the queries' gradients too; the bare
+inner products run with the release of mapped pages (`store.mapped`) switched off.
 """
 
 import argparse
 import json
-import os
-import platform
-import resource
 import shutil
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import harness
 import numpy as np
+from generated_index import write_index
 
 from proponent.gradients.forms import Rows
 from proponent.gradients.gradient import Gradient
-from proponent.method import Gradients
 from proponent.search import Search
-from proponent.store import (
-    FORMAT,
-    Plan,
-    PlannedCheckpoint,
-    PlannedSegment,
-    PlannedTerm,
-    RowKind,
-    Source,
-    Store,
-    Writer,
-    mapped,
-)
+from proponent.store import RowKind, Store, mapped
+from proponent.types import CheckpointId
 
-STEP, VOCABULARY, WORDS = 1, 30_000, 10
-SEGMENT, SHARD = 65_536, 4_096
+STEP, VOCABULARY, WORDS = CheckpointId(0, 1), 30_000, 10
+SHARD = 4_096
 QUERIES = 16
 
 
 def words_of(generator: np.random.Generator, count: int) -> np.ndarray:
     """Distinct Zipf words of each example, ascending, behind two special tokens: [count, 2 + WORDS]."""
-    weights = 1.0 / (np.arange(VOCABULARY) + 2.7)
-    edges = np.cumsum(weights / weights.sum())
-    drawn = np.searchsorted(edges, generator.random((count, 3 * WORDS))) + 2
+    drawn = harness.zipf(generator, VOCABULARY, (count, 3 * WORDS)) + 2
     found = np.empty((count, 2 + WORDS), dtype=np.int64)
     for row, own in enumerate(drawn):
         _, first = np.unique(own, return_index=True)
@@ -60,8 +46,9 @@ def words_of(generator: np.random.Generator, count: int) -> np.ndarray:
     return found
 
 
-def forms(seed: int, count: int, width: int, directions: np.ndarray) -> dict[str, np.ndarray]:
+def forms(seed: int, count: int, width: int) -> dict[str, np.ndarray]:
     """Gradients of some examples."""
+    directions = np.random.default_rng(3).standard_normal((4096, width)).astype(np.float32) / np.sqrt(width)
     generator = np.random.default_rng([7, seed])
     ids = words_of(generator, count)
     each = ids.shape[1]
@@ -82,70 +69,33 @@ def forms(seed: int, count: int, width: int, directions: np.ndarray) -> dict[str
 
 def generate(folder: Path, n: int, width: int, kind: RowKind) -> None:
     """Write an index of n generated examples."""
-    segments = []
-    for start in range(0, n, SEGMENT):
-        held = min(SEGMENT, n - start)
-        bounds = [*range(0, held, SHARD), held]
-        segments.append(PlannedSegment(name=f"{len(segments):05d}", n=held, shards=bounds))
-    source = Source(data=f"{n} generated", columns={}, fingerprint="0" * 64, n=n, batch_size=32, segments=segments)
-    checkpoints = [PlannedCheckpoint(step=STEP, learning_rate=1.0, rule="benchmark", weight=1.0)]
-    plan = Plan(
-        format=FORMAT,
-        proponent="benchmark",
-        method=Gradients(name="tracin-we"),
-        rows=kind,
-        terms=[PlannedTerm(embedding_path="exact", tied=False, checkpoints=checkpoints)],
-        run="none",
-        tokenizer=None,
-        kind="causal-lm",
-        label_names=None,
-        max_length=64,
-        trust_remote_code=False,
-        fingerprints={},
-        word_rules="none",
-        source=source,
-    )
-    directions = np.random.default_rng(3).standard_normal((4096, width)).astype(np.float32) / np.sqrt(width)
-    writer = Writer(folder, plan)
-    seed = 0
-    for segment in segments:
-        order = np.arange(segment.n)
-        names = [f"{segment.name}-{row}" for row in range(segment.n)]
-        columns = {"id": names, "row": order, "text": names, "text_pair": [None] * segment.n}
-        columns |= {"target": [None] * segment.n, "label": [None] * segment.n, "place": order.astype(np.int32)}
-        writer.put_examples(segment.name, columns)
-        for shard, (start, stop) in enumerate(zip(segment.shards[:-1], segment.shards[1:], strict=True)):
-            if not writer.has_shard(STEP, segment.name, shard):
-                writer.put_shard(STEP, segment.name, shard, forms(seed + shard, stop - start, width, directions))
-        seed += len(segment.shards)
-        if not writer.is_finished(segment.name):
-            writer.finish(segment, order, writer.gather(segment, order, [-1] * segment.n), postings=True)
-    writer.seal([], [], {})
-    writer.close()
+
+    def columns(segment: int, count: int) -> dict[str, Any]:
+        names, empty = [f"{segment}-{row}" for row in range(count)], [None] * count
+        return {"id": names, "text": names, "text_pair": empty, "target": empty, "label": empty}
+
+    def shard(segment: int, at: int, count: int) -> dict[str, np.ndarray]:
+        return forms(1000 * segment + at, count, width)
+
+    write_index(folder, n, columns, shard, shard_rows=SHARD, steps=[STEP], rows=kind)
 
 
 def queries_of(width: int) -> list[Rows]:
     """Two blocks of queries, drawn as the examples are."""
-    directions = np.random.default_rng(3).standard_normal((4096, width)).astype(np.float32) / np.sqrt(width)
-    blocks = [forms(10_000_000 + block, QUERIES, width, directions) for block in range(2)]
+    blocks = [forms(10_000_000 + block, QUERIES, width) for block in range(2)]
     return [Rows(one["rows.indptr"], one["rows.ids"], one["rows.words"], one["rows.rows"]) for one in blocks]
 
 
 def bandwidth() -> float:
     """Bytes per second that one core reads: the better of two dot products of 256 MiB with itself."""
     array = np.ones(64 * 2**20, dtype=np.float32)
-    return max(array.nbytes / _seconds(lambda: float(np.dot(array, array))) for _ in range(2))
+    return max(array.nbytes / harness.timed(lambda: float(np.dot(array, array)))[0] for _ in range(2))
 
 
-def inner_products(store: Store, block: Rows) -> tuple[int, float]:
-    """Bytes and seconds of the bare inner products: every posting row of the first query's tokens, in place."""
-    query = block.example(0)
-    chunk = 2**20
-    size = 0
-    began = time.perf_counter()
-    for segment in store.segments:
-        postings = segment.postings(STEP)
-        assert postings is not None
+def inner_products(store: Store, block: Rows) -> int:
+    """Every posting row of the first query's tokens times its row, in place; how many bytes these are."""
+    query, chunk, size = block.example(0), 2**20, 0
+    for postings in _postings(store):
         for token, place in zip(query.ids.tolist(), postings.places(query.ids).tolist(), strict=True):
             if place < 0:
                 continue
@@ -155,29 +105,36 @@ def inner_products(store: Store, block: Rows) -> tuple[int, float]:
             for start in range(0, len(kept), step):
                 np.einsum("md,d->m", kept[start : start + step].astype(np.float32, copy=False), row)
             size += kept.nbytes
-    return size, time.perf_counter() - began
+    return size
+
+
+def product_speed(store: Store, block: Rows) -> float:
+    """Bytes per second of these products."""
+    sizes: list[int] = []
+    seconds, _ = harness.timed(lambda: sizes.append(inner_products(store, block)))
+    return sizes[0] / seconds
 
 
 def measure(folder: Path, repeats: int) -> dict[str, object]:
     """Search one index in this process."""
     store = Store(folder)
-    width = store.segments[0].postings(STEP).width  # type: ignore[union-attr]
+    width = next(_postings(store)).width
     first, second = queries_of(width)
-    works = {
-        f"numpy, {'pruned' if prune else 'streamed'}": Search(store, prune=prune, threads=1) for prune in (True, False)
-    }
+
+    def searches(kernel: Any) -> dict[str, Search]:
+        found = {"pruned": True, "streamed": False}
+        return {
+            f"{kernel}, {name}": Search(store, kernel=kernel, prune=prune, threads=1) for name, prune in found.items()
+        }
+
+    works = searches("numpy")
     record: dict[str, object] = {"n": store.n, "gradient rows": sum(map(len, _postings(store)))}
-    cold = _seconds(lambda: works["numpy, pruned"].top({STEP: Gradient(rows=first.example(0))}, 1, 10))
+    cold, _ = harness.timed(lambda: works["numpy, pruned"].top({STEP: Gradient(rows=first.example(0))}, 1, 10))
     record["first query, ms (every block checked on the way)"] = round(1e3 * cold, 1)
     for search in works.values():
         search.top({STEP: Gradient(rows=second)}, QUERIES, 10)
-    record["peak memory, MB"] = round(
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    )  # before numba is loaded
-    works |= {
-        f"numba, {'pruned' if prune else 'streamed'}": Search(store, kernel="numba", prune=prune, threads=1)
-        for prune in (True, False)
-    }
+    record["peak memory, MB"] = harness.peak_mb()  # before numba is loaded
+    works |= searches("numba")
     answers = {}
     for name, search in works.items():  # warm, compiled, and the same answer from each
         found = search.top({STEP: Gradient(rows=second)}, QUERIES, 10)
@@ -193,14 +150,12 @@ def measure(folder: Path, repeats: int) -> dict[str, object]:
     for repeat in range(repeats):
         for name, search in works.items():
             one = {STEP: Gradient(rows=first.example(repeat % QUERIES))}
-            single[name].append(_seconds(lambda ask=search, block=one: ask.top(block, 1, 10)))
-            batch[name].append(_seconds(lambda ask=search: ask.top({STEP: Gradient(rows=first)}, QUERIES, 10)))
-        size, seconds = inner_products(store, first)
-        streamed.append(size / seconds)
+            single[name].append(harness.timed(lambda ask=search, block=one: ask.top(block, 1, 10))[0])
+            batch[name].append(harness.timed(lambda ask=search: ask.top({STEP: Gradient(rows=first)}, QUERIES, 10))[0])
+        streamed.append(product_speed(store, first))
         mapped.RELEASE, given_back = 2**40, mapped.RELEASE
         inner_products(store, first)
-        size, seconds = inner_products(store, first)
-        products.append(size / seconds)
+        products.append(product_speed(store, first))
         mapped.RELEASE = given_back
         width_of_one_core.append(bandwidth())
     record["one query, ms (median)"] = {name: _ms(values) for name, values in single.items()}
@@ -219,7 +174,7 @@ def measure(folder: Path, repeats: int) -> dict[str, object]:
     return record
 
 
-def _postings(store: Store) -> Iterator[object]:
+def _postings(store: Store) -> Iterator[Any]:
     return (segment.postings(STEP) for segment in store.segments)
 
 
@@ -227,62 +182,37 @@ def _ms(values: list[float]) -> float:
     return round(1e3 * statistics.median(values), 2)
 
 
-def _seconds(work: object) -> float:
-    began = time.perf_counter()
-    work()  # type: ignore[operator]
-    return time.perf_counter() - began
-
-
 def main() -> None:
     """Generate, measure in fresh processes, print and write a dated record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="1000,10000,100000,1000000")
-    parser.add_argument("--width", type=int, default=128)
+    parser = harness.arguments(__doc__, width=128, repeats=5, sizes="1000,10000,100000,1000000")
     parser.add_argument("--rows", default="fp32", choices=["fp32", "fp16", "int8"])
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("search-scale"))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--keep", action="store_true", help="keep the generated indexes")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--generate", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.generate is not None:
+        generate(Path(options.generate[0]), int(options.generate[1]), options.width, options.rows)
+        print(harness.peak_mb())
+        return
     if options.one is not None:
         print(json.dumps(measure(options.one, options.repeats)))
         return
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     results = []
     for n in map(int, options.sizes.split(",")):
-        folder = options.folder / f"{n}-{options.width}-{options.rows}"
-        generating = [sys.executable, "-c", _GENERATE, str(folder), str(n), str(options.width), options.rows]
-        began = time.perf_counter()
-        done = subprocess.run(generating, env=environment, check=True, capture_output=True, text=True)
-        written = time.perf_counter() - began
-        words = [sys.executable, __file__, "--one", str(folder), "--repeats", str(options.repeats)]
-        found = json.loads(subprocess.run(words, env=environment, check=True, capture_output=True, text=True).stdout)
-        found["writing: seconds, peak memory MB"] = [round(written, 1), int(done.stdout)]
+        folder, peaks = options.folder / f"{n}-{options.width}-{options.rows}", list[int]()
+        words = (__file__, "--generate", folder, n, "--width", options.width, "--rows", options.rows)
+        written, _ = harness.timed(lambda words=words, peaks=peaks: peaks.append(int(harness.run(*words).stdout)))
+        found = json.loads(harness.run(__file__, "--one", folder, "--repeats", options.repeats).stdout)
+        found["writing: seconds, peak memory MB"] = [round(written, 1), *peaks]
         print(json.dumps(found), flush=True)
         results.append(found)
         if not options.keep:
             shutil.rmtree(folder)
-    record = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread, numpy {np.__version__}",
-        "index": f"{2 + WORDS} rows of width {options.width} per example ({options.rows}), one checkpoint, generated",
-        "sizes": results,
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = f"{record['date']}-search-scale-{options.rows}.json"
-    (options.out / name).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps({key: value for key, value in record.items() if key != "sizes"}, indent=1))
+    index = f"{2 + WORDS} rows of width {options.width} per example ({options.rows}), one checkpoint, generated"
+    record = {"index": index, "sizes": results}
+    harness.write_record(options.out, f"search-scale-{options.rows}", record, f"one thread, numpy {np.__version__}")
 
-
-_GENERATE = f"""
-import resource, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from pathlib import Path
-from search_scale import generate
-generate(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)
-"""
 
 if __name__ == "__main__":
     main()

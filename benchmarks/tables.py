@@ -1,13 +1,15 @@
 """Write docs/benchmarks.md from the newest record of each benchmark, so that the page says what was measured.
 
-python benchmarks/tables.py [--results benchmarks/results] [--out docs/benchmarks.md]
+python benchmarks/tables.py [--out benchmarks/results] [--page docs/benchmarks.md]
 """
 
-import argparse
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import harness
+from harness import table
 
 Record = dict[str, Any]
 Aim = tuple[str, str, bool]
@@ -15,12 +17,6 @@ Aim = tuple[str, str, bool]
 
 NEAR = (0.7, 1.3)
 """Real figures over their forecast: within 30 %."""
-
-
-def table(heads: list[str], rows: list[list[object]]) -> str:
-    """A Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
 
 
 WALL = ("ratio to the plain pass (median over repeats)", "smallest and largest ratio")
@@ -47,16 +43,8 @@ def cost(record: Record) -> str:
         "sealed index; `with baselines` adds a first explanation with every baseline; `proponent index` is a whole "
         "process, including some seconds of imports.\n\n"
     )
-    heads = [
-        "model",
-        "texts",
-        "clock",
-        "plain pass",
-        "capture",
-        "`proponent.build`",
-        "with baselines",
-        "`proponent index`",
-    ]
+    heads = ["model", "texts", "clock", "plain pass", "capture"]
+    heads += ["`proponent.build`", "with baselines", "`proponent index`"]
     return told + table(heads, rows) + "\n" + table(["model", "time of build by stage"], stages)
 
 
@@ -157,8 +145,8 @@ def forecast(record: Record) -> str:
     rows: list[list[object]] = []
     for case in record["cases"]:
         rows += [[case["case"], name, *figures] for name, figures in case["forecast, real, ratio"].items()]
-    told = f"{record['machine']}. `plan` and `index` in turn, medians of {record['repeats']} turns.\n\n"
-    return told + table(["case", "what", "forecast", "real", "real over forecast"], rows)
+    told = f"{record['machine']}. `proponent plan` and `proponent index` in turn, medians of {record['repeats']} turns."
+    return told + "\n\n" + table(["case", "what", "forecast", "real", "real over forecast"], rows)
 
 
 def aims_of_forecast(record: Record) -> Iterator[Aim]:
@@ -182,7 +170,8 @@ PAGES: dict[str, tuple[str, Callable[[Record], str], Callable[[Record], Iterator
 INTRODUCTION = """# Benchmarks
 
 Written by `benchmarks/tables.py` from the newest record of each benchmark in
-[benchmarks/results](../benchmarks/results/); `make bench` runs them. Two cores, one thread, on a dedicated core:
+[benchmarks/results](../benchmarks/results/); `make bench` runs them, `make smoke-benchmarks` runs every script at small
+size. Two cores, one thread, on a dedicated core:
 compare ratios within a run, not seconds between runs; CPU seconds exclude other work of the machine, but not its
 effect on caches and memory. Other libraries are on [a separate page](peers.md), faults in
 [torture.md](torture.md).
@@ -191,22 +180,21 @@ effect on caches and memory. Other libraries are on [a separate page](peers.md),
 
 def main() -> None:
     """Write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"))
+    parser = harness.arguments(__doc__)
+    parser.add_argument("--page", type=Path, default=harness.ROOT / "docs" / "benchmarks.md")
     options = parser.parse_args()
     parts: list[str] = []
     aims: list[list[object]] = []
     for name, (title, page, aimed) in PAGES.items():
-        found = sorted(options.results.glob(f"*-{name}.json"))
-        if found:
-            record = json.loads(found[-1].read_text(encoding="utf-8"))
-            parts.append(f"\n## {title}\n\n{record['date']} · [record](../benchmarks/results/{found[-1].name})\n\n")
+        found = harness.newest(options.out, name)
+        if found is not None:
+            record = json.loads(found.read_text(encoding="utf-8"))
+            parts.append(f"\n## {title}\n\n{record['date']} · [record](../benchmarks/results/{found.name})\n\n")
             parts.append(page(record))
             reached = [] if aimed is None else list(aimed(record))
             aims += [[aim, told, "**met**" if met else "**not met**"] for aim, told, met in reached]
     whole = [INTRODUCTION, "\n## Aims\n\n", table(["aim", "measured", ""], aims), *parts]
-    options.out.write_text("".join(whole), encoding="utf-8")
+    options.page.write_text("".join(whole), encoding="utf-8")
 
 
 if __name__ == "__main__":

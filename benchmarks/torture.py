@@ -1,7 +1,7 @@
 """Faults in full size: kills, flipped bits, cut files, failing operations, lost writes, many writers, a full disk.
 
     python benchmarks/torture.py [--kills 1000] [--flips 10000] [--parts 1000] [--every 1] [--runs 100] [--fuzz 1000]
-                                 [--only kills,flips] [--out docs/torture.md]
+                                 [--only kills,flips]
 
 The index is small and made up, so that thousands of runs are possible; what is killed, spoilt and resumed is the real
 writer, reader and merge. Any surprise ends the run with an error. The suites are those of tests/test_faults.py and
@@ -11,15 +11,15 @@ tests/test_store_fuzz.py; the full disk is filled by real commands on a small mo
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import harness
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -43,16 +43,13 @@ TITLES = {
 
 def main() -> None:
     """Run the suites; write the record and the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--flips", type=int, default=10_000)
+    parser = harness.arguments(__doc__, kills=1000, flips=10_000)
     parser.add_argument("--parts", type=int, default=1000, help="cuts per file")
     parser.add_argument("--every", type=int, default=1, help="take every n-th operation of the disk")
     parser.add_argument("--runs", type=int, default=100, help="runs of eight writers")
     parser.add_argument("--fuzz", type=int, default=1000, help="made-up inputs per test of the fuzz")
     parser.add_argument("--only", default="", help="names of suites, with commas")
-    parser.add_argument("--out", type=Path, default=Path("docs/torture.md"))
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--page", type=Path, default=harness.ROOT / "docs" / "torture.md")
     options = parser.parse_args()
     wanted = set(filter(None, options.only.split(",")))
     suites: dict[str, dict[str, Any]] = {}
@@ -95,17 +92,8 @@ def full_disk(work: Path) -> dict[str, Any]:
     """Build with `proponent index` where there is not enough space, free some, and build on."""
     (work / "tiny").mkdir()
     tiny = made(work / "tiny", NEWS)
-    command = [
-        sys.executable,
-        "-m",
-        "proponent.cli",
-        "index",
-        str(tiny.run),
-        str(tiny.data),
-        "--out",
-        "INDEX",
-        "--quiet",
-    ]
+    words = ["index", str(tiny.run), str(tiny.data), "--out", "INDEX", "--quiet"]
+    command = [sys.executable, "-m", "proponent.cli", *words]
     shares = [0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
     try:
         return crashes.full_disk(command, faults.root_of(tiny.index), work, shares)
@@ -127,12 +115,11 @@ def fuzz(examples: int) -> dict[str, Any]:
 
 def write(options: argparse.Namespace, suites: dict[str, dict[str, Any]]) -> None:
     """Write the record and the page after each suite, with those of the same day that are not run now."""
-    date = datetime.now(UTC).date().isoformat()
-    options.results.mkdir(parents=True, exist_ok=True)
-    path = options.results / f"{date}-torture.json"
+    date = harness.today()
+    path = options.out / f"{date}-torture.json"
     held = json.loads(path.read_text(encoding="utf-8"))["suites"] if path.is_file() else {}
-    record = {"date": date, "machine": f"{platform.machine()}, {os.cpu_count()} cores", "suites": held | suites}
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    record = {"date": date, "machine": harness.machine(), "suites": held | suites}
+    harness.write_json(path, record)
     lines = [
         "# Faults",
         "",
@@ -147,7 +134,7 @@ def write(options: argparse.Namespace, suites: dict[str, dict[str, Any]]) -> Non
         lines += [f"## {TITLES[name][0].upper()}{TITLES[name][1:]}", "", "| figure | value |", "|---|---|"]
         lines += [f"| {key.replace('_', ' ')} | {told(value)} |" for key, value in figures.items()]
         lines.append("")
-    options.out.write_text("\n".join(lines), encoding="utf-8")
+    options.page.write_text("\n".join(lines), encoding="utf-8")
 
 
 def told(value: Any) -> str:

@@ -6,20 +6,14 @@ Indexes are generated as in search_scale.py. Every figure is of a process of its
 three; beside it stand SHA-256 alone over the same bytes in memory, and reading the files alone, in the same run.
 """
 
-import argparse
 import hashlib
 import json
-import os
-import platform
 import shutil
 import statistics
-import subprocess
-import sys
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import harness
 from search_scale import generate
 
 RUN = r"""
@@ -38,11 +32,8 @@ GIB = 2**30
 
 def main() -> None:
     """Generate, verify, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="25000,100000,200000")
-    parser.add_argument("--width", type=int, default=128)
+    parser = harness.arguments(__doc__, width=128, sizes="25000,100000,200000")
     parser.add_argument("--folder", type=Path, default=Path("verify-scratch"))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     found: list[dict[str, Any]] = []
     for n in map(int, options.sizes.split(",")):
@@ -51,42 +42,35 @@ def main() -> None:
         found.append({"n": n} | measured(folder))
         print(json.dumps(found[-1]), flush=True)
         shutil.rmtree(folder)
-    date = datetime.now(UTC).date().isoformat()
-    options.out.mkdir(parents=True, exist_ok=True)
-    record = {"date": date, "machine": f"{platform.machine()}, {os.cpu_count()} cores", "sizes": found}
-    (options.out / f"{date}-verify.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    harness.write_record(options.out, "verify", {"sizes": found})
 
 
 def measured(folder: Path) -> dict[str, Any]:
     """Figures of one index; its files are in the page cache."""
-    reading = [timed(folder) for _ in range(3)]
-    runs = [json.loads(subprocess.check_output([sys.executable, "-c", RUN, str(folder)])) for _ in range(3)]
+    reading = statistics.median(harness.timed(lambda: read(folder))[0] for _ in range(3))
+    runs = [json.loads(harness.run("-c", RUN, folder).stdout) for _ in range(3)]
     seconds = statistics.median(run["seconds"] for run in runs)
     data = bytes(256 * 2**20)
-    began = time.perf_counter()
-    hashlib.sha256(data)
-    sha256 = len(data) / (time.perf_counter() - began)
+    hashing, _ = harness.timed(lambda: hashlib.sha256(data))
     size = runs[0]["bytes"]
     return {
         "bytes": size,
         "seconds": round(seconds, 3),
         "gib_per_second": round(size / seconds / GIB, 2),
-        "sha256_alone_gib_per_second": round(sha256 / GIB, 2),
-        "reading_alone_gib_per_second": round(size / statistics.median(reading) / GIB, 2),
+        "sha256_alone_gib_per_second": round(len(data) / hashing / GIB, 2),
+        "reading_alone_gib_per_second": round(size / reading / GIB, 2),
         "peak_rss_mib": round(statistics.median(run["peak_rss"] for run in runs) / 2**20),
     }
 
 
-def timed(folder: Path) -> float:
-    """Seconds of reading every file into one buffer."""
+def read(folder: Path) -> None:
+    """Read every file into one buffer."""
     buffer = bytearray(8 * 2**20)
-    began = time.perf_counter()
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb", buffering=0) as file:
                 while file.readinto(buffer):
                     pass
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ from proponent.store import (
     verify,
 )
 from proponent.store.files import finished
+from proponent.types import CheckpointId
 
 STEPS = (3, 7)
 WIDTH, TOKENS, SEGMENT, SHARD = 6, 12, 12, 6
@@ -82,7 +83,8 @@ def source(data: str, first: int = 0) -> Source:
 
 def plan(**changes: Any) -> Plan:
     checkpoints = [
-        PlannedCheckpoint(step=step, learning_rate=0.1 * step, rule="recorded", weight=0.1 * step) for step in STEPS
+        PlannedCheckpoint(id=CheckpointId(0, step), learning_rate=0.1 * step, rule="recorded", weight=0.1 * step)
+        for step in STEPS
     ]
     fields: dict[str, Any] = {
         "format": FORMAT,
@@ -145,14 +147,14 @@ def columns(data: str, begin: int, n: int) -> dict[str, Any]:
     }
 
 
-def queries() -> dict[int, Gradient]:
+def queries() -> dict[CheckpointId, Gradient]:
     """Three queries at every checkpoint."""
-    found: dict[int, Gradient] = {}
+    found: dict[CheckpointId, Gradient] = {}
     for step in STEPS:
         generator = np.random.default_rng(1000 + step)
         counts = [4, 1, 6]
         ids = np.concatenate([generator.choice(TOKENS, count, replace=False) for count in counts])
-        found[step] = Gradient(
+        found[CheckpointId(0, step)] = Gradient(
             rows=Rows(
                 indptr=np.concatenate([[0], np.cumsum(counts)]),
                 ids=ids.astype(np.int64),
@@ -223,22 +225,23 @@ def _shards(
     """Compute what is missing of a segment, waiting for others."""
     order, bounds = order_of(segment.n), segment.shards
     for step in STEPS:
+        at = CheckpointId(0, step)
         while True:
-            missing = [one for one in range(len(bounds) - 1) if not writer.has_shard(step, segment.name, one)]
+            missing = [one for one in range(len(bounds) - 1) if not writer.has_shard(at, segment.name, one)]
             mine = [one for one in missing if share is None or (before + one) % share[1] == share[0]]
-            if not mine and "inverse_root" in writer.table_names(step):
+            if not mine and "inverse_root" in writer.table_names(at):
                 break
-            if writer.base is None and "inverse_root" not in writer.table_names(step):
-                writer.put_table(step, {"inverse_root": np.full((TOKENS, WIDTH), step, dtype=np.float32)})
+            if writer.base is None and "inverse_root" not in writer.table_names(at):
+                writer.put_table(at, {"inverse_root": np.full((TOKENS, WIDTH), step, dtype=np.float32)})
             done = 0
             for shard in mine:
-                unit = writer.units[segment.name, step, shard]
+                unit = writer.units[segment.name, at, shard]
                 if not writer.leases.take(unit):
                     continue
-                if not writer.has_shard(step, segment.name, shard):
+                if not writer.has_shard(at, segment.name, shard):
                     said(f"computed {segment.name} {step} {shard}")
                     rows = [begin + int(one) for one in order[bounds[shard] : bounds[shard + 1]]]
-                    writer.put_shard(step, segment.name, shard, shard_arrays(data, rows, step))
+                    writer.put_shard(at, segment.name, shard, shard_arrays(data, rows, step))
                     said(f"confirmed {segment.name} {step} {shard}")
                     done += 1
                 writer.leases.drop(unit)
@@ -248,7 +251,7 @@ def _shards(
 
 def _complete(writer: Writer, segment: PlannedSegment) -> bool:
     shards = range(len(segment.shards) - 1)
-    return all(writer.has_shard(step, segment.name, one) for step in STEPS for one in shards)
+    return all(writer.has_shard(CheckpointId(0, step), segment.name, one) for step in STEPS for one in shards)
 
 
 def _finish(writer: Writer, data: str, segment: PlannedSegment, begin: int) -> None:
@@ -313,9 +316,9 @@ def _questions() -> dict[str, Callable[[Store], Any]]:
         "forms": lambda store: [
             sorted((name, array.tobytes()) for name, array in arrays.items())
             for step in STEPS
-            for _, arrays in store.shards(step)
+            for _, arrays in store.shards(CheckpointId(0, step))
         ],
-        "table": lambda store: [store.table(step)["inverse_root"].tobytes() for step in STEPS],
+        "table": lambda store: [store.table(CheckpointId(0, step))["inverse_root"].tobytes() for step in STEPS],
     }
 
 

@@ -10,8 +10,10 @@ from proponent.gradients.forms import Rows
 from proponent.gradients.gradient import Gradient
 from proponent.method import Gradients
 from proponent.store import FORMAT, Plan, PlannedCheckpoint, PlannedSegment, PlannedTerm, Source, Writer
+from proponent.types import CheckpointId
 
-STEPS, WIDTH, VOCABULARY = (3, 9), 64, 40
+STEPS = CheckpointId(0, 3), CheckpointId(0, 9)
+WIDTH, VOCABULARY = 64, 40
 LABELS = ["a", "b", "c"]
 
 
@@ -52,11 +54,11 @@ class Made:
     """
 
     folder: Path
-    rows: dict[int, Rows]
-    weights: dict[int, float]
+    rows: dict[CheckpointId, Rows]
+    weights: dict[CheckpointId, float]
     skipped: np.ndarray
 
-    def oracle(self, queries: dict[int, Rows]) -> np.ndarray:
+    def oracle(self, queries: dict[CheckpointId, Rows]) -> np.ndarray:
         """Scores by a plain loop in 64 bits: [q n], NaN for skipped examples."""
         count, n = len(next(iter(queries.values()))), len(next(iter(self.rows.values())))
         total = np.zeros((count, n))
@@ -72,12 +74,12 @@ class Made:
         return total
 
 
-def queries(generator: np.random.Generator, count: int) -> dict[int, Rows]:
+def queries(generator: np.random.Generator, count: int) -> dict[CheckpointId, Rows]:
     """Gradients of some queries at every step."""
     return {step: gradients(generator, count) for step in STEPS}
 
 
-def asked(rows: dict[int, Rows]) -> dict[int, Gradient]:
+def asked(rows: dict[CheckpointId, Rows]) -> dict[CheckpointId, Gradient]:
     """As the search takes them."""
     return {step: Gradient(rows=own) for step, own in rows.items()}
 
@@ -93,7 +95,9 @@ def make(folder: Path, n: int, *, seed: int = 0, segment: int = 10**6, shard: in
         for at, start in enumerate(range(0, n, segment))
     ]
     source = Source(data="made up", columns={}, fingerprint="f" * 64, n=n, batch_size=4, segments=segments)
-    checkpoints = [PlannedCheckpoint(step=at, learning_rate=0.1 * at, rule="r", weight=0.1 * at) for at in STEPS]
+    checkpoints = [
+        PlannedCheckpoint(id=at, learning_rate=0.1 * at.step, rule="r", weight=0.1 * at.step) for at in STEPS
+    ]
     fields: dict[str, Any] = {
         "format": FORMAT,
         "proponent": "0",
@@ -119,7 +123,7 @@ def make(folder: Path, n: int, *, seed: int = 0, segment: int = 10**6, shard: in
         begin += one.n
     writer.seal([], [], {})
     writer.close()
-    return Made(folder, rows, {one.step: one.weight for one in plan.checkpoints}, skipped)
+    return Made(folder, rows, {one.id: one.weight for one in plan.checkpoints}, skipped)
 
 
 def _bounds(n: int, shard: int) -> list[int]:
@@ -130,7 +134,7 @@ def _segment(
     writer: Writer,
     one: PlannedSegment,
     order: np.ndarray,
-    rows: dict[int, Rows],
+    rows: dict[CheckpointId, Rows],
     begin: int,
     skipped: np.ndarray,
     labels: np.ndarray,

@@ -76,12 +76,17 @@ def test_the_explorers_process_solves_once(news: tiny.Tiny, tmp_path: Path) -> N
     assert sum("inverse-Hessian" in stage for stage in stages) == 1
 
 
-def test_a_model_shared_by_two_passes_counts_once(news: tiny.Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = proponent.open(news.index)
+def test_a_model_shared_by_two_computers_counts_once(
+    news: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = [one.id.step for one in proponent.open(news.index).store.plan.checkpoints]
+    index = proponent.build(
+        news.run, news.data, tmp_path / "fast", method="fastif", layers="head", steps=steps, quiet=True
+    )
     held = index._loaded
-    first, second = (one.step for one in index.store.plan.checkpoints)
+    first, second = (one.id for one in index.store.plan.checkpoints)
     size = sum(one.nbytes for one in held.at(first).model.parameters())
     monkeypatch.setattr(loading, "KEPT_BYTES", 2 * size)
-    kept = held.at(first), held.at(first, retaken=True)
+    kept = held.at(first), held.solving(first)
     held.at(second)
-    assert (held.at(first), held.at(first, retaken=True)) == kept
+    assert (held.at(first), held.solving(first)) == kept

@@ -16,7 +16,8 @@ import proponent
 import runs
 from proponent.data import read
 from proponent.errors import DataError, DiskFullError, InputError, LabelError, MismatchError, RunError
-from proponent.index import Options, default_method, gradient_computer, planning
+from proponent.gradients import computer as gradient_computer
+from proponent.index import Options, default_method, planning
 from proponent.index.build import build as build_index
 from proponent.index.build import label_numbers
 from proponent.method_table import method_of
@@ -24,6 +25,7 @@ from proponent.models import Run
 from proponent.models.checkpoints import MOMENTS_FILE
 from proponent.models.recorder import RUN_FILE
 from proponent.store import Store, writer
+from proponent.types import CheckpointId
 from runs import index as build
 
 Copy = Callable[[Path], Path]
@@ -45,13 +47,13 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of the batches that went through a model."""
     sizes: list[int] = []
-    call = gradient_computer.GradientComputer.__call__
+    call = gradient_computer.GradientComputer.train
 
     def counted(self: Any, encoded: Any, *arguments: Any, **named: Any) -> Any:
         sizes.append(len(encoded))
         return call(self, encoded, *arguments, **named)
 
-    monkeypatch.setattr(gradient_computer.GradientComputer, "__call__", counted)
+    monkeypatch.setattr(gradient_computer.GradientComputer, "train", counted)
     return sizes
 
 
@@ -99,13 +101,13 @@ def test_an_interrupted_build_goes_on(
     """Fifteen shards (five at each of three steps) are published; the build dies on the way to the next."""
     folder = tmp_path / "index"
     put = writer.Writer.put_shard
-    published: list[tuple[int, int]] = []
+    published: list[tuple[CheckpointId, int]] = []
 
-    def stopped(self: writer.Writer, step: int, segment: str, shard: int, arrays: Any) -> None:
+    def stopped(self: writer.Writer, at: CheckpointId, segment: str, shard: int, arrays: Any) -> None:
         if len(published) == place:
             raise interruption("stop")
-        put(self, step, segment, shard, arrays)
-        published.append((step, shard))
+        put(self, at, segment, shard, arrays)
+        published.append((at, shard))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer.Writer, "put_shard", stopped)
@@ -314,11 +316,12 @@ OPEN = """
 import sys
 from pathlib import Path
 from proponent.store import Store
+from proponent.types import CheckpointId
 import proponent.search
 store = Store(Path(sys.argv[1]))
 search = proponent.search.Search(store)
 segment, place = store.locate(0)
-assert len(segment.arrays(8, place)["rows.ids"])
+assert len(segment.arrays(CheckpointId(0, 8), place)["rows.ids"])
 assert "torch" not in sys.modules and "transformers" not in sys.modules
 """
 

@@ -15,7 +15,7 @@ import runs
 from proponent.check import Finding, check
 from proponent.data import read
 from proponent.errors import InputError, LabelError
-from proponent.index import gradient_computer
+from proponent.gradients import computer as gradient_computer
 from tiny import Tiny
 
 CHECKS = [

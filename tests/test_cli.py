@@ -113,7 +113,7 @@ def test_index_options_reach_the_method(said: Said, lines: Tiny, tmp_path: Path)
         normalize="train",
         weights=Constant(),
     )
-    assert [one.step for one in proponent.open(tmp_path / "index").store.plan.checkpoints] == [3]
+    assert [one.id.step for one in proponent.open(tmp_path / "index").store.plan.checkpoints] == [3]
 
 
 def check_word(pair: dict[str, Any], query: dict[str, Any], hit: dict[str, Any]) -> None:

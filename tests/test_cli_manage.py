@@ -25,6 +25,7 @@ from proponent.method_table import stored_method
 from proponent.models import Run
 from proponent.preconditioners.base import Cost, ModelFacts, fitters_of
 from proponent.store import Manifest, Store, Writer, merge
+from proponent.types import CheckpointId
 from tiny import NEWS, Tiny, write_csv
 
 Said = Callable[..., tuple[int, str, str]]
@@ -225,7 +226,7 @@ def test_info_counts_what_is_there(content: Content, kept: Tiny):
     assert found["sources"][0]["fingerprint"] == store.manifest.sources[0].fingerprint
     assert (found["examples"], found["deleted"], found["skipped"], found["segments"]) == (60, 0, 0, 1)
     assert [one["step"] for one in found["checkpoints"]] == [8, 16]
-    shards = [arrays["rows.ids"] for step in (8, 16) for _, arrays in store.shards(step)]
+    shards = [arrays["rows.ids"] for step in (8, 16) for _, arrays in store.shards(CheckpointId(0, step))]
     assert found["gradient_rows"] == sum(map(len, shards))
     assert found["tokens"] == len(np.unique(np.concatenate(shards)))
     sizes = {name: len(data) for name, data in everything(kept.index).items()}
@@ -563,7 +564,7 @@ def test_merge_and_delete_wait_for_an_append(said: Said, content: Content, kept:
 def test_odd_texts_are_appended(said: Said, content: Content, kept: Tiny, index: Path, tmp_path: Path):
     rows = [
         {"id": "void", "text": "", "label": "World"},
-        {"id": "vast", "text": "the bank " * 500_000, "label": "World"},
+        {"id": "vast", "text": "the bank " * 100_000, "label": "World"},
     ]
     data = write_csv(tmp_path / "odd.csv", rows)
     words = ("index", kept.run, data, "--out", index, "--append")
@@ -578,7 +579,7 @@ def test_odd_texts_are_appended(said: Said, content: Content, kept: Tiny, index:
         said("explain", index, "the bank", "--ids-file", tmp_path / "ids.txt", "--no-baselines")[1].split()
     )
     assert "id vast" in whole
-    answer = content("explain", index, "the bank " * 500_000, "-k", 1, "--no-baselines", "--where", "source=book")
+    answer = content("explain", index, "the bank " * 100_000, "-k", 1, "--no-baselines", "--where", "source=book")
     assert answer["query"]["truncated_at"] == 98
     assert any(note.startswith("the text was cut at character 98") for note in answer["notes"])
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proponent.data import Columns, disk, labels_and_ids, read
+from proponent.data import Columns, decoding, labels_and_ids, read
 from proponent.data.columns import Column, ColumnBuilder, as_json, change_texts, choose, joined, pack_texts, select
 from proponent.data.decoding import text_blocks, text_lines
 from proponent.errors import DataError
@@ -271,7 +271,7 @@ def test_where_a_block_ends_changes_no_line(size, tmp_path, monkeypatch):
         if not text.strip():
             continue
         path.write_bytes(text.encode())
-        monkeypatch.setattr(disk, "BLOCK_BYTES", size)
+        monkeypatch.setattr(decoding, "BLOCK_BYTES", size)
         assert "".join(text_blocks(path)) == text.removeprefix("\ufeff")
         for newline in ("", "\n"):
             whole = list(io.StringIO(text.removeprefix("\ufeff"), newline=newline))
@@ -291,7 +291,7 @@ def test_where_a_block_ends_changes_no_line(size, tmp_path, monkeypatch):
 )
 def test_where_a_block_ends_changes_no_message(size, data, parts, tmp_path, monkeypatch):
     (tmp_path / "x.csv").write_bytes(data)
-    monkeypatch.setattr(disk, "BLOCK_BYTES", size)
+    monkeypatch.setattr(decoding, "BLOCK_BYTES", size)
     with pytest.raises(DataError) as caught:
         read(tmp_path / "x.csv")
     assert all(part in str(caught.value) for part in parts), str(caught.value)

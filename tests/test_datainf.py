@@ -11,6 +11,7 @@ from proponent.errors import InputError
 from proponent.preconditioners import damped
 from proponent.preconditioners.datainf import DataInfProduct, shrunk_identity
 from proponent.store import delete, merge
+from proponent.types import CheckpointId
 from test_fitted import STEP, blocks_of, datainf, turned
 from test_layer_vectors import gradients, weight
 from test_search import ask, assert_equal, assert_shares_sum, build
@@ -53,7 +54,7 @@ def test_the_operator_is_the_mean_of_the_inverses() -> None:
 
 def test_a_large_layer_is_brute_force(bert: Truth, tmp_path: Path, small: None) -> None:
     index = build(bert, tmp_path / "index", "datainf", layers="last-two")
-    assert not any(name.endswith("matrix") for name in index.store.table(STEP))
+    assert not any(name.endswith("matrix") for name in index.store.table(CheckpointId(0, STEP)))
     assert_equal(ask(index, bert.queries), turned(bert, pick, datainf), 1e-4)
     assert_shares_sum(index, bert.queries)
     notes = index.explain(bert.queries[0]["text"], baselines=False).notes

@@ -281,12 +281,14 @@ def test_a_plan_is_settled_before_anything_is_trained(tmp_path):
     model = planted(queries=3, size=30)
     labels = np.arange(30) % 3
     plan = plan_deletions({"a": model.effects, "b": -model.effects}, [2, 5], [0, 1], labels)
-    assert len(plan.deletions) == 3 * 2 * (1 + 2 * 2)
+    assert len(plan.deletions) == 3 * 2 * (2 * 2 * 2), "queries x k x (methods x sides x the deletion and its control)"
     again = plan_deletions({"a": model.effects, "b": -model.effects}, [2, 5], [0, 1], labels)
     assert all((one.rows == other.rows).all() for one, other in zip(plan.deletions, again.deletions, strict=True))
-    control = next(one for one in plan.deletions if one.method == RANDOM and one.k == 5)
-    guided = next(one for one in plan.deletions if one.method == "a" and one.k == 5 and one.query == control.query)
-    assert sorted(labels[control.rows]) == sorted(labels[guided.rows]), "the same class mix"
+    for guided, control in zip(plan.deletions[::2], plan.deletions[1::2], strict=True):
+        assert (control.method, control.drawn_for) == (RANDOM, guided.method)
+        assert (control.side, control.query, control.k) == (guided.side, guided.query, guided.k)
+        assert sorted(labels[control.rows]) == sorted(labels[guided.rows]), "the same class counts"
+        assert not set(control.rows) & set(guided.rows)
     result = run_deletions(plan, Retrains(model, tmp_path, quiet=True), np.zeros(3, int))
     a, b = (result.curve(name, "helped").changes for name in "ab")
     assert (a == result.curve("b", "hurt").changes).all()
@@ -349,8 +351,8 @@ def test_names_of_controls_are_taken():
 def test_methods_are_compared_over_the_queries_that_both_have():
     flips = np.zeros((4, 1))
     ours = Curve("a", "helped", (1,), np.array([[-3.0], [np.nan], [-2.0], [-2.5]]), flips)
-    random = Curve(RANDOM, "helped", (1,), np.array([[-1.0], [-9.0], [np.nan], [-0.5]]), flips)
-    result = DeletionResult((ours, replace(ours, side="hurt"), random), 0.1, 9, 2)
+    random = Curve(RANDOM, "helped", (1,), np.array([[-1.0], [-9.0], [np.nan], [-0.5]]), flips, "a")
+    result = DeletionResult((ours, replace(ours, side="hurt"), random, replace(random, side="hurt")), 0.1, 9, 2)
     page = deletion_page(result, ["a"], [RANDOM], 4, classes=2)
     assert page.rows[0].verdict.split()[2] == "2.000", "the mean of 3 - 1 and 2.5 - 0.5"
 
@@ -361,8 +363,13 @@ def test_random_controls_never_take_a_row_twice(seed: int, k: int):
     labels = generator.integers(0, 3, 40)
     chosen = generator.choice(40, k, replace=False)
     drawn = random_like(chosen, labels, generator, 40)
+    wanted = np.bincount(labels[chosen], minlength=3)
+    if (2 * wanted > np.bincount(labels, minlength=3)).any():
+        assert len(drawn) == 0, "a class has too few other rows"
+        return
     assert len(set(drawn.tolist())) == k
     assert sorted(labels[drawn]) == sorted(labels[chosen])
+    assert not set(drawn.tolist()) & set(chosen.tolist())
 
 
 def test_cancellation_is_one_when_all_agree_and_grows_when_they_do_not():

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from convolution import CnnProblem, TextCnn
 import runs
 from planted import fickle, planted
 from proponent.dynamics.optimizer import FlatOptimizer, OptimizerState
+from proponent.engine import InProcess, Item, Result, engine_of
 from proponent.errors import InputError, MismatchError
 from proponent.evaluate import RetrainJob, Retrains, null_gap
 from proponent.evaluate.tail_patch import tail_patch
@@ -96,7 +98,7 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path):
     jobs = [RetrainJob.without([row], 60, seed) for row in range(2) for seed in range(2)]
     folders = [tmp_path / "one", tmp_path / "two"]
     found = [
-        Retrains(loop, folder, workers, quiet=True).outputs(jobs)
+        Retrains(loop, folder, engine_of(workers), quiet=True).outputs(jobs)
         for folder, workers in zip(folders, (1, 2), strict=True)
     ]
     assert all(
@@ -159,13 +161,30 @@ def test_another_run_never_answers_for_this_one(tmp_path: Path):
         Retrains(planted(seed=0), tmp_path)
 
 
+class Backwards:
+    """An engine of one's own: the last item first."""
+
+    def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        return map(work, reversed(items))
+
+
+def test_an_engine_of_ones_own_trains(tmp_path: Path):
+    jobs = [RetrainJob.without([], 10, seed) for seed in range(3)]
+    one, two = (
+        Retrains(planted(queries=2, size=10), tmp_path / name, engine, quiet=True)
+        for name, engine in (("one", InProcess()), ("two", Backwards()))
+    )
+    for first, second in zip(one.outputs(jobs), two.outputs(jobs), strict=True):
+        np.testing.assert_array_equal(first.log_odds, second.log_odds)
+
+
 def test_rows_that_are_not_there_are_refused(tmp_path: Path):
     retrains = Retrains(planted(), tmp_path, quiet=True)
     for rows in ([], [-1, 3], [3, 120]):
         with pytest.raises(InputError, match="rows are positions from 0"):
             retrains.outputs([RetrainJob(np.asarray(rows, dtype=np.int64), 0)])
     with pytest.raises(InputError, match="at least one process"):
-        Retrains(planted(), tmp_path, workers=0)
+        engine_of(0)
 
 
 def test_a_diverged_training_is_no_result():
@@ -260,11 +279,12 @@ import sys, pathlib
 sys.path.insert(0, {tests!r})
 from planted import Planted
 import numpy as np
+from proponent.engine import LocalProcesses
 from proponent.evaluate import RetrainJob, Retrains
 if __name__ == "__main__":
     model = Planted(np.ones((3, 30)), trail=pathlib.Path({trail!r}), pause=0.02)
     jobs = [RetrainJob.without([], 30, seed) for seed in range(5000)]
-    Retrains(model, pathlib.Path({cache!r}), workers=2, quiet=True).outputs(jobs)
+    Retrains(model, pathlib.Path({cache!r}), LocalProcesses(2), quiet=True).outputs(jobs)
 """
 
 

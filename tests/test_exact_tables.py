@@ -12,9 +12,9 @@ import proponent
 from proponent.cost import forecast
 from proponent.data import read
 from proponent.errors import MismatchError
+from proponent.gradients import layer_vectors
 from proponent.gradients.layer_selection import choose
 from proponent.gradients.model_parts import input_embedding, vocabulary_head
-from proponent.index import layer_vectors
 from proponent.index.grouping import Aggregate
 from proponent.method_table import method_of
 from proponent.models import Run

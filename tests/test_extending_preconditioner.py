@@ -58,9 +58,9 @@ def test_a_preconditioner_is_a_spec_and_a_module(extended: Path, bert_run: Path,
     best = answer["proponents"][0]
     assert sum(pair["share"] for pair in best["words"]) == pytest.approx(best["score"], rel=1e-4)
     plain = proponent.build(bert_run, data, tmp_path / "plain", "tracin-layers", layers="head", quiet=True)
-    step = plain.store.plan.checkpoints[-1].step
-    vectors = np.concatenate([arrays["dense.v"] for _, arrays in plain.store.shards(step)])
+    last = plain.store.plan.checkpoints[-1].id
+    vectors = np.concatenate([arrays["dense.v"] for _, arrays in plain.store.shards(last)])
     layer = plain.store.plan.blocks[0]
     squares = (vectors[:, : layer.kept_o * layer.kept_i].astype(np.float64) ** 2).mean(0)
-    held = load_file(folder / plain.store.layout.table(step).relative_to(tmp_path / "plain"))["curvature.0.inverse"]
+    held = load_file(folder / plain.store.layout.table(last).relative_to(tmp_path / "plain"))["curvature.0.inverse"]
     np.testing.assert_allclose(held, 1.0 / (squares + 0.5 * squares.mean()), rtol=1e-5)

@@ -12,10 +12,11 @@ from proponent.errors import InputError, MismatchError
 from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block
 from proponent.gradients.projection import Projection
-from proponent.index.layer_vectors import LayerVectors
+from proponent.index import loading
 from proponent.preconditioners.damped import Damping, damped_inverse
 from proponent.preconditioners.gauss_newton import ggn
 from proponent.preconditioners.refit_head import fitted_head
+from proponent.types import CheckpointId
 from test_layer_vectors import Held, Pick, every_gradient, gradients, weight
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import NAMES, Truth, classifier_run, lm_run
@@ -153,7 +154,7 @@ def test_representer_values_sum_to_the_logit(bert: Truth, tmp_path: Path) -> Non
     index = build(bert, tmp_path / "index", "representer")
     rows = bert.queries[:3]
     scores = ask(index, rows)
-    table = index.store.table(STEP)["refit"].astype(np.float64)
+    table = index.store.table(CheckpointId(0, STEP))["refit"].astype(np.float64)
     for row, found in zip(rows, scores.sum(1), strict=True):
         ids = bert.text(row)
         types = {} if ids.types is None else {"token_type_ids": torch.tensor([list(ids.types)])}
@@ -207,7 +208,7 @@ def test_the_word_embedding_is_a_layer_like_any_other(bert: Truth, tmp_path: Pat
 def test_an_index_of_other_layers_is_built_again(bert: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = build(bert, tmp_path / "index", "ekfac", layers="embeddings", project=4)
     kept = index.store.plan.blocks[1:]
-    monkeypatch.setattr(LayerVectors, "planned", lambda _: kept)
+    monkeypatch.setattr(loading, "planned_blocks", lambda _: kept)
     with pytest.raises(MismatchError, match=r"keeps 3 layers, and ekfac takes 2 .* build the index again"):
         ask(index, bert.queries)
 

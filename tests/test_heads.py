@@ -13,6 +13,7 @@ from proponent.gradients.vocabulary_head import HeadOuter, VocabularyHead
 from proponent.search import vocabulary_heads
 from proponent.search.kernels import kernel_of
 from proponent.store import Segment
+from proponent.types import CheckpointId
 
 VOCABULARY, WIDTH = 200, 16
 
@@ -24,9 +25,9 @@ class Kept(Segment):
         self.n, self._arrays = len(gradient), gradient.pack()
 
     def shards(
-        self, step: int, names: tuple[str, ...] | None = None
+        self, at: CheckpointId, names: tuple[str, ...] | None = None
     ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        assert step
+        assert at
         wanted = self._arrays if names is None else [name for name in names if name in self._arrays]
         yield np.arange(self.n), {name: self._arrays[name] for name in wanted}
 
@@ -49,12 +50,12 @@ def test_memory_does_not_grow_with_a_shard_times_the_queries(monkeypatch: pytest
     head = VocabularyHead(numbers(random, VOCABULARY, WIDTH), None)
     segment, kernel = Kept(kept), kernel_of(None)
     tracemalloc.start()
-    found = vocabulary_heads.scan_head(segment, 1, head, queries, kernel)
+    found = vocabulary_heads.scan_head(segment, CheckpointId(0, 1), head, queries, kernel)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * 2**20  # 4,000 rows by 960 positions in one piece: 15 MB, and several such pieces
     monkeypatch.setattr(vocabulary_heads, "_few_positions", lambda *_: False)
-    truth = vocabulary_heads.scan_head(segment, 1, head, queries, kernel)
+    truth = vocabulary_heads.scan_head(segment, CheckpointId(0, 1), head, queries, kernel)
     np.testing.assert_allclose(found, truth, rtol=1e-5, atol=1e-5 * np.abs(truth).max())
     assert not found[-1].any()
     assert not found[:, -1].any()

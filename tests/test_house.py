@@ -32,7 +32,7 @@ DOORS = {
     "bm25s": {"baselines.py"},
     "sklearn": {"baselines.py"},
     "subprocess": {"processes.py"},
-    "multiprocessing": {"processes.py"},
+    "multiprocessing": {"engine.py"},
 }
 FOLDER_DOORS = {
     "pyarrow": "data/",

@@ -10,6 +10,7 @@ import pytest
 
 import proponent
 import tiny
+from explorer import Browser
 from proponent.data import read
 from proponent.errors import InputError, MismatchError, RunError
 from proponent.models import Run
@@ -65,7 +66,7 @@ def test_the_last_checkpoint_of_each_run_counts(home: Path, tmp_path: Path, meth
     assert whole.predict(TEXTS) == single[1].predict(TEXTS)
     answer = whole.explain(TEXTS[0], label="Sports", k=3, baselines=False)
     assert [(one.run, one.step) for one in answer.checkpoints] == [
-        (run, one.store.plan.checkpoints[-1].step) for run, one in enumerate(single)
+        (run, one.store.plan.checkpoints[-1].id.step) for run, one in enumerate(single)
     ]
     for hit in answer.proponents:
         assert hit.score == pytest.approx(expected[0, hit.row], rel=1e-4)
@@ -140,7 +141,7 @@ def test_steps_are_chosen_in_every_run(home: Path) -> None:
     last = max(one.step for one in Run.from_pretrained(home / "runs" / "seed-0").checkpoints)
     index = built(home, run, "last", steps=(last,))
     assert len(index.store.plan.checkpoints) == 3
-    assert {one.step % 10**9 for one in index.store.plan.checkpoints} == {last}
+    assert {one.id.step for one in index.store.plan.checkpoints} == {last}
 
 
 def test_a_step_that_one_run_lacks_is_refused(home: Path, tmp_path: Path) -> None:
@@ -165,6 +166,11 @@ def test_status_and_notes_name_the_run(home: Path) -> None:
     assert any(line.startswith("gradients at step") and " of run 1 (" in line for line in told)
     assert "of run 1 (learning rate" in method_line(index.store.plan)
     assert "000,000" not in method_line(index.store.plan)
+    identity, browser = index.store.row(0)["id"], Browser(home / "whole")
+    for url in ("/about", f"/example?id={identity}"):
+        seen = browser.get(url).seen
+        assert "of run 2" in seen
+        assert "000,000" not in seen
     runs = [Run.from_pretrained(home / "runs" / f"seed-{seed}") for seed in range(2)]
     odd, same = replace(runs[0], notes=("cut", "alike")), replace(runs[1], notes=("alike",))
     assert Run.join([odd, same]).notes == (f"{odd.path}: cut", "alike")

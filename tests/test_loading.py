@@ -263,7 +263,7 @@ def test_the_kept_model_is_the_one_that_is_explained(best: Path, tmp_path: Path)
 
 def test_steps_that_are_asked_for_count_after_the_kept_model_too(best: Path, tmp_path: Path) -> None:
     built = runs.index(best, tmp_path / "i", steps=[8, 24])
-    assert [one.step for one in built.store.plan.checkpoints] == [8, 24]
+    assert [one.id.step for one in built.store.plan.checkpoints] == [8, 24]
     assert not any("left out" in note for note in built.store.manifest.notes)
     built.explain(runs.OTHERS[0]["text"], label="Business", k=1)
 

@@ -10,7 +10,7 @@ import pytest
 
 import proponent
 from proponent.errors import DataError, InputError, LabelError, MismatchError
-from proponent.index.gradient_computer import GradientComputer
+from proponent.gradients.computer import GradientComputer
 from proponent.method import Autocorrelation, Gradients, Layers
 from proponent.preconditioners.autocorrelation import Fitter
 from test_fitted import STEP, blocks_of
@@ -165,7 +165,7 @@ def test_queries_that_are_too_few_are_refused_before_any_gradient(
     def never(*_: object) -> None:
         raise AssertionError("gradients were taken")
 
-    monkeypatch.setattr(GradientComputer, "__call__", never)
-    monkeypatch.setattr(GradientComputer, "calls", never)
+    for taken in ("train", "query", "calls"):
+        monkeypatch.setattr(GradientComputer, taken, never)
     with pytest.raises(InputError, match=r"1 query has no eigenvalue at place .*its rank is at most"):
         build(bert, tmp_path / "index", "trackstar", queries=EVALUATION[:1], **PLAIN)

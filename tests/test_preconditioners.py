@@ -46,7 +46,7 @@ from proponent.method_parts import (
     RefitHead,
 )
 from proponent.preconditioners import damped, principal_directions
-from proponent.preconditioners.base import ModelFacts, Pass, Told, fitter_of, fitters_of
+from proponent.preconditioners.base import FitFacts, ModelFacts, Pass, fitter_of, fitters_of
 from proponent.preconditioners.batches import StoredBatch, Totals, layer_shapes
 from proponent.preconditioners.gauss_newton import ggn
 from proponent.preconditioners.refit_head import fitted_head
@@ -165,7 +165,7 @@ def test_autocorrelation_is_the_damped_inverse(of: Any) -> None:
         axis=1,
     )
     np.testing.assert_allclose(applied(one, theirs, found, texts), truth, rtol=1e-4, atol=1e-4)
-    (note, mixing) = one.describe(found, Told("step 5", texts.layers))
+    (note, mixing) = one.describe(found, FitFacts("step 5", texts.layers))
     assert "curvature autocorrelation, step 5: damping 0.05 of" in note
     assert "of the training set alone" in mixing
 
@@ -193,7 +193,7 @@ def test_queries_are_mixed_in(share: Any) -> None:
         for layer, mine, theirs in zip(texts.layers, *matrices, strict=True)
     ]
     np.testing.assert_allclose(applied(one, asked, found, texts), np.concatenate(truth, axis=1), rtol=1e-4, atol=1e-4)
-    assert "of the 9 queries of questions.csv" in one.describe(found, Told("step 5", texts.layers, of_build(9)))[1]
+    assert "of the 9 queries of questions.csv" in one.describe(found, FitFacts("step 5", texts.layers, of_build(9)))[1]
     assert one.fingerprints({}, options) == {"queries": of_build(9).fingerprint}
 
 
@@ -255,7 +255,7 @@ def test_ekfac_is_the_inverse_of_its_fisher_matrix() -> None:
         fisher = (u * (values + 0.2 * values.mean())) @ u.T
         truth.append(asked[:, layer.cut] @ np.linalg.inv(fisher))
     np.testing.assert_allclose(applied(one, asked, found, texts), np.concatenate(truth, axis=1), rtol=1e-3, atol=1e-3)
-    assert "labels of the training set" in one.describe(found, Told("step 5", texts.layers))[1]
+    assert "labels of the training set" in one.describe(found, FitFacts("step 5", texts.layers))[1]
 
 
 def test_ekfac_with_drawn_labels_reads_the_texts_twice() -> None:
@@ -265,7 +265,9 @@ def test_ekfac_with_drawn_labels_reads_the_texts_twice() -> None:
     for name, value in found.items():  # these factors know no labels: both are the same
         np.testing.assert_array_equal(value, plain[name])
     assert one.cost(facts(texts.layers)).after == 2
-    assert "drawn from the model's own probabilities (seed 7)" in one.describe(found, Told("step 5", texts.layers))[1]
+    assert (
+        "drawn from the model's own probabilities (seed 7)" in one.describe(found, FitFacts("step 5", texts.layers))[1]
+    )
 
 
 @pytest.mark.parametrize("most", [4096, 20, 8])
@@ -285,7 +287,7 @@ def test_datainf_is_the_mean_of_inverses(monkeypatch: pytest.MonkeyPatch, most: 
         truth.append(asked[:, layer.cut] @ np.mean(inverses, axis=0))
     np.testing.assert_allclose(applied(one, asked, found, texts), np.concatenate(truth, axis=1), rtol=2e-3, atol=2e-3)
     spread = sum(layer.size > most for layer in texts.layers)
-    assert len(one.describe(found, Told("step 5", texts.layers))) == (2 if spread else 1)
+    assert len(one.describe(found, FitFacts("step 5", texts.layers))) == (2 if spread else 1)
 
 
 @pytest.mark.parametrize("spec", [Autocorrelation(), DataInf(), EKFAC()])
@@ -335,7 +337,7 @@ def test_directions_span_the_largest_gradients(normalize: Any, rooted: bool) -> 
     left = texts.projection.left["a"]
     assert left is not None
     np.testing.assert_array_equal(left.numpy(), found["basis.0.left"])
-    assert "sides keep" in one.describe(found, Told("step 5", texts.layers))[0]
+    assert "sides keep" in one.describe(found, FitFacts("step 5", texts.layers))[0]
 
 
 def test_sides_that_are_too_wide_stay_random(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +345,7 @@ def test_sides_that_are_too_wide_stay_random(monkeypatch: pytest.MonkeyPatch) ->
     texts, one = made(p=3), fitter_of(Projection(width=3, basis="principal"), layers_method())
     found = fitted(one, texts.source, texts.layers)
     assert found["basis"].tolist() == [2, 2]
-    assert "2 sides wider than 5 stay random" in one.describe(found, Told("step 5", texts.layers))[0]
+    assert "2 sides wider than 5 stay random" in one.describe(found, FitFacts("step 5", texts.layers))[0]
     held = sum(value.nbytes for value in found.values())
     assert one.cost(facts(texts.layers)).held == held
 

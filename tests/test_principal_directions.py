@@ -10,7 +10,7 @@ import proponent
 from proponent.cost import forecast
 from proponent.data import read
 from proponent.errors import InputError
-from proponent.index.gradient_computer import GradientComputer
+from proponent.gradients.computer import GradientComputer
 from proponent.index.options import Options
 from proponent.index.worker import Worker
 from proponent.method_table import method_of
@@ -18,6 +18,7 @@ from proponent.models import Checkpoint
 from proponent.preconditioners import principal_directions
 from proponent.store.files import publish_tensors
 from proponent.store.layout import Layout
+from proponent.types import CheckpointId
 from test_layer_vectors import gradients
 from test_search import ask, assert_equal, assert_shares_sum, build
 from truth import Truth, classifier_run, lm_run
@@ -87,7 +88,7 @@ def test_scores_are_products_in_the_leading_spans(bert: Truth, tmp_path: Path, m
     truth, kept = scores(bert, cosine=cosine)
     assert_equal(ask(index, bert.queries), truth, 1e-4)
     assert_shares_sum(index, bert.queries[:1])
-    table = index.store.table(STEP)
+    table = index.store.table(CheckpointId(0, STEP))
     told = [float(value[0]) for name, value in table.items() if name.endswith(".kept")]
     assert sorted(told) == pytest.approx(sorted(kept), rel=1e-5)
     assert max(told) < 1.0  # something is lost, so that the spans matter
@@ -127,7 +128,7 @@ def test_an_index_opens_with_its_directions_and_appends_by_them(bert: Truth, tmp
     first = Truth(bert.folder, bert.steps, bert.training[:20], bert.queries)
     changes = {"project": P, "basis": "leading", "layers": LAYERS, "steps": (STEP,)}
     index = build(first, tmp_path / "index", "tracin-layers", **changes)
-    held = index.store.table(STEP)
+    held = index.store.table(CheckpointId(0, STEP))
     before = ask(index, bert.queries)
     np.testing.assert_array_equal(ask(proponent.open(tmp_path / "index"), bert.queries), before)
     rest = [row | {"id": f"more-{at}"} for at, row in enumerate(bert.training[20:])]
@@ -136,7 +137,7 @@ def test_an_index_opens_with_its_directions_and_appends_by_them(bert: Truth, tmp
     )
     np.testing.assert_array_equal(ask(more, bert.queries)[:, :20], before)
     for name, value in held.items():
-        np.testing.assert_array_equal(more.store.table(STEP)[name], value)
+        np.testing.assert_array_equal(more.store.table(CheckpointId(0, STEP))[name], value)
 
 
 def test_the_directions_that_were_published_first_are_kept(
@@ -149,14 +150,14 @@ def test_the_directions_that_were_published_first_are_kept(
     def late(self: Worker, checkpoint: Checkpoint, work: GradientComputer) -> dict[str, np.ndarray]:
         made = alone(self, checkpoint, work)
         first.update({name: -one if name.endswith("left") else one for name, one in made.items()})
-        publish_tensors(Layout(tmp_path / "index").table(STEP), first)
+        publish_tensors(Layout(tmp_path / "index").table(CheckpointId(0, STEP)), first)
         return made
 
     monkeypatch.setattr(Worker, "_tables", late)
     changes = {"project": P, "basis": "leading", "weights": "equal", "layers": LAYERS}
     index = build(bert, tmp_path / "index", "tracin-layers", steps=(STEP,), **changes)
     for name, value in first.items():
-        np.testing.assert_array_equal(index.store.table(STEP)[name], value)
+        np.testing.assert_array_equal(index.store.table(CheckpointId(0, STEP))[name], value)
     assert_equal(ask(index, bert.queries), scores(bert, cosine=False)[0], 1e-4)
 
 
@@ -215,4 +216,4 @@ def test_a_plan_foresees_the_bytes_of_the_directions(bert: Truth, tmp_path: Path
         bert, tmp_path / "index", "tracin-layers", steps=(STEP,), layers=LAYERS, project=P, basis="leading",
         weights="equal", second_moment=options.second_moment, **changes,
     )  # fmt: skip
-    assert foreseen == sum(one.nbytes for one in index.store.table(STEP).values())
+    assert foreseen == sum(one.nbytes for one in index.store.table(CheckpointId(0, STEP)).values())

@@ -19,11 +19,12 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from planted import planted
+from proponent.engine import LocalProcesses
 from proponent.evaluate import RetrainJob, Retrains
 if __name__ == "__main__":
     model = planted(queries=2, size=10)
     jobs = [RetrainJob.without([], 10, seed) for seed in range(3)]
-    print(len(Retrains(model, Path({cache!r}), workers=2, quiet=True).outputs(jobs)))
+    print(len(Retrains(model, Path({cache!r}), LocalProcesses(2), quiet=True).outputs(jobs)))
 """
 
 

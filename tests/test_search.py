@@ -10,9 +10,10 @@ import pytest
 import proponent
 from oracle import Place, Settings, tracin
 from proponent.errors import InputError
-from proponent.index.gradient_computer import GradientComputer
+from proponent.gradients.computer import GradientComputer
 from proponent.search import Search, assign, vocabulary_heads
 from proponent.store import Store
+from proponent.types import CheckpointId
 from truth import NAMES, RATES, Row, Truth, classifier_run, decoder_run, lm_run, pair_run
 
 METHODS = ("tracin-we", "tracin-we-topk", "tracin-we-noc", "tracin-we-syn", "tracin-we-adam", "tracin-last")
@@ -268,7 +269,7 @@ def test_queries_together_equal_queries_alone(bert: Truth, built: Any) -> None:
         for checkpoint in index.run.checkpoints:
             work = GradientComputer(index.run, index.run.load(checkpoint), store.plan.method, encoder)
             labels = [NAMES.index(row["label"]) for row in bert.queries]
-            gradients[checkpoint.step] = work(encoder.encode(examples), labels).gradient
+            gradients[checkpoint.id] = work.train(encoder.encode(examples), labels).gradient
         found = Search(store).scores(gradients, len(examples))
         assert_equal(found, ask(index, bert.queries))
 
@@ -356,7 +357,12 @@ def test_a_text_with_nothing_to_predict_is_left_out(gpt2: Truth, fresh: Folder, 
     assert np.isnan(found).any(0).tolist() == [row is lonely for row in more.training]
     assert [(one.id, one.row) for one in index.store.manifest.skipped] == [("lonely", 6)]
     assert "loss is not finite at step 20" in index.store.manifest.skipped[0].cause
-    kept = [array for _, arrays in index.store.shards(20) for name, array in arrays.items() if name != "meta.losses"]
+    kept = [
+        array
+        for _, arrays in index.store.shards(CheckpointId(0, 20))
+        for name, array in arrays.items()
+        if name != "meta.losses"
+    ]
     assert all(np.isfinite(array).all() for array in kept)
     rest = [row for row in more.training if row is not lonely]
     tables = {20: tuple(more.gradients(20, rows, PATHS[path]) for rows in (rest, more.queries))}

@@ -258,7 +258,7 @@ def test_scores_equal_brute_force_and_words_sum_to_them(job: tuple[str, Path, Pa
             taken = output_path
         grads = [taken(model, one, kind) for one in encoded]
         if method == "tracin-we-adam":
-            v = index.store.table(checkpoint.step)["inverse_root"].astype(np.float64)
+            v = index.store.table(checkpoint.id)["inverse_root"].astype(np.float64)
             grads[-1] = grads[-1] * v
         wanted += checkpoint.learning_rate * np.asarray([float((one * grads[-1]).sum()) for one in grads[:-1]])
     np.testing.assert_allclose(scores, wanted, rtol=2e-3, atol=2e-5 * np.abs(wanted).max())

@@ -18,9 +18,9 @@ import proponent
 from proponent.errors import RunError
 from proponent.gradients.capture import Capture
 from proponent.gradients.layer_selection import Choice, choose
+from proponent.gradients.layer_vectors import slices_by_length, token_words
 from proponent.gradients.model_parts import input_embedding
 from proponent.gradients.projection import Projection
-from proponent.index.layer_vectors import slices_by_length, token_words
 from proponent.models import Encoded, Run, SampledLabels, Seq2Seq
 from proponent.types import Example
 from test_tasks import model_of, texts, their_loss

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from jinja2 import meta, nodes
@@ -37,7 +37,12 @@ SOURCES = Path(page.__file__).parent
 
 def undocumented(module: object) -> list[str]:
     found = [kind for kind in vars(module).values() if isinstance(kind, type) and is_dataclass(kind)]
-    return [f"{kind.__name__}.{item.name}" for kind in found for item in fields(kind) if not item.metadata.get("help")]
+    return [f"{kind.__name__}.{name}" for kind in found for name in without_help(kind)]
+
+
+def without_help(kind: type) -> list[str]:
+    hints = get_type_hints(kind, include_extras=True)
+    return [item.name for item in fields(kind) if not any(getattr(hints[item.name], "__metadata__", ()))]
 
 
 def test_every_field_of_a_page_has_a_help_text() -> None:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import get_type_hints
 from urllib.parse import urlencode
 
 import numpy as np
@@ -450,6 +451,10 @@ def test_rankings_stand_side_by_side_with_their_change(browser: Browser, answere
     changes = re.findall(r'<span class="wh-change wh-(\w+)">', page.text)
     assert len(changes) == 8
     assert set(changes) <= {"new", "up", "down", "same"}
+    shared = [hit.id in leading for hit in kept.answer.baselines["tfidf-label"]]
+    page = browser.get("/compare?text=The+bank+said+shares+fell&k=4&beside=tfidf-label")
+    assert page.text.count(" wh-shared") == sum(shared)
+    assert shared[0]  # the first hit is marked as the others are
 
 
 def test_two_indexes_are_asked_and_compared(news: tiny.Tiny, tmp_path: Path) -> None:
@@ -568,7 +573,7 @@ def unsealed(index: Path, folder: Path) -> Path:
 
 def test_a_build_under_way_shows_how_far_it_is(news: tiny.Tiny, tmp_path: Path) -> None:
     folder = unsealed(news.index, tmp_path / "half.index")
-    steps = [one.step for one in Store(news.index).plan.checkpoints]
+    steps = [one.id.step for one in Store(news.index).plan.checkpoints]
     shards = sorted((folder / "forms" / f"step-{steps[-1]}").glob("*.safetensors*"))
     for path in shards:
         path.unlink()
@@ -693,12 +698,14 @@ CONTEXTS = [
 def test_every_field_of_a_screen_has_a_help_text() -> None:
     screens = [kind for kind in CONTEXTS if hasattr(kind, "__slots__") or kind is questions.GroupScores]
     assert sum(issubclass(kind, Screen) for kind in screens) == 11
-    assert [(kind, one.name) for kind in screens for one in fields(kind) if not one.metadata.get("help")] == []
+    hints = {kind: get_type_hints(kind, include_extras=True) for kind in screens}
+    assert [(kind, one.name) for kind in screens for one in fields(kind)
+            if not any(getattr(hints[kind][one.name], "__metadata__", ()))] == []  # fmt: skip
 
 
 @pytest.mark.parametrize("path", EXPLORER, ids=lambda path: path.name)
 def test_a_template_reads_what_the_contexts_have(path: Path) -> None:
-    kinds = [*CONTEXTS, frames.AnswerLinks, frames.Link, Explanation, QuestionState, text_marks.Piece,
+    kinds = [*CONTEXTS, frames.AnswerLinks, frames.Link, Explanation, QuestionState, TableState, text_marks.Piece,
              text_marks.TextSegment]  # fmt: skip
     known = {name for kind in kinds for name in (*dir(kind), *(one.name for one in fields(kind)))}
     read = {node.attr for node in environment().parse(path.read_text(encoding="utf-8")).find_all(nodes.Getattr)}

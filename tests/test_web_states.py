@@ -1,14 +1,15 @@
 """Every state is a URL and every URL of ours is that state."""
 
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import parse_qsl
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proponent.data import How
 from proponent.errors import InputError
-from proponent.web.states import HOW, MOST_VALUES, SIZES, SORTS, ExampleState, PageState, QuestionState, TableState
+from proponent.web.states import MOST_VALUES, SIZES, SORTS, ExampleState, PageState, QuestionState, TableState
 
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 names = texts.filter(bool)
@@ -23,7 +24,7 @@ asking = st.fixed_dictionaries({
     "only_label": many, "only_source": many,
 }).map(lambda one: (QuestionState, one))  # fmt: skip
 browsing = st.fixed_dictionaries({
-    "index": texts, "q": texts, "how": st.sampled_from(HOW), "label": many, "predicted": many, "source": many,
+    "index": texts, "q": texts, "how": st.sampled_from(get_args(How)), "label": many, "predicted": many, "source": many,
     "flag": st.sampled_from(["", "yes", "no"]),
     "decided": st.lists(st.sampled_from(["keep", "fix", "drop", "none"]), unique=True).map(tuple),
     "low": scores, "high": scores, "sort": sorts, "page": st.integers(1, 10**6), "size": st.sampled_from(SIZES),

@@ -1,7 +1,9 @@
 """Every method on the plain CNN: gradients from the library's capture and from autograd, products by formula.
 
-The CNN is no model of transformers and has no index; what is compared here are the formulas. Products are taken in
-single precision, one batch of training rows at a time; no matrix of gradients is kept.
+The CNN is no model of transformers and has no index. Gradients of the embedding and the head, their merging and top
+tokens, Adam's division and unit norm, synonyms and the head's Hessian are the library's inner parts; products over the
+other layers are by autograd, and TRAK and the representer's product by formula. Products are taken in single precision,
+one batch of training rows at a time; no matrix of gradients is kept.
 """
 
 from dataclasses import dataclass
@@ -13,8 +15,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
+from proponent import Gradients
 from proponent.gradients.capture import Capture
 from proponent.gradients.forms import Rows
+from proponent.gradients.gradient import Gradient
+from proponent.gradients.projection import top_tokens
+from proponent.method_parts import Adam
+from proponent.preconditioners.adam import Fitter
+from proponent.preconditioners.base import Pass
+from proponent.preconditioners.gauss_newton import ggn
 from proponent.search.synonyms import Synonyms
 
 BATCH = 250
@@ -58,13 +67,19 @@ def meet(rows: Rows, queries: np.ndarray) -> np.ndarray:
     return np.add.reduceat(products, rows.indptr[:-1], axis=1)
 
 
-def largest(rows: Rows, k: int) -> Rows:
-    """Keep the k tokens of largest norm of each example."""
-    norms = np.sqrt((rows.rows.astype(np.float64) ** 2).sum(1))
-    order = np.lexsort((-norms, rows.owners))
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order)) - rows.indptr[rows.owners[order]]
-    return rows.keep(place < k)
+class AdamRoot:
+    """The library's division by the root of a second moment."""
+
+    def __init__(self, moment: np.ndarray) -> None:
+        self._fitter = Fitter(Adam(), Gradients(preconditioners=(Adam(),), normalize="train"))
+        sums = {"rows": moment, "seen": np.ones(1)}
+        self._table = self._fitter.reduce(Pass("rows", "gradients", "after"), sums, {}, ())
+
+    def __call__(self, rows: Rows) -> Rows:
+        """Divide rows."""
+        made = self._fitter.apply(Gradient(rows=rows), self._table, (), None).rows
+        assert made is not None
+        return made
 
 
 def others(model: TextCnn, ids: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -94,40 +109,38 @@ GROUPS = {
 
 
 def checkpoint_scores(
-    model: TextCnn, moment: np.ndarray, problem: CnnProblem, special: tuple[int, ...], epsilon: float = 1e-8
+    model: TextCnn, moment: np.ndarray, problem: CnnProblem, special: tuple[int, ...]
 ) -> dict[str, np.ndarray]:
     """Scores [q n] of every method at one checkpoint, and what cancels in which layer."""
     model = model.eval().requires_grad_(requires_grad=False)
     size, count = len(problem.labels), len(problem.query_labels)
     query = capture(model, problem.query_ids, problem.query_labels)
     plain = dense(query.rows, problem.vocabulary)
-    estimate = _mean_squares(model, problem)
-    root = 1.0 / np.sqrt(moment + epsilon)
-    rooted = 1.0 / np.sqrt(estimate + epsilon)
+    estimate = mean_squares(model, problem)
+    root, rooted = AdamRoot(moment), AdamRoot(estimate)
     softer = 1.0 / (estimate + 1e-6)
     turned = {
         "tracin-we": plain,
         "noc": plain * _without(special, problem.vocabulary),
-        "topk": dense(largest(query.rows, 10), problem.vocabulary),
-        "adam": plain * root,
-        "adam-estimate": plain * rooted,
+        "topk": dense(top_tokens(query.rows, 10), problem.vocabulary),
+        "adam": dense(root(query.rows), problem.vocabulary),
+        "adam-estimate": dense(rooted(query.rows), problem.vocabulary),
         "both-sides": plain * softer,
     }
     above = others(model, problem.query_ids, problem.query_labels)
-    hessian = np.zeros((query.a.shape[1] * query.g.shape[1],) * 2)
     more = ("representer", "loss", "grad-cos")
     scores = {name: np.zeros((count, size), dtype=np.float32) for name in (*EMBEDDING, *GROUPS, *more)}
-    heads: list[np.ndarray] = []
+    heads: list[Side] = []
     projected = Projected(model, problem)
     asked = projected(query, above)
     for start in range(0, size, BATCH):
         part = slice(start, start + BATCH)
         side = capture(model, problem.ids[part], problem.labels[part])
         for name, table in turned.items():
-            rows = largest(side.rows, 10) if name == "topk" else side.rows
+            rows = top_tokens(side.rows, 10) if name == "topk" else side.rows
             scores[name][:, part] = meet(rows, table)
-        scores["adam-unit"][:, part] = scores["adam"][:, part] / _norms(side.rows, root)
-        scores["adam-estimate-unit"][:, part] = scores["adam-estimate"][:, part] / _norms(side.rows, rooted)
+        scores["adam-unit"][:, part] = scores["adam"][:, part] / root(side.rows).norms()
+        scores["adam-estimate-unit"][:, part] = scores["adam-estimate"][:, part] / rooted(side.rows).norms()
         mine = others(model, problem.ids[part], problem.labels[part])
         for name, layers in GROUPS.items():
             scores[name][:, part] = sum(above[layer] @ mine[layer].T for layer in layers)
@@ -135,15 +148,14 @@ def checkpoint_scores(
         scores["representer"][:, part] = -side.g[:, problem.query_labels].T * (query.a @ side.a.T)
         scores["loss"][:, part] = -side.losses
         whole = scores["tracin-we"][:, part] + sum(above[layer] @ mine[layer].T for layer in mine)
-        squares = _norms(side.rows, np.ones_like(root)) ** 2 + sum((one**2).sum(1) for one in mine.values())
+        squares = side.rows.norms() ** 2 + sum((one**2).sum(1) for one in mine.values())
         scores["grad-cos"][:, part] = whole / np.sqrt(squares)
         projected.add(side, mine)
-        heads.append(np.einsum("nl,ni->nli", side.g, side.a).reshape(len(side.a), -1))
-        hessian += _curvature(side)
+        heads.append(side)
     scores["tracin-all"] = scores["tracin-we"] + scores["every-layer-above"]
     scores["trak"] = projected.scores(asked)
     scores["syn"] = _synonyms(model, problem, query.rows)
-    scores["influence-last"] = _influence(query, np.concatenate(heads), hessian / size)
+    scores["influence-last"] = _influence(query, heads, problem.labels)
     return scores
 
 
@@ -194,11 +206,6 @@ def _without(special: tuple[int, ...], vocabulary: int) -> np.ndarray:
     return kept
 
 
-def _norms(rows: Rows, root: np.ndarray) -> np.ndarray:
-    squares = ((rows.rows * np.sqrt(root[rows.ids])) ** 2).sum(1)
-    return np.sqrt(np.add.reduceat(squares, rows.indptr[:-1]))
-
-
 def _synonyms(model: TextCnn, problem: CnnProblem, queries: Rows) -> np.ndarray:
     """Products of different tokens, matched one to one above a cosine of .7 (TracIn-WE-Syn)."""
     synonyms = Synonyms(model.embedding.weight.numpy(), 0.7)
@@ -217,7 +224,7 @@ def _synonyms(model: TextCnn, problem: CnnProblem, queries: Rows) -> np.ndarray:
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def _mean_squares(model: TextCnn, problem: CnnProblem) -> np.ndarray:
+def mean_squares(model: TextCnn, problem: CnnProblem) -> np.ndarray:
     """Mean over the training set of the squared row gradients."""
     total = np.zeros((problem.vocabulary, problem.width), dtype=np.float32)
     for start in range(0, len(problem.labels), BATCH):
@@ -226,22 +233,13 @@ def _mean_squares(model: TextCnn, problem: CnnProblem) -> np.ndarray:
     return total / len(problem.labels)
 
 
-def _curvature(side: Side) -> np.ndarray:
-    """Sum of the Hessians of the loss in the head's weights: (diag p - p p^T) kron a a^T."""
-    error = side.g
-    labels = error.argmin(1)
-    p = error.copy()
-    p[np.arange(len(p)), labels] += 1.0
-    blocks = np.einsum("nl,lm->nlm", p, np.eye(p.shape[1])) - np.einsum("nl,nm->nlm", p, p)
-    whole = np.einsum("nlm,ni,nj->limj", blocks, side.a, side.a, optimize=True)
-    return whole.reshape(p.shape[1] * side.a.shape[1], -1)
-
-
-def _influence(query: Side, heads: np.ndarray, hessian: np.ndarray) -> np.ndarray:
+def _influence(query: Side, heads: list[Side], labels: np.ndarray) -> np.ndarray:
     """+g^T (H + damping)^-1 g' of the head's weights; the damping is a hundredth of the mean curvature."""
+    a, g = np.concatenate([one.a for one in heads]), np.concatenate([one.g for one in heads])
+    hessian = ggn(a.astype(np.float64), g.astype(np.float64) + np.eye(g.shape[1])[labels])
     damping = 0.01 * np.trace(hessian) / len(hessian) + 1e-12
-    mine = np.einsum("nl,ni->nli", query.g, query.a).reshape(len(query.a), -1)
-    return (np.linalg.solve(hessian + damping * np.eye(len(hessian)), mine.T).T @ heads.T).astype(np.float32)
+    mine, theirs = (np.einsum("nl,ni->nli", x, y).reshape(len(x), -1) for x, y in ((query.g, query.a), (g, a)))
+    return (np.linalg.solve(hessian + damping * np.eye(len(hessian)), mine.T).T @ theirs.T).astype(np.float32)
 
 
 def cancellation(model: TextCnn, problem: CnnProblem) -> dict[str, np.ndarray]:

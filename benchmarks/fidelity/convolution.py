@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, UInt64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from proponent.training.outputs import Outputs
+from proponent.evaluate import Outputs
 
 
 class TextCnn(nn.Module):

@@ -1,13 +1,16 @@
 """Data of the fidelity records: read, deduplicated, cut by a seed."""
 
-import csv
-import gzip
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from proponent.types import Example
+from proponent import Example
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from harness import read_csv as rows
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,6 @@ class Task:
         return np.asarray([self.labels.index(str(one.label)) for one in examples])
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    """Read a packed CSV file."""
-    csv.field_size_limit(10**7)
-    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def task(
     name: str,
     train: list[Example],
@@ -62,6 +58,15 @@ def task(
             kept.append(pool[place])
         chosen.append([Example(one.id, row, one.text, one.label, one.text_pair) for row, one in enumerate(kept)])
     return Task(name, chosen[1], chosen[0], labels)
+
+
+def as_rows(examples: list[Example]) -> list[dict[str, str]]:
+    """Examples as rows that an index is built from."""
+    return [
+        {"id": one.id, "text": one.text, "label": str(one.label)}
+        | ({} if one.text_pair is None else {"text_pair": one.text_pair})
+        for one in examples
+    ]
 
 
 def agnews(folder: Path, sizes: tuple[int, int], *, title: bool = False) -> Task:
@@ -95,12 +100,8 @@ def toxic(folder: Path, name: str, sizes: tuple[int, int]) -> Task:
 def snli(folder: Path, sizes: tuple[int, int]) -> Task:
     """Sentence pairs of SNLI's development and test files; queries are rows of the test file."""
     found = rows(folder / "nli_snli_devtest" / "pairs.csv.gz")
-    return _pairs("snli", found, sizes)
-
-
-def _pairs(name: str, found: list[dict[str, str]], sizes: tuple[int, int]) -> Task:
     labels = tuple(sorted({one["label_name"] for one in found}))
     pool = [
         Example(one["id"], row, one["premise"], one["label_name"], one["hypothesis"]) for row, one in enumerate(found)
     ]
-    return task(name, pool[1500:], pool[:1500], labels, sizes)
+    return task("snli", pool[1500:], pool[:1500], labels, sizes)

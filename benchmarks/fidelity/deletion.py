@@ -2,10 +2,18 @@
 
 from math import isfinite
 
-from proponent.evaluate.deletion import RANDOM, SIDES, flipped, plan_deletions, run_deletions
-from proponent.evaluate.intervals import bootstrap, paired, ratio
+from proponent.evaluate import (
+    RANDOM,
+    SIDES,
+    bootstrap,
+    flipped,
+    null_gap,
+    paired,
+    plan_deletions,
+    ratio,
+    run_deletions,
+)
 from proponent.training.loop import one_thread
-from proponent.training.retraining import null_gap
 
 
 def table(
@@ -19,6 +27,7 @@ def table(
     )
     found: dict = {
         "null_retrain_gap": null_gap(retrains, seeds[0]),
+        "matched_random": True,
         "points": points,
         "k": list(ks),
         "seeds": list(seeds),
@@ -26,16 +35,16 @@ def table(
     for which, classes in (("gold", query_labels), ("predicted", "predicted")):
         result = run_deletions(plan, retrains, classes)
         curves: dict = {}
-        for one in result.curves:
+        drawn = [result.curve(RANDOM, side) for side in sides]  # random rows, the mean over the draws for all methods
+        for one in [*drawn, *(one for one in result.curves if one.method != RANDOM)]:
             curves.setdefault(one.method, {})[one.side] = {
                 "auc_del": one.auc().to_dict(), "by_k": {str(k): one.at(k).to_dict() for k in ks},
             }  # fmt: skip
-        random = result.curve(RANDOM, "helped").by_query
         for name in scores:
             for side in sides:
-                mine = result.curve(name, side).by_query
-                if len(mine) == len(random):
-                    curves[name][side]["minus_random"] = paired(mine, random).to_dict()
+                less = result.minus_random(name, side)
+                if len(less):
+                    curves[name][side]["minus_random"] = bootstrap(less).to_dict()
         pairs = {
             f"{best} / {other}": _against(result, best, other, sides)
             for other in dict.fromkeys((floor, control, *scores)) if other != best and other in scores

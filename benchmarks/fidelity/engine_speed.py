@@ -4,11 +4,9 @@
 
 The stacked form trains all models at once with batched weights (bmm over unfolded windows); its losses are checked
 against the single module before anything is timed. Needs an idle machine: ratios of processes mean nothing beside
-other work.
+other work. The plain loop is the library's own, called without its engine.
 """
 
-import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,16 +14,14 @@ from statistics import median
 
 import numpy as np
 import torch
+from convolution import CnnProblem, TextCnn
+from record import arguments, keep
 from torch import Tensor
 from torch.nn import functional
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from convolution import CnnProblem, TextCnn
-from record import keep
-
+from proponent.engine import engine_of
+from proponent.evaluate import RetrainJob, Retrains
 from proponent.training.loop import TrainingLoop, one_thread
-from proponent.training.retraining import RetrainJob, Retrains
 from proponent.training.schedule import Settings, id_hashes
 
 
@@ -91,11 +87,7 @@ def stacked_seconds(posed: CnnProblem, count: int, steps: int) -> float:
 
 def main() -> None:
     """Time all forms in turn."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--models", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path)
+    parser = arguments(__doc__, cache=False, rows=2000, models=16, repeats=3)
     args = parser.parse_args()
     posed = problem(args.rows)
     loop = TrainingLoop(posed, Settings(2, 64, 3e-3))
@@ -110,7 +102,7 @@ def main() -> None:
         for name, workers in (("one process", 1), ("two processes", 2)):
             with tempfile.TemporaryDirectory() as folder:
                 began = time.perf_counter()
-                Retrains(loop, Path(folder), workers, quiet=True).outputs(jobs)
+                Retrains(loop, Path(folder), engine_of(workers), quiet=True).outputs(jobs)
                 found[name].append((time.perf_counter() - began) / args.models)
         with one_thread():
             found["stacked"].append(stacked_seconds(posed, 8, 5) * steps)

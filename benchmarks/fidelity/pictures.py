@@ -5,11 +5,18 @@ python benchmarks/fidelity/pictures.py
 
 import html
 import json
+import sys
 from pathlib import Path
 from statistics import mean
+from types import SimpleNamespace
 
-ROOT = Path(__file__).parents[2]
-RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+import harness
+from harness import RESULTS, table
+
+PLACE = SimpleNamespace(results=RESULTS, docs=harness.ROOT / "docs")
+"""Where records are read and pages written."""
 CONTROLS = {"label", "bm25", "tfidf-label", "embedding", "random", "tfidf-sign", "bm25-sign", "loss"}
 NAMES = {
     "adam": "tracin-we-adam", "adam-unit": "tracin-we-adam unit-norm", "adam-estimate": "adam, moments estimated",
@@ -18,22 +25,22 @@ NAMES = {
     "syn": "tracin-we-syn", "tfidf-sign": "TF-IDF x label sign", "bm25-sign": "BM25 x label sign",
 }  # fmt: skip
 
-
-def newest(name: str) -> Path | None:
-    """The newest record of a name; None where it has not been made."""
-    found = sorted(path for path in RESULTS.glob(f"????-??-??-fidelity-{name}.json"))
-    return found[-1] if found else None
+UNMATCHED = (
+    '"Minus random" subtracts one draw with the class mix of the first method\'s strongest proponents, not one matched '
+    "to the method and side: for rows that hurt it is withdrawn until measured so "
+    "([why](evaluation.md#random-rows-of-a-deletion))."
+)
 
 
 def record(name: str) -> dict | None:
     """Read the newest record of a name."""
-    path = newest(name)
+    path = harness.newest(PLACE.results, f"fidelity-{name}")
     return None if path is None else json.loads(path.read_text()) | {"file": path.name}
 
 
 def names(pattern: str) -> list[str]:
     """Names of the records of a kind."""
-    return sorted({path.stem.split("-fidelity-")[1] for path in RESULTS.glob(f"*-fidelity-{pattern}.json")})
+    return sorted({path.stem.split("-fidelity-")[1] for path in PLACE.results.glob(f"*-fidelity-{pattern}.json")})
 
 
 def bars(path: Path, title: str, rows: list[tuple[str, float, float, float, bool]], unit: str) -> None:
@@ -74,6 +81,11 @@ def bars(path: Path, title: str, rows: list[tuple[str, float, float, float, bool
     path.write_text("\n".join(parts) + "\n")
 
 
+def ends(one: dict) -> tuple[float, float, float]:
+    """A figure and its interval."""
+    return one["value"], one["low"], one["high"]
+
+
 def shown(one: dict) -> str:
     """A figure with its interval."""
     return f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
@@ -86,17 +98,8 @@ def lds_part(name: str, title: str) -> list[str]:
         return []
     said, top = found["settings"], found["ceiling"]
     rows = sorted(found["lds"].items(), key=lambda item: -item[1]["four_runs"]["value"])
-    picture = DOCS / "fidelity" / f"{name}.svg"
-    drawn = [
-        (
-            NAMES.get(method, method),
-            one["four_runs"]["value"],
-            one["four_runs"]["low"],
-            one["four_runs"]["high"],
-            method in CONTROLS,
-        )
-        for method, one in rows
-    ]
+    picture = PLACE.docs / "fidelity" / f"{name}.svg"
+    drawn = [(NAMES.get(method, method), *ends(one["four_runs"]), method in CONTROLS) for method, one in rows]
     bars(picture, title, drawn, f"LDS, {said['runs']} runs summed")
     lines = [
         f"### {title}", "",
@@ -108,19 +111,19 @@ def lds_part(name: str, title: str) -> list[str]:
         f"noise {found['retrain_noise']:.2f}. {found['device']}. "
         f"[JSON](../benchmarks/results/{found['file']})", "",
         f"![{title}](fidelity/{picture.name})", "",
-        f"| method | 1 run | {said['runs']} runs summed | of the ceiling | single runs, mean and spread | "
-        f"default minus this |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     lead = found.get("default_over_four_runs_minus", {})
+    cells = []
     for method, one in rows:
-        shown_name = NAMES.get(method, method) + (" (control)" if method in CONTROLS else "")
-        share, each = one["four_runs"]["of_ceiling"], one.get("runs")
-        spread = f"{each['mean']:.3f} +- {each['sd']:.3f}" if each else "-"
-        ahead = shown(lead[method]) if method in lead else "-"
-        lines.append(
-            f"| {shown_name} | {shown(one['one_run'])} | {shown(one['four_runs'])} | {share:.2f} | {spread} | {ahead} |"
-        )
-    return [*lines, "", *costs(found)]
+        each = one.get("runs")
+        cells.append([
+            NAMES.get(method, method) + (" (control)" if method in CONTROLS else ""),
+            *map(shown, (one["one_run"], one["four_runs"])), f"{one['four_runs']['of_ceiling']:.2f}",
+            f"{each['mean']:.3f} +- {each['sd']:.3f}" if each else "-",
+            shown(lead[method]) if method in lead else "-",
+        ])  # fmt: skip
+    heads = ["method", "1 run", f"{said['runs']} runs summed", "of the ceiling", "single runs, mean and spread"]
+    return [*lines, table([*heads, "default minus this"], cells), *costs(found)]
 
 
 def runs_part(name: str) -> list[str]:
@@ -133,11 +136,10 @@ def runs_part(name: str) -> list[str]:
         f"The default over more runs, on the same {found['retrains']} retrains (ceiling "
         f"{found['ceiling']['value']:.3f}; {known}). "
         f"[JSON](../benchmarks/results/{found['file']})", "",
-        "| runs summed | LDS | minus TF-IDF x label sign | minus BM25 x label sign |", "|---|---|---|---|",
     ]  # fmt: skip
-    for runs, one in found["by_runs"].items():
-        lines.append(f"| {runs} | {shown(one)} | {shown(one['minus tfidf-sign'])} | {shown(one['minus bm25-sign'])} |")
-    return [*lines, ""]
+    controls = ("minus tfidf-sign", "minus bm25-sign")
+    rows = [[runs, shown(one), *(shown(one[name]) for name in controls)] for runs, one in found["by_runs"].items()]
+    return [*lines, table(["runs summed", "LDS", "minus TF-IDF x label sign", "minus BM25 x label sign"], rows)]
 
 
 def costs(found: dict) -> list[str]:
@@ -145,17 +147,15 @@ def costs(found: dict) -> list[str]:
     rows = [(name, one["cost"]) for name, one in found["lds"].items() if "cost" in one]
     if not rows:
         return []
-    lines = [
-        "Cost beside quality, one run:", "",
-        "| method | LDS | checkpoints | processor ms per training example | bytes per example | ms per query |",
-        "|---|---|---|---|---|---|",
+    heads = ["method", "LDS", "checkpoints", "processor ms per training example", "bytes per example", "ms per query"]
+    cells = [
+        [
+            NAMES.get(name, name), f"{found['lds'][name]['one_run']['value']:.3f}", one["checkpoints"],
+            f"{one['build_ms_per_example']:.1f}", f"{one['bytes_per_example']:,.0f}", f"{one['ms_per_query']:.0f}",
+        ]
+        for name, one in rows
     ]  # fmt: skip
-    for name, one in rows:
-        lines.append(
-            f"| {NAMES.get(name, name)} | {found['lds'][name]['one_run']['value']:.3f} | {one['checkpoints']} | "
-            f"{one['build_ms_per_example']:.1f} | {one['bytes_per_example']:,.0f} | {one['ms_per_query']:.0f} |"
-        )
-    return [*lines, ""]
+    return ["Cost beside quality, one run:", "", table(heads, cells)]
 
 
 def deletion_part(name: str, title: str) -> list[str]:
@@ -168,10 +168,9 @@ def deletion_part(name: str, title: str) -> list[str]:
     for method, sides in gold["curves"].items():
         for side, one in sides.items():
             label = "random rows of the same classes" if method == "random" else f"{NAMES.get(method, method)}, {side}"
-            rows.append(
-                (label, one["auc_del"]["value"], one["auc_del"]["low"], one["auc_del"]["high"], method in CONTROLS)
-            )
-    bars(DOCS / "fidelity" / f"{name}.svg", title, rows, "AUC-DEL, change of the log-odds")
+            rows.append((label, *ends(one["auc_del"]), method in CONTROLS))
+    hurt = any("hurt" in sides for sides in gold["curves"].values())
+    bars(PLACE.docs / "fidelity" / f"{name}.svg", title, rows, "AUC-DEL, change of the log-odds")
     lines = [
         f"### {title}", "",
         f"{found['settings']['rows']:,} rows, {found['points']} queries, k = {', '.join(map(str, found['k']))}, "
@@ -179,21 +178,24 @@ def deletion_part(name: str, title: str) -> list[str]:
         f"{found['null_retrain_gap']:.1e}; retrain noise "
         f"{'not known from one seed' if gold['retrain_noise'] is None else format(gold['retrain_noise'], '.2f')}. "
         f"{found['device']}. [JSON](../benchmarks/results/{found['file']})", "",
+        *([] if found.get("matched_random") or not hurt else [UNMATCHED, ""]),
         *([found["note"], ""] if "note" in found else []), f"![{title}](fidelity/{name}.svg)", "",
-        "| method | side deleted | gold class | minus random | predicted class |", "|---|---|---|---|---|",
     ]  # fmt: skip
+    cells = []
     for method, sides in gold["curves"].items():
         for side, one in sides.items():
             other = found["predicted"]["curves"][method][side]["auc_del"]
             against = shown(one["minus_random"]) if "minus_random" in one else "-"
+            if side == "hurt" and not found.get("matched_random"):
+                against = "withdrawn"  # one draw with the class mix of other rows was subtracted
             where = "-" if method == "random" else side
-            lines.append(
-                f"| {NAMES.get(method, method)} | {where} | {shown(one['auc_del'])} | {against} | {shown(other)} |"
-            )
-    lines += ["", "| compared (helped rows deleted) | ratio | difference |", "|---|---|---|"]
-    for pair, sides in gold["compared"].items():
-        lines.append(f"| {pair} | {shown(sides['helped']['ratio'])} | {shown(sides['helped']['difference'])} |")
-    return [*lines, "", *by_k(found)]
+            cells.append([NAMES.get(method, method), where, shown(one["auc_del"]), against, shown(other)])
+    pairs = {pair: sides["helped"] for pair, sides in gold["compared"].items()}
+    compared = [[pair, shown(one["ratio"]), shown(one["difference"])] for pair, one in pairs.items()]
+    return [
+        *lines, table(["method", "side deleted", "gold class", "minus random", "predicted class"], cells),
+        table(["compared (helped rows deleted)", "ratio", "difference"], compared), *by_k(found),
+    ]  # fmt: skip
 
 
 def by_k(found: dict) -> list[str]:
@@ -202,12 +204,11 @@ def by_k(found: dict) -> list[str]:
     if len(ks) < 2:
         return []
     heads = [f"k = {k}" for k in ks] + [f"flipped, k = {k}" for k in ks]
-    lines = ["| method | " + " | ".join(heads) + " |", "|" + "---|" * (len(heads) + 1)]
+    rows = []
     for method, sides in found["gold"]["curves"].items():
-        cells = [shown(sides["helped"]["by_k"][k]) for k in ks]
-        cells += [shown(found["brittleness"][method][k]) for k in ks]
-        lines.append(f"| {NAMES.get(method, method)} | " + " | ".join(cells) + " |")
-    return [*lines, ""]
+        figures = (sides["helped"]["by_k"], found["brittleness"][method])
+        rows.append([NAMES.get(method, method), *(shown(one[k]) for one in figures for k in ks)])
+    return [table(["method", *heads], rows)]
 
 
 def noise_part() -> list[str]:
@@ -229,7 +230,7 @@ def noise_part() -> list[str]:
         if name.endswith("correct")
     ]
     bars(
-        DOCS / "fidelity" / "c.svg",
+        PLACE.docs / "fidelity" / "c.svg",
         "Record C: planted noise on TREC, correctly predicted queries",
         rows,
         "AUC_NDR, range of seeds",
@@ -242,26 +243,30 @@ def noise_part() -> list[str]:
         f"again stands in the last column; without filtering it is {mean(trained['accuracy']):.2f}. "
         f"[JSON](../benchmarks/results/{found['file']})", "",
         "![planted noise](fidelity/c.svg)", "",
-        "| scores, rule (correct queries only) | AUC_NDR | NDR@30 | embedding frozen: AUC_NDR | accuracy after "
-        "|", "|---|---|---|---|---|",
     ]  # fmt: skip
+    cells = []
     for name, one in best:
         if not name.endswith("correct"):
             continue
         after = f"{mean(one['accuracy_after']):.3f}" if "accuracy_after" in one else "-"
-        cold = mean(frozen["rankings"][name]["auc_ndr"])
+        figures = (one["auc_ndr"], one["ndr30"], frozen["rankings"][name]["auc_ndr"])
         plain = name.removesuffix(" | correct").replace(" | ", ", ")
-        lines.append(f"| {plain} | {mean(one['auc_ndr']):.3f} | {mean(one['ndr30']):.3f} | {cold:.3f} | {after} |")
-    lines += ["", "Cancellation ratio (sum of |g| over |sum of g|, last epoch), mean of the seeds:", ""]
-    lines += ["| layer | embedding trained | embedding frozen |", "|---|---|---|"]
-    for layer, one in trained["cancellation"].items():
-        lines.append(f"| {layer} | {mean(one):.1f} | {mean(frozen['cancellation'][layer]):.1f} |")
-    return [*lines, ""]
+        cells.append([plain, *(f"{mean(figure):.3f}" for figure in figures), after])
+    heads = ["scores, rule (correct queries only)", "AUC_NDR", "NDR@30", "embedding frozen: AUC_NDR"]
+    ratios = [
+        [layer, *(f"{mean(kind['cancellation'][layer]):.1f}" for kind in (trained, frozen))]
+        for layer in trained["cancellation"]
+    ]
+    return [
+        *lines, table([*heads, "accuracy after"], cells),
+        "Cancellation ratio (sum of |g| over |sum of g|, last epoch), mean of the seeds:", "",
+        table(["layer", "embedding trained", "embedding frozen"], ratios),
+    ]  # fmt: skip
 
 
 def labels_part() -> list[str]:
     """Label errors that people checked."""
-    sets = [(path.stem, json.loads(path.read_text())) for path in sorted(RESULTS.glob("*-fidelity-d-*.json"))]
+    sets = [(path.stem, json.loads(path.read_text())) for path in sorted(PLACE.results.glob("*-fidelity-d-*.json"))]
     if not sets:
         return []
     lines = ["## D. Label errors that people checked", ""]
@@ -273,17 +278,14 @@ def labels_part() -> list[str]:
                 f"out-of-sample accuracy on the "
                 f"given labels {one['out_of_sample_accuracy_on_given']:.2f}; cleanlab {found.get('cleanlab', '-')}. "
                 f"[JSON](../benchmarks/results/{stem}.json)", "",
-                "| ranking | ROC AUC | average precision | precision at the number of errors |", "|---|---|---|---|",
             ]  # fmt: skip
-            ranked = sorted(one["rankings"].items(), key=lambda item: -item[1]["roc_auc"])
-            for ranking, figures in ranked:
+            rows = []
+            for ranking, figures in sorted(one["rankings"].items(), key=lambda item: -item[1]["roc_auc"]):
                 low, high = figures["roc_auc_interval"]
-                lines.append(
-                    f"| {ranking} | {figures['roc_auc']:.3f} [{low:.3f}, {high:.3f}] | "
-                    f"{figures['average_precision']:.3f} "
-                    f"| {figures['precision_at_errors']:.3f} |"
-                )
-            lines.append("")
+                more = (f"{figures[name]:.3f}" for name in ("average_precision", "precision_at_errors"))
+                rows.append([ranking, f"{figures['roc_auc']:.3f} [{low:.3f}, {high:.3f}]", *more])
+            heads = ["ranking", "ROC AUC", "average precision", "precision at the number of errors"]
+            lines.append(table(heads, rows))
     return lines
 
 
@@ -298,12 +300,10 @@ def facts_part() -> list[str]:
         f"({found['gold_per_fact']:.1f} sentences each); mean loss of the target "
         f"{found['mean_target_loss']:.2f} nats a token. "
         f"[JSON](../benchmarks/results/{found['file']})", "",
-        "| method | MRR | Recall@10 | MRR minus BM25 | tail-patch, points |", "|---|---|---|---|---|",
     ]  # fmt: skip
-    for name, one in found["methods"].items():
-        cells = (one["mrr"], one["recall@10"], one["mrr_minus_bm25"], one["tail_patch_points"])
-        lines.append(f"| {name} | " + " | ".join(map(shown, cells)) + " |")
-    return [*lines, ""]
+    names = ("mrr", "recall@10", "mrr_minus_bm25", "tail_patch_points")
+    rows = [[name, *(shown(one[key]) for key in names)] for name, one in found["methods"].items()]
+    return [*lines, table(["method", "MRR", "Recall@10", "MRR minus BM25", "tail-patch, points"], rows)]
 
 
 def sizes_part() -> list[str]:
@@ -311,7 +311,6 @@ def sizes_part() -> list[str]:
     found = record("f")
     if found is None:
         return []
-    targets = found["targets"]
     lines = [
         "## F. Small to large", "",
         f"{found['settings']['mixtures']} mixtures of four sources, {found['settings']['blocks']:,} blocks of "
@@ -319,27 +318,24 @@ def sizes_part() -> list[str]:
         f"scratch, {found['settings']['seeds']} seeds. Spearman over the mixtures of the loss of each size with "
         f"that of the largest "
         f"(the largest: one seed with the other). [JSON](../benchmarks/results/{found['file']})", "",
-        "| size | parameters | s per model | " + " | ".join(targets) + " | mean | without the main axis | "
-        "labels shuffled |",
-        "|" + "---|" * (6 + len(targets)),
     ]  # fmt: skip
+    rows = []
     for size, one in found["transfer"].items():
         about = found["sizes"][size]
-        cells = [
-            size,
-            f"{about['parameters']:,}",
-            f"{about['seconds_per_model']:.1f}",
-            *(f"{rho:.2f}" for rho in one["spearman"]),
-        ]
-        cells += [f"{mean(one[name]):.2f}" for name in ("spearman", "without_main_axis", "labels_shuffled")]
-        lines.append("| " + " | ".join(cells) + " |")
+        means = (f"{mean(one[name]):.2f}" for name in ("spearman", "without_main_axis", "labels_shuffled"))
+        each = (f"{rho:.2f}" for rho in one["spearman"])
+        rows.append([size, f"{about['parameters']:,}", f"{about['seconds_per_model']:.1f}", *each, *means])
+    heads = ["size", "parameters", "s per model", *found["targets"], "mean", "without the main axis", "labels shuffled"]
     ceiling = found["transfer"]["small"]["seed_ceiling_of_large"]
-    lines += ["", f"Seed ceiling of the largest size: {mean(ceiling):.2f}.", ""]
-    return lines
+    return [*lines, table(heads, rows), f"Seed ceiling of the largest size: {mean(ceiling):.2f}.", ""]
 
 
 def main() -> None:
     """Write the page and its pictures."""
+    parser = harness.arguments(__doc__)
+    parser.add_argument("--docs", type=Path, default=PLACE.docs, help="folder of the page")
+    options = parser.parse_args()
+    PLACE.results, PLACE.docs = options.out, options.docs
     lines = [
         "# Measurements",
         "",
@@ -347,6 +343,10 @@ def main() -> None:
         "[evaluation.md](evaluation.md), what the numbers mean for the papers' claims in "
         "[findings.md](findings.md). This page is",
         "generated from the JSON by `benchmarks/fidelity/pictures.py`. 95 % intervals in brackets.",
+        "",
+        "Rows with unit norm in records A and C were measured with training gradients scaled by the norm of",
+        "g / (v + eps)^(1/4). The library scales by the norm of g / sqrt(v + eps), and so do the scripts now; those",
+        "rows (`unit norm`, `adam-unit`) have not been measured again.",
         "",
     ]
     a = lds_part("a-lds-5000", "LDS, AG News, convolutional classifier, 5,000 rows, 100 queries")
@@ -363,7 +363,7 @@ def main() -> None:
         b += deletion_part(name, f"Case deletion, {name.removeprefix('b-').removesuffix('-deletion')}, transformer")
     lines += ["## A. AG News, convolutional classifier", "", *a, "## B. Transformers", "", *b]
     lines += noise_part() + labels_part() + facts_part() + sizes_part()
-    (DOCS / "fidelity.md").write_text("\n".join(lines).rstrip() + "\n")
+    (PLACE.docs / "fidelity.md").write_text("\n".join(lines).rstrip() + "\n")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,31 @@
-"""What the records share: controls, tables of LDS, and the dated JSON."""
+"""What the records share: command line, controls, tables of LDS, and the dated JSON."""
 
+import argparse
 import json
 import platform
 from argparse import Namespace
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
 from data import Task
+from harness import RESULTS, add_defaults, today, write_json
 
+import proponent
 from proponent.baselines import Baselines, Texts
-from proponent.evaluate.intervals import widened
-from proponent.evaluate.lds import ceiling, lds, lds_replicates
-from proponent.version import __version__
+from proponent.evaluate import RetrainJob, Retrains, ceiling, lds, lds_replicates, subset_masks, widened
 
-RESULTS = Path(__file__).parents[1] / "results"
+
+def arguments(doc: str, *, cache: bool = True, **defaults: float | str) -> argparse.ArgumentParser:
+    """A parser with what every record takes, and options by their defaults."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    if cache:
+        parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="file of the record")
+    add_defaults(parser, defaults)
+    return parser
 
 
 def controls(task: Task, probabilities, features) -> dict[str, np.ndarray]:
@@ -29,6 +38,20 @@ def controls(task: Task, probabilities, features) -> dict[str, np.ndarray]:
     sign = np.where(labels[1][:, None] == labels[0][None], 1.0, -1.0)
     bare = Baselines(Texts(task.texts)).scores("tfidf-label", Texts(task.query_texts))
     return found | {"tfidf-sign": bare * sign, "bm25-sign": found["bm25"] * sign}
+
+
+def halves(args: Namespace, retrains: Retrains, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict]:
+    """Random halves, outputs [seed half query] of the models trained on them, and what these were like."""
+    masks = subset_masks(args.rows, args.subsets, seed=7)
+    jobs = [
+        RetrainJob(np.flatnonzero(mask), 10_000 * run + subset)
+        for run in range(args.seeds)
+        for subset, mask in enumerate(masks)
+    ]
+    found = retrains.outputs(jobs)
+    outputs = np.stack([one.of(labels) for one in found]).reshape(args.seeds, args.subsets, -1)
+    accuracy = float(np.mean([(one.predicted == labels).mean() for one in found]))
+    return masks, outputs, {"subset_accuracy": accuracy, "seconds_per_retrain": float(retrains.seconds().mean())}
 
 
 def lds_table(scores: dict[str, list[np.ndarray]], masks: np.ndarray, outputs: np.ndarray, best: str) -> dict:
@@ -73,7 +96,7 @@ def lds_table(scores: dict[str, list[np.ndarray]], masks: np.ndarray, outputs: n
 
 def keep_seeds(args: Namespace, record: str, one: Callable[[int], dict]) -> None:
     """Run a test for every seed, each kept when it is done; a record of the same day keeps its other seeds."""
-    args.out = args.out or RESULTS / f"{date.today().isoformat()}-{record}.json"
+    args.out = args.out or RESULTS / f"{today()}-{record}.json"
     known = json.loads(args.out.read_text(encoding="utf-8"))["seeds"] if args.out.is_file() else []
     made = {held["seed"]: held for held in known}
     for seed in args.seeds:
@@ -90,11 +113,9 @@ def keep(args: Namespace, record: str, result: dict) -> None:
         if name not in {"cache", "out", "data", "cleanlab"}
     }
     whole = {
-        "record": record, "date": date.today().isoformat(), "proponent": __version__, "torch": torch.__version__,
+        "record": record, "date": today(), "proponent": proponent.__version__, "torch": torch.__version__,
         "device": f"CPU ({platform.machine()}), one thread per training", "settings": said, **result,
     }  # fmt: skip
-    path = (
-        args.out or RESULTS / f"{date.today().isoformat()}-fidelity-{record.lower()}-{said.get('what', 'table')}.json"
-    )
-    path.write_text(json.dumps(whole, indent=1) + "\n")
+    path = args.out or RESULTS / f"{today()}-fidelity-{record.lower()}-{said.get('what', 'table')}.json"
+    write_json(path, whole)
     print(path)

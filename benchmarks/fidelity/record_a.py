@@ -4,29 +4,24 @@
     python benchmarks/fidelity/record_a.py deletion --data ../shared/data --cache CACHE
 
 Both resume. The full protocol of the paper (50,000 rows, width 128, 128 tokens, ten epochs of SGD) is --full, for
-data and machines that allow it.
+data and machines that allow it. The models are trained by the library's own loop (`proponent.training`), since the
+settings are the record's.
 """
 
 import argparse
-import sys
 from functools import cached_property
-from pathlib import Path
-
-import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import cnn_scores
 import data
+import numpy as np
 from convolution import CnnProblem
 from deletion import table
-from record import controls, keep, lds_table
+from record import arguments, controls, halves, keep, lds_table
 
-from proponent.evaluate.deletion import SIDES
-from proponent.evaluate.lds import subset_masks
+from proponent.engine import engine_of
+from proponent.evaluate import SIDES, Retrains
 from proponent.models.scratch import wordpiece
 from proponent.training.loop import TrainingLoop, one_thread
-from proponent.training.retraining import RetrainJob, Retrains
 from proponent.training.schedule import Settings, id_hashes
 
 SCORED_SEEDS = (1001, 1002, 1003, 1004)
@@ -63,12 +58,12 @@ class Setting:
 
     def retrains(self, *, keep_places: bool) -> Retrains:
         """The engine."""
-        return Retrains(self.loop(keep_places=keep_places), self.args.cache, self.args.workers)
+        return Retrains(self.loop(keep_places=keep_places), self.args.cache, engine_of(self.args.workers))
 
     def run_scores(self, seed: int) -> dict[str, np.ndarray]:
         """Scores of one trained run, checkpoints of the later epochs summed; kept in the cache."""
         args = self.args
-        path = args.cache / f"a-scores-{args.rows}-{args.queries}-{args.epochs}-{args.length}-{seed}.npz"
+        path = args.cache / f"a-scores-2-{args.rows}-{args.queries}-{args.epochs}-{args.length}-{seed}.npz"
         if path.is_file():
             with np.load(path) as found:
                 return dict(found)
@@ -133,20 +128,9 @@ class Setting:
 
 def lds(setting: Setting) -> dict:
     """Retrain on halves, and measure every method against them."""
-    args = setting.args
-    masks = subset_masks(args.rows, args.subsets, seed=7)
-    jobs = [
-        RetrainJob(np.flatnonzero(mask), 10_000 * run + subset)
-        for run in range(args.seeds)
-        for subset, mask in enumerate(masks)
-    ]
-    retrains = setting.retrains(keep_places=False)
-    found = retrains.outputs(jobs)
     labels = setting.problem.query_labels
-    outputs = np.stack([one.of(labels) for one in found]).reshape(args.seeds, args.subsets, -1)
-    accuracy = float(np.mean([(one.predicted == labels).mean() for one in found]))
-    table = lds_table(setting.scores, masks, outputs, "adam-unit")
-    return {"subset_accuracy": accuracy, "seconds_per_retrain": float(retrains.seconds().mean()), **table}
+    masks, outputs, said = halves(setting.args, setting.retrains(keep_places=False), labels)
+    return {**said, **lds_table(setting.scores, masks, outputs, "adam-unit")}
 
 
 def deletion(setting: Setting) -> dict:
@@ -162,26 +146,15 @@ def deletion(setting: Setting) -> dict:
 
 def main() -> None:
     """Run one part of the record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(
+        __doc__, rows=6000, queries=60, subsets=60, seeds=2, runs=4, epochs=4, length=64, width=64,
+        vocabulary=16_000, points=20, workers=1,
+    )  # fmt: skip
     parser.add_argument("what", choices=("lds", "deletion"))
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--rows", type=int, default=6000)
-    parser.add_argument("--queries", type=int, default=60)
-    parser.add_argument("--subsets", type=int, default=60)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--length", type=int, default=64)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--vocabulary", type=int, default=16_000)
-    parser.add_argument("--points", type=int, default=20)
     parser.add_argument("--k", type=int, nargs="+", default=[10, 30, 100])
     parser.add_argument("--methods", nargs="+", default=["adam-unit", "tracin-last", "tfidf-label", "tracin-we"])
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
     setting = Setting(args)

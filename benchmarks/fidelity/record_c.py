@@ -5,29 +5,23 @@
 TREC with 20 % of the training labels replaced, the convolutional classifier, embeddings trained and (for
 comparison) frozen as in that paper's evidence; every layer and TracIn-WE computed right, beside the published
 shortcut that keeps only tokens which all validation examples share; mean, rank and vote over all queries and over
-correctly predicted ones, for every rule alike.
+correctly predicted ones, for every rule alike. The models are trained by the library's own loop (`proponent.training`).
 """
 
 import argparse
-import sys
 from pathlib import Path
-
-import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import cnn_scores
 import data
+import numpy as np
 from convolution import CnnProblem
-from record import keep
+from record import arguments, keep
 
-from proponent.evaluate.label_noise import plant
-from proponent.evaluate.ranking import auc_ndr, ndr
-from proponent.evaluate.tuning import trials
+from proponent import Example
+from proponent.evaluate import auc_ndr, ndr, plant, trials
 from proponent.models.scratch import wordpiece
 from proponent.training.loop import TrainingLoop, one_thread
 from proponent.training.schedule import Settings, id_hashes
-from proponent.types import Example
 
 LAYERS = ("first.weight", "second.weight", "third.weight", "classifier.weight")
 
@@ -63,9 +57,9 @@ def tensor(model, problem: CnnProblem) -> dict[str, np.ndarray]:
     shared = np.zeros((problem.vocabulary, 1), dtype=np.float32)
     everywhere = [token for token in range(problem.vocabulary) if (problem.query_ids == token).any(1).all()]
     shared[everywhere] = 1.0
-    moment = cnn_scores._mean_squares(model, problem)
-    root = 1.0 / np.sqrt(moment + 1e-8)
-    top = cnn_scores.dense(cnn_scores.largest(query.rows, 10), problem.vocabulary)
+    root = cnn_scores.AdamRoot(cnn_scores.mean_squares(model, problem))
+    divided = cnn_scores.dense(root(query.rows), problem.vocabulary)
+    top = cnn_scores.dense(cnn_scores.top_tokens(query.rows, 10), problem.vocabulary)
     above = cnn_scores.others(model, problem.query_ids, problem.query_labels)
     found: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(problem.labels), cnn_scores.BATCH):
@@ -74,10 +68,10 @@ def tensor(model, problem: CnnProblem) -> dict[str, np.ndarray]:
         mine = cnn_scores.others(model, problem.ids[part], problem.labels[part])
         parts = {
             "embedding": cnn_scores.meet(side.rows, plain),
-            "embedding top 10": cnn_scores.meet(cnn_scores.largest(side.rows, 10), top),
+            "embedding top 10": cnn_scores.meet(cnn_scores.top_tokens(side.rows, 10), top),
             "embedding, shared by all queries (as published)": cnn_scores.meet(side.rows, plain * shared),
-            "embedding, optimizer-aware, unit norm": cnn_scores.meet(side.rows, plain * root)
-            / np.maximum(cnn_scores._norms(side.rows, root), 1e-12),
+            "embedding, optimizer-aware, unit norm": cnn_scores.meet(side.rows, divided)
+            / np.maximum(root(side.rows).norms(), 1e-12),
         }
         parts |= {layer: above[layer] @ mine[layer].T for layer in LAYERS}
         parts["loss"] = np.tile(-side.losses, (len(problem.query_labels), 1))
@@ -125,14 +119,8 @@ def one_seed(args: argparse.Namespace, seed: int, *, frozen: bool) -> dict:
 
 def main() -> None:
     """Run the record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = arguments(__doc__, cache=False, rows=2000, queries=200, epochs=6, seeds=3)
     parser.add_argument("--filter", nargs="*", default=["mean", "vote"], help="rules whose lowest 30 %% are filtered")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     made: dict = {}
     with one_thread():

@@ -6,35 +6,30 @@ Four sets whose labels were checked by people. A small transformer is trained on
 `proponent labels` offers (mean probability over the checkpoints, losses, influence, self-influence, the last two plain
 and optimizer-aware), and cleanlab 2.9 on the same model's out-of-sample probabilities (five folds), with simple
 controls beside. Rows whose verdict is unclear take part in training and are left out of the figures. PYTHON is the
-interpreter of an environment with cleanlab 2.9.
+interpreter of an environment with cleanlab 2.9. The models are trained by the library's own loop
+(`proponent.training`); influence is the raw sum that `proponent labels` ranks by.
 """
 
-import argparse
 import gzip
 import json
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import data
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import data
-from record import keep
+from record import arguments, keep
 
 import proponent
+from proponent import Example, Run
 from proponent.actions.label_errors import support
-from proponent.evaluate.ranking import average_precision, bootstrap_rows, precision_at, roc_auc
-from proponent.models import Run
+from proponent.evaluate import average_precision, bootstrap_rows, precision_at, roc_auc
 from proponent.models.scratch import classifier, wordpiece
 from proponent.training.loop import TrainingLoop, one_thread
 from proponent.training.rerun import FRESH, RunProblem, write_run
 from proponent.training.schedule import Settings
-from proponent.types import Example
 
 
 @dataclass(frozen=True)
@@ -118,11 +113,7 @@ def loop_of(checked: Checked, cache: Path, epochs: int, length: int) -> Training
 def suspicions(checked: Checked, loop: TrainingLoop, cache: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """High = suspicious, per ranking; and out-of-sample probabilities."""
     run = write_run(loop, cache / "run", 0)
-    rows = [
-        {"id": one.id, "text": one.text, "label": one.label}
-        | ({} if one.text_pair is None else {"text_pair": one.text_pair})
-        for one in checked.rows
-    ]
+    rows = data.as_rows(checked.rows)
     found: dict[str, np.ndarray] = {}
     given = loop.problem.query_labels
     for name, method, changes in (
@@ -178,13 +169,9 @@ def cleanlab(python: Path, p: np.ndarray, y: np.ndarray) -> tuple[str, dict[str,
 
 def main() -> None:
     """Run the record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--cache", type=Path, required=True)
+    parser = arguments(__doc__, epochs=4)
     parser.add_argument("--cleanlab", type=Path, help="python of an environment with cleanlab 2.9")
     parser.add_argument("--sets", nargs="+", default=["yoruba", "hausa", "disaster", "varierr", "imdb"])
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     makers = {
         "yoruba": lambda: african(args.data, "yoruba"), "hausa": lambda: african(args.data, "hausa"),

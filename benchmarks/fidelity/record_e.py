@@ -3,35 +3,29 @@
     python benchmarks/fidelity/record_e.py --data ../shared/data --cache CACHE
 
 A small GPT-2 is trained on linked sentences; queries are relation facts as prompts with the object as target. MRR
-and Recall@10 of the linked sentences, and tail-patch, for the library's methods beside BM25, embedding and chance.
+and Recall@10 of the linked sentences, and tail-patch, for the library's methods beside BM25, embedding and chance. The
+model is trained by the library's own loop (`proponent.training`), and the tail patch takes rows that are given.
 """
 
-import argparse
 import gzip
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from record import keep
+from record import arguments, keep
 
 import proponent
+from proponent import Example, Run
 from proponent.baselines import Baselines, Texts
-from proponent.evaluate.intervals import bootstrap, paired
-from proponent.evaluate.ranking import recalls, reciprocal_ranks
+from proponent.evaluate import bootstrap, paired, recalls, reciprocal_ranks
 from proponent.evaluate.tail_patch import tail_patch
-from proponent.models import Run
 from proponent.models.checkpoints import MOMENTS_FILE
 from proponent.models.scratch import byte_bpe, causal_lm
 from proponent.tensors import read_tensors
 from proponent.training.loop import TrainingLoop, one_thread
 from proponent.training.rerun import FRESH, RunProblem, write_run
 from proponent.training.schedule import Settings
-from proponent.types import Example
 
 METHODS = {
     "tracin-we": ("tracin-we", {}),
@@ -66,16 +60,10 @@ def linked(folder: Path, sentences: int, facts: int) -> tuple[list[Example], lis
 
 def main() -> None:
     """Run the record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--sentences", type=int, default=2000)
-    parser.add_argument("--facts", type=int, default=100)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser = arguments(__doc__, sentences=2000, facts=100, epochs=4)
     parser.add_argument("--checkpoints", type=int, default=3, help="the last ones are scored")
     parser.add_argument("--further", nargs="*", default=[], help="more methods of the table, such as trackstar")
     parser.add_argument("--patched", type=int, default=30, help="queries of the tail-patch")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     train, queries, gold = linked(args.data, args.sentences, args.facts)
     home = args.cache / f"e-{args.sentences}-{args.facts}-{args.epochs}"

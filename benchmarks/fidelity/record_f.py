@@ -9,23 +9,18 @@ axis is regressed out. Then attribution: scores of TracIn-WE at every size again
 halves of the documents.
 """
 
-import argparse
 import gzip
 import json
-import sys
 import time
 from pathlib import Path
 
+import data
 import numpy as np
 import torch
+from record import arguments, keep
 from torch.nn import functional
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import data
-from record import keep
-
-from proponent.evaluate.lds import spearman
+from proponent.evaluate import spearman
 from proponent.models.scratch import byte_bpe, causal_lm
 from proponent.training.loop import one_thread
 
@@ -87,12 +82,8 @@ def measured(model, held: dict[str, np.ndarray]) -> list[float]:
 
 def main() -> None:
     """Run the record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser = arguments(__doc__, cache=False, mixtures=12, seeds=2, held=60)
     parser.add_argument("--blocks", type=int, default=1200, help="blocks of 64 tokens in a mixture")
-    parser.add_argument("--mixtures", type=int, default=12)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     texts = sources(args.data)
     tokenizer = byte_bpe([one[:200_000] for one in texts.values()], 2000, LENGTH)
@@ -101,8 +92,10 @@ def main() -> None:
         name: np.asarray(one[: len(one) // LENGTH * LENGTH], dtype=np.int64).reshape(-1, LENGTH)
         for name, one in tokens.items()
     }
-    held = {name: one[-60:] for name, one in blocks.items()}
-    pool = {name: one[:-60] for name, one in blocks.items() if name != "questions"}  # one target is never trained on
+    held = {name: one[-args.held :] for name, one in blocks.items()}
+    pool = {
+        name: one[: -args.held] for name, one in blocks.items() if name != "questions"
+    }  # one target is never trained on
     generator = np.random.default_rng(3)
     shares = generator.dirichlet([4.0] * len(pool), args.mixtures)
     mixtures = []

@@ -12,11 +12,9 @@ every step: a peer that is stopped at its limit keeps the figures that it reache
 """
 
 import argparse
-import json
 import logging
 import os
 import platform
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +27,11 @@ import numpy as np
 import torch
 import transformers
 from torch.utils.data import Dataset
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from harness import folder_bytes as folder_bytes
+from harness import peak_mb, write_json
 
 WORD_TABLE = "bert.embeddings.word_embeddings"
 HEAD = "classifier"
@@ -144,6 +147,18 @@ class Peer:
     parts: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
 
+class Logits(torch.nn.Module):
+    """A model that takes tensors in their order and gives logits."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Logits [b l]."""
+        return self.model(input_ids=ids, attention_mask=mask).logits
+
+
 def freeze_all_but(model: torch.nn.Module, layers: tuple[str, ...]) -> torch.nn.Module:
     """Freeze every parameter outside some layers, so that a peer's backward pass computes nothing that it won't use."""
     for name, parameter in model.named_parameters():
@@ -160,11 +175,6 @@ def for_vmap(model: torch.nn.Module) -> torch.nn.Module:
 def added_mask(mask: torch.Tensor) -> torch.Tensor:
     """[b t] mask to the [b 1 1 t] that is added to attention scores; the model takes it as it is, without checks."""
     return (1.0 - mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def main(build: Callable[[Work, str, Path], Peer], packages: tuple[str, ...]) -> None:
@@ -211,15 +221,15 @@ def measure(work: Work, peer: Peer, record: dict[str, Any], options: argparse.Na
         record["rounds"].append({})
         for name, step in steps.items():
             record |= {"doing": name, "since": time.process_time()}
-            options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            write_json(options.out, record)
             scores, record["rounds"][-1][name] = timed(step)
             if scores is not None and number == 0:
                 np.save(options.out.with_name(f"{options.out.stem}.{name.replace(' ', '-')}.npy"), scores)
             record["parts"] = peer.parts
-            record["peak RSS MB"] = peak_rss()
+            record["peak RSS MB"] = peak_mb()
             record.setdefault("peak RSS MB of the floor alone", record["peak RSS MB"])
             record["kept bytes per text"] = peer.kept_bytes() / work.texts
-            options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            write_json(options.out, record)
         now = time.process_time()
         if now - began + 1.2 * (now - started) > options.seconds:
             break
@@ -229,15 +239,6 @@ def warm(work: Work) -> None:
     """One batch, the longest: the first pass of a process pays for its allocations."""
     model = work.model()
     model(**work.train[-1].inputs).loss.backward()
-
-
-def peak_rss() -> int:
-    """Most MB that this process has held; Linux tells it apart from its parent's, which getrusage does not."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) // 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def timed(step: Callable[[], np.ndarray | None]) -> tuple[np.ndarray | None, dict[str, float]]:

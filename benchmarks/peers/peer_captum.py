@@ -3,23 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from captum.influence import TracInCP, TracInCPFast
-from contract import HEAD, WORD_TABLE, Batch, Peer, Rows, Work, freeze_all_but, main
+from contract import HEAD, WORD_TABLE, Batch, Logits, Peer, Rows, Work, freeze_all_but, main
 from torch import nn
 from torch.utils.data import DataLoader
-
-
-class Positional(nn.Module):
-    """captum calls model(*batch[:-1]) and wants logits."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Logits [b l]."""
-        return self.model(input_ids=ids, attention_mask=mask).logits
 
 
 def build(work: Work, variant: str, scratch: Path) -> Peer:  # noqa: ARG001 # captum keeps nothing on disk
@@ -28,7 +15,7 @@ def build(work: Work, variant: str, scratch: Path) -> Peer:  # noqa: ARG001 # ca
     # batch, so that batches of one are its fastest by far.
     if variant.startswith("embedding"):
         size = int(variant.removeprefix("embedding-"))
-        model = Positional(freeze_all_but(work.model(), (WORD_TABLE,)))
+        model = Logits(freeze_all_but(work.model(), (WORD_TABLE,)))
         tracer = TracInCP(
             model,
             DataLoader(Rows(_split(work.train, size), "tuple"), batch_size=size),
@@ -39,7 +26,7 @@ def build(work: Work, variant: str, scratch: Path) -> Peer:  # noqa: ARG001 # ca
             sample_wise_grads_per_batch=False,
         )
     else:
-        model = Positional(freeze_all_but(work.model(), (HEAD,)))
+        model = Logits(freeze_all_but(work.model(), (HEAD,)))
         tracer = TracInCPFast(
             model,
             model.model.get_submodule(HEAD),

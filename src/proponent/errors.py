@@ -1,4 +1,4 @@
-"""What can go wrong, drawn as a tree; every leaf knows its exit code.
+"""Errors as a tree, each with its exit code.
 
 ProponentError
 ├── InputError        2   the user's data, options or run folder cannot be used as they are

@@ -240,28 +240,23 @@ def similarity_of(method: Method) -> float | None:
 
 def check_parts(method: Gradients) -> None:
     """Refuse parts that exclude each other; the one place for part against part."""
-    for problem in _problems(method):
-        raise ValueError(problem)
-
-
-def _problems(method: Gradients) -> Iterator[str]:
     gradient, name = method.gradient, method.name
     parts = [*method.preconditioners, *([] if method.prepare is None else [method.prepare])]
-    for part in parts:
-        if gradient.kind not in part.gradients:
-            yield (
-                f"{name} is about {gradient.about}, and {part.kind} is for gradients of kind "
-                f"{' or '.join(part.gradients)}: choose another gradient, such as --method tracin-layers, or leave "
-                f"{part.kind} out"
-            )
+    unlike = next((part for part in parts if gradient.kind not in part.gradients), None)
+    if unlike is not None:
+        raise ValueError(
+            f"{name} is about {gradient.about}, and {unlike.kind} is for gradients of kind "
+            f"{' or '.join(unlike.gradients)}: choose another gradient, such as --method tracin-layers, or leave "
+            f"{unlike.kind} out"
+        )
     if isinstance(gradient, Head) and method.scales_train:
-        yield (
+        raise ValueError(
             f"{name} is about the last layer, and normalize={method.normalize} is for the word embedding and for "
             "layers: leave it out, or choose --method grad-cos with --layers head"
         )
     stages = [one.stage for one in method.preconditioners]
     if stages != sorted(set(stages)):
-        yield (
+        raise ValueError(
             f"{name} has the preconditioners {' and '.join(one.kind for one in method.preconditioners)}: give at most "
             "adam and, after it, one other"
         )

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from proponent.errors import InputError
 from proponent.method import KINDS, METHOD, Method, Projection, Spec
-from proponent.method_words import FLAT_DEFAULTS, WORDS, Tree, misplaced, other_kind, present_value
+from proponent.method_words import FLAT_DEFAULTS, WORDS, Tree, apply_word, misplaced, other_kind, present_value
 from proponent.suggest import nearest
 
 SPOKEN = {
@@ -41,7 +41,7 @@ def changed(method: Method, changes: Mapping[str, object], said: str) -> Method:
     tree = method.model_dump(mode="json")
     words = [word for word in WORDS if word in changes]
     for word in words:
-        WORDS[word](tree, _plain(changes[word]), said)
+        apply_word(tree, word, _plain(changes[word]), said)
     if words:
         tree = made(tree, said).model_dump(mode="json")  # new parts have their defaults
     for name, value in changes.items():
@@ -121,9 +121,9 @@ def _set(tree: Tree, name: str, value: object, said: str) -> None:
     if name in tree:
         tree[name] = value
         return None
-    found = dict(_places(tree, name, ""))
+    found = {path: part for path, part in _parts(tree) if name in part}
     if len(found) == 1:
-        next(iter(found.values()))[name] = value
+        found.popitem()[1][name] = value
         return None
     if found:
         paths = ", ".join(f"{place}{name}" for place in found)
@@ -132,7 +132,9 @@ def _set(tree: Tree, name: str, value: object, said: str) -> None:
         if value == FLAT_DEFAULTS[name]:
             return None  # says what holds anyway
         raise misplaced(tree, name, value, said)
-    raise InputError(no_field(f"method {said}", name, {*_every(tree), *WORDS} - {"kind"}))
+    raise InputError(
+        no_field(f"method {said}", name, {*(field for _, part in _parts(tree) for field in part), *WORDS} - {"kind"})
+    )
 
 
 def _at(tree: Any, path: list[str], value: object, said: str) -> None:
@@ -165,28 +167,13 @@ def _one_of(parts: list[Tree], step: str, said: str) -> Tree:
     raise InputError(f"method {said} has {len(found) or 'no'} parts {step!r} there: it has {there}")
 
 
-def _places(tree: Any, name: str, path: str) -> Iterator[tuple[str, Tree]]:
-    """Find every part with a field, and the path to it."""
+def _parts(tree: Any, path: str = "") -> Iterator[tuple[str, Tree]]:
+    """List a method and its parts, each with the path to it."""
     if isinstance(tree, dict):
-        own = cast("Tree", tree)
-        if name in own and name != "kind":
-            yield path, own
-        for field, one in own.items():
-            yield from _places(one, name, f"{path}{field}.")
-    elif isinstance(tree, list):
-        for at, one in enumerate(cast("list[Any]", tree)):
-            yield from _places(one, name, f"{path}{at}.")
-
-
-def _every(tree: Any) -> Iterator[str]:
-    """Every name of a field."""
-    if isinstance(tree, dict):
-        for field, one in cast("Tree", tree).items():
-            yield field
-            yield from _every(one)
-    elif isinstance(tree, list):
-        for one in cast("list[Any]", tree):
-            yield from _every(one)
+        yield path, cast("Tree", tree)
+    for field, one in cast("Tree", tree).items() if isinstance(tree, dict) else enumerate(cast("list[Any]", tree)):
+        if isinstance(one, dict | list):
+            yield from _parts(one, f"{path}{field}.")
 
 
 def _plain(value: object) -> object:

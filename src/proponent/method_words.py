@@ -4,14 +4,14 @@ These are names of the flat record of version 0.1 (`curvature=ekfac`, `project=1
 type: `--set curvature=ekfac` is `preconditioners: [..., {"kind": "ekfac"}]`. A method is a tree of fields here.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 from proponent.errors import InputError
-from proponent.method import KINDS, EmbeddingRows, Head, Layers, Stage
+from proponent.method import KINDS, EmbeddingRows, Head, Layers
 
 Tree = dict[str, Any]
-Word = Callable[[Tree, object, str], None]
 
 LAYERED = frozenset({"layers", "biases", "project", "basis", "curvature", "solver", "refit"})
 ROWS = frozenset({"top", "top_by", "drop_special", "synonym_threshold", "path"})
@@ -81,7 +81,8 @@ def misplaced(tree: Tree, name: str, value: object, said: str) -> InputError:
             f"unit_norm, refit, measure and several checkpoints are for methods whose vectors are kept: leave {name} "
             "out, or choose another method, such as --method ekfac"
         )
-    told = ABOUT[tree["gradient"]["kind"]] if kind == "gradients" else "no gradient"
+    gradient: Tree = tree.get("gradient") or {}
+    told = ABOUT.get(gradient.get("kind", ""), "no gradient")
     if name in LAYERED and (kind == "baseline" or told != "many layers"):
         return InputError(
             f"{method} is about {told}, and {name} is for methods over layers: choose one, such as --method "
@@ -112,202 +113,132 @@ def other_kind(old: Mapping[str, Any] | None, kind: str) -> Tree:
     return {"kind": kind} | {name: value for name, value in (old or {}).items() if name != "kind" and name in known}
 
 
-def _stored(tree: Tree, name: str, value: object, said: str) -> bool:
-    """Whether a method stores gradients; else the word is passed over when it says what holds anyway."""
-    if tree["kind"] == "gradients":
-        return True
-    if value != FLAT_DEFAULTS[name]:
-        raise misplaced(tree, name, value, said)
-    return False
+def _itself(_: Any, value: Any) -> Any:
+    return value
 
 
-def _choose(word: str, value: object, known: Sequence[object], said: str) -> None:
-    """Refuse a value that a word does not take."""
-    if value not in known:
-        raise InputError(f"option {word} {value!r} of method {said}: choose one of {', '.join(map(str, known))}")
+def _part(old: Any, value: Any) -> Any:
+    return other_kind(old, value) if isinstance(value, str) else value
 
 
-def _gradient(tree: Tree, value: object, said: str) -> None:
-    kinds = {"embedding": "embedding-rows"}
-    if _stored(tree, "layer", value, said):
-        tree["gradient"] = other_kind(tree["gradient"], kinds.get(value, value)) if isinstance(value, str) else value
+def _projection(old: Tree | None, value: Any) -> Tree | None:
+    return None if value is None else (old or {}) | {"width": value}
 
 
-def _layers(tree: Tree, value: object, said: str) -> None:
-    places = [one for one in (tree, tree.get("gradient")) if one is not None and "names" in one]
-    if places:
-        places[0]["names"] = value
-    elif value not in ([], "", None):
-        raise misplaced(tree, "layers", value, said)
+def _preconditioners(held: list[Tree], value: Any, *, elementwise: bool) -> list[Any]:
+    mine = next((one for one in held if (one["kind"] == "adam") == elementwise), None)
+    rest = [one for one in held if one is not mine]
+    new: list[Any] = [] if value == "none" else [_part(mine, value)]
+    return [*new, *rest] if elementwise else [*rest, *new]
 
 
-def _project(tree: Tree, value: object, said: str) -> None:
-    gradient = tree.get("gradient", {})
-    if "projection" in gradient:
-        gradient["projection"] = None if value is None else (gradient["projection"] or {}) | {"width": value}
-    elif value is not None:
-        raise misplaced(tree, "project", value, said)
+def _mask(old: Tree, value: Any, field: str) -> Tree:
+    unchanged = old["kind"] == "loss" and value == FLAT_DEFAULTS[f"mask_{field}"]
+    return old if unchanged else other_kind(old, "masked-loss") | {field: value}
 
 
-def _basis(tree: Tree, value: object, said: str) -> None:
-    gradient = tree.get("gradient", {})
-    if gradient.get("projection") is not None:
-        gradient["projection"]["basis"] = present_value("basis", value)
-    elif value != "random" and "projection" in gradient:
-        raise InputError(
-            f"basis={value} says what layers are projected to, and {tree['name']} keeps those of this model in full: "
-            "give a width, such as --project 16, or leave it out"
+def _measure(old: Tree, value: Any) -> Any:
+    if value == "loss":
+        return {"kind": "loss"} if old["kind"] == "logit" else old
+    return {"kind": value} if isinstance(value, str) else value
+
+
+WORDS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
+    "layer": ("gradient", lambda old, value: _part(old, "embedding-rows" if value == "embedding" else value)),
+    "gradient": ("gradient", lambda old, value: _part(old, "embedding-rows" if value == "embedding" else value)),
+    "layers": ("names", _itself),
+    "project": ("projection", _projection),
+    "basis": ("basis", _itself),
+    "seed": ("seed", _itself),  # masks and sampled labels have names of their own
+    "synonym_threshold": (
+        "match",
+        lambda _, value: {"kind": "equal"} if value is None else {"kind": "similar", "threshold": value},
+    ),
+    "preconditioner": ("preconditioners", partial(_preconditioners, elementwise=True)),
+    "curvature": ("preconditioners", partial(_preconditioners, elementwise=False)),
+    "solver": ("solver", _part),
+    "similarity": ("normalize", lambda old, value: "both" if value == "cosine" else "none" if old == "both" else old),
+    # a cosine scales both sides, whatever is given here
+    "unit_norm": ("normalize", lambda old, value: old if old == "both" else "train" if value else "none"),
+    "refit": ("prepare", lambda _, value: None if value is None else {"kind": "refit-head", "penalty": value}),
+    "measure": ("objective", _measure),
+    "mask_share": ("objective", partial(_mask, field="share")),
+    "mask_seed": ("objective", partial(_mask, field="seed")),
+    "loss": ("reduction", _itself),
+    "checkpoints": ("checkpoints", _part),
+    "weights": ("weights", _part),
+}
+"""Every word, in the order in which they are applied: the field that it sets, and how."""
+
+UNSAID: dict[str, tuple[object, ...]] = {
+    "layers": ([], "", None),
+    "solver": ("none", None),
+    "checkpoints": ("last-of-each-run",),
+    "weights": ("learning-rate", "constant"),
+}
+"""Values that say what holds anyway for a method without the part; of the other words, their defaults."""
+
+CHOICES: dict[str, tuple[object, ...]] = {
+    "preconditioner": ("none", *(kind for kind, spec in KINDS.items() if getattr(spec, "stage", "") == "elementwise")),
+    "curvature": ("none", *(kind for kind, spec in KINDS.items() if getattr(spec, "stage", "") == "query")),
+    "similarity": ("dot", "cosine"),
+    "unit_norm": (True, False),
+}
+"""What some words take; of the first two also a whole part."""
+
+
+def apply_word(tree: Tree, word: str, value: object, said: str) -> None:
+    """Apply a word; a method without its part accepts only what holds anyway."""
+    field, new = WORDS[word]
+    name = "layer" if word == "gradient" else word
+    given = "none" if value is None and field == "preconditioners" else present_value(word, value)
+    place = _place(tree, field, word, given)
+    if place is None:
+        if given not in UNSAID.get(name, (FLAT_DEFAULTS[name],)):
+            raise _unlike(tree, word, value) or misplaced(tree, name, value, said)
+        return
+    if word in CHOICES and not isinstance(given, dict) and given not in CHOICES[word]:
+        known = ", ".join(map(str, CHOICES[word]))
+        raise InputError(f"option {word} {given!r} of method {said}: choose one of {known}")
+    place[field] = new(place.get(field), given)
+
+
+def _place(tree: Tree, field: str, word: str, value: object) -> Tree | None:
+    """The part of a method that holds the field of a word; None where the word does not apply."""
+    kind: str = tree["kind"]
+    gradient: Tree = tree.get("gradient") or {}
+    objective: Tree = tree.get("objective", {})
+    layers_only = (word == "curvature" and value != "none") or (word == "refit" and value is not None)
+    if (
+        (word == "measure" and kind != "gradients")
+        or (word == "checkpoints" and kind == "retaken")
+        or (word.startswith("mask_") and objective.get("kind") not in {"loss", "masked-loss"})
+        or (layers_only and gradient.get("kind") != "layers")
+    ):
+        return None
+    if field in {"basis", "seed"} and gradient.get("projection") is not None:
+        return gradient["projection"]
+    places = (objective,) if field == "reduction" else (tree, gradient)
+    return next((one for one in places if field in one), None)
+
+
+def _unlike(tree: Tree, word: str, value: object) -> InputError | None:
+    """Refuse a word whose part another setting of the method has taken away."""
+    name: str = tree["name"]
+    gradient: Tree = tree.get("gradient") or {}
+    if word == "basis" and "projection" in gradient:
+        return InputError(
+            f"basis={value} says what layers are projected to, and {name} keeps those of this model in full: give a "
+            "width, such as --project 16, or leave it out"
         )
-    elif value != "random":
-        raise misplaced(tree, "basis", value, said)
-
-
-def _seed(tree: Tree, value: object, said: str) -> None:
-    """Of the projection, or of the solver's draws; not of masks or sampled labels, which have names of their own."""
-    projection = tree.get("gradient", {}).get("projection")
-    if projection is not None:
-        projection["seed"] = value
-    elif "seed" in tree:
-        tree["seed"] = value
-    elif value != FLAT_DEFAULTS["seed"]:
-        raise misplaced(tree, "seed", value, said)
-
-
-def _preconditioner(word: str, stage: Stage) -> Word:
-    elementwise = stage == "elementwise"
-    known = ["none", *(kind for kind, spec in KINDS.items() if getattr(spec, "stage", None) == stage)]
-
-    def put(tree: Tree, value: object, said: str) -> None:
-        value = "none" if value is None else present_value(word, value)
-        if not _stored(tree, word, value, said):
-            return
-        if value != "none" and not elementwise and tree["gradient"]["kind"] != "layers":
-            raise misplaced(tree, word, value, said)
-        if isinstance(value, str):
-            _choose(word, value, known, said)
-        held = cast("list[Tree]", tree["preconditioners"])
-        mine = next((one for one in held if (one["kind"] == "adam") == elementwise), None)
-        rest = [one for one in held if one is not mine]
-        new: list[Any] = [] if value == "none" else [other_kind(mine, value) if isinstance(value, str) else value]
-        tree["preconditioners"] = [*new, *rest] if elementwise else [*rest, *new]
-
-    return put
-
-
-def _solver(tree: Tree, value: object, said: str) -> None:
-    if tree["kind"] == "retaken":
-        tree["solver"] = other_kind(tree["solver"], value) if isinstance(value, str) else value
-    elif value not in {"none", None}:
-        if tree.get("gradient", {}).get("kind") != "layers":
-            raise misplaced(tree, "solver", value, said)
-        raise InputError(
-            f"{tree['name']} stores its gradients, and solver={value} is for methods that take them again: choose "
-            "--method fastif, or leave it out"
+    if word == "solver" and gradient.get("kind") == "layers":
+        return InputError(
+            f"{name} stores its gradients, and solver={value} is for methods that take them again: choose --method "
+            "fastif, or leave it out"
         )
-
-
-def _synonyms(tree: Tree, value: object, said: str) -> None:
-    gradient = tree.get("gradient", {})
-    if "match" in gradient:
-        gradient["match"] = {"kind": "equal"} if value is None else {"kind": "similar", "threshold": value}
-    elif value is not None:
-        raise misplaced(tree, "synonym_threshold", value, said)
-
-
-def _similarity(tree: Tree, value: object, said: str) -> None:
-    if not _stored(tree, "similarity", value, said):
-        return
-    _choose("similarity", value, ("dot", "cosine"), said)
-    if value == "cosine":
-        tree["normalize"] = "both"
-    elif tree["normalize"] == "both":
-        tree["normalize"] = "none"
-
-
-def _unit_norm(tree: Tree, value: object, said: str) -> None:
-    """After `similarity`: a cosine scales both sides, whatever is said here."""
-    if not _stored(tree, "unit_norm", value, said):
-        return
-    _choose("unit_norm", value, (True, False), said)
-    if tree["normalize"] != "both":
-        tree["normalize"] = "train" if value else "none"
-
-
-def _refit(tree: Tree, value: object, said: str) -> None:
-    if not _stored(tree, "refit", value, said):
-        return
-    if value is not None and tree["gradient"]["kind"] != "layers":
-        raise misplaced(tree, "refit", value, said)
-    tree["prepare"] = None if value is None else {"kind": "refit-head", "penalty": value}
-
-
-def _measure(tree: Tree, value: object, said: str) -> None:
-    if _stored(tree, "measure", value, said):
-        old = tree["objective"]
-        loss = {"kind": "loss"} if old["kind"] == "logit" else old
-        tree["objective"] = loss if value == "loss" else {"kind": value} if isinstance(value, str) else value
-
-
-def _masks(field: str) -> Word:
-    word = f"mask_{field}"
-
-    def put(tree: Tree, value: object, said: str) -> None:
-        old = tree.get("objective", {})
-        if old.get("kind") == "loss" and value != FLAT_DEFAULTS[word]:
-            tree["objective"] = other_kind(old, "masked-loss") | {field: value}
-        elif old.get("kind") == "masked-loss":
-            old[field] = value
-        elif value != FLAT_DEFAULTS[word]:
-            raise misplaced(tree, word, value, said)
-
-    return put
-
-
-def _loss(tree: Tree, value: object, said: str) -> None:
-    objective = tree.get("objective")
-    if objective is not None and "reduction" in objective:
-        objective["reduction"] = value
-    elif value != "mean":
-        if objective is None:
-            raise misplaced(tree, "loss", value, said)
-        raise InputError(
-            f"{tree['name']} takes the logit of a label, which is no sum over tokens: leave loss={value} out, or give "
+    if word == "loss" and "objective" in tree:
+        return InputError(
+            f"{name} takes the logit of a label, which is no sum over tokens: leave loss={value} out, or give "
             "measure=loss too"
         )
-
-
-def _part(field: str, unsaid: frozenset[str]) -> Word:
-    """A part by its kind; a method without it passes over the kinds that hold anyway."""
-
-    def put(tree: Tree, value: object, said: str) -> None:
-        value = present_value(field, value)
-        if field in tree and tree["kind"] != "retaken":
-            tree[field] = other_kind(tree[field], value) if isinstance(value, str) else value
-        elif value not in unsaid:
-            raise misplaced(tree, field, value, said)
-
-    return put
-
-
-WORDS: dict[str, Word] = {
-    "layer": _gradient,
-    "gradient": _gradient,
-    "layers": _layers,
-    "project": _project,
-    "basis": _basis,
-    "seed": _seed,
-    "synonym_threshold": _synonyms,
-    "preconditioner": _preconditioner("preconditioner", "elementwise"),
-    "curvature": _preconditioner("curvature", "query"),
-    "solver": _solver,
-    "similarity": _similarity,
-    "unit_norm": _unit_norm,
-    "refit": _refit,
-    "measure": _measure,
-    "mask_share": _masks("share"),
-    "mask_seed": _masks("seed"),
-    "loss": _loss,
-    "checkpoints": _part("checkpoints", frozenset({"last-of-each-run"})),
-    "weights": _part("weights", frozenset({"learning-rate", "constant"})),
-}
-"""Every word, in the order in which they are taken."""
+    return None

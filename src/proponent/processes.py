@@ -4,13 +4,8 @@ import mmap
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 Child = subprocess.Popen[str]
 
@@ -34,37 +29,6 @@ def start(command: Sequence[str]) -> Child:
         env=os.environ | {SAFE: "1"},
         start_new_session=True,  # Ctrl-C in the terminal ends this process, which ends that one
     )
-
-
-@contextmanager
-def pool(workers: int, begin: Callable[..., None], given: tuple[Any, ...]) -> Generator[ProcessPoolExecutor]:
-    """Open a pool of spawned processes; closing it cancels what has not begun."""
-    # A spawned process imports modules before it takes over this one's sys.path, and starts when work is submitted.
-    before, os.environ[SAFE] = os.environ.get(SAFE), "1"
-    try:
-        with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (begin, given)) as made:
-            try:
-                yield made
-            finally:
-                made.shutdown(wait=True, cancel_futures=True)
-    finally:
-        if before is None:
-            del os.environ[SAFE]
-        else:
-            os.environ[SAFE] = before
-
-
-def _begin(begin: Callable[..., None], given: tuple[Any, ...]) -> None:
-    begin(*given)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent is killed: nobody would ever give it work again."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def peak_memory() -> int | None:

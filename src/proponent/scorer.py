@@ -51,6 +51,7 @@ class Scorer(Protocol[Queries]):
 
     linear: bool = False  # the mean gradient of queries has their mean score, with words
     joins: bool = True  # scores of several queries may be joined: groups, ranks, votes
+    terms_sum: bool = True  # the terms of an example sum to its score
     contrasts: bool = True  # a query may name a second class to compare with
 
     def scores(self, queries: Queries, rows: Sequence[int]) -> Float[np.ndarray, "q n"]:

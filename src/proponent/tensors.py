@@ -1,6 +1,7 @@
-"""The one door of safetensors: named numpy arrays to a file and back."""
+"""Write and read named numpy arrays as safetensors; the only module that uses the library."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,12 +26,9 @@ def packed(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None
 
 def read_tensors(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
     """Read arrays of a safetensors file."""
-    try:
-        with _opened(path) as file:
-            keys = cast("tuple[str, ...]", tuple(file.keys())) if names is None else names
-            return {name: file.get_tensor(name) for name in keys}
-    except _UNREADABLE as error:
-        raise DamagedError(f"cannot read {path}: {error}") from error
+    with _reading(path), _opened(path) as file:
+        keys = cast("tuple[str, ...]", tuple(file.keys())) if names is None else names
+        return {name: file.get_tensor(name) for name in keys}
 
 
 class TensorSlices:
@@ -38,10 +36,8 @@ class TensorSlices:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        with _reading(path):
             self._file = _opened(path).__enter__()
-        except _UNREADABLE as error:
-            raise DamagedError(f"cannot read {path}: {error}") from error
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,15 +50,17 @@ class TensorSlices:
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """Read rows [start, stop) of one array."""
-        try:
-            found = self._file.get_slice(name)
+        with _reading(self.path):
             # no rows past the last one is a range that safetensors refuses
-            return found[start:stop] if stop > start else self._file.get_tensor(name)[:0]
-        except _UNREADABLE as error:
-            raise DamagedError(f"cannot read {self.path}: {error}") from error
+            return self._file.get_slice(name)[start:stop] if stop > start else self._file.get_tensor(name)[:0]
 
 
-_UNREADABLE = (SafetensorError, OSError, ValueError, TypeError)  # TypeError: an element type that numpy lacks
+@contextmanager
+def _reading(path: Path) -> Generator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError, TypeError) as error:  # TypeError: an element type that numpy lacks
+        raise DamagedError(f"cannot read {path}: {error}") from error
 
 
 def _opened(path: Path) -> Any:

@@ -26,17 +26,19 @@ Span = tuple[int, int]
 Label = str | int
 """A class, by name or by number, as the user wrote it."""
 
-RUN_STEPS = 10**9
-"""Where several runs are joined, checkpoint s of run r has the number r x RUN_STEPS + s; of the first run, just s."""
-
 SPECIAL = "[special]"
 """The one word that all special and zero-width tokens share."""
 
 
-def step_name(number: int) -> str:
-    """Name a checkpoint."""
-    run, step = divmod(number, RUN_STEPS)
-    return f"step {step} of run {run}" if run else f"step {step}"
+@dataclass(frozen=True, slots=True, order=True)
+class CheckpointId:
+    """Which checkpoint: ordered run by run; its text is "step 5", or "step 5 of run 1" after the first run."""
+
+    run: int  # number of the run among those that are joined, from 0
+    step: int  # optimizer step
+
+    def __str__(self) -> str:
+        return f"step {self.step} of run {self.run}" if self.run else f"step {self.step}"
 
 
 @dataclass(frozen=True, slots=True)

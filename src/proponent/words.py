@@ -135,7 +135,7 @@ def split(text: str) -> list[Span]:
 
 
 def read(parts: Sequence[str]) -> "Splitting":
-    """Splits the parts of one example once; the result knows the words and maps tokens to them."""
+    """Split the parts of one example into words, and map tokens to them."""
     return Splitting(parts)
 
 

@@ -1,4 +1,4 @@
-"""The corrected data set that follows from decisions: labels fixed, dropped rows left out, all else as it was.
+"""The corrected data set that follows from decisions: labels fixed, dropped rows left out, everything else unchanged.
 
 It is made from the files that the index was built from, where they are still there and unchanged: every column, every
 value. Without them it holds the columns that the index keeps, and says so.
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from proponent.actions.decisions import Decision, Decisions
+from proponent.actions.decisions import Decisions
 from proponent.data import Columns, Examples, Part, read, read_local, write_columns, write_parts
 from proponent.errors import InputError, MismatchError, ProponentError
 from proponent.store import Source, Store
@@ -111,30 +111,29 @@ def _still_there(source: Source, folder: Path) -> tuple[Examples | None, str]:
 
 def _parts(store: Store, decisions: Decisions, originals: Sequence[Examples]) -> tuple[list[Part], int, int]:
     """Which rows of every original are taken, and which labels change."""
-    current, alive = decisions.current, _labels(store)
+    (gone, fixes), alive = _decided(decisions), _labels(store)
     owners = {name: at for at, one in enumerate(originals) for name in one.part("id")}  # an id added again: the last
-    dropped = sum(name in current and current[name].act == "drop" for name in alive)
     parts: list[Part] = []
     for at, examples in enumerate(originals):
         ids = examples.ids
-        rows = [
-            row
-            for row, name in enumerate(ids)
-            if name in alive and owners[name] == at and not (name in current and current[name].act == "drop")
-        ]
-        changes = _changes(examples, ids, rows, current, alive)
-        parts.append(Part(examples, rows, examples.label_column, changes))
-    return parts, sum(len(one.changes) for one in parts), dropped
+        rows = [row for row, name in enumerate(ids) if name in alive and owners[name] == at and name not in gone]
+        parts.append(Part(examples, rows, examples.label_column, _changes(examples, ids, rows, fixes, alive)))
+    return parts, sum(len(one.changes) for one in parts), sum(name in gone for name in alive)
+
+
+def _decided(decisions: Decisions) -> tuple[set[str], dict[str, str | None]]:
+    """Ids of the dropped examples, and the new labels by id."""
+    current = decisions.current.values()
+    return {one.id for one in current if one.act == "drop"}, {one.id: one.label for one in current if one.act == "fix"}
 
 
 def _labels(store: Store) -> dict[str, str | None]:
     """Label by id of every example that is not deleted."""
     found: dict[str, str | None] = {}
     for segment in store.segments:
-        deleted = set(np.asarray(segment.deleted).tolist())
-        names = segment.examples.column("id")
-        labels = segment.examples.column("label")
-        found |= {str(name): labels[place] for place, name in enumerate(names) if place not in deleted}
+        deleted = set(segment.deleted.tolist())
+        rows = zip(segment.examples.column("id"), segment.examples.column("label"), strict=True)
+        found |= {str(name): label for place, (name, label) in enumerate(rows) if place not in deleted}
     return found
 
 
@@ -142,12 +141,11 @@ def _changes(
     examples: Examples,
     ids: Sequence[str],
     rows: Sequence[int],
-    current: Mapping[str, Decision],
+    fixed: Mapping[str, str | None],
     alive: Mapping[str, str | None],
 ) -> dict[int, object]:
     """New labels by row, spelled as the data spells that class: a number where it has numbers."""
-    fixes = {row: current[ids[row]].label for row in rows if ids[row] in current and current[ids[row]].act == "fix"}
-    fixes = {row: label for row, label in fixes.items() if label != alive[ids[row]]}
+    fixes = {row: fixed[ids[row]] for row in rows if ids[row] in fixed and fixed[ids[row]] != alive[ids[row]]}
     if not fixes:
         return {}
     spelled: dict[str, object] = {}
@@ -171,15 +169,11 @@ def _new_class(examples: Examples, label: str, *, numbers: bool) -> object:
 
 def _kept_columns(store: Store, decisions: Decisions) -> tuple[dict[str, Sequence[Any]], int, int]:
     """Carry decisions out on the columns that an index keeps."""
-    current, table = decisions.current, store.examples
+    (gone, fixes), table = _decided(decisions), store.examples
     names = store.manifest.sources[0].columns if store.manifest.sources else {}
     deleted = {segment.offset + int(place) for segment in store.segments for place in segment.deleted}
     ids: list[str] = [str(one) for one in table["id"]]
-    kept = [
-        place
-        for place, one in enumerate(ids)
-        if place not in deleted and not (one in current and current[one].act == "drop")
-    ]
+    kept = [place for place, one in enumerate(ids) if place not in deleted and one not in gone]
     columns: dict[str, Sequence[Any]] = {}
     fixed = 0
     for role in ROLES:
@@ -190,10 +184,7 @@ def _kept_columns(store: Store, decisions: Decisions) -> tuple[dict[str, Sequenc
             continue
         values = table[role]
         if role == "label":
-            new = [
-                current[one].label if one in current and current[one].act == "fix" else value
-                for one, value in zip(ids, values, strict=True)
-            ]
+            new = [fixes.get(one, value) for one, value in zip(ids, values, strict=True)]
             fixed = sum(new[place] != values[place] for place in kept)
             values = new
         columns[names.get(role) or role] = [values[place] for place in kept]

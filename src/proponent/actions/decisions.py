@@ -57,8 +57,7 @@ class Decisions:
     @property
     def last(self) -> tuple[Decision, ...]:
         """What undo would take back."""
-        steps = self._read().steps
-        return tuple(steps[-1]) if steps else ()
+        return tuple(next(reversed(self._read().steps), ()))
 
     @property
     def foreign(self) -> int:
@@ -67,22 +66,21 @@ class Decisions:
 
     def decide(self, ids: Sequence[str], act: str, labels: Sequence[str | None] | None = None) -> None:
         """Decide about some examples, as one step."""
-        acts: dict[str, Act] = {one: one for one in ACTS}
-        known = acts.get(act)
+        known = next((one for one in ACTS if one == act), None)
         if known is None:
             raise InputError(f"nothing is called {act[:40]!r}: keep, fix, drop or clear")
         given = [None] * len(ids) if labels is None or act != "fix" else list(labels)
         for label in given if act == "fix" else ():
             self._check(label)
-        when = datetime.now(UTC).isoformat(timespec="seconds")
-        made = [Decision(one, known, label, when) for one, label in zip(ids, given, strict=True)]
-        self._append({"step": [_plain(one) for one in made], "when": when, "data": self._data})
+        made = zip(ids, given, strict=True)
+        step = [{"id": one, "act": known} | ({} if label is None else {"label": label}) for one, label in made]
+        self._append({"step": step, "when": _now(), "data": self._data})
 
     def undo(self) -> tuple[Decision, ...]:
         """Take the last step back."""
         taken = self.last
         if taken:
-            self._append({"undo": True, "when": datetime.now(UTC).isoformat(timespec="seconds")})
+            self._append({"undo": True, "when": _now()})
         return taken
 
     def _check(self, label: str | None) -> None:
@@ -144,8 +142,8 @@ class _Log:
     foreign: int = 0
 
 
-def _plain(one: Decision) -> dict[str, Any]:
-    return {"id": one.id, "act": one.act} | ({} if one.label is None else {"label": one.label})
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _step(line: Any, names: Sequence[str] | None) -> list[Decision] | None:

@@ -18,6 +18,7 @@ from proponent.gradients.gradient import Gradient
 from proponent.method import Gradients, Layers, Logit, similarity_of
 from proponent.preconditioners.base import preconditioners_of
 from proponent.store import Store
+from proponent.types import CheckpointId
 from proponent.views import LabelReport, Suspect
 
 Ranking = Literal["mean-probability", "mean-loss", "last-loss", "influence", "self-influence"]
@@ -50,14 +51,18 @@ def label_errors(store: Store, ranking: Ranking = "mean-probability") -> LabelRe
     valid = np.flatnonzero(store.alive)
     order = valid[np.lexsort((valid, -suspicion[valid]))]
     quality = _quality(ranking, suspicion, order)
-    columns = {name: store.examples[name] for name in ("id", "row", "text", "text_pair")}
+    ids, numbers, texts, pairs = (store.examples[name] for name in ("id", "row", "text", "text_pair"))
     rows = tuple(
-        _suspect(
-            {name: column[place] for name, column in columns.items()},
-            rank,
-            (names[int(judged.given[place])], names[int(judged.likeliest[place])]),
-            names[int(judged.suggested[place])] if judged.flagged[place] else None,
-            float(quality[place]),
+        Suspect(
+            rank=rank,
+            id=str(ids[place]),
+            row=int(numbers[place]),
+            text=" ".join(str(part) for part in (texts[place], pairs[place]) if part is not None),
+            given_label=names[int(judged.given[place])],
+            predicted_label=names[int(judged.likeliest[place])],
+            suggested_label=names[int(judged.suggested[place])] if judged.flagged[place] else None,
+            label_score=float(quality[place]),
+            is_label_issue=bool(judged.flagged[place]),
         )
         for rank, place in enumerate(order.tolist(), 1)
     )
@@ -95,8 +100,7 @@ def judge(store: Store) -> LabelVerdicts:
     flagged, suggested = np.zeros(store.n, dtype=np.bool_), np.full(store.n, -1)
     flagged[valid] = wrong
     suggested[valid] = np.where(wrong, better, -1)
-    own = means[np.arange(len(given)), given].astype(np.float64)
-    return LabelVerdicts(given, means.argmax(1), np.clip(own, 0.0, 1.0), flagged, suggested)
+    return LabelVerdicts(given, means.argmax(1), np.clip(_given_probability(store), 0.0, 1.0), flagged, suggested)
 
 
 def confident_errors(
@@ -119,17 +123,19 @@ def confident_errors(
 def write_label_csv(report: LabelReport, path: str | Path) -> int:
     """Write a report in the columns of cleanlab's Datalab, in data order, with a suggested fix."""
     rows = sorted(report.rows, key=lambda one: one.row)
-    columns: dict[str, Sequence[object]] = {
-        "is_label_issue": [one.is_label_issue for one in rows],
-        "label_score": [one.label_score for one in rows],
-        "given_label": [one.given_label for one in rows],
-        "predicted_label": [one.predicted_label for one in rows],
-        "suggested_label": [one.suggested_label or one.given_label for one in rows],
-        "rank": [one.rank for one in rows],
-        "id": [one.id for one in rows],
-        "row": [one.row for one in rows],
-        "text": [one.text for one in rows],
-    }
+    names = (
+        "is_label_issue",
+        "label_score",
+        "given_label",
+        "predicted_label",
+        "suggested_label",
+        "rank",
+        "id",
+        "row",
+        "text",
+    )
+    columns: dict[str, Sequence[object]] = {name: [getattr(one, name) for one in rows] for name in names}
+    columns["suggested_label"] = [one.suggested_label or one.given_label for one in rows]
     return write_csv(path, columns)
 
 
@@ -142,14 +148,14 @@ def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, " n"]:
     total, method = np.zeros(store.n), store.plan.term
     dividing = [one for one in preconditioners_of(method) if one.stage == "elementwise"]
     for checkpoint in store.plan.checkpoints:
-        step = checkpoint.step
-        everything, table = None if itself else _sums(store, step), store.table(step) if dividing else {}
-        for examples, kept in _shards(store, step):
+        at = checkpoint.id
+        everything, table = None if itself else _sums(store, at), store.table(at) if dividing else {}
+        for examples, kept in _shards(store, at):
             divided = kept
             for one in dividing:
                 divided = one.apply(divided, table, (), None)
             own, others = _products(kept, divided.rows, everything)
-            own *= store.scale(step)[examples]
+            own *= store.scale(at)[examples]
             products = own if everything is None else others - own
             total[examples] += checkpoint.weight * _query_scale(store, kept) * products
     return total
@@ -180,10 +186,10 @@ def _unlike(store: Store) -> InputError:
     )
 
 
-def _shards(store: Store, step: int) -> Iterator[tuple[Int[np.ndarray, " m"], Gradient]]:
+def _shards(store: Store, at: CheckpointId) -> Iterator[tuple[Int[np.ndarray, " m"], Gradient]]:
     """Examples and gradients of each shard, one row per distinct token; nothing of examples that may not be found."""
     alive = store.alive
-    for examples, arrays in store.shards(step):
+    for examples, arrays in store.shards(at):
         kept = Gradient.unpack(arrays)
         if kept.outer is not None or kept.head is not None:
             raise _unlike(store)
@@ -192,11 +198,11 @@ def _shards(store: Store, step: int) -> Iterator[tuple[Int[np.ndarray, " m"], Gr
         yield examples, replace(kept, rows=rows, dense=None if kept.dense is None else kept.dense.without(left))
 
 
-def _sums(store: Store, step: int) -> _Sums:
+def _sums(store: Store, at: CheckpointId) -> _Sums:
     rows: Float[np.ndarray, "v d"] = np.zeros((0, 0))
     dense: Float[np.ndarray, " p"] = np.zeros(0)
-    scale = store.scale(step)
-    for examples, kept in _shards(store, step):
+    scale = store.scale(at)
+    for examples, kept in _shards(store, at):
         if kept.rows is not None:
             rows = _grown(rows, int(kept.rows.ids.max(initial=-1)) + 1, kept.rows.rows.shape[1])
             np.add.at(rows, kept.rows.ids, kept.rows.rows * scale[examples][kept.rows.owners, None])
@@ -272,27 +278,8 @@ def _quality(
     """A label's score in [0, 1], low is suspect."""
     if ranking == "mean-probability":
         return np.clip(-suspicion, 0.0, 1.0)
-    return np.exp(-suspicion) if ranking.endswith("loss") else _rank_share(len(suspicion), order)
-
-
-def _rank_share(n: int, order: Int[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:
-    share = np.ones(n)
+    if ranking.endswith("loss"):
+        return np.exp(-suspicion)
+    share = np.ones(len(suspicion))
     share[order] = np.arange(1, len(order) + 1) / max(len(order), 1)
     return share
-
-
-def _suspect(
-    columns: dict[str, object], rank: int, classes: tuple[str, str], suggested: str | None, quality: float
-) -> Suspect:
-    parts = (columns["text"], columns["text_pair"])
-    return Suspect(
-        rank=rank,
-        id=str(columns["id"]),
-        row=int(str(columns["row"])),
-        text=" ".join(str(part) for part in parts if part is not None),
-        given_label=classes[0],
-        predicted_label=classes[1],
-        suggested_label=suggested,
-        label_score=quality,
-        is_label_issue=suggested is not None,
-    )

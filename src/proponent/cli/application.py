@@ -13,9 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from proponent.cli import create, evaluate, explain, explore, manage, tune
+from proponent.cli import create, evaluate, explain, explore, manage
 from proponent.cli.groups import PanelCommand, PanelGroup, with_groups
-from proponent.cli.output import fail
 from proponent.disk import is_full
 from proponent.errors import DiskFullError, ProponentError
 from proponent.version import __version__
@@ -45,7 +44,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Index": (manage.plan, create.index, manage.info, manage.verify, manage.delete, manage.merge),
     "Explain": (explain.explain, explore.report, explore.serve, explain.methods),
     "Clean data": (explain.labels, explore.apply),
-    "Prove": (evaluate.evaluate, tune.tune),
+    "Prove": (evaluate.evaluate, evaluate.tune),
 }
 """The commands, in the order and under the headings of the help."""
 
@@ -98,6 +97,11 @@ def main(arguments: list[str] | None = None) -> None:
     if code == INTERRUPTED:
         fail("stopped" + _afterwards(words))
     sys.exit(code)
+
+
+def fail(message: str) -> None:
+    """Write one line that says what went wrong."""
+    typer.echo("proponent: " + " ".join(message.split()), err=True)
 
 
 def _decoded(word: str) -> str:

@@ -1,20 +1,22 @@
 """Commands that explain outputs, rank suspected label errors, check a run, and list the methods."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from proponent.cli import replay
 from proponent.cli.options import (
+    Against,
     AggregateOptions,
     AllowMissing,
+    Baselines,
     ColumnOptions,
     Data,
     DataOptions,
+    Hits,
     IndexFolder,
     MaxLength,
     ModelOptions,
@@ -28,6 +30,7 @@ from proponent.cli.options import (
     usable,
 )
 from proponent.errors import InputError
+from proponent.method import Loop
 
 if TYPE_CHECKING:
     from proponent.types import Example
@@ -44,12 +47,12 @@ def explain(
     label: Annotated[
         str | None, typer.Option(help="Class to explain, by name or number (default: the predicted one).")
     ] = None,
-    against: Annotated[str | None, typer.Option(help="Explain the label against this one.")] = None,
+    against: Against = None,
     pair: Annotated[str | None, typer.Option(help="Second text of the pair.")] = None,
     target: Annotated[
         str | None, typer.Option(help="The completion to explain, after the prompt (language model).")
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Number of proponents and of opponents.")] = 10,
+    k: Hits = 10,
     queries: QueryFile = None,
     filters: Annotated[
         list[str] | None,
@@ -60,7 +63,7 @@ def explain(
     ids_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Only examples whose ids are listed in this file, one per line.")
     ] = None,
-    baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also rank by the baselines.")] = True,
+    baselines: Baselines = True,
     html: Annotated[Path | None, typer.Option(help="Also write a self-contained HTML page.")] = None,
     kernel: Annotated[str, typer.Option(help="Implementation of the inner loop: numpy or numba.")] = "numpy",
     method: Annotated[
@@ -76,23 +79,45 @@ def explain(
     usable(html, "--html")
     given = {"--label": label, "--pair": pair, "--target": target}
     asked = _one(text or "", given) if queries is None else _many(queries, given, columns, output)
+    how: dict[str, Any]
     refused = {"--against": against, "--group": together.group, "--where": filters, "--run": opening.run}
-    if replay.wanted(method, data, refused):
-        found: Iterable[Explanation] = replay.explanations(
-            index,
-            columns.read(data or "", output),
-            asked,
-            method or "",
-            k,
-            output,
-            baselines=baselines,
-            trust_remote_code=opening.trust_remote_code,
-        )
+    if _replays(method, data, refused):
+        from proponent.dynamics.explain import explain_run
+        from proponent.models import Run
+
+        examples = columns.read(data or "", output)
+        run = Run.from_pretrained(index, trust_remote_code=opening.trust_remote_code)
+        how = {"k": k, "baselines": baselines, "quiet": output.quiet, "say": output.hint}
+        found: Iterable[Explanation] = explain_run(run, examples, asked, method or "", **how)
     else:
-        how: dict[str, Any] = {"against": against, "k": k, "baselines": baselines, "aggregate": together.rule()}
+        how = {"against": against, "k": k, "baselines": baselines, "aggregate": together.rule()}
         options = vars(opening) | {"kernel": choice("--kernel", kernel, ("numpy", "numba"))}
         found = _indexed(index, asked, options, filters, ids_in(ids_file), how, group=together.group)
     _show(found, html, output)
+
+
+def _replays(method: str | None, data: str | None, given: Mapping[str, object]) -> bool:
+    """Whether a run is explained without an index; refuse options that do not go together."""
+    if method is None:
+        if data is not None:
+            raise InputError("--data belongs to --method replay: an index holds its own training set")
+        return False
+    from proponent.method_table import METHODS
+
+    loops = [name for name, row in METHODS.items() if isinstance(row.method, Loop)]
+    if method not in loops:
+        raise InputError(
+            f"--method {method!r}: an index holds its own method (`proponent index --method {method}` builds one); "
+            f"without an index, a run is explained by {' or '.join(loops)} only"
+        )
+    if data is None:
+        raise InputError(
+            f"--method {method} needs --data DATA, the file that the run was trained on, in the same order"
+        )
+    taken = [name for name, said in given.items() if said]
+    if taken:
+        raise InputError(f"--method {method} does not take {taken[0]}")
+    return True
 
 
 def _indexed(

@@ -6,7 +6,10 @@ from typing import Annotated
 import typer
 
 from proponent.cli.options import (
+    Against,
+    Baselines,
     ColumnOptions,
+    Hits,
     IndexFolder,
     IndexOptions,
     OpenOptions,
@@ -27,11 +30,7 @@ def serve(
     """Open the explorer in a browser: explain, browse, compare, decide. Local only; stop with Ctrl-C."""
     from proponent.web.serving import serve as run_server
 
-    options = {
-        "run": None if opening.run is None else str(opening.run),
-        "allow_missing": opening.allow_missing,
-        "trust_remote_code": opening.trust_remote_code,
-    }
+    options = vars(opening) | {"run": None if opening.run is None else str(opening.run)}
 
     def say(address: str) -> None:
         output.show(lambda: {"address": address}, lambda: typer.echo(address))
@@ -49,10 +48,10 @@ def report(
     opening: OpenOptions,
     columns: ColumnOptions,
     output: OutputOptions,
-    against: Annotated[str | None, typer.Option(help="Explain the label against this one.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Number of proponents and of opponents.")] = 10,
+    against: Against = None,
+    k: Hits = 10,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Where do these outputs come from?",
-    baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also rank by the baselines.")] = True,
+    baselines: Baselines = True,
 ) -> None:
     """Write one self-contained HTML page with explanations of all queries in a file."""
     usable(out, "--out")

@@ -85,13 +85,13 @@ def _print_verdict(index: Path, verdict: "Verdict") -> None:
     from proponent.store.advice import joined
 
     speed = f" ({spelled_bytes(verdict.size / verdict.seconds)}/s)" if verdict.seconds else ""
-    told = f"{verdict.files:,} files, {spelled_bytes(verdict.size)} in {verdict.seconds:.2f} s{speed}"
+    summary = f"{verdict.files:,} files, {spelled_bytes(verdict.size)} in {verdict.seconds:.2f} s{speed}"
     if not verdict.sealed:
         typer.echo(f"{index} is unfinished: only its finished files are checked; the same `proponent index` resumes")
     if not verdict.damage:
-        typer.echo(f"{index}: whole: {told}")
+        typer.echo(f"{index}: whole: {summary}")
         return
-    typer.echo(f"{index}: damaged: {told}")
+    typer.echo(f"{index}: damaged: {summary}")
     for one in verdict.damage:  # one line each, never wrapped: file names are to be copied
         ranges = ", ".join(f"{begin:,} to {end:,}" for begin, end in joined(one.ranges))
         typer.echo(plain(f"{one.file} {one.problem}" + (f": bytes {ranges}" if ranges else "")))
@@ -166,7 +166,7 @@ def merge(index: IndexFolder, output: OutputOptions) -> None:
     before, size = len(Store(index).segments), sum(bytes_by_kind(index).values())
     manifest, merged = merge_of(index, waiting=_waiting(index, output))
     after, freed = len(manifest.segments), size - sum(bytes_by_kind(index).values())
-    told = f"{before} segments before, {after} after; {spelled_bytes(freed)} freed"
+    summary = f"{before} segments before, {after} after; {spelled_bytes(freed)} freed"
     content = {
         "index": str(index),
         "merged": merged,
@@ -175,7 +175,7 @@ def merge(index: IndexFolder, output: OutputOptions) -> None:
         "bytes_freed": freed,
         "merkle_root": manifest.merkle_root,
     }
-    output.show(lambda: content, lambda: typer.echo(f"{index}: {told if merged else 'there was nothing to merge'}"))
+    output.show(lambda: content, lambda: typer.echo(f"{index}: {summary if merged else 'there was nothing to merge'}"))
 
 
 def _waiting(index: Path, output: OutputOptions) -> Callable[[], None]:

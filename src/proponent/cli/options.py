@@ -1,6 +1,7 @@
 """Options that several commands share, in groups, and how they become what the library takes."""
 
 import json
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from proponent.cli import output
 from proponent.errors import InputError
 from proponent.suggest import nearest
 
@@ -32,6 +32,10 @@ MaxLength = Annotated[
 QueryFile = Annotated[
     str | None, typer.Option(metavar="FILE", help="A file of queries, with the columns of a data set.")
 ]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Allow custom code shipped with the model.")]
+Hits = Annotated[int, typer.Option("-k", min=1, help="Number of proponents and of opponents.")]
+Against = Annotated[str | None, typer.Option(help="Explain the label against this one.")]
+Baselines = Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also rank by the baselines.")]
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Continue although shards are missing.")]
 
 
@@ -47,11 +51,15 @@ class OutputOptions:
     def hint(self, message: str) -> None:
         """Write a line that is not a result to stderr."""
         if not self.quiet:
-            output.hint(message)
+            typer.echo(message, err=True)
 
     def show(self, content: Callable[[], Any], draw: Callable[[], object]) -> None:
         """Write a result to stdout: one line of JSON, or what people read."""
-        output.show(self.as_json, content, draw)
+        if not self.as_json:
+            draw()
+            return
+        unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        typer.echo(json.dumps(content(), ensure_ascii=not unicode, allow_nan=False))
 
 
 @dataclass(frozen=True)
@@ -128,9 +136,7 @@ class ModelOptions:
     PANEL: ClassVar = "Model"
 
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer folder, if the run has none.")] = None
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Allow custom code shipped with the model.")
-    ] = False
+    trust_remote_code: TrustRemoteCode = False
 
     def open(self, run: Path) -> "Run":
         """Open the run."""
@@ -147,9 +153,7 @@ class IndexOptions:
 
     run: Annotated[Path | None, typer.Option(help="Folder of the run, if it has moved.")] = None
     allow_missing: AllowMissing = False
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Allow custom code shipped with the model.")
-    ] = False
+    trust_remote_code: TrustRemoteCode = False
 
 
 @dataclass(frozen=True)
@@ -184,15 +188,9 @@ class BuildOptions:
 
     def settings(self) -> dict[str, Any]:
         """What a build and a forecast take."""
-        return {
-            "max_length": self.max_length,
-            "batch_size": self.batch_size,
-            "max_bad_rows": self.max_bad_rows,
-            "steps": self.chosen_steps,
-            "second_moment": choice("--second-moment", self.second_moment, ("recorded", "optimizer", "estimate")),
-            "rows": choice("--rows", self.rows, ("fp32", "fp16", "int8")),
-            "segment_rows": self.segment_rows,
-        }
+        choice("--second-moment", self.second_moment, ("recorded", "optimizer", "estimate"))
+        choice("--rows", self.rows, ("fp32", "fp16", "int8"))
+        return vars(self) | {"steps": self.chosen_steps}
 
 
 @dataclass(frozen=True)
@@ -255,7 +253,7 @@ class MethodOptions:
             warnings.simplefilter("always", FutureWarning)
             found = stored_method(method, **given)
         for one in caught:
-            output.hint(str(one.message))
+            typer.echo(str(one.message), err=True)
         return found
 
 

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,10 +23,10 @@ from proponent.cost.measurements import (
 )
 from proponent.data import Examples, parquet_bytes
 from proponent.errors import DataError, InputError
+from proponent.gradients.computer import GradientComputer
 from proponent.gradients.forms import Rows
 from proponent.gradients.gradient import Gradient
 from proponent.gradients.vocabulary_head import head_of, squares
-from proponent.index.gradient_computer import GradientComputer
 from proponent.index.model_check import check_model
 from proponent.index.options import DEFAULTS, Options
 from proponent.index.planning import batches, chosen, label_numbers, plan_segments, shard_of
@@ -148,7 +148,7 @@ class _Forecaster:
         checked = check_model(method, run, model, self.checkpoints, options, queries=False)
         self.method, self.fitters = checked.method, checked.fitters
         self.scaled = isinstance(self.method, Gradients) and self.method.scales_train
-        work = GradientComputer(run, model, self.method, self.encoder, pooled=True)
+        work = GradientComputer(run, model, self.method, self.encoder, replace(checked.spec, pooled=True))
         self.by_token, self.table = work.spec.by_token, work.table
         self.costs = [one.cost(checked.facts) for one in self.fitters]
         lengths = self._all_lengths()

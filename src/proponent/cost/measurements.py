@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from proponent.data import Examples
+from proponent.gradients.computer import GradientComputer
 from proponent.gradients.gradient import Gradient
-from proponent.index.gradient_computer import GradientComputer
 from proponent.models import Encoder
 from proponent.processes import memory
 from proponent.store import RowKind
@@ -46,7 +46,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Disk:
-    """How the disk of the index-to-be takes files, fsync and checksums included."""
+    """Cost of files on the disk of the future index, fsync and checksums included."""
 
     file: float  # seconds for each file
     byte: float  # seconds for each byte
@@ -69,7 +69,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def peak_during(work: Callable[[], object]) -> int | None:
-    """See how much memory something takes; None where the system does not say."""
+    """Measure the peak memory of a call; None where the system does not say."""
     seen, done = [memory()], threading.Event()
 
     def watch() -> None:
@@ -107,7 +107,7 @@ class Bench:
         began = time.perf_counter()
         encoded = self._encoder.encode([self._examples[int(row)] for row in rows])
         between = time.perf_counter()
-        passed = self._work(encoded, [self._labels[int(row)] for row in rows])
+        passed = self._work.train(encoded, [self._labels[int(row)] for row in rows])
         ended = time.perf_counter()
         if warm:
             return
@@ -180,7 +180,7 @@ def distinct(ids: Int[np.ndarray, " k"], rows: Float[np.ndarray, " s"], most: in
 
 
 def extrapolate(points: Sequence[tuple[float, float]], to: Float[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
-    """Carry a cost from measured batches over to others: it never falls, and goes straight between two points."""
+    """Extrapolate a cost from measured batches to others: never falling, and linear between two points."""
     levels: list[tuple[float, int]] = []
     ordered = sorted(points)
     for _, cost in ordered:

@@ -1,4 +1,4 @@
-"""Every kind of input, read into one shape; the only door of pyarrow.
+"""Read every kind of input into one shape; only this package uses pyarrow.
 
 `read` takes a path, a hub id, a `datasets` object, a DataFrame, an Arrow table or a list, and gives `Examples`: checked
 rows with stable ids and a fingerprint of their content. The tables that proponent itself writes go through here too.
@@ -10,8 +10,7 @@ from proponent.data.rewriting import Part, write_columns, write_parts
 from proponent.data.sources import read, read_local
 from proponent.data.spreadsheet import write_csv
 from proponent.data.stored import StoredExamples, parquet_bytes
-from proponent.data.whole import ExampleColumns, How, SearchResult, spans
-from proponent.data.word_sets import WordSets
+from proponent.data.whole import ExampleColumns, How, SearchResult, WordSets, spans
 
 __all__ = [
     "Columns",

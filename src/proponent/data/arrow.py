@@ -1,8 +1,9 @@
-"""The door of pyarrow: Arrow and Parquet, those of the user and those that proponent writes."""
+"""Arrow and Parquet: read the user's files and write our own."""
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from proponent.data.columns import Column, pack_numbers
-from proponent.data.disk import BLOCK_BYTES, first_bytes, is_packed, read_bytes
+from proponent.data.decoding import BLOCK_BYTES, first_bytes, is_packed, read_bytes
 from proponent.data.table import RawTable, check_names, short
 from proponent.data.untyped import ipc, pa, parquet
 from proponent.disk import write_stream
@@ -30,7 +31,7 @@ def is_arrow_table(source: object) -> bool:
 
 
 def table_of_arrow(arrow: Any, name: str, schema: Any = None) -> RawTable:
-    """Wrap an Arrow table; its memory is shared, and values become Python objects when they are asked for."""
+    """Wrap an Arrow table; memory is shared, and values become Python objects when they are read."""
     names = check_names(name, list(arrow.column_names))
 
     def get(column: str) -> Sequence[object]:
@@ -40,7 +41,7 @@ def table_of_arrow(arrow: Any, name: str, schema: Any = None) -> RawTable:
 
 
 def checked_column(name: str, column: str, data: Any) -> Column:
-    """Take a column of Arrow memory that somebody else filled."""
+    """Validate a column of Arrow memory that was made elsewhere."""
     data = pa.array(data) if hasattr(data, "__arrow_array__") else data
     try:
         data.validate(full=True)
@@ -63,27 +64,31 @@ def _class_labels(schema: Any) -> dict[str, tuple[str, ...]]:
 
 
 def read_user_parquet(path: Path) -> RawTable:
-    """Read a user's Parquet file; a column is read when it is asked for, a stretch of rows at a time."""
+    """Read a user's Parquet file, a column at a time and only when needed."""
     name = str(path)
-    try:
-        # the file stays open: a column that is asked for later comes from the same file
+    with _reading(path, "Parquet"):
+        # the file stays open: a column that is read later comes from the same file
         file = parquet.ParquetFile(
             _opened(path), page_checksum_verification=True, buffer_size=BLOCK_BYTES, pre_buffer=False
         )
         schema, rows = file.schema_arrow, int(file.metadata.num_rows)
-    except UNREADABLE as error:
-        raise DataError(f"{name}: not a readable Parquet file ({first_line(error)})") from error
     names = check_names(name, list(schema.names))
 
     def get(column: str) -> Sequence[object]:
-        try:
+        with _reading(path, "Parquet"):
             batches = file.iter_batches(_STRETCH, columns=[column], use_threads=False)
             data = pa.chunked_array([_fitted(one.column(column)) for one in batches], type=schema.field(column).type)
-        except UNREADABLE as error:
-            raise DataError(f"{name}: not a readable Parquet file ({first_line(error)})") from error
         return checked_column(name, column, data)
 
     return RawTable(name, rows, names, get, classes=_class_labels(schema), schema=schema)
+
+
+@contextmanager
+def _reading(path: Path, kind: str) -> Generator[None]:
+    try:
+        yield
+    except UNREADABLE as error:
+        raise DataError(f"{path}: not a readable {kind} file ({first_line(error)})") from error
 
 
 # text as it is unpacked lies in buffers that grew by doubling: move it into buffers of its size
@@ -104,7 +109,7 @@ def _opened(path: Path) -> Any:
 def read_user_arrow(path: Path) -> RawTable:
     """Read a user's Arrow file, in the file or the stream format (`datasets` writes the stream format)."""
     # The file is mapped: it must not be written to while it is in use.
-    try:
+    with _reading(path, "Arrow"):
         if is_packed(path):
             data = read_bytes(path)
             first, source = data[:8], pa.BufferReader(data)
@@ -112,12 +117,10 @@ def read_user_arrow(path: Path) -> RawTable:
             first, source = first_bytes(path), pa.memory_map(str(path))
         with (ipc.open_file if first.startswith(b"ARROW1") else ipc.open_stream)(source) as reader:
             return table_of_arrow(reader.read_all(), str(path), reader.schema)
-    except UNREADABLE as error:
-        raise DataError(f"{path}: not a readable Arrow file ({first_line(error)})") from error
 
 
 def first_line(error: BaseException) -> str:
-    """Say in one line what pyarrow says in several."""
+    """Shorten a message of pyarrow to one line."""
     return short(str(error).split("\n", 1)[0], limit=120)
 
 

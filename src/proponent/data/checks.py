@@ -4,11 +4,10 @@ import difflib
 from array import array
 from typing import Any
 
-from proponent.data.cells import is_blank, is_null, refuse_odd_characters
 from proponent.data.columns import change_texts
 from proponent.data.examples import Columns, Examples
 from proponent.data.labels_and_ids import ids_of, labels_of, sources_of
-from proponent.data.table import RawTable, short
+from proponent.data.table import RawTable, is_blank, is_null, refuse_odd_characters, short
 from proponent.data.untyped import pa
 from proponent.errors import DataError
 

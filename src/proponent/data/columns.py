@@ -1,4 +1,4 @@
-"""Columns in Arrow memory, which cost little more than their bytes; values become Python objects when asked for."""
+"""Columns in Arrow memory, which take little more than their bytes; values become Python objects when read."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,7 +93,7 @@ def blocks(column: Sequence[Any]) -> Iterator[tuple[int, list[Any]]]:
 
 
 def pack_texts(texts: Sequence[str | None]) -> Any:
-    """Make an Arrow array of texts; `pyarrow.array` would import pandas to find out that this is none of it."""
+    """Make an Arrow array of texts; `pyarrow.array` would import pandas to check for its types."""
     encoded = [b"" if text is None else text.encode() for text in texts]
     offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
     np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)), out=offsets[1:])
@@ -194,7 +194,7 @@ class ColumnBuilder:
             self._pack()
 
     def columns(self) -> dict[str, Callable[[], Sequence[Any]]]:
-        """Finish; a column is put together when it is asked for."""
+        """Finish; a column is joined when it is first read."""
         self._pack()
         return {key: lambda key=key: self._column(key) for key in (*self._parts, *self._rare)}
 

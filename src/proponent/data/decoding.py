@@ -1,13 +1,17 @@
-"""Text files as text: decoded block by block, strictly, with the place of whatever is wrong."""
+"""A user's file as bytes and as text: unpacked and decoded block by block, strictly, with the place of any fault."""
 
 import codecs
+import gzip
 import io
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from proponent.data.disk import byte_blocks
 from proponent.data.table import short
 from proponent.errors import DataError
+
+BLOCK_BYTES = 1 << 20
+"""Bytes of a file that are in memory at a time."""
 
 _OTHER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -15,6 +19,44 @@ _OTHER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+
+def is_packed(path: Path) -> bool:
+    """Tell whether a file is packed with gzip, by its name."""
+    return path.name.lower().endswith(".gz")
+
+
+def byte_blocks(path: Path) -> Iterator[bytes]:
+    """Read a file block by block, unpacked when its name ends in .gz."""
+    blank = True
+    try:
+        with gzip.open(path, "rb") if is_packed(path) else path.open("rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                blank = blank and not block.strip()
+                yield block
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: not a whole gzip file ({error}): copy or compress it again") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if blank:
+        raise DataError(f"{path}: the file is empty")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file, unpacked when its name ends in .gz."""
+    return b"".join(byte_blocks(path))
+
+
+def first_bytes(path: Path) -> bytes:
+    """Read the beginning of a file as it lies on the disk, to know its format."""
+    try:
+        with path.open("rb") as file:
+            found = file.read(8)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not found:
+        raise DataError(f"{path}: the file is empty")
+    return found
 
 
 def text_blocks(path: Path) -> Iterator[str]:

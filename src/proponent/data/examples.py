@@ -37,10 +37,10 @@ class Columns:
 
 
 class Examples(Sequence[Example]):
-    """A sequence of `Example`; rows are kept as columns and an `Example` is made when it is asked for."""
+    """A sequence of `Example`; rows are kept as columns and an `Example` is made on access."""
 
     # name: what messages call it: the path, or "list of 12 dicts"
-    # columns: which column plays which part, as asked
+    # columns: which column plays which part, as requested
     # label_names: names of a `datasets` ClassLabel in the order of their numbers, else None
     # warnings: lines that must be shown to the user
 

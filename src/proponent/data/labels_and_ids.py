@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from proponent.data.cells import is_blank, is_null, plain, refuse_odd_characters
 from proponent.data.columns import Column, blocks, change_texts, pack, pack_numbers, pack_texts
-from proponent.data.table import RawTable, short
+from proponent.data.table import RawTable, is_blank, is_null, plain, refuse_odd_characters, short
 from proponent.data.untyped import pa
 from proponent.errors import DataError
 from proponent.types import Label
@@ -71,22 +70,15 @@ def _label(table: RawTable, column: str, row: int, value: object) -> Label | Non
         return None if is_blank(value) else value
     if is_null(value):
         return None
-    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
-        if -(2**63) <= value < 2**63:
-            return int(value)
-        raise DataError(
-            f"{table.name}: column {short(column)}, {table.where([row])} holds {short(value)}: the number of a class "
-            "has at most 64 bits; write such labels as text"
-        )
-    if isinstance(value, float):
-        raise DataError(
-            f"{table.name}: column {short(column)}, {table.where([row])} holds {value}: labels are classes, and "
-            "regression is not supported"
-        )
-    raise DataError(
-        f"{table.name}: column {short(column)}, {table.where([row])} holds {short(value)} ({type(value).__name__}): "
-        "a label must be a name or a whole number"
-    )
+    if not isinstance(value, int | float):
+        why = f"{short(value)} ({type(value).__name__}): a label must be a name or a whole number"
+    elif isinstance(value, float) and not value.is_integer():
+        why = f"{value}: labels are classes, and regression is not supported"
+    elif -(2**63) <= value < 2**63:
+        return int(value)
+    else:
+        why = f"{short(value)}: the number of a class has at most 64 bits; write such labels as text"
+    raise DataError(f"{table.place(column, row)} holds {why}")
 
 
 # give the name of a ClassLabel number; `datasets` writes -1 where there is no label
@@ -127,8 +119,8 @@ def _id(table: RawTable, column: str, row: int, value: object) -> str:
         return text
     found = "is empty" if value == "" or is_null(value) else f"holds {short(value)} ({type(value).__name__})"
     raise DataError(
-        f"{table.name}: column {short(column)}, {table.where([row])} {found}: an id must be text or a whole number; "
-        "leave ids out with --id-column '' to use row numbers"
+        f"{table.place(column, row)} {found}: an id must be text or a whole number; leave ids out with --id-column '' "
+        "to use row numbers"
     )
 
 
@@ -179,8 +171,7 @@ def _source(table: RawTable, column: str, row: int, value: object) -> str | None
     text = _spelled(value)
     if text is None and not is_null(value) and not isinstance(value, str):
         raise DataError(
-            f"{table.name}: column {short(column)}, {table.where([row])} holds {short(value)} "
-            f"({type(value).__name__}): a source must be text or a whole number: name another column with "
-            "--source-column, or none with --source-column ''"
+            f"{table.place(column, row)} holds {short(value)} ({type(value).__name__}): a source must be text or a "
+            "whole number: name another column with --source-column, or none with --source-column ''"
         )
     return text

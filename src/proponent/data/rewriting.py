@@ -1,6 +1,5 @@
 """A data set written again with some rows left out and some values changed; every other value stays as it is."""
 
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 from proponent.data.arrow import arrow_rows, joined_arrow, write_arrow, write_parquet
 from proponent.data.columns import select
 from proponent.data.examples import Examples
-from proponent.data.spreadsheet import write_csv_rows
+from proponent.data.spreadsheet import text_sink, write_csv_rows
 from proponent.data.table import short
 from proponent.data.text_files import raw_records, spliced
 from proponent.disk import write_stream
@@ -72,8 +71,7 @@ def _dumped(record: Mapping[str, Any], path: Path) -> str:
 
 def _write_records(path: Path, records: Iterator[str], *, listed: bool) -> None:
     def fill(file: IO[bytes]) -> None:
-        sink = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="\n")
-        try:
+        with text_sink(file, newline="\n") as sink:
             between = ""
             sink.write("[\n" if listed else "")
             for record in records:
@@ -81,8 +79,6 @@ def _write_records(path: Path, records: Iterator[str], *, listed: bool) -> None:
                 sink.write(between + one_line)
                 between = ",\n" if listed else "\n"
             sink.write("\n]\n" if listed else "\n" if between else "")
-        finally:
-            sink.detach()
 
     write_stream(path, fill, replace=False)
 
@@ -116,5 +112,5 @@ def _arrow(part: Part) -> Any:
     try:
         return arrow_rows(columns, part.examples.schema, part.rows, part.column, part.changes)
     except (TypeError, ValueError) as error:
-        told = short(next(iter(part.changes.values()), ""))
-        raise DataError(f"{part.examples.name}: column {short(part.column)} cannot hold {told} ({error})") from error
+        value = short(next(iter(part.changes.values()), ""))
+        raise DataError(f"{part.examples.name}: column {short(part.column)} cannot hold {value} ({error})") from error

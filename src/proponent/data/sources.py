@@ -1,4 +1,4 @@
-"""`read`: what a user may pass as data, told apart and opened."""
+"""`read`: recognize and open what a user may pass as data."""
 
 import difflib
 import importlib
@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +14,7 @@ from proponent.data.arrow import checked_column, is_arrow_table, read_user_arrow
 from proponent.data.checks import check
 from proponent.data.columns import Column, ColumnBuilder, joined
 from proponent.data.examples import Columns, Examples
-from proponent.data.several import one_after_another
-from proponent.data.table import RawTable, check_names, short, table_of_records
+from proponent.data.table import RawTable, check_names, one_after_another, short, table_of_records
 from proponent.data.text_files import packed_table, read_json, read_json_lines, read_separated
 from proponent.errors import DataError, MissingExtraError
 from proponent.types import Example
@@ -197,7 +196,7 @@ def _table_of_rows(source: object, columns: Columns) -> RawTable:
         if len(paths) == 1:
             return _table_of_path(paths[0], None, None)
         if paths:
-            return one_after_another([_table_of_path(one, None, None) for one in paths], columns)
+            return one_after_another([_table_of_path(one, None, None) for one in paths], astuple(columns))
         return _table_of_list(rows, columns.text)
     raise DataError(f"cannot read examples from {short(source)} ({type(source).__name__}): pass {_KINDS}")
 
@@ -234,7 +233,7 @@ def _table_of_split(datasets: Any, source: Any, name: str | None) -> RawTable:
     return replace(table, classes=classes)
 
 
-# a Dataset: mapped files, or rows of them in another order; only the columns that are asked for are put in order
+# a Dataset: mapped files, or rows of them in another order; only the columns that are read are put in order
 def _table_of_stored(source: Any, name: str) -> RawTable:
     def get(column: str) -> Sequence[object]:
         # the Arrow view keeps the order of select() and shuffle(), and decodes no images or sound

@@ -5,7 +5,8 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol, cast, runtime_checkable
 
@@ -58,13 +59,20 @@ def write_csv_rows(
         return _write(path_or_file, names, rows, guard, delimiter)
 
     def fill(file: IO[bytes]) -> int:
-        sink = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
-        try:
+        with text_sink(file, newline="") as sink:
             return _write(sink, names, rows, guard, delimiter)
-        finally:
-            sink.detach()  # flushed, and the file is left to its owner
 
     return write_stream(Path(path_or_file), fill, replace=replace)
+
+
+@contextmanager
+def text_sink(file: Any, newline: str) -> Generator[TextSink]:
+    """Write text to an open file, which is flushed and left to its owner."""
+    sink = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline=newline)
+    try:
+        yield sink
+    finally:
+        sink.detach()
 
 
 def _write(file: TextSink, names: Sequence[str], rows: Iterable[Sequence[object]], guard: bool, delimiter: str) -> int:

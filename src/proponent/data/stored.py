@@ -1,6 +1,7 @@
 """The Parquet files that an index keeps of its examples, in small row groups, so that a few rows cost little."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,9 @@ class StoredExamples:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        with self._reading():
             self._file = parquet.ParquetFile(str(path), page_checksum_verification=True)
             groups = [self._file.metadata.row_group(one).num_rows for one in range(self._file.num_row_groups)]
-        except UNREADABLE as error:
-            raise self._damaged(error) from error
         self._begins = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
         self._group = lru_cache(maxsize=4)(self._read_group)
 
@@ -50,8 +49,7 @@ class StoredExamples:
         if name not in self.names:
             return False
         groups = [self._file.metadata.row_group(one) for one in range(self._file.num_row_groups)]
-        columns = [group.column(self.names.index(name)) for group in groups]
-        known = [one.statistics for one in columns]
+        known = [group.column(self.names.index(name)).statistics for group in groups]
         if any(one is None or not one.has_null_count for one in known):
             return any(value is not None for value in self.column(name))
         return any(one.null_count < group.num_rows for one, group in zip(known, groups, strict=True))
@@ -62,18 +60,14 @@ class StoredExamples:
 
     def arrow(self, name: str) -> Any:
         """Read one column without making Python objects of it."""
-        try:
+        with self._reading():
             return self._file.read([name]).column(name)
-        except UNREADABLE as error:
-            raise self._damaged(error) from error
 
     def blocks(self, name: str) -> Iterator[list[Any]]:
         """Read one column a block at a time."""
-        try:
+        with self._reading():
             for batch in self._file.iter_batches(GROUP, columns=[name], use_threads=False):
                 yield batch.column(0).to_pylist()
-        except UNREADABLE as error:
-            raise self._damaged(error) from error
 
     def take(self, name: str, numbers: Int[np.ndarray, " m"]) -> list[Any]:
         """Read one column of some examples."""
@@ -95,11 +89,9 @@ class StoredExamples:
         groups = np.searchsorted(self._begins, numbers, side="right") - 1
         for group in np.unique(groups).tolist():
             at = np.flatnonzero(groups == group)
-            try:
+            with self._reading():
                 column = self._file.read_row_group(group, columns=[name]).column(name)
                 yield at, column.take((numbers[at] - self._begins[group]).tolist())
-            except UNREADABLE as error:
-                raise self._damaged(error) from error
 
     def counts(self, name: str) -> dict[str, int]:
         """Count the values of a column of texts."""
@@ -118,21 +110,22 @@ class StoredExamples:
         if not wanted:
             return np.zeros(0, dtype=np.int64)
         values = pack_texts(sorted(wanted))
-        try:
-            column = self._file.read([name]).column(name).cast(values.type)
+        with self._reading():
+            column = self.arrow(name).cast(values.type)
             found = compute.indices_nonzero(compute.is_in(column, value_set=values))
-        except UNREADABLE as error:
-            raise self._damaged(error) from error
         # not to_numpy: it imports pandas
         return np.frombuffer(found.buffers()[1], dtype=np.uint64, count=len(found)).astype(np.int64)
 
     def _read_group(self, group: int) -> dict[str, Any]:
-        try:
+        with self._reading():
             table = self._file.read_row_group(group)
-        except UNREADABLE as error:
-            raise self._damaged(error) from error
         return {name: table.column(name) for name in table.column_names}
 
-    def _damaged(self, error: BaseException) -> DamagedError:
-        why = first_line(error)
-        return DamagedError(f"{self.path}: damaged or missing ({why}): restore it or build the index again")
+    @contextmanager
+    def _reading(self) -> Generator[None]:
+        try:
+            yield
+        except UNREADABLE as error:
+            raise DamagedError(
+                f"{self.path}: damaged or missing ({first_line(error)}): restore it or build the index again"
+            ) from error

@@ -1,18 +1,25 @@
-"""Columns as they were read, before any check: what every reader makes and what the checks take."""
+"""Tables as they were read, before any check: what every reader makes and what the checks take."""
 
+import bisect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Int
 
+from proponent.data.columns import Column, joined
+from proponent.data.untyped import pa
 from proponent.errors import DataError
+
+# pandas.NA and NaT, recognized by name so that pandas is not imported
+_NULL_TYPES = {"NAType", "NaTType"}
 
 
 @dataclass(frozen=True)
 class RawTable:
-    """A data set as read; a column becomes Python objects only when it is asked for."""
+    """A data set as read; a column becomes Python objects only when it is read."""
 
     name: str  # what messages call it: the path, or "list of 12 dicts"
     rows: int  # number of rows
@@ -27,6 +34,10 @@ class RawTable:
     def class_names(self, column: str) -> tuple[str, ...] | None:
         """Give the names behind the numbers of a column; None where they have none."""
         return self.classes.get(column)
+
+    def place(self, column: str, row: int) -> str:
+        """Name a cell for a message."""
+        return f"{self.name}: column {short(column)}, {self.where([row])}"
 
     def where(self, rows: "Sequence[int] | Int[np.ndarray, ' m']", limit: int = 5) -> str:
         """Name rows for a message, the first few of them."""
@@ -64,3 +75,91 @@ def table_of_records(
         return [record.get(column) for record in records]
 
     return RawTable(name, len(records), check_names(name, keys), get, lines)
+
+
+def plain(value: object) -> object:
+    """Turn a numpy scalar into a Python object."""
+    return cast("object", value.item()) if isinstance(value, np.generic) else value
+
+
+def is_null(value: object) -> bool:
+    """Tell whether a cell holds nothing."""
+    return value is None or (isinstance(value, float) and value != value) or type(value).__name__ in _NULL_TYPES
+
+
+def is_blank(text: str | None) -> bool:
+    """Tell whether a text says nothing."""
+    return not text or text.isspace()
+
+
+def refuse_odd_characters(table: RawTable, column: str, start: int, values: Sequence[object]) -> None:
+    """Refuse lone surrogates (no UTF-8 for them) and NUL (HTML, C and tokenizers disagree about it)."""
+    texts = [value if isinstance(value, str) else "" for value in values]
+    if _clean("".join(texts)):
+        return
+    # two halves in neighbouring cells never join: utf-8 refuses both, joined or not
+    place = next(i for i, text in enumerate(texts) if not _clean(text))
+    what = "a NUL character" if "\0" in texts[place] else "half of a surrogate pair, which is not text"
+    raise DataError(f"{table.place(column, start + place)} holds {what}: {short(texts[place])}; remove it")
+
+
+def _clean(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+@dataclass(frozen=True)
+class _Several(RawTable):
+    """Tables one after another."""
+
+    parts: tuple[RawTable, ...] = ()
+
+    def class_names(self, column: str) -> tuple[str, ...] | None:
+        """Give the names behind the numbers of a column, which are those of every file."""
+        found = {one.class_names(column) for one in self.parts if column in one.column_names}
+        if len(found) > 1:
+            raise DataError(f"the numbers of column {short(column)} have different names in the files: read them apart")
+        return found.pop() if found else None
+
+    def where(self, rows: "Sequence[int] | Int[np.ndarray, ' m']", limit: int = 5) -> str:
+        """Name rows by the file that holds them and their place in it."""
+        starts = [0, *itertools.accumulate(part.rows for part in self.parts)]
+        named: list[str] = []
+        for row in map(int, rows[:limit]):
+            place = bisect.bisect_right(starts, row) - 1
+            named.append(f"{self.parts[place].where([row - starts[place]])} of {self.parts[place].name}")
+        more = f" and {len(rows) - limit} more" if len(rows) > limit else ""
+        return ", ".join(named) + more
+
+
+def one_after_another(tables: Sequence[RawTable], parts: Sequence[str]) -> RawTable:
+    """Join tables that hold the same parts of an example."""
+    names = list(dict.fromkeys(column for table in tables for column in table.column_names))
+    for part in parts:
+        _refuse_lacking(tables, part)
+
+    def get(column: str) -> Sequence[object]:
+        return joined([one.get(column) if column in one.column_names else Column(pa.nulls(one.rows)) for one in tables])
+
+    return _Several(
+        f"{len(tables)} files ({', '.join(one.name for one in tables)})",
+        sum(one.rows for one in tables),
+        tuple(names),
+        get,
+        warnings=tuple(line for one in tables for line in one.warnings),
+        parts=tuple(tables),
+    )
+
+
+def _refuse_lacking(tables: Sequence[RawTable], column: str) -> None:
+    """A column that plays a part stands in every file, or in none."""
+    with_it = next((one for one in tables if column in one.column_names), None)
+    without = next((one for one in tables if column not in one.column_names), None)
+    if with_it is not None and without is not None:
+        raise DataError(
+            f"{without.name}: no column {short(column)}, which {with_it.name} has: files that are read together hold "
+            "the same columns; add it, or read them one by one"
+        )

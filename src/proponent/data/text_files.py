@@ -144,6 +144,11 @@ def _past_space(text: str, at: int) -> int:
     return found.end() if found else at
 
 
+def _past_comma(text: str, at: int) -> int:
+    at = _past_space(text, at)
+    return _past_space(text, at + 1) if text[at] == "," else at
+
+
 def _whole_list(path: Path, text: str) -> list[object]:
     parsed = _parse(str(path), text, False)
     if not isinstance(parsed, list):
@@ -194,8 +199,7 @@ def raw_records(path: Path) -> Iterator[str]:
             start = at
             _, at = decoder.raw_decode(text, start)
             yield text[start:at]
-            at = _past_space(text, at)
-            at = _past_space(text, at + 1) if text[at] == "," else at
+            at = _past_comma(text, at)
         return
     yield from (line.strip() for line in text_lines(path, newline="\n") if line.strip())
 
@@ -212,7 +216,6 @@ def spliced(record: str, name: str, value: object) -> str:
         _, at = decoder.raw_decode(record, start)
         if key == name:
             return record[:start] + new + record[at:]
-        at = _past_space(record, at)
-        at = _past_space(record, at + 1) if record[at] == "," else at
+        at = _past_comma(record, at)
     comma = "" if at == begin else ", "
     return f"{record[:at]}{comma}{json.dumps(name, ensure_ascii=False)}: {new}{record[at:]}"

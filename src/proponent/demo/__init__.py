@@ -1,4 +1,4 @@
-"""The embedded default: docstrings of the standard library, planted label errors, the story told."""
+"""The demo: docstrings of the standard library with planted label errors, from training to a page."""
 
 from proponent.demo.story import demo
 

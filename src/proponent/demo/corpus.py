@@ -9,149 +9,35 @@ from pathlib import Path
 
 from proponent.errors import DataError
 
-TOPICS: dict[str, tuple[str, ...]] = {
-    "concurrency": (
-        "asyncio",
-        "multiprocessing",
-        "threading",
-        "concurrent",
-        "subprocess",
-        "queue",
-        "sched",
-        "selectors",
-        "signal",
-        "contextvars",
-        "_weakrefset",
-    ),
-    "files": (
-        "pathlib",
-        "os",
-        "shutil",
-        "tempfile",
-        "zipfile",
-        "tarfile",
-        "gzip",
-        "bz2",
-        "lzma",
-        "glob",
-        "fnmatch",
-        "_pyio",
-        "posixpath",
-        "ntpath",
-        "genericpath",
-        "fileinput",
-        "zipimport",
-        "filecmp",
-        "_compression",
-        "shelve",
-        "dbm",
-        "pickle",
-        "csv",
-        "configparser",
-        "plistlib",
-        "json",
-    ),
-    "language": (
-        "importlib",
-        "inspect",
-        "ast",
-        "dis",
-        "typing",
-        "types",
-        "enum",
-        "dataclasses",
-        "functools",
-        "abc",
-        "symtable",
-        "tokenize",
-        "traceback",
-        "pkgutil",
-        "runpy",
-        "_collections_abc",
-        "collections",
-        "contextlib",
-        "copy",
-        "weakref",
-        "pickletools",
-        "pyclbr",
-        "operator",
-        "opcode",
-    ),
-    "markup": (
-        "xml",
-        "html",
-        "textwrap",
-        "string",
-        "difflib",
-        "gettext",
-        "locale",
-        "pprint",
-        "codecs",
-        "re",
-        "shlex",
-        "quopri",
-        "base64",
-    ),
-    "network": (
-        "http",
-        "urllib",
-        "ssl",
-        "socket",
-        "socketserver",
-        "ftplib",
-        "smtplib",
-        "imaplib",
-        "poplib",
-        "xmlrpc",
-        "wsgiref",
-        "ipaddress",
-        "webbrowser",
-        "email",
-        "mailbox",
-        "mimetypes",
-        "netrc",
-        "uuid",
-    ),
-    "numbers": (
-        "_pydecimal",
-        "fractions",
-        "statistics",
-        "random",
-        "numbers",
-        "datetime",
-        "_pydatetime",
-        "calendar",
-        "_strptime",
-        "zoneinfo",
-        "heapq",
-        "bisect",
-        "colorsys",
-        "hashlib",
-        "hmac",
-        "secrets",
-    ),
-    "testing": (
-        "unittest",
-        "doctest",
-        "pdb",
-        "bdb",
-        "trace",
-        "timeit",
-        "profile",
-        "cProfile",
-        "pstats",
-        "logging",
-        "warnings",
-        "argparse",
-        "optparse",
-        "pydoc",
-        "cmd",
-        "code",
-        "getopt",
-        "tracemalloc",
-        "faulthandler",
-    ),
+_MODULES = {
+    "concurrency": """
+        asyncio multiprocessing threading concurrent subprocess queue sched selectors signal contextvars _weakrefset
+    """,
+    "files": """
+        pathlib os shutil tempfile zipfile tarfile gzip bz2 lzma glob fnmatch _pyio posixpath ntpath genericpath
+        fileinput zipimport filecmp _compression shelve dbm pickle csv configparser plistlib json
+    """,
+    "language": """
+        importlib inspect ast dis typing types enum dataclasses functools abc symtable tokenize traceback pkgutil
+        runpy _collections_abc collections contextlib copy weakref pickletools pyclbr operator opcode
+    """,
+    "markup": """
+        xml html textwrap string difflib gettext locale pprint codecs re shlex quopri base64
+    """,
+    "network": """
+        http urllib ssl socket socketserver ftplib smtplib imaplib poplib xmlrpc wsgiref ipaddress webbrowser email
+        mailbox mimetypes netrc uuid
+    """,
+    "numbers": """
+        _pydecimal fractions statistics random numbers datetime _pydatetime calendar _strptime zoneinfo heapq bisect
+        colorsys hashlib hmac secrets
+    """,
+    "testing": """
+        unittest doctest pdb bdb trace timeit profile cProfile pstats logging warnings argparse optparse pydoc cmd
+        code getopt tracemalloc faulthandler
+    """,
 }
+TOPICS: dict[str, tuple[str, ...]] = {topic: tuple(modules.split()) for topic, modules in _MODULES.items()}
 """Topics and the modules (or packages) whose docstrings carry them."""
 
 FEWEST_WORDS = 10

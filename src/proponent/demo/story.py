@@ -22,7 +22,7 @@ from proponent.training.trainer import Training, train
 from proponent.views import Explanation, LabelReport, RankingRecall, Story
 
 MARK = "proponent-demo.json"
-"""Tells a folder that an earlier demo made, and that a later one may replace, from any other."""
+"""Marks a folder as made by a demo: a later demo may replace it."""
 
 PLANTED = 0.05
 """Part of the training rows whose label is wrong on purpose."""
@@ -30,7 +30,7 @@ PLANTED = 0.05
 TRAINING = Training(epochs=4, batch_size=16, learning_rate=1.5e-3, max_length=64, width=64, layers=2, vocabulary=3000)
 
 SHOWN: Ranking = "mean-probability"
-"""The ranking that the demo shows; the others stand beside it."""
+"""The ranking that the demo shows in full; of the others only the share of planted errors found early."""
 
 SHOWN_SUSPECTS = 25
 """Suspects on the page; the whole list is that of `proponent labels`."""
@@ -46,7 +46,7 @@ Result = TypeVar("Result")
 
 @dataclass
 class _Clock:
-    """Seconds by stage, told as they pass."""
+    """Measures and reports the seconds of each stage."""
 
     say: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict[str, float])

@@ -1,26 +1,36 @@
 """Explanations by a method with a loop of its own: from a run and its training set, without an index."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from proponent.baselines import Baselines, Texts
 from proponent.data import Examples
 from proponent.dynamics.loops import LoopScorer, Query, score_function
 from proponent.errors import InputError
+from proponent.gradients.computer import NO_GRADIENTS, GradientComputer
 from proponent.index.baseline_scores import baseline_hits
-from proponent.index.explanation_builder import hit
+from proponent.index.explanation_builder import ExplanationSource, explanation
 from proponent.index.planning import label_numbers
-from proponent.method import Loop
+from proponent.index.queries import QueryBatch, check_queries
+from proponent.index.query_preconditioner import QueryPreconditioner
+from proponent.method import Gradients, Loop
 from proponent.method_table import method_of
-from proponent.models import Encoded, Encoder, Run
+from proponent.models import Run
 from proponent.types import Example
-from proponent.version import __version__
-from proponent.views import CheckpointView, Explanation, Hit, QueryView
+from proponent.views import CheckpointView, Explanation
 from proponent.words import Word
+
+
+class LoopQueries(QueryBatch):
+    """Queries of a loop, which splits scores by the words of training examples alone."""
+
+    def words(self, row: int) -> tuple[Word, ...]:  # noqa: ARG002, D102
+        return (Word("", ()),)
+
+    def notes(self, row: int) -> list[str]:  # noqa: ARG002, D102
+        return []
 
 
 def explain_run(
@@ -41,95 +51,40 @@ def explain_run(
         raise InputError(f"{spec.name} is a method of an index: build one, with `proponent index --method {spec.name}`")
     if not queries:
         raise InputError(f"{spec.name} was asked about no text: give at least one")
+    check_queries(queries)
     score = score_function(spec)
-    views = [_view(run, one, max_length) for one in queries]
+    last, encoder = run.checkpoints[-1], run.encoder(run.length(max_length))
+    computer = GradientComputer(run, run.load(last), Gradients(name=spec.name), encoder, NO_GRADIENTS)
+    batch = LoopQueries.of(computer, queries, 1)
+    batch.add_gradients(last.id, computer, 1, QueryPreconditioner(computer.method, (), lambda _: {}))
     labels = label_numbers(run, examples)
-    numbers = [run.task.labels.stored(view.label) for view in views]
-    asked = [Query(one, number) for one, number in zip(queries, numbers, strict=True)]
-    found = score(run, examples, asked, max_length=max_length, quiet=quiet, **spec.settings)
-    scorer = LoopScorer(found, examples)
+    given = [Query(one, number) for one, number in zip(queries, batch.labels, strict=True)]
+    found = score(run, examples, given, max_length=max_length, quiet=quiet, **spec.settings)
     if say is not None and found.summary:
         say(found.summary)
+    source = ExplanationSource(
+        method=spec.name,
+        checkpoints=(CheckpointView(last.id.step, last.learning_rate, found.used),),
+        embedding_path=None,
+        loss="mean",
+        labels=run.task.labels,
+        n_examples=len(examples),
+        example=examples.__getitem__,
+        caveat=found.caveat,
+    )
+    scorer, every = LoopScorer(found, examples), np.ones(len(examples), dtype=np.bool_)
     lists = Baselines(_texts(examples, labels)) if baselines else None
-    answers, every = list[Explanation](), np.ones(len(examples), dtype=np.bool_)
 
     def take(name: str, places: Int[np.ndarray, " k"]) -> list[object]:
         return [getattr(examples[row], name) for row in list[int](places.tolist())]
 
-    for row, (one, view) in enumerate(zip(queries, views, strict=True)):
-        made = _explanation(spec, run, scorer, asked, row, view, k)
-        query = _texts([one], numbers[row : row + 1])
-        beside = {} if lists is None else baseline_hits(lists, query, k, every, take)
-        answers.append(replace(made, baselines=beside))
+    answers: list[Explanation] = []
+    for row in range(len(queries)):
+        (ranking,) = scorer.top(batch, [row], k)
+        beside = {} if lists is None else baseline_hits(lists, batch.texts(row), k, every, take)
+        answers.append(explanation(source, scorer, batch, row, ranking, baselines=beside))
     return answers
 
 
-def _view(run: Run, query: Example, max_length: int | None) -> QueryView:
-    """A query as the trained model sees it."""
-    encoder = run.encoder(run.length(max_length))
-    (encoded,) = encoder.encode([query])
-    model = run.load(run.checkpoints[-1])
-    names = run.task.labels.names
-    if not names and query.label is not None:
-        raise InputError(f"label {query.label!r} was given, but this run is a language model and has no labels")
-    with torch.inference_mode():
-        logits: torch.Tensor = model(**encoder.collate([encoded], [0]).inputs).logits
-        view = QueryView(
-            text=query.text,
-            text_pair=query.text_pair,
-            target=query.target,
-            label=None,
-            predicted=None,
-            probabilities=None,
-            loss=None,
-            truncated_at=encoded.truncated_at,
-        )
-        if not names:
-            return replace(view, loss=_loss(run, encoder, encoded, -1, logits))
-        chances = [float(one) for one in torch.softmax(logits[0].double(), 0)]
-        guess = int(np.argmax(chances))
-        label = guess if query.label is None else run.label_number(query.label)
-        loss = _loss(run, encoder, encoded, label, logits)
-    return replace(
-        view,
-        label=names[label],
-        predicted=names[guess],
-        probabilities=dict(zip(names, chances, strict=True)),
-        loss=loss,
-    )
-
-
-def _loss(run: Run, encoder: Encoder, encoded: Encoded, label: int, logits: torch.Tensor) -> float:
-    return float(run.task.objective(encoder.collate([encoded], [label])).losses(logits)[0])
-
-
-def _explanation(
-    spec: Loop, run: Run, scorer: LoopScorer, asked: Sequence[Query], row: int, view: QueryView, k: int
-) -> Explanation:
-    (ranking,), last, examples = scorer.top(asked, [row], k), run.checkpoints[-1], scorer.examples
-
-    def hits(places: Int[np.ndarray, " k"], scores: Float[np.ndarray, " k"]) -> tuple[Hit, ...]:
-        made, rows = list[Hit](), list[int](places.tolist())
-        for rank, (place, score) in enumerate(zip(rows, scores.tolist(), strict=True), 1):
-            split = (scorer.terms(asked, row, place), (Word("", ()),))
-            paired = len(examples[place].parts) > 1
-            made.append(hit(examples[place], score, rank, split, by_checkpoint=(score,), paired=paired))
-        return tuple(made)
-
-    return Explanation(
-        version=__version__,
-        method=spec.name,
-        checkpoints=(CheckpointView(last.step, last.learning_rate, scorer.found.used),),
-        embedding_path=None,
-        loss="mean",
-        query=view,
-        proponents=hits(ranking.proponents, ranking.proponent_scores),
-        opponents=hits(ranking.opponents, ranking.opponent_scores),
-        notes=tuple(scorer.notes(asked, row, found=True)),
-        caveat=scorer.found.caveat,
-        n_examples=len(examples),
-    )
-
-
-def _texts(examples: Sequence[Example] | Examples, labels: Sequence[int]) -> Texts:
+def _texts(examples: Examples, labels: Sequence[int]) -> Texts:
     return Texts([" ".join(one.parts) for one in examples], None if -1 in labels else np.asarray(labels))

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from proponent.data import Examples
 from proponent.errors import InputError
+from proponent.index.queries import QueryBatch
 from proponent.method import Loop
 from proponent.scorer import Scorer
 from proponent.types import Example
@@ -42,24 +43,26 @@ class LoopScores:
     words: Callable[[int, int], Mapping[int, float]] = _no_words  # of a query and a row; -1 holds special tokens
 
 
-class LoopScorer(Scorer[Sequence[Query]]):
-    """What a loop finds, asked as every other scorer is."""
+class LoopScorer(Scorer[QueryBatch]):
+    """The scores of a loop as a scorer like others."""
+
+    terms_sum = False
 
     def __init__(self, found: LoopScores, examples: Examples) -> None:
         self.found, self.examples = found, examples
 
-    def scores(self, queries: Sequence[Query], rows: Sequence[int]) -> Float[np.ndarray, "q n"]:  # noqa: ARG002
+    def scores(self, queries: QueryBatch, rows: Sequence[int]) -> Float[np.ndarray, "q n"]:  # noqa: ARG002
         """Scores of some queries."""
         return self.found.scores[list(rows)]
 
-    def terms(self, queries: Sequence[Query], row: int, place: int) -> list[Float[np.ndarray, "w x"]]:  # noqa: ARG002
+    def terms(self, queries: QueryBatch, row: int, place: int) -> list[Float[np.ndarray, "w x"]]:  # noqa: ARG002
         """The share of each word; no word of the query stands against a word of the example."""
         terms = np.zeros((len(words(self.examples[place].parts)) + 1, 1))
         for number, share in self.found.words(row, place).items():
             terms[number] = share
         return [terms]
 
-    def notes(self, queries: Sequence[Query], row: int, *, found: bool) -> list[str]:  # noqa: ARG002
+    def notes(self, queries: QueryBatch, row: int, *, found: bool) -> list[str]:  # noqa: ARG002
         """How far the scores can be trusted."""
         return [*filter(None, [self.found.summary]), *self.found.notes]
 

@@ -74,7 +74,8 @@ class DeletionSize:
             noise = "one seed does not show the retrain noise, --seeds 2 does; queries differ"
         return (
             f"{self.points} queries x k = {', '.join(map(str, self.ks))} x {self.seeds} seeds = {self.retrains} "
-            f"retrains, about {self.minutes:.1f} min; {noise} besides"
+            f"retrains, half of them for random rows of the same classes, about {self.minutes:.1f} min; {noise} "
+            "besides"
         )
 
 
@@ -90,7 +91,7 @@ def deletion_size(
     seeds: int = 3,
 ) -> DeletionSize:
     """Size a case deletion: the budget decides how many queries."""
-    each = len(ks) * (2 * methods + 1) * seeds
+    each = len(ks) * 4 * methods * seeds  # both sides, and random rows for each
     per_point = each * seconds / 60 / workers
     points = queries if minutes is None else min(queries, int(minutes / per_point))
     if points < LEAST_POINTS:

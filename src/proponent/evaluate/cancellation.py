@@ -20,7 +20,6 @@ from proponent.evaluate.report import plain_rows, report
 from proponent.progress import track
 from proponent.training.loop import gradient, one_thread
 from proponent.training.rerun import FRESH, RunProblem
-from proponent.types import step_name
 from proponent.views.evaluation import EvaluationReport, Figure
 
 FORMS = ("C(W)", "L2 form", "per parameter, median")
@@ -118,7 +117,7 @@ def measure_cancellation(request: EvaluationRequest) -> EvaluationReport:
     rate, moved = last.learning_rate, _movement(request, model, layers)
     figures = {layer: _figures(one, rate, moved.get(layer)) for layer, one in sums.items()}
     facts = [("all layers together", f"{grouped(sums):.3f}"), ("examples", str(len(rows)))]
-    facts += [("checkpoint", step_name(last.step)), ("learning rate", f"{rate:.3g}")]
+    facts += [("checkpoint", str(last.id)), ("learning rate", f"{rate:.3g}")]
     notes = ["a dash: the layer has no gradient, or what is divided by is zero"]
     if not moved:
         notes.append("the two forms over the movement of the weights need a run with two checkpoints")

@@ -9,7 +9,7 @@ from proponent.errors import InputError
 from proponent.evaluate.controls import refuse_clashes
 from proponent.evaluate.experiment import known_method
 from proponent.gradients.layer_selection import GROUPS as KNOWN_GROUPS
-from proponent.index.layer_vectors import chosen_layers
+from proponent.gradients.layer_vectors import chosen_layers
 from proponent.method import Baseline, Gradients, Layers, Retaken, Term
 from proponent.method_table import stored_method
 from proponent.models import Run

@@ -4,8 +4,9 @@ Yeh et al. 2022 (arXiv 2202.11844), with random controls of the same class mix, 
 docs/evaluation.md. Scores come as arrays: nothing here knows how they were made.
 """
 
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from proponent.training.retraining import RetrainJob, Retrains
 Side = Literal["helped", "hurt"]
 SIDES: tuple[Side, ...] = ("helped", "hurt")
 RANDOM = "random"
-"""Name of the control: k random rows with the classes of the rows that the first method would delete, never skipped."""
+"""Name of the control: random rows with the class counts of a deletion; every method, side and k has its own draw."""
 
 
 def top(scores: Float[np.ndarray, " n"], k: int, side: Side) -> Int[np.ndarray, " k"]:
@@ -33,14 +34,16 @@ def top(scores: Float[np.ndarray, " n"], k: int, side: Side) -> Int[np.ndarray, 
 
 def random_like(
     chosen: Int[np.ndarray, " k"], labels: Int[np.ndarray, " n"] | None, generator: np.random.Generator, size: int
-) -> Int[np.ndarray, " k"]:
-    """Draw rows with the same classes as some chosen ones."""
-    if labels is None:
-        return generator.choice(size, len(chosen), replace=False)
-    drawn = [
-        generator.choice(np.flatnonzero(labels == one), count, replace=False)
-        for one, count in zip(*np.unique(labels[chosen], return_counts=True), strict=True)
-    ]
+) -> Int[np.ndarray, " _k"]:
+    """Draw other rows with the class counts of some chosen ones; none when a class has too few others."""
+    others = np.setdiff1d(np.arange(size), chosen)
+    kinds = np.zeros(size, dtype=np.int64) if labels is None else labels
+    drawn: list[Int[np.ndarray, " m"]] = []
+    for kind, count in zip(*np.unique(kinds[chosen], return_counts=True), strict=True):
+        pool = others[kinds[others] == kind]
+        if len(pool) < count:
+            return chosen[:0]
+        drawn.append(generator.choice(pool, count, replace=False))
     return np.concatenate(drawn)
 
 
@@ -52,7 +55,8 @@ class Deletion:
     side: Side  # which end of it
     query: int  # position of the query
     k: int  # how many rows
-    rows: Int[np.ndarray, " m"]  # their positions; empty when the deletion is skipped because a class would vanish
+    rows: Int[np.ndarray, " m"]  # their positions; empty when the deletion is skipped
+    drawn_for: str | None = None  # of a random control: the method whose rows it has the class counts of
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class DeletionPlan:
     seeds: tuple[int, ...]  # of the retrains; the full run is trained with the same ones
     size: int  # rows of the training set
     skipped: int  # how many deletions would leave a class without any row
+    unmatched: int = 0  # how many deletions have no control: a class has too few other rows
 
     @property
     def jobs(self) -> list[RetrainJob]:
@@ -86,23 +91,33 @@ def plan_deletions(
     sides: Sequence[Side] = SIDES,
     seed: int = 0,
 ) -> DeletionPlan:
-    """Plan the deletions of several methods, and the random control at every k."""
+    """Plan the deletions of several methods, and for each of them a random control with the same class counts."""
     if not scores or not ks or not seeds or min(ks) < 1:
         raise InputError("a deletion needs a method, a k of at least 1 and a seed")
     if RANDOM in scores:
         raise InputError(f"{RANDOM!r} is the name of the control of random rows: give the method another name")
     count, size = next(iter(scores.values())).shape
-    chosen = range(count) if queries is None else queries
     made: list[Deletion] = []
-    for query in chosen:
+    skipped = unmatched = 0
+    for query in range(count) if queries is None else queries:
         for k in ks:
-            firsts = {side: top(next(iter(scores.values()))[query], k, side) for side in sides}
-            generator = np.random.default_rng([seed, query, k])
-            made.append(Deletion(RANDOM, "helped", query, k, random_like(firsts[sides[0]], labels, generator, size)))
             for name, matrix in scores.items():
-                made += [Deletion(name, side, query, k, top(matrix[query], k, side)) for side in sides]
-    kept = [one if _classes_stay(one.rows, labels) else _emptied(one) for one in made]
-    return DeletionPlan(tuple(kept), tuple(seeds), size, sum(len(one.rows) == 0 for one in kept))
+                for side in sides:
+                    one = Deletion(name, side, query, k, top(matrix[query], k, side))
+                    drawn = random_like(one.rows, labels, _generator(seed, one), size)
+                    control = replace(one, method=RANDOM, rows=drawn, drawn_for=name)
+                    if not _classes_stay(one.rows, labels):
+                        one, control = _emptied(one), _emptied(control)
+                        skipped += 2
+                    elif not len(drawn):
+                        unmatched += 1
+                    made += [one, control]
+    return DeletionPlan(tuple(made), tuple(seeds), size, skipped, unmatched)
+
+
+def _generator(seed: int, one: Deletion) -> np.random.Generator:
+    """A generator of its own for the control of each deletion."""
+    return np.random.default_rng([seed, one.query, one.k, zlib.crc32(one.method.encode()), SIDES.index(one.side)])
 
 
 def _classes_stay(rows: Int[np.ndarray, " m"], labels: Int[np.ndarray, " n"] | None) -> Bool[np.ndarray, ""] | bool:
@@ -113,7 +128,7 @@ def _classes_stay(rows: Int[np.ndarray, " m"], labels: Int[np.ndarray, " n"] | N
 
 
 def _emptied(one: Deletion) -> Deletion:
-    return Deletion(one.method, one.side, one.query, one.k, one.rows[:0])
+    return replace(one, rows=one.rows[:0])
 
 
 @dataclass(frozen=True)
@@ -121,10 +136,11 @@ class Curve:
     """What deletion did, for one method and side."""
 
     method: str  # whose ranking
-    side: Side  # which end was deleted; the random control has one
+    side: Side  # which end was deleted; of a random control the end that it is drawn for
     ks: tuple[int, ...]  # how many rows were deleted
     changes: Float[np.ndarray, "q k"]  # f(without) - f(all), mean over the seeds; NaN where the deletion was skipped
     flips: Float[np.ndarray, "q k"]  # 1 where the deletion flips the prediction, else 0; NaN where it was skipped
+    drawn_for: str | None = None  # of a random control: the method whose rows it has the class counts of
 
     @property
     def by_query(self) -> Float[np.ndarray, " q"]:
@@ -150,15 +166,35 @@ class Curve:
 class DeletionResult:
     """Curves of all methods."""
 
-    curves: tuple[Curve, ...]  # one per method and side
+    curves: tuple[Curve, ...]  # one per method and side, and one for the random control of each
     noise: float  # standard deviation over the seeds of f of the full run, mean over queries
     retrains: int  # how many models stand behind the curves, the full ones included
     skipped: int  # deletions that would leave a class without any row
+    unmatched: int = 0  # deletions without a control: a class has too few other rows
 
     def curve(self, method: str, side: Side) -> Curve:
-        """Find a curve."""
-        wanted = "helped" if method == RANDOM else side
-        return next(one for one in self.curves if one.method == method and one.side == wanted)
+        """Find a curve; that of the random control is the mean over the draws for all methods."""
+        if method != RANDOM:
+            return next(one for one in self.curves if one.method == method and one.side == side)
+        draws = [one for one in self.curves if one.method == RANDOM and one.side == side]
+        changes, flips = (_mean([getattr(one, name) for one in draws]) for name in ("changes", "flips"))
+        return Curve(RANDOM, side, draws[0].ks, changes, flips)
+
+    def matched(self, method: str, side: Side) -> Curve:
+        """The random control with the class counts of one method and side."""
+        return next(one for one in self.curves if one.drawn_for == method and one.side == side)
+
+    def minus_random(self, method: str, side: Side) -> Float[np.ndarray, " q"]:
+        """AUC-DEL of each query less that of its own random control, over the queries that have both."""
+        difference = (self.curve(method, side).changes - self.matched(method, side).changes).mean(1)
+        return difference[np.isfinite(difference)]
+
+
+def _mean(tables: Sequence[Float[np.ndarray, "q k"]]) -> Float[np.ndarray, "q k"]:
+    """Mean over the tables that have a number; NaN where none has."""
+    stacked = np.stack(tables)
+    counts = np.isfinite(stacked).sum(0)
+    return np.divide(np.nansum(stacked, axis=0), counts, out=np.full_like(stacked[0], np.nan), where=counts > 0)
 
 
 def run_deletions(
@@ -180,17 +216,19 @@ def run_deletions(
     base = np.stack([one.of(whose, output) for one in full])
     queries = tuple(dict.fromkeys(one.query for one in plan.deletions))
     ks = tuple(dict.fromkeys(one.k for one in plan.deletions))
-    tables: dict[tuple[str, Side], np.ndarray] = {}
+    tables: dict[tuple[str, Side, str | None], np.ndarray] = {}
     for one in plan.deletions:
-        table = tables.setdefault((one.method, one.side), np.full((2, len(queries), len(ks)), np.nan))
+        table = tables.setdefault((one.method, one.side, one.drawn_for), np.full((2, len(queries), len(ks)), np.nan))
         if len(one.rows):
             parts = kept(one.rows)
             change = np.mean([part.of(whose, output)[one.query] for part in parts]) - base[:, one.query].mean()
             flip = float(_predicted(parts)[one.query] != before[one.query])
             table[:, queries.index(one.query), ks.index(one.k)] = change, flip
     noise = float(base[:, list(queries)].std(0, ddof=1).mean()) if len(plan.seeds) > 1 else float("nan")
-    curves = tuple(Curve(method, side, ks, *table) for (method, side), table in tables.items())
-    return DeletionResult(curves, noise, len({job.name for job in jobs}), plan.skipped)
+    curves = tuple(
+        Curve(method, side, ks, *table, drawn_for=drawn_for) for (method, side, drawn_for), table in tables.items()
+    )
+    return DeletionResult(curves, noise, len({job.name for job in jobs}), plan.skipped, plan.unmatched)
 
 
 def _predicted(seeds: Sequence[Outputs]) -> Int[np.ndarray, " q"]:

@@ -13,13 +13,16 @@ from jaxtyping import Bool, Float, Int
 
 from proponent.api import build
 from proponent.baselines import Texts
+from proponent.engine import engine_of
 from proponent.errors import InputError
 from proponent.evaluate.controls import controls, refuse_clashes
+from proponent.evaluate.groups import GROUPINGS, row_groups
 from proponent.evaluate.label_noise import plant
 from proponent.method import Method
 from proponent.method_table import METHODS, stored_method
 from proponent.models import Run
 from proponent.models.huggingface import pooled_states
+from proponent.suggest import nearest
 from proponent.training.loop import TrainingLoop, one_thread
 from proponent.training.rerun import RerunSettings, RunProblem, settings_of_run, write_run
 from proponent.training.retraining import Retrains
@@ -45,6 +48,8 @@ class EvaluationRequest:
     ks: tuple[int, ...] = (10, 30, 100)  # numbers of rows that a case deletion deletes
     seeds: int | None = None  # retrains of each subset or deletion; None for the usual number of the metric
     subsets: int | None = None  # of an LDS; None lets the budget decide
+    groups: str = "auto"  # what an LDS is measured within: class, source, format, length; auto chooses
+    stratified: bool = False  # halves of an LDS with fixed group counts
     runs: int = 1  # independently seeded scored runs, whose scores are summed
     workers: int = 1  # processes that retrain
     initial: str | None = None  # initial weights of the run, if it does not record them
@@ -65,6 +70,8 @@ class EvaluationRequest:
             raise InputError("--k: give whole numbers from 1, with commas")
         if self.budget is not None and not self.budget > 0:
             raise InputError(f"--budget {self.budget}: give minutes above 0")
+        if self.groups not in GROUPINGS:
+            raise InputError(f"--groups {self.groups}{nearest(self.groups, GROUPINGS)}: give {', '.join(GROUPINGS)}")
         for name in self.methods:
             known_method(name)
         refuse_clashes(self.methods)
@@ -106,8 +113,8 @@ class Experiment:
 
     def retrains(self, *, keep_places: bool) -> Retrains:
         """The engine."""
-        request = self.request
-        return Retrains(self.loop(keep_places=keep_places), request.cache / "retrains", request.workers, request.quiet)
+        request, loop = self.request, self.loop(keep_places=keep_places)
+        return Retrains(loop, request.cache / "retrains", engine_of(request.workers), request.quiet)
 
     @cached_property
     def scored_runs(self) -> list[Run]:
@@ -122,6 +129,11 @@ class Experiment:
     def labels(self) -> Int[np.ndarray, " n"] | None:
         """Classes of the training set; None for a language model."""
         return self.problem.train_labels
+
+    @cached_property
+    def groups(self) -> tuple[str, Int[np.ndarray, " n"]]:
+        """Name and groups of the training rows that an LDS is measured within."""
+        return row_groups(self.request.groups, self.problem.train, self.labels, self.request.train)
 
     def method_scores(self) -> dict[str, Float[np.ndarray, "q n"]]:
         """Score the training set by every method, the runs summed."""

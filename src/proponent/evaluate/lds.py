@@ -5,10 +5,10 @@ Ilyas et al. 2022 (datamodels), Park et al. 2023 (TRAK); definitions and the noi
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from proponent.errors import InputError
 from proponent.evaluate.intervals import DRAWS, Estimate, widened
@@ -18,15 +18,62 @@ _stats: Any = import_module("scipy.stats")  # scipy has no types
 LEAST_SUBSETS = 8
 
 
-def subset_masks(size: int, count: int, seed: int = 0, share: float = 0.5) -> Bool[np.ndarray, "m n"]:
-    """Draw random subsets."""
-    return np.random.default_rng(seed).random((count, size)) < share
+def subset_masks(
+    size: int, count: int, seed: int = 0, share: float = 0.5, groups: Int[np.ndarray, " n"] | None = None
+) -> Bool[np.ndarray, "m n"]:
+    """Draw random subsets; with groups every subset has the same number of rows of each group."""
+    generator = np.random.default_rng(seed)
+    if groups is None:
+        return generator.random((count, size)) < share
+    if len(groups) != size:
+        raise InputError(f"{len(groups)} rows have a group and the training set has {size}: give one group per row")
+    masks = np.zeros((count, size), dtype=np.bool_)
+    places = [np.flatnonzero(groups == one) for one in np.unique(groups)]
+    for mask in masks:
+        for rows in places:
+            mask[generator.choice(rows, max(1, round(share * len(rows))), replace=False)] = True
+    return masks
+
+
+def within_groups(
+    values: Float[np.ndarray, "m q"], masks: Bool[np.ndarray, "m n"], groups: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "m q"]:
+    """Regress the subsets' group counts and an intercept out of every column."""
+    counts = masks.astype(np.float64) @ (groups[:, None] == np.unique(groups)).astype(np.float64)
+    centred = counts - counts.mean(0)
+    values = values - values.mean(0)
+    # The pseudo-inverse bears counts that say the same twice: they sum to the size, and stratified ones are constant.
+    inverse: np.ndarray = cast("Any", np.linalg).pinv(centred)
+    rank = int(np.linalg.matrix_rank(centred)) if centred.any() else 0
+    if len(masks) - 1 - rank < LEAST_SUBSETS:
+        raise InputError(
+            f"{len(masks)} subsets are too few to take the counts of {counts.shape[1]} groups out: take at least "
+            f"{rank + 1 + LEAST_SUBSETS}, fewer groups, or subsets that are stratified by group"
+        )
+    left = values - centred @ (inverse @ values)
+    # What is left of a column that the counts explain is rounding, whose ranks would mean nothing.
+    explained = np.linalg.norm(left, axis=0) <= 1e-9 * np.linalg.norm(values, axis=0)
+    left[:, explained] = 0.0
+    return left
 
 
 def lds(
-    scores: Float[np.ndarray, "q n"], masks: Bool[np.ndarray, "m _n"], outputs: Float[np.ndarray, "_m _q"]
+    scores: Float[np.ndarray, "q n"],
+    masks: Bool[np.ndarray, "m _n"],
+    outputs: Float[np.ndarray, "_m _q"],
+    groups: Int[np.ndarray, " _k"] | None = None,
 ) -> Float[np.ndarray, " q"]:
-    """Rank correlation of summed scores with outputs, query by query."""
+    """Rank correlation of summed scores with outputs, query by query; with groups within them."""
+    return spearman(*lds_sides(scores, masks, outputs, groups))
+
+
+def lds_sides(
+    scores: Float[np.ndarray, "q n"],
+    masks: Bool[np.ndarray, "m _n"],
+    outputs: Float[np.ndarray, "_m _q"],
+    groups: Int[np.ndarray, " _k"] | None = None,
+) -> tuple[Float[np.ndarray, "m q"], Float[np.ndarray, "m q"]]:
+    """Both sides of the correlation: summed scores and outputs, with groups without what their counts explain."""
     if scores.shape != (outputs.shape[1], masks.shape[1]) or len(masks) != len(outputs):
         raise InputError(
             f"scores {scores.shape}, subsets {masks.shape} and outputs {outputs.shape} do not belong together: "
@@ -36,7 +83,20 @@ def lds(
         raise InputError(f"{len(masks)} subsets say nothing about a rank correlation: take at least {LEAST_SUBSETS}")
     if np.isnan(outputs).any():
         raise InputError("some outputs are not a number: the training function must give finite outputs")
-    return spearman(masks.astype(np.float64) @ np.nan_to_num(scores).T, outputs)
+    known = np.nan_to_num(scores)
+    if groups is None:
+        return masks.astype(np.float64) @ known.T, outputs
+    if len(groups) != masks.shape[1]:
+        raise InputError(
+            f"{len(groups)} rows have a group and the subsets {masks.shape[1]} rows: give one group per row"
+        )
+    known = known - _group_means(known, groups)  # changes the sums by group counts alone; large offsets lose no digits
+    return within_groups(masks.astype(np.float64) @ known.T, masks, groups), within_groups(outputs, masks, groups)
+
+
+def _group_means(scores: Float[np.ndarray, "q n"], groups: Int[np.ndarray, " n"]) -> Float[np.ndarray, "q n"]:
+    _, place, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    return np.stack([(np.bincount(place, weights=row) / sizes)[place] for row in scores])
 
 
 def spearman(ours: Float[np.ndarray, "m q"], theirs: Float[np.ndarray, "m q"]) -> Float[np.ndarray, " q"]:
@@ -65,12 +125,20 @@ class Ceiling:
     value: float  # the root of the reliability of that average
 
 
-def ceiling(outputs: Float[np.ndarray, "r m q"]) -> Ceiling:
-    """Find the noise ceiling from retrains of the same subsets with independent seeds."""
+def ceiling(
+    outputs: Float[np.ndarray, "r m q"],
+    masks: Bool[np.ndarray, "m n"] | None = None,
+    groups: Int[np.ndarray, " n"] | None = None,
+) -> Ceiling:
+    """Find the noise ceiling from retrains of the same subsets with independent seeds; with groups within them."""
     # rel_r = r rel / (1 + (r - 1) rel), and a perfect score correlates with the mean of r runs at most by sqrt(rel_r).
     runs = len(outputs)
     if runs < 2:
         raise InputError("a noise ceiling needs two retrains of every subset at least: give --seeds 2 or more")
+    if groups is not None:
+        if masks is None:
+            raise InputError("a ceiling within groups needs the subsets too: give masks")
+        outputs = np.stack([within_groups(one, masks, groups) for one in outputs])
     pairs = [spearman(outputs[one], outputs[other]).mean() for one in range(runs) for other in range(one)]
     reliability = float(np.mean(pairs))
     stepped = runs * reliability / (1 + (runs - 1) * reliability) if reliability > 0 else 0.0
@@ -82,13 +150,15 @@ def lds_estimate(
     masks: Bool[np.ndarray, "m n"],
     outputs: Float[np.ndarray, "m q"],
     *,
+    groups: Int[np.ndarray, " n"] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Estimate:
-    """Mean LDS with an interval over queries and over subsets as well."""
-    values = lds(scores, masks, outputs)
-    sums = masks.astype(np.float64) @ np.nan_to_num(scores).T
-    return widened(float(values.mean()), lds_replicates(sums, outputs, draws, seed), outputs.shape[1])
+    """Mean LDS with an interval over queries and over subsets as well; with groups within them."""
+    sums, outputs = lds_sides(scores, masks, outputs, groups)
+    return widened(
+        float(spearman(sums, outputs).mean()), lds_replicates(sums, outputs, draws, seed), int(outputs.shape[1])
+    )
 
 
 def lds_replicates(

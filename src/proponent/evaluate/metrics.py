@@ -8,10 +8,20 @@ from jaxtyping import Bool, Float
 from proponent.errors import InputError
 from proponent.evaluate.budget import deletion_size, lds_size
 from proponent.evaluate.controls import best_control, lexical, with_controls
-from proponent.evaluate.deletion import RANDOM, Curve, DeletionResult, plan_deletions, run_deletions, smallest_flip, top
+from proponent.evaluate.deletion import (
+    RANDOM,
+    SIDES,
+    Curve,
+    DeletionResult,
+    plan_deletions,
+    run_deletions,
+    smallest_flip,
+    top,
+)
 from proponent.evaluate.experiment import Experiment
-from proponent.evaluate.intervals import Estimate, bootstrap, paired, widened
-from proponent.evaluate.lds import ceiling, lds, lds_replicates, subset_masks
+from proponent.evaluate.intervals import Estimate, bootstrap, paired
+from proponent.evaluate.lds import subset_masks
+from proponent.evaluate.lds_page import lds_page
 from proponent.evaluate.ranking import (
     auc_ndr,
     average_precision,
@@ -51,7 +61,9 @@ def measure_lds(subject: Experiment) -> EvaluationReport:
     request, retrains = subject.request, subject.retrains(keep_places=False)
     seeds = 2 if request.seeds is None else request.seeds
     size, queries = retrains.retrainer.size, len(subject.problem.queries)
-    half = RetrainJob(np.flatnonzero(subset_masks(size, 1, request.seed)[0]), 0)
+    grouping, groups = subject.groups
+    strata = groups if request.stratified else None
+    half = RetrainJob(np.flatnonzero(subset_masks(size, 1, request.seed, groups=strata)[0]), 0)
     with one_thread():
         retrains.outputs([half], "timing one retrain")
         sized = lds_size(
@@ -59,7 +71,7 @@ def measure_lds(subject: Experiment) -> EvaluationReport:
         )
         request.say(f"will run {sized.said}")
         told = deterministic(retrains, seeds, averaged=True)
-        masks = subset_masks(size, sized.subsets, request.seed)
+        masks = subset_masks(size, sized.subsets, request.seed, groups=strata)
         jobs = [
             RetrainJob(np.flatnonzero(mask), 10_000 * seed + subset)
             for seed in range(seeds)
@@ -68,50 +80,10 @@ def measure_lds(subject: Experiment) -> EvaluationReport:
         found = [one.of(subject.problem.query_labels) for one in retrains.outputs(jobs)]
         outputs = np.stack(found).reshape(seeds, sized.subsets, queries)
         scores, controls = subject.method_scores(), subject.control_scores()
-    return lds_page(scores, controls, masks, outputs, [*subject.notes, told])
-
-
-def lds_page(
-    scores: Mapping[str, Float[np.ndarray, "q n"]],
-    controls: Mapping[str, Float[np.ndarray, "q n"]],
-    masks: Bool[np.ndarray, "m n"],
-    outputs: Float[np.ndarray, "r m q"],
-    notes: Sequence[str] = (),
-) -> EvaluationReport:
-    """The page of an LDS, from scores and outputs alone."""
-    mean, queries = outputs.mean(0), outputs.shape[2]
-    limit = ceiling(outputs) if len(outputs) > 1 else None
-    values: dict[str, float] = {}
-    draws: dict[str, np.ndarray] = {}
-    figures: dict[str, list[Figure]] = {}
-    for name, one in with_controls(scores, controls).items():
-        values[name] = float(lds(one, masks, mean).mean())
-        draws[name] = lds_replicates(masks.astype(np.float64) @ np.nan_to_num(one).T, mean)
-        share = None if limit is None or limit.value == 0 else values[name] / limit.value
-        figures[name] = [figure("LDS", widened(values[name], draws[name], queries)), Figure("of ceiling", share)]
-    best = best_control(values, controls)
-    verdicts = {
-        name: verdict(widened(values[name] - values[best], draws[name] - draws[best], queries), best)
-        for name in scores
-        if best is not None
-    }
-    facts = [("subsets", str(len(masks))), ("retrains", str(outputs.shape[0] * outputs.shape[1]))]
-    if limit is not None:
-        noise = float(outputs.std(0, ddof=1).mean())
-        facts += [("noise ceiling", f"{limit.value:.3f} (reliability of one retrain {limit.reliability:.3f})")]
-        facts += [("retrain noise", f"{noise:.2f} in log-odds")]
-    else:
-        notes = [*notes, "one seed: the noise ceiling is unknown; --seeds 2 tells it"]
-    return report(
-        "lds",
-        f"LDS over {queries} queries",
-        "rank correlation of summed scores with what models trained on random halves say; 0 is chance, the ceiling is "
-        "what a perfect score would reach against the noise of retraining",
-        ("LDS", "of ceiling"),
-        plain_rows(figures, controls, verdicts),
-        facts=facts,
-        notes=notes,
-    )
+    notes = [*subject.notes, told]
+    if request.stratified:
+        notes.append(f"halves are stratified: every half has the same number of rows of each {grouping}")
+    return lds_page(scores, controls, masks, outputs, notes, groups=groups, grouping=grouping)
 
 
 def measure_deletion(subject: Experiment) -> EvaluationReport:
@@ -161,21 +133,25 @@ def deletion_page(
     helped = {name: result.curve(name, "helped") for name in (*methods, *controls)}
     figures: dict[str, list[Figure]] = {}
     for name, one in helped.items():
-        up = None if name == RANDOM else result.curve(name, "hurt").auc()
-        figures[name] = [figure("helped deleted", one.auc())]
-        figures[name].append(Figure("hurt deleted", None) if up is None else figure("hurt deleted", up))
+        hurt = result.curve(name, "hurt")
+        figures[name] = [_mean_figure("helped deleted", one.by_query), _mean_figure("hurt deleted", hurt.by_query)]
         figures[name] += brittleness(one) if classes > 1 else []
-    best = best_control({name: -one.auc().value for name, one in helped.items()}, dict.fromkeys(controls))
-    verdicts = {name: _deeper(helped[name], helped[best]) for name in methods if best is not None}
+        for side in SIDES:
+            less = np.zeros(0) if name == RANDOM else result.minus_random(name, side)
+            figures[name].append(_mean_figure(f"{side} less random rows", less))
+    verdicts = {name: _best_verdict(result, name, controls) for name in methods}
     told = f"{result.noise:.2f} in log-odds" if np.isfinite(result.noise) else "unknown: one seed"
     facts = [("retrains", str(result.retrains)), ("retrain noise", told)]
     facts += [("skipped", f"{result.skipped} deletions would leave a class without any row")] if result.skipped else []
+    if result.unmatched:
+        facts.append(("without random rows", f"{result.unmatched} deletions: a class has too few other rows"))
     flips = "; a prediction flips when the model without these rows gives another class" if classes > 1 else ""
     return report(
         "deletion",
         f"Case deletion over {points} queries",
         "change of the log-odds of the true class when the rows that helped (hurt) most are deleted and the model "
-        f"is trained again, mean over k; a true score is far below 0 on the left and above 0 on the right{flips}",
+        "is trained again, mean over k; random rows have the class counts of each method, side and k; less random "
+        f"rows, a true score is far below 0 for what helped and above 0 for what hurt{flips}",
         tuple(one.name for one in figures[RANDOM]),
         plain_rows(figures, dict.fromkeys(controls), verdicts),
         facts=facts,
@@ -186,6 +162,10 @@ def deletion_page(
     )
 
 
+def _mean_figure(name: str, by_query: Float[np.ndarray, " q"]) -> Figure:
+    return figure(name, bootstrap(by_query)) if len(by_query) else Figure(name, None)
+
+
 def brittleness(curve: Curve) -> list[Figure]:
     """Share of predictions that flip at the largest k, and the median over queries of the smallest k that flips one."""
     flips = curve.flips_by_k
@@ -193,8 +173,18 @@ def brittleness(curve: Curve) -> list[Figure]:
     counted = flips[max(flips)][np.isfinite(flips[max(flips)])]
     if len(counted) == 0:
         return [Figure(share, None), Figure(median, None)]
+    if curve.method == RANDOM:  # a mean over draws: no single k flips a prediction
+        return [figure(share, bootstrap(counted)), Figure(median, None)]
     middle = float(np.median([np.inf if one is None else one for one in smallest_flip(flips)]))
     return [figure(share, bootstrap(counted)), Figure(median, middle if np.isfinite(middle) else None)]
+
+
+def _best_verdict(result: DeletionResult, name: str, controls: Sequence[str]) -> str:
+    """Compare a method with the control whose deletion has the largest effect; random rows are those of its classes."""
+    own = {one: result.matched(name, "helped") if one == RANDOM else result.curve(one, "helped") for one in controls}
+    known = {one: curve for one, curve in own.items() if len(curve.by_query)}
+    best = best_control({one: -float(curve.by_query.mean()) for one, curve in known.items()}, known)
+    return "" if best is None else _deeper(result.curve(name, "helped"), known[best])
 
 
 def _deeper(ours: Curve, theirs: Curve) -> str:

@@ -57,9 +57,8 @@ def report(
 def bands(result: DeletionResult, names: Sequence[str]) -> list[Band]:
     """Curves of case deletion with their intervals."""
     made: list[Band] = []
-    for one in result.curves:
-        if one.method != RANDOM and one.method not in names:
-            continue
+    ranked = [one for one in result.curves if one.method in names]
+    for one in [result.curve(RANDOM, "helped"), *ranked]:
         points = [one.at(k) for k in one.ks if np.isfinite(one.changes[:, one.ks.index(k)]).sum() > 1]
         if len(points) < len(one.ks):
             continue

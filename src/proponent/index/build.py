@@ -9,8 +9,8 @@ from torch import nn
 from proponent.data import Examples
 from proponent.errors import DataError, DiskFullError, InputError
 from proponent.gradients.gradient import Gradient
+from proponent.gradients.layer_vectors import chosen_layers
 from proponent.index.clock import Clock
-from proponent.index.layer_vectors import chosen_layers
 from proponent.index.model_check import check_model
 from proponent.index.options import DEFAULTS, Options
 from proponent.index.planning import (
@@ -20,6 +20,7 @@ from proponent.index.planning import (
     known_ids,
     label_numbers,
     plan_segments,
+    planned_blocks,
     refuse_empty_share,
     refuse_ids,
 )
@@ -29,10 +30,20 @@ from proponent.index.worker import KEPT_BYTES, Worker
 from proponent.method import Baseline, Gradients, Logit, Retaken, Term
 from proponent.models import Checkpoint, Encoder, Masks, Run
 from proponent.models.best import OTHERS
-from proponent.preconditioners.base import Told
+from proponent.preconditioners.base import FitFacts
 from proponent.processes import peak_memory
-from proponent.store import FORMAT, Manifest, Plan, PlannedCheckpoint, PlannedTerm, SkippedRow, Source, Store, Writer
-from proponent.types import step_name
+from proponent.store import (
+    FORMAT,
+    Manifest,
+    Plan,
+    PlannedCheckpoint,
+    PlannedTerm,
+    SkippedRow,
+    Source,
+    Store,
+    Writer,
+    array_name,
+)
 from proponent.version import __version__
 from proponent.words import RULES
 
@@ -69,18 +80,12 @@ class Build:
         checked = check_model(method, run, first, self.checkpoints, options)
         if checked.spec.choice is not None and holds_layers(folder, checked.spec.choice.exact):
             checked = check_model(method, run, first, self.checkpoints, options, closed_head=False)
-        self.method, self.spec, self._table, self._fitters = (
-            checked.method,
-            checked.spec,
-            checked.table,
-            checked.fitters,
-        )
-        self._layered, self._layers = checked.layers, checked.shapes
-        self._told = self._describe_choice(first)
+        self.method, self.spec, self._table = checked.method, checked.spec, checked.table
+        self._fitters, self._layered, self._layers = checked.fitters, checked.layers, checked.shapes
+        self._choice_notes = self._describe_choice(first)
         self.worker = Worker(
-            run, examples, self.labels, self.method, options, self.checkpoints, first, self.encoder, self.spec,
-            self._fitters, self._layers, encoded, self.clock,
-        )  # fmt: skip
+            run, examples, self.labels, checked, options, self.checkpoints, first, self.encoder, encoded, self.clock
+        )
         self.cuts = self._cut(0)
         refuse_empty_share(options.shard, self.cuts)
         with self.clock("seal"):
@@ -176,7 +181,7 @@ class Build:
             tied=self.spec.tied,
             checkpoints=[
                 PlannedCheckpoint(
-                    step=one.step,
+                    id=one.id,
                     learning_rate=one.learning_rate,
                     rule=one.rule,
                     weight=self._weight(one),
@@ -184,7 +189,7 @@ class Build:
                 )
                 for one in self.checkpoints
             ],
-            blocks=[] if self._layered is None else self._layered.planned(),
+            blocks=planned_blocks(self._layered),
         )
 
     def _weight(self, checkpoint: Checkpoint) -> float:
@@ -199,9 +204,9 @@ class Build:
 
     def _fingerprints(self) -> dict[str, str]:
         """Tokenizer, the weights that are used (others may come and go), and what is fitted from other files."""
-        unused = {f"weights {step_name(one.step)}" for one in self.run.saved if one not in self.checkpoints}
+        unused = {f"weights {one.id}" for one in self.run.saved if one not in self.checkpoints}
         own = {name: value for name, value in self.run.fingerprints.items() if name not in unused}
-        named = {step_name(one.step): one for one in self.checkpoints}
+        named = {str(one.id): one for one in self.checkpoints}
         for one in self._fitters:
             own |= one.fingerprints(named, self.options)
         return own
@@ -238,7 +243,7 @@ class Build:
             with self.clock("tables"):
                 features = self.writer.gather(one.planned, one.order, [self.labels[row] for row in one.rows])
                 scaled = self.checkpoints if isinstance(self.method, Gradients) and self.method.scales_train else ()
-                features |= {f"scale.{at.step}": self._scale(one, at) for at in scaled}
+                features |= {array_name("scale", at.id): self._scale(one, at) for at in scaled}
             with self.clock("postings"):
                 self.writer.finish(one.planned, one.order, features, postings=self.spec.by_token)
 
@@ -248,14 +253,14 @@ class Build:
             self.method, self.writer.plan.blocks, self.writer.read_table, tied=self.spec.tied
         )
         scale = np.ones(one.planned.n)
-        for places, arrays in self.writer.decoded(checkpoint.step, one.planned, one.order):
-            norms = preconditioner.norms(checkpoint.step, Gradient.unpack(arrays))
+        for places, arrays in self.writer.decoded(checkpoint.id, one.planned, one.order):
+            norms = preconditioner.norms(checkpoint.id, Gradient.unpack(arrays))
             scale[places] = 1.0 / np.where(norms > 0, norms, 1.0)
         return scale
 
     def _notes(self, skipped: tuple[SkippedRow, ...]) -> list[str]:
         layered = [] if self._layered is None else self._layered.notes()
-        notes = [*self._run_notes(), *self._told, *layered, *self._fitted_notes()]
+        notes = [*self._run_notes(), *self._choice_notes, *layered, *self._fitted_notes()]
         notes += self.run.task.notes(self.encoder.masks)
         if skipped:
             notes.append(
@@ -295,9 +300,9 @@ class Build:
 
     def _fitted_notes(self) -> list[str]:
         """Say what was fitted."""
-        steps = [one.step for one in self.checkpoints if self._fitters]
+        steps = [one.id for one in self.checkpoints if self._fitters]
         tables = {step: self.writer.read_table(step) for step in steps}
-        told = {step: Told(step_name(step), self._layers, self.options.queries) for step in steps}
+        contexts = {step: FitFacts(str(step), self._layers, self.options.queries) for step in steps}
         lines = [
             line
             for fitters in (
@@ -306,6 +311,6 @@ class Build:
             )
             for step in steps
             for one in fitters
-            for line in one.describe(tables[step], told[step])
+            for line in one.describe(tables[step], contexts[step])
         ]
         return list(dict.fromkeys(lines))

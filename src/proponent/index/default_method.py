@@ -7,7 +7,6 @@ from typing import NamedTuple
 from proponent.models import Run
 from proponent.models.recorder import started_from
 from proponent.tensors import TensorSlices
-from proponent.types import RUN_STEPS
 
 BEST = "tracin-we-adam-unit"
 """First of the named methods in LDS and case deletion (docs/fidelity.md); it needs the optimizer's second moments."""
@@ -34,7 +33,7 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
             f"method {TUNED}: the default for a classifier that was fine-tuned from a pretrained model ({initial}), "
             f"for which the word embedding measured badly (to look there all the same: --method {BEST})",
         )
-    used = [*run.checkpoints] if steps is None else [one for one in run.saved if one.step % RUN_STEPS in steps]
+    used = [*run.checkpoints] if steps is None else [one for one in run.saved if one.step in steps]
     lacking = [one for one in used if one.moments is None or "embedding" not in TensorSlices(one.moments).names]
     if second_moment == "recorded" and lacking and run.info.adapter:
         return Default(

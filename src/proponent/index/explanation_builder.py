@@ -1,20 +1,119 @@
 """Make an explanation of a ranking: what a person sees, with the words that did it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from proponent.index.baseline_scores import BaselineScores
 from proponent.index.queries import QueryBatch
 from proponent.index.word_pairs import word_pairs
+from proponent.labels import Labels
+from proponent.method import Reduction
 from proponent.scorer import Scorer, TopKBothEnds
 from proponent.search import Where
 from proponent.store import Store
-from proponent.types import RUN_STEPS, Example
+from proponent.types import Example
 from proponent.version import __version__
-from proponent.views import CheckpointView, Explanation, Hit
-from proponent.words import Word, words
+from proponent.views import BaselineHit, CheckpointView, Explanation, Hit
+from proponent.views.explanation import CAVEAT
+from proponent.words import words
+
+
+@dataclass(frozen=True)
+class ExplanationSource:
+    """What explanations say of a method and of the training set that it scores."""
+
+    method: str
+    checkpoints: tuple[CheckpointView, ...]
+    embedding_path: Literal["exact", "input", "output"] | None
+    loss: Reduction
+    labels: Labels
+    n_examples: int
+    example: Callable[[int], Example]
+    predicted: Callable[[int], str | None] = lambda _: None
+    caveat: str = CAVEAT
+
+
+def explanation(
+    source: ExplanationSource,
+    scorer: Scorer[QueryBatch],
+    queries: QueryBatch,
+    row: int,
+    ranking: TopKBothEnds,
+    *,
+    baselines: dict[str, tuple[BaselineHit, ...]],
+    notes: tuple[Sequence[str], Sequence[str]] = ((), ()),
+    with_words: bool = True,
+) -> Explanation:
+    """Explain one query by a ranking; notes are those before and after the query's own."""
+
+    def hits(places: np.ndarray, scores: np.ndarray) -> tuple[Hit, ...]:
+        ranked = enumerate(zip(places.tolist(), scores.tolist(), strict=True), 1)
+        return tuple(
+            _hit(source, scorer, queries, row, place, score, rank, with_words=with_words)
+            for rank, (place, score) in ranked
+        )
+
+    found = len(ranking.proponents) + len(ranking.opponents) > 0
+    before, after = notes
+    return Explanation(
+        version=__version__,
+        method=source.method,
+        checkpoints=source.checkpoints,
+        embedding_path=source.embedding_path,
+        loss=source.loss,
+        query=queries.view(row, source.labels),
+        group=queries.group(source.labels),
+        proponents=hits(ranking.proponents, ranking.proponent_scores),
+        opponents=hits(ranking.opponents, ranking.opponent_scores),
+        baselines=baselines,
+        notes=(*before, *queries.notes(row), *scorer.notes(queries, row, found=found), *after),
+        caveat=source.caveat,
+        n_examples=source.n_examples,
+    )
+
+
+def _hit(
+    source: ExplanationSource,
+    scorer: Scorer[QueryBatch],
+    queries: QueryBatch,
+    row: int,
+    place: int,
+    score: float,
+    rank: int,
+    *,
+    with_words: bool,
+) -> Hit:
+    """Show a training example with the split of its score by checkpoint, run and word."""
+    example, terms = source.example(place), scorer.terms(queries, row, place) if with_words else []
+    parts = tuple(float(part.sum()) for part in terms) if scorer.terms_sum else (score,)
+    paired = len(example.parts) > 1 or queries.paired(row)
+    return Hit(
+        rank=rank,
+        id=example.id,
+        row=example.row,
+        score=sum(parts) if parts else score,
+        text=example.text,
+        text_pair=example.text_pair,
+        target=example.target,
+        label=None if example.label is None else str(example.label),
+        predicted=source.predicted(place),
+        by_checkpoint=parts,
+        by_run=_by_run([one.run for one in source.checkpoints], parts),
+        words=word_pairs(np.sum(terms, axis=0), words(example.parts), queries.words(row), paired=paired)
+        if terms
+        else (),
+    )
+
+
+def _by_run(runs: Sequence[int], parts: tuple[float, ...]) -> tuple[float, ...]:
+    """The parts of a score by run; empty for one run."""
+    if len(set(runs)) < 2 or not parts:
+        return ()
+    pairs = list(zip(runs, parts, strict=True))
+    return tuple(sum(part for one, part in pairs if one == run) for run in sorted(set(runs)))
 
 
 class ExplanationBuilder:
@@ -25,40 +124,46 @@ class ExplanationBuilder:
 
     def answer(
         self,
-        asked: QueryBatch,
+        queries: QueryBatch,
         row: int,
         ranking: TopKBothEnds,
         k: int,
         *,
         baselines: bool,
         where: Where,
-        worded: bool = True,
-        told: Sequence[str] = (),
+        with_words: bool = True,
+        notes: Sequence[str] = (),
     ) -> Explanation:
-        """Make the answer to one query."""
-        plan = self.store.plan
-        found = len(ranking.proponents) + len(ranking.opponents) > 0
-        notes = [*self._banners(where), *told, *self.store.manifest.notes, *asked.notes(row)]
-        notes += self._scorer.notes(asked, row, found=found)
-        lists, reasons = self._baselines.lists(asked.texts(row), k, where.mask(self.store)) if baselines else ({}, [])
-        if baselines and asked.against is not None:
+        """Explain one query."""
+        store = self.store
+        lists, reasons = self._baselines.lists(queries.texts(row), k, where.mask(store)) if baselines else ({}, [])
+        if baselines and queries.against is not None:
             reasons = ["the baselines rank for the label alone, not against the other one", *reasons]
-        return Explanation(
-            version=__version__,
+        before = [*self._banners(where), *notes, *store.manifest.notes]
+        return explanation(
+            self._source(),
+            self._scorer,
+            queries,
+            row,
+            ranking,
+            baselines=lists,
+            notes=(before, reasons),
+            with_words=with_words,
+        )
+
+    def _source(self) -> ExplanationSource:
+        store, plan = self.store, self.store.plan
+        return ExplanationSource(
             method=plan.method.name,
             checkpoints=tuple(
-                CheckpointView(one.step % RUN_STEPS, one.learning_rate, one.rule, one.step // RUN_STEPS)
-                for one in plan.checkpoints
+                CheckpointView(one.id.step, one.learning_rate, one.rule, one.id.run) for one in plan.checkpoints
             ),
             embedding_path=plan.shown_path,  # type: ignore[arg-type]
             loss=plan.reduction,
-            query=asked.view(row, plan.labels),
-            group=asked.group(plan.labels),
-            proponents=self._hits(asked, row, ranking.proponents, ranking.proponent_scores, worded=worded),
-            opponents=self._hits(asked, row, ranking.opponents, ranking.opponent_scores, worded=worded),
-            baselines=lists,
-            notes=tuple(notes + reasons),
-            n_examples=self.store.counts.examples,
+            labels=plan.labels,
+            n_examples=store.counts.examples,
+            example=store.example,
+            predicted=lambda place: store.row(place)["predicted"],
         )
 
     def _banners(self, where: Where) -> list[str]:
@@ -80,66 +185,6 @@ class ExplanationBuilder:
             lines.append(f"{gone} deleted training examples are excluded")
         if not where.open:
             parts = {"label": where.labels, "source": where.sources, "id": where.ids}
-            told = [f"{name} {', '.join(sorted(some)[:5])}" for name, some in parts.items() if some is not None]
-            lines.append(f"filtered: only training examples with {' and '.join(told)}")
+            chosen = [f"{name} {', '.join(sorted(some)[:5])}" for name, some in parts.items() if some is not None]
+            lines.append(f"filtered: only training examples with {' and '.join(chosen)}")
         return lines
-
-    def _hits(
-        self, asked: QueryBatch, row: int, places: np.ndarray, scores: np.ndarray, *, worded: bool
-    ) -> tuple[Hit, ...]:
-        hits: list[Hit] = []
-        for rank, (place, score) in enumerate(zip(places.tolist(), scores.tolist(), strict=True), 1):
-            terms = self._scorer.terms(asked, row, place) if worded else []
-            parts = tuple(float(part.sum()) for part in terms)
-            example, theirs = self.store.example(place), asked.words(row) if terms else ()
-            hits.append(
-                hit(
-                    example,
-                    sum(parts) if parts else score,
-                    rank,
-                    (terms, theirs),
-                    by_checkpoint=parts,
-                    predicted=self.store.row(place)["predicted"],
-                    paired=len(example.parts) > 1 or asked.paired(row),
-                    by_run=_by_run([one.step for one in self.store.plan.checkpoints], parts),
-                )
-            )
-        return tuple(hits)
-
-
-def hit(
-    example: Example,
-    score: float,
-    rank: int,
-    split: tuple[Sequence[Float[np.ndarray, "w x"]], tuple[Word, ...]],
-    *,
-    by_checkpoint: tuple[float, ...],
-    paired: bool,
-    predicted: str | None = None,
-    by_run: tuple[float, ...] = (),
-) -> Hit:
-    """Show a training example with the split of its score: terms at each checkpoint, and the words of the query."""
-    terms, theirs = split
-    return Hit(
-        rank=rank,
-        id=example.id,
-        row=example.row,
-        score=score,
-        text=example.text,
-        text_pair=example.text_pair,
-        target=example.target,
-        label=None if example.label is None else str(example.label),
-        predicted=predicted,
-        by_checkpoint=by_checkpoint,
-        by_run=by_run,
-        words=word_pairs(np.sum(terms, axis=0), words(example.parts), theirs, paired=paired) if terms else (),
-    )
-
-
-def _by_run(checkpoints: list[int], parts: tuple[float, ...]) -> tuple[float, ...]:
-    """The parts of a score by run; empty for one run."""
-    runs = sorted({number // RUN_STEPS for number in checkpoints})
-    if len(runs) < 2 or not parts:
-        return ()
-    pairs = list(zip(checkpoints, parts, strict=True))
-    return tuple(sum(part for number, part in pairs if number // RUN_STEPS == run) for run in runs)

@@ -9,9 +9,9 @@ import numpy as np
 
 from proponent.data import Examples
 from proponent.errors import InputError
+from proponent.gradients.computer import GradientComputer
 from proponent.gradients.forms import Dense
 from proponent.gradients.gradient import Gradient
-from proponent.index.gradient_computer import GradientComputer
 from proponent.index.planning import batches
 from proponent.index.queries import check_queries, labels_of, named
 from proponent.models import Checkpoint, Encoded, SampledLabels
@@ -42,7 +42,7 @@ def lacking(
 
 def fitted_before(
     fitters: Iterable[Fitter],
-    work: GradientComputer,
+    computer: GradientComputer,
     source: Source,
     checkpoint: Checkpoint,
     layers: Sequence[LayerShape],
@@ -52,9 +52,9 @@ def fitted_before(
     known: Sums = {}
     for one in fitters:
         if not follows(one, options):
-            known |= one.recorded(checkpoint, work, options)
+            known |= one.recorded(checkpoint, computer, options)
             known = _all_passes(one, source, known, layers, options)
-            one.install(work, known)
+            one.install(computer, known)
     return _published(known)
 
 
@@ -114,30 +114,30 @@ def _published(known: Sums) -> Sums:
     return {name: value for name, value in known.items() if not name.startswith("_")}
 
 
-def text_batches(work: GradientComputer, texts: Texts, this: Pass) -> Iterator[TextBatch]:
+def text_batches(computer: GradientComputer, texts: Texts, this: Pass) -> Iterator[TextBatch]:
     """Take texts through the model, in parts where they must be."""
     draws = None if this.sampled is None else SampledLabels(this.sampled)
     for encoded, labels in texts:
         start = 0
-        for captured, count in work.calls(encoded, labels, draws):
-            yield TextBatch(work, captured, count, labels[start : start + count])
+        for captured, count in computer.calls(encoded, labels, draws):
+            yield TextBatch(computer, captured, count, labels[start : start + count])
             start += count
 
 
 def query_batch(
-    work: GradientComputer, last: Callable[[], GradientComputer], queries: Examples, size: int
+    computer: GradientComputer, last: Callable[[], GradientComputer], queries: Examples, size: int
 ) -> StoredBatch:
     """Take the queries' gradients as an index takes those of its questions."""
     rows = list(queries)
     check_queries(rows)
-    encoded = work.encoder.encode(rows)
-    labels, _, _ = labels_of(work if all(one.label is not None for one in rows) else last(), rows, encoded, size)
+    encoded = computer.encoder.encode(rows)
+    labels, _, _ = labels_of(computer if all(one.label is not None for one in rows) else last(), rows, encoded, size)
     lengths = np.asarray([one.length for one in encoded])
     order = np.argsort(lengths, kind="stable")
     parts: dict[int, Gradient] = {}
-    for start, stop in batches(lengths[order], 0, len(order), size, equal=work.run.equal_lengths):
+    for start, stop in batches(lengths[order], 0, len(order), size, equal=computer.run.equal_lengths):
         own: list[int] = order[start:stop].tolist()
-        passed = work([encoded[row] for row in own], [labels[row] for row in own], asked=True)
+        passed = computer.query([encoded[row] for row in own], [labels[row] for row in own])
         if passed.bad.any():
             where = named(rows, own[int(np.flatnonzero(passed.bad)[0])])
             raise InputError(f"{queries.name}: the loss or gradient of {where} is not finite: leave it out of --eval")

@@ -1,7 +1,7 @@
 """FastIF: influence functions over chosen layers with an inverse-Hessian product per query, on the nearest candidates.
 
 Guo, Rajani, Hase, Bansal and Xiong 2021 (arXiv 2012.15781), written from the formulas. The index keeps features alone.
-s = (H + ridge)^-1 g(z') is solved when a query is asked, at every checkpoint of the index, and the score of a training
+s = (H + ridge)^-1 g(z') is solved when a query is given, at every checkpoint of the index, and the score of a training
 example is the sum of < g(z), s > over them, taken again from its text: above 0 it helped.
 """
 
@@ -18,7 +18,6 @@ from proponent.method import Retaken
 from proponent.scorer import Filter, Scorer, TopKBothEnds
 from proponent.search import ANY
 from proponent.store import Store
-from proponent.types import step_name
 from proponent.words import words
 
 
@@ -30,7 +29,7 @@ class FastIF(Scorer[QueryBatch]):
     def __init__(self, store: Store, loaded: LoadedRun) -> None:
         assert isinstance(store.plan.term, Retaken)
         self.store, self.nearest, texts = store, Nearest(store, store.plan.term), TrainingTexts(store, loaded)
-        self.solvers = {one.step: Solver(store, loaded, one.step, texts) for one in store.plan.checkpoints}
+        self.solvers = {one.id: Solver(store, loaded, one.id, texts) for one in store.plan.checkpoints}
 
     def scores(self, queries: QueryBatch, rows: Sequence[int]) -> Float[np.ndarray, "q n"]:
         """Score every training example, candidates or not."""
@@ -58,9 +57,9 @@ class FastIF(Scorer[QueryBatch]):
         solved = [line for one in self.solvers.values() for line in self._solved(one, queries, row)]
         return [*solved, self.nearest.description(), whole, *super().notes(queries, row, found=found)]
 
-    def _solved(self, solver: Solver, asked: QueryBatch, row: int) -> list[str]:
-        told = solver.solution(asked, [row]).description
-        return [line if len(self.solvers) == 1 else f"{step_name(solver.step)}: {line}" for line in told]
+    def _solved(self, solver: Solver, batch: QueryBatch, row: int) -> list[str]:
+        lines = solver.solution(batch, [row]).description
+        return [line if len(self.solvers) == 1 else f"{solver.step}: {line}" for line in lines]
 
     def terms(self, queries: QueryBatch, row: int, place: int) -> list[Float[np.ndarray, "w x"]]:
         """Split the score of an example at each checkpoint by its words; the query is one."""

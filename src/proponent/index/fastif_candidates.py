@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float, Int
 
 from proponent.index.queries import QueryBatch
 from proponent.method import Retaken
-from proponent.store import Store
+from proponent.store import Store, array_name
+from proponent.types import CheckpointId
 
 BLOCK = 65_536
 """Examples compared at a time."""
@@ -18,12 +19,12 @@ class Nearest:
 
     def __init__(self, store: Store, method: Retaken) -> None:
         self.store, self.method = store, method
-        *earlier, last = (one.step for one in store.plan.checkpoints)
-        self._endings = {step: f".{step}" for step in earlier} | {last: ""}
+        *earlier, last = (one.id for one in store.plan.checkpoints)
+        self._endings = {step: array_name("", step) for step in earlier} | {last: ""}
 
-    def __call__(self, asked: QueryBatch, row: int, allowed: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    def __call__(self, batch: QueryBatch, row: int, allowed: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
         """Find the candidates of a query."""
-        far = -np.abs(self._likeness(asked, row)) if self._by_signal else self._distances(asked, row)
+        far = -np.abs(self._likeness(batch, row)) if self._by_signal else self._distances(batch, row)
         order = np.argsort(np.where(allowed, far, np.inf), kind="stable")
         return np.sort(order[: min(self._most(), int(allowed.sum()))])
 
@@ -47,20 +48,20 @@ class Nearest:
     def _by_signal(self) -> bool:
         return self.method.nearest != "features" and "probabilities" in self.store.features
 
-    def _distances(self, asked: QueryBatch, row: int) -> Float[np.ndarray, " n"]:
+    def _distances(self, batch: QueryBatch, row: int) -> Float[np.ndarray, " n"]:
         """Squared distances of the features, summed over the checkpoints."""
         total = np.zeros(self.store.n)
         for step, ending in self._endings.items():
-            feature = asked.seen[step].pooled[row]
+            feature = batch.seen[step].pooled[row]
             for at, h in self._blocks("pooled" + ending):
                 total[at] += ((h.astype(np.float64) - feature) ** 2).sum(1)
         return total
 
-    def _likeness(self, asked: QueryBatch, row: int) -> Float[np.ndarray, " n"]:
+    def _likeness(self, batch: QueryBatch, row: int) -> Float[np.ndarray, " n"]:
         """Sum over checkpoints of < p - y, p' - y' > cos(h, h'): the last layer's products, with features at norm 1."""
         labels, total = np.asarray(self.store.features["labels"]), np.zeros(self.store.n)
         for step, ending in self._endings.items():
-            feature, signal = asked.seen[step].pooled[row], _signal(asked, row, step)
+            feature, signal = batch.seen[step].pooled[row], _signal(batch, row, step)
             both = zip(self._blocks("probabilities" + ending), self._blocks("pooled" + ending), strict=True)
             for (at, p), (_, h) in both:
                 error = p.astype(np.float64) @ signal - signal[labels[at]]
@@ -80,13 +81,13 @@ class Nearest:
             first += segment.n
 
     def _most(self) -> int:
-        n, asked = int(self.store.alive.sum()), self.method.candidates
-        return min(n, max(1, round(asked * n) if asked <= 1 else int(asked)))
+        n, wanted = int(self.store.alive.sum()), self.method.candidates
+        return min(n, max(1, round(wanted * n) if wanted <= 1 else int(wanted)))
 
 
-def _signal(asked: QueryBatch, row: int, step: int) -> Float[np.ndarray, " l"]:
-    """Gradient of what is asked in the query's logits: p - y, or the difference of two classes' y."""
-    p = np.asarray(asked.seen[step].probabilities[row], dtype=np.float64)
-    if asked.against is not None:
-        return np.eye(len(p))[asked.against] - np.eye(len(p))[asked.labels[row]]
-    return p - np.eye(len(p))[asked.labels[row]]
+def _signal(batch: QueryBatch, row: int, step: CheckpointId) -> Float[np.ndarray, " l"]:
+    """Gradient of what is explained in the query's logits: p - y, or the difference of two classes' y."""
+    p = np.asarray(batch.seen[step].probabilities[row], dtype=np.float64)
+    if batch.against is not None:
+        return np.eye(len(p))[batch.against] - np.eye(len(p))[batch.labels[row]]
+    return p - np.eye(len(p))[batch.labels[row]]

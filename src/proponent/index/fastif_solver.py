@@ -14,18 +14,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from proponent.errors import DivergedError, InputError
+from proponent.gradients.computer import GradientComputer
 from proponent.gradients.hessian import Hessian
 from proponent.gradients.inverse_products import conjugate_gradient, lissa, top_eigenvalue
 from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block, OneHot
-from proponent.index.gradient_computer import GradientComputer
-from proponent.index.layer_vectors import token_words
+from proponent.gradients.layer_vectors import token_words
 from proponent.index.loading import LoadedRun
 from proponent.index.queries import QueryBatch
 from proponent.method import LiSSA, Retaken
 from proponent.models import Encoded
 from proponent.store import Store
-from proponent.types import Example
+from proponent.types import CheckpointId, Example
 
 SAMPLE = {"lissa": 8, "cg": 256}
 """Training texts of one Hessian, unless the method says how many."""
@@ -44,12 +44,10 @@ READ = 20_000
 class Solution:
     """What was solved for some queries."""
 
-    # told: how, with which damping, and how far it can be trusted
-
-    asked: QueryBatch  # the queries
+    batch: QueryBatch  # the queries
     rows: tuple[int, ...]  # which of them
     s: Float[Tensor, "q p"]  # one vector each
-    description: tuple[str, ...]
+    description: tuple[str, ...]  # how, with which damping, and how far it can be trusted
 
 
 class TrainingTexts:
@@ -92,50 +90,50 @@ class TrainingTexts:
 class Solver:
     """Solves and scores at one checkpoint of an index whose method solves per query."""
 
-    def __init__(self, store: Store, loaded: LoadedRun, step: int, texts: TrainingTexts) -> None:
+    def __init__(self, store: Store, loaded: LoadedRun, step: CheckpointId, texts: TrainingTexts) -> None:
         self.store, self.step, self._loaded, self._texts = store, step, loaded, texts
         assert isinstance(store.plan.term, Retaken)
         self.method = store.plan.term
         self._solved: Solution | None = None
 
     def terms(
-        self, asked: QueryBatch, row: int, example: Example, label: int, widths: tuple[int, int]
+        self, batch: QueryBatch, row: int, example: Example, label: int, widths: tuple[int, int]
     ) -> Float[np.ndarray, "w x"]:
         """Split the score of an example by its words; the query is one."""
-        solution = self.solution(asked, range(row, row + 1))
+        solution = self.solution(batch, range(row, row + 1))
         s = self._blocks(solution.s[solution.rows.index(row)][None])
         (encoded,) = self._loaded.encoder.encode([example])
         terms = np.zeros((widths[0] + 1, widths[1] + 1))
-        for captured, _ in self._work.calls([encoded], [label]):
+        for captured, _ in self._computer.calls([encoded], [label]):
             for block, call in self._called(captured.calls or {}):
                 shares = _positions(call, s[block.name])[0, 0]
                 np.add.at(terms[:, -1], token_words(encoded).of(call), shares.double().numpy())
         return terms
 
-    def solution(self, asked: QueryBatch, rows: Sequence[int]) -> Solution:
+    def solution(self, batch: QueryBatch, rows: Sequence[int]) -> Solution:
         """Solve, or take what was solved for the same queries."""
         held = self._solved
-        if held is None or held.asked is not asked or not set(rows) <= set(held.rows):
-            self._solved = held = self._solve(asked, rows)
+        if held is None or held.batch is not batch or not set(rows) <= set(held.rows):
+            self._solved = held = self._solve(batch, rows)
         return held
 
-    def _solve(self, asked: QueryBatch, rows: Sequence[int]) -> Solution:
+    def _solve(self, batch: QueryBatch, rows: Sequence[int]) -> Solution:
         self._loaded.say(f"inverse-Hessian products of {len(rows)} queries ({self.method.solver.kind})")
         with self._hessian.open():
-            v = torch.stack([self._hessian.gradient(partial(self._asked_loss, asked, row)) for row in rows])
+            v = torch.stack([self._hessian.gradient(partial(self._query_loss, batch, row)) for row in rows])
             scale = self._scale
             ridge = self.method.damping * scale
-            s, told = (
+            s, notes = (
                 self._lissa(v, scale, self.method.solver)
                 if isinstance(self.method.solver, LiSSA)
                 else self._cg(v, ridge)
             )
         how = f"{MARGIN:g} times the top eigenvalue seen" if self.method.scale == "auto" else "as given"
-        told.append(
+        notes.append(
             f"damping {self.method.damping:g} of the scale {scale:.3g} ({how}): a ridge of {ridge:.3g} on every "
             "eigenvalue"
         )
-        return Solution(asked, tuple(rows), s, tuple(told))
+        return Solution(batch, tuple(rows), s, tuple(notes))
 
     def _lissa(self, v: Float[Tensor, "q p"], scale: float, solver: LiSSA) -> tuple[Float[Tensor, "q p"], list[str]]:
         method = self.method
@@ -219,7 +217,7 @@ class Solver:
             own = order[cut]
             encoded, labels = self._texts.encoded(places[own])
             start = 0
-            for captured, count in self._work.calls(encoded, labels):
+            for captured, count in self._computer.calls(encoded, labels):
                 for block, call in self._called(captured.calls or {}):
                     sums = _positions(call, blocks[block.name]).sum(-1)
                     found[:, own[start : start + count]] += sums.double().numpy()
@@ -239,21 +237,21 @@ class Solver:
         }
 
     def _loss(self, places: Int[np.ndarray, " m"]) -> Float[Tensor, ""]:
-        return self._work.losses(*self._texts.encoded(places)).mean()
+        return self._computer.losses(*self._texts.encoded(places)).mean()
 
-    def _asked_loss(self, asked: QueryBatch, row: int) -> Float[Tensor, ""]:
-        against = None if asked.against is None else [asked.against]
-        return self._work.losses([asked.encoded[row]], [asked.labels[row]], against).sum()
+    def _query_loss(self, batch: QueryBatch, row: int) -> Float[Tensor, ""]:
+        against = None if batch.against is None else [batch.against]
+        return self._computer.losses([batch.encoded[row]], [batch.labels[row]], against).sum()
 
     @property
-    def _work(self) -> GradientComputer:
-        return self._loaded.at(self.step, retaken=True)
+    def _computer(self) -> GradientComputer:
+        return self._loaded.solving(self.step)
 
     @property
     def _hessian(self) -> Hessian:
-        layers = self._work.layers
+        layers = self._computer.layers
         assert layers is not None
-        return Hessian(self._work.model, layers.choice.blocks)
+        return Hessian(self._computer.model, layers.choice.blocks)
 
     @cached_property
     def _alive(self) -> Int[np.ndarray, " m"]:

@@ -1,7 +1,7 @@
-"""Many scores become one, over queries that are asked together, layers and checkpoints: by mean, rank or vote."""
+"""Many scores become one, over queries that are explained together, layers and checkpoints: by mean, rank or vote."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -9,12 +9,13 @@ from jaxtyping import Float
 
 from proponent.baselines import Texts
 from proponent.errors import InputError
-from proponent.index.queries import ByWord, QueryBatch
+from proponent.gradients.computer import GradientComputer
+from proponent.index.queries import QueryBatch
 from proponent.labels import Labels
 from proponent.scorer import Scorer, TopKBothEnds
 from proponent.search import RULES, How, Votes, Where
 from proponent.store import Store
-from proponent.types import Example
+from proponent.types import CheckpointId, Example
 from proponent.views import QueryView
 from proponent.words import Word
 
@@ -59,33 +60,33 @@ class Aggregate:
         return named if isinstance(named, cls) else cls(named)  # type: ignore[arg-type]
 
     def alone(self) -> "Aggregate":
-        """Refuse a choice of queries where each is asked for itself."""
+        """Refuse a choice of queries where each is explained for itself."""
         if self.correct:
             raise InputError("which queries count is a choice for a group of them (--group, explain_group)")
         return self
 
 
 class QueryGroup(QueryBatch):
-    """Queries that are asked as one: the mean of their gradients, and all their words."""
+    """Queries that are explained together: the mean of their gradients, and all their words."""
 
-    def __init__(self, asked: QueryBatch, rows: Sequence[int], *, linear: bool) -> None:
-        self.whole, self.rows = asked, tuple(rows)
-        texts = [asked.queries[row] for row in self.rows]
+    def __init__(self, batch: QueryBatch, rows: Sequence[int], *, linear: bool) -> None:
+        self.whole, self.rows = batch, tuple(rows)
+        texts = [batch.queries[row] for row in self.rows]
         whole = Example("group", texts[0].row, _describe_texts(texts))
-        labels = {asked.labels[row] for row in self.rows}
-        super().__init__([whole], (), [labels.pop() if len(labels) == 1 else -1], asked.against, [-1], [])
-        self.losses = [float(np.mean([asked.losses[row] for row in self.rows]))] if asked.losses else []
-        self._words[0], self._places = _numbered([asked.words(row) for row in self.rows])
-        for step, gradient in asked.taken(self.rows).items() if linear else ():
+        labels = {batch.labels[row] for row in self.rows}
+        super().__init__([whole], (), [labels.pop() if len(labels) == 1 else -1], batch.against, [-1], [])
+        self.losses = [float(np.mean([batch.losses[row] for row in self.rows]))] if batch.losses else []
+        self._words[0], self._places = _numbered([batch.words(row) for row in self.rows])
+        for step, gradient in batch.select(self.rows).items() if linear else ():
             self.gradients[step], self.factors[step] = gradient.mean(self._places), np.ones(1)
 
     def paired(self, row: int) -> bool:  # noqa: ARG002, D102
         return any(self.whole.paired(one) for one in self.rows)
 
-    def split(self, row: int, step: int, by_word: ByWord) -> Float[np.ndarray, "w p"]:  # noqa: ARG002, D102
+    def split(self, row: int, step: CheckpointId, computer: GradientComputer) -> Float[np.ndarray, "w p"]:  # noqa: ARG002, D102
         total: Float[np.ndarray, "w p"] | None = None
         for one, places in zip(self.rows, self._places, strict=True):
-            made = self.whole.split(one, step, by_word) / len(self.rows)
+            made = self.whole.split(one, step, computer) / len(self.rows)
             total = np.zeros((len(self._words[0]) + 1, made.shape[1])) if total is None else total
             np.add.at(total, np.append(places, -1), made)
         assert total is not None
@@ -111,10 +112,14 @@ class QueryGroup(QueryBatch):
         )
 
     def view(self, row: int, labels: Labels) -> QueryView:  # noqa: ARG002, D102
-        label, against = labels.name(self.labels[0]), labels.name(self.against)
-        loss = self.losses[0] if self.losses else None
-        whole = QueryView(text=self.queries[0].text, label=label, predicted=None, probabilities=None, loss=loss)
-        return replace(whole, against=against)
+        return QueryView(
+            text=self.queries[0].text,
+            label=labels.name(self.labels[0]),
+            against=labels.name(self.against),
+            predicted=None,
+            probabilities=None,
+            loss=self.losses[0] if self.losses else None,
+        )
 
 
 class Grouping:
@@ -131,7 +136,7 @@ class Grouping:
                 "own: it has no groups, ranks or votes (ask one by one, or take ekfac or influence-last)"
             )
 
-    def rows(self, asked: QueryBatch, rows: Sequence[int], rule: Aggregate) -> list[int]:
+    def rows(self, batch: QueryBatch, rows: Sequence[int], rule: Aggregate) -> list[int]:
         """Choose the queries that count."""
         self._check()
         if not rows:
@@ -140,31 +145,31 @@ class Grouping:
             return list(rows)
         if not self.store.plan.labels:
             raise InputError("only a classifier's queries can be predicted correctly, and this run is a language model")
-        if all(query.label is None for query in asked.queries):
+        if all(query.label is None for query in batch.queries):
             raise InputError("which queries are predicted correctly is not known: give their labels")
-        found = [row for row in rows if asked.labels[row] == asked.predicted[row]]
+        found = [row for row in rows if batch.labels[row] == batch.predicted[row]]
         if not found:
             raise InputError("no query is left to aggregate over: the model predicts none of them correctly")
         return found
 
-    def scores(self, asked: QueryBatch, rows: Sequence[int], rule: Aggregate) -> tuple[Float[np.ndarray, " n"], int]:
+    def scores(self, batch: QueryBatch, rows: Sequence[int], rule: Aggregate) -> tuple[Float[np.ndarray, " n"], int]:
         """Join the scores of some queries."""
         alive = self.store.alive
         votes = Votes(rule.how, rule.k, int(alive.sum()))
         for start in range(0, len(rows), BLOCK):
             some = rows[start : start + BLOCK]
-            for scores in self._scorer.voters(asked, some, () if rule.how == "mean" else rule.over):
+            for scores in self._scorer.voters(batch, some, () if rule.how == "mean" else rule.over):
                 votes.add(scores[:, alive])
         joined = np.full(len(alive), np.nan)
         joined[alive] = votes.result()
         return joined, votes.voters
 
     def ranking(
-        self, asked: QueryBatch, rows: Sequence[int], rule: Aggregate, k: int, where: Where
+        self, batch: QueryBatch, rows: Sequence[int], rule: Aggregate, k: int, where: Where
     ) -> tuple[TopKBothEnds, list[str]]:
         """Rank the training examples by joined scores."""
         self._check()
-        scores, voters = self.scores(asked, rows, rule)
+        scores, voters = self.scores(batch, rows, rule)
         allowed = where.mask(self.store)
         n = int(self.store.alive.sum())
         middle = (n - 1) / 2.0 if rule.how == "rank" else 0.0

@@ -13,15 +13,15 @@ from proponent.index.baseline_scores import BaselineScores
 from proponent.index.explanation_builder import ExplanationBuilder
 from proponent.index.grouping import Aggregate, Grouping, QueryGroup, blocks
 from proponent.index.loading import LoadedRun
-from proponent.index.queries import QueryBatch, check_against, check_queries, labels_of, named
-from proponent.index.query_input import AnyLabel, Labels, Queries, Query, plain_label, queries_of
+from proponent.index.queries import QueryBatch, check_against, check_queries, labels_of
+from proponent.index.query_input import AnyLabel, Labels, Queries, Query, queries_of
 from proponent.index.query_preconditioner import QueryPreconditioner, gradients_of
 from proponent.index.scorers import scorer_of
 from proponent.models import Run
 from proponent.scorer import TopKBothEnds
 from proponent.search import ANY, How, KernelName, Where
 from proponent.store import Store
-from proponent.types import RUN_STEPS, Example, step_name
+from proponent.types import Example
 from proponent.views import Explanation
 
 
@@ -88,8 +88,8 @@ class Index:
             "deleted": self.store.counts.deleted,
             "checkpoints": [
                 {
-                    "step": one.step % RUN_STEPS,
-                    "run": one.step // RUN_STEPS,
+                    "step": one.id.step,
+                    "run": one.id.run,
                     "learning_rate": one.learning_rate,
                     "rule": one.rule,
                 }
@@ -151,8 +151,8 @@ class Index:
             LabelError: the run does not know a label.
             MismatchError: the run is not the one the index was built from.
         """
-        asked, how = queries_of([text], [label], [text_pair], [target]), aggregate
-        return next(self.explain_many(asked, against=against, k=k, baselines=baselines, where=where, aggregate=how))
+        queries, how = queries_of([text], [label], [text_pair], [target]), aggregate
+        return next(self.explain_many(queries, against=against, k=k, baselines=baselines, where=where, aggregate=how))
 
     def explain_many(
         self,
@@ -175,16 +175,16 @@ class Index:
             aggregate: see `explain`.
 
         Returns:
-            One answer per query, in order, each made when it is asked for.
+            One answer per query, in order, each made when it is batch for.
 
         Raises:
             InputError: a text is empty, or an option does not fit the run.
         """
         queries = queries_of(queries)
         where.check(self.store)
-        rule, asked = Aggregate.of(aggregate).alone(), self._ask(queries, against, k)
+        rule, batch = Aggregate.of(aggregate).alone(), self._ask(queries, against, k)
         self.say("comparing with the training examples")
-        return self._explained(asked, rule, k, where, baselines=baselines)
+        return self._explained(batch, rule, k, where, baselines=baselines)
 
     def explain_group(
         self,
@@ -215,17 +215,19 @@ class Index:
         queries = queries_of(queries)
         where.check(self.store)
         rule, grouping, linear = Aggregate.of(aggregate), self._grouping, self._scorer.linear
-        asked = self._ask(queries, against, k)
-        rows = grouping.rows(asked, range(len(queries)), rule)
+        batch = self._ask(queries, against, k)
+        rows = grouping.rows(batch, range(len(queries)), rule)
         self.say("comparing with the training examples")
-        group, worded = QueryGroup(asked, rows, linear=linear), rule.how == "mean" and linear
-        told = [f"{len(rows)} of {len(queries)} queries count: those that the model predicts"] if rule.correct else []
-        if worded:
-            (ranking,), more = self._scorer.top(group, [0], k, where), []
+        group, with_words = QueryGroup(batch, rows, linear=linear), rule.how == "mean" and linear
+        notes = [f"{len(rows)} of {len(queries)} queries count: those that the model predicts"] if rule.correct else []
+        if with_words:
+            (ranking,) = self._scorer.top(group, [0], k, where)
         else:
-            ranking, more = grouping.ranking(asked, rows, rule, k, where)
-        told += more
-        return self._answers.answer(group, 0, ranking, k, baselines=baselines, where=where, worded=worded, told=told)
+            ranking, more = grouping.ranking(batch, rows, rule, k, where)
+            notes += more
+        return self._answers.answer(
+            group, 0, ranking, k, baselines=baselines, where=where, with_words=with_words, notes=notes
+        )
 
     def group_scores(
         self, queries: Queries, *, aggregate: How | Aggregate = "mean", against: AnyLabel | None = None
@@ -244,8 +246,8 @@ class Index:
         Raises:
             InputError: a text is empty, no query counts, or an option does not fit the run.
         """
-        rule, asked = Aggregate.of(aggregate), self._ask(queries_of(queries), against)
-        return self._grouping.scores(asked, self._grouping.rows(asked, range(len(asked.queries)), rule), rule)[0]
+        rule, batch = Aggregate.of(aggregate), self._ask(queries_of(queries), against)
+        return self._grouping.scores(batch, self._grouping.rows(batch, range(len(batch.queries)), rule), rule)[0]
 
     def top(
         self,
@@ -277,8 +279,8 @@ class Index:
         """
         queries = queries_of(texts, labels, text_pairs, targets)
         where.check(self.store)
-        asked = self._ask(queries, against, k)
-        return [ranking for rows in blocks(len(queries)) for ranking in self._scorer.top(asked, rows, k, where)]
+        batch = self._ask(queries, against, k)
+        return [ranking for rows in blocks(len(queries)) for ranking in self._scorer.top(batch, rows, k, where)]
 
     def scores(
         self,
@@ -305,8 +307,8 @@ class Index:
             InputError: lists of different lengths, an empty text, or an option that does not fit the run.
         """
         queries = queries_of(texts, labels, text_pairs, targets)
-        asked = self._ask(queries, against)
-        found = [self._scorer.scores(asked, rows) for rows in blocks(len(queries))]
+        batch = self._ask(queries, against)
+        found = [self._scorer.scores(batch, rows) for rows in blocks(len(queries))]
         return np.concatenate(found) if found else np.zeros((0, self.store.n))
 
     def predict(self, texts: Queries, *, text_pairs: Sequence[str | None] | str | None = None) -> list[str]:
@@ -328,20 +330,22 @@ class Index:
         queries = [replace(one, label=None) for one in queries_of(texts, text_pairs=text_pairs)]
         check_queries(queries)
         encoded = self._loaded.encoder.encode(queries) if queries else []
-        last, size = self._loaded.at(self.store.plan.checkpoints[-1].step), self.store.plan.source.batch_size
+        last, size = self._loaded.at(self.store.plan.checkpoints[-1].id), self.store.plan.source.batch_size
         _, predicted, _ = labels_of(last, queries, encoded, size)
         return [names[number] for number in predicted]
 
     def _explained(
-        self, asked: QueryBatch, rule: Aggregate, k: int, where: Where, *, baselines: bool
+        self, batch: QueryBatch, rule: Aggregate, k: int, where: Where, *, baselines: bool
     ) -> Iterator[Explanation]:
-        count = len(asked.queries)
+        count = len(batch.queries)
         for row in range(count) if rule.how != "mean" else ():
-            one, told = self._grouping.ranking(asked, [row], rule, k, where)
-            yield self._answers.answer(asked, row, one, k, baselines=baselines, where=where, worded=False, told=told)
+            one, notes = self._grouping.ranking(batch, [row], rule, k, where)
+            yield self._answers.answer(
+                batch, row, one, k, baselines=baselines, where=where, with_words=False, notes=notes
+            )
         for rows in blocks(count) if rule.how == "mean" else ():
-            for row, one in zip(rows, self._scorer.top(asked, rows, k, where), strict=True):
-                yield self._answers.answer(asked, row, one, k, baselines=baselines, where=where)
+            for row, one in zip(rows, self._scorer.top(batch, rows, k, where), strict=True):
+                yield self._answers.answer(batch, row, one, k, baselines=baselines, where=where)
 
     def _ask(self, queries: Sequence[Example], against: AnyLabel | None, k: int = 1) -> QueryBatch:
         """Take the gradients of some queries; those of the last single query are kept."""
@@ -350,29 +354,17 @@ class Index:
         key = repr((queries, against))
         if self._last is None or self._last[0] != key:
             self._last = (key, self._take(queries, against))
-        asked = self._last[1]
+        batch = self._last[1]
         self._last = self._last if len(queries) == 1 else None
-        return asked
+        return batch
 
     def _take(self, queries: Sequence[Example], against: AnyLabel | None) -> QueryBatch:
         check_queries(queries)
-        run = self.run
-        check_against(against, self.method, run.task.labels, contrasts=self._scorer.contrasts)
-        encoded = self._loaded.encoder.encode(queries) if queries else []
-        last = self._loaded.at(self.store.plan.checkpoints[-1].step)
-        other = None if against is None else run.label_number(plain_label(against))
-        size = self.store.plan.source.batch_size
-        labels, predicted, probabilities = labels_of(last, queries, encoded, size)
-        if other is not None and other in labels:
-            raise InputError(
-                f"`against` is {against!r}, and so is the label of {named(queries, labels.index(other))} "
-                "(without a label, the predicted class): name two different classes"
-            )
-        asked = QueryBatch(queries, encoded, labels, other, predicted, probabilities)
-        for number, checkpoint in enumerate(self.store.plan.checkpoints, 1):
-            count = len(self.store.plan.checkpoints)
-            self.say(f"gradients at {step_name(checkpoint.step)} ({number} of {count} checkpoints)")
-            asked.take(
-                checkpoint.step, self._loaded.at(checkpoint.step), size, self._preconditioner, equal=run.equal_lengths
-            )
-        return asked
+        check_against(against, self.method, self.run.task.labels, contrasts=self._scorer.contrasts)
+        plan, loaded = self.store.plan, self._loaded
+        steps, size = [one.id for one in plan.checkpoints], plan.source.batch_size
+        batch = QueryBatch.of(loaded.at(steps[-1]), queries, size, against)
+        for number, step in enumerate(steps, 1):
+            self.say(f"gradients at {step} ({number} of {len(steps)} checkpoints)")
+            batch.add_gradients(step, loaded.at(step), size, self._preconditioner)
+        return batch

@@ -1,6 +1,7 @@
 """The run behind an index: checked against what the index was built from, its checkpoints loaded when needed."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,11 +10,14 @@ from jaxtyping import Float
 from torch import nn
 
 from proponent.errors import InputError, MismatchError, RunError
-from proponent.index.gradient_computer import GradientComputer
+from proponent.gradients.computer import GradientComputer, GradientSpec
+from proponent.gradients.layer_vectors import LayerVectors
+from proponent.index.planning import planned_blocks
 from proponent.method import Retaken
 from proponent.models import Encoder, Masks, Run
+from proponent.preconditioners.base import install_fitted
 from proponent.store import Store
-from proponent.types import Example, step_name
+from proponent.types import CheckpointId, Example
 
 KEPT_BYTES = 4 * 2**30
 """Most memory that loaded checkpoints may take between two questions."""
@@ -32,7 +36,9 @@ class LoadedRun:
         self.store, self._trust_remote_code, self.say = store, trust_remote_code, say
         named = run if run is not None else store.plan.joined or store.plan.run
         self._folders = [Path(named)] if isinstance(named, str | Path) else [Path(one) for one in named]
-        self._passes: dict[tuple[int, bool], GradientComputer] = {}
+        self._models: dict[CheckpointId, nn.Module] = {}
+        self._computers: dict[CheckpointId, GradientComputer] = {}
+        self._solving: dict[CheckpointId, GradientComputer] = {}
 
     @cached_property
     def run(self) -> Run:
@@ -69,51 +75,53 @@ class LoadedRun:
         """Encodes texts as they were when the index was built."""
         return self.run.encoder(self.store.plan.max_length, Masks.of(self.store.plan.term))
 
-    def by_word(
-        self, step: int, example: Example, label: int, width: int, against: int | None, asked: bool
-    ) -> Float[np.ndarray, "w p"]:
-        """The vector of one text split by its words, taken again from the model."""
+    def train_words(self, step: CheckpointId, example: Example, label: int, width: int) -> Float[np.ndarray, "w p"]:
+        """The vector of a training example split by its words, taken again from the model."""
         (encoded,) = self.encoder.encode([example])
-        return self.at(step).words(encoded, label, width, against, asked=asked)
+        return self.at(step).train_words(encoded, label, width)
 
-    def at(self, step: int, *, retaken: bool = False) -> GradientComputer:
-        """Load a checkpoint, or take it from before."""
-        if (step, retaken) not in self._passes:
-            other = self._passes.get((step, not retaken))
-            model = self._model(step) if other is None else other.model
-            method = self.store.plan.term
-            pooled = not retaken and (isinstance(method, Retaken) or step == self.store.plan.checkpoints[-1].step)
-            work = GradientComputer(self.run, model, method, self.encoder, pooled=pooled, retaken=retaken)
-            if self._other_layers(work):  # earlier versions kept a vocabulary head with the other layers
-                work = GradientComputer(
-                    self.run, model, method, self.encoder, pooled=pooled, retaken=retaken, closed_head=False
-                )
-            self._refuse_other_layers(work)
-            if work.needs_table:
-                work.prepare(self.store.table(step))
-            self._passes[step, retaken] = work
-        return self._passes[step, retaken]
+    def at(self, step: CheckpointId) -> GradientComputer:
+        """A checkpoint that gives the gradients that the index keeps, loaded or from before."""
+        if step not in self._computers:
+            method, model = self.store.plan.term, self._model(step)
+            pooled = isinstance(method, Retaken) or step == self.store.plan.checkpoints[-1].id
+            spec = replace(self._spec(model), pooled=pooled)
+            self._computers[step] = GradientComputer(self.run, model, method, self.encoder, spec)
+            install_fitted(method, self._computers[step], lambda: self.store.table(step))
+        return self._computers[step]
 
-    def _other_layers(self, work: GradientComputer) -> bool:
-        """Whether other layers are taken than the index keeps as vectors."""
-        taken = [] if work.layers is None else work.layers.planned()
-        return not isinstance(self.store.plan.term, Retaken) and taken != self.store.plan.blocks
+    def solving(self, step: CheckpointId) -> GradientComputer:
+        """A checkpoint that gives the gradients of the layers of a method that solves per query."""
+        if step not in self._solving:
+            method, model = self.store.plan.term, self._model(step)
+            assert isinstance(method, Retaken)
+            spec = GradientSpec.of_layers(method, self.run, model)
+            self._solving[step] = GradientComputer(self.run, model, method, self.encoder, spec)
+        return self._solving[step]
 
-    def _refuse_other_layers(self, work: GradientComputer) -> None:
-        """Earlier versions kept the word embedding apart from the layers that a curvature turns."""
-        if self._other_layers(work):
-            kept, taken = len(self.store.plan.blocks), 0 if work.layers is None else len(work.layers.planned())
-            raise MismatchError(
-                f"{self.store.folder} keeps {kept} layers, and {work.method.name} takes {taken} since a "
-                "preconditioner works on the word embedding, too: build the index again"
-            )
+    def _spec(self, model: nn.Module) -> GradientSpec:
+        method, kept = self.store.plan.term, self.store.plan.blocks
+        taken = 0
+        for closed_head in (True, False):  # earlier versions kept a vocabulary head with the other layers
+            spec = GradientSpec.of_index(method, self.run, model, closed_head=closed_head)
+            blocks = planned_blocks(LayerVectors.of(spec.choice, method))
+            if blocks == kept:
+                return spec
+            taken = len(blocks)
+        # earlier versions kept the word embedding apart from the layers that a preconditioner multiplies
+        raise MismatchError(
+            f"{self.store.folder} keeps {len(kept)} layers, and {method.name} takes {taken} since a "
+            "preconditioner works on the word embedding, too: build the index again"
+        )
 
-    def _model(self, step: int) -> nn.Module:
-        checkpoint = next(one for one in self.run.saved if one.step == step)
-        self.say(f"loading the model of {step_name(step)}")
-        model = self.run.load(checkpoint)
-        models = {id(work.model): work.model for work in self._passes.values()}  # two passes may share one
-        held = sum(parameter.nbytes for one in models.values() for parameter in one.parameters())
-        if held + sum(parameter.nbytes for parameter in model.parameters()) > KEPT_BYTES:
-            self._passes.clear()
-        return model
+    def _model(self, step: CheckpointId) -> nn.Module:
+        if step not in self._models:
+            checkpoint = next(one for one in self.run.saved if one.id == step)
+            self.say(f"loading the model of {step}")
+            model = self.run.load(checkpoint)
+            models = [*self._models.values(), model]
+            if sum(parameter.nbytes for one in models for parameter in one.parameters()) > KEPT_BYTES:
+                for held in (self._models, self._computers, self._solving):
+                    held.clear()
+            self._models[step] = model
+        return self._models[step]

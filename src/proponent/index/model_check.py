@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from proponent.errors import InputError
+from proponent.gradients.computer import GradientSpec
+from proponent.gradients.layer_vectors import LayerVectors, settled
 from proponent.gradients.model_parts import is_tied, table_shape, word_tables
-from proponent.index.gradient_computer import GradientSpec, gradient_spec
-from proponent.index.layer_vectors import LayerVectors, settled
 from proponent.index.options import Options
+from proponent.index.planning import planned_blocks
 from proponent.method import EmbeddingRows, Gradients, Layers, Logit, MaskedLoss, Retaken, Term
 from proponent.models import Checkpoint, Run
 from proponent.preconditioners.base import Fitter, ModelFacts, fitters_of
@@ -50,9 +51,9 @@ def check_model(
             f"basis=principal says what layers are projected to, and {method.name} keeps those of this model in full: "
             "give a width, such as --project 16, or leave it out"
         )
-    spec = gradient_spec(method, run, model, closed_head=closed_head)
+    spec = GradientSpec.of_index(method, run, model, closed_head=closed_head)
     layers = LayerVectors.of(spec.choice, method)
-    shapes = () if layers is None else layer_shapes(layers.planned())
+    shapes = layer_shapes(planned_blocks(layers))
     table = table_shape(model, decoding=run.task.decodes)
     classes = len(run.task.labels) or None
     facts = ModelFacts(classes, table, spec.head, shapes, checkpoints, options)

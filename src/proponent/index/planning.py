@@ -10,12 +10,13 @@ from jaxtyping import Int
 
 from proponent.data import Examples
 from proponent.errors import DataError, InputError
+from proponent.gradients.layer_vectors import LayerVectors
 from proponent.method import LastOfEachRun, Steps, Term
 from proponent.models import Checkpoint, Run
-from proponent.store import Plan, PlannedSegment, Store
+from proponent.store import Plan, PlannedBlock, PlannedSegment, Store
 from proponent.store.layout import Layout
 from proponent.store.manifest import read_json
-from proponent.types import RUN_STEPS, step_name
+from proponent.types import CheckpointId
 
 SEGMENT_TOKENS = 4_000_000
 """Tokens of a segment: what is held of it in memory while its postings are written grows with them."""
@@ -82,22 +83,21 @@ def chosen(run: Run, steps: tuple[int, ...] | None, method: Term) -> tuple[Check
     checkpoints = method.checkpoints
     steps = checkpoints.at if steps is None and isinstance(checkpoints, Steps) else steps
     if steps is None:
-        last = {one.step // RUN_STEPS: one for one in run.checkpoints}
+        last = {one.id.run: one for one in run.checkpoints}
         return tuple(last.values()) if isinstance(checkpoints, LastOfEachRun) else run.checkpoints
     _refuse_missing(run, steps)
-    return tuple(one for one in run.saved if one.step % RUN_STEPS in steps)
+    return tuple(one for one in run.saved if one.step in steps)
 
 
 def _refuse_missing(run: Run, steps: tuple[int, ...]) -> None:
     """Every run must have the steps that are named: a run left out would be no part of the scores."""
     saved: dict[int, list[int]] = {}
     for one in run.saved:
-        number, step = divmod(one.step, RUN_STEPS)
-        saved.setdefault(number, []).append(step)
+        saved.setdefault(one.id.run, []).append(one.step)
     for number, there in saved.items():
         missing = next((step for step in steps if step not in there), None)
         if missing is not None:
-            of, home = step_name(number * RUN_STEPS + missing), ", ".join(map(str, run.joined or (run.path,)))
+            of, home = CheckpointId(number, missing), ", ".join(map(str, run.joined or (run.path,)))
             raise InputError(f"no checkpoint at {of} in {home}: it has {', '.join(map(str, there))}")
 
 
@@ -136,3 +136,14 @@ def refuse_empty_share(text: str | None, cuts: Sequence[SegmentPlan]) -> None:
     if share is not None and share[0] >= count:
         held = "is 1 shard" if count == 1 else f"are {count} shards"
         raise InputError(f"--shard {text}: there {held} to share, so this share is empty: leave it out")
+
+
+def planned_blocks(layers: LayerVectors | None) -> list[PlannedBlock]:
+    """Describe chosen layers for the plan of an index."""
+    if layers is None:
+        return []
+    shapes = layers.projection.shapes
+    return [
+        PlannedBlock(name=one.name, o=one.o, i=one.i, kept_o=shapes[one.name][0], kept_i=shapes[one.name][1])
+        for one in layers.choice.blocks
+    ]

@@ -1,7 +1,6 @@
 """A batch of queries: encodings, labels, gradients per checkpoint."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -9,24 +8,19 @@ from jaxtyping import Float
 
 from proponent.baselines import Texts
 from proponent.errors import InputError, LabelError
+from proponent.gradients.computer import GradientComputer
 from proponent.gradients.gradient import Gradient
-from proponent.index.gradient_computer import GradientComputer
 from proponent.index.query_input import AnyLabel, plain_label
 from proponent.index.query_preconditioner import QueryPreconditioner
 from proponent.labels import Labels
 from proponent.models import Encoded
-from proponent.types import Example, step_name
+from proponent.types import CheckpointId, Example
 from proponent.views import QueryView
 from proponent.words import Word
 from proponent.words import words as words_of
 
 ALIKE = 0.8
 """The shortest query of a batch has at least this share of the tokens of its longest: padding costs as much as text."""
-
-
-ByWord = Callable[[int, Example, int, int, int | None, bool], Float[np.ndarray, "w p"]]
-"""Splits the vector of a text by its words, special tokens last: of a checkpoint, a text, its class, the number of its
-words, the class whose loss is subtracted, and whether it is a query."""
 
 
 def named(queries: Sequence[Example], row: int) -> str:
@@ -71,7 +65,7 @@ def check_against(against: AnyLabel | None, method: str, labels: Labels, *, cont
 def labels_of(
     last: GradientComputer, queries: Sequence[Example], encoded: Sequence[Encoded], size: int
 ) -> tuple[list[int], list[int], list[Float[np.ndarray, " l"]]]:
-    """Find the classes that are asked about: those given, and for the others what the model predicts."""
+    """Find the classes to explain: those given, and for the others what the model predicts."""
     run = last.run
     if not run.task.labels:
         labelled = next((query.label for query in queries if query.label is not None), None)
@@ -82,8 +76,8 @@ def labels_of(
         given = [run.label_number(plain_label(query.label)) for query in queries if query.label is not None]
         return given, [-1] * len(given), []
     size = 1 if run.equal_lengths else size
-    found = [last.probabilities(encoded[start : start + size]) for start in range(0, len(encoded), size)]
-    probabilities = [one for batch in found if batch is not None for one in batch]
+    batches = [last.probabilities(encoded[start : start + size]) for start in range(0, len(encoded), size)]
+    probabilities = [one for batch in batches if batch is not None for one in batch]
     predicted = [int(one.argmax()) for one in probabilities]
     labels = [
         guess if query.label is None else run.label_number(query.label)
@@ -100,7 +94,7 @@ class Seen(NamedTuple):
 
 
 class QueryBatch:
-    """Queries on their way: encoded, labelled, and their gradients at every checkpoint."""
+    """Queries: encodings, labels, and gradients at every checkpoint."""
 
     def __init__(
         self,
@@ -113,35 +107,52 @@ class QueryBatch:
     ) -> None:
         self.queries, self.encoded, self.labels, self.against = queries, encoded, labels, against
         self.predicted, self.probabilities = predicted, probabilities
-        self.gradients: dict[int, Gradient] = {}
-        self.factors: dict[int, Float[np.ndarray, " q"]] = {}
+        self.gradients: dict[CheckpointId, Gradient] = {}
+        self.factors: dict[CheckpointId, Float[np.ndarray, " q"]] = {}
         self.losses: list[float] = []
         self.pooled: list[Float[np.ndarray, " d"]] = []
-        self.seen: dict[int, Seen] = {}
+        self.seen: dict[CheckpointId, Seen] = {}
         self._words: dict[int, tuple[Word, ...]] = {}
 
-    def take(self, step: int, work: GradientComputer, size: int, turning: QueryPreconditioner, *, equal: bool) -> None:
+    @classmethod
+    def of(
+        cls, last: GradientComputer, queries: Sequence[Example], size: int, against: AnyLabel | None = None
+    ) -> "QueryBatch":
+        """Encode queries, and find their classes by the last checkpoint."""
+        encoded = last.encoder.encode(queries) if queries else []
+        other = None if against is None else last.run.label_number(plain_label(against))
+        labels, predicted, probabilities = labels_of(last, queries, encoded, size)
+        if other is not None and other in labels:
+            raise InputError(
+                f"`against` is {against!r}, and so is the label of {named(queries, labels.index(other))} "
+                "(without a label, the predicted class): name two different classes"
+            )
+        return cls(queries, encoded, labels, other, predicted, probabilities)
+
+    def add_gradients(
+        self, step: CheckpointId, computer: GradientComputer, size: int, preconditioner: QueryPreconditioner
+    ) -> None:
         """Take gradients at one checkpoint, in batches of like length (equal length where that must be)."""
         count = len(self.encoded)
         parts: dict[int, Gradient] = {}
         losses, pooled, seen = dict[int, float](), dict[int, np.ndarray](), dict[int, np.ndarray]()
-        for rows in _alike([one.length for one in self.encoded], size, 1.0 if equal else ALIKE):
+        for rows in _alike([one.length for one in self.encoded], size, 1.0 if computer.run.equal_lengths else ALIKE):
             against = None if self.against is None else [self.against] * len(rows)
             labels = [self.labels[row] for row in rows]
-            passed = work([self.encoded[row] for row in rows], labels, against, asked=True)
-            if passed.bad.any():
-                where = named(self.queries, rows[int(np.flatnonzero(passed.bad)[0])])
+            batch = computer.query([self.encoded[row] for row in rows], labels, against)
+            if batch.bad.any():
+                where = named(self.queries, rows[int(np.flatnonzero(batch.bad)[0])])
                 raise InputError(
-                    f"the loss or gradient of {where} is not finite at {step_name(step)}: "
+                    f"the loss or gradient of {where} is not finite at {step}: "
                     "nothing can be explained (a language model needs two tokens at least, and finite weights)"
                 )
             for place, row in enumerate(rows):
-                parts[row] = passed.gradient.example(place)
-                losses[row] = float(passed.losses[place])
-                if passed.pooled is not None:
-                    pooled[row] = passed.pooled[place]
-                if passed.probabilities is not None:
-                    seen[row] = passed.probabilities[place]
+                parts[row] = batch.gradient.example(place)
+                losses[row] = float(batch.losses[place])
+                if batch.pooled is not None:
+                    pooled[row] = batch.pooled[place]
+                if batch.probabilities is not None:
+                    seen[row] = batch.probabilities[place]
         self.losses = [losses[row] for row in range(count)]
         self.pooled = [pooled[row] for row in range(count)] if pooled else []
         if seen:
@@ -150,9 +161,9 @@ class QueryBatch:
         self.seen[step] = Seen(self.probabilities, self.pooled)
         if parts:
             whole = Gradient.stack([parts[row] for row in range(count)])
-            self.gradients[step], self.factors[step] = turning.query(step, whole)
+            self.gradients[step], self.factors[step] = preconditioner.query(step, whole)
 
-    def taken(self, rows: Sequence[int]) -> dict[int, Gradient]:
+    def select(self, rows: Sequence[int]) -> dict[CheckpointId, Gradient]:
         """Gradients of some queries, by step."""
         if list(rows) == list(range(len(self.queries))):
             return self.gradients
@@ -168,9 +179,10 @@ class QueryBatch:
         """Whether one query has a second text."""
         return len(self.queries[row].parts) > 1
 
-    def split(self, row: int, step: int, by_word: ByWord) -> Float[np.ndarray, "w p"]:
+    def split(self, row: int, step: CheckpointId, computer: GradientComputer) -> Float[np.ndarray, "w p"]:
         """One query's vector by its words, before it is multiplied, times its factor; special tokens last."""
-        made = by_word(step, self.queries[row], self.labels[row], len(self.words(row)), self.against, True)
+        width = len(self.words(row))
+        made = computer.query_words(self.encoded[row], self.labels[row], width, self.against)
         return made * self.factors[step][row]
 
     def texts(self, row: int) -> Texts:
@@ -184,7 +196,7 @@ class QueryBatch:
         )
 
     def group(self, labels: Labels) -> tuple[QueryView, ...] | None:  # noqa: ARG002
-        """The queries that are asked as one; None where each is asked for itself."""
+        """The queries that are explained together; None where each is explained for itself."""
         return None
 
     def notes(self, row: int) -> list[str]:
@@ -193,12 +205,12 @@ class QueryBatch:
         left = "reads nothing before it" if one.cut_before else "reads no further"
         second = "the second text" if self.queries[row].target is None else "the target"
         cuts = {"the text": one.truncated_at, second: one.pair_truncated_at}
-        told = [
+        notes = [
             f"{name} was cut at character {place}: the model {left}"
             for name, place in cuts.items()
             if place is not None
         ]
-        return told + self._masked(row)
+        return notes + self._masked(row)
 
     def _masked(self, row: int) -> list[str]:
         """Which words of the text were masked, where nothing said so."""
@@ -210,26 +222,19 @@ class QueryBatch:
 
     def view(self, row: int, labels: Labels) -> QueryView:
         """One query as the answer shows it."""
-        query = self.queries[row]
-        view = QueryView(
+        query, probabilities = self.queries[row], None
+        if labels:
+            probabilities = {name: float(value) for name, value in zip(labels, self.probabilities[row], strict=True)}
+        return QueryView(
             text=query.text,
             text_pair=query.text_pair,
             target=query.target,
-            label=None,
-            against=None,
-            predicted=None,
-            probabilities=None,
-            loss=self.losses[row],
-            truncated_at=self.encoded[row].truncated_at,
-        )
-        if not labels:
-            return view
-        return replace(
-            view,
             label=labels.name(self.labels[row]),
             against=labels.name(self.against),
             predicted=labels.name(self.predicted[row]),
-            probabilities={name: float(value) for name, value in zip(labels, self.probabilities[row], strict=True)},
+            probabilities=probabilities,
+            loss=self.losses[row],
+            truncated_at=self.encoded[row].truncated_at,
         )
 
 

@@ -18,15 +18,16 @@ from proponent.method import Gradients, Term
 from proponent.preconditioners.base import preconditioners_of
 from proponent.preconditioners.batches import layer_shapes
 from proponent.store import PlannedBlock, Store
+from proponent.types import CheckpointId
 
-TrainGradients = Callable[[int], Iterator[Float[np.ndarray, "m p"]]]
+TrainGradients = Callable[[CheckpointId], Iterator[Float[np.ndarray, "m p"]]]
 """Reads the vectors of a checkpoint, shard by shard."""
 
 
 def gradients_of(store: Store) -> TrainGradients:
     """Read the vectors of what may be found in an index."""
 
-    def read(step: int) -> Iterator[Float[np.ndarray, "m p"]]:
+    def read(step: CheckpointId) -> Iterator[Float[np.ndarray, "m p"]]:
         alive = store.alive
         for places, arrays in store.shards(step):
             kept = places[np.diff(arrays["dense.indptr"]) > 0]
@@ -42,7 +43,7 @@ class QueryPreconditioner:
         self,
         method: Term,
         blocks: Sequence[PlannedBlock],
-        table: Callable[[int], Mapping[str, np.ndarray]],
+        table: Callable[[CheckpointId], Mapping[str, np.ndarray]],
         gradients: TrainGradients | None = None,
         *,
         tied: bool = False,
@@ -52,20 +53,20 @@ class QueryPreconditioner:
         self._tied, self._symmetric = tied, any(one.symmetric for one in self._preconditioners)
         self._table, self._gradients = lru_cache(maxsize=None)(table), gradients
 
-    def _multiplied(self, step: int, gradient: Gradient) -> Gradient:
+    def _multiplied(self, step: CheckpointId, gradient: Gradient) -> Gradient:
         read = self._gradients
         train = None if read is None else lambda: read(step)
         for one in self._preconditioners:
             gradient = one.apply(gradient, self._table(step), self._layers, train)
         return gradient
 
-    def vectors(self, step: int, v: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:
+    def vectors(self, step: CheckpointId, v: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:
         """Multiply vectors of layers."""
         made = self._multiplied(step, Gradient(dense=Dense.of(v))).dense
         assert made is not None
         return made.v
 
-    def query(self, step: int, gradient: Gradient) -> tuple[Gradient, Float[np.ndarray, " q"]]:
+    def query(self, step: CheckpointId, gradient: Gradient) -> tuple[Gradient, Float[np.ndarray, " q"]]:
         """Multiply queries, and scale them to norm 1 where the method says so."""
         made = self._multiplied(step, gradient)
         if not self._scaled:
@@ -75,12 +76,12 @@ class QueryPreconditioner:
         factors = 1.0 / np.where(norms > 0, norms, 1.0)
         return made.times(factors), factors
 
-    def norms(self, step: int, gradient: Gradient) -> Float[np.ndarray, " n"]:
+    def norms(self, step: CheckpointId, gradient: Gradient) -> Float[np.ndarray, " n"]:
         """Norms of training gradients as the method measures them: rows are divided, vectors times the multiplied."""
         made = self._multiplied(step, gradient)
         return np.sqrt(self._squares(step, made, gradient))
 
-    def _squares(self, step: int, made: Gradient, gradient: Gradient) -> Float[np.ndarray, " n"]:
+    def _squares(self, step: CheckpointId, made: Gradient, gradient: Gradient) -> Float[np.ndarray, " n"]:
         """Squared norms: of rows and head as they are, of vectors (and rows weighed on both sides) times the plain."""
         total, rows, plain = np.zeros(len(made)), made.rows, gradient.dense
         if made.head is not None:

@@ -16,7 +16,7 @@ from proponent.method import Baseline, EmbeddingRows, Gradients, Layers, Retaken
 from proponent.preconditioners.batches import layer_shapes
 from proponent.scorer import Filter, Scorer, TopKBothEnds
 from proponent.search import ANY, KernelName, Search
-from proponent.types import Example
+from proponent.types import CheckpointId, Example
 from proponent.words import words
 
 
@@ -61,16 +61,16 @@ class GradientScorer(Scorer[QueryBatch]):
         self.method, self.search, self.store = method, search, search.store
         self.linear = similarity_of(method) is None
         self._loaded, self._preconditioner = loaded, preconditioner
-        self._words: tuple[QueryBatch, int, dict[int, Float[np.ndarray, "w p"]]] | None = None
-        self._held: dict[int, frozenset[int]] = {}
+        self._words: tuple[QueryBatch, int, dict[CheckpointId, Float[np.ndarray, "w p"]]] | None = None
+        self._held: dict[CheckpointId, frozenset[int]] = {}
 
     def scores(self, queries: QueryBatch, rows: Sequence[int]) -> Float[np.ndarray, "q n"]:
         """Score every training example."""
-        return self.search.scores(queries.taken(rows), len(rows))
+        return self.search.scores(queries.select(rows), len(rows))
 
     def top(self, queries: QueryBatch, rows: Sequence[int], k: int, where: Filter | None = None) -> list[TopKBothEnds]:
         """Rank both ends for each query; no matrix of queries x examples is made."""
-        return self.search.top(queries.taken(rows), len(rows), k, where or ANY)
+        return self.search.top(queries.select(rows), len(rows), k, where or ANY)
 
     def voters(
         self, queries: QueryBatch, rows: Sequence[int], over: Sequence[str]
@@ -82,7 +82,7 @@ class GradientScorer(Scorer[QueryBatch]):
             yield self.scores(queries, rows)
             return
         cuts = [one.cut for one in layer_shapes(plan.blocks)]
-        every = [self.search.parts(step, one, len(rows), cuts) for step, one in queries.taken(rows).items()]
+        every = [self.search.parts(step, one, len(rows), cuts) for step, one in queries.select(rows).items()]
         if set(over) == {"layers", "checkpoints"}:
             for parts in every:
                 yield from parts
@@ -100,7 +100,7 @@ class GradientScorer(Scorer[QueryBatch]):
         return [self._terms(queries, row, step, (place, example), widths) for step in queries.gradients]
 
     def _terms(
-        self, queries: QueryBatch, row: int, step: int, hit: tuple[int, Example], widths: tuple[int, int]
+        self, queries: QueryBatch, row: int, step: CheckpointId, hit: tuple[int, Example], widths: tuple[int, int]
     ) -> Terms:
         """Vectors keep no words: those of a hit are taken again from its text."""
         place, example = hit
@@ -108,16 +108,16 @@ class GradientScorer(Scorer[QueryBatch]):
         terms = np.zeros((widths[0] + 1, widths[1] + 1))
         if gradient.dense is not None:
             label = self.store.plan.labels.stored(example.label)
-            mine = self._loaded.by_word(step, example, label, widths[0], None, False).astype(np.float64)
+            mine = self._loaded.train_words(step, example, label, widths[0]).astype(np.float64)
             terms += self.search.weighed(step, place) * (mine @ self._query(queries, row)[step].T)
             if gradient.rows is None and gradient.head is None:
                 return terms
         return terms + self.search.terms(step, place, replace(gradient, dense=None), widths)
 
-    def _query(self, queries: QueryBatch, row: int) -> dict[int, Float[np.ndarray, "w p"]]:
+    def _query(self, queries: QueryBatch, row: int) -> dict[CheckpointId, Float[np.ndarray, "w p"]]:
         """A query's multiplied vectors by word, at every checkpoint; kept while its hits are made."""
         if self._words is None or self._words[0] is not queries or self._words[1] != row:
-            split = {step: queries.split(row, step, self._loaded.by_word) for step in queries.factors}
+            split = {step: queries.split(row, step, self._loaded.at(step)) for step in queries.factors}
             made = {step: self._preconditioner.vectors(step, v).astype(np.float64) for step, v in split.items()}
             self._words = (queries, row, made)
         return self._words[2]
@@ -140,7 +140,7 @@ class GradientScorer(Scorer[QueryBatch]):
                 return True
         return False
 
-    def _tokens(self, step: int) -> frozenset[int]:
+    def _tokens(self, step: CheckpointId) -> frozenset[int]:
         if step not in self._held:
             postings = [segment.postings(step) for segment in self.store.segments]
             tokens = [one.tokens for one in postings if one is not None]

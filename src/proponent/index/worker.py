@@ -1,7 +1,8 @@
 """Compute the shards of an index: one checkpoint, one shard, one batch after another, beside other processes."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -9,20 +10,19 @@ from torch import nn
 
 from proponent.data import Examples
 from proponent.errors import InputError
+from proponent.gradients.computer import GradientBatch, GradientComputer
 from proponent.gradients.gradient import Gradient
-from proponent.gradients.model_parts import table_shape
 from proponent.index.clock import Clock
 from proponent.index.extra_passes import fitted_after, fitted_before, follows, lacking, query_batch, text_batches
-from proponent.index.gradient_computer import GradientBatch, GradientComputer, GradientSpec
+from proponent.index.model_check import CheckedMethod
 from proponent.index.options import Options
 from proponent.index.planning import SegmentPlan, batches, shard_of
-from proponent.method import Baseline, Retaken, Term, similarity_of
+from proponent.method import Baseline, Retaken, similarity_of
 from proponent.models import Checkpoint, Encoded, Encoder, Run, encoded_bytes
-from proponent.preconditioners.base import Fitter, Pass
-from proponent.preconditioners.batches import Batch, LayerShape, StoredBatch
+from proponent.preconditioners.base import Pass, install_fitted
+from proponent.preconditioners.batches import Batch, StoredBatch
 from proponent.progress import track
 from proponent.store import SkippedRow, Writer
-from proponent.types import step_name
 
 KEPT_BYTES = 48 * 2**20
 """Encoded examples up to this size are kept: those of a whole data set from the moment their tokens are counted, those
@@ -42,22 +42,19 @@ class Worker:
         run: Run,
         examples: Examples,
         labels: list[int],
-        method: Term,
+        checked: CheckedMethod,
         options: Options,
         checkpoints: tuple[Checkpoint, ...],
         first: nn.Module,
         encoder: Encoder,
-        spec: GradientSpec,
-        fitters: Sequence[Fitter],
-        layers: Sequence[LayerShape],
         encoded: list[Encoded] | None,
         clock: Clock,
     ) -> None:
-        self.run, self.examples, self.labels, self.method, self.options = run, examples, labels, method, options
-        self.checkpoints, self.encoder, self.spec = checkpoints, encoder, spec
-        self._fitters, self._layers, self._similarity = fitters, layers, similarity_of(method)
-        self.table = table_shape(first, decoding=run.task.decodes)
-        self._loaded = {checkpoints[0].step: first}
+        self.run, self.examples, self.labels, self.options = run, examples, labels, options
+        self.checkpoints, self.encoder = checkpoints, encoder
+        self.method, self.spec, self.table = checked.method, checked.spec, checked.table
+        self._fitters, self._layers, self._similarity = checked.fitters, checked.shapes, similarity_of(self.method)
+        self._loaded = {checkpoints[0].id: first}
         self._bad: dict[int, str] = {}
         self._given, self._clock = encoded, clock
         self._encoded: dict[int, list[Encoded]] = {}
@@ -79,72 +76,68 @@ class Worker:
 
     def _missing(self, writer: Writer, one: SegmentPlan, checkpoint: Checkpoint) -> list[int]:
         shards = range(len(one.planned.shards) - 1)
-        return [shard for shard in shards if not writer.has_shard(checkpoint.step, one.planned.name, shard)]
+        return [shard for shard in shards if not writer.has_shard(checkpoint.id, one.planned.name, shard)]
 
     def _checkpoint(self, writer: Writer, one: SegmentPlan, checkpoint: Checkpoint, before: int, part: str) -> None:
-        work: GradientComputer | None = None
-        told = False
+        computer: GradientComputer | None = None
+        waiting = False
         while True:
             missing = self._missing(writer, one, checkpoint)
             if self._mine is not None:
                 missing = [shard for shard in missing if (before + shard) % self._mine[1] == self._mine[0]]
             if not missing and not self._lacks_table(writer, checkpoint):
                 return
-            work = work or self._pass(checkpoint)
+            computer = computer or self._pass(checkpoint)
             with self._clock("tables"):
-                self._table_of(writer, checkpoint, work)
-            if self._shards(writer, one, checkpoint, work, missing, part) or not missing:
+                self._table_of(writer, checkpoint, computer)
+            if self._shards(writer, one, checkpoint, computer, missing, part) or not missing:
                 continue
-            if not told:
-                self.options.say(
-                    f"other processes compute the last shards of {step_name(checkpoint.step)}: waiting for them"
-                )
-            told = True
+            if not waiting:
+                self.options.say(f"other processes compute the last shards of {checkpoint.id}: waiting for them")
+            waiting = True
             time.sleep(POLL)
 
     def _lacks_table(self, writer: Writer, checkpoint: Checkpoint) -> bool:
         """Whether arrays that the gradients of a checkpoint need are not there; an append has those of the index."""
-        held = writer.table_names(checkpoint.step)
+        held = writer.table_names(checkpoint.id)
         needed = [*(["head"] if self.spec.head else []), *(["embedding"] if self._similarity is not None else [])]
         absent = lacking(self._fitters, held, self._layers, self.options, after=False)
         return writer.base is None and (bool(absent) or any(name not in held for name in needed))
 
     def _pass(self, checkpoint: Checkpoint) -> GradientComputer:
-        model = self._loaded.pop(checkpoint.step, None)
+        model = self._loaded.pop(checkpoint.id, None)
         with self._clock("load"):
             model = model if model is not None else self.run.load(checkpoint)
         pooled = isinstance(self.method, Retaken) or checkpoint is self.checkpoints[-1]
-        closed = self.spec.head
-        return GradientComputer(self.run, model, self.method, self.encoder, pooled=pooled, closed_head=closed)
+        return GradientComputer(self.run, model, self.method, self.encoder, replace(self.spec, pooled=pooled))
 
-    def _table_of(self, writer: Writer, checkpoint: Checkpoint, work: GradientComputer) -> None:
+    def _table_of(self, writer: Writer, checkpoint: Checkpoint, computer: GradientComputer) -> None:
         """Publish what the products of a checkpoint need, once: shards hang on it, so whoever is first decides."""
         if self._lacks_table(writer, checkpoint):
-            made = self._tables(checkpoint, work)
+            made = self._tables(checkpoint, computer)
             with writer.leases.whole():
                 if self._lacks_table(writer, checkpoint):
-                    writer.put_table(checkpoint.step, writer.read_table(checkpoint.step) | made)
-        if work.needs_table:
-            work.prepare(writer.read_table(checkpoint.step))
+                    writer.put_table(checkpoint.id, writer.read_table(checkpoint.id) | made)
+        install_fitted(self.method, computer, lambda: writer.read_table(checkpoint.id))
 
-    def _tables(self, checkpoint: Checkpoint, work: GradientComputer) -> dict[str, np.ndarray]:
+    def _tables(self, checkpoint: Checkpoint, computer: GradientComputer) -> dict[str, np.ndarray]:
         def source(this: Pass) -> Iterator[Batch]:
-            return text_batches(work, self.stream(), this)
+            return text_batches(computer, self.stream(), this)
 
-        tables = work.tables()
-        return tables | fitted_before(self._fitters, work, source, checkpoint, self._layers, self.options)
+        tables = computer.tables()
+        return tables | fitted_before(self._fitters, computer, source, checkpoint, self._layers, self.options)
 
     def fit(self, writer: Writer, cuts: list[SegmentPlan]) -> None:
         """Fit what queries are multiplied with, once all gradients are there; an append has that of the index."""
         for checkpoint in self.checkpoints if writer.base is None else ():
-            held = writer.read_table(checkpoint.step)
+            held = writer.read_table(checkpoint.id)
             fitters = lacking(self._fitters, held, self._layers, self.options, after=True)
             if not fitters:
                 continue
             with self._clock("tables" if self.spec.choice is None else "curvature"):
                 source = self._sources(writer, cuts, checkpoint)
                 made = fitted_after(fitters, source, held, self._layers, self.options)
-                writer.put_table(checkpoint.step, made)
+                writer.put_table(checkpoint.id, made)
 
     @property
     def follows(self) -> bool:
@@ -171,7 +164,7 @@ class Worker:
     def _stored(self, writer: Writer, cuts: list[SegmentPlan], checkpoint: Checkpoint) -> Iterator[StoredBatch]:
         labels = np.asarray(self.labels, dtype=np.int64)
         for one in cuts:
-            for places, arrays in writer.decoded(checkpoint.step, one.planned, one.order):
+            for places, arrays in writer.decoded(checkpoint.id, one.planned, one.order):
                 own, p = labels[places + one.rows.start], arrays.get("meta.probabilities")
                 yield StoredBatch(Gradient.unpack(arrays), ~arrays["meta.bad"], own, p, self.table)
 
@@ -191,17 +184,16 @@ class Worker:
             yield self.encoder.encode([self.examples[row] for row in rows]), [self.labels[row] for row in rows]
 
     def _prepared(self, writer: Writer, checkpoint: Checkpoint) -> GradientComputer:
-        work = self._pass(checkpoint)
-        if work.needs_table:
-            work.prepare(writer.read_table(checkpoint.step))
-        return work
+        computer = self._pass(checkpoint)
+        install_fitted(self.method, computer, lambda: writer.read_table(checkpoint.id))
+        return computer
 
     def _shards(
         self,
         writer: Writer,
         one: SegmentPlan,
         checkpoint: Checkpoint,
-        work: GradientComputer,
+        computer: GradientComputer,
         shards: list[int],
         part: str,
     ) -> int:
@@ -210,21 +202,18 @@ class Worker:
         steps = track(
             self._todo(writer, one, checkpoint, shards),
             total=sum(bounds[shard + 1] - bounds[shard] for shard in shards),
-            label=(
-                f"gradients, {step_name(checkpoint.step)}" if not isinstance(self.method, Baseline) else "predictions"
-            )
-            + part,
+            label=(f"gradients, {checkpoint.id}" if not isinstance(self.method, Baseline) else "predictions") + part,
             weight=lambda cut: cut[2] - cut[1],
             quiet=self.options.quiet,
         )
         done: list[GradientBatch] = []
         computed = 0
         for shard, start, stop in steps:
-            done.append(self._batch(one, work, start, stop))
+            done.append(self._batch(one, computer, start, stop))
             if stop == bounds[shard + 1]:
                 arrays = _shard_arrays(done)
-                writer.put_shard(checkpoint.step, name, shard, arrays)
-                writer.leases.drop(writer.units[name, checkpoint.step, shard])
+                writer.put_shard(checkpoint.id, name, shard, arrays)
+                writer.leases.drop(writer.units[name, checkpoint.id, shard])
                 self._note_bad(one, checkpoint, bounds[shard], arrays)
                 done, computed = [], computed + 1
         return computed
@@ -233,7 +222,7 @@ class Worker:
         self, writer: Writer, one: SegmentPlan, checkpoint: Checkpoint, shards: list[int]
     ) -> Iterator[tuple[int, int, int]]:
         """The batches of one shard after another, each taken when its turn comes: (shard, begin, end)."""
-        name, step, bounds = one.planned.name, checkpoint.step, one.planned.shards
+        name, step, bounds = one.planned.name, checkpoint.id, one.planned.shards
         for shard in shards:
             unit = writer.units[name, step, shard]
             if not writer.leases.take(unit):
@@ -246,9 +235,9 @@ class Worker:
             )
             yield from ((shard, start, stop) for start, stop in cuts)
 
-    def _batch(self, one: SegmentPlan, work: GradientComputer, start: int, stop: int) -> GradientBatch:
+    def _batch(self, one: SegmentPlan, computer: GradientComputer, start: int, stop: int) -> GradientBatch:
         rows = [one.rows[int(place)] for place in one.order[start:stop]]
-        return work(self._encode(one, start, rows), [self.labels[row] for row in rows])
+        return computer.train(self._encode(one, start, rows), [self.labels[row] for row in rows])
 
     def _encode(self, one: SegmentPlan, start: int, rows: list[int]) -> list[Encoded]:
         """Encode a batch, or take it from when its tokens were counted or from the pass over an earlier checkpoint."""
@@ -265,7 +254,7 @@ class Worker:
         for place in np.flatnonzero(arrays["meta.bad"]).tolist():
             cause = "loss" if not np.isfinite(arrays["meta.losses"][place]) else "gradient"
             row = one.rows[int(one.order[start + place])]
-            self._bad.setdefault(row, f"{cause} is not finite at {step_name(checkpoint.step)}")
+            self._bad.setdefault(row, f"{cause} is not finite at {checkpoint.id}")
         share = self.options.max_bad_rows
         allowed = max(1, int(share * len(self.examples) + 1e-9)) if share else 0
         if len(self._bad) > allowed:
@@ -286,7 +275,7 @@ class Worker:
         """List the rows without a finite gradient in all shards, whoever computed them and when."""
         for one in cuts:
             for checkpoint in self.checkpoints:
-                shards = writer.shards(checkpoint.step, one.planned, np.arange(one.planned.n), _META)
+                shards = writer.shards(checkpoint.id, one.planned, np.arange(one.planned.n), _META)
                 for places, arrays in shards:
                     self._note_bad(one, checkpoint, int(places[0]) if len(places) else 0, arrays)
         return self._skipped()

@@ -15,6 +15,7 @@ from proponent.models.former import recorded
 from proponent.models.settings import read_settings
 from proponent.models.weights import ADAPTER_FILE, hash_files, require_weights
 from proponent.suggest import nearest
+from proponent.types import CheckpointId
 
 RECORD_FILE = "proponent_recorder.json"
 MOMENTS_FILE = "proponent_moments.safetensors"
@@ -27,11 +28,14 @@ class Checkpoint:
     """One saved state of a run."""
 
     path: Path  # folder of the weights
-    # optimizer step, 0 for a folder that is not a checkpoint of a Trainer; of the later ones of joined runs, run x
-    # RUN_STEPS + step
-    step: int
+    id: CheckpointId  # step 0 for a folder that is not a checkpoint of a Trainer
     learning_rate: float  # what multiplied the optimizer's update at that step; 1.0 when no checkpoint knows its own
     rule: str  # how the learning rate is known, in words
+
+    @property
+    def step(self) -> int:
+        """The optimizer step, within its run."""
+        return self.id.step
 
     @property
     def moments(self) -> Path | None:
@@ -85,7 +89,7 @@ def _no_folder(folder: Path) -> str:
 
 def _checkpoint(path: Path, step: int) -> Checkpoint:
     rate, rule = _learning_rate(path, step)
-    return Checkpoint(path, step, rate, rule)
+    return Checkpoint(path, CheckpointId(0, step), rate, rule)
 
 
 def _step_of(folder: Path) -> int:

@@ -90,20 +90,20 @@ class Encoder:
     def _with_targets(self, batch: Batch, encoded: Sequence[Encoded], width: int) -> Batch:
         """Add what is predicted, and what a decoder reads: the target shifted right, after its start."""
         targets = [one.ids if one.targets is None else one.targets for one in encoded]
-        spoken = [one.words if one.target_words is None else one.target_words for one in encoded]
+        words_of_targets = [one.words if one.target_words is None else one.target_words for one in encoded]
         if encoded[0].start is None:
-            ids, words = _padded(targets, self.pad_id, width)[0], _padded(spoken, -1, width)[0]
+            ids, words = _padded(targets, self.pad_id, width)[0], _padded(words_of_targets, -1, width)[0]
             return replace(batch, targets=_tensor(ids), target_words=words)
         starts = [0 if one.start is None else one.start for one in encoded]
         read = [np.concatenate([[start], own[:-1]]) for start, own in zip(starts, targets, strict=True)]
-        shifted = [np.concatenate([[-1], own[:-1]]) for own in spoken]
+        shifted = [np.concatenate([[-1], own[:-1]]) for own in words_of_targets]
         (ids, mask), (before, _) = _padded(read, self.pad_id), _padded(shifted, -1)
         inputs = batch.inputs | {"decoder_input_ids": _tensor(ids)}
         return replace(
             batch,
             inputs=inputs,
             targets=_tensor(_padded(targets, self.pad_id)[0]),
-            target_words=_padded(spoken, -1)[0],
+            target_words=_padded(words_of_targets, -1)[0],
             decoder=Decoder(_tensor(mask), before),
         )
 

@@ -39,9 +39,9 @@ _TAG = re.compile(r"^\s*-\s*([\w-]+)\s*$", re.MULTILINE)
 def refuse_objective(folder: Path, checkpoints: Sequence[Path]) -> None:
     """Refuse a language model whose run says that it was trained by another loss than that of its text."""
     for home in dict.fromkeys([checkpoints[-1], folder]):
-        told = _by_log(home) or _by_card(home)
-        if told is not None:
-            objective, source = told
+        found = _by_log(home) or _by_card(home)
+        if found is not None:
+            objective, source = found
             raise RunError(
                 f"{folder} was trained on {objective}, as {source} says, and proponent explains the loss of text: ask "
                 "the run of the fine-tuning (SFT) before it; for this model's loss of text all the same, copy weights, "

@@ -119,19 +119,19 @@ class Recorder(TrainerCallback):
         """Write how the run is trained into its folder, and start recording its steps when asked to."""
         if not state.is_world_process_zero:
             return
-        told = {name: getattr(args, name, None) for name in _ARGUMENTS}
-        told["warmup_steps"] = int(args.get_warmup_steps(state.max_steps))
-        told["optim"] = str(getattr(args.optim, "value", args.optim))
-        told["lr_scheduler_type"] = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
-        told["batch_size"] = int(args.train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size))
+        record = {name: getattr(args, name, None) for name in _ARGUMENTS}
+        record["warmup_steps"] = int(args.get_warmup_steps(state.max_steps))
+        record["optim"] = str(getattr(args.optim, "value", args.optim))
+        record["lr_scheduler_type"] = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+        record["batch_size"] = int(args.train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size))
         folder = Path(args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         if state.global_step:  # resumed: these weights are the run's own
             self._started.setdefault(folder, _noted(folder))
         self._mark = _mark(folder, int(state.global_step)) if state.global_step else uuid4().hex
-        told["training"] = self._mark
-        told["trained_before"] = self._started.setdefault(folder, _trained_before(kwargs.get("model")))
-        self._content = {"version": 1, "initial": self.initial, "finished": False} | told
+        record["training"] = self._mark
+        record["trained_before"] = self._started.setdefault(folder, _trained_before(kwargs.get("model")))
+        self._content = {"version": 1, "initial": self.initial, "finished": False} | record
         _write(folder / RUN_FILE, self._content)
         if self.replay:
             _require_replayable(args, state)

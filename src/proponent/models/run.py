@@ -23,7 +23,7 @@ from proponent.models.recorder import RUN_FILE, unfinished_note
 from proponent.models.tasks import Task
 from proponent.models.training_trace import FOLDER
 from proponent.models.weights import base_model, weights_fingerprint
-from proponent.types import RUN_STEPS, Label, step_name
+from proponent.types import CheckpointId, Label
 
 MOST_TOKENS = 512
 """Longest text taken by default, in tokens, whatever the model allows."""
@@ -128,7 +128,7 @@ class Run:
         first = runs[0]
         for other in runs[1:]:
             _check_alike(first, other)
-        counts = [1 + run.checkpoints[-1].step // RUN_STEPS for run in runs]  # of runs: some are joined already
+        counts = [1 + run.checkpoints[-1].id.run for run in runs]  # of runs: some are joined already
         firsts = [0, *accumulate(counts[:-1])]
         checkpoints = _numbered(firsts, [run.checkpoints for run in runs])
         later = _numbered(firsts, [run.later for run in runs])
@@ -139,7 +139,7 @@ class Run:
     @property
     def saved(self) -> tuple[Checkpoint, ...]:
         """Every checkpoint, those after the model that was kept among them, in order of their steps."""
-        return tuple(sorted((*self.checkpoints, *self.later), key=lambda one: one.step))
+        return tuple(sorted((*self.checkpoints, *self.later), key=lambda one: one.id))
 
     @property
     def task(self) -> Task:
@@ -154,7 +154,7 @@ class Run:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 by content: "tokenizer", and "weights step N" of every checkpoint."""
-        weights = {f"weights {step_name(one.step)}": weights_fingerprint(one.path) for one in self.saved}
+        weights = {f"weights {one.id}": weights_fingerprint(one.path) for one in self.saved}
         return {"tokenizer": self.tokenizer_fingerprint()} | weights
 
     @property
@@ -265,7 +265,7 @@ class Run:
 def _numbered(firsts: Sequence[int], runs: Sequence[tuple[Checkpoint, ...]]) -> tuple[Checkpoint, ...]:
     """Checkpoints of joined runs: their steps say which run they are of."""
     both = zip(firsts, runs, strict=True)
-    return tuple(replace(one, step=first * RUN_STEPS + one.step) for first, run in both for one in run)
+    return tuple(replace(one, id=CheckpointId(first + one.id.run, one.step)) for first, run in both for one in run)
 
 
 def _note(run: Run, note: str, runs: Sequence[Run]) -> str:

@@ -1,6 +1,6 @@
 """Labels drawn from the model's own probabilities: what a Fisher matrix is made of (Kunstner et al. 2019).
 
-The draw of an example hangs on a seed and its own tokens, neither on its batch nor on the rest of the data set. One
+The draw of an example depends on a seed and its own tokens only, not on its batch or the rest of the data set. One
 uniform number per prediction is put into the inverse of the cumulated probabilities.
 """
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from proponent.errors import DataError, InputError
 from proponent.method_parts import Autocorrelation
-from proponent.preconditioners.base import BuildOptions, CheckpointFiles, ModelFacts, Pass, Told
+from proponent.preconditioners.base import BuildOptions, CheckpointFiles, FitFacts, ModelFacts, Pass
 from proponent.preconditioners.batches import EACH, Arrays, Batch, LayerShape, Parts, StoredBatch, Sums
 from proponent.preconditioners.damped import DampedFitter, mean_outer, outer_sums, refuse_large
 
@@ -118,9 +118,9 @@ class Fitter(DampedFitter[Autocorrelation]):
         """Hash the queries."""
         return {} if options.queries is None else {"queries": options.queries.fingerprint}
 
-    def describe(self, table: Arrays, told: Told) -> list[str]:
+    def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
         """Say what R is made of."""
-        return [*super().describe(table, told), _mixing(table, told)]
+        return [*super().describe(table, facts), _mixing(table, facts)]
 
 
 _SIDES = ("_train", "_eval")
@@ -149,16 +149,16 @@ def _too_few(count: int, place: int, total: int, why: str, rank: int) -> str:
     )
 
 
-def _mixing(table: Arrays, told: Told) -> str:
-    queries = told.queries
+def _mixing(table: Arrays, facts: FitFacts) -> str:
+    queries = facts.queries
     if queries is None or SHARE not in table:
-        return f"{told.step}: R is the autocorrelation of the training set alone (no queries were given: --eval)"
+        return f"{facts.step}: R is the autocorrelation of the training set alone (no queries were given: --eval)"
     share, place = float(table[SHARE][0]), int(table[PLACE][0])
     how = f"chosen so that both weigh the same at eigenvalue {place:,} of all layers" if place else "as given"
-    widest = max(layer.size for layer in told.layers)
+    widest = max(layer.size for layer in facts.layers)
     low = f"; {len(queries)} queries give it a rank of at most {len(queries)} in a layer of up to {widest:,} numbers"
     return (
-        f"{told.step}: R = {share:.3g} of the autocorrelation of the {len(queries)} queries of {queries.name} + "
+        f"{facts.step}: R = {share:.3g} of the autocorrelation of the {len(queries)} queries of {queries.name} + "
         f"{1 - share:.3g} of the training set's (lambda = eval_share {share:.3g}, {how}"
         + (low if len(queries) < widest else "")
         + ")"

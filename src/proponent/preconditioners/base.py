@@ -4,7 +4,7 @@ A pass reads data batch by batch. `partial` yields the sums of one batch, `reduc
 into arrays, and `close` sees all layers. Arrays whose name begins with "_" are for later passes and never published.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -76,7 +76,7 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class FitFacts:
     """What the notes of a checkpoint need beside its table."""
 
     step: str  # name of the checkpoint
@@ -143,7 +143,7 @@ class Fitter(Protocol):
         """Say where what is fitted comes from, for the plan."""
         return ""
 
-    def describe(self, table: Arrays, told: Told) -> list[str]:
+    def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
         """Say what was fitted at a checkpoint."""
         return []
 
@@ -189,6 +189,15 @@ def fitters_of(method: Spec) -> tuple[Fitter, ...]:
     basis = projection if projection is not None and projection.basis == "principal" else None
     parts = (method.prepare, method.preconditioner("elementwise"), basis, method.preconditioner("query"))
     return tuple(fitter_of(one, method) for one in parts if one is not None)
+
+
+def install_fitted(method: Spec, computer: Computer, table: Callable[[], Arrays]) -> None:
+    """Put in place what was fitted before any gradient: a refitted last layer, second moments, directions."""
+    fitters = [one for one in fitters_of(method) if one.stage != "query"]
+    if computer.layers is not None and fitters:
+        arrays = table()
+        for one in fitters:
+            one.install(computer, arrays)
 
 
 def preconditioners_of(method: Spec) -> tuple[Preconditioner, ...]:

@@ -12,7 +12,7 @@ from proponent.gradients.forms import Dense
 from proponent.gradients.gradient import Gradient
 from proponent.method import Gradients
 from proponent.method_parts import Damped
-from proponent.preconditioners.base import Cost, ModelFacts, Pass, Preconditioner, Stage, Told, counted
+from proponent.preconditioners.base import Cost, FitFacts, ModelFacts, Pass, Preconditioner, Stage, counted
 from proponent.preconditioners.batches import Arrays, LayerShape, Parts, StoredBatch, Sums, TrainVectors
 
 MOST = 4096
@@ -147,12 +147,12 @@ class DampedFitter(Preconditioner, Generic[DampedSpec]):
         """Multiply the stretch of one layer."""
         return v @ table[f"curvature.{layer.at}.matrix"]
 
-    def describe(self, table: Arrays, told: Told) -> list[str]:
+    def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
         """Say how large the damping is."""
         of = {"mean": "the mean eigenvalue", "top": "the top eigenvalue", "absolute": "1"}[self.damping.of]
         ridges = table[RIDGES]
         return [
-            f"curvature {_kind(self.spec)}, {told.step}: damping {self.damping.value:g} of {of} of each layer, "
+            f"curvature {_kind(self.spec)}, {facts.step}: damping {self.damping.value:g} of {of} of each layer, "
             f"{ridges.min():.3g} to {ridges.max():.3g}"
         ]
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from proponent.errors import InputError
 from proponent.method_parts import DataInf
 from proponent.preconditioners import damped
-from proponent.preconditioners.base import BuildOptions, ModelFacts, Pass, Told
+from proponent.preconditioners.base import BuildOptions, FitFacts, ModelFacts, Pass
 from proponent.preconditioners.batches import LARGEST, Arrays, Batch, LayerShape, Parts, StoredBatch, Sums, TrainVectors
 from proponent.preconditioners.damped import RIDGES, DampedFitter, kept_matrix, too_large
 
@@ -128,7 +128,7 @@ class Fitter(DampedFitter[DataInf]):
             made[:, layer.cut] = one.product()
         return made
 
-    def describe(self, table: Arrays, told: Told) -> list[str]:
+    def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
         """Say which layers' closed form is taken when asked."""
         large = sum(name.startswith(SPREAD) for name in table)
         said = (
@@ -136,4 +136,4 @@ class Fitter(DampedFitter[DataInf]):
             "each) is taken when asked, from the gradients of the examples that may be found: a question reads them "
             "once more, and so do its words"
         )
-        return [*super().describe(table, told), *([said] if large else [])]
+        return [*super().describe(table, facts), *([said] if large else [])]

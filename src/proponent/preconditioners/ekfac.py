@@ -19,7 +19,7 @@ from proponent.errors import InputError
 from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block, OneHot
 from proponent.method_parts import EKFAC
-from proponent.preconditioners.base import BuildOptions, Pass, Told
+from proponent.preconditioners.base import BuildOptions, FitFacts, Pass
 from proponent.preconditioners.batches import Arrays, Batch, LayerShape, Parts, Sums, TextBatch
 from proponent.preconditioners.damped import DampedFitter, Damping
 
@@ -98,7 +98,7 @@ class Fitter(DampedFitter[EKFAC]):
         kept = (table[f"curvature.{layer.at}.{name}"] for name in ("left", "right", "inverse"))
         return EKFACInverse(*kept).times(v)
 
-    def describe(self, table: Arrays, told: Told) -> list[str]:
+    def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
         """Say whose labels the Fisher matrix is made of."""
         if self.spec.fisher == "sampled":
             said = f"Fisher matrix: labels drawn from the model's own probabilities (seed {self.spec.fisher_seed})"
@@ -107,7 +107,7 @@ class Fitter(DampedFitter[EKFAC]):
                 "Fisher matrix: labels of the training set (the empirical one); --set fisher=sampled draws them from "
                 "the model"
             )
-        return [*super().describe(table, told), said]
+        return [*super().describe(table, facts), said]
 
 
 _SIDES = ("left", "right")

@@ -14,7 +14,16 @@ from proponent.gradients.forms import Rows
 from proponent.gradients.gradient import Gradient
 from proponent.method import Gradients
 from proponent.method_parts import IDF
-from proponent.preconditioners.base import BuildOptions, Cost, ModelFacts, Pass, Preconditioner, Stage, Told, counted
+from proponent.preconditioners.base import (
+    BuildOptions,
+    Cost,
+    FitFacts,
+    ModelFacts,
+    Pass,
+    Preconditioner,
+    Stage,
+    counted,
+)
 from proponent.preconditioners.batches import Arrays, Batch, LayerShape, Parts, StoredBatch, Sums, TrainVectors
 
 
@@ -61,7 +70,7 @@ class Fitter(Preconditioner):
         weights = token_weights(table["frequencies"], int(table["documents"][0]), self.spec.power)
         return replace(gradient, rows=rows.times((weights[rows.ids] ** 2).astype(np.float32)[:, None]))
 
-    def describe(self, table: Arrays, told: Told) -> list[str]:
+    def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
         """Say when no token tells examples apart."""
         if flat(table["frequencies"], int(table["documents"][0])):
             return ["every token stands in every training example: idf would be 0 throughout, and is taken as 1"]

@@ -19,7 +19,7 @@ from proponent.gradients.layer_rules import Block, Left, OneHot
 from proponent.method import Gradients
 from proponent.method_parts import Projection
 from proponent.preconditioners import base
-from proponent.preconditioners.base import BuildOptions, Cost, ModelFacts, Pass, Told, counted
+from proponent.preconditioners.base import BuildOptions, Cost, FitFacts, ModelFacts, Pass, counted
 from proponent.preconditioners.batches import Arrays, Batch, Computer, LayerShape, Parts, Sums, TextBatch
 
 MOST = 4096
@@ -84,17 +84,17 @@ class Fitter(base.Fitter):
         assert int(table["basis"][0]) == sum(side is not None for pair in pairs for side in pair)
         computer.layers.projection.turn({block.name: pair for block, pair in zip(blocks, pairs, strict=True)})
 
-    def describe(self, table: Arrays, told: Told) -> list[str]:
+    def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
         """Say how much of the gradients the directions keep."""
         shares = [float(value[0]) for name, value in table.items() if name.startswith("basis.") and "kept" in name]
         if not shares:
             return [
-                f"leading directions, {told.step}: none, every projected side is wider than {MOST:,} and stays random"
+                f"leading directions, {facts.step}: none, every projected side is wider than {MOST:,} and stays random"
             ]
         wide = int(table["basis"][1:].sum())
         apart = f"; {wide} sides wider than {MOST:,} stay random" if wide else ""
         return [
-            f"leading directions, {told.step}: {len(shares)} sides keep {min(shares):.1%} to {max(shares):.1%} of the "
+            f"leading directions, {facts.step}: {len(shares)} sides keep {min(shares):.1%} to {max(shares):.1%} of the "
             f"squared norm of the training set's gradients (median {np.median(shares):.1%}); the rest is lost to all "
             f"scores{apart}"
         ]

@@ -15,7 +15,7 @@ from proponent.gradients.model_parts import classifier_head
 from proponent.method import Gradients
 from proponent.method_parts import RefitHead
 from proponent.preconditioners import base
-from proponent.preconditioners.base import BuildOptions, Cost, ModelFacts, Pass, Told, counted
+from proponent.preconditioners.base import BuildOptions, Cost, FitFacts, ModelFacts, Pass, counted
 from proponent.preconditioners.batches import EACH, Arrays, Batch, Computer, LayerShape, Parts, Sums, TextBatch
 from proponent.preconditioners.gauss_newton import ggn
 
@@ -69,7 +69,7 @@ class Fitter(base.Fitter):
             if cast("Tensor | None", head.bias) is not None:
                 head.bias.zero_()
 
-    def describe(self, table: Arrays, told: Told) -> list[str]:
+    def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
         """Say how it was fitted."""
         return [f"the last layer was refitted, without bias, under an L2 penalty of {self.spec.penalty:g}"]
 

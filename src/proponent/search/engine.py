@@ -29,7 +29,8 @@ from proponent.search.ranking import BothEnds, Counter
 from proponent.search.scan import lookup_rows, scan_dense, scan_outer, scan_rows
 from proponent.search.synonyms import Synonyms
 from proponent.search.vocabulary_heads import scan_head
-from proponent.store import Segment, Store
+from proponent.store import Segment, Store, array_name
+from proponent.types import CheckpointId
 
 SCAN_ERROR = 1e-5
 """Relative error allowed for in scores of scans in 32 bits, before the candidates are scored again in 64."""
@@ -51,7 +52,7 @@ class Search:
         self._table = lru_cache(maxsize=None)(store.table)
         self._lock = Lock()
 
-    def scores(self, queries: Mapping[int, Gradient], count: int) -> Float[np.ndarray, "q n"]:
+    def scores(self, queries: Mapping[CheckpointId, Gradient], count: int) -> Float[np.ndarray, "q n"]:
         """Score every training example against some queries."""
         total = np.zeros((count, self.store.n))
         ready = self._ready(queries)
@@ -66,20 +67,20 @@ class Search:
         return total
 
     def parts(
-        self, step: int, queries: Gradient, count: int, cuts: Sequence[slice]
+        self, at: CheckpointId, queries: Gradient, count: int, cuts: Sequence[slice]
     ) -> Iterator[Float[np.ndarray, "q n"]]:
         """Score layer by layer, at one checkpoint."""
-        ready = self._ready({step: queries})
-        weight = next(one.weight for one in self.store.plan.checkpoints if one.step == step)
+        ready = self._ready({at: queries})
+        weight = next(one.weight for one in self.store.plan.checkpoints if one.id == at)
         for cut in [*(cuts if queries.dense is not None else ()), *self._tables(queries)]:
             total = np.zeros((count, self.store.n))
             for segment in self.store.segments:
                 if isinstance(cut, Gradient):
-                    part = self._tabled(segment, step, cut, ready, count)
+                    part = self._tabled(segment, at, cut, ready, count)
                 else:
                     assert queries.dense is not None
-                    part = scan_dense(segment, step, queries.dense.v, cut)
-                scale = self.scale(step, segment)
+                    part = scan_dense(segment, at, queries.dense.v, cut)
+                scale = self.scale(at, segment)
                 total[:, segment.offset : segment.offset + segment.n] = (
                     weight * part * (1.0 if scale is None else scale)
                 )
@@ -91,7 +92,9 @@ class Search:
         apart = [queries] if self._tied and queries.head is not None else [other, rows]
         return [one for one in apart if any(form is not None for form in (one.rows, one.outer, one.head))]
 
-    def top(self, queries: Mapping[int, Gradient], count: int, k: int, where: Filter = ANY) -> list[TopKBothEnds]:
+    def top(
+        self, queries: Mapping[CheckpointId, Gradient], count: int, k: int, where: Filter = ANY
+    ) -> list[TopKBothEnds]:
         """Rank both ends for some queries, without a score per query and example in memory."""
         ends, ready = [BothEnds(k) for _ in range(count)], self._ready(queries)
 
@@ -113,33 +116,33 @@ class Search:
                     self.counter.add(counter)
 
         self._over(self.store.segments, take)
-        single = [{step: one.example(row) for step, one in queries.items()} for row in range(count)]
+        single = [{at: one.example(row) for at, one in queries.items()} for row in range(count)]
         return [end.ranking(self._exact(single[row])) for row, end in enumerate(ends)]
 
-    def scale(self, step: int, segment: Segment) -> Float[np.ndarray, " n"] | None:
+    def scale(self, at: CheckpointId, segment: Segment) -> Float[np.ndarray, " n"] | None:
         """What the gradients of a segment are multiplied with."""
-        return segment.features(f"scale.{step}") if self._scaled else None
+        return segment.features(array_name("scale", at)) if self._scaled else None
 
-    def terms(self, step: int, example: int, query: Gradient, widths: tuple[int, int]) -> Terms:
+    def terms(self, at: CheckpointId, example: int, query: Gradient, widths: tuple[int, int]) -> Terms:
         """Split one checkpoint's share of a score into word x word terms."""
         segment, place = self.store.locate(example)
-        kept = Gradient.unpack(segment.arrays(step, place))
+        kept = Gradient.unpack(segment.arrays(at, place))
         words = [form.words.max(initial=-1) for form in (kept.rows, kept.outer, kept.head) if form is not None]
         if max(words, default=-1) >= widths[0]:
             raise DamagedError(
                 f"{self.store.folder} holds gradients of word {max(words) + 1} of example {example + 1}, "
                 f"whose text has {widths[0]}: build the index again"
             )
-        return self._terms(step, kept, query, widths) * self._factor(step, segment, place)
+        return self._terms(at, kept, query, widths) * self._factor(at, segment, place)
 
-    def weighed(self, step: int, example: int) -> float:
+    def weighed(self, at: CheckpointId, example: int) -> float:
         """What multiplies the product of an example's gradient at one checkpoint: weight and scale."""
-        return self._factor(step, *self.store.locate(example))
+        return self._factor(at, *self.store.locate(example))
 
-    def _terms(self, step: int, kept: Gradient, query: Gradient, widths: tuple[int, int]) -> Terms:
+    def _terms(self, at: CheckpointId, kept: Gradient, query: Gradient, widths: tuple[int, int]) -> Terms:
         total = np.zeros((widths[0] + 1, widths[1] + 1))
         if kept.rows is not None and query.rows is not None:
-            matched = None if self._similarity is None else self._synonyms(step).matched
+            matched = None if self._similarity is None else self._synonyms(at).matched
             total += kept.rows.terms(
                 _weighted(query.rows, query), *widths, matched=matched and matched(kept.rows, query.rows)
             )
@@ -148,35 +151,35 @@ class Search:
         if kept.dense is not None and query.dense is not None:
             total += kept.dense.terms(query.dense, *widths)
         if kept.head is not None and query.head is not None:
-            total += self._head_terms(step, kept, query, widths)
+            total += self._head_terms(at, kept, query, widths)
         return total
 
-    def _factor(self, step: int, segment: Segment, place: int) -> float:
+    def _factor(self, at: CheckpointId, segment: Segment, place: int) -> float:
         """What multiplies the product of an example's gradient at one checkpoint."""
-        weight = next(one.weight for one in self.store.plan.checkpoints if one.step == step)
-        scale = self.scale(step, segment)
+        weight = next(one.weight for one in self.store.plan.checkpoints if one.id == at)
+        scale = self.scale(at, segment)
         return weight * (1.0 if scale is None else float(scale[place]))
 
-    def _exact(self, query: Mapping[int, Gradient]) -> Callable[[int], float]:
+    def _exact(self, query: Mapping[CheckpointId, Gradient]) -> Callable[[int], float]:
         """Scores of one query in 64 bits, one example at a time, whatever else is asked at the same time."""
-        wide = {step: None if one.rows is None else one.rows.wide() for step, one in query.items()}
+        wide = {at: None if one.rows is None else one.rows.wide() for at, one in query.items()}
 
         def score(example: int) -> float:
             segment, place = self.store.locate(example)
             total = 0.0
-            for step, gradient in query.items():
-                kept = Gradient.unpack(segment.arrays(step, place))
-                total += self._product(step, kept, gradient, wide[step]) * self._factor(step, segment, place)
+            for at, gradient in query.items():
+                kept = Gradient.unpack(segment.arrays(at, place))
+                total += self._product(at, kept, gradient, wide[at]) * self._factor(at, segment, place)
             return total
 
         return score
 
-    def _product(self, step: int, kept: Gradient, query: Gradient, wide: Rows | None) -> float:
+    def _product(self, at: CheckpointId, kept: Gradient, query: Gradient, wide: Rows | None) -> float:
         """The sum of `_terms`; rows alone need no terms."""
         alone = query.outer is None and query.head is None and query.dense is None
         if alone and self._similarity is None and kept.rows is not None and wide is not None:
             return product(kept.rows, wide)
-        return float(self._terms(step, _one_word(kept), _one_word(query), (1, 1)).sum())
+        return float(self._terms(at, _one_word(kept), _one_word(query), (1, 1)).sum())
 
     def _over(self, segments: Sequence[Segment], work: Callable[[Segment], None]) -> None:
         if min(self._threads, len(segments)) < 2:
@@ -186,29 +189,29 @@ class Search:
         with ThreadPoolExecutor(self._threads) as pool:
             list(pool.map(work, segments))
 
-    def _ready(self, queries: Mapping[int, Gradient]) -> dict[int, Rows]:
+    def _ready(self, queries: Mapping[CheckpointId, Gradient]) -> dict[CheckpointId, Rows]:
         """The queries' rows by step, summed by token in 64 bits."""
-        ready: dict[int, Rows] = {}
-        for step, gradient in queries.items():
+        ready: dict[CheckpointId, Rows] = {}
+        for at, gradient in queries.items():
             if gradient.rows is not None and not (self._tied and gradient.head is not None):  # beside layers, too
-                ready[step] = gradient.rows.wide().merged(by_word=False)
+                ready[at] = gradient.rows.wide().merged(by_word=False)
         return ready
 
     def _joined(self, segment: Segment) -> bool:
         """Whether a segment is searched by its postings alone."""
         if self._similarity is not None or self.store.plan.blocks:
             return False
-        return all(segment.postings(one.step) is not None for one in self.store.plan.checkpoints)
+        return all(segment.postings(one.id) is not None for one in self.store.plan.checkpoints)
 
     def _meeting(
-        self, segment: Segment, ready: Mapping[int, Rows], allowed: np.ndarray, count: int
+        self, segment: Segment, ready: Mapping[CheckpointId, Rows], allowed: np.ndarray, count: int
     ) -> BlockJoin | None:
         parts: list[Part] = []
         for one in self.store.plan.checkpoints:
-            postings = segment.postings(one.step)
-            if postings is None or one.step not in ready:
+            postings = segment.postings(one.id)
+            if postings is None or one.id not in ready:
                 return None
-            parts.append(match_tokens(postings, by_token(ready[one.step]), one.weight, self.scale(one.step, segment)))
+            parts.append(match_tokens(postings, by_token(ready[one.id]), one.weight, self.scale(one.id, segment)))
         return BlockJoin(parts, allowed, count, self._kernel)
 
     def _out_of_reach(self, meeting: BlockJoin, ends: Sequence[BothEnds]) -> bool:
@@ -220,8 +223,8 @@ class Search:
     def _add(
         self,
         segment: Segment,
-        queries: Mapping[int, Gradient],
-        ready: Mapping[int, Rows],
+        queries: Mapping[CheckpointId, Gradient],
+        ready: Mapping[CheckpointId, Rows],
         total: Float[np.ndarray, "q n"],
     ) -> None:
         """Add the scores of one segment."""
@@ -231,42 +234,42 @@ class Search:
             meeting.add_scores(total)
             return
         for checkpoint in self.store.plan.checkpoints:
-            scale = self.scale(checkpoint.step, segment)
-            part = self._checkpoint(segment, checkpoint.step, queries[checkpoint.step], ready, len(total))
+            scale = self.scale(checkpoint.id, segment)
+            part = self._checkpoint(segment, checkpoint.id, queries[checkpoint.id], ready, len(total))
             total += checkpoint.weight * part * (1.0 if scale is None else scale)
 
     def _checkpoint(
-        self, segment: Segment, step: int, queries: Gradient, ready: Mapping[int, Rows], count: int
+        self, segment: Segment, at: CheckpointId, queries: Gradient, ready: Mapping[CheckpointId, Rows], count: int
     ) -> Float[np.ndarray, "q n"]:
         total = np.zeros((count, segment.n))
         if queries.dense is not None:
-            total += scan_dense(segment, step, queries.dense.v, slice(None))
+            total += scan_dense(segment, at, queries.dense.v, slice(None))
         for one in self._tables(queries):
-            total += self._tabled(segment, step, one, ready, count)
+            total += self._tabled(segment, at, one, ready, count)
         return total
 
     def _tabled(
-        self, segment: Segment, step: int, queries: Gradient, ready: Mapping[int, Rows], count: int
+        self, segment: Segment, at: CheckpointId, queries: Gradient, ready: Mapping[CheckpointId, Rows], count: int
     ) -> Float[np.ndarray, "q n"]:
         """Products of one of `_tables`."""
         if queries.head is not None:
-            return scan_head(segment, step, head_of(self._table(step)), queries, self._kernel, tied=self._tied)
+            return scan_head(segment, at, head_of(self._table(at)), queries, self._kernel, tied=self._tied)
         if queries.outer is not None:
-            return scan_outer(segment, step, queries.outer, count)
+            return scan_outer(segment, at, queries.outer, count)
         if self._similarity is None:
-            return scan_rows(segment, step, by_token(ready[step]), count, self._kernel)
-        postings = segment.postings(step)
+            return scan_rows(segment, at, by_token(ready[at]), count, self._kernel)
+        postings = segment.postings(at)
         if postings is not None:
             tokens, lookup = postings.tokens, postings.lookup
         else:
-            held = lookup_rows(segment, step)
+            held = lookup_rows(segment, at)
             tokens, lookup = np.asarray(sorted(held), dtype=np.int64), held.get
-        synonyms = self._synonyms(step)
-        rows = ready[step].narrow()
+        synonyms = self._synonyms(at)
+        rows = ready[at].narrow()
         return np.stack([synonyms.scores(tokens, lookup, rows.example(row), segment.n) for row in range(count)])
 
-    def _head_terms(self, step: int, kept: Gradient, query: Gradient, widths: tuple[int, int]) -> Terms:
-        head = head_of(self._table(step))
+    def _head_terms(self, at: CheckpointId, kept: Gradient, query: Gradient, widths: tuple[int, int]) -> Terms:
+        head = head_of(self._table(at))
         assert kept.head is not None
         assert query.head is not None
         mine, theirs = kept.head.outer(head), query.head.outer(head)
@@ -278,9 +281,9 @@ class Search:
             total += cross_terms(_weighted(query.rows, query), mine, widths[1], widths[0]).T
         return total
 
-    def _synonyms(self, step: int) -> Synonyms:
+    def _synonyms(self, at: CheckpointId) -> Synonyms:
         assert self._similarity is not None
-        return Synonyms(self._table(step)["embedding"], self._similarity)
+        return Synonyms(self._table(at)["embedding"], self._similarity)
 
 
 def _weighted(rows: Rows, query: Gradient) -> Rows:

@@ -13,11 +13,12 @@ from proponent.gradients.gradient import Gradient
 from proponent.search.kernels import Kernel
 from proponent.store import Segment
 from proponent.store.rows import decode_arrays
+from proponent.types import CheckpointId
 
 
 def scan_rows(
     segment: Segment,
-    step: int,
+    at: CheckpointId,
     tokens: Mapping[int, tuple[Int[np.ndarray, " j"], Float[np.ndarray, "j d"]]],
     count: int,
     kernel: Kernel,
@@ -25,7 +26,7 @@ def scan_rows(
     """Products with embedding rows, without postings."""
     total = np.zeros((count, segment.n))
     wanted = np.fromiter(tokens, dtype=np.int64, count=len(tokens))
-    for examples, arrays in segment.shards(step, ("rows.indptr", "rows.ids", "rows.rows", "rows.scale")):
+    for examples, arrays in segment.shards(at, ("rows.indptr", "rows.ids", "rows.rows", "rows.scale")):
         owners = examples[np.repeat(np.arange(len(arrays["rows.indptr"]) - 1), np.diff(arrays["rows.indptr"]))]
         found = np.flatnonzero(np.isin(arrays["rows.ids"], wanted))
         found = found[np.argsort(arrays["rows.ids"][found], kind="stable")]
@@ -37,11 +38,11 @@ def scan_rows(
     return total
 
 
-def scan_outer(segment: Segment, step: int, queries: Outer, count: int) -> Float[np.ndarray, "q n"]:
+def scan_outer(segment: Segment, at: CheckpointId, queries: Outer, count: int) -> Float[np.ndarray, "q n"]:
     """Products with the last layer of a classifier."""
     dense = [queries.example(position).dense() for position in range(count)]
     total = np.zeros((count, segment.n))
-    for examples, arrays in segment.shards(step):
+    for examples, arrays in segment.shards(at):
         outer = Gradient.unpack(arrays).outer
         assert outer is not None
         owners = examples[np.repeat(np.arange(len(outer)), np.diff(outer.indptr))]
@@ -50,20 +51,22 @@ def scan_outer(segment: Segment, step: int, queries: Outer, count: int) -> Float
     return total
 
 
-def scan_dense(segment: Segment, step: int, queries: Float[np.ndarray, "q p"], cut: slice) -> Float[np.ndarray, "q n"]:
+def scan_dense(
+    segment: Segment, at: CheckpointId, queries: Float[np.ndarray, "q p"], cut: slice
+) -> Float[np.ndarray, "q n"]:
     """Products of vectors, or of a stretch of them."""
     total = np.zeros((len(queries), segment.n))
     theirs = np.ascontiguousarray(queries[:, cut].T, dtype=np.float32)
-    for examples, arrays in segment.shards(step, ("dense.indptr", "dense.v")):
+    for examples, arrays in segment.shards(at, ("dense.indptr", "dense.v")):
         kept = examples[np.diff(arrays["dense.indptr"]) > 0]
         total[:, kept] = (arrays["dense.v"][:, cut] @ theirs).T
     return total
 
 
-def lookup_rows(segment: Segment, step: int) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+def lookup_rows(segment: Segment, at: CheckpointId) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """Postings of a segment without postings, made in memory."""
     found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
-    for examples, arrays in segment.shards(step):
+    for examples, arrays in segment.shards(at):
         rows = Gradient.unpack(decode_arrays(arrays)).rows
         assert rows is not None
         for token in np.unique(rows.ids).tolist():

@@ -14,6 +14,7 @@ from proponent.search.kernels import Kernel
 from proponent.search.scan import scan_rows
 from proponent.store import Segment
 from proponent.store.rows import decode_arrays
+from proponent.types import CheckpointId
 
 BLOCK_BYTES = 64 * 2**20
 """Memory of one block of head predictions, or of products with the queries' positions, during a scan."""
@@ -25,7 +26,7 @@ TIED = (*HEAD, *(f"rows.{one.name}" for one in fields(Rows)), "rows.scale")
 
 def scan_head(
     segment: Segment,
-    step: int,
+    at: CheckpointId,
     head: VocabularyHead,
     queries: Gradient,
     kernel: Kernel,
@@ -36,9 +37,9 @@ def scan_head(
     assert queries.head is not None
     kept = TIED if tied else HEAD
     if queries.weight is None and _few_positions(queries, *head.weight.shape):
-        return _by_factors(segment, step, head, queries, kernel, kept)
+        return _by_factors(segment, at, head, queries, kernel, kept)
     tables = (_on_table(head, queries.example(row)) for row in range(len(queries.head)))
-    return np.stack([_by_table(segment, step, head, one, kept) for one in tables])
+    return np.stack([_by_table(segment, at, head, one, kept) for one in tables])
 
 
 def _on_table(head: VocabularyHead, query: Gradient) -> Float[np.ndarray, "v d"]:
@@ -57,11 +58,11 @@ def _few_positions(queries: Gradient, vocabulary: int, width: int) -> bool:
 
 
 def _by_table(
-    segment: Segment, step: int, head: VocabularyHead, dense: Float[np.ndarray, "v d"], names: tuple[str, ...]
+    segment: Segment, at: CheckpointId, head: VocabularyHead, dense: Float[np.ndarray, "v d"], names: tuple[str, ...]
 ) -> Float[np.ndarray, " n"]:
     """Products of one query's gradient on the whole table."""
     total = np.zeros(segment.n)
-    for examples, arrays in segment.shards(step, names):
+    for examples, arrays in segment.shards(at, names):
         kept = Gradient.unpack(decode_arrays(arrays))
         assert kept.head is not None
         np.add.at(total, examples[kept.head.owners], _head_products(kept.head, head, dense))
@@ -72,7 +73,7 @@ def _by_table(
 
 
 def _by_factors(
-    segment: Segment, step: int, head: VocabularyHead, queries: Gradient, kernel: Kernel, names: tuple[str, ...]
+    segment: Segment, at: CheckpointId, head: VocabularyHead, queries: Gradient, kernel: Kernel, names: tuple[str, ...]
 ) -> Float[np.ndarray, "q n"]:
     """Products by the queries' factors, so that predictions are made once for all of them."""
     # With g a^T of a kept position and G^T A of a query: the sum over the query's positions of (G g)(A a).
@@ -83,8 +84,8 @@ def _by_factors(
     rows = queries.rows
     wide = max(len(outer.words), 0 if rows is None else len(rows.ids))  # of a product, beside a prediction's
     if rows is not None:
-        total += scan_rows(segment, step, by_token(rows.wide().merged(by_word=False)), count, kernel)
-    for examples, arrays in segment.shards(step, names):
+        total += scan_rows(segment, at, by_token(rows.wide().merged(by_word=False)), count, kernel)
+    for examples, arrays in segment.shards(at, names):
         kept = Gradient.unpack(decode_arrays(arrays))
         assert kept.head is not None
         owners = examples[kept.head.owners]

@@ -3,6 +3,7 @@
 from proponent.store.build_progress import BuildProgress, watch
 from proponent.store.checksums import Checksums
 from proponent.store.deletion import delete
+from proponent.store.layout import array_name
 from proponent.store.manifest import (
     FORMAT,
     Manifest,
@@ -40,6 +41,7 @@ __all__ = [
     "Store",
     "Verdict",
     "Writer",
+    "array_name",
     "delete",
     "merge",
     "verify",

@@ -7,13 +7,14 @@ from pathlib import Path
 from proponent.store.files import finished, note_of
 from proponent.store.layout import Layout
 from proponent.store.manifest import Plan, PlannedSegment, read_json
+from proponent.types import CheckpointId
 
 
 @dataclass(frozen=True)
 class StepDone:
     """What is finished at one checkpoint."""
 
-    step: int  # optimizer step
+    id: CheckpointId  # of the checkpoint
     done: int  # examples whose gradients are kept
 
 
@@ -51,15 +52,15 @@ def watch(folder: Path, now: float) -> BuildProgress:
     times: list[tuple[float, int]] = []
     steps: list[StepDone] = []
     for checkpoint in plan.checkpoints:
-        found = [one for segment in source.segments for one in _shards(layout, segment, checkpoint.step)]
+        found = [one for segment in source.segments for one in _shards(layout, segment, checkpoint.id)]
         times += found
-        steps.append(StepDone(checkpoint.step, sum(count for _, count in found)))
+        steps.append(StepDone(checkpoint.id, sum(count for _, count in found)))
     times.sort()
     spent = times[-1][0] - times[0][0] if len(times) > 1 else 0.0
     rate = sum(count for _, count in times[1:]) / spent if spent > 0 else 0.0
     left = source.n * len(steps) - sum(one.done for one in steps)
     joined = sum(
-        all(finished(layout.postings(one.step, segment.name)) is not None for one in plan.checkpoints)
+        all(finished(layout.postings(one.id, segment.name)) is not None for one in plan.checkpoints)
         for segment in source.segments
     )
     return BuildProgress(
@@ -76,11 +77,11 @@ def watch(folder: Path, now: float) -> BuildProgress:
     )
 
 
-def _shards(layout: Layout, segment: PlannedSegment, step: int) -> list[tuple[float, int]]:
+def _shards(layout: Layout, segment: PlannedSegment, at: CheckpointId) -> list[tuple[float, int]]:
     """When each finished shard was finished, and its examples."""
     found: list[tuple[float, int]] = []
     for shard in range(len(segment.shards) - 1):
-        path = layout.shard(step, segment.name, shard)
+        path = layout.shard(at, segment.name, shard)
         try:
             when = note_of(path).stat().st_mtime
         except OSError:

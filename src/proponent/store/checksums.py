@@ -8,7 +8,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field
 
 BLOCK = 256 * 1024
-"""Bytes under one xxh3: what a search reads at the least, and what one flipped bit makes unusable."""
+"""Bytes under one xxh3: the least that a search reads, and what one flipped bit makes unusable."""
 
 CHUNK = 2**20
 """Bytes read at a time when a whole file is hashed; a multiple of BLOCK."""

@@ -39,7 +39,7 @@ def refuse_other_plan(folder: Path, found: Plan, wanted: Plan, *, finished: bool
 
 def _comparable(plan: Plan, ignored: set[str]) -> dict[str, Any]:
     """Fields of a plan, in the order in which a difference is told; those of an only term stand among the others."""
-    found = plan.model_dump(mode="json", exclude=ignored)
+    found = plan.model_dump(mode="json", by_alias=True, exclude=ignored)
     terms: list[dict[str, Any]] = found.pop("terms")
     source = {"source": found.pop("source")} if "source" in found else {}
     return found | (terms[0] if len(terms) == 1 else {"terms": terms}) | source

@@ -5,16 +5,19 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from proponent.store.layout import array_name
 from proponent.store.postings import Shard
+from proponent.types import CheckpointId
 
 
-def gather_features(n: int, labels: Sequence[int], checkpoints: Mapping[int, Iterable[Shard]]) -> dict[str, np.ndarray]:
+def gather_features(
+    n: int, labels: Sequence[int], checkpoints: Mapping[CheckpointId, Iterable[Shard]]
+) -> dict[str, np.ndarray]:
     """Gather per-example arrays from the shards, in data order."""
     kept: dict[str, np.ndarray] = {"skipped": np.zeros(n, dtype=np.bool_)}
     kept["losses"] = np.zeros((len(checkpoints), n))
     *_, last = checkpoints
-    for row, (step, shards) in enumerate(checkpoints.items()):
-        ending = "" if step == last else f".{step}"
+    for row, (at, shards) in enumerate(checkpoints.items()):
         for places, arrays in shards:
             kept["skipped"][places] |= arrays["meta.bad"]
             kept["losses"][row, places] = arrays["meta.losses"]
@@ -23,8 +26,10 @@ def gather_features(n: int, labels: Sequence[int], checkpoints: Mapping[int, Ite
                 mean[places] += arrays["meta.probabilities"] / len(checkpoints)
             for name in ("probabilities", "pooled"):
                 # of an earlier checkpoint only where the hidden states were kept, for what is chosen by both
-                if f"meta.{name}" in arrays and (step == last or "meta.pooled" in arrays):
-                    _array(kept, n, name + ending, arrays[f"meta.{name}"])[places] = arrays[f"meta.{name}"]
+                if f"meta.{name}" in arrays and (at == last or "meta.pooled" in arrays):
+                    _array(kept, n, name if at == last else array_name(name, at), arrays[f"meta.{name}"])[places] = (
+                        arrays[f"meta.{name}"]
+                    )
     return kept | {"labels": np.asarray(labels, dtype=np.int64)}
 
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from proponent.errors import InputError
 from proponent.store.reader import Store
-from proponent.types import RUN_STEPS
 
 KINDS = ("forms", "postings", "examples", "tables")
 """Folders of an index whose bytes are counted separately."""
@@ -37,8 +36,8 @@ def inventory(store: Store) -> dict[str, Any]:
         "segments": len(store.segments),
         "checkpoints": [
             {
-                "step": one.step % RUN_STEPS,
-                "run": one.step // RUN_STEPS,
+                "step": one.id.step,
+                "run": one.id.run,
                 "learning_rate": one.learning_rate,
                 "rule": one.rule,
             }
@@ -59,13 +58,13 @@ def inventory(store: Store) -> dict[str, Any]:
 def _rows_and_tokens(store: Store) -> tuple[int, int]:
     """Stored gradient rows over all checkpoints, and the number of their distinct tokens."""
     rows, tokens = 0, np.zeros(0, dtype=np.int64)
-    for step in (one.step for one in store.plan.checkpoints):
+    for at in (one.id for one in store.plan.checkpoints):
         for segment in store.segments:
-            postings = segment.postings(step)
+            postings = segment.postings(at)
             if postings is not None:
                 rows, tokens = rows + len(postings), np.union1d(tokens, postings.tokens)
                 continue
-            for _, arrays in segment.shards(step, ("rows.ids",)):
+            for _, arrays in segment.shards(at, ("rows.ids",)):
                 ids = arrays.get("rows.ids", tokens[:0])
                 rows, tokens = rows + len(ids), np.union1d(tokens, ids)
     return rows, len(tokens)

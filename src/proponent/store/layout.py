@@ -3,10 +3,13 @@
 import shlex
 from pathlib import Path
 
-from proponent.types import RUN_STEPS
+from proponent.types import CheckpointId
 
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
+
+RUN_STEPS = 10**9
+"""In plans and in names of arrays, step s of run r is one number: r x RUN_STEPS + s; of the first run, just s."""
 
 
 class Layout:
@@ -33,17 +36,17 @@ class Layout:
         """Arrays over the examples: order, losses, probabilities ..."""
         return self.folder / "examples" / f"seg-{segment}.safetensors"
 
-    def shard(self, step: int, segment: str, shard: int) -> Path:
+    def shard(self, at: CheckpointId, segment: str, shard: int) -> Path:
         """Gradients of some examples, one after another."""
-        return self.folder / "forms" / _checkpoint(step) / f"seg-{segment}-shard-{shard:05d}.safetensors"
+        return self.folder / "forms" / _checkpoint(at) / f"seg-{segment}-shard-{shard:05d}.safetensors"
 
-    def postings(self, step: int, segment: str) -> Path:
+    def postings(self, at: CheckpointId, segment: str) -> Path:
         """The same rows by token."""
-        return self.folder / "postings" / _checkpoint(step) / f"seg-{segment}.safetensors"
+        return self.folder / "postings" / _checkpoint(at) / f"seg-{segment}.safetensors"
 
-    def table(self, step: int) -> Path:
+    def table(self, at: CheckpointId) -> Path:
         """What products need besides."""
-        return self.folder / "tables" / f"{_checkpoint(step)}.safetensors"
+        return self.folder / "tables" / f"{_checkpoint(at)}.safetensors"
 
     def tombstones(self, generation: int) -> Path:
         """Examples that were deleted."""
@@ -54,9 +57,18 @@ class Layout:
         return path.relative_to(self.folder).as_posix()
 
 
-def _checkpoint(number: int) -> str:
-    run, step = divmod(number, RUN_STEPS)
-    return f"run-{run}-step-{step}" if run else f"step-{step}"
+def _checkpoint(at: CheckpointId) -> str:
+    return f"run-{at.run}-step-{at.step}" if at.run else f"step-{at.step}"
+
+
+def stored_number(at: CheckpointId) -> int:
+    """A checkpoint as the one number that is stored."""
+    return at.run * RUN_STEPS + at.step
+
+
+def array_name(name: str, at: CheckpointId) -> str:
+    """Name of an array over the examples that belongs to one checkpoint."""
+    return f"{name}.{stored_number(at)}"
 
 
 def no_index(folder: Path) -> str:

@@ -52,11 +52,11 @@ class Leases:
     @contextmanager
     def whole(self, waiting: Callable[[], None] | None = None) -> Generator[None]:
         """Hold the right to plan, seal or change the index; wait for it."""
-        told = False
+        noted = False
         while not self._try(0):
-            if not told and waiting is not None:
+            if not noted and waiting is not None:
                 waiting()
-            told = True
+            noted = True
             time.sleep(WAIT)
         try:
             yield

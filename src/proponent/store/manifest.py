@@ -8,16 +8,18 @@ import json
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
 from proponent.errors import DamagedError, InputError, MismatchError
 from proponent.labels import Labels
 from proponent.method import EmbeddingRows, Gradients, Logit, Method, Reduction, Term, terms_of
 from proponent.method_flat import from_flat
 from proponent.store.checksums import Checksums
+from proponent.store.layout import RUN_STEPS, stored_number
 from proponent.store.rows import RowKind
+from proponent.types import CheckpointId
 
 FORMAT = 3
 """Version of plans and manifests, as they are written."""
@@ -34,12 +36,24 @@ FLAT = "recipe"
 Model = TypeVar("Model", bound=BaseModel)
 
 
+def _checkpoint_id(value: object) -> CheckpointId:
+    """A checkpoint of the number that is stored."""
+    if isinstance(value, CheckpointId):
+        return value
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("Input should be a valid integer")
+    return CheckpointId(*divmod(value, RUN_STEPS))
+
+
 class PlannedCheckpoint(BaseModel):
     """A checkpoint of the plan."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
 
-    step: int  # optimizer step; in joined runs, run x RUN_STEPS + step
+    # stored as one number, under the key "step"
+    id: Annotated[CheckpointId, PlainValidator(_checkpoint_id), PlainSerializer(stored_number, return_type=int)] = (
+        Field(validation_alias="step", serialization_alias="step")
+    )
     learning_rate: float  # of the optimizer at that step
     rule: str  # how it is known
     weight: float  # what multiplies this checkpoint's products

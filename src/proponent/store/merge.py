@@ -20,6 +20,7 @@ from proponent.store.postings import Shard, write_postings
 from proponent.store.reader import Store
 from proponent.store.repair import publish_manifest
 from proponent.store.segment import Segment
+from proponent.types import CheckpointId
 
 SEGMENT_ROWS = 65_536
 """Examples of a merged segment at most."""
@@ -89,7 +90,7 @@ def _planned(store: Store, rows: int) -> list[MergedSegment]:
 
 def _postings(store: Store, segment: Segment) -> int:
     """The most postings that a segment has at one checkpoint."""
-    found = [segment.postings(one.step) for one in store.plan.checkpoints]
+    found = [segment.postings(one.id) for one in store.plan.checkpoints]
     return max((len(one) for one in found if one is not None), default=0)
 
 
@@ -130,11 +131,11 @@ def _write(store: Store, one: MergedSegment) -> None:
     layout, name = store.layout, one.planned.name
     if finished(layout.features(name)) is not None:
         return
-    for step in (checkpoint.step for checkpoint in store.plan.checkpoints):
+    for at in (checkpoint.id for checkpoint in store.plan.checkpoints):
         for shard, olds in enumerate(one.taken):
-            path = layout.shard(step, name, shard)
+            path = layout.shard(at, name, shard)
             if finished(path) is None:
-                publish_tensors(path, _together([_cut(one.parts[part], step, old) for part, old in olds]))
+                publish_tensors(path, _together([_cut(one.parts[part], at, old) for part, old in olds]))
     order = _order(one)
     columns = {
         column: _chained(one, lambda segment, column=column: segment.examples.column(column))
@@ -146,16 +147,16 @@ def _write(store: Store, one: MergedSegment) -> None:
     if finished(layout.examples(name)) is None:
         numbers = np.asarray(columns["row"], dtype=np.int64)
         publish_table(layout.examples(name), {**columns, "row": numbers, "place": places})
-    for step in (checkpoint.step for checkpoint in store.plan.checkpoints):
-        path = layout.postings(step, name)
-        if finished(path) is None and one.parts[0].postings(step) is not None:
-            write_postings(path, lambda names, step=step: _shards(layout, step, one, order, names))
+    for at in (checkpoint.id for checkpoint in store.plan.checkpoints):
+        path = layout.postings(at, name)
+        if finished(path) is None and one.parts[0].postings(at) is not None:
+            write_postings(path, lambda names, at=at: _shards(layout, at, one, order, names))
     publish_tensors(layout.features(name), _features(one))
 
 
-def _cut(segment: Segment, step: int, shard: int) -> dict[str, np.ndarray]:
+def _cut(segment: Segment, at: CheckpointId, shard: int) -> dict[str, np.ndarray]:
     """The arrays of an old shard without its deleted examples."""
-    examples, arrays = segment.shard(step, shard)
+    examples, arrays = segment.shard(at, shard)
     kept = _kept(segment)[examples]
     cut: dict[str, np.ndarray] = {}
     for name, values in arrays.items():
@@ -203,11 +204,11 @@ def _order(one: MergedSegment) -> Int[np.ndarray, " n"]:
 
 
 def _shards(
-    layout: Layout, step: int, one: MergedSegment, order: Int[np.ndarray, " n"], names: tuple[str, ...]
+    layout: Layout, at: CheckpointId, one: MergedSegment, order: Int[np.ndarray, " n"], names: tuple[str, ...]
 ) -> Iterator[Shard]:
     bounds = one.planned.shards
     for shard, (start, stop) in enumerate(pairwise(bounds)):
-        path = layout.shard(step, one.planned.name, shard)
+        path = layout.shard(at, one.planned.name, shard)
         file = MappedTensors(path, finished(path))
         yield order[start:stop], {name: file.view(name) for name in names if name in file.names}
 
@@ -274,8 +275,8 @@ def _paths(store: Store, plan: list[MergedSegment]) -> list[Path]:
         if name in {segment.name for segment in store.segments}:
             continue
         found += [layout.examples(name), layout.features(name)]
-        for step in (checkpoint.step for checkpoint in store.plan.checkpoints):
-            found += [layout.shard(step, name, shard) for shard in range(len(one.taken))]
-            if one.parts[0].postings(step) is not None:
-                found.append(layout.postings(step, name))
+        for at in (checkpoint.id for checkpoint in store.plan.checkpoints):
+            found += [layout.shard(at, name, shard) for shard in range(len(one.taken))]
+            if one.parts[0].postings(at) is not None:
+                found.append(layout.postings(at, name))
     return found

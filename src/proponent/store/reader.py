@@ -13,7 +13,7 @@ from proponent.errors import DamagedError, InputError
 from proponent.labels import Labels
 from proponent.store.checksums import Checksums, sums_of_file
 from proponent.store.files import finished
-from proponent.store.layout import Layout, no_index
+from proponent.store.layout import Layout, array_name, no_index
 from proponent.store.manifest import (
     FORMAT,
     Manifest,
@@ -25,7 +25,7 @@ from proponent.store.manifest import (
 )
 from proponent.store.mapped import TRANSIENT, MappedTensors
 from proponent.store.segment import Files, Segment
-from proponent.types import Example
+from proponent.types import CheckpointId, Example
 
 OPEN_FILES = 256
 """Mapped files that stay open."""
@@ -76,7 +76,7 @@ class Store:
         plan = self.plan
         always = {"skipped", "labels", "losses"}
         always |= {"probabilities", "mean_probabilities"} if plan.labels else set[str]()
-        always |= {f"scale.{one.step}" for one in plan.checkpoints} if plan.scales_train else set[str]()
+        always |= {array_name("scale", one.id) for one in plan.checkpoints} if plan.scales_train else set[str]()
         return Features(self.segments, always)
 
     @property
@@ -100,9 +100,9 @@ class Store:
             skipped += int(bad.sum())
         return Counts(int(self.alive.sum()), gone, skipped)
 
-    def scale(self, step: int) -> np.ndarray:
+    def scale(self, at: CheckpointId) -> np.ndarray:
         """What each training example's gradient is multiplied with."""
-        return self.features[f"scale.{step}"] if self.plan.scales_train else np.ones(self.n)
+        return self.features[array_name("scale", at)] if self.plan.scales_train else np.ones(self.n)
 
     @property
     def coverage(self) -> float:
@@ -156,17 +156,17 @@ class Store:
         texts = (str(held["text"]), held["label"], held["text_pair"], held["target"])
         return Example(str(held["id"]), int(held["row"]), *texts)
 
-    def shards(self, step: int) -> Iterator[tuple[Int[np.ndarray, " m"], dict[str, np.ndarray]]]:
+    def shards(self, at: CheckpointId) -> Iterator[tuple[Int[np.ndarray, " m"], dict[str, np.ndarray]]]:
         """Read a checkpoint's forms, shard by shard, in 32-bit floats."""
         from proponent.store.rows import decode_arrays
 
         for segment in self.segments:
-            for places, arrays in segment.shards(step):
+            for places, arrays in segment.shards(at):
                 yield segment.offset + places, decode_arrays(arrays)
 
-    def table(self, step: int) -> dict[str, np.ndarray]:
+    def table(self, at: CheckpointId) -> dict[str, np.ndarray]:
         """Read the table that a checkpoint's products need."""
-        return self._open(self.layout.table(step)).all()
+        return self._open(self.layout.table(at)).all()
 
     def _read(self) -> tuple[Plan, Manifest]:
         plan = read_json(self.layout.plan, Plan)
@@ -190,7 +190,7 @@ class Store:
     def _any(self, plan: Plan, segment: PlannedSegment) -> bool:
         """Whether any shard of an unfinished segment is there at every checkpoint."""
         return any(
-            all(finished(self.layout.shard(one.step, segment.name, shard)) for one in plan.checkpoints)
+            all(finished(self.layout.shard(one.id, segment.name, shard)) for one in plan.checkpoints)
             for shard in range(len(segment.shards) - 1)
         )
 
@@ -200,7 +200,7 @@ class Store:
             self._open,
             self._checked,
             self._has,
-            tuple(one.step for one in self.plan.checkpoints),
+            tuple(one.id for one in self.plan.checkpoints),
             self.plan.labels,
         )
         deleted = self._deleted()

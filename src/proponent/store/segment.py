@@ -18,6 +18,7 @@ from proponent.store.manifest import PlannedSegment
 from proponent.store.mapped import MappedTensors
 from proponent.store.postings import Postings, Shard
 from proponent.store.rows import decode_arrays
+from proponent.types import CheckpointId
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Files:
     tensors: Callable[[Path], MappedTensors]  # opens a safetensors file, checked as it is read
     whole: Callable[[Path], Path]  # checks a whole file before it is read otherwise
     has: Callable[[Path], bool]  # whether a file is there and finished
-    steps: tuple[int, ...]  # the checkpoints
+    checkpoints: tuple[CheckpointId, ...]
     labels: Labels  # the classes
 
 
@@ -73,7 +74,7 @@ class Segment:
         return tuple(
             shard
             for shard in range(len(self.bounds) - 1)
-            if not all(has(layout.shard(step, self.name, shard)) for step in self._files.steps)
+            if not all(has(layout.shard(at, self.name, shard)) for at in self._files.checkpoints)
         )
 
     @cached_property
@@ -103,32 +104,32 @@ class Segment:
         check_features(self._features, name, array, self.n, len(self._files.labels))
         return array
 
-    def postings(self, step: int) -> Postings | None:
+    def postings(self, at: CheckpointId) -> Postings | None:
         """Postings of a checkpoint."""
-        if step not in self._postings:
-            path = self._files.layout.postings(step, self.name)
+        if at not in self._postings:
+            path = self._files.layout.postings(at, self.name)
             scanned = self.missing or not self._files.has(path)
-            self._postings[step] = None if scanned else Postings(self._files.tensors(path), self.n)
-        return self._postings[step]
+            self._postings[at] = None if scanned else Postings(self._files.tensors(path), self.n)
+        return self._postings[at]
 
-    def shards(self, step: int, names: tuple[str, ...] | None = None) -> Iterator[Shard]:
+    def shards(self, at: CheckpointId, names: tuple[str, ...] | None = None) -> Iterator[Shard]:
         """Read a checkpoint's forms as they are kept, shard by shard."""
         for shard in range(len(self.bounds) - 1):
             if shard not in self.missing:
-                yield self.shard(step, shard, names)
+                yield self.shard(at, shard, names)
 
-    def shard(self, step: int, number: int, names: tuple[str, ...] | None = None) -> Shard:
+    def shard(self, at: CheckpointId, number: int, names: tuple[str, ...] | None = None) -> Shard:
         """Read one shard as it is kept."""
-        file = self._shard(step, number)
+        file = self._shard(at, number)
         wanted = file.names if names is None else [name for name in names if name in file.names]
         examples = self.order[self.bounds[number] : self.bounds[number + 1]]
         return examples, {name: file.view(name) for name in wanted}
 
-    def arrays(self, step: int, example: int) -> dict[str, np.ndarray]:
+    def arrays(self, at: CheckpointId, example: int) -> dict[str, np.ndarray]:
         """Read the forms of one example without reading its shard."""
         place = int(self.places[example])
         shard = int(np.searchsorted(self.bounds, place, side="right")) - 1
-        file, position = self._shard(step, shard), place - self.bounds[shard]
+        file, position = self._shard(at, shard), place - self.bounds[shard]
         taken: dict[str, np.ndarray] = {}
         for start_name in file.names:
             form, _, array = start_name.partition(".")
@@ -141,22 +142,22 @@ class Segment:
                     taken[name] = file.view(name, start, stop).copy()
         return decode_arrays(taken)
 
-    def _shard(self, step: int, shard: int) -> MappedTensors:
-        if (step, shard) in self._opened:
-            return self._files.tensors(self._opened[step, shard])
-        path = self._files.layout.shard(step, self.name, shard)
+    def _shard(self, at: CheckpointId, shard: int) -> MappedTensors:
+        if (at, shard) in self._opened:
+            return self._files.tensors(self._opened[at, shard])
+        path = self._files.layout.shard(at, self.name, shard)
         file = self._files.tensors(path)
         check_shard(file, self.bounds[shard + 1] - self.bounds[shard])
-        self._opened[step, shard] = path
+        self._opened[at, shard] = path
         return file
 
     @cached_property
-    def _opened(self) -> dict[tuple[int, int], Path]:
+    def _opened(self) -> dict[tuple[CheckpointId, int], Path]:
         """Shards that were checked, and their names: making those takes longer than finding an open file."""
         return {}
 
     @cached_property
-    def _postings(self) -> dict[int, Postings | None]:
+    def _postings(self) -> dict[CheckpointId, Postings | None]:
         return {}
 
     @cached_property
@@ -169,4 +170,4 @@ class Segment:
         """Features of a segment that is not finished, from the shards that are there."""
         known = {name: number for number, name in enumerate(self._files.labels)}
         labels = [known.get(one, -1) for one in self.examples.column("label")]
-        return gather_features(self.n, labels, {step: self.shards(step) for step in self._files.steps})
+        return gather_features(self.n, labels, {at: self.shards(at) for at in self._files.checkpoints})

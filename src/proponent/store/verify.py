@@ -15,6 +15,7 @@ from proponent.store.leases import NAME
 from proponent.store.manifest import Manifest, canonical, merkle_root, read_json
 from proponent.store.reader import Store, refuse_name
 from proponent.store.segment import Segment
+from proponent.types import CheckpointId
 
 
 @dataclass(frozen=True)
@@ -112,15 +113,15 @@ def _segment_counts(store: Store, segment: Segment) -> Iterator[tuple[str, str]]
     files = [layout.examples(segment.name), layout.features(segment.name)]
     yield from _tried(layout, files[0], lambda: segment.places)
     yield from _tried(layout, files[1], lambda: [segment.features(name) for name in segment.feature_names])
-    for step in (one.step for one in store.plan.checkpoints):
+    for at in (one.id for one in store.plan.checkpoints):
         rows = 0
         for number in range(len(segment.bounds) - 1):
-            path, held = layout.shard(step, segment.name, number), list[int]()
-            yield from _tried(layout, path, lambda put=held.append, at=(step, number): put(_rows(segment, *at)))
+            path, held = layout.shard(at, segment.name, number), list[int]()
+            yield from _tried(layout, path, lambda put=held.append, at=(at, number): put(_rows(segment, *at)))
             rows += sum(held)
-        path = layout.postings(step, segment.name)
+        path = layout.postings(at, segment.name)
         found: list[int] = []
-        yield from _tried(layout, path, lambda put=found.append, step=step: put(_postings(segment, step)))
+        yield from _tried(layout, path, lambda put=found.append, at=at: put(_postings(segment, at)))
         if found and found[0] not in {-1, rows}:
             yield layout.name(path), f"holds {found[0]} rows, and the shards hold {rows}"
 
@@ -132,15 +133,15 @@ def _tried(layout: Layout, path: Path, look: Callable[[], object]) -> Iterator[t
         yield layout.name(path), str(error)
 
 
-def _rows(segment: Segment, step: int, number: int) -> int:
+def _rows(segment: Segment, at: CheckpointId, number: int) -> int:
     """Embedding rows of a shard, which is checked when it is opened."""
-    _, arrays = segment.shard(step, number, ("rows.indptr",))
+    _, arrays = segment.shard(at, number, ("rows.indptr",))
     return int(arrays["rows.indptr"][-1]) if arrays else 0
 
 
-def _postings(segment: Segment, step: int) -> int:
+def _postings(segment: Segment, at: CheckpointId) -> int:
     """Rows of the postings, checked; -1 when there are none."""
-    postings = segment.postings(step)
+    postings = segment.postings(at)
     if postings is None:
         return -1
     postings.owners(0, len(postings))

@@ -41,6 +41,7 @@ from proponent.store.mapped import MappedTensors
 from proponent.store.postings import Shard, write_postings
 from proponent.store.repair import publish_manifest, recheck, remove_strays, reopen, settle
 from proponent.store.rows import decode_arrays, encode_arrays
+from proponent.types import CheckpointId
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -79,35 +80,35 @@ class Writer:
         return manifest if done else None
 
     @cached_property
-    def units(self) -> dict[tuple[str, int, int], int]:
-        """Number of every piece of work: (segment, step, shard), and (segment, -1, -1) for what follows its shards."""
-        keys: list[tuple[str, int, int]] = []
+    def units(self) -> dict[tuple[str, CheckpointId | None, int], int]:
+        """Number of every piece of work: (segment, checkpoint, shard), or (segment, None, -1) for what follows them."""
+        keys: list[tuple[str, CheckpointId | None, int]] = []
         for segment in self.source.segments:
-            steps = [one.step for one in self.plan.checkpoints]
-            keys += [(segment.name, step, shard) for step in steps for shard in range(len(segment.shards) - 1)]
-            keys.append((segment.name, -1, -1))
+            ids = [one.id for one in self.plan.checkpoints]
+            keys += [(segment.name, at, shard) for at in ids for shard in range(len(segment.shards) - 1)]
+            keys.append((segment.name, None, -1))
         return {key: number for number, key in enumerate(keys)}
 
-    def has_shard(self, step: int, segment: str, shard: int) -> bool:
+    def has_shard(self, at: CheckpointId, segment: str, shard: int) -> bool:
         """Say whether a shard was finished, by this or any other process, now or earlier."""
-        return self._done(self.layout.shard(step, segment, shard))
+        return self._done(self.layout.shard(at, segment, shard))
 
-    def put_shard(self, step: int, segment: str, shard: int, arrays: dict[str, np.ndarray]) -> None:
+    def put_shard(self, at: CheckpointId, segment: str, shard: int, arrays: dict[str, np.ndarray]) -> None:
         """Publish one shard of forms."""
-        publish_tensors(self.layout.shard(step, segment, shard), encode_arrays(arrays, self.plan.rows))
+        publish_tensors(self.layout.shard(at, segment, shard), encode_arrays(arrays, self.plan.rows))
 
-    def table_names(self, step: int) -> tuple[str, ...]:
+    def table_names(self, at: CheckpointId) -> tuple[str, ...]:
         """Name the arrays of a checkpoint's published table."""
-        table = self._table(step)
+        table = self._table(at)
         return () if table is None else table.names
 
-    def put_table(self, step: int, arrays: Arrays) -> None:
+    def put_table(self, at: CheckpointId, arrays: Arrays) -> None:
         """Publish the table (embedding or head) that a checkpoint's products need."""
-        publish_tensors(self.layout.table(step), arrays)
+        publish_tensors(self.layout.table(at), arrays)
 
-    def read_table(self, step: int) -> dict[str, np.ndarray]:
+    def read_table(self, at: CheckpointId) -> dict[str, np.ndarray]:
         """Read a published table back."""
-        table = self._table(step)
+        table = self._table(at)
         return {} if table is None else table.all()
 
     def has_examples(self, segment: str) -> bool:
@@ -119,18 +120,22 @@ class Writer:
         publish_table(self.layout.examples(segment), columns)
 
     def shards(
-        self, step: int, segment: PlannedSegment, order: Int[np.ndarray, " n"], names: tuple[str, ...] | None = None
+        self,
+        at: CheckpointId,
+        segment: PlannedSegment,
+        order: Int[np.ndarray, " n"],
+        names: tuple[str, ...] | None = None,
     ) -> Iterator[Shard]:
         """Read the finished shards of a segment back, as they are kept."""
         for shard, (start, stop) in enumerate(zip(segment.shards[:-1], segment.shards[1:], strict=True)):
-            path = self.layout.shard(step, segment.name, shard)
+            path = self.layout.shard(at, segment.name, shard)
             file = MappedTensors(path, self._sums(path))
             wanted = file.names if names is None else [name for name in names if name in file.names]
             yield order[start:stop], {name: file.view(name) for name in wanted}
 
-    def decoded(self, step: int, segment: PlannedSegment, order: Int[np.ndarray, " n"]) -> Iterator[Shard]:
+    def decoded(self, at: CheckpointId, segment: PlannedSegment, order: Int[np.ndarray, " n"]) -> Iterator[Shard]:
         """Read the finished shards of a segment back, in 32-bit floats."""
-        for places, arrays in self.shards(step, segment, order):
+        for places, arrays in self.shards(at, segment, order):
             yield places, decode_arrays(arrays)
 
     def gather(
@@ -138,14 +143,13 @@ class Writer:
     ) -> dict[str, np.ndarray]:
         """Gather the arrays over a segment's examples from its shards; see `gather_features`."""
         names = ("meta.bad", "meta.losses", "meta.probabilities", "meta.pooled")
-        parts = {one.step: self.shards(one.step, segment, order, names) for one in self.plan.checkpoints}
+        parts = {one.id: self.shards(one.id, segment, order, names) for one in self.plan.checkpoints}
         return gather_features(segment.n, labels, parts)
 
     def is_finished(self, segment: str) -> bool:
         """Say whether everything of a segment is there."""
-        shards = (unit for unit in self.units if unit[0] == segment and unit[2] >= 0)
         return self._done(self.layout.features(segment)) and all(
-            self.has_shard(step, segment, at) for _, step, at in shards
+            self.has_shard(at, segment, shard) for name, at, shard in self.units if name == segment and at is not None
         )
 
     def finish(
@@ -153,9 +157,9 @@ class Writer:
     ) -> None:
         """Publish what follows a segment's shards."""
         for checkpoint in self.plan.checkpoints if postings else ():
-            path = self.layout.postings(checkpoint.step, segment.name)
+            path = self.layout.postings(checkpoint.id, segment.name)
             if finished(path) is None:
-                write_postings(path, lambda names, step=checkpoint.step: self.shards(step, segment, order, names))
+                write_postings(path, lambda names, at=checkpoint.id: self.shards(at, segment, order, names))
         publish_tensors(self.layout.features(segment.name), features)
 
     def seal(
@@ -191,8 +195,8 @@ class Writer:
         """Let other processes have the index."""
         self.leases.close()
 
-    def _table(self, step: int) -> MappedTensors | None:
-        path = self.layout.table(step)
+    def _table(self, at: CheckpointId) -> MappedTensors | None:
+        path = self.layout.table(at)
         sums = self.base.files.get(self.layout.name(path)) if self.base is not None else self._sums(path)
         return None if sums is None else MappedTensors(path, sums)
 
@@ -213,7 +217,11 @@ class Writer:
         if alone:
             remove_strays(self.layout)
         if not self.layout.plan.is_file():
-            publish_bytes(self.layout.plan, [(canonical(plan.model_dump(mode="json")) + "\n").encode()], noted=False)
+            publish_bytes(
+                self.layout.plan,
+                [(canonical(plan.model_dump(mode="json", by_alias=True)) + "\n").encode()],
+                noted=False,
+            )
             return
         found = read_json(self.layout.plan, Plan)
         refuse_other_plan(self.folder, found, plan, finished=self.layout.manifest.is_file(), data=not appending)
@@ -253,8 +261,8 @@ class Writer:
         return read_json(path, Manifest) if path.is_file() else None
 
     def _refuse_incomplete(self, files: Mapping[str, Checksums]) -> None:
-        for name, step, shard in self.units:
-            path = self.layout.features(name) if shard < 0 else self.layout.shard(step, name, shard)
+        for name, at, shard in self.units:
+            path = self.layout.features(name) if at is None else self.layout.shard(at, name, shard)
             if self.layout.name(path) not in files:
                 raise DamagedError(f"{path} is missing: run the same `proponent index` command again with --repair")
 

@@ -7,10 +7,9 @@ what they have in common.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -18,8 +17,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from proponent.disk import make_folder
+from proponent.engine import Engine, InProcess
 from proponent.errors import DamagedError, InputError, MismatchError
-from proponent.processes import pool
 from proponent.progress import track
 from proponent.store.files import publish_bytes
 from proponent.tensors import TensorSlices, packed, read_tensors
@@ -33,8 +32,7 @@ class Retrainer(Protocol):
     """Trains a model on some rows of a data set and says what it makes of the queries."""
 
     # Bring your own: anything with these three is one. With several worker processes it is sent to them, so it must be
-    # an
-    # object of a module that they can import.
+    # an object of a module that they can import.
 
     @property
     def identity(self) -> str:
@@ -89,13 +87,11 @@ class Retrains:
 
     retrainer: Retrainer
     folder: Path
-    workers: int = 1  # processes; 1 trains in this one
+    engine: Engine = field(default_factory=InProcess)  # where models are trained
     quiet: bool = False
     performed: int = field(default=0, init=False)  # not counting what was found on disk
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise InputError(f"--workers {self.workers}: at least one process trains")
         digest = hashlib.sha256(self.retrainer.identity.encode()).hexdigest()[:16]
         self.home = self.folder / digest
         make_folder(self.home)
@@ -119,7 +115,8 @@ class Retrains:
                     "rows are positions from 0, at least one"
                 )
         todo = self.missing(jobs)
-        for _ in track(self._done(todo), total=len(todo), label=label, unit="models", quiet=self.quiet):
+        done = self.engine.map(partial(perform, self.retrainer, self.home), todo)
+        for _ in track(done, total=len(todo), label=label, unit="models", quiet=self.quiet):
             self.performed += 1
         return [self._read(job.name) for job in jobs]
 
@@ -127,24 +124,6 @@ class Retrains:
         """How long each finished retrain took."""
         paths = sorted(self.home.glob("*.safetensors"))
         return np.asarray([float(TensorSlices(path).read("seconds", 0, 1)[0]) for path in paths])
-
-    def _done(self, todo: Sequence[RetrainJob]) -> Iterator[None]:
-        if self.workers == 1 or len(todo) < 2:
-            for job in todo:
-                perform(self.retrainer, job, self._path(job.name))
-                yield
-            return
-        with pool(self.workers, _begin, (self.retrainer,)) as workers:
-            futures = [workers.submit(_work, job, self._path(job.name)) for job in todo]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-                    yield
-            except BrokenProcessPool as error:
-                raise InputError(
-                    "a worker process ended by itself: not enough memory, or a training function that other processes "
-                    "cannot import; what is finished is kept: try --workers 1"
-                ) from error
 
     def _path(self, name: str) -> Path:
         return self.home / f"{name}.safetensors"
@@ -157,7 +136,7 @@ class Retrains:
         return Outputs(found["log_odds"], found["loss"])
 
 
-def perform(retrainer: Retrainer, job: RetrainJob, path: Path) -> None:
+def perform(retrainer: Retrainer, folder: Path, job: RetrainJob) -> None:
     """Train once and keep the outputs."""
     began = time.perf_counter()
     made = retrainer(job.rows, job.seed)
@@ -166,18 +145,7 @@ def perform(retrainer: Retrainer, job: RetrainJob, path: Path) -> None:
         "loss": np.asarray(made.loss, dtype=np.float64),
         "seconds": np.asarray([time.perf_counter() - began]),
     }
-    publish_bytes(path, [packed(arrays)], noted=False)
-
-
-_own: list[Retrainer] = []  # of a worker process: what it was started with
-
-
-def _begin(retrainer: Retrainer) -> None:
-    _own[:] = [retrainer]
-
-
-def _work(job: RetrainJob, path: Path) -> None:
-    perform(_own[0], job, path)
+    publish_bytes(folder / f"{job.name}.safetensors", [packed(arrays)], noted=False)
 
 
 def null_gap(retrains: Retrains, seed: int) -> float:

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.rnn import pad_sequence
 
 from proponent.data import Examples
 from proponent.errors import DataError, DiskFullError, InputError, MismatchError, MissingExtraError
@@ -58,11 +59,9 @@ class Training:
         for name, least in whole.items():
             if getattr(self, name) < least:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
-        rate = self.learning_rate
-        if rate is not None and not (math.isfinite(rate) and rate > 0):
-            raise InputError(f"--learning-rate {rate}: must be a number above 0")
-        if not (math.isfinite(self.adam_epsilon) and self.adam_epsilon > 0):
-            raise InputError(f"--adam-epsilon {self.adam_epsilon}: must be a number above 0")
+        for name, value in {"learning-rate": self.learning_rate, "adam-epsilon": self.adam_epsilon}.items():
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InputError(f"--{name} {value}: must be a number above 0")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed {self.seed}: must be a whole number from 0 to 4294967295")
 
@@ -225,12 +224,9 @@ def _features(tokenizer: Any, example: Example, names: Sequence[str] | None, max
 
 def _by_length() -> dict[str, Any]:
     """Batches of texts of like length, by the name that this version of transformers has for it."""
-    names = {one.name for one in fields(cast("Any", transformers.TrainingArguments))}
-    return (
-        {"train_sampling_strategy": "group_by_length"}
-        if "train_sampling_strategy" in names
-        else {"group_by_length": True}
-    )
+    if any(one.name == "train_sampling_strategy" for one in fields(cast("Any", transformers.TrainingArguments))):
+        return {"train_sampling_strategy": "group_by_length"}
+    return {"group_by_length": True}
 
 
 def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path, training: Training) -> Any:
@@ -257,7 +253,7 @@ def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Pat
         train_dataset=cast("Any", rows),
         processing_class=tokenizer,
         callbacks=[Recorder(initial=training.model or "fresh", replay=training.replay), _Watch(training.quiet)],
-        data_collator=_Padding(tokenizer.pad_token_id or 0, per_token=not isinstance(rows[0]["labels"], int)),
+        data_collator=_Padding(tokenizer.pad_token_id or 0),
     )
     for noisy in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(noisy)
@@ -287,17 +283,16 @@ class _Padding:
     """Pad a batch on the right."""
 
     pad_id: int
-    per_token: bool
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        longest = max(len(row["input_ids"]) for row in rows)
         fill = {"input_ids": self.pad_id, "labels": COUNTED_OUT}
         batch: dict[str, torch.Tensor] = {}
         for name in rows[0]:
-            if name == "labels" and not self.per_token:
-                batch[name] = torch.tensor([row[name] for row in rows])
-                continue
-            batch[name] = torch.tensor(
-                [list(row[name]) + [fill.get(name, 0)] * (longest - len(row[name])) for row in rows]
+            values = [torch.tensor(row[name]) for row in rows]
+            # a classifier's label is one number
+            batch[name] = (
+                pad_sequence(values, batch_first=True, padding_value=fill.get(name, 0))
+                if values[0].ndim
+                else torch.stack(values)
             )
         return batch

@@ -1,8 +1,9 @@
 """The page of an evaluation: figures with intervals, controls, curves with bands; also as Markdown."""
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from rich.console import Console
 
@@ -19,10 +20,10 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 12.0, 12.0, 30.0
 class Figure:
     """One number with its 95 % interval."""
 
-    name: str = field(metadata={"help": "what is measured, such as LDS"})
-    value: float | None = field(metadata={"help": "the number; None when it could not be had"})
-    low: float | None = field(default=None, metadata={"help": "lower end of the 95 % interval; None when unknown"})
-    high: float | None = field(default=None, metadata={"help": "upper end of the 95 % interval; None when unknown"})
+    name: Annotated[str, "what is measured, such as LDS"]
+    value: Annotated[float | None, "the number; None when it could not be had"]
+    low: Annotated[float | None, "lower end of the 95 % interval; None when unknown"] = None
+    high: Annotated[float | None, "upper end of the 95 % interval; None when unknown"] = None
 
     @property
     def text(self) -> str:
@@ -38,32 +39,32 @@ class Figure:
 class MethodFigures:
     """What was measured of one method or control."""
 
-    method: str = field(metadata={"help": "name of the method or control"})
-    control: bool = field(metadata={"help": "true for a control, which uses no gradient"})
-    figures: tuple[Figure, ...] = field(metadata={"help": "numbers, in the order of the table's columns"})
-    verdict: str = field(default="", metadata={"help": "better than the best control: yes, no or within error"})
+    method: Annotated[str, "name of the method or control"]
+    control: Annotated[bool, "true for a control, which uses no gradient"]
+    figures: Annotated[tuple[Figure, ...], "numbers, in the order of the table's columns"]
+    verdict: Annotated[str, "better than the best control: yes, no or within error"] = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
     """One curve with the band of its interval."""
 
-    name: str = field(metadata={"help": "method, and the side that was deleted"})
-    x: tuple[float, ...] = field(metadata={"help": "places"})
-    y: tuple[float, ...] = field(metadata={"help": "values"})
-    low: tuple[float, ...] = field(metadata={"help": "lower ends of the 95 % intervals"})
-    high: tuple[float, ...] = field(metadata={"help": "upper ends of the 95 % intervals"})
+    name: Annotated[str, "method, and the side that was deleted"]
+    x: Annotated[tuple[float, ...], "places"]
+    y: Annotated[tuple[float, ...], "values"]
+    low: Annotated[tuple[float, ...], "lower ends of the 95 % intervals"]
+    high: Annotated[tuple[float, ...], "upper ends of the 95 % intervals"]
 
 
 @dataclass(frozen=True, slots=True)
 class CurvePath:
     """A curve in the coordinates of the drawing."""
 
-    name: str = field(metadata={"help": "name of the curve"})
-    line: str = field(metadata={"help": "points of the line"})
-    area: str = field(metadata={"help": "corners of the band"})
-    kind: int = field(metadata={"help": "number of its look, from 0"})
-    end: float = field(metadata={"help": "height of its last point"})
+    name: Annotated[str, "name of the curve"]
+    line: Annotated[str, "points of the line"]
+    area: Annotated[str, "corners of the band"]
+    kind: Annotated[int, "number of its look, from 0"]
+    end: Annotated[float, "height of its last point"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -72,19 +73,17 @@ class EvaluationReport(Page):
 
     template: ClassVar[str] = "evaluation_fragment.html.j2"
 
-    metric: str = field(metadata={"help": "deletion, lds, ndr, mislabel, facts, tailpatch or cancellation"})
-    title: str = field(metadata={"help": "title of the page"})
-    said: str = field(metadata={"help": "what the figures mean, in one sentence"})
-    columns: tuple[str, ...] = field(metadata={"help": "names of the figures"})
-    rows: tuple[MethodFigures, ...] = field(metadata={"help": "methods first, then controls"})
-    curves: tuple[Band, ...] = field(default=(), metadata={"help": "curves of case deletion"})
-    x_name: str = field(default="", metadata={"help": "what the curves run over"})
-    y_name: str = field(default="", metadata={"help": "what the curves show"})
-    facts: tuple[tuple[str, str], ...] = field(
-        default=(), metadata={"help": "name and value: retrains, noise, ceiling"}
-    )
-    notes: tuple[str, ...] = field(default=(), metadata={"help": "what a reader must know"})
-    version: str = field(default="", metadata={"help": "version of proponent"})
+    metric: Annotated[str, "deletion, lds, ndr, mislabel, facts, tailpatch or cancellation"]
+    title: Annotated[str, "title of the page"]
+    said: Annotated[str, "what the figures mean, in one sentence"]
+    columns: Annotated[tuple[str, ...], "names of the figures"]
+    rows: Annotated[tuple[MethodFigures, ...], "methods first, then controls"]
+    curves: Annotated[tuple[Band, ...], "curves of case deletion"] = ()
+    x_name: Annotated[str, "what the curves run over"] = ""
+    y_name: Annotated[str, "what the curves show"] = ""
+    facts: Annotated[tuple[tuple[str, str], ...], "name and value: retrains, noise, ceiling"] = ()
+    notes: Annotated[tuple[str, ...], "what a reader must know"] = ()
+    version: Annotated[str, "version of proponent"] = ""
 
     @property
     def headline(self) -> str:
@@ -175,10 +174,7 @@ def _line(cells: list[str]) -> str:
 
 def _cell(text: str) -> str:
     """A text that can break neither table nor page."""
-    plain = " ".join(text.split())
-    for letter in "\\|<>`*_[]#":
-        plain = plain.replace(letter, f"\\{letter}") if letter not in "_[]#" else plain
-    return plain
+    return re.sub(r"([\\|<>`*])", r"\\\1", " ".join(text.split()))
 
 
 def print_report(page: EvaluationReport) -> None:

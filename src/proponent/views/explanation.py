@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from proponent.errors import DataError, MissingExtraError
 from proponent.types import Span
 from proponent.version import __version__
-from proponent.views.page import Page
+from proponent.views.page import Page, optional
 from proponent.views.text_marks import Mark, clip, score_in_words, signed
 
 SHOWN_WORDS = 8
@@ -33,27 +33,25 @@ CAVEAT = (
 class CheckpointView:
     """One checkpoint that a score sums over."""
 
-    step: int = field(metadata={"help": "optimizer step at which the checkpoint was saved"})
-    learning_rate: float = field(metadata={"help": "learning rate that weighs this checkpoint"})
-    rule: str = field(metadata={"help": "where the learning rate comes from, such as recorder or trainer log"})
-    run: int = field(default=0, metadata={"help": "which of several joined runs, from 0"})
+    step: Annotated[int, "optimizer step at which the checkpoint was saved"]
+    learning_rate: Annotated[float, "learning rate that weighs this checkpoint"]
+    rule: Annotated[str, "where the learning rate comes from, such as recorder or trainer log"]
+    run: Annotated[int, "which of several joined runs, from 0"] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryView:
     """The text that was asked about, and what the model makes of it."""
 
-    text: str = field(metadata={"help": "the text, or the first text of a pair, or the prompt"})
-    text_pair: str | None = field(default=None, metadata={"help": "second text of a pair", "optional": True})
-    target: str | None = field(default=None, metadata={"help": "the part whose tokens count", "optional": True})
-    label: str | None = field(metadata={"help": "class whose loss is explained; None for a language model"})
-    against: str | None = field(default=None, metadata={"help": "class that the label is compared with"})
-    predicted: str | None = field(metadata={"help": "class that the model predicts; None for a language model"})
-    probabilities: Mapping[str, float] | None = field(metadata={"help": "class name to probability, 0 to 1"})
-    loss: float | None = field(metadata={"help": "loss of the query at the last checkpoint"})
-    truncated_at: int | None = field(
-        default=None, metadata={"help": "character offset after which the model reads nothing; None if it reads all"}
-    )
+    text: Annotated[str, "the text, or the first text of a pair, or the prompt"]
+    text_pair: Annotated[str | None, "second text of a pair"] = optional()
+    target: Annotated[str | None, "the part whose tokens count"] = optional()
+    label: Annotated[str | None, "class whose loss is explained; None for a language model"]
+    against: Annotated[str | None, "class that the label is compared with"] = None
+    predicted: Annotated[str | None, "class that the model predicts; None for a language model"]
+    probabilities: Annotated[Mapping[str, float] | None, "class name to probability, 0 to 1"]
+    loss: Annotated[float | None, "loss of the query at the last checkpoint"]
+    truncated_at: Annotated[int | None, "character offset at which the model stops reading; None: nowhere"] = None
 
     @property
     def likeliest(self) -> tuple[tuple[str, float], ...]:
@@ -72,39 +70,31 @@ class QueryView:
 class WordPair:
     """A word of the query and a word of the training example, and the part of the score that the two carry."""
 
-    query_word: str = field(metadata={"help": "word of the query; empty where a score has no part per query word"})
-    train_word: str = field(metadata={"help": "word of the training example"})
-    share: float = field(metadata={"help": "signed part of the score, in the unit of the score"})
-    query_spans: tuple[Span, ...] = field(default=(), metadata={"help": "places in the query's text"})
-    train_spans: tuple[Span, ...] = field(default=(), metadata={"help": "places in the example's text"})
-    query_pair_spans: tuple[Span, ...] | None = field(
-        default=None, metadata={"help": "places in the query's second text or target", "optional": True}
-    )
-    train_pair_spans: tuple[Span, ...] | None = field(
-        default=None, metadata={"help": "places in the example's second text or target", "optional": True}
-    )
+    query_word: Annotated[str, "word of the query; empty where a score has no part per query word"]
+    train_word: Annotated[str, "word of the training example"]
+    share: Annotated[float, "signed part of the score, in the unit of the score"]
+    query_spans: Annotated[tuple[Span, ...], "places in the query's text"] = ()
+    train_spans: Annotated[tuple[Span, ...], "places in the example's text"] = ()
+    query_pair_spans: Annotated[tuple[Span, ...] | None, "places in the query's second text or target"] = optional()
+    train_pair_spans: Annotated[tuple[Span, ...] | None, "places in the example's second text or target"] = optional()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
     """One training example with its score for the query."""
 
-    rank: int = field(metadata={"help": "1 is the strongest"})
-    id: str = field(metadata={"help": "id of the training example"})
-    row: int = field(metadata={"help": "0-based row of the source"})
-    score: float = field(metadata={"help": "above 0: a proponent, below 0: an opponent"})
-    text: str = field(metadata={"help": "the text, or the first text of a pair, or the prompt"})
-    text_pair: str | None = field(default=None, metadata={"help": "second text of a pair", "optional": True})
-    target: str | None = field(default=None, metadata={"help": "the part whose tokens count", "optional": True})
-    label: str | None = field(metadata={"help": "given class; None for a language model"})
-    predicted: str | None = field(
-        default=None, metadata={"help": "class that the model predicts for this example", "optional": True}
-    )
-    by_checkpoint: tuple[float, ...] = field(default=(), metadata={"help": "the parts of the score, per checkpoint"})
-    by_run: tuple[float, ...] = field(
-        default=(), metadata={"help": "the parts of the score, per run, where several runs are joined; else empty"}
-    )
-    words: tuple[WordPair, ...] = field(default=(), metadata={"help": "every word pair; shares sum to the score"})
+    rank: Annotated[int, "1 is the strongest"]
+    id: Annotated[str, "id of the training example"]
+    row: Annotated[int, "0-based row of the source"]
+    score: Annotated[float, "above 0: a proponent, below 0: an opponent"]
+    text: Annotated[str, "the text, or the first text of a pair, or the prompt"]
+    text_pair: Annotated[str | None, "second text of a pair"] = optional()
+    target: Annotated[str | None, "the part whose tokens count"] = optional()
+    label: Annotated[str | None, "given class; None for a language model"]
+    predicted: Annotated[str | None, "class that the model predicts for this example"] = optional()
+    by_checkpoint: Annotated[tuple[float, ...], "the parts of the score, per checkpoint"] = ()
+    by_run: Annotated[tuple[float, ...], "the parts of the score, per run, if several are joined; else empty"] = ()
+    words: Annotated[tuple[WordPair, ...], "every word pair; shares sum to the score"] = ()
 
     @property
     def shown_words(self) -> tuple[WordPair, ...]:
@@ -163,9 +153,9 @@ class Hit:
 class BaselineHit:
     """One training example as a baseline ranks it."""
 
-    id: str = field(metadata={"help": "id of the training example"})
-    row: int = field(metadata={"help": "0-based row of the source"})
-    score: float = field(metadata={"help": "score in the baseline's own unit"})
+    id: Annotated[str, "id of the training example"]
+    row: Annotated[int, "0-based row of the source"]
+    score: Annotated[float, "score in the baseline's own unit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -174,26 +164,21 @@ class Explanation(Page):
 
     template: ClassVar[str] = "answer_fragment.html.j2"
 
-    version: str = field(default=__version__, metadata={"help": "version that made it", "json": "proponent"})
-    method: str = field(metadata={"help": "name of the method, as users type it"})
-    checkpoints: tuple[CheckpointView, ...] = field(metadata={"help": "checkpoints that the score sums over"})
-    embedding_path: EmbeddingPath | None = field(metadata={"help": "gradient path; None without an embedding"})
-    loss: Literal["mean", "sum"] = field(metadata={"help": "how the loss joins the counted tokens"})
-    query: QueryView = field(metadata={"help": "the text that was asked about"})
-    group: tuple[QueryView, ...] | None = field(
-        default=None, metadata={"help": "the queries that were asked as one, for one ranking", "optional": True}
+    version: Annotated[str, "version that made it"] = field(default=__version__, metadata={"json": "proponent"})
+    method: Annotated[str, "name of the method, as users type it"]
+    checkpoints: Annotated[tuple[CheckpointView, ...], "checkpoints that the score sums over"]
+    embedding_path: Annotated[EmbeddingPath | None, "gradient path; None without an embedding"]
+    loss: Annotated[Literal["mean", "sum"], "how the loss joins the counted tokens"]
+    query: Annotated[QueryView, "the text that was asked about"]
+    group: Annotated[tuple[QueryView, ...] | None, "the queries of a group, which has one ranking"] = optional()
+    proponents: Annotated[tuple[Hit, ...], "proponents, strongest first"]
+    opponents: Annotated[tuple[Hit, ...], "opponents, strongest first"]
+    baselines: Annotated[Mapping[str, tuple[BaselineHit, ...]], "baseline to its ranking"] = field(
+        default_factory=dict[str, tuple[BaselineHit, ...]]
     )
-    proponents: tuple[Hit, ...] = field(metadata={"help": "proponents, strongest first"})
-    opponents: tuple[Hit, ...] = field(metadata={"help": "opponents, strongest first"})
-    baselines: Mapping[str, tuple[BaselineHit, ...]] = field(
-        default_factory=dict[str, tuple[BaselineHit, ...]],
-        metadata={"help": "name of a baseline to its ranking, for comparison"},
-    )
-    notes: tuple[str, ...] = field(default=(), metadata={"help": "what a reader must know about this answer"})
-    caveat: str = field(default=CAVEAT, metadata={"help": "what a score is not"})
-    n_examples: int = field(
-        default=0, metadata={"help": "training examples compared; 0: not known (a saved answer)", "json": None}
-    )
+    notes: Annotated[tuple[str, ...], "what a reader must know about this answer"] = ()
+    caveat: Annotated[str, "what a score is not"] = CAVEAT
+    n_examples: Annotated[int, "training examples compared; 0: not known"] = field(default=0, metadata={"json": None})
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Explanation":

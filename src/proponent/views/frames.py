@@ -1,47 +1,35 @@
 """What the explorer adds to a page: links to its other states, and links of an answer to its examples and filters."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 from urllib.parse import urlencode
 
+from proponent.views.explanation import CAVEAT
 from proponent.views.page import Limits
-
-
-def help_text(text: str) -> dict[str, str]:
-    """Metadata of a field: what a template may rely on."""
-    return {"help": text}
-
-
-class Screen:
-    """What one screen shows."""
-
-    __slots__ = ()
-    template: ClassVar[str]
-    limits: ClassVar[Limits] = Limits()
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
     """A link to another state of the explorer."""
 
-    text: str = field(metadata=help_text("what it says"))
-    url: str = field(metadata=help_text("path and query string on this server; data in it is percent-encoded"))
-    here: bool = field(default=False, metadata=help_text("whether it is the state that is shown"))
-    note: str = field(default="", metadata=help_text("a few words more, such as a count"))
+    text: Annotated[str, "what it says"]
+    url: Annotated[str, "path and query string on this server; data in it is percent-encoded"]
+    here: Annotated[bool, "whether it is the state that is shown"] = False
+    note: Annotated[str, "a few words more, such as a count"] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerLinks:
     """Links and forms for the examples of an answer; an answer in a file or a notebook has none."""
 
-    index: str = field(metadata=help_text("name of the index"))
-    state: tuple[tuple[str, str], ...] = field(metadata=help_text("names and values of the state that is shown"))
-    token: str = field(metadata=help_text("of this run"))
-    back: str = field(metadata=help_text("URL of the state that is shown"))
-    names: tuple[str, ...] = field(metadata=help_text("classes that a label may be changed to"))
-    decided: Mapping[str, str] = field(metadata=help_text("id of an example to its decision in words"))
-    word: str = field(default="", metadata=help_text("only hits that share this word are shown; empty for all"))
+    index: Annotated[str, "name of the index"]
+    state: Annotated[tuple[tuple[str, str], ...], "names and values of the state that is shown"]
+    token: Annotated[str, "of this run"]
+    back: Annotated[str, "URL of the state that is shown"]
+    names: Annotated[tuple[str, ...], "classes that a label may be changed to"]
+    decided: Annotated[Mapping[str, str], "id of an example to its decision in words"]
+    word: Annotated[str, "only hits that share this word are shown; empty for all"] = ""
 
     def example(self, identity: str) -> str:
         """URL of the page of a training example."""
@@ -59,6 +47,23 @@ class AnswerLinks:
     def decision(self, identity: str) -> str:
         """What was decided about an example."""
         return self.decided.get(identity, "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screen:
+    """What one screen shows."""
+
+    template: ClassVar[str]
+    limits: ClassVar[Limits] = Limits()
+
+    title: Annotated[str, "title of the document"]
+    index: Annotated[str, "name of the index"] = ""
+    names: Annotated[tuple[str, ...], "classes; none of a language model"] = ()
+    refresh: Annotated[float, "seconds after which the page reloads; 0 for never"] = 0.0
+    answer_links: Annotated[AnswerLinks | None, "links of the answer to its examples; None without an answer"] = None
+    exports: Annotated[tuple[Link, ...], "files of what is shown"] = ()
+    caveat: Annotated[str, "what a score is not"] = CAVEAT
+    method: Annotated[str, "method, checkpoints and learning rates in one line"] = ""
 
 
 def _url(path: str, pairs: list[tuple[str, str]]) -> str:

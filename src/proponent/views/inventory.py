@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from proponent.types import RUN_STEPS, step_name
+from proponent.types import CheckpointId
 from proponent.views.tables import print_table
 
 
@@ -21,7 +21,7 @@ def print_inventory(content: Mapping[str, Any], forecast: Sequence[Mapping[str, 
         ("deleted", f"{content['deleted']:,}"),
         ("skipped", f"{content['skipped']:,}" + (" (no finite loss or gradient)" if content["skipped"] else "")),
         ("segments", f"{content['segments']:,}"),
-        ("checkpoints", ", ".join(step_name(one["run"] * RUN_STEPS + one["step"]) for one in content["checkpoints"])),
+        ("checkpoints", ", ".join(str(CheckpointId(one["run"], one["step"])) for one in content["checkpoints"])),
         (
             "gradient rows",
             f"{content['gradient_rows']:,} of {content['tokens']:,} distinct tokens, kept as {content['rows']}",

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -33,18 +33,22 @@ _BARE = frozenset({str, int, float, bool, type(None)})
 class Limits:
     """How much of a page one view shows; what is left out is always counted in the view."""
 
-    rows: int | None = field(default=None, metadata={"help": "hits or rows shown per list; None shows all"})
-    chars: int | None = field(default=None, metadata={"help": "characters shown per text; None shows all"})
+    rows: Annotated[int | None, "hits or rows shown per list; None shows all"] = None
+    chars: Annotated[int | None, "characters shown per text; None shows all"] = None
 
 
 _NOTEBOOK_LIMITS = (Limits(), Limits(20, 4000), Limits(10, 2000), Limits(5, 1000), Limits(3, 400), Limits(1, 200))
 
 
+def optional() -> Any:
+    """A field that is None by default, and then left out of the JSON."""
+    return field(default=None, metadata={"optional": True})
+
+
 class Page:
     """What a person sees: a frozen dataclass whose fields are the contract of its template."""
 
-    # Field metadata: `help` documents the field, `json` renames it in JSON (None leaves it out), and `optional` leaves
-    # it out of the JSON while it is None.
+    # Field metadata: `json` renames the field in JSON (None leaves it out); `optional` leaves it out while it is None.
 
     __slots__ = ()
     template: ClassVar[str]
@@ -91,9 +95,10 @@ def fragment(page: Page, limits: Limits = Limits()) -> Markup:
     return Markup(environment().get_template(page.template).render(page=page, limits=limits, answer_links=None))
 
 
-def screen(name: str, frame: object, shown: object, answer_links: object = None, limits: Limits = Limits()) -> str:
-    """A whole page of the explorer."""
-    return environment().get_template(name).render(frame=frame, page=shown, answer_links=answer_links, limits=limits)
+def screen(frame: object, shown: Any) -> str:
+    """A whole page of the explorer: a screen and the layout around it."""
+    template = environment().get_template(shown.template)
+    return template.render(frame=frame, page=shown, answer_links=shown.answer_links, limits=shown.limits)
 
 
 def document(*pages: Page, title: str | None = None) -> str:
@@ -141,6 +146,7 @@ def environment() -> Environment:
     )
     made.filters.update(  # pyright: ignore[reportUnknownMemberType]
         bars=_bars,
+        clip=text_marks.clip,
         count="{:,}".format,
         pieces=text_marks.pieces,
         percent=text_marks.percent,
@@ -157,9 +163,9 @@ def environment() -> Environment:
 class Bar:
     """One bar of a small chart."""
 
-    y: float = field(metadata={"help": "top edge, 0 to 20"})
-    height: float = field(metadata={"help": "0 to 20"})
-    side: str = field(metadata={"help": '"up" for helped, "down" for hurt'})
+    y: Annotated[float, "top edge, 0 to 20"]
+    height: Annotated[float, "0 to 20"]
+    side: Annotated[str, '"up" for helped, "down" for hurt']
 
 
 def _bars(values: tuple[float, ...]) -> tuple[Bar, ...]:

@@ -1,7 +1,7 @@
 """The report: several answers on one page, after a list of them."""
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 from proponent.views.explanation import Explanation
 from proponent.views.page import Page
@@ -14,9 +14,9 @@ class Report(Page):
 
     template: ClassVar[str] = "report_fragment.html.j2"
 
-    title: str = field(metadata={"help": "title of the page"})
-    answers: tuple[Explanation, ...] = field(metadata={"help": "the answers, in the order of the questions"})
-    index: str = field(default="", metadata={"help": "name of the index that was asked"})
+    title: Annotated[str, "title of the page"]
+    answers: Annotated[tuple[Explanation, ...], "the answers, in the order of the questions"]
+    index: Annotated[str, "name of the index that was asked"] = ""
 
     @property
     def headline(self) -> str:

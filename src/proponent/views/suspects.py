@@ -1,7 +1,7 @@
 """Contexts of the page of suspected label errors and of the page of the demo."""
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 from proponent.views.explanation import Explanation
 from proponent.views.page import Page
@@ -12,15 +12,15 @@ from proponent.views.text_marks import clip
 class Suspect:
     """One training example whose given label may be wrong."""
 
-    rank: int = field(metadata={"help": "1 is the most suspect"})
-    id: str = field(metadata={"help": "id of the training example"})
-    row: int = field(metadata={"help": "0-based row of the source"})
-    text: str = field(metadata={"help": "the text"})
-    given_label: str = field(metadata={"help": "class in the data"})
-    predicted_label: str | None = field(metadata={"help": "class that the model predicts"})
-    suggested_label: str | None = field(metadata={"help": "class to change it to; None if there is no better one"})
-    label_score: float = field(metadata={"help": "quality of the label: low is suspect"})
-    is_label_issue: bool = field(metadata={"help": "whether the label is flagged as wrong"})
+    rank: Annotated[int, "1 is the most suspect"]
+    id: Annotated[str, "id of the training example"]
+    row: Annotated[int, "0-based row of the source"]
+    text: Annotated[str, "the text"]
+    given_label: Annotated[str, "class in the data"]
+    predicted_label: Annotated[str | None, "class that the model predicts"]
+    suggested_label: Annotated[str | None, "class to change it to; None if there is no better one"]
+    label_score: Annotated[float, "quality of the label: low is suspect"]
+    is_label_issue: Annotated[bool, "whether the label is flagged as wrong"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -29,13 +29,11 @@ class LabelReport(Page):
 
     template: ClassVar[str] = "labels_fragment.html.j2"
 
-    ranking: str = field(metadata={"help": "name of the ranking that ordered them"})
-    n_examples: int = field(metadata={"help": "training examples that were ranked"})
-    rows: tuple[Suspect, ...] = field(metadata={"help": "suspects, most suspect first"})
-    n_flagged: int | None = field(
-        default=None, metadata={"help": "labels flagged as wrong, listed here or not; None counts those listed"}
-    )
-    notes: tuple[str, ...] = field(default=(), metadata={"help": "what a reader must know about this ranking"})
+    ranking: Annotated[str, "name of the ranking that ordered them"]
+    n_examples: Annotated[int, "training examples that were ranked"]
+    rows: Annotated[tuple[Suspect, ...], "suspects, most suspect first"]
+    n_flagged: Annotated[int | None, "labels flagged as wrong, listed here or not; None counts those listed"] = None
+    notes: Annotated[tuple[str, ...], "what a reader must know about this ranking"] = ()
 
     @property
     def headline(self) -> str:
@@ -61,11 +59,9 @@ class LabelReport(Page):
 class RankingRecall:
     """How many planted errors one ranking finds early."""
 
-    name: str = field(metadata={"help": "name of the ranking"})
-    share_in_first_tenth: float = field(
-        metadata={"help": "share of the planted errors among the first tenth of the rows, 0 to 1; by chance 0.1"}
-    )
-    note: str = field(default="", metadata={"help": "what the ranking is, in a few words"})
+    name: Annotated[str, "name of the ranking"]
+    share_in_first_tenth: Annotated[float, "share of the planted errors in the first tenth of the rows; by chance 0.1"]
+    note: Annotated[str, "what the ranking is, in a few words"] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -74,12 +70,12 @@ class Story(Page):
 
     template: ClassVar[str] = "story_fragment.html.j2"
 
-    title: str = field(metadata={"help": "title of the page"})
-    lead: tuple[str, ...] = field(metadata={"help": "sentences that tell the story"})
-    answer: Explanation = field(metadata={"help": "one explained prediction"})
-    labels: LabelReport = field(metadata={"help": "suspected label errors"})
-    recall: tuple[RankingRecall, ...] = field(default=(), metadata={"help": "rankings compared on planted errors"})
-    facts: tuple[tuple[str, str], ...] = field(default=(), metadata={"help": "name and value, such as rows, seconds"})
+    title: Annotated[str, "title of the page"]
+    lead: Annotated[tuple[str, ...], "sentences that tell the story"]
+    answer: Annotated[Explanation, "one explained prediction"]
+    labels: Annotated[LabelReport, "suspected label errors"]
+    recall: Annotated[tuple[RankingRecall, ...], "rankings compared on planted errors"] = ()
+    facts: Annotated[tuple[tuple[str, str], ...], "name and value, such as rows, seconds"] = ()
 
     @property
     def headline(self) -> str:

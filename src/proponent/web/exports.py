@@ -1,23 +1,23 @@
 """Exports of the current view: its rows, values and order as CSV, JSON Lines, Parquet and other files."""
 
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from proponent.actions import action
 from proponent.actions.corrections import apply
-from proponent.data import write_columns, write_csv
+from proponent.data import write_columns
 from proponent.errors import InputError
 from proponent.views import CAVEAT, Explanation, Report, document
 from proponent.web.layout import method_line
 from proponent.web.open_indexes import OpenIndex
-from proponent.web.pages.ask import kept_of, sharing
+from proponent.web.pages.ask import require_answer, sharing
 from proponent.web.pages.groups import sums
-from proponent.web.pages.table import TableRow, rows_of
-from proponent.web.states import QuestionState, TableState
+from proponent.web.pages.table import rows_of
+from proponent.web.states import ExampleState, PageState, QuestionState, TableState
 
 TYPES = {
     "csv": "text/csv; charset=utf-8",
@@ -28,40 +28,46 @@ TYPES = {
     "cleanlab": "text/csv; charset=utf-8",
     "pair": "application/x-ndjson; charset=utf-8",
 }
+COLUMN_FILES = ("csv", "jsonl", "parquet")
 SUFFIXES = {"cleanlab": "csv", "pair": "jsonl"}
 Columns = dict[str, list[Any]]
 BLOCK = 4096
 """Rows that are made at a time."""
 
 
+_EXAMPLE = {
+    "id": "id",
+    "row": "row",
+    "text": "text",
+    "second": "second",
+    "given_label": "label",
+    "predicted_label": "predicted",
+    "suggested_label": "suggested",
+    "is_label_issue": "flagged",
+    "label_score": "quality",
+    "loss": "loss",
+    "source": "source",
+    "decision": "decided",
+    "new_label": "new_label",
+}
+"""Columns of training examples, and the fields of a row of the table that they hold."""
+
+
 def table_columns(shown: OpenIndex, state: TableState) -> Columns:
     """All rows that a state of the table selects, with what the screen shows of each."""
-    decisions = shown.decisions.current
-    places = shown.table.select(state, decisions).places
-    columns = _columns(shown, rows_of(shown, places[:BLOCK], decisions))
-    for start in range(BLOCK, len(places), BLOCK):
-        for name, values in _columns(shown, rows_of(shown, places[start : start + BLOCK], decisions)).items():
-            columns[name] += values
+    decisions, table = shown.decisions.current, shown.table
+    left_out = set[str]() if table.whole.has("source") else {"source"}
+    if not table.whole.has("text_pair") and not table.whole.has("target"):
+        left_out.add("second")
+    if table.names is None:
+        left_out |= {"given_label", "predicted_label", "suggested_label", "is_label_issue", "label_score"}
+    columns: Columns = {name: [] for name in _EXAMPLE if name not in left_out}
+    places = table.select(state, decisions).places
+    for start in range(0, len(places), BLOCK):
+        rows = rows_of(shown, places[start : start + BLOCK], decisions)
+        for name, values in columns.items():
+            values += [getattr(row, _EXAMPLE[name]) for row in rows]
     return columns
-
-
-def _columns(shown: OpenIndex, rows: Sequence[TableRow]) -> Columns:
-    columns: Columns = {"id": [one.id for one in rows], "row": [one.row for one in rows]}
-    columns["text"] = [one.text for one in rows]
-    if shown.table.whole.has("text_pair") or shown.table.whole.has("target"):
-        columns["second"] = [one.second for one in rows]
-    if shown.table.names is not None:
-        columns |= {
-            "given_label": [one.label for one in rows],
-            "predicted_label": [one.predicted for one in rows],
-            "suggested_label": [one.suggested for one in rows],
-            "is_label_issue": [one.flagged for one in rows],
-            "label_score": [one.quality for one in rows],
-        }
-    columns["loss"] = [one.loss for one in rows]
-    if shown.table.whole.has("source"):
-        columns["source"] = [one.source for one in rows]
-    return columns | {"decision": [one.decided for one in rows], "new_label": [one.new_label for one in rows]}
 
 
 def cleanlab_columns(shown: OpenIndex, state: TableState) -> Columns:
@@ -76,26 +82,20 @@ def cleanlab_columns(shown: OpenIndex, state: TableState) -> Columns:
 
 def answer_columns(answer: Explanation) -> Columns:
     """One row per hit, with the method and the caveat in each."""
-    hits = [("helped", hit) for hit in answer.proponents] + [("hurt", hit) for hit in answer.opponents]
-    checkpoints = len(answer.checkpoints)
-    return {
-        "side": [side for side, _ in hits],
-        "rank": [hit.rank for _, hit in hits],
-        "id": [hit.id for _, hit in hits],
-        "row": [hit.row for _, hit in hits],
-        "score": [hit.score for _, hit in hits],
-        "label": [hit.label for _, hit in hits],
-        "predicted": [hit.predicted for _, hit in hits],
-        "text": [hit.text for _, hit in hits],
-        "second": [hit.second for _, hit in hits],
-        "words": [json.dumps([[p.query_word, p.train_word, p.share] for p in hit.words]) for _, hit in hits],
-        "same_sign_checkpoints": [hit.agreeing for _, hit in hits],
-        "checkpoints": [checkpoints] * len(hits),
-        "method": [answer.method] * len(hits),
-        "query": [answer.query.text] * len(hits),
-        "query_label": [answer.query.label] * len(hits),
-        "caveat": [answer.caveat] * len(hits),
+    hits = (*answer.proponents, *answer.opponents)
+    columns: Columns = {"side": ["helped"] * len(answer.proponents) + ["hurt"] * len(answer.opponents)}
+    for name in ("rank", "id", "row", "score", "label", "predicted", "text", "second"):
+        columns[name] = [getattr(hit, name) for hit in hits]
+    columns["words"] = [json.dumps([[p.query_word, p.train_word, p.share] for p in hit.words]) for hit in hits]
+    columns["same_sign_checkpoints"] = [hit.agreeing for hit in hits]
+    same = {
+        "checkpoints": len(answer.checkpoints),
+        "method": answer.method,
+        "query": answer.query.text,
+        "query_label": answer.query.label,
+        "caveat": answer.caveat,
     }
+    return columns | {name: [value] * len(hits) for name, value in same.items()}
 
 
 def pair_line(answer: Explanation, identity: str) -> dict[str, Any]:
@@ -132,39 +132,35 @@ def of_table(shown: OpenIndex, state: TableState, kind: str) -> bytes:
 
 def of_answer(shown: OpenIndex, state: QuestionState, kind: str) -> bytes:
     """A file of an answer, as it is seen: with the hits of the word that is chosen."""
-    kept = kept_of(shown, state)
+    kept = require_answer(shown, state)
     answer = sharing(kept.answer, state.word)
-    makers: Mapping[str, Callable[[], str]] = {
-        "html": lambda: document(answer),
-        "json": lambda: answer.to_json(indent=2) + "\n",
-        "pair": lambda: _line(pair_line(answer, kept.id)),
-    }
-    if kind in makers:
-        return makers[kind]().encode("utf-8", "backslashreplace")
+    if kind == "html":
+        return encoded(document(answer))
+    if kind == "json":
+        return encoded(answer.to_json(indent=2) + "\n")
+    if kind == "pair":
+        return lines_of([pair_line(answer, kept.id)])
     return written(answer_columns(answer), kind)
 
 
-def of_answers(shown: OpenIndex, kind: str) -> bytes:
+def of_answers(shown: OpenIndex, _: ExampleState, kind: str) -> bytes:
     """A file of all answers that were asked of an index."""
     found = [(one.id, shown.questions.get(one.question)) for one in shown.questions.list().values()]
-    answers = [(name, kept.answer) for name, kept in found if kept is not None]
+    answers = {name: kept.answer for name, kept in found if kept is not None}
     if not answers:
         raise InputError("nothing was asked of this index yet")
     if kind == "html":
-        report = Report(title="Answers", answers=tuple(answer for _, answer in answers), index=shown.name)
-        return document(report).encode("utf-8", "backslashreplace")
+        return encoded(document(Report(title="Answers", answers=tuple(answers.values()), index=shown.name)))
     if kind == "pair":
-        text = "".join(_line(pair_line(answer, name)) for name, answer in answers)
-    elif kind == "json":
-        text = "".join(answer.to_json() + "\n" for _, answer in answers)
-    else:
-        raise InputError(f"answers are not written as {kind[:20]!r}")
-    return text.encode("utf-8", "backslashreplace")
+        return lines_of([pair_line(answer, name) for name, answer in answers.items()])
+    if kind == "json":
+        return encoded("".join(answer.to_json() + "\n" for answer in answers.values()))
+    raise InputError(f"answers are not written as {kind[:20]!r}")
 
 
 def of_groups(shown: OpenIndex, state: QuestionState, kind: str) -> bytes:
     """A file of sums over groups."""
-    found = sums(kept_of(shown, state), state.by)
+    found = sums(require_answer(shown, state), state.by)
     columns: Columns = {state.by: [one.name for one in found]}
     for name in ("n", "total", "proponents", "opponents", "mean"):
         columns[name] = [getattr(one, name) for one in found]
@@ -172,45 +168,54 @@ def of_groups(shown: OpenIndex, state: QuestionState, kind: str) -> bytes:
     return written(columns | {"caveat": [CAVEAT] * len(found)}, kind)
 
 
-def of_corrected(shown: OpenIndex, kind: str) -> bytes:
+def of_corrected(shown: OpenIndex, _: ExampleState, kind: str) -> bytes:
     """The data set with all decisions applied: exact, to train on."""
-    if kind not in {"csv", "jsonl", "parquet"}:
-        raise InputError(f"this is not written as {kind[:20]!r}")
-    with TemporaryDirectory(prefix="proponent-") as folder:
-        path = Path(folder) / f"export.{kind}"
-        apply(shown.store, shown.decisions, path, whole=True)
-        return path.read_bytes()
+    return filled(kind, lambda path: apply(shown.store, shown.decisions, path, whole=True))
 
 
-def of_action(shown: OpenIndex, name: str, kind: str) -> bytes:
+def of_action(shown: OpenIndex, state: ExampleState, kind: str) -> bytes:
     """The whole report of an action."""
-    report = action(name).report(shown.store)
-    return (report.to_json(indent=2) if kind == "json" else document(report)).encode("utf-8", "backslashreplace")
+    report = action(state.id).report(shown.store)
+    return encoded(report.to_json(indent=2) if kind == "json" else document(report))
 
 
-def of_decisions(shown: OpenIndex) -> bytes:
+def of_decisions(shown: OpenIndex, _: ExampleState, _kind: str) -> bytes:
     """The current decisions, one per line."""
-    current = shown.decisions.current
-    return "".join(
-        _line({"id": one.id, "act": one.act, "label": one.label, "when": one.when}) for one in current.values()
-    ).encode("utf-8", "backslashreplace")
+    return lines_of([asdict(one) for one in shown.decisions.current.values()])
+
+
+MAKERS: Mapping[str, tuple[type[PageState], Callable[[OpenIndex, Any, str], bytes]]] = {
+    "table": (TableState, of_table),
+    "answer": (QuestionState, of_answer),
+    "answers": (ExampleState, of_answers),
+    "groups": (QuestionState, of_groups),
+    "corrected": (ExampleState, of_corrected),
+    "decisions": (ExampleState, of_decisions),
+    "action": (ExampleState, of_action),
+}
+"""What can be exported: the state that says what, and the function that makes the file."""
 
 
 def written(columns: Mapping[str, Sequence[Any]], kind: str) -> bytes:
     """Write columns as a file in memory; CSV is safe for spreadsheets, the others are exact."""
-    if kind == "csv":
-        made = io.BytesIO()  # not StringIO, which takes four bytes a character
-        with io.TextIOWrapper(made, encoding="utf-8", errors="backslashreplace", newline="") as sink:
-            write_csv(sink, columns)
-            sink.flush()
-            return made.getvalue()
-    if kind not in {"jsonl", "parquet"}:
+    return filled(kind, lambda path: write_columns(path, columns, path.suffix, guard=True))
+
+
+def filled(kind: str, fill: Callable[[Path], object]) -> bytes:
+    """The bytes of a file that a function writes."""
+    if kind not in COLUMN_FILES:
         raise InputError(f"this is not written as {kind[:20]!r}")
     with TemporaryDirectory(prefix="proponent-") as folder:
         path = Path(folder) / f"export.{kind}"
-        write_columns(path, columns, f".{kind}", guard=False)
+        fill(path)
         return path.read_bytes()
 
 
-def _line(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
+def lines_of(records: Sequence[Mapping[str, Any]]) -> bytes:
+    """JSON Lines."""
+    return encoded("".join(json.dumps(one, ensure_ascii=False, allow_nan=False) + "\n" for one in records))
+
+
+def encoded(text: str) -> bytes:
+    """A text as UTF-8; a lone surrogate as its escape."""
+    return text.encode("utf-8", "backslashreplace")

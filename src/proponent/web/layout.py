@@ -1,17 +1,16 @@
 """Layout around every screen, and the parts that several screens share."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, TypeVar
 
-from proponent.actions import ACTIONS
 from proponent.actions.decisions import Decision
 from proponent.errors import ProponentError
-from proponent.store import Plan, Store
-from proponent.types import RUN_STEPS
-from proponent.views.frames import AnswerLinks, Link, help_text
+from proponent.store import Plan
+from proponent.types import CheckpointId
+from proponent.views.frames import Link
 from proponent.views.text_marks import clip
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
-from proponent.web.questions import Summary
 from proponent.web.states import ExampleState, PageState, QuestionState, TableState
 
 SUSPECTS = TableState(flag="yes", sort=("score",))
@@ -19,6 +18,16 @@ SUSPECTS = TableState(flag="yes", sort=("score",))
 
 MOST_OPTIONS = 40
 """Labels and sources that the form of a question offers, the most frequent sources first."""
+
+_SCREENS = (
+    ("Ask", "/ask", "/job"),
+    ("Examples", "/table", "/example"),
+    ("Compare", "/compare", ""),
+    ("Groups", "/groups", ""),
+    ("Asked", "/asked", ""),
+    ("Index", "/about", ""),
+)
+"""Title and path of the screens of every index, and the path of a screen that belongs to one."""
 
 KEYS = (
     ("/", "search, or the text of the question"),
@@ -35,6 +44,8 @@ KEYS = (
 )
 """What `explorer.js` listens to."""
 
+Part = TypeVar("Part")
+
 FILES = {
     "html": "page (HTML)",
     "json": "JSON",
@@ -47,44 +58,37 @@ FILES = {
 """Kinds of files in words."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PageRequest:
-    """What a screen needs to know of a request; `back` is its path and query string."""
+    """What a screen needs to know of a request."""
 
-    path: str
-    back: str
-    token: str
-    theme: str
-    style: str
-    scripts: tuple[str, ...]
+    path: Annotated[str, "path of the address"]
+    back: Annotated[str, "URL of the state that is shown; forms return to it"]
+    token: Annotated[str, "of this run; every form sends it back"]
+    theme: Annotated[str, '"light", "dark", or "" for the preference of the system']
+    style: Annotated[str, "URL of the style sheet"]
+    scripts: Annotated[tuple[str, ...], "URLs of the scripts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
+class Frame(PageRequest):
     """The layout around every screen."""
 
-    title: str = field(metadata=help_text("title of the document"))
-    nav: tuple[Link, ...] = field(metadata=help_text("the screens"))
-    indexes: tuple[Link, ...] = field(metadata=help_text("the same screen of every index of this server"))
-    token: str = field(metadata=help_text("of this run; every form sends it back"))
-    back: str = field(metadata=help_text("URL of the state that is shown; forms return to it"))
-    theme: str = field(metadata=help_text('"light", "dark", or "" for the preference of the system'))
-    style: str = field(metadata=help_text("URL of the style sheet"))
-    scripts: tuple[str, ...] = field(metadata=help_text("URLs of the scripts"))
-    notices: tuple[str, ...] = field(metadata=help_text("what a reader must know before anything else"))
-    undo: str = field(metadata=help_text("the last decision in words; empty when there is nothing to undo"))
-    refresh: float = field(metadata=help_text("seconds after which the page reloads; 0 for never"))
-    keys: tuple[tuple[str, str], ...] = field(default=KEYS, metadata=help_text("key and what it does"))
+    nav: Annotated[tuple[Link, ...], "the screens"]
+    indexes: Annotated[tuple[Link, ...], "the same screen of every index of this server"]
+    notices: Annotated[tuple[str, ...], "what a reader must know before anything else"]
+    undo: Annotated[str, "the last decision in words; empty when there is nothing to undo"]
+    keys: Annotated[tuple[tuple[str, str], ...], "key and what it does"] = KEYS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """One column by which the training examples that may be found are chosen."""
+    """A column by which training examples are chosen."""
 
-    name: str = field(metadata=help_text("of the field of the state"))
-    title: str = field(metadata=help_text("what the values are"))
-    options: tuple[Link, ...] = field(metadata=help_text("values; here: is chosen"))
-    total: int = field(metadata=help_text("values that the index has"))
+    name: Annotated[str, "field of the state"]
+    title: Annotated[str, "what the values are"]
+    options: Annotated[tuple[Link, ...], "values, perhaps with a URL and a count; here: is chosen"]
+    total: Annotated[int, "values that the index has"]
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -96,12 +100,12 @@ class Filter:
 class Form:
     """The form in which a question is asked, as it is filled in."""
 
-    index: str = field(metadata=help_text("name of the index"))
-    asked: QuestionState = field(metadata=help_text("the question"))
-    names: tuple[str, ...] = field(metadata=help_text("classes; none of a language model"))
-    paired: bool = field(metadata=help_text("whether the training examples are pairs"))
-    others: tuple[Link, ...] = field(metadata=help_text("all indexes, to ask several; here: is asked"))
-    only: tuple[Filter, ...] = field(metadata=help_text("which training examples may be found"))
+    index: Annotated[str, "name of the index"]
+    asked: Annotated[QuestionState, "the question"]
+    names: Annotated[tuple[str, ...], "classes; none of a language model"]
+    paired: Annotated[bool, "whether the training examples are pairs"]
+    others: Annotated[tuple[Link, ...], "all indexes, to ask several; here: is asked"]
+    only: Annotated[tuple[Filter, ...], "which training examples may be found"]
 
     @property
     def narrowed(self) -> bool:
@@ -109,44 +113,24 @@ class Form:
         return any(one.chosen for one in self.only)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PastQuestion:
-    """A question that was asked before."""
-
-    text: str = field(metadata=help_text("the text, or its beginning"))
-    label: str = field(metadata=help_text("class that was explained; empty for a language model"))
-    predicted: str = field(metadata=help_text("class that the model predicts; empty for a language model"))
-    when: str = field(metadata=help_text("date and time, UTC"))
-    url: str = field(metadata=help_text("where its answer is"))
-    only: str = field(metadata=help_text("labels and sources that could be found; empty for all"))
-
-
 def frame(
     request: PageRequest,
     open_indexes: OpenIndexes,
     shown: OpenIndex,
-    title: str,
-    *,
-    refresh: float = 0.0,
     notices: tuple[str, ...] | None = None,
 ) -> Frame:
-    """Put a frame around a screen."""
-    same = request.path if request.path in _SHARED else "/ask"
+    """Put the layout around a screen; its own notices, or those of the index."""
+    shared = {"/action", *(path for _, path, _ in _SCREENS)}
+    same = request.path if request.path in shared else "/ask"
     return Frame(
-        title=title,
+        **vars(request),
         nav=_nav(request, open_indexes, shown),
         indexes=tuple(
-            Link(one.name, ExampleState(index=one.name).url(same), one is shown, _method(one))
-            for one in open_indexes.shown.values()
+            Link(name, ExampleState(index=name).url(same), name == shown.name, _method(one))
+            for name, one in open_indexes.shown.items()
         ),
-        token=request.token,
-        back=request.back,
-        theme=request.theme,
-        style=request.style,
-        scripts=request.scripts,
-        undo=_undo(shown),
+        undo=_readable(lambda: _undo(shown.decisions.last), ""),
         notices=_notices(shown) if notices is None else notices,
-        refresh=refresh,
     )
 
 
@@ -165,43 +149,19 @@ def form(open_indexes: OpenIndexes, shown: OpenIndex, state: QuestionState) -> F
 
 def _narrowed(shown: OpenIndex, state: QuestionState) -> tuple[Filter, ...]:
     """The columns to filter by; none where all examples have the same value."""
-    found: list[Filter] = []
-    known = (("label", "labels", shown.plan.label_names or (), state.only_label),
-             ("source", "sources", shown.sources, state.only_source))  # fmt: skip
-    for name, title, values, chosen in known:
-        listed = list(dict.fromkeys([*chosen, *values[:MOST_OPTIONS]]))
-        if len(values) > 1 or chosen:
-            options = tuple(Link(one, "", one in chosen) for one in listed)
-            found.append(Filter(name=f"only_{name}", title=title, options=options, total=len(values)))
-    return tuple(found)
-
-
-def answer_links(request: PageRequest, shown: OpenIndex, state: QuestionState) -> AnswerLinks:
-    """Make the links of an answer."""
-    return AnswerLinks(
-        index=shown.name,
-        state=tuple(state.pairs),
-        token=request.token,
-        back=request.back,
-        names=tuple(shown.plan.label_names or ()),
-        decided={name: decision_words(one) for name, one in shown.decisions.current.items()},
-        word=state.word,
+    known = (
+        ("label", shown.plan.label_names or (), state.only_label),
+        ("source", shown.sources, state.only_source),
     )
-
-
-def past_questions(shown: OpenIndex, most: int) -> tuple[PastQuestion, ...]:
-    """The latest questions of an index."""
-    return tuple(_past(shown.name, one) for one in list(shown.questions.list().values())[:most])
-
-
-def _past(index: str, one: Summary) -> PastQuestion:
-    return PastQuestion(
-        text=clip(one.question.text, 160),
-        only=clip(one.question.filters, 160),
-        label=(one.explained or "") + (f" and not {one.question.against}" if one.question.against else ""),
-        predicted=one.predicted or "",
-        when=one.when.replace("T", " ").removesuffix("+00:00")[:16],
-        url=QuestionState.of(one.question, index).url("/ask"),
+    return tuple(
+        Filter(
+            name=f"only_{name}",
+            title=f"{name}s",
+            options=tuple(Link(one, "", one in chosen) for one in dict.fromkeys([*chosen, *values[:MOST_OPTIONS]])),
+            total=len(values),
+        )
+        for name, values, chosen in known
+        if len(values) > 1 or chosen
     )
 
 
@@ -215,10 +175,14 @@ def decision_words(one: Decision) -> str:
     return f"fix to {one.label}" if one.act == "fix" else one.act
 
 
+def step_words(at: CheckpointId) -> str:
+    """The step of a checkpoint, with its run after the first."""
+    return f"{at.step:,}{f' of run {at.run}' if at.run else ''}"
+
+
 def method_line(plan: Plan) -> str:
     """The method, its checkpoints, and where their learning rates come from."""
-    numbers = [divmod(one.step, RUN_STEPS) for one in plan.checkpoints]
-    names = [f"{step:,}{f' of run {run}' if run else ''}" for run, step in numbers]
+    names = [step_words(one.id) for one in plan.checkpoints]
     rates = [one.learning_rate for one in plan.checkpoints]
     steps = ", ".join(f"{name} (learning rate {rate:.3g})" for name, rate in zip(names, rates, strict=True))
     rules = "; ".join(dict.fromkeys(one.rule for one in plan.checkpoints))
@@ -226,82 +190,50 @@ def method_line(plan: Plan) -> str:
     return f"Method {plan.method.name}{path}; checkpoints at steps {steps}; learning rates: {rules}."
 
 
-def banner(store: Store) -> tuple[str, ...]:
-    """What is missing of an index."""
-    if store.sealed and store.coverage >= 1:
-        return ()
-    what = "INCOMPLETE: shards of this index are missing" if store.sealed else "PARTIAL: this index is unfinished"
-    return (f"{what}; it has {store.coverage:.0%} of the training examples, and only these are shown.",)
-
-
 def _notices(shown: OpenIndex) -> tuple[str, ...]:
+    """What is missing of an index, and what is wrong with its decisions."""
     try:
-        lines = list(banner(shown.store))
-        decisions = shown.decisions
-        _ = decisions.steps
+        store, decisions = shown.store, shown.decisions
+        foreign = decisions.foreign
     except ProponentError as error:
         return (str(error),)
-    if decisions.foreign:
+    lines: list[str] = []
+    if not store.sealed or store.coverage < 1:
+        what = "INCOMPLETE: shards of this index are missing" if store.sealed else "PARTIAL: this index is unfinished"
+        lines.append(f"{what}; it has {store.coverage:.0%} of the training examples, and only these are shown.")
+    if foreign:
         lines.append(
-            f"{decisions.foreign} decision steps were made for other data than this index has; they still count by "
-            f"id. Move {decisions.path.name} away to start over."
+            f"{foreign} decision steps were made for other data than this index has; they still count by id. "
+            f"Move {decisions.path.name} away to start over."
         )
     return tuple(lines)
 
 
-def _undo(shown: OpenIndex) -> str:
-    try:
-        last = shown.decisions.last
-    except ProponentError:
-        return ""
+def _undo(last: Sequence[Decision]) -> str:
+    """The decision that undo would take back, in words."""
     if len(last) > 1:
         return f"{last[0].act} {len(last):,} examples"
     return f"{decision_words(last[0])}: {clip(last[0].id, 24)}" if last else ""
 
 
-_SHARED = {"/ask", "/table", "/compare", "/groups", "/asked", "/action", "/about"}
-"""Screens that every index can show."""
-
-
 def _nav(request: PageRequest, open_indexes: OpenIndexes, shown: OpenIndex) -> tuple[Link, ...]:
     name = shown.name if len(open_indexes.shown) > 1 else ""
-    classifier = _classifier(shown)
-    asking, one = QuestionState(index=(name,) if name else ()), ExampleState(index=name)
+    classifier = _readable(lambda: shown.plan.label_names is not None, False)
     flagged = request.path == "/table" and "flag=yes" in request.back and classifier
-    screens: list[tuple[str, str, PageState, set[str]]] = [
-        ("Ask", "/ask", asking, {"/ask", "/job"}),
-        ("Examples", "/table", TableState(index=name), set() if flagged else {"/table", "/example"}),
-        ("Compare", "/compare", asking, {"/compare"}),
-        ("Groups", "/groups", asking, {"/groups"}),
-        ("Asked", "/asked", one, {"/asked"}),
-        ("Index", "/about", one, {"/about"}),
-    ]
-    links = [Link(title, state.url(path), request.path in here) for title, path, state, here in screens]
+    here, url = "suspects" if flagged else request.path, ExampleState(index=name).url
+    links = [Link(title, url(path), here in {path, part}) for title, path, part in _SCREENS]
     if classifier:
-        suspects = TableState(index=name, flag=SUSPECTS.flag, sort=SUSPECTS.sort)
-        links.insert(2, Link("Suspects", suspects.url("/table"), here=flagged))
+        links.insert(2, Link("Suspects", replace(SUSPECTS, index=name).url("/table"), flagged))
     return tuple(links)
 
 
-def action_links(shown: OpenIndex) -> tuple[Link, ...]:
-    """The actions that an index allows."""
-    plan = shown.plan
-    return tuple(
-        Link(one.title, ExampleState(index=shown.name, id=one.name).url("/action"))
-        for one in ACTIONS.values()
-        if not one.missing(plan)
-    )
-
-
-def _classifier(shown: OpenIndex) -> bool:
+def _readable(read: Callable[[], Part], otherwise: Part) -> Part:
+    """Something of an index; something else where the index cannot be opened."""
     try:
-        return shown.plan.label_names is not None
+        return read()
     except ProponentError:
-        return False
+        return otherwise
 
 
 def _method(shown: OpenIndex) -> str:
-    try:
-        return shown.plan.method.name
-    except ProponentError:
-        return "cannot be opened"
+    return _readable(lambda: shown.plan.method.name, "cannot be opened")

@@ -8,8 +8,10 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from proponent.errors import ProponentError
 from proponent.processes import python
 
 Tell = Callable[[dict[str, Any]], None]
@@ -29,8 +31,10 @@ def main() -> None:
     for line in sys.stdin:
         try:
             _answer(json.loads(line), held, tell)
+        except ProponentError as error:
+            tell({"error": str(error)})
         except Exception as error:
-            tell(_error_record(error))
+            tell({"error": f"unexpected {type(error).__name__}: {error}"})
 
 
 def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any]], tell: Tell) -> None:
@@ -43,7 +47,7 @@ def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any]], tell: Tell)
         tell({"stage": "opening the index"})
         held[path] = (root, open_index(path, **asked["options"]))
     index = held[path][1]
-    index.say = _teller(tell)
+    index.say = partial(_stage, tell)
     question = Question(**asked["question"])
     query, against = question.query, question.against or None
     answer = index.explain(query, against=against, k=question.k, where=question.where)
@@ -52,15 +56,8 @@ def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any]], tell: Tell)
     tell({"answer": answer.to_dict(), "n_examples": answer.n_examples, "groups": sums})
 
 
-def _teller(tell: Tell) -> Callable[[str], None]:
-    return lambda stage: tell({"stage": stage})
-
-
-def _error_record(error: Exception) -> dict[str, Any]:
-    from proponent.errors import ProponentError
-
-    expected = isinstance(error, ProponentError)
-    return {"error": str(error) if expected else f"unexpected {type(error).__name__}: {error}"}
+def _stage(tell: Tell, stage: str) -> None:
+    tell({"stage": stage})
 
 
 COMMAND = python("proponent.web.model_process")

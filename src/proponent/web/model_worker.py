@@ -1,11 +1,9 @@
 """Explains new texts one at a time in a process that holds the model, with progress."""
 
 import json
-import queue
 import secrets
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -64,29 +62,28 @@ class ModelWorker:
 
     def __init__(self, command: tuple[str, ...] = COMMAND, idle_seconds: float = IDLE_SECONDS) -> None:
         self._command, self._idle = command, idle_seconds
-        self._queue: queue.Queue[QuestionJob] = queue.Queue(WAITING)
-        self._jobs: OrderedDict[str, QuestionJob] = OrderedDict()
-        self._lock = threading.Lock()
+        self._jobs: dict[str, QuestionJob] = {}
+        self._changed = threading.Condition()
         self._process: Child | None = None
         self._thread: threading.Thread | None = None
 
     def ask(self, question: Question, source: IndexSource, keep: KeepAnswer) -> QuestionJob:
         """Put a question into the queue; the same question twice is one job."""
-        with self._lock:
-            for job in self._jobs.values():
-                same = job.question == question and job.source.index == source.index
-                if same and job.state in {"waiting", "running"}:
+        with self._changed:
+            for job in self._in_state("waiting", "running"):
+                if job.question == question and job.source.index == source.index:
                     return job
+            if len(self._in_state("waiting")) >= WAITING:
+                raise InputError(f"{WAITING} questions wait already: ask again when one of them is answered")
             job = QuestionJob(secrets.token_hex(8), question, source, keep)
-            try:
-                self._queue.put_nowait(job)
-            except queue.Full as error:
-                raise InputError(f"{WAITING} questions wait already: ask again when one of them is answered") from error
             self._jobs[job.id] = job
-            self._forget()
+            finished = [name for name, one in self._jobs.items() if one.state in {"done", "failed"}]
+            for name in finished[:-FINISHED]:
+                del self._jobs[name]
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, daemon=True, name="asker")
                 self._thread.start()
+            self._changed.notify()
             return job
 
     def job(self, name: str) -> QuestionJob | None:
@@ -102,9 +99,9 @@ class ModelWorker:
 
     def ahead(self, job: QuestionJob) -> int:
         """Count the questions in front of a job."""
-        with self._lock:
-            names = [name for name, one in self._jobs.items() if one.state in {"waiting", "running"}]
-        return names.index(job.id) if job.id in names else 0
+        with self._changed:
+            unfinished = self._in_state("waiting", "running")
+        return unfinished.index(job) if job in unfinished else 0
 
     def close(self) -> None:
         """End the process; what waits is not answered."""
@@ -112,19 +109,19 @@ class ModelWorker:
             self._process.kill()
             self._end()
 
-    def _forget(self) -> None:
-        over = [name for name, one in self._jobs.items() if one.state in {"done", "failed"}]
-        for name in over[: max(0, len(over) - FINISHED)]:
-            del self._jobs[name]
+    def _in_state(self, *states: str) -> list[QuestionJob]:
+        return [one for one in self._jobs.values() if one.state in states]
 
     def _run(self) -> None:
         while True:
-            try:
-                job = self._queue.get(timeout=self._idle)
-            except queue.Empty:
+            with self._changed:
+                self._changed.wait_for(lambda: self._in_state("waiting"), self._idle)
+                job = next(iter(self._in_state("waiting")), None)
+                if job is not None:
+                    job.state, job.stage = "running", "starting"
+            if job is None:
                 self._end()
                 continue
-            job.state, job.stage = "running", "starting"
             try:
                 self._answer(job)
                 job.state = "done"
@@ -148,16 +145,17 @@ class ModelWorker:
             process.stdin.write(json.dumps(asked) + "\n")
             process.stdin.flush()
         for line in process.stdout:
-            told: dict[str, Any] = json.loads(line)
-            if "stage" in told:
-                job.stage = str(told["stage"])
-            elif "error" in told:
-                raise InputError(str(told["error"]))
+            reply: dict[str, Any] = json.loads(line)
+            if "stage" in reply:
+                job.stage = str(reply["stage"])
+            elif "error" in reply:
+                raise InputError(str(reply["error"]))
             else:
-                job.keep(job.question, told, job.seconds)
+                job.keep(job.question, reply, job.seconds)
                 return
         code = self._end()
-        raise InputError(f"the process with the model ended ({_ended(code)}): ask again, or with a shorter text")
+        why = "out of memory, perhaps: it was killed" if code == -9 else f"exit code {code}"
+        raise InputError(f"the process with the model ended ({why}): ask again, or with a shorter text")
 
     def _started(self) -> Child:
         if self._process is None or self._process.poll() is not None:
@@ -174,7 +172,3 @@ class ModelWorker:
                 with suppress(OSError):  # what it did not read any more
                     stream.close()
         return process.wait(timeout=60)
-
-
-def _ended(code: int) -> str:
-    return "out of memory, perhaps: it was killed" if code == -9 else f"exit code {code}"

@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from contextlib import suppress
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 from typing import Any
 
 from proponent.actions.decisions import Decisions
@@ -14,67 +14,30 @@ from proponent.suggest import nearest
 from proponent.web.model_worker import IndexSource
 from proponent.web.questions import Questions
 from proponent.web.states import Question
-from proponent.web.table import ExampleTable, NearDuplicates
-
-Stamp = tuple[int, int, int]
-
-
-class _Opened:
-    """An index as it is at one moment; a change of its files makes a new one."""
-
-    def __init__(self, store: Store, stamp: Stamp) -> None:
-        self.store = store
-        self.decisions = Decisions.of(store)
-        self.questions = Questions(store.folder, store.manifest.merkle_root or f"unfinished {stamp}")
-
-    @cached_property
-    def table(self) -> ExampleTable:
-        return ExampleTable(self.store)
-
-    @cached_property
-    def near_duplicates(self) -> NearDuplicates:
-        return NearDuplicates(self.table.whole)
-
-    @cached_property
-    def sources(self) -> list[str]:
-        counts = Counter[str]()
-        for segment in self.store.segments:
-            counts.update(segment.examples.counts("source"))
-        return sorted((one for one in counts if one), key=lambda one: (-counts[one], one))
+from proponent.web.table import ExampleTable, NearDuplicates, Once
 
 
 class OpenIndex:
-    """One index of the explorer, by the name that URLs have for it, and the options of `proponent.open`."""
+    """An index as it is at one moment, by the name that URLs have for it; `options` are those of `proponent.open`."""
 
     def __init__(self, name: str, folder: Path, options: Mapping[str, Any]) -> None:
         self.name, self.folder, self.options = name, folder, options
-        self._lock = RLock()
-        self._stamp: Stamp | None = None
-        self._opened: _Opened | ProponentError | None = None
-
-    def _now(self, name: str) -> Any:
-        """A part of the index, read under the lock: two threads never make the same part twice."""
-        with self._lock:
-            stamp = self._stamped()
-            if stamp != self._stamp:
-                self._stamp, self._opened = stamp, self._open(stamp)
-            if isinstance(self._opened, ProponentError):
-                raise self._opened
-            return getattr(self._opened, name)
+        self.lock, self.stamp = RLock(), _stamp(folder)
+        self.sealed = self.stamp[:2] != (0, 0)
 
     @property
+    def building(self) -> bool:
+        """Whether its build has begun but not finished."""
+        return not self.sealed and (self.folder / "plan.json").is_file()
+
+    @Once
     def store(self) -> Store:
         """The open index."""
-        return self._now("store")
-
-    @property
-    def sealed(self) -> bool:
-        """Whether the index is finished."""
-        return (self.folder / "manifest.json").is_file()
+        return Store(self.folder, partial=not self.sealed, allow_missing=bool(self.options.get("allow_missing")))
 
     @property
     def plan(self) -> Plan:
-        """What the index is of."""
+        """Its plan: method, checkpoints, data."""
         return self.store.plan
 
     @property
@@ -82,30 +45,33 @@ class OpenIndex:
         """Whether its examples are pairs of texts."""
         return any(segment.examples.has("text_pair") for segment in self.store.segments)
 
-    @property
+    @Once
     def sources(self) -> list[str]:
         """Its sources, the most frequent first."""
-        return self._now("sources")
+        counts = Counter[str]()
+        for segment in self.store.segments:
+            counts.update(segment.examples.counts("source"))
+        return sorted(filter(None, counts), key=lambda name: (-counts[name], name))
 
-    @property
+    @Once
     def table(self) -> ExampleTable:
         """Its examples."""
-        return self._now("table")
+        return ExampleTable(self.store)
 
-    @property
+    @Once
     def near_duplicates(self) -> NearDuplicates:
         """Its examples by their words."""
-        return self._now("near_duplicates")
+        return NearDuplicates(self.table.whole)
 
-    @property
+    @Once
     def decisions(self) -> Decisions:
-        """What was decided about its examples."""
-        return self._now("decisions")
+        """The decisions about its examples."""
+        return Decisions.of(self.store)
 
-    @property
+    @Once
     def questions(self) -> Questions:
-        """What it was asked."""
-        return self._now("questions")
+        """The questions that it was asked."""
+        return Questions(self.folder, self.store.manifest.merkle_root or f"unfinished {self.stamp}")
 
     @property
     def source(self) -> IndexSource:
@@ -135,60 +101,54 @@ class OpenIndex:
 
     def warm(self) -> None:
         """Do what the first visitor of the table would wait for."""
-        try:
+        with suppress(ProponentError):  # its pages show the error
             table = self.table
-            _ = table.judged, table.coded, table.whole.lengths, table.whole.numbers
-            _ = self.near_duplicates.ready
-        except ProponentError:
-            return  # its pages say so
-
-    def _stamped(self) -> Stamp:
-        try:
-            found = (self.folder / "manifest.json").stat()
-        except OSError:
-            return (0, 0, _newest(self.folder))
-        return (found.st_mtime_ns, found.st_size, found.st_ino)
-
-    def _open(self, stamp: Stamp) -> _Opened | ProponentError:
-        try:
-            missing = bool(self.options.get("allow_missing"))
-            return _Opened(Store(self.folder, partial=not self.sealed, allow_missing=missing), stamp)
-        except ProponentError as error:
-            return error
+            _ = table.judged, table.coded, table.whole.lengths, table.whole.numbers, self.near_duplicates.ready
 
 
 class OpenIndexes:
-    """All indexes of an explorer; at least one."""
+    """All indexes of an explorer; at least one. An index whose files changed is opened again."""
 
     def __init__(self, folders: Sequence[Path], options: Mapping[str, Any]) -> None:
-        self.shown: dict[str, OpenIndex] = {}
+        self._lock = Lock()
+        self._open: dict[str, OpenIndex] = {}
         for folder in folders:
-            name = _free(folder.name.removesuffix(".index") or "index", self.shown)
-            self.shown[name] = OpenIndex(name, folder, options)
+            name = _free(folder.name.removesuffix(".index") or "index", self._open)
+            self._open[name] = OpenIndex(name, folder, options)
+
+    @property
+    def shown(self) -> Mapping[str, OpenIndex]:
+        """The indexes as they are now, by name."""
+        with self._lock:
+            for name, one in self._open.items():
+                if one.stamp != _stamp(one.folder):
+                    self._open[name] = OpenIndex(name, one.folder, one.options)
+            return dict(self._open)
 
     @property
     def first(self) -> OpenIndex:
-        """The one that is shown when none is named."""
-        return next(iter(self.shown.values()))
+        """The index that is shown when no name is given."""
+        return self.get("")
 
     def get(self, name: str) -> OpenIndex:
-        """Find an index."""
-        if not name:
-            return self.first
-        if name not in self.shown:
+        """Find an index; the first for an empty name."""
+        shown = self.shown
+        if name and name not in shown:
             raise InputError(
-                f"no index is called {name[:60]!r}{nearest(name[:60], self.shown)}: there are {', '.join(self.shown)}"
+                f"no index is called {name[:60]!r}{nearest(name[:60], shown)}: there are {', '.join(shown)}"
             )
-        return self.shown[name]
+        return shown[name] if name else next(iter(shown.values()))
 
 
 def _free(name: str, taken: Mapping[str, object]) -> str:
     return next(one for one in (name, *(f"{name}-{number}" for number in range(2, 1000))) if one not in taken)
 
 
-def _newest(folder: Path) -> int:
-    """When a shard was last finished, in whole seconds: an unfinished index is reopened after that."""
-    try:
-        return int(max((one.stat().st_mtime for one in (folder / "forms").iterdir()), default=0.0))
-    except OSError:
-        return 0
+def _stamp(folder: Path) -> tuple[int, int, int]:
+    """Another value after every change; an unfinished index changes when a shard is finished, in whole seconds."""
+    with suppress(OSError):
+        found = (folder / "manifest.json").stat()
+        return found.st_mtime_ns, found.st_size, found.st_ino
+    with suppress(OSError):
+        return 0, 0, int(max((one.stat().st_mtime for one in (folder / "forms").iterdir()), default=0.0))
+    return 0, 0, 0

@@ -6,12 +6,12 @@ line per answer. Other tools may read both; all of it can be deleted at any time
 
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 from proponent import disk, json_log
 from proponent.errors import DataError
@@ -29,10 +29,10 @@ HELD = 256
 class GroupScores:
     """Sum of the scores of all training examples with one value of a column."""
 
-    name: str = field(metadata={"help": "the value; empty for none"})
-    n: int = field(metadata={"help": "training examples"})
-    proponents: float = field(metadata={"help": "sum of the scores above zero"})
-    opponents: float = field(metadata={"help": "sum of the scores below zero"})
+    name: Annotated[str, "the value; empty for none"]
+    n: Annotated[int, "training examples"]
+    proponents: Annotated[float, "sum of the scores above zero"]
+    opponents: Annotated[float, "sum of the scores below zero"]
 
     @property
     def total(self) -> float:
@@ -80,7 +80,7 @@ class Questions:
         self._root = root
         self._seen: tuple[int, int] = (-1, -1)
         self._list: dict[str, Summary] = {}
-        self._held: OrderedDict[str, StoredAnswer] = OrderedDict()
+        self._read = lru_cache(HELD)(self._from_file)
 
     def identity(self, question: Question) -> str:
         """Name a question."""
@@ -89,15 +89,10 @@ class Questions:
 
     def get(self, question: Question) -> StoredAnswer | None:
         """Look an answer up."""
-        name = self.identity(question)
-        if name in self._held:
-            self._held.move_to_end(name)
-            return self._held[name]
         try:
-            kept = _stored(name, json.loads((self.folder / f"{name}.json").read_bytes()))
+            return self._read(question)
         except (OSError, ValueError, KeyError, TypeError, DataError):
             return None  # missing or incomplete: it is asked again and rewritten
-        return self._hold(kept) if kept.question == question else None
 
     def put(self, question: Question, content: Mapping[str, Any], seconds: float = 0.0) -> StoredAnswer:
         """Store what the model's process answered: `answer`, `n_examples` and `groups`."""
@@ -108,7 +103,7 @@ class Questions:
         disk.write_bytes(self.folder / f"{kept.id}.json", json.dumps(whole, allow_nan=False).encode("ascii"))
         if kept.id not in self.list():
             self._add(kept)
-        return self._hold(kept)
+        return kept
 
     def list(self) -> Mapping[str, Summary]:
         """Every question that was asked of this index, the latest first."""
@@ -136,10 +131,11 @@ class Questions:
         }
         json_log.append(self.folder / LIST, line)
 
-    def _hold(self, kept: StoredAnswer) -> StoredAnswer:
-        self._held[kept.id] = kept
-        while len(self._held) > HELD:
-            self._held.popitem(last=False)
+    def _from_file(self, question: Question) -> StoredAnswer:
+        name = self.identity(question)
+        kept = _stored(name, json.loads((self.folder / f"{name}.json").read_bytes()))
+        if kept.question != question:
+            raise KeyError(name)
         return kept
 
 

@@ -102,7 +102,7 @@ class Guard:
             return False
         if name in _LOOPBACK:
             return True
-        return self.open and (name.strip("[]") == self.host.lower() or _is_address(name))
+        return self.open and (name.strip("[]") == self.host.lower() or _address(name) is not None)
 
     def _knows(self, scope: Message, headers: dict[bytes, bytes]) -> bool:
         given = [value for name, value in _pairs(scope["query_string"]) if name == "token"]
@@ -168,18 +168,15 @@ class Guard:
 
 def is_loopback(host: str) -> bool:
     """Whether an address is this machine's own."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    address = _address(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
 
 
-def _is_address(name: str) -> bool:
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ipaddress.ip_address(name.strip("[]"))
+        return ipaddress.ip_address(name.strip("[]"))
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _pairs(query: bytes) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, cast
 from urllib.parse import urlencode
 
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, ValidationError
@@ -20,7 +20,6 @@ LONGEST_NAME = 4_000
 MOST_VALUES = 64
 SIZES = (25, 50, 100, 200)
 SORTS = ("row", "id", "label", "predicted", "score", "loss", "length", "source")
-HOW: tuple[How, ...] = get_args(How)
 MOST_HITS = 50
 MOST_INDEXES = 4
 MOST_SORTS = 3
@@ -39,13 +38,19 @@ def _string(longest: int, asked: str) -> Callable[[object], str]:
     return check
 
 
-def _whole(value: object) -> object:
-    """ASCII digits only: pydantic also reads "1.0" and "1_000" as whole numbers."""
-    if isinstance(value, str):
-        if not value.isascii() or not value.removeprefix("-").isdecimal() or len(value) > 12:
-            raise ValueError(f"is {value[:40]!r}: it must be a whole number")
-        return int(value)
-    return value
+def _whole(low: int, high: int) -> BeforeValidator:
+    """A whole number in ASCII digits: pydantic also reads "1.0" and "1_000"."""
+
+    def check(value: object) -> int:
+        if isinstance(value, str) and value.isascii() and value.removeprefix("-").isdecimal() and len(value) <= 12:
+            value = int(value)
+        if not isinstance(value, int):
+            raise ValueError(f"is {str(value)[:40]!r}: it must be a whole number")
+        if not low <= value <= high:
+            raise ValueError(f"is {value}: it must lie between {low} and {high:,}")
+        return value
+
+    return BeforeValidator(check)
 
 
 def _number(value: object) -> object:
@@ -58,15 +63,6 @@ def _number(value: object) -> object:
     if number is not None and not -1e30 < number < 1e30:
         raise ValueError(f"is {value[:40]!r}: it must be a number")
     return number
-
-
-def _within(low: int, high: int) -> AfterValidator:
-    def check(value: int) -> int:
-        if not low <= value <= high:
-            raise ValueError(f"is {value}: it must lie between {low} and {high:,}")
-        return value
-
-    return AfterValidator(check)
 
 
 def _sort_keys(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -84,14 +80,10 @@ def _few_indexes(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
-def _in_order(values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(sorted(values))
-
-
 Text = Annotated[str, PlainValidator(_string(LONGEST_TEXT, "ask about"))]
 Name = Annotated[str, PlainValidator(_string(LONGEST_NAME, "names have"))]
 Names = tuple[Name, ...]
-NameSet = Annotated[tuple[Name, ...], AfterValidator(_in_order)]
+NameSet = Annotated[tuple[Name, ...], AfterValidator(lambda names: tuple(sorted(names)))]
 Score = Annotated[float | None, BeforeValidator(_number)]
 
 
@@ -114,6 +106,12 @@ class PageState:
             return cls(**made)
         except ValidationError as error:
             raise InputError(_reason(error)) from error
+
+    @property
+    def first(self) -> str:
+        """Name of the index that is asked, or of the first; empty for the default."""
+        index: str | tuple[str, ...] = getattr(self, "index", "")
+        return index if isinstance(index, str) else next(iter(index), "")
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -142,7 +140,7 @@ class Question(PageState):
     target: Text = ""
     label: Name = ""
     against: Name = ""
-    k: Annotated[int, BeforeValidator(_whole), _within(1, MOST_HITS)] = 10
+    k: Annotated[int, _whole(1, MOST_HITS)] = 10
     only_label: NameSet = ()
     only_source: NameSet = ()
 
@@ -193,11 +191,6 @@ class QuestionState(Question):
         """The question alone."""
         return Question(**{one.name: getattr(self, one.name) for one in fields(Question)})
 
-    @property
-    def first(self) -> str:
-        """Name of the index that is asked, or of the first; empty for the default."""
-        return self.index[0] if self.index else ""
-
 
 @dataclass(frozen=True)
 class TableState(PageState):
@@ -214,8 +207,13 @@ class TableState(PageState):
     low: Score = None
     high: Score = None
     sort: Annotated[Names, AfterValidator(_sort_keys)] = ()
-    page: Annotated[int, BeforeValidator(_whole), _within(1, 10_000_000)] = 1
-    size: Annotated[Literal[25, 50, 100, 200], BeforeValidator(_whole)] = 50
+    page: Annotated[int, _whole(1, 10_000_000)] = 1
+    size: Annotated[Literal[25, 50, 100, 200], _whole(1, SIZES[-1])] = 50
+
+    def chosen(self, facet: str) -> tuple[str, ...]:
+        """The chosen values of a facet."""
+        values: str | tuple[str, ...] = getattr(self, facet)
+        return values if isinstance(values, tuple) else (values,) if values else ()
 
 
 @dataclass(frozen=True)
@@ -224,6 +222,11 @@ class ExampleState(PageState):
 
     index: Name = ""
     id: Name = ""
+
+
+def toggled(names: Sequence[str], name: str) -> tuple[str, ...]:
+    """Names without one that is among them, or with one that is not."""
+    return tuple(one for one in names if one != name) if name in names else (*names, name)
 
 
 def _written(name: str) -> str:

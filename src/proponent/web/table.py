@@ -1,11 +1,10 @@
 """The table of training examples: search, filters, counts, sorting and near-duplicates, all on arrays."""
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from threading import Lock
-from typing import Any
+from functools import cache, cached_property, lru_cache, partial, reduce
+from threading import RLock
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -33,6 +32,19 @@ NO_VALUE = ""
 DECIDED = ("keep", "fix", "drop")
 
 
+Part = TypeVar("Part")
+
+
+class Once(cached_property[Part]):
+    """A cached property that two threads never compute twice; its object has a lock."""
+
+    if not TYPE_CHECKING:
+
+        def __get__(self, instance, owner=None):
+            with instance.lock:
+                return super().__get__(instance, owner)
+
+
 @dataclass(frozen=True)
 class Selection:
     """What a state of the table selects: sorted places, counts per facet without its own choice, examples searched."""
@@ -49,8 +61,8 @@ class ExampleTable:
         self.store = store
         self.names = store.plan.label_names
         self.whole = ExampleColumns([segment.examples for segment in store.segments])
-        self._searches: OrderedDict[tuple[str, str], SearchResult] = OrderedDict()
-        self._lock = Lock()
+        self._find = lru_cache(REMEMBERED)(partial(self.whole.find, seconds=SEARCH_SECONDS))
+        self._rank = cache(self._ranked)
 
     def __len__(self) -> int:
         return len(self.whole)
@@ -72,15 +84,16 @@ class ExampleTable:
 
     def select(self, state: TableState, decisions: Mapping[str, Decision]) -> Selection:
         """Carry out a state."""
-        found = self._found(state)
-        facets = self._facets(state, decisions)
-        base = self._base(state) & found.places
-        chosen = {name: _chosen(codes, values, wanted) for name, (codes, values, wanted) in facets.items()}
+        found = self._find(state.how, state.q) if state.q else SearchResult(self.alive, len(self))
+        facets = self.coded | {"decided": (self.decided(decisions), [*DECIDED, "none"])}
+        chosen = {name: _chosen(*facet, state.chosen(name)) for name, facet in facets.items() if state.chosen(name)}
+        base = [self.alive, found.places, *self._within(state)]
         counts = {
-            name: _counts(codes, values, base & _all(chosen, name)) for name, (codes, values, _) in facets.items()
+            name: _counts(*facet, _all([*base, *(mask for other, mask in chosen.items() if other != name)]))
+            for name, facet in facets.items()
         }
-        mask = base & _all(chosen, None)
-        return Selection(self._sorted(np.flatnonzero(mask), state.sort), counts, found.searched)
+        places = np.flatnonzero(_all([*base, *chosen.values()]))
+        return Selection(self._sorted(places, state.sort), counts, found.searched)
 
     def decided(self, decisions: Mapping[str, Decision]) -> Int[np.ndarray, " n"]:
         """Number every example by its decision, as in `DECIDED`; 3 is none."""
@@ -91,29 +104,12 @@ class ExampleTable:
                 codes[place] = DECIDED.index(one.act)
         return codes
 
-    def _found(self, state: TableState) -> SearchResult:
-        if not state.q:
-            return SearchResult(np.ones(len(self), dtype=np.bool_), len(self))
-        key = (state.how, state.q)
-        with self._lock:
-            if key in self._searches:
-                self._searches.move_to_end(key)
-                return self._searches[key]
-        found = self.whole.find(state.how, state.q, SEARCH_SECONDS)
-        with self._lock:
-            self._searches[key] = found
-            while len(self._searches) > REMEMBERED:
-                self._searches.popitem(last=False)
-        return found
-
-    def _base(self, state: TableState) -> Bool[np.ndarray, " n"]:
-        mask = self.alive.copy()
-        if self.judged is not None:
-            if state.low is not None:
-                mask &= self.judged.quality >= state.low
-            if state.high is not None:
-                mask &= self.judged.quality <= state.high
-        return mask
+    def _within(self, state: TableState) -> list[Bool[np.ndarray, " n"]]:
+        """Masks of the examples whose label score lies between the bounds."""
+        if self.judged is None:
+            return []
+        below = [] if state.low is None else [self.judged.quality >= state.low]
+        return below if state.high is None else [*below, self.judged.quality <= state.high]
 
     @cached_property
     def coded(self) -> dict[str, tuple[Int[np.ndarray, " n"], list[str]]]:
@@ -128,65 +124,35 @@ class ExampleTable:
             found["source"] = (codes.astype(np.int32), [NO_VALUE if one is None else one for one in values])
         return found
 
-    def _facets(
-        self, state: TableState, decisions: Mapping[str, Decision]
-    ) -> dict[str, tuple[Int[np.ndarray, " n"], list[str], Sequence[str]]]:
-        wanted: dict[str, Sequence[str]] = {
-            "label": state.label,
-            "predicted": state.predicted,
-            "flag": (state.flag,) if state.flag else (),
-            "source": state.source,
-        }
-        facets = {name: (codes, values, wanted[name]) for name, (codes, values) in self.coded.items()}
-        facets["decided"] = (self.decided(decisions), [*DECIDED, "none"], state.decided)
-        return facets
-
     def _sorted(self, places: Int[np.ndarray, " m"], keys: Sequence[str]) -> Int[np.ndarray, " m"]:
         """Stable: equal examples stay in data order."""
-        columns: list[np.ndarray] = []
-        for key in reversed(keys):
-            values = self._ranks.get(key.removeprefix("-"))
-            if values is None:
-                values = self._rank(key.removeprefix("-"))
-            columns.append(-values[places] if key.startswith("-") else values[places])
-        return places[np.lexsort(columns)] if columns else places
+        ranks = [self._rank(key.removeprefix("-"))[places] for key in keys]
+        columns = [-rank if key.startswith("-") else rank for key, rank in zip(keys, ranks, strict=True)]
+        return places[np.lexsort(columns[::-1])] if columns else places
 
-    @cached_property
-    def _ranks(self) -> dict[str, np.ndarray]:
-        return {}
-
-    def _rank(self, name: str) -> np.ndarray:
+    def _ranked(self, name: str) -> np.ndarray:
         """Numbers to sort a column by."""
         if name in {"label", "predicted", "source"}:
             codes, values = self.coded.get(name, (np.zeros(len(self), dtype=np.int32), [""]))
             order = np.argsort(np.argsort(np.asarray(values, dtype=object), kind="stable"), kind="stable")
-            made = order[codes]
-        elif name == "score":
-            made = np.zeros(len(self)) if self.judged is None else self.judged.quality
-        elif name == "loss":
-            made = np.nan_to_num(self.losses[-1], nan=np.inf)
-        elif name == "length":
-            made = self.whole.lengths
-        else:
-            made = self.whole.ranked(name)
-        self._ranks[name] = made
-        return made
+            return order[codes]
+        if name == "score":
+            return np.zeros(len(self)) if self.judged is None else self.judged.quality
+        if name == "loss":
+            return np.nan_to_num(self.losses[-1], nan=np.inf)
+        return self.whole.lengths if name == "length" else self.whole.ranked(name)
 
 
 class NearDuplicates:
     """Finds near-duplicates; the sets of words are made when they are first needed."""
 
     def __init__(self, whole: ExampleColumns) -> None:
-        self._whole, self._lock = whole, Lock()
-        self._sets: WordSets | None = None
+        self._whole, self.lock = whole, RLock()
 
-    @property
+    @Once
     def ready(self) -> WordSets:
         """The sets of words."""
-        with self._lock:
-            if self._sets is None:
-                self._sets = WordSets(self._whole)
-            return self._sets
+        return WordSets(self._whole)
 
     def of(self, place: int) -> list[tuple[int, float]]:
         """Find the near-duplicates of an example."""
@@ -197,21 +163,12 @@ class NearDuplicates:
         return [(one, float(alike[one])) for one in best]
 
 
-def _chosen(
-    codes: Int[np.ndarray, " n"], values: Sequence[str], wanted: Sequence[str]
-) -> Bool[np.ndarray, " n"] | None:
-    if not wanted:
-        return None
-    allowed = np.asarray([value in wanted for value in values], dtype=np.bool_)
-    return allowed[codes]
+def _chosen(codes: Int[np.ndarray, " n"], values: Sequence[str], wanted: Sequence[str]) -> Bool[np.ndarray, " n"]:
+    return np.asarray([value in wanted for value in values], dtype=np.bool_)[codes]
 
 
-def _all(chosen: Mapping[str, Bool[np.ndarray, " n"] | None], but: str | None) -> Any:
-    mask: Any = True
-    for name, one in chosen.items():
-        if one is not None and name != but:
-            mask = one & mask
-    return mask
+def _all(masks: Sequence[Bool[np.ndarray, " n"]]) -> Bool[np.ndarray, " n"]:
+    return reduce(np.logical_and, masks)
 
 
 def _counts(codes: Int[np.ndarray, " n"], values: Sequence[str], mask: Bool[np.ndarray, " n"]) -> dict[str, int]:

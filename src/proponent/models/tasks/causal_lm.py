@@ -40,12 +40,7 @@ class CausalLM(Task):
         made.counted[:1] = False  # nothing predicts the first token
         return made
 
-    def objective(
-        self,
-        batch: Batch,
-        reduction: Reduction = "mean",
-        against: Sequence[int] | None = None,
-    ) -> TokenLoss:
+    def objective(self, batch: Batch, reduction: Reduction = "mean", against: Sequence[int] | None = None) -> TokenLoss:
         target, counted = (functional.pad(one[:, 1:], (0, 1)) for one in (batch.ids, batch.counted))
         return TokenLoss(target, counted, reduction)
 

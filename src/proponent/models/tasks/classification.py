@@ -79,12 +79,7 @@ class Classification(Task):
             )
         return example.text if example.text_pair is None else (example.text, example.text_pair)
 
-    def objective(
-        self,
-        batch: Batch,
-        reduction: Reduction = "mean",
-        against: Sequence[int] | None = None,
-    ) -> LabelLoss:
+    def objective(self, batch: Batch, reduction: Reduction = "mean", against: Sequence[int] | None = None) -> LabelLoss:
         return LabelLoss(batch.labels, None if against is None else torch.tensor(list(against)))
 
     def probabilities(self, logits: Tensor) -> Float[Tensor, "n l"]:

@@ -55,12 +55,7 @@ class MaskedLM(Task):
         hidden = np.where(one.counted, tokenizer.mask_token_id, one.ids)
         return replace(one, ids=hidden, targets=one.ids, target_words=one.words)
 
-    def objective(
-        self,
-        batch: Batch,
-        reduction: Reduction = "mean",
-        against: Sequence[int] | None = None,
-    ) -> TokenLoss:
+    def objective(self, batch: Batch, reduction: Reduction = "mean", against: Sequence[int] | None = None) -> TokenLoss:
         assert batch.targets is not None
         return TokenLoss(batch.targets, batch.counted, reduction)
 

@@ -51,11 +51,6 @@ class Seq2Seq(Task):
         read = replace(one, ids=one.ids[:seam], words=one.words[:seam])
         return replace(read, targets=targets, target_words=one.words[seam:], start=start)
 
-    def objective(
-        self,
-        batch: Batch,
-        reduction: Reduction = "mean",
-        against: Sequence[int] | None = None,
-    ) -> TokenLoss:
+    def objective(self, batch: Batch, reduction: Reduction = "mean", against: Sequence[int] | None = None) -> TokenLoss:
         assert batch.targets is not None
         return TokenLoss(batch.targets, batch.counted, reduction)

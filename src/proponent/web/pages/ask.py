@@ -1,25 +1,17 @@
 """Pages of one question: the form and the answer, its progress, the list of all questions."""
 
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Annotated, ClassVar
 
 from proponent.errors import InputError
 from proponent.views import Explanation, Hit
-from proponent.views.frames import AnswerLinks, Link, Screen, help_text
+from proponent.views.frames import AnswerLinks, Link, Screen
 from proponent.views.text_marks import clip
-from proponent.web.layout import (
-    FILES,
-    Form,
-    PageRequest,
-    PastQuestion,
-    answer_links,
-    file_links,
-    form,
-    past_questions,
-)
+from proponent.web.layout import FILES, Form, PageRequest, decision_words, file_links, form
 from proponent.web.model_worker import ModelWorker, QuestionJob
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
-from proponent.web.questions import StoredAnswer
+from proponent.web.questions import StoredAnswer, Summary
 from proponent.web.states import ExampleState, QuestionState
 
 RECENT = 8
@@ -28,23 +20,31 @@ ANSWER_FILES = ("html", "json", "csv", "jsonl", "parquet", "pair")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PastQuestion:
+    """A question that was asked before."""
+
+    text: Annotated[str, "the text, or its beginning"]
+    label: Annotated[str, "class that was explained; empty for a language model"]
+    predicted: Annotated[str, "class that the model predicts; empty for a language model"]
+    when: Annotated[str, "date and time, UTC"]
+    url: Annotated[str, "where its answer is"]
+    only: Annotated[str, "labels and sources that could be found; empty for all"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AskScreen(Screen):
     """Ask about a text; the answer when there is one."""
 
     template: ClassVar[str] = "explorer/ask.html.j2"
 
-    form: Form = field(metadata=help_text("the question"))
-    answer: Explanation | None = field(metadata=help_text("the answer; None when the question was not asked yet"))
-    answer_links: AnswerLinks = field(metadata=help_text("ways out of the answer"))
-    all_hits: int = field(default=0, metadata=help_text("hits of the answer before the word filter"))
-    exports: tuple[Link, ...] = field(default=(), metadata=help_text("files of this answer"))
-    groups: str = field(default="", metadata=help_text("URL of the sums by label; empty without an answer"))
-    problem: str = field(default="", metadata=help_text("why new texts cannot be asked; empty when they can"))
-    recent: tuple[PastQuestion, ...] = field(
-        default=(), metadata=help_text("questions that were asked before, latest first")
-    )
-    n_examples: int = field(default=0, metadata=help_text("training examples of the index"))
-    seconds: float = field(default=0.0, metadata=help_text("what the answer took; 0 when it is not known"))
+    form: Annotated[Form, "the question"]
+    answer: Annotated[Explanation | None, "the answer; None when the question was not asked yet"] = None
+    all_hits: Annotated[int, "hits of the answer before the word filter"] = 0
+    groups: Annotated[str, "URL of the sums by label; empty without an answer"] = ""
+    problem: Annotated[str, "why new texts cannot be asked; empty when they can"] = ""
+    recent: Annotated[tuple[PastQuestion, ...], "questions that were asked before, latest first"] = ()
+    n_examples: Annotated[int, "training examples of the index"] = 0
+    seconds: Annotated[float, "what the answer took; 0 when it is not known"] = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +53,13 @@ class JobScreen(Screen):
 
     template: ClassVar[str] = "explorer/job.html.j2"
 
-    url: str = field(metadata=help_text("this page"))
-    text: str = field(metadata=help_text("what is asked"))
-    stage: str = field(metadata=help_text("what is being done"))
-    ahead: int = field(metadata=help_text("questions that are answered before it"))
-    seconds: float = field(metadata=help_text("how long it has been under way"))
-    error: str = field(default="", metadata=help_text("why it failed; empty while it has not"))
-    again: str = field(default="", metadata=help_text("URL of the form, filled in"))
+    url: Annotated[str, "this page"]
+    text: Annotated[str, "what is asked"]
+    stage: Annotated[str, "what is being done"]
+    ahead: Annotated[int, "questions that are answered before it"]
+    seconds: Annotated[float, "how long it has been under way"]
+    error: Annotated[str, "why it failed; empty while it has not"] = ""
+    again: Annotated[str, "URL of the form, filled in"] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,35 +68,56 @@ class AskedScreen(Screen):
 
     template: ClassVar[str] = "explorer/asked.html.j2"
 
-    questions: tuple[PastQuestion, ...] = field(metadata=help_text("latest first"))
-    total: int = field(metadata=help_text("how many there are"))
-    file: str = field(metadata=help_text("name of the folder in which they are kept"))
-    exports: tuple[Link, ...] = field(default=(), metadata=help_text("files of all answers"))
+    questions: Annotated[tuple[PastQuestion, ...], "latest first"]
+    total: Annotated[int, "how many there are"]
+    file: Annotated[str, "name of the folder in which they are kept"]
 
 
 def ask_screen(request: PageRequest, open_indexes: OpenIndexes, shown: OpenIndex, state: QuestionState) -> AskScreen:
     """Show a question, and its answer if there is one."""
-    kept = stored_of(shown, state)
-    filled, links = form(open_indexes, shown, state), answer_links(request, shown, state)
+    kept = find_answer(shown, state)
+    screen = AskScreen(
+        title="Ask",
+        form=form(open_indexes, shown, state),
+        answer_links=AnswerLinks(
+            index=shown.name,
+            state=tuple(state.pairs),
+            token=request.token,
+            back=request.back,
+            names=tuple(shown.plan.label_names or ()),
+            decided={name: decision_words(one) for name, one in shown.decisions.current.items()},
+            word=state.word,
+        ),
+        n_examples=shown.store.counts.examples,
+    )
     if kept is None:
-        return AskScreen(
-            form=filled,
-            answer=None,
-            answer_links=links,
-            problem=_missing(shown),
-            recent=past_questions(shown, RECENT),
-            n_examples=shown.store.counts.examples,
-        )
-    return AskScreen(
-        form=filled,
+        return replace(screen, problem=_missing(shown), recent=latest(shown, RECENT))
+    return replace(
+        screen,
+        title=kept.answer.headline,
         answer=sharing(kept.answer, state.word),
-        answer_links=links,
         all_hits=len(kept.answer.proponents) + len(kept.answer.opponents),
         exports=file_links(state, "answer", ANSWER_FILES),
         groups=state.url("/groups", word=""),
-        n_examples=shown.store.counts.examples,
         seconds=kept.seconds,
     )
+
+
+def past_question(index: str, one: Summary) -> PastQuestion:
+    """A line of the list of questions."""
+    return PastQuestion(
+        text=clip(one.question.text, 160),
+        only=clip(one.question.filters, 160),
+        label=(one.explained or "") + (f" and not {one.question.against}" if one.question.against else ""),
+        predicted=one.predicted or "",
+        when=one.when.replace("T", " ").removesuffix("+00:00")[:16],
+        url=QuestionState.of(one.question, index).url("/ask"),
+    )
+
+
+def latest(shown: OpenIndex, most: int) -> tuple[PastQuestion, ...]:
+    """The latest questions of an index."""
+    return tuple(past_question(shown.name, one) for one in islice(shown.questions.list().values(), most))
 
 
 def sharing(answer: Explanation, word: str) -> Explanation:
@@ -106,10 +127,8 @@ def sharing(answer: Explanation, word: str) -> Explanation:
     wanted = word.casefold()
 
     def kept(hits: tuple[Hit, ...]) -> tuple[Hit, ...]:
-        shared = (
-            {name.casefold() for pair in hit.words for name in (pair.query_word, pair.train_word)} for hit in hits
-        )
-        return tuple(hit for hit, words in zip(hits, shared, strict=True) if wanted in words)
+        words = ({name for pair in hit.words for name in (pair.query_word, pair.train_word)} for hit in hits)
+        return tuple(hit for hit, some in zip(hits, words, strict=True) if wanted in map(str.casefold, some))
 
     return replace(answer, proponents=kept(answer.proponents), opponents=kept(answer.opponents))
 
@@ -117,6 +136,8 @@ def sharing(answer: Explanation, word: str) -> Explanation:
 def job_screen(asker: ModelWorker, job: QuestionJob, index: str) -> JobScreen:
     """Show the progress of a question."""
     return JobScreen(
+        title="Asking",
+        refresh=0.0 if job.error else 1.0,
         url=ExampleState(index=index, id=job.id).url("/job"),
         text=clip(job.question.text, 600),
         stage=job.stage,
@@ -132,20 +153,21 @@ def asked_screen(shown: OpenIndex) -> AskedScreen:
     export = ExampleState(index=shown.name).url
     titles = FILES | {"html": "one page (HTML)", "json": "JSON Lines"}
     return AskedScreen(
-        questions=past_questions(shown, LISTED),
+        title="Questions asked",
+        questions=latest(shown, LISTED),
         total=len(shown.questions.list()),
         file=shown.questions.folder.name,
         exports=tuple(Link(titles[kind], export(f"/export/answers.{kind}")) for kind in ("html", "pair", "json")),
     )
 
 
-def stored_of(shown: OpenIndex, state: QuestionState) -> StoredAnswer | None:
+def find_answer(shown: OpenIndex, state: QuestionState) -> StoredAnswer | None:
     """Find the answer to a question, if it was asked."""
     shown.check_filters(state.question)
     return shown.questions.get(state.question) if state.given else None
 
 
-def kept_of(shown: OpenIndex, state: QuestionState) -> StoredAnswer:
+def require_answer(shown: OpenIndex, state: QuestionState) -> StoredAnswer:
     """Find an answer that must be there."""
     kept = shown.questions.get(state.question)
     if kept is None:

@@ -1,19 +1,22 @@
 """Page that compares rankings: several indexes, or one index and the baselines."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import numpy as np
 
-from proponent.views import CAVEAT, Explanation
-from proponent.views.frames import Link, Screen, help_text
+from proponent.views import Explanation
+from proponent.views.frames import Link, Screen
 from proponent.views.text_marks import clip
 from proponent.web.layout import Form, form, method_line
-from proponent.web.model_worker import ModelWorker
+from proponent.web.model_worker import ModelWorker, QuestionJob
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
 from proponent.web.questions import StoredAnswer
-from proponent.web.states import MOST_INDEXES, ExampleState, QuestionState
+from proponent.web.states import MOST_INDEXES, ExampleState, QuestionState, toggled
+
+Ranks = Mapping[str, int] | None
+"""Id of a training example to its rank in the first ranking; None for the first ranking itself."""
 
 USUAL = ("bm25", "embedding")
 """Baselines that a single index is compared with by default."""
@@ -23,25 +26,24 @@ USUAL = ("bm25", "embedding")
 class ComparedHit:
     """One training example in one of several rankings."""
 
-    rank: int = field(metadata=help_text("1 is the strongest"))
-    id: str = field(metadata=help_text("id of the training example"))
-    url: str = field(metadata=help_text("its page"))
-    text: str = field(metadata=help_text("the text"))
-    label: str | None = field(metadata=help_text("given class"))
-    score: float = field(metadata=help_text("in the unit of its ranking"))
-    change: str = field(metadata=help_text('against the first ranking: "same", "up 3", "down 2", "new", or empty'))
-    first: int | None = field(default=None, metadata=help_text("rank in the first ranking; None when it is not in it"))
+    rank: Annotated[int, "1 is the strongest"]
+    id: Annotated[str, "id of the training example"]
+    url: Annotated[str, "its page"]
+    text: Annotated[str, "the text"]
+    label: Annotated[str | None, "given class"]
+    score: Annotated[float, "in the unit of its ranking"]
+    change: Annotated[str, 'against the first ranking: "same", "up 3", "down 2", "new", or empty']
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonColumn:
     """One of several rankings side by side."""
 
-    title: str = field(metadata=help_text("name of the method or the baseline"))
-    note: str = field(metadata=help_text("index, checkpoints"))
-    hits: tuple[ComparedHit, ...] = field(metadata=help_text("its first k"))
-    overlap: str = field(metadata=help_text("how many of them the first ranking has too, in words"))
-    problem: str = field(default="", metadata=help_text("why there is nothing"))
+    title: Annotated[str, "name of the method or the baseline"]
+    note: Annotated[str, "index, checkpoints"]
+    hits: Annotated[tuple[ComparedHit, ...], "its first k"]
+    overlap: Annotated[str, "how many of them the first ranking has too, in words"]
+    problem: Annotated[str, "why there is nothing"] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,84 +52,67 @@ class CompareScreen(Screen):
 
     template: ClassVar[str] = "explorer/compare.html.j2"
 
-    form: Form = field(metadata=help_text("the question"))
-    columns: tuple[ComparisonColumn, ...] = field(
-        metadata=help_text("the rankings; the first is the one compared with")
-    )
-    choices: tuple[Link, ...] = field(metadata=help_text("rankings to show or leave out"))
-    asked: bool = field(metadata=help_text("whether there is an answer at all"))
-    caveat: str = field(default=CAVEAT, metadata=help_text("what a score is not"))
-    method: str = field(default="", metadata=help_text("method, checkpoints and learning rates in one line"))
+    form: Annotated[Form, "the question"]
+    columns: Annotated[tuple[ComparisonColumn, ...], "the rankings; the first is the one compared with"]
+    choices: Annotated[tuple[Link, ...], "rankings to show or leave out"]
+    asked: Annotated[bool, "whether there is an answer at all"]
 
 
-def compare_screen(open_indexes: OpenIndexes, state: QuestionState, asker: ModelWorker) -> tuple[CompareScreen, bool]:
-    """Show rankings side by side; also whether one of them is still being computed."""
+def compare_screen(open_indexes: OpenIndexes, state: QuestionState, asker: ModelWorker) -> CompareScreen:
+    """Show rankings side by side."""
     chosen = [open_indexes.get(name) for name in state.index] or [open_indexes.first]
     first, question = chosen[0], state.question
     for one in chosen:
         one.check_filters(question)
     kept = {one.name: one.questions.get(question) for one in chosen} if state.text else {}
     main = kept.get(first.name)
-    wanted = _compared_names(state, main, len(chosen))
-    leading = [hit.id for hit in main.answer.proponents] if main is not None else []
-    columns = [_of_index(one, kept.get(one.name), leading, one is first, asker, state) for one in chosen]
-    if main is not None:
-        columns += [_of_baseline(first, name, main.answer, leading) for name in wanted]
+    usual = USUAL if len(chosen) == 1 else ()
+    known = [name for name in state.beside or usual if main is not None and name in main.answer.baselines]
+    wanted = known[: MOST_INDEXES - len(chosen)]
+    ranks = {hit.id: rank for rank, hit in enumerate(main.answer.proponents, 1)} if main is not None else {}
     pending = [asker.pending(question, one.folder) for one in chosen]
-    screen = CompareScreen(
+    columns = [
+        _of_index(one, kept.get(one.name), job, None if one is first else ranks)
+        for one, job in zip(chosen, pending, strict=True)
+    ]
+    if main is not None:
+        columns += [_of_baseline(first, name, main.answer, ranks) for name in wanted]
+    moving = any(job is not None and job.state in {"waiting", "running"} for job in pending)
+    return CompareScreen(
+        title="Rankings side by side",
+        refresh=1.0 if moving else 0.0,
         form=form(open_indexes, first, state),
         columns=tuple(columns[:MOST_INDEXES]),
         choices=_choices(open_indexes, state, [one.name for one in chosen], main, wanted),
         asked=any(kept.values()) or any(pending),
         method=method_line(first.plan),
     )
-    return screen, any(job is not None and job.state in {"waiting", "running"} for job in pending)
 
 
-def _compared_names(state: QuestionState, main: StoredAnswer | None, indexes: int) -> tuple[str, ...]:
-    known = tuple(main.answer.baselines) if main is not None else ()
-    wanted = state.beside or (USUAL if indexes == 1 else ())
-    return tuple(name for name in wanted if name in known)[: MOST_INDEXES - indexes]
-
-
-def _of_index(
-    shown: OpenIndex,
-    kept: StoredAnswer | None,
-    leading: Sequence[str],
-    first: bool,
-    asker: ModelWorker,
-    state: QuestionState,
-) -> ComparisonColumn:
+def _of_index(shown: OpenIndex, kept: StoredAnswer | None, job: QuestionJob | None, ranks: Ranks) -> ComparisonColumn:
     plan = shown.plan
     name = plan.method.name
     note = f"{shown.name}, {len(plan.checkpoints)} checkpoints, {shown.store.counts.examples:,} training examples"
     if kept is None:
-        job = asker.pending(state.question, shown.folder)
-        told = "This index was not asked yet." if job is None else job.error or f"In progress: {job.stage} …"
-        return ComparisonColumn(title=name, note=note, hits=(), overlap="", problem=told)
+        problem = "This index was not asked yet." if job is None else job.error or f"In progress: {job.stage} …"
+        return ComparisonColumn(title=name, note=note, hits=(), overlap="", problem=problem)
     rows = [(hit.id, hit.score, hit.text, hit.label) for hit in kept.answer.proponents]
-    return _column(shown, name, note, rows, leading, first=first)
+    return _column(shown, name, note, rows, ranks)
 
 
-def _of_baseline(shown: OpenIndex, name: str, answer: Explanation, leading: Sequence[str]) -> ComparisonColumn:
+def _of_baseline(shown: OpenIndex, name: str, answer: Explanation, ranks: Ranks) -> ComparisonColumn:
     whole = shown.table.whole
     places = [whole.numbers.get(one.id, -1) for one in answer.baselines[name]]
     found = whole.rows(np.asarray([one for one in places if one >= 0], dtype=np.int64))
     texts = {str(row["id"]): (str(row["text"]), row["label"]) for row in found}
     rows = [(one.id, one.score, *texts.get(one.id, ("", None))) for one in answer.baselines[name]]
-    return _column(shown, name, "a baseline, for comparison", rows, leading)
+    return _column(shown, name, "a baseline, for comparison", rows, ranks)
 
 
 def _column(
-    shown: OpenIndex,
-    title: str,
-    note: str,
-    rows: Iterable[tuple[str, float, str, str | None]],
-    leading: Sequence[str],
-    *,
-    first: bool = False,
+    shown: OpenIndex, title: str, note: str, rows: Iterable[tuple[str, float, str, str | None]], ranks: Ranks
 ) -> ComparisonColumn:
-    """A ranking of (id, score, text, label), compared with the first one."""
+    """A ranking of (id, score, text, label), compared with the ranks of the first one; None for the first itself."""
     hits = tuple(
         ComparedHit(
             rank=rank,
@@ -136,21 +121,20 @@ def _column(
             text=clip(text, 220),
             label=label,
             score=score,
-            change="" if first else change(rank, identity, leading),
-            first=None if first or identity not in leading else leading.index(identity) + 1,
+            change="" if ranks is None else change(rank, ranks.get(identity)),
         )
         for rank, (identity, score, text, label) in enumerate(rows, 1)
     )
-    shared = sum(hit.id in leading for hit in hits)
-    overlap = "" if first else f"{shared} of {len(leading)} are in the first ranking too"
+    shared = sum(hit.id in ranks for hit in hits) if ranks is not None else 0
+    overlap = "" if ranks is None else f"{shared} of {len(ranks)} are in the first ranking too"
     return ComparisonColumn(title=title, note=note, hits=hits, overlap=overlap)
 
 
-def change(rank: int, identity: str, leading: Sequence[str]) -> str:
+def change(rank: int, first: int | None) -> str:
     """Say how an example's rank differs from that in the first ranking."""
-    if identity not in leading:
+    if first is None:
         return "new"
-    moved = leading.index(identity) + 1 - rank
+    moved = first - rank
     return "same" if moved == 0 else f"up {moved}" if moved > 0 else f"down {-moved}"
 
 
@@ -164,15 +148,11 @@ def _choices(
     """Links that show or leave out an index or a baseline."""
     links: list[Link] = []
     for name in open_indexes.shown if len(open_indexes.shown) > 1 else ():
-        toggled = _toggled(names, name)
-        if 0 < len(toggled) <= MOST_INDEXES:
-            links.append(Link(name, state.url("/compare", index=toggled), name in names))
+        others = toggled(names, name)
+        if 0 < len(others) <= MOST_INDEXES:
+            links.append(Link(name, state.url("/compare", index=others), name in names))
     for name in main.answer.baselines if main is not None else ():
         here = name in wanted
         if here or len(names) + len(wanted) < MOST_INDEXES:
-            links.append(Link(name, state.url("/compare", beside=_toggled(wanted, name) or ("none",)), here))
+            links.append(Link(name, state.url("/compare", beside=toggled(wanted, name) or ("none",)), here))
     return tuple(links)
-
-
-def _toggled(names: Sequence[str], name: str) -> tuple[str, ...]:
-    return tuple(one for one in names if one != name) if name in names else (*names, name)

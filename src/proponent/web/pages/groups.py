@@ -1,13 +1,12 @@
 """Page of the sums of scores by label or source."""
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
-from proponent.views import CAVEAT
-from proponent.views.frames import Link, Screen, help_text
+from proponent.views.frames import Link, Screen
 from proponent.web.layout import Form, file_links, form, method_line
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
-from proponent.web.pages.ask import stored_of
+from proponent.web.pages.ask import find_answer
 from proponent.web.questions import GroupScores, StoredAnswer
 from proponent.web.states import QuestionState, TableState
 
@@ -20,16 +19,11 @@ class GroupScreen(Screen):
 
     template: ClassVar[str] = "explorer/groups.html.j2"
 
-    form: Form = field(metadata=help_text("the question"))
-    headline: str = field(metadata=help_text("what is explained; empty without an answer"))
-    by: tuple[Link, ...] = field(metadata=help_text("columns to sum by"))
-    sums: tuple[tuple[GroupScores, str], ...] = field(
-        metadata=help_text("sums of a value and the table of its examples, largest total first")
-    )
-    answer: str = field(metadata=help_text("URL of the answer"))
-    exports: tuple[Link, ...] = field(default=(), metadata=help_text("files of these sums"))
-    caveat: str = field(default=CAVEAT, metadata=help_text("what a score is not"))
-    method: str = field(default="", metadata=help_text("method, checkpoints and learning rates in one line"))
+    form: Annotated[Form, "the question"]
+    headline: Annotated[str, "what is explained; empty without an answer"]
+    by: Annotated[tuple[Link, ...], "columns to sum by"]
+    sums: Annotated[tuple[tuple[GroupScores, str], ...], "sums of a value, and the table of its examples"]
+    answer: Annotated[str, "URL of the answer"]
 
     @property
     def largest(self) -> float:
@@ -39,11 +33,12 @@ class GroupScreen(Screen):
 
 def group_screen(open_indexes: OpenIndexes, shown: OpenIndex, state: QuestionState) -> GroupScreen:
     """Show sums over groups."""
-    kept = stored_of(shown, state)
+    kept = find_answer(shown, state)
     known = tuple(kept.groups) if kept is not None else ()
     by = state.by if state.by in known else next(iter(known), "label")
     table = TableState(index=shown.name).url
     return GroupScreen(
+        title="Groups",
         form=form(open_indexes, shown, state),
         headline=kept.answer.headline if kept is not None else "",
         by=tuple(Link(one, state.url("/groups", by=one), one == by) for one in known),

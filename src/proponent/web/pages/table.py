@@ -1,8 +1,8 @@
 """Page of all training examples: searched, filtered, sorted."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -10,13 +10,11 @@ from proponent.actions.decisions import Decision
 from proponent.actions.label_errors import RANKINGS
 from proponent.data import spans
 from proponent.errors import InputError
-from proponent.types import Span
-from proponent.views import CAVEAT
-from proponent.views.frames import Link, Screen, help_text
+from proponent.views.frames import Link, Screen
 from proponent.views.text_marks import Mark, clip
-from proponent.web.layout import file_links, method_line
+from proponent.web.layout import Filter, file_links, method_line
 from proponent.web.open_indexes import OpenIndex
-from proponent.web.states import SIZES, ExampleState, TableState
+from proponent.web.states import SIZES, ExampleState, TableState, toggled
 from proponent.web.table import NO_VALUE, ExampleTable, Selection
 
 TITLES = {
@@ -36,54 +34,33 @@ TABLE_FILES = ("csv", "jsonl", "parquet", "cleanlab")
 class TableRow:
     """One training example in the table."""
 
-    id: str = field(metadata=help_text("id of the training example"))
-    row: int = field(metadata=help_text("0-based row of the source"))
-    place: int = field(metadata=help_text("number of the row on this screen, from 1"))
-    url: str = field(metadata=help_text("its page"))
-    text: str = field(metadata=help_text("the text"))
-    second: str | None = field(metadata=help_text("second text or target; None without one"))
-    spans: tuple[Span, ...] = field(metadata=help_text("what the search found in the text"))
-    second_spans: tuple[Span, ...] = field(metadata=help_text("what the search found in the second text"))
-    label: str | None = field(metadata=help_text("given class; None of a language model"))
-    predicted: str | None = field(metadata=help_text("class of largest mean probability"))
-    suggested: str | None = field(metadata=help_text("class that a flagged label should rather be"))
-    quality: float | None = field(
-        metadata=help_text("label score: mean probability of the given class; low is suspect")
-    )
-    flagged: bool = field(metadata=help_text("whether the label is flagged as wrong"))
-    loss: float = field(metadata=help_text("loss at the last checkpoint"))
-    source: str | None = field(metadata=help_text("where it comes from; None when the data does not say"))
-    decided: str = field(metadata=help_text("decision: keep, fix, drop, or empty"))
-    new_label: str | None = field(metadata=help_text("label of a fix"))
-
-    @property
-    def marks(self) -> tuple[Mark, ...]:
-        """What the search found, as marks without a share."""
-        return tuple((start, end, 0.0) for start, end in self.spans)
-
-    @property
-    def second_marks(self) -> tuple[Mark, ...]:
-        """The same in the second text."""
-        return tuple((start, end, 0.0) for start, end in self.second_spans)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facet:
-    """One way to narrow the table down."""
-
-    title: str = field(metadata=help_text("what it is"))
-    options: tuple[Link, ...] = field(metadata=help_text("values with counts; following one chooses or leaves it"))
-    chosen: int = field(metadata=help_text("number of chosen values"))
+    id: Annotated[str, "id of the training example"]
+    row: Annotated[int, "0-based row of the source"]
+    place: Annotated[int, "number of the row on this screen, from 1"]
+    url: Annotated[str, "its page"]
+    text: Annotated[str, "the text"]
+    second: Annotated[str | None, "second text or target; None without one"]
+    marks: Annotated[tuple[Mark, ...], "what the search found in the text, as marks without a share"]
+    second_marks: Annotated[tuple[Mark, ...], "what the search found in the second text"]
+    label: Annotated[str | None, "given class; None of a language model"]
+    predicted: Annotated[str | None, "class of largest mean probability"]
+    suggested: Annotated[str | None, "class that a flagged label should rather be"]
+    quality: Annotated[float | None, "label score: mean probability of the given class; low is suspect"]
+    flagged: Annotated[bool, "whether the label is flagged as wrong"]
+    loss: Annotated[float, "loss at the last checkpoint"]
+    source: Annotated[str | None, "where it comes from; None when the data does not say"]
+    decided: Annotated[str, "decision: keep, fix, drop, or empty"]
+    new_label: Annotated[str | None, "label of a fix"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnHead:
     """A column of the table by which it can be sorted."""
 
-    title: str = field(metadata=help_text("what it shows"))
-    url: str = field(metadata=help_text("the table sorted by it"))
-    order: str = field(metadata=help_text('"ascending", "descending" or "none"'))
-    name: str = field(metadata=help_text("of the column"))
+    title: Annotated[str, "what it shows"]
+    url: Annotated[str, "the table sorted by it"]
+    order: Annotated[str, '"ascending", "descending" or "none"']
+    name: Annotated[str, "of the column"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,36 +69,24 @@ class TableScreen(Screen):
 
     template: ClassVar[str] = "explorer/table.html.j2"
 
-    index: str = field(metadata=help_text("name of the index"))
-    rows: tuple[TableRow, ...] = field(metadata=help_text("what this page of the table shows"))
-    total: int = field(metadata=help_text("training examples that may be found"))
-    matching: int = field(metadata=help_text("training examples that are selected"))
-    first: int = field(metadata=help_text("number of the first one shown, from 1"))
-    facets: tuple[Facet, ...] = field(metadata=help_text("ways to narrow down"))
-    heads: tuple[ColumnHead, ...] = field(metadata=help_text("columns to sort by"))
-    q: str = field(metadata=help_text("what is searched for"))
-    how: str = field(metadata=help_text("substring, word or regex"))
-    low: str = field(metadata=help_text("least label score, as text"))
-    high: str = field(metadata=help_text("largest label score, as text"))
-    hidden: tuple[tuple[str, str], ...] = field(
-        metadata=help_text("the rest of the state, which the search form keeps")
-    )
-    clear: str = field(metadata=help_text("the table without any choice"))
-    chosen: tuple[Link, ...] = field(metadata=help_text("choices that are made; following one leaves it"))
-    earlier: str = field(metadata=help_text("URL of the page before; empty on the first"))
-    later: str = field(metadata=help_text("URL of the next page; empty on the last"))
-    pages: int = field(metadata=help_text("number of pages"))
-    page: int = field(metadata=help_text("number of this page, from 1"))
-    sizes: tuple[Link, ...] = field(metadata=help_text("other numbers of rows per page"))
-    exports: tuple[Link, ...] = field(metadata=help_text("files of what is selected"))
-    names: tuple[str, ...] = field(metadata=help_text("classes; none of a language model"))
-    problem: str = field(default="", metadata=help_text("why the search found nothing, when it could not be done"))
-    searched: int | None = field(
-        default=None, metadata=help_text("examples looked at before the time was up; else None")
-    )
-    caveat: str = field(default=CAVEAT, metadata=help_text("what a score is not"))
-    method: str = field(default="", metadata=help_text("method, checkpoints and learning rates in one line"))
-    ranking: str = field(default="", metadata=help_text("what the label score is"))
+    rows: Annotated[tuple[TableRow, ...], "what this page of the table shows"]
+    total: Annotated[int, "training examples that may be found"]
+    matching: Annotated[int, "training examples that are selected"]
+    first: Annotated[int, "number of the first one shown, from 1"]
+    facets: Annotated[tuple[Filter, ...], "ways to narrow down"]
+    heads: Annotated[tuple[ColumnHead, ...], "columns to sort by"]
+    state: Annotated[TableState, "what is searched for and how"]
+    hidden: Annotated[tuple[tuple[str, str], ...], "the rest of the state, which the search form keeps"]
+    clear: Annotated[str, "the table without any choice"]
+    chosen: Annotated[tuple[Link, ...], "choices that are made; following one leaves it"]
+    earlier: Annotated[str, "URL of the page before; empty on the first"]
+    later: Annotated[str, "URL of the next page; empty on the last"]
+    pages: Annotated[int, "number of pages"]
+    page: Annotated[int, "number of this page, from 1"]
+    sizes: Annotated[tuple[Link, ...], "other numbers of rows per page"]
+    problem: Annotated[str, "why the search found nothing, when it could not be done"] = ""
+    searched: Annotated[int | None, "examples looked at before the time was up; else None"] = None
+    ranking: Annotated[str, "what the label score is"] = ""
 
 
 def table_screen(shown: OpenIndex, state: TableState) -> TableScreen:
@@ -140,6 +105,7 @@ def table_screen(shown: OpenIndex, state: TableState) -> TableScreen:
     places = selection.places[start : start + state.size]
     kinds = TABLE_FILES if table.names is not None else TABLE_FILES[:-1]
     return TableScreen(
+        title="Training examples",
         index=shown.name,
         rows=rows_of(shown, places, decisions, start + 1, state),
         total=int(table.alive.sum()),
@@ -147,10 +113,7 @@ def table_screen(shown: OpenIndex, state: TableState) -> TableScreen:
         first=start + 1,
         facets=_facets(state, selection),
         heads=_heads(table, state),
-        q=state.q,
-        how=state.how,
-        low="" if state.low is None else f"{state.low:g}",
-        high="" if state.high is None else f"{state.high:g}",
+        state=state,
         hidden=tuple(pair for pair in state.pairs if pair[0] not in {"q", "how", "low", "high", "page"}),
         clear=TableState(index=state.index, size=state.size).url("/table"),
         chosen=_chosen(state),
@@ -189,8 +152,8 @@ def rows_of(
             url=ExampleState(index=shown.name, id=identity).url("/example"),
             text=str(content["text"]),
             second=seconds[at],
-            spans=marks[at],
-            second_spans=second_marks[at],
+            marks=marks[at],
+            second_marks=second_marks[at],
             label=content["label"],
             loss=float(shown.table.losses[-1, place]),
             source=content["source"],
@@ -216,42 +179,34 @@ def _verdict(table: ExampleTable, place: int) -> dict[str, Any]:
     }
 
 
-def _marks(texts: list[str], state: TableState) -> list[tuple[Span, ...]]:
-    return spans(texts, state.how, state.q) if state.q and texts else [()] * len(texts)
+def _marks(texts: list[str], state: TableState) -> list[tuple[Mark, ...]]:
+    """What the search found in each text."""
+    found = spans(texts, state.how, state.q) if state.q and texts else [()] * len(texts)
+    return [tuple((start, end, 0.0) for start, end in one) for one in found]
 
 
-def _facets(state: TableState, selection: Selection) -> tuple[Facet, ...]:
-    made: list[Facet] = []
+def _facets(state: TableState, selection: Selection) -> tuple[Filter, ...]:
+    made: list[Filter] = []
     for name, title in TITLES.items():
-        counts = selection.counts.get(name, {})
+        counts, chosen = selection.counts.get(name, {}), state.chosen(name)
         if len(counts) < 2:
             continue
-        chosen = _values(state, name)
-        values = sorted(counts, key=lambda one: -counts[one]) if len(counts) > MOST_OPTIONS else list(counts)
-        values = [one for one in values[:MOST_OPTIONS] if one != NO_VALUE or counts[one]]
-        values += [one for one in chosen if one not in values]
+        frequent = len(counts) > MOST_OPTIONS
+        values = sorted(counts, key=lambda one: -counts[one])[:MOST_OPTIONS] if frequent else list(counts)
         options = tuple(
             Link(value, _toggled(state, name, value), value in chosen, f"{counts.get(value, 0):,}")
-            for value in values
-            if value
+            for value in dict.fromkeys([*values, *chosen])
+            if value != NO_VALUE
         )
-        made.append(Facet(title=title, options=options, chosen=len(chosen)))
+        made.append(Filter(name=name, title=title, options=options, total=len(counts)))
     return tuple(made)
 
 
-def _values(state: TableState, name: str) -> tuple[str, ...]:
-    """The chosen values of a facet."""
-    if name == "flag":
-        return (state.flag,) if state.flag else ()
-    return getattr(state, name)
-
-
 def _toggled(state: TableState, name: str, value: str) -> str:
-    chosen = _values(state, name)
+    chosen = state.chosen(name)
     if name == "flag":
         return state.url("/table", flag="" if value in chosen else value, page=1)
-    left = tuple(one for one in chosen if one != value) if value in chosen else (*chosen, value)
-    return state.url("/table", **{name: left, "page": 1})
+    return state.url("/table", **{name: toggled(chosen, value), "page": 1})
 
 
 def _chosen(state: TableState) -> tuple[Link, ...]:
@@ -269,7 +224,7 @@ def _chosen(state: TableState) -> tuple[Link, ...]:
     return *found, *(
         Link(f"{title.lower()}: {clip(value, 40)}", _toggled(state, name, value))
         for name, title in TITLES.items()
-        for value in _values(state, name)
+        for value in state.chosen(name)
     )
 
 
@@ -279,11 +234,10 @@ def _heads(table: ExampleTable, state: TableState) -> tuple[ColumnHead, ...]:
         shown += [("label", "label", "Given"), ("predicted", "predicted", "Predicted"), ("score", "score", "Score")]
     shown.append(("loss", "loss", "Loss"))
     first = state.sort[0] if state.sort else "row"
+    orders = {first.removeprefix("-"): "descending" if first.startswith("-") else "ascending"}
     made: list[ColumnHead] = []
     for key, name, title in shown:
-        order = "none"
-        if first.removeprefix("-") == key:
-            order = "descending" if first.startswith("-") else "ascending"
+        order = orders.get(key, "none")
         rest = tuple(one for one in state.sort if one.removeprefix("-") != key)[:2]
         keys = (f"-{key}" if order == "ascending" else key, *rest)
         made.append(ColumnHead(title=title, url=state.url("/table", sort=keys, page=1), order=order, name=name))

@@ -15,7 +15,6 @@ from proponent.gradients.projection import Projection
 from proponent.method import Baseline, Gradients, Layers, Retaken, Term
 from proponent.method import Projection as ProjectionSpec
 from proponent.models import Encoded, Run
-from proponent.store import PlannedBlock
 
 SMALL = 32_768
 """Parameters of layers up to which "auto" keeps gradients in full."""
@@ -51,14 +50,6 @@ class LayerVectors:
     def width(self, table: int, lengths: Int[np.ndarray, " n"]) -> int:
         """Numbers kept per token, as if an example's vector were spread over its tokens."""
         return max(table, int(self.projection.size / max(1.0, float(lengths.mean()))))
-
-    def planned(self) -> list[PlannedBlock]:
-        """Describe the layers for the plan of an index."""
-        return [
-            PlannedBlock(name=one.name, o=one.o, i=one.i, kept_o=kept[0], kept_i=kept[1])
-            for one in self.choice.blocks
-            for kept in (self.projection.shapes[one.name],)
-        ]
 
     def notes(self) -> list[str]:
         """Say which layers are scored, and whether in full."""

@@ -1,8 +1,8 @@
-"""One loaded checkpoint at work: encoded examples in, kept gradients out. Building and asking share it."""
+"""One loaded checkpoint at work: encoded examples in, gradients out, for the training set and for queries."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,13 +15,19 @@ from proponent.gradients.gradient import Gradient
 from proponent.gradients.head_rows import head_rows
 from proponent.gradients.layer_hooks import UnbatchedError
 from proponent.gradients.layer_selection import Choice
+from proponent.gradients.layer_vectors import LayerVectors, chosen_layers, settled, slices_by_length, token_words
 from proponent.gradients.model_parts import is_tied, table_shape, word_tables
 from proponent.gradients.projection import compress
 from proponent.gradients.vocabulary_head import HeadOuter
-from proponent.index.layer_vectors import LayerVectors, chosen_layers, settled, slices_by_length, token_words
-from proponent.method import Baseline, EmbeddingRows, Layers, Logit, Reduction, Retaken, Term, similarity_of
+from proponent.method import EmbeddingRows, Gradients, Layers, Logit, Reduction, Retaken, Term, similarity_of
 from proponent.models import Encoded, Encoder, Run, SampledLabels
-from proponent.preconditioners.base import fitters_of
+from proponent.models.batch import Batch
+from proponent.models.tasks.base import Losses, Objective
+
+Loss = Callable[[Batch, Objective], Losses]
+"""Chooses what of a batch is differentiated, as a function of the model's logits."""
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,42 @@ class GradientSpec:
     path: str  # the embedding path to report
     tied: bool  # whether the head shares the embedding's table
     choice: Choice | None = None  # other layers; None for none
+    pooled: bool = False  # the mean last hidden state, too
     folded: bool = False  # whether the head's part of a shared table is taken as rows of the text's own tokens
+
+    @classmethod
+    def of_index(cls, method: Term, run: Run, model: nn.Module, *, closed_head: bool = True) -> "GradientSpec":
+        """What an index by this method keeps; `closed_head` allows the vocabulary head in closed form."""
+        if not isinstance(method, Gradients):
+            return NO_GRADIENTS
+        if isinstance(method.gradient, Layers):
+            return cls.of_layers(method, run, model, closed_head=closed_head)
+        lm, tied = not run.task.labels, is_tied(model, decoding=run.task.decodes)
+        if not isinstance(method.gradient, EmbeddingRows):
+            return cls(rows=False, outer=not lm, head=lm, path="output" if lm else "exact", tied=tied)
+        path = method.gradient.path if tied else "exact"
+        head = tied and path in {"exact", "output"}
+        folded = head and method.gradient.direction is not None
+        rows = path != "output" or folded
+        return cls(rows=rows, outer=False, head=head and not folded, path=path, tied=tied, folded=folded)
+
+    @classmethod
+    def of_layers(
+        cls, method: Gradients | Retaken, run: Run, model: nn.Module, *, closed_head: bool = True
+    ) -> "GradientSpec":
+        """The layers that a method names, also of one whose index keeps no gradients."""
+        choice = chosen_layers(method, run, model, closed_head=closed_head)
+        tied = is_tied(model, decoding=run.task.decodes)
+        return cls(rows=choice.rows, outer=False, head=choice.head, path="exact", tied=tied, choice=choice)
 
     @property
     def by_token(self) -> bool:
         """Whether the index is searched by token: rows of the word embedding are all that is kept."""
         return self.rows and not self.head and not (self.choice is not None and self.choice.blocks)
+
+
+NO_GRADIENTS = GradientSpec(rows=False, outer=False, head=False, path="exact", tied=False)
+"""The model is run forward alone."""
 
 
 @dataclass(frozen=True)
@@ -53,43 +89,15 @@ class GradientBatch:
     bad: Bool[np.ndarray, " n"]  # examples whose loss or gradient is not finite; their forms are empty
 
 
-def gradient_spec(
-    method: Term, run: Run, model: nn.Module, *, retaken: bool = False, closed_head: bool = True
-) -> GradientSpec:
-    """Decide which gradients to take."""
-    if isinstance(method, Baseline) or (isinstance(method, Retaken) and not retaken):
-        return GradientSpec(rows=False, outer=False, head=False, path="exact", tied=False)
-    lm, decoding = not run.task.labels, run.task.decodes
-    tied = is_tied(model, decoding=decoding)
-    if isinstance(method, Retaken) or isinstance(method.gradient, Layers):
-        choice = chosen_layers(method, run, model, closed_head=closed_head)
-        return GradientSpec(rows=choice.rows, outer=False, head=choice.head, path="exact", tied=tied, choice=choice)
-    if not isinstance(method.gradient, EmbeddingRows):
-        return GradientSpec(rows=False, outer=not lm, head=lm, path="output" if lm else "exact", tied=tied)
-    path = method.gradient.path if tied else "exact"
-    head = tied and path in {"exact", "output"}
-    folded = head and method.gradient.direction is not None
-    rows = path != "output" or folded
-    return GradientSpec(rows=rows, outer=False, head=head and not folded, path=path, tied=tied, folded=folded)
-
-
 class GradientComputer:
-    """One checkpoint, ready to give gradients."""
+    """One checkpoint, ready to give gradients; without a spec, those that an index by the method keeps."""
 
     def __init__(
-        self,
-        run: Run,
-        model: nn.Module,
-        method: Term,
-        encoder: Encoder,
-        *,
-        pooled: bool = False,
-        retaken: bool = False,
-        closed_head: bool = True,
+        self, run: Run, model: nn.Module, method: Term, encoder: Encoder, spec: GradientSpec | None = None
     ) -> None:
         self.run, self.model, self.encoder = run, model, encoder
-        self.method = settled(method, run, model, closed_head=closed_head)
-        self.spec = gradient_spec(self.method, run, model, retaken=retaken, closed_head=closed_head)
+        self.method = settled(method, run, model) if spec is None else method
+        self.spec = spec or GradientSpec.of_index(self.method, run, model)
         self.table = table_shape(model, decoding=run.task.decodes)
         choice = self.spec.choice
         self.layers = LayerVectors.of(choice, self.method)
@@ -99,7 +107,7 @@ class GradientComputer:
             model,
             embedding=self.spec.rows,
             head=self.spec.outer or self.spec.head or self.spec.folded,
-            pooled=pooled,
+            pooled=self.spec.pooled,
             blocks=() if choice is None else choice.blocks,
             order=None if choice is None else choice.order,
         )
@@ -107,72 +115,37 @@ class GradientComputer:
         self.elementwise: dict[str, Tensor] | None = None
         self._special = np.asarray(sorted(set(run.tokenizer.all_special_ids)), dtype=np.int64)
 
-    @property
-    def needs_table(self) -> bool:
-        """Whether the checkpoint's table changes what is taken."""
-        return self.layers is not None and any(one.stage != "query" for one in fitters_of(self.method))
+    def train(self, encoded: Sequence[Encoded], labels: Sequence[int]) -> GradientBatch:
+        """Gradients of training examples."""
+        return self._gradients(encoded, labels, None, _loss)
 
-    def prepare(self, table: Mapping[str, np.ndarray]) -> None:
-        """Put in place what was fitted before any gradient: a refitted last layer, second moments, directions."""
-        for one in fitters_of(self.method):
-            if one.stage != "query":
-                one.install(self, table)
-
-    def __call__(
-        self,
-        encoded: Sequence[Encoded],
-        labels: Sequence[int],
-        against: Sequence[int] | None = None,
-        *,
-        asked: bool = False,
+    def query(
+        self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None = None
     ) -> GradientBatch:
-        """Take the gradients of one batch."""
-        if self.layers is None or len(encoded) < 2:
-            return self._batch(encoded, labels, against, asked)
-        cuts = self._cuts(encoded)
-        if len(cuts) < 2:
-            try:
-                return self._batch(encoded, labels, against, asked)
-            except UnbatchedError:
-                self._singly = True
-                cuts = self._cuts(encoded)
-        parts = [
-            self._batch(encoded[cut], labels[cut], None if against is None else list(against)[cut], asked)
-            for cut in cuts
-        ]
-        return _joined(parts)
+        """Gradients of queries, whose loss, logit or contrast with other labels is explained."""
+        return self._gradients(encoded, labels, against, self._query_loss)
 
-    def _cuts(self, encoded: Sequence[Encoded]) -> list[slice]:
-        """Batches that hooks can see through."""
-        if self._singly:
-            return [slice(place, place + 1) for place in range(len(encoded))]
-        return slices_by_length(encoded)
+    def train_words(self, encoded: Encoded, label: int, width: int) -> Float[np.ndarray, "w p"]:
+        """Split the gradient of the layers of a training example by its words."""
+        return self._words(encoded, width, self._captured([encoded], [label], None, _loss)[0])
 
-    def words(
-        self, encoded: Encoded, label: int, width: int, against: int | None = None, *, asked: bool = False
+    def query_words(
+        self, encoded: Encoded, label: int, width: int, against: int | None = None
     ) -> Float[np.ndarray, "w p"]:
-        """Split the gradient of the layers of one example by its words."""
-        assert self.layers is not None
-        captured, _ = self._captured([encoded], [label], None if against is None else [against], asked)
-        assert captured.calls is not None
-        return self.layers.projection.by_word(captured.calls, token_words(encoded), width, self.elementwise)
+        """Split the gradient of the layers of a query by its words."""
+        other = None if against is None else [against]
+        return self._words(encoded, width, self._captured([encoded], [label], other, self._query_loss)[0])
 
     def calls(
         self, encoded: Sequence[Encoded], labels: Sequence[int], draws: SampledLabels | None = None
     ) -> Iterator[tuple[Captured, int]]:
         """Capture layers of a batch, in parts where they must be."""
+        loss = _loss if draws is None else draws.losses
 
-        def parts() -> list[tuple[Captured, int]]:
-            cuts = self._cuts(encoded)
-            made = [self._captured(encoded[cut], labels[cut], None, False, draws)[0] for cut in cuts]
-            return [(captured, cut.stop - cut.start) for captured, cut in zip(made, cuts, strict=True)]
+        def take(cut: slice) -> tuple[Captured, int]:
+            return self._captured(encoded[cut], labels[cut], None, loss)[0], cut.stop - cut.start
 
-        try:
-            found = parts()
-        except UnbatchedError:
-            self._singly = True
-            found = parts()
-        yield from found
+        yield from self._in_parts(take, encoded)
 
     def vectors(self, captured: Captured, count: int) -> Float[np.ndarray, "n p"]:
         """Lay what was captured out as vectors."""
@@ -180,25 +153,48 @@ class GradientComputer:
         assert captured.calls is not None
         return self.layers.projection.vectors(captured.calls, count, self.elementwise)
 
-    def _batch(
-        self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None, asked: bool
+    def _query_loss(self, _: Batch, objective: Objective) -> Losses:
+        return objective.logits if isinstance(self.method.objective, Logit) else objective.losses
+
+    def _gradients(
+        self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None, loss: Loss
     ) -> GradientBatch:
-        return self._passed(*self._captured(encoded, labels, against, asked))
+        def take(cut: slice) -> GradientBatch:
+            others = None if against is None else against[cut]
+            return self._batch(*self._captured(encoded[cut], labels[cut], others, loss))
+
+        parts = self._in_parts(take, encoded)
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    def _in_parts(self, take: Callable[[slice], Part], encoded: Sequence[Encoded]) -> list[Part]:
+        """Take a batch in parts that hooks can see through; one by one where a layer's calls have no batch."""
+        try:
+            return [take(cut) for cut in self._cuts(encoded)]
+        except UnbatchedError:
+            if self._singly:
+                raise
+            self._singly = True
+            return [take(cut) for cut in self._cuts(encoded)]
+
+    def _cuts(self, encoded: Sequence[Encoded]) -> list[slice]:
+        if self.layers is None or len(encoded) < 2:
+            return [slice(0, len(encoded))]
+        if self._singly:
+            return [slice(place, place + 1) for place in range(len(encoded))]
+        return slices_by_length(encoded)
+
+    def _words(self, encoded: Encoded, width: int, captured: Captured) -> Float[np.ndarray, "w p"]:
+        assert self.layers is not None
+        assert captured.calls is not None
+        return self.layers.projection.by_word(captured.calls, token_words(encoded), width, self.elementwise)
 
     def _captured(
-        self,
-        encoded: Sequence[Encoded],
-        labels: Sequence[int],
-        against: Sequence[int] | None,
-        asked: bool,
-        draws: SampledLabels | None = None,
+        self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None, loss: Loss
     ) -> tuple[Captured, HeadOuter | Rows | None]:
         batch = self.encoder.collate(encoded, labels)
         objective, decoder = self.run.task.objective(batch, self._reduction, against), batch.decoder
         read = None if decoder is None else (decoder.mask, decoder.words)
-        losses = objective.logits if asked and isinstance(self.method.objective, Logit) else objective.losses
-        losses = losses if draws is None else draws.losses(batch, objective)
-        captured = self._capture(batch.inputs, losses, batch.words, read)
+        captured = self._capture(batch.inputs, loss(batch, objective), batch.words, read)
         if captured.inputs is None or objective.predictions is None:
             return captured, None
         target, weight = objective.predictions
@@ -246,7 +242,7 @@ class GradientComputer:
             return None
         return Dense.of(self.vectors(captured, len(captured.losses)))
 
-    def _passed(self, captured: Captured, head: HeadOuter | Rows | None) -> GradientBatch:
+    def _batch(self, captured: Captured, head: HeadOuter | Rows | None) -> GradientBatch:
         folded, head = (head, None) if isinstance(head, Rows) else (None, head)
         whole = Gradient(captured.rows, captured.outer, head, self._dense(captured))
         bad = ~(np.isfinite(captured.losses) & whole.finite(len(captured.losses)))
@@ -260,6 +256,10 @@ class GradientComputer:
             folded = None if folded is None else folded.without(bad)
             kept = replace(kept, rows=compress(taken, rows, self._special, folded))
         return GradientBatch(kept, captured.losses, self._predicted(captured.logits), captured.pooled, bad)
+
+
+def _loss(_: Batch, objective: Objective) -> Losses:
+    return objective.losses
 
 
 def _joined(parts: Sequence[GradientBatch]) -> GradientBatch:

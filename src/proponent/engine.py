@@ -1,0 +1,102 @@
+"""Where independent pieces of work are done: in this process, or in several on this machine."""
+
+import os
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from proponent.errors import InputError
+from proponent.processes import SAFE
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Does one piece of work for many items."""
+
+    def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """Yield results as they are finished, in any order; the work may be sent to other processes."""
+        ...
+
+
+class InProcess:
+    """Works through the items in this process, in order."""
+
+    def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """Yield the result of each item."""
+        return map(work, items)
+
+
+@dataclass(frozen=True)
+class LocalProcesses:
+    """Spawns processes on this machine; the work is sent to each of them once."""
+
+    workers: int
+
+    def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """Yield results as they are finished; one item is done in this process."""
+        if len(items) < 2:
+            yield from map(work, items)
+            return
+        with _pool(self.workers, work) as pool:
+            futures = [pool.submit(_do, item) for item in items]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            except BrokenProcessPool as error:
+                raise InputError(
+                    "a worker process ended by itself: not enough memory, or a training function that other processes "
+                    "cannot import; what is finished is kept: try --workers 1"
+                ) from error
+
+
+def engine_of(workers: int) -> Engine:
+    """Choose an engine by the number of processes; one worker is this process."""
+    if workers < 1:
+        raise InputError(f"--workers {workers}: at least one process trains")
+    return InProcess() if workers == 1 else LocalProcesses(workers)
+
+
+@contextmanager
+def _pool(workers: int, work: Callable[[Any], Any]) -> Generator[ProcessPoolExecutor]:
+    """Open a pool of spawned processes; closing it cancels what has not begun."""
+    # A spawned process imports modules before it takes over this one's sys.path, and starts when work is submitted.
+    before, os.environ[SAFE] = os.environ.get(SAFE), "1"
+    try:
+        with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (work,)) as pool:
+            try:
+                yield pool
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+    finally:
+        if before is None:
+            del os.environ[SAFE]
+        else:
+            os.environ[SAFE] = before
+
+
+_work: list[Callable[[Any], Any]] = []  # of a worker process: what it was started with
+
+
+def _begin(work: Callable[[Any], Any]) -> None:
+    _work[:] = [work]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _do(item: Any) -> Any:
+    return _work[0](item)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is killed: nobody would ever give it work again."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

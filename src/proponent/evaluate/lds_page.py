@@ -1,0 +1,98 @@
+"""The page of an LDS: plain and within groups, each with its ceiling."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from proponent.errors import InputError
+from proponent.evaluate.controls import best_control, with_controls
+from proponent.evaluate.intervals import Estimate, widened
+from proponent.evaluate.lds import Ceiling, ceiling, lds_replicates, lds_sides, spearman
+from proponent.evaluate.report import figure, plain_rows, report, verdict
+from proponent.views.evaluation import EvaluationReport, Figure
+
+
+def lds_page(
+    scores: Mapping[str, Float[np.ndarray, "q n"]],
+    controls: Mapping[str, Float[np.ndarray, "q n"]],
+    masks: Bool[np.ndarray, "m n"],
+    outputs: Float[np.ndarray, "r m q"],
+    notes: Sequence[str] = (),
+    *,
+    groups: Int[np.ndarray, " n"] | None = None,
+    grouping: str = "class",
+) -> EvaluationReport:
+    """The page of an LDS, plain and within groups, from scores and outputs alone; verdicts compare within groups."""
+    queries = outputs.shape[2]
+    everything = with_controls(scores, controls)
+    limits, columns = _lds_columns(everything, masks, outputs, ("LDS", "of ceiling", None))
+    facts = [("subsets", str(len(masks))), ("retrains", str(outputs.shape[0] * outputs.shape[1])), *limits]
+    figures = {name: list(one.figures) for name, one in columns.items()}
+    where = ""
+    if groups is not None:
+        names = (f"LDS within {grouping}", f"of ceiling within {grouping}", groups)
+        try:
+            limits, columns = _lds_columns(everything, masks, outputs, names)
+        except InputError as error:
+            notes = [*notes, f"LDS within {grouping} is missing: {error}; verdicts compare plain LDS"]
+        else:
+            facts += [(f"{name} within {grouping}", value) for name, value in limits]
+            figures = {name: [*figures[name], *one.figures] for name, one in columns.items()}
+            where = f" within {grouping}"
+    best = best_control({name: one.value for name, one in columns.items()}, controls)
+    verdicts = {
+        name: verdict(_ahead(columns[name], columns[best], queries), best + where)
+        for name in scores
+        if best is not None
+    }
+    if len(outputs) > 1:
+        facts.append(("retrain noise", f"{outputs.std(0, ddof=1).mean():.2f} in log-odds"))
+    else:
+        notes = [*notes, "one seed: the noise ceiling is unknown; --seeds 2 tells it"]
+    return report(
+        "lds",
+        f"LDS over {queries} queries",
+        "rank correlation of summed scores with what models trained on random halves say; 0 is chance, the ceiling is "
+        "what a perfect score would reach against the noise of retraining"
+        + (f"; within {grouping}: what the halves' {grouping} counts explain is taken out of both sides" * bool(where)),
+        [one.name for one in next(iter(figures.values()))],
+        plain_rows(figures, controls, verdicts),
+        facts=facts,
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True)
+class _LdsColumn:
+    """LDS of one method: its figures, its value and what the bootstrap draws."""
+
+    figures: tuple[Figure, Figure]
+    value: float
+    draws: Float[np.ndarray, " r"]
+
+
+def _lds_columns(
+    everything: Mapping[str, Float[np.ndarray, "q n"]],
+    masks: Bool[np.ndarray, "m n"],
+    outputs: Float[np.ndarray, "r m q"],
+    names: tuple[str, str, Int[np.ndarray, " n"] | None],
+) -> tuple[list[tuple[str, str]], dict[str, _LdsColumn]]:
+    """The noise ceiling in words and the LDS of every method and control, within groups where there are some."""
+    first, second, groups = names
+    limit: Ceiling | None = ceiling(outputs, masks, groups) if len(outputs) > 1 else None
+    found: dict[str, _LdsColumn] = {}
+    for name, one in everything.items():
+        sums, left = lds_sides(one, masks, outputs.mean(0), groups)
+        value, draws = float(spearman(sums, left).mean()), lds_replicates(sums, left)
+        share = None if limit is None or limit.value == 0 else value / limit.value
+        estimate = figure(first, widened(value, draws, int(outputs.shape[2])))
+        found[name] = _LdsColumn((estimate, Figure(second, share)), value, draws)
+    if limit is None:
+        return [], found
+    return [("noise ceiling", f"{limit.value:.3f} (reliability of one retrain {limit.reliability:.3f})")], found
+
+
+def _ahead(ours: _LdsColumn, theirs: _LdsColumn, queries: int) -> Estimate:
+    return widened(ours.value - theirs.value, ours.draws - theirs.draws, queries)
