@@ -153,3 +153,10 @@ def test_frequencies_count_examples_not_tokens(texts: list[list[int]], size: int
     weights = token_weights(found, len(texts))
     assert (weights >= 0).all()
     assert weights.max() > 0
+
+
+def test_few_checkpoints_are_said(bert: Truth, tmp_path: Path) -> None:
+    index = build(bert, tmp_path / "index", "tracin-we-idf", steps=[20])
+    assert any(
+        note.startswith("checkpoints used: 1; tracin-we-idf is at its best") for note in index.store.manifest.notes
+    )

@@ -16,7 +16,7 @@ from proponent.data import Columns, read
 from proponent.errors import DataError, InputError, MismatchError, RunError
 from proponent.training.trainer import Training, _Watch, label_names, train
 
-TINY = Training(epochs=2, batch_size=8, max_length=24, width=16, layers=1, vocabulary=200, quiet=True)
+TINY = Training(epochs=2, checkpoints=2, batch_size=8, max_length=24, width=16, layers=1, vocabulary=200, quiet=True)
 
 
 def test_a_classifier_from_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ Data sets of the choice: trec, sst2; of the report: agnews, toxic_tweets_davidso
 
 import argparse
 import csv
+import json
 import sys
 from pathlib import Path
 
@@ -24,6 +25,20 @@ REPORT = ("agnews", "toxic_tweets_davidson", "newsgroups20")
 LENGTHS = {"trec": 32, "sst2": 48, "agnews": 48, "toxic_tweets_davidson": 40, "newsgroups20": 64}
 LABELS = {"trec": "label_name", "sst2": "label", "newsgroups20": "label_name"}
 ROWS, QUERIES = 2_000, 200
+FORMS = {
+    "direction": {},
+    "root of the norm": {"norm": 0.5},
+    "whole norm": {"norm": 1.0},
+    "whole norm, once": {"norm": 1.0, "repeats": "once"},
+    "once": {"repeats": "once"},
+    "idf to the half": {"power": 0.5},
+    "idf to 1.5": {"power": 1.5},
+    "idf squared": {"power": 2.0},
+    "no idf": {"power": 0.0},
+    "equal weights": {"weights": "constant"},
+}
+"""Fields that are changed; a baseline of each is the first."""
+METHODS = ("tracin-we-idf", "tracin-we", "tracin-we-adam-unit", "tracin-last", "tracin-all", "grad-cos")
 
 
 def examples(path: Path, label: str) -> list[Example]:
@@ -59,7 +74,7 @@ def command(*words: object) -> None:
             raise
 
 
-def trained(args: argparse.Namespace, name: str) -> Path:
+def trained(args: argparse.Namespace, name: str, checkpoints: int = 10) -> Path:
     """Folder of a data set's files and its run."""
     home = args.cache / name
     home.mkdir(parents=True, exist_ok=True)
@@ -67,25 +82,49 @@ def trained(args: argparse.Namespace, name: str) -> Path:
         found = task(args.data, name)
         write(home / "train.csv", found.train)
         write(home / "queries.csv", found.queries)
-    if not (home / "run").is_dir():
+    if not (home / f"run-{checkpoints}").is_dir():
         command(
-            "train", home / "train.csv", "--out", home / "run", "--epochs", args.epochs, "--max-length", LENGTHS[name],
-            "--quiet",
+            "train", home / "train.csv", "--out", home / f"run-{checkpoints}", "--epochs", args.epochs, "--max-length",
+            LENGTHS[name], "--checkpoints", checkpoints, "--quiet",
         )  # fmt: skip
     return home
 
 
-def bank(args: argparse.Namespace, name: str) -> None:
-    """Retrain on halves; every method is measured against them later."""
-    home = trained(args, name)
+def evaluate(args: argparse.Namespace, name: str, methods: list[str], what: str, checkpoints: int = 10) -> None:
+    """Retrain on halves, unless the cache holds them, and measure methods."""
+    home = trained(args, name, checkpoints)
     command(
-        "evaluate", home / "run", home / "train.csv", "--queries", home / "queries.csv", "--metric", "lds", "--points",
-        QUERIES, "--subsets", args.subsets, "--seeds", 2, "--methods", "tracin-last", "--max-length", LENGTHS[name],
-        "--cache", home / "cache", "--quiet", "--out", home / "bank.json",
+        "evaluate", home / f"run-{checkpoints}", home / "train.csv", "--queries", home / "queries.csv", "--metric",
+        "lds", "--points", QUERIES, "--subsets", args.subsets, "--seeds", 2, "--runs", args.runs, "--methods",
+        ",".join(methods), "--max-length", LENGTHS[name], "--cache", home / "cache", "--quiet", "--out",
+        home / f"{what}-{checkpoints}-{args.runs}.json",
     )  # fmt: skip
 
 
-STEPS = {"bank": bank}
+def bank(args: argparse.Namespace, name: str) -> None:
+    """Retrain on halves; every method is measured against them later."""
+    evaluate(args, name, ["tracin-last"], "bank")
+
+
+def choose(args: argparse.Namespace, name: str) -> None:
+    """Forms of rows by direction, side by side."""
+    folder = args.cache / "methods"
+    folder.mkdir(exist_ok=True)
+    made: list[str] = []
+    for form, changes in FORMS.items():
+        path = folder / f"{form}.json"
+        path.write_text(json.dumps({"method": "tracin-we-idf", "name": form} | changes))
+        made.append(str(path))
+    for checkpoints in (3, 5, 10, 20):
+        evaluate(args, name, made if checkpoints == 10 else made[:1], "choose", checkpoints)
+
+
+def report(args: argparse.Namespace, name: str) -> None:
+    """The chosen form beside the other methods."""
+    evaluate(args, name, list(METHODS), "report")
+
+
+STEPS = {"bank": bank, "choose": choose, "report": report}
 
 
 def arguments() -> argparse.Namespace:
@@ -97,6 +136,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=Path("fidelity-cache/g"))
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--subsets", type=int, default=60)
+    parser.add_argument("--runs", type=int, default=1)
     return parser.parse_args()
 
 
