@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import proponent
+import test_two_texts as two_texts
 from gradients import some_rows
 from oracle import Place
 from proponent.gradients.projection import directed
 from proponent.method import Direction
+from proponent.models import Encoded, Run
 from proponent.preconditioners.idf import document_frequencies, token_weights
 from test_search import answers, ask, assert_equal, assert_shares_sum, build
 from truth import RATES, Row, Truth, classifier_run, lm_run, pair_run
@@ -160,3 +162,39 @@ def test_few_checkpoints_are_said(bert: Truth, tmp_path: Path) -> None:
     assert any(
         note.startswith("checkpoints used: 1; tracin-we-idf is at its best") for note in index.store.manifest.notes
     )
+
+
+def test_an_encoder_decoder_is_the_formula(tmp_path: Path) -> None:
+    """T5: one table for the words of both sides and for the head."""
+    folder = two_texts.run_of("t5", tmp_path)
+    index = two_texts.build(folder, tmp_path / "index", "tracin-we-idf")
+    special = set(Run.from_pretrained(folder).tokenizer.all_special_ids)
+    texts = {asked: two_texts.encoded_of(folder, asked) for asked in (False, True)}
+
+    def looked_up(one: Encoded) -> Counter[int]:
+        assert one.targets is not None
+        return Counter(token for token in [*one.ids.tolist(), *one.targets[:-1].tolist()] if token not in special)
+
+    def held(one: Encoded) -> set[int]:
+        assert one.targets is not None
+        return {*looked_up(one), *(token for token in one.targets.tolist() if token not in special)}
+
+    n = len(texts[False])
+    frequency = Counter(token for one in texts[False] for token in held(one))
+    total = 0.0
+    for step in two_texts.STEPS:
+        vectors: dict[bool, np.ndarray] = {}
+        for asked, encoded in texts.items():
+            flat = two_texts.matrix(folder, step, lambda name, _: name == "shared.weight", asked=asked)
+            table = flat.reshape(len(encoded), Run.from_pretrained(folder).tokenizer.vocab_size, -1)
+            made = np.zeros(table.shape)
+            for row, one in enumerate(encoded):
+                counts = looked_up(one)
+                for token in held(one):
+                    gradient, often = table[row, token].astype(np.float64), 1 + np.log(max(1, counts[token]))
+                    idf = np.log((n + 1) / (frequency[token] + 1))
+                    made[row, token] = idf * often * gradient / (np.linalg.norm(gradient) or 1.0)
+            flat_rows = made.reshape(len(encoded), -1)
+            vectors[asked] = flat_rows / np.linalg.norm(flat_rows, axis=1, keepdims=True)
+        total = total + RATES[step] * vectors[True] @ vectors[False].T
+    assert_equal(two_texts.scores(index), np.asarray(total), 1e-5)

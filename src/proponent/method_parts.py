@@ -101,7 +101,7 @@ class Direction(Spec):
         repeats: what a token that stands several times in a text weighs: 1 + log of its count, or as much as once.
     """
 
-    kind: Literal["direction"] = "direction"
+    kind: Literal["by-direction"] = "by-direction"
     norm: float = Field(default=0.0, ge=0.0, le=1.0)
     repeats: Literal["log", "once"] = "log"
 
