@@ -198,3 +198,14 @@ def test_an_encoder_decoder_is_the_formula(tmp_path: Path) -> None:
             vectors[asked] = flat_rows / np.linalg.norm(flat_rows, axis=1, keepdims=True)
         total = total + RATES[step] * vectors[True] @ vectors[False].T
     assert_equal(two_texts.scores(index), np.asarray(total), 1e-5)
+
+
+def test_an_append_says_how_far_frequencies_have_drifted(bert: Truth, tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    build(bert, folder, "tracin-we-idf")
+    rows = [row | {"id": f"more-{at}"} for at, row in enumerate(bert.queries)]
+    index = proponent.build(bert.folder, rows, folder, "tracin-we-idf", append=True, quiet=True)
+    (note,) = [one for one in index.store.manifest.notes if "document frequencies are those of the first build" in one]
+    assert "idf would differ by" in note
+    assert index.store.n == len(bert.training) + len(rows)
+    assert np.isfinite(ask(index, bert.queries)).all()

@@ -1,6 +1,7 @@
 """Build an index: every example's kept gradient at every checkpoint, shard by shard, resumable, by many processes."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -284,8 +285,7 @@ class Build:
             )
         if self.spec.path == "input" and self.spec.tied:
             notes.append("path input: the head shares the embedding's table, and its part of the gradient is left out")
-        if self.writer.base is not None and any(one.stage == "elementwise" for one in self._fitters):
-            notes.append(f"{self.examples.name} was appended: second moments are those of the first build")
+        notes += self._appended_notes()
         if self._directed and len(self.checkpoints) < FEW * len({one.id.run for one in self.checkpoints}):
             notes.append(
                 f"checkpoints used: {len(self.checkpoints)}; {self.method.name} is at its best with about ten of each "
@@ -294,6 +294,15 @@ class Build:
         if self.options.rows != "fp32":
             notes.append(f"gradient rows are kept as {self.options.rows} with one scale each: scores are rounded")
         return notes
+
+    def _appended_notes(self) -> Iterator[str]:
+        """What an appended source takes over from the first build."""
+        first = self.checkpoints[0]
+        for one in self._fitters if self.writer.base is not None else ():
+            table = self.writer.read_table(first.id)
+            said = one.appended(table, self.worker.stored(self.writer, self.cuts, first))
+            if said:
+                yield f"{self.examples.name} was appended: {said}"
 
     @property
     def _directed(self) -> bool:

@@ -4,7 +4,7 @@ A pass reads data batch by batch. `partial` yields the sums of one batch, `reduc
 into arrays, and `close` sees all layers. Arrays whose name begins with "_" are for later passes and never published.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -146,6 +146,10 @@ class Fitter(Protocol):
     def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
         """Say what was fitted at a checkpoint."""
         return []
+
+    def appended(self, table: Arrays, batches: Iterable[Batch]) -> str:
+        """Say what an appended source, given by its finished gradients, takes over from the first build."""
+        return ""
 
     def cost(self, facts: ModelFacts) -> Cost:
         """Say what it adds to a build."""

@@ -3,7 +3,7 @@
 The query side takes the square of it, so that an index keeps rows that know nothing of other rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -75,6 +75,23 @@ class Fitter(Preconditioner):
         if flat(table["frequencies"], int(table["documents"][0])):
             return ["every token stands in every training example: idf would be 0 throughout, and is taken as 1"]
         return []
+
+    def appended(self, table: Arrays, batches: Iterable[Batch]) -> str:
+        """Say how far the frequencies have drifted."""
+        kept, documents = table["frequencies"], int(table["documents"][0])
+        fresh, count = np.zeros_like(kept), 0
+        for batch in batches:
+            sums = dict(self.partial(Pass("frequencies", "gradients", "after"), batch, table, ()))
+            fresh, count = fresh + sums["frequencies"], count + int(sums["documents"][0])
+        power, held = self.spec.power, max(int(fresh.sum()), 1)
+        before = token_weights(kept, documents, power)
+        after = token_weights(kept + fresh, documents + count, power)
+        moved = float(fresh @ np.abs(after - before)) / max(float(fresh @ before), 1e-12)
+        unseen = float(fresh[kept == 0].sum()) / held
+        return (
+            f"document frequencies are those of the first build; with these rows idf would differ by {moved:.1%} on "
+            f"average, and {unseen:.1%} of their tokens are new: build the index again when that is much"
+        )
 
     def cost(self, facts: ModelFacts) -> Cost:
         """One scan, and a count per token."""
