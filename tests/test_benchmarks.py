@@ -324,6 +324,9 @@ def test_smoke_agreement(data: Path, tmp_path: Path):
 @pytest.fixture
 def as_script(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Let a script run in this process; what it imports of its own folder is forgotten."""
+    own = {path.stem for path in FOLDER.rglob("*.py")}
+    for name in own & set(sys.modules):  # tests/ has modules of the same names
+        monkeypatch.delitem(sys.modules, name)
     before = set(sys.modules)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(sys, "path", list(sys.path))

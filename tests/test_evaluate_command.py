@@ -220,12 +220,14 @@ def test_without_the_baselines_extra_random_rows_are_no_lexical_control(
     words += ["--set", "epochs=1", "--methods", "tracin-we", "--cache", tmp_path / "cache", "--json"]
     code, out, err = said(*words)
     assert code == 0, err
-    assert "5 queries x k = 2 x 1 seeds = 15 retrains" in err
+    assert "5 queries x k = 2 x 1 seeds = 20 retrains" in err
     assert "one seed does not show the retrain noise" in err
     page = json.loads(out)
     assert [row["method"] for row in page["rows"]] == ["tracin-we", "random"]
-    assert page["rows"][1]["figures"][1]["value"] is None, "random rows have one side"
-    assert page["columns"] == ["helped deleted", "hurt deleted"], "a language model has no class to flip"
+    figures = [one["value"] for one in page["rows"][1]["figures"]]
+    assert [one is None for one in figures] == [False, False, True, True], "random rows are drawn for both sides"
+    columns = ["helped deleted", "hurt deleted", "helped less random rows", "hurt less random rows"]
+    assert page["columns"] == columns, "a language model has no class to flip"
     for name in ("bm25", "tfidf-label"):
         assert any(f"control {name} is missing" in note and "is not installed" in note for note in page["notes"])
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planted import planted
+from proponent.data import read
 from proponent.errors import InputError
 from proponent.evaluate import (
     Retrains,
@@ -122,6 +123,9 @@ def test_language_models_are_grouped_by_format_or_length():
     name, groups = row_groups("auto", mixed, None, mixed)
     assert (name, groups.tolist()) == ("format", [0] * 8 + [1])
     assert row_groups("auto", plain, np.arange(8) % 2, plain)[0] == "class"
+    for sources, wanted in ((["web"] * 8, "length quartile"), (["web", "wiki"] * 4, "source")):
+        data = read([{"text": "x" * (row + 1), "source": source} for row, source in enumerate(sources)])
+        assert row_groups("auto", [*data], None, data)[0] == wanted
     with pytest.raises(InputError, match="a language model has no classes"):
         row_groups("class", plain, None, plain)
     with pytest.raises(InputError, match="do not say where rows come from"):

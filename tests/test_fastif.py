@@ -115,7 +115,7 @@ def test_the_whole_block_of_a_transformer(bert: Truth, fresh: Folder) -> None:
                     one -= sign * step * part.view_as(one)
     rough = (sides[0] - sides[1]) / (2 * step)
     assert torch.nn.functional.cosine_similarity(product.double(), rough, dim=0) > 0.999
-    assert not any(one.requires_grad for one in fast._work.model.parameters())
+    assert not any(one.requires_grad for one in fast._computer.model.parameters())
     whole = scores(index, bert)
     assert np.isfinite(whole).all()
     assert "of trainable parameters" in told(index, bert.queries[0])[1]

@@ -18,7 +18,7 @@ import tiny
 from proponent.data import Columns, read
 from proponent.errors import DataError, InputError, MismatchError, RunError
 from proponent.models.recorder import spread
-from proponent.training.trainer import Training, _Watch, label_names, train
+from proponent.training.trainer import Training, _Padding, _Watch, label_names, train
 
 TINY = Training(epochs=2, checkpoints=2, batch_size=8, max_length=24, width=16, layers=1, vocabulary=200, quiet=True)
 
@@ -214,3 +214,9 @@ def test_weights_in_16_bits_take_half_the_disk_and_are_read_as_they_are(tmp_path
     for name, weight in theirs.items():
         assert ours[name].dtype == weight.dtype
         np.testing.assert_allclose(ours[name].numpy(), weight.numpy(), rtol=1e-3, atol=1e-6)
+
+
+def test_an_empty_row_is_padded_as_whole_numbers():
+    batch = _Padding(7)([{"input_ids": [], "labels": 1}, {"input_ids": [3, 4], "labels": 0}])
+    assert {name: one.tolist() for name, one in batch.items()} == {"input_ids": [[7, 7], [3, 4]], "labels": [1, 0]}
+    assert not batch["input_ids"].is_floating_point()

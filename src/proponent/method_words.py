@@ -207,7 +207,7 @@ def _place(tree: Tree, field: str, word: str, value: object) -> Tree | None:
     """The part of a method that holds the field of a word; None where the word does not apply."""
     kind: str = tree["kind"]
     gradient: Tree = tree.get("gradient") or {}
-    objective: Tree = tree.get("objective", {})
+    objective: Tree = tree.get("objective") or {}
     layers_only = (word == "curvature" and value != "none") or (word == "refit" and value is not None)
     if (
         (word == "measure" and kind != "gradients")
@@ -236,7 +236,7 @@ def _unlike(tree: Tree, word: str, value: object) -> InputError | None:
             f"{name} stores its gradients, and solver={value} is for methods that take them again: choose --method "
             "fastif, or leave it out"
         )
-    if word == "loss" and "objective" in tree:
+    if word == "loss" and tree.get("objective") is not None:
         return InputError(
             f"{name} takes the logit of a label, which is no sum over tokens: leave loss={value} out, or give "
             "measure=loss too"

@@ -20,7 +20,7 @@ def row_groups(
     sourced = any(one is not None for one in sources)
     if grouping == "auto":
         formats = {_format(one) for one in train}
-        other = "source" if sourced else "format" if len(formats) > 1 else "length"
+        other = "source" if len(set(sources)) > 1 else "format" if len(formats) > 1 else "length"
         grouping = "class" if labels is not None else other
     if grouping == "class":
         if labels is None:

@@ -175,7 +175,7 @@ class Index:
             aggregate: see `explain`.
 
         Returns:
-            One answer per query, in order, each made when it is batch for.
+            One answer per query, in order, each made when it is read.
 
         Raises:
             InputError: a text is empty, or an option does not fit the run.

@@ -296,7 +296,7 @@ class _Padding:
         fill = {"input_ids": self.pad_id, "labels": COUNTED_OUT}
         batch: dict[str, torch.Tensor] = {}
         for name in rows[0]:
-            values = [torch.tensor(row[name]) for row in rows]
+            values = [torch.tensor(row[name], dtype=torch.long) for row in rows]
             # a classifier's label is one number
             batch[name] = (
                 pad_sequence(values, batch_first=True, padding_value=fill.get(name, 0))

@@ -38,7 +38,7 @@ def _string(longest: int, asked: str) -> Callable[[object], str]:
     return check
 
 
-def _whole(low: int, high: int) -> BeforeValidator:
+def _whole(low: int = -(10**12), high: int = 10**12) -> BeforeValidator:
     """A whole number in ASCII digits: pydantic also reads "1.0" and "1_000"."""
 
     def check(value: object) -> int:
@@ -208,7 +208,7 @@ class TableState(PageState):
     high: Score = None
     sort: Annotated[Names, AfterValidator(_sort_keys)] = ()
     page: Annotated[int, _whole(1, 10_000_000)] = 1
-    size: Annotated[Literal[25, 50, 100, 200], _whole(1, SIZES[-1])] = 50
+    size: Annotated[Literal[25, 50, 100, 200], _whole()] = 50
 
     def chosen(self, facet: str) -> tuple[str, ...]:
         """The chosen values of a facet."""
