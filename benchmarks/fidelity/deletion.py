@@ -57,7 +57,10 @@ def table(
         }
         found["retrains"] = result.retrains
     found["brittleness"] = {
-        name: {str(k): bootstrap(flips[np.isfinite(flips)]).to_dict() for k, flips in flipped(plan, retrains, name).items()}
+        name: {
+            str(k): bootstrap(flips[[isfinite(one) for one in flips]]).to_dict()
+            for k, flips in flipped(plan, retrains, name).items()
+        }
         for name in (RANDOM, *scores)
     }
     found["seconds_per_retrain"] = float(retrains.seconds().mean())
