@@ -55,7 +55,7 @@ def test_lds_says_what_it_will_run_and_what_it_found(news: tiny.Tiny, asked: Pat
     page = json.loads(out)
     names = [row["method"] for row in page["rows"]]
     assert names[:2] == ["tracin-we", "tracin-last"]
-    assert {"label", "bm25", "tfidf-label", "embedding", "random", "loss"} == set(names[2:])
+    assert {"label", "bm25", "tfidf-label", "embedding", "random", "loss", "tfidf-sign", "bm25-sign"} == set(names[2:])
     assert all(-1 <= row["figures"][0]["low"] <= row["figures"][0]["high"] <= 1 for row in page["rows"])
     assert any(word in page["rows"][0]["verdict"] for word in ("yes", "no", "within error"))
     facts = dict(page["facts"])
@@ -91,7 +91,7 @@ def test_deletion_holds_queries_out_and_draws_curves(news: tiny.Tiny, tmp_path: 
     assert code == 0, err
     assert "will run 5 queries x k = 2, 5 x 2 seeds = 240 retrains, half of them for random rows" in err
     page = json.loads(out)
-    assert [row["method"] for row in page["rows"]] == ["tracin-we", "random", "tfidf-label", "bm25"]
+    assert [row["method"] for row in page["rows"]] == ["tracin-we", "random", "tfidf-sign", "bm25-sign"]
     assert [row["control"] for row in page["rows"]] == [False, True, True, True]
     ours = page["rows"][0]["figures"]
     controls = {row["method"]: row["figures"][0]["value"] for row in page["rows"][2:]}

@@ -159,8 +159,12 @@ def test_a_change_means_what_it_meant_or_is_refused(name: str):
                 pytest.fail(f"{changes} is taken: {changed(named(name), changes, name)}")
 
 
+LATER = ("tracin-we-idf",)
+"""Methods that the flat record never had."""
+
+
 def test_the_table_is_the_flat_table():
-    assert [*FLAT, "replay"] == [*METHODS]
+    assert [*FLAT, "replay"] == [name for name in METHODS if name not in LATER]
     for name, flat in FLAT.items():
         whole = json.loads(json.dumps(FLAT_DEFAULTS | {"name": name} | flat))
         assert from_flat(whole, name) == from_flat({"name": name} | flat, name) == named(name)

@@ -7,16 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import proponent
 import runs
 import tiny
 from proponent.data import Columns, read
 from proponent.errors import DataError, InputError, MismatchError, RunError
+from proponent.models.recorder import spread
 from proponent.training.trainer import Training, _Padding, _Watch, label_names, train
 
-TINY = Training(epochs=2, batch_size=8, max_length=24, width=16, layers=1, vocabulary=200, quiet=True)
+TINY = Training(epochs=2, checkpoints=2, batch_size=8, max_length=24, width=16, layers=1, vocabulary=200, quiet=True)
 
 
 def test_a_classifier_from_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +97,9 @@ def test_a_pretrained_folder_with_new_labels(bert_run: Path, tmp_path: Path) -> 
 
 def test_a_pretrained_language_model(lm_run: Path, tmp_path: Path) -> None:
     data = [{"text": text} for text in runs.TEXTS]
-    run = train(read(data), tmp_path / "run", replace(TINY, model=str(lm_run / "checkpoint-6"), epochs=1))
+    run = train(
+        read(data), tmp_path / "run", replace(TINY, model=str(lm_run / "checkpoint-6"), epochs=1, checkpoints=None)
+    )
     assert [one.step for one in run.checkpoints] == [3]
 
 
@@ -101,6 +107,7 @@ def test_a_pretrained_language_model(lm_run: Path, tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"epochs": 0}, "--epochs 0"),
+        ({"checkpoints": 0}, "--checkpoints 0"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"max_length": 2}, "--max-length 2"),
         ({"layers": 0}, "--layers 0"),
@@ -177,6 +184,36 @@ def test_a_signal_ends_training_and_leaves_nothing(
     assert not (tmp_path / "run").exists()
     assert f"stopped by {name}: the unfinished run is removed" in capfd.readouterr().err
     assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_training_from_scratch_keeps_ten_checkpoints_at_equal_distances(tmp_path: Path) -> None:
+    run = train(read(runs.ROWS), tmp_path / "run", replace(TINY, epochs=7, checkpoints=None))
+    steps = [one.step for one in run.checkpoints]
+    assert steps == [2, 4, 6, 8, 10, 13, 15, 17, 19, 21]
+    assert all(one.moments is not None for one in run.checkpoints)
+    assert not list((tmp_path / "run").rglob("optimizer.pt"))
+
+
+@given(st.integers(1, 5000), st.integers(1, 60))
+def test_checkpoints_are_spread_from_the_first_to_the_last_step(total: int, count: int) -> None:
+    steps = spread(total, count)
+    assert steps[-1] == total
+    assert steps[0] >= 1
+    assert len(steps) <= min(total, count)
+    assert len(steps) == count or total < 2 * count
+    gaps = np.diff([0, *steps])
+    assert gaps.max() - gaps.min() <= 1 or total < count
+
+
+def test_weights_in_16_bits_take_half_the_disk_and_are_read_as_they_are(tmp_path: Path) -> None:
+    whole = train(read(runs.ROWS), tmp_path / "whole", TINY)
+    half = train(read(runs.ROWS), tmp_path / "half", replace(TINY, half=True))
+    sizes = [(one.checkpoints[-1].path / "model.safetensors").stat().st_size for one in (whole, half)]
+    assert sizes[1] < 0.6 * sizes[0]
+    ours, theirs = (one.load(one.checkpoints[-1]).state_dict() for one in (half, whole))
+    for name, weight in theirs.items():
+        assert ours[name].dtype == weight.dtype
+        np.testing.assert_allclose(ours[name].numpy(), weight.numpy(), rtol=1e-3, atol=1e-6)
 
 
 def test_an_empty_row_is_padded_as_whole_numbers():

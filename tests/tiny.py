@@ -11,7 +11,15 @@ from proponent.data import read
 from proponent.training.trainer import Training, train
 
 SETTINGS = Training(
-    epochs=2, batch_size=8, learning_rate=1e-2, max_length=24, width=16, layers=1, vocabulary=400, quiet=True
+    epochs=2,
+    checkpoints=2,
+    batch_size=8,
+    learning_rate=1e-2,
+    max_length=24,
+    width=16,
+    layers=1,
+    vocabulary=400,
+    quiet=True,
 )
 
 NEWS = [

@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from proponent.method_parts import (
     EKFAC,
+    IDF,
     Adam,
     All,
     AnyLoss,
@@ -20,6 +21,7 @@ from proponent.method_parts import (
     Constant,
     Damped,
     DataInf,
+    Direction,
     EmbeddingPath,
     EmbeddingRows,
     Equal,
@@ -49,8 +51,9 @@ from proponent.method_parts import (
 )
 
 __all__ = [
-    "EKFAC", "KINDS", "METHOD", "Adam", "All", "AnyLoss", "Autocorrelation", "Baseline", "BaselineName",
-    "Checkpoints", "ConjugateGradient", "Constant", "Damped", "DataInf", "EmbeddingPath", "EmbeddingRows", "Equal",
+    "EKFAC", "IDF", "KINDS", "METHOD", "Adam", "All", "AnyLoss", "Autocorrelation", "Baseline", "BaselineName",
+    "Checkpoints", "ConjugateGradient", "Constant", "Damped", "DataInf", "Direction", "EmbeddingPath", "EmbeddingRows",
+    "Equal",
     "GaussNewton", "Gradient", "Gradients", "Head", "LastOfEachRun", "LayerNames", "Layers", "LearningRate",
     "LiSSA", "Logit", "Loop", "Loss", "MaskedLoss", "Match", "Method", "Objective", "Preconditioner", "Projection",
     "Reduction", "RefitHead", "Retaken", "Scalar", "Similar", "Solver", "Spec", "Stage", "Steps", "Sum", "Term",

@@ -91,6 +91,21 @@ class Similar(Spec):
 Match = Annotated[Annotated[Equal | Similar, Field(discriminator="kind")], ByKind]
 
 
+class Direction(Spec):
+    """Rows count by direction: the row of each token is divided by its norm, times 1 + log of the token's count.
+
+    Of a table that the head shares, the rows of the text's own tokens alone are taken.
+
+    Attributes:
+        norm: power of its own norm that a row keeps: 0 for unit rows, 1 for rows in full.
+        repeats: what a token that stands several times in a text weighs: 1 + log of its count, or as much as once.
+    """
+
+    kind: Literal["by-direction"] = "by-direction"
+    norm: float = Field(default=0.0, ge=0.0, le=1.0)
+    repeats: Literal["log", "once"] = "log"
+
+
 class EmbeddingRows(Spec):
     """Gradients of the word embedding, row by row.
 
@@ -101,6 +116,7 @@ class EmbeddingRows(Spec):
         top_by: count distinct tokens (rows summed first) or positions (a repeated token takes several places).
         drop_special: leave special tokens out of the sum.
         match: which rows of two examples are multiplied: those of equal tokens, or of similar ones too.
+        direction: how rows are scaled by their norm and count; None takes them as they are.
     """
 
     kind: Literal["embedding-rows"] = "embedding-rows"
@@ -110,6 +126,7 @@ class EmbeddingRows(Spec):
     top_by: Literal["token", "position"] = "token"
     drop_special: bool = False
     match: Match = Equal()
+    direction: Annotated[Direction | None, ByKind] = None
 
     @property
     def selects_rows(self) -> bool:
@@ -187,6 +204,19 @@ class Adam(Spec):
     epsilon: float = Field(default=1e-8, ge=1e-37, le=1e37)
 
 
+class IDF(Spec):
+    """Inverse document frequency: the row of each token is multiplied by log((n + 1) / (df + 1)), on both sides.
+
+    Attributes:
+        power: of that logarithm; 0 weighs all tokens alike.
+    """
+
+    kind: Literal["idf"] = "idf"
+    stage: ClassVar[Stage] = "elementwise"
+    gradients: ClassVar[tuple[str, ...]] = ("embedding-rows",)
+    power: float = Field(default=1.0, ge=0.0, le=4.0)
+
+
 class Damped(Spec):
     """A preconditioner of the query's gradient that inverts damped eigenvalues.
 
@@ -258,7 +288,7 @@ class DataInf(Damped):
 
 
 Preconditioner = Annotated[
-    Annotated[Adam | Autocorrelation | GaussNewton | EKFAC | DataInf, Field(discriminator="kind")], ByKind
+    Annotated[Adam | IDF | Autocorrelation | GaussNewton | EKFAC | DataInf, Field(discriminator="kind")], ByKind
 ]
 
 

@@ -10,11 +10,13 @@ from typing import Any, Literal, NamedTuple, cast
 from proponent.errors import InputError
 from proponent.method import (
     EKFAC,
+    IDF,
     Adam,
     Autocorrelation,
     Baseline,
     Constant,
     DataInf,
+    Direction,
     EmbeddingRows,
     GaussNewton,
     Gradients,
@@ -55,6 +57,7 @@ VITEL = (
     "in Language Model Data Influence Estimation (arXiv 2511.04715)"
 )
 MAGIC = "Ilyas and Engstrom 2025, MAGIC: Near-Optimal Data Attribution for Deep Learning"
+OWN = "Direction and idf of TracIn-WE's rows (docs/findings.md)"
 ADAM = "TracIn-WE with the optimizer's own step"
 
 ROWS = "forward + backward to the embedding"
@@ -112,6 +115,10 @@ _ROWS = {  # a line for the method, a line for what is told about it
     "tracin-we-adam-unit": Row(
         Gradients(preconditioners=(Adam(),), normalize="train"),
         "the same, with training gradients at norm 1: the default where second moments are known", ADAM, ROWS, MOMENTS),
+    "tracin-we-idf": Row(
+        Gradients(gradient=EmbeddingRows(drop_special=True, direction=Direction()), preconditioners=(IDF(),),
+                  normalize="both"),
+        "cosine of the word embedding's rows, each by its direction times tf-idf of its token", OWN, ROWS),
     "tracin-last": Row(
         Gradients(gradient=Head()),
         "gradient products at the last layer, in closed form", PRUTHI, FORWARD),

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from proponent.disk import write_bytes
-from proponent.errors import DamagedError
+from proponent.errors import DamagedError, InputError
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
@@ -29,6 +29,24 @@ def read_tensors(path: Path, names: tuple[str, ...] | None = None) -> dict[str, 
     with _reading(path), _opened(path) as file:
         keys = cast("tuple[str, ...]", tuple(file.keys())) if names is None else names
         return {name: file.get_tensor(name) for name in keys}
+
+
+def halve(path: Path) -> None:
+    """Write the 32-bit floats of a file as 16-bit ones, in its place."""
+    tensors = read_tensors(path)
+    with _reading(path), _opened(path) as file:
+        metadata = cast("Mapping[str, str] | None", file.metadata())
+    write_tensors(path, {name: _halved(path, name, one) for name, one in tensors.items()}, metadata)
+
+
+def _halved(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype != np.float32:
+        return array
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    if np.isfinite(half).all() or not np.isfinite(array).all():
+        return half
+    raise InputError(f"{path}: {name} holds numbers too large for 16-bit floats: keep checkpoints in full (half=False)")
 
 
 class TensorSlices:

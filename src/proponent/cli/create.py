@@ -44,7 +44,14 @@ def train(
     model: Annotated[
         str | None, typer.Option(help="Pretrained model to fine-tune; default: a small model from scratch.")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data; each ends with a checkpoint.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 3,
+    checkpoints: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Checkpoints at equal distances; default: 10 from scratch, one per epoch of a pretrained model."
+        ),
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Keep checkpoints in 16-bit floats.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts per step.")] = 32,
     learning_rate: Annotated[float | None, typer.Option(help="Default: 1e-3 from scratch, 5e-5 pretrained.")] = None,
     max_length: Annotated[int, typer.Option(min=2, help="Maximum tokens per text.")] = 128,
@@ -67,6 +74,8 @@ def train(
     settings = Training(
         model,
         epochs,
+        checkpoints,
+        half,
         batch_size,
         learning_rate,
         max_length,

@@ -27,7 +27,9 @@ MARK = "proponent-demo.json"
 PLANTED = 0.05
 """Part of the training rows whose label is wrong on purpose."""
 
-TRAINING = Training(epochs=4, batch_size=16, learning_rate=1.5e-3, max_length=64, width=64, layers=2, vocabulary=3000)
+TRAINING = Training(
+    epochs=4, checkpoints=4, batch_size=16, learning_rate=1.5e-3, max_length=64, width=64, layers=2, vocabulary=3000
+)
 
 SHOWN: Ranking = "mean-probability"
 """The ranking that the demo shows in full; of the others only the share of planted errors found early."""

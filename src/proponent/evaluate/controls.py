@@ -9,9 +9,9 @@ from proponent.baselines import NAMES, Baselines, Texts
 from proponent.errors import InputError
 
 LOSS = "loss"
-CONTROLS = (*NAMES, LOSS)
-LEXICAL = ("tfidf-label", "bm25")
-"""Controls by word overlap, the ones that a case deletion retrains for."""
+SIGNED = {"tfidf-sign": "tfidf-label", "bm25-sign": "bm25"}
+"""Word overlap, positive for the query's class and negative for others, by the baseline that it is made of."""
+CONTROLS = (*NAMES, *SIGNED, LOSS)
 
 
 def controls(
@@ -25,15 +25,19 @@ def controls(
         for name in ("label", "bm25", "tfidf-label", "embedding", "random")
         if name not in missing
     }
+    if train.labels is not None and queries.labels is not None:
+        sign = np.where(queries.labels[:, None] == train.labels[None], 1.0, -1.0)
+        bare = Baselines(Texts(train.texts)), Texts(queries.texts)
+        found |= {name: bare[0].scores(of, bare[1]) * sign for name, of in SIGNED.items() if of not in missing}
     if losses is not None:
         found[LOSS] = np.tile(-np.asarray(losses, dtype=np.float64), (len(queries.texts), 1))
     return found, tuple(f"control {name} is missing: {reason}" for name, reason in missing.items())
 
 
-def lexical() -> tuple[str, ...]:
-    """Lexical controls whose packages are installed."""
+def lexical(*, labelled: bool) -> tuple[str, ...]:
+    """Controls by word overlap, which a case deletion retrains for; those whose packages are installed."""
     missing = Baselines(Texts([])).missing()
-    return tuple(name for name in LEXICAL if name not in missing)
+    return tuple(name if labelled else of for name, of in SIGNED.items() if of not in missing)
 
 
 def refuse_clashes(methods: Sequence[str]) -> None:

@@ -123,7 +123,11 @@ class Experiment:
         digest = hashlib.sha256(loop.identity.encode()).hexdigest()[:16]
         home = self.request.cache / "runs" / digest
         seeds = range(1001, 1001 + self.request.runs)  # other seeds than any retrain's
-        return [write_run(loop, home / f"seed-{seed}", seed, quiet=self.request.quiet) for seed in seeds]
+        count = len(self.request.run.checkpoints)  # as many as the run has, which its users would index
+        return [
+            write_run(loop, home / f"{count}-checkpoints-{seed}", seed, checkpoints=count, quiet=self.request.quiet)
+            for seed in seeds
+        ]
 
     @property
     def labels(self) -> Int[np.ndarray, " n"] | None:

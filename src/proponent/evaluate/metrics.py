@@ -90,7 +90,7 @@ def measure_deletion(subject: Experiment) -> EvaluationReport:
     """Case deletion of every method, of the lexical controls and of random rows."""
     request, retrains = subject.request, subject.retrains(keep_places=True)
     seeds = 3 if request.seeds is None else request.seeds
-    whole, named = np.arange(retrains.retrainer.size), lexical()
+    whole, named = np.arange(retrains.retrainer.size), lexical(labelled=subject.labels is not None)
     with one_thread():
         full = retrains.outputs([RetrainJob(whole, seed) for seed in range(seeds)], "full runs")
         base = np.stack([one.of(subject.problem.query_labels) for one in full])

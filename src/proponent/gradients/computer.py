@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from proponent.gradients.capture import Capture, Captured, head_outer, head_table
-from proponent.gradients.forms import Dense
+from proponent.gradients.forms import Dense, Rows
 from proponent.gradients.gradient import Gradient
+from proponent.gradients.head_rows import head_rows
 from proponent.gradients.layer_hooks import UnbatchedError
 from proponent.gradients.layer_selection import Choice
 from proponent.gradients.layer_vectors import LayerVectors, chosen_layers, settled, slices_by_length, token_words
@@ -40,6 +41,7 @@ class GradientSpec:
     tied: bool  # whether the head shares the embedding's table
     choice: Choice | None = None  # other layers; None for none
     pooled: bool = False  # the mean last hidden state, too
+    folded: bool = False  # whether the head's part of a shared table is taken as rows of the text's own tokens
 
     @classmethod
     def of_index(cls, method: Term, run: Run, model: nn.Module, *, closed_head: bool = True) -> "GradientSpec":
@@ -53,7 +55,9 @@ class GradientSpec:
             return cls(rows=False, outer=not lm, head=lm, path="output" if lm else "exact", tied=tied)
         path = method.gradient.path if tied else "exact"
         head = tied and path in {"exact", "output"}
-        return cls(rows=path != "output", outer=False, head=head, path=path, tied=tied)
+        folded = head and method.gradient.direction is not None
+        rows = path != "output" or folded
+        return cls(rows=rows, outer=False, head=head and not folded, path=path, tied=tied, folded=folded)
 
     @classmethod
     def of_layers(
@@ -102,7 +106,7 @@ class GradientComputer:
         self._capture = Capture(
             model,
             embedding=self.spec.rows,
-            head=self.spec.outer or self.spec.head,
+            head=self.spec.outer or self.spec.head or self.spec.folded,
             pooled=self.spec.pooled,
             blocks=() if choice is None else choice.blocks,
             order=None if choice is None else choice.order,
@@ -186,14 +190,19 @@ class GradientComputer:
 
     def _captured(
         self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None, loss: Loss
-    ) -> tuple[Captured, HeadOuter | None]:
+    ) -> tuple[Captured, HeadOuter | Rows | None]:
         batch = self.encoder.collate(encoded, labels)
         objective, decoder = self.run.task.objective(batch, self._reduction, against), batch.decoder
         read = None if decoder is None else (decoder.mask, decoder.words)
         captured = self._capture(batch.inputs, loss(batch, objective), batch.words, read)
         if captured.inputs is None or objective.predictions is None:
             return captured, None
-        return captured, head_outer(captured.inputs, *objective.predictions, batch.predicted_words)
+        target, weight = objective.predictions
+        head = head_outer(captured.inputs, target, weight, batch.predicted_words)
+        if not self.spec.folded:
+            return captured, head
+        assert captured.rows is not None
+        return captured, head_rows(head, captured.logits[weight.nan_to_num() != 0], captured.rows)
 
     def losses(
         self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None = None
@@ -233,14 +242,19 @@ class GradientComputer:
             return None
         return Dense.of(self.vectors(captured, len(captured.losses)))
 
-    def _batch(self, captured: Captured, head: HeadOuter | None) -> GradientBatch:
+    def _batch(self, captured: Captured, head: HeadOuter | Rows | None) -> GradientBatch:
+        folded, head = (head, None) if isinstance(head, Rows) else (None, head)
         whole = Gradient(captured.rows, captured.outer, head, self._dense(captured))
         bad = ~(np.isfinite(captured.losses) & whole.finite(len(captured.losses)))
+        if folded is not None:
+            bad |= ~folded.finite()
         kept = whole.without(bad)
         if kept.rows is not None:
             chosen = getattr(self.method, "gradient", None)
             rows = chosen if isinstance(chosen, EmbeddingRows) else EmbeddingRows()  # beside layers all are kept
-            kept = replace(kept, rows=compress(kept.rows, rows, self._special))
+            taken = kept.rows.times(np.zeros((1, 1), np.float32)) if self.spec.path == "output" else kept.rows
+            folded = None if folded is None else folded.without(bad)
+            kept = replace(kept, rows=compress(taken, rows, self._special, folded))
         return GradientBatch(kept, captured.losses, self._predicted(captured.logits), captured.pooled, bad)
 
 

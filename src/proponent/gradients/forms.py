@@ -96,6 +96,12 @@ class Rows(Ragged):
         squares = np.einsum("kd,kd->k", total.rows, total.rows, dtype=np.float64)
         return np.sqrt(np.bincount(total.owners, weights=squares, minlength=len(self)))
 
+    def products(self, other: "Rows") -> Float[np.ndarray, " n"]:
+        """Product of each example's gradient with another of the same tokens and words."""
+        mine, theirs = self.merged(by_word=False), other.merged(by_word=False)
+        products = np.einsum("kd,kd->k", mine.rows, theirs.rows, dtype=np.float64)
+        return np.maximum(np.bincount(mine.owners, weights=products, minlength=len(self)), 0.0)
+
     def terms(self, other: "Rows", width: int, other_width: int, matched: np.ndarray | None = None) -> Terms:
         """Split the product of two single examples into word x word terms."""
         same = self.ids[:, None] == other.ids[None, :] if matched is None else matched

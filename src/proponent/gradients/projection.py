@@ -15,17 +15,49 @@ from torch import Tensor
 from proponent.gradients.forms import Rows
 from proponent.gradients.layer_hooks import Call, TokenWords
 from proponent.gradients.layer_rules import Block, OneHot
-from proponent.method_parts import EmbeddingRows
+from proponent.method_parts import Direction, EmbeddingRows
 
 
-def compress(positions: Rows, kept: EmbeddingRows, special: Int[np.ndarray, " z"]) -> Rows:
-    """Turn one row per position into one row per token and word, keeping what the method keeps."""
-    rows = positions.keep(~np.isin(positions.ids, special)) if kept.drop_special else positions
-    if kept.top is None:
-        return rows.merged(by_word=True)
-    if kept.top_by == "position":
-        return rows.keep(_largest(rows, kept.top)).merged(by_word=True)
-    return top_tokens(rows.merged(by_word=True), kept.top)
+def compress(positions: Rows, kept: EmbeddingRows, special: Int[np.ndarray, " z"], head: Rows | None = None) -> Rows:
+    """Turn one row per position, and a head's part by token and word, into one row per token and word."""
+    if kept.drop_special:
+        positions = positions.keep(~np.isin(positions.ids, special))
+        head = None if head is None else head.keep(~np.isin(head.ids, special))
+    whole = positions if head is None else joined(positions, head)
+    if kept.top is not None and kept.top_by == "position":
+        whole = whole.keep(_largest(whole, kept.top))
+    made = whole.merged(by_word=True)
+    if kept.top is not None and kept.top_by == "token":
+        made = top_tokens(made, kept.top)
+    return made if kept.direction is None else directed(made, positions, kept.direction)
+
+
+def joined(left: Rows, right: Rows) -> Rows:
+    """Lay the rows of both one after another, example by example."""
+    order = np.argsort(np.concatenate([left.owners, right.owners]), kind="stable")
+    pairs = ((left.ids, right.ids), (left.words, right.words), (left.rows, right.rows))
+    return Rows(left.indptr + right.indptr, *(np.concatenate(pair)[order] for pair in pairs))
+
+
+def directed(made: Rows, positions: Rows, direction: Direction) -> Rows:
+    """Scale the rows of every token by the norm of their sum and by the token's count among the positions."""
+    tokens, places = _by_token(made)
+    norms = np.linalg.norm(tokens.rows.astype(np.float64), axis=1)
+    factors = np.divide(1.0, norms ** (1.0 - direction.norm), out=np.zeros_like(norms), where=norms > 0)
+    if direction.repeats == "log":
+        span = int(max(made.ids.max(initial=0), positions.ids.max(initial=0))) + 1
+        held, counts = np.unique(positions.owners * span + positions.ids, return_counts=True)
+        wanted = tokens.owners * span + tokens.ids
+        at = np.minimum(np.searchsorted(held, wanted), max(len(held) - 1, 0))
+        # a token that a masked text is asked for stands at no position of it
+        factors *= np.where(held[at] == wanted, 1.0 + np.log(counts[at]), 1.0) if len(held) else 1.0
+    return made.times(factors[places].astype(np.float32)[:, None])
+
+
+def _by_token(rows: Rows) -> tuple[Rows, Int[np.ndarray, " k"]]:
+    """Rows summed by token, and the place of each row's token among them."""
+    tokens, span = rows.merged(by_word=False), int(rows.ids.max(initial=0)) + 1
+    return tokens, np.searchsorted(tokens.owners * span + tokens.ids, rows.owners * span + rows.ids)
 
 
 def top_tokens(rows: Rows, k: int) -> Rows:

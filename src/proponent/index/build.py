@@ -1,6 +1,7 @@
 """Build an index: every example's kept gradient at every checkpoint, shard by shard, resumable, by many processes."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from proponent.index.planning import (
 from proponent.index.query_preconditioner import QueryPreconditioner
 from proponent.index.stored_columns import stored_columns
 from proponent.index.worker import KEPT_BYTES, Worker
-from proponent.method import Baseline, Gradients, Logit, Retaken, Term
+from proponent.method import Baseline, EmbeddingRows, Gradients, Logit, Retaken, Term
 from proponent.models import Checkpoint, Encoder, Masks, Run
 from proponent.models.best import OTHERS
 from proponent.preconditioners.base import FitFacts
@@ -46,6 +47,9 @@ from proponent.store import (
 )
 from proponent.version import __version__
 from proponent.words import RULES
+
+FEW = 5
+"""Checkpoints of a run below which rows by direction lose much (docs/findings.md)."""
 
 _SMALLER = "--rows int8 or a method that keeps fewer tokens (tracin-we-topk)"
 
@@ -259,8 +263,8 @@ class Build:
         return scale
 
     def _notes(self, skipped: tuple[SkippedRow, ...]) -> list[str]:
-        notes = self._choice_notes if self._layered is None else [*self._layered.notes(), *self._fitted_notes()]
-        notes = [*self._run_notes(), *notes]
+        layered = [] if self._layered is None else self._layered.notes()
+        notes = [*self._run_notes(), *self._choice_notes, *layered, *self._fitted_notes()]
         notes += self.run.task.notes(self.encoder.masks)
         if skipped:
             notes.append(
@@ -281,11 +285,30 @@ class Build:
             )
         if self.spec.path == "input" and self.spec.tied:
             notes.append("path input: the head shares the embedding's table, and its part of the gradient is left out")
-        if self.writer.base is not None and any(one.stage == "elementwise" for one in self._fitters):
-            notes.append(f"{self.examples.name} was appended: second moments are those of the first build")
+        notes += self._appended_notes()
+        if self._directed and len(self.checkpoints) < FEW * len({one.id.run for one in self.checkpoints}):
+            notes.append(
+                f"checkpoints used: {len(self.checkpoints)}; {self.method.name} is at its best with about ten of each "
+                "run (proponent train --checkpoints 10, proponent.Recorder(checkpoints=10))"
+            )
         if self.options.rows != "fp32":
             notes.append(f"gradient rows are kept as {self.options.rows} with one scale each: scores are rounded")
         return notes
+
+    def _appended_notes(self) -> Iterator[str]:
+        """What an appended source takes over from the first build."""
+        first = self.checkpoints[0]
+        for one in self._fitters if self.writer.base is not None else ():
+            table = self.writer.read_table(first.id)
+            said = one.appended(table, self.worker.stored(self.writer, self.cuts, first))
+            if said:
+                yield f"{self.examples.name} was appended: {said}"
+
+    @property
+    def _directed(self) -> bool:
+        """Whether rows count by direction, which differs from checkpoint to checkpoint."""
+        gradient = self.method.gradient if isinstance(self.method, Gradients) else None
+        return isinstance(gradient, EmbeddingRows) and gradient.direction is not None
 
     def _run_notes(self) -> list[str]:
         """How the run's folder was read; which checkpoints are left out is said only where the user did not choose."""

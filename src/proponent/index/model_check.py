@@ -102,7 +102,7 @@ def _path_problems(method: Gradients, rows: EmbeddingRows, model: nn.Module, *, 
                 "encoder and decoder of this model have a table each, and the head shares the decoder's: choose --path "
                 "input (the head's part is then left out; tracin-last gives it)"
             )
-        if method.scales_train or rows.selects_rows:
+        if rows.direction is None and (method.scales_train or rows.selects_rows):
             yield (
                 f"{method.name} works on the rows of the embedding alone, and this model's head shares its table: "
                 "choose --path input (the head's part is then left out, and the answer says so)"

@@ -50,7 +50,7 @@ class QueryPreconditioner:
     ) -> None:
         self._scaled = isinstance(method, Gradients) and method.scales_queries
         self._preconditioners, self._layers = preconditioners_of(method), layer_shapes(blocks)
-        self._tied = tied
+        self._tied, self._symmetric = tied, any(one.symmetric for one in self._preconditioners)
         self._table, self._gradients = lru_cache(maxsize=None)(table), gradients
 
     def _multiplied(self, step: CheckpointId, gradient: Gradient) -> Gradient:
@@ -71,22 +71,25 @@ class QueryPreconditioner:
         made = self._multiplied(step, gradient)
         if not self._scaled:
             return made, np.ones(len(gradient))
-        norms = np.sqrt(self._squares(step, replace(made, rows=gradient.rows), gradient.dense))
+        measured = made if self._symmetric else replace(made, rows=gradient.rows)
+        norms = np.sqrt(self._squares(step, measured, gradient))
         factors = 1.0 / np.where(norms > 0, norms, 1.0)
         return made.times(factors), factors
 
     def norms(self, step: CheckpointId, gradient: Gradient) -> Float[np.ndarray, " n"]:
         """Norms of training gradients as the method measures them: rows are divided, vectors times the multiplied."""
         made = self._multiplied(step, gradient)
-        return np.sqrt(self._squares(step, made, gradient.dense))
+        return np.sqrt(self._squares(step, made, gradient))
 
-    def _squares(self, step: CheckpointId, made: Gradient, plain: Dense | None) -> Float[np.ndarray, " n"]:
-        """Squared norms: of rows and head as they are, of vectors times the plain ones."""
-        total, rows = np.zeros(len(made)), made.rows
+    def _squares(self, step: CheckpointId, made: Gradient, gradient: Gradient) -> Float[np.ndarray, " n"]:
+        """Squared norms: of rows and head as they are, of vectors (and rows weighed on both sides) times the plain."""
+        total, rows, plain = np.zeros(len(made)), made.rows, gradient.dense
         if made.head is not None:
             total += squares(made.head, head_of(self._table(step)), rows if self._tied else None)
         if rows is not None and not (self._tied and made.head is not None):
-            total += rows.norms() ** 2
+            total += (
+                rows.products(gradient.rows) if self._symmetric and gradient.rows is not None else rows.norms() ** 2
+            )
         if plain is not None and made.dense is not None:
             products = np.einsum("np,np->n", plain.v, made.dense.v, dtype=np.float64)
             total += np.bincount(plain.owners, weights=np.maximum(products, 0.0), minlength=len(plain))

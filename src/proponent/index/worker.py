@@ -154,14 +154,15 @@ class Worker:
             if this.over == "texts":
                 return text_batches(prepared(), self.stream(), this)
             if this.over == "gradients":
-                return self._stored(writer, cuts, checkpoint)
+                return self.stored(writer, cuts, checkpoint)
             assert self.options.queries is not None
             last = self.checkpoints[-1]
             return [query_batch(prepared(), lambda: self._pass(last), self.options.queries, self.options.batch_size)]
 
         return source
 
-    def _stored(self, writer: Writer, cuts: list[SegmentPlan], checkpoint: Checkpoint) -> Iterator[StoredBatch]:
+    def stored(self, writer: Writer, cuts: list[SegmentPlan], checkpoint: Checkpoint) -> Iterator[StoredBatch]:
+        """Read the finished gradients of some segments, shard by shard."""
         labels = np.asarray(self.labels, dtype=np.int64)
         for one in cuts:
             for places, arrays in writer.decoded(checkpoint.id, one.planned, one.order):

@@ -20,7 +20,7 @@ from proponent.models.former import recorded
 from proponent.models.huggingface import TrainerCallback
 from proponent.models.settings import read_settings
 from proponent.models.training_trace import StepRecorder
-from proponent.tensors import write_tensors
+from proponent.tensors import halve, write_tensors
 
 EMBEDDING = "embedding"
 
@@ -45,6 +45,15 @@ _ARGUMENTS = (
     "label_smoothing_factor",
     "load_best_model_at_end",
 )
+
+
+CHECKPOINTS = 10
+"""Checkpoints of a training from scratch: with four, LDS within class loses a third (docs/findings.md)."""
+
+
+def spread(total: int, count: int) -> tuple[int, ...]:
+    """Steps, from 1 to the last, after which a checkpoint is kept: `count` of them at equal distances."""
+    return tuple(sorted({max(1, round(total * number / count)) for number in range(1, count + 1)}))
 
 
 def started_from(folder: Path) -> str | None:
@@ -96,6 +105,12 @@ class Recorder(TrainerCallback):
             evaluate` needs it to train again.
         replay: also keep what replaying the training needs: weights before the first step, and the rows, rates and
             random state of every step (`proponent_replay/` in the run's folder).
+        checkpoints: save this many times at equal distances, the last time at the end, beside what the Trainer's own
+            `save_strategy` saves ("no" leaves these alone; `save_only_model=True` keeps them small).
+        half: keep the weights of every checkpoint in 16-bit floats (half the disk; a training cannot resume from them).
+
+    Raises:
+        ValueError: `checkpoints` is below 1.
     """
 
     def __init__(
@@ -104,7 +119,12 @@ class Recorder(TrainerCallback):
         initial: str | None = None,
         *,
         replay: bool = False,
+        checkpoints: int | None = None,
+        half: bool = False,
     ) -> None:
+        if checkpoints is not None and checkpoints < 1:
+            raise ValueError(f"Recorder(checkpoints={checkpoints}): keep at least one, or leave it out")
+        self.checkpoints, self.half = checkpoints, half
         self.moments = moments
         self.initial = initial
         self.replay = replay
@@ -153,6 +173,11 @@ class Recorder(TrainerCallback):
             if self._steps is not None:
                 self._steps.end(self._rates)
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Ask for a checkpoint where one is due."""
+        if self.checkpoints is not None and state.global_step in spread(state.max_steps, self.checkpoints):
+            control.should_save = True
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Write the record of the steps, and that training has finished."""
         if state.is_world_process_zero:
@@ -180,6 +205,10 @@ class Recorder(TrainerCallback):
             if moments:
                 write_tensors(folder / MOMENTS_FILE, moments)
         _write(folder / RECORD_FILE, record)
+        if self.half:
+            for path in sorted(folder.glob("*.safetensors")):
+                if path.name != MOMENTS_FILE:
+                    halve(path)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

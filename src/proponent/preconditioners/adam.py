@@ -5,7 +5,7 @@ of epsilon. Of the word embedding the query side is divided, so that an index ke
 divided before they are projected, on both sides.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -136,6 +136,10 @@ class Fitter(Preconditioner):
         if rows is None:
             return gradient
         return replace(gradient, rows=rows.times(table["inverse_root"][rows.ids]))
+
+    def appended(self, table: Arrays, batches: Iterable[Batch]) -> str:
+        """Second moments are not taken again."""
+        return "second moments are those of the first build"
 
     def cost(self, facts: ModelFacts) -> Cost:
         """Passes, and the roots that are kept."""

@@ -4,7 +4,7 @@ A pass reads data batch by batch. `partial` yields the sums of one batch, `reduc
 into arrays, and `close` sees all layers. Arrays whose name begins with "_" are for later passes and never published.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -147,6 +147,10 @@ class Fitter(Protocol):
         """Say what was fitted at a checkpoint."""
         return []
 
+    def appended(self, table: Arrays, batches: Iterable[Batch]) -> str:
+        """Say what an appended source, given by its finished gradients, takes over from the first build."""
+        return ""
+
     def cost(self, facts: ModelFacts) -> Cost:
         """Say what it adds to a build."""
         return counted(self.passes(facts.options))
@@ -156,6 +160,9 @@ class Preconditioner(Fitter, Protocol):
     """Multiplies gradients: their entries before a projection, or the vectors of queries."""
 
     accepts: ClassVar[frozenset[type]]  # forms that it multiplies; others are left as they are
+    symmetric: ClassVar[bool] = (
+        False  # whether it stands for a factor of either side, so that norms are measured with it
+    )
 
     def apply(
         self, gradient: Gradient, table: Arrays, layers: Sequence[LayerShape], train: TrainVectors | None

@@ -4,7 +4,7 @@ One thread trains one model: sums are then taken in one order, on any number of 
 """
 
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -48,7 +48,7 @@ class Problem(Protocol):
 
 
 Watch = Callable[[nn.Module, torch.optim.Optimizer, int], None]
-"""Is shown model, optimizer and epoch (from 0) after each pass."""
+"""Is shown model, optimizer, and the pass or step (from 0) that was just done."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,10 @@ class TrainingLoop:
         with one_thread():
             return self.problem.outputs(self.fit(rows, seed))
 
-    def fit(self, rows: Int[np.ndarray, " m"], seed: int, watch: Watch | None = None) -> nn.Module:
-        """Train, and give the model."""
+    def fit(
+        self, rows: Int[np.ndarray, " m"], seed: int, watch: Watch | None = None, at: Collection[int] = ()
+    ) -> nn.Module:
+        """Train, and give the model; `watch` is called after the steps `at` (from 1), or after each pass."""
         kept = np.zeros(self.size, dtype=np.bool_)
         kept[rows] = True
         with one_thread():
@@ -84,7 +86,9 @@ class TrainingLoop:
             for epoch, passed in groupby(steps, lambda step: step.epoch):
                 for step in passed:
                     advance(model, step, self._gradient, optimizer)
-                if watch is not None:
+                    if watch is not None and step.number + 1 in at:
+                        watch(model, optimizer.inner, step.number)
+                if watch is not None and not at:
                     watch(model, optimizer.inner, epoch)
         if not all(bool(torch.isfinite(one).all()) for one in model.parameters()):
             raise InputError(

@@ -26,7 +26,7 @@ from proponent.models import Encoded, Run
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
 from proponent.models.former import recorded
 from proponent.models.huggingface import fresh_model, starting_model
-from proponent.models.recorder import FRESH, run_record, second_moments
+from proponent.models.recorder import FRESH, run_record, second_moments, spread
 from proponent.progress import track
 from proponent.tensors import write_tensors
 from proponent.training.loop import TrainingLoop
@@ -214,29 +214,34 @@ def _assumed(run: Run) -> tuple[Settings, tuple[str, ...]]:
     )
 
 
-def write_run(loop: TrainingLoop, folder: Path, seed: int, *, quiet: bool = True) -> Run:
-    """Train the run again and keep its checkpoints, one per epoch, as a folder that every command reads."""
+def write_run(
+    loop: TrainingLoop, folder: Path, seed: int, *, checkpoints: int | None = None, quiet: bool = True
+) -> Run:
+    """Train the run again into a folder that every command reads, with checkpoints at equal distances or per epoch."""
     done = recorded(folder, "proponent_retrained.json")
     problem = cast("RunProblem", loop.problem)
     if not done.is_file():
-        epochs = loop.settings.epochs
-        passed = track(range(epochs), total=epochs, label="training the scored run", unit="epochs", quiet=quiet)
+        settings = loop.settings
+        total = settings.epochs * -(-loop.size // settings.batch_size)
+        at_steps = () if checkpoints is None else spread(total, checkpoints)
+        count = len(at_steps) or settings.epochs
+        passed = track(range(count), total=count, label="training the scored run", unit="checkpoints", quiet=quiet)
         next(passed)
 
-        def watch(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
-            step = epoch + 1
+        def watch(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
+            step = number + 1
             at = folder / f"checkpoint-{step}"
             cast("Any", model).save_pretrained(at)
             problem.run.tokenizer.save_pretrained(at)
             moments = second_moments(model, optimizer, every=True)
             if moments:
                 write_tensors(at / MOMENTS_FILE, moments)
-            rate = max(float(group["lr"]) for group in optimizer.param_groups) or loop.settings.learning_rate
+            rate = max(float(group["lr"]) for group in optimizer.param_groups) or settings.learning_rate
             record = {"version": 1, "step": step, "learning_rate": rate, "learning_rates": [rate], "seed": seed}
-            write_bytes(at / RECORD_FILE, json.dumps(record | {"optimizer": loop.settings.optimizer}).encode())
+            write_bytes(at / RECORD_FILE, json.dumps(record | {"optimizer": settings.optimizer}).encode())
             next(passed, None)
 
-        loop.fit(np.arange(loop.size), seed, watch)
+        loop.fit(np.arange(loop.size), seed, watch, at_steps)
         write_bytes(done, json.dumps({"identity": loop.identity, "seed": seed}).encode())
     return Run.from_pretrained(folder, trust_remote_code=problem.run.trust_remote_code)
 

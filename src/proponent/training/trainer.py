@@ -24,7 +24,7 @@ from proponent.errors import DataError, DiskFullError, InputError, MismatchError
 from proponent.models import Run
 from proponent.models.huggingface import TrainerCallback, first_line, load_tokenizer, positions, transformers
 from proponent.models.huggingface import quiet as quiet_transformers
-from proponent.models.recorder import Recorder
+from proponent.models.recorder import CHECKPOINTS, Recorder
 from proponent.models.scratch import byte_bpe, causal_lm, classifier, wordpiece
 from proponent.progress import track
 from proponent.types import Example
@@ -41,7 +41,10 @@ class Training:
     """How to train."""
 
     model: str | None = None  # name or folder; None trains a small one from scratch
-    epochs: int = 3  # a checkpoint is kept after each
+    epochs: int = 3
+    # checkpoints at equal distances; None keeps 10 of a model from scratch, and one per epoch of a pretrained one
+    checkpoints: int | None = None
+    half: bool = False  # keep their weights in 16-bit floats
     batch_size: int = 32
     learning_rate: float | None = None  # None: 1e-3 from scratch, 5e-5 for a pretrained model
     max_length: int = 128
@@ -59,6 +62,8 @@ class Training:
         for name, least in whole.items():
             if getattr(self, name) < least:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
+        if self.checkpoints is not None and self.checkpoints < 1:
+            raise InputError(f"--checkpoints {self.checkpoints}: must be at least 1")
         for name, value in {"learning-rate": self.learning_rate, "adam-epsilon": self.adam_epsilon}.items():
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise InputError(f"--{name} {value}: must be a number above 0")
@@ -231,6 +236,9 @@ def _by_length() -> dict[str, Any]:
 
 def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path, training: Training) -> Any:
     rate = training.learning_rate or (1e-3 if training.model is None else 5e-5)
+    kept = training.checkpoints or (CHECKPOINTS if training.model is None else None)
+    initial = training.model or "fresh"
+    recorder = Recorder(initial=initial, replay=training.replay, checkpoints=kept, half=training.half)
     arguments = cast("Any", transformers.TrainingArguments)(
         output_dir=str(folder),
         num_train_epochs=training.epochs,
@@ -238,7 +246,7 @@ def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Pat
         learning_rate=rate,
         adam_epsilon=training.adam_epsilon,
         seed=training.seed,
-        save_strategy="epoch",
+        save_strategy="epoch" if kept is None else "no",
         save_only_model=True,
         logging_strategy="epoch",
         report_to=[],
@@ -252,7 +260,7 @@ def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Pat
         args=arguments,
         train_dataset=cast("Any", rows),
         processing_class=tokenizer,
-        callbacks=[Recorder(initial=training.model or "fresh", replay=training.replay), _Watch(training.quiet)],
+        callbacks=[recorder, _Watch(training.quiet)],
         data_collator=_Padding(tokenizer.pad_token_id or 0),
     )
     for noisy in (transformers.PrinterCallback, transformers.ProgressCallback):

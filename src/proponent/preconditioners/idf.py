@@ -1,0 +1,116 @@
+"""Inverse document frequency: log((n + 1) / (df + 1)) of every token multiplies its row, on both sides.
+
+The query side takes the square of it, so that an index keeps rows that know nothing of other rows.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from proponent.gradients.forms import Rows
+from proponent.gradients.gradient import Gradient
+from proponent.method import Gradients
+from proponent.method_parts import IDF
+from proponent.preconditioners.base import (
+    BuildOptions,
+    Cost,
+    FitFacts,
+    ModelFacts,
+    Pass,
+    Preconditioner,
+    Stage,
+    counted,
+)
+from proponent.preconditioners.batches import Arrays, Batch, LayerShape, Parts, StoredBatch, Sums, TrainVectors
+
+
+class Fitter(Preconditioner):
+    """Weighs tokens by how few training examples hold them."""
+
+    stage: ClassVar[Stage] = "elementwise"
+    accepts: ClassVar[frozenset[type]] = frozenset({Rows})
+    symmetric: ClassVar[bool] = True
+
+    def __init__(self, spec: IDF, method: Gradients) -> None:
+        self.spec, self.method = spec, method
+
+    def passes(self, options: BuildOptions) -> tuple[Pass, ...]:
+        """One look at the tokens of finished gradients."""
+        return (Pass("frequencies", "gradients", "after"),)
+
+    def source(self, options: BuildOptions) -> str:
+        """Say where frequencies come from."""
+        return "document frequencies of the training set"
+
+    def arrays(self, layers: Sequence[LayerShape]) -> tuple[str, ...]:
+        """Names whose presence in a table says that it is fitted."""
+        return ("frequencies", "documents")
+
+    def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Parts:
+        """In how many examples every token stands."""
+        assert isinstance(batch, StoredBatch)
+        assert batch.gradient.rows is not None
+        yield "frequencies", document_frequencies(batch.gradient.rows, batch.table[0])
+        yield "documents", np.asarray([int(batch.alive.sum())])
+
+    def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:
+        """Keep the counts: an appended source may be compared with them."""
+        return {name: sums[name] for name in ("frequencies", "documents")}
+
+    def apply(
+        self, gradient: Gradient, table: Arrays, layers: Sequence[LayerShape], train: TrainVectors | None
+    ) -> Gradient:
+        """Multiply rows by the weights of both sides."""
+        rows = gradient.rows
+        if rows is None:
+            return gradient
+        weights = token_weights(table["frequencies"], int(table["documents"][0]), self.spec.power)
+        return replace(gradient, rows=rows.times((weights[rows.ids] ** 2).astype(np.float32)[:, None]))
+
+    def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
+        """Say when no token tells examples apart."""
+        if flat(table["frequencies"], int(table["documents"][0])):
+            return ["every token stands in every training example: idf would be 0 throughout, and is taken as 1"]
+        return []
+
+    def appended(self, table: Arrays, batches: Iterable[Batch]) -> str:
+        """Say how far the frequencies have drifted."""
+        kept, documents = table["frequencies"], int(table["documents"][0])
+        fresh, count = np.zeros_like(kept), 0
+        for batch in batches:
+            sums = dict(self.partial(Pass("frequencies", "gradients", "after"), batch, table, ()))
+            fresh, count = fresh + sums["frequencies"], count + int(sums["documents"][0])
+        power, held = self.spec.power, max(int(fresh.sum()), 1)
+        before = token_weights(kept, documents, power)
+        after = token_weights(kept + fresh, documents + count, power)
+        moved = float(fresh @ np.abs(after - before)) / max(float(fresh @ before), 1e-12)
+        unseen = float(fresh[kept == 0].sum()) / held
+        return (
+            f"document frequencies are those of the first build; with these rows idf would differ by {moved:.1%} on "
+            f"average, and {unseen:.1%} of their tokens are new: build the index again when that is much"
+        )
+
+    def cost(self, facts: ModelFacts) -> Cost:
+        """One scan, and a count per token."""
+        return counted(self.passes(facts.options), 8 * facts.table[0] + 8)
+
+
+def document_frequencies(rows: Rows, size: int) -> Int[np.ndarray, " v"]:
+    """Count the examples that hold each token."""
+    held = np.unique(np.stack([rows.owners, rows.ids]), axis=1)[1]
+    return np.bincount(held, minlength=size)
+
+
+def flat(frequencies: Int[np.ndarray, " v"], documents: int) -> bool:
+    """Whether every token that occurs stands in every example."""
+    return bool((frequencies[frequencies > 0] >= documents).all())
+
+
+def token_weights(frequencies: Int[np.ndarray, " v"], documents: int, power: float = 1.0) -> Float[np.ndarray, " v"]:
+    """What each token weighs; 1 for all of them where none tells examples apart."""
+    if flat(frequencies, documents):
+        return np.ones(len(frequencies))
+    return np.log((documents + 1) / (frequencies + 1)) ** power
