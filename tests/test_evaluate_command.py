@@ -392,3 +392,13 @@ def test_planted_noise_is_another_class_and_truth_is_compared():
 def test_variants_are_named_after_the_method():
     assert known_method("tracin-we-adam+unit-norm") == ("tracin-we-adam", {"unit_norm": True})
     assert known_method("bm25") == ("bm25", {})
+
+
+def test_a_method_in_a_file_is_measured(news: tiny.Tiny, tmp_path: Path, said: Said):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"method": "tracin-we-idf", "norm": 0.5}))
+    words = ["evaluate", news.run, news.data, "--metric", "ndr", "--points", 5, "--set", "epochs=1"]
+    code, out, err = said(*words, "--methods", f"{path},tracin-we-idf", "--cache", tmp_path / "cache", "--json")
+    assert code == 0, err
+    assert {str(path), "tracin-we-idf"} <= {row["method"] for row in json.loads(out)["rows"]}
+    assert json.loads(path.read_text()) == {"method": "tracin-we-idf", "norm": 0.5}

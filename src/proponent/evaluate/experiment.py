@@ -154,8 +154,12 @@ class Experiment:
         return found
 
     def _scores(self, run: Run, name: str) -> Float[np.ndarray, "q n"]:
-        method, changes = known_method(name)
-        return self.scored(run, stored_method(method, **changes), run.path / "indexes" / name)
+        named, changes = known_method(name)
+        method = stored_method(named, **changes)
+        if named in METHODS:
+            return self.scored(run, method, run.path / "indexes" / name)
+        digest = hashlib.sha256(method.model_dump_json().encode()).hexdigest()[:12]  # the file may change
+        return self.scored(run, method, run.path / "indexes" / f"{Path(named).stem}-{digest}")
 
     def scored(self, run: Run, method: Method, at: Path, *, quiet: bool = False) -> Float[np.ndarray, "q n"]:
         """Score the training set by an index."""
