@@ -29,7 +29,7 @@ FORMS = {
     "direction": {},
     "root of the norm": {"norm": 0.5},
     "whole norm": {"norm": 1.0},
-    "whole norm, once": {"norm": 1.0, "repeats": "once"},
+    "whole norm and once": {"norm": 1.0, "repeats": "once"},
     "once": {"repeats": "once"},
     "idf to the half": {"power": 0.5},
     "idf to 1.5": {"power": 1.5},
