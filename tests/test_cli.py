@@ -48,7 +48,7 @@ def test_train_makes_a_run(said: Said, tmp_path: Path, monkeypatch: pytest.Monke
     data = write_csv(tmp_path / "lines.csv", [{"body": f"the {word} of the cup"} for word in ("bank", "goal", "army")])
     words = ("train", data, "--out", tmp_path / "run", "--text-column", "body", "--epochs", 2, "--batch-size", 2)
     content = answered(said, *words, "--max-length", 16)
-    assert content == {"run": str(tmp_path / "run"), "checkpoints": [2, 4]}
+    assert content == {"run": str(tmp_path / "run"), "checkpoints": [1, 2, 3, 4]}
     assert proponent.Run.from_pretrained(tmp_path / "run").label_names is None
     code, out, err = said(*words)
     assert (code, out) == (3, "")

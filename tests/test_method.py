@@ -260,8 +260,8 @@ def test_short_names_are_words_or_fields():
         ),
         ("tracin-we", {"kind": "loop"}, "tracin-we is of kind gradients: choose another method"),
         ("tracin-we", {"mask_share": 2}, "option mask-share 2 of method tracin-we"),
-        ("tracin-we", {"measure": None, "loss": "sum"}, "tracin-we is about the word embedding, and has no loss"),
-        ("tracin-we", {"measure": None, "mask_share": 0.3}, "mask_share is a field of the objective masked-loss"),
+        ("tracin-we", {"measure": None, "loss": "sum"}, "option objective None of method tracin-we"),
+        ("tracin-we", {"measure": None, "mask_share": 0.3}, "option objective None of method tracin-we"),
         ("tracin-we", {"gradient": {"kind": "head", "tpo": 1}}, "'tpo' that no method has"),
     ],
 )
