@@ -38,7 +38,6 @@ ALLOWED = (
         "engine",
         "retrains in several processes",
     ),
-    ("fidelity/record_g.py", "cli", "the record is what the commands print"),
     ("notebook_job.py", "index.query_input", "scoring is timed apart from the queries' gradients"),
     (
         "search_scale.py",

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import data
 
+from proponent import Example
 from proponent.cli import main
-from proponent.types import Example
 
 CHOICE = ("trec", "sst2")
 REPORT = ("agnews", "toxic_tweets_davidson", "newsgroups20")
