@@ -1,4 +1,4 @@
-"""The public verbs: build an index by a method's name, and open one."""
+"""The public functions: build an index by a method's name, and open one."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
