@@ -39,20 +39,20 @@ def build(
     set: Mapping[str, object] | None = None,  # noqa: A002 # as the command line's --set
     **changes: object,
 ) -> Index:
-    """Build an index of a training set under a method; an unfinished one is resumed.
+    """Build an index of a training set with a method; an unfinished index is resumed.
 
-    Several processes may build the same index at the same time: each takes shards that no other works on.
+    Several processes may build the same index at the same time: each computes shards that no other process works on.
 
     Args:
-        run: the training run, or its folder; several independently seeded runs are joined: scores are summed over them.
+        run: the training run, or its folder; for several independently seeded runs, scores are summed over the runs.
         data: the training set: path, Dataset, DataFrame, Arrow table or list of dicts.
         out: folder of the index.
-        method: a name of the table of methods, a method file, or a method as data (`proponent.Gradients`); None takes
-            what measures best of what the run allows (grad-cos for a classifier fine-tuned from a pretrained model,
-            tracin-we-adam-unit for another one with recorded second moments, else tracin-we) and says so.
-        columns: names of the columns; None for text, text_pair, label, id and target.
+        method: a name from the table of methods, a method file, or a method as data (`proponent.Gradients`); None takes
+            the best measured method that the run allows (grad-cos for a classifier fine-tuned from a pretrained model,
+            tracin-we-adam-unit for another one with recorded second moments, else tracin-we) and reports it.
+        columns: names of the columns; None means text, text_pair, label, id and target.
         split: split of a DatasetDict or hub data set.
-        allow_empty: take rows with empty texts instead of refusing them.
+        allow_empty: accept rows with empty texts instead of refusing them.
         max_length: maximum tokens read per text; None for the model's limit, at most 512.
         batch_size: examples per pass.
         max_bad_rows: maximum share of rows that may be skipped because their loss or gradient is not finite.

@@ -1,7 +1,7 @@
-"""Words that name a part of a method and not a field: each puts its part in, takes it out or changes its kind.
+"""Words that name a part of a method rather than a field: each adds its part, removes it or changes its kind.
 
-These are names of the flat record of version 0.1 (`curvature=ekfac`, `project=16`, `similarity=cosine`), which users
-type: `--set curvature=ekfac` is `preconditioners: [..., {"kind": "ekfac"}]`. A method is a tree of fields here.
+These are field names of the flat record of version 0.1 (`curvature=ekfac`, `project=16`, `similarity=cosine`), which
+users type: `--set curvature=ekfac` means `preconditioners: [..., {"kind": "ekfac"}]`. Methods are trees of fields here.
 """
 
 from collections.abc import Callable, Mapping
@@ -62,12 +62,12 @@ OWNERS = {
 
 
 def present_value(name: str, value: object) -> object:
-    """The present name of a value."""
+    """The current name of a value."""
     return FORMERLY.get(name, {}).get(value, value) if isinstance(value, str) else value
 
 
 def misplaced(tree: Tree, name: str, value: object, said: str) -> InputError:
-    """Refuse a word that a method has no part for: name the method, the part and the fix."""
+    """Refuse a word whose part the method lacks: name the method, the part and the fix."""
     method, kind = tree["name"], tree["kind"]
     if kind == "sum":
         return InputError(f"{said} is a sum of methods: give {name} to one of its terms, such as terms.0.{name}")
@@ -108,7 +108,7 @@ def misplaced(tree: Tree, name: str, value: object, said: str) -> InputError:
 
 
 def other_kind(old: Mapping[str, Any] | None, kind: str) -> Tree:
-    """A part of another kind keeps the fields that both have; what the new one lacks is dropped."""
+    """Change the kind of a part: fields that both kinds have are copied, others are dropped."""
     known = KINDS[kind].model_fields if kind in KINDS else {}
     return {"kind": kind} | {name: value for name, value in (old or {}).items() if name != "kind" and name in known}
 
@@ -149,7 +149,7 @@ WORDS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
     "layers": ("names", _itself),
     "project": ("projection", _projection),
     "basis": ("basis", _itself),
-    "seed": ("seed", _itself),  # masks and sampled labels have names of their own
+    "seed": ("seed", _itself),  # masks and sampled labels have their own names
     "synonym_threshold": (
         "match",
         lambda _, value: {"kind": "equal"} if value is None else {"kind": "similar", "threshold": value},
@@ -188,7 +188,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
 
 
 def apply_word(tree: Tree, word: str, value: object, said: str) -> None:
-    """Apply a word; a method without its part accepts only what holds anyway."""
+    """Apply a word; a method without its part accepts only a value that is already true."""
     field, new = WORDS[word]
     name = "layer" if word == "gradient" else word
     given = "none" if value is None and field == "preconditioners" else present_value(word, value)
@@ -204,7 +204,7 @@ def apply_word(tree: Tree, word: str, value: object, said: str) -> None:
 
 
 def _place(tree: Tree, field: str, word: str, value: object) -> Tree | None:
-    """The part of a method that holds the field of a word; None where the word does not apply."""
+    """The part of a method with the field of a word; None if the word does not apply."""
     kind: str = tree["kind"]
     gradient: Tree = tree.get("gradient") or {}
     objective: Tree = tree.get("objective") or {}
@@ -223,7 +223,7 @@ def _place(tree: Tree, field: str, word: str, value: object) -> Tree | None:
 
 
 def _unlike(tree: Tree, word: str, value: object) -> InputError | None:
-    """Refuse a word whose part another setting of the method has taken away."""
+    """Refuse a word whose part was removed by another setting of the method."""
     name: str = tree["name"]
     gradient: Tree = tree.get("gradient") or {}
     if word == "basis" and "projection" in gradient:

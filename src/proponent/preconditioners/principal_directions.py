@@ -1,4 +1,4 @@
-"""Low rank instead of random projections: every layer on the directions in which its gradients are largest.
+"""Low rank instead of random projections: each layer is projected to the directions of its largest gradients.
 
 Among all P G Q^T with orthonormal rows, a layer's gradients G [o i] lose least on each side when P holds the
 leading eigenvectors of the mean of G G^T and Q those of the mean of G^T G (the higher-order singular value

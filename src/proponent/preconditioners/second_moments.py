@@ -116,7 +116,7 @@ def _table_file(checkpoint: CheckpointFiles, method: str) -> Path:
 
 
 def _layers_file(checkpoint: CheckpointFiles, method: str, source: str) -> Path:
-    """Second moments of layers are in the Recorder's file alone: the optimizer's own state has no names."""
+    """Find the second moments of layers: only the Recorder's file has them, since the optimizer state has no names."""
     path = checkpoint.moments
     if source == "optimizer" or path is None or len(TensorSlices(path).names) < 2:
         raise InputError(
