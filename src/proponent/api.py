@@ -114,7 +114,7 @@ def open(  # noqa: A001 # the verb that users know
     allow_missing: bool = False,
     kernel: Literal["numpy", "numba"] | None = None,
 ) -> Index:
-    """Open a finished index; the model is not needed until a new text is asked about.
+    """Open a finished index; the model is loaded only for explaining a new text.
 
     Args:
         path: the index.

@@ -31,7 +31,7 @@ from proponent.errors import InputError, LabelError, MissingExtraError
 from proponent.words import split
 
 NAMES = ("bm25", "tfidf-label", "embedding", "label", "random")
-"""The baselines, in the order in which they are shown."""
+"""The baselines, in display order."""
 
 _Floats = npt.NDArray[np.float64]
 

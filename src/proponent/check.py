@@ -26,7 +26,7 @@ from proponent.models.former import recorded
 from proponent.models.training_trace import FOLDER as REPLAY_FOLDER
 
 PROBES = 4
-"""Examples that are checked: full gradients of the embedding are dense."""
+"""Number of examples that are checked: full gradients of the embedding are dense."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class _Check:
         )
 
     def _replay(self, max_length: int | None) -> list[Finding]:
-        """Where the run is recorded for replay: does it end where it ended, and is its training smooth?"""
+        """For a run recorded for replay: whether the replay reaches the saved weights and training is smooth."""
         if not recorded(self.run.path, REPLAY_FOLDER).is_dir():
             return []
         asked = Query(self.examples[0], self.labels[0])

@@ -17,7 +17,7 @@ from proponent.errors import DiskFullError, InputError
 
 TEMPORARY = ".tmp"
 LONGEST_NAME = 200
-"""Bytes of a name that are repeated in its temporary name; file systems take 255."""
+"""Maximum bytes of a name that its temporary name repeats; file systems allow 255."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP}

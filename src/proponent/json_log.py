@@ -24,7 +24,7 @@ except ImportError:  # Windows: threads of one process exclude each other, proce
     fcntl = None
 
 _THREADS: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-"""One lock a file: some file systems give file locks to processes, not to open files."""
+"""One lock per file: some file systems assign file locks to processes, not to open files."""
 
 _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _BINARY = getattr(os, "O_BINARY", 0)

@@ -49,4 +49,4 @@ class Labels:
 
 
 NO_LABELS = Labels()
-"""Of a model that predicts no classes."""
+"""Labels of a model without classes."""

@@ -30,10 +30,10 @@ SPOKEN = {
 """Short names of fields, for messages."""
 
 UNTAGGED: dict[str, type[Spec]] = {"projection": Projection}
-"""The one part without a kind, by the field that holds it."""
+"""The only part without a kind, by the name of its field."""
 
 FIELDS = {name for spec in [*KINDS.values(), *UNTAGGED.values()] for name in spec.model_fields}
-"""Every name of a field."""
+"""All field names."""
 
 
 def changed(method: Method, changes: Mapping[str, object], said: str) -> Method:

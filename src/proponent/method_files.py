@@ -27,7 +27,7 @@ from proponent.version import __version__
 SUFFIXES = (".json", ".toml")
 FORMER = "whence"
 ORIGIN = frozenset({"proponent", "tuned", FORMER})
-"""Keys that tell where a file comes from, the library's former name among them."""
+"""Keys that record the origin of a file, including the library's former name."""
 
 
 def names_a_file(method: str) -> bool:

@@ -12,7 +12,7 @@ LINE = (
     "{where} holds its method as version 0.1 wrote it, as one flat record: it is read in this version; write it anew "
     "to keep it"
 )
-"""What is said once per file or index."""
+"""Notice that is shown once per file or index."""
 
 
 def is_flat(fields: Mapping[str, object]) -> bool:

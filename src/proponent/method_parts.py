@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 Reduction = Literal["mean", "sum"]
 EmbeddingPath = Literal["exact", "input", "output"]
 Stage = Literal["elementwise", "query"]
-"""When a preconditioner works, in this order: number by number before a projection, or on the query after it."""
+"""When a preconditioner is applied, in this order: elementwise before a projection, or to the query after it."""
 
 
 def _kind_alone(value: Any) -> Any:

@@ -75,14 +75,14 @@ class Row(NamedTuple):
 
     method: Method
     summary: str
-    """What it measures, in one line."""
+    """What the method measures, in one line."""
     paper: str
     cost: str
-    """Of an index, per checkpoint."""
+    """Cost of an index, per checkpoint."""
     needs: str = "-"
-    """Beyond the run and its data."""
+    """Requirements other than the run and its data."""
     asked: str = ""
-    """The command, for a method that no index holds."""
+    """The command, for a method that is not stored in an index."""
 
 
 def _layers(*names: str, width: int | Literal["auto"] = "auto") -> Layers:
@@ -184,7 +184,7 @@ _ROWS = {  # per method: one line of parts, one line of description
 METHODS: dict[str, Row] = {
     name: row._replace(method=row.method.model_copy(update={"name": name})) for name, row in _ROWS.items()
 }
-"""Every method by the name that users type."""
+"""Every method by name."""
 
 
 def method_of(method: str | Method, /, **changes: object) -> Method:

@@ -17,7 +17,7 @@ LAYERED = frozenset({"layers", "biases", "project", "basis", "curvature", "solve
 ROWS = frozenset({"top", "top_by", "drop_special", "synonym_threshold", "path"})
 STORED = frozenset({"project", "basis", "curvature", "preconditioner", "similarity", "unit_norm", "refit", "measure"})
 NAMED_NONE = frozenset({"preconditioner", "curvature", "solver", "normalize"})
-"""Words where none is a choice by that name, and not the absence of a value."""
+"""Words for which none is a named choice, not a missing value."""
 
 FORMERLY: dict[str, dict[str, str]] = {
     "curvature": {"ggn": "gauss-newton"},
@@ -25,7 +25,7 @@ FORMERLY: dict[str, dict[str, str]] = {
     "checkpoints": {"last": "last-of-each-run"},
     "basis": {"leading": "principal"},
 }
-"""Values that have another name now, by the word or field that takes them."""
+"""Values with a new name, by their word or field."""
 
 FLAT_DEFAULTS: dict[str, Any] = {
     "name": "", "layer": "embedding", "layers": (), "biases": False, "project": None, "basis": "random", "seed": 0,
@@ -36,7 +36,7 @@ FLAT_DEFAULTS: dict[str, Any] = {
     "measure": "loss", "refit": None, "checkpoints": "all", "unit_norm": False, "similarity": "dot",
     "weights": "learning-rate", "loss": "mean", "mask_share": 0.15, "mask_seed": 0, "baseline": None,
 }  # fmt: skip
-"""Fields of the flat record of version 0.1, which short names are, and their defaults."""
+"""Fields of the flat record of version 0.1 (the short names), and their defaults."""
 
 ABOUT = {"embedding-rows": EmbeddingRows.about, "head": Head.about, "layers": Layers.about}
 DAMPED = "a preconditioner that inverts (autocorrelation, gauss-newton, ekfac or datainf"
@@ -58,7 +58,7 @@ OWNERS = {
     "mask_share": "the objective masked-loss",
     "mask_seed": "the objective masked-loss",
 }
-"""Which part has a field."""
+"""The part that has a field."""
 
 
 def present_value(name: str, value: object) -> object:
@@ -168,7 +168,7 @@ WORDS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
     "checkpoints": ("checkpoints", _part),
     "weights": ("weights", _part),
 }
-"""Every word, in the order in which they are applied: the field that it sets, and how."""
+"""All words, in the order in which they are applied: the field that each sets, and how."""
 
 UNSAID: dict[str, tuple[object, ...]] = {
     "layers": ([], "", None),
@@ -176,7 +176,7 @@ UNSAID: dict[str, tuple[object, ...]] = {
     "checkpoints": ("last-of-each-run",),
     "weights": ("learning-rate", "constant"),
 }
-"""Values that say what holds anyway for a method without the part; of the other words, their defaults."""
+"""Values that are already true for a method without the part; for the other words, their defaults."""
 
 CHOICES: dict[str, tuple[object, ...]] = {
     "preconditioner": ("none", *(kind for kind, spec in KINDS.items() if getattr(spec, "stage", "") == "elementwise")),
@@ -184,7 +184,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "similarity": ("dot", "cosine"),
     "unit_norm": (True, False),
 }
-"""What some words take; of the first two also a whole part."""
+"""Allowed values of some words; the first two also accept a whole part."""
 
 
 def apply_word(tree: Tree, word: str, value: object, said: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 Child = subprocess.Popen[str]
 
 SAFE = "PYTHONSAFEPATH"
-"""Where this is set, Python does not put the working folder on `sys.path`; PYTHONPATH keeps working."""
+"""If set, Python does not add the working folder to `sys.path`; PYTHONPATH still works."""
 
 
 def python(module: str) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from proponent.errors import InputError
 from proponent.types import Span
 
 RULES = f"1/unicode-{unicodedata.unidata_version}"
-"""Version of the rules and of the character table. Positions in `words()` are comparable only where it is equal."""
+"""Version of the rules and of the character table. Positions in `words()` are comparable only if it is equal."""
 
 _HAN = ((0x3005, 0x3005), (0x3007, 0x3007), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFD))
 _OTHER_IDEOGRAPHS = ((0x17000, 0x18DFF), (0x1B170, 0x1B2FF))  # Tangut, Khitan, Nushu: no spaces either

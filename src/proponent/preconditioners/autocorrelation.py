@@ -16,10 +16,10 @@ from proponent.preconditioners.batches import EACH, Arrays, Batch, LayerShape, P
 from proponent.preconditioners.damped import DampedFitter, mean_outer, outer_sums, refuse_large
 
 SHARE = "curvature.eval_share"
-"""Name of the lambda that was used, in the table of a checkpoint."""
+"""Name of the lambda in use, in the table of a checkpoint."""
 
 PLACE = "curvature.eval_place"
-"""Name of the place j at which it was chosen; 0 where it was given."""
+"""Name of the position j at which lambda was chosen; 0 if it was given."""
 
 _QUERIES = "_queries"
 
@@ -44,7 +44,7 @@ class Fitter(DampedFitter[Autocorrelation]):
             self._refuse_too_few(len(queries), [layer.size for layer in facts.layers])
 
     def passes(self, options: BuildOptions) -> tuple[Pass, ...]:
-        """The training gradients; with queries those before, and the spectrum where lambda is chosen."""
+        """Passes over the training gradients; with queries first one over them, and one for an automatic lambda."""
         matrices = Pass("matrices", "gradients", "after")
         if options.queries is None:
             return (matrices,)

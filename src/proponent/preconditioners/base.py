@@ -19,7 +19,7 @@ from proponent.preconditioners.batches import Arrays, Batch, Computer, LayerShap
 Over = Literal["texts", "gradients", "queries"]
 
 Stage = Literal["model", "elementwise", "query"]
-"""What is changed: the model or its projections, entries of gradients before a projection, or vectors of queries."""
+"""What changes: the model or its projections, entries of gradients before a projection, or query vectors."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,17 +14,17 @@ from jaxtyping import Bool, Float, Int
 from proponent.gradients.gradient import Gradient
 
 EACH = "each."
-"""Before the name of a sum whose batches are laid one after another."""
+"""Prefix of sums whose batches are concatenated."""
 
 LARGEST = "largest."
-"""Before the name of a sum of which the largest value counts."""
+"""Prefix of sums whose maximum is stored."""
 
 Arrays = Mapping[str, np.ndarray]
 
 Sums = dict[str, np.ndarray]
 
 Parts = Iterator[tuple[str, np.ndarray]]
-"""Sums of a batch by name, one after another, so that one of them at a time is in memory beside the totals."""
+"""Sums of a batch by name, one at a time, so that only one is in memory in addition to the totals."""
 
 TrainVectors = Callable[[], Iterator[Float[np.ndarray, "m p"]]]
 """Reads the vectors of the training set at a checkpoint, shard by shard."""

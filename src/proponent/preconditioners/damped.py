@@ -16,10 +16,10 @@ from proponent.preconditioners.base import Cost, FitFacts, ModelFacts, Pass, Pre
 from proponent.preconditioners.batches import Arrays, LayerShape, Parts, StoredBatch, Sums, TrainVectors
 
 MOST = 4096
-"""Numbers of a layer up to which its matrix is formed."""
+"""Maximum size of a layer's gradient for which its matrix is formed."""
 
 RIDGES = "curvature.ridges"
-"""Damping of every layer; the table of a checkpoint holds it once its damped matrices are fitted."""
+"""Damping of every layer; in the table of a checkpoint once its damped matrices are fitted."""
 
 DampedSpec = TypeVar("DampedSpec", bound=Damped)
 

@@ -18,7 +18,7 @@ from proponent.preconditioners.batches import LARGEST, Arrays, Batch, LayerShape
 from proponent.preconditioners.damped import RIDGES, DampedFitter, kept_matrix, too_large
 
 SPREAD = "curvature.ridge."
-"""Before the number of a layer whose closed form is taken from the gradients when asked."""
+"""Prefix, before the layer's number, for layers whose product is computed from the gradients at query time."""
 
 
 class DataInfProduct:

@@ -23,7 +23,7 @@ from proponent.preconditioners.base import BuildOptions, Cost, FitFacts, ModelFa
 from proponent.preconditioners.batches import Arrays, Batch, Computer, LayerShape, Parts, Sums, TextBatch
 
 MOST = 4096
-"""Width up to which a side's directions are looked for: a square matrix of it is decomposed."""
+"""Maximum width of a side with directions: a square matrix of that size is decomposed."""
 
 _SIDES = ("left", "right")
 

@@ -20,7 +20,7 @@ from proponent.preconditioners.batches import EACH, Arrays, Batch, Computer, Lay
 from proponent.preconditioners.gauss_newton import ggn
 
 STEPS = 100
-"""Most Newton steps of a refit."""
+"""Maximum number of Newton steps of a refit."""
 
 
 class Fitter(base.Fitter):
