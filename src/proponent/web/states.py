@@ -151,7 +151,7 @@ class Question(PageState):
 
     @property
     def plain(self) -> dict[str, Any]:
-        """Value by name, for JSON; filters only where there are some, so that questions without keep their names."""
+        """Values by name, for JSON; filters only if there are any, so that other questions keep their names."""
         return {name: value for name, value in asdict(self).items() if value != ()}
 
     @property

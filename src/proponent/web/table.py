@@ -47,7 +47,7 @@ class Once(cached_property[Part]):
 
 @dataclass(frozen=True)
 class Selection:
-    """What a state of the table selects: sorted places, counts per facet without its own choice, examples searched."""
+    """The examples that a state selects: sorted places, counts per facet ignoring its own choice, number searched."""
 
     places: Int[np.ndarray, " m"]
     counts: Mapping[str, Mapping[str, int]]
