@@ -4,10 +4,10 @@
 
 DIR contains agnews/. A run is trained and recorded, replayed, and differentiated for some test texts. Then it is
 replayed with random subsets of the training examples weighted 0 (same initial weights, order and random states: the
-setting of MAGIC's figure), and the sums of scores over each subset are rank-correlated with the query's log-odds of its
-true class (linear datamodeling score). Compared with: TF-IDF signed by the label, tracin-we-adam on the same run, and
-shuffled scores. No figure averages over seeds, so none is comparable with docs/fidelity.md. The replay engine is
-called directly, since weighted replays are not part of an index.
+setting of MAGIC's figure), and the score sums over the remaining examples are rank-correlated with the query's
+log-odds of its true class (linear datamodeling score). Compared with: TF-IDF signed by the label, tracin-we-adam on the
+same run, and shuffled scores. No figure averages over seeds, so none is comparable with docs/fidelity.md. The replay
+engine is called directly, since weighted replays are not part of an index.
 """
 
 import json

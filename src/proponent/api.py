@@ -57,7 +57,7 @@ def build(
         batch_size: examples per pass.
         max_bad_rows: maximum share of rows that may be skipped because their loss or gradient is not finite.
         steps: checkpoints to use; None uses all.
-        second_moment: where an optimizer-aware method finds second moments.
+        second_moment: source of second moments for an optimizer-aware method.
         queries: a file (or other data) of queries, in the same columns, whose autocorrelation is combined with that of
             the training set (trackstar); None uses the training set's only.
         rows: storage type of gradient rows: "fp32", or shorter with a scale per row, "fp16" or "int8".
@@ -70,11 +70,11 @@ def build(
         changes: the same fields as keywords.
 
     Returns:
-        The finished index, open. With `shard`, and as long as other shares are missing, what is there of it.
+        The open index. With `shard`, the finished part of the index while other shards are missing.
 
     Raises:
         InputError: run, data or method cannot be used as they are.
-        MismatchError: the folder holds an index of something else.
+        MismatchError: the folder contains an index of another run, data set or method.
         DiskFullError: no space left; the same call resumes.
     """
     _check_types(out, columns, steps, set)
@@ -120,8 +120,8 @@ def open(  # noqa: A001 # the verb that users know
         path: the index.
         run: folder of the run, if it has moved; several for joined runs.
         trust_remote_code: allow custom code shipped with the run's model (an index never allows it by itself).
-        partial: open an unfinished index too, with what is there; every explanation says so.
-        allow_missing: continue although shards are missing; every explanation says so.
+        partial: also open an unfinished index; every explanation notes that it is incomplete.
+        allow_missing: also open an index with missing shards; every explanation notes that they are missing.
         kernel: implementation of the inner loop of a search: "numpy" (the default) or "numba".
 
     Returns:
@@ -129,7 +129,7 @@ def open(  # noqa: A001 # the verb that users know
 
     Raises:
         InputError: there is no finished index.
-        DamagedError: it is not what was written.
+        DamagedError: its files are missing, truncated or changed.
     """
     return Index(
         path,
@@ -142,7 +142,7 @@ def open(  # noqa: A001 # the verb that users know
 
 
 def _check_types(out: object, columns: object, steps: object, changes: object) -> None:
-    """Refuse arguments of a wrong type that nothing else refuses in one line."""
+    """Refuse arguments of a wrong type that would otherwise fail with an unclear error."""
     if not isinstance(out, str | Path):
         raise InputError(f"out is {out!r}: give the folder of the index")
     if not isinstance(columns, Columns | None):

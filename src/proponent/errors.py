@@ -8,7 +8,7 @@ ProponentError
 │   ├── DivergedError     an iteration that diverges or cannot end
 │   └── MissingExtraError an optional package is not installed
 ├── MismatchError     3   parts that do not belong together (index, run, data, method)
-├── DamagedError      4   an index whose bytes are not what was written
+├── DamagedError      4   an index whose files are missing, truncated or changed
 └── DiskFullError    74   no space left; finished shards stay on disk and the build resumes
 
 A message names the object in the user's words, the likely cause and the fix, in one line.
@@ -52,7 +52,7 @@ class MismatchError(ProponentError):
 
 
 class DamagedError(ProponentError):
-    """An index whose files are missing, truncated or not what was written."""
+    """An index whose files are missing, truncated or changed."""
 
     exit_code = 4
 

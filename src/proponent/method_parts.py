@@ -112,7 +112,7 @@ class EmbeddingRows(Spec):
     Attributes:
         path: for an embedding that the output head shares: the input path, the output path, or the exact sum of both.
             Without sharing the three are the same gradient and "exact" is reported.
-        top: keep the rows of the `top` tokens of largest gradient norm, on both sides; None keeps all.
+        top: use only the rows of the `top` tokens of largest gradient norm, on both sides; None uses all.
         top_by: count distinct tokens (rows summed first) or positions (a repeated token counts several times).
         drop_special: exclude special tokens from the sum.
         match: which rows of two examples are multiplied: those of equal tokens, or of similar ones too.

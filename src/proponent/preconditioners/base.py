@@ -161,7 +161,7 @@ class Preconditioner(Fitter, Protocol):
 
     accepts: ClassVar[frozenset[type]]  # forms that it multiplies; other forms are left unchanged
     symmetric: ClassVar[bool] = (
-        False  # whether it stands for a factor of either side, so that norms are measured with it
+        False  # whether it is a product of one factor per side, so that norms include the factor
     )
 
     def apply(

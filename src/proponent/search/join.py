@@ -196,7 +196,7 @@ def _pruned(
     lock: Lock,
     bounds: Float[np.ndarray, "q n"],
 ) -> int | None:
-    """Score the examples above the bounds; None if there are so many that streaming is cheaper. Also the rows read."""
+    """Score the examples above the bounds and return the number of rows read; None if streaming is cheaper."""
     read, firsts = 0, list[np.ndarray]()
     rest: list[np.ndarray] = []
     errors = bounds * meeting.error

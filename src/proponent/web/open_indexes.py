@@ -127,7 +127,7 @@ class OpenIndexes:
 
     @property
     def first(self) -> OpenIndex:
-        """The index for an empty name."""
+        """The index shown when no name is given."""
         return self.get("")
 
     def get(self, name: str) -> OpenIndex:

@@ -69,7 +69,7 @@ class ExampleTable:
 
     @cached_property
     def judged(self) -> LabelVerdicts | None:
-        """The index's estimates of label quality; None for a language model."""
+        """The index's verdicts on the labels; None for a language model."""
         return None if self.names is None else judge(self.store)
 
     @cached_property

@@ -49,7 +49,7 @@ class AskScreen(Screen):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobScreen(Screen):
-    """A waiting or running question."""
+    """The progress of a question."""
 
     template: ClassVar[str] = "explorer/job.html.j2"
 
