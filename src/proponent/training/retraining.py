@@ -89,7 +89,7 @@ class Retrains:
     folder: Path
     engine: Engine = field(default_factory=InProcess)  # where models are trained
     quiet: bool = False
-    performed: int = field(default=0, init=False)  # without retrainings that were on disk
+    performed: int = field(default=0, init=False)  # excludes retrainings that were already on disk
 
     def __post_init__(self) -> None:
         digest = hashlib.sha256(self.retrainer.identity.encode()).hexdigest()[:16]

@@ -248,7 +248,7 @@ class Explanation(Page):
 
     @property
     def query_marks(self) -> tuple[Mark, ...]:
-        """Marks on the query's text: the shares of each position, summed over all hits."""
+        """Marks on the query's text: the shares of each position, summed over all hits that display it."""
         sums: dict[Span, float] = {}
         for hit in (*self.proponents, *self.opponents):
             for pair in hit.shown_words:

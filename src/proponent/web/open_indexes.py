@@ -145,7 +145,7 @@ def _free(name: str, taken: Mapping[str, object]) -> str:
 
 
 def _stamp(folder: Path) -> tuple[int, int, int]:
-    """Changes after every change; for an unfinished index when a shard is finished, in whole seconds."""
+    """A value that changes with the files; for an unfinished index, after every finished shard (in whole seconds)."""
     with suppress(OSError):
         found = (folder / "manifest.json").stat()
         return found.st_mtime_ns, found.st_size, found.st_ino
