@@ -1,7 +1,7 @@
 """Compare query gradients with all stored gradients of an index. Always exact; needs no model.
 
 TracIn-WE scores are nonzero only where two texts share a token, so a query reads only the postings of its own tokens
-(`join`). Gradients without postings are scanned (`scan`). Preconditioners and norms are applied to the queries, so
+(`join`). Gradients without postings are scanned (`scan`). The method's factors are applied to the queries, so
 stored gradients stay plain. Segments are searched one by one, in several threads where that pays; memory does not grow
 with their number.
 """
@@ -136,7 +136,7 @@ class Search:
         return self._terms(at, kept, query, widths) * self._factor(at, segment, place)
 
     def weighed(self, at: CheckpointId, example: int) -> float:
-        """The weighted factor of the product of an example's gradient at one checkpoint: weight and scale."""
+        """The factor of the product of an example's gradient at one checkpoint: weight and scale."""
         return self._factor(at, *self.store.locate(example))
 
     def _terms(self, at: CheckpointId, kept: Gradient, query: Gradient, widths: tuple[int, int]) -> Terms:

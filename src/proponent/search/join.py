@@ -2,7 +2,7 @@
 
 Exact pruning in two steps, after MaxScore (Turtle and Flood 1995) and its block-wise variants. By Cauchy-Schwarz no row
 contributes more than its norm times the query row's norm: the largest norm per token bounds a whole segment, the norms
-of the rows (4 bytes in addition to d x 4) bound every single example. Rows below the current threshold are never read.
+of the rows (4 bytes in addition to d x 4) bound each example. Examples bounded below the threshold are never read.
 """
 
 from collections.abc import Mapping, Sequence
