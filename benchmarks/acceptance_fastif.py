@@ -1,11 +1,11 @@
-"""FastIF's acceptance test: the solver, the candidates, the clock and the mending, each beside what it replaces.
+"""FastIF's acceptance test: the solver, the candidates, the speed and the repair step, each compared with a reference.
 
     python benchmarks/acceptance_fastif.py --data ../shared/data --cache CACHE
 
 AG News (title and description), a BERT of 2 layers of width 64 from scratch; last block and head are scored. The slow
-run is a long LiSSA (more and larger batches) and a scan of all training texts. Exact is the dense Hessian of the head.
-The record is `results/DATE-acceptance-fastif.json`. Solver, candidates and Hessian are inner parts, called one by one:
-what is accepted here is each of them, against an independent one. The mending step is plain SGD written here.
+reference is a long LiSSA (more and larger batches) and a scan of all training texts. Exact is the head's dense Hessian.
+The record is `results/DATE-acceptance-fastif.json`. Solver, candidates and Hessian are internals, called one by one:
+each of them is compared with an independent one. The repair step is plain SGD written here.
 """
 
 import argparse

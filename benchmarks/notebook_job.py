@@ -2,10 +2,10 @@
 
     python benchmarks/notebook_job.py --data FOLDER [--texts 50000] [--out benchmarks/results]
 
-Published for it (TensorFlow, T4 machine, AG News, a CNN): 131 s of gradients, 60 s of scoring. Here the texts are the
-AG News rows that the data folder has; past those, the same rows with their words in another order. The model is the
-small transformer that `proponent train` makes from scratch. Scoring is timed without the queries' own gradients, which
-stand beside it: for that the two halves of `Index.scores` are called apart.
+Published figures (TensorFlow, T4 machine, AG News, a CNN): 131 s of gradients, 60 s of scoring. Here the texts are the
+AG News rows in the data folder; if there are too few, the same rows are repeated with shuffled words. The model is the
+small transformer that `proponent train` trains from scratch. Scoring is timed without the queries' own gradients, which
+are listed separately: the two halves of `Index.scores` are called one by one.
 """
 
 import json

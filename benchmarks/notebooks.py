@@ -1,13 +1,13 @@
-"""An explanation in real notebooks: run by Jupyter's and marimo's own machinery, exported, and looked at.
+"""An explanation in real notebooks: run by Jupyter and marimo, exported, and checked.
 
-Run by hand, in an environment of its own, since neither belongs to the project's:
+Run by hand, in a separate environment, since neither is a dependency of the project:
 
     python -m venv nb && nb/bin/pip install . nbclient nbconvert ipykernel marimo
     nb/bin/python benchmarks/notebooks.py INDEX "A text to ask about" [--out benchmarks/results]
 
-A notebook whose last line is an answer is executed by nbclient and exported by nbconvert; the same lines are run by
-`marimo export html`. In each, the answer's HTML must be there, without script, within 200 KB, and again in the exported
-page: every element, attribute and text in order (nbconvert writes attributes in an order of its own).
+A notebook whose last line is an answer is executed by nbclient and exported by nbconvert; `marimo export html` runs
+the same lines. Each output must contain the answer's HTML, without script, within 200 KB, and the exported page must
+contain it again: every element, attribute and text in order (nbconvert writes attributes in its own order).
 """
 
 import json

@@ -1,9 +1,9 @@
-"""How soon the one-file report of 1,000 examples is seen: its size, and Chromium's own time of the first paint.
+"""Display time of the one-file report of 1,000 examples: its size, and Chromium's own time of the first paint.
 
     python benchmarks/paint.py [--times 7] [--out benchmarks/results]
 
-Reports of 1,000 hits of 60 words each, twelve words marked: one answer of 500 hits a side, and 50 answers of ten a
-side. Each is opened from disk (file://) in a fresh context of a Chromium that runs already; any request but for the
+Reports of 1,000 hits of 60 words each, twelve words marked: one answer of 500 hits per side, and 50 answers of ten per
+side. Each is opened from disk (file://) in a fresh context of a running Chromium; any request other than for the
 file itself is an error.
 """
 

@@ -1,4 +1,4 @@
-"""Random projections of gradients: are products unbiased, is their variance what theory says, and TRAK's formula.
+"""Random projections of gradients: are products unbiased, does their variance match theory, and TRAK's formula.
 
 A gradient G [o i] becomes P G Q^T with entries of variance 1/p. For products x = <P A Q^T, P B Q^T> of two gradients,
 with c = <A, B>, N = B^T A, m = ||A B^T||^2 and s = ||A||^2 ||B||^2 (Frobenius norms),
@@ -6,8 +6,8 @@ with c = <A, B>, N = B^T A, m = ||A B^T||^2 and s = ||A||^2 ||B||^2 (Frobenius n
     E x = c,   Var x = (||N||^2 + 2 tr N^2 + m) / p + (||N||^2 + m + s + c^2) / p^2
 
 (derived here by Isserlis' theorem, once for each side); over layers, whose projections are independent, variances add.
-The projection is called itself, over many seeds: an index built for each would hold the same numbers, as
-`same_as_index` shows. TRAK's formula is an independent oracle.
+The projection is called directly, over many seeds: an index built for each would contain the same numbers, as
+`same_as_index` shows. TRAK's formula is an independent reference.
 """
 
 import harness

@@ -1,13 +1,13 @@
-"""Replay on AG News: does the derivative through training say what leaving examples out does, with the seed held fixed?
+"""Replay on AG News: does the derivative through training predict the effect of leaving examples out, at a fixed seed?
 
     python benchmarks/replay_lds.py --data DIR [--setting minilm] [--subsets 30] [--queries 20]
 
-DIR holds agnews/. A run is trained and recorded, replayed, and differentiated for some test texts. Then it is replayed
-again with random subsets of the training examples weighted 0 (same first weights, order and draws: the setting of
-MAGIC's figure), and the sums of scores over each kept subset are rank-correlated with the query's log-odds of its true
-class (linear datamodeling score). Beside it: TF-IDF signed by the label, tracin-we-adam on the same run, and shuffled
-scores. None of these figures averages over seeds: they do not stand beside those of docs/fidelity.md. The replay engine
-is called itself: weighted replays are no part of an index.
+DIR contains agnews/. A run is trained and recorded, replayed, and differentiated for some test texts. Then it is
+replayed with random subsets of the training examples weighted 0 (same initial weights, order and random states: the
+setting of MAGIC's figure), and the score sums over the remaining examples are rank-correlated with the query's
+log-odds of its true class (linear datamodeling score). Compared with: TF-IDF signed by the label, tracin-we-adam on the
+same run, and shuffled scores. No figure averages over seeds, so none is comparable with docs/fidelity.md. The replay
+engine is called directly, since weighted replays are not part of an index.
 """
 
 import json

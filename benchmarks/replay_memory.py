@@ -1,10 +1,10 @@
-"""Memory of replay against the number of steps: it should grow with the root.
+"""Memory of replay by the number of steps: it should grow with the root.
 
     python benchmarks/replay_memory.py [--steps 100 400 1600] [--out FILE]
 
-A small classifier is trained on made-up texts and recorded; one query is differentiated in a process of its own, which
-reports how much its memory grew at most, how many states it kept at once, and how long it took. The replay engine is
-called itself: `explain` would load and score more than the derivative.
+A small classifier is trained on synthetic texts and recorded; one query is differentiated in a separate process, which
+reports its peak memory growth, the number of states stored at once, and the duration. The replay engine is
+called directly: `explain` would load and score more than the derivative.
 """
 
 import json

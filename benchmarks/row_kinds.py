@@ -1,10 +1,10 @@
-"""What shorter rows cost: the same index with fp32, fp16 and int8 rows, its rankings compared with those of fp32.
+"""The cost of shorter rows: the same index with fp32, fp16 and int8 rows; its rankings are compared with those of fp32.
 
     python benchmarks/row_kinds.py --data FOLDER [--rows 6000] [--queries 100] [--out benchmarks/results]
 
 A small transformer is trained from scratch on AG News (two epochs); the queries are test rows with their gold labels.
-Beside bytes and search time: the share of the ten and fifty helped (and hurt) examples that stay, Spearman's rank
-correlation of all scores, and the largest error of a score against the largest score of its query.
+In addition to bytes and search time: the overlap of the top ten and fifty proponents (and opponents), Spearman's rank
+correlation of all scores, and the largest error of a score relative to the largest score of its query.
 """
 
 import json

@@ -1,12 +1,12 @@
-"""Whether two checkouts build the same indexes: bytes of shards and postings, and scores, for every named method.
+"""Compare the indexes of two checkouts: bytes of shards and postings, and scores, for every named method.
 
     python benchmarks/same_scores.py runs FOLDER                     # tiny runs: BERT, tied GPT-2, T5, LoRA on BERT
     PYTHONPATH=OLD/src python benchmarks/same_scores.py build FOLDER --out old
     PYTHONPATH=NEW/src python benchmarks/same_scores.py build FOLDER --out new
     python benchmarks/same_scores.py compare old new
 
-Each checkout builds with its own code through the public API; the runs are made once. A method that refuses a run is
-recorded with its message. `compare` exits with 1 when anything differs that `--except` does not name.
+Each checkout builds with its own code through the public API; the runs are created once. If a method refuses a run, its
+message is recorded. `compare` exits with 1 if anything differs that `--except` does not name.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Whether two checkouts train alike: hashes of weights, outputs, written runs, replays and tail patches.
+"""Compare the training of two checkouts: hashes of weights, outputs, written runs, replays and tail-patches.
 
 python benchmarks/same_scores.py runs FOLDER                 # tiny runs: BERT, tied GPT-2, T5, LoRA on BERT
 python benchmarks/same_training.py record FOLDER             # two more, recorded for replay
@@ -6,7 +6,7 @@ PYTHONPATH=OLD/src python benchmarks/same_training.py hash FOLDER > old.json
 PYTHONPATH=NEW/src python benchmarks/same_training.py hash FOLDER > new.json
 diff old.json new.json
 
-What is compared are the parts that train: loop, written runs, replay engine and tail patches, each called itself.
+The compared parts are those that train: loop, written runs, replay engine and tail-patches, each called directly.
 """
 
 import argparse

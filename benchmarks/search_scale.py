@@ -1,12 +1,12 @@
-"""Search against the number of examples: milliseconds, bytes and memory, beside the memory bandwidth of the same run.
+"""Search by the number of examples: milliseconds, bytes and memory, compared with the memory bandwidth in the same run.
 
     python benchmarks/search_scale.py [--sizes 1000,10000,100000,1000000] [--rows fp32] [--width 128] [--folder DIR]
 
-An index of each size is generated without a model, one checkpoint: every example holds two special tokens and ten words
-drawn from a Zipf vocabulary of 30,000. Norms and directions follow what an index of AG News shows (log-normal norms of
+An index of each size is generated without a model, one checkpoint: every example has two special tokens and ten words
+sampled from a Zipf vocabulary of 30,000. Norms and directions follow those of an AG News index (log-normal norms of
 the examples, sigma 1.8; of their rows, sigma 0.8; rows of one token have cosines of about +-0.5). Queries are drawn in
-the same way. Each size is searched in a process of its own, which never loads torch: its peak memory is the figure.
-The search is timed alone, by `proponent.search`, since `Index.top` would take the queries' gradients too; the bare
+the same way. Each size is searched in a separate process, which never loads torch: its peak memory is reported.
+Only the search is timed, by `proponent.search`, since `Index.top` would also compute the query gradients; the bare
 inner products run with the release of mapped pages (`store.mapped`) switched off.
 """
 

@@ -1,4 +1,4 @@
-"""Write docs/benchmarks.md from the newest record of each benchmark, so that the page says what was measured.
+"""Write docs/benchmarks.md from the newest record of each benchmark, so that the page shows measured figures.
 
 python benchmarks/tables.py [--out benchmarks/results] [--page docs/benchmarks.md]
 """

@@ -1,11 +1,11 @@
-"""Faults in full size: kills, flipped bits, cut files, failing operations, lost writes, many writers, a full disk.
+"""Fault injection at full size: kills, flipped bits, cut files, failing calls, lost writes, many writers, a full disk.
 
     python benchmarks/torture.py [--kills 1000] [--flips 10000] [--parts 1000] [--every 1] [--runs 100] [--fuzz 1000]
                                  [--only kills,flips]
 
-The index is small and made up, so that thousands of runs are possible; what is killed, spoilt and resumed is the real
-writer, reader and merge. Any surprise ends the run with an error. The suites are those of tests/test_faults.py and
-tests/test_store_fuzz.py; the full disk is filled by real commands on a small model.
+The index is small and synthetic, so that thousands of runs are possible; the killed, damaged and resumed code is the
+real writer, reader and merge. Any unexpected result ends the run with an error. The suites are those of
+tests/test_faults.py and tests/test_store_fuzz.py; the full disk is filled by real commands on a small model.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""How fast and in how much memory `proponent verify` checks an index, against its size.
+"""Time and memory of `proponent verify`, by the size of the index.
 
     python benchmarks/verify_speed.py [--sizes 25000,100000,200000] [--width 128] [--folder DIR] [--out DIR]
 
-Indexes are generated as in search_scale.py. Every figure is of a process of its own at the command line, the median of
-three; beside it stand SHA-256 alone over the same bytes in memory, and reading the files alone, in the same run.
+Indexes are generated as in search_scale.py. Every figure is from a separate process at the command line, the median of
+three; for comparison, the same run times SHA-256 alone over the same bytes in memory, and reading the files alone.
 """
 
 import hashlib

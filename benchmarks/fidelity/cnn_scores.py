@@ -1,9 +1,9 @@
 """Every method on the plain CNN: gradients from the library's capture and from autograd, products by formula.
 
-The CNN is no model of transformers and has no index. Gradients of the embedding and the head, their merging and top
-tokens, Adam's division and unit norm, synonyms and the head's Hessian are the library's inner parts; products over the
-other layers are by autograd, and TRAK and the representer's product by formula. Products are taken in single precision,
-one batch of training rows at a time; no matrix of gradients is kept.
+The CNN is not a transformers model and has no index. The library's internals compute gradients of the embedding and the
+head, their merging and top tokens, Adam's division and unit norm, synonyms and the head's Hessian; products over the
+other layers use autograd, and TRAK and the representer's product use formulas. Products are in single precision, for
+one batch of training rows at a time; no matrix of gradients is stored.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""The convolutional text classifier of the TracIn-WE experiments, as a plain module and as a problem to retrain.
+"""The convolutional text classifier of the TracIn-WE experiments, as a plain module and as a retrainable problem.
 
-Embedding -> convolution of width 5 -> convolution of width 5 -> convolution of width 1, each with ReLU -> largest
-value over the positions -> linear layer. Texts are padded to one length, and the padding is not masked: it counts
+Embedding -> convolution of width 5 -> convolution of width 5 -> convolution of width 1, each with ReLU -> maximum
+over the positions -> linear layer. Texts are padded to one length, and the padding is not masked: it counts
 as a word, as in the original.
 """
 

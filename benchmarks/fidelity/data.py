@@ -1,4 +1,4 @@
-"""Data of the fidelity records: read, deduplicated, cut by a seed."""
+"""Data of the fidelity records: read, deduplicated, split with a seed."""
 
 import sys
 from dataclasses import dataclass

@@ -1,10 +1,10 @@
-"""The retraining engine against a plain loop: one process, two processes, and many CNNs stacked into one, interleaved.
+"""The retraining engine compared with a plain loop: one process, two processes, and many stacked CNNs, interleaved.
 
     python benchmarks/fidelity/engine_speed.py [--repeats 3] [--models 16]
 
-The stacked form trains all models at once with batched weights (bmm over unfolded windows); its losses are checked
-against the single module before anything is timed. Needs an idle machine: ratios of processes mean nothing beside
-other work. The plain loop is the library's own, called without its engine.
+The stacked form trains all models at once with batched weights (bmm over unfolded windows); its losses are compared
+with the single module before any timing. Needs an idle machine: ratios of processes are meaningless under other
+load. The plain loop is the library's own, called without its engine.
 """
 
 import tempfile

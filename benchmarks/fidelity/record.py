@@ -1,4 +1,4 @@
-"""What the records share: command line, controls, tables of LDS, and the dated JSON."""
+"""Shared by the records: command line, controls, tables of LDS, and the dated JSON."""
 
 import argparse
 import json

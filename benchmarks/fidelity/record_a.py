@@ -5,7 +5,7 @@
 
 Both resume. The full protocol of the paper (50,000 rows, width 128, 128 tokens, ten epochs of SGD) is --full, for
 data and machines that allow it. The models are trained by the library's own loop (`proponent.training`), since the
-settings are the record's.
+settings are specific to this record.
 """
 
 import argparse

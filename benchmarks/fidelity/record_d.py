@@ -1,13 +1,13 @@
-"""Record D: label errors that people checked, against cleanlab.
+"""Record D: label errors verified by people, compared with cleanlab.
 
     python benchmarks/fidelity/record_d.py --data ../shared/data --cleanlab PYTHON
 
-Four sets whose labels were checked by people. A small transformer is trained on the given labels; suspicions: what
-`proponent labels` offers (mean probability over the checkpoints, losses, influence, self-influence, the last two plain
-and optimizer-aware), and cleanlab 2.9 on the same model's out-of-sample probabilities (five folds), with simple
-controls beside. Rows whose verdict is unclear take part in training and are left out of the figures. PYTHON is the
+Four data sets whose labels were checked by people. A small transformer is trained on the given labels. Rankings: those
+of `proponent labels` (mean probability over the checkpoints, losses, influence, self-influence, the last two plain
+and optimizer-aware), cleanlab 2.9 on the same model's out-of-sample probabilities (five folds), and simple
+controls. Rows with an unclear verdict take part in training and are excluded from the figures. PYTHON is the
 interpreter of an environment with cleanlab 2.9. The models are trained by the library's own loop
-(`proponent.training`); influence is the raw sum that `proponent labels` ranks by.
+(`proponent.training`); influence is the raw sum by which `proponent labels` ranks.
 """
 
 import gzip

@@ -2,9 +2,9 @@
 
     python benchmarks/fidelity/record_e.py --data ../shared/data --cache CACHE
 
-A small GPT-2 is trained on linked sentences; queries are relation facts as prompts with the object as target. MRR
-and Recall@10 of the linked sentences, and tail-patch, for the library's methods beside BM25, embedding and chance. The
-model is trained by the library's own loop (`proponent.training`), and the tail patch takes rows that are given.
+A small GPT-2 is trained on linked sentences; queries are relation facts as prompts with the object as target. Measures:
+MRR and Recall@10 of the linked sentences, and tail-patch, for the library's methods, BM25, embedding and chance. The
+model is trained by the library's own loop (`proponent.training`), and the tail-patch is applied to given rows.
 """
 
 import gzip

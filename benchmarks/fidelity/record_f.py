@@ -1,12 +1,12 @@
-"""Record F: does a small model foretell a larger one (Small-to-Large Generalization, Khaddaj et al. 2025)?
+"""Record F: does a small model predict a larger one (Small-to-Large Generalization, Khaddaj et al. 2025)?
 
     python benchmarks/fidelity/record_f.py --data ../shared/data
 
-Twelve near-equal mixtures of four text sources, the same number of tokens; GPT-2 from scratch at three sizes, two
-seeds each, rate tuned per size on one mixture; mean loss on five held-out sources. Rank correlation of small with
-large over the mixtures, per target, beside the seed ceiling and a shuffled control; also after the main mixture
-axis is regressed out. Then attribution: scores of TracIn-WE at every size against the loss of the largest size on
-halves of the documents.
+Twelve near-equal mixtures of four text sources with the same number of tokens; GPT-2 from scratch at three sizes, two
+seeds each, learning rate tuned per size on one mixture; mean loss on five held-out sources. Rank correlation of small
+and large over the mixtures, per target, compared with the seed ceiling and a shuffled control; also after the main
+mixture axis is regressed out. Then attribution: scores of TracIn-WE at every size, compared with the loss of the
+largest size on halves of the documents.
 """
 
 import gzip

@@ -2,9 +2,9 @@
 
     python benchmarks/fidelity/record_g.py bank trec agnews --data ../shared/data --cache CACHE
 
-Data sets of the choice: trec, sst2; of the report: agnews, toxic_tweets_davidson, newsgroups20. Each is 2,000 rows and
+Data sets for choosing: trec, sst2; for reporting: agnews, toxic_tweets_davidson, newsgroups20. Each has 2,000 rows and
 200 queries. A small classifier is trained from scratch by `proponent train`, and everything else is
-`proponent evaluate`: the retrains of the halves are kept in the cache, and every step resumes.
+`proponent evaluate`: the retrainings on halves are cached, and every step resumes.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""What every peer's script shares: the prepared work, the floor, the measurement. Needs torch and transformers only.
+"""Shared by the scripts of all peers: the prepared work, the floor, the measurement. Needs only torch and transformers.
 
 A script builds a `Peer` (two callables) from the work folder and calls `main`. Every repetition times, one after
 another in one process and on one thread,
 
     floor        forward + backward of the loss to every parameter: all training batches and the first 16 queries
-    end to end   scores [16 n] of the first 16 queries, from nothing but the loaded model and the tokenized texts
-    further      scores of 16 other queries, with whatever the peer kept of the training set
+    end to end   scores [16 n] of the first 16 queries, from the loaded model and the tokenized texts
+    further      scores of 16 other queries, with whatever the peer stored of the training set
 
-so that each figure is a ratio to a floor taken seconds before, under the same load. What is finished is written after
-every step: a peer that is stopped at its limit keeps the figures that it reached.
+so that each figure is a ratio to a floor measured seconds before, under the same load. Results are written after
+every step: a peer that is stopped at its time limit keeps its results so far.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""One virtual environment per peer, made once: the same torch first, then the peer, then what it needs and no more."""
+"""One virtual environment per peer, created once: the same torch first, then the peer, then only its requirements."""
 
 import json
 import subprocess

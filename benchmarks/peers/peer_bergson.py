@@ -1,4 +1,4 @@
-"""bergson: whether it installs and imports without a GPU, and what it offers a classifier."""
+"""bergson: whether it installs and imports without a GPU, and its methods for a classifier."""
 
 import argparse
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""captum: TracInCP on the word embeddings, and TracInCPFast on the last layer. Neither keeps anything of the texts."""
+"""captum: TracInCP on the word embeddings, and TracInCPFast on the last layer. Neither stores anything per text."""
 
 from pathlib import Path
 

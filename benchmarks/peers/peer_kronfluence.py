@@ -1,4 +1,4 @@
-"""kronfluence: its identity strategy (products of the Linear layers' gradients) and EK-FAC. It knows no embeddings."""
+"""kronfluence: its identity strategy (products of the Linear layers' gradients) and EK-FAC. It ignores embeddings."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""proponent: an index built from raw texts (tokenization, loading, checksums and disk included), then searched."""
+"""proponent: build an index from raw texts (tokenization, loading, checksums and disk included), then search it."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""TRAK without a GPU: its BasicProjector draws a matrix [parameters 512] anew, in blocks, for every batch."""
+"""TRAK without a GPU: its BasicProjector samples a matrix [parameters 512] again, in blocks, for every batch."""
 
 import logging
 import shutil

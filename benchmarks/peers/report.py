@@ -1,4 +1,4 @@
-"""The record of a day as a Markdown page."""
+"""The record of one day as a Markdown page."""
 
 import statistics
 from typing import Any

@@ -1,13 +1,13 @@
-"""Peers of proponent on the same work and machine: time, memory, agreement.
+"""Compare proponent with its peers on the same work and machine: time, memory, agreement.
 
     python benchmarks/peers/run.py --data FOLDER                  # proponent, captum, dattri-llm, kronfluence
-    (identity) python benchmarks/peers/run.py --data FOLDER --slow           # those that take minutes or do not finish
+    python benchmarks/peers/run.py --data FOLDER --slow           # peers that take minutes or do not finish
     python benchmarks/peers/run.py --data FOLDER --growth 1024    # a further batch of queries over more texts
 
-Every peer has its own virtual environment (made once, in --envs) and runs alone, in its own process, on one thread; it
-measures the floor (one plain forward+backward of the same texts) in turn with its own work, so that every figure is a
-ratio within one process. The record of a day is `results/DATE-peers.json`; later runs of the day add to it, and
-`docs/peers.md` is written from it. It runs in an environment that has `proponent` and the encoder (see `work.py`).
+Every peer has its own virtual environment (created once, in --envs) and runs alone, in a separate process, on one
+thread; it measures the floor (one plain forward+backward of the same texts) alternating with its own work, so that
+every figure is a ratio within one process. The record of a day is `results/DATE-peers.json`; later runs of the day are
+added to it, and `docs/peers.md` is generated from it. Its environment needs `proponent` and the encoder (`work.py`).
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the peers' sides of the agreement share: the work on disk, one model per checkpoint, one file of scores."""
+"""Shared by the peers' scripts for the agreement: the work on disk, one model per checkpoint, one file of scores."""
 
 import argparse
 import json

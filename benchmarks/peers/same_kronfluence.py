@@ -1,4 +1,4 @@
-"""kronfluence: EK-FAC pairwise scores, of a model whose Linear layers have no bias, and as it comes."""
+"""kronfluence: EK-FAC pairwise scores, for a model whose Linear layers have no bias, and for the unchanged model."""
 
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,7 @@
-"""Where does this output come from? Training data attribution for language models, down to the words.
+"""Which training data caused this output? Training data attribution for language models, down to the words.
 
-The names below are the whole public face. They are imported when they are first used, so that `import proponent` is
-light and loads neither torch nor transformers.
+The names below are the whole public API. They are imported on first use, so that `import proponent` is fast and loads
+neither torch nor transformers.
 """
 
 from importlib import import_module

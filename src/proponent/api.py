@@ -1,4 +1,4 @@
-"""The public verbs: build an index by a method's name, and open one."""
+"""The public functions: build an index by a method's name, and open one."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -39,25 +39,25 @@ def build(
     set: Mapping[str, object] | None = None,  # noqa: A002 # as the command line's --set
     **changes: object,
 ) -> Index:
-    """Build an index of a training set under a method; an unfinished one is resumed.
+    """Build an index of a training set with a method; an unfinished index is resumed.
 
-    Several processes may build the same index at the same time: each takes shards that no other works on.
+    Several processes may build the same index at the same time: each computes shards that no other process works on.
 
     Args:
-        run: the training run, or its folder; several independently seeded runs are joined: scores are summed over them.
+        run: the training run, or its folder; for several independently seeded runs, scores are summed over the runs.
         data: the training set: path, Dataset, DataFrame, Arrow table or list of dicts.
         out: folder of the index.
-        method: a name of the table of methods, a method file, or a method as data (`proponent.Gradients`); None takes
-            what measures best of what the run allows (grad-cos for a classifier fine-tuned from a pretrained model,
-            tracin-we-adam-unit for another one with recorded second moments, else tracin-we) and says so.
-        columns: names of the columns; None for text, text_pair, label, id and target.
+        method: a name from the table of methods, a method file, or a method as data (`proponent.Gradients`); None takes
+            the best measured method that the run allows (grad-cos for a classifier fine-tuned from a pretrained model,
+            tracin-we-adam-unit for another one with recorded second moments, else tracin-we) and reports it.
+        columns: names of the columns; None means text, text_pair, label, id and target.
         split: split of a DatasetDict or hub data set.
-        allow_empty: take rows with empty texts instead of refusing them.
+        allow_empty: accept rows with empty texts instead of refusing them.
         max_length: maximum tokens read per text; None for the model's limit, at most 512.
         batch_size: examples per pass.
         max_bad_rows: maximum share of rows that may be skipped because their loss or gradient is not finite.
         steps: checkpoints to use; None uses all.
-        second_moment: where an optimizer-aware method finds second moments.
+        second_moment: source of second moments for an optimizer-aware method.
         queries: a file (or other data) of queries, in the same columns, whose autocorrelation is combined with that of
             the training set (trackstar); None uses the training set's only.
         rows: storage type of gradient rows: "fp32", or shorter with a scale per row, "fp16" or "int8".
@@ -70,11 +70,11 @@ def build(
         changes: the same fields as keywords.
 
     Returns:
-        The finished index, open. With `shard`, and as long as other shares are missing, what is there of it.
+        The open index. With `shard`, the finished part of the index while other shards are missing.
 
     Raises:
         InputError: run, data or method cannot be used as they are.
-        MismatchError: the folder holds an index of something else.
+        MismatchError: the folder contains an index of another run, data set or method.
         DiskFullError: no space left; the same call resumes.
     """
     _check_types(out, columns, steps, set)
@@ -114,14 +114,14 @@ def open(  # noqa: A001 # the verb that users know
     allow_missing: bool = False,
     kernel: Literal["numpy", "numba"] | None = None,
 ) -> Index:
-    """Open a finished index; the model is not needed until a new text is asked about.
+    """Open a finished index; the model is loaded only for explaining a new text.
 
     Args:
         path: the index.
         run: folder of the run, if it has moved; several for joined runs.
         trust_remote_code: allow custom code shipped with the run's model (an index never allows it by itself).
-        partial: open an unfinished index too, with what is there; every explanation says so.
-        allow_missing: continue although shards are missing; every explanation says so.
+        partial: also open an unfinished index; every explanation notes that it is incomplete.
+        allow_missing: also open an index with missing shards; every explanation notes that they are missing.
         kernel: implementation of the inner loop of a search: "numpy" (the default) or "numba".
 
     Returns:
@@ -129,7 +129,7 @@ def open(  # noqa: A001 # the verb that users know
 
     Raises:
         InputError: there is no finished index.
-        DamagedError: it is not what was written.
+        DamagedError: its files are missing, truncated or changed.
     """
     return Index(
         path,
@@ -142,7 +142,7 @@ def open(  # noqa: A001 # the verb that users know
 
 
 def _check_types(out: object, columns: object, steps: object, changes: object) -> None:
-    """Refuse arguments of a wrong type that nothing else refuses in one line."""
+    """Refuse arguments of a wrong type that would otherwise fail with an unclear error."""
     if not isinstance(out, str | Path):
         raise InputError(f"out is {out!r}: give the folder of the index")
     if not isinstance(columns, Columns | None):

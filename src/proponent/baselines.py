@@ -1,6 +1,6 @@
 """Baselines: scores of training examples that need no gradient.
 
-They are shown beside every score for comparison. Each gives one number per pair of query and
+They are shown next to every score for comparison. Each gives one number per pair of query and
 training example; positive means helped, negative hurt.
 
 | name | score |
@@ -31,7 +31,7 @@ from proponent.errors import InputError, LabelError, MissingExtraError
 from proponent.words import split
 
 NAMES = ("bm25", "tfidf-label", "embedding", "label", "random")
-"""The baselines, in the order in which they are shown."""
+"""The baselines, in display order."""
 
 _Floats = npt.NDArray[np.float64]
 
@@ -54,18 +54,18 @@ _PACKAGES = {
 
 @dataclass(frozen=True)
 class Texts:
-    """What the baselines may look at, of a training set or of queries."""
+    """The inputs that baselines may use, from a training set or from queries."""
 
     texts: Sequence[str]  # the raw texts; a pair, or a prompt and its target, joined by a space
-    labels: Int[np.ndarray, " n"] | None = None  # class numbers; None for a language model
-    # the model's class probabilities at the last checkpoint; None when they were not kept
+    labels: Int[np.ndarray, " n"] | None = None  # class indices; None for a language model
+    # the model's class probabilities at the last checkpoint; None if they were not stored
     probabilities: Float[np.ndarray, "n l"] | None = None
-    # mean-pooled last hidden states at the last checkpoint; None when they were not kept
+    # mean-pooled last hidden states at the last checkpoint; None if they were not stored
     embeddings: Float[np.ndarray, "n d"] | None = None
 
 
 class Baselines:
-    """The baselines of one training set; what is fitted on it is fitted at first use and kept."""
+    """The baselines of one training set; each is fitted on first use and cached."""
 
     def __init__(self, train: Texts, seed: int = 0) -> None:
         _check(train, "the training set")
@@ -73,7 +73,7 @@ class Baselines:
         self._seed = seed
 
     def missing(self) -> dict[str, str]:
-        """Which baselines cannot be computed for this training set."""
+        """The baselines that cannot be computed for this training set."""
         reasons: dict[str, str] = {}
         for name in NAMES:
             lacking = _lacking(name, self._train, self._labelled)
@@ -107,7 +107,7 @@ class Baselines:
     def _check_queries(self, name: str, queries: Texts) -> None:
         _check(queries, "the queries")
         lacking = _lacking(name, queries, self._labelled)
-        if lacking:  # leaving the label out where the training set has one would change what the baseline means
+        if lacking:  # ignoring labels that the training set has would change the meaning of the baseline
             raise InputError(f"the baseline '{name}' cannot be computed: the queries have no {lacking}")
         for what, ours, theirs in (
             ("class probabilities", queries.probabilities, self._train.probabilities),
@@ -137,9 +137,9 @@ class Baselines:
         documents = [
             array("i", [vocabulary.setdefault(word, len(vocabulary)) for word in _analyse(text)])
             for text in self._train.texts
-        ]  # four bytes a word: lists would take eight times as much
+        ]  # four bytes per word: lists would take eight times as much
         index = bm25s.BM25(method="lucene")
-        if vocabulary:  # a training set without a single word has nothing to index, and nothing is looked up
+        if vocabulary:  # a training set without words has nothing to index or to look up
             index.index((documents, vocabulary), create_empty_token=False, show_progress=False)
         return vocabulary, index
 
@@ -186,7 +186,7 @@ def _analyse(text: str) -> list[str]:
 
 
 def _lacking(name: str, texts: Texts, labelled: bool) -> str:
-    """What a baseline needs and `texts` do not have; empty when nothing is missing."""
+    """Inputs that a baseline needs and `texts` lacks; empty if nothing is missing."""
     if texts.labels is None and (name == "label" or (labelled and name in {"tfidf-label", "embedding"})):
         return "labels"
     if texts.probabilities is None and labelled and name == "tfidf-label":
@@ -238,7 +238,7 @@ def _error_signal(texts: Texts) -> _Floats:
 
 
 def _noise(seed: int, text: str, size: int) -> _Floats:
-    """Noise from the text itself, not from its place among the queries: the same query always gets the same noise."""
+    """Noise seeded by the text, not by its position among the queries: the same query always gets the same noise."""
     digest = hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).digest()
     return np.random.default_rng(int.from_bytes(digest)).uniform(-1.0, 1.0, size)
 

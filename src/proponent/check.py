@@ -26,21 +26,21 @@ from proponent.models.former import recorded
 from proponent.models.training_trace import FOLDER as REPLAY_FOLDER
 
 PROBES = 4
-"""Examples that are checked: full gradients of the embedding are dense."""
+"""Number of examples that are checked: full gradients of the embedding are dense."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check."""
+    """The result of one check."""
 
     name: str  # what was checked
     passed: bool | None  # True, False, or None for a plain fact
     value: str  # the measured figure, in words
-    bound: str = ""  # what it is held against; empty for a plain fact
+    bound: str = ""  # the limit it is compared with; empty for a plain fact
 
     @property
     def description(self) -> str:
-        """The figure with what it is held against."""
+        """The figure and its limit."""
         return f"{self.value} ({self.bound})" if self.bound else self.value
 
 
@@ -78,7 +78,7 @@ class _Check:
         )
 
     def _replay(self, max_length: int | None) -> list[Finding]:
-        """Where the run is recorded for replay: does it end where it ended, and is its training smooth?"""
+        """For a run recorded for replay: whether the replay reaches the saved weights and training is smooth."""
         if not recorded(self.run.path, REPLAY_FOLDER).is_dir():
             return []
         asked = Query(self.examples[0], self.labels[0])
@@ -90,7 +90,7 @@ class _Check:
         return [Finding("replay of the training", None, f"{word}: {found.description()}")]
 
     def _layers(self) -> list[Finding]:
-        """Gradients of every layer that there is a rule for, biases included, against autograd on one text."""
+        """Compare gradients of every supported layer, biases included, with autograd on one text."""
         every = Gradients(name="check", gradient=Layers(names=("all",), biases=True))
         spec = GradientSpec.of_layers(every, self.run, self.model, closed_head=False)
         work = GradientComputer(self.run, self.model, every, self.encoder, spec)
@@ -121,7 +121,7 @@ class _Check:
         return [_bounded(name, error, 1e-5) for name, error in zip(names, errors, strict=True)]
 
     def _choose(self) -> tuple[list[Encoded], list[int]]:
-        """Short examples (dense gradients are large), among them the longest of a small sample for padding."""
+        """Choose short examples (dense gradients are large), and the longest of a small sample for padding."""
         order = np.argsort(self.lengths, kind="stable")
         usable = [int(row) for row in order if self.lengths[row] > 1][: PROBES * 8]
         picked = sorted({usable[int(place)] for place in np.linspace(0, len(usable) - 1, PROBES)}) if usable else []
@@ -158,17 +158,17 @@ class _Check:
         return self.run.task.objective(batch).losses(logits).sum()
 
     def _tables(self, model: nn.Module) -> list[Tensor]:
-        """The table of the word embedding; of an encoder-decoder, both where they are two."""
+        """The word embedding table; for an encoder-decoder both tables if they differ."""
         return word_tables(model, decoding=self.run.task.decodes)
 
     def _truth(self, row: int) -> Float[np.ndarray, "v d"]:
-        """Autograd's own gradient of the whole table (a padding row is zero there by construction)."""
+        """Autograd's gradient of the whole table (the row of the padding token is zero there by construction)."""
         tables = self._tables(self.model)
         with _differentiable(tables):
             return torch.cat(torch.autograd.grad(self._loss(self.model, row), tables)).double().numpy()
 
     def _error(self, found: Float[np.ndarray, "v d"], truth: Float[np.ndarray, "v d"]) -> float:
-        """Relative error, over all rows but that of padding, which autograd leaves at zero."""
+        """Relative error over all rows except padding, which autograd leaves at zero."""
         blank = input_embedding(self.model).padding_idx
         off = found - truth
         if blank is not None and not truth[blank].any():
@@ -180,14 +180,14 @@ class _Check:
         return max(self._error(self._dense(together, row), one) for row, one in enumerate(alone))
 
     def _padded(self, alone: Sequence[Float[np.ndarray, "v d"]]) -> float:
-        """Pad a probe to the longest text of the data by batching the two."""
+        """Pad a probe to the longest text of the data by putting the two into one batch."""
         longest = int(self.lengths.argmax())
         other = self.encoder.encode([self.examples[longest]])
         together = self._take([self.probes[0], *other], [self.probe_labels[0], self.labels[longest]])
         return self._error(self._dense(together, 0), alone[0])
 
     def _signs(self) -> float:
-        """Move the table along one example's gradient and watch the others' losses, in float64."""
+        """Move the table along one example's gradient and measure the other examples' losses, in float64."""
         model = self.run.load(self.run.checkpoints[-1]).double()
         tables = self._tables(model)
         directions = [self._dense(self._take([one], [label]), 0) for one, label in self._pairs()]
@@ -258,7 +258,7 @@ def _differentiable(weights: Sequence[Tensor]) -> Generator[None]:
 
 
 def _points_the_other_way(model: nn.Module, block: Block) -> bool:
-    """Whether a weight is kept as [i o]: the linear layers of GPT-2."""
+    """Whether a weight is stored as [i o], as in the linear layers of GPT-2."""
     return block.part == "weight" and type(model.get_submodule(block.modules[0])).__name__ == "Conv1D"
 
 

@@ -1,6 +1,6 @@
-"""Every write goes through here: the atomic writer, the handler of a full disk, operations that tests make fail.
+"""All writes go through here: the atomic writer, the handler of a full disk, and operations that tests make fail.
 
-Writing never maps a file: a full disk would kill the process with SIGBUS instead of failing one call.
+Writing never maps a file: on a full disk the process would be killed by SIGBUS instead of one call failing.
 """
 
 import errno
@@ -17,7 +17,7 @@ from proponent.errors import DiskFullError, InputError
 
 TEMPORARY = ".tmp"
 LONGEST_NAME = 200
-"""Bytes of a name that are repeated in its temporary name; file systems take 255."""
+"""Maximum bytes of a name that its temporary name repeats; file systems allow 255."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP}
@@ -25,7 +25,7 @@ _NO_PLACE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDI
 
 Made = TypeVar("Made")
 
-# ---- one operation each ---------------------------------------------------------------------------------------------
+# ---- single operations ----------------------------------------------------------------------------------------------
 
 
 def create(path: Path, size: int = 0) -> int:
@@ -39,12 +39,12 @@ def create(path: Path, size: int = 0) -> int:
             if error.errno in _FULL:
                 os.close(opened)
                 raise
-            # a file system that cannot set space aside still takes the writes
+            # a file system that cannot reserve space still accepts the writes
     return opened
 
 
 def write(opened: int, data: bytes | memoryview, at: int) -> int:
-    """Write some bytes at a place; may write fewer."""
+    """Write some bytes at an offset; may write fewer."""
     if hasattr(os, "pwrite"):
         return os.pwrite(opened, data, at)
     os.lseek(opened, at, os.SEEK_SET)
@@ -52,12 +52,12 @@ def write(opened: int, data: bytes | memoryview, at: int) -> int:
 
 
 def truncate(opened: int, size: int) -> None:
-    """Cut a file off."""
+    """Truncate a file to a size."""
     os.ftruncate(opened, size)
 
 
 def sync(opened: int) -> None:
-    """Make what was written to a file (or a folder) last."""
+    """Sync the contents of a file (or a folder) to disk."""
     os.fsync(opened)
 
 
@@ -67,17 +67,17 @@ def close(opened: int) -> None:
 
 
 def rename(old: Path, new: Path) -> None:
-    """Give a file its final name, in place of any other."""
+    """Rename a file to its final name, replacing any other."""
     Path(old).replace(new)
 
 
 def remove(path: Path) -> None:
-    """Remove a file; nothing happens when it is not there."""
+    """Remove a file, if it exists."""
     path.unlink(missing_ok=True)
 
 
 def make_one_folder(folder: Path) -> None:
-    """Make a folder in one that is there; nothing happens when it is there already."""
+    """Create a folder in an existing one, unless it exists."""
     folder.mkdir(exist_ok=True)
 
 
@@ -86,11 +86,11 @@ def remove_folder(folder: Path) -> None:
     folder.rmdir()
 
 
-# ---- made of them ---------------------------------------------------------------------------------------------------
+# ---- combined operations --------------------------------------------------------------------------------------------
 
 
 def write_all(opened: int, data: bytes | memoryview, at: int) -> int:
-    """Write all bytes at a place, however many calls that takes."""
+    """Write all bytes at an offset, in as many calls as needed."""
     left = memoryview(data).cast("B")
     while len(left):
         written = write(opened, left, at)
@@ -101,8 +101,8 @@ def write_all(opened: int, data: bytes | memoryview, at: int) -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last, where the system can."""
-    if os.name == "nt":  # Windows opens no folder
+    """Sync the names in a folder to disk, where the system supports it."""
+    if os.name == "nt":  # Windows cannot open a folder
         return
     opened = os.open(folder, os.O_RDONLY)
     try:
@@ -115,7 +115,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and sync what holds it, so that files published in it cannot get lost with it."""
+    """Create a folder and sync its parent, so that files published in it cannot get lost with it."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -128,10 +128,10 @@ def make_folder(folder: Path) -> None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Tell whether an error, or what caused it, is a full disk or an exhausted quota."""
+    """Whether an error, or its cause, is a full disk or an exhausted quota."""
     found: BaseException | None = error
     while found is not None:
-        # safetensors and torch raise errors of their own, which hold the system's message
+        # safetensors and torch raise their own errors, which contain the system's message
         if (isinstance(found, OSError) and found.errno in _FULL) or os.strerror(errno.ENOSPC) in str(found):
             return True
         found = found.__cause__ or found.__context__
@@ -140,7 +140,7 @@ def is_full(error: BaseException) -> bool:
 
 @contextmanager
 def full_disk_named(path: object) -> Generator[None]:
-    """Turn "no space left" into an error that names the file."""
+    """Convert "no space left" to an error that names the file."""
     try:
         yield
     except OSError as error:
@@ -153,13 +153,13 @@ def full_disk_named(path: object) -> Generator[None]:
 
 
 def temporary(path: Path) -> Path:
-    """Name a file while it is being written; two writers never share one."""
+    """Name for a file while it is being written; two writers never share it."""
     name = path.name if len(os.fsencode(path.name)) <= LONGEST_NAME else path.name[:40]
     return path.with_name(f"{name}.{os.getpid()}.{threading.get_native_id()}{TEMPORARY}")
 
 
 def publish(path: Path, fill: Callable[[int], Made], size: int = 0, *, replace: bool = True) -> Made:
-    """Fill a file under a temporary name, sync it, then give it its name: the file is whole or not there."""
+    """Fill a file under a temporary name, sync it, then rename it: the file is either complete or absent."""
     fresh = temporary(path)
     with full_disk_named(path):
         try:
@@ -174,18 +174,18 @@ def publish(path: Path, fill: Callable[[int], Made], size: int = 0, *, replace: 
             rename(fresh, path)
             sync_folder(path.parent)
         except BaseException:
-            # on a full disk the space is needed, after Ctrl-C nothing may lie about
+            # on a full disk the space is needed; after Ctrl-C no temporary file may remain
             fresh.unlink(missing_ok=True)
             raise
     return made
 
 
 def write_stream(path: Path, fill: Callable[[IO[bytes]], Made], *, replace: bool = True) -> Made:
-    """Write one of the user's files: what is there stays as it is until the new file is whole."""
-    target = Path(os.path.realpath(path))  # a link keeps its place, the file behind it is replaced
+    """Write one of the user's files: the existing file is replaced only when the new one is complete."""
+    target = Path(os.path.realpath(path))  # a link stays in place, the file it points to is replaced
     try:
         mode = target.stat().st_mode if target.exists() else None
-        if mode is not None and not stat.S_ISREG(mode):  # a device or a pipe has no name to give
+        if mode is not None and not stat.S_ISREG(mode):  # a device or a pipe cannot be replaced by a rename
             with full_disk_named(path), path.open("wb") as file:
                 return fill(file)
 
@@ -204,12 +204,12 @@ def write_stream(path: Path, fill: Callable[[IO[bytes]], Made], *, replace: bool
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Write a file of which all bytes are there."""
+    """Write a file from bytes that are all in memory."""
     write_stream(path, lambda file: file.write(data))
 
 
 class _Sink(io.RawIOBase):
-    """A file that is written from its beginning to its end, through `write`."""
+    """A file that is written sequentially, through `write`."""
 
     def __init__(self, opened: int) -> None:
         self._opened, self._at = opened, 0

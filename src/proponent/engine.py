@@ -1,4 +1,4 @@
-"""Where independent pieces of work are done: in this process, or in several on this machine."""
+"""Where independent pieces of work run: in this process, or in several processes on this machine."""
 
 import os
 import threading
@@ -19,15 +19,15 @@ Result = TypeVar("Result")
 
 @runtime_checkable
 class Engine(Protocol):
-    """Does one piece of work for many items."""
+    """Runs one function on many items."""
 
     def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """Yield results as they are finished, in any order; the work may be sent to other processes."""
+        """Yield results as they finish, in any order; the work may be sent to other processes."""
         ...
 
 
 class InProcess:
-    """Works through the items in this process, in order."""
+    """Processes the items in this process, in order."""
 
     def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         """Yield the result of each item."""
@@ -41,7 +41,7 @@ class LocalProcesses:
     workers: int
 
     def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """Yield results as they are finished; one item is done in this process."""
+        """Yield results as they finish; a single item is processed in this process."""
         if len(items) < 2:
             yield from map(work, items)
             return
@@ -58,7 +58,7 @@ class LocalProcesses:
 
 
 def engine_of(workers: int) -> Engine:
-    """Choose an engine by the number of processes; one worker is this process."""
+    """Choose an engine for a number of processes; one worker means this process."""
     if workers < 1:
         raise InputError(f"--workers {workers}: at least one process trains")
     return InProcess() if workers == 1 else LocalProcesses(workers)
@@ -66,8 +66,8 @@ def engine_of(workers: int) -> Engine:
 
 @contextmanager
 def _pool(workers: int, work: Callable[[Any], Any]) -> Generator[ProcessPoolExecutor]:
-    """Open a pool of spawned processes; closing it cancels what has not begun."""
-    # A spawned process imports modules before it takes over this one's sys.path, and starts when work is submitted.
+    """Open a pool of spawned processes; closing it cancels work that has not started."""
+    # A spawned process imports modules before it receives this one's sys.path, and starts when work is submitted.
     before, os.environ[SAFE] = os.environ.get(SAFE), "1"
     try:
         with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (work,)) as pool:
@@ -82,7 +82,7 @@ def _pool(workers: int, work: Callable[[Any], Any]) -> Generator[ProcessPoolExec
             os.environ[SAFE] = before
 
 
-_work: list[Callable[[Any], Any]] = []  # of a worker process: what it was started with
+_work: list[Callable[[Any], Any]] = []  # the work that a worker process was started with
 
 
 def _begin(work: Callable[[Any], Any]) -> None:
@@ -95,7 +95,7 @@ def _do(item: Any) -> Any:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent is killed: nobody would ever give it work again."""
+    """End this process when its parent is killed, since it would never get work again."""
     parent = parent_process()
     if parent is not None:
         parent.join()

@@ -8,15 +8,15 @@ ProponentError
 │   ├── DivergedError     an iteration that diverges or cannot end
 │   └── MissingExtraError an optional package is not installed
 ├── MismatchError     3   parts that do not belong together (index, run, data, method)
-├── DamagedError      4   an index whose bytes are not what was written
-└── DiskFullError    74   no space left; what is finished is kept and the build resumes
+├── DamagedError      4   an index whose files are missing, truncated or changed
+└── DiskFullError    74   no space left; finished shards stay on disk and the build resumes
 
-A message names the thing in the user's words, the likely cause and the fix, in one line.
+A message names the object in the user's words, the likely cause and the fix, in one line.
 """
 
 
 class ProponentError(Exception):
-    """Root of every error that proponent raises on purpose."""
+    """Base class of every error that proponent raises on purpose."""
 
     exit_code: int = 2
 
@@ -52,12 +52,12 @@ class MismatchError(ProponentError):
 
 
 class DamagedError(ProponentError):
-    """An index whose files are missing, truncated or not what was written."""
+    """An index whose files are missing, truncated or changed."""
 
     exit_code = 4
 
 
 class DiskFullError(ProponentError):
-    """No space left on the device; finished shards are kept and the build can resume."""
+    """No space left on the device; finished shards stay on disk and the build can resume."""
 
     exit_code = 74

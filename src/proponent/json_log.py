@@ -1,7 +1,7 @@
-"""A log of JSON records, one a line, which any number of threads and processes add to.
+"""An append-only log of JSON records, one per line, for any number of threads and processes.
 
-A record is added under a lock, whole or not at all. Half a line is left only by a process that was killed while it held
-the lock; whoever adds next cuts it off.
+A record is appended under a lock, either completely or not at all. Only a process that was killed while it held the
+lock can leave a partial line; the next writer cuts it off.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ except ImportError:  # Windows: threads of one process exclude each other, proce
     fcntl = None
 
 _THREADS: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-"""One lock a file: some file systems give file locks to processes, not to open files."""
+"""One lock per file: some file systems assign file locks to processes, not to open files."""
 
 _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
-    """Add a record; on any failure the file is as it was before."""
+    """Append a record; on any failure the file is unchanged."""
     line = (json.dumps(record, ensure_ascii=True) + "\n").encode()  # ASCII: a lone surrogate of an id survives
     with disk.full_disk_named(path), _alone(path) as opened:
         end = os.fstat(opened).st_size
@@ -49,7 +49,7 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[bytes]:
-    """Read all lines; the last one may be unfinished."""
+    """Read all lines; the last line may be incomplete."""
     opened = os.open(path, os.O_RDONLY | _BINARY | getattr(os, "O_NONBLOCK", 0))
     with open(opened, "rb") as file:  # noqa: PTH123 - it is open already
         _refuse_other_kinds(path, opened)
@@ -57,7 +57,7 @@ def read_lines(path: Path) -> list[bytes]:
 
 
 def _settled(opened: int, end: int) -> tuple[int, bytes]:
-    """Where the next record begins, and what has to end the line before; half a line does not count."""
+    """Offset of the next record, and the bytes that must end the line before; a partial line is ignored."""
     at = end
     while at > 0 and _read(opened, 1, at - 1) != b"\n":
         at -= 1
@@ -75,7 +75,7 @@ def _read(opened: int, size: int, at: int) -> bytes:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Generator[int]:
-    """Open a log to add to it, while no other thread or process does."""
+    """Open a log for appending while no other thread or process does."""
     with _THREADS[os.path.realpath(path)]:
         opened = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS | _BINARY, 0o644)
         try:

@@ -1,4 +1,4 @@
-"""The classes of a run: their names, their numbers, and what a user may call them."""
+"""The classes of a run: their names, their indices, and the ways a user may write them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from proponent.types import Label
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Classes in the order of a model's outputs; empty, hence false, for a model that predicts none."""
+    """Classes in the order of a model's outputs; empty, hence false, for a model without classes."""
 
     names: tuple[str, ...] = ()  # of the classes
 
@@ -21,15 +21,15 @@ class Labels:
         return iter(self.names)
 
     def name(self, number: int | None) -> str | None:
-        """Name a class; None for a number that stands for no class."""
+        """Name of a class; None for an index without a class."""
         return self.names[number] if number is not None and 0 <= number < len(self.names) else None
 
     def stored(self, label: object) -> int:
-        """Find the class number of a label that an index or a training set holds; -1 for a model without classes."""
+        """Class index of a label stored in an index or a training set; -1 for a model without classes."""
         return self.names.index(str(label)) if self.names else -1
 
     def number(self, label: Label) -> int:
-        """Find the class number of a label as a user wrote it; a class named "1" is found before class number 1."""
+        """Class index of a label as written by a user; a class named "1" has priority over class index 1."""
         names = self.names
         if not names:
             raise LabelError(f"label {label!r} was given, but this run is a language model and has no labels")
@@ -38,7 +38,7 @@ class Labels:
         if str(label) in names:
             return names.index(str(label))
         number = int(label) if isinstance(label, int) or label.isdecimal() else -1
-        numbered = all(name.isdecimal() for name in names)  # then a number is a name, and a place would be a guess
+        numbered = all(name.isdecimal() for name in names)  # then a number is a name, not an index
         if not numbered and 0 <= number < len(names):
             return number
         shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
@@ -49,4 +49,4 @@ class Labels:
 
 
 NO_LABELS = Labels()
-"""Of a model that predicts no classes."""
+"""Labels of a model without classes."""

@@ -1,7 +1,7 @@
-"""Methods as data: a composition of small specs (`proponent.method_parts`), each found by its `kind`.
+"""Methods as data: a composition of small specs (`proponent.method_parts`), each looked up by its `kind`.
 
-An index keeps its method whole, so that it opens without the table of named methods. Parts that exclude each other are
-refused when a method is made; what a model cannot serve is refused when the model is known.
+An index stores its whole method, so that it opens without the table of named methods. Parts that exclude each other are
+refused when a method is created; parts that a model does not support are refused when the model is loaded.
 """
 
 from collections.abc import Iterator
@@ -65,7 +65,7 @@ Scalar = bool | int | float | str
 
 
 class Named(Spec):
-    """What every method has: the name that users type."""
+    """Common to all methods: the name that users type."""
 
     name: str = "custom"
 
@@ -75,14 +75,14 @@ class Gradients(Named):
 
     Attributes:
         name: as users type it.
-        gradient: where gradients are taken: rows of the word embedding, the head, or chosen layers.
-        objective: what is differentiated: the loss, the loss under masks, or of queries the logit of their label.
-        prepare: done to the model before any gradient is taken; None leaves it as trained.
-        preconditioners: what gradients are multiplied with: at most adam and, after it, one other.
-        normalize: scale gradients to norm 1 at each checkpoint: of training examples ("train"), or of queries too
+        gradient: where gradients are computed: rows of the word embedding, the head, or chosen layers.
+        objective: what is differentiated: the loss, the masked loss, or for queries the logit of their label.
+        prepare: change to the model before any gradient is computed; None leaves it as trained.
+        preconditioners: what gradients are multiplied by: at most adam, followed by at most one other.
+        normalize: scale gradients to norm 1 at each checkpoint: of training examples ("train"), or of queries as well
             ("both": the product is a cosine).
         checkpoints: which checkpoints of the run are used.
-        weights: what multiplies a checkpoint.
+        weights: the factor of a checkpoint.
     """
 
     kind: Literal["gradients"] = "gradients"
@@ -100,7 +100,7 @@ class Gradients(Named):
         return self
 
     def preconditioner(self, stage: Stage) -> Preconditioner | None:
-        """Find the preconditioner of a stage: "elementwise" (before a projection) or "query" (after it)."""
+        """Return the preconditioner of a stage: "elementwise" (before a projection) or "query" (after it)."""
         return next((one for one in self.preconditioners if one.stage == stage), None)
 
     @property
@@ -115,27 +115,27 @@ class Gradients(Named):
 
     @property
     def projection(self) -> Projection | None:
-        """The projection; None for gradients in full."""
+        """The projection; None for unprojected gradients."""
         return self.gradient.projection if isinstance(self.gradient, Layers) else None
 
 
 class Retaken(Named):
-    """An inverse-Hessian product per query; features alone are stored, gradients are taken again (FastIF).
+    """An inverse-Hessian product per query; only features are stored, gradients are computed at query time (FastIF).
 
     Attributes:
         name: as users type it.
-        names: which layers, as in `Layers`; they are taken in full.
+        names: which layers, as in `Layers`; their gradients are not projected.
         biases: also score biases, and gains of normalisations.
         objective: what is differentiated.
         solver: of the product with the inverse Hessian.
         damping: added to the Hessian's eigenvalues, as a factor of the scale.
         scale: what LiSSA divides the Hessian by; "auto" is 3 times the largest eigenvalue seen.
-        sample: training texts of one Hessian; None takes 8 a step for LiSSA, 256 for conjugate gradient.
-        seed: of the draws of those texts.
+        sample: training texts per Hessian product; None uses 8 per step for LiSSA, 256 for conjugate gradient.
+        seed: seed for sampling those texts.
         candidates: the nearest training examples that a query is compared with: a share of them up to 1, or a number.
-        nearest: by what: features (mean last hidden states), or signal (a classifier's error signals times the cosine
+        nearest: nearness: features (mean last hidden states), or signal (a classifier's error signals times the cosine
             of the features, in absolute value); "auto" is signal for classifiers.
-        checkpoints: the last of each run; a Hessian is of the end of training.
+        checkpoints: the last of each run, since the Hessian belongs to the end of training.
     """
 
     kind: Literal["retaken"] = "retaken"
@@ -158,7 +158,7 @@ class Baseline(Named):
     Attributes:
         name: as users type it.
         which: the lexical, feature or label score.
-        objective: the loss that the model's outputs are judged by.
+        objective: the loss that is applied to the model's outputs.
         checkpoints: which checkpoints of the run are read.
     """
 
@@ -169,12 +169,12 @@ class Baseline(Named):
 
 
 class Loop(Named):
-    """A method with a loop of its own over the recorded training, which no index holds.
+    """A method with its own loop over the recorded training, which is not stored in an index.
 
     Attributes:
         name: as users type it.
         which: the module that runs the loop.
-        settings: of that module, which checks them.
+        settings: settings of that module, which validates them.
     """
 
     kind: Literal["loop"] = "loop"
@@ -186,12 +186,12 @@ Term = Annotated[Gradients | Retaken | Baseline, Field(discriminator="kind")]
 
 
 class Sum(Named):
-    """The sum of the z-scored scores of several methods, each times its factor.
+    """The weighted sum of the z-scored scores of several methods.
 
     Attributes:
         name: as users type it.
         terms: the methods.
-        factors: one for each term; none at all for 1 everywhere.
+        factors: one per term; empty means 1 for every term.
     """
 
     kind: Literal["sum"] = "sum"
@@ -225,21 +225,21 @@ KINDS: dict[str, type[Spec]] = {
 
 
 def terms_of(method: Method) -> tuple[Term, ...]:
-    """List what an index stores: the terms of a sum, or the method itself; nothing of a loop."""
+    """List the stored terms: the terms of a sum, or the method itself; none for a loop."""
     if isinstance(method, Loop):
         return ()
     return method.terms if isinstance(method, Sum) else (method,)
 
 
 def similarity_of(method: Method) -> float | None:
-    """Cosine of embeddings above which different tokens are compared; None where equal ones alone are."""
+    """Cosine of embeddings above which different tokens are compared; None if only equal tokens are compared."""
     gradient = method.gradient if isinstance(method, Gradients) else None
     match = gradient.match if isinstance(gradient, EmbeddingRows) else None
     return match.threshold if isinstance(match, Similar) else None
 
 
 def check_parts(method: Gradients) -> None:
-    """Refuse parts that exclude each other; the one place for part against part."""
+    """Refuse parts that exclude each other; the only place for rules between two parts."""
     gradient, name = method.gradient, method.name
     parts = [*method.preconditioners, *([] if method.prepare is None else [method.prepare])]
     unlike = next((part for part in parts if gradient.kind not in part.gradients), None)

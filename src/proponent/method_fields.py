@@ -5,7 +5,7 @@ full path     parts by field, parts of a list by kind or number: preconditioners
 a part        by its kind alone: gradient=head, checkpoints=all, weights=constant, solver=cg
 a word        of `method_words.WORDS`: curvature=ekfac, project=16, similarity=cosine
 
-A method becomes a tree of fields, which is changed and validated anew.
+A method is converted to a tree of fields, which is changed and validated again.
 """
 
 import json
@@ -30,21 +30,21 @@ SPOKEN = {
 """Short names of fields, for messages."""
 
 UNTAGGED: dict[str, type[Spec]] = {"projection": Projection}
-"""The one part without a kind, by the field that holds it."""
+"""The only part without a kind, by the name of its field."""
 
 FIELDS = {name for spec in [*KINDS.values(), *UNTAGGED.values()] for name in spec.model_fields}
-"""Every name of a field."""
+"""All field names."""
 
 
 def changed(method: Method, changes: Mapping[str, object], said: str) -> Method:
-    """Change fields of a method; parts are put in and taken out before their fields are set."""
+    """Change fields of a method; parts are added and removed before their fields are set."""
     tree = method.model_dump(mode="json")
     words = [word for word in WORDS if word in changes]
     for word in words:
         apply_word(tree, word, _plain(changes[word]), said)
         _check_fields(tree, said)
     if words:
-        tree = made(tree, said).model_dump(mode="json")  # new parts have their defaults
+        tree = made(tree, said).model_dump(mode="json")  # new parts get their defaults
     for name, value in changes.items():
         if name not in WORDS:
             _set(tree, name, present_value(name.rpartition(".")[2], _plain(value)), said)
@@ -53,7 +53,7 @@ def changed(method: Method, changes: Mapping[str, object], said: str) -> Method:
 
 
 def _check_fields(tree: Mapping[str, object], said: str) -> None:
-    """Refuse a field of a wrong type before the next change reads it; the next may still resolve parts in conflict."""
+    """Refuse a field of a wrong type before the next change reads it; later changes may still resolve conflicts."""
     try:
         made(tree, said)
     except InputError as error:
@@ -63,24 +63,24 @@ def _check_fields(tree: Mapping[str, object], said: str) -> None:
 
 
 def made(tree: Mapping[str, object], said: str) -> Method:
-    """Validate a tree of fields; a message names the option in the user's words."""
+    """Validate a tree of fields; an error message names the option in the user's words."""
     try:
         return METHOD.validate_json(json.dumps(tree))
     except ValidationError as error:
         raise InputError(_message(cast("dict[str, Any]", error.errors()[0]), said)) from error
-    except (TypeError, ValueError, RecursionError) as error:  # what JSON cannot hold
+    except (TypeError, ValueError, RecursionError) as error:  # values that JSON cannot represent
         raise InputError(f"method {said}: {error}: give numbers, texts, lists and parts") from error
 
 
 def _message(first: dict[str, Any], said: str) -> str:
-    """One line about an error, without tags of unions and numbers of lists, which users have not written."""
+    """One line about an error, without union tags and list indices, which users have not written."""
     steps = [str(step) for step in first["loc"]]
     path = [step for step in steps if step in FIELDS]
     name = SPOKEN.get(path[-1], path[-1]).replace("_", "-") if path else ""
     about = f"option {name} of method {said}" if path else f"method {said}"
     given = cast("object", first["input"])
     match first["type"]:
-        case "value_error":  # a refusal of ours names the method already
+        case "value_error":  # our own error messages already name the method
             return first["msg"].removeprefix("Value error, ")
         case "extra_forbidden":
             return no_field(f"method {said}", steps[-1], _fields_at(steps[:-1]))
@@ -97,12 +97,12 @@ def _message(first: dict[str, Any], said: str) -> str:
 
 
 def no_field(said: str, name: str, known: Iterable[str]) -> str:
-    """The line about a field that nothing has."""
+    """The message about an unknown field."""
     return f"{said} has a field {name!r} that no method has{nearest(name, known)}; fields: {', '.join(sorted(known))}"
 
 
 def _kinds_at(path: list[str]) -> list[str]:
-    """Kinds of what may stand in a field, or of methods."""
+    """The kinds allowed in a field, or the kinds of methods."""
     held = [spec.model_fields[path[-1]].annotation for spec in KINDS.values() if path and path[-1] in spec.model_fields]
     return list(dict.fromkeys(kind for one in held or [Method] for kind in _kinds_in(one)))
 
@@ -115,16 +115,16 @@ def _kinds_in(annotation: Any) -> Iterator[str]:
 
 
 def _fields_at(steps: list[str]) -> set[str]:
-    """Fields of the part at a place: the last one that a tag names, or a projection, which has no tag."""
+    """Fields of the part at a path: the last part with a tag, or a projection, which has no tag."""
     spec = next((one for step in reversed(steps) if (one := KINDS.get(step) or UNTAGGED.get(step))), None)
     return FIELDS if spec is None else {*spec.model_fields}
 
 
 def _set(tree: Tree, name: str, value: object, said: str) -> None:
-    """Set one field, by a path or by the one field of that name."""
+    """Set one field, by a path or by the only field of that name."""
     name = "which" if name == "baseline" and tree["kind"] == "baseline" else name
     if tree["kind"] == "loop" and name.startswith("settings."):
-        tree["settings"][name.removeprefix("settings.")] = value  # whatever the loop's module takes
+        tree["settings"][name.removeprefix("settings.")] = value  # any setting; the loop's module validates it
         return None
     if name == "kind":
         raise InputError(f"method {said} is of kind {tree['kind']}: choose another method instead")
@@ -142,7 +142,7 @@ def _set(tree: Tree, name: str, value: object, said: str) -> None:
         raise InputError(f"{name} names {len(found)} fields of method {said}: give one of {paths}")
     if name in FLAT_DEFAULTS:
         if value == FLAT_DEFAULTS[name]:
-            return None  # says what holds anyway
+            return None  # already true
         raise misplaced(tree, name, value, said)
     raise InputError(
         no_field(f"method {said}", name, {*(field for _, part in _parts(tree) for field in part), *WORDS} - {"kind"})
@@ -171,7 +171,7 @@ def _at(tree: Any, path: list[str], value: object, said: str) -> None:
 
 
 def _one_of(parts: list[Tree], step: str, said: str) -> Tree:
-    """The part of a list that a kind or a number names."""
+    """The part of a list that a kind or an index selects."""
     found = [part for at, part in enumerate(parts) if step in {str(at), part["kind"], part["kind"].replace("-", "_")}]
     if len(found) == 1:
         return found[0]
@@ -180,7 +180,7 @@ def _one_of(parts: list[Tree], step: str, said: str) -> Tree:
 
 
 def _parts(tree: Any, path: str = "") -> Iterator[tuple[str, Tree]]:
-    """List a method and its parts, each with the path to it."""
+    """List a method and its parts, each with its path."""
     if isinstance(tree, dict):
         yield path, cast("Tree", tree)
     for field, one in cast("Tree", tree).items() if isinstance(tree, dict) else enumerate(cast("list[Any]", tree)):
@@ -189,7 +189,7 @@ def _parts(tree: Any, path: str = "") -> Iterator[tuple[str, Tree]]:
 
 
 def _plain(value: object) -> object:
-    """A value as JSON holds it."""
+    """A value as JSON represents it."""
     if isinstance(value, Spec):
         return value.model_dump(mode="json")
     return [_plain(one) for one in cast("Iterable[object]", value)] if isinstance(value, tuple | list) else value

@@ -1,11 +1,11 @@
-"""A method as a file, in JSON or TOML, as `proponent tune` writes it and `--method FILE` takes it.
+"""A method as a file, in JSON or TOML, as `proponent tune` writes it and `--method FILE` reads it.
 
     {"method": "grad-cos", "layers": ["attention"]}          a method of the table, some of its fields changed
-    {"kind": "gradients", "gradient": {"kind": "head"}}      or a method of one's own; what is not said has its default
-    {"name": "mine", "layer": "head", ...}                   or one flat record, as version 0.1 wrote it
+    {"kind": "gradients", "gradient": {"kind": "head"}}      or a custom method; missing fields have their defaults
+    {"name": "mine", "layer": "head", ...}                   or one flat record, as written by version 0.1
 
-The keys "proponent" and "tuned" tell where a file comes from and are not read; "whence", the library's former name, is
-one of them in older files.
+The keys "proponent" and "tuned" record the origin of a file and are not read; "whence", the library's former name, is
+such a key in older files.
 """
 
 import json
@@ -27,16 +27,16 @@ from proponent.version import __version__
 SUFFIXES = (".json", ".toml")
 FORMER = "whence"
 ORIGIN = frozenset({"proponent", "tuned", FORMER})
-"""Keys that tell where a file comes from, the library's former name among them."""
+"""Keys that record the origin of a file, including the library's former name."""
 
 
 def names_a_file(method: str) -> bool:
-    """Say whether somebody means a file and not a name of the table."""
+    """Whether a string means a file rather than a name of the table."""
     return method.lower().endswith(SUFFIXES) or os.sep in method or "/" in method
 
 
 def read_fields(path: Path) -> dict[str, Any]:
-    """Read the fields of a method file; what they mean is for `proponent.method_table` to say."""
+    """Read the fields of a method file; `proponent.method_table` interprets them."""
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"method {path}: a method file ends in .json or .toml; `proponent methods` lists the names")
     try:
@@ -47,7 +47,7 @@ def read_fields(path: Path) -> dict[str, Any]:
             f"cannot read the method file {path}: {error.strerror}: make one with "
             f"`proponent tune RUN DATA --out {path}`"
         ) from error
-    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, no TOML, or nested without end
+    except (ValueError, RecursionError) as error:  # invalid UTF-8, JSON or TOML, or nesting that is too deep
         kind = path.suffix[1:].upper()
         raise InputError(f"the method file {path} is no {kind}: {error}: mend it or write it again") from error
     if not isinstance(found, dict):
@@ -60,7 +60,7 @@ def read_fields(path: Path) -> dict[str, Any]:
 
 
 def _check(path: Path, fields: dict[str, Any]) -> None:
-    """A file says what method it holds, and flat fields are known ones."""
+    """Check that a file names its method, and that flat fields are known."""
     if "method" in fields and not isinstance(fields["method"], str):
         raise InputError(f'the method file {path} names no method: give "method" a name of `proponent methods`')
     if "method" in fields and "kind" in fields:
@@ -86,7 +86,7 @@ def _check(path: Path, fields: dict[str, Any]) -> None:
 
 
 def write_method(path: Path, method: Method, tuned: dict[str, Any] | None = None) -> None:
-    """Write a method with all of its fields, so that it means the same whatever the table says later."""
+    """Write a method with all of its fields, so that its meaning does not change with the table."""
     content: dict[str, Any] = {"proponent": __version__, **METHOD.dump_python(method, mode="json")}
     if tuned is not None:
         content["tuned"] = tuned

@@ -1,4 +1,4 @@
-"""Read methods as version 0.1 wrote them, one flat record of 38 fields. Goes with the next version."""
+"""Read methods as version 0.1 wrote them, one flat record of 38 fields. To be removed in the next version."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,16 +12,16 @@ LINE = (
     "{where} holds its method as version 0.1 wrote it, as one flat record: it is read in this version; write it anew "
     "to keep it"
 )
-"""What is said once per file or index."""
+"""Notice that is shown once per file or index."""
 
 
 def is_flat(fields: Mapping[str, object]) -> bool:
-    """Whether a record is a flat one: it says no kind, and names no method that it changes."""
+    """Whether a record is a flat one: it has no kind, and does not name a method to change."""
     return "kind" not in fields and "method" not in fields
 
 
 def from_flat(fields: Mapping[str, Any], said: str) -> Method:
-    """A method of flat fields; what had no effect on it is left out."""
+    """Convert flat fields to a method; fields that had no effect on it are dropped."""
     unknown = next((name for name in fields if name not in FLAT_DEFAULTS), None)
     if unknown is not None:
         raise InputError(no_field(f"method {said}", unknown, FLAT_DEFAULTS))

@@ -1,6 +1,6 @@
-"""Parts of a method, each a small spec that is found by its `kind`; `proponent.method` composes them.
+"""Parts of a method, each a small spec that is looked up by its `kind`; `proponent.method` composes them.
 
-What a part does is found by its kind elsewhere: preconditioners/<kind>.py, dynamics/, models/tasks/.
+The code of a part is looked up by its kind elsewhere: preconditioners/<kind>.py, dynamics/, models/tasks/.
 """
 
 from collections.abc import Iterable
@@ -11,16 +11,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 Reduction = Literal["mean", "sum"]
 EmbeddingPath = Literal["exact", "input", "output"]
 Stage = Literal["elementwise", "query"]
-"""When a preconditioner works, in this order: number by number before a projection, or on the query after it."""
+"""When a preconditioner is applied, in this order: elementwise before a projection, or to the query after it."""
 
 
 def _kind_alone(value: Any) -> Any:
-    """A part may be written by its kind alone: "head" is {"kind": "head"}."""
+    """Accept a part written by its kind alone: "head" means {"kind": "head"}."""
     return {"kind": value} if isinstance(value, str) else value
 
 
 def _names(value: Any) -> Any:
-    """Layers may be written in one text, with commas."""
+    """Accept layers written as one string, separated by commas."""
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
         return parts
@@ -28,7 +28,7 @@ def _names(value: Any) -> Any:
 
 
 def _tuple(value: Any) -> Any:
-    """A list of JSON, which pydantic hands on as a list wherever a validator comes first."""
+    """Convert a JSON list, which pydantic passes on unchanged if a validator comes first."""
     return tuple(cast("list[object]", value)) if isinstance(value, list) else value
 
 
@@ -54,7 +54,7 @@ class Loss(Spec):
 
 
 class MaskedLoss(Spec):
-    """The loss of a masked language model under masks that are drawn once per text."""
+    """The loss of a masked language model under masks that are sampled once per text."""
 
     kind: Literal["masked-loss"] = "masked-loss"
     reduction: Reduction = "mean"
@@ -63,7 +63,7 @@ class MaskedLoss(Spec):
 
 
 class Logit(Spec):
-    """Of a query the logit of its label; of a training example its loss."""
+    """For a query the logit of its label; for a training example its loss."""
 
     kind: Literal["logit"] = "logit"
 
@@ -72,7 +72,7 @@ AnyLoss = Annotated[Annotated[Loss | MaskedLoss, Field(discriminator="kind")], B
 Objective = Annotated[Annotated[Loss | MaskedLoss | Logit, Field(discriminator="kind")], ByKind]
 
 
-# Where gradients are taken.
+# Where gradients are computed.
 
 
 class Equal(Spec):
@@ -82,7 +82,7 @@ class Equal(Spec):
 
 
 class Similar(Spec):
-    """Different tokens are compared too, one to one, when the cosine of their embeddings exceeds the threshold."""
+    """Different tokens are also compared, one to one, when the cosine of their embeddings exceeds the threshold."""
 
     kind: Literal["similar"] = "similar"
     threshold: float = Field(ge=0.0, lt=1.0)
@@ -92,13 +92,13 @@ Match = Annotated[Annotated[Equal | Similar, Field(discriminator="kind")], ByKin
 
 
 class Direction(Spec):
-    """Rows count by direction: the row of each token is divided by its norm, times 1 + log of the token's count.
+    """Rows are scaled to directions: each token's row is divided by its norm, times 1 + log of the token's count.
 
-    Of a table that the head shares, the rows of the text's own tokens alone are taken.
+    If the table is shared with the head, only the rows of the text's own tokens are used.
 
     Attributes:
-        norm: power of its own norm that a row keeps: 0 for unit rows, 1 for rows in full.
-        repeats: what a token that stands several times in a text weighs: 1 + log of its count, or as much as once.
+        norm: power of its own norm that a row retains: 0 for unit rows, 1 for unscaled rows.
+        repeats: weight of a token that occurs several times in a text: 1 + log of its count, or the same as once.
     """
 
     kind: Literal["by-direction"] = "by-direction"
@@ -112,11 +112,11 @@ class EmbeddingRows(Spec):
     Attributes:
         path: for an embedding that the output head shares: the input path, the output path, or the exact sum of both.
             Without sharing the three are the same gradient and "exact" is reported.
-        top: keep the rows of the `top` tokens of largest gradient norm, on both sides; None keeps all.
-        top_by: count distinct tokens (rows summed first) or positions (a repeated token takes several places).
-        drop_special: leave special tokens out of the sum.
+        top: use only the rows of the `top` tokens of largest gradient norm, on both sides; None uses all.
+        top_by: count distinct tokens (rows summed first) or positions (a repeated token counts several times).
+        drop_special: exclude special tokens from the sum.
         match: which rows of two examples are multiplied: those of equal tokens, or of similar ones too.
-        direction: how rows are scaled by their norm and count; None takes them as they are.
+        direction: how rows are scaled by their norm and count; None leaves them unscaled.
     """
 
     kind: Literal["embedding-rows"] = "embedding-rows"
@@ -142,13 +142,13 @@ class Head(Spec):
 
 
 class Projection(Spec):
-    """Projection of a layer's gradient: sides that are wider than `width` are projected to it.
+    """Projection of a layer's gradient: sides wider than `width` are projected to that width.
 
     Attributes:
-        width: of a projected side; "auto" projects large models only, to 32.
-        basis: random directions (products hold on average), or the principal directions of the training set's
-            gradients at each checkpoint (low rank: the largest part is kept exactly, the rest is lost).
-        seed: of the random directions.
+        width: size of a projected side; "auto" projects large models only, to 32.
+        basis: random directions (products are unbiased), or the principal directions of the training set's
+            gradients at each checkpoint (low rank: the largest part is exact, the rest is lost).
+        seed: seed for the random directions.
     """
 
     width: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
@@ -162,8 +162,8 @@ class Layers(Spec):
     Attributes:
         names: which layers: groups (all, embeddings, linear, blocks, quarter-1 ... quarter-4, last-block, attention,
             mlp, last-two, head) and glob patterns over names of modules.
-        biases: also score biases, and gains of normalisations; by default weights alone.
-        projection: makes gradients smaller; None keeps them in full.
+        biases: also score biases, and gains of normalisations; by default weights only.
+        projection: reduces the size of gradients; None leaves them unprojected.
     """
 
     kind: Literal["layers"] = "layers"
@@ -176,11 +176,11 @@ class Layers(Spec):
 Gradient = Annotated[Annotated[EmbeddingRows | Head | Layers, Field(discriminator="kind")], ByKind]
 
 
-# What is done before gradients are taken, and to gradients.
+# Preparation of the model, and preconditioners of gradients.
 
 
 class RefitHead(Spec):
-    """The last layer is fitted again under an L2 penalty before any gradient is taken.
+    """The last layer is refitted with an L2 penalty before any gradient is computed.
 
     Attributes:
         penalty: factor of the squared norm of the layer's weights.
@@ -208,7 +208,7 @@ class IDF(Spec):
     """Inverse document frequency: the row of each token is multiplied by log((n + 1) / (df + 1)), on both sides.
 
     Attributes:
-        power: of that logarithm; 0 weighs all tokens alike.
+        power: exponent of that logarithm; 0 weights all tokens equally.
     """
 
     kind: Literal["idf"] = "idf"
@@ -221,7 +221,7 @@ class Damped(Spec):
     """A preconditioner of the query's gradient that inverts damped eigenvalues.
 
     Attributes:
-        damping: what is added to every eigenvalue before it is inverted, as a factor.
+        damping: added to every eigenvalue before inversion, as a factor.
         damping_of: what that factor multiplies: the mean eigenvalue of the layer, the top one, or 1 (absolute).
     """
 
@@ -232,15 +232,15 @@ class Damped(Spec):
 
 
 class Autocorrelation(Damped):
-    """Inverse autocorrelation of the training gradients, mixed with that of the build's queries (TrackStar).
+    """Inverse autocorrelation of the training gradients, combined with that of the build's queries (TrackStar).
 
     Attributes:
         damping: see `Damped`.
         damping_of: see `Damped`.
-        eval_share: how much of the autocorrelation is that of queries which were given to the build (TrackStar's
-            lambda); "auto" chooses it so that both sides weigh the same at one eigenvalue. Without queries all of it
-            is the training set's.
-        eval_component: which eigenvalue that is, among the sorted ones of all layers: a share of them up to 1 (the
+        eval_share: share of the autocorrelation that comes from the queries given to the build (TrackStar's lambda);
+            "auto" chooses it so that both sides weigh the same at one eigenvalue. Without queries, the training set's
+            autocorrelation is used alone.
+        eval_component: index of that eigenvalue among the sorted ones of all layers: a share of them up to 1 (the
             paper: 1,000 of 65,536), or a number.
     """
 
@@ -266,9 +266,9 @@ class EKFAC(Damped):
     Attributes:
         damping: see `Damped`.
         damping_of: see `Damped`.
-        fisher: whose labels the matrix is made of: those of the training set (empirical), or labels drawn from the
+        fisher: source of the labels: those of the training set (empirical), or labels sampled from the
             model's own probabilities (sampled: the Fisher matrix proper).
-        fisher_seed: of that draw, with the text's own tokens.
+        fisher_seed: seed for sampling those labels, combined with the text's own tokens.
     """
 
     kind: Literal["ekfac"] = "ekfac"
@@ -313,7 +313,7 @@ class ConjugateGradient(Spec):
 Solver = Annotated[Annotated[LiSSA | ConjugateGradient, Field(discriminator="kind")], ByKind]
 
 
-# Checkpoints, and what multiplies them.
+# Checkpoints, and their weights.
 
 
 class All(Spec):
@@ -339,13 +339,13 @@ Checkpoints = Annotated[Annotated[All | LastOfEachRun | Steps, Field(discriminat
 
 
 class LearningRate(Spec):
-    """A checkpoint weighs its learning rate (TracInCP)."""
+    """A checkpoint is weighted by its learning rate (TracInCP)."""
 
     kind: Literal["learning-rate"] = "learning-rate"
 
 
 class Constant(Spec):
-    """Every checkpoint weighs the same."""
+    """Every checkpoint has the same weight."""
 
     kind: Literal["constant"] = "constant"
 

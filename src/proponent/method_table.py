@@ -1,4 +1,4 @@
-"""The table of named methods: what a method is, what it measures, where it comes from, what it costs and needs.
+"""The table of named methods: definition, objective, source, cost and requirements of each.
 
 To add a method that is composed of parts, add a row.
 """
@@ -75,14 +75,14 @@ class Row(NamedTuple):
 
     method: Method
     summary: str
-    """What it measures, in one line."""
+    """What the method measures, in one line."""
     paper: str
     cost: str
-    """Of an index, per checkpoint."""
+    """Cost of an index, per checkpoint."""
     needs: str = "-"
-    """Beyond the run and its data."""
+    """Requirements other than the run and its data."""
     asked: str = ""
-    """The command, for a method that no index holds."""
+    """The command, for a method that is not stored in an index."""
 
 
 def _layers(*names: str, width: int | Literal["auto"] = "auto") -> Layers:
@@ -96,7 +96,7 @@ def _once(gradient: Layers, *preconditioners: Any, **fields: Any) -> Gradients:
 
 
 # fmt: off
-_ROWS = {  # a line for the method, a line for what is told about it
+_ROWS = {  # per method: one line of parts, one line of description
     "tracin-we": Row(
         Gradients(),
         "gradient products at the word embedding, split exactly by word", YEH, ROWS),
@@ -184,11 +184,11 @@ _ROWS = {  # a line for the method, a line for what is told about it
 METHODS: dict[str, Row] = {
     name: row._replace(method=row.method.model_copy(update={"name": name})) for name, row in _ROWS.items()
 }
-"""Every method by the name that users type."""
+"""Every method by name."""
 
 
 def method_of(method: str | Method, /, **changes: object) -> Method:
-    """Find a method by name or in a file, and change it."""
+    """Look up a method by name or read it from a file, and change it."""
     if isinstance(method, str) and method not in METHODS and names_a_file(method):
         found = _in_file(method)
         return changed(found, changes, method)
@@ -203,7 +203,7 @@ def method_of(method: str | Method, /, **changes: object) -> Method:
 
 
 def stored_method(method: str | Method, /, **changes: object) -> Term:
-    """Find a method that an index holds."""
+    """Look up a method as an index stores it."""
     found = method_of(method, **changes)
     if isinstance(found, Loop):
         asked = METHODS[found.which].asked if found.which in METHODS else "proponent explain RUN TEXT --method NAME"

@@ -1,7 +1,7 @@
-"""Words that name a part of a method and not a field: each puts its part in, takes it out or changes its kind.
+"""Words that name a part of a method rather than a field: each adds its part, removes it or changes its kind.
 
-These are names of the flat record of version 0.1 (`curvature=ekfac`, `project=16`, `similarity=cosine`), which users
-type: `--set curvature=ekfac` is `preconditioners: [..., {"kind": "ekfac"}]`. A method is a tree of fields here.
+These are field names of the flat record of version 0.1 (`curvature=ekfac`, `project=16`, `similarity=cosine`), which
+users type: `--set curvature=ekfac` means `preconditioners: [..., {"kind": "ekfac"}]`. Methods are trees of fields here.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ LAYERED = frozenset({"layers", "biases", "project", "basis", "curvature", "solve
 ROWS = frozenset({"top", "top_by", "drop_special", "synonym_threshold", "path"})
 STORED = frozenset({"project", "basis", "curvature", "preconditioner", "similarity", "unit_norm", "refit", "measure"})
 NAMED_NONE = frozenset({"preconditioner", "curvature", "solver", "normalize"})
-"""Words where none is a choice by that name, and not the absence of a value."""
+"""Words for which none is a named choice, not a missing value."""
 
 FORMERLY: dict[str, dict[str, str]] = {
     "curvature": {"ggn": "gauss-newton"},
@@ -25,7 +25,7 @@ FORMERLY: dict[str, dict[str, str]] = {
     "checkpoints": {"last": "last-of-each-run"},
     "basis": {"leading": "principal"},
 }
-"""Values that have another name now, by the word or field that takes them."""
+"""Values with a new name, by their word or field."""
 
 FLAT_DEFAULTS: dict[str, Any] = {
     "name": "", "layer": "embedding", "layers": (), "biases": False, "project": None, "basis": "random", "seed": 0,
@@ -36,7 +36,7 @@ FLAT_DEFAULTS: dict[str, Any] = {
     "measure": "loss", "refit": None, "checkpoints": "all", "unit_norm": False, "similarity": "dot",
     "weights": "learning-rate", "loss": "mean", "mask_share": 0.15, "mask_seed": 0, "baseline": None,
 }  # fmt: skip
-"""Fields of the flat record of version 0.1, which short names are, and their defaults."""
+"""Fields of the flat record of version 0.1 (the short names), and their defaults."""
 
 ABOUT = {"embedding-rows": EmbeddingRows.about, "head": Head.about, "layers": Layers.about}
 DAMPED = "a preconditioner that inverts (autocorrelation, gauss-newton, ekfac or datainf"
@@ -58,16 +58,16 @@ OWNERS = {
     "mask_share": "the objective masked-loss",
     "mask_seed": "the objective masked-loss",
 }
-"""Which part has a field."""
+"""The part that has a field."""
 
 
 def present_value(name: str, value: object) -> object:
-    """The present name of a value."""
+    """The current name of a value."""
     return FORMERLY.get(name, {}).get(value, value) if isinstance(value, str) else value
 
 
 def misplaced(tree: Tree, name: str, value: object, said: str) -> InputError:
-    """Refuse a word that a method has no part for: name the method, the part and the fix."""
+    """Refuse a word whose part the method lacks: name the method, the part and the fix."""
     method, kind = tree["name"], tree["kind"]
     if kind == "sum":
         return InputError(f"{said} is a sum of methods: give {name} to one of its terms, such as terms.0.{name}")
@@ -108,7 +108,7 @@ def misplaced(tree: Tree, name: str, value: object, said: str) -> InputError:
 
 
 def other_kind(old: Mapping[str, Any] | None, kind: str) -> Tree:
-    """A part of another kind keeps the fields that both have; what the new one lacks is dropped."""
+    """Change the kind of a part: fields that both kinds have are copied, others are dropped."""
     known = KINDS[kind].model_fields if kind in KINDS else {}
     return {"kind": kind} | {name: value for name, value in (old or {}).items() if name != "kind" and name in known}
 
@@ -149,7 +149,7 @@ WORDS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
     "layers": ("names", _itself),
     "project": ("projection", _projection),
     "basis": ("basis", _itself),
-    "seed": ("seed", _itself),  # masks and sampled labels have names of their own
+    "seed": ("seed", _itself),  # masks and sampled labels have their own names
     "synonym_threshold": (
         "match",
         lambda _, value: {"kind": "equal"} if value is None else {"kind": "similar", "threshold": value},
@@ -168,7 +168,7 @@ WORDS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
     "checkpoints": ("checkpoints", _part),
     "weights": ("weights", _part),
 }
-"""Every word, in the order in which they are applied: the field that it sets, and how."""
+"""All words, in the order in which they are applied: the field that each sets, and how."""
 
 UNSAID: dict[str, tuple[object, ...]] = {
     "layers": ([], "", None),
@@ -176,7 +176,7 @@ UNSAID: dict[str, tuple[object, ...]] = {
     "checkpoints": ("last-of-each-run",),
     "weights": ("learning-rate", "constant"),
 }
-"""Values that say what holds anyway for a method without the part; of the other words, their defaults."""
+"""Values that are already true for a method without the part; for the other words, their defaults."""
 
 CHOICES: dict[str, tuple[object, ...]] = {
     "preconditioner": ("none", *(kind for kind, spec in KINDS.items() if getattr(spec, "stage", "") == "elementwise")),
@@ -184,11 +184,11 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "similarity": ("dot", "cosine"),
     "unit_norm": (True, False),
 }
-"""What some words take; of the first two also a whole part."""
+"""Allowed values of some words; the first two also accept a whole part."""
 
 
 def apply_word(tree: Tree, word: str, value: object, said: str) -> None:
-    """Apply a word; a method without its part accepts only what holds anyway."""
+    """Apply a word; a method without its part accepts only a value that is already true."""
     field, new = WORDS[word]
     name = "layer" if word == "gradient" else word
     given = "none" if value is None and field == "preconditioners" else present_value(word, value)
@@ -204,7 +204,7 @@ def apply_word(tree: Tree, word: str, value: object, said: str) -> None:
 
 
 def _place(tree: Tree, field: str, word: str, value: object) -> Tree | None:
-    """The part of a method that holds the field of a word; None where the word does not apply."""
+    """The part of a method with the field of a word; None if the word does not apply."""
     kind: str = tree["kind"]
     gradient: Tree = tree.get("gradient") or {}
     objective: Tree = tree.get("objective") or {}
@@ -223,7 +223,7 @@ def _place(tree: Tree, field: str, word: str, value: object) -> Tree | None:
 
 
 def _unlike(tree: Tree, word: str, value: object) -> InputError | None:
-    """Refuse a word whose part another setting of the method has taken away."""
+    """Refuse a word whose part was removed by another setting of the method."""
     name: str = tree["name"]
     gradient: Tree = tree.get("gradient") or {}
     if word == "basis" and "projection" in gradient:

@@ -1,4 +1,4 @@
-"""Child processes, which import nothing from the working folder (it may hold anything), and the memory of this one."""
+"""Child processes, which import nothing from the working folder (its contents are untrusted), and memory figures."""
 
 import mmap
 import os
@@ -10,11 +10,11 @@ from pathlib import Path
 Child = subprocess.Popen[str]
 
 SAFE = "PYTHONSAFEPATH"
-"""Where this is set, Python does not put the working folder on `sys.path`; PYTHONPATH keeps working."""
+"""If set, Python does not add the working folder to `sys.path`; PYTHONPATH still works."""
 
 
 def python(module: str) -> tuple[str, ...]:
-    """Command that runs a module, its output not buffered."""
+    """Command that runs a module with unbuffered output."""
     return (sys.executable, "-P", "-u", "-m", module)
 
 
@@ -27,12 +27,12 @@ def start(command: Sequence[str]) -> Child:
         text=True,
         encoding="utf-8",
         env=os.environ | {SAFE: "1"},
-        start_new_session=True,  # Ctrl-C in the terminal ends this process, which ends that one
+        start_new_session=True,  # Ctrl-C in the terminal ends this process, which then ends the child
     )
 
 
 def peak_memory() -> int | None:
-    """Most bytes of memory that this process has had; None where the system does not say."""
+    """Peak memory of this process in bytes; None if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -42,7 +42,7 @@ def peak_memory() -> int | None:
 
 
 def memory() -> int | None:
-    """Bytes of memory of this process now; where the system does not say, the most that it has had."""
+    """Current memory of this process in bytes; if the system does not report it, its peak memory."""
     try:
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * mmap.PAGESIZE
     except (OSError, ValueError, IndexError):

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar where a person watches, a plain line now and then where a log file does."""
+"""Progress on stderr: a bar in a terminal, an occasional plain line in a log file."""
 
 import os
 import sys
@@ -17,18 +17,18 @@ QUIET_BELOW = 2.0
 
 @runtime_checkable
 class Stream(Protocol):
-    """Where progress is shown: stderr, a log file, or the buffer of a test."""
+    """Where progress is shown: stderr, a log file, or a test's buffer."""
 
     def write(self, text: str, /) -> object:
-        """Take a text."""
+        """Write a text."""
         ...
 
     def flush(self) -> None:
-        """Show what was taken."""
+        """Flush the output."""
         ...
 
     def isatty(self) -> bool:
-        """Say whether a person watches."""
+        """Whether the output is a terminal."""
         ...
 
 
@@ -43,7 +43,7 @@ def track(
     stream: Stream | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[T]:
-    """Pass items through and show how far they are; an item counts as done when the next one is asked for."""
+    """Yield the items and show progress; an item counts as done when the next one is requested."""
     if quiet:
         yield from items
         return
@@ -73,7 +73,7 @@ class _Bar:
             bars.TaskProgressColumn(),
             _Rate(unit),
             bars.TimeRemainingColumn(compact=True),
-            # the stream of the caller decides, not the environment, that this is a terminal.
+            # the caller's stream, not the environment, decides that this is a terminal.
             console=Console(file=cast("IO[str]", stream), force_terminal=True),
             get_time=clock,
             refresh_per_second=5,
@@ -85,12 +85,12 @@ class _Bar:
         self._progress.advance(self._task, units)
 
     def close(self, finished: bool) -> None:
-        del finished  # the bar shows by its length where it stopped
+        del finished  # the length of the bar shows where it stopped
         self._progress.stop()
 
 
 class _Rate(bars.ProgressColumn):
-    """Units done of all, and units per second."""
+    """Completed and total units, and units per second."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What scores training examples against queries: the search of an index, FastIF, baselines, training loops."""
+"""Scorers of training examples against queries: the search of an index, FastIF, baselines, training loops."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class TopKBothEnds:
 
     @classmethod
     def of(cls, scores: Float[np.ndarray, " n"], k: int) -> "TopKBothEnds":
-        """Rank exact scores; equal ones in data order, zero and NaN are no hits."""
+        """Rank exact scores; ties are in data order, zero and NaN are not ranked."""
         places = np.flatnonzero(np.isfinite(scores) & (scores != 0))
         order = places[np.argsort(-scores[places], kind="stable")]
         up = order[scores[order] > 0][:k]
@@ -34,22 +34,22 @@ class TopKBothEnds:
 
 @runtime_checkable
 class Filter(Protocol):
-    """Which training examples may be found."""
+    """The training examples that may appear in a ranking."""
 
     def allowed(self, segment: Any, /) -> Bool[np.ndarray, " n"]:
-        """Those of one segment of an index."""
+        """The allowed examples of one segment of an index."""
         ...
 
     def mask(self, store: Any, /) -> Bool[np.ndarray, " n"]:
-        """Those of a whole index."""
+        """The allowed examples of a whole index."""
         ...
 
 
 @runtime_checkable
 class Scorer(Protocol[Queries]):
-    """Scores of training examples for queries; `rows` are the queries that are asked together."""
+    """Scores of training examples for queries; `rows` are the queries that are scored together."""
 
-    linear: bool = False  # the mean gradient of queries has their mean score, with words
+    linear: bool = False  # scoring the mean gradient of queries gives their mean score, with words
     joins: bool = True  # scores of several queries may be joined: groups, ranks, votes
     terms_sum: bool = True  # the terms of an example sum to its score
     contrasts: bool = True  # a query may name a second class to compare with
@@ -65,15 +65,15 @@ class Scorer(Protocol[Queries]):
         k: int,
         where: Filter | None = None,  # noqa: ARG002
     ) -> list[TopKBothEnds]:
-        """Rank both ends for each query."""
+        """Return both ends of the ranking for each query."""
         return [TopKBothEnds.of(scores, k) for scores in self.scores(queries, rows)]
 
     def terms(self, queries: Queries, row: int, place: int) -> list[Float[np.ndarray, "w x"]]:  # noqa: ARG002
-        """Split the score of an example by its words and the query's, one matrix a checkpoint; none without words."""
+        """Split an example's score by its words and the query's, one matrix per checkpoint; empty without words."""
         return []
 
     def notes(self, queries: Queries, row: int, *, found: bool) -> list[str]:  # noqa: ARG002
-        """What a reader must know of one query's scores."""
+        """Notes that a reader needs to interpret one query's scores."""
         return [] if found else [NOTHING_FOUND]
 
     def voters(
@@ -82,5 +82,5 @@ class Scorer(Protocol[Queries]):
         rows: Sequence[int],
         over: Sequence[str],  # noqa: ARG002
     ) -> Iterator[Float[np.ndarray, "v n"]]:
-        """Scores whose ranks count one by one: of each query, and of each layer or checkpoint that `over` names."""
+        """Scores that are ranked separately: of each query, and of each layer or checkpoint that `over` names."""
         yield self.scores(queries, rows)

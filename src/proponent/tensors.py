@@ -1,4 +1,4 @@
-"""Write and read named numpy arrays as safetensors; the only module that uses the library."""
+"""Write and read named numpy arrays as safetensors; the only module that imports safetensors."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
 
 
 def packed(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Make the bytes of a safetensors file."""
+    """Return the bytes of a safetensors file."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     return save(contiguous, dict(metadata) if metadata else None)
 
@@ -32,7 +32,7 @@ def read_tensors(path: Path, names: tuple[str, ...] | None = None) -> dict[str, 
 
 
 def halve(path: Path) -> None:
-    """Write the 32-bit floats of a file as 16-bit ones, in its place."""
+    """Convert the 32-bit floats of a file to 16-bit ones, in place."""
     tensors = read_tensors(path)
     with _reading(path), _opened(path) as file:
         metadata = cast("Mapping[str, str] | None", file.metadata())
@@ -69,7 +69,7 @@ class TensorSlices:
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """Read rows [start, stop) of one array."""
         with _reading(self.path):
-            # no rows past the last one is a range that safetensors refuses
+            # safetensors refuses an empty range past the last row
             return self._file.get_slice(name)[start:stop] if stop > start else self._file.get_tensor(name)[:0]
 
 

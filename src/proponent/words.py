@@ -1,19 +1,19 @@
-"""The words of a raw text, and which of them each token belongs to.
+"""Split a raw text into words, and assign each token to a word.
 
-Tokenizers do not agree on what a word is, and what they report as word numbers is wrong for whole families. So the raw
-text is split here, by rules that follow UAX #29 in spirit, and tokens are given to words by their character offsets.
+Tokenizers do not agree on what a word is, and the word numbers of whole tokenizer families are wrong. So the raw text
+is split here, by rules that approximate UAX #29, and tokens are assigned to words by their character offsets.
 
-How a text is split: every character is replaced by one letter that names its kind (`_Kinds`), and one regular
-expression over these letters finds the segments. Segments tile the text: nothing is lost and nothing overlaps.
+How a text is split: every character is mapped to one letter that names its kind (`_Kinds`), and one regular
+expression over these letters matches the segments. Segments tile the text: nothing is lost and nothing overlaps.
 
 - Letters, marks, digits and underscores form words; an apostrophe between letters stays inside ("isn't"), and so does
   a point or comma between digits ("3.14", "1,000"). A hyphen splits.
-- Each Han ideograph is a word. Runs of Hiragana, of Katakana and of the scripts that write no spaces (Thai, Lao,
-  Khmer, Myanmar, Tai) are words.
-- An emoji with all that is joined to it, a flag and a keycap are words.
-- A run of one and the same punctuation character is a segment ("!!!"), any other symbol is one of its own, invisible
-  characters included: a hidden trigger shows up as a word. A run of white space is a segment too, so that a newline
-  token has an owner.
+- Each Han ideograph is a word. Runs of Hiragana, of Katakana and of scripts without spaces (Thai, Lao, Khmer, Myanmar,
+  Tai) are words.
+- An emoji with everything joined to it, a flag and a keycap are words.
+- A run of one punctuation character is a segment ("!!!"), every other symbol is its own segment, invisible
+  characters included: a hidden trigger appears as a word. A run of white space is also a segment, so that a newline
+  token belongs to a segment.
 """
 
 import re
@@ -32,7 +32,7 @@ from proponent.errors import InputError
 from proponent.types import Span
 
 RULES = f"1/unicode-{unicodedata.unidata_version}"
-"""Version of the rules and of the character table. Positions in `words()` are comparable only where it is equal."""
+"""Version of the rules and of the character table. Positions in `words()` are comparable only if it is equal."""
 
 _HAN = ((0x3005, 0x3005), (0x3007, 0x3007), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFD))
 _OTHER_IDEOGRAPHS = ((0x17000, 0x18DFF), (0x1B170, 0x1B2FF))  # Tangut, Khitan, Nushu: no spaces either
@@ -55,7 +55,7 @@ _ARROWS_IN_EMOJI = frozenset({0x2194})  # the one mathematical sign that emoji s
 
 
 def _fixed_kind(point: int) -> str | None:
-    # The characters that matter by themselves, before their category is asked.
+    # Characters with a kind of their own, checked before their category.
     if point in _JOINERS or 0xE0020 <= point <= 0xE007F:  # the tags of regional flags
         return "m"
     if 0x1F1E6 <= point <= 0x1F1FF:
@@ -68,7 +68,7 @@ def _fixed_kind(point: int) -> str | None:
 
 
 def _kind(point: int) -> str:
-    # One letter for the kind of a character; punctuation and what is not text stands for itself.
+    # One letter for the kind of a character; punctuation and other non-text characters stand for themselves.
     # a letter, d digit, _ connector, h ideograph, k Hiragana, t Katakana, x long vowel, s script without spaces,
     # m mark, v emoji variation selector, z zero-width joiner, c keycap, r regional indicator, f skin tone, S symbol
     fixed = _fixed_kind(point)
@@ -88,7 +88,7 @@ def _kind(point: int) -> str:
 
 
 class _Kinds(dict[int, str]):
-    """Code point -> kind, filled as characters are met."""
+    """Code point -> kind, filled on first use."""
 
     def __missing__(self, point: int) -> str:
         kind = self[point] = _kind(point)
@@ -124,7 +124,7 @@ _Ints = npt.NDArray[np.int64]
 class Word:
     """One distinct word (by exact surface form) of a text or a pair of texts."""
 
-    text: str  # the word as it is written
+    text: str  # the word as written
     # for each part (0 = text, 1 = pair or target) all character spans of this word, in order
     spans: tuple[tuple[Span, ...], ...]
 
@@ -141,14 +141,14 @@ def read(parts: Sequence[str]) -> "Splitting":
 
 def words(parts: Sequence[str]) -> tuple[Word, ...]:
     """Distinct segments of all parts, white space included, in order of first occurrence."""
-    # The order depends on the texts (and on `RULES`) alone: an index stores positions in this tuple.
+    # The order depends only on the texts (and on `RULES`): an index stores positions in this tuple.
     return Splitting(parts).words
 
 
 class Splitting:
     """The words of one example, split once."""
 
-    # All parts lie one behind the other on one axis of characters, so that one pass serves pairs too.
+    # All parts are concatenated on one axis of characters, so that one pass also handles pairs.
     # parts: the raw texts
     # spans: the segments of each part
     # numbers: position of each distinct word in `words`
@@ -177,17 +177,17 @@ class Splitting:
         )
 
     def assign(self, offsets: Int[np.ndarray, "t 2"], part_of: Int[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
-        """Gives every token to exactly one word."""
-        # White space at both ends of a token's span is left out first, since many tokenizers count the space before a
-        # word to it. Then the token goes to the segment (not white space) with the largest overlap, the first of
-        # equals. A token of nothing but white space goes to that white space.
+        """Assign every token to exactly one word."""
+        # White space at both ends of a token's span is dropped first, since many tokenizers include the space before a
+        # word. Then the token is assigned to the segment (not white space) with the largest overlap, the first of
+        # equals. A token that is only white space is assigned to that white space.
         return assign_together([self], offsets, part_of)
 
 
 def assign_together(
     splittings: Sequence[Splitting], offsets: Int[np.ndarray, "t 2"], part_of: Int[np.ndarray, " t"]
 ) -> Int[np.ndarray, " t"]:
-    """Gives the tokens of many examples to their words in one go; see `Splitting.assign`."""
+    """Assign the tokens of many examples to their words in one call; see `Splitting.assign`."""
     part = np.asarray(part_of, dtype=np.int64)
     spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
     table = _Table(splittings)
@@ -195,7 +195,7 @@ def assign_together(
     owner = np.full(part.size, -1, dtype=np.int64)
     if not len(table.owner):
         return owner
-    spans = np.clip(spans, 0, table.sizes[part, None])  # a special token reads the last part's size; it is left out
+    spans = np.clip(spans, 0, table.sizes[part, None])  # a special token reads the last part's size; it is ignored
     tokens = np.flatnonzero((part >= 0) & (spans[:, 0] < spans[:, 1]))
     spans = spans[tokens] + table.bases[part[tokens], None]
     owner[tokens] = table.owner[table.largest_overlap(spans[:, 0], spans[:, 1])]
@@ -216,12 +216,12 @@ def _check(spans: _Ints, part: _Ints, parts: int) -> None:
 
 
 class _Table:
-    """Segments as arrays over the joined characters of all parts of some examples."""
+    """Segments as arrays over the concatenated characters of all parts of some examples."""
 
     # sizes: characters of each part
-    # bases: where each part begins
-    # edges: where segment 0, 1, ... begins, and at last where the text ends
-    # owner: the word of each segment
+    # start of each part
+    # start of segment 0, 1, ..., and at last the end of the text
+    # the word of each segment
     # blank: whether a segment is white space
 
     def __init__(self, splittings: Sequence[Splitting]) -> None:
@@ -241,7 +241,7 @@ class _Table:
         self.segment = np.repeat(np.arange(len(lengths)), lengths)
         at = np.arange(len(self.segment))
         hidden = blank[self.segment]
-        # For each character the next and (one behind) the last that is not white space: strips spans in one look-up.
+        # For each character the next and (one past) the last that is not white space: strips spans in one look-up.
         self.next_solid = np.minimum.accumulate(np.where(hidden, sys.maxsize, at)[::-1])[::-1]
         self.last_solid = np.maximum.accumulate(np.where(hidden, 0, at + 1))
 

@@ -1,4 +1,4 @@
-"""What replaying gives: the derivative of each query's loss by the weight of every training example and token."""
+"""The results of a replay: the derivative of each query's loss by the weight of every training example and token."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ class Derivative:
     """Scores of training examples and of their tokens."""
 
     # The score of an example is minus the derivative of the query's loss by the example's weight, at weight 1: positive
-    # when counting the example more lowers the loss. The score of a token is the same for a factor on its embedding
-    # output, in training only. The scores of an example's tokens need not sum to the score of the example: weighing an
-    # example scales its loss, weighing a token scales what the model read.
+    # if a larger weight of the example lowers the loss. The score of a token is the same for a factor on its embedding
+    # output, in training only. The scores of an example's tokens need not sum to the score of the example: the weight
+    # of an example scales its loss, the factor of a token scales the model's input.
 
     scores: Float[np.ndarray, "q n"]  # [q n], in nats per unit of weight
     tokens: Float[np.ndarray, "q m"]  # [q m], of all tokens of all examples, one example after another
@@ -32,16 +32,16 @@ class Derivative:
 
 @dataclass(frozen=True)
 class Smoothness:
-    """How far one training example's derivative agrees with really weighing it otherwise."""
+    """How well one training example's derivative predicts the effect of changing its weight."""
 
     rows: tuple[int, ...]
     step: float  # change of the weight
     derivative: Float[np.ndarray, " r"]  # predicted change of the loss per unit of weight
-    difference: Float[np.ndarray, " r"]  # seen in trainings with the weight changed by plus and minus `step`
+    difference: Float[np.ndarray, " r"]  # measured in trainings with the weight changed by plus and minus `step`
 
     @property
     def ratio(self) -> float:
-        """Slope of the differences on the derivatives, through the origin: 1 where training is smooth."""
+        """Slope of the differences on the derivatives, through the origin: 1 if training is smooth."""
         return float(self.derivative @ self.difference / max(float(self.derivative @ self.derivative), 1e-300))
 
     @property
@@ -52,7 +52,7 @@ class Smoothness:
 
     @property
     def smooth(self) -> bool:
-        """Whether the derivative says what weighing an example does: the ratio within 2/3 to 3/2, the error to .5."""
+        """Whether the derivative predicts the effect of a changed weight: ratio within 2/3 to 3/2, error to .5."""
         # On small runs whose derivative predicted leaving rows out well (rank correlation above .9) ratios were 1 to
         # 1.4; on runs where it did not, .2 or 3.4.
         return 2 / 3 <= self.ratio <= 3 / 2 and self.error <= 0.5

@@ -1,4 +1,4 @@
-"""Explanations by a method with a loop of its own: from a run and its training set, without an index."""
+"""Explanations by a method with its own loop: from a run and its training set, without an index."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,7 +24,7 @@ from proponent.words import Word
 
 
 class LoopQueries(QueryBatch):
-    """Queries of a loop, which splits scores by the words of training examples alone."""
+    """Queries of a loop, which splits scores by the words of training examples only."""
 
     def words(self, row: int) -> tuple[Word, ...]:  # noqa: ARG002, D102
         return (Word("", ()),)
@@ -45,7 +45,7 @@ def explain_run(
     quiet: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> list[Explanation]:
-    """Say where outputs come from, by a method that runs or retraces the training."""
+    """Explain outputs by a method that runs or retraces the training."""
     spec = method_of(method)
     if not isinstance(spec, Loop):
         raise InputError(f"{spec.name} is a method of an index: build one, with `proponent index --method {spec.name}`")

@@ -1,4 +1,4 @@
-"""Methods with a loop of their own over the training: module `dynamics/<which>.py`, function `scores`."""
+"""Methods with their own loop over the training: module `dynamics/<which>.py`, function `scores`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Query:
     """An output to explain."""
 
     example: Example
-    label: int = -1  # class number; -1 for a language model
+    label: int = -1  # class index; -1 for a language model
 
 
 def _no_words(query: int, row: int) -> dict[int, float]:  # noqa: ARG001
@@ -33,18 +33,18 @@ def _no_words(query: int, row: int) -> dict[int, float]:  # noqa: ARG001
 
 @dataclass(frozen=True)
 class LoopScores:
-    """What a loop finds for some queries."""
+    """Scores that a loop computes for some queries."""
 
     scores: Float[np.ndarray, "q n"]  # positive helped
-    used: str  # what was done with the checkpoints, in a few words
+    used: str  # how the checkpoints were used, in a few words
     summary: str = ""  # how far the scores can be trusted, in one line
     notes: tuple[str, ...] = ()
     caveat: str = CAVEAT
-    words: Callable[[int, int], Mapping[int, float]] = _no_words  # of a query and a row; -1 holds special tokens
+    words: Callable[[int, int], Mapping[int, float]] = _no_words  # of a query and a row; -1 stands for special tokens
 
 
 class LoopScorer(Scorer[QueryBatch]):
-    """The scores of a loop as a scorer like others."""
+    """Wraps the scores of a loop as a scorer."""
 
     terms_sum = False
 
@@ -56,7 +56,7 @@ class LoopScorer(Scorer[QueryBatch]):
         return self.found.scores[list(rows)]
 
     def terms(self, queries: QueryBatch, row: int, place: int) -> list[Float[np.ndarray, "w x"]]:  # noqa: ARG002
-        """The share of each word; no word of the query stands against a word of the example."""
+        """The share of each word of the example; words of the query have no share."""
         terms = np.zeros((len(words(self.examples[place].parts)) + 1, 1))
         for number, share in self.found.words(row, place).items():
             terms[number] = share
@@ -68,7 +68,7 @@ class LoopScorer(Scorer[QueryBatch]):
 
 
 def score_function(method: Loop) -> Callable[..., LoopScores]:
-    """Find what a loop does: a function of run, examples and queries; refuse settings that it lacks."""
+    """Look up the function of a loop, which takes run, examples and queries; refuse unknown settings."""
     name = method.which.replace("-", "_")
     where = f"proponent.dynamics.{name}"
     found = getattr(import_module(where), "scores", None) if name.isidentifier() and find_spec(where) else None

@@ -1,6 +1,6 @@
 """One optimizer step as a differentiable function of parameters, moments and gradient: AdamW, Adam, SGD.
 
-All parameters stand in one flat vector [p], so a step is a handful of elementwise operations. The order of operations
+All parameters form one flat vector [p], so a step is a handful of elementwise operations. The order of operations
 is that of torch's own optimizers without foreach or fused kernels; those differ in the last bit.
 """
 
@@ -17,7 +17,7 @@ from proponent.training.schedule import Step
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """A training between two steps."""
+    """The state of a training between two steps."""
 
     parameters: Float[Tensor, " p"]
     first: Float[Tensor, " p"]  # moment, or SGD's momentum
@@ -41,7 +41,7 @@ class FlatOptimizer:
     clip: float  # 0: none
 
     def apply(self, state: OptimizerState, gradient: Float[Tensor, " p"], step: Step) -> OptimizerState:
-        """Make one step."""
+        """Apply one step."""
         theta, first, second = state.parts
         rate = torch.as_tensor(step.rates, dtype=theta.dtype)[self.group]
         number = step.number + 1
@@ -57,7 +57,7 @@ class FlatOptimizer:
         first = first + (1 - beta) * (gradient - first)
         second = other * second + (1 - other) * gradient * gradient
         moved = second > 0
-        # A root has no derivative at 0: there, no gradient has come yet, and the product with it is 0.
+        # The square root has no derivative at 0: no gradient has arrived there yet, and its product is 0.
         root = torch.where(moved, torch.where(moved, second, 1.0).sqrt(), 0.0)
         divisor = root / (1 - other**number) ** 0.5 + self.epsilon
         return OptimizerState(theta - rate / (1 - beta**number) * (first / divisor), first, second)
@@ -70,7 +70,7 @@ class FlatOptimizer:
 
 
 def optimizer_of(steps: TrainingTrace, sizes: dict[str, int], dtype: torch.dtype) -> FlatOptimizer:
-    """Make the optimizer of a recorded training."""
+    """Create the optimizer of a recorded training."""
     place = {name: number for number, group in enumerate(steps.groups) for name in group.names}
     lost = next((name for name in sizes if name not in place), None)
     if lost is not None:

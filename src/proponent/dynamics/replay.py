@@ -1,8 +1,8 @@
 """The method replay: the exact derivative of an output through the recorded training, by example and by word.
 
-Nothing is kept between questions: the training is done again, checked against the saved weights, differentiated, and
-tried on a few examples that are really weighed otherwise. Where that shows that the training is not smooth, nothing is
-ranked.
+Nothing is stored between queries: the training is replayed, compared with the saved weights, differentiated, and
+tested by retraining with changed weights of a few examples. If this test shows that the training is not smooth, no
+examples are ranked.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from proponent.index.planning import label_numbers
 from proponent.models import Run
 
 TRIED = 3
-"""Examples that are weighed otherwise, to see whether training is smooth."""
+"""Number of examples whose weight is changed to test whether training is smooth."""
 
 CAVEAT = (
     "A score is the exact derivative of the query's loss through this one training run: first weights, order and "
@@ -35,14 +35,14 @@ NOTES = (
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """A training that was done again, differentiated and tried."""
+    """A training that was replayed, differentiated and tested."""
 
     deviation: float  # of the replayed weights, relative to how far training moved them
     derivative: Derivative
-    smoothness: Smoothness  # tried with the first query
+    smoothness: Smoothness  # tested with the first query
 
     def description(self) -> str:
-        """Say how far the derivative can be trusted, in one line."""
+        """Describe how far the derivative can be trusted, in one line."""
         one = self.smoothness
         return (
             f"smoothness {one.ratio:.3f} (change seen over change predicted, {len(one.rows)} examples weighed 1 % up "

@@ -1,9 +1,9 @@
 """Differentiate a training run: forward through the recorded steps, then backward through each of them.
 
-Training is state -> state, one step after another, and every example's loss carries a weight of 1. Reverse mode carries
+Training maps one state to the next, step by step, and every example's loss has a weight of 1. Reverse mode propagates
 the derivative of a query's loss by the state back through the steps; each step adds its own part of the derivative by
-the weights (Ilyas and Engstrom 2025, MAGIC). Every k-th state is kept, k near the root of the number of steps, and the
-states between are computed again: memory grows with the root of the number of steps.
+the weights (Ilyas and Engstrom 2025, MAGIC). Every k-th state is stored, k near the root of the number of steps, and
+the states between are recomputed: memory grows with the root of the number of steps.
 """
 
 import math
@@ -46,7 +46,7 @@ class Variables:
 
     @classmethod
     def of(cls, state: OptimizerState, rows: int, longest: int) -> "Variables":
-        """Make the leaves of one step."""
+        """Create the leaves of one step."""
         parameters = state.parameters.detach().requires_grad_()
         ones = torch.ones(rows, longest, dtype=parameters.dtype)
         return cls(state, parameters, ones[:, 0].clone().requires_grad_(), ones.requires_grad_())
@@ -63,7 +63,7 @@ class ScoreSums:
     def add(
         self, query: int, rows: Int[np.ndarray, " b"], weight: Float[Tensor, " b"], factors: Float[Tensor, "b t"]
     ) -> None:
-        """Add one step's part."""
+        """Add the part of one step."""
         np.subtract.at(self.scores[query], rows, weight.double().numpy())
         values = factors.double().numpy()
         for place, row in enumerate(rows):
@@ -72,17 +72,17 @@ class ScoreSums:
 
 
 class Replay:
-    """A recorded training, ready to be done again and to be differentiated."""
+    """A recorded training that can be replayed and differentiated."""
 
     def __init__(
         self,
         run: Run,
-        examples: Sequence[Example],  # in the order in which it was trained on
+        examples: Sequence[Example],  # in training order
         labels: Sequence[int],  # -1 for a language model
         *,
         max_length: int | None = None,
-        double: bool = False,  # compute in 64 bits; the run was not, so its saved weights are not reached exactly
-        every: int | None = None,  # keep every so many states; None: the root of the number of steps
+        double: bool = False,  # compute in 64 bits; the run did not, so its saved weights are not reached exactly
+        every: int | None = None,  # store every n-th state; None: the root of the number of steps
         quiet: bool = False,
     ) -> None:
         if not run.task.replays:
@@ -116,7 +116,7 @@ class Replay:
 
     @property
     def kept(self) -> int:
-        """States that the last pass forward kept."""
+        """States stored by the last forward pass."""
         return len(self._kept)
 
     def train(
@@ -124,7 +124,7 @@ class Replay:
         weights: Float[np.ndarray, " n"] | None = None,
         factors: Mapping[tuple[int, int], float] | None = None,
     ) -> Float[Tensor, " p"]:
-        """Train again, with the recorded first weights, order, rates and random draws."""
+        """Train again, with the recorded initial weights, order, learning rates and random states."""
         weight = None if weights is None else torch.as_tensor(weights, dtype=self._dtype)
         state = self.first
         for step in self._track(self.steps, "replaying"):
@@ -169,7 +169,7 @@ class Replay:
     def smoothness(
         self, query: Query, derivative: Derivative, rows: Sequence[int], *, number: int = 0, step: float = 1e-2
     ) -> Smoothness:
-        """Weigh some examples otherwise, train again, and compare with the derivative."""
+        """Change the weights of some examples, train again, and compare with the derivative."""
         seen: list[float] = []
         for row in rows:
             found: list[float] = []
@@ -190,7 +190,7 @@ class Replay:
             )
 
     def _flatten(self) -> None:
-        """Where every trained parameter stands in the flat vector."""
+        """Find the position of every trained parameter in the flat vector."""
         named = dict(self._model.named_parameters())
         names = [name for name in named if any(name in group.names for group in self._trace.groups)]
         known = {name for group in self._trace.groups for name in group.names}
@@ -207,7 +207,7 @@ class Replay:
         return {name: part.view(self._shapes[name]) for name, part in zip(self._sizes, parts, strict=True)}
 
     def _forward(self) -> OptimizerState:
-        """Through the whole training, keeping every so many states."""
+        """Run the whole training and store every n-th state."""
         state, self._kept = self.first, []
         for step in self._track(self.steps, "replaying"):
             if step.number % self._every == 0:
@@ -216,7 +216,7 @@ class Replay:
         return state
 
     def _backwards(self) -> Generator[tuple[Step, OptimizerState]]:
-        """Every step with the state before it, the last step first."""
+        """Yield every step with the state before it, the last step first."""
         for place in range(len(self._kept) - 1, -1, -1):
             steps = self.steps[place * self._every : (place + 1) * self._every]
             states = [self._kept[place]]
@@ -252,14 +252,14 @@ class Replay:
         *,
         create: bool = True,
     ) -> Float[Tensor, " p"]:
-        """Gradient of one batch's loss; with `create`, itself differentiable."""
+        """Gradient of one batch's loss; differentiable itself if `create` is set."""
         with self._weighing(factors), torch.enable_grad():
             losses, divisor = self._losses(self._parameters(flat), step)
             total = (losses if weight is None else losses * weight).sum() / divisor
             return torch.autograd.grad(total, flat, create_graph=create)[0]
 
     def _losses(self, parameters: dict[str, Tensor], step: Step) -> tuple[Float[Tensor, " b"], float]:
-        """Losses as the Trainer sums them, and what it divides the sum by: examples, or counted tokens."""
+        """Losses as the Trainer sums them, and the divisor of the sum: number of examples, or of counted tokens."""
         batch = self._batch(step)
         logits = self._logits(parameters, batch.inputs)
         objective = self.run.task.objective(batch, "sum")
@@ -278,7 +278,7 @@ class Replay:
         return batch
 
     def _logits(self, parameters: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
-        # Attention by plain operations: the fused kernels have no second derivative.
+        # Attention without fused kernels, which have no second derivative.
         with sdpa_kernel(SDPBackend.MATH):
             return cast("Any", torch.func).functional_call(self._model, parameters, kwargs=inputs).logits
 
@@ -309,7 +309,7 @@ class Replay:
     def _pull(
         self, step: Step, leaves: Variables, gradient: Tensor, cotangent: OptimizerState, sums: ScoreSums, query: int
     ) -> OptimizerState:
-        """Carry one query's derivative back over one step, and collect what the step's weights had to do with it."""
+        """Propagate one query's derivative back over one step, and add the step's part of the scores."""
         before = [part.detach().requires_grad_() for part in leaves.state.parts]
         given = gradient.detach().requires_grad_()
         with torch.enable_grad():
@@ -325,7 +325,7 @@ class Replay:
 
     @contextmanager
     def _weighing(self, factors: Float[Tensor, "b t"] | None) -> Generator[None]:
-        """Multiply what the embedding gives by a factor for each token."""
+        """Multiply the output of the embedding by a factor for each token."""
         if factors is None:
             yield
             return

@@ -1,1 +1,1 @@
-"""One module per preconditioner, refit and basis, found by the `kind` of its spec; base.py says what they answer."""
+"""One module per preconditioner, refit and basis, looked up by the `kind` of its spec; base.py is the interface."""

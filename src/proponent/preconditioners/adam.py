@@ -1,8 +1,8 @@
-"""Adam's second moment v: the product of two gradients is divided once by sqrt(v + epsilon).
+"""Adam's second moment v: each product of two gradients is divided once by sqrt(v + epsilon).
 
-To first order that is what an Adam step on the training example does to the query's loss, up to momentum and the place
-of epsilon. Of the word embedding the query side is divided, so that an index keeps plain rows. Gradients of layers are
-divided before they are projected, on both sides.
+To first order this is the effect of an Adam step on the training example on the query's loss, up to momentum and the
+position of epsilon. For the word embedding the query side is divided, so an index stores plain rows. Layer gradients
+are divided on both sides, before they are projected.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -53,7 +53,7 @@ class Fitter(Preconditioner):
         self.by_layer = method.gradient.kind == "layers"
 
     def check(self, facts: ModelFacts) -> None:
-        """Refuse second moments that are not there, or cannot be estimated."""
+        """Refuse second moments that are missing and cannot be estimated."""
         if facts.options.second_moment != "estimate":
             from proponent.preconditioners.second_moments import refuse_missing
 
@@ -66,20 +66,20 @@ class Fitter(Preconditioner):
             )
 
     def passes(self, options: BuildOptions) -> tuple[Pass, ...]:
-        """None where second moments are read."""
+        """No pass is needed where second moments are read from files."""
         if options.second_moment != "estimate":
             return ()
         return (Pass("squares", "texts", "before") if self.by_layer else Pass("rows", "gradients", "after"),)
 
     def source(self, options: BuildOptions) -> str:
-        """Say where second moments come from."""
+        """Describe where second moments come from."""
         if options.second_moment == "estimate":
             return ESTIMATED
         read = "read from optimizer.pt" if options.second_moment == "optimizer" else "recorded at the step"
         return f"Adam's second moment, {read}"
 
     def arrays(self, layers: Sequence[LayerShape]) -> tuple[str, ...]:
-        """Names whose presence in a table says that it is fitted."""
+        """Array names whose presence in a table means that fitting is done."""
         return tuple(f"root.{layer.at}" for layer in layers) if self.by_layer else ("inverse_root",)
 
     def recorded(self, checkpoint: CheckpointFiles, computer: Computer, options: BuildOptions) -> Arrays:
@@ -95,7 +95,7 @@ class Fitter(Preconditioner):
         return {f"root.{at}": self._inverse_root(v) for at, v in enumerate(found)}
 
     def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Parts:
-        """Sums of squares of the examples' gradients."""
+        """Sums of squares of the per-example gradients."""
         yield from _squared_rows(batch) if isinstance(batch, StoredBatch) else _squared_layers(batch, group)
 
     def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:
@@ -110,7 +110,7 @@ class Fitter(Preconditioner):
         return (1.0 / np.sqrt(v + np.float32(self.spec.epsilon))).astype(np.float32)
 
     def install(self, computer: Computer, table: Arrays) -> None:
-        """Multiply the entries of gradients of layers."""
+        """Set the elementwise factor of the layer gradients."""
         if self.by_layer:
             from proponent.preconditioners.second_moments import weights
 
@@ -127,9 +127,9 @@ class Fitter(Preconditioner):
     def apply(
         self, gradient: Gradient, table: Arrays, layers: Sequence[LayerShape], train: TrainVectors | None
     ) -> Gradient:
-        """Divide rows of the word embedding; beside a head, say what products with the whole table are divided by."""
+        """Divide rows of the word embedding; with a head, record the divisor of products with the whole table."""
         rows = gradient.rows
-        if self.by_layer:  # vectors of layers are divided when they are taken
+        if self.by_layer:  # layer vectors are divided when they are computed
             return gradient
         if gradient.head is not None:
             return replace(gradient, weight=table["inverse_root"])
@@ -138,22 +138,22 @@ class Fitter(Preconditioner):
         return replace(gradient, rows=rows.times(table["inverse_root"][rows.ids]))
 
     def appended(self, table: Arrays, batches: Iterable[Batch]) -> str:
-        """Second moments are not taken again."""
+        """Second moments are not computed again."""
         return "second moments are those of the first build"
 
     def cost(self, facts: ModelFacts) -> Cost:
-        """Passes, and the roots that are kept."""
+        """Passes, and the stored roots."""
         v, d = facts.table
         kept = sum(layer.o * layer.i for layer in facts.layers) if self.by_layer else v * d
         return counted(self.passes(facts.options), 4 * kept)
 
 
 def _squared_rows(batch: StoredBatch) -> Parts:
-    """Squares of each example's gradient, summed over the examples, as a whole table."""
+    """Squares of each example's gradient, summed over the examples, as a full table."""
     rows = batch.gradient.rows
     assert rows is not None
     totals = rows.merged(by_word=False)
-    together = np.asarray([0, len(totals.ids)])  # as if it were one example: sums the squares of equal tokens
+    together = np.asarray([0, len(totals.ids)])  # treated as one example: sums the squares of equal tokens
     squares = replace(totals, indptr=together, rows=totals.rows**2).merged(by_word=False)
     table = np.zeros(batch.table, dtype=np.float32)
     table[squares.ids] = squares.rows
@@ -162,7 +162,7 @@ def _squared_rows(batch: StoredBatch) -> Parts:
 
 
 def _squared_layers(batch: TextBatch, group: Sequence[LayerShape]) -> Parts:
-    """Squares of the gradients of layers, summed over the texts."""
+    """Squares of the layer gradients, summed over the texts."""
     from proponent.preconditioners.second_moments import squares
 
     numbers = {layer.name: layer.at for layer in group}

@@ -1,6 +1,6 @@
 """TrackStar's inverse autocorrelation: R = lambda R_eval + (1 - lambda) R_train.
 
-Chang et al. 2025 (arXiv 2410.17413): lambda is such that lambda s_eval[j] = (1 - lambda) s_train[j] at one place j of
+Chang et al. 2025 (arXiv 2410.17413): lambda satisfies lambda s_eval[j] = (1 - lambda) s_train[j] at one position j of
 the sorted eigenvalues of all layers, so that the directions before it, common to all queries, weigh less.
 """
 
@@ -16,10 +16,10 @@ from proponent.preconditioners.batches import EACH, Arrays, Batch, LayerShape, P
 from proponent.preconditioners.damped import DampedFitter, mean_outer, outer_sums, refuse_large
 
 SHARE = "curvature.eval_share"
-"""Name of the lambda that was used, in the table of a checkpoint."""
+"""Name of the lambda in use, in the table of a checkpoint."""
 
 PLACE = "curvature.eval_place"
-"""Name of the place j at which it was chosen; 0 where it was given."""
+"""Name of the position j at which lambda was chosen; 0 if it was given."""
 
 _QUERIES = "_queries"
 
@@ -28,7 +28,7 @@ class Fitter(DampedFitter[Autocorrelation]):
     """The damped inverse of R, one matrix per layer."""
 
     def check(self, facts: ModelFacts) -> None:
-        """Refuse layers that are too large, and queries that are missing or too few."""
+        """Refuse layers that are too large, and missing or too few queries."""
         refuse_large(facts.layers)
         queries, share = facts.options.queries, self.spec.eval_share
         if queries is None:
@@ -44,7 +44,7 @@ class Fitter(DampedFitter[Autocorrelation]):
             self._refuse_too_few(len(queries), [layer.size for layer in facts.layers])
 
     def passes(self, options: BuildOptions) -> tuple[Pass, ...]:
-        """The training gradients; with queries those before, and the spectrum where lambda is chosen."""
+        """Passes over the training gradients; with queries first one over them, and one for an automatic lambda."""
         matrices = Pass("matrices", "gradients", "after")
         if options.queries is None:
             return (matrices,)
@@ -54,7 +54,7 @@ class Fitter(DampedFitter[Autocorrelation]):
         return (queries, matrices)
 
     def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Parts:
-        """Outer products; of queries the vectors themselves."""
+        """Outer products; for queries the vectors themselves."""
         assert isinstance(batch, StoredBatch)
         if this.name == "queries":
             yield EACH + _QUERIES, batch.vectors
@@ -76,7 +76,7 @@ class Fitter(DampedFitter[Autocorrelation]):
         return made
 
     def close(self, this: Pass, known: Arrays, layers: Sequence[LayerShape]) -> Arrays:
-        """Lambda, before it is used; the ridges, at the end."""
+        """Lambda before it is used; the ridges at the end."""
         if this.name == "queries" and self.spec.eval_share != "auto":
             return {SHARE: np.asarray([float(self.spec.eval_share)]), PLACE: np.asarray([0])}
         if this.name == "spectrum":
@@ -88,7 +88,7 @@ class Fitter(DampedFitter[Autocorrelation]):
     def chosen_share(
         self, train: Float[np.ndarray, " p"], queries: Float[np.ndarray, " p"], count: int
     ) -> tuple[float, int]:
-        """Lambda, and the place at which both sides weigh the same, from the eigenvalues of all layers."""
+        """Lambda, and the position at which both sides weigh the same, from the eigenvalues of all layers."""
         place = self._place(len(train))
         theirs, mine = (max(0.0, float(np.sort(one)[-place])) for one in (queries, train))
         rank = int((queries > 1e-9 * queries.max(initial=0.0)).sum())
@@ -97,7 +97,7 @@ class Fitter(DampedFitter[Autocorrelation]):
         return mine / (theirs + mine), place
 
     def _refuse_too_few(self, count: int, widths: Sequence[int]) -> None:
-        """Refuse, before any gradient is taken, queries that are too few for the place at which lambda is chosen."""
+        """Before any gradient is computed, refuse too few queries for the position at which lambda is chosen."""
         total, rank = sum(widths), sum(min(count, one) for one in widths)
         place = self._place(total)
         if place > rank:
@@ -119,7 +119,7 @@ class Fitter(DampedFitter[Autocorrelation]):
         return {} if options.queries is None else {"queries": options.queries.fingerprint}
 
     def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
-        """Say what R is made of."""
+        """Describe the composition of R."""
         return [*super().describe(table, facts), _mixing(table, facts)]
 
 

@@ -1,7 +1,7 @@
-"""What every preconditioner, refit and basis answers: which passes it needs, its sums per batch, and what it fits.
+"""The interface of every preconditioner, refit and basis: the passes it needs, its sums per batch, and what it fits.
 
-A pass reads data batch by batch. `partial` yields the sums of one batch, `reduce` turns the totals of a group of layers
-into arrays, and `close` sees all layers. Arrays whose name begins with "_" are for later passes and never published.
+A pass reads data batch by batch. `partial` yields the sums of one batch, `reduce` converts the totals of a group of
+layers to arrays, and `close` sees all layers. Arrays whose name begins with "_" serve later passes and are not stored.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,23 +19,23 @@ from proponent.preconditioners.batches import Arrays, Batch, Computer, LayerShap
 Over = Literal["texts", "gradients", "queries"]
 
 Stage = Literal["model", "elementwise", "query"]
-"""What is changed: the model or its projections, entries of gradients before a projection, or vectors of queries."""
+"""What changes: the model or its projections, entries of gradients before a projection, or query vectors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One pass over data at each checkpoint; passes run in order, each with the arrays of those before."""
+    """One pass over data at each checkpoint; passes run in order, each with the arrays of the earlier ones."""
 
-    name: str  # of the pass, for `partial` and `reduce`
+    name: str  # name of the pass, for `partial` and `reduce`
     over: Over  # training texts through the model, finished shards of gradients, or the queries of the build
-    when: Literal["before", "after"]  # before or after the training gradients are taken
-    # seed of labels that are drawn from the model's own output; None for those of the training set
+    when: Literal["before", "after"]  # before or after the training gradients are computed
+    # seed for sampling labels from the model's own output; None for the labels of the training set
     sampled: int | None = None
 
 
 @runtime_checkable
 class BuildOptions(Protocol):
-    """What of the options of a build matters here."""
+    """The build options that fitters need."""
 
     @property
     def second_moment(self) -> str:
@@ -44,7 +44,7 @@ class BuildOptions(Protocol):
 
     @property
     def queries(self) -> Examples | None:
-        """The queries whose autocorrelation is mixed in."""
+        """The queries whose autocorrelation is combined with that of the training set."""
         ...
 
 
@@ -65,23 +65,23 @@ class CheckpointFiles(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What is known once the model is loaded, before any gradient is taken."""
+    """Facts about the loaded model, before any gradient is computed."""
 
-    classes: int | None  # of a classifier; None for other models
+    classes: int | None  # number of classes of a classifier; None for other models
     table: tuple[int, int]  # size of the word embedding
-    head: bool  # whether the gradient of a vocabulary head is taken
+    head: bool  # whether the gradient of a vocabulary head is computed
     layers: Sequence[LayerShape]  # the chosen layers
-    checkpoints: Sequence[CheckpointFiles]  # those that are used
+    checkpoints: Sequence[CheckpointFiles]  # the checkpoints in use
     options: BuildOptions  # how to build
 
 
 @dataclass(frozen=True, slots=True)
 class FitFacts:
-    """What the notes of a checkpoint need beside its table."""
+    """Inputs of a checkpoint's notes other than its table."""
 
     step: str  # name of the checkpoint
     layers: Sequence[LayerShape]  # the layers of the plan
-    queries: Examples | None = None  # those of the build
+    queries: Examples | None = None  # the queries given to the build
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +91,15 @@ class Cost:
     before: int = 0  # passes over the texts before the gradients, at each checkpoint
     after: int = 0  # passes over the texts after them
     scans: int = 0  # reads of the finished shards
-    held: int = 0  # bytes in the table of a checkpoint
-    unforeseen: str = ""  # what of it is not known beforehand, as a note
+    held: int = 0  # bytes stored in the table of a checkpoint
+    unforeseen: str = ""  # a note on costs that are not known beforehand
 
 
 @runtime_checkable
 class Fitter(Protocol):
     """Fits arrays at each checkpoint; the base of preconditioners, of the refit of a head and of bases."""
 
-    stage: ClassVar[Stage] = "model"  # what is changed by what is fitted
+    stage: ClassVar[Stage] = "model"  # the part of the computation that the fitted arrays change
 
     def check(self, facts: ModelFacts) -> None:
         """Refuse what this model or these options do not allow."""
@@ -109,11 +109,11 @@ class Fitter(Protocol):
         ...
 
     def arrays(self, layers: Sequence[LayerShape]) -> tuple[str, ...]:
-        """Names whose presence in a table says that it is fitted."""
+        """Array names whose presence in a table means that fitting is done."""
         ...
 
     def recorded(self, checkpoint: CheckpointFiles, computer: Computer, options: BuildOptions) -> Arrays:
-        """What is read from the checkpoint, without a pass."""
+        """Arrays that are read from the checkpoint, without a pass."""
         return {}
 
     def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Parts:
@@ -121,53 +121,53 @@ class Fitter(Protocol):
         ...
 
     def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:
-        """Make arrays of the totals."""
+        """Convert the totals to arrays."""
         ...
 
     def close(self, this: Pass, known: Arrays, layers: Sequence[LayerShape]) -> Arrays:
-        """Make the arrays that are about all layers."""
+        """Compute the arrays that concern all layers."""
         return {}
 
     def held(self, this: Pass, layer: LayerShape) -> int:
-        """Bytes of a layer's sums; 0 when the pass needs nothing of the layer."""
+        """Bytes of a layer's sums; 0 if the pass needs nothing of the layer."""
         return 8 * layer.size
 
     def install(self, computer: Computer, table: Arrays) -> None:
-        """Put in place what changes the gradients that are taken."""
+        """Install the arrays that change how gradients are computed."""
 
     def fingerprints(self, checkpoints: Mapping[str, CheckpointFiles], options: BuildOptions) -> dict[str, str]:
-        """Hash what the arrays are made of beside the run and its training set; checkpoints by name."""
+        """Hash the inputs other than the run and its training set; checkpoints by name."""
         return {}
 
     def source(self, options: BuildOptions) -> str:
-        """Say where what is fitted comes from, for the plan."""
+        """Describe the source of the fitted arrays, for the plan."""
         return ""
 
     def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
-        """Say what was fitted at a checkpoint."""
+        """Describe what was fitted at a checkpoint."""
         return []
 
     def appended(self, table: Arrays, batches: Iterable[Batch]) -> str:
-        """Say what an appended source, given by its finished gradients, takes over from the first build."""
+        """Describe what an appended source, given by its finished gradients, reuses from the first build."""
         return ""
 
     def cost(self, facts: ModelFacts) -> Cost:
-        """Say what it adds to a build."""
+        """Describe what it adds to a build."""
         return counted(self.passes(facts.options))
 
 
 class Preconditioner(Fitter, Protocol):
-    """Multiplies gradients: their entries before a projection, or the vectors of queries."""
+    """Multiplies gradients: their entries before a projection, or the query vectors."""
 
-    accepts: ClassVar[frozenset[type]]  # forms that it multiplies; others are left as they are
+    accepts: ClassVar[frozenset[type]]  # forms that it multiplies; other forms are left unchanged
     symmetric: ClassVar[bool] = (
-        False  # whether it stands for a factor of either side, so that norms are measured with it
+        False  # whether it is a product of one factor per side, so that norms include the factor
     )
 
     def apply(
         self, gradient: Gradient, table: Arrays, layers: Sequence[LayerShape], train: TrainVectors | None
     ) -> Gradient:
-        """Multiply the gradients of queries; linear in them."""
+        """Multiply query gradients; linear in them."""
         ...
 
 
@@ -179,14 +179,14 @@ def counted(passes: Sequence[Pass], held: int = 0, unforeseen: str = "") -> Cost
 
 
 def fitter_of(spec: Spec, method: Gradients) -> Fitter:
-    """Find what a spec does, by its kind."""
+    """Look up the fitter of a spec by its kind."""
     kind = "principal-directions" if isinstance(spec, Projection) else str(getattr(spec, "kind", ""))
     module = import_module(f"proponent.preconditioners.{kind.replace('-', '_')}")
     return cast("Fitter", module.Fitter(spec, method))
 
 
 def fitters_of(method: Spec) -> tuple[Fitter, ...]:
-    """Find what the parts of a method do, in the order of work: refit, elementwise, basis, and what turns queries."""
+    """List the fitters of a method in order of work: refit, elementwise, basis, query preconditioner."""
     if not isinstance(method, Gradients):
         return ()
     projection = method.projection
@@ -196,7 +196,7 @@ def fitters_of(method: Spec) -> tuple[Fitter, ...]:
 
 
 def install_fitted(method: Spec, computer: Computer, table: Callable[[], Arrays]) -> None:
-    """Put in place what was fitted before any gradient: a refitted last layer, second moments, directions."""
+    """Install what was fitted before any gradient: a refitted last layer, second moments, directions."""
     fitters = [one for one in fitters_of(method) if one.stage != "query"]
     if computer.layers is not None and fitters:
         arrays = table()
@@ -205,7 +205,7 @@ def install_fitted(method: Spec, computer: Computer, table: Callable[[], Arrays]
 
 
 def preconditioners_of(method: Spec) -> tuple[Preconditioner, ...]:
-    """Find what the gradients of queries are multiplied with, in order."""
+    """List the preconditioners of query gradients, in order."""
     if not isinstance(method, Gradients):
         return ()
     return tuple(cast("Preconditioner", fitter_of(one, method)) for one in method.preconditioners)

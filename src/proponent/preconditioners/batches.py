@@ -1,6 +1,6 @@
-"""What passes hand to fitters: batches of texts or of gradients, the layers that they are about, and totals of sums.
+"""Inputs of fitters: batches of texts or gradients, the layers they belong to, and totals of sums.
 
-Tensors of torch are `Any` here, so that an index is read without torch.
+Torch tensors are typed `Any` here, so that an index can be read without torch.
 """
 
 from collections import defaultdict
@@ -14,17 +14,17 @@ from jaxtyping import Bool, Float, Int
 from proponent.gradients.gradient import Gradient
 
 EACH = "each."
-"""Before the name of a sum whose batches are laid one after another."""
+"""Prefix of sums whose batches are concatenated."""
 
 LARGEST = "largest."
-"""Before the name of a sum of which the largest value counts."""
+"""Prefix of sums whose maximum is stored."""
 
 Arrays = Mapping[str, np.ndarray]
 
 Sums = dict[str, np.ndarray]
 
 Parts = Iterator[tuple[str, np.ndarray]]
-"""Sums of a batch by name, one after another, so that one of them at a time is in memory beside the totals."""
+"""Sums of a batch by name, one at a time, so that only one is in memory in addition to the totals."""
 
 TrainVectors = Callable[[], Iterator[Float[np.ndarray, "m p"]]]
 """Reads the vectors of the training set at a checkpoint, shard by shard."""
@@ -48,34 +48,34 @@ class Planned(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """A layer whose gradient is a stretch of every example's vector."""
+    """A layer whose gradient is a slice of every example's vector."""
 
-    at: int  # its number
+    at: int  # index of the layer
     name: str  # its name
     o: int  # rows of its gradient
     i: int  # columns of its gradient
-    kept_o: int  # rows that are kept, projected or not
-    kept_i: int  # columns that are kept
-    start: int  # where its stretch begins
+    kept_o: int  # stored rows, projected or not
+    kept_i: int  # stored columns
+    start: int  # start of its slice
 
     @property
     def size(self) -> int:
-        """Numbers that are kept."""
+        """Number of stored values."""
         return self.kept_o * self.kept_i
 
     @property
     def cut(self) -> slice:
-        """Its stretch of the vectors."""
+        """Its slice of the vectors."""
         return slice(self.start, self.start + self.size)
 
     @property
     def full(self) -> bool:
-        """Whether nothing of it is projected."""
+        """Whether no side of it is projected."""
         return (self.kept_o, self.kept_i) == (self.o, self.i)
 
 
 def layer_shapes(planned: Iterable[Planned]) -> tuple[LayerShape, ...]:
-    """Number the layers of a plan and find their stretches."""
+    """Number the layers of a plan and compute their slices."""
     found: list[LayerShape] = []
     start = 0
     for at, one in enumerate(planned):
@@ -86,9 +86,9 @@ def layer_shapes(planned: Iterable[Planned]) -> tuple[LayerShape, ...]:
 
 @runtime_checkable
 class Computer(Protocol):
-    """Takes gradients at one checkpoint."""
+    """Computes gradients at one checkpoint."""
 
-    elementwise: Any  # by layer, what the entries of gradients are multiplied with; None for nothing
+    elementwise: Any  # by layer, the factor of the gradients' entries; None for no factor
 
     @property
     def model(self) -> Any:
@@ -102,17 +102,17 @@ class Computer(Protocol):
 
     @property
     def layers(self) -> Any:
-        """The chosen layers, and how they are laid out; None for gradients of the word embedding or the last layer."""
+        """The chosen layers and their layout; None for gradients of the word embedding or the last layer."""
         ...
 
     def vectors(self, captured: Any, count: int) -> Float[np.ndarray, "n p"]:
-        """Lay captured factors out as vectors."""
+        """Arrange captured factors as vectors."""
         ...
 
 
 @runtime_checkable
 class CapturedLayers(Protocol):
-    """What a pass through the model left behind."""
+    """Factors that a pass through the model captured."""
 
     @property
     def calls(self) -> Mapping[str, Sequence[Any]] | None:
@@ -122,16 +122,16 @@ class CapturedLayers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TextBatch:
-    """Texts that went through the model together."""
+    """Texts that went through the model in one batch."""
 
-    computer: Computer  # at this checkpoint
+    computer: Computer  # the gradient computer of this checkpoint
     captured: CapturedLayers  # the factors of their gradients
     count: int  # how many texts
     labels: Sequence[int]  # their classes
 
     @property
     def projection(self) -> Any:
-        """How layers are laid out."""
+        """The layout of the layers."""
         return self.computer.layers.projection
 
     @property
@@ -142,7 +142,7 @@ class TextBatch:
 
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """Gradients that were taken: those of one shard, or of all queries."""
+    """Computed gradients: those of one shard, or of all queries."""
 
     gradient: Gradient  # rows or vectors
     alive: Bool[np.ndarray, " m"]  # which examples have a finite gradient
@@ -163,15 +163,15 @@ Batch = TextBatch | StoredBatch
 class Totals:
     """Adds the sums of batches up."""
 
-    # Sums of the same name are added. Names that begin with "each." are laid one after another, and of those that begin
-    # with "largest." the largest value is kept.
+    # Sums of the same name are added. Arrays whose names begin with "each." are concatenated. For names that begin
+    # with "largest." the maximum is stored.
 
     def __init__(self) -> None:
         self._added: Sums = {}
         self._each: defaultdict[str, list[np.ndarray]] = defaultdict(list)
 
     def add(self, parts: Parts) -> None:
-        """Take in a batch."""
+        """Add the sums of a batch."""
         for name, value in parts:
             if name.startswith(EACH):
                 self._each[name].append(value)

@@ -1,4 +1,4 @@
-"""What preconditioners that invert damped eigenvalues share."""
+"""Shared code of preconditioners that invert damped eigenvalues."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,17 +16,17 @@ from proponent.preconditioners.base import Cost, FitFacts, ModelFacts, Pass, Pre
 from proponent.preconditioners.batches import Arrays, LayerShape, Parts, StoredBatch, Sums, TrainVectors
 
 MOST = 4096
-"""Numbers of a layer up to which its matrix is formed."""
+"""Maximum size of a layer's gradient for which its matrix is formed."""
 
 RIDGES = "curvature.ridges"
-"""Damping of every layer; the table of a checkpoint holds it once its damped matrices are fitted."""
+"""Damping of every layer; in the table of a checkpoint once its damped matrices are fitted."""
 
 DampedSpec = TypeVar("DampedSpec", bound=Damped)
 
 
 @dataclass(frozen=True)
 class Damping:
-    """What is added to every eigenvalue."""
+    """The value that is added to every eigenvalue."""
 
     value: float  # the factor
     of: Literal["mean", "top", "absolute"]  # what it multiplies: the mean eigenvalue, the top one, or 1
@@ -37,16 +37,16 @@ class Damping:
         return cls(spec.damping, spec.damping_of)
 
     def ridge(self, eigenvalues: Float[np.ndarray, " p"]) -> float:
-        """Say what is added."""
+        """The added value."""
         return self.times(float(eigenvalues.mean()), float(eigenvalues.max()))
 
     def times(self, mean: float, top: float) -> float:
-        """Say what is added, by the mean and the top eigenvalue."""
+        """The added value, from the mean and the top eigenvalue."""
         return self.value * {"mean": mean, "top": top, "absolute": 1.0}[self.of]
 
 
 def too_large(layer: LayerShape) -> bool:
-    """Whether the matrix of a layer is not formed."""
+    """Whether the layer is too wide to form its matrix."""
     return layer.size > MOST
 
 
@@ -92,7 +92,7 @@ def mean_outer(sums: Sums, layer: LayerShape) -> Float[np.ndarray, "p p"]:
 
 
 class DampedFitter(Preconditioner, Generic[DampedSpec]):
-    """Multiplies the vectors of queries with one damped inverse per layer."""
+    """Multiplies query vectors by one damped inverse per layer."""
 
     stage: ClassVar[Stage] = "query"
     accepts: ClassVar[frozenset[type]] = frozenset({Dense})
@@ -102,7 +102,7 @@ class DampedFitter(Preconditioner, Generic[DampedSpec]):
         self.damping = Damping.of_spec(spec)
 
     def arrays(self, layers: Sequence[LayerShape]) -> tuple[str, ...]:
-        """Names whose presence in a table says that it is fitted."""
+        """Array names whose presence in a table means that fitting is done."""
         return (RIDGES,)
 
     def matrix(self, mean: Float[np.ndarray, "p p"], layer: LayerShape) -> Sums:
@@ -111,14 +111,14 @@ class DampedFitter(Preconditioner, Generic[DampedSpec]):
         return kept_matrix(inverse, ridge, layer)
 
     def close(self, this: Pass, known: Arrays, layers: Sequence[LayerShape]) -> Arrays:
-        """The ridges of all layers, once there are any."""
+        """The ridges of all layers, once they exist."""
         names = [f"_ridge.{layer.at}" for layer in layers]
         return {RIDGES: np.concatenate([known[name] for name in names])} if names and names[0] in known else {}
 
     def apply(
         self, gradient: Gradient, table: Arrays, layers: Sequence[LayerShape], train: TrainVectors | None
     ) -> Gradient:
-        """Multiply the vectors of queries."""
+        """Multiply query vectors."""
         plain = gradient.dense
         if plain is None:
             return gradient
@@ -135,7 +135,7 @@ class DampedFitter(Preconditioner, Generic[DampedSpec]):
         v: Float[np.ndarray, "n p"],
         table: Arrays,
         layers: Sequence[LayerShape],
-        train: TrainVectors | None,  # for a closed form that is not kept
+        train: TrainVectors | None,  # for a closed form that is not stored
     ) -> Float[np.ndarray, "n p"]:
         """Multiply vectors, layer by layer."""
         made = np.zeros_like(v)
@@ -144,11 +144,11 @@ class DampedFitter(Preconditioner, Generic[DampedSpec]):
         return made
 
     def product(self, v: Float[np.ndarray, "n p"], table: Arrays, layer: LayerShape) -> Float[np.ndarray, "n p"]:
-        """Multiply the stretch of one layer."""
+        """Multiply the slice of one layer."""
         return v @ table[f"curvature.{layer.at}.matrix"]
 
     def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
-        """Say how large the damping is."""
+        """Report the size of the damping."""
         of = {"mean": "the mean eigenvalue", "top": "the top eigenvalue", "absolute": "1"}[self.damping.of]
         ridges = table[RIDGES]
         return [
@@ -157,7 +157,7 @@ class DampedFitter(Preconditioner, Generic[DampedSpec]):
         ]
 
     def cost(self, facts: ModelFacts) -> Cost:
-        """Passes are counted; what the matrices take is not foreseen."""
+        """Passes are counted; the size of the matrices is not predicted."""
         unforeseen = (
             f"not foreseen: what the matrices of curvature {_kind(self.spec)} take (time, memory and disk), and a pass "
             "over the queries of --eval, if there are any"
@@ -166,7 +166,7 @@ class DampedFitter(Preconditioner, Generic[DampedSpec]):
 
 
 def kept_matrix(inverse: Float[np.ndarray, "p p"], ridge: float, layer: LayerShape) -> Sums:
-    """What a table keeps of a layer's inverse."""
+    """The arrays that a table stores for a layer's inverse."""
     return {f"curvature.{layer.at}.matrix": inverse.astype(np.float32), f"_ridge.{layer.at}": np.asarray([ridge])}
 
 

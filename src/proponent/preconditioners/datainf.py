@@ -1,8 +1,8 @@
-"""DataInf's closed form: the mean over examples of the damped inverse of each example's own rank-one matrix.
+"""DataInf's closed form: the mean over examples of the damped inverse of each example's rank-one matrix.
 
 (1/m) sum_j (lambda + g_j g_j^T)^-1 = (1/lambda) (Id - (1/m) sum_j g_j g_j^T / (lambda + ||g_j||^2)) (Kwon et al. 2024,
-arXiv 2310.00902, equation 5). The matrix of a layer with many numbers is not formed: its product with the vectors of
-queries is taken from the gradients when asked.
+arXiv 2310.00902, equation 5). The matrix of a wide layer is not formed: its product with the query vectors is computed
+from the training gradients at query time.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from proponent.preconditioners.batches import LARGEST, Arrays, Batch, LayerShape
 from proponent.preconditioners.damped import RIDGES, DampedFitter, kept_matrix, too_large
 
 SPREAD = "curvature.ridge."
-"""Before the number of a layer whose closed form is taken from the gradients when asked."""
+"""Prefix, before the layer's number, for layers whose product is computed from the gradients at query time."""
 
 
 class DataInfProduct:
-    """The closed form times some vectors, from gradients that are read once: its matrix is not formed."""
+    """The closed form times some vectors, from gradients that are read once, without forming its matrix."""
 
-    # T v = (v - (1/m) sum_j g_j <g_j, v> / (lambda + ||g_j||^2)) / lambda, as `shrunk_identity` times v.
+    # T v = (v - (1/m) sum_j g_j <g_j, v> / (lambda + ||g_j||^2)) / lambda, equal to `shrunk_identity` times v.
 
     def __init__(self, ridge: float, v: Float[np.ndarray, "q p"]) -> None:
         self.ridge, self.v = ridge, v.astype(np.float64)
@@ -32,14 +32,14 @@ class DataInfProduct:
         self.count = 0
 
     def add(self, g: Float[np.ndarray, "n p"]) -> None:
-        """Take in some examples; products are taken in the precision of their gradients, and summed in 64 bits."""
+        """Add some examples; products use the precision of their gradients, and sums use 64 bits."""
         weights = 1.0 / np.maximum(self.ridge + np.linalg.norm(g, axis=1).astype(np.float64) ** 2, 1e-300)
         weighed = (g @ self.v.T.astype(g.dtype)) * weights[:, None]
         self.taken += weighed.T.astype(g.dtype) @ g
         self.count += len(g)
 
     def product(self) -> Float[np.ndarray, "q p"]:
-        """The product, once every example was taken in."""
+        """The product, once every example was added."""
         if self.ridge <= 0.0:
             return np.zeros(self.v.shape)
         return (self.v - self.taken / max(self.count, 1)) / self.ridge
@@ -51,10 +51,10 @@ def shrunk_identity(weighted: Float[np.ndarray, "p p"], count: int, ridge: float
 
 
 class Fitter(DampedFitter[DataInf]):
-    """The closed form as a matrix, or its damping where it is taken when asked."""
+    """The closed form as a matrix, or its damping where the product is computed at query time."""
 
     def check(self, facts: ModelFacts) -> None:
-        """Refuse norms of the training side over layers whose matrix is not formed."""
+        """Refuse norms of the training side for layers whose matrix is not formed."""
         for layer in filter(too_large, facts.layers if self.method.scales_train else ()):
             raise InputError(
                 f"layer {layer.name} keeps {layer.size:,} numbers: above {damped.MOST:,} datainf reads all gradients "
@@ -67,7 +67,7 @@ class Fitter(DampedFitter[DataInf]):
         return (Pass("norms", "gradients", "after"), Pass("weighted", "gradients", "after"))
 
     def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Parts:
-        """Squared norms, or outer products that are divided by them."""
+        """Squared norms, or outer products divided by them."""
         assert isinstance(batch, StoredBatch)
         v = batch.vectors
         yield "count", np.asarray([len(v)])
@@ -112,7 +112,7 @@ class Fitter(DampedFitter[DataInf]):
     def products(
         self, v: Float[np.ndarray, "n p"], table: Arrays, layers: Sequence[LayerShape], train: TrainVectors | None
     ) -> Float[np.ndarray, "n p"]:
-        """Multiply vectors; layers without a matrix read the training gradients, once for all of them."""
+        """Multiply vectors; layers without a matrix share one read of the training gradients."""
         spread = {
             layer: DataInfProduct(float(table[f"{SPREAD}{layer.at}"][0]), v[:, layer.cut])
             for layer in layers
@@ -129,7 +129,7 @@ class Fitter(DampedFitter[DataInf]):
         return made
 
     def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
-        """Say which layers' closed form is taken when asked."""
+        """Name the layers whose product is computed at query time."""
         large = sum(name.startswith(SPREAD) for name in table)
         said = (
             f"DataInf's closed form over {large} of {len(table[RIDGES])} layers (more than {damped.MOST:,} numbers "

@@ -1,9 +1,9 @@
 """EK-FAC: the Fisher matrix of a layer in the eigenbasis of its Kronecker factors, with corrected eigenvalues.
 
-George et al. 2018 (arXiv 1806.03884); for influence Grosse et al. 2023 (arXiv 2308.03296). Of a weight W [o i] with
+George et al. 2018 (arXiv 1806.03884); for influence Grosse et al. 2023 (arXiv 2308.03296). For a weight W [o i] with
 gradients g a^T, the factors are the means of a a^T [i i] and g g^T [o o] over positions; the eigenvalues are the mean
-squares of the examples' gradients in the joint eigenbasis. Labels are those of the training set (empirical Fisher) or
-drawn from the model's own output.
+squares of the examples' gradients in the joint eigenbasis. Labels come from the training set (empirical Fisher) or are
+sampled from the model's own output.
 """
 
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ class EKFACInverse:
         return cls(left, right, 1.0 / (squares + ridge)), ridge
 
     def times(self, v: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:
-        """Multiply gradients with the inverse."""
+        """Multiply gradients by the inverse."""
         shaped = v.reshape(len(v), *self.inverse.shape)
         inside = self.left.T @ shaped @ self.right
         return (self.left @ (inside * self.inverse) @ self.right.T).reshape(v.shape)
@@ -94,12 +94,12 @@ class Fitter(DampedFitter[EKFAC]):
         return made | {f"_ridge.{layer.at}": np.asarray([ridge])}
 
     def product(self, v: Float[np.ndarray, "n p"], table: Arrays, layer: LayerShape) -> Float[np.ndarray, "n p"]:
-        """Multiply the stretch of one layer."""
+        """Multiply the slice of one layer."""
         kept = (table[f"curvature.{layer.at}.{name}"] for name in ("left", "right", "inverse"))
         return EKFACInverse(*kept).times(v)
 
     def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
-        """Say whose labels the Fisher matrix is made of."""
+        """Describe whose labels the Fisher matrix uses."""
         if self.spec.fisher == "sampled":
             said = f"Fisher matrix: labels drawn from the model's own probabilities (seed {self.spec.fisher_seed})"
         else:
@@ -128,7 +128,7 @@ def _factor_sums(batch: TextBatch, group: Sequence[LayerShape]) -> Parts:
 def _counted(
     left: Float[Tensor, "n s o"], right: Float[Tensor, "n s i"], *, one_hot: bool
 ) -> tuple[Float[Tensor, "k o"], Float[Tensor, "k i"]]:
-    """The factors at all positions but padding, where the gradient is zero."""
+    """The factors at all positions except padding, where the gradient is zero."""
     lefts, rights = left.flatten(0, 1), right.flatten(0, 1)
     signal = rights if one_hot else lefts
     counted = (signal != 0).any(-1) & torch.isfinite(signal).all(-1)

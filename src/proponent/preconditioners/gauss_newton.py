@@ -1,4 +1,4 @@
-"""The exact Gauss-Newton matrix of a classifier's head, which is its Hessian there."""
+"""The exact Gauss-Newton matrix of a classifier's head, which equals the head's Hessian."""
 
 from collections.abc import Sequence
 
@@ -15,10 +15,10 @@ from proponent.preconditioners.damped import DampedFitter, refuse_large
 class Fitter(DampedFitter[GaussNewton]):
     """The damped inverse of the head's Hessian."""
 
-    # The gradient of the head is (p - y) a^T, so that its inputs a are found again from stored gradients.
+    # The gradient of the head is (p - y) a^T, so its inputs a are recovered from stored gradients.
 
     def check(self, facts: ModelFacts) -> None:
-        """Refuse layers that are no head of a classifier, kept in full."""
+        """Refuse every layer other than a classifier's head stored in full."""
         for layer in facts.layers:
             refuse_large([layer])
             if layer.o != facts.classes or not layer.full:
@@ -35,7 +35,7 @@ class Fitter(DampedFitter[GaussNewton]):
         return (Pass("signals", "gradients", "after"),)
 
     def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Parts:
-        """The head's inputs and what it predicts, example by example."""
+        """The head's inputs and its predictions, example by example."""
         assert isinstance(batch, StoredBatch)
         for layer in group:
             every = batch.probabilities
@@ -62,7 +62,7 @@ class Fitter(DampedFitter[GaussNewton]):
 
 
 def ggn(a: Float[np.ndarray, "n i"], p: Float[np.ndarray, "n l"]) -> Float[np.ndarray, "x x"]:
-    """Gauss-Newton matrix of softmax cross-entropy in the weight of a linear layer; there it is the Hessian."""
+    """Gauss-Newton matrix of softmax cross-entropy for the weight of a linear layer, where it equals the Hessian."""
     # H = (1/n) sum (diag(p) - p p^T) (x) a a^T, row by row of the weight.
     n, i = a.shape
     classes = p.shape[1]

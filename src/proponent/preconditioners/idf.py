@@ -1,6 +1,6 @@
 """Inverse document frequency: log((n + 1) / (df + 1)) of every token multiplies its row, on both sides.
 
-The query side takes the square of it, so that an index keeps rows that know nothing of other rows.
+The query side is multiplied by its square, so that stored rows do not depend on other rows.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ from proponent.preconditioners.batches import Arrays, Batch, LayerShape, Parts, 
 
 
 class Fitter(Preconditioner):
-    """Weighs tokens by how few training examples hold them."""
+    """Weights tokens by how few training examples contain them."""
 
     stage: ClassVar[Stage] = "elementwise"
     accepts: ClassVar[frozenset[type]] = frozenset({Rows})
@@ -38,26 +38,26 @@ class Fitter(Preconditioner):
         self.spec, self.method = spec, method
 
     def passes(self, options: BuildOptions) -> tuple[Pass, ...]:
-        """One look at the tokens of finished gradients."""
+        """One scan of the tokens of finished gradients."""
         return (Pass("frequencies", "gradients", "after"),)
 
     def source(self, options: BuildOptions) -> str:
-        """Say where frequencies come from."""
+        """Describe where frequencies come from."""
         return "document frequencies of the training set"
 
     def arrays(self, layers: Sequence[LayerShape]) -> tuple[str, ...]:
-        """Names whose presence in a table says that it is fitted."""
+        """Array names whose presence in a table means that fitting is done."""
         return ("frequencies", "documents")
 
     def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Parts:
-        """In how many examples every token stands."""
+        """The number of examples that contain each token."""
         assert isinstance(batch, StoredBatch)
         assert batch.gradient.rows is not None
         yield "frequencies", document_frequencies(batch.gradient.rows, batch.table[0])
         yield "documents", np.asarray([int(batch.alive.sum())])
 
     def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:
-        """Keep the counts: an appended source may be compared with them."""
+        """Store the counts: an appended source may be compared with them."""
         return {name: sums[name] for name in ("frequencies", "documents")}
 
     def apply(
@@ -71,13 +71,13 @@ class Fitter(Preconditioner):
         return replace(gradient, rows=rows.times((weights[rows.ids] ** 2).astype(np.float32)[:, None]))
 
     def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
-        """Say when no token tells examples apart."""
+        """Report when no token distinguishes examples."""
         if flat(table["frequencies"], int(table["documents"][0])):
             return ["every token stands in every training example: idf would be 0 throughout, and is taken as 1"]
         return []
 
     def appended(self, table: Arrays, batches: Iterable[Batch]) -> str:
-        """Say how far the frequencies have drifted."""
+        """Report how far the frequencies have drifted."""
         kept, documents = table["frequencies"], int(table["documents"][0])
         fresh, count = np.zeros_like(kept), 0
         for batch in batches:
@@ -99,18 +99,18 @@ class Fitter(Preconditioner):
 
 
 def document_frequencies(rows: Rows, size: int) -> Int[np.ndarray, " v"]:
-    """Count the examples that hold each token."""
+    """Count the examples that contain each token."""
     held = np.unique(np.stack([rows.owners, rows.ids]), axis=1)[1]
     return np.bincount(held, minlength=size)
 
 
 def flat(frequencies: Int[np.ndarray, " v"], documents: int) -> bool:
-    """Whether every token that occurs stands in every example."""
+    """Whether every token that occurs is in every example."""
     return bool((frequencies[frequencies > 0] >= documents).all())
 
 
 def token_weights(frequencies: Int[np.ndarray, " v"], documents: int, power: float = 1.0) -> Float[np.ndarray, " v"]:
-    """What each token weighs; 1 for all of them where none tells examples apart."""
+    """The weight of each token; 1 for all of them if no token distinguishes examples."""
     if flat(frequencies, documents):
         return np.ones(len(frequencies))
     return np.log((documents + 1) / (frequencies + 1)) ** power

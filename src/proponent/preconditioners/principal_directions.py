@@ -1,9 +1,9 @@
-"""Low rank instead of random projections: every layer on the directions in which its gradients are largest.
+"""Low rank instead of random projections: each layer is projected to the directions of its largest gradients.
 
-A layer's gradients G [o i] lose least, of all that P G Q^T with orthonormal rows can keep of a side, when P holds the
+Among all P G Q^T with orthonormal rows, a layer's gradients G [o i] lose least on each side when P holds the
 leading eigenvectors of the mean of G G^T and Q those of the mean of G^T G (the higher-order singular value
 decomposition of the gradients). Choe et al. 2024 (arXiv 2405.13954) start their projections from principal components,
-too, those of the layer's inputs and of the gradients at its outputs.
+too: those of the layer's inputs and of the gradients at its outputs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from proponent.preconditioners.base import BuildOptions, Cost, FitFacts, ModelFa
 from proponent.preconditioners.batches import Arrays, Batch, Computer, LayerShape, Parts, Sums, TextBatch
 
 MOST = 4096
-"""Width up to which a side's directions are looked for: a square matrix of it is decomposed."""
+"""Maximum width of a side with directions: a square matrix of that size is decomposed."""
 
 _SIDES = ("left", "right")
 
@@ -35,15 +35,15 @@ class Fitter(base.Fitter):
         self.spec, self.method = spec, method
 
     def passes(self, options: BuildOptions) -> tuple[Pass, ...]:
-        """The texts, once; all layers together, since the norm of an example is about all of them."""
+        """One pass over the texts; all layers together, since an example's norm depends on all of them."""
         return (Pass("outer", "texts", "before"),)
 
     def arrays(self, layers: Sequence[LayerShape]) -> tuple[str, ...]:
-        """Names whose presence in a table says that it is fitted."""
+        """Array names whose presence in a table means that fitting is done."""
         return ("basis",)
 
     def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Parts:
-        """Sums of G G^T and G^T G; examples weigh alike where the method scales them to norm 1."""
+        """Sums of G G^T and G^T G; examples weigh the same if the method scales them to norm 1."""
         assert isinstance(batch, TextBatch)
         called = {layer.name: batch.calls[layer.name] for layer in group if batch.calls.get(layer.name)}
         roots = cast("Mapping[str, Tensor]", batch.computer.elementwise or {})
@@ -57,7 +57,7 @@ class Fitter(base.Fitter):
                 yield f"outer.{layer.at}.{side}", found[layer.name].outer(side, weights).numpy()
 
     def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:
-        """The directions of both sides, and the share of the squared norm that they keep."""
+        """The directions of both sides, and the share of the squared norm that they retain."""
         made: Sums = {}
         for layer in group:
             for side, p, width in _looked_for(layer):
@@ -67,13 +67,13 @@ class Fitter(base.Fitter):
         return made
 
     def close(self, this: Pass, known: Arrays, layers: Sequence[LayerShape]) -> Arrays:
-        """How many sides have directions, and how many are too wide for them."""
+        """The number of sides with directions, and of sides that are too wide for them."""
         found = sum(len(_looked_for(layer)) for layer in layers)
         projected = sum((one.kept_o < one.o) + (one.kept_i < one.i) for one in layers)
         return {"basis": np.asarray([found, projected - found])}
 
     def install(self, computer: Computer, table: Arrays) -> None:
-        """Project to the directions."""
+        """Project gradients to the directions."""
         assert computer.layers is not None
         blocks = cast("Sequence[Block]", computer.layers.projection.blocks)
 
@@ -85,7 +85,7 @@ class Fitter(base.Fitter):
         computer.layers.projection.turn({block.name: pair for block, pair in zip(blocks, pairs, strict=True)})
 
     def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
-        """Say how much of the gradients the directions keep."""
+        """Report how much of the gradients the directions retain."""
         shares = [float(value[0]) for name, value in table.items() if name.startswith("basis.") and "kept" in name]
         if not shares:
             return [
@@ -100,19 +100,19 @@ class Fitter(base.Fitter):
         ]
 
     def cost(self, facts: ModelFacts) -> Cost:
-        """A pass, and the directions that are kept."""
+        """A pass, and the stored directions."""
         kept = sum(4 * p * width + 8 for layer in facts.layers for _, p, width in _looked_for(layer)) + 16
         return counted(self.passes(facts.options), kept)
 
 
 def _looked_for(layer: LayerShape) -> list[tuple[str, int, int]]:
-    """Side, numbers kept and width of every side that directions are looked for on."""
+    """Side, number of stored directions and width of every side that needs directions."""
     sides = zip(_SIDES, (layer.kept_o, layer.kept_i), (layer.o, layer.i), strict=True)
     return [(side, p, width) for side, p, width in sides if p < width <= MOST]
 
 
 class _LayerGradients:
-    """The gradients of one layer in a batch, by their factors; formed only where their entries are multiplied."""
+    """The gradients of one layer in a batch, as factors; formed only if their entries are multiplied."""
 
     def __init__(self, calls: Sequence[Call], root: Float[Tensor, "o i"] | None) -> None:
         self.root = root
@@ -151,7 +151,7 @@ class _LayerGradients:
 
 
 def _inner(one: Left, other: Left) -> Float[Tensor, "n s t"]:
-    """Products of all positions of one factor with all of another."""
+    """Inner products of all positions of one factor with all positions of another."""
     if isinstance(one, OneHot) and isinstance(other, OneHot):
         return (one.ids[:, :, None] == other.ids[:, None, :]).double()
     if isinstance(one, OneHot):

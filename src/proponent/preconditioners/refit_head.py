@@ -1,4 +1,4 @@
-"""The last layer of a classifier is fitted again under an L2 penalty, before any gradient is taken."""
+"""Refit the last layer of a classifier with an L2 penalty, before any gradient is computed."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -20,7 +20,7 @@ from proponent.preconditioners.batches import EACH, Arrays, Batch, Computer, Lay
 from proponent.preconditioners.gauss_newton import ggn
 
 STEPS = 100
-"""Most Newton steps of a refit."""
+"""Maximum number of Newton steps of a refit."""
 
 
 class Fitter(base.Fitter):
@@ -30,18 +30,18 @@ class Fitter(base.Fitter):
         self.spec, self.method = spec, method
 
     def check(self, facts: ModelFacts) -> None:
-        """Refuse models without classes, and layers that are not the head alone."""
+        """Refuse models without classes, and layers other than the head."""
         if facts.classes is None:
             raise InputError(f"{self.method.name} refits a classification head, and this run is a language model")
         if [layer.o for layer in facts.layers] != [facts.classes]:
             raise InputError(f"{self.method.name} fits the last layer anew: its layers must be head, without biases")
 
     def passes(self, options: BuildOptions) -> tuple[Pass, ...]:
-        """The texts, once."""
+        """One pass over the texts."""
         return (Pass("features", "texts", "before"),)
 
     def arrays(self, layers: Sequence[LayerShape]) -> tuple[str, ...]:
-        """Names whose presence in a table says that it is fitted."""
+        """Array names whose presence in a table means that fitting is done."""
         return ("refit",)
 
     def partial(self, this: Pass, batch: Batch, known: Arrays, group: Sequence[LayerShape]) -> Parts:
@@ -50,19 +50,19 @@ class Fitter(base.Fitter):
         (block,) = cast("Sequence[Block]", batch.projection.blocks)
         (call,) = cast("Sequence[Call]", batch.calls[block.name])
         assert not isinstance(call.left, OneHot)
-        place = call.left.abs().sum(-1).argmax(1)  # a decoder's head reads every position; one of them counts
+        place = call.left.abs().sum(-1).argmax(1)  # a decoder's head reads every position; only one of them counts
         inputs = call.right[torch.arange(len(place)), place].double().numpy()
         yield f"{EACH}inputs", inputs
         yield f"{EACH}labels", np.asarray(batch.labels, dtype=np.int64)
 
     def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:
-        """Fit."""
+        """Fit the layer."""
         (layer,) = group
         weight = fitted_head(sums[f"{EACH}inputs"], sums[f"{EACH}labels"], layer.o, self.spec.penalty)
         return {"refit": weight.astype(np.float32)}
 
     def install(self, computer: Computer, table: Arrays) -> None:
-        """Put the fitted layer in the place of the trained one, without bias."""
+        """Replace the trained layer by the fitted one, without bias."""
         head = classifier_head(computer.model)
         with torch.no_grad():
             head.weight.copy_(torch.as_tensor(table["refit"]))
@@ -70,11 +70,11 @@ class Fitter(base.Fitter):
                 head.bias.zero_()
 
     def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
-        """Say how it was fitted."""
+        """Describe the fit."""
         return [f"the last layer was refitted, without bias, under an L2 penalty of {self.spec.penalty:g}"]
 
     def cost(self, facts: ModelFacts) -> Cost:
-        """A pass, and the layer that is kept."""
+        """A pass, and the stored layer."""
         return counted(self.passes(facts.options), sum(4 * layer.o * layer.i for layer in facts.layers))
 
 

@@ -1,4 +1,4 @@
-"""Where the second moments of a checkpoint are read from, and squares of the gradients of layers."""
+"""Where a checkpoint's second moments are read from, and squares of layer gradients."""
 
 import hashlib
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ def of_table(checkpoint: CheckpointFiles, method: str, source: str, shape: tuple
 def of_layers(
     checkpoint: CheckpointFiles, method: str, source: str, computer: Computer
 ) -> list[Float[np.ndarray, "o i"]]:
-    """Read the second moments of layers, in order."""
+    """Read the second moments of the layers, in order."""
     path = _layers_file(checkpoint, method, source)
     every = read_tensors(path, TensorSlices(path).names)
     return [_of_layer(computer.model, block, every, checkpoint.path) for block in _blocks(computer)]
@@ -78,7 +78,7 @@ def file_hash(checkpoint: CheckpointFiles, source: str) -> str:
 
 
 def squares(batch: TextBatch) -> Parts:
-    """Squares of the gradients of layers, summed over a batch, layer by layer."""
+    """Squares of the layer gradients, summed over a batch, layer by layer."""
     for block in cast("Sequence[Block]", batch.projection.blocks):
         calls = cast("Sequence[Call]", batch.calls.get(block.name, ()))
         if calls:
@@ -87,7 +87,7 @@ def squares(batch: TextBatch) -> Parts:
 
 
 def weights(computer: Computer, table: Arrays) -> dict[str, Tensor]:
-    """What the entries of gradients of layers are multiplied with."""
+    """The elementwise factors of the layer gradients."""
     return {block.name: torch.as_tensor(table[f"root.{at}"]) for at, block in enumerate(_blocks(computer))}
 
 
@@ -97,7 +97,7 @@ def _blocks(computer: Computer) -> Sequence[Block]:
 
 
 def _whole(calls: Sequence[Call], count: int) -> Float[Tensor, "n o i"]:
-    """The gradients of a layer, formed."""
+    """Form the gradients of a layer."""
     parts = [
         (one.left.full() if isinstance(one.left, OneHot) else one.left).transpose(1, 2) @ one.right for one in calls
     ]
@@ -116,7 +116,7 @@ def _table_file(checkpoint: CheckpointFiles, method: str) -> Path:
 
 
 def _layers_file(checkpoint: CheckpointFiles, method: str, source: str) -> Path:
-    """Second moments of layers are in the Recorder's file alone: the optimizer's own state has no names."""
+    """Find the second moments of layers: only the Recorder's file has them, since the optimizer state has no names."""
     path = checkpoint.moments
     if source == "optimizer" or path is None or len(TensorSlices(path).names) < 2:
         raise InputError(
@@ -128,7 +128,7 @@ def _layers_file(checkpoint: CheckpointFiles, method: str, source: str) -> Path:
 
 
 def _optimizer_file(checkpoint: CheckpointFiles) -> Path:
-    """The optimizer's own state, weights only, on a torch whose loader is mended (2.10 or newer)."""
+    """The optimizer's own state, weights only; needs a torch with the fixed loader (2.10 or newer)."""
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < (2, 10):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Compare queries with what an index keeps: exact scores, rankings and word terms, without a model."""
+"""Compare queries with the contents of an index: exact scores, rankings and word terms, without a model."""
 
 from proponent.search.aggregation import RULES, How, Votes, aggregate
 from proponent.search.engine import Search

@@ -1,7 +1,7 @@
-"""Join the scores of many layers and many queries into one number per training example.
+"""Aggregate the scores of many layers and many queries into one number per training example.
 
 Vitel and Chhabra 2025 (arXiv 2511.04715): mean, rank and vote. Which queries count (all, or those that the model
-predicts correctly) is a choice of its own here, for all three rules alike.
+predicts correctly) is a separate choice here, the same for all three rules.
 """
 
 from typing import Literal
@@ -16,11 +16,10 @@ RULES: tuple[How, ...] = ("mean", "rank", "vote")
 
 
 class Votes:
-    """Takes in scores voter by voter: a voter is one layer (or checkpoint) and one query. Nothing of them is kept."""
+    """Aggregates scores voter by voter: a voter is one layer (or checkpoint) and one query. Scores are not stored."""
 
-    # Ranks are counted from 0 per voter: the number of training examples with a smaller score; equal scores are taken
-    # in
-    # data order, so the result does not depend on the machine.
+    # Ranks are counted from 0 per voter: the number of training examples with a smaller score. Ties are ranked in data
+    # order, so the result does not depend on the machine.
 
     def __init__(self, how: How, k: float, n: int) -> None:
         if not 0 < k <= max(n, 1):
@@ -30,7 +29,7 @@ class Votes:
         self._total = np.zeros(n)
 
     def add(self, scores: Float[np.ndarray, "v n"]) -> None:
-        """Take in some voters."""
+        """Add some voters."""
         self.voters += len(scores)
         if self.how == "mean":
             self._total += scores.sum(0)
@@ -40,7 +39,7 @@ class Votes:
             self._total -= np.maximum(self.first - _ranks(scores), 0.0).sum(0)
 
     def result(self) -> Float[np.ndarray, " n"]:
-        """Finish."""
+        """Return the result."""
         if not self.voters:
             raise InputError("no query is left to aggregate over: the model predicts none of them correctly")
         return self._total.copy() if self.how == "vote" else self._total / self.voters

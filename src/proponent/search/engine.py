@@ -1,8 +1,8 @@
-"""Compare queries' gradients with everything that an index keeps. Exact always; needs no model.
+"""Compare query gradients with all stored gradients of an index. Always exact; needs no model.
 
-TracIn-WE scores meet only where two texts share a token, so a query reads the postings of its own tokens and nothing
-else (`join`). What has no postings is scanned (`scan`). What a method does to products was done to the queries, so
-what is kept stays plain. Segments are searched one by one, in several threads where that pays; memory does not grow
+TracIn-WE scores are nonzero only where two texts share a token, so a query reads only the postings of its own tokens
+(`join`). Gradients without postings are scanned (`scan`). The method's factors are applied to the queries, so
+stored gradients stay plain. Segments are searched one by one, in several threads where that pays; memory does not grow
 with their number.
 """
 
@@ -33,7 +33,7 @@ from proponent.store import Segment, Store, array_name
 from proponent.types import CheckpointId
 
 SCAN_ERROR = 1e-5
-"""Relative error allowed for in scores of scans in 32 bits, before the candidates are scored again in 64."""
+"""Allowed relative error of 32-bit scan scores, before the candidates are scored again in 64 bits."""
 
 
 class Search:
@@ -87,7 +87,7 @@ class Search:
             yield total
 
     def _tables(self, queries: Gradient) -> list[Gradient]:
-        """Embedding and head, which are one layer where they share a table."""
+        """Embedding and head, treated as one layer if they share a table."""
         rows, other = replace(queries, outer=None, head=None), replace(queries, rows=None)
         apart = [queries] if self._tied and queries.head is not None else [other, rows]
         return [one for one in apart if any(form is not None for form in (one.rows, one.outer, one.head))]
@@ -95,7 +95,7 @@ class Search:
     def top(
         self, queries: Mapping[CheckpointId, Gradient], count: int, k: int, where: Filter = ANY
     ) -> list[TopKBothEnds]:
-        """Rank both ends for some queries, without a score per query and example in memory."""
+        """Return both ends of the ranking for some queries, without a score per query and example in memory."""
         ends, ready = [BothEnds(k) for _ in range(count)], self._ready(queries)
 
         def take(segment: Segment) -> None:
@@ -120,11 +120,11 @@ class Search:
         return [end.ranking(self._exact(single[row])) for row, end in enumerate(ends)]
 
     def scale(self, at: CheckpointId, segment: Segment) -> Float[np.ndarray, " n"] | None:
-        """What the gradients of a segment are multiplied with."""
+        """The factor of each gradient of a segment."""
         return segment.features(array_name("scale", at)) if self._scaled else None
 
     def terms(self, at: CheckpointId, example: int, query: Gradient, widths: tuple[int, int]) -> Terms:
-        """Split one checkpoint's share of a score into word x word terms."""
+        """Split one checkpoint's part of a score into word x word terms."""
         segment, place = self.store.locate(example)
         kept = Gradient.unpack(segment.arrays(at, place))
         words = [form.words.max(initial=-1) for form in (kept.rows, kept.outer, kept.head) if form is not None]
@@ -136,7 +136,7 @@ class Search:
         return self._terms(at, kept, query, widths) * self._factor(at, segment, place)
 
     def weighed(self, at: CheckpointId, example: int) -> float:
-        """What multiplies the product of an example's gradient at one checkpoint: weight and scale."""
+        """The factor of the product of an example's gradient at one checkpoint: weight and scale."""
         return self._factor(at, *self.store.locate(example))
 
     def _terms(self, at: CheckpointId, kept: Gradient, query: Gradient, widths: tuple[int, int]) -> Terms:
@@ -155,13 +155,13 @@ class Search:
         return total
 
     def _factor(self, at: CheckpointId, segment: Segment, place: int) -> float:
-        """What multiplies the product of an example's gradient at one checkpoint."""
+        """The factor of the product of an example's gradient at one checkpoint."""
         weight = next(one.weight for one in self.store.plan.checkpoints if one.id == at)
         scale = self.scale(at, segment)
         return weight * (1.0 if scale is None else float(scale[place]))
 
     def _exact(self, query: Mapping[CheckpointId, Gradient]) -> Callable[[int], float]:
-        """Scores of one query in 64 bits, one example at a time, whatever else is asked at the same time."""
+        """Scores of one query in 64 bits, one example at a time, independent of the other queries."""
         wide = {at: None if one.rows is None else one.rows.wide() for at, one in query.items()}
 
         def score(example: int) -> float:
@@ -175,7 +175,7 @@ class Search:
         return score
 
     def _product(self, at: CheckpointId, kept: Gradient, query: Gradient, wide: Rows | None) -> float:
-        """The sum of `_terms`; rows alone need no terms."""
+        """The sum of `_terms`; for rows alone it is computed without terms."""
         alone = query.outer is None and query.head is None and query.dense is None
         if alone and self._similarity is None and kept.rows is not None and wide is not None:
             return product(kept.rows, wide)
@@ -193,12 +193,12 @@ class Search:
         """The queries' rows by step, summed by token in 64 bits."""
         ready: dict[CheckpointId, Rows] = {}
         for at, gradient in queries.items():
-            if gradient.rows is not None and not (self._tied and gradient.head is not None):  # beside layers, too
+            if gradient.rows is not None and not (self._tied and gradient.head is not None):  # also with layers
                 ready[at] = gradient.rows.wide().merged(by_word=False)
         return ready
 
     def _joined(self, segment: Segment) -> bool:
-        """Whether a segment is searched by its postings alone."""
+        """Whether a segment is searched by its postings only."""
         if self._similarity is not None or self.store.plan.blocks:
             return False
         return all(segment.postings(one.id) is not None for one in self.store.plan.checkpoints)
@@ -287,19 +287,19 @@ class Search:
 
 
 def _weighted(rows: Rows, query: Gradient) -> Rows:
-    """Rows as the query's weight of the table multiplies them."""
+    """Rows multiplied by the query's weight of the table."""
     return rows if query.weight is None else rows.times(query.weight[rows.ids])
 
 
 def _outer_terms(mine: Outer, theirs: Outer, weight: Float[np.ndarray, "v d"], widths: tuple[int, int]) -> Terms:
-    """Outer x outer, every entry of the table times its own weight: one position of the query a time."""
+    """Outer x outer, every entry of the table times its own weight: one position of the query at a time."""
     columns = [((mine.g * g) @ weight * mine.a) @ a for g, a in zip(theirs.g, theirs.a, strict=True)]
     product = np.stack(columns, axis=1) if columns else np.zeros((len(mine.words), 0))
     return gather(product, mine.words, theirs.words, *widths)
 
 
 def _take(scores: Float[np.ndarray, "q n"], offset: int, allowed: np.ndarray, ends: Sequence[BothEnds]) -> None:
-    """Take the scores of a scan into the rankings."""
+    """Add the scores of a scan to the rankings."""
     for row, end in enumerate(ends):
         found = np.flatnonzero(allowed & (scores[row] != 0))
         own = scores[row, found]
@@ -308,7 +308,7 @@ def _take(scores: Float[np.ndarray, "q n"], offset: int, allowed: np.ndarray, en
 
 
 def _one_word(gradient: Gradient) -> Gradient:
-    """The same gradient as of a text of one word: for the sum of all terms."""
+    """The same gradient as for a text of one word: for the sum of all terms."""
     rows, outer, head = gradient.rows, gradient.outer, gradient.head
     return replace(
         gradient,

@@ -1,4 +1,4 @@
-"""Filters: which training examples may be hits."""
+"""Filters: which training examples may appear in rankings."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, fields
@@ -13,7 +13,7 @@ from proponent.suggest import nearest
 
 @dataclass(frozen=True)
 class Where:
-    """Which examples may be found; what is None allows all.
+    """Which examples may appear in rankings; None allows all.
 
     Attributes:
         labels: names of their classes.
@@ -31,7 +31,7 @@ class Where:
         return all(getattr(self, one.name) is None for one in fields(self))
 
     def check(self, store: Store) -> None:
-        """Refuse a filter that can find nothing.
+        """Refuse a filter that matches no example.
 
         Args:
             store: the index.
@@ -61,7 +61,7 @@ class Where:
                 )
 
     def allowed(self, segment: Segment) -> Bool[np.ndarray, " n"]:
-        """Which examples of a segment may be found.
+        """Return which examples of a segment are allowed.
 
         Args:
             segment: the segment.
@@ -72,7 +72,7 @@ class Where:
         return segment.alive & self._chosen(segment)
 
     def mask(self, store: Store) -> Bool[np.ndarray, " n"]:
-        """Which examples of an index may be found.
+        """Return which examples of an index are allowed.
 
         Args:
             store: the index.
@@ -83,7 +83,7 @@ class Where:
         return np.concatenate([self.allowed(one) for one in store.segments])
 
     def rows(self, store: Store) -> Int[np.ndarray, " m"]:
-        """Numbers of the examples that every filter chooses, those without a gradient too."""
+        """Row numbers of the examples that every filter matches, including those without a gradient."""
         found = [one.offset + np.flatnonzero(self._chosen(one)) for one in store.segments]
         return np.concatenate([np.zeros(0, dtype=np.int64), *found])
 
@@ -99,7 +99,7 @@ class Where:
 
 
 ANY = Where()
-"""Every training example may be found."""
+"""All training examples are allowed."""
 
 
 def _values(segment: Segment, column: str, wanted: set[str]) -> set[str]:

@@ -1,8 +1,8 @@
-"""The join of TracIn-WE: a query reads the postings of its own tokens and nothing else.
+"""The join of TracIn-WE: a query reads only the postings of its own tokens.
 
-Exact pruning in two steps, after MaxScore (Turtle and Flood 1995) and its block-wise heirs. By Cauchy-Schwarz no row
+Exact pruning in two steps, after MaxScore (Turtle and Flood 1995) and its block-wise variants. By Cauchy-Schwarz no row
 contributes more than its norm times the query row's norm: the largest norm per token bounds a whole segment, the norms
-of the rows (4 bytes beside d x 4) bound every single example. What cannot reach the present bar is never read.
+of the rows (4 bytes in addition to d x 4) bound each example. Examples bounded below the threshold are never read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,34 +21,34 @@ SPARSE = 0.25
 """Rows are read one by one when at most this share of them is needed; otherwise whole blocks are streamed."""
 
 FIRST = 4
-"""Examples of the largest bounds, per hit wanted, that are scored first to raise the bar."""
+"""Examples of the largest bounds, per requested hit, that are scored first to raise the threshold."""
 
 
 @dataclass(frozen=True)
 class TokenMatch:
-    """One token that queries share with a segment at one checkpoint."""
+    """One token that queries and a segment share at one checkpoint."""
 
     start: int  # its first posting
     stop: int  # one past its last
     largest: float  # the largest norm among them
-    columns: Int[np.ndarray, " j"]  # the queries that hold the token
+    columns: Int[np.ndarray, " j"]  # the queries that contain the token
     rows: Float[np.ndarray, "j d"]  # their rows for it
-    norms: Float[np.ndarray, " j"]  # the norms of these
+    norms: Float[np.ndarray, " j"]  # the norms of these rows
 
 
 @dataclass(frozen=True)
 class Part:
-    """The postings of a segment at one checkpoint, and where queries meet them."""
+    """The postings of a segment at one checkpoint, and the tokens they share with the queries."""
 
     postings: Postings  # of the segment
-    weight: float  # what is left to multiply with
-    scale: Float[np.ndarray, " n"] | None  # what each example's gradient is multiplied with; None for 1
+    weight: float  # the remaining factor
+    scale: Float[np.ndarray, " n"] | None  # the factor of each example's gradient; None for 1
     matches: tuple[TokenMatch, ...]
 
 
 def by_token(queries: Rows) -> dict[int, tuple[Int[np.ndarray, " j"], Float[np.ndarray, "j d"]]]:
     """Group the rows of queries by token."""
-    if not len(queries.ids):  # every token of the queries was left out
+    if not len(queries.ids):  # all tokens of the queries were excluded
         return {}
     order = np.argsort(queries.ids, kind="stable")
     tokens, begins = np.unique(queries.ids[order], return_index=True)
@@ -65,10 +65,10 @@ def match_tokens(
     weight: float,
     scale: Float[np.ndarray, " n"] | None,
 ) -> Part:
-    """Find where queries meet postings."""
+    """Find the tokens that queries and postings share."""
     ids = np.fromiter(tokens, dtype=np.int64, count=len(tokens))
     met: list[TokenMatch] = []
-    turned = np.float32(weight if scale is None else 1.0)  # a weight of all examples goes into the queries' rows
+    turned = np.float32(weight if scale is None else 1.0)  # a common weight is multiplied into the query rows
     for token, place in zip(ids.tolist(), postings.places(ids).tolist(), strict=True):
         if place >= 0:
             columns, rows = tokens[token][0], tokens[token][1] * turned
@@ -89,7 +89,7 @@ class BlockJoin:
 
     @property
     def bounds_pay(self) -> bool:
-        """Whether bounding every example costs clearly less than scoring it (nanoseconds per posting, measured)."""
+        """Whether bounding every example costs clearly less than scoring it (measured nanoseconds per posting)."""
         bounds = scores = 0.0
         for part in self.parts:
             width = part.postings.row_bytes
@@ -115,7 +115,7 @@ class BlockJoin:
                 total += own * (part.weight * part.scale)
 
     def ceilings(self) -> Float[np.ndarray, " q"]:
-        """Bound every score of the segment from the largest norm of each token."""
+        """Bound all scores of the segment by the largest norm of each token."""
         total = np.zeros(self.count)
         for part in self.parts:
             largest = part.weight if part.scale is None else part.weight * float(part.scale.max(initial=0.0))
@@ -126,7 +126,7 @@ class BlockJoin:
         return total
 
     def bounds(self) -> Float[np.ndarray, "q n"]:
-        """Bound the score of every example from the norms of its rows; 0 where it may not be found."""
+        """Bound the score of every example by the norms of its rows; 0 for examples that are not allowed."""
         total = np.zeros((self.count, self.n))
         for part in self.parts:
             own = np.zeros_like(total)
@@ -140,7 +140,7 @@ class BlockJoin:
         return total
 
     def chosen(self, column: int, wanted: Bool[np.ndarray, " n"]) -> tuple[Float[np.ndarray, " n"], int]:
-        """Score some examples for one query, reading their rows only."""
+        """Score some examples for one query, reading only their rows."""
         total, read = np.zeros(self.n), 0
         for part in self.parts:
             own = np.zeros((1, self.n))
@@ -159,13 +159,13 @@ class BlockJoin:
 
 
 def product(kept: Rows, query: Rows) -> float:
-    """Multiply two single examples in 64 bits, without the terms of their words."""
+    """Multiply two single examples in 64 bits, without word terms."""
     mine, theirs = np.nonzero(kept.ids[:, None] == query.ids[None, :])
     return float(np.einsum("kd,kd->", kept.rows[mine], query.rows[theirs], dtype=np.float64))
 
 
 def rank(meeting: BlockJoin, offset: int, ends: Sequence[BothEnds], lock: Lock, *, prune: bool) -> Counter:
-    """Take the scores of one segment into the rankings of a block of queries."""
+    """Add the scores of one segment to the rankings of a block of queries."""
     counter, everything = Counter(), meeting.postings
     each = sum(part.postings.row_bytes for part in meeting.parts[:1])
     bounds = meeting.bounds() if prune and meeting.bounds_pay else None
@@ -196,7 +196,7 @@ def _pruned(
     lock: Lock,
     bounds: Float[np.ndarray, "q n"],
 ) -> int | None:
-    """Score what bounds leave; None when that is too much and streaming is cheaper. Rows read otherwise."""
+    """Score the examples above the bounds and return the number of rows read; None if streaming is cheaper."""
     read, firsts = 0, list[np.ndarray]()
     rest: list[np.ndarray] = []
     errors = bounds * meeting.error

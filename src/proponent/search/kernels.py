@@ -1,7 +1,7 @@
 """The inner loop of the join: gradient rows of one token times the queries' rows, added to their owners' scores.
 
-Two kernels give the same sums up to rounding: numpy, and numba where it is installed, which reads shortened rows as
-they are kept instead of widening them first.
+Two kernels give the same sums up to rounding: numpy, and numba if it is installed, which reads shortened rows in their
+stored form instead of widening them first.
 """
 
 from collections.abc import Callable
@@ -29,10 +29,10 @@ Kernel = Callable[
     ],
     None,
 ]
-"""Add to total [q n]: for every kept row, its product with each query row, at (query, owner)."""
+"""Add to total [q n]: for every stored row, its product with each query row, at (query, owner)."""
 
 CHUNK_BYTES = 2**20
-"""Rows multiplied at a time: what stays in the cache between the product and the sums."""
+"""Size of a chunk of rows: its products stay in the cache until they are summed."""
 
 
 def numpy_kernel(
@@ -49,7 +49,7 @@ def numpy_kernel(
     for start in range(0, len(kept), step):
         cut = slice(start, start + step)
         wide = kept[cut].astype(np.float32, copy=False)
-        # one row at a time, einsum streams about twice as fast as the library's matrix-vector product
+        # for a single row, einsum streams about twice as fast as the library's matrix-vector product
         found = np.einsum("md,d->m", wide, queries[0])[:, None] if len(queries) == 1 else wide @ turned
         products = found.astype(np.float64)
         if scale is not None:
@@ -60,7 +60,7 @@ def numpy_kernel(
 
 
 def kernel_of(name: KernelName | None) -> Kernel:
-    """Choose a kernel."""
+    """Return a kernel by name."""
     if name is None or name == "numpy":
         return numpy_kernel
     if name != "numba":

@@ -1,9 +1,9 @@
-"""Both ends of a ranking, kept while scores stream past: exact, with stable ties.
+"""Both ends of a ranking, updated while scores are streamed: exact, with stable ties.
 
-A streamed score is a sum of 32-bit products and so has a bounded error. What could still be among the first k, given
-that error, stays a candidate; the few candidates that are left at the end are scored again in 64 bits, one by one, and
-sorted by that score and then by their place in the data. So neither threads, nor kernels, nor the batch a query is in,
-nor pruning can change a ranking.
+A streamed score is a sum of 32-bit products and so has a bounded error. All examples that may be among the first k,
+given that error, stay candidates; the few candidates that remain at the end are scored again in 64 bits, one by one,
+and sorted by that score and then in data order. So threads, kernels, the batch of a query and pruning cannot change a
+ranking.
 """
 
 from collections.abc import Callable
@@ -15,17 +15,17 @@ from jaxtyping import Float, Int
 from proponent.scorer import TopKBothEnds
 
 BLOCK = 64
-"""Scores of which only the largest counts when a first bar is sought."""
+"""Scores per block, of which only the maximum counts for the first threshold."""
 
 
 @dataclass
 class Counter:
-    """What a search read."""
+    """Counts of what a search read."""
 
-    postings_read: int = 0  # gradient rows whose products were taken
-    postings_skipped: int = 0  # rows of the queries' tokens that bounds made unnecessary
+    postings_read: int = 0  # gradient rows that were multiplied
+    postings_skipped: int = 0  # rows of the query tokens that bounds excluded
     bytes_read: int = 0  # of gradient rows
-    segments_skipped: int = 0  # segments of which not even the norms were read
+    segments_skipped: int = 0  # segments whose norms were not read either
 
     def add(self, other: "Counter") -> None:
         """Add up."""
@@ -39,7 +39,7 @@ class Counter:
 class TopK:
     """Candidates for one end of a ranking."""
 
-    k: int  # how many are wanted
+    k: int  # number of hits per end
     sign: float  # +1 for the largest scores, -1 for the smallest
     threshold: float = 0.0
     _examples: Int[np.ndarray, " m"] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
@@ -49,7 +49,7 @@ class TopK:
     def add(
         self, examples: Int[np.ndarray, " m"], scores: Float[np.ndarray, " m"], errors: Float[np.ndarray, " m"]
     ) -> None:
-        """Take in scores."""
+        """Add scores."""
         turned = self.sign * scores
         self.threshold = max(self.threshold, _reached(turned - errors, self.k))
         most = turned + errors
@@ -65,7 +65,7 @@ class TopK:
         self._examples, self._most, self._least = self._examples[kept], self._most[kept], self._least[kept]
 
     def ranked(self, exact: Callable[[int], float]) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        """Score the candidates that are left again, and sort them."""
+        """Score the remaining candidates again, and sort them."""
         scores = np.asarray([exact(example) for example in self._examples.tolist()], dtype=np.float64)
         right = self.sign * scores > 0
         examples, scores = self._examples[right], scores[right]
@@ -74,7 +74,7 @@ class TopK:
 
 
 def _reached(least: Float[np.ndarray, " m"], k: int) -> float:
-    """A score that k of many examples reach, from the largest of every block of them; 0 where that says nothing."""
+    """A score that k of many examples reach, from the maximum of every block; 0 if the blocks give no bound."""
     blocks = len(least) // BLOCK
     if blocks < k:
         return 0.0
@@ -90,16 +90,16 @@ class BothEnds:
 
     @property
     def threshold(self) -> float:
-        """No example whose score is smaller than this in magnitude can be among the hits."""
+        """No example whose score is smaller in magnitude can be among the hits."""
         return min(self.proponents.threshold, self.opponents.threshold)
 
     def add(
         self, examples: Int[np.ndarray, " m"], scores: Float[np.ndarray, " m"], errors: Float[np.ndarray, " m"]
     ) -> None:
-        """Take in scores; see `TopK.add`."""
+        """Add scores; see `TopK.add`."""
         self.proponents.add(examples, scores, errors)
         self.opponents.add(examples, scores, errors)
 
     def ranking(self, exact: Callable[[int], float]) -> TopKBothEnds:
-        """Finish."""
+        """Return the final ranking."""
         return TopKBothEnds(*self.proponents.ranked(exact), *self.opponents.ranked(exact))

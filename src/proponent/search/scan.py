@@ -1,6 +1,6 @@
-"""Scan the forms of a segment, example after example.
+"""Scan the gradients of a segment, example by example.
 
-What has no postings (the last layer, a segment that is not finished) is still scored exactly.
+Gradients without postings (the last layer, an unfinished segment) are still scored exactly.
 """
 
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ def scan_outer(segment: Segment, at: CheckpointId, queries: Outer, count: int) -
 def scan_dense(
     segment: Segment, at: CheckpointId, queries: Float[np.ndarray, "q p"], cut: slice
 ) -> Float[np.ndarray, "q n"]:
-    """Products of vectors, or of a stretch of them."""
+    """Products of vectors, or of a slice of them."""
     total = np.zeros((len(queries), segment.n))
     theirs = np.ascontiguousarray(queries[:, cut].T, dtype=np.float32)
     for examples, arrays in segment.shards(at, ("dense.indptr", "dense.v")):
@@ -64,7 +64,7 @@ def scan_dense(
 
 
 def lookup_rows(segment: Segment, at: CheckpointId) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Postings of a segment without postings, made in memory."""
+    """Postings of a segment that has none on disk, built in memory."""
     found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
     for examples, arrays in segment.shards(at):
         rows = Gradient.unpack(decode_arrays(arrays)).rows

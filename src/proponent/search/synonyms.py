@@ -1,4 +1,4 @@
-"""Synonyms may meet: different tokens of like embedding, matched one to one (TracIn-WE-Syn)."""
+"""Match synonyms: different tokens with similar embeddings, one to one (TracIn-WE-Syn)."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -14,7 +14,7 @@ Lookup = Callable[[int], tuple[Int[np.ndarray, " m"], Float[np.ndarray, "m d"]] 
 
 
 class Synonyms:
-    """Which tokens may meet at one checkpoint."""
+    """The tokens that match at one checkpoint."""
 
     def __init__(self, table: Float[np.ndarray, "v d"], threshold: float) -> None:
         self._table = table
@@ -42,10 +42,10 @@ class Synonyms:
         return total
 
     def matched(self, rows: Rows, query: Rows) -> np.ndarray:
-        """Which rows of a training example and a query meet, for the word terms."""
+        """Which rows of a training example and a query match, for the word terms."""
         mine, theirs = np.unique(rows.ids), np.unique(query.ids)
         similar = self._cosines(mine, theirs)
-        # The same candidates in the same order as in `_one_to_one`: ties then fall alike in score and word terms.
+        # The same candidates in the same order as in `_one_to_one`: ties are then broken alike in score and word terms.
         left, right = (np.flatnonzero((similar > self._threshold).any(axis)) for axis in (1, 0))
         matched = np.zeros((len(rows.ids), len(query.ids)), dtype=np.bool_)
         for place, column in assign(similar[np.ix_(left, right)], self._threshold):
@@ -54,14 +54,14 @@ class Synonyms:
 
     def _cosines(self, tokens: Int[np.ndarray, " a"], others: Int[np.ndarray, " b"]) -> Float[np.ndarray, "a b"]:
         left, right = _unit(self._table[tokens]), _unit(self._table[others])
-        cosines = np.round(left @ right.T, 6)  # matrix products of other shapes differ in the last bits
+        cosines = np.round(left @ right.T, 6)  # matrix products of different shapes differ in the last bits
         cosines[tokens[:, None] == others[None, :]] = 1.0
         return cosines
 
 
 def assign(similar: Float[np.ndarray, "a b"], threshold: float) -> list[tuple[int, int]]:
-    """Match tokens one to one, above a threshold, with the largest total similarity."""
-    optimize: Any = import_module("scipy.optimize")  # not at module level: it is slow to load
+    """Match tokens one to one, above a threshold, with maximum total similarity."""
+    optimize: Any = import_module("scipy.optimize")  # imported here because loading it is slow
     allowed = similar > threshold
     rows, columns = optimize.linear_sum_assignment(np.where(allowed, similar, 0.0), maximize=True)
     return [(row, column) for row, column in zip(rows.tolist(), columns.tolist(), strict=True) if allowed[row, column]]
@@ -74,7 +74,7 @@ def _one_to_one(
     similar: Float[np.ndarray, "a b"],
     threshold: float,
 ) -> np.ndarray:
-    """Which candidate pairs are matched, per owner; owners without a conflict keep all of theirs."""
+    """Which candidate pairs are matched, per owner; owners without a conflict keep all of their pairs."""
     kept = np.ones(len(owners), dtype=np.bool_)
     order = np.argsort(owners, kind="stable")
     for chosen in np.split(order, np.flatnonzero(np.diff(owners[order])) + 1):

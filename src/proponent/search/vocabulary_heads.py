@@ -1,4 +1,4 @@
-"""Scan the gradients of a vocabulary head, which have no postings, with the rows of its table when it is tied."""
+"""Scan the gradients of a vocabulary head, which have no postings, and the rows of its table if it is tied."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -17,11 +17,11 @@ from proponent.store.rows import decode_arrays
 from proponent.types import CheckpointId
 
 BLOCK_BYTES = 64 * 2**20
-"""Memory of one block of head predictions, or of products with the queries' positions, during a scan."""
+"""Maximum memory of one block of head predictions, or of products with the queries' positions, during a scan."""
 
 HEAD = tuple(f"head.{one.name}" for one in fields(HeadOuter))
 TIED = (*HEAD, *(f"rows.{one.name}" for one in fields(Rows)), "rows.scale")
-"""Arrays of a shard that are read: of the head, and of the rows of its table when it is tied."""
+"""Arrays of a shard that are read: those of the head, and the rows of its table if it is tied."""
 
 
 def scan_head(
@@ -33,7 +33,7 @@ def scan_head(
     *,
     tied: bool = True,
 ) -> Float[np.ndarray, "q n"]:
-    """Products with a vocabulary head, and with the rows of the same table when it is tied."""
+    """Products with a vocabulary head, and with the rows of the same table if it is tied."""
     assert queries.head is not None
     kept = TIED if tied else HEAD
     if queries.weight is None and _few_positions(queries, *head.weight.shape):
@@ -51,7 +51,7 @@ def _on_table(head: VocabularyHead, query: Gradient) -> Float[np.ndarray, "v d"]
 
 
 def _few_positions(queries: Gradient, vocabulary: int, width: int) -> bool:
-    """Whether factors cost less than tables, [v d] per query, and fit into memory."""
+    """Whether factors cost less than tables ([v d] per query) and fit into memory."""
     assert queries.head is not None
     positions = len(queries.head.target)
     return positions <= width * len(queries.head) and positions * vocabulary * 4 <= 4 * BLOCK_BYTES
@@ -75,14 +75,14 @@ def _by_table(
 def _by_factors(
     segment: Segment, at: CheckpointId, head: VocabularyHead, queries: Gradient, kernel: Kernel, names: tuple[str, ...]
 ) -> Float[np.ndarray, "q n"]:
-    """Products by the queries' factors, so that predictions are made once for all of them."""
-    # With g a^T of a kept position and G^T A of a query: the sum over the query's positions of (G g)(A a).
+    """Products by the queries' factors, so that predictions are computed once for all of them."""
+    # With g a^T of a stored position and G^T A of a query: the sum over the query's positions of (G g)(A a).
     assert queries.head is not None
     count = len(queries.head)
     outer = queries.head.outer(head)
     total = np.zeros((count, segment.n))
     rows = queries.rows
-    wide = max(len(outer.words), 0 if rows is None else len(rows.ids))  # of a product, beside a prediction's
+    wide = max(len(outer.words), 0 if rows is None else len(rows.ids))  # width of a product, next to a prediction's
     if rows is not None:
         total += scan_rows(segment, at, by_token(rows.wide().merged(by_word=False)), count, kernel)
     for examples, arrays in segment.shards(at, names):
@@ -108,7 +108,7 @@ def _by_factors(
 
 
 def _head_products(kept: HeadOuter, head: VocabularyHead, dense: Float[np.ndarray, "v d"]) -> Float[np.ndarray, " t"]:
-    """Product of a dense gradient with each kept position: weight (p - onehot) . (dense a)."""
+    """Product of a dense gradient with each stored position: weight (p - onehot) . (dense a)."""
     products = np.zeros(len(kept.target))
     for cut in _blocks(len(kept.target), head.weight.shape[0]):
         against = kept.a[cut] @ dense.T
@@ -129,7 +129,7 @@ def _add(
     owners: Int[np.ndarray, " p"],
     products: Float[np.ndarray, "p t"],
 ) -> None:
-    """Add products of kept positions with positions of the queries, in 64 bits."""
+    """Add products of stored positions with positions of the queries, in 64 bits."""
     if not products.size:
         return
     begins = np.flatnonzero(np.diff(asked, prepend=-1))

@@ -1,4 +1,4 @@
-"""Keep forms on disk and read them back; knows neither model nor torch."""
+"""Write gradients to disk and read them back; independent of models and torch."""
 
 from proponent.store.build_progress import BuildProgress, watch
 from proponent.store.checksums import Checksums

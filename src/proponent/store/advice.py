@@ -1,4 +1,4 @@
-"""What to do about what `verify` found."""
+"""Advice on the problems that `verify` reports."""
 
 import shlex
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def verdict_fields(index: Path, verdict: Verdict, remedy: str | None) -> dict[st
 
 
 def joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ranges of bytes, adjacent ones joined."""
+    """Byte ranges, with adjacent ones joined."""
     found: list[tuple[int, int]] = []
     for begin, end in ranges:
         if found and found[-1][1] == begin:
@@ -40,7 +40,7 @@ def joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def stray_lines(index: Path, verdict: Verdict) -> list[str]:
-    """Describe files that are not part of the index; those of an unfinished change are none."""
+    """Describe files that are not part of the index, except those of an unfinished change."""
     changes = [name for name in verdict.strays if name.startswith("plans/") and name.endswith(".json")]
     if changes:
         kind = "append" if changes[0].startswith("plans/append-") else "merge"
@@ -51,7 +51,7 @@ def stray_lines(index: Path, verdict: Verdict) -> list[str]:
 
 
 def remedy_of(index: Path, verdict: Verdict) -> str:
-    """How to repair a damaged index."""
+    """Advise how to repair a damaged index."""
     layout = Layout(index)
     if not verdict.sealed:
         return "remove these files, and run the same `proponent index` command again"

@@ -1,4 +1,4 @@
-"""How far the build of an index has come, from the names and notes on the disk alone; no shard is read."""
+"""Progress of an index build, from file names and notes on disk only; no shard is read."""
 
 import shutil
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from proponent.types import CheckpointId
 
 @dataclass(frozen=True)
 class StepDone:
-    """What is finished at one checkpoint."""
+    """Finished work at one checkpoint."""
 
     id: CheckpointId  # of the checkpoint
-    done: int  # examples whose gradients are kept
+    done: int  # examples with stored gradients
 
 
 @dataclass(frozen=True)
 class BuildProgress:
-    """How far a build has come."""
+    """Progress of a build."""
 
     method: str  # name of the method
     data: str  # name of the data set
     n: int  # planned examples
-    steps: tuple[StepDone, ...]  # what is finished, per checkpoint
+    steps: tuple[StepDone, ...]  # finished work per checkpoint
     rate: float  # examples (times checkpoints) per second between the first and the last finished shard; 0 before two
-    seconds_left: float | None  # at that rate, for the gradients; None while there is no rate
+    seconds_left: float | None  # at that rate, for the gradients; None without a rate
     idle: float | None  # seconds since the last finished shard; None before the first
     free_bytes: int  # space left on the disk
     joined: int  # segments whose postings are written at every checkpoint
@@ -45,7 +45,7 @@ class BuildProgress:
 
 
 def watch(folder: Path, now: float) -> BuildProgress:
-    """Look at an unfinished index."""
+    """Read the progress of an unfinished index."""
     layout = Layout(folder)
     plan = read_json(layout.plan, Plan)
     source = plan.source
@@ -78,7 +78,7 @@ def watch(folder: Path, now: float) -> BuildProgress:
 
 
 def _shards(layout: Layout, segment: PlannedSegment, at: CheckpointId) -> list[tuple[float, int]]:
-    """When each finished shard was finished, and its examples."""
+    """When each finished shard was finished, and its number of examples."""
     found: list[tuple[float, int]] = []
     for shard in range(len(segment.shards) - 1):
         path = layout.shard(at, segment.name, shard)

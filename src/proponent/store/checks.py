@@ -1,6 +1,6 @@
-"""Counts and numbers that must agree in files whose every byte is what was written.
+"""Check counts and indices for consistency, in files whose checksums are right.
 
-A faulty or hostile writer may have written them: what points out of an array must not be followed.
+A faulty or hostile writer may have written them: an index outside of an array must not be used.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from proponent.errors import DamagedError
 from proponent.store.mapped import MappedTensors
 
 ROWS = ("rows.ids", "rows.words", "rows.rows")
-"""What embedding rows are kept as."""
+"""Names of the arrays of embedding rows."""
 
 
 def check_shard(file: MappedTensors, n: int) -> None:
@@ -37,7 +37,7 @@ def check_shard(file: MappedTensors, n: int) -> None:
 
 
 def _rows(file: MappedTensors, form: str, n: int) -> int:
-    """Rows of a form, once its bounds are checked."""
+    """Rows of a form, after their bounds are checked."""
     indptr, wrong = file.view(f"{form}.indptr"), _refusing(file)
     if indptr.dtype.kind != "i" or indptr.shape != (n + 1,) or indptr[0] != 0 or (np.diff(indptr) < 0).any():
         wrong(f"{form}.indptr does not bound the rows of {n} examples")
@@ -55,7 +55,7 @@ def _check_rows(file: MappedTensors) -> None:
 
 
 def check_postings(file: MappedTensors, tokens: Int[np.ndarray, " x"], indptr: Int[np.ndarray, " y"]) -> None:
-    """Check postings when they are opened; owners are checked as they are read."""
+    """Check postings when they are opened; owners are checked when they are read."""
     wrong = _refusing(file)
     if tokens.ndim != 1 or indptr.shape != (len(tokens) + 1,) or file.shape("largest") != tokens.shape:
         wrong("tokens, indptr and largest have different lengths")

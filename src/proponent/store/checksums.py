@@ -1,4 +1,4 @@
-"""Checksums of one file: SHA-256 says what it is, xxh3 of every block says fast whether a part of it was read right."""
+"""Checksums of one file: SHA-256 identifies it, xxh3 of every block verifies partial reads fast."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -8,14 +8,14 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field
 
 BLOCK = 256 * 1024
-"""Bytes under one xxh3: the least that a search reads, and what one flipped bit makes unusable."""
+"""Bytes per xxh3: the minimum that a search reads, and the amount that one flipped bit makes unusable."""
 
 CHUNK = 2**20
 """Bytes read at a time when a whole file is hashed; a multiple of BLOCK."""
 
 
 class Checksums(BaseModel):
-    """What a file must be."""
+    """The expected size and checksums of a file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -30,12 +30,12 @@ class Checksums(BaseModel):
 
     @property
     def fits(self) -> bool:
-        """Whether there are as many block sums as the size asks for."""
+        """Whether the number of block sums fits the size."""
         return len(self.xxh3) == 16 * -(-self.size // BLOCK)
 
 
 class ChecksumBuilder:
-    """Sums over bytes that come in pieces."""
+    """Computes checksums of bytes that arrive in pieces."""
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
@@ -45,7 +45,7 @@ class ChecksumBuilder:
         self._size = 0
 
     def add(self, data: bytes | memoryview) -> None:
-        """Take the next bytes."""
+        """Add the next bytes."""
         view = memoryview(data).cast("B")
         self._sha256.update(view)
         self._size += len(view)
@@ -58,7 +58,7 @@ class ChecksumBuilder:
             view = view[len(piece) :]
 
     def sums(self) -> Checksums:
-        """Finish."""
+        """Return the checksums."""
         if self._held:
             self._close()
         return Checksums(size=self._size, sha256=self._sha256.hexdigest(), xxh3="".join(self._blocks))
@@ -70,7 +70,7 @@ class ChecksumBuilder:
 
 
 def sums_of(chunks: Iterable[bytes | memoryview]) -> Checksums:
-    """Sum up bytes."""
+    """Compute the checksums of bytes."""
     summer = ChecksumBuilder()
     for chunk in chunks:
         summer.add(chunk)
@@ -78,12 +78,12 @@ def sums_of(chunks: Iterable[bytes | memoryview]) -> Checksums:
 
 
 def sums_of_file(path: Path) -> Checksums:
-    """Sum up a file."""
+    """Compute the checksums of a file."""
     return sums_of(chunks_of(path))
 
 
 def chunks_of(path: Path) -> Iterator[memoryview]:
-    """Read a file in pieces, into one buffer that is used again."""
+    """Read a file in pieces, into one buffer that is reused."""
     buffer = memoryview(bytearray(CHUNK))
     with path.open("rb", buffering=0) as file:
         while True:

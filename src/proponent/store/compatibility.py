@@ -1,4 +1,4 @@
-"""Refuse to mix indexes of different things, and name the smallest thing that differs."""
+"""Refuse to mix indexes of different runs, data or methods, and name the smallest difference."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -12,12 +12,12 @@ _SHOWN = {
     "source batch_size": "--batch-size",
     "source segments": "number of rows (--segment-rows) of segment",
 }
-"""Names of fields in the user's words, where their own say too little."""
+"""Names of fields in the user's words, where the field name alone is unclear."""
 
 
 def refuse_other_plan(folder: Path, found: Plan, wanted: Plan, *, finished: bool, data: bool = True) -> None:
-    """Refuse to go on with an index of something else."""
-    # names may change, what they name may not; a plan of an earlier format is read as one of this
+    """Refuse to resume an index with a different plan."""
+    # names may change, their contents may not; a plan of an earlier format is read as one of the current format
     ignored = {"run", "joined", "tokenizer", "format"}
     ignored |= {"proponent"} if finished else set[str]()
     ignored |= set[str]() if data else {"source"}
@@ -38,7 +38,7 @@ def refuse_other_plan(folder: Path, found: Plan, wanted: Plan, *, finished: bool
 
 
 def _comparable(plan: Plan, ignored: set[str]) -> dict[str, Any]:
-    """Fields of a plan, in the order in which a difference is told; those of an only term stand among the others."""
+    """Fields of a plan, in the order in which differences are reported; the fields of a single term are merged in."""
     found = plan.model_dump(mode="json", by_alias=True, exclude=ignored)
     terms: list[dict[str, Any]] = found.pop("terms")
     source = {"source": found.pop("source")} if "source" in found else {}
@@ -46,7 +46,7 @@ def _comparable(plan: Plan, ignored: set[str]) -> dict[str, Any]:
 
 
 def refuse_other_source(folder: Path, path: Path, found: Source, wanted: Source) -> None:
-    """Refuse to go on with the append of another data set."""
+    """Refuse to resume the append of a different data set."""
     ignored = {"data", "columns"}
     way_out = f"finish appending {found.data} first, or give it up by removing {path}"
     _refuse(folder, found.model_dump(exclude=ignored), wanted.model_dump(exclude=ignored), way_out)
@@ -62,7 +62,7 @@ def _refuse(folder: Path, found: dict[str, object], wanted: dict[str, object], w
 
 
 def _difference(name: str, there: object, here: object) -> tuple[str, object, object]:
-    """Go down into a nested value, so that the message names the smallest thing that differs."""
+    """Descend into a nested value, so that the message names the smallest difference."""
     if isinstance(there, dict) and isinstance(here, dict):
         mine, other = cast("dict[str, object]", here), cast("dict[str, object]", there)
         keys = sorted({*mine, *other}, key=lambda key: (key != "kind", key))  # other fields follow from the kind

@@ -1,4 +1,4 @@
-"""Change a sealed index. Files never change; a new manifest takes the old one's place."""
+"""Change a sealed index. Files never change; a new manifest replaces the old one."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -19,7 +19,7 @@ from proponent.store.repair import publish_manifest, recheck, remove_strays, set
 
 @contextmanager
 def changing(folder: Path, waiting: Callable[[], None] | None = None) -> Generator[Store]:
-    """Hold a sealed index while it is changed."""
+    """Lock a sealed index while it is changed."""
     leases = Leases(folder)
     try:
         with leases.whole(waiting):
@@ -40,7 +40,7 @@ def changing(folder: Path, waiting: Callable[[], None] | None = None) -> Generat
 
 
 def delete(folder: Path, examples: Int[np.ndarray, " m"], waiting: Callable[[], None] | None = None) -> Manifest:
-    """Delete examples: they are not found any more. Their bytes stay until the index is merged."""
+    """Delete examples: they no longer appear in rankings. Their bytes stay until the index is merged."""
     with changing(folder, waiting) as store:
         manifest, layout = store.manifest, store.layout
         before = [segment.offset + segment.deleted for segment in store.segments]
@@ -48,7 +48,7 @@ def delete(folder: Path, examples: Int[np.ndarray, " m"], waiting: Callable[[], 
         if len(gone) == store.n:
             raise InputError(f"that would delete every example of {folder}: delete the folder instead")
         if len(gone) == sum(map(len, before)):
-            sweep(layout, set(manifest.files))  # what a killed delete left
+            sweep(layout, set(manifest.files))  # leftovers of a killed delete
             return manifest
         generation = manifest.generation + 1
         path = layout.tombstones(generation)
@@ -67,14 +67,14 @@ def delete(folder: Path, examples: Int[np.ndarray, " m"], waiting: Callable[[], 
 
 
 def sweep(layout: Layout, known: set[str]) -> None:
-    """Remove what no manifest knows any more, and folders that are empty then."""
+    """Remove files that are in no manifest, and folders that become empty."""
     emptied: set[Path] = set()
     for path in list(walk(layout.folder)):
         name = layout.name(path)
         if name not in known and name not in {MANIFEST, NAME} and not path.is_symlink() and _is_ours(name):
             disk.remove(path)
             emptied.add(path.parent)
-    for folder in sorted(emptied):  # else a power cut could bring back what a later change would take for its own
+    for folder in sorted(emptied):  # else a power cut could restore files that a later change would accept as its own
         disk.sync_folder(folder)
     for path in sorted(layout.folder.rglob("*"), reverse=True):
         if path.is_dir() and not path.is_symlink():
@@ -83,6 +83,6 @@ def sweep(layout: Layout, known: set[str]) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether proponent writes files of that name: what others put into the folder is left alone."""
+    """Whether proponent writes files of that name: other files in the folder are not touched."""
     first, _, rest = name.partition("/")
     return bool(rest) and first in {"examples", "forms", "postings", "tables", "tombstones", "plans"}

@@ -25,7 +25,7 @@ def gather_features(
                 mean = _array(kept, n, "mean_probabilities", arrays["meta.probabilities"])
                 mean[places] += arrays["meta.probabilities"] / len(checkpoints)
             for name in ("probabilities", "pooled"):
-                # of an earlier checkpoint only where the hidden states were kept, for what is chosen by both
+                # earlier checkpoints only with hidden states, for candidates chosen by both arrays
                 if f"meta.{name}" in arrays and (at == last or "meta.pooled" in arrays):
                     _array(kept, n, name if at == last else array_name(name, at), arrays[f"meta.{name}"])[places] = (
                         arrays[f"meta.{name}"]

@@ -1,7 +1,7 @@
-"""Files of an index: every one appears whole or not at all (temporary name, fsync, rename, fsync of the folder).
+"""Files of an index: every file is written atomically (temporary name, fsync, rename, fsync of the folder).
 
-While a build is under way each finished file has a note beside it, `NAME.done`, with its sums: the note is what says
-that the file is finished. Sealing gathers the notes into the manifest.
+During a build each finished file has a note next to it, `NAME.done`, with its checksums: the note marks the file as
+finished. Sealing collects the notes into the manifest.
 """
 
 import re
@@ -47,7 +47,7 @@ def publish_scattered(
     shapes: Mapping[str, tuple[np.dtype[np.generic], tuple[int, ...]]],
     fill: Callable[[Callable[[str, int, np.ndarray], None]], None],
 ) -> Checksums:
-    """Write a safetensors file whose rows come in no order, atomically, with its note."""
+    """Write a safetensors file whose rows arrive in any order, atomically, with its note."""
     head, places = lay_out(shapes)
     size = max((place.stop for place in places.values()), default=len(head))
 
@@ -81,22 +81,22 @@ def finished(path: Path) -> Checksums | None:
 
 
 def write_note(path: Path, sums: Checksums) -> None:
-    """Say that a file is finished."""
+    """Mark a file as finished."""
     disk.publish(note_of(path), lambda opened: disk.write_all(opened, sums.model_dump_json().encode(), 0))
 
 
 def note_of(path: Path) -> Path:
-    """Name the note of a file."""
+    """Path of the note of a file."""
     return path.with_name(path.name + NOTE)
 
 
 def is_temporary(name: str) -> bool:
-    """Tell a file that a killed writer left from the user's own."""
+    """Whether a file is the leftover of a killed writer, not the user's own."""
     return re.search(r"\.[0-9]+\.tmp$", name) is not None
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """List the files of an index, temporary ones too."""
+    """List the files of an index, including temporary ones."""
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not path.is_dir():
             yield path

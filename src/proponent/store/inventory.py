@@ -20,7 +20,7 @@ def inventory(store: Store) -> dict[str, Any]:
     gradient_rows, tokens = _rows_and_tokens(store)
     seconds = dict(manifest.seconds)
     spent = sum(seconds.values())
-    last = manifest.sources[-1].n  # the times are those of the last change, and only builds and appends have any
+    last = manifest.sources[-1].n  # the times are those of the last change, and only builds and appends record them
     return {
         "index": str(store.folder),
         "finished": store.sealed,
@@ -71,7 +71,7 @@ def _rows_and_tokens(store: Store) -> tuple[int, int]:
 
 
 def bytes_by_kind(folder: Path) -> dict[str, int]:
-    """Add up the bytes of an index on the disk."""
+    """Sum the bytes of an index on disk by kind of file."""
     found: dict[str, int] = dict.fromkeys([*KINDS, "other"], 0)
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
@@ -90,7 +90,7 @@ def read_forecast(path: Path) -> dict[str, float]:
 
 
 def forecast_figures(content: Mapping[str, Any]) -> dict[str, float]:
-    """Name the figures of a forecast."""
+    """Label the figures of a forecast."""
     stages = {f"seconds of {one['name']}": float(one["seconds"]) for one in content["stages"]}
     disk = {f"bytes of {kind}": float(size) for kind, size in content["disk"].items()}
     memory = {} if content["peak_rss"] is None else {"peak memory": float(content["peak_rss"])}

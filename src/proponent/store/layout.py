@@ -1,4 +1,4 @@
-"""Names of the files of an index."""
+"""File names of an index."""
 
 import shlex
 from pathlib import Path
@@ -9,11 +9,11 @@ PLAN = "plan.json"
 MANIFEST = "manifest.json"
 
 RUN_STEPS = 10**9
-"""In plans and in names of arrays, step s of run r is one number: r x RUN_STEPS + s; of the first run, just s."""
+"""In plans and array names, step s of run r is stored as one number: r x RUN_STEPS + s; for the first run, just s."""
 
 
 class Layout:
-    """Where things are."""
+    """Paths of the files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -29,7 +29,7 @@ class Layout:
         return self.folder / "plans" / f"merge-{generation:05d}.json"
 
     def examples(self, segment: str) -> Path:
-        """What the user gave: texts, labels, ids."""
+        """The user's data: texts, labels, ids."""
         return self.folder / "examples" / f"seg-{segment}.parquet"
 
     def features(self, segment: str) -> Path:
@@ -37,7 +37,7 @@ class Layout:
         return self.folder / "examples" / f"seg-{segment}.safetensors"
 
     def shard(self, at: CheckpointId, segment: str, shard: int) -> Path:
-        """Gradients of some examples, one after another."""
+        """Gradients of some examples, in order."""
         return self.folder / "forms" / _checkpoint(at) / f"seg-{segment}-shard-{shard:05d}.safetensors"
 
     def postings(self, at: CheckpointId, segment: str) -> Path:
@@ -45,11 +45,11 @@ class Layout:
         return self.folder / "postings" / _checkpoint(at) / f"seg-{segment}.safetensors"
 
     def table(self, at: CheckpointId) -> Path:
-        """What products need besides."""
+        """Further arrays that products need."""
         return self.folder / "tables" / f"{_checkpoint(at)}.safetensors"
 
     def tombstones(self, generation: int) -> Path:
-        """Examples that were deleted."""
+        """Deleted examples."""
         return self.folder / "tombstones" / f"gen-{generation:05d}.safetensors"
 
     def name(self, path: Path) -> str:
@@ -62,7 +62,7 @@ def _checkpoint(at: CheckpointId) -> str:
 
 
 def stored_number(at: CheckpointId) -> int:
-    """A checkpoint as the one number that is stored."""
+    """A checkpoint as the single number that is stored."""
     return at.run * RUN_STEPS + at.step
 
 
@@ -72,7 +72,7 @@ def array_name(name: str, at: CheckpointId) -> str:
 
 
 def no_index(folder: Path) -> str:
-    """Say that a folder is no index, and how to build one that is not written into other files."""
+    """Report that a folder is not an index, and how to build one."""
     run, out, why = "RUN", shlex.quote(str(folder)), ""
     signs = ("config.json", "adapter_config.json", "checkpoint-*")
     if any(next(folder.glob(sign), None) is not None for sign in signs):

@@ -1,8 +1,8 @@
-"""Who works on what: byte-range locks on one file of the index.
+"""Locks between processes: byte-range locks on one file of the index.
 
-The system drops them when a process ends, however it ends.
-Byte 0 is held while the index is planned, sealed or changed, byte 1 (shared) by every writer, byte 2 + k by whoever
-computes shard k.
+The system releases them when a process ends, in whatever way.
+Byte 0 is locked while the index is planned, sealed or changed, byte 1 (shared) by every writer, byte 2 + k by the
+process that computes shard k.
 """
 
 import errno
@@ -18,11 +18,11 @@ from proponent.errors import InputError
 
 NAME = "lease"
 WAIT = 0.2
-"""Seconds between two looks at a lock that another process holds."""
+"""Seconds between two attempts to lock what another process holds."""
 
 
 def record_locks(folder: Path) -> ModuleType:
-    """Find the module that locks parts of files; without one nobody may write."""
+    """Return the module that locks parts of files; without it writing is refused."""
     try:
         import fcntl
     except ImportError as error:
@@ -34,7 +34,7 @@ def record_locks(folder: Path) -> ModuleType:
 
 
 class Leases:
-    """The locks of one writer. One per process and folder: closing any descriptor of the file would drop them all."""
+    """The locks of one writer. One per process and folder: closing any descriptor of the file releases all locks."""
 
     def __init__(self, folder: Path) -> None:
         self._locks = record_locks(folder)
@@ -51,7 +51,7 @@ class Leases:
 
     @contextmanager
     def whole(self, waiting: Callable[[], None] | None = None) -> Generator[None]:
-        """Hold the right to plan, seal or change the index; wait for it."""
+        """Hold the lock for planning, sealing or changing the index; wait for it."""
         noted = False
         while not self._try(0):
             if not noted and waiting is not None:
@@ -64,11 +64,11 @@ class Leases:
             self._locks.lockf(self._file, self._locks.LOCK_UN, 1, 0)
 
     def take(self, shard: int) -> bool:
-        """Try to get the right to compute a shard."""
+        """Try to lock a shard for computing it."""
         return self._try(2 + shard)
 
     def drop(self, shard: int) -> None:
-        """Give the right back."""
+        """Release a shard."""
         self._locks.lockf(self._file, self._locks.LOCK_UN, 1, 2 + shard)
 
     @property
@@ -82,7 +82,7 @@ class Leases:
         return True
 
     def close(self) -> None:
-        """Drop every lock."""
+        """Release every lock."""
         with suppress(OSError):
             os.close(self._file)
 

@@ -1,4 +1,4 @@
-"""What an index says of itself: the frozen plan (written first) and the manifest (written last).
+"""The metadata of an index: the frozen plan (written first) and the manifest (written last).
 
 Both are JSON read through strict types: they are untrusted input.
 """
@@ -22,22 +22,22 @@ from proponent.store.rows import RowKind
 from proponent.types import CheckpointId
 
 FORMAT = 3
-"""Version of plans and manifests, as they are written."""
+"""Current version of plans and manifests."""
 
 OLDEST = 2
-"""Oldest version that is read: its plans hold the method as one flat record."""
+"""Oldest readable version: its plans hold the method as one flat record."""
 
 FORMER_NAME = "whence"
-"""What the library was called before: the key under which earlier plans hold its version."""
+"""The library's former name: the key of its version in earlier plans."""
 
 FLAT = "recipe"
-"""The key under which plans of format 2 hold the method."""
+"""The key of the method in plans of format 2."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def _checkpoint_id(value: object) -> CheckpointId:
-    """A checkpoint of the number that is stored."""
+    """The checkpoint of a stored number."""
     if isinstance(value, CheckpointId):
         return value
     if not isinstance(value, int) or isinstance(value, bool):
@@ -55,29 +55,29 @@ class PlannedCheckpoint(BaseModel):
         Field(validation_alias="step", serialization_alias="step")
     )
     learning_rate: float  # of the optimizer at that step
-    rule: str  # how it is known
-    weight: float  # what multiplies this checkpoint's products
+    rule: str  # where the learning rate comes from
+    weight: float  # the factor of this checkpoint's products
     preconditioner: str = ""  # where its second moments come from; empty without one
 
 
 class PlannedBlock(BaseModel):
-    """A layer whose gradient is a stretch of every example's vector."""
+    """A layer whose gradient is a slice of every example's vector."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str  # of the layer
     o: int = Field(ge=1)  # rows of its gradient
     i: int = Field(ge=1)  # columns of its gradient
-    kept_o: int = Field(ge=1)  # rows that are kept, projected or not
-    kept_i: int = Field(ge=1)  # columns that are kept
+    kept_o: int = Field(ge=1)  # stored rows, projected or not
+    kept_i: int = Field(ge=1)  # stored columns
 
 
 class PlannedSegment(BaseModel):
-    """A part of the training set that is kept, searched and merged as one."""
+    """A part of the training set that is stored, searched and merged as a unit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: str = Field(pattern="^[0-9]{5,9}$")  # its number, five digits; never used twice in an index
+    name: str = Field(pattern="^[0-9]{5,9}$")  # its number, five digits; never reused in an index
     n: int = Field(ge=0, lt=2**31)  # examples
     # boundaries in the segment's own order of examples (shortest first); shard j holds order[shards[j]:shards[j+1]]
     shards: list[int]
@@ -91,7 +91,7 @@ class PlannedSegment(BaseModel):
 
 
 class Source(BaseModel):
-    """A data set that was put into an index."""
+    """A data set that was added to an index."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -100,7 +100,7 @@ class Source(BaseModel):
     fingerprint: str  # SHA-256 of its rows by content
     n: int = Field(ge=0)  # examples
     batch_size: int  # examples per pass
-    segments: list[PlannedSegment]  # how it is cut
+    segments: list[PlannedSegment]  # its segments
 
 
 class Addition(BaseModel):
@@ -119,17 +119,17 @@ class Merging(BaseModel):
 
     format: int  # version of the layout
     merkle_root: str  # of the index that is merged
-    segments: list[PlannedSegment]  # what it becomes
-    # per new segment, the shards (segment, shard) whose examples it takes, by new shard
+    segments: list[PlannedSegment]  # the new segments
+    # per new segment, the shards (segment, shard) whose examples it receives, by new shard
     taken: list[list[list[list[int]]]]
 
 
 class PlannedTerm(BaseModel):
-    """What is stored for one term of the method; a method that is no sum has one."""
+    """What is stored for one term of the method; a method that is not a sum has one term."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    embedding_path: str  # the path that was really taken; "exact" where the table is not shared
+    embedding_path: str  # the path in use; "exact" if the table is not shared
     tied: bool  # whether the head shares the embedding's table
     checkpoints: list[PlannedCheckpoint]  # in order
     blocks: list[PlannedBlock] = []  # layers besides the word embedding and the head, in the order of the vectors
@@ -143,19 +143,19 @@ class Plan(BaseModel):
     format: int  # version of the layout
     proponent: str  # version of the library that planned it
     method: Method  # the method as data
-    rows: RowKind = "fp32"  # how embedding rows are kept
-    terms: list[PlannedTerm] = Field(min_length=1)  # what is stored, one for each term of the method
+    rows: RowKind = "fp32"  # storage type of embedding rows
+    terms: list[PlannedTerm] = Field(min_length=1)  # the stored terms, one for each term of the method
     run: str  # folder of the run, as given
-    # folders of the runs that were joined one by one; empty for one run or a folder of runs
+    # folders of runs that were joined by listing them; empty for one run or a folder of runs
     joined: list[str] = Field(default_factory=list)
-    tokenizer: str | None  # folder of the tokenizer when the user named one; else None
+    tokenizer: str | None  # folder of the tokenizer if the user named one; else None
     kind: str  # task head
     label_names: list[str] | None  # classes in order; None for a language model
-    max_length: int  # most tokens read of a text
+    max_length: int  # maximum tokens read of a text
     trust_remote_code: bool  # whether the user allowed the model's own code
     fingerprints: dict[str, str]  # SHA-256 by content of tokenizer, weights and moments
-    word_rules: str  # rules by which texts were split into words; positions of words mean nothing under others
-    source: Source  # the data set that the index was begun with
+    word_rules: str  # rules by which texts were split into words; positions of words are invalid under other rules
+    source: Source  # the data set of the first build
 
     @model_validator(mode="after")
     def _terms(self) -> "Plan":
@@ -185,7 +185,7 @@ class Plan(BaseModel):
 
     @property
     def embedding_path(self) -> str:
-        """The path of the first term that was really taken."""
+        """The path of the first term in use."""
         return self.terms[0].embedding_path
 
     @property
@@ -195,13 +195,13 @@ class Plan(BaseModel):
 
     @property
     def shown_path(self) -> str | None:
-        """The path of the word embedding's gradient; None where the gradient is another."""
+        """The path of the word embedding's gradient; None for other gradients."""
         rows = isinstance(self.term, Gradients) and isinstance(self.term.gradient, EmbeddingRows)
         return self.embedding_path if rows else None
 
     @property
     def reduction(self) -> Reduction:
-        """How the losses of the counted tokens are joined."""
+        """How the losses of the counted tokens are reduced."""
         objective = self.term.objective
         return "mean" if isinstance(objective, Logit) else objective.reduction
 
@@ -223,7 +223,7 @@ class SkippedRow(BaseModel):
 
     id: str
     row: int  # 0-based row of the source
-    cause: str  # what was not finite, at which step
+    cause: str  # the non-finite value, and its step
 
 
 class Manifest(BaseModel):
@@ -232,16 +232,16 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format: int  # version of the layout
-    generation: int = 1  # 1 for a first build, one more for every append, delete and merge
+    generation: int = 1  # 1 for a first build, incremented by every append, delete and merge
     merkle_root: str  # SHA-256 over the sorted (name, SHA-256) of every other file
     files: dict[str, Checksums]  # sums of each file by its path inside the index
-    sources: list[Source]  # every data set that was put in, in order
-    segments: list[PlannedSegment]  # what the index consists of, in data order
-    deleted: str = ""  # name of the file of tombstones; empty when nothing is deleted
+    sources: list[Source]  # every data set that was added, in order
+    segments: list[PlannedSegment]  # the segments of the index, in data order
+    deleted: str = ""  # name of the file of tombstones; empty if nothing is deleted
     skipped: list[SkippedRow]  # rows without a gradient
-    notes: list[str]  # lines that every answer repeats
+    notes: list[str]  # lines that every explanation repeats
     seconds: dict[str, float]  # time by stage of the last build or append
-    peak_rss: int = 0  # most memory of the process that made it, in bytes
+    peak_rss: int = 0  # peak memory of the process that built it, in bytes
     digest: str = ""  # SHA-256 of this manifest's canonical form without this field
 
     def sealed(self) -> "Manifest":
@@ -250,12 +250,12 @@ class Manifest(BaseModel):
         return rooted.model_copy(update={"digest": rooted.own_digest()})
 
     def own_digest(self) -> str:
-        """Hash the canonical form without the digest."""
+        """Hash the canonical form of the manifest without its digest."""
         return hashlib.sha256(canonical(self.model_dump(exclude={"digest"})).encode()).hexdigest()
 
 
 def canonical(value: Any) -> str:
-    """Write JSON in its one canonical form."""
+    """Serialize to canonical JSON."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -265,7 +265,7 @@ def merkle_root(files: Mapping[str, Checksums]) -> str:
 
 
 def former_lines(path: Path) -> list[str]:
-    """What is said of a plan that an earlier version wrote."""
+    """The notes on a plan of an earlier version."""
     try:
         raw: object = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -311,7 +311,7 @@ def read_json(path: Path, model: type[Model]) -> Model:
 
 
 def _present_plan(path: Path, held: dict[str, Any]) -> dict[str, Any]:
-    """A plan of an earlier version as this one writes it."""
+    """Convert a plan of an earlier version to the current format."""
     found = {("proponent" if name == FORMER_NAME else name): value for name, value in held.items()}
     flat = found.pop(FLAT, None)
     if found.get("format") == FORMAT or not isinstance(flat, dict):

@@ -1,6 +1,6 @@
-"""Read parts of a safetensors file in place: a read-only map, every block checked by its xxh3 before its first use.
+"""Read parts of a safetensors file in place: a read-only map, every block verified by its xxh3 before its first use.
 
-The safetensors library copies what it reads; search wants the rows where they lie. So the header is read here,
+The safetensors library copies data on reading; search needs the rows in place. So the header is parsed here,
 strictly: it is untrusted input.
 """
 
@@ -25,10 +25,10 @@ MOST_HEADER = 2**20
 MOST_TENSORS = 10_000
 MOST_NUMBERS = 2**48
 TRANSIENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-"""Errors of a process that has too much open: nothing is wrong with the file."""
+"""Errors of a process with too many open files or too little memory: the file itself may be intact."""
 
 RELEASE = 32 * 2**20
-"""Mapped bytes, over all files, that may be touched before they are given back; they stay in the page cache."""
+"""Mapped bytes, over all files, that may be touched before they are released; they stay in the page cache."""
 
 _KINDS = {
     "BOOL": np.dtype(np.bool_),
@@ -46,16 +46,16 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 @dataclass(frozen=True)
 class Place:
-    """Where an array lies in a file."""
+    """Location of an array in a file."""
 
     kind: np.dtype[Any]  # element type
     shape: tuple[int, ...]  # its shape
     start: int  # offset of its first byte in the file
-    stop: int  # offset behind its last byte
+    stop: int  # offset after its last byte
 
 
 def lay_out(arrays: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> tuple[bytes, dict[str, Place]]:
-    """Lay arrays out as a safetensors file, widest elements first so that each is aligned."""
+    """Lay out arrays as a safetensors file, widest elements first so that each array is aligned."""
     ordered = sorted(arrays, key=lambda name: (-arrays[name][0].itemsize, name))
     offset, spelled, spans = 0, dict[str, object](), dict[str, tuple[int, int]]()
     for name in ordered:
@@ -113,7 +113,7 @@ class MappedTensors:
         return self._arrays[name][start : start + rows]
 
     def take(self, name: str, wanted: np.ndarray) -> np.ndarray:
-        """Copy some rows; only the blocks that hold them are read and checked."""
+        """Copy some rows; only the blocks that contain them are read and checked."""
         rows, begin, each = self._span(name, 0, None)
         if len(wanted):
             if int(wanted[0]) < 0 or int(wanted[-1]) >= rows:
@@ -133,7 +133,7 @@ class MappedTensors:
         return {name: self.view(name).copy() for name in self._places}
 
     def check(self, start: int, stop: int) -> None:
-        """Check the blocks under a range of bytes, once each."""
+        """Check the blocks in a range of bytes, once each."""
         if self._sums is None or stop <= start:
             return
         first, last = start // BLOCK, (stop - 1) // BLOCK
@@ -151,7 +151,7 @@ class MappedTensors:
 
     @staticmethod
     def _release(size: int) -> None:
-        """Give mapped pages back now and then, so that the memory of a search does not grow with the index."""
+        """Release mapped pages from time to time, so that the memory of a search does not grow with the index."""
         if not hasattr(mmap, "MADV_DONTNEED"):
             return
         with MappedTensors._lock:
@@ -199,7 +199,7 @@ class MappedTensors:
 
 
 def _places(raw: Any, begin: int, size: int) -> dict[str, Place]:
-    """The places of a header; the arrays must cover the data from begin to size, each byte once."""
+    """The places in a header; the arrays must cover the data from begin to size, each byte once."""
     entries = {name: value for name, value in cast("dict[str, Any]", raw).items() if name != "__metadata__"}
     if len(entries) > MOST_TENSORS:
         raise ValueError(f"{len(entries)} arrays")
@@ -210,7 +210,7 @@ def _places(raw: Any, begin: int, size: int) -> dict[str, Place]:
         if len(offsets) != 2 or not all(type(one) is int and one >= 0 for one in numbers) or len(shape) > 8:
             raise ValueError(f"the shape or place of {name}")
         count = math.prod(shape)
-        if math.prod(max(one, 1) for one in shape) > MOST_NUMBERS:  # an empty array may name any length
+        if math.prod(max(one, 1) for one in shape) > MOST_NUMBERS:  # an empty array may have any length
             raise ValueError(f"the shape of {name}")
         if count * kind.itemsize != offsets[1] - offsets[0]:
             raise ValueError(f"the size of {name}")

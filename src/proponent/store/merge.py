@@ -1,4 +1,4 @@
-"""Merge the segments of an index: few large ones search faster than many small ones, and deleted examples really go."""
+"""Merge the segments of an index: few large ones are searched faster than many small ones. Removes deleted examples."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,18 +23,18 @@ from proponent.store.segment import Segment
 from proponent.types import CheckpointId
 
 SEGMENT_ROWS = 65_536
-"""Examples of a merged segment at most."""
+"""Maximum number of examples of a merged segment."""
 
 SEGMENT_POSTINGS = 4_000_000
-"""Its postings at most: what is held of it in memory while they are written grows with them."""
+"""Maximum number of its postings, which bounds the memory of writing them."""
 
 
 @dataclass(frozen=True)
 class MergedSegment:
-    """One segment to come."""
+    """A planned segment."""
 
     planned: PlannedSegment  # its name and shards
-    parts: tuple[Segment, ...]  # the segments that it takes, in data order
+    parts: tuple[Segment, ...]  # the source segments, in data order
     taken: tuple[tuple[tuple[int, int], ...], ...]  # per new shard, the old ones: (number of the part, shard)
 
 
@@ -42,7 +42,7 @@ def merge(
     folder: Path, *, rows: int = SEGMENT_ROWS, waiting: Callable[[], None] | None = None
 ) -> tuple[Manifest, bool]:
     """Merge small segments into larger ones without their deleted examples."""
-    # A killed merge resumes; until it is done the index is what it was.
+    # A killed merge resumes; until it is finished the index is unchanged.
     with changing(folder, waiting) as store:
         generation = store.manifest.generation + 1
         path = store.layout.merging(generation)
@@ -50,7 +50,7 @@ def merge(
         held = read_json(path, Merging) if path.is_file() and finished(path) else None
         fresh = [one.planned for one in plan] != list(store.manifest.segments)
         if not fresh:
-            sweep(store.layout, set(store.manifest.files))  # a merge killed after its seal left the old files
+            sweep(store.layout, set(store.manifest.files))  # a merge killed after its seal leaves the old files
             return store.manifest, False
         merging = Merging(
             format=FORMAT,
@@ -58,7 +58,7 @@ def merge(
             segments=[one.planned for one in plan],
             taken=[[[list(old) for old in shard] for shard in one.taken] for one in plan],
         )
-        if held != merging:  # of an earlier state of the index, or none
+        if held != merging:  # of an earlier state of the index, or absent
             sweep(store.layout, set(store.manifest.files))
             publish_bytes(path, [(canonical(merging.model_dump()) + "\n").encode()])
         for one in plan:
@@ -68,7 +68,7 @@ def merge(
 
 
 def _planned(store: Store, rows: int) -> list[MergedSegment]:
-    """Neighbours are joined while they fit; a segment that stays alone and has lost nothing is left as it is."""
+    """Join neighbouring segments while they fit; a single segment without deletions is unchanged."""
     groups: list[list[Segment]] = []
     for segment in store.segments:
         together = [*groups[-1], segment] if groups else []
@@ -89,13 +89,13 @@ def _planned(store: Store, rows: int) -> list[MergedSegment]:
 
 
 def _postings(store: Store, segment: Segment) -> int:
-    """The most postings that a segment has at one checkpoint."""
+    """The maximum number of postings of a segment at one checkpoint."""
     found = [segment.postings(one.id) for one in store.plan.checkpoints]
     return max((len(one) for one in found if one is not None), default=0)
 
 
 def _joined(group: list[Segment], name: str) -> MergedSegment:
-    """Lay out one new segment: old shards one after another, small ones put together."""
+    """Lay out one new segment: old shards in order, small ones combined."""
     if len(group) == 1 and name == group[0].name:
         segment = group[0]
         planned = PlannedSegment(name=name, n=segment.n, shards=list(segment.bounds))
@@ -127,7 +127,7 @@ def _kept(segment: Segment) -> Bool[np.ndarray, " n"]:
 
 
 def _write(store: Store, one: MergedSegment) -> None:
-    """Write what is not there yet of a new segment; its features come last."""
+    """Write the missing files of a new segment; its features come last."""
     layout, name = store.layout, one.planned.name
     if finished(layout.features(name)) is not None:
         return
@@ -173,7 +173,7 @@ def _cut(segment: Segment, at: CheckpointId, shard: int) -> dict[str, np.ndarray
 
 
 def _together(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Lay shards one after another."""
+    """Concatenate shards."""
     arrays: dict[str, np.ndarray] = {}
     for name in parts[0]:
         columns = [one[name] for one in parts]
@@ -185,7 +185,7 @@ def _together(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _order(one: MergedSegment) -> Int[np.ndarray, " n"]:
-    """Example (place in the new segment) of each place in its shards."""
+    """Example (position in the new segment) at each place in its shards."""
     numbers: list[np.ndarray] = []
     begin = 0
     for segment in one.parts:

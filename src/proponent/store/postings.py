@@ -1,8 +1,8 @@
 """Postings of one segment at one checkpoint: the embedding rows of all its examples, by token.
 
-Arrays: tokens [v'] ascending, indptr [v'+1], largest [v'] (the most that the norms of one example's rows of
-the token add up to); per row owners (place
-in the segment, data order), words, norms, rows, and scale where rows are kept shorter than 32 bits.
+Arrays: tokens [v'] ascending, indptr [v'+1], largest [v'] (the maximum over examples of the summed norms of the
+token's rows); per row owners (position in the segment, data order), words, norms, rows, and scale if rows are
+shorter than 32 bits.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from proponent.store.mapped import MappedTensors
 from proponent.store.rows import decode
 
 Shard = tuple[Int[np.ndarray, " m"], dict[str, np.ndarray]]
-"""Examples (place in the segment) of a shard, and its arrays as kept."""
+"""Examples (position in the segment) of a shard, and its stored arrays."""
 
 
 class Postings:
@@ -64,7 +64,7 @@ class Postings:
         return self._file.view("norms", start, stop)
 
     def raw(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Some rows as they are kept, in place."""
+        """Some rows in their stored form, in place."""
         scale = self._file.view("scale", start, stop) if self._short else None
         return self._file.view("rows", start, stop), scale
 
@@ -83,7 +83,7 @@ class Postings:
 
 
 def write_postings(path: Path, shards: Callable[[tuple[str, ...]], Iterator[Shard]]) -> Checksums:
-    """Turn the shards of a segment into postings: one pass that counts, one that puts every row where it belongs."""
+    """Convert the shards of a segment to postings: one pass counts, one writes every row to its position."""
     # Memory: the token ids and owners of the segment, and the rows of one shard.
     counts = np.zeros(0, dtype=np.int64)
     width, kind, short = 0, np.dtype(np.float32), False
@@ -123,7 +123,7 @@ def write_postings(path: Path, shards: Callable[[tuple[str, ...]], Iterator[Shar
 
 
 def norms_of(kept: np.ndarray, scale: np.ndarray | None) -> Float[np.ndarray, " m"]:
-    """Norms of rows as kept, never below the true ones."""
+    """Norms of rows as stored, never below the true norms."""
     wide = kept.astype(np.float32, copy=False)
     squares = np.einsum("kd,kd->k", wide, wide, dtype=np.float64)
     norms = np.sqrt(squares) if scale is None else np.sqrt(squares) * scale
@@ -133,7 +133,7 @@ def norms_of(kept: np.ndarray, scale: np.ndarray | None) -> Float[np.ndarray, " 
 def _largest(
     owners: Int[np.ndarray, " m"], norms: Float[np.ndarray, " m"], indptr: Int[np.ndarray, " y"]
 ) -> Float[np.ndarray, " x"]:
-    """The most that one example's rows of each token can weigh: a token may stand in several words, side by side."""
+    """Bound of one example's rows of each token: a token may occur in several words, with one row each."""
     if not len(owners):
         return np.zeros(0, dtype=np.float32)
     first = np.concatenate([[True], np.diff(owners) != 0])
@@ -151,7 +151,7 @@ def _scatter(
     examples: Int[np.ndarray, " m"],
     arrays: dict[str, np.ndarray],
 ) -> None:
-    """Put the rows of one shard behind those that their tokens have already."""
+    """Write the rows of one shard after the rows that their tokens already have."""
     ids = arrays["rows.ids"]
     if not len(ids):
         return
@@ -168,7 +168,7 @@ def _scatter(
     if "scale" in held:
         held["scale"][targets] = arrays["rows.scale"][order]
     rows, at = arrays["rows.rows"][order], free[token]
-    apart = np.flatnonzero(at[1:] != at[:-1] + lengths[:-1]) + 1  # tokens that no other shard parts go in one piece
+    apart = np.flatnonzero(at[1:] != at[:-1] + lengths[:-1]) + 1  # adjacent tokens are written in one piece
     firsts = np.concatenate([[0], apart])
     bounds = np.append(begins[firsts], len(ids)).tolist()
     for begin, end, target in zip(bounds[:-1], bounds[1:], at[firsts].tolist(), strict=True):

@@ -31,15 +31,15 @@ OPEN_FILES = 256
 """Mapped files that stay open."""
 
 _SPARED = ("forms/", "postings/")
-"""Where files may be missing that `allow_missing` goes on without."""
+"""Folders in which `allow_missing` accepts missing files."""
 
 
 class Counts(NamedTuple):
-    """How many examples an index holds; what is in none of them lies in shards that are missing."""
+    """Numbers of examples in an index; missing ones are in shards that are not on disk."""
 
-    examples: int  # that may be found
-    deleted: int  # whose bytes stay until the index is merged
-    skipped: int  # that have no finite loss or gradient, the deleted ones apart
+    examples: int  # available in rankings
+    deleted: int  # their bytes stay until the index is merged
+    skipped: int  # without a finite loss or gradient, except deleted ones
 
 
 class Store:
@@ -72,7 +72,7 @@ class Store:
 
     @property
     def features(self) -> "Features":
-        """Arrays over all examples, by name; the last checkpoint's where it matters."""
+        """Arrays over all examples, by name; of the last checkpoint if they differ by checkpoint."""
         plan = self.plan
         always = {"skipped", "labels", "losses"}
         always |= {"probabilities", "mean_probabilities"} if plan.labels else set[str]()
@@ -86,12 +86,12 @@ class Store:
 
     @property
     def alive(self) -> np.ndarray:
-        """Examples that may be found: neither skipped nor deleted nor missing; boolean [n]."""
+        """Available examples: neither skipped nor deleted nor missing; boolean [n]."""
         return np.concatenate([segment.alive for segment in self.segments])
 
     @cached_property
     def counts(self) -> Counts:
-        """Examples that may be found, and those that may not."""
+        """Numbers of available and unavailable examples."""
         gone = sum(len(segment.deleted) for segment in self.segments)
         skipped = 0
         for segment in self.segments:
@@ -101,12 +101,12 @@ class Store:
         return Counts(int(self.alive.sum()), gone, skipped)
 
     def scale(self, at: CheckpointId) -> np.ndarray:
-        """What each training example's gradient is multiplied with."""
+        """The factor of each training example's gradient."""
         return self.features[array_name("scale", at)] if self.plan.scales_train else np.ones(self.n)
 
     @property
     def coverage(self) -> float:
-        """Share of the planned examples that is there; 1 for a whole index."""
+        """Share of the planned examples that is on disk; 1 for a complete index."""
         planned = sum(segment.n for source in self.manifest.sources for segment in source.segments)
         planned = self.n if self.sealed else planned
         lost = sum(
@@ -115,12 +115,12 @@ class Store:
         return (self.n - lost) / planned
 
     def locate(self, example: int) -> tuple[Segment, int]:
-        """Find an example."""
+        """Locate an example."""
         segment = self.segments[bisect.bisect_right(self.segments, example, key=lambda one: one.offset) - 1]
         return segment, example - segment.offset
 
     def take(self, name: str, examples: Int[np.ndarray, " m"]) -> list[Any]:
-        """Read one column of some examples, and no other rows."""
+        """Read one column of some examples, without reading other rows."""
         found: list[Any] = [None] * len(examples)
         for segment, at in self._by_segment(examples):
             values = segment.examples.take(name, examples[at] - segment.offset)
@@ -129,7 +129,7 @@ class Store:
         return found
 
     def lengths(self, examples: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
-        """Count the characters of some examples' texts without keeping the texts."""
+        """Count the characters of some examples' texts without storing the texts."""
         found: Int[np.ndarray, " m"] = np.zeros(len(examples), dtype=np.int64)
         for segment, at in self._by_segment(examples):
             found[at] = segment.examples.lengths("text", examples[at] - segment.offset)
@@ -142,7 +142,7 @@ class Store:
                 yield segment, at
 
     def row(self, example: int) -> dict[str, Any]:
-        """What is shown of an example."""
+        """The displayed fields of an example."""
         segment, place = self.locate(example)
         found = segment.examples.row(place)
         found.setdefault("source", None)
@@ -151,7 +151,7 @@ class Store:
         return {"predicted": None} | found | {"loss": float(segment.features("losses")[-1, place])}
 
     def example(self, place: int) -> Example:
-        """One training example as it was given."""
+        """One training example in its original form."""
         held = self.row(place)
         texts = (str(held["text"]), held["label"], held["text_pair"], held["target"])
         return Example(str(held["id"]), int(held["row"]), *texts)
@@ -188,7 +188,7 @@ class Store:
         return plan, empty
 
     def _any(self, plan: Plan, segment: PlannedSegment) -> bool:
-        """Whether any shard of an unfinished segment is there at every checkpoint."""
+        """Whether any shard of an unfinished segment exists at every checkpoint."""
         return any(
             all(finished(self.layout.shard(one.id, segment.name, shard)) for one in plan.checkpoints)
             for shard in range(len(segment.shards) - 1)
@@ -220,7 +220,7 @@ class Store:
         return self._open(self.folder / self.manifest.deleted).view("deleted").astype(np.int64)
 
     def _check(self) -> None:
-        """Check what is cheap: the seal, the plan, and that every file is there, a file, and as long as it was."""
+        """Run the cheap checks: the seal, the plan, and that every file exists, is a file, and has its size."""
         files = self.manifest.files
         sealed = self.manifest.digest == self.manifest.own_digest() and self.manifest.merkle_root == merkle_root(files)
         if not sealed:
@@ -232,8 +232,8 @@ class Store:
                 raise DamagedError(f"{self.folder / name} {problem}: {self._way_out(name)}")
 
     def _way_out(self, name: str) -> str:
-        """What mends a file that is not there, and what goes on without it."""
-        one = self.manifest.generation == 1  # else one run and one data set do not make it again
+        """How to restore a missing file, and how to continue without it."""
+        one = self.manifest.generation == 1  # else one run and one data set do not recreate it
         again = "run the same `proponent index` command again with --repair" if one else "build the index again"
         without = " (or ask without it: `proponent explain --allow-missing`, allow_missing=True)"
         return f"restore it, or {again}" + (without if name.startswith(_SPARED) else "")
@@ -254,7 +254,7 @@ class Store:
         return MappedTensors(path, sums)
 
     def _checked(self, path: Path) -> Path:
-        """Check a whole file against its sums before its first use."""
+        """Check a whole file against its checksums before its first use."""
         if path not in self._whole:
             sums = self._sums(path)
             try:
@@ -270,7 +270,7 @@ class Store:
 
 
 class Features(Mapping[str, np.ndarray]):
-    """Arrays over the examples of several segments, joined when they are asked for."""
+    """Arrays over the examples of several segments, concatenated on access."""
 
     def __init__(self, segments: tuple[Segment, ...], always: Collection[str]) -> None:
         self._segments, self._always = segments, always
@@ -292,7 +292,7 @@ class Features(Mapping[str, np.ndarray]):
 
 
 class TokenTable(Mapping[str, list[Any]]):
-    """Columns over the examples of an index, read when they are asked for."""
+    """Columns over the examples of an index, read on access."""
 
     NAMES = ("id", "row", "text", "text_pair", "target", "label", "source", "predicted", "loss")
 
@@ -326,14 +326,14 @@ class TokenTable(Mapping[str, list[Any]]):
 
 
 def refuse_name(folder: Path, name: str) -> str | None:
-    """Say what is wrong with a file's name: it must lie in the index, and no link may lead out."""
+    """Describe a problem with a file's name: it must be inside the index, and must not be a link to the outside."""
     parts = Path(name).parts
     if not parts or Path(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
         return "is not a name inside the index"
     links = (folder.joinpath(*parts[: count + 1]) for count in range(len(parts)))
     try:
         return "is a link, which no index holds" if any(one.is_symlink() for one in links) else None
-    except OSError as error:  # longer than a name may be
+    except OSError as error:  # longer than a file name may be
         return f"cannot be looked at ({error.strerror})"
 
 
@@ -346,5 +346,5 @@ def _problem(path: Path, sums: Checksums) -> str | None:
 
 
 def _predicted(row: np.ndarray, labels: Labels) -> str | None:
-    """The likeliest class; None where the model says nothing finite."""
+    """The likeliest class; None if the model's output is not finite."""
     return labels.name(int(row.argmax())) if np.isfinite(row).all() else None

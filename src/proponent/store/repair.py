@@ -1,4 +1,4 @@
-"""Take the seal off an index whose files are not what they were, keep what is right, and put a new seal on."""
+"""Unseal an index with damaged files, keep the intact ones, and seal it again."""
 
 import shlex
 from collections.abc import Collection
@@ -20,7 +20,7 @@ def publish_manifest(layout: Layout, manifest: Manifest) -> None:
 
 
 def remove_strays(layout: Layout, known: Collection[str] = ()) -> None:
-    """Remove what killed writers left: temporary files, notes of sealed files. Only for who is alone in the index."""
+    """Remove leftovers of killed writers: temporary files, notes of sealed files. Only for the index's sole writer."""
     for path in walk(layout.folder):
         name = layout.name(path)
         if is_temporary(name) or (name.endswith(NOTE) and name.removesuffix(NOTE) in known):
@@ -28,15 +28,15 @@ def remove_strays(layout: Layout, known: Collection[str] = ()) -> None:
 
 
 def settle(layout: Layout) -> None:
-    """Make the names in every folder last: a killed process may have made or renamed them, and have come no further."""
-    # What is built on them would last otherwise, and they not.
+    """Sync the names in every folder: a killed process may have created or renamed files without syncing them."""
+    # Otherwise files that are built on them would be durable, and they would not.
     for folder in sorted(path for path in layout.folder.rglob("*") if path.is_dir() and not path.is_symlink()):
         disk.sync_folder(folder)
     disk.sync_folder(layout.folder)
 
 
 def recheck(layout: Layout, *, every_byte: bool) -> None:
-    """Look at the finished files of an unfinished index; what is wrong counts as not finished from now on."""
+    """Check the finished files of an unfinished index; damaged ones count as unfinished from now on."""
     notes = [path for path in walk(layout.folder) if path.name.endswith(NOTE)]
     wrong: list[str] = []
     for note in notes:
@@ -51,8 +51,8 @@ def recheck(layout: Layout, *, every_byte: bool) -> None:
 
 
 def _is_last(name: str, wrong: Collection[str]) -> bool:
-    """Whether a file is the last one (the features) of a segment that something wrong belongs to."""
-    # Without it, or its note, the segment is gone through again, and what is missing of it is computed.
+    """Whether a file is the last one (the features) of a segment with a damaged file."""
+    # Without it, or its note, the segment is processed again, and its missing files are computed.
     folder, _, rest = name.partition("/")
     segment = rest.partition(".")[0]
     mine = any("/seg-" not in one or f"/{segment}." in one or f"/{segment}-" in one for one in wrong)
@@ -60,8 +60,8 @@ def _is_last(name: str, wrong: Collection[str]) -> bool:
 
 
 def reopen(layout: Layout, *, every_byte: bool, appending: bool = False) -> None:
-    """Look at the files of a sealed index; when some are missing or wrong, take the seal off and remove them."""
-    # The build then goes on with what is left, as after a kill.
+    """Check the files of a sealed index; if some are missing or damaged, unseal it and remove them."""
+    # The build then continues with the rest, as after a kill.
     manifest = read_json(layout.manifest, Manifest)
     wrong = [
         name
@@ -95,7 +95,7 @@ def reopen(layout: Layout, *, every_byte: bool, appending: bool = False) -> None
 
 
 def _refuse_elsewhere(folder: Path, name: str) -> None:
-    """Refuse to remove what lies outside of the index; a link in a file's place can be removed itself."""
+    """Refuse to remove files outside of the index; a link in place of a file can be removed itself."""
     problem = refuse_name(folder, name)
     link = (folder / name).is_symlink() and refuse_name(folder, str(Path(name).parent)) is None
     if problem is not None and not link:

@@ -1,4 +1,4 @@
-"""How gradient rows are kept: 32-bit floats, or 16-bit floats or 8-bit integers with one scale per row."""
+"""Storage of gradient rows: 32-bit floats, or 16-bit floats or 8-bit integers with one scale per row."""
 
 from typing import Literal, get_args
 
@@ -14,7 +14,7 @@ _STEPS = {"fp16": 1.0, "int8": 127.0}
 def encode(
     rows: Float[np.ndarray, "k d"], kind: RowKind
 ) -> tuple[Num[np.ndarray, "k d"], Float[np.ndarray, " k"] | None]:
-    """Shorten rows. The scale of a row is its largest magnitude, so that gradients of any size keep their digits."""
+    """Shorten rows. The scale of a row is its largest magnitude, so that gradients of any size retain their digits."""
     if kind == "fp32":
         return rows.astype(np.float32, copy=False), None
     largest = np.abs(rows).max(axis=1, initial=0.0)

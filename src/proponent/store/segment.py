@@ -23,18 +23,18 @@ from proponent.types import CheckpointId
 
 @dataclass(frozen=True)
 class Files:
-    """How a segment gets at its files."""
+    """File access of a segment."""
 
     layout: Layout  # their names
-    tensors: Callable[[Path], MappedTensors]  # opens a safetensors file, checked as it is read
-    whole: Callable[[Path], Path]  # checks a whole file before it is read otherwise
-    has: Callable[[Path], bool]  # whether a file is there and finished
+    tensors: Callable[[Path], MappedTensors]  # opens a safetensors file, verified on access
+    whole: Callable[[Path], Path]  # verifies a whole file that is read by other means
+    has: Callable[[Path], bool]  # whether a file exists and is finished
     checkpoints: tuple[CheckpointId, ...]
     labels: Labels  # the classes
 
 
 class Segment:
-    """A part of the training set that is kept and searched as one."""
+    """A part of the training set that is stored and searched as a unit."""
 
     def __init__(
         self, planned: PlannedSegment, offset: int, files: Files, deleted: Int[np.ndarray, " m"], *, incomplete: bool
@@ -46,7 +46,7 @@ class Segment:
 
     @cached_property
     def examples(self) -> StoredExamples:
-        """What the user gave: id, row, text, text_pair, target, label, source; and the place in the shards."""
+        """The user's data: id, row, text, text_pair, target, label, source; and the place in the shards."""
         found = StoredExamples(self._files.whole(self._files.layout.examples(self.name)))
         if len(found) != self.n:
             raise DamagedError(f"{found.path} holds {len(found)} examples, not {self.n}: build the index again")
@@ -67,7 +67,7 @@ class Segment:
 
     @cached_property
     def missing(self) -> tuple[int, ...]:
-        """Shards that are not there at every checkpoint; none of a complete segment."""
+        """Shards that do not exist at every checkpoint; empty for a complete segment."""
         if not self._incomplete:
             return ()
         layout, has = self._files.layout, self._files.has
@@ -79,7 +79,7 @@ class Segment:
 
     @cached_property
     def alive(self) -> Bool[np.ndarray, " n"]:
-        """Examples that may be found: neither skipped nor deleted nor in a missing shard."""
+        """Available examples: neither skipped nor deleted nor in a missing shard."""
         alive = ~self.features("skipped")
         alive[self.deleted] = False
         for shard in self.missing:
@@ -113,20 +113,20 @@ class Segment:
         return self._postings[at]
 
     def shards(self, at: CheckpointId, names: tuple[str, ...] | None = None) -> Iterator[Shard]:
-        """Read a checkpoint's forms as they are kept, shard by shard."""
+        """Read a checkpoint's gradients in their stored form, shard by shard."""
         for shard in range(len(self.bounds) - 1):
             if shard not in self.missing:
                 yield self.shard(at, shard, names)
 
     def shard(self, at: CheckpointId, number: int, names: tuple[str, ...] | None = None) -> Shard:
-        """Read one shard as it is kept."""
+        """Read one shard in its stored form."""
         file = self._shard(at, number)
         wanted = file.names if names is None else [name for name in names if name in file.names]
         examples = self.order[self.bounds[number] : self.bounds[number + 1]]
         return examples, {name: file.view(name) for name in wanted}
 
     def arrays(self, at: CheckpointId, example: int) -> dict[str, np.ndarray]:
-        """Read the forms of one example without reading its shard."""
+        """Read the gradients of one example without reading its shard."""
         place = int(self.places[example])
         shard = int(np.searchsorted(self.bounds, place, side="right")) - 1
         file, position = self._shard(at, shard), place - self.bounds[shard]
@@ -153,7 +153,7 @@ class Segment:
 
     @cached_property
     def _opened(self) -> dict[tuple[CheckpointId, int], Path]:
-        """Shards that were checked, and their names: making those takes longer than finding an open file."""
+        """Shards that were checked, and their names: building the names takes longer than looking up an open file."""
         return {}
 
     @cached_property
@@ -167,7 +167,7 @@ class Segment:
 
     @cached_property
     def _gathered(self) -> dict[str, np.ndarray]:
-        """Features of a segment that is not finished, from the shards that are there."""
+        """Features of an unfinished segment, from its existing shards."""
         known = {name: number for number, name in enumerate(self._files.labels)}
         labels = [known.get(one, -1) for one in self.examples.column("label")]
         return gather_features(self.n, labels, {at: self.shards(at) for at in self._files.checkpoints})

@@ -1,4 +1,4 @@
-"""Check an index: every byte of every file, and that the counts in the files agree."""
+"""Check an index: every byte of every file, and the consistency of the counts in the files."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,24 +20,24 @@ from proponent.types import CheckpointId
 
 @dataclass(frozen=True)
 class Damage:
-    """Something that is not what was written."""
+    """A damaged file."""
 
     file: str  # its name inside the index
-    problem: str  # what is wrong
-    # bytes [begin, end) that have another checksum; empty when that cannot be said
+    problem: str  # the problem
+    # byte ranges [begin, end) with a wrong checksum; empty if unknown
     ranges: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check found."""
+    """The result of a check."""
 
     sealed: bool  # whether the index is finished; of an unfinished one the finished files are checked
     files: int  # number of files checked
     size: int  # their bytes
-    seconds: float  # how long that took
-    damage: tuple[Damage, ...]  # what is wrong; empty for a whole index
-    strays: tuple[str, ...]  # files that belong to nothing: left by killed processes, or put there by others
+    seconds: float  # duration of the check
+    damage: tuple[Damage, ...]  # the damaged files; empty for an intact index
+    strays: tuple[str, ...]  # files that are not part of the index: left by killed processes, or put there by others
 
 
 def verify(
@@ -95,20 +95,20 @@ def _check(folder: Path, name: str, sums: Checksums) -> Damage | None:
 
 
 def _counts(folder: Path) -> list[Damage]:
-    """Counts that must agree, in files whose every byte is what was written: what a faulty writer would leave."""
+    """Check the consistency of counts in files with right checksums, which detects the errors of a faulty writer."""
     try:
         store = Store(folder)
     except DamagedError as error:
         return [Damage(MANIFEST, str(error))]
     found: list[Damage] = []
-    for segment in map(copy, store.segments):  # what a copy holds is let go with it: memory does not grow with n
+    for segment in map(copy, store.segments):  # the copy's open files are released with it: memory does not grow with n
         for name, problem in _segment_counts(store, segment):
             found.append(Damage(name, problem.removeprefix(f"{folder / name} ")))
     return found
 
 
 def _segment_counts(store: Store, segment: Segment) -> Iterator[tuple[str, str]]:
-    """What a segment's files hold that they should not: (file, problem)."""
+    """The errors in a segment's files: (file, problem)."""
     layout = store.layout
     files = [layout.examples(segment.name), layout.features(segment.name)]
     yield from _tried(layout, files[0], lambda: segment.places)
@@ -134,13 +134,13 @@ def _tried(layout: Layout, path: Path, look: Callable[[], object]) -> Iterator[t
 
 
 def _rows(segment: Segment, at: CheckpointId, number: int) -> int:
-    """Embedding rows of a shard, which is checked when it is opened."""
+    """Embedding rows of a shard, which is verified on opening."""
     _, arrays = segment.shard(at, number, ("rows.indptr",))
     return int(arrays["rows.indptr"][-1]) if arrays else 0
 
 
 def _postings(segment: Segment, at: CheckpointId) -> int:
-    """Rows of the postings, checked; -1 when there are none."""
+    """Rows of the postings, verified; -1 if there are none."""
     postings = segment.postings(at)
     if postings is None:
         return -1

@@ -47,7 +47,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Writer:
-    """An index being built, or added to."""
+    """An index that is built or appended to."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Writer:
 
     @property
     def finished(self) -> Manifest | None:
-        """The manifest of an index that holds this writer's source already; None while something is to be done."""
+        """The manifest of an index that already contains this writer's source; None while work remains."""
         manifest = self._sealed()
         if manifest is None or self.base is None:
             return manifest
@@ -81,7 +81,7 @@ class Writer:
 
     @cached_property
     def units(self) -> dict[tuple[str, CheckpointId | None, int], int]:
-        """Number of every piece of work: (segment, checkpoint, shard), or (segment, None, -1) for what follows them."""
+        """Number of every piece of work: (segment, checkpoint, shard), or (segment, None, -1) for the final files."""
         keys: list[tuple[str, CheckpointId | None, int]] = []
         for segment in self.source.segments:
             ids = [one.id for one in self.plan.checkpoints]
@@ -90,7 +90,7 @@ class Writer:
         return {key: number for number, key in enumerate(keys)}
 
     def has_shard(self, at: CheckpointId, segment: str, shard: int) -> bool:
-        """Say whether a shard was finished, by this or any other process, now or earlier."""
+        """Whether a shard was finished, by this or any other process, now or earlier."""
         return self._done(self.layout.shard(at, segment, shard))
 
     def put_shard(self, at: CheckpointId, segment: str, shard: int, arrays: dict[str, np.ndarray]) -> None:
@@ -112,11 +112,11 @@ class Writer:
         return {} if table is None else table.all()
 
     def has_examples(self, segment: str) -> bool:
-        """Say whether the examples of a segment were published."""
+        """Whether the examples of a segment were published."""
         return self._done(self.layout.examples(segment))
 
     def put_examples(self, segment: str, columns: Columns) -> None:
-        """Publish what the user gave."""
+        """Publish the user's data."""
         publish_table(self.layout.examples(segment), columns)
 
     def shards(
@@ -126,7 +126,7 @@ class Writer:
         order: Int[np.ndarray, " n"],
         names: tuple[str, ...] | None = None,
     ) -> Iterator[Shard]:
-        """Read the finished shards of a segment back, as they are kept."""
+        """Read the finished shards of a segment back, in their stored form."""
         for shard, (start, stop) in enumerate(zip(segment.shards[:-1], segment.shards[1:], strict=True)):
             path = self.layout.shard(at, segment.name, shard)
             file = MappedTensors(path, self._sums(path))
@@ -147,7 +147,7 @@ class Writer:
         return gather_features(segment.n, labels, parts)
 
     def is_finished(self, segment: str) -> bool:
-        """Say whether everything of a segment is there."""
+        """Whether all files of a segment exist."""
         return self._done(self.layout.features(segment)) and all(
             self.has_shard(at, segment, shard) for name, at, shard in self.units if name == segment and at is not None
         )
@@ -155,7 +155,7 @@ class Writer:
     def finish(
         self, segment: PlannedSegment, order: Int[np.ndarray, " n"], features: Arrays, *, postings: bool
     ) -> None:
-        """Publish what follows a segment's shards."""
+        """Publish the files that follow a segment's shards."""
         for checkpoint in self.plan.checkpoints if postings else ():
             path = self.layout.postings(checkpoint.id, segment.name)
             if finished(path) is None:
@@ -165,7 +165,7 @@ class Writer:
     def seal(
         self, skipped: Sequence[SkippedRow], notes: Sequence[str], seconds: Mapping[str, float], peak_rss: int = 0
     ) -> None:
-        """Gather the sums of every file and write the manifest: the index exists from here on."""
+        """Collect the checksums of every file and write the manifest: from here on the index exists."""
         with self.leases.whole():
             if self.finished is not None:
                 return
@@ -192,7 +192,7 @@ class Writer:
                 disk.remove(note_of(path))
 
     def close(self) -> None:
-        """Let other processes have the index."""
+        """Release the index to other processes."""
         self.leases.close()
 
     def _table(self, at: CheckpointId) -> MappedTensors | None:
@@ -205,7 +205,7 @@ class Writer:
         return self._sums(path) is not None
 
     def _sums(self, path: Path) -> Checksums | None:
-        """Sums of a finished file: from its note, or because another process has sealed the index meanwhile."""
+        """Checksums of a finished file: from its note, or from the manifest if another process sealed the index."""
         found = finished(path)
         if found is None and self.layout.manifest.is_file():
             sealed = self.finished
@@ -252,7 +252,7 @@ class Writer:
         if path.is_file() and finished(path):
             refuse_other_source(self.folder, path, read_json(path, Addition).source, source)
             return
-        sweep(self.layout, set(base.files))  # what an append that was given up has left
+        sweep(self.layout, set(base.files))  # leftovers of an abandoned append
         addition = Addition(format=FORMAT, source=source)
         publish_bytes(path, [(canonical(addition.model_dump()) + "\n").encode()])
 
@@ -279,7 +279,7 @@ class Writer:
 
 
 def _refuse_other_owner(folder: Path, *, appending: bool) -> None:
-    """Refuse a folder that is not ours to write to."""
+    """Refuse a folder with files of other programs, or without an index to append to."""
     if folder.exists() and not folder.is_dir():
         raise MismatchError(f"{folder} is a file: choose another --out")
     held = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set[str]()

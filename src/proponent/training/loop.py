@@ -1,6 +1,6 @@
-"""The plain training loop of the built-in retrainers: small, deterministic, and the same for every model.
+"""The training loop of the built-in retrainers: small, deterministic, and the same for every model.
 
-One thread trains one model: sums are then taken in one order, on any number of processes.
+One thread trains one model, so that the order of summation does not depend on the number of processes.
 """
 
 import json
@@ -22,7 +22,7 @@ from proponent.training.schedule import Settings, Step, advance, hashed
 
 @runtime_checkable
 class Problem(Protocol):
-    """What is trained: a model, its examples and its queries."""
+    """The objects of a training: a model, its examples and its queries."""
 
     @property
     def identity(self) -> str:
@@ -48,19 +48,19 @@ class Problem(Protocol):
 
 
 Watch = Callable[[nn.Module, torch.optim.Optimizer, int], None]
-"""Is shown model, optimizer, and the pass or step (from 0) that was just done."""
+"""Called with model, optimizer, and the finished pass or step (from 0)."""
 
 
 @dataclass(frozen=True)
 class TrainingLoop:
-    """A retrainer: a problem trained by the plain loop."""
+    """A retrainer: a problem trained by this loop."""
 
     problem: Problem
     settings: Settings
 
     @property
     def size(self) -> int:
-        """Rows of the whole training set."""
+        """Number of rows of the whole training set."""
         return len(self.problem.hashes)
 
     @property
@@ -76,7 +76,7 @@ class TrainingLoop:
     def fit(
         self, rows: Int[np.ndarray, " m"], seed: int, watch: Watch | None = None, at: Collection[int] = ()
     ) -> nn.Module:
-        """Train, and give the model; `watch` is called after the steps `at` (from 1), or after each pass."""
+        """Train and return the model; `watch` is called after the steps `at` (from 1), or after each pass."""
         kept = np.zeros(self.size, dtype=np.bool_)
         kept[rows] = True
         with one_thread():
@@ -102,20 +102,20 @@ class TrainingLoop:
 
 
 def gradient(problem: Problem, model: nn.Module, rows: Int[np.ndarray, " m"]) -> dict[str, Tensor]:
-    """Gradient of the mean loss of some rows by every parameter that it reaches; also left in `.grad`."""
+    """Gradient of the mean loss of some rows by every parameter with a gradient; also left in `.grad`."""
     model.zero_grad(set_to_none=True)
     cast("Any", problem.losses(model, rows).mean()).backward()
     return {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
 
 
 class InPlace:
-    """An optimizer of torch, which changes the model that it is given."""
+    """A torch optimizer, which changes the given model in place."""
 
     def __init__(self, model: nn.Module, settings: Settings) -> None:
         self.inner, self._clip = _optimizer(model, settings), settings.clip
 
     def apply(self, state: nn.Module, gradient: dict[str, Tensor], step: Step) -> nn.Module:  # noqa: ARG002
-        """Take the gradients that lie in `.grad`."""
+        """Apply the gradients in `.grad`."""
         for group in self.inner.param_groups:
             group["lr"] = float(step.rates[0])
         if self._clip is not None:
@@ -126,7 +126,7 @@ class InPlace:
 
 @contextmanager
 def one_thread() -> Generator[None]:
-    """Compute on one thread, so that sums are taken in one order."""
+    """Compute on one thread, so that sums are computed in one order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

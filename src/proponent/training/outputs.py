@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 Output = Literal["log-odds", "loss", "probability"]
-"""Which output is looked at; all are turned so that higher is better."""
+"""The output to compare; higher is better for all of them."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Outputs:
 
     @classmethod
     def of_logits(cls, logits: Float[np.ndarray, "q l"], labels: Int[np.ndarray, " q"]) -> "Outputs":
-        """Take the logits of a classifier."""
+        """Compute the outputs from the logits of a classifier."""
         wide = np.asarray(logits, dtype=np.float64)
         whole = _log_sum_exp(wide)
         others = np.stack([_log_sum_exp(np.delete(wide, one, axis=1)) for one in range(wide.shape[1])], axis=1)
@@ -27,7 +27,7 @@ class Outputs:
 
     @classmethod
     def of_losses(cls, losses: Float[np.ndarray, " q"]) -> "Outputs":
-        """Take the losses of a language model."""
+        """Compute the outputs from the losses of a language model."""
         wide = np.maximum(np.asarray(losses, dtype=np.float64), 1e-12)
         return cls((-wide - np.log(-np.expm1(-wide)))[:, None], wide)
 
@@ -38,11 +38,11 @@ class Outputs:
 
     @property
     def predicted(self) -> Int[np.ndarray, " q"]:
-        """Likeliest class of each query."""
+        """Most likely class of each query."""
         return self.log_odds.argmax(1)
 
     def of(self, classes: Int[np.ndarray, " q"], output: Output = "log-odds") -> Float[np.ndarray, " q"]:
-        """Give one output per query; higher is better."""
+        """Return one output per query; higher is better."""
         one = self.log_odds.shape[1] == 1
         odds = self.log_odds[np.arange(len(self.loss)), 0 if one else np.asarray(classes)]
         if output == "log-odds":

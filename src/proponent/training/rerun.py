@@ -1,10 +1,10 @@
-"""The user's own run as something to retrain: same architecture, initial weights, tokenizer and hyper-parameters.
+"""Retrain the user's own run: same architecture, initial weights, tokenizer and hyper-parameters.
 
-What is the same as in the Trainer: architecture, tokenizer and truncation, initial weights (fresh ones drawn by the
-seed, or a pretrained model with a head drawn by the seed), loss, optimizer with its decay groups, schedule,
-clipping, batch size and epochs. What is not: the order of the data (drawn from the ids, see `order`), the dropout
-masks (drawn anew at every step), and batches are neither sorted by length nor spread over devices. A language
-model's batch loss is the mean of its texts' losses; the Trainer weighs every token alike.
+Same as in the Trainer: architecture, tokenizer and truncation, initial weights (fresh ones sampled with the
+seed, or a pretrained model with a head sampled with the seed), loss, optimizer with its decay groups, schedule,
+clipping, batch size and epochs. Different: the order of the data (derived from the ids, see `order`), the dropout
+masks (sampled anew at every step), and batches are neither sorted by length nor spread over devices. A language
+model's batch loss is the mean of its texts' losses; the Trainer weights every token equally.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ class RunProblem:
 
     run: Run
     train: Sequence[Example]
-    queries: Sequence[Example]  # a classifier's have labels
+    queries: Sequence[Example]  # with labels for a classifier
     initial: str  # FRESH, or name or folder of a pretrained model
     max_length: int
 
@@ -107,7 +107,7 @@ class RunProblem:
 
     @property
     def query_labels(self) -> Int[np.ndarray, " q"]:
-        """True classes of the queries; 0 throughout for a language model."""
+        """True classes of the queries; all 0 for a language model."""
         return np.maximum(np.asarray(self._queries_encoded[1], dtype=np.int64), 0)
 
     @property
@@ -148,7 +148,7 @@ class RunProblem:
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
-    """SHA-256 over what a model sees of some examples, and their ids."""
+    """SHA-256 over the model's view of some examples, and their ids."""
     digest = hashlib.sha256()
     for one in examples:
         digest.update(json.dumps([one.id, one.text, one.text_pair, one.target, str(one.label)]).encode())
@@ -157,15 +157,15 @@ def fingerprint(examples: Sequence[Example]) -> str:
 
 @dataclass(frozen=True)
 class RerunSettings:
-    """How the run was trained."""
+    """The hyper-parameters of the run."""
 
     settings: Settings
-    initial: str | None  # None when nothing says
-    notes: tuple[str, ...]  # what is known from where, and what is assumed
+    initial: str | None  # None if unknown
+    notes: tuple[str, ...]  # the sources of the settings, and the assumptions
 
 
 def settings_of_run(run: Run, **changes: Any) -> RerunSettings:
-    """Find the hyper-parameters of a run."""
+    """Read the hyper-parameters of a run."""
     given = {name: value for name, value in changes.items() if value is not None}
     record = run_record(run.path)
     if record is None:
@@ -217,7 +217,7 @@ def _assumed(run: Run) -> tuple[Settings, tuple[str, ...]]:
 def write_run(
     loop: TrainingLoop, folder: Path, seed: int, *, checkpoints: int | None = None, quiet: bool = True
 ) -> Run:
-    """Train the run again into a folder that every command reads, with checkpoints at equal distances or per epoch."""
+    """Train the run again into a folder that all commands can read, with equidistant checkpoints or one per epoch."""
     done = recorded(folder, "proponent_retrained.json")
     problem = cast("RunProblem", loop.problem)
     if not done.is_file():
@@ -253,5 +253,5 @@ def _configuration(folder: Path) -> dict[str, Any]:
 
 
 def _stamp(folder: Path) -> str:
-    """Sizes of a folder's weights: enough to tell two pretrained models apart without reading them."""
+    """Sizes of a folder's weight files: enough to tell two pretrained models apart without reading them."""
     return " ".join(f"{one.name}:{one.stat().st_size}" for one in sorted(folder.glob("*.safetensors")))

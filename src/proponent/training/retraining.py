@@ -1,8 +1,8 @@
-"""The retraining engine: train on subsets with seeds, never the same twice.
+"""The retraining engine: train on subsets with seeds, each combination only once.
 
-Every finished retrain is one file that appears whole or not at all, named by what was trained: the settings of the
-run, the subset and the seed. An evaluation that was stopped goes on where it was; two evaluations of one run share
-what they have in common.
+Every finished retraining is one file, written atomically and named by its inputs: the settings of the
+run, the subset and the seed. An interrupted evaluation resumes; two evaluations of one run share
+their common retrainings.
 """
 
 import hashlib
@@ -29,10 +29,10 @@ SETTINGS_FILE = "recipe.txt"
 
 @runtime_checkable
 class Retrainer(Protocol):
-    """Trains a model on some rows of a data set and says what it makes of the queries."""
+    """Trains a model on some rows of a data set and returns its outputs on the queries."""
 
-    # Bring your own: anything with these three is one. With several worker processes it is sent to them, so it must be
-    # an object of a module that they can import.
+    # Custom retrainers need only these three members. With several worker processes the object is sent to them, so its
+    # class must be in a module that they can import.
 
     @property
     def identity(self) -> str:
@@ -41,7 +41,7 @@ class Retrainer(Protocol):
 
     @property
     def size(self) -> int:
-        """Rows of the whole training set."""
+        """Number of rows of the whole training set."""
         ...
 
     def __call__(self, rows: Int[np.ndarray, " m"], seed: int) -> Outputs:
@@ -51,7 +51,7 @@ class Retrainer(Protocol):
 
 @dataclass(frozen=True)
 class Function:
-    """A plain function as a retrainer."""
+    """Wraps a plain function as a retrainer."""
 
     train: Callable[[Int[np.ndarray, " m"], int], Outputs]
     size: int
@@ -64,14 +64,14 @@ class Function:
 
 @dataclass(frozen=True)
 class RetrainJob:
-    """One retrain."""
+    """The inputs of one retraining."""
 
     rows: Int[np.ndarray, " m"]  # ascending positions
     seed: int
 
     @classmethod
     def without(cls, deleted: "Sequence[int] | Int[np.ndarray, ' k']", size: int, seed: int) -> "RetrainJob":
-        """Train on all rows but some."""
+        """Train on all rows except some."""
         return cls(np.setdiff1d(np.arange(size), np.asarray(deleted, dtype=np.int64)), seed)
 
     @property
@@ -83,13 +83,13 @@ class RetrainJob:
 
 @dataclass
 class Retrains:
-    """The retrains of one run, kept on disk."""
+    """The retrainings of one run, stored on disk."""
 
     retrainer: Retrainer
     folder: Path
     engine: Engine = field(default_factory=InProcess)  # where models are trained
     quiet: bool = False
-    performed: int = field(default=0, init=False)  # not counting what was found on disk
+    performed: int = field(default=0, init=False)  # excludes retrainings that were already on disk
 
     def __post_init__(self) -> None:
         digest = hashlib.sha256(self.retrainer.identity.encode()).hexdigest()[:16]
@@ -102,12 +102,12 @@ class Retrains:
             raise MismatchError(f"{self.home} holds retrains of another run: give another --cache folder")
 
     def missing(self, jobs: Sequence[RetrainJob]) -> list[RetrainJob]:
-        """Say which jobs have no record yet."""
+        """List the jobs without a record."""
         wanted = {job.name: job for job in jobs}
         return [job for name, job in wanted.items() if not self._path(name).is_file()]
 
     def outputs(self, jobs: Sequence[RetrainJob], label: str = "retraining") -> list[Outputs]:
-        """Give the outputs of some retrains; train those that are missing."""
+        """Return the outputs of some retrainings; train the missing ones."""
         for job in jobs:
             if len(job.rows) == 0 or job.rows[0] < 0 or job.rows[-1] >= self.retrainer.size:
                 raise InputError(
@@ -121,7 +121,7 @@ class Retrains:
         return [self._read(job.name) for job in jobs]
 
     def seconds(self) -> Float[np.ndarray, " r"]:
-        """How long each finished retrain took."""
+        """Duration of each finished retraining."""
         paths = sorted(self.home.glob("*.safetensors"))
         return np.asarray([float(TensorSlices(path).read("seconds", 0, 1)[0]) for path in paths])
 
@@ -137,7 +137,7 @@ class Retrains:
 
 
 def perform(retrainer: Retrainer, folder: Path, job: RetrainJob) -> None:
-    """Train once and keep the outputs."""
+    """Train once and store the outputs."""
     began = time.perf_counter()
     made = retrainer(job.rows, job.seed)
     arrays: Mapping[str, np.ndarray] = {
@@ -149,8 +149,8 @@ def perform(retrainer: Retrainer, folder: Path, job: RetrainJob) -> None:
 
 
 def null_gap(retrains: Retrains, seed: int) -> float:
-    """Train twice on everything with one seed and compare: the null retrain."""
-    # The second training is made anew and not kept, so that a training function that is not deterministic shows.
+    """Train twice on everything with one seed and compare: the null retraining."""
+    # The second training is always repeated and never stored, so that a nondeterministic training function shows.
     whole = np.arange(retrains.retrainer.size)
     kept = retrains.outputs([RetrainJob(whole, seed)], "null retrain")[0]
     again = retrains.retrainer(whole, seed)

@@ -1,7 +1,7 @@
-"""The steps of a deterministic training: which rows, at which rates, with which random draws.
+"""The steps of a deterministic training: rows, learning rates and random states.
 
-A schedule gives `Step`s. Its two forms are `hashed` (order and draws follow from the ids of the examples, the seed and
-the step, so that a deletion changes only the batches that it touches) and `recorded` (as a training was recorded).
+A schedule yields `Step`s. There are two: `hashed` (order and random states depend on the ids of the examples, the seed
+and the step, so that a deletion changes only the batches that it affects) and `recorded` (as a training was recorded).
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class Settings:
     momentum: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
-    weight_decay: float = 0.0  # not of biases and norms, as in the Trainer
+    weight_decay: float = 0.0  # not applied to biases and norms, as in the Trainer
     schedule: Literal["constant", "linear"] = "constant"
     warmup: int = 0  # steps
     clip: float | None = None  # largest norm of the whole gradient
@@ -46,16 +46,16 @@ class Step:
 
     number: int  # from 0
     rows: Int[np.ndarray, " b"]
-    rates: Float[np.ndarray, " g"]  # one for all groups where the schedule has one
-    draw: int | UInt8[np.ndarray, " s"] | None = None  # seed, or state of torch's generator; None: nothing is drawn
-    epoch: int = 0  # 0 throughout where it was not recorded
+    rates: Float[np.ndarray, " g"]  # a single one if the schedule is the same for all groups
+    draw: int | UInt8[np.ndarray, " s"] | None = None  # seed, or state of torch's generator; None: no random numbers
+    epoch: int = 0  # 0 throughout if it was not recorded
     width: int = 0  # tokens to which the batch is padded; 0: its longest text
-    digest: int | None = None  # of the batch's token ids, where recorded
+    digest: int | None = None  # of the batch's token ids, if recorded
 
 
 @runtime_checkable
 class Optimizer(Protocol[State, Gradient]):
-    """What makes a step of a gradient, in place or out of place."""
+    """Applies a gradient in one step, in place or out of place."""
 
     def apply(self, state: State, gradient: Gradient, step: Step) -> State:
         """The state after the step."""
@@ -73,7 +73,7 @@ def advance(
 
 @contextmanager
 def drawing(step: Step) -> Generator[None]:
-    """Draw what the step draws; the generator is then as it was before."""
+    """Set the random state of the step; the generator's own state is restored afterwards."""
     with cast("Any", torch).random.fork_rng(devices=[], enabled=step.draw is not None):
         if isinstance(step.draw, int):
             cast("Any", torch).manual_seed(step.draw)
@@ -95,7 +95,7 @@ def recorded(trace: TrainingTrace) -> list[Step]:
 def hashed(
     hashes: UInt64[np.ndarray, " n"], kept: Bool[np.ndarray, " n"], seed: int, settings: Settings
 ) -> Iterator[Step]:
-    """The steps of a training on a subset; a batch that is wholly deleted takes no number."""
+    """The steps of a training on a subset; a fully deleted batch is not numbered."""
     count = len(kept) if settings.keep_places else int(kept.sum())
     total, number = settings.epochs * -(-count // settings.batch_size), 0
     for epoch in range(settings.epochs):
@@ -106,7 +106,7 @@ def hashed(
 
 
 def _factor(settings: Settings, number: int, total: int) -> float:
-    """Of the highest rate, by the rule of the Trainer's schedules."""
+    """Factor of the highest rate, by the rule of the Trainer's schedules."""
     if number < settings.warmup:
         return number / max(1, settings.warmup)
     if settings.schedule == "linear":
@@ -121,7 +121,7 @@ def id_hashes(ids: Sequence[str]) -> UInt64[np.ndarray, " n"]:
 
 
 def order(hashes: UInt64[np.ndarray, " n"], seed: int, epoch: int) -> Int[np.ndarray, " n"]:
-    """Shuffle examples for one pass over the data: deleting some leaves the order of the rest."""
+    """Shuffle examples for one pass over the data: deleting some preserves the order of the rest."""
     salt = int.from_bytes(hashlib.sha256(f"{seed} {epoch}".encode()).digest()[:8], "little")
     drawn = _mixed(hashes ^ np.uint64(salt))
     return np.lexsort((np.arange(len(hashes)), drawn))
@@ -136,7 +136,7 @@ def batches(
     *,
     keep_places: bool,
 ) -> Iterator[Int[np.ndarray, " m"]]:
-    """Cut one pass over a subset into batches."""
+    """Split one pass over a subset into batches."""
     whole = order(hashes, seed, epoch)
     if not keep_places:
         whole = whole[kept[whole]]

@@ -1,6 +1,6 @@
-"""Fine-tune with the Hugging Face Trainer and the Recorder, for people who have no run yet.
+"""Fine-tune with the Hugging Face Trainer and the Recorder, for users without a run.
 
-Without a model it trains a small transformer from scratch with a tokenizer learnt from the data, offline.
+Without a model it trains a small transformer from scratch with a tokenizer trained on the data, offline.
 """
 
 import math
@@ -33,18 +33,18 @@ COUNTED_OUT = -100
 """Label of a token that does not count in the loss."""
 
 _FULL = 64 * 1024
-"""Free bytes below which a failed write of torch, whose message has no cause, is a full disk."""
+"""Free bytes below which a failed write of torch, whose message has no cause, counts as a full disk."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How to train."""
+    """Settings of a training."""
 
     model: str | None = None  # name or folder; None trains a small one from scratch
     epochs: int = 3
-    # checkpoints at equal distances; None keeps 10 of a model from scratch, and one per epoch of a pretrained one
+    # number of equidistant checkpoints; None: 10 for a model from scratch, one per epoch for a pretrained one
     checkpoints: int | None = None
-    half: bool = False  # keep their weights in 16-bit floats
+    half: bool = False  # store their weights as 16-bit floats
     batch_size: int = 32
     learning_rate: float | None = None  # None: 1e-3 from scratch, 5e-5 for a pretrained model
     max_length: int = 128
@@ -52,12 +52,12 @@ class Training:
     width: int = 128
     layers: int = 2
     vocabulary: int = 8000
-    replay: bool = False  # record every step; attention is then computed by plain operations
-    adam_epsilon: float = 1e-8  # a larger one makes training smoother, which replaying needs
+    replay: bool = False  # record every step; attention then avoids fused kernels
+    adam_epsilon: float = 1e-8  # a larger value makes training smoother, which replay needs
     quiet: bool = False
 
     def check(self) -> None:
-        """Refuse what cannot be."""
+        """Refuse invalid settings."""
         whole = {"epochs": 1, "batch_size": 1, "max_length": 8, "width": 2, "layers": 1, "vocabulary": 1}
         for name, least in whole.items():
             if getattr(self, name) < least:
@@ -72,7 +72,7 @@ class Training:
 
 
 def train(examples: Examples, out: str | Path, training: Training = Training()) -> Run:
-    """Train a classifier (the data has labels) or a causal language model (it has none)."""
+    """Train a classifier (if the data has labels) or a causal language model (if it has none)."""
     _require_accelerate()
     training.check()
     folder = Path(out)
@@ -86,7 +86,7 @@ def train(examples: Examples, out: str | Path, training: Training = Training()) 
         _scratch(examples, names, training) if training.model is None else _pretrained(training.model, names, training)
     )
     rows = [_features(tokenizer, example, names, training.max_length) for example in examples]
-    # Replaying has to take second derivatives, which the fused kernels of attention lack.
+    # Replay needs second derivatives, which the fused attention kernels lack.
     kernels = cast("Any", sdpa_kernel)(SDPBackend.MATH) if training.replay else nullcontext()
     with _ended_by_signals(), _whole_or_gone(folder), kernels:
         _trainer(model, tokenizer, rows, folder, training).train()
@@ -95,14 +95,14 @@ def train(examples: Examples, out: str | Path, training: Training = Training()) 
 
 @contextmanager
 def _ended_by_signals() -> Generator[None]:
-    """Let SIGTERM and SIGHUP end a training as Ctrl-C does; a signal that is ignored or handled stays so."""
+    """Let SIGTERM and SIGHUP end a training like Ctrl-C; signals that are ignored or handled are left alone."""
 
     def end(number: int, _frame: object) -> None:
         os.write(2, f"stopped by {signal.Signals(number).name}: the unfinished run is removed\n".encode())
         raise SystemExit(128 + number)
 
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    own = threading.current_thread() is threading.main_thread()  # no other thread may set handlers
+    own = threading.current_thread() is threading.main_thread()  # other threads must not set handlers
     taken = [one for one in numbers if own and signal.getsignal(one) is signal.SIG_DFL]
     for one in taken:
         signal.signal(one, end)
@@ -115,7 +115,7 @@ def _ended_by_signals() -> Generator[None]:
 
 @contextmanager
 def _whole_or_gone(folder: Path) -> Generator[None]:
-    """Take back what a stopped training wrote into its (new or empty) folder: half a run would pass for a whole one."""
+    """Remove the files of a stopped training from its (new or empty) folder: a partial run would look complete."""
     there = folder.exists()
     try:
         yield
@@ -134,7 +134,7 @@ def _whole_or_gone(folder: Path) -> Generator[None]:
 
 
 def label_names(examples: Examples) -> tuple[str, ...] | None:
-    """Find the classes of a training set."""
+    """List the classes of a training set."""
     found = {example.label for example in examples}
     if found == {None}:
         return None
@@ -157,7 +157,7 @@ def _require_accelerate() -> None:
 
 
 def _refuse_unread(examples: Examples, *, labelled: bool) -> None:
-    """A classifier reads no target, a language model no second text: neither is left out in silence."""
+    """Refuse targets for a classifier and second texts for a language model, which would be ignored silently."""
     for example in examples:
         if labelled and example.target is not None:
             raise DataError(
@@ -191,7 +191,7 @@ def _pretrained(name: str, names: Sequence[str] | None, training: Training) -> t
         options["ignore_mismatched_sizes"] = True  # a head for other labels is replaced by a fresh one; see below
     try:
         model, report = loader.from_pretrained(name, output_loading_info=True, **options)
-    except Exception as error:  # the loaders of the many models raise whatever they like
+    except Exception as error:  # the loaders of different models raise different errors
         raise InputError(
             f"cannot load the model {name}: {first_line(error)}: give a folder or a hub name, "
             "or leave --model out to train a small one from scratch"
@@ -228,7 +228,7 @@ def _features(tokenizer: Any, example: Example, names: Sequence[str] | None, max
 
 
 def _by_length() -> dict[str, Any]:
-    """Batches of texts of like length, by the name that this version of transformers has for it."""
+    """The option for batches of texts of similar length, as named by this version of transformers."""
     if any(one.name == "train_sampling_strategy" for one in fields(cast("Any", transformers.TrainingArguments))):
         return {"train_sampling_strategy": "group_by_length"}
     return {"group_by_length": True}
@@ -297,7 +297,7 @@ class _Padding:
         batch: dict[str, torch.Tensor] = {}
         for name in rows[0]:
             values = [torch.tensor(row[name], dtype=torch.long) for row in rows]
-            # a classifier's label is one number
+            # a classifier's label is a single number
             batch[name] = (
                 pad_sequence(values, batch_first=True, padding_value=fill.get(name, 0))
                 if values[0].ndim

@@ -1,4 +1,4 @@
-"""Pages: what a person sees of an answer, in a notebook, a file and a terminal; drawing one needs no model."""
+"""Pages: the view of an explanation in a notebook, a file and a terminal; rendering needs no model."""
 
 from proponent.views.explanation import CAVEAT, BaselineHit, CheckpointView, Explanation, Hit, QueryView, WordPair
 from proponent.views.page import Page, document, fragment

@@ -27,7 +27,7 @@ class Figure:
 
     @property
     def text(self) -> str:
-        """The number as people read it."""
+        """The number as displayed text."""
         if self.value is None:
             return "-"
         if self.low is None or self.high is None:
@@ -37,7 +37,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class MethodFigures:
-    """What was measured of one method or control."""
+    """The figures of one method or control."""
 
     method: Annotated[str, "name of the method or control"]
     control: Annotated[bool, "true for a control, which uses no gradient"]
@@ -47,7 +47,7 @@ class MethodFigures:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """One curve with the band of its interval."""
+    """One curve with its confidence band."""
 
     name: Annotated[str, "method, and the side that was deleted"]
     x: Annotated[tuple[float, ...], "places"]
@@ -58,7 +58,7 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class CurvePath:
-    """A curve in the coordinates of the drawing."""
+    """A curve in drawing coordinates."""
 
     name: Annotated[str, "name of the curve"]
     line: Annotated[str, "points of the line"]
@@ -69,7 +69,7 @@ class CurvePath:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class EvaluationReport(Page):
-    """What `proponent evaluate` found."""
+    """The results of `proponent evaluate`."""
 
     template: ClassVar[str] = "evaluation_fragment.html.j2"
 
@@ -92,35 +92,35 @@ class EvaluationReport(Page):
 
     @property
     def row_name(self) -> str:
-        """What a row of the table stands for."""
+        """Meaning of a row of the table."""
         return "layer" if self.metric == "cancellation" else "method"
 
     @property
     def has_verdicts(self) -> bool:
-        """Whether anything is compared with controls."""
+        """Whether any method is compared with controls."""
         return any(one.verdict or one.control for one in self.rows)
 
     @property
     def span(self) -> tuple[float, float]:
-        """Lowest and highest value of the drawing, zero included."""
+        """Lowest and highest value of the plot, zero included."""
         ends = [value for one in self.curves for value in (*one.low, *one.high, *one.y)]
         low, high = min([0.0, *ends]), max([0.0, *ends])
         return (low, high) if high > low else (low - 1.0, high + 1.0)
 
     @property
     def drawn(self) -> tuple[CurvePath, ...]:
-        """The curves, ready to be drawn."""
+        """The curves in drawing coordinates."""
         return tuple(self._drawn(one, kind) for kind, one in enumerate(self.curves))
 
     @property
     def ticks(self) -> tuple[tuple[float, str], ...]:
-        """Height and text of the marks of the vertical axis."""
+        """Position and text of the ticks of the vertical axis."""
         low, high = self.span
         return tuple((self._up(value), f"{value:.2f}") for value in sorted({low, 0.0, high}))
 
     @property
     def places(self) -> tuple[tuple[float, str], ...]:
-        """Place and text of the marks of the horizontal axis."""
+        """Position and text of the ticks of the horizontal axis."""
         found = sorted({value for one in self.curves for value in one.x})
         return tuple((self._right(value), f"{value:g}") for value in found)
 
@@ -140,7 +140,7 @@ class EvaluationReport(Page):
         if Path(path).suffix.lower() == ".md":
             write(Path(path), self.markdown())
         else:
-            # explicit base: a dataclass with slots is another class than the one that super() remembers
+            # super() needs an explicit base: a dataclass with slots is a new class
             Page.save(self, path)
 
     def __repr__(self) -> str:
@@ -173,7 +173,7 @@ def _line(cells: list[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text that can break neither table nor page."""
+    """A text that cannot break the table or the page."""
     return re.sub(r"([\\|<>`*])", r"\\\1", " ".join(text.split()))
 
 
@@ -189,7 +189,7 @@ def print_report(page: EvaluationReport) -> None:
 
 
 def print_tuning(page: EvaluationReport) -> None:
-    """One line per method: the rules side by side and the interval of the best; the page has all intervals."""
+    """Print one line per method: the rules side by side and the interval of the best; the page has all intervals."""
     rows: list[tuple[str, ...]] = []
     for one in page.rows:
         *rules, noise = one.figures

@@ -1,4 +1,4 @@
-"""Every page as a frozen dataclass; the help text of each field is the contract of its template and of its JSON."""
+"""Pages as frozen dataclasses; the help text of each field is the contract of its template and of its JSON."""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ SHOWN_WORDS = 8
 SHOWN_CLASSES = 6
 EmbeddingPath = Literal["exact", "input", "output"]
 FORMER_NAME = "whence"
-"""What the library was called before: the key of its version in answers that were saved then."""
+"""The library's former name: the key of its version in answers saved then."""
 FORMER_KEYS = {"helped": "proponents", "hurt": "opponents", FORMER_NAME: "proponent"}
 """Keys of saved answers that were renamed."""
 FORMER_NOTE = "this answer was saved under the library's former name, whence"
@@ -31,7 +31,7 @@ CAVEAT = (
 
 @dataclass(frozen=True, slots=True)
 class CheckpointView:
-    """One checkpoint that a score sums over."""
+    """One checkpoint in the sum of a score."""
 
     step: Annotated[int, "optimizer step at which the checkpoint was saved"]
     learning_rate: Annotated[float, "learning rate that weighs this checkpoint"]
@@ -41,7 +41,7 @@ class CheckpointView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryView:
-    """The text that was asked about, and what the model makes of it."""
+    """The query text and the model's predictions for it."""
 
     text: Annotated[str, "the text, or the first text of a pair, or the prompt"]
     text_pair: Annotated[str | None, "second text of a pair"] = optional()
@@ -55,7 +55,7 @@ class QueryView:
 
     @property
     def likeliest(self) -> tuple[tuple[str, float], ...]:
-        """Classes worth a bar: the likeliest, and always those that were asked about; likeliest first."""
+        """Classes with a bar: the most likely ones and always those of the query; most likely first."""
         ranked = sorted((self.probabilities or {}).items(), key=lambda item: -item[1])
         asked = {self.label, self.against, self.predicted}
         return tuple(item for rank, item in enumerate(ranked) if rank < SHOWN_CLASSES or item[0] in asked)
@@ -68,7 +68,7 @@ class QueryView:
 
 @dataclass(frozen=True, slots=True)
 class WordPair:
-    """A word of the query and a word of the training example, and the part of the score that the two carry."""
+    """A word of the query, a word of the training example, and their part of the score."""
 
     query_word: Annotated[str, "word of the query; empty where a score has no part per query word"]
     train_word: Annotated[str, "word of the training example"]
@@ -98,18 +98,18 @@ class Hit:
 
     @property
     def shown_words(self) -> tuple[WordPair, ...]:
-        """The word pairs that views show: the largest, strongest first, down to 1 % of the largest."""
+        """The displayed word pairs: the largest, strongest first, down to 1 % of the largest."""
         ordered = sorted(self.words, key=lambda pair: -abs(pair.share))[:SHOWN_WORDS]
         return tuple(pair for pair in ordered if abs(pair.share) >= 0.01 * abs(ordered[0].share))
 
     @property
     def more_words(self) -> int:
-        """Number of word pairs that views leave out."""
+        """Number of word pairs that are not displayed."""
         return len(self.words) - len(self.shown_words)
 
     @property
     def more_share(self) -> float:
-        """Sum of the shares that views leave out."""
+        """Sum of the shares that are not displayed."""
         left_out = sorted(self.words, key=lambda pair: -abs(pair.share))[len(self.shown_words) :]
         return math.fsum(pair.share for pair in left_out)
 
@@ -120,22 +120,22 @@ class Hit:
 
     @property
     def mislabelled(self) -> bool:
-        """Whether the model predicts another class than the given one."""
+        """Whether the model predicts a class other than the given one."""
         return self.predicted is not None and self.predicted != self.label
 
     @property
     def agreeing(self) -> int:
-        """Number of checkpoints at which the score has the sign of the whole."""
+        """Number of checkpoints at which the score has the sign of the total score."""
         return sum(part * self.score > 0 for part in self.by_checkpoint)
 
     @property
     def agreeing_runs(self) -> int:
-        """Number of joined runs in which the score has the sign of the whole."""
+        """Number of joined runs in which the score has the sign of the total score."""
         return sum(part * self.score > 0 for part in self.by_run)
 
     @property
     def marks(self) -> tuple[Mark, ...]:
-        """Marks on the text: the spans of the shown words."""
+        """Marks on the text: the spans of the displayed words."""
         return tuple((a, b, pair.share) for pair in self.shown_words for a, b in pair.train_spans)
 
     @property
@@ -151,7 +151,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class BaselineHit:
-    """One training example as a baseline ranks it."""
+    """One training example in a baseline's ranking."""
 
     id: Annotated[str, "id of the training example"]
     row: Annotated[int, "0-based row of the source"]
@@ -182,13 +182,13 @@ class Explanation(Page):
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Explanation":
-        """Read an answer back from `to_dict` or from a saved JSON file; needs no model.
+        """Read an explanation back from `to_dict` or from a saved JSON file; needs no model.
 
         Args:
-            content: the saved answer as a dict.
+            content: the saved explanation as a dict.
 
         Returns:
-            The answer; its `n_examples` is 0, which means not known.
+            The explanation; its `n_examples` is 0, which means unknown.
 
         Raises:
             DataError: if a field is missing or of the wrong kind; names the field.
@@ -238,17 +238,17 @@ class Explanation(Page):
 
     @property
     def largest_score(self) -> float:
-        """Largest size of a score: the length of a full bar."""
+        """Largest magnitude of a score: the length of a full bar."""
         return max((abs(hit.score) for hit in (*self.proponents, *self.opponents)), default=0.0)
 
     @property
     def largest_share(self) -> float:
-        """Largest size of a word's share: the strength of a full mark."""
+        """Largest magnitude of a word's share: the strength of a full mark."""
         return max((abs(w.share) for hit in (*self.proponents, *self.opponents) for w in hit.words), default=0.0)
 
     @property
     def query_marks(self) -> tuple[Mark, ...]:
-        """Marks on the query's text: the shares of each place, summed over all hits that show it."""
+        """Marks on the query's text: the shares of each position, summed over all hits that display it."""
         sums: dict[Span, float] = {}
         for hit in (*self.proponents, *self.opponents):
             for pair in hit.shown_words:
@@ -258,7 +258,7 @@ class Explanation(Page):
 
     @property
     def largest_query_share(self) -> float:
-        """Largest size of a mark on the query's text: the strength of a full one."""
+        """Largest magnitude of a mark on the query's text: the strength of a full mark."""
         return max((abs(share) for _, _, share in self.query_marks), default=0.0)
 
     @property
@@ -268,17 +268,17 @@ class Explanation(Page):
 
     @property
     def compared(self) -> int:
-        """Rows of the table that sets the baselines side by side."""
+        """Rows of the table that compares the baselines."""
         return max((len(hits) for hits in (self.proponents, *self.baselines.values())), default=0)
 
     def overlap(self, baseline: str) -> int:
-        """How many of a baseline's first k are among the k that helped most.
+        """Count how many of a baseline's first k are among the top k proponents.
 
         Args:
-            baseline: name of a baseline of this answer.
+            baseline: name of a baseline of this explanation.
 
         Returns:
-            A count from 0 to k, where k is the number of helped examples.
+            A count from 0 to k, where k is the number of proponents.
         """
         return sum(hit.id in self.proponent_ids for hit in self.baselines[baseline][: len(self.proponents)])
 
@@ -286,7 +286,7 @@ class Explanation(Page):
         """One row per hit: side, rank, id, row, score, label, text, words.
 
         Returns:
-            A pandas DataFrame; `words` names the strongest words with their shares.
+            A pandas DataFrame; `words` lists the strongest words with their shares.
 
         Raises:
             MissingExtraError: if pandas is not installed.
@@ -306,7 +306,7 @@ class Explanation(Page):
 
 
 def current_keys(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What was saved under former keys, under the keys of today."""
+    """Rename former keys of a saved answer to the current ones."""
     return {FORMER_KEYS.get(key, key): value for key, value in content.items()}
 
 

@@ -1,4 +1,4 @@
-"""What the explorer adds to a page: links to its other states, and links of an answer to its examples and filters."""
+"""The explorer's additions to a page: links to its other states, and links from an answer to examples and filters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerLinks:
-    """Links and forms for the examples of an answer; an answer in a file or a notebook has none."""
+    """Links and forms for the examples of an answer; empty for an answer in a file or a notebook."""
 
     index: Annotated[str, "name of the index"]
     state: Annotated[tuple[tuple[str, str], ...], "names and values of the state that is shown"]
@@ -36,22 +36,22 @@ class AnswerLinks:
         return _url("/example", [("in", self.index), ("id", identity)])
 
     def filtered(self, word: str) -> str:
-        """URL of this state with only the hits that share a word."""
+        """URL of this state restricted to hits that share a word."""
         kept = [pair for pair in self.state if pair[0] != "word"]
         return _url("/ask", [*kept, ("word", word)] if word else kept)
 
     def holding(self, word: str) -> str:
-        """URL of the table of all training examples with a word."""
+        """URL of the table of all training examples that contain a word."""
         return _url("/table", [("in", self.index), ("q", word), ("how", "word")])
 
     def decision(self, identity: str) -> str:
-        """What was decided about an example."""
+        """The decision about an example."""
         return self.decided.get(identity, "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Screen:
-    """What one screen shows."""
+    """The contents of one screen."""
 
     template: ClassVar[str]
     limits: ClassVar[Limits] = Limits()

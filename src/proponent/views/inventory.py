@@ -10,7 +10,7 @@ from proponent.views.tables import print_table
 
 
 def print_inventory(content: Mapping[str, Any], forecast: Sequence[Mapping[str, Any]]) -> None:
-    """Print what an index contains and what it cost, and the forecast if there is one."""
+    """Print the contents and the cost of an index, and the forecast if there is one."""
     sources = [f"{one['data']}: {one['rows']:,} rows, {one['fingerprint'][:12]}" for one in content["sources"]]
     rate, peak = content["examples_per_second"], content["peak_rss"]
     rows = [
@@ -46,7 +46,7 @@ def print_inventory(content: Mapping[str, Any], forecast: Sequence[Mapping[str, 
 
 
 def spelled(name: str, value: float | int | None) -> str:
-    """A figure for people: seconds, or bytes in a fitting unit."""
+    """A figure for display: seconds, or bytes in a suitable unit."""
     if value is None:
         return "-"
     return f"{value:,.2f}" if name.startswith("seconds") else spelled_bytes(value)
@@ -57,7 +57,7 @@ def _ratio(one: Mapping[str, Any]) -> str:
 
 
 def spelled_bytes(count: float | int) -> str:
-    """Bytes in a fitting unit."""
+    """Bytes in a suitable unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(count) < 1024:
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"

@@ -1,7 +1,7 @@
 """Pages: a frozen context plus one set of templates. The only file that imports jinja2.
 
-What a method returns *is* a Page, so a notebook, a saved report and the explorer show the same object through the same
-template. A fragment is one page for a host that has its own document (a notebook, the explorer); a document is a whole
+The return value of a method *is* a Page, so a notebook, a saved report and the explorer show the same object through
+the same template. A fragment is one page inside another document (a notebook, the explorer); a document is a complete
 file that needs no network and no script.
 """
 
@@ -31,7 +31,7 @@ _BARE = frozenset({str, int, float, bool, type(None)})
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much of a page one view shows; what is left out is always counted in the view."""
+    """Limits on the parts of a page in one view; omitted parts are always counted in the view."""
 
     rows: Annotated[int | None, "hits or rows shown per list; None shows all"] = None
     chars: Annotated[int | None, "characters shown per text; None shows all"] = None
@@ -41,21 +41,21 @@ _NOTEBOOK_LIMITS = (Limits(), Limits(20, 4000), Limits(10, 2000), Limits(5, 1000
 
 
 def optional() -> Any:
-    """A field that is None by default, and then left out of the JSON."""
+    """A field that is None by default, and then omitted from the JSON."""
     return field(default=None, metadata={"optional": True})
 
 
 class Page:
-    """What a person sees: a frozen dataclass whose fields are the contract of its template."""
+    """The base of all pages: a frozen dataclass whose fields are the contract of its template."""
 
-    # Field metadata: `json` renames the field in JSON (None leaves it out); `optional` leaves it out while it is None.
+    # Field metadata: `json` renames the field in JSON (None omits it); `optional` omits it while it is None.
 
     __slots__ = ()
     template: ClassVar[str]
 
     @property
     def headline(self) -> str:
-        """Title of the page when it stands alone."""
+        """Title of the page if it stands alone."""
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,29 +80,29 @@ class Page:
 
     def _repr_html_(self) -> str:
         """The page for a notebook: a fragment with its own style, no script, at most 200 KB."""
-        # notebooks typeset $...$ of any HTML; these names, MathJax's own of versions 3 and 2, keep prices what they are
+        # notebooks typeset $...$ in any HTML; these class names, from MathJax 3 and 2, prevent that for prices
         around = Markup('<style>{}</style><div class="mathjax_ignore tex2jax_ignore">{}</div>')
         for limits in _NOTEBOOK_LIMITS:
             shown = around.format(css(), fragment(self, limits))
             if len(shown.encode("utf-8", "replace")) <= NOTEBOOK_BYTES:
                 return str(shown)
-        # Names of megabytes: the plain text is clipped to 100 columns a line, so it always fits.
+        # Label names can have megabytes: the plain text is clipped to 100 columns per line, so it always fits.
         return f"<pre>{html.escape(repr(self))}</pre>"
 
 
 def fragment(page: Page, limits: Limits = Limits()) -> Markup:
-    """One page without a document around it and without its style."""
+    """Render one page without a document around it and without its style."""
     return Markup(environment().get_template(page.template).render(page=page, limits=limits, answer_links=None))
 
 
 def screen(frame: object, shown: Any) -> str:
-    """A whole page of the explorer: a screen and the layout around it."""
+    """Render a whole page of the explorer: a screen and the layout around it."""
     template = environment().get_template(shown.template)
     return template.render(frame=frame, page=shown, answer_links=shown.answer_links, limits=shown.limits)
 
 
 def document(*pages: Page, title: str | None = None) -> str:
-    """A whole HTML file: no network, no script, works from the disk and on paper."""
+    """Render a complete HTML file: no network, no script, works from disk and on paper."""
     if not pages:
         raise InputError("there is nothing to show: give at least one answer or report")
     digest = base64.b64encode(hashlib.sha256(css().encode()).digest()).decode()
@@ -127,16 +127,16 @@ def write(path: Path, text: str) -> None:
 
 @cache
 def css(name: str = "proponent.css") -> Markup:
-    """A style sheet without its comments and indentation: the one of all pages, or what the explorer adds to it."""
+    """A style sheet without comments and indentation: that of all pages, or that of the explorer."""
     source = (TEMPLATES / name).read_text(encoding="utf-8")
     bare = re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
-    # Our own file, and it holds no "<": the only text that reaches a page unescaped.
+    # Our own file, without "<": the only text that reaches a page unescaped.
     return Markup("\n".join(line.strip() for line in bare.splitlines() if line.strip()))
 
 
 @cache
 def environment() -> Environment:
-    """The Jinja environment of every page: escaping always on, an unknown name is an error."""
+    """The Jinja environment of all pages: escaping is always on, an unknown name is an error."""
     made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -193,7 +193,7 @@ def _plain(value: object) -> Any:
 
 
 def _plain_part(part: Any) -> Any:
-    """One of many: a query of a million words has a million spans, most of what there is to convert."""
+    """Convert one of many parts: a query of a million words has a million spans, which dominate the conversion."""
     if type(part) in _BARE:
         return part
     spans = isinstance(part, tuple) and _BARE.issuperset(map(type, cast("tuple[object, ...]", part)))

@@ -1,4 +1,4 @@
-"""The report: several answers on one page, after a list of them."""
+"""The report: several explanations on one page, after a list of them."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -10,7 +10,7 @@ from proponent.views.text_marks import clip
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Report(Page):
-    """Answers to several questions, and where to find each."""
+    """Explanations of several queries, and a link to each."""
 
     template: ClassVar[str] = "report_fragment.html.j2"
 
@@ -25,7 +25,7 @@ class Report(Page):
 
     @property
     def wrong(self) -> int:
-        """How many predictions differ from the label that was asked about."""
+        """Number of predictions that differ from the label of the query."""
         asked = [one.query for one in self.answers if one.query.label is not None]
         return sum(one.predicted != one.label for one in asked)
 

@@ -1,4 +1,4 @@
-"""Contexts of the page of suspected label errors and of the page of the demo."""
+"""Contexts of the page of suspected label errors and of the demo's page."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -42,7 +42,7 @@ class LabelReport(Page):
 
     @property
     def flagged(self) -> int:
-        """Number of labels that are flagged as wrong, of all that were ranked."""
+        """Number of labels flagged as wrong, among all ranked ones."""
         return sum(row.is_label_issue for row in self.rows) if self.n_flagged is None else self.n_flagged
 
     def __repr__(self) -> str:
@@ -57,7 +57,7 @@ class LabelReport(Page):
 
 @dataclass(frozen=True, slots=True)
 class RankingRecall:
-    """How many planted errors one ranking finds early."""
+    """Share of planted errors that one ranking finds early."""
 
     name: Annotated[str, "name of the ranking"]
     share_in_first_tenth: Annotated[float, "share of the planted errors in the first tenth of the rows; by chance 0.1"]
@@ -66,7 +66,7 @@ class RankingRecall:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Story(Page):
-    """The one page of the demo: what was done, one explained prediction, and the planted errors that were found."""
+    """The page of the demo: the steps, one explained prediction, and the planted errors found."""
 
     template: ClassVar[str] = "story_fragment.html.j2"
 

@@ -10,11 +10,11 @@ from rich.text import Text
 from proponent.views.text_marks import plain
 
 LONGEST_NAME = 24
-"""A first column of longer names is wrapped like the others."""
+"""A first column with longer names is wrapped like the others."""
 
 
 def table(*names: str) -> Table:
-    """Start a table: headings and one rule, no frame."""
+    """Create a table: headings and one rule, no frame."""
     made = Table(box=SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     for name in names:
         made.add_column(Text(name), overflow="fold")

@@ -1,7 +1,7 @@
 """Explanations in a terminal; readable without colour: marks are numbered, signs are written out.
 
-Data reaches rich as Text objects only, never as markup, and every control character as a visible glyph, so that a
-training example can neither style nor steer the terminal.
+Data is passed to rich only as Text objects, never as markup, and every control character as a visible glyph, so that a
+training example cannot style or control the terminal.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ HURT = "italic dark_orange underline"
 
 
 def print_answer(answer: Explanation, console: Console) -> None:
-    """Print one answer: the query, what helped, what hurt, the baselines and the caveat."""
+    """Print one explanation: the query, proponents, opponents, the baselines and the caveat."""
     console.print(_say(answer.headline, "bold"))
     console.print(_query(answer))
     helped = _side("Helped", answer.helping, answer.proponents)
@@ -60,7 +60,7 @@ def print_labels(report: LabelReport, console: Console, limit: int | None = 20) 
 
 
 def print_story(story: Story, console: Console) -> None:
-    """Print the story of the demo: what was done, the explained prediction, the errors that were found."""
+    """Print the story of the demo: the steps, the explained prediction, the errors found."""
     console.print(_say(story.title, "bold"))
     for sentence in story.lead:
         console.print(_say(sentence))
@@ -77,7 +77,7 @@ def print_story(story: Story, console: Console) -> None:
 def _visible(parts: Iterable[Piece], style: str = "") -> Text:
     text = Text(overflow="fold")
     for piece in parts:
-        # A tab has no fixed width, so a table that holds one would not line up.
+        # A tab has no fixed width, so a table that contains one would not be aligned.
         text.append(piece.text.replace("\t", "  "), style=f"{style} dim".strip() if piece.name else style)
     return text
 
@@ -188,7 +188,7 @@ def _words(hit: Hit) -> Text:
 
 
 def _baselines(answer: Explanation) -> RenderableType:
-    """One line per baseline: how much of its list agrees with ours, and how it begins."""
+    """One line per baseline: its overlap with our ranking, and its first entries."""
     head = Text("Compared with baselines (overlap with the top proponents)", style="bold")
     grid = Table.grid(padding=(0, 2))
     for wide in (False, False, True):

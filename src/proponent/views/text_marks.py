@@ -1,7 +1,7 @@
-"""Shared by all views: marked segments of texts, visible glyphs of invisible characters, signed numbers.
+"""Shared by all views: marked segments of texts, visible glyphs for invisible characters, signed numbers.
 
-Pure functions on texts and numbers. The page and the terminal both draw what comes from here, so that they cannot
-disagree about a word, a sign or a hidden character.
+Pure functions on texts and numbers. The page and the terminal both use them, so that they agree on every word, sign and
+hidden character.
 """
 
 import itertools
@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 Mark = tuple[int, int, float]
-"""Character offsets [start, end) and the signed share of the score that they carry."""
+"""Character offsets [start, end) and their signed share of the score."""
 
 STEPS = 10
 """Strengths of a mark, 1 (weak) to 10 (strongest); 0 is a share of exactly zero."""
 
-# First and last code point. Written out, so that the Unicode version of the Python at hand does not matter. Signs of
-# the category Cf that can be seen (Arabic and Syriac number signs) are not in it.
+# First and last code point. Written out, so that the Unicode version of Python does not matter. Visible characters of
+# category Cf (Arabic and Syriac number signs) are excluded.
 _INVISIBLE_RANGES = (
-    (0x00, 0x08),  # controls, but for tab and line feed
+    (0x00, 0x08),  # controls except tab and line feed
     (0x0B, 0x1F),
     (0x7F, 0x9F),
     (0xAD, 0xAD),  # soft hyphen
@@ -34,7 +34,7 @@ _INVISIBLE_RANGES = (
     (0x2060, 0x206F),  # joiners, invisible operators, bidi isolates
     (0x2800, 0x2800),  # blank Braille pattern
     (0x3164, 0x3164),
-    (0xD800, 0xDFFF),  # lone surrogates, which no file can hold
+    (0xD800, 0xDFFF),  # lone surrogates, which no file can contain
     (0xFE00, 0xFE0F),  # variation selectors
     (0xFEFF, 0xFEFF),
     (0xFFA0, 0xFFA0),
@@ -44,17 +44,17 @@ _INVISIBLE_RANGES = (
     (0x1D173, 0x1D17A),
     (0xE0000, 0xE0FFF),  # tags, more variation selectors
 )
-# A carriage return in front of a line feed is a line end, not a hidden character.
+# A carriage return before a line feed is a line end, not a hidden character.
 _GHOST = re.compile("\r\n|[" + "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in _INVISIBLE_RANGES) + "]")
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of visible text, or one invisible character as its glyph.
+    """A piece of visible text, or one invisible character as its glyph.
 
     Attributes:
-        text: what is shown.
-        name: code point and Unicode name when an invisible character is shown; empty for plain text.
+        text: the displayed text.
+        name: code point and Unicode name of a displayed invisible character; empty for plain text.
     """
 
     text: str
@@ -63,13 +63,13 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class TextSegment:
-    """A stretch of text under one mark, or under none.
+    """A piece of text under one mark, or without a mark.
 
     Attributes:
-        pieces: what is shown, in order.
+        pieces: the displayed pieces, in order.
         share: signed share of the score; None outside of marks.
-        first: the first place of this share in the text (a word may stand in several places).
-        plain: the stretch as it stands in the text.
+        first: the first position of this share in the text (a word may occur several times).
+        plain: the original text.
     """
 
     pieces: tuple[Piece, ...]
@@ -79,7 +79,7 @@ class TextSegment:
 
 
 def pieces(text: str) -> tuple[Piece, ...]:
-    """Cut a text into visible stretches and the glyphs of invisible characters."""
+    """Split a text into visible pieces and the glyphs of invisible characters."""
     found: list[Piece] = []
     at = 0
     for match in _GHOST.finditer(text):
@@ -100,7 +100,7 @@ def _ghost(character: str) -> Piece:
 
 
 def segments(text: str, marks: Sequence[Mark] = ()) -> tuple[TextSegment, ...]:
-    """Cut a text at the edges of its marks; where marks overlap, their shares are added."""
+    """Split a text at the edges of its marks; where marks overlap, their shares are added."""
     clipped = [(max(0, start), min(len(text), end), share) for start, end, share in marks]
     inside = sorted(mark for mark in clipped if mark[0] < mark[1])
     edges = sorted({0, len(text), *(edge for mark in inside for edge in mark[:2])})
@@ -127,12 +127,12 @@ def plain(text: str) -> str:
 
 
 def columns(text: str) -> int:
-    """Columns that a text takes in a terminal."""
+    """Width of a text in terminal columns."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def clip(text: str, width: int) -> str:
-    """Shorten one line to a number of terminal columns; a cut shows as "…"."""
+    """Shorten one line to a number of terminal columns; a cut is shown as "…"."""
     line = plain(text)
     if columns(line) <= width:
         return line

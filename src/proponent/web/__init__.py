@@ -1,1 +1,1 @@
-"""The explorer: pages on this machine where people look at answers and training examples, and act on them."""
+"""The explorer: pages on this machine for browsing explanations and training examples, and for acting on them."""

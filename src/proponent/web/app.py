@@ -1,4 +1,4 @@
-"""The routes of the explorer: each reads a state, makes one screen and renders it."""
+"""The routes of the explorer: each reads a state, builds one screen and renders it."""
 
 import hashlib
 from collections.abc import AsyncIterator, Callable
@@ -33,7 +33,7 @@ Endpoint = Callable[[WebRequest], Response]
 STATIC = Path(__file__).parent / "static"
 THEMES = ("", "light", "dark")
 PART = 256 * 1024
-"""Bytes of a file that are sent at a time."""
+"""Bytes of a file per sent part."""
 THEME_COOKIE = "proponent-theme"
 _FILES: dict[str, Callable[[], bytes]] = {
     "proponent.css": lambda: f"{css()}\n{css('explorer/explorer.css')}\n".encode(),
@@ -43,7 +43,7 @@ _FILES: dict[str, Callable[[], bytes]] = {
 
 
 class Explorer:
-    """The pages of some indexes; every form carries the token of this run."""
+    """The pages of some indexes; every form contains the token of this run."""
 
     def __init__(self, open_indexes: OpenIndexes, token: str) -> None:
         self.open_indexes, self.token, self.asker = open_indexes, token, ModelWorker()
@@ -100,7 +100,7 @@ class Explorer:
         return self._page(request, shown, ask.ask_screen(self._of(request), self.open_indexes, shown, state))
 
     def _post_ask(self, request: WebRequest) -> Response:
-        """Answer a question, or queue it."""
+        """Answer a question, or put it into the queue."""
         state = QuestionState.read(_form(request))
         jobs = [self._asked(self.open_indexes.get(name), state) for name in state.index or ("",)]
         if request.url.path == "/compare" or len(state.index) > 1:
@@ -131,7 +131,7 @@ class Explorer:
         return self._page(request, shown, ask.job_screen(self.asker, job, state.index))
 
     def _export(self, request: WebRequest) -> Response:
-        """Give a file of the current view."""
+        """Send a file of the current view."""
         what, _, kind = request.path_params["file"].partition(".")
         if kind not in exports.TYPES or what not in exports.MAKERS:
             raise HTTPException(404)
@@ -143,7 +143,7 @@ class Explorer:
         return StreamingResponse(_parts(content), media_type=exports.TYPES[kind], headers=headers)
 
     def _static(self, request: WebRequest) -> Response:
-        """Give a style sheet or a script."""
+        """Send a style sheet or a script."""
         name = request.path_params["name"]
         if name not in _FILES:
             raise HTTPException(404)
@@ -203,7 +203,7 @@ class Explorer:
         )
 
     def _problem(self, request: WebRequest, error: Exception) -> Response:
-        """Show an error, with links to what can be shown."""
+        """Show an error, with links to pages that still work."""
         if isinstance(error, HTTPException):
             status, error = error.status_code, InputError("there is nothing at this address")
         else:
@@ -224,7 +224,7 @@ def _file(name: str) -> tuple[bytes, str]:
 
 
 async def _parts(content: bytes) -> AsyncIterator[memoryview]:
-    """A file in parts: sent whole, a slow client would hold a second copy of it."""
+    """Split a file into parts: if it is sent whole, a slow client holds a second copy of it in memory."""
     for start in range(0, len(content), PART):
         yield memoryview(content)[start : start + PART]
 
@@ -243,7 +243,7 @@ def _see(url: str) -> RedirectResponse:
 
 
 def _back(fields: dict[str, str]) -> str:
-    """Where a form came from; a path of this server, whatever was sent."""
+    """The page of origin of a form; always a path on this server, even for forged input."""
     back = fields.get("back", "")
     inside = back.startswith("/") and not back.startswith("//") and "\\" not in back and back.isprintable()
     return back if inside else "/table"

@@ -32,7 +32,7 @@ COLUMN_FILES = ("csv", "jsonl", "parquet")
 SUFFIXES = {"cleanlab": "csv", "pair": "jsonl"}
 Columns = dict[str, list[Any]]
 BLOCK = 4096
-"""Rows that are made at a time."""
+"""Rows per block."""
 
 
 _EXAMPLE = {
@@ -50,11 +50,11 @@ _EXAMPLE = {
     "decision": "decided",
     "new_label": "new_label",
 }
-"""Columns of training examples, and the fields of a row of the table that they hold."""
+"""Columns of training examples, and the corresponding fields of a table row."""
 
 
 def table_columns(shown: OpenIndex, state: TableState) -> Columns:
-    """All rows that a state of the table selects, with what the screen shows of each."""
+    """All rows that a state of the table selects, with the displayed fields of each."""
     decisions, table = shown.decisions.current, shown.table
     left_out = set[str]() if table.whole.has("source") else {"source"}
     if not table.whole.has("text_pair") and not table.whole.has("target"):
@@ -99,7 +99,7 @@ def answer_columns(answer: Explanation) -> Columns:
 
 
 def pair_line(answer: Explanation, identity: str) -> dict[str, Any]:
-    """An answer as the viewer of pretraining-tda reads it."""
+    """An answer in the format of the pretraining-tda viewer."""
     query = answer.query
     target = query.target if query.target is not None else query.label or ""
     text = query.text if query.text_pair is None else f"{query.text} {query.text_pair}"
@@ -131,7 +131,7 @@ def of_table(shown: OpenIndex, state: TableState, kind: str) -> bytes:
 
 
 def of_answer(shown: OpenIndex, state: QuestionState, kind: str) -> bytes:
-    """A file of an answer, as it is seen: with the hits of the word that is chosen."""
+    """A file of the displayed answer: only the hits of the chosen word."""
     kept = require_answer(shown, state)
     answer = sharing(kept.answer, state.word)
     if kind == "html":
@@ -144,7 +144,7 @@ def of_answer(shown: OpenIndex, state: QuestionState, kind: str) -> bytes:
 
 
 def of_answers(shown: OpenIndex, _: ExampleState, kind: str) -> bytes:
-    """A file of all answers that were asked of an index."""
+    """A file of all answers of an index."""
     found = [(one.id, shown.questions.get(one.question)) for one in shown.questions.list().values()]
     answers = {name: kept.answer for name, kept in found if kept is not None}
     if not answers:
@@ -193,11 +193,11 @@ MAKERS: Mapping[str, tuple[type[PageState], Callable[[OpenIndex, Any, str], byte
     "decisions": (ExampleState, of_decisions),
     "action": (ExampleState, of_action),
 }
-"""What can be exported: the state that says what, and the function that makes the file."""
+"""Kinds of exports: the state that selects the contents, and the function that creates the file."""
 
 
 def written(columns: Mapping[str, Sequence[Any]], kind: str) -> bytes:
-    """Write columns as a file in memory; CSV is safe for spreadsheets, the others are exact."""
+    """Write columns to a file in memory; CSV is safe for spreadsheets, other formats are exact."""
     return filled(kind, lambda path: write_columns(path, columns, path.suffix, guard=True))
 
 
@@ -212,10 +212,10 @@ def filled(kind: str, fill: Callable[[Path], object]) -> bytes:
 
 
 def lines_of(records: Sequence[Mapping[str, Any]]) -> bytes:
-    """JSON Lines."""
+    """Format records as JSON Lines."""
     return encoded("".join(json.dumps(one, ensure_ascii=False, allow_nan=False) + "\n" for one in records))
 
 
 def encoded(text: str) -> bytes:
-    """A text as UTF-8; a lone surrogate as its escape."""
+    """Encode a text as UTF-8; a lone surrogate as its escape."""
     return text.encode("utf-8", "backslashreplace")

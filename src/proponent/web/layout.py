@@ -1,4 +1,4 @@
-"""Layout around every screen, and the parts that several screens share."""
+"""Layout of all screens, and parts that several screens share."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ SUSPECTS = TableState(flag="yes", sort=("score",))
 """The table of suspected label errors."""
 
 MOST_OPTIONS = 40
-"""Labels and sources that the form of a question offers, the most frequent sources first."""
+"""Maximum number of labels or sources in the form of a question, the most frequent sources first."""
 
 _SCREENS = (
     ("Ask", "/ask", "/job"),
@@ -42,7 +42,7 @@ KEYS = (
     ("u", "undo the last decision"),
     ("?", "show the keys"),
 )
-"""What `explorer.js` listens to."""
+"""Keys that `explorer.js` handles."""
 
 Part = TypeVar("Part")
 
@@ -55,12 +55,12 @@ FILES = {
     "pair": "PAIR viewer (JSONL)",
     "cleanlab": "cleanlab (CSV)",
 }
-"""Kinds of files in words."""
+"""Display names of file kinds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PageRequest:
-    """What a screen needs to know of a request."""
+    """The parts of a request that a screen needs."""
 
     path: Annotated[str, "path of the address"]
     back: Annotated[str, "URL of the state that is shown; forms return to it"]
@@ -72,7 +72,7 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame(PageRequest):
-    """The layout around every screen."""
+    """The layout of all screens."""
 
     nav: Annotated[tuple[Link, ...], "the screens"]
     indexes: Annotated[tuple[Link, ...], "the same screen of every index of this server"]
@@ -98,7 +98,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """The form in which a question is asked, as it is filled in."""
+    """The filled-in form of a question."""
 
     index: Annotated[str, "name of the index"]
     asked: Annotated[QuestionState, "the question"]
@@ -109,7 +109,7 @@ class Form:
 
     @property
     def narrowed(self) -> bool:
-        """Whether some training examples cannot be found."""
+        """Whether some training examples are excluded."""
         return any(one.chosen for one in self.only)
 
 
@@ -119,7 +119,7 @@ def frame(
     shown: OpenIndex,
     notices: tuple[str, ...] | None = None,
 ) -> Frame:
-    """Put the layout around a screen; its own notices, or those of the index."""
+    """Build the layout of a screen; with its own notices, or those of the index."""
     shared = {"/action", *(path for _, path, _ in _SCREENS)}
     same = request.path if request.path in shared else "/ask"
     return Frame(
@@ -148,7 +148,7 @@ def form(open_indexes: OpenIndexes, shown: OpenIndex, state: QuestionState) -> F
 
 
 def _narrowed(shown: OpenIndex, state: QuestionState) -> tuple[Filter, ...]:
-    """The columns to filter by; none where all examples have the same value."""
+    """The columns to filter by; none if all examples have the same value."""
     known = (
         ("label", shown.plan.label_names or (), state.only_label),
         ("source", shown.sources, state.only_source),
@@ -171,17 +171,17 @@ def file_links(state: PageState, what: str, kinds: Sequence[str]) -> tuple[Link,
 
 
 def decision_words(one: Decision) -> str:
-    """A decision in words."""
+    """Display text of a decision."""
     return f"fix to {one.label}" if one.act == "fix" else one.act
 
 
 def step_words(at: CheckpointId) -> str:
-    """The step of a checkpoint, with its run after the first."""
+    """Display text of a checkpoint's step, with its run after the first."""
     return f"{at.step:,}{f' of run {at.run}' if at.run else ''}"
 
 
 def method_line(plan: Plan) -> str:
-    """The method, its checkpoints, and where their learning rates come from."""
+    """The method, its checkpoints, and the source of their learning rates."""
     names = [step_words(one.id) for one in plan.checkpoints]
     rates = [one.learning_rate for one in plan.checkpoints]
     steps = ", ".join(f"{name} (learning rate {rate:.3g})" for name, rate in zip(names, rates, strict=True))
@@ -191,7 +191,7 @@ def method_line(plan: Plan) -> str:
 
 
 def _notices(shown: OpenIndex) -> tuple[str, ...]:
-    """What is missing of an index, and what is wrong with its decisions."""
+    """Missing parts of an index, and problems with its decisions."""
     try:
         store, decisions = shown.store, shown.decisions
         foreign = decisions.foreign
@@ -210,7 +210,7 @@ def _notices(shown: OpenIndex) -> tuple[str, ...]:
 
 
 def _undo(last: Sequence[Decision]) -> str:
-    """The decision that undo would take back, in words."""
+    """Display text of the decision that undo would revert."""
     if len(last) > 1:
         return f"{last[0].act} {len(last):,} examples"
     return f"{decision_words(last[0])}: {clip(last[0].id, 24)}" if last else ""
@@ -228,7 +228,7 @@ def _nav(request: PageRequest, open_indexes: OpenIndexes, shown: OpenIndex) -> t
 
 
 def _readable(read: Callable[[], Part], otherwise: Part) -> Part:
-    """Something of an index; something else where the index cannot be opened."""
+    """Read a part of an index; return a default if the index cannot be opened."""
     try:
         return read()
     except ProponentError:

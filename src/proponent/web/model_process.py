@@ -1,6 +1,6 @@
-"""The process that holds the model: one question per line in, stages and one answer per line out, all of it JSON.
+"""The process with the model: reads one question per line, writes its stages and one answer per line, all in JSON.
 
-The explorer itself never loads torch. A question about a new text goes to this process, which can be slow to start,
+The explorer itself never loads torch. Questions about new texts go to this process, which can be slow to start,
 fail or be killed without affecting the pages.
 """
 
@@ -20,7 +20,7 @@ Tell = Callable[[dict[str, Any]], None]
 def main() -> None:
     """Answer questions until stdin ends."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    os.dup2(2, 1)  # output of libraries must not be mixed with the answers
 
     def tell(content: dict[str, Any]) -> None:
         out.write(json.dumps(content) + "\n")
@@ -61,7 +61,7 @@ def _stage(tell: Tell, stage: str) -> None:
 
 
 COMMAND = python("proponent.web.model_process")
-"""How to start this process."""
+"""Command that starts this process."""
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""Explains new texts one at a time in a process that holds the model, with progress."""
+"""Explains new texts one at a time in a process with the model, and reports progress."""
 
 import json
 import secrets
@@ -16,21 +16,21 @@ from proponent.web.model_process import COMMAND
 from proponent.web.states import Question
 
 WAITING = 8
-"""Questions that may wait for the one being answered."""
+"""Maximum number of questions that wait for the current one."""
 
 FINISHED = 64
-"""Finished jobs whose outcome stays known."""
+"""Number of finished jobs whose result is remembered."""
 
 IDLE_SECONDS = 900.0
-"""After so long without a question the process with the model is ended."""
+"""Idle time after which the process with the model is ended."""
 
 KeepAnswer = Callable[[Question, Mapping[str, Any], float], object]
-"""Stores the process's answer to a question, with the seconds it took."""
+"""Stores the process's answer to a question, with its duration in seconds."""
 
 
 @dataclass(frozen=True)
 class IndexSource:
-    """Which index is asked, and the options of `proponent.open`; an unfinished index has no root."""
+    """The queried index, and the options of `proponent.open`; an unfinished index has no root."""
 
     index: Path
     root: str
@@ -39,7 +39,7 @@ class IndexSource:
 
 @dataclass
 class QuestionJob:
-    """A question that waits, runs or is finished; state is "waiting", "running", "done" or "failed"."""
+    """A waiting, running or finished question; state is "waiting", "running", "done" or "failed"."""
 
     id: str
     question: Question
@@ -53,12 +53,12 @@ class QuestionJob:
 
     @property
     def seconds(self) -> float:
-        """How long it took so far, or altogether."""
+        """Duration so far, or in total."""
         return (self.ended or time.monotonic()) - self.began
 
 
 class ModelWorker:
-    """Answers questions one after another in a process that holds the model and ends when idle."""
+    """Answers questions one after another in a process with the model, which ends when idle."""
 
     def __init__(self, command: tuple[str, ...] = COMMAND, idle_seconds: float = IDLE_SECONDS) -> None:
         self._command, self._idle = command, idle_seconds
@@ -68,7 +68,7 @@ class ModelWorker:
         self._thread: threading.Thread | None = None
 
     def ask(self, question: Question, source: IndexSource, keep: KeepAnswer) -> QuestionJob:
-        """Put a question into the queue; the same question twice is one job."""
+        """Put a question into the queue; identical questions share one job."""
         with self._changed:
             for job in self._in_state("waiting", "running"):
                 if job.question == question and job.source.index == source.index:
@@ -104,7 +104,7 @@ class ModelWorker:
         return unfinished.index(job) if job in unfinished else 0
 
     def close(self) -> None:
-        """End the process; what waits is not answered."""
+        """End the process; waiting questions stay unanswered."""
         if self._process is not None:
             self._process.kill()
             self._end()
@@ -141,7 +141,7 @@ class ModelWorker:
             "options": dict(job.source.options),
             "question": job.question.plain,
         }
-        with suppress(BrokenPipeError):  # it is gone: its output ends at once, too
+        with suppress(BrokenPipeError):  # the process has exited: its output ends now, too
             process.stdin.write(json.dumps(asked) + "\n")
             process.stdin.flush()
         for line in process.stdout:
@@ -169,6 +169,6 @@ class ModelWorker:
             return 0
         for stream in (process.stdin, process.stdout):
             if stream is not None:
-                with suppress(OSError):  # what it did not read any more
+                with suppress(OSError):  # unread input of the process
                     stream.close()
         return process.wait(timeout=60)

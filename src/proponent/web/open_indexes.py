@@ -1,4 +1,4 @@
-"""The indexes of an explorer: opened when they are first shown, reopened when they change."""
+"""The indexes of an explorer: opened on first use, reopened after changes."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from proponent.web.table import ExampleTable, NearDuplicates, Once
 
 
 class OpenIndex:
-    """An index as it is at one moment, by the name that URLs have for it; `options` are those of `proponent.open`."""
+    """An index at one point in time, under its name in URLs; `options` are those of `proponent.open`."""
 
     def __init__(self, name: str, folder: Path, options: Mapping[str, Any]) -> None:
         self.name, self.folder, self.options = name, folder, options
@@ -27,7 +27,7 @@ class OpenIndex:
 
     @property
     def building(self) -> bool:
-        """Whether its build has begun but not finished."""
+        """Whether its build has started but not finished."""
         return not self.sealed and (self.folder / "plan.json").is_file()
 
     @Once
@@ -55,12 +55,12 @@ class OpenIndex:
 
     @Once
     def table(self) -> ExampleTable:
-        """Its examples."""
+        """Table of its examples."""
         return ExampleTable(self.store)
 
     @Once
     def near_duplicates(self) -> NearDuplicates:
-        """Its examples by their words."""
+        """Near-duplicates among its examples."""
         return NearDuplicates(self.table.whole)
 
     @Once
@@ -70,7 +70,7 @@ class OpenIndex:
 
     @Once
     def questions(self) -> Questions:
-        """The questions that it was asked."""
+        """The stored questions of this index."""
         return Questions(self.folder, self.store.manifest.merkle_root or f"unfinished {self.stamp}")
 
     @property
@@ -80,11 +80,11 @@ class OpenIndex:
 
     @property
     def run_folder(self) -> Path:
-        """Where its model is, or was."""
+        """Folder of the run, current or former."""
         return Path(self.options.get("run") or self.plan.run)
 
     def check(self, question: Question) -> None:
-        """Refuse a question that the index shows to be impossible, before any process is started for it."""
+        """Refuse a question that is invalid for the index, before any process is started for it."""
         names = self.plan.label_names
         if not question.given:
             raise InputError("there is no text to explain: write one")
@@ -96,18 +96,18 @@ class OpenIndex:
         self.check_filters(question)
 
     def check_filters(self, question: Question) -> None:
-        """Refuse a question that asks for training examples which the index does not have."""
+        """Refuse filters for training examples that the index does not have."""
         question.where.check(self.store)
 
     def warm(self) -> None:
-        """Do what the first visitor of the table would wait for."""
+        """Prepare what the first visitor of the table would wait for."""
         with suppress(ProponentError):  # its pages show the error
             table = self.table
             _ = table.judged, table.coded, table.whole.lengths, table.whole.numbers, self.near_duplicates.ready
 
 
 class OpenIndexes:
-    """All indexes of an explorer; at least one. An index whose files changed is opened again."""
+    """All indexes of an explorer; at least one. An index with changed files is reopened."""
 
     def __init__(self, folders: Sequence[Path], options: Mapping[str, Any]) -> None:
         self._lock = Lock()
@@ -118,7 +118,7 @@ class OpenIndexes:
 
     @property
     def shown(self) -> Mapping[str, OpenIndex]:
-        """The indexes as they are now, by name."""
+        """The current indexes, by name."""
         with self._lock:
             for name, one in self._open.items():
                 if one.stamp != _stamp(one.folder):
@@ -127,7 +127,7 @@ class OpenIndexes:
 
     @property
     def first(self) -> OpenIndex:
-        """The index that is shown when no name is given."""
+        """The index shown when no name is given."""
         return self.get("")
 
     def get(self, name: str) -> OpenIndex:
@@ -145,7 +145,7 @@ def _free(name: str, taken: Mapping[str, object]) -> str:
 
 
 def _stamp(folder: Path) -> tuple[int, int, int]:
-    """Another value after every change; an unfinished index changes when a shard is finished, in whole seconds."""
+    """A value that changes with the files; for an unfinished index, after every finished shard (in whole seconds)."""
     with suppress(OSError):
         found = (folder / "manifest.json").stat()
         return found.st_mtime_ns, found.st_size, found.st_ino

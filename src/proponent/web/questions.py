@@ -1,7 +1,7 @@
-"""Answers to the questions that were asked of an index, stored in a folder next to it.
+"""Answers to the questions about an index, stored in a folder next to it.
 
 One JSON file per answer, named by a hash of the question and of the index's contents, and an append-only list with one
-line per answer. Other tools may read both; all of it can be deleted at any time.
+line per answer. Other tools may read both; all files can be deleted at any time.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from proponent.web.states import Question
 SUFFIX = ".asked"
 LIST = "questions.jsonl"
 HELD = 256
-"""Answers that stay in memory."""
+"""Number of answers in memory."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ Groups = Mapping[str, tuple[GroupScores, ...]]
 
 @dataclass(frozen=True)
 class StoredAnswer:
-    """An answer, its question, its sums by column ("label", "source"), when it was made (UTC) and how long it took."""
+    """An answer, its question, its sums by column ("label", "source"), its time (UTC) and its duration."""
 
     id: str
     question: Question
@@ -62,7 +62,7 @@ class StoredAnswer:
 
 @dataclass(frozen=True)
 class Summary:
-    """A line of the list; `hits` maps the id of a training example to its rank and score."""
+    """An entry of the list; `hits` maps the id of a training example to its rank and score."""
 
     id: str
     question: Question
@@ -73,7 +73,7 @@ class Summary:
 
 
 class Questions:
-    """The questions that were asked of one index; `root` is its Merkle root, and answers count for no other."""
+    """The questions about one index; `root` is its Merkle root, and answers of other roots are ignored."""
 
     def __init__(self, index: Path, root: str) -> None:
         self.folder = index.with_name(index.name + SUFFIX)
@@ -92,10 +92,10 @@ class Questions:
         try:
             return self._read(question)
         except (OSError, ValueError, KeyError, TypeError, DataError):
-            return None  # missing or incomplete: it is asked again and rewritten
+            return None  # missing or incomplete: it is computed again and rewritten
 
     def put(self, question: Question, content: Mapping[str, Any], seconds: float = 0.0) -> StoredAnswer:
-        """Store what the model's process answered: `answer`, `n_examples` and `groups`."""
+        """Store the answer of the model's process: `answer`, `n_examples` and `groups`."""
         when = datetime.now(UTC).isoformat(timespec="seconds")
         whole = {"question": question.plain, "when": when, "seconds": seconds, **content}
         kept = _stored(self.identity(question), whole)
@@ -106,7 +106,7 @@ class Questions:
         return kept
 
     def list(self) -> Mapping[str, Summary]:
-        """Every question that was asked of this index, the latest first."""
+        """All questions about this index, the latest first."""
         path = self.folder / LIST
         try:
             found = path.stat()
@@ -150,7 +150,7 @@ def _stored(name: str, content: Mapping[str, Any]) -> StoredAnswer:
 
 
 def _summary(line: bytes, root: str) -> Summary | None:
-    """A line of the list; None for one of another state of the index, or an incomplete one."""
+    """An entry of the list; None if it belongs to another state of the index, or is incomplete."""
     try:
         content = json.loads(line)
         if content["root"] != root:

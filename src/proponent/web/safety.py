@@ -1,7 +1,7 @@
 """Request guard: hosts, origins, tokens, size limits, headers.
 
 GET never changes anything. Every other request needs this run's token, and must not come from another site. Names in
-the Host header are an allow-list, so that a foreign name that was made to point here (DNS rebinding) reaches nothing.
+the Host header are an allow-list, so that a foreign name that resolves to this address (DNS rebinding) is refused.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 
 class Refused(Exception):  # noqa: N818 (what is done, not what went wrong)
-    """A request that is refused, with the status of the answer."""
+    """A refused request, with the status of the response."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -49,7 +49,7 @@ class Refused(Exception):  # noqa: N818 (what is done, not what went wrong)
 
 
 class Guard:
-    """Checks requests before the application sees them: host and port are those that are bound (port 0 allows any)."""
+    """Checks requests before the application sees them; allows only the bound host and port (port 0 allows any)."""
 
     def __init__(self, application: Application, host: str, port: int, token: str) -> None:
         self.application, self.host, self.port, self.token = application, host, port, token
@@ -75,7 +75,7 @@ class Guard:
         await self.application(scope, receive, _guarded(send, self._cookie(scope)))
 
     def _checked(self, scope: Message) -> dict[bytes, bytes]:
-        """Checks of every request."""
+        """Run the checks of every request."""
         names = [name for name, _ in scope["headers"]]
         if names.count(b"host") != 1:
             raise Refused(400, "a request needs exactly one Host header")
@@ -93,7 +93,7 @@ class Guard:
         return headers
 
     def admits(self, host: str) -> bool:
-        """Whether a Host header is one of ours."""
+        """Whether a Host header is allowed."""
         match = _HOST.fullmatch(host)
         if match is None:
             return False
@@ -117,7 +117,7 @@ class Guard:
         return hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
 
     async def _body(self, method: str, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        """Read the body of a POST, up to a size and a time."""
+        """Read the body of a POST, up to a maximum size and time."""
         if method != "POST":
             return b""
         declared = headers.get(b"content-length", b"0")
@@ -133,13 +133,13 @@ class Guard:
             raise Refused(408, f"the body did not arrive within {self._seconds:g} seconds") from error
 
     def _writes(self, method: str, headers: dict[bytes, bytes], fields: dict[str, str]) -> None:
-        """Further checks of a request that changes something."""
+        """Run further checks of a request that changes something."""
         if method in {"GET", "HEAD"}:
             return
         site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
         if site is not None and site != b"same-origin":
             raise Refused(403, "this request comes from another site")
-        # no-referrer makes browsers say "null" for a form of our own pages; then they also say same-origin
+        # no-referrer makes browsers send "null" for forms of our own pages; they then also send same-origin
         own = origin is not None and origin.lower() in {b"http://" + headers[b"host"].lower()}
         if origin is not None and not own and not (origin == b"null" and site == b"same-origin"):
             raise Refused(403, "this request comes from another origin")
@@ -158,7 +158,7 @@ class Guard:
         headers = [
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"content-length", str(len(text)).encode()),
-            (b"connection", b"close"),  # what is left of the request is not read
+            (b"connection", b"close"),  # the rest of the request is not read
             (b"cache-control", b"no-store"),
             *HEADERS,
         ]
@@ -167,7 +167,7 @@ class Guard:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is this machine's own."""
+    """Whether an address is a loopback address."""
     address = _address(host)
     return host == "localhost" or (address is not None and address.is_loopback)
 
@@ -204,7 +204,7 @@ async def _gathered(receive: Receive) -> bytes:
 
 
 def _guarded(send: Send, more: Iterable[tuple[bytes, bytes]]) -> Send:
-    """Add the headers that every answer carries."""
+    """Add the headers of every response."""
 
     async def guarded(message: Message) -> None:
         if message["type"] == "http.response.start":

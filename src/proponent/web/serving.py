@@ -19,17 +19,17 @@ from proponent.web.open_indexes import OpenIndexes
 from proponent.web.safety import READ_SECONDS, Application, Guard
 
 HEAD_BYTES = 64 * 1024
-"""Bytes of a request's head at most."""
+"""Maximum bytes of a request's head."""
 
 THREADS = 8
-"""Pages that are made at a time; more wait, since threads share one interpreter and each needs memory."""
+"""Pages rendered at a time; more wait, since threads share one interpreter and each needs memory."""
 
 WARM_AFTER = 2.0
-"""Seconds after which what later pages need is prepared; the first page comes first."""
+"""Seconds after which data of later pages is prepared; the first page comes first."""
 
 
 class TimedHead(H11Protocol):
-    """A connection that is closed when the head of its request takes too long."""
+    """A connection that is closed if the head of its request takes too long."""
 
     # uvicorn limits idle connections but not slow heads. Only asyncio's callbacks are overridden; one request per
     # connection (`connection: close` below) means that one timer is enough.
@@ -82,7 +82,7 @@ def serve(
 
 
 def server(application: Application) -> uvicorn.Server:
-    """The server of an application."""
+    """Create the server of an application."""
     config = uvicorn.Config(
         application,
         http=TimedHead,
@@ -104,7 +104,7 @@ async def _serve(server: uvicorn.Server, bound: socket.socket) -> None:
 
 
 def made(open_indexes: OpenIndexes, host: str = "127.0.0.1", port: int = 0) -> tuple[Explorer, Guard]:
-    """Make the application behind its guard."""
+    """Build the application behind its guard."""
     explorer = Explorer(open_indexes, secrets.token_urlsafe(24))
     return explorer, Guard(explorer.application, host, port, explorer.token)
 

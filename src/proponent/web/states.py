@@ -1,4 +1,4 @@
-"""Every state of the explorer is a URL: read strictly from a query string, written back without defaults."""
+"""Every state of the explorer is a URL: parsed strictly from a query string, written back without defaults."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -89,11 +89,11 @@ Score = Annotated[float | None, BeforeValidator(_number)]
 
 @dataclass(frozen=True)
 class PageState:
-    """What all states share; a field named `index` is written `in`."""
+    """Fields of all states; a field named `index` is written `in`."""
 
     @classmethod
     def read(cls: "type[S]", pairs: Pairs) -> "S":
-        """Read a query string."""
+        """Parse a query string."""
         made: dict[str, Any] = {}
         for one in fields(cls):
             given = [value for name, value in pairs if name == _written(one.name)][: MOST_VALUES + 1]
@@ -109,7 +109,7 @@ class PageState:
 
     @property
     def first(self) -> str:
-        """Name of the index that is asked, or of the first; empty for the default."""
+        """Name of the queried index, or of the first one; empty for the default."""
         index: str | tuple[str, ...] = getattr(self, "index", "")
         return index if isinstance(index, str) else next(iter(index), "")
 
@@ -133,7 +133,7 @@ class PageState:
 
 @dataclass(frozen=True)
 class Question(PageState):
-    """What is asked, from the form to the model's process and the stored answer; empty means not given."""
+    """A question, from the form to the model's process and the stored answer; empty fields are not given."""
 
     text: Text = ""
     pair: Text = ""
@@ -151,30 +151,30 @@ class Question(PageState):
 
     @property
     def plain(self) -> dict[str, Any]:
-        """Value by name, for JSON; filters only where there are some, so that questions without keep their names."""
+        """Values by name, for JSON; filters only if there are any, so that other questions keep their names."""
         return {name: value for name, value in asdict(self).items() if value != ()}
 
     @property
     def query(self) -> Mapping[str, str]:
-        """The question as the library takes it."""
+        """The question as a query of the library."""
         named = {"text_pair": self.pair, "target": self.target, "label": self.label}
         return {"text": self.text, **{name: value for name, value in named.items() if value}}
 
     @property
     def where(self) -> Where:
-        """Which training examples may be found."""
+        """The filter of training examples."""
         return Where(self.only_label or None, self.only_source or None)
 
     @property
     def filters(self) -> str:
-        """Which training examples may be found, in words; empty for all."""
+        """Display text of the filters; empty if all examples are allowed."""
         parts = (("label", self.only_label), ("source", self.only_source))
         return " and ".join(f"{name} {' or '.join(values)}" for name, values in parts if values)
 
 
 @dataclass(frozen=True)
 class QuestionState(Question):
-    """A question, the indexes it is put to, and how its answer is shown."""
+    """A question, its indexes, and how its answer is shown."""
 
     index: Annotated[Names, AfterValidator(_few_indexes)] = ()
     word: Name = ""
@@ -183,18 +183,18 @@ class QuestionState(Question):
 
     @classmethod
     def of(cls, question: Question, index: str = "") -> "QuestionState":
-        """The state that shows the answer to a question."""
+        """Return the state that shows the answer to a question."""
         return cls(**asdict(question), index=(index,) if index else ())
 
     @property
     def question(self) -> Question:
-        """The question alone."""
+        """The question without the display options."""
         return Question(**{one.name: getattr(self, one.name) for one in fields(Question)})
 
 
 @dataclass(frozen=True)
 class TableState(PageState):
-    """What the table of training examples shows."""
+    """The contents of the table of training examples."""
 
     index: Name = ""
     q: Name = ""
@@ -218,14 +218,14 @@ class TableState(PageState):
 
 @dataclass(frozen=True)
 class ExampleState(PageState):
-    """One thing of one index: an example, a job, an action, a page about the index."""
+    """One object of an index: an example, a job, an action, a page about the index."""
 
     index: Name = ""
     id: Name = ""
 
 
 def toggled(names: Sequence[str], name: str) -> tuple[str, ...]:
-    """Names without one that is among them, or with one that is not."""
+    """Remove a name from names, or add it if it is missing."""
     return tuple(one for one in names if one != name) if name in names else (*names, name)
 
 

@@ -19,15 +19,15 @@ SEARCH_SECONDS = 2.0
 """A search stops after this time and reports how many examples it searched."""
 
 REMEMBERED = 64
-"""Searches and selections whose examples stay in memory."""
+"""Number of searches and selections whose examples stay in memory."""
 
 LEAST_SIMILARITY = 0.5
-"""Texts that share half of their words, or more, are shown as near-duplicates."""
+"""Texts that share at least half of their words are shown as near-duplicates."""
 
 MOST_DUPLICATES = 10
 
 NO_VALUE = ""
-"""How a facet writes examples without a value."""
+"""Display of an empty value in a facet."""
 
 DECIDED = ("keep", "fix", "drop")
 
@@ -36,7 +36,7 @@ Part = TypeVar("Part")
 
 
 class Once(cached_property[Part]):
-    """A cached property that two threads never compute twice; its object has a lock."""
+    """A cached property that is computed only once even with threads; its object has a lock."""
 
     if not TYPE_CHECKING:
 
@@ -47,7 +47,7 @@ class Once(cached_property[Part]):
 
 @dataclass(frozen=True)
 class Selection:
-    """What a state of the table selects: sorted places, counts per facet without its own choice, examples searched."""
+    """The examples that a state selects: sorted places, counts per facet ignoring its own choice, number searched."""
 
     places: Int[np.ndarray, " m"]
     counts: Mapping[str, Mapping[str, int]]
@@ -69,7 +69,7 @@ class ExampleTable:
 
     @cached_property
     def judged(self) -> LabelVerdicts | None:
-        """What the index says of the labels; None for a language model."""
+        """The index's verdicts on the labels; None for a language model."""
         return None if self.names is None else judge(self.store)
 
     @cached_property
@@ -79,11 +79,11 @@ class ExampleTable:
 
     @cached_property
     def alive(self) -> Bool[np.ndarray, " n"]:
-        """Examples that may be found."""
+        """Available examples: neither skipped, deleted nor missing."""
         return self.store.alive
 
     def select(self, state: TableState, decisions: Mapping[str, Decision]) -> Selection:
-        """Carry out a state."""
+        """Run the search, filters and sorting of a state."""
         found = self._find(state.how, state.q) if state.q else SearchResult(self.alive, len(self))
         facets = self.coded | {"decided": (self.decided(decisions), [*DECIDED, "none"])}
         chosen = {name: _chosen(*facet, state.chosen(name)) for name, facet in facets.items() if state.chosen(name)}
@@ -96,7 +96,7 @@ class ExampleTable:
         return Selection(self._sorted(places, state.sort), counts, found.searched)
 
     def decided(self, decisions: Mapping[str, Decision]) -> Int[np.ndarray, " n"]:
-        """Number every example by its decision, as in `DECIDED`; 3 is none."""
+        """The code of every example's decision, as in `DECIDED`; 3 is none."""
         codes = np.full(len(self), len(DECIDED), dtype=np.int32)
         for identity, one in decisions.items():
             place = self.whole.numbers.get(identity)
@@ -125,13 +125,13 @@ class ExampleTable:
         return found
 
     def _sorted(self, places: Int[np.ndarray, " m"], keys: Sequence[str]) -> Int[np.ndarray, " m"]:
-        """Stable: equal examples stay in data order."""
+        """Sort stably: equal examples stay in data order."""
         ranks = [self._rank(key.removeprefix("-"))[places] for key in keys]
         columns = [-rank if key.startswith("-") else rank for key, rank in zip(keys, ranks, strict=True)]
         return places[np.lexsort(columns[::-1])] if columns else places
 
     def _ranked(self, name: str) -> np.ndarray:
-        """Numbers to sort a column by."""
+        """Ranks by which a column is sorted."""
         if name in {"label", "predicted", "source"}:
             codes, values = self.coded.get(name, (np.zeros(len(self), dtype=np.int32), [""]))
             order = np.argsort(np.argsort(np.asarray(values, dtype=object), kind="stable"), kind="stable")
@@ -144,7 +144,7 @@ class ExampleTable:
 
 
 class NearDuplicates:
-    """Finds near-duplicates; the sets of words are made when they are first needed."""
+    """Finds near-duplicates; the sets of words are built on first use."""
 
     def __init__(self, whole: ExampleColumns) -> None:
         self._whole, self.lock = whole, RLock()

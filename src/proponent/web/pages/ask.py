@@ -21,7 +21,7 @@ ANSWER_FILES = ("html", "json", "csv", "jsonl", "parquet", "pair")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastQuestion:
-    """A question that was asked before."""
+    """A question that was answered before."""
 
     text: Annotated[str, "the text, or its beginning"]
     label: Annotated[str, "class that was explained; empty for a language model"]
@@ -33,7 +33,7 @@ class PastQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskScreen(Screen):
-    """Ask about a text; the answer when there is one."""
+    """A form for a question, and its answer if there is one."""
 
     template: ClassVar[str] = "explorer/ask.html.j2"
 
@@ -49,7 +49,7 @@ class AskScreen(Screen):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobScreen(Screen):
-    """A question on its way."""
+    """The progress of a question."""
 
     template: ClassVar[str] = "explorer/job.html.j2"
 
@@ -64,7 +64,7 @@ class JobScreen(Screen):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedScreen(Screen):
-    """All questions that were asked of an index."""
+    """All answered questions of an index."""
 
     template: ClassVar[str] = "explorer/asked.html.j2"
 
@@ -104,7 +104,7 @@ def ask_screen(request: PageRequest, open_indexes: OpenIndexes, shown: OpenIndex
 
 
 def past_question(index: str, one: Summary) -> PastQuestion:
-    """A line of the list of questions."""
+    """An entry of the list of questions."""
     return PastQuestion(
         text=clip(one.question.text, 160),
         only=clip(one.question.filters, 160),
@@ -121,7 +121,7 @@ def latest(shown: OpenIndex, most: int) -> tuple[PastQuestion, ...]:
 
 
 def sharing(answer: Explanation, word: str) -> Explanation:
-    """Keep the hits that share a word; all of them without one."""
+    """Keep the hits that share a word; all of them if no word is given."""
     if not word:
         return answer
     wanted = word.casefold()
@@ -149,7 +149,7 @@ def job_screen(asker: ModelWorker, job: QuestionJob, index: str) -> JobScreen:
 
 
 def asked_screen(shown: OpenIndex) -> AskedScreen:
-    """List the questions that were asked."""
+    """List the answered questions."""
     export = ExampleState(index=shown.name).url
     titles = FILES | {"html": "one page (HTML)", "json": "JSON Lines"}
     return AskedScreen(
@@ -162,13 +162,13 @@ def asked_screen(shown: OpenIndex) -> AskedScreen:
 
 
 def find_answer(shown: OpenIndex, state: QuestionState) -> StoredAnswer | None:
-    """Find the answer to a question, if it was asked."""
+    """Find the stored answer to a question, if there is one."""
     shown.check_filters(state.question)
     return shown.questions.get(state.question) if state.given else None
 
 
 def require_answer(shown: OpenIndex, state: QuestionState) -> StoredAnswer:
-    """Find an answer that must be there."""
+    """Find an answer that must exist."""
     kept = shown.questions.get(state.question)
     if kept is None:
         raise InputError("this question was not asked of this index yet: ask it first")

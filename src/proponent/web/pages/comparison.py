@@ -1,4 +1,4 @@
-"""Page that compares rankings: several indexes, or one index and the baselines."""
+"""Page that compares rankings: several indexes, or one index and its baselines."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -131,7 +131,7 @@ def _column(
 
 
 def change(rank: int, first: int | None) -> str:
-    """Say how an example's rank differs from that in the first ranking."""
+    """Describe how an example's rank differs from that in the first ranking."""
     if first is None:
         return "new"
     moved = first - rank
@@ -145,7 +145,7 @@ def _choices(
     main: StoredAnswer | None,
     wanted: Sequence[str],
 ) -> tuple[Link, ...]:
-    """Links that show or leave out an index or a baseline."""
+    """Links that show or hide an index or a baseline."""
     links: list[Link] = []
     for name in open_indexes.shown if len(open_indexes.shown) > 1 else ():
         others = toggled(names, name)

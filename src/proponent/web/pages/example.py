@@ -1,4 +1,4 @@
-"""Page of one training example: what the model makes of it, its effect on earlier questions, its near-duplicates."""
+"""Page of one training example: the model's predictions, its effect on earlier questions, its near-duplicates."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -15,12 +15,12 @@ from proponent.web.states import LONGEST_TEXT, ExampleState, QuestionState
 from proponent.web.table import ExampleTable
 
 Effect = tuple[PastQuestion, int, float]
-"""A question that was asked, and the rank and score of a training example there."""
+"""An earlier question, and the rank and score of a training example in its answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleScreen(Screen):
-    """One training example: what the model makes of it, what it helped and hurt, and its near-duplicates."""
+    """One training example: the model's predictions, its positive and negative effects, and its near-duplicates."""
 
     template: ClassVar[str] = "explorer/example.html.j2"
 

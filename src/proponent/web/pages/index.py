@@ -1,4 +1,4 @@
-"""Pages of an index itself: its contents, the progress of its build, an action on it, errors."""
+"""Pages of an index itself: its contents, the progress of its build, its actions, errors."""
 
 import time
 from collections import Counter
@@ -20,7 +20,7 @@ from proponent.web.states import ExampleState, TableState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AboutScreen(Screen):
-    """What an index holds, and how to read scores."""
+    """The contents of an index, and how to read scores."""
 
     template: ClassVar[str] = "explorer/about.html.j2"
 
@@ -34,7 +34,7 @@ class AboutScreen(Screen):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildScreen(Screen):
-    """An index that is being built."""
+    """An index during its build."""
 
     template: ClassVar[str] = "explorer/build.html.j2"
 
@@ -57,7 +57,7 @@ class ActionScreen(Screen):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProblemScreen(Screen):
-    """An error page: what is wrong and how to fix it."""
+    """An error page: the problem and its fix."""
 
     template: ClassVar[str] = "explorer/problem.html.j2"
 
@@ -133,7 +133,7 @@ def build_screen(shown: OpenIndex) -> BuildScreen:
 
 
 def action_screen(shown: OpenIndex, state: ExampleState) -> ActionScreen:
-    """Carry an action out and show its report."""
+    """Run an action and show its report."""
     chosen = action(state.id)
     files = file_links(replace(state, index=shown.name), "action", ("html", "json"))
     return ActionScreen(title=chosen.title, report=chosen.report(shown.store), exports=files)

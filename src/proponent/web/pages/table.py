@@ -55,7 +55,7 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnHead:
-    """A column of the table by which it can be sorted."""
+    """A sortable column of the table."""
 
     title: Annotated[str, "what it shows"]
     url: Annotated[str, "the table sorted by it"]
@@ -138,7 +138,7 @@ def rows_of(
     first: int = 1,
     state: TableState | None = None,
 ) -> tuple[TableRow, ...]:
-    """Make the rows of some examples."""
+    """Build the rows of some examples."""
     searched = state or TableState()
     found = shown.table.whole.rows(places)
     seconds = [one["text_pair"] if one["text_pair"] is not None else one["target"] for one in found]
@@ -166,7 +166,7 @@ def rows_of(
 
 
 def _verdict(table: ExampleTable, place: int) -> dict[str, Any]:
-    """What the model says of a label."""
+    """The model's verdict on a label."""
     judged, names = table.judged, table.names
     if judged is None or names is None:
         return {"predicted": None, "suggested": None, "quality": None, "flagged": False}
@@ -180,7 +180,7 @@ def _verdict(table: ExampleTable, place: int) -> dict[str, Any]:
 
 
 def _marks(texts: list[str], state: TableState) -> list[tuple[Mark, ...]]:
-    """What the search found in each text."""
+    """The matches of the search in each text."""
     found = spans(texts, state.how, state.q) if state.q and texts else [()] * len(texts)
     return [tuple((start, end, 0.0) for start, end in one) for one in found]
 
@@ -210,7 +210,7 @@ def _toggled(state: TableState, name: str, value: str) -> str:
 
 
 def _chosen(state: TableState) -> tuple[Link, ...]:
-    """The choices that are made, each with the URL that leaves it out."""
+    """The active choices, each with the URL that removes it."""
     single = (
         ("q", "", f"text: {clip(state.q, 40)}"),
         ("low", None, f"score from {state.low or 0:g}"),
