@@ -56,7 +56,7 @@ class Decisions:
 
     @property
     def last(self) -> tuple[Decision, ...]:
-        """What undo would take back."""
+        """The decisions that undo would take back."""
         return tuple(next(reversed(self._read().steps), ()))
 
     @property

@@ -165,7 +165,7 @@ class OpenOptions(IndexOptions):
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How an index is built, whatever its method."""
+    """How an index is built, independent of the method."""
 
     PANEL: ClassVar = "Build"
 

@@ -50,7 +50,7 @@ def read(
     revision: str | None = None,
     allow_empty: bool = False,
 ) -> Examples:
-    """Read any kind of input into checked examples."""
+    """Read any supported input into validated examples."""
     if isinstance(source, Examples):
         _refuse_split(source.name, split, revision)
         return source
@@ -123,7 +123,7 @@ def _not_found(path: Path) -> str:
 def _names_in(folder: Path) -> list[str]:
     try:
         return sorted(entry.name for entry in folder.iterdir())
-    except OSError:  # a folder that may not be listed gives no hints
+    except OSError:  # a folder that cannot be listed gives no hints
         return []
 
 

@@ -29,7 +29,7 @@ class RawTable:
     warnings: tuple[str, ...] = ()  # lines that the reader wants to show
     # names behind the numbers of each column that is a `datasets` ClassLabel
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
-    schema: Any = None  # the `pyarrow.Schema` of a Parquet or Arrow file, with its notes; None for other kinds of input
+    schema: Any = None  # the `pyarrow.Schema` of a Parquet or Arrow file, with metadata; None for other kinds of input
 
     def class_names(self, column: str) -> tuple[str, ...] | None:
         """Return the names behind the numbers of a column; None if it has none."""

@@ -17,7 +17,7 @@ CONTROLS = (*NAMES, *SIGNED, LOSS)
 def controls(
     train: Texts, queries: Texts, losses: Float[np.ndarray, " n"] | None = None
 ) -> tuple[dict[str, Float[np.ndarray, "q n"]], tuple[str, ...]]:
-    """Score the training set by every control that can be computed."""
+    """Score the training set by every available control."""
     known = Baselines(train)
     missing = known.missing()
     found = {

@@ -51,8 +51,8 @@ def random_like(
 class Deletion:
     """One planned deletion: which rows are deleted for which query."""
 
-    method: str  # whose ranking
-    side: Side  # which end of it
+    method: str  # the method that ranks the rows
+    side: Side  # which end of the ranking
     query: int  # position of the query
     k: int  # how many rows
     rows: Int[np.ndarray, " m"]  # their positions; empty when the deletion is skipped
@@ -135,7 +135,7 @@ def _emptied(one: Deletion) -> Deletion:
 class Curve:
     """Effect of the deletions for one method and side."""
 
-    method: str  # whose ranking
+    method: str  # the method that ranks the rows
     side: Side  # which end was deleted; for a random control, the end that it matches
     ks: tuple[int, ...]  # how many rows were deleted
     changes: Float[np.ndarray, "q k"]  # f(without) - f(all), mean over the seeds; NaN where the deletion was skipped

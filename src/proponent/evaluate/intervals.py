@@ -1,4 +1,4 @@
-"""Figures with their intervals: the bootstrap over test points, and over subsets as well."""
+"""Figures with intervals: bootstrap over test points, and over subsets."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -90,7 +90,7 @@ def lds_sides(
         raise InputError(
             f"{len(groups)} rows have a group and the subsets {masks.shape[1]} rows: give one group per row"
         )
-    known = known - _group_means(known, groups)  # affects the group-count part alone; keeps digits under large offsets
+    known = known - _group_means(known, groups)  # changes sums by group counts only; large offsets lose no digits
     return within_groups(masks.astype(np.float64) @ known.T, masks, groups), within_groups(outputs, masks, groups)
 
 

@@ -57,7 +57,7 @@ class BaselineScores:
     def lists(
         self, query: Texts, k: int, allowed: Bool[np.ndarray, " n"]
     ) -> tuple[dict[str, tuple[BaselineHit, ...]], list[str]]:
-        """Rank the training set by every baseline that can be computed."""
+        """Rank the training set by every available baseline."""
         hits = baseline_hits(self._baselines, query, k, allowed, self.store.take)
         return hits, [f"baseline {name} is not shown: {reason}" for name, reason in self._baselines.missing().items()]
 

@@ -108,7 +108,7 @@ class Build:
                 self.worker.gradients(self.writer, self.cuts, at)
             if not self.worker.follows and self.worker.complete(self.writer, one):
                 self._finish(one)
-        # Other processes work at the same time: only a check after the own last shard shows which process is the last.
+        # Other processes work at the same time: only a check after its last shard shows a process whether all are done.
         if not all(self.worker.complete(self.writer, one) for one in self.cuts):
             self.options.say("this share of the shards is done; the index is sealed once the other shares are")
             return ()

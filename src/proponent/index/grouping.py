@@ -123,7 +123,7 @@ class QueryGroup(QueryBatch):
 
 
 class Grouping:
-    """Joins scores over an index."""
+    """Aggregates scores over an index."""
 
     def __init__(self, store: Store, scorer: Scorer[QueryBatch]) -> None:
         self.store, self._scorer = store, scorer

@@ -196,7 +196,7 @@ class QueryBatch:
         )
 
     def group(self, labels: Labels) -> tuple[QueryView, ...] | None:  # noqa: ARG002
-        """The queries that are explained together; None where each is explained for itself."""
+        """The queries that are explained together; None if each is explained separately."""
         return None
 
     def notes(self, row: int) -> list[str]:

@@ -1,7 +1,7 @@
 """A training run on disk: its checkpoints in numeric order, each with the learning rate that was actually used.
 
 Reads json and safetensors only. `training_args.bin`, `rng_state.pth`, `scheduler.pt` are never opened; `optimizer.pt`
-only when the user asks for it by name (see `proponent.index.second_moments`).
+only when the user asks for it by name (see `proponent.preconditioners.second_moments`).
 """
 
 import math

@@ -122,7 +122,7 @@ class Run:
 
         Raises:
             InputError: a run was given twice.
-            MismatchError: two runs do not fit; the message says why.
+            MismatchError: two runs are incompatible; the message says why.
         """
         _refuse_twice(runs)
         first = runs[0]

@@ -1,6 +1,6 @@
 """Record of every optimizer step: rows, learning rates and random state, enough to repeat the training.
 
-    proponent_replay/steps.json           optimizer, its constants, clipping, the names and groups of what was trained
+    proponent_replay/steps.json           optimizer, its constants, clipping, names and groups of the trained parameters
     proponent_replay/steps.safetensors    order [m], ends [t], rates [t g], widths [t], digests [t], random [t b]
     (dropout) proponent_replay/initial.safetensors  the trained parameters before the first step
 

@@ -10,7 +10,7 @@ from proponent.models.tasks.base import Reduction, Task, TokenLoss, one_text
 from proponent.types import Example
 
 _WRAPPING = frozenset({"mbart", "plbart"})
-"""Models whose decoder starts with the last token of its target, its language."""
+"""Models whose decoder starts with the last token of its target: the language token."""
 
 
 class Seq2Seq(Task):
