@@ -1,6 +1,6 @@
-"""Actions on an index: label errors, decisions, the corrected data set; the table of those with a page of their own.
+"""Actions on an index: label errors, decisions, the corrected data set; the table of actions with their own page.
 
-A new action is a module with a function `report`, the template of the page that it returns, and a row of the table.
+A new action is a module with a function `report`, the template of its page, and a row of the table.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from proponent.views import Page
 
 @dataclass(frozen=True)
 class Action:
-    """A row of the table: `module.report(store)` makes the page, whose class names its template."""
+    """A row of the table: `module.report(store)` builds the page, whose class names its template."""
 
     name: str
     title: str
@@ -27,7 +27,7 @@ class Action:
         return "this index is of a language model: there are no labels to check" if no_labels else ""
 
     def report(self, store: Store) -> Page:
-        """Carry the action out."""
+        """Run the action."""
         problem = self.missing(store.plan)
         if problem:
             raise InputError(problem)

@@ -1,7 +1,7 @@
-"""The corrected data set that follows from decisions: labels fixed, dropped rows left out, everything else unchanged.
+"""The corrected data set that follows from decisions: labels fixed, dropped rows removed, all else unchanged.
 
-It is made from the files that the index was built from, where they are still there and unchanged: every column, every
-value. Without them it holds the columns that the index keeps, and says so.
+It is built from the files that the index was built from, if they still exist unchanged: every column, every
+value. Otherwise it holds the columns stored in the index, and says so.
 """
 
 import os
@@ -23,13 +23,13 @@ LONG = ("text", "text_pair", "target")
 
 @dataclass(frozen=True)
 class Applied:
-    """What `apply` wrote."""
+    """Result of `apply`."""
 
     path: Path  # the new file
-    rows: int  # how many it holds
-    fixed: int  # labels that differ from the index's data
-    dropped: int  # examples left out
-    guarded: int  # cells that got a ' so that a spreadsheet does not run them
+    rows: int  # number of its rows
+    fixed: int  # number of labels that differ from the index's data
+    dropped: int  # number of examples left out
+    guarded: int  # number of cells prefixed with ' so that a spreadsheet does not run them
     note: str = ""  # why columns may be missing; empty when the original data was found
 
 
@@ -62,7 +62,7 @@ def apply(
 
 
 def _originals(store: Store, given: Sequence[str]) -> tuple[list[Examples], str]:
-    """The data sets that an index was built from; else which of them is missing, and why."""
+    """The data sets that an index was built from; otherwise, which of them are missing and why."""
     found: list[Examples] = []
     sources = store.manifest.sources
     unused = set(given)
@@ -110,9 +110,9 @@ def _still_there(source: Source, folder: Path) -> tuple[Examples | None, str]:
 
 
 def _parts(store: Store, decisions: Decisions, originals: Sequence[Examples]) -> tuple[list[Part], int, int]:
-    """Which rows of every original are taken, and which labels change."""
+    """Which rows of each original are written, and which labels change."""
     (gone, fixes), alive = _decided(decisions), _labels(store)
-    owners = {name: at for at, one in enumerate(originals) for name in one.part("id")}  # an id added again: the last
+    owners = {name: at for at, one in enumerate(originals) for name in one.part("id")}  # the last of repeated ids
     parts: list[Part] = []
     for at, examples in enumerate(originals):
         ids = examples.ids
@@ -144,7 +144,7 @@ def _changes(
     fixed: Mapping[str, str | None],
     alive: Mapping[str, str | None],
 ) -> dict[int, object]:
-    """New labels by row, spelled as the data spells that class: a number where it has numbers."""
+    """New labels by row, in the data's own notation of that class: a number where it uses numbers."""
     fixes = {row: fixed[ids[row]] for row in rows if ids[row] in fixed and fixed[ids[row]] != alive[ids[row]]}
     if not fixes:
         return {}
@@ -168,7 +168,7 @@ def _new_class(examples: Examples, label: str, *, numbers: bool) -> object:
 
 
 def _kept_columns(store: Store, decisions: Decisions) -> tuple[dict[str, Sequence[Any]], int, int]:
-    """Carry decisions out on the columns that an index keeps."""
+    """Apply decisions to the columns stored in an index."""
     (gone, fixes), table = _decided(decisions), store.examples
     names = store.manifest.sources[0].columns if store.manifest.sources else {}
     deleted = {segment.offset + int(place) for segment in store.segments for place in segment.deleted}
@@ -192,7 +192,7 @@ def _kept_columns(store: Store, decisions: Decisions) -> tuple[dict[str, Sequenc
 
 
 class _Texts(Sequence[Any]):
-    """A column of some examples, a block at a time: whole, its texts would be held a second time."""
+    """A column of selected examples, one block at a time, so that its texts are not in memory twice."""
 
     def __init__(self, store: Store, role: str, kept: Sequence[int]) -> None:
         self._store, self._role, self._kept = store, role, np.asarray(kept, dtype=np.int64)

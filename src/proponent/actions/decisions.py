@@ -1,7 +1,7 @@
-"""What people decided about training examples: keep, fix the label, drop.
+"""Decisions of people about training examples: keep, fix the label, drop.
 
-The decisions lie in a file beside the index, one JSON object per line, which is only ever added to: undo is a line too.
-Neither the index nor the data set that it was built from is touched.
+Decisions are stored in an append-only file next to the index, one JSON object per line; an undo is also a line.
+Neither the index nor the data set that it was built from is changed.
 """
 
 import json
@@ -23,10 +23,10 @@ SUFFIX = ".decisions.jsonl"
 
 @dataclass(frozen=True)
 class Decision:
-    """What somebody decided about one training example."""
+    """One decision about one training example."""
 
     id: str  # of the example
-    act: Act  # keep it as it is, fix its label, drop it, or (clear) take back what was decided
+    act: Act  # keep it as it is, fix its label, drop it, or (clear) withdraw the decision
     label: str | None  # the new label of a fix; None otherwise
     when: str  # UTC, to the second
 
@@ -46,22 +46,22 @@ class Decisions:
 
     @property
     def current(self) -> dict[str, Decision]:
-        """The decision that stands, by id; examples without one are not in it."""
+        """The current decision by id; undecided examples are absent."""
         return self._read().current
 
     @property
     def steps(self) -> int:
-        """How many times undo finds something to take back."""
+        """Number of steps that undo can take back."""
         return len(self._read().steps)
 
     @property
     def last(self) -> tuple[Decision, ...]:
-        """What undo would take back."""
+        """The decisions that undo would take back."""
         return tuple(next(reversed(self._read().steps), ()))
 
     @property
     def foreign(self) -> int:
-        """Steps that were made about another data set; they count all the same, and views say so."""
+        """Number of steps made for another data set; they still apply, and views say so."""
         return self._read().foreign
 
     def decide(self, ids: Sequence[str], act: str, labels: Sequence[str | None] | None = None) -> None:
@@ -77,7 +77,7 @@ class Decisions:
         self._append({"step": step, "when": _now(), "data": self._data})
 
     def undo(self) -> tuple[Decision, ...]:
-        """Take the last step back."""
+        """Undo the last step."""
         taken = self.last
         if taken:
             self._append({"undo": True, "when": _now()})
@@ -96,7 +96,7 @@ class Decisions:
         self._state = _Log()
 
     def _read(self) -> "_Log":
-        """What the file says, read again where it has changed; threads share no half-made state."""
+        """The content of the file, read again if it changed; threads never share an incomplete state."""
         try:
             found = self.path.stat()
         except OSError:
@@ -118,7 +118,7 @@ class Decisions:
                 content = json.loads(line)
                 found = _step(content, self._names)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                if number == len(lines):  # a line that a killed process did not finish
+                if number == len(lines):  # a line left incomplete by a killed process
                     break
                 raise DataError(
                     f"{self.path}, line {number}: no decision ({error}): restore the file or move it away"
@@ -134,7 +134,7 @@ class Decisions:
 
 @dataclass(frozen=True)
 class _Log:
-    """A file of decisions as it was read, with its size and time then."""
+    """A file of decisions as read, with its size and modification time at that moment."""
 
     seen: tuple[int, int] = (-1, -1)
     steps: list[list[Decision]] = field(default_factory=list[list[Decision]])
@@ -147,7 +147,7 @@ def _now() -> str:
 
 
 def _step(line: Any, names: Sequence[str] | None) -> list[Decision] | None:
-    """One line as a step; None for an undo."""
+    """Parse one line as a step; None for an undo."""
     if line.get("undo") is True:
         return None
     when, found = str(line["when"]), list[Decision]()

@@ -1,6 +1,6 @@
-"""From scores to a decision, with its evidence: suspected label errors and what to change them to.
+"""Suspected label errors with their evidence, and suggested labels.
 
-Everything here reads an index and needs neither the model nor torch.
+This module reads an index only; it needs neither the model nor torch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +34,7 @@ RANKINGS: dict[Ranking, str] = {
 
 
 def report(store: Store) -> LabelReport:
-    """The action of the table: the default ranking."""
+    """Report for the table of actions: the default ranking."""
     return label_errors(store)
 
 
@@ -81,17 +81,17 @@ def _ties(store: Store, ranking: Ranking) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class LabelVerdicts:
-    """What an index of a classifier says of every label of its training set, as arrays in data order."""
+    """Verdicts on every label of a classifier's training set, as arrays in data order."""
 
     given: Int[np.ndarray, " n"]  # class numbers in the data
     likeliest: Int[np.ndarray, " n"]  # classes of largest mean probability over the checkpoints
     quality: Float[np.ndarray, " n"]  # mean over the checkpoints of the probability of the given label; low is suspect
     flagged: Bool[np.ndarray, " n"]  # whether the label is flagged as wrong; never for an example without a gradient
-    suggested: Int[np.ndarray, " n"]  # the class that a flagged label should rather be, -1 for the others
+    suggested: Int[np.ndarray, " n"]  # suggested class for a flagged label; -1 for the others
 
 
 def judge(store: Store) -> LabelVerdicts:
-    """Judge every label by the probabilities that the index keeps."""
+    """Judge every label by the stored probabilities."""
     if not store.plan.labels:
         raise InputError("this index is of a language model: there are no labels to check")
     means, given = store.features["mean_probabilities"], store.features["labels"]
@@ -107,10 +107,10 @@ def confident_errors(
     probabilities: Float[np.ndarray, "n l"], given: Int[np.ndarray, " n"]
 ) -> tuple[Bool[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """Flag labels by the rule of confident learning (Northcutt et al. 2021, arXiv 1911.00068)."""
-    # A label is flagged when another class lies above the given one and reaches at least the mean probability that it
-    # has among the examples that carry its label.
+    # A label is flagged if another class has a higher probability than the given one, and at least the mean probability
+    # that this class has among the examples with its label.
     classes = probabilities.shape[1]
-    threshold = np.full(classes, np.inf)  # a class that nobody carries cannot be suggested
+    threshold = np.full(classes, np.inf)  # a class without examples cannot be suggested
     for number in np.unique(given).tolist():
         threshold[number] = probabilities[given == number, number].mean()
     everyone = np.arange(len(given))
@@ -141,7 +141,7 @@ def write_label_csv(report: LabelReport, path: str | Path) -> int:
 
 def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, " n"]:
     """Sum the scores of all other training examples on each training example, in one pass over the index."""
-    # Products are linear in the training side, so the sum of all (scaled) gradients stands in for them:
+    # Products are linear in the training side, so the sum of all (scaled) gradients replaces the single gradients:
     # support(i) = sum over checkpoints of weight * factor(i) * (sum of all gradients - own) . own gradient.
     # Embedding rows are summed by token; the vectors of other layers are summed as they are.
     _refuse_unlike(store)
@@ -163,14 +163,14 @@ def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, " n"]:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Sum of all training examples' scaled gradients at one checkpoint: by token, and of the other layers."""
+    """Sum of all training examples' scaled gradients at one checkpoint: by token, and for the other layers."""
 
     rows: Float[np.ndarray, "v d"]
     dense: Float[np.ndarray, " p"]
 
 
 def _refuse_unlike(store: Store) -> None:
-    """Refuse an index whose scores are not plain products of what it keeps of two training examples."""
+    """Refuse an index whose scores are not plain products of the stored gradients of two training examples."""
     method = store.plan.term
     if not isinstance(method, Gradients) or isinstance(method.objective, Logit) or method.prepare is not None:
         raise _unlike(store)
@@ -187,7 +187,7 @@ def _unlike(store: Store) -> InputError:
 
 
 def _shards(store: Store, at: CheckpointId) -> Iterator[tuple[Int[np.ndarray, " m"], Gradient]]:
-    """Examples and gradients of each shard, one row per distinct token; nothing of examples that may not be found."""
+    """Examples and gradients of each shard, one row per distinct token; those of hidden examples are removed."""
     alive = store.alive
     for examples, arrays in store.shards(at):
         kept = Gradient.unpack(arrays)
@@ -213,7 +213,7 @@ def _sums(store: Store, at: CheckpointId) -> _Sums:
 
 
 def _grown(sums: np.ndarray, size: int, width: int) -> np.ndarray:
-    """The same sums with room for more tokens."""
+    """The sums, enlarged for more tokens."""
     if len(sums) >= size:
         return sums
     return np.concatenate([sums.reshape(-1, width), np.zeros((size - len(sums), width))])
@@ -242,7 +242,7 @@ def _squares(dense: Dense) -> Float[np.ndarray, " m"]:
 
 
 def _query_scale(store: Store, kept: Gradient) -> Float[np.ndarray, " m"] | float:
-    """1 / norm of each gradient as a query, where the method compares directions."""
+    """1 / norm of each gradient as a query, if the method compares directions."""
     method = store.plan.term
     if not (isinstance(method, Gradients) and method.scales_queries):
         return 1.0
@@ -255,7 +255,7 @@ def _query_scale(store: Store, kept: Gradient) -> Float[np.ndarray, " m"] | floa
 
 
 def _suspicion(store: Store, ranking: Ranking) -> Float[np.ndarray, " n"]:
-    """High is suspect."""
+    """Suspicion of every label; high is suspect."""
     losses = store.features["losses"]
     measures: dict[Ranking, Callable[[], Float[np.ndarray, " n"]]] = {
         "mean-probability": lambda: -_given_probability(store),

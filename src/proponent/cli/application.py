@@ -1,6 +1,6 @@
-"""The command-line app: the commands, and every error as one line with an exit code.
+"""The command-line app: its commands; every error becomes one line and an exit code.
 
-0 done; 1 a bug, or nobody reads stdout any more; 2 wrong usage or input; 3 parts that do not match; 4 a damaged index;
+Exit codes: 0 done; 1 a bug or a closed stdout; 2 wrong usage or input; 3 parts that do not match; 4 a damaged index;
 74 a full disk; 130 interrupted.
 """
 
@@ -32,10 +32,10 @@ _AFTERWARDS = {
     "merge": _RESUMED,
     "delete": "the index is either unchanged or fully updated: run the same command to resume",
 }
-"""What an interrupted command leaves behind."""
+"""The state that an interrupted command leaves behind, by command."""
 
 _Refused = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
-"""What every wrong word of a command line raises; typer has it from click, or from its own copy of click."""
+"""Raised for every invalid command-line argument; typer takes it from click, or from its own copy of click."""
 
 HELP = "Training-data attribution: which training examples, and which words in them, are behind an output."
 
@@ -77,11 +77,11 @@ def root(
     ] = False,
 ) -> None:
     """The options of every command."""
-    # `main` has taken --debug out already, and `_version` answers --version: here they are for the help
+    # `main` has removed --debug already and `_version` handles --version: they are declared here for the help
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its exit code."""
     words, debug = _without_debug([_decoded(word) for word in (sys.argv[1:] if arguments is None else arguments)])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         returned = app(words, standalone_mode=False, prog_name="proponent")
         code = returned if isinstance(returned, int) else 0
         sys.stdout.flush()
-    except (Exception, KeyboardInterrupt) as error:  # the last door: one line for people, the traceback on demand
+    except (Exception, KeyboardInterrupt) as error:  # last handler: one line for the user, the traceback on request
         if debug and not isinstance(error, KeyboardInterrupt):
             traceback.print_exc()
         code = _code(error, words)
@@ -100,12 +100,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def fail(message: str) -> None:
-    """Write one line that says what went wrong."""
+    """Write a one-line error message."""
     typer.echo("proponent: " + " ".join(message.split()), err=True)
 
 
 def _decoded(word: str) -> str:
-    """A word of the command line as UTF-8, also where the locale made Python read it as ASCII."""
+    """Decode a command-line word as UTF-8, even if the locale made Python read it as ASCII."""
     try:
         return os.fsencode(word).decode("utf-8")
     except UnicodeError:
@@ -113,20 +113,20 @@ def _decoded(word: str) -> str:
 
 
 def _without_debug(words: list[str]) -> tuple[list[str], bool]:
-    """Take --debug out, wherever it stands before a lone --."""
+    """Remove --debug wherever it stands before a lone --."""
     stop = words.index("--") if "--" in words else len(words)
     kept = [word for word in words[:stop] if word != "--debug"]
     return kept + words[stop:], len(kept) < stop
 
 
 def _code(error: BaseException, words: list[str]) -> int:
-    """Say what went wrong; choose the exit code."""
+    """Report the error and return the exit code."""
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):
-        # Python writes what is left when it ends: let it go nowhere, or it complains then
+        # Python flushes stdout at exit: redirect it to the null device, so that this raises no second error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1  # as typer, which meets most of these first
+        return 1  # like typer, which handles most of these first
     if isinstance(error, _Refused):
         fail(_usage(error))
         return 2

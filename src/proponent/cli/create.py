@@ -134,7 +134,7 @@ def index(
 
 
 def _report(built: "Index", out: Path, output: OutputOptions) -> None:
-    """Report what was built: the whole index, or a part of its shards."""
+    """Report what was built: the whole index or some of its shards."""
     store = built.store
     if not store.sealed:
         output.show(

@@ -1,4 +1,4 @@
-"""Commands that retrain: measure whether scores are true, and select layers, method and aggregation for a model."""
+"""Commands that retrain: validate scores, and select layers, method and aggregation for a model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -89,7 +89,7 @@ def _requested(
     output: OutputOptions,
     sizes: dict[str, Any],
 ) -> "EvaluationRequest":
-    """Read run and data, and state what is to be evaluated."""
+    """Read run and data, and build the evaluation request."""
     examples = columns.read(data, output)
     asked = None if queries is None else columns.read_queries(queries, output)
     from proponent.evaluate.experiment import EvaluationRequest

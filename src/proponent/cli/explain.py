@@ -97,7 +97,7 @@ def explain(
 
 
 def _replays(method: str | None, data: str | None, given: Mapping[str, object]) -> bool:
-    """Whether a run is explained without an index; refuse options that do not go together."""
+    """Whether to explain a run without an index; refuse incompatible options."""
     if method is None:
         if data is not None:
             raise InputError("--data belongs to --method replay: an index holds its own training set")
@@ -153,7 +153,7 @@ def _show(found: "Iterable[Explanation]", html: Path | None, output: OutputOptio
 
 
 def _stdin() -> str:
-    """All of stdin, without the line end that `echo` adds."""
+    """Read stdin without the line end that `echo` adds."""
     try:
         return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError as error:

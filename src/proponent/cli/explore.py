@@ -1,4 +1,4 @@
-"""Commands that show an index to people and act on their decisions: the explorer, the report, the new data set."""
+"""Commands that show an index and apply decisions: the explorer, the report, the corrected data set."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Option groups: a parameter that is a dataclass of options becomes these options; help shows a section per group."""
+"""Option groups: a dataclass parameter expands into its options; help shows one section per group."""
 
 import inspect
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Returned = TypeVar("Returned")
 
 
 def with_groups(command: Callable[..., Returned]) -> Callable[..., Returned]:
-    """Give a command the options of its dataclass parameters; Typer reads the signature built here."""
+    """Expand a command's dataclass parameters into options; Typer reads the signature built here."""
     declared = inspect.signature(command).parameters
     groups: dict[str, Any] = {name: one.annotation for name, one in declared.items() if is_dataclass(one.annotation)}
     own = [one.replace(kind=one.KEYWORD_ONLY) for name, one in declared.items() if name not in groups]
@@ -43,7 +43,7 @@ def _parameter(field: Any, panel: str) -> inspect.Parameter:
 
 
 class PanelCommand(TyperCommand):
-    """A command whose help has a section per group of options, readable in 80 columns."""
+    """A command whose help has one section per option group, readable in 80 columns."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the sections."""
@@ -59,7 +59,7 @@ class PanelCommand(TyperCommand):
 
 
 class PanelGroup(TyperGroup):
-    """The list of commands, a section per panel."""
+    """The command list, one section per panel."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 # as typer declares it
         """Write the sections."""

@@ -92,7 +92,7 @@ def _print_verdict(index: Path, verdict: "Verdict") -> None:
         typer.echo(f"{index}: whole: {summary}")
         return
     typer.echo(f"{index}: damaged: {summary}")
-    for one in verdict.damage:  # one line each, never wrapped: file names are to be copied
+    for one in verdict.damage:  # one line each, not wrapped, so that file names can be copied
         ranges = ", ".join(f"{begin:,} to {end:,}" for begin, end in joined(one.ranges))
         typer.echo(plain(f"{one.file} {one.problem}" + (f": bytes {ranges}" if ranges else "")))
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, in groups, and how they become what the library takes."""
+"""Option groups that several commands share, and their conversion to library arguments."""
 
 import json
 import sys
@@ -49,12 +49,12 @@ class OutputOptions:
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no hints.")] = False
 
     def hint(self, message: str) -> None:
-        """Write a line that is not a result to stderr."""
+        """Write a line to stderr that is not a result."""
         if not self.quiet:
             typer.echo(message, err=True)
 
     def show(self, content: Callable[[], Any], draw: Callable[[], object]) -> None:
-        """Write a result to stdout: one line of JSON, or what people read."""
+        """Write a result to stdout: one line of JSON, or readable text."""
         if not self.as_json:
             draw()
             return
@@ -96,7 +96,7 @@ class ColumnOptions:
         return self._read(data, out, split=self.split)
 
     def read_queries(self, data: str, out: OutputOptions) -> "Examples":
-        """Read a second file in the same columns, which has no splits."""
+        """Read a second file with the same columns and no splits."""
         return self._read(data, out)
 
     def _read(self, data: str, out: OutputOptions, **how: Any) -> "Examples":
@@ -165,7 +165,7 @@ class OpenOptions(IndexOptions):
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How an index is built, whatever its method."""
+    """How an index is built, independent of the method."""
 
     PANEL: ClassVar = "Build"
 
@@ -187,7 +187,7 @@ class BuildOptions:
         return None if self.steps is None else numbers("--steps", self.steps, "100,200")
 
     def settings(self) -> dict[str, Any]:
-        """What a build and a forecast take."""
+        """Keyword arguments for a build or a forecast."""
         choice("--second-moment", self.second_moment, ("recorded", "optimizer", "estimate"))
         choice("--rows", self.rows, ("fp32", "fp16", "int8"))
         return vars(self) | {"steps": self.chosen_steps}
@@ -280,7 +280,7 @@ class AggregateOptions:
     ] = False
 
     def rule(self) -> "Aggregate":
-        """The rule of aggregation."""
+        """The aggregation rule."""
         from proponent.index.grouping import Aggregate
 
         rule = choice("--aggregate", self.aggregate, ("mean", "rank", "vote"))
@@ -310,7 +310,7 @@ class RetrainOptions:
 
 
 def numbers(option: str, text: str, example: str) -> tuple[int, ...]:
-    """Read whole numbers with commas."""
+    """Parse comma-separated whole numbers."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
@@ -318,19 +318,19 @@ def numbers(option: str, text: str, example: str) -> tuple[int, ...]:
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """Read names with commas."""
+    """Parse comma-separated names."""
     return tuple(one.strip() for one in text.split(",") if one.strip())
 
 
 def choice(option: str, value: str, known: tuple[str, ...]) -> Any:
-    """Take one of a few words."""
+    """Accept one word of a fixed set."""
     if value not in known:
         raise InputError(f"{option} {value!r}{nearest(value, known)}: choose one of {', '.join(known)}")
     return value
 
 
 def usable(path: Path | None, option: str) -> None:
-    """Refuse a file that cannot be written before any work is done for it."""
+    """Refuse a file that cannot be written, before any work is done."""
     if path is None:
         return
     if path.is_dir():
@@ -356,7 +356,7 @@ def ids_in(path: Path | None) -> list[str] | None:
 
 
 def filters_of(texts: Sequence[str] | None, names: Sequence[str] | None) -> dict[str, list[str]]:
-    """Read --where: several values of one column are alternatives; classes may be given by number."""
+    """Parse --where: several values of one column are alternatives; classes may be given by number."""
     values: dict[str, list[str]] = {}
     for text in texts or ():
         column, _, value = text.partition("=")
@@ -369,14 +369,14 @@ def filters_of(texts: Sequence[str] | None, names: Sequence[str] | None) -> dict
 
 
 def _class(label: str, names: Sequence[str]) -> str:
-    """The name of a class that was given by number; where the names are numbers, a number is a name."""
+    """The name of a class given by number; where class names are numbers, a number is a name."""
     numbered = all(name.isdecimal() for name in names)
     by_number = label not in names and not numbered and label.isdecimal() and int(label) < len(names)
     return names[int(label)] if by_number else label
 
 
 def _plain(text: str) -> object:
-    """A number, true, false or none as such; anything else as text."""
+    """Parse a number, true, false or none; leave anything else as text."""
     try:
         return json.loads({"none": "null"}.get(text.strip().lower(), text.strip().lower()))
     except ValueError:

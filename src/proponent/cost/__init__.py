@@ -1,8 +1,8 @@
-"""What an index will cost, measured on a few real batches before anything is spent: seconds, memory, disk.
+"""Predict the cost of an index from a few real batches: seconds, memory, disk.
 
-Batches of several lengths go through the model, the longest one among them; their forms are published and turned into
-postings in a temporary folder beside the index-to-be; and the measurements are extrapolated to all batches of
-the build. The figures are for this machine at its current load.
+Batches of several lengths, including the longest, go through the model. Their forms are written and converted to
+postings in a temporary folder next to the future index. The measurements are extrapolated to all batches of
+the build. The figures hold for this machine at its current load.
 """
 
 from proponent.cost.forecast import Forecast, Stage, forecast

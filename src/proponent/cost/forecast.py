@@ -1,4 +1,4 @@
-"""From measured batches to the whole training set."""
+"""Extrapolate measured batches to the whole training set."""
 
 import tempfile
 from collections.abc import Generator
@@ -42,13 +42,13 @@ StageName = Literal["tokenize", "load", "gradients", "tables", "curvature", "pos
 Floats = Float[np.ndarray, " b"]
 
 SAMPLE = 4096
-"""Examples whose tokens are counted; a larger set is taken to be like them."""
+"""Maximum number of examples whose tokens are counted; a larger set is assumed to be similar."""
 
 MOST_SAMPLING = 1.5
-"""Seconds after which no further examples join the sample."""
+"""Seconds after which the sample stops growing."""
 
 MOST_LOOKED = 100_000
-"""Examples among which the longest texts are looked for."""
+"""Number of examples that are searched for the longest texts."""
 
 
 @dataclass(frozen=True)
@@ -56,39 +56,39 @@ class Stage:
     """One stage of a build."""
 
     # "tokenize" (labels and token counts), "load" (weights from the disk), "gradients" (forward, backward and the
-    # shards on disk), "tables" (what is kept besides: texts, tables, second moments, norms), "curvature" (its passes;
-    # where there is one), "postings" (the same rows by token), "seal" (checksums, the manifest)
+    # shards on disk), "tables" (other stored data: texts, tables, second moments, norms), "curvature" (its passes;
+    # if there is one), "postings" (the same rows by token), "seal" (checksums, the manifest)
     name: StageName
-    seconds: float  # how long it will take
+    seconds: float  # predicted time
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What building an index will cost."""
+    """Predicted cost of an index."""
 
     n: int  # examples
-    checkpoints: int  # how many of them are indexed
-    segments: int  # parts that the training set is cut into
-    batches: int  # passes through the model, all checkpoints together
+    checkpoints: int  # number of checkpoints to index
+    segments: int  # number of segments of the training set
+    batches: int  # passes through the model, over all checkpoints
     measured: int  # batches that were measured
-    stages: tuple[Stage, ...]  # in the order in which a build goes through them
-    # most memory of the process, in bytes, its libraries and the data included; None where the system does not say
+    stages: tuple[Stage, ...]  # in the order of a build
+    # peak memory of the process in bytes, including libraries and data; None if the system does not report it
     peak_rss: int | None
     disk: dict[str, int]  # bytes by kind: "forms", "postings", "examples", "tables"
-    notes: tuple[str, ...] = ()  # which layers are scored, whether in full, and what is not foreseen
+    notes: tuple[str, ...] = ()  # which layers are scored, whether in full, and what is not predicted
 
     @property
     def seconds(self) -> float:
-        """All stages together."""
+        """Total over all stages."""
         return sum(stage.seconds for stage in self.stages)
 
     @property
     def bytes(self) -> int:
-        """The whole index."""
+        """Size of the whole index."""
         return sum(self.disk.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the forecast as plain values."""
+        """Return the forecast as plain values."""
         stages = [asdict(stage) for stage in self.stages]
         return asdict(self) | {"stages": stages, "seconds": self.seconds, "bytes": self.bytes}
 
@@ -102,7 +102,7 @@ def forecast(
     folder: Path = Path(),
     budget: float = 6.0,
 ) -> Forecast:
-    """Say what an index will cost; takes some ten seconds and leaves nothing behind."""
+    """Predict the cost of an index; takes about ten seconds and leaves no files."""
     options.check()
     if not len(examples):
         raise DataError(f"{examples.name} has no rows: there is nothing to index")
@@ -112,7 +112,7 @@ def forecast(
 
 @contextmanager
 def _scratch(folder: Path) -> Generator[Path]:
-    """Make a folder on the disk of the index-to-be, and take it away again."""
+    """Create a folder on the disk of the future index, and remove it afterwards."""
     home = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
     try:
         made = tempfile.TemporaryDirectory(dir=home, prefix=".proponent-plan-")
@@ -124,7 +124,7 @@ def _scratch(folder: Path) -> Generator[Path]:
 
 @dataclass(frozen=True)
 class _BatchPlan:
-    """The batches of one checkpoint as the build would cut them, one entry each."""
+    """The batches of one checkpoint as a build would split them, one entry each."""
 
     padded: Floats
     tokens: Floats
@@ -142,7 +142,7 @@ class _Forecaster:
         self.checkpoints = chosen(run, options.steps, method)
         self.encoder = run.encoder(run.length(options.max_length), Masks.of(method))
         self.sample, self.lengths = self._counted()
-        parquet_bytes({"warm": [1]})  # what it imports is neither timed nor left out of the memory
+        parquet_bytes({"warm": [1]})  # trigger its imports now: they are not timed, but count as memory
         model, self.loading = self._loaded()
         self.held = memory()
         checked = check_model(method, run, model, self.checkpoints, options, queries=False)
@@ -193,12 +193,12 @@ class _Forecaster:
         )
 
     def _over(self, by: str, cost: str) -> Floats:
-        """A measured cost over all batches of a checkpoint."""
+        """Extrapolate a measured cost to all batches of a checkpoint."""
         points = [(float(getattr(one, by)), float(getattr(one, cost))) for one in self.bench.points]
         return extrapolate(points, getattr(self.laid, by))
 
     def _counted(self) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
-        """Count the tokens of a sample and of the longest texts: their rows and lengths."""
+        """Count the tokens of a sample and of the longest texts; return their rows and lengths."""
         n = len(self.examples)
         order = np.random.default_rng(0).permutation(n)
         lengths: list[Int[np.ndarray, " k"]] = []
@@ -217,11 +217,11 @@ class _Forecaster:
         return np.concatenate([order[:counted], longest]), np.concatenate(lengths)
 
     def _all_lengths(self) -> Int[np.ndarray, " n"]:
-        """Tokens of every example: counted where they were, else spread as in the sample."""
+        """Tokens of every example: counted where possible, otherwise distributed as in the sample."""
         every = np.zeros(len(self.examples), dtype=np.int64)
         rest = np.setdiff1d(np.arange(len(every)), self.sample)
         if len(rest):
-            # the longest texts at the end of the sample are longer than those that are left
+            # the longest texts at the end of the sample are longer than the remaining ones
             own = np.sort(self.lengths[: max(1, len(self.lengths) - self.options.batch_size)])
             spread = own[np.arange(len(rest)) * len(own) // len(rest)]
             every[rest] = np.random.default_rng(1).permutation(spread)
@@ -229,7 +229,7 @@ class _Forecaster:
         return every
 
     def _loaded(self) -> tuple[nn.Module, tuple[float, float]]:
-        """A checkpoint, and the seconds of the first load, which also imports the model's code, and of every other."""
+        """A checkpoint, the seconds of the first load (which imports the model's code), and those of later loads."""
         loaded: list[nn.Module] = []
         first = timed(lambda: loaded.append(self.run.load(self.checkpoints[0])))
         again = first
@@ -255,7 +255,7 @@ class _Forecaster:
         return batches(lengths, begin, end, self.options.batch_size, equal=self.run.equal_lengths)
 
     def _measure(self, budget: float) -> int | None:
-        """Measure batches of all lengths, the longest first; say how much memory that one took."""
+        """Measure batches of all lengths, longest first; return the memory that the longest needed."""
         order = np.argsort(self.lengths, kind="stable")
         rows = self.sample[order]
         groups = self._batches(self.lengths[order], 0, len(rows))
@@ -270,7 +270,7 @@ class _Forecaster:
         return peak
 
     def _gradients(self, kept: float) -> float:
-        """Seconds of all passes, and of the shards that they fill."""
+        """Seconds of all passes and of writing their shards."""
         c, laid = len(self.checkpoints), self.laid
         times = np.where([size <= KEPT_BYTES for size in self._encoded()], 1, c)
         encoding = 0.0 if self._once() else float((self._over("tokens", "encoding") * times[laid.segment]).sum())
@@ -285,11 +285,11 @@ class _Forecaster:
         return [encoded_bytes(int(one.lengths.sum()), len(one.lengths)) for one in self.cuts]
 
     def _once(self) -> bool:
-        """Whether the examples are encoded when their tokens are counted, and kept."""
+        """Whether the examples are encoded when their tokens are counted, and cached."""
         return sum(self._encoded()) <= KEPT_BYTES
 
     def _postings(self) -> tuple[float, int]:
-        """Seconds and bytes of the postings, all checkpoints together."""
+        """Seconds and bytes of the postings, over all checkpoints."""
         if self.scatter is None:
             return 0.0, 0
         c, rows = len(self.checkpoints), self._over("tokens", "rows")
@@ -312,14 +312,14 @@ class _Forecaster:
             )
         )
         scales = 8 * c if self.scaled else 0
-        seen = 4 * (len(names or ()) + self.table[1])  # what candidates are chosen by, at every checkpoint
+        seen = 4 * (len(names or ()) + self.table[1])  # features for choosing candidates, at every checkpoint
         earlier = (c - 1) * seen if isinstance(self.method, Retaken) else 0
         features = n * (9 + 8 * c + scales + 4 * len(names or ()) + seen + earlier)
         written = len(table[0]) * n // len(some) + features
         return spent * n / len(some) + written * self.disk.byte + 2 * len(self.cuts) * self.disk.file, written
 
     def _scaling(self) -> float:
-        """Seconds of passes over the finished shards: second moments that are estimated, norms."""
+        """Seconds of the passes over finished shards: estimated second moments, norms."""
         own = [(fitter, one) for fitter in self.fitters for one in fitter.passes(self.options)]
         passes = [(fitter, one) for fitter, one in own if one.over == "gradients"]
         gradient = Gradient.unpack(decode_arrays(self.shard))
@@ -342,14 +342,14 @@ class _Forecaster:
         return spent * len(self.checkpoints) * float(self._over("tokens", "rows").sum()) / max(1, len(rows.ids))
 
     def _sealing(self) -> float:
-        """Seconds of the checksums of weights and data; those of the index are taken as it is written."""
+        """Seconds of hashing weights and data; the index's files are hashed while they are written."""
         some = self.examples[:1024]
         hashing = timed(lambda: some.fingerprint) * len(self.examples) / len(some)
         files = [path for one in self.checkpoints for path in one.path.glob("*.safetensors")]
         return hashing + sum(path.stat().st_size for path in files) * self.disk.hashed + 2 * self.disk.file
 
     def _peak(self) -> int | None:
-        """Bytes of the largest moment: the longest batch beside a full shard, a shard laid out, or postings."""
+        """Peak memory in bytes: the longest batch plus a full shard, a shard that is laid out, or postings."""
         if self.held is None or self.busiest is None:
             return None
         laid, rows = self.laid, self._over("tokens", "rows")
@@ -365,6 +365,6 @@ class _Forecaster:
 
 
 def _spread(count: int) -> list[int]:
-    """The numbers below count, so that any first few of them lie evenly: halves, quarters, eighths."""
+    """The numbers below count, ordered so that every prefix is evenly spread: halves, quarters, eighths."""
     bits = max(1, (count - 1).bit_length())
     return sorted(range(count), key=lambda number: int(f"{number:0{bits}b}"[::-1], 2))

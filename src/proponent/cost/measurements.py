@@ -1,4 +1,4 @@
-"""Measurements that a forecast stands on: batches through the model, files onto the disk, memory in between."""
+"""Measurements behind a forecast: batches through the model, files written to disk, memory."""
 
 import hashlib
 import threading
@@ -22,54 +22,54 @@ from proponent.store.postings import Shard, write_postings
 from proponent.store.rows import encode_arrays
 
 PUBLISHED = 48 * 2**20
-"""Bytes written to see how fast the disk takes them."""
+"""Bytes written to measure the speed of the disk."""
 
 HELD = 24 * 2**20
-"""Bytes of measured gradients that are kept, to be laid out as a shard and turned into postings."""
+"""Maximum bytes of measured gradients that are held for the measurements of shards and postings."""
 
 SCATTERED = 24 * 2**20
-"""Bytes of rows turned into postings to see what that takes."""
+"""Bytes of rows converted to postings to measure the cost."""
 
 
 @dataclass(frozen=True)
 class Point:
     """One measured batch."""
 
-    padded: int  # places of the batch, padding included
+    padded: int  # positions of the batch, padding included
     tokens: int  # tokens of its examples
     passing: float  # seconds of forward, backward and forms
     encoding: float  # seconds of tokenizing
-    rows: int  # gradient rows kept
+    rows: int  # gradient rows stored
     wide: int  # bytes of its forms in 32-bit floats
-    kept: int  # bytes of its forms as a shard keeps them
+    kept: int  # bytes of its forms as stored in a shard
 
 
 @dataclass(frozen=True)
 class Disk:
     """Cost of files on the disk of the future index, fsync and checksums included."""
 
-    file: float  # seconds for each file
-    byte: float  # seconds for each byte
-    hashed: float  # seconds for each byte that is only hashed
+    file: float  # seconds per file
+    byte: float  # seconds per byte
+    hashed: float  # seconds per byte that is only hashed
 
 
 @dataclass(frozen=True)
 class Scatter:
-    """What it takes to turn shards into postings."""
+    """Cost of converting shards to postings."""
 
-    put: float  # seconds for each token of each shard
-    byte: float  # seconds for each byte of the postings
+    put: float  # seconds per token of each shard
+    byte: float  # seconds per byte of the postings
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Time something."""
+    """Measure the seconds of a call."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def peak_during(work: Callable[[], object]) -> int | None:
-    """Measure the peak memory of a call; None where the system does not say."""
+    """Measure the peak memory of a call; None if the system does not report it."""
     seen, done = [memory()], threading.Event()
 
     def watch() -> None:
@@ -87,12 +87,12 @@ def peak_during(work: Callable[[], object]) -> int | None:
 
 
 def size(arrays: dict[str, np.ndarray]) -> int:
-    """Add up arrays."""
+    """Return the total bytes of some arrays."""
     return sum(one.nbytes for one in arrays.values())
 
 
 class Bench:
-    """One loaded checkpoint, through which batches are sent to be measured."""
+    """One loaded checkpoint that measures batches."""
 
     def __init__(
         self, work: GradientComputer, encoder: Encoder, examples: Examples, labels: list[int], kind: RowKind
@@ -103,7 +103,7 @@ class Bench:
         self._gradients: list[Gradient] = []
 
     def measure(self, rows: Int[np.ndarray, " k"], *, warm: bool = False) -> None:
-        """Send one batch through."""
+        """Measure one batch."""
         began = time.perf_counter()
         encoded = self._encoder.encode([self._examples[int(row)] for row in rows])
         between = time.perf_counter()
@@ -129,7 +129,7 @@ class Bench:
         )
 
     def shard(self) -> tuple[dict[str, np.ndarray], float]:
-        """Lay some of the measured gradients out as a shard keeps them."""
+        """Lay out some of the measured gradients as a stored shard."""
         arrays: dict[str, np.ndarray] = {}
         spent = timed(lambda: arrays.update(Gradient.stack(self._gradients).pack()))
         wide = max(1, size(arrays))
@@ -150,7 +150,7 @@ def measure_disk(folder: Path) -> Disk:
 
 
 def measure_scatter(folder: Path, arrays: dict[str, np.ndarray], disk: Disk) -> Scatter:
-    """Turn a shard into postings, once whole and once in the shape of many small shards."""
+    """Convert a shard to postings, once whole and once in the shape of many small shards."""
     tokens = len(np.unique(arrays["rows.ids"]))
     parts = min(64, max(2, SCATTERED // max(1, arrays["rows.rows"].nbytes)))
     names = [name for name in arrays if name.startswith("rows.")]
@@ -173,19 +173,19 @@ def measure_scatter(folder: Path, arrays: dict[str, np.ndarray], disk: Disk) -> 
 
 
 def distinct(ids: Int[np.ndarray, " k"], rows: Float[np.ndarray, " s"], most: int) -> Float[np.ndarray, " s"]:
-    """Say how many different tokens stand in shards: their number grows as a power of the rows."""
+    """Predict the number of distinct tokens in shards: it grows as a power of the number of rows."""
     half, whole = len(np.unique(ids[: len(ids) // 2])), len(np.unique(ids))
     power = min(1.0, max(0.0, float(np.log2(whole / half)))) if half else 1.0
     return np.minimum(most, whole * (rows / max(1, len(ids))) ** power)
 
 
 def extrapolate(points: Sequence[tuple[float, float]], to: Float[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
-    """Extrapolate a cost from measured batches to others: never falling, and linear between two points."""
+    """Extrapolate a cost from measured batches to others: non-decreasing, and linear between two points."""
     levels: list[tuple[float, int]] = []
     ordered = sorted(points)
     for _, cost in ordered:
         levels.append((cost, 1))
-        # neighbours that fall are noise around their mean
+        # decreasing neighbours are noise around their mean
         while len(levels) > 1 and levels[-2][0] > levels[-1][0]:
             (low, many), (high, more) = levels.pop(), levels.pop()
             levels.append(((low * many + high * more) / (many + more), many + more))

@@ -1,7 +1,7 @@
 """Read every kind of input into one shape; only this package uses pyarrow.
 
-`read` takes a path, a hub id, a `datasets` object, a DataFrame, an Arrow table or a list, and gives `Examples`: checked
-rows with stable ids and a fingerprint of their content. The tables that proponent itself writes go through here too.
+`read` takes a path, a hub id, a `datasets` object, a DataFrame, an Arrow table or a list, and returns `Examples`:
+validated rows with stable ids and a content fingerprint. Tables that proponent writes use this package too.
 """
 
 from proponent.data.arrow import write_parquet

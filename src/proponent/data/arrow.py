@@ -22,11 +22,11 @@ UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, EOFEr
 
 
 _STRETCH = 4096
-"""Rows of a Parquet file that are unpacked, or packed, at a time."""
+"""Rows of a Parquet file that are compressed or decompressed at a time."""
 
 
 def is_arrow_table(source: object) -> bool:
-    """Tell whether an object is a pyarrow Table."""
+    """Whether an object is a pyarrow Table."""
     return isinstance(source, pa.Table)
 
 
@@ -41,7 +41,7 @@ def table_of_arrow(arrow: Any, name: str, schema: Any = None) -> RawTable:
 
 
 def checked_column(name: str, column: str, data: Any) -> Column:
-    """Validate a column of Arrow memory that was made elsewhere."""
+    """Validate an Arrow column that another library created."""
     data = pa.array(data) if hasattr(data, "__arrow_array__") else data
     try:
         data.validate(full=True)
@@ -52,7 +52,7 @@ def checked_column(name: str, column: str, data: Any) -> Column:
     return Column(data)
 
 
-# names of the ClassLabel columns from the note that `datasets` leaves in a schema; other notes are not ours
+# names of the ClassLabel columns, from the metadata that `datasets` writes into a schema; other metadata is ignored
 def _class_labels(schema: Any) -> dict[str, tuple[str, ...]]:
     notes: dict[bytes, bytes] = schema.metadata or {}
     try:
@@ -64,10 +64,10 @@ def _class_labels(schema: Any) -> dict[str, tuple[str, ...]]:
 
 
 def read_user_parquet(path: Path) -> RawTable:
-    """Read a user's Parquet file, a column at a time and only when needed."""
+    """Read a user's Parquet file, one column at a time and only when needed."""
     name = str(path)
     with _reading(path, "Parquet"):
-        # the file stays open: a column that is read later comes from the same file
+        # the file stays open, so that columns read later come from the same file
         file = parquet.ParquetFile(
             _opened(path), page_checksum_verification=True, buffer_size=BLOCK_BYTES, pre_buffer=False
         )
@@ -91,7 +91,7 @@ def _reading(path: Path, kind: str) -> Generator[None]:
         raise DataError(f"{path}: not a readable {kind} file ({first_line(error)})") from error
 
 
-# text as it is unpacked lies in buffers that grew by doubling: move it into buffers of its size
+# decompressed text lies in buffers that grew by doubling: copy it into buffers of the exact size
 def _fitted(array: Any) -> Any:
     if array.type not in (pa.string(), pa.large_string()):
         return array
@@ -102,13 +102,13 @@ def _fitted(array: Any) -> Any:
 def _opened(path: Path) -> Any:
     if is_packed(path):
         return pa.BufferReader(read_bytes(path))
-    first_bytes(path)  # refuses what is missing or empty
+    first_bytes(path)  # refuses a missing or empty file
     return pa.OSFile(str(path))
 
 
 def read_user_arrow(path: Path) -> RawTable:
     """Read a user's Arrow file, in the file or the stream format (`datasets` writes the stream format)."""
-    # The file is mapped: it must not be written to while it is in use.
+    # The file is mapped: it must not be modified while it is in use.
     with _reading(path, "Arrow"):
         if is_packed(path):
             data = read_bytes(path)
@@ -120,12 +120,12 @@ def read_user_arrow(path: Path) -> RawTable:
 
 
 def first_line(error: BaseException) -> str:
-    """Shorten a message of pyarrow to one line."""
+    """Shorten a pyarrow message to one line."""
     return short(str(error).split("\n", 1)[0], limit=120)
 
 
 def arrow_table(name: str, columns: Mapping[str, Sequence[object] | Shaped[np.ndarray, "n *more"]]) -> Any:
-    """Make an Arrow table of columns; `name` is what messages call it."""
+    """Build an Arrow table from columns; messages call it `name`."""
     lengths = {column: len(values) for column, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{name}: the columns have different lengths {lengths}")
@@ -138,7 +138,7 @@ def write_parquet(
     *,
     replace: bool = True,
 ) -> None:
-    """Write a table with a checksum on every page, packed with zstd."""
+    """Write a zstd-compressed table with a checksum on every page."""
     write_arrow(Path(path), arrow_table(os.fspath(path), columns), replace=replace)
 
 
@@ -148,14 +148,14 @@ def write_arrow(path: Path, arrow: Any, *, replace: bool = True) -> None:
 
 
 def fill_parquet(sink: Any, arrow: Any, group: int | None = None) -> None:
-    """Write an Arrow table as Parquet to an open file, `group` rows in a row group."""
+    """Write an Arrow table as Parquet to an open file, with `group` rows per row group."""
     parquet.write_table(arrow, sink, compression="zstd", write_page_checksum=True, row_group_size=group)
 
 
 def arrow_rows(
     columns: Mapping[str, Sequence[Any]], schema: Any, rows: Sequence[int], changed: str, changes: Mapping[int, object]
 ) -> Any:
-    """Make an Arrow table of rows of columns as they were read, with changes to one column."""
+    """Build an Arrow table from rows of columns as they were read, with changes to one column."""
     taken: list[Any] = []
     chosen = pack_numbers(np.asarray(rows, dtype=np.int64))
     for name, column in columns.items():
@@ -168,7 +168,7 @@ def arrow_rows(
 
 
 def joined_arrow(tables: Sequence[Any]) -> Any:
-    """Lay tables one after another; a column that one of them lacks is empty there."""
+    """Concatenate tables; a column that a table lacks is null there."""
     if len(tables) == 1:
         return tables[0]
     try:
@@ -187,7 +187,7 @@ def _to_arrow(name: str, values: Sequence[object] | Shaped[np.ndarray, "n *more"
             if values.ndim == 2 and values.shape[1] > 0:
                 return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
             return pa.array(values)
-        if not isinstance(values, np.ndarray | list | tuple):  # read as it is written: never whole as Python objects
+        if not isinstance(values, np.ndarray | list | tuple):  # read while it is written: never whole as Python objects
             return _in_blocks(iter(values))
         return pa.array(values.tolist() if isinstance(values, np.ndarray) else list(values))
     except (pa.ArrowException, TypeError, OverflowError, ValueError) as error:
@@ -195,7 +195,7 @@ def _to_arrow(name: str, values: Sequence[object] | Shaped[np.ndarray, "n *more"
 
 
 def _in_blocks(values: Iterator[object]) -> Any:
-    """One array out of many small ones, with the kind that the first values have."""
+    """Combine many small arrays into one, with the type of the first values."""
     blocks: list[Any] = []
     while block := list(islice(values, _STRETCH)):
         blocks.append(pa.array(block))

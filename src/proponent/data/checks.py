@@ -1,4 +1,4 @@
-"""From columns as read to checked examples: which column plays which part, and what its cells may hold."""
+"""From columns as read to validated examples: which column has which role, and what its cells may hold."""
 
 import difflib
 from array import array
@@ -22,7 +22,7 @@ _OPTIONS = {
 
 
 def check(table: RawTable, columns: Columns, allow_empty: bool) -> Examples:
-    """Check every column that plays a part."""
+    """Validate every column that has a role."""
     if table.rows == 0:
         has = "a header but no rows" if table.column_names else "no rows"
         raise DataError(f"{table.name}: it has {has}")
@@ -42,7 +42,7 @@ def check(table: RawTable, columns: Columns, allow_empty: bool) -> Examples:
     return Examples(table, pa.table(fields), columns=columns, label_names=names, warnings=tuple(warnings))
 
 
-# say which column plays each part: explicit names first, then default names that are there and still free
+# assign a column to each role: explicit names first, then default names that exist and are still free
 def _assign(table: RawTable, columns: Columns) -> dict[str, str]:
     asked = {part: str(getattr(columns, part)) for part in _OPTIONS}
     explicit = {part: name for part, name in asked.items() if name and name != part}
@@ -94,7 +94,7 @@ def _second(table: RawTable, column: str, part: str, warnings: list[str]) -> Any
     return texts
 
 
-# a column of texts, and the rows in which it is blank: there a second text is None, in every kind of file alike
+# a text column and its blank rows: a blank second text becomes None in every file format
 def _strings(table: RawTable, column: str, part: str) -> tuple[Any, "array[int]"]:
     blank = array("q")
 

@@ -12,21 +12,21 @@ from proponent.data.untyped import pa
 Rows = range | Int[np.ndarray, " _"]
 
 BLOCK = 1024
-"""Rows that become Python objects at a time."""
+"""Rows converted to Python objects at a time."""
 
 _CHARACTERS = 1 << 22
-"""Most characters of records that wait to be packed (one record may have more)."""
+"""Maximum characters of records that wait to be packed (a single record may have more)."""
 
 _TEXT = pa.large_string()
 _TEXTS = {pa.string(), _TEXT}
 _INT64 = range(-(2**63), 2**63)
 _KINDS = {str: _TEXT, int: pa.int64(), float: pa.float64(), bool: pa.bool_(), type(None): pa.null()}
 _DENSE = 256
-"""Columns of records that are packed; keys past these are rare (an id used as a key) and kept row by row."""
+"""Maximum number of packed columns; further keys are rare (an id used as a key) and stored row by row."""
 
 
 class Column(Sequence[Any]):
-    """A `pyarrow.ChunkedArray`, which may lie in a mapped file, as a sequence; or some rows of it, decoded."""
+    """A sequence over a `pyarrow.ChunkedArray` (possibly in a mapped file), or over some of its rows, decoded."""
 
     def __init__(self, data: Any, rows: Rows | None = None, decode: Callable[[Any], Any] | None = None) -> None:
         self._data = data if isinstance(data, pa.ChunkedArray) else pa.chunked_array([data])
@@ -55,16 +55,16 @@ class Column(Sequence[Any]):
 
     @property
     def arrow(self) -> Any:
-        """The `pyarrow.ChunkedArray`, with the chosen rows only."""
+        """The `pyarrow.ChunkedArray`, restricted to the chosen rows."""
         whole = isinstance(self._rows, range) and self._rows == range(len(self._data))
         return self._data if whole else self._data.take(pack_numbers(np.asarray(self._rows, dtype=np.int64)))
 
     def take(self, rows: Rows) -> "Column":
-        """Choose some of the rows without copying their values."""
+        """Select rows without copying their values."""
         return Column(self._data, choose(self._rows, rows), self.decode)
 
     def _values(self, rows: Rows) -> list[Any]:
-        if isinstance(rows, range) and rows.step == 1:  # much cheaper than its values one by one
+        if isinstance(rows, range) and rows.step == 1:  # much cheaper than one index at a time
             found = self._data.slice(rows.start, len(rows)).to_pylist()
         else:
             found = [self._data[int(row)].as_py() for row in rows]
@@ -72,7 +72,7 @@ class Column(Sequence[Any]):
 
 
 def choose(rows: Rows, chosen: Rows) -> Rows:
-    """Choose some of the chosen rows."""
+    """Select from rows that are already a selection."""
     if not isinstance(rows, range):
         return rows[np.asarray(chosen, dtype=np.int64)]
     start, step = rows.start, rows.step
@@ -82,18 +82,18 @@ def choose(rows: Rows, chosen: Rows) -> Rows:
 
 
 def select(values: Sequence[Any], rows: Rows) -> Sequence[Any]:
-    """Take some values of a column."""
+    """Select values of a column."""
     return values.take(rows) if isinstance(values, Column) else [values[int(row)] for row in rows]
 
 
 def blocks(column: Sequence[Any]) -> Iterator[tuple[int, list[Any]]]:
-    """Go through a column without holding all of it as Python objects."""
+    """Iterate over a column without holding all of it as Python objects."""
     for start in range(0, len(column), BLOCK):
         yield start, list(column[start : start + BLOCK])
 
 
 def pack_texts(texts: Sequence[str | None]) -> Any:
-    """Make an Arrow array of texts; `pyarrow.array` would import pandas to check for its types."""
+    """Build an Arrow array of texts; `pyarrow.array` would import pandas to check for its types."""
     encoded = [b"" if text is None else text.encode() for text in texts]
     offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
     np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)), out=offsets[1:])
@@ -102,19 +102,19 @@ def pack_texts(texts: Sequence[str | None]) -> Any:
 
 
 def pack_numbers(numbers: Int[np.ndarray, " n"]) -> Any:
-    """Make an Arrow array of whole numbers, without pandas as in `pack_texts`."""
+    """Build an Arrow array of whole numbers without importing pandas, as in `pack_texts`."""
     kind = {4: pa.int32(), 8: pa.int64()}[numbers.dtype.itemsize]
     return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(np.ascontiguousarray(numbers))])
 
 
 def _mask(values: Sequence[Any]) -> Any:
-    """Arrow's bits that say which values are there; None where all are."""
+    """Arrow's validity bits; None if all values are present."""
     there = np.fromiter((value is not None for value in values), dtype=np.bool_, count=len(values))
     return None if there.all() else pa.py_buffer(np.packbits(there, bitorder="little"))
 
 
 def pack(values: Sequence[Any]) -> Any:
-    """Make an Arrow array that gives back these very values; None where no kind of array does."""
+    """Build an Arrow array that returns exactly these values; None if no Arrow type can."""
     kinds = set(map(type, values)) - {type(None)}
     kind = kinds.pop() if kinds else type(None)
     if kinds or kind not in _KINDS:
@@ -126,7 +126,7 @@ def pack(values: Sequence[Any]) -> Any:
     if kind is str:
         try:
             return pack_texts(values)
-        except UnicodeEncodeError:  # half of a surrogate pair
+        except UnicodeEncodeError:  # a lone surrogate
             return None
     numbers = np.asarray([kind() if value is None else value for value in values], dtype=kind)
     data = np.packbits(numbers, bitorder="little") if kind is bool else numbers
@@ -134,7 +134,7 @@ def pack(values: Sequence[Any]) -> Any:
 
 
 def joined(parts: Sequence[Sequence[Any]]) -> Sequence[Any]:
-    """Lay pieces of a column one after another: in Arrow memory where they are of one kind."""
+    """Concatenate pieces of a column: in Arrow memory if they have the same type."""
     whole = _joined(parts)
     return [value for part in parts for value in part] if whole is None else whole
 
@@ -153,7 +153,7 @@ def _joined(parts: Sequence[Sequence[Any]]) -> Column | None:
 
 
 def change_texts(values: Sequence[Any], change: Callable[[int, list[Any]], list[str | None]]) -> Any:
-    """Pass a column through a function of its blocks; Arrow memory is shared where the texts stay as they are."""
+    """Apply a function to a column block by block; Arrow memory is shared where texts do not change."""
     shared = values.arrow if isinstance(values, Column) and values.decode is None else None
     parts: list[Column] = []
     done = 0
@@ -171,9 +171,9 @@ def change_texts(values: Sequence[Any], change: Callable[[int, list[Any]], list[
 
 
 class ColumnBuilder:
-    """Records (rows that are mappings) gathered into columns; a key that a record lacks is None."""
+    """Collects records (rows that are mappings) into columns; a key that a record lacks is None."""
 
-    # `spare` keeps a run of values that no one kind of Arrow array holds without changing them.
+    # `spare` stores values that no single Arrow type can hold unchanged.
 
     def __init__(self, spare: Callable[[list[Any]], Sequence[Any]], names: Sequence[str] = ()) -> None:
         self._spare = spare
@@ -194,7 +194,7 @@ class ColumnBuilder:
             self._pack()
 
     def columns(self) -> dict[str, Callable[[], Sequence[Any]]]:
-        """Finish; a column is joined when it is first read."""
+        """Finish; a column is joined on first access."""
         self._pack()
         return {key: lambda key=key: self._column(key) for key in (*self._parts, *self._rare)}
 
@@ -222,8 +222,8 @@ class ColumnBuilder:
 
 
 def as_json(values: list[Any]) -> Sequence[Any]:
-    """Keep values that came from JSON as JSON."""
+    """Store values that came from JSON as JSON."""
     try:
         return Column(pack_texts([json.dumps(value) for value in values]), decode=json.loads)
-    except RecursionError:  # nested just as deep as could be read
+    except RecursionError:  # nested exactly as deep as could be parsed
         return values

@@ -1,4 +1,4 @@
-"""A user's file as bytes and as text: unpacked and decoded block by block, strictly, with the place of any fault."""
+"""A user's file as bytes and text: decompressed and decoded strictly, block by block; errors name their place."""
 
 import codecs
 import gzip
@@ -11,7 +11,7 @@ from proponent.data.table import short
 from proponent.errors import DataError
 
 BLOCK_BYTES = 1 << 20
-"""Bytes of a file that are in memory at a time."""
+"""Bytes of a file in memory at a time."""
 
 _OTHER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -22,12 +22,12 @@ _OTHER_MARKS = (
 
 
 def is_packed(path: Path) -> bool:
-    """Tell whether a file is packed with gzip, by its name."""
+    """Whether a file is compressed with gzip, judged by its name."""
     return path.name.lower().endswith(".gz")
 
 
 def byte_blocks(path: Path) -> Iterator[bytes]:
-    """Read a file block by block, unpacked when its name ends in .gz."""
+    """Read a file block by block, decompressed if its name ends in .gz."""
     blank = True
     try:
         with gzip.open(path, "rb") if is_packed(path) else path.open("rb") as file:
@@ -43,12 +43,12 @@ def byte_blocks(path: Path) -> Iterator[bytes]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a whole file, unpacked when its name ends in .gz."""
+    """Read a whole file, decompressed if its name ends in .gz."""
     return b"".join(byte_blocks(path))
 
 
 def first_bytes(path: Path) -> bytes:
-    """Read the beginning of a file as it lies on the disk, to know its format."""
+    """Read the first bytes of a file as stored on disk, to detect its format."""
     try:
         with path.open("rb") as file:
             found = file.read(8)
@@ -87,7 +87,7 @@ def _refuse_other_kinds(path: Path, head: bytes) -> None:
             raise DataError(f"{path}: encoded as {encoding}, not UTF-8: {_convert(path, encoding)}")
 
 
-# decode what is whole; give the text and how many bytes it took
+# decode complete characters; return the text and the number of bytes consumed
 def _decoded(path: Path, data: bytes, offset: int, lines: int, *, last: bool) -> tuple[str, int]:
     try:
         return codecs.utf_8_decode(data, "strict", last)
@@ -118,7 +118,7 @@ def text_lines(path: Path, *, newline: str) -> Iterator[str]:
     held: list[str] = []
     for block in text_blocks(path):
         end = _last_end(block, newline)
-        # a CR at the end of a block may be half of CR LF: what it ends is known with the next block
+        # a CR at the end of a block may be half of CR LF: the next block decides
         joins = newline == "" and bool(held) and held[-1].endswith("\r")
         if not end and not joins:
             held.append(block)

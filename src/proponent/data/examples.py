@@ -1,4 +1,4 @@
-"""Examples: the rows of a data set, kept as columns, with the fingerprint of their content."""
+"""Examples: the rows of a data set, stored as columns, with a fingerprint of their content."""
 
 import hashlib
 import operator
@@ -22,10 +22,10 @@ _PARTS = (*_SHOWN, "source")
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which column plays which part.
+    """Which column has which role.
 
-    A default name may be missing from the data (`text` may not); a name given explicitly must be there. An empty name
-    means: do not read this part. A column that is named for one part does not play another by its default name.
+    A default column may be missing from the data (except `text`); an explicitly named column must exist. An empty name
+    disables the role. A column named for one role is not used for another role by its default name.
     """
 
     text: str = "text"
@@ -37,11 +37,11 @@ class Columns:
 
 
 class Examples(Sequence[Example]):
-    """A sequence of `Example`; rows are kept as columns and an `Example` is made on access."""
+    """A sequence of `Example`; rows are stored as columns and an `Example` is created on access."""
 
-    # name: what messages call it: the path, or "list of 12 dicts"
-    # columns: which column plays which part, as requested
-    # label_names: names of a `datasets` ClassLabel in the order of their numbers, else None
+    # name: used in messages: the path, or "list of 12 dicts"
+    # columns: the role of each column, as requested
+    # label_names: names of a `datasets` ClassLabel in order of class number, else None
     # warnings: lines that must be shown to the user
 
     def __init__(
@@ -59,7 +59,7 @@ class Examples(Sequence[Example]):
         self.label_names = label_names
         self.warnings = warnings
         self._source = source
-        self._table = table  # a pyarrow.Table of the checked parts, a row per row of the source
+        self._table = table  # a pyarrow.Table of the validated columns, with the rows of the source
         self._parts = {name: Column(table.column(name)) for name in table.column_names}
         self._rows = range(source.rows) if rows is None else rows
 
@@ -86,7 +86,7 @@ class Examples(Sequence[Example]):
             yield from map(_example, map(int, rows), *values)
 
     def _blocks(self) -> Iterator[tuple[Rows, list[Iterable[Any]]]]:
-        """Some rows at a time: id, text, text_pair, target and label of each."""
+        """Iterate over blocks of rows: id, text, text_pair, target and label of each."""
         for start in range(0, len(self), BLOCK):
             rows = self._rows[start : start + BLOCK]
             columns = (self._parts.get(name) for name in _SHOWN)
@@ -96,7 +96,7 @@ class Examples(Sequence[Example]):
         return Examples(self._source, self._table, columns=self.columns, label_names=self.label_names, rows=rows)
 
     def subset(self, rows: "Sequence[int] | Int[np.ndarray, ' n']") -> "Examples":
-        """Choose some of the examples; they keep their id and their row of the source."""
+        """Select examples; they keep their id and their source row."""
         chosen = np.fromiter(map(operator.index, rows), dtype=np.int64, count=len(rows))
         wrong = chosen[(chosen < 0) | (chosen >= len(self))]
         if len(wrong):
@@ -120,11 +120,11 @@ class Examples(Sequence[Example]):
 
     @cached_property
     def sources(self) -> list[str | None]:
-        """Where the examples come from, as a column of the source says; None where it does not."""
+        """The source of each example, as a column of the data gives it; None where there is none."""
         return list(self.part("source"))
 
     def part(self, name: str) -> Sequence[Any]:
-        """Give one part of all examples without making Python objects of it."""
+        """Return one field of all examples without creating Python objects."""
         if name not in _PARTS:
             raise KeyError(f"no part {short(name)}; there are {', '.join(_PARTS)}")
         if name not in self._parts:
@@ -133,35 +133,35 @@ class Examples(Sequence[Example]):
 
     @property
     def column_names(self) -> tuple[str, ...]:
-        """Every column of the source, in its order, those that play no part included."""
+        """Every column of the source, in order, including columns without a role."""
         return self._source.column_names
 
     def column(self, name: str) -> list[object]:
-        """Give the values of any column of the source as they were read (a ClassLabel gives its numbers)."""
+        """Return the values of any column as they were read (a ClassLabel gives its numbers)."""
         if name not in self.column_names:
             raise KeyError(f"{self.name}: no column {short(name)}; it has {', '.join(map(short, self.column_names))}")
         return list(select(self._source.get(name), self._rows))
 
     def as_read(self, name: str) -> Sequence[Any]:
-        """Give a column of the whole source as it was read, without making Python objects of it."""
+        """Return a column of the whole source as it was read, without creating Python objects."""
         return self._source.get(name)
 
     @property
     def schema(self) -> Any:
-        """Kinds and notes of the columns of a Parquet or Arrow file as pyarrow tells them; None for other sources."""
+        """Types and metadata of the columns of a Parquet or Arrow file, from pyarrow; None for other sources."""
         return self._source.schema
 
     @property
     def label_column(self) -> str:
-        """The column that the labels were read from; empty where there is none."""
+        """The column that the labels were read from; empty if there is none."""
         return self.columns.label if "label" in self._parts else ""
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hex, over id, text, text_pair, target and label of every example in order."""
-        # It does not depend on the kind of input nor on other columns, that of the sources included. A label counts by
-        # its text, so that the number 1 of a JSON file equals the "1" of a CSV file.
-        # The first bytes are those of every index and decision on disk: they never change.
+        # It depends neither on the kind of input nor on other columns, such as the column of sources. A label counts by
+        # its text, so that the number 1 in a JSON file equals "1" in a CSV file.
+        # Every index and decision on disk depends on the hashed prefix: it must never change.
         digest = hashlib.sha256(b"whence examples 1\n")
         for _, values in self._blocks():
             digest.update(b"".join(map(_spelled, *values)))
@@ -172,7 +172,7 @@ def _example(row: int, name: str, text: str, pair: str | None, target: str | Non
     return Example(name, row, text, label, pair, target)
 
 
-# every field as its length, a colon and its bytes ("-" for none): no two rows share a spelling
+# each field is its length, a colon and its bytes ("-" for none), so that no two rows have the same encoding
 def _spelled(*fields: Any) -> bytes:
     parts: list[bytes] = []
     for value in fields:

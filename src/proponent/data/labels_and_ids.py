@@ -1,4 +1,4 @@
-"""What rows are called: their labels, their ids, and the sources that they come from."""
+"""Labels, ids and sources of rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +13,11 @@ from proponent.errors import DataError
 from proponent.types import Label
 
 _KNOWN_LABELS = 65_536
-"""Cells whose label is remembered; a class comes again and again."""
+"""Maximum number of cells whose label is cached; class labels repeat."""
 
 
 def labels_of(table: RawTable, column: str, names: tuple[str, ...] | None, warnings: list[str]) -> Any:
-    """Read the labels; each distinct one is stored once."""
+    """Read the labels; each distinct label is stored once."""
     codes, labels = _coded(table, column, names)
     _refuse_mixed(table, column, codes, labels)
     if None in labels and len(missing := np.flatnonzero(codes == labels.index(None))):
@@ -29,7 +29,7 @@ def labels_of(table: RawTable, column: str, names: tuple[str, ...] | None, warni
     return pa.DictionaryArray.from_arrays(pack_numbers(codes), values)
 
 
-# a number for each row, and the label that each number stands for
+# a number for each row, and the label of each number
 def _coded(
     table: RawTable, column: str, names: tuple[str, ...] | None
 ) -> tuple[Int[np.ndarray, " n"], list[Label | None]]:
@@ -48,7 +48,7 @@ def _coded(
 
     for start, block in blocks(table.get(column)):
         for row, value in enumerate(block, start):
-            # only what has been a label once is looked up, and that can be hashed
+            # only hashable values that were accepted as a label before are looked up
             found = known.get((type(value), value)) if isinstance(value, str | int | float) else None
             codes[row] = code(row, value) if found is None else found
     return codes, list(numbers)
@@ -81,7 +81,7 @@ def _label(table: RawTable, column: str, row: int, value: object) -> Label | Non
     raise DataError(f"{table.place(column, row)} holds {why}")
 
 
-# give the name of a ClassLabel number; `datasets` writes -1 where there is no label
+# return the name of a ClassLabel number; `datasets` writes -1 where there is no label
 def _named(table: RawTable, row: int, label: Label | None, names: tuple[str, ...]) -> str | None:
     if label is None or label == -1:
         return None
@@ -124,7 +124,7 @@ def _id(table: RawTable, column: str, row: int, value: object) -> str:
     )
 
 
-# a text that says something, or a whole number as text; None for anything else
+# a text that is not blank, or a whole number as text; None for anything else
 def _spelled(value: object) -> str | None:
     if isinstance(value, str):
         return None if is_blank(value) else value
@@ -133,7 +133,7 @@ def _spelled(value: object) -> str | None:
     return str(int(value))
 
 
-# equal ids have equal hashes, so that only rows whose hash comes twice are compared as text
+# equal ids have equal hashes, so only rows with repeated hashes are compared as text
 def _refuse_twice(table: RawTable, column: str, ids: Sequence[str], hashes: Int[np.ndarray, " n"]) -> None:
     ordered = np.sort(hashes)
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
@@ -151,7 +151,7 @@ def _refuse_twice(table: RawTable, column: str, ids: Sequence[str], hashes: Int[
 
 
 def sources_of(table: RawTable, column: str, warnings: list[str], *, asked: bool) -> Any | None:
-    """Read where the rows come from."""
+    """Read the sources of the rows."""
 
     def spelled(start: int, block: list[Any]) -> list[str | None]:
         sources = [_source(table, column, row, plain(value)) for row, value in enumerate(block, start)]

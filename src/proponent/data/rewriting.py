@@ -1,4 +1,4 @@
-"""A data set written again with some rows left out and some values changed; every other value stays as it is."""
+"""Write a data set again with some rows removed and some values changed; every other value stays unchanged."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 
 @dataclass(frozen=True)
 class Part:
-    """What a new data set takes of an old one: rows in order, and new values by row of one column (empty for none)."""
+    """A part of a new data set: rows of an old one in order, and new values by row for one column (empty for none)."""
 
     examples: Examples
     rows: Sequence[int]
@@ -32,7 +32,7 @@ class Part:
 
 
 def write_parts(path: Path, parts: Sequence[Part], kind: str, *, guard: bool) -> int:
-    """Write a new data set; every column of every part, in order."""
+    """Write a new data set: all columns of all parts, in order."""
     if kind == ".parquet":
         write_arrow(path, joined_arrow([_arrow(one) for one in parts]), replace=False)
         return 0
@@ -45,7 +45,7 @@ def write_parts(path: Path, parts: Sequence[Part], kind: str, *, guard: bool) ->
 
 
 def write_columns(path: Path, columns: Mapping[str, Sequence[Any]], kind: str, *, guard: bool) -> int:
-    """Write columns as CSV, TSV, JSON, JSON Lines or Parquet; give the number of cells that a guard changed."""
+    """Write columns as CSV, TSV, JSON, JSON Lines or Parquet; return the number of cells that a guard changed."""
     if kind == ".parquet":
         write_parquet(path, columns, replace=False)
         return 0
@@ -88,7 +88,7 @@ def _holds_json(name: str) -> bool:
 
 
 def _records(part: Part) -> Iterator[str]:
-    """The records of a part as the file spells them."""
+    """The records of a part, exactly as written in the file."""
     taken = iter(part.rows)
     wanted = next(taken, None)
     for row, record in enumerate(raw_records(Path(part.examples.name))):
@@ -107,7 +107,7 @@ def _column(part: Part, name: str) -> Iterable[Any]:
 
 
 def _arrow(part: Part) -> Any:
-    """The rows of a part in the kinds of column that the file has."""
+    """The rows of a part, with the column types of the file."""
     columns = {name: part.examples.as_read(name) for name in part.examples.column_names}
     try:
         return arrow_rows(columns, part.examples.schema, part.rows, part.column, part.changes)

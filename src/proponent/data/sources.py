@@ -1,4 +1,4 @@
-"""`read`: recognize and open what a user may pass as data."""
+"""`read`: recognize and open every supported kind of data."""
 
 import difflib
 import importlib
@@ -22,7 +22,7 @@ from proponent.types import Example
 DEFAULT_COLUMNS = Columns()
 
 _STRETCH = 4096
-"""Rows of a `datasets.Dataset` that are put in order at a time."""
+"""Rows of a `datasets.Dataset` that are reordered at a time."""
 
 _READERS: dict[str, Callable[[Path], RawTable]] = {
     ".csv": lambda path: read_separated(path, ","),
@@ -50,7 +50,7 @@ def read(
     revision: str | None = None,
     allow_empty: bool = False,
 ) -> Examples:
-    """Read any kind of input into checked examples."""
+    """Read any supported input into validated examples."""
     if isinstance(source, Examples):
         _refuse_split(source.name, split, revision)
         return source
@@ -62,11 +62,11 @@ def read(
 
 
 def read_local(name: str, columns: Columns, folder: Path) -> Examples | None:
-    """Read a data set again by the name that its examples had; None where no local file or folder has that name."""
+    """Read a data set again by the name stored with its examples; None if no local file or folder has that name."""
     found = _NAME_AND_SPLIT.fullmatch(name)
     for spelled, split in ((name, None), *([found.groups()] if found else [])):
         for path in (Path(spelled), folder / spelled):
-            if _exists(path) and (path.is_file() or path.is_dir()):  # no pipe, which nobody may ever write to
+            if _exists(path) and (path.is_file() or path.is_dir()):  # no pipe: reading it might never end
                 return read(path, columns=columns, split=split, allow_empty=True)
     return None
 
@@ -123,7 +123,7 @@ def _not_found(path: Path) -> str:
 def _names_in(folder: Path) -> list[str]:
     try:
         return sorted(entry.name for entry in folder.iterdir())
-    except OSError:  # a folder that may not be listed gives no hints
+    except OSError:  # a folder that cannot be listed gives no hints
         return []
 
 
@@ -145,7 +145,7 @@ def _table_of_folder(path: Path, split: str | None) -> RawTable:
     datasets = _datasets(f"{path}: a data set made by save_to_disk")
     try:
         loaded = datasets.load_from_disk(str(path))
-    except Exception as error:  # whatever datasets raises for a folder it cannot read
+    except Exception as error:  # datasets may raise anything for a folder it cannot read
         raise DataError(f"{path}: datasets cannot load it ({_reason(error)})") from error
     return _table_of_dataset(datasets, loaded, split, str(path))
 
@@ -156,7 +156,7 @@ def _table_of_hub(name: str, split: str | None, revision: str | None) -> RawTabl
     asked = ", ".join(f"{key} {short(value)}" for key, value in (("split", split), ("revision", revision)) if value)
     try:
         loaded = datasets.load_dataset(name, split=split, revision=revision)
-    except Exception as error:  # whatever datasets and the network raise
+    except Exception as error:  # datasets and the network may raise anything
         raise DataError(f"{tried} ({asked or 'default revision'}) it cannot be loaded: {_reason(error)}") from error
     if split is not None:
         return _table_of_split(datasets, loaded, f"{name} [{split}]")
@@ -169,7 +169,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _table_of_object(source: object, columns: Columns, split: str | None, revision: str | None) -> RawTable:
-    # a user's object is of a package only if that package is already imported: none is imported here to find out
+    # an object can belong to a package only if that package is already imported, so none is imported to find out
     datasets: Any = sys.modules.get("datasets")
     kinds = ("Dataset", "IterableDataset", "DatasetDict", "IterableDatasetDict")
     if datasets is not None and isinstance(source, tuple(getattr(datasets, kind) for kind in kinds)):
@@ -233,15 +233,15 @@ def _table_of_split(datasets: Any, source: Any, name: str | None) -> RawTable:
     return replace(table, classes=classes)
 
 
-# a Dataset: mapped files, or rows of them in another order; only the columns that are read are put in order
+# a Dataset: mapped files, or their rows in another order; only the columns that are read are reordered
 def _table_of_stored(source: Any, name: str) -> RawTable:
     def get(column: str) -> Sequence[object]:
-        # the Arrow view keeps the order of select() and shuffle(), and decodes no images or sound
+        # the Arrow view keeps the order of select() and shuffle(), and does not decode images or audio
         view = source.select_columns([column]).with_format("arrow")
         pieces: list[Column] = []
         for start in range(0, source.num_rows, _STRETCH):
             part = view[start : start + _STRETCH].column(column)
-            # rows in another order come as one piece each: lay them together; mapped files come in large pieces
+            # reordered rows arrive as one chunk each: combine them; mapped files come in large chunks
             part = part.combine_chunks() if part.num_chunks > len(part) // 16 else part
             pieces.append(checked_column(name, column, part))
         return joined(pieces)
@@ -255,7 +255,7 @@ def _table_of_pandas(frame: Any) -> RawTable:
 
     def get(column: str) -> Sequence[object]:
         series = frame[column]
-        if getattr(series.dtype, "storage", None) == "pyarrow":  # text that pandas keeps in Arrow memory already
+        if getattr(series.dtype, "storage", None) == "pyarrow":  # text that pandas already stores in Arrow memory
             return checked_column(name, column, series.array)
         return [None if null else value for value, null in zip(series.tolist(), series.isna().tolist(), strict=True)]
 
@@ -273,7 +273,7 @@ def _table_of_polars(frame: Any) -> RawTable:
 
 
 def _paths_of(rows: Sequence[object]) -> list[str | os.PathLike[str]]:
-    """The entries of a list of paths; nothing for any other list."""
+    """The entries of a list of paths; an empty list for any other list."""
     found = [cast("str | os.PathLike[str]", one) for one in rows if _means_a_path(one)]
     if found and len(found) < len(rows):
         odd = next(one for one in rows if not _means_a_path(one))
@@ -289,7 +289,7 @@ def _paths_of(rows: Sequence[object]) -> list[str | os.PathLike[str]]:
 
 
 def _means_a_path(one: object) -> bool:
-    """Whether somebody means a file and not a text: it has the name of a data file and nothing else in it."""
+    """Whether a string means a file and not a text: it has the name of a data file and nothing else in it."""
     if isinstance(one, os.PathLike):
         return True
     if not isinstance(one, str) or "\n" in one or "\0" in one:

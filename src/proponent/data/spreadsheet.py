@@ -1,4 +1,4 @@
-"""CSV for people: a cell never becomes a formula when a spreadsheet opens the file."""
+"""CSV for spreadsheets: a cell never becomes a formula when the file is opened."""
 
 import csv
 import io
@@ -22,10 +22,10 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 @runtime_checkable
 class TextSink(Protocol):
-    """Anything that takes text: an open file, standard output, a StringIO."""
+    """Anything that accepts text: an open file, standard output, a StringIO."""
 
     def write(self, text: str, /) -> object:
-        """Take some text."""
+        """Accept some text."""
         ...
 
 
@@ -54,7 +54,7 @@ def write_csv_rows(
     *,
     replace: bool,
 ) -> int:
-    """Write rows as CSV; give the number of cells that got a '."""
+    """Write rows as CSV; return the number of cells prefixed with '."""
     if not isinstance(path_or_file, str | os.PathLike):
         return _write(path_or_file, names, rows, guard, delimiter)
 
@@ -67,7 +67,7 @@ def write_csv_rows(
 
 @contextmanager
 def text_sink(file: Any, newline: str) -> Generator[TextSink]:
-    """Write text to an open file, which is flushed and left to its owner."""
+    """Write text to an open file, which is flushed but not closed."""
     sink = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline=newline)
     try:
         yield sink
@@ -88,7 +88,7 @@ def _write(file: TextSink, names: Sequence[str], rows: Iterable[Sequence[object]
                     guarded += 1
         return row
 
-    # \r\n: with \n alone, csv before Python 3.13 leaves a lone \r in a text unquoted, which readers take as a new row
+    # \r\n: with \n alone, csv before Python 3.13 leaves a lone \r in a text unquoted, which readers see as a new row
     writer = csv.writer(file, delimiter=delimiter, lineterminator="\r\n")
     writer.writerow(safe(names))
     writer.writerows(map(safe, rows))

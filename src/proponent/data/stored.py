@@ -1,4 +1,4 @@
-"""The Parquet files that an index keeps of its examples, in small row groups, so that a few rows cost little."""
+"""Parquet files of an index's examples, with small row groups, so that reading a few rows is cheap."""
 
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ from proponent.data.untyped import compute, pa, parquet
 from proponent.errors import DamagedError
 
 GROUP = 4096
-"""Rows that are read together."""
+"""Rows per row group, which are read together."""
 
 
 def parquet_bytes(columns: Mapping[str, Sequence[object] | np.ndarray]) -> memoryview:
-    """Write examples to memory as Parquet, with a checksum on every page, packed with zstd."""
+    """Write examples to memory as zstd-compressed Parquet, with a checksum on every page."""
     sink = pa.BufferOutputStream()
     fill_parquet(sink, arrow_table("the examples of an index", columns), GROUP)
     return memoryview(sink.getvalue())
@@ -45,7 +45,7 @@ class StoredExamples:
         return tuple(self._file.schema_arrow.names)
 
     def has(self, name: str) -> bool:
-        """Say whether any example has a value in a column, without reading it where the file knows."""
+        """Whether any example has a value in a column, without reading it if the file's metadata suffices."""
         if name not in self.names:
             return False
         groups = [self._file.metadata.row_group(one) for one in range(self._file.num_row_groups)]
@@ -59,18 +59,18 @@ class StoredExamples:
         return self.arrow(name).to_pylist()
 
     def arrow(self, name: str) -> Any:
-        """Read one column without making Python objects of it."""
+        """Read one column without creating Python objects."""
         with self._reading():
             return self._file.read([name]).column(name)
 
     def blocks(self, name: str) -> Iterator[list[Any]]:
-        """Read one column a block at a time."""
+        """Read one column, one block at a time."""
         with self._reading():
             for batch in self._file.iter_batches(GROUP, columns=[name], use_threads=False):
                 yield batch.column(0).to_pylist()
 
     def take(self, name: str, numbers: Int[np.ndarray, " m"]) -> list[Any]:
-        """Read one column of some examples."""
+        """Read one column of selected examples."""
         found: list[Any] = [None] * len(numbers)
         for at, values in self._taken(name, numbers):
             for place, value in zip(at.tolist(), values.to_pylist(), strict=True):
@@ -78,14 +78,14 @@ class StoredExamples:
         return found
 
     def lengths(self, name: str, numbers: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
-        """Count the characters of some examples' texts; one row group is in memory at a time."""
+        """Count the characters of selected examples' texts; one row group is in memory at a time."""
         found: Int[np.ndarray, " m"] = np.zeros(len(numbers), dtype=np.int64)
         for at, values in self._taken(name, numbers):
             found[at] = compute.utf8_length(values).to_pylist()
         return found
 
     def _taken(self, name: str, numbers: Int[np.ndarray, " m"]) -> Iterator[tuple[Int[np.ndarray, " k"], Any]]:
-        """Some values of one column, row group by row group: positions in `numbers`, and an Arrow array."""
+        """Selected values of one column, row group by row group: positions in `numbers`, and an Arrow array."""
         groups = np.searchsorted(self._begins, numbers, side="right") - 1
         for group in np.unique(groups).tolist():
             at = np.flatnonzero(groups == group)
@@ -94,7 +94,7 @@ class StoredExamples:
                 yield at, column.take((numbers[at] - self._begins[group]).tolist())
 
     def counts(self, name: str) -> dict[str, int]:
-        """Count the values of a column of texts."""
+        """Count the values of a text column."""
         if not self.has(name):
             return {}
         found = compute.value_counts(self.arrow(name).drop_null())
@@ -106,7 +106,7 @@ class StoredExamples:
         return {name: values[number - int(self._begins[group])].as_py() for name, values in self._group(group).items()}
 
     def select(self, name: str, wanted: Collection[str]) -> Int[np.ndarray, " m"]:
-        """Find the examples with one of some texts."""
+        """Find the examples whose value is one of the given texts."""
         if not wanted:
             return np.zeros(0, dtype=np.int64)
         values = pack_texts(sorted(wanted))

@@ -1,4 +1,4 @@
-"""Tables as they were read, before any check: what every reader makes and what the checks take."""
+"""Tables before validation: created by every reader, checked afterwards."""
 
 import bisect
 import itertools
@@ -21,18 +21,18 @@ _NULL_TYPES = {"NAType", "NaTType"}
 class RawTable:
     """A data set as read; a column becomes Python objects only when it is read."""
 
-    name: str  # what messages call it: the path, or "list of 12 dicts"
+    name: str  # used in messages: the path, or "list of 12 dicts"
     rows: int  # number of rows
     column_names: tuple[str, ...]  # in the order of the source
-    get: Callable[[str], Sequence[object]]  # the values of one column, one per row; nobody changes them later
-    lines: Sequence[int] | None = None  # 1-based line of the file on which each row starts, where that is known
-    warnings: tuple[str, ...] = ()  # lines that the reader wants shown
+    get: Callable[[str], Sequence[object]]  # the values of one column, one per row; not modified later
+    lines: Sequence[int] | None = None  # 1-based line of the file on which each row starts, where known
+    warnings: tuple[str, ...] = ()  # lines that the reader wants to show
     # names behind the numbers of each column that is a `datasets` ClassLabel
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
-    schema: Any = None  # the `pyarrow.Schema` of a Parquet or Arrow file, with its notes; None for other kinds of input
+    schema: Any = None  # the `pyarrow.Schema` of a Parquet or Arrow file, with metadata; None for other kinds of input
 
     def class_names(self, column: str) -> tuple[str, ...] | None:
-        """Give the names behind the numbers of a column; None where they have none."""
+        """Return the names behind the numbers of a column; None if it has none."""
         return self.classes.get(column)
 
     def place(self, column: str, row: int) -> str:
@@ -40,7 +40,7 @@ class RawTable:
         return f"{self.name}: column {short(column)}, {self.where([row])}"
 
     def where(self, rows: "Sequence[int] | Int[np.ndarray, ' m']", limit: int = 5) -> str:
-        """Name rows for a message, the first few of them."""
+        """Name rows for a message, at most the first few."""
         found = [int(row) for row in rows[:limit]]
         named = [f"row {r}" if self.lines is None else f"row {r} (line {self.lines[r]})" for r in found]
         more = f" and {len(rows) - limit} more" if len(rows) > limit else ""
@@ -68,7 +68,7 @@ def check_names(name: str, column_names: Sequence[object]) -> tuple[str, ...]:
 def table_of_records(
     name: str, records: Sequence[Mapping[str, object]], *, lines: Sequence[int] | None = None
 ) -> RawTable:
-    """Make a table of rows that are mappings; a key that a row lacks counts as missing."""
+    """Build a table from rows that are mappings; a key that a row lacks counts as missing."""
     keys = list(dict.fromkeys(key for record in records for key in record))
 
     def get(column: str) -> Sequence[object]:
@@ -78,26 +78,26 @@ def table_of_records(
 
 
 def plain(value: object) -> object:
-    """Turn a numpy scalar into a Python object."""
+    """Convert a numpy scalar to a Python object."""
     return cast("object", value.item()) if isinstance(value, np.generic) else value
 
 
 def is_null(value: object) -> bool:
-    """Tell whether a cell holds nothing."""
+    """Whether a cell is empty."""
     return value is None or (isinstance(value, float) and value != value) or type(value).__name__ in _NULL_TYPES
 
 
 def is_blank(text: str | None) -> bool:
-    """Tell whether a text says nothing."""
+    """Whether a text is blank."""
     return not text or text.isspace()
 
 
 def refuse_odd_characters(table: RawTable, column: str, start: int, values: Sequence[object]) -> None:
-    """Refuse lone surrogates (no UTF-8 for them) and NUL (HTML, C and tokenizers disagree about it)."""
+    """Refuse lone surrogates (not valid in UTF-8) and NUL (HTML, C and tokenizers handle it differently)."""
     texts = [value if isinstance(value, str) else "" for value in values]
     if _clean("".join(texts)):
         return
-    # two halves in neighbouring cells never join: utf-8 refuses both, joined or not
+    # surrogate halves in neighbouring cells cannot hide: UTF-8 refuses both, joined or not
     place = next(i for i, text in enumerate(texts) if not _clean(text))
     what = "a NUL character" if "\0" in texts[place] else "half of a surrogate pair, which is not text"
     raise DataError(f"{table.place(column, start + place)} holds {what}: {short(texts[place])}; remove it")
@@ -113,19 +113,19 @@ def _clean(text: str) -> bool:
 
 @dataclass(frozen=True)
 class _Several(RawTable):
-    """Tables one after another."""
+    """Several tables, concatenated."""
 
     parts: tuple[RawTable, ...] = ()
 
     def class_names(self, column: str) -> tuple[str, ...] | None:
-        """Give the names behind the numbers of a column, which are those of every file."""
+        """Return the names behind the numbers of a column; they are equal in all files."""
         found = {one.class_names(column) for one in self.parts if column in one.column_names}
         if len(found) > 1:
             raise DataError(f"the numbers of column {short(column)} have different names in the files: read them apart")
         return found.pop() if found else None
 
     def where(self, rows: "Sequence[int] | Int[np.ndarray, ' m']", limit: int = 5) -> str:
-        """Name rows by the file that holds them and their place in it."""
+        """Name rows by their file and their place in it."""
         starts = [0, *itertools.accumulate(part.rows for part in self.parts)]
         named: list[str] = []
         for row in map(int, rows[:limit]):
@@ -136,7 +136,7 @@ class _Several(RawTable):
 
 
 def one_after_another(tables: Sequence[RawTable], parts: Sequence[str]) -> RawTable:
-    """Join tables that hold the same parts of an example."""
+    """Concatenate tables that hold the same parts of an example."""
     names = list(dict.fromkeys(column for table in tables for column in table.column_names))
     for part in parts:
         _refuse_lacking(tables, part)
@@ -155,7 +155,7 @@ def one_after_another(tables: Sequence[RawTable], parts: Sequence[str]) -> RawTa
 
 
 def _refuse_lacking(tables: Sequence[RawTable], column: str) -> None:
-    """A column that plays a part stands in every file, or in none."""
+    """Require that a column with a role exists in every file or in none."""
     with_it = next((one for one in tables if column in one.column_names), None)
     without = next((one for one in tables if column not in one.column_names), None)
     if with_it is not None and without is not None:

@@ -1,4 +1,4 @@
-"""CSV, TSV, JSON and JSON Lines: text files read strictly and row by row, with the line of whatever is wrong."""
+"""CSV, TSV, JSON and JSON Lines: read strictly and row by row; errors name the line."""
 
 import csv
 import json
@@ -52,7 +52,7 @@ def _refuse_ragged(name: str, fields: int, ragged: Sequence[str], count: int) ->
         )
 
 
-# give each row with the line it starts on; a blank line is an empty row
+# yield each row with the line it starts on; a blank line is an empty row
 def _separated_rows(name: str, lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
     start = 1
     with _fields_of_any_length():
@@ -67,7 +67,7 @@ def _separated_rows(name: str, lines: Iterator[str], delimiter: str) -> Iterator
 
 @contextmanager
 def _fields_of_any_length() -> Generator[None]:
-    """Lift the csv module's limit of 131,072 characters; it is global, so put it back for others."""
+    """Lift the csv module's limit of 131,072 characters; the limit is global, so it is restored afterwards."""
     with _field_limit:
         before = csv.field_size_limit(_ANY_LENGTH)
         try:
@@ -82,7 +82,7 @@ def _quote_error(name: str, start: int, line: int, reason: str) -> str:
     return f"{name}: wrong quotes on line {line} ({reason}): double every quote inside a quoted field"
 
 
-# blank lines after the last row mean nothing; those before it are announced
+# blank lines after the last row are ignored; earlier ones cause a warning
 def _blank_lines(name: str, blank: Sequence[int], lines: Sequence[int]) -> tuple[str, ...]:
     inner = [line for line in blank if len(lines) and line < lines[-1]]
     return (f"{name}: {len(inner)} blank lines skipped (first: line {inner[0]})",) if inner else ()
@@ -92,7 +92,7 @@ def read_json_lines(path: Path) -> RawTable:
     """Read a file with one JSON object per line."""
     packer = ColumnBuilder(as_json)
     lines, blank = array("q"), array("q")
-    # only \n ends a line here: JSON text may hold U+2028 and others that are line ends elsewhere
+    # only \n ends a line here: JSON text may hold U+2028 and other characters that end lines elsewhere
     for number, line in enumerate(text_lines(path, newline="\n"), start=1):
         if line.strip():
             packer.add(
@@ -107,7 +107,7 @@ def read_json_lines(path: Path) -> RawTable:
 def packed_table(
     name: str, packer: ColumnBuilder, lines: Sequence[int] | None = None, warnings: tuple[str, ...] = ()
 ) -> RawTable:
-    """Make a table of records that were packed."""
+    """Build a table from packed records."""
     columns = packer.columns()
     return RawTable(name, len(packer), check_names(name, list(columns)), lambda key: columns[key](), lines, warnings)
 
@@ -120,7 +120,7 @@ def read_json(path: Path) -> RawTable:
     return packed_table(str(path), packer)
 
 
-# the elements of a list, one parsed at a time; whatever is not a plain list is parsed whole, which says what is wrong
+# parse the elements of a list one at a time; anything but a plain list is parsed whole, which reports the error
 def _elements(path: Path, text: str) -> Iterator[object]:
     decoder = json.JSONDecoder(object_pairs_hook=_object)
     at, mark, count = _past_space(text, 0), ",", 0
@@ -191,7 +191,7 @@ def _kind(value: object) -> str:
 
 
 def raw_records(path: Path) -> Iterator[str]:
-    """Give the objects of a JSON or JSON Lines file as the file spells them."""
+    """Yield the objects of a JSON or JSON Lines file exactly as they are written there."""
     if path.name.lower().removesuffix(".gz").endswith(".json"):
         text, decoder = read_text(path), json.JSONDecoder()
         at = _past_space(text, _past_space(text, 0) + 1)
@@ -205,7 +205,7 @@ def raw_records(path: Path) -> Iterator[str]:
 
 
 def spliced(record: str, name: str, value: object) -> str:
-    """Change one value of a JSON object, or add it; every other character stays."""
+    """Change or add one value of a JSON object; every other character stays."""
     decoder = json.JSONDecoder()
     opening = _past_space(record, 0)
     at = begin = _past_space(record, opening + 1)

@@ -1,4 +1,4 @@
-"""Whole columns of an index's examples in Arrow memory: searched, counted, and taken row by row."""
+"""Whole columns of an index's examples in Arrow memory: searched, counted, and selected by row."""
 
 import re
 import time
@@ -21,17 +21,17 @@ How = Literal["substring", "word", "regex"]
 TEXTS = ("text", "text_pair", "target")
 NAMES = ("id", "row", *TEXTS, "label", "source")
 BLOCK = 8192
-"""Rows that are searched between two looks at the clock, or split into words at a time."""
+"""Rows searched between two checks of the time limit, or split into words at a time."""
 
 LONGEST_PATTERN = 500
-"""Characters of a search at most."""
+"""Maximum characters of a search pattern."""
 
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"  # noncharacters, which no text may interchange
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Which examples hold the pattern, and how many were looked at before the time was up."""
+    """Which examples match the pattern, and how many were searched within the time limit."""
 
     places: Bool[np.ndarray, " n"]
     searched: int
@@ -48,35 +48,35 @@ class ExampleColumns:
         return self._table.num_rows
 
     def has(self, name: str) -> bool:
-        """Say whether any example has a value in a column."""
+        """Whether any example has a value in a column."""
         return self.column(name).null_count < len(self)
 
     def column(self, name: str) -> Any:
-        """Give a whole column."""
+        """Return a whole column."""
         return self._table.column(name)
 
     def values(self, name: str, places: Int[np.ndarray, " m"]) -> list[Any]:
-        """Take one column of some examples."""
+        """Return one column of selected examples."""
         return self.column(name).take(pack_numbers(places)).to_pylist()
 
     def rows(self, places: Int[np.ndarray, " m"]) -> list[dict[str, Any]]:
-        """Take some examples."""
+        """Return selected examples."""
         return self._table.take(pack_numbers(places)).to_pylist()
 
     def coded(self, name: str) -> tuple[Int[np.ndarray, " n"], list[str | None]]:
-        """Number the values of a column, in the order of the values; examples without one come last."""
+        """Number the values of a column in sorted order; examples without a value come last."""
         values: list[str | None] = compute.unique(self.column(name)).to_pylist()
         return self.ranked(name).astype(np.int32) - 1, sorted(values, key=lambda value: (value is None, value)) or [
             None
         ]
 
     def ranked(self, name: str) -> Int[np.ndarray, " n"]:
-        """Number the examples in the order of a column's values from 1; equal values share a number."""
+        """Rank the examples by a column's values, from 1; equal values share a rank."""
         return compute.rank(self.column(name).combine_chunks(), tiebreaker="dense").to_numpy().astype(np.int64)
 
     @cached_property
     def lengths(self) -> Int[np.ndarray, " n"]:
-        """Characters of each example, all of its texts together."""
+        """Number of characters of each example, over all its texts."""
         total = np.zeros(len(self), dtype=np.int64)
         for name in TEXTS:
             if self.has(name):
@@ -85,11 +85,11 @@ class ExampleColumns:
 
     @cached_property
     def numbers(self) -> dict[str, int]:
-        """Example by id."""
+        """The number of each example, by id."""
         return {identity: place for place, identity in enumerate(self.column("id").to_pylist())}
 
     def find(self, how: How, pattern: str, seconds: float) -> SearchResult:
-        """Search the texts: upper and lower case count as equal; a search takes time linear in the texts."""
+        """Search the texts, ignoring case, in time linear in their length."""
         expression = _expression(how, pattern)
         found = np.zeros(len(self), dtype=np.bool_)
         until = time.monotonic() + seconds
@@ -104,7 +104,7 @@ class ExampleColumns:
 
 
 def spans(texts: Sequence[str], how: How, pattern: str) -> list[tuple[Span, ...]]:
-    """Find the places of a pattern in some texts, in linear time."""
+    """Find all matches of a pattern in some texts, in linear time."""
     if not texts:
         return []
     expression = _expression(how, pattern)
@@ -136,12 +136,12 @@ def _ends(text: str, at: int) -> bool:
     return at == len(text) or not (text[at].isalnum() or text[at] == "_")
 
 
-# RE2 knows \b for ASCII only
+# RE2's \b is ASCII only
 _EDGE_BEFORE, _EDGE_AFTER = r"^|[^\pL\pN_]", r"$|[^\pL\pN_]"
 
 
 def re_escape(pattern: str) -> str:
-    """Write a text as a regular expression of RE2 that matches it."""
+    """Escape a text as an RE2 regular expression that matches it literally."""
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", pattern).replace("\0", r"\x00")
 
 
@@ -173,12 +173,12 @@ def _joined(parts: Sequence[StoredExamples], name: str) -> Any:
     kind = pa.int64() if name == "row" else pa.large_string()
     chunks = [part.arrow(name) if name in part.names else pa.nulls(len(part), kind) for part in parts]
     pieces = [one.cast(kind) for chunk in chunks for one in getattr(chunk, "chunks", [chunk])]
-    # one piece: taking rows out of several joins all of them each time
+    # one chunk: selecting rows from several chunks joins all of them each time
     return pa.chunked_array([pa.concat_arrays(pieces)] if pieces else [], kind)
 
 
 class WordSets:
-    """Distinct words of every example: lower case, between white space, without the signs around them."""
+    """Distinct words of every example: lower case, split at white space, without surrounding punctuation."""
 
     def __init__(self, whole: ExampleColumns) -> None:
         self._numbers: dict[str, int] = {}
@@ -188,10 +188,10 @@ class WordSets:
         self._words: Int[np.ndarray, " m"] = np.concatenate([np.zeros(0, dtype=np.int32), *(one for one, _ in found)])
         self._begins = np.concatenate([[0], np.cumsum(sizes)])
         self._count = len(self._numbers)
-        self._numbers.clear()  # only needed to number them
+        self._numbers.clear()  # only needed for numbering
 
     def similarity(self, place: int) -> Float[np.ndarray, " n"]:
-        """Compare one example with all."""
+        """Compare one example with all examples."""
         mine = np.zeros(self._count, dtype=np.uint8)
         mine[self._words[self._begins[place] : self._begins[place + 1]]] = 1
         shared, some = np.zeros(len(self.sizes), dtype=np.int32), np.flatnonzero(self.sizes)
@@ -200,7 +200,7 @@ class WordSets:
         return shared / np.maximum(self.sizes + self.sizes[place] - shared, 1)
 
     def _block(self, whole: ExampleColumns, start: int) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " b"]]:
-        """Distinct words of some examples, one after another, and how many each has."""
+        """Distinct words of some examples, concatenated, and their number per example."""
         count = min(BLOCK, len(whole) - start)
         owners: list[np.ndarray] = []
         codes: list[np.ndarray] = []
@@ -216,7 +216,7 @@ class WordSets:
         return (keys % width).astype(np.int32), np.bincount(keys // width, minlength=count)
 
     def _coded(self, words: Any) -> Int[np.ndarray, " m"]:
-        """Number words; -1 for what is no word."""
+        """Number words; -1 for strings that are not words."""
         coded = words.dictionary_encode()
         bare = [_bare(one) for one in coded.dictionary.to_pylist()]
         table = np.asarray([self._numbers.setdefault(one, len(self._numbers)) if one else -1 for one in bare] or [-1])
@@ -224,7 +224,7 @@ class WordSets:
 
 
 def _bare(word: str) -> str:
-    """A word without the signs around it."""
+    """A word without surrounding punctuation."""
     start, stop = 0, len(word)
     while start < stop and unicodedata.category(word[start])[0] not in "LN":
         start += 1

@@ -1,4 +1,4 @@
-"""Real text that every Python has: docstrings of the standard library, labelled by topic, with planted label errors."""
+"""Real text in every Python installation: standard-library docstrings by topic, with planted label errors."""
 
 import ast
 import random
@@ -38,10 +38,10 @@ _MODULES = {
     """,
 }
 TOPICS: dict[str, tuple[str, ...]] = {topic: tuple(modules.split()) for topic, modules in _MODULES.items()}
-"""Topics and the modules (or packages) whose docstrings carry them."""
+"""Topics, and the modules (or packages) whose docstrings belong to them."""
 
 FEWEST_WORDS = 10
-"""Shorter docstrings say too little about their topic."""
+"""Minimum words of a docstring: shorter ones say too little about their topic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ class Docstring:
     id: str  # module and name, such as "asyncio.queues.Queue.get"
     text: str  # the docstring, white space folded
     topic: str  # the true label
-    label: str  # the label given in the training set; another one where an error was planted
+    label: str  # the label in the training set; wrong where an error was planted
 
     @property
     def planted(self) -> bool:
-        """True when the given label is a planted error."""
+        """Whether the given label is a planted error."""
         return self.label != self.topic
 
 
@@ -107,7 +107,7 @@ def _docs(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
         if text:
             yield name, " ".join(text.split())
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.expr):  # most nodes are, and none holds a definition
+        if isinstance(child, ast.expr):  # most nodes are expressions, which hold no definitions
             continue
         inner = (
             f"{name}.{child.name}" if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) else name

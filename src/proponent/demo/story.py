@@ -1,4 +1,4 @@
-"""The main job from end to end on the embedded data: train, index, explain a wrong prediction, find planted errors."""
+"""The whole workflow on built-in data: train, index, explain a wrong prediction, find planted errors."""
 
 import csv
 import json
@@ -22,23 +22,23 @@ from proponent.training.trainer import Training, train
 from proponent.views import Explanation, LabelReport, RankingRecall, Story
 
 MARK = "proponent-demo.json"
-"""Marks a folder as made by a demo: a later demo may replace it."""
+"""Marks a folder as created by a demo, so that a later demo may replace it."""
 
 PLANTED = 0.05
-"""Part of the training rows whose label is wrong on purpose."""
+"""Share of the training rows with a planted wrong label."""
 
 TRAINING = Training(
     epochs=4, checkpoints=4, batch_size=16, learning_rate=1.5e-3, max_length=64, width=64, layers=2, vocabulary=3000
 )
 
 SHOWN: Ranking = "mean-probability"
-"""The ranking that the demo shows in full; of the others only the share of planted errors found early."""
+"""The ranking shown in full; for the others, only the share of planted errors found early."""
 
 SHOWN_SUSPECTS = 25
-"""Suspects on the page; the whole list is that of `proponent labels`."""
+"""Suspects on the page; `proponent labels` writes the whole list."""
 
 SHORT = 200
-"""Characters of a text that is easily read; the prediction to explain is picked among such ones."""
+"""Maximum characters of a text that is easy to read; the prediction to explain is chosen among such texts."""
 
 SHOWN_HITS = 3
 """Hits on each side of the explained prediction."""
@@ -147,14 +147,14 @@ def _describe_case(answer: Explanation, asked: Docstring, culprits: Sequence[Doc
 def _wrong_predictions(
     index: Index, held: Sequence[Docstring]
 ) -> tuple[Float[np.ndarray, "q n"], dict[int, str], float]:
-    """Scores of the wrongly predicted held-out rows, what is predicted for each by its place, and the accuracy."""
+    """Scores of the wrongly predicted held-out rows, their predictions by place, and the accuracy."""
     predicted = index.predict([row.text for row in held])
     wrong = {place: said for place, (said, row) in enumerate(zip(predicted, held, strict=True)) if said != row.topic}
     return index.scores([held[place].text for place in wrong]), wrong, 1 - len(wrong) / len(held)
 
 
 def _indicator_word(scores: Float[np.ndarray, "q n"], guilty: Bool[np.ndarray, "q n"], lengths: Sequence[int]) -> int:
-    """The short query in whose first hits planted errors of the predicted class take the largest share of the score."""
+    """The short query with the largest share of its first hits' score on planted errors of the predicted class."""
     if not len(scores):
         return 0
     top = np.argsort(-scores, axis=1, kind="stable")[:, :SHOWN_HITS]
@@ -166,7 +166,7 @@ def _indicator_word(scores: Float[np.ndarray, "q n"], guilty: Bool[np.ndarray, "
 
 
 def _recall(index: Index, planted: np.ndarray, shown: LabelReport) -> tuple[RankingRecall, ...]:
-    """Share of the planted errors in the first tenth of each ranking, the shown one first, chance last."""
+    """Share of the planted errors in the first tenth of each ranking; the shown ranking first, chance last."""
     reports: dict[Ranking, LabelReport] = {SHOWN: shown}
     reports |= {name: label_errors(index.store, name) for name in RANKINGS if name != SHOWN}
     found = [

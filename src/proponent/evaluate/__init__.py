@@ -1,6 +1,6 @@
-"""Is a score true? Retraining, rankings with known answers, controls and intervals.
+"""Validation of scores: retraining, rankings with known answers, controls and intervals.
 
-Bring your own training function as a `Retrainer`, or a plain function in `Function`; bring scores as arrays [q n].
+Pass your own training function as a `Retrainer`, or a plain function in `Function`; pass scores as arrays [q n].
 """
 
 from proponent.evaluate.deletion import RANDOM, SIDES, DeletionResult, flipped, plan_deletions, run_deletions

@@ -1,4 +1,4 @@
-"""What a budget of minutes buys, and how wide the intervals will be: said before anything is spent."""
+"""The size of an evaluation for a budget of minutes, and its expected intervals, reported before it starts."""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,17 @@ from proponent.evaluate.intervals import NORMAL, student
 LEAST_SUBSETS = 20
 LEAST_POINTS = 5
 SHARED = 0.05
-"""Correlation between queries of the error of a rank correlation: what all queries share of the draw of subsets.
+"""Correlation between queries of the error of a rank correlation: all queries share the drawn subsets.
 
 Measured on AG News (60 queries, 60 subsets: half-width .065)."""
 
 
 @dataclass(frozen=True)
 class LdsSize:
-    """How an LDS is run."""
+    """Size of an LDS evaluation."""
 
     subsets: int  # random halves
-    seeds: int  # retrains of each
+    seeds: int  # retrains per subset
     half_width: float  # expected half-width of the interval of one method's LDS
     minutes: float  # expected time
 
@@ -42,7 +42,7 @@ def lds_size(
     seeds: int = 2,
     subsets: int | None = None,
 ) -> LdsSize:
-    """Size an LDS."""
+    """Choose the size of an LDS evaluation."""
     each = seconds * seeds / 60 / workers
     count = subsets if subsets is not None else 60 if minutes is None else min(200, int(minutes / each))
     if count < LEAST_SUBSETS:
@@ -57,13 +57,13 @@ def lds_size(
 
 @dataclass(frozen=True)
 class DeletionSize:
-    """How a case deletion is run."""
+    """Size of a case deletion."""
 
-    points: int  # queries
-    ks: tuple[int, ...]  # rows deleted
-    seeds: int  # retrains of each
-    retrains: int  # in all
-    half_width: float  # expected half-width of a mean change, from the retrain noise alone; NaN for one seed
+    points: int  # number of queries
+    ks: tuple[int, ...]  # numbers of deleted rows
+    seeds: int  # retrains per deletion
+    retrains: int  # total number of retrains
+    half_width: float  # expected half-width of a mean change, from retrain noise alone; NaN for one seed
     minutes: float  # expected time
 
     @property
@@ -90,7 +90,7 @@ def deletion_size(
     workers: int = 1,
     seeds: int = 3,
 ) -> DeletionSize:
-    """Size a case deletion: the budget decides how many queries."""
+    """Choose the size of a case deletion: the budget sets the number of queries."""
     each = len(ks) * 4 * methods * seeds  # both sides, and random rows for each
     per_point = each * seconds / 60 / workers
     points = queries if minutes is None else min(queries, int(minutes / per_point))

@@ -1,8 +1,8 @@
 """Cancellation ratios: how much the gradients of different examples cancel, by layer.
 
-Large = much cancels. Yeh et al. 2022 argue from such a ratio against late layers; Vitel and Chhabra 2025 argue that
-it is no guide. Three of their forms need only gradients at one checkpoint, two need the movement of the weights as
-well.
+A large ratio means strong cancellation. Yeh et al. 2022 use such a ratio to argue against late layers; Vitel and
+Chhabra 2025 argue that it is not informative. Three of their forms need only gradients at one checkpoint; two also
+need the change of the weights.
 """
 
 import time
@@ -28,14 +28,14 @@ MOVED = ("over movement", "over movement, median")
 
 @dataclass
 class Cancellation:
-    """Sums over the training set of one layer's gradients."""
+    """Sums of one layer's gradients over the training set."""
 
     absolute: Float[np.ndarray, " p"] | None = field(default=None, init=False)  # sum of |g|, per parameter
     signed: Float[np.ndarray, " p"] | None = field(default=None, init=False)  # sum of g, per parameter
     norms: float = field(default=0.0, init=False)  # sum of the examples' Euclidean norms
 
     def add(self, gradients: Float[np.ndarray, "n p"]) -> None:
-        """Take in the gradients of some examples."""
+        """Add the gradients of some examples."""
         wide = np.asarray(gradients, dtype=np.float64)
         mass, total = np.abs(wide).sum(0), wide.sum(0)
         self.absolute = mass if self.absolute is None else self.absolute + mass
@@ -81,7 +81,7 @@ class Cancellation:
 
 
 def grouped(layers: Mapping[str, Cancellation]) -> float:
-    """C(W) of several layers together: numerators and denominators are added first."""
+    """C(W) of several layers together: numerators and denominators are summed first."""
     parts = [one.sums() for one in layers.values()]
     return _over(sum(float(mass.sum()) for mass, _ in parts), sum(float(np.abs(total).sum()) for _, total in parts))
 
@@ -136,7 +136,7 @@ def measure_cancellation(request: EvaluationRequest) -> EvaluationReport:
 def _affordable(
     problem: RunProblem, model: nn.Module, layers: Mapping[str, Sequence[str]], request: EvaluationRequest
 ) -> Int[np.ndarray, " m"]:
-    """Every row, or as many random ones as the budget has time for."""
+    """All rows, or as many random rows as the budget allows."""
     size = len(problem.train)
     if request.budget is None:
         return np.arange(size)
@@ -167,7 +167,7 @@ def _flat(
 def _movement(
     request: EvaluationRequest, model: nn.Module, layers: Mapping[str, Sequence[str]]
 ) -> dict[str, Float[np.ndarray, " _"]]:
-    """How far the last checkpoint's weights are from those of the one before; empty without one."""
+    """Difference between the weights of the last two checkpoints, per layer; empty for a single checkpoint."""
     if len(request.run.checkpoints) < 2:
         return {}
     after = _flat(dict(model.named_parameters()), layers)

@@ -1,4 +1,4 @@
-"""What `proponent tune` tries: every group of layers that a model has, under every method that takes layers."""
+"""Candidates of `proponent tune`: every group of layers of a model, under every method that takes layers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from proponent.method_table import stored_method
 from proponent.models import Run
 
 DISJOINT = ("embeddings", "quarter-1", "quarter-2", "quarter-3", "quarter-4", "head")
-"""Groups without a layer in common: what votes together, if it is there."""
+"""Disjoint groups of layers, which vote together where they exist."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Candidate:
     """One method to try."""
 
     label: str  # the method as users type it
-    group: str  # of layers; empty for a method that says itself what it scores
-    method: Term  # as data
+    group: str  # of layers; empty for a method that defines what it scores
+    method: Term  # its specification
 
     @property
     def name(self) -> str:
-        """As the table shows it."""
+        """The name shown in the table."""
         return f"{self.label}, {self.group}" if self.group else self.label
 
 
@@ -67,7 +67,7 @@ def candidates(run: Run, methods: Sequence[str], groups: Sequence[str]) -> tuple
 
 
 def _takes_groups(method: Term) -> bool:
-    """Whether a method scores whatever layers it is told; a fitted or exactly inverted head is the head's alone."""
+    """Whether a method accepts any choice of layers; a fitted or exactly inverted head applies to the head alone."""
     if not isinstance(method, Gradients):
         return isinstance(method, Retaken)
     inverted = any(one.kind == "gauss-newton" for one in method.preconditioners)

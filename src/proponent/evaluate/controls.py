@@ -10,14 +10,14 @@ from proponent.errors import InputError
 
 LOSS = "loss"
 SIGNED = {"tfidf-sign": "tfidf-label", "bm25-sign": "bm25"}
-"""Word overlap, positive for the query's class and negative for others, by the baseline that it is made of."""
+"""Signed word overlap, by the baseline it uses: positive for the query's class, negative for other classes."""
 CONTROLS = (*NAMES, *SIGNED, LOSS)
 
 
 def controls(
     train: Texts, queries: Texts, losses: Float[np.ndarray, " n"] | None = None
 ) -> tuple[dict[str, Float[np.ndarray, "q n"]], tuple[str, ...]]:
-    """Score the training set by every control that can be computed."""
+    """Score the training set by every available control."""
     known = Baselines(train)
     missing = known.missing()
     found = {
@@ -35,13 +35,13 @@ def controls(
 
 
 def lexical(*, labelled: bool) -> tuple[str, ...]:
-    """Controls by word overlap, which a case deletion retrains for; those whose packages are installed."""
+    """Controls by word overlap whose packages are installed; a case deletion retrains for them."""
     missing = Baselines(Texts([])).missing()
     return tuple(name if labelled else of for name, of in SIGNED.items() if of not in missing)
 
 
 def refuse_clashes(methods: Sequence[str]) -> None:
-    """Refuse a method that is named twice, and one that is a control."""
+    """Refuse a repeated method, and a method with the name of a control."""
     for place, name in enumerate(methods):
         if name in methods[:place]:
             raise InputError(f"--methods names {name} twice: name each method once")
@@ -52,7 +52,7 @@ def refuse_clashes(methods: Sequence[str]) -> None:
 def with_controls(
     scores: Mapping[str, Float[np.ndarray, "q n"]], controls: Mapping[str, Float[np.ndarray, "q n"]]
 ) -> dict[str, Float[np.ndarray, "q n"]]:
-    """Join the scores of methods and of controls; a name that stands for both is refused."""
+    """Merge the scores of methods and controls; refuse a name that stands for both."""
     both = [name for name in scores if name in controls]
     if both:
         raise InputError(f"{both[0]} is the name of a control: give the method another name")
@@ -60,6 +60,6 @@ def with_controls(
 
 
 def best_control(figures: Mapping[str, float], names: Mapping[str, object]) -> str | None:
-    """Find the control of largest figure."""
+    """Return the control with the largest figure."""
     known = [name for name in figures if name in names]
     return max(known, key=lambda name: figures[name]) if known else None

@@ -1,7 +1,7 @@
 """Case deletion and brittleness: delete top-ranked examples, retrain, measure the change.
 
 Yeh et al. 2022 (arXiv 2202.11844), with random controls of the same class mix, paired seeds and retrain noise; see
-docs/evaluation.md. Scores come as arrays: nothing here knows how they were made.
+docs/evaluation.md. Scores are arrays: this module does not depend on how they were computed.
 """
 
 import zlib
@@ -20,11 +20,11 @@ from proponent.training.retraining import RetrainJob, Retrains
 Side = Literal["helped", "hurt"]
 SIDES: tuple[Side, ...] = ("helped", "hurt")
 RANDOM = "random"
-"""Name of the control: random rows with the class counts of a deletion; every method, side and k has its own draw."""
+"""Name of the control: random rows with the class counts of a deletion, drawn anew for every method, side and k."""
 
 
 def top(scores: Float[np.ndarray, " n"], k: int, side: Side) -> Int[np.ndarray, " k"]:
-    """Find the k rows of largest or of smallest score."""
+    """Return the k rows with the largest or the smallest score."""
     valid = np.flatnonzero(np.isfinite(scores))
     if len(valid) < k:
         raise InputError(f"{len(valid)} rows have a score, fewer than k = {k}: give smaller --k or more data")
@@ -35,7 +35,7 @@ def top(scores: Float[np.ndarray, " n"], k: int, side: Side) -> Int[np.ndarray, 
 def random_like(
     chosen: Int[np.ndarray, " k"], labels: Int[np.ndarray, " n"] | None, generator: np.random.Generator, size: int
 ) -> Int[np.ndarray, " _k"]:
-    """Draw other rows with the class counts of some chosen ones; none when a class has too few others."""
+    """Draw other rows with the class counts of the chosen ones; none if a class has too few others."""
     others = np.setdiff1d(np.arange(size), chosen)
     kinds = np.zeros(size, dtype=np.int64) if labels is None else labels
     drawn: list[Int[np.ndarray, " m"]] = []
@@ -49,29 +49,29 @@ def random_like(
 
 @dataclass(frozen=True)
 class Deletion:
-    """One deletion of the plan: which rows go for which query."""
+    """One planned deletion: which rows are deleted for which query."""
 
-    method: str  # whose ranking
-    side: Side  # which end of it
+    method: str  # the method that ranks the rows
+    side: Side  # which end of the ranking
     query: int  # position of the query
     k: int  # how many rows
     rows: Int[np.ndarray, " m"]  # their positions; empty when the deletion is skipped
-    drawn_for: str | None = None  # of a random control: the method whose rows it has the class counts of
+    drawn_for: str | None = None  # for a random control: the method whose class counts it matches
 
 
 @dataclass(frozen=True)
 class DeletionPlan:
-    """What is deleted, settled before anything is trained."""
+    """All deletions, fixed before any training."""
 
-    deletions: tuple[Deletion, ...]  # all of them
-    seeds: tuple[int, ...]  # of the retrains; the full run is trained with the same ones
+    deletions: tuple[Deletion, ...]  # every planned deletion
+    seeds: tuple[int, ...]  # of the retrains; the full runs use the same seeds
     size: int  # rows of the training set
-    skipped: int  # how many deletions would leave a class without any row
-    unmatched: int = 0  # how many deletions have no control: a class has too few other rows
+    skipped: int  # number of deletions that would leave a class without any row
+    unmatched: int = 0  # number of deletions without a control: a class has too few other rows
 
     @property
     def jobs(self) -> list[RetrainJob]:
-        """Every retrain, the full runs first; equal ones stand several times and are trained once."""
+        """All retrains, full runs first; duplicates are listed but trained once."""
         full = [RetrainJob(np.arange(self.size), seed) for seed in self.seeds]
         return full + [
             RetrainJob.without(one.rows, self.size, seed)
@@ -91,7 +91,7 @@ def plan_deletions(
     sides: Sequence[Side] = SIDES,
     seed: int = 0,
 ) -> DeletionPlan:
-    """Plan the deletions of several methods, and for each of them a random control with the same class counts."""
+    """Plan the deletions of several methods, each with a random control of the same class counts."""
     if not scores or not ks or not seeds or min(ks) < 1:
         raise InputError("a deletion needs a method, a k of at least 1 and a seed")
     if RANDOM in scores:
@@ -116,7 +116,7 @@ def plan_deletions(
 
 
 def _generator(seed: int, one: Deletion) -> np.random.Generator:
-    """A generator of its own for the control of each deletion."""
+    """A separate generator for the control of each deletion."""
     return np.random.default_rng([seed, one.query, one.k, zlib.crc32(one.method.encode()), SIDES.index(one.side)])
 
 
@@ -133,18 +133,18 @@ def _emptied(one: Deletion) -> Deletion:
 
 @dataclass(frozen=True)
 class Curve:
-    """What deletion did, for one method and side."""
+    """Effect of the deletions for one method and side."""
 
-    method: str  # whose ranking
-    side: Side  # which end was deleted; of a random control the end that it is drawn for
+    method: str  # the method that ranks the rows
+    side: Side  # which end was deleted; for a random control, the end that it matches
     ks: tuple[int, ...]  # how many rows were deleted
     changes: Float[np.ndarray, "q k"]  # f(without) - f(all), mean over the seeds; NaN where the deletion was skipped
     flips: Float[np.ndarray, "q k"]  # 1 where the deletion flips the prediction, else 0; NaN where it was skipped
-    drawn_for: str | None = None  # of a random control: the method whose rows it has the class counts of
+    drawn_for: str | None = None  # for a random control: the method whose class counts it matches
 
     @property
     def by_query(self) -> Float[np.ndarray, " q"]:
-        """AUC-DEL of each query: the mean over the k list; queries with a skipped deletion are left out."""
+        """AUC-DEL of each query: the mean over the k list; queries with a skipped deletion are excluded."""
         return self.changes[np.isfinite(self.changes).all(1)].mean(1)
 
     def auc(self) -> Estimate:
@@ -158,7 +158,7 @@ class Curve:
 
     @property
     def flips_by_k(self) -> dict[int, Float[np.ndarray, " q"]]:
-        """Which predictions flip at each k."""
+        """The flipped predictions at each k."""
         return {k: self.flips[:, place] for place, k in enumerate(self.ks)}
 
 
@@ -168,12 +168,12 @@ class DeletionResult:
 
     curves: tuple[Curve, ...]  # one per method and side, and one for the random control of each
     noise: float  # standard deviation over the seeds of f of the full run, mean over queries
-    retrains: int  # how many models stand behind the curves, the full ones included
+    retrains: int  # number of trained models, full runs included
     skipped: int  # deletions that would leave a class without any row
     unmatched: int = 0  # deletions without a control: a class has too few other rows
 
     def curve(self, method: str, side: Side) -> Curve:
-        """Find a curve; that of the random control is the mean over the draws for all methods."""
+        """Return a curve; for the random control, the mean over the draws for all methods."""
         if method != RANDOM:
             return next(one for one in self.curves if one.method == method and one.side == side)
         draws = [one for one in self.curves if one.method == RANDOM and one.side == side]
@@ -185,13 +185,13 @@ class DeletionResult:
         return next(one for one in self.curves if one.drawn_for == method and one.side == side)
 
     def minus_random(self, method: str, side: Side) -> Float[np.ndarray, " q"]:
-        """AUC-DEL of each query less that of its own random control, over the queries that have both."""
+        """AUC-DEL of each query minus that of its random control, over queries that have both."""
         difference = (self.curve(method, side).changes - self.matched(method, side).changes).mean(1)
         return difference[np.isfinite(difference)]
 
 
 def _mean(tables: Sequence[Float[np.ndarray, "q k"]]) -> Float[np.ndarray, "q k"]:
-    """Mean over the tables that have a number; NaN where none has."""
+    """Mean over the tables that have a value; NaN where none has."""
     stacked = np.stack(tables)
     counts = np.isfinite(stacked).sum(0)
     return np.divide(np.nansum(stacked, axis=0), counts, out=np.full_like(stacked[0], np.nan), where=counts > 0)
@@ -232,14 +232,14 @@ def run_deletions(
 
 
 def _predicted(seeds: Sequence[Outputs]) -> Int[np.ndarray, " q"]:
-    """Class of largest mean log-odds over the seeds."""
+    """The class with the largest mean log-odds over the seeds."""
     return np.mean([one.log_odds for one in seeds], axis=0).argmax(1)
 
 
 def flipped(
     plan: DeletionPlan, retrains: Retrains, method: str, side: Side = "helped"
 ) -> dict[int, Float[np.ndarray, " q"]]:
-    """Brittleness: which predictions flip when the top k of a ranking are deleted."""
+    """Brittleness: the predictions that flip when the top k of a ranking are deleted."""
     return run_deletions(plan, retrains, "predicted").curve(method, side).flips_by_k
 
 

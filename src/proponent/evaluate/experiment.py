@@ -1,4 +1,4 @@
-"""What is evaluated: a run, its training set and queries, the scores of methods and of controls."""
+"""An evaluation: a run, its training set and queries, the scores of methods and of controls."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -35,32 +35,32 @@ UNIT_NORM = "+unit-norm"
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What the user asks for."""
+    """User input of an evaluation."""
 
-    run: Run  # folder of the run
+    run: Run  # the scored run
     train: Sequence[Example]  # the training set
-    # what outputs are taken of; None holds some rows of the training set out and retrains the scored run
+    # the queries; None holds out some training rows and retrains the scored run
     queries: Sequence[Example] | None
     cache: Path  # folder of retrains, runs and indexes
-    methods: tuple[str, ...] = DEFAULT_METHODS  # names of the table, `+unit-norm` after a name for its variant
+    methods: tuple[str, ...] = DEFAULT_METHODS  # names of the method table; the suffix `+unit-norm` selects a variant
     budget: float | None = None  # minutes for retraining; None for the usual sizes
     points: int = 40  # maximum number of queries
-    ks: tuple[int, ...] = (10, 30, 100)  # numbers of rows that a case deletion deletes
-    seeds: int | None = None  # retrains of each subset or deletion; None for the usual number of the metric
-    subsets: int | None = None  # of an LDS; None lets the budget decide
-    groups: str = "auto"  # what an LDS is measured within: class, source, format, length; auto chooses
+    ks: tuple[int, ...] = (10, 30, 100)  # numbers of rows deleted in a case deletion
+    seeds: int | None = None  # retrains per subset or deletion; None for the metric's default
+    subsets: int | None = None  # of an LDS; None derives them from the budget
+    groups: str = "auto"  # groups of an LDS within groups: class, source, format, length; auto chooses
     stratified: bool = False  # halves of an LDS with fixed group counts
     runs: int = 1  # independently seeded scored runs, whose scores are summed
     workers: int = 1  # processes that retrain
     initial: str | None = None  # initial weights of the run, if it does not record them
     changes: dict[str, Any] = field(default_factory=dict[str, Any])  # training settings given by the user
     max_length: int | None = None  # maximum tokens per text
-    seed: int = 0  # of what is drawn: held-out rows, subsets, controls
+    seed: int = 0  # seed for held-out rows, subsets and controls
     quiet: bool = False  # no progress
-    say: Callable[[str], None] = print  # takes lines for the user
+    say: Callable[[str], None] = print  # receives lines for the user
 
     def check(self) -> None:
-        """Refuse what cannot be."""
+        """Refuse invalid values."""
         for name in ("points", "runs", "workers"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)}: must be at least 1")
@@ -78,7 +78,7 @@ class EvaluationRequest:
 
 
 def known_method(name: str) -> tuple[str, dict[str, Any]]:
-    """Read the name of a method, with or without its variant."""
+    """Parse a method name, with or without its variant."""
     plain = name.removesuffix(UNIT_NORM)
     if plain not in METHODS:
         stored_method(plain)
@@ -86,7 +86,7 @@ def known_method(name: str) -> tuple[str, dict[str, Any]]:
 
 
 class Experiment:
-    """A request with everything that is made of it, each thing once."""
+    """A request and everything derived from it, each computed once."""
 
     def __init__(self, request: EvaluationRequest) -> None:
         request.check()
@@ -108,22 +108,22 @@ class Experiment:
             )
 
     def loop(self, *, keep_places: bool) -> TrainingLoop:
-        """The training."""
+        """The training loop."""
         return TrainingLoop(self.problem, replace(self.rerun.settings, keep_places=keep_places))
 
     def retrains(self, *, keep_places: bool) -> Retrains:
-        """The engine."""
+        """The retraining engine."""
         request, loop = self.request, self.loop(keep_places=keep_places)
         return Retrains(loop, request.cache / "retrains", engine_of(request.workers), request.quiet)
 
     @cached_property
     def scored_runs(self) -> list[Run]:
-        """The runs that scores are taken from: trained again, one per seed."""
+        """The scored runs: retrained, one per seed."""
         loop = self.loop(keep_places=False)
         digest = hashlib.sha256(loop.identity.encode()).hexdigest()[:16]
         home = self.request.cache / "runs" / digest
-        seeds = range(1001, 1001 + self.request.runs)  # other seeds than any retrain's
-        count = len(self.request.run.checkpoints)  # as many as the run has, which its users would index
+        seeds = range(1001, 1001 + self.request.runs)  # distinct from every retrain's seed
+        count = len(self.request.run.checkpoints)  # as many as the user's run, whose checkpoints would be indexed
         return [
             write_run(loop, home / f"{count}-checkpoints-{seed}", seed, checkpoints=count, quiet=self.request.quiet)
             for seed in seeds
@@ -136,11 +136,11 @@ class Experiment:
 
     @cached_property
     def groups(self) -> tuple[str, Int[np.ndarray, " n"]]:
-        """Name and groups of the training rows that an LDS is measured within."""
+        """Name and groups of the training rows for an LDS within groups."""
         return row_groups(self.request.groups, self.problem.train, self.labels, self.request.train)
 
     def method_scores(self) -> dict[str, Float[np.ndarray, "q n"]]:
-        """Score the training set by every method, the runs summed."""
+        """Score the training set by every method, summed over the runs."""
         return {
             name: np.sum([self._scores(run, name) for run in self.scored_runs], axis=0) for name in self.request.methods
         }
@@ -174,7 +174,7 @@ class Experiment:
         )
 
     def _seen(self, examples: Sequence[Example]) -> tuple[Texts, Float[np.ndarray, " n"]]:
-        """What the controls may look at, by the last checkpoint of the first scored run."""
+        """Inputs of the controls, from the last checkpoint of the first scored run."""
         run = self.scored_runs[0]
         problem = replace(self.problem, queries=examples)
         model, encoder = run.load(run.checkpoints[-1]), run.encoder(self.problem.max_length)

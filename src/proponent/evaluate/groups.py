@@ -1,4 +1,4 @@
-"""Groups of training rows for LDS within groups: classes, or source, format or length where there are no classes."""
+"""Groups of training rows for LDS within groups: classes, or without classes source, format or length."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ GROUPINGS = ("auto", "class", "source", "format", "length")
 def row_groups(
     grouping: str, train: Sequence[Example], labels: Int[np.ndarray, " n"] | None, data: Sequence[Example]
 ) -> tuple[str, Int[np.ndarray, " n"]]:
-    """Name and groups of the training rows; `data` is what they were taken from, with its sources."""
+    """Name and groups of the training rows; `data` is the data set they come from, with its sources."""
     sources = data.sources if isinstance(data, Examples) else []
     sourced = any(one is not None for one in sources)
     if grouping == "auto":

@@ -1,4 +1,4 @@
-"""Figures with their intervals: the bootstrap over test points, and over subsets as well."""
+"""Figures with intervals: bootstrap over test points, and over subsets."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,18 +26,18 @@ class Estimate:
     value: float  # the figure
     low: float  # lower end
     high: float  # upper end
-    points: int  # how many test points stand behind it
+    points: int  # number of test points
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval leaves zero out."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """Convert to plain data."""
         return {"value": self.value, "low": self.low, "high": self.high, "points": self.points}
 
 
@@ -49,8 +49,8 @@ def bootstrap(
     seed: int = 0,
 ) -> Estimate:
     """Bootstrap the mean (or another statistic) over test points."""
-    # The interval is the percentile one, widened about the estimate by the root of q/(q-1) and by the ratio of
-    # Student's quantile to the normal one, since the plain percentile interval of a mean is too narrow for few points.
+    # Percentile interval, widened about the estimate by the root of q/(q-1) and by the ratio of Student's quantile to
+    # the normal quantile: the plain percentile interval of a mean is too narrow for few points.
     values = np.asarray(values, dtype=np.float64)
     if len(values) == 0 or not np.isfinite(values).all():
         raise InputError("an interval needs at least one test point, and finite values")
@@ -64,7 +64,7 @@ def bootstrap(
 
 
 def widened(value: float, found: Float[np.ndarray, " r"], points: int) -> Estimate:
-    """Make an interval of bootstrap replicates."""
+    """Build an interval from bootstrap replicates."""
     if points < 2:
         return Estimate(value, -np.inf, np.inf, points)
     low, high = (float(end) for end in np.quantile(found, [0.025, 0.975]))

@@ -11,7 +11,7 @@ from proponent.types import Example
 
 
 def plant(examples: Sequence[Example], share: float, seed: int = 0) -> tuple[list[Example], Bool[np.ndarray, " n"]]:
-    """Give some rows another label, drawn from the other classes alike."""
+    """Give some rows another label, drawn uniformly from the other classes."""
     classes = sorted({str(one.label) for one in examples if one.label is not None})
     if len(classes) < 2 or any(one.label is None for one in examples):
         raise DataError("label noise can only be planted where every row has one of at least two labels")

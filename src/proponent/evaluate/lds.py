@@ -21,7 +21,7 @@ LEAST_SUBSETS = 8
 def subset_masks(
     size: int, count: int, seed: int = 0, share: float = 0.5, groups: Int[np.ndarray, " n"] | None = None
 ) -> Bool[np.ndarray, "m n"]:
-    """Draw random subsets; with groups every subset has the same number of rows of each group."""
+    """Draw random subsets; with groups, every subset has the same number of rows of each group."""
     generator = np.random.default_rng(seed)
     if groups is None:
         return generator.random((count, size)) < share
@@ -42,7 +42,7 @@ def within_groups(
     counts = masks.astype(np.float64) @ (groups[:, None] == np.unique(groups)).astype(np.float64)
     centred = counts - counts.mean(0)
     values = values - values.mean(0)
-    # The pseudo-inverse bears counts that say the same twice: they sum to the size, and stratified ones are constant.
+    # The pseudo-inverse handles collinear counts: they sum to the subset size, and stratified counts are constant.
     inverse: np.ndarray = cast("Any", np.linalg).pinv(centred)
     rank = int(np.linalg.matrix_rank(centred)) if centred.any() else 0
     if len(masks) - 1 - rank < LEAST_SUBSETS:
@@ -51,7 +51,7 @@ def within_groups(
             f"{rank + 1 + LEAST_SUBSETS}, fewer groups, or subsets that are stratified by group"
         )
     left = values - centred @ (inverse @ values)
-    # What is left of a column that the counts explain is rounding, whose ranks would mean nothing.
+    # If the counts explain a column fully, its residual is rounding error, and ranks of it would be meaningless.
     explained = np.linalg.norm(left, axis=0) <= 1e-9 * np.linalg.norm(values, axis=0)
     left[:, explained] = 0.0
     return left
@@ -63,7 +63,7 @@ def lds(
     outputs: Float[np.ndarray, "_m _q"],
     groups: Int[np.ndarray, " _k"] | None = None,
 ) -> Float[np.ndarray, " q"]:
-    """Rank correlation of summed scores with outputs, query by query; with groups within them."""
+    """Rank correlation of summed scores with outputs, per query; with groups, within them."""
     return spearman(*lds_sides(scores, masks, outputs, groups))
 
 
@@ -73,7 +73,7 @@ def lds_sides(
     outputs: Float[np.ndarray, "_m _q"],
     groups: Int[np.ndarray, " _k"] | None = None,
 ) -> tuple[Float[np.ndarray, "m q"], Float[np.ndarray, "m q"]]:
-    """Both sides of the correlation: summed scores and outputs, with groups without what their counts explain."""
+    """Both sides of the correlation: summed scores and outputs; with groups, their residuals given the counts."""
     if scores.shape != (outputs.shape[1], masks.shape[1]) or len(masks) != len(outputs):
         raise InputError(
             f"scores {scores.shape}, subsets {masks.shape} and outputs {outputs.shape} do not belong together: "
@@ -90,7 +90,7 @@ def lds_sides(
         raise InputError(
             f"{len(groups)} rows have a group and the subsets {masks.shape[1]} rows: give one group per row"
         )
-    known = known - _group_means(known, groups)  # changes the sums by group counts alone; large offsets lose no digits
+    known = known - _group_means(known, groups)  # changes sums by group counts only; large offsets lose no digits
     return within_groups(masks.astype(np.float64) @ known.T, masks, groups), within_groups(outputs, masks, groups)
 
 
@@ -100,7 +100,7 @@ def _group_means(scores: Float[np.ndarray, "q n"], groups: Int[np.ndarray, " n"]
 
 
 def spearman(ours: Float[np.ndarray, "m q"], theirs: Float[np.ndarray, "m q"]) -> Float[np.ndarray, " q"]:
-    """Spearman's rho of columns, ties sharing their mean rank."""
+    """Spearman's rho of columns; ties share their mean rank."""
     first, second = _standard(ranks(ours)), _standard(ranks(theirs))
     return (first * second).sum(0)
 
@@ -118,11 +118,11 @@ def _standard(values: Float[np.ndarray, "m q"]) -> Float[np.ndarray, "m q"]:
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """What a perfect score could reach against noisy retrains."""
+    """Upper bound for the LDS of a perfect score against noisy retrains."""
 
     reliability: float  # mean rank correlation of two single retrains of the same subsets
     runs: int  # retrains averaged per subset
-    value: float  # the root of the reliability of that average
+    value: float  # the root of the reliability of their average
 
 
 def ceiling(
@@ -130,8 +130,8 @@ def ceiling(
     masks: Bool[np.ndarray, "m n"] | None = None,
     groups: Int[np.ndarray, " n"] | None = None,
 ) -> Ceiling:
-    """Find the noise ceiling from retrains of the same subsets with independent seeds; with groups within them."""
-    # rel_r = r rel / (1 + (r - 1) rel), and a perfect score correlates with the mean of r runs at most by sqrt(rel_r).
+    """Estimate the noise ceiling from retrains of the same subsets with independent seeds; with groups, within them."""
+    # rel_r = r rel / (1 + (r - 1) rel); a perfect score correlates with the mean of r runs at most by sqrt(rel_r).
     runs = len(outputs)
     if runs < 2:
         raise InputError("a noise ceiling needs two retrains of every subset at least: give --seeds 2 or more")
@@ -154,7 +154,7 @@ def lds_estimate(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Estimate:
-    """Mean LDS with an interval over queries and over subsets as well; with groups within them."""
+    """Mean LDS with an interval over queries and subsets; with groups, within them."""
     sums, outputs = lds_sides(scores, masks, outputs, groups)
     return widened(
         float(spearman(sums, outputs).mean()), lds_replicates(sums, outputs, draws, seed), int(outputs.shape[1])
@@ -164,9 +164,9 @@ def lds_estimate(
 def lds_replicates(
     sums: Float[np.ndarray, "m q"], outputs: Float[np.ndarray, "m q"], draws: int = DRAWS, seed: int = 0
 ) -> Float[np.ndarray, " r"]:
-    """Mean LDS of resampled queries and subsets; the same seed resamples alike: differences are paired."""
-    # Ranks are taken once, and their correlation is weighed by how often each subset was drawn: a rank correlation of
-    # drawn ranks, close to ranking anew and a hundred times cheaper.
+    """Mean LDS of resampled queries and subsets; equal seeds resample equally, so that differences are paired."""
+    # Ranks are computed once, and their correlation is weighted by how often each subset was drawn. This is close to
+    # ranking each draw anew, and a hundred times cheaper.
     first, second = ranks(sums), ranks(outputs)
     generator = np.random.default_rng(seed)
     count, queries = len(outputs), int(outputs.shape[1])

@@ -1,4 +1,4 @@
-"""The page of an LDS: plain and within groups, each with its ceiling."""
+"""The LDS page: plain and within groups, each with its ceiling."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ def lds_page(
     groups: Int[np.ndarray, " n"] | None = None,
     grouping: str = "class",
 ) -> EvaluationReport:
-    """The page of an LDS, plain and within groups, from scores and outputs alone; verdicts compare within groups."""
+    """The LDS page, plain and within groups, from scores and outputs alone; verdicts compare within groups."""
     queries = outputs.shape[2]
     everything = with_controls(scores, controls)
     limits, columns = _lds_columns(everything, masks, outputs, ("LDS", "of ceiling", None))
@@ -66,7 +66,7 @@ def lds_page(
 
 @dataclass(frozen=True)
 class _LdsColumn:
-    """LDS of one method: its figures, its value and what the bootstrap draws."""
+    """LDS of one method: its figures, its value and its bootstrap replicates."""
 
     figures: tuple[Figure, Figure]
     value: float
@@ -79,7 +79,7 @@ def _lds_columns(
     outputs: Float[np.ndarray, "r m q"],
     names: tuple[str, str, Int[np.ndarray, " n"] | None],
 ) -> tuple[list[tuple[str, str]], dict[str, _LdsColumn]]:
-    """The noise ceiling in words and the LDS of every method and control, within groups where there are some."""
+    """The noise ceiling in words, and the LDS of every method and control, within groups where there are any."""
     first, second, groups = names
     limit: Ceiling | None = ceiling(outputs, masks, groups) if len(outputs) > 1 else None
     found: dict[str, _LdsColumn] = {}

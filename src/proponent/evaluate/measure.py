@@ -1,4 +1,4 @@
-"""Measure one metric by its name, with options as users write them."""
+"""Measure a metric by name, with options as users write them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -30,7 +30,7 @@ _PLAIN: dict[str, Callable[[Experiment], EvaluationReport]] = {
 def measure(
     metric: str, request: EvaluationRequest, noise: float, truth_column: str | None, gold_column: str
 ) -> EvaluationReport:
-    """Measure one metric; some need a share of noise, or a column of the data or of the queries."""
+    """Measure one metric; some need a noise share, or a column of the data or of the queries."""
     if metric == "cancellation":
         return measure_cancellation(request)
     if metric == "facts":
@@ -61,7 +61,7 @@ def _gold(request: EvaluationRequest, column: str) -> list[list[str]]:
 
 
 def _truth(request: EvaluationRequest, column: str | None) -> dict[str, str]:
-    """The true label of each row, by its id; rows without one count as right."""
+    """True label of each row by id; rows without one count as correct."""
     examples = request.train
     if column is None or not isinstance(examples, Examples) or column not in examples.column_names:
         raise InputError("mislabel needs --truth-column, the column of DATA with the true labels (empty where unknown)")
@@ -73,7 +73,7 @@ def _truth(request: EvaluationRequest, column: str | None) -> dict[str, str]:
 
 
 def read_changes(given: Sequence[str]) -> dict[str, Any]:
-    """Read training settings written as NAME=VALUE."""
+    """Parse training settings given as NAME=VALUE."""
     known = {one.name for one in fields(Settings) if one.name not in {"keep_places", "betas"}}
     found: dict[str, Any] = {}
     for text in given:

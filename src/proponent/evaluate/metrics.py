@@ -1,4 +1,4 @@
-"""The metrics of `proponent evaluate`, each from a subject to its page; what will be run is said before it is run."""
+"""The metrics of `proponent evaluate`, each from an experiment to its page; each announces its plan first."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -40,11 +40,11 @@ from proponent.training.retraining import RetrainJob, Retrains, null_gap
 from proponent.views.evaluation import EvaluationReport, Figure
 
 SAME = 1e-6
-"""Largest difference of log-odds between two trainings of a deterministic training function."""
+"""Maximum difference of log-odds between two trainings of a deterministic training function."""
 
 
 def deterministic(retrains: Retrains, seeds: int, *, averaged: bool) -> str:
-    """Train twice alike; refuse an LDS on single runs of a training function that answers otherwise each time."""
+    """Train twice with one seed; refuse an LDS on single runs of a training function that is not deterministic."""
     gap = null_gap(retrains, 0)
     if gap <= SAME:
         return f"null retrain: two trainings on everything agree to {gap:.1e}"
@@ -57,7 +57,7 @@ def deterministic(retrains: Retrains, seeds: int, *, averaged: bool) -> str:
 
 
 def measure_lds(subject: Experiment) -> EvaluationReport:
-    """LDS of every method and control, with ceiling and share of it."""
+    """LDS of every method and control, with the ceiling and the share of it."""
     request, retrains = subject.request, subject.retrains(keep_places=False)
     seeds = 2 if request.seeds is None else request.seeds
     size, queries = retrains.retrainer.size, len(subject.problem.queries)
@@ -129,7 +129,7 @@ def deletion_page(
     *,
     classes: int,
 ) -> EvaluationReport:
-    """The page of a case deletion; a classifier's has its brittleness as well."""
+    """The page of a case deletion; for a classifier, with its brittleness."""
     helped = {name: result.curve(name, "helped") for name in (*methods, *controls)}
     figures: dict[str, list[Figure]] = {}
     for name, one in helped.items():
@@ -167,7 +167,7 @@ def _mean_figure(name: str, by_query: Float[np.ndarray, " q"]) -> Figure:
 
 
 def brittleness(curve: Curve) -> list[Figure]:
-    """Share of predictions that flip at the largest k, and the median over queries of the smallest k that flips one."""
+    """Share of predictions that flip at the largest k, and the median over queries of the smallest flipping k."""
     flips = curve.flips_by_k
     share, median = f"flipped at k = {max(flips)}", "smallest k that flips, median"
     counted = flips[max(flips)][np.isfinite(flips[max(flips)])]
@@ -180,7 +180,7 @@ def brittleness(curve: Curve) -> list[Figure]:
 
 
 def _best_verdict(result: DeletionResult, name: str, controls: Sequence[str]) -> str:
-    """Compare a method with the control whose deletion has the largest effect; random rows are those of its classes."""
+    """Compare a method with the control of largest effect; random rows are those matched to its classes."""
     own = {one: result.matched(name, "helped") if one == RANDOM else result.curve(one, "helped") for one in controls}
     known = {one: curve for one, curve in own.items() if len(curve.by_query)}
     best = best_control({one: -float(curve.by_query.mean()) for one, curve in known.items()}, known)
@@ -188,7 +188,7 @@ def _best_verdict(result: DeletionResult, name: str, controls: Sequence[str]) ->
 
 
 def _deeper(ours: Curve, theirs: Curve) -> str:
-    """Whether the log-odds fall further than a control's, over the queries that both have."""
+    """Whether the log-odds fall further than a control's, over queries that have both."""
     mine, other = -ours.changes.mean(1), -theirs.changes.mean(1)
     both = np.isfinite(mine) & np.isfinite(other)
     return verdict(paired(mine[both], other[both]), theirs.method) if both.any() else ""
@@ -221,7 +221,7 @@ def measure_tail_patch(subject: Experiment, k: int = 5) -> EvaluationReport:
 
 
 def measure_facts(subject: Experiment, gold: Sequence[Sequence[str]], k: int = 10) -> EvaluationReport:
-    """Fact tracing: where do the passages rank that state the fact?"""
+    """Fact tracing: ranks of the passages that state the fact."""
     places = {one.id: row for row, one in enumerate(subject.problem.train)}
     unknown = next((one for ids in gold for one in ids if one not in places), None)
     if unknown is not None:
@@ -245,7 +245,7 @@ def measure_facts(subject: Experiment, gold: Sequence[Sequence[str]], k: int = 1
 
 
 def measure_noise(subject: Experiment, wrong: Bool[np.ndarray, " n"], *, planted: bool) -> EvaluationReport:
-    """Planted noise, or real label errors: does the mean score on clean queries find them?"""
+    """Planted noise or real label errors: whether the mean score on clean queries detects them."""
     scores, controls = subject.method_scores(), subject.control_scores()
     names = ("NDR@30%", "AUC_NDR") if planted else ("ROC AUC", "average precision", "precision at the errors' number")
     figures: dict[str, list[Figure]] = {}
@@ -298,7 +298,7 @@ def _compared(
     notes: Sequence[str] = (),
     second: tuple[str, Mapping[str, Float[np.ndarray, " q"]]] | None = None,
 ) -> EvaluationReport:
-    """A table of means over queries, methods compared in pairs with the best control."""
+    """A table of means over queries, with paired comparisons to the best control."""
     estimates: dict[str, Estimate] = {name: bootstrap(one) for name, one in values.items()}
     figures = {name: [figure(column, one)] for name, one in estimates.items()}
     if second is not None:
@@ -315,5 +315,5 @@ def _compared(
 
 
 def _typical(retrains: Retrains) -> float:
-    """Median seconds of a retrain."""
+    """Median seconds per retrain."""
     return float(np.median(retrains.seconds()))

@@ -1,7 +1,7 @@
-"""Rankings with a known answer: planted noise, real label errors, passages that state a fact. Nothing is trained.
+"""Rankings with a known answer: planted noise, real label errors, passages that state a fact. No training.
 
-Equal scores are never resolved in anybody's favour: every figure is the mean over all orders of what is tied, or
-says what it is instead.
+Ties are never resolved in anyone's favour: every figure is the mean over all orders of tied rows, unless its
+docstring says otherwise.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,18 +14,18 @@ from proponent.errors import InputError
 from proponent.evaluate.lds import ranks
 
 Measure = Callable[[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]], float]
-"""A figure of a ranking: values and sought rows to a number."""
+"""Maps values and sought rows to a figure of the ranking."""
 
 
 @dataclass(frozen=True)
 class _Groups:
-    """Rows by descending value, equal ones together: how many there are and how many of them are sought, cumulated."""
+    """Rows by descending value, ties grouped: cumulative numbers of rows and of sought rows."""
 
     rows: Float[np.ndarray, " g"]
     found: Float[np.ndarray, " g"]
 
     def within(self, first: float) -> float:
-        """Expected number of sought rows among the first ones."""
+        """Expected number of sought rows among the first rows."""
         return float(np.interp(first, np.concatenate([[0.0], self.rows]), np.concatenate([[0.0], self.found])))
 
 
@@ -51,7 +51,7 @@ def ndr(scores: Float[np.ndarray, " n"], noisy: Bool[np.ndarray, " n"], share: f
 
 def auc_ndr(scores: Float[np.ndarray, " n"], noisy: Bool[np.ndarray, " n"]) -> float:
     """Area under the noise detection rate, scaled so that a perfect ranking has exactly 1."""
-    # The area is taken by trapezoids from 0 rows to all, over m_clean + m_noise / 2.
+    # Trapezoidal rule from 0 rows to all, divided by m_clean + m_noise / 2.
     groups, noise = _groups(-np.asarray(scores, dtype=np.float64), noisy), float(np.sum(noisy))
     rows, found = np.concatenate([[0.0], groups.rows]), np.concatenate([[0.0], groups.found])
     area = float((np.diff(rows) * (found[1:] + found[:-1]) / 2).sum()) / noise
@@ -59,15 +59,15 @@ def auc_ndr(scores: Float[np.ndarray, " n"], noisy: Bool[np.ndarray, " n"]) -> f
 
 
 def roc_auc(suspicion: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"]) -> float:
-    """Chance that a wrong label is more suspicious than a right one, ties counting half."""
+    """Probability that a wrong label is more suspicious than a correct one; ties count half."""
     _check(suspicion, wrong)
-    # Mann and Whitney: the rank sum of the wrong ones, less what it is when they all come last.
+    # Mann-Whitney: the rank sum of the wrong labels, minus its value when they all come last.
     bad, total = float(np.sum(wrong)), float(ranks(np.asarray(suspicion, dtype=np.float64))[np.asarray(wrong)].sum())
     return (total - bad * (bad + 1) / 2) / (bad * (len(wrong) - bad))
 
 
 def average_precision(suspicion: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"]) -> float:
-    """Precision at each distinct value, weighted by the recall that it adds; equal rows are taken together."""
+    """Precision at each distinct value, weighted by the recall that it adds; ties count together."""
     groups = _groups(suspicion, wrong)
     gained = np.diff(np.concatenate([[0.0], groups.found])) / groups.found[-1]
     return float((gained * groups.found / groups.rows).sum())
@@ -83,7 +83,7 @@ def precision_at(suspicion: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n
 def bootstrap_rows(
     measure: Measure, values: Float[np.ndarray, " n"], sought: Bool[np.ndarray, " n"], draws: int = 300, seed: int = 0
 ) -> tuple[float, float]:
-    """Resample rows, those that are sought and those that are not apart, and give a 95 % interval."""
+    """Resample sought and other rows separately, and return a 95 % interval."""
     return _resampled_ends(lambda rows, at: measure(values[rows], at), np.asarray(sought), draws, seed)
 
 
@@ -95,7 +95,7 @@ def bootstrap_gap(
     draws: int = 300,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The same for the difference of two rankings of the same rows."""
+    """Return the same interval for the difference of two rankings of the same rows."""
     return _resampled_ends(
         lambda rows, at: measure(ours[rows], at) - measure(theirs[rows], at), np.asarray(sought), draws, seed
     )
@@ -139,7 +139,7 @@ def reciprocal_ranks(
 def recalls(
     scores: Float[np.ndarray, "q n"], gold: Sequence["Sequence[int] | Int[np.ndarray, ' g']"], k: int
 ) -> Float[np.ndarray, " q"]:
-    """Recall@k: |top k and gold| / min(k, |gold|), the mean over all orders of what is tied."""
+    """Recall@k: |top k and gold| / min(k, |gold|), the mean over all orders of tied rows."""
     found: list[float] = []
     for row, one in zip(scores, gold, strict=True):
         sought = np.zeros(len(row), dtype=np.bool_)

@@ -13,7 +13,7 @@ BETTER, WORSE, UNSURE = "yes", "no", "within error"
 
 
 def figure(name: str, estimate: Estimate) -> Figure:
-    """Make a figure of an estimate; an interval without bounds is left out."""
+    """Build a figure from an estimate; an interval without bounds is omitted."""
     bounded = bool(np.isfinite([estimate.low, estimate.high]).all())
     return Figure(name, estimate.value, estimate.low if bounded else None, estimate.high if bounded else None)
 
@@ -37,7 +37,7 @@ def report(
     x_name: str = "",
     y_name: str = "",
 ) -> EvaluationReport:
-    """Make the page."""
+    """Build the page."""
     ordered = sorted(rows, key=lambda one: one.control)
     return EvaluationReport(
         metric=metric,

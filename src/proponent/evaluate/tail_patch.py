@@ -1,7 +1,7 @@
-"""Tail-patch: one training step on one proponent from the final checkpoint; does the target become likelier?
+"""Tail-patch: one training step on one proponent from the final checkpoint; does the target become more likely?
 
-Chang et al. 2024 (arXiv 2410.17413). Stands between retraining and no training; random rows are the control, and
-the step size belongs to the figure.
+Chang et al. 2024 (arXiv 2410.17413). A compromise between retraining and no training. Random rows are the control;
+the figure depends on the step size.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ def tail_patch(
     moments: Mapping[str, np.ndarray] | None = None,
     epsilon: float = 1e-8,
 ) -> Float[np.ndarray, "q k"]:
-    """Take one step on each proponent, measure, and take it back."""
+    """Take one step on each proponent, measure, and undo it."""
     if len({len(one) for one in proponents}) > 1:
         raise InputError("every query needs equally many proponents")
     model.eval().requires_grad_(requires_grad=True)
@@ -38,7 +38,7 @@ def tail_patch(
         changes = np.zeros((len(proponents), len(proponents[0]) if len(proponents) else 0))
         after: dict[int, np.ndarray] = {}
         for row in sorted({int(row) for one in proponents for row in one}):
-            # In evaluation mode and without draws: dropout would add noise to a single step.
+            # Evaluation mode, nothing random: dropout would add noise to a single step.
             step = Step(0, np.asarray([row]), np.asarray([rate]))
             advance(model, step, lambda model, step: gradient(problem, model, step.rows), _Frozen(moments, epsilon))
             after[row] = problem.outputs(model).of(classes, "probability")
@@ -53,13 +53,13 @@ def tail_patch(
 
 @dataclass(frozen=True)
 class _Frozen:
-    """Plain gradient descent; with second moments, Adam whose moments stand still."""
+    """Plain gradient descent; with second moments, Adam with constant moments."""
 
     moments: Mapping[str, np.ndarray] | None
     epsilon: float
 
     def apply(self, state: nn.Module, gradient: dict[str, Tensor], step: Step) -> nn.Module:
-        """Move the weights in place."""
+        """Update the weights in place."""
         named, moments = dict(state.named_parameters()), self.moments or {}
         with torch.no_grad():
             for name, one in gradient.items():

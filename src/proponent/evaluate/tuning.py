@@ -1,8 +1,8 @@
-"""Choose layers, method and aggregation by planted label noise, with one fine-tune and no other training.
+"""Select layers, method and aggregation by planted label noise, with a single fine-tuning run.
 
-Vitel and Chhabra 2025 (arXiv 2511.04715): which layers score best differs from model to model, and how well a method
-finds noise that was planted says beforehand how useful it will be. Half of the rows choose, the other half says how
-good the choice is: the best of many is never as good as it looks on what chose it.
+Vitel and Chhabra 2025 (arXiv 2511.04715): the best layers differ between models, and how well a method detects planted
+noise predicts how useful it will be. One half of the rows selects, the other half evaluates the choice: the best of
+many candidates looks better than it is on the rows that selected it.
 """
 
 import hashlib
@@ -28,17 +28,17 @@ from proponent.training.loop import one_thread
 from proponent.views.evaluation import EvaluationReport, Figure
 
 SHARE = 0.3
-"""Part of the ranking that the noise detection rate looks at."""
+"""Share of the ranking that the noise detection rate covers."""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What tuning found."""
+    """Result of tuning."""
 
-    # told: how it was found, for the method's file
+    # description: how the method was selected, for its file
 
-    page: EvaluationReport  # the table
-    method: Term  # the best one
+    page: EvaluationReport  # the table of all trials
+    method: Term  # the best method
     description: dict[str, Any]
 
 
@@ -46,10 +46,10 @@ class Tuned:
 class TrialResult:
     """One way to rank the rows."""
 
-    name: str  # of candidate or control
-    how: How  # the rule that joins queries (and groups)
+    name: str  # of the candidate or control
+    how: How  # the rule that aggregates queries (and groups)
     values: Float[np.ndarray, " n"]  # one per row, low = suspicious
-    candidate: Candidate | None = None  # what it comes from; None for a control, and for groups that vote together
+    candidate: Candidate | None = None  # its candidate; None for a control, and for groups that vote together
 
 
 def trials(
@@ -57,7 +57,7 @@ def trials(
     queries: Bool[np.ndarray, " q"] | None = None,
     k: float = 0.2,
 ) -> list[TrialResult]:
-    """Join scores by every rule."""
+    """Aggregate scores by every rule."""
     return [
         TrialResult(name, how, aggregate(one, how, k=k, queries=queries))
         for name, one in scores.items()
@@ -73,7 +73,7 @@ def tune(
     *,
     correct_only: bool = True,
 ) -> Tuned:
-    """Find the method that finds planted noise best."""
+    """Select the method that detects planted noise best."""
     tried, notes = candidates(subject.request.run, methods, groups)
     with one_thread():
         subject.request.say(forecast(subject, wrong, tried))
@@ -101,7 +101,7 @@ def tune(
 def _together(
     tried: Sequence[Candidate], found: Mapping[str, Float[np.ndarray, "_ q n"]]
 ) -> dict[str, Float[np.ndarray, "_ q n"]]:
-    """Groups of one method that have no layer in common, side by side: they rank and vote together."""
+    """Scores of each method's disjoint groups, concatenated: they rank and vote together."""
     joined: dict[str, Float[np.ndarray, "_ q n"]] = {}
     for method in dict.fromkeys(one.label for one in tried):
         own = [found[one.name] for one in tried if one.label == method and one.group in DISJOINT]
@@ -120,7 +120,7 @@ def chosen(
     notes: Sequence[str] = (),
     quiet: bool = True,
 ) -> Tuned:
-    """Measure all trials, choose on half of the rows, say on the other half how good the choice is."""
+    """Measure all trials, select on half of the rows, and evaluate the choice on the other half."""
     first = halves(wrong, seed)
     open_to_choice = [one for one in made if one.candidate is not None]
     best = max(open_to_choice, key=lambda one: auc_ndr(one.values[first], wrong[first]))
@@ -164,7 +164,7 @@ def chosen(
 def _measured(
     made: Sequence[TrialResult], wrong: Bool[np.ndarray, " n"], controls: Mapping[str, object], *, quiet: bool
 ) -> tuple[dict[str, list[Figure]], dict[str, str], TrialResult]:
-    """Figures by name; for all but controls, whether the best rule beats the best control; and which that is."""
+    """Figures by name; for all but controls, whether the best rule beats the best control; and that control."""
     names = list(dict.fromkeys(one.name for one in made))
     figures: dict[str, list[Figure]] = {}
     tops: dict[str, TrialResult] = {}
@@ -188,7 +188,7 @@ def halves(wrong: Bool[np.ndarray, " n"], seed: int) -> Bool[np.ndarray, " n"]:
 
 
 def scored(subject: Experiment, run: Run, one: Candidate) -> Float[np.ndarray, "q n"]:
-    """Score the training set under a candidate; scores are kept, the index is not."""
+    """Score the training set under a candidate; scores are stored, the index is deleted."""
     digest = hashlib.sha256(METHOD.dump_json(one.method)).hexdigest()[:16]
     kept = run.path / "tuning" / f"{digest}.safetensors"
     if kept.is_file():
@@ -201,13 +201,13 @@ def scored(subject: Experiment, run: Run, one: Candidate) -> Float[np.ndarray, "
 
 
 def forecast(subject: Experiment, wrong: Bool[np.ndarray, " n"], tried: Sequence[Candidate]) -> str:
-    """Say what tuning will cost, from one measured step."""
+    """Predict the cost of tuning from one measured step."""
     loop = subject.loop(keep_places=False)
     settings, rows = loop.settings, loop.size
     batch = np.arange(min(settings.batch_size, rows))
     model = subject.problem.fresh(0)
     seconds: list[float] = []
-    for _ in range(2):  # the first is slower than those that follow
+    for _ in range(2):  # the first is slower than later ones
         begin = time.perf_counter()
         cast("Any", subject.problem.losses(model, batch).mean()).backward()
         seconds.append(time.perf_counter() - begin)

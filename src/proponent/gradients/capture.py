@@ -1,13 +1,12 @@
-"""Hooks on, forms out: per-example gradients from one forward and one backward pass over a padded batch.
+"""Per-example gradients by hooks, from one forward and one backward pass over a padded batch.
 
 The embedding is cut from the graph at its output, so with every parameter frozen the backward pass stops there. The
-gradient of the summed loss with respect to that output holds each example's own gradient at its own positions: no
-example sees another. This holds in evaluation mode for models without batch statistics.
+gradient of the summed loss with respect to that output holds each example's own gradient at its own positions:
+examples do not affect each other. This holds in evaluation mode for models without batch statistics.
 
-The hook sees the output of the embedding module. Some modules scale what they look up; the row gradient is then the
-scale times the gradient at the output, and a module that does anything but look up and scale is refused. So is a model
-that looks up other tokens than it was given, or turns its vocabulary head's output before it returns it: the forms
-would not be its gradient.
+The hook sees the output of the embedding module. Some modules scale the rows they look up; the row gradient is then the
+scale times the gradient at the output. A module that does anything else is refused. So is a model that looks up tokens
+other than its input, or that changes its vocabulary head's output: the forms would not be its gradient.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -43,22 +42,22 @@ Loss = Callable[[Tensor], Float[Tensor, " n"]]
 
 @dataclass(frozen=True)
 class Captured:
-    """What one pass over a batch left behind."""
+    """Result of one pass over a batch."""
 
     losses: Float[np.ndarray, " n"]  # one per example, in nats
     logits: Tensor  # the model's output
-    rows: Rows | None = None  # embedding gradients, one row per real token position, in order; None when not asked for
-    outer: Outer | None = None  # gradients of the last linear layer of a classifier; None when not asked for
-    # the vocabulary head's input at every position [n t d]; None when not asked for
+    rows: Rows | None = None  # embedding gradients, one row per real token position, in order; None if not requested
+    outer: Outer | None = None  # gradients of the last linear layer of a classifier; None if not requested
+    # the vocabulary head's input at every position [n t d]; None if not requested
     inputs: Float[Tensor, "n t d"] | None = None
-    # mean over real tokens of the last hidden state [n d]; None when not asked for
+    # mean over real tokens of the last hidden state [n d]; None if not requested
     pooled: Float[np.ndarray, "n d"] | None = None
-    # factors of the gradients of other layers; None when not asked for
+    # factors of the gradients of other layers; None if not requested
     calls: Mapping[str, Sequence[Call]] | None = None
 
 
 class _ModelHooks:
-    """The tensors that hooks saw during one forward pass; every call of a module is collected."""
+    """The tensors that hooks record during one forward pass; every call of a module is collected."""
 
     def __init__(self) -> None:
         self.looked_up: list[tuple[nn.Module, Tensor]] = []
@@ -75,7 +74,7 @@ class _ModelHooks:
 
     def cut_head(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         self.head_inputs.append(inputs[0].detach())
-        # A graph that reaches further back, to the embedding, must not be cut here.
+        # A graph that reaches back to the embedding must not be cut here.
         leaf = output if output.requires_grad else output.detach().requires_grad_()
         self.head_outputs.append(leaf)
         return leaf
@@ -89,12 +88,12 @@ class _ModelHooks:
 
 @dataclass(frozen=True)
 class _Side:
-    """One text as a model looks it up: the only one, or that of an encoder or a decoder."""
+    """One text that a model looks up: its only one, or that of the encoder or the decoder."""
 
     lookup: Lookup  # the module
     ids: Int[Tensor, "n t"]  # tokens, padding included
-    mask: Bool[Tensor, "n t"]  # which are no padding
-    words: Int[np.ndarray, "n t"]  # word of each
+    mask: Bool[Tensor, "n t"]  # False for padding
+    words: Int[np.ndarray, "n t"]  # word of each token
 
 
 @dataclass(frozen=True)
@@ -104,9 +103,9 @@ class Capture:
     model: nn.Module  # evaluation mode, every parameter frozen
     embedding: bool = True  # capture the word embedding's rows
     head: bool = False  # capture the last linear layer: an Outer of a classifier, the input of a vocabulary head
-    pooled: bool = False  # also keep the mean of the last hidden state
+    pooled: bool = False  # also compute the mean of the last hidden state
     blocks: tuple[Block, ...] = ()  # other layers to capture, as factors
-    order: Order | None = None  # which calls of these layers are about the target of an encoder-decoder
+    order: Order | None = None  # which calls of these layers concern the target of an encoder-decoder
 
     def __call__(
         self,
@@ -165,11 +164,11 @@ class Capture:
                 handle.remove()
 
     def _backward(self, total: Tensor, leaves: Sequence[Tensor | GradientEdge], *, headed: bool) -> list[Tensor | None]:
-        """Gradients of the leaves, a classifier's head last; None for a call that the loss does not depend on."""
+        """Gradients of the leaves, a classifier's head last; None for a call that does not affect the loss."""
         if not leaves:
             return []
         # torch annotates plain tensors, but gives None for a leaf without a path to the loss.
-        sources = cast("Sequence[Tensor]", leaves)  # they may be edges of the graph as well
+        sources = cast("Sequence[Tensor]", leaves)  # these may also be edges of the graph
         grads = cast("tuple[Tensor | None, ...]", torch.autograd.grad(total, sources, allow_unused=True))
         if all(grad is None for grad in grads) or (headed and grads[-1] is None):
             raise RunError(
@@ -179,7 +178,7 @@ class Capture:
         return list(grads)
 
     def _zeros(self, grads: Sequence[Tensor | None], taps: _ModelHooks) -> list[Tensor]:
-        """Zeros for a call of the embedding that the loss does not depend on."""
+        """Replace missing gradients by zeros: the loss does not depend on those embedding calls."""
         leaves = taps.embedded + taps.head_outputs
         return [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, grads, strict=True)]
 
@@ -194,13 +193,13 @@ class Capture:
         sides = [_Side(found[0], inputs["input_ids"], inputs["attention_mask"].bool(), words)]
         if decoder is not None:
             ids, (mask_of, words_of) = inputs["decoder_input_ids"], decoder
-            # The start is often the padding token, whose row a table with a padding index never trains.
+            # The start token is often the padding token, whose row is never trained if the table has a padding index.
             blank = found[1].module.padding_idx
             sides.append(_Side(found[1], ids, mask_of if blank is None else mask_of & (ids != blank), words_of))
         return sides
 
     def _read(self, taps: _ModelHooks, sides: Sequence[_Side]) -> list[int]:
-        """Which side each call of an embedding looked up."""
+        """The side that each embedding call looked up."""
         name = type(self.model).__name__
         if sides and not taps.embedded:
             raise RunError(f"{name} never called its input embedding: proponent cannot capture its gradient")
@@ -216,7 +215,7 @@ class Capture:
         return read
 
     def _check_head(self, taps: _ModelHooks, logits: Tensor, vocabulary: nn.Linear | None) -> None:
-        """One call of the head; a vocabulary head must give the logits themselves: its gradient is made from them."""
+        """Require one call of the head; a vocabulary head must return the logits, which determine its gradient."""
         name = type(self.model).__name__
         if len(taps.head_inputs) != 1:
             raise RunError(f"{name} called its last linear layer {len(taps.head_inputs)} times: once is needed")
@@ -239,7 +238,7 @@ def head_outer(
     weight: Float[Tensor, "n t"],
     words: Int[np.ndarray, "n t"],
 ) -> HeadOuter:
-    """Keep a vocabulary head's gradient in factors, at the positions that weigh in the loss."""
+    """Store a vocabulary head's gradient in factors, at the positions with weight in the loss."""
     kept = weight.nan_to_num() != 0
     return HeadOuter(
         _indptr(kept),
@@ -262,7 +261,7 @@ def head_table(model: nn.Module) -> VocabularyHead:
 
 
 def _rows(grads: list[Tensor], sides: Sequence[_Side], read: Sequence[int]) -> Rows:
-    """Rows of every side, one side of an example after the other."""
+    """Rows of every side; within an example, the sides follow one another."""
     totals: list[Tensor] = []
     for at, one in enumerate(sides):
         own = [grad for grad, side in zip(grads, read, strict=True) if side == at]
@@ -298,7 +297,7 @@ def _pooled(hidden: Float[Tensor, "n t d"], mask: Bool[Tensor, "n t"]) -> Float[
 
 
 def _body(model: nn.Module) -> nn.Module:
-    """The module whose output is the last hidden state of the text: of an encoder-decoder, the encoder."""
+    """The module whose output is the last hidden state of the text: for an encoder-decoder, the encoder."""
     inner = inner_model(model)
     if getattr(inner.config, "is_encoder_decoder", False) and vocabulary_head(inner) is not None:
         return cast("nn.Module", inner.get_encoder())

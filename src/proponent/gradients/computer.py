@@ -1,4 +1,4 @@
-"""One loaded checkpoint at work: encoded examples in, gradients out, for the training set and for queries."""
+"""Gradients at one loaded checkpoint: encoded examples in, gradients out, for the training set and for queries."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,14 +25,14 @@ from proponent.models.batch import Batch
 from proponent.models.tasks.base import Losses, Objective
 
 Loss = Callable[[Batch, Objective], Losses]
-"""Chooses what of a batch is differentiated, as a function of the model's logits."""
+"""Selects what is differentiated in a batch, as a function of the model's logits."""
 
 Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
 class GradientSpec:
-    """Which gradients a method asks of this kind of model."""
+    """The gradients that a method needs from this kind of model."""
 
     rows: bool  # the embedding's rows (the input path)
     outer: bool  # the last layer of a classifier
@@ -40,12 +40,12 @@ class GradientSpec:
     path: str  # the embedding path to report
     tied: bool  # whether the head shares the embedding's table
     choice: Choice | None = None  # other layers; None for none
-    pooled: bool = False  # the mean last hidden state, too
-    folded: bool = False  # whether the head's part of a shared table is taken as rows of the text's own tokens
+    pooled: bool = False  # also the mean last hidden state
+    folded: bool = False  # whether the head's part of a shared table is computed as rows of the text's own tokens
 
     @classmethod
     def of_index(cls, method: Term, run: Run, model: nn.Module, *, closed_head: bool = True) -> "GradientSpec":
-        """What an index by this method keeps; `closed_head` allows the vocabulary head in closed form."""
+        """The gradients that the method's index stores; `closed_head` allows the vocabulary head in closed form."""
         if not isinstance(method, Gradients):
             return NO_GRADIENTS
         if isinstance(method.gradient, Layers):
@@ -63,34 +63,34 @@ class GradientSpec:
     def of_layers(
         cls, method: Gradients | Retaken, run: Run, model: nn.Module, *, closed_head: bool = True
     ) -> "GradientSpec":
-        """The layers that a method names, also of one whose index keeps no gradients."""
+        """The layers that a method names, even if its index stores no gradients."""
         choice = chosen_layers(method, run, model, closed_head=closed_head)
         tied = is_tied(model, decoding=run.task.decodes)
         return cls(rows=choice.rows, outer=False, head=choice.head, path="exact", tied=tied, choice=choice)
 
     @property
     def by_token(self) -> bool:
-        """Whether the index is searched by token: rows of the word embedding are all that is kept."""
+        """Whether the index is searched by token: it stores rows of the word embedding only."""
         return self.rows and not self.head and not (self.choice is not None and self.choice.blocks)
 
 
 NO_GRADIENTS = GradientSpec(rows=False, outer=False, head=False, path="exact", tied=False)
-"""The model is run forward alone."""
+"""The model runs forward only."""
 
 
 @dataclass(frozen=True)
 class GradientBatch:
-    """What one batch gave."""
+    """Gradients and outputs of one batch."""
 
-    gradient: Gradient  # kept forms
+    gradient: Gradient  # stored forms
     losses: Float[np.ndarray, " n"]  # [n] in nats
     probabilities: Float[np.ndarray, "n l"] | None  # [n l] of a classifier; None for a language model
-    pooled: Float[np.ndarray, "n d"] | None  # [n d] mean last hidden state; None when not asked for
+    pooled: Float[np.ndarray, "n d"] | None  # [n d] mean last hidden state; None if not requested
     bad: Bool[np.ndarray, " n"]  # examples whose loss or gradient is not finite; their forms are empty
 
 
 class GradientComputer:
-    """One checkpoint, ready to give gradients; without a spec, those that an index by the method keeps."""
+    """Computes gradients at one checkpoint; without a spec, those that an index of the method stores."""
 
     def __init__(
         self, run: Run, model: nn.Module, method: Term, encoder: Encoder, spec: GradientSpec | None = None
@@ -122,24 +122,24 @@ class GradientComputer:
     def query(
         self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None = None
     ) -> GradientBatch:
-        """Gradients of queries, whose loss, logit or contrast with other labels is explained."""
+        """Gradients of queries: of their loss, their logit, or their contrast with other labels."""
         return self._gradients(encoded, labels, against, self._query_loss)
 
     def train_words(self, encoded: Encoded, label: int, width: int) -> Float[np.ndarray, "w p"]:
-        """Split the gradient of the layers of a training example by its words."""
+        """Split a training example's layer gradient by its words."""
         return self._words(encoded, width, self._captured([encoded], [label], None, _loss)[0])
 
     def query_words(
         self, encoded: Encoded, label: int, width: int, against: int | None = None
     ) -> Float[np.ndarray, "w p"]:
-        """Split the gradient of the layers of a query by its words."""
+        """Split a query's layer gradient by its words."""
         other = None if against is None else [against]
         return self._words(encoded, width, self._captured([encoded], [label], other, self._query_loss)[0])
 
     def calls(
         self, encoded: Sequence[Encoded], labels: Sequence[int], draws: SampledLabels | None = None
     ) -> Iterator[tuple[Captured, int]]:
-        """Capture layers of a batch, in parts where they must be."""
+        """Capture layers of a batch, in parts where necessary."""
         loss = _loss if draws is None else draws.losses
 
         def take(cut: slice) -> tuple[Captured, int]:
@@ -148,7 +148,7 @@ class GradientComputer:
         yield from self._in_parts(take, encoded)
 
     def vectors(self, captured: Captured, count: int) -> Float[np.ndarray, "n p"]:
-        """Lay what was captured out as vectors."""
+        """Lay captured factors out as vectors."""
         assert self.layers is not None
         assert captured.calls is not None
         return self.layers.projection.vectors(captured.calls, count, self.elementwise)
@@ -167,7 +167,7 @@ class GradientComputer:
         return parts[0] if len(parts) == 1 else _joined(parts)
 
     def _in_parts(self, take: Callable[[slice], Part], encoded: Sequence[Encoded]) -> list[Part]:
-        """Take a batch in parts that hooks can see through; one by one where a layer's calls have no batch."""
+        """Process a batch in parts that hooks can handle; example by example if a layer's calls have no batch axis."""
         try:
             return [take(cut) for cut in self._cuts(encoded)]
         except UnbatchedError:
@@ -207,7 +207,7 @@ class GradientComputer:
     def losses(
         self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None = None
     ) -> Float[Tensor, " n"]:
-        """Take losses without hooks, their graph and all."""
+        """Compute losses with their graph, without hooks."""
         batch = self.encoder.collate(encoded, labels)
         logits = cast("Tensor", self.model(**batch.inputs).logits)
         return self.run.task.objective(batch, self._reduction, against).losses(logits)
@@ -251,7 +251,7 @@ class GradientComputer:
         kept = whole.without(bad)
         if kept.rows is not None:
             chosen = getattr(self.method, "gradient", None)
-            rows = chosen if isinstance(chosen, EmbeddingRows) else EmbeddingRows()  # beside layers all are kept
+            rows = chosen if isinstance(chosen, EmbeddingRows) else EmbeddingRows()  # with layers, all rows are stored
             taken = kept.rows.times(np.zeros((1, 1), np.float32)) if self.spec.path == "output" else kept.rows
             folded = None if folded is None else folded.without(bad)
             kept = replace(kept, rows=compress(taken, rows, self._special, folded))
@@ -263,7 +263,7 @@ def _loss(_: Batch, objective: Objective) -> Losses:
 
 
 def _joined(parts: Sequence[GradientBatch]) -> GradientBatch:
-    """Lay batches one after another."""
+    """Concatenate batches."""
     return GradientBatch(
         Gradient.stack([one.gradient for one in parts]),
         np.concatenate([one.losses for one in parts]),

@@ -1,4 +1,4 @@
-"""A trial run of a model on a few made-up tokens: how it calls its layers."""
+"""A dry run of a model on a few made-up tokens, to see how it calls its layers."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,27 +13,27 @@ from proponent.gradients.layer_rules import rule_of
 from proponent.gradients.model_parts import gives_logits, vocabulary_head
 
 Order = Mapping[str, tuple[bool | None, ...]]
-"""Of each layer of an encoder-decoder, what its calls are about, in their order: see `DryRun`."""
+"""For each layer of an encoder-decoder, what its calls concern, in order; see `DryRun`."""
 
 N, T, U = 2, 11, 13
-"""Examples, tokens of the text and of the target: numbers by which the axes of a tensor are known."""
+"""Numbers of examples, text tokens and target tokens; they identify the axes of a tensor."""
 
 
 @dataclass(frozen=True)
 class DryRun:
     """How a model calls its layers."""
 
-    bypassed: frozenset[str]  # layers whose weight is used without a call: hooks see nothing of their gradient
-    # tables that an encoder-decoder looks up once for all examples, such as those of relative positions
+    bypassed: frozenset[str]  # layers whose weight is used without a call: hooks miss their gradient
+    # tables that an encoder-decoder looks up once for all examples, such as relative positions
     common: frozenset[str]
-    # of each layer of an encoder-decoder, whether its calls are about positions of the target, in their order; None for
-    # a call whose positions are neither the text's nor the target's. Empty for other models
+    # for each layer of an encoder-decoder, whether its calls concern positions of the target, in order; None for a call
+    # whose positions are neither the text's nor the target's. Empty for other models
     order: Order
-    closed: bool = False  # whether there is a vocabulary head, called once, whose output is the model's
+    closed: bool = False  # whether there is a vocabulary head that is called once and returns the model's output
 
 
 def dry_run(model: nn.Module, size: int, *, decoding: bool) -> DryRun:
-    """Try a model out."""
+    """Run a model on made-up tokens."""
     modules = cast("Iterable[tuple[str, Any]]", model.named_modules())
     named = {name: one for name, one in modules if rule_of(one) is not None}
     seen: dict[str, list[Tensor]] = {}
@@ -79,7 +79,7 @@ def _note(seen: dict[str, list[Tensor]], name: str, _module: nn.Module, inputs: 
 
 
 def _by_example(ids: Tensor) -> bool:
-    """Whether a lookup has one entry per example, or one row of positions for all of them."""
+    """Whether a lookup has one entry per example, rather than one row of positions for all examples."""
     return ids.shape[0] == N or (ids.dim() == 2 and ids.shape[0] == 1)
 
 

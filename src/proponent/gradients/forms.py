@@ -1,4 +1,4 @@
-"""Ragged forms: gradients of n examples, one after another, and their word x word products."""
+"""Ragged forms: concatenated gradients of n examples, and their word x word products."""
 
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar, cast
@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 Terms = Float[np.ndarray, "w x"]
-"""Word x word split of one product: rows are the words of the first example, columns those of the second, the special
-bucket last on both sides."""
+"""Word x word split of one product: rows are words of the first example, columns words of the second; the special
+bucket is last on both sides."""
 
 
 Form = TypeVar("Form", bound="Ragged")
@@ -16,9 +16,9 @@ Form = TypeVar("Form", bound="Ragged")
 
 @dataclass(frozen=True)
 class Ragged:
-    """Examples one after another; every array but `indptr` has one row per token position (or merged token)."""
+    """Concatenated examples; every array but `indptr` has one row per token position (or merged token)."""
 
-    indptr: Int[np.ndarray, " m"]  # [n+1] begin of each example
+    indptr: Int[np.ndarray, " m"]  # [n+1] start of each example
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
@@ -29,21 +29,21 @@ class Ragged:
         return np.repeat(np.arange(len(self)), np.diff(self.indptr))
 
     def example(self: Form, position: int) -> Form:
-        """Take one example."""
+        """Select one example."""
         start, stop = int(self.indptr[position]), int(self.indptr[position + 1])
         return self._cut(np.asarray([0, stop - start]), slice(start, stop))
 
     def keep(self: Form, chosen: np.ndarray) -> Form:
-        """Keep some rows."""
+        """Select some rows."""
         counts = np.bincount(self.owners[chosen], minlength=len(self))
         return self._cut(np.concatenate([[0], np.cumsum(counts)]), chosen)
 
     def without(self: Form, examples: Bool[np.ndarray, " n"]) -> Form:
-        """Empty some examples."""
+        """Remove all rows of some examples."""
         return self.keep(~examples[self.owners]) if examples.any() else self
 
     def finite(self) -> Bool[np.ndarray, " n"]:
-        """Say which examples hold nothing but finite numbers."""
+        """Whether each example holds only finite numbers."""
         bad = np.zeros(int(self.indptr[-1]), dtype=np.bool_)
         for one in fields(self):
             array = cast("np.ndarray", getattr(self, one.name))
@@ -73,17 +73,17 @@ class Rows(Ragged):
         first[1:] = (np.diff(owners) != 0) | (np.diff(ids) != 0) | (np.diff(words) != 0)
         starts = np.flatnonzero(first)
         summed = self.rows[order[starts]]
-        again = np.flatnonzero(~first)  # few rows share token and word: they alone are added, in order
+        again = np.flatnonzero(~first)  # only the few rows that share token and word are added, in order
         np.add.at(summed, np.cumsum(first)[again] - 1, self.rows[order[again]])
         indptr = np.concatenate([[0], np.cumsum(np.bincount(owners[starts], minlength=len(self)))])
         return replace(self, indptr=indptr, ids=ids[starts], words=words[starts], rows=summed)
 
     def times(self, factor: Float[np.ndarray, "k #d"]) -> "Rows":
-        """Multiply every coordinate, or every row, by a factor of its own."""
+        """Multiply every coordinate, or every row, by its own factor."""
         return replace(self, rows=self.rows * factor)
 
     def wide(self) -> "Rows":
-        """The same rows in 64-bit floats, to be summed without loss."""
+        """The same rows in 64-bit floats, for summing without loss."""
         return replace(self, rows=self.rows.astype(np.float64))
 
     def narrow(self) -> "Rows":
@@ -97,7 +97,7 @@ class Rows(Ragged):
         return np.sqrt(np.bincount(total.owners, weights=squares, minlength=len(self)))
 
     def products(self, other: "Rows") -> Float[np.ndarray, " n"]:
-        """Product of each example's gradient with another of the same tokens and words."""
+        """Product of each example's gradient with another gradient of the same tokens and words."""
         mine, theirs = self.merged(by_word=False), other.merged(by_word=False)
         products = np.einsum("kd,kd->k", mine.rows, theirs.rows, dtype=np.float64)
         return np.maximum(np.bincount(mine.owners, weights=products, minlength=len(self)), 0.0)
@@ -118,7 +118,7 @@ class Outer(Ragged):
     g: Float[np.ndarray, "t o"]  # gradient of the loss with respect to the layer's output
 
     def dense(self) -> Float[np.ndarray, "o i"]:
-        """Form the gradient of a single example (or the sum over all examples held)."""
+        """Compute the full gradient of a single example (or the sum over all examples)."""
         return self.g.T @ self.a
 
     def terms(self, other: "Outer", width: int, other_width: int) -> Terms:
@@ -137,11 +137,11 @@ class Dense(Ragged):
 
     @classmethod
     def of(cls, v: Float[np.ndarray, "n p"]) -> "Dense":
-        """Lay out one vector per example."""
+        """Build the form from one vector per example."""
         return cls(np.arange(len(v) + 1), v)
 
     def terms(self, other: "Dense", width: int, other_width: int) -> Terms:
-        """Product of two single examples; a vector belongs to no word, so that all of it is special."""
+        """Product of two single examples; a vector belongs to no word, so the whole product is special."""
         terms = np.zeros((width + 1, other_width + 1))
         terms[-1, -1] = np.einsum("np,np->", self.v, other.v, dtype=np.float64) if len(self.v) == len(other.v) else 0.0
         return terms

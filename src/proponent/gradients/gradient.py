@@ -1,4 +1,4 @@
-"""All that a method keeps of some examples: forms side by side."""
+"""All forms that a method stores for some examples."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,14 +13,14 @@ from proponent.gradients.vocabulary_head import HeadOuter
 
 @dataclass(frozen=True)
 class Gradient:
-    """All that a method keeps of n examples at one checkpoint; the parts live side by side."""
+    """All forms that a method stores for n examples at one checkpoint."""
 
     rows: Rows | None = None  # embedding gradient
     outer: Outer | None = None  # last layer of a classifier
     head: HeadOuter | None = None  # vocabulary head
     dense: Dense | None = None  # other layers, as one vector
-    # of queries beside a vocabulary head: what products of entries of the table are multiplied with, rows of the word
-    # embedding included. It is about the checkpoint, and not kept
+    # for queries with a vocabulary head: factors of the products of table entries, word embedding rows included. They
+    # belong to the checkpoint and are not stored
     weight: Float[np.ndarray, "v d"] | None = None
 
     def __len__(self) -> int:
@@ -39,19 +39,19 @@ class Gradient:
         )
 
     def example(self, position: int) -> "Gradient":
-        """Take one example."""
+        """Select one example."""
         return self._each(lambda form: form.example(position))
 
     def without(self, examples: Bool[np.ndarray, " n"]) -> "Gradient":
-        """Empty some examples."""
+        """Remove all rows of some examples."""
         return self._each(lambda form: form.without(examples))
 
     def finite(self, count: int) -> Bool[np.ndarray, " n"]:
-        """Say which examples hold nothing but finite numbers."""
+        """Whether each example holds only finite numbers."""
         return np.all([np.ones(count, dtype=np.bool_), *(form.finite() for form in self._forms().values())], axis=0)
 
     def pack(self) -> dict[str, np.ndarray]:
-        """Lay the forms out as named arrays, "form.array"."""
+        """Convert the forms to named arrays, "form.array"."""
         return {
             f"{name}.{field.name}": getattr(form, field.name)
             for name, form in self._forms().items()
@@ -76,7 +76,7 @@ class Gradient:
 
     @classmethod
     def stack(cls, parts: Sequence["Gradient"]) -> "Gradient":
-        """Lay the examples of several gradients one after another."""
+        """Concatenate the examples of several gradients."""
         packed = [part.pack() for part in parts]
         arrays: dict[str, np.ndarray] = {}
         for name in packed[0]:
@@ -86,7 +86,7 @@ class Gradient:
         return replace(cls.unpack(arrays), weight=parts[0].weight)
 
     def mean(self, places: Sequence[np.ndarray]) -> "Gradient":
-        """The mean gradient of all examples, as of one example: products are linear in it."""
+        """The mean gradient of all examples, as a single example: products are linear in it."""
         n = np.float32(len(self))
         starts = np.concatenate([[0], np.cumsum([len(one) for one in places])])
         flat: Int[np.ndarray, " m"] = np.concatenate([*places, np.zeros(1, dtype=np.int64)])  # not empty

@@ -1,4 +1,4 @@
-"""A vocabulary head's gradient at the rows of a text's own tokens: a table that the head shares stays sparse."""
+"""A vocabulary head's gradient at the rows of a text's own tokens, so that a shared table stays sparse."""
 
 import numpy as np
 from jaxtyping import Float
@@ -9,8 +9,8 @@ from proponent.gradients.vocabulary_head import HeadOuter
 
 
 def head_rows(head: HeadOuter, logits: Float[Tensor, "t v"], positions: Rows) -> Rows:
-    """The head's part of the row of every token that a text holds or predicts."""
-    # the part of a token belongs to no position of it: the words that hold the token share it equally
+    """The head's gradient at the row of every token that a text holds or predicts."""
+    # a token's part belongs to none of its positions: the words that contain the token share it equally
     made = [
         _of_example(head.example(at), logits[int(head.indptr[at]) : int(head.indptr[at + 1])], positions.example(at))
         for at in range(len(head))

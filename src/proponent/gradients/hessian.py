@@ -12,11 +12,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from proponent.gradients.layer_rules import Block
 
 Loss = Callable[[], Float[Tensor, ""]]
-"""Takes a loss, graph and all."""
+"""Computes a loss with its graph."""
 
 
 class Hessian:
-    """Derivatives of losses in the parameters of some layers, laid out as the layers' vectors are: [o i], row by row.
+    """Derivatives of losses with respect to layer parameters, in the layout of layer vectors: [o i], row by row.
 
     Args:
         model: evaluation mode (dropout off), every parameter frozen.
@@ -38,11 +38,11 @@ class Hessian:
 
     @contextmanager
     def open(self) -> Generator[None]:
-        """Let gradients be taken twice; all else of this class works within."""
+        """Enable double backward; the other methods work within this context."""
         for one in self._parameters:
             one.requires_grad = True
         try:
-            # the fused kernels of attention have no second derivative
+            # fused attention kernels have no second derivative
             with cast("Any", sdpa_kernel)(SDPBackend.MATH):
                 yield
         finally:
@@ -50,12 +50,12 @@ class Hessian:
                 one.requires_grad = False
 
     def gradient(self, loss: Loss) -> Float[Tensor, " p"]:
-        """Take a gradient."""
+        """Compute a gradient."""
         with torch.enable_grad():
             return self._flat(self._taken(loss(), keep=False)).detach()
 
     def products(self, loss: Loss, v: Float[Tensor, "q p"]) -> Float[Tensor, "q p"]:
-        """Multiply vectors with the Hessian of a loss."""
+        """Multiply vectors by the Hessian of a loss."""
         with torch.enable_grad():
             flat = self._flat(self._taken(loss(), keep=True))
             if not flat.requires_grad:  # linear in the parameters

@@ -10,7 +10,7 @@ from torch import Tensor
 from proponent.errors import DivergedError
 
 Product = Callable[[Float[Tensor, "q p"]], Float[Tensor, "q p"]]
-"""Multiplies some vectors with one symmetric matrix."""
+"""Multiplies some vectors by one symmetric matrix."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Solved:
     """Solutions of (ridge + H) s = v."""
 
     s: Float[Tensor, "q p"]  # one per row of v
-    steps: int  # taken
-    # LiSSA: how much the last tenth of the steps still changed s; conjugate gradient: what is left of v. Relative, the
+    steps: int  # number of steps
+    # LiSSA: relative change of s over the last tenth of the steps; conjugate gradient: relative residual of v. The
     # largest over the rows
     change: float
 
@@ -32,8 +32,8 @@ def lissa(
     scale: float,
 ) -> Solved:
     """Solve by a recursion over random batches: h <- v + (1 - damping) h - H h / scale, s = h / scale."""
-    # At rest (damping scale + H) s = v, so that damping x scale is the ridge (Agarwal, Bullins and Hazan 2017, arXiv
-    # 1602.03943; for influence Koh and Liang 2017; as FastIF writes it, Guo et al. 2021, arXiv 2012.15781).
+    # At the fixed point (damping scale + H) s = v, so damping x scale is the ridge (Agarwal, Bullins and Hazan 2017,
+    # arXiv 1602.03943; for influence Koh and Liang 2017; in FastIF's notation, Guo et al. 2021, arXiv 2012.15781).
     h, before = v.clone(), v
     sizes = _norms(v)
     limit = 10.0 * min(float(depth), 1.0 / max(damping, 1e-12))
@@ -51,7 +51,7 @@ def lissa(
 def conjugate_gradient(
     product: Product, v: Float[Tensor, "q p"], ridge: float, depth: int, tolerance: float = 1e-4
 ) -> Solved:
-    """Solve (ridge + H) s = v by conjugate gradient, each row for itself (Hestenes and Stiefel 1952; Martens 2010)."""
+    """Solve (ridge + H) s = v by conjugate gradient, each row separately (Hestenes and Stiefel 1952; Martens 2010)."""
     s, rest = torch.zeros_like(v), v.clone()
     direction, sizes = rest.clone(), (v**2).sum(1)
     squares, step = sizes.clone(), 0
@@ -71,7 +71,7 @@ def conjugate_gradient(
 
 
 def top_eigenvalue(product: Product, size: int, seed: int, iterations: int = 10) -> float:
-    """Estimate the eigenvalue of largest size by power iteration."""
+    """Estimate the eigenvalue of largest magnitude by power iteration."""
     v = torch.randn(1, size, generator=torch.Generator().manual_seed(seed))
     found = 0.0
     for _ in range(iterations):

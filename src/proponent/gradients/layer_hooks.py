@@ -1,8 +1,8 @@
-"""Hooks on chosen layers: every call of a layer is seen, with its input and a handle on the gradient at its output.
+"""Hooks on chosen layers: each call of a layer records its input and a handle on the gradient at its output.
 
-No layer is cut off from what comes before it. A layer whose output has no graph yet starts one, so that the backward
-pass ends at the first of the chosen layers. Gradients are taken at the value that the layer returned, whatever is done
-to it in place afterwards.
+Layers stay connected to those before them. A layer whose output has no graph yet starts one, so the backward pass ends
+at the first chosen layer. Gradients are those of the value that the layer returned, even if that value is later
+changed in place.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from proponent.gradients.layer_rules import Block, Left, OneHot, is_vector, ones
 
 
 class UnbatchedError(Exception):
-    """A layer was called on something that is not one entry per example: examples must be taken one by one."""
+    """A layer's input does not have one entry per example: process the examples one by one."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Call:
 
     left: Left  # [n s o]
     right: Float[Tensor, "n s i"]  # [n s i]
-    repeat: int  # how many neighbouring positions of the call belong to one token; 0 when positions are no tokens
+    repeat: int  # number of neighbouring positions of the call that belong to one token; 0 if positions are not tokens
     target: bool = False  # whether the positions are those of the target that a decoder predicts
 
 
@@ -40,14 +40,14 @@ class TokenWords:
     """The words of one example, by the positions of a model's layers."""
 
     text: Int[np.ndarray, " t"]  # word of each token of the text; -1 for special tokens
-    # word of the token that a decoder reads at each of its positions; None for a model without one
+    # word of the token that a decoder reads at each position; None for a model without a decoder
     read: Int[np.ndarray, " u"] | None = None
     predicted: Int[np.ndarray, " u"] | None = None  # word of the token that it predicts there
 
     def of(self, call: Call) -> Int[np.ndarray, " s"]:
-        """Find the words that a call belongs to."""
-        # A decoder's lookup belongs to the word that is read, every other layer of it to the word that is predicted: at
-        # its first position it reads a start token, and predicts the first word.
+        """Return the words of a call's positions."""
+        # A decoder's lookup belongs to the word it reads, its other layers to the word they predict: at the first
+        # position it reads a start token and predicts the first word.
         words = self.text
         if call.target:
             assert self.read is not None
@@ -82,7 +82,7 @@ class LayerHooks:
         self._counts = Counter[str]()
 
     def hook(self) -> list[Any]:
-        """Hang up the hooks."""
+        """Attach the hooks."""
         names = dict.fromkeys(name for block in self.blocks for name in block.modules)
         return [self.model.get_submodule(name).register_forward_hook(self._see(name)) for name in names]
 
@@ -98,12 +98,12 @@ class LayerHooks:
                 fresh = fresh.expand(self.n, -1, -1)
             leaf = fresh.clone().requires_grad_()
             self._seen.append(_Seen(name, x, leaf, target))
-            return leaf.clone()  # may be changed in place, which a leaf may not
+            return leaf.clone()  # may be changed in place, unlike a leaf
 
         return see
 
     def _target(self, name: str) -> bool | None:
-        """Whether the call that is being made is about the target; None where that is not known."""
+        """Whether the current call concerns the target; None if unknown."""
         if self.u is None:
             return False
         told, count = self._order.get(name, ()), self._counts[name]
@@ -114,11 +114,11 @@ class LayerHooks:
 
     @property
     def edges(self) -> list[Tensor | GradientEdge]:
-        """Where gradients are to be taken."""
+        """The tensors and graph edges to differentiate at."""
         return [seen.edge for seen in self._seen]
 
     def calls(self, grads: Sequence[Tensor | None]) -> dict[str, list[Call]]:
-        """Make the factors."""
+        """Build the factors."""
         made: dict[str, list[Call]] = {block.name: [] for block in self.blocks}
         for seen, g in zip(self._seen, grads, strict=True):
             if g is None:
@@ -146,7 +146,7 @@ class LayerHooks:
         return Call(laid, right, repeat, bool(seen.target))
 
     def _laid(self, x: Tensor, target: bool | None) -> tuple[Tensor, int]:
-        """Lay a tensor out as [n s d]; also say how many neighbouring s belong to a token (0: unknown)."""
+        """Reshape a tensor to [n s d]; also return how many neighbouring s belong to a token (0: unknown)."""
         n, shape = self.n, x.shape
         u = self.t if self.u is None else self.u
         t = -1 if target is None else u if target else self.t
@@ -164,7 +164,7 @@ class LayerHooks:
         return flat, flat.shape[1] // t if shape[1] == t else 0
 
     def _check_norm(self, module: nn.Module, name: str, x: Tensor) -> None:
-        """An RMSNorm multiplies the normalised input with its gain, or with one plus it; the gradient is the same."""
+        """Check that an RMSNorm multiplies its normalised input by the gain or by 1 + gain; both have one gradient."""
         with torch.no_grad():
             gain, made = cast("Tensor", module.weight), cast("Tensor", module(x))
             plain = rms(module, x)

@@ -1,4 +1,4 @@
-"""One rule per kind of layer: from what a call of the layer saw to the factors of its gradient.
+"""One rule per kind of layer: from the tensors of a call to the factors of the weight's gradient.
 
 The gradient of a weight W [o i] is a sum over positions of left right^T. For a linear layer left is the gradient at the
 output and right the input; a convolution is a linear layer over windows; an embedding's left is one-hot; a bias or the
@@ -26,7 +26,7 @@ Part = Literal["weight", "bias"]
 class OneHot:
     """Left factor of an embedding: one-hot rows, not formed."""
 
-    ids: Int[Tensor, " *n"]  # which entry is one, at each position
+    ids: Int[Tensor, " *n"]  # column of the one at each position
     size: int  # width of the rows
 
     def times(self, matrix: Float[Tensor, "p o"]) -> Float[Tensor, "*n p"]:
@@ -43,11 +43,11 @@ Left = Float[Tensor, "*n o"] | OneHot
 
 @dataclass(frozen=True)
 class Block:
-    """A parameter that is scored."""
+    """A scored parameter."""
 
     name: str  # of its module in the model; ".bias" or ".gain" is added for vectors
     modules: tuple[str, ...]  # names of all modules that use it
-    part: Part  # which of their parameters it is
+    part: Part  # which of their parameters
     o: int  # rows of the weight (out-features), length of a vector
     i: int  # columns of the weight (in-features), 1 for a vector
 
@@ -63,13 +63,13 @@ class Rule:
 
     shape: tuple[int, int]  # (o, i) of its weight
     # factors of the weight's gradient, from the module, its input and the gradient at its output; None for a layer
-    # whose gradient is not taken by factors
+    # whose gradient is not computed from factors
     weight: Callable[[nn.Module, Tensor, Tensor], tuple[Left, Tensor]]
     channels_first: bool = False  # whether input and output are [n d t]
 
 
 def rule_of(module: nn.Module) -> Rule | None:
-    """Find the rule of a layer."""
+    """Return the rule of a layer."""
     kind = type(module)
     if isinstance(module, nn.Linear):
         return Rule((module.out_features, module.in_features), _linear) if _is_linear(module) else None
@@ -87,15 +87,15 @@ def rule_of(module: nn.Module) -> Rule | None:
     weight = getattr(module, "weight", None)
     if not isinstance(weight, nn.Parameter):
         return None
-    if kind.__name__ == "Conv1D" and weight.dim() == 2:  # of GPT-2: a linear layer whose weight lies the other way
+    if kind.__name__ == "Conv1D" and weight.dim() == 2:  # GPT-2's linear layer with a transposed weight
         return Rule((weight.shape[1], weight.shape[0]), _linear)
-    if kind.__name__.endswith(("RMSNorm", "T5LayerNorm")) and weight.dim() == 1:  # looked at again when it is called
+    if kind.__name__.endswith(("RMSNorm", "T5LayerNorm")) and weight.dim() == 1:  # checked again when it is called
         return Rule((weight.shape[0], 1), _rms_norm)
     return None
 
 
 def is_vector(rule: Rule) -> bool:
-    """Say whether a layer's weight is a vector, such as the gain of a normalisation."""
+    """Whether a layer's weight is a vector, such as the gain of a normalisation."""
     return rule.weight in {_layer_norm, _rms_norm}
 
 
@@ -121,7 +121,7 @@ def _linear(_module: nn.Module, x: Tensor, g: Tensor) -> tuple[Left, Tensor]:
 
 
 def _scale(module: nn.Embedding) -> float | None:
-    """What an embedding multiplies its rows with; None for one that does something else."""
+    """The factor by which an embedding multiplies its rows; None if it does something else."""
     if module.max_norm is not None:
         return None
     if type(module).forward is nn.Embedding.forward:
@@ -137,7 +137,7 @@ def _scale(module: nn.Embedding) -> float | None:
 def _embedding(scale: float, module: nn.Module, x: Tensor, g: Tensor) -> tuple[Left, Tensor]:
     table = cast("nn.Embedding", module)
     made = g * scale
-    if table.padding_idx is not None:  # a row that is never trained: a decoder may start with it
+    if table.padding_idx is not None:  # this row is never trained; a decoder may start with it
         made = made.masked_fill((x == table.padding_idx)[..., None], 0.0)
     return OneHot(x, table.num_embeddings), made
 
@@ -166,7 +166,7 @@ def _rms_norm(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Left, Tensor]:
 
 
 def rms(module: nn.Module, x: Tensor) -> Tensor:
-    """Normalise by the root mean square, as the module does before it multiplies with its gain."""
+    """Normalise by the root mean square, as the module does before it applies its gain."""
     named = cast("Any", module)
     epsilon = float(getattr(named, "variance_epsilon", getattr(named, "eps", None) or 0.0))
     return x * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + epsilon)

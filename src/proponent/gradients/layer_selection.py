@@ -1,4 +1,4 @@
-"""Which layers a method scores: groups and patterns over the names of modules, and what they leave out."""
+"""Which layers a method scores: groups and patterns over module names, and what they exclude."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,22 +36,22 @@ GROUPS = {
 class Choice:
     """The parameters that a method scores."""
 
-    blocks: tuple[Block, ...]  # layers whose gradients are taken by factors
-    rows: bool  # whether the word embedding's gradient is taken by rows
-    head: bool  # whether the vocabulary head's gradient is taken in closed form
-    exact: tuple[str, ...]  # layers taken in one of these two ways, whose products are exact
-    tables: tuple[str, ...]  # tables over the vocabulary that are among the blocks
-    covered: int  # parameters that are scored
-    total: int  # trainable parameters of the model
-    unruled: tuple[str, ...]  # names of trainable parameters that there is no rule for
-    vectors: int  # biases and gains of these layers, left out by choice
-    unruled_size: int  # parameters that there is no rule for
+    blocks: tuple[Block, ...]  # layers whose gradients are computed from factors
+    rows: bool  # whether the word embedding's gradient is stored by rows
+    head: bool  # whether the vocabulary head's gradient is computed in closed form
+    exact: tuple[str, ...]  # layers covered in one of these two ways, with exact products
+    tables: tuple[str, ...]  # vocabulary tables among the blocks
+    covered: int  # number of scored parameters
+    total: int  # number of trainable parameters of the model
+    unruled: tuple[str, ...]  # names of trainable parameters without a rule
+    vectors: int  # biases and gains of these layers, excluded by choice
+    unruled_size: int  # number of parameters without a rule
     adapter: bool  # whether only an adapter's parameters are trainable
-    # which calls of a layer of an encoder-decoder are about its target; empty for other models
+    # which calls of an encoder-decoder's layers concern its target; empty for other models
     order: Order = field(default_factory=dict[str, tuple[bool | None, ...]])
 
     def description(self) -> str:
-        """Say what is scored and what is not, in one line."""
+        """Describe in one line what is scored and what is not."""
         other = self.total - self.covered - self.vectors - self.unruled_size
         parts: list[str] = []
         if other:
@@ -85,7 +85,7 @@ def choose(
     closed: bool = False,
     decoding: bool = False,
 ) -> Choice:
-    """Find the layers that a method names; `rows` and `closed` allow the word embedding and the head in factors."""
+    """Select the layers that a method names; `rows` and `closed` allow the word embedding and the head in factors."""
     chooser = _Chooser(model, head, word, biases=biases, decoding=decoding)
     return chooser.choice(tuple(wanted), rows=rows, closed=closed)
 
@@ -133,7 +133,7 @@ class _Chooser:
         return _weight(layer) in self.tables
 
     def _in_factors(self, layers: Sequence[_Layer], *, rows: bool, closed: bool) -> tuple[bool, bool]:
-        """Whether the word embedding is taken by rows, and the vocabulary head in closed form."""
+        """Whether the word embedding is covered by rows, and the vocabulary head in closed form."""
         head = next((one for one in self.layers if one.module is self.vocabulary), None)
         head = head if closed and self.trial.closed else None
         if head is None or not self._looks_up(head):
@@ -143,12 +143,12 @@ class _Chooser:
         return both, both
 
     def _rows_suffice(self, layers: Sequence[_Layer], head: _Layer | None) -> bool:
-        """Whether nothing but lookups, and a head that shares it, uses the word embedding, which is chosen whole."""
+        """Whether the word embedding is chosen whole and used only by lookups and by a head that shares it."""
         users = [one for one in self.layers if self._looks_up(one)]
         idle = [one.name for one in users if self.trial.order and one.name not in self.trial.order]  # T5's `shared`
         alone = all(one is head or one.module in self.lookups or one.name in idle for one in users)
         chosen = [one.module for one in layers]
-        if head is not None:  # one parameter, so that any of its users is all of them
+        if head is not None:  # a shared parameter: choosing one user chooses all of them
             return alone and any(self._looks_up(one) for one in layers)
         return alone and all(one in chosen for one in self.lookups)
 
@@ -188,7 +188,7 @@ class _Chooser:
         return f"{layer.name}.weight" in self.parameters
 
     def _blocks(self, layers: Sequence[_Layer], exact: Mapping[int, Any]) -> tuple[Block, ...]:
-        """One block per parameter that is not exact; modules that share one are scored together."""
+        """One block per parameter without an exact form; modules that share a parameter are scored together."""
         found: dict[tuple[int, str], Block] = {}
         for layer in layers:
             for part in ("weight", "bias"):
@@ -198,7 +198,7 @@ class _Chooser:
                     continue
                 sharing = [
                     one.name for one in self.layers if getattr(one.module, part, None) is parameter
-                ]  # also outside of what was chosen: the parameter is one
+                ]  # including modules outside the choice: they share the parameter
                 o, i = (int(parameter.shape[0]), 1) if part == "bias" else layer.rule.shape
                 name = layer.name + (".bias" if part == "bias" else ".gain" if vector else "")
                 block = Block(name, tuple(sharing), "bias" if part == "bias" else "weight", o, i)
@@ -236,7 +236,7 @@ class _Chooser:
 
 
 def _stacks(names: Sequence[str], model: nn.Module, *, decoding: bool) -> dict[str, int]:
-    """Number of the transformer block that each layer lies in: an encoder's first, a decoder's after them."""
+    """Number of the transformer block of each layer: encoder blocks first, then decoder blocks."""
     if not decoding:
         return _stack(names, model, "")
     found: dict[str, int] = {}
@@ -249,7 +249,7 @@ def _stacks(names: Sequence[str], model: nn.Module, *, decoding: bool) -> dict[s
 
 
 def _stack(names: Sequence[str], model: nn.Module, within: str) -> dict[str, int]:
-    """Number of the block of a stack: its blocks are the longest list of alike modules."""
+    """Block number within a stack, whose blocks are the longest list of similar modules."""
     lists = [
         (name, module)
         for name, module in cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
@@ -279,7 +279,7 @@ def _is_attention(name: str) -> bool:
 
 
 def _weight(layer: _Layer) -> int:
-    """Which weight a layer uses."""
+    """Identity of the weight that a layer uses."""
     return id(getattr(layer.module, "weight", None))
 
 

@@ -1,4 +1,4 @@
-"""Gradients of many layers at one checkpoint: the choice of layers, and how they are laid out as vectors."""
+"""Gradients of many layers at one checkpoint: the choice of layers, and their layout as vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,27 +17,27 @@ from proponent.method import Projection as ProjectionSpec
 from proponent.models import Encoded, Run
 
 SMALL = 32_768
-"""Parameters of layers up to which "auto" keeps gradients in full."""
+"""Maximum number of layer parameters for which "auto" stores gradients in full."""
 
 PROJECTED = 32
-"""Width that "auto" projects the sides of larger models' layers to."""
+"""Width to which "auto" projects each side of larger models' layers."""
 
 
 @dataclass(frozen=True)
 class LayerVectors:
     """The layers of a method in one model."""
 
-    choice: Choice  # which they are
-    method: Gradients | Retaken  # says how they are laid out; its width of projection is settled
+    choice: Choice  # the chosen layers
+    method: Gradients | Retaken  # determines their layout; its projection width is settled
 
     @classmethod
     def of(cls, choice: Choice | None, method: Term) -> "LayerVectors | None":
-        """The layers, if some were chosen."""
+        """The layers, or None if none were chosen."""
         return None if choice is None or isinstance(method, Baseline) else cls(choice, method)
 
     @cached_property
     def projection(self) -> Projection:
-        """Lays gradients out as vectors."""
+        """The projection that lays gradients out as vectors."""
         spec = self._spec
         assert spec is None or spec.width != "auto"
         width = None if spec is None or spec.width == "auto" else spec.width
@@ -48,11 +48,11 @@ class LayerVectors:
         return self.method.projection if isinstance(self.method, Gradients) else None
 
     def width(self, table: int, lengths: Int[np.ndarray, " n"]) -> int:
-        """Numbers kept per token, as if an example's vector were spread over its tokens."""
+        """Numbers stored per token, as if an example's vector were spread over its tokens."""
         return max(table, int(self.projection.size / max(1.0, float(lengths.mean()))))
 
     def notes(self) -> list[str]:
-        """Say which layers are scored, and whether in full."""
+        """Describe which layers are scored, and whether in full."""
         spec = self._spec
         lines = [f"{self.method.name} scores {self.choice.description()}"]
         some, all_of = self.projection.projected, len(self.choice.blocks)
@@ -86,10 +86,10 @@ def chosen_layers(method: Gradients | Retaken, run: Run, model: nn.Module, *, cl
     gradient = method if isinstance(method, Retaken) else method.gradient
     assert isinstance(gradient, Retaken | Layers)
     head = classifier_head(model) if run.task.labels else vocabulary_head(model)
-    # factors are compared as they are: what multiplies gradients takes these tables like any other layer
+    # factors are compared without preconditioner; with one, these tables are ordinary layers
     plain = isinstance(method, Gradients) and not method.preconditioners
     projection = method.projection if isinstance(method, Gradients) else None
-    directed = projection is not None and projection.basis == "principal"  # a head among them has directions, too
+    directed = projection is not None and projection.basis == "principal"  # a head among the layers also has directions
     return choose(
         model,
         gradient.names,
@@ -103,7 +103,7 @@ def chosen_layers(method: Gradients | Retaken, run: Run, model: nn.Module, *, cl
 
 
 def settled(method: Term, run: Run, model: nn.Module, *, closed_head: bool = True) -> Term:
-    """Settle what a method leaves to the model: whether gradients of layers are projected."""
+    """Settle what a method leaves to the model: whether layer gradients are projected."""
     if not isinstance(method, Gradients) or method.projection is None or method.projection.width != "auto":
         return method
     choice = chosen_layers(method, run, model, closed_head=closed_head)
@@ -114,7 +114,7 @@ def settled(method: Term, run: Run, model: nn.Module, *, closed_head: bool = Tru
 
 
 def token_words(encoded: Encoded) -> TokenWords:
-    """Say which words the positions of layers belong to."""
+    """Return the words of the layers' positions."""
     said = encoded.target_words
     if encoded.start is None or said is None:
         return TokenWords(encoded.words)
@@ -122,7 +122,7 @@ def token_words(encoded: Encoded) -> TokenWords:
 
 
 def slices_by_length(encoded: Sequence[Encoded]) -> list[slice]:
-    """Cut a batch so that in each part examples and positions differ in number: hooks tell them apart by that."""
+    """Split a batch so that examples and positions differ in number in each part: hooks identify axes by size."""
     n = len(encoded)
     cuts: list[slice] = []
     for start in range(n):

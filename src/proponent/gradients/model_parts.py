@@ -1,4 +1,4 @@
-"""The parts of a Hugging Face model that have a name of their own: word embedding, vocabulary head, classifier head."""
+"""Named parts of a Hugging Face model: word embedding, vocabulary head, classifier head."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ def inner_model(model: nn.Module) -> Any:
 
 
 def head_bias(model: nn.Module, head: nn.Linear) -> Tensor | None:
-    """What is added to the head's products: its own bias, or one that the model keeps beside it (BART and its kin)."""
+    """The bias added to the head's products: its own, or one that the model stores separately (BART and similar)."""
     own = cast("Tensor | None", head.bias)
     beside = cast("Tensor | None", getattr(inner_model(model), "final_logits_bias", None))
     if beside is None or not bool(beside.any()):
@@ -48,7 +48,7 @@ def head_bias(model: nn.Module, head: nn.Linear) -> Tensor | None:
 
 
 def gives_logits(model: nn.Module, head: nn.Linear, inputs: Tensor, logits: Tensor) -> bool:
-    """Whether the output of a vocabulary head is the model's: its gradient in closed form is made from it."""
+    """Whether a vocabulary head's output is the model's output: its closed-form gradient assumes this."""
     made = functional.linear(inputs[:1], head.weight, head_bias(model, head))
     close = 1e-5 * float(made.nan_to_num(0.0, 0.0, 0.0).abs().max())
     return logits.shape[1:] == made.shape[1:] and torch.allclose(
@@ -58,16 +58,16 @@ def gives_logits(model: nn.Module, head: nn.Linear, inputs: Tensor, logits: Tens
 
 @dataclass(frozen=True)
 class Lookup:
-    """A module that looks words up."""
+    """A module that looks up word embeddings."""
 
     module: nn.Embedding  # the embedding
-    first: int = 0  # where its table begins in the joint table of the model's word embeddings
+    first: int = 0  # start of its table in the joint table of the model's word embeddings
 
 
 def lookups(model: nn.Module, *, decoding: bool) -> tuple[Lookup, ...]:
-    """Find the modules that look words up."""
-    # An encoder-decoder has two. Where their tables are one, both begin at 0; else the decoder's comes first in the
-    # joint table, and the encoder's after it.
+    """Find the modules that look up word embeddings."""
+    # An encoder-decoder has two. If they share one table, both begin at 0; otherwise the decoder's table comes first in
+    # the joint table, followed by the encoder's.
     if not decoding:
         return (Lookup(input_embedding(model)),)
     named = cast("Any", model)
@@ -80,7 +80,7 @@ def lookups(model: nn.Module, *, decoding: bool) -> tuple[Lookup, ...]:
 
 
 def word_tables(model: nn.Module, *, decoding: bool) -> list[Tensor]:
-    """The tables of the word embeddings, in their order in the joint table."""
+    """The word embedding tables, in the order of the joint table."""
     found = {one.first: one.module.weight for one in lookups(model, decoding=decoding)}
     return [found[first] for first in sorted(found)]
 
@@ -92,7 +92,7 @@ def table_shape(model: nn.Module, *, decoding: bool) -> tuple[int, int]:
 
 
 def is_tied(model: nn.Module, *, decoding: bool = False) -> bool:
-    """Say whether the vocabulary head and a word embedding share one table."""
+    """Whether the vocabulary head and a word embedding share one table."""
     found, head = lookups(model, decoding=decoding), vocabulary_head(model)
     known = [*(one.module for one in found), head]
     tables = {one.module.weight.data_ptr() for one in found}
@@ -120,12 +120,12 @@ def classifier_head(model: nn.Module) -> nn.Linear:
 
 
 def embedding_scale(module: nn.Embedding) -> float:
-    """Measure what the embedding module multiplies its rows with."""
+    """Measure the factor by which the embedding module multiplies its rows."""
     weight = module.weight
     ids = np.unique(np.linspace(0, len(weight) - 1, 64).astype(np.int64))
     probe = torch.as_tensor(ids[ids != module.padding_idx])
     with torch.no_grad():
-        probe = probe[torch.isfinite(weight[probe]).all(1)]  # a broken row is the business of the texts that hold it
+        probe = probe[torch.isfinite(weight[probe]).all(1)]  # non-finite rows are handled with their texts
         if not len(probe):
             return 1.0
         table = weight[probe].float()

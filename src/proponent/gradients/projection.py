@@ -1,7 +1,7 @@
-"""Shrink gradients.
+"""Compression of gradients.
 
-Of embeddings, leave special tokens out and keep the tokens of largest norm. Of other layers, keep one vector per
-example, in full or after a projection of both sides of every layer, at random or to its leading directions.
+For embeddings, drop special tokens and keep the tokens of largest norm. For other layers, keep one vector per example,
+in full or after projecting both sides of every layer, at random or to its leading directions.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from proponent.method_parts import Direction, EmbeddingRows
 
 
 def compress(positions: Rows, kept: EmbeddingRows, special: Int[np.ndarray, " z"], head: Rows | None = None) -> Rows:
-    """Turn one row per position, and a head's part by token and word, into one row per token and word."""
+    """Convert one row per position, and a head's part by token and word, to one row per token and word."""
     if kept.drop_special:
         positions = positions.keep(~np.isin(positions.ids, special))
         head = None if head is None else head.keep(~np.isin(head.ids, special))
@@ -33,14 +33,14 @@ def compress(positions: Rows, kept: EmbeddingRows, special: Int[np.ndarray, " z"
 
 
 def joined(left: Rows, right: Rows) -> Rows:
-    """Lay the rows of both one after another, example by example."""
+    """Concatenate the rows of both, example by example."""
     order = np.argsort(np.concatenate([left.owners, right.owners]), kind="stable")
     pairs = ((left.ids, right.ids), (left.words, right.words), (left.rows, right.rows))
     return Rows(left.indptr + right.indptr, *(np.concatenate(pair)[order] for pair in pairs))
 
 
 def directed(made: Rows, positions: Rows, direction: Direction) -> Rows:
-    """Scale the rows of every token by the norm of their sum and by the token's count among the positions."""
+    """Scale each token's rows by the norm of their sum and by the token's count among the positions."""
     tokens, places = _by_token(made)
     norms = np.linalg.norm(tokens.rows.astype(np.float64), axis=1)
     factors = np.divide(1.0, norms ** (1.0 - direction.norm), out=np.zeros_like(norms), where=norms > 0)
@@ -49,7 +49,7 @@ def directed(made: Rows, positions: Rows, direction: Direction) -> Rows:
         held, counts = np.unique(positions.owners * span + positions.ids, return_counts=True)
         wanted = tokens.owners * span + tokens.ids
         at = np.minimum(np.searchsorted(held, wanted), max(len(held) - 1, 0))
-        # a token that a masked text is asked for stands at no position of it
+        # a masked token that must be predicted is at no position of its text
         factors *= np.where(held[at] == wanted, 1.0 + np.log(counts[at]), 1.0) if len(held) else 1.0
     return made.times(factors[places].astype(np.float32)[:, None])
 
@@ -69,7 +69,7 @@ def top_tokens(rows: Rows, k: int) -> Rows:
 
 
 def _largest(rows: Rows, k: int) -> np.ndarray:
-    """Which rows are among the k of largest norm of their example: boolean [k]."""
+    """Which rows have one of the k largest norms of their example: boolean [k]."""
     norms = np.linalg.norm(rows.rows, axis=1)
     order = np.lexsort((np.arange(len(norms)), -norms, rows.owners))
     rank = np.empty(len(norms), dtype=np.int64)
@@ -78,12 +78,12 @@ def _largest(rows: Rows, k: int) -> np.ndarray:
 
 
 class Projection:
-    """Lays the gradients of many layers out as one vector per example."""
+    """Lays out the gradients of many layers as one vector per example."""
 
     # A layer's gradient G [o i] becomes P G Q^T with P [p o] and Q [p i] of independent normal entries of variance 1/p:
-    # products of two gradients keep their value on average (Choe et al. 2024, arXiv 2405.13954; Chang et al. 2024,
-    # arXiv 2410.17413). A side that is not wider than p stays as it is; a vector keeps up to p^2 entries. G is never
-    # formed when it is projected. `turn` puts other matrices in the place of the random ones.
+    # products of two gradients are preserved in expectation (Choe et al. 2024, arXiv 2405.13954; Chang et al. 2024,
+    # arXiv 2410.17413). A side no wider than p is not projected; a vector keeps up to p^2 entries. G is never formed
+    # when it is projected. `turn` replaces the random matrices.
 
     def __init__(self, blocks: Sequence[Block], p: int | None, seed: int) -> None:
         self.blocks = tuple(blocks)
@@ -96,7 +96,7 @@ class Projection:
         self.size: int = bounds[-1]
 
     def sides(self, block: Block) -> tuple[Tensor | None, Tensor | None]:
-        """What both sides of a layer are projected with."""
+        """The projection matrices of both sides of a layer."""
         return self.left[block.name], self.right[block.name]
 
     def turn(self, sides: Mapping[str, tuple[Tensor | None, Tensor | None]]) -> None:
@@ -107,7 +107,7 @@ class Projection:
 
     @property
     def projected(self) -> int:
-        """How many layers are not kept in full."""
+        """Number of layers that are not stored in full."""
         return sum(self.shapes[one.name] != (one.o, one.i) for one in self.blocks)
 
     def factors(self, block: Block, call: Call) -> tuple[Float[Tensor, "n s p"], Float[Tensor, "n s q"]]:
@@ -122,7 +122,7 @@ class Projection:
     def vectors(
         self, calls: Mapping[str, Sequence[Call]], n: int, roots: Mapping[str, Tensor] | None = None
     ) -> Float[np.ndarray, "n p"]:
-        """One vector per example."""
+        """Return one vector per example."""
         kept = torch.zeros(n, self.size)
         for block in self.blocks:
             for call in calls.get(block.name, ()):
@@ -165,7 +165,7 @@ class Projection:
 
 
 def _width(block: Block, p: int | None) -> int | None:
-    """Kept width of the left side: a vector has no right side to share the work."""
+    """Projected width of the left side: p, or p^2 for a vector, which has no right side."""
     return p * p if p is not None and block.i == 1 else p
 
 
@@ -174,12 +174,12 @@ def _stored_shape(width: int, p: int | None) -> int:
 
 
 def _matrix(key: str, width: int, p: int | None) -> Float[Tensor, "p x"] | None:
-    """Normal entries of variance 1/p, the same on every machine; None where nothing is to be projected."""
+    """Normal entries of variance 1/p, equal on every machine; None if nothing is projected."""
     if p is None or width <= p:
         return None
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
     count = (p * width + 1) // 2
-    raw = np.random.PCG64(seed).random_raw(2 * count)  # the stream of bits is promised never to change
+    raw = np.random.PCG64(seed).random_raw(2 * count)  # this bit stream is guaranteed never to change
     uniform = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     radius, angle = np.sqrt(-2.0 * np.log(uniform[:count])), 2.0 * np.pi * uniform[count:]
     normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[: p * width]

@@ -1,4 +1,4 @@
-"""The vocabulary head in closed form: its vocabulary-wide factor is made again on demand."""
+"""The vocabulary head in closed form: its vocabulary-wide factor is recomputed on demand."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class VocabularyHead:
     bias: Float[np.ndarray, " v"] | None = None  # [v], or None
 
     def probabilities(self, a: Float[np.ndarray, "t d"]) -> Float[np.ndarray, "t v"]:
-        """What the head predicts."""
+        """Return the predicted probabilities."""
         logits = a @ self.weight.T
         if self.bias is not None:
             logits += self.bias
@@ -28,22 +28,22 @@ class VocabularyHead:
 
 
 def head_of(table: Mapping[str, np.ndarray]) -> VocabularyHead:
-    """The vocabulary head in the table of a checkpoint."""
+    """Return the vocabulary head in a checkpoint's table."""
     return VocabularyHead(table["head"], table.get("head_bias"))
 
 
 @dataclass(frozen=True)
 class HeadOuter(Ragged):
-    """Gradients of a vocabulary head under cross-entropy, kept without their vocabulary-wide factor."""
+    """Gradients of a vocabulary head under cross-entropy, stored without their vocabulary-wide factor."""
 
     words: Int[np.ndarray, " t"]  # word of the token that each position predicts; -1 for special tokens
     a: Float[np.ndarray, "t d"]  # the head's input
     target: Int[np.ndarray, " t"]  # the token that each position predicts
-    # what the position weighs in the loss; negative on the subtracted side of a contrast
+    # weight of the position in the loss; negative on the subtracted side of a contrast
     weight: Float[np.ndarray, " t"]
 
     def outer(self, head: VocabularyHead) -> Outer:
-        """Make the vocabulary-wide factor."""
+        """Compute the vocabulary-wide factor."""
         g = head.probabilities(self.a)
         g[np.arange(len(self.target)), self.target] -= 1.0
         g *= self.weight[:, None]
@@ -51,7 +51,7 @@ class HeadOuter(Ragged):
 
 
 def squares(head: HeadOuter, table: VocabularyHead, rows: Rows | None) -> Float[np.ndarray, " n"]:
-    """Squared norm of each example's gradient on the head's table; with its rows where the word embedding shares it."""
+    """Squared norm of each example's gradient on the head's table; with its rows if the word embedding shares it."""
     total = np.zeros(len(head))
     for place in range(len(head)):
         outer = head.example(place).outer(table)
@@ -67,5 +67,5 @@ def cross_terms(rows: Rows, outer: Outer, width: int, other_width: int) -> Terms
 
 
 def _crossed(rows: Rows, outer: Outer) -> Float[np.ndarray, "k t"]:
-    # sum over rows k and positions t of g[t, ids_k] (a_t . rows_k); the two gradients live on the same table [v d].
+    # sum over rows k and positions t of g[t, ids_k] (a_t . rows_k); both gradients belong to the same table [v d].
     return outer.g[:, rows.ids].T.astype(np.float64) * (rows.rows.astype(np.float64) @ outer.a.astype(np.float64).T)

@@ -1,4 +1,4 @@
-"""Build and ask: the one place where model meets disk."""
+"""Build and query an index: the only package that combines models with stored indexes."""
 
 from proponent.index.build import build
 from proponent.index.default_method import default_method

@@ -1,4 +1,4 @@
-"""The baselines of one index, to stand beside its own scores."""
+"""Scores of the baselines for one index, shown next to its own scores."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -15,7 +15,7 @@ _PARTS = ("text", "text_pair", "target")
 
 
 class WholeTexts(Sequence[str]):
-    """The training texts, second texts and targets joined by a space; read from the index a block at a time."""
+    """The training texts, second texts and targets joined by a space; read from the index one block at a time."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -45,7 +45,7 @@ def _joined(parts: Iterable[object]) -> str:
 
 
 class BaselineScores:
-    """What the baselines say about the training set of an index."""
+    """Scores of the baselines for the training set of an index."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -57,7 +57,7 @@ class BaselineScores:
     def lists(
         self, query: Texts, k: int, allowed: Bool[np.ndarray, " n"]
     ) -> tuple[dict[str, tuple[BaselineHit, ...]], list[str]]:
-        """Rank the training set by every baseline that can be computed."""
+        """Rank the training set by every available baseline."""
         hits = baseline_hits(self._baselines, query, k, allowed, self.store.take)
         return hits, [f"baseline {name} is not shown: {reason}" for name, reason in self._baselines.missing().items()]
 
@@ -67,7 +67,7 @@ class BaselineScores:
         return Baselines(Texts(WholeTexts(self.store), labels, self._whole("probabilities"), self._whole("pooled")))
 
     def _whole(self, name: str) -> Float[np.ndarray, "n x"] | None:
-        """Rows that the index skipped may hold NaN, which no baseline takes; they are never ranked."""
+        """A feature of all examples; skipped rows may hold NaN, which no baseline accepts, and are never ranked."""
         values = self.store.features.get(name)
         return None if values is None else np.where(~self.store.alive[:, None], 0.0, values)
 
@@ -79,7 +79,7 @@ def baseline_hits(
     allowed: Bool[np.ndarray, " n"],
     take: Callable[[str, Int[np.ndarray, " k"]], Iterable[Any]],
 ) -> dict[str, tuple[BaselineHit, ...]]:
-    """Rank what is allowed by every baseline that can be computed; `take` reads a column of some examples."""
+    """Rank the allowed examples by every available baseline; `take` reads a column of selected examples."""
     missing, found = baselines.missing(), dict[str, tuple[BaselineHit, ...]]()
     for name in NAMES:
         if name not in missing:

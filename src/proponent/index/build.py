@@ -1,4 +1,4 @@
-"""Build an index: every example's kept gradient at every checkpoint, shard by shard, resumable, by many processes."""
+"""Build an index: store each example's gradient at each checkpoint; sharded, resumable, in parallel processes."""
 
 import shutil
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ from proponent.version import __version__
 from proponent.words import RULES
 
 FEW = 5
-"""Checkpoints of a run below which rows by direction lose much (docs/findings.md)."""
+"""Number of checkpoints below which rows by direction lose much (docs/findings.md)."""
 
 _SMALLER = "--rows int8 or a method that keeps fewer tokens (tracin-we-topk)"
 
@@ -57,7 +57,7 @@ _SMALLER = "--rows int8 or a method that keeps fewer tokens (tracin-we-topk)"
 def build(
     run: Run, examples: Examples, folder: Path, method: Term, options: Options = DEFAULTS
 ) -> tuple[SkippedRow, ...]:
-    """Build an index, go on with an unfinished one, or append to a finished one."""
+    """Build an index, resume an unfinished one, or append to a finished one."""
     options.check()
     if not len(examples):
         raise DataError(f"{examples.name} has no rows: there is nothing to index")
@@ -96,7 +96,7 @@ class Build:
             self.writer = self._writer(folder)
 
     def run_all(self) -> tuple[SkippedRow, ...]:
-        """Do what is not done yet, and seal; an index that is sealed already is left alone."""
+        """Do the remaining work and seal; a sealed index is left unchanged."""
         sealed = self.writer.finished
         if sealed is not None:
             return tuple(sealed.skipped)
@@ -108,7 +108,7 @@ class Build:
                 self.worker.gradients(self.writer, self.cuts, at)
             if not self.worker.follows and self.worker.complete(self.writer, one):
                 self._finish(one)
-        # Other shares went on meanwhile: only a look after one's own last shard tells who is the last of all.
+        # Other processes work at the same time: only a check after its last shard shows a process whether all are done.
         if not all(self.worker.complete(self.writer, one) for one in self.cuts):
             self.options.say("this share of the shards is done; the index is sealed once the other shares are")
             return ()
@@ -197,7 +197,7 @@ class Build:
         )
 
     def _weight(self, checkpoint: Checkpoint) -> float:
-        """What multiplies products at a checkpoint; representer values have a unit."""
+        """The factor of products at a checkpoint; representer values have a unit."""
         method = self.method
         if isinstance(method, Baseline) or (isinstance(method, Gradients) and method.weights.kind == "learning-rate"):
             return checkpoint.learning_rate
@@ -207,7 +207,7 @@ class Build:
         return 1.0 / (2.0 * refit.penalty * len(self.examples))
 
     def _fingerprints(self) -> dict[str, str]:
-        """Tokenizer, the weights that are used (others may come and go), and what is fitted from other files."""
+        """Fingerprints of the tokenizer, of the weights in use (others may change), and of fitted files."""
         unused = {f"weights {one.id}" for one in self.run.saved if one not in self.checkpoints}
         own = {name: value for name, value in self.run.fingerprints.items() if name not in unused}
         named = {str(one.id): one for one in self.checkpoints}
@@ -216,7 +216,7 @@ class Build:
         return own
 
     def _space(self) -> None:
-        """Stop before the work begins when even half of a guess does not fit on the disk."""
+        """Stop before the work begins if not even half of the estimated size fits on the disk."""
         if not self.spec.rows and self._layered is None:
             return
         top = getattr(self.method.gradient, "top", None) if isinstance(self.method, Gradients) else None
@@ -240,7 +240,7 @@ class Build:
             self.writer.put_examples(one.planned.name, kept)
 
     def _finish(self, one: SegmentPlan) -> None:
-        """Postings and features of a segment; one process does it, the others wait for it."""
+        """Write postings and features of a segment; one process does it, the others wait for it."""
         with self.writer.leases.whole():
             if self.writer.is_finished(one.planned.name) or self.writer.finished is not None:
                 return
@@ -252,7 +252,7 @@ class Build:
                 self.writer.finish(one.planned, one.order, features, postings=self.spec.by_token)
 
     def _scale(self, one: SegmentPlan, checkpoint: Checkpoint) -> np.ndarray:
-        """1 / norm of each training gradient, as the method measures it."""
+        """1 / norm of each training gradient, in the method's metric."""
         preconditioner = QueryPreconditioner(
             self.method, self.writer.plan.blocks, self.writer.read_table, tied=self.spec.tied
         )
@@ -296,7 +296,7 @@ class Build:
         return notes
 
     def _appended_notes(self) -> Iterator[str]:
-        """What an appended source takes over from the first build."""
+        """Notes on what an appended source takes over from the first build."""
         first = self.checkpoints[0]
         for one in self._fitters if self.writer.base is not None else ():
             table = self.writer.read_table(first.id)
@@ -306,23 +306,23 @@ class Build:
 
     @property
     def _directed(self) -> bool:
-        """Whether rows count by direction, which differs from checkpoint to checkpoint."""
+        """Whether rows are scaled by direction, which differs between checkpoints."""
         gradient = self.method.gradient if isinstance(self.method, Gradients) else None
         return isinstance(gradient, EmbeddingRows) and gradient.direction is not None
 
     def _run_notes(self) -> list[str]:
-        """How the run's folder was read; which checkpoints are left out is said only where the user did not choose."""
+        """Notes on how the run's folder was read; excluded checkpoints are named only if the user chose no steps."""
         return [note for note in self.run.notes if self.options.steps is None or not note.endswith(OTHERS)]
 
     def _describe_choice(self, model: nn.Module) -> list[str]:
-        """What is scored of a method whose index keeps no gradients."""
+        """Describe what a method scores if its index stores no gradients."""
         if not isinstance(self.method, Retaken):
             return []
         choice = chosen_layers(self.method, self.run, model)
         return [f"{self.method.name} scores {choice.description()}; no gradient is kept: queries take them again"]
 
     def _fitted_notes(self) -> list[str]:
-        """Say what was fitted."""
+        """Describe what was fitted."""
         steps = [one.id for one in self.checkpoints if self._fitters]
         tables = {step: self.writer.read_table(step) for step in steps}
         contexts = {step: FitFacts(str(step), self._layers, self.options.queries) for step in steps}

@@ -1,4 +1,4 @@
-"""Where the time of a build goes: seconds by stage."""
+"""Build time by stage, in seconds."""
 
 import time
 from collections.abc import Generator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Adds up seconds by stage. A stage within a stage counts for itself alone."""
+    """Adds up seconds by stage. A nested stage counts for itself only."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -14,7 +14,7 @@ class Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Generator[None]:
-        """Count what is done meanwhile."""
+        """Time a stage."""
         began = time.perf_counter()
         self.seconds.setdefault(stage, 0.0)
         self._inner.append(0.0)

@@ -1,4 +1,4 @@
-"""Which method an index has when nobody names one."""
+"""The default method of an index."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,21 +9,21 @@ from proponent.models.recorder import started_from
 from proponent.tensors import TensorSlices
 
 BEST = "tracin-we-adam-unit"
-"""First of the named methods in LDS and case deletion (docs/fidelity.md); it needs the optimizer's second moments."""
+"""First of the named methods in LDS and case deletion (docs/fidelity.md); needs the optimizer's second moments."""
 PLAIN = "tracin-we"
 TUNED = "grad-cos"
-"""Of the methods that name words the best on classifiers fine-tuned from a pretrained model (decision 0014)."""
+"""The best method with word scores on classifiers fine-tuned from a pretrained model (decision 0014)."""
 
 
 class Default(NamedTuple):
-    """A method, and why."""
+    """A method and the reason for it."""
 
-    method: str  # name of the table of methods
+    method: str  # name in the method table
     reason: str  # one line for the user
 
 
 def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: str = "recorded") -> Default:
-    """Choose the method that measures best among those that the run allows."""
+    """Choose the method with the best measurements among those that the run allows."""
     if not run.task.labels:
         return Default(PLAIN, f"method {PLAIN}: the default for a language model")
     initial = _pretrained(run)
@@ -51,12 +51,12 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
 
 
 def _pretrained(run: Run) -> str | None:
-    """Pretrained models that the joined runs started from, where the records of all of them say so."""
+    """Pretrained models that the joined runs started from, if all of them have a record of it."""
     found = [started_from(folder) for folder in sorted({_home(one.path) for one in run.checkpoints})]
     known = [one for one in found if one is not None]
     return ", ".join(sorted(set(known))) if len(known) == len(found) else None
 
 
 def _home(checkpoint: Path) -> Path:
-    """The run's folder: above its checkpoints, or the only folder of a run that is one model."""
+    """The run's folder: the parent of its checkpoints, or the only folder of a run that is a single model."""
     return checkpoint.parent if checkpoint.name.startswith("checkpoint-") else checkpoint

@@ -1,4 +1,4 @@
-"""Make an explanation of a ranking: what a person sees, with the words that did it."""
+"""Build an explanation from a ranking: hits, words and notes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from proponent.words import words
 
 @dataclass(frozen=True)
 class ExplanationSource:
-    """What explanations say of a method and of the training set that it scores."""
+    """Facts about a method and its training set that explanations state."""
 
     method: str
     checkpoints: tuple[CheckpointView, ...]
@@ -47,7 +47,7 @@ def explanation(
     notes: tuple[Sequence[str], Sequence[str]] = ((), ()),
     with_words: bool = True,
 ) -> Explanation:
-    """Explain one query by a ranking; notes are those before and after the query's own."""
+    """Explain one query by a ranking; `notes` are those before and after the query's own."""
 
     def hits(places: np.ndarray, scores: np.ndarray) -> tuple[Hit, ...]:
         ranked = enumerate(zip(places.tolist(), scores.tolist(), strict=True), 1)
@@ -109,7 +109,7 @@ def _hit(
 
 
 def _by_run(runs: Sequence[int], parts: tuple[float, ...]) -> tuple[float, ...]:
-    """The parts of a score by run; empty for one run."""
+    """The parts of a score by run; empty for a single run."""
     if len(set(runs)) < 2 or not parts:
         return ()
     pairs = list(zip(runs, parts, strict=True))
@@ -117,7 +117,7 @@ def _by_run(runs: Sequence[int], parts: tuple[float, ...]) -> tuple[float, ...]:
 
 
 class ExplanationBuilder:
-    """Explanations by one index."""
+    """Builds explanations from one index."""
 
     def __init__(self, store: Store, scorer: Scorer[QueryBatch], baselines: BaselineScores) -> None:
         self.store, self._scorer, self._baselines = store, scorer, baselines
@@ -167,7 +167,7 @@ class ExplanationBuilder:
         )
 
     def _banners(self, where: Where) -> list[str]:
-        """What a reader must know before the scores."""
+        """Warnings that a reader must see before the scores."""
         store, lines = self.store, list[str]()
         lost = sum(len(segment.missing) for segment in store.segments)
         if not store.sealed:

@@ -1,6 +1,6 @@
-"""Run the passes that fitters ask for besides the one that takes the training set's gradients; knows no kind of them.
+"""Run the passes that fitters request in addition to the pass over training gradients; independent of their kind.
 
-Before the gradients, what they hang on is fitted and put in place; after them, what queries are multiplied with.
+Fit what gradients depend on before the gradients, and query-side preconditioners after them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ from proponent.preconditioners.base import BuildOptions, Fitter, Pass
 from proponent.preconditioners.batches import Arrays, Batch, LayerShape, StoredBatch, Sums, TextBatch, Totals
 
 HELD_BYTES = 512 * 2**20
-"""Sums of layers that are held at once while finished gradients are read; more layers read them again."""
+"""Maximum bytes of layer sums held at once while stored gradients are read; more layers need another read."""
 
 Texts = Iterator[tuple[Sequence[Encoded], Sequence[int]]]
 """The training set in batches of encoded examples and their classes."""
@@ -28,14 +28,14 @@ Source = Callable[[Pass], Iterable[Batch]]
 
 
 def follows(fitter: Fitter, options: BuildOptions) -> bool:
-    """Whether some pass of a fitter needs the gradients."""
+    """Whether any pass of a fitter needs the gradients."""
     return any(one.when == "after" for one in fitter.passes(options))
 
 
 def lacking(
     fitters: Iterable[Fitter], names: Iterable[str], layers: Sequence[LayerShape], options: BuildOptions, *, after: bool
 ) -> list[Fitter]:
-    """Find the fitters of one side of the gradients whose arrays are not in a table."""
+    """Return the fitters of one stage (before or after the gradients) whose arrays are missing from a table."""
     held = set(names)
     return [one for one in fitters if follows(one, options) == after and not held.issuperset(one.arrays(layers))]
 
@@ -48,7 +48,7 @@ def fitted_before(
     layers: Sequence[LayerShape],
     options: BuildOptions,
 ) -> Sums:
-    """Fit what gradients hang on, each with those before it in place."""
+    """Fit what gradients depend on; each fit uses the earlier ones."""
     known: Sums = {}
     for one in fitters:
         if not follows(one, options):
@@ -61,7 +61,7 @@ def fitted_before(
 def fitted_after(
     fitters: Iterable[Fitter], source: Source, known: Arrays, layers: Sequence[LayerShape], options: BuildOptions
 ) -> Sums:
-    """Fit what queries are multiplied with."""
+    """Fit the query-side preconditioners."""
     made = dict(known)
     for one in fitters:
         made = _all_passes(one, source, made, layers, options)
@@ -79,7 +79,7 @@ def _all_passes(
 def run_pass(
     fitter: Fitter, this: Pass, source: Source, known: Arrays, layers: Sequence[LayerShape], most: int = HELD_BYTES
 ) -> Sums:
-    """Make one pass; give what is known after it."""
+    """Run one pass; return everything known after it."""
     after = dict(known)
     for group in layer_groups(fitter, this, layers, most):
         totals = Totals()
@@ -92,7 +92,7 @@ def run_pass(
 def layer_groups(
     fitter: Fitter, this: Pass, layers: Sequence[LayerShape], most: int
 ) -> Iterator[tuple[LayerShape, ...]]:
-    """Layers whose sums are held together: all of them in a pass over texts or queries, else as many as fit."""
+    """Layers whose sums are held together: all layers in a pass over texts or queries, otherwise as many as fit."""
     if this.over != "gradients" or not layers:
         yield tuple(layers)
         return
@@ -115,7 +115,7 @@ def _published(known: Sums) -> Sums:
 
 
 def text_batches(computer: GradientComputer, texts: Texts, this: Pass) -> Iterator[TextBatch]:
-    """Take texts through the model, in parts where they must be."""
+    """Run texts through the model, in parts where necessary."""
     draws = None if this.sampled is None else SampledLabels(this.sampled)
     for encoded, labels in texts:
         start = 0
@@ -127,7 +127,7 @@ def text_batches(computer: GradientComputer, texts: Texts, this: Pass) -> Iterat
 def query_batch(
     computer: GradientComputer, last: Callable[[], GradientComputer], queries: Examples, size: int
 ) -> StoredBatch:
-    """Take the queries' gradients as an index takes those of its questions."""
+    """Compute the queries' gradients exactly as an index does for its queries."""
     rows = list(queries)
     check_queries(rows)
     encoded = computer.encoder.encode(rows)

@@ -1,8 +1,8 @@
 """FastIF: influence functions over chosen layers with an inverse-Hessian product per query, on the nearest candidates.
 
-Guo, Rajani, Hase, Bansal and Xiong 2021 (arXiv 2012.15781), written from the formulas. The index keeps features alone.
-s = (H + ridge)^-1 g(z') is solved when a query is given, at every checkpoint of the index, and the score of a training
-example is the sum of < g(z), s > over them, taken again from its text: above 0 it helped.
+Guo, Rajani, Hase, Bansal and Xiong 2021 (arXiv 2012.15781), written from the formulas. The index stores features only.
+s = (H + ridge)^-1 g(z') is solved when a query is given, at every checkpoint of the index. The score of a training
+example is the sum of < g(z), s > over the checkpoints, with g(z) recomputed from its text: above 0 it helped.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class FastIF(Scorer[QueryBatch]):
         return [TopKBothEnds.of(own, k) for own in scores]
 
     def notes(self, queries: QueryBatch, row: int, *, found: bool) -> list[str]:
-        """Say how one query was solved, and which examples were compared."""
+        """Describe how one query was solved, and which examples were compared."""
         whole = "the query has no words here: shares are by the words of the training example"
         solved = [line for one in self.solvers.values() for line in self._solved(one, queries, row)]
         return [*solved, self.nearest.description(), whole, *super().notes(queries, row, found=found)]
@@ -62,7 +62,7 @@ class FastIF(Scorer[QueryBatch]):
         return [line if len(self.solvers) == 1 else f"{solver.step}: {line}" for line in lines]
 
     def terms(self, queries: QueryBatch, row: int, place: int) -> list[Float[np.ndarray, "w x"]]:
-        """Split the score of an example at each checkpoint by its words; the query is one."""
+        """Split the score of an example at each checkpoint by its words; the query counts as a single word."""
         example = self.store.example(place)
         widths = len(words(example.parts)), len(queries.words(row))
         label = self.store.plan.labels.stored(example.label)

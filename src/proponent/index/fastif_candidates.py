@@ -1,4 +1,4 @@
-"""Which training examples FastIF compares a query with: what the index keeps of each decides, no gradient is taken."""
+"""The training examples that FastIF compares a query with: chosen by stored features, without gradients."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ BLOCK = 65_536
 
 
 class Nearest:
-    """Chooses candidates."""
+    """Selects candidates."""
 
     def __init__(self, store: Store, method: Retaken) -> None:
         self.store, self.method = store, method
@@ -29,7 +29,7 @@ class Nearest:
         return np.sort(order[: min(self._most(), int(allowed.sum()))])
 
     def description(self) -> str:
-        """Say which examples were compared."""
+        """Describe which examples were compared."""
         most, n = self._most(), int(self.store.alive.sum())
         if most >= n:
             return "every training example is a candidate"
@@ -58,7 +58,7 @@ class Nearest:
         return total
 
     def _likeness(self, batch: QueryBatch, row: int) -> Float[np.ndarray, " n"]:
-        """Sum over checkpoints of < p - y, p' - y' > cos(h, h'): the last layer's products, with features at norm 1."""
+        """Sum over checkpoints of < p - y, p' - y' > cos(h, h'): last-layer products with normalized features."""
         labels, total = np.asarray(self.store.features["labels"]), np.zeros(self.store.n)
         for step, ending in self._endings.items():
             feature, signal = batch.seen[step].pooled[row], _signal(batch, row, step)
@@ -70,7 +70,7 @@ class Nearest:
         return total
 
     def _blocks(self, name: str) -> Iterator[tuple[slice, np.ndarray]]:
-        """Features, with their places; a segment without them has no example that may be found, or is an old one."""
+        """Features with their places; a segment without them is old, or none of its examples can be a candidate."""
         first = 0
         for segment in self.store.segments:
             if name in segment.feature_names:
@@ -86,7 +86,7 @@ class Nearest:
 
 
 def _signal(batch: QueryBatch, row: int, step: CheckpointId) -> Float[np.ndarray, " l"]:
-    """Gradient of what is explained in the query's logits: p - y, or the difference of two classes' y."""
+    """Gradient of the query quantity with respect to the logits: p - y, or the difference of two classes' y."""
     p = np.asarray(batch.seen[step].probabilities[row], dtype=np.float64)
     if batch.against is not None:
         return np.eye(len(p))[batch.against] - np.eye(len(p))[batch.labels[row]]

@@ -1,4 +1,4 @@
-"""FastIF at one checkpoint: s = (H + ridge)^-1 g(z') of a query, and its products with gradients of training texts."""
+"""FastIF at one checkpoint: s = (H + ridge)^-1 g(z') of a query, and its products with training gradients."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,30 +28,30 @@ from proponent.store import Store
 from proponent.types import CheckpointId, Example
 
 SAMPLE = {"lissa": 8, "cg": 256}
-"""Training texts of one Hessian, unless the method says how many."""
+"""Training texts per Hessian, unless the method sets their number."""
 
 PROBES = 8
-"""Batches whose top eigenvalue is looked at for the scale."""
+"""Number of batches whose top eigenvalues set the scale."""
 
 MARGIN = 3.0
-"""The automatic scale is the largest top eigenvalue seen times this."""
+"""The automatic scale is the largest observed top eigenvalue times this factor."""
 
 READ = 20_000
-"""Encoded training texts that are kept for the next draw."""
+"""Number of encoded training texts that are cached for the next draw."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """What was solved for some queries."""
+    """Solutions for some queries."""
 
     batch: QueryBatch  # the queries
     rows: tuple[int, ...]  # which of them
     s: Float[Tensor, "q p"]  # one vector each
-    description: tuple[str, ...]  # how, with which damping, and how far it can be trusted
+    description: tuple[str, ...]  # how it was solved, with which damping, and how reliable it is
 
 
 class TrainingTexts:
-    """Training texts of an index, encoded when they are needed; all its checkpoints share them."""
+    """Training texts of an index, encoded on demand and shared by all its checkpoints."""
 
     def __init__(self, store: Store, loaded: LoadedRun) -> None:
         self._store, self._loaded = store, loaded
@@ -59,7 +59,7 @@ class TrainingTexts:
         self._reading = Lock()
 
     def encoded(self, places: Int[np.ndarray, " m"]) -> tuple[list[Encoded], list[int]]:
-        """Encode some texts, or take them from before; LiSSA's threads read one file, one after another."""
+        """Encode some texts or return cached encodings; LiSSA's threads read the file one after another."""
         with self._reading:
             return self._encoded(places), self._labels[places].tolist()
 
@@ -77,7 +77,7 @@ class TrainingTexts:
         return [self._read[place] for place in places.tolist()]
 
     def lengths(self, places: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
-        """Tokens of each text are known only once it is read: characters stand for them, or tokens where it matters."""
+        """Estimate the tokens of each text, known only after reading: by characters, or exactly where it matters."""
         if self._loaded.run.equal_lengths:
             return np.asarray([one.length for one in self.encoded(places)[0]])
         return self._store.lengths(places)
@@ -99,7 +99,7 @@ class Solver:
     def terms(
         self, batch: QueryBatch, row: int, example: Example, label: int, widths: tuple[int, int]
     ) -> Float[np.ndarray, "w x"]:
-        """Split the score of an example by its words; the query is one."""
+        """Split the score of an example by its words; the query counts as a single word."""
         solution = self.solution(batch, range(row, row + 1))
         s = self._blocks(solution.s[solution.rows.index(row)][None])
         (encoded,) = self._loaded.encoder.encode([example])
@@ -111,7 +111,7 @@ class Solver:
         return terms
 
     def solution(self, batch: QueryBatch, rows: Sequence[int]) -> Solution:
-        """Solve, or take what was solved for the same queries."""
+        """Solve for some queries, or return the cached solution for the same queries."""
         held = self._solved
         if held is None or held.batch is not batch or not set(rows) <= set(held.rows):
             self._solved = held = self._solve(batch, rows)
@@ -206,10 +206,10 @@ class Solver:
         return [top_eigenvalue(one, self._hessian.size, at) for at, one in enumerate(products)]
 
     def products(self, s: Float[Tensor, "q p"], places: Int[np.ndarray, " m"]) -> Float[np.ndarray, "q m"]:
-        """Products of some examples' gradients, taken again, with what was solved."""
+        """Products of some examples' recomputed gradients with the solutions."""
         found = np.zeros((len(s), len(places)))
         if len(places) <= READ:
-            self._texts.encoded(places)  # read in order, once: the batches below jump from row to row
+            self._texts.encoded(places)  # read once, in order: the batches below access rows at random
         lengths = self._texts.lengths(places)
         order = np.argsort(lengths, kind="stable")
         size, blocks = self.store.plan.source.batch_size, self._blocks(s)
@@ -263,7 +263,7 @@ class Solver:
 
 
 def way_out(scale: float, top: float, damping: float) -> str:
-    """What to change where LiSSA diverges: a scale above the eigenvalues, else damping (negative eigenvalues)."""
+    """Suggest a remedy where LiSSA diverges: a scale above the eigenvalues, else damping (negative eigenvalues)."""
     if scale <= top:
         return (
             f"the top eigenvalue of its batches reaches {top:.3g}: use --set scale={2 * MARGIN * top:.3g}, or more "

@@ -1,4 +1,4 @@
-"""Many scores become one, over queries that are explained together, layers and checkpoints: by mean, rank or vote."""
+"""Aggregate scores over queries explained together, layers and checkpoints: by mean, rank or vote."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,28 +22,28 @@ from proponent.words import Word
 Axis = Literal["layers", "checkpoints"]
 
 SHOWN = 5
-"""Texts of a group that stand in its one line; all of them stand in the answer."""
+"""Maximum number of a group's texts in its one-line description; the answer contains all of them."""
 
 BLOCK = 16
-"""Queries that are scored together."""
+"""Number of queries that are scored together."""
 
 
 def blocks(count: int) -> list[range]:
-    """Cut queries into blocks that are scored together."""
+    """Split queries into blocks that are scored together."""
     return [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """How scores are joined (Vitel and Chhabra 2025, arXiv 2511.04715)."""
+    """How scores are aggregated (Vitel and Chhabra 2025, arXiv 2511.04715)."""
 
-    how: How = "mean"  # the method's own score, meant over the queries; or the mean rank; or votes against the lowest k
-    # what votes besides the queries; along the others the method's own score is summed first. A mean is the same for
-    # all of them
+    how: How = "mean"  # mean of the method's own score over the queries; mean rank; or votes against the lowest k
+    # what votes in addition to the queries; along the other axes the method's own score is summed first. A mean is the
+    # same for all choices
     over: tuple[Axis, ...] = ("layers",)
-    # how many of the lowest ranks vote, a share of the training set up to 1, or a number of examples above 1
+    # how many of the lowest ranks vote: a share of the training set up to 1, or a number of examples above 1
     k: float = 0.2
-    correct: bool = False  # only queries whose label the model predicts at the last checkpoint count, whatever the rule
+    correct: bool = False  # under every rule, use only queries predicted correctly at the last checkpoint
 
     def __post_init__(self) -> None:
         if self.how not in RULES:
@@ -56,11 +56,11 @@ class Aggregate:
 
     @classmethod
     def of(cls, named: "How | Aggregate") -> "Aggregate":
-        """Take a rule by its name, or as it is."""
+        """Return the rule with a given name, or the given rule."""
         return named if isinstance(named, cls) else cls(named)  # type: ignore[arg-type]
 
     def alone(self) -> "Aggregate":
-        """Refuse a choice of queries where each is explained for itself."""
+        """Refuse a choice of queries if each query is explained separately."""
         if self.correct:
             raise InputError("which queries count is a choice for a group of them (--group, explain_group)")
         return self
@@ -123,13 +123,13 @@ class QueryGroup(QueryBatch):
 
 
 class Grouping:
-    """Joins scores over an index."""
+    """Aggregates scores over an index."""
 
     def __init__(self, store: Store, scorer: Scorer[QueryBatch]) -> None:
         self.store, self._scorer = store, scorer
 
     def _check(self) -> None:
-        """Refuse to join what is solved query by query."""
+        """Refuse to aggregate scores that are solved query by query."""
         if not self._scorer.joins:
             raise InputError(
                 f"{self.store.plan.method.name} solves for every query anew and compares each with candidates of its "
@@ -137,7 +137,7 @@ class Grouping:
             )
 
     def rows(self, batch: QueryBatch, rows: Sequence[int], rule: Aggregate) -> list[int]:
-        """Choose the queries that count."""
+        """Select the queries that count."""
         self._check()
         if not rows:
             raise InputError("no query was given: there is nothing to join")
@@ -153,7 +153,7 @@ class Grouping:
         return found
 
     def scores(self, batch: QueryBatch, rows: Sequence[int], rule: Aggregate) -> tuple[Float[np.ndarray, " n"], int]:
-        """Join the scores of some queries."""
+        """Aggregate the scores of some queries."""
         alive = self.store.alive
         votes = Votes(rule.how, rule.k, int(alive.sum()))
         for start in range(0, len(rows), BLOCK):
@@ -167,7 +167,7 @@ class Grouping:
     def ranking(
         self, batch: QueryBatch, rows: Sequence[int], rule: Aggregate, k: int, where: Where
     ) -> tuple[TopKBothEnds, list[str]]:
-        """Rank the training examples by joined scores."""
+        """Rank the training examples by aggregated scores."""
         self._check()
         scores, voters = self.scores(batch, rows, rule)
         allowed = where.mask(self.store)
@@ -201,7 +201,7 @@ def _describe_texts(texts: Sequence[Example]) -> str:
 
 
 def _numbered(lists: Sequence[tuple[Word, ...]]) -> tuple[tuple[Word, ...], list[np.ndarray]]:
-    """Distinct words of several texts, without places, and the number of each text's words among them."""
+    """Distinct words of several texts, without positions, and the numbers of each text's words among them."""
     found: dict[str, int] = {}
     places = [
         np.asarray([found.setdefault(word.text, len(found)) for word in words], dtype=np.int64) for words in lists

@@ -27,19 +27,19 @@ from proponent.views import Explanation
 
 
 class Index:
-    """A finished index: open it, ask it.
+    """A finished index: open it and explain outputs with it.
 
     Args:
         path: the index.
         run: folder of the run, when it has moved since the index was built; several for joined runs.
         trust_remote_code: allow custom code shipped with the run's model (an index never allows it by itself).
-        partial: open an unfinished index too, with what is there; every explanation says so.
+        partial: open an unfinished index too, with its finished part; every explanation says so.
         allow_missing: continue although shards are missing; every explanation says so.
         kernel: implementation of the inner loop of a search: "numpy" (the default) or "numba".
 
     Raises:
         InputError: there is no finished index.
-        DamagedError: it is not what was written.
+        DamagedError: its files are not what was written.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Index:
             )
 
     def __len__(self) -> int:
-        """Training examples that may be found."""
+        """Number of training examples that can be hits."""
         return self.store.counts.examples
 
     def __repr__(self) -> str:
@@ -81,7 +81,7 @@ class Index:
 
     @property
     def summary(self) -> dict[str, object]:
-        """What the index holds and what it cost, as plain data."""
+        """Contents and cost of the index, as plain data."""
         plan, manifest = self.store.plan, self.store.manifest
         return {
             "index": str(self.store.folder),
@@ -111,11 +111,11 @@ class Index:
 
     @property
     def run(self) -> Run:
-        """The training run, checked against what the index was built from.
+        """The training run, checked against the fingerprints in the index.
 
         Raises:
-            InputError: it needs its model's own code, and the user has not allowed that.
-            RunError: it is not there any more.
+            InputError: the model needs its own code, and the user has not allowed that.
+            RunError: the run no longer exists.
             MismatchError: weights or tokenizer changed.
         """
         return self._loaded.run
@@ -133,26 +133,26 @@ class Index:
         where: Where = ANY,
         aggregate: How | Aggregate = "mean",
     ) -> Explanation:
-        """Say where an output comes from.
+        """Explain an output by training examples.
 
         Args:
             text: the text, the first text of a pair, or the prompt of a language model; or a dict or `Example`.
             label: the class to explain; None explains the predicted one.
-            against: a second class; the answer then explains why `label` rather than that.
+            against: a second class; the explanation then says why `label` rather than this class.
             text_pair: the second text of a pair.
-            target: the part that counts, after the prompt (language model); None counts the whole text.
-            k: hits on each side.
+            target: the part to explain, after the prompt (language model); None explains the whole text.
+            k: number of hits on each side.
             baselines: also rank by BM25, TF-IDF x label, embedding, label and chance.
-            where: which training examples may be hits.
-            aggregate: how layers (or checkpoints) are joined: mean, which is the method's own sum; rank; or vote.
+            where: which training examples can be hits.
+            aggregate: how layers (or checkpoints) are aggregated: mean, which is the method's own sum; rank; or vote.
 
         Returns:
-            The answer.
+            The explanation.
 
         Raises:
             InputError: the text is empty, or an option does not fit the run.
-            LabelError: the run does not know a label.
-            MismatchError: the run is not the one the index was built from.
+            LabelError: the run does not have a label.
+            MismatchError: the run is not the one that the index was built from.
         """
         queries, how = queries_of([text], [label], [text_pair], [target]), aggregate
         return next(self.explain_many(queries, against=against, k=k, baselines=baselines, where=where, aggregate=how))
@@ -167,18 +167,18 @@ class Index:
         where: Where = ANY,
         aggregate: How | Aggregate = "mean",
     ) -> Iterator[Explanation]:
-        """Explain several queries; gradients are taken together.
+        """Explain several queries; their gradients are computed together.
 
         Args:
             queries: a text, a dict (text, text_pair, label, target, id), an `Example`, or a list of them.
             against: a second class for all of them.
-            k: hits on each side.
+            k: number of hits on each side.
             baselines: also rank by the baselines.
-            where: which training examples may be hits.
+            where: which training examples can be hits.
             aggregate: see `explain`.
 
         Returns:
-            One answer per query, in order, each made when it is read.
+            One explanation per query, in order; each is built when it is read.
 
         Raises:
             InputError: a text is empty, or an option does not fit the run.
@@ -199,18 +199,18 @@ class Index:
         baselines: bool = True,
         where: Where = ANY,
     ) -> Explanation:
-        """Explain several queries as one: one ranking for them all.
+        """Explain several queries together: one ranking for all of them.
 
         Args:
             queries: a text, a dict (text, text_pair, label, target, id), an `Example`, or a list of them.
             aggregate: mean (the mean of the queries' scores, with words), rank or vote (without words).
             against: a second class for all of them.
-            k: hits on each side.
+            k: number of hits on each side.
             baselines: also rank by the baselines' mean scores.
-            where: which training examples may be hits.
+            where: which training examples can be hits.
 
         Returns:
-            The answer; its `group` holds the queries that count.
+            The explanation; its `group` contains the queries that count.
 
         Raises:
             InputError: a text is empty, no query counts, or an option does not fit the run.
@@ -235,16 +235,16 @@ class Index:
     def group_scores(
         self, queries: Queries, *, aggregate: How | Aggregate = "mean", against: AnyLabel | None = None
     ) -> Float[np.ndarray, " n"]:
-        """Score every training example once for several queries.
+        """Score every training example once for several queries together.
 
         Args:
             queries: see `explain_many`.
             aggregate: mean, rank (mean number of examples with a smaller score) or vote (minus the places among the
-                lowest k); the lowest are the most suspicious.
+                lowest k); the lowest values are the most suspicious.
             against: a second class for all of them.
 
         Returns:
-            One number each, in data order; NaN for skipped training rows.
+            One number per training example, in data order; NaN for skipped training rows.
 
         Raises:
             InputError: a text is empty, no query counts, or an option does not fit the run.
@@ -263,19 +263,19 @@ class Index:
         against: AnyLabel | None = None,
         where: Where = ANY,
     ) -> list[TopKBothEnds]:
-        """Rank both ends for some queries; no matrix of queries x examples is made.
+        """Rank both ends for some queries; no matrix of queries x examples is computed.
 
         Args:
             texts: the queries, see `explain_many`.
             labels: their classes by name or number; None (for all or for one) is the predicted class.
-            k: hits on each side.
+            k: number of hits on each side.
             text_pairs: second texts of pairs.
-            targets: the parts that count (language model).
+            targets: the parts to explain (language model).
             against: a second class for all of them.
-            where: which training examples may be hits.
+            where: which training examples can be hits.
 
         Returns:
-            Per query the examples (in data order) that helped and hurt most, with their scores.
+            For each query, the examples (in data order) that helped and hurt most, with their scores.
 
         Raises:
             InputError: lists of different lengths, an empty text, or an option that does not fit the run.
@@ -300,7 +300,7 @@ class Index:
             texts: the queries, see `explain_many`.
             labels: their classes by name or number; None (for all or for one) is the predicted class.
             text_pairs: second texts of pairs.
-            targets: the parts that count (language model).
+            targets: the parts to explain (language model).
             against: a second class for all of them.
 
         Returns:
@@ -322,7 +322,7 @@ class Index:
             text_pairs: second texts of pairs.
 
         Returns:
-            Names of classes.
+            Class names.
 
         Raises:
             InputError: the run is a language model, a text is empty, or lists of different lengths.
@@ -356,7 +356,7 @@ class Index:
         where.check(self.store)
 
     def _ask(self, queries: Sequence[Example], against: AnyLabel | None, k: int = 1) -> QueryBatch:
-        """Take the gradients of some queries; those of the last single query are kept."""
+        """Compute the gradients of some queries; those of the last single query are cached."""
         if not isinstance(cast("object", k), int | np.integer) or k < 1:
             raise InputError(f"k is {k!r}: ask for at least one hit")
         key = repr((queries, against))

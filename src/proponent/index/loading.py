@@ -1,4 +1,4 @@
-"""The run behind an index: checked against what the index was built from, its checkpoints loaded when needed."""
+"""The run of an index: checked against the fingerprints in the index, its checkpoints loaded when needed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ from proponent.store import Store
 from proponent.types import CheckpointId, Example
 
 KEPT_BYTES = 4 * 2**30
-"""Most memory that loaded checkpoints may take between two questions."""
+"""Maximum memory of loaded checkpoints between two queries."""
 
 
 def _are_folders(named: object) -> bool:
@@ -81,16 +81,16 @@ class LoadedRun:
 
     @property
     def encoder(self) -> Encoder:
-        """Encodes texts as they were when the index was built."""
+        """Encodes texts exactly as the build did."""
         return self.run.encoder(self.store.plan.max_length, Masks.of(self.store.plan.term))
 
     def train_words(self, step: CheckpointId, example: Example, label: int, width: int) -> Float[np.ndarray, "w p"]:
-        """The vector of a training example split by its words, taken again from the model."""
+        """The vector of a training example split by its words, recomputed by the model."""
         (encoded,) = self.encoder.encode([example])
         return self.at(step).train_words(encoded, label, width)
 
     def at(self, step: CheckpointId) -> GradientComputer:
-        """A checkpoint that gives the gradients that the index keeps, loaded or from before."""
+        """A checkpoint that computes the gradients that the index stores, loaded or cached."""
         if step not in self._computers:
             method, model = self.store.plan.term, self._model(step)
             pooled = isinstance(method, Retaken) or step == self.store.plan.checkpoints[-1].id
@@ -100,7 +100,7 @@ class LoadedRun:
         return self._computers[step]
 
     def solving(self, step: CheckpointId) -> GradientComputer:
-        """A checkpoint that gives the gradients of the layers of a method that solves per query."""
+        """A checkpoint that computes layer gradients for a method that solves per query."""
         if step not in self._solving:
             method, model = self.store.plan.term, self._model(step)
             assert isinstance(method, Retaken)
@@ -111,13 +111,13 @@ class LoadedRun:
     def _spec(self, model: nn.Module) -> GradientSpec:
         method, kept = self.store.plan.term, self.store.plan.blocks
         taken = 0
-        for closed_head in (True, False):  # earlier versions kept a vocabulary head with the other layers
+        for closed_head in (True, False):  # earlier versions stored a vocabulary head with the other layers
             spec = GradientSpec.of_index(method, self.run, model, closed_head=closed_head)
             blocks = planned_blocks(LayerVectors.of(spec.choice, method))
             if blocks == kept:
                 return spec
             taken = len(blocks)
-        # earlier versions kept the word embedding apart from the layers that a preconditioner multiplies
+        # earlier versions stored the word embedding apart from the layers with a preconditioner
         raise MismatchError(
             f"{self.store.folder} keeps {len(kept)} layers, and {method.name} takes {taken} since a "
             "preconditioner works on the word embedding, too: build the index again"

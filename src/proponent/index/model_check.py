@@ -1,4 +1,4 @@
-"""What a model does not allow of a method: the one place for part against model."""
+"""Refusals for combinations of method and model: the only place that checks one against the other."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from proponent.preconditioners.batches import LayerShape, layer_shapes
 
 @dataclass(frozen=True)
 class CheckedMethod:
-    """A method that a model allows, with what follows from the two."""
+    """A method that a model allows, with everything that follows from both."""
 
-    method: Term  # its projection is settled
-    spec: GradientSpec  # which gradients are taken
-    layers: LayerVectors | None  # how gradients of layers are laid out; None without any
+    method: Term  # the method with its projection settled
+    spec: GradientSpec  # which gradients are computed
+    layers: LayerVectors | None  # layout of layer gradients; None without layers
     shapes: Sequence[LayerShape]  # of those layers
     table: tuple[int, int]  # size of the word embedding
-    fitters: Sequence[Fitter]  # what is fitted besides
+    fitters: Sequence[Fitter]  # fits in addition to the gradients
     facts: ModelFacts  # what the fitters were checked against
 
 
@@ -40,7 +40,7 @@ def check_model(
     queries: bool = True,
     closed_head: bool = True,
 ) -> CheckedMethod:
-    """Refuse what this model or these options do not allow; a forecast knows nothing of the build's queries."""
+    """Refuse what this model or these options do not allow; a forecast does not know the build's queries."""
     for problem in (*_problems(method, run, model), *_unused_queries(method, options)):
         raise InputError(problem)
     given = method.projection if isinstance(method, Gradients) else None
@@ -81,7 +81,7 @@ def _problems(method: Term, run: Run, model: nn.Module) -> Iterator[str]:
     gradient = method.gradient if isinstance(method, Gradients) else method
     if isinstance(gradient, Layers | Retaken) and not gradient.names:
         yield f"{name} names no layers: give some with --layers (groups, or patterns over names)"
-    refit = isinstance(method, Gradients) and method.prepare is not None  # which refuses by itself
+    refit = isinstance(method, Gradients) and method.prepare is not None  # the representer refit has its own refusals
     if isinstance(method.objective, Logit) and not task.labels and not refit:
         yield f"{name} takes the logit of a label, and this run has no labels: leave measure=logit out"
     if isinstance(method, Gradients) and isinstance(gradient, EmbeddingRows):
@@ -89,7 +89,7 @@ def _problems(method: Term, run: Run, model: nn.Module) -> Iterator[str]:
 
 
 def _path_problems(method: Gradients, rows: EmbeddingRows, model: nn.Module, *, decoding: bool) -> Iterator[str]:
-    """What is said of the word embedding against whether the head shares its table."""
+    """Problems between the method's path through the word embedding and the head's use of the same table."""
     tied = is_tied(model, decoding=decoding)
     if not tied and rows.path == "output":
         yield (
@@ -110,7 +110,7 @@ def _path_problems(method: Gradients, rows: EmbeddingRows, model: nn.Module, *, 
 
 
 def _unused_queries(method: Term, options: Options) -> Iterator[str]:
-    """Queries of which nothing is made."""
+    """Report queries that the method does not use."""
     passes = [one for fitter in fitters_of(method) for one in fitter.passes(options)]
     if options.queries is not None and all(one.over != "queries" for one in passes):
         other = method.preconditioner("query") if isinstance(method, Gradients) else None

@@ -1,4 +1,4 @@
-"""How to build an index."""
+"""Options for building an index."""
 
 import sys
 from collections.abc import Callable
@@ -21,7 +21,7 @@ _TAKEN: dict[str, tuple[type | UnionType, str]] = {
     "max_bad_rows": (int | float, "a share of the rows, from 0 to 1"),
     "shard": (str | None, "a text i/N, such as '0/4'"),
 }
-"""What options take that Python callers may give as anything."""
+"""Option values that Python callers may give with any type."""
 
 
 def _say(line: str) -> None:
@@ -30,28 +30,28 @@ def _say(line: str) -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """How to build."""
+    """Options for building an index."""
 
-    max_length: int | None = None  # most tokens of a text; None for the model's limit, at most 512
+    max_length: int | None = None  # maximum tokens per text; None for the model's limit, at most 512
     batch_size: int = 32  # examples per pass
-    # share of rows that may be skipped for a loss or gradient that is not finite; at least one row may, unless the
-    # share is 0
+    # maximum share of rows skipped because their loss or gradient is not finite; at least one row may be skipped,
+    # unless the share is 0
     max_bad_rows: float = 0.01
     steps: tuple[int, ...] | None = None  # checkpoints to use, by step; None uses all
-    second_moment: SecondMoment = "recorded"  # where an optimizer-aware method finds the second moments
-    # what a mixed autocorrelation takes the queries' side from; None for the training set's alone
+    second_moment: SecondMoment = "recorded"  # source of the second moments for an optimizer-aware method
+    # source of the query side of a mixed autocorrelation; None uses the training side alone
     queries: Examples | None = None
-    rows: RowKind = "fp32"  # how embedding rows are kept: 32-bit floats, or shorter with a scale per row
+    rows: RowKind = "fp32"  # storage of embedding rows: 32-bit floats, or shorter numbers with a scale per row
     segment_rows: int = 65_536  # maximum examples per segment
-    append: bool = False  # add the examples to the sealed index
-    shard: str | None = None  # "i/N": compute the share i of N of the shards; the last process to end seals
+    append: bool = False  # add the examples to a sealed index
+    shard: str | None = None  # "i/N": compute share i of N of the shards; the last process to finish seals
     repair: bool = False  # check every byte of a sealed index, and recompute damaged parts
     quiet: bool = False  # no progress on stderr
-    columns: dict[str, str] = field(default_factory=dict[str, str])  # the user's names of the columns, for the record
-    say: Callable[[str], None] = _say  # takes lines for the user
+    columns: dict[str, str] = field(default_factory=dict[str, str])  # the user's column names, for the record
+    say: Callable[[str], None] = _say  # receives lines for the user
 
     def check(self) -> None:
-        """Refuse what cannot be."""
+        """Refuse invalid options."""
         for name, (taken, wanted) in _TAKEN.items():
             value = getattr(self, name)
             if not isinstance(value, taken) or isinstance(value, bool):
@@ -75,4 +75,4 @@ class Options:
 
 
 DEFAULTS = Options()
-"""What is done unless the user says otherwise."""
+"""The default options."""

@@ -1,4 +1,4 @@
-"""Plan an index: which checkpoints, which class of every row, how the training set is cut into segments and shards."""
+"""Plan an index: its checkpoints, the class of every row, the split of the training set into segments and shards."""
 
 import bisect
 from collections.abc import Sequence
@@ -19,33 +19,33 @@ from proponent.store.manifest import read_json
 from proponent.types import CheckpointId
 
 SEGMENT_TOKENS = 4_000_000
-"""Tokens of a segment: what is held of it in memory while its postings are written grows with them."""
+"""Maximum tokens per segment: the memory needed to write its postings grows with them."""
 
 SHARD_BYTES = 32 * 2**20
-"""Aim for the size of one shard of embedding gradients."""
+"""Target size of one shard of embedding gradients."""
 
 SHARD_ROWS = (64, 8192)
-"""Fewest and most examples of a shard."""
+"""Minimum and maximum number of examples per shard."""
 
 
 @dataclass(frozen=True)
 class SegmentPlan:
     """One segment of the training set."""
 
-    planned: PlannedSegment  # its name and shards
+    planned: PlannedSegment  # name and shards
     rows: range  # its examples
-    order: Int[np.ndarray, " n"]  # example (place in the segment) of each place in the shards, shortest first
+    order: Int[np.ndarray, " n"]  # example (place in the segment) at each place in the shards, shortest first
     lengths: Int[np.ndarray, " n"]  # tokens of each, in that order
 
 
 def holds_layers(folder: Path, names: Sequence[str]) -> bool:
-    """Whether an index that is there keeps some layers as vectors, as earlier versions kept vocabulary heads."""
+    """Whether an existing index stores some layers as vectors, as earlier versions stored vocabulary heads."""
     plan = Layout(folder).plan
     return plan.is_file() and any(block.name in names for block in read_json(plan, Plan).blocks)
 
 
 def plan_segments(lengths: Int[np.ndarray, " n"], width: int, most: int, first: int) -> list[SegmentPlan]:
-    """Cut a training set into segments of neighbouring rows, and each of them into shards of like length."""
+    """Split a training set into segments of neighbouring rows, and each segment into shards of similar length."""
     cuts: list[SegmentPlan] = []
     begin = 0
     total: Int[np.ndarray, " m"] = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
@@ -63,7 +63,7 @@ def plan_segments(lengths: Int[np.ndarray, " n"], width: int, most: int, first: 
 
 
 def batches(lengths: Int[np.ndarray, " n"], start: int, stop: int, size: int, *, equal: bool) -> list[tuple[int, int]]:
-    """Cut a stretch of the length-sorted order into batches."""
+    """Split a range of the length-sorted order into batches."""
     cuts: list[tuple[int, int]] = []
     begin = start
     for place in range(start + 1, stop + 1):
@@ -74,7 +74,7 @@ def batches(lengths: Int[np.ndarray, " n"], start: int, stop: int, size: int, *,
 
 
 def label_numbers(run: Run, examples: Examples) -> list[int]:
-    """Find the class number of every training row."""
+    """Return the class number of every training row."""
     return run.task.label_numbers(examples, examples.name)
 
 
@@ -90,7 +90,7 @@ def chosen(run: Run, steps: tuple[int, ...] | None, method: Term) -> tuple[Check
 
 
 def _refuse_missing(run: Run, steps: tuple[int, ...]) -> None:
-    """Every run must have the steps that are named: a run left out would be no part of the scores."""
+    """Require the named steps in every run: a missing run would not contribute to the scores."""
     saved: dict[int, list[int]] = {}
     for one in run.saved:
         saved.setdefault(one.id.run, []).append(one.step)
@@ -102,7 +102,7 @@ def _refuse_missing(run: Run, steps: tuple[int, ...]) -> None:
 
 
 def known_ids(store: Store, examples: Examples) -> list[str]:
-    """Find ids that an index holds already."""
+    """Return the ids that an index already contains."""
     fresh = set(examples.ids)
     known: list[str] = []
     for segment in store.segments:
@@ -112,7 +112,7 @@ def known_ids(store: Store, examples: Examples) -> list[str]:
 
 
 def refuse_ids(known: list[str], folder: Path, examples: Examples) -> None:
-    """Refuse to append rows whose ids an index holds already."""
+    """Refuse to append rows whose ids an index already contains."""
     if known:
         raise DataError(
             f"{len(known)} ids of {examples.name} are in {folder} already ({', '.join(known[:5])}): name a column with "
@@ -121,7 +121,7 @@ def refuse_ids(known: list[str], folder: Path, examples: Examples) -> None:
 
 
 def shard_of(text: str | None) -> tuple[int, int] | None:
-    """Read which share of the shards this process computes."""
+    """Parse the share of the shards that this process computes."""
     if text is None:
         return None
     left, slash, right = text.partition("/")
@@ -131,7 +131,7 @@ def shard_of(text: str | None) -> tuple[int, int] | None:
 
 
 def refuse_empty_share(text: str | None, cuts: Sequence[SegmentPlan]) -> None:
-    """Refuse a share that no shard falls to, before anything is computed for it."""
+    """Refuse a share without any shard, before anything is computed for it."""
     share, count = shard_of(text), sum(len(one.planned.shards) - 1 for one in cuts)
     if share is not None and share[0] >= count:
         held = "is 1 shard" if count == 1 else f"are {count} shards"

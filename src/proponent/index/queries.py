@@ -20,7 +20,7 @@ from proponent.words import Word
 from proponent.words import words as words_of
 
 ALIKE = 0.8
-"""The shortest query of a batch has at least this share of the tokens of its longest: padding costs as much as text."""
+"""Minimum ratio of the shortest to the longest query of a batch, in tokens: padding costs as much as text."""
 
 
 def named(queries: Sequence[Example], row: int) -> str:
@@ -30,7 +30,7 @@ def named(queries: Sequence[Example], row: int) -> str:
 
 
 def check_queries(queries: Sequence[Example]) -> None:
-    """Refuse texts that say nothing, or that are no text."""
+    """Refuse queries that are blank or not text."""
     for row, query in enumerate(queries):
         where = named(queries, row)
         for part in cast("tuple[object, ...]", query.parts):
@@ -52,7 +52,7 @@ def check_queries(queries: Sequence[Example]) -> None:
 
 
 def check_against(against: AnyLabel | None, method: str, labels: Labels, *, contrasts: bool) -> None:
-    """Refuse a second class where classes are not compared."""
+    """Refuse a second class if classes are not compared."""
     if against is not None and not contrasts:
         raise InputError(f"{method} does not compare two labels: ask without `against`")
     if against is not None and not labels:
@@ -65,14 +65,14 @@ def check_against(against: AnyLabel | None, method: str, labels: Labels, *, cont
 def labels_of(
     last: GradientComputer, queries: Sequence[Example], encoded: Sequence[Encoded], size: int
 ) -> tuple[list[int], list[int], list[Float[np.ndarray, " l"]]]:
-    """Find the classes to explain: those given, and for the others what the model predicts."""
+    """Find the classes to explain: the given ones, otherwise those that the model predicts."""
     run = last.run
     if not run.task.labels:
         labelled = next((query.label for query in queries if query.label is not None), None)
         if labelled is not None:
             raise LabelError(f"label {labelled!r} was given, but this run is a language model and has no labels")
         return [-1] * len(queries), [-1] * len(queries), []
-    if all(query.label is not None for query in queries):  # the pass that takes gradients predicts as well
+    if all(query.label is not None for query in queries):  # the gradient pass predicts as well
         given = [run.label_number(plain_label(query.label)) for query in queries if query.label is not None]
         return given, [-1] * len(given), []
     size = 1 if run.equal_lengths else size
@@ -87,7 +87,7 @@ def labels_of(
 
 
 class Seen(NamedTuple):
-    """What a checkpoint makes of queries: probabilities of the classes, mean last hidden states."""
+    """Outputs of a checkpoint for queries: class probabilities, mean last hidden states."""
 
     probabilities: list[Float[np.ndarray, " l"]]
     pooled: list[Float[np.ndarray, " d"]]
@@ -118,7 +118,7 @@ class QueryBatch:
     def of(
         cls, last: GradientComputer, queries: Sequence[Example], size: int, against: AnyLabel | None = None
     ) -> "QueryBatch":
-        """Encode queries, and find their classes by the last checkpoint."""
+        """Encode queries, and determine their classes with the last checkpoint."""
         encoded = last.encoder.encode(queries) if queries else []
         other = None if against is None else last.run.label_number(plain_label(against))
         labels, predicted, probabilities = labels_of(last, queries, encoded, size)
@@ -132,7 +132,7 @@ class QueryBatch:
     def add_gradients(
         self, step: CheckpointId, computer: GradientComputer, size: int, preconditioner: QueryPreconditioner
     ) -> None:
-        """Take gradients at one checkpoint, in batches of like length (equal length where that must be)."""
+        """Compute gradients at one checkpoint, in batches of similar length (equal length if necessary)."""
         count = len(self.encoded)
         parts: dict[int, Gradient] = {}
         losses, pooled, seen = dict[int, float](), dict[int, np.ndarray](), dict[int, np.ndarray]()
@@ -164,14 +164,14 @@ class QueryBatch:
             self.gradients[step], self.factors[step] = preconditioner.query(step, whole)
 
     def select(self, rows: Sequence[int]) -> dict[CheckpointId, Gradient]:
-        """Gradients of some queries, by step."""
+        """Return the gradients of some queries, by step."""
         if list(rows) == list(range(len(self.queries))):
             return self.gradients
         return {step: Gradient.stack([one.example(row) for row in rows]) for step, one in self.gradients.items()}
 
     def words(self, row: int) -> tuple[Word, ...]:
-        """The words of one query."""
-        if row not in self._words:  # a long text takes its time
+        """Return the words of one query."""
+        if row not in self._words:  # splitting a long text is slow
             self._words[row] = words_of(self.queries[row].parts)
         return self._words[row]
 
@@ -180,7 +180,7 @@ class QueryBatch:
         return len(self.queries[row].parts) > 1
 
     def split(self, row: int, step: CheckpointId, computer: GradientComputer) -> Float[np.ndarray, "w p"]:
-        """One query's vector by its words, before it is multiplied, times its factor; special tokens last."""
+        """One query's vector by word, not preconditioned but scaled by its factor; special tokens last."""
         width = len(self.words(row))
         made = computer.query_words(self.encoded[row], self.labels[row], width, self.against)
         return made * self.factors[step][row]
@@ -196,11 +196,11 @@ class QueryBatch:
         )
 
     def group(self, labels: Labels) -> tuple[QueryView, ...] | None:  # noqa: ARG002
-        """The queries that are explained together; None where each is explained for itself."""
+        """The queries that are explained together; None if each is explained separately."""
         return None
 
     def notes(self, row: int) -> list[str]:
-        """What was cut."""
+        """Notes on truncated texts."""
         one = self.encoded[row]
         left = "reads nothing before it" if one.cut_before else "reads no further"
         second = "the second text" if self.queries[row].target is None else "the target"
@@ -213,7 +213,7 @@ class QueryBatch:
         return notes + self._masked(row)
 
     def _masked(self, row: int) -> list[str]:
-        """Which words of the text were masked, where nothing said so."""
+        """Note which words were masked, if the query did not choose them."""
         one, query = self.encoded[row], self.queries[row]
         if one.targets is None or one.start is not None or query.target is not None:
             return []
@@ -221,7 +221,7 @@ class QueryBatch:
         return ["masked, to be guessed: " + ", ".join(self.words(row)[place].text for place in places)]
 
     def view(self, row: int, labels: Labels) -> QueryView:
-        """One query as the answer shows it."""
+        """Return one query as the explanation shows it."""
         query, probabilities = self.queries[row], None
         if labels:
             probabilities = {name: float(value) for name, value in zip(labels, self.probabilities[row], strict=True)}
@@ -239,7 +239,7 @@ class QueryBatch:
 
 
 def _alike(lengths: Sequence[int], size: int, share: float) -> list[list[int]]:
-    """Cut queries into batches of like length: rows of each, longest first."""
+    """Split queries into batches of similar length: rows of each, longest first."""
     batches: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         fits = batches and len(batches[-1]) < size and lengths[row] >= share * lengths[batches[-1][0]]

@@ -1,4 +1,4 @@
-"""What users give as queries: texts, dicts or examples, one or many."""
+"""Queries as users give them: texts, dicts or examples, one or many."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
@@ -11,10 +11,10 @@ from proponent.suggest import nearest
 from proponent.types import Example, Label
 
 AnyLabel = Label | np.integer[Any]
-"""A class by name or number, of Python or of numpy."""
+"""A class by name or number, from Python or numpy."""
 
 Labels = Sequence[AnyLabel | None] | Int[np.ndarray, " q"]
-"""Classes of several queries; None is the predicted one."""
+"""Classes of several queries; None selects the predicted class."""
 
 Query: TypeAlias = str | Mapping[str, Any] | Example
 """A text, an example, or a dict with its fields: text, text_pair, label, target, id."""
@@ -26,7 +26,7 @@ _FIELDS = ("text", "text_pair", "label", "target", "id")
 
 
 def plain_label(label: AnyLabel) -> Label:
-    """Make a number of numpy one of Python."""
+    """Convert a numpy number to a Python number."""
     if isinstance(label, float | np.floating) and float(label).is_integer():
         return int(label)
     return int(label) if isinstance(label, np.integer) else label
@@ -38,8 +38,8 @@ def queries_of(
     text_pairs: Sequence[str | None] | str | None = None,
     targets: Sequence[str | None] | str | None = None,
 ) -> list[Example]:
-    """Make queries of what was given; a column fills in or replaces a field of each query."""
-    table = hasattr(given, "columns") and not isinstance(given, Sequence)  # iterates over names of its columns
+    """Build queries from user input; a column sets or replaces a field of each query."""
+    table = hasattr(given, "columns") and not isinstance(given, Sequence)  # iterates over its column names
     if table or not isinstance(cast("object", given), Iterable | Example):
         raise InputError(
             f"queries are of type {type(given).__name__}: give a text, a dict, an Example, or a list of them (rows of "
@@ -67,7 +67,7 @@ def queries_of(
 
 
 def _column(values: Any) -> Any:
-    """A column of one value for a single value; None stays None."""
+    """Convert a single value to a column; None stays None."""
     if values is None or isinstance(values, str | bytes) or not isinstance(values, Iterable):
         return None if values is None else [values]
     return list(cast("Iterable[object]", values))
@@ -82,7 +82,7 @@ def _example(query: Query, row: int) -> Example:
     if isinstance(query, Example):
         return query
     if not isinstance(query, Mapping):
-        return Example(str(row), row, query)  # `check_queries` refuses what is no text
+        return Example(str(row), row, query)  # `check_queries` refuses anything but text
     unknown = next((name for name in query if name not in _FIELDS), None)
     if unknown is not None:
         raise InputError(f"query {row} has the field {unknown!r}{nearest(str(unknown), _FIELDS)}: {', '.join(_FIELDS)}")

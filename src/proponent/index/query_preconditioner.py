@@ -1,7 +1,7 @@
-"""Multiply the queries' gradients before they are compared with what an index keeps, and scale them to norm 1.
+"""Precondition query gradients before they are compared with an index, and normalize them.
 
-The index keeps plain gradients: whatever a method does to a product of two gradients is done to the query's side
-(decision 0005). What is done is linear in the gradient, so that its split by words is multiplied alike.
+The index stores plain gradients; preconditioners apply to the query side only (decision 0005). They are linear in the
+gradient, so its split by words is preconditioned in the same way.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ TrainGradients = Callable[[CheckpointId], Iterator[Float[np.ndarray, "m p"]]]
 
 
 def gradients_of(store: Store) -> TrainGradients:
-    """Read the vectors of what may be found in an index."""
+    """Read the vectors of an index's searchable examples."""
 
     def read(step: CheckpointId) -> Iterator[Float[np.ndarray, "m p"]]:
         alive = store.alive
@@ -37,7 +37,7 @@ def gradients_of(store: Store) -> TrainGradients:
 
 
 class QueryPreconditioner:
-    """What a method does to the query's side of its products."""
+    """The query-side operations of a method."""
 
     def __init__(
         self,
@@ -61,13 +61,13 @@ class QueryPreconditioner:
         return gradient
 
     def vectors(self, step: CheckpointId, v: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:
-        """Multiply vectors of layers."""
+        """Precondition vectors of layers."""
         made = self._multiplied(step, Gradient(dense=Dense.of(v))).dense
         assert made is not None
         return made.v
 
     def query(self, step: CheckpointId, gradient: Gradient) -> tuple[Gradient, Float[np.ndarray, " q"]]:
-        """Multiply queries, and scale them to norm 1 where the method says so."""
+        """Precondition queries, and normalize them if the method says so."""
         made = self._multiplied(step, gradient)
         if not self._scaled:
             return made, np.ones(len(gradient))
@@ -77,12 +77,12 @@ class QueryPreconditioner:
         return made.times(factors), factors
 
     def norms(self, step: CheckpointId, gradient: Gradient) -> Float[np.ndarray, " n"]:
-        """Norms of training gradients as the method measures them: rows are divided, vectors times the multiplied."""
+        """Norms of training gradients in the method's metric: of preconditioned rows; sqrt(v . Pv) for vectors v."""
         made = self._multiplied(step, gradient)
         return np.sqrt(self._squares(step, made, gradient))
 
     def _squares(self, step: CheckpointId, made: Gradient, gradient: Gradient) -> Float[np.ndarray, " n"]:
-        """Squared norms: of rows and head as they are, of vectors (and rows weighed on both sides) times the plain."""
+        """Squared norms: of rows and head themselves; v . Pv for vectors (and rows preconditioned on both sides)."""
         total, rows, plain = np.zeros(len(made)), made.rows, gradient.dense
         if made.head is not None:
             total += squares(made.head, head_of(self._table(step)), rows if self._tied else None)

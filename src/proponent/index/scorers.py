@@ -1,4 +1,4 @@
-"""The scorer of each method of an index."""
+"""The scorer for each kind of method."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ from proponent.words import words
 def scorer_of(
     loaded: LoadedRun, baselines: BaselineScores, preconditioner: QueryPreconditioner, kernel: KernelName | None
 ) -> Scorer[QueryBatch]:
-    """Choose how an index is scored; no other place tells classes of methods apart for that."""
+    """Select the scorer of an index; the only place that distinguishes method classes for scoring."""
     store = loaded.store
     match store.plan.term:
         case Gradients() as method:
@@ -35,7 +35,7 @@ def scorer_of(
 
 
 class BaselineScorer(Scorer[QueryBatch]):
-    """Scores of a baseline; no words, no gradients."""
+    """Scores by a baseline; no words, no gradients."""
 
     contrasts = False
 
@@ -53,7 +53,7 @@ class BaselineScorer(Scorer[QueryBatch]):
 
 
 class GradientScorer(Scorer[QueryBatch]):
-    """Products of queries' gradients with those that an index keeps."""
+    """Products of query gradients with the gradients that an index stores."""
 
     def __init__(
         self, method: Gradients, search: Search, loaded: LoadedRun, preconditioner: QueryPreconditioner
@@ -69,7 +69,7 @@ class GradientScorer(Scorer[QueryBatch]):
         return self.search.scores(queries.select(rows), len(rows))
 
     def top(self, queries: QueryBatch, rows: Sequence[int], k: int, where: Filter | None = None) -> list[TopKBothEnds]:
-        """Rank both ends for each query; no matrix of queries x examples is made."""
+        """Rank both ends for each query; no matrix of queries x examples is computed."""
         return self.search.top(queries.select(rows), len(rows), k, where or ANY)
 
     def voters(
@@ -94,7 +94,7 @@ class GradientScorer(Scorer[QueryBatch]):
                 yield np.sum(list(parts), axis=0)
 
     def terms(self, queries: QueryBatch, row: int, place: int) -> list[Terms]:
-        """Word x word terms at each checkpoint."""
+        """Return the word x word terms at each checkpoint."""
         example = self.store.example(place)
         widths = len(words(example.parts)), len(queries.words(row))
         return [self._terms(queries, row, step, (place, example), widths) for step in queries.gradients]
@@ -102,7 +102,7 @@ class GradientScorer(Scorer[QueryBatch]):
     def _terms(
         self, queries: QueryBatch, row: int, step: CheckpointId, hit: tuple[int, Example], widths: tuple[int, int]
     ) -> Terms:
-        """Vectors keep no words: those of a hit are taken again from its text."""
+        """Word x word terms at one checkpoint; vectors store no words, so a hit's are recomputed from its text."""
         place, example = hit
         gradient = queries.gradients[step].example(row)
         terms = np.zeros((widths[0] + 1, widths[1] + 1))
@@ -115,7 +115,7 @@ class GradientScorer(Scorer[QueryBatch]):
         return terms + self.search.terms(step, place, replace(gradient, dense=None), widths)
 
     def _query(self, queries: QueryBatch, row: int) -> dict[CheckpointId, Float[np.ndarray, "w p"]]:
-        """A query's multiplied vectors by word, at every checkpoint; kept while its hits are made."""
+        """A query's preconditioned vectors by word, at every checkpoint; cached while its hits are built."""
         if self._words is None or self._words[0] is not queries or self._words[1] != row:
             split = {step: queries.split(row, step, self._loaded.at(step)) for step in queries.factors}
             made = {step: self._preconditioner.vectors(step, v).astype(np.float64) for step, v in split.items()}
@@ -123,7 +123,7 @@ class GradientScorer(Scorer[QueryBatch]):
         return self._words[2]
 
     def notes(self, queries: QueryBatch, row: int, *, found: bool) -> list[str]:
-        """Say why there is little or nothing to show."""
+        """Explain why there is little or nothing to show."""
         gradient, plan = self.method.gradient, self.store.plan
         top = gradient.top if isinstance(gradient, EmbeddingRows) else None
         if not (plan.by_token and self.linear) or self._shares_a_token(queries, row):

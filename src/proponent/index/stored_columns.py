@@ -1,4 +1,4 @@
-"""What an index keeps of the training set as the user gave it."""
+"""The columns of the training set that an index stores, as the user gave them."""
 
 from collections.abc import Sequence
 

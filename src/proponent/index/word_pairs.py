@@ -1,4 +1,4 @@
-"""Word x word terms become the word pairs of an answer."""
+"""Convert word x word terms to the word pairs of an explanation."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Compute the shards of an index: one checkpoint, one shard, one batch after another, beside other processes."""
+"""Compute the shards of an index, one checkpoint, shard and batch at a time, alongside other processes."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,17 +25,17 @@ from proponent.progress import track
 from proponent.store import SkippedRow, Writer
 
 KEPT_BYTES = 48 * 2**20
-"""Encoded examples up to this size are kept: those of a whole data set from the moment their tokens are counted, those
-of one segment for the next checkpoints."""
+"""Maximum bytes of cached encoded examples: of a whole data set once its tokens are counted, or of one segment for the
+next checkpoints."""
 
 POLL = 0.5
-"""Seconds between two looks at what other processes still compute."""
+"""Seconds between two checks of the shards that other processes compute."""
 
 _META = ("meta.bad", "meta.losses")
 
 
 class Worker:
-    """Computes what is missing of the shards, and keeps the list of rows that have no finite gradient."""
+    """Computes missing shards, and lists the rows without a finite gradient."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Worker:
         self._mine = shard_of(options.shard)
 
     def gradients(self, writer: Writer, cuts: list[SegmentPlan], at: int) -> None:
-        """Compute the shards of a segment that nobody has computed."""
+        """Compute the shards of a segment that no process has computed."""
         self._encoded, one = {}, cuts[at]
         if writer.is_finished(one.planned.name):
             return
@@ -71,7 +71,7 @@ class Worker:
             self._checkpoint(writer, one, checkpoint, before, part)
 
     def complete(self, writer: Writer, one: SegmentPlan) -> bool:
-        """Say whether every shard of a segment is there now, whoever computed it."""
+        """Whether all shards of a segment exist, whichever process computed them."""
         return not any(self._missing(writer, one, step) for step in self.checkpoints)
 
     def _missing(self, writer: Writer, one: SegmentPlan, checkpoint: Checkpoint) -> list[int]:
@@ -98,7 +98,7 @@ class Worker:
             time.sleep(POLL)
 
     def _lacks_table(self, writer: Writer, checkpoint: Checkpoint) -> bool:
-        """Whether arrays that the gradients of a checkpoint need are not there; an append has those of the index."""
+        """Whether arrays needed for the gradients of a checkpoint are missing; an append uses those of the index."""
         held = writer.table_names(checkpoint.id)
         needed = [*(["head"] if self.spec.head else []), *(["embedding"] if self._similarity is not None else [])]
         absent = lacking(self._fitters, held, self._layers, self.options, after=False)
@@ -112,7 +112,7 @@ class Worker:
         return GradientComputer(self.run, model, self.method, self.encoder, replace(self.spec, pooled=pooled))
 
     def _table_of(self, writer: Writer, checkpoint: Checkpoint, computer: GradientComputer) -> None:
-        """Publish what the products of a checkpoint need, once: shards hang on it, so whoever is first decides."""
+        """Publish the tables for products at a checkpoint once: shards depend on them, so the first process decides."""
         if self._lacks_table(writer, checkpoint):
             made = self._tables(checkpoint, computer)
             with writer.leases.whole():
@@ -128,7 +128,7 @@ class Worker:
         return tables | fitted_before(self._fitters, computer, source, checkpoint, self._layers, self.options)
 
     def fit(self, writer: Writer, cuts: list[SegmentPlan]) -> None:
-        """Fit what queries are multiplied with, once all gradients are there; an append has that of the index."""
+        """Fit the query-side preconditioners once all gradients exist; an append uses those of the index."""
         for checkpoint in self.checkpoints if writer.base is None else ():
             held = writer.read_table(checkpoint.id)
             fitters = lacking(self._fitters, held, self._layers, self.options, after=True)
@@ -141,13 +141,13 @@ class Worker:
 
     @property
     def follows(self) -> bool:
-        """Whether something is fitted once all gradients are there."""
+        """Whether something is fitted once all gradients exist."""
         return any(follows(one, self.options) for one in self._fitters)
 
     def _sources(
         self, writer: Writer, cuts: list[SegmentPlan], checkpoint: Checkpoint
     ) -> Callable[[Pass], Iterable[Batch]]:
-        """What passes after the gradients read; the model is loaded once, where it is needed."""
+        """The inputs of passes after the gradients; the model is loaded once, where needed."""
         prepared = cache(lambda: self._prepared(writer, checkpoint))
 
         def source(this: Pass) -> Iterable[Batch]:
@@ -198,7 +198,7 @@ class Worker:
         shards: list[int],
         part: str,
     ) -> int:
-        """Compute those of some shards that no other process works on; say how many they were."""
+        """Compute those shards that no other process is computing; return their number."""
         bounds, name = one.planned.shards, one.planned.name
         steps = track(
             self._todo(writer, one, checkpoint, shards),
@@ -222,7 +222,7 @@ class Worker:
     def _todo(
         self, writer: Writer, one: SegmentPlan, checkpoint: Checkpoint, shards: list[int]
     ) -> Iterator[tuple[int, int, int]]:
-        """The batches of one shard after another, each taken when its turn comes: (shard, begin, end)."""
+        """Batches of one shard after another, as (shard, begin, end); a shard is claimed when it is reached."""
         name, step, bounds = one.planned.name, checkpoint.id, one.planned.shards
         for shard in shards:
             unit = writer.units[name, step, shard]
@@ -241,7 +241,7 @@ class Worker:
         return computer.train(self._encode(one, start, rows), [self.labels[row] for row in rows])
 
     def _encode(self, one: SegmentPlan, start: int, rows: list[int]) -> list[Encoded]:
-        """Encode a batch, or take it from when its tokens were counted or from the pass over an earlier checkpoint."""
+        """Encode a batch, or use encodings cached while tokens were counted or at an earlier checkpoint."""
         if self._given is not None:
             return [self._given[row] for row in rows]
         found = self._encoded.get(start)
@@ -273,7 +273,7 @@ class Worker:
         )
 
     def skipped(self, writer: Writer, cuts: list[SegmentPlan]) -> tuple[SkippedRow, ...]:
-        """List the rows without a finite gradient in all shards, whoever computed them and when."""
+        """List the rows without a finite gradient in all shards, whichever process computed them."""
         for one in cuts:
             for checkpoint in self.checkpoints:
                 shards = writer.shards(checkpoint.id, one.planned, np.arange(one.planned.n), _META)
@@ -283,7 +283,7 @@ class Worker:
 
 
 def _shard_arrays(done: list[GradientBatch]) -> dict[str, np.ndarray]:
-    """Lay the batches of a shard one after another."""
+    """Concatenate the batches of a shard."""
     arrays = Gradient.stack([one.gradient for one in done]).pack()
     arrays |= {
         "meta.losses": np.concatenate([one.losses for one in done]),

@@ -1,4 +1,4 @@
-"""Where models come from: runs, checkpoints, tasks, tokenization."""
+"""Models: runs, checkpoints, tasks, tokenization."""
 
 from proponent.models.batch import Batch, Encoded, encoded_bytes
 from proponent.models.checkpoints import Checkpoint

@@ -1,4 +1,4 @@
-"""PEFT adapters: over which base model and class, and which of them are refused and why."""
+"""PEFT adapters: their base model and class, and which adapters are refused and why."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,7 @@ MERGE = (
 
 
 def base_of(folder: Path) -> str:
-    """Find the base model of an adapter, which must be there and whole."""
+    """Find the base model of an adapter; it must exist and be complete."""
     base = base_model(folder)
     if base is None:
         raise RunError(
@@ -37,7 +37,7 @@ def base_of(folder: Path) -> str:
 
 
 def adapter_task(folder: Path, settings: dict[str, Any], config: Any) -> type[Task]:
-    """Find the task of an adapter: by the type that it names, else by the class over which it was trained."""
+    """Find the task of an adapter: by the type that it names, else by the class that it was trained with."""
     known, kind = adapter_tasks(), settings.get("task_type")
     if kind is not None:
         return known[kind]
@@ -55,7 +55,7 @@ def adapter_task(folder: Path, settings: dict[str, Any], config: Any) -> type[Ta
 
 
 def refuse_adapter(folder: Path, settings: dict[str, Any]) -> None:
-    """Adapters whose gradients are not taken, each by its reason."""
+    """Refuse adapters whose gradients are not supported, each with its reason."""
     task, known = settings.get("task_type"), adapter_tasks()
     if task is not None and task not in known:
         raise RunError(f"the adapter in {folder} has task type {task}: one of {', '.join(map(str, known))} is needed")
@@ -72,7 +72,7 @@ def refuse_adapter(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def adapter_labels(folder: Path, base: str, config: Any) -> int:
-    """The width of the classifier that the adapter carries, since PEFT saves no label count."""
+    """The width of the classifier in the adapter's weights, since PEFT saves no label count."""
     slices = TensorSlices(folder / ADAPTER_FILE)
     heads = [name for name in slices.names if f".{name}".endswith(_HEADS)]
     if heads:

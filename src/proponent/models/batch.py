@@ -1,4 +1,4 @@
-"""Examples on their way through a model: token ids with their words, alone and padded into batches."""
+"""Model inputs of examples: token ids with their words, singly and padded into batches."""
 
 from dataclasses import dataclass
 
@@ -9,69 +9,69 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Aligned:
-    """What the tokenizer says of one example: its tokens, where in which of its parts they stand, and what counts."""
+    """One tokenized example: its tokens, their part and position, and which of them count."""
 
     ids: Int[np.ndarray, " t"]  # token ids
-    types: Int[np.ndarray, " t"] | None  # segment of each token, for models that want it; else None
-    offsets: Int[np.ndarray, "t 2"]  # characters of each token in its part
+    types: Int[np.ndarray, " t"] | None  # segment of each token, for models that need it; else None
+    offsets: Int[np.ndarray, "t 2"]  # character offsets of each token in its part
     parts: Int[np.ndarray, " t"]  # part of each token; -1 for special tokens
     counted: Bool[np.ndarray, " u"]  # tokens whose prediction counts in the loss
-    cuts: tuple[int | None, int | None] = (None, None)  # where the model's limit cut each part; None when whole
+    cuts: tuple[int | None, int | None] = (None, None)  # where each part was truncated; None for a complete part
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One example as the model meets it."""
+    """One encoded example."""
 
     ids: Int[np.ndarray, " t"]  # token ids
-    type_ids: Int[np.ndarray, " t"] | None  # segment of each token, for models that want it; else None
+    type_ids: Int[np.ndarray, " t"] | None  # segment of each token, for models that need it; else None
     # position of each token's word in `proponent.words.words(parts)`; -1 for special tokens
     words: Int[np.ndarray, " t"]
     counted: Bool[np.ndarray, " u"]  # tokens whose prediction counts in the loss of a language model
-    # character offset into the first text where the model's limit cut it; None when whole
+    # character offset in the first text where the model's limit truncated it; None for a complete text
     truncated_at: int | None = None
     pair_truncated_at: int | None = None  # the same for the second text
-    # the tokenizer cuts on the left: what stands before the cut was not read, instead of what follows
+    # the tokenizer truncates on the left: the model does not read what precedes the offset, rather than what follows it
     cut_before: bool = False
-    # what is predicted at each position of the output, `counted` then being of these: the text before it was masked, or
-    # the decoder's target; None for a classifier or a causal language model
+    # the token predicted at each position of the output, to which `counted` then refers: the unmasked text, or the
+    # decoder's target; None for a classifier or a causal language model
     targets: Int[np.ndarray, " u"] | None = None
-    target_words: Int[np.ndarray, " u"] | None = None  # word of each of them
+    target_words: Int[np.ndarray, " u"] | None = None  # word of each predicted token
     start: int | None = None  # first token that a decoder reads; None for a model without a decoder
 
     @property
     def length(self) -> int:
-        """Tokens that the model reads, those of the decoder among them."""
+        """Number of tokens that the model reads, including the decoder's."""
         return len(self.ids) + (0 if self.start is None or self.targets is None else len(self.targets))
 
 
 def encoded_bytes(tokens: int, examples: int) -> int:
-    """Say how much memory encoded examples take, about."""
+    """Estimate the memory of encoded examples."""
     return 25 * tokens + 600 * examples
 
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """What the decoder of an encoder-decoder reads: the target, shifted right by one."""
+    """The input of an encoder-decoder's decoder: the target, shifted right by one."""
 
-    mask: Bool[Tensor, "n u"]  # which positions are tokens and no padding
-    words: Int[np.ndarray, "n u"]  # word of each token; -1 for special tokens, the start among them, and padding
+    mask: Bool[Tensor, "n u"]  # True for tokens, False for padding
+    words: Int[np.ndarray, "n u"]  # word of each token; -1 for padding and special tokens, including the start token
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Padded examples on their way through the model."""
+    """A padded batch of examples."""
 
     inputs: dict[str, Tensor]  # what the model's forward takes
     words: Int[np.ndarray, "n t"]  # word of each token, -1 for special tokens and padding
-    # tokens whose prediction counts; False on padding. Of the targets, where there are some
+    # tokens whose prediction counts; False for padding. Refers to the targets, if there are any
     counted: Bool[Tensor, "n u"]
     labels: Int[Tensor, " n"]  # class numbers; -1 where the example has none
-    # what is predicted at each position of the output; None for a classifier, and for a causal language model, which
+    # the token predicted at each position of the output; None for a classifier, and for a causal language model, which
     # predicts the next token
     targets: Int[Tensor, "n u"] | None = None
-    target_words: Int[np.ndarray, "n u"] | None = None  # word of each of them
-    decoder: Decoder | None = None  # what the decoder reads; None for a model without one
+    target_words: Int[np.ndarray, "n u"] | None = None  # word of each predicted token
+    decoder: Decoder | None = None  # the decoder's input; None for a model without a decoder
 
     @property
     def ids(self) -> Int[Tensor, "n t"]:
@@ -85,7 +85,7 @@ class Batch:
 
     @property
     def predicted_words(self) -> Int[np.ndarray, "n u"]:
-        """Word of the token that each position of the output predicts."""
+        """Word of the token that each output position predicts."""
         if self.target_words is not None:
             return self.target_words
         return np.concatenate([self.words[:, 1:], np.full_like(self.words[:, :1], -1)], axis=1)

@@ -1,4 +1,4 @@
-"""Which checkpoint is the model that was kept: training may have gone on after it (load_best_model_at_end)."""
+"""Which checkpoint is the final model: training may have continued after it (load_best_model_at_end)."""
 
 import re
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from proponent.models.settings import read_settings
 from proponent.models.weights import weight_files
 
 OTHERS = "; --steps chooses others"
-"""Ends a note that is void once the user has chosen the steps."""
+"""Ends a note that does not apply once the user has chosen the steps."""
 
 _BLOCK = 1 << 20
 _STEP = re.compile(r"checkpoint-(\d+)/?$")
 
 
 class Kept(NamedTuple):
-    """The checkpoints that made the model that was kept, those that were saved after it, and what is said of it."""
+    """The checkpoints up to the final model, the checkpoints saved after it, and notes about them."""
 
     checkpoints: tuple[Checkpoint, ...]
     later: tuple[Checkpoint, ...] = ()
@@ -27,7 +27,7 @@ class Kept(NamedTuple):
 
 
 def kept(folder: Path, checkpoints: tuple[Checkpoint, ...]) -> Kept:
-    """Leave out what was saved after the model that was kept: it is no part of that model's training."""
+    """Exclude checkpoints saved after the final model: they are not part of its training."""
     if len(checkpoints) < 2:
         return Kept(checkpoints)
     best = _best(checkpoints)
@@ -65,7 +65,7 @@ def _unlike(folder: Path, last: Checkpoint) -> str:
 
 
 def _best(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
-    """The best checkpoint by the last one's own account."""
+    """The best checkpoint according to the state of the last one."""
     path = checkpoints[-1].path / "trainer_state.json"
     state: dict[str, Any] = read_settings(path) if path.is_file() else {}
     named = _STEP.search(str(state.get("best_model_checkpoint") or "").replace("\\", "/"))
@@ -74,15 +74,15 @@ def _best(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
 
 
 def _loads_best(folder: Path) -> bool:
-    """A run that notes a best checkpoint keeps it at the end, unless its record says otherwise."""
+    """Whether the run loads its best checkpoint at the end: assumed, unless its record says otherwise."""
     try:
         return (run_record(folder) or {}).get("load_best_model_at_end") is not False
-    except RunError:  # a damaged record: those who need it say so
+    except RunError:  # a damaged record: reported by the code that needs it
         return True
 
 
 def _alike(own: list[Path], others: list[Path]) -> bool:
-    """Whether weights are equal, byte by byte; stops at the first difference."""
+    """Whether weights are equal byte by byte; stops at the first difference."""
     if [(path.name, path.stat().st_size) for path in own] != [(path.name, path.stat().st_size) for path in others]:
         return False
     return all(_equal(mine, theirs) for mine, theirs in zip(own, others, strict=True))

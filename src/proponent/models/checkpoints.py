@@ -1,7 +1,7 @@
-"""A training run on disk: its checkpoints in numeric order, each with the learning rate that was really used.
+"""A training run on disk: its checkpoints in numeric order, each with the learning rate that was actually used.
 
 Reads json and safetensors only. `training_args.bin`, `rng_state.pth`, `scheduler.pt` are never opened; `optimizer.pt`
-only when the user asks for it by name (see `proponent.index.second_moments`).
+only when the user asks for it by name (see `proponent.preconditioners.second_moments`).
 """
 
 import math
@@ -28,18 +28,18 @@ class Checkpoint:
     """One saved state of a run."""
 
     path: Path  # folder of the weights
-    id: CheckpointId  # step 0 for a folder that is not a checkpoint of a Trainer
-    learning_rate: float  # what multiplied the optimizer's update at that step; 1.0 when no checkpoint knows its own
-    rule: str  # how the learning rate is known, in words
+    id: CheckpointId  # step 0 for a folder that is not a Trainer checkpoint
+    learning_rate: float  # factor of the optimizer's update at that step; 1.0 if no checkpoint has a known rate
+    rule: str  # how the learning rate was determined, in words
 
     @property
     def step(self) -> int:
-        """The optimizer step, within its run."""
+        """The optimizer step within its run."""
         return self.id.step
 
     @property
     def moments(self) -> Path | None:
-        """The Recorder's second moments, when they were recorded."""
+        """The Recorder's second moments, if they were recorded."""
         path = recorded(self.path, MOMENTS_FILE)
         return path if path.is_file() else None
 
@@ -106,7 +106,7 @@ def _step_of(folder: Path) -> int:
 
 
 def _with_rates(checkpoints: list[Checkpoint]) -> tuple[Checkpoint, ...]:
-    """Give a checkpoint of unknown rate that of its nearest neighbour: 1.0 beside 5e-5 would drown all others."""
+    """Give a checkpoint of unknown rate its nearest neighbour's rate: 1.0 next to 5e-5 would dominate all others."""
     known = [one for one in checkpoints if not one.rule.startswith(_UNKNOWN)]
     if not known:
         return tuple(checkpoints)
@@ -132,7 +132,7 @@ def _learning_rate(folder: Path, step: int) -> tuple[float, str]:
     logged = _logged(state)
     if not logged:
         return 1.0, f"{_UNKNOWN} (trainer_state.json logs no learning rate)"
-    # old versions log the rate of the next step, which is 0 at the end of a schedule: it would silence the checkpoint
+    # old versions log the next step's rate, which is 0 at the end of a schedule: the checkpoint would have no weight
     positive = [entry for entry in logged if entry[1] > 0]
     if not positive:
         return 1.0, f"{_UNKNOWN} (trainer_state.json logs no learning rate above 0)"
@@ -144,7 +144,7 @@ def _learning_rate(folder: Path, step: int) -> tuple[float, str]:
 
 
 def _logged(state: Path) -> list[tuple[int, float]]:
-    """Steps with their learning rates, where the log has a usable one."""
+    """Steps with their learning rates, where the log has a usable rate."""
     history = cast("object", read_settings(state).get("log_history") or [])
     if not isinstance(history, list):
         raise RunError(f"{state} has a log_history that is not a list: the run folder is damaged")

@@ -1,6 +1,6 @@
 """Texts to token ids, with the word of every token and the tokens that count.
 
-The tokenizer is the run's own; words come from `proponent.words`, by character offsets.
+The tokenizer is the run's own; words come from `proponent.words` and are matched by character offsets.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ from proponent.words import assign_together, read
 
 
 class Encoder:
-    """Encode examples with a run's tokenizer."""
+    """Encodes examples with a run's tokenizer."""
 
     def __init__(self, tokenizer: Any, task: Task, max_length: int, pad_id: int, masks: Masks = ONE_DRAW) -> None:
         self.tokenizer, self.task, self.max_length, self.pad_id, self.masks = tokenizer, task, max_length, pad_id, masks
 
     def lengths(self, examples: Sequence[Example], chunk: int = 1024) -> Int[np.ndarray, " n"]:
-        """Count the tokens that the model would see of each example."""
+        """Count the tokens that the model would read of each example."""
         counts: list[int] = []
         for start in range(0, len(examples), chunk):
             some = list(examples[start : start + chunk])
@@ -34,7 +34,7 @@ class Encoder:
         return np.asarray(counts, dtype=np.int64)
 
     def at_limit(self, examples: Sequence[Example], lengths: Int[np.ndarray, " n"], chunk: int = 1024) -> int:
-        """Count the examples of which some text reaches the limit."""
+        """Count the examples with a text that reaches the limit."""
         if not self.task.decodes:
             return int((lengths >= self.max_length).sum())
         found = 0
@@ -46,7 +46,7 @@ class Encoder:
     def lengths_and_encoded(
         self, examples: Sequence[Example], most: int, chunk: int = 256
     ) -> tuple[Int[np.ndarray, " n"], list[Encoded] | None]:
-        """Count the tokens of each example, and keep the encoded examples unless they take too much memory."""
+        """Count the tokens of each example, and return the encoded examples unless they take too much memory."""
         kept: list[Encoded] = []
         taken = 0
         for start in range(0, len(examples), chunk):
@@ -64,7 +64,7 @@ class Encoder:
             return []
         sides = list(zip(*self._sides(examples), strict=True))
         aligned = [self._whole(both, example) for both, example in zip(sides, examples, strict=True)]
-        first = np.cumsum([0, *(len(example.parts) for example in examples)])  # parts are numbered through
+        first = np.cumsum([0, *(len(example.parts) for example in examples)])  # parts are numbered consecutively
         parts = [np.where(one.parts < 0, -1, one.parts + base) for one, base in zip(aligned, first[:-1], strict=True)]
         words = assign_together(
             [read(example.parts) for example in examples],
@@ -75,7 +75,7 @@ class Encoder:
         return [self._encoded(one, own.copy()) for one, own in zip(aligned, np.split(words, edges), strict=True)]
 
     def collate(self, encoded: Sequence[Encoded], labels: Sequence[int], width: int = 0) -> Batch:
-        """Pad encoded examples on the right to the longest of them."""
+        """Pad encoded examples on the right to the longest one."""
         ids, mask = _padded([one.ids for one in encoded], self.pad_id, width)
         words, _ = _padded([one.words for one in encoded], -1, width)
         counted, _ = _padded([one.counted for one in encoded], False, width if encoded[0].start is None else 0)
@@ -88,7 +88,7 @@ class Encoder:
         return batch if encoded[0].targets is None else self._with_targets(batch, encoded, width)
 
     def _with_targets(self, batch: Batch, encoded: Sequence[Encoded], width: int) -> Batch:
-        """Add what is predicted, and what a decoder reads: the target shifted right, after its start."""
+        """Add the predicted tokens and the decoder's input: the target shifted right, after its start token."""
         targets = [one.ids if one.targets is None else one.targets for one in encoded]
         words_of_targets = [one.words if one.target_words is None else one.target_words for one in encoded]
         if encoded[0].start is None:
@@ -108,19 +108,19 @@ class Encoder:
         )
 
     def _sides(self, examples: Sequence[Example]) -> list[list[Any]]:
-        """One encoding of the tokenizers library per example, of an encoder-decoder one more for its targets."""
+        """One encoding of the tokenizers library per example; for an encoder-decoder, one more for its target."""
         if not examples:
             return [[]]
         inputs = [self.task.text(example, self.tokenizer) for example in examples]
         limits = {"truncation": True, "max_length": self.max_length}
-        limits |= {"return_attention_mask": False, "return_token_type_ids": False}  # what is read are the encodings
+        limits |= {"return_attention_mask": False, "return_token_type_ids": False}  # only the encodings are used
         sides = [self.tokenizer(inputs, **limits).encodings]
         if self.task.decodes:
             sides.append(self.tokenizer(text_target=[example.target for example in examples], **limits).encodings)
         return sides
 
     def _whole(self, sides: tuple[Any, ...], example: Example) -> Aligned:
-        """The tokens of one example; those of an encoder-decoder's target after those of its text."""
+        """The tokens of one example; for an encoder-decoder, the text's tokens and then the target's."""
         if len(sides) == 1:
             return self._aligned(sides[0], example, example.parts)
         first, second = (self._aligned(side, example, (part,)) for side, part in zip(sides, example.parts, strict=True))
@@ -152,7 +152,7 @@ class Encoder:
 
 
 def _cuts(one: Aligned, texts: tuple[str, ...], *, before: bool) -> tuple[int | None, int | None]:
-    """Where the model's limit cut each text: the edge of the kept tokens, or None for a whole text."""
+    """Where the model's limit truncated each text: the edge of the remaining tokens, or None for a complete text."""
     cuts: list[int | None] = [None, None]
     for part, text in enumerate(texts):
         kept = one.offsets[one.parts == part]
@@ -168,7 +168,7 @@ def _cuts(one: Aligned, texts: tuple[str, ...], *, before: bool) -> tuple[int | 
 def _padded(
     parts: Sequence[Shaped[np.ndarray, " _"]], fill: int, width: int = 0
 ) -> tuple[Shaped[np.ndarray, "n t"], Bool[np.ndarray, "n t"]]:
-    """Lay arrays into rows of one width; also say which places are theirs."""
+    """Pad arrays to rows of equal width; also return a mask of their own entries."""
     made = np.full((len(parts), max(width, *(len(one) for one in parts))), fill, dtype=parts[0].dtype)
     own = np.zeros(made.shape, dtype=np.bool_)
     for row, one in enumerate(parts):

@@ -1,6 +1,6 @@
-"""The only file that imports transformers (and peft): load models and tokenizers, read what a configuration promises.
+"""The only file that imports transformers (and peft): load models and tokenizers, read their configurations.
 
-Everything that leaves this file is a torch module, a tokenizer behind `Any`, or plain data.
+Everything that this file returns is a torch module, a tokenizer typed as `Any`, or plain data.
 """
 
 import warnings
@@ -34,14 +34,14 @@ __all__ = [
 ]
 
 MOST_PER_BYTE, MOST_BESIDE = 8, 2**26
-"""Numbers of a model per byte of its files, at most (packed weights hold several in a byte), and buffers besides."""
+"""Maximum numbers of a model per byte of its files (packed weights hold several in a byte), and extra for buffers."""
 
 _OLD_NAMES = frozenset({"T5WithLMHeadModel"})
-"""Classes of earlier versions of transformers that have another name today."""
+"""Classes of earlier versions of transformers that have another name now."""
 
 
 def quiet() -> None:
-    """Keep transformers' own progress bars and hints away from the terminal."""
+    """Suppress transformers' own progress bars and hints."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 
@@ -67,7 +67,7 @@ def load_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False
         )
     except ProponentError:
         raise
-    except Exception as error:  # the loaders of the many models, of safetensors and of peft raise whatever they like
+    except Exception as error:  # the loaders of models, safetensors and peft may raise anything
         raise RunError(
             f"cannot load the model in {folder}: {first_line(error)}: the weights are damaged, or not of the "
             "architecture that config.json names"
@@ -77,7 +77,7 @@ def load_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False
 
 
 def fresh_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
-    """Make a model of the architecture of a checkpoint, with weights drawn by torch's present seed."""
+    """Create a model with a checkpoint's architecture, and weights drawn from torch's current random state."""
     if card.adapter:
         raise RunError(
             f"the run in {folder} is a PEFT adapter, and the built-in retrainer trains whole models: "
@@ -90,12 +90,12 @@ def fresh_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = Fals
 
 
 def starting_model(name: str, folder: Path, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
-    """Load the pretrained model from which a run started; what it lacks (a head) is drawn by torch's present seed."""
+    """Load the pretrained model of a run; missing weights (a head) are drawn from torch's current random state."""
     quiet()
     options: dict[str, Any] = {"config": _config(str(folder), trust_remote_code), "ignore_mismatched_sizes": True}
     try:
         model, _ = _loaded(name, card.task, trust_remote_code, **options)
-    except Exception as error:  # the loaders of the many models raise whatever they like
+    except Exception as error:  # the loaders of models may raise anything
         raise RunError(
             f"cannot load the pretrained model {name}: {first_line(error)}: say from which weights the run started "
             "with --initial"
@@ -104,7 +104,7 @@ def starting_model(name: str, folder: Path, card: ModelInfo, *, trust_remote_cod
 
 
 def pooled_states(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> np.ndarray:
-    """Mean over the real tokens of the last hidden state."""
+    """Mean of the last hidden state over real tokens."""
     out = model(**inputs, output_hidden_states=True)
     decoding = "decoder_input_ids" in inputs
     found: Any = out.encoder_last_hidden_state if decoding else getattr(out, "hidden_states", None)
@@ -114,7 +114,7 @@ def pooled_states(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> np
 
 
 def check_shift(model: torch.nn.Module, start: int | None, pad: int) -> None:
-    """Refuse an encoder-decoder that shifts its targets otherwise than they are shifted here."""
+    """Refuse an encoder-decoder that shifts its targets differently from this library."""
     shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if shift is None:
         return
@@ -129,13 +129,13 @@ def check_shift(model: torch.nn.Module, start: int | None, pad: int) -> None:
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """Load a tokenizer that knows character offsets."""
+    """Load a tokenizer that supports character offsets."""
     quiet()
     _check_own(folder, trust_remote_code)
     _refuse_code(folder / "tokenizer_config.json", trust_remote_code)
     try:
         tokenizer = cast("Any", AutoTokenizer).from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-    except Exception as error:  # the loaders of the many tokenizer classes raise whatever they like
+    except Exception as error:  # the loaders of tokenizers may raise anything
         raise RunError(
             f"no usable tokenizer in {folder}: {first_line(error)}: save it there with tokenizer.save_pretrained, "
             "or name its folder with --tokenizer"
@@ -149,7 +149,7 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
 
 
 def _check_own(folder: Path, trust_remote_code: bool) -> None:
-    """Look at a configuration on disk before anything is made of it."""
+    """Check a configuration on disk before anything is created from it."""
     path = folder / CONFIG_FILE
     if path.is_file():
         attention = check_numbers(path).get("attn_implementation")
@@ -162,7 +162,7 @@ def _check_own(folder: Path, trust_remote_code: bool) -> None:
 
 
 def _refuse_code(path: Path, trust_remote_code: bool) -> None:
-    """Code that comes with a model is neither run nor left out in silence: without it the model is another one."""
+    """Refuse code that comes with a model unless it is allowed: without its code, it would be another model."""
     code = read_settings(path).get("auto_map") if path.is_file() and not trust_remote_code else None
     if code:
         raise RunError(
@@ -196,12 +196,12 @@ def _load_plain(folder: Path, card: ModelInfo, trust_remote_code: bool) -> torch
 
 
 def _check_size(folder: Path, task: Task, trust_remote_code: bool) -> None:
-    """Refuse a configuration of a far larger model than the files hold, before memory is taken for it."""
+    """Refuse a configuration of a model far larger than its files, before memory is allocated for it."""
     config = _config(str(folder), trust_remote_code)
     with torch.device("meta"):
         try:
             made: Any = _loader(task).from_config(config, trust_remote_code=trust_remote_code)
-        except Exception:  # whatever is wrong, loading says it
+        except Exception:  # loading reports whatever is wrong
             return
     wanted = sum(one.numel() for one in (*made.parameters(), *made.buffers()))
     held = sum(path.stat().st_size for path in weight_files(folder))
@@ -213,7 +213,7 @@ def _check_size(folder: Path, task: Task, trust_remote_code: bool) -> None:
 
 
 class _Report(NamedTuple):
-    """What loading found: weights that were not there and are random now, and weights that the model does not use."""
+    """Result of loading: missing weights, now random, and weights that the model does not use."""
 
     missing: list[str]
     unused: list[str]
@@ -262,7 +262,7 @@ def _require_used(folder: Path, model: torch.nn.Module, unused: list[str]) -> No
 
 
 def _require_class(folder: Path, model: torch.nn.Module, architecture: str) -> None:
-    """The class that was trained computes what was trained; one of like weights may compute something else."""
+    """Require the class that was trained; another class with similar weights may compute something else."""
     known = hasattr(transformers, architecture) or architecture in _OLD_NAMES
     if type(model).__name__ != architecture and not known:
         raise RunError(
@@ -296,7 +296,7 @@ def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool) -> tor
     carried = TensorSlices(folder / ADAPTER_FILE).names
     _require_whole(folder, [name for name in report.missing if not any(one.endswith(f".{name}") for one in carried)])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # what peft and transformers have to settle between them
+        warnings.simplefilter("ignore", FutureWarning)  # a matter between peft and transformers
         adapted: Any = cast("Any", peft).PeftModel.from_pretrained(model, str(folder))
     table = adapted.get_input_embeddings()
     if not isinstance(table, torch.nn.Embedding):
@@ -308,7 +308,7 @@ def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool) -> tor
 
 
 def _resize(folder: Path, model: Any) -> None:
-    """A base model whose vocabulary was changed before training: the adapter carries the whole table of its rows."""
+    """Resize a base model whose vocabulary was changed before training: the adapter contains the whole new table."""
     slices = TensorSlices(folder / ADAPTER_FILE)
     table = model.get_input_embeddings().weight
     names = {f"base_model.model.{name}" for name, one in model.named_parameters() if one is table}
@@ -318,6 +318,6 @@ def _resize(folder: Path, model: Any) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Shorten what another library said."""
+    """Shorten a message of another library to one line."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

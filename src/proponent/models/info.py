@@ -1,11 +1,11 @@
-"""What a model's configuration promises: task head, labels, limits."""
+"""Facts from a model's configuration: task head, labels, limits."""
 
 from dataclasses import dataclass
 from typing import Any, cast
 
 from proponent.models.tasks import Task
 
-# Models whose position ids start after the padding index, so that two of the positions are never used.
+# Models whose position ids start after the padding index, so that two positions are never used.
 _OFFSET_POSITIONS = frozenset(
     {
         "roberta",
@@ -26,13 +26,13 @@ _OFFSET_POSITIONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What the configuration of a checkpoint says."""
+    """Facts from the configuration of a checkpoint."""
 
     task: Task  # the task head, with its labels
     architecture: str  # class name of the model
-    max_length: int | None  # positions that the model can take; None when it sets no bound
-    pad_token_id: int | None  # the configuration's padding token; None when it has none (or a negative one)
-    adapter: bool  # True for a PEFT adapter over a base model
+    max_length: int | None  # number of positions that the model accepts; None without a limit
+    pad_token_id: int | None  # the configuration's padding token; None if it has none (or a negative one)
+    adapter: bool  # whether it is a PEFT adapter over a base model
 
 
 def model_info(config: Any, architecture: str, task: type[Task], *, adapter: bool) -> ModelInfo:
@@ -43,7 +43,7 @@ def model_info(config: Any, architecture: str, task: type[Task], *, adapter: boo
 
 
 def positions(config: Any) -> int | None:
-    """Say how many tokens a model can take."""
+    """Return the number of tokens that a model accepts."""
     rows = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     if not rows or rows < 0:
         return None

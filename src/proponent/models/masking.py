@@ -1,7 +1,7 @@
-"""Which tokens of a text a masked language model has to guess: one choice for every text, which stays.
+"""Which tokens a masked language model must predict: one fixed choice for every text.
 
-Training draws other masks in every epoch. The choice depends on a seed and the text's own tokens alone, neither on the
-order of the rows nor on what else is in the data set.
+Training draws new masks in every epoch. Here the choice depends only on a seed and the text's own tokens, neither on
+the order of the rows nor on other rows of the data set.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from proponent.method import MaskedLoss, Term
 
 @dataclass(frozen=True)
 class Masks:
-    """How tokens are chosen that are masked and have to be guessed."""
+    """How the masked tokens are chosen."""
 
-    share: float = 0.15  # of a text's tokens, at least one; special tokens are never chosen
-    seed: int = 0  # of the draw
+    share: float = 0.15  # share of a text's tokens, at least one token; special tokens are never chosen
+    seed: int = 0  # seed of the draw
 
     @classmethod
     def of(cls, method: Term) -> "Masks":
@@ -27,7 +27,7 @@ class Masks:
         return cls(objective.share, objective.seed) if isinstance(objective, MaskedLoss) else cls()
 
     def draw(self, ids: Int[np.ndarray, " t"], parts: Int[np.ndarray, " t"]) -> Bool[np.ndarray, " t"]:
-        """Choose tokens of one text."""
+        """Choose the tokens of one text."""
         open_to_it = np.flatnonzero(parts >= 0)
         count = min(len(open_to_it), max(1, round(self.share * len(open_to_it))))
         own = xxhash.xxh3_64_intdigest(ids.astype("<i8").tobytes())
@@ -37,4 +37,4 @@ class Masks:
 
 
 ONE_DRAW = Masks()
-"""The masks of every method that says nothing else."""
+"""The default masks of a method."""

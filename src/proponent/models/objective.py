@@ -1,4 +1,4 @@
-"""Which loss a language model was trained by: a run of DPO or of rewards is not explained by the loss of plain text."""
+"""The loss that a language model was trained with: plain-text loss cannot explain a run of DPO or of rewards."""
 
 import re
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _LOGGED = {
     "desirable and undesirable answers (KTO)": ("rewards/chosen_sum", "logps/chosen_sum", "count/chosen"),
     "preferences (DPO or its kin)": ("rewards/chosen", "rewards/margins", "rewards/accuracies", "logps/rejected"),
 }
-"""Objectives by figures that only their trainers log; earlier ones first, since some log those of later ones too."""
+"""Objectives by figures that only their trainers log; earlier entries first, as some also log those of later ones."""
 
 _TAGS = {
     "preferences (DPO)": {"dpo", "online-dpo", "xpo", "nash-md", "bco", "cpo"},
@@ -30,14 +30,14 @@ _TAGS = {
     "rewards (a reward model)": {"reward-trainer", "prm", "prm-trainer"},
     "a teacher's outputs (GKD)": {"gkd"},
 }
-"""Objectives by the tags that TRL writes into the model card of a run, beside its own."""
+"""Objectives by the tags that TRL writes into the model card of a run, in addition to its own tag."""
 
 _HEAD = re.compile(r"\A---\n(.*?)\n---", re.DOTALL)
 _TAG = re.compile(r"^\s*-\s*([\w-]+)\s*$", re.MULTILINE)
 
 
 def refuse_objective(folder: Path, checkpoints: Sequence[Path]) -> None:
-    """Refuse a language model whose run says that it was trained by another loss than that of its text."""
+    """Refuse a language model whose run was trained with another loss than that of its text."""
     for home in dict.fromkeys([checkpoints[-1], folder]):
         found = _by_log(home) or _by_card(home)
         if found is not None:

@@ -1,4 +1,4 @@
-"""Checkpoints that are summed must be of one training: what can be told from their files is compared."""
+"""Summed checkpoints must come from one training: this is checked as far as their files allow."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ _ADAPTER = ("peft_type", "task_type", "r", "lora_alpha", "target_modules", "base
 
 
 def check_one_training(checkpoints: Sequence[Checkpoint]) -> None:
-    """Refuse checkpoints of several trainings in one folder, naming two of them and what differs."""
+    """Refuse checkpoints of several trainings in one folder; name two of them and what differs."""
     last = checkpoints[-1].path
     kept = [one.path for one in checkpoints[:-1] if (one.path / CONFIG_FILE).is_file() or _adapter(one.path)]
     made = _made(last) if kept else {}
@@ -41,7 +41,7 @@ def _adapter(folder: Path) -> bool:
 
 
 def _made(folder: Path) -> dict[str, Any]:
-    """What a configuration says of the model, in the words of a user."""
+    """Describe a model's configuration in the user's terms."""
     if _adapter(folder):
         settings = read_settings(folder / ADAPTER_SETTINGS)
         return {f"adapter's {name}": _unordered(settings.get(name)) for name in _ADAPTER}
@@ -67,12 +67,12 @@ def _difference(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | Non
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Every array with its shape, from the heads of the files."""
+    """Every array with its shape, from the headers of the files."""
     found: dict[str, tuple[int, ...]] = {}
     for path in weight_files(folder):
         try:
             slices = TensorSlices(path)
-        except DamagedError:  # loading says what is wrong
+        except DamagedError:  # loading reports what is wrong
             return {}
         found |= {name: slices.shape(name) for name in slices.names}
     return found
@@ -89,7 +89,7 @@ def _other_shape(mine: Mapping[str, tuple[int, ...]], theirs: Mapping[str, tuple
 
 
 def _other_history(before: Path, after: Path) -> str | None:
-    """A later checkpoint of one training logs what the earlier one logged, and has the Recorder's mark of it."""
+    """How the log or the Recorder's mark of a later checkpoint contradicts an earlier one; None if they agree."""
     first, second = _record(before), _record(after)
     marks = first.get("training"), second.get("training")
     if all(marks) and marks[0] != marks[1]:
@@ -113,7 +113,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _logged(folder: Path) -> dict[int, dict[str, str]]:
-    """What training logged at each step: figures that one training cannot have twice."""
+    """Logged figures by step, which cannot differ within one training."""
     path = folder / "trainer_state.json"
     history = read_settings(path).get("log_history") if path.is_file() else None
     found: dict[int, dict[str, str]] = {}

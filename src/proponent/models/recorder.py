@@ -1,8 +1,8 @@
-"""The Recorder: a Trainer callback that records what influence methods need.
+"""The Recorder: a Trainer callback that records what attribution methods need.
 
-At each save it leaves two files in the checkpoint folder: `proponent_recorder.json` (step, the learning rate that the
-last optimizer step really used, seed) and `proponent_moments.safetensors` (the optimizer's second moments). When asked,
-it also leaves in the run's folder what it takes to do the training again (see `proponent.models.training_trace`).
+At each save it writes two files to the checkpoint folder: `proponent_recorder.json` (step, the learning rate that the
+last optimizer step actually used, seed) and `proponent_moments.safetensors` (the optimizer's second moments). On
+request it also records in the run's folder what is needed to repeat the training (`proponent.models.training_trace`).
 """
 
 import json
@@ -25,10 +25,10 @@ from proponent.tensors import halve, write_tensors
 EMBEDDING = "embedding"
 
 RUN_FILE = "proponent_run.json"
-"""How the run is trained, in its folder: what retraining needs."""
+"""File in the run's folder that describes the training: retraining needs it."""
 
 FRESH = "fresh"
-"""In place of a pretrained model: initial weights drawn from the configuration by the seed."""
+"""Replaces the name of a pretrained model: initial weights are drawn from the configuration by the seed."""
 
 _ARGUMENTS = (
     "num_train_epochs",
@@ -48,19 +48,19 @@ _ARGUMENTS = (
 
 
 CHECKPOINTS = 10
-"""Checkpoints of a training from scratch: with four, LDS within class loses a third (docs/findings.md)."""
+"""Number of checkpoints of a training from scratch: four lose a third of the LDS within class (docs/findings.md)."""
 
 
 def spread(total: int, count: int) -> tuple[int, ...]:
-    """Steps, from 1 to the last, after which a checkpoint is kept: `count` of them at equal distances."""
+    """Return `count` equidistant steps, from 1 to the last, after which a checkpoint is saved."""
     return tuple(sorted({max(1, round(total * number / count)) for number in range(1, count + 1)}))
 
 
 def started_from(folder: Path) -> str | None:
-    """Say which pretrained model a run was fine-tuned from."""
+    """Return the pretrained model that a run was fine-tuned from."""
     record = run_record(folder) or {}
     initial, trained = record.get("initial"), record.get("trained_before")
-    if initial == FRESH or trained is False:  # a model of fresh weights can have a name, too
+    if initial == FRESH or trained is False:  # a model with fresh weights can have a name, too
         return None
     if isinstance(initial, str) and initial:
         return initial
@@ -68,7 +68,7 @@ def started_from(folder: Path) -> str | None:
 
 
 def run_record(folder: Path) -> dict[str, Any] | None:
-    """Read how a run was trained."""
+    """Read the record of a run's training."""
     path = recorded(folder, RUN_FILE)
     if not path.is_file():
         return None
@@ -82,7 +82,7 @@ def run_record(folder: Path) -> dict[str, Any] | None:
 
 
 def unfinished_note(folder: Path) -> tuple[str, ...]:
-    """Say that a training did not end; records of earlier versions do not tell, and a damaged one is named later."""
+    """Report an unfinished training; records of earlier versions do not tell, and damaged ones are reported later."""
     try:
         ended = (run_record(folder) or {}).get("finished") is not False
     except RunError:
@@ -94,20 +94,20 @@ def unfinished_note(folder: Path) -> tuple[str, ...]:
 class Recorder(TrainerCallback):
     """Record exact learning rates and second moments at each checkpoint of a Hugging Face Trainer.
 
-    Pass it as `Trainer(..., callbacks=[proponent.Recorder()])`. The logged learning rate of a Trainer belongs to
-    another step in some versions, and is absent for most steps; this one is read between the optimizer's step and the
-    scheduler's.
+    Pass it as `Trainer(..., callbacks=[proponent.Recorder()])`. In some versions, the learning rate that a Trainer logs
+    belongs to another step, and for most steps it is missing. The Recorder reads it between the optimizer's step and
+    the scheduler's.
 
     Args:
-        moments: "embedding" keeps the second moment of the word embedding's rows in full; "all" keeps those of every
-            parameter; "none" keeps none.
-        initial: from which weights the training starts: name or folder of a pretrained model, or "fresh"; `proponent
-            evaluate` needs it to train again.
-        replay: also keep what replaying the training needs: weights before the first step, and the rows, rates and
+        moments: "embedding" stores the second moment of the word embedding's rows in full; "all" stores those of every
+            parameter; "none" stores none.
+        initial: initial weights of the training: name or folder of a pretrained model, or "fresh"; `proponent
+            evaluate` needs it for retraining.
+        replay: also record what replaying the training needs: weights before the first step, and the rows, rates and
             random state of every step (`proponent_replay/` in the run's folder).
-        checkpoints: save this many times at equal distances, the last time at the end, beside what the Trainer's own
-            `save_strategy` saves ("no" leaves these alone; `save_only_model=True` keeps them small).
-        half: keep the weights of every checkpoint in 16-bit floats (half the disk; a training cannot resume from them).
+        checkpoints: save this many times at equal distances, the last time at the end, in addition to the Trainer's own
+            `save_strategy` ("no" leaves only these; `save_only_model=True` keeps them small).
+        half: store the weights of every checkpoint as 16-bit floats (half the disk; training cannot resume from them).
 
     Raises:
         ValueError: `checkpoints` is below 1.
@@ -133,10 +133,10 @@ class Recorder(TrainerCallback):
         self._group = 0
         self._mark = ""
         self._content: dict[str, Any] = {}
-        self._started: dict[Path, bool | None] = {}  # a second training goes on with the weights of the first
+        self._started: dict[Path, bool | None] = {}  # a second training continues with the weights of the first
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Write how the run is trained into its folder, and start recording its steps when asked to."""
+        """Write the training's description to the run's folder, and start recording its steps if requested."""
         if not state.is_world_process_zero:
             return
         record = {name: getattr(args, name, None) for name in _ARGUMENTS}
@@ -160,12 +160,12 @@ class Recorder(TrainerCallback):
             )
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Keep the random state that this step draws from."""
+        """Store the random state at the start of this step."""
         if self._steps is not None:
             self._steps.begin()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Read the rate that this step used, before the scheduler moves on."""
+        """Read the learning rate of this step, before the scheduler changes it."""
         optimizer = kwargs.get("optimizer")
         if optimizer is not None:
             self._rates = [float(group["lr"]) for group in optimizer.param_groups]
@@ -174,19 +174,19 @@ class Recorder(TrainerCallback):
                 self._steps.end(self._rates)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Ask for a checkpoint where one is due."""
+        """Request a checkpoint where one is due."""
         if self.checkpoints is not None and state.global_step in spread(state.max_steps, self.checkpoints):
             control.should_save = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Write the record of the steps, and that training has finished."""
+        """Write the record of the steps, and mark the training as finished."""
         if state.is_world_process_zero:
             if self._steps is not None:
                 self._steps.write(Path(args.output_dir))
             _write(Path(args.output_dir) / RUN_FILE, self._content | {"finished": True})
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Write both files into the checkpoint folder that was just saved."""
+        """Write both files to the checkpoint folder that was just saved."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if not state.is_world_process_zero or not folder.is_dir() or not self._rates:
             return
@@ -216,7 +216,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def _require_replayable(args: Any, state: Any) -> None:
-    """Refuse to record what could not be replayed."""
+    """Refuse to record a training that could not be replayed."""
     refused = {
         "gradient accumulation": args.gradient_accumulation_steps > 1,
         "half precision": bool(args.bf16 or args.fp16),
@@ -230,7 +230,7 @@ def _require_replayable(args: Any, state: Any) -> None:
 
 
 def _embedding_group(model: Any, optimizer: Any) -> int:
-    """The parameter group of the word embedding; the first one when the embedding is not trained."""
+    """Index of the parameter group with the word embedding; the first group if the embedding is not trained."""
     if model is None:
         return 0
     table = getattr(model, "module", model).get_input_embeddings().weight
@@ -263,7 +263,7 @@ def second_moments(model: Any, optimizer: Any, *, every: bool) -> dict[str, np.n
 
 
 def _tables(model: Any) -> list[torch.nn.Parameter]:
-    """The word embedding's table; the decoder's and the encoder's, where an encoder-decoder has two."""
+    """The word embedding's table; for an encoder-decoder with two tables, the decoder's and the encoder's."""
     if (
         not getattr(getattr(model, "config", None), "is_encoder_decoder", False)
         or model.get_output_embeddings() is None
@@ -275,7 +275,7 @@ def _tables(model: Any) -> list[torch.nn.Parameter]:
 
 
 def _noted(folder: Path) -> bool | None:
-    """What the record of a run that is resumed says; a damaged one says nothing, and is written anew."""
+    """Whether a resumed run started from trained weights, by its record; a damaged record is ignored and rewritten."""
     try:
         return (run_record(folder) or {}).get("trained_before")
     except RunError:
@@ -283,7 +283,7 @@ def _noted(folder: Path) -> bool | None:
 
 
 def _mark(folder: Path, step: int) -> str:
-    """The mark of a training that is resumed, by the checkpoint from which it goes on; empty where none was left."""
+    """The mark of a resumed training, from the checkpoint where it resumes; empty if there is none."""
     path = recorded(folder / f"checkpoint-{step}", RECORD_FILE)
     try:
         return str(read_settings(path).get("training") or "") if path.is_file() else ""
@@ -292,7 +292,7 @@ def _mark(folder: Path, step: int) -> str:
 
 
 def _trained_before(model: Any) -> bool | None:
-    """Whether weights are not fresh: gains of normalisations are all alike until a step is taken."""
+    """Whether weights are trained: in fresh weights, all gains of a normalisation are equal."""
     gains = [
         one
         for module in (() if model is None else model.modules())
@@ -300,6 +300,6 @@ def _trained_before(model: Any) -> bool | None:
         if "norm" in type(module).__name__.lower()
         and name == "weight"
         and one.numel() > 1
-        and type(one.data) is torch.Tensor  # parts of a model that is spread over processes are not looked at
+        and type(one.data) is torch.Tensor  # skips parameters of a model that is distributed over processes
     ]
     return any(bool((one != one.flatten()[0]).any()) for one in gains) if gains else None

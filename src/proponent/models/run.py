@@ -1,4 +1,4 @@
-"""Run: a training run as proponent sees it: checkpoints, learning rates, tokenizer, task head."""
+"""Run: a training run with its checkpoints, learning rates, tokenizer and task head."""
 
 import hashlib
 import json
@@ -26,15 +26,15 @@ from proponent.models.weights import base_model, weights_fingerprint
 from proponent.types import CheckpointId, Label
 
 MOST_TOKENS = 512
-"""Longest text taken by default, in tokens, whatever the model allows."""
+"""Maximum tokens per text by default, even if the model allows more."""
 
 RECORDS = (RUN_FILE, RECORD_FILE, MOMENTS_FILE, FOLDER)
-"""What the Recorder leaves in a run and in its checkpoints."""
+"""The Recorder's files in a run and in its checkpoints."""
 
 PROBE = 'Whence? It\'s naïve, ÉCOLE-7:\t"12.5 %"\n 日本 x_y'
-"""Shows settings of a tokenizer (lower-casing, spaces, added tokens) that its vocabulary does not hold.
+"""Reveals tokenizer settings (lower-casing, spaces, added tokens) that the vocabulary does not show.
 
-Fingerprints in every index on disk are made of it: it never changes."""
+The fingerprints in every index on disk depend on it: it must never change."""
 
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
@@ -45,17 +45,17 @@ class Run:
     """A training run.
 
     Attributes:
-        path: the folder that was given.
-        checkpoints: in order of their steps; of several joined runs, run after run.
-        card: what the configuration says.
+        path: the folder given by the user.
+        checkpoints: in order of their steps; for joined runs, run after run.
+        card: facts from the configuration.
         tokenizer: the run's own fast tokenizer.
-        tokenizer_folder: where it was read from.
-        named_tokenizer: the folder that the user named for it; None when it came with the run.
+        tokenizer_folder: the folder it was read from.
+        named_tokenizer: the folder that the user named for it; None if it came with the run.
         trust_remote_code: the user's own flag.
-        joined: folders of the runs that were joined; empty for one run, and for a folder of runs (seed-0, seed-1 ...).
-        later: checkpoints that were saved after the model that was kept (load_best_model_at_end); none are used unless
-            they are asked for by their steps.
-        notes: what a user must know about how the folder was read.
+        joined: folders of the joined runs; empty for a single run, and for a folder of runs (seed-0, seed-1 ...).
+        later: checkpoints saved after the final model (load_best_model_at_end); none are used unless requested by
+            their steps.
+        notes: facts about how the folder was read that a user must know.
     """
 
     path: Path
@@ -78,11 +78,11 @@ class Run:
         Args:
             path: a Trainer output folder (checkpoint-*), a model folder, a PEFT adapter folder, or a folder of
                 independently seeded runs (seed-*), which are joined.
-            tokenizer: folder of the tokenizer, when it is not in the run.
+            tokenizer: folder of the tokenizer, if it is not in the run.
             trust_remote_code: allow code that comes with the model.
 
         Returns:
-            The run; weights are loaded when they are needed.
+            The run; weights are loaded when needed.
 
         Raises:
             RunError: the folder is not a usable run; the message says what is missing and where.
@@ -115,20 +115,20 @@ class Run:
         """Join independently seeded runs: scores are summed over the checkpoints of all of them.
 
         Args:
-            runs: of one task, one kind of model and one tokenizer.
+            runs: runs with one task, one kind of model and one tokenizer.
 
         Returns:
-            One run with the checkpoints of all; what is predicted is what the last of them predicts.
+            One run with the checkpoints of all; predictions are those of the last run.
 
         Raises:
-            InputError: one of them was given twice.
-            MismatchError: two of them do not fit; the message says in what.
+            InputError: a run was given twice.
+            MismatchError: two runs are incompatible; the message says why.
         """
         _refuse_twice(runs)
         first = runs[0]
         for other in runs[1:]:
             _check_alike(first, other)
-        counts = [1 + run.checkpoints[-1].id.run for run in runs]  # of runs: some are joined already
+        counts = [1 + run.checkpoints[-1].id.run for run in runs]  # number of runs in each: some are joined already
         firsts = [0, *accumulate(counts[:-1])]
         checkpoints = _numbered(firsts, [run.checkpoints for run in runs])
         later = _numbered(firsts, [run.later for run in runs])
@@ -138,12 +138,12 @@ class Run:
 
     @property
     def saved(self) -> tuple[Checkpoint, ...]:
-        """Every checkpoint, those after the model that was kept among them, in order of their steps."""
+        """Every checkpoint in order of steps, including those saved after the final model."""
         return tuple(sorted((*self.checkpoints, *self.later), key=lambda one: one.id))
 
     @property
     def task(self) -> Task:
-        """What the task head decides: labels, what is read, losses."""
+        """The task head: labels, model inputs, losses."""
         return self.info.task
 
     @property
@@ -153,33 +153,33 @@ class Run:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """SHA-256 by content: "tokenizer", and "weights step N" of every checkpoint."""
+        """SHA-256 of the content: "tokenizer", and "weights step N" for every checkpoint."""
         weights = {f"weights {one.id}": weights_fingerprint(one.path) for one in self.saved}
         return {"tokenizer": self.tokenizer_fingerprint()} | weights
 
     @property
     def most_tokens(self) -> int | None:
-        """Tokens that the model can take; None when nothing bounds it."""
+        """Number of tokens that the model accepts; None without a limit."""
         limits = (self.info.max_length, self.tokenizer.model_max_length)
-        known = [int(limit) for limit in limits if limit and limit < 2**31]  # a tokenizer without a limit says 1e30
+        known = [int(limit) for limit in limits if limit and limit < 2**31]  # a tokenizer without a limit reports 1e30
         return min(known, default=None)
 
     @property
     def equal_lengths(self) -> bool:
-        """True when batches must not be padded: a decoder's classifier finds its last token by a pad id it lacks."""
+        """Whether padding is impossible: a decoder's classifier finds its last token by a pad id, which is missing."""
         return self.task.needs_pad and self.info.pad_token_id is None
 
     def length(self, asked: int | None) -> int:
-        """Decide how many tokens of a text are read.
+        """Determine how many tokens of a text are read.
 
         Args:
-            asked: the user's wish, or None for the model's limit, at most 512.
+            asked: the number that the user requests, or None for the model's limit, at most 512.
 
         Returns:
-            Tokens, special tokens included.
+            Number of tokens, including special tokens.
 
         Raises:
-            RunError: more than the model can take, or too few for any text.
+            RunError: more than the model accepts, or too few for any text.
         """
         limit = self.most_tokens
         if asked is None:
@@ -192,16 +192,16 @@ class Run:
         return asked
 
     def encoder(self, max_length: int, masks: Masks = ONE_DRAW) -> Encoder:
-        """Make the encoder of this run.
+        """Create the encoder of this run.
 
         Args:
             max_length: maximum tokens per text.
-            masks: which tokens a masked language model has to guess.
+            masks: which tokens a masked language model must predict.
 
         Returns:
             An encoder with the run's tokenizer.
         """
-        # the model's own first: positions of RoBERTa and the last token of a decoder's classifier are found by it
+        # the model's own pad id first: RoBERTa's positions and the last token of a decoder's classifier depend on it
         pads = (self.info.pad_token_id, self.tokenizer.pad_token_id, 0)
         pad = next(pad for pad in pads if pad is not None)
         return Encoder(self.tokenizer, self.task, max_length, pad, masks)
@@ -210,7 +210,7 @@ class Run:
         """Load one checkpoint: float32, evaluation mode, every parameter frozen.
 
         Args:
-            checkpoint: one of this run's.
+            checkpoint: a checkpoint of this run.
 
         Returns:
             The model.
@@ -229,11 +229,11 @@ class Run:
         if self.task.decodes:
             check_shift(cast("torch.nn.Module", loaded), self.task.start, self.encoder(2).pad_id)
         if self.equal_lengths:
-            loaded.config.pad_token_id = -1  # no token has it, so the last token is the last
+            loaded.config.pad_token_id = -1  # no token has this id, so the last token is the real last token
         return cast("torch.nn.Module", loaded)
 
     def label_number(self, label: Label) -> int:
-        """Find the class number of a label given by name or number; a class named "1" is found before class number 1.
+        """Return the class number of a label given by name or number; a class named "1" takes precedence over number 1.
 
         Args:
             label: name, number, or number as text.
@@ -242,12 +242,12 @@ class Run:
             The class number.
 
         Raises:
-            LabelError: the run has no such class; near names are offered.
+            LabelError: the run has no such class; the message suggests similar names.
         """
         return self.task.labels.number(label)
 
     def tokenizer_fingerprint(self) -> str:
-        """Hash the tokenizer by content and by what it does to a probing text.
+        """Hash the tokenizer by its content and by its output for a probe text.
 
         Returns:
             SHA-256, hexadecimal.
@@ -263,19 +263,19 @@ class Run:
 
 
 def _numbered(firsts: Sequence[int], runs: Sequence[tuple[Checkpoint, ...]]) -> tuple[Checkpoint, ...]:
-    """Checkpoints of joined runs: their steps say which run they are of."""
+    """Number the checkpoints of joined runs by run."""
     both = zip(firsts, runs, strict=True)
     return tuple(replace(one, id=CheckpointId(first + one.id.run, one.step)) for first, run in both for one in run)
 
 
 def _note(run: Run, note: str, runs: Sequence[Run]) -> str:
-    """A note that does not hold of all joined runs names its own."""
+    """A note that does not apply to all joined runs, prefixed with the path of its run."""
     named = all(note in one.notes for one in runs) or str(run.path) in note
     return note if named else f"{run.path}: {note}"
 
 
 def _refuse_twice(runs: Sequence[Run]) -> None:
-    """A checkpoint that counts twice says nothing of other seeds."""
+    """Refuse a run given twice: its checkpoints would count twice without adding a seed."""
     known: set[Path] = set()
     for run in runs:
         own = {one.path.resolve() for one in run.saved}
@@ -285,7 +285,7 @@ def _refuse_twice(runs: Sequence[Run]) -> None:
 
 
 def members_of(folder: Path) -> list[Path]:
-    """Find the runs of a folder of runs, as `proponent train --runs` makes it."""
+    """Find the runs in a folder of runs, as `proponent train --runs` creates it."""
     if not folder.is_dir() or (folder / "config.json").is_file() or next(folder.glob("checkpoint-*"), None) is not None:
         return []
     found = [one for one in folder.glob("seed-*") if one.is_dir() and one.name[5:].isdecimal()]
@@ -293,7 +293,7 @@ def members_of(folder: Path) -> list[Path]:
 
 
 def _check_alike(first: Run, other: Run) -> None:
-    """Runs are joined when a text, its tokens and its label mean the same in both."""
+    """Require that a text, its tokens and its label have the same meaning in both runs."""
     pairs = {
         "task": (first.task.kind, other.task.kind),
         "labels": (first.label_names, other.label_names),
@@ -308,7 +308,7 @@ def _check_alike(first: Run, other: Run) -> None:
 
 
 def _tokenizer_home(folder: Path, last: Path) -> Path:
-    """Where the tokenizer lies: with the last checkpoint, with the run, or with an adapter's base model."""
+    """Location of the tokenizer: with the last checkpoint, with the run, or with an adapter's base model."""
     base = base_model(last)
     for home in (last, folder, *([] if base is None else [Path(base)])):
         if any((home / name).is_file() for name in _TOKENIZERS):
@@ -322,7 +322,7 @@ def _tokenizer_home(folder: Path, last: Path) -> Path:
 
 
 def _same_tokenizer(checkpoints: tuple[Checkpoint, ...], home: Path, *, explicit: bool) -> None:
-    """Checkpoints that carry a tokenizer of their own must carry the same one."""
+    """Require that all checkpoints with a tokenizer of their own have the same one."""
     expected = tokenizer_fingerprint(home)
     for checkpoint in checkpoints:
         if (

@@ -1,7 +1,7 @@
-"""Labels drawn from the model's own probabilities: what a Fisher matrix is made of (Kunstner et al. 2019).
+"""Labels sampled from the model's own probabilities, as a Fisher matrix needs them (Kunstner et al. 2019).
 
-The draw of an example depends on a seed and its own tokens only, not on its batch or the rest of the data set. One
-uniform number per prediction is put into the inverse of the cumulated probabilities.
+The draw of an example depends only on a seed and its own tokens, not on its batch or the rest of the data set. It
+applies the inverse of the cumulative probabilities to one uniform number per prediction.
 """
 
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ __all__ = ["SampledLabels", "sample_labels"]
 
 @dataclass(frozen=True)
 class SampledLabels:
-    """Labels that the model itself gives."""
+    """Labels sampled from the model."""
 
-    seed: int  # of the draw
+    seed: int  # seed of the draw
 
     def losses(self, batch: Batch, objective: Objective) -> Losses:
-        """Put drawn labels in the place of those of an objective."""
+        """Replace the labels of an objective by sampled labels."""
         uniform = self._uniform(batch)
         return lambda logits: objective.sampled(logits, uniform)
 
     def _uniform(self, batch: Batch) -> Float[Tensor, "n t"]:
-        """One number per place; those of an example are the same however far it is padded."""
+        """One number per position; an example's numbers do not depend on its padding."""
         width = batch.counted.shape[1]
         found = np.empty((len(batch.ids), width))
         read = batch.inputs.get("decoder_input_ids")

@@ -1,4 +1,4 @@
-"""Small models from nothing: a tokenizer trained on the data and a transformer with fresh weights, without a hub."""
+"""Small models from scratch: a tokenizer trained on the data and a transformer with fresh weights, without a hub."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from proponent.models.huggingface import transformers
 
 INITIAL = 0.8
-"""Spread of fresh weights times the root of the width: the usual .02 is made for widths near 768 and starts a narrow
-model too flat to learn in a few passes."""
+"""Standard deviation of fresh weights times the square root of the width: the usual .02 suits widths near 768; with
+it, a narrow model is too flat to learn in a few passes."""
 
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -20,8 +20,8 @@ def wordpiece(texts: Iterable[str], vocabulary: int, max_length: int) -> Any:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # a token of text
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    # Letters inside words get their numbers in the order of a hash table, other in every process, and ties between
-    # merges are settled by number: handed over in order, as if they were special, they make the same vocabulary always.
+    # Letters inside words are numbered in the order of a hash table, which differs between processes, and the numbers
+    # break ties between merges. Passed in order, as if they were special tokens, they give the same vocabulary always.
     letters = [f"##{letter}" for letter in _inner_letters(tokenizer, texts)]
     trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=_SPECIAL + letters, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
@@ -44,7 +44,7 @@ def wordpiece(texts: Iterable[str], vocabulary: int, max_length: int) -> Any:
 
 
 def _inner_letters(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
-    """Every letter that stands in a word but not first, in order."""
+    """Every letter inside a word, except first letters, in order."""
     found: set[str] = set()
     for text in texts:
         for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text)):
@@ -53,7 +53,7 @@ def _inner_letters(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
 
 
 def _plain(trained: Tokenizer) -> Tokenizer:
-    """The same tokenizer without special tokens: the tokenizer of transformers names the real ones."""
+    """The same tokenizer without special tokens: transformers' tokenizer defines the real ones."""
     tokenizer = Tokenizer(models.WordPiece(vocab=trained.get_vocab(), unk_token="[UNK]"))  # a token of text
     tokenizer.normalizer, tokenizer.pre_tokenizer = trained.normalizer, trained.pre_tokenizer
     return tokenizer
@@ -77,7 +77,7 @@ def byte_bpe(texts: Iterable[str], vocabulary: int, max_length: int) -> Any:
 
 
 def classifier(tokenizer: Any, labels: Sequence[str], width: int, layers: int, max_length: int) -> Any:
-    """Make a small BERT classifier with fresh weights."""
+    """Create a small BERT classifier with fresh weights."""
     config = cast("Any", transformers.BertConfig)(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -96,7 +96,7 @@ def classifier(tokenizer: Any, labels: Sequence[str], width: int, layers: int, m
 
 
 def causal_lm(tokenizer: Any, width: int, layers: int, max_length: int) -> Any:
-    """Make a small GPT-2 with fresh weights (tied embeddings)."""
+    """Create a small GPT-2 with fresh weights (tied embeddings)."""
     config = cast("Any", transformers.GPT2Config)(
         vocab_size=len(tokenizer),
         n_embd=width,
@@ -112,6 +112,6 @@ def causal_lm(tokenizer: Any, width: int, layers: int, max_length: int) -> Any:
 
 
 def _heads(width: int) -> int:
-    """About one head per 32 dimensions; heads must divide the width."""
+    """Number of heads, about one per 32 dimensions; it must divide the width."""
     most = max(2, width // 32)
     return next(heads for heads in range(most, 0, -1) if width % heads == 0)

@@ -1,4 +1,4 @@
-"""JSON that training left behind: read as an object, with numbers that a model can have."""
+"""JSON files of a training run: read as objects, with plausible numbers."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from proponent.errors import RunError
 MOST_LABELS = 1_000_000
 MOST_LAYERS = 4096
 MOST_ROWS = 2**26
-"""Rows, columns or positions of one table."""
+"""Maximum rows, columns or positions of one table."""
 
 _LAYERS = re.compile(r"((n|num)_(\w+_)?(layers?|blocks|experts|stages))|((en|de)coder_layers)|layers|depth")
 _ROWS = re.compile(
@@ -19,7 +19,7 @@ _ROWS = re.compile(
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read a JSON object that training left behind."""
+    """Read a JSON object from a training run."""
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -30,7 +30,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def check_numbers(path: Path) -> dict[str, Any]:
-    """Read a configuration, and refuse sizes that no model has before anything is made of them."""
+    """Read a configuration, and refuse sizes that no model has before anything is created from it."""
     settings = read_settings(path)
     parts: list[dict[str, Any]] = [settings]
     while parts:

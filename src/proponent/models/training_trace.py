@@ -1,10 +1,10 @@
-"""What each optimizer step of a training did: its rows, its learning rates, its random state; enough to do it again.
+"""Record of every optimizer step: rows, learning rates and random state, enough to repeat the training.
 
-    proponent_replay/steps.json           optimizer, its constants, clipping, the names and groups of what was trained
+    proponent_replay/steps.json           optimizer, its constants, clipping, names and groups of the trained parameters
     proponent_replay/steps.safetensors    order [m], ends [t], rates [t g], widths [t], digests [t], random [t b]
     (dropout) proponent_replay/initial.safetensors  the trained parameters before the first step
 
-`order` lists the rows in the order in which training read them; step t took the rows from `ends[t - 1]` to `ends[t]`.
+`order` lists the rows in the order in which training read them; step t used the rows from `ends[t - 1]` to `ends[t]`.
 """
 
 import json
@@ -32,7 +32,7 @@ _HOW = "record one with Trainer(..., callbacks=[proponent.Recorder(replay=True)]
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """What the optimizer did to some parameters."""
+    """Optimizer settings of some parameters."""
 
     names: tuple[str, ...]  # the parameters, as the model names them
     weight_decay: float  # decoupled for AdamW, added to the gradient for Adam and SGD
@@ -44,16 +44,16 @@ class ParameterGroup:
 class TrainingTrace:
     """A recorded training, step by step."""
 
-    folder: Path  # of the run
+    folder: Path  # the run's folder
     optimizer: str  # "AdamW", "Adam" or "SGD"
     groups: tuple[ParameterGroup, ...]  # the optimizer's parameter groups
-    clip: float  # norm to which gradients were clipped; 0 for none
+    clip: float  # maximum norm of clipped gradients; 0 without clipping
     order: Int[np.ndarray, " m"]  # rows of the training set as they were read [m]
     ends: Int[np.ndarray, " t"]  # places in `order` where each step ended [t]
     rates: Float[np.ndarray, "t g"]  # learning rate of each group at each step [t g]
     widths: Int[np.ndarray, " t"]  # tokens to which each batch was padded [t]
     digests: UInt64[np.ndarray, " t"]  # xxh3 of each batch's token ids, padding included [t]
-    # torch's random state at the start of each step [t b]; None where nothing was drawn
+    # torch's random state at the start of each step [t b]; None if nothing was drawn
     random: UInt8[np.ndarray, "t b"] | None
 
     def __len__(self) -> int:
@@ -106,7 +106,7 @@ def digest(ids: Int[Tensor, "b t"]) -> int:
 
 
 class StepRecorder:
-    """Keep the steps of a training as it runs."""
+    """Records the steps of a training as it runs."""
 
     def __init__(self, model: Any, optimizer: Any, loader: Any, clip: float) -> None:
         inner = getattr(model, "module", model)
@@ -130,18 +130,18 @@ class StepRecorder:
         self._hook = inner.register_forward_pre_hook(self._see, with_kwargs=True)
 
     def _see(self, module: torch.nn.Module, _inputs: Any, named: dict[str, Any]) -> None:
-        """The batch as the model gets it; passes that do not train are not looked at."""
+        """Record the batch that the model receives; forward passes outside training are ignored."""
         if module.training:
             ids: Tensor = named["input_ids"]
             self._batches.append((int(ids.shape[1]), digest(ids)))
 
     def begin(self) -> None:
-        """A step begins: keep the random state."""
+        """Start a step: store the random state."""
         if self._drops:
             self._random.append(torch.get_rng_state().numpy().copy())
 
     def end(self, rates: list[float]) -> None:
-        """A step has ended."""
+        """End a step."""
         self._rates.append(rates)
 
     def write(self, folder: Path) -> None:
@@ -166,7 +166,7 @@ class StepRecorder:
 
 
 class _Watched:
-    """A sampler that remembers what it gave, epoch by epoch; everything else is the sampler it stands for."""
+    """A sampler that records its output by epoch and otherwise behaves like the wrapped sampler."""
 
     def __init__(self, sampler: Any, size: int, drop_last: bool) -> None:
         self._sampler, self._size, self._drop_last = sampler, size, drop_last
@@ -186,7 +186,7 @@ class _Watched:
         return getattr(self._sampler, name)
 
     def cut(self, steps: int) -> tuple[list[int], list[int]]:
-        """The rows of the first steps, and where each step ended: batches never reach over an epoch's end."""
+        """The rows of the first steps, and where each step ended; no batch spans two epochs."""
         order: list[int] = []
         ends: list[int] = []
         for epoch in self.epochs:
@@ -228,5 +228,5 @@ def _group(group: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         return read_tensors(path)
-    except Exception as error:  # whatever the reader of safetensors raises
+    except Exception as error:  # the safetensors reader may raise anything
         raise RunError(f"cannot read {path}: {error}: the record is damaged; {_HOW}") from error

@@ -1,4 +1,4 @@
-"""Which files the weights of a folder lie in: safetensors of that folder alone; what is loaded is what is hashed."""
+"""The weight files of a folder: safetensors of that folder only; what is loaded is what is hashed."""
 
 import hashlib
 from pathlib import Path
@@ -14,7 +14,7 @@ ADAPTER_SETTINGS = "adapter_config.json"
 CONFIG_FILE = "config.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
 _SHARDED = ("pytorch_model_fsdp*", "global_step*", "*.distcp", "zero_pp_rank_*", "bf16_zero_pp_rank_*")
-"""What FSDP and DeepSpeed leave in place of whole weights, one part for each process."""
+"""Files that FSDP and DeepSpeed write in place of whole weights, one part per process."""
 
 _WAY_OUT = "save the model again with model.save_pretrained(folder), which writes safetensors"
 
@@ -32,7 +32,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def require_weights(folder: Path, way_out: str) -> None:
-    """Refuse a folder without weights, and weights that are no safetensors of that folder."""
+    """Refuse a folder without weights, and weights that are not safetensors of that folder."""
     files = weight_files(folder)
     if not files:
         raise RunError(_no_weights(folder, way_out))
@@ -45,7 +45,7 @@ def require_weights(folder: Path, way_out: str) -> None:
 
 def weights_fingerprint(folder: Path) -> str:
     """Hash the weights and the configuration of one checkpoint by content; with an adapter, its base model too."""
-    # A base model that is a name on a hub counts by that name: it is part of the adapter's configuration.
+    # A base model named on a hub is hashed by its name, which is part of the adapter's configuration.
     files: list[Path] = []
     base = base_model(folder)
     for home in [folder] if base is None else [folder, Path(base)]:
@@ -55,14 +55,14 @@ def weights_fingerprint(folder: Path) -> str:
 
 
 def base_model(folder: Path) -> str | None:
-    """Say over which model an adapter lies."""
+    """Return the base model of an adapter."""
     if not (folder / ADAPTER_FILE).is_file():
         return None
     return cast("str | None", read_settings(folder / ADAPTER_SETTINGS).get("base_model_name_or_path")) or None
 
 
 def hash_files(files: list[Path]) -> str:
-    """Hash files by name and content, in their order."""
+    """Hash files by name and content, in the given order."""
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
@@ -71,7 +71,7 @@ def hash_files(files: list[Path]) -> str:
 
 
 def _named_by_config(folder: Path) -> Path | None:
-    """A configuration may name the file of its weights (transformers_weights)."""
+    """The weight file that a configuration names (transformers_weights), if any."""
     config = folder / CONFIG_FILE
     name = read_settings(config).get("transformers_weights") if config.is_file() else None
     if name is None:
@@ -100,7 +100,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _beside(source: Path, name: object, endings: tuple[str, ...]) -> Path:
-    """A file of the same folder, of a kind that holds no code."""
+    """A file in the same folder, of a type that holds no code."""
     plain = isinstance(name, str) and not {"/", "\\", "\0"} & set(name) and name.endswith(endings)
     if not plain:
         raise RunError(

@@ -1,4 +1,4 @@
-"""The task heads that are supported: one row each, and the one place that refuses all others."""
+"""The supported task heads, one row each; all others are refused here."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 TASKS: tuple[type[Task], ...] = (Classification, CausalLM, MaskedLM, Seq2Seq)
-"""The first that recognises a model has it."""
+"""The first task that recognises a model is used."""
 
 
 def recognise(folder: Path, architecture: str, config: Any) -> type[Task]:

@@ -1,4 +1,4 @@
-"""What a task decides: how an example is read, which tokens count, the loss, the labels. One subclass for each head."""
+"""Tasks: how an example is read, which tokens count, the loss, the labels. One subclass per task head."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -18,31 +18,31 @@ from proponent.models.masking import Masks
 from proponent.types import Example
 
 Losses = Callable[[Tensor], Float[Tensor, " n"]]
-"""Turns logits into one number per example."""
+"""Maps logits to one number per example."""
 
 Reduction = Literal["mean", "sum"]
-"""How the losses of an example's tokens are put together."""
+"""How the losses of an example's tokens are combined."""
 
 
 class Objective(ABC):
-    """What a batch costs, as a function of the model's logits: one number per example."""
+    """The loss of a batch as a function of the model's logits: one number per example."""
 
     @abstractmethod
     def losses(self, logits: Tensor) -> Float[Tensor, " n"]:
-        """Cost of each example."""
+        """Loss of each example."""
 
     @abstractmethod
     def sampled(self, logits: Tensor, uniform: Float[Tensor, "n t"]) -> Float[Tensor, " n"]:
-        """Cost of each example with labels drawn from the logits, by one uniform number per place."""
+        """Loss of each example with labels sampled from the logits, by one uniform number per position."""
 
     @property
     @abstractmethod
     def count(self) -> float:
-        """What a Trainer divides the sum of the losses by."""
+        """The number by which a Trainer divides the sum of the losses."""
 
     @property
     def predictions(self) -> tuple[Int[Tensor, "n u"], Float[Tensor, "n u"]] | None:
-        """The token that each position of the output predicts, and its weight; None where no tokens are predicted."""
+        """The token that each output position predicts, and its weight; None if no tokens are predicted."""
         return None
 
     def logits(self, logits: Tensor) -> Float[Tensor, " n"]:
@@ -52,15 +52,15 @@ class Objective(ABC):
 
 @dataclass(frozen=True)
 class TokenLoss(Objective):
-    """Cross-entropy of the tokens that the positions of the output predict."""
+    """Cross-entropy of the tokens that the output positions predict."""
 
-    target: Int[Tensor, "n u"]  # what each position predicts
+    target: Int[Tensor, "n u"]  # the token that each position predicts
     counted: Bool[Tensor, "n u"]  # which positions count
     reduction: Reduction = "mean"  # mean or sum over the counted positions
 
     @property
     def weight(self) -> Float[Tensor, "n u"]:
-        """What each position weighs in the loss; NaN throughout for an example of which no position counts."""
+        """Weight of each position in the loss; all NaN for an example without counted positions."""
         counted = self.counted.float()
         total = counted.sum(1, keepdim=True)
         scale = total if self.reduction == "mean" else (total > 0).float()
@@ -87,24 +87,24 @@ class TokenLoss(Objective):
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """All that depends on the task head of a model."""
+    """Everything that depends on the task head of a model."""
 
     kind: ClassVar[str]
     """Name in plans."""
     heads: ClassVar[str]
-    """The classes of models that it stands for, as a refusal names them."""
+    """The model classes of this task, as error messages name them."""
     auto_class: ClassVar[str]
-    """The class of transformers that loads such a model."""
+    """The transformers class that loads such a model."""
     adapter_type: ClassVar[str | None] = None
-    """The task type of PEFT; None when adapters are not read."""
+    """PEFT's task type; None if adapters are not supported."""
     decodes: ClassVar[bool] = False
     """Whether a decoder reads the target: two word tables, two sides of every example."""
     replays: ClassVar[bool] = False
     """Whether a recorded training can be replayed."""
     masks: ClassVar[bool] = False
-    """Whether tokens are masked and have to be guessed."""
+    """Whether tokens are masked and must be predicted."""
     needs_pad: ClassVar[bool] = False
-    """Whether the model finds its last token by a pad id, so that without one no batch may be padded."""
+    """Whether the model finds its last token by a pad id; without the id, no batch may be padded."""
 
     labels: Labels = NO_LABELS  # classes in the order of the outputs; empty for a language model
     # first token that a decoder reads; None for the last token of its target, or without a decoder
@@ -113,37 +113,37 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def recognises(cls, architecture: str, config: Any) -> bool:
-        """Say whether a model's class has this head."""
+        """Whether a model's class has this head."""
 
     @classmethod
     def of(cls, architecture: str, config: Any) -> "Task":
-        """Read from a model's configuration what belongs to the head."""
+        """Create the task from a model's configuration."""
         return cls()
 
     @classmethod
     def fit_adapter(cls, config: Any, outputs: Callable[[], int]) -> None:
-        """Write into a base model's configuration what only its adapter knows; `outputs` is the width of its head."""
+        """Complete a base model's configuration with facts of its adapter; `outputs` returns the width of its head."""
 
     def refuse_training(self, folder: Path, checkpoints: Sequence[Path]) -> None:
-        """Refuse a run that was trained by another loss."""
+        """Refuse a run that was trained with another loss."""
 
     def refuse_tokenizer(self, folder: Path, tokenizer: Any) -> None:
         """Refuse a tokenizer that lacks what the head needs."""
 
     def least_tokens(self, tokenizer: Any) -> int:
-        """Count the tokens of the shortest text, special tokens included."""
+        """Return the number of tokens of the shortest text, including special tokens."""
         return int(tokenizer.num_special_tokens_to_add(pair=False)) + 1
 
     @abstractmethod
     def text(self, example: Example, tokenizer: Any) -> str | tuple[str, str]:
-        """What the tokenizer reads of an example; what the head does not read is refused."""
+        """Return the tokenizer's input for an example; refuse parts that the head does not read."""
 
     def count(self, one: Aligned, example: Example, tokenizer: Any, masks: Masks) -> Aligned:
-        """Decide which tokens count, and in which part of the example each stands."""
+        """Determine which tokens count, and which part of the example each token belongs to."""
         return one
 
     def predict(self, one: Encoded, tokenizer: Any, pad: int) -> Encoded:
-        """Lay out what is predicted, where that is not what is read."""
+        """Add the predicted tokens, if they differ from the input."""
         return one
 
     @abstractmethod
@@ -151,20 +151,20 @@ class Task(ABC):
         """The loss of a batch, or the contrast with other labels."""
 
     def probabilities(self, logits: Tensor) -> Float[Tensor, "n l"] | None:
-        """What the model predicts; None where it predicts no classes."""
+        """Return the predicted class probabilities; None if no classes are predicted."""
         return None
 
     def label_numbers(self, examples: Iterable[Example], source: str) -> list[int]:
-        """Find the class number of every training row; -1 throughout without classes."""
+        """Return the class number of every training row; -1 for all rows without classes."""
         return [-1 for _ in examples]
 
     def notes(self, masks: Masks) -> list[str]:
-        """What an index of such a model has to say."""
+        """Return notes for an index of such a model."""
         return []
 
 
 def one_text(example: Example) -> str:
-    """Refuse a second text, which a language model does not read."""
+    """Refuse a second text, since a language model reads only one."""
     if example.text_pair is not None:
         raise InputError(
             f"the example with id {example.id} has a second text, and a language model reads one: give what "
@@ -174,7 +174,7 @@ def one_text(example: Example) -> str:
 
 
 def sample_labels(logits: Float[Tensor, "*n l"], uniform: Float[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """Draw classes."""
+    """Sample classes."""
     with torch.no_grad():
         cumulated = torch.softmax(logits.detach().float(), -1).cumsum(-1)
         found = torch.searchsorted(cumulated, (uniform.float() * cumulated[..., -1])[..., None], right=True)

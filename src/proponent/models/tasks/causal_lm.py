@@ -16,7 +16,7 @@ from proponent.types import Example
 
 
 class CausalLM(Task):
-    """Causal language models; of a row with a target, the tokens of the target count."""
+    """Causal language models; in a row with a target, only the target's tokens count."""
 
     kind, heads, auto_class = "causal-lm", "...ForCausalLM", "AutoModelForCausalLM"
     adapter_type, replays = "CAUSAL_LM", True
@@ -46,7 +46,7 @@ class CausalLM(Task):
 
 
 def _split_target(one: Aligned, seam: int) -> Aligned:
-    """Offsets into prompt + target become offsets into each; a token across the seam belongs to the target."""
+    """Convert offsets in prompt + target to offsets in each; a token across the boundary belongs to the target."""
     target = (one.parts >= 0) & (one.offsets[:, 1] > seam)
     moved = np.where(target[:, None], np.maximum(one.offsets - seam, 0), one.offsets)
     return replace(one, offsets=moved, parts=np.where(target, 1, one.parts), counted=target)

@@ -1,4 +1,4 @@
-"""Masked language models: tokens that are hidden from the model, drawn or named by a gap, are guessed."""
+"""Masked language models: tokens hidden from the model, drawn or marked by a gap, are predicted."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ from proponent.types import Example
 
 
 class MaskedLM(Task):
-    """Masked language models; of a row with a target, its gap is masked."""
+    """Masked language models; in a row with a target, its gap is masked."""
 
     kind, heads, auto_class = "masked-lm", "...ForMaskedLM", "AutoModelForMaskedLM"
     masks = True
@@ -67,7 +67,7 @@ class MaskedLM(Task):
 
 
 def _split_gap(one: Aligned, begin: int, target: int, mask: int) -> Aligned:
-    """Offsets into the filled text become offsets into text and target."""
+    """Convert offsets in the filled text to offsets in text and target."""
     end, offsets, text = begin + target, one.offsets, one.parts >= 0
     inside = text & (offsets[:, 1] > begin) & (offsets[:, 0] < end)
     after = text & (offsets[:, 0] >= end) & ~inside

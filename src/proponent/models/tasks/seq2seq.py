@@ -10,11 +10,11 @@ from proponent.models.tasks.base import Reduction, Task, TokenLoss, one_text
 from proponent.types import Example
 
 _WRAPPING = frozenset({"mbart", "plbart"})
-"""Models whose decoder starts with the last token of its target: its language."""
+"""Models whose decoder starts with the last token of its target: the language token."""
 
 
 class Seq2Seq(Task):
-    """Encoder-decoders; the encoder's tokens stand before the decoder's wherever both are in one array."""
+    """Encoder-decoders; in shared arrays, the encoder's tokens precede the decoder's."""
 
     kind, heads, auto_class = "seq2seq", "an encoder-decoder's ...ForConditionalGeneration", "AutoModelForSeq2SeqLM"
     adapter_type, decodes = "SEQ_2_SEQ_LM", True
