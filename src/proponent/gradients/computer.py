@@ -228,10 +228,7 @@ class GradientComputer:
         """Copy the tables that products at this checkpoint need."""
         kept: dict[str, np.ndarray] = {}
         if self.spec.head:
-            head = head_table(self.model)
-            kept["head"] = head.weight
-            if head.bias is not None:
-                kept["head_bias"] = head.bias
+            kept |= head_table(self.model).pack()
         if similarity_of(self.method) is not None:
             tables = word_tables(self.model, decoding=self.run.task.decodes)
             kept["embedding"] = torch.cat(tables).detach().float().numpy().copy()

@@ -16,6 +16,10 @@ class VocabularyHead:
     weight: Float[np.ndarray, "v d"]  # [v d]
     bias: Float[np.ndarray, " v"] | None = None  # [v], or None
 
+    def pack(self) -> dict[str, np.ndarray]:
+        """Name its arrays, as the table of a checkpoint stores them; `head_of` reads them back."""
+        return {"head": self.weight} | ({} if self.bias is None else {"head_bias": self.bias})
+
     def probabilities(self, a: Float[np.ndarray, "t d"]) -> Float[np.ndarray, "t v"]:
         """Return the predicted probabilities."""
         logits = a @ self.weight.T

@@ -1,7 +1,7 @@
 """Compute the shards of an index, one checkpoint, shard and batch at a time, alongside other processes."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -23,6 +23,7 @@ from proponent.preconditioners.base import Pass, install_fitted
 from proponent.preconditioners.batches import Batch, StoredBatch
 from proponent.progress import track
 from proponent.store import SkippedRow, Writer
+from proponent.store.shard_outputs import REQUIRED, ShardOutputs
 
 KEPT_BYTES = 48 * 2**20
 """Maximum bytes of cached encoded examples: of a whole data set once its tokens are counted, or of one segment for the
@@ -30,8 +31,6 @@ next checkpoints."""
 
 POLL = 0.5
 """Seconds between two checks of the shards that other processes compute."""
-
-_META = ("meta.bad", "meta.losses")
 
 
 class Worker:
@@ -166,8 +165,8 @@ class Worker:
         labels = np.asarray(self.labels, dtype=np.int64)
         for one in cuts:
             for places, arrays in writer.decoded(checkpoint.id, one.planned, one.order):
-                own, p = labels[places + one.rows.start], arrays.get("meta.probabilities")
-                yield StoredBatch(Gradient.unpack(arrays), ~arrays["meta.bad"], own, p, self.table)
+                own, outputs = labels[places + one.rows.start], ShardOutputs.of(arrays)
+                yield StoredBatch(Gradient.unpack(arrays), ~outputs.bad, own, outputs.probabilities, self.table)
 
     def stream(self) -> Iterator[tuple[list[Encoded], list[int]]]:
         """Read the training set in batches, shortest texts first."""
@@ -215,7 +214,7 @@ class Worker:
                 arrays = _shard_arrays(done)
                 writer.put_shard(checkpoint.id, name, shard, arrays)
                 writer.leases.drop(writer.units[name, checkpoint.id, shard])
-                self._note_bad(one, checkpoint, bounds[shard], arrays)
+                self._note_bad(one, checkpoint, bounds[shard], ShardOutputs.of(arrays))
                 done, computed = [], computed + 1
         return computed
 
@@ -251,9 +250,9 @@ class Worker:
                 self._encoded[start] = found
         return found
 
-    def _note_bad(self, one: SegmentPlan, checkpoint: Checkpoint, start: int, arrays: dict[str, np.ndarray]) -> None:
-        for place in np.flatnonzero(arrays["meta.bad"]).tolist():
-            cause = "loss" if not np.isfinite(arrays["meta.losses"][place]) else "gradient"
+    def _note_bad(self, one: SegmentPlan, checkpoint: Checkpoint, start: int, outputs: ShardOutputs) -> None:
+        for place in np.flatnonzero(outputs.bad).tolist():
+            cause = "loss" if not np.isfinite(outputs.losses[place]) else "gradient"
             row = one.rows[int(one.order[start + place])]
             self._bad.setdefault(row, f"{cause} is not finite at {checkpoint.id}")
         share = self.options.max_bad_rows
@@ -276,21 +275,24 @@ class Worker:
         """List the rows without a finite gradient in all shards, whichever process computed them."""
         for one in cuts:
             for checkpoint in self.checkpoints:
-                shards = writer.shards(checkpoint.id, one.planned, np.arange(one.planned.n), _META)
+                shards = writer.shards(checkpoint.id, one.planned, np.arange(one.planned.n), REQUIRED)
                 for places, arrays in shards:
-                    self._note_bad(one, checkpoint, int(places[0]) if len(places) else 0, arrays)
+                    start = int(places[0]) if len(places) else 0
+                    self._note_bad(one, checkpoint, start, ShardOutputs.of(arrays))
         return self._skipped()
 
 
 def _shard_arrays(done: list[GradientBatch]) -> dict[str, np.ndarray]:
     """Concatenate the batches of a shard."""
-    arrays = Gradient.stack([one.gradient for one in done]).pack()
-    arrays |= {
-        "meta.losses": np.concatenate([one.losses for one in done]),
-        "meta.bad": np.concatenate([one.bad for one in done]),
-    }
-    for name in ("probabilities", "pooled"):
-        values = [value for one in done if (value := getattr(one, name)) is not None]
-        if values:
-            arrays[f"meta.{name}"] = np.concatenate(values)
-    return arrays
+    outputs = ShardOutputs(
+        np.concatenate([one.bad for one in done]),
+        np.concatenate([one.losses for one in done]),
+        _joined([one.probabilities for one in done]),
+        _joined([one.pooled for one in done]),
+    )
+    return Gradient.stack([one.gradient for one in done]).pack() | outputs.pack()
+
+
+def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    held = [one for one in parts if one is not None]
+    return np.concatenate(held) if held else None

@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 from proponent.errors import DamagedError
 from proponent.store.mapped import MappedTensors
+from proponent.store.shard_outputs import REQUIRED
 
 ROWS = ("rows.ids", "rows.words", "rows.rows")
 """Names of the arrays of embedding rows."""
@@ -21,7 +22,7 @@ def check_shard(file: MappedTensors, n: int) -> None:
     names = set(file.names)
     wrong = _refusing(file)
     forms = {name.partition(".")[0] for name in names} - {"meta"}
-    needed = {"meta.bad", "meta.losses"} | {f"{form}.indptr" for form in forms}
+    needed = set(REQUIRED) | {f"{form}.indptr" for form in forms}
     needed |= set(ROWS) if "rows" in forms else set()
     if needed - names:
         wrong(f"it has no array {min(needed - names)!r}")

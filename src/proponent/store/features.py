@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from proponent.store.layout import array_name
 from proponent.store.postings import Shard
+from proponent.store.shard_outputs import ShardOutputs
 from proponent.types import CheckpointId
 
 
@@ -19,17 +20,16 @@ def gather_features(
     *_, last = checkpoints
     for row, (at, shards) in enumerate(checkpoints.items()):
         for places, arrays in shards:
-            kept["skipped"][places] |= arrays["meta.bad"]
-            kept["losses"][row, places] = arrays["meta.losses"]
-            if "meta.probabilities" in arrays:
-                mean = _array(kept, n, "mean_probabilities", arrays["meta.probabilities"])
-                mean[places] += arrays["meta.probabilities"] / len(checkpoints)
-            for name in ("probabilities", "pooled"):
+            outputs = ShardOutputs.of(arrays)
+            kept["skipped"][places] |= outputs.bad
+            kept["losses"][row, places] = outputs.losses
+            if outputs.probabilities is not None:
+                mean = _array(kept, n, "mean_probabilities", outputs.probabilities)
+                mean[places] += outputs.probabilities / len(checkpoints)
+            for name, values in (("probabilities", outputs.probabilities), ("pooled", outputs.pooled)):
                 # earlier checkpoints only with hidden states, for candidates chosen by both arrays
-                if f"meta.{name}" in arrays and (at == last or "meta.pooled" in arrays):
-                    _array(kept, n, name if at == last else array_name(name, at), arrays[f"meta.{name}"])[places] = (
-                        arrays[f"meta.{name}"]
-                    )
+                if values is not None and (at == last or outputs.pooled is not None):
+                    _array(kept, n, name if at == last else array_name(name, at), values)[places] = values
     return kept | {"labels": np.asarray(labels, dtype=np.int64)}
 
 

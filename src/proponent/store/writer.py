@@ -41,6 +41,7 @@ from proponent.store.mapped import MappedTensors
 from proponent.store.postings import Shard, write_postings
 from proponent.store.repair import publish_manifest, recheck, remove_strays, reopen, settle
 from proponent.store.rows import decode_arrays, encode_arrays
+from proponent.store.shard_outputs import OUTPUTS
 from proponent.types import CheckpointId
 
 Arrays = Mapping[str, np.ndarray]
@@ -142,8 +143,7 @@ class Writer:
         self, segment: PlannedSegment, order: Int[np.ndarray, " n"], labels: Sequence[int]
     ) -> dict[str, np.ndarray]:
         """Gather the arrays over a segment's examples from its shards; see `gather_features`."""
-        names = ("meta.bad", "meta.losses", "meta.probabilities", "meta.pooled")
-        parts = {one.id: self.shards(one.id, segment, order, names) for one in self.plan.checkpoints}
+        parts = {one.id: self.shards(one.id, segment, order, OUTPUTS) for one in self.plan.checkpoints}
         return gather_features(segment.n, labels, parts)
 
     def is_finished(self, segment: str) -> bool:
