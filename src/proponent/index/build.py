@@ -49,7 +49,7 @@ from proponent.version import __version__
 from proponent.words import RULES
 
 FEW = 5
-"""Number of checkpoints below which rows by direction lose much (docs/findings.md)."""
+"""A build of rows by direction with fewer checkpoints per run says that more are better (docs/log.md)."""
 
 _SMALLER = "--rows int8 or a method that keeps fewer tokens (tracin-we-topk)"
 
