@@ -71,6 +71,7 @@ def stores(news: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pr
         "cosine": {"similarity": "cosine"},
         "cosine-adam": {"method": "tracin-we-adam", "similarity": "cosine"},
         "grad-cos": {"method": "grad-cos"},
+        "idf": {"method": "tracin-we-idf"},
         "grad-cos-equal": {"method": "grad-cos", "layers": "linear", "weights": "equal", "similarity": "dot"},
     }
     return {
@@ -79,7 +80,7 @@ def stores(news: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pr
     }
 
 
-METHODS = ["plain", "adam", "unit", "both", "top", "cosine", "cosine-adam", "grad-cos", "grad-cos-equal"]
+METHODS = ["plain", "adam", "unit", "both", "top", "cosine", "cosine-adam", "grad-cos", "grad-cos-equal", "idf"]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -222,6 +223,8 @@ def test_cosines_of_deleted_examples_do_not_count(news: Tiny, tmp_path: Path):
 
 def test_self_influence_under_a_cosine_says_that_it_ranks_nothing(stores: dict[str, proponent.Index]):
     report = label_errors(stores["grad-cos"].store, "self-influence")
+    assert any("every example scores the same on itself" in note for note in report.notes)
+    report = label_errors(stores["idf"].store, "self-influence")
     assert any("every example scores the same on itself" in note for note in report.notes)
     for name, ranking in (("grad-cos", "influence"), ("cosine-adam", "self-influence"), ("plain", "self-influence")):
         assert not any("the same on itself" in note for note in label_errors(stores[name].store, ranking).notes)

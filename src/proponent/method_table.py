@@ -57,7 +57,7 @@ VITEL = (
     "in Language Model Data Influence Estimation (arXiv 2511.04715)"
 )
 MAGIC = "Ilyas and Engstrom 2025, MAGIC: Near-Optimal Data Attribution for Deep Learning"
-OWN = "Direction and idf of TracIn-WE's rows (docs/findings.md)"
+OWN = "Direction and idf of TracIn-WE's rows (docs/methods/tracin-we.md)"
 ADAM = "TracIn-WE with the optimizer's own step"
 
 ROWS = "forward + backward to the embedding"

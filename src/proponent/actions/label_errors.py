@@ -73,7 +73,8 @@ def label_errors(store: Store, ranking: Ranking = "mean-probability") -> LabelRe
 
 def _ties(store: Store, ranking: Ranking) -> tuple[str, ...]:
     method = store.plan.term
-    cosine = isinstance(method, Gradients) and method.scales_queries and method.preconditioner("elementwise") is None
+    cosine = isinstance(method, Gradients) and method.scales_queries
+    cosine = cosine and all(one.symmetric for one in preconditioners_of(method))
     if ranking != "self-influence" or not cosine:
         return ()
     return (f"under {method.name} every example scores the same on itself, as a cosine: choose another ranking",)
@@ -157,7 +158,7 @@ def support(store: Store, *, itself: bool = False) -> Float[np.ndarray, " n"]:
             own, others = _products(kept, divided.rows, everything)
             own *= store.scale(at)[examples]
             products = own if everything is None else others - own
-            total[examples] += checkpoint.weight * _query_scale(store, kept) * products
+            total[examples] += checkpoint.weight * _query_scale(store, kept, divided.rows) * products
     return total
 
 
@@ -241,14 +242,15 @@ def _squares(dense: Dense) -> Float[np.ndarray, " m"]:
     return np.bincount(dense.owners, weights=squares, minlength=len(dense))
 
 
-def _query_scale(store: Store, kept: Gradient) -> Float[np.ndarray, " m"] | float:
+def _query_scale(store: Store, kept: Gradient, divided: Rows | None) -> Float[np.ndarray, " m"] | float:
     """1 / norm of each gradient as a query, if the method compares directions."""
     method = store.plan.term
     if not (isinstance(method, Gradients) and method.scales_queries):
         return 1.0
     squares: Float[np.ndarray, " m"] = np.zeros(len(kept))
-    if kept.rows is not None:
-        squares += kept.rows.norms() ** 2
+    if kept.rows is not None and divided is not None:
+        symmetric = any(one.symmetric for one in preconditioners_of(method))
+        squares += divided.products(kept.rows) if symmetric else kept.rows.norms() ** 2
     if kept.dense is not None:
         squares += _squares(kept.dense)
     return 1.0 / np.sqrt(np.where(squares > 0, squares, 1.0))

@@ -164,7 +164,7 @@ class GradientComputer:
             return self._batch(*self._captured(encoded[cut], labels[cut], others, loss))
 
         parts = self._in_parts(take, encoded)
-        return parts[0] if len(parts) == 1 else _joined(parts)
+        return parts[0] if len(parts) == 1 else joined(parts)
 
     def _in_parts(self, take: Callable[[slice], Part], encoded: Sequence[Encoded]) -> list[Part]:
         """Process a batch in parts that hooks can handle; example by example if a layer's calls have no batch axis."""
@@ -259,7 +259,7 @@ def _loss(_: Batch, objective: Objective) -> Losses:
     return objective.losses
 
 
-def _joined(parts: Sequence[GradientBatch]) -> GradientBatch:
+def joined(parts: Sequence[GradientBatch]) -> GradientBatch:
     """Concatenate batches."""
     return GradientBatch(
         Gradient.stack([one.gradient for one in parts]),

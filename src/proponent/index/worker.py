@@ -1,7 +1,7 @@
 """Compute the shards of an index, one checkpoint, shard and batch at a time, alongside other processes."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from proponent.data import Examples
 from proponent.errors import InputError
-from proponent.gradients.computer import GradientBatch, GradientComputer
+from proponent.gradients.computer import GradientBatch, GradientComputer, joined
 from proponent.gradients.gradient import Gradient
 from proponent.index.clock import Clock
 from proponent.index.extra_passes import fitted_after, fitted_before, follows, lacking, query_batch, text_batches
@@ -284,15 +284,6 @@ class Worker:
 
 def _shard_arrays(done: list[GradientBatch]) -> dict[str, np.ndarray]:
     """Concatenate the batches of a shard."""
-    outputs = ShardOutputs(
-        np.concatenate([one.bad for one in done]),
-        np.concatenate([one.losses for one in done]),
-        _joined([one.probabilities for one in done]),
-        _joined([one.pooled for one in done]),
-    )
-    return Gradient.stack([one.gradient for one in done]).pack() | outputs.pack()
-
-
-def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    held = [one for one in parts if one is not None]
-    return np.concatenate(held) if held else None
+    whole = joined(done)
+    outputs = ShardOutputs(whole.bad, whole.losses, whole.probabilities, whole.pooled)
+    return whole.gradient.pack() | outputs.pack()
