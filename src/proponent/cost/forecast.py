@@ -304,11 +304,11 @@ class _Forecaster:
     def _baselines(self) -> tuple[float, int]:
         """Seconds and bytes of the texts and of the arrays over the examples."""
         n, c, names = len(self.examples), len(self.checkpoints), self.run.label_names
-        some = range(min(n, 1024))
+        some, decoded = range(min(n, 1024)), self.encoder.decoded
         table: list[memoryview] = []
         spent = timed(
             lambda: table.append(
-                parquet_bytes(stored_columns(self.examples, some, self.labels, names, np.arange(len(some))))
+                parquet_bytes(stored_columns(self.examples, some, self.labels, names, np.arange(len(some)), decoded))
             )
         )
         scales = 8 * c if self.scaled else 0

@@ -236,7 +236,9 @@ class Build:
 
     def _examples(self, one: SegmentPlan) -> None:
         if not self.writer.has_examples(one.planned.name):
-            kept = stored_columns(self.examples, one.rows, self.labels, self.run.label_names, one.order)
+            kept = stored_columns(
+                self.examples, one.rows, self.labels, self.run.label_names, one.order, self.encoder.decoded
+            )
             self.writer.put_examples(one.planned.name, kept)
 
     def _finish(self, one: SegmentPlan) -> None:

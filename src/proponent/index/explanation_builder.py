@@ -18,7 +18,7 @@ from proponent.types import Example
 from proponent.version import __version__
 from proponent.views import BaselineHit, CheckpointView, Explanation, Hit
 from proponent.views.explanation import CAVEAT
-from proponent.words import words
+from proponent.words import words_of
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,7 @@ def _hit(
         predicted=source.predicted(place),
         by_checkpoint=parts,
         by_run=_by_run([one.run for one in source.checkpoints], parts),
-        words=word_pairs(np.sum(terms, axis=0), words(example.parts), queries.words(row), paired=paired)
-        if terms
-        else (),
+        words=word_pairs(np.sum(terms, axis=0), words_of(example), queries.words(row), paired=paired) if terms else (),
     )
 
 

@@ -16,8 +16,7 @@ from proponent.labels import Labels
 from proponent.models import Encoded
 from proponent.types import CheckpointId, Example
 from proponent.views import QueryView
-from proponent.words import Word
-from proponent.words import words as words_of
+from proponent.words import Word, words_of
 
 ALIKE = 0.8
 """Minimum ratio of the shortest to the longest query of a batch, in tokens: padding costs as much as text."""
@@ -172,7 +171,7 @@ class QueryBatch:
     def words(self, row: int) -> tuple[Word, ...]:
         """Return the words of one query."""
         if row not in self._words:  # splitting a long text is slow
-            self._words[row] = words_of(self.queries[row].parts)
+            self._words[row] = words_of(self.queries[row])
         return self._words[row]
 
     def paired(self, row: int) -> bool:
