@@ -18,6 +18,7 @@ from proponent.index.query_preconditioner import QueryPreconditioner
 from proponent.method import Gradients, Loop
 from proponent.method_table import method_of
 from proponent.models import Run
+from proponent.models.counting import rules_of
 from proponent.types import Example
 from proponent.views import CheckpointView, Explanation
 from proponent.words import Word
@@ -53,7 +54,8 @@ def explain_run(
         raise InputError(f"{spec.name} was asked about no text: give at least one")
     check_queries(queries)
     score = score_function(spec)
-    last, encoder = run.checkpoints[-1], run.encoder(run.length(max_length))
+    last, rules = run.checkpoints[-1], rules_of(run, examples.layout, max_length)
+    encoder = run.encoder(rules.max_length, counting=rules.counting)
     computer = GradientComputer(run, run.load(last), Gradients(name=spec.name), encoder, NO_GRADIENTS)
     batch = LoopQueries.of(computer, queries, 1)
     batch.add_gradients(last.id, computer, 1, QueryPreconditioner(computer.method, (), lambda _: {}))

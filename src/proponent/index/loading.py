@@ -82,7 +82,8 @@ class LoadedRun:
     @property
     def encoder(self) -> Encoder:
         """Encodes texts exactly as the build did."""
-        return self.run.encoder(self.store.plan.max_length, Masks.of(self.store.plan.term))
+        plan = self.store.plan
+        return self.run.encoder(plan.max_length, Masks.of(plan.term), plan.counting)
 
     def train_words(self, step: CheckpointId, example: Example, label: int, width: int) -> Float[np.ndarray, "w p"]:
         """The vector of a training example split by its words, recomputed by the model."""

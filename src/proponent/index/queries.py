@@ -118,7 +118,7 @@ class QueryBatch:
         cls, last: GradientComputer, queries: Sequence[Example], size: int, against: AnyLabel | None = None
     ) -> "QueryBatch":
         """Encode queries, and determine their classes with the last checkpoint."""
-        encoded = last.encoder.encode(queries) if queries else []
+        encoded = last.encoder.encode(queries, asked=True) if queries else []
         other = None if against is None else last.run.label_number(plain_label(against))
         labels, predicted, probabilities = labels_of(last, queries, encoded, size)
         if other is not None and other in labels:
@@ -209,7 +209,7 @@ class QueryBatch:
             for name, place in cuts.items()
             if place is not None
         ]
-        return notes + self._masked(row)
+        return [*notes, *one.remarks, *self._masked(row)]
 
     def _masked(self, row: int) -> list[str]:
         """Note which words were masked, if the query did not choose them."""
