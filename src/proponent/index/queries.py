@@ -14,8 +14,9 @@ from proponent.index.query_input import AnyLabel, plain_label
 from proponent.index.query_preconditioner import QueryPreconditioner
 from proponent.labels import Labels
 from proponent.models import Encoded
-from proponent.types import CheckpointId, Example
+from proponent.types import CheckpointId, Example, Span
 from proponent.views import QueryView
+from proponent.views.turns import turn_views
 from proponent.words import Word, words_of
 
 ALIKE = 0.8
@@ -111,6 +112,7 @@ class QueryBatch:
         self.losses: list[float] = []
         self.pooled: list[Float[np.ndarray, " d"]] = []
         self.seen: dict[CheckpointId, Seen] = {}
+        self.counted: dict[int, tuple[tuple[Span, ...], ...]] = {}  # of conversations: places that count in each turn
         self._words: dict[int, tuple[Word, ...]] = {}
 
     @classmethod
@@ -126,7 +128,10 @@ class QueryBatch:
                 f"`against` is {against!r}, and so is the label of {named(queries, labels.index(other))} "
                 "(without a label, the predicted class): name two different classes"
             )
-        return cls(queries, encoded, labels, other, predicted, probabilities)
+        made = cls(queries, encoded, labels, other, predicted, probabilities)
+        turned = [row for row, query in enumerate(queries) if query.turns is not None]
+        made.counted = {row: last.encoder.counted_spans(queries[row], asked=True) for row in turned}
+        return made
 
     def add_gradients(
         self, step: CheckpointId, computer: GradientComputer, size: int, preconditioner: QueryPreconditioner
@@ -176,7 +181,11 @@ class QueryBatch:
 
     def paired(self, row: int) -> bool:
         """Whether one query has a second text."""
-        return len(self.queries[row].parts) > 1
+        return len(self.queries[row].parts) > 1 and not self.turned(row)
+
+    def turned(self, row: int) -> bool:
+        """Whether one query is a conversation."""
+        return self.queries[row].turns is not None
 
     def split(self, row: int, step: CheckpointId, computer: GradientComputer) -> Float[np.ndarray, "w p"]:
         """One query's vector by word, not preconditioned but scaled by its factor; special tokens last."""
@@ -228,6 +237,7 @@ class QueryBatch:
             text=query.text,
             text_pair=query.text_pair,
             target=query.target,
+            turns=None if query.turns is None else turn_views(query.turns, self.counted[row]),
             label=labels.name(self.labels[row]),
             against=labels.name(self.against),
             predicted=labels.name(self.predicted[row]),

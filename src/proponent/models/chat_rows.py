@@ -53,6 +53,14 @@ class ChatRows:
             )
         return self._cut(made, example)
 
+    def prompt_ids(self, example: Example) -> list[int]:
+        """The tokens after which an answer begins."""
+        content, name = example.content, f"the row with id {example.id}"
+        if isinstance(content, Conversation):
+            template = ChatTemplate(self.tokenizer, self.counting)
+            return list(self._encoding(template.render(content, name, prompt=True), special=False).ids)
+        return list(self._encoding(example.text, special=True).ids)
+
     def decoded(self, example: Example) -> Example:
         """Fill in the text of a row of tokens."""
         content = example.content

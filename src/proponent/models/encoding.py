@@ -82,6 +82,10 @@ class Encoder:
         """Fill in the text of a row of tokens; any other example stays."""
         return self._chat.decoded(example)
 
+    def prompt_ids(self, example: Example) -> list[int]:
+        """The tokens after which an answer begins."""
+        return self._chat.prompt_ids(example)
+
     def encode(self, examples: Sequence[Example], *, asked: bool = False) -> list[Encoded]:
         """Encode examples; of queries (`asked`), only the answer counts, or the span that they name."""
         if not examples:
