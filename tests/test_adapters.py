@@ -111,7 +111,7 @@ def test_an_adapter_without_its_base_is_refused(encoder_folder: Path, tmp_path: 
         Run.from_pretrained(folder)
     edit(folder / "adapter_config.json", base_model_name_or_path=str(tmp_path / "gone"))
     with pytest.raises(
-        RunError, match=r"the base model of the adapter in .* is not at .*gone any more: .*base_model_name_or_path"
+        RunError, match=r"the base model of the adapter in .* is no longer at .*gone: .*base_model_name_or_path"
     ):
         Run.from_pretrained(folder)
     (folder / "adapter_config.json").write_text("{")

@@ -135,7 +135,7 @@ def test_a_method_file_says_a_method_and_what_is_changed(tmp_path: Path):
         ("a.json", '{"method": "trackstar", "damping": "much"}', "option damping 'much'"),
         ("a.json", '{"method": "grad-cosine"}', "unknown method 'grad-cosine' (did you mean 'grad-cos'?)"),
         ("a.json", '{"layers": ["head"]}', "names no method"),
-        ("a.json", "[1]", "holds no table of fields"),
+        ("a.json", "[1]", "contains no table of fields"),
         ("a.json", '{"method": ', "is no JSON"),
         ("a.toml", "method = ", "is no TOML"),
         ("a.json", None, "proponent tune RUN DATA --out"),

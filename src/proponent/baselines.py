@@ -86,7 +86,7 @@ class Baselines:
     def scores(self, name: str, queries: Texts) -> Float[np.ndarray, "q n"]:
         """Scores every training example for every query."""
         if name not in NAMES:
-            raise InputError(f"there is no baseline '{name}'; choose one of {', '.join(NAMES)}")
+            raise InputError(f"unknown baseline '{name}'; choose one of {', '.join(NAMES)}")
         lacking = _lacking(name, self._train, self._labelled)
         if lacking:
             raise InputError(f"the baseline '{name}' cannot be computed: the index kept no {lacking}")

@@ -115,8 +115,8 @@ def refuse_ids(known: list[str], folder: Path, examples: Examples) -> None:
     """Refuse to append rows whose ids an index already contains."""
     if known:
         raise DataError(
-            f"{len(known)} ids of {examples.name} are in {folder} already ({', '.join(known[:5])}): name a column with "
-            "ids of their own with --id-column, or delete the old rows first"
+            f"{len(known)} ids of {examples.name} are in {folder} already ({', '.join(known[:5])}): choose a column "
+            "with unique ids with --id-column, or delete the old rows first"
         )
 
 

@@ -128,10 +128,10 @@ class GradientScorer(Scorer[QueryBatch]):
         top = gradient.top if isinstance(gradient, EmbeddingRows) else None
         if not (plan.by_token and self.linear) or self._shares_a_token(queries, row):
             return super().notes(queries, row, found=found)
-        left = "what is left comes from special tokens alone" if found else "nothing to show"
+        left = "the remaining score comes only from special tokens" if found else "nothing to show"
         if top is None:
             return [f"no token of this text occurs in the training set: {left}"]
-        return [f"none of the tokens that {plan.method.name} keeps of this text is kept of a training text: {left}"]
+        return [f"{plan.method.name} keeps no token of this text that it also keeps of a training text: {left}"]
 
     def _shares_a_token(self, queries: QueryBatch, row: int) -> bool:
         for step, gradient in queries.gradients.items():

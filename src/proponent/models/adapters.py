@@ -25,7 +25,7 @@ def base_of(folder: Path) -> str:
     home = Path(base)
     if not home.is_dir() and (home.is_absolute() or base.startswith(".") or base.count("/") > 1):
         raise RunError(
-            f"the base model of the adapter in {folder} is not at {base} any more: if it has moved, set "
+            f"the base model of the adapter in {folder} is no longer at {base}: if it has moved, set "
             f"base_model_name_or_path in {folder / ADAPTER_SETTINGS}"
         )
     if (home / ADAPTER_SETTINGS).is_file():
@@ -62,8 +62,8 @@ def refuse_adapter(folder: Path, settings: dict[str, Any]) -> None:
     kind = str(settings.get("peft_type"))
     if "PROMPT" in kind or kind in {"PREFIX_TUNING", "P_TUNING", "CPT"}:
         raise RunError(
-            f"the adapter in {folder} puts trained vectors before the text ({kind}), which proponent does not support: "
-            "LoRA and its kin are"
+            f"the adapter in {folder} puts trained vectors before the text ({kind}), which proponent does not "
+            "support: train a LoRA adapter instead"
         )
     if settings.get("trainable_token_indices"):
         raise RunError(

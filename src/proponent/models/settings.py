@@ -23,7 +23,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"cannot read {path}: {error}: the run folder is damaged or half copied") from error
+        raise RunError(f"cannot read {path}: {error}: the run folder is damaged or incompletely copied") from error
     if not isinstance(loaded, dict):
         raise RunError(f"cannot read {path}: expected a JSON object")
     return cast("dict[str, Any]", loaded)

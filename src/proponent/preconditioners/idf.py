@@ -73,7 +73,7 @@ class Fitter(Preconditioner):
     def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
         """Report when no token distinguishes examples."""
         if flat(table["frequencies"], int(table["documents"][0])):
-            return ["every token stands in every training example: idf would be 0 throughout, and is taken as 1"]
+            return ["every token occurs in every training example: idf would be 0 for all tokens, and is set to 1"]
         return []
 
     def appended(self, table: Arrays, batches: Iterable[Batch]) -> str:
@@ -90,7 +90,7 @@ class Fitter(Preconditioner):
         unseen = float(fresh[kept == 0].sum()) / held
         return (
             f"document frequencies are those of the first build; with these rows idf would differ by {moved:.1%} on "
-            f"average, and {unseen:.1%} of their tokens are new: build the index again when that is much"
+            f"average, and {unseen:.1%} of their tokens are new: build the index again if this is too large"
         )
 
     def cost(self, facts: ModelFacts) -> Cost:

@@ -36,7 +36,7 @@ def of_table(checkpoint: CheckpointFiles, method: str, source: str, shape: tuple
         v = read_tensors(_table_file(checkpoint, method), ("embedding",))["embedding"]
     if v.shape != shape:
         raise MismatchError(
-            f"the second moments of {checkpoint.path} are {list(v.shape)} and its word embedding is "
+            f"the second moments of {checkpoint.path} have shape {list(v.shape)} and its word embedding has shape "
             f"{list(shape)}: they belong to another parameter; choose --second-moment estimate"
         )
     return v
@@ -132,8 +132,8 @@ def _optimizer_file(checkpoint: CheckpointFiles) -> Path:
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < (2, 10):
         raise InputError(
-            f"reading optimizer.pt needs torch 2.10 or newer (this is {torch.__version__}): "
-            "older loaders can be made to run code"
+            f"reading optimizer.pt needs torch 2.10 or newer (this is {torch.__version__}): older versions can "
+            "execute code from the file"
         )
     path = checkpoint.path / "optimizer.pt"
     if not path.is_file():
@@ -159,8 +159,8 @@ def _from_optimizer(path: Path) -> Float[np.ndarray, "v d"]:
     largest = [number for number, height in heights.items() if height == max(heights.values())]
     if len(largest) != 1:
         raise InputError(
-            f"cannot tell the embedding's state apart in {path}: "
-            "choose --second-moment estimate, or train with proponent.Recorder()"
+            f"cannot identify the state of the embedding in {path}: choose --second-moment estimate, or train with "
+            "proponent.Recorder()"
         )
     one = found[largest[0]]
     correction = 1.0 - float(decay[largest[0]]) ** float(one["step"])

@@ -30,7 +30,7 @@ def refuse_other_plan(folder: Path, found: Plan, wanted: Plan, *, finished: bool
     own, named = found.method.name, wanted.method.name
     if own != named and mine.get("proponent") == other.get("proponent"):
         going = "append" if not data else "go on"
-        way_out = f"{going} with its own method (--method {own}), or choose another --out"
+        way_out = f"{going} with the method of the index (--method {own}), or choose another --out"
     same = all(value == other.get(name) for name, value in mine.items() if name != "source")
     if finished and data and same and found.source.fingerprint != wanted.source.fingerprint:
         way_out = f"add new rows with --append, {way_out}"
@@ -48,7 +48,7 @@ def _comparable(plan: Plan, ignored: set[str]) -> dict[str, Any]:
 def refuse_other_source(folder: Path, path: Path, found: Source, wanted: Source) -> None:
     """Refuse to resume the append of a different data set."""
     ignored = {"data", "columns"}
-    way_out = f"finish appending {found.data} first, or give it up by removing {path}"
+    way_out = f"finish appending {found.data} first, or cancel it by removing {path}"
     _refuse(folder, found.model_dump(exclude=ignored), wanted.model_dump(exclude=ignored), way_out)
 
 
@@ -57,7 +57,7 @@ def _refuse(folder: Path, found: dict[str, object], wanted: dict[str, object], w
         if value != wanted.get(name):
             field, there, here = _difference(name, value, wanted.get(name))
             raise MismatchError(
-                f"{folder} already holds an index of something else: its {field} is {there}, not {here}: {way_out}"
+                f"{folder} already contains a different index: its {field} is {there}, not {here}: {way_out}"
             )
 
 

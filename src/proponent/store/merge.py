@@ -241,7 +241,7 @@ def _seal(store: Store, generation: int, plan: list[MergedSegment]) -> Manifest:
     for path in [*_paths(store, plan), layout.merging(generation)]:
         sums = finished(path)
         if sums is None:
-            raise DamagedError(f"{path} is gone while the index was merged: run `proponent merge` again")
+            raise DamagedError(f"{path} disappeared while the index was merged: run `proponent merge` again")
         files[layout.name(path)] = sums
     deleted = {one for segment in store.segments for one in _ids(segment)}
     merged = manifest.model_copy(

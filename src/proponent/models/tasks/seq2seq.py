@@ -39,8 +39,8 @@ class Seq2Seq(Task):
         text = one_text(example)
         if example.target is None:
             raise InputError(
-                f"the example with id {example.id} has no target, and an encoder-decoder predicts one: name its "
-                "column (--target-column), or give one text's with --target"
+                f"the example with id {example.id} has no target, and an encoder-decoder needs a target: choose its "
+                "column (--target-column), or give the target of one text with --target"
             )
         return text
 

@@ -171,7 +171,7 @@ def require_answer(shown: OpenIndex, state: QuestionState) -> StoredAnswer:
     """Find an answer that must exist."""
     kept = shown.questions.get(state.question)
     if kept is None:
-        raise InputError("this question was not asked of this index yet: ask it first")
+        raise InputError("this index has no answer to this question yet: ask it first")
     return kept
 
 
