@@ -278,7 +278,7 @@ def test_the_hint_for_a_missing_index_never_writes_into_other_files(said: Said, 
     refused(said("explain", news.run, "text"), 2, "no index at", "it is a training run", where)
     refused(said("explain", news.data, "text"), 2, "it is a file", "--out NEW_FOLDER")
     (tmp_path / "notes.txt").touch()
-    refused(said("explain", tmp_path, "text"), 2, "it holds other files", "--out NEW_FOLDER")
+    refused(said("explain", tmp_path, "text"), 2, "the folder contains other files", "--out NEW_FOLDER")
     refused(said("serve", news.run), 2, "it is a training run", where)
 
 

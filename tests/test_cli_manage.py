@@ -625,7 +625,9 @@ def test_a_share_that_is_none(said: Said, kept: Tiny, tmp_path: Path, text: str)
 
 def test_a_share_that_no_shard_falls_to(said: Said, kept: Tiny, tmp_path: Path):
     words = ("index", kept.run, kept.data, "--out", tmp_path / "index", "--shard")
-    refused(said(*words, "7/9"), 2, "--shard 7/9: there are 7 shards to share, so this share is empty: leave it out")
+    refused(
+        said(*words, "7/9"), 2, "--shard 7/9: there are 7 shards to share, so this share is empty: leave --shard out"
+    )
     assert not (tmp_path / "index").exists()
     assert said(*words, "6/9")[0] == 0
 
@@ -763,7 +765,7 @@ def test_the_way_out_of_a_missing_file_is_one(said: Said, kept: Tiny, index: Pat
     assert said("index", kept.run, more, "--out", index, "--append")[0] == 0
     (index / "postings" / "step-8" / "seg-00000.safetensors").unlink()
     _, _, err = said("merge", index)
-    assert "restore it, or build the index again (or ask without it: `proponent explain --allow-missing`" in err
+    assert "restore it, or build the index again (or continue without it: `proponent explain --allow-missing`" in err
 
 
 def test_what_a_lost_manifest_costs_is_said_and_true(said: Said, kept: Tiny, index: Path, more: Path):

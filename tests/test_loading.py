@@ -116,7 +116,7 @@ def test_numbers_that_no_model_has_are_refused(model_folder: Path, name: str, va
     if name == "num_labels":
         del config["id2label"], config["label2id"]
     (model_folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RunError, match=rf"config\.json says that {name} is {value}"):
+    with pytest.raises(RunError, match=rf"config\.json has the value .* for {name}"):
         Run.from_pretrained(model_folder)
 
 
@@ -149,7 +149,7 @@ def test_a_head_that_would_be_drawn_anew_is_refused(model_folder: Path) -> None:
 
 def test_a_class_that_transformers_lacks_is_refused(model_folder: Path) -> None:
     edit(model_folder / "config.json", architectures=["MeanBertForSequenceClassification"])
-    with pytest.raises(RunError, match=r"names MeanBertForSequenceClassification, which transformers lacks"):
+    with pytest.raises(RunError, match=r"names MeanBertForSequenceClassification, which transformers does not have"):
         loaded(model_folder)
 
 

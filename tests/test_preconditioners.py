@@ -167,7 +167,7 @@ def test_autocorrelation_is_the_damped_inverse(of: Any) -> None:
     np.testing.assert_allclose(applied(one, theirs, found, texts), truth, rtol=1e-4, atol=1e-4)
     (note, mixing) = one.describe(found, FitFacts("step 5", texts.layers))
     assert "curvature autocorrelation, step 5: damping 0.05 of" in note
-    assert "of the training set alone" in mixing
+    assert "of the training set only" in mixing
 
 
 @pytest.mark.parametrize("share", ["auto", 0.0, 0.3, 1.0])

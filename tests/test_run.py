@@ -135,7 +135,7 @@ def test_a_setting_of_the_tokenizer_changes_its_fingerprint(model_folder: Path) 
 
 
 def test_a_config_without_a_head(encoder_folder: Path) -> None:
-    with pytest.raises(RunError, match=r"no task head that proponent knows: the configuration names BertModel"):
+    with pytest.raises(RunError, match=r"no task head that proponent supports: the configuration names BertModel"):
         Run.from_pretrained(encoder_folder)
     config = json.loads((encoder_folder / "config.json").read_text())
     del config["architectures"]

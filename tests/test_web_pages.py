@@ -82,7 +82,7 @@ def test_the_address_of_an_answer_shows_it_again_and_elsewhere(browser: Browser,
 
 def test_looking_at_a_question_does_not_ask_it(browser: Browser) -> None:
     page = browser.get("/ask?text=never+asked")
-    assert "was not asked of this index yet" in page.seen
+    assert "has no answer to this question yet" in page.seen
     assert browser.open_indexes.first.questions.get(Question("never asked")) is None
 
 
@@ -210,7 +210,7 @@ def test_a_filter_stays_in_every_address_of_its_answer_and_its_order_does_not_co
     first = json.loads(sourced.get(next(one for one in exports if ".json?" in one).replace("&amp;", "&")).body)
     assert {hit["label"] for hit in (*first["proponents"], *first["opponents"])} <= set(names[:2])
     sums = sourced.get("/groups?" + asked.location.partition("?")[2])
-    assert "also those that the answer was not to find" in sums.seen
+    assert "including those that the filters of the answer exclude" in sums.seen
     compared = sourced.get("/compare?" + asked.location.partition("?")[2])
     assert f"Only training examples with label {names[0]} label {names[1]}" in compared.seen
 
@@ -375,7 +375,7 @@ def test_what_is_found_is_marked(browser: Browser) -> None:
 
 def test_a_bad_expression_and_an_empty_choice_say_so(browser: Browser) -> None:
     assert "invalid regular expression" in browser.get("/table?q=(&how=regex").seen
-    assert "Nothing fits these choices" in browser.get("/table?q=zzzzzz").seen
+    assert "No examples match these filters" in browser.get("/table?q=zzzzzz").seen
 
 
 # One example.

@@ -62,7 +62,7 @@ def read_fields(path: Path) -> dict[str, Any]:
 def _check(path: Path, fields: dict[str, Any]) -> None:
     """Check that a file names its method, and that flat fields are known."""
     if "method" in fields and not isinstance(fields["method"], str):
-        raise InputError(f'the method file {path} names no method: give "method" a name of `proponent methods`')
+        raise InputError(f'the method file {path} names no method: set "method" to a name from `proponent methods`')
     if "method" in fields and "kind" in fields:
         raise InputError(
             f'the method file {path} has both "method" and "kind": leave "kind" out to change a named method, or '

@@ -130,7 +130,7 @@ _ROWS = {  # per method: one line of parts, one line of description
         "gradient products over all weights", PRUTHI, LAYERS),
     "tracin-layers": Row(
         Gradients(gradient=_layers()),
-        "gradient products over the layers that --layers names", VITEL, LAYERS, "--layers"),
+        "gradient products over the layers of --layers", VITEL, LAYERS, "--layers"),
     "grad-cos": Row(
         Gradients(gradient=_layers("all"), normalize="both"),
         "cosine of gradients over all weights", VITEL, LAYERS),

@@ -61,7 +61,7 @@ def _refuse_mixed(table: RawTable, column: str, codes: Int[np.ndarray, " n"], la
         at_number, at_text = (int(np.argmax(codes == code)) for code in (number, text))
         raise DataError(
             f"{table.name}: column {short(column)} mixes numbers and names: {table.where([at_number])} holds "
-            f"{labels[number]}, {table.where([at_text])} holds {short(labels[text])}: use one kind"
+            f"{labels[number]}, {table.where([at_text])} holds {short(labels[text])}: use only numbers or only names"
         )
 
 

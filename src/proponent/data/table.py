@@ -122,7 +122,7 @@ class _Several(RawTable):
         found = {one.class_names(column) for one in self.parts if column in one.column_names}
         if len(found) > 1:
             raise DataError(
-                f"the numbers of column {short(column)} have different class names in the files: read the files "
+                f"the class numbers of column {short(column)} have different names in the files: read the files "
                 "separately"
             )
         return found.pop() if found else None

@@ -135,7 +135,7 @@ def refuse_empty_share(text: str | None, cuts: Sequence[SegmentPlan]) -> None:
     share, count = shard_of(text), sum(len(one.planned.shards) - 1 for one in cuts)
     if share is not None and share[0] >= count:
         held = "is 1 shard" if count == 1 else f"are {count} shards"
-        raise InputError(f"--shard {text}: there {held} to share, so this share is empty: leave it out")
+        raise InputError(f"--shard {text}: there {held} to share, so this share is empty: leave --shard out")
 
 
 def planned_blocks(layers: LayerVectors | None) -> list[PlannedBlock]:

@@ -42,12 +42,12 @@ def check_queries(queries: Sequence[Example]) -> None:
         if query.target is not None and not query.target.strip():
             raise InputError(f"the target of {where} is empty: give the completion, or leave the target out")
         if "\0" in whole:
-            raise InputError(f"{where} holds a NUL character: remove it")
+            raise InputError(f"{where} contains a NUL character: remove it")
         try:
             whole.encode()
         except UnicodeEncodeError as error:
             raise InputError(
-                f"{where} holds bytes that are not UTF-8 (character {error.start}): convert it first"
+                f"{where} contains bytes that are not UTF-8 (character {error.start}): convert it first"
             ) from error
 
 

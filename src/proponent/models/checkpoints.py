@@ -99,7 +99,7 @@ def _step_of(folder: Path) -> int:
         if path.is_file():
             step = read_settings(path).get(key, 0)
             if not isinstance(step, int) or step < 0:
-                raise RunError(f"{path} says that {key} is {step!r}: the run folder is damaged")
+                raise RunError(f"{path} has the value {step!r} for {key}: the run folder is damaged")
             return step
     match = _NUMBERED.fullmatch(folder.name)
     return int(match[1]) if match else 0

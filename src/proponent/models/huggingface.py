@@ -268,9 +268,9 @@ def _require_class(folder: Path, model: torch.nn.Module, architecture: str) -> N
     known = hasattr(transformers, architecture) or architecture in _OLD_NAMES
     if type(model).__name__ != architecture and not known:
         raise RunError(
-            f"{folder / CONFIG_FILE} names {architecture}, which transformers lacks: {type(model).__name__} would be "
-            "explained instead; if the class has custom code, name it in auto_map of config.json and allow it with "
-            "--trust-remote-code"
+            f"{folder / CONFIG_FILE} names {architecture}, which transformers does not have: {type(model).__name__} "
+            "would be explained instead; if the class has custom code, name it in auto_map of config.json and allow "
+            "it with --trust-remote-code"
         )
 
 

@@ -39,8 +39,8 @@ def check_numbers(path: Path) -> dict[str, Any]:
                 parts.append(cast("dict[str, Any]", value))
             elif isinstance(value, int | float) and not value <= _most(name):
                 raise RunError(
-                    f"{path} says that {name} is {value}, more than any model has ({_most(name):,.0f}): "
-                    "the configuration is damaged; copy it again"
+                    f"{path} has the value {value} for {name}, more than any model has ({_most(name):,.0f}): the "
+                    "configuration is damaged; copy it again"
                 )
     return settings
 

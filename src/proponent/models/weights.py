@@ -120,4 +120,4 @@ def _no_weights(folder: Path, way_out: str) -> str:
             "final model, which is in the folder of the run, into a separate folder and give that folder"
         )
     held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
-    return f"no weights in {folder} (it holds: {held}): {way_out}"
+    return f"no weights in {folder} (it contains: {held}): {way_out}"

@@ -152,7 +152,7 @@ def _too_few(count: int, place: int, total: int, why: str, rank: int) -> str:
 def _mixing(table: Arrays, facts: FitFacts) -> str:
     queries = facts.queries
     if queries is None or SHARE not in table:
-        return f"{facts.step}: R is the autocorrelation of the training set alone (no queries were given: --eval)"
+        return f"{facts.step}: R is the autocorrelation of the training set only (no queries were given: --eval)"
     share, place = float(table[SHARE][0]), int(table[PLACE][0])
     how = f"chosen so that both have the same weight at eigenvalue {place:,} of all layers" if place else "as given"
     widest = max(layer.size for layer in facts.layers)

@@ -134,7 +134,7 @@ class Fitter(DampedFitter[DataInf]):
         """Name the layers whose product is computed at query time."""
         large = sum(name.startswith(SPREAD) for name in table)
         said = (
-            f"DataInf's closed form over {large} of {len(table[RIDGES])} layers (more than {damped.MOST:,} numbers "
+            f"DataInf's closed form over {large} of {len(table[RIDGES])} layers (more than {damped.MOST:,} dimensions "
             "each) is computed per query, from the gradients of the selected training examples: each query reads "
             "them once more, and so does its split by words"
         )

@@ -95,9 +95,9 @@ class Fitter(base.Fitter):
         wide = int(table["basis"][1:].sum())
         apart = f"; {wide} sides wider than {MOST:,} keep a random projection" if wide else ""
         return [
-            f"leading directions, {facts.step}: {len(shares)} sides keep {min(shares):.1%} to {max(shares):.1%} of the "
-            f"squared norm of the training set's gradients (median {np.median(shares):.1%}); the rest is lost to all "
-            f"scores{apart}"
+            f"leading directions, {facts.step}: {len(shares)} sides keep {min(shares):.1%} to {max(shares):.1%} of "
+            f"the squared norm of the training set's gradients (median {np.median(shares):.1%}); no score contains "
+            f"the rest{apart}"
         ]
 
     def cost(self, facts: ModelFacts) -> Cost:

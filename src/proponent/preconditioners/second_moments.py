@@ -56,14 +56,14 @@ def _of_layer(model: nn.Module, block: Block, every: Arrays, path: Path) -> Floa
     held = [every[name] for name in names if name in every]
     if not held:
         raise InputError(
-            f"{path} recorded no second moment of {names[0]}: train with "
+            f"{path} has no recorded second moment of {names[0]}: train with "
             'proponent.Recorder(moments="all"), or choose --second-moment estimate'
         )
     turned = type(model.get_submodule(block.modules[0])).__name__ == "Conv1D" and block.part == "weight"
     value = held[0].T if turned else held[0]
     if value.size != block.size:
         raise MismatchError(
-            f"the second moments of {names[0]} in {path} are {list(held[0].shape)} and the layer is "
+            f"the second moments of {names[0]} in {path} have shape {list(held[0].shape)} and the layer has shape "
             f"{[block.o, block.i]}: they belong to another model; choose --second-moment estimate"
         )
     return value.reshape(block.o, block.i)

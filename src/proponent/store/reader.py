@@ -237,7 +237,7 @@ class Store:
         """How to restore a missing file, and how to continue without it."""
         one = self.manifest.generation == 1  # else one run and one data set do not recreate it
         again = "run the same `proponent index` command again with --repair" if one else "build the index again"
-        without = " (or ask without it: `proponent explain --allow-missing`, allow_missing=True)"
+        without = " (or continue without it: `proponent explain --allow-missing`, allow_missing=True)"
         return f"restore it, or {again}" + (without if name.startswith(_SPARED) else "")
 
     def _sums(self, path: Path) -> Checksums | None:

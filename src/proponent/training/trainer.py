@@ -208,7 +208,9 @@ def _check_pretrained(name: str, model: Any, report: Any, training: Training) ->
     unlike = sorted(str(one[0]) for one in report["mismatched_keys"])
     body = [key for key in unlike if key.startswith(f"{model.base_model_prefix}.")]
     if body:
-        raise InputError(f"cannot load the model {name}: {body[0]} has another shape than its config.json says")
+        raise InputError(
+            f"cannot load the model {name}: {body[0]} has a different shape from the one in its config.json"
+        )
     limit = positions(model.config)
     if limit is not None and training.max_length > limit:
         raise InputError(f"--max-length {training.max_length} is more than the {limit} tokens that {name} supports")

@@ -32,7 +32,7 @@ _SCREENS = (
 KEYS = (
     ("/", "search, or the text of the question"),
     ("Escape", "leave a field"),
-    ("Ctrl + Enter", "ask, from within the text"),
+    ("Ctrl + Enter", "ask, while editing the text"),
     ("j and k", "next and previous example"),
     ("n and p", "next and previous page"),
     ("Enter", "open the example"),

@@ -30,9 +30,7 @@ class Seq2Seq(Task):
             return cls()
         start = cast("int | None", getattr(config, "decoder_start_token_id", None))
         if start is None:
-            raise RunError(
-                f"{architecture} does not say with which token its decoder starts: set decoder_start_token_id"
-            )
+            raise RunError(f"{architecture} does not define the start token of its decoder: set decoder_start_token_id")
         return cls(start=start)
 
     def text(self, example: Example, tokenizer: Any) -> str:

@@ -180,6 +180,6 @@ def _missing(shown: OpenIndex) -> str:
     if folder.exists():
         return ""
     return (
-        f"New texts cannot be asked: model folder {folder} is missing. Stored answers and everything else work. "
-        "If the folder has moved, start again with --run FOLDER."
+        f"New texts cannot be asked: model folder {folder} is missing. Stored answers and all other pages work. If "
+        "the folder has moved, start again with --run FOLDER."
     )
