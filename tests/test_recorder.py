@@ -80,7 +80,7 @@ def test_weights_that_were_trained_before_are_noticed(tmp_path: Path) -> None:
     trained = type(runs.bert(tokenizer)).from_pretrained(tmp_path / "fresh" / "checkpoint-4")
     runs.trainer(tmp_path / "tuned", trained, tokenizer, callbacks=[Recorder()], max_steps=4, save_steps=2).train()
     assert told(tmp_path / "tuned") is True
-    assert started_from(tmp_path / "tuned") == "unnamed pretrained weights"
+    assert started_from(tmp_path / "tuned") == "name not recorded"
     assert started_from(tmp_path / "fresh") is None
     for name, before in (("fresh", False), ("tuned", True)):  # a resumed run's weights are trained either way
         shutil.rmtree(tmp_path / name / "checkpoint-4")

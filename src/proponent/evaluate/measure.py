@@ -50,8 +50,8 @@ def _gold(request: EvaluationRequest, column: str) -> list[list[str]]:
     queries = request.queries
     if not isinstance(queries, Examples) or column not in queries.column_names:
         raise InputError(
-            f"fact tracing needs --queries with a column {column!r} with the ids of the rows that state each fact, "
-            "separated by spaces; use --gold-column for another column"
+            f"fact tracing needs --queries with a column {column!r} that contains the ids of the rows that state each "
+            "fact, separated by spaces; use --gold-column for another column"
         )
     gold = [str(value).split() for value in queries.column(column)]
     empty = next((row for row, ids in enumerate(gold) if not ids), None)

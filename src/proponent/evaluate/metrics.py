@@ -156,9 +156,9 @@ def deletion_page(
         "deletion",
         f"Case deletion over {points} queries",
         "change of the log-odds of the true class after deletion of the rows that helped (hurt) most and retraining, "
-        "mean over k; random rows have the class counts of each method, side and k; less random rows means minus the "
-        "change for random rows: a good score is far below 0 for rows that helped and above 0 for rows that "
-        f"hurt{flips}",
+        "mean over k; random rows have the class counts of each method, side and k; less random rows is the "
+        "difference from the change for random rows: a good score is far below 0 for rows that helped and above 0 "
+        f"for rows that hurt{flips}",
         tuple(one.name for one in figures[RANDOM]),
         plain_rows(figures, dict.fromkeys(controls), verdicts),
         facts=facts,

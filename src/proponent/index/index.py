@@ -223,7 +223,9 @@ class Index:
         self.say("comparing with the training examples")
         group, with_words = QueryGroup(batch, rows, linear=linear), rule.how == "mean" and linear
         notes = (
-            [f"{len(rows)} of {len(queries)} queries are used: those that the model predicts"] if rule.correct else []
+            [f"{len(rows)} of {len(queries)} queries are used: those that the model predicts correctly"]
+            if rule.correct
+            else []
         )
         if with_words:
             (ranking,) = self._scorer.top(group, [0], k, where)

@@ -64,7 +64,7 @@ def started_from(folder: Path) -> str | None:
         return None
     if isinstance(initial, str) and initial:
         return initial
-    return "unnamed pretrained weights" if trained else None
+    return "name not recorded" if trained else None
 
 
 def run_record(folder: Path) -> dict[str, Any] | None:
