@@ -209,7 +209,7 @@ def test_a_question_that_cannot_be_asked(said: Said, news: Tiny, words: Sequence
     [
         (["the cup", "--label", "World"], "language model and has no labels"),
         (["the cup", "--against", "World"], "language model"),
-        (["the cup", "--pair", "the bank"], "language model reads one"),
+        (["the cup", "--pair", "the bank"], "language model reads only one"),
         (["a"], "language model needs two tokens"),
         (["the cup", "--target", " "], "the target of the text is empty"),
     ],
@@ -275,11 +275,11 @@ def test_runs_that_cannot_be_used(said: Said, news: Tiny, tmp_path: Path, copied
 
 def test_the_hint_for_a_missing_index_never_writes_into_other_files(said: Said, news: Tiny, tmp_path: Path):
     where = f"proponent index {news.run} DATA --out {news.run}.index"
-    refused(said("explain", news.run, "text"), 2, "no index at", "it is a training run", where)
+    refused(said("explain", news.run, "text"), 2, "no index at", "the folder is a training run", where)
     refused(said("explain", news.data, "text"), 2, "it is a file", "--out NEW_FOLDER")
     (tmp_path / "notes.txt").touch()
     refused(said("explain", tmp_path, "text"), 2, "the folder contains other files", "--out NEW_FOLDER")
-    refused(said("serve", news.run), 2, "it is a training run", where)
+    refused(said("serve", news.run), 2, "the folder is a training run", where)
 
 
 def test_indexes_that_are_not_there(said: Said, news: Tiny, tmp_path: Path):

@@ -422,8 +422,8 @@ def test_several_values_of_a_column_are_alternatives(content: Content, index: Pa
         (["--where", "label"], ["--where 'label': give label=VALUE or source=VALUE", "label=Business"]),
         (["--where", "label="], ["give label=VALUE"]),
         (["--where", "topic=x"], ["--where 'topic=x'"]),
-        (["--where", "label=Sprts"], ["no class 'Sprts' (did you mean 'Sports'?)"]),
-        (["--where", "label=3"], ["no class '3'"]),
+        (["--where", "label=Sprts"], ["unknown class 'Sprts' (did you mean 'Sports'?)"]),
+        (["--where", "label=3"], ["unknown class '3'"]),
         (["--where", "source=wob"], ["has the source 'wob'"]),
         (["--where", "label=0", "--where", "label=1", "--where", "label=2"], ["every example", "delete the folder"]),
         (["--ids-file", "{tmp}/none.txt"], ["none.txt", "one id per line"]),
@@ -608,7 +608,7 @@ def test_shares_make_one_index(said: Said, content: Content, kept: Tiny, tmp_pat
     words = ("index", kept.run, kept.data, "--out", folder, "--shard")
     code, out, err = said(*words, "0/2")
     assert code == 0
-    assert out == f"{folder}: unfinished; 55% of the examples are in it: run the other parts\n"
+    assert out == f"{folder} is unfinished: 55% of the examples are in it: run the other parts\n"
     assert "the index is complete when the other shares are finished" in err
     found = content(*words, "0/2")
     assert found == {"index": str(folder), "finished": False, "coverage": 0.55}
@@ -896,7 +896,7 @@ def test_filters_that_find_nothing(said: Said, kept: Tiny, tmp_path: Path):
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "ids.txt").write_text("n0\nnobody\n")
     explain = ("explain", kept.index, TEXT)
-    refused(said(*explain, "--where", "label=Wolrd"), 2, "no class 'Wolrd' (did you mean 'World'?)")
+    refused(said(*explain, "--where", "label=Wolrd"), 2, "unknown class 'Wolrd' (did you mean 'World'?)")
     refused(said(*explain, "--where", "source=wob"), 2, "no training example", "has the source 'wob'")
     refused(said(*explain, "--where", "web"), 2, "--where 'web': give label=VALUE or source=VALUE")
     refused(said(*explain, "--ids-file", tmp_path / "ids.txt"), 2, "has the id 'nobody'")

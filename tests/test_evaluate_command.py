@@ -282,7 +282,7 @@ def test_cancellation_is_told_layer_by_layer(news: tiny.Tiny, tmp_path: Path, sa
         (["--metric", "deletion", "--budget", "0.0001"], "queries are too few"),
         (["--metric", "deletion", "--k", "ten"], "give numbers separated by commas"),
         (["--metric", "deletion", "--k", "56"], "fewer than k = 56"),
-        (["--metric", "lds", "--points", "50"], "too few to hold 50 out"),
+        (["--metric", "lds", "--points", "50"], "too few to hold out 50"),
         (["--metric", "lds", "--set", "epoch=1"], "did you mean 'epochs'"),
         (["--metric", "lds", "--set", "epochs=two"], "'two' is not a number"),
         (["--metric", "facts"], "needs --queries with a column 'gold'"),

@@ -134,7 +134,7 @@ def test_weights_that_the_model_does_not_use_are_refused(model_folder: Path) -> 
     held = read_tensors(model_folder / WEIGHTS)
     extra = {"extra.weight": np.ones((2, 2), dtype=np.float32)}
     write_tensors(model_folder / WEIGHTS, held | extra, {"format": "pt"})
-    with pytest.raises(RunError, match=r"hold extra\.weight, which BertForSequenceClassification does not use"):
+    with pytest.raises(RunError, match=r"contain extra\.weight, which BertForSequenceClassification does not use"):
         loaded(model_folder)
 
 
@@ -311,7 +311,7 @@ def test_a_run_of_another_loss_is_refused_by_its_card(lm_run: Path, copied: Copy
     (folder / "README.md").write_text(card.format("sft"))
     Run.from_pretrained(folder)
     (folder / "README.md").write_text(card.format("dpo"))
-    with pytest.raises(RunError, match=r"preferences \(DPO\), as the tag dpo in .*README\.md says"):
+    with pytest.raises(RunError, match=r"preferences \(DPO\) \(according to the tag dpo in .*README\.md\)"):
         Run.from_pretrained(folder)
 
 
@@ -455,7 +455,7 @@ def test_lists_of_paths_that_cannot_be_meant(tmp_path: Path) -> None:
         ([first, first], "is given twice"),
         (
             [first, write_lines(tmp_path / "b.jsonl", [{"text": "the cup"}])],
-            "b.jsonl: no column 'label', which .*a.json",
+            "b.jsonl: no column 'label', but .*a.json has it",
         ),
         ([first, write_lines(tmp_path / "c.jsonl", runs.ROWS[:2])], "ids must be unique, .*a.jsonl, .*c.jsonl"),
         (["a.jsonl", "gone.jsonl"], "no such file"),

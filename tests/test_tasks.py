@@ -180,9 +180,9 @@ def test_masks_are_drawn_from_the_text_alone_and_a_gap_is_its_target():
         (MaskedLM, Example("a", 0, "the [MASK] fell"), "without the text that belongs there"),
         (MaskedLM, Example("a", 0, "it fell", target="bank"), "has a target and 0 gaps"),
         (MaskedLM, Example("a", 0, "[MASK] [MASK]", target="bank"), "has a target and 2 gaps"),
-        (MaskedLM, Example("a", 0, "it", text_pair="fell"), "a language model reads one"),
+        (MaskedLM, Example("a", 0, "it", text_pair="fell"), "a language model reads only one"),
         (Seq2Seq, Example("a", 0, "it fell"), "an encoder-decoder needs a target"),
-        (Seq2Seq, Example("a", 0, "it", text_pair="fell"), "a language model reads one"),
+        (Seq2Seq, Example("a", 0, "it", text_pair="fell"), "a language model reads only one"),
     ],
 )
 def test_texts_that_do_not_fit_the_task_are_named(kind: type[Task], example: Example, message: str):

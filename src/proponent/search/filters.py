@@ -48,7 +48,7 @@ class Where:
         for label in self.labels or ():
             if label not in names:
                 held = f"classes: {', '.join(names)}" if names else "this run is a language model and has no classes"
-                raise LabelError(f"unknown class {label!r}{nearest(label, names)}: {held}")
+                raise LabelError(f"unknown class {label!r}{nearest(label, names)}; {held}")
         for column, wanted in (("source", self.sources), ("id", self.ids)):
             if wanted is None:
                 continue
