@@ -276,7 +276,7 @@ def test_runs_that_cannot_be_used(said: Said, news: Tiny, tmp_path: Path, copied
 def test_the_hint_for_a_missing_index_never_writes_into_other_files(said: Said, news: Tiny, tmp_path: Path):
     where = f"proponent index {news.run} DATA --out {news.run}.index"
     refused(said("explain", news.run, "text"), 2, "no index at", "the folder is a training run", where)
-    refused(said("explain", news.data, "text"), 2, "it is a file", "--out NEW_FOLDER")
+    refused(said("explain", news.data, "text"), 2, "the path is a file", "--out NEW_FOLDER")
     (tmp_path / "notes.txt").touch()
     refused(said("explain", tmp_path, "text"), 2, "the folder contains other files", "--out NEW_FOLDER")
     refused(said("serve", news.run), 2, "the folder is a training run", where)

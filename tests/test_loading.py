@@ -455,7 +455,7 @@ def test_lists_of_paths_that_cannot_be_meant(tmp_path: Path) -> None:
         ([first, first], "is given twice"),
         (
             [first, write_lines(tmp_path / "b.jsonl", [{"text": "the cup"}])],
-            "b.jsonl: no column 'label', but .*a.json has it",
+            "b.jsonl: no column 'label', but .*a.jsonl has it",
         ),
         ([first, write_lines(tmp_path / "c.jsonl", runs.ROWS[:2])], "ids must be unique, .*a.jsonl, .*c.jsonl"),
         (["a.jsonl", "gone.jsonl"], "no such file"),

@@ -100,7 +100,7 @@ def test_weights_that_were_trained_before_are_noticed(tmp_path: Path) -> None:
     assert default_method(Run.from_pretrained(tmp_path / "fresh")).method == "tracin-we-adam-unit"
     found = default_method(Run.from_pretrained(tmp_path / "tuned"))
     assert found.method == "grad-cos"
-    assert "fine-tuned from a pretrained model (not named" in found.reason
+    assert "fine-tuned from a pretrained model (name not recorded" in found.reason
 
 
 def bias_corrected(checkpoint: Path, shape: tuple[int, ...], step: int) -> np.ndarray:
