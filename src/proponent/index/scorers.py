@@ -11,9 +11,9 @@ from proponent.index.baseline_scores import BaselineScores
 from proponent.index.fastif import FastIF
 from proponent.index.loading import LoadedRun
 from proponent.index.queries import QueryBatch
-from proponent.index.query_preconditioner import QueryPreconditioner
 from proponent.method import Baseline, EmbeddingRows, Gradients, Layers, Retaken, similarity_of
 from proponent.preconditioners.batches import layer_shapes
+from proponent.preconditioners.query_preconditioner import QueryPreconditioner
 from proponent.scorer import Filter, Scorer, TopKBothEnds
 from proponent.search import ANY, KernelName, Search
 from proponent.types import CheckpointId, Example

@@ -26,6 +26,8 @@ from proponent.preconditioners.base import (
 )
 from proponent.preconditioners.batches import Arrays, Batch, LayerShape, Parts, StoredBatch, Sums, TrainVectors
 
+COUNT = Pass("frequencies", "gradients", "after")
+
 
 class Fitter(Preconditioner):
     """Weights tokens by how few training examples contain them."""
@@ -33,13 +35,15 @@ class Fitter(Preconditioner):
     stage: ClassVar[Stage] = "elementwise"
     accepts: ClassVar[frozenset[type]] = frozenset({Rows})
     symmetric: ClassVar[bool] = True
+    repeated: ClassVar[Pass | None] = COUNT
+    outdated: ClassVar[str] = "document frequencies are those of the first build"
 
     def __init__(self, spec: IDF, method: Gradients) -> None:
         self.spec, self.method = spec, method
 
     def passes(self, options: BuildOptions) -> tuple[Pass, ...]:
         """One scan of the tokens of finished gradients."""
-        return (Pass("frequencies", "gradients", "after"),)
+        return (COUNT,)
 
     def source(self, options: BuildOptions) -> str:
         """Describe where frequencies come from."""
@@ -53,7 +57,8 @@ class Fitter(Preconditioner):
         """The number of examples that contain each token."""
         assert isinstance(batch, StoredBatch)
         assert batch.gradient.rows is not None
-        yield "frequencies", document_frequencies(batch.gradient.rows, batch.table[0])
+        size = len(known["frequencies"]) if "frequencies" in known else batch.table[0]
+        yield "frequencies", document_frequencies(batch.gradient.rows, size)
         yield "documents", np.asarray([int(batch.alive.sum())])
 
     def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:
@@ -81,7 +86,7 @@ class Fitter(Preconditioner):
         kept, documents = table["frequencies"], int(table["documents"][0])
         fresh, count = np.zeros_like(kept), 0
         for batch in batches:
-            sums = dict(self.partial(Pass("frequencies", "gradients", "after"), batch, table, ()))
+            sums = dict(self.partial(COUNT, batch, table, ()))
             fresh, count = fresh + sums["frequencies"], count + int(sums["documents"][0])
         power, held = self.spec.power, max(int(fresh.sum()), 1)
         before = token_weights(kept, documents, power)
@@ -89,8 +94,8 @@ class Fitter(Preconditioner):
         moved = float(fresh @ np.abs(after - before)) / max(float(fresh @ before), 1e-12)
         unseen = float(fresh[kept == 0].sum()) / held
         return (
-            f"document frequencies are those of the first build; with these rows idf would differ by {moved:.1%} on "
-            f"average, and {unseen:.1%} of their tokens are new: build the index again when that is much"
+            f"{self.outdated}; with these rows idf would differ by {moved:.1%} on "
+            f"average, and {unseen:.1%} of their tokens are new: `proponent merge` counts again"
         )
 
     def cost(self, facts: ModelFacts) -> Cost:

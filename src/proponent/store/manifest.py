@@ -122,6 +122,7 @@ class Merging(BaseModel):
     segments: list[PlannedSegment]  # the new segments
     # per new segment, the shards (segment, shard) whose examples it receives, by new shard
     taken: list[list[list[list[int]]]]
+    others: list[str] = []  # merkle roots of the indexes that are merged into it
 
 
 class PlannedTerm(BaseModel):
