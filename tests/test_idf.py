@@ -231,8 +231,8 @@ def test_an_encoder_decoder_is_the_formula(tmp_path: Path) -> None:
 def test_a_masked_language_model_is_the_formula(tmp_path: Path) -> None:
     """BERT, head and words share a table; what is masked counts once, and its mask is special."""
     tokenizer, folder = cases.word_tokenizer(), tmp_path / "run"
-    cls, settings = cases.MASKED["bert"]
-    save(folder, cases.make_of(cls, settings, vocabulary=len(tokenizer), pad=tokenizer.pad_token_id), tokenizer, two_texts.STEPS)
+    model = cases.make_of(*cases.MASKED["bert"], vocabulary=len(tokenizer), pad=tokenizer.pad_token_id)
+    save(folder, model, tokenizer, two_texts.STEPS)
     rows = {False: two_texts.TRAINING, True: two_texts.QUERIES}
     plain = {asked: [{"id": one["id"], "text": one["text"]} for one in some] for asked, some in rows.items()}
     index = proponent.build(folder, plain[False], tmp_path / "index", "tracin-we-idf", batch_size=9, quiet=True)

@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 
 import proponent
 from proponent.errors import DamagedError, DataError, InputError, MismatchError
+from proponent.gradients.gradient import Gradient
+from proponent.method import IDF
+from proponent.preconditioners.base import preconditioners_of
 from proponent.preconditioners.refitting import refit
 from proponent.search import Search
 from proponent.store import Manifest, Store, delete, merge, verify
@@ -204,7 +207,7 @@ def test_indexes_that_do_not_fit_are_refused(bert: Truth, tmp_path: Path) -> Non
         merged(first, tmp_path / "." / "a")
     with pytest.raises(InputError, match="no index at"):
         merged(first, tmp_path / "none")
-    with pytest.raises(DataError, match="3 ids of .* are in the other indexes already"):
+    with pytest.raises(DataError, match=r"3 ids of .* are in the other indexes already"):
         merged(first, part(bert, tmp_path / "b", bert.training[15:]))
     other = part(bert, tmp_path / "c", bert.training[18:], rows="int8")
     with pytest.raises(MismatchError, match="its rows is int8, not fp32: only indexes of the same run and method"):
@@ -252,7 +255,41 @@ def test_a_text_of_special_tokens_only(bert: Truth, tmp_path: Path) -> None:
     assert np.isfinite(scores).all()
     (answer,) = answers(index, [row])
     assert not answer.proponents
-    assert any("no token of this text" in note for note in answer.notes), answer.notes
+    assert any("no token of this text occurs in the training set" in note for note in answer.notes)
+
+
+def test_words_that_no_training_text_holds_are_named(bert: Truth, tmp_path: Path) -> None:
+    counts = plain_count(bert, bert.training)
+    token = min(counts, key=counts.__getitem__)
+    word = bert.tokenizer.convert_ids_to_tokens(token)
+    apart = [row for row in bert.training if token not in bert.text(row).ids]
+    index = proponent.build(bert.folder, apart, tmp_path / "index", "tracin-we-idf", quiet=True)
+    other = next(row for row in apart if row["text"].isalpha())
+    (answer,) = answers(index, [other | {"text": f"{word} {other['text']} {word}"}])
+    assert f"tokens of these words are in no training text and match nothing: {word}" in answer.notes
+    assert answer.proponents
+    assert not any("match nothing" in note for note in answers(index, [other])[0].notes)
+
+
+def test_counts_that_do_not_fit_are_refused(bert: Truth, whole: proponent.Index, tmp_path: Path) -> None:
+    """A faulty writer may have written them, with the right checksums."""
+    (fitter,) = preconditioners_of(whole.store.plan.term)
+    at = whole.store.plan.checkpoints[0].id
+    gradient, table = Gradient.unpack(next(whole.store.shards(at))[1]), whole.store.table(at)
+    fitter.apply(gradient, table, (), None)
+    for other in ({"documents": np.asarray([2])}, {"frequencies": table["frequencies"][:9]}):
+        with pytest.raises(DamagedError, match="are those of another: build the index again"):
+            fitter.apply(gradient, {**table, **other}, (), None)
+
+
+def test_a_shared_head_that_is_kept_apart_is_refused(tmp_path: Path) -> None:
+    """Without directions the head's gradient is no rows, and idf cannot weigh it."""
+    truth = lm_run(tmp_path / "run", "gpt2", tied=True)
+    method = proponent.Gradients(preconditioners=(IDF(),))
+    with pytest.raises(InputError, match="weighs the rows of the embedding, and this model's head shares its table"):
+        build(truth, tmp_path / "i", method)
+    index = build(truth, tmp_path / "i", method, path="input")
+    assert np.isfinite(ask(index, truth.queries)).all()
 
 
 def test_a_single_checkpoint_is_a_cosine(bert: Truth, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
+from proponent.errors import DamagedError, InputError
 from proponent.gradients.forms import Rows
 from proponent.gradients.gradient import Gradient
 from proponent.method import Gradients
@@ -40,6 +41,14 @@ class Fitter(Preconditioner):
 
     def __init__(self, spec: IDF, method: Gradients) -> None:
         self.spec, self.method = spec, method
+
+    def check(self, facts: ModelFacts) -> None:
+        """Refuse a head that shares the table, where its gradient is stored apart from the rows."""
+        if facts.head:
+            raise InputError(
+                f"{self.method.name} weighs the rows of the embedding, and this model's head shares its table: choose "
+                "--path input, or keep rows by their direction (tracin-we-idf)"
+            )
 
     def passes(self, options: BuildOptions) -> tuple[Pass, ...]:
         """One scan of the tokens of finished gradients."""
@@ -72,7 +81,7 @@ class Fitter(Preconditioner):
         rows = gradient.rows
         if rows is None:
             return gradient
-        weights = token_weights(table["frequencies"], int(table["documents"][0]), self.spec.power)
+        weights = token_weights(*_counts(table, rows), self.spec.power)
         return replace(gradient, rows=rows.times((weights[rows.ids] ** 2).astype(np.float32)[:, None]))
 
     def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
@@ -101,6 +110,18 @@ class Fitter(Preconditioner):
     def cost(self, facts: ModelFacts) -> Cost:
         """One scan, and a count per token."""
         return counted(self.passes(facts.options), 8 * facts.table[0] + 8)
+
+
+def _counts(table: Arrays, rows: Rows) -> tuple[Int[np.ndarray, " v"], int]:
+    """The counts of a table, which are refused if they are not those of the rows' vocabulary."""
+    frequencies, documents = table["frequencies"], int(table["documents"][0])
+    least, most = int(frequencies.min(initial=0)), int(frequencies.max(initial=0))
+    if rows.ids.max(initial=-1) >= len(frequencies) or least < 0 or most > documents:
+        raise DamagedError(
+            f"the document frequencies of this index ({len(frequencies)} tokens, {documents} texts) are those of "
+            "another: build the index again"
+        )
+    return frequencies, documents
 
 
 def document_frequencies(rows: Rows, size: int) -> Int[np.ndarray, " v"]:

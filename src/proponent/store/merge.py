@@ -49,7 +49,8 @@ def merge(
     refit: Callable[[Sequence[Store]], Refit | None] = lambda _: None,
 ) -> tuple[Manifest, bool]:
     """Merge small segments into larger ones without their deleted examples, and other indexes into this one."""
-    # `refit` fits again what depends on all examples; None if nothing changed. A killed merge resumes; until it is finished the index is unchanged.
+    # `refit` fits again what depends on all examples; None if nothing changed.
+    # A killed merge resumes; until it is finished the index is unchanged.
     with changing(folder, waiting) as store:
         stores = (store, *joinable(store, others))
         again = refit(stores)
