@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import runs
 import tiny
 from planted import fickle, planted
 from proponent.errors import DataError, InputError
-from proponent.evaluate import Retrains, subset_masks
+from proponent.evaluate import Retrains, lds, subset_masks
 from proponent.evaluate.budget import deletion_size, lds_size
 from proponent.evaluate.experiment import known_method
 from proponent.evaluate.intervals import Estimate
@@ -66,10 +67,22 @@ def test_lds_says_what_it_will_run_and_what_it_found(news: tiny.Tiny, asked: Pat
     assert "<script" not in (tmp_path / "page.html").read_text()
     records = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "retrains").rglob("*.safetensors")}
     assert len(records) == 41, "the forty, one of which was timed, and the full one of the null retrain"
-    code, again, _ = said(*words)
+    code, again, _ = said(*words, "--arrays", tmp_path / "lds.safetensors")
     assert code == 0
+    kept = load_file(tmp_path / "lds.safetensors")
+    mean = lds(kept["scores.tracin-we"], kept["masks"] > 0, kept["outputs"].mean(0), kept["groups"]).mean()
+    assert mean == pytest.approx(page["rows"][0]["figures"][2]["value"], abs=1e-6), (
+        "the figure can be had from the file"
+    )
     assert json.loads(again) == page
     assert {path: path.stat().st_mtime_ns for path in records} == records, "nothing is trained twice"
+
+
+def test_only_an_lds_has_arrays(news: tiny.Tiny, tmp_path: Path, said: Said):
+    words = ["evaluate", news.run, news.data, "--metric", "ndr", "--arrays", tmp_path / "ndr.safetensors"]
+    code, _, err = said(*words)
+    assert code == 2
+    assert "only --metric lds" in err
 
 
 def test_deletion_holds_queries_out_and_draws_curves(news: tiny.Tiny, tmp_path: Path, said: Said):

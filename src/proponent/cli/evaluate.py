@@ -61,6 +61,10 @@ def evaluate(
     gold_column: Annotated[
         str, typer.Option(help="Column of the query file with the ids of the gold passages, for facts.")
     ] = "gold",
+    arrays: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write scores, halves and outputs of an LDS as safetensors."),
+    ] = None,
     out: Annotated[
         list[Path] | None, typer.Option("--out", metavar="FILE", help="Also write .html, .md or .json; repeatable.")
     ] = None,
@@ -69,9 +73,14 @@ def evaluate(
     chosen = choice("--metric", metric, _METRICS)
     for path in out or ():
         usable(path, "--out")
+    if arrays is not None:
+        usable(arrays, "--arrays")
+        if chosen != "lds":
+            raise InputError(f"--arrays {arrays}: only --metric lds has halves and their outputs")
     sizes: dict[str, Any] = {"methods": listed(methods), "budget": budget, "points": points, "seeds": seeds}
     sizes |= {"ks": tuple(sorted(set(numbers("--k", k, "10,30,100")))), "subsets": subsets}
     sizes |= {"runs": runs, "workers": workers, "groups": groups, "stratified": stratified}
+    sizes |= {"arrays": arrays}
     sizes |= {"sides": ("helped",)} if helped_only else {}
     request = _requested(run, data, queries, retraining, model, columns, output, sizes)
     from proponent.evaluate.measure import measure

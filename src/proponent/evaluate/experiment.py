@@ -58,6 +58,7 @@ class EvaluationRequest:
     changes: dict[str, Any] = field(default_factory=dict[str, Any])  # training settings given by the user
     max_length: int | None = None  # maximum tokens per text
     seed: int = 0  # seed for held-out rows, subsets and controls
+    arrays: Path | None = None  # file that an LDS writes its scores, halves and outputs to
     quiet: bool = False  # no progress
     say: Callable[[str], None] = print  # receives lines for the user
 

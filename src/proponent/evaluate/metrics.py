@@ -1,9 +1,10 @@
 """The metrics of `proponent evaluate`, each from an experiment to its page; each announces its plan first."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from proponent.errors import InputError
 from proponent.evaluate.budget import deletion_size, lds_size
@@ -33,7 +34,7 @@ from proponent.evaluate.ranking import (
 )
 from proponent.evaluate.report import bands, figure, plain_rows, report, verdict
 from proponent.evaluate.tail_patch import tail_patch
-from proponent.tensors import read_tensors
+from proponent.tensors import read_tensors, write_tensors
 from proponent.training.loop import one_thread
 from proponent.training.retraining import RetrainJob, Retrains, null_gap
 from proponent.views.evaluation import EvaluationReport, Figure
@@ -79,10 +80,25 @@ def measure_lds(subject: Experiment) -> EvaluationReport:
         found = [one.of(subject.problem.query_labels) for one in retrains.outputs(jobs)]
         outputs = np.stack(found).reshape(seeds, sized.subsets, queries)
         scores, controls = subject.method_scores(), subject.control_scores()
+    if request.arrays is not None:
+        _write_arrays(request.arrays, with_controls(scores, controls), masks, outputs, groups)
     notes = [*subject.notes, told]
     if request.stratified:
         notes.append(f"halves are stratified: every half has the same number of rows of each {grouping}")
     return lds_page(scores, controls, masks, outputs, notes, groups=groups, grouping=grouping)
+
+
+def _write_arrays(
+    path: Path,
+    scores: Mapping[str, Float[np.ndarray, "q n"]],
+    masks: Bool[np.ndarray, "m n"],
+    outputs: Float[np.ndarray, "r m q"],
+    groups: Int[np.ndarray, " n"] | None,
+) -> None:
+    """Write what an LDS is made of, for other statistics and other scores."""
+    arrays = {f"scores.{name}": one.astype(np.float32) for name, one in scores.items()}
+    arrays |= {"masks": masks.astype(np.uint8), "outputs": outputs}
+    write_tensors(path, arrays if groups is None else arrays | {"groups": groups})
 
 
 def measure_deletion(subject: Experiment) -> EvaluationReport:
