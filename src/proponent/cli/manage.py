@@ -160,16 +160,29 @@ def delete(
         output.hint(f"to free their disk space, run `proponent merge {shlex.quote(str(index))}`")
 
 
-def merge(index: IndexFolder, output: OutputOptions) -> None:
-    """Merge segments into larger ones and remove deleted examples."""
+def merge(
+    index: IndexFolder,
+    output: OutputOptions,
+    others: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[OTHER]...", help="Indexes of the same run and method whose examples are added to it."),
+    ] = None,
+) -> None:
+    """Merge segments into larger ones, remove deleted examples, and add the examples of other indexes."""
+    from proponent.preconditioners.refitting import refit
     from proponent.store import Store
     from proponent.store import merge as merge_of
     from proponent.store.inventory import bytes_by_kind
+    from proponent.store.refit import refit_name
 
-    before, size = len(Store(index).segments), sum(bytes_by_kind(index).values())
-    manifest, merged = merge_of(index, waiting=_waiting(index, output))
+    held = Store(index)
+    before, size, fitted = len(held.segments), sum(bytes_by_kind(index).values()), refit_name(held.manifest.files)
+    manifest, merged = merge_of(index, others or (), waiting=_waiting(index, output), refit=refit)
     after, freed = len(manifest.segments), size - sum(bytes_by_kind(index).values())
-    summary = f"{before} segments before, {after} after; {spelled_bytes(freed)} freed"
+    summary = f"{before} segments before, {after} after; "
+    summary += f"{spelled_bytes(freed)} freed" if freed >= 0 else f"{spelled_bytes(-freed)} more"
+    if refit_name(manifest.files) != fitted:
+        summary += "; document frequencies were counted again"
     content = {
         "index": str(index),
         "merged": merged,

@@ -14,10 +14,10 @@ from proponent.index.baseline_scores import baseline_hits
 from proponent.index.explanation_builder import ExplanationSource, explanation
 from proponent.index.planning import label_numbers
 from proponent.index.queries import QueryBatch, check_queries
-from proponent.index.query_preconditioner import QueryPreconditioner
 from proponent.method import Gradients, Loop
 from proponent.method_table import method_of
 from proponent.models import Run
+from proponent.preconditioners.query_preconditioner import QueryPreconditioner
 from proponent.types import Example
 from proponent.views import CheckpointView, Explanation
 from proponent.words import Word

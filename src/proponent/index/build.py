@@ -25,13 +25,13 @@ from proponent.index.planning import (
     refuse_empty_share,
     refuse_ids,
 )
-from proponent.index.query_preconditioner import QueryPreconditioner
 from proponent.index.stored_columns import stored_columns
 from proponent.index.worker import KEPT_BYTES, Worker
 from proponent.method import Baseline, EmbeddingRows, Gradients, Logit, Retaken, Term
 from proponent.models import Checkpoint, Encoder, Masks, Run
 from proponent.models.best import OTHERS
 from proponent.preconditioners.base import FitFacts
+from proponent.preconditioners.query_preconditioner import QueryPreconditioner
 from proponent.processes import peak_memory
 from proponent.store import (
     FORMAT,
@@ -260,11 +260,9 @@ class Build:
         preconditioner = QueryPreconditioner(
             self.method, self.writer.plan.blocks, self.writer.read_table, tied=self.spec.tied
         )
-        scale = np.ones(one.planned.n)
-        for places, arrays in self.writer.decoded(checkpoint.id, one.planned, one.order):
-            norms = preconditioner.norms(checkpoint.id, Gradient.unpack(arrays))
-            scale[places] = 1.0 / np.where(norms > 0, norms, 1.0)
-        return scale
+        shards = self.writer.decoded(checkpoint.id, one.planned, one.order)
+        gradients = ((places, Gradient.unpack(arrays)) for places, arrays in shards)
+        return preconditioner.scale(checkpoint.id, one.planned.n, gradients)
 
     def _notes(self, skipped: tuple[SkippedRow, ...]) -> list[str]:
         layered = [] if self._layered is None else self._layered.notes()

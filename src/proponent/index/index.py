@@ -16,9 +16,9 @@ from proponent.index.grouping import Aggregate, Grouping, QueryGroup, blocks
 from proponent.index.loading import LoadedRun
 from proponent.index.queries import QueryBatch, check_against, check_queries, labels_of
 from proponent.index.query_input import AnyLabel, Labels, Queries, Query, queries_of
-from proponent.index.query_preconditioner import QueryPreconditioner, gradients_of
 from proponent.index.scorers import scorer_of
 from proponent.models import Run
+from proponent.preconditioners.query_preconditioner import QueryPreconditioner, gradients_of
 from proponent.scorer import TopKBothEnds
 from proponent.search import ANY, How, KernelName, Where
 from proponent.store import Store

@@ -11,9 +11,9 @@ from proponent.errors import InputError, LabelError
 from proponent.gradients.computer import GradientComputer
 from proponent.gradients.gradient import Gradient
 from proponent.index.query_input import AnyLabel, plain_label
-from proponent.index.query_preconditioner import QueryPreconditioner
 from proponent.labels import Labels
 from proponent.models import Encoded
+from proponent.preconditioners.query_preconditioner import QueryPreconditioner
 from proponent.types import CheckpointId, Example
 from proponent.views import QueryView
 from proponent.words import Word

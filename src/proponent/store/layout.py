@@ -8,6 +8,9 @@ from proponent.types import CheckpointId
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
 
+REFIT = "tables/gen-"
+"""How the name of a file begins that replaces arrays of the tables."""
+
 RUN_STEPS = 10**9
 """In plans and array names, step s of run r is stored as one number: r x RUN_STEPS + s; for the first run, just s."""
 
@@ -47,6 +50,10 @@ class Layout:
     def table(self, at: CheckpointId) -> Path:
         """Further arrays that products need."""
         return self.folder / "tables" / f"{_checkpoint(at)}.safetensors"
+
+    def refit(self, generation: int) -> Path:
+        """Arrays that a merge fitted again."""
+        return self.folder / f"{REFIT}{generation:05d}.safetensors"
 
     def tombstones(self, generation: int) -> Path:
         """Deleted examples."""

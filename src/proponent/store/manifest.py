@@ -122,6 +122,7 @@ class Merging(BaseModel):
     segments: list[PlannedSegment]  # the new segments
     # per new segment, the shards (segment, shard) whose examples it receives, by new shard
     taken: list[list[list[list[int]]]]
+    others: list[str] = []  # merkle roots of the indexes that are merged into it
 
 
 class PlannedTerm(BaseModel):
@@ -208,7 +209,9 @@ class Plan(BaseModel):
     @property
     def by_token(self) -> bool:
         """Whether gradients are rows of the word embedding, one per token."""
-        return self.shown_path is not None and not (self.tied and self.embedding_path != "input")
+        rows = self.term.gradient if isinstance(self.term, Gradients) else None
+        directed = isinstance(rows, EmbeddingRows) and rows.direction is not None  # the head's part is in the rows
+        return self.shown_path is not None and (directed or not self.tied or self.embedding_path == "input")
 
     @property
     def scales_train(self) -> bool:

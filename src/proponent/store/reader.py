@@ -24,6 +24,7 @@ from proponent.store.manifest import (
     read_json,
 )
 from proponent.store.mapped import TRANSIENT, MappedTensors
+from proponent.store.refit import refit_name, refitted_table
 from proponent.store.segment import Files, Segment
 from proponent.types import CheckpointId, Example
 
@@ -166,7 +167,13 @@ class Store:
 
     def table(self, at: CheckpointId) -> dict[str, np.ndarray]:
         """Read the table that a checkpoint's products need."""
-        return self._open(self.layout.table(at)).all()
+        return self._open(self.layout.table(at)).all() | refitted_table(self.refit, at)
+
+    @property
+    def refit(self) -> MappedTensors | None:
+        """Arrays that a merge fitted again, in place of those of tables and features."""
+        name = refit_name(self.manifest.files)
+        return None if name is None else self._open(self.folder / name)
 
     def _read(self) -> tuple[Plan, Manifest]:
         plan = read_json(self.layout.plan, Plan)
@@ -202,6 +209,7 @@ class Store:
             self._has,
             tuple(one.id for one in self.plan.checkpoints),
             self.plan.labels,
+            self.refit,
         )
         deleted = self._deleted()
         found: list[Segment] = []

@@ -39,6 +39,7 @@ from proponent.store.manifest import (
 )
 from proponent.store.mapped import MappedTensors
 from proponent.store.postings import Shard, write_postings
+from proponent.store.refit import refit_name, refitted_table
 from proponent.store.repair import publish_manifest, recheck, remove_strays, reopen, settle
 from proponent.store.rows import decode_arrays, encode_arrays
 from proponent.store.shard_outputs import OUTPUTS
@@ -109,8 +110,10 @@ class Writer:
 
     def read_table(self, at: CheckpointId) -> dict[str, np.ndarray]:
         """Read a published table back."""
-        table = self._table(at)
-        return {} if table is None else table.all()
+        table, base = self._table(at), self.base
+        name = None if base is None else refit_name(base.files)
+        again = None if name is None or base is None else MappedTensors(self.folder / name, base.files[name])
+        return ({} if table is None else table.all()) | refitted_table(again, at)
 
     def has_examples(self, segment: str) -> bool:
         """Whether the examples of a segment were published."""
