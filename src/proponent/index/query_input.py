@@ -98,7 +98,10 @@ def _example(query: Query, row: int) -> Example:
         return Example(str(row), row, query)  # `check_queries` refuses anything but text
     unknown = next((name for name in query if name not in _FIELDS), None)
     if unknown is not None:
-        raise InputError(f"query {row} has the field {unknown!r}{nearest(str(unknown), _FIELDS)}: {', '.join(_FIELDS)}")
+        raise InputError(
+            f"query {row} has the unknown field {unknown!r}{nearest(str(unknown), _FIELDS)}; fields: "
+            f"{', '.join(_FIELDS)}"
+        )
     identity = query.get("id")
     name = str(row) if identity is None else str(identity)
     if "messages" in query:
