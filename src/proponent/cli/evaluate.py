@@ -73,15 +73,13 @@ def evaluate(
     chosen = choice("--metric", metric, _METRICS)
     for path in out or ():
         usable(path, "--out")
-    if arrays is not None:
-        usable(arrays, "--arrays")
-        if chosen != "lds":
-            raise InputError(f"--arrays {arrays}: only --metric lds has halves and their outputs")
+    usable(arrays, "--arrays")
+    if arrays is not None and chosen != "lds":
+        raise InputError(f"--arrays {arrays}: only --metric lds has halves and their outputs")
     sizes: dict[str, Any] = {"methods": listed(methods), "budget": budget, "points": points, "seeds": seeds}
     sizes |= {"ks": tuple(sorted(set(numbers("--k", k, "10,30,100")))), "subsets": subsets}
     sizes |= {"runs": runs, "workers": workers, "groups": groups, "stratified": stratified}
-    sizes |= {"arrays": arrays}
-    sizes |= {"sides": ("helped",)} if helped_only else {}
+    sizes |= {"arrays": arrays, "sides": ("helped",) if helped_only else ("helped", "hurt")}
     request = _requested(run, data, queries, retraining, model, columns, output, sizes)
     from proponent.evaluate.measure import measure
     from proponent.views.evaluation import print_report
