@@ -10,7 +10,7 @@ from proponent.models import Encoded, Encoder, Run
 from proponent.models.batch_record import BatchRecord, read_batch_record, row_hash
 from proponent.models.counting import homes, logged_tokens
 from proponent.models.recorder import run_record
-from proponent.types import Example
+from proponent.types import Example, Text
 
 CHUNK = 256
 
@@ -94,6 +94,8 @@ def _logged(run: Run, examples: Examples, encoder: Encoder) -> list[str]:
 
 
 def not_trained(encoder: Encoder, example: Example) -> bool:
-    """Whether no token of a row counts in the loss."""
+    """Whether a row of chat data, or of a prompt and its target, was dropped as none of its tokens counts."""
+    if not encoder.task.chats or (isinstance(example.content, Text) and not encoder.counting.trl):
+        return False
     (one,) = encoder.encode([example])
     return not bool(one.counted.any())

@@ -260,7 +260,7 @@ class Worker:
             cause = "loss" if not np.isfinite(outputs.losses[place]) else "gradient"
             row = one.rows[int(one.order[start + place])]
             if row not in self._bad:
-                idle = self.run.task.chats and not_trained(self.encoder, self.examples[row])
+                idle = not_trained(self.encoder, self.examples[row])
                 self._bad[row] = NOT_TRAINED if idle else f"{cause} is not finite at {checkpoint.id}"
         share = self.options.max_bad_rows
         allowed = max(1, int(share * len(self.examples) + 1e-9)) if share else 0
