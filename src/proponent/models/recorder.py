@@ -240,7 +240,7 @@ def _fine_tuning(args: Any, tokenizer: Any) -> dict[str, Any] | None:
         return None
     template = getattr(tokenizer, "chat_template", None)
     if args.assistant_only_loss:  # TRL trains by a template of its own where the tokenizer's has no marks
-        known: Any = sys.modules.get("trl.chat_template_utils")
+        known = cast("Any", sys.modules.get("trl.chat_template_utils"))
         try:
             marked = known is None or known.has_generation_markers(template)
             template = template if marked else known.get_training_chat_template(tokenizer) or template
