@@ -136,8 +136,8 @@ def delete(args: argparse.Namespace, name: str) -> None:
     home = trained(args, name)
     command(
         "evaluate", home / "run-10", home / "train.csv", "--queries", home / "queries.csv", "--metric", "deletion",
-        "--helped-only", "--points", args.points, "-k", args.deleted, "--seeds", args.seeds, "--methods", ",".join(DELETED),
-        "--max-length", LENGTHS[name], "--cache", home / "cache", "--quiet", "--out",
+        "--helped-only", "--points", args.points, "-k", args.deleted, "--seeds", args.seeds, "--methods",
+        ",".join(DELETED), "--max-length", LENGTHS[name], "--cache", home / "cache", "--quiet", "--out",
         home / f"deletion-{args.deleted.replace(',', '-')}.json",
     )  # fmt: skip
 
