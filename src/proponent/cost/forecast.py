@@ -34,6 +34,7 @@ from proponent.index.stored_columns import stored_columns
 from proponent.index.worker import KEPT_BYTES
 from proponent.method import Gradients, Retaken, Term
 from proponent.models import Masks, Run, encoded_bytes
+from proponent.models.counting import rules_of
 from proponent.preconditioners.batches import StoredBatch
 from proponent.processes import memory
 from proponent.store.rows import decode_arrays
@@ -140,7 +141,8 @@ class _Forecaster:
         self.labels: list[int] = []
         self.labelling = timed(lambda: self.labels.extend(label_numbers(run, examples)))
         self.checkpoints = chosen(run, options.steps, method)
-        self.encoder = run.encoder(run.length(options.max_length), Masks.of(method))
+        rules = rules_of(run, examples.layout, options.max_length, options.stated)
+        self.encoder = run.encoder(rules.max_length, Masks.of(method), rules.counting)
         self.sample, self.lengths = self._counted()
         parquet_bytes({"warm": [1]})  # trigger its imports now: they are not timed, but count as memory
         model, self.loading = self._loaded()
@@ -156,7 +158,7 @@ class _Forecaster:
         self.cuts = plan_segments(lengths, width, options.segment_rows, 0)
         self.laid = self._lay()
         notes = [] if work.layers is None else [*work.layers.notes(), *(one.unforeseen for one in self.costs)]
-        self.notes = (*run.notes, *filter(None, notes))
+        self.notes = (*run.notes, *rules.notes, *filter(None, notes))
         self.work, self.tables = work, size(work.tables()) + sum(one.held for one in self.costs)
         self.bench = Bench(work, self.encoder, examples, self.labels, options.rows)
         self.busiest = self._measure(budget)
@@ -304,11 +306,11 @@ class _Forecaster:
     def _baselines(self) -> tuple[float, int]:
         """Seconds and bytes of the texts and of the arrays over the examples."""
         n, c, names = len(self.examples), len(self.checkpoints), self.run.label_names
-        some = range(min(n, 1024))
+        some, decoded = range(min(n, 1024)), self.encoder.decoded
         table: list[memoryview] = []
         spent = timed(
             lambda: table.append(
-                parquet_bytes(stored_columns(self.examples, some, self.labels, names, np.arange(len(some))))
+                parquet_bytes(stored_columns(self.examples, some, self.labels, names, np.arange(len(some)), decoded))
             )
         )
         scales = 8 * c if self.scaled else 0
