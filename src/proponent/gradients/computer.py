@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -12,20 +12,29 @@ from torch import Tensor, nn
 from proponent.gradients.capture import Capture, Captured, head_outer, head_table
 from proponent.gradients.forms import Dense, Rows
 from proponent.gradients.gradient import Gradient
-from proponent.gradients.head_rows import head_rows
+from proponent.gradients.head_rows import head_rows, own_tokens, shares_of
 from proponent.gradients.layer_hooks import UnbatchedError
 from proponent.gradients.layer_selection import Choice
 from proponent.gradients.layer_vectors import LayerVectors, chosen_layers, settled, slices_by_length, token_words
 from proponent.gradients.model_parts import is_tied, table_shape, word_tables
+from proponent.gradients.output_layer import OutputLayer
 from proponent.gradients.projection import compress
 from proponent.gradients.vocabulary_head import HeadOuter
 from proponent.method import EmbeddingRows, Gradients, Layers, Logit, Reduction, Retaken, Term, similarity_of
 from proponent.models import Encoded, Encoder, Run, SampledLabels
 from proponent.models.batch import Batch
-from proponent.models.tasks.base import Losses, Objective
+from proponent.models.tasks.base import Losses, Objective, TokenTerms
 
-Loss = Callable[[Batch, Objective], Losses]
-"""Selects what is differentiated in a batch, as a function of the model's logits."""
+
+class Loss(NamedTuple):
+    """What is differentiated in a batch."""
+
+    whole: Callable[[Batch, Objective], Losses]  # as a function of the model's logits
+    terms: Callable[[Batch, Objective], TokenTerms | None]  # by tokens; None where that is impossible
+
+
+LOSS = Loss(lambda _, objective: objective.losses, lambda _, objective: objective.terms())
+LOGIT = Loss(lambda _, objective: objective.logits, lambda *_: None)
 
 Part = TypeVar("Part")
 
@@ -110,6 +119,7 @@ class GradientComputer:
             pooled=self.spec.pooled,
             blocks=() if choice is None else choice.blocks,
             order=None if choice is None else choice.order,
+            output=None if run.task.labels else OutputLayer(model),
         )
         self._singly = False
         self.elementwise: dict[str, Tensor] | None = None
@@ -117,7 +127,7 @@ class GradientComputer:
 
     def train(self, encoded: Sequence[Encoded], labels: Sequence[int]) -> GradientBatch:
         """Gradients of training examples."""
-        return self._gradients(encoded, labels, None, _loss)
+        return self._gradients(encoded, labels, None, LOSS)
 
     def query(
         self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None = None
@@ -127,7 +137,7 @@ class GradientComputer:
 
     def train_words(self, encoded: Encoded, label: int, width: int) -> Float[np.ndarray, "w p"]:
         """Split a training example's layer gradient by its words."""
-        return self._words(encoded, width, self._captured([encoded], [label], None, _loss)[0])
+        return self._words(encoded, width, self._captured([encoded], [label], None, LOSS)[0])
 
     def query_words(
         self, encoded: Encoded, label: int, width: int, against: int | None = None
@@ -140,7 +150,7 @@ class GradientComputer:
         self, encoded: Sequence[Encoded], labels: Sequence[int], draws: SampledLabels | None = None
     ) -> Iterator[tuple[Captured, int]]:
         """Capture layers of a batch, in parts where necessary."""
-        loss = _loss if draws is None else draws.losses
+        loss = LOSS if draws is None else Loss(draws.losses, draws.terms)
 
         def take(cut: slice) -> tuple[Captured, int]:
             return self._captured(encoded[cut], labels[cut], None, loss)[0], cut.stop - cut.start
@@ -153,8 +163,9 @@ class GradientComputer:
         assert captured.calls is not None
         return self.layers.projection.vectors(captured.calls, count, self.elementwise)
 
-    def _query_loss(self, _: Batch, objective: Objective) -> Losses:
-        return objective.logits if isinstance(self.method.objective, Logit) else objective.losses
+    @property
+    def _query_loss(self) -> Loss:
+        return LOGIT if isinstance(self.method.objective, Logit) else LOSS
 
     def _gradients(
         self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None, loss: Loss
@@ -194,7 +205,9 @@ class GradientComputer:
         batch = self.encoder.collate(encoded, labels)
         objective, decoder = self.run.task.objective(batch, self._reduction, against), batch.decoder
         read = None if decoder is None else (decoder.mask, decoder.words)
-        captured = self._capture(batch.inputs, loss(batch, objective), batch.words, read)
+        terms = loss.terms(batch, objective)
+        wanted = own_tokens(batch, objective) if self.spec.folded else None
+        captured = self._capture(batch.inputs, loss.whole(batch, objective), batch.words, read, terms, wanted)
         if captured.inputs is None or objective.predictions is None:
             return captured, None
         target, weight = objective.predictions
@@ -202,7 +215,11 @@ class GradientComputer:
         if not self.spec.folded:
             return captured, head
         assert captured.rows is not None
-        return captured, head_rows(head, captured.logits[weight.nan_to_num() != 0], captured.rows)
+        assert wanted is not None
+        shares = captured.shares
+        if shares is None:
+            shares = shares_of(captured.logits, weight.nan_to_num() != 0, wanted)
+        return captured, head_rows(head, shares, wanted, captured.rows)
 
     def losses(
         self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None = None
@@ -253,10 +270,6 @@ class GradientComputer:
             folded = None if folded is None else folded.without(bad)
             kept = replace(kept, rows=compress(taken, rows, self._special, folded))
         return GradientBatch(kept, captured.losses, self._predicted(captured.logits), captured.pooled, bad)
-
-
-def _loss(_: Batch, objective: Objective) -> Losses:
-    return objective.losses
 
 
 def joined(parts: Sequence[GradientBatch]) -> GradientBatch:
