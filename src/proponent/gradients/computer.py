@@ -18,6 +18,7 @@ from proponent.gradients.layer_selection import Choice
 from proponent.gradients.layer_vectors import LayerVectors, chosen_layers, settled, slices_by_length, token_words
 from proponent.gradients.model_parts import is_tied, table_shape, word_tables
 from proponent.gradients.output_layer import OutputLayer
+from proponent.gradients.pass_size import SMALL, PassSize
 from proponent.gradients.projection import compress
 from proponent.gradients.vocabulary_head import HeadOuter
 from proponent.method import EmbeddingRows, Gradients, Layers, Logit, Reduction, Retaken, Term, similarity_of
@@ -122,6 +123,7 @@ class GradientComputer:
             output=None if run.task.labels else OutputLayer(model),
         )
         self._singly = False
+        self._size: PassSize | None = None
         self.elementwise: dict[str, Tensor] | None = None
         self._special = np.asarray(sorted(set(run.tokenizer.all_special_ids)), dtype=np.int64)
 
@@ -187,12 +189,36 @@ class GradientComputer:
             self._singly = True
             return [take(cut) for cut in self._cuts(encoded)]
 
-    def _cuts(self, encoded: Sequence[Encoded]) -> list[slice]:
-        if self.layers is None or len(encoded) < 2:
+    def parts(self, encoded: Sequence[Encoded]) -> list[slice]:
+        """Split a batch into parts that fit into memory."""
+        lengths = [one.length for one in encoded]
+        if len(encoded) < 2 or len(encoded) * max(lengths) <= SMALL:
             return [slice(0, len(encoded))]
-        if self._singly:
-            return [slice(place, place + 1) for place in range(len(encoded))]
-        return slices_by_length(encoded)
+        if self._size is None:
+            self._size = PassSize.measure(self.model, encoded[0], self._keeps)
+        return self._size.parts(lengths)
+
+    def _cuts(self, encoded: Sequence[Encoded]) -> list[slice]:
+        """Split a batch into parts that fit into memory, and these into parts that hooks can handle."""
+        return [cut for part in self.parts(encoded) for cut in self._hooked(encoded[part], part.start)]
+
+    def _hooked(self, encoded: Sequence[Encoded], start: int) -> list[slice]:
+        if self.layers is None or len(encoded) < 2:
+            cuts = [slice(0, len(encoded))]
+        elif self._singly:
+            cuts = [slice(place, place + 1) for place in range(len(encoded))]
+        else:
+            cuts = slices_by_length(encoded)
+        return [slice(start + cut.start, start + cut.stop) for cut in cuts]
+
+    def _keeps(self, encoded: Encoded) -> int:
+        """Run one example; return the bytes that a pass keeps of it apart from the graph."""
+        captured, _ = self._captured([encoded], [0], None, LOSS)
+        logits = captured.logits
+        whole = 3 * logits.nbytes if logits.dim() == 3 and logits.shape[1] > 1 else 0
+        calls = [call for some in (captured.calls or {}).values() for call in some]
+        sides = [side for call in calls for side in (call.left, call.right) if isinstance(side, Tensor)]
+        return whole + sum(side.nbytes for side in sides)
 
     def _words(self, encoded: Encoded, width: int, captured: Captured) -> Float[np.ndarray, "w p"]:
         assert self.layers is not None
