@@ -44,6 +44,9 @@ def evaluate(
         typer.Option(metavar="MINUTES", help="Time budget for retraining; determines sample sizes."),
     ] = None,
     k: Annotated[str, typer.Option("-k", "--k", help="Numbers of training rows to delete.")] = "10,30,100",
+    helped_only: Annotated[
+        bool, typer.Option("--helped-only", help="Delete only rows that helped: half of the retrains.")
+    ] = False,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Retrains per subset (default 2) or deletion (default 3).")
     ] = None,
@@ -58,6 +61,10 @@ def evaluate(
     gold_column: Annotated[
         str, typer.Option(help="Column of the query file with the ids of the gold passages, for facts.")
     ] = "gold",
+    arrays: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write scores, halves and outputs of an LDS as safetensors."),
+    ] = None,
     out: Annotated[
         list[Path] | None, typer.Option("--out", metavar="FILE", help="Also write .html, .md or .json; repeatable.")
     ] = None,
@@ -66,9 +73,15 @@ def evaluate(
     chosen = choice("--metric", metric, _METRICS)
     for path in out or ():
         usable(path, "--out")
+    if arrays is not None:
+        usable(arrays, "--arrays")
+        if chosen != "lds":
+            raise InputError(f"--arrays {arrays}: only --metric lds has halves and their outputs")
     sizes: dict[str, Any] = {"methods": listed(methods), "budget": budget, "points": points, "seeds": seeds}
     sizes |= {"ks": tuple(sorted(set(numbers("--k", k, "10,30,100")))), "subsets": subsets}
     sizes |= {"runs": runs, "workers": workers, "groups": groups, "stratified": stratified}
+    sizes |= {"arrays": arrays}
+    sizes |= {"sides": ("helped",)} if helped_only else {}
     request = _requested(run, data, queries, retraining, model, columns, output, sizes)
     from proponent.evaluate.measure import measure
     from proponent.views.evaluation import print_report
@@ -127,7 +140,9 @@ def tune(
     groups: Annotated[
         str, typer.Option("--layers", help="Comma-separated layer groups or patterns to try.")
     ] = "embeddings,quarter-1,quarter-2,quarter-3,quarter-4,attention,mlp,head,all",
-    count: Annotated[str, typer.Option(help="Which queries count: correct (correctly predicted) or all.")] = "correct",
+    count: Annotated[
+        str, typer.Option(help="Queries to use: correct (only correctly predicted queries) or all.")
+    ] = "correct",
     queries: QueryFile = None,
     points: Annotated[int, typer.Option(min=1, help="Maximum number of queries.")] = 100,
     pages: Annotated[
@@ -136,7 +151,7 @@ def tune(
 ) -> None:
     """Select layers, method and aggregation: train once on data with planted label noise and compare."""
     if out.suffix.lower() != ".json":
-        raise InputError(f"--out {out}: a method file is written as JSON: name a file that ends in .json")
+        raise InputError(f"--out {out}: a method file is a JSON file: give a name that ends in .json")
     for path in (out, *(pages or ())):
         usable(path, "--out" if path is out else "--report")
     which = choice("--count", count, ("correct", "all"))
@@ -158,4 +173,4 @@ def tune(
         "tuned": found.description,
     }
     output.show(lambda: found.page.to_dict() | content, lambda: print_tuning(found.page))
-    output.hint(f"the method: {out}; proponent index RUN DATA --out INDEX --method {out}")
+    output.hint(f"method file: {out}; to use it: proponent index RUN DATA --out INDEX --method {out}")

@@ -27,7 +27,7 @@ def top(scores: Float[np.ndarray, " n"], k: int, side: Side) -> Int[np.ndarray, 
     """Return the k rows with the largest or the smallest score."""
     valid = np.flatnonzero(np.isfinite(scores))
     if len(valid) < k:
-        raise InputError(f"{len(valid)} rows have a score, fewer than k = {k}: give smaller --k or more data")
+        raise InputError(f"{len(valid)} rows have a score, fewer than k = {k}: use a smaller --k or more data")
     signed = -scores[valid] if side == "helped" else scores[valid]
     return valid[np.lexsort((valid, signed))][:k]
 
@@ -171,6 +171,11 @@ class DeletionResult:
     retrains: int  # number of trained models, full runs included
     skipped: int  # deletions that would leave a class without any row
     unmatched: int = 0  # deletions without a control: a class has too few other rows
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The ends of the rankings that were deleted."""
+        return tuple(dict.fromkeys(one.side for one in self.curves))
 
     def curve(self, method: str, side: Side) -> Curve:
         """Return a curve; for the random control, the mean over the draws for all methods."""
