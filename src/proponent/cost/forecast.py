@@ -162,7 +162,7 @@ class _Forecaster:
         self.cuts = plan_segments(lengths, width, options.segment_rows, 0)
         self.laid = self._lay()
         notes = [] if work.layers is None else [*work.layers.notes(), *(one.unforeseen for one in self.costs)]
-        self.notes = (*run.notes, *filter(None, notes))
+        self._layered = (*run.notes, *filter(None, notes))
         self.work, self.tables = work, size(work.tables()) + sum(one.held for one in self.costs)
         self.bench = Bench(work, self.encoder, examples, self.labels, options.rows)
         self.busiest = self._measure(budget)
@@ -195,7 +195,7 @@ class _Forecaster:
             stages=tuple(Stage(name, spent) for name, spent in seconds.items() if spent or name != "curvature"),
             peak_rss=self._peak(),
             disk={"forms": forms, "postings": postings, "examples": bytes_beside, "tables": c * self.tables},
-            notes=self.notes,
+            notes=(*self._layered, *self.work.notes),
         )
 
     def _over(self, by: str, cost: str) -> Floats:

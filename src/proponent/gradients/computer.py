@@ -267,6 +267,12 @@ class GradientComputer:
         found = self.run.task.probabilities(logits)
         return None if found is None else found.numpy()
 
+    @property
+    def notes(self) -> list[str]:
+        """What the passes so far showed of the model's memory."""
+        output = self._capture.output
+        return [] if output is None else output.notes
+
     def tables(self) -> dict[str, np.ndarray]:
         """Copy the tables that products at this checkpoint need."""
         kept: dict[str, np.ndarray] = {}

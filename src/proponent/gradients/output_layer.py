@@ -19,11 +19,6 @@ from proponent.gradients.model_parts import inner_model
 _CAPS = re.compile(r"soft_?cap")
 """Names of settings that cap logits, in all models of transformers that have one."""
 
-UNKNOWN = (
-    "its logits are more than its last layer's output under a bias, a scale or a cap: they are held for all positions "
-    "of a text, which takes more memory"
-)
-
 
 @dataclass(frozen=True)
 class Tail:
@@ -70,6 +65,17 @@ class OutputLayer:
         self._tail: Tail | None = None
         self._cut = self.module is not None
         self._hidden: list[Tensor] = []
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of this model's memory."""
+        if self._cut:
+            return []
+        name = type(inner_model(self._model)).__name__
+        return [
+            f"{name} does more with its last layer's output than add a bias, scale or cap it: the logits of all "
+            "positions of a text are held at once, which takes more memory and time"
+        ]
 
     @property
     def cuts(self) -> bool:
