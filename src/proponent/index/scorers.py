@@ -141,8 +141,8 @@ class GradientScorer(Scorer[QueryBatch]):
         if rows is None or not isinstance(gradient, EmbeddingRows) or gradient.direction is None:
             return
         unseen = rows.words[~np.isin(rows.ids, list(self._tokens(step)))]
-        found = [queries.words(row)[word].text for word in np.unique(unseen[unseen >= 0]).tolist()]
-        named = list(dict.fromkeys(found))
+        places: list[int] = np.unique(unseen[unseen >= 0]).tolist()
+        named = list(dict.fromkeys(queries.words(row)[place].text for place in places))
         if named:
             more = f" and {len(named) - 5} more" if len(named) > 5 else ""
             yield f"tokens of these words are in no training text and match nothing: {', '.join(named[:5])}{more}"

@@ -96,8 +96,9 @@ def refuse_other_tables(store: Store, other: Store, again: Refit | None) -> None
     for at in (one.id for one in store.plan.checkpoints):
         if store.layout.name(store.layout.table(at)) not in store.manifest.files:
             continue
-        mine, theirs, fitted = store.table(at), other.table(at), {} if again is None else again.tables[at]
-        for name in sorted({*mine, *theirs} - {*fitted}):
+        mine, theirs = store.table(at), other.table(at)
+        fitted = set[str]() if again is None else {*again.tables[at]}
+        for name in sorted({*mine, *theirs} - fitted):
             if name not in mine or name not in theirs or not np.array_equal(mine[name], theirs[name], equal_nan=True):
                 raise MismatchError(
                     f"{other.folder} cannot be merged into {store.folder}: its {name} at {at} was fitted to other "
