@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from proponent.errors import RunError
+from proponent.models.adapter_modules import saved_copy
 
 
 def input_embedding(model: nn.Module) -> nn.Embedding:
@@ -18,6 +19,7 @@ def input_embedding(model: nn.Module) -> nn.Embedding:
         found = cast("Any", model).get_input_embeddings()
     except NotImplementedError:
         found = None
+    found = None if found is None else saved_copy(found)
     if not isinstance(found, nn.Embedding):
         raise RunError(
             f"the input embedding of {type(model).__name__} is a {type(found).__name__}, not a lookup table: "
@@ -28,7 +30,8 @@ def input_embedding(model: nn.Module) -> nn.Embedding:
 
 def vocabulary_head(model: nn.Module) -> nn.Linear | None:
     """Find the vocabulary head of a language model."""
-    found = cast("Any", model).get_output_embeddings()
+    named = cast("Any", model).get_output_embeddings()
+    found = None if named is None else saved_copy(named)
     return found if isinstance(found, nn.Linear) else None
 
 
