@@ -228,6 +228,11 @@ def test_without_the_baselines_extra_random_rows_are_no_lexical_control(
     assert [one is None for one in figures] == [False, False, True, True], "random rows are drawn for both sides"
     columns = ["helped deleted", "hurt deleted", "helped less random rows", "hurt less random rows"]
     assert page["columns"] == columns, "a language model has no class to flip"
+    code, out, err = said(*words, "--helped-only")
+    assert "5 queries x k = 2 x 1 seeds = 10 retrains" in err, "the records of both sides are read again"
+    half = json.loads(out)
+    assert half["columns"] == ["helped deleted", "helped less random rows"]
+    assert half["rows"][0]["figures"] == page["rows"][0]["figures"][::2]
     for name in ("bm25", "tfidf-label"):
         assert any(f"control {name} is missing" in note and "is not installed" in note for note in page["notes"])
 

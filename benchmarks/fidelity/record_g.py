@@ -38,6 +38,7 @@ FORMS = {
     "equal weights": {"weights": "constant"},
 }
 """Fields that are changed; a baseline of each is the first."""
+DELETED = ("tracin-we-idf", "tracin-last")
 METHODS = ("tracin-we-idf", "tracin-we", "tracin-we-adam-unit", "tracin-last", "tracin-all", "grad-cos")
 
 
@@ -124,7 +125,18 @@ def report(args: argparse.Namespace, name: str) -> None:
     evaluate(args, name, list(METHODS), "report")
 
 
-STEPS = {"bank": bank, "choose": choose, "report": report}
+def delete(args: argparse.Namespace, name: str) -> None:
+    """Delete the rows that helped most by the chosen form, by the last layer and by word overlap."""
+    home = trained(args, name)
+    command(
+        "evaluate", home / "run-10", home / "train.csv", "--queries", home / "queries.csv", "--metric", "deletion",
+        "--helped-only", "--points", args.points, "-k", args.deleted, "--seeds", 2, "--methods", ",".join(DELETED),
+        "--max-length", LENGTHS[name], "--cache", home / "cache", "--quiet", "--out",
+        home / f"deletion-{args.deleted.replace(',', '-')}.json",
+    )  # fmt: skip
+
+
+STEPS = {"bank": bank, "choose": choose, "report": report, "delete": delete}
 
 
 def arguments() -> argparse.Namespace:
@@ -137,6 +149,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--subsets", type=int, default=60)
     parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--points", type=int, default=16)
+    parser.add_argument("--deleted", default="30,100")
     return parser.parse_args()
 
 

@@ -44,6 +44,9 @@ def evaluate(
         typer.Option(metavar="MINUTES", help="Time budget for retraining; determines sample sizes."),
     ] = None,
     k: Annotated[str, typer.Option("-k", "--k", help="Numbers of training rows to delete.")] = "10,30,100",
+    helped_only: Annotated[
+        bool, typer.Option("--helped-only", help="Delete only rows that helped: half of the retrains.")
+    ] = False,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Retrains per subset (default 2) or deletion (default 3).")
     ] = None,
@@ -69,6 +72,7 @@ def evaluate(
     sizes: dict[str, Any] = {"methods": listed(methods), "budget": budget, "points": points, "seeds": seeds}
     sizes |= {"ks": tuple(sorted(set(numbers("--k", k, "10,30,100")))), "subsets": subsets}
     sizes |= {"runs": runs, "workers": workers, "groups": groups, "stratified": stratified}
+    sizes |= {"sides": ("helped",)} if helped_only else {}
     request = _requested(run, data, queries, retraining, model, columns, output, sizes)
     from proponent.evaluate.measure import measure
     from proponent.views.evaluation import print_report

@@ -89,9 +89,10 @@ def deletion_size(
     *,
     workers: int = 1,
     seeds: int = 3,
+    sides: int = 2,
 ) -> DeletionSize:
     """Choose the size of a case deletion: the budget sets the number of queries."""
-    each = len(ks) * 4 * methods * seeds  # both sides, and random rows for each
+    each = len(ks) * sides * 2 * methods * seeds  # random rows for each
     per_point = each * seconds / 60 / workers
     points = queries if minutes is None else min(queries, int(minutes / per_point))
     if points < LEAST_POINTS:

@@ -172,6 +172,11 @@ class DeletionResult:
     skipped: int  # deletions that would leave a class without any row
     unmatched: int = 0  # deletions without a control: a class has too few other rows
 
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The ends of the rankings that were deleted."""
+        return tuple(dict.fromkeys(one.side for one in self.curves))
+
     def curve(self, method: str, side: Side) -> Curve:
         """Return a curve; for the random control, the mean over the draws for all methods."""
         if method != RANDOM:

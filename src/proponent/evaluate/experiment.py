@@ -16,6 +16,7 @@ from proponent.baselines import Texts
 from proponent.engine import engine_of
 from proponent.errors import InputError
 from proponent.evaluate.controls import controls, refuse_clashes
+from proponent.evaluate.deletion import SIDES, Side
 from proponent.evaluate.groups import GROUPINGS, row_groups
 from proponent.evaluate.label_noise import plant
 from proponent.method import Method
@@ -46,6 +47,7 @@ class EvaluationRequest:
     budget: float | None = None  # minutes for retraining; None for the usual sizes
     points: int = 40  # maximum number of queries
     ks: tuple[int, ...] = (10, 30, 100)  # numbers of rows deleted in a case deletion
+    sides: tuple[Side, ...] = SIDES  # ends of the rankings that a case deletion deletes
     seeds: int | None = None  # retrains per subset or deletion; None for the metric's default
     subsets: int | None = None  # of an LDS; None derives them from the budget
     groups: str = "auto"  # groups of an LDS within groups: class, source, format, length; auto chooses

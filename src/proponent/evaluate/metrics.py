@@ -10,7 +10,6 @@ from proponent.evaluate.budget import deletion_size, lds_size
 from proponent.evaluate.controls import best_control, lexical, with_controls
 from proponent.evaluate.deletion import (
     RANDOM,
-    SIDES,
     Curve,
     DeletionResult,
     plan_deletions,
@@ -98,7 +97,7 @@ def measure_deletion(subject: Experiment) -> EvaluationReport:
         ranked = len(request.methods) + len(named)
         sized = deletion_size(
             request.budget, _typical(retrains), noise, len(subject.problem.queries), ranked, request.ks,
-            workers=request.workers, seeds=seeds,
+            workers=request.workers, seeds=seeds, sides=len(request.sides),
         )  # fmt: skip
         request.say(f"will run {sized.said}")
         told = deterministic(retrains, seeds, averaged=True)
@@ -106,7 +105,13 @@ def measure_deletion(subject: Experiment) -> EvaluationReport:
         named = tuple(name for name in named if name in controls)
         scores = with_controls(subject.method_scores(), {name: controls[name] for name in named})
         plan = plan_deletions(
-            scores, sized.ks, range(seeds), subject.labels, queries=range(sized.points), seed=request.seed
+            scores,
+            sized.ks,
+            range(seeds),
+            subject.labels,
+            queries=range(sized.points),
+            sides=request.sides,
+            seed=request.seed,
         )
         result = run_deletions(plan, retrains, subject.problem.query_labels)
     left = ", ".join(name for name in controls if name not in {*named, RANDOM})
@@ -133,10 +138,9 @@ def deletion_page(
     helped = {name: result.curve(name, "helped") for name in (*methods, *controls)}
     figures: dict[str, list[Figure]] = {}
     for name, one in helped.items():
-        hurt = result.curve(name, "hurt")
-        figures[name] = [_mean_figure("helped deleted", one.by_query), _mean_figure("hurt deleted", hurt.by_query)]
+        figures[name] = [_mean_figure(f"{side} deleted", result.curve(name, side).by_query) for side in result.sides]
         figures[name] += brittleness(one) if classes > 1 else []
-        for side in SIDES:
+        for side in result.sides:
             less = np.zeros(0) if name == RANDOM else result.minus_random(name, side)
             figures[name].append(_mean_figure(f"{side} less random rows", less))
     verdicts = {name: _best_verdict(result, name, controls) for name in methods}
