@@ -40,7 +40,10 @@ KINDS: dict[str, tuple[type, dict[str, Any]]] = {
         {"target_modules": ["embed_tokens", "q_proj"], "ensure_weight_tying": True},
     ),
     "single tokens": (peft.LoraConfig, {"trainable_token_indices": {"embed_tokens": [5, 9, 40]}}),
-    "single tokens alone": (peft.TrainableTokensConfig, {"token_indices": [5, 9, 40], "target_modules": ["embed_tokens"]}),
+    "single tokens alone": (
+        peft.TrainableTokensConfig,
+        {"token_indices": [5, 9, 40], "target_modules": ["embed_tokens"]},
+    ),
     "ia3": (peft.IA3Config, {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]}),
 }
 
@@ -73,7 +76,9 @@ def base_model(folder: Path, *, tied: bool = False) -> Path:
 def adapter(base: Path, folder: Path, config: type, seed: int = 1, **settings: Any) -> Path:
     """Save an adapter whose trained weights are random."""
     own = LORA if config is peft.LoraConfig else {"task_type": "CAUSAL_LM"}
-    wrapped: Any = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(base), config(**own | settings))
+    wrapped: Any = peft.get_peft_model(
+        transformers.AutoModelForCausalLM.from_pretrained(base), config(**own | settings)
+    )
     torch.manual_seed(seed)
     for parameter in wrapped.parameters():
         if parameter.requires_grad:

@@ -30,6 +30,7 @@ from proponent.index.stored_columns import stored_columns
 from proponent.index.worker import KEPT_BYTES, Worker
 from proponent.method import Baseline, EmbeddingRows, Gradients, Logit, Retaken, Term
 from proponent.models import Checkpoint, Encoder, Masks, Run
+from proponent.models.adapter_modules import trained_of
 from proponent.models.best import OTHERS
 from proponent.preconditioners.base import FitFacts
 from proponent.processes import peak_memory
@@ -87,6 +88,7 @@ class Build:
         self.method, self.spec, self._table = checked.method, checked.spec, checked.table
         self._fitters, self._layered, self._layers = checked.fitters, checked.layers, checked.shapes
         self._choice_notes = self._describe_choice(first)
+        self._trained = trained_of(first)
         self.worker = Worker(
             run, examples, self.labels, checked, options, self.checkpoints, first, self.encoder, encoded, self.clock
         )
@@ -169,6 +171,7 @@ class Build:
             run=str(run.path.absolute()),
             joined=[str(path.absolute()) for path in run.joined],
             tokenizer=run.named_tokenizer,
+            base=run.info.base,
             kind=run.task.kind,
             label_names=list(run.label_names) if run.label_names else None,
             max_length=self.encoder.max_length,
@@ -279,10 +282,13 @@ class Build:
                 f"{long} training texts{added} reach the limit of {self.encoder.max_length} tokens; "
                 "the rest was not read"
             )
-        if self.run.info.adapter and self.writer.plan.shown_path is not None:
-            notes.append(
-                "this run is an adapter: its word embeddings were not trained, so embedding gradients are a proxy"
-            )
+        if self._trained is not None:
+            notes.append(f"this run is an adapter: {self._trained.description}")
+            if self.writer.plan.shown_path is not None and not self._trained.embedding:
+                notes.append(
+                    "the adapter did not train the word embedding: the gradient at its output stands for it, and "
+                    "--method tracin-layers --layers lora scores what was trained"
+                )
         if self.spec.path == "input" and self.spec.tied:
             notes.append("path input: the head shares the embedding's table, and its part of the gradient is left out")
         notes += self._appended_notes()

@@ -254,7 +254,9 @@ class Worker:
         for place in np.flatnonzero(outputs.bad).tolist():
             cause = "loss" if not np.isfinite(outputs.losses[place]) else "gradient"
             row = one.rows[int(one.order[start + place])]
-            self._bad.setdefault(row, f"{cause} is not finite at {checkpoint.id}")
+            empty = one.lengths[start + place] == 0
+            said = "the text has no token" if empty else f"{cause} is not finite at {checkpoint.id}"
+            self._bad.setdefault(row, said)
         share = self.options.max_bad_rows
         allowed = max(1, int(share * len(self.examples) + 1e-9)) if share else 0
         if len(self._bad) > allowed:

@@ -197,23 +197,20 @@ class _TokenLogits(nn.Module):
 
 def _shown(module: nn.Module, tables: dict[int, nn.Parameter], *, is_head: bool) -> nn.Module | None:
     """The layer in place of one of PEFT's; None where nothing is hidden."""
-    home, name = type(module).__module__, type(module).__name__
-    if not home.startswith("peft."):
+    home, name, tuned = type(module).__module__.split("."), type(module).__name__, cast("Any", module)
+    if home[0] != "peft":
         return None
-    if name == "TrainableTokensWrapper":
-        return _with_tokens(cast("Any", module).token_adapter, tables)
-    if name == "TrainableTokensLayer":
-        return _with_tokens(module, tables)
-    if home.startswith("peft.tuners.ia3.") and name == "Linear":
-        return Ia3Linear(module)
-    if not home.startswith("peft.tuners.lora."):
+    if name in {"TrainableTokensWrapper", "TrainableTokensLayer"}:
+        return _with_tokens(getattr(tuned, "token_adapter", tuned), tables)
+    if "ia3" in home and name == "Linear":
+        return Ia3Linear(tuned)
+    if "lora" not in home:
         return None
     if name == "Embedding":
-        return _with_factors(module, *_embedding_factors(module))
+        return _with_factors(tuned, *_embedding_factors(tuned))
     if name == "Linear" and is_head:
-        tuned = cast("Any", module)
-        return _with_factors(module, tuned.lora_A[ADAPTER], tuned.lora_B[ADAPTER])
-    return DoraLinear(module) if name == "Linear" and ADAPTER in cast("Any", module).lora_variant else None
+        return _with_factors(tuned, tuned.lora_A[ADAPTER], tuned.lora_B[ADAPTER])
+    return DoraLinear(tuned) if name == "Linear" and ADAPTER in tuned.lora_variant else None
 
 
 def _embedding_factors(tuned: Any) -> tuple[nn.Module, nn.Module]:
@@ -266,7 +263,7 @@ def _merged(base: nn.Module, weight: nn.Parameter, change: nn.Module) -> nn.Modu
 
 def _tie(model: Any) -> None:
     """Let a vocabulary head share the table again where both were adapted alike."""
-    table, head = (saved_copy(one) for one in (model.get_input_embeddings(), model.get_output_embeddings()))
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
     both = isinstance(table, _Merged) and isinstance(head, _Merged)
     if both and table.weight.shape == head.weight.shape and torch.equal(table.weight, head.weight):
         head.weight = table.weight

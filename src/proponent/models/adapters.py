@@ -161,7 +161,7 @@ def resized_rows(folder: Path, settings: dict[str, Any], model: Any, base: str) 
         module, shape = homes.get(_module(name)), slices.shape(name)
         if module is not None and name.endswith("lora_embedding_A"):
             parts.add(shape[1])
-        elif module is head and name.endswith("lora_B.weight"):
+        elif module is not None and module is head and name.endswith("lora_B.weight"):
             parts.add(shape[0])
         elif module is not None and name.endswith(".weight") and ".lora_" not in name:
             whole.add(shape[0])

@@ -142,5 +142,12 @@ def _no_weights(folder: Path, way_out: str) -> str:
             "`accelerate merge-weights` (FSDP) or zero_to_fp32.py --safe_serialization (DeepSpeed), "
             "or copy the final model, which the run's own folder holds, into a folder of its own and give that"
         )
+    inside = sorted(entry for entry in folder.iterdir() if entry.is_dir() and weight_files(entry))
+    if inside:
+        names = ", ".join(entry.name for entry in inside[:5]) + (" ..." if len(inside) > 5 else "")
+        return (
+            f"no weights in {folder}, but in its folders {names}: give one of them ({inside[-1]}), or name them "
+            "checkpoint-STEP if they are the checkpoints of one training"
+        )
     held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
     return f"no weights in {folder} (it holds: {held}): {way_out}"
