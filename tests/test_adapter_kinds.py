@@ -1,5 +1,6 @@
 """Every kind of adapter against PEFT itself: outputs, gradients of embedding rows, and scores over what was trained."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import transformers
 
 import proponent
 import runs
+from proponent.gradients.capture import head_table
 from proponent.gradients.computer import GradientComputer
 from proponent.method import Gradients
 from proponent.models import Run
@@ -48,6 +50,8 @@ KINDS: dict[str, tuple[type, dict[str, Any]]] = {
 }
 
 
+tokenizer_of = cache(runs.gpt2_tokenizer)
+
 PARTED = {"embedding saved", "lora on the embedding", "lora on the head", "dora on embedding and head"}
 """Kinds that change a tied table on one side only, or on each side differently: in training, it was no longer tied."""
 
@@ -58,7 +62,7 @@ def grid(like: torch.Tensor, spread: float) -> torch.Tensor:
 
 
 def base_model(folder: Path, *, tied: bool = False) -> Path:
-    tokenizer = runs.gpt2_tokenizer()
+    tokenizer = tokenizer_of()
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
     config = transformers.LlamaConfig(
@@ -93,7 +97,7 @@ def peft_model(base: Path, folder: Path) -> Any:
 
 
 def loss(model: Any, text: str) -> torch.Tensor:
-    ids = runs.gpt2_tokenizer()([text], return_tensors="pt")["input_ids"]
+    ids = tokenizer_of()([text], return_tensors="pt")["input_ids"]
     return model(input_ids=ids, labels=ids).loss
 
 
@@ -109,17 +113,23 @@ def computed(run: Run, model: Any) -> np.ndarray:
         assert one.rows is not None
         np.add.at(tables[row], one.rows.ids, one.rows.rows)
         if one.head is not None:
-            from proponent.gradients.capture import head_table
-
             tables[row] += one.head.outer(head_table(model)).dense()
     return tables
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+def tied(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def base(tied: bool, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return base_model(tmp_path_factory.mktemp("base") / "base", tied=tied)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_equal_autograd_of_the_merged_model(kind: str, tied: bool, tmp_path: Path) -> None:
+def test_rows_equal_autograd_of_the_merged_model(kind: str, tied: bool, base: Path, tmp_path: Path) -> None:
     config, settings = KINDS[kind]
-    base = base_model(tmp_path / "base", tied=tied)
     folder = adapter(base, tmp_path / "adapter", config, **settings)
     run = Run.from_pretrained(folder)
     model: Any = run.load(run.checkpoints[0]).double()
@@ -160,11 +170,9 @@ def at_output(model: Any) -> np.ndarray:
     return truth
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_group_lora_scores_all_that_was_trained(kind: str, tied: bool, tmp_path: Path) -> None:
+def test_the_group_lora_scores_all_that_was_trained(kind: str, base: Path, tmp_path: Path) -> None:
     config, settings = KINDS[kind]
-    base = base_model(tmp_path / "base", tied=tied)
     folder = adapter(base, tmp_path / "adapter", config, **settings)
     theirs = peft_model(base, folder)
     own = [one for one in theirs.parameters() if one.requires_grad]

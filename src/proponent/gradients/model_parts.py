@@ -82,6 +82,17 @@ def lookups(model: nn.Module, *, decoding: bool) -> tuple[Lookup, ...]:
     return Lookup(encoder, int(decoder.weight.shape[0])), Lookup(decoder)
 
 
+def second_tables(model: nn.Module) -> list[str]:
+    """Names of tables beside the word embedding that a model also looks every token up in (Gemma 3n)."""
+    modules = cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
+    known = inner_model(model).get_input_embeddings()
+    return [
+        name
+        for name, one in modules
+        if isinstance(one, nn.Embedding) and one is not known and name.endswith("embed_tokens_per_layer")
+    ]
+
+
 def word_tables(model: nn.Module, *, decoding: bool) -> list[Tensor]:
     """The word embedding tables, in the order of the joint table."""
     found = {one.first: one.module.weight for one in lookups(model, decoding=decoding)}

@@ -11,6 +11,7 @@ from proponent.data import Examples
 from proponent.errors import DataError, DiskFullError, InputError
 from proponent.gradients.gradient import Gradient
 from proponent.gradients.layer_vectors import chosen_layers
+from proponent.gradients.model_parts import second_tables
 from proponent.index.clock import Clock
 from proponent.index.model_check import check_model
 from proponent.index.options import DEFAULTS, Options
@@ -88,7 +89,7 @@ class Build:
         self.method, self.spec, self._table = checked.method, checked.spec, checked.table
         self._fitters, self._layered, self._layers = checked.fitters, checked.layers, checked.shapes
         self._choice_notes = self._describe_choice(first)
-        self._trained = trained_of(first)
+        self._trained, self._second = trained_of(first), second_tables(first)
         self.worker = Worker(
             run, examples, self.labels, checked, options, self.checkpoints, first, self.encoder, encoded, self.clock
         )
@@ -289,6 +290,11 @@ class Build:
                     "the adapter did not train the word embedding: the gradient at its output stands for it, and "
                     "--method tracin-layers --layers lora scores what was trained"
                 )
+        if self._second and self.writer.plan.shown_path is not None:
+            notes.append(
+                f"this model also looks tokens up in {', '.join(self._second)}, whose rows are left out: tracin-layers "
+                "scores them as layers"
+            )
         if self.spec.path == "input" and self.spec.tied:
             notes.append("path input: the head shares the embedding's table, and its part of the gradient is left out")
         notes += self._appended_notes()

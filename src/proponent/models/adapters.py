@@ -31,7 +31,7 @@ _VARIANTS = {
 """Settings of LoRA that change what an adapter computes and that are not read."""
 
 _PREFIX = "base_model.model."
-_PART = re.compile(r"\.(?:lora_|ia3_|token_adapter|trainable_tokens|base_layer|modules_to_save)")
+_PART = re.compile(r"\.(?:lora_|ia3_|token_adapter|trainable_tokens|base_layer|modules_to_save|original_module)")
 
 
 class Base(NamedTuple):
@@ -156,7 +156,8 @@ def resized_rows(folder: Path, settings: dict[str, Any], model: Any, base: str) 
     held = int(table.weight.shape[0])
     homes = {name: one for name, one in model.named_modules() if one is table or (one is head and head is not None)}
     slices = adapter_weights(folder)
-    whole, parts = set[int](), set[int]()
+    apart = head is not None and head.weight is not table.weight
+    whole, parts, heads = set[int](), set[int](), False
     for name in slices.names:
         module, shape = homes.get(_module(name)), slices.shape(name)
         if module is not None and name.endswith("lora_embedding_A"):
@@ -165,16 +166,16 @@ def resized_rows(folder: Path, settings: dict[str, Any], model: Any, base: str) 
             parts.add(shape[0])
         elif module is not None and name.endswith(".weight") and ".lora_" not in name:
             whole.add(shape[0])
-    if whole - {held}:
-        return (whole - {held}).pop()
+            heads = heads or module is head
     new = sorted(_new_tokens(settings, held))
-    if new and new == [*range(held, new[-1] + 1)]:
-        return new[-1] + 1
-    wanted = max((parts | {token + 1 for token in new}) - {held}, default=held)
+    rows = new and new == [*range(held, new[-1] + 1)]  # the adapter holds each added row
+    wanted = max((whole or parts or {token + 1 for token in new}) - {held}, default=held)
+    if wanted != held and (whole or rows) and (heads or not apart):
+        return wanted
     if wanted != held:
         raise RunError(
             f"the adapter in {folder} was trained over {wanted} tokens and its base {base} has {held}, and the adapter "
-            "does not hold the table of the others: name the base that it was trained on with --base (base=)"
+            "does not hold the tables of the others: name the base that it was trained on with --base (base=)"
         )
     return None
 
