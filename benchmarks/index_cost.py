@@ -1,9 +1,11 @@
 """Cost of an index relative to one plain forward+backward pass of the same batches; interleaved, medians, one thread.
 
-    python benchmarks/index_cost.py --data FOLDER [--texts 2048,512,64] [--repeats 3] [--out benchmarks/results]
+    python benchmarks/index_cost.py --data FOLDER [--method tracin-we] [--texts 2048,512,64] [--repeats 3]
+                                    [--checkpoints 1] [--out benchmarks/results]
 
-Four figures for one checkpoint, each as a ratio to the plain pass: forward + backward of the mean loss to every
-parameter over the same batches (32 texts of similar length, padded to the longest), tokenized beforehand:
+Four figures, per checkpoint (--checkpoints repeats the same weights), each as a ratio to the plain pass: forward +
+backward of the mean loss to every parameter over the same batches (32 texts of similar length, padded to the longest),
+tokenized beforehand:
 
     capture         tokenization, forward + backward to the embedding output, rows merged (no disk)
     build           `proponent.build`: tokenization, capture, shards, postings, manifest
@@ -32,9 +34,11 @@ import numpy as np
 import torch
 
 import proponent
-from proponent import Example, Gradients, Run
+from proponent import Example, Run
 from proponent.gradients.computer import GradientComputer
 from proponent.index.planning import batches
+from proponent.method import terms_of
+from proponent.method_table import method_of
 
 BATCH = 32
 
@@ -64,11 +68,12 @@ def plain_pass(run: Run, rows: list[dict[str, str]]) -> Callable[[], None]:
     return run_pass
 
 
-def capture_pass(run: Run, rows: list[dict[str, str]]) -> Callable[[], None]:
+def capture_pass(run: Run, rows: list[dict[str, str]], method: str) -> Callable[[], None]:
     """Tokenization, capture and merging, without a disk."""
     encoder = run.encoder(run.length(None))
     examples = [Example(str(row), row, one["text"], one["label"]) for row, one in enumerate(rows)]
-    work = GradientComputer(run, run.load(run.checkpoints[0]), Gradients(name="tracin-we"), encoder)
+    (term,) = terms_of(method_of(method))
+    work = GradientComputer(run, run.load(run.checkpoints[0]), term, encoder)
 
     def run_pass() -> None:
         encoded = encoder.encode(examples)
@@ -89,17 +94,29 @@ SIZES = {
 """Models: changes to the pretrained encoder's configuration, or the encoder itself."""
 
 
+ONCE = ("plain pass", "capture")
+"""Work of a single checkpoint."""
+
+
 def main() -> None:
     """Measure, print and write a dated record."""
     parser = harness.arguments(__doc__, data=True, repeats=3)
     parser.add_argument("--texts", default="2048,512,64", help="texts for each of the three models")
+    parser.add_argument("--method", default="tracin-we", help="method of the index")
+    parser.add_argument("--checkpoints", type=int, default=1, help="checkpoints of the run")
     options = parser.parse_args()
     torch.set_num_threads(1)
     models: dict[str, object] = {}
     for (model, changes), count in zip(SIZES.items(), map(int, options.texts.split(",")), strict=False):
         models[model] = one_model(options, count, changes)
         print(model, json.dumps(models[model]), flush=True)
-    record = {"texts": "AG News, title and description", "repeats": options.repeats, "models": models}
+    record = {
+        "texts": "AG News, title and description",
+        "method": options.method,
+        "checkpoints": options.checkpoints,
+        "repeats": options.repeats,
+        "models": models,
+    }
     harness.write_record(options.out, "index-cost", record, f"one thread, torch {torch.__version__}")
 
 
@@ -108,12 +125,22 @@ def one_model(options: argparse.Namespace, count: int, changes: dict[str, int] |
     rows = texts_of(options.data, count)
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
-        harness.fresh_encoder(place / "run", 4, changes)
+        harness.fresh_encoder(place / "model", 4, changes)
+        for step in range(1, options.checkpoints + 1):
+            shutil.copytree(place / "model", place / "run" / f"checkpoint-{step}")
+            state = {"global_step": step, "log_history": [{"step": step, "learning_rate": 1e-3}]}
+            (place / "run" / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps(state))
         harness.write_lines(place / "train.jsonl", rows)
-        seconds = measure(Run.from_pretrained(place / "run"), rows, place, options.repeats)
+        seconds = measure(Run.from_pretrained(place / "run"), rows, place, options)
         stages = json.loads(harness.proponent("info", place / "a.index", "--json"))["seconds"]
     whole = sum(stages.values())
-    wall, spent = ({what: [one[at] for one in values] for what, values in seconds.items()} for at in (0, 1))
+    wall, spent = (
+        {
+            what: [one[at] / (options.checkpoints if what not in ONCE else 1) for one in values]
+            for what, values in seconds.items()
+        }
+        for at in (0, 1)
+    )
     return {
         "texts": count,
         "seconds (median)": {what: round(statistics.median(values), 2) for what, values in wall.items()},
@@ -126,12 +153,14 @@ def one_model(options: argparse.Namespace, count: int, changes: dict[str, int] |
     }
 
 
-def measure(run: Run, rows: list[dict[str, str]], place: Path, repeats: int) -> dict[str, list[tuple[float, float]]]:
+def measure(
+    run: Run, rows: list[dict[str, str]], place: Path, options: argparse.Namespace
+) -> dict[str, list[tuple[float, float]]]:
     """Time every kind of pass in turn, several times."""
 
     def build_index() -> None:
         shutil.rmtree(place / "a.index", ignore_errors=True)
-        proponent.build(run, place / "train.jsonl", place / "a.index", quiet=True)
+        proponent.build(run, place / "train.jsonl", place / "a.index", options.method, quiet=True)
 
     def with_baselines() -> None:
         build_index()
@@ -141,18 +170,23 @@ def measure(run: Run, rows: list[dict[str, str]], place: Path, repeats: int) -> 
     def command() -> None:
         shutil.rmtree(place / "b.index", ignore_errors=True)
         words = [str(Path(sys.executable).with_name("proponent")), "index", str(run.path), str(place / "train.jsonl")]
-        subprocess.run([*words, "--out", str(place / "b.index"), "-q"], check=True, stdout=subprocess.DEVNULL)
+        words += ["--method", options.method]
+        subprocess.run(
+            [*words, "--out", str(place / "b.index"), "-q"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
 
     works: dict[str, Callable[[], None]] = {
         "plain pass": plain_pass(run, rows),
-        "capture": capture_pass(run, rows),
+        "capture": capture_pass(run, rows, options.method),
         "build": build_index,
         "with baselines": with_baselines,
         "index command": command,
     }
     plain_pass(run, rows[:BATCH])()  # warm
     seconds: dict[str, list[tuple[float, float]]] = {what: [] for what in works}
-    for _ in range(repeats):
+    for _ in range(options.repeats):
         for what, work in works.items():
             seconds[what].append(harness.timed(work))
     return seconds

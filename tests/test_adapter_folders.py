@@ -70,7 +70,7 @@ def test_a_moved_base_is_named(base: Path, tmp_path: Path) -> None:
     index = proponent.build(folder, ROWS, tmp_path / "index", quiet=True)
     scores = index.scores([ROWS[0]["text"]])
     moved = Path(shutil.move(base, tmp_path / "moved"))
-    with pytest.raises(RunError, match=r"is not at .* any more: .*--base"):
+    with pytest.raises(RunError, match=r"is no longer at .*: .*--base"):
         Run.from_pretrained(folder)
     run = Run.from_pretrained(folder, base=moved)
     assert (run.fingerprints, run.tokenizer_folder) == (before, moved)
@@ -81,7 +81,7 @@ def test_a_moved_base_is_named(base: Path, tmp_path: Path) -> None:
     edit(folder / "adapter_config.json", base_model_name_or_path="someone/a-base")
     with pytest.raises(RunError, match=r"neither a folder nor in the cache of the hub: someone/a-base: .*--base"):
         Run.from_pretrained(folder)
-    with pytest.raises(RunError, match="is a whole model, and a base model"):
+    with pytest.raises(RunError, match="is a complete model, and --base"):
         Run.from_pretrained(moved, base=moved)
 
 

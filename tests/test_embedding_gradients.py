@@ -95,11 +95,11 @@ def test_a_second_table_of_tokens_is_named(tmp_path: Path) -> None:
     """Gemma 3n looks every token up in a second table, whose rows are not scored."""
     tokenizer = runs.gpt2_tokenizer()
     config = transformers.Gemma3nTextConfig(
-        vocab_size=len(tokenizer), vocab_size_per_layer_input=len(tokenizer), hidden_size=16,
-        intermediate_size=[24] * 2, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8, max_position_embeddings=32,
-        hidden_size_per_layer_input=4, num_kv_shared_layers=0, laurel_rank=2, altup_num_inputs=2, sliding_window=8,
-        layer_types=["full_attention"] * 2, activation_sparsity_pattern=[0.0] * 2, pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None, eos_token_id=None,
+        vocab_size=len(tokenizer), vocab_size_per_layer_input=len(tokenizer), hidden_size=16, num_hidden_layers=2,
+        intermediate_size=[24] * 2, num_attention_heads=2, num_key_value_heads=1, head_dim=8, sliding_window=8,
+        max_position_embeddings=32, hidden_size_per_layer_input=4, num_kv_shared_layers=0, laurel_rank=2,
+        altup_num_inputs=2, layer_types=["full_attention"] * 2, activation_sparsity_pattern=[0.0] * 2,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     torch.manual_seed(0)
     transformers.Gemma3nForCausalLM(config).save_pretrained(tmp_path / "model")

@@ -1,7 +1,7 @@
 """Rows by direction times tf-idf: indexes of real runs against dense gradients, summed in the open."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cases
 import proponent
 import test_two_texts as two_texts
 from gradients import some_rows
 from oracle import Place
 from proponent.gradients.projection import directed
 from proponent.method import Direction
-from proponent.models import Encoded, Run
+from proponent.models import Encoded, MaskedLM, Run
 from proponent.preconditioners.idf import document_frequencies, token_weights
+from proponent.types import Example
 from test_search import answers, ask, assert_equal, assert_shares_sum, build
-from truth import RATES, Row, Truth, classifier_run, lm_run, pair_run
+from test_tasks import truth
+from truth import RATES, Row, Truth, classifier_run, lm_run, pair_run, save
 
 
 def expected(
@@ -116,7 +119,7 @@ def test_equal_rows_have_no_idf_and_the_index_says_so(bert: Truth, tmp_path: Pat
     row = bert.training[0]
     rows = [row | {"id": f"r{at}"} for at in range(3)]
     index = proponent.build(bert.folder, rows, tmp_path / "index", "tracin-we-idf", quiet=True)
-    assert any("idf would be 0 throughout" in note for note in index.store.manifest.notes)
+    assert any("idf would be 0 for all tokens" in note for note in index.store.manifest.notes)
     scores = index.scores([row["text"]], labels=[row["label"]])
     np.testing.assert_allclose(scores, sum(RATES[step] for step in bert.steps), rtol=1e-5)
 
@@ -167,45 +170,81 @@ def test_frequencies_count_examples_not_tokens(texts: list[list[int]], size: int
 
 def test_few_checkpoints_are_said(bert: Truth, tmp_path: Path) -> None:
     index = build(bert, tmp_path / "index", "tracin-we-idf", steps=[20])
-    assert any(
-        note.startswith("checkpoints used: 1; tracin-we-idf is at its best") for note in index.store.manifest.notes
-    )
+    assert any(note.startswith("checkpoints used: 1; tracin-we-idf works best") for note in index.store.manifest.notes)
+
+
+Looked = Callable[[Encoded], Sequence[int]]
+
+
+def of_targets(
+    texts: dict[bool, list[Encoded]], special: set[int], table: Callable[[int, bool, int], np.ndarray], looked: Looked
+) -> np.ndarray:
+    """The formula in 64 bits where a text's targets are tokens; `looked` are those that stand at its positions."""
+
+    def counts(one: Encoded) -> Counter[int]:
+        return Counter(token for token in looked(one) if token not in special)
+
+    def held(one: Encoded) -> set[int]:
+        assert one.targets is not None
+        return {*counts(one), *(token for token in one.targets.tolist() if token not in special)}
+
+    n = len(texts[False])
+    frequency = Counter(token for one in texts[False] for token in held(one))
+    total = np.zeros((len(texts[True]), n))
+    for step in two_texts.STEPS:
+        vectors: dict[bool, np.ndarray] = {}
+        for asked, encoded in texts.items():
+            made: list[np.ndarray] = []
+            for row, one in enumerate(encoded):
+                gradient, own = table(step, asked, row).astype(np.float64), counts(one)
+                vector = np.zeros_like(gradient)
+                for token in held(one):
+                    idf, often = np.log((n + 1) / (frequency[token] + 1)), 1 + np.log(max(1, own[token]))
+                    vector[token] = idf * often * gradient[token] / (np.linalg.norm(gradient[token]) or 1.0)
+                made.append(vector.ravel() / np.linalg.norm(vector))
+            vectors[asked] = np.stack(made)
+        total += RATES[step] * vectors[True] @ vectors[False].T
+    return total
 
 
 def test_an_encoder_decoder_is_the_formula(tmp_path: Path) -> None:
     """T5: one table for the words of both sides and for the head."""
     folder = two_texts.run_of("t5", tmp_path)
     index = two_texts.build(folder, tmp_path / "index", "tracin-we-idf")
-    special = set(Run.from_pretrained(folder).tokenizer.all_special_ids)
+    run = Run.from_pretrained(folder)
     texts = {asked: two_texts.encoded_of(folder, asked) for asked in (False, True)}
 
-    def looked_up(one: Encoded) -> Counter[int]:
-        assert one.targets is not None
-        return Counter(token for token in [*one.ids.tolist(), *one.targets[:-1].tolist()] if token not in special)
+    def table(step: int, asked: bool, row: int) -> np.ndarray:
+        flat = two_texts.matrix(folder, step, lambda name, _: name == "shared.weight", asked=asked)
+        return flat[row].reshape(run.tokenizer.vocab_size, -1)
 
-    def held(one: Encoded) -> set[int]:
+    def looked(one: Encoded) -> Sequence[int]:
         assert one.targets is not None
-        return {*looked_up(one), *(token for token in one.targets.tolist() if token not in special)}
+        return [*one.ids.tolist(), *one.targets[:-1].tolist()]
 
-    n = len(texts[False])
-    frequency = Counter(token for one in texts[False] for token in held(one))
-    total = 0.0
-    for step in two_texts.STEPS:
-        vectors: dict[bool, np.ndarray] = {}
-        for asked, encoded in texts.items():
-            flat = two_texts.matrix(folder, step, lambda name, _: name == "shared.weight", asked=asked)
-            table = flat.reshape(len(encoded), Run.from_pretrained(folder).tokenizer.vocab_size, -1)
-            made = np.zeros(table.shape)
-            for row, one in enumerate(encoded):
-                counts = looked_up(one)
-                for token in held(one):
-                    gradient, often = table[row, token].astype(np.float64), 1 + np.log(max(1, counts[token]))
-                    idf = np.log((n + 1) / (frequency[token] + 1))
-                    made[row, token] = idf * often * gradient / (np.linalg.norm(gradient) or 1.0)
-            flat_rows = made.reshape(len(encoded), -1)
-            vectors[asked] = flat_rows / np.linalg.norm(flat_rows, axis=1, keepdims=True)
-        total = total + RATES[step] * vectors[True] @ vectors[False].T
-    assert_equal(two_texts.scores(index), np.asarray(total), 1e-5)
+    wanted = of_targets(texts, set(run.tokenizer.all_special_ids), table, looked)
+    assert_equal(two_texts.scores(index), wanted, 1e-5)
+
+
+def test_a_masked_language_model_is_the_formula(tmp_path: Path) -> None:
+    """BERT, head and words share a table; what is masked counts once, and its mask is special."""
+    tokenizer, folder = cases.word_tokenizer(), tmp_path / "run"
+    model = cases.make_of(*cases.MASKED["bert"], vocabulary=len(tokenizer), pad=tokenizer.pad_token_id)
+    save(folder, model, tokenizer, two_texts.STEPS)
+    rows = {False: two_texts.TRAINING, True: two_texts.QUERIES}
+    plain = {asked: [{"id": one["id"], "text": one["text"]} for one in some] for asked, some in rows.items()}
+    index = proponent.build(folder, plain[False], tmp_path / "index", "tracin-we-idf", batch_size=9, quiet=True)
+    run = Run.from_pretrained(folder)
+    made = run.encoder(60)
+    texts = {asked: made.encode([Example(one["id"], 0, one["text"]) for one in some]) for asked, some in plain.items()}
+    models = {one.step: run.load(one) for one in run.checkpoints}
+
+    def table(step: int, asked: bool, row: int) -> np.ndarray:
+        return truth(models[step], texts[asked][row], MaskedLM)[1]
+
+    wanted = of_targets(texts, set(tokenizer.all_special_ids), table, lambda one: one.ids.tolist())
+    assert_equal(index.scores([one["text"] for one in plain[True]]), wanted, 1e-5)
+    assert_shares_sum(index, plain[True][:2])
 
 
 def test_an_append_says_how_far_frequencies_have_drifted(bert: Truth, tmp_path: Path) -> None:

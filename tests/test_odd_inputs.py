@@ -14,7 +14,7 @@ from proponent.check import check
 from proponent.data import read
 from proponent.errors import InputError, RunError
 from proponent.models import Run
-from proponent.training import Training
+from proponent.training.trainer import Training, train
 
 ROWS = [{"id": row["id"], "text": row["text"]} for row in runs.ROWS[:6]]
 
@@ -82,7 +82,7 @@ def test_the_end_token_in_a_text_names_the_row(tmp_path: Path) -> None:
         proponent.build(folder, rows, tmp_path / "index", quiet=True)
     training = Training(model=str(folder), epochs=1, max_length=32, quiet=True)
     with pytest.raises(InputError, match=r"the text of row 4 \(id n4\) contains </s>"):
-        proponent.train(rows, tmp_path / "run", training)
+        train(read(rows), tmp_path / "run", training)
     assert not (tmp_path / "run").exists()
 
 

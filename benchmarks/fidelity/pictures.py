@@ -13,6 +13,7 @@ from types import SimpleNamespace
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import harness
+import pictures_g
 from harness import RESULTS, table
 
 PLACE = SimpleNamespace(results=RESULTS, docs=harness.ROOT / "docs")
@@ -363,6 +364,8 @@ def main() -> None:
         b += deletion_part(name, f"Case deletion, {name.removeprefix('b-').removesuffix('-deletion')}, transformer")
     lines += ["## A. AG News, convolutional classifier", "", *a, "## B. Transformers", "", *b]
     lines += noise_part() + labels_part() + facts_part() + sizes_part()
+    sets = [name.removeprefix("g-").removesuffix("-methods") for name in names("g-*-methods")]
+    lines += pictures_g.page(PLACE.docs, sets, record) if sets else []
     (PLACE.docs / "fidelity.md").write_text("\n".join(lines).rstrip() + "\n")
 
 

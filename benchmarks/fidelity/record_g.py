@@ -12,6 +12,10 @@ import csv
 import json
 import sys
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -19,6 +23,7 @@ import data
 
 from proponent import Example
 from proponent.cli import main
+from proponent.evaluate import bootstrap, lds, paired, ratio
 
 CHOICE = ("trec", "sst2")
 REPORT = ("agnews", "toxic_tweets_davidson", "newsgroups20")
@@ -98,7 +103,8 @@ def evaluate(args: argparse.Namespace, name: str, methods: list[str], what: str,
         "evaluate", home / f"run-{checkpoints}", home / "train.csv", "--queries", home / "queries.csv", "--metric",
         "lds", "--points", QUERIES, "--subsets", args.subsets, "--seeds", 2, "--runs", args.runs, "--methods",
         ",".join(methods), "--max-length", LENGTHS[name], "--cache", home / "cache", "--quiet", "--out",
-        home / f"{what}-{checkpoints}-{args.runs}.json",
+        home / f"{what}-{checkpoints}-{args.runs}.json", "--arrays",
+        home / f"{what}-{checkpoints}-{args.runs}.safetensors",
     )  # fmt: skip
 
 
@@ -136,13 +142,31 @@ def delete(args: argparse.Namespace, name: str) -> None:
     )  # fmt: skip
 
 
+def together(args: argparse.Namespace) -> None:
+    """Mean within class over the queries of all given sets, and the ratio to word overlap."""
+    found: dict[str, list[np.ndarray]] = {}
+    for name in args.names:
+        kept = load_file(args.cache / name / f"report-10-{args.runs}.safetensors")
+        for key in (one for one in kept if one.startswith("scores.")):
+            each = lds(kept[key], kept["masks"] > 0, kept["outputs"].mean(0), kept["groups"])
+            found.setdefault(key.removeprefix("scores."), []).append(each)
+    values = {key: np.concatenate(each) for key, each in found.items() if len(each) == len(args.names)}
+    lines: dict[str, dict[str, Any]] = {}
+    for key, each in values.items():
+        lines[key] = {"within_class": bootstrap(each).to_dict()}
+        if key != "tracin-we-idf":
+            lines[key] |= {"ratio_of_tracin_we_idf": ratio(values["tracin-we-idf"], each).to_dict()}
+            lines[key] |= {"tracin_we_idf_minus": paired(values["tracin-we-idf"], each).to_dict()}
+    print(json.dumps({"sets": args.names, "runs": args.runs, "methods": lines}, indent=1))
+
+
 STEPS = {"bank": bank, "choose": choose, "report": report, "delete": delete}
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("step", choices=(*STEPS, "together"))
     parser.add_argument("names", nargs="+", choices=(*CHOICE, *REPORT))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--cache", type=Path, default=Path("fidelity-cache/g"))
@@ -156,5 +180,8 @@ def arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     given = arguments()
-    for one in given.names:
-        STEPS[given.step](given, one)
+    if given.step == "together":
+        together(given)
+    else:
+        for one in given.names:
+            STEPS[given.step](given, one)

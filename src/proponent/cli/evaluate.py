@@ -61,18 +61,21 @@ def evaluate(
     gold_column: Annotated[
         str, typer.Option(help="Column of the query file with the ids of the gold passages, for facts.")
     ] = "gold",
+    arrays: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write scores, halves and outputs of an LDS as safetensors."),
+    ] = None,
     out: Annotated[
         list[Path] | None, typer.Option("--out", metavar="FILE", help="Also write .html, .md or .json; repeatable.")
     ] = None,
 ) -> None:
     """Compare methods with controls and confidence intervals, retraining where the metric requires it."""
     chosen = choice("--metric", metric, _METRICS)
-    for path in out or ():
-        usable(path, "--out")
+    _check_files(chosen, out, arrays)
     sizes: dict[str, Any] = {"methods": listed(methods), "budget": budget, "points": points, "seeds": seeds}
     sizes |= {"ks": tuple(sorted(set(numbers("--k", k, "10,30,100")))), "subsets": subsets}
     sizes |= {"runs": runs, "workers": workers, "groups": groups, "stratified": stratified}
-    sizes |= {"sides": ("helped",)} if helped_only else {}
+    sizes |= {"arrays": arrays, "sides": ("helped",) if helped_only else ("helped", "hurt")}
     request = _requested(run, data, queries, retraining, model, columns, output, sizes)
     from proponent.evaluate.measure import measure
     from proponent.views.evaluation import print_report
@@ -81,6 +84,15 @@ def evaluate(
     for path in out or ():
         page.save(path)
     output.show(page.to_dict, lambda: print_report(page))
+
+
+def _check_files(metric: str, pages: list[Path] | None, arrays: Path | None) -> None:
+    """Refuse files that cannot be written, before any work is done."""
+    for path in pages or ():
+        usable(path, "--out")
+    usable(arrays, "--arrays")
+    if arrays is not None and metric != "lds":
+        raise InputError(f"--arrays {arrays}: only --metric lds has halves and their outputs")
 
 
 def _requested(
@@ -131,7 +143,9 @@ def tune(
     groups: Annotated[
         str, typer.Option("--layers", help="Comma-separated layer groups or patterns to try.")
     ] = "embeddings,quarter-1,quarter-2,quarter-3,quarter-4,attention,mlp,head,all",
-    count: Annotated[str, typer.Option(help="Which queries count: correct (correctly predicted) or all.")] = "correct",
+    count: Annotated[
+        str, typer.Option(help="Queries to use: correct (only correctly predicted queries) or all.")
+    ] = "correct",
     queries: QueryFile = None,
     points: Annotated[int, typer.Option(min=1, help="Maximum number of queries.")] = 100,
     pages: Annotated[
@@ -140,7 +154,7 @@ def tune(
 ) -> None:
     """Select layers, method and aggregation: train once on data with planted label noise and compare."""
     if out.suffix.lower() != ".json":
-        raise InputError(f"--out {out}: a method file is written as JSON: name a file that ends in .json")
+        raise InputError(f"--out {out}: a method file is a JSON file: give a name that ends in .json")
     for path in (out, *(pages or ())):
         usable(path, "--out" if path is out else "--report")
     which = choice("--count", count, ("correct", "all"))
@@ -162,4 +176,4 @@ def tune(
         "tuned": found.description,
     }
     output.show(lambda: found.page.to_dict() | content, lambda: print_tuning(found.page))
-    output.hint(f"the method: {out}; proponent index RUN DATA --out INDEX --method {out}")
+    output.hint(f"method file: {out}; to use it: proponent index RUN DATA --out INDEX --method {out}")

@@ -76,7 +76,7 @@ def verify(index: IndexFolder, output: OutputOptions) -> None:
         output.hint(f"to repair it: {remedy}")
         first = verdict.damage[0]
         raise DamagedError(
-            f"{len(verdict.damage)} of the {verdict.files} files of {index} are not what was written "
+            f"{len(verdict.damage)} of the {verdict.files} files of {index} differ from what was written "
             f"({first.file} {first.problem})"
         )
 
@@ -87,9 +87,12 @@ def _print_verdict(index: Path, verdict: "Verdict") -> None:
     speed = f" ({spelled_bytes(verdict.size / verdict.seconds)}/s)" if verdict.seconds else ""
     summary = f"{verdict.files:,} files, {spelled_bytes(verdict.size)} in {verdict.seconds:.2f} s{speed}"
     if not verdict.sealed:
-        typer.echo(f"{index} is unfinished: only its finished files are checked; the same `proponent index` resumes")
+        typer.echo(
+            f"{index} is unfinished: only its finished files are checked; run the same `proponent index` command to "
+            "resume"
+        )
     if not verdict.damage:
-        typer.echo(f"{index}: whole: {summary}")
+        typer.echo(f"{index}: intact: {summary}")
         return
     typer.echo(f"{index}: damaged: {summary}")
     for one in verdict.damage:  # one line each, not wrapped, so that file names can be copied
@@ -128,17 +131,17 @@ def delete(
         typer.Option(
             "--where",
             metavar="COLUMN=VALUE",
-            help="Delete examples with this label or source; may be repeated: of two labels either, of a label and a "
-            "source both.",
+            help="Delete examples with this label or source; may be repeated: values of one option are combined with "
+            "OR, labels and sources with AND.",
         ),
     ] = None,
 ) -> None:
     """Delete examples from an index; `merge` frees their disk space."""
     if [ids, ids_file, filters].count(None) != 2:
-        raise InputError("say which examples to delete: either --ids, or --ids-file, or --where")
+        raise InputError("choose the examples to delete with either --ids, --ids-file or --where")
     named = ids_in(ids_file) if ids is None else [one for one in ids.split(",") if one]
     if named == []:
-        raise InputError("--ids names no example: give ids with commas, such as --ids a,b,c")
+        raise InputError("--ids contains no id: give ids separated by commas, such as --ids a,b,c")
     from proponent.search import Where
     from proponent.store import Store
     from proponent.store import delete as delete_from
@@ -154,19 +157,32 @@ def delete(
         lambda: typer.echo(f"{index}: {gone:,} examples deleted, {left:,} remain"),
     )
     if gone:
-        output.hint(f"their bytes stay until `proponent merge {shlex.quote(str(index))}`")
+        output.hint(f"to free their disk space, run `proponent merge {shlex.quote(str(index))}`")
 
 
-def merge(index: IndexFolder, output: OutputOptions) -> None:
-    """Merge segments into larger ones and remove deleted examples."""
+def merge(
+    index: IndexFolder,
+    output: OutputOptions,
+    others: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[OTHER]...", help="Indexes of the same run and method whose examples are added to it."),
+    ] = None,
+) -> None:
+    """Merge segments into larger ones, remove deleted examples, and add the examples of other indexes."""
+    from proponent.preconditioners.refitting import refit
     from proponent.store import Store
     from proponent.store import merge as merge_of
     from proponent.store.inventory import bytes_by_kind
+    from proponent.store.refit import refit_name
 
-    before, size = len(Store(index).segments), sum(bytes_by_kind(index).values())
-    manifest, merged = merge_of(index, waiting=_waiting(index, output))
+    held = Store(index)
+    before, size, fitted = len(held.segments), sum(bytes_by_kind(index).values()), refit_name(held.manifest.files)
+    manifest, merged = merge_of(index, others or (), waiting=_waiting(index, output), refit=refit)
     after, freed = len(manifest.segments), size - sum(bytes_by_kind(index).values())
-    summary = f"{before} segments before, {after} after; {spelled_bytes(freed)} freed"
+    summary = f"{before} segments before, {after} after; "
+    summary += f"{spelled_bytes(freed)} freed" if freed >= 0 else f"{spelled_bytes(-freed)} more"
+    if refit_name(manifest.files) != fitted:
+        summary += "; document frequencies were counted again"
     content = {
         "index": str(index),
         "merged": merged,
@@ -179,4 +195,4 @@ def merge(index: IndexFolder, output: OutputOptions) -> None:
 
 
 def _waiting(index: Path, output: OutputOptions) -> Callable[[], None]:
-    return lambda: output.hint(f"another process holds {index}: waiting for it")
+    return lambda: output.hint(f"another process is using {index}: waiting for it")

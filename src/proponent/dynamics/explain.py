@@ -14,10 +14,10 @@ from proponent.index.baseline_scores import baseline_hits
 from proponent.index.explanation_builder import ExplanationSource, explanation
 from proponent.index.planning import label_numbers
 from proponent.index.queries import QueryBatch, check_queries
-from proponent.index.query_preconditioner import QueryPreconditioner
 from proponent.method import Gradients, Loop
 from proponent.method_table import method_of
 from proponent.models import Run
+from proponent.preconditioners.query_preconditioner import QueryPreconditioner
 from proponent.types import Example
 from proponent.views import CheckpointView, Explanation
 from proponent.words import Word
@@ -48,9 +48,9 @@ def explain_run(
     """Explain outputs by a method that runs or retraces the training."""
     spec = method_of(method)
     if not isinstance(spec, Loop):
-        raise InputError(f"{spec.name} is a method of an index: build one, with `proponent index --method {spec.name}`")
+        raise InputError(f"{spec.name} needs an index: build one with `proponent index --method {spec.name}`")
     if not queries:
-        raise InputError(f"{spec.name} was asked about no text: give at least one")
+        raise InputError(f"{spec.name} needs a text to explain: give at least one")
     check_queries(queries)
     score = score_function(spec)
     last, encoder = run.checkpoints[-1], run.encoder(run.length(max_length))

@@ -26,7 +26,6 @@ from proponent.index.planning import (
     refuse_empty_share,
     refuse_ids,
 )
-from proponent.index.query_preconditioner import QueryPreconditioner
 from proponent.index.stored_columns import stored_columns
 from proponent.index.worker import KEPT_BYTES, Worker
 from proponent.method import Baseline, EmbeddingRows, Gradients, Logit, Retaken, Term
@@ -34,6 +33,7 @@ from proponent.models import Checkpoint, Encoder, Masks, Run
 from proponent.models.adapter_modules import trained_of
 from proponent.models.best import OTHERS
 from proponent.preconditioners.base import FitFacts
+from proponent.preconditioners.query_preconditioner import QueryPreconditioner
 from proponent.processes import peak_memory
 from proponent.store import (
     FORMAT,
@@ -113,7 +113,9 @@ class Build:
                 self._finish(one)
         # Other processes work at the same time: only a check after its last shard shows a process whether all are done.
         if not all(self.worker.complete(self.writer, one) for one in self.cuts):
-            self.options.say("this share of the shards is done; the index is sealed once the other shares are")
+            self.options.say(
+                "this share of the shards is finished; the index is complete when the other shares are finished"
+            )
             return ()
         if self.worker.follows:
             with self.clock("tables"), self.writer.leases.whole():
@@ -123,7 +125,9 @@ class Build:
         with self.clock("seal"):
             skipped = self.worker.skipped(self.writer, self.cuts)
         if len(skipped) == len(self.examples):
-            raise InputError(f"no row of {self.examples.name} has a finite loss and gradient: is the run broken?")
+            raise InputError(
+                f"no row of {self.examples.name} has a finite loss and gradient: check the weights of the run"
+            )
         self.writer.seal(skipped, self._notes(skipped), self.clock.seconds, peak_memory() or 0)
         return skipped
 
@@ -148,7 +152,7 @@ class Build:
             self._plan(),
             append=addition if self.options.append else None,
             repair=self.options.repair,
-            waiting=lambda: self.options.say(f"another process holds {folder}: waiting for it"),
+            waiting=lambda: self.options.say(f"another process is using {folder}: waiting for it"),
         )
 
     def _source(self) -> Source:
@@ -260,11 +264,9 @@ class Build:
         preconditioner = QueryPreconditioner(
             self.method, self.writer.plan.blocks, self.writer.read_table, tied=self.spec.tied
         )
-        scale = np.ones(one.planned.n)
-        for places, arrays in self.writer.decoded(checkpoint.id, one.planned, one.order):
-            norms = preconditioner.norms(checkpoint.id, Gradient.unpack(arrays))
-            scale[places] = 1.0 / np.where(norms > 0, norms, 1.0)
-        return scale
+        shards = self.writer.decoded(checkpoint.id, one.planned, one.order)
+        gradients = ((places, Gradient.unpack(arrays)) for places, arrays in shards)
+        return preconditioner.scale(checkpoint.id, one.planned.n, gradients)
 
     def _notes(self, skipped: tuple[SkippedRow, ...]) -> list[str]:
         layered = [] if self._layered is None else self._layered.notes()
@@ -280,8 +282,8 @@ class Build:
         added = "" if self.writer.base is None else f" of {self.examples.name}"  # equal notes of two sources merge
         if long:
             notes.append(
-                f"{long} training texts{added} reach the limit of {self.encoder.max_length} tokens; "
-                "the rest was not read"
+                f"{long} training texts{added} reach the limit of {self.encoder.max_length} tokens; tokens after the "
+                "limit were ignored"
             )
         if self._trained is not None:
             notes.append(f"this run is an adapter: {self._trained.description}")
@@ -296,15 +298,17 @@ class Build:
                 "scores them as layers"
             )
         if self.spec.path == "input" and self.spec.tied:
-            notes.append("path input: the head shares the embedding's table, and its part of the gradient is left out")
+            notes.append(
+                "path input: the head shares the embedding's table, and the head's part of the gradient is left out"
+            )
         notes += self._appended_notes()
         if self._directed and len(self.checkpoints) < FEW * len({one.id.run for one in self.checkpoints}):
             notes.append(
-                f"checkpoints used: {len(self.checkpoints)}; {self.method.name} is at its best with about ten of each "
-                "run (proponent train --checkpoints 10, proponent.Recorder(checkpoints=10))"
+                f"checkpoints used: {len(self.checkpoints)}; {self.method.name} works best with about ten checkpoints "
+                "per run (proponent train --checkpoints 10, proponent.Recorder(checkpoints=10))"
             )
         if self.options.rows != "fp32":
-            notes.append(f"gradient rows are kept as {self.options.rows} with one scale each: scores are rounded")
+            notes.append(f"gradient rows are stored as {self.options.rows} with one scale each: scores are rounded")
         return notes
 
     def _appended_notes(self) -> Iterator[str]:
@@ -331,7 +335,9 @@ class Build:
         if not isinstance(self.method, Retaken):
             return []
         choice = chosen_layers(self.method, self.run, model)
-        return [f"{self.method.name} scores {choice.description()}; no gradient is kept: queries take them again"]
+        return [
+            f"{self.method.name} scores {choice.description()}; no gradients are stored: each query computes them again"
+        ]
 
     def _fitted_notes(self) -> list[str]:
         """Describe what was fitted."""

@@ -16,9 +16,9 @@ from proponent.index.grouping import Aggregate, Grouping, QueryGroup, blocks
 from proponent.index.loading import LoadedRun
 from proponent.index.queries import QueryBatch, check_against, check_queries, labels_of
 from proponent.index.query_input import AnyLabel, Labels, Queries, Query, queries_of
-from proponent.index.query_preconditioner import QueryPreconditioner, gradients_of
 from proponent.index.scorers import scorer_of
 from proponent.models import Run
+from proponent.preconditioners.query_preconditioner import QueryPreconditioner, gradients_of
 from proponent.scorer import TopKBothEnds
 from proponent.search import ANY, How, KernelName, Where
 from proponent.store import Store
@@ -40,7 +40,7 @@ class Index:
 
     Raises:
         InputError: there is no finished index.
-        DamagedError: its files are not what was written.
+        DamagedError: its files differ from what was written.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Index:
         if plan.word_rules != splitter.RULES:
             raise MismatchError(
                 f"{path} was built with word rules {plan.word_rules}, this Python has {splitter.RULES} (another "
-                "Unicode version): ask it with the Python that built it, or build it again"
+                "Unicode version): use the Python version that built it, or build it again"
             )
 
     def __len__(self) -> int:
@@ -224,7 +224,11 @@ class Index:
         rows = grouping.rows(batch, range(len(queries)), rule)
         self.say("comparing with the training examples")
         group, with_words = QueryGroup(batch, rows, linear=linear), rule.how == "mean" and linear
-        notes = [f"{len(rows)} of {len(queries)} queries count: those that the model predicts"] if rule.correct else []
+        notes = (
+            [f"{len(rows)} of {len(queries)} queries are used: those that the model predicts correctly"]
+            if rule.correct
+            else []
+        )
         if with_words:
             (ranking,) = self._scorer.top(group, [0], k, where)
         else:
@@ -360,7 +364,7 @@ class Index:
     def _ask(self, queries: Sequence[Example], against: AnyLabel | None, k: int = 1) -> QueryBatch:
         """Compute the gradients of some queries; those of the last single query are cached."""
         if not isinstance(cast("object", k), int | np.integer) or k < 1:
-            raise InputError(f"k is {k!r}: ask for at least one hit")
+            raise InputError(f"k is {k!r}: it must be at least 1")
         key = repr((queries, against))
         if self._last is None or self._last[0] != key:
             self._last = (key, self._take(queries, against))

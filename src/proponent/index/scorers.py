@@ -11,9 +11,9 @@ from proponent.index.baseline_scores import BaselineScores
 from proponent.index.fastif import FastIF
 from proponent.index.loading import LoadedRun
 from proponent.index.queries import QueryBatch
-from proponent.index.query_preconditioner import QueryPreconditioner
 from proponent.method import Baseline, EmbeddingRows, Gradients, Layers, Retaken, similarity_of
 from proponent.preconditioners.batches import layer_shapes
+from proponent.preconditioners.query_preconditioner import QueryPreconditioner
 from proponent.scorer import Filter, Scorer, TopKBothEnds
 from proponent.search import ANY, KernelName, Search
 from proponent.types import CheckpointId, Example
@@ -127,11 +127,25 @@ class GradientScorer(Scorer[QueryBatch]):
         gradient, plan = self.method.gradient, self.store.plan
         top = gradient.top if isinstance(gradient, EmbeddingRows) else None
         if not (plan.by_token and self.linear) or self._shares_a_token(queries, row):
-            return super().notes(queries, row, found=found)
-        left = "what is left comes from special tokens alone" if found else "nothing to show"
+            return [*super().notes(queries, row, found=found), *self._unseen(queries, row)]
+        left = "the remaining score comes only from special tokens" if found else "nothing to show"
         if top is None:
             return [f"no token of this text occurs in the training set: {left}"]
-        return [f"none of the tokens that {plan.method.name} keeps of this text is kept of a training text: {left}"]
+        return [f"{plan.method.name} keeps no token of this text that it also keeps of a training text: {left}"]
+
+    def _unseen(self, queries: QueryBatch, row: int) -> Iterator[str]:
+        """Name the words that match nothing and yet count in the norm of a query whose tokens are weighed by idf."""
+        gradient = self.method.gradient
+        step, every = next(iter(queries.gradients.items()))
+        rows = every.example(row).rows
+        if rows is None or not isinstance(gradient, EmbeddingRows) or gradient.direction is None:
+            return
+        unseen = rows.words[~np.isin(rows.ids, list(self._tokens(step)))]
+        places: list[int] = np.unique(unseen[unseen >= 0]).tolist()
+        named = list(dict.fromkeys(queries.words(row)[place].text for place in places))
+        if named:
+            more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+            yield f"tokens of these words are in no training text and match nothing: {', '.join(named[:5])}{more}"
 
     def _shares_a_token(self, queries: QueryBatch, row: int) -> bool:
         for step, gradient in queries.gradients.items():

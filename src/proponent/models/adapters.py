@@ -61,13 +61,15 @@ def base_of(folder: Path, named: str | None = None) -> Base:
     base, settings = base_model(folder, named), _home(folder) / ADAPTER_SETTINGS
     if base is None:
         raise RunError(
-            f"the adapter in {folder} does not say which base model it belongs to: name it with --base (base=), or set "
+            f"the adapter in {folder} does not name its base model: name it with --base (base=), or set "
             f"base_model_name_or_path in {settings}"
         )
     home = Path(base)
     if not home.is_dir() and (home.is_absolute() or base.startswith(".") or base.count("/") > 1):
-        gone = f"the base model of the adapter in {folder} is not at {base} any more: if it has moved, name its folder"
-        raise RunError(f"{gone} with --base (base=), or set base_model_name_or_path in {settings}")
+        raise RunError(
+            f"the base model of the adapter in {folder} is no longer at {base}: if it has moved, name its folder with "
+            f"--base (base=), or set base_model_name_or_path in {settings}"
+        )
     if (home / ADAPTER_SETTINGS).is_file():
         raise RunError(
             f"{base}, the base model of the adapter in {folder}, is an adapter itself: merge it into its own base "
@@ -91,7 +93,7 @@ def adapter_task(folder: Path, settings: dict[str, Any], config: Any) -> type[Ta
     except RunError as error:
         raise RunError(
             f"the adapter in {folder} has no task type, and its base class {named or '(not named)'} has no head that "
-            f"proponent knows: set task_type in {_home(folder) / ADAPTER_SETTINGS} to one of "
+            f"proponent supports: set task_type in {_home(folder) / ADAPTER_SETTINGS} to one of "
             f"{', '.join(map(str, known))}"
         ) from error
 
@@ -105,7 +107,7 @@ def refuse_adapter(folder: Path, settings: dict[str, Any]) -> None:
     if "PROMPT" in kind or kind in _PROMPTS:
         raise RunError(
             f"the adapter in {folder} puts trained vectors before the text or between layers ({kind}), which proponent "
-            "does not read, and which cannot be merged into its base: LoRA, IA3 and full fine-tuning are read"
+            "does not support, and which cannot be merged into the base: train a LoRA adapter instead"
         )
     variant = next((one for one in _VARIANTS if settings.get(one)), None)
     if kind in KINDS and variant is None:
@@ -135,8 +137,8 @@ def adapter_labels(folder: Path, base: str, config: Any) -> int:
     names = cast("list[str]", getattr(config, "architectures", None) or [])
     if not names or not names[0].endswith("ForSequenceClassification"):
         raise RunError(
-            f"neither the adapter in {folder} nor its base model {base} holds a trained classifier: "
-            "train the adapter with modules_to_save that names the head"
+            f"neither the adapter in {folder} nor its base model {base} contains a trained classifier: train the "
+            "adapter with modules_to_save that names the head"
         )
     return int(config.num_labels)
 

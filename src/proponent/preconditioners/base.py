@@ -100,6 +100,8 @@ class Fitter(Protocol):
     """Fits arrays at each checkpoint; the base of preconditioners, of the refit of a head and of bases."""
 
     stage: ClassVar[Stage] = "model"  # the part of the computation that the fitted arrays change
+    repeated: ClassVar[Pass | None] = None  # the pass over finished gradients that a merge repeats
+    outdated: ClassVar[str] = ""  # how the notes begin that such a pass makes untrue
 
     def check(self, facts: ModelFacts) -> None:
         """Refuse what this model or these options do not allow."""

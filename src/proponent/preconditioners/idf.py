@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
+from proponent.errors import DamagedError, InputError
 from proponent.gradients.forms import Rows
 from proponent.gradients.gradient import Gradient
 from proponent.method import Gradients
@@ -26,6 +27,8 @@ from proponent.preconditioners.base import (
 )
 from proponent.preconditioners.batches import Arrays, Batch, LayerShape, Parts, StoredBatch, Sums, TrainVectors
 
+COUNT = Pass("frequencies", "gradients", "after")
+
 
 class Fitter(Preconditioner):
     """Weights tokens by how few training examples contain them."""
@@ -33,13 +36,23 @@ class Fitter(Preconditioner):
     stage: ClassVar[Stage] = "elementwise"
     accepts: ClassVar[frozenset[type]] = frozenset({Rows})
     symmetric: ClassVar[bool] = True
+    repeated: ClassVar[Pass | None] = COUNT
+    outdated: ClassVar[str] = "document frequencies are those of the first build"
 
     def __init__(self, spec: IDF, method: Gradients) -> None:
         self.spec, self.method = spec, method
 
+    def check(self, facts: ModelFacts) -> None:
+        """Refuse a head that shares the table, where its gradient is stored apart from the rows."""
+        if facts.head:
+            raise InputError(
+                f"{self.method.name} weighs the rows of the embedding, and this model's head shares its table: choose "
+                "--path input, or keep rows by their direction (tracin-we-idf)"
+            )
+
     def passes(self, options: BuildOptions) -> tuple[Pass, ...]:
         """One scan of the tokens of finished gradients."""
-        return (Pass("frequencies", "gradients", "after"),)
+        return (COUNT,)
 
     def source(self, options: BuildOptions) -> str:
         """Describe where frequencies come from."""
@@ -53,7 +66,8 @@ class Fitter(Preconditioner):
         """The number of examples that contain each token."""
         assert isinstance(batch, StoredBatch)
         assert batch.gradient.rows is not None
-        yield "frequencies", document_frequencies(batch.gradient.rows, batch.table[0])
+        size = len(known["frequencies"]) if "frequencies" in known else batch.table[0]
+        yield "frequencies", document_frequencies(batch.gradient.rows, size)
         yield "documents", np.asarray([int(batch.alive.sum())])
 
     def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:
@@ -67,13 +81,13 @@ class Fitter(Preconditioner):
         rows = gradient.rows
         if rows is None:
             return gradient
-        weights = token_weights(table["frequencies"], int(table["documents"][0]), self.spec.power)
+        weights = token_weights(*_counts(table, rows), self.spec.power)
         return replace(gradient, rows=rows.times((weights[rows.ids] ** 2).astype(np.float32)[:, None]))
 
     def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
         """Report when no token distinguishes examples."""
         if flat(table["frequencies"], int(table["documents"][0])):
-            return ["every token stands in every training example: idf would be 0 throughout, and is taken as 1"]
+            return ["every token occurs in every training example: idf would be 0 for all tokens, and is set to 1"]
         return []
 
     def appended(self, table: Arrays, batches: Iterable[Batch]) -> str:
@@ -81,7 +95,7 @@ class Fitter(Preconditioner):
         kept, documents = table["frequencies"], int(table["documents"][0])
         fresh, count = np.zeros_like(kept), 0
         for batch in batches:
-            sums = dict(self.partial(Pass("frequencies", "gradients", "after"), batch, table, ()))
+            sums = dict(self.partial(COUNT, batch, table, ()))
             fresh, count = fresh + sums["frequencies"], count + int(sums["documents"][0])
         power, held = self.spec.power, max(int(fresh.sum()), 1)
         before = token_weights(kept, documents, power)
@@ -89,13 +103,25 @@ class Fitter(Preconditioner):
         moved = float(fresh @ np.abs(after - before)) / max(float(fresh @ before), 1e-12)
         unseen = float(fresh[kept == 0].sum()) / held
         return (
-            f"document frequencies are those of the first build; with these rows idf would differ by {moved:.1%} on "
-            f"average, and {unseen:.1%} of their tokens are new: build the index again when that is much"
+            f"{self.outdated}; with these rows idf would differ by {moved:.1%} on "
+            f"average, and {unseen:.1%} of their tokens are new: `proponent merge` counts again"
         )
 
     def cost(self, facts: ModelFacts) -> Cost:
         """One scan, and a count per token."""
         return counted(self.passes(facts.options), 8 * facts.table[0] + 8)
+
+
+def _counts(table: Arrays, rows: Rows) -> tuple[Int[np.ndarray, " v"], int]:
+    """The counts of a table, which are refused if they are not those of the rows' vocabulary."""
+    frequencies, documents = table["frequencies"], int(table["documents"][0])
+    least, most = int(frequencies.min(initial=0)), int(frequencies.max(initial=0))
+    if rows.ids.max(initial=-1) >= len(frequencies) or least < 0 or most > documents:
+        raise DamagedError(
+            f"the document frequencies of this index ({len(frequencies)} tokens, {documents} texts) are those of "
+            "another: build the index again"
+        )
+    return frequencies, documents
 
 
 def document_frequencies(rows: Rows, size: int) -> Int[np.ndarray, " v"]:

@@ -1,10 +1,15 @@
 """Refuse to mix indexes of different runs, data or methods, and name the smallest difference."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from proponent.errors import MismatchError
+import numpy as np
+
+from proponent.errors import DataError, InputError, MismatchError
 from proponent.store.manifest import Plan, Source
+from proponent.store.reader import Store
+from proponent.store.refit import Refit
 
 _SHOWN = {
     "source fingerprint": "fingerprints data",
@@ -30,7 +35,7 @@ def refuse_other_plan(folder: Path, found: Plan, wanted: Plan, *, finished: bool
     own, named = found.method.name, wanted.method.name
     if own != named and mine.get("proponent") == other.get("proponent"):
         going = "append" if not data else "go on"
-        way_out = f"{going} with its own method (--method {own}), or choose another --out"
+        way_out = f"{going} with the method of the index (--method {own}), or choose another --out"
     same = all(value == other.get(name) for name, value in mine.items() if name != "source")
     if finished and data and same and found.source.fingerprint != wanted.source.fingerprint:
         way_out = f"add new rows with --append, {way_out}"
@@ -48,17 +53,70 @@ def _comparable(plan: Plan, ignored: set[str]) -> dict[str, Any]:
 def refuse_other_source(folder: Path, path: Path, found: Source, wanted: Source) -> None:
     """Refuse to resume the append of a different data set."""
     ignored = {"data", "columns"}
-    way_out = f"finish appending {found.data} first, or give it up by removing {path}"
+    way_out = f"finish appending {found.data} first, or cancel it by removing {path}"
     _refuse(folder, found.model_dump(exclude=ignored), wanted.model_dump(exclude=ignored), way_out)
 
 
-def _refuse(folder: Path, found: dict[str, object], wanted: dict[str, object], way_out: str) -> None:
+def joinable(store: Store, others: Sequence[Path]) -> list[Store]:
+    """Open the indexes that are to be merged into one, except those that it contains already."""
+    found: list[Store] = []
+    ids = _ids(store)
+    for folder in others:
+        if folder.resolve() == store.folder.resolve():
+            raise InputError(f"{folder} cannot be merged into itself: name other indexes after it, or none")
+        other = Store(folder)
+        if {one.fingerprint for one in other.manifest.sources} <= {one.fingerprint for one in store.manifest.sources}:
+            continue
+        ignored = {"run", "joined", "tokenizer", "format", "proponent", "source"}
+        way_out = f"only indexes of the same run and method can be merged into {store.folder}"
+        _refuse(folder, _comparable(other.plan, ignored), _comparable(store.plan, ignored), way_out, "differs")
+        fresh = _ids(other)
+        if known := sorted(fresh & ids):
+            raise DataError(
+                f"{len(known)} ids of {folder} are in the other indexes already ({', '.join(known[:5])}): build it "
+                "with ids of its own (--id-column), or delete these rows first"
+            )
+        ids |= fresh
+        found.append(other)
+    return found
+
+
+def _ids(store: Store) -> set[str]:
+    """Ids of the examples that are not deleted."""
+    return {
+        one
+        for segment in store.segments
+        for one, kept in zip(segment.examples.column("id"), segment.kept.tolist(), strict=True)
+        if kept
+    }
+
+
+def refuse_other_tables(store: Store, other: Store, again: Refit | None) -> None:
+    """Refuse to merge an index whose products need other tables: they were fitted to its own rows."""
+    for at in (one.id for one in store.plan.checkpoints):
+        if store.layout.name(store.layout.table(at)) not in store.manifest.files:
+            continue
+        mine, theirs = store.table(at), other.table(at)
+        fitted = set[str]() if again is None else {*again.tables[at]}
+        for name in sorted({*mine, *theirs} - fitted):
+            if name not in mine or name not in theirs or not np.array_equal(mine[name], theirs[name], equal_nan=True):
+                raise MismatchError(
+                    f"{other.folder} cannot be merged into {store.folder}: its {name} at {at} was fitted to other "
+                    f"rows: build one index of both data sets, or append to {store.folder}"
+                )
+
+
+def _refuse(
+    folder: Path,
+    found: dict[str, object],
+    wanted: dict[str, object],
+    way_out: str,
+    what: str = "already contains a different index",
+) -> None:
     for name, value in found.items():
         if value != wanted.get(name):
             field, there, here = _difference(name, value, wanted.get(name))
-            raise MismatchError(
-                f"{folder} already holds an index of something else: its {field} is {there}, not {here}: {way_out}"
-            )
+            raise MismatchError(f"{folder} {what}: its {field} is {there}, not {here}: {way_out}")
 
 
 def _difference(name: str, there: object, here: object) -> tuple[str, object, object]:

@@ -8,6 +8,9 @@ from proponent.types import CheckpointId
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
 
+REFIT = "tables/gen-"
+"""How the name of a file begins that replaces arrays of the tables."""
+
 RUN_STEPS = 10**9
 """In plans and array names, step s of run r is stored as one number: r x RUN_STEPS + s; for the first run, just s."""
 
@@ -48,6 +51,10 @@ class Layout:
         """Further arrays that products need."""
         return self.folder / "tables" / f"{_checkpoint(at)}.safetensors"
 
+    def refit(self, generation: int) -> Path:
+        """Arrays that a merge fitted again."""
+        return self.folder / f"{REFIT}{generation:05d}.safetensors"
+
     def tombstones(self, generation: int) -> Path:
         """Deleted examples."""
         return self.folder / "tombstones" / f"gen-{generation:05d}.safetensors"
@@ -76,7 +83,11 @@ def no_index(folder: Path) -> str:
     run, out, why = "RUN", shlex.quote(str(folder)), ""
     signs = ("config.json", "adapter_config.json", "checkpoint-*")
     if any(next(folder.glob(sign), None) is not None for sign in signs):
-        run, out, why = out, shlex.quote(f"{folder}.index" if folder.name else "run.index"), ", it is a training run"
+        run, out, why = (
+            out,
+            shlex.quote(f"{folder}.index" if folder.name else "run.index"),
+            ", the folder is a training run",
+        )
     elif folder.is_file() or next(folder.glob("*"), None) is not None:
-        out, why = "NEW_FOLDER", ", it is a file" if folder.is_file() else ", it holds other files"
+        out, why = "NEW_FOLDER", ", the path is a file" if folder.is_file() else ", the folder contains other files"
     return f"no index at {folder}{why}: build one with `proponent index {run} DATA --out {out}`"

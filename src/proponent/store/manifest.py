@@ -122,6 +122,7 @@ class Merging(BaseModel):
     segments: list[PlannedSegment]  # the new segments
     # per new segment, the shards (segment, shard) whose examples it receives, by new shard
     taken: list[list[list[list[int]]]]
+    others: list[str] = []  # merkle roots of the indexes that are merged into it
 
 
 class PlannedTerm(BaseModel):
@@ -209,7 +210,9 @@ class Plan(BaseModel):
     @property
     def by_token(self) -> bool:
         """Whether gradients are rows of the word embedding, one per token."""
-        return self.shown_path is not None and not (self.tied and self.embedding_path != "input")
+        rows = self.term.gradient if isinstance(self.term, Gradients) else None
+        directed = isinstance(rows, EmbeddingRows) and rows.direction is not None  # the head's part is in the rows
+        return self.shown_path is not None and (directed or not self.tied or self.embedding_path == "input")
 
     @property
     def scales_train(self) -> bool:
@@ -273,12 +276,12 @@ def former_lines(path: Path) -> list[str]:
         return []
     if not isinstance(raw, dict):
         return []
-    lines = ["this index was written under the library's former name, whence: it is read as it is"]
+    lines = ["this index was written under the library's former name, whence: it can be read"]
     lines = lines if FORMER_NAME in raw else []
     if FLAT in raw:
         lines.append(
-            "this index holds its method as version 0.1 wrote it, as one flat record: this version reads it, and "
-            "building it again writes it anew"
+            "this index stores its method in the flat format of version 0.1: it can be read, and a rebuild writes "
+            "the current format"
         )
     return lines
 

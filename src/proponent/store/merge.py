@@ -1,16 +1,17 @@
-"""Merge the segments of an index: few large ones are searched faster than many small ones. Removes deleted examples."""
+"""Merge the segments of one or more indexes: few large ones are searched faster. Removes deleted examples."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from proponent import disk
 from proponent.errors import DamagedError
 from proponent.store.checksums import Checksums
+from proponent.store.compatibility import joinable, refuse_other_tables
 from proponent.store.deletion import changing, sweep
 from proponent.store.files import finished, note_of, publish_bytes, publish_table, publish_tensors
 from proponent.store.layout import Layout
@@ -18,6 +19,7 @@ from proponent.store.manifest import FORMAT, Manifest, Merging, PlannedSegment, 
 from proponent.store.mapped import MappedTensors
 from proponent.store.postings import Shard, write_postings
 from proponent.store.reader import Store
+from proponent.store.refit import Refit, refit_name
 from proponent.store.repair import publish_manifest
 from proponent.store.segment import Segment
 from proponent.types import CheckpointId
@@ -39,17 +41,27 @@ class MergedSegment:
 
 
 def merge(
-    folder: Path, *, rows: int = SEGMENT_ROWS, waiting: Callable[[], None] | None = None
+    folder: Path,
+    others: Sequence[Path] = (),
+    *,
+    rows: int = SEGMENT_ROWS,
+    waiting: Callable[[], None] | None = None,
+    refit: Callable[[Sequence[Store]], Refit | None] = lambda _: None,
 ) -> tuple[Manifest, bool]:
-    """Merge small segments into larger ones without their deleted examples."""
+    """Merge small segments into larger ones without their deleted examples, and other indexes into this one."""
+    # `refit` fits again what depends on all examples; None if nothing changed.
     # A killed merge resumes; until it is finished the index is unchanged.
     with changing(folder, waiting) as store:
+        stores = (store, *joinable(store, others))
+        again = refit(stores)
+        for other in stores[1:]:
+            refuse_other_tables(store, other, again)
         generation = store.manifest.generation + 1
         path = store.layout.merging(generation)
-        plan = _planned(store, rows)
+        plan = _planned(stores, rows)
         held = read_json(path, Merging) if path.is_file() and finished(path) else None
         fresh = [one.planned for one in plan] != list(store.manifest.segments)
-        if not fresh:
+        if not fresh and again is None:
             sweep(store.layout, set(store.manifest.files))  # a merge killed after its seal leaves the old files
             return store.manifest, False
         merging = Merging(
@@ -57,6 +69,7 @@ def merge(
             merkle_root=store.manifest.merkle_root,
             segments=[one.planned for one in plan],
             taken=[[[list(old) for old in shard] for shard in one.taken] for one in plan],
+            others=[one.manifest.merkle_root for one in stores[1:]],
         )
         if held != merging:  # of an earlier state of the index, or absent
             sweep(store.layout, set(store.manifest.files))
@@ -64,13 +77,16 @@ def merge(
         for one in plan:
             if one.planned.name not in {segment.name for segment in store.segments}:
                 _write(store, one)
-        return _seal(store, generation, plan), True
+        if again is not None:
+            arrays = again.arrays({one.planned.name: one.parts for one in plan})
+            publish_tensors(store.layout.refit(generation), arrays)
+        return _seal(stores, generation, plan, again), True
 
 
-def _planned(store: Store, rows: int) -> list[MergedSegment]:
-    """Join neighbouring segments while they fit; a single segment without deletions is unchanged."""
-    groups: list[list[Segment]] = []
-    for segment in store.segments:
+def _planned(stores: Sequence[Store], rows: int) -> list[MergedSegment]:
+    """Join neighbouring segments while they fit; a single segment of the index without deletions is unchanged."""
+    store, groups = stores[0], list[list[Segment]]()
+    for segment in [one for other in stores for one in other.segments]:
         together = [*groups[-1], segment] if groups else []
         live, postings = (
             sum(one.n - len(one.deleted) for one in together),
@@ -83,8 +99,8 @@ def _planned(store: Store, rows: int) -> list[MergedSegment]:
     first = 1 + max(int(segment.name) for segment in store.segments)
     joined: list[MergedSegment] = []
     for group in groups:
-        whole = len(group) == 1 and not len(group[0].deleted)
-        joined.append(_joined(group, group[0].name if whole else f"{first + len(joined):05d}"))
+        whole = len(group) == 1 and not len(group[0].deleted) and group[0] in store.segments
+        joined.append(_joined(group, group[0].name if whole else f"{first + len(joined):05d}", whole=whole))
     return [one for one in joined if one.planned.n]
 
 
@@ -94,9 +110,9 @@ def _postings(store: Store, segment: Segment) -> int:
     return max((len(one) for one in found if one is not None), default=0)
 
 
-def _joined(group: list[Segment], name: str) -> MergedSegment:
+def _joined(group: list[Segment], name: str, *, whole: bool) -> MergedSegment:
     """Lay out one new segment: old shards in order, small ones combined."""
-    if len(group) == 1 and name == group[0].name:
+    if whole:
         segment = group[0]
         planned = PlannedSegment(name=name, n=segment.n, shards=list(segment.bounds))
         return MergedSegment(planned, tuple(group), tuple(((0, shard),) for shard in range(len(segment.bounds) - 1)))
@@ -104,7 +120,7 @@ def _joined(group: list[Segment], name: str) -> MergedSegment:
     taken: list[list[tuple[int, int]]] = []
     sizes: list[int] = []
     for number, segment in enumerate(group):
-        kept = _kept(segment)
+        kept = segment.kept
         for shard, (start, stop) in enumerate(zip(segment.bounds[:-1], segment.bounds[1:], strict=True)):
             live = int(kept[segment.order[start:stop]].sum())
             if not live:
@@ -118,12 +134,6 @@ def _joined(group: list[Segment], name: str) -> MergedSegment:
     bounds = [0, *np.cumsum(sizes).tolist()]
     planned = PlannedSegment(name=name, n=bounds[-1], shards=bounds)
     return MergedSegment(planned, tuple(group), tuple(map(tuple, taken)))
-
-
-def _kept(segment: Segment) -> Bool[np.ndarray, " n"]:
-    kept = np.ones(segment.n, dtype=np.bool_)
-    kept[segment.deleted] = False
-    return kept
 
 
 def _write(store: Store, one: MergedSegment) -> None:
@@ -157,7 +167,7 @@ def _write(store: Store, one: MergedSegment) -> None:
 def _cut(segment: Segment, at: CheckpointId, shard: int) -> dict[str, np.ndarray]:
     """The arrays of an old shard without its deleted examples."""
     examples, arrays = segment.shard(at, shard)
-    kept = _kept(segment)[examples]
+    kept = segment.kept[examples]
     cut: dict[str, np.ndarray] = {}
     for name, values in arrays.items():
         form, _, array = name.partition(".")
@@ -189,7 +199,7 @@ def _order(one: MergedSegment) -> Int[np.ndarray, " n"]:
     numbers: list[np.ndarray] = []
     begin = 0
     for segment in one.parts:
-        kept = _kept(segment)
+        kept = segment.kept
         fresh = begin + np.cumsum(kept) - 1
         numbers.append(np.where(kept, fresh, -1))
         begin += int(kept.sum())
@@ -216,7 +226,7 @@ def _shards(
 def _chained(one: MergedSegment, column: Callable[[Segment], list[object]]) -> list[object]:
     values: list[object] = []
     for segment in one.parts:
-        kept = _kept(segment).tolist()
+        kept = segment.kept.tolist()
         values += [value for value, stays in zip(column(segment), kept, strict=True) if stays]
     return values
 
@@ -225,36 +235,47 @@ def _features(one: MergedSegment) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for name in one.parts[0].feature_names:
         axis = 1 if name == "losses" else 0
-        parts = [np.compress(_kept(segment), segment.features(name), axis=axis) for segment in one.parts]
+        parts = [np.compress(segment.kept, segment.features(name), axis=axis) for segment in one.parts]
         arrays[name] = np.concatenate(parts, axis=axis)
     return arrays
 
 
-def _seal(store: Store, generation: int, plan: list[MergedSegment]) -> Manifest:
-    manifest, layout = store.manifest, store.layout
+def _seal(stores: Sequence[Store], generation: int, plan: list[MergedSegment], again: Refit | None) -> Manifest:
+    store, manifest, layout = stores[0], stores[0].manifest, stores[0].layout
     gone = {segment.name for segment in store.segments} - {one.planned.name for one in plan}
+    replaced = {manifest.deleted} | ({refit_name(manifest.files)} if again is not None else set[str | None]())
     files: dict[str, Checksums] = {
         name: sums
         for name, sums in manifest.files.items()
-        if name != manifest.deleted and not any(f"/seg-{segment}" in name for segment in gone)
+        if name not in replaced and not any(f"/seg-{segment}" in name for segment in gone)
     }
-    for path in [*_paths(store, plan), layout.merging(generation)]:
+    written = [*_paths(store, plan), layout.merging(generation)]
+    written += [] if again is None else [layout.refit(generation)]
+    for path in written:
         sums = finished(path)
         if sums is None:
-            raise DamagedError(f"{path} is gone while the index was merged: run `proponent merge` again")
+            raise DamagedError(f"{path} disappeared while the index was merged: run `proponent merge` again")
         files[layout.name(path)] = sums
-    deleted = {one for segment in store.segments for one in _ids(segment)}
+    deleted = [{one for segment in other.segments for one in _ids(segment)} for other in stores]
+    notes = [note for other in stores for note in other.manifest.notes] if again is None else again.notes
     merged = manifest.model_copy(
         update={
             "generation": generation,
             "files": files,
+            "sources": [one for other in stores for one in other.manifest.sources],
             "segments": [one.planned for one in plan],
             "deleted": "",
-            "skipped": [one for one in manifest.skipped if one.id not in deleted],
+            "skipped": [
+                one
+                for other, ids in zip(stores, deleted, strict=True)
+                for one in other.manifest.skipped
+                if one.id not in ids
+            ],
+            "notes": list(dict.fromkeys(notes)),
         }
     )
     publish_manifest(layout, merged)
-    for path in [*_paths(store, plan), layout.merging(generation)]:
+    for path in written:
         disk.remove(note_of(path))
     sweep(layout, set(files))
     return merged.sealed()

@@ -13,12 +13,17 @@ from proponent.errors import DamagedError, InputError
 from proponent.labels import Labels
 from proponent.store.checks import check_features, check_shard
 from proponent.store.features import gather_features
-from proponent.store.layout import Layout
+from proponent.store.layout import Layout, array_name
 from proponent.store.manifest import PlannedSegment
 from proponent.store.mapped import MappedTensors
 from proponent.store.postings import Postings, Shard
 from proponent.store.rows import decode_arrays
 from proponent.types import CheckpointId
+
+
+def refitted_scale(at: CheckpointId, segment: str) -> str:
+    """Name of the factors of a segment's examples among the arrays that a merge fitted again."""
+    return f"{array_name('scale', at)}.{segment}"
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Files:
     has: Callable[[Path], bool]  # whether a file exists and is finished
     checkpoints: tuple[CheckpointId, ...]
     labels: Labels  # the classes
+    refit: MappedTensors | None = None  # arrays that a merge fitted again
 
 
 class Segment:
@@ -49,7 +55,7 @@ class Segment:
         """The user's data: id, row, text, text_pair, target, label, source; and the place in the shards."""
         found = StoredExamples(self._files.whole(self._files.layout.examples(self.name)))
         if len(found) != self.n:
-            raise DamagedError(f"{found.path} holds {len(found)} examples, not {self.n}: build the index again")
+            raise DamagedError(f"{found.path} contains {len(found)} examples, not {self.n}: build the index again")
         return found
 
     @cached_property
@@ -57,7 +63,7 @@ class Segment:
         """Place in the shards of each example."""
         places = np.asarray(self.examples.column("place") or np.zeros(0, dtype=np.int64))
         if places.dtype.kind != "i" or not np.array_equal(np.sort(places), np.arange(self.n)):
-            raise DamagedError(f"{self.examples.path}: its places are not those of {self.n} examples: build it again")
+            raise DamagedError(f"{self.examples.path}: its positions do not match {self.n} examples: build it again")
         return places.astype(np.int32)
 
     @cached_property
@@ -87,6 +93,13 @@ class Segment:
         return alive
 
     @property
+    def kept(self) -> Bool[np.ndarray, " n"]:
+        """Examples that are not deleted."""
+        kept = np.ones(self.n, dtype=np.bool_)
+        kept[self.deleted] = False
+        return kept
+
+    @property
     def feature_names(self) -> tuple[str, ...]:
         """Names of the arrays over the examples."""
         return tuple(self._gathered) if self._features is None else self._features.names
@@ -96,12 +109,14 @@ class Segment:
         if self._features is None:
             if name.startswith("scale."):
                 raise InputError(
-                    "this index is unfinished, and the norms of its method are taken once all gradients are there: "
-                    "run the same `proponent index` command again, it resumes"
+                    "this index is unfinished, and its method needs norms that are computed from all gradients: run "
+                    "the same `proponent index` command again to resume"
                 )
             return self._gathered[name]
-        array = self._features.view(name)
-        check_features(self._features, name, array, self.n, len(self._files.labels))
+        refit, again = self._files.refit, f"{name}.{self.name}"
+        file, held = (refit, again) if refit is not None and again in refit.names else (self._features, name)
+        array = file.view(held)
+        check_features(file, held, array, self.n, len(self._files.labels))
         return array
 
     def postings(self, at: CheckpointId) -> Postings | None:

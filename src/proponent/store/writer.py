@@ -39,6 +39,7 @@ from proponent.store.manifest import (
 )
 from proponent.store.mapped import MappedTensors
 from proponent.store.postings import Shard, write_postings
+from proponent.store.refit import refit_name, refitted_table
 from proponent.store.repair import publish_manifest, recheck, remove_strays, reopen, settle
 from proponent.store.rows import decode_arrays, encode_arrays
 from proponent.store.shard_outputs import OUTPUTS
@@ -109,8 +110,10 @@ class Writer:
 
     def read_table(self, at: CheckpointId) -> dict[str, np.ndarray]:
         """Read a published table back."""
-        table = self._table(at)
-        return {} if table is None else table.all()
+        table, base = self._table(at), self.base
+        name = None if base is None else refit_name(base.files)
+        again = None if name is None or base is None else MappedTensors(self.folder / name, base.files[name])
+        return ({} if table is None else table.all()) | refitted_table(again, at)
 
     def has_examples(self, segment: str) -> bool:
         """Whether the examples of a segment were published."""
@@ -286,6 +289,6 @@ def _refuse_other_owner(folder: Path, *, appending: bool) -> None:
     ours = {NAME, PLAN, MANIFEST}
     alien = {name for name in held if name not in ours and not is_temporary(name)}
     if PLAN not in held and alien:
-        raise MismatchError(f"{folder} is not empty and not an index (it holds {min(alien)}): choose another --out")
+        raise MismatchError(f"{folder} is not empty and not an index (it contains {min(alien)}): choose another --out")
     if appending and PLAN not in held:
-        raise InputError(f"no index at {folder} to append to: leave --append out to build one")
+        raise InputError(f"no index at {folder} to append to: leave --append out to build a new index")

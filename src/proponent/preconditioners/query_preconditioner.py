@@ -4,12 +4,12 @@ The index stores plain gradients; preconditioners apply to the query side only (
 gradient, so its split by words is preconditioned in the same way.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from proponent.gradients.forms import Dense
 from proponent.gradients.gradient import Gradient
@@ -80,6 +80,16 @@ class QueryPreconditioner:
         """Norms of training gradients in the method's metric: of preconditioned rows; sqrt(v . Pv) for vectors v."""
         made = self._multiplied(step, gradient)
         return np.sqrt(self._squares(step, made, gradient))
+
+    def scale(
+        self, step: CheckpointId, n: int, shards: Iterable[tuple[Int[np.ndarray, " m"], Gradient]]
+    ) -> Float[np.ndarray, " n"]:
+        """1 / norm of each training gradient of a segment, given by shard."""
+        scale = np.ones(n)
+        for places, gradient in shards:
+            norms = self.norms(step, gradient)
+            scale[places] = 1.0 / np.where(norms > 0, norms, 1.0)
+        return scale
 
     def _squares(self, step: CheckpointId, made: Gradient, gradient: Gradient) -> Float[np.ndarray, " n"]:
         """Squared norms: of rows and head themselves; v . Pv for vectors (and rows preconditioned on both sides)."""
