@@ -1,8 +1,5 @@
 """Extrapolate measured batches to the whole training set."""
 
-import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -18,11 +15,12 @@ from proponent.cost.measurements import (
     measure_disk,
     measure_scatter,
     peak_during,
+    scratch_folder,
     size,
     timed,
 )
 from proponent.data import Examples, parquet_bytes
-from proponent.errors import DataError, InputError
+from proponent.errors import DataError
 from proponent.gradients.computer import GradientComputer
 from proponent.gradients.forms import Rows
 from proponent.gradients.gradient import Gradient
@@ -50,6 +48,12 @@ MOST_SAMPLING = 1.5
 
 MOST_LOOKED = 100_000
 """Number of examples that are searched for the longest texts."""
+
+MOST_SHARE, LEAST_SECONDS = 0.04, 2.0
+"""Share of the build's expected time that batches are measured for, and the seconds that are spent in any case."""
+
+SLOW = 0.5
+"""Seconds of a batch from which a single one is enough."""
 
 
 @dataclass(frozen=True)
@@ -107,20 +111,8 @@ def forecast(
     options.check()
     if not len(examples):
         raise DataError(f"{examples.name} has no rows: there is nothing to index")
-    with _scratch(folder) as scratch:
+    with scratch_folder(folder) as scratch:
         return _Forecaster(run, examples, method, options, scratch, budget).whole()
-
-
-@contextmanager
-def _scratch(folder: Path) -> Generator[Path]:
-    """Create a folder on the disk of the future index, and remove it afterwards."""
-    home = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
-    try:
-        made = tempfile.TemporaryDirectory(dir=home, prefix=".proponent-plan-")
-    except OSError as error:
-        raise InputError(f"{home}: cannot be written to ({error.strerror or error}): choose another --out") from error
-    with made as name:
-        yield Path(name)
 
 
 @dataclass(frozen=True)
@@ -153,12 +145,12 @@ class _Forecaster:
         work = GradientComputer(run, model, self.method, self.encoder, replace(checked.spec, pooled=True))
         self.by_token, self.table = work.spec.by_token, work.table
         self.costs = [one.cost(checked.facts) for one in self.fitters]
-        lengths = self._all_lengths()
+        self.every = lengths = self._all_lengths()
         width = self.table[1] if work.layers is None else work.layers.width(self.table[1], lengths)
         self.cuts = plan_segments(lengths, width, options.segment_rows, 0)
         self.laid = self._lay()
         notes = [] if work.layers is None else [*work.layers.notes(), *(one.unforeseen for one in self.costs)]
-        self.notes = (*run.notes, *rules.notes, *filter(None, notes))
+        self._layered = (*run.notes, *rules.notes, *filter(None, notes))
         self.work, self.tables = work, size(work.tables()) + sum(one.held for one in self.costs)
         self.bench = Bench(work, self.encoder, examples, self.labels, options.rows)
         self.busiest = self._measure(budget)
@@ -191,7 +183,7 @@ class _Forecaster:
             stages=tuple(Stage(name, spent) for name, spent in seconds.items() if spent or name != "curvature"),
             peak_rss=self._peak(),
             disk={"forms": forms, "postings": postings, "examples": bytes_beside, "tables": c * self.tables},
-            notes=self.notes,
+            notes=(*self._layered, *self.work.notes),
         )
 
     def _over(self, by: str, cost: str) -> Floats:
@@ -257,19 +249,42 @@ class _Forecaster:
         return batches(lengths, begin, end, self.options.batch_size, equal=self.run.equal_lengths)
 
     def _measure(self, budget: float) -> int | None:
-        """Measure batches of all lengths, longest first; return the memory that the longest needed."""
+        """Measure batches of all lengths, longest first, parts of them if slow; return the memory of the longest."""
         order = np.argsort(self.lengths, kind="stable")
         rows = self.sample[order]
-        groups = self._batches(self.lengths[order], 0, len(rows))
-        longest = groups[-1][0] if self.run.equal_lengths else max(0, len(rows) - self.options.batch_size)
-        self.bench.measure(rows[slice(*groups[len(groups) // 2])], warm=True)
-        peak = peak_during(lambda: self.bench.measure(rows[longest:]))
-        spent = 0.0
+        groups = [rows[slice(*group)] for group in self._batches(self.lengths[order], 0, len(rows))]
+        longest = groups[-1] if self.run.equal_lengths else rows[max(0, len(rows) - self.options.batch_size) :]
+        pace = self._pace(groups[len(groups) // 2])
+        budget = min(
+            budget, max(LEAST_SECONDS, MOST_SHARE * pace * float(self.laid.padded.sum()) * len(self.checkpoints))
+        )
+        part = self._part(longest, pace, budget / 2)
+        peak = peak_during(lambda: self.bench.measure(part))
+        spent = self.bench.points[-1].passing
         for count, group in enumerate(_spread(len(groups))):
-            if count >= 3 and spent > budget:
+            if (count >= 3 or pace * self.bench.points[0].padded > SLOW) and spent > budget:
                 break
-            spent += timed(lambda group=group: self.bench.measure(rows[slice(*groups[group])]))
-        return peak
+            own = self._part(groups[group], pace, budget - spent)
+            spent += timed(lambda own=own: self.bench.measure(own))
+        if peak is None or self.held is None or len(part) == len(longest):
+            return peak
+        whole = self.encoder.encode([self.examples[int(row)] for row in longest])
+        more = max(cut.stop - cut.start for cut in self.work.parts(whole)) / len(part)
+        return int(self.held + (peak - self.held) * max(1.0, more))
+
+    def _pace(self, rows: Int[np.ndarray, " k"]) -> float:
+        """Roughly the seconds per position, from one text; the first pass of a model is slow and is not timed."""
+        self.bench.measure(rows[:1], warm=True)
+        spent = timed(lambda: self.bench.measure(rows[:1], warm=True))
+        return spent / max(1, int(self._lengths_of(rows[:1])[0]))
+
+    def _part(self, rows: Int[np.ndarray, " k"], pace: float, seconds: float) -> Int[np.ndarray, " m"]:
+        """As many of the longest texts of a batch as may be measured in this time; at least one."""
+        width = int(self._lengths_of(rows).max())
+        return rows[-max(1, min(len(rows), int(seconds / max(pace * width, 1e-9)))) :]
+
+    def _lengths_of(self, rows: Int[np.ndarray, " k"]) -> Int[np.ndarray, " k"]:
+        return self.every[rows]
 
     def _gradients(self, kept: float) -> float:
         """Seconds of all passes and of writing their shards."""

@@ -60,6 +60,7 @@ class Worker:
         self._fitters, self._layers, self._similarity = checked.fitters, checked.shapes, similarity_of(self.method)
         self._loaded = {checkpoints[0].id: first}
         self._bad: dict[int, str] = {}
+        self._said: set[str] = set()
         self._given, self._clock = encoded, clock
         self._encoded: dict[int, list[Encoded]] = {}
         self._mine = shard_of(options.shard)
@@ -95,11 +96,18 @@ class Worker:
             with self._clock("tables"):
                 self._table_of(writer, checkpoint, computer)
             if self._shards(writer, one, checkpoint, computer, missing, part) or not missing:
+                self._say(computer.notes)
                 continue
             if not waiting:
                 self.options.say(f"other processes compute the last shards of {checkpoint.id}: waiting for them")
             waiting = True
             time.sleep(POLL)
+
+    def _say(self, notes: list[str]) -> None:
+        for note in notes:
+            if note not in self._said:
+                self.options.say(note)
+                self._said.add(note)
 
     def _lacks_table(self, writer: Writer, checkpoint: Checkpoint) -> bool:
         """Whether arrays needed for the gradients of a checkpoint are missing; an append uses those of the index."""
@@ -260,8 +268,10 @@ class Worker:
             cause = "loss" if not np.isfinite(outputs.losses[place]) else "gradient"
             row = one.rows[int(one.order[start + place])]
             if row not in self._bad:
-                idle = not_trained(self.encoder, self.examples[row])
-                self._bad[row] = NOT_TRAINED if idle else f"{cause} is not finite at {checkpoint.id}"
+                empty = one.lengths[start + place] == 0
+                idle = not empty and not_trained(self.encoder, self.examples[row])
+                said = "the text has no token" if empty else f"{cause} is not finite at {checkpoint.id}"
+                self._bad[row] = NOT_TRAINED if idle else said
         share = self.options.max_bad_rows
         allowed = max(1, int(share * len(self.examples) + 1e-9)) if share else 0
         broken = [bad for bad in self._skipped() if bad.cause != NOT_TRAINED] if len(self._bad) > allowed else []
