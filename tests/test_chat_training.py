@@ -132,7 +132,7 @@ def test_rows_that_were_not_fed_are_refused(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"packing": "wrapped"}, r"packed its rows by 'wrapped'"), ({"loss_type": "dft"}, r"the loss 'dft'")],
+    [({"packing": "wrapped"}, r"packed its rows by 'wrapped'"), ({"loss_type": "dft"}, r"dft")],
 )
 def test_trainings_whose_rows_have_no_gradient_of_their_own_are_refused(
     change: dict[str, str], message: str, run: Path, tmp_path: Path
