@@ -91,7 +91,7 @@ def explain(
         from proponent.models import Run
 
         examples = columns.read(data or "", output)
-        run = Run.from_pretrained(index, trust_remote_code=opening.trust_remote_code)
+        run = Run.from_pretrained(index, base=opening.base, trust_remote_code=opening.trust_remote_code)
         how = {"k": k, "baselines": baselines, "quiet": output.quiet, "say": output.hint}
         found: Iterable[Explanation] = explain_run(run, examples, asked, method or "", **how)
     else:

@@ -33,6 +33,7 @@ class Index:
     Args:
         path: the index.
         run: folder of the run, when it has moved since the index was built; several for joined runs.
+        base: folder of an adapter's base model, when it has moved.
         trust_remote_code: allow custom code shipped with the run's model (an index never allows it by itself).
         partial: open an unfinished index too, with its finished part; every explanation says so.
         allow_missing: continue although shards are missing; every explanation says so.
@@ -48,6 +49,7 @@ class Index:
         path: str | Path,
         run: str | Path | Sequence[str | Path] | None = None,
         *,
+        base: str | Path | None = None,
         trust_remote_code: bool = False,
         partial: bool = False,
         allow_missing: bool = False,
@@ -58,7 +60,7 @@ class Index:
         self.store = Store(Path(path), partial=partial, allow_missing=allow_missing)
         plan, baselines = self.store.plan, BaselineScores(self.store)
         self.say: Callable[[str], None] = lambda _: None  # gets short status messages
-        self._loaded = LoadedRun(self.store, run, trust_remote_code, lambda line: self.say(line))
+        self._loaded = LoadedRun(self.store, run, trust_remote_code, base, lambda line: self.say(line))
         self._preconditioner = QueryPreconditioner(
             plan.term, plan.blocks, self.store.table, gradients_of(self.store), tied=plan.tied
         )

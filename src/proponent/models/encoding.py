@@ -142,7 +142,8 @@ class Encoder:
         return found
 
     def collate(self, encoded: Sequence[Encoded], labels: Sequence[int], width: int = 0) -> Batch:
-        """Pad encoded examples on the right to the longest one."""
+        """Pad encoded examples on the right to the longest one; to one position if none has a token."""
+        width = max(width, 1)
         ids, mask = _padded([one.ids for one in encoded], self.pad_id, width)
         words, _ = _padded([one.words for one in encoded], -1, width)
         counted, _ = _padded([one.counted for one in encoded], False, width if encoded[0].start is None else 0)

@@ -20,16 +20,13 @@ from proponent.disk import write_bytes
 from proponent.errors import RunError
 from proponent.models.batch_record import BatchRecorder
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
-from proponent.models.former import recorded
+from proponent.models.former import RUN_FILE, recorded
 from proponent.models.huggingface import TrainerCallback
 from proponent.models.settings import read_settings
 from proponent.models.training_trace import StepRecorder
 from proponent.tensors import halve, write_tensors
 
 EMBEDDING = "embedding"
-
-RUN_FILE = "proponent_run.json"
-"""File in the run's folder that describes the training: retraining needs it."""
 
 FRESH = "fresh"
 """Replaces the name of a pretrained model: initial weights are drawn from the configuration by the seed."""
