@@ -22,6 +22,7 @@ from proponent.gradients.model_parts import input_embedding, table_shape, word_t
 from proponent.index.build import label_numbers
 from proponent.method import Gradients, Layers
 from proponent.models import Encoded, Run
+from proponent.models.counting import rules_of
 from proponent.models.former import recorded
 from proponent.models.training_trace import FOLDER as REPLAY_FOLDER
 
@@ -53,7 +54,8 @@ class _Check:
     def __init__(self, run: Run, examples: Examples, max_length: int | None) -> None:
         self.run, self.examples = run, examples
         self.labels = label_numbers(run, examples)
-        self.encoder = run.encoder(run.length(max_length))
+        rules = rules_of(run, examples.layout, max_length)
+        self.encoder = run.encoder(rules.max_length, counting=rules.counting)
         self.lengths = self.encoder.lengths(examples)
         self.model = run.load(run.checkpoints[-1])
         self.work = GradientComputer(run, self.model, Gradients(name="check"), self.encoder)
@@ -68,9 +70,7 @@ class _Check:
             *self._facts(),
             _bounded("captured gradient against autograd", worst, 1e-5),
             *self._invariances(alone),
-            _bounded(
-                "sign test: product of captured gradients against finite difference of the loss", self._signs(), 1e-2
-            ),
+            self._sign_test(),
             self._self_influence(alone),
             *self._layers(),
             *self._coverage(),
@@ -188,15 +188,25 @@ class _Check:
         together = self._take([self.probes[0], *other], [self.probe_labels[0], self.labels[longest]])
         return self._error(self._dense(together, 0), alone[0])
 
-    def _signs(self) -> float:
-        """Move the table along one example's gradient and measure the other examples' losses, in float64."""
-        model = self.run.load(self.run.checkpoints[-1]).double()
+    def _sign_test(self) -> Finding:
+        """In float64, or in float32 with a longer step if a layer of the model has no float64."""
+        name = "sign test: product of captured gradients against finite difference of the loss"
+        try:
+            return _bounded(name, self._signs(torch.float64, 1e-4), 1e-2)
+        except RuntimeError:
+            return _bounded(
+                f"{name} (in float32: the model does not run in float64)", self._signs(torch.float32, 3e-3), 1e-2
+            )
+
+    def _signs(self, dtype: torch.dtype, length: float) -> float:
+        """Move the table along one example's gradient and measure the other examples' losses."""
+        model = self.run.load(self.run.checkpoints[-1]).to(dtype)
         tables = self._tables(model)
         directions = [self._dense(self._take([one], [label]), 0) for one, label in self._pairs()]
         worst = 0.0
         for mine in directions:
-            step = 1e-4 / max(float(np.linalg.norm(mine)), 1e-12)
-            move = torch.tensor_split(torch.tensor(mine) * step, (len(tables[0]),))
+            step = length / max(float(np.linalg.norm(mine)), 1e-12)
+            move = torch.tensor_split((torch.tensor(mine) * step).to(dtype), (len(tables[0]),))
             for row, theirs in enumerate(directions):
                 slope = (self._at(model, tables, move, 1.0, row) - self._at(model, tables, move, -1.0, row)) / (
                     2 * step

@@ -1,8 +1,5 @@
 """Extrapolate measured batches to the whole training set."""
 
-import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -18,11 +15,12 @@ from proponent.cost.measurements import (
     measure_disk,
     measure_scatter,
     peak_during,
+    scratch_folder,
     size,
     timed,
 )
 from proponent.data import Examples, parquet_bytes
-from proponent.errors import DataError, InputError
+from proponent.errors import DataError
 from proponent.gradients.computer import GradientComputer
 from proponent.gradients.forms import Rows
 from proponent.gradients.gradient import Gradient
@@ -34,6 +32,7 @@ from proponent.index.stored_columns import stored_columns
 from proponent.index.worker import KEPT_BYTES
 from proponent.method import Gradients, Retaken, Term
 from proponent.models import Masks, Run, encoded_bytes
+from proponent.models.counting import rules_of
 from proponent.preconditioners.batches import StoredBatch
 from proponent.processes import memory
 from proponent.store.rows import decode_arrays
@@ -112,20 +111,8 @@ def forecast(
     options.check()
     if not len(examples):
         raise DataError(f"{examples.name} has no rows: there is nothing to index")
-    with _scratch(folder) as scratch:
+    with scratch_folder(folder) as scratch:
         return _Forecaster(run, examples, method, options, scratch, budget).whole()
-
-
-@contextmanager
-def _scratch(folder: Path) -> Generator[Path]:
-    """Create a folder on the disk of the future index, and remove it afterwards."""
-    home = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
-    try:
-        made = tempfile.TemporaryDirectory(dir=home, prefix=".proponent-plan-")
-    except OSError as error:
-        raise InputError(f"{home}: cannot be written to ({error.strerror or error}): choose another --out") from error
-    with made as name:
-        yield Path(name)
 
 
 @dataclass(frozen=True)
@@ -146,7 +133,8 @@ class _Forecaster:
         self.labels: list[int] = []
         self.labelling = timed(lambda: self.labels.extend(label_numbers(run, examples)))
         self.checkpoints = chosen(run, options.steps, method)
-        self.encoder = run.encoder(run.length(options.max_length), Masks.of(method))
+        rules = rules_of(run, examples.layout, options.max_length, options.stated)
+        self.encoder = run.encoder(rules.max_length, Masks.of(method), rules.counting)
         self.sample, self.lengths = self._counted()
         parquet_bytes({"warm": [1]})  # trigger its imports now: they are not timed, but count as memory
         model, self.loading = self._loaded()
@@ -162,7 +150,7 @@ class _Forecaster:
         self.cuts = plan_segments(lengths, width, options.segment_rows, 0)
         self.laid = self._lay()
         notes = [] if work.layers is None else [*work.layers.notes(), *(one.unforeseen for one in self.costs)]
-        self._layered = (*run.notes, *filter(None, notes))
+        self._layered = (*run.notes, *rules.notes, *filter(None, notes))
         self.work, self.tables = work, size(work.tables()) + sum(one.held for one in self.costs)
         self.bench = Bench(work, self.encoder, examples, self.labels, options.rows)
         self.busiest = self._measure(budget)
@@ -333,11 +321,11 @@ class _Forecaster:
     def _baselines(self) -> tuple[float, int]:
         """Seconds and bytes of the texts and of the arrays over the examples."""
         n, c, names = len(self.examples), len(self.checkpoints), self.run.label_names
-        some = range(min(n, 1024))
+        some, decoded = range(min(n, 1024)), self.encoder.decoded
         table: list[memoryview] = []
         spent = timed(
             lambda: table.append(
-                parquet_bytes(stored_columns(self.examples, some, self.labels, names, np.arange(len(some))))
+                parquet_bytes(stored_columns(self.examples, some, self.labels, names, np.arange(len(some)), decoded))
             )
         )
         scales = 8 * c if self.scaled else 0

@@ -17,6 +17,7 @@ from proponent.index.extra_passes import fitted_after, fitted_before, follows, l
 from proponent.index.model_check import CheckedMethod
 from proponent.index.options import Options
 from proponent.index.planning import SegmentPlan, batches, shard_of
+from proponent.index.row_check import not_trained
 from proponent.method import Baseline, Retaken, similarity_of
 from proponent.models import Checkpoint, Encoded, Encoder, Run, encoded_bytes
 from proponent.preconditioners.base import Pass, install_fitted
@@ -31,6 +32,10 @@ next checkpoints."""
 
 POLL = 0.5
 """Seconds between two checks of the shards that other processes compute."""
+
+
+NOT_TRAINED = "not trained on: no token of it counts"
+"""Cause of a skipped row that the training dropped; such rows are no sign of a broken run."""
 
 
 class Worker:
@@ -262,14 +267,19 @@ class Worker:
         for place in np.flatnonzero(outputs.bad).tolist():
             cause = "loss" if not np.isfinite(outputs.losses[place]) else "gradient"
             row = one.rows[int(one.order[start + place])]
-            self._bad.setdefault(row, f"{cause} is not finite at {checkpoint.id}")
+            if row not in self._bad:
+                empty = one.lengths[start + place] == 0
+                idle = not empty and self.run.task.chats and not_trained(self.encoder, self.examples[row])
+                said = "the text has no token" if empty else f"{cause} is not finite at {checkpoint.id}"
+                self._bad[row] = NOT_TRAINED if idle else said
         share = self.options.max_bad_rows
         allowed = max(1, int(share * len(self.examples) + 1e-9)) if share else 0
-        if len(self._bad) > allowed:
-            listed = "; ".join(f"id {bad.id} (row {bad.row}): {bad.cause}" for bad in self._skipped()[:20])
-            more = f"; and {len(self._bad) - 20} more" if len(self._bad) > 20 else ""
+        broken = [bad for bad in self._skipped() if bad.cause != NOT_TRAINED] if len(self._bad) > allowed else []
+        if len(broken) > allowed:
+            listed = "; ".join(f"id {bad.id} (row {bad.row}): {bad.cause}" for bad in broken[:20])
+            more = f"; and {len(broken) - 20} more" if len(broken) > 20 else ""
             raise InputError(
-                f"{len(self._bad)} rows have no finite loss or gradient, more than the {allowed} that --max-bad-rows "
+                f"{len(broken)} rows have no finite loss or gradient, more than the {allowed} that --max-bad-rows "
                 f"{share:g} allows: {listed}{more}"
             )
 

@@ -125,6 +125,8 @@ class Task(ABC):
     """Whether a recorded training can be replayed."""
     masks: ClassVar[bool] = False
     """Whether tokens are masked and must be predicted."""
+    chats: ClassVar[bool] = False
+    """Whether conversations and rows of tokens are read."""
     needs_pad: ClassVar[bool] = False
     """Whether the model finds its last token by a pad id; without the id, no batch may be padded."""
 
