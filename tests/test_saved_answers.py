@@ -36,8 +36,6 @@ def test_filters_as_dicts(index: proponent.Index, where: Any) -> None:
     assert {hit.source for hit in (*answer.proponents, *answer.opponents)} == {"y"}
     with pytest.raises(InputError, match=r"where is .*: give proponent\.Where"):
         index.explain(runs.TEXTS[1], where={"colour": "y"})
-    with pytest.raises(InputError, match=r"where is .*: give proponent\.Where"):
-        index.top(runs.TEXTS[1], where="y")
 
 
 def test_words_in_json_are_bounded_and_sum_to_the_score(index: proponent.Index, tmp_path: Path) -> None:
