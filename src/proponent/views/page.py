@@ -180,9 +180,8 @@ def _bars(values: tuple[float, ...]) -> tuple[Bar, ...]:
 
 def _plain(value: object, whole: bool) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        if not whole and hasattr(value, "bounded"):
-            value = cast("Any", value).bounded()
-        kept = [(item, getattr(value, item.name)) for item in fields(value)]
+        shown = cast("Any", value).bounded() if not whole and hasattr(value, "bounded") else value
+        kept = [(item, getattr(shown, item.name)) for item in fields(value)]
         return {
             item.metadata.get("json", item.name): _plain(part, whole)
             for item, part in kept
