@@ -166,7 +166,7 @@ def test_the_way_to_mend_a_damaged_index_mends_it(said: Said, kept: Tiny, index:
         "index",
         str(kept.run),
         str(kept.data),
-        *f"--out {index} --method tracin-we-adam-unit --repair".split(),
+        *f"--out {index} --method tracin-we-idf --repair".split(),
     ]
     assert said(*words[1:])[0] == 0
     assert said("verify", index)[0] == 0
@@ -221,7 +221,7 @@ def test_no_index_to_look_after(said: Said, tmp_path: Path):
 def test_info_counts_what_is_there(content: Content, kept: Tiny):
     found = content("info", kept.index)
     store = Store(kept.index)
-    assert (found["method"], found["run"], found["rows"]) == ("tracin-we-adam-unit", str(kept.run), "fp32")
+    assert (found["method"], found["run"], found["rows"]) == ("tracin-we-idf", str(kept.run), "fp32")
     assert [(one["data"], one["rows"]) for one in found["sources"]] == [(str(kept.data), 60)]
     assert found["sources"][0]["fingerprint"] == store.manifest.sources[0].fingerprint
     assert (found["examples"], found["deleted"], found["skipped"], found["segments"]) == (60, 0, 0, 1)
@@ -342,7 +342,7 @@ def test_plan_says_what_an_index_will_cost(said: Said, content: Content, kept: T
     code, out, _ = said("plan", kept.run, kept.data, "--quiet")
     assert code == 0
     assert " ".join(out.split()).startswith(
-        f"tracin-we-adam-unit of {kept.data}: 60 examples, 2 checkpoints what forecast"
+        f"tracin-we-idf of {kept.data}: 60 examples, 2 checkpoints what forecast"
     )
     for part in ("seconds of gradients", "peak memory", "bytes of forms"):
         assert part in out

@@ -259,7 +259,7 @@ def test_a_run_that_changed_is_refused(news: Tiny, tmp_path: Path, spoiled: str)
 def test_an_answer_prints_tabulates_and_saves(index: proponent.Index, tmp_path: Path):
     answer = index.explain(ASKED[0], k=3)
     assert (
-        repr(answer).splitlines()[0].startswith(f"Why {answer.query.label}? (tracin-we-adam-unit, 2 checkpoints of 60")
+        repr(answer).splitlines()[0].startswith(f"Why {answer.query.label}? (tracin-we-idf, 2 checkpoints of 60")
     )
     frame = answer.to_pandas()
     assert isinstance(frame, pandas.DataFrame)
@@ -269,8 +269,8 @@ def test_an_answer_prints_tabulates_and_saves(index: proponent.Index, tmp_path: 
     assert answer.proponents[0].id in (tmp_path / "why.html").read_text(encoding="utf-8")
     answer.save(tmp_path / "why.json")
     assert "tracin-we" in (tmp_path / "why.json").read_text(encoding="utf-8")
-    assert repr(index) == f"Index(tracin-we-adam-unit: 60 examples, 2 checkpoints of {index.store.plan.run})"
-    assert (len(index), index.method, index.summary["examples"]) == (60, "tracin-we-adam-unit", 60)
+    assert repr(index) == f"Index(tracin-we-idf: 60 examples, 2 checkpoints of {index.store.plan.run})"
+    assert (len(index), index.method, index.summary["examples"]) == (60, "tracin-we-idf", 60)
 
 
 @pytest.mark.parametrize("method", ["bm25", "label", "random", "tracin-last"])
