@@ -93,7 +93,7 @@ def test_an_adapter_whose_head_was_never_trained_is_refused(encoder_folder: Path
     base = transformers.AutoModelForSequenceClassification.from_pretrained(encoder_folder, num_labels=3)
     folder = adapter(tmp_path / "lora", base, encoder_folder, target_modules=["query"])
     edit(folder / "adapter_config.json", task_type="SEQ_CLS")
-    with pytest.raises(RunError, match="holds a trained classifier"):
+    with pytest.raises(RunError, match="contains a trained classifier"):
         Run.from_pretrained(folder)
     edit(folder / "adapter_config.json", task_type="FEATURE_EXTRACTION")
     with pytest.raises(RunError, match="task type FEATURE_EXTRACTION"):
@@ -107,11 +107,11 @@ def test_an_adapter_without_its_base_is_refused(encoder_folder: Path, tmp_path: 
     folder = adapter(tmp_path / "lora", base, encoder_folder, task_type="SEQ_CLS", target_modules=["query"])
     edit(folder / "adapter_config.json", base_model_name_or_path=None)
     tokenizer.save_pretrained(folder)
-    with pytest.raises(RunError, match="does not say which base model it belongs to"):
+    with pytest.raises(RunError, match="does not name its base model"):
         Run.from_pretrained(folder)
     edit(folder / "adapter_config.json", base_model_name_or_path=str(tmp_path / "gone"))
     with pytest.raises(
-        RunError, match=r"the base model of the adapter in .* is not at .*gone any more: .*base_model_name_or_path"
+        RunError, match=r"the base model of the adapter in .* is no longer at .*gone: .*base_model_name_or_path"
     ):
         Run.from_pretrained(folder)
     (folder / "adapter_config.json").write_text("{")

@@ -37,7 +37,7 @@ def test_a_vote_of_everybody_is_the_rank():
 
 
 def test_nothing_to_aggregate_is_refused():
-    with pytest.raises(InputError, match="no query is left"):
+    with pytest.raises(InputError, match="no queries are left"):
         aggregate(np.zeros((1, 2, 3)), queries=np.zeros(2, dtype=bool))
     with pytest.raises(InputError, match="k is 0"):
         aggregate(np.zeros((1, 2, 3)), "vote", k=0.0)

@@ -82,8 +82,8 @@ def test_a_file_that_cannot_be_used(said: Said, news: Tiny, tmp_path: Path, cont
         ("bad.jsonl", '{"text": "a cup", "label": "Sports"}\n{"text": "a vote"\n', ["line 2 is not valid JSON"]),
         ("bad.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": "World"}\n', ["mixes numbers and names"]),
         ("bad.jsonl", '{"text": "a", "label": 0.5}\n', ["regression is not supported"]),
-        ("bad.jsonl", '{"text": 3, "label": 1}\n', ["column 'text' must hold text"]),
-        ("bad.xlsx", "x", ["unknown kind of file '.xlsx'", ".parquet"]),
+        ("bad.jsonl", '{"text": 3, "label": 1}\n', ["column 'text' must contain text"]),
+        ("bad.xlsx", "x", ["unknown file type '.xlsx'", ".parquet"]),
         ("bad.parquet", "x", ["bad.parquet"]),
     ],
 )
@@ -117,7 +117,7 @@ def test_one_row_is_enough_for_an_index_but_not_for_a_classifier(said: Said, new
     code, out, _ = said("labels", tmp_path / "index", "--out", tmp_path / "labels.csv", "--json")
     assert (code, json.loads(out)["n_examples"]) == (0, 1)
     assert said("check", news.run, data)[0] == 0
-    refused(said("train", data, "--out", tmp_path / "run"), 2, "one label only (Business)", "two classes")
+    refused(said("train", data, "--out", tmp_path / "run"), 2, "only one label (Business)", "two classes")
     assert not (tmp_path / "run").exists()
 
 
@@ -195,9 +195,9 @@ def test_an_argument_that_is_not_utf8(said: Said, news: Tiny):
         (["text", "--html", "."], ["--html . is a folder"]),
         (["text", "--queries", "asked.csv"], ["either a TEXT or --queries"]),
         ([], ["either a TEXT or --queries"]),
-        (["--queries", "asked.csv", "--label", "World"], ["--label belongs to one TEXT", "column"]),
-        (["--queries", "asked.csv", "--pair", "x"], ["--pair belongs to one TEXT"]),
-        (["--queries", "asked.csv", "--target", "x"], ["--target belongs to one TEXT"]),
+        (["--queries", "asked.csv", "--label", "World"], ["--label is only for a single TEXT", "column"]),
+        (["--queries", "asked.csv", "--pair", "x"], ["--pair is only for a single TEXT"]),
+        (["--queries", "asked.csv", "--target", "x"], ["--target is only for a single TEXT"]),
     ],
 )
 def test_a_question_that_cannot_be_asked(said: Said, news: Tiny, words: Sequence[str], parts: Sequence[str]):
@@ -209,7 +209,7 @@ def test_a_question_that_cannot_be_asked(said: Said, news: Tiny, words: Sequence
     [
         (["the cup", "--label", "World"], "language model and has no labels"),
         (["the cup", "--against", "World"], "language model"),
-        (["the cup", "--pair", "the bank"], "language model reads one"),
+        (["the cup", "--pair", "the bank"], "language model reads only one"),
         (["a"], "language model needs two tokens"),
         (["the cup", "--target", " "], "the target of the text is empty"),
     ],
@@ -231,7 +231,7 @@ def test_a_text_that_is_too_long(said: Said, news: Tiny):
     text = "profit " * 40
     content = json.loads(said("explain", news.index, text, "--json")[1])
     assert content["query"]["truncated_at"] == len("profit " * 22) - 1
-    assert any(note.startswith("the text was cut at character 153") for note in content["notes"])
+    assert any(note.startswith("the text was truncated at character 153") for note in content["notes"])
     assert "the model reads the first 153 characters only" in said("explain", news.index, text)[1]
 
 
@@ -246,7 +246,7 @@ def test_options_that_cannot_be(said: Said, news: Tiny, tmp_path: Path):
     refused(said(*index, "--path", "both"), 2, "option path 'both' of method tracin-we", "'exact', 'input' or 'output'")
     refused(said(*index, "--path", "output"), 2, "path 'output' needs a head that shares the embedding's table")
     refused(said(*index, "--second-moment", "record"), 2, "--second-moment 'record' (did you mean 'recorded'?)")
-    refused(said(*index, "--steps", "8;16"), 2, "--steps '8;16': give numbers with commas")
+    refused(said(*index, "--steps", "8;16"), 2, "--steps '8;16': give numbers separated by commas")
     refused(said(*index, "--steps", "9"), 2, "no checkpoint at step 9", "it has 8, 16")
     refused(said(*index, "--max-length", "1000"), 2, "--max-length 1000 is more than the 24 tokens")
     refused(said(*index, "--id-column", "key"), 2, "no column 'key'", "--id-column")
@@ -275,11 +275,11 @@ def test_runs_that_cannot_be_used(said: Said, news: Tiny, tmp_path: Path, copied
 
 def test_the_hint_for_a_missing_index_never_writes_into_other_files(said: Said, news: Tiny, tmp_path: Path):
     where = f"proponent index {news.run} DATA --out {news.run}.index"
-    refused(said("explain", news.run, "text"), 2, "no index at", "it is a training run", where)
-    refused(said("explain", news.data, "text"), 2, "it is a file", "--out NEW_FOLDER")
+    refused(said("explain", news.run, "text"), 2, "no index at", "the folder is a training run", where)
+    refused(said("explain", news.data, "text"), 2, "the path is a file", "--out NEW_FOLDER")
     (tmp_path / "notes.txt").touch()
-    refused(said("explain", tmp_path, "text"), 2, "it holds other files", "--out NEW_FOLDER")
-    refused(said("serve", news.run), 2, "it is a training run", where)
+    refused(said("explain", tmp_path, "text"), 2, "the folder contains other files", "--out NEW_FOLDER")
+    refused(said("serve", news.run), 2, "the folder is a training run", where)
 
 
 def test_indexes_that_are_not_there(said: Said, news: Tiny, tmp_path: Path):
@@ -308,7 +308,7 @@ def test_an_index_of_something_else_is_refused_by_name(said: Said, news: Tiny, p
         ((news.run, news.data, "--max-length", "16"), "max_length"),
         ((pairs.run, pairs.data), "label_names"),
     ):
-        refused(said("index", *words, "--out", index), 3, "already holds an index of something else", field)
+        refused(said("index", *words, "--out", index), 3, "already contains a different index", field)
     assert (index / "manifest.json").read_bytes() == held
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
@@ -316,17 +316,17 @@ def test_an_index_of_something_else_is_refused_by_name(said: Said, news: Tiny, p
         said("index", news.run, news.data, "--out", tmp_path / "mine"), 3, "is not empty and not an index", "notes.txt"
     )
     refused(said("index", news.run, news.data, "--out", some), 3, "is a file")
-    refused(said("demo", "--out", tmp_path / "mine", "--quiet"), 3, "no demo made", "--out")
+    refused(said("demo", "--out", tmp_path / "mine", "--quiet"), 3, "the demo did not create", "--out")
 
 
 def test_a_run_whose_weights_changed(said: Said, news: Tiny, copied: Callable[[Path], Path]):
     run = copied(news.run)
     spoil(run, "classifier.bias", lambda bias: bias + 1)
-    refused(said("explain", news.index, "text", "--run", run), 3, "is not the one that", "its weights step", "--run")
+    refused(said("explain", news.index, "text", "--run", run), 3, "is not the run that", "its weights step", "--run")
     shutil.rmtree(run / "checkpoint-16")
     refused(said("explain", news.index, "text", "--run", run), 3, "weights step")
     shutil.rmtree(run)
-    refused(said("explain", news.index, "text", "--run", run), 2, f"no run at {run}", "say where it is with --run")
+    refused(said("explain", news.index, "text", "--run", run), 2, f"no run at {run}", "give its new folder with --run")
 
 
 def damage(path: Path, how: str) -> None:
@@ -480,13 +480,13 @@ def test_ctrl_c_in_the_middle_of_a_build_and_again(said: Said, news: Tiny, tmp_p
         process.send_signal(signal.SIGINT)
         err, out = process.stderr.read(), process.stdout.read()
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "proponent: stopped; what is finished is kept: the same command resumes"
+    assert err.splitlines()[-1] == "proponent: stopped; finished work is kept: run the same command to resume"
     assert "Traceback" not in err
     assert out == ""
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "index").rglob("*.safetensors")}
     assert kept
     assert not list((tmp_path / "index").rglob("*.tmp"))
-    refused(said("explain", tmp_path / "index", "text"), 2, "is unfinished", "it resumes")
+    refused(said("explain", tmp_path / "index", "text"), 2, "is unfinished", "to resume")
     assert said(*words)[0] == 0
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items()), "what was finished is not done again"
     assert root(tmp_path / "index") == root(news.index)

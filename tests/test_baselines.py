@@ -229,14 +229,14 @@ def test_nothing_is_missing_when_all_is_there(train: Texts) -> None:
 
 
 def test_a_language_model_has_no_label_baseline() -> None:
-    assert Baselines(Texts(TRAIN)).missing() == {"label": "no labels", "embedding": "the index kept no embeddings"}
+    assert Baselines(Texts(TRAIN)).missing() == {"label": "no labels", "embedding": "the index has no embeddings"}
     assert Baselines(Texts(TRAIN, embeddings=np.ones((6, 2)))).missing() == {"label": "no labels"}
 
 
 def test_labels_without_probabilities_leave_no_error_signal() -> None:
     baselines = Baselines(Texts(TRAIN, LABELS))
-    assert baselines.missing()["tfidf-label"] == "the index kept no class probabilities"
-    with pytest.raises(InputError, match=r"tfidf-label.*the index kept no class probabilities"):
+    assert baselines.missing()["tfidf-label"] == "the index has no class probabilities"
+    with pytest.raises(InputError, match=r"tfidf-label.*the index has no class probabilities"):
         baselines.scores("tfidf-label", Texts(QUERIES, QUERY_LABELS))
 
 

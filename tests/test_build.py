@@ -178,7 +178,7 @@ def test_an_index_of_something_else_is_refused_by_name(bert_run: Path, copied: C
     build(bert_run, folder, max_length=20)
 
     def refused(said: str, run: Path = bert_run, **changes: Any) -> None:
-        with pytest.raises(MismatchError, match=rf"index already holds an index of something else: its {said}"):
+        with pytest.raises(MismatchError, match=rf"index already contains a different index: its {said}"):
             build(run, folder, **({"max_length": 20} | changes))
 
     refused("method gradient kind is embedding-rows, not head", method="tracin-last")
@@ -231,10 +231,12 @@ def test_options_that_cannot_be(bert_run: Path, tmp_path: Path, options: dict[st
 
 
 def test_parts_that_a_model_has_no_use_for_are_refused(bert_run: Path, lm_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"tracin-we draws masks \(masked-loss\), and this run is no masked language"):
+    with pytest.raises(
+        InputError, match=r"tracin-we draws masks \(masked-loss\), and this run is not a masked language"
+    ):
         build(bert_run, tmp_path / "index", mask_share=0.5)
     changes = {"layers": "all", "measure": "logit"}
-    with pytest.raises(InputError, match=r"tracin-layers takes the logit of a label, and this run has no labels"):
+    with pytest.raises(InputError, match=r"tracin-layers uses the logit of a label, and this run has no labels"):
         proponent.build(lm_run, [{"text": "a bank"}], tmp_path / "index", "tracin-layers", quiet=True, set=changes)
     assert not (tmp_path / "index").exists()
 
@@ -243,7 +245,7 @@ def test_a_text_that_is_cut_is_said(bert_run: Path, tmp_path: Path) -> None:
     index = build(bert_run, tmp_path / "index", max_length=8)
     answer = index.explain(f"{TEXT} Coach said after the match.", baselines=False)
     assert answer.query.truncated_at == len(TEXT)
-    assert f"the text was cut at character {len(TEXT)}: the model reads no further" in answer.notes
+    assert f"the text was truncated at character {len(TEXT)}: the model reads no further" in answer.notes
     assert any("reach the limit of 8 tokens" in note for note in answer.notes)
 
 
@@ -289,14 +291,14 @@ def test_a_run_that_moved_or_changed(bert_run: Path, copied: Copy, tmp_path: Pat
     scores = build(here, tmp_path / "index").scores([TEXT], ["World"])
     moved = tmp_path / "moved"
     shutil.move(here, moved)
-    with pytest.raises(InputError, match=r"no run at .*if it has moved, say where it is with --run"):
+    with pytest.raises(InputError, match=r"no run at .*if it has moved, give its new folder with --run"):
         proponent.open(tmp_path / "index").explain(TEXT)
     index = proponent.open(tmp_path / "index", run=moved)
     np.testing.assert_array_equal(index.scores([TEXT], ["World"]), scores)
     config = moved / "checkpoint-16" / "config.json"
     before = config.read_text()
     config.write_text(json.dumps(json.loads(before) | {"hidden_act": "relu"}))
-    with pytest.raises(MismatchError, match=r"its weights step 16 is \w{12}, not \w{12}: point to the right run"):
+    with pytest.raises(MismatchError, match=r"its weights step 16 is \w{12}, not \w{12}: give the right run"):
         proponent.open(tmp_path / "index", run=moved).explain(TEXT)
     config.write_text(before)
     for path in moved.glob("checkpoint-*/tokenizer.json"):
@@ -351,7 +353,7 @@ def test_the_default_method_is_the_best_that_the_run_allows(
     plain = proponent.build(bare, ROWS, tmp_path / "plain", steps=[8])
     assert plain.store.plan.method == method_of("tracin-we")
     said = capsys.readouterr().err
-    assert "recorded no second moments, which tracin-we-adam-unit" in said
+    assert "has no recorded second moments; tracin-we-adam-unit" in said
     assert "--second-moment estimate" in said
     with pytest.raises(InputError, match="tracin-we-adam-unit needs the optimizer's second moments"):
         proponent.build(bare, ROWS, tmp_path / "named", "tracin-we-adam-unit", steps=[8], quiet=True)
@@ -411,8 +413,10 @@ def _joined(folders: list[Path]) -> Run:
 def test_an_index_of_another_default_names_its_own_method(bert_run: Path, tmp_path: Path) -> None:
     folder, more = tmp_path / "index", [{"id": "new", "text": "a new cup", "label": "Sports"}]
     proponent.build(bert_run, ROWS, folder, "tracin-we", quiet=True)
-    with pytest.raises(MismatchError, match=r"append with its own method \(--method tracin-we\), or choose another"):
+    with pytest.raises(
+        MismatchError, match=r"append with the method of the index \(--method tracin-we\), or choose another"
+    ):
         proponent.build(bert_run, more, folder, append=True, quiet=True)
     (folder / "manifest.json").unlink()
-    with pytest.raises(MismatchError, match=r"go on with its own method \(--method tracin-we\), or choose another"):
+    with pytest.raises(MismatchError, match=r"go on with the method of the index \(--method tracin-we\), or choose"):
         proponent.build(bert_run, ROWS, folder, quiet=True)

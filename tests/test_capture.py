@@ -299,7 +299,7 @@ def test_shifted_tokens_are_refused() -> None:
     model = make("bert", "ForSequenceClassification")
     inner = model.forward
     model.forward = lambda input_ids, **more: inner(input_ids=input_ids.roll(1, 1), **more)
-    with pytest.raises(RunError, match="looks up other tokens"):
+    with pytest.raises(RunError, match="embeds other tokens"):
         run(model, collate(encoded(0)), lm=False)
 
 

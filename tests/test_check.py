@@ -155,5 +155,5 @@ def test_a_decoder_without_a_padding_token_says_what_was_not_asked(tmp_path: Pat
     found = findings(tmp_path / "run", runs.ROWS)
     assert failed(found) == set()
     assert found["extra padding"] == Finding(
-        "extra padding", None, "not asked: this model takes no padding, and gets none"
+        "extra padding", None, "not checked: this model does not support padding and gets none"
     )

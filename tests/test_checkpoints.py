@@ -107,9 +107,9 @@ def test_a_pickle_is_named_and_never_opened(bert_run: Path, copied: Copy) -> Non
     folder = copied(bert_run) / "checkpoint-8"
     (folder / WEIGHTS).unlink()
     (folder / "pytorch_model.bin").write_bytes(b"not opened")
-    with pytest.raises(RunError, match="as a pickle only, which proponent never opens"):
+    with pytest.raises(RunError, match="only as a pickle, which proponent never opens"):
         discover(folder)
-    with pytest.raises(RunError, match="as a pickle only"):
+    with pytest.raises(RunError, match="only as a pickle"):
         discover(folder.parent)
 
 

@@ -53,7 +53,7 @@ def test_train_makes_a_run(said: Said, tmp_path: Path, monkeypatch: pytest.Monke
     code, out, err = said(*words)
     assert (code, out) == (3, "")
     assert err.splitlines() == [
-        f"{data}: no id column: row numbers are the ids",
+        f"{data}: no id column: row numbers are used as ids",
         f"proponent: {tmp_path / 'run'} is not an empty folder: choose another --out",
     ]
 
@@ -223,7 +223,7 @@ def test_stdin_is_read_as_it_is(said: Said, news: Tiny, monkeypatch: pytest.Monk
 def test_a_page_is_written_beside_the_answer(said: Said, news: Tiny, tmp_path: Path):
     plain = answered(said, "explain", news.index, QUERY, "-k", 2)
     code, out, err = said("explain", news.index, QUERY, "-k", 2, "--html", tmp_path / "why.html", "--json")
-    assert (code, json.loads(out), err) == (0, plain, f"the page: {tmp_path / 'why.html'}\n")
+    assert (code, json.loads(out), err) == (0, plain, f"HTML page: {tmp_path / 'why.html'}\n")
     page = (tmp_path / "why.html").read_text(encoding="utf-8")
     assert page.lower().startswith("<!doctype html>")
     assert plain["proponents"][0]["id"] in page
@@ -336,7 +336,7 @@ def test_demo_tells_its_story(said: Said, tmp_path: Path, monkeypatch: pytest.Mo
     assert code == 0
     assert "Suspected label errors" in out
     assert err.splitlines()[0] == "train: 1.0 s"
-    assert f"the page: {tmp_path / 'story.html'}" in err
+    assert f"HTML page: {tmp_path / 'story.html'}" in err
     assert answered(said, "demo", "--out", tmp_path)["title"] == make_story().title
     assert said("demo", "--out", tmp_path, "--quiet")[2] == ""
 
@@ -348,15 +348,15 @@ def test_version_and_no_command(said: Said):
     assert said("--version") == (0, f"proponent {proponent.__version__}\n", "")
     code, out, err = said()
     assert (code, out) == (2, "")
-    assert err == "proponent: Missing command: `proponent --help` shows what it takes\n"
+    assert err == "proponent: Missing command: run `proponent --help` for the usage\n"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nope"], "No such command 'nope': `proponent --help` shows what it takes"),
-        (["explain"], "Missing argument 'INDEX': `proponent explain --help` shows what it takes"),
-        (["index", "a", "b"], "Missing option '--out': `proponent index --help` shows what it takes"),
+        (["nope"], "No such command 'nope': run `proponent --help` for the usage"),
+        (["explain"], "Missing argument 'INDEX': run `proponent explain --help` for the usage"),
+        (["index", "a", "b"], "Missing option '--out': run `proponent index --help` for the usage"),
         (["explain", "a", "text", "-k", "0"], "Invalid value for '-k': "),
         (["methods", "--jsn"], "No such option: --jsn"),
         (["train", "a", "--out", "b", "--epochs", "two"], "Invalid value for '--epochs'"),
@@ -432,15 +432,15 @@ def test_a_bug_is_one_line_and_1(said: Said, monkeypatch: pytest.MonkeyPatch, ne
     code, out, err = said("explain", news.index, "text")
     assert (code, out) == (1, "")
     assert (
-        err
-        == "proponent: unexpected ZeroDivisionError: something odd (run with --debug to see where; please report it)\n"
+        err == "proponent: unexpected ZeroDivisionError: something odd "
+        "(run with --debug for the traceback; please report it)\n"
     )
 
 
 @pytest.mark.parametrize(
     ("command", "left"),
     [
-        ("index", "; what is finished is kept: the same command resumes"),
+        ("index", "; finished work is kept: run the same command to resume"),
         ("train", "; the unfinished run was removed"),
         ("explain", ""),
     ],

@@ -109,7 +109,7 @@ def test_a_whole_index_is_said_to_be_whole(said: Said, content: Content, index: 
     assert (found["files"], found["bytes"]) == (len(sealed), sum(sealed.values()))
     code, out, err = said("verify", index)
     assert (code, err) == (0, "")
-    assert out.startswith(f"{index}: whole: {len(sealed)} files, ")
+    assert out.startswith(f"{index}: intact: {len(sealed)} files, ")
     assert "iB/s)" in out
 
 
@@ -120,13 +120,15 @@ def test_a_changed_byte_is_found_by_file_and_place(said: Said, index: Path, kind
     flip(path, size // 2)
     code, out, err = said("verify", index)
     assert code == 4
-    assert out.splitlines()[1:] == [f"{name} is not what was written: bytes 0 to {size:,}"]
+    assert out.splitlines()[1:] == [f"{name} differs from what was written: bytes 0 to {size:,}"]
     assert err.splitlines()[-1].startswith("proponent: 1 of the ")
-    assert err.splitlines()[-1].endswith(f"({name} is not what was written)")
+    assert err.splitlines()[-1].endswith(f"({name} differs from what was written)")
     code, out, _ = said("verify", index, "--json", "--quiet")
     assert code == 4
     assert json.loads(out)["whole"] is False
-    assert json.loads(out)["damage"] == [{"file": name, "problem": "is not what was written", "ranges": [[0, size]]}]
+    assert json.loads(out)["damage"] == [
+        {"file": name, "problem": "differs from what was written", "ranges": [[0, size]]}
+    ]
 
 
 def test_only_the_changed_blocks_are_named(said: Said, index: Path):
@@ -202,7 +204,7 @@ def test_files_that_belong_to_nothing_are_hints(said: Said, index: Path):
     (index / "forms" / "x.safetensors.77.tmp").write_text("left by a kill")
     code, out, err = said("verify", index)
     assert code == 0
-    assert ": whole: " in out
+    assert ": intact: " in out
     assert err.splitlines() == [
         f"{index}: forms/x.safetensors.77.tmp (temporary) is not part of the index",
         f"{index}: notes.txt is not part of the index",
@@ -352,7 +354,10 @@ def test_plan_says_what_an_index_will_cost(said: Said, content: Content, kept: T
     curved = content("plan", kept.run, kept.data, "--method", "ekfac", "--set", "fisher=sampled")
     spent = {one["name"]: one["seconds"] for one in curved["stages"]}
     assert spent["curvature"] > 0, "two passes more"
-    assert any("not foreseen: what the matrices of curvature ekfac take" in note for note in curved["notes"])
+    assert any(
+        "not in the forecast: time, memory and disk space for the matrices of curvature ekfac" in note
+        for note in curved["notes"]
+    )
     refused(said("plan", kept.run, kept.data, "--rows", "fp8"), 2, "--rows 'fp8'", "fp32, fp16, int8")
 
 
@@ -364,7 +369,7 @@ def test_deleted_examples_are_no_hits_and_merge_removes_them(said: Said, content
     victims = sorted(hits(before))[:3]
     code, out, err = said("delete", index, "--ids", ",".join(victims))
     assert (code, out) == (0, f"{index}: 3 examples deleted, 57 remain\n")
-    assert err == f"their bytes stay until `proponent merge {index}`\n"
+    assert err == f"to free their disk space, run `proponent merge {index}`\n"
     after = content("explain", index, TEXT, "-k", 100)
     assert hits(after) == hits(before) - set(victims)
     assert "3 deleted training examples are excluded" in after["notes"]
@@ -409,20 +414,20 @@ def test_several_values_of_a_column_are_alternatives(content: Content, index: Pa
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ([], ["either --ids, or --ids-file, or --where"]),
-        (["--ids", "n0", "--where", "label=World"], ["either --ids, or --ids-file, or --where"]),
-        (["--ids", ""], ["--ids names no example"]),
-        (["--ids", ","], ["--ids names no example"]),
+        ([], ["either --ids, --ids-file or --where"]),
+        (["--ids", "n0", "--where", "label=World"], ["either --ids, --ids-file or --where"]),
+        (["--ids", ""], ["--ids contains no id"]),
+        (["--ids", ","], ["--ids contains no id"]),
         (["--ids", "n0,a,b,c,d,e,f"], ["has the id 'a', 'b', 'c', 'd', 'e' and 1 more"]),
         (["--where", "label"], ["--where 'label': give label=VALUE or source=VALUE", "label=Business"]),
         (["--where", "label="], ["give label=VALUE"]),
         (["--where", "topic=x"], ["--where 'topic=x'"]),
-        (["--where", "label=Sprts"], ["no class 'Sprts' (did you mean 'Sports'?)"]),
-        (["--where", "label=3"], ["no class '3'"]),
+        (["--where", "label=Sprts"], ["unknown class 'Sprts' (did you mean 'Sports'?)"]),
+        (["--where", "label=3"], ["unknown class '3'"]),
         (["--where", "source=wob"], ["has the source 'wob'"]),
         (["--where", "label=0", "--where", "label=1", "--where", "label=2"], ["every example", "delete the folder"]),
         (["--ids-file", "{tmp}/none.txt"], ["none.txt", "one id per line"]),
-        (["--ids-file", "{tmp}/empty.txt"], ["holds no id"]),
+        (["--ids-file", "{tmp}/empty.txt"], ["contains no id"]),
         (["--ids-file", "{tmp}/latin.txt"], ["is not UTF-8 at byte 3"]),
     ],
 )
@@ -447,11 +452,11 @@ def test_an_interrupted_merge_resumes(said: Said, content: Content, kept: Tiny, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.modules[merge.__module__], "write_postings", stop)
         code, out, err = said("merge", index)
-    assert (code, out, err) == (130, "", "proponent: stopped; what is finished is kept: the same command resumes\n")
+    assert (code, out, err) == (130, "", "proponent: stopped; finished work is kept: run the same command to resume\n")
     assert content("explain", index, TEXT) == before, "until it is done the index is what it was"
     code, _, err = said("verify", index)
     assert code == 0
-    assert "a change was begun and not finished (plans/merge-00003.json): run the command of that merge again" in err
+    assert "a change was started but not finished (plans/merge-00003.json): run the command of that merge again" in err
     assert content("merge", index)["merged"]
     assert Store(index).manifest.merkle_root == Store(whole).manifest.merkle_root
 
@@ -549,13 +554,15 @@ def test_merge_and_delete_wait_for_an_append(said: Said, content: Content, kept:
         code, _, err = said(*words)
     assert (code, err.splitlines()[-1]) == (
         130,
-        "proponent: stopped; what is finished is kept: the same command resumes",
+        "proponent: stopped; finished work is kept: run the same command to resume",
     )
     for command in (("merge", index), ("delete", index, "--ids", "n0")):
         refused(said(*command), 2, f"an append to {index} was not finished: run its command again")
     code, _, err = said("verify", index)
     assert code == 0
-    assert "a change was begun and not finished (plans/append-00002.json): run the command of that append again" in err
+    assert (
+        "a change was started but not finished (plans/append-00002.json): run the command of that append again" in err
+    )
     assert content("info", index)["examples"] == 60
     assert content(*words)["examples"] == 69
     assert content("merge", index)["merged"]
@@ -572,7 +579,7 @@ def test_odd_texts_are_appended(said: Said, content: Content, kept: Tiny, index:
     assert Store(index).n == 60
     code, _, err = said(*words, "--allow-empty")
     assert code == 0
-    assert f"1 training texts of {data} reach the limit of 24 tokens; the rest was not read" in err
+    assert f"1 training texts of {data} reach the limit of 24 tokens; tokens after the limit were ignored" in err
     assert "1 training texts reach the limit" in err  # that of the first build is another
     (tmp_path / "ids.txt").write_text("vast\n")
     whole = " ".join(
@@ -581,7 +588,7 @@ def test_odd_texts_are_appended(said: Said, content: Content, kept: Tiny, index:
     assert "id vast" in whole
     answer = content("explain", index, "the bank " * 100_000, "-k", 1, "--no-baselines", "--where", "source=book")
     assert answer["query"]["truncated_at"] == 98
-    assert any(note.startswith("the text was cut at character 98") for note in answer["notes"])
+    assert any(note.startswith("the text was truncated at character 98") for note in answer["notes"])
 
 
 # ---- shares, unfinished and incomplete indexes ----------------------------------------------------------------------
@@ -601,8 +608,8 @@ def test_shares_make_one_index(said: Said, content: Content, kept: Tiny, tmp_pat
     words = ("index", kept.run, kept.data, "--out", folder, "--shard")
     code, out, err = said(*words, "0/2")
     assert code == 0
-    assert out == f"{folder}: unfinished; 55% of the examples are in it: run the other parts\n"
-    assert "the index is sealed once the other shares are" in err
+    assert out == f"{folder} is unfinished: 55% of the examples are in it: run the other parts\n"
+    assert "the index is complete when the other shares are finished" in err
     found = content(*words, "0/2")
     assert found == {"index": str(folder), "finished": False, "coverage": 0.55}
     assert content(*words, "1/2")["examples"] == 60
@@ -618,7 +625,9 @@ def test_a_share_that_is_none(said: Said, kept: Tiny, tmp_path: Path, text: str)
 
 def test_a_share_that_no_shard_falls_to(said: Said, kept: Tiny, tmp_path: Path):
     words = ("index", kept.run, kept.data, "--out", tmp_path / "index", "--shard")
-    refused(said(*words, "7/9"), 2, "--shard 7/9: there are 7 shards to share, so this share is empty: leave it out")
+    refused(
+        said(*words, "7/9"), 2, "--shard 7/9: there are 7 shards to share, so this share is empty: leave --shard out"
+    )
     assert not (tmp_path / "index").exists()
     assert said(*words, "6/9")[0] == 0
 
@@ -642,9 +651,9 @@ def test_the_finished_files_of_an_unfinished_index_are_verified(said: Said, shar
     code, out, _ = said("verify", share)
     assert code == 0
     assert out.splitlines()[0] == (
-        f"{share} is unfinished: only its finished files are checked; the same `proponent index` resumes"
+        f"{share} is unfinished: only its finished files are checked; run the same `proponent index` command to resume"
     )
-    assert ": whole: 9 files" in out  # four shards of two checkpoints, and the examples
+    assert ": intact: 9 files" in out  # four shards of two checkpoints, and the examples
     path = next(share.glob("forms/*/*.safetensors"))
     flip(path, path.stat().st_size // 2)
     code, out, err = said("verify", share, "--json")
@@ -679,11 +688,13 @@ def test_a_link_in_place_of_a_shard(said: Said, index: Path, tmp_path: Path):
     path = index / "forms" / "step-8" / "seg-00000-shard-00002.safetensors"
     elsewhere = path.rename(tmp_path / "elsewhere.safetensors")
     path.symlink_to(elsewhere)
-    refused(said("explain", index, TEXT), 4, f"{path} is a link, which no index holds")
+    refused(said("explain", index, TEXT), 4, f"{path} is a link, and an index contains no links")
     code, out, _ = said("verify", index, "--json")
     assert code == 4
     name = path.relative_to(index).as_posix()
-    assert json.loads(out)["damage"] == [{"file": name, "problem": "is a link, which no index holds", "ranges": []}]
+    assert json.loads(out)["damage"] == [
+        {"file": name, "problem": "is a link, and an index contains no links", "ranges": []}
+    ]
 
 
 def test_repair_puts_a_file_in_place_of_a_link(said: Said, kept: Tiny, index: Path, tmp_path: Path):
@@ -701,7 +712,12 @@ def test_repair_removes_nothing_outside_of_the_index(said: Said, kept: Tiny, ind
     elsewhere = (index / "postings").rename(tmp_path / "elsewhere")
     before = everything(elsewhere)
     (index / "postings").symlink_to(elsewhere)
-    refused(said(*words), 4, f"{index}/postings/step-16", "is a link, which no index holds: put the file itself there")
+    refused(
+        said(*words),
+        4,
+        f"{index}/postings/step-16",
+        "is a link, and an index contains no links: replace it with a regular file",
+    )
     (index / "postings").unlink()
     elsewhere.rename(index / "postings")
     mine = tmp_path / "mine.txt"
@@ -709,7 +725,7 @@ def test_repair_removes_nothing_outside_of_the_index(said: Said, kept: Tiny, ind
     held = Manifest.model_validate_json((index / "manifest.json").read_bytes())
     evil = held.model_copy(update={"files": held.files | {"../mine.txt": held.files["plan.json"]}}).sealed()
     (index / "manifest.json").write_text(json.dumps(evil.model_dump()))
-    refused(said(*words), 4, "../mine.txt is not a name inside the index")
+    refused(said(*words), 4, "../mine.txt is not a path inside the index")
     assert mine.read_text() == "mine"
     assert (index / "manifest.json").is_file()
     assert before == everything(index / "postings")
@@ -722,7 +738,10 @@ def test_an_append_to_a_damaged_index_leaves_its_seal(said: Said, kept: Tiny, in
     words = ("index", kept.run, more, "--out", index, "--append")
     for also in ((), ("--repair",)):
         refused(
-            said(*words, *also), 4, f"{path} is missing or not what was written: mend the index", "proponent verify"
+            said(*words, *also),
+            4,
+            f"{path} is missing or differs from what was written: repair the index",
+            "proponent verify",
         )
     assert everything(index) == before
     assert said("index", kept.run, kept.data, "--out", index)[0] == 0
@@ -746,7 +765,7 @@ def test_the_way_out_of_a_missing_file_is_one(said: Said, kept: Tiny, index: Pat
     assert said("index", kept.run, more, "--out", index, "--append")[0] == 0
     (index / "postings" / "step-8" / "seg-00000.safetensors").unlink()
     _, _, err = said("merge", index)
-    assert "restore it, or build the index again (or ask without it: `proponent explain --allow-missing`" in err
+    assert "restore it, or build the index again (or continue without it: `proponent explain --allow-missing`" in err
 
 
 def test_what_a_lost_manifest_costs_is_said_and_true(said: Said, kept: Tiny, index: Path, more: Path):
@@ -813,7 +832,7 @@ def test_a_folder_that_is_read_only_is_read(said: Said, content: Content, kept: 
     assert content("verify", read_only)["whole"]
     assert content("info", read_only)["examples"] == 60
     assert said("labels", read_only, "--out", tmp_path / "labels.csv")[0] == 0
-    why = (f"{read_only} can be read and not written to (Read-only file system)", "copy it")
+    why = (f"{read_only} is read-only (Read-only file system)", "copy it")
     refused(said("delete", read_only, "--ids", "n0"), 2, *why)
     refused(said("merge", read_only), 2, *why)
     refused(said("index", kept.run, kept.data, "--out", read_only), 2, *why)
@@ -829,7 +848,7 @@ def test_shorter_rows_are_said_and_smaller(
 ):
     code, _, err = said("index", kept.run, kept.data, "--out", tmp_path / "short", "--rows", rows)
     assert code == 0
-    assert f"gradient rows are kept as {rows} with one scale each: scores are rounded" in err
+    assert f"gradient rows are stored as {rows} with one scale each: scores are rounded" in err
     found, whole = content("info", tmp_path / "short"), content("info", kept.index)
     assert found["rows"] == rows
     assert found["bytes"]["forms"] < whole["bytes"]["forms"]
@@ -845,7 +864,7 @@ def test_shorter_rows_are_said_and_smaller(
 def test_rows_of_a_kind_that_is_not_known(said: Said, kept: Tiny, tmp_path: Path):
     words = ("index", kept.run, kept.data, "--out", tmp_path / "index")
     refused(said(*words, "--rows", "fp8"), 2, "--rows 'fp8'", "choose one of fp32, fp16, int8")
-    refused(said(*words, "--rows", "int8", "--method", "tracin-last"), 2, "--rows int8 is about rows of the word")
+    refused(said(*words, "--rows", "int8", "--method", "tracin-last"), 2, "--rows int8 is for rows of the word")
     refused(said(*words, "--segment-rows", "0"), 2, "--segment-rows")
     assert not (tmp_path / "index").exists()
 
@@ -877,11 +896,11 @@ def test_filters_that_find_nothing(said: Said, kept: Tiny, tmp_path: Path):
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "ids.txt").write_text("n0\nnobody\n")
     explain = ("explain", kept.index, TEXT)
-    refused(said(*explain, "--where", "label=Wolrd"), 2, "no class 'Wolrd' (did you mean 'World'?)")
+    refused(said(*explain, "--where", "label=Wolrd"), 2, "unknown class 'Wolrd' (did you mean 'World'?)")
     refused(said(*explain, "--where", "source=wob"), 2, "no training example", "has the source 'wob'")
     refused(said(*explain, "--where", "web"), 2, "--where 'web': give label=VALUE or source=VALUE")
     refused(said(*explain, "--ids-file", tmp_path / "ids.txt"), 2, "has the id 'nobody'")
-    refused(said(*explain, "--ids-file", tmp_path / "empty.txt"), 2, "holds no id")
+    refused(said(*explain, "--ids-file", tmp_path / "empty.txt"), 2, "contains no id")
     refused(said(*explain, "--kernel", "cuda"), 2, "--kernel 'cuda'", "choose one of numpy, numba")
 
 

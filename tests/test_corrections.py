@@ -193,12 +193,12 @@ def test_without_the_original_the_missing_columns_are_said(tmp_path: Path) -> No
     store = index_of(tmp_path / "x.index", data)
     data.rename(tmp_path / "moved.csv")
     done = apply(store, decided(store), tmp_path / "less.csv")
-    assert "data.csv is not a file here" in done.note
+    assert "data.csv is not a file on this machine" in done.note
     assert "only the columns that the index keeps (id, text, label)" in done.note
     assert again(tmp_path / "less.csv")[0] == {"id": "a", "text": "@bob said so", "label": "World"}
     assert apply(store, decided(store), tmp_path / "all.csv", data=[str(tmp_path / "moved.csv")]).note == ""
     assert again(tmp_path / "all.csv") == ROWS
-    with pytest.raises(InputError, match=r"data.csv is not a file here"):
+    with pytest.raises(InputError, match=r"data.csv is not a file on this machine"):
         apply(store, decided(store), tmp_path / "whole.csv", whole=True)
 
 
@@ -207,7 +207,7 @@ def test_data_that_changed_is_not_taken_for_the_original(tmp_path: Path) -> None
     store = index_of(tmp_path / "x.index", data)
     written(data, [dict(ROWS[0]) | {"text": "other"}, *ROWS[1:]])
     assert "has changed since the index was built" in apply(store, decided(store), tmp_path / "less.csv").note
-    with pytest.raises(MismatchError, match=r"data.csv is not what .* was built from"):
+    with pytest.raises(MismatchError, match=r"data.csv is not the data that .* was built from"):
         apply(store, decided(store), tmp_path / "no.csv", data=[str(data)])
     assert not (tmp_path / "no.csv").exists()
 

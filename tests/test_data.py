@@ -238,7 +238,7 @@ def test_a_list_of_texts():
     examples = read(["one", "two"], columns=Columns(text="body"))
     assert [(e.id, e.text, e.label) for e in examples] == [("0", "one", None), ("1", "two", None)]
     assert examples.name == "list of 2 texts"
-    assert examples.warnings == ("list of 2 texts: no id column: row numbers are the ids",)
+    assert examples.warnings == ("list of 2 texts: no id column: row numbers are used as ids",)
 
 
 def test_columns_by_name_and_the_parts_they_free():
@@ -256,7 +256,7 @@ def test_an_empty_column_name_leaves_the_part_out():
 def test_a_target_column_is_announced():
     examples = read([{"id": "a", "text": "2+2=", "target": "4"}, {"id": "b", "text": "all of it", "target": " "}])
     assert [example.target for example in examples] == ["4", None]
-    assert any("'target' is read as the part that counts" in line for line in examples.warnings)
+    assert any("'target' is used as the completion" in line for line in examples.warnings)
     assert any("1 rows have no target (row 1)" in line for line in examples.warnings)
 
 
@@ -342,12 +342,12 @@ def test_ids_become_text(ids):
             ["3 of 4 rows", "row 1, row 2, row 3", "--allow"],
         ),
         ([{"text": ""} for _ in range(9)], ["9 of 9 rows", "row 4 and 4 more"]),
-        ([{"text": "a"}, {"text": 5}], ["column 'text' must hold text", "row 1 holds 5 (int)", "--text-column"]),
+        ([{"text": "a"}, {"text": 5}], ["column 'text' must contain text", "row 1 holds 5 (int)", "--text-column"]),
         ([{"text": b"a"}], ["row 0 holds b'a' (bytes)"]),
         ([{"text": ["a"]}], ["row 0 holds ['a'] (list)"]),
         ([{"text": "a", "text_pair": 1.5}], ["column 'text_pair'", "1.5 (float)", "--pair-column"]),
         ([{"text": "a", "target": 1}], ["column 'target'", "1 (int)", "--label-column"]),
-        ([{"text": "a"}, {"text": "b\ud800c"}], ["row 1", "half of a surrogate pair", r"'b\ud800c'"]),
+        ([{"text": "a"}, {"text": "b\ud800c"}], ["row 1", "unpaired surrogate", r"'b\ud800c'"]),
         ([{"text": "a"}, {"text": "b\0c"}], ["row 1", "NUL", r"'b\x00c'"]),
         ([{"text": "a", "label": "x\0"}], ["column 'label'", "NUL"]),
         ([{"text": "a", "id": "\udcff"}], ["column 'id'", "surrogate"]),
@@ -392,7 +392,7 @@ def test_bad_rows(rows, parts):
         (Columns(text_pair="p"), ["no column 'p'", "--pair-column"]),
         (Columns(text="body"), ["no column 'body'", "--text-column"]),
         (Columns(label="text"), ["no column 'text'"]),
-        (Columns(text="label", id="label"), ["'label' is named by both --text-column and --id-column"]),
+        (Columns(text="label", id="label"), ["'label' is selected by both --text-column and --id-column"]),
     ],
 )
 def test_columns_asked_for_must_be_there(columns, parts):
@@ -425,23 +425,23 @@ def test_allow_empty_warns():
         ("x.csv", b'text,label\na,b\n"c\nd,e\n', ["starts on line 3", "never closed"]),
         ("x.csv", b'text,label\na,b\n"c" d,e\n', ["wrong quotes on line 3", "double every quote"]),
         ("x.csv", "text\na\ncafé\n".encode("latin-1"), ["byte 10, line 3", r"b'\xe9'", "latin-1", "iconv"]),
-        ("x.csv", "text\na\ncafé".encode()[:-1], ["byte 10, line 3", "cut off"]),
+        ("x.csv", "text\na\ncafé".encode()[:-1], ["byte 10, line 3", "truncated"]),
         ("x.csv", "text\na\n".encode("utf-16"), ["encoded as utf-16", "iconv -f utf-16 -t utf-8 x.csv"]),
         ("x.csv", "text\na\n".encode("utf-16-le"), ["NUL byte at byte 1, line 1", "utf-16"]),
         ("x.csv", b"text\nabcdefgh\na\0b\n", ["NUL byte at byte 15, line 3"]),
         ("x.csv", gzip.compress(b"text\na\n", mtime=0), ["gzip", "x.csv.gz"]),
-        ("x.csv.gz", b"text\na\n", ["not a whole gzip file"]),
-        ("x.csv.gz", gzip.compress(b"text\na\n" * 99, mtime=0)[:-9], ["not a whole gzip file"]),
+        ("x.csv.gz", b"text\na\n", ["incomplete or damaged gzip file"]),
+        ("x.csv.gz", gzip.compress(b"text\na\n" * 99, mtime=0)[:-9], ["incomplete or damaged gzip file"]),
         ("x.csv.gz", gzip.compress(b"", mtime=0), ["is empty"]),
         ("x.csv", b"text,id\na,1\nb,1\n", ["'1' in row 0 (line 2), row 1 (line 3)"]),
         ("x.csv", b'text,id\n"a\nb",1\n,2\n', ["row 1 (line 4)", "empty text"]),
         ("x.csv", b"text;label\na;b\n", ["'text;label'", "separator"]),
         ("x.jsonl", b"", ["is empty"]),
         ("x.jsonl", b'{"text": "a"}\n{"text": \n', ["line 2 is not valid JSON", "column 10"]),
-        ("x.jsonl", b'{"text": "a"}\n\n[1]\n', ["line 3 holds a list, not an object"]),
-        ("x.jsonl", b'"a"\n', ["line 1 holds a text"]),
-        ("x.jsonl", b"null\n", ["line 1 holds null"]),
-        ("x.jsonl", b"true\n", ["line 1 holds true or false"]),
+        ("x.jsonl", b'{"text": "a"}\n\n[1]\n', ["line 3 contains a list, not an object"]),
+        ("x.jsonl", b'"a"\n', ["line 1 contains a text"]),
+        ("x.jsonl", b"null\n", ["line 1 contains null"]),
+        ("x.jsonl", b"true\n", ["line 1 contains true or false"]),
         ("x.jsonl", b'{"text": "a"}\n{"text": "b", "text": "c"}\n', ["line 2", "'text' appears twice"]),
         ("x.jsonl", b'{"text": "a"}\n{"text": "\\ud800"}\n', ["row 1 (line 2)", "surrogate"]),
         ("x.jsonl", b'{"text": "a"}\n{"text": "\\u0000"}\n', ["row 1 (line 2)", "NUL"]),
@@ -450,15 +450,15 @@ def test_allow_empty_warns():
         ("x.jsonl", b'{"text": "a", "label": ' + b"[" * 100_000 + b"\n", ["line 1", "JSON"]),
         ("x.jsonl", '{"text": "é"}\n'.encode("latin-1"), ["byte 10, line 1"]),
         ("x.json", b"[]", ["no rows"]),
-        ("x.json", b'{"text": "a"}', ["holds an object, not a list", ".jsonl"]),
+        ("x.json", b'{"text": "a"}', ["contains an object, not a list", ".jsonl"]),
         ("x.json", b'{"text": "a"}\n{"text": "b"}', ["not valid JSON", "line 2 column 1", ".jsonl"]),
-        ("x.json", b'[{"text": "a"}, 3]', ["row 1 holds a number"]),
+        ("x.json", b'[{"text": "a"}, 3]', ["row 1 contains a number"]),
         ("x.parquet", b"PAR1 not really", ["not a readable Parquet file"]),
         ("x.parquet", b"", ["is empty"]),
         ("x.arrow", b"nothing of the kind", ["not a readable Arrow file"]),
         ("x.arrow", b"ARROW1nothing of the kind", ["not a readable Arrow file"]),
-        ("x.xlsx", b"PK", ["unknown kind of file '.xlsx'", ".csv, .tsv, .jsonl", ".gz"]),
-        ("x", b"a", ["unknown kind of file ''"]),
+        ("x.xlsx", b"PK", ["unknown file type '.xlsx'", ".csv, .tsv, .jsonl", ".gz"]),
+        ("x", b"a", ["unknown file type ''"]),
     ],
 )
 def test_bad_files(name, data, parts, tmp_path):
@@ -517,10 +517,10 @@ def test_file_not_found(tmp_path):
 
 
 def test_a_folder_that_is_no_saved_data_set(tmp_path):
-    with pytest.raises(DataError, match=r"save_to_disk: known files are"):
+    with pytest.raises(DataError, match=r"save_to_disk: supported files:"):
         read(tmp_path)
     (tmp_path / "train.csv").write_text("text\na\n")
-    with pytest.raises(DataError, match=r"not a data set made by save_to_disk: name one of its files: 'train.csv'"):
+    with pytest.raises(DataError, match=r"not a data set from save_to_disk: name one of its files: 'train.csv'"):
         read(tmp_path)
     (tmp_path / "state.json").write_text("{}")
     (tmp_path / "dataset_info.json").write_text("{}")
@@ -541,7 +541,7 @@ def test_splits_must_be_chosen():
         read(both, split="dev")
     streams = datasets.IterableDatasetDict({name: part.to_iterable_dataset() for name, part in both.items()})
     assert len(read(streams, split="train")) == 3
-    with pytest.raises(DataError, match="it is one split"):
+    with pytest.raises(DataError, match="it contains only the split"):
         read(datasets.Dataset.from_list(ROWS), split="dev")
     with pytest.raises(DataError, match="leave out --revision main"):
         read(both, split="train", revision="main")
@@ -766,5 +766,5 @@ def test_the_number_of_a_class_has_at_most_64_bits():
         -largest - 1,
     ]
     for label in (2**63, 1e300, -(2**63) - 1):
-        with pytest.raises(DataError, match=r"'label', row 1 holds .*: the number of a class has at most 64 bits"):
+        with pytest.raises(DataError, match=r"'label', row 1 holds .*: class numbers are limited to 64 bits"):
             read([{"text": "t", "label": 1}, {"text": "t", "label": label}])

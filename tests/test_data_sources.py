@@ -41,7 +41,7 @@ def test_sources_by_name():
     given = rows(["a", "b"], "corpus")
     assert read(given).sources == [None, None]
     assert read(given, columns=Columns(source="corpus")).sources == ["a", "b"]
-    with pytest.raises(DataError, match=r"no column 'corpsu'.*name the right one with --source-column.*'corpus'"):
+    with pytest.raises(DataError, match=r"no column 'corpsu'.*choose a column with --source-column.*'corpus'"):
         read(given, columns=Columns(source="corpsu"))
 
 
@@ -54,7 +54,7 @@ def test_an_empty_name_leaves_sources_out():
 def test_a_column_plays_one_part():
     examples = read(rows(["a", "b"]), columns=Columns(label="source"))
     assert (examples.labels, examples.sources) == (["a", "b"], [None, None])
-    with pytest.raises(DataError, match="named by both --text-column and --source-column"):
+    with pytest.raises(DataError, match="selected by both --text-column and --source-column"):
         read([{"x": "a"}], columns=Columns(text="x", source="x"))
 
 
@@ -77,7 +77,7 @@ def test_what_is_no_source(cell):
     assert examples.sources == [None, None]
     (warning,) = examples.warnings
     assert "column 'source', row 1 holds" in warning
-    assert warning.endswith("its sources are not read")
+    assert warning.endswith("the sources of its rows are ignored")
     with pytest.raises(DataError, match=r"column 'origin', row 1 holds"):
         read(rows(["a", cell], "origin"), columns=Columns(source="origin"))
 

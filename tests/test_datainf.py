@@ -58,7 +58,7 @@ def test_a_large_layer_is_brute_force(bert: Truth, tmp_path: Path, small: None) 
     assert_equal(ask(index, bert.queries), turned(bert, pick, datainf), 1e-4)
     assert_shares_sum(index, bert.queries)
     notes = index.explain(bert.queries[0]["text"], baselines=False).notes
-    assert any("over 2 of 2 layers" in note and "taken when asked" in note for note in notes)
+    assert any("over 2 of 2 layers" in note and "computed per query" in note for note in notes)
     assert any("damping 0.1 of the mean eigenvalue" in note for note in notes)
 
 
@@ -114,7 +114,7 @@ def test_deleted_examples_leave_the_sum(bert: Truth, tmp_path: Path, small: None
 
 
 def test_norms_over_large_layers_are_refused(bert: Truth, tmp_path: Path, small: None) -> None:
-    with pytest.raises(InputError, match=r"layer bert\.pooler\.dense\.?\w* keeps .* numbers: above 8 datainf reads"):
+    with pytest.raises(InputError, match=r"layer bert\.pooler\.dense\.?\w* has .* dimensions: above 8, datainf reads"):
         build(bert, tmp_path / "index", "datainf", layers="last-two", similarity="cosine")
 
 
@@ -126,5 +126,5 @@ def test_other_curvature_of_a_large_layer_still_asks_for_a_projection(bert: Trut
 def test_an_unfinished_index_says_that_nothing_is_fitted(bert: Truth, tmp_path: Path) -> None:
     changes = {"layers": "last-two", "second_moment": "estimate", "shard": "0/2", "segment_rows": 15}
     part = build(bert, tmp_path / "index", "trackstar", **changes)  # its table of second moments is there already
-    with pytest.raises(InputError, match="fitted once all its gradients are there"):
+    with pytest.raises(InputError, match="computed from all of its gradients"):
         part.explain(bert.queries[0]["text"])

@@ -122,7 +122,7 @@ def test_a_line_that_is_no_decision_is_named(store: Store, line: str) -> None:
     made.path.write_text(f"{line}\n", encoding="utf-8")
     with made.path.open("a", encoding="utf-8") as file:
         file.write('{"undo": true, "when": "x"}\n')
-    with pytest.raises(DataError, match="line 1: no decision"):
+    with pytest.raises(DataError, match="line 1: invalid decision"):
         _ = made.current
 
 

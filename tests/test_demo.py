@@ -153,7 +153,7 @@ def test_the_recall_is_that_of_the_ranking(small: None, tmp_path: Path):
 def test_a_folder_that_no_demo_made_is_refused_and_left_alone(small: None, tmp_path: Path, held: list[str]):
     for name in held:
         (tmp_path / name).mkdir()
-    with pytest.raises(MismatchError, match="no demo made: choose another --out"):
+    with pytest.raises(MismatchError, match="the demo did not create: choose another --out"):
         package.demo(tmp_path, quiet=True)
     assert [entry.name for entry in tmp_path.iterdir()] == held
 
@@ -170,4 +170,4 @@ def test_a_story_without_a_wrong_prediction_is_still_a_story(
 ):
     monkeypatch.setattr(story.Index, "predict", lambda *_: [row.topic for row in story.docstrings(0, 0)[1]])
     told = package.demo(tmp_path / "demo", quiet=True)
-    assert "is right, as are all of its other predictions" in told.lead[1]
+    assert "This prediction and all others are correct" in told.lead[1]

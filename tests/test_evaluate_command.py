@@ -62,7 +62,7 @@ def test_lds_says_what_it_will_run_and_what_it_found(news: tiny.Tiny, asked: Pat
     facts = dict(page["facts"])
     assert facts["retrains"] == "40"
     assert "noise ceiling" in facts
-    assert "null retrain: two trainings on everything agree" in page["notes"][-1]
+    assert "null retrain: two trainings on all rows agree" in page["notes"][-1]
     assert "| tracin-we |" in (tmp_path / "page.md").read_text()
     assert "<script" not in (tmp_path / "page.html").read_text()
     records = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "retrains").rglob("*.safetensors")}
@@ -116,7 +116,9 @@ def test_deletion_holds_queries_out_and_draws_curves(news: tiny.Tiny, tmp_path: 
     assert all(0 <= row["figures"][2]["value"] <= 1 for row in page["rows"])
     assert all(row["figures"][3]["value"] in (None, 2.0, 3.5, 5.0) for row in page["rows"])
     assert any("5 rows of the data were held out" in note for note in page["notes"])
-    assert any("label, embedding, loss would cost as many retrains" in note for note in page["notes"])
+    assert any(
+        "label, embedding, loss are left out because each would cost as many retrains" in note for note in page["notes"]
+    )
     assert [curve["x"] for curve in page["curves"]] == [[2.0, 5.0]] * 3
     html = (tmp_path / "page.html").read_text()
     assert html.count("<polyline") == 6
@@ -197,7 +199,7 @@ def test_facts_of_a_language_model_are_traced(lines: tiny.Tiny, tmp_path: Path, 
     tiny.write_csv(asked, [queries[0] | {"gold": "nowhere"}])
     code, _, err = said(*words, "--cache", tmp_path / "cache")
     assert code == 2
-    assert "the gold id 'nowhere' is not the id of any training row" in err
+    assert "the gold id 'nowhere' is not the id of a training row" in err
     tiny.write_csv(asked, [queries[0] | {"gold": " "}])
     assert "no gold id" in said(*words, "--cache", tmp_path / "cache")[2]
 
@@ -234,7 +236,7 @@ def test_without_the_baselines_extra_random_rows_are_no_lexical_control(
     code, out, err = said(*words)
     assert code == 0, err
     assert "5 queries x k = 2 x 1 seeds = 20 retrains" in err
-    assert "one seed does not show the retrain noise" in err
+    assert "the retrain noise is unknown with one seed" in err
     page = json.loads(out)
     assert [row["method"] for row in page["rows"]] == ["tracin-we", "random"]
     figures = [one["value"] for one in page["rows"][1]["figures"]]
@@ -286,14 +288,14 @@ def test_cancellation_is_told_layer_by_layer(news: tiny.Tiny, tmp_path: Path, sa
     [
         (["--metric", "ldss"], "did you mean 'lds'"),
         (["--metric", "lds", "--methods", "tracin-we,tracin-we"], "names tracin-we twice"),
-        (["--metric", "deletion", "--methods", "random"], "it is a control and measured in any case"),
+        (["--metric", "deletion", "--methods", "random"], "it is a control and is always measured"),
         (["--metric", "lds", "--methods", "tracin-ve"], "did you mean 'tracin-we'"),
-        (["--metric", "lds", "--subsets", "5"], "5 subsets say nothing"),
+        (["--metric", "lds", "--subsets", "5"], "5 subsets are too few"),
         (["--metric", "lds", "--budget", "0.0001"], "give --budget"),
-        (["--metric", "deletion", "--budget", "0.0001"], "queries say nothing"),
-        (["--metric", "deletion", "--k", "ten"], "give numbers with commas"),
+        (["--metric", "deletion", "--budget", "0.0001"], "queries are too few"),
+        (["--metric", "deletion", "--k", "ten"], "give numbers separated by commas"),
         (["--metric", "deletion", "--k", "56"], "fewer than k = 56"),
-        (["--metric", "lds", "--points", "50"], "too few to hold 50 out"),
+        (["--metric", "lds", "--points", "50"], "too few to hold out 50"),
         (["--metric", "lds", "--set", "epoch=1"], "did you mean 'epochs'"),
         (["--metric", "lds", "--set", "epochs=two"], "'two' is not a number"),
         (["--metric", "facts"], "needs --queries with a column 'gold'"),

@@ -166,9 +166,9 @@ def test_a_known_reliability_is_recovered():
 def test_a_ceiling_needs_two_runs_and_lds_needs_subsets():
     with pytest.raises(InputError, match="two retrains"):
         ceiling(np.zeros((1, 10, 3)))
-    with pytest.raises(InputError, match="4 subsets say nothing"):
+    with pytest.raises(InputError, match="4 subsets are too few"):
         lds(np.zeros((3, 5)), np.ones((4, 5), dtype=bool), np.zeros((4, 3)))
-    with pytest.raises(InputError, match="do not belong together"):
+    with pytest.raises(InputError, match="have inconsistent shapes"):
         lds(np.zeros((3, 5)), np.ones((9, 6), dtype=bool), np.zeros((9, 3)))
 
 

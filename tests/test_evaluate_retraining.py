@@ -181,9 +181,9 @@ def test_an_engine_of_ones_own_trains(tmp_path: Path):
 def test_rows_that_are_not_there_are_refused(tmp_path: Path):
     retrains = Retrains(planted(), tmp_path, quiet=True)
     for rows in ([], [-1, 3], [3, 120]):
-        with pytest.raises(InputError, match="rows are positions from 0"):
+        with pytest.raises(InputError, match="by position from 0"):
             retrains.outputs([RetrainJob(np.asarray(rows, dtype=np.int64), 0)])
-    with pytest.raises(InputError, match="at least one process"):
+    with pytest.raises(InputError, match="it must be at least 1"):
         engine_of(0)
 
 
@@ -255,7 +255,7 @@ def test_what_a_foreign_run_does_not_say_is_said(bert_run: Path, copied):
 def test_an_optimizer_that_the_loop_lacks_is_named(bert_run: Path, copied):
     folder = copied(bert_run)
     runs.edit(folder / "proponent_run.json", optim="adafactor")
-    with pytest.raises(InputError, match=r"optimizer adafactor.*bring your own"):
+    with pytest.raises(InputError, match=r"optimizer adafactor.*use your own"):
         settings_of_run(Run.from_pretrained(folder))
 
 
@@ -270,7 +270,7 @@ def test_tail_patch_is_one_step_and_takes_it_back():
     assert helped.shape == (5, 3)
     assert helped.mean() > 0 > hurt.mean()
     assert all(torch.equal(one, kept[name]) for name, one in model.named_parameters())
-    with pytest.raises(InputError, match="equally many"):
+    with pytest.raises(InputError, match="the same number of"):
         tail_patch(loop.problem, model, [[0, 1], [2]], classes, 0.1)
 
 

@@ -93,12 +93,12 @@ def test_halves_can_have_fixed_class_counts():
 def test_too_few_subsets_for_many_groups_are_refused_and_noted():
     effects, outputs = truth()
     many = np.arange(SIZE) // 2
-    with pytest.raises(InputError, match="too few to take the counts of 45 groups out: take at least 54"):
+    with pytest.raises(InputError, match="too few to correct for the counts of 45 groups: use at least 54"):
         lds(effects, MASKS[:50], outputs[:50], many)
     page = lds_page({"a": effects}, {"r": -effects}, MASKS[:50], outputs[None, :50], groups=many, grouping="source")
     assert [one.name for one in page.rows[0].figures] == ["LDS", "of ceiling"]
     assert any("LDS within source is missing" in note for note in page.notes)
-    with pytest.raises(InputError, match="give masks"):
+    with pytest.raises(InputError, match="pass masks"):
         ceiling(np.stack([outputs, outputs]), groups=LABELS)
 
 
@@ -128,7 +128,7 @@ def test_language_models_are_grouped_by_format_or_length():
         assert row_groups("auto", [*data], None, data)[0] == wanted
     with pytest.raises(InputError, match="a language model has no classes"):
         row_groups("class", plain, None, plain)
-    with pytest.raises(InputError, match="do not say where rows come from"):
+    with pytest.raises(InputError, match="has no source column"):
         row_groups("source", plain, None, plain)
 
 

@@ -1,4 +1,4 @@
-"""Tables over the vocabulary among chosen layers: kept in factors, so that no projection touches their products."""
+"""Tables over the vocabulary among chosen layers: stored as factors, so that no projection touches their products."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_a_table_alone_is_exact_whatever_the_projection(
     if method == "tracin-layers":
         assert_equal(found, ask(build(truth, fresh("full"), method, layers=layers, project=None), truth.queries))
         assert_shares_sum(index, truth.queries)
-    assert any("kept in factors, so that products are exact" in note for note in index.store.manifest.notes)
+    assert any("stored as factors, so dot products are exact" in note for note in index.store.manifest.notes)
 
 
 @pytest.mark.parametrize("method", ["tracin-all", "grad-cos", "tracin-sec"])
@@ -158,4 +158,4 @@ def test_a_forecast_of_cosines_counts_the_head(runs_of: dict[str, Truth]) -> Non
     truth = runs_of["gpt2"]
     told = forecast(Run.from_pretrained(truth.folder), read(truth.training), method_of("grad-cos", project=8))
     assert told.disk["tables"] > 0
-    assert any("kept in factors" in note for note in told.notes)
+    assert any("stored as factors" in note for note in told.notes)

@@ -79,7 +79,7 @@ def test_only_the_tasks_know_the_heads_by_name() -> None:
 def test_the_logit_of_a_label_is_not_asked_of_a_language_model() -> None:
     logits = torch.zeros(1, 2, 3)
     objective = tasks.TokenLoss(torch.zeros(1, 2, dtype=torch.int64), torch.ones(1, 2, dtype=torch.bool))
-    with pytest.raises(InputError, match="the logit of a label is a classifier's"):
+    with pytest.raises(InputError, match="measure=logit is for classifiers"):
         objective.logits(logits)
 
 

@@ -62,4 +62,4 @@ def test_an_action_that_an_index_does_not_allow_is_refused(lines: tiny.Tiny, new
     browser = Browser(lines.index)
     assert browser.get("/action?id=label-errors").status == 400
     assert "/action" not in browser.get("/about").text
-    assert "no action is called 'x'" in Browser(news.index).get("/action?id=x").seen
+    assert "unknown action 'x'" in Browser(news.index).get("/action?id=x").seen

@@ -62,9 +62,9 @@ def test_a_loop_is_a_module_and_a_row(tmp_path: Path):
 def test_a_loop_without_a_module_is_refused(which: str, bert_run: Path):
     run = Run.from_pretrained(bert_run)
     query = [Example("q", 0, "The bank", "World")]
-    with pytest.raises(InputError, match="with a function scores runs the loop"):
+    with pytest.raises(InputError, match="with a function scores"):
         explain_run(run, read(runs.ROWS), query, Loop(name="mine", which=which), quiet=True)
-    with pytest.raises(InputError, match="tracin-we is a method of an index"):
+    with pytest.raises(InputError, match="tracin-we needs an index"):
         explain_run(run, read(runs.ROWS), query, "tracin-we", quiet=True)
 
 

@@ -122,7 +122,7 @@ def test_the_draw_does_not_hang_on_the_batch(bert: Truth, tmp_path: Path) -> Non
 
 def test_drawn_labels_are_for_ekfac(bert: Truth, tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match="fisher sampled is about EK-FAC's Fisher matrix, and datainf has no preconditioner ekfac"
+        InputError, match="fisher sampled is for the Fisher matrix of EK-FAC, and datainf has no preconditioner ekfac"
     ):
         build(bert, tmp_path / "index", "datainf", fisher="sampled")
     with pytest.raises(InputError, match="option fisher 'drawn' of method ekfac"):

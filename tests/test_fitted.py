@@ -209,7 +209,7 @@ def test_an_index_of_other_layers_is_built_again(bert: Truth, tmp_path: Path, mo
     index = build(bert, tmp_path / "index", "ekfac", layers="embeddings", project=4)
     kept = index.store.plan.blocks[1:]
     monkeypatch.setattr(loading, "planned_blocks", lambda _: kept)
-    with pytest.raises(MismatchError, match=r"keeps 3 layers, and ekfac takes 2 .* build the index again"):
+    with pytest.raises(MismatchError, match=r"stores 3 layers, but ekfac now uses 2.* build the index again"):
         ask(index, bert.queries)
 
 

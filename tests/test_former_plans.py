@@ -15,7 +15,7 @@ from proponent.store.checksums import sums_of_file
 from proponent.store.manifest import Manifest, canonical
 
 TEXT = str(runs.OTHERS[0]["text"])
-LINE = "this index holds its method as version 0.1 wrote it, as one flat record"
+LINE = "this index stores its method in the flat format of version 0.1"
 FLAT: dict[str, dict[str, Any]] = {
     "tracin-we": {"unit_norm": True},
     "grad-cos": {"layer": "layers", "layers": ["all"], "project": 4, "similarity": "cosine"},

@@ -76,7 +76,7 @@ def test_a_group_has_the_mean_of_its_scores(bert: Truth, fresh: Folder, method: 
     ].tolist()
     assert [one.text for one in answer.group or ()] == [one.text for one in queries]
     told = method in {"tracin-we-syn", "tfidf-label"}
-    assert any("has no words" in note for note in answer.notes) == told
+    assert any("is not split by word" in note for note in answer.notes) == told
     for hit in hits:
         assert bool(hit.words) != told
         if hit.words:
@@ -134,11 +134,11 @@ def test_answers_of_rank_and_vote_have_no_words_and_say_so(bert: Truth, layered:
     answer = layered.explain_group(queries, aggregate="rank", k=3)
     assert [hit.score for hit in answer.proponents] == pytest.approx(np.sort(ranks - (n - 1) / 2)[::-1][:3])
     assert not answer.proponents[0].words
-    assert any("a rank has no words" in note for note in answer.notes)
+    assert any("ranks are not split by word" in note for note in answer.notes)
     answer = layered.explain_group(queries, aggregate="vote", k=3)
     assert not answer.proponents
     assert [hit.score for hit in answer.opponents] == pytest.approx(np.sort(votes)[:3])
-    assert any("names what hurt and never what helped" in note for note in answer.notes)
+    assert any("find only examples that hurt" in note for note in answer.notes)
     (alone,) = layered.explain_many(queries[:1], aggregate="rank", k=3)
     assert alone.group is None
     assert alone.proponents[0].score == pytest.approx(
@@ -205,10 +205,10 @@ def test_the_command_line_asks_a_group(tmp_path: Path, capsys: pytest.CaptureFix
     content = json.loads(capsys.readouterr().out)
     assert len(content["group"]) == 4
     assert proponent.Explanation.from_dict(content).group is not None
-    assert "asked as one" in (tmp_path / "group.html").read_text()
+    assert "explained as one group" in (tmp_path / "group.html").read_text()
     assert ran([*how, "--aggregate", "vote", "--over", "layers,checkpoints", "--vote-k", "5"]) == 0
     assert json.loads(capsys.readouterr().out)["proponents"] == []
     assert ran(["explain", str(tiny.index), "a text", "--group"]) == 2
-    assert "--queries FILE --group" in capsys.readouterr().err
+    assert "--group needs --queries FILE" in capsys.readouterr().err
     assert ran([*how, "--aggregate", "rnak"]) == 2
     assert "rank" in capsys.readouterr().err

@@ -119,7 +119,7 @@ def test_equal_rows_have_no_idf_and_the_index_says_so(bert: Truth, tmp_path: Pat
     row = bert.training[0]
     rows = [row | {"id": f"r{at}"} for at in range(3)]
     index = proponent.build(bert.folder, rows, tmp_path / "index", "tracin-we-idf", quiet=True)
-    assert any("idf would be 0 throughout" in note for note in index.store.manifest.notes)
+    assert any("idf would be 0 for all tokens" in note for note in index.store.manifest.notes)
     scores = index.scores([row["text"]], labels=[row["label"]])
     np.testing.assert_allclose(scores, sum(RATES[step] for step in bert.steps), rtol=1e-5)
 
@@ -170,9 +170,7 @@ def test_frequencies_count_examples_not_tokens(texts: list[list[int]], size: int
 
 def test_few_checkpoints_are_said(bert: Truth, tmp_path: Path) -> None:
     index = build(bert, tmp_path / "index", "tracin-we-idf", steps=[20])
-    assert any(
-        note.startswith("checkpoints used: 1; tracin-we-idf is at its best") for note in index.store.manifest.notes
-    )
+    assert any(note.startswith("checkpoints used: 1; tracin-we-idf works best") for note in index.store.manifest.notes)
 
 
 Looked = Callable[[Encoded], Sequence[int]]

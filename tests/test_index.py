@@ -148,7 +148,7 @@ def test_what_cannot_be_predicted(index: proponent.Index, lines: Tiny):
 
 
 def test_k_is_at_least_one(index: proponent.Index):
-    with pytest.raises(InputError, match="at least one hit"):
+    with pytest.raises(InputError, match="it must be at least 1"):
         index.explain(ASKED[0], k=0)
 
 
@@ -172,7 +172,7 @@ def test_a_long_text_says_where_it_was_cut(index: proponent.Index):
     answer = index.explain(text)
     assert answer.query.truncated_at is not None
     assert text[: answer.query.truncated_at].split() == ["profit"] * 22
-    assert any(f"cut at character {answer.query.truncated_at}" in note for note in answer.notes)
+    assert any(f"truncated at character {answer.query.truncated_at}" in note for note in answer.notes)
 
 
 def test_a_pair_is_marked_in_both_texts(pairs: Tiny):
@@ -236,7 +236,7 @@ def test_a_run_that_moved_is_named(news: Tiny, tmp_path: Path, scores: np.ndarra
     assert str(news.run) in plan.read_text()
     moved = Path(shutil.copytree(news.run, tmp_path / "elsewhere" / "run"))
     np.testing.assert_array_equal(proponent.open(tmp_path / "index", run=moved).scores(ASKED), scores)
-    with pytest.raises(RunError, match=r"say where it is with --run"):
+    with pytest.raises(RunError, match=r"give its new folder with --run"):
         proponent.open(tmp_path / "index", run=tmp_path / "gone").explain(ASKED[0])
 
 

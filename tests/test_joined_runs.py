@@ -185,7 +185,7 @@ def test_a_changed_or_missing_run_is_refused(home: Path, tmp_path: Path) -> None
         proponent.open(home / "whole", run=runs).predict(TEXTS)
     built(home, [runs / "seed-0", runs / "seed-1"], "two")
     shutil.rmtree(runs / "seed-1")
-    with pytest.raises(RunError, match="seed-1, from which"):
+    with pytest.raises(RunError, match="seed-1, the run that"):
         proponent.open(home / "two").predict(TEXTS)
 
 

@@ -192,9 +192,9 @@ def test_pairs_show_both_texts(pairs: Tiny):
 
 
 def test_what_cannot_be_ranked(news: Tiny, lines: Tiny, tmp_path: Path):
-    with pytest.raises(InputError, match="language model: there are no labels"):
+    with pytest.raises(InputError, match="language model, which has no labels"):
         label_errors(Store(lines.index))
-    with pytest.raises(InputError, match="index of tracin-we has others"):
+    with pytest.raises(InputError, match="tracin-we of this index computes other scores"):
         support(Store(lines.index))  # the head shares the table: products meet outside equal tokens
     for method in ("tracin-we-syn", "tracin-last", "label", "representer", "ekfac", "fastif"):
         index = proponent.build(news.run, news.data, tmp_path / method, method=method, quiet=True)
@@ -223,8 +223,8 @@ def test_cosines_of_deleted_examples_do_not_count(news: Tiny, tmp_path: Path):
 
 def test_self_influence_under_a_cosine_says_that_it_ranks_nothing(stores: dict[str, proponent.Index]):
     report = label_errors(stores["grad-cos"].store, "self-influence")
-    assert any("every example scores the same on itself" in note for note in report.notes)
+    assert any("every example has the same score on itself" in note for note in report.notes)
     report = label_errors(stores["idf"].store, "self-influence")
-    assert any("every example scores the same on itself" in note for note in report.notes)
+    assert any("every example has the same score on itself" in note for note in report.notes)
     for name, ranking in (("grad-cos", "influence"), ("cosine-adam", "self-influence"), ("plain", "self-influence")):
-        assert not any("the same on itself" in note for note in label_errors(stores[name].store, ranking).notes)
+        assert not any("the same score on itself" in note for note in label_errors(stores[name].store, ranking).notes)

@@ -151,7 +151,7 @@ def test_projection_is_said_and_near_the_truth(bert: Truth, fresh: Folder) -> No
     found, truth = ask(index, bert.queries), products(bert, pick)
     assert np.corrcoef(found.ravel(), truth.ravel())[0, 1] > 0.9
     assert np.linalg.norm(found - truth) > 1e-3 * np.linalg.norm(truth)
-    assert any("projected at random to 8" in note for note in index.store.manifest.notes)
+    assert any("randomly projected to 8" in note for note in index.store.manifest.notes)
     assert_shares_sum(index, bert.queries)
     again = build(bert, fresh("again"), "tracin-layers", layers="linear", project=8, steps=bert.steps)
     np.testing.assert_allclose(ask(again, bert.queries), found, rtol=1e-6)
@@ -166,8 +166,8 @@ def test_coverage_is_told(bert: Truth, fresh: Folder) -> None:
     total = sum(one.numel() for one in parameters.values())
     vectors = sum(one.numel() for one in parameters.values() if one.ndim == 1)
     assert f"{1 - vectors / total:.1%} of trainable parameters" in notes
-    assert f"biases and gains ({vectors:,}, by choice)" in notes
-    assert "kept in full" in notes
+    assert f"biases and gains ({vectors:,}, not selected)" in notes
+    assert "stored in full" in notes
 
 
 @pytest.mark.parametrize(
@@ -175,9 +175,9 @@ def test_coverage_is_told(bert: Truth, fresh: Folder) -> None:
     [
         ({"layers": "atention"}, r"'atention' matches no layer.*attention"),
         ({"layers": "bert.encoder.layer.0.attention.self.qury"}, r"matches no layer.*self\.query"),
-        ({"layers": "quarter-2"}, "is a group that this model has no layer of"),
+        ({"layers": "quarter-2"}, "is a group that has no layers in this model"),
         ({"layers": "*LayerNorm"}, "only biases and gains"),
-        ({}, "names no layers"),
+        ({}, "needs layers"),
         ({"layers": "all", "top": 3}, "for the word embedding"),
     ],
 )
@@ -189,10 +189,14 @@ def test_what_cannot_be_is_refused(bert: Truth, fresh: Folder, changes: dict[str
 @pytest.mark.parametrize(
     ("method", "changes", "message"),
     [
-        (None, {"layers": "linear"}, "is about the word embedding, and layers is for methods over layers"),
-        ("tracin-we", {"project": 8}, "and project is for methods over layers: choose one, such as --method tracin-l"),
-        ("tracin-last", {"curvature": "ekfac"}, "is about the last layer, and curvature is for"),
-        ("random", {"refit": 0.1}, "is about no gradient, and refit is for"),
+        (None, {"layers": "linear"}, "uses the word embedding, and layers is for methods over layers"),
+        (
+            "tracin-we",
+            {"project": 8},
+            "and project is for methods over layers: choose such a method, for example --method tracin-l",
+        ),
+        ("tracin-last", {"curvature": "ekfac"}, "uses the last layer, and curvature is for"),
+        ("random", {"refit": 0.1}, "uses no gradient, and refit is for"),
     ],
 )
 def test_layers_of_a_method_that_has_none_are_refused(

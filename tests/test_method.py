@@ -171,11 +171,13 @@ def test_the_table_is_the_flat_table():
 
 
 def test_what_no_index_holds_is_refused():
-    with pytest.raises(InputError, match="replay is no method of an index: ask the run itself, with `proponent expl"):
+    with pytest.raises(
+        InputError, match="replay cannot be used in an index: explain the run directly, with `proponent expl"
+    ):
         stored_method("replay")
-    with pytest.raises(InputError, match="mine is no method of an index: ask the run itself"):
+    with pytest.raises(InputError, match="mine cannot be used in an index: explain the run directly"):
         stored_method(Loop(name="mine", which="own"))
-    with pytest.raises(InputError, match="custom is a sum of methods, which no index holds yet"):
+    with pytest.raises(InputError, match="custom is a sum of methods, which an index cannot store yet"):
         stored_method(Sum(terms=(Gradients(),)))
     assert stored_method(Gradients(checkpoints=Steps(at=(3,)))) == Gradients(checkpoints=Steps(at=(3,)))
 
@@ -206,9 +208,13 @@ def test_short_names_are_words_or_fields():
     [
         ("tracin-layers", {"project": 0}, "option project 0 of method tracin-layers: .*or equal to 1"),
         ("tracin-layers", {"project": -3, "basis": "leading"}, "option project -3 of method"),
-        ("tracin-layers", {"project": None, "basis": "leading"}, "basis=leading says .* tracin-layers .*--project 16"),
-        ("tracin-layers", {"layers": "all", "top": 3}, "tracin-layers is about many layers: top, .*word embedding"),
-        ("tracin-we", {"basis": "leading"}, "about the word embedding, and basis is for methods over layers"),
+        (
+            "tracin-layers",
+            {"project": None, "basis": "leading"},
+            "basis=leading is for .* tracin-layers .*--project 16",
+        ),
+        ("tracin-layers", {"layers": "all", "top": 3}, "tracin-layers uses many layers: top, .*word embedding"),
+        ("tracin-we", {"basis": "leading"}, "uses the word embedding, and basis is for methods over layers"),
         ("tracin-we", {"path": "sideways"}, "option path 'sideways'"),
         ("tracin-we", {"top": 2.5}, r"option top 2\.5"),
         ("tracin-we", {"weights": "odd"}, "option weights 'odd' of method tracin-we: choose one of learning-rate"),
@@ -223,40 +229,44 @@ def test_short_names_are_words_or_fields():
         ("grad-cos", {"damping": 0.5}, "damping is a field of a preconditioner that inverts .*, and grad-cos has none"),
         ("grad-cos", {"layer_s": []}, r"layer_s' that no method has \(did you mean 'layers'\?\)"),
         ("grad-cos", {"layers": ("a", 1)}, "option layers 1 of method grad-cos"),
-        ("grad-cos", {"layer": "head"}, "about the last layer, and normalize=both is for"),
+        ("grad-cos", {"layer": "head"}, "gradients of the last layer, and normalize=both is for"),
         ("grad-cos", {"match": "similar"}, "'match' that no method has|has a field 'match'"),
         ("grad-cos", {"solver": "cg"}, "grad-cos stores its gradients, .*--method fastif"),
         ("trackstar", {"eval_share": 2.0}, r"option eval-share 2\.0"),
         ("trackstar", {"damping": "much"}, "option damping 'much' of method trackstar"),
-        ("trackstar", {"layer": "embedding"}, "about the word embedding, and autocorrelation is for gradients of kind"),
+        (
+            "trackstar",
+            {"layer": "embedding"},
+            "gradients of the word embedding, and autocorrelation is for gradients of kind",
+        ),
         ("representer", {"refit": -1.0}, r"option refit -1\.0"),
-        ("representer", {"loss": "sum"}, "representer takes the logit of a label, .*leave loss=sum out"),
-        ("datainf", {"fisher": "sampled"}, "fisher sampled is about EK-FAC's Fisher matrix, and datainf has no"),
+        ("representer", {"loss": "sum"}, "representer uses the logit of a label, .*leave loss=sum out"),
+        ("datainf", {"fisher": "sampled"}, "fisher sampled is for the Fisher matrix of EK-FAC, and datainf has no"),
         ("fastif", {"candidates": float("inf")}, "option candidates inf of method fastif: .*finite"),
         ("fastif", {"damping": float("nan")}, "option damping nan of method fastif: .*finite"),
         ("fastif", {"basis": "leading"}, "fastif solves with the gradients themselves: .*leave basis out"),
-        ("fastif", {"checkpoints": "all"}, "several checkpoints are for methods whose vectors are kept"),
-        ("fastif", {"top": 3}, "fastif is about many layers: top"),
+        ("fastif", {"checkpoints": "all"}, "several checkpoints are for methods that store vectors"),
+        ("fastif", {"top": 3}, "fastif uses many layers: top"),
         ("fastif", {"solver": "odd"}, "option solver 'odd' of method fastif: choose one of lissa, cg"),
         ("bm25", {"baseline": "bm24"}, "option baseline 'bm24'"),
-        ("random", {"refit": 0.1}, "random is about no gradient, and refit is for methods over layers"),
-        ("replay", {"damping": 0.5}, r"replay runs a loop of its own and has no damping: .*settings\.NAME"),
-        ("replay", {"loss": "sum"}, "replay runs a loop of its own and has no loss"),
+        ("random", {"refit": 0.1}, "random uses no gradient, and refit is for methods over layers"),
+        ("replay", {"damping": 0.5}, r"replay runs its own loop and has no damping: .*settings\.NAME"),
+        ("replay", {"loss": "sum"}, "replay runs its own loop and has no loss"),
         ("grad-cos", {"seed": 10**5000}, "method grad-cos: .*: give numbers"),
         ("grad-cos", {"seed": object()}, "method grad-cos: .*not JSON serializable"),
-        ("ekfac", {"preconditioners.adam.epsilon": 1.0}, r"no parts 'adam' there: it has 0 \(ekfac\)"),
+        ("ekfac", {"preconditioners.adam.epsilon": 1.0}, r"no parts 'adam' at this place: it has 0 \(ekfac\)"),
         (
             "ekfac",
             {"preconditioners.ekfac": 1.0},
-            "ekfac of method ekfac is a whole part: .*fields: damping, ",
+            "ekfac of method ekfac is a part with fields: .*fields: damping, ",
         ),
-        ("ekfac", {"gradient.widht": 1}, r"no field 'widht' there.*: it has kind, names"),
-        ("influence-last", {"gradient.projection.width": 4}, "holds no part with a field width"),
+        ("ekfac", {"gradient.widht": 1}, r"no field 'widht' at this place.*: it has kind, names"),
+        ("influence-last", {"gradient.projection.width": 4}, "has no part with a field width"),
         ("tracin-we", {"gradient.match": "similar"}, "option synonym-threshold of method tracin-we is missing"),
         (
             "tracin-we",
             {"gradient": {"path": "input"}},
-            "says no kind: .*one of embedding-rows, head, layers$",
+            "has no kind: .*one of embedding-rows, head, layers$",
         ),
         ("tracin-we", {"kind": "loop"}, "tracin-we is of kind gradients: choose another method"),
         ("tracin-we", {"mask_share": 2}, "option mask-share 2 of method tracin-we"),
@@ -306,7 +316,10 @@ def test_a_sum_is_changed_by_term():
     assert changed(mix, {"name": "both"}, "mix").name == "both"
     for changes, message in (
         ({"damping": 0.3}, r"terms\.0\.preconditioners\.0\.damping, terms\.1\.preconditioners\.0\.damping"),
-        ({"terms.gradients.normalize": "both"}, r"2 parts 'gradients' there: it has 0 \(gradients\), 1 \(gradients\)"),
+        (
+            {"terms.gradients.normalize": "both"},
+            r"2 parts 'gradients' at this place: it has 0 \(gradients\), 1 \(gradients\)",
+        ),
         ({"similarity": "cosine"}, r"mix is a sum of methods: give similarity to one of its terms"),
         ({"top": 3}, "mix is a sum of methods"),
         ({"factors": [1.0]}, "mix has 1 factors for 2 terms"),
@@ -325,16 +338,16 @@ def test_a_sum_is_changed_by_term():
     [
         (
             lambda: Gradients(preconditioners=(EKFAC(),)),
-            "about the word embedding, and ekfac is for .*layers",
+            "gradients of the word embedding, and ekfac is for .*layers",
         ),
-        (lambda: Gradients(gradient=Head(), preconditioners=(Adam(),)), "about the last layer, and adam is for"),
+        (lambda: Gradients(gradient=Head(), preconditioners=(Adam(),)), "gradients of the last layer, and adam is for"),
         (lambda: Gradients(prepare=RefitHead(penalty=0.1)), "and refit-head is for gradients of kind layers"),
-        (lambda: Gradients(gradient=Head(), normalize="train"), "about the last layer, and normalize=train"),
+        (lambda: Gradients(gradient=Head(), normalize="train"), "gradients of the last layer, and normalize=train"),
         (
             lambda: Gradients(gradient=Layers(), preconditioners=(EKFAC(), Adam())),
-            "ekfac and adam: give at most adam",
+            "ekfac and adam: use at most adam",
         ),
-        (lambda: Gradients(gradient=Layers(), preconditioners=(EKFAC(), DataInf())), "at most adam and, after it, one"),
+        (lambda: Gradients(gradient=Layers(), preconditioners=(EKFAC(), DataInf())), "at most adam followed by one"),
         (lambda: Gradients(gradient=Layers(damping=0.1)), "Extra inputs"),
         (lambda: EmbeddingRows(top="3"), "valid integer"),
         (lambda: EKFAC(damping=float("nan")), "finite"),
@@ -353,7 +366,7 @@ def test_a_part_may_be_written_by_its_kind_alone():
     )
     for bad, message in (
         ({"kind": "gradientz"}, "is of kind 'gradientz': choose one of gradients, retaken"),
-        ({}, "method mine says no kind: .*one of gradients, retaken, baseline, loop, sum$"),
+        ({}, "method mine has no kind: .*one of gradients, retaken, baseline, loop, sum$"),
         ({"kind": "baseline"}, "option baseline of method mine is missing"),
         ({"kind": "head"}, "choose one of gradients"),
     ):
@@ -405,7 +418,7 @@ def test_a_file_of_ones_own_is_called_like_the_file(tmp_path: Path):
     path.write_text('kind = "gradients"\ngradient = "head"\n')
     assert method_of(str(path)) == Gradients(name="heads", gradient=Head())
     path.write_text('kind = "gradients"\nname = "mine"\npreconditioners = ["ekfac"]\n')
-    with pytest.raises(InputError, match="mine is about the word embedding, and ekfac is for"):
+    with pytest.raises(InputError, match="mine uses gradients of the word embedding, and ekfac is for"):
         method_of(str(path))
 
 
@@ -414,7 +427,7 @@ def test_a_flat_file_is_read_with_one_line(tmp_path: Path, name: str):
     path = tmp_path / "old.json"
     path.write_text(json.dumps({"proponent": "0.1", **FLAT_DEFAULTS, "name": name, **FLAT[name]}))
     assert is_flat(read_fields(path))
-    with pytest.warns(FutureWarning, match=r"old\.json holds its method as version 0\.1 wrote it") as caught:
+    with pytest.warns(FutureWarning, match=r"old\.json stores its method in the flat format of version 0\.1") as caught:
         assert method_of(str(path)) == named(name)
     assert len(caught) == 1
 
@@ -429,13 +442,13 @@ def test_a_flat_file_is_read_with_one_line(tmp_path: Path, name: str):
         ("a.json", '{"method": "grad-cosine"}', "unknown method 'grad-cosine' (did you mean 'grad-cos'?)"),
         ("a.json", '{"method": 3}', "names no method"),
         ("a.json", '{"layers": ["head"]}', "names no method"),
-        ("a.json", '{"name": "mine", "gradient": "head"}', "has a field 'gradient' and says no \"kind\""),
+        ("a.json", '{"name": "mine", "gradient": "head"}', "has a field 'gradient' and has no \"kind\""),
         ("a.json", '{"kind": "gradients", "method": "ekfac"}', 'both "method" and "kind"'),
         ("a.json", '{"kind": ["gradients"]}', "method "),
-        ("a.json", "[1]", "holds no table of fields"),
-        ("a.json", '{"method": ', "is no JSON"),
-        ("a.json", "[" * 100_000, "is no JSON"),
-        ("a.toml", "method = ", "is no TOML"),
+        ("a.json", "[1]", "contains no table of fields"),
+        ("a.json", '{"method": ', "is not valid JSON"),
+        ("a.json", "[" * 100_000, "is not valid JSON"),
+        ("a.toml", "method = ", "is not valid TOML"),
         ("a.toml", 'kind = "loop"\nwhich = "replay"\nsettings = {day = 1979-05-27}', "not JSON serializable"),
         ("a.json", None, "proponent tune RUN DATA --out"),
         ("a/b.txt", "", "ends in .json or .toml"),

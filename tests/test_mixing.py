@@ -104,7 +104,7 @@ def test_the_earlier_place_that_is_named_can_be_taken() -> None:
 
 def test_unlabelled_queries_have_the_predicted_class(bert: Truth, tmp_path: Path) -> None:
     plain = build(bert, tmp_path / "plain", "trackstar", **PLAIN)
-    assert any("of the training set alone" in note for note in plain.store.manifest.notes)
+    assert any("of the training set only" in note for note in plain.store.manifest.notes)
     predicted = plain.predict([row["text"] for row in EVALUATION])
     labelled = [row | {"label": label} for row, label in zip(EVALUATION, predicted, strict=True)]
     changes = PLAIN | {"eval_share": 0.5}

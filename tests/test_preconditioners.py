@@ -167,7 +167,7 @@ def test_autocorrelation_is_the_damped_inverse(of: Any) -> None:
     np.testing.assert_allclose(applied(one, theirs, found, texts), truth, rtol=1e-4, atol=1e-4)
     (note, mixing) = one.describe(found, FitFacts("step 5", texts.layers))
     assert "curvature autocorrelation, step 5: damping 0.05 of" in note
-    assert "of the training set alone" in mixing
+    assert "of the training set only" in mixing
 
 
 @pytest.mark.parametrize("share", ["auto", 0.0, 0.3, 1.0])
@@ -345,7 +345,7 @@ def test_sides_that_are_too_wide_stay_random(monkeypatch: pytest.MonkeyPatch) ->
     texts, one = made(p=3), fitter_of(Projection(width=3, basis="principal"), layers_method())
     found = fitted(one, texts.source, texts.layers)
     assert found["basis"].tolist() == [2, 2]
-    assert "2 sides wider than 5 stay random" in one.describe(found, FitFacts("step 5", texts.layers))[0]
+    assert "2 sides wider than 5 keep a random projection" in one.describe(found, FitFacts("step 5", texts.layers))[0]
     held = sum(value.nbytes for value in found.values())
     assert one.cost(facts(texts.layers)).held == held
 
@@ -432,13 +432,13 @@ def test_what_does_not_fit_the_model_is_refused(
 def test_more_that_is_refused() -> None:
     with pytest.raises(DataError, match=r"questions\.csv has no rows"):
         fitter(Autocorrelation()).check(facts(LAYERS, Options(queries=of_build(0))))
-    with pytest.raises(InputError, match=r"a keeps 6,400 numbers: above 4,096 datainf reads"):
+    with pytest.raises(InputError, match=r"a has 6,400 dimensions: above 4,096, datainf reads"):
         fitter(DataInf(), normalize="train").check(facts(LARGE))
     refit = Gradients(name="mine", gradient=Layers(names=("head",)), prepare=RefitHead(penalty=0.1))
     for layers, classes, message in ((HEAD, None, "language model"), (LAYERS, 3, "its layers must be head")):
         with pytest.raises(InputError, match=message):
             fitters_of(refit)[0].check(facts(layers, classes=classes))
-    with pytest.raises(InputError, match="finish the build before you ask"):
+    with pytest.raises(InputError, match="finish the build before you query"):
         fitter(EKFAC()).apply(Gradient(dense=Dense.of(np.zeros((1, 38), np.float32))), {}, LAYERS, None)
 
 
@@ -468,5 +468,8 @@ def test_costs_count_passes() -> None:
     counts = {spec.kind: fitter(spec).cost(facts(LAYERS)) for spec in (Adam(), DataInf(), EKFAC(), Autocorrelation())}
     found = {kind: (cost.before, cost.after, cost.scans) for kind, cost in counts.items()}
     assert found == {"adam": (1, 0, 0), "datainf": (0, 0, 2), "ekfac": (0, 1, 1), "autocorrelation": (0, 0, 1)}
-    assert "not foreseen: what the matrices of curvature ekfac take" in counts["ekfac"].unforeseen
+    assert (
+        "not in the forecast: time, memory and disk space for the matrices of curvature ekfac"
+        in counts["ekfac"].unforeseen
+    )
     assert counts["adam"].held == 4 * (20 + 18)

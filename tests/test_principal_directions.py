@@ -94,7 +94,7 @@ def test_scores_are_products_in_the_leading_spans(bert: Truth, tmp_path: Path, m
     assert max(told) < 1.0  # something is lost, so that the spans matter
     (note,) = (note for note in index.store.manifest.notes if "leading directions, step" in note)
     assert f"{min(kept):.1%} to {max(kept):.1%}" in note
-    told_of = f"projected to {P} numbers a side, along the leading directions"
+    told_of = f"projected to {P} dimensions per side, onto the leading directions"
     assert any(told_of in note for note in index.store.manifest.notes)
 
 
@@ -167,7 +167,7 @@ def test_a_side_that_is_too_wide_stays_random(bert: Truth, tmp_path: Path, monke
     monkeypatch.setattr(principal_directions, "MOST", 2)
     index = build(bert, tmp_path / "index", "tracin-layers", basis="leading", **changes)
     np.testing.assert_array_equal(ask(index, bert.queries), ask(plain, bert.queries))
-    assert any("stays random" in note for note in index.store.manifest.notes)
+    assert any("keeps a random projection" in note for note in index.store.manifest.notes)
 
 
 def test_sides_that_are_too_wide_are_counted_beside_the_others(
@@ -180,11 +180,11 @@ def test_sides_that_are_too_wide_are_counted_beside_the_others(
     assert 0 < wide < len(widths)
     (note,) = (one for one in index.store.manifest.notes if "leading directions, step" in one)
     assert f"{len(widths) - wide} sides keep" in note
-    assert f"{wide} sides wider than 30 stay random" in note
+    assert f"{wide} sides wider than 30 keep a random projection" in note
 
 
 def test_a_basis_without_a_projection_is_refused(bert: Truth, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"tracin-layers keeps those of this model in full.*--project 16"):
+    with pytest.raises(InputError, match=r"tracin-layers stores the layers of this model in full.*--project 16"):
         build(bert, tmp_path / "index", "tracin-layers", layers=LAYERS, project=None, basis="leading")
     with pytest.raises(InputError, match="basis is for methods over layers"):
         build(bert, tmp_path / "index", "tracin-we", basis="leading")

@@ -80,7 +80,7 @@ def test_weights_that_were_trained_before_are_noticed(tmp_path: Path) -> None:
     trained = type(runs.bert(tokenizer)).from_pretrained(tmp_path / "fresh" / "checkpoint-4")
     runs.trainer(tmp_path / "tuned", trained, tokenizer, callbacks=[Recorder()], max_steps=4, save_steps=2).train()
     assert told(tmp_path / "tuned") is True
-    assert started_from(tmp_path / "tuned") == "not named; its weights were trained before"
+    assert started_from(tmp_path / "tuned") == "name not recorded"
     assert started_from(tmp_path / "fresh") is None
     for name, before in (("fresh", False), ("tuned", True)):  # a resumed run's weights are trained either way
         shutil.rmtree(tmp_path / name / "checkpoint-4")
@@ -100,7 +100,7 @@ def test_weights_that_were_trained_before_are_noticed(tmp_path: Path) -> None:
     assert default_method(Run.from_pretrained(tmp_path / "fresh")).method == "tracin-we-idf"
     found = default_method(Run.from_pretrained(tmp_path / "tuned"))
     assert found.method == "grad-cos"
-    assert "fine-tuned from a pretrained model (not named" in found.reason
+    assert "fine-tuned from a pretrained model (name not recorded" in found.reason
 
 
 def bias_corrected(checkpoint: Path, shape: tuple[int, ...], step: int) -> np.ndarray:

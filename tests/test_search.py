@@ -255,7 +255,7 @@ def test_a_text_without_a_token_in_common_says_so(bert: Truth, built: Any) -> No
     assert any("no token of this text" in note for note in without.notes)
     assert not built("tracin-we-noc").scores(["ζ"], ["sport"]).any()
     assert plain.proponents or plain.opponents
-    assert any("special tokens alone" in note for note in plain.notes)
+    assert any("only from special tokens" in note for note in plain.notes)
 
 
 def test_queries_together_equal_queries_alone(bert: Truth, built: Any) -> None:
@@ -374,8 +374,8 @@ def test_a_text_with_nothing_to_predict_is_left_out(gpt2: Truth, fresh: Folder, 
     [
         ("tracin-we-topk", {"path": "exact"}, "choose --path input"),
         ("tracin-we", {"unit_norm": True}, "choose --path input"),
-        ("tracin-last", {"preconditioner": "adam"}, "about the last layer"),
-        ("tracin-last", {"top": 3}, "about the last layer"),
+        ("tracin-last", {"preconditioner": "adam"}, "gradients of the last layer"),
+        ("tracin-last", {"top": 3}, "uses the last layer"),
     ],
 )
 def test_methods_that_cannot_be_are_refused(

@@ -59,7 +59,7 @@ def test_numbers_are_classes_in_numeric_order() -> None:
     assert names(10, 9, 1) == names("10", "9", "1") == ("1", "9", "10")
     assert names("b", "a", "10", "9") == ("9", "10", "a", "b")
     assert label_names(read([{"text": "a"}])) is None
-    with pytest.raises(DataError, match="one label only"):
+    with pytest.raises(DataError, match="only one label"):
         names("x", "x")
     with pytest.raises(DataError, match=r"1 rows of .* have no label \(rows 1\)"):
         names("x", "", "y")
@@ -141,7 +141,7 @@ def test_columns_that_the_task_does_not_read(tmp_path: Path) -> None:
     data = [{"text": "a", "label": "x", "target": "b"}, {"text": "a", "label": "y", "target": "b"}]
     with pytest.raises(DataError, match="a classifier reads no target"):
         train(read(data), tmp_path / "run", TINY)
-    with pytest.raises(DataError, match="a language model reads one text"):
+    with pytest.raises(DataError, match="a language model reads only one text"):
         train(read([{"text": "a", "text_pair": "b"}]), tmp_path / "run", TINY)
 
 

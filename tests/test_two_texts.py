@@ -329,7 +329,7 @@ def names_of(choice: Choice) -> list[str]:
 def test_what_does_not_run_on_two_texts_is_refused() -> None:
     model = cases.make_of(*cases.SEQ2SEQ["bart"])
     model.get_encoder().layers[0].forward = lambda *_, **__: 1 / 0
-    with pytest.raises(RunError, match=r"does not run on a text and a target .*choose tracin-we"):
+    with pytest.raises(RunError, match=r"cannot be run on a text and a target .*choose tracin-we"):
         chosen(model)
 
 

@@ -78,7 +78,7 @@ class Baselines:
         for name in NAMES:
             lacking = _lacking(name, self._train, self._labelled)
             if lacking:
-                reasons[name] = "no labels" if lacking == "labels" else f"the index kept no {lacking}"
+                reasons[name] = "no labels" if lacking == "labels" else f"the index has no {lacking}"
             elif name in _PACKAGES and importlib.util.find_spec(_PACKAGES[name].module) is None:
                 reasons[name] = _PACKAGES[name].way_out
         return reasons
@@ -86,10 +86,10 @@ class Baselines:
     def scores(self, name: str, queries: Texts) -> Float[np.ndarray, "q n"]:
         """Scores every training example for every query."""
         if name not in NAMES:
-            raise InputError(f"there is no baseline '{name}'; choose one of {', '.join(NAMES)}")
+            raise InputError(f"unknown baseline '{name}'; choose one of {', '.join(NAMES)}")
         lacking = _lacking(name, self._train, self._labelled)
         if lacking:
-            raise InputError(f"the baseline '{name}' cannot be computed: the index kept no {lacking}")
+            raise InputError(f"the baseline '{name}' cannot be computed: the index has no {lacking}")
         self._check_queries(name, queries)
         compute = {
             "bm25": self._bm25,

@@ -86,7 +86,7 @@ class _Check:
             found = replayed(self.run, self.examples, [asked], max_length=max_length)
         except (RunError, MismatchError) as error:
             return [Finding("replay of the training", None, str(error))]
-        word = "smooth" if found.smoothness.smooth else "NOT smooth, so replay refuses to rank"
+        word = "smooth" if found.smoothness.smooth else "NOT smooth, so replay cannot rank"
         return [Finding("replay of the training", None, f"{word}: {found.description()}")]
 
     def _layers(self) -> list[Finding]:
@@ -116,7 +116,9 @@ class _Check:
     def _invariances(self, alone: Sequence[Float[np.ndarray, "v d"]]) -> list[Finding]:
         names = ("batch of several against one by one", "extra padding")
         if self.run.equal_lengths:
-            return [Finding(name, None, "not asked: this model takes no padding, and gets none") for name in names]
+            return [
+                Finding(name, None, "not checked: this model does not support padding and gets none") for name in names
+            ]
         errors = (self._batched(alone), self._padded(alone))
         return [_bounded(name, error, 1e-5) for name, error in zip(names, errors, strict=True)]
 
@@ -133,7 +135,7 @@ class _Check:
         ]
         if not kept:
             raise InputError(
-                f"none of the {len(picked)} examples tried has a finite loss: are these the run's own data?"
+                f"none of the {len(picked)} examples tried has a finite loss: check that this is the data of the run"
             )
         return [one for one, _ in kept], [label for _, label in kept]
 

@@ -170,7 +170,7 @@ def publish(path: Path, fill: Callable[[int], Made], size: int = 0, *, replace: 
             finally:
                 close(opened)
             if not replace and os.path.lexists(path):
-                raise InputError(f"{path} exists: nothing is replaced; choose another name")
+                raise InputError(f"{path} exists already and is not overwritten: choose another name")
             rename(fresh, path)
             sync_folder(path.parent)
         except BaseException:
@@ -199,7 +199,7 @@ def write_stream(path: Path, fill: Callable[[IO[bytes]], Made], *, replace: bool
         return made
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        way = "; choose a folder that exists and is yours" if error.errno in _NO_PLACE else ""
+        way = "; choose an existing folder that you can write to" if error.errno in _NO_PLACE else ""
         raise InputError(f"{path} cannot be written ({reason}){way}") from error
 
 

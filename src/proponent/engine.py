@@ -52,15 +52,15 @@ class LocalProcesses:
                     yield future.result()
             except BrokenProcessPool as error:
                 raise InputError(
-                    "a worker process ended by itself: not enough memory, or a training function that other processes "
-                    "cannot import; what is finished is kept: try --workers 1"
+                    "a worker process ended unexpectedly: it ran out of memory, or it cannot import the training "
+                    "function; finished work is kept: try --workers 1"
                 ) from error
 
 
 def engine_of(workers: int) -> Engine:
     """Choose an engine for a number of processes; one worker means this process."""
     if workers < 1:
-        raise InputError(f"--workers {workers}: at least one process trains")
+        raise InputError(f"--workers {workers}: it must be at least 1")
     return InProcess() if workers == 1 else LocalProcesses(workers)
 
 

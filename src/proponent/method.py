@@ -245,18 +245,18 @@ def check_parts(method: Gradients) -> None:
     unlike = next((part for part in parts if gradient.kind not in part.gradients), None)
     if unlike is not None:
         raise ValueError(
-            f"{name} is about {gradient.about}, and {unlike.kind} is for gradients of kind "
+            f"{name} uses gradients of {gradient.about}, and {unlike.kind} is for gradients of kind "
             f"{' or '.join(unlike.gradients)}: choose another gradient, such as --method tracin-layers, or leave "
             f"{unlike.kind} out"
         )
     if isinstance(gradient, Head) and method.scales_train:
         raise ValueError(
-            f"{name} is about the last layer, and normalize={method.normalize} is for the word embedding and for "
-            "layers: leave it out, or choose --method grad-cos with --layers head"
+            f"{name} uses gradients of the last layer, and normalize={method.normalize} is for the word embedding and "
+            "for layers: leave normalize out, or choose --method grad-cos with --layers head"
         )
     stages = [one.stage for one in method.preconditioners]
     if stages != sorted(set(stages)):
         raise ValueError(
-            f"{name} has the preconditioners {' and '.join(one.kind for one in method.preconditioners)}: give at most "
-            "adam and, after it, one other"
+            f"{name} has the preconditioners {' and '.join(one.kind for one in method.preconditioners)}: use at most "
+            "adam followed by one other"
         )

@@ -87,7 +87,7 @@ def _message(first: dict[str, Any], said: str) -> str:
         case "missing":
             return f"{about} is missing: give it a value"
         case "union_tag_not_found":
-            return f'{about} says no kind: add "kind" to it, one of {", ".join(_kinds_at(path))}'
+            return f'{about} has no kind: add "kind" to it, one of {", ".join(_kinds_at(path))}'
         case "union_tag_invalid":
             kind, known = cast("Tree", given)["kind"], str(first.get("ctx", {}).get("expected_tags")).replace("'", "")
             told = f"option {name} {kind!r} of method {said}" if path else f"method {said} is of kind {kind!r}"
@@ -139,7 +139,7 @@ def _set(tree: Tree, name: str, value: object, said: str) -> None:
         return None
     if found:
         paths = ", ".join(f"{place}{name}" for place in found)
-        raise InputError(f"{name} names {len(found)} fields of method {said}: give one of {paths}")
+        raise InputError(f"{name} matches {len(found)} fields of method {said}: choose one of {paths}")
     if name in FLAT_DEFAULTS:
         if value == FLAT_DEFAULTS[name]:
             return None  # already true
@@ -156,13 +156,15 @@ def _at(tree: Any, path: list[str], value: object, said: str) -> None:
         part = _one_of(cast("list[Tree]", tree), step, said)
         if not rest:
             fields = ", ".join(field for field in part if field != "kind")
-            raise InputError(f"{step} of method {said} is a whole part: set one of its fields: {fields}")
+            raise InputError(f"{step} of method {said} is a part with fields: set one of its fields: {fields}")
         return _at(part, rest, value, said)
     if not isinstance(tree, dict):
-        raise InputError(f"method {said} holds no part with a field {step}: put that part in too, such as project=16")
+        raise InputError(f"method {said} has no part with a field {step}: add that part too, such as project=16")
     own = cast("Tree", tree)
     if step not in own:
-        raise InputError(f"method {said} has no field {step!r} there{nearest(step, own)}: it has {', '.join(own)}")
+        raise InputError(
+            f"method {said} has no field {step!r} at this place{nearest(step, own)}: it has {', '.join(own)}"
+        )
     old = own[step]
     if rest:
         return _at(old, rest, value, said)
@@ -176,7 +178,7 @@ def _one_of(parts: list[Tree], step: str, said: str) -> Tree:
     if len(found) == 1:
         return found[0]
     there = ", ".join(f"{at} ({part['kind']})" for at, part in enumerate(parts)) or "none"
-    raise InputError(f"method {said} has {len(found) or 'no'} parts {step!r} there: it has {there}")
+    raise InputError(f"method {said} has {len(found) or 'no'} parts {step!r} at this place: it has {there}")
 
 
 def _parts(tree: Any, path: str = "") -> Iterator[tuple[str, Tree]]:

@@ -49,11 +49,11 @@ def read_fields(path: Path) -> dict[str, Any]:
         ) from error
     except (ValueError, RecursionError) as error:  # invalid UTF-8, JSON or TOML, or nesting that is too deep
         kind = path.suffix[1:].upper()
-        raise InputError(f"the method file {path} is no {kind}: {error}: mend it or write it again") from error
+        raise InputError(f"the method file {path} is not valid {kind}: {error}: fix it or write it again") from error
     if not isinstance(found, dict):
-        raise InputError(f"the method file {path} holds no table of fields: give FIELD: VALUE pairs")
+        raise InputError(f"the method file {path} contains no table of fields: give FIELD: VALUE pairs")
     if FORMER in found:
-        print(f"{path} was written under the library's former name, {FORMER}: read as it is", file=sys.stderr)  # noqa: T201 # a line for people
+        print(f"{path} was written under the library's former name, {FORMER}: it can be read", file=sys.stderr)  # noqa: T201 # a line for people
     fields = {str(name): value for name, value in cast("dict[Any, Any]", found).items() if name not in ORIGIN}
     _check(path, fields)
     return fields
@@ -62,18 +62,18 @@ def read_fields(path: Path) -> dict[str, Any]:
 def _check(path: Path, fields: dict[str, Any]) -> None:
     """Check that a file names its method, and that flat fields are known."""
     if "method" in fields and not isinstance(fields["method"], str):
-        raise InputError(f'the method file {path} names no method: give "method" a name of `proponent methods`')
+        raise InputError(f'the method file {path} names no method: set "method" to a name from `proponent methods`')
     if "method" in fields and "kind" in fields:
         raise InputError(
-            f'the method file {path} says both "method" and "kind": leave "kind" out to change a named method, or '
-            '"method" to write one of your own'
+            f'the method file {path} has both "method" and "kind": leave "kind" out to change a named method, or '
+            'leave "method" out to define your own method'
         )
     if not is_flat(fields):
         return
     unknown = next((name for name in fields if name not in FLAT_DEFAULTS), None)
     if unknown in FIELDS:
         raise InputError(
-            f'the method file {path} has a field {unknown!r} and says no "kind": add "kind": "gradients" (or retaken, '
+            f'the method file {path} has a field {unknown!r} and has no "kind": add "kind": "gradients" (or retaken, '
             'baseline, loop, sum), or "method", a name of `proponent methods`'
         )
     if unknown is not None:

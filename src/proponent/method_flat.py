@@ -9,8 +9,8 @@ from proponent.method_fields import made, no_field
 from proponent.method_words import FLAT_DEFAULTS, present_value
 
 LINE = (
-    "{where} holds its method as version 0.1 wrote it, as one flat record: it is read in this version; write it anew "
-    "to keep it"
+    "{where} stores its method in the flat format of version 0.1: it can be read; write it again to get the current "
+    "format"
 )
 """Notice that is shown once per file or index."""
 

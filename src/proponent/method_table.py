@@ -108,13 +108,13 @@ _ROWS = {  # per method: one line of parts, one line of description
         "the same, without special tokens", YEH, ROWS),
     "tracin-we-syn": Row(
         Gradients(gradient=EmbeddingRows(path="input", match=Similar(threshold=0.7))),
-        "the same, where similar tokens may meet, matched one to one", YEH, ROWS),
+        "the same, with similar tokens matched one to one", YEH, ROWS),
     "tracin-we-adam": Row(
         Gradients(preconditioners=(Adam(),)),
         "the same, divided by the root of Adam's second moment", ADAM, ROWS, MOMENTS),
     "tracin-we-adam-unit": Row(
         Gradients(preconditioners=(Adam(),), normalize="train"),
-        "the same, with training gradients at norm 1: the default where second moments are known", ADAM, ROWS, MOMENTS),
+        "the same, with training gradients of norm 1: the default where second moments are known", ADAM, ROWS, MOMENTS),
     "tracin-we-idf": Row(
         Gradients(gradient=EmbeddingRows(drop_special=True, direction=Direction()), preconditioners=(IDF(),),
                   normalize="both"),
@@ -130,7 +130,7 @@ _ROWS = {  # per method: one line of parts, one line of description
         "gradient products over all weights", PRUTHI, LAYERS),
     "tracin-layers": Row(
         Gradients(gradient=_layers()),
-        "gradient products over the layers that --layers names", VITEL, LAYERS, "--layers"),
+        "gradient products over the layers of --layers", VITEL, LAYERS, "--layers"),
     "grad-cos": Row(
         Gradients(gradient=_layers("all"), normalize="both"),
         "cosine of gradients over all weights", VITEL, LAYERS),
@@ -151,11 +151,11 @@ _ROWS = {  # per method: one line of parts, one line of description
     "fastif": Row(
         Retaken(names=("last-block", "head"), solver=LiSSA(depth=100, runs=2), damping=0.01),
         "influence functions with an inverse-Hessian product per query (LiSSA), on the nearest candidates",
-        GUO, "forward only; a query some hundred passes over small batches"),
+        GUO, "forward only; several hundred passes over small batches per query"),
     "trackstar": Row(
         _once(_layers("linear", width=16), Adam(), Autocorrelation(damping=1e-6, damping_of="top"),
               objective=Loss(reduction="sum"), normalize="both"),
-        "projected gradients, divided by second moments, decorrelated, at norm 1",
+        "projected gradients, divided by second moments, decorrelated, of norm 1",
         CHANG, MATRIX, 'proponent.Recorder(moments="all"), or --second-moment estimate'),
     "bm25": Row(
         Baseline(which="bm25"),
@@ -175,7 +175,7 @@ _ROWS = {  # per method: one line of parts, one line of description
     "replay": Row(
         Loop(which="replay"),
         "exact derivative of an output through the recorded training, by example and word",
-        MAGIC, "the training again, about 3 times more per query",
+        MAGIC, "the training once, plus about 3 times the training per query",
         "proponent.Recorder(replay=True), or proponent train --replay",
         "proponent explain RUN TEXT --method replay --data DATA"),
 }
@@ -207,9 +207,11 @@ def stored_method(method: str | Method, /, **changes: object) -> Term:
     found = method_of(method, **changes)
     if isinstance(found, Loop):
         asked = METHODS[found.which].asked if found.which in METHODS else "proponent explain RUN TEXT --method NAME"
-        raise InputError(f"{found.name} is no method of an index: ask the run itself, with `{asked}`")
+        raise InputError(f"{found.name} cannot be used in an index: explain the run directly, with `{asked}`")
     if isinstance(found, Sum):
-        raise InputError(f"{found.name} is a sum of methods, which no index holds yet: build an index for each term")
+        raise InputError(
+            f"{found.name} is a sum of methods, which an index cannot store yet: build an index for each term"
+        )
     return found
 
 

@@ -72,35 +72,33 @@ def misplaced(tree: Tree, name: str, value: object, said: str) -> InputError:
     if kind == "sum":
         return InputError(f"{said} is a sum of methods: give {name} to one of its terms, such as terms.0.{name}")
     if kind == "loop":
-        return InputError(
-            f"{said} runs a loop of its own and has no {name}: give its settings, such as settings.NAME=VALUE"
-        )
+        return InputError(f"{said} runs its own loop and has no {name}: give its settings, such as settings.NAME=VALUE")
     if kind == "retaken" and name in STORED | {"checkpoints"}:
         return InputError(
             f"{method} solves with the gradients themselves: project, basis, curvature, preconditioner, similarity, "
-            f"unit_norm, refit, measure and several checkpoints are for methods whose vectors are kept: leave {name} "
-            "out, or choose another method, such as --method ekfac"
+            f"unit_norm, refit, measure and several checkpoints are for methods that store vectors: leave {name} out, "
+            "or choose another method, such as --method ekfac"
         )
     gradient: Tree = tree.get("gradient") or {}
     told = ABOUT.get(gradient.get("kind", ""), "no gradient")
     if name in LAYERED and (kind == "baseline" or told != "many layers"):
         return InputError(
-            f"{method} is about {told}, and {name} is for methods over layers: choose one, such as --method "
-            "tracin-layers (`proponent methods` lists them), or leave it out"
+            f"{method} uses {told}, and {name} is for methods over layers: choose such a method, for example --method "
+            f"tracin-layers (`proponent methods` lists them), or leave {name} out"
         )
     if name in ROWS:
         return InputError(
-            f"{method} is about {told if kind != 'retaken' else 'many layers'}: top, drop_special, synonym_threshold "
-            "and path are for the word embedding: leave them out, or name one of its methods (--method "
+            f"{method} uses {told if kind != 'retaken' else 'many layers'}: top, drop_special, synonym_threshold and "
+            "path are for the word embedding: leave them out, or choose a method for it (--method "
             "tracin-we-adam-unit)"
         )
     if name == "fisher":
         return InputError(
-            f"fisher {value} is about EK-FAC's Fisher matrix, and {method} has no preconditioner ekfac: choose "
+            f"fisher {value} is for the Fisher matrix of EK-FAC, and {method} has no preconditioner ekfac: choose "
             "--method ekfac, or leave fisher out"
         )
     if name not in OWNERS:
-        return InputError(f"{method} is about {told}, and has no {name}: leave {name} out, or choose another method")
+        return InputError(f"{method} uses {told} and has no {name}: leave {name} out, or choose another method")
     return InputError(
         f"option {name} {value!r} of method {said}: {name} is a field of {OWNERS[name]}, and {method} has none: leave "
         f"{name} out, or choose a method that has it"
@@ -228,17 +226,17 @@ def _unlike(tree: Tree, word: str, value: object) -> InputError | None:
     gradient: Tree = tree.get("gradient") or {}
     if word == "basis" and "projection" in gradient:
         return InputError(
-            f"basis={value} says what layers are projected to, and {name} keeps those of this model in full: give a "
-            "width, such as --project 16, or leave it out"
+            f"basis={value} is for projected layers, and {name} stores the layers of this model in full: give a "
+            "width, such as --project 16, or leave basis out"
         )
     if word == "solver" and gradient.get("kind") == "layers":
         return InputError(
-            f"{name} stores its gradients, and solver={value} is for methods that take them again: choose --method "
-            "fastif, or leave it out"
+            f"{name} stores its gradients, and solver={value} is for methods that compute them again: choose --method "
+            "fastif, or leave solver out"
         )
     if word == "loss" and tree.get("objective") is not None:
         return InputError(
-            f"{name} takes the logit of a label, which is no sum over tokens: leave loss={value} out, or give "
+            f"{name} uses the logit of a label, which is not a sum over tokens: leave loss={value} out, or give "
             "measure=loss too"
         )
     return None

@@ -46,7 +46,9 @@ def _halved(path: Path, name: str, array: np.ndarray) -> np.ndarray:
         half = array.astype(np.float16)
     if np.isfinite(half).all() or not np.isfinite(array).all():
         return half
-    raise InputError(f"{path}: {name} holds numbers too large for 16-bit floats: keep checkpoints in full (half=False)")
+    raise InputError(
+        f"{path}: {name} contains numbers too large for 16-bit floats: keep checkpoints in full (half=False)"
+    )
 
 
 class TensorSlices:

@@ -143,7 +143,7 @@ class Example:
             TypeError: texts and content are both given.
         """
         if content is not None and (text, text_pair, target) != ("", None, None):
-            raise TypeError("an Example takes texts or content, not both")
+            raise TypeError("give an Example either texts or content, not both")
         content = text if content is None and isinstance(text, Text | Pair | Prompted) else content
         if content is None:
             first = cast("str", text)  # `check_queries` refuses what is no text

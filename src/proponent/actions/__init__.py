@@ -24,7 +24,7 @@ class Action:
     def missing(self, plan: Plan) -> str:
         """Why an index does not allow this action; empty if it does."""
         no_labels = "labels" in self.needs and plan.label_names is None
-        return "this index is of a language model: there are no labels to check" if no_labels else ""
+        return "this index belongs to a language model, which has no labels to check" if no_labels else ""
 
     def report(self, store: Store) -> Page:
         """Run the action."""
@@ -43,7 +43,5 @@ ACTIONS = {one.name: one for one in ROWS}
 def action(name: str) -> Action:
     """Find an action."""
     if name not in ACTIONS:
-        raise InputError(
-            f"no action is called {name[:60]!r}{nearest(name[:60], ACTIONS)}: there are {', '.join(ACTIONS)}"
-        )
+        raise InputError(f"unknown action {name[:60]!r}{nearest(name[:60], ACTIONS)}; actions: {', '.join(ACTIONS)}")
     return ACTIONS[name]

@@ -45,16 +45,21 @@ def apply(
     """Write the examples of an index as a new data set, with the labels fixed and the dropped ones left out."""
     path = Path(out)
     if path.exists():
-        raise InputError(f"{path} exists: apply writes a new data set and replaces nothing; choose another name")
+        raise InputError(f"{path} exists already: apply never overwrites a file; choose another name")
     kind = path.suffix.lower()
     originals, missing = _originals(store, data)
     if missing and whole:
-        raise InputError(f"{missing}: `proponent apply {store.folder} --out FILE` writes the columns that are kept")
+        raise InputError(
+            f"{missing}: `proponent apply {store.folder} --out FILE` writes only the columns that the index keeps"
+        )
     if missing:
         columns, fixed, dropped = _kept_columns(store, decisions)
         guarded = write_columns(path, columns, kind, guard=guard)
         kept = ", ".join(columns)
-        note = f"{missing}: {path} has only the columns that the index keeps ({kept}); name the original with --data"
+        note = (
+            f"{missing}: {path} has only the columns that the index keeps ({kept}); "
+            "give the original data set with --data"
+        )
         return Applied(path, len(next(iter(columns.values()))), fixed, dropped, guarded, note)
     parts, fixed, dropped = _parts(store, decisions, originals)
     guarded = write_parts(path, parts, kind, guard=guard)
@@ -77,14 +82,14 @@ def _originals(store: Store, given: Sequence[str]) -> tuple[list[Examples], str]
                 return [], problem
         found.append(examples)
     _refuse_unused(store, unused)
-    return found, "" if found else f"{store.folder} does not say what it was built from"
+    return found, "" if found else f"{store.folder} has no record of the data that it was built from"
 
 
 def _refuse_unused(store: Store, unused: set[str]) -> None:
     if unused:
         raise MismatchError(
-            f"{min(unused)} is not what {store.folder} was built from (its ids, texts or labels differ): "
-            "name the original file with --data"
+            f"{min(unused)} is not the data that {store.folder} was built from (its ids, texts or labels differ): "
+            "give the original file with --data"
         )
 
 
@@ -103,7 +108,7 @@ def _still_there(source: Source, folder: Path) -> tuple[Examples | None, str]:
     except (ProponentError, OSError) as error:
         return None, f"{source.data} cannot be read again ({error})"
     if examples is None:
-        return None, f"{source.data} is not a file here"
+        return None, f"{source.data} is not a file on this machine"
     if examples.fingerprint != source.fingerprint:
         return None, f"{source.data} has changed since the index was built"
     return examples, ""

@@ -68,7 +68,7 @@ class Decisions:
         """Decide about some examples, as one step."""
         known = next((one for one in ACTS if one == act), None)
         if known is None:
-            raise InputError(f"nothing is called {act[:40]!r}: keep, fix, drop or clear")
+            raise InputError(f"unknown decision {act[:40]!r}: choose keep, fix, drop or clear")
         given = [None] * len(ids) if labels is None or act != "fix" else list(labels)
         for label in given if act == "fix" else ():
             self._check(label)
@@ -85,11 +85,11 @@ class Decisions:
 
     def _check(self, label: str | None) -> None:
         if label is None:
-            raise InputError("a fix needs the label that is right")
+            raise InputError("a fix needs the correct label")
         if self._names is None:
-            raise LabelError("this index is of a language model: it has no labels to fix")
+            raise LabelError("this index belongs to a language model, which has no labels to fix")
         if label not in self._names:
-            raise LabelError(f"no class {label!r}{nearest(label, self._names)}: there are {', '.join(self._names)}")
+            raise LabelError(f"unknown class {label!r}{nearest(label, self._names)}; classes: {', '.join(self._names)}")
 
     def _append(self, line: dict[str, Any]) -> None:
         json_log.append(self.path, line)
@@ -121,7 +121,7 @@ class Decisions:
                 if number == len(lines):  # a line left incomplete by a killed process
                     break
                 raise DataError(
-                    f"{self.path}, line {number}: no decision ({error}): restore the file or move it away"
+                    f"{self.path}, line {number}: invalid decision ({error}): restore the file or move it away"
                 ) from error
             if found is not None:
                 steps.append(found)
@@ -154,7 +154,7 @@ def _step(line: Any, names: Sequence[str] | None) -> list[Decision] | None:
     for one in cast("list[dict[str, Any]]", line["step"]):
         act, label = one["act"], one.get("label")
         if act not in ACTS or not isinstance(one["id"], str):
-            raise ValueError(f"{act!r} is none of {', '.join(ACTS)}")
+            raise ValueError(f"{act!r} is not one of {', '.join(ACTS)}")
         if act == "fix" and (names is None or label not in names):
             raise ValueError(f"the index has no class {label!r}")
         found.append(Decision(one["id"], act, label if act == "fix" else None, when))

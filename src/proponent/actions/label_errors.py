@@ -24,10 +24,10 @@ from proponent.views import LabelReport, Suspect
 Ranking = Literal["mean-probability", "mean-loss", "last-loss", "influence", "self-influence"]
 
 RANKINGS: dict[Ranking, str] = {
-    "mean-probability": "mean over the checkpoints of the probability of the given label, low first",
-    "mean-loss": "mean over the checkpoints of the loss of the given label",
+    "mean-probability": "mean probability of the given label over the checkpoints, lowest first",
+    "mean-loss": "mean loss of the given label over the checkpoints",
     "last-loss": "loss of the given label at the last checkpoint",
-    "influence": "what all other training examples did to this one (sum of their scores on it)",
+    "influence": "sum of the scores of all other training examples on this example",
     "self-influence": "score of the example on itself",
 }
 """Rankings of suspected label errors, in words."""
@@ -45,7 +45,7 @@ def label_errors(store: Store, ranking: Ranking = "mean-probability") -> LabelRe
     # `predicted_label` is the class of largest mean probability over the checkpoints. Flags follow `confident_errors`.
     names = store.plan.labels.names
     if not names:
-        raise InputError("this index is of a language model: there are no labels to check")
+        raise InputError("this index belongs to a language model, which has no labels to check")
     judged = judge(store)
     suspicion = _suspicion(store, ranking)
     valid = np.flatnonzero(store.alive)
@@ -77,7 +77,7 @@ def _ties(store: Store, ranking: Ranking) -> tuple[str, ...]:
     cosine = cosine and all(one.symmetric for one in preconditioners_of(method))
     if ranking != "self-influence" or not cosine:
         return ()
-    return (f"under {method.name} every example scores the same on itself, as a cosine: choose another ranking",)
+    return (f"{method.name} is a cosine, so every example has the same score on itself: choose another ranking",)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class LabelVerdicts:
 def judge(store: Store) -> LabelVerdicts:
     """Judge every label by the stored probabilities."""
     if not store.plan.labels:
-        raise InputError("this index is of a language model: there are no labels to check")
+        raise InputError("this index belongs to a language model, which has no labels to check")
     means, given = store.features["mean_probabilities"], store.features["labels"]
     valid = np.flatnonzero(store.alive)
     wrong, better = confident_errors(means[valid], given[valid])
@@ -182,8 +182,8 @@ def _refuse_unlike(store: Store) -> None:
 
 def _unlike(store: Store) -> InputError:
     return InputError(
-        "this ranking needs plain products of gradients, of embeddings that meet on equal tokens alone or of other "
-        f"layers, and this index of {store.plan.method.name} has others: use --ranking mean-probability"
+        "this ranking needs plain dot products of gradients (of layers, or of word embeddings at equal tokens only), "
+        f"and the method {store.plan.method.name} of this index computes other scores: use --ranking mean-probability"
     )
 
 

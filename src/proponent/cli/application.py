@@ -22,13 +22,13 @@ from proponent.version import __version__
 INTERRUPTED = 130
 WIDTH = {"max_content_width": 100}
 
-_RESUMED = "what is finished is kept: the same command resumes"
+_RESUMED = "finished work is kept: run the same command to resume"
 _AFTERWARDS = {
     "index": _RESUMED,
     "evaluate": _RESUMED,
     "tune": _RESUMED,
     "train": "the unfinished run was removed",
-    "demo": "the same command starts again",
+    "demo": "run the same command to start again",
     "merge": _RESUMED,
     "delete": "the index is either unchanged or fully updated: run the same command to resume",
 }
@@ -37,7 +37,7 @@ _AFTERWARDS = {
 _Refused = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """Raised for every invalid command-line argument; typer takes it from click, or from its own copy of click."""
 
-HELP = "Training-data attribution: which training examples, and which words in them, are behind an output."
+HELP = "Training-data attribution: find the training examples, and the words in them, that explain an output."
 
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start": (create.demo, create.train, explain.check),
@@ -71,7 +71,9 @@ def _version(asked: bool) -> bool:
 
 @app.callback()
 def root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (anywhere).")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; accepted at any position.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
     ] = False,
@@ -139,18 +141,18 @@ def _code(error: BaseException, words: list[str]) -> int:
     if isinstance(error, OSError):
         fail(_named(error))
         return 2
-    fail(f"unexpected {type(error).__name__}: {error} (run with --debug to see where; please report it)")
+    fail(f"unexpected {type(error).__name__}: {error} (run with --debug for the traceback; please report it)")
     return 1
 
 
 def _usage(error: Any) -> str:
     context = getattr(error, "ctx", None)
     path = "proponent" if context is None else context.command_path
-    return f"{error.format_message().rstrip('.')}: `{path} --help` shows what it takes"
+    return f"{error.format_message().rstrip('.')}: run `{path} --help` for the usage"
 
 
 def _named(error: OSError) -> str:
-    return str(error) if error.filename is None else f"cannot use {error.filename}: {error.strerror}"
+    return str(error) if error.filename is None else f"cannot access {error.filename}: {error.strerror}"
 
 
 def _afterwards(words: list[str]) -> str:

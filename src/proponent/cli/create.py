@@ -32,13 +32,13 @@ def demo(
 
     story = run_demo(out, quiet=output.quiet, say=output.hint)
     output.show(story.to_dict, lambda: print_story(story, Console()))
-    output.hint(f"the page: {out / 'story.html'}")
-    output.hint(f"explain a text of yours: proponent explain {out / 'demo.index'} 'a text of yours'")
+    output.hint(f"HTML page: {out / 'story.html'}")
+    output.hint(f"to explain your own text: proponent explain {out / 'demo.index'} 'your text'")
 
 
 def train(
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder of the run; new or empty.")],
+    out: Annotated[Path, typer.Option(help="Folder for the run; must be new or empty.")],
     columns: DataOptions,
     output: OutputOptions,
     model: Annotated[
@@ -48,11 +48,12 @@ def train(
     checkpoints: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Checkpoints at equal distances; default: 10 from scratch, one per epoch of a pretrained model."
+            min=1,
+            help="Number of evenly spaced checkpoints; default: 10 from scratch, one per epoch of a pretrained model.",
         ),
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Keep checkpoints in 16-bit floats.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts per step.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Batch size: texts per step.")] = 32,
     learning_rate: Annotated[float | None, typer.Option(help="Default: 1e-3 from scratch, 5e-5 pretrained.")] = None,
     max_length: Annotated[int, typer.Option(min=2, help="Maximum tokens per text.")] = 128,
     seed: Annotated[int, typer.Option(help="Seed of weights, order and dropout.")] = 0,
@@ -140,7 +141,7 @@ def _report(built: "Index", out: Path, output: OutputOptions) -> None:
         output.show(
             lambda: {"index": str(out), "finished": False, "coverage": store.coverage},
             lambda: typer.echo(
-                f"{out}: unfinished; {store.coverage:.0%} of the examples are in it: run the other parts"
+                f"{out} is unfinished: {store.coverage:.0%} of the examples are in it: run the other parts"
             ),
         )
         return

@@ -140,7 +140,9 @@ def tune(
     groups: Annotated[
         str, typer.Option("--layers", help="Comma-separated layer groups or patterns to try.")
     ] = "embeddings,quarter-1,quarter-2,quarter-3,quarter-4,attention,mlp,head,all",
-    count: Annotated[str, typer.Option(help="Which queries count: correct (correctly predicted) or all.")] = "correct",
+    count: Annotated[
+        str, typer.Option(help="Queries to use: correct (only correctly predicted queries) or all.")
+    ] = "correct",
     queries: QueryFile = None,
     points: Annotated[int, typer.Option(min=1, help="Maximum number of queries.")] = 100,
     pages: Annotated[
@@ -149,7 +151,7 @@ def tune(
 ) -> None:
     """Select layers, method and aggregation: train once on data with planted label noise and compare."""
     if out.suffix.lower() != ".json":
-        raise InputError(f"--out {out}: a method file is written as JSON: name a file that ends in .json")
+        raise InputError(f"--out {out}: a method file is a JSON file: give a name that ends in .json")
     for path in (out, *(pages or ())):
         usable(path, "--out" if path is out else "--report")
     which = choice("--count", count, ("correct", "all"))
@@ -171,4 +173,4 @@ def tune(
         "tuned": found.description,
     }
     output.show(lambda: found.page.to_dict() | content, lambda: print_tuning(found.page))
-    output.hint(f"the method: {out}; proponent index RUN DATA --out INDEX --method {out}")
+    output.hint(f"method file: {out}; to use it: proponent index RUN DATA --out INDEX --method {out}")

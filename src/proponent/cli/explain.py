@@ -67,7 +67,7 @@ def explain(
     html: Annotated[Path | None, typer.Option(help="Also write a self-contained HTML page.")] = None,
     kernel: Annotated[str, typer.Option(help="Implementation of the inner loop: numpy or numba.")] = "numpy",
     method: Annotated[
-        str | None, typer.Option(help="replay: INDEX is then a RUN that was recorded for replay.")
+        str | None, typer.Option(help="replay: pass a RUN recorded for replay in place of INDEX.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Training data of the run (replay).")] = None,
 ) -> None:
@@ -75,7 +75,7 @@ def explain(
     if (text is None) == (queries is None):
         raise InputError("give either a TEXT or --queries FILE")
     if (together.group and queries is None) or (together.only_correct and not together.group):
-        raise InputError("--group is about several queries, and --only-correct about a group: --queries FILE --group")
+        raise InputError("--group needs --queries FILE, and --only-correct needs --group")
     usable(html, "--html")
     given = {"--label": label, "--pair": pair, "--target": target}
     asked = _one(text or "", given) if queries is None else _many(queries, given, columns, output)
@@ -100,15 +100,15 @@ def _replays(method: str | None, data: str | None, given: Mapping[str, object]) 
     """Whether to explain a run without an index; refuse incompatible options."""
     if method is None:
         if data is not None:
-            raise InputError("--data belongs to --method replay: an index holds its own training set")
+            raise InputError("--data is only for --method replay: an index already contains its training set")
         return False
     from proponent.method_table import METHODS
 
     loops = [name for name, row in METHODS.items() if isinstance(row.method, Loop)]
     if method not in loops:
         raise InputError(
-            f"--method {method!r}: an index holds its own method (`proponent index --method {method}` builds one); "
-            f"without an index, a run is explained by {' or '.join(loops)} only"
+            f"--method {method!r}: an index already has a method (build a new index with `proponent index --method "
+            f"{method}`); without an index, the methods for a run are {' or '.join(loops)} only"
         )
     if data is None:
         raise InputError(
@@ -116,7 +116,7 @@ def _replays(method: str | None, data: str | None, given: Mapping[str, object]) 
         )
     taken = [name for name, said in given.items() if said]
     if taken:
-        raise InputError(f"--method {method} does not take {taken[0]}")
+        raise InputError(f"--method {method} does not support {taken[0]}")
     return True
 
 
@@ -149,7 +149,7 @@ def _show(found: "Iterable[Explanation]", html: Path | None, output: OutputOptio
         shown.append(one)
     if html is not None:
         write(html, document(*shown))
-        output.hint(f"the page: {html}")
+        output.hint(f"HTML page: {html}")
 
 
 def _stdin() -> str:
@@ -173,7 +173,7 @@ def _many(
 ) -> "Sequence[Example]":
     for option, value in given.items():
         if value is not None:
-            raise InputError(f"{option} belongs to one TEXT; with --queries give a column of the file instead")
+            raise InputError(f"{option} is only for a single TEXT; with --queries, name a column of the file instead")
     return columns.read(file, output)
 
 
@@ -184,7 +184,7 @@ def labels(
     ranking: Annotated[
         str, typer.Option(help="mean-probability, mean-loss, last-loss, influence or self-influence.")
     ] = "mean-probability",
-    limit: Annotated[int, typer.Option(min=0, help="Suspects to print.")] = 20,
+    limit: Annotated[int, typer.Option(min=0, help="Number of suspects to print.")] = 20,
     allow_missing: AllowMissing = False,
 ) -> None:
     """Rank suspected label errors and suggest fixes."""
@@ -201,7 +201,7 @@ def labels(
     output.show(report.to_dict, lambda: print_labels(report, Console(), limit))
     output.hint(f"{out}: {report.n_examples} rows, {report.flagged} flagged")
     if guarded:
-        output.hint(f"{out}: {guarded} cells begin like a formula and got a leading ' for spreadsheets")
+        output.hint(f"{out}: {guarded} cells begin like a formula and were prefixed with ' for spreadsheets")
 
 
 def check(

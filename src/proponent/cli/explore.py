@@ -22,9 +22,9 @@ def serve(
     indexes: Annotated[list[Path], typer.Argument(metavar="INDEX...", help="Folders of indexes.")],
     opening: IndexOptions,
     output: OutputOptions,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 selects a free port.")] = 7860,
     host: Annotated[
-        str, typer.Option(help="Address to bind; any but this machine's own requires a token, which is printed.")
+        str, typer.Option(help="Address to bind; an address other than localhost requires a token, which is printed.")
     ] = "127.0.0.1",
 ) -> None:
     """Open the explorer in a browser: explain, browse, compare, decide. Local only; stop with Ctrl-C."""
@@ -34,7 +34,7 @@ def serve(
 
     def say(address: str) -> None:
         output.show(lambda: {"address": address}, lambda: typer.echo(address))
-        output.hint("open this address in a browser; Ctrl-C stops")
+        output.hint("open this address in a browser; press Ctrl-C to stop")
 
     run_server(indexes, host=host, port=port, options=options, say=say)
 
@@ -104,9 +104,9 @@ def apply(
     if not decisions.current:
         output.hint(f"no decisions at {decisions.path}: make some with `proponent serve {index}`")
     if decisions.foreign:
-        output.hint(f"{decisions.foreign} decisions were made about other data than this index holds")
+        output.hint(f"{decisions.foreign} decisions refer to data that is not in this index")
     if done.guarded:
         output.hint(
-            f"{out}: {done.guarded} cells begin like a formula and got a leading ' for spreadsheets: train on a file "
-            "without --spreadsheet-safe"
+            f"{out}: {done.guarded} cells begin like a formula and were prefixed with ' for spreadsheets: train on a "
+            "file without --spreadsheet-safe"
         )

@@ -76,7 +76,7 @@ def verify(index: IndexFolder, output: OutputOptions) -> None:
         output.hint(f"to repair it: {remedy}")
         first = verdict.damage[0]
         raise DamagedError(
-            f"{len(verdict.damage)} of the {verdict.files} files of {index} are not what was written "
+            f"{len(verdict.damage)} of the {verdict.files} files of {index} differ from what was written "
             f"({first.file} {first.problem})"
         )
 
@@ -87,9 +87,12 @@ def _print_verdict(index: Path, verdict: "Verdict") -> None:
     speed = f" ({spelled_bytes(verdict.size / verdict.seconds)}/s)" if verdict.seconds else ""
     summary = f"{verdict.files:,} files, {spelled_bytes(verdict.size)} in {verdict.seconds:.2f} s{speed}"
     if not verdict.sealed:
-        typer.echo(f"{index} is unfinished: only its finished files are checked; the same `proponent index` resumes")
+        typer.echo(
+            f"{index} is unfinished: only its finished files are checked; run the same `proponent index` command to "
+            "resume"
+        )
     if not verdict.damage:
-        typer.echo(f"{index}: whole: {summary}")
+        typer.echo(f"{index}: intact: {summary}")
         return
     typer.echo(f"{index}: damaged: {summary}")
     for one in verdict.damage:  # one line each, not wrapped, so that file names can be copied
@@ -128,17 +131,17 @@ def delete(
         typer.Option(
             "--where",
             metavar="COLUMN=VALUE",
-            help="Delete examples with this label or source; may be repeated: of two labels either, of a label and a "
-            "source both.",
+            help="Delete examples with this label or source; may be repeated: values of one option are combined with "
+            "OR, labels and sources with AND.",
         ),
     ] = None,
 ) -> None:
     """Delete examples from an index; `merge` frees their disk space."""
     if [ids, ids_file, filters].count(None) != 2:
-        raise InputError("say which examples to delete: either --ids, or --ids-file, or --where")
+        raise InputError("choose the examples to delete with either --ids, --ids-file or --where")
     named = ids_in(ids_file) if ids is None else [one for one in ids.split(",") if one]
     if named == []:
-        raise InputError("--ids names no example: give ids with commas, such as --ids a,b,c")
+        raise InputError("--ids contains no id: give ids separated by commas, such as --ids a,b,c")
     from proponent.search import Where
     from proponent.store import Store
     from proponent.store import delete as delete_from
@@ -154,7 +157,7 @@ def delete(
         lambda: typer.echo(f"{index}: {gone:,} examples deleted, {left:,} remain"),
     )
     if gone:
-        output.hint(f"their bytes stay until `proponent merge {shlex.quote(str(index))}`")
+        output.hint(f"to free their disk space, run `proponent merge {shlex.quote(str(index))}`")
 
 
 def merge(
@@ -192,4 +195,4 @@ def merge(
 
 
 def _waiting(index: Path, output: OutputOptions) -> Callable[[], None]:
-    return lambda: output.hint(f"another process holds {index}: waiting for it")
+    return lambda: output.hint(f"another process is using {index}: waiting for it")

@@ -294,7 +294,7 @@ class RetrainOptions:
 
     PANEL: ClassVar = "Retraining"
 
-    noise: Annotated[float, typer.Option(min=0.01, max=0.5, help="Share of labels that ndr makes wrong.")] = 0.2
+    noise: Annotated[float, typer.Option(min=0.01, max=0.5, help="Share of labels that ndr corrupts.")] = 0.2
     initial: Annotated[str | None, typer.Option(help="Initial weights: a model, or fresh.")] = None
     settings: Annotated[
         list[str] | None,
@@ -314,7 +314,7 @@ def numbers(option: str, text: str, example: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise InputError(f"{option} {text!r}: give numbers with commas, such as {example}") from error
+        raise InputError(f"{option} {text!r}: give numbers separated by commas, such as {example}") from error
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -334,7 +334,7 @@ def usable(path: Path | None, option: str) -> None:
     if path is None:
         return
     if path.is_dir():
-        raise InputError(f"{option} {path} is a folder: name a file in it")
+        raise InputError(f"{option} {path} is a folder: give the name of a file")
     if not path.parent.is_dir():
         raise InputError(f"{option} {path}: there is no folder {path.parent}: create it first")
 
@@ -351,7 +351,7 @@ def ids_in(path: Path | None) -> list[str] | None:
         raise InputError(f"--ids-file {path} is not UTF-8 at byte {error.start}: convert it with iconv") from error
     ids = [line.removesuffix("\r") for line in lines if line.strip()]
     if not ids:
-        raise InputError(f"--ids-file {path} holds no id: give one per line")
+        raise InputError(f"--ids-file {path} contains no id: give one id per line")
     return ids
 
 

@@ -47,7 +47,8 @@ def checked_column(name: str, column: str, data: Any) -> Column:
         data.validate(full=True)
     except pa.ArrowException as error:
         raise DataError(
-            f"{name}: column {short(column)} holds bytes that are no {data.type} ({first_line(error)}): write it again"
+            f"{name}: column {short(column)} contains bytes that are not valid {data.type} ({first_line(error)}): "
+            "write the file again"
         ) from error
     return Column(data)
 

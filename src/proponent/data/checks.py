@@ -25,7 +25,7 @@ def check(table: RawTable, columns: Columns, allow_empty: bool) -> Examples:
     """Validate every column that has a role."""
     if table.rows == 0:
         has = "a header but no rows" if table.column_names else "no rows"
-        raise DataError(f"{table.name}: it has {has}")
+        raise DataError(f"{table.name}: the table has {has}")
     parts = _assign(table, columns)
     warnings = list(table.warnings)
     fields = {"text": _texts(table, parts["text"], allow_empty, warnings)}
@@ -52,7 +52,7 @@ def _assign(table: RawTable, columns: Columns) -> dict[str, str]:
             raise DataError(_missing(table, part, name))
         if name in taken:
             raise DataError(
-                f"{table.name}: column {short(name)} is named by both {_OPTIONS[taken[name]]} and {_OPTIONS[part]}"
+                f"{table.name}: column {short(name)} is selected by both {_OPTIONS[taken[name]]} and {_OPTIONS[part]}"
             )
         taken[name] = part
     free = {part for part in _OPTIONS if asked[part] == part and part in table.column_names and part not in taken}
@@ -69,7 +69,7 @@ def _missing(table: RawTable, part: str, name: str) -> str:
     hint = f"; did you mean {short(lowered[near[0]])}?" if near else ""
     if len(names) == 1 and any(mark in names[0] for mark in ",;|\t"):
         hint = "; is the separator right? .csv is read with commas, .tsv with tabs"
-    return f"{table.name}: no column {short(name)}; it has {shown}: name the right one with {_OPTIONS[part]}{hint}"
+    return f"{table.name}: no column {short(name)}; it has {shown}: choose a column with {_OPTIONS[part]}{hint}"
 
 
 def _texts(table: RawTable, column: str, allow_empty: bool, warnings: list[str]) -> Any:
@@ -86,9 +86,7 @@ def _texts(table: RawTable, column: str, allow_empty: bool, warnings: list[str])
 def _second(table: RawTable, column: str, part: str, warnings: list[str]) -> Any:
     texts, missing = _strings(table, column, part)
     if part == "target" and column == part:
-        warnings.append(
-            f"{table.name}: column 'target' is read as the part that counts after the prompt (--target-column)"
-        )
+        warnings.append(f"{table.name}: column 'target' is used as the completion after the prompt (--target-column)")
     if missing:
         warnings.append(f"{table.name}: {len(missing)} rows have no {column} ({table.where(missing)})")
     return texts
@@ -117,6 +115,6 @@ def _string(table: RawTable, column: str, part: str, row: int, value: object) ->
         return None
     also = "; if it is the label, name it with --label-column" if part == "target" else ""
     raise DataError(
-        f"{table.name}: column {short(column)} must hold text, but {table.where([row])} holds {short(value)} "
+        f"{table.name}: column {short(column)} must contain text, but {table.where([row])} holds {short(value)} "
         f"({type(value).__name__}): name another column with {_OPTIONS[part]}{also}"
     )

@@ -35,7 +35,7 @@ def byte_blocks(path: Path) -> Iterator[bytes]:
                 blank = blank and not block.strip()
                 yield block
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: not a whole gzip file ({error}): copy or compress it again") from error
+        raise DataError(f"{path}: incomplete or damaged gzip file ({error}): copy or compress it again") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     if blank:
@@ -81,7 +81,7 @@ def text_blocks(path: Path) -> Iterator[str]:
 
 def _refuse_other_kinds(path: Path, head: bytes) -> None:
     if head.startswith(b"\x1f\x8b"):
-        raise DataError(f"{path}: these are gzip bytes: rename the file to {path.name}.gz")
+        raise DataError(f"{path}: the file is compressed with gzip: rename it to {path.name}.gz")
     for mark, encoding in _OTHER_MARKS:
         if head.startswith(mark):
             raise DataError(f"{path}: encoded as {encoding}, not UTF-8: {_convert(path, encoding)}")
@@ -93,7 +93,11 @@ def _decoded(path: Path, data: bytes, offset: int, lines: int, *, last: bool) ->
         return codecs.utf_8_decode(data, "strict", last)
     except UnicodeDecodeError as error:
         cut = error.reason == "unexpected end of data"
-        way = "the file looks cut off" if cut else f"likely latin-1 (windows-1252): {_convert(path, 'windows-1252')}"
+        way = (
+            "the file may be truncated: copy it again"
+            if cut
+            else f"likely latin-1 (windows-1252): {_convert(path, 'windows-1252')}"
+        )
         raise DataError(
             f"{path}: not UTF-8 at {_place(data, error.start, offset, lines)} "
             f"({short(data[error.start : error.end])}); {way}"

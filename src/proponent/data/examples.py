@@ -100,7 +100,7 @@ class Examples(Sequence[Example]):
         chosen = np.fromiter(map(operator.index, rows), dtype=np.int64, count=len(rows))
         wrong = chosen[(chosen < 0) | (chosen >= len(self))]
         if len(wrong):
-            raise IndexError(f"{self.name}: no row {wrong[0]}, it has {len(self)}")
+            raise IndexError(f"{self.name}: no row {wrong[0]}; there are {len(self)} rows")
         return self._of(choose(self._rows, chosen))
 
     @property
@@ -126,7 +126,7 @@ class Examples(Sequence[Example]):
     def part(self, name: str) -> Sequence[Any]:
         """Return one field of all examples without creating Python objects."""
         if name not in _PARTS:
-            raise KeyError(f"no part {short(name)}; there are {', '.join(_PARTS)}")
+            raise KeyError(f"unknown part {short(name)}; parts: {', '.join(_PARTS)}")
         if name not in self._parts:
             return Column(pa.nulls(len(self)))
         return self._parts[name].take(self._rows)

@@ -61,7 +61,7 @@ def _refuse_mixed(table: RawTable, column: str, codes: Int[np.ndarray, " n"], la
         at_number, at_text = (int(np.argmax(codes == code)) for code in (number, text))
         raise DataError(
             f"{table.name}: column {short(column)} mixes numbers and names: {table.where([at_number])} holds "
-            f"{labels[number]}, {table.where([at_text])} holds {short(labels[text])}: use one kind"
+            f"{labels[number]}, {table.where([at_text])} holds {short(labels[text])}: use only numbers or only names"
         )
 
 
@@ -73,11 +73,11 @@ def _label(table: RawTable, column: str, row: int, value: object) -> Label | Non
     if not isinstance(value, int | float):
         why = f"{short(value)} ({type(value).__name__}): a label must be a name or a whole number"
     elif isinstance(value, float) and not value.is_integer():
-        why = f"{value}: labels are classes, and regression is not supported"
+        why = f"{value}: a label must be a class; regression is not supported"
     elif -(2**63) <= value < 2**63:
         return int(value)
     else:
-        why = f"{short(value)}: the number of a class has at most 64 bits; write such labels as text"
+        why = f"{short(value)}: class numbers are limited to 64 bits; store such labels as text"
     raise DataError(f"{table.place(column, row)} holds {why}")
 
 
@@ -90,15 +90,15 @@ def _named(table: RawTable, row: int, label: Label | None, names: tuple[str, ...
     if isinstance(label, str) and label in names:
         return label
     raise DataError(
-        f"{table.name}: {table.where([row])} has label {short(label)}, which is none of its ClassLabel's {len(names)} "
-        f"names ({', '.join(names[:5])})"
+        f"{table.name}: {table.where([row])} has label {short(label)}, which is not one of the {len(names)} names of "
+        f"its ClassLabel ({', '.join(names[:5])})"
     )
 
 
 def ids_of(table: RawTable, column: str | None, warnings: list[str]) -> Any:
     """Read the ids."""
     if column is None:
-        warnings.append(f"{table.name}: no id column: row numbers are the ids")
+        warnings.append(f"{table.name}: no id column: row numbers are used as ids")
         return pack_numbers(np.arange(table.rows, dtype=np.int64)).cast(pa.large_string())
     hashes = np.zeros(table.rows, dtype=np.int64)
 
@@ -145,8 +145,8 @@ def _refuse_twice(table: RawTable, column: str, ids: Sequence[str], hashes: Int[
         shown = "; ".join(f"{short(name)} in {table.where(found, limit=3)}" for name, found in list(shared.items())[:3])
         more = f"; and {len(shared) - 3} more ids" if len(shared) > 3 else ""
         raise DataError(
-            f"{table.name}: ids must be unique, but column {short(column)} repeats {shown}{more}: mend them, or use "
-            "row numbers with --id-column ''"
+            f"{table.name}: ids must be unique, but column {short(column)} repeats {shown}{more}: make them unique, "
+            "or use row numbers with --id-column ''"
         )
 
 
@@ -163,7 +163,7 @@ def sources_of(table: RawTable, column: str, warnings: list[str], *, asked: bool
     except DataError as error:
         if asked:
             raise
-        warnings.append(f"{error}; its sources are not read")
+        warnings.append(f"{error}; the sources of its rows are ignored")
         return None
 
 

@@ -95,7 +95,7 @@ def _table_of_path(source: str | os.PathLike[str], split: str | None, revision: 
         return _table_of_folder(path, split)
     _refuse_split(str(path), split, revision)
     if suffix not in _READERS:
-        raise DataError(f"{path}: unknown kind of file {short(path.suffix)}: known are {_KNOWN}")
+        raise DataError(f"{path}: unknown file type {short(path.suffix)}; supported: {_KNOWN}")
     return _READERS[suffix](path)
 
 
@@ -140,9 +140,9 @@ def _table_of_folder(path: Path, split: str | None) -> RawTable:
     )
     if not saved:
         inside = [name for name in _names_in(path) if _suffix(Path(name)) in _READERS]
-        hint = f"name one of its files: {', '.join(map(short, inside[:5]))}" if inside else f"known files are {_KNOWN}"
-        raise DataError(f"{path}: a folder, but not a data set made by save_to_disk: {hint}")
-    datasets = _datasets(f"{path}: a data set made by save_to_disk")
+        hint = f"name one of its files: {', '.join(map(short, inside[:5]))}" if inside else f"supported files: {_KNOWN}"
+        raise DataError(f"{path}: a folder that is not a data set from save_to_disk: {hint}")
+    datasets = _datasets(f"{path}: a data set from save_to_disk")
     try:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:  # datasets may raise anything for a folder it cannot read
@@ -151,13 +151,15 @@ def _table_of_folder(path: Path, split: str | None) -> RawTable:
 
 
 def _table_of_hub(name: str, split: str | None, revision: str | None) -> RawTable:
-    tried = f"{name}: no such local path, and as a hub data set"
-    datasets = _datasets(tried + " it")
+    datasets = _datasets(f"{name}: no such local path, and a hub data set")
     asked = ", ".join(f"{key} {short(value)}" for key, value in (("split", split), ("revision", revision)) if value)
     try:
         loaded = datasets.load_dataset(name, split=split, revision=revision)
     except Exception as error:  # datasets and the network may raise anything
-        raise DataError(f"{tried} ({asked or 'default revision'}) it cannot be loaded: {_reason(error)}") from error
+        raise DataError(
+            f"{name}: no such local path, and it cannot be loaded as a hub data set ({asked or 'default revision'}): "
+            f"{_reason(error)}"
+        ) from error
     if split is not None:
         return _table_of_split(datasets, loaded, f"{name} [{split}]")
     return _table_of_dataset(datasets, loaded, None, name)
@@ -212,7 +214,9 @@ def _table_of_dataset(datasets: Any, source: Any, split: str | None, name: str |
         chosen = split or splits[0]
         return _table_of_split(datasets, source[chosen], f"{called} [{chosen}]")
     if split is not None and str(source.split) != split:
-        raise DataError(f"{called}: it is one split ({source.split}), not {short(split)}: leave out --split {split}")
+        raise DataError(
+            f"{called}: it contains only the split {source.split}, not {short(split)}: leave out --split {split}"
+        )
     return _table_of_split(datasets, source, called if name else None)
 
 
@@ -278,13 +282,13 @@ def _paths_of(rows: Sequence[object]) -> list[str | os.PathLike[str]]:
     if found and len(found) < len(rows):
         odd = next(one for one in rows if not _means_a_path(one))
         raise DataError(
-            f"a list of {len(rows)} holds paths ({short(os.fspath(found[0]))}) and {short(odd)}, which is no path of a "
-            "data file: pass paths alone, or texts as dicts with a text"
+            f"a list of {len(rows)} mixes paths ({short(os.fspath(found[0]))}) with {short(odd)}, which is not the "
+            "path of a data file: pass only paths, or pass texts as dicts with the key 'text'"
         )
     names = [os.path.realpath(one) for one in found]
     twice = next((one for place, one in enumerate(names) if one in names[:place]), None)
     if twice is not None:
-        raise DataError(f"the file {short(twice, limit=300)} is named twice: name each file once")
+        raise DataError(f"the file {short(twice, limit=300)} is given twice: give each file once")
     return found
 
 
@@ -309,7 +313,7 @@ def _table_of_list(rows: Sequence[object], text_column: str) -> RawTable:
     name = f"list of {len(rows)} {kinds[kind]}"
     odd = next((row for row, value in enumerate(rows) if not isinstance(value, kind)), None)
     if odd is not None:
-        raise DataError(f"{name}: row {odd} holds {short(rows[odd])} instead: use one kind")
+        raise DataError(f"{name}: row {odd} holds {short(rows[odd])} instead: use one type for all rows")
     if kind is str:
         return RawTable(name, len(rows), (text_column,), lambda _: list(rows))
     if kind is Example:

@@ -99,7 +99,7 @@ def refuse_odd_characters(table: RawTable, column: str, start: int, values: Sequ
         return
     # surrogate halves in neighbouring cells cannot hide: UTF-8 refuses both, joined or not
     place = next(i for i, text in enumerate(texts) if not _clean(text))
-    what = "a NUL character" if "\0" in texts[place] else "half of a surrogate pair, which is not text"
+    what = "a NUL character" if "\0" in texts[place] else "an unpaired surrogate, which is not valid text"
     raise DataError(f"{table.place(column, start + place)} holds {what}: {short(texts[place])}; remove it")
 
 
@@ -121,7 +121,10 @@ class _Several(RawTable):
         """Return the names behind the numbers of a column; they are equal in all files."""
         found = {one.class_names(column) for one in self.parts if column in one.column_names}
         if len(found) > 1:
-            raise DataError(f"the numbers of column {short(column)} have different names in the files: read them apart")
+            raise DataError(
+                f"the class numbers of column {short(column)} have different names in the files: read the files "
+                "separately"
+            )
         return found.pop() if found else None
 
     def where(self, rows: "Sequence[int] | Int[np.ndarray, ' m']", limit: int = 5) -> str:
@@ -160,6 +163,6 @@ def _refuse_lacking(tables: Sequence[RawTable], column: str) -> None:
     without = next((one for one in tables if column not in one.column_names), None)
     if with_it is not None and without is not None:
         raise DataError(
-            f"{without.name}: no column {short(column)}, which {with_it.name} has: files that are read together hold "
-            "the same columns; add it, or read them one by one"
+            f"{without.name}: no column {short(column)}, but {with_it.name} has it: files that are read together must "
+            "have the same columns; add the column, or read the files separately"
         )

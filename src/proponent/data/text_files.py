@@ -47,8 +47,8 @@ def _refuse_ragged(name: str, fields: int, ragged: Sequence[str], count: int) ->
     if count:
         more = f" and {count - 3} more lines" if count > 3 else ""
         raise DataError(
-            f"{name}: the header has {fields} fields but {', '.join(ragged)}{more}: put quotes around fields that hold "
-            "the separator"
+            f"{name}: the header has {fields} fields but {', '.join(ragged)}{more}: put quotes around fields that "
+            "contain the separator"
         )
 
 
@@ -152,7 +152,7 @@ def _past_comma(text: str, at: int) -> int:
 def _whole_list(path: Path, text: str) -> list[object]:
     parsed = _parse(str(path), text, False)
     if not isinstance(parsed, list):
-        raise DataError(f"{path}: holds {_kind(parsed)}, not a list of objects: one object per line belongs in .jsonl")
+        raise DataError(f"{path}: contains {_kind(parsed)}, not a list of objects: for one object per line, use .jsonl")
     return cast("list[object]", parsed)
 
 
@@ -161,7 +161,7 @@ def _parse(where: str, text: str, one_line: bool) -> object:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         place = f"column {error.colno}" if one_line else f"line {error.lineno} column {error.colno}"
-        hint = ": one object per line belongs in .jsonl" if error.msg == "Extra data" and not one_line else ""
+        hint = ": for one object per line, use .jsonl" if error.msg == "Extra data" and not one_line else ""
         raise DataError(f"{where} is not valid JSON ({error.msg}, {place}){hint}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not usable JSON ({error})") from error
@@ -178,7 +178,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _record(value: object, where: str) -> dict[str, object]:
     if not isinstance(value, dict):
-        raise DataError(f'{where} holds {_kind(value)}, not an object such as {{"text": ...}}')
+        raise DataError(f'{where} contains {_kind(value)}, not an object such as {{"text": ...}}')
     return cast("dict[str, object]", value)
 
 

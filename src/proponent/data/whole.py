@@ -147,7 +147,7 @@ def re_escape(pattern: str) -> str:
 
 def _expression(how: How, pattern: str) -> str:
     if len(pattern) > LONGEST_PATTERN:
-        raise InputError(f"the search has {len(pattern):,} characters: give at most {LONGEST_PATTERN}")
+        raise InputError(f"the search pattern has {len(pattern):,} characters: the limit is {LONGEST_PATTERN}")
     if how == "word":
         expression = f"(?:{_EDGE_BEFORE})(?i:{re_escape(pattern)})(?:{_EDGE_AFTER})"
     else:
@@ -157,8 +157,8 @@ def _expression(how: How, pattern: str) -> str:
     except pa.ArrowInvalid as error:
         reason = str(error).split("regular expression: ", 1)[-1].splitlines()[0][:200]
         raise InputError(
-            f"no regular expression that can be searched for ({reason}): RE2 syntax, without look-around and "
-            "back-references; or search for a substring"
+            f"invalid regular expression ({reason}): use RE2 syntax, which has no look-around and no back-references, "
+            "or search for a substring"
         ) from error
     return expression
 

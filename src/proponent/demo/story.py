@@ -79,7 +79,7 @@ def demo(out: str | Path, *, quiet: bool = False, say: Callable[[str], None] = l
 
 def _claim(folder: Path) -> Path:
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARK).is_file())):
-        raise MismatchError(f"{folder} holds something that no demo made: choose another --out")
+        raise MismatchError(f"{folder} contains files that the demo did not create: choose another --out")
     for name in ("run", "demo.index"):
         shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,12 +109,12 @@ def _story(index: Index, rows: Sequence[Docstring], held: Sequence[Docstring], s
     return Story(
         title="Where does this output come from?",
         lead=(
-            f"A small transformer learnt the topic of {len(rows):,} docstrings of Python's standard library. "
-            f"The labels of {planted.sum()} of them ({PLANTED:.0%}) were made wrong on purpose. "
-            f"It gets {accuracy:.0%} of {len(held)} held-out ones right.",
+            f"A small transformer was trained to predict the topic of {len(rows):,} docstrings of Python's standard "
+            f"library. The labels of {planted.sum()} docstrings ({PLANTED:.0%}) were corrupted on purpose. Its "
+            f"accuracy on {len(held)} held-out docstrings is {accuracy:.0%}.",
             _describe_case(answer, asked, culprits, len(wrong)),
-            f"Ranked by {SHOWN} ({RANKINGS[SHOWN]}), {recall[0].share_in_first_tenth:.0%} of the planted errors stand "
-            "in the first tenth.",
+            f"The first tenth of the ranking by {SHOWN} ({RANKINGS[SHOWN]}) contains "
+            f"{recall[0].share_in_first_tenth:.0%} of the planted errors.",
         ),
         answer=answer,
         labels=replace(report, rows=report.rows[:SHOWN_SUSPECTS]),
@@ -132,15 +132,15 @@ def _describe_case(answer: Explanation, asked: Docstring, culprits: Sequence[Doc
     """The explained prediction in words."""
     towards = answer.query.predicted
     if not wrong:
-        return f"It takes {asked.id} for {towards}, which is right, as are all of its other predictions."
-    named = ", ".join(f"{one.id} (given {one.label}, truly {one.topic})" for one in culprits)
-    picked = "as a short one with a planted error high in its list" if culprits else "and has no planted error on top"
+        return f"It predicts {towards} for {asked.id}. This prediction and all others are correct."
+    named = ", ".join(f"{one.id} (given {one.label}, true topic {one.topic})" for one in culprits)
+    reason = "because its text is short and a planted error ranks high"
+    picked = reason if culprits else "although no planted error ranks high"
     return (
-        f"It takes {asked.id} for {towards}; the truth is {asked.topic}. "
-        f"Of the {len(answer.proponents)} training examples that helped most towards {towards}, "
-        f"{len(culprits)} {'carries' if len(culprits) == 1 else 'carry'} a planted wrong label"
-        f"{': ' + named if named else ''}. "
-        f"This one was picked from {wrong} wrong predictions {picked}."
+        f"It predicts {towards} for {asked.id}; the true topic is {asked.topic}. Of the {len(answer.proponents)} "
+        f"training examples that helped most towards {towards}, {len(culprits)} "
+        f"{'carries' if len(culprits) == 1 else 'carry'} a planted wrong label{': ' + named if named else ''}. This "
+        f"prediction was chosen from {wrong} wrong predictions {picked}."
     )
 
 

@@ -48,9 +48,9 @@ def explain_run(
     """Explain outputs by a method that runs or retraces the training."""
     spec = method_of(method)
     if not isinstance(spec, Loop):
-        raise InputError(f"{spec.name} is a method of an index: build one, with `proponent index --method {spec.name}`")
+        raise InputError(f"{spec.name} needs an index: build one with `proponent index --method {spec.name}`")
     if not queries:
-        raise InputError(f"{spec.name} was asked about no text: give at least one")
+        raise InputError(f"{spec.name} needs a text to explain: give at least one")
     check_queries(queries)
     score = score_function(spec)
     last, encoder = run.checkpoints[-1], run.encoder(run.length(max_length))

@@ -73,7 +73,9 @@ def score_function(method: Loop) -> Callable[..., LoopScores]:
     where = f"proponent.dynamics.{name}"
     found = getattr(import_module(where), "scores", None) if name.isidentifier() and find_spec(where) else None
     if found is None:
-        raise InputError(f"{method.name}: no module {where} with a function scores runs the loop {method.which!r}")
+        raise InputError(
+            f"{method.name}: loop {method.which!r} is not available: no module {where} with a function scores"
+        )
     settings = set(signature(found).parameters) - {"run", "examples", "queries", "max_length", "quiet"}
     unknown = sorted(set(method.settings) - settings)
     if unknown:

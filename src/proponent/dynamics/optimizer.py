@@ -74,7 +74,9 @@ def optimizer_of(steps: TrainingTrace, sizes: dict[str, int], dtype: torch.dtype
     place = {name: number for number, group in enumerate(steps.groups) for name in group.names}
     lost = next((name for name in sizes if name not in place), None)
     if lost is not None:
-        raise RunError(f"{steps.folder} cannot be replayed: its record does not say how {lost} was trained")
+        raise RunError(
+            f"{steps.folder} cannot be replayed: its record does not contain the training settings of {lost}"
+        )
     if len({(one.betas, one.epsilon) for one in steps.groups if one.names}) > 1:
         raise RunError(f"{steps.folder} cannot be replayed: its parameter groups have different betas or epsilons")
     one = next(group for group in steps.groups if group.names)

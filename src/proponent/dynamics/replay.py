@@ -22,14 +22,15 @@ TRIED = 3
 """Number of examples whose weight is changed to test whether training is smooth."""
 
 CAVEAT = (
-    "A score is the exact derivative of the query's loss through this one training run: first weights, order and "
-    "random draws are held fixed, and leaving an example out altogether is further than a derivative reaches."
+    "A score is the exact derivative of the query's loss with respect to the weight of a training example in this "
+    "one training run, with fixed initial weights, data order and random draws. Removing an example completely is a "
+    "larger change than a derivative describes."
 )
 NOTES = (
-    "a word's share is the derivative by a factor on what its embedding gives in training; weighing a text and "
-    "weighing what the model reads of it are two things: the shares need not sum to the score",
-    "first weights, order and random draws are those of this one run: no figure that averages over seeds "
-    "compares with these scores",
+    "a word's share is the derivative with respect to a factor on its embedding during training, and a score is the "
+    "derivative with respect to a factor on the example's loss: the shares need not sum to the score",
+    "initial weights, data order and random draws are those of this one run: do not compare these scores with "
+    "figures averaged over seeds",
 )
 
 
@@ -45,9 +46,9 @@ class ReplayResult:
         """Describe how far the derivative can be trusted, in one line."""
         one = self.smoothness
         return (
-            f"smoothness {one.ratio:.3f} (change seen over change predicted, {len(one.rows)} examples weighed 1 % up "
-            f"and down; 1 is smooth), relative error {one.error:.2g}; the replayed weights end {self.deviation:.1e} "
-            "away from the saved ones"
+            f"smoothness {one.ratio:.3f} (observed change over predicted change, for {len(one.rows)} examples with "
+            f"weights 1 % up and down; 1 is smooth), relative error {one.error:.2g}; the replayed final weights "
+            f"differ from the saved weights by {self.deviation:.1e}"
         )
 
 
@@ -70,10 +71,10 @@ def scores(
     smoothness, derivative = found.smoothness, found.derivative
     if not smoothness.smooth:
         raise RunError(
-            f"the training of {run.path} is not smooth: examples weighed 1 % up and down change the output "
-            f"{smoothness.ratio:.3g} times as much as its derivative says (relative error {smoothness.error:.2g}), so "
-            "its ranking would be noise: train with a larger --adam-epsilon (1e-3), a smaller --learning-rate, or "
-            "smooth activations (gelu), or ask an index"
+            f"the training of {run.path} is not smooth: changing the weights of examples by 1 % changes the output "
+            f"{smoothness.ratio:.3g} times as much as the derivative predicts (relative error "
+            f"{smoothness.error:.2g}), so the ranking would be noise: train with a larger --adam-epsilon (1e-3), a "
+            "smaller --learning-rate, or smooth activations (gelu), or use a method with an index"
         )
     used = "every recorded step was replayed"
     return LoopScores(derivative.scores, used, found.description(), NOTES, CAVEAT, derivative.of_words)

@@ -87,8 +87,8 @@ class Replay:
     ) -> None:
         if not run.task.replays:
             raise RunError(
-                f"{run.path} cannot be replayed: only classifiers and causal language models can, and this is a "
-                f"{run.task.kind} model"
+                f"{run.path} cannot be replayed: it is a {run.task.kind} model, and replay supports only classifiers "
+                "and causal language models"
             )
         self.run, self._trace = run, read_training_trace(run.path)
         self.steps = recorded(self._trace)
@@ -138,10 +138,10 @@ class Replay:
         found = float((end - saved).abs().max() / (saved - self.first.parameters).abs().max())
         if not found <= TOLERANCE:
             raise MismatchError(
-                f"replaying {self.run.path} ends {found:.1e} away from its last checkpoint, more than {TOLERANCE:g}: "
-                "check that the data, their order and --max-length are those of the training, and that it stopped at "
-                "its last checkpoint; else it was driven so hard that rounding errors grew: train with a larger "
-                "--adam-epsilon or a smaller --learning-rate"
+                f"the replay of {self.run.path} ends {found:.1e} away from its last checkpoint, above the tolerance "
+                f"of {TOLERANCE:g}: check that the data, their order and --max-length are those of the training, and "
+                "that the training ended at its last checkpoint; otherwise rounding errors grew too large during "
+                "training: train with a larger --adam-epsilon or a smaller --learning-rate"
             )
         return found
 
@@ -153,7 +153,7 @@ class Replay:
     def derivative(self, queries: Sequence[Query]) -> Derivative:
         """Differentiate queries' losses through the whole training."""
         if not queries:
-            raise InputError("replay was asked about no text: give at least one")
+            raise InputError("replay needs a text to explain: give at least one")
         end = self._forward()
         losses, cotangents = self._begin(end, queries)
         sums = ScoreSums(len(queries), [len(one.ids) for one in self._encoded])
@@ -185,8 +185,8 @@ class Replay:
         most = int(self._trace.order.max()) + 1
         if most > len(examples):
             raise MismatchError(
-                f"the record of {self.run.path} names row {most - 1}, and there are {len(examples)}: "
-                "give the data that the run was trained on, in the same order"
+                f"the record of {self.run.path} refers to row {most - 1}, but the data has {len(examples)} rows: give "
+                "the data that the run was trained on, in the same order"
             )
 
     def _flatten(self) -> None:
@@ -196,7 +196,7 @@ class Replay:
         known = {name for group in self._trace.groups for name in group.names}
         if known - set(names):
             lost = sorted(known - set(names))[0]
-            raise RunError(f"{self.run.path} cannot be replayed: its record trains {lost}, which its model lacks")
+            raise RunError(f"{self.run.path} cannot be replayed: its record contains {lost}, which its model lacks")
         self._sizes = {name: named[name].numel() for name in names}
         self._shapes = {name: named[name].shape for name in names}
         self._saved = {name: named[name].detach().clone() for name in names}
@@ -272,7 +272,7 @@ class Replay:
         )
         if digest(batch.ids) != step.digest:
             raise MismatchError(
-                f"step {step.number + 1} of {self.run.path} read other tokens than its rows {rows[:5]} have now: give "
+                f"step {step.number + 1} of {self.run.path} used other tokens than its rows {rows[:5]} have now: give "
                 "the data that the run was trained on, in the same order, with the same --max-length"
             )
         return batch

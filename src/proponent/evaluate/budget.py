@@ -29,7 +29,7 @@ class LdsSize:
         """The plan in one line."""
         return (
             f"{self.subsets} random halves x {self.seeds} seeds = {self.subsets * self.seeds} retrains, about "
-            f"{self.minutes:.1f} min; an LDS will be known to about +-{self.half_width:.2f}"
+            f"{self.minutes:.1f} min; the error of an LDS is about +-{self.half_width:.2f}"
         )
 
 
@@ -48,8 +48,8 @@ def lds_size(
     if count < LEAST_SUBSETS:
         needed = LEAST_SUBSETS * each
         raise InputError(
-            f"{count} subsets say nothing: an LDS over fewer than {LEAST_SUBSETS} subsets is within its own error of "
-            f"zero; one retrain takes {seconds:.1f} s, so give --budget {np.ceil(needed):.0f} or more"
+            f"{count} subsets are too few: an LDS over fewer than {LEAST_SUBSETS} subsets cannot be distinguished "
+            f"from zero; one retrain takes {seconds:.1f} s, so give --budget {np.ceil(needed):.0f} or more"
         )
     width = NORMAL / np.sqrt(count - 1) * np.sqrt(SHARED + (1 - SHARED) / queries)
     return LdsSize(count, seeds, float(width), count * each)
@@ -69,13 +69,12 @@ class DeletionSize:
     @property
     def said(self) -> str:
         """The plan in one line."""
-        noise = f"retrain noise alone leaves a change uncertain by about +-{self.half_width:.2f}, and queries differ"
+        noise = f"retrain noise alone gives each change an error of about +-{self.half_width:.2f}"
         if not np.isfinite(self.half_width):
-            noise = "one seed does not show the retrain noise, --seeds 2 does; queries differ"
+            noise = "the retrain noise is unknown with one seed (use --seeds 2)"
         return (
             f"{self.points} queries x k = {', '.join(map(str, self.ks))} x {self.seeds} seeds = {self.retrains} "
-            f"retrains, half of them for random rows of the same classes, about {self.minutes:.1f} min; {noise} "
-            "besides"
+            f"retrains, half of them for random rows of the same classes, about {self.minutes:.1f} min; {noise}"
         )
 
 
@@ -97,9 +96,9 @@ def deletion_size(
     points = queries if minutes is None else min(queries, int(minutes / per_point))
     if points < LEAST_POINTS:
         raise InputError(
-            f"{points} queries say nothing: with {methods} methods, {len(ks)} k and {seeds} seeds one query takes "
-            f"{each} retrains of {seconds:.1f} s; give --budget {np.ceil(LEAST_POINTS * per_point):.0f} or more, fewer "
-            "methods or fewer k, or use --metric lds, whose retrains serve every method"
+            f"{points} queries are too few: with {methods} methods, {len(ks)} k and {seeds} seeds one query takes "
+            f"{each} retrains of {seconds:.1f} s; give --budget {np.ceil(LEAST_POINTS * per_point):.0f} or more, "
+            "fewer methods or fewer k, or use --metric lds, whose retrains serve every method"
         )
     width = student(points - 1) * noise * np.sqrt(2 / seeds / points)
     return DeletionSize(points, ks, seeds, points * each, float(width), points * per_point)

@@ -76,7 +76,7 @@ class Cancellation:
     def sums(self) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, " p"]]:
         """Both sums."""
         if self.absolute is None or self.signed is None:
-            raise InputError("a cancellation ratio needs the gradient of one example at least")
+            raise InputError("a cancellation ratio needs the gradient of at least one example")
         return self.absolute, self.signed
 
 
@@ -109,7 +109,7 @@ def measure_cancellation(request: EvaluationRequest) -> EvaluationReport:
         layers.setdefault(layer_of(name), []).append(name)
     with one_thread():
         rows = _affordable(problem, model, layers, request)
-        request.say(f"will take the gradients of {len(rows)} of {len(examples)} examples one by one, no retraining")
+        request.say(f"will compute the gradients of {len(rows)} of {len(examples)} examples one by one; no retraining")
         sums = {layer: Cancellation() for layer in layers}
         for row in track(rows.tolist(), total=len(rows), label="gradients", unit="examples", quiet=request.quiet):
             for layer, gradient in _gradients(problem, model, layers, row).items():
@@ -118,14 +118,15 @@ def measure_cancellation(request: EvaluationRequest) -> EvaluationReport:
     figures = {layer: _figures(one, rate, moved.get(layer)) for layer, one in sums.items()}
     facts = [("all layers together", f"{grouped(sums):.3f}"), ("examples", str(len(rows)))]
     facts += [("checkpoint", str(last.id)), ("learning rate", f"{rate:.3g}")]
-    notes = ["a dash: the layer has no gradient, or what is divided by is zero"]
+    notes = ["a dash means that the layer has no gradient or that the divisor is zero"]
     if not moved:
-        notes.append("the two forms over the movement of the weights need a run with two checkpoints")
+        notes.append("the two ratios over the movement of the weights need a run with at least two checkpoints")
     return report(
         "cancellation",
         f"Cancellation over {len(rows):,} training examples",
         "sum of the gradients' absolute values over the absolute value of their sum, per layer (weights and biases): "
-        "1 means that nothing cancels, large that much does; a description of the layers, no measure of a score",
+        "1 means no cancellation, a large ratio means strong cancellation; the ratio describes layers and does not "
+        "measure the quality of a score",
         FORMS + (MOVED if moved else ()),
         plain_rows(figures, {}, {}),
         facts=facts,

@@ -46,7 +46,7 @@ def refuse_clashes(methods: Sequence[str]) -> None:
         if name in methods[:place]:
             raise InputError(f"--methods names {name} twice: name each method once")
         if name in CONTROLS:
-            raise InputError(f"--methods {name}: it is a control and measured in any case; leave it out of --methods")
+            raise InputError(f"--methods {name}: it is a control and is always measured; remove it from --methods")
 
 
 def with_controls(

@@ -27,7 +27,7 @@ def top(scores: Float[np.ndarray, " n"], k: int, side: Side) -> Int[np.ndarray, 
     """Return the k rows with the largest or the smallest score."""
     valid = np.flatnonzero(np.isfinite(scores))
     if len(valid) < k:
-        raise InputError(f"{len(valid)} rows have a score, fewer than k = {k}: give smaller --k or more data")
+        raise InputError(f"{len(valid)} rows have a score, fewer than k = {k}: use a smaller --k or more data")
     signed = -scores[valid] if side == "helped" else scores[valid]
     return valid[np.lexsort((valid, signed))][:k]
 

@@ -70,7 +70,7 @@ class EvaluationRequest:
         if self.seeds is not None and self.seeds < 1:
             raise InputError(f"--seeds {self.seeds}: must be at least 1")
         if not self.ks or min(self.ks) < 1:
-            raise InputError("--k: give whole numbers from 1, with commas")
+            raise InputError("--k: give whole numbers from 1, separated by commas")
         if self.budget is not None and not self.budget > 0:
             raise InputError(f"--budget {self.budget}: give minutes above 0")
         if self.groups not in GROUPINGS:
@@ -98,8 +98,8 @@ class Experiment:
         initial = request.initial or self.rerun.initial
         if initial is None:
             raise InputError(
-                f"the initial weights of the run in {request.run.path} are unknown: give --initial with the "
-                "pretrained model's folder or name, or --initial fresh for weights drawn from the configuration"
+                f"the initial weights of the run in {request.run.path} are unknown: give --initial with the folder or "
+                "name of the pretrained model, or --initial fresh for randomly initialized weights"
             )
         train, queries = _held_out(request)
         self.problem = RunProblem(request.run, train, queries, initial, request.run.length(request.max_length))
@@ -211,13 +211,13 @@ def _held_out(request: EvaluationRequest) -> tuple[list[Example], list[Example]]
         shared = [one for one in train if one.parts in texts]
         if shared:
             raise InputError(
-                f"{len(shared)} queries are also in the training set (row {shared[0].row} of it): a score would be "
-                "measured on what it was made from; take them out of one of the two"
+                f"{len(shared)} queries are also in the training set (row {shared[0].row} of it): scores would be "
+                "evaluated on training data; remove these rows from one of the two"
             )
         return train, queries
     if len(train) < 2 * request.points:
         raise InputError(
-            f"{len(train)} rows are too few to hold {request.points} out: give --queries FILE or fewer --points"
+            f"{len(train)} rows are too few to hold out {request.points} queries: give --queries FILE or fewer --points"
         )
     order: list[int] = np.random.default_rng(request.seed).permutation(len(train)).tolist()
     chosen = [train[place] for place in order[: request.points]]

@@ -31,7 +31,7 @@ def row_groups(
         return "length quartile", np.searchsorted(np.quantile(lengths, [0.25, 0.5, 0.75]), lengths)
     if grouping == "source":
         if not sourced:
-            raise InputError("--groups source: the data do not say where rows come from; choose format or length")
+            raise InputError("--groups source: the data has no source column; choose format or length")
         origin = {one.id: str(value) for one, value in zip(data, sources, strict=True)}
         return grouping, _numbered([origin[one.id] for one in train])
     return grouping, _numbered([_format(one) for one in train])

@@ -47,7 +47,7 @@ def within_groups(
     rank = int(np.linalg.matrix_rank(centred)) if centred.any() else 0
     if len(masks) - 1 - rank < LEAST_SUBSETS:
         raise InputError(
-            f"{len(masks)} subsets are too few to take the counts of {counts.shape[1]} groups out: take at least "
+            f"{len(masks)} subsets are too few to correct for the counts of {counts.shape[1]} groups: use at least "
             f"{rank + 1 + LEAST_SUBSETS}, fewer groups, or subsets that are stratified by group"
         )
     left = values - centred @ (inverse @ values)
@@ -76,13 +76,13 @@ def lds_sides(
     """Both sides of the correlation: summed scores and outputs; with groups, their residuals given the counts."""
     if scores.shape != (outputs.shape[1], masks.shape[1]) or len(masks) != len(outputs):
         raise InputError(
-            f"scores {scores.shape}, subsets {masks.shape} and outputs {outputs.shape} do not belong together: "
+            f"scores {scores.shape}, subsets {masks.shape} and outputs {outputs.shape} have inconsistent shapes: "
             "queries x rows, subsets x rows and subsets x queries are needed"
         )
     if len(masks) < LEAST_SUBSETS:
-        raise InputError(f"{len(masks)} subsets say nothing about a rank correlation: take at least {LEAST_SUBSETS}")
+        raise InputError(f"{len(masks)} subsets are too few for a rank correlation: use at least {LEAST_SUBSETS}")
     if np.isnan(outputs).any():
-        raise InputError("some outputs are not a number: the training function must give finite outputs")
+        raise InputError("some outputs are not finite: the training function must return finite outputs")
     known = np.nan_to_num(scores)
     if groups is None:
         return masks.astype(np.float64) @ known.T, outputs
@@ -134,10 +134,10 @@ def ceiling(
     # rel_r = r rel / (1 + (r - 1) rel); a perfect score correlates with the mean of r runs at most by sqrt(rel_r).
     runs = len(outputs)
     if runs < 2:
-        raise InputError("a noise ceiling needs two retrains of every subset at least: give --seeds 2 or more")
+        raise InputError("a noise ceiling needs at least two retrains of every subset: give --seeds 2 or more")
     if groups is not None:
         if masks is None:
-            raise InputError("a ceiling within groups needs the subsets too: give masks")
+            raise InputError("a noise ceiling within groups also needs the subsets: pass masks")
         outputs = np.stack([within_groups(one, masks, groups) for one in outputs])
     pairs = [spearman(outputs[one], outputs[other]).mean() for one in range(runs) for other in range(one)]
     reliability = float(np.mean(pairs))

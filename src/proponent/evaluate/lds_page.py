@@ -50,13 +50,16 @@ def lds_page(
     if len(outputs) > 1:
         facts.append(("retrain noise", f"{outputs.std(0, ddof=1).mean():.2f} in log-odds"))
     else:
-        notes = [*notes, "one seed: the noise ceiling is unknown; --seeds 2 tells it"]
+        notes = [*notes, "one seed: the noise ceiling is unknown; use --seeds 2"]
     return report(
         "lds",
         f"LDS over {queries} queries",
-        "rank correlation of summed scores with what models trained on random halves say; 0 is chance, the ceiling is "
-        "what a perfect score would reach against the noise of retraining"
-        + (f"; within {grouping}: what the halves' {grouping} counts explain is taken out of both sides" * bool(where)),
+        "rank correlation between summed scores and the outputs of models trained on random halves; 0 is chance, the "
+        "ceiling is the value that a perfect score would reach given the noise of retraining"
+        + (
+            f"; within {grouping}: the part that is explained by the {grouping} counts of the halves is removed from "
+            "both sides" * bool(where)
+        ),
         [one.name for one in next(iter(figures.values()))],
         plain_rows(figures, controls, verdicts),
         facts=facts,

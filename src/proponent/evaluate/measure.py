@@ -50,13 +50,13 @@ def _gold(request: EvaluationRequest, column: str) -> list[list[str]]:
     queries = request.queries
     if not isinstance(queries, Examples) or column not in queries.column_names:
         raise InputError(
-            f"fact tracing needs --queries with a column {column!r} of the ids of the rows that state each fact "
-            "(several with spaces); --gold-column names another"
+            f"fact tracing needs --queries with a column {column!r} that contains the ids of the rows that state each "
+            "fact, separated by spaces; use --gold-column for another column"
         )
     gold = [str(value).split() for value in queries.column(column)]
     empty = next((row for row, ids in enumerate(gold) if not ids), None)
     if empty is not None:
-        raise InputError(f"query {empty} has no gold id in {column!r}: drop it or name rows")
+        raise InputError(f"query {empty} has no gold id in {column!r}: remove the query or add the ids")
     return gold
 
 

@@ -47,13 +47,13 @@ def deterministic(retrains: Retrains, seeds: int, *, averaged: bool) -> str:
     """Train twice with one seed; refuse an LDS on single runs of a training function that is not deterministic."""
     gap = null_gap(retrains, 0)
     if gap <= SAME:
-        return f"null retrain: two trainings on everything agree to {gap:.1e}"
+        return f"null retrain: two trainings on all rows agree to {gap:.1e}"
     if not averaged or seeds < 2:
         raise InputError(
             f"the training is not deterministic: two trainings on the same rows with the same seed differ by {gap:.2g} "
             "in log-odds; make it deterministic, or give --seeds 2 or more so that outputs are averaged"
         )
-    return f"null retrain: two trainings on everything DIFFER by {gap:.2g}; outputs are means of {seeds} retrains"
+    return f"null retrain: two trainings on all rows DIFFER by {gap:.2g}; outputs are means of {seeds} retrains"
 
 
 def measure_lds(subject: Experiment) -> EvaluationReport:
@@ -134,8 +134,8 @@ def measure_deletion(subject: Experiment) -> EvaluationReport:
     notes = [
         *subject.notes,
         told,
-        f"controls whose rows are deleted: {', '.join((RANDOM, *named))}; {left} would cost as many retrains each and "
-        "are left out: --metric lds measures them all",
+        f"controls measured by deletion: {', '.join((RANDOM, *named))}; {left} are left out because each would cost "
+        "as many retrains: --metric lds measures all controls",
     ]
     classes = full[0].log_odds.shape[1]
     return deletion_page(result, request.methods, (RANDOM, *named), sized.points, notes, classes=classes)
@@ -165,13 +165,16 @@ def deletion_page(
     facts += [("skipped", f"{result.skipped} deletions would leave a class without any row")] if result.skipped else []
     if result.unmatched:
         facts.append(("without random rows", f"{result.unmatched} deletions: a class has too few other rows"))
-    flips = "; a prediction flips when the model without these rows gives another class" if classes > 1 else ""
+    flips = (
+        "; a prediction flips when the model trained without these rows predicts another class" if classes > 1 else ""
+    )
     return report(
         "deletion",
         f"Case deletion over {points} queries",
-        "change of the log-odds of the true class when the rows that helped (hurt) most are deleted and the model "
-        "is trained again, mean over k; random rows have the class counts of each method, side and k; less random "
-        f"rows, a true score is far below 0 for what helped and above 0 for what hurt{flips}",
+        "change of the log-odds of the true class after deletion of the rows that helped (hurt) most and retraining, "
+        "mean over k; random rows have the class counts of each method, side and k; less random rows is the "
+        "difference from the change for random rows: a good score is far below 0 for rows that helped and above 0 "
+        f"for rows that hurt{flips}",
         tuple(one.name for one in figures[RANDOM]),
         plain_rows(figures, dict.fromkeys(controls), verdicts),
         facts=facts,
@@ -231,7 +234,8 @@ def measure_tail_patch(subject: Experiment, k: int = 5) -> EvaluationReport:
     return _compared(
         "tailpatch",
         f"Tail-patch over {len(problem.queries)} queries",
-        f"change of the target's probability (percentage points) after one step on one of the {k} that helped most",
+        f"change of the target's probability (percentage points) after one step on one of the {k} training examples "
+        "that helped most",
         "percentage points",
         means,
         controls,
@@ -246,7 +250,7 @@ def measure_facts(subject: Experiment, gold: Sequence[Sequence[str]], k: int = 1
     unknown = next((one for ids in gold for one in ids if one not in places), None)
     if unknown is not None:
         raise InputError(
-            f"the gold id {unknown!r} is not the id of any training row: check --gold-column and --id-column"
+            f"the gold id {unknown!r} is not the id of a training row: check --gold-column and --id-column"
         )
     rows = [[places[one] for one in ids] for ids in gold]
     scores, controls = subject.method_scores(), subject.control_scores()
@@ -287,7 +291,7 @@ def measure_noise(subject: Experiment, wrong: Bool[np.ndarray, " n"], *, planted
     return report(
         kind,
         f"{'Planted noise' if planted else 'Label errors'} among {len(wrong):,} rows",
-        "rows are ranked by their mean score on clean queries, lowest first; random is "
+        "rows are ranked by their mean score on clean queries, lowest first; a random ranking has "
         + (".30 and .556 at 20 % noise" if planted else "an AUC of .5"),
         names,
         plain_rows(figures, controls, verdicts),

@@ -33,7 +33,7 @@ def _check(values: Float[np.ndarray, " n"], sought: Bool[np.ndarray, " n"]) -> N
     if np.shape(values) != np.shape(sought) or np.isnan(values).any():
         raise InputError("a ranking needs one finite value for every row: leave skipped rows out")
     if not np.any(sought) or np.all(sought):
-        raise InputError("nothing to find: some rows must be sought and some not")
+        raise InputError("a ranking needs both rows to find and other rows")
 
 
 def _groups(values: Float[np.ndarray, " n"], sought: Bool[np.ndarray, " n"]) -> _Groups:
@@ -76,7 +76,7 @@ def average_precision(suspicion: Float[np.ndarray, " n"], wrong: Bool[np.ndarray
 def precision_at(suspicion: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"], k: int) -> float:
     """Share of wrong labels among the k most suspicious."""
     if not 1 <= k <= len(wrong):
-        raise InputError(f"k is {k}, and there are {len(wrong)} rows")
+        raise InputError(f"k is {k}, but there are {len(wrong)} rows")
     return _groups(suspicion, wrong).within(float(k)) / k
 
 

@@ -28,7 +28,7 @@ def tail_patch(
 ) -> Float[np.ndarray, "q k"]:
     """Take one step on each proponent, measure, and undo it."""
     if len({len(one) for one in proponents}) > 1:
-        raise InputError("every query needs equally many proponents")
+        raise InputError("every query needs the same number of proponents")
     model.eval().requires_grad_(requires_grad=True)
     kept = {name: one.detach().clone() for name, one in model.named_parameters()}
     with one_thread():

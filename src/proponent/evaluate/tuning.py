@@ -141,21 +141,22 @@ def chosen(
     rows = plain_rows(figures, controls, verdicts)
     page = report(
         "tune",
-        f"{len(open_to_choice)} methods x rules on planted noise among {len(wrong):,} rows",
-        "AUC_NDR under each rule that joins queries, and NDR@30% under the best of them; 1 is perfect, random is "
+        f"{len(open_to_choice)} methods x aggregation rules on planted noise among {len(wrong):,} rows",
+        "AUC_NDR of each aggregation rule, and NDR@30% of the best rule; 1 is perfect, random is "
         f"{_chance(wrong):.3f} and .300",
         (*(f"AUC_NDR, {how}" for how in RULES), "NDR@30%"),
         sorted(rows, key=lambda one: max(figure.value or 0.0 for figure in one.figures[:-1]), reverse=True),
         facts=[
-            ("chosen", f"{best.name}, joined by {best.how}"),
-            ("its AUC_NDR on the half of the rows that did not choose", held.text),
-            ("best control", f"{control.name}, joined by {control.how}"),
+            ("chosen", f"{best.name}, aggregated by {best.how}"),
+            ("its AUC_NDR on the half of the rows that was not used to choose it", held.text),
+            ("best control", f"{control.name}, aggregated by {control.how}"),
             *facts,
         ],
         notes=[
             *notes,
-            "together: groups without a common layer, ranked as several indexes; no single method, so never chosen",
-            "planted noise is even, real label errors are not; what else a score is used for is not measured here",
+            "together: layer groups without a common layer, ranked as several indexes; this is not a single method, "
+            "so it is never chosen",
+            "planted noise is uniform, real label errors are not; other uses of a score are not measured here",
         ],
     )
     return Tuned(page, best.candidate.method, told)
@@ -215,8 +216,8 @@ def forecast(subject: Experiment, wrong: Bool[np.ndarray, " n"], tried: Sequence
     minutes = min(seconds) / len(batch) * rows * (settings.epochs + passes) / 60
     return (
         f"{int(wrong.sum())} of {rows} labels are replaced in a copy (seed {subject.request.seed}); will train once "
-        f"({settings.epochs} epochs) and take gradients of {len(tried)} methods ({passes} passes): about "
-        f"{max(minutes, 0.1):.1f} minutes; what is there already is not done again"
+        f"({settings.epochs} epochs) and compute gradients for {len(tried)} methods ({passes} passes): about "
+        f"{max(minutes, 0.1):.1f} minutes; finished work is reused"
     )
 
 

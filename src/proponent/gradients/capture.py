@@ -172,8 +172,8 @@ class Capture:
         grads = cast("tuple[Tensor | None, ...]", torch.autograd.grad(total, sources, allow_unused=True))
         if all(grad is None for grad in grads) or (headed and grads[-1] is None):
             raise RunError(
-                f"the loss of {type(self.model).__name__} does not depend on the layer that was to be captured: "
-                "its gradient cannot be taken there"
+                f"the loss of {type(self.model).__name__} does not depend on the captured layer: no gradient can be "
+                "computed there"
             )
         return list(grads)
 
@@ -209,8 +209,8 @@ class Capture:
             read.append(next(fits, -1))
         if -1 in read or set(read) != set(range(len(sides))):
             raise RunError(
-                f"{name} looks up other tokens than it is given (shifted, cut or padded inside): "
-                "proponent cannot say which token a gradient belongs to"
+                f"{name} embeds other tokens than its input (it shifts, truncates or pads the input): proponent "
+                "cannot assign gradients to tokens"
             )
         return read
 
@@ -218,17 +218,22 @@ class Capture:
         """Require one call of the head; a vocabulary head must return the logits, which determine its gradient."""
         name = type(self.model).__name__
         if len(taps.head_inputs) != 1:
-            raise RunError(f"{name} called its last linear layer {len(taps.head_inputs)} times: once is needed")
+            raise RunError(
+                f"{name} called its last linear layer {len(taps.head_inputs)} times: proponent supports only one call"
+            )
         if vocabulary is None:
             given, wanted = taps.head_outputs[0].detach(), logits.detach()
             gap = (given - (wanted if given.dim() == 2 else wanted[:, None])).nan_to_num().abs().amax(-1)
             if float((gap if given.dim() == 2 else gap.amin(1)).max()) > 1e-4:
-                raise RunError(f"the last linear layer of {name} does not give the logits: it cannot be captured")
+                raise RunError(
+                    f"the last linear layer of {name} does not compute the logits: proponent cannot capture its "
+                    "gradient"
+                )
             return
         if not gives_logits(self.model, vocabulary, taps.head_inputs[0], logits):
             raise RunError(
-                f"{name} scales, caps or cuts the output of its vocabulary head: "
-                "proponent cannot take that head's gradient; use path 'input'"
+                f"{name} scales, caps or cuts the output of its vocabulary head: proponent cannot compute the "
+                "gradient of that head; use path 'input'"
             )
 
 

@@ -51,8 +51,8 @@ def dry_run(model: nn.Module, size: int, *, decoding: bool) -> DryRun:
         if not decoding:
             raise
         raise RunError(
-            f"{type(model).__name__} does not run on a text and a target as other encoder-decoders do ({error}): "
-            "proponent cannot say which of them a layer reads; choose tracin-we, tracin-we-adam or tracin-last"
+            f"{type(model).__name__} cannot be run on a text and a target like other encoder-decoders ({error}): "
+            "proponent cannot tell which of them a layer reads; choose tracin-we, tracin-we-adam or tracin-last"
         ) from error
     finally:
         for handle in handles:

@@ -60,7 +60,7 @@ def conjugate_gradient(
         curved = (direction * turned).sum(1)
         going = squares > tolerance**2 * sizes
         if bool((curved[going] <= 0).any()):
-            raise DivergedError(f"conjugate gradient met a direction of negative curvature at step {step + 1}")
+            raise DivergedError(f"conjugate gradient found a direction of negative curvature at step {step + 1}")
         size = torch.where(going, squares / torch.where(going, curved, 1.0), 0.0)[:, None]
         s, rest = s + size * direction, rest - size * turned
         fresh = (rest**2).sum(1)

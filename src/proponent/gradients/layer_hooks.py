@@ -170,4 +170,6 @@ class LayerHooks:
             plain = rms(module, x)
             close = [torch.allclose(made, plain * one, rtol=1e-3, atol=1e-5) for one in (gain, 1.0 + gain)]
         if not any(close):
-            raise RunError(f"{name} ({type(module).__name__}) does more than normalise and scale: leave it out")
+            raise RunError(
+                f"{name} ({type(module).__name__}) does more than normalize and scale: choose --layers without it"
+            )

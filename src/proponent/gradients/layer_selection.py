@@ -15,7 +15,7 @@ from proponent.gradients.model_parts import lookups, vocabulary_head
 from proponent.suggest import nearest
 
 GROUPS = {
-    "all": "every layer that there is a rule for",
+    "all": "every supported layer",
     "embeddings": "every embedding table",
     "linear": "every linear and convolutional layer",
     "blocks": "every layer of the transformer blocks",
@@ -55,12 +55,12 @@ class Choice:
         other = self.total - self.covered - self.vectors - self.unruled_size
         parts: list[str] = []
         if other:
-            parts.append(f"other layers ({other:,}, by choice)")
+            parts.append(f"other layers ({other:,}, not selected)")
         if self.vectors:
-            parts.append(f"biases and gains ({self.vectors:,}, by choice)")
+            parts.append(f"biases and gains ({self.vectors:,}, not selected)")
         if self.unruled:
             some = ", ".join(self.unruled[:4]) + (f" and {len(self.unruled) - 4} more" if len(self.unruled) > 4 else "")
-            parts.append(f"no rule for {some} ({self.unruled_size:,})")
+            parts.append(f"unsupported: {some} ({self.unruled_size:,})")
         who = "the adapter's parameters" if self.adapter else "trainable parameters"
         return f"{self.covered / max(self.total, 1):.1%} of {who}; skipped: {'; '.join(parts) or 'none'}"
 
@@ -111,7 +111,7 @@ class _Chooser:
         self.stacks = _stacks(self.names, model, decoding=decoding)
         self.linear = [one.name for one in self.layers if not is_vector(one.rule) and not _is_table(one.module)]
         if not self.layers:
-            raise RunError(f"{type(model).__name__} has no layer that proponent can take a gradient of")
+            raise RunError(f"{type(model).__name__} has no layer whose gradient proponent can compute")
 
     def choice(self, wanted: tuple[str, ...], *, rows: bool, closed: bool) -> Choice:
         """Resolve groups and patterns."""
@@ -123,9 +123,7 @@ class _Chooser:
             exact[id(self.vocabulary.weight)] = self.vocabulary.weight
         blocks = self._blocks(layers, exact)
         if not blocks and not exact:
-            raise InputError(
-                f"layers {', '.join(wanted)}: only biases and gains are in them: score those too (biases=True)"
-            )
+            raise InputError(f"layers {', '.join(wanted)}contain only biases and gains: include them with biases=True")
         return self._counted(blocks, layers, exact, (by_rows, by_head))
 
     def _looks_up(self, layer: _Layer) -> bool:
@@ -210,7 +208,7 @@ class _Chooser:
         names = group() if group is not None else [name for name in self.names if _matches(name, one)]
         if not names:
             near = nearest(one, [*GROUPS, *self.names])
-            why = "is a group that this model has no layer of" if group is not None else f"matches no layer{near}"
+            why = "is a group that has no layers in this model" if group is not None else f"matches no layer{near}"
             raise InputError(f"layers {one!r} {why}; groups: {', '.join(GROUPS)}")
         return names
 

@@ -57,26 +57,27 @@ class LayerVectors:
         lines = [f"{self.method.name} scores {self.choice.description()}"]
         some, all_of = self.projection.projected, len(self.choice.blocks)
         if self.choice.exact and (some or not all_of):
-            lines.append(f"{', '.join(self.choice.exact)}: kept in factors, so that products are exact")
+            lines.append(f"{', '.join(self.choice.exact)}: stored as factors, so dot products are exact")
         if not all_of:
             return lines
         if some and spec is not None and spec.basis == "principal":
             lines.append(
-                f"{some} of {all_of} layers are projected to {spec.width} numbers a side, along the leading "
-                "directions of their gradients where a side is not too wide for them: a low rank, not an average"
+                f"{some} of {all_of} layers are projected to {spec.width} dimensions per side, onto the leading "
+                "directions of their gradients where a side is not too wide: a low-rank approximation, not an "
+                "unbiased estimate"
             )
         elif some and spec is not None:
             lines.append(
-                f"{some} of {all_of} layers are projected at random to {spec.width} numbers a side (seed "
-                f"{spec.seed}): their products hold on average, with an error of about "
-                f"{1 / int(spec.width):.1%} of the product of the norms in each layer"
+                f"{some} of {all_of} layers are randomly projected to {spec.width} dimensions per side (seed "
+                f"{spec.seed}): their dot products are unbiased, with an error of about {1 / int(spec.width):.1%} of "
+                "the product of the norms in each layer"
             )
         else:
-            lines.append("gradients of layers are kept in full: products are exact")
+            lines.append("gradients of layers are stored in full: dot products are exact")
         if some and self.choice.tables and spec is not None and spec.basis == "random":
             lines.append(
-                f"{', '.join(self.choice.tables)}: a table over the vocabulary that is projected, too: its part of "
-                "the scores is rough"
+                f"{', '.join(self.choice.tables)}: a table over the vocabulary that is also projected: its part of "
+                "the scores is imprecise"
             )
         return lines
 

@@ -135,7 +135,7 @@ def embedding_scale(module: nn.Embedding) -> float:
         close = 1e-5 * float(output.abs().max())
         if scale == 0.0 or not torch.allclose(output, scale * table, rtol=1e-3, atol=close):
             raise RunError(
-                f"the input embedding {type(module).__name__} does more than look up and scale: "
-                "proponent cannot take its gradient exactly"
+                f"the input embedding {type(module).__name__} does more than look up and scale: proponent cannot "
+                "compute its exact gradient"
             )
     return 1.0 if abs(scale - 1.0) < 1e-6 else scale

@@ -110,7 +110,9 @@ class Build:
                 self._finish(one)
         # Other processes work at the same time: only a check after its last shard shows a process whether all are done.
         if not all(self.worker.complete(self.writer, one) for one in self.cuts):
-            self.options.say("this share of the shards is done; the index is sealed once the other shares are")
+            self.options.say(
+                "this share of the shards is finished; the index is complete when the other shares are finished"
+            )
             return ()
         if self.worker.follows:
             with self.clock("tables"), self.writer.leases.whole():
@@ -120,7 +122,9 @@ class Build:
         with self.clock("seal"):
             skipped = self.worker.skipped(self.writer, self.cuts)
         if len(skipped) == len(self.examples):
-            raise InputError(f"no row of {self.examples.name} has a finite loss and gradient: is the run broken?")
+            raise InputError(
+                f"no row of {self.examples.name} has a finite loss and gradient: check the weights of the run"
+            )
         self.writer.seal(skipped, self._notes(skipped), self.clock.seconds, peak_memory() or 0)
         return skipped
 
@@ -145,7 +149,7 @@ class Build:
             self._plan(),
             append=addition if self.options.append else None,
             repair=self.options.repair,
-            waiting=lambda: self.options.say(f"another process holds {folder}: waiting for it"),
+            waiting=lambda: self.options.say(f"another process is using {folder}: waiting for it"),
         )
 
     def _source(self) -> Source:
@@ -274,23 +278,25 @@ class Build:
         added = "" if self.writer.base is None else f" of {self.examples.name}"  # equal notes of two sources merge
         if long:
             notes.append(
-                f"{long} training texts{added} reach the limit of {self.encoder.max_length} tokens; "
-                "the rest was not read"
+                f"{long} training texts{added} reach the limit of {self.encoder.max_length} tokens; tokens after the "
+                "limit were ignored"
             )
         if self.run.info.adapter and self.writer.plan.shown_path is not None:
             notes.append(
                 "this run is an adapter: its word embeddings were not trained, so embedding gradients are a proxy"
             )
         if self.spec.path == "input" and self.spec.tied:
-            notes.append("path input: the head shares the embedding's table, and its part of the gradient is left out")
+            notes.append(
+                "path input: the head shares the embedding's table, and the head's part of the gradient is left out"
+            )
         notes += self._appended_notes()
         if self._directed and len(self.checkpoints) < FEW * len({one.id.run for one in self.checkpoints}):
             notes.append(
-                f"checkpoints used: {len(self.checkpoints)}; {self.method.name} is at its best with about ten of each "
-                "run (proponent train --checkpoints 10, proponent.Recorder(checkpoints=10))"
+                f"checkpoints used: {len(self.checkpoints)}; {self.method.name} works best with about ten checkpoints "
+                "per run (proponent train --checkpoints 10, proponent.Recorder(checkpoints=10))"
             )
         if self.options.rows != "fp32":
-            notes.append(f"gradient rows are kept as {self.options.rows} with one scale each: scores are rounded")
+            notes.append(f"gradient rows are stored as {self.options.rows} with one scale each: scores are rounded")
         return notes
 
     def _appended_notes(self) -> Iterator[str]:
@@ -317,7 +323,9 @@ class Build:
         if not isinstance(self.method, Retaken):
             return []
         choice = chosen_layers(self.method, self.run, model)
-        return [f"{self.method.name} scores {choice.description()}; no gradient is kept: queries take them again"]
+        return [
+            f"{self.method.name} scores {choice.description()}; no gradients are stored: each query computes them again"
+        ]
 
     def _fitted_notes(self) -> list[str]:
         """Describe what was fitted."""

@@ -33,7 +33,7 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
         return Default(
             TUNED,
             f"method {TUNED}: the default for a classifier that was fine-tuned from a pretrained model ({initial}), "
-            f"for which the word embedding measured badly (to look there all the same: --method {BEST})",
+            f"where the word embedding gave poor rankings in measurements (to use it anyway: --method {BEST})",
         )
     if second_moment == "recorded" and not run.info.adapter and _from_scratch(run):
         return Default(SCRATCH, f"method {SCRATCH}: the default for a classifier that was trained from scratch")
@@ -42,14 +42,14 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
     if second_moment == "recorded" and lacking and run.info.adapter:
         return Default(
             PLAIN,
-            f"method {PLAIN}: an adapter leaves the word embedding as it is, so that no second moments of it are "
-            f"recorded, which {BEST}, the better method, needs: choose --second-moment estimate for that",
+            f"method {PLAIN}: an adapter does not train the word embedding, so its second moments are not recorded; "
+            f"{BEST}, the better method, needs them: choose --second-moment estimate",
         )
     if second_moment == "recorded" and lacking:
         return Default(
             PLAIN,
-            f"method {PLAIN}: {lacking[0].path} recorded no second moments, which {BEST}, the better method, needs: "
-            "train with proponent.Recorder(), or choose --second-moment estimate",
+            f"method {PLAIN}: {lacking[0].path} has no recorded second moments; {BEST}, the better method, needs "
+            "them: train with proponent.Recorder(), or choose --second-moment estimate",
         )
     return Default(BEST, f"method {BEST}: the default for a classifier whose second moments are known")
 

@@ -138,7 +138,7 @@ class ExplanationBuilder:
         store = self.store
         lists, reasons = self._baselines.lists(queries.texts(row), k, where.mask(store)) if baselines else ({}, [])
         if baselines and queries.against is not None:
-            reasons = ["the baselines rank for the label alone, not against the other one", *reasons]
+            reasons = ["the baselines rank for the label only, without the label that it is compared with", *reasons]
         before = [*self._banners(where), *notes, *store.manifest.notes]
         return explanation(
             self._source(),

@@ -53,7 +53,7 @@ class FastIF(Scorer[QueryBatch]):
 
     def notes(self, queries: QueryBatch, row: int, *, found: bool) -> list[str]:
         """Describe how one query was solved, and which examples were compared."""
-        whole = "the query has no words here: shares are by the words of the training example"
+        whole = "shares are split by the words of the training example only, not by query words"
         solved = [line for one in self.solvers.values() for line in self._solved(one, queries, row)]
         return [*solved, self.nearest.description(), whole, *super().notes(queries, row, found=found)]
 

@@ -37,10 +37,11 @@ class Nearest:
         if self._by_signal:
             return (
                 f"candidates: the {most:,} of {n:,} training examples whose error signal and mean last hidden state "
-                f"together are most like the query's, or most opposed to it{summed}; the others were not scored"
+                f"together are most similar or most opposite to those of the query{summed}; the other examples were "
+                "not scored"
             )
         return (
-            f"candidates: the {most:,} of {n:,} training examples nearest by their mean last hidden state{summed}; "
+            f"candidates: the {most:,} of {n:,} training examples with the nearest mean last hidden states{summed}; "
             "examples outside the candidates were not scored; opponents are often among them"
         )
 

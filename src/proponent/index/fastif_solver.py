@@ -158,7 +158,7 @@ class Solver:
             float(torch.nn.functional.cosine_similarity(first, second).min())
             for first, second in combinations(parts, 2)
         ]
-        alike = f", which agree to a cosine of {min(cosines):.3f} at least" if cosines else ""
+        alike = f", with a pairwise cosine of at least {min(cosines):.3f}" if cosines else ""
         change = max(change for _, change in made)
         return torch.stack(parts).mean(0), [
             f"LiSSA: the mean of {solver.runs} runs of {solver.depth} steps over {self._sample} texts{alike}; the last "
@@ -183,8 +183,8 @@ class Solver:
                 f"{self.method.damping:g}, such as --set damping={10 * max(self.method.damping, 1e-3):g}"
             ) from error
         return made.s, [
-            f"conjugate gradient on the Hessian of {len(places)} training texts: {made.steps} steps, "
-            f"{made.change:.1e} of the gradient left"
+            f"conjugate gradient on the Hessian of {len(places)} training texts: {made.steps} steps, relative "
+            f"residual {made.change:.1e}"
         ]
 
     @cached_property
@@ -194,8 +194,8 @@ class Solver:
         found = MARGIN * max(self._eigenvalues())
         if not np.isfinite(found) or found <= 0.0:
             raise InputError(
-                f"the Hessian of {', '.join(self.method.names)} is zero on the batches looked at: {self.method.name} "
-                "has nothing to solve (name other --layers)"
+                f"the Hessian of {', '.join(self.method.names)} is zero on the sampled batches: {self.method.name} "
+                "cannot solve with it (choose other --layers)"
             )
         return found
 

@@ -50,7 +50,7 @@ class Aggregate:
             raise InputError(f"unknown aggregation {self.how!r}: choose one of {', '.join(RULES)}")
         wrong = [one for one in self.over if one not in get_args(Axis)]
         if wrong:
-            raise InputError(f"{wrong[0]!r} cannot vote: choose among {', '.join(get_args(Axis))}")
+            raise InputError(f"{wrong[0]!r} cannot vote: choose from {', '.join(get_args(Axis))}")
         if self.k <= 0:
             raise InputError(f"k is {self.k:g}: give a share of the training set up to 1, or a number of examples")
 
@@ -62,7 +62,7 @@ class Aggregate:
     def alone(self) -> "Aggregate":
         """Refuse a choice of queries if each query is explained separately."""
         if self.correct:
-            raise InputError("which queries count is a choice for a group of them (--group, explain_group)")
+            raise InputError("the choice of queries that count needs a group of queries (--group, explain_group)")
         return self
 
 
@@ -106,7 +106,7 @@ class QueryGroup(QueryBatch):
     def notes(self, row: int) -> list[str]:  # noqa: ARG002, D102
         cut = sum(bool(self.whole.notes(one)) for one in self.rows)
         return (
-            [f"{cut} of {len(self.rows)} texts of the group were cut: the model does not read them whole"]
+            [f"{cut} of {len(self.rows)} texts of the group were truncated: the model does not read them completely"]
             if cut
             else []
         )
@@ -132,24 +132,25 @@ class Grouping:
         """Refuse to aggregate scores that are solved query by query."""
         if not self._scorer.joins:
             raise InputError(
-                f"{self.store.plan.method.name} solves for every query anew and compares each with candidates of its "
-                "own: it has no groups, ranks or votes (ask one by one, or take ekfac or influence-last)"
+                f"{self.store.plan.method.name} solves for each query separately and compares it with its own "
+                "candidates: it does not support groups, ranks or votes (explain the queries one by one, or use "
+                "ekfac or influence-last)"
             )
 
     def rows(self, batch: QueryBatch, rows: Sequence[int], rule: Aggregate) -> list[int]:
         """Select the queries that count."""
         self._check()
         if not rows:
-            raise InputError("no query was given: there is nothing to join")
+            raise InputError("no query was given: give at least one")
         if not rule.correct:
             return list(rows)
         if not self.store.plan.labels:
-            raise InputError("only a classifier's queries can be predicted correctly, and this run is a language model")
+            raise InputError("only a classifier predicts queries correctly or not, and this run is a language model")
         if all(query.label is None for query in batch.queries):
-            raise InputError("which queries are predicted correctly is not known: give their labels")
+            raise InputError("correct predictions are unknown without labels: give the labels of the queries")
         found = [row for row in rows if batch.labels[row] == batch.predicted[row]]
         if not found:
-            raise InputError("no query is left to aggregate over: the model predicts none of them correctly")
+            raise InputError("no queries are left to aggregate: the model predicts none of them correctly")
         return found
 
     def scores(self, batch: QueryBatch, rows: Sequence[int], rule: Aggregate) -> tuple[Float[np.ndarray, " n"], int]:
@@ -181,23 +182,23 @@ class Grouping:
         who += f", each by {voters // queries:,} {' and '.join(rule.over)})" if voters > queries else ")"
         if rule.how == "rank":
             return [
-                f"rank: over {who}, the mean number of training examples with a smaller score, less the middle "
-                f"({middle:g}): above 0 is the upper half; a rank has no words"
+                f"rank: mean over {who} of the number of training examples with a smaller score, minus the middle "
+                f"({middle:g}): above 0 is the upper half; ranks are not split by word"
             ]
         if rule.how == "vote":
             first = rule.k * n if rule.k <= 1 else rule.k
             return [
-                f"vote: over {who}, minus the places among the lowest {first:g} of {n:,} training examples: a vote "
-                "names what hurt and never what helped, and has no words"
+                f"vote: {who} give negative points to their lowest {first:g} of {n:,} training examples: votes find "
+                "only examples that hurt, never examples that helped, and are not split by word"
             ]
         name = self.store.plan.method.name
-        return [] if self._scorer.linear else [f"{name}: the mean over {queries:,} queries has no words"]
+        return [] if self._scorer.linear else [f"{name}: the mean over {queries:,} queries is not split by word"]
 
 
 def _describe_texts(texts: Sequence[Example]) -> str:
     lines = [" / ".join(one.parts) if one.label is None else f"{one.label}: {' / '.join(one.parts)}" for one in texts]
     more = [f"... and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
-    return "\n".join([f"{len(lines):,} queries, asked as one:", *lines[:SHOWN], *more])
+    return "\n".join([f"{len(lines):,} queries, explained as one group:", *lines[:SHOWN], *more])
 
 
 def _numbered(lists: Sequence[tuple[Word, ...]]) -> tuple[tuple[Word, ...], list[np.ndarray]]:

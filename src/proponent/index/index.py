@@ -39,7 +39,7 @@ class Index:
 
     Raises:
         InputError: there is no finished index.
-        DamagedError: its files are not what was written.
+        DamagedError: its files differ from what was written.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Index:
         if plan.word_rules != splitter.RULES:
             raise MismatchError(
                 f"{path} was built with word rules {plan.word_rules}, this Python has {splitter.RULES} (another "
-                "Unicode version): ask it with the Python that built it, or build it again"
+                "Unicode version): use the Python version that built it, or build it again"
             )
 
     def __len__(self) -> int:
@@ -222,7 +222,11 @@ class Index:
         rows = grouping.rows(batch, range(len(queries)), rule)
         self.say("comparing with the training examples")
         group, with_words = QueryGroup(batch, rows, linear=linear), rule.how == "mean" and linear
-        notes = [f"{len(rows)} of {len(queries)} queries count: those that the model predicts"] if rule.correct else []
+        notes = (
+            [f"{len(rows)} of {len(queries)} queries are used: those that the model predicts correctly"]
+            if rule.correct
+            else []
+        )
         if with_words:
             (ranking,) = self._scorer.top(group, [0], k, where)
         else:
@@ -358,7 +362,7 @@ class Index:
     def _ask(self, queries: Sequence[Example], against: AnyLabel | None, k: int = 1) -> QueryBatch:
         """Compute the gradients of some queries; those of the last single query are cached."""
         if not isinstance(cast("object", k), int | np.integer) or k < 1:
-            raise InputError(f"k is {k!r}: ask for at least one hit")
+            raise InputError(f"k is {k!r}: it must be at least 1")
         key = repr((queries, against))
         if self._last is None or self._last[0] != key:
             self._last = (key, self._take(queries, against))

@@ -55,14 +55,14 @@ class LoadedRun:
         plan = self.store.plan
         if plan.trust_remote_code and not self._trust_remote_code:
             raise InputError(
-                f"the run of {self.store.folder} needs code that comes with its model: if you trust it, allow it with "
+                f"the run of {self.store.folder} needs custom code from its model: if you trust it, allow it with "
                 "--trust-remote-code (trust_remote_code=True)"
             )
         gone = next((one for one in self._folders if not one.exists()), None)
         if gone is not None:
             raise RunError(
-                f"no run at {gone}, from which {self.store.folder} was built: "
-                "if it has moved, say where it is with --run (run=)"
+                f"no run at {gone}, the run that {self.store.folder} was built from: if it has moved, give its new "
+                "folder with --run (run=)"
             )
         runs = [
             Run.from_pretrained(one, tokenizer=plan.tokenizer, trust_remote_code=self._trust_remote_code)
@@ -73,9 +73,9 @@ class LoadedRun:
             found = value if name.split()[0] in {"moments", "queries"} else run.fingerprints.get(name, "missing")
             if found != value:
                 raise MismatchError(
-                    f"the run in {self._folders[0]} is not the one that {self.store.folder} was built from: "
-                    f"its {name} is {found[:12]}, not {value[:12]}: "
-                    "point to the right run with --run, or build the index again"
+                    f"the run in {self._folders[0]} is not the run that {self.store.folder} was built from: its "
+                    f"{name} is {found[:12]}, not {value[:12]}: give the right run with --run, or build the index "
+                    "again"
                 )
         return run
 
@@ -119,8 +119,8 @@ class LoadedRun:
             taken = len(blocks)
         # earlier versions stored the word embedding apart from the layers with a preconditioner
         raise MismatchError(
-            f"{self.store.folder} keeps {len(kept)} layers, and {method.name} takes {taken} since a "
-            "preconditioner works on the word embedding, too: build the index again"
+            f"{self.store.folder} stores {len(kept)} layers, but {method.name} now uses {taken}, because a "
+            "preconditioner also works on the word embedding: build the index again"
         )
 
     def _model(self, step: CheckpointId) -> nn.Module:

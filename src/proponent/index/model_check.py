@@ -48,8 +48,8 @@ def check_model(
     full = isinstance(method, Gradients) and method.projection is None
     if given is not None and given.basis == "principal" and full:
         raise InputError(
-            f"basis=principal says what layers are projected to, and {method.name} keeps those of this model in full: "
-            "give a width, such as --project 16, or leave it out"
+            f"basis=principal is for projected layers, and {method.name} stores the layers of this model in full: "
+            "give a width, such as --project 16, or leave basis out"
         )
     spec = GradientSpec.of_index(method, run, model, closed_head=closed_head)
     layers = LayerVectors.of(spec.choice, method)
@@ -62,7 +62,7 @@ def check_model(
         if queries or one.stage != "query":
             one.check(facts)
     if options.rows != "fp32" and not spec.rows:
-        raise InputError(f"--rows {options.rows} is about rows of the word embedding, and {method.name} keeps none")
+        raise InputError(f"--rows {options.rows} is for rows of the word embedding, and {method.name} stores none")
     return CheckedMethod(method, spec, layers, shapes, table, fitters, facts)
 
 
@@ -70,20 +70,20 @@ def _problems(method: Term, run: Run, model: nn.Module) -> Iterator[str]:
     name, task = method.name, run.task
     if isinstance(method.objective, MaskedLoss) and not task.masks:
         yield (
-            f"{name} draws masks (masked-loss), and this run is no masked language model: leave mask_share and "
+            f"{name} draws masks (masked-loss), and this run is not a masked language model: leave mask_share and "
             "mask_seed out"
         )
     if isinstance(method, Retaken) and method.nearest == "signal" and not task.labels:
         yield (
-            f"{name} with nearest=signal compares a classifier's error signals, and this run is no classifier: choose "
-            "--set nearest=features"
+            f"{name} with nearest=signal compares the error signals of a classifier, and this run is not a "
+            "classifier: choose --set nearest=features"
         )
     gradient = method.gradient if isinstance(method, Gradients) else method
     if isinstance(gradient, Layers | Retaken) and not gradient.names:
-        yield f"{name} names no layers: give some with --layers (groups, or patterns over names)"
+        yield f"{name} needs layers: choose them with --layers (groups, or patterns over names)"
     refit = isinstance(method, Gradients) and method.prepare is not None  # the representer refit has its own refusals
     if isinstance(method.objective, Logit) and not task.labels and not refit:
-        yield f"{name} takes the logit of a label, and this run has no labels: leave measure=logit out"
+        yield f"{name} uses the logit of a label, and this run has no labels: leave measure=logit out"
     if isinstance(method, Gradients) and isinstance(gradient, EmbeddingRows):
         yield from _path_problems(method, gradient, model, decoding=task.decodes)
 
@@ -99,12 +99,12 @@ def _path_problems(method: Gradients, rows: EmbeddingRows, model: nn.Module, *, 
     if tied and rows.path != "input":
         if len(word_tables(model, decoding=decoding)) > 1:
             yield (
-                "encoder and decoder of this model have a table each, and the head shares the decoder's: choose --path "
-                "input (the head's part is then left out; tracin-last gives it)"
+                "encoder and decoder of this model have separate embedding tables, and the head shares the "
+                "decoder's: choose --path input (the head's part is then left out; tracin-last gives it)"
             )
         if rows.direction is None and (method.scales_train or rows.selects_rows):
             yield (
-                f"{method.name} works on the rows of the embedding alone, and this model's head shares its table: "
+                f"{method.name} works only on the rows of the embedding, and this model's head shares its table: "
                 "choose --path input (the head's part is then left out, and the answer says so)"
             )
 

@@ -62,11 +62,11 @@ class Options:
                 raise InputError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
         for step in self.steps or ():
             if not isinstance(cast("object", step), Real):
-                raise InputError(f"steps hold {step!r}: a step is a whole number")
+                raise InputError(f"steps contains {step!r}: a step must be a whole number")
         if self.batch_size < 1:
-            raise InputError(f"--batch-size {self.batch_size}: a batch holds at least one example")
+            raise InputError(f"--batch-size {self.batch_size}: it must be at least 1")
         if self.segment_rows < 1:
-            raise InputError(f"--segment-rows {self.segment_rows}: a segment holds at least one example")
+            raise InputError(f"--segment-rows {self.segment_rows}: it must be at least 1")
         if not 0.0 <= self.max_bad_rows <= 1.0:
             raise InputError(f"--max-bad-rows {self.max_bad_rows}: give a share of the rows, from 0 to 1")
         if self.steps is not None and not self.steps:

@@ -115,8 +115,8 @@ def refuse_ids(known: list[str], folder: Path, examples: Examples) -> None:
     """Refuse to append rows whose ids an index already contains."""
     if known:
         raise DataError(
-            f"{len(known)} ids of {examples.name} are in {folder} already ({', '.join(known[:5])}): name a column with "
-            "ids of their own with --id-column, or delete the old rows first"
+            f"{len(known)} ids of {examples.name} are in {folder} already ({', '.join(known[:5])}): choose a column "
+            "with unique ids with --id-column, or delete the old rows first"
         )
 
 
@@ -135,7 +135,7 @@ def refuse_empty_share(text: str | None, cuts: Sequence[SegmentPlan]) -> None:
     share, count = shard_of(text), sum(len(one.planned.shards) - 1 for one in cuts)
     if share is not None and share[0] >= count:
         held = "is 1 shard" if count == 1 else f"are {count} shards"
-        raise InputError(f"--shard {text}: there {held} to share, so this share is empty: leave it out")
+        raise InputError(f"--shard {text}: there {held} to share, so this share is empty: leave --shard out")
 
 
 def planned_blocks(layers: LayerVectors | None) -> list[PlannedBlock]:

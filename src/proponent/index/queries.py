@@ -35,30 +35,30 @@ def check_queries(queries: Sequence[Example]) -> None:
         where = named(queries, row)
         for part in cast("tuple[object, ...]", query.parts):
             if not isinstance(part, str):
-                raise InputError(f"{where} is no text but {type(part).__name__}: give a str")
+                raise InputError(f"{where} must be a str, not {type(part).__name__}")
         whole = "".join(query.parts)
         if not whole.strip():
             raise InputError(f"{where} is empty: there is nothing to explain")
         if query.target is not None and not query.target.strip():
-            raise InputError(f"the target of {where} is empty: name the part that counts, or leave the target out")
+            raise InputError(f"the target of {where} is empty: give the completion, or leave the target out")
         if "\0" in whole:
-            raise InputError(f"{where} holds a NUL character: remove it")
+            raise InputError(f"{where} contains a NUL character: remove it")
         try:
             whole.encode()
         except UnicodeEncodeError as error:
             raise InputError(
-                f"{where} holds bytes that are not UTF-8 (character {error.start}): convert it first"
+                f"{where} contains bytes that are not UTF-8 (character {error.start}): convert it first"
             ) from error
 
 
 def check_against(against: AnyLabel | None, method: str, labels: Labels, *, contrasts: bool) -> None:
     """Refuse a second class if classes are not compared."""
     if against is not None and not contrasts:
-        raise InputError(f"{method} does not compare two labels: ask without `against`")
+        raise InputError(f"{method} does not compare two labels: leave `against` out")
     if against is not None and not labels:
         raise InputError(
-            "`against` compares two labels, and this run is a language model: "
-            "give the part that counts as target instead"
+            "`against` compares two labels, and this run is a language model: give the completion to explain as "
+            "target instead"
         )
 
 
@@ -124,8 +124,8 @@ class QueryBatch:
         labels, predicted, probabilities = labels_of(last, queries, encoded, size)
         if other is not None and other in labels:
             raise InputError(
-                f"`against` is {against!r}, and so is the label of {named(queries, labels.index(other))} "
-                "(without a label, the predicted class): name two different classes"
+                f"`against` is {against!r}, and so is the label of {named(queries, labels.index(other))} (without a "
+                "label, the predicted class): choose two different classes"
             )
         return cls(queries, encoded, labels, other, predicted, probabilities)
 
@@ -206,7 +206,7 @@ class QueryBatch:
         second = "the second text" if self.queries[row].target is None else "the target"
         cuts = {"the text": one.truncated_at, second: one.pair_truncated_at}
         notes = [
-            f"{name} was cut at character {place}: the model {left}"
+            f"{name} was truncated at character {place}: the model {left}"
             for name, place in cuts.items()
             if place is not None
         ]
@@ -218,7 +218,7 @@ class QueryBatch:
         if one.targets is None or one.start is not None or query.target is not None:
             return []
         places = sorted({int(word) for word in one.words[one.counted] if word >= 0})
-        return ["masked, to be guessed: " + ", ".join(self.words(row)[place].text for place in places)]
+        return ["masked and predicted: " + ", ".join(self.words(row)[place].text for place in places)]
 
     def view(self, row: int, labels: Labels) -> QueryView:
         """Return one query as the explanation shows it."""

@@ -85,7 +85,10 @@ def _example(query: Query, row: int) -> Example:
         return Example(str(row), row, query)  # `check_queries` refuses anything but text
     unknown = next((name for name in query if name not in _FIELDS), None)
     if unknown is not None:
-        raise InputError(f"query {row} has the field {unknown!r}{nearest(str(unknown), _FIELDS)}: {', '.join(_FIELDS)}")
+        raise InputError(
+            f"query {row} has the unknown field {unknown!r}{nearest(str(unknown), _FIELDS)}; fields: "
+            f"{', '.join(_FIELDS)}"
+        )
     if "text" not in query:
         raise InputError(f"query {row} has no text: give a dict with the key 'text'")
     identity = query.get("id")

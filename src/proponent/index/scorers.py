@@ -128,10 +128,10 @@ class GradientScorer(Scorer[QueryBatch]):
         top = gradient.top if isinstance(gradient, EmbeddingRows) else None
         if not (plan.by_token and self.linear) or self._shares_a_token(queries, row):
             return [*super().notes(queries, row, found=found), *self._unseen(queries, row)]
-        left = "what is left comes from special tokens alone" if found else "nothing to show"
+        left = "the remaining score comes only from special tokens" if found else "nothing to show"
         if top is None:
             return [f"no token of this text occurs in the training set: {left}"]
-        return [f"none of the tokens that {plan.method.name} keeps of this text is kept of a training text: {left}"]
+        return [f"{plan.method.name} keeps no token of this text that it also keeps of a training text: {left}"]
 
     def _unseen(self, queries: QueryBatch, row: int) -> Iterator[str]:
         """Name the words that match nothing and yet count in the norm of a query whose tokens are weighed by idf."""
@@ -141,8 +141,8 @@ class GradientScorer(Scorer[QueryBatch]):
         if rows is None or not isinstance(gradient, EmbeddingRows) or gradient.direction is None:
             return
         unseen = rows.words[~np.isin(rows.ids, list(self._tokens(step)))]
-        found = [queries.words(row)[word].text for word in np.unique(unseen[unseen >= 0]).tolist()]
-        named = list(dict.fromkeys(found))
+        places: list[int] = np.unique(unseen[unseen >= 0]).tolist()
+        named = list(dict.fromkeys(queries.words(row)[place].text for place in places))
         if named:
             more = f" and {len(named) - 5} more" if len(named) > 5 else ""
             yield f"tokens of these words are in no training text and match nothing: {', '.join(named[:5])}{more}"

@@ -19,13 +19,12 @@ def base_of(folder: Path) -> str:
     base = base_model(folder)
     if base is None:
         raise RunError(
-            f"the adapter in {folder} does not say which base model it belongs to: "
-            f"set base_model_name_or_path in {ADAPTER_SETTINGS}"
+            f"the adapter in {folder} does not name its base model: set base_model_name_or_path in {ADAPTER_SETTINGS}"
         )
     home = Path(base)
     if not home.is_dir() and (home.is_absolute() or base.startswith(".") or base.count("/") > 1):
         raise RunError(
-            f"the base model of the adapter in {folder} is not at {base} any more: if it has moved, set "
+            f"the base model of the adapter in {folder} is no longer at {base}: if it has moved, set "
             f"base_model_name_or_path in {folder / ADAPTER_SETTINGS}"
         )
     if (home / ADAPTER_SETTINGS).is_file():
@@ -50,7 +49,7 @@ def adapter_task(folder: Path, settings: dict[str, Any], config: Any) -> type[Ta
     except RunError as error:
         raise RunError(
             f"the adapter in {folder} has no task type, and its base class {named or '(not named)'} has no head that "
-            f"proponent knows: set task_type in {folder / ADAPTER_SETTINGS} to one of {', '.join(map(str, known))}"
+            f"proponent supports: set task_type in {folder / ADAPTER_SETTINGS} to one of {', '.join(map(str, known))}"
         ) from error
 
 
@@ -62,8 +61,8 @@ def refuse_adapter(folder: Path, settings: dict[str, Any]) -> None:
     kind = str(settings.get("peft_type"))
     if "PROMPT" in kind or kind in {"PREFIX_TUNING", "P_TUNING", "CPT"}:
         raise RunError(
-            f"the adapter in {folder} puts trained vectors before the text ({kind}), which proponent does not support: "
-            "LoRA and its kin are"
+            f"the adapter in {folder} puts trained vectors before the text ({kind}), which proponent does not "
+            "support: train a LoRA adapter instead"
         )
     if settings.get("trainable_token_indices"):
         raise RunError(
@@ -80,7 +79,7 @@ def adapter_labels(folder: Path, base: str, config: Any) -> int:
     names = cast("list[str]", getattr(config, "architectures", None) or [])
     if not names or not names[0].endswith("ForSequenceClassification"):
         raise RunError(
-            f"neither the adapter in {folder} nor its base model {base} holds a trained classifier: "
-            "train the adapter with modules_to_save that names the head"
+            f"neither the adapter in {folder} nor its base model {base} contains a trained classifier: train the "
+            "adapter with modules_to_save that names the head"
         )
     return int(config.num_labels)

@@ -36,14 +36,14 @@ def kept(folder: Path, checkpoints: tuple[Checkpoint, ...]) -> Kept:
         like = [one for one in (checkpoints[-1], *checkpoints[:-1][::-1]) if _alike(own, weight_files(one.path))]
         if not like:
             return Kept(checkpoints, (), (_unlike(folder, checkpoints[-1]),))
-        found, why = like[0], f"the model that is kept in {folder}"
+        found, why = like[0], f"the model saved in {folder}"
     elif best is not None and _loads_best(folder):
-        found, why = best, "the best model, which load_best_model_at_end keeps"
+        found, why = best, "the best model (load_best_model_at_end)"
     else:
         return Kept(checkpoints)
     if found is checkpoints[-1]:
         return Kept(checkpoints)
-    return _cut(checkpoints, found, "the best one and " + why if found is best and own else why)
+    return _cut(checkpoints, found, "the best checkpoint and " + why if found is best and own else why)
 
 
 def _cut(checkpoints: tuple[Checkpoint, ...], found: Checkpoint, why: str) -> Kept:
@@ -51,16 +51,16 @@ def _cut(checkpoints: tuple[Checkpoint, ...], found: Checkpoint, why: str) -> Ke
     left = ", ".join(str(one.step) for one in checkpoints[place:])
     summed = ", ".join(str(one.step) for one in checkpoints[:place])
     note = (
-        f"the model is checkpoint-{found.step}, {why}: scores take checkpoints up to it ({summed}), and what was saved "
-        f"after it is left out (step {left}){OTHERS}"
+        f"the model is checkpoint-{found.step}, {why}: scores use the checkpoints up to it ({summed}), and later "
+        f"checkpoints are left out (step {left}){OTHERS}"
     )
     return Kept(checkpoints[:place], checkpoints[place:], (note,))
 
 
 def _unlike(folder: Path, last: Checkpoint) -> str:
     return (
-        f"the model that is kept in {folder} has the weights of none of its checkpoints: predictions and scores are "
-        f"those of checkpoint-{last.step}; give a folder without checkpoint-* to ask about that model alone"
+        f"the model saved in {folder} differs from all of its checkpoints: predictions and scores are those of "
+        f"checkpoint-{last.step}; to explain the saved model, give a folder without checkpoint-*"
     )
 
 

@@ -57,7 +57,7 @@ def discover(folder: Path) -> tuple[Checkpoint, ...]:
         require_weights(folder, "expected checkpoint-* folders, model.safetensors or " + ADAPTER_FILE)
         return _with_rates([_checkpoint(folder, _step_of(folder))])
     for _, path in numbered:
-        require_weights(path, "it was not saved whole, or not copied whole: remove that folder or restore it")
+        require_weights(path, "it was saved or copied incompletely: remove that folder or restore it")
     return _with_rates([_checkpoint(path, step) for step, path in numbered])
 
 
@@ -99,7 +99,7 @@ def _step_of(folder: Path) -> int:
         if path.is_file():
             step = read_settings(path).get(key, 0)
             if not isinstance(step, int) or step < 0:
-                raise RunError(f"{path} says that {key} is {step!r}: the run folder is damaged")
+                raise RunError(f"{path} has the value {step!r} for {key}: the run folder is damaged")
             return step
     match = _NUMBERED.fullmatch(folder.name)
     return int(match[1]) if match else 0
@@ -124,7 +124,7 @@ def _learning_rate(folder: Path, step: int) -> tuple[float, str]:
     if record.is_file():
         rate = _rate(read_settings(record).get("learning_rate"))
         if rate is None:
-            raise RunError(f"{record} holds no learning rate: the run folder is damaged or half copied")
+            raise RunError(f"{record} contains no learning rate: the run folder is damaged or incompletely copied")
         return rate, "recorded at the step (exact)"
     state = folder / "trainer_state.json"
     if not state.is_file():

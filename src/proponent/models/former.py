@@ -20,6 +20,6 @@ def former_note(folder: Path, checkpoints: Iterable[Path], names: Iterable[str])
     if not read:
         return []
     return [
-        f"records of the training in {folder} are read under the library's former name ({', '.join(sorted(read))}); "
-        f"a file named {NAME}... beside one of them would be read in its place"
+        f"training records in {folder} have the library's former name ({', '.join(sorted(read))}) and are read; a "
+        f"file named {NAME}... next to them would be read instead"
     ]

@@ -69,8 +69,8 @@ def load_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False
         raise
     except Exception as error:  # the loaders of models, safetensors and peft may raise anything
         raise RunError(
-            f"cannot load the model in {folder}: {first_line(error)}: the weights are damaged, or not of the "
-            "architecture that config.json names"
+            f"cannot load the model in {folder}: {first_line(error)}: the weights are damaged, or do not match the "
+            "architecture in config.json"
         ) from error
     model.requires_grad_(requires_grad=False)
     return model.float().eval()
@@ -80,8 +80,8 @@ def fresh_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = Fals
     """Create a model with a checkpoint's architecture, and weights drawn from torch's current random state."""
     if card.adapter:
         raise RunError(
-            f"the run in {folder} is a PEFT adapter, and the built-in retrainer trains whole models: "
-            "bring your own proponent.evaluate.Retrainer"
+            f"the run in {folder} is a PEFT adapter, and the built-in retrainer trains only complete models: use your "
+            "own proponent.evaluate.Retrainer"
         )
     quiet()
     config = _config(str(folder), trust_remote_code)
@@ -97,8 +97,8 @@ def starting_model(name: str, folder: Path, card: ModelInfo, *, trust_remote_cod
         model, _ = _loaded(name, card.task, trust_remote_code, **options)
     except Exception as error:  # the loaders of models may raise anything
         raise RunError(
-            f"cannot load the pretrained model {name}: {first_line(error)}: say from which weights the run started "
-            "with --initial"
+            f"cannot load the pretrained model {name}: {first_line(error)}: give the initial weights of the run with "
+            "--initial"
         ) from error
     return model.float()
 
@@ -123,8 +123,8 @@ def check_shift(model: torch.nn.Module, start: int | None, pad: int) -> None:
     wanted = [probe[-1] if start is None else start, *probe[:-1]]
     if own != wanted:
         raise RunError(
-            f"{type(model).__name__} shifts its targets in a way of its own ({probe} to {own}): proponent cannot say "
-            "which token a gradient belongs to"
+            f"{type(model).__name__} shifts its targets in an unknown way ({probe} to {own}): proponent cannot assign "
+            "gradients to tokens"
         )
 
 
@@ -155,8 +155,8 @@ def _check_own(folder: Path, trust_remote_code: bool) -> None:
         attention = check_numbers(path).get("attn_implementation")
         if isinstance(attention, str) and "/" in attention and not trust_remote_code:
             raise RunError(
-                f"{path} names attention code on a hub ({attention[:100]}), which is not run by default: "
-                "allow it with --trust-remote-code (trust_remote_code=True), or take attn_implementation out"
+                f"{path} uses attention code from a hub ({attention[:100]}), which is not run by default: allow it "
+                "with --trust-remote-code (trust_remote_code=True), or take attn_implementation out"
             )
         _refuse_code(path, trust_remote_code)
 
@@ -207,8 +207,8 @@ def _check_size(folder: Path, task: Task, trust_remote_code: bool) -> None:
     held = sum(path.stat().st_size for path in weight_files(folder))
     if wanted > MOST_PER_BYTE * held + MOST_BESIDE:
         raise RunError(
-            f"{folder / CONFIG_FILE} describes a model of {wanted:,} numbers, and its weights are {held:,} bytes: "
-            "they do not belong together; copy the whole checkpoint again"
+            f"{folder / CONFIG_FILE} describes a model with {wanted:,} parameters, but its weights have {held:,} "
+            "bytes: they do not match; copy the whole checkpoint again"
         )
 
 
@@ -240,7 +240,9 @@ def _loaded(name: str, task: Task, trust_remote_code: bool, **options: Any) -> t
 def _require_whole(folder: Path, missing: list[str]) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise RunError(f"the weights in {folder} lack {missing[0]}{more}: not a whole checkpoint of this architecture")
+        raise RunError(
+            f"the weights in {folder} lack {missing[0]}{more}: this is not a complete checkpoint of this architecture"
+        )
 
 
 def _refuse_compiled(folder: Path, unused: list[str]) -> None:
@@ -255,9 +257,9 @@ def _require_used(folder: Path, model: torch.nn.Module, unused: list[str]) -> No
     if unused:
         more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
         raise RunError(
-            f"the weights in {folder} hold {unused[0]}{more}, which {type(model).__name__} does not use: another model "
-            "was trained than the one that would be explained; if its class comes with code, name it in auto_map of "
-            "config.json and allow it with --trust-remote-code"
+            f"the weights in {folder} contain {unused[0]}{more}, which {type(model).__name__} does not use: the "
+            "trained model differs from the model that would be explained; if its class has custom code, name it in "
+            "auto_map of config.json and allow it with --trust-remote-code"
         )
 
 
@@ -266,9 +268,9 @@ def _require_class(folder: Path, model: torch.nn.Module, architecture: str) -> N
     known = hasattr(transformers, architecture) or architecture in _OLD_NAMES
     if type(model).__name__ != architecture and not known:
         raise RunError(
-            f"{folder / CONFIG_FILE} names {architecture}, which transformers lacks: {type(model).__name__} would be "
-            "explained in its place; if the class comes with code, name it in auto_map of config.json and allow it "
-            "with --trust-remote-code"
+            f"{folder / CONFIG_FILE} names {architecture}, which transformers does not have: {type(model).__name__} "
+            "would be explained instead; if the class has custom code, name it in auto_map of config.json and allow "
+            "it with --trust-remote-code"
         )
 
 
@@ -290,7 +292,7 @@ def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool) -> tor
     options: dict[str, Any] = {"num_labels": len(card.task.labels)} if card.task.labels else {}
     base = base_of(folder)
     if Path(base).is_dir():
-        require_weights(Path(base), "the adapter's base model is needed whole")
+        require_weights(Path(base), "the complete base model of the adapter is needed")
     model, report = _loaded(base, card.task, trust_remote_code, **options)
     _resize(folder, model)
     carried = TensorSlices(folder / ADAPTER_FILE).names

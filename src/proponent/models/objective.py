@@ -18,7 +18,12 @@ _LOGGED = {
     ),
     "preferences with an odds ratio (ORPO)": ("log_odds_ratio", "log_odds_chosen"),
     "desirable and undesirable answers (KTO)": ("rewards/chosen_sum", "logps/chosen_sum", "count/chosen"),
-    "preferences (DPO or its kin)": ("rewards/chosen", "rewards/margins", "rewards/accuracies", "logps/rejected"),
+    "preferences (DPO or a similar method)": (
+        "rewards/chosen",
+        "rewards/margins",
+        "rewards/accuracies",
+        "logps/rejected",
+    ),
 }
 """Objectives by figures that only their trainers log; earlier entries first, as some also log those of later ones."""
 
@@ -43,9 +48,9 @@ def refuse_objective(folder: Path, checkpoints: Sequence[Path]) -> None:
         if found is not None:
             objective, source = found
             raise RunError(
-                f"{folder} was trained on {objective}, as {source} says, and proponent explains the loss of text: ask "
-                "the run of the fine-tuning (SFT) before it; for this model's loss of text all the same, copy weights, "
-                "config.json and tokenizer into a folder of their own"
+                f"{folder} was trained on {objective} (according to {source}), but proponent explains the loss of "
+                "text: use the run of the earlier fine-tuning (SFT); to explain the loss of text of this model "
+                "anyway, copy weights, config.json and tokenizer into a separate folder"
             )
 
 

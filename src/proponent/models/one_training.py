@@ -31,8 +31,8 @@ def check_one_training(checkpoints: Sequence[Checkpoint]) -> None:
 def _refuse(path: Path, other: Path, differs: str | None) -> None:
     if differs is not None:
         raise RunError(
-            f"{path} and {other} are not of one training: {differs}: the folder holds checkpoints of two trainings; "
-            "move those of one of them to a folder of their own"
+            f"{path} and {other} are from different trainings: {differs}; move the checkpoints of one training to a "
+            "separate folder"
         )
 
 

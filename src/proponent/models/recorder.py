@@ -71,7 +71,7 @@ def started_from(folder: Path) -> str | None:
         return None
     if isinstance(initial, str) and initial:
         return initial
-    return "not named; its weights were trained before" if trained else None
+    return "name not recorded" if trained else None
 
 
 def run_record(folder: Path) -> dict[str, Any] | None:
@@ -130,7 +130,7 @@ class Recorder(TrainerCallback):
         half: bool = False,
     ) -> None:
         if checkpoints is not None and checkpoints < 1:
-            raise ValueError(f"Recorder(checkpoints={checkpoints}): keep at least one, or leave it out")
+            raise ValueError(f"Recorder(checkpoints={checkpoints}): it must be at least 1, or be left out")
         self.checkpoints, self.half = checkpoints, half
         self.moments = moments
         self.initial = initial

@@ -188,7 +188,7 @@ class Run:
         if asked < least:
             raise RunError(f"--max-length {asked} leaves no room for a text: this model needs at least {least} tokens")
         if limit is not None and asked > limit:
-            raise RunError(f"--max-length {asked} is more than the {limit} tokens that this model takes")
+            raise RunError(f"--max-length {asked} is more than the {limit} tokens that this model supports")
         return asked
 
     def encoder(self, max_length: int, masks: Masks = ONE_DRAW) -> Encoder:
@@ -222,9 +222,9 @@ class Run:
         rows = int(loaded.get_input_embeddings().weight.shape[0])
         if len(self.tokenizer) > rows:
             raise MismatchError(
-                f"the tokenizer in {self.tokenizer_folder} has {len(self.tokenizer)} tokens but the embedding "
-                f"in {checkpoint.path} has {rows} rows: it belongs to another model; "
-                "point to the right one with --tokenizer"
+                f"the tokenizer in {self.tokenizer_folder} has {len(self.tokenizer)} tokens but the embedding in "
+                f"{checkpoint.path} has {rows} rows: it belongs to another model; give the right tokenizer with "
+                "--tokenizer"
             )
         if self.task.decodes:
             check_shift(cast("torch.nn.Module", loaded), self.task.start, self.encoder(2).pad_id)
@@ -280,7 +280,9 @@ def _refuse_twice(runs: Sequence[Run]) -> None:
     for run in runs:
         own = {one.path.resolve() for one in run.saved}
         if not known.isdisjoint(own):
-            raise InputError(f"the run {run.path} was given twice: join runs of different seeds, each named once")
+            raise InputError(
+                f"the run {run.path} was given twice: join runs of different seeds, and give each run once"
+            )
         known |= own
 
 
@@ -302,8 +304,8 @@ def _check_alike(first: Run, other: Run) -> None:
     for name, (mine, theirs) in pairs.items():
         if mine != theirs:
             raise MismatchError(
-                f"{first.path} and {other.path} cannot be joined: their {name} differ ({mine} and {theirs}): "
-                "join runs of one task and one tokenizer, or index them one by one"
+                f"{first.path} and {other.path} cannot be joined: their {name} differ ({mine} and {theirs}): join "
+                "runs of one task and one tokenizer, or index them separately"
             )
 
 
@@ -331,6 +333,6 @@ def _same_tokenizer(checkpoints: tuple[Checkpoint, ...], home: Path, *, explicit
             and tokenizer_fingerprint(checkpoint.path) != expected
         ):
             raise RunError(
-                f"{checkpoint.path} carries another tokenizer than {home}: the checkpoints are not of one run; "
-                "remove the stray folder, or name the right tokenizer with --tokenizer"
+                f"{checkpoint.path} has a different tokenizer from {home}: the checkpoints are not from one run; "
+                "remove the stray folder, or give the right tokenizer with --tokenizer"
             )

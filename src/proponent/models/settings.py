@@ -23,7 +23,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"cannot read {path}: {error}: the run folder is damaged or half copied") from error
+        raise RunError(f"cannot read {path}: {error}: the run folder is damaged or incompletely copied") from error
     if not isinstance(loaded, dict):
         raise RunError(f"cannot read {path}: expected a JSON object")
     return cast("dict[str, Any]", loaded)
@@ -39,8 +39,8 @@ def check_numbers(path: Path) -> dict[str, Any]:
                 parts.append(cast("dict[str, Any]", value))
             elif isinstance(value, int | float) and not value <= _most(name):
                 raise RunError(
-                    f"{path} says that {name} is {value}, more than any model has ({_most(name):,.0f}): "
-                    "the configuration is damaged; copy it again"
+                    f"{path} has the value {value} for {name}, more than any model has ({_most(name):,.0f}): the "
+                    "configuration is damaged; copy it again"
                 )
     return settings
 

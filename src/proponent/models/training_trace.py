@@ -79,7 +79,7 @@ def read_training_trace(folder: Path) -> TrainingTrace:
         counts = {len(arrays[name]) for name in ("ends", "rates", "widths", "digests")}
         counts |= {len(arrays[name]) for name in ("random",) if name in arrays}
         if len(counts) != 1 or 0 in counts or int(arrays["ends"][-1]) != len(arrays["order"]):
-            raise RunError(f"{home} has steps without rows, rates or random states: training stopped early; {_HOW}")
+            raise RunError(f"{home} has steps without rows, rates or random states: the training stopped early; {_HOW}")
         groups = tuple(
             ParameterGroup(tuple(one["names"]), float(one["weight_decay"]), tuple(one["betas"]), float(one["epsilon"]))
             for one in settings["groups"]
@@ -97,7 +97,7 @@ def read_training_trace(folder: Path) -> TrainingTrace:
             arrays.get("random"),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{home} lacks or spoils {error}: the record is damaged; {_HOW}") from error
+        raise RunError(f"{home}: {error} is missing or invalid: the record is damaged; {_HOW}") from error
 
 
 def digest(ids: Int[Tensor, "b t"]) -> int:

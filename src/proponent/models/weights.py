@@ -38,8 +38,8 @@ def require_weights(folder: Path, way_out: str) -> None:
         raise RunError(_no_weights(folder, way_out))
     if (folder / ADAPTER_SETTINGS).is_file() and not (folder / ADAPTER_FILE).is_file():
         raise RunError(
-            f"{folder} has {ADAPTER_SETTINGS} but no {ADAPTER_FILE}: another model would be loaded than "
-            f"{files[0].name} holds: restore the adapter's weights as safetensors, or remove {ADAPTER_SETTINGS}"
+            f"{folder} has {ADAPTER_SETTINGS} but no {ADAPTER_FILE}: the loaded model would differ from the one in "
+            f"{files[0].name}: restore the adapter's weights as safetensors, or remove {ADAPTER_SETTINGS}"
         )
 
 
@@ -79,7 +79,7 @@ def _named_by_config(folder: Path) -> Path | None:
     path = _beside(config, name, (".safetensors", ".safetensors.index.json"))
     if not path.is_file():
         raise RunError(
-            f"{config} names {path.name} as its weights, which is not there: copy the whole checkpoint again"
+            f"{config} names {path.name} as its weights, but this file is missing: copy the whole checkpoint again"
         )
     return path
 
@@ -93,8 +93,8 @@ def _shards(index: Path) -> list[Path]:
     missing = sorted(path.name for path in files if not path.is_file())
     if missing:
         raise RunError(
-            f"{index.parent} is incomplete: {missing[0]} is named in {index.name} but is not there: "
-            "copy the whole checkpoint"
+            f"{index.parent} is incomplete: {missing[0]} is named in {index.name} but is missing: copy the whole "
+            "checkpoint"
         )
     return sorted(files)
 
@@ -112,12 +112,12 @@ def _beside(source: Path, name: object, endings: tuple[str, ...]) -> Path:
 
 def _no_weights(folder: Path, way_out: str) -> str:
     if any((folder / name).is_file() for name in _PICKLES):
-        return f"{folder} holds its weights as a pickle only, which proponent never opens: {_WAY_OUT}"
+        return f"{folder} contains its weights only as a pickle, which proponent never opens: {_WAY_OUT}"
     if any(next(folder.glob(pattern), None) is not None for pattern in _SHARDED):
         return (
-            f"{folder} holds its weights in parts, one for each process (FSDP or DeepSpeed): put them together with "
-            "`accelerate merge-weights` (FSDP) or zero_to_fp32.py --safe_serialization (DeepSpeed), "
-            "or copy the final model, which the run's own folder holds, into a folder of its own and give that"
+            f"{folder} contains its weights in parts, one for each process (FSDP or DeepSpeed): merge them with "
+            "`accelerate merge-weights` (FSDP) or zero_to_fp32.py --safe_serialization (DeepSpeed), or copy the "
+            "final model, which is in the folder of the run, into a separate folder and give that folder"
         )
     held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
-    return f"no weights in {folder} (it holds: {held}): {way_out}"
+    return f"no weights in {folder} (it contains: {held}): {way_out}"

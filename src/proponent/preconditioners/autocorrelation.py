@@ -34,7 +34,7 @@ class Fitter(DampedFitter[Autocorrelation]):
         if queries is None:
             if share not in {"auto", 0.0}:
                 raise InputError(
-                    f"{self.method.name} mixes in the queries' autocorrelation (eval_share {share:g}), and there "
+                    f"{self.method.name} mixes in the autocorrelation of queries (eval_share {share:g}), and there "
                     "are no queries: pass a file with --eval, or omit eval_share"
                 )
             return
@@ -141,7 +141,7 @@ def _mixed(mean: Float[np.ndarray, "p p"], known: Arrays, layer: LayerShape) -> 
 
 def _too_few(count: int, place: int, total: int, why: str, rank: int) -> str:
     # a component of 1 would be read as a share: all eigenvalues
-    earlier = f"an earlier place (--set eval_component={max(2, rank // 2)}), " if rank > 1 else ""
+    earlier = f"a smaller number (--set eval_component={max(2, rank // 2)}), " if rank > 1 else ""
     return (
         f"R_eval of {count} {'queries' if count != 1 else 'query'} has no eigenvalue at place {place:,} of "
         f"{total:,} ({why}), and lambda would be 1: give more queries, {earlier}or lambda itself "
@@ -152,11 +152,11 @@ def _too_few(count: int, place: int, total: int, why: str, rank: int) -> str:
 def _mixing(table: Arrays, facts: FitFacts) -> str:
     queries = facts.queries
     if queries is None or SHARE not in table:
-        return f"{facts.step}: R is the autocorrelation of the training set alone (no queries were given: --eval)"
+        return f"{facts.step}: R is the autocorrelation of the training set only (no queries were given: --eval)"
     share, place = float(table[SHARE][0]), int(table[PLACE][0])
-    how = f"chosen so that both weigh the same at eigenvalue {place:,} of all layers" if place else "as given"
+    how = f"chosen so that both have the same weight at eigenvalue {place:,} of all layers" if place else "as given"
     widest = max(layer.size for layer in facts.layers)
-    low = f"; {len(queries)} queries give it a rank of at most {len(queries)} in a layer of up to {widest:,} numbers"
+    low = f"; {len(queries)} queries give it a rank of at most {len(queries)} in a layer of up to {widest:,} dimensions"
     return (
         f"{facts.step}: R = {share:.3g} of the autocorrelation of the {len(queries)} queries of {queries.name} + "
         f"{1 - share:.3g} of the training set's (lambda = eval_share {share:.3g}, {how}"

@@ -54,7 +54,7 @@ def refuse_large(layers: Sequence[LayerShape]) -> None:
     """Refuse a matrix that would be too large."""
     for layer in filter(too_large, layers):
         raise InputError(
-            f"layer {layer.name} keeps {layer.size:,} numbers, and its curvature would be a matrix of that many rows "
+            f"layer {layer.name} has {layer.size:,} dimensions, and its curvature would be a matrix of that many rows "
             f"(at most {MOST:,}): project it (--project 16), or choose ekfac"
         )
 
@@ -124,8 +124,8 @@ class DampedFitter(Preconditioner, Generic[DampedSpec]):
             return gradient
         if RIDGES not in table:
             raise InputError(
-                "the curvature of this index is fitted once all its gradients are there: finish the build before you "
-                "ask"
+                "the curvature of this index is computed from all of its gradients: finish the build before you "
+                "query it"
             )
         made = self.products(plain.v.astype(np.float64), table, layers, train)
         return replace(gradient, dense=Dense(plain.indptr, made.astype(np.float32)))
@@ -159,8 +159,8 @@ class DampedFitter(Preconditioner, Generic[DampedSpec]):
     def cost(self, facts: ModelFacts) -> Cost:
         """Passes are counted; the size of the matrices is not predicted."""
         unforeseen = (
-            f"not foreseen: what the matrices of curvature {_kind(self.spec)} take (time, memory and disk), and a pass "
-            "over the queries of --eval, if there are any"
+            f"not in the forecast: time, memory and disk space for the matrices of curvature {_kind(self.spec)}, and "
+            "the pass over the queries of --eval, if given"
         )
         return counted(self.passes(facts.options), unforeseen=unforeseen)
 

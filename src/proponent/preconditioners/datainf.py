@@ -57,9 +57,9 @@ class Fitter(DampedFitter[DataInf]):
         """Refuse norms of the training side for layers whose matrix is not formed."""
         for layer in filter(too_large, facts.layers if self.method.scales_train else ()):
             raise InputError(
-                f"layer {layer.name} keeps {layer.size:,} numbers: above {damped.MOST:,} datainf reads all gradients "
-                "for each vector that it turns, and norms of the training side would need that for every example: "
-                "leave out unit_norm and similarity=cosine, or project the layers (--project 16)"
+                f"layer {layer.name} has {layer.size:,} dimensions: above {damped.MOST:,}, datainf reads all "
+                "gradients for each vector that it preconditions, and norms of training gradients would need that "
+                "for every example: leave out unit_norm and similarity=cosine, or project the layers (--project 16)"
             )
 
     def passes(self, options: BuildOptions) -> tuple[Pass, ...]:
@@ -97,7 +97,9 @@ class Fitter(DampedFitter[DataInf]):
         total, largest = (float(sums[f"{prefix}norms.{layer.at}"][0]) for prefix in ("", LARGEST))
         ridge = self.damping.times(total / count / layer.size, largest) if total > 0.0 else 0.0
         if total > 0.0 and ridge <= 0.0:
-            raise InputError(f"datainf divides by the damping of layer {layer.name}: give one above 0, such as 0.1")
+            raise InputError(
+                f"datainf divides by the damping of layer {layer.name}: give a damping above 0, such as 0.1"
+            )
         made = {f"_ridge.{layer.at}": np.asarray([ridge])}
         return made | ({f"{SPREAD}{layer.at}": np.asarray([ridge])} if too_large(layer) else {})
 
@@ -132,8 +134,8 @@ class Fitter(DampedFitter[DataInf]):
         """Name the layers whose product is computed at query time."""
         large = sum(name.startswith(SPREAD) for name in table)
         said = (
-            f"DataInf's closed form over {large} of {len(table[RIDGES])} layers (more than {damped.MOST:,} numbers "
-            "each) is taken when asked, from the gradients of the examples that may be found: a question reads them "
-            "once more, and so do its words"
+            f"DataInf's closed form over {large} of {len(table[RIDGES])} layers (more than {damped.MOST:,} dimensions "
+            "each) is computed per query, from the gradients of the selected training examples: each query reads "
+            "them once more, and so does its split by words"
         )
         return [*super().describe(table, facts), *([said] if large else [])]

@@ -26,8 +26,8 @@ class Fitter(DampedFitter[GaussNewton]):
 
     def _no_head(self, layer: LayerShape) -> InputError:
         return InputError(
-            f"{self.method.name} needs the exact Hessian of a classifier's head, kept in full: {layer.name} is "
-            "not that (choose ekfac or trackstar for other layers)"
+            f"{self.method.name} needs the exact Hessian of a classifier's head, stored in full: {layer.name} is not "
+            "such a layer (choose ekfac or trackstar for other layers)"
         )
 
     def passes(self, options: BuildOptions) -> tuple[Pass, ...]:

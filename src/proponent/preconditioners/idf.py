@@ -87,7 +87,7 @@ class Fitter(Preconditioner):
     def describe(self, table: Arrays, facts: FitFacts) -> list[str]:
         """Report when no token distinguishes examples."""
         if flat(table["frequencies"], int(table["documents"][0])):
-            return ["every token stands in every training example: idf would be 0 throughout, and is taken as 1"]
+            return ["every token occurs in every training example: idf would be 0 for all tokens, and is set to 1"]
         return []
 
     def appended(self, table: Arrays, batches: Iterable[Batch]) -> str:

@@ -89,14 +89,15 @@ class Fitter(base.Fitter):
         shares = [float(value[0]) for name, value in table.items() if name.startswith("basis.") and "kept" in name]
         if not shares:
             return [
-                f"leading directions, {facts.step}: none, every projected side is wider than {MOST:,} and stays random"
+                f"leading directions, {facts.step}: none, every projected side is wider than {MOST:,} and keeps a "
+                "random projection"
             ]
         wide = int(table["basis"][1:].sum())
-        apart = f"; {wide} sides wider than {MOST:,} stay random" if wide else ""
+        apart = f"; {wide} sides wider than {MOST:,} keep a random projection" if wide else ""
         return [
-            f"leading directions, {facts.step}: {len(shares)} sides keep {min(shares):.1%} to {max(shares):.1%} of the "
-            f"squared norm of the training set's gradients (median {np.median(shares):.1%}); the rest is lost to all "
-            f"scores{apart}"
+            f"leading directions, {facts.step}: {len(shares)} sides keep {min(shares):.1%} to {max(shares):.1%} of "
+            f"the squared norm of the training set's gradients (median {np.median(shares):.1%}); no score contains "
+            f"the rest{apart}"
         ]
 
     def cost(self, facts: ModelFacts) -> Cost:

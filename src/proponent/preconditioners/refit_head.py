@@ -34,7 +34,7 @@ class Fitter(base.Fitter):
         if facts.classes is None:
             raise InputError(f"{self.method.name} refits a classification head, and this run is a language model")
         if [layer.o for layer in facts.layers] != [facts.classes]:
-            raise InputError(f"{self.method.name} fits the last layer anew: its layers must be head, without biases")
+            raise InputError(f"{self.method.name} refits the last layer: its layers must be head, without biases")
 
     def passes(self, options: BuildOptions) -> tuple[Pass, ...]:
         """One pass over the texts."""
@@ -97,8 +97,8 @@ def fitted_head(
             size /= 2.0
         weight -= size * step
     raise InputError(
-        f"the refit of the last layer did not come to rest in {STEPS} steps: choose a larger penalty, such as "
-        "--set refit=0.01"
+        f"the refit of the last layer did not converge in {STEPS} steps: choose a larger penalty, such as --set "
+        "refit=0.01"
     )
 
 

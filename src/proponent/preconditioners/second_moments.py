@@ -36,7 +36,7 @@ def of_table(checkpoint: CheckpointFiles, method: str, source: str, shape: tuple
         v = read_tensors(_table_file(checkpoint, method), ("embedding",))["embedding"]
     if v.shape != shape:
         raise MismatchError(
-            f"the second moments of {checkpoint.path} are {list(v.shape)} and its word embedding is "
+            f"the second moments of {checkpoint.path} have shape {list(v.shape)} and its word embedding has shape "
             f"{list(shape)}: they belong to another parameter; choose --second-moment estimate"
         )
     return v
@@ -56,14 +56,14 @@ def _of_layer(model: nn.Module, block: Block, every: Arrays, path: Path) -> Floa
     held = [every[name] for name in names if name in every]
     if not held:
         raise InputError(
-            f"{path} recorded no second moment of {names[0]}: train with "
+            f"{path} has no recorded second moment of {names[0]}: train with "
             'proponent.Recorder(moments="all"), or choose --second-moment estimate'
         )
     turned = type(model.get_submodule(block.modules[0])).__name__ == "Conv1D" and block.part == "weight"
     value = held[0].T if turned else held[0]
     if value.size != block.size:
         raise MismatchError(
-            f"the second moments of {names[0]} in {path} are {list(held[0].shape)} and the layer is "
+            f"the second moments of {names[0]} in {path} have shape {list(held[0].shape)} and the layer has shape "
             f"{[block.o, block.i]}: they belong to another model; choose --second-moment estimate"
         )
     return value.reshape(block.o, block.i)
@@ -132,8 +132,8 @@ def _optimizer_file(checkpoint: CheckpointFiles) -> Path:
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < (2, 10):
         raise InputError(
-            f"reading optimizer.pt needs torch 2.10 or newer (this is {torch.__version__}): "
-            "older loaders can be made to run code"
+            f"reading optimizer.pt needs torch 2.10 or newer (this is {torch.__version__}): older versions can "
+            "execute code from the file"
         )
     path = checkpoint.path / "optimizer.pt"
     if not path.is_file():
@@ -159,8 +159,8 @@ def _from_optimizer(path: Path) -> Float[np.ndarray, "v d"]:
     largest = [number for number, height in heights.items() if height == max(heights.values())]
     if len(largest) != 1:
         raise InputError(
-            f"cannot tell the embedding's state apart in {path}: "
-            "choose --second-moment estimate, or train with proponent.Recorder()"
+            f"cannot identify the state of the embedding in {path}: choose --second-moment estimate, or train with "
+            "proponent.Recorder()"
         )
     one = found[largest[0]]
     correction = 1.0 - float(decay[largest[0]]) ** float(one["step"])

@@ -41,7 +41,7 @@ class Votes:
     def result(self) -> Float[np.ndarray, " n"]:
         """Return the result."""
         if not self.voters:
-            raise InputError("no query is left to aggregate over: the model predicts none of them correctly")
+            raise InputError("no queries are left to aggregate: the model predicts none of them correctly")
         return self._total.copy() if self.how == "vote" else self._total / self.voters
 
 

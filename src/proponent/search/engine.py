@@ -130,8 +130,8 @@ class Search:
         words = [form.words.max(initial=-1) for form in (kept.rows, kept.outer, kept.head) if form is not None]
         if max(words, default=-1) >= widths[0]:
             raise DamagedError(
-                f"{self.store.folder} holds gradients of word {max(words) + 1} of example {example + 1}, "
-                f"whose text has {widths[0]}: build the index again"
+                f"{self.store.folder} contains gradients of word {max(words) + 1} of example {example + 1}, whose "
+                f"text has {widths[0]}: build the index again"
             )
         return self._terms(at, kept, query, widths) * self._factor(at, segment, place)
 

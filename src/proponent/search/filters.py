@@ -47,8 +47,8 @@ class Where:
         names = store.plan.labels.names
         for label in self.labels or ():
             if label not in names:
-                held = f"there are {', '.join(names)}" if names else "this run is a language model and has none"
-                raise LabelError(f"no class {label!r}{nearest(label, names)}: {held}")
+                held = f"classes: {', '.join(names)}" if names else "this run is a language model and has no classes"
+                raise LabelError(f"unknown class {label!r}{nearest(label, names)}; {held}")
         for column, wanted in (("source", self.sources), ("id", self.ids)):
             if wanted is None:
                 continue

@@ -44,10 +44,10 @@ def stray_lines(index: Path, verdict: Verdict) -> list[str]:
     changes = [name for name in verdict.strays if name.startswith("plans/") and name.endswith(".json")]
     if changes:
         kind = "append" if changes[0].startswith("plans/append-") else "merge"
-        return [f"{index}: a change was begun and not finished ({changes[0]}): run the command of that {kind} again"]
+        return [f"{index}: a change was started but not finished ({changes[0]}): run the command of that {kind} again"]
     more = len(verdict.strays) - STRAYS_SHOWN
     lines = [f"{index}: {name} is not part of the index" for name in verdict.strays[:STRAYS_SHOWN]]
-    return lines + ([f"{index}: and {more} more files are not part of it"] if more > 0 else [])
+    return lines + ([f"{index}: {more} more files are not part of the index"] if more > 0 else [])
 
 
 def remedy_of(index: Path, verdict: Verdict) -> str:

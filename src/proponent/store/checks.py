@@ -61,7 +61,7 @@ def check_postings(file: MappedTensors, tokens: Int[np.ndarray, " x"], indptr: I
     if tokens.ndim != 1 or indptr.shape != (len(tokens) + 1,) or file.shape("largest") != tokens.shape:
         wrong("tokens, indptr and largest have different lengths")
     if indptr[0] != 0 or (np.diff(indptr) < 0).any() or (np.diff(tokens) <= 0).any():
-        wrong("its tokens or their bounds are not in order")
+        wrong("its tokens or their bounds are not sorted")
     total = int(indptr[-1])
     each = [name for name in ("owners", "words", "norms", "scale") if name in file.names]
     if any(file.shape(name) != (total,) for name in each) or file.shape("rows")[:1] != (total,):
@@ -73,7 +73,7 @@ def check_postings(file: MappedTensors, tokens: Int[np.ndarray, " x"], indptr: I
 def check_owners(file: MappedTensors, owners: Int[np.ndarray, " m"], n: int) -> None:
     """Check the examples that rows belong to."""
     if len(owners) and not 0 <= int(owners.min()) <= int(owners.max()) < n:
-        _refusing(file)(f"it names examples that the segment of {n} does not hold")
+        _refusing(file)(f"it refers to examples outside the segment of {n}")
 
 
 def check_features(file: MappedTensors, name: str, array: np.ndarray, n: int, classes: int) -> None:
@@ -95,6 +95,6 @@ def check_features(file: MappedTensors, name: str, array: np.ndarray, n: int, cl
 
 def _refusing(file: MappedTensors) -> Callable[[str], NoReturn]:
     def wrong(what: str) -> NoReturn:
-        raise DamagedError(f"{file.path} does not hold what an index holds ({what}): build the index again")
+        raise DamagedError(f"{file.path} is not a valid file of an index ({what}): build the index again")
 
     return wrong

@@ -35,7 +35,7 @@ def refuse_other_plan(folder: Path, found: Plan, wanted: Plan, *, finished: bool
     own, named = found.method.name, wanted.method.name
     if own != named and mine.get("proponent") == other.get("proponent"):
         going = "append" if not data else "go on"
-        way_out = f"{going} with its own method (--method {own}), or choose another --out"
+        way_out = f"{going} with the method of the index (--method {own}), or choose another --out"
     same = all(value == other.get(name) for name, value in mine.items() if name != "source")
     if finished and data and same and found.source.fingerprint != wanted.source.fingerprint:
         way_out = f"add new rows with --append, {way_out}"
@@ -53,7 +53,7 @@ def _comparable(plan: Plan, ignored: set[str]) -> dict[str, Any]:
 def refuse_other_source(folder: Path, path: Path, found: Source, wanted: Source) -> None:
     """Refuse to resume the append of a different data set."""
     ignored = {"data", "columns"}
-    way_out = f"finish appending {found.data} first, or give it up by removing {path}"
+    way_out = f"finish appending {found.data} first, or cancel it by removing {path}"
     _refuse(folder, found.model_dump(exclude=ignored), wanted.model_dump(exclude=ignored), way_out)
 
 
@@ -96,8 +96,9 @@ def refuse_other_tables(store: Store, other: Store, again: Refit | None) -> None
     for at in (one.id for one in store.plan.checkpoints):
         if store.layout.name(store.layout.table(at)) not in store.manifest.files:
             continue
-        mine, theirs, fitted = store.table(at), other.table(at), {} if again is None else again.tables[at]
-        for name in sorted({*mine, *theirs} - {*fitted}):
+        mine, theirs = store.table(at), other.table(at)
+        fitted = set[str]() if again is None else {*again.tables[at]}
+        for name in sorted({*mine, *theirs} - fitted):
             if name not in mine or name not in theirs or not np.array_equal(mine[name], theirs[name], equal_nan=True):
                 raise MismatchError(
                     f"{other.folder} cannot be merged into {store.folder}: its {name} at {at} was fitted to other "
@@ -110,7 +111,7 @@ def _refuse(
     found: dict[str, object],
     wanted: dict[str, object],
     way_out: str,
-    what: str = "already holds an index of something else",
+    what: str = "already contains a different index",
 ) -> None:
     for name, value in found.items():
         if value != wanted.get(name):

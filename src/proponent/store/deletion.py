@@ -25,11 +25,11 @@ def changing(folder: Path, waiting: Callable[[], None] | None = None) -> Generat
         with leases.whole(waiting):
             store = Store(folder)
             if not leases.alone:
-                raise InputError(f"another process writes to {folder}: wait for it")
+                raise InputError(f"another process is writing to {folder}: wait for it")
             pending = store.layout.addition(store.manifest.generation + 1)
             if finished(pending) is not None:
                 raise InputError(
-                    f"an append to {folder} was not finished: run its command again, or give it up: remove {pending}"
+                    f"an append to {folder} was not finished: run its command again, or cancel it by removing {pending}"
                 )
             remove_strays(store.layout, store.manifest.files)
             recheck(store.layout, every_byte=False)

@@ -83,7 +83,11 @@ def no_index(folder: Path) -> str:
     run, out, why = "RUN", shlex.quote(str(folder)), ""
     signs = ("config.json", "adapter_config.json", "checkpoint-*")
     if any(next(folder.glob(sign), None) is not None for sign in signs):
-        run, out, why = out, shlex.quote(f"{folder}.index" if folder.name else "run.index"), ", it is a training run"
+        run, out, why = (
+            out,
+            shlex.quote(f"{folder}.index" if folder.name else "run.index"),
+            ", the folder is a training run",
+        )
     elif folder.is_file() or next(folder.glob("*"), None) is not None:
-        out, why = "NEW_FOLDER", ", it is a file" if folder.is_file() else ", it holds other files"
+        out, why = "NEW_FOLDER", ", the path is a file" if folder.is_file() else ", the folder contains other files"
     return f"no index at {folder}{why}: build one with `proponent index {run} DATA --out {out}`"

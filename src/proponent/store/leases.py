@@ -44,8 +44,7 @@ class Leases:
             if error.errno not in {errno.EROFS, errno.EACCES, errno.EPERM}:
                 raise
             raise InputError(
-                f"{folder} can be read and not written to ({error.strerror}): copy it to a folder that can, or ask for "
-                "the right to write"
+                f"{folder} is read-only ({error.strerror}): copy it to a writable folder, or get write permission"
             ) from error
         self._locks.lockf(self._file, self._locks.LOCK_SH, 1, 1)
 

@@ -275,12 +275,12 @@ def former_lines(path: Path) -> list[str]:
         return []
     if not isinstance(raw, dict):
         return []
-    lines = ["this index was written under the library's former name, whence: it is read as it is"]
+    lines = ["this index was written under the library's former name, whence: it can be read"]
     lines = lines if FORMER_NAME in raw else []
     if FLAT in raw:
         lines.append(
-            "this index holds its method as version 0.1 wrote it, as one flat record: this version reads it, and "
-            "building it again writes it anew"
+            "this index stores its method in the flat format of version 0.1: it can be read, and a rebuild writes "
+            "the current format"
         )
     return lines
 

@@ -174,9 +174,7 @@ class MappedTensors:
         held = place.shape[0] if place.shape else 1
         end = held if stop is None else stop
         if not 0 <= start <= end <= held:
-            raise DamagedError(
-                _message(self.path, f"{name} has {held} rows, and rows {start} to {end} were looked for")
-            )
+            raise DamagedError(_message(self.path, f"{name} has {held} rows, and rows {start} to {end} were requested"))
         each = (place.stop - place.start) // held if held else 0
         return end - start, place.start + start * each, each
 
@@ -227,6 +225,6 @@ def _places(raw: Any, begin: int, size: int) -> dict[str, Place]:
 
 def _message(path: Path, what: str) -> str:
     return (
-        f"{path} is not what was written ({what}): restore it, or compute it again with the same `proponent index` "
-        "command and --repair"
+        f"{path} differs from what was written ({what}): restore it, or compute it again with the same "
+        "`proponent index` command and --repair"
     )

@@ -254,7 +254,7 @@ def _seal(stores: Sequence[Store], generation: int, plan: list[MergedSegment], a
     for path in written:
         sums = finished(path)
         if sums is None:
-            raise DamagedError(f"{path} is gone while the index was merged: run `proponent merge` again")
+            raise DamagedError(f"{path} disappeared while the index was merged: run `proponent merge` again")
         files[layout.name(path)] = sums
     deleted = [{one for segment in other.segments for one in _ids(segment)} for other in stores]
     notes = [note for other in stores for note in other.manifest.notes] if again is None else again.notes

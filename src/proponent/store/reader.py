@@ -54,8 +54,8 @@ class Store:
         self.sealed = self.layout.manifest.is_file()
         if not self.sealed and not partial:
             raise InputError(
-                f"the index at {folder} is unfinished: run the same `proponent index` command again, it resumes; "
-                "or look at what is there with --partial (partial=True)"
+                f"the index at {folder} is unfinished: run the same `proponent index` command again to resume; or "
+                "use the finished part with --partial (partial=True)"
             )
         self.allow_missing = allow_missing or not self.sealed
         self.plan, self.manifest = self._read()
@@ -224,7 +224,7 @@ class Store:
         if not self.manifest.deleted:
             return np.zeros(0, dtype=np.int64)
         if self.manifest.deleted not in self.manifest.files:
-            raise DamagedError(f"{self.layout.manifest} names tombstones that the index does not hold: build it again")
+            raise DamagedError(f"{self.layout.manifest} refers to missing tombstones: build the index again")
         return self._open(self.folder / self.manifest.deleted).view("deleted").astype(np.int64)
 
     def _check(self) -> None:
@@ -232,7 +232,9 @@ class Store:
         files = self.manifest.files
         sealed = self.manifest.digest == self.manifest.own_digest() and self.manifest.merkle_root == merkle_root(files)
         if not sealed:
-            raise DamagedError(f"{self.layout.manifest} is not what was written (its digest differs): build it again")
+            raise DamagedError(
+                f"{self.layout.manifest} differs from what was written (its digest differs): build it again"
+            )
         self._checked(self.layout.plan)
         for name, sums in files.items():
             problem = refuse_name(self.folder, name) or _problem(self.folder / name, sums)
@@ -243,7 +245,7 @@ class Store:
         """How to restore a missing file, and how to continue without it."""
         one = self.manifest.generation == 1  # else one run and one data set do not recreate it
         again = "run the same `proponent index` command again with --repair" if one else "build the index again"
-        without = " (or ask without it: `proponent explain --allow-missing`, allow_missing=True)"
+        without = " (or continue without it: `proponent explain --allow-missing`, allow_missing=True)"
         return f"restore it, or {again}" + (without if name.startswith(_SPARED) else "")
 
     def _sums(self, path: Path) -> Checksums | None:
@@ -256,7 +258,7 @@ class Store:
     def _mapped(self, path: Path) -> MappedTensors:
         sums = self._sums(path)
         if sums is None and not self.sealed:
-            raise InputError(f"{path} is not there yet: run the same `proponent index` command again, it resumes")
+            raise InputError(f"{path} is not there yet: run the same `proponent index` command again to resume")
         if sums is None:
             raise DamagedError(f"{path} is not part of the index: build it again")
         return MappedTensors(path, sums)
@@ -272,7 +274,7 @@ class Store:
                     raise
                 right = False
             if not right:
-                raise DamagedError(f"{path} is not what was written: restore it, or build the index again")
+                raise DamagedError(f"{path} differs from what was written: restore it, or build the index again")
             self._whole.add(path)
         return path
 
@@ -337,12 +339,12 @@ def refuse_name(folder: Path, name: str) -> str | None:
     """Describe a problem with a file's name: it must be inside the index, and must not be a link to the outside."""
     parts = Path(name).parts
     if not parts or Path(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
-        return "is not a name inside the index"
+        return "is not a path inside the index"
     links = (folder.joinpath(*parts[: count + 1]) for count in range(len(parts)))
     try:
-        return "is a link, which no index holds" if any(one.is_symlink() for one in links) else None
+        return "is a link, and an index contains no links" if any(one.is_symlink() for one in links) else None
     except OSError as error:  # longer than a file name may be
-        return f"cannot be looked at ({error.strerror})"
+        return f"cannot be read ({error.strerror})"
 
 
 def _problem(path: Path, sums: Checksums) -> str | None:

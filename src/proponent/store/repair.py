@@ -73,15 +73,16 @@ def reopen(layout: Layout, *, every_byte: bool, appending: bool = False) -> None
         return
     if appending:
         raise DamagedError(
-            f"{layout.folder / wrong[0]} is missing or not what was written: mend the index before anything is added "
-            f"to it (`proponent verify {shlex.quote(str(layout.folder))}` says how)"
+            f"{layout.folder / wrong[0]} is missing or differs from what was written: repair the index "
+            f"before you change it (`proponent verify {shlex.quote(str(layout.folder))}` shows how)"
         )
     for name in wrong:
         _refuse_elsewhere(layout.folder, name)
     if manifest.generation > 1 or PLAN in wrong:
         raise DamagedError(
-            f"{layout.folder / wrong[0]} is not what was written, and this index was added to, deleted from or merged, "
-            "so one run and one data set cannot recreate it: restore the file, or build the index again"
+            f"{layout.folder / wrong[0]} differs from what was written, and this index was changed after its first "
+            "build (append, delete or merge), so it cannot be recreated from one run and one data set: restore the "
+            "file, or build the index again"
         )
     for name, sums in manifest.files.items():
         path = layout.folder / name
@@ -99,7 +100,9 @@ def _refuse_elsewhere(folder: Path, name: str) -> None:
     problem = refuse_name(folder, name)
     link = (folder / name).is_symlink() and refuse_name(folder, str(Path(name).parent)) is None
     if problem is not None and not link:
-        raise DamagedError(f"{folder / name} {problem}: put the file itself there, or build the index again elsewhere")
+        raise DamagedError(
+            f"{folder / name} {problem}: replace it with a regular file, or build the index again elsewhere"
+        )
 
 
 def _is_right(path: Path, sums: Checksums, *, every_byte: bool) -> bool:

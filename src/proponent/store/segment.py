@@ -55,7 +55,7 @@ class Segment:
         """The user's data: id, row, text, text_pair, target, label, source; and the place in the shards."""
         found = StoredExamples(self._files.whole(self._files.layout.examples(self.name)))
         if len(found) != self.n:
-            raise DamagedError(f"{found.path} holds {len(found)} examples, not {self.n}: build the index again")
+            raise DamagedError(f"{found.path} contains {len(found)} examples, not {self.n}: build the index again")
         return found
 
     @cached_property
@@ -63,7 +63,7 @@ class Segment:
         """Place in the shards of each example."""
         places = np.asarray(self.examples.column("place") or np.zeros(0, dtype=np.int64))
         if places.dtype.kind != "i" or not np.array_equal(np.sort(places), np.arange(self.n)):
-            raise DamagedError(f"{self.examples.path}: its places are not those of {self.n} examples: build it again")
+            raise DamagedError(f"{self.examples.path}: its positions do not match {self.n} examples: build it again")
         return places.astype(np.int32)
 
     @cached_property
@@ -109,8 +109,8 @@ class Segment:
         if self._features is None:
             if name.startswith("scale."):
                 raise InputError(
-                    "this index is unfinished, and the norms of its method are taken once all gradients are there: "
-                    "run the same `proponent index` command again, it resumes"
+                    "this index is unfinished, and its method needs norms that are computed from all gradients: run "
+                    "the same `proponent index` command again to resume"
                 )
             return self._gathered[name]
         refit, again = self._files.refit, f"{name}.{self.name}"

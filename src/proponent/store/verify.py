@@ -63,8 +63,9 @@ def _sealed_files(layout: Layout) -> dict[str, Checksums]:
     written = layout.manifest.read_bytes() == (canonical(manifest.model_dump()) + "\n").encode()
     if not written or manifest.digest != manifest.own_digest() or manifest.merkle_root != merkle_root(manifest.files):
         raise DamagedError(
-            f"{layout.manifest} is not what was written (its digest differs): restore it from a copy, or remove it and "
-            "run the first `proponent index` command with --repair, and then again what was appended and deleted since"
+            f"{layout.manifest} differs from what was written (its digest differs): restore it from a copy, or remove "
+            "it and run the first `proponent index` command with --repair, and then again what was appended and "
+            "deleted since"
         )
     return manifest.files
 
@@ -91,7 +92,7 @@ def _check(folder: Path, name: str, sums: Checksums) -> Damage | None:
         return Damage(name, f"has {found.size} bytes, not {sums.size}")
     blocks = [at for at in range(len(sums.xxh3) // 16) if sums.block(at) != found.block(at)]
     ranges = tuple((at * BLOCK, min((at + 1) * BLOCK, sums.size)) for at in blocks)
-    return Damage(name, "is not what was written", ranges)
+    return Damage(name, "differs from what was written", ranges)
 
 
 def _counts(folder: Path) -> list[Damage]:
@@ -123,7 +124,7 @@ def _segment_counts(store: Store, segment: Segment) -> Iterator[tuple[str, str]]
         found: list[int] = []
         yield from _tried(layout, path, lambda put=found.append, at=at: put(_postings(segment, at)))
         if found and found[0] not in {-1, rows}:
-            yield layout.name(path), f"holds {found[0]} rows, and the shards hold {rows}"
+            yield layout.name(path), f"contains {found[0]} rows, and the shards contain {rows}"
 
 
 def _tried(layout: Layout, path: Path, look: Callable[[], object]) -> Iterator[tuple[str, str]]:

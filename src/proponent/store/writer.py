@@ -289,6 +289,6 @@ def _refuse_other_owner(folder: Path, *, appending: bool) -> None:
     ours = {NAME, PLAN, MANIFEST}
     alien = {name for name in held if name not in ours and not is_temporary(name)}
     if PLAN not in held and alien:
-        raise MismatchError(f"{folder} is not empty and not an index (it holds {min(alien)}): choose another --out")
+        raise MismatchError(f"{folder} is not empty and not an index (it contains {min(alien)}): choose another --out")
     if appending and PLAN not in held:
-        raise InputError(f"no index at {folder} to append to: leave --append out to build one")
+        raise InputError(f"no index at {folder} to append to: leave --append out to build a new index")

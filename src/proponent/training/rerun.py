@@ -175,8 +175,8 @@ def settings_of_run(run: Run, **changes: Any) -> RerunSettings:
     for what, value, known in (("optimizer", optimizer, _OPTIMIZERS), ("schedule", schedule, _SCHEDULES)):
         if value not in known:
             raise RunError(
-                f"the run in {run.path} was trained with the {what} {value}, which the built-in retrainer lacks "
-                f"(it has {', '.join(known)}): bring your own proponent.evaluate.Retrainer"
+                f"the run in {run.path} was trained with the {what} {value}, which the built-in retrainer does not "
+                f"support (it supports {', '.join(known)}): use your own proponent.evaluate.Retrainer"
             )
     settings = Settings(
         epochs=max(1, round(float(record["num_train_epochs"]))),
@@ -209,8 +209,8 @@ def _assumed(run: Run) -> tuple[Settings, tuple[str, ...]]:
     )
     said = "trainer_state.json" if state else "the Trainer's defaults"
     return settings, (
-        f"epochs, batch size and rate are from {said}; AdamW, a linear schedule, no weight decay and clipping at 1 are "
-        "assumed: train with proponent.Recorder to have them recorded",
+        f"epochs, batch size and rate are from {said}; AdamW, a linear schedule, no weight decay and clipping at 1 "
+        "are assumed: train with proponent.Recorder to record them",
     )
 
 

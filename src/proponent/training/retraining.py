@@ -99,7 +99,7 @@ class Retrains:
         if not said.is_file():
             publish_bytes(said, [self.retrainer.identity.encode()], noted=False)
         elif said.read_bytes() != self.retrainer.identity.encode():
-            raise MismatchError(f"{self.home} holds retrains of another run: give another --cache folder")
+            raise MismatchError(f"{self.home} contains retrains of another run: give another --cache folder")
 
     def missing(self, jobs: Sequence[RetrainJob]) -> list[RetrainJob]:
         """List the jobs without a record."""
@@ -111,8 +111,8 @@ class Retrains:
         for job in jobs:
             if len(job.rows) == 0 or job.rows[0] < 0 or job.rows[-1] >= self.retrainer.size:
                 raise InputError(
-                    f"a retrain on {len(job.rows)} rows of {self.retrainer.size}: "
-                    "rows are positions from 0, at least one"
+                    f"cannot retrain on {len(job.rows)} rows of {self.retrainer.size}: give at least one row, by "
+                    "position from 0"
                 )
         todo = self.missing(jobs)
         done = self.engine.map(partial(perform, self.retrainer, self.home), todo)

@@ -145,7 +145,7 @@ def label_names(examples: Examples) -> tuple[str, ...] | None:
         )
     known = {str(label) for label in found}
     if len(known) < 2:
-        raise DataError(f"{examples.name} has one label only ({next(iter(known))}): a classifier needs two classes")
+        raise DataError(f"{examples.name} has only one label ({next(iter(known))}): a classifier needs two classes")
     if examples.label_names is not None and known <= set(examples.label_names):
         return examples.label_names
     return tuple(sorted(known, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)))
@@ -161,13 +161,13 @@ def _refuse_unread(examples: Examples, *, labelled: bool) -> None:
     for example in examples:
         if labelled and example.target is not None:
             raise DataError(
-                f"{examples.name} has labels and targets (row {example.row}), and a classifier reads no target: "
-                "leave it out with --target-column '', or train a language model with --label-column ''"
+                f"{examples.name} has labels and targets (row {example.row}), and a classifier reads no target: leave "
+                "the target out with --target-column '', or train a language model with --label-column ''"
             )
         if not labelled and example.text_pair is not None:
             raise DataError(
-                f"{examples.name} has second texts (row {example.row}) and no labels, and a language model reads one "
-                "text: leave them out with --pair-column '', or name the target with --target-column"
+                f"{examples.name} has second texts (row {example.row}) and no labels, and a language model reads only "
+                "one text: leave the second texts out with --pair-column '', or name the target with --target-column"
             )
 
 
@@ -208,10 +208,12 @@ def _check_pretrained(name: str, model: Any, report: Any, training: Training) ->
     unlike = sorted(str(one[0]) for one in report["mismatched_keys"])
     body = [key for key in unlike if key.startswith(f"{model.base_model_prefix}.")]
     if body:
-        raise InputError(f"cannot load the model {name}: {body[0]} has another shape than its config.json says")
+        raise InputError(
+            f"cannot load the model {name}: {body[0]} has a different shape from the one in its config.json"
+        )
     limit = positions(model.config)
     if limit is not None and training.max_length > limit:
-        raise InputError(f"--max-length {training.max_length} is more than the {limit} tokens that {name} takes")
+        raise InputError(f"--max-length {training.max_length} is more than the {limit} tokens that {name} supports")
 
 
 def _features(tokenizer: Any, example: Example, names: Sequence[str] | None, max_length: int) -> dict[str, Any]:

@@ -177,7 +177,7 @@ class Explanation(Page):
         default_factory=dict[str, tuple[BaselineHit, ...]]
     )
     notes: Annotated[tuple[str, ...], "what a reader must know about this answer"] = ()
-    caveat: Annotated[str, "what a score is not"] = CAVEAT
+    caveat: Annotated[str, "caution about the meaning of a score"] = CAVEAT
     n_examples: Annotated[int, "training examples compared; 0: not known"] = field(default=0, metadata={"json": None})
 
     @classmethod

@@ -62,7 +62,7 @@ class Screen:
     refresh: Annotated[float, "seconds after which the page reloads; 0 for never"] = 0.0
     answer_links: Annotated[AnswerLinks | None, "links of the answer to its examples; None without an answer"] = None
     exports: Annotated[tuple[Link, ...], "files of what is shown"] = ()
-    caveat: Annotated[str, "what a score is not"] = CAVEAT
+    caveat: Annotated[str, "caution about the meaning of a score"] = CAVEAT
     method: Annotated[str, "method, checkpoints and learning rates in one line"] = ""
 
 

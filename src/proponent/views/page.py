@@ -68,7 +68,7 @@ class Page:
         for where, value in _numbers(content, ""):
             if not math.isfinite(value):
                 raise DataError(
-                    f"{where.lstrip('.')} is {value}, which JSON cannot say: a loss or gradient overflowed; "
+                    f"{where.lstrip('.')} is {value}, which JSON cannot represent: a loss or gradient overflowed; "
                     "score again in float32 or leave that row out"
                 )
         return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent)
@@ -104,7 +104,7 @@ def screen(frame: object, shown: Any) -> str:
 def document(*pages: Page, title: str | None = None) -> str:
     """Render a complete HTML file: no network, no script, works from disk and on paper."""
     if not pages:
-        raise InputError("there is nothing to show: give at least one answer or report")
+        raise InputError("there is nothing to show: pass at least one answer or report")
     digest = base64.b64encode(hashlib.sha256(css().encode()).digest()).decode()
     return (
         environment()

@@ -122,7 +122,7 @@ class Explorer:
         shown = self.open_indexes.get(state.index)
         job = self.asker.job(state.id)
         if job is None:
-            raise InputError("this question is not in progress any more: look among the questions asked, or ask again")
+            raise InputError("this question is no longer in progress: look in the list of questions, or ask again")
         if job.state == "done":
             url = QuestionState.of(job.question, state.index).url("/ask")
             if "hx-request" in request.headers:
@@ -205,7 +205,7 @@ class Explorer:
     def _problem(self, request: WebRequest, error: Exception) -> Response:
         """Show an error, with links to pages that still work."""
         if isinstance(error, HTTPException):
-            status, error = error.status_code, InputError("there is nothing at this address")
+            status, error = error.status_code, InputError("there is no page at this address")
         else:
             status = 400 if isinstance(error, InputError) else 500
         links = tuple(

@@ -73,7 +73,7 @@ def table_columns(shown: OpenIndex, state: TableState) -> Columns:
 def cleanlab_columns(shown: OpenIndex, state: TableState) -> Columns:
     """The same rows in the columns of cleanlab's Datalab, in data order."""
     if shown.table.names is None:
-        raise InputError("this index is of a language model: there are no labels to check")
+        raise InputError("this index belongs to a language model, which has no labels to check")
     columns = table_columns(shown, state)
     order = sorted(range(len(columns["row"])), key=columns["row"].__getitem__)
     names = ("is_label_issue", "label_score", "given_label", "predicted_label", "id", "row")
@@ -148,14 +148,14 @@ def of_answers(shown: OpenIndex, _: ExampleState, kind: str) -> bytes:
     found = [(one.id, shown.questions.get(one.question)) for one in shown.questions.list().values()]
     answers = {name: kept.answer for name, kept in found if kept is not None}
     if not answers:
-        raise InputError("nothing was asked of this index yet")
+        raise InputError("this index has no questions yet")
     if kind == "html":
         return encoded(document(Report(title="Answers", answers=tuple(answers.values()), index=shown.name)))
     if kind == "pair":
         return lines_of([pair_line(answer, name) for name, answer in answers.items()])
     if kind == "json":
         return encoded("".join(answer.to_json() + "\n" for answer in answers.values()))
-    raise InputError(f"answers are not written as {kind[:20]!r}")
+    raise InputError(f"answers cannot be exported as {kind[:20]!r}")
 
 
 def of_groups(shown: OpenIndex, state: QuestionState, kind: str) -> bytes:
@@ -204,7 +204,7 @@ def written(columns: Mapping[str, Sequence[Any]], kind: str) -> bytes:
 def filled(kind: str, fill: Callable[[Path], object]) -> bytes:
     """The bytes of a file that a function writes."""
     if kind not in COLUMN_FILES:
-        raise InputError(f"this is not written as {kind[:20]!r}")
+        raise InputError(f"this cannot be exported as {kind[:20]!r}")
     with TemporaryDirectory(prefix="proponent-") as folder:
         path = Path(folder) / f"export.{kind}"
         fill(path)

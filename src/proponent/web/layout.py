@@ -32,13 +32,13 @@ _SCREENS = (
 KEYS = (
     ("/", "search, or the text of the question"),
     ("Escape", "leave a field"),
-    ("Ctrl + Enter", "ask, from within the text"),
+    ("Ctrl + Enter", "ask, while editing the text"),
     ("j and k", "next and previous example"),
     ("n and p", "next and previous page"),
     ("Enter", "open the example"),
     ("x", "drop it"),
-    ("f", "fix its label to the one that is chosen"),
-    ("e", "keep it as it is"),
+    ("f", "change its label to the selected label"),
+    ("e", "keep its label"),
     ("u", "undo the last decision"),
     ("?", "show the keys"),
 )
@@ -203,8 +203,8 @@ def _notices(shown: OpenIndex) -> tuple[str, ...]:
         lines.append(f"{what}; it has {store.coverage:.0%} of the training examples, and only these are shown.")
     if foreign:
         lines.append(
-            f"{foreign} decision steps were made for other data than this index has; they still count by id. "
-            f"Move {decisions.path.name} away to start over."
+            f"{foreign} decisions were made for other data than the data of this index; they still apply by id. Move "
+            f"{decisions.path.name} away to start over."
         )
     return tuple(lines)
 

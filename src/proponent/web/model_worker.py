@@ -74,7 +74,7 @@ class ModelWorker:
                 if job.question == question and job.source.index == source.index:
                     return job
             if len(self._in_state("waiting")) >= WAITING:
-                raise InputError(f"{WAITING} questions wait already: ask again when one of them is answered")
+                raise InputError(f"{WAITING} questions are already waiting: ask again when one of them is answered")
             job = QuestionJob(secrets.token_hex(8), question, source, keep)
             self._jobs[job.id] = job
             finished = [name for name, one in self._jobs.items() if one.state in {"done", "failed"}]
@@ -154,8 +154,8 @@ class ModelWorker:
                 job.keep(job.question, reply, job.seconds)
                 return
         code = self._end()
-        why = "out of memory, perhaps: it was killed" if code == -9 else f"exit code {code}"
-        raise InputError(f"the process with the model ended ({why}): ask again, or with a shorter text")
+        why = "it was killed, possibly out of memory" if code == -9 else f"exit code {code}"
+        raise InputError(f"the model process ended ({why}): ask again, or use a shorter text")
 
     def _started(self) -> Child:
         if self._process is None or self._process.poll() is not None:

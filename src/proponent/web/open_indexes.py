@@ -87,10 +87,10 @@ class OpenIndex:
         """Refuse a question that is invalid for the index, before any process is started for it."""
         names = self.plan.label_names
         if not question.given:
-            raise InputError("there is no text to explain: write one")
+            raise InputError("there is no text to explain: enter a text")
         for label in (question.label, question.against):
             if label and (names is None or label not in names):
-                raise InputError(f"no class {label!r}{nearest(label, names or ())}")
+                raise InputError(f"unknown class {label!r}{nearest(label, names or ())}")
         if question.label and question.label == question.against:
             raise InputError(f"{question.label!r} cannot be compared with itself: choose two classes")
         self.check_filters(question)
@@ -134,9 +134,7 @@ class OpenIndexes:
         """Find an index; the first for an empty name."""
         shown = self.shown
         if name and name not in shown:
-            raise InputError(
-                f"no index is called {name[:60]!r}{nearest(name[:60], shown)}: there are {', '.join(shown)}"
-            )
+            raise InputError(f"unknown index {name[:60]!r}{nearest(name[:60], shown)}; indexes: {', '.join(shown)}")
         return shown[name] if name else next(iter(shown.values()))
 
 

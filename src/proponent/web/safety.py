@@ -81,13 +81,13 @@ class Guard:
             raise Refused(400, "a request needs exactly one Host header")
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if not self.admits(headers[b"host"].decode("latin-1")):
-            raise Refused(403, "this explorer answers to its own address only")
+            raise Refused(403, "this explorer accepts requests to its own address only")
         if len(scope.get("raw_path", b"")) + len(scope["query_string"]) > URL_BYTES:
             raise Refused(414, f"the address is longer than {URL_BYTES:,} bytes")
         if scope["query_string"].count(b"&") >= MOST_PARAMETERS:
             raise Refused(400, f"the address has more than {MOST_PARAMETERS} parameters")
         if scope["method"] not in {"GET", "HEAD", "POST"}:
-            raise Refused(405, "only GET, HEAD and POST are answered")
+            raise Refused(405, "only GET, HEAD and POST are supported")
         if self.open and not self._knows(scope, headers):
             raise Refused(403, "open the address that `proponent serve` printed: it carries the token of this run")
         return headers

@@ -47,7 +47,7 @@ def _whole(low: int = -(10**12), high: int = 10**12) -> BeforeValidator:
         if not isinstance(value, int):
             raise ValueError(f"is {str(value)[:40]!r}: it must be a whole number")
         if not low <= value <= high:
-            raise ValueError(f"is {value}: it must lie between {low} and {high:,}")
+            raise ValueError(f"is {value}: it must be between {low} and {high:,}")
         return value
 
     return BeforeValidator(check)
@@ -70,13 +70,13 @@ def _sort_keys(values: tuple[str, ...]) -> tuple[str, ...]:
         if value.removeprefix("-") not in SORTS:
             raise ValueError(f"is {value[:40]!r}: it must be one of {', '.join(SORTS)}")
     if len(values) > MOST_SORTS:
-        raise ValueError(f"names {len(values)} columns: sort by at most three")
+        raise ValueError(f"has {len(values)} columns: sort by at most three")
     return values
 
 
 def _few_indexes(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(values) > MOST_INDEXES:
-        raise ValueError(f"names {len(values)} indexes to compare: choose at most {MOST_INDEXES}")
+        raise ValueError(f"has {len(values)} indexes to compare: choose at most {MOST_INDEXES}")
     return values
 
 

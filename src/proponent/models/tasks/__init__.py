@@ -37,7 +37,7 @@ def recognise(folder: Path, architecture: str, config: Any) -> type[Task]:
         said = f"the configuration names {architecture}" if architecture else "the configuration names no architecture"
         *others, last = (task.heads for task in TASKS)
         raise RunError(
-            f"{folder} has no task head that proponent knows: {said}; needed: {', '.join(others)}, or {last} "
+            f"{folder} has no task head that proponent supports: {said}; supported: {', '.join(others)}, or {last} "
             "(train such a head, or name its class in architectures of config.json)"
         )
     return found

@@ -47,7 +47,7 @@ class Objective(ABC):
 
     def logits(self, logits: Tensor) -> Float[Tensor, " n"]:
         """Minus the logit of each example's label."""
-        raise InputError("the logit of a label is a classifier's, and this run predicts no labels: measure the loss")
+        raise InputError("measure=logit is for classifiers, and this run predicts no labels: use measure=loss")
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,8 @@ def one_text(example: Example) -> str:
     """Refuse a second text, since a language model reads only one."""
     if example.text_pair is not None:
         raise InputError(
-            f"the example with id {example.id} has a second text, and a language model reads one: give what "
-            "counts as its target (--target-column), or leave the pair out (--pair-column '')"
+            f"the example with id {example.id} has a second text, and a language model reads only one text: give the "
+            "completion as its target (--target-column), or leave the second text out (--pair-column '')"
         )
     return example.text
 

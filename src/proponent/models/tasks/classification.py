@@ -74,7 +74,7 @@ class Classification(Task):
     def text(self, example: Example, tokenizer: Any) -> str | tuple[str, str]:
         if example.target is not None:
             raise InputError(
-                f"the example with id {example.id} has a target, and a classifier reads none: name it as the "
+                f"the example with id {example.id} has a target, and a classifier reads no target: give it as the "
                 "second text (--pair-column), or leave it out (--target-column '')"
             )
         return example.text if example.text_pair is None else (example.text, example.text_pair)

@@ -34,14 +34,14 @@ class MaskedLM(Task):
         if example.target is None:
             if gaps:
                 raise InputError(
-                    f"the example with id {example.id} has a gap {mask} and does not say what stands in it: give that "
-                    "as its target (--target, --target-column)"
+                    f"the example with id {example.id} has a gap {mask} without the text that belongs there: give "
+                    "this text as its target (--target, --target-column)"
                 )
             return text
         if gaps != 1:
             raise InputError(
-                f"the example with id {example.id} has a target and {gaps} gaps: write {mask} once, where the target "
-                "stands"
+                f"the example with id {example.id} has a target and {gaps} gaps: write {mask} exactly once, in place "
+                "of the target"
             )
         return text.replace(mask, example.target)
 
@@ -61,8 +61,8 @@ class MaskedLM(Task):
 
     def notes(self, masks: Masks) -> list[str]:
         return [
-            f"{masks.share:.0%} of the tokens of each text are masked and have to be guessed, chosen by seed "
-            f"{masks.seed} and the text's own tokens; of a row with a target, its gap is masked"
+            f"{masks.share:.0%} of the tokens of each text are masked and predicted; seed {masks.seed} and the tokens "
+            "of the text determine the choice; in a row with a target, its gap is masked"
         ]
 
 

@@ -30,17 +30,15 @@ class Seq2Seq(Task):
             return cls()
         start = cast("int | None", getattr(config, "decoder_start_token_id", None))
         if start is None:
-            raise RunError(
-                f"{architecture} does not say with which token its decoder starts: set decoder_start_token_id"
-            )
+            raise RunError(f"{architecture} does not define the start token of its decoder: set decoder_start_token_id")
         return cls(start=start)
 
     def text(self, example: Example, tokenizer: Any) -> str:
         text = one_text(example)
         if example.target is None:
             raise InputError(
-                f"the example with id {example.id} has no target, and an encoder-decoder predicts one: name its "
-                "column (--target-column), or give one text's with --target"
+                f"the example with id {example.id} has no target, and an encoder-decoder needs a target: choose its "
+                "column (--target-column), or give the target of one text with --target"
             )
         return text
 

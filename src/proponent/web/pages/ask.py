@@ -171,7 +171,7 @@ def require_answer(shown: OpenIndex, state: QuestionState) -> StoredAnswer:
     """Find an answer that must exist."""
     kept = shown.questions.get(state.question)
     if kept is None:
-        raise InputError("this question was not asked of this index yet: ask it first")
+        raise InputError("this index has no answer to this question yet: ask it first")
     return kept
 
 
@@ -180,6 +180,6 @@ def _missing(shown: OpenIndex) -> str:
     if folder.exists():
         return ""
     return (
-        f"New texts cannot be asked: model folder {folder} is missing. Stored answers and everything else work. "
-        "If the folder has moved, start again with --run FOLDER."
+        f"New texts cannot be asked: model folder {folder} is missing. Stored answers and all other pages work. If "
+        "the folder has moved, start again with --run FOLDER."
     )

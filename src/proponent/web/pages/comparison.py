@@ -94,7 +94,11 @@ def _of_index(shown: OpenIndex, kept: StoredAnswer | None, job: QuestionJob | No
     name = plan.method.name
     note = f"{shown.name}, {len(plan.checkpoints)} checkpoints, {shown.store.counts.examples:,} training examples"
     if kept is None:
-        problem = "This index was not asked yet." if job is None else job.error or f"In progress: {job.stage} …"
+        problem = (
+            "This index has no answer to this question yet."
+            if job is None
+            else job.error or f"In progress: {job.stage} …"
+        )
         return ComparisonColumn(title=name, note=note, hits=(), overlap="", problem=problem)
     rows = [(hit.id, hit.score, hit.text, hit.label) for hit in kept.answer.proponents]
     return _column(shown, name, note, rows, ranks)

@@ -88,7 +88,7 @@ def about_screen(shown: OpenIndex) -> AboutScreen | BuildScreen:
             ("rows without a finite gradient", f"{store.counts.skipped:,}"),
             ("deleted", f"{store.counts.deleted:,}"),
             ("folder", str(shown.folder)),
-            ("Merkle root", store.manifest.merkle_root[:16] or "not sealed yet"),
+            ("Merkle root", store.manifest.merkle_root[:16] or "not finished yet"),
         ),
         checkpoints=tuple((step_words(one.id), one.learning_rate, one.rule) for one in plan.checkpoints),
         notes=tuple(store.manifest.notes),
