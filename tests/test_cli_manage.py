@@ -343,9 +343,7 @@ def test_plan_says_what_an_index_will_cost(said: Said, content: Content, kept: T
     assert content("info", kept.index, "--forecast", tmp_path / "plan.json")["forecast"]
     code, out, _ = said("plan", kept.run, kept.data, "--quiet")
     assert code == 0
-    assert " ".join(out.split()).startswith(
-        f"tracin-we-idf of {kept.data}: 60 examples, 2 checkpoints what forecast"
-    )
+    assert " ".join(out.split()).startswith(f"tracin-we-idf of {kept.data}: 60 examples, 2 checkpoints what forecast")
     for part in ("seconds of gradients", "peak memory", "bytes of forms"):
         assert part in out
     assert sorted(path.name for path in Path().iterdir()) == before, "nothing is left behind"

@@ -258,9 +258,7 @@ def test_a_run_that_changed_is_refused(news: Tiny, tmp_path: Path, spoiled: str)
 
 def test_an_answer_prints_tabulates_and_saves(index: proponent.Index, tmp_path: Path):
     answer = index.explain(ASKED[0], k=3)
-    assert (
-        repr(answer).splitlines()[0].startswith(f"Why {answer.query.label}? (tracin-we-idf, 2 checkpoints of 60")
-    )
+    assert repr(answer).splitlines()[0].startswith(f"Why {answer.query.label}? (tracin-we-idf, 2 checkpoints of 60")
     frame = answer.to_pandas()
     assert isinstance(frame, pandas.DataFrame)
     assert frame["side"].tolist() == ["helped"] * 3 + ["hurt"] * 3
