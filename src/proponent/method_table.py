@@ -118,7 +118,7 @@ _ROWS = {  # per method: one line of parts, one line of description
     "tracin-we-idf": Row(
         Gradients(gradient=EmbeddingRows(drop_special=True, direction=Direction()), preconditioners=(IDF(),),
                   normalize="both"),
-        "cosine of the word embedding's rows by direction times tf-idf: the default of classifiers from scratch", OWN, ROWS),
+        "cosine of embedding rows, by direction times tf-idf of the token: the default from scratch", OWN, ROWS),
     "tracin-last": Row(
         Gradients(gradient=Head()),
         "gradient products at the last layer, in closed form", PRUTHI, FORWARD),
