@@ -57,6 +57,10 @@ def write_data(folder: Path) -> Path:
     write_csv(folder / "trec" / "train.csv.gz", texts[:80])
     write_csv(folder / "trec" / "test.csv.gz", texts[80:])
     write_csv(folder / "movie_review_mr" / "all.csv.gz", texts)
+    asked = [
+        {"instruction": sentence(draw, "World"), "input": "", "output": sentence(draw, "Sports")} for _ in range(12)
+    ]
+    write_lines(folder / "alpaca_en_1k" / "alpaca_en_demo.jsonl.gz", asked)
     noisy = [
         {"id": row["id"], "text": row["text"], "noisy_label": row["label_name"], "is_label_error": int(at % 7 == 0)}
         for at, row in enumerate(texts[:60])

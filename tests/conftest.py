@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import transformers
+from hypothesis import settings
 
 import checked
 
@@ -16,6 +17,8 @@ import tiny  # noqa: E402
 from proponent.cli import main  # noqa: E402
 from proponent.models.recorder import Recorder  # noqa: E402
 
+settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+settings.load_profile("unhurried")
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 

@@ -194,6 +194,9 @@ RUNS = {
     "row_kinds": ["row_kinds.py --data {data} --rows 60 --queries 16 --out {out}"],
     "notebook_job": ["notebook_job.py --data {data} --texts 330 --queries 3 --out {out}"],
     "memory": ["memory.py --sizes 60 --folder {tmp}/m --out {out}"],
+    "language_model_cost": [
+        "language_model_cost.py --data {data} --rows 6 --checkpoints 2 --model tiny --folder {tmp}/l --out {out}"
+    ],
     "forecast": ["forecast.py --data {data} --only small --scale 50 --repeats 1 --out {out}"],
     "explorer": ["explorer.py --n 600 --readers 2 --pages 1 --folder {tmp}/e --out {out}"],
     "verify_speed": ["verify_speed.py --sizes 200 --width 8 --folder {tmp}/v --out {out}"],

@@ -228,7 +228,7 @@ def test_frequencies_of_another_index_are_refused(bert: Truth, tmp_path: Path) -
     )
     for path in (second / "tables").iterdir():
         shutil.copy(path, first / "tables")
-    with pytest.raises(DamagedError, match=r"tables/step-.*safetensors is not what was written"):
+    with pytest.raises(DamagedError, match=r"tables/step-.*safetensors differs from what was written"):
         ask(proponent.Index(first), bert.queries)
 
 

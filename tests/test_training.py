@@ -167,7 +167,11 @@ def test_the_pretrained_encoder_of_a_package(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_ends_training_and_leaves_nothing(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     number = signal.Signals[name]
     saved: list[Path] = []
@@ -177,6 +181,8 @@ def test_a_signal_ends_training_and_leaves_nothing(
         os.kill(os.getpid(), number)
 
     monkeypatch.setattr(_Watch, "on_save", kill)
+    before = signal.signal(number, signal.SIG_DFL)  # a test run under nohup ignores SIGHUP, and so would training
+    request.addfinalizer(lambda: signal.signal(number, before))
     with pytest.raises(SystemExit) as stopped:
         train(read(tiny.NEWS), tmp_path / "run", tiny.SETTINGS)
     assert stopped.value.code == 128 + number

@@ -136,8 +136,8 @@ def delete(args: argparse.Namespace, name: str) -> None:
     home = trained(args, name)
     command(
         "evaluate", home / "run-10", home / "train.csv", "--queries", home / "queries.csv", "--metric", "deletion",
-        "--helped-only", "--points", args.points, "-k", args.deleted, "--seeds", 2, "--methods", ",".join(DELETED),
-        "--max-length", LENGTHS[name], "--cache", home / "cache", "--quiet", "--out",
+        "--helped-only", "--points", args.points, "-k", args.deleted, "--seeds", args.seeds, "--methods",
+        ",".join(DELETED), "--max-length", LENGTHS[name], "--cache", home / "cache", "--quiet", "--out",
         home / f"deletion-{args.deleted.replace(',', '-')}.json",
     )  # fmt: skip
 
@@ -174,6 +174,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--subsets", type=int, default=60)
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--points", type=int, default=16)
+    parser.add_argument("--seeds", type=int, default=2, help="of a deletion")
     parser.add_argument("--deleted", default="30,100")
     return parser.parse_args()
 

@@ -7,11 +7,12 @@ from typing import Literal, cast
 
 from proponent.data import Columns, read
 from proponent.errors import InputError
-from proponent.index import Index, Options, default_method
+from proponent.index import Index, Options, default_method, summed
 from proponent.index import build as build_index
 from proponent.method import Method
 from proponent.method_table import stored_method
 from proponent.models import Run
+from proponent.models.counting import Stated
 from proponent.store import RowKind
 
 
@@ -24,6 +25,9 @@ def build(
     columns: Columns | None = None,
     split: str | None = None,
     allow_empty: bool = False,
+    assistant_only: bool | None = None,
+    completion_only: bool | None = None,
+    chat_template: str | Path | None = None,
     max_length: int | None = None,
     batch_size: int = 32,
     max_bad_rows: float = 0.01,
@@ -54,6 +58,10 @@ def build(
         columns: names of the columns; None means text, text_pair, label, id and target.
         split: split of a DatasetDict or hub data set.
         allow_empty: accept rows with empty texts instead of refusing them.
+        assistant_only: of conversations, only what the chat template marks as the assistant's counts; None means as in
+            the training, if its Recorder noted that, else False (so do the next two).
+        completion_only: of rows of prompt and completion, only the completion counts; None: else True.
+        chat_template: the template of the training, as a file or as text; None: else the tokenizer's own.
         max_length: maximum tokens read per text; None for the model's limit, at most 512.
         batch_size: examples per pass.
         max_bad_rows: maximum share of rows that may be skipped because their loss or gradient is not finite.
@@ -93,6 +101,7 @@ def build(
         repair=repair,
         segment_rows=segment_rows,
         quiet=quiet,
+        stated=Stated.of(assistant_only, completion_only, chat_template),
         columns={one.name: getattr(columns, one.name) for one in fields(columns)},
     )
     options.check()
@@ -102,6 +111,8 @@ def build(
             options.say(reason)
     wanted = stored_method(method, **{**(set or {}), **changes})
     examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
+    if isinstance(method, str) and "loss" not in {**(set or {}), **changes}:
+        wanted = summed(wanted, one, examples.layout)
     build_index(one, examples, Path(out), wanted, options)
     return Index(out, run=one.joined or one.path, trust_remote_code=one.trust_remote_code, partial=shard is not None)
 

@@ -22,6 +22,7 @@ from proponent.gradients.model_parts import input_embedding, table_shape, word_t
 from proponent.index.build import label_numbers
 from proponent.method import Gradients, Layers
 from proponent.models import Encoded, Run
+from proponent.models.counting import rules_of
 from proponent.models.former import recorded
 from proponent.models.training_trace import FOLDER as REPLAY_FOLDER
 
@@ -53,7 +54,8 @@ class _Check:
     def __init__(self, run: Run, examples: Examples, max_length: int | None) -> None:
         self.run, self.examples = run, examples
         self.labels = label_numbers(run, examples)
-        self.encoder = run.encoder(run.length(max_length))
+        rules = rules_of(run, examples.layout, max_length)
+        self.encoder = run.encoder(rules.max_length, counting=rules.counting)
         self.lengths = self.encoder.lengths(examples)
         self.model = run.load(run.checkpoints[-1])
         self.work = GradientComputer(run, self.model, Gradients(name="check"), self.encoder)

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from jaxtyping import Int
 
 from proponent.errors import InputError
-from proponent.types import Span
+from proponent.types import TEMPLATE, Example, Span
 
 RULES = f"1/unicode-{unicodedata.unidata_version}"
 """Version of the rules and of the character table. Positions in `words()` are comparable only if it is equal."""
@@ -137,6 +137,12 @@ def split(text: str) -> list[Span]:
 def read(parts: Sequence[str]) -> "Splitting":
     """Split the parts of one example into words, and map tokens to them."""
     return Splitting(parts)
+
+
+def words_of(example: Example) -> tuple[Word, ...]:
+    """The words of an example; in a conversation, the last one stands for the markup of the chat template."""
+    found = words(example.parts)
+    return (*found, Word(TEMPLATE, tuple(() for _ in example.parts))) if example.turns is not None else found
 
 
 def words(parts: Sequence[str]) -> tuple[Word, ...]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from proponent.cli.chat_options import CountingOptions
 from proponent.cli.options import (
     BuildOptions,
     Data,
@@ -103,6 +104,7 @@ def index(
     building: BuildOptions,
     model: ModelOptions,
     columns: IndexDataOptions,
+    counting: CountingOptions,
     output: OutputOptions,
     queries: Annotated[
         str | None,
@@ -117,13 +119,17 @@ def index(
 ) -> None:
     """Build the index of a training set under a method, or resume an unfinished one."""
     settings: dict[str, Any] = building.settings() | {"append": append, "shard": shard, "repair": repair}
+    settings |= vars(counting)
     from proponent.api import build
+    from proponent.index import summed
 
     opened = model.open(run)
     changed = method.changed(method.named(opened, building, output))
+    examples = columns.read(data, output)
+    changed = summed(changed, opened, examples.layout) if method.loss is None else changed
     built = build(
         opened,
-        columns.read(data, output),
+        examples,
         out,
         changed,
         queries=None if queries is None else columns.read_queries(queries, output),

@@ -71,17 +71,11 @@ def evaluate(
 ) -> None:
     """Compare methods with controls and confidence intervals, retraining where the metric requires it."""
     chosen = choice("--metric", metric, _METRICS)
-    for path in out or ():
-        usable(path, "--out")
-    if arrays is not None:
-        usable(arrays, "--arrays")
-        if chosen != "lds":
-            raise InputError(f"--arrays {arrays}: only --metric lds has halves and their outputs")
+    _check_files(chosen, out, arrays)
     sizes: dict[str, Any] = {"methods": listed(methods), "budget": budget, "points": points, "seeds": seeds}
     sizes |= {"ks": tuple(sorted(set(numbers("--k", k, "10,30,100")))), "subsets": subsets}
     sizes |= {"runs": runs, "workers": workers, "groups": groups, "stratified": stratified}
-    sizes |= {"arrays": arrays}
-    sizes |= {"sides": ("helped",)} if helped_only else {}
+    sizes |= {"arrays": arrays, "sides": ("helped",) if helped_only else ("helped", "hurt")}
     request = _requested(run, data, queries, retraining, model, columns, output, sizes)
     from proponent.evaluate.measure import measure
     from proponent.views.evaluation import print_report
@@ -90,6 +84,15 @@ def evaluate(
     for path in out or ():
         page.save(path)
     output.show(page.to_dict, lambda: print_report(page))
+
+
+def _check_files(metric: str, pages: list[Path] | None, arrays: Path | None) -> None:
+    """Refuse files that cannot be written, before any work is done."""
+    for path in pages or ():
+        usable(path, "--out")
+    usable(arrays, "--arrays")
+    if arrays is not None and metric != "lds":
+        raise InputError(f"--arrays {arrays}: only --metric lds has halves and their outputs")
 
 
 def _requested(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from proponent.cli.chat_options import AskingOptions
 from proponent.cli.options import (
     Against,
     AggregateOptions,
@@ -42,6 +43,7 @@ def explain(
     together: AggregateOptions,
     opening: OpenOptions,
     columns: ColumnOptions,
+    asking: AskingOptions,
     output: OutputOptions,
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text; - reads stdin.")] = None,
     label: Annotated[
@@ -72,8 +74,10 @@ def explain(
     data: Annotated[str | None, typer.Option(help="Training data of the run (replay).")] = None,
 ) -> None:
     """Explain an output: the training examples, and the words in them, that helped or hurt it."""
-    if (text is None) == (queries is None):
-        raise InputError("give either a TEXT or --queries FILE")
+    if sum(one is not None for one in (text, queries, asking.messages)) != 1:
+        raise InputError("give either a TEXT or --queries FILE (or, to a language model, --messages FILE)")
+    if queries is not None and asking.given:
+        raise InputError(f"{next(iter(asking.given))} is about one question; --queries FILE has several")
     if (together.group and queries is None) or (together.only_correct and not together.group):
         raise InputError("--group needs --queries FILE, and --only-correct needs --group")
     usable(html, "--html")
@@ -81,6 +85,7 @@ def explain(
     asked = _one(text or "", given) if queries is None else _many(queries, given, columns, output)
     how: dict[str, Any]
     refused = {"--against": against, "--group": together.group, "--where": filters, "--run": opening.run}
+    refused |= asking.given
     if _replays(method, data, refused):
         from proponent.dynamics.explain import explain_run
         from proponent.models import Run
@@ -92,7 +97,12 @@ def explain(
     else:
         how = {"against": against, "k": k, "baselines": baselines, "aggregate": together.rule()}
         options = vars(opening) | {"kernel": choice("--kernel", kernel, ("numpy", "numba"))}
-        found = _indexed(index, asked, options, filters, ids_in(ids_file), how, group=together.group)
+        chat: dict[str, Any] = {}
+        if queries is None:
+            said = text if text is None else asked[0].text
+            chat = vars(asking) | {"text": said, "messages": asking.read(), "label": label, "target": target}
+            chat["text_pair"] = pair
+        found = _indexed(index, asked, options, filters, ids_in(ids_file), how, group=together.group, one=chat)
     _show(found, html, output)
 
 
@@ -129,12 +139,15 @@ def _indexed(
     how: dict[str, Any],
     *,
     group: bool,
+    one: dict[str, Any],
 ) -> "Iterable[Explanation]":
     from proponent.api import open as open_index
     from proponent.search import Where
 
     opened = open_index(index, **opening)
     how["where"] = Where(ids=ids, **filters_of(filters, opened.store.plan.label_names))
+    if one and not group:
+        return [opened.explain(**one, **how)]
     return [opened.explain_group(asked, **how)] if group else opened.explain_many(asked, **how)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from proponent.cli.chat_options import CountingOptions
 from proponent.cli.options import (
     BuildOptions,
     Data,
@@ -36,18 +37,22 @@ def plan(
     building: BuildOptions,
     model: ModelOptions,
     columns: IndexDataOptions,
+    counting: CountingOptions,
     output: OutputOptions,
 ) -> None:
     """Predict time, memory and disk of an index from a few measured batches."""
     settings = building.settings()
     from proponent.cost import forecast
-    from proponent.index import Options
+    from proponent.index import Options, summed
     from proponent.store.inventory import forecast_figures
 
     examples = columns.read(data, output)
     opened = model.open(run)
     name = method.named(opened, building, output)
-    predicted = forecast(opened, examples, method.changed(name), Options(quiet=output.quiet, **settings))
+    changed = method.changed(name)
+    changed = summed(changed, opened, examples.layout) if method.loss is None else changed
+    options = Options(quiet=output.quiet, stated=counting.stated(), **settings)
+    predicted = forecast(opened, examples, changed, options)
     for note in predicted.notes:
         output.hint(note)
     title = f"{name} of {data}: {predicted.n:,} examples, {predicted.checkpoints} checkpoints"

@@ -76,6 +76,9 @@ class ColumnOptions:
     target_column: Annotated[
         str, typer.Option(help="Column of the completion (language model); only its tokens count.")
     ] = "target"
+    messages_column: Annotated[
+        str, typer.Option(help="Column of conversations; '' reads no column of chat data, but texts.")
+    ] = "messages"
 
     @property
     def columns(self) -> "Columns":
@@ -89,6 +92,7 @@ class ColumnOptions:
             id=self.id_column,
             target=self.target_column,
             source=getattr(self, "source_column", ""),
+            messages=self.messages_column,
         )
 
     def read(self, data: str, out: OutputOptions) -> "Examples":

@@ -34,6 +34,7 @@ from proponent.index.stored_columns import stored_columns
 from proponent.index.worker import KEPT_BYTES
 from proponent.method import Gradients, Retaken, Term
 from proponent.models import Masks, Run, encoded_bytes
+from proponent.models.counting import rules_of
 from proponent.preconditioners.batches import StoredBatch
 from proponent.processes import memory
 from proponent.store.rows import decode_arrays
@@ -49,6 +50,12 @@ MOST_SAMPLING = 1.5
 
 MOST_LOOKED = 100_000
 """Number of examples that are searched for the longest texts."""
+
+MOST_SHARE, LEAST_SECONDS = 0.04, 2.0
+"""Share of the build's expected time that batches are measured for, and the seconds that are spent in any case."""
+
+SLOW = 0.5
+"""Seconds of a batch from which a single one is enough."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,8 @@ class _Forecaster:
         self.labels: list[int] = []
         self.labelling = timed(lambda: self.labels.extend(label_numbers(run, examples)))
         self.checkpoints = chosen(run, options.steps, method)
-        self.encoder = run.encoder(run.length(options.max_length), Masks.of(method))
+        rules = rules_of(run, examples.layout, options.max_length, options.stated)
+        self.encoder = run.encoder(rules.max_length, Masks.of(method), rules.counting)
         self.sample, self.lengths = self._counted()
         parquet_bytes({"warm": [1]})  # trigger its imports now: they are not timed, but count as memory
         model, self.loading = self._loaded()
@@ -151,12 +159,12 @@ class _Forecaster:
         work = GradientComputer(run, model, self.method, self.encoder, replace(checked.spec, pooled=True))
         self.by_token, self.table = work.spec.by_token, work.table
         self.costs = [one.cost(checked.facts) for one in self.fitters]
-        lengths = self._all_lengths()
+        self.every = lengths = self._all_lengths()
         width = self.table[1] if work.layers is None else work.layers.width(self.table[1], lengths)
         self.cuts = plan_segments(lengths, width, options.segment_rows, 0)
         self.laid = self._lay()
         notes = [] if work.layers is None else [*work.layers.notes(), *(one.unforeseen for one in self.costs)]
-        self.notes = (*run.notes, *filter(None, notes))
+        self._layered = (*run.notes, *rules.notes, *filter(None, notes))
         self.work, self.tables = work, size(work.tables()) + sum(one.held for one in self.costs)
         self.bench = Bench(work, self.encoder, examples, self.labels, options.rows)
         self.busiest = self._measure(budget)
@@ -189,7 +197,7 @@ class _Forecaster:
             stages=tuple(Stage(name, spent) for name, spent in seconds.items() if spent or name != "curvature"),
             peak_rss=self._peak(),
             disk={"forms": forms, "postings": postings, "examples": bytes_beside, "tables": c * self.tables},
-            notes=self.notes,
+            notes=(*self._layered, *self.work.notes),
         )
 
     def _over(self, by: str, cost: str) -> Floats:
@@ -255,19 +263,42 @@ class _Forecaster:
         return batches(lengths, begin, end, self.options.batch_size, equal=self.run.equal_lengths)
 
     def _measure(self, budget: float) -> int | None:
-        """Measure batches of all lengths, longest first; return the memory that the longest needed."""
+        """Measure batches of all lengths, longest first, parts of them if slow; return the memory of the longest."""
         order = np.argsort(self.lengths, kind="stable")
         rows = self.sample[order]
-        groups = self._batches(self.lengths[order], 0, len(rows))
-        longest = groups[-1][0] if self.run.equal_lengths else max(0, len(rows) - self.options.batch_size)
-        self.bench.measure(rows[slice(*groups[len(groups) // 2])], warm=True)
-        peak = peak_during(lambda: self.bench.measure(rows[longest:]))
-        spent = 0.0
+        groups = [rows[slice(*group)] for group in self._batches(self.lengths[order], 0, len(rows))]
+        longest = groups[-1] if self.run.equal_lengths else rows[max(0, len(rows) - self.options.batch_size) :]
+        pace = self._pace(groups[len(groups) // 2])
+        budget = min(
+            budget, max(LEAST_SECONDS, MOST_SHARE * pace * float(self.laid.padded.sum()) * len(self.checkpoints))
+        )
+        part = self._part(longest, pace, budget / 2)
+        peak = peak_during(lambda: self.bench.measure(part))
+        spent = self.bench.points[-1].passing
         for count, group in enumerate(_spread(len(groups))):
-            if count >= 3 and spent > budget:
+            if (count >= 3 or pace * self.bench.points[0].padded > SLOW) and spent > budget:
                 break
-            spent += timed(lambda group=group: self.bench.measure(rows[slice(*groups[group])]))
-        return peak
+            own = self._part(groups[group], pace, budget - spent)
+            spent += timed(lambda own=own: self.bench.measure(own))
+        if peak is None or self.held is None or len(part) == len(longest):
+            return peak
+        whole = self.encoder.encode([self.examples[int(row)] for row in longest])
+        more = max(cut.stop - cut.start for cut in self.work.parts(whole)) / len(part)
+        return int(self.held + (peak - self.held) * max(1.0, more))
+
+    def _pace(self, rows: Int[np.ndarray, " k"]) -> float:
+        """Roughly the seconds per position, from one text; the first pass of a model is slow and is not timed."""
+        self.bench.measure(rows[:1], warm=True)
+        spent = timed(lambda: self.bench.measure(rows[:1], warm=True))
+        return spent / max(1, int(self._lengths_of(rows[:1])[0]))
+
+    def _part(self, rows: Int[np.ndarray, " k"], pace: float, seconds: float) -> Int[np.ndarray, " m"]:
+        """As many of the longest texts of a batch as may be measured in this time; at least one."""
+        width = int(self._lengths_of(rows).max())
+        return rows[-max(1, min(len(rows), int(seconds / max(pace * width, 1e-9)))) :]
+
+    def _lengths_of(self, rows: Int[np.ndarray, " k"]) -> Int[np.ndarray, " k"]:
+        return self.every[rows]
 
     def _gradients(self, kept: float) -> float:
         """Seconds of all passes and of writing their shards."""
@@ -304,11 +335,11 @@ class _Forecaster:
     def _baselines(self) -> tuple[float, int]:
         """Seconds and bytes of the texts and of the arrays over the examples."""
         n, c, names = len(self.examples), len(self.checkpoints), self.run.label_names
-        some = range(min(n, 1024))
+        some, decoded = range(min(n, 1024)), self.encoder.decoded
         table: list[memoryview] = []
         spent = timed(
             lambda: table.append(
-                parquet_bytes(stored_columns(self.examples, some, self.labels, names, np.arange(len(some))))
+                parquet_bytes(stored_columns(self.examples, some, self.labels, names, np.arange(len(some)), decoded))
             )
         )
         scales = 8 * c if self.scaled else 0

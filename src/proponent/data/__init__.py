@@ -5,6 +5,7 @@ validated rows with stable ids and a content fingerprint. Tables that proponent 
 """
 
 from proponent.data.arrow import write_parquet
+from proponent.data.conversations import Layout, from_json, native, to_json
 from proponent.data.examples import Columns, Examples
 from proponent.data.rewriting import Part, write_columns, write_parts
 from proponent.data.sources import read, read_local
@@ -17,14 +18,18 @@ __all__ = [
     "ExampleColumns",
     "Examples",
     "How",
+    "Layout",
     "Part",
     "SearchResult",
     "StoredExamples",
     "WordSets",
+    "from_json",
+    "native",
     "parquet_bytes",
     "read",
     "read_local",
     "spans",
+    "to_json",
     "write_columns",
     "write_csv",
     "write_parquet",

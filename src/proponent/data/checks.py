@@ -5,6 +5,7 @@ from array import array
 from typing import Any
 
 from proponent.data.columns import change_texts
+from proponent.data.conversations import contents_of, layout_of, packed
 from proponent.data.examples import Columns, Examples
 from proponent.data.labels_and_ids import ids_of, labels_of, sources_of
 from proponent.data.table import RawTable, is_blank, is_null, refuse_odd_characters, short
@@ -26,9 +27,20 @@ def check(table: RawTable, columns: Columns, allow_empty: bool) -> Examples:
     if table.rows == 0:
         has = "a header but no rows" if table.column_names else "no rows"
         raise DataError(f"{table.name}: the table has {has}")
-    parts = _assign(table, columns)
+    chat = columns.messages if columns.text == "text" and columns.target == "target" else ""
+    layout = layout_of(table.column_names, chat)
+    parts = _assign(table, columns, texts=layout == "text")
     warnings = list(table.warnings)
-    fields = {"text": _texts(table, parts["text"], allow_empty, warnings)}
+    if layout == "judged":
+        parts.pop("label", None)
+    if layout == "text":
+        fields = {"text": _texts(table, parts["text"], allow_empty, warnings)}
+    else:
+        fields, empty = packed(contents_of(table, layout, chat))
+        if empty:
+            warnings.append(f"{table.name}: {len(empty)} rows have an empty answer ({table.where(empty)})")
+        if "text" in table.column_names:
+            warnings.append(f"{table.name}: rows are read as {layout}, and column 'text' is not (--messages-column '')")
     for part in ("text_pair", "target"):
         if part in parts:
             fields[part] = _second(table, parts[part], part, warnings)
@@ -39,11 +51,12 @@ def check(table: RawTable, columns: Columns, allow_empty: bool) -> Examples:
     if "source" in parts:
         sources = sources_of(table, parts["source"], warnings, asked=columns.source != "source")
         fields |= {} if sources is None else {"source": sources}
-    return Examples(table, pa.table(fields), columns=columns, label_names=names, warnings=tuple(warnings))
+    table_of = pa.table(fields)
+    return Examples(table, table_of, columns=columns, label_names=names, warnings=tuple(warnings), layout=layout)
 
 
 # assign a column to each role: explicit names first, then default names that exist and are still free
-def _assign(table: RawTable, columns: Columns) -> dict[str, str]:
+def _assign(table: RawTable, columns: Columns, *, texts: bool) -> dict[str, str]:
     asked = {part: str(getattr(columns, part)) for part in _OPTIONS}
     explicit = {part: name for part, name in asked.items() if name and name != part}
     taken: dict[str, str] = {}
@@ -56,7 +69,9 @@ def _assign(table: RawTable, columns: Columns) -> dict[str, str]:
             )
         taken[name] = part
     free = {part for part in _OPTIONS if asked[part] == part and part in table.column_names and part not in taken}
-    if "text" not in explicit and "text" not in free:
+    if not texts:
+        free -= {"text", "text_pair", "target"}
+    elif "text" not in explicit and "text" not in free:
         raise DataError(_missing(table, "text", "text"))
     return {**{part: part for part in free}, **explicit}
 

@@ -12,11 +12,13 @@ import numpy as np
 from jaxtyping import Int
 
 from proponent.data.columns import BLOCK, Column, Rows, choose, select
+from proponent.data.conversations import Layout, from_json
 from proponent.data.table import RawTable, short
 from proponent.data.untyped import pa
 from proponent.types import Example, Label
 
-_SHOWN = ("id", "text", "text_pair", "target", "label")
+_HASHED = ("id", "text", "text_pair", "target", "label")
+_SHOWN = (*_HASHED, "content")
 _PARTS = (*_SHOWN, "source")
 
 
@@ -25,7 +27,9 @@ class Columns:
     """Which column has which role.
 
     A default column may be missing from the data (except `text`); an explicitly named column must exist. An empty name
-    disables the role. A column named for one role is not used for another role by its default name.
+    disables the role. A column named for one role is not used for another role by its default name. Columns of chat
+    fine-tuning (messages, prompt and completion, chosen and rejected, input_ids) are read by their own names, unless
+    `text` has another name or `messages` is empty.
     """
 
     text: str = "text"
@@ -34,6 +38,7 @@ class Columns:
     id: str = "id"
     target: str = "target"
     source: str = "source"
+    messages: str = "messages"
 
 
 class Examples(Sequence[Example]):
@@ -42,6 +47,7 @@ class Examples(Sequence[Example]):
     # name: used in messages: the path, or "list of 12 dicts"
     # columns: the role of each column, as requested
     # label_names: names of a `datasets` ClassLabel in order of class number, else None
+    # layout: which columns hold the rows
     # warnings: lines that must be shown to the user
 
     def __init__(
@@ -53,8 +59,10 @@ class Examples(Sequence[Example]):
         label_names: tuple[str, ...] | None = None,
         warnings: tuple[str, ...] = (),
         rows: Rows | None = None,
+        layout: Layout = "text",
     ) -> None:
         self.name = source.name
+        self.layout = layout
         self.columns = columns
         self.label_names = label_names
         self.warnings = warnings
@@ -86,14 +94,15 @@ class Examples(Sequence[Example]):
             yield from map(_example, map(int, rows), *values)
 
     def _blocks(self) -> Iterator[tuple[Rows, list[Iterable[Any]]]]:
-        """Iterate over blocks of rows: id, text, text_pair, target and label of each."""
+        """Iterate over blocks of rows: id, text, text_pair, target, label and content of each."""
         for start in range(0, len(self), BLOCK):
             rows = self._rows[start : start + BLOCK]
             columns = (self._parts.get(name) for name in _SHOWN)
             yield rows, [repeat(None) if column is None else list(column.take(rows)) for column in columns]
 
     def _of(self, rows: Rows) -> "Examples":
-        return Examples(self._source, self._table, columns=self.columns, label_names=self.label_names, rows=rows)
+        names, layout = self.label_names, self.layout
+        return Examples(self._source, self._table, columns=self.columns, label_names=names, rows=rows, layout=layout)
 
     def subset(self, rows: "Sequence[int] | Int[np.ndarray, ' n']") -> "Examples":
         """Select examples; they keep their id and their source row."""
@@ -158,17 +167,22 @@ class Examples(Sequence[Example]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, over id, text, text_pair, target and label of every example in order."""
+        """SHA-256, in hex, over id, text, text_pair, target, label (and content) of every example in order."""
         # It depends neither on the kind of input nor on other columns, such as the column of sources. A label counts by
         # its text, so that the number 1 in a JSON file equals "1" in a CSV file.
         # Every index and decision on disk depends on the hashed prefix: it must never change.
         digest = hashlib.sha256(b"whence examples 1\n")
+        known = len(_SHOWN) if "content" in self._parts else len(_HASHED)
         for _, values in self._blocks():
-            digest.update(b"".join(map(_spelled, *values)))
+            digest.update(b"".join(map(_spelled, *values[:known])))
         return digest.hexdigest()
 
 
-def _example(row: int, name: str, text: str, pair: str | None, target: str | None, label: Label | None) -> Example:
+def _example(
+    row: int, name: str, text: str, pair: str | None, target: str | None, label: Label | None, content: str | None
+) -> Example:
+    if content is not None:
+        return Example(name, row, label=label, content=from_json(content))
     return Example(name, row, text, label, pair, target)
 
 

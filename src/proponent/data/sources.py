@@ -13,6 +13,7 @@ from typing import Any, cast
 from proponent.data.arrow import checked_column, is_arrow_table, read_user_arrow, read_user_parquet, table_of_arrow
 from proponent.data.checks import check
 from proponent.data.columns import Column, ColumnBuilder, joined
+from proponent.data.conversations import native
 from proponent.data.examples import Columns, Examples
 from proponent.data.table import RawTable, check_names, one_after_another, short, table_of_records
 from proponent.data.text_files import packed_table, read_json, read_json_lines, read_separated
@@ -322,6 +323,6 @@ def _table_of_list(rows: Sequence[object], text_column: str) -> RawTable:
 
 
 def _table_of_examples(name: str, rows: Sequence[Example]) -> RawTable:
-    parts = ("id", "text", "text_pair", "label", "target")
-    used = [part for part in parts if any(getattr(row, part) is not None for row in rows)]
-    return table_of_records(name, [{part: getattr(row, part) for part in used} for row in rows])
+    labels = {"label"} if any(row.label is not None for row in rows) else set[str]()
+    records = [{"id": row.id} | ({"label": row.label} if labels else {}) | native(row.content) for row in rows]
+    return table_of_records(name, records)

@@ -17,6 +17,7 @@ from proponent.index.queries import QueryBatch, check_queries
 from proponent.method import Gradients, Loop
 from proponent.method_table import method_of
 from proponent.models import Run
+from proponent.models.counting import rules_of
 from proponent.preconditioners.query_preconditioner import QueryPreconditioner
 from proponent.types import Example
 from proponent.views import CheckpointView, Explanation
@@ -53,7 +54,8 @@ def explain_run(
         raise InputError(f"{spec.name} needs a text to explain: give at least one")
     check_queries(queries)
     score = score_function(spec)
-    last, encoder = run.checkpoints[-1], run.encoder(run.length(max_length))
+    last, rules = run.checkpoints[-1], rules_of(run, examples.layout, max_length)
+    encoder = run.encoder(rules.max_length, counting=rules.counting)
     computer = GradientComputer(run, run.load(last), Gradients(name=spec.name), encoder, NO_GRADIENTS)
     batch = LoopQueries.of(computer, queries, 1)
     batch.add_gradients(last.id, computer, 1, QueryPreconditioner(computer.method, (), lambda _: {}))

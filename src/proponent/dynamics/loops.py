@@ -16,7 +16,7 @@ from proponent.method import Loop
 from proponent.scorer import Scorer
 from proponent.types import Example
 from proponent.views.explanation import CAVEAT
-from proponent.words import words
+from proponent.words import words_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class LoopScorer(Scorer[QueryBatch]):
 
     def terms(self, queries: QueryBatch, row: int, place: int) -> list[Float[np.ndarray, "w x"]]:  # noqa: ARG002
         """The share of each word of the example; words of the query have no share."""
-        terms = np.zeros((len(words(self.examples[place].parts)) + 1, 1))
+        terms = np.zeros((len(words_of(self.examples[place])) + 1, 1))
         for number, share in self.found.words(row, place).items():
             terms[number] = share
         return [terms]

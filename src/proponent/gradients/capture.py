@@ -35,7 +35,10 @@ from proponent.gradients.model_parts import (
     lookups,
     vocabulary_head,
 )
+from proponent.gradients.output_layer import OutputLayer, Tail
+from proponent.gradients.token_losses import Shares, losses_in_blocks
 from proponent.gradients.vocabulary_head import HeadOuter, VocabularyHead
+from proponent.models.tasks.base import TokenTerms
 
 Loss = Callable[[Tensor], Float[Tensor, " n"]]
 
@@ -45,7 +48,7 @@ class Captured:
     """Result of one pass over a batch."""
 
     losses: Float[np.ndarray, " n"]  # one per example, in nats
-    logits: Tensor  # the model's output
+    logits: Tensor  # the model's output; of the first position only if losses were taken in blocks
     rows: Rows | None = None  # embedding gradients, one row per real token position, in order; None if not requested
     outer: Outer | None = None  # gradients of the last linear layer of a classifier; None if not requested
     # the vocabulary head's input at every position [n t d]; None if not requested
@@ -54,6 +57,8 @@ class Captured:
     pooled: Float[np.ndarray, "n d"] | None = None
     # factors of the gradients of other layers; None if not requested
     calls: Mapping[str, Sequence[Call]] | None = None
+    # probabilities of some tokens at each example's counted positions; None if not requested
+    shares: Shares | None = None
 
 
 class _ModelHooks:
@@ -87,6 +92,15 @@ class _ModelHooks:
 
 
 @dataclass(frozen=True)
+class _Short:
+    """What a pass needs that computes the loss in blocks."""
+
+    output: OutputLayer
+    terms: TokenTerms  # the loss by tokens
+    wanted: Sequence[Int[np.ndarray, " _"]] | None  # tokens of each example whose probabilities are needed
+
+
+@dataclass(frozen=True)
 class _Side:
     """One text that a model looks up: its only one, or that of the encoder or the decoder."""
 
@@ -106,6 +120,7 @@ class Capture:
     pooled: bool = False  # also compute the mean of the last hidden state
     blocks: tuple[Block, ...] = ()  # other layers to capture, as factors
     order: Order | None = None  # which calls of these layers concern the target of an encoder-decoder
+    output: OutputLayer | None = None  # the output layer of a language model; None to hold all logits
 
     def __call__(
         self,
@@ -113,20 +128,50 @@ class Capture:
         loss: Loss,
         words: Int[np.ndarray, "n t"],
         decoder: tuple[Bool[Tensor, "n u"], Int[np.ndarray, "n u"]] | None = None,
+        terms: TokenTerms | None = None,
+        wanted: Sequence[Int[np.ndarray, " _"]] | None = None,
     ) -> Captured:
-        """Run one batch forward and backward."""
+        """Run one batch forward and backward; a loss by tokens is computed in blocks where the model allows."""
+        if self.output is not None and terms is not None and self._cuts(self.output):
+            found = self._pass(inputs, loss, words, decoder, _Short(self.output, terms, wanted))
+            if found is not None:
+                return found
+        found = self._pass(inputs, loss, words, decoder, None)
+        assert found is not None
+        return found
+
+    def _pass(
+        self,
+        inputs: dict[str, Tensor],
+        loss: Loss,
+        words: Int[np.ndarray, "n t"],
+        decoder: tuple[Bool[Tensor, "n u"], Int[np.ndarray, "n u"]] | None,
+        short: _Short | None,
+    ) -> Captured | None:
+        """One forward and backward pass; None if it cannot be made with few logits."""
         taps = _ModelHooks()
         n, t = words.shape
-        layers = LayerHooks(self.model, self.blocks, n, t, None if decoder is None else decoder[1].shape[1], self.order)
+        u = None if decoder is None else decoder[1].shape[1]
+        layers = LayerHooks(self.model, self.blocks, n, t, u, self.order)
         vocabulary = vocabulary_head(self.model) if self.head else None
         mask = inputs["attention_mask"].bool()
         sides = self._sides(inputs, words, decoder) if self.embedding else []
-        with torch.enable_grad(), self._hooks(taps, layers, sides):
-            logits: Tensor = self.model(**inputs).logits
-            losses = loss(logits)
+        with torch.enable_grad(), self._hooks(taps, layers, sides, short, (n, u or t)):
+            logits = self._logits(inputs, short)
+            ends = None if short is None or logits is None else short.output.read(logits)
+            if logits is None or (short is not None and ends is None):
+                return None
+            shares = None
+            if short is None or ends is None:
+                losses = loss(logits)
+            else:
+                losses, shares = losses_in_blocks(
+                    ends.hidden, short.output, ends.tail.columns, short.terms, short.wanted
+                )
+                taps.head_inputs = [ends.hidden.detach()]
             read = self._read(taps, sides)
             if self.head:
-                self._check_head(taps, logits, vocabulary)
+                self._check_head(taps, logits, vocabulary, None if ends is None else ends.tail)
             edges = layers.edges
             taken = self._backward(
                 losses.sum(), [*edges, *taps.embedded, *taps.head_outputs], headed=bool(taps.head_outputs)
@@ -141,13 +186,38 @@ class Capture:
             inputs=None if vocabulary is None else taps.head_inputs[0],
             pooled=_pooled(taps.hidden[0], mask) if self.pooled else None,
             calls=calls,
+            shares=shares,
         )
 
+    def _cuts(self, output: OutputLayer) -> bool:
+        """Whether the output layer may be shown a part: not if its own gradient is taken by hooks."""
+        names = {name for block in self.blocks for name in block.modules}
+        return output.cuts and not any(self.model.get_submodule(name) is output.module for name in names)
+
+    def _logits(self, inputs: dict[str, Tensor], short: _Short | None) -> Tensor | None:
+        """The model's output; None if it fails on few logits."""
+        try:
+            return self.model(**inputs).logits
+        except Exception:
+            if short is None:
+                raise
+            short.output.refuse()  # any other fault shows itself again when the pass is made whole
+            return None
+
     @contextmanager
-    def _hooks(self, taps: _ModelHooks, layers: LayerHooks, sides: Sequence[_Side]) -> Generator[None]:
+    def _hooks(
+        self,
+        taps: _ModelHooks,
+        layers: LayerHooks,
+        sides: Sequence[_Side],
+        short: _Short | None,
+        shape: tuple[int, int],
+    ) -> Generator[None]:
         modules = dict.fromkeys(one.lookup.module for one in sides)
         handles: list[Any] = [one.register_forward_hook(taps.cut_embedding) for one in modules]
-        if self.head:
+        if short is not None:
+            handles.append(short.output.shorten(*shape))
+        elif self.head:
             vocabulary = vocabulary_head(self.model)
             handles.append(
                 classifier_head(self.model).register_forward_hook(taps.cut_head)
@@ -214,7 +284,9 @@ class Capture:
             )
         return read
 
-    def _check_head(self, taps: _ModelHooks, logits: Tensor, vocabulary: nn.Linear | None) -> None:
+    def _check_head(
+        self, taps: _ModelHooks, logits: Tensor, vocabulary: nn.Linear | None, tail: Tail | None = None
+    ) -> None:
         """Require one call of the head; a vocabulary head must return the logits, which determine its gradient."""
         name = type(self.model).__name__
         if len(taps.head_inputs) != 1:
@@ -230,7 +302,11 @@ class Capture:
                     "gradient"
                 )
             return
-        if not gives_logits(self.model, vocabulary, taps.head_inputs[0], logits):
+        if tail is not None:
+            whole = tail.plain and tail.columns == len(vocabulary.weight)
+        else:
+            whole = gives_logits(self.model, vocabulary, taps.head_inputs[0], logits)
+        if not whole:
             raise RunError(
                 f"{name} scales, caps or cuts the output of its vocabulary head: proponent cannot compute the "
                 "gradient of that head; use path 'input'"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -12,20 +12,30 @@ from torch import Tensor, nn
 from proponent.gradients.capture import Capture, Captured, head_outer, head_table
 from proponent.gradients.forms import Dense, Rows
 from proponent.gradients.gradient import Gradient
-from proponent.gradients.head_rows import head_rows
+from proponent.gradients.head_rows import head_rows, own_tokens, shares_of
 from proponent.gradients.layer_hooks import UnbatchedError
 from proponent.gradients.layer_selection import Choice
 from proponent.gradients.layer_vectors import LayerVectors, chosen_layers, settled, slices_by_length, token_words
 from proponent.gradients.model_parts import is_tied, table_shape, word_tables
+from proponent.gradients.output_layer import OutputLayer
+from proponent.gradients.pass_size import SMALL, PassSize
 from proponent.gradients.projection import compress
 from proponent.gradients.vocabulary_head import HeadOuter
 from proponent.method import EmbeddingRows, Gradients, Layers, Logit, Reduction, Retaken, Term, similarity_of
 from proponent.models import Encoded, Encoder, Run, SampledLabels
 from proponent.models.batch import Batch
-from proponent.models.tasks.base import Losses, Objective
+from proponent.models.tasks.base import Losses, Objective, TokenTerms
 
-Loss = Callable[[Batch, Objective], Losses]
-"""Selects what is differentiated in a batch, as a function of the model's logits."""
+
+class Loss(NamedTuple):
+    """What is differentiated in a batch."""
+
+    whole: Callable[[Batch, Objective], Losses]  # as a function of the model's logits
+    terms: Callable[[Batch, Objective], TokenTerms | None]  # by tokens; None where that is impossible
+
+
+LOSS = Loss(lambda _, objective: objective.losses, lambda _, objective: objective.terms())
+LOGIT = Loss(lambda _, objective: objective.logits, lambda *_: None)
 
 Part = TypeVar("Part")
 
@@ -110,14 +120,16 @@ class GradientComputer:
             pooled=self.spec.pooled,
             blocks=() if choice is None else choice.blocks,
             order=None if choice is None else choice.order,
+            output=None if run.task.labels else OutputLayer(model),
         )
         self._singly = False
+        self._size: PassSize | None = None
         self.elementwise: dict[str, Tensor] | None = None
         self._special = np.asarray(sorted(set(run.tokenizer.all_special_ids)), dtype=np.int64)
 
     def train(self, encoded: Sequence[Encoded], labels: Sequence[int]) -> GradientBatch:
         """Gradients of training examples."""
-        return self._gradients(encoded, labels, None, _loss)
+        return self._gradients(encoded, labels, None, LOSS)
 
     def query(
         self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None = None
@@ -127,7 +139,7 @@ class GradientComputer:
 
     def train_words(self, encoded: Encoded, label: int, width: int) -> Float[np.ndarray, "w p"]:
         """Split a training example's layer gradient by its words."""
-        return self._words(encoded, width, self._captured([encoded], [label], None, _loss)[0])
+        return self._words(encoded, width, self._captured([encoded], [label], None, LOSS)[0])
 
     def query_words(
         self, encoded: Encoded, label: int, width: int, against: int | None = None
@@ -140,7 +152,7 @@ class GradientComputer:
         self, encoded: Sequence[Encoded], labels: Sequence[int], draws: SampledLabels | None = None
     ) -> Iterator[tuple[Captured, int]]:
         """Capture layers of a batch, in parts where necessary."""
-        loss = _loss if draws is None else draws.losses
+        loss = LOSS if draws is None else Loss(draws.losses, draws.terms)
 
         def take(cut: slice) -> tuple[Captured, int]:
             return self._captured(encoded[cut], labels[cut], None, loss)[0], cut.stop - cut.start
@@ -153,8 +165,9 @@ class GradientComputer:
         assert captured.calls is not None
         return self.layers.projection.vectors(captured.calls, count, self.elementwise)
 
-    def _query_loss(self, _: Batch, objective: Objective) -> Losses:
-        return objective.logits if isinstance(self.method.objective, Logit) else objective.losses
+    @property
+    def _query_loss(self) -> Loss:
+        return LOGIT if isinstance(self.method.objective, Logit) else LOSS
 
     def _gradients(
         self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None, loss: Loss
@@ -176,12 +189,36 @@ class GradientComputer:
             self._singly = True
             return [take(cut) for cut in self._cuts(encoded)]
 
-    def _cuts(self, encoded: Sequence[Encoded]) -> list[slice]:
-        if self.layers is None or len(encoded) < 2:
+    def parts(self, encoded: Sequence[Encoded]) -> list[slice]:
+        """Split a batch into parts that fit into memory."""
+        lengths = [one.length for one in encoded]
+        if len(encoded) < 2 or len(encoded) * max(lengths) <= SMALL:
             return [slice(0, len(encoded))]
-        if self._singly:
-            return [slice(place, place + 1) for place in range(len(encoded))]
-        return slices_by_length(encoded)
+        if self._size is None:
+            self._size = PassSize.measure(self.model, encoded[0], self._keeps)
+        return self._size.parts(lengths)
+
+    def _cuts(self, encoded: Sequence[Encoded]) -> list[slice]:
+        """Split a batch into parts that fit into memory, and these into parts that hooks can handle."""
+        return [cut for part in self.parts(encoded) for cut in self._hooked(encoded[part], part.start)]
+
+    def _hooked(self, encoded: Sequence[Encoded], start: int) -> list[slice]:
+        if self.layers is None or len(encoded) < 2:
+            cuts = [slice(0, len(encoded))]
+        elif self._singly:
+            cuts = [slice(place, place + 1) for place in range(len(encoded))]
+        else:
+            cuts = slices_by_length(encoded)
+        return [slice(start + cut.start, start + cut.stop) for cut in cuts]
+
+    def _keeps(self, encoded: Encoded) -> int:
+        """Run one example; return the bytes that a pass keeps of it apart from the graph."""
+        captured, _ = self._captured([encoded], [0], None, LOSS)
+        logits = captured.logits
+        whole = 3 * logits.nbytes if logits.dim() == 3 and logits.shape[1] > 1 else 0
+        calls = [call for some in (captured.calls or {}).values() for call in some]
+        sides = [side for call in calls for side in (call.left, call.right) if isinstance(side, Tensor)]
+        return whole + sum(side.nbytes for side in sides)
 
     def _words(self, encoded: Encoded, width: int, captured: Captured) -> Float[np.ndarray, "w p"]:
         assert self.layers is not None
@@ -194,7 +231,9 @@ class GradientComputer:
         batch = self.encoder.collate(encoded, labels)
         objective, decoder = self.run.task.objective(batch, self._reduction, against), batch.decoder
         read = None if decoder is None else (decoder.mask, decoder.words)
-        captured = self._capture(batch.inputs, loss(batch, objective), batch.words, read)
+        terms = loss.terms(batch, objective)
+        wanted = own_tokens(batch, objective) if self.spec.folded else None
+        captured = self._capture(batch.inputs, loss.whole(batch, objective), batch.words, read, terms, wanted)
         if captured.inputs is None or objective.predictions is None:
             return captured, None
         target, weight = objective.predictions
@@ -202,7 +241,11 @@ class GradientComputer:
         if not self.spec.folded:
             return captured, head
         assert captured.rows is not None
-        return captured, head_rows(head, captured.logits[weight.nan_to_num() != 0], captured.rows)
+        assert wanted is not None
+        shares = captured.shares
+        if shares is None:
+            shares = shares_of(captured.logits, weight.nan_to_num() != 0, wanted)
+        return captured, head_rows(head, shares, wanted, captured.rows)
 
     def losses(
         self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None = None
@@ -223,6 +266,12 @@ class GradientComputer:
     def _predicted(self, logits: Tensor) -> Float[np.ndarray, "n l"] | None:
         found = self.run.task.probabilities(logits)
         return None if found is None else found.numpy()
+
+    @property
+    def notes(self) -> list[str]:
+        """What the passes so far showed of the model's memory."""
+        output = self._capture.output
+        return [] if output is None else output.notes
 
     def tables(self) -> dict[str, np.ndarray]:
         """Copy the tables that products at this checkpoint need."""
@@ -253,10 +302,6 @@ class GradientComputer:
             folded = None if folded is None else folded.without(bad)
             kept = replace(kept, rows=compress(taken, rows, self._special, folded))
         return GradientBatch(kept, captured.losses, self._predicted(captured.logits), captured.pooled, bad)
-
-
-def _loss(_: Batch, objective: Objective) -> Losses:
-    return objective.losses
 
 
 def joined(parts: Sequence[GradientBatch]) -> GradientBatch:

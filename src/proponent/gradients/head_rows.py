@@ -1,31 +1,57 @@
 """A vocabulary head's gradient at the rows of a text's own tokens, so that a shared table stays sparse."""
 
+from collections.abc import Sequence
+
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from proponent.gradients.forms import Rows
+from proponent.gradients.token_losses import Shares
 from proponent.gradients.vocabulary_head import HeadOuter
+from proponent.models.batch import Batch
+from proponent.models.tasks.base import Objective
 
 
-def head_rows(head: HeadOuter, logits: Float[Tensor, "t v"], positions: Rows) -> Rows:
+def own_tokens(batch: Batch, objective: Objective) -> list[Int[np.ndarray, " _"]]:
+    """The distinct tokens that each example of a batch holds or predicts."""
+    assert objective.predictions is not None
+    target, weight = objective.predictions
+    sides = [(batch.ids, batch.mask.bool()), (target, weight.nan_to_num() != 0)]
+    if batch.decoder is not None:
+        sides.append((batch.inputs["decoder_input_ids"], batch.decoder.mask))
+    rows = range(len(batch.ids))
+    return [np.unique(np.concatenate([ids[row][kept[row]].numpy() for ids, kept in sides])) for row in rows]
+
+
+def shares_of(
+    logits: Float[Tensor, "n u v"], counted: Bool[Tensor, "n u"], wanted: Sequence[Int[np.ndarray, " _"]]
+) -> Shares:
+    """Probabilities of the wanted tokens of each example at its counted positions, from all logits."""
+    return [
+        own[kept].float().softmax(-1)[:, torch.as_tensor(tokens)].numpy()
+        for own, kept, tokens in zip(logits, counted, wanted, strict=True)
+    ]
+
+
+def head_rows(head: HeadOuter, shares: Shares, wanted: Sequence[Int[np.ndarray, " _"]], positions: Rows) -> Rows:
     """The head's gradient at the row of every token that a text holds or predicts."""
     # a token's part belongs to none of its positions: the words that contain the token share it equally
-    made = [
-        _of_example(head.example(at), logits[int(head.indptr[at]) : int(head.indptr[at + 1])], positions.example(at))
-        for at in range(len(head))
-    ]
+    made = [_of_example(head.example(at), shares[at], wanted[at], positions.example(at)) for at in range(len(head))]
     indptr = np.concatenate([[0], np.cumsum([len(one.ids) for one in made])])
     columns = ((one.ids, one.words, one.rows) for one in made)
     return Rows(indptr, *(np.concatenate(parts) for parts in zip(*columns, strict=True)))
 
 
-def _of_example(head: HeadOuter, logits: Float[Tensor, "t v"], positions: Rows) -> Rows:
+def _of_example(
+    head: HeadOuter, shares: Float[np.ndarray, "t w"], wanted: Int[np.ndarray, " w"], positions: Rows
+) -> Rows:
     pairs = np.concatenate([np.stack([positions.ids, positions.words]), np.stack([head.target, head.words])], axis=1)
     ids, words = np.unique(pairs, axis=1)
-    tokens, places, shares = np.unique(ids, return_inverse=True, return_counts=True)
-    g = logits.float().softmax(-1)[:, tokens].numpy()
+    tokens, places, counts = np.unique(ids, return_inverse=True, return_counts=True)
+    g = shares[:, np.searchsorted(wanted, tokens)]
     g -= head.target[:, None] == tokens[None, :]
     g *= head.weight[:, None]
-    rows = (g.T @ head.a) / shares[:, None].astype(np.float32)
+    rows = (g.T @ head.a) / counts[:, None].astype(np.float32)
     return Rows(np.asarray([0, len(ids)]), ids, words, rows[places])

@@ -25,11 +25,13 @@ from proponent.index.planning import (
     refuse_empty_share,
     refuse_ids,
 )
+from proponent.index.row_check import check_rows
 from proponent.index.stored_columns import stored_columns
-from proponent.index.worker import KEPT_BYTES, Worker
-from proponent.method import Baseline, EmbeddingRows, Gradients, Logit, Retaken, Term
+from proponent.index.worker import KEPT_BYTES, NOT_TRAINED, Worker
+from proponent.method import Baseline, EmbeddingRows, Gradients, Logit, Loss, Retaken, Term
 from proponent.models import Checkpoint, Encoder, Masks, Run
 from proponent.models.best import OTHERS
+from proponent.models.counting import rules_of
 from proponent.preconditioners.base import FitFacts
 from proponent.preconditioners.query_preconditioner import QueryPreconditioner
 from proponent.processes import peak_memory
@@ -75,10 +77,12 @@ class Build:
         self.run, self.examples, self.options = run, examples, options
         self.clock = Clock()
         self.checkpoints = chosen(run, options.steps, method)
-        self.encoder: Encoder = run.encoder(run.length(options.max_length), Masks.of(method))
+        self.rules = rules_of(run, examples.layout, options.max_length, options.stated)
+        self.encoder: Encoder = run.encoder(self.rules.max_length, Masks.of(method), self.rules.counting)
         with self.clock("tokenize"):
             self.labels = label_numbers(run, examples)
             self._lengths, encoded = self.encoder.lengths_and_encoded(examples, KEPT_BYTES)
+            self._fed, self._row_notes = check_rows(run, examples, self.encoder, encoded)
         with self.clock("load"):
             first = run.load(self.checkpoints[0])
         checked = check_model(method, run, first, self.checkpoints, options)
@@ -122,6 +126,11 @@ class Build:
         with self.clock("seal"):
             skipped = self.worker.skipped(self.writer, self.cuts)
         if len(skipped) == len(self.examples):
+            if all(one.cause == NOT_TRAINED for one in skipped):
+                raise InputError(
+                    f"no token of {self.examples.name} counts within the first {self.encoder.max_length} tokens of its "
+                    "rows: give a larger --max-length, or say which tokens the training counted"
+                )
             raise InputError(
                 f"no row of {self.examples.name} has a finite loss and gradient: check the weights of the run"
             )
@@ -176,6 +185,7 @@ class Build:
             kind=run.task.kind,
             label_names=list(run.label_names) if run.label_names else None,
             max_length=self.encoder.max_length,
+            counting=self.rules.counting,
             trust_remote_code=run.trust_remote_code,
             fingerprints=self._fingerprints(),
             word_rules=RULES,
@@ -204,7 +214,10 @@ class Build:
         """The factor of products at a checkpoint; representer values have a unit."""
         method = self.method
         if isinstance(method, Baseline) or (isinstance(method, Gradients) and method.weights.kind == "learning-rate"):
-            return checkpoint.learning_rate
+            summed = isinstance(method.objective, Loss) and method.objective.reduction == "sum"
+            if self._fed is None or not summed or not len(self._fed.counted):
+                return checkpoint.learning_rate
+            return checkpoint.learning_rate / float(self._fed.counted.mean())  # a step divides by its counted tokens
         refit = method.prepare if isinstance(method, Gradients) else None
         if refit is None or not isinstance(method.objective, Logit):
             return 1.0
@@ -240,7 +253,9 @@ class Build:
 
     def _examples(self, one: SegmentPlan) -> None:
         if not self.writer.has_examples(one.planned.name):
-            kept = stored_columns(self.examples, one.rows, self.labels, self.run.label_names, one.order)
+            kept = stored_columns(
+                self.examples, one.rows, self.labels, self.run.label_names, one.order, self.encoder.decoded
+            )
             self.writer.put_examples(one.planned.name, kept)
 
     def _finish(self, one: SegmentPlan) -> None:
@@ -267,13 +282,16 @@ class Build:
     def _notes(self, skipped: tuple[SkippedRow, ...]) -> list[str]:
         layered = [] if self._layered is None else self._layered.notes()
         notes = [*self._run_notes(), *self._choice_notes, *layered, *self._fitted_notes()]
-        notes += self.run.task.notes(self.encoder.masks)
-        if skipped:
-            notes.append(
-                f"{len(skipped)} training rows have no finite loss or gradient and are left out: ids "
-                + ", ".join(one.id for one in skipped[:10])
-                + (f" and {len(skipped) - 10} more" if len(skipped) > 10 else "")
-            )
+        notes += [*self.run.task.notes(self.encoder.masks), *self.rules.notes, *self._row_notes]
+        idle = [one for one in skipped if one.cause == NOT_TRAINED]
+        broken = [one for one in skipped if one.cause != NOT_TRAINED]
+        for rows, what in (
+            (idle, f"were not trained on, as none of their first {self.encoder.max_length} tokens counts; no score"),
+            (broken, "have no finite loss or gradient and are left out"),
+        ):
+            if rows:
+                more = f" and {len(rows) - 10} more" if len(rows) > 10 else ""
+                notes.append(f"{len(rows)} training rows {what}: ids {', '.join(one.id for one in rows[:10])}{more}")
         long = self.encoder.at_limit(self.examples, self._lengths)
         added = "" if self.writer.base is None else f" of {self.examples.name}"  # equal notes of two sources merge
         if long:

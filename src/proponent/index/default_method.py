@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from proponent.data import Layout
+from proponent.method import Gradients, Loss, Method, Retaken
 from proponent.models import Run
+from proponent.models.counting import rules_of
 from proponent.models.recorder import drawn, started_from
 from proponent.tensors import TensorSlices
 
@@ -61,6 +64,15 @@ def _from_scratch(run: Run) -> bool:
 
 def _folders(run: Run) -> list[Path]:
     return sorted({_home(one.path) for one in run.checkpoints})
+
+
+def summed(method: Method, run: Run, layout: Layout) -> Method:
+    """Sum the losses of a row's tokens, as trainers of chat data do, where a method takes their mean."""
+    if not run.task.chats or rules_of(run, layout).counting is None:
+        return method
+    if isinstance(method, Gradients | Retaken) and method.objective == Loss():
+        return method.model_copy(update={"objective": Loss(reduction="sum")})
+    return method
 
 
 def _pretrained(run: Run) -> str | None:

@@ -14,11 +14,12 @@ from proponent.method import Reduction
 from proponent.scorer import Scorer, TopKBothEnds
 from proponent.search import Where
 from proponent.store import Store
-from proponent.types import Example
+from proponent.types import Example, Span
 from proponent.version import __version__
 from proponent.views import BaselineHit, CheckpointView, Explanation, Hit
 from proponent.views.explanation import CAVEAT
-from proponent.words import words
+from proponent.views.turns import turn_views
+from proponent.words import words_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class ExplanationSource:
     n_examples: int
     example: Callable[[int], Example]
     predicted: Callable[[int], str | None] = lambda _: None
+    counted: Callable[[Example], Sequence[tuple[Span, ...]]] = lambda _: ()  # places that count in each turn
     caveat: str = CAVEAT
 
 
@@ -89,7 +91,8 @@ def _hit(
     """Show a training example with the split of its score by checkpoint, run and word."""
     example, terms = source.example(place), scorer.terms(queries, row, place) if with_words else []
     parts = tuple(float(part.sum()) for part in terms) if scorer.terms_sum else (score,)
-    paired = len(example.parts) > 1 or queries.paired(row)
+    turned = (example.turns is not None, queries.turned(row))
+    paired = (len(example.parts) > 1 and not turned[0]) or queries.paired(row)
     return Hit(
         rank=rank,
         id=example.id,
@@ -98,11 +101,12 @@ def _hit(
         text=example.text,
         text_pair=example.text_pair,
         target=example.target,
+        turns=None if example.turns is None else turn_views(example.turns, source.counted(example)),
         label=None if example.label is None else str(example.label),
         predicted=source.predicted(place),
         by_checkpoint=parts,
         by_run=_by_run([one.run for one in source.checkpoints], parts),
-        words=word_pairs(np.sum(terms, axis=0), words(example.parts), queries.words(row), paired=paired)
+        words=word_pairs(np.sum(terms, axis=0), words_of(example), queries.words(row), paired=paired, turned=turned)
         if terms
         else (),
     )
@@ -119,8 +123,14 @@ def _by_run(runs: Sequence[int], parts: tuple[float, ...]) -> tuple[float, ...]:
 class ExplanationBuilder:
     """Builds explanations from one index."""
 
-    def __init__(self, store: Store, scorer: Scorer[QueryBatch], baselines: BaselineScores) -> None:
-        self.store, self._scorer, self._baselines = store, scorer, baselines
+    def __init__(
+        self,
+        store: Store,
+        scorer: Scorer[QueryBatch],
+        baselines: BaselineScores,
+        counted: Callable[[Example], Sequence[tuple[Span, ...]]],
+    ) -> None:
+        self.store, self._scorer, self._baselines, self._counted = store, scorer, baselines, counted
 
     def answer(
         self,
@@ -164,6 +174,7 @@ class ExplanationBuilder:
             n_examples=store.counts.examples,
             example=store.example,
             predicted=lambda place: store.row(place)["predicted"],
+            counted=self._counted,
         )
 
     def _banners(self, where: Where) -> list[str]:

@@ -18,7 +18,7 @@ from proponent.method import Retaken
 from proponent.scorer import Filter, Scorer, TopKBothEnds
 from proponent.search import ANY
 from proponent.store import Store
-from proponent.words import words
+from proponent.words import words_of
 
 
 class FastIF(Scorer[QueryBatch]):
@@ -64,6 +64,6 @@ class FastIF(Scorer[QueryBatch]):
     def terms(self, queries: QueryBatch, row: int, place: int) -> list[Float[np.ndarray, "w x"]]:
         """Split the score of an example at each checkpoint by its words; the query counts as a single word."""
         example = self.store.example(place)
-        widths = len(words(example.parts)), len(queries.words(row))
+        widths = len(words_of(example)), len(queries.words(row))
         label = self.store.plan.labels.stored(example.label)
         return [one.terms(queries, row, example, label, widths) for one in self.solvers.values()]

@@ -68,11 +68,7 @@ class TrainingTexts:
         if len(self._read) + len(fresh) > READ:
             self._read.clear()
             fresh = list(dict.fromkeys(places.tolist()))
-        rows = [self._store.row(place) for place in fresh]
-        examples = [
-            Example(str(one["id"]), int(one["row"]), str(one["text"]), None, one["text_pair"], one["target"])
-            for one in rows
-        ]
+        examples = [self._store.example(place) for place in fresh]
         self._read |= zip(fresh, self._loaded.encoder.encode(examples) if examples else (), strict=True)
         return [self._read[place] for place in places.tolist()]
 

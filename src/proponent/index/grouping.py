@@ -69,7 +69,9 @@ class Aggregate:
 class QueryGroup(QueryBatch):
     """Queries that are explained together: the mean of their gradients, and all their words."""
 
-    def __init__(self, batch: QueryBatch, rows: Sequence[int], *, linear: bool) -> None:
+    def __init__(
+        self, batch: QueryBatch, rows: Sequence[int], *, linear: bool, signs: Sequence[float] | None = None
+    ) -> None:
         self.whole, self.rows = batch, tuple(rows)
         texts = [batch.queries[row] for row in self.rows]
         whole = Example("group", texts[0].row, _describe_texts(texts))
@@ -77,7 +79,10 @@ class QueryGroup(QueryBatch):
         super().__init__([whole], (), [labels.pop() if len(labels) == 1 else -1], batch.against, [-1], [])
         self.losses = [float(np.mean([batch.losses[row] for row in self.rows]))] if batch.losses else []
         self._words[0], self._places = _numbered([batch.words(row) for row in self.rows])
+        # a mean, or with signs a signed sum
+        self._signs = np.ones(len(rows)) if signs is None else len(rows) * np.asarray(signs)
         for step, gradient in batch.select(self.rows).items() if linear else ():
+            gradient = gradient if signs is None else gradient.times(self._signs)
             self.gradients[step], self.factors[step] = gradient.mean(self._places), np.ones(1)
 
     def paired(self, row: int) -> bool:  # noqa: ARG002, D102
@@ -85,8 +90,8 @@ class QueryGroup(QueryBatch):
 
     def split(self, row: int, step: CheckpointId, computer: GradientComputer) -> Float[np.ndarray, "w p"]:  # noqa: ARG002, D102
         total: Float[np.ndarray, "w p"] | None = None
-        for one, places in zip(self.rows, self._places, strict=True):
-            made = self.whole.split(one, step, computer) / len(self.rows)
+        for one, places, sign in zip(self.rows, self._places, self._signs.tolist(), strict=True):
+            made = self.whole.split(one, step, computer) * (sign / len(self.rows))
             total = np.zeros((len(self._words[0]) + 1, made.shape[1])) if total is None else total
             np.add.at(total, np.append(places, -1), made)
         assert total is not None
@@ -104,7 +109,7 @@ class QueryGroup(QueryBatch):
         return tuple(self.whole.view(row, labels) for row in self.rows)
 
     def notes(self, row: int) -> list[str]:  # noqa: ARG002, D102
-        cut = sum(bool(self.whole.notes(one)) for one in self.rows)
+        cut = sum(any(" was cut at " in note for note in self.whole.notes(one)) for one in self.rows)
         return (
             [f"{cut} of {len(self.rows)} texts of the group were truncated: the model does not read them completely"]
             if cut

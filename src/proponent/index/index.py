@@ -1,19 +1,20 @@
 """Index: explain outputs, and compute scores and rankings."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float
 
 from proponent import words as splitter
 from proponent.errors import InputError, MismatchError
+from proponent.index.asking import asked_query, other_answer, question_of, refuse_unanswered
 from proponent.index.baseline_scores import BaselineScores
 from proponent.index.explanation_builder import ExplanationBuilder
 from proponent.index.grouping import Aggregate, Grouping, QueryGroup, blocks
-from proponent.index.loading import LoadedRun
+from proponent.index.loading import LoadedRun, summary
 from proponent.index.queries import QueryBatch, check_against, check_queries, labels_of
 from proponent.index.query_input import AnyLabel, Labels, Queries, Query, queries_of
 from proponent.index.scorers import scorer_of
@@ -62,7 +63,9 @@ class Index:
             plan.term, plan.blocks, self.store.table, gradients_of(self.store), tied=plan.tied
         )
         self._scorer = scorer_of(self._loaded, baselines, self._preconditioner, kernel)
-        self._answers = ExplanationBuilder(self.store, self._scorer, baselines)
+        self._answers = ExplanationBuilder(
+            self.store, self._scorer, baselines, lambda one: self._loaded.encoder.counted_spans(one)
+        )
         self._grouping = Grouping(self.store, self._scorer)
         self._last: tuple[str, QueryBatch] | None = None
         if plan.word_rules != splitter.RULES:
@@ -82,27 +85,7 @@ class Index:
     @property
     def summary(self) -> dict[str, object]:
         """Contents and cost of the index, as plain data."""
-        plan, manifest = self.store.plan, self.store.manifest
-        return {
-            "index": str(self.store.folder),
-            "method": plan.method.name,
-            "embedding_path": plan.embedding_path,
-            "examples": self.store.counts.examples,
-            "deleted": self.store.counts.deleted,
-            "checkpoints": [
-                {
-                    "step": one.id.step,
-                    "run": one.id.run,
-                    "learning_rate": one.learning_rate,
-                    "rule": one.rule,
-                }
-                for one in plan.checkpoints
-            ],
-            "skipped": [one.model_dump() for one in manifest.skipped],
-            "notes": list(manifest.notes),
-            "seconds": dict(manifest.seconds),
-            "merkle_root": manifest.merkle_root,
-        }
+        return summary(self.store)
 
     @property
     def method(self) -> str:
@@ -122,12 +105,16 @@ class Index:
 
     def explain(
         self,
-        text: Query,
+        text: Query | None = None,
         *,
+        messages: Sequence[Mapping[str, Any]] | None = None,
         label: AnyLabel | None = None,
         against: AnyLabel | None = None,
         text_pair: str | None = None,
         target: str | None = None,
+        span: str | tuple[int, int] | None = None,
+        generate: bool = False,
+        against_target: str | None = None,
         k: int = 10,
         baselines: bool = True,
         where: Where = ANY,
@@ -136,11 +123,17 @@ class Index:
         """Explain an output by training examples.
 
         Args:
-            text: the text, the first text of a pair, or the prompt of a language model; or a dict or `Example`.
+            text: the text, the first text of a pair, or the prompt of a language model; or a dict or `Example`. If the
+                index holds conversations, a text with a target (or to be answered) is asked as a user asks it.
+            messages: a conversation in place of a text; its last turn is the answer to explain, unless there is a
+                target.
             label: the class to explain; None explains the predicted one.
             against: a second class; the explanation then says why `label` rather than this class.
             text_pair: the second text of a pair.
             target: the part to explain, after the prompt (language model); None explains the whole text.
+            span: a piece of the target, as text or as character offsets: only its tokens count.
+            generate: let the model write the target.
+            against_target: another answer; the explanation then says why `target` rather than this one.
             k: number of hits on each side.
             baselines: also rank by BM25, TF-IDF x label, embedding, label and chance.
             where: which training examples can be hits.
@@ -154,8 +147,12 @@ class Index:
             LabelError: the run does not have a label.
             MismatchError: the run is not the one that the index was built from.
         """
-        queries, how = queries_of([text], [label], [text_pair], [target]), aggregate
-        return next(self.explain_many(queries, against=against, k=k, baselines=baselines, where=where, aggregate=how))
+        (query,) = queries_of([question_of(text, messages)], [label], [text_pair], [target])
+        query, notes = asked_query(query, self._loaded, span, generate=generate)
+        how: dict[str, Any] = {"k": k, "baselines": baselines, "where": where}
+        if against_target is not None:
+            return self._contrast(query, against_target, notes, **how)
+        return next(self.explain_many([query], against=against, aggregate=aggregate, **how)).noted(notes)
 
     def explain_many(
         self,
@@ -341,6 +338,20 @@ class Index:
         _, predicted, _ = labels_of(last, queries, encoded, size)
         return [names[number] for number in predicted]
 
+    def _contrast(
+        self, query: Example, other: str, notes: Sequence[str], *, k: int, baselines: bool, where: Where
+    ) -> Explanation:
+        """Explain why one answer rather than another."""
+        if not self._scorer.linear:
+            raise InputError(f"{self.method} does not compare two answers: ask without against_target")
+        self._check_where(where)
+        batch = self._ask([query, other_answer(query, other)], None, k)
+        both = QueryGroup(batch, [0, 1], linear=True, signs=(1.0, -1.0))
+        (ranking,) = self._scorer.top(both, [0], k, where)
+        lines = [*notes, f"the score of this answer minus that of another one: {other}"]
+        found = self._answers.answer(both, 0, ranking, k, baselines=baselines, where=where, notes=lines)
+        return replace(found, query=batch.view(0, self.store.plan.labels), group=None)
+
     def _explained(
         self, batch: QueryBatch, rule: Aggregate, k: int, where: Where, *, baselines: bool
     ) -> Iterator[Explanation]:
@@ -372,6 +383,7 @@ class Index:
 
     def _take(self, queries: Sequence[Example], against: AnyLabel | None) -> QueryBatch:
         check_queries(queries)
+        refuse_unanswered(queries)
         check_against(against, self.method, self.run.task.labels, contrasts=self._scorer.contrasts)
         plan, loaded = self.store.plan, self._loaded
         steps, size = [one.id for one in plan.checkpoints], plan.source.batch_size

@@ -82,7 +82,8 @@ class LoadedRun:
     @property
     def encoder(self) -> Encoder:
         """Encodes texts exactly as the build did."""
-        return self.run.encoder(self.store.plan.max_length, Masks.of(self.store.plan.term))
+        plan = self.store.plan
+        return self.run.encoder(plan.max_length, Masks.of(plan.term), plan.counting)
 
     def train_words(self, step: CheckpointId, example: Example, label: int, width: int) -> Float[np.ndarray, "w p"]:
         """The vector of a training example split by its words, recomputed by the model."""
@@ -134,3 +135,28 @@ class LoadedRun:
                     held.clear()
             self._models[step] = model
         return self._models[step]
+
+
+def summary(store: Store) -> dict[str, object]:
+    """Contents and cost of an index, as plain data."""
+    plan, manifest = store.plan, store.manifest
+    return {
+        "index": str(store.folder),
+        "method": plan.method.name,
+        "embedding_path": plan.embedding_path,
+        "examples": store.counts.examples,
+        "deleted": store.counts.deleted,
+        "checkpoints": [
+            {
+                "step": one.id.step,
+                "run": one.id.run,
+                "learning_rate": one.learning_rate,
+                "rule": one.rule,
+            }
+            for one in plan.checkpoints
+        ],
+        "skipped": [one.model_dump() for one in manifest.skipped],
+        "notes": list(manifest.notes),
+        "seconds": dict(manifest.seconds),
+        "merkle_root": manifest.merkle_root,
+    }

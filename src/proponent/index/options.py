@@ -10,6 +10,7 @@ from typing import Literal, cast, get_args
 from proponent.data import Examples
 from proponent.errors import InputError
 from proponent.index.planning import shard_of
+from proponent.models.counting import NOTHING, Stated
 from proponent.store import RowKind
 
 SecondMoment = Literal["recorded", "optimizer", "estimate"]
@@ -47,6 +48,7 @@ class Options:
     shard: str | None = None  # "i/N": compute share i of N of the shards; the last process to finish seals
     repair: bool = False  # check every byte of a sealed index, and recompute damaged parts
     quiet: bool = False  # no progress on stderr
+    stated: Stated = NOTHING  # what the user says about the training's way of counting tokens
     columns: dict[str, str] = field(default_factory=dict[str, str])  # the user's column names, for the record
     say: Callable[[str], None] = _say  # receives lines for the user
 

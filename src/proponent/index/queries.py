@@ -14,10 +14,10 @@ from proponent.index.query_input import AnyLabel, plain_label
 from proponent.labels import Labels
 from proponent.models import Encoded
 from proponent.preconditioners.query_preconditioner import QueryPreconditioner
-from proponent.types import CheckpointId, Example
+from proponent.types import CheckpointId, Example, Span
 from proponent.views import QueryView
-from proponent.words import Word
-from proponent.words import words as words_of
+from proponent.views.turns import turn_views
+from proponent.words import Word, words_of
 
 ALIKE = 0.8
 """Minimum ratio of the shortest to the longest query of a batch, in tokens: padding costs as much as text."""
@@ -112,6 +112,7 @@ class QueryBatch:
         self.losses: list[float] = []
         self.pooled: list[Float[np.ndarray, " d"]] = []
         self.seen: dict[CheckpointId, Seen] = {}
+        self.counted: dict[int, tuple[tuple[Span, ...], ...]] = {}  # of conversations: places that count in each turn
         self._words: dict[int, tuple[Word, ...]] = {}
 
     @classmethod
@@ -119,7 +120,7 @@ class QueryBatch:
         cls, last: GradientComputer, queries: Sequence[Example], size: int, against: AnyLabel | None = None
     ) -> "QueryBatch":
         """Encode queries, and determine their classes with the last checkpoint."""
-        encoded = last.encoder.encode(queries) if queries else []
+        encoded = last.encoder.encode(queries, asked=True) if queries else []
         other = None if against is None else last.run.label_number(plain_label(against))
         labels, predicted, probabilities = labels_of(last, queries, encoded, size)
         if other is not None and other in labels:
@@ -127,7 +128,10 @@ class QueryBatch:
                 f"`against` is {against!r}, and so is the label of {named(queries, labels.index(other))} (without a "
                 "label, the predicted class): choose two different classes"
             )
-        return cls(queries, encoded, labels, other, predicted, probabilities)
+        made = cls(queries, encoded, labels, other, predicted, probabilities)
+        turned = [row for row, query in enumerate(queries) if query.turns is not None]
+        made.counted = {row: last.encoder.counted_spans(queries[row], asked=True) for row in turned}
+        return made
 
     def add_gradients(
         self, step: CheckpointId, computer: GradientComputer, size: int, preconditioner: QueryPreconditioner
@@ -172,12 +176,16 @@ class QueryBatch:
     def words(self, row: int) -> tuple[Word, ...]:
         """Return the words of one query."""
         if row not in self._words:  # splitting a long text is slow
-            self._words[row] = words_of(self.queries[row].parts)
+            self._words[row] = words_of(self.queries[row])
         return self._words[row]
 
     def paired(self, row: int) -> bool:
         """Whether one query has a second text."""
-        return len(self.queries[row].parts) > 1
+        return len(self.queries[row].parts) > 1 and not self.turned(row)
+
+    def turned(self, row: int) -> bool:
+        """Whether one query is a conversation."""
+        return self.queries[row].turns is not None
 
     def split(self, row: int, step: CheckpointId, computer: GradientComputer) -> Float[np.ndarray, "w p"]:
         """One query's vector by word, not preconditioned but scaled by its factor; special tokens last."""
@@ -210,7 +218,7 @@ class QueryBatch:
             for name, place in cuts.items()
             if place is not None
         ]
-        return notes + self._masked(row)
+        return [*notes, *one.remarks, *self._masked(row)]
 
     def _masked(self, row: int) -> list[str]:
         """Note which words were masked, if the query did not choose them."""
@@ -229,6 +237,7 @@ class QueryBatch:
             text=query.text,
             text_pair=query.text_pair,
             target=query.target,
+            turns=None if query.turns is None else turn_views(query.turns, self.counted[row]),
             label=labels.name(self.labels[row]),
             against=labels.name(self.against),
             predicted=labels.name(self.predicted[row]),

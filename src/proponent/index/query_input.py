@@ -1,14 +1,16 @@
 """Queries as users give them: texts, dicts or examples, one or many."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 from jaxtyping import Int
 
 from proponent.errors import InputError
+from proponent.index.asking import conversation_of, with_span
 from proponent.suggest import nearest
-from proponent.types import Example, Label
+from proponent.types import Conversation, Example, Label, Pair, Prompted, Text
 
 AnyLabel = Label | np.integer[Any]
 """A class by name or number, from Python or numpy."""
@@ -17,12 +19,12 @@ Labels = Sequence[AnyLabel | None] | Int[np.ndarray, " q"]
 """Classes of several queries; None selects the predicted class."""
 
 Query: TypeAlias = str | Mapping[str, Any] | Example
-"""A text, an example, or a dict with its fields: text, text_pair, label, target, id."""
+"""A text, an example, or a dict with its fields: text or messages, text_pair, label, target, id, span."""
 
 Queries: TypeAlias = Query | Sequence[Query]
 """One query or several."""
 
-_FIELDS = ("text", "text_pair", "label", "target", "id")
+_FIELDS = ("text", "messages", "tools", "text_pair", "label", "target", "id", "span")
 
 
 def plain_label(label: AnyLabel) -> Label:
@@ -54,16 +56,27 @@ def queries_of(
             raise InputError(f"{len(texts)} texts, but {len(column)} {name}: give one for each text, or None")
     made = [_example(query, row) for row, query in enumerate(texts)]
     return [
-        Example(
-            one.id,
-            one.row,
-            one.text,
-            _filled(classes, row, one.label),
-            _filled(pairs, row, one.text_pair),
-            _filled(counted, row, one.target),
-        )
+        _completed(one, _filled(classes, row, one.label), _cell(pairs, row), _cell(counted, row))
         for row, one in enumerate(made)
     ]
+
+
+def _completed(one: Example, label: Any, pair: Any, target: Any) -> Example:
+    """A query with its label, second text and target."""
+    content = one.content
+    if isinstance(content, Text | Pair | Prompted):
+        pair = one.text_pair if pair is None else pair
+        target = one.target if target is None else target
+        return Example(one.id, one.row, one.text, label, pair, target, span=one.span)
+    if pair is not None:
+        raise InputError(f"the query with id {one.id} holds messages, which have no second text: leave it out")
+    if target is not None and isinstance(content, Conversation):
+        content = replace(conversation_of([x.fields() for x in content.messages], target), tools=content.tools)
+    return Example(one.id, one.row, label=label, content=content, span=one.span)
+
+
+def _cell(column: Any, row: int) -> Any:
+    return None if column is None else column[row]
 
 
 def _column(values: Any) -> Any:
@@ -89,8 +102,12 @@ def _example(query: Query, row: int) -> Example:
             f"query {row} has the unknown field {unknown!r}{nearest(str(unknown), _FIELDS)}; fields: "
             f"{', '.join(_FIELDS)}"
         )
-    if "text" not in query:
-        raise InputError(f"query {row} has no text: give a dict with the key 'text'")
     identity = query.get("id")
     name = str(row) if identity is None else str(identity)
-    return Example(name, row, query["text"], query.get("label"), query.get("text_pair"), query.get("target"))
+    if "messages" in query:
+        content = conversation_of(query["messages"], query.get("target"), query.get("tools"))
+        return with_span(Example(name, row, label=query.get("label"), content=content), query.get("span"))
+    if "text" not in query:
+        raise InputError(f"query {row} has no text: give a dict with the key 'text'")
+    made = Example(name, row, query["text"], query.get("label"), query.get("text_pair"), query.get("target"))
+    return with_span(made, query.get("span"))

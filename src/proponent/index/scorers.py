@@ -17,7 +17,7 @@ from proponent.preconditioners.query_preconditioner import QueryPreconditioner
 from proponent.scorer import Filter, Scorer, TopKBothEnds
 from proponent.search import ANY, KernelName, Search
 from proponent.types import CheckpointId, Example
-from proponent.words import words
+from proponent.words import words_of
 
 
 def scorer_of(
@@ -96,7 +96,7 @@ class GradientScorer(Scorer[QueryBatch]):
     def terms(self, queries: QueryBatch, row: int, place: int) -> list[Terms]:
         """Return the word x word terms at each checkpoint."""
         example = self.store.example(place)
-        widths = len(words(example.parts)), len(queries.words(row))
+        widths = len(words_of(example)), len(queries.words(row))
         return [self._terms(queries, row, step, (place, example), widths) for step in queries.gradients]
 
     def _terms(

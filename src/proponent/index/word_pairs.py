@@ -5,15 +5,23 @@ import numpy as np
 from proponent.gradients.forms import Terms
 from proponent.types import SPECIAL, Span
 from proponent.views import WordPair
+from proponent.views.turns import TurnSpan
 from proponent.words import Word
 
 
-def word_pairs(terms: Terms, mine: tuple[Word, ...], theirs: tuple[Word, ...], *, paired: bool) -> tuple[WordPair, ...]:
-    """List every non-zero term with its words and their places, largest first."""
+def word_pairs(
+    terms: Terms,
+    mine: tuple[Word, ...],
+    theirs: tuple[Word, ...],
+    *,
+    paired: bool,
+    turned: tuple[bool, bool] = (False, False),
+) -> tuple[WordPair, ...]:
+    """List every non-zero term with its words and their places, largest first; `turned` names conversations."""
     rows, columns = np.nonzero(terms)
     order = np.lexsort((columns, rows, -np.abs(terms[rows, columns])))
     return tuple(
-        _pair(float(terms[row, column]), _word(mine, row), _word(theirs, column), paired=paired)
+        _pair(float(terms[row, column]), _word(mine, row), _word(theirs, column), paired, turned)
         for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True)
     )
 
@@ -22,16 +30,23 @@ def _word(words: tuple[Word, ...], position: int) -> Word:
     return words[position] if position < len(words) else Word(SPECIAL, ((), ()))
 
 
-def _pair(share: float, mine: Word, theirs: Word, *, paired: bool) -> WordPair:
+def _pair(share: float, mine: Word, theirs: Word, paired: bool, turned: tuple[bool, bool]) -> WordPair:
+    train, query = turned
     return WordPair(
         query_word=theirs.text,
         train_word=mine.text,
         share=share,
-        query_spans=_spans(theirs, 0),
-        train_spans=_spans(mine, 0),
-        query_pair_spans=_spans(theirs, 1) if paired else None,
-        train_pair_spans=_spans(mine, 1) if paired else None,
+        query_spans=() if query else _spans(theirs, 0),
+        train_spans=() if train else _spans(mine, 0),
+        query_pair_spans=_spans(theirs, 1) if paired and not query else None,
+        train_pair_spans=_spans(mine, 1) if paired and not train else None,
+        query_turn_spans=_turn_spans(theirs) if query else None,
+        train_turn_spans=_turn_spans(mine) if train else None,
     )
+
+
+def _turn_spans(word: Word) -> tuple[TurnSpan, ...]:
+    return tuple((turn, *span) for turn, spans in enumerate(word.spans) for span in spans)
 
 
 def _spans(word: Word, part: int) -> tuple[Span, ...]:

@@ -17,6 +17,7 @@ from proponent.index.extra_passes import fitted_after, fitted_before, follows, l
 from proponent.index.model_check import CheckedMethod
 from proponent.index.options import Options
 from proponent.index.planning import SegmentPlan, batches, shard_of
+from proponent.index.row_check import not_trained
 from proponent.method import Baseline, Retaken, similarity_of
 from proponent.models import Checkpoint, Encoded, Encoder, Run, encoded_bytes
 from proponent.preconditioners.base import Pass, install_fitted
@@ -31,6 +32,10 @@ next checkpoints."""
 
 POLL = 0.5
 """Seconds between two checks of the shards that other processes compute."""
+
+
+NOT_TRAINED = "not trained on: no token of it counts"
+"""Cause of a skipped row that the training dropped; such rows are no sign of a broken run."""
 
 
 class Worker:
@@ -55,6 +60,7 @@ class Worker:
         self._fitters, self._layers, self._similarity = checked.fitters, checked.shapes, similarity_of(self.method)
         self._loaded = {checkpoints[0].id: first}
         self._bad: dict[int, str] = {}
+        self._said: set[str] = set()
         self._given, self._clock = encoded, clock
         self._encoded: dict[int, list[Encoded]] = {}
         self._mine = shard_of(options.shard)
@@ -90,11 +96,18 @@ class Worker:
             with self._clock("tables"):
                 self._table_of(writer, checkpoint, computer)
             if self._shards(writer, one, checkpoint, computer, missing, part) or not missing:
+                self._say(computer.notes)
                 continue
             if not waiting:
                 self.options.say(f"other processes compute the last shards of {checkpoint.id}: waiting for them")
             waiting = True
             time.sleep(POLL)
+
+    def _say(self, notes: list[str]) -> None:
+        for note in notes:
+            if note not in self._said:
+                self.options.say(note)
+                self._said.add(note)
 
     def _lacks_table(self, writer: Writer, checkpoint: Checkpoint) -> bool:
         """Whether arrays needed for the gradients of a checkpoint are missing; an append uses those of the index."""
@@ -254,14 +267,17 @@ class Worker:
         for place in np.flatnonzero(outputs.bad).tolist():
             cause = "loss" if not np.isfinite(outputs.losses[place]) else "gradient"
             row = one.rows[int(one.order[start + place])]
-            self._bad.setdefault(row, f"{cause} is not finite at {checkpoint.id}")
+            if row not in self._bad:
+                idle = self.run.task.chats and not_trained(self.encoder, self.examples[row])
+                self._bad[row] = NOT_TRAINED if idle else f"{cause} is not finite at {checkpoint.id}"
         share = self.options.max_bad_rows
         allowed = max(1, int(share * len(self.examples) + 1e-9)) if share else 0
-        if len(self._bad) > allowed:
-            listed = "; ".join(f"id {bad.id} (row {bad.row}): {bad.cause}" for bad in self._skipped()[:20])
-            more = f"; and {len(self._bad) - 20} more" if len(self._bad) > 20 else ""
+        broken = [bad for bad in self._skipped() if bad.cause != NOT_TRAINED] if len(self._bad) > allowed else []
+        if len(broken) > allowed:
+            listed = "; ".join(f"id {bad.id} (row {bad.row}): {bad.cause}" for bad in broken[:20])
+            more = f"; and {len(broken) - 20} more" if len(broken) > 20 else ""
             raise InputError(
-                f"{len(self._bad)} rows have no finite loss or gradient, more than the {allowed} that --max-bad-rows "
+                f"{len(broken)} rows have no finite loss or gradient, more than the {allowed} that --max-bad-rows "
                 f"{share:g} allows: {listed}{more}"
             )
 

@@ -14,9 +14,10 @@ class Aligned:
     ids: Int[np.ndarray, " t"]  # token ids
     types: Int[np.ndarray, " t"] | None  # segment of each token, for models that need it; else None
     offsets: Int[np.ndarray, "t 2"]  # character offsets of each token in its part
-    parts: Int[np.ndarray, " t"]  # part of each token; -1 for special tokens
+    parts: Int[np.ndarray, " t"]  # part of each token; -1 for special tokens, -2 for the markup of a chat template
     counted: Bool[np.ndarray, " u"]  # tokens whose prediction counts in the loss
     cuts: tuple[int | None, int | None] = (None, None)  # where each part was truncated; None for a complete part
+    remarks: tuple[str, ...] = ()  # what a reader must know of how it was tokenized
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Encoded:
 
     ids: Int[np.ndarray, " t"]  # token ids
     type_ids: Int[np.ndarray, " t"] | None  # segment of each token, for models that need it; else None
-    # position of each token's word in `proponent.words.words(parts)`; -1 for special tokens
+    # position of each token's word in `proponent.words.words_of(example)`; -1 for special tokens
     words: Int[np.ndarray, " t"]
     counted: Bool[np.ndarray, " u"]  # tokens whose prediction counts in the loss of a language model
     # character offset in the first text where the model's limit truncated it; None for a complete text
@@ -38,6 +39,7 @@ class Encoded:
     targets: Int[np.ndarray, " u"] | None = None
     target_words: Int[np.ndarray, " u"] | None = None  # word of each predicted token
     start: int | None = None  # first token that a decoder reads; None for a model without a decoder
+    remarks: tuple[str, ...] = ()  # what a reader must know of how it was tokenized
 
     @property
     def length(self) -> int:

@@ -12,25 +12,45 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
+from proponent.errors import InputError
 from proponent.models.batch import Aligned, Batch, Decoder, Encoded, encoded_bytes
+from proponent.models.chat_rows import IN_TEMPLATE, ChatRows
 from proponent.models.masking import ONE_DRAW, Masks
 from proponent.models.tasks import Task
-from proponent.types import Example
+from proponent.types import Counting, Example, Pair, Prompted, Span, Text
 from proponent.words import assign_together, read
 
 
 class Encoder:
     """Encodes examples with a run's tokenizer."""
 
-    def __init__(self, tokenizer: Any, task: Task, max_length: int, pad_id: int, masks: Masks = ONE_DRAW) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        task: Task,
+        max_length: int,
+        pad_id: int,
+        masks: Masks = ONE_DRAW,
+        counting: Counting | None = None,
+    ) -> None:
         self.tokenizer, self.task, self.max_length, self.pad_id, self.masks = tokenizer, task, max_length, pad_id, masks
+        self._chat = ChatRows(tokenizer, counting or Counting(), max_length)
+
+    @property
+    def counting(self) -> Counting:
+        """Which tokens count in the rows of chat fine-tuning."""
+        return self._chat.counting
 
     def lengths(self, examples: Sequence[Example], chunk: int = 1024) -> Int[np.ndarray, " n"]:
         """Count the tokens that the model would read of each example."""
         counts: list[int] = []
         for start in range(0, len(examples), chunk):
             some = list(examples[start : start + chunk])
-            counts += [sum(len(side.ids) for side in sides) for sides in zip(*self._sides(some), strict=True)]
+            plain = [one for one in some if not self._reads_chat(one)]
+            own = iter([sum(len(side.ids) for side in sides) for sides in zip(*self._sides(plain), strict=True)])
+            counts += [
+                len(self._chat.aligned(self.decoded(one)).ids) if self._reads_chat(one) else next(own) for one in some
+            ]
         return np.asarray(counts, dtype=np.int64)
 
     def at_limit(self, examples: Sequence[Example], lengths: Int[np.ndarray, " n"], chunk: int = 1024) -> int:
@@ -58,21 +78,68 @@ class Encoder:
                 return np.concatenate([np.asarray([one.length for one in kept], dtype=np.int64), rest]), None
         return np.asarray([one.length for one in kept], dtype=np.int64), kept
 
-    def encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        """Encode examples."""
+    def decoded(self, example: Example) -> Example:
+        """Fill in the text of a row of tokens; any other example stays."""
+        return self._chat.decoded(example)
+
+    def prompt_ids(self, example: Example) -> list[int]:
+        """The tokens after which an answer begins."""
+        return self._chat.prompt_ids(example)
+
+    def encode(self, examples: Sequence[Example], *, asked: bool = False) -> list[Encoded]:
+        """Encode examples; of queries (`asked`), only the answer counts, or the span that they name."""
         if not examples:
             return []
-        sides = list(zip(*self._sides(examples), strict=True))
-        aligned = [self._whole(both, example) for both, example in zip(sides, examples, strict=True)]
+        examples = [self.decoded(one) for one in examples]
+        aligned = self._aligned_all(examples, asked=asked)
         first = np.cumsum([0, *(len(example.parts) for example in examples)])  # parts are numbered consecutively
         parts = [np.where(one.parts < 0, -1, one.parts + base) for one, base in zip(aligned, first[:-1], strict=True)]
+        splittings = [read(example.parts) for example in examples]
         words = assign_together(
-            [read(example.parts) for example in examples],
+            splittings,
             np.concatenate([one.offsets for one in aligned]),
             np.concatenate(parts),
         )
         edges = np.cumsum([len(one.ids) for one in aligned])[:-1]
-        return [self._encoded(one, own.copy()) for one, own in zip(aligned, np.split(words, edges), strict=True)]
+        split = [own.copy() for own in np.split(words, edges)]
+        for one, own, text in zip(aligned, split, splittings, strict=True):
+            own[one.parts == IN_TEMPLATE] = len(text.numbers)  # the word after all words: [template]
+        return [self._encoded(one, own) for one, own in zip(aligned, split, strict=True)]
+
+    def counted_spans(self, example: Example, *, asked: bool = False) -> tuple[tuple[Span, ...], ...]:
+        """The places in each text whose tokens count, joined where they touch."""
+        example = self.decoded(example)
+        (one,) = self._aligned_all([example], asked=asked)
+        found: list[list[Span]] = [[] for _ in example.parts]
+        for part, (start, stop) in zip(one.parts[one.counted].tolist(), one.offsets[one.counted].tolist(), strict=True):
+            if part >= 0 and start < stop:
+                before = found[part][-1] if found[part] else (-1, -1)
+                if before[1] >= start:
+                    found[part][-1] = (min(before[0], start), max(before[1], stop))
+                else:
+                    found[part].append((start, stop))
+        return tuple(map(tuple, found))
+
+    def _reads_chat(self, example: Example) -> bool:
+        """Whether a row is tokenized as chat fine-tuning does."""
+        if isinstance(example.content, Text | Pair | Prompted):
+            return self.counting.trl
+        if not self.task.chats:
+            raise InputError(
+                f"the example with id {example.id} holds messages or tokens, and a {self.task.kind} model reads texts: "
+                "name the column of the texts (--text-column)"
+            )
+        return True
+
+    def _aligned_all(self, examples: Sequence[Example], *, asked: bool) -> list[Aligned]:
+        plain = [one for one in examples if not self._reads_chat(one)]
+        sides = zip(*self._sides(plain), strict=True) if plain else ()
+        own = iter([self._whole(both, example) for both, example in zip(sides, plain, strict=True)])
+        found = [self._chat.aligned(one, asked=asked) if self._reads_chat(one) else next(own) for one in examples]
+        for example, one in zip(examples, found, strict=True):
+            if example.span is not None:
+                _keep_span(example, example.span, one)
+        return found
 
     def collate(self, encoded: Sequence[Encoded], labels: Sequence[int], width: int = 0) -> Batch:
         """Pad encoded examples on the right to the longest one."""
@@ -135,7 +202,7 @@ class Encoder:
 
     def _encoded(self, one: Aligned, words: Int[np.ndarray, " t"]) -> Encoded:
         before = self.tokenizer.truncation_side == "left"
-        read = Encoded(one.ids, one.types, words, one.counted, *one.cuts, cut_before=before)
+        read = Encoded(one.ids, one.types, words, one.counted, *one.cuts, cut_before=before, remarks=one.remarks)
         return self.task.predict(read, self.tokenizer, self.pad_id)
 
     def _aligned(self, encoding: Any, example: Example, texts: tuple[str, ...]) -> Aligned:
@@ -149,6 +216,20 @@ class Encoder:
         if not encoding.overflowing:
             return made
         return replace(made, cuts=_cuts(made, texts, before=self.tokenizer.truncation_side == "left"))
+
+
+def _keep_span(example: Example, span: Span, one: Aligned) -> None:
+    """Count only the tokens of a place in the last text."""
+    if len(one.counted) != len(one.ids):
+        raise InputError("a span is about a causal language model: ask with a target alone")
+    last = int(one.parts.max(initial=-1))
+    inside = (one.parts == last) & (one.offsets[:, 0] < span[1]) & (one.offsets[:, 1] > span[0])
+    one.counted[:] = one.counted & inside
+    if not one.counted.any():
+        raise InputError(
+            f"no token of the span {example.parts[-1][slice(*span)]!r} counts: name a piece of the answer, within the "
+            "tokens that the model reads"
+        )
 
 
 def _cuts(one: Aligned, texts: tuple[str, ...], *, before: bool) -> tuple[int | None, int | None]:

@@ -3,9 +3,12 @@
 At each save it writes two files to the checkpoint folder: `proponent_recorder.json` (step, the learning rate that the
 last optimizer step actually used, seed) and `proponent_moments.safetensors` (the optimizer's second moments). On
 request it also records in the run's folder what is needed to repeat the training (`proponent.models.training_trace`).
+For language models it notes which rows were fed and which tokens counted (`proponent.models.batch_record`).
 """
 
 import json
+import sys
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, cast
 from uuid import uuid4
@@ -15,6 +18,7 @@ import torch
 
 from proponent.disk import write_bytes
 from proponent.errors import RunError
+from proponent.models.batch_record import BatchRecorder
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
 from proponent.models.former import recorded
 from proponent.models.huggingface import TrainerCallback
@@ -136,6 +140,7 @@ class Recorder(TrainerCallback):
         self.initial = initial
         self.replay = replay
         self._steps: StepRecorder | None = None
+        self._batches: BatchRecorder | None = None
         self._rates: list[float] = []
         self._group = 0
         self._mark = ""
@@ -158,8 +163,13 @@ class Recorder(TrainerCallback):
         self._mark = _mark(folder, int(state.global_step)) if state.global_step else uuid4().hex
         record["training"] = self._mark
         record["trained_before"] = self._started.setdefault(folder, _trained_before(kwargs.get("model")))
+        note = _fine_tuning(args, kwargs.get("processing_class"))
+        record |= {} if note is None else {"sft": note}
         self._content = {"version": 1, "initial": self.initial, "finished": False} | record
         _write(folder / RUN_FILE, self._content)
+        self._batches = _batch_recorder(args, state, kwargs.get("model"), kwargs.get("train_dataloader"))
+        if self._batches is not None:
+            self._batches.write(folder)
         if self.replay:
             _require_replayable(args, state)
             self._steps = StepRecorder(
@@ -182,6 +192,8 @@ class Recorder(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Request a checkpoint where one is due."""
+        if self._batches is not None:
+            self._batches.end_step()
         if self.checkpoints is not None and state.global_step in spread(state.max_steps, self.checkpoints):
             control.should_save = True
 
@@ -190,6 +202,9 @@ class Recorder(TrainerCallback):
         if state.is_world_process_zero:
             if self._steps is not None:
                 self._steps.write(Path(args.output_dir))
+            if self._batches is not None:
+                self._batches.write(Path(args.output_dir))
+                self._batches.close()
             _write(Path(args.output_dir) / RUN_FILE, self._content | {"finished": True})
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -216,6 +231,39 @@ class Recorder(TrainerCallback):
             for path in sorted(folder.glob("*.safetensors")):
                 if path.name != MOMENTS_FILE:
                     halve(path)
+
+
+def _batch_recorder(args: Any, state: Any, model: Any, loader: Any) -> BatchRecorder | None:
+    """Watch the batches of a language model that one process trains from its first step."""
+    alone = args.world_size <= 1 and args.n_gpu <= 1 and not state.global_step
+    kind = type(getattr(model, "module", model)).__name__
+    causal = "ForCausalLM" in kind or "LMHeadModel" in kind
+    return BatchRecorder(model, getattr(loader, "dataset", None)) if alone and causal else None
+
+
+def _fine_tuning(args: Any, tokenizer: Any) -> dict[str, Any] | None:
+    """What TRL's SFTTrainer was told about rows; None for other trainers."""
+    if not hasattr(args, "assistant_only_loss") or not hasattr(args, "completion_only_loss"):
+        return None
+    template = getattr(tokenizer, "chat_template", None)
+    if args.assistant_only_loss:  # TRL trains by a template of its own where the tokenizer's has no marks
+        known: Any = sys.modules.get("trl.chat_template_utils")
+        try:
+            marked = known is None or known.has_generation_markers(template)
+            template = template if marked else known.get_training_chat_template(tokenizer) or template
+        except (AttributeError, ValueError):  # another version of TRL
+            pass
+    packing = str(getattr(args, "packing_strategy", "bfd")) if getattr(args, "packing", False) else ""
+    return {
+        "trl": str(getattr(sys.modules.get("trl"), "__version__", "")),
+        "template": template if isinstance(template, str | None) else template.get("default"),
+        "assistant_only": bool(args.assistant_only_loss),
+        "completion_only": args.completion_only_loss,
+        "max_length": args.max_length,
+        "packing": packing,
+        "loss_type": getattr(args, "loss_type", None),
+        "date": date.today().isoformat(),
+    }
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from proponent.models.recorder import RUN_FILE, unfinished_note
 from proponent.models.tasks import Task
 from proponent.models.training_trace import FOLDER
 from proponent.models.weights import base_model, weights_fingerprint
-from proponent.types import CheckpointId, Label
+from proponent.types import CheckpointId, Counting, Label
 
 MOST_TOKENS = 512
 """Maximum tokens per text by default, even if the model allows more."""
@@ -191,12 +191,13 @@ class Run:
             raise RunError(f"--max-length {asked} is more than the {limit} tokens that this model supports")
         return asked
 
-    def encoder(self, max_length: int, masks: Masks = ONE_DRAW) -> Encoder:
+    def encoder(self, max_length: int, masks: Masks = ONE_DRAW, counting: Counting | None = None) -> Encoder:
         """Create the encoder of this run.
 
         Args:
             max_length: maximum tokens per text.
             masks: which tokens a masked language model must predict.
+            counting: which tokens count in the rows of chat fine-tuning; None for the rules of plain training.
 
         Returns:
             An encoder with the run's tokenizer.
@@ -204,7 +205,7 @@ class Run:
         # the model's own pad id first: RoBERTa's positions and the last token of a decoder's classifier depend on it
         pads = (self.info.pad_token_id, self.tokenizer.pad_token_id, 0)
         pad = next(pad for pad in pads if pad is not None)
-        return Encoder(self.tokenizer, self.task, max_length, pad, masks)
+        return Encoder(self.tokenizer, self.task, max_length, pad, masks, counting)
 
     def load(self, checkpoint: Checkpoint) -> torch.nn.Module:
         """Load one checkpoint: float32, evaluation mode, every parameter frozen.

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from proponent.models.batch import Batch
-from proponent.models.tasks.base import Losses, Objective, sample_labels
+from proponent.models.tasks.base import Losses, Objective, TokenTerms, sample_labels
 
 __all__ = ["SampledLabels", "sample_labels"]
 
@@ -28,6 +28,10 @@ class SampledLabels:
         """Replace the labels of an objective by sampled labels."""
         uniform = self._uniform(batch)
         return lambda logits: objective.sampled(logits, uniform)
+
+    def terms(self, batch: Batch, objective: Objective) -> TokenTerms | None:
+        """The loss by tokens with sampled labels."""
+        return objective.terms(self._uniform(batch))
 
     def _uniform(self, batch: Batch) -> Float[Tensor, "n t"]:
         """One number per position; an example's numbers do not depend on its padding."""

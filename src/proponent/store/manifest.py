@@ -19,7 +19,7 @@ from proponent.method_flat import from_flat
 from proponent.store.checksums import Checksums
 from proponent.store.layout import RUN_STEPS, stored_number
 from proponent.store.rows import RowKind
-from proponent.types import CheckpointId
+from proponent.types import CheckpointId, Counting
 
 FORMAT = 3
 """Current version of plans and manifests."""
@@ -153,6 +153,7 @@ class Plan(BaseModel):
     kind: str  # task head
     label_names: list[str] | None  # classes in order; None for a language model
     max_length: int  # maximum tokens read of a text
+    counting: Counting | None = None  # which tokens of the rows of chat fine-tuning count; None for plain training
     trust_remote_code: bool  # whether the user allowed the model's own code
     fingerprints: dict[str, str]  # SHA-256 by content of tokenizer, weights and moments
     word_rules: str  # rules by which texts were split into words; positions of words are invalid under other rules

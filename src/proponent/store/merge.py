@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -148,8 +149,8 @@ def _write(store: Store, one: MergedSegment) -> None:
                 publish_tensors(path, _together([_cut(one.parts[part], at, old) for part, old in olds]))
     order = _order(one)
     columns = {
-        column: _chained(one, lambda segment, column=column: segment.examples.column(column))
-        for column in one.parts[0].examples.names
+        column: _chained(one, lambda segment, column=column: _column(segment, column))
+        for column in dict.fromkeys(name for segment in one.parts for name in segment.examples.names)
         if column != "place"
     }
     places = np.empty(one.planned.n, dtype=np.int32)
@@ -162,6 +163,11 @@ def _write(store: Store, one: MergedSegment) -> None:
         if finished(path) is None and one.parts[0].postings(at) is not None:
             write_postings(path, lambda names, at=at: _shards(layout, at, one, order, names))
     publish_tensors(layout.features(name), _features(one))
+
+
+def _column(segment: Segment, name: str) -> list[Any]:
+    """A column of a segment; only segments with conversations have the column of contents."""
+    return segment.examples.column(name) if name in segment.examples.names else [None] * segment.n
 
 
 def _cut(segment: Segment, at: CheckpointId, shard: int) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from proponent.data import from_json
 from proponent.errors import DamagedError, InputError
 from proponent.labels import Labels
 from proponent.store.checksums import Checksums, sums_of_file
@@ -154,6 +155,10 @@ class Store:
     def example(self, place: int) -> Example:
         """One training example in its original form."""
         held = self.row(place)
+        if held.get("content") is not None:
+            return Example(
+                str(held["id"]), int(held["row"]), label=held["label"], content=from_json(str(held["content"]))
+            )
         texts = (str(held["text"]), held["label"], held["text_pair"], held["target"])
         return Example(str(held["id"]), int(held["row"]), *texts)
 
@@ -304,7 +309,7 @@ class Features(Mapping[str, np.ndarray]):
 class TokenTable(Mapping[str, list[Any]]):
     """Columns over the examples of an index, read on access."""
 
-    NAMES = ("id", "row", "text", "text_pair", "target", "label", "source", "predicted", "loss")
+    NAMES = ("id", "row", "text", "text_pair", "target", "content", "label", "source", "predicted", "loss")
 
     def __init__(self, store: Store) -> None:
         self._store = store

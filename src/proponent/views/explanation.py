@@ -1,8 +1,8 @@
 """Pages as frozen dataclasses; the help text of each field is the contract of its template and of its JSON."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from typing import Annotated, Any, ClassVar, Literal
@@ -10,10 +10,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from proponent.errors import DataError, MissingExtraError
-from proponent.types import Span
+from proponent.types import TEMPLATE, Span
 from proponent.version import __version__
 from proponent.views.page import Page, optional
 from proponent.views.text_marks import Mark, clip, score_in_words, signed
+from proponent.views.turns import TurnSpan, TurnView, marks_by_turn
 
 SHOWN_WORDS = 8
 SHOWN_CLASSES = 6
@@ -50,6 +51,7 @@ class QueryView:
     against: Annotated[str | None, "class that the label is compared with"] = None
     predicted: Annotated[str | None, "class that the model predicts; None for a language model"]
     probabilities: Annotated[Mapping[str, float] | None, "class name to probability, 0 to 1"]
+    turns: Annotated[tuple[TurnView, ...] | None, "turns of a conversation; text then has one per line"] = optional()
     loss: Annotated[float | None, "loss of the query at the last checkpoint"]
     truncated_at: Annotated[int | None, "character offset at which the model stops reading; None: nowhere"] = None
 
@@ -77,6 +79,13 @@ class WordPair:
     train_spans: Annotated[tuple[Span, ...], "places in the example's text"] = ()
     query_pair_spans: Annotated[tuple[Span, ...] | None, "places in the query's second text or target"] = optional()
     train_pair_spans: Annotated[tuple[Span, ...] | None, "places in the example's second text or target"] = optional()
+    query_turn_spans: Annotated[tuple[TurnSpan, ...] | None, "places in the query's turns"] = optional()
+    train_turn_spans: Annotated[tuple[TurnSpan, ...] | None, "places in the example's turns"] = optional()
+
+    @property
+    def markup(self) -> bool:
+        """Whether a word stands for the markup of a chat template."""
+        return TEMPLATE in {self.query_word, self.train_word}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +99,7 @@ class Hit:
     text: Annotated[str, "the text, or the first text of a pair, or the prompt"]
     text_pair: Annotated[str | None, "second text of a pair"] = optional()
     target: Annotated[str | None, "the part whose tokens count"] = optional()
+    turns: Annotated[tuple[TurnView, ...] | None, "turns of a conversation; text then has one per line"] = optional()
     label: Annotated[str | None, "given class; None for a language model"]
     predicted: Annotated[str | None, "class that the model predicts for this example"] = optional()
     by_checkpoint: Annotated[tuple[float, ...], "the parts of the score, per checkpoint"] = ()
@@ -98,9 +108,19 @@ class Hit:
 
     @property
     def shown_words(self) -> tuple[WordPair, ...]:
-        """The displayed word pairs: the largest, strongest first, down to 1 % of the largest."""
-        ordered = sorted(self.words, key=lambda pair: -abs(pair.share))[:SHOWN_WORDS]
+        """The displayed word pairs: the largest, strongest first, down to 1 % of the largest; no markup."""
+        ordered = [pair for pair in self._ordered[:SHOWN_WORDS] if not pair.markup]
         return tuple(pair for pair in ordered if abs(pair.share) >= 0.01 * abs(ordered[0].share))
+
+    @property
+    def _ordered(self) -> list[WordPair]:
+        """All word pairs, largest first, those with markup last."""
+        return sorted(self.words, key=lambda pair: (pair.markup, -abs(pair.share)))
+
+    @property
+    def template_share(self) -> float:
+        """Part of the score that belongs to the markup of a chat template."""
+        return math.fsum(pair.share for pair in self.words if pair.markup)
 
     @property
     def more_words(self) -> int:
@@ -110,7 +130,7 @@ class Hit:
     @property
     def more_share(self) -> float:
         """Sum of the shares that are not displayed."""
-        left_out = sorted(self.words, key=lambda pair: -abs(pair.share))[len(self.shown_words) :]
+        left_out = self._ordered[len(self.shown_words) :]
         return math.fsum(pair.share for pair in left_out)
 
     @property
@@ -142,6 +162,12 @@ class Hit:
     def second_marks(self) -> tuple[Mark, ...]:
         """Marks on the second text."""
         return tuple((a, b, pair.share) for pair in self.shown_words for a, b in pair.train_pair_spans or ())
+
+    @property
+    def turn_marks(self) -> tuple[tuple[Mark, ...], ...]:
+        """Marks on each turn."""
+        spans = [(span, pair.share) for pair in self.shown_words for span in pair.train_turn_spans or ()]
+        return marks_by_turn(len(self.turns or ()), spans)
 
     @property
     def query_marks(self) -> tuple[Mark, ...]:
@@ -207,6 +233,10 @@ class Explanation(Page):
                 f"this is not a saved answer: {clip(where, 60)}: {first['msg']}; save one with answer.save('why.json')"
             ) from error
 
+    def noted(self, notes: Sequence[str]) -> "Explanation":
+        """The same explanation with more notes."""
+        return replace(self, notes=(*notes, *self.notes)) if notes else self
+
     @property
     def headline(self) -> str:
         """The question in words."""
@@ -257,9 +287,18 @@ class Explanation(Page):
         return tuple((start, end, share) for (start, end), share in sums.items())
 
     @property
+    def query_turn_marks(self) -> tuple[tuple[Mark, ...], ...]:
+        """Marks on each turn of the query, summed over all hits."""
+        hits = (*self.proponents, *self.opponents)
+        pairs = [pair for hit in hits for pair in hit.shown_words]
+        spans = [(span, pair.share) for pair in pairs for span in pair.query_turn_spans or ()]
+        return marks_by_turn(len(self.query.turns or ()), spans)
+
+    @property
     def largest_query_share(self) -> float:
         """Largest magnitude of a mark on the query's text: the strength of a full mark."""
-        return max((abs(share) for _, _, share in self.query_marks), default=0.0)
+        marks = (*self.query_marks, *(mark for marks in self.query_turn_marks for mark in marks))
+        return max((abs(share) for _, _, share in marks), default=0.0)
 
     @property
     def proponent_ids(self) -> frozenset[str]:

@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from proponent.disk import write_bytes
 from proponent.errors import DataError, InputError
-from proponent.views import text_marks
+from proponent.views import text_marks, turns
 
 TEMPLATES = Path(__file__).parent / "templates"
 NOTEBOOK_BYTES = 200_000
@@ -151,6 +151,7 @@ def environment() -> Environment:
         pieces=text_marks.pieces,
         percent=text_marks.percent,
         plain=text_marks.plain,
+        runs=turns.runs,
         segments=text_marks.segments,
         signed=text_marks.signed,
         spoken=text_marks.score_in_words,

@@ -11,10 +11,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from proponent.types import TEMPLATE
 from proponent.views.explanation import Explanation, Hit, QueryView
 from proponent.views.suspects import LabelReport, RankingRecall, Story, Suspect
 from proponent.views.tables import table
 from proponent.views.text_marks import Mark, Piece, clip, columns, percent, pieces, score_in_words, segments, signed
+from proponent.views.turns import TurnView
 
 WIDE = 140
 NARROW = 64
@@ -110,7 +112,7 @@ def _marked(text: str, marks: Sequence[Mark], longest: int = LONGEST) -> Text:
 
 def _query(answer: Explanation) -> RenderableType:
     query = answer.query
-    lines: list[RenderableType] = [_marked(query.text, ())]
+    lines: list[RenderableType] = [_marked(query.text, ())] if query.turns is None else _turns(query.turns, ())
     if query.text_pair is not None:
         lines.append(_join("second text: ", query.text_pair))
     if query.target is not None:
@@ -120,6 +122,17 @@ def _query(answer: Explanation) -> RenderableType:
     if query.predicted is not None:
         lines.append(_predicted(query))
     return Padding(Group(*lines), (0, 0, 1, 2))
+
+
+def _turns(turns: Sequence[TurnView], marks: Sequence[Sequence[Mark]]) -> list[RenderableType]:
+    """Every turn under its role; a system prompt in one line."""
+    lines: list[RenderableType] = []
+    for number, turn in enumerate(turns):
+        head = _say(f"{_line(turn.head)}: ", "dim")
+        folded = turn.role in {"system", "developer"}
+        own = marks[number] if marks else ()
+        lines.append(head.append_text(_say(_line(turn.text)) if folded else _marked(turn.text, own)))
+    return lines
 
 
 def _predicted(query: QueryView) -> Text:
@@ -153,7 +166,8 @@ def _hit(hit: Hit) -> RenderableType:
         head.append_text(Text(" but model predicts ", style="default not bold"))
         head.append_text(_say(hit.predicted or "", "default not bold"))
     identity = _identity(hit)
-    lines: list[RenderableType] = [head, _marked(hit.text, hit.marks)]
+    said = [_marked(hit.text, hit.marks)] if hit.turns is None else _turns(hit.turns, hit.turn_marks)
+    lines: list[RenderableType] = [head, *said]
     if columns(head.plain + identity) <= NARROW:
         head.append(f"  {identity}", style="default not bold dim")
     else:  # a long id would break somewhere in the middle
@@ -184,6 +198,8 @@ def _words(hit: Hit) -> Text:
         text.append(f" {signed(pair.share)} ({percent(pair.share, hit.score)})")
     if hit.more_words:
         text.append(f", and {hit.more_words:,} more: {signed(hit.more_share)}")
+    if hit.template_share:
+        text.append(f" (of it {TEMPLATE} {signed(hit.template_share)})")
     return text
 
 

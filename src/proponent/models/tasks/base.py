@@ -24,6 +24,18 @@ Reduction = Literal["mean", "sum"]
 """How the losses of an example's tokens are combined."""
 
 
+@dataclass(frozen=True)
+class TokenTerms:
+    """A loss that follows from the losses of single tokens, so that no position needs the others' logits."""
+
+    target: Int[Tensor, "n u"]  # the token that each position predicts
+    counted: Bool[Tensor, "n u"]  # the positions whose loss is needed; the others' is 0
+    combine: Callable[[Float[Tensor, "n u"]], Float[Tensor, " n"]]  # losses of tokens to losses of examples
+    uniform: Float[Tensor, "n u"] | None = (
+        None  # numbers that sample labels in place of the target; None for the target
+    )
+
+
 class Objective(ABC):
     """The loss of a batch as a function of the model's logits: one number per example."""
 
@@ -43,6 +55,10 @@ class Objective(ABC):
     @property
     def predictions(self) -> tuple[Int[Tensor, "n u"], Float[Tensor, "n u"]] | None:
         """The token that each output position predicts, and its weight; None if no tokens are predicted."""
+        return None
+
+    def terms(self, uniform: Float[Tensor, "n t"] | None = None) -> TokenTerms | None:
+        """The loss by tokens, with sampled labels if numbers are given; None if it is no function of their losses."""
         return None
 
     def logits(self, logits: Tensor) -> Float[Tensor, " n"]:
@@ -74,6 +90,10 @@ class TokenLoss(Objective):
     def predictions(self) -> tuple[Int[Tensor, "n u"], Float[Tensor, "n u"]]:
         return self.target, self.weight
 
+    def terms(self, uniform: Float[Tensor, "n t"] | None = None) -> TokenTerms:
+        draws = None if uniform is None else uniform[:, : self.target.shape[1]]
+        return TokenTerms(self.target, self.weight.nan_to_num() != 0, self._combine, draws)
+
     def losses(self, logits: Tensor) -> Float[Tensor, " n"]:
         return self._weighed(logits, self.target)
 
@@ -81,7 +101,9 @@ class TokenLoss(Objective):
         return self._weighed(logits, sample_labels(logits, uniform[:, : logits.shape[1]]))
 
     def _weighed(self, logits: Tensor, target: Int[Tensor, "n u"]) -> Float[Tensor, " n"]:
-        token = functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+        return self._combine(functional.cross_entropy(logits.transpose(1, 2), target, reduction="none"))
+
+    def _combine(self, token: Float[Tensor, "n u"]) -> Float[Tensor, " n"]:
         return (token * self.weight).sum(1)
 
 
@@ -103,6 +125,8 @@ class Task(ABC):
     """Whether a recorded training can be replayed."""
     masks: ClassVar[bool] = False
     """Whether tokens are masked and must be predicted."""
+    chats: ClassVar[bool] = False
+    """Whether conversations and rows of tokens are read."""
     needs_pad: ClassVar[bool] = False
     """Whether the model finds its last token by a pad id; without the id, no batch may be padded."""
 

@@ -19,7 +19,7 @@ class CausalLM(Task):
     """Causal language models; in a row with a target, only the target's tokens count."""
 
     kind, heads, auto_class = "causal-lm", "...ForCausalLM", "AutoModelForCausalLM"
-    adapter_type, replays = "CAUSAL_LM", True
+    adapter_type, replays, chats = "CAUSAL_LM", True, True
 
     @classmethod
     def recognises(cls, architecture: str, config: Any) -> bool:

@@ -1,0 +1,83 @@
+"""Options about chat data."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import typer
+
+from proponent.errors import InputError
+
+if TYPE_CHECKING:
+    from proponent.models.counting import Stated
+
+
+@dataclass(frozen=True)
+class CountingOptions:
+    """Which tokens of chat data the training counted, where its Recorder did not note it."""
+
+    PANEL: ClassVar = "Chat data"
+
+    assistant_only: Annotated[
+        bool | None,
+        typer.Option("--assistant-only/--all-turns", help="Whether only the assistant's turns count in conversations."),
+    ] = None
+    completion_only: Annotated[
+        bool | None,
+        typer.Option("--completion-only/--whole", help="Whether only the completion counts after a prompt."),
+    ] = None
+    chat_template: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Chat template of the training, if not the tokenizer's.")
+    ] = None
+
+    def stated(self) -> "Stated":
+        """What the options say about the training."""
+        from proponent.models.counting import Stated
+
+        return Stated.of(self.assistant_only, self.completion_only, self.chat_template)
+
+
+@dataclass(frozen=True)
+class AskingOptions:
+    """How a language model is asked."""
+
+    PANEL: ClassVar = "Language models"
+
+    messages: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A conversation in JSON, in place of TEXT: [{role, content}, ...]; - reads stdin."
+        ),
+    ] = None
+    span: Annotated[str | None, typer.Option(help="A piece of the answer: only its tokens count.")] = None
+    generate: Annotated[bool, typer.Option("--generate", help="Let the model write the answer.")] = False
+    against_target: Annotated[str | None, typer.Option(help="Explain the answer against this one.")] = None
+
+    @property
+    def given(self) -> dict[str, object]:
+        """The options that are set, by name."""
+        named = {
+            "--messages": self.messages,
+            "--span": self.span,
+            "--generate": self.generate,
+            "--against-target": self.against_target,
+        }
+        return {name: value for name, value in named.items() if value}
+
+    def read(self) -> list[Any] | None:
+        """Read the conversation: a list of messages, or a row with messages."""
+        if self.messages is None:
+            return None
+        try:
+            raw = sys.stdin.buffer.read() if str(self.messages) == "-" else self.messages.read_bytes()
+            found: Any = json.loads(raw.decode("utf-8"))
+        except OSError as error:
+            raise InputError(f"--messages {self.messages}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise InputError(f"--messages {self.messages} is not valid JSON ({error})") from error
+        found = found.get("messages") if isinstance(found, dict) else found
+        if not isinstance(found, list):
+            raise InputError(f'--messages {self.messages}: give a list of {{"role": ..., "content": ...}}')
+        return found

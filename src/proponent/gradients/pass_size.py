@@ -1,0 +1,87 @@
+"""How many examples one pass takes: the tensors that a backward pass needs must fit into a fixed amount of memory.
+
+Gradients of examples do not depend on each other, so a batch may be processed in parts. What a position costs is
+measured on two short passes, whose tensors have the shapes of any other pass.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from proponent.models import Encoded
+
+PASS_BYTES = 384 * 2**20
+"""Maximum bytes of the tensors that one pass keeps for its backward pass."""
+
+SMALL = 512
+"""Maximum positions of a batch that is never split."""
+
+LENGTHS = (8, 16)
+"""Tokens of the two passes that are measured."""
+
+
+@dataclass(frozen=True)
+class PassSize:
+    """Bytes of a pass by the length of its texts: linear, and quadratic where attention keeps its weights."""
+
+    linear: float
+    quadratic: float
+
+    @classmethod
+    def measure(cls, model: nn.Module, example: Encoded, run: Callable[[Encoded], int]) -> "PassSize":
+        """Measure passes over an example of two lengths; `run` makes one and returns the bytes that it keeps itself."""
+        short, long = (_kept(model, of_length(example, t), run) for t in LENGTHS)
+        quadratic = max(0.0, long[1] / long[0] - short[1] / short[0]) / (long[0] - short[0])
+        return cls(short[1] / short[0] - quadratic * short[0], quadratic)
+
+    def bytes(self, n: int, t: int) -> float:
+        """Bytes of a pass of n texts of t tokens."""
+        return n * t * (self.linear + self.quadratic * t)
+
+    def parts(self, lengths: Sequence[int]) -> list[slice]:
+        """Split a batch into parts of at most PASS_BYTES, or of one example."""
+        cuts: list[slice] = []
+        start = longest = 0
+        for at, length in enumerate(lengths):
+            longest = max(longest, length)
+            if at > start and self.bytes(at + 1 - start, longest) > PASS_BYTES:
+                cuts.append(slice(start, at))
+                start, longest = at, length
+        return [*cuts, slice(start, len(lengths))]
+
+
+def _kept(model: nn.Module, example: Encoded, run: Callable[[Encoded], int]) -> tuple[int, int]:
+    """Tokens of a pass, and the bytes that it keeps beside the model."""
+    own = {one.untyped_storage().data_ptr() for one in (*model.parameters(), *model.buffers())}
+    seen: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        beside = run(example)
+    return example.length, sum(seen.values()) + beside
+
+
+def of_length(example: Encoded, t: int) -> Encoded:
+    """An example as if it had t tokens, and t that a decoder reads; its last token stays the last."""
+
+    def fit(array: Shaped[np.ndarray, " _"]) -> Shaped[np.ndarray, " _"]:
+        return np.concatenate([np.resize(array[:-1] if len(array) > 1 else array, t - 1), array[-1:]])
+
+    return replace(
+        example,
+        ids=fit(example.ids),
+        type_ids=None if example.type_ids is None else fit(example.type_ids),
+        words=fit(example.words),
+        counted=np.ones(t, dtype=np.bool_),
+        targets=None if example.targets is None else fit(example.targets),
+        target_words=None if example.target_words is None else fit(example.target_words),
+    )

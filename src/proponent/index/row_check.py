@@ -1,0 +1,99 @@
+"""Check the rows of a language model against what its training fed: same tokens, same counted tokens."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from proponent.data import Examples
+from proponent.errors import MismatchError
+from proponent.models import Encoded, Encoder, Run
+from proponent.models.batch_record import BatchRecord, read_batch_record, row_hash
+from proponent.models.counting import homes, logged_tokens
+from proponent.models.recorder import run_record
+from proponent.types import Example
+
+CHUNK = 256
+
+
+def check_rows(
+    run: Run, examples: Examples, encoder: Encoder, encoded: Sequence[Encoded] | None
+) -> tuple[BatchRecord | None, list[str]]:
+    """Refuse rows that a recorded training did not feed; return its record and notes."""
+    if not run.task.chats:
+        return None, []
+    records = [read_batch_record(home) for home in homes(run)]
+    known = [one for one in records if one is not None]
+    if len(known) < len(records) or not encoder.counting.trl:
+        return None, _logged(run, examples, encoder) if encoder.counting.trl else []
+    held = [one.known for one in known]
+    for example, one in _encoded(examples, encoder, encoded):
+        labels = np.where(one.counted, one.ids, -100)
+        if one.counted.any() and not all(row_hash(one.ids, labels) in some for some in held):
+            raise MismatchError(_difference(run, examples, encoder, example, len(one.ids)))
+    return known[0], []
+
+
+def _encoded(
+    examples: Examples, encoder: Encoder, encoded: Sequence[Encoded] | None
+) -> Iterator[tuple[Example, Encoded]]:
+    if encoded is not None:
+        yield from zip(examples, encoded, strict=True)
+        return
+    for start in range(0, len(examples), CHUNK):
+        some = list(examples[start : start + CHUNK])
+        yield from zip(some, encoder.encode(some), strict=True)
+
+
+def _difference(run: Run, examples: Examples, encoder: Encoder, example: Example, length: int) -> str:
+    """Say how a row differs from the training, as far as the Recorder's note tells."""
+    home, counting = homes(run)[0], encoder.counting
+    note = (run_record(home) or {}).get("sft") or {}
+    own = getattr(run.tokenizer, "chat_template", None)
+    limit = note.get("max_length")
+    reasons = {
+        "max_length": (limit, encoder.max_length, "--max-length"),
+        "chat template": (note.get("template"), counting.template or own, "--chat-template"),
+        "assistant-only loss": (bool(note.get("assistant_only")), counting.assistant_only, "--assistant-only"),
+        "completion-only loss": (note.get("completion_only") is not False, counting.completion_only, "--whole"),
+        "packing": (note.get("packing", ""), counting.packing, "the record"),
+    }
+    unlike = [one for one in reasons.items() if note and one[1][0] != one[1][1]]
+    shorter = limit is None or encoder.max_length < limit
+    if not shorter or (length < encoder.max_length and run.most_tokens != limit):
+        unlike = [one for one in unlike if one[0] != "max_length" or length >= min(encoder.max_length, limit or length)]
+    where = f"{examples.name}, row {example.row} (id {example.id})"
+    if not unlike:
+        return (
+            f"{where} is not among the rows that the training in {home} fed, by the Recorder: its text, its tokenizer "
+            "or the way its tokens count differs; index the data of the training"
+        )
+    name, (theirs, ours, option) = unlike[0]
+    return (
+        f"{where} has other tokens than in the training in {home}: its {name} was {_short(theirs)} and is "
+        f"{_short(ours)} here: leave {option} out"
+    )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _logged(run: Run, examples: Examples, encoder: Encoder) -> list[str]:
+    """A note if the number of tokens is not what the training logged for an epoch."""
+    wanted = logged_tokens(run)
+    if wanted is None:
+        return []
+    found = sum(len(one.ids) for _, one in _encoded(examples, encoder, None) if one.counted.any())
+    if found == round(wanted):
+        return []
+    return [
+        f"the training logged {wanted:,.0f} tokens for each epoch, and these rows have {found:,}: other rows, another "
+        "max_length, or another chat template than in training"
+    ]
+
+
+def not_trained(encoder: Encoder, example: Example) -> bool:
+    """Whether no token of a row counts in the loss."""
+    (one,) = encoder.encode([example])
+    return not bool(one.counted.any())

@@ -1,0 +1,153 @@
+"""Which rules a training of chat data followed: from the Recorder, the saved settings, the user, or TRL's defaults."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+from proponent.errors import InputError, RunError
+from proponent.models.recorder import run_record
+from proponent.models.run import Run
+from proponent.models.settings import read_settings
+from proponent.types import Counting
+
+TRL_LENGTH = 1024
+"""TRL's default of max_length."""
+
+_TAGS = re.compile(r"\A---\n.*?\n---", re.DOTALL)
+_PACKED = ("", "bfd", "bfd_split")
+
+RowLayout = Literal["text", "messages", "completion", "preference", "judged", "tokens"]
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What the user says about the training; None where nothing is said."""
+
+    assistant_only: bool | None = None
+    completion_only: bool | None = None
+    template: str | None = None
+
+    @classmethod
+    def of(cls, assistant_only: bool | None, completion_only: bool | None, template: str | Path | None) -> "Stated":
+        """Read the template's file, unless the template itself was given."""
+        text = None if template is None else str(template)
+        if text is not None and "{" not in text:
+            try:
+                text = Path(text).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise InputError(f"cannot read the chat template {template}: {error}") from error
+        return cls(assistant_only, completion_only, text)
+
+
+NOTHING = Stated()
+
+
+class RowRules(NamedTuple):
+    """How the rows of a data set become tokens."""
+
+    counting: Counting | None  # None for the rules of plain training
+    max_length: int
+    notes: tuple[str, ...]  # what was assumed
+
+
+def rules_of(run: Run, layout: RowLayout, asked: int | None = None, stated: Stated = NOTHING) -> RowRules:
+    """Find out which tokens the training counted, and how many it read."""
+    if not run.task.chats:
+        return RowRules(None, run.length(asked), ())
+    known = _agreed(run, [_recorded(run, one) or _saved(one) for one in homes(run)])
+    chat = layout != "text"
+    if known is None and not chat and stated == NOTHING:
+        return RowRules(None, run.length(asked), ())
+    counting, length, source = known or (Counting(trl=True), TRL_LENGTH, "")
+    changes = {name: value for name, value in vars(stated).items() if value is not None}
+    counting = replace(counting, **changes, source=source or "assumed")
+    limit = run.most_tokens
+    most = min(one for one in (length, limit, 2**20) if one is not None)
+    notes = [] if source.startswith("recorder") else _assumed(layout, most, source, changes, asked=asked)
+    if counting.packing == "bfd_split":
+        notes.append("rows longer than the limit were split when they were packed: only their beginnings are compared")
+    return RowRules(counting, most if asked is None else run.length(asked), tuple(notes))
+
+
+def _assumed(layout: RowLayout, most: int, source: str, stated: dict[str, Any], *, asked: int | None) -> list[str]:
+    """Say what is taken for granted."""
+    parts: list[str] = []
+    if layout == "completion" and "completion_only" not in stated:
+        parts.append("of prompt and completion the completion counts")
+    if layout in {"messages", "completion"} and "assistant_only" not in stated:
+        parts.append("of messages all tokens count (--assistant-only)" if layout == "messages" else "")
+    if layout in {"text", "completion"}:
+        parts.append("an end token follows each text")
+    if asked is None:
+        parts.append(f"the first {most} tokens are read (--max-length)")
+    said = ", ".join(part for part in parts if part)
+    if not said:
+        return []
+    why = f"{source} says that TRL trained it" if source else "the run does not say how it counted tokens"
+    return [f"{why}: as by TRL's defaults, {said}; train with proponent.Recorder() to have it checked"]
+
+
+class _Known(NamedTuple):
+    counting: Counting
+    max_length: int | None
+    source: str
+
+
+def homes(run: Run) -> list[Path]:
+    """The folders of the joined trainings."""
+    paths = [one.path for one in run.checkpoints]
+    return list(dict.fromkeys(one.parent if one.name.startswith("checkpoint-") else one for one in paths))
+
+
+def _agreed(run: Run, found: Sequence[_Known | None]) -> _Known | None:
+    first = found[0]
+    if any(one != first for one in found):
+        raise RunError(f"the joined runs of {run.path} counted tokens by different rules: index them one by one")
+    return first
+
+
+def _recorded(run: Run, folder: Path) -> _Known | None:
+    """What the Recorder noted."""
+    note = (run_record(folder) or {}).get("sft")
+    if not isinstance(note, dict):
+        return None
+    held = cast("dict[str, Any]", note)
+    if held.get("loss_type") not in (None, "nll", "chunked_nll"):
+        raise RunError(f"{folder} was trained with the loss {held['loss_type']!r}, which weighs tokens: not supported")
+    if held.get("packing", "") not in _PACKED:
+        raise RunError(
+            f"{folder} packed its rows by {held['packing']!r}, which cuts them anywhere, so that rows read each other: "
+            "no row has a gradient of its own; pack by bfd"
+        )
+    template = held.get("template")
+    own = getattr(run.tokenizer, "chat_template", None)
+    counting = Counting(
+        trl=True,
+        template=None if template == own else template,
+        assistant_only=bool(held.get("assistant_only")),
+        completion_only=held.get("completion_only") is not False,
+        packing=str(held.get("packing", "")),
+        date=str(held.get("date", "")),
+    )
+    return _Known(counting, held.get("max_length"), f"recorder (TRL {held.get('trl', '')})")
+
+
+def _saved(folder: Path) -> _Known | None:
+    """What TRL wrote into the model card of a run."""
+    path = folder / "README.md"
+    head = _TAGS.match(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
+    tags = set(re.findall(r"^\s*-\s*([\w-]+)\s*$", head[0], re.MULTILINE)) if head is not None else set[str]()
+    return _Known(Counting(trl=True), TRL_LENGTH, str(path)) if {"trl", "sft"} <= tags else None
+
+
+def logged_tokens(run: Run) -> float | None:
+    """Tokens of one epoch, as TRL's log has them; None if it does not say."""
+    path = run.checkpoints[-1].path / "trainer_state.json"
+    history = read_settings(path).get("log_history") if path.is_file() else None
+    for entry in reversed(cast("list[Any]", history) if isinstance(history, list) else []):
+        epoch, count = entry.get("epoch"), entry.get("num_tokens")
+        if isinstance(epoch, int | float) and isinstance(count, int | float) and epoch and float(epoch).is_integer():
+            return float(count) / float(epoch)
+    return None
