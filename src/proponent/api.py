@@ -114,13 +114,20 @@ def build(
     if isinstance(method, str) and "loss" not in {**(set or {}), **changes}:
         wanted = summed(wanted, one, examples.layout)
     build_index(one, examples, Path(out), wanted, options)
-    return Index(out, run=one.joined or one.path, trust_remote_code=one.trust_remote_code, partial=shard is not None)
+    return Index(
+        out,
+        run=one.joined or one.path,
+        base=one.info.base,
+        trust_remote_code=one.trust_remote_code,
+        partial=shard is not None,
+    )
 
 
 def open(  # noqa: A001 # the verb that users know
     path: str | Path,
     *,
     run: str | Path | Sequence[str | Path] | None = None,
+    base: str | Path | None = None,
     trust_remote_code: bool = False,
     partial: bool = False,
     allow_missing: bool = False,
@@ -131,6 +138,7 @@ def open(  # noqa: A001 # the verb that users know
     Args:
         path: the index.
         run: folder of the run, if it has moved; several for joined runs.
+        base: folder of an adapter's base model, if it has moved.
         trust_remote_code: allow custom code shipped with the run's model (an index never allows it by itself).
         partial: also open an unfinished index; every explanation notes that it is incomplete.
         allow_missing: also open an index with missing shards; every explanation notes that they are missing.
@@ -146,6 +154,7 @@ def open(  # noqa: A001 # the verb that users know
     return Index(
         path,
         run=run,
+        base=base,
         trust_remote_code=trust_remote_code,
         partial=partial,
         allow_missing=allow_missing,

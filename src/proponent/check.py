@@ -70,9 +70,7 @@ class _Check:
             *self._facts(),
             _bounded("captured gradient against autograd", worst, 1e-5),
             *self._invariances(alone),
-            _bounded(
-                "sign test: product of captured gradients against finite difference of the loss", self._signs(), 1e-2
-            ),
+            self._sign_test(),
             self._self_influence(alone),
             *self._layers(),
             *self._coverage(),
@@ -190,15 +188,25 @@ class _Check:
         together = self._take([self.probes[0], *other], [self.probe_labels[0], self.labels[longest]])
         return self._error(self._dense(together, 0), alone[0])
 
-    def _signs(self) -> float:
-        """Move the table along one example's gradient and measure the other examples' losses, in float64."""
-        model = self.run.load(self.run.checkpoints[-1]).double()
+    def _sign_test(self) -> Finding:
+        """In float64, or in float32 with a longer step if a layer of the model has no float64."""
+        name = "sign test: product of captured gradients against finite difference of the loss"
+        try:
+            return _bounded(name, self._signs(torch.float64, 1e-4), 1e-2)
+        except RuntimeError:
+            return _bounded(
+                f"{name} (in float32: the model does not run in float64)", self._signs(torch.float32, 3e-3), 1e-2
+            )
+
+    def _signs(self, dtype: torch.dtype, length: float) -> float:
+        """Move the table along one example's gradient and measure the other examples' losses."""
+        model = self.run.load(self.run.checkpoints[-1]).to(dtype)
         tables = self._tables(model)
         directions = [self._dense(self._take([one], [label]), 0) for one, label in self._pairs()]
         worst = 0.0
         for mine in directions:
-            step = 1e-4 / max(float(np.linalg.norm(mine)), 1e-12)
-            move = torch.tensor_split(torch.tensor(mine) * step, (len(tables[0]),))
+            step = length / max(float(np.linalg.norm(mine)), 1e-12)
+            move = torch.tensor_split((torch.tensor(mine) * step).to(dtype), (len(tables[0]),))
             for row, theirs in enumerate(directions):
                 slope = (self._at(model, tables, move, 1.0, row) - self._at(model, tables, move, -1.0, row)) / (
                     2 * step

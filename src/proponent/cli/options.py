@@ -33,6 +33,7 @@ QueryFile = Annotated[
     str | None, typer.Option(metavar="FILE", help="A file of queries, with the columns of a data set.")
 ]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Allow custom code shipped with the model.")]
+BaseModel = Annotated[str | None, typer.Option("--base", help="Base model of an adapter, if it has moved.")]
 Hits = Annotated[int, typer.Option("-k", min=1, help="Number of proponents and of opponents.")]
 Against = Annotated[str | None, typer.Option(help="Explain the label against this one.")]
 Baselines = Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also rank by the baselines.")]
@@ -140,13 +141,16 @@ class ModelOptions:
     PANEL: ClassVar = "Model"
 
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer folder, if the run has none.")] = None
+    base: BaseModel = None
     trust_remote_code: TrustRemoteCode = False
 
     def open(self, run: Path) -> "Run":
         """Open the run."""
         from proponent.models import Run
 
-        return Run.from_pretrained(run, tokenizer=self.tokenizer, trust_remote_code=self.trust_remote_code)
+        return Run.from_pretrained(
+            run, tokenizer=self.tokenizer, base=self.base, trust_remote_code=self.trust_remote_code
+        )
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,7 @@ class IndexOptions:
     PANEL: ClassVar = "Index and model"
 
     run: Annotated[Path | None, typer.Option(help="Folder of the run, if it has moved.")] = None
+    base: BaseModel = None
     allow_missing: AllowMissing = False
     trust_remote_code: TrustRemoteCode = False
 

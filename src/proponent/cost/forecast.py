@@ -1,8 +1,5 @@
 """Extrapolate measured batches to the whole training set."""
 
-import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -18,11 +15,12 @@ from proponent.cost.measurements import (
     measure_disk,
     measure_scatter,
     peak_during,
+    scratch_folder,
     size,
     timed,
 )
 from proponent.data import Examples, parquet_bytes
-from proponent.errors import DataError, InputError
+from proponent.errors import DataError
 from proponent.gradients.computer import GradientComputer
 from proponent.gradients.forms import Rows
 from proponent.gradients.gradient import Gradient
@@ -113,20 +111,8 @@ def forecast(
     options.check()
     if not len(examples):
         raise DataError(f"{examples.name} has no rows: there is nothing to index")
-    with _scratch(folder) as scratch:
+    with scratch_folder(folder) as scratch:
         return _Forecaster(run, examples, method, options, scratch, budget).whole()
-
-
-@contextmanager
-def _scratch(folder: Path) -> Generator[Path]:
-    """Create a folder on the disk of the future index, and remove it afterwards."""
-    home = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
-    try:
-        made = tempfile.TemporaryDirectory(dir=home, prefix=".proponent-plan-")
-    except OSError as error:
-        raise InputError(f"{home}: cannot be written to ({error.strerror or error}): choose another --out") from error
-    with made as name:
-        yield Path(name)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """Measurements behind a forecast: batches through the model, files written to disk, memory."""
 
 import hashlib
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from proponent.data import Examples
+from proponent.errors import InputError
 from proponent.gradients.computer import GradientComputer
 from proponent.gradients.gradient import Gradient
 from proponent.models import Encoder
@@ -192,3 +195,15 @@ def extrapolate(points: Sequence[tuple[float, float]], to: Float[np.ndarray, " b
     sizes = np.asarray([one for one, _ in ordered], dtype=np.float64)
     costs = np.repeat([cost for cost, _ in levels], [many for _, many in levels])
     return np.interp(to, sizes, costs) * np.maximum(to / sizes[-1], 1.0) * np.minimum(to / sizes[0], 1.0)
+
+
+@contextmanager
+def scratch_folder(folder: Path) -> Generator[Path]:
+    """Create a folder on the disk of the future index, and remove it afterwards."""
+    home = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
+    try:
+        made = tempfile.TemporaryDirectory(dir=home, prefix=".proponent-plan-")
+    except OSError as error:
+        raise InputError(f"{home}: cannot be written to ({error.strerror or error}): choose another --out") from error
+    with made as name:
+        yield Path(name)

@@ -184,7 +184,7 @@ class Capture:
             rows=_rows(grads[: len(taps.embedded)], sides, read) if self.embedding else None,
             outer=_outer(taps.head_inputs[0], grads[-1], mask, words) if taps.head_outputs else None,
             inputs=None if vocabulary is None else taps.head_inputs[0],
-            pooled=_pooled(taps.hidden[0], mask) if self.pooled else None,
+            pooled=_pooled(taps.hidden[-1], mask) if self.pooled else None,
             calls=calls,
             shares=shares,
         )
@@ -225,7 +225,7 @@ class Capture:
                 else vocabulary.register_forward_hook(taps.see_head)
             )
         if self.pooled:
-            handles.append(_body(self.model).register_forward_hook(taps.see_hidden))
+            handles += [one.register_forward_hook(taps.see_hidden) for one in _bodies(self.model)]
         handles += layers.hook()
         try:
             yield
@@ -377,9 +377,10 @@ def _pooled(hidden: Float[Tensor, "n t d"], mask: Bool[Tensor, "n t"]) -> Float[
     return ((hidden * weight).sum(1) / weight.sum(1).clamp(min=1)).float().numpy()
 
 
-def _body(model: nn.Module) -> nn.Module:
-    """The module whose output is the last hidden state of the text: for an encoder-decoder, the encoder."""
+def _bodies(model: nn.Module) -> list[nn.Module]:
+    """Modules whose output is the last hidden state of the text, the outermost last; for an encoder-decoder, one."""
     inner = inner_model(model)
     if getattr(inner.config, "is_encoder_decoder", False) and vocabulary_head(inner) is not None:
-        return cast("nn.Module", inner.get_encoder())
-    return cast("nn.Module", inner.base_model)
+        return [cast("nn.Module", inner.get_encoder())]
+    body = cast("nn.Module", inner.base_model)  # some heads call a model inside it (OPT's decoder)
+    return [*(one for one in body.children() if hasattr(one, "config")), body]

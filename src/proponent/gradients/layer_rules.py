@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from proponent.errors import RunError
 from proponent.gradients.model_parts import embedding_scale
+from proponent.models.adapter_modules import Scale
 
 Part = Literal["weight", "bias"]
 
@@ -87,6 +88,8 @@ def rule_of(module: nn.Module) -> Rule | None:
     weight = getattr(module, "weight", None)
     if not isinstance(weight, nn.Parameter):
         return None
+    if isinstance(module, Scale):
+        return Rule((weight.shape[0], 1), _scaled)
     if kind.__name__ == "Conv1D" and weight.dim() == 2:  # GPT-2's linear layer with a transposed weight
         return Rule((weight.shape[1], weight.shape[0]), _linear)
     if kind.__name__.endswith(("RMSNorm", "T5LayerNorm")) and weight.dim() == 1:  # checked again when it is called
@@ -162,6 +165,11 @@ def _layer_norm(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Left, Tensor]:
 
 def _rms_norm(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Left, Tensor]:
     left = g * rms(module, x)
+    return left, ones_like(left)
+
+
+def _scaled(_module: nn.Module, x: Tensor, g: Tensor) -> tuple[Left, Tensor]:
+    left = g * x
     return left, ones_like(left)
 
 

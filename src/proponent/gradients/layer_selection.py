@@ -12,6 +12,7 @@ from proponent.errors import InputError, RunError
 from proponent.gradients.dry_run import Order, dry_run
 from proponent.gradients.layer_rules import Block, Rule, is_vector, rule_of
 from proponent.gradients.model_parts import lookups, vocabulary_head
+from proponent.models.adapter_modules import trained_of
 from proponent.suggest import nearest
 
 GROUPS = {
@@ -28,6 +29,7 @@ GROUPS = {
     "mlp": "everything else in the blocks",
     "last-two": "the last two linear layers",
     "head": "the last linear layer",
+    "lora": "every layer that an adapter trained",
 }
 """Groups of layers that a method may name."""
 
@@ -98,11 +100,12 @@ class _Chooser:
         self.vocabulary = vocabulary_head(model)
         self.lookups = [one.module for one in lookups(model, decoding=True)] if decoding else [word]
         self.tables = {id(one.weight): one.weight for one in cast("list[Any]", self.lookups)}
-        self.adapter = hasattr(model, "peft_config")
+        adapted = trained_of(model)
+        self.adapter = adapted is not None
         self.parameters = {
             name: parameter
             for name, parameter in cast("Iterable[tuple[str, Any]]", model.named_parameters(remove_duplicate=False))
-            if not self.adapter or _is_adapters(name)
+            if adapted is None or name in adapted.names
         }
         self.trial = dry_run(model, min(len(one) for one in self.tables.values()), decoding=decoding)
         hidden = self.trial.bypassed | self.trial.common
@@ -132,7 +135,8 @@ class _Chooser:
 
     def _in_factors(self, layers: Sequence[_Layer], *, rows: bool, closed: bool) -> tuple[bool, bool]:
         """Whether the word embedding is covered by rows, and the vocabulary head in closed form."""
-        head = next((one for one in self.layers if one.module is self.vocabulary), None)
+        whole = [one for one in self.layers if f"{one.name}.weight" in self.parameters]
+        head = next((one for one in whole if one.module is self.vocabulary), None)
         head = head if closed and self.trial.closed else None
         if head is None or not self._looks_up(head):
             alone = head is not None and [one for one in self.layers if _weight(one) == _weight(head)] == [head]
@@ -166,7 +170,7 @@ class _Chooser:
             one.data_ptr(): int(one.numel())
             for layer in layers
             for part, one in layer.module.named_parameters(recurse=False)
-            if part != "weight" or is_vector(layer.rule)
+            if (part != "weight" or is_vector(layer.rule)) and f"{layer.name}.{part}" in self.parameters
         }
         vectors = 0 if self.biases else sum(inside.values())
         total = sum(sizes.values())
@@ -183,7 +187,7 @@ class _Chooser:
                 yield _Layer(name, module, rule)
 
     def _trained(self, layer: _Layer) -> bool:
-        return f"{layer.name}.weight" in self.parameters
+        return any(f"{layer.name}.{part}" in self.parameters for part in ("weight", "bias"))
 
     def _blocks(self, layers: Sequence[_Layer], exact: Mapping[int, Any]) -> tuple[Block, ...]:
         """One block per parameter without an exact form; modules that share a parameter are scored together."""
@@ -192,7 +196,8 @@ class _Chooser:
             for part in ("weight", "bias"):
                 parameter = getattr(layer.module, part, None)
                 vector = part == "bias" or is_vector(layer.rule)
-                if parameter is None or id(parameter) in exact or (vector and not self.biases):
+                trained = f"{layer.name}.{part}" in self.parameters
+                if parameter is None or not trained or id(parameter) in exact or (vector and not self.biases):
                     continue
                 sharing = [
                     one.name for one in self.layers if getattr(one.module, part, None) is parameter
@@ -222,6 +227,7 @@ class _Chooser:
         }
         return quarters | {
             "all": lambda: self.names,
+            "lora": lambda: self.names if self.adapter else [],
             "embeddings": lambda: [one.name for one in self.layers if _is_table(one.module)],
             "linear": lambda: self.linear,
             "blocks": lambda: inside,
@@ -266,10 +272,6 @@ def _stack(names: Sequence[str], model: nn.Module, within: str) -> dict[str, int
 
 def _matches(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}") or fnmatchcase(name, f"{pattern}.*")
-
-
-def _is_adapters(name: str) -> bool:
-    return "lora_" in name or ".modules_to_save." in name or "ia3_" in name
 
 
 def _is_attention(name: str) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from proponent.errors import RunError
+from proponent.models.adapter_modules import saved_copy
 
 
 def input_embedding(model: nn.Module) -> nn.Embedding:
@@ -18,6 +19,7 @@ def input_embedding(model: nn.Module) -> nn.Embedding:
         found = cast("Any", model).get_input_embeddings()
     except NotImplementedError:
         found = None
+    found = None if found is None else saved_copy(found)
     if not isinstance(found, nn.Embedding):
         raise RunError(
             f"the input embedding of {type(model).__name__} is a {type(found).__name__}, not a lookup table: "
@@ -28,7 +30,8 @@ def input_embedding(model: nn.Module) -> nn.Embedding:
 
 def vocabulary_head(model: nn.Module) -> nn.Linear | None:
     """Find the vocabulary head of a language model."""
-    found = cast("Any", model).get_output_embeddings()
+    named = cast("Any", model).get_output_embeddings()
+    found = None if named is None else saved_copy(named)
     return found if isinstance(found, nn.Linear) else None
 
 
@@ -77,6 +80,17 @@ def lookups(model: nn.Module, *, decoding: bool) -> tuple[Lookup, ...]:
     if encoder.weight.shape[1] != decoder.weight.shape[1]:
         raise RunError(f"encoder and decoder of {type(model).__name__} have word embeddings of different widths")
     return Lookup(encoder, int(decoder.weight.shape[0])), Lookup(decoder)
+
+
+def second_tables(model: nn.Module) -> list[str]:
+    """Names of tables beside the word embedding that a model also looks every token up in (Gemma 3n)."""
+    modules = cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
+    known = inner_model(model).get_input_embeddings()
+    return [
+        name
+        for name, one in modules
+        if isinstance(one, nn.Embedding) and one is not known and name.endswith("embed_tokens_per_layer")
+    ]
 
 
 def word_tables(model: nn.Module, *, decoding: bool) -> list[Tensor]:

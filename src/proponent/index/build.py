@@ -11,6 +11,7 @@ from proponent.data import Examples
 from proponent.errors import DataError, DiskFullError, InputError
 from proponent.gradients.gradient import Gradient
 from proponent.gradients.layer_vectors import chosen_layers
+from proponent.gradients.model_parts import second_tables
 from proponent.index.clock import Clock
 from proponent.index.model_check import check_model
 from proponent.index.options import DEFAULTS, Options
@@ -30,6 +31,7 @@ from proponent.index.stored_columns import stored_columns
 from proponent.index.worker import KEPT_BYTES, NOT_TRAINED, Worker
 from proponent.method import Baseline, EmbeddingRows, Gradients, Logit, Loss, Retaken, Term
 from proponent.models import Checkpoint, Encoder, Masks, Run
+from proponent.models.adapter_modules import trained_of
 from proponent.models.best import OTHERS
 from proponent.models.counting import rules_of
 from proponent.preconditioners.base import FitFacts
@@ -91,6 +93,7 @@ class Build:
         self.method, self.spec, self._table = checked.method, checked.spec, checked.table
         self._fitters, self._layered, self._layers = checked.fitters, checked.layers, checked.shapes
         self._choice_notes = self._describe_choice(first)
+        self._trained, self._second = trained_of(first), second_tables(first)
         self.worker = Worker(
             run, examples, self.labels, checked, options, self.checkpoints, first, self.encoder, encoded, self.clock
         )
@@ -182,6 +185,7 @@ class Build:
             run=str(run.path.absolute()),
             joined=[str(path.absolute()) for path in run.joined],
             tokenizer=run.named_tokenizer,
+            base=run.info.base,
             kind=run.task.kind,
             label_names=list(run.label_names) if run.label_names else None,
             max_length=self.encoder.max_length,
@@ -299,9 +303,17 @@ class Build:
                 f"{long} training texts{added} reach the limit of {self.encoder.max_length} tokens; tokens after the "
                 "limit were ignored"
             )
-        if self.run.info.adapter and self.writer.plan.shown_path is not None:
+        if self._trained is not None:
+            notes.append(f"this run is an adapter: {self._trained.description}")
+            if self.writer.plan.shown_path is not None and not self._trained.embedding:
+                notes.append(
+                    "the adapter did not train the word embedding: the gradient at its output stands for it, and "
+                    "--method tracin-layers --layers lora scores what was trained"
+                )
+        if self._second and self.writer.plan.shown_path is not None:
             notes.append(
-                "this run is an adapter: its word embeddings were not trained, so embedding gradients are a proxy"
+                f"this model also looks tokens up in {', '.join(self._second)}, whose rows are left out: tracin-layers "
+                "scores them as layers"
             )
         if self.spec.path == "input" and self.spec.tied:
             notes.append(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from proponent.data import Layout
-from proponent.method import Gradients, Loss, Method, Retaken
+from proponent.method import Gradients, Loss, Retaken, Term
 from proponent.models import Run
 from proponent.models.counting import rules_of
 from proponent.models.recorder import drawn, started_from
@@ -66,7 +66,7 @@ def _folders(run: Run) -> list[Path]:
     return sorted({_home(one.path) for one in run.checkpoints})
 
 
-def summed(method: Method, run: Run, layout: Layout) -> Method:
+def summed(method: Term, run: Run, layout: Layout) -> Term:
     """Sum the losses of a row's tokens, as trainers of chat data do, where a method takes their mean."""
     if not run.task.chats or rules_of(run, layout).counting is None:
         return method

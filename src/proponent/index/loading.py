@@ -37,9 +37,11 @@ class LoadedRun:
         store: Store,
         run: str | Path | Sequence[str | Path] | None,
         trust_remote_code: bool,
+        base: str | Path | None,
         say: Callable[[str], None],
     ) -> None:
         self.store, self._trust_remote_code, self.say = store, trust_remote_code, say
+        self._base = base if base is not None else store.plan.base
         named = run if run is not None else store.plan.joined or store.plan.run
         folders = [named] if isinstance(named, str | Path) else named
         if not _are_folders(folders):
@@ -65,7 +67,9 @@ class LoadedRun:
                 "folder with --run (run=)"
             )
         runs = [
-            Run.from_pretrained(one, tokenizer=plan.tokenizer, trust_remote_code=self._trust_remote_code)
+            Run.from_pretrained(
+                one, tokenizer=plan.tokenizer, base=self._base, trust_remote_code=self._trust_remote_code
+            )
             for one in self._folders
         ]
         run = runs[0] if len(runs) == 1 else Run.join(runs)

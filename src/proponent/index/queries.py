@@ -121,6 +121,11 @@ class QueryBatch:
     ) -> "QueryBatch":
         """Encode queries, and determine their classes with the last checkpoint."""
         encoded = last.encoder.encode(queries, asked=True) if queries else []
+        empty = next((place for place, one in enumerate(encoded) if not len(one.ids)), None)
+        if empty is not None:
+            raise InputError(
+                f"{named(queries, empty)} has no token: the model's tokenizer knows none of its characters"
+            )
         other = None if against is None else last.run.label_number(plain_label(against))
         labels, predicted, probabilities = labels_of(last, queries, encoded, size)
         if other is not None and other in labels:
@@ -234,6 +239,7 @@ class QueryBatch:
         if labels:
             probabilities = {name: float(value) for name, value in zip(labels, self.probabilities[row], strict=True)}
         return QueryView(
+            id=query.id,
             text=query.text,
             text_pair=query.text_pair,
             target=query.target,

@@ -268,8 +268,10 @@ class Worker:
             cause = "loss" if not np.isfinite(outputs.losses[place]) else "gradient"
             row = one.rows[int(one.order[start + place])]
             if row not in self._bad:
-                idle = self.run.task.chats and not_trained(self.encoder, self.examples[row])
-                self._bad[row] = NOT_TRAINED if idle else f"{cause} is not finite at {checkpoint.id}"
+                empty = one.lengths[start + place] == 0
+                idle = not empty and not_trained(self.encoder, self.examples[row])
+                said = "the text has no token" if empty else f"{cause} is not finite at {checkpoint.id}"
+                self._bad[row] = NOT_TRAINED if idle else said
         share = self.options.max_bad_rows
         allowed = max(1, int(share * len(self.examples) + 1e-9)) if share else 0
         broken = [bad for bad in self._skipped() if bad.cause != NOT_TRAINED] if len(self._bad) > allowed else []

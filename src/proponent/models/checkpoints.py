@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from proponent.errors import RunError
+from proponent.models.foreign import refuse_foreign
 from proponent.models.former import recorded
 from proponent.models.settings import read_settings
 from proponent.models.weights import ADAPTER_FILE, hash_files, require_weights
@@ -53,6 +54,8 @@ def discover(folder: Path) -> tuple[Checkpoint, ...]:
         for entry in folder.iterdir()
         if (match := _NUMBERED.fullmatch(entry.name)) and entry.is_dir()
     )
+    for home in [folder, *(path for _, path in numbered[-1:])]:
+        refuse_foreign(home)
     if not numbered:
         require_weights(folder, "expected checkpoint-* folders, model.safetensors or " + ADAPTER_FILE)
         return _with_rates([_checkpoint(folder, _step_of(folder))])

@@ -111,9 +111,12 @@ class Encoder:
         example = self.decoded(example)
         (one,) = self._aligned_all([example], asked=asked)
         found: list[list[Span]] = [[] for _ in example.parts]
-        for part, (start, stop) in zip(one.parts[one.counted].tolist(), one.offsets[one.counted].tolist(), strict=True):
+        places: list[tuple[int, list[int]]] = list(
+            zip(one.parts[one.counted].tolist(), one.offsets[one.counted].tolist(), strict=True)
+        )
+        for part, (start, stop) in places:
             if part >= 0 and start < stop:
-                before = found[part][-1] if found[part] else (-1, -1)
+                before: Span = found[part][-1] if found[part] else (-1, -1)
                 if before[1] >= start:
                     found[part][-1] = (min(before[0], start), max(before[1], stop))
                 else:
@@ -142,7 +145,8 @@ class Encoder:
         return found
 
     def collate(self, encoded: Sequence[Encoded], labels: Sequence[int], width: int = 0) -> Batch:
-        """Pad encoded examples on the right to the longest one."""
+        """Pad encoded examples on the right to the longest one; to one position if none has a token."""
+        width = max(width, 1)
         ids, mask = _padded([one.ids for one in encoded], self.pad_id, width)
         words, _ = _padded([one.words for one in encoded], -1, width)
         counted, _ = _padded([one.counted for one in encoded], False, width if encoded[0].start is None else 0)

@@ -6,6 +6,10 @@ from pathlib import Path
 NAME, FORMER = "proponent_", "whence_"
 
 
+RUN_FILE = "proponent_run.json"
+"""The Recorder's file in the run's folder that describes the training: retraining needs it."""
+
+
 def recorded(folder: Path, name: str) -> Path:
     """Path of a Recorder file or folder; the current name takes precedence."""
     path, former = folder / name, folder / name.replace(NAME, FORMER, 1)

@@ -4,6 +4,7 @@ Everything that this file returns is a torch module, a tokenizer typed as `Any`,
 """
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -14,12 +15,27 @@ from transformers import AutoConfig, AutoTokenizer, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from proponent.errors import MissingExtraError, ProponentError, RunError
-from proponent.models.adapters import MERGE, adapter_labels, adapter_task, base_of, refuse_adapter
+from proponent.models.adapter_modules import note_trained, show_layers
+from proponent.models.adapters import (
+    Base,
+    adapter_labels,
+    adapter_notes,
+    adapter_settings,
+    adapter_task,
+    adapter_weights,
+    base_of,
+    base_weights,
+    describe_kind,
+    misfit,
+    refuse_adapter,
+    resized_rows,
+)
 from proponent.models.info import ModelInfo, model_info, positions
+from proponent.models.quantised import dequantised, quantisation, quantisation_note, refuse_quantised
 from proponent.models.settings import check_numbers, read_settings
+from proponent.models.shared_base import LoadedBase, SharedBases, own_weights
 from proponent.models.tasks import Task, recognise
-from proponent.models.weights import ADAPTER_FILE, ADAPTER_SETTINGS, CONFIG_FILE, require_weights, weight_files
-from proponent.tensors import TensorSlices
+from proponent.models.weights import CONFIG_FILE, adapter_home, require_weights, weight_files
 
 __all__ = [
     "ModelInfo",
@@ -46,22 +62,28 @@ def quiet() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def read_model_info(folder: Path, *, trust_remote_code: bool = False) -> ModelInfo:
+def read_model_info(folder: Path, *, trust_remote_code: bool = False, base: str | None = None) -> ModelInfo:
     """Read task head, labels and limits from a checkpoint's configuration."""
-    if (folder / ADAPTER_FILE).is_file():
-        return _adapter_card(folder, trust_remote_code)
+    if adapter_home(folder) is not None:
+        return _adapter_card(folder, trust_remote_code, base)
+    if base is not None:
+        raise RunError(f"{folder} is a complete model, and --base (base=) is for adapters: leave it out")
     config = _config(str(folder), trust_remote_code)
+    refuse_quantised(str(folder), config)
     names = cast("list[str]", getattr(config, "architectures", None) or [])
     architecture = names[0] if names else ""
-    return model_info(config, architecture, recognise(folder, architecture, config), adapter=False)
+    made = model_info(config, architecture, recognise(folder, architecture, config), adapter=False)
+    return replace(made, notes=tuple(quantisation_note(str(folder), config)))
 
 
-def load_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
-    """Load one checkpoint in float32 and evaluation mode with every parameter frozen."""
+def load_model(
+    folder: Path, card: ModelInfo, *, trust_remote_code: bool = False, bases: SharedBases | None = None
+) -> torch.nn.Module:
+    """Load one checkpoint in float32 and evaluation mode with every parameter frozen; adapters share their base."""
     quiet()
     try:
         model = (
-            _load_adapter(folder, card, trust_remote_code)
+            _load_adapter(folder, card, trust_remote_code, SharedBases() if bases is None else bases)
             if card.adapter
             else _load_plain(folder, card, trust_remote_code)
         )
@@ -128,13 +150,16 @@ def check_shift(model: torch.nn.Module, start: int | None, pad: int) -> None:
         )
 
 
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """Load a tokenizer that supports character offsets."""
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False, revision: str | None = None) -> Any:
+    """Load a tokenizer that supports character offsets; the revision is that of a name on a hub."""
     quiet()
     _check_own(folder, trust_remote_code)
     _refuse_code(folder / "tokenizer_config.json", trust_remote_code)
     try:
-        tokenizer = cast("Any", AutoTokenizer).from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+        options: dict[str, Any] = {} if revision is None else {"revision": revision}
+        tokenizer = cast("Any", AutoTokenizer).from_pretrained(
+            str(folder), trust_remote_code=trust_remote_code, **options
+        )
     except Exception as error:  # the loaders of tokenizers may raise anything
         raise RunError(
             f"no usable tokenizer in {folder}: {first_line(error)}: save it there with tokenizer.save_pretrained, "
@@ -172,10 +197,10 @@ def _refuse_code(path: Path, trust_remote_code: bool) -> None:
         )
 
 
-def _config(name: str, trust_remote_code: bool) -> Any:
+def _config(name: str, trust_remote_code: bool, **options: Any) -> Any:
     _check_own(Path(name), trust_remote_code)
     try:
-        return cast("Any", AutoConfig).from_pretrained(name, trust_remote_code=trust_remote_code)
+        return cast("Any", AutoConfig).from_pretrained(name, trust_remote_code=trust_remote_code, **options)
     except (OSError, ValueError, KeyError) as error:
         if not trust_remote_code and "trust_remote_code" in str(error):
             raise RunError(
@@ -224,7 +249,9 @@ def _loader(task: Task) -> Any:
 
 
 def _loaded(name: str, task: Task, trust_remote_code: bool, **options: Any) -> tuple[torch.nn.Module, _Report]:
-    """Load a model from safetensors only."""
+    """Load a model from safetensors only; quantised weights as plain ones of the same values."""
+    if quantisation(options.get("config") or _config(name, trust_remote_code, **_of_hub(options))) is not None:
+        options["device_map"] = "cpu"
     model, report = _loader(task).from_pretrained(
         name,
         use_safetensors=True,
@@ -234,7 +261,11 @@ def _loaded(name: str, task: Task, trust_remote_code: bool, **options: Any) -> t
         **options,
     )
     missing, unused = (sorted(map(str, report[key])) for key in ("missing_keys", "unexpected_keys"))
-    return cast("torch.nn.Module", model), _Report(missing, unused)
+    return dequantised(cast("torch.nn.Module", model)), _Report(missing, unused)
+
+
+def _of_hub(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name == "revision"}
 
 
 def _require_whole(folder: Path, missing: list[str]) -> None:
@@ -274,49 +305,65 @@ def _require_class(folder: Path, model: torch.nn.Module, architecture: str) -> N
         )
 
 
-def _adapter_card(folder: Path, trust_remote_code: bool) -> ModelInfo:
-    settings = read_settings(folder / ADAPTER_SETTINGS)
+def _adapter_card(folder: Path, trust_remote_code: bool, named: str | None) -> ModelInfo:
+    settings = adapter_settings(folder)
     refuse_adapter(folder, settings)
-    base = base_of(folder)
-    config = _config(base, trust_remote_code)
+    base = base_of(folder, named)
+    config = _base_config(folder, base, trust_remote_code)
+    refuse_quantised(base.name, config)
     task = adapter_task(folder, settings, config)
-    task.fit_adapter(config, lambda: adapter_labels(folder, base, config))
-    return model_info(config, f"PEFT adapter over {base}", task, adapter=True)
+    task.fit_adapter(config, lambda: adapter_labels(folder, base.name, config))
+    made = model_info(config, f"PEFT adapter over {base.name}", task, adapter=True)
+    notes = (*adapter_notes(folder, settings), *quantisation_note(base.name, config))
+    return replace(made, base=named, notes=notes)
 
 
-def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool) -> torch.nn.Module:
+def _base_config(folder: Path, base: Base, trust_remote_code: bool) -> Any:
+    try:
+        return _config(base.name, trust_remote_code, **base.options)
+    except RunError as error:
+        if Path(base.name).is_dir() or "custom code" in str(error):
+            raise
+        raise RunError(
+            f"the base model of the adapter in {folder} is neither a folder nor in the cache of the hub: {base.name}: "
+            f"name its folder with --base (base=) ({error})"
+        ) from error
+
+
+def _load_base(folder: Path, base: Base, card: ModelInfo, trust_remote_code: bool) -> LoadedBase:
+    if Path(base.name).is_dir():
+        require_weights(Path(base.name), "the complete base model of the adapter is needed")
+    options: dict[str, Any] = {"num_labels": len(card.task.labels)} if card.task.labels else {}
+    model, report = _loaded(base.name, card.task, trust_remote_code, **options, **base.options)
+    rows = resized_rows(folder, adapter_settings(folder), model, base.name)
+    if rows is not None:
+        cast("Any", model).resize_token_embeddings(rows, mean_resizing=False)
+    return LoadedBase(model.float(), report.missing)
+
+
+def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool, bases: SharedBases) -> torch.nn.Module:
     try:
         import peft  # optional extra
     except ImportError as error:
         raise MissingExtraError("this run is a PEFT adapter: pip install 'proponent[peft]'") from error
-    options: dict[str, Any] = {"num_labels": len(card.task.labels)} if card.task.labels else {}
-    base = base_of(folder)
-    if Path(base).is_dir():
-        require_weights(Path(base), "the complete base model of the adapter is needed")
-    model, report = _loaded(base, card.task, trust_remote_code, **options)
-    _resize(folder, model)
-    carried = TensorSlices(folder / ADAPTER_FILE).names
-    _require_whole(folder, [name for name in report.missing if not any(one.endswith(f".{name}") for one in carried)])
+    base, home, settings = base_of(folder, card.base), adapter_home(folder) or folder, adapter_settings(folder)
+    model, missing = bases.copy(
+        (base, len(card.task.labels)), lambda: _load_base(folder, base, card, trust_remote_code)
+    )
+    carried = adapter_weights(folder).names
+    _require_whole(folder, [name for name in missing if not any(one.endswith(f".{name}") for one in carried)])
+    problem = misfit(folder, base.name, model)
+    if problem is not None:
+        raise problem
+    own_weights(model, base_weights(carried))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # a matter between peft and transformers
-        adapted: Any = cast("Any", peft).PeftModel.from_pretrained(model, str(folder))
-    table = adapted.get_input_embeddings()
-    if not isinstance(table, torch.nn.Embedding):
-        raise RunError(f"the adapter in {folder} trains the word embedding itself ({type(table).__name__})" + MERGE)
-    expected = set(cast("Any", peft).get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    lacking = sorted(name for name in expected if name not in carried)
-    _require_whole(folder, lacking)
+        warnings.simplefilter("ignore")  # matters between peft and transformers
+        adapted: Any = cast("Any", peft).PeftModel.from_pretrained(model, str(home), is_trainable=True)
+        expected = set(cast("Any", peft).get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    _require_whole(folder, sorted(name for name in expected if name not in carried))
+    show_layers(adapted)
+    note_trained(adapted, describe_kind(settings))
     return cast("torch.nn.Module", adapted)
-
-
-def _resize(folder: Path, model: Any) -> None:
-    """Resize a base model whose vocabulary was changed before training: the adapter contains the whole new table."""
-    slices = TensorSlices(folder / ADAPTER_FILE)
-    table = model.get_input_embeddings().weight
-    names = {f"base_model.model.{name}" for name, one in model.named_parameters() if one is table}
-    rows = {slices.shape(name)[0] for name in names & set(slices.names)} - {table.shape[0]}
-    if rows:
-        model.resize_token_embeddings(rows.pop(), mean_resizing=False)
 
 
 def first_line(error: BaseException) -> str:

@@ -33,6 +33,8 @@ class ModelInfo:
     max_length: int | None  # number of positions that the model accepts; None without a limit
     pad_token_id: int | None  # the configuration's padding token; None if it has none (or a negative one)
     adapter: bool  # whether it is a PEFT adapter over a base model
+    base: str | None = None  # the adapter's base model that the user named; None for the one that the adapter names
+    notes: tuple[str, ...] = ()  # how its files were read
 
 
 def model_info(config: Any, architecture: str, task: type[Task], *, adapter: bool) -> ModelInfo:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from proponent.errors import RunError
+from proponent.models.former import RUN_FILE, recorded
 from proponent.models.settings import read_settings
 
 _LOGGED = {
@@ -37,6 +38,7 @@ _TAGS = {
 }
 """Objectives by the tags that TRL writes into the model card of a run, in addition to its own tag."""
 
+_DFT = re.compile(r"^\s*loss_type:\s*[\"']?dft\b", re.MULTILINE)
 _HEAD = re.compile(r"\A---\n(.*?)\n---", re.DOTALL)
 _TAG = re.compile(r"^\s*-\s*([\w-]+)\s*$", re.MULTILINE)
 
@@ -44,7 +46,7 @@ _TAG = re.compile(r"^\s*-\s*([\w-]+)\s*$", re.MULTILINE)
 def refuse_objective(folder: Path, checkpoints: Sequence[Path]) -> None:
     """Refuse a language model whose run was trained with another loss than that of its text."""
     for home in dict.fromkeys([checkpoints[-1], folder]):
-        found = _by_log(home) or _by_card(home)
+        found = _by_log(home) or _by_card(home) or _by_record(home)
         if found is not None:
             objective, source = found
             raise RunError(
@@ -65,6 +67,17 @@ def _by_log(folder: Path) -> tuple[str, str] | None:
         found = next((one for one in figures if one in names or f"eval_{one}" in names), None)
         if found is not None:
             return objective, f"{found} in {path}"
+    return None
+
+
+def _by_record(folder: Path) -> tuple[str, str] | None:
+    """A loss of TRL's SFTTrainer that weighs tokens by the model's own probabilities."""
+    record, card = recorded(folder, RUN_FILE), folder / "README.md"
+    noted: object = read_settings(record).get("sft") if record.is_file() else None
+    if isinstance(noted, dict) and cast("dict[str, object]", noted).get("loss_type") == "dft":
+        return "reweighted tokens (loss_type dft)", f"loss_type in {record}"
+    if card.is_file() and _DFT.search(card.read_text(encoding="utf-8", errors="replace")):
+        return "reweighted tokens (loss_type dft)", f"loss_type in {card}"
     return None
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from proponent.errors import DamagedError, RunError
+from proponent.models.adapters import adapter_settings
 from proponent.models.checkpoints import RECORD_FILE, Checkpoint
 from proponent.models.former import recorded
 from proponent.models.settings import check_numbers, read_settings
-from proponent.models.weights import ADAPTER_SETTINGS, CONFIG_FILE, weight_files
+from proponent.models.weights import CONFIG_FILE, adapter_home, weight_files
 from proponent.tensors import TensorSlices
 
 _ADAPTER = ("peft_type", "task_type", "r", "lora_alpha", "target_modules", "base_model_name_or_path")
@@ -37,13 +38,13 @@ def _refuse(path: Path, other: Path, differs: str | None) -> None:
 
 
 def _adapter(folder: Path) -> bool:
-    return (folder / ADAPTER_SETTINGS).is_file()
+    return adapter_home(folder) is not None
 
 
 def _made(folder: Path) -> dict[str, Any]:
     """Describe a model's configuration in the user's terms."""
     if _adapter(folder):
-        settings = read_settings(folder / ADAPTER_SETTINGS)
+        settings = adapter_settings(folder)
         return {f"adapter's {name}": _unordered(settings.get(name)) for name in _ADAPTER}
     settings = check_numbers(folder / CONFIG_FILE)
     return {

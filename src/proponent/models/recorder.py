@@ -20,16 +20,13 @@ from proponent.disk import write_bytes
 from proponent.errors import RunError
 from proponent.models.batch_record import BatchRecorder
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
-from proponent.models.former import recorded
+from proponent.models.former import RUN_FILE, recorded
 from proponent.models.huggingface import TrainerCallback
 from proponent.models.settings import read_settings
 from proponent.models.training_trace import StepRecorder
 from proponent.tensors import halve, write_tensors
 
 EMBEDDING = "embedding"
-
-RUN_FILE = "proponent_run.json"
-"""File in the run's folder that describes the training: retraining needs it."""
 
 FRESH = "fresh"
 """Replaces the name of a pretrained model: initial weights are drawn from the configuration by the seed."""
@@ -247,12 +244,10 @@ def _fine_tuning(args: Any, tokenizer: Any) -> dict[str, Any] | None:
         return None
     template = getattr(tokenizer, "chat_template", None)
     if args.assistant_only_loss:  # TRL trains by a template of its own where the tokenizer's has no marks
-        known: Any = sys.modules.get("trl.chat_template_utils")
-        try:
-            marked = known is None or known.has_generation_markers(template)
-            template = template if marked else known.get_training_chat_template(tokenizer) or template
-        except (AttributeError, ValueError):  # another version of TRL
-            pass
+        known: dict[str, Any] = vars(sys.modules.get("trl.chat_template_utils", sys))
+        marked, other = known.get("has_generation_markers"), known.get("get_training_chat_template")
+        if marked is not None and other is not None and not marked(template):
+            template = other(tokenizer) or template
     packing = str(getattr(args, "packing_strategy", "bfd")) if getattr(args, "packing", False) else ""
     return {
         "trl": str(getattr(sys.modules.get("trl"), "__version__", "")),

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 
 from proponent.errors import InputError, MismatchError, RunError
+from proponent.models.adapters import base_of
 from proponent.models.best import kept
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE, Checkpoint, discover, tokenizer_fingerprint
 from proponent.models.encoding import Encoder
@@ -20,9 +21,10 @@ from proponent.models.huggingface import ModelInfo, check_shift, load_model, loa
 from proponent.models.masking import ONE_DRAW, Masks
 from proponent.models.one_training import check_one_training
 from proponent.models.recorder import RUN_FILE, unfinished_note
+from proponent.models.shared_base import SharedBases
 from proponent.models.tasks import Task
 from proponent.models.training_trace import FOLDER
-from proponent.models.weights import base_model, weights_fingerprint
+from proponent.models.weights import adapter_home, base_model, weights_fingerprint
 from proponent.types import CheckpointId, Counting, Label
 
 MOST_TOKENS = 512
@@ -71,7 +73,12 @@ class Run:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, tokenizer: str | Path | None = None, trust_remote_code: bool = False
+        cls,
+        path: str | Path,
+        *,
+        tokenizer: str | Path | None = None,
+        base: str | Path | None = None,
+        trust_remote_code: bool = False,
     ) -> "Run":
         """Open a training run.
 
@@ -79,6 +86,7 @@ class Run:
             path: a Trainer output folder (checkpoint-*), a model folder, a PEFT adapter folder, or a folder of
                 independently seeded runs (seed-*), which are joined.
             tokenizer: folder of the tokenizer, if it is not in the run.
+            base: folder (or name on a hub) of an adapter's base model, if it is not where the adapter says.
             trust_remote_code: allow code that comes with the model.
 
         Returns:
@@ -90,24 +98,25 @@ class Run:
         folder = Path(path)
         members = members_of(folder)
         if members:
-            runs = [
-                cls.from_pretrained(one, tokenizer=tokenizer, trust_remote_code=trust_remote_code) for one in members
-            ]
+            how: dict[str, Any] = {"tokenizer": tokenizer, "base": base, "trust_remote_code": trust_remote_code}
+            runs = [cls.from_pretrained(one, **how) for one in members]
             return replace(cls.join(runs), path=folder, joined=())
         saved = discover(folder)
         last = saved[-1].path
-        card = read_model_info(last, trust_remote_code=trust_remote_code)
+        named_base = None if base is None else str(base)
+        card = read_model_info(last, trust_remote_code=trust_remote_code, base=named_base)
         check_one_training(saved)
         card.task.refuse_training(folder, [one.path for one in saved])
         found = kept(folder, saved)
         checkpoints, last = found.checkpoints, found.checkpoints[-1].path
-        home = Path(tokenizer) if tokenizer is not None else _tokenizer_home(folder, last)
-        loaded = load_tokenizer(home, trust_remote_code=trust_remote_code)
+        home = Path(tokenizer) if tokenizer is not None else _tokenizer_home(folder, last, named_base)
+        revision = base_of(last, named_base).revision if card.adapter and tokenizer is None else None
+        loaded = load_tokenizer(home, trust_remote_code=trust_remote_code, revision=revision)
         _same_tokenizer(saved, home, explicit=tokenizer is not None)
         card.task.refuse_tokenizer(home, loaded)
         named = None if tokenizer is None else str(tokenizer)
         records = former_note(folder, [one.path for one in saved], RECORDS)
-        notes = (*records, *unfinished_note(folder), *found.notes)
+        notes = (*records, *unfinished_note(folder), *found.notes, *card.notes)
         return cls(folder, checkpoints, card, loaded, home, named, trust_remote_code, later=found.later, notes=notes)
 
     @classmethod
@@ -154,8 +163,13 @@ class Run:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of the content: "tokenizer", and "weights step N" for every checkpoint."""
-        weights = {f"weights {one.id}": weights_fingerprint(one.path) for one in self.saved}
+        weights = {f"weights {one.id}": weights_fingerprint(one.path, self.info.base) for one in self.saved}
         return {"tokenizer": self.tokenizer_fingerprint()} | weights
+
+    @cached_property
+    def _bases(self) -> SharedBases:
+        """Base models that the adapters of this run share."""
+        return SharedBases()
 
     @property
     def most_tokens(self) -> int | None:
@@ -219,7 +233,10 @@ class Run:
         Raises:
             MismatchError: the tokenizer has ids that the embedding lacks.
         """
-        loaded = cast("Any", load_model(checkpoint.path, self.info, trust_remote_code=self.trust_remote_code))
+        loaded = cast(
+            "Any",
+            load_model(checkpoint.path, self.info, trust_remote_code=self.trust_remote_code, bases=self._bases),
+        )
         rows = int(loaded.get_input_embeddings().weight.shape[0])
         if len(self.tokenizer) > rows:
             raise MismatchError(
@@ -310,10 +327,10 @@ def _check_alike(first: Run, other: Run) -> None:
             )
 
 
-def _tokenizer_home(folder: Path, last: Path) -> Path:
+def _tokenizer_home(folder: Path, last: Path, named_base: str | None) -> Path:
     """Location of the tokenizer: with the last checkpoint, with the run, or with an adapter's base model."""
-    base = base_model(last)
-    for home in (last, folder, *([] if base is None else [Path(base)])):
+    base = base_model(last, named_base)
+    for home in (last, adapter_home(last) or last, folder, *([] if base is None else [Path(base)])):
         if any((home / name).is_file() for name in _TOKENIZERS):
             return home
     if base is not None and not Path(base).exists():

@@ -21,8 +21,9 @@ _WAY_OUT = "save the model again with model.save_pretrained(folder), which write
 
 def weight_files(folder: Path) -> list[Path]:
     """Find the files that loading a folder reads, without those of an adapter's base model."""
-    if (folder / ADAPTER_FILE).is_file():
-        return [folder / ADAPTER_FILE]
+    home = adapter_home(folder)
+    if home is not None:
+        return [home / ADAPTER_FILE]
     named = _named_by_config(folder)
     if named is not None:
         return _shards(named) if named.name.endswith(".index.json") else [named]
@@ -31,9 +32,30 @@ def weight_files(folder: Path) -> list[Path]:
     return _shards(folder / INDEX_FILE) if (folder / INDEX_FILE).is_file() else []
 
 
+def adapter_home(folder: Path) -> Path | None:
+    """Where the adapter of a folder lies: PEFT saves every adapter but "default" in a subfolder of its name."""
+    if (folder / ADAPTER_FILE).is_file():
+        return folder
+    named = [] if (folder / CONFIG_FILE).is_file() else adapters_inside(folder)
+    return named[0] if len(named) == 1 else None
+
+
+def adapters_inside(folder: Path) -> list[Path]:
+    """Subfolders with an adapter that has a name of its own."""
+    found = sorted(path.parent for path in folder.glob(f"*/{ADAPTER_FILE}"))
+    return [one for one in found if not one.name.startswith("checkpoint-")]
+
+
 def require_weights(folder: Path, way_out: str) -> None:
     """Refuse a folder without weights, and weights that are not safetensors of that folder."""
     files = weight_files(folder)
+    inside = [] if files else adapters_inside(folder)
+    if len(inside) > 1:
+        names = ", ".join(one.name for one in inside)
+        raise RunError(
+            f"{folder} holds several adapters ({names}): a model is explained with one of them; give its folder "
+            f"({inside[0]}), or leave only that one in each checkpoint"
+        )
     if not files:
         raise RunError(_no_weights(folder, way_out))
     if (folder / ADAPTER_SETTINGS).is_file() and not (folder / ADAPTER_FILE).is_file():
@@ -43,22 +65,23 @@ def require_weights(folder: Path, way_out: str) -> None:
         )
 
 
-def weights_fingerprint(folder: Path) -> str:
+def weights_fingerprint(folder: Path, named: str | None = None) -> str:
     """Hash the weights and the configuration of one checkpoint by content; with an adapter, its base model too."""
     # A base model named on a hub is hashed by its name, which is part of the adapter's configuration.
     files: list[Path] = []
-    base = base_model(folder)
-    for home in [folder] if base is None else [folder, Path(base)]:
+    base, own = base_model(folder, named), adapter_home(folder) or folder
+    for home in [own] if base is None else [own, Path(base)]:
         files += sorted(weight_files(home))
         files += [path for name in (CONFIG_FILE, ADAPTER_SETTINGS) if (path := home / name).is_file()]
     return hash_files(files)
 
 
-def base_model(folder: Path) -> str | None:
-    """Return the base model of an adapter."""
-    if not (folder / ADAPTER_FILE).is_file():
+def base_model(folder: Path, named: str | None = None) -> str | None:
+    """Return the base model of an adapter: the one that the user named, else the one that the adapter names."""
+    home = adapter_home(folder)
+    if home is None:
         return None
-    return cast("str | None", read_settings(folder / ADAPTER_SETTINGS).get("base_model_name_or_path")) or None
+    return named or cast("str | None", read_settings(home / ADAPTER_SETTINGS).get("base_model_name_or_path")) or None
 
 
 def hash_files(files: list[Path]) -> str:
@@ -118,6 +141,13 @@ def _no_weights(folder: Path, way_out: str) -> str:
             f"{folder} contains its weights in parts, one for each process (FSDP or DeepSpeed): merge them with "
             "`accelerate merge-weights` (FSDP) or zero_to_fp32.py --safe_serialization (DeepSpeed), or copy the "
             "final model, which is in the folder of the run, into a separate folder and give that folder"
+        )
+    inside = sorted(entry for entry in folder.iterdir() if entry.is_dir() and weight_files(entry))
+    if inside:
+        names = ", ".join(entry.name for entry in inside[:5]) + (" ..." if len(inside) > 5 else "")
+        return (
+            f"no weights in {folder}, but in its folders {names}: give one of them ({inside[-1]}), or name them "
+            "checkpoint-STEP if they are the checkpoints of one training"
         )
     held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
     return f"no weights in {folder} (it contains: {held}): {way_out}"

@@ -150,6 +150,7 @@ class Plan(BaseModel):
     # folders of runs that were joined by listing them; empty for one run or a folder of runs
     joined: list[str] = Field(default_factory=list)
     tokenizer: str | None  # folder of the tokenizer if the user named one; else None
+    base: str | None = None  # base model of an adapter if the user named one; else None
     kind: str  # task head
     label_names: list[str] | None  # classes in order; None for a language model
     max_length: int  # maximum tokens read of a text

@@ -26,6 +26,7 @@ from proponent.models.huggingface import TrainerCallback, first_line, load_token
 from proponent.models.huggingface import quiet as quiet_transformers
 from proponent.models.recorder import CHECKPOINTS, Recorder
 from proponent.models.scratch import byte_bpe, causal_lm, classifier, wordpiece
+from proponent.models.tasks.classification import refuse_end_token
 from proponent.progress import track
 from proponent.types import Example
 
@@ -83,7 +84,9 @@ def train(examples: Examples, out: str | Path, training: Training = Training()) 
     quiet_transformers()
     transformers.set_seed(training.seed)
     tokenizer, model = (
-        _scratch(examples, names, training) if training.model is None else _pretrained(training.model, names, training)
+        _scratch(examples, names, training)
+        if training.model is None
+        else _pretrained(training.model, examples, names, training)
     )
     rows = [_features(tokenizer, example, names, training.max_length) for example in examples]
     # Replay needs second derivatives, which the fused attention kernels lack.
@@ -180,7 +183,7 @@ def _scratch(examples: Examples, names: Sequence[str] | None, training: Training
     return tokenizer, classifier(tokenizer, names, training.width, training.layers, training.max_length)
 
 
-def _pretrained(name: str, names: Sequence[str] | None, training: Training) -> tuple[Any, Any]:
+def _pretrained(name: str, examples: Examples, names: Sequence[str] | None, training: Training) -> tuple[Any, Any]:
     tokenizer = load_tokenizer(Path(name))
     options: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32, "trust_remote_code": False}
     loader: Any = transformers.AutoModelForCausalLM
@@ -199,6 +202,8 @@ def _pretrained(name: str, names: Sequence[str] | None, training: Training) -> t
     _check_pretrained(name, model, report, training)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    for example in examples if names is not None and model.config.is_encoder_decoder else ():
+        refuse_end_token(example, tokenizer)
     if names is not None and model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return tokenizer, model

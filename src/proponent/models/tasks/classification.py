@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,6 +22,7 @@ class LabelLoss(Objective):
 
     labels: Int[Tensor, " n"]  # class numbers
     against: Int[Tensor, " n"] | None = None  # class numbers whose loss is subtracted; None for no contrast
+    empty: Bool[Tensor, " n"] | None = None  # texts without a token, whose loss is not a number
 
     @property
     def count(self) -> float:
@@ -29,6 +30,8 @@ class LabelLoss(Objective):
 
     def losses(self, logits: Tensor) -> Float[Tensor, " n"]:
         loss = functional.cross_entropy(logits, self.labels, reduction="none")
+        if self.empty is not None:
+            loss = loss.masked_fill(self.empty, torch.nan)
         if self.against is None:
             return loss
         return loss - functional.cross_entropy(logits, self.against, reduction="none")
@@ -41,8 +44,21 @@ class LabelLoss(Objective):
         return -own if self.against is None else logits.gather(1, self.against[:, None])[:, 0] - own
 
 
+def refuse_end_token(example: Example, tokenizer: Any) -> None:
+    """Refuse the end token in a text: an encoder-decoder with a classifier reads its output at the last one."""
+    end = tokenizer.eos_token
+    if end is not None and any(str(end) in part for part in example.parts):
+        raise InputError(
+            f"the text of row {example.row} (id {example.id}) contains {end}, the token at which this model reads its "
+            "output: take it out of the text"
+        )
+
+
+@dataclass(frozen=True)
 class Classification(Task):
     """Sequence classification."""
+
+    reads_at_end: bool = False  # whether the model reads its output at the end token of the text
 
     kind, heads, auto_class = "classification", "...ForSequenceClassification", "AutoModelForSequenceClassification"
     adapter_type, replays, needs_pad = "SEQ_CLS", True, True
@@ -62,7 +78,7 @@ class Classification(Task):
                 f"{architecture} with {len(labels)} output(s) and problem type {problem}{what}: "
                 "only single-label classification is supported"
             )
-        return cls(Labels(labels))
+        return cls(Labels(labels), reads_at_end=bool(getattr(config, "is_encoder_decoder", False)))
 
     @classmethod
     def fit_adapter(cls, config: Any, outputs: Callable[[], int]) -> None:
@@ -77,10 +93,13 @@ class Classification(Task):
                 f"the example with id {example.id} has a target, and a classifier reads no target: give it as the "
                 "second text (--pair-column), or leave it out (--target-column '')"
             )
+        if self.reads_at_end:
+            refuse_end_token(example, tokenizer)
         return example.text if example.text_pair is None else (example.text, example.text_pair)
 
     def objective(self, batch: Batch, reduction: Reduction = "mean", against: Sequence[int] | None = None) -> LabelLoss:
-        return LabelLoss(batch.labels, None if against is None else torch.tensor(list(against)))
+        other = None if against is None else torch.tensor(list(against))
+        return LabelLoss(batch.labels, other, batch.mask.sum(1) == 0)
 
     def probabilities(self, logits: Tensor) -> Float[Tensor, "n l"]:
         return torch.softmax(logits.detach().float(), -1)
