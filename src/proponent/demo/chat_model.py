@@ -37,6 +37,12 @@ class FineTuning:
     seed: int = 0
 
 
+def multiplies_bf16() -> bool:
+    """Whether the processor multiplies 16-bit floats, which halves the time of a training."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
 def require_packages() -> None:
     """Say in one line which packages are missing and how to install them."""
     missing = [name for name in NEEDED if find_spec(name) is None]
@@ -102,7 +108,7 @@ def _trainer(rows: Sequence[dict[str, Any]], base: Path, folder: Path, settings:
         save_strategy="epoch",
         save_only_model=True,
         gradient_checkpointing=False,
-        bf16=False,
+        bf16=multiplies_bf16(),
         use_cpu=True,
         report_to=[],
         logging_strategy="epoch",
