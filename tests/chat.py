@@ -57,7 +57,11 @@ def assistant(text: str | None, **more: Any) -> dict[str, Any]:
 TOOLS = [
     {
         "type": "function",
-        "function": {"name": "weather", "description": "Tell", "parameters": {"type": "object", "properties": {}}},
+        "function": {
+            "name": "weather",
+            "description": "Tell",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+        },
     }
 ]
 CALL = [{"type": "function", "function": {"name": "weather", "arguments": {"city": 'Ulm "süd"', "days": 2}}}]

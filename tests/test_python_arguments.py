@@ -50,7 +50,7 @@ ASK = {
     "i.explain_many(DataFrame({'text': ['a cup']}))": r"queries are of type DataFrame: give a text",
     "i.explain('a cup', k=None)": r"k is None",
     "i.explain('a cup', k=2.5)": r"k is 2\.5",
-    "i.explain('a cup', where={'label': 'World'})": r"where is .*: give proponent\.Where",
+    "i.explain('a cup', where={'colour': 'World'})": r"where is .*: give proponent\.Where",
     "i.explain('a cup', where=Where(labels='World'))": r"labels of a filter is 'World': .* such as \['World'\]",
     "i.explain('a cup', where=Where(ids=3))": r"ids of a filter is 3",
     "i.top(['a cup', 'a vote'], object())": r"2 texts, but 1 labels",

@@ -131,11 +131,14 @@ def _together(record: Callable[[str], dict | None]) -> list[str]:
     def text(one: dict | None) -> str:
         return "-" if one is None else said(Dot(one["value"], one["low"], one["high"]))
 
-    keys = ("within_class", "ratio_of_tracin_we_idf", "tracin_we_idf_minus")
+    keys = ("within_class", "ratio_over_queries", "ratio_over_queries_and_halves", "tracin_we_idf_minus")
     shown = {name: one for name, one in found["methods"].items() if name in (*METHODS, *CONTROLS[:3])}
     rows = [[SHOWN.get(name, name), *(text(one.get(key)) for key in keys)] for name, one in shown.items()]
-    heads = ["method", "within class", "tracin-we-idf / this", "tracin-we-idf - this"]
-    return [f"All queries of {', '.join(found['sets'])} together, intervals over queries:", "", table(heads, rows)]
+    heads = [
+        *("method", "within class", "tracin-we-idf / this, interval over queries"),
+        *("over queries and halves", "tracin-we-idf - this"),
+    ]
+    return [f"All queries of {', '.join(found['sets'])} together:", "", table(heads, rows)]
 
 
 def _deletions(docs: Path, order: list[str], record: Callable[[str], dict | None]) -> list[str]:

@@ -18,12 +18,14 @@ import numpy as np
 from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import data
+import harness
 
 from proponent import Example
 from proponent.cli import main
-from proponent.evaluate import bootstrap, lds, paired, ratio
+from proponent.evaluate import lds_replicates, ratio, spearman, widened, within_groups
 
 CHOICE = ("trec", "sst2")
 REPORT = ("agnews", "toxic_tweets_davidson", "newsgroups20")
@@ -145,19 +147,28 @@ def delete(args: argparse.Namespace, name: str) -> None:
 def together(args: argparse.Namespace) -> None:
     """Mean within class over the queries of all given sets, and the ratio to word overlap."""
     found: dict[str, list[np.ndarray]] = {}
+    drawn: dict[str, list[np.ndarray]] = {}
     for name in args.names:
         kept = load_file(args.cache / name / f"report-10-{args.runs}.safetensors")
+        masks, groups = kept["masks"] > 0, kept["groups"]
+        left = within_groups(kept["outputs"].mean(0), masks, groups)
         for key in (one for one in kept if one.startswith("scores.")):
-            each = lds(kept[key], kept["masks"] > 0, kept["outputs"].mean(0), kept["groups"])
-            found.setdefault(key.removeprefix("scores."), []).append(each)
+            sums = within_groups(masks.astype(float) @ kept[key].T.astype(float), masks, groups)
+            method = key.removeprefix("scores.")
+            found.setdefault(method, []).append(spearman(sums, left))
+            drawn.setdefault(method, []).append(lds_replicates(sums, left))
     values = {key: np.concatenate(each) for key, each in found.items() if len(each) == len(args.names)}
-    lines: dict[str, dict[str, Any]] = {}
+    draws = {key: np.mean(drawn[key], axis=0) for key in values}
+    ours, lines = "tracin-we-idf", dict[str, dict[str, Any]]()
     for key, each in values.items():
-        lines[key] = {"within_class": bootstrap(each).to_dict()}
-        if key != "tracin-we-idf":
-            lines[key] |= {"ratio_of_tracin_we_idf": ratio(values["tracin-we-idf"], each).to_dict()}
-            lines[key] |= {"tracin_we_idf_minus": paired(values["tracin-we-idf"], each).to_dict()}
-    print(json.dumps({"sets": args.names, "runs": args.runs, "methods": lines}, indent=1))
+        lines[key] = {"within_class": widened(float(each.mean()), draws[key], len(each)).to_dict()}
+        if key not in (ours, "label", "random"):
+            over_queries = ratio(values[ours], each).to_dict()
+            over_both = widened(over_queries["value"], draws[ours] / draws[key], len(each)).to_dict()
+            gap = widened(float((values[ours] - each).mean()), draws[ours] - draws[key], len(each)).to_dict()
+            lines[key] |= {"ratio_over_queries": over_queries, "ratio_over_queries_and_halves": over_both}
+            lines[key] |= {"tracin_we_idf_minus": gap}
+    harness.write_json(args.cache / f"together-{args.runs}.json", {"sets": args.names, "methods": lines})
 
 
 STEPS = {"bank": bank, "choose": choose, "report": report, "delete": delete}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from proponent.actions.decisions import Decisions
-from proponent.data import Columns, Examples, Part, read, read_local, write_columns, write_parts
+from proponent.data import Columns, Examples, Part, native, read, read_local, write_columns, write_parts
 from proponent.errors import InputError, MismatchError, ProponentError
 from proponent.store import Source, Store
 
@@ -181,8 +181,9 @@ def _kept_columns(store: Store, decisions: Decisions) -> tuple[dict[str, Sequenc
     kept = [place for place, one in enumerate(ids) if place not in deleted and one not in gone]
     columns: dict[str, Sequence[Any]] = {}
     fixed = 0
+    chat = _chat_columns(store, kept)
     for role in ROLES:
-        if not any(segment.examples.has(role) for segment in store.segments):
+        if not any(segment.examples.has(role) for segment in store.segments) or (chat and role in LONG):
             continue
         if role in LONG:
             columns[names.get(role) or role] = _Texts(store, role, kept)
@@ -193,7 +194,16 @@ def _kept_columns(store: Store, decisions: Decisions) -> tuple[dict[str, Sequenc
             fixed = sum(new[place] != values[place] for place in kept)
             values = new
         columns[names.get(role) or role] = [values[place] for place in kept]
+    columns |= {name: values for name, values in chat.items() if name not in columns}
     return columns, fixed, len(ids) - len(deleted) - len(kept)
+
+
+def _chat_columns(store: Store, kept: Sequence[int]) -> dict[str, Sequence[Any]]:
+    """Conversations, preferences and tokens as the columns that people write; empty for an index of texts."""
+    if not any("content" in segment.examples.names for segment in store.segments):
+        return {}
+    rows = [native(store.example(place).content) for place in kept]
+    return {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
 
 
 class _Texts(Sequence[Any]):

@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import typer
 
@@ -72,12 +72,12 @@ class AskingOptions:
             return None
         try:
             raw = sys.stdin.buffer.read() if str(self.messages) == "-" else self.messages.read_bytes()
-            found: Any = json.loads(raw.decode("utf-8"))
+            held: object = json.loads(raw.decode("utf-8"))
         except OSError as error:
             raise InputError(f"--messages {self.messages}: {error.strerror or error}") from error
         except ValueError as error:
             raise InputError(f"--messages {self.messages} is not valid JSON ({error})") from error
-        found = found.get("messages") if isinstance(found, dict) else found
+        found: object = cast("dict[str, Any]", held).get("messages") if isinstance(held, dict) else held
         if not isinstance(found, list):
             raise InputError(f'--messages {self.messages}: give a list of {{"role": ..., "content": ...}}')
-        return found
+        return cast("list[Any]", found)

@@ -74,12 +74,7 @@ def explain(
     data: Annotated[str | None, typer.Option(help="Training data of the run (replay).")] = None,
 ) -> None:
     """Explain an output: the training examples, and the words in them, that helped or hurt it."""
-    if sum(one is not None for one in (text, queries, asking.messages)) != 1:
-        raise InputError("give either a TEXT or --queries FILE (or, to a language model, --messages FILE)")
-    if queries is not None and asking.given:
-        raise InputError(f"{next(iter(asking.given))} is about one question; --queries FILE has several")
-    if (together.group and queries is None) or (together.only_correct and not together.group):
-        raise InputError("--group needs --queries FILE, and --only-correct needs --group")
+    _refuse_several(text, queries, asking, together)
     usable(html, "--html")
     given = {"--label": label, "--pair": pair, "--target": target}
     asked = _one(text or "", given) if queries is None else _many(queries, given, columns, output)
@@ -97,13 +92,21 @@ def explain(
     else:
         how = {"against": against, "k": k, "baselines": baselines, "aggregate": together.rule()}
         options = vars(opening) | {"kernel": choice("--kernel", kernel, ("numpy", "numba"))}
-        chat: dict[str, Any] = {}
-        if queries is None:
-            said = text if text is None else asked[0].text
-            chat = vars(asking) | {"text": said, "messages": asking.read(), "label": label, "target": target}
-            chat["text_pair"] = pair
+        said = None if text is None else asked[0].text
+        named = {"text": said, "label": label, "text_pair": pair, "target": target}
+        chat = vars(asking) | named | {"messages": asking.read()} if queries is None else {}
         found = _indexed(index, asked, options, filters, ids_in(ids_file), how, group=together.group, one=chat)
     _show(found, html, output)
+
+
+def _refuse_several(text: str | None, queries: str | None, asking: AskingOptions, together: AggregateOptions) -> None:
+    """Refuse several sources of questions, and options of one question beside a file of them."""
+    if sum(one is not None for one in (text, queries, asking.messages)) != 1:
+        raise InputError("give either a TEXT or --queries FILE (or, to a language model, --messages FILE)")
+    if queries is not None and asking.given:
+        raise InputError(f"{next(iter(asking.given))} is about one question; --queries FILE has several")
+    if (together.group and queries is None) or (together.only_correct and not together.group):
+        raise InputError("--group needs --queries FILE, and --only-correct needs --group")
 
 
 def _replays(method: str | None, data: str | None, given: Mapping[str, object]) -> bool:

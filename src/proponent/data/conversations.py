@@ -216,10 +216,10 @@ def _parsed(value: Any) -> Any:
 
 
 def _messages(row: _Row, column: str, value: Any) -> tuple[Message, ...]:
-    value = _parsed(value)
-    if not isinstance(value, list) or not value:
-        raise row.refuse(column, f"holds {short(value)}, not a list of messages")
-    return tuple(_message(row, column, at, one) for at, one in enumerate(cast("list[object]", value)))
+    found: object = _parsed(value)
+    if not isinstance(found, list) or not found:
+        raise row.refuse(column, f"holds {short(cast('object', found))}, not a list of messages")
+    return tuple(_message(row, column, at, one) for at, one in enumerate(cast("list[object]", found)))
 
 
 def _message(row: _Row, column: str, at: int, value: object) -> Message:
@@ -229,7 +229,9 @@ def _message(row: _Row, column: str, at: int, value: object) -> Message:
             fields[new] = fields.pop(old)
     role, content = fields.get("role"), fields.get("content")
     if not isinstance(role, str) or not role:
-        raise row.refuse(column, f'holds {short(value)} as message {at}, not {{"role": ..., "content": ...}}')
+        raise row.refuse(
+            column, f'holds {short(cast("object", value))} as message {at}, not {{"role": ..., "content": ...}}'
+        )
     if not isinstance(content, str | list | None) or (content is None and not fields.get("tool_calls")):
         raise row.refuse(column, f"has no text in message {at} ({role}), but {short(content)}")
     return Message.of(fields)
@@ -245,19 +247,21 @@ def _more(row: _Row, cells: Mapping[str, Any]) -> tuple[list[dict[str, Any]] | N
             raise row.refuse("tools", f"is not valid JSON ({error})") from error
     if not isinstance(tools, list | None):
         raise row.refuse("tools", f"holds {short(tools)}, not a list of tools")
-    for at, tool in enumerate(cast("list[Any]", tools or [])):
-        schema: Any = tool.get("function", tool) if isinstance(tool, Mapping) else None
-        if not isinstance(schema, Mapping) or not {"name", "parameters"} <= set(cast("Mapping[str, Any]", schema)):
-            raise row.refuse("tools", f"has no schema for tool {at} (a name and its parameters): {short(tool)}")
+    for at, tool in enumerate(cast("list[object]", tools or [])):
+        fields: Mapping[str, Any] = cast("Mapping[str, Any]", tool) if isinstance(tool, Mapping) else {}
+        schema: object = fields.get("function", fields)
+        if not isinstance(schema, Mapping) or not {"name", "parameters"} <= {*cast("Mapping[str, Any]", schema)}:
+            shown = short(cast("object", tool))
+            raise row.refuse("tools", f"has no schema for tool {at} (a name and its parameters): {shown}")
     if not isinstance(settings, Mapping | None):
         raise row.refuse("chat_template_kwargs", f"holds {short(settings)}, not names with values")
     given = {} if settings is None else dict(cast("Mapping[str, Any]", settings))
     return cast("list[dict[str, Any]] | None", tools), {name: one for name, one in given.items() if one is not None}
 
 
-def _numbers(row: _Row, column: str, value: Any) -> tuple[int, ...]:
+def _numbers(row: _Row, column: str, value: object) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(type(one) is int for one in cast("list[Any]", value)):
-        raise row.refuse(column, f"holds {short(value)}, not a list of whole numbers")
+        raise row.refuse(column, f"holds {short(cast('object', value))}, not a list of whole numbers")
     return tuple(cast("list[int]", value))
 
 

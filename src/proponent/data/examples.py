@@ -62,7 +62,7 @@ class Examples(Sequence[Example]):
         layout: Layout = "text",
     ) -> None:
         self.name = source.name
-        self.layout = layout
+        self.layout: Layout = layout
         self.columns = columns
         self.label_names = label_names
         self.warnings = warnings

@@ -196,8 +196,8 @@ class _Chooser:
             for part in ("weight", "bias"):
                 parameter = getattr(layer.module, part, None)
                 vector = part == "bias" or is_vector(layer.rule)
-                left_out = id(parameter) in exact or (vector and not self.biases)
-                if f"{layer.name}.{part}" not in self.parameters or left_out:
+                trained = f"{layer.name}.{part}" in self.parameters
+                if parameter is None or not trained or id(parameter) in exact or (vector and not self.biases):
                     continue
                 sharing = [
                     one.name for one in self.layers if getattr(one.module, part, None) is parameter

@@ -91,7 +91,7 @@ class OutputLayer:
             if not inputs or not isinstance(inputs[0], Tensor) or inputs[0].shape[:-1] != (n, u):
                 return None
             self._hidden.append(inputs[0])
-            return inputs[0][:, :1], *inputs[1:]
+            return inputs[0][:, :1].contiguous(), *inputs[1:]  # one product, not one for each text
 
         return self.module.register_forward_pre_hook(shorten)
 

@@ -55,18 +55,23 @@ class PassSize:
 
 
 def _kept(model: nn.Module, example: Encoded, run: Callable[[Encoded], int]) -> tuple[int, int]:
-    """Tokens of a pass, and the bytes that it keeps beside the model."""
+    """Tokens of a pass, and the bytes that it keeps beside the model; the blocks of its loss are gone by then."""
     own = {one.untyped_storage().data_ptr() for one in (*model.parameters(), *model.buffers())}
     seen: dict[int, int] = {}
+    ended: list[bool] = []
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if not ended and storage.data_ptr() not in own:
             seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        beside = run(example)
+    handle = model.register_forward_hook(lambda *_: ended.append(True))
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            beside = run(example)
+    finally:
+        handle.remove()
     return example.length, sum(seen.values()) + beside
 
 

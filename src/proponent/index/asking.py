@@ -22,7 +22,7 @@ def conversation_of(
         raise InputError(f'messages are {messages!r:.80}: give a list of {{"role": ..., "content": ...}}')
     made: list[Message] = []
     for at, one in enumerate(cast("Sequence[object]", messages)):
-        fields = cast("Mapping[str, Any]", one) if isinstance(one, Mapping) else {}
+        fields: Mapping[str, Any] = cast("Mapping[str, Any]", one) if isinstance(one, Mapping) else {}
         if not isinstance(fields.get("role"), str) or not isinstance(fields.get("content"), str | list | None):
             raise InputError(f'message {at} is {one!r:.80}: give {{"role": ..., "content": ...}}')
         made.append(Message.of(fields))

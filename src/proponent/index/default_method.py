@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from proponent.data import Layout
-from proponent.method import Gradients, Loss, Method, Retaken
+from proponent.method import Gradients, Loss, Retaken, Term
 from proponent.models import Run
 from proponent.models.counting import rules_of
 from proponent.models.recorder import started_from
@@ -55,7 +55,7 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
     return Default(BEST, f"method {BEST}: the default for a classifier whose second moments are known")
 
 
-def summed(method: Method, run: Run, layout: Layout) -> Method:
+def summed(method: Term, run: Run, layout: Layout) -> Term:
     """Sum the losses of a row's tokens, as trainers of chat data do, where a method takes their mean."""
     if not run.task.chats or rules_of(run, layout).counting is None:
         return method

@@ -35,6 +35,7 @@ class ExplanationSource:
     example: Callable[[int], Example]
     predicted: Callable[[int], str | None] = lambda _: None
     counted: Callable[[Example], Sequence[tuple[Span, ...]]] = lambda _: ()  # places that count in each turn
+    origin: Callable[[int], str | None] = lambda _: None  # value of the source column
     caveat: str = CAVEAT
 
 
@@ -104,6 +105,7 @@ def _hit(
         turns=None if example.turns is None else turn_views(example.turns, source.counted(example)),
         label=None if example.label is None else in_words(example.label),
         predicted=source.predicted(place),
+        source=source.origin(place),
         by_checkpoint=parts,
         by_run=_by_run([one.run for one in source.checkpoints], parts),
         words=word_pairs(np.sum(terms, axis=0), words_of(example), queries.words(row), paired=paired, turned=turned)
@@ -175,6 +177,7 @@ class ExplanationBuilder:
             example=store.example,
             predicted=lambda place: store.row(place)["predicted"],
             counted=self._counted,
+            origin=lambda place: store.row(place)["source"],
         )
 
     def _banners(self, where: Where) -> list[str]:

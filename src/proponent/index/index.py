@@ -119,7 +119,7 @@ class Index:
         against_target: str | None = None,
         k: int = 10,
         baselines: bool = True,
-        where: Where = ANY,
+        where: Where | Mapping[str, Any] = ANY,
         aggregate: How | Aggregate = "mean",
     ) -> Explanation:
         """Explain an output by training examples.
@@ -138,7 +138,7 @@ class Index:
             against_target: another answer; the explanation then says why `target` rather than this one.
             k: number of hits on each side.
             baselines: also rank by BM25, TF-IDF x label, embedding, label and chance.
-            where: which training examples can be hits.
+            where: which training examples can be hits: a `Where`, or a dict such as {"source": "wiki"}.
             aggregate: how layers (or checkpoints) are aggregated: mean, which is the method's own sum; rank; or vote.
 
         Returns:
@@ -163,7 +163,7 @@ class Index:
         against: AnyLabel | None = None,
         k: int = 10,
         baselines: bool = True,
-        where: Where = ANY,
+        where: Where | Mapping[str, Any] = ANY,
         aggregate: How | Aggregate = "mean",
     ) -> Iterator[Explanation]:
         """Explain several queries; their gradients are computed together.
@@ -173,7 +173,7 @@ class Index:
             against: a second class for all of them.
             k: number of hits on each side.
             baselines: also rank by the baselines.
-            where: which training examples can be hits.
+            where: which training examples can be hits: a `Where`, or a dict such as {"source": "wiki"}.
             aggregate: see `explain`.
 
         Returns:
@@ -183,7 +183,7 @@ class Index:
             InputError: a text is empty, or an option does not fit the run.
         """
         queries = queries_of(queries)
-        self._check_where(where)
+        where = self._filter(where)
         rule, batch = Aggregate.of(aggregate).alone(), self._ask(queries, against, k)
         self.say("comparing with the training examples")
         return self._explained(batch, rule, k, where, baselines=baselines)
@@ -196,7 +196,7 @@ class Index:
         against: AnyLabel | None = None,
         k: int = 10,
         baselines: bool = True,
-        where: Where = ANY,
+        where: Where | Mapping[str, Any] = ANY,
     ) -> Explanation:
         """Explain several queries together: one ranking for all of them.
 
@@ -206,7 +206,7 @@ class Index:
             against: a second class for all of them.
             k: number of hits on each side.
             baselines: also rank by the baselines' mean scores.
-            where: which training examples can be hits.
+            where: which training examples can be hits: a `Where`, or a dict such as {"source": "wiki"}.
 
         Returns:
             The explanation; its `group` contains the queries that count.
@@ -215,7 +215,7 @@ class Index:
             InputError: a text is empty, no query counts, or an option does not fit the run.
         """
         queries = queries_of(queries)
-        self._check_where(where)
+        where = self._filter(where)
         rule, grouping, linear = Aggregate.of(aggregate), self._grouping, self._scorer.linear
         batch = self._ask(queries, against, k)
         rows = grouping.rows(batch, range(len(queries)), rule)
@@ -264,7 +264,7 @@ class Index:
         text_pairs: Sequence[str | None] | str | None = None,
         targets: Sequence[str | None] | str | None = None,
         against: AnyLabel | None = None,
-        where: Where = ANY,
+        where: Where | Mapping[str, Any] = ANY,
     ) -> list[TopKBothEnds]:
         """Rank both ends for some queries; no matrix of queries x examples is computed.
 
@@ -275,7 +275,7 @@ class Index:
             text_pairs: second texts of pairs.
             targets: the parts to explain (language model).
             against: a second class for all of them.
-            where: which training examples can be hits.
+            where: which training examples can be hits: a `Where`, or a dict such as {"source": "wiki"}.
 
         Returns:
             For each query, the examples (in data order) that helped and hurt most, with their scores.
@@ -284,7 +284,7 @@ class Index:
             InputError: lists of different lengths, an empty text, or an option that does not fit the run.
         """
         queries = queries_of(texts, labels, text_pairs, targets)
-        self._check_where(where)
+        where = self._filter(where)
         batch = self._ask(queries, against, k)
         return [ranking for rows in blocks(len(queries)) for ranking in self._scorer.top(batch, rows, k, where)]
 
@@ -346,7 +346,7 @@ class Index:
         """Explain why one answer rather than another."""
         if not self._scorer.linear:
             raise InputError(f"{self.method} does not compare two answers: ask without against_target")
-        self._check_where(where)
+        where = self._filter(where)
         batch = self._ask([query, other_answer(query, other)], None, k)
         both = QueryGroup(batch, [0, 1], linear=True, signs=(1.0, -1.0))
         (ranking,) = self._scorer.top(both, [0], k, where)
@@ -367,10 +367,10 @@ class Index:
             for row, one in zip(rows, self._scorer.top(batch, rows, k, where), strict=True):
                 yield self._answers.answer(batch, row, one, k, baselines=baselines, where=where)
 
-    def _check_where(self, where: Where) -> None:
-        if not isinstance(cast("object", where), Where):
-            raise InputError(f"where is {where!r}: give proponent.Where(labels=[...], sources=[...], ids=[...])")
-        where.check(self.store)
+    def _filter(self, where: Where | Mapping[str, Any]) -> Where:
+        found = Where.of(where)
+        found.check(self.store)
+        return found
 
     def _ask(self, queries: Sequence[Example], against: AnyLabel | None, k: int = 1) -> QueryBatch:
         """Compute the gradients of some queries; those of the last single query are cached."""

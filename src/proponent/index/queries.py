@@ -244,6 +244,7 @@ class QueryBatch:
         if labels:
             probabilities = {name: float(value) for name, value in zip(labels, self.probabilities[row], strict=True)}
         return QueryView(
+            id=query.id,
             text=query.text,
             text_pair=query.text_pair,
             target=query.target,

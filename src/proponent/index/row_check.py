@@ -1,6 +1,7 @@
 """Check the rows of a language model against what its training fed: same tokens, same counted tokens."""
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -8,9 +9,8 @@ from proponent.data import Examples
 from proponent.errors import MismatchError
 from proponent.models import Encoded, Encoder, Run
 from proponent.models.batch_record import BatchRecord, read_batch_record, row_hash
-from proponent.models.counting import homes, logged_tokens
-from proponent.models.recorder import run_record
-from proponent.types import Example
+from proponent.models.counting import fine_tuning_note, homes, logged_tokens
+from proponent.types import Example, Text
 
 CHUNK = 256
 
@@ -47,27 +47,25 @@ def _encoded(
 def _difference(run: Run, examples: Examples, encoder: Encoder, example: Example, length: int) -> str:
     """Say how a row differs from the training, as far as the Recorder's note tells."""
     home, counting = homes(run)[0], encoder.counting
-    note = (run_record(home) or {}).get("sft") or {}
-    own = getattr(run.tokenizer, "chat_template", None)
-    limit = note.get("max_length")
-    reasons = {
-        "max_length": (limit, encoder.max_length, "--max-length"),
-        "chat template": (note.get("template"), counting.template or own, "--chat-template"),
-        "assistant-only loss": (bool(note.get("assistant_only")), counting.assistant_only, "--assistant-only"),
-        "completion-only loss": (note.get("completion_only") is not False, counting.completion_only, "--whole"),
-        "packing": (note.get("packing", ""), counting.packing, "the record"),
-    }
-    unlike = [one for one in reasons.items() if note and one[1][0] != one[1][1]]
-    shorter = limit is None or encoder.max_length < limit
-    if not shorter or (length < encoder.max_length and run.most_tokens != limit):
-        unlike = [one for one in unlike if one[0] != "max_length" or length >= min(encoder.max_length, limit or length)]
+    note = fine_tuning_note(home) or {}
+    own = cast("str | None", getattr(run.tokenizer, "chat_template", None))
+    limit = cast("int | None", note.get("max_length"))
+    cut = length >= min(encoder.max_length, length if limit is None else limit)
+    reasons: list[tuple[str, object, object, str]] = [
+        ("max_length", limit if cut else encoder.max_length, encoder.max_length, "--max-length"),
+        ("chat template", note.get("template"), counting.template or own, "--chat-template"),
+        ("assistant-only loss", bool(note.get("assistant_only")), counting.assistant_only, "--assistant-only"),
+        ("completion-only loss", note.get("completion_only") is not False, counting.completion_only, "--whole"),
+        ("packing", note.get("packing", ""), counting.packing, "the record"),
+    ]
+    unlike = [one for one in reasons if note and one[1] != one[2]]
     where = f"{examples.name}, row {example.row} (id {example.id})"
     if not unlike:
         return (
             f"{where} is not among the rows that the training in {home} fed, by the Recorder: its text, its tokenizer "
             "or the way its tokens count differs; index the data of the training"
         )
-    name, (theirs, ours, option) = unlike[0]
+    name, theirs, ours, option = unlike[0]
     return (
         f"{where} has other tokens than in the training in {home}: its {name} was {_short(theirs)} and is "
         f"{_short(ours)} here: leave {option} out"
@@ -94,6 +92,8 @@ def _logged(run: Run, examples: Examples, encoder: Encoder) -> list[str]:
 
 
 def not_trained(encoder: Encoder, example: Example) -> bool:
-    """Whether no token of a row counts in the loss."""
+    """Whether a row of chat data, or of a prompt and its target, was dropped as none of its tokens counts."""
+    if not encoder.task.chats or (isinstance(example.content, Text) and not encoder.counting.trl):
+        return False
     (one,) = encoder.encode([example])
     return not bool(one.counted.any())

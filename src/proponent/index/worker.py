@@ -269,7 +269,7 @@ class Worker:
             row = one.rows[int(one.order[start + place])]
             if row not in self._bad:
                 empty = one.lengths[start + place] == 0
-                idle = not empty and self.run.task.chats and not_trained(self.encoder, self.examples[row])
+                idle = not empty and not_trained(self.encoder, self.examples[row])
                 said = "the text has no token" if empty else f"{cause} is not finite at {checkpoint.id}"
                 self._bad[row] = NOT_TRAINED if idle else said
         share = self.options.max_bad_rows

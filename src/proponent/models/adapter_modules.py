@@ -91,7 +91,7 @@ class DoraLinear(nn.Module):
         weight = weight.T if tuned.fan_in_fan_out else weight
         low = self.lora_B[ADAPTER].weight.detach() @ self.lora_A[ADAPTER].weight.detach()
         self.norm: Tensor
-        self.register_buffer("norm", torch.linalg.norm(weight + self.scaling * low, dim=1), persistent=False)
+        self.register_buffer("norm", _norm(weight + self.scaling * low, 1), persistent=False)
 
     def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
         """Add the low-rank part and give every column its magnitude; the base layer's bias stays as it is."""
@@ -168,7 +168,7 @@ class _Tokens(nn.Module):
 
     def __init__(self, rows: nn.Parameter, indices: Int[Tensor, " k"], size: int, factor: float) -> None:
         super().__init__()
-        self.trainable_tokens = nn.Embedding(*rows.shape, _weight=rows)
+        self.trainable_tokens = nn.Embedding(int(rows.shape[0]), int(rows.shape[1]), _weight=rows)
         self.trainable_tokens.weight = rows
         self.factor, self.indices = factor, indices
         self.places: Tensor
@@ -226,11 +226,11 @@ def _embedding_factors(tuned: Any) -> tuple[nn.Module, nn.Module]:
 def _with_factors(tuned: Any, first: nn.Module, second: nn.Module) -> nn.Module:
     base = tuned.get_base_layer()
     embeds = isinstance(base, nn.Embedding)
-    adapted = base.weight.detach() + tuned.get_delta_weight(ADAPTER).detach()
+    adapted: Tensor = base.weight.detach() + tuned.get_delta_weight(ADAPTER).detach()
     factor = tuned.scaling[ADAPTER] * float(getattr(base, "embed_scale", 1.0))
     if ADAPTER not in tuned.lora_variant:
         return _merged(base, nn.Parameter(adapted, requires_grad=False), _LowRank(first, second, factor))
-    norm = torch.linalg.norm(adapted, dim=0 if embeds else 1)
+    norm = _norm(adapted, 0 if embeds else 1)
     share = tuned.lora_magnitude_vector[ADAPTER].weight.detach() / norm
     adapted *= share if embeds else share[:, None]
     return _merged(base, nn.Parameter(adapted, requires_grad=False), _Dora(first, second, factor, tuned, norm))
@@ -264,9 +264,15 @@ def _merged(base: nn.Module, weight: nn.Parameter, change: nn.Module) -> nn.Modu
 def _tie(model: Any) -> None:
     """Let a vocabulary head share the table again where both were adapted alike."""
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
-    both = isinstance(table, _Merged) and isinstance(head, _Merged)
-    if both and table.weight.shape == head.weight.shape and torch.equal(table.weight, head.weight):
+    if not isinstance(table, _Merged) or not isinstance(head, _Merged):
+        return
+    rows, out = cast("Tensor", table.weight), cast("Tensor", head.weight)
+    if rows.shape == out.shape and torch.equal(rows, out):
         head.weight = table.weight
+
+
+def _norm(weight: Tensor, dim: int) -> Tensor:
+    return cast("Any", torch).linalg.norm(weight, dim=dim)
 
 
 def _places(found: dict[str, nn.Parameter]) -> str:

@@ -92,13 +92,14 @@ class ChatRows:
 
     def _texts(self, one: Text | Prompted, *, asked: bool) -> Aligned:
         answer = one.parts[-1]
-        end = "" if self.tokenizer.eos_token is None or answer.endswith(self.tokenizer.eos_token) else "end"
-        whole = "".join(one.parts) + (self.tokenizer.eos_token if end else "")
+        token = cast("str | None", self.tokenizer.eos_token)
+        end = "" if token is None or answer.endswith(token) else token
+        whole = "".join(one.parts) + end
         encoding = self._encoding(whole, special=True)
         ids = np.asarray(encoding.ids, dtype=np.int64)
         offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         parts = np.asarray([-1 if part is None else part for part in encoding.sequence_ids], dtype=np.int64)
-        parts = np.where(offsets[:, 0] >= len(whole) - len(self.tokenizer.eos_token if end else ""), -1, parts)
+        parts = np.where(offsets[:, 0] >= len(whole) - len(end), -1, parts)
         counted, remarks = np.ones(len(ids), dtype=np.bool_), list[str]()
         if isinstance(one, Prompted):
             seam = len(one.prompt)

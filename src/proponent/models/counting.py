@@ -108,12 +108,17 @@ def _agreed(run: Run, found: Sequence[_Known | None]) -> _Known | None:
     return first
 
 
+def fine_tuning_note(folder: Path) -> dict[str, Any] | None:
+    """The Recorder's note on a training by TRL's SFTTrainer."""
+    note: object = (run_record(folder) or {}).get("sft")
+    return cast("dict[str, Any]", note) if isinstance(note, dict) else None
+
+
 def _recorded(run: Run, folder: Path) -> _Known | None:
     """What the Recorder noted."""
-    note = (run_record(folder) or {}).get("sft")
-    if not isinstance(note, dict):
+    held = fine_tuning_note(folder)
+    if held is None:
         return None
-    held = cast("dict[str, Any]", note)
     if held.get("loss_type") not in (None, "nll", "chunked_nll"):
         raise RunError(f"{folder} was trained with the loss {held['loss_type']!r}, which weighs tokens: not supported")
     if held.get("packing", "") not in _PACKED:

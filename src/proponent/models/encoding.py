@@ -111,9 +111,12 @@ class Encoder:
         example = self.decoded(example)
         (one,) = self._aligned_all([example], asked=asked)
         found: list[list[Span]] = [[] for _ in example.parts]
-        for part, (start, stop) in zip(one.parts[one.counted].tolist(), one.offsets[one.counted].tolist(), strict=True):
+        places: list[tuple[int, list[int]]] = list(
+            zip(one.parts[one.counted].tolist(), one.offsets[one.counted].tolist(), strict=True)
+        )
+        for part, (start, stop) in places:
             if part >= 0 and start < stop:
-                before = found[part][-1] if found[part] else (-1, -1)
+                before: Span = found[part][-1] if found[part] else (-1, -1)
                 if before[1] >= start:
                     found[part][-1] = (min(before[0], start), max(before[1], stop))
                 else:

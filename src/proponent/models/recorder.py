@@ -237,12 +237,10 @@ def _fine_tuning(args: Any, tokenizer: Any) -> dict[str, Any] | None:
         return None
     template = getattr(tokenizer, "chat_template", None)
     if args.assistant_only_loss:  # TRL trains by a template of its own where the tokenizer's has no marks
-        known: Any = sys.modules.get("trl.chat_template_utils")
-        try:
-            marked = known is None or known.has_generation_markers(template)
-            template = template if marked else known.get_training_chat_template(tokenizer) or template
-        except (AttributeError, ValueError):  # another version of TRL
-            pass
+        known: dict[str, Any] = vars(sys.modules.get("trl.chat_template_utils", sys))
+        marked, other = known.get("has_generation_markers"), known.get("get_training_chat_template")
+        if marked is not None and other is not None and not marked(template):
+            template = other(tokenizer) or template
     packing = str(getattr(args, "packing_strategy", "bfd")) if getattr(args, "packing", False) else ""
     return {
         "trl": str(getattr(sys.modules.get("trl"), "__version__", "")),

@@ -1,7 +1,8 @@
 """Filters: which training examples may appear in rankings."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -24,6 +25,30 @@ class Where:
     labels: Collection[str] | None = None
     sources: Collection[str] | None = None
     ids: Collection[str] | None = None
+
+    @classmethod
+    def of(cls, given: "Where | Mapping[str, Any]") -> "Where":
+        """Read a filter, or a dict such as {"source": "wiki"} or {"labels": ["a", "b"]}.
+
+        Args:
+            given: the filter.
+
+        Returns:
+            The filter.
+
+        Raises:
+            InputError: it is neither, or the dict has other keys.
+        """
+        if isinstance(given, cls):
+            return given
+        names = {one.name for one in fields(cls)}
+        found: dict[str, Any] = {}
+        for key, value in given.items() if isinstance(given, Mapping) else [("", None)]:
+            name = key if key in names else f"{key}s"
+            if name not in names or name in found:
+                raise InputError(f"where is {given!r}: give proponent.Where(labels=[...], sources=[...], ids=[...])")
+            found[name] = [value] if isinstance(value, str) else value
+        return cls(**found)
 
     @property
     def open(self) -> bool:

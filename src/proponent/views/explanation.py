@@ -18,6 +18,8 @@ from proponent.views.turns import TurnSpan, TurnView, marks_by_turn
 
 SHOWN_WORDS = 8
 SHOWN_CLASSES = 6
+SAVED_WORDS = 50
+"""Word pairs of a hit in JSON, the strongest: a long question and a long text have thousands."""
 EmbeddingPath = Literal["exact", "input", "output"]
 FORMER_NAME = "whence"
 """The library's former name: the key of its version in answers saved then."""
@@ -44,6 +46,7 @@ class CheckpointView:
 class QueryView:
     """The query text and the model's predictions for it."""
 
+    id: Annotated[str | None, "id of the query"] = optional()
     text: Annotated[str, "the text, or the first text of a pair, or the prompt"]
     text_pair: Annotated[str | None, "second text of a pair"] = optional()
     target: Annotated[str | None, "the part whose tokens count"] = optional()
@@ -104,7 +107,23 @@ class Hit:
     predicted: Annotated[str | None, "class that the model predicts for this example"] = optional()
     by_checkpoint: Annotated[tuple[float, ...], "the parts of the score, per checkpoint"] = ()
     by_run: Annotated[tuple[float, ...], "the parts of the score, per run, if several are joined; else empty"] = ()
-    words: Annotated[tuple[WordPair, ...], "every word pair; shares sum to the score"] = ()
+    source: Annotated[str | None, "value of the source column"] = optional()
+    words: Annotated[tuple[WordPair, ...], "word pairs; their shares and the share left out sum to the score"] = ()
+    words_left_out: Annotated[int | None, "number of weaker word pairs that a saved answer leaves out"] = optional()
+    share_left_out: Annotated[float | None, "sum of their shares"] = optional()
+
+    def bounded(self) -> "Hit":
+        """The same hit with its strongest word pairs only, in their order, and the sum of the others."""
+        if len(self.words) <= SAVED_WORDS:
+            return self
+        order = sorted(range(len(self.words)), key=lambda at: -abs(self.words[at].share))
+        others = [self.words[at].share for at in order[SAVED_WORDS:]]
+        return replace(
+            self,
+            words=tuple(self.words[at] for at in sorted(order[:SAVED_WORDS])),
+            words_left_out=(self.words_left_out or 0) + len(others),
+            share_left_out=math.fsum([self.share_left_out or 0.0, *others]),
+        )
 
     @property
     def shown_words(self) -> tuple[WordPair, ...]:
@@ -125,13 +144,13 @@ class Hit:
     @property
     def more_words(self) -> int:
         """Number of word pairs that are not displayed."""
-        return len(self.words) - len(self.shown_words)
+        return len(self.words) - len(self.shown_words) + (self.words_left_out or 0)
 
     @property
     def more_share(self) -> float:
         """Sum of the shares that are not displayed."""
         left_out = self._ordered[len(self.shown_words) :]
-        return math.fsum(pair.share for pair in left_out)
+        return math.fsum([self.share_left_out or 0.0, *(pair.share for pair in left_out)])
 
     @property
     def second(self) -> str | None:

@@ -58,9 +58,9 @@ class Page:
         """Title of the page if it stands alone."""
         raise NotImplementedError
 
-    def to_dict(self) -> dict[str, Any]:
-        """The page as plain dicts, lists, texts and numbers, with a stable order of keys."""
-        return cast("dict[str, Any]", _plain(self))
+    def to_dict(self, *, whole: bool = False) -> dict[str, Any]:
+        """The page as plain dicts, lists, texts and numbers, with a stable order of keys; `whole`: with every word."""
+        return cast("dict[str, Any]", _plain(self, whole))
 
     def to_json(self, indent: int | None = None) -> str:
         """The page as JSON."""
@@ -178,27 +178,28 @@ def _bars(values: tuple[float, ...]) -> tuple[Bar, ...]:
     )
 
 
-def _plain(value: object) -> Any:
+def _plain(value: object, whole: bool) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        kept = [(item, getattr(value, item.name)) for item in fields(value)]
+        shown = cast("Any", value).bounded() if not whole and hasattr(value, "bounded") else value
+        kept = [(item, getattr(shown, item.name)) for item in fields(value)]
         return {
-            item.metadata.get("json", item.name): _plain(part)
+            item.metadata.get("json", item.name): _plain(part, whole)
             for item, part in kept
             if item.metadata.get("json", item.name) is not None and not (part is None and "optional" in item.metadata)
         }
     if isinstance(value, tuple | list):
-        return [_plain_part(part) for part in cast("tuple[object, ...]", value)]
+        return [_plain_part(part, whole) for part in cast("tuple[object, ...]", value)]
     if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in cast("Mapping[object, object]", value).items()}
+        return {str(key): _plain(part, whole) for key, part in cast("Mapping[object, object]", value).items()}
     return value
 
 
-def _plain_part(part: Any) -> Any:
+def _plain_part(part: Any, whole: bool) -> Any:
     """Convert one of many parts: a query of a million words has a million spans, which dominate the conversion."""
     if type(part) in _BARE:
         return part
     spans = isinstance(part, tuple) and _BARE.issuperset(map(type, cast("tuple[object, ...]", part)))
-    return list(cast("tuple[object, ...]", part)) if spans else _plain(cast("object", part))
+    return list(cast("tuple[object, ...]", part)) if spans else _plain(cast("object", part), whole)
 
 
 def _numbers(value: object, where: str) -> list[tuple[str, float]]:

@@ -53,7 +53,7 @@ def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any]], tell: Tell)
     answer = index.explain(query, against=against, k=question.k, where=question.where)
     tell({"stage": "summing over all training examples"})
     sums = group_sums(index, index.scores(query, against=against)[0])
-    tell({"answer": answer.to_dict(), "n_examples": answer.n_examples, "groups": sums})
+    tell({"answer": answer.to_dict(whole=True), "n_examples": answer.n_examples, "groups": sums})
 
 
 def _stage(tell: Tell, stage: str) -> None:
