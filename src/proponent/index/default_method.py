@@ -29,6 +29,8 @@ class Default(NamedTuple):
 
 def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: str = "recorded") -> Default:
     """Choose the method with the best measurements among those that the run allows."""
+    if run.task.answers:
+        return Default(PLAIN, f"method {PLAIN}: the default for a {run.task.kind} model (not measured yet)")
     if not run.task.labels:
         return Default(PLAIN, f"method {PLAIN}: the default for a language model")
     initial = _pretrained(run)
