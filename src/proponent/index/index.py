@@ -16,7 +16,7 @@ from proponent.index.explanation_builder import ExplanationBuilder
 from proponent.index.grouping import Aggregate, Grouping, QueryGroup, blocks
 from proponent.index.loading import LoadedRun, summary
 from proponent.index.queries import QueryBatch, check_against, check_queries, labels_of
-from proponent.index.query_input import AnyLabel, Labels, Queries, Query, queries_of
+from proponent.index.query_input import AnyAnswer, AnyLabel, Labels, Queries, Query, queries_of
 from proponent.index.scorers import scorer_of
 from proponent.models import Run
 from proponent.preconditioners.query_preconditioner import QueryPreconditioner, gradients_of
@@ -110,7 +110,7 @@ class Index:
         text: Query | None = None,
         *,
         messages: Sequence[Mapping[str, Any]] | None = None,
-        label: AnyLabel | None = None,
+        label: AnyAnswer | None = None,
         against: AnyLabel | None = None,
         text_pair: str | None = None,
         target: str | None = None,
