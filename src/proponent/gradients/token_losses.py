@@ -85,7 +85,7 @@ def losses_in_blocks(
     counted = terms.counted
     target, uniform = terms.target[counted], None if terms.uniform is None else terms.uniform[counted]
     owners = counted.nonzero()[:, 0].numpy()
-    parts: list[list[np.ndarray]] = [[] for _ in range(len(counted))]
+    parts: list[Shares] = [[] for _ in range(len(counted))]
 
     def label(cut: slice, logits: Tensor) -> Tensor:
         return target[cut] if uniform is None else sample_labels(logits, uniform[cut])
@@ -96,7 +96,7 @@ def losses_in_blocks(
         for example in np.unique(owners[cut]).tolist():
             own = torch.as_tensor(owners[cut] == example)
             picked = logits[own][:, torch.as_tensor(wanted[example])].float()
-            share: np.ndarray = (picked - total[own, None].float()).exp().numpy()
+            share = (picked - total[own, None].float()).exp().numpy()
             parts[example].append(share)
 
     size = max(1, BLOCK_BYTES // (vocabulary * hidden.element_size()))
@@ -107,5 +107,5 @@ def losses_in_blocks(
     return terms.combine(each), shares
 
 
-def _stacked(parts: list[np.ndarray], width: int) -> Float[np.ndarray, "t w"]:
+def _stacked(parts: Shares, width: int) -> Float[np.ndarray, "t w"]:
     return np.concatenate(parts) if parts else np.zeros((0, width), dtype=np.float32)
