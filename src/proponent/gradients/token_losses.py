@@ -93,7 +93,8 @@ def losses_in_blocks(
     def see(cut: slice, logits: Tensor, total: Tensor) -> None:
         if wanted is None:
             return
-        for example in np.unique(owners[cut]).tolist():
+        present: list[int] = np.unique(owners[cut]).tolist()
+        for example in present:
             own = torch.as_tensor(owners[cut] == example)
             picked = logits[own][:, torch.as_tensor(wanted[example])].float()
             share = (picked - total[own, None].float()).exp().numpy()
