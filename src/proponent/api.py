@@ -113,13 +113,8 @@ def build(
     if isinstance(method, str) and "loss" not in {**(set or {}), **changes}:
         wanted = summed(wanted, one, examples.layout)
     build_index(one, examples, Path(out), wanted, options)
-    return Index(
-        out,
-        run=one.joined or one.path,
-        base=one.info.base,
-        trust_remote_code=one.trust_remote_code,
-        partial=shard is not None,
-    )
+    trusted, partial = one.trust_remote_code, shard is not None
+    return Index(out, one.joined or one.path, base=one.info.base, trust_remote_code=trusted, partial=partial)
 
 
 def open(  # noqa: A001 # the verb that users know
