@@ -114,8 +114,8 @@ def build(
     examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
     wanted = summed(wanted, one, examples.layout) if isinstance(method, str) and "loss" not in given else wanted
     build_index(one, examples, Path(out), wanted, options)
-    trusted, base = one.trust_remote_code, one.info.base
-    return Index(out, run=one.joined or one.path, base=base, trust_remote_code=trusted, partial=shard is not None)
+    trusted, partial = one.trust_remote_code, shard is not None
+    return Index(out, one.joined or one.path, base=one.info.base, trust_remote_code=trusted, partial=partial)
 
 
 def open(  # noqa: A001 # the verb that users know
