@@ -81,7 +81,7 @@ def test_a_file_that_cannot_be_used(said: Said, news: Tiny, tmp_path: Path, cont
     [
         ("bad.jsonl", '{"text": "a cup", "label": "Sports"}\n{"text": "a vote"\n', ["line 2 is not valid JSON"]),
         ("bad.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": "World"}\n', ["mixes numbers and names"]),
-        ("bad.jsonl", '{"text": "a", "label": 0.5}\n', ["regression is not supported"]),
+        ("bad.jsonl", '{"text": "a", "label": 0.5}\n', ["row 0: label 0.5 is a float: give a name or a whole number"]),
         ("bad.jsonl", '{"text": 3, "label": 1}\n', ["column 'text' must contain text"]),
         ("bad.xlsx", "x", ["unknown file type '.xlsx'", ".parquet"]),
         ("bad.parquet", "x", ["bad.parquet"]),

@@ -147,16 +147,15 @@ def test_a_config_without_a_head(encoder_folder: Path) -> None:
         Run.from_pretrained(encoder_folder)
 
 
-def test_regression_and_several_labels_at_once_are_refused(model_folder: Path) -> None:
+def test_the_problem_type_decides_the_task(model_folder: Path) -> None:
     config = json.loads((model_folder / "config.json").read_text())
-    for changes in (
-        {"id2label": {"0": "score"}, "label2id": {"score": 0}},
-        {"problem_type": "regression"},
-        {"problem_type": "multi_label_classification"},
+    for kind, changes in (
+        ("regression", {"id2label": {"0": "score"}, "label2id": {"score": 0}}),
+        ("regression", {"problem_type": "regression"}),
+        ("multi-label", {"problem_type": "multi_label_classification"}),
     ):
         (model_folder / "config.json").write_text(json.dumps(config | changes))
-        with pytest.raises(RunError, match="only single-label classification is supported"):
-            Run.from_pretrained(model_folder)
+        assert Run.from_pretrained(model_folder).task.kind == kind
     edit(model_folder / "config.json", problem_type="single_label_classification")
     assert Run.from_pretrained(model_folder).label_names == runs.LABELS
 

@@ -1,7 +1,9 @@
 """The classes of a run: their names, their indices, and the ways a user may write them."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from proponent.errors import LabelError
 from proponent.suggest import nearest
@@ -46,6 +48,22 @@ class Labels:
             f"unknown label {label!r}{nearest(str(label), names)}; the run knows: {shown}"
             + ("" if numbered else f" (or 0 to {len(names) - 1})")
         )
+
+
+def listed(label: object) -> list[Any] | None:
+    """The entries of a label that is a list, given as such or as JSON text; None for a single label."""
+    if isinstance(label, str) and label[:1] == "[":
+        try:
+            label = json.loads(label)
+        except ValueError:
+            return None
+    return list(cast("Sequence[Any]", label)) if isinstance(label, list | tuple) else None
+
+
+def in_words(label: object) -> str:
+    """A label for people: the entries of a list, joined."""
+    entries = listed(label)
+    return str(label) if entries is None else ", ".join(map(str, entries)) or "no label"
 
 
 NO_LABELS = Labels()

@@ -25,8 +25,8 @@ from typing import Any, NamedTuple, cast
 Span = tuple[int, int]
 """Character offsets [start, end) into the original text."""
 
-Label = str | int
-"""A class, by name or by number, as the user wrote it."""
+Label = str | int | float
+"""A class, by name or by number, or a value, as the user wrote it; several labels are one list as JSON text."""
 
 SPECIAL = "[special]"
 """The one word that all special and zero-width tokens share."""

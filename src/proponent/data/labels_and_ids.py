@@ -1,6 +1,7 @@
 """Labels, ids and sources of rows."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ def labels_of(table: RawTable, column: str, names: tuple[str, ...] | None, warni
         warnings.append(f"{table.name}: {len(missing)} of {table.rows} rows have no label ({table.where(missing)})")
     if all(label is None or isinstance(label, int) for label in labels):
         values = pack(labels)
+    elif all(label is None or isinstance(label, int | float) for label in labels):
+        values = pack([None if label is None else float(label) for label in labels])
     else:
         values = pack_texts([None if label is None else str(label) for label in labels])
     return pa.DictionaryArray.from_arrays(pack_numbers(codes), values)
@@ -42,7 +45,7 @@ def _coded(
         label = label if names is None else _named(table, row, label, names)
         refuse_odd_characters(table, column, row, [label])
         found = numbers.setdefault(label, len(numbers))
-        if label is not None and len(known) < _KNOWN_LABELS:
+        if label is not None and isinstance(value, Hashable) and len(known) < _KNOWN_LABELS:
             known[type(value), value] = found
         return found
 
@@ -55,7 +58,7 @@ def _coded(
 
 
 def _refuse_mixed(table: RawTable, column: str, codes: Int[np.ndarray, " n"], labels: Sequence[Label | None]) -> None:
-    number = next((code for code, label in enumerate(labels) if isinstance(label, int)), None)
+    number = next((code for code, label in enumerate(labels) if isinstance(label, int | float)), None)
     text = next((code for code, label in enumerate(labels) if isinstance(label, str)), None)
     if number is not None and text is not None:
         at_number, at_text = (int(np.argmax(codes == code)) for code in (number, text))
@@ -70,15 +73,21 @@ def _label(table: RawTable, column: str, row: int, value: object) -> Label | Non
         return None if is_blank(value) else value
     if is_null(value):
         return None
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value, ensure_ascii=False, default=_native)
     if not isinstance(value, int | float):
         why = f"{short(value)} ({type(value).__name__}): a label must be a name or a whole number"
     elif isinstance(value, float) and not value.is_integer():
-        why = f"{value}: a label must be a class; regression is not supported"
+        return value
     elif -(2**63) <= value < 2**63:
         return int(value)
     else:
         why = f"{short(value)}: class numbers are limited to 64 bits; store such labels as text"
     raise DataError(f"{table.place(column, row)} holds {why}")
+
+
+def _native(value: Any) -> Any:
+    return value.tolist()
 
 
 # return the name of a ClassLabel number; `datasets` writes -1 where there is no label

@@ -1,6 +1,6 @@
 """Gradients at one loaded checkpoint: encoded examples in, gradients out, for the training set and for queries."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar, cast
 
@@ -25,6 +25,7 @@ from proponent.method import EmbeddingRows, Gradients, Layers, Logit, Reduction,
 from proponent.models import Encoded, Encoder, Run, SampledLabels
 from proponent.models.batch import Batch
 from proponent.models.tasks.base import Losses, Objective, TokenTerms
+from proponent.types import Example
 
 
 class Loss(NamedTuple):
@@ -60,7 +61,7 @@ class GradientSpec:
             return NO_GRADIENTS
         if isinstance(method.gradient, Layers):
             return cls.of_layers(method, run, model, closed_head=closed_head)
-        lm, tied = not run.task.labels, is_tied(model, decoding=run.task.decodes)
+        lm, tied = run.task.predicts_tokens, is_tied(model, decoding=run.task.decodes)
         if not isinstance(method.gradient, EmbeddingRows):
             return cls(rows=False, outer=not lm, head=lm, path="output" if lm else "exact", tied=tied)
         path = method.gradient.path if tied else "exact"
@@ -86,6 +87,15 @@ class GradientSpec:
 
 NO_GRADIENTS = GradientSpec(rows=False, outer=False, head=False, path="exact", tied=False)
 """The model runs forward only."""
+
+
+class AnsweredQuery(NamedTuple):
+    """A question of a task with answers, and its answers in words."""
+
+    encoded: Encoded
+    label: str  # the answer that is explained
+    predicted: str
+    probabilities: Mapping[str, float] | None
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,7 @@ class GradientComputer:
             pooled=self.spec.pooled,
             blocks=() if choice is None else choice.blocks,
             order=None if choice is None else choice.order,
-            output=None if run.task.labels else OutputLayer(model),
+            output=OutputLayer(model) if run.task.predicts_tokens else None,
         )
         self._singly = False
         self._size: PassSize | None = None
@@ -262,6 +272,24 @@ class GradientComputer:
         batch = self.encoder.collate(encoded, [0] * len(encoded))
         with torch.inference_mode():
             return self._predicted(self.model(**batch.inputs).logits)
+
+    def answered(self, examples: Sequence[Example], encoded: Sequence[Encoded], size: int) -> list[AnsweredQuery]:
+        """Questions of a task with answers, with the model's own answer where they give none; none of other tasks."""
+        task, found = self.run.task, list[AnsweredQuery]()
+        if not task.answers:
+            return found
+        size = 1 if self.run.equal_lengths else size
+        for start in range(0, len(encoded), size):
+            some = encoded[start : start + size]
+            with torch.inference_mode():
+                logits = cast("Tensor", self.model(**self.encoder.collate(some, [-1] * len(some)).inputs).logits)
+            for example, one, own in zip(examples[start : start + size], some, logits, strict=True):
+                assert one.answer is not None
+                predicted = task.predicted(own, one)
+                answer = task.completed(one.answer, predicted)
+                words = task.spoken(example, answer), task.spoken(example, predicted)
+                found.append(AnsweredQuery(replace(one, answer=answer), *words, task.chances(own)))
+        return found
 
     def _predicted(self, logits: Tensor) -> Float[np.ndarray, "n l"] | None:
         found = self.run.task.probabilities(logits)

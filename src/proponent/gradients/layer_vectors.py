@@ -86,7 +86,7 @@ def chosen_layers(method: Gradients | Retaken, run: Run, model: nn.Module, *, cl
     """Find the layers of a method in a model; `closed_head` allows the vocabulary head in closed form."""
     gradient = method if isinstance(method, Retaken) else method.gradient
     assert isinstance(gradient, Retaken | Layers)
-    head = classifier_head(model) if run.task.labels else vocabulary_head(model)
+    head = vocabulary_head(model) if run.task.predicts_tokens else classifier_head(model)
     # factors are compared without preconditioner; with one, these tables are ordinary layers
     plain = isinstance(method, Gradients) and not method.preconditioners
     projection = method.projection if isinstance(method, Gradients) else None
@@ -98,7 +98,7 @@ def chosen_layers(method: Gradients | Retaken, run: Run, model: nn.Module, *, cl
         word=input_embedding(model),
         biases=gradient.biases,
         rows=plain,
-        closed=plain and closed_head and not directed and not run.task.labels,
+        closed=plain and closed_head and not directed and run.task.predicts_tokens,
         decoding=run.task.decodes,
     )
 

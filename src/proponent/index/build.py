@@ -258,7 +258,13 @@ class Build:
     def _examples(self, one: SegmentPlan) -> None:
         if not self.writer.has_examples(one.planned.name):
             kept = stored_columns(
-                self.examples, one.rows, self.labels, self.run.label_names, one.order, self.encoder.decoded
+                self.examples,
+                one.rows,
+                self.labels,
+                self.run.label_names,
+                one.order,
+                self.encoder.decoded,
+                self.run.task.stored,
             )
             self.writer.put_examples(one.planned.name, kept)
 

@@ -9,7 +9,7 @@ import numpy as np
 from proponent.index.baseline_scores import BaselineScores
 from proponent.index.queries import QueryBatch
 from proponent.index.word_pairs import word_pairs
-from proponent.labels import Labels
+from proponent.labels import Labels, in_words
 from proponent.method import Reduction
 from proponent.scorer import Scorer, TopKBothEnds
 from proponent.search import Where
@@ -103,7 +103,7 @@ def _hit(
         text_pair=example.text_pair,
         target=example.target,
         turns=None if example.turns is None else turn_views(example.turns, source.counted(example)),
-        label=None if example.label is None else str(example.label),
+        label=None if example.label is None else in_words(example.label),
         predicted=source.predicted(place),
         source=source.origin(place),
         by_checkpoint=parts,

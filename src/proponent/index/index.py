@@ -10,13 +10,13 @@ from jaxtyping import Float
 
 from proponent import words as splitter
 from proponent.errors import InputError, MismatchError
-from proponent.index.asking import asked_query, other_answer, question_of, refuse_unanswered
+from proponent.index.asking import as_asked, asked_query, other_answer, question_of, refuse_unanswered
 from proponent.index.baseline_scores import BaselineScores
 from proponent.index.explanation_builder import ExplanationBuilder
 from proponent.index.grouping import Aggregate, Grouping, QueryGroup, blocks
 from proponent.index.loading import LoadedRun, summary
 from proponent.index.queries import QueryBatch, check_against, check_queries, labels_of
-from proponent.index.query_input import AnyLabel, Labels, Queries, Query, queries_of
+from proponent.index.query_input import AnyAnswer, AnyLabel, Labels, Queries, Query, queries_of
 from proponent.index.scorers import scorer_of
 from proponent.models import Run
 from proponent.preconditioners.query_preconditioner import QueryPreconditioner, gradients_of
@@ -110,7 +110,7 @@ class Index:
         text: Query | None = None,
         *,
         messages: Sequence[Mapping[str, Any]] | None = None,
-        label: AnyLabel | None = None,
+        label: AnyAnswer | None = None,
         against: AnyLabel | None = None,
         text_pair: str | None = None,
         target: str | None = None,
@@ -376,6 +376,7 @@ class Index:
         """Compute the gradients of some queries; those of the last single query are cached."""
         if not isinstance(cast("object", k), int | np.integer) or k < 1:
             raise InputError(f"k is {k!r}: it must be at least 1")
+        queries = as_asked(queries, self.store)
         key = repr((queries, against))
         if self._last is None or self._last[0] != key:
             self._last = (key, self._take(queries, against))

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from proponent.baselines import Texts
 from proponent.errors import InputError, LabelError
-from proponent.gradients.computer import GradientComputer
+from proponent.gradients.computer import AnsweredQuery, GradientComputer
 from proponent.gradients.gradient import Gradient
 from proponent.index.query_input import AnyLabel, plain_label
 from proponent.labels import Labels
@@ -69,7 +69,7 @@ def labels_of(
     run = last.run
     if not run.task.labels:
         labelled = next((query.label for query in queries if query.label is not None), None)
-        if labelled is not None:
+        if labelled is not None and not run.task.answers:
             raise LabelError(f"label {labelled!r} was given, but this run is a language model and has no labels")
         return [-1] * len(queries), [-1] * len(queries), []
     if all(query.label is not None for query in queries):  # the gradient pass predicts as well
@@ -113,6 +113,7 @@ class QueryBatch:
         self.pooled: list[Float[np.ndarray, " d"]] = []
         self.seen: dict[CheckpointId, Seen] = {}
         self.counted: dict[int, tuple[tuple[Span, ...], ...]] = {}  # of conversations: places that count in each turn
+        self.answered: list[AnsweredQuery] = []  # of a task with answers
         self._words: dict[int, tuple[Word, ...]] = {}
 
     @classmethod
@@ -126,6 +127,8 @@ class QueryBatch:
             raise InputError(
                 f"{named(queries, empty)} has no token: the model's tokenizer knows none of its characters"
             )
+        answered = last.answered(queries, encoded, size)
+        encoded = [one.encoded for one in answered] or encoded
         other = None if against is None else last.run.label_number(plain_label(against))
         labels, predicted, probabilities = labels_of(last, queries, encoded, size)
         if other is not None and other in labels:
@@ -135,6 +138,7 @@ class QueryBatch:
             )
         made = cls(queries, encoded, labels, other, predicted, probabilities)
         turned = [row for row, query in enumerate(queries) if query.turns is not None]
+        made.answered = answered
         made.counted = {row: last.encoder.counted_spans(queries[row], asked=True) for row in turned}
         return made
 
@@ -235,7 +239,8 @@ class QueryBatch:
 
     def view(self, row: int, labels: Labels) -> QueryView:
         """Return one query as the explanation shows it."""
-        query, probabilities = self.queries[row], None
+        query, said = self.queries[row], self.answered[row] if self.answered else None
+        probabilities = None if said is None else said.probabilities
         if labels:
             probabilities = {name: float(value) for name, value in zip(labels, self.probabilities[row], strict=True)}
         return QueryView(
@@ -244,9 +249,9 @@ class QueryBatch:
             text_pair=query.text_pair,
             target=query.target,
             turns=None if query.turns is None else turn_views(query.turns, self.counted[row]),
-            label=labels.name(self.labels[row]),
+            label=labels.name(self.labels[row]) if said is None else said.label,
             against=labels.name(self.against),
-            predicted=labels.name(self.predicted[row]),
+            predicted=labels.name(self.predicted[row]) if said is None else said.predicted,
             probabilities=probabilities,
             loss=self.losses[row],
             truncated_at=self.encoded[row].truncated_at,

@@ -1,5 +1,6 @@
 """Queries as users give them: texts, dicts or examples, one or many."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
@@ -15,7 +16,10 @@ from proponent.types import Conversation, Example, Label, Pair, Prompted, Text
 AnyLabel = Label | np.integer[Any]
 """A class by name or number, from Python or numpy."""
 
-Labels = Sequence[AnyLabel | None] | Int[np.ndarray, " q"]
+AnyAnswer = AnyLabel | Sequence[Any] | Mapping[str, Any]
+"""A class, a value, or what a task with answers reads: several labels, tags, an answer and its place."""
+
+Labels = Sequence[AnyAnswer | None] | Int[np.ndarray, " q"]
 """Classes of several queries; None selects the predicted class."""
 
 Query: TypeAlias = str | Mapping[str, Any] | Example
@@ -31,7 +35,7 @@ def plain_label(label: AnyLabel) -> Label:
     """Convert a numpy number to a Python number."""
     if isinstance(label, float | np.floating) and float(label).is_integer():
         return int(label)
-    return int(label) if isinstance(label, np.integer) else label
+    return label.item() if isinstance(label, np.generic) else label
 
 
 def queries_of(
@@ -88,6 +92,8 @@ def _column(values: Any) -> Any:
 
 def _filled(column: Any, row: int, own: Any) -> Any:
     value: Any = own if column is None or column[row] is None else column[row]
+    if isinstance(value, list | tuple | dict | np.ndarray):
+        return json.dumps(value.tolist() if isinstance(value, np.ndarray) else value)
     return plain_label(cast("AnyLabel", value)) if isinstance(value, float | np.floating | np.integer) else value
 
 

@@ -16,8 +16,9 @@ def stored_columns(
     names: tuple[str, ...] | None,
     order: Int[np.ndarray, " n"],
     decoded: Callable[[Example], Example],
+    answers: Callable[[Example], str | None] = lambda _: None,
 ) -> dict[str, Sequence[object] | np.ndarray]:
-    """Lay out one segment of the training set."""
+    """Lay out one segment of the training set; `answers` spells labels that are no classes."""
     kept, sources = [decoded(examples[row]) for row in rows], examples.part("source")
     content = [None if isinstance(one.content, Text | Pair | Prompted) else to_json(one.content) for one in kept]
     chat = {} if examples.layout == "text" else {"content": content}
@@ -30,7 +31,7 @@ def stored_columns(
         "text_pair": [one.text_pair for one in kept],
         "target": [one.target for one in kept],
         **chat,
-        "label": [None] * len(kept) if names is None else [names[labels[row]] for row in rows],
+        "label": [names[labels[row]] for row in rows] if names is not None else [answers(one) for one in kept],
         "source": [sources[row] for row in rows],
         "place": places,
     }

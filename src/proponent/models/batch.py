@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -18,6 +18,7 @@ class Aligned:
     counted: Bool[np.ndarray, " u"]  # tokens whose prediction counts in the loss
     cuts: tuple[int | None, int | None] = (None, None)  # where each part was truncated; None for a complete part
     remarks: tuple[str, ...] = ()  # what a reader must know of how it was tokenized
+    answer: Float[np.ndarray, " m"] | None = None  # what the loss reads that is neither a class nor a token
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Encoded:
     target_words: Int[np.ndarray, " u"] | None = None  # word of each predicted token
     start: int | None = None  # first token that a decoder reads; None for a model without a decoder
     remarks: tuple[str, ...] = ()  # what a reader must know of how it was tokenized
+    answer: Float[np.ndarray, " m"] | None = None  # what the loss reads that is neither a class nor a token
 
     @property
     def length(self) -> int:
@@ -74,6 +76,8 @@ class Batch:
     targets: Int[Tensor, "n u"] | None = None
     target_words: Int[np.ndarray, "n u"] | None = None  # word of each predicted token
     decoder: Decoder | None = None  # the decoder's input; None for a model without a decoder
+    # what the loss reads that is neither a class nor a token, padded with NaN; None for other tasks
+    answers: Float[Tensor, "n m"] | None = None
 
     @property
     def ids(self) -> Int[Tensor, "n t"]:

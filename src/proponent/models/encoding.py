@@ -155,7 +155,9 @@ class Encoder:
             types = [np.zeros_like(one.ids) if one.type_ids is None else one.type_ids for one in encoded]
             inputs["token_type_ids"] = _tensor(_padded(types, 0, width)[0])
         numbers = torch.tensor(list(labels), dtype=torch.int64)
-        batch = Batch(inputs, words, _tensor(counted), numbers)
+        held = [one.answer for one in encoded if one.answer is not None]
+        answers = _tensor(_padded(held, np.nan)[0]) if held else None
+        batch = Batch(inputs, words, _tensor(counted), numbers, answers=answers)
         return batch if encoded[0].targets is None else self._with_targets(batch, encoded, width)
 
     def _with_targets(self, batch: Batch, encoded: Sequence[Encoded], width: int) -> Batch:
@@ -207,6 +209,7 @@ class Encoder:
     def _encoded(self, one: Aligned, words: Int[np.ndarray, " t"]) -> Encoded:
         before = self.tokenizer.truncation_side == "left"
         read = Encoded(one.ids, one.types, words, one.counted, *one.cuts, cut_before=before, remarks=one.remarks)
+        read = read if one.answer is None else replace(read, answer=one.answer)
         return self.task.predict(read, self.tokenizer, self.pad_id)
 
     def _aligned(self, encoding: Any, example: Example, texts: tuple[str, ...]) -> Aligned:
@@ -217,6 +220,8 @@ class Encoder:
         types = np.asarray(encoding.type_ids, dtype=np.int64) if typed else None
         side = Aligned(ids, types, offsets, parts, np.ones(len(ids), dtype=np.bool_))
         made = self.task.count(side, example, self.tokenizer, self.masks)
+        if self.task.answers:
+            made = replace(made, answer=self.task.answer(example, made, self.tokenizer))
         if not encoding.overflowing:
             return made
         return replace(made, cuts=_cuts(made, texts, before=self.tokenizer.truncation_side == "left"))
@@ -251,7 +256,7 @@ def _cuts(one: Aligned, texts: tuple[str, ...], *, before: bool) -> tuple[int | 
 
 
 def _padded(
-    parts: Sequence[Shaped[np.ndarray, " _"]], fill: int, width: int = 0
+    parts: Sequence[Shaped[np.ndarray, " _"]], fill: float | int, width: int = 0
 ) -> tuple[Shaped[np.ndarray, "n t"], Bool[np.ndarray, "n t"]]:
     """Pad arrays to rows of equal width; also return a mask of their own entries."""
     made = np.full((len(parts), max(width, *(len(one) for one in parts))), fill, dtype=parts[0].dtype)

@@ -34,7 +34,7 @@ from proponent.models.info import ModelInfo, model_info, positions
 from proponent.models.quantised import dequantised, quantisation, quantisation_note, refuse_quantised
 from proponent.models.settings import check_numbers, read_settings
 from proponent.models.shared_base import LoadedBase, SharedBases, own_weights
-from proponent.models.tasks import Task, recognise
+from proponent.models.tasks import Task, of_adapter, recognise
 from proponent.models.weights import CONFIG_FILE, adapter_home, require_weights, weight_files
 
 __all__ = [
@@ -313,6 +313,7 @@ def _adapter_card(folder: Path, trust_remote_code: bool, named: str | None) -> M
     refuse_quantised(base.name, config)
     task = adapter_task(folder, settings, config)
     task.fit_adapter(config, lambda: adapter_labels(folder, base.name, config))
+    task = of_adapter(task, config)
     made = model_info(config, f"PEFT adapter over {base.name}", task, adapter=True)
     notes = (*adapter_notes(folder, settings), *quantisation_note(base.name, config))
     return replace(made, base=named, notes=notes)
@@ -333,12 +334,17 @@ def _base_config(folder: Path, base: Base, trust_remote_code: bool) -> Any:
 def _load_base(folder: Path, base: Base, card: ModelInfo, trust_remote_code: bool) -> LoadedBase:
     if Path(base.name).is_dir():
         require_weights(Path(base.name), "the complete base model of the adapter is needed")
-    options: dict[str, Any] = {"num_labels": len(card.task.labels)} if card.task.labels else {}
+    options: dict[str, Any] = {"num_labels": width} if (width := _width(card.task)) else {}
     model, report = _loaded(base.name, card.task, trust_remote_code, **options, **base.options)
     rows = resized_rows(folder, adapter_settings(folder), model, base.name)
     if rows is not None:
         cast("Any", model).resize_token_embeddings(rows, mean_resizing=False)
     return LoadedBase(model.float(), report.missing)
+
+
+def _width(task: Task) -> int:
+    """Outputs of the head; 0 for a vocabulary."""
+    return task.outputs or len(task.labels)
 
 
 def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool, bases: SharedBases) -> torch.nn.Module:
@@ -347,9 +353,7 @@ def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool, bases:
     except ImportError as error:
         raise MissingExtraError("this run is a PEFT adapter: pip install 'proponent[peft]'") from error
     base, home, settings = base_of(folder, card.base), adapter_home(folder) or folder, adapter_settings(folder)
-    model, missing = bases.copy(
-        (base, len(card.task.labels)), lambda: _load_base(folder, base, card, trust_remote_code)
-    )
+    model, missing = bases.copy((base, _width(card.task)), lambda: _load_base(folder, base, card, trust_remote_code))
     carried = adapter_weights(folder).names
     _require_whole(folder, [name for name in missing if not any(one.endswith(f".{name}") for one in carried)])
     problem = misfit(folder, base.name, model)

@@ -8,6 +8,8 @@ from proponent.models.tasks.base import Losses, Objective, Reduction, Task, Toke
 from proponent.models.tasks.causal_lm import CausalLM
 from proponent.models.tasks.classification import Classification, LabelLoss
 from proponent.models.tasks.masked_lm import MaskedLM
+from proponent.models.tasks.multi_label import MultiLabel
+from proponent.models.tasks.regression import Regression
 from proponent.models.tasks.seq2seq import Seq2Seq
 
 __all__ = [
@@ -17,16 +19,19 @@ __all__ = [
     "LabelLoss",
     "Losses",
     "MaskedLM",
+    "MultiLabel",
     "Objective",
     "Reduction",
+    "Regression",
     "Seq2Seq",
     "Task",
     "TokenLoss",
     "adapter_tasks",
+    "of_adapter",
     "recognise",
 ]
 
-TASKS: tuple[type[Task], ...] = (Classification, CausalLM, MaskedLM, Seq2Seq)
+TASKS: tuple[type[Task], ...] = (Regression, MultiLabel, Classification, CausalLM, MaskedLM, Seq2Seq)
 """The first task that recognises a model is used."""
 
 
@@ -35,7 +40,7 @@ def recognise(folder: Path, architecture: str, config: Any) -> type[Task]:
     found = next((task for task in TASKS if task.recognises(architecture, config)), None)
     if found is None:
         said = f"the configuration names {architecture}" if architecture else "the configuration names no architecture"
-        *others, last = (task.heads for task in TASKS)
+        *others, last = dict.fromkeys(task.heads for task in TASKS)
         raise RunError(
             f"{folder} has no task head that proponent supports: {said}; supported: {', '.join(others)}, or {last} "
             "(train such a head, or name its class in architectures of config.json)"
@@ -46,3 +51,8 @@ def recognise(folder: Path, architecture: str, config: Any) -> type[Task]:
 def adapter_tasks() -> dict[object, type[Task]]:
     """The tasks of adapters by the task type that PEFT writes."""
     return {task.adapter_type: task for task in TASKS if task.adapter_type is not None}
+
+
+def of_adapter(task: type[Task], config: Any) -> type[Task]:
+    """The task of an adapter among those with its task type, once its configuration is complete."""
+    return next(one for one in TASKS if one.adapter_type == task.adapter_type and one.fits(config))

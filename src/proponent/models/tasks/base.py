@@ -1,11 +1,12 @@
 """Tasks: how an example is read, which tokens count, the loss, the labels. One subclass per task head."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -127,17 +128,27 @@ class Task(ABC):
     """Whether tokens are masked and must be predicted."""
     chats: ClassVar[bool] = False
     """Whether conversations and rows of tokens are read."""
+    predicts_tokens: ClassVar[bool] = True
+    """Whether the outputs are scores of tokens."""
+    answers: ClassVar[bool] = False
+    """Whether the loss reads an answer that is neither a class nor a token."""
     needs_pad: ClassVar[bool] = False
     """Whether the model finds its last token by a pad id; without the id, no batch may be padded."""
 
     labels: Labels = NO_LABELS  # classes in the order of the outputs; empty for a language model
     # first token that a decoder reads; None for the last token of its target, or without a decoder
     start: int | None = None
+    outputs: int = 0  # width of the head, where it has no classes
 
     @classmethod
     @abstractmethod
     def recognises(cls, architecture: str, config: Any) -> bool:
         """Whether a model's class has this head."""
+
+    @classmethod
+    def fits(cls, config: Any) -> bool:
+        """Whether the configuration is of this task, among those with one class of model."""
+        return True
 
     @classmethod
     def of(cls, architecture: str, config: Any) -> "Task":
@@ -181,6 +192,30 @@ class Task(ABC):
     def label_numbers(self, examples: Iterable[Example], source: str) -> list[int]:
         """Return the class number of every training row; -1 for all rows without classes."""
         return [-1 for _ in examples]
+
+    def stored(self, example: Example) -> str | None:
+        """The label of a training example as an index keeps it, where it is no class; None to keep none."""
+        return None
+
+    def answer(self, example: Example, one: Aligned, tokenizer: Any) -> Float[np.ndarray, " m"]:
+        """The answer that the loss reads, as numbers; NaN where a question gives none."""
+        raise NotImplementedError
+
+    def predicted(self, logits: Tensor, one: Encoded) -> Float[np.ndarray, " m"]:
+        """The model's own answer to one example."""
+        raise NotImplementedError
+
+    def completed(self, answer: Float[np.ndarray, " m"], predicted: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
+        """The answer of a question, with the model's own in place of a missing one."""
+        return np.where(np.isnan(answer), predicted, answer)
+
+    def spoken(self, example: Example, answer: Float[np.ndarray, " m"]) -> str:
+        """An answer in words."""
+        raise NotImplementedError
+
+    def chances(self, logits: Tensor) -> Mapping[str, float] | None:
+        """The probability of each part of an answer, for people."""
+        return None
 
     def notes(self, masks: Masks) -> list[str]:
         """Return notes for an index of such a model."""

@@ -44,6 +44,12 @@ class LabelLoss(Objective):
         return -own if self.against is None else logits.gather(1, self.against[:, None])[:, 0] - own
 
 
+def names_of(config: Any) -> tuple[str, ...]:
+    """The names of a head's outputs, in order."""
+    by_number = {int(number): str(name) for number, name in cast("dict[Any, Any]", config.id2label).items()}
+    return tuple(by_number[number] for number in sorted(by_number))
+
+
 def refuse_end_token(example: Example, tokenizer: Any) -> None:
     """Refuse the end token in a text: an encoder-decoder with a classifier reads its output at the last one."""
     end = tokenizer.eos_token
@@ -62,21 +68,19 @@ class Classification(Task):
 
     kind, heads, auto_class = "classification", "...ForSequenceClassification", "AutoModelForSequenceClassification"
     adapter_type, replays, needs_pad = "SEQ_CLS", True, True
+    predicts_tokens = False
 
     @classmethod
     def recognises(cls, architecture: str, config: Any) -> bool:
-        return architecture.endswith("ForSequenceClassification")
+        return architecture.endswith("ForSequenceClassification") and cls.fits(config)
 
     @classmethod
     def of(cls, architecture: str, config: Any) -> Task:
-        by_number = {int(number): str(name) for number, name in cast("dict[Any, Any]", config.id2label).items()}
-        labels = tuple(by_number[number] for number in sorted(by_number))
-        problem = getattr(config, "problem_type", None)
-        if len(labels) < 2 or problem in {"regression", "multi_label_classification"}:
-            what = " (a reward model, or a regression)" if len(labels) == 1 and problem is None else ""
+        labels, problem = names_of(config), getattr(config, "problem_type", None)
+        if len(labels) < 2 or problem not in {None, "single_label_classification"}:
             raise RunError(
-                f"{architecture} with {len(labels)} output(s) and problem type {problem}{what}: "
-                "only single-label classification is supported"
+                f"{architecture} with {len(labels)} output(s) and problem type {problem}: a classifier needs at least "
+                "two labels, and the problem type regression, single_label_classification or multi_label_classification"
             )
         return cls(Labels(labels), reads_at_end=bool(getattr(config, "is_encoder_decoder", False)))
 

@@ -1,0 +1,69 @@
+"""Tasks whose answer is neither one class nor a token: a value, several labels, tags, a place in a text."""
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from proponent.errors import DataError, InputError, LabelError
+from proponent.models.batch import Aligned
+from proponent.models.tasks.base import Task
+from proponent.types import Example
+
+LEFT_OUT = -100.0
+"""The answer at a place that does not count."""
+
+
+class Answered(Task):
+    """A task that reads an answer from the label of an example, as numbers; NaN where a question gives none."""
+
+    answers: ClassVar[bool] = True
+    predicts_tokens: ClassVar[bool] = False
+    needed: ClassVar[str]
+    """What a row without an answer lacks, in words."""
+
+    @abstractmethod
+    def read(self, example: Example) -> Float[np.ndarray, " m"]:
+        """The answer of an example, before its tokens are known; NaN for none."""
+
+    def answer(self, example: Example, one: Aligned, tokenizer: Any) -> Float[np.ndarray, " m"]:
+        return self.read(example)
+
+    def stored(self, example: Example) -> str | None:
+        return None if example.label is None else str(example.label)
+
+    def label_numbers(self, examples: Iterable[Example], source: str) -> list[int]:
+        numbers: list[int] = []
+        missing: list[str] = []
+        for example in examples:
+            try:
+                if example.label is None:
+                    missing.append(str(example.row))
+                else:
+                    self.read(example)
+            except (LabelError, InputError) as error:
+                raise type(error)(f"{source}, row {example.row}: {error}") from error
+            numbers.append(-1)
+        if missing:
+            raise DataError(
+                f"{len(missing)} rows of {source} have no {self.needed} (rows {', '.join(missing[:5])}): name the "
+                "column with --label-column, or fill it in"
+            )
+        return numbers
+
+
+def refuse_sampled(kind: str) -> InputError:
+    """The refusal of labels sampled from a model."""
+    return InputError(
+        f"a {kind} model has no labels that a Fisher matrix could sample: choose a method without curvature of "
+        "sampled labels, such as tracin-we or grad-cos"
+    )
+
+
+def or_predicted(answers: Float[Tensor, "*n m"], predicted: Tensor) -> Float[Tensor, "*n m"]:
+    """Answers with the model's own in place of missing ones."""
+    return torch.where(answers.isnan(), predicted.to(answers.dtype), answers)
