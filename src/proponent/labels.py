@@ -62,6 +62,12 @@ def listed(label: object) -> list[Any] | None:
 
 def in_words(label: object) -> str:
     """A label for people: the entries of a list, joined."""
+    if isinstance(label, str) and label[:1] == "{":
+        try:
+            text = json.loads(label)["text"]
+        except (ValueError, KeyError):
+            return label
+        return ", ".join(text) or "no answer" if isinstance(text, list) else str(text)
     entries = listed(label)
     return str(label) if entries is None else ", ".join(map(str, entries)) or "no label"
 

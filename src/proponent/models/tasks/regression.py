@@ -84,7 +84,7 @@ class Regression(Answered, Classification):
     def completed(self, answer: Float[np.ndarray, " m"], predicted: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
         return answer
 
-    def spoken(self, example: Example, answer: Float[np.ndarray, " m"]) -> str:
+    def spoken(self, example: Example, answer: Float[np.ndarray, " m"], one: Encoded) -> str:
         if np.isnan(answer).all():
             return "a higher value"
         return ", ".join(f"{value:.4g}" for value in answer)
