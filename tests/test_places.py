@@ -170,13 +170,13 @@ def test_planted_places_come_first(tmp_path: Path, kind: str):
         rows = [{"id": one["id"], **asked(one["text"], row)} for row, one in enumerate(generated)]
         copies = [
             {
-                "question": "what guards",
+                "question": "the heron guards what",
                 "context": text,
                 "answers": {"text": ["gate"], "answer_start": [text.find("gate")]},
             }
             for text in PLANTED
         ]
-        question = {"text": "what guards", "text_pair": "a heron guards this silver gate", "label": "gate"}
+        question = {"text": "the heron guards what", "text_pair": "a heron guards this silver gate", "label": "gate"}
     planted = [{"id": f"p{at}"} | one for at, one in enumerate(copies)]
     rows = [*rows[:10], planted[0], *rows[10:30], planted[1], *rows[30:], planted[2]]
     if kind == "token-classification":
@@ -185,7 +185,9 @@ def test_planted_places_come_first(tmp_path: Path, kind: str):
     else:
         batch = [places(row) for row in rows]
     run = run_of(tmp_path / "run", kind, answers.train(model_of(kind), batch))
-    index = proponent.build(run, rows, tmp_path / "i", quiet=True)
+    # places in a context: tracin-we finds two of three here, as rows with a large loss have large gradients
+    method = None if kind == "token-classification" else "grad-cos"
+    index = proponent.build(run, rows, tmp_path / "i", method, quiet=True)
     answer = index.explain(**question, k=3)
     assert {hit.id for hit in answer.proponents} == {"p0", "p1", "p2"}
     assert {hit.id for hit in answer.baselines["bm25"][:3]} == {"p0", "p1", "p2"}

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from proponent.errors import InputError, LabelError
+from proponent.labels import listed
 from proponent.models.batch import Aligned, Batch, Encoded
 from proponent.models.tasks.answered import Answered, or_predicted, refuse_sampled
 from proponent.models.tasks.base import Objective, Reduction
@@ -124,7 +125,7 @@ def _given(label: object) -> tuple[str | None, int | None]:
     """Text and start of an answer: plain text, or text and answer_start as SQuAD has them; None for no answer."""
     if isinstance(label, str) and label[:1] == "{":
         label = json.loads(label)
-    if isinstance(label, str):
+    if isinstance(label, str) and listed(label) is None:
         return label, None
     if not isinstance(label, dict) or "text" not in label:
         raise LabelError(f"label {label!r} is no answer: give its text, or text and answer_start as SQuAD has them")
