@@ -186,7 +186,7 @@ def test_planted_places_come_first(tmp_path: Path, kind: str):
         batch = [places(row) for row in rows]
     run = run_of(tmp_path / "run", kind, answers.train(model_of(kind), batch))
     # places in a context: tracin-we finds two of three here, as rows with a large loss have large gradients
-    method = None if kind == "token-classification" else "grad-cos"
+    method = None if kind == "token-classification" else "tracin-we-idf"
     index = proponent.build(run, rows, tmp_path / "i", method, quiet=True)
     answer = index.explain(**question, k=3)
     assert {hit.id for hit in answer.proponents} == {"p0", "p1", "p2"}

@@ -67,7 +67,8 @@ def in_words(label: object) -> str:
             text = json.loads(label)["text"]
         except (ValueError, KeyError):
             return label
-        return ", ".join(text) or "no answer" if isinstance(text, list) else str(text)
+        texts = cast("list[object]", text) if isinstance(text, list) else [text]
+        return ", ".join(map(str, texts)) or "no answer"
     entries = listed(label)
     return str(label) if entries is None else ", ".join(map(str, entries)) or "no label"
 

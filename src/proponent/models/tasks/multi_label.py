@@ -103,7 +103,8 @@ class MultiLabel(Answered, Classification):
         return ", ".join(name for name, value in zip(self.names, answer, strict=True) if value == 1) or "no label"
 
     def chances(self, logits: Tensor) -> Mapping[str, float]:
-        return dict(zip(self.names, torch.sigmoid(logits.detach().double()).tolist(), strict=True))
+        chances = torch.sigmoid(logits.detach().double()).numpy()
+        return {name: float(chance) for name, chance in zip(self.names, chances, strict=True)}
 
     def probabilities(self, logits: Tensor) -> None:
         return None
