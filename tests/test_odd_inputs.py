@@ -151,7 +151,7 @@ def test_weights_in_parts_are_never_told_to_be_removed(lm_run: Path, copied: Any
     (last / "model.safetensors").unlink()
     (last / left).parent.mkdir()
     (last / left).write_bytes(b"x")
-    with pytest.raises(RunError, match="put them together with") as found:
+    with pytest.raises(RunError, match="merge them with") as found:
         Run.from_pretrained(folder)
     assert "remove" not in str(found.value)
     assert json.loads((folder / "checkpoint-3" / "config.json").read_text())

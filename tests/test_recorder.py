@@ -97,7 +97,7 @@ def test_weights_that_were_trained_before_are_noticed(tmp_path: Path) -> None:
     again.train(resume_from_checkpoint=str(tmp_path / "tuned" / "checkpoint-2"))
     assert told(tmp_path / "tuned") is None
     runs.edit(tmp_path / "tuned" / RUN_FILE, trained_before=True)
-    assert default_method(Run.from_pretrained(tmp_path / "fresh")).method == "tracin-we-adam-unit"
+    assert default_method(Run.from_pretrained(tmp_path / "fresh")).method == "tracin-we-idf"
     found = default_method(Run.from_pretrained(tmp_path / "tuned"))
     assert found.method == "grad-cos"
     assert "fine-tuned from a pretrained model (name not recorded" in found.reason

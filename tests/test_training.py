@@ -18,7 +18,7 @@ import tiny
 from proponent.data import Columns, read
 from proponent.errors import DataError, InputError, MismatchError, RunError
 from proponent.models.recorder import spread
-from proponent.training.trainer import Training, _Padding, _Watch, label_names, train
+from proponent.training.trainer import Training, Watch, _Padding, label_names, train
 
 TINY = Training(epochs=2, checkpoints=2, batch_size=8, max_length=24, width=16, layers=1, vocabulary=200, quiet=True)
 
@@ -180,7 +180,7 @@ def test_a_signal_ends_training_and_leaves_nothing(
         saved.extend(tmp_path.glob("run/checkpoint-*"))
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(_Watch, "on_save", kill)
+    monkeypatch.setattr(Watch, "on_save", kill)
     before = signal.signal(number, signal.SIG_DFL)  # a test run under nohup ignores SIGHUP, and so would training
     request.addfinalizer(lambda: signal.signal(number, before))
     with pytest.raises(SystemExit) as stopped:

@@ -114,11 +114,11 @@ _ROWS = {  # per method: one line of parts, one line of description
         "the same, divided by the root of Adam's second moment", ADAM, ROWS, MOMENTS),
     "tracin-we-adam-unit": Row(
         Gradients(preconditioners=(Adam(),), normalize="train"),
-        "the same, with training gradients of norm 1: the default where second moments are known", ADAM, ROWS, MOMENTS),
+        "the same, with training gradients of norm 1", ADAM, ROWS, MOMENTS),
     "tracin-we-idf": Row(
         Gradients(gradient=EmbeddingRows(drop_special=True, direction=Direction()), preconditioners=(IDF(),),
                   normalize="both"),
-        "cosine of the word embedding's rows, each by its direction times tf-idf of its token", OWN, ROWS),
+        "cosine of embedding rows, by direction times tf-idf of the token: the default from scratch", OWN, ROWS),
     "tracin-last": Row(
         Gradients(gradient=Head()),
         "gradient products at the last layer, in closed form", PRUTHI, FORWARD),

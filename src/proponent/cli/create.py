@@ -26,15 +26,20 @@ if TYPE_CHECKING:
 def demo(
     output: OutputOptions,
     out: Annotated[Path, typer.Option(help="Folder for data, run, index and page.")] = Path("proponent-demo"),
+    llm: Annotated[
+        bool, typer.Option("--llm", help="With a real chat model (135M), fine-tuned with LoRA: up to 10 minutes.")
+    ] = False,
 ) -> None:
     """Run the whole workflow on built-in text: train, index, explain, find planted label errors."""
+    from proponent.demo import chat_demo
     from proponent.demo import demo as run_demo
     from proponent.views.terminal import print_story
 
-    story = run_demo(out, quiet=output.quiet, say=output.hint)
+    story = (chat_demo if llm else run_demo)(out, quiet=output.quiet, say=output.hint)
     output.show(story.to_dict, lambda: print_story(story, Console()))
     output.hint(f"HTML page: {out / 'story.html'}")
-    output.hint(f"to explain your own text: proponent explain {out / 'demo.index'} 'your text'")
+    asked = "'your question' --generate" if llm else "'your text'"
+    output.hint(f"to explain your own text: proponent explain {out / 'demo.index'} {asked}")
 
 
 def train(

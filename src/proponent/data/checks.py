@@ -146,7 +146,12 @@ def _string(table: RawTable, column: str, part: str, row: int, value: object) ->
     if is_null(value):
         return None
     words = cast("list[object]", list(value)) if isinstance(value, list | tuple) else []
-    if part == "text" and words and all(isinstance(one, str) and one.split() == [one] for one in words):
+    if (
+        part == "text"
+        and column != part
+        and words
+        and all(isinstance(one, str) and one.split() == [one] for one in words)
+    ):
         return " ".join(map(str, words))  # words, each with a tag
     also = "; if it is the label, name it with --label-column" if part == "target" else ""
     raise DataError(

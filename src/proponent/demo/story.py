@@ -1,13 +1,9 @@
 """The whole workflow on built-in data: train, index, explain a wrong prediction, find planted errors."""
 
 import csv
-import json
-import shutil
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -16,19 +12,18 @@ from proponent.actions.label_errors import RANKINGS, Ranking, label_errors
 from proponent.api import build
 from proponent.data import read
 from proponent.demo.corpus import Docstring, docstrings
-from proponent.errors import MismatchError
+from proponent.demo.workspace import MARK, Clock, claim
 from proponent.index import Index
 from proponent.training.trainer import Training, train
 from proponent.views import Explanation, LabelReport, RankingRecall, Story
 
-MARK = "proponent-demo.json"
-"""Marks a folder as created by a demo, so that a later demo may replace it."""
+__all__ = ["MARK", "demo"]
 
 PLANTED = 0.05
 """Share of the training rows with a planted wrong label."""
 
 TRAINING = Training(
-    epochs=4, checkpoints=4, batch_size=16, learning_rate=1.5e-3, max_length=64, width=64, layers=2, vocabulary=3000
+    epochs=4, checkpoints=10, batch_size=16, learning_rate=1.5e-3, max_length=64, width=64, layers=2, vocabulary=3000
 )
 
 SHOWN: Ranking = "mean-probability"
@@ -43,48 +38,21 @@ SHORT = 200
 SHOWN_HITS = 3
 """Hits on each side of the explained prediction."""
 
-Result = TypeVar("Result")
-
-
-@dataclass
-class _Clock:
-    """Measures and reports the seconds of each stage."""
-
-    say: Callable[[str], None]
-    seconds: dict[str, float] = field(default_factory=dict[str, float])
-
-    def time(self, stage: str, work: Callable[[], Result]) -> Result:
-        began = time.perf_counter()
-        result = work()
-        self.seconds[stage] = time.perf_counter() - began
-        self.say(f"{stage}: {self.seconds[stage]:.1f} s")
-        return result
-
 
 def demo(out: str | Path, *, quiet: bool = False, say: Callable[[str], None] = lambda _: None) -> Story:
     """Run the demo."""
-    folder = _claim(Path(out))
-    clock = _Clock(say)
+    folder = claim(Path(out))
+    clock = Clock(say)
     rows, held = clock.time("read docstrings", lambda: docstrings(PLANTED, seed=0))
     _write_csv(folder / "train.csv", rows)
     _write_csv(folder / "held-out.csv", held)
     examples = read(folder / "train.csv")
     clock.time("train", lambda: train(examples, folder / "run", replace(TRAINING, quiet=quiet)))
     index = clock.time("index", lambda: build(folder / "run", examples, folder / "demo.index", quiet=quiet))
-    story = clock.time("explain", lambda: _story(index, rows, held, clock.seconds))
+    story = clock.time("explain", lambda: _story(index, rows, held, clock.facts))
     story.save(folder / "story.html")
     story.save(folder / "story.json")
     return story
-
-
-def _claim(folder: Path) -> Path:
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARK).is_file())):
-        raise MismatchError(f"{folder} contains files that the demo did not create: choose another --out")
-    for name in ("run", "demo.index"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARK).write_text(json.dumps({"made by": "proponent demo"}) + "\n", encoding="utf-8")
-    return folder
 
 
 def _write_csv(path: Path, rows: Sequence[Docstring]) -> None:
@@ -94,7 +62,9 @@ def _write_csv(path: Path, rows: Sequence[Docstring]) -> None:
         writer.writerows([row.id, row.text, row.label, row.topic] for row in rows)
 
 
-def _story(index: Index, rows: Sequence[Docstring], held: Sequence[Docstring], seconds: dict[str, float]) -> Story:
+def _story(
+    index: Index, rows: Sequence[Docstring], held: Sequence[Docstring], seconds: tuple[tuple[str, str], ...]
+) -> Story:
     planted = np.asarray([row.planted for row in rows])
     scores, wrong, accuracy = _wrong_predictions(index, held)
     guilty = np.zeros((len(wrong), len(rows)), dtype=np.bool_)
@@ -123,7 +93,7 @@ def _story(index: Index, rows: Sequence[Docstring], held: Sequence[Docstring], s
             ("rows", f"{len(rows):,}"),
             ("planted label errors", str(int(planted.sum()))),
             ("accuracy on held-out rows", f"{accuracy:.1%}"),
-            *((f"seconds: {stage}", f"{spent:.1f}") for stage, spent in seconds.items()),
+            *seconds,
         ),
     )
 

@@ -190,9 +190,10 @@ class Capture:
         )
 
     def _cuts(self, output: OutputLayer) -> bool:
-        """Whether the output layer may be shown a part: not if its own gradient is taken by hooks."""
+        """Whether the output layer may be shown a part: not if gradients of it, or of layers in it, come from hooks."""
         names = {name for block in self.blocks for name in block.modules}
-        return output.cuts and not any(self.model.get_submodule(name) is output.module for name in names)
+        inside = [] if output.module is None else [*output.module.modules()]
+        return output.cuts and not any(self.model.get_submodule(name) is one for name in names for one in inside)
 
     def _logits(self, inputs: dict[str, Tensor], short: _Short | None) -> Tensor | None:
         """The model's output; None if it fails on few logits."""

@@ -40,24 +40,31 @@ def joined(left: Rows, right: Rows) -> Rows:
 
 
 def directed(made: Rows, positions: Rows, direction: Direction) -> Rows:
-    """Scale each token's rows by the norm of their sum and by the token's count among the positions."""
-    tokens, places = _by_token(made)
-    norms = np.linalg.norm(tokens.rows.astype(np.float64), axis=1)
+    """Scale the rows of each token, which are neighbours, by the norm of their sum and the token's count."""
+    if not len(made.ids):
+        return made
+    span = int(max(made.ids.max(), positions.ids.max(initial=0))) + 1
+    keys, there = made.owners * span + made.ids, positions.owners * span + positions.ids
+    first = np.concatenate([[True], keys[1:] != keys[:-1]])
+    begins = np.flatnonzero(first)
+    norms = _group_norms(made.rows, begins)
     factors = np.divide(1.0, norms ** (1.0 - direction.norm), out=np.zeros_like(norms), where=norms > 0)
     if direction.repeats == "log":
-        span = int(max(made.ids.max(initial=0), positions.ids.max(initial=0))) + 1
-        held, counts = np.unique(positions.owners * span + positions.ids, return_counts=True)
-        wanted = tokens.owners * span + tokens.ids
-        at = np.minimum(np.searchsorted(held, wanted), max(len(held) - 1, 0))
+        held, counts = np.unique(there, return_counts=True)
+        at = np.minimum(np.searchsorted(held, keys[begins]), max(len(held) - 1, 0))
         # a masked token that must be predicted is at no position of its text
-        factors *= np.where(held[at] == wanted, 1.0 + np.log(counts[at]), 1.0) if len(held) else 1.0
-    return made.times(factors[places].astype(np.float32)[:, None])
+        factors *= np.where(held[at] == keys[begins], 1.0 + np.log(counts[at]), 1.0) if len(held) else 1.0
+    return made.times(factors[np.cumsum(first) - 1].astype(np.float32)[:, None])
 
 
-def _by_token(rows: Rows) -> tuple[Rows, Int[np.ndarray, " k"]]:
-    """Rows summed by token, and the place of each row's token among them."""
-    tokens, span = rows.merged(by_word=False), int(rows.ids.max(initial=0)) + 1
-    return tokens, np.searchsorted(tokens.owners * span + tokens.ids, rows.owners * span + rows.ids)
+def _group_norms(rows: Float[np.ndarray, "k d"], begins: Int[np.ndarray, " g"]) -> Float[np.ndarray, " g"]:
+    """Norms of the sums of groups of neighbouring rows."""
+    sizes = np.diff(np.append(begins, len(rows)))
+    sums, several = rows[begins], sizes > 1  # most groups have one row
+    if several.any():
+        own = rows[np.repeat(several, sizes)]
+        sums[several] = np.add.reduceat(own, np.cumsum(sizes[several]) - sizes[several], axis=0)
+    return np.sqrt(np.einsum("gd,gd->g", sums, sums, dtype=np.float64))
 
 
 def top_tokens(rows: Rows, k: int) -> Rows:

@@ -8,6 +8,7 @@ import torch
 from proponent.errors import InputError
 from proponent.gradients.computer import GradientComputer
 from proponent.index.loading import LoadedRun
+from proponent.store import Store
 from proponent.types import Conversation, Example, Message, Prompted, Span, Text
 
 MOST_WRITTEN = 128
@@ -39,21 +40,31 @@ def conversation_of(
 def question_of(text: Any, messages: object) -> Any:
     """The one question: a text, or messages."""
     if (text is None) == (messages is None):
-        raise InputError("give either a text or messages")
+        said = "the text must be a str, not NoneType" if text is None else "both are given"
+        raise InputError(f"give either a text or messages: {said}")
     return {"messages": messages} if text is None else text
 
 
 def asked_query(
     query: Example, loaded: LoadedRun, span: str | Span | None, *, generate: bool
 ) -> tuple[Example, list[str]]:
-    """A question as the index takes it, with notes; where the rows are conversations, a text becomes one."""
+    """A question as the index takes it, with notes; the model may write the answer."""
     store, notes = loaded.store, list[str]()
-    if (generate or query.target is not None) and store.n and isinstance(store.example(0).content, Conversation):
-        query = as_chat(query)
     if generate:
+        query = as_chat(query) if _holds_conversations(store) else query
         query = answered(query, loaded.at(store.plan.checkpoints[-1].id))
         notes.append("the model wrote the answer, by the likeliest token at each step")
     return with_span(query, span), notes
+
+
+def _holds_conversations(store: Store) -> bool:
+    return store.n > 0 and isinstance(store.example(0).content, Conversation)
+
+
+def as_asked(queries: Sequence[Example], store: Store) -> list[Example]:
+    """Questions with their answers as conversations, where the rows of an index are conversations."""
+    chat = any(query.target is not None for query in queries) and _holds_conversations(store)
+    return [as_chat(query) if chat and query.target is not None else query for query in queries]
 
 
 def unanswered(query: Example) -> bool:

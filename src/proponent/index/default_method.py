@@ -8,12 +8,14 @@ from proponent.data import Layout
 from proponent.method import Gradients, Loss, Retaken, Term
 from proponent.models import Run
 from proponent.models.counting import rules_of
-from proponent.models.recorder import started_from
+from proponent.models.recorder import drawn, started_from
 from proponent.tensors import TensorSlices
 
 BEST = "tracin-we-adam-unit"
 """First of the named methods in LDS and case deletion (docs/fidelity.md); needs the optimizer's second moments."""
 PLAIN = "tracin-we"
+SCRATCH = "tracin-we-idf"
+"""First within classes on classifiers that were trained from scratch, without second moments (decision 0025)."""
 TUNED = "grad-cos"
 """The best method with word scores on classifiers fine-tuned from a pretrained model (decision 0014)."""
 
@@ -38,6 +40,8 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
             f"method {TUNED}: the default for a classifier that was fine-tuned from a pretrained model ({initial}), "
             f"where the word embedding gave poor rankings in measurements (to use it anyway: --method {BEST})",
         )
+    if second_moment == "recorded" and not run.info.adapter and _from_scratch(run):
+        return Default(SCRATCH, f"method {SCRATCH}: the default for a classifier that was trained from scratch")
     used = [*run.checkpoints] if steps is None else [one for one in run.saved if one.step in steps]
     lacking = [one for one in used if one.moments is None or "embedding" not in TensorSlices(one.moments).names]
     if second_moment == "recorded" and lacking and run.info.adapter:
@@ -55,6 +59,15 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
     return Default(BEST, f"method {BEST}: the default for a classifier whose second moments are known")
 
 
+def _from_scratch(run: Run) -> bool:
+    """Whether the records of all joined runs say that no weight was trained before the first step."""
+    return all(drawn(folder) for folder in _folders(run))
+
+
+def _folders(run: Run) -> list[Path]:
+    return sorted({_home(one.path) for one in run.checkpoints})
+
+
 def summed(method: Term, run: Run, layout: Layout) -> Term:
     """Sum the losses of a row's tokens, as trainers of chat data do, where a method takes their mean."""
     if not run.task.chats or rules_of(run, layout).counting is None:
@@ -66,7 +79,7 @@ def summed(method: Term, run: Run, layout: Layout) -> Term:
 
 def _pretrained(run: Run) -> str | None:
     """Pretrained models that the joined runs started from, if all of them have a record of it."""
-    found = [started_from(folder) for folder in sorted({_home(one.path) for one in run.checkpoints})]
+    found = [started_from(folder) for folder in _folders(run)]
     known = [one for one in found if one is not None]
     return ", ".join(sorted(set(known))) if len(known) == len(found) else None
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from proponent import words as splitter
 from proponent.errors import InputError, MismatchError
-from proponent.index.asking import asked_query, other_answer, question_of, refuse_unanswered
+from proponent.index.asking import as_asked, asked_query, other_answer, question_of, refuse_unanswered
 from proponent.index.baseline_scores import BaselineScores
 from proponent.index.explanation_builder import ExplanationBuilder
 from proponent.index.grouping import Aggregate, Grouping, QueryGroup, blocks
@@ -376,6 +376,7 @@ class Index:
         """Compute the gradients of some queries; those of the last single query are cached."""
         if not isinstance(cast("object", k), int | np.integer) or k < 1:
             raise InputError(f"k is {k!r}: it must be at least 1")
+        queries = as_asked(queries, self.store)
         key = repr((queries, against))
         if self._last is None or self._last[0] != key:
             self._last = (key, self._take(queries, against))

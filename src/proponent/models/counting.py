@@ -63,7 +63,7 @@ def rules_of(run: Run, layout: RowLayout, asked: int | None = None, stated: Stat
     counting, length, source = known or (Counting(trl=True), TRL_LENGTH, "")
     changes = {name: value for name, value in vars(stated).items() if value is not None}
     counting = replace(counting, **changes, source=source or "assumed")
-    limit = run.most_tokens
+    limit = run.info.max_length if source else run.most_tokens  # trainers do not ask the tokenizer for its limit
     most = min(one for one in (length, limit, 2**20) if one is not None)
     notes = [] if source.startswith("recorder") else _assumed(layout, most, source, changes, asked=asked)
     if counting.packing == "bfd_split":

@@ -57,11 +57,18 @@ def spread(total: int, count: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(total * number / count)) for number in range(1, count + 1)}))
 
 
+def drawn(folder: Path) -> bool:
+    """Whether a run's record says that its training began with fresh weights."""
+    record = run_record(folder) or {}
+    # a model with fresh weights can have a name, too
+    return record.get("initial") == FRESH or record.get("trained_before") is False
+
+
 def started_from(folder: Path) -> str | None:
     """Return the pretrained model that a run was fine-tuned from."""
     record = run_record(folder) or {}
     initial, trained = record.get("initial"), record.get("trained_before")
-    if initial == FRESH or trained is False:  # a model with fresh weights can have a name, too
+    if drawn(folder):
         return None
     if isinstance(initial, str) and initial:
         return initial

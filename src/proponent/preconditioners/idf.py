@@ -126,8 +126,8 @@ def _counts(table: Arrays, rows: Rows) -> tuple[Int[np.ndarray, " v"], int]:
 
 def document_frequencies(rows: Rows, size: int) -> Int[np.ndarray, " v"]:
     """Count the examples that contain each token."""
-    held = np.unique(np.stack([rows.owners, rows.ids]), axis=1)[1]
-    return np.bincount(held, minlength=size)
+    held = np.unique(rows.owners * np.int64(size) + rows.ids)
+    return np.bincount(held % size, minlength=size)
 
 
 def flat(frequencies: Int[np.ndarray, " v"], documents: int) -> bool:

@@ -267,7 +267,7 @@ def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Pat
         args=arguments,
         train_dataset=cast("Any", rows),
         processing_class=tokenizer,
-        callbacks=[recorder, _Watch(training.quiet)],
+        callbacks=[recorder, Watch(training.quiet)],
         data_collator=_Padding(tokenizer.pad_token_id or 0),
     )
     for noisy in (transformers.PrinterCallback, transformers.ProgressCallback):
@@ -275,7 +275,7 @@ def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Pat
     return trainer
 
 
-class _Watch(TrainerCallback):
+class Watch(TrainerCallback):
     """Progress on stderr, as everywhere else, instead of the Trainer's prints on stdout."""
 
     def __init__(self, quiet: bool) -> None:

@@ -73,7 +73,7 @@ class Story(Page):
     title: Annotated[str, "title of the page"]
     lead: Annotated[tuple[str, ...], "sentences that tell the story"]
     answer: Annotated[Explanation, "one explained prediction"]
-    labels: Annotated[LabelReport, "suspected label errors"]
+    labels: Annotated[LabelReport | None, "suspected label errors; none for a language model"] = None
     recall: Annotated[tuple[RankingRecall, ...], "rankings compared on planted errors"] = ()
     facts: Annotated[tuple[tuple[str, str], ...], "name and value, such as rows, seconds"] = ()
 
@@ -84,4 +84,5 @@ class Story(Page):
 
     def __repr__(self) -> str:
         head = [self.title, *self.lead, *(f"{name}: {value}" for name, value in self.facts)]
-        return "\n".join((*(clip(line, 100) for line in head), repr(self.answer), repr(self.labels)))
+        shown = [repr(one) for one in (self.answer, self.labels) if one is not None]
+        return "\n".join((*(clip(line, 100) for line in head), *shown))

@@ -70,10 +70,11 @@ def print_story(story: Story, console: Console) -> None:
         console.print(_join(f"  {_line(name)}: ", value))
     console.print()
     print_answer(story.answer, console)
-    console.print()
     if story.recall:
+        console.print()
         console.print(_recall(story.recall))
-    print_labels(story.labels, console, limit=5)
+    if story.labels is not None:
+        print_labels(story.labels, console, limit=5)
 
 
 def _visible(parts: Iterable[Piece], style: str = "") -> Text:

@@ -7,6 +7,7 @@ import numpy as np
 
 from proponent.errors import InputError
 from proponent.views.frames import Screen
+from proponent.views.turns import TurnView, turn_views
 from proponent.web.layout import method_line, step_words
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.ask import PastQuestion, past_question
@@ -34,6 +35,7 @@ class ExampleScreen(Screen):
     near_duplicates: Annotated[tuple[tuple[TableRow, float], ...], "near-duplicates and how alike they are, 0 to 1"]
     ask: Annotated[str, "URL of the form that asks about this very text"]
     alive: Annotated[bool, "whether it may be a hit: it has a gradient and was not deleted"]
+    turns: Annotated[tuple[TurnView, ...], "turns of a conversation; empty for a text"]
 
     @property
     def largest_loss(self) -> float:
@@ -73,6 +75,7 @@ def example_screen(shown: OpenIndex, state: ExampleState) -> ExampleScreen:
         near_duplicates=tuple((other, alike) for other, (_, alike) in zip(others, near, strict=True)),
         ask=question.url("/ask"),
         alive=bool(table.alive[place]),
+        turns=turn_views(table.store.example(place).turns or (), ()),
         method=method_line(shown.plan),
     )
 
