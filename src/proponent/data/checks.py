@@ -2,6 +2,7 @@
 
 import difflib
 from array import array
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -145,7 +146,7 @@ def _string(table: RawTable, column: str, part: str, row: int, value: object) ->
         return value
     if is_null(value):
         return None
-    words = cast("list[object]", list(value)) if isinstance(value, list | tuple) else []
+    words = list(cast("Sequence[object]", value)) if isinstance(value, list | tuple) else []
     if (
         part == "text"
         and column != part
@@ -154,7 +155,8 @@ def _string(table: RawTable, column: str, part: str, row: int, value: object) ->
     ):
         return " ".join(map(str, words))  # words, each with a tag
     also = "; if it is the label, name it with --label-column" if part == "target" else ""
+    held = cast("object", value)
     raise DataError(
-        f"{table.name}: column {short(column)} must contain text, but {table.where([row])} holds {short(value)} "
-        f"({type(value).__name__}): name another column with {_OPTIONS[part]}{also}"
+        f"{table.name}: column {short(column)} must contain text, but {table.where([row])} holds {short(held)} "
+        f"({type(held).__name__}): name another column with {_OPTIONS[part]}{also}"
     )
