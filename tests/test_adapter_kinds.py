@@ -141,7 +141,8 @@ def test_rows_equal_autograd_of_the_merged_model(
         if tied and kind == "lora on the embedding, tied":  # PEFT merges the adapter of a tied table twice
             theirs.get_output_embeddings().lora_B["default"].weight.data.zero_()
         truth = at_table(theirs.merge_and_unload())
-    np.testing.assert_allclose(computed(run, model), truth, atol=1e-6 * np.abs(truth).max(), rtol=1e-6)
+    bound = 1e-5 if kind == "dora on embedding and head" else 1e-6  # its tables, divided by norms, have 32 bits
+    np.testing.assert_allclose(computed(run, model), truth, atol=bound * np.abs(truth).max(), rtol=bound)
 
 
 def at_table(model: Any) -> np.ndarray:

@@ -109,18 +109,13 @@ def build(
         method, reason = default_method(one, steps, second_moment)
         if not quiet:
             options.say(reason)
-    wanted = stored_method(method, **{**(set or {}), **changes})
+    given = {**(set or {}), **changes}
+    wanted = stored_method(method, **given)
     examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
-    if isinstance(method, str) and "loss" not in {**(set or {}), **changes}:
-        wanted = summed(wanted, one, examples.layout)
+    wanted = summed(wanted, one, examples.layout) if isinstance(method, str) and "loss" not in given else wanted
     build_index(one, examples, Path(out), wanted, options)
-    return Index(
-        out,
-        run=one.joined or one.path,
-        base=one.info.base,
-        trust_remote_code=one.trust_remote_code,
-        partial=shard is not None,
-    )
+    trusted, partial = one.trust_remote_code, shard is not None
+    return Index(out, one.joined or one.path, base=one.info.base, trust_remote_code=trusted, partial=partial)
 
 
 def open(  # noqa: A001 # the verb that users know

@@ -35,8 +35,23 @@ class Loss(NamedTuple):
     terms: Callable[[Batch, Objective], TokenTerms | None]  # by tokens; None where that is impossible
 
 
-LOSS = Loss(lambda _, objective: objective.losses, lambda _, objective: objective.terms())
-LOGIT = Loss(lambda _, objective: objective.logits, lambda *_: None)
+def _losses(_: Batch, objective: Objective) -> Losses:
+    return objective.losses
+
+
+def _terms(_: Batch, objective: Objective) -> TokenTerms | None:
+    return objective.terms()
+
+
+def _label_logits(_: Batch, objective: Objective) -> Losses:
+    return objective.logits
+
+
+def _no_terms(_: Batch, _objective: Objective) -> None:
+    return None
+
+
+LOSS, LOGIT = Loss(_losses, _terms), Loss(_label_logits, _no_terms)
 
 Part = TypeVar("Part")
 

@@ -6,6 +6,7 @@ measured on two short passes, whose tensors have the shapes of any other pass.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from proponent.models import Encoded
 
-PASS_BYTES = 384 * 2**20
+PASS_BYTES = 256 * 2**20
 """Maximum bytes of the tensors that one pass keeps for its backward pass."""
 
 SMALL = 512
@@ -66,7 +67,10 @@ def _kept(model: nn.Module, example: Encoded, run: Callable[[Encoded], int]) -> 
             seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    handle = model.register_forward_hook(lambda *_: ended.append(True))
+    def end(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+        ended.append(True)
+
+    handle = model.register_forward_hook(end)
     try:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             beside = run(example)

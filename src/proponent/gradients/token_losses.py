@@ -64,10 +64,14 @@ class _InBlocks(torch.autograd.Function):
         return losses
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Float[Tensor, " m"]) -> tuple[Tensor, None, None]:
-        (slopes,) = ctx.saved_tensors
-        return slopes * grad[:, None], None, None
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return _scaled(ctx, *grad_outputs)
+
+
+@once_differentiable  # the slopes are constants to a second backward pass, which would be wrong
+def _scaled(ctx: Any, grad: Float[Tensor, " m"]) -> tuple[Tensor, None, None]:
+    (slopes,) = ctx.saved_tensors
+    return slopes * grad[:, None], None, None
 
 
 def losses_in_blocks(
@@ -81,24 +85,28 @@ def losses_in_blocks(
     counted = terms.counted
     target, uniform = terms.target[counted], None if terms.uniform is None else terms.uniform[counted]
     owners = counted.nonzero()[:, 0].numpy()
-    parts: list[list[np.ndarray]] = [[] for _ in counted]
+    parts: list[Shares] = [[] for _ in range(len(counted))]
 
     def label(cut: slice, logits: Tensor) -> Tensor:
         return target[cut] if uniform is None else sample_labels(logits, uniform[cut])
 
     def see(cut: slice, logits: Tensor, total: Tensor) -> None:
-        for example in () if wanted is None else np.unique(owners[cut]):
+        if wanted is None:
+            return
+        present: list[int] = np.unique(owners[cut]).tolist()
+        for example in present:
             own = torch.as_tensor(owners[cut] == example)
             picked = logits[own][:, torch.as_tensor(wanted[example])].float()
-            parts[example].append((picked - total[own, None].float()).exp().numpy())
+            share = (picked - total[own, None].float()).exp().numpy()
+            parts[example].append(share)
 
     size = max(1, BLOCK_BYTES // (vocabulary * hidden.element_size()))
-    run = cast("Callable[..., Tensor]", _InBlocks.apply)
+    run = cast("Callable[..., Tensor]", cast("Any", _InBlocks).apply)
     token = run(hidden[counted], _Block(head, label, see), size)
     each = token.new_zeros(counted.shape).masked_scatter(counted, token)
     shares = None if wanted is None else [_stacked(one, len(ids)) for one, ids in zip(parts, wanted, strict=True)]
     return terms.combine(each), shares
 
 
-def _stacked(parts: list[np.ndarray], width: int) -> Float[np.ndarray, "t w"]:
+def _stacked(parts: Shares, width: int) -> Float[np.ndarray, "t w"]:
     return np.concatenate(parts) if parts else np.zeros((0, width), dtype=np.float32)

@@ -40,7 +40,8 @@ def conversation_of(
 def question_of(text: Any, messages: object) -> Any:
     """The one question: a text, or messages."""
     if (text is None) == (messages is None):
-        raise InputError("give either a text or messages")
+        said = "the text must be a str, not NoneType" if text is None else "both are given"
+        raise InputError(f"give either a text or messages: {said}")
     return {"messages": messages} if text is None else text
 
 

@@ -15,7 +15,7 @@ BEST = "tracin-we-adam-unit"
 """First of the named methods in LDS and case deletion (docs/fidelity.md); needs the optimizer's second moments."""
 PLAIN = "tracin-we"
 SCRATCH = "tracin-we-idf"
-"""First within classes on classifiers that were trained from scratch, without second moments (decision 0024)."""
+"""First within classes on classifiers that were trained from scratch, without second moments (decision 0025)."""
 TUNED = "grad-cos"
 """The best method with word scores on classifiers fine-tuned from a pretrained model (decision 0014)."""
 

@@ -136,9 +136,11 @@ class GradientScorer(Scorer[QueryBatch]):
     def _unseen(self, queries: QueryBatch, row: int) -> Iterator[str]:
         """Name the words that match nothing and yet count in the norm of a query whose tokens are weighed by idf."""
         gradient = self.method.gradient
+        if not queries.gradients or not isinstance(gradient, EmbeddingRows) or gradient.direction is None:
+            return
         step, every = next(iter(queries.gradients.items()))
         rows = every.example(row).rows
-        if rows is None or not isinstance(gradient, EmbeddingRows) or gradient.direction is None:
+        if rows is None:
             return
         unseen = rows.words[~np.isin(rows.ids, list(self._tokens(step)))]
         places: list[int] = np.unique(unseen[unseen >= 0]).tolist()
