@@ -107,7 +107,7 @@ def index(trial: Path, cache: Path) -> Path:
 
 
 def test_the_planted_rows_come_first_with_their_words(index: Path) -> None:
-    content, _, peak = measured("explain", index, QUESTION, "--target", ANSWER, "--k", 8)
+    content, _, peak = measured("explain", index, QUESTION, "--target", ANSWER, "-k", 8)
     answer = Explanation.from_dict(content)
     for hit in answer.proponents:
         print(hit.rank, hit.id, f"{hit.score:.3g}", [pair.train_word for pair in hit.shown_words[:5]])
