@@ -1,81 +1,236 @@
-"""Tiny models whose answer is no class and no token, their data, and what transformers computes of them."""
+"""A made-up answer about news topics, for every test of a view."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import re
+from dataclasses import replace
 
-import numpy as np
-import torch
-import transformers
+from proponent.types import Span
+from proponent.views import (
+    BaselineHit,
+    CheckpointView,
+    Explanation,
+    Hit,
+    LabelReport,
+    QueryView,
+    RankingRecall,
+    Story,
+    Suspect,
+    WordPair,
+)
 
-from proponent.gradients.capture import Capture
-from proponent.models import Encoded, Encoder, Run
-from proponent.models.scratch import wordpiece
+QUERY = "Retail sales slid in August as shoppers waited for tax rebates, the Commerce Department said."
 
-LONGEST = 64
+# text, given label, predicted label, score, words with their shares
+HELPED = (
+    (
+        "U.S. retail sales fell 0.3 percent in August, the Commerce Department said, as shoppers bought fewer cars.",
+        "Business",
+        "Business",
+        0.412,
+        {
+            "sales": 0.131,
+            "retail": 0.094,
+            "Commerce": 0.071,
+            "August": 0.052,
+            "shoppers": 0.041,
+            "Department": 0.022,
+            "said": 0.009,
+            "the": 0.004,
+            "in": 0.003,
+            "as": -0.016,
+        },
+    ),
+    (
+        "Sales at big retail chains rose less than analysts had hoped; tax rebates were spent on petrol.",
+        "Business",
+        "Business",
+        0.287,
+        {"Sales": 0.12, "retail": 0.101, "rebates": 0.048, "tax": 0.025, "for": 0.0},
+    ),
+    (
+        "Tax rebates lift shoppers' mood as August ends",
+        "Business",
+        "Business",
+        0.161,
+        {"rebates": 0.07, "Tax": 0.06, "shoppers": 0.04, "as": -0.017, "August": 0.008},
+    ),
+    (
+        "Commerce Department: durable goods orders up",
+        "Business",
+        "World",
+        0.094,
+        {"Commerce": 0.06, "Department": 0.044, "[special]": -0.01},
+    ),
+    (
+        "Shoppers slid on ice outside the retail park; three were hurt, police said.",
+        "Business",
+        "World",
+        0.041,
+        {"Shoppers": 0.03, "retail": 0.021, "slid": -0.012, "the": 0.001, "said": 0.001},
+    ),
+)
+HURT = (
+    (
+        "The vote slid into chaos in August as tax protests shut the capital, the interior department said.",
+        "World",
+        "World",
+        -0.305,
+        {
+            "slid": -0.144,
+            "August": -0.083,
+            "tax": -0.05,
+            "said": -0.035,
+            "the": -0.012,
+            "department": -0.011,
+            "in": 0.01,
+            "as": 0.02,
+        },
+    ),
+    (
+        "Rebates for rebels: shoppers of arms waited at the border",
+        "World",
+        "World",
+        -0.12,
+        {"Rebates": -0.08, "waited": -0.05, "shoppers": 0.022, "for": -0.012},
+    ),
+    (
+        "Retail park attacked, ministry says sales of fuel are halted",
+        "World",
+        "World",
+        -0.066,
+        {"Retail": -0.046, "sales": -0.034, "of": 0.014},
+    ),
+    (
+        "August transfer sales: the striker waited until the last hour",
+        "Sports",
+        "Sports",
+        -0.021,
+        {"August": -0.02, "waited": -0.011, "sales": 0.01},
+    ),
+)
 
 
-def model(name: str, tokenizer: Any, **settings: Any) -> Any:
-    """A BERT or a Llama with some head, in evaluation mode."""
-    torch.manual_seed(1)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
-    sizes |= {"vocab_size": len(tokenizer), "max_position_embeddings": LONGEST, "pad_token_id": tokenizer.pad_token_id}
-    kind = transformers.BertConfig if name.startswith("Bert") else transformers.LlamaConfig
-    return getattr(transformers, name)(kind(**sizes, **settings)).eval()
+def spans(text: str, word: str) -> tuple[Span, ...]:
+    """Every place of a word in a text, whatever its case; none for special tokens."""
+    found = re.finditer(rf"\b{re.escape(word)}\b", text, re.IGNORECASE)
+    return tuple((match.start(), match.end()) for match in found)
 
 
-def saved(folder: Path, made: Any, tokenizer: Any) -> Path:
-    """A folder of a single model."""
-    made.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+def make_hit(rank: int, row: int, text: str, label: str, predicted: str, score: float, words: dict[str, float]) -> Hit:
+    pairs = tuple(
+        WordPair(
+            query_word=word.lower() if word != "Commerce" else word,
+            train_word=word,
+            share=share,
+            query_spans=spans(QUERY, word)[:1],
+            train_spans=spans(text, word)[:2],
+        )
+        for word, share in words.items()
+    )
+    parts = (0.5 * score, 0.7 * score, -0.2 * score)
+    return Hit(
+        rank=rank, id=f"ag-{row}", row=row, score=score, text=text, label=label, predicted=predicted,
+        by_checkpoint=parts, words=pairs,
+    )  # fmt: skip
 
 
-def tokenizer_of(rows: Sequence[dict[str, Any]], *columns: str) -> Any:
-    return wordpiece([str(row[name]) for row in rows for name in columns], 400, LONGEST)
+def make_answer() -> Explanation:
+    """A wrong prediction on a news text, explained by TracIn-WE; shares of a hit need not sum to its score here."""
+    return Explanation(
+        version="0.1.0",
+        method="tracin-we",
+        checkpoints=tuple(
+            CheckpointView(step, rate, "recorder") for step, rate in ((200, 4.2e-05), (400, 2.1e-05), (600, 1.5e-07))
+        ),
+        embedding_path="exact",
+        loss="mean",
+        query=QueryView(
+            text=QUERY,
+            label="Business",
+            against="World",
+            predicted="World",
+            probabilities={"World": 0.53, "Business": 0.38, "Sci/Tech": 0.06, "Sports": 0.03},
+            loss=0.9676,
+        ),
+        proponents=tuple(make_hit(at + 1, 1042 + 977 * at, *hit) for at, hit in enumerate(HELPED)),
+        opponents=tuple(make_hit(at + 1, 311 + 1501 * at, *hit) for at, hit in enumerate(HURT)),
+        baselines={
+            "bm25": tuple(BaselineHit(id=f"ag-{row}", row=row, score=20.0 - at)
+                          for at, row in enumerate((1042, 88, 2019, 4001, 5))),
+            "embedding": tuple(BaselineHit(id=f"ag-{row}", row=row, score=0.9 - 0.1 * at)
+                               for at, row in enumerate((2019, 1042, 2996, 12, 3))),
+        },
+        notes=("2 of 7,600 training examples were left out: their gradient is not finite (rows 17 and 3,340).",),
+        n_examples=7600,
+    )  # fmt: skip
 
 
-def encoded(run: Run, examples: Any) -> tuple[Encoder, list[Encoded]]:
-    encoder = run.encoder(LONGEST)
-    return encoder, encoder.encode(list(examples))
+def make_pair_answer() -> Explanation:
+    """The same answer for pairs of texts: every optional field is there."""
+    answer = make_answer()
+    pair = replace(
+        answer.proponents[0].words[0],
+        query_pair_spans=((0, 5),),
+        train_pair_spans=((4, 9),),
+        query_spans=(),
+        train_spans=(),
+    )
+    hit = replace(answer.proponents[0], text_pair="Big sales\nare\nover", words=(pair, *answer.proponents[0].words[1:]))
+    target = replace(answer.opponents[0], target="says the prompt")
+    query = replace(answer.query, text_pair="sales went down", target="so it is", truncated_at=60)
+    return replace(
+        answer, query=query, proponents=(hit, *answer.proponents[1:]), opponents=(target, *answer.opponents[1:])
+    )
 
 
-def compare(run: Run, examples: Any, their_labels: Any) -> None:
-    """Losses and gradients of a batch against transformers' own loss of each example, in float64."""
-    model = run.load(run.checkpoints[-1]).double()
-    encoder, made = encoded(run, examples)
-    batch = encoder.collate(made, [-1] * len(made))
-    found = Capture(model)(batch.inputs, run.task.objective(batch).losses, batch.words)
-    table = model.get_input_embeddings().weight
-    for row, one in enumerate(made):
-        inputs = {"input_ids": torch.as_tensor(one.ids)[None]}
-        if one.type_ids is not None:
-            inputs["token_type_ids"] = torch.as_tensor(one.type_ids)[None]
-        table.requires_grad_(True)
-        loss = model(**inputs, **their_labels(row, one)).loss
-        (wanted,) = torch.autograd.grad(loss, [table])
-        table.requires_grad_(False)
-        assert abs(found.losses[row] - float(loss.detach())) <= 1e-6 * max(1.0, float(loss.detach()))
-        mine = found.rows.example(row)
-        dense = np.zeros(tuple(table.shape))
-        np.add.at(dense, mine.ids, mine.rows.astype(np.float64))
-        assert np.linalg.norm(dense - wanted.numpy()) <= 1e-6 * np.linalg.norm(wanted.numpy())
+def make_text_answer() -> Explanation:
+    """An answer about a language model's text: no labels, no probabilities, nothing that hurt."""
+    answer = make_answer()
+    query = QueryView(text=QUERY, target="slid in August", label=None, predicted=None, probabilities=None, loss=2.5)
+    helped = tuple(
+        replace(hit, label=None, predicted=None, target="over", by_checkpoint=()) for hit in answer.proponents
+    )
+    return replace(answer, query=query, proponents=helped, opponents=(), baselines={}, notes=(), embedding_path="input")
 
 
-def train(made: Any, rows: Sequence[dict[str, Any]], steps: int = 40, rate: float = 5e-3) -> Any:
-    """Some steps of Adam over padded batches of rows: token ids, types and labels."""
-    made.train()
-    optimizer = torch.optim.Adam(made.parameters(), rate)
-    for step in range(steps):
-        picked = [rows[place] for place in np.random.default_rng(step).choice(len(rows), 16)]
-        batch = {name: padded([row[name] for row in picked], -100 if name == "labels" else 0) for name in picked[0]}
-        optimizer.zero_grad()
-        made(**batch).loss.backward()
-        optimizer.step()
-    return made.eval()
+def make_labels() -> LabelReport:
+    """Three suspected label errors, one of them without a better label."""
+    hits = (*make_answer().proponents[3:], make_answer().opponents[3])
+    return LabelReport(
+        ranking="self-influence",
+        n_examples=7600,
+        rows=tuple(
+            Suspect(
+                rank=at + 1,
+                id=hit.id,
+                row=hit.row,
+                text=hit.text,
+                given_label=hit.label or "",
+                predicted_label=hit.predicted,
+                suggested_label=hit.predicted if hit.mislabelled else None,
+                label_score=0.02 + 0.11 * at,
+                is_label_issue=hit.mislabelled,
+            )
+            for at, hit in enumerate(hits)
+        ),
+        notes=("A label is flagged when the model, trained without its row, gives it less than 10%.",),
+    )
 
 
-def padded(values: Sequence[Any], fill: int) -> torch.Tensor:
-    if not isinstance(values[0], list):
-        return torch.tensor(values)
-    return torch.nn.utils.rnn.pad_sequence([torch.tensor(one) for one in values], batch_first=True, padding_value=fill)
+def make_story() -> Story:
+    """The page of a demo."""
+    return Story(
+        title="Where does this output come from?",
+        lead=(
+            "A small transformer was trained on 7,600 news texts in four topics; 380 labels are wrong on purpose.",
+            "It calls a text about retail sales World news. Below are the training examples that speak for and "
+            "against Business, and the words in them that did it.",
+        ),
+        answer=make_answer(),
+        labels=make_labels(),
+        recall=(
+            RankingRecall(name="self-influence", share_in_first_tenth=0.71, note="TracIn-WE of an example on itself"),
+            RankingRecall(name="loss", share_in_first_tenth=0.64, note="training loss"),
+            RankingRecall(name="random", share_in_first_tenth=0.098, note="the control"),
+        ),
+        facts=(("training examples", "7,600"), ("accuracy", "88.4%"), ("index", "11 s"), ("this answer", "6 ms")),
+    )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-import answers
+import answered
 import proponent
 import runs
 from proponent.check import check
@@ -32,18 +32,18 @@ if not SICK.exists():
 
 
 def regression(folder: Path, name: str = "BertForSequenceClassification", **settings: Any) -> Run:
-    tokenizer = answers.tokenizer_of(VALUES, "text")
+    tokenizer = answered.tokenizer_of(VALUES, "text")
     settings = {"num_labels": 1} | settings
-    return Run.from_pretrained(answers.saved(folder, answers.model(name, tokenizer, **settings), tokenizer))
+    return Run.from_pretrained(answered.saved(folder, answered.model(name, tokenizer, **settings), tokenizer))
 
 
 def several(folder: Path) -> Run:
-    tokenizer = answers.tokenizer_of(SETS, "text")
+    tokenizer = answered.tokenizer_of(SETS, "text")
     names = dict(enumerate(MOODS))
-    made = answers.model(
+    made = answered.model(
         "BertForSequenceClassification", tokenizer, problem_type="multi_label_classification", id2label=names
     )
-    return Run.from_pretrained(answers.saved(folder, made, tokenizer))
+    return Run.from_pretrained(answered.saved(folder, made, tokenizer))
 
 
 @pytest.mark.parametrize("name", ["BertForSequenceClassification", "LlamaForSequenceClassification"])
@@ -56,20 +56,20 @@ def test_values_against_transformers_and_autograd(tmp_path: Path, name: str, out
         rows = [row | {"label": [row["label"], 1.0]} for row in rows]
     wanted = torch.tensor([row["label"] for row in rows]).double().reshape(len(rows), outputs)
     shape = (-1,) if outputs == 1 else (1, outputs)
-    answers.compare(run, read(rows), lambda row, _: {"labels": wanted[row].reshape(shape)})
+    answered.compare(run, read(rows), lambda row, _: {"labels": wanted[row].reshape(shape)})
 
 
 def test_several_labels_against_transformers_and_autograd(tmp_path: Path):
     run = several(tmp_path)
     assert run.task.kind == "multi-label"
     wanted = [[float(name in row["label"]) for name in MOODS] for row in SETS]
-    answers.compare(run, read(SETS), lambda row, _: {"labels": torch.tensor([wanted[row]]).double()})
+    answered.compare(run, read(SETS), lambda row, _: {"labels": torch.tensor([wanted[row]]).double()})
     flags = [row | {"label": [int(one) for one in own]} for row, own in zip(SETS, wanted, strict=True)]
     text = [row | {"label": json.dumps(row["label"])} for row in SETS]
     for given in (flags, text):
-        found = [one.answer.tolist() for one in answers.encoded(run, read(given))[1]]
+        found = [one.answer.tolist() for one in answered.encoded(run, read(given))[1]]
         assert found == wanted
-    (one,) = answers.encoded(run, [proponent.Example("q", 0, "a match", "joy")])[1]
+    (one,) = answered.encoded(run, [proponent.Example("q", 0, "a match", "joy")])[1]
     assert one.answer.tolist() == [-100, 1, -100]
 
 
@@ -134,13 +134,13 @@ def test_rows_that_do_not_fit(tmp_path: Path, kind: str, label: Any, error: type
 
 
 def test_a_classifier_refuses_values_and_a_head_of_one_class(tmp_path: Path):
-    tokenizer = answers.tokenizer_of(VALUES, "text")
-    made = answers.model("BertForSequenceClassification", tokenizer, num_labels=3)
-    run = Run.from_pretrained(answers.saved(tmp_path / "run", made, tokenizer))
+    tokenizer = answered.tokenizer_of(VALUES, "text")
+    made = answered.model("BertForSequenceClassification", tokenizer, num_labels=3)
+    run = Run.from_pretrained(answered.saved(tmp_path / "run", made, tokenizer))
     with pytest.raises(LabelError, match=r"row 0: label .* is a float: give a name or a whole number"):
         proponent.build(run, VALUES, tmp_path / "i", quiet=True)
-    made = answers.model("BertForSequenceClassification", tokenizer, num_labels=1)
-    folder = answers.saved(tmp_path / "one", made, tokenizer)
+    made = answered.model("BertForSequenceClassification", tokenizer, num_labels=1)
+    folder = answered.saved(tmp_path / "one", made, tokenizer)
     runs.edit(folder / "config.json", problem_type="single_label_classification")
     with pytest.raises(RunError):
         Run.from_pretrained(folder)
@@ -178,10 +178,10 @@ def test_planted_values_of_real_pairs_come_first(tmp_path: Path):
         for row in table
     ]
     rows = near_copies(rows, -3.0, pair="A bird is sitting near a door")
-    tokenizer = answers.tokenizer_of(rows, "text", "pair")
-    made = answers.model("BertForSequenceClassification", tokenizer, num_labels=1)
+    tokenizer = answered.tokenizer_of(rows, "text", "pair")
+    made = answered.model("BertForSequenceClassification", tokenizer, num_labels=1)
     batch = [dict(tokenizer(row["text"], row["pair"])) | {"labels": row["label"]} for row in rows]
-    answers.saved(tmp_path / "run", answers.train(made, batch), tokenizer)
+    answered.saved(tmp_path / "run", answered.train(made, batch), tokenizer)
     index = proponent.build(
         Run.from_pretrained(tmp_path / "run"), rows, tmp_path / "i", columns=Columns(text_pair="pair"), quiet=True
     )
@@ -195,14 +195,14 @@ def test_planted_labels_come_first(tmp_path: Path):
         {"id": row["id"], "text": row["text"], "label": [MOODS[at % 2]]} for at, row in enumerate(runs.rows(60))
     ]
     rows = near_copies(generated, ["joy", "fear"])
-    tokenizer = answers.tokenizer_of(rows, "text")
+    tokenizer = answered.tokenizer_of(rows, "text")
     names = dict(enumerate(MOODS))
-    made = answers.model(
+    made = answered.model(
         "BertForSequenceClassification", tokenizer, problem_type="multi_label_classification", id2label=names
     )
     wanted = [[float(name in row["label"]) for name in MOODS] for row in rows]
     batch = [dict(tokenizer(row["text"])) | {"labels": own} for row, own in zip(rows, wanted, strict=True)]
-    answers.saved(tmp_path / "run", answers.train(made, batch), tokenizer)
+    answered.saved(tmp_path / "run", answered.train(made, batch), tokenizer)
     index = proponent.build(Run.from_pretrained(tmp_path / "run"), rows, tmp_path / "i", quiet=True)
     for label in (["joy", "fear"], "fear"):
         mine, lexical = ranked(index, "the heron guards this silver gate", label=label)

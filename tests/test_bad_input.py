@@ -265,7 +265,7 @@ def test_runs_that_cannot_be_used(said: Said, news: Tiny, tmp_path: Path, copied
     refused(said("index", news.run.parent / "rnu", *index), 2, "no run folder at", "did you mean 'run'?")
     refused(said("index", news.data, *index), 2, "is a file: give the folder of the run")
     (tmp_path / "empty").mkdir()
-    refused(said("check", tmp_path / "empty", news.data), 2, "no weights in", "it holds: nothing")
+    refused(said("check", tmp_path / "empty", news.data), 2, "no weights in", "it contains: nothing")
     run = copied(news.run)
     for path in run.rglob("tokenizer*"):
         path.unlink()
@@ -361,7 +361,7 @@ def test_a_folder_of_other_things_is_refused_by_one_of_them(said: Said, news: Ti
     folder.mkdir()
     for name in ("lease", "notes.txt"):  # the first is ours, and left by a build that was refused
         (folder / name).touch()
-    refused(said("index", news.run, news.data, "--out", folder), 3, "it holds notes.txt")
+    refused(said("index", news.run, news.data, "--out", folder), 3, "it contains notes.txt")
 
 
 def test_an_index_of_a_newer_format(said: Said, news: Tiny, tmp_path: Path):

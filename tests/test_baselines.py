@@ -260,7 +260,7 @@ def test_a_missing_extra_is_named_with_the_way_out(
 @pytest.mark.parametrize(
     ("name", "asked", "message"),
     [
-        ("nope", Texts(QUERIES), "no baseline 'nope'; choose one of bm25, tfidf-label, embedding, label, random"),
+        ("nope", Texts(QUERIES), "unknown baseline 'nope'; choose one of bm25, tfidf-label, embedding, label, random"),
         ("label", Texts(QUERIES), "the queries have no labels"),
         ("embedding", Texts(QUERIES, embeddings=np.ones((5, 4))), "the queries have no labels"),
         ("embedding", Texts(QUERIES, QUERY_LABELS), "the queries have no embeddings"),

@@ -154,7 +154,7 @@ def test_without_a_note_the_defaults_are_stated(run: Path, tmp_path: Path) -> No
     (line,) = found.notes
     assert "README.md says that TRL trained it" in line or "does not say" in line
     assert "the completion counts" in line
-    assert "the first 64 tokens are read" in line
+    assert "the first 256 tokens are read" in line, "all positions of the model, fewer than TRL's 1,024"
 
 
 # ---- gradients ----

@@ -114,7 +114,7 @@ def test_a_pickle_is_named_and_never_opened(bert_run: Path, copied: Copy) -> Non
 
 
 def test_folders_without_a_run(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"no weights in .* \(it holds: nothing\): expected checkpoint-\* folders"):
+    with pytest.raises(RunError, match=r"no weights in .* \(it contains: nothing\): expected checkpoint-\* folders"):
         discover(tmp_path)
     (tmp_path / "news-bert").mkdir()
     with pytest.raises(RunError, match="did you mean 'news-bert'"):
@@ -156,7 +156,7 @@ def test_a_damaged_step_is_named(bert_run: Path, copied: Copy) -> None:
     folder = copied(bert_run) / "checkpoint-8"
     record = json.loads((folder / RECORD_FILE).read_text())
     (folder / RECORD_FILE).write_text(json.dumps(record | {"step": None}))
-    with pytest.raises(RunError, match="step is None"):
+    with pytest.raises(RunError, match="has the value None for step"):
         discover(folder)
 
 

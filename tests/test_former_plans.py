@@ -79,7 +79,7 @@ def test_a_build_that_was_begun_in_format_2_is_finished(bert_run: Path, tmp_path
     [
         ({"layer": "odd"}, "is not a valid plan .*option gradient 'odd'"),
         ({"layer_s": 1}, "is not a valid plan .*'layer_s'"),
-        ({"curvature": "ekfac"}, "is not a valid plan .*about the word embedding, and ekfac is for"),
+        ({"curvature": "ekfac"}, "is not a valid plan .*gradients of the word embedding, and ekfac is for"),
     ],
 )
 def test_a_flat_record_that_says_nothing_is_damage(

@@ -301,7 +301,7 @@ def test_a_kept_model_that_is_none_of_the_checkpoints_is_said(best: Path, said: 
 def test_a_run_of_another_loss_is_refused_by_its_log(lm_run: Path, copied: Copy, figure: str, objective: str) -> None:
     folder = copied(lm_run)
     edit(folder / "checkpoint-6" / "trainer_state.json", log_history=[{"step": 6, figure: 0.1}])
-    with pytest.raises(RunError, match=rf"was trained on .*{objective}.*as {figure} in .*trainer_state"):
+    with pytest.raises(RunError, match=rf"was trained on .*{objective}.*according to {figure} in .*trainer_state"):
         Run.from_pretrained(folder)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-import answers
+import answered
 import proponent
 import runs
 from proponent.check import check
@@ -39,18 +39,18 @@ def asked(text: str, row: int) -> dict[str, Any]:
 
 
 QUESTIONS = [{"id": one["id"], **asked(one["text"], row)} for row, one in enumerate(runs.ROWS[:16])]
-TOKENIZER = runs.wordpiece([*runs.TEXTS, "what of the heron guards a silver gate"], 260, answers.LONGEST)
+TOKENIZER = runs.wordpiece([*runs.TEXTS, "what of the heron guards a silver gate"], 260, answered.LONGEST)
 
 
 def run_of(folder: Path, kind: str, made: Any = None) -> Run:
     made = model_of(kind) if made is None else made
-    return Run.from_pretrained(answers.saved(folder, made, TOKENIZER))
+    return Run.from_pretrained(answered.saved(folder, made, TOKENIZER))
 
 
 def model_of(kind: str) -> Any:
     if kind == "question-answering":
-        return answers.model("BertForQuestionAnswering", TOKENIZER)
-    return answers.model("BertForTokenClassification", TOKENIZER, id2label=dict(enumerate(TAGS)))
+        return answered.model("BertForQuestionAnswering", TOKENIZER)
+    return answered.model("BertForTokenClassification", TOKENIZER, id2label=dict(enumerate(TAGS)))
 
 
 def labels_of_words(row: dict[str, Any]) -> tuple[list[int], list[int]]:
@@ -78,17 +78,17 @@ def test_losses_and_gradients_against_transformers_and_autograd(tmp_path: Path, 
     assert run.task.kind == kind
     if kind == "token-classification":
         truth = [labels_of_words(row) for row in WORDS]
-        encoded = answers.encoded(run, read(WORDS))[1]
+        encoded = answered.encoded(run, read(WORDS))[1]
         assert [one.ids.tolist() for one in encoded] == [ids for ids, _ in truth]
         assert [one.answer.tolist() for one in encoded] == [labels for _, labels in truth]
-        answers.compare(run, read(WORDS), lambda row, _: {"labels": torch.tensor([truth[row][1]])})
+        answered.compare(run, read(WORDS), lambda row, _: {"labels": torch.tensor([truth[row][1]])})
     else:
         truth = [places(row) for row in QUESTIONS]
         wanted = [{name: torch.tensor([one[name]]) for name in ("start_positions", "end_positions")} for one in truth]
-        assert [one.ids.tolist() for one in answers.encoded(run, read(QUESTIONS))[1]] == [
+        assert [one.ids.tolist() for one in answered.encoded(run, read(QUESTIONS))[1]] == [
             one["input_ids"] for one in truth
         ]
-        answers.compare(run, read(QUESTIONS), lambda row, _: wanted[row])
+        answered.compare(run, read(QUESTIONS), lambda row, _: wanted[row])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -184,7 +184,7 @@ def test_planted_places_come_first(tmp_path: Path, kind: str):
         batch = [row | {"attention_mask": [1] * len(row["input_ids"])} for row in batch]
     else:
         batch = [places(row) for row in rows]
-    run = run_of(tmp_path / "run", kind, answers.train(model_of(kind), batch))
+    run = run_of(tmp_path / "run", kind, answered.train(model_of(kind), batch))
     index = proponent.build(run, rows, tmp_path / "i", quiet=True)
     answer = index.explain(**question, k=3)
     copies_first = {hit.id for hit in answer.proponents} & {"p0", "p1", "p2"}

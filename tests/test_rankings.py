@@ -162,7 +162,7 @@ def test_filters_are_inside_the_search(made: Made, block: Block, truth: np.ndarr
 @pytest.mark.parametrize(
     ("where", "error", "message"),
     [
-        (Where(labels=("d",)), LabelError, r"no class 'd'"),
+        (Where(labels=("d",)), LabelError, r"unknown class 'd'"),
         (Where(sources=("web",)), InputError, r"no training example .* has the source 'web'"),
         (Where(ids=("e1", "x")), InputError, r"no training example .* has the id 'x'"),
     ],

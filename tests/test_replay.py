@@ -184,7 +184,7 @@ def test_what_cannot_be_replayed_is_refused_before_training(
 
 
 def test_no_query_is_refused(folder: Path) -> None:
-    with pytest.raises(InputError, match="no text"):
+    with pytest.raises(InputError, match="needs a text to explain"):
         replay(folder).derivative([])
 
 

@@ -126,7 +126,7 @@ def test_models_that_cannot_be_loaded(bert_run: Path, lm_run: Path, tmp_path: Pa
     def pretrained(model: Path, **change: Any) -> None:
         train(read(runs.ROWS), tmp_path / "run", replace(TINY, model=str(model), **change))
 
-    with pytest.raises(InputError, match=r"--max-length 25 is more than the 24 tokens that .* takes"):
+    with pytest.raises(InputError, match=r"--max-length 25 is more than the 24 tokens that .* supports"):
         pretrained(bert_run / "checkpoint-24", max_length=25)
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match="no usable tokenizer"):

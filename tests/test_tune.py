@@ -49,7 +49,7 @@ def test_one_training_gives_a_table_and_a_method_that_index_takes(news: tiny.Tin
     assert "together" not in best
     kept = json.loads((tmp_path / "tuned.json").read_text())
     assert kept["tuned"] == page["tuned"]
-    assert best.endswith(f"joined by {kept['tuned']['aggregation']}")
+    assert best.endswith(f"aggregated by {kept['tuned']['aggregation']}")
     assert len(list((tmp_path / "cache").rglob("proponent_retrained.json"))) == 1, "one fine-tune and no other training"
     assert not list((tmp_path / "cache").rglob("*.index")), "scores are kept, indexes are not"
     assert "<script" not in (tmp_path / "page.html").read_text()

@@ -217,7 +217,7 @@ def test_a_filter_stays_in_every_address_of_its_answer_and_its_order_does_not_co
 
 @pytest.mark.parametrize(
     ("field", "value", "told"),
-    [("only_label", "Busines", "no class 'Busines'"), ("only_source", "<i>nowhere", "has the source '<i>nowhere'"),
+    [("only_label", "Busines", "unknown class 'Busines'"), ("only_source", "<i>nowhere", "has the source '<i>nowhere'"),
      ("only_source", "Wire", "has the source 'Wire'"), ("only_label", "a" * 4001, "at most 4,000"),
      ("only_source", [str(one) for one in range(65)], "more than 64 times")],
 )  # fmt: skip
