@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_task_head_in_two_files(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RunError, match=r"names BertForNextSentencePrediction; needed: \.\.\.ForSequenceClassification"):
+    with pytest.raises(RunError, match=r"names BertForNextSentencePrediction; supported: \.\.\.ForSequenceClassification"):
         Run.from_pretrained(folder)
     module, row = blocks("A new task head")
     (tmp_path / "next_sentence.py").write_text(module, encoding="utf-8")

@@ -24,6 +24,7 @@ from proponent.method import Gradients, Layers
 from proponent.models import Encoded, Run
 from proponent.models.counting import rules_of
 from proponent.models.former import recorded
+from proponent.models.tasks.base import logits_of
 from proponent.models.training_trace import FOLDER as REPLAY_FOLDER
 
 PROBES = 4
@@ -156,7 +157,7 @@ class _Check:
 
     def _loss(self, model: nn.Module, row: int) -> Tensor:
         batch = self.encoder.collate([self.probes[row]], [self.probe_labels[row]])
-        logits = cast("Any", model)(**batch.inputs).logits
+        logits = logits_of(cast("Any", model)(**batch.inputs))
         return self.run.task.objective(batch).losses(logits).sum()
 
     def _tables(self, model: nn.Module) -> list[Tensor]:

@@ -62,6 +62,13 @@ def listed(label: object) -> list[Any] | None:
 
 def in_words(label: object) -> str:
     """A label for people: the entries of a list, joined."""
+    if isinstance(label, str) and label[:1] == "{":
+        try:
+            text = json.loads(label)["text"]
+        except (ValueError, KeyError):
+            return label
+        texts = cast("list[object]", text) if isinstance(text, list) else [text]
+        return ", ".join(map(str, texts)) or "no answer"
     entries = listed(label)
     return str(label) if entries is None else ", ".join(map(str, entries)) or "no label"
 

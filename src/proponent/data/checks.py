@@ -2,7 +2,9 @@
 
 import difflib
 from array import array
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
 
 from proponent.data.columns import change_texts
 from proponent.data.conversations import contents_of, layout_of, packed
@@ -29,6 +31,7 @@ def check(table: RawTable, columns: Columns, allow_empty: bool) -> Examples:
         raise DataError(f"{table.name}: the table has {has}")
     chat = columns.messages if columns.text == "text" and columns.target == "target" else ""
     layout = layout_of(table.column_names, chat)
+    columns = _usual(table, columns)
     parts = _assign(table, columns, texts=layout == "text")
     warnings = list(table.warnings)
     if layout == "judged":
@@ -53,6 +56,21 @@ def check(table: RawTable, columns: Columns, allow_empty: bool) -> Examples:
         fields |= {} if sources is None else {"source": sources}
     table_of = pa.table(fields)
     return Examples(table, table_of, columns=columns, label_names=names, warnings=tuple(warnings), layout=layout)
+
+
+# names that people use for tagged words and for questions, where no column is named text
+def _usual(table: RawTable, columns: Columns) -> Columns:
+    held = set(table.column_names)
+    if columns.text != "text" or "text" in held:
+        return columns
+    usual: dict[str, str] = {}
+    tags = next((name for name in ("tags", "ner_tags") if name in held), "")
+    if "tokens" in held and tags:
+        usual = {"text": "tokens", "label": tags}
+    elif {"question", "context"} <= held:
+        answer = next((name for name in ("answers", "answer") if name in held), "label")
+        usual = {"text": "question", "text_pair": "context", "label": answer}
+    return replace(columns, **{role: name for role, name in usual.items() if getattr(columns, role) == role})
 
 
 # assign a column to each role: explicit names first, then default names that exist and are still free
@@ -128,8 +146,17 @@ def _string(table: RawTable, column: str, part: str, row: int, value: object) ->
         return value
     if is_null(value):
         return None
+    words = list(cast("Sequence[object]", value)) if isinstance(value, list | tuple) else []
+    if (
+        part == "text"
+        and column != part
+        and words
+        and all(isinstance(one, str) and one.split() == [one] for one in words)
+    ):
+        return " ".join(map(str, words))  # words, each with a tag
     also = "; if it is the label, name it with --label-column" if part == "target" else ""
+    held = cast("object", value)
     raise DataError(
-        f"{table.name}: column {short(column)} must contain text, but {table.where([row])} holds {short(value)} "
-        f"({type(value).__name__}): name another column with {_OPTIONS[part]}{also}"
+        f"{table.name}: column {short(column)} must contain text, but {table.where([row])} holds {short(held)} "
+        f"({type(held).__name__}): name another column with {_OPTIONS[part]}{also}"
     )

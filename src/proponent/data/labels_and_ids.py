@@ -1,6 +1,7 @@
 """Labels, ids and sources of rows."""
 
 import json
+import math
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -77,6 +78,8 @@ def _label(table: RawTable, column: str, row: int, value: object) -> Label | Non
         return json.dumps(value, ensure_ascii=False, default=_native)
     if not isinstance(value, int | float):
         why = f"{short(value)} ({type(value).__name__}): a label must be a name or a whole number"
+    elif isinstance(value, float) and not math.isfinite(value):
+        why = f"{value}: a label must be a class or a finite number"
     elif isinstance(value, float) and not value.is_integer():
         return value
     elif -(2**63) <= value < 2**63:

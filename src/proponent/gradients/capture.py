@@ -38,7 +38,7 @@ from proponent.gradients.model_parts import (
 from proponent.gradients.output_layer import OutputLayer, Tail
 from proponent.gradients.token_losses import Shares, losses_in_blocks
 from proponent.gradients.vocabulary_head import HeadOuter, VocabularyHead
-from proponent.models.tasks.base import TokenTerms
+from proponent.models.tasks.base import TokenTerms, logits_of
 
 Loss = Callable[[Tensor], Float[Tensor, " n"]]
 
@@ -198,7 +198,7 @@ class Capture:
     def _logits(self, inputs: dict[str, Tensor], short: _Short | None) -> Tensor | None:
         """The model's output; None if it fails on few logits."""
         try:
-            return self.model(**inputs).logits
+            return logits_of(self.model(**inputs))
         except Exception:
             if short is None:
                 raise
@@ -296,8 +296,9 @@ class Capture:
             )
         if vocabulary is None:
             given, wanted = taps.head_outputs[0].detach(), logits.detach()
-            gap = (given - (wanted if given.dim() == 2 else wanted[:, None])).nan_to_num().abs().amax(-1)
-            if float((gap if given.dim() == 2 else gap.amin(1)).max()) > 1e-4:
+            pooled_later = given.dim() > wanted.dim()
+            gap = (given - (wanted[:, None] if pooled_later else wanted)).nan_to_num().abs().amax(-1)
+            if float((gap.amin(1) if pooled_later else gap).max()) > 1e-4:
                 raise RunError(
                     f"the last linear layer of {name} does not compute the logits: proponent cannot capture its "
                     "gradient"

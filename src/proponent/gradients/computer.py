@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from proponent.gradients.vocabulary_head import HeadOuter
 from proponent.method import EmbeddingRows, Gradients, Layers, Logit, Reduction, Retaken, Term, similarity_of
 from proponent.models import Encoded, Encoder, Run, SampledLabels
 from proponent.models.batch import Batch
-from proponent.models.tasks.base import Losses, Objective, TokenTerms
+from proponent.models.tasks.base import Losses, Objective, TokenTerms, logits_of
 from proponent.types import Example
 
 
@@ -277,7 +277,7 @@ class GradientComputer:
     ) -> Float[Tensor, " n"]:
         """Compute losses with their graph, without hooks."""
         batch = self.encoder.collate(encoded, labels)
-        logits = cast("Tensor", self.model(**batch.inputs).logits)
+        logits = logits_of(self.model(**batch.inputs))
         return self.run.task.objective(batch, self._reduction, against).losses(logits)
 
     def probabilities(self, encoded: Sequence[Encoded]) -> Float[np.ndarray, "n l"] | None:
@@ -297,12 +297,12 @@ class GradientComputer:
         for start in range(0, len(encoded), size):
             some = encoded[start : start + size]
             with torch.inference_mode():
-                logits = cast("Tensor", self.model(**self.encoder.collate(some, [-1] * len(some)).inputs).logits)
+                logits = logits_of(self.model(**self.encoder.collate(some, [-1] * len(some)).inputs))
             for example, one, own in zip(examples[start : start + size], some, logits, strict=True):
                 assert one.answer is not None
                 predicted = task.predicted(own, one)
                 answer = task.completed(one.answer, predicted)
-                words = task.spoken(example, answer), task.spoken(example, predicted)
+                words = task.spoken(example, answer, one), task.spoken(example, predicted, one)
                 found.append(AnsweredQuery(replace(one, answer=answer), *words, task.chances(own)))
         return found
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from proponent.errors import RunError
 from proponent.gradients.layer_rules import rule_of
 from proponent.gradients.model_parts import gives_logits, vocabulary_head
+from proponent.models.tasks.base import logits_of
 
 Order = Mapping[str, tuple[bool | None, ...]]
 """For each layer of an encoder-decoder, what its calls concern, in order; see `DryRun`."""
@@ -44,7 +45,7 @@ def dry_run(model: nn.Module, size: int, *, decoding: bool) -> DryRun:
         handles.append(head.register_forward_pre_hook(partial(_note, read, "head")))
     try:
         with torch.no_grad():
-            logits = cast("Any", model)(**inputs).logits
+            logits = logits_of(cast("Any", model)(**inputs))
             once = read.get("head", [])
             closed = head is not None and len(once) == 1 and gives_logits(model, head, once[0], logits)
     except Exception as error:
@@ -102,7 +103,7 @@ def _bypassed(
         for weight in rest.values():
             weight.requires_grad = True
         with torch.enable_grad():
-            total = cast("Any", model)(**inputs).logits.sum()
+            total = logits_of(cast("Any", model)(**inputs)).sum()
         grads = torch.autograd.grad(total, list(rest.values()), allow_unused=True) if total.requires_grad else ()
     finally:
         for weight in rest.values():

@@ -42,6 +42,7 @@ class Encoded:
     start: int | None = None  # first token that a decoder reads; None for a model without a decoder
     remarks: tuple[str, ...] = ()  # what a reader must know of how it was tokenized
     answer: Float[np.ndarray, " m"] | None = None  # what the loss reads that is neither a class nor a token
+    aligned: Aligned | None = None  # with an answer: the places of the tokens
 
     @property
     def length(self) -> int:

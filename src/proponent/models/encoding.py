@@ -209,7 +209,7 @@ class Encoder:
     def _encoded(self, one: Aligned, words: Int[np.ndarray, " t"]) -> Encoded:
         before = self.tokenizer.truncation_side == "left"
         read = Encoded(one.ids, one.types, words, one.counted, *one.cuts, cut_before=before, remarks=one.remarks)
-        read = read if one.answer is None else replace(read, answer=one.answer)
+        read = read if one.answer is None else replace(read, answer=one.answer, aligned=one)
         return self.task.predict(read, self.tokenizer, self.pad_id)
 
     def _aligned(self, encoding: Any, example: Example, texts: tuple[str, ...]) -> Aligned:

@@ -27,6 +27,7 @@ from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
 from proponent.models.former import recorded
 from proponent.models.huggingface import fresh_model, starting_model
 from proponent.models.recorder import FRESH, run_record, second_moments, spread
+from proponent.models.tasks.base import logits_of
 from proponent.progress import track
 from proponent.tensors import write_tensors
 from proponent.training.loop import TrainingLoop
@@ -143,7 +144,7 @@ class RunProblem:
         self, model: nn.Module, encoded: Sequence[Encoded], labels: Sequence[int]
     ) -> tuple[Float[Tensor, " m"], Tensor]:
         batch = self.run.encoder(self.max_length).collate(encoded, labels)
-        logits: Tensor = model(**batch.inputs).logits
+        logits = logits_of(model(**batch.inputs))
         return self.run.task.objective(batch).losses(logits), logits
 
 

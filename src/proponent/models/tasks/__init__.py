@@ -9,8 +9,10 @@ from proponent.models.tasks.causal_lm import CausalLM
 from proponent.models.tasks.classification import Classification, LabelLoss
 from proponent.models.tasks.masked_lm import MaskedLM
 from proponent.models.tasks.multi_label import MultiLabel
+from proponent.models.tasks.question_answering import QuestionAnswering
 from proponent.models.tasks.regression import Regression
 from proponent.models.tasks.seq2seq import Seq2Seq
+from proponent.models.tasks.token_classification import TokenClassification
 
 __all__ = [
     "TASKS",
@@ -21,17 +23,22 @@ __all__ = [
     "MaskedLM",
     "MultiLabel",
     "Objective",
+    "QuestionAnswering",
     "Reduction",
     "Regression",
     "Seq2Seq",
     "Task",
+    "TokenClassification",
     "TokenLoss",
     "adapter_tasks",
     "of_adapter",
     "recognise",
 ]
 
-TASKS: tuple[type[Task], ...] = (Regression, MultiLabel, Classification, CausalLM, MaskedLM, Seq2Seq)
+TASKS: tuple[type[Task], ...] = (
+    *(Regression, MultiLabel, Classification, TokenClassification, QuestionAnswering),
+    *(CausalLM, MaskedLM, Seq2Seq),
+)
 """The first task that recognises a model is used."""
 
 

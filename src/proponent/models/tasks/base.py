@@ -209,7 +209,7 @@ class Task(ABC):
         """The answer of a question, with the model's own in place of a missing one."""
         return np.where(np.isnan(answer), predicted, answer)
 
-    def spoken(self, example: Example, answer: Float[np.ndarray, " m"]) -> str:
+    def spoken(self, example: Example, answer: Float[np.ndarray, " m"], one: Encoded) -> str:
         """An answer in words."""
         raise NotImplementedError
 
@@ -220,6 +220,12 @@ class Task(ABC):
     def notes(self, masks: Masks) -> list[str]:
         """Return notes for an index of such a model."""
         return []
+
+
+def logits_of(output: Any) -> Tensor:
+    """The scores that a model gives; of question answering, those of the first and the last token of an answer."""
+    found = getattr(output, "logits", None)
+    return torch.stack([output.start_logits, output.end_logits], -1) if found is None else found
 
 
 def one_text(example: Example) -> str:

@@ -101,11 +101,11 @@ class Classification(Task):
             refuse_end_token(example, tokenizer)
         return example.text if example.text_pair is None else (example.text, example.text_pair)
 
-    def objective(self, batch: Batch, reduction: Reduction = "mean", against: Sequence[int] | None = None) -> LabelLoss:
+    def objective(self, batch: Batch, reduction: Reduction = "mean", against: Sequence[int] | None = None) -> Objective:
         other = None if against is None else torch.tensor(list(against))
         return LabelLoss(batch.labels, other, batch.mask.sum(1) == 0)
 
-    def probabilities(self, logits: Tensor) -> Float[Tensor, "n l"]:
+    def probabilities(self, logits: Tensor) -> Float[Tensor, "n l"] | None:
         return torch.softmax(logits.detach().float(), -1)
 
     def label_numbers(self, examples: Iterable[Example], source: str) -> list[int]:

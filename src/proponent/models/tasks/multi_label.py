@@ -99,11 +99,12 @@ class MultiLabel(Answered, Classification):
     def predicted(self, logits: Tensor, one: Encoded) -> Float[np.ndarray, " m"]:
         return (logits.detach() > 0).double().numpy()
 
-    def spoken(self, example: Example, answer: Float[np.ndarray, " m"]) -> str:
+    def spoken(self, example: Example, answer: Float[np.ndarray, " m"], one: Encoded) -> str:
         return ", ".join(name for name, value in zip(self.names, answer, strict=True) if value == 1) or "no label"
 
     def chances(self, logits: Tensor) -> Mapping[str, float]:
-        return dict(zip(self.names, torch.sigmoid(logits.detach().double()).tolist(), strict=True))
+        chances = torch.sigmoid(logits.detach().double()).numpy()
+        return {name: float(chance) for name, chance in zip(self.names, chances, strict=True)}
 
     def probabilities(self, logits: Tensor) -> None:
         return None

@@ -39,8 +39,9 @@ class ValueLoss(Objective):
         """Squared error is the likelihood of a normal distribution of variance 1/2 around the output."""
         if logits.shape[1] > uniform.shape[1]:
             uniform = uniform.repeat(1, -(-logits.shape[1] // uniform.shape[1]))
-        drawn = torch.special.ndtri(uniform[:, : logits.shape[1]].clamp(1e-9, 1 - 1e-9)) * math.sqrt(0.5)
-        return (drawn.to(logits.dtype) ** 2 - 2 * drawn.to(logits.dtype) * (logits - logits.detach())).mean(1)
+        uniform = uniform[:, : logits.shape[1]].clamp(1e-9, 1 - 1e-9)
+        drawn = (torch.erfinv(2 * uniform - 1)).to(logits.dtype)  # of variance 1/2
+        return ((logits - logits.detach() - drawn) ** 2).mean(1)
 
     def logits(self, logits: Tensor) -> Float[Tensor, " n"]:
         return -logits.mean(1)
@@ -84,7 +85,7 @@ class Regression(Answered, Classification):
     def completed(self, answer: Float[np.ndarray, " m"], predicted: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
         return answer
 
-    def spoken(self, example: Example, answer: Float[np.ndarray, " m"]) -> str:
+    def spoken(self, example: Example, answer: Float[np.ndarray, " m"], one: Encoded) -> str:
         if np.isnan(answer).all():
             return "a higher value"
         return ", ".join(f"{value:.4g}" for value in answer)
