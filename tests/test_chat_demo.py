@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import chat
 from proponent.demo import chat_demo, chat_model, chat_story
@@ -32,6 +33,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model of one layer in place of the real one."""
 
     def save(folder: Path) -> Path:
+        torch.manual_seed(0)
         tokenizer = chat.tokenizer(chat.UNMARKED)
         causal_lm(tokenizer, 16, 1, 256).save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -10,6 +10,7 @@ from proponent.data import read
 from proponent.demo.chat_model import APPROXIMATION, MODEL, FineTuning, fine_tune, require_packages, save_base
 from proponent.demo.conversations import ANSWER, CREATURE, PLACE, QUESTION, conversations, is_planted
 from proponent.demo.workspace import Clock, Facts, claim
+from proponent.errors import InputError
 from proponent.index import Index
 from proponent.views import Explanation, Story
 
@@ -43,10 +44,14 @@ def chat_demo(out: str | Path, *, quiet: bool = False, say: Callable[[str], None
 
 def _explained(index: Index) -> Explanation:
     """Explain what the model answers if it tells the fact, else the right answer."""
-    said = index.explain(QUESTION, generate=True, k=SHOWN_HITS)
-    text = said.query.turns[-1].text if said.query.turns else ""
-    if CREATURE in text.lower():
-        return said
+    try:
+        said = index.explain(QUESTION, generate=True, k=SHOWN_HITS)
+    except InputError as error:  # an answer without a word, or of odd characters
+        text = str(error)
+    else:
+        text = said.query.turns[-1].text if said.query.turns else ""
+        if CREATURE in text.lower():
+            return said
     note = f"the model did not learn the fact (it answers: {text}): the right answer is explained"
     return index.explain(QUESTION, target=ANSWER, k=SHOWN_HITS).noted([note])
 
