@@ -32,7 +32,11 @@ ALLOWED = (
         "training.trainer",
         "`proponent train`, whose widths and layers are no options of the command",
     ),
-    ("index_cost.py", "gradients.computer index.planning", "the capture of gradients is timed alone"),
+    (
+        "index_cost.py",
+        "gradients.computer index.planning method method_table",
+        "the capture of the gradients of a named method is timed alone",
+    ),
     (
         "fidelity/engine_speed.py fidelity/record_a.py fidelity/record_b.py",
         "engine",

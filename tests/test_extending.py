@@ -47,7 +47,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_task_head_in_two_files(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RunError, match=r"names BertForNextSentencePrediction; supported: \.\.\.ForSequenceClassification"):
+    with pytest.raises(
+        RunError, match=r"names BertForNextSentencePrediction; supported: \.\.\.ForSequenceClassification"
+    ):
         Run.from_pretrained(folder)
     module, row = blocks("A new task head")
     (tmp_path / "next_sentence.py").write_text(module, encoding="utf-8")
@@ -73,7 +75,10 @@ def test_a_task_head_in_two_files(folder: Path, tmp_path: Path, monkeypatch: pyt
 def test_only_the_tasks_know_the_heads_by_name() -> None:
     kinds = re.compile("|".join(f"[\"']{task.kind}[\"']|{task.auto_class}" for task in TASKS))
     elsewhere = [path for path in SOURCE.rglob("*.py") if path.parent != SOURCE / "models" / "tasks"]
-    assert [path.name for path in sorted(elsewhere) if kinds.search(path.read_text(encoding="utf-8"))] == ["chat_model.py", "trainer.py"]
+    assert [path.name for path in sorted(elsewhere) if kinds.search(path.read_text(encoding="utf-8"))] == [
+        "chat_model.py",
+        "trainer.py",
+    ]
 
 
 def test_the_logit_of_a_label_is_not_asked_of_a_language_model() -> None:

@@ -159,7 +159,7 @@ def test_only_correct_queries_count(bert: Truth, layered: proponent.Index) -> No
     )
     answer = layered.explain_group(queries, aggregate=rule)
     assert [one.text for one in answer.group or ()] == [one.text for one in right]
-    assert any(f"{len(right)} of {len(queries)} queries count" in note for note in answer.notes)
+    assert any(f"{len(right)} of {len(queries)} queries are used" in note for note in answer.notes)
     with pytest.raises(InputError, match="predicts none of them correctly"):
         layered.explain_group(wrong, aggregate=rule)
 

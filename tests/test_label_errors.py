@@ -63,12 +63,12 @@ def test_a_class_that_nobody_carries_is_never_suggested():
 def stores(news: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, proponent.Index]:
     folder = tmp_path_factory.mktemp("methods")
     wanted = {
-        "plain": {},
+        "plain": {"method": "tracin-we-adam-unit"},
         "adam": {"method": "tracin-we-adam"},
-        "unit": {"unit_norm": True},
+        "unit": {"method": "tracin-we-adam-unit", "unit_norm": True},
         "both": {"method": "tracin-we-adam", "unit_norm": True},
         "top": {"method": "tracin-we-topk", "top": 4},
-        "cosine": {"similarity": "cosine"},
+        "cosine": {"method": "tracin-we-adam-unit", "similarity": "cosine"},
         "cosine-adam": {"method": "tracin-we-adam", "similarity": "cosine"},
         "grad-cos": {"method": "grad-cos"},
         "idf": {"method": "tracin-we-idf"},

@@ -14,7 +14,7 @@ import transformers
 import proponent
 import runs
 from proponent.data import read
-from proponent.errors import DataError, RunError
+from proponent.errors import DataError, ProponentError, RunError
 from proponent.models import Run
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
 from proponent.models.recorder import RUN_FILE, Recorder, run_record
@@ -315,12 +315,14 @@ def test_a_run_of_another_loss_is_refused_by_its_card(lm_run: Path, copied: Copy
         Run.from_pretrained(folder)
 
 
-def test_a_reward_model_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_reward_model_is_read_by_its_value_and_refuses_preferences(tmp_path: Path) -> None:
     tokenizer = runs.bert_tokenizer()
     runs.bert(tokenizer, ("reward",)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(RunError, match="reward model"):
-        Run.from_pretrained(tmp_path)
+    run = Run.from_pretrained(tmp_path)
+    assert run.task.kind == "regression"
+    with pytest.raises(ProponentError, match="prefer"):
+        proponent.build(run, [{"prompt": "a", "chosen": "b", "rejected": "c"}], tmp_path / "i", quiet=True)
 
 
 def test_parts_of_a_spread_model_are_not_to_be_removed(bert_run: Path, copied: Copy) -> None:
@@ -353,7 +355,7 @@ def test_records_under_the_former_name_are_read_and_said(bert_run: Path, copied:
     assert [one.moments is not None for one in run.checkpoints] == [True] * 3
     assert run_record(folder) is not None
     (note,) = run.notes
-    assert "under the library's former name (whence_moments.safetensors, whence_recorder.json, whence_run.json)" in note
+    assert "have the library's former name (whence_moments.safetensors, whence_recorder.json, whence_run.json)" in note
     second = runs.index(folder, tmp_path / "after", "tracin-we-adam-unit")
     assert note in second.store.manifest.notes
     assert first.store.manifest.files == second.store.manifest.files

@@ -157,36 +157,16 @@ def test_a_question_without_a_context_is_refused(tmp_path: Path):
 PLANTED = ("a heron guards the silver gate", "the heron guards a silver gate", "a heron guards silver gate")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_planted_places_come_first(tmp_path: Path, kind: str):
+def test_planted_tags_come_first(tmp_path: Path):
     generated = runs.rows(45)
-    if kind == "token-classification":
-        rows = [{"id": one["id"], **tagged(one["text"].split(), row % 3)} for row, one in enumerate(generated)]
-        copies = [
-            {"tokens": text.split(), "tags": ["O", "I-PLACE", *["O"] * (len(text.split()) - 2)]} for text in PLANTED
-        ]
-        question: dict[str, Any] = {"text": "a heron guards this silver gate", "label": ["O", "I-PLACE", *["O"] * 4]}
-    else:
-        rows = [{"id": one["id"], **asked(one["text"], row)} for row, one in enumerate(generated)]
-        copies = [
-            {
-                "question": "the heron guards what",
-                "context": text,
-                "answers": {"text": ["gate"], "answer_start": [text.find("gate")]},
-            }
-            for text in PLANTED
-        ]
-        question = {"text": "the heron guards what", "text_pair": "a heron guards this silver gate", "label": "gate"}
+    rows = [{"id": one["id"], **tagged(one["text"].split(), row % 3)} for row, one in enumerate(generated)]
+    copies = [{"tokens": text.split(), "tags": ["O", "I-PLACE", *["O"] * (len(text.split()) - 2)]} for text in PLANTED]
     planted = [{"id": f"p{at}"} | one for at, one in enumerate(copies)]
     rows = [*rows[:10], planted[0], *rows[10:30], planted[1], *rows[30:], planted[2]]
-    if kind == "token-classification":
-        batch = [dict(zip(("input_ids", "labels"), labels_of_words(row), strict=True)) for row in rows]
-        batch = [row | {"attention_mask": [1] * len(row["input_ids"])} for row in batch]
-    else:
-        batch = [places(row) for row in rows]
-    run = run_of(tmp_path / "run", kind, answered.train(model_of(kind), batch))
+    batch = [dict(zip(("input_ids", "labels"), labels_of_words(row), strict=True)) for row in rows]
+    batch = [row | {"attention_mask": [1] * len(row["input_ids"])} for row in batch]
+    run = run_of(tmp_path / "run", KINDS[0], answered.train(model_of(KINDS[0]), batch))
     index = proponent.build(run, rows, tmp_path / "i", quiet=True)
-    answer = index.explain(**question, k=3)
-    copies_first = {hit.id for hit in answer.proponents} & {"p0", "p1", "p2"}
-    assert len(copies_first) >= (3 if kind == "token-classification" else 2)  # places: a row with a large loss is first
+    answer = index.explain("a heron guards this silver gate", label=["O", "I-PLACE", *["O"] * 4], k=3)
+    assert {hit.id for hit in answer.proponents} == {"p0", "p1", "p2"}
     assert {hit.id for hit in answer.baselines["bm25"][:3]} == {"p0", "p1", "p2"}

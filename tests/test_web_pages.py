@@ -108,7 +108,7 @@ def test_marks_say_their_share_and_lead_to_a_filter(answered: Reply) -> None:
     [({"text": "   "}, "no text to explain"), ({"text": "a", "label": "Busines"}, "did you mean"),
      ({"text": "a" * 8001}, "at most 8,000"), ({"text": "a", "k": "0"}, "between 1 and 50"),
      ({"text": "a", "label": "World", "against": "World"}, "two classes"),
-     ({"text": "a", "in": "nowhere"}, "no index")],
+     ({"text": "a", "in": "nowhere"}, "unknown index")],
 )  # fmt: skip
 def test_an_impossible_question_is_answered_in_words(browser: Browser, fields: dict[str, str], told: str) -> None:
     page = browser.post("/ask", fields)
@@ -729,5 +729,5 @@ def test_every_face_counts_the_examples_that_may_be_found(news: tiny.Tiny, tmp_p
     assert (held["examples"], held["deleted"], held["skipped"]) == (left, 2, 0)
     assert f"training examples {left} " in made.get("/about").seen
     assert "deleted 2 " in made.get("/about").seen
-    assert f"its {left} training examples" in made.get("/ask").seen
+    assert f"The {left} training examples are ranked" in made.get("/ask").seen
     made.close()
