@@ -12,7 +12,7 @@ from torch import Tensor
 from proponent.errors import DataError, InputError, LabelError
 from proponent.models.batch import Aligned
 from proponent.models.tasks.base import Task
-from proponent.types import Example
+from proponent.types import Example, Preference
 
 LEFT_OUT = -100.0
 """The answer at a place that does not count."""
@@ -40,6 +40,12 @@ class Answered(Task):
         numbers: list[int] = []
         missing: list[str] = []
         for example in examples:
+            if isinstance(example.content, Preference):
+                raise InputError(
+                    f"{source}, row {example.row} holds a preference (chosen and rejected): reward models that were "
+                    f"trained on pairs are not supported; this model is read as {self.kind}: give texts with a "
+                    f"{self.needed} each"
+                )
             try:
                 if example.label is None:
                     missing.append(str(example.row))
