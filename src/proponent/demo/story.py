@@ -23,7 +23,7 @@ PLANTED = 0.05
 """Share of the training rows with a planted wrong label."""
 
 TRAINING = Training(
-    epochs=4, checkpoints=10, batch_size=16, learning_rate=1.5e-3, max_length=64, width=64, layers=2, vocabulary=3000
+    epochs=4, checkpoints=4, batch_size=16, learning_rate=1.5e-3, max_length=64, width=64, layers=2, vocabulary=3000
 )
 
 SHOWN: Ranking = "mean-probability"
