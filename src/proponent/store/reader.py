@@ -157,9 +157,9 @@ class Store:
         held = self.row(place)
         if held.get("content") is not None:
             return Example(
-                str(held["id"]), int(held["row"]), label=held["label"], content=from_json(str(held["content"]))
+                str(held["id"]), int(held["row"]), label=held.get("label"), content=from_json(str(held["content"]))
             )
-        texts = (str(held["text"]), held["label"], held["text_pair"], held["target"])
+        texts = (str(held["text"]), held.get("label"), held.get("text_pair"), held.get("target"))
         return Example(str(held["id"]), int(held["row"]), *texts)
 
     def shards(self, at: CheckpointId) -> Iterator[tuple[Int[np.ndarray, " m"], dict[str, np.ndarray]]]:
