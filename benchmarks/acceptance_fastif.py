@@ -105,7 +105,7 @@ class Seed:
         fast = self.made(self.head)
         s = fast.solution(asked, every)
         with fast._hessian.open():
-            v = torch.stack([fast._hessian.gradient(lambda row=row: fast._asked_loss(asked, row)) for row in every])
+            v = torch.stack([fast._hessian.gradient(lambda row=row: fast._query_loss(asked, row)) for row in every])
         model = self.run.load(self.run.checkpoints[-1]).eval()
         inputs, predicted = [], []
         hook = model.classifier.register_forward_pre_hook(lambda _, given: inputs.append(given[0].double().numpy()))
@@ -151,7 +151,7 @@ class Seed:
         clock["scan, all"], both = _timed(lambda: one.products(torch.cat([first.s, long.s]), places))
         scores, whole = both[: len(every)], both[len(every) :]
         with one._hessian.open():
-            v = torch.stack([one._hessian.gradient(lambda row=row: one._asked_loss(asked, row)) for row in every])
+            v = torch.stack([one._hessian.gradient(lambda row=row: one._query_loss(asked, row)) for row in every])
         return {
             "correlation_of_two_s": [
                 float(np.corrcoef(a, b)[0, 1]) for a, b in zip(first.s.numpy(), second.s.numpy(), strict=True)

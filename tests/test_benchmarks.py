@@ -104,7 +104,7 @@ ALLOWED = (
 """Scripts, the inner modules of the library that they may import, and why."""
 
 INNER = {
-    "acceptance_fastif.py": {"_ask", "_asked_loss", "_hessian", "_loaded", "_scale"},
+    "acceptance_fastif.py": {"_ask", "_query_loss", "_hessian", "_loaded", "_scale"},
     "notebook_job.py": {"_ask", "_scorer"},
     "peers/peer_proponent.py": {"_scorer"},
 }
