@@ -27,7 +27,7 @@ def demo(
     output: OutputOptions,
     out: Annotated[Path, typer.Option(help="Folder for data, run, index and page.")] = Path("proponent-demo"),
     llm: Annotated[
-        bool, typer.Option("--llm", help="With a real chat model (135M), fine-tuned with LoRA: up to 10 minutes.")
+        bool, typer.Option("--llm", help="With a real chat model (135M), fine-tuned with LoRA: takes minutes.")
     ] = False,
 ) -> None:
     """Run the whole workflow on built-in text: train, index, explain, find planted label errors."""

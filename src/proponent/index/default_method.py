@@ -12,7 +12,7 @@ from proponent.models.recorder import drawn, started_from
 from proponent.tensors import TensorSlices
 
 BEST = "tracin-we-adam-unit"
-"""First of the named methods in LDS and case deletion (docs/fidelity.md); needs the optimizer's second moments."""
+"""For classifiers without a record of how they began (decision 0012); needs the optimizer's second moments."""
 PLAIN = "tracin-we"
 SCRATCH = "tracin-we-idf"
 """First within classes on classifiers that were trained from scratch, without second moments (decision 0025)."""

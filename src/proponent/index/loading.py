@@ -150,15 +150,7 @@ def summary(store: Store) -> dict[str, object]:
         "embedding_path": plan.embedding_path,
         "examples": store.counts.examples,
         "deleted": store.counts.deleted,
-        "checkpoints": [
-            {
-                "step": one.id.step,
-                "run": one.id.run,
-                "learning_rate": one.learning_rate,
-                "rule": one.rule,
-            }
-            for one in plan.checkpoints
-        ],
+        "checkpoints": [one.shown for one in plan.checkpoints],
         "skipped": [one.model_dump() for one in manifest.skipped],
         "notes": list(manifest.notes),
         "seconds": dict(manifest.seconds),

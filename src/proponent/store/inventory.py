@@ -34,15 +34,7 @@ def inventory(store: Store) -> dict[str, Any]:
         "sources": [{"data": one.data, "rows": one.n, "fingerprint": one.fingerprint} for one in manifest.sources],
         **store.counts._asdict(),
         "segments": len(store.segments),
-        "checkpoints": [
-            {
-                "step": one.id.step,
-                "run": one.id.run,
-                "learning_rate": one.learning_rate,
-                "rule": one.rule,
-            }
-            for one in plan.checkpoints
-        ],
+        "checkpoints": [one.shown for one in plan.checkpoints],
         "rows": plan.rows,
         "gradient_rows": gradient_rows,
         "tokens": tokens,

@@ -56,8 +56,14 @@ class PlannedCheckpoint(BaseModel):
     )
     learning_rate: float  # of the optimizer at that step
     rule: str  # where the learning rate comes from
+
     weight: float  # the factor of this checkpoint's products
     preconditioner: str = ""  # where its second moments come from; empty without one
+
+    @property
+    def shown(self) -> dict[str, object]:
+        """The checkpoint as plain data for users."""
+        return {"step": self.id.step, "run": self.id.run, "learning_rate": self.learning_rate, "rule": self.rule}
 
 
 class PlannedBlock(BaseModel):
