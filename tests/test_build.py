@@ -418,5 +418,7 @@ def test_an_index_of_another_default_names_its_own_method(bert_run: Path, tmp_pa
     ):
         proponent.build(bert_run, more, folder, append=True, quiet=True)
     (folder / "manifest.json").unlink()
-    with pytest.raises(MismatchError, match=r"go on with the method of the index \(--method tracin-we\), or choose"):
+    with pytest.raises(
+        MismatchError, match=r"go on with the method of the index \(--method tracin-we\), or choose another"
+    ):
         proponent.build(bert_run, ROWS, folder, quiet=True)

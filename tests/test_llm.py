@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.llm, pytest.mark.filterwarnings("ignore")]
 ALPACA = Path(__file__).parents[2] / "shared" / "data" / "alpaca_en_1k" / "alpaca_en_demo.jsonl.gz"
 ORDINARY, LONGEST = 120, 35
 SETTINGS = FineTuning(epochs=3, rank=8, batch_size=5, max_length=96)
-MOST_GIB = 2.0
+MOST_GB = 2.0
 
 
 def ordinary() -> list[dict[str, Any]]:
@@ -80,7 +80,7 @@ def trial(cache: Path) -> Path:
 
 
 def measured(*words: object) -> tuple[dict[str, Any], float, float]:
-    """Run a command line in its own process: its JSON, its seconds, and its peak memory in GiB."""
+    """Run a command line in its own process: its JSON, its seconds, and its peak memory in GB."""
     command = [str(Path(sys.executable).parent / "proponent"), *map(str, words), "--json", "--quiet"]
     began = time.perf_counter()
     with tempfile.TemporaryFile("w+", encoding="utf-8") as out:
@@ -90,9 +90,9 @@ def measured(*words: object) -> tuple[dict[str, Any], float, float]:
         assert process.returncode == 0, words
         out.seek(0)
         content = json.loads(out.read())
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
     spent = time.perf_counter() - began
-    print(f"{words[0]}: {spent:.0f} s, {usage.ru_utime + usage.ru_stime:.0f} s of CPU, at most {peak:.2f} GiB")
+    print(f"{words[0]}: {spent:.0f} s, {usage.ru_utime + usage.ru_stime:.0f} s of CPU, at most {peak:.2f} GB")
     return content, spent, peak
 
 
@@ -102,7 +102,7 @@ def index(trial: Path, cache: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     measured("plan", trial, cache / "trial.jsonl")
     _, _, peak = measured("index", trial, cache / "trial.jsonl", "--out", folder)
-    assert peak < MOST_GIB
+    assert peak < MOST_GB
     return folder
 
 
@@ -116,4 +116,4 @@ def test_the_planted_rows_come_first_with_their_words(index: Path) -> None:
     assert {hit.id for hit in answer.proponents[:5]} == {row["id"] for row in planted()}
     for hit in answer.proponents[:5]:
         assert PLANTED_WORDS & {pair.train_word.lower() for pair in hit.shown_words[:3]}
-    assert peak < MOST_GIB
+    assert peak < MOST_GB
