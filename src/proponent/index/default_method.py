@@ -1,13 +1,12 @@
 """The default method of an index."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from proponent.data import Layout
 from proponent.method import Gradients, Loss, Retaken, Term
 from proponent.models import Run
-from proponent.models.counting import rules_of
+from proponent.models.counting import homes, rules_of
 from proponent.models.recorder import drawn, started_from
 from proponent.tensors import TensorSlices
 
@@ -47,7 +46,7 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
     if second_moment == "recorded" and lacking and run.info.adapter:
         return Default(
             PLAIN,
-            f"method {PLAIN}: an adapter does not train the word embedding, so its second moments are not recorded; "
+            f"method {PLAIN}: the records of this adapter have no second moments of the word embedding; "
             f"{BEST}, the better method, needs them: choose --second-moment estimate",
         )
     if second_moment == "recorded" and lacking:
@@ -61,11 +60,7 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
 
 def _from_scratch(run: Run) -> bool:
     """Whether the records of all joined runs say that no weight was trained before the first step."""
-    return all(drawn(folder) for folder in _folders(run))
-
-
-def _folders(run: Run) -> list[Path]:
-    return sorted({_home(one.path) for one in run.checkpoints})
+    return all(drawn(folder) for folder in homes(run))
 
 
 def summed(method: Term, run: Run, layout: Layout) -> Term:
@@ -79,11 +74,6 @@ def summed(method: Term, run: Run, layout: Layout) -> Term:
 
 def _pretrained(run: Run) -> str | None:
     """Pretrained models that the joined runs started from, if all of them have a record of it."""
-    found = [started_from(folder) for folder in _folders(run)]
+    found = [started_from(folder) for folder in homes(run)]
     known = [one for one in found if one is not None]
     return ", ".join(sorted(set(known))) if len(known) == len(found) else None
-
-
-def _home(checkpoint: Path) -> Path:
-    """The run's folder: the parent of its checkpoints, or the only folder of a run that is a single model."""
-    return checkpoint.parent if checkpoint.name.startswith("checkpoint-") else checkpoint

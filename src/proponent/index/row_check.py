@@ -24,7 +24,7 @@ def check_rows(
     records = [read_batch_record(home) for home in homes(run)]
     known = [one for one in records if one is not None]
     if len(known) < len(records) or not encoder.counting.trl:
-        return None, _logged(run, examples, encoder) if encoder.counting.trl else []
+        return None, _logged(run, examples, encoder, encoded) if encoder.counting.trl else []
     held = [one.known for one in known]
     for example, one in _encoded(examples, encoder, encoded):
         labels = np.where(one.counted, one.ids, -100)
@@ -77,12 +77,12 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _logged(run: Run, examples: Examples, encoder: Encoder) -> list[str]:
+def _logged(run: Run, examples: Examples, encoder: Encoder, encoded: Sequence[Encoded] | None) -> list[str]:
     """A note if the number of tokens is not what the training logged for an epoch."""
     wanted = logged_tokens(run)
     if wanted is None:
         return []
-    found = sum(len(one.ids) for _, one in _encoded(examples, encoder, None) if one.counted.any())
+    found = sum(len(one.ids) for _, one in _encoded(examples, encoder, encoded) if one.counted.any())
     if found == round(wanted):
         return []
     return [

@@ -76,15 +76,15 @@ def _assumed(layout: RowLayout, most: int, source: str, stated: dict[str, Any], 
     parts: list[str] = []
     if layout == "completion" and "completion_only" not in stated:
         parts.append("of prompt and completion the completion counts")
-    if layout in {"messages", "completion"} and "assistant_only" not in stated:
-        parts.append("of messages all tokens count (--assistant-only)" if layout == "messages" else "")
+    if layout == "messages" and "assistant_only" not in stated:
+        parts.append("of messages all tokens count (--assistant-only)")
     if layout in {"text", "completion"}:
         parts.append("an end token follows each text")
     if asked is None:
         parts.append(f"the first {most} tokens are read (--max-length)")
-    said = ", ".join(part for part in parts if part)
-    if not said:
+    if not parts:
         return []
+    said = ", ".join(parts)
     why = f"{source} says that TRL trained it" if source else "the run does not say how it counted tokens"
     return [f"{why}: as by TRL's defaults, {said}; train with proponent.Recorder() to have it checked"]
 
@@ -96,7 +96,7 @@ class _Known(NamedTuple):
 
 
 def homes(run: Run) -> list[Path]:
-    """The folders of the joined trainings."""
+    """The folders of the joined trainings: the parent of checkpoints, or the folder of a single model."""
     paths = [one.path for one in run.checkpoints]
     return list(dict.fromkeys(one.parent if one.name.startswith("checkpoint-") else one for one in paths))
 
