@@ -44,7 +44,7 @@ class Search:
     ) -> None:
         self.store = store
         method = store.plan.method
-        self._scaled = isinstance(method, Gradients) and method.scales_train
+        self._scaled = store.plan.scales_train
         self._similarity, self._tied = similarity_of(method), store.plan.tied
         self.counter = Counter()
         self._kernel, self._prune = kernel_of(kernel), prune

@@ -24,6 +24,7 @@ from proponent.disk import write_bytes
 from proponent.errors import RunError
 from proponent.models import Encoded, Run
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
+from proponent.models.example_weights import refuse_missing_weights
 from proponent.models.former import recorded
 from proponent.models.huggingface import fresh_model, starting_model
 from proponent.models.recorder import FRESH, run_record, second_moments, spread
@@ -88,7 +89,8 @@ class RunProblem:
         """Loss of each of some training examples."""
         encoded, labels = self._train_encoded
         chosen: list[int] = rows.tolist()
-        return self._losses(model, [encoded[row] for row in chosen], [labels[row] for row in chosen])[0]
+        losses = self._losses(model, [encoded[row] for row in chosen], [labels[row] for row in chosen])[0]
+        return losses * self._weights[chosen]
 
     def outputs(self, model: nn.Module) -> Outputs:
         """Outputs on the queries."""
@@ -119,6 +121,13 @@ class RunProblem:
     @property
     def _classifies(self) -> bool:
         return bool(self.run.task.labels)
+
+    @cached_property
+    def _weights(self) -> Float[Tensor, " n"]:
+        """Weights of the training set in the loss."""
+        weights = [one.weight for one in self.train]
+        refuse_missing_weights(self.run, "the training set", weighted=any(one != 1 for one in weights))
+        return torch.tensor(weights)
 
     @cached_property
     def _train_encoded(self) -> tuple[list[Encoded], list[int]]:
@@ -152,7 +161,8 @@ def fingerprint(examples: Sequence[Example]) -> str:
     """SHA-256 over the model's view of some examples, and their ids."""
     digest = hashlib.sha256()
     for one in examples:
-        digest.update(json.dumps([one.id, one.text, one.text_pair, one.target, str(one.label)]).encode())
+        weight = [] if one.weight == 1 else [one.weight]
+        digest.update(json.dumps([one.id, one.text, one.text_pair, one.target, str(one.label), *weight]).encode())
     return digest.hexdigest()
 
 
