@@ -1,5 +1,6 @@
 """A Trainer whose loss multiplies each example's loss by a weight, read from a column of the training set."""
 
+from collections.abc import MutableMapping
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class WeightedTrainer(Trainer):
             if isinstance(callback, Recorder):
                 callback.weight_column = weight_column
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *positional: Any, **arguments: Any) -> Any:
+    def compute_loss(self, model: Any, inputs: MutableMapping[str, Any], *positional: Any, **arguments: Any) -> Any:
         """Take the weights out of the batch, and compute the weighted loss; in an evaluation, weights may be missing.
 
         Args:
