@@ -108,7 +108,7 @@ def test_equal_weights_train_the_trainers_own_model(tmp_path: Path) -> None:
     for weighted in (False, True):
         torch.manual_seed(0)
         tokenizer = runs.bert_tokenizer()
-        settings = {"max_steps": 4, "gradient_accumulation_steps": 2, "save_strategy": "no"}
+        settings = {"max_steps": 4, "save_strategy": "no"}
         plain = runs.trainer(tmp_path / "plain", runs.bert(tokenizer), tokenizer, **settings)
         rows = [row | {"w": 1.0} for row in plain.train_dataset]
         made = plain

@@ -19,9 +19,9 @@ _IGNORED = -100
 class WeightedTrainer(Trainer):
     """A Hugging Face Trainer with example weights.
 
-    The loss of a step is the sum over its examples of weight times loss, divided as the Trainer divides the plain sum:
-    by the number of examples, or of counted tokens. Weights that are all 1 give the Trainer's own loss. A
-    `proponent.Recorder` among the callbacks notes the column, so that indexes and retrainings of the run need it.
+    The loss of a step is the sum over its examples of weight times loss, divided by the number of its examples, or of
+    counted tokens; accumulated batches are one step. A `proponent.Recorder` among the callbacks notes the column, so
+    that indexes and retrainings of the run need it.
 
     Args:
         weight_column: column of the weights in the training set: numbers of at least 0. A data collator must keep it,
