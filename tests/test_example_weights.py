@@ -203,8 +203,8 @@ def test_append_delete_and_merge_keep_the_weights(method: str, news: tiny.Tiny, 
         built = proponent.build(
             news.run, data, tmp_path / "i", method, columns=COLUMN, append=place > 0, quiet=True
         )  # fmt: skip
+    other = [row | {"id": f"new{place}"} for place, row in enumerate(tiny.NEWS[:4])]
     with pytest.raises(MismatchError, match="weighted"):
-        other = [row | {"id": f"new{place}"} for place, row in enumerate(tiny.NEWS[:4])]
         proponent.build(news.run, other, tmp_path / "i", method, append=True, quiet=True)
     from proponent.preconditioners.refitting import refit
     from proponent.store import delete, merge
@@ -240,7 +240,9 @@ def test_a_retraining_weighs_as_the_training_did(run: Path, data: Path) -> None:
     twice = RunProblem(opened, plain, [], "fresh", 24)
     rows = np.arange(9)
     losses = twice.losses(model, rows) / 2
-    torch.testing.assert_close(weighed.losses(model, rows), losses * torch.as_tensor(WEIGHTS[rows], dtype=torch.float32))
+    torch.testing.assert_close(
+        weighed.losses(model, rows), losses * torch.as_tensor(WEIGHTS[rows], dtype=torch.float32)
+    )
     assert weighed.identity != twice.identity
 
 

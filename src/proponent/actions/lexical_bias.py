@@ -1,202 +1,50 @@
 """Lexical bias: words that give the label away, example weights that remove it, and whether a model still leans on it.
 
-z(x, y) = (p(y|x) - p0(y)) / sqrt(p0(y) (1 - p0(y)) / n_x), with n_x the examples that hold the word x and p0(y) the
-share of the label y (Gardner and others 2021, arXiv 2104.08646). With example weights p and p0 are weighted, and n_x
-stays the plain count. Weights that balance every word, and a permutation test of a model, after Serrano, Dodge and
-Smith 2023 (arXiv 2306.02190), whose objective and code are not public: both are written from the formulas here.
+The z-statistics are those of `word_labels`. Weights that balance every word, and a permutation test of a model, follow
+Serrano, Dodge and Smith 2023 (arXiv 2306.02190), whose objective and code are not public: both are written from the
+formulas here.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from proponent.data import Examples, read
-from proponent.errors import DataError, InputError
+from proponent.actions.biased_words import BiasedWords
+from proponent.actions.word_labels import TooRareError, WordTable, word_label_z
+from proponent.actions.word_weights import DEFAULT, Weighting, effective_size, reweight
+from proponent.data import Examples, Part, read, write_parts
+from proponent.errors import InputError
 from proponent.progress import track
-from proponent.types import Example
-from proponent.words import split
+from proponent.store import Store
+from proponent.views.bias import (
+    CHANCE,
+    AnswerBias,
+    BiasEvidence,
+    BiasReport,
+    BiasSummary,
+    BiasTest,
+    Shuffled,
+    WeightSummary,
+    WordLabel,
+    WordUse,
+)
 
-CHANCE = 1.96
-"""|z| above which 5 % of the pairs of word and label lie by chance."""
+if TYPE_CHECKING:
+    from proponent.index import Index
+    from proponent.models import Run
 
 LEAST_SHARE = 0.25
 """Effective sample size, as a share of the examples, below which the weights are reported as uneven."""
 
-_MOST_CLASSES = 100
+SHUFFLES = 99
+"""Times that the labels are shuffled for the line of chance."""
 
-
-@dataclass(frozen=True)
-class Weighting:
-    """How example weights are fitted: Adam on v, with weights n * softmax(v)."""
-
-    beta: float = 1e-3  # penalty of uneven weights: factor of the mean of (w - 1)^2
-    steps: int = 400
-    rate: float = 0.05
-
-    def check(self) -> None:
-        """Refuse settings that cannot work."""
-        if not (np.isfinite(self.beta) and self.beta >= 0):
-            raise InputError(f"--beta {self.beta}: must be a number of at least 0, such as 0.001")
-        if self.steps < 1:
-            raise InputError(f"--steps {self.steps}: must be at least 1")
-
-
-@dataclass(frozen=True)
-class WordTable:
-    """Which examples hold which words, and their labels: all that z-statistics need."""
-
-    names: tuple[tuple[str, str], ...]  # column and word (or pair of words) of each row of the table
-    rows: Int[np.ndarray, " m"]  # example of each occurrence; a word counts once per example
-    words: Int[np.ndarray, " m"]  # its word
-    given: Int[np.ndarray, " n"]  # class of each example
-    classes: tuple[str, ...]
-    ngram: int = 1
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @cached_property
-    def counts(self) -> Int[np.ndarray, " x"]:
-        """Examples that hold each word."""
-        return np.bincount(self.words, minlength=len(self))
-
-    def sums(self, weights: Float[np.ndarray, " n"] | None = None) -> Float[np.ndarray, "x l"]:
-        """Sum of the weights of the examples that hold each word, by label."""
-        cells = self.words * len(self.classes) + self.given[self.rows]
-        each = None if weights is None else weights[self.rows]
-        total = np.bincount(cells, weights=each, minlength=len(self) * len(self.classes))
-        return total.reshape(len(self), len(self.classes)).astype(np.float64)
-
-    def prior(self, weights: Float[np.ndarray, " n"] | None = None) -> Float[np.ndarray, " l"]:
-        """Share of each label in the (weighted) data."""
-        total = np.bincount(self.given, weights=weights, minlength=len(self.classes)).astype(np.float64)
-        return total / total.sum()
-
-    def shares(self, weights: Float[np.ndarray, " n"] | None = None) -> Float[np.ndarray, "x l"]:
-        """p(y|x): share of each label among the examples that hold a word; NaN for a word without weight."""
-        sums = self.sums(weights)
-        total = sums.sum(1, keepdims=True)
-        return np.divide(sums, total, out=np.full_like(sums, np.nan), where=total > 0)
-
-    def z(self, weights: Float[np.ndarray, " n"] | None = None) -> Float[np.ndarray, "x l"]:
-        """z-statistic of every word and label; NaN where a word or a label has no weight."""
-        prior = self.prior(weights)
-        spread = np.sqrt(np.where((prior > 0) & (prior < 1), prior * (1 - prior), np.nan))
-        return (self.shares(weights) - prior) * np.sqrt(self.counts)[:, None] / spread
-
-    def shuffled(self, draws: int, seed: int) -> Int[np.ndarray, " draws"]:
-        """How many |z| exceed 1.96 when the labels are shuffled: the line of chance of these very words."""
-        generator = np.random.default_rng(seed)
-        made = [replace(self, given=generator.permutation(self.given)) for _ in range(draws)]
-        return np.asarray([flagged(one.z()) for one in made], dtype=np.int64)
-
-
-def flagged(z: Float[np.ndarray, "x l"]) -> int:
-    """Number of pairs of word and label whose |z| exceeds 1.96."""
-    return int((np.abs(z) > CHANCE).sum())
-
-
-def word_label_z(
-    data: object,
-    min_count: int = 20,
-    *,
-    ngram: int = 1,
-    columns: Sequence[str] | None = None,
-    known: WordTable | None = None,
-) -> WordTable:
-    """Count which words occur with which labels; `.z(weights)` of the result are the z-statistics.
-
-    Words are those of each text in lower case, punctuation included, white space left out; those of a second text (or
-    of every column in `columns`) are counted apart. With `known`, its words and classes are looked up in other data.
-    """
-    if ngram not in {1, 2}:
-        raise InputError(f"ngram {ngram}: words (1) and pairs of neighbouring words (2) are counted")
-    if min_count < 1:
-        raise InputError(f"--min-count {min_count}: must be at least 1")
-    examples = read(data)
-    classes, given = _labels(examples, known)
-    found = [_types(parts, ngram) for parts in _parts(examples, columns)]
-    if known is None:
-        counts = Counter(name for types in found for name in types)
-        names = tuple(sorted(name for name, count in counts.items() if count >= min_count))
-    else:
-        names = known.names
-    if not names:
-        what = "word" if ngram == 1 else "pair of words"
-        raise InputError(f"no {what} is in {min_count} rows of {examples.name}: lower --min-count")
-    numbers = {name: number for number, name in enumerate(names)}
-    pairs = [(row, numbers[name]) for row, types in enumerate(found) for name in sorted(types) if name in numbers]
-    rows, words = np.asarray(pairs, dtype=np.int64).reshape(-1, 2).T
-    return WordTable(names, rows, words, given, classes, ngram)
-
-
-def reweight(table: WordTable, settings: Weighting = Weighting(), *, quiet: bool = True) -> Float[np.ndarray, " n"]:
-    """Fit one weight per example, at least 0 and 1 in the mean, so that no word tells the label.
-
-    Minimises mean z^2 + beta * mean (w - 1)^2 by Adam on v, with w = n * softmax(v). The share of each label is kept: a
-    word in all examples, whose z is taken against the shares of the plain data, is counted as one more word.
-    """
-    settings.check()
-    size = len(table.given)
-    v, mean, square = np.zeros(size), np.zeros(size), np.zeros(size)
-    every = _with_all(table)
-    prior = table.prior()
-    label = "fitting example weights"
-    for step in track(range(1, settings.steps + 1), total=settings.steps, label=label, unit="steps", quiet=quiet):
-        w = _softmax(v)
-        by_weight = _slope(every, w, prior, settings.beta)
-        slope = w * (by_weight - (w @ by_weight) / size)
-        mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
-        v -= settings.rate * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
-    w = _softmax(v)
-    if not np.isfinite(w).all() or effective_size(w) < max(2.0, 0.01 * size):
-        raise InputError(
-            f"the weights collapsed: {int((w > 0.01).sum())} of {size} rows carry nearly all of them, the others are "
-            "at their bound 0: raise --beta, or --min-count, so that fewer words are balanced"
-        )
-    return w
-
-
-def _softmax(v: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    raised = np.exp(v - v.max())
-    return len(v) * raised / raised.sum()
-
-
-def _with_all(table: WordTable) -> WordTable:
-    """The table with one more word that every example holds."""
-    size = len(table.given)
-    rows = np.concatenate([table.rows, np.arange(size)])
-    words = np.concatenate([table.words, np.full(size, len(table))])
-    return replace(table, names=(*table.names, ("", "")), rows=rows, words=words)
-
-
-def _slope(
-    table: WordTable, w: Float[np.ndarray, " n"], plain: Float[np.ndarray, " l"], beta: float
-) -> Float[np.ndarray, " n"]:
-    """Derivative of the objective by every weight; the last word of the table is that of all examples."""
-    prior = np.clip(table.prior(w), 1e-6, 1 - 1e-6)
-    target = np.repeat(prior[None], len(table), axis=0)
-    target[-1] = plain
-    sums, root = table.sums(w), np.sqrt(table.counts)[:, None]
-    total = np.maximum(sums.sum(1, keepdims=True), 1e-12)
-    shares, variance = sums / total, target * (1 - target)
-    z = (shares - target) * root / np.sqrt(variance)
-    by_z = 2 * z / z.size
-    by_share = by_z * root / np.sqrt(variance)
-    by_sum = (by_share - (by_share * shares).sum(1, keepdims=True)) / total
-    by_prior = (-by_share - by_z * z * (1 - 2 * target) / (2 * variance))[:-1].sum(0)  # the last target is fixed
-    made = np.bincount(table.rows, weights=by_sum[table.words, table.given[table.rows]], minlength=len(w))
-    # the prior divides by the sum of the weights, which is fixed at n
-    return made + by_prior[table.given] / len(w) + 2 * beta * (w - 1) / len(w)
-
-
-def effective_size(weights: Float[np.ndarray, " n"]) -> float:
-    """Effective sample size: (sum w)^2 / sum w^2."""
-    return float(weights.sum() ** 2 / (weights**2).sum())
+WEIGHT_COLUMN = "weight"
 
 
 @dataclass(frozen=True)
@@ -231,9 +79,21 @@ def permutation_test(
 ) -> PermutationResult:
     """Test whether a model prefers the labels that single words speak for, on held-out data.
 
-    `features` are the words of the held-out data, `labels` the label that each speaks for (`strongest`; -1 for none).
-    The statistic is the mean probability of that label on examples that hold the word, minus the mean probability over
-    all examples with the same gold label. The null permutes the labels of the words.
+    The statistic is the mean probability of the label that a word speaks for, on the examples that hold the word, minus
+    the mean probability over all examples with the same gold label. The null permutes the labels of the words.
+
+    Args:
+        predictions: class probabilities of the held-out examples.
+        features: their words and gold labels.
+        labels: the label that each word speaks for (`strongest`); -1 for words that are not tested.
+        draws: permutations.
+        seed: their seed.
+
+    Returns:
+        The statistic, its null and p.
+
+    Raises:
+        InputError: the predictions do not fit the examples, or the words speak for one label only.
     """
     if predictions.shape != (len(features.given), len(features.classes)) or not np.isfinite(predictions).all():
         raise InputError(f"predictions of {predictions.shape} do not fit {len(features.given)} rows, or are not finite")
@@ -263,63 +123,246 @@ def permutation_test(
     return PermutationResult(observed, float(null.mean()), p, draws, seed, len(used), by_label)
 
 
-def _labels(examples: Examples, known: WordTable | None) -> tuple[tuple[str, ...], Int[np.ndarray, " n"]]:
-    """The classes, and the class of every row."""
-    labels = examples.labels
-    missing = [str(example.row) for example, label in zip(examples, labels, strict=True) if label is None]
-    if len(missing) == len(labels):
-        raise DataError(
-            f"{examples.name} has no labels, and lexical bias is about words and labels: name the column with "
-            "--label-column"
+def report(store: Store) -> BiasReport:
+    """Report for the table of actions: the words of the examples in an index."""
+    examples = read([store.example(place) for place in np.flatnonzero(store.alive).tolist()], allow_empty=True)
+    least = max(3, min(20, len(examples) // 50))
+    found = lexical_bias(examples, min_count=least, quiet=True)
+    return replace(found.report, data=store.folder.name)
+
+
+@dataclass(frozen=True)
+class LexicalBias:
+    """Result of `lexical_bias`."""
+
+    report: BiasReport  # the page
+    words: WordTable  # which examples hold which words
+    weights: Float[np.ndarray, " n"]  # one weight per example, at least 0 and 1 in the mean
+
+
+def lexical_bias(
+    data: object,
+    run: "Run | None" = None,
+    heldout: object = None,
+    *,
+    index: "Index | None" = None,
+    queries: object = None,
+    columns: Sequence[str] | None = None,
+    min_count: int = 20,
+    weighting: Weighting = DEFAULT,
+    most: int = 50,
+    draws: int = 1000,
+    k: int = 10,
+    seed: int = 0,
+    quiet: bool = False,
+) -> LexicalBias:
+    """Find words that give the label away, fit example weights that remove it, and test a run trained on the data.
+
+    Weights that the data has (a column named in `Columns`) are kept and judged; fitted ones are all 1 where no more
+    words tell the label than with shuffled labels. Held-out data are never weighted: their z shows what weights of the
+    training set do not change.
+
+    Args:
+        data: the training set.
+        run: a run trained on it, which is tested on the held-out data.
+        heldout: data with the same columns and labels that nothing was trained on.
+        index: an index of the data; with `queries`, words are also ranked by their part in the answers.
+        queries: what the index explains.
+        columns: columns whose words are counted; None for the texts.
+        min_count: least number of examples that hold a counted word.
+        weighting: how weights are fitted.
+        most: strongest words of each label in the test.
+        draws: permutations of the test.
+        k: proponents and opponents of each answer that count.
+        seed: seed of shuffled labels and permutations.
+        quiet: no progress on stderr.
+
+    Returns:
+        The page, the words and the weights.
+
+    Raises:
+        InputError: the run has no held-out data to be tested on, or no word is frequent enough.
+    """
+    examples = read(data)
+    other = None if heldout is None else read(heldout)
+    tables = _tables(examples, min_count, columns)
+    words = tables[0]
+    before = [_summary(one, "data", None, seed, quiet=quiet) for one in tables]
+    weights, source = _weights_of(examples, words, weighting, fits=before[0].beyond, quiet=quiet)
+    held = [None if other is None else word_label_z(other, columns=columns, known=one) for one in tables]
+    summaries: list[BiasSummary] = []
+    for table, plain, own in zip(tables, before, held, strict=True):
+        summaries += [plain, _summary(table, "data, weighted", weights, None, quiet=quiet)]
+        summaries += [] if own is None else [_summary(own, "held-out data, not weighted", None, seed, quiet=quiet)]
+    rows = [_rows(table, weights, own) for table, own in zip(tables, held, strict=True)]
+    test = None
+    if run is not None:
+        if other is None or held[0] is None:
+            raise InputError(f"the test of {run.path} needs data that it was not trained on: give held-out data")
+        test = _tested(run, other, words, held[0], most, draws, seed, quiet=quiet)
+    use, answers = _use(index, queries, examples, words, k)
+    made = BiasReport(
+        data=examples.name,
+        examples=len(examples),
+        labels=words.classes,
+        min_count=min_count,
+        summaries=tuple(summaries),
+        rows=rows[0],
+        pairs=rows[1] if len(rows) > 1 else (),
+        weights=_described(words, weights, source),
+        test=test,
+        use=use,
+        answers=answers,
+        evidence=_evidence(examples, words),
+        notes=tuple(_notes(words, weights, pairs=len(tables) > 1, held=other is not None)),
+    )
+    return LexicalBias(made, words, weights)
+
+
+def _tables(examples: Examples, min_count: int, columns: Sequence[str] | None) -> list[WordTable]:
+    """The table of words and, unless all are too rare, that of pairs of neighbouring words."""
+    words = word_label_z(examples, min_count, columns=columns)
+    try:
+        return [words, word_label_z(examples, min_count, ngram=2, columns=columns)]
+    except TooRareError:
+        return [words]
+
+
+def _weights_of(
+    examples: Examples, words: WordTable, weighting: Weighting, *, fits: bool, quiet: bool
+) -> tuple[Float[np.ndarray, " n"], str]:
+    """The weights of the data, else fitted ones, and where they come from."""
+    given = examples.weights
+    if given is not None:
+        return given / given.mean(), f"column {examples.columns.weight}"
+    if fits:
+        return reweight(words, weighting, quiet=quiet), "fitted"
+    return np.ones(len(examples)), "all 1: there is nothing to remove"
+
+
+def _tested(
+    run: "Run", other: Examples, words: WordTable, held: WordTable, most: int, draws: int, seed: int, *, quiet: bool
+) -> BiasTest:
+    """Test a run on held-out data for the words that are strongest in its training set."""
+    from proponent.actions.run_predictions import class_probabilities  # loads torch
+
+    probabilities = class_probabilities(run, other, words.classes, quiet=quiet)
+    found = permutation_test(probabilities, held, strongest(words, most), draws, seed)
+    return BiasTest(
+        run=str(run.path),
+        accuracy=float((probabilities.argmax(1) == held.given).mean()),
+        observed=found.observed,
+        null_mean=found.null_mean,
+        p=found.p,
+        draws=draws,
+        seed=seed,
+        words=found.words,
+        by_label=tuple((name, _number(value)) for name, value in zip(held.classes, found.by_label, strict=True)),
+    )
+
+
+def _use(
+    index: "Index | None", queries: object, examples: Examples, words: WordTable, k: int
+) -> tuple[tuple[WordUse, ...], tuple[AnswerBias, ...]]:
+    """Words by use, and how much of each answer stands on biased words; nothing without an index."""
+    if index is None:
+        return (), ()
+    asked = read(queries)
+    explained = list(index.explain_many(list(asked), k=k, baselines=False))
+    judge = BiasedWords(words, examples.columns)
+    return judge.by_use(explained), tuple(map(judge.judge, explained))
+
+
+def _summary(
+    table: WordTable, where: str, weights: Float[np.ndarray, " n"] | None, seed: int | None, *, quiet: bool
+) -> BiasSummary:
+    sizes = np.abs(table.z(weights))
+    sizes = sizes[np.isfinite(sizes)]
+    shuffled = None
+    if seed is not None:
+        draws = track(
+            table.shuffled(SHUFFLES, seed), total=SHUFFLES, label="shuffling labels", unit="times", quiet=quiet
         )
-    if missing:
-        raise DataError(
-            f"{len(missing)} rows of {examples.name} have no label (rows {', '.join(missing[:5])}): fill them in or "
-            "drop them"
+        drawn = [np.nan_to_num(np.abs(one.z())) for one in draws]
+        counts = [int((one > CHANCE).sum()) for one in drawn]
+        largest = max(float(one.max()) for one in drawn)
+        shuffled = Shuffled(float(np.mean(counts)), min(counts), max(counts), largest)
+    units = "words" if table.ngram == 1 else "pairs of words"
+    largest = float(sizes.max(initial=0.0))
+    mean = float(sizes.mean()) if len(sizes) else 0.0
+    return BiasSummary(units, where, len(sizes), int((sizes > CHANCE).sum()), mean, largest, shuffled)
+
+
+def _rows(table: WordTable, weights: Float[np.ndarray, " n"], held: WordTable | None) -> tuple[WordLabel, ...]:
+    z, weighted, shares = table.z(), table.z(weights), table.shares()
+    other = None if held is None else held.z()
+    flat = np.nan_to_num(z).ravel()
+    order = np.lexsort((flat < 0, -np.round(np.abs(flat), 9)))  # of two labels, first the one that the word speaks for
+    rows: list[WordLabel] = []
+    for cell in order.tolist():
+        word, label = divmod(int(cell), len(table.classes))
+        column, text = table.names[word]
+        seen = None if held is None else int(held.counts[word])
+        own: dict[str, Any] = {
+            "n": int(table.counts[word]),
+            "share": float(shares[word, label]),
+            "z": float(z[word, label]),
+            "z_weighted": _number(float(weighted[word, label])),
+            "z_heldout": _number(float(other[word, label])) if other is not None and seen else None,
+        }
+        rows.append(WordLabel(column, text, table.classes[label], heldout_n=seen, **own))
+    return tuple(rows)
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _described(table: WordTable, weights: Float[np.ndarray, " n"], source: str) -> WeightSummary:
+    size = effective_size(weights)
+    labels = zip(table.classes, table.prior().tolist(), table.prior(weights).tolist(), strict=True)
+    return WeightSummary(
+        source, size, size / len(weights), float(weights.min()), float(weights.max()), tuple(labels)
+    )  # fmt: skip
+
+
+def _evidence(examples: Examples, table: WordTable, words: int = 8, each: int = 2) -> tuple[BiasEvidence, ...]:
+    """Examples that hold the strongest words, with the label that each speaks for."""
+    z = np.nan_to_num(table.z())
+    found: list[BiasEvidence] = []
+    for word in np.argsort(-z.max(1), kind="stable")[:words].tolist():
+        label = int(z[word].argmax())
+        holding = table.rows[table.words == word]
+        for row in holding[table.given[holding] == label][:each].tolist():
+            one, (column, held) = examples[int(row)], table.names[int(word)]
+            found.append(BiasEvidence(column, held, one.id, one.row, " | ".join(one.parts), table.classes[label]))
+    return tuple(found)
+
+
+def _notes(table: WordTable, weights: Float[np.ndarray, " n"], *, pairs: bool, held: bool) -> Iterable[str]:
+    alone = int((table.shares().max(1) == 1).sum())
+    if alone:
+        yield f"{alone} words occur with one label only: no weights can balance them"
+    share = effective_size(weights) / len(weights)
+    if share < LEAST_SHARE:
+        yield f"the weights are uneven: the effective sample is {share:.0%} of the rows; a larger --beta evens them"
+    if not pairs:
+        yield "no pair of neighbouring words is frequent enough to be counted"
+    if not held:
+        yield "no held-out data: whether these words tell the label there is not known (--heldout FILE)"
+    yield "a z-statistic shows association in this data; 5 % of all pairs of word and label exceed 1.96 by chance"
+
+
+def write_weighted(
+    examples: Examples, weights: Float[np.ndarray, " n"], out: Path, name: str = WEIGHT_COLUMN, *, guard: bool = False
+) -> int:
+    """Write a copy of a data set with the weights as one more column; return how many cells a guard changed."""
+    if name in examples.column_names:
+        raise InputError(
+            f"{examples.name} has a column {name!r} already: give the new one another name with --weight-name"
         )
-    said = [str(label) for label in labels]
-    classes = tuple(sorted(set(said))) if known is None else known.classes
-    if any(isinstance(label, float) for label in labels) or len(classes) > _MOST_CLASSES:
-        raise DataError(f"{examples.name} has {len(set(said))} different labels: lexical bias needs classes, not values")
-    if len(classes) < 2:
-        raise DataError(f"{examples.name} has only one label ({classes[0]}): words can tell labels apart only if there are two")
-    numbers = {name: number for number, name in enumerate(classes)}
-    strange = sorted(set(said) - numbers.keys())
-    if strange:
-        raise DataError(
-            f"{examples.name} has the label {strange[0]!r}, which the data does not have (it has {', '.join(classes)}): "
-            "give held-out data with the same labels"
-        )
-    return classes, np.asarray([numbers[one] for one in said], dtype=np.int64)
-
-
-def _parts(examples: Examples, columns: Sequence[str] | None) -> Iterator[list[tuple[str, str]]]:
-    """The texts of every row, each with the name of its column."""
-    if columns is None:
-        for example in examples:
-            yield _named(example, examples)
-        return
-    for name in columns:
-        if name not in examples.column_names:
-            raise DataError(f"{examples.name}: no column {name!r}; it has {', '.join(examples.column_names[:20])}")
-    for texts in zip(*(examples.column(name) for name in columns), strict=True):
-        yield [(name, "" if text is None else str(text)) for name, text in zip(columns, texts, strict=True)]
-
-
-def _named(example: Example, examples: Examples) -> list[tuple[str, str]]:
-    if example.turns is not None:
-        return [(turn.role, turn.text) for turn in example.turns]
-    names = examples.columns
-    second = names.text_pair if example.text_pair is not None else names.target
-    return list(zip((names.text, second), example.parts, strict=False))
-
-
-def _types(parts: Sequence[tuple[str, str]], ngram: int) -> set[tuple[str, str]]:
-    """Distinct words, or pairs of neighbouring words, of one example, by column."""
-    found: set[tuple[str, str]] = set()
-    for column, text in parts:
-        words = [text[start:end].lower() for start, end in split(text)]
-        words = [word for word in words if not word.isspace()]
-        joined = words if ngram == 1 else [f"{one} {other}" for one, other in zip(words, words[1:], strict=False)]
-        found.update((column, word) for word in joined)
-    return found
+    if out.exists():
+        raise InputError(f"{out} exists already and is not replaced: choose another name")
+    rows = [example.row for example in examples]
+    changes: dict[int, object] = dict(zip(rows, weights.tolist(), strict=True))
+    return write_parts(out, [Part(examples, rows, name, changes)], out.suffix.lower(), guard=guard)

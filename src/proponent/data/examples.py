@@ -88,8 +88,8 @@ class Examples(Sequence[Example]):
             return self._of(self._rows[index])
         row = int(self._rows[operator.index(index)])
         values: dict[str, Any] = {name: column[row] for name, column in self._parts.items()}
-        shown: list[Any] = [values.get(name) for name in _SHOWN]
-        return _example(row, *shown, values.get("weight"))
+        shown: list[Any] = [values.get(name) for name in _READ]
+        return _example(row, *shown)
 
     def __iter__(self) -> Iterator[Example]:
         for rows, values in self._blocks(_READ):

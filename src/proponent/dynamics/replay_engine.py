@@ -263,7 +263,7 @@ class Replay:
             return torch.autograd.grad(total, flat, create_graph=create)[0]
 
     def _losses(self, parameters: dict[str, Tensor], step: Step) -> tuple[Float[Tensor, " b"], float]:
-        """Weighted losses as the Trainer sums them, and the divisor of the sum: number of examples, or of counted tokens."""
+        """Weighted losses as the Trainer sums them, and the divisor of the sum: examples, or counted tokens."""
         batch = self._batch(step)
         logits = self._logits(parameters, batch.inputs)
         objective = self.run.task.objective(batch, "sum")

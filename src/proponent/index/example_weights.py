@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from proponent.data import Examples
-from proponent.method import Baseline, Gradients, Retaken, Term
+from proponent.method import Baseline, Retaken, Term
 from proponent.models import Run
 from proponent.models.example_weights import weight_column
 from proponent.preconditioners.base import preconditioners_of
@@ -26,5 +26,5 @@ def weight_notes(run: Run, examples: Examples, method: Term) -> Iterator[str]:
     )
     if weight_column(run) is None:
         yield f"{run.path} has no record of a training with weights: the weights are those that you name"
-    if isinstance(method, Retaken) or preconditioners_of(method) or (isinstance(method, Gradients) and method.prepare):
-        yield f"what {method.name} fits to the training set (matrices, document frequencies, heads) is fitted unweighted"
+    if isinstance(method, Retaken) or preconditioners_of(method) or method.prepare:
+        yield f"{method.name}: matrices, document frequencies and heads are fitted to the training set without weights"

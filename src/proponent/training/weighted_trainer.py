@@ -1,5 +1,8 @@
 """A Trainer whose loss multiplies each example's loss by a weight, read from a column of the training set."""
 
+# pyright: reportUnknownMemberType=false
+# A Trainer has few types, and a base class of type Any has none.
+
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -16,7 +19,10 @@ _IGNORED = -100
 """Label of a token that does not count in the loss."""
 
 
-class WeightedTrainer(Trainer):
+_Trainer: Any = Trainer
+
+
+class WeightedTrainer(_Trainer):
     """A Hugging Face Trainer with example weights.
 
     The loss of a step is the sum over its examples of weight times loss, divided by the number of its examples, or of
@@ -34,7 +40,7 @@ class WeightedTrainer(Trainer):
 
     def __init__(self, *positional: Any, weight_column: str = "weight", **arguments: Any) -> None:
         if arguments.get("compute_loss_func") is not None:
-            raise InputError("WeightedTrainer has its own loss: leave compute_loss_func out, or multiply by weights in it")
+            raise InputError("WeightedTrainer has its own loss: leave compute_loss_func out")
         super().__init__(*positional, compute_loss_func=self._weighted_loss, **arguments)
         if self.label_smoother is not None:
             raise InputError("WeightedTrainer does not smooth labels: set label_smoothing_factor to 0")
@@ -62,15 +68,15 @@ class WeightedTrainer(Trainer):
         self._weights = inputs.pop(self.weight_column, None)
         if self._weights is None and model.training:
             raise InputError(
-                f"a batch has no column {self.weight_column!r}: keep it in the training set and in the data collator, or "
-                "name it with WeightedTrainer(weight_column=...)"
+                f"a batch has no column {self.weight_column!r}: keep it in the training set and in the data collator, "
+                "or name it with WeightedTrainer(weight_column=...)"
             )
         return super().compute_loss(model, inputs, *positional, **arguments)
 
     def _weighted_loss(self, outputs: Any, labels: Tensor | None, num_items_in_batch: Any = None) -> Float[Tensor, ""]:
         if labels is None:
             raise InputError("WeightedTrainer needs labels: a model without them (question answering) is not supported")
-        logits = (outputs["logits"] if isinstance(outputs, dict) else outputs[0]).float()
+        logits: Tensor = (outputs.get("logits") if hasattr(outputs, "get") else outputs[0]).float()
         model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         causal = "ForCausalLM" in type(model).__name__ or "LMHeadModel" in type(model).__name__
         losses = _losses(logits, labels.to(logits.device), causal=causal)
@@ -82,7 +88,7 @@ class WeightedTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         if self.weight_column not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, self.weight_column]
+            self._signature_columns: list[str] = [*self._signature_columns, self.weight_column]
 
 
 def _losses(logits: Tensor, labels: Tensor, *, causal: bool) -> Tensor:
