@@ -3,8 +3,8 @@
     python benchmarks/mending.py --data FOLDER [--rows 3000] [--epochs 3] [--runs 3] [--methods grad-cos,fastif]
 
 A pretrained encoder is fine-tuned on SNLI pairs by `proponent train`, once for each seed. Its errors on counterfactual
-pairs are mended by `proponent mend`, with the shipped settings; clean pairs are SNLI pairs that were not trained on. All
-of it resumes in --cache.
+pairs are mended by `proponent mend`, with the shipped settings; clean pairs are SNLI pairs that were not trained on.
+All of it resumes in --cache.
 """
 
 import csv
