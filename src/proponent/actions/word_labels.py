@@ -177,7 +177,8 @@ def _named(example: Example, examples: Examples) -> list[tuple[str, str]]:
         return [(turn.role, turn.text) for turn in example.turns]
     names = examples.columns
     second = names.text_pair if example.text_pair is not None else names.target
-    return [(names.text if place == 0 else second, text) for place, text in enumerate(example.parts)]
+    first, *rest = (str(part) for part in example.parts)
+    return [(names.text, first), *((second, text) for text in rest)]
 
 
 def _types(parts: Sequence[tuple[str, str]], ngram: int) -> set[tuple[str, str]]:
