@@ -16,6 +16,17 @@ from proponent.views import (
     Suspect,
     WordPair,
 )
+from proponent.views.bias import (
+    AnswerBias,
+    BiasEvidence,
+    BiasReport,
+    BiasSummary,
+    BiasTest,
+    Shuffled,
+    WeightSummary,
+    WordLabel,
+    WordUse,
+)
 
 QUERY = "Retail sales slid in August as shoppers waited for tax rebates, the Commerce Department said."
 
@@ -213,6 +224,36 @@ def make_labels() -> LabelReport:
             for at, hit in enumerate(hits)
         ),
         notes=("A label is flagged when the model, trained without its row, gives it less than 10%.",),
+    )
+
+
+def make_bias() -> BiasReport:
+    """Words that give the label away, with weights, a test and words by use."""
+    rows = tuple(
+        WordLabel("text", word, label, n, share, z, z_weighted=z / 40, heldout_n=n // 4, z_heldout=held)
+        for word, label, n, share, z, held in (
+            ("nobody", "contradiction", 91, 0.93, 11.6, 5.2),
+            ("outdoors", "entailment", 204, 0.71, 11.3, 6.1),
+            ("nobody", "entailment", 91, 0.02, -6.1, -2.9),
+            ("a", "neutral", 9004, 0.334, 0.2, None),
+        )
+    )
+    return BiasReport(
+        data="pairs.csv",
+        examples=12_589,
+        labels=("contradiction", "entailment", "neutral"),
+        min_count=20,
+        summaries=(
+            BiasSummary("words", "data", 3930, 555, 0.96, 19.0, Shuffled(185.0, 150, 221, 4.4)),
+            BiasSummary("words", "data, weighted", 3930, 20, 0.03, 3.9),
+        ),
+        rows=rows,
+        weights=WeightSummary("fitted", 5001.0, 0.397, 0.023, 15.97, (("entailment", 0.342, 0.332),)),
+        test=BiasTest("runs/nli", 0.61, 0.031, 0.0002, 0.001, 1000, 0, 142, (("entailment", 0.03), ("neutral", None))),
+        use=(WordUse("nobody", 0.5, -0.1, 3, 11.6, "contradiction"), WordUse("zebra", 0.2, 0.2, 1, None, None)),
+        answers=(AnswerBias("q1", "Nobody sleeps", "neutral", 0.4, -0.1, 0.25, ("nobody", "sleeps")),),
+        evidence=(BiasEvidence("text", "nobody", "snli-7", 7, "A man | Nobody sleeps", "contradiction"),),
+        notes=("3 words occur with one label only: no weights can balance them",),
     )
 
 

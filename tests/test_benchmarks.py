@@ -99,6 +99,11 @@ ALLOWED = (
         "preconditioners.base preconditioners.gauss_newton search.synonyms",
         "the CNN has no index: its scores are put together from the library's parts",
     ),
+    (
+        "lexical_bias.py",
+        "actions.lexical_bias actions.run_predictions actions.word_labels",
+        "the permutation test of a bag of words, which is no run",
+    ),
     ("fidelity/record_d.py", "actions.label_errors", "the raw sums by which `proponent labels` ranks"),
 )
 """Scripts, the inner modules of the library that they may import, and why."""
@@ -261,6 +266,10 @@ RUNS = {
     "mending": [
         "mending.py --data {data} --cache {tmp}/m --rows 24 --epochs 1 --runs 1 --asked 30 --length 24 "
         "--methods tracin-last --out {out}",
+    ],
+    "lexical_bias": [
+        "lexical_bias.py --data {data} --cache {tmp}/b --rows 120 --pairs 150 --seeds 1 --controls 1 --epochs 1 "
+        "--width 8 --least 5 --out {out}",
     ],
     "engine_speed": [
         "fidelity/engine_speed.py --rows 512 --models 1 --repeats 1 --out {out}/2026-01-01-engine-speed.json",

@@ -106,7 +106,7 @@ def test_every_import_contract_catches_a_planted_violation(tmp_path: Path):
 def test_front_door_is_exactly_this():
     assert sorted(proponent.__all__) == [
         "Columns", "EmbeddingRows", "Example", "Explanation", "Gradients", "Head", "Index", "Layers", "Projection",
-        "ProponentError", "Recorder", "Run", "Where", "build", "open",
+        "ProponentError", "Recorder", "Run", "WeightedTrainer", "Where", "build", "open",
     ]  # fmt: skip
     assert len(proponent.__all__) <= 20
     for name in proponent.__all__:
@@ -160,6 +160,7 @@ def test_light_imports_load_nothing_heavy(statement: str):
         "import proponent.search",
         "import proponent.baselines",
         "import proponent.actions.label_errors",
+        "import proponent.actions.lexical_bias",
         "import proponent.actions.decisions",
         "import proponent.web.app",
         "import proponent.web.serving",

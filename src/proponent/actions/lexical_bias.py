@@ -46,6 +46,8 @@ SHUFFLES = 99
 
 WEIGHT_COLUMN = "weight"
 
+NONE = "none"
+
 
 @dataclass(frozen=True)
 class PermutationResult:
@@ -127,7 +129,7 @@ def report(store: Store) -> BiasReport:
     """Report for the table of actions: the words of the examples in an index."""
     examples = read([store.example(place) for place in np.flatnonzero(store.alive).tolist()], allow_empty=True)
     least = max(3, min(20, len(examples) // 50))
-    found = lexical_bias(examples, min_count=least, quiet=True)
+    found = lexical_bias(examples, min_count=least, weighting=None, quiet=True)  # a page is made in seconds
     return replace(found.report, data=store.folder.name)
 
 
@@ -149,7 +151,7 @@ def lexical_bias(
     queries: object = None,
     columns: Sequence[str] | None = None,
     min_count: int = 20,
-    weighting: Weighting = DEFAULT,
+    weighting: Weighting | None = DEFAULT,
     most: int = 50,
     draws: int = 1000,
     k: int = 10,
@@ -170,7 +172,7 @@ def lexical_bias(
         queries: what the index explains.
         columns: columns whose words are counted; None for the texts.
         min_count: least number of examples that hold a counted word.
-        weighting: how weights are fitted.
+        weighting: how weights are fitted; None fits none.
         most: strongest words of each label in the test.
         draws: permutations of the test.
         k: proponents and opponents of each answer that count.
@@ -192,9 +194,11 @@ def lexical_bias(
     held = [None if other is None else word_label_z(other, columns=columns, known=one) for one in tables]
     summaries: list[BiasSummary] = []
     for table, plain, own in zip(tables, before, held, strict=True):
-        summaries += [plain, _summary(table, "data, weighted", weights, None, quiet=quiet)]
+        weighed = [] if source == NONE else [_summary(table, "data, weighted", weights, None, quiet=quiet)]
+        summaries += [plain, *weighed]
         summaries += [] if own is None else [_summary(own, "held-out data, not weighted", None, seed, quiet=quiet)]
-    rows = [_rows(table, weights, own) for table, own in zip(tables, held, strict=True)]
+    shown = None if source == NONE else weights
+    rows = [_rows(table, shown, own) for table, own in zip(tables, held, strict=True)]
     test = None
     if run is not None:
         if other is None or held[0] is None:
@@ -209,7 +213,7 @@ def lexical_bias(
         summaries=tuple(summaries),
         rows=rows[0],
         pairs=rows[1] if len(rows) > 1 else (),
-        weights=_described(words, weights, source),
+        weights=None if shown is None else _described(words, weights, source),
         test=test,
         use=use,
         answers=answers,
@@ -229,12 +233,14 @@ def _tables(examples: Examples, min_count: int, columns: Sequence[str] | None) -
 
 
 def _weights_of(
-    examples: Examples, words: WordTable, weighting: Weighting, *, fits: bool, quiet: bool
+    examples: Examples, words: WordTable, weighting: Weighting | None, *, fits: bool, quiet: bool
 ) -> tuple[Float[np.ndarray, " n"], str]:
     """The weights of the data, else fitted ones, and where they come from."""
     given = examples.weights
     if given is not None:
         return given / given.mean(), f"column {examples.columns.weight}"
+    if weighting is None:
+        return np.ones(len(examples)), NONE
     if fits:
         return reweight(words, weighting, quiet=quiet), "fitted"
     return np.ones(len(examples)), "all 1: there is nothing to remove"
@@ -293,7 +299,7 @@ def _summary(
     return BiasSummary(units, where, len(sizes), int((sizes > CHANCE).sum()), mean, largest, shuffled)
 
 
-def _rows(table: WordTable, weights: Float[np.ndarray, " n"], held: WordTable | None) -> tuple[WordLabel, ...]:
+def _rows(table: WordTable, weights: Float[np.ndarray, " n"] | None, held: WordTable | None) -> tuple[WordLabel, ...]:
     z, weighted, shares = table.z(), table.z(weights), table.shares()
     other = None if held is None else held.z()
     flat = np.nan_to_num(z).ravel()
@@ -307,7 +313,7 @@ def _rows(table: WordTable, weights: Float[np.ndarray, " n"], held: WordTable | 
             "n": int(table.counts[word]),
             "share": float(shares[word, label]),
             "z": float(z[word, label]),
-            "z_weighted": _number(float(weighted[word, label])),
+            "z_weighted": None if weights is None else _number(float(weighted[word, label])),
             "z_heldout": _number(float(other[word, label])) if other is not None and seen else None,
         }
         rows.append(WordLabel(column, text, table.classes[label], heldout_n=seen, **own))

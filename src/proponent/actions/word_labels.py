@@ -147,7 +147,7 @@ def _labels(examples: Examples, known: WordTable | None) -> tuple[tuple[str, ...
         )
     if len(classes) < 2:
         raise DataError(
-            f"{examples.name} has only one label ({classes[0]}): words can tell labels apart only if there are two"
+            f"{examples.name} has only one label ({said[0]}): words can tell labels apart only if there are two"
         )
     numbers = {name: number for number, name in enumerate(classes)}
     strange = sorted(set(said) - numbers.keys())
@@ -168,7 +168,9 @@ def _parts(examples: Examples, columns: Sequence[str] | None) -> Iterator[list[t
     for name in columns:
         if name not in examples.column_names:
             raise DataError(f"{examples.name}: no column {name!r}; it has {', '.join(examples.column_names[:20])}")
-    for texts in zip(*(examples.column(name) for name in columns), strict=True):
+    held = [examples.column(name) for name in columns]
+    for row in range(len(examples)):
+        texts = [values[row] for values in held]
         yield [(name, "" if text is None else str(text)) for name, text in zip(columns, texts, strict=True)]
 
 

@@ -124,7 +124,7 @@ class Examples(Sequence[Example]):
         """The texts, one per example."""
         return list(self.part("text"))
 
-    @property
+    @cached_property
     def weights(self) -> Float[np.ndarray, " n"] | None:
         """Weight of each example in the loss; None without a column of weights."""
         return np.asarray(list(self.part("weight")), dtype=np.float64) if "weight" in self._parts else None

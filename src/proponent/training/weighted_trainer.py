@@ -71,7 +71,8 @@ class WeightedTrainer(_Trainer):
                 f"a batch has no column {self.weight_column!r}: keep it in the training set and in the data collator, "
                 "or name it with WeightedTrainer(weight_column=...)"
             )
-        return super().compute_loss(model, inputs, *positional, **arguments)
+        made: Any = super().compute_loss(model, inputs, *positional, **arguments)
+        return made
 
     def _weighted_loss(self, outputs: Any, labels: Tensor | None, num_items_in_batch: Any = None) -> Float[Tensor, ""]:
         if labels is None:
