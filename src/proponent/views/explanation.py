@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from proponent.errors import DataError, MissingExtraError
 from proponent.types import TEMPLATE, Span
 from proponent.version import __version__
+from proponent.views.overlap import Overlap
 from proponent.views.page import Page, optional
 from proponent.views.text_marks import Mark, clip, score_in_words, signed
 from proponent.views.turns import TurnSpan, TurnView, marks_by_turn
@@ -109,6 +110,9 @@ class Hit:
     by_run: Annotated[tuple[float, ...], "the parts of the score, per run, if several are joined; else empty"] = ()
     source: Annotated[str | None, "value of the source column"] = optional()
     words: Annotated[tuple[WordPair, ...], "word pairs; their shares and the share left out sum to the score"] = ()
+    overlap: Annotated[Overlap | None, "longest run of words that the answer shares"] = field(
+        default=None, metadata={"optional": True}
+    )
     words_left_out: Annotated[int | None, "number of weaker word pairs that a saved answer leaves out"] = optional()
     share_left_out: Annotated[float | None, "sum of their shares"] = optional()
 
