@@ -49,11 +49,31 @@ def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any]], tell: Tell)
     index = held[path][1]
     index.say = partial(_stage, tell)
     question = Question(**asked["question"])
-    query, against = question.query, question.against or None
-    answer = index.explain(query, against=against, k=question.k, where=question.where)
+    query = question.query
+    chat = {"messages": query.get("messages"), "target": query.get("target")}
+    answer = index.explain(
+        **(chat if question.messages else {"text": query}),
+        against=question.against or None,
+        span=question.place,
+        generate=bool(question.generate),
+        against_target=question.other or None,
+        k=question.k,
+        where=question.where,
+    )
     tell({"stage": "summing over all training examples"})
-    sums = group_sums(index, index.scores(query, against=against)[0])
+    sums = group_sums(index, _scores(index, question, answer))
     tell({"answer": answer.to_dict(whole=True), "n_examples": answer.n_examples, "groups": sums})
+
+
+def _scores(index: Any, question: Any, answer: Any) -> Any:
+    """Scores of all training examples for an answered question."""
+    query = dict(question.query)
+    if question.generate:
+        query["target"] = answer.query.turns[-1].text if answer.query.turns else answer.query.target
+    queries = [query | ({} if question.place is None else {"span": question.place})]
+    queries += [query | {"target": question.other}] if question.other else []
+    scores = index.scores(queries, against=question.against or None)
+    return scores[0] - scores[1] if question.other else scores[0]
 
 
 def _stage(tell: Tell, stage: str) -> None:
