@@ -8,7 +8,7 @@ import chat
 import proponent
 from test_chat_training import trained
 
-SYSTEM = {"role": "system", "content": "You answer in one sentence, politely, and you never invent a source. " * 3}
+SYSTEM = {"role": "system", "content": "You answer in one polite sentence. You never invent a source."}
 FACTS = ("a silver heron", "a red fox", "an old oak", "a blue boat", "a stone bridge")
 TOWNS = ("Ulm", "Riva", "Norden", "Lund")
 
@@ -37,6 +37,6 @@ def made(folder: Path, *, epochs: int = 6, template: str = chat.MARKED) -> Path:
     data.write_text("".join(json.dumps(one) + "\n" for one in held), encoding="utf-8")
     kept = [{"messages": one["messages"]} for one in held]
     how = {"num_train_epochs": epochs, "save_strategy": "steps", "save_steps": 3 * epochs, "assistant_only_loss": True}
-    run = trained(folder / "run", kept, template=template, max_length=96, **how)
+    run = trained(folder / "run", kept, template=template, max_length=160, **how)
     proponent.build(run, data, folder / "chat.index", quiet=True)
     return folder / "chat.index"

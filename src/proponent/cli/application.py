@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from proponent.cli import create, evaluate, explain, explore, manage
+from proponent.cli import create, evaluate, explain, explore, manage, sums
 from proponent.cli.groups import PanelCommand, PanelGroup, with_groups
 from proponent.disk import is_full
 from proponent.errors import DiskFullError, ProponentError
@@ -42,7 +42,7 @@ HELP = "Training-data attribution: find the training examples, and the words in 
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start": (create.demo, create.train, explain.check),
     "Index": (manage.plan, create.index, manage.info, manage.verify, manage.delete, manage.merge),
-    "Explain": (explain.explain, explore.report, explore.serve, explain.methods),
+    "Explain": (explain.explain, sums.groups, explore.report, explore.serve, explain.methods),
     "Clean data": (explain.labels, explore.apply),
     "Prove": (evaluate.evaluate, evaluate.tune),
 }

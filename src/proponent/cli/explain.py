@@ -168,7 +168,7 @@ def _show(found: "Iterable[Explanation]", html: Path | None, output: OutputOptio
         output.hint(f"HTML page: {html}")
 
 
-def _stdin() -> str:
+def read_stdin() -> str:
     """Read stdin without the line end that `echo` adds."""
     try:
         return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
@@ -181,7 +181,7 @@ def _stdin() -> str:
 def _one(text: str, given: dict[str, str | None]) -> "Sequence[Example]":
     from proponent.types import Example
 
-    return [Example("query", 0, _stdin() if text == "-" else text, *given.values())]
+    return [Example("query", 0, read_stdin() if text == "-" else text, *given.values())]
 
 
 def _many(

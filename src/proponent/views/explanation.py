@@ -60,6 +60,11 @@ class QueryView:
     truncated_at: Annotated[int | None, "character offset at which the model stops reading; None: nowhere"] = None
 
     @property
+    def kind(self) -> str:
+        """What is explained where there is no class."""
+        return "text" if self.turns is None else "answer"
+
+    @property
     def likeliest(self) -> tuple[tuple[str, float], ...]:
         """Classes with a bar: the most likely ones and always those of the query; most likely first."""
         ranked = sorted((self.probabilities or {}).items(), key=lambda item: -item[1])
@@ -267,7 +272,7 @@ class Explanation(Page):
             what = "these texts" if self.query.label is None else self.query.label
             return f"Where do {len(self.group):,} outputs come from ({what})?"
         if self.query.label is None:
-            return "Where does this text come from?"
+            return f"Where does this {self.query.kind} come from?"
         against = "" if self.query.against is None else f" and not {self.query.against}"
         return f"Why {self.query.label}{against}?"
 
@@ -276,7 +281,7 @@ class Explanation(Page):
         """Direction in which a proponent pushed the model."""
         query = self.query
         if query.label is None:
-            return "towards this text" if self.group is None else "towards these outputs"
+            return f"towards this {self.query.kind}" if self.group is None else "towards these outputs"
         return f"towards {query.label}" + ("" if query.against is None else f" rather than {query.against}")
 
     @property
@@ -286,7 +291,7 @@ class Explanation(Page):
         if query.against is not None:
             return f"towards {query.against} rather than {query.label}"
         if query.label is None:
-            return "away from this text" if self.group is None else "away from these outputs"
+            return f"away from this {self.query.kind}" if self.group is None else "away from these outputs"
         return f"away from {query.label}"
 
     @property

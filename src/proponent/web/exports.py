@@ -160,8 +160,8 @@ def of_answers(shown: OpenIndex, _: ExampleState, kind: str) -> bytes:
 
 def of_groups(shown: OpenIndex, state: QuestionState, kind: str) -> bytes:
     """A file of sums over groups."""
-    found = sums(require_answer(shown, state), state.by)
-    columns: Columns = {state.by: [one.name for one in found]}
+    found = sums(require_answer(shown, state), state.grouped)
+    columns: Columns = {state.grouped: [one.name for one in found]}
     for name in ("n", "total", "proponents", "opponents", "mean"):
         columns[name] = [getattr(one, name) for one in found]
     columns["method"] = [method_line(shown.plan)] * len(found)

@@ -27,7 +27,7 @@ def main() -> None:
         out.flush()
 
     tell({"stage": "starting the model's process"})
-    held: dict[str, tuple[str, Any]] = {}
+    held: dict[str, tuple[str, Any, Any]] = {}
     for line in sys.stdin:
         try:
             _answer(json.loads(line), held, tell)
@@ -37,43 +37,34 @@ def main() -> None:
             tell({"error": f"unexpected {type(error).__name__}: {error}"})
 
 
-def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any]], tell: Tell) -> None:
+def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any, Any]], tell: Tell) -> None:
+    from proponent.actions.group_columns import data_columns
     from proponent.api import open as open_index
-    from proponent.index.group_sums import group_sums
+    from proponent.index.group_sums import answered_scores, group_sums
     from proponent.web.states import Question
 
     path, root = asked["index"], asked["root"]
     if path not in held or held[path][0] != root or not root:
         tell({"stage": "opening the index"})
-        held[path] = (root, open_index(path, **asked["options"]))
+        opened = open_index(path, **asked["options"])
+        held[path] = (root, opened, data_columns(opened.store))
     index = held[path][1]
     index.say = partial(_stage, tell)
     question = Question(**asked["question"])
     query = question.query
     chat = {"messages": query.get("messages"), "target": query.get("target")}
-    answer = index.explain(
-        **(chat if question.messages else {"text": query}),
-        against=question.against or None,
-        span=question.place,
-        generate=bool(question.generate),
-        against_target=question.other or None,
-        k=question.k,
-        where=question.where,
-    )
+    how: dict[str, Any] = {
+        "against": question.against or None,
+        "span": question.place,
+        "generate": bool(question.generate),
+        "against_target": question.other or None,
+    }
+    asked = chat if question.messages else {"text": query}
+    answer = index.explain(**asked, **how, k=question.k, where=question.where)
     tell({"stage": "summing over all training examples"})
-    sums = group_sums(index, _scores(index, question, answer))
+    scores = answered_scores(index, query, answer, **how)
+    sums = group_sums(index, scores, held[path][2])
     tell({"answer": answer.to_dict(whole=True), "n_examples": answer.n_examples, "groups": sums})
-
-
-def _scores(index: Any, question: Any, answer: Any) -> Any:
-    """Scores of all training examples for an answered question."""
-    query = dict(question.query)
-    if question.generate:
-        query["target"] = answer.query.turns[-1].text if answer.query.turns else answer.query.target
-    queries = [query | ({} if question.place is None else {"span": question.place})]
-    queries += [query | {"target": question.other}] if question.other else []
-    scores = index.scores(queries, against=question.against or None)
-    return scores[0] - scores[1] if question.other else scores[0]
 
 
 def _stage(tell: Tell, stage: str) -> None:

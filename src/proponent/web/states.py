@@ -224,13 +224,19 @@ class QuestionState(Question):
 
     index: Annotated[Names, AfterValidator(_few_indexes)] = ()
     word: Name = ""
-    by: Literal["label", "source"] = "label"
+    by: Literal["label", "source", "system prompt", "format", "column"] = "label"
+    column: Name = ""
     beside: Names = ()
 
     @classmethod
     def of(cls, question: Question, index: str = "") -> "QuestionState":
         """Return the state that shows the answer to a question."""
         return cls(**asdict(question), index=(index,) if index else ())
+
+    @property
+    def grouped(self) -> str:
+        """Name of the column that sums are by."""
+        return self.column if self.by == "column" else self.by
 
     @property
     def question(self) -> Question:
@@ -248,6 +254,9 @@ class TableState(PageState):
     label: Names = ()
     predicted: Names = ()
     source: Names = ()
+    system: Names = ()
+    format: Names = ()
+    role: Literal["", "system", "user", "assistant", "tool"] = ""
     flag: Literal["", "yes", "no"] = ""
     decided: tuple[Literal["keep", "fix", "drop", "none"], ...] = ()
     low: Score = None
