@@ -31,12 +31,13 @@ def rows() -> list[dict[str, Any]]:
     return [{"id": f"c{number}", "topic": ("animal", "thing")[number % 8 > 3]} | one for number, one in enumerate(made)]
 
 
-def made(folder: Path, *, epochs: int = 6, template: str = chat.MARKED) -> Path:
+def made(folder: Path, *, epochs: int = 6, width: int = 16, template: str = chat.MARKED) -> Path:
     """Train, build, and return the index."""
     held, data = rows(), folder / "chat.jsonl"
     data.write_text("".join(json.dumps(one) + "\n" for one in held), encoding="utf-8")
     kept = [{"messages": one["messages"]} for one in held]
+    said = [turn["content"] for one in held for turn in one["messages"]]
     how = {"num_train_epochs": epochs, "save_strategy": "steps", "save_steps": 3 * epochs, "assistant_only_loss": True}
-    run = trained(folder / "run", kept, template=template, max_length=160, **how)
-    proponent.build(run, data, folder / "chat.index", quiet=True)
+    trained(folder / "run", kept, template=template, texts=said, max_length=160, width=width, **how)
+    proponent.build(folder / "run", data, folder / "chat.index", quiet=True)
     return folder / "chat.index"

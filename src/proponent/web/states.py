@@ -181,7 +181,7 @@ class Question(PageState):
     def _closed(self) -> bool:
         """Whether the conversation ends with an answer to what is before it."""
         found = conversation.turns_of(self.messages)
-        return len(found) > 1 and found[-1][0] == "assistant" and not self.target
+        return len(found) > 1 and found[-1][0] == "assistant" and bool(found[-1][1].strip()) and not self.target
 
     @property
     def summary(self) -> str:

@@ -13,7 +13,7 @@ from proponent.web.model_worker import ModelWorker, QuestionJob
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
 from proponent.web.pages.pick import Pick, pick, written
 from proponent.web.questions import StoredAnswer, Summary
-from proponent.web.states import ExampleState, QuestionState
+from proponent.web.states import ExampleState, Question, QuestionState
 
 RECENT = 8
 LISTED = 200
@@ -30,6 +30,7 @@ class PastQuestion:
     when: Annotated[str, "date and time, UTC"]
     url: Annotated[str, "where its answer is"]
     only: Annotated[str, "labels and sources that could be found; empty for all"]
+    how: Annotated[str, "how a language model was asked: the answer, the piece of it, the other answer; or empty"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,11 +116,20 @@ def past_question(index: str, one: Summary) -> PastQuestion:
     return PastQuestion(
         text=clip(one.question.summary, 160),
         only=clip(one.question.filters, 160),
+        how=clip(_how(one.question), 160),
         label=(one.explained or "") + (f" and not {one.question.against}" if one.question.against else ""),
         predicted=one.predicted or "",
         when=one.when.replace("T", " ").removesuffix("+00:00")[:16],
         url=QuestionState.of(one.question, index).url("/ask"),
     )
+
+
+def _how(question: Question) -> str:
+    """How a question to a language model differs from others with the same text."""
+    said = "the answer of the model" if question.generate else f"“{question.answer}”" if question.answer else ""
+    piece = f"only “{question.span}”" if question.span else ""
+    other = f"against “{question.other}”" if question.other else ""
+    return ", ".join(filter(None, (piece, said, other)))
 
 
 def latest(shown: OpenIndex, most: int) -> tuple[PastQuestion, ...]:
