@@ -160,7 +160,7 @@ def test_turns_are_added_filled_and_removed(chat: str, opened: Opened, script: b
     assert "turn 1 (system) is empty" in page.locator("[role=alert]").inner_text()
     assert page.locator('[name="said"]').nth(3).input_value() == ASKED
     page.click('[aria-label="remove turn 1"]')
-    page.wait_for_function("document.querySelectorAll('[name=said]').length === 3") if script else None
+    page.wait_for_selector('[name="said"] >> nth=3', state="detached")
     assert page.locator('[name="said"]').first.input_value() == "Hello"
     assert page.input_value("[name=target]") == ANSWER
     assert page.evaluate("document.documentElement.scrollWidth") <= 360 if script else True
