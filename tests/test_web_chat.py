@@ -256,6 +256,12 @@ def test_the_answer_is_offered_word_by_word(browser: Browser, index: proponent.I
     assert [text for text, _, _, chosen in made.words if chosen] == ["heron"]
     assert all(asked.target[at : at + len(text)] == text for text, at, *_ in made.words)
     assert dict(made.fields) == {"text": ASKED, "target": asked.target, "in": "chat"}
+    # a conversation that ends with its answer: the answer becomes a field, which the script reads
+    said = [("system", "Be brief"), ("user", ASKED), ("assistant", ANSWER)]
+    closed = QuestionState(messages=conversation.spelled(said))
+    made = pick(index.explain(messages=json.loads(closed.messages), k=1), closed, "chat")
+    assert made is not None
+    assert dict(made.fields) == {"messages": conversation.spelled(said[:2]), "target": ANSWER, "in": "chat"}
 
 
 # ---- the table, an example, groups ----

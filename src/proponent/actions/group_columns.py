@@ -10,12 +10,15 @@ from proponent.store import Store
 from proponent.suggest import nearest
 
 MOST_VALUES = 50
-"""A column with more values is a group for nobody; one that is named is grouped by all the same."""
+"""A column with more values is not offered; one that is named is grouped by all the same."""
+
+MOST_ROWS = 200_000
+"""Of a larger data set no columns are offered, since reading it takes memory; a named one is read all the same."""
 
 
 def data_columns(store: Store) -> dict[str, list[str]]:
-    """The columns that sort the examples into a few groups; none if the data has gone or changed."""
-    found, _ = originals(store, ())
+    """The columns that sort the examples into a few groups; none if the data has gone, changed or is large."""
+    found, _ = originals(store, ()) if store.n <= MOST_ROWS else ([], "")
     known = {*_with_a_role(store)}
     names = dict.fromkeys(name for one in found for name in one.column_names if name not in known)
     columns = {_named(name): values for name in names if (values := _values(store, found, name)) is not None}

@@ -109,7 +109,7 @@ class Explorer:
         shown = self.open_indexes.get(state.first)
         try:
             if any(name == "edit" for name, _ in fields):
-                return _see(_short(state.url("/ask")))
+                return _see(_short(state.url(request.url.path)))
             _short(state.url("/ask"))
             jobs = [self._asked(self.open_indexes.get(name), state) for name in state.index or ("",)]
         except InputError as error:

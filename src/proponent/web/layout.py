@@ -107,6 +107,7 @@ class Form:
     names: Annotated[tuple[str, ...], "classes; none of a language model"]
     paired: Annotated[bool, "whether the training examples are pairs"]
     chat: Annotated[bool, "whether the training examples are conversations"]
+    language: Annotated[bool, "whether it is a language model, of which a piece may be explained"]
     writes: Annotated[bool, "whether the model can write the answer"]
     roles: Annotated[tuple[str, ...], "who may speak in a turn"]
     others: Annotated[tuple[Link, ...], "all indexes, to ask several; here: is asked"]
@@ -148,6 +149,7 @@ def form(open_indexes: OpenIndexes, shown: OpenIndex, state: QuestionState) -> F
         names=tuple(shown.plan.label_names or ()),
         paired=shown.paired,
         chat=shown.chat or bool(state.messages),
+        language=shown.language,
         writes=shown.writes,
         roles=tuple(dict.fromkeys([*ROLES, *(role for role, _ in state.turns)])),
         others=tuple(Link(one.name, "", one.name in asked, _method(one)) for one in open_indexes.shown.values()),

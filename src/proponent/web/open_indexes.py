@@ -53,6 +53,11 @@ class OpenIndex:
         return self.store.n > 0 and isinstance(self.store.example(0).content, Conversation)
 
     @property
+    def language(self) -> bool:
+        """Whether its model is a language model: tokens count, and a piece of them may."""
+        return self.plan.kind in {"causal-lm", "masked-lm", "seq2seq"}
+
+    @property
     def writes(self) -> bool:
         """Whether its model can write an answer."""
         return self.plan.kind == "causal-lm"

@@ -107,7 +107,7 @@ def ask_screen(
         exports=file_links(state, "answer", ANSWER_FILES),
         groups=state.url("/groups", word=""),
         seconds=kept.seconds,
-        pick=pick(kept.answer, asked, shown.name),
+        pick=pick(kept.answer, asked, shown.name) if shown.language else None,
     )
 
 

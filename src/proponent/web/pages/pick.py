@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from proponent.views import Explanation
+from proponent.web.conversation import spelled
 from proponent.web.states import LONGEST_TEXT, QuestionState
 from proponent.words import split
 
@@ -39,7 +40,8 @@ def pick(answer: Explanation, state: QuestionState, index: str) -> Pick | None:
         start = state.at
     chosen = range(start, start + len(state.span)) if start >= 0 else range(0)
     words = [(said[a:b], a, not said[a:b].isspace(), a in chosen or b - 1 in chosen) for a, b in split(said)]
-    asked = replace(state, index=(index,), span="", at=None, word="")
+    asked = replace(state, index=(index,), span="", at=None, word="", target=said if query.turns else state.target)
+    asked = replace(asked, messages=spelled(state.turns)) if state.messages else asked
     return Pick(
         words=tuple(words) if len(words) <= MOST_WORDS else (),
         fields=tuple(asked.pairs),
