@@ -202,6 +202,20 @@ def test_a_question_that_no_address_holds_stays_in_the_form(browser: Browser) ->
     assert "日本日本" in page.text
 
 
+def test_what_no_question_may_have_stays_in_the_form(browser: Browser) -> None:
+    long = "a" * 7_900
+    page = browser.post("/ask", {"role": ["user", "assistant", "user"], "said": [long, long, long], "target": "kept"})
+    assert page.status == 400
+    assert "at most 16,000" in page.seen
+    assert page.text.count(f"{long}</textarea>") == 3
+    assert "kept</textarea>" in page.text
+    assert browser.post("/ask", {"said": "no role", "edit": "remove-" + "9" * 5000}).status == 303
+    for fields in ({"k": "x"}, {"at": "x"}, {"in": ["a"] * 5}, {"generate": "perhaps"}):
+        page = browser.post("/ask", {"said": "kept words", "target": ANSWER, **fields})
+        assert page.status == 400
+        assert "kept words</textarea>" in page.text or "unknown index" in page.seen
+
+
 # ---- the form ----
 
 turns = st.lists(st.tuples(st.sampled_from(["system", "user", "assistant", "tool"]), st.text(max_size=8)), min_size=1,

@@ -105,9 +105,10 @@ class Explorer:
     def _post_ask(self, request: WebRequest) -> Response:
         """Answer a question, or put it into the queue; one that cannot be asked stays in its form."""
         fields = _form(request)
-        state = QuestionState.read(from_form(fields))
+        state = QuestionState.unchecked(from_form(fields))
         shown = self.open_indexes.get(state.first)
         try:
+            state = QuestionState.read(from_form(fields))
             if any(name == "edit" for name, _ in fields):
                 return _see(_short(state.url(request.url.path)))
             _short(state.url("/ask"))

@@ -67,6 +67,7 @@ def from_form(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     texts = [value for name, value in fields if name == "said"]
     if not texts:
         return list(fields)
+    roles += ["user"] * (len(texts) - len(roles))
     turns = _edited(list(zip(roles, texts, strict=False)), dict(fields).get("edit", ""))
     kept = [pair for pair in fields if pair[0] not in {"role", "said", "text", "messages"}]
     if len(turns) == 1 and turns[0][0] == "user":
@@ -80,7 +81,8 @@ def _edited(turns: list[Said], edit: str) -> list[Said]:
         return [*turns, ("assistant" if turns[-1][0] == "user" else "user", "")]
     if edit == "system":
         return [("system", ""), *turns]
-    at = int(edit.removeprefix("remove-")) if edit.removeprefix("remove-").isdecimal() else len(turns)
+    number = edit.removeprefix("remove-")
+    at = int(number) if number.isdecimal() and len(number) < 4 else len(turns)
     return [one for place, one in enumerate(turns) if place != at] or [("user", "")]
 
 

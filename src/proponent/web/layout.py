@@ -10,7 +10,7 @@ from proponent.store import Plan
 from proponent.types import CheckpointId
 from proponent.views.frames import Link
 from proponent.views.text_marks import clip
-from proponent.web.conversation import ROLES
+from proponent.web.conversation import MOST_TURNS, ROLES
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
 from proponent.web.states import ExampleState, PageState, QuestionState, TableState
 
@@ -112,6 +112,7 @@ class Form:
     roles: Annotated[tuple[str, ...], "who may speak in a turn"]
     others: Annotated[tuple[Link, ...], "all indexes, to ask several; here: is asked"]
     only: Annotated[tuple[Filter, ...], "which training examples may be found"]
+    most_turns: Annotated[int, "turns that a conversation may have"] = MOST_TURNS
 
     @property
     def narrowed(self) -> bool:

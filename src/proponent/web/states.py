@@ -114,6 +114,16 @@ class PageState:
         except ValidationError as error:
             raise InputError(_reason(error)) from error
 
+    @classmethod
+    def unchecked(cls: "type[S]", pairs: Pairs) -> "S":
+        """What was typed, whether it is allowed or not: for the form in which it is to be changed."""
+        made: S = object.__new__(cls)
+        for one in fields(cls):
+            given = tuple(value for name, value in pairs if name == _written(one.name))
+            value = given if isinstance(one.default, tuple) else given[-1] if given else one.default
+            object.__setattr__(made, one.name, value)
+        return made
+
     @property
     def first(self) -> str:
         """Name of the queried index, or of the first one; empty for the default."""
