@@ -40,16 +40,20 @@ def checked(messages: object) -> str:
         found: object = json.loads(messages)
     except ValueError as error:
         raise ValueError("are not valid JSON") from error
-    turns = cast("list[Any]", found) if isinstance(found, list) else [None]
-    if not all(isinstance(one, dict) and _plain(cast("dict[str, Any]", one)) for one in turns):
+    turns = cast("list[dict[str, Any]]", found) if isinstance(found, list) else [{}]
+    if not all(map(_plain, turns)):
         raise ValueError('must be a list of {"role": ..., "content": ...} with texts')
     if len(turns) > MOST_TURNS:
         raise ValueError(f"have {len(turns)} turns: ask about at most {MOST_TURNS}")
     return spelled([(one["role"], one["content"]) for one in turns]) if turns else ""
 
 
-def _plain(one: dict[str, Any]) -> bool:
-    return set(one) == {"role", "content"} and all(isinstance(value, str) for value in one.values())
+def _plain(one: object) -> bool:
+    """Whether a message has a role and a text, and nothing else."""
+    if not isinstance(one, dict):
+        return False
+    fields = cast("dict[str, Any]", one)
+    return set(fields) == {"role", "content"} and all(isinstance(value, str) for value in fields.values())
 
 
 def plain_turns(content: object) -> tuple[Said, ...]:
