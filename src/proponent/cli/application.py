@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from proponent.cli import create, evaluate, explain, explore, manage
+from proponent.cli import create, evaluate, explain, explore, labels, manage
 from proponent.cli.groups import PanelCommand, PanelGroup, with_groups
 from proponent.disk import is_full
 from proponent.errors import DiskFullError, ProponentError
@@ -43,7 +43,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start": (create.demo, create.train, explain.check),
     "Index": (manage.plan, create.index, manage.info, manage.verify, manage.delete, manage.merge),
     "Explain": (explain.explain, explore.report, explore.serve, explain.methods),
-    "Clean data": (explain.labels, explore.apply),
+    "Clean data": (labels.labels, explore.apply),
     "Prove": (evaluate.evaluate, evaluate.tune),
 }
 """The commands, in the order and under the headings of the help."""
