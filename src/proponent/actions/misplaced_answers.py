@@ -11,7 +11,7 @@ from proponent.actions.row_signals import Evidence, Signal, Words
 from proponent.views.text_marks import clip
 
 RARE = 40
-"""A rare word stands in at most this many prompts, or in 1 % of them."""
+"""A rare word stands in at most this many prompts, or in 1 % of more; of few prompts, in at most a quarter."""
 
 MARGIN = 0.3
 """The difference between two cosines from which an answer is as suspect as it can be."""
@@ -75,7 +75,8 @@ def _rivals(words: Words) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"]]
     holders = np.repeat(np.arange(n), np.diff(prompts.indptr))[np.argsort(prompts.numbers, kind="stable")]
     counts = np.bincount(prompts.numbers, minlength=words.spoken.count)
     begins = np.concatenate([[0], np.cumsum(counts)])
-    rare, groups = counts <= max(RARE, n // 100), words.alike.groups(n)
+    rare = counts <= min(max(RARE, n // 100), max(2, n // 4))
+    groups = words.alike.groups(n)
     keys = [np.zeros(0, dtype=np.int64)]
     for start in range(0, n, 1024):
         rows = np.arange(start, min(start + 1024, n))

@@ -17,6 +17,12 @@ from proponent.words import split
 LEAST = 0.8
 """Similarity from which two texts are near-duplicates: the shared part of their words, rare words weighing more."""
 
+LEAST_ASKED, MOST_APART = 0.7, 1.25
+"""Similarity from which two prompts ask the same, and the weight of what differs, in words that only one text has."""
+
+DECISIVE = 1e9
+"""Weight of numbers and symbols where only one of two prompts has them."""
+
 LEAST_IN_ORDER = 0.5
 """They also share this part of their pairs of adjacent words: "5 feet in inches" is not "5 inches in feet"."""
 
@@ -36,7 +42,7 @@ class Bags:
 
     vocabulary: list[str]
     numbers: Int[np.ndarray, " m"]
-    indptr: Int[np.ndarray, " n+1"]  # the words of text i are numbers[indptr[i]:indptr[i + 1]]
+    indptr: Int[np.ndarray, " b"]  # the words of text i are numbers[indptr[i]:indptr[i + 1]]
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> "Bags":
@@ -90,6 +96,11 @@ class Bags:
         return np.repeat(np.arange(len(self)), self.lengths)
 
     @cached_property
+    def spells(self) -> Bool[np.ndarray, " v"]:
+        """Whether each word has letters; numbers and symbols have none."""
+        return np.asarray([any(one.isalpha() for one in word) for word in self.vocabulary], dtype=np.bool_)
+
+    @cached_property
     def weights(self) -> Float[np.ndarray, " v"]:
         """Weight of each word: log(1 + texts / texts that hold it)."""
         held = np.bincount(self.distinct.numbers, minlength=len(self.vocabulary))
@@ -106,7 +117,7 @@ class Sets:
     """A set of numbers for each of n texts."""
 
     numbers: Int[np.ndarray, " m"]
-    indptr: Int[np.ndarray, " n+1"]
+    indptr: Int[np.ndarray, " b"]
     count: int  # the numbers are below it
 
     @classmethod
@@ -176,13 +187,24 @@ class NearPairs:
             root = spread
 
 
-def near_pairs(bags: Bags, least: float = LEAST, apart: float = np.inf) -> NearPairs:
-    """Find near-duplicates, never of empty texts; `apart`: most weight of the words that one of both texts lacks."""
+def near_pairs(bags: Bags, least: float = LEAST) -> NearPairs:
+    """Find near-duplicates, never of empty texts."""
+    return _near(bags, least, np.inf)
+
+
+def same_questions(bags: Bags) -> NearPairs:
+    """Find prompts that ask the same: no number or symbol differs, and no more than about one rare word."""
+    return _near(bags, LEAST_ASKED, MOST_APART * np.log1p(len(bags)))
+
+
+def _near(bags: Bags, least: float, apart: float) -> NearPairs:
+    """Near-duplicates; `apart`: the most weight of the words that one of both texts lacks."""
     earliest = _same(bags)
     copies = np.flatnonzero((earliest != np.arange(len(bags))) & (bags.lengths > 0))
     single = np.flatnonzero((earliest == np.arange(len(bags))) & (bags.lengths > 0))
     first, second, crowded = _candidates(bags, single)
-    alike, differing = similarity(bags.distinct, first, second, bags.weights)
+    alike, _ = similarity(bags.distinct, first, second, bags.weights)
+    _, differing = similarity(bags.distinct, first, second, np.where(bags.spells, bags.weights, DECISIVE))
     in_order, _ = similarity(bags.adjacent, first, second)
     kept = (alike >= least) & (differing <= apart) & (in_order >= LEAST_IN_ORDER)
     return NearPairs(

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from proponent.actions.label_errors import support
 from proponent.errors import InputError
 from proponent.gradients.gradient import Gradient
-from proponent.gradients.vocabulary_head import VocabularyHead, head_of, squares
+from proponent.gradients.vocabulary_head import VocabularyHead, head_of
 from proponent.method import EmbeddingRows, Gradients, Head, Logit, similarity_of
 from proponent.preconditioners.base import preconditioners_of
 from proponent.store import Store
@@ -42,11 +42,11 @@ def _by_head(store: Store, *, itself: bool) -> Float[np.ndarray, " n"]:
     for checkpoint in store.plan.checkpoints:
         head, at = head_of(store.table(checkpoint.id)), checkpoint.id
         everything = None if itself else _sum(store, at, head)
+        scale = store.scale(at)
         for places, gradient in _shards(store, at):
-            assert gradient.head is not None
-            own = squares(gradient.head, head, gradient.rows) * store.scale(at)[places]
-            others = 0.0 if everything is None else _products(gradient, head, everything)
-            total[places] += checkpoint.weight * (own if everything is None else others - own)
+            for row, place in enumerate(places.tolist()):
+                one = gradient.example(row)
+                total[place] += checkpoint.weight * _product(one, head, float(scale[place]), everything)
     return total
 
 
@@ -64,23 +64,26 @@ def _sum(store: Store, at: CheckpointId, head: VocabularyHead) -> Float[np.ndarr
     scale = store.scale(at)
     for places, gradient in _shards(store, at):
         assert gradient.head is not None
-        for row in range(len(places)):
+        for row, place in enumerate(places.tolist()):
             outer = gradient.head.example(row).outer(head)
-            total += scale[places[row]] * (outer.g.T.astype(np.float64) @ outer.a)
+            total += scale[place] * (outer.g.T @ outer.a)
         if gradient.rows is not None:
-            factors = scale[places][gradient.rows.owners, None]
-            np.add.at(total, gradient.rows.ids, gradient.rows.rows * factors)
-    return total
+            np.add.at(total, gradient.rows.ids, gradient.rows.rows * scale[places][gradient.rows.owners, None])
+    return total.astype(np.float32)
 
 
-def _products(gradient: Gradient, head: VocabularyHead, table: Float[np.ndarray, "v d"]) -> Float[np.ndarray, " m"]:
-    """Product of each gradient with a gradient on the whole table."""
-    assert gradient.head is not None
-    found = np.zeros(len(gradient.head))
-    for row in range(len(found)):
-        outer = gradient.head.example(row).outer(head)
-        found[row] = np.einsum("tv,tv->", outer.g, outer.a @ table.T, dtype=np.float64)
-    if gradient.rows is not None:
-        rows = gradient.rows
-        np.add.at(found, rows.owners, np.einsum("kd,kd->k", rows.rows, table[rows.ids], dtype=np.float64))
-    return found
+def _product(one: Gradient, head: VocabularyHead, scale: float, everything: Float[np.ndarray, "v d"] | None) -> float:
+    """Product of one gradient with itself, or with the sum of all others."""
+    assert one.head is not None
+    outer = one.head.outer(head)
+    own = float(np.sum((outer.g @ outer.g.T) * (outer.a @ outer.a.T), dtype=np.float64))
+    if one.rows is not None:
+        ids, rows = one.rows.ids, one.rows.rows
+        own += float(np.sum(rows * rows, dtype=np.float64))
+        own += 2.0 * float(np.sum(outer.g[:, ids].T * (rows @ outer.a.T), dtype=np.float64))
+    if everything is None:
+        return scale * own
+    total = float(np.einsum("tv,tv->", outer.g, outer.a @ everything.T, dtype=np.float64))
+    if one.rows is not None:
+        total += float(np.einsum("kd,kd->", one.rows.rows, everything[one.rows.ids], dtype=np.float64))
+    return total - scale * own

@@ -11,11 +11,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from proponent.actions.near_duplicates import Bags, NearPairs, Sets, near_pairs, similarity
+from proponent.actions.near_duplicates import Bags, NearPairs, Sets, near_pairs, same_questions, similarity
 from proponent.actions.row_texts import RowTexts
-
-DIFFERING = 8.0
-"""Two prompts ask the same if the words that only one of them has weigh at most this: about one rare word."""
 
 CONTRADICTING = 0.5
 """Answers that share less than this part of their words differ much."""
@@ -57,7 +54,7 @@ class Words:
     def of(cls, texts: RowTexts) -> "Words":
         """Split the texts of all rows, and find prompts that ask the same."""
         prompts = Bags.of([text if asked else "" for text, asked in zip(texts.prompts, texts.asked, strict=True)])
-        return cls(prompts, Bags.of(texts.answers), near_pairs(prompts, apart=DIFFERING))
+        return cls(prompts, Bags.of(texts.answers), same_questions(prompts))
 
     @property
     def usable(self) -> Bool[np.ndarray, " n"]:
@@ -123,6 +120,7 @@ def faults(texts: RowTexts, words: Words, cut: Bool[np.ndarray, " n"], untrained
     strength, evidence = np.zeros(n), dict[int, Evidence]()
     found = (
         (np.asarray([not one.strip() for one in texts.answers], dtype=np.bool_), 1.0, "the answer is empty"),
+        (~asked & (2 * asked.sum() > n), 1.0, "no answer, and most rows have one"),
         (asked & (words.answers.lengths > 0) & (alike > 0.999), 0.9, "the answer repeats the prompt"),
         (
             np.asarray(
@@ -136,7 +134,7 @@ def faults(texts: RowTexts, words: Words, cut: Bool[np.ndarray, " n"], untrained
             "the chosen answer is the rejected one",
         ),
         (untrained, 0.8, "not trained on: no token of it counts, or its loss is not finite"),
-        (cut, 0.5, "the end was cut off: the row is longer than the model reads"),
+        (cut, 0.2, "the end was cut off: the row is longer than the model reads"),
         (
             np.asarray([_unfinished(one) for one in texts.answers], dtype=np.bool_),
             0.5,

@@ -25,8 +25,8 @@ def labels(
     ranking: Annotated[
         str | None,
         typer.Option(
-            help="Of a classifier: mean-probability (the default), mean-loss, last-loss, influence or self-influence. Of "
-            "a language model: combined (the default), duplicate, contradiction, misplaced, repeated, fault, loss, "
+            help="Of a classifier: mean-probability (the default), mean-loss, last-loss, influence or self-influence. "
+            "Of a language model: combined (the default), duplicate, contradiction, misplaced, repeated, fault, loss, "
             "self-influence, influence or query-influence."
         ),
     ] = None,
