@@ -7,11 +7,15 @@ is compared only with prompts that hold one of its rare words, so the work grows
 import numpy as np
 from jaxtyping import Float, Int
 
+from proponent.actions.near_duplicates import Sets
 from proponent.actions.row_signals import Evidence, Signal, Words
 from proponent.views.text_marks import clip
 
-RARE = 40
-"""A rare word stands in at most this many prompts, or in 1 % of more; of few prompts, in at most a quarter."""
+RARE = 100
+"""A rare word stands in at most this many prompts; of few prompts, in at most a quarter."""
+
+RIVALS = 8
+"""So many prompts are compared with an answer: those with the most weight of its rare words."""
 
 MARGIN = 0.3
 """The difference between two cosines from which an answer is as suspect as it can be."""
@@ -54,11 +58,7 @@ def _best(words: Words) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]
 def _fit(words: Words, rows: Int[np.ndarray, " p"], others: Int[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
     """Cosine of the answers of some rows with the prompts of other ones."""
     squares, width = words.weights**2, max(1, len(words.weights))
-    every = np.arange(len(words.prompts))
-    sizes = [
-        np.sqrt(np.bincount(owners, squares[numbers], len(every)))
-        for owners, numbers in (words.spoken.of_some(every), words.prompts.distinct.of_some(every))
-    ]
+    spoken, asked = _norms(words, words.spoken), _norms(words, words.prompts.distinct)
     found = np.zeros(len(rows))
     for start in range(0, len(rows), BLOCK):
         cut = slice(start, start + BLOCK)
@@ -66,29 +66,50 @@ def _fit(words: Words, rows: Int[np.ndarray, " p"], others: Int[np.ndarray, " p"
         met, counts = np.unique(np.concatenate([at * width + number for at, number in sides]), return_counts=True)
         met = met[counts > 1]
         found[cut] = np.bincount(met // width, squares[met % width], len(rows[cut]))
-    return found / np.maximum(sizes[0][rows] * sizes[1][others], 1e-12)
+    return found / np.maximum(spoken[rows] * asked[others], 1e-12)
+
+
+def _norms(words: Words, sets: Sets) -> Float[np.ndarray, " n"]:
+    """Length of the vector of each text's weighted words."""
+    owners, numbers = sets.of_some(np.arange(len(words.prompts)))
+    return np.sqrt(np.bincount(owners, words.weights[numbers] ** 2, len(words.prompts)))
 
 
 def _rivals(words: Words) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"]]:
-    """Rows, and other prompts that share a rare word with their answers; prompts that ask the same are left out."""
+    """Rows, and other prompts with most of the rare words of their answers; not those that ask the same."""
     n, prompts = len(words.prompts), words.prompts.distinct
     holders = np.repeat(np.arange(n), np.diff(prompts.indptr))[np.argsort(prompts.numbers, kind="stable")]
     counts = np.bincount(prompts.numbers, minlength=words.spoken.count)
-    begins = np.concatenate([[0], np.cumsum(counts)])
-    rare = counts <= min(max(RARE, n // 100), max(2, n // 4))
-    groups = words.alike.groups(n)
-    keys = [np.zeros(0, dtype=np.int64)]
+    begins, groups = np.concatenate([[0], np.cumsum(counts)]), words.alike.groups(n)
+    rare, sizes = counts <= min(RARE, max(2, n // 4)), _norms(words, prompts)
+    found = [np.zeros((2, 0), dtype=np.int64)]
     for start in range(0, n, 1024):
         rows = np.arange(start, min(start + 1024, n))
         places, numbers = words.spoken.of_some(rows)
         places, numbers = places[rare[numbers]], numbers[rare[numbers]]
-        sizes = counts[numbers]
-        own = rows[np.repeat(places, sizes)]
-        ahead = np.concatenate([[0], np.cumsum(sizes)[:-1]]) if len(sizes) else sizes
-        others = holders[np.arange(len(own)) + np.repeat(begins[numbers] - ahead, sizes)]
-        keys.append(np.unique((own * n + others)[groups[own] != groups[others]]))
-    every = np.concatenate(keys)
-    return every // max(1, n), every % max(1, n)
+        each = counts[numbers]
+        ahead = np.concatenate([[0], np.cumsum(each)[:-1]]) if len(each) else each
+        others = holders[np.arange(int(each.sum())) + np.repeat(begins[numbers] - ahead, each)]
+        keys, inverse = np.unique(rows[np.repeat(places, each)] * n + others, return_inverse=True)
+        shared = np.bincount(inverse, np.repeat(words.weights[numbers] ** 2, each), len(keys))
+        found.append(_first(keys // n, keys % n, shared / np.maximum(sizes[keys % n], 1e-12), groups))
+    rows, others = np.concatenate(found, axis=1)
+    return rows, others
+
+
+def _first(
+    rows: Int[np.ndarray, " p"],
+    others: Int[np.ndarray, " p"],
+    fits: Float[np.ndarray, " p"],
+    groups: Int[np.ndarray, " n"],
+) -> Int[np.ndarray, "2 k"]:
+    """The best others of each row that are not in its group."""
+    order = np.lexsort((others, -fits, rows))
+    order = order[groups[rows[order]] != groups[others[order]]]
+    begins = np.flatnonzero(np.diff(rows[order], prepend=-1))
+    place = np.arange(len(order)) - np.repeat(begins, np.diff(np.append(begins, len(order))))
+    kept = order[place < RIVALS]
+    return np.stack([rows[kept], others[kept]])
 
 
 def _shared(words: Words, row: int, other: int) -> tuple[str, ...]:

@@ -60,6 +60,14 @@ class Bags:
     def __len__(self) -> int:
         return len(self.indptr) - 1
 
+    def followed_by(self, other: "Bags") -> "Bags":
+        """The words of each text and then those of the same text of another set."""
+        known = {word: number for number, word in enumerate(self.vocabulary)}
+        moved = np.asarray([known.setdefault(word, len(known)) for word in other.vocabulary], dtype=np.int64)
+        numbers = np.concatenate([self.numbers, moved[other.numbers]])
+        order = np.argsort(np.concatenate([self.owners, other.owners]), kind="stable")
+        return Bags(list(known), numbers[order], self.indptr + other.indptr)
+
     @property
     def lengths(self) -> Int[np.ndarray, " n"]:
         """Number of words of each text."""
@@ -260,7 +268,7 @@ def _minima(bags: Bags, texts: Int[np.ndarray, " k"]) -> np.ndarray:
         begins = np.searchsorted(np.concatenate([owners, places])[order], np.arange(len(some)))
         hashed = _mixed(keys[order])
         for row, (factor, offset) in enumerate(factors):
-            found[row, start : start + len(some)] = np.minimum.reduceat(_mixed(hashed * factor + offset), begins)
+            found[row, start : start + len(some)] = np.minimum.reduceat(hashed * factor + offset, begins)
     return found
 
 

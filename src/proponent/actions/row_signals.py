@@ -79,9 +79,9 @@ class Words:
         return np.concatenate([known, np.full(self.spoken.count - len(known), np.log1p(len(self.prompts)))])
 
 
-def duplicates(texts: RowTexts) -> tuple[Signal, int]:
+def duplicates(words: Words) -> tuple[Signal, int]:
     """Rows whose whole text an earlier row has already; also the number of rows in crowded groups."""
-    whole = Bags.of([f"{prompt}\n{answer}" for prompt, answer in zip(texts.prompts, texts.answers, strict=True)])
+    whole = words.prompts.followed_by(words.answers)
     pairs = near_pairs(whole)
     strength, evidence = np.zeros(len(whole)), dict[int, Evidence]()
     groups = pairs.groups(len(whole))

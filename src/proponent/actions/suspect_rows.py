@@ -103,7 +103,7 @@ class RowSignals:
         if len(texts.places) < 2:
             raise InputError(f"{len(texts.places)} rows are left in this index, and rows are compared with one another")
         words = Words.of(texts)
-        copies, crowded = duplicates(texts)
+        copies, crowded = duplicates(words)
         signals: dict[RowRanking, Signal] = {
             "duplicate": copies,
             "contradiction": contradictions(words),
