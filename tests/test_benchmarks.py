@@ -99,7 +99,11 @@ ALLOWED = (
         "preconditioners.base preconditioners.gauss_newton search.synonyms",
         "the CNN has no index: its scores are put together from the library's parts",
     ),
-    ("suspect_rows.py", "actions.suspect_rows baselines", "every signal is measured apart, beside texts that are alike"),
+    (
+        "suspect_rows.py",
+        "actions.suspect_rows baselines",
+        "every signal is measured apart, beside texts that are alike",
+    ),
     ("fidelity/record_d.py", "actions.label_errors", "the raw sums by which `proponent labels` ranks"),
 )
 """Scripts, the inner modules of the library that they may import, and why."""

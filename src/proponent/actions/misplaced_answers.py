@@ -116,5 +116,5 @@ def _shared(words: Words, row: int, other: int) -> tuple[str, ...]:
     """The rarest words that the answer of a row shares with the prompt of another."""
     own, asked = words.spoken.of_some(np.asarray([row]))[1], words.prompts.distinct.of_some(np.asarray([other]))[1]
     met = np.intersect1d(own, asked)
-    order = met[np.argsort(-words.weights[met], kind="stable")]
-    return tuple(clip(words.prompts.vocabulary[number], 40) for number in order[:3].tolist())
+    order: list[int] = met[np.argsort(-words.weights[met], kind="stable")].tolist()
+    return tuple(clip(words.prompts.vocabulary[number], 40) for number in order[:3])

@@ -248,8 +248,8 @@ def _candidates(bags: Bags, texts: Int[np.ndarray, " k"]) -> tuple[Int[np.ndarra
             if not same.any():
                 break
             found.append(order[:-step][same] * len(texts) + order[step:][same])
-        further = key[order[NEIGHBOURS + 1 :]] == key[order[: -NEIGHBOURS - 1]] if len(order) > NEIGHBOURS + 1 else []
-        crowded[order[NEIGHBOURS + 1 :][np.asarray(further, dtype=np.bool_)]] = True
+        beyond, before = order[NEIGHBOURS + 1 :], order[: -NEIGHBOURS - 1]
+        crowded[beyond[key[beyond] == key[before]]] = True
     keys = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *found]))
     return texts[keys // max(1, len(texts))], texts[keys % max(1, len(texts))], int(crowded.sum())
 

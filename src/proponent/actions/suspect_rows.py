@@ -147,12 +147,15 @@ def _influences(
         "self-influence": lambda: row_influence(store, itself=True),
         "influence": lambda: -row_influence(store),
     }
-    wanted = {name: figure for name, figure in found.items() if name in further}
-    wanted |= {} if harm is None else {"query-influence": lambda: harm}
+    wanted: dict[RowRanking, Figure] = {name: figure for name, figure in found.items() if name in further}
+    if harm is not None:
+        wanted["query-influence"] = lambda: harm
     alive = store.alive
-    return {
-        name: lambda figure=figure: np.where(alive, figure(), np.nan)[texts.places] for name, figure in wanted.items()
-    }
+
+    def among(figure: Figure) -> Figure:
+        return lambda: np.where(alive, figure(), np.nan)[texts.places]
+
+    return {name: among(figure) for name, figure in wanted.items()}
 
 
 def _figures(
@@ -208,6 +211,7 @@ def _report(
 ) -> RowReport:
     texts = found.texts
     ids = [str(one) for one in store.take("id", texts.places)]
+    ranked: list[int] = order.tolist()
     numbers = [int(one) for one in store.take("row", texts.places)]
     rows = tuple(
         SuspectRow(
@@ -221,7 +225,7 @@ def _report(
             reasons=_reasons(found, at, ids),
             loss=float(found.losses[at]) if np.isfinite(found.losses[at]) else None,
         )
-        for rank, at in enumerate(order.tolist(), 1)
+        for rank, at in enumerate(ranked, 1)
     )
     return RowReport(
         ranking=f"{ranking}: {ROW_RANKINGS[ranking]}",
