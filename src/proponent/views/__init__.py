@@ -4,6 +4,7 @@ from proponent.views.evaluation import EvaluationReport, MethodFigures
 from proponent.views.explanation import CAVEAT, BaselineHit, CheckpointView, Explanation, Hit, QueryView, WordPair
 from proponent.views.page import Page, document, fragment
 from proponent.views.reports import Report
+from proponent.views.row_suspects import RowReason, RowReport, SuspectRow
 from proponent.views.suspects import LabelReport, RankingRecall, Story, Suspect
 
 __all__ = [
@@ -19,8 +20,11 @@ __all__ = [
     "QueryView",
     "RankingRecall",
     "Report",
+    "RowReason",
+    "RowReport",
     "Story",
     "Suspect",
+    "SuspectRow",
     "WordPair",
     "document",
     "fragment",
