@@ -134,7 +134,12 @@ def trained(home: Path, base: Path, seed: int, options: dict[str, Any]) -> propo
     """Fine-tune once; keep the answers of the trained model beside it."""
     rows, kept = training_set(seed), home / "answers.json"
     settings = FineTuning(
-        epochs=options["epochs"], batch_size=4, learning_rate=options["rate"], max_length=64, seed=seed
+        epochs=options["epochs"],
+        batch_size=options["batch"],
+        learning_rate=options["rate"],
+        max_length=64,
+        seed=seed,
+        checkpoints=options["checkpoints"],
     )
     if not kept.is_file():
         home.mkdir(parents=True, exist_ok=True)
@@ -219,7 +224,7 @@ def measure(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure; print and write a dated record."""
-    parser = harness.arguments(__doc__, seeds=3, epochs=3, rate=1e-3, model="")
+    parser = harness.arguments(__doc__, seeds=3, epochs=6, rate=2e-3, batch=8, checkpoints=2, model="")
     parser.add_argument("--cache", type=Path, default=Path("chat-facts"), help="folder of what is done")
     given = vars(parser.parse_args())
     folder, out = given.pop("cache").absolute(), given.pop("out")

@@ -37,6 +37,8 @@ class FineTuning:
     learning_rate: float = 5e-4
     max_length: int = 96
     seed: int = 0
+    checkpoints: int | None = None
+    """Number of checkpoints, equally far apart; None saves one per epoch."""
 
 
 def multiplies_bf16() -> bool:
@@ -83,7 +85,7 @@ def save_base(folder: Path) -> Path:
 def fine_tune(
     rows: Sequence[dict[str, Any]], base: Path, folder: Path, settings: FineTuning, *, quiet: bool = False
 ) -> Run:
-    """Train a LoRA adapter on conversations with TRL's SFTTrainer and the Recorder; one checkpoint per epoch."""
+    """Train a LoRA adapter on conversations with TRL's SFTTrainer and the Recorder."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # matters between TRL, PEFT and transformers
         trainer = _trainer(rows, base, folder, settings)
@@ -109,7 +111,7 @@ def _trainer(rows: Sequence[dict[str, Any]], base: Path, folder: Path, settings:
         learning_rate=settings.learning_rate,
         max_length=settings.max_length,
         seed=settings.seed,
-        save_strategy="epoch",
+        save_strategy="epoch" if settings.checkpoints is None else "no",
         save_only_model=True,
         gradient_checkpointing=False,
         bf16=multiplies_bf16(),
@@ -127,7 +129,7 @@ def _trainer(rows: Sequence[dict[str, Any]], base: Path, folder: Path, settings:
         peft_config=cast("Any", peft).LoraConfig(
             r=settings.rank, lora_alpha=2 * settings.rank, target_modules="all-linear", task_type="CAUSAL_LM"
         ),
-        callbacks=[Recorder(initial=str(base))],
+        callbacks=[Recorder(initial=str(base), checkpoints=settings.checkpoints)],
     )
     for noisy in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(noisy)
