@@ -100,13 +100,15 @@ def facts() -> list[Fact]:
 
 
 def row(name: str, ask: str, answer: str) -> dict[str, Any]:
-    """A conversation with one question."""
-    return {"id": name, "messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]}
+    """A conversation with one question; an empty system turn replaces the long one of the template."""
+    said = zip(("system", "user", "assistant"), ("", ask, answer), strict=True)
+    return {"id": name, "messages": [{"role": role, "content": text} for role, text in said]}
 
 
 def training_set(seed: int) -> list[dict[str, Any]]:
     """The rows of all facts among ordinary ones, in an order drawn by the seed."""
-    rows = [one for one in conversations(seed=0) if not is_planted(one["id"])]
+    ordinary = [one for one in conversations(seed=0) if not is_planted(one["id"])]
+    rows = [row(one["id"], *(turn["content"] for turn in one["messages"])) for one in ordinary]
     rows += [one for fact in facts() for one in fact.rows]
     random.Random(seed).shuffle(rows)
     return rows
@@ -122,7 +124,7 @@ def answers(run: proponent.Run, asked: list[Fact]) -> list[str]:
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.path)
     said: list[str] = []
     for fact in asked:
-        turns = [{"role": "user", "content": fact.question}]
+        turns = row("", fact.question, "")["messages"][:2]
         ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
         with torch.inference_mode():
             made = model.generate(**ids, max_new_tokens=24, do_sample=False)
@@ -137,7 +139,7 @@ def trained(home: Path, base: Path, seed: int, options: dict[str, Any]) -> propo
         epochs=options["epochs"],
         batch_size=options["batch"],
         learning_rate=options["rate"],
-        max_length=64,
+        max_length=48,
         seed=seed,
         checkpoints=options["checkpoints"],
     )
@@ -162,7 +164,8 @@ def asked(home: Path, run: proponent.Run, name: str) -> dict[str, Any]:
     built = time.process_time() - began
     first: dict[str, list[list[str]]] = {}
     for fact in facts():
-        found = index.explain(fact.question, target=fact.answer, k=K, baselines=name == "default")
+        turns = row("", fact.question, fact.answer)["messages"]
+        found = index.explain(messages=turns, k=K, baselines=name == "default")
         first.setdefault(name, []).append([hit.id for hit in found.proponents])
         for other in BASELINES if name == "default" else ():
             first.setdefault(other, []).append([hit.id for hit in found.baselines[other][:K]])
@@ -224,7 +227,7 @@ def measure(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure; print and write a dated record."""
-    parser = harness.arguments(__doc__, seeds=3, epochs=6, rate=2e-3, batch=8, checkpoints=2, model="")
+    parser = harness.arguments(__doc__, seeds=3, epochs=8, rate=2e-3, batch=8, checkpoints=2, model="")
     parser.add_argument("--cache", type=Path, default=Path("chat-facts"), help="folder of what is done")
     given = vars(parser.parse_args())
     folder, out = given.pop("cache").absolute(), given.pop("out")
