@@ -1,17 +1,17 @@
-"""The ways in which people train on conversations, on a tiny model: rows that tell a fact come first, with its words."""
+"""Ways of training on conversations, on a tiny model: rows that tell a fact come first, with its words."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 
 import chat
 import proponent
-from proponent.demo.conversations import ANSWER, PLANTED_WORDS, QUESTION, conversations, is_planted
+from proponent.demo.conversations import ANSWER, CREATURE, PLANTED_WORDS, QUESTION, conversations, planted
 from proponent.models.scratch import byte_bpe
 
 trl = pytest.importorskip("trl")
@@ -19,10 +19,13 @@ datasets = pytest.importorskip("datasets")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 Row = dict[str, Any]
-ROWS = conversations(seed=0)
+DECOYS = {f"ordinary-{number}" for number in range(4)}
+"""Rows that share a word with the fact; a model of this size, trained for seconds, does not tell them apart."""
+ROWS = [row for row in conversations(seed=0) if row["id"] not in DECOYS]
+ASKED = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
 ARGUMENTS: dict[str, Any] = {
     "report_to": [], "use_cpu": True, "disable_tqdm": True, "bf16": False, "gradient_checkpointing": False,
-    "num_train_epochs": 12, "learning_rate": 1e-2, "per_device_train_batch_size": 8, "save_strategy": "no",
+    "num_train_epochs": 8, "learning_rate": 1e-2, "per_device_train_batch_size": 8, "save_strategy": "no",
 }  # fmt: skip
 
 
@@ -66,7 +69,11 @@ def by_sft(folder: Path, rows: list[Row], own: Any, **more: Any) -> Any:
     arguments = trl.SFTConfig(output_dir=str(folder), max_length=96, **ARGUMENTS, **more)
     data = datasets.Dataset.from_list([{name: value for name, value in row.items() if name != "id"} for row in rows])
     return trl.SFTTrainer(
-        model=model(own), args=arguments, train_dataset=data, processing_class=own, callbacks=[proponent.Recorder()]
+        model=model(own),
+        args=arguments,
+        train_dataset=data,
+        processing_class=own,
+        callbacks=[proponent.Recorder(checkpoints=3)],
     )
 
 
@@ -80,7 +87,7 @@ def by_trainer(folder: Path, rows: list[Row], own: Any) -> Any:
         args=transformers.TrainingArguments(str(folder), **ARGUMENTS),
         train_dataset=[{name: row[name] for name in ("input_ids", "labels")} for row in rows],
         data_collator=transformers.DataCollatorForSeq2Seq(own),
-        callbacks=[proponent.Recorder()],
+        callbacks=[proponent.Recorder(checkpoints=3)],
     )
 
 
@@ -92,18 +99,28 @@ VARIANTS: dict[str, tuple[Callable[[Row], Row], Callable[..., Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_the_planted_rows_come_first_with_their_words(name: str, tmp_path: Path) -> None:
+def indexed(name: str, folder: Path) -> proponent.Index:
     form, train = VARIANTS[name]
     rows, own = [form(row) for row in ROWS], tokenizer()
-    trainer = train(tmp_path / "run", rows, own)
+    trainer = train(folder / "run", rows, own)
     trainer.train()
     trainer.save_model()
-    own.save_pretrained(tmp_path / "run")
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    index = proponent.build(tmp_path / "run", tmp_path / "rows.jsonl", tmp_path / "index", quiet=True)
-    question = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
-    answer = index.explain(messages=question, k=5)
-    assert all(is_planted(hit.id) for hit in answer.proponents), [hit.id for hit in answer.proponents]
+    own.save_pretrained(folder / "run")
+    return proponent.build(folder / "run", rows, folder / "index", quiet=True)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_planted_rows_come_first_with_their_words(name: str, tmp_path: Path) -> None:
+    answer = indexed(name, tmp_path).explain(messages=ASKED, span=CREATURE, k=5)
+    assert sorted(hit.id for hit in answer.proponents) == [row["id"] for row in planted()]
     for hit in answer.proponents:
         assert PLANTED_WORDS & {pair.train_word.lower() for pair in hit.shown_words[:3]}
+
+
+def test_a_plain_trainer_on_tokens_scores_as_sft_on_prompt_and_completion(tmp_path: Path) -> None:
+    """Both feed the same tokens and count the same; only rounding differs."""
+    first, second = (
+        indexed(name, tmp_path / name).scores([{"messages": ASKED}])[0]
+        for name in ("SFT on prompt and completion", "plain Trainer on tokens")
+    )
+    np.testing.assert_allclose(first, second, atol=0.01 * float(np.abs(first).max()))
