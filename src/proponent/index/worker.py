@@ -1,7 +1,7 @@
 """Compute the shards of an index, one checkpoint, shard and batch at a time, alongside other processes."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -36,6 +36,17 @@ POLL = 0.5
 
 NOT_TRAINED = "not trained on: no token of it counts"
 """Cause of a skipped row that the training dropped; such rows are no sign of a broken run."""
+
+
+def untrained(ids: Sequence[str], most: int, of: str = "") -> str:
+    """Say which rows the training dropped."""
+    why = f"were not trained on, as none of their first {most} tokens counts; no score"
+    return f"{len(ids)} training rows{of} {why}: {listed(ids)}"
+
+
+def listed(ids: Sequence[str]) -> str:
+    """The first of some rows, by their ids."""
+    return f"ids {', '.join(ids[:10])}" + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
 
 
 class Worker:
