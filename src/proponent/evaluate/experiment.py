@@ -173,10 +173,8 @@ class Experiment:
 
     def scored(self, run: Run, method: Method, at: Path, *, quiet: bool = False) -> Float[np.ndarray, "q n"]:
         """Score the training set by an index."""
-        queries, how = (
-            self.problem.queries,
-            {"max_length": self.problem.max_length, "quiet": quiet or self.request.quiet},
-        )
+        queries = self.problem.queries
+        how: dict[str, Any] = {"max_length": self.problem.max_length, "quiet": quiet or self.request.quiet}
         if self.problem.counting is not None:
             return build(run, rows_like(self.problem.train, self.request.train), at, method, **how).scores(queries)
         rows = [_row(one, labelled=self.labels is not None) for one in self.problem.train]
