@@ -27,7 +27,6 @@ from safetensors.numpy import load_file
 
 from proponent.demo.chat_model import FineTuning, fine_tune, save_base
 
-ROWS, QUERIES, LENGTH, LONGEST = 200, 40, 48, 64
 METHODS = (
     "tracin-we", "tracin-we-topk", "tracin-we-noc", "tracin-we-idf", "tracin-last", "tracin-all", "grad-cos", "datainf",
     "ekfac", "trackstar",
@@ -35,23 +34,24 @@ METHODS = (
 DELETED = ("tracin-we", "tracin-last")
 
 
-def conversations(data: Path, base: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def conversations(args: argparse.Namespace, base: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Training rows and queries, drawn with a seed; an empty system turn replaces the long one of the template."""
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     sized: list[tuple[int, dict[str, Any]]] = []
-    with gzip.open(data / "alpaca_en_1k" / "alpaca_en_demo.jsonl.gz", "rt", encoding="utf-8") as file:
-        for line in map(json.loads, file):
+    with gzip.open(args.data / "alpaca_en_1k" / "alpaca_en_demo.jsonl.gz", "rt", encoding="utf-8") as file:
+        for number, line in enumerate(map(json.loads, file)):
             ask = f"{line['instruction']}\n{line['input']}".strip()
             said = zip(("system", "user", "assistant"), ("", ask, line["output"]), strict=True)
             turns = [{"role": role, "content": text} for role, text in said]
             length = len(tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"])
-            sized.append((length, {"id": str(line["id"]), "messages": turns}))
+            sized.append((length, {"id": f"alpaca-{number}", "messages": turns}))
     random.Random(0).shuffle(sized)
-    queries = [row for length, row in sized if length <= LENGTH][:QUERIES]
+    queries = [row for length, row in sized if length <= args.length][: args.queries]
     taken = {row["id"] for row in queries}
-    return [row for length, row in sized if length <= LONGEST and row["id"] not in taken][:ROWS], queries
+    others = [row for length, row in sized if length <= args.longest and row["id"] not in taken]
+    return others[: args.rows], queries
 
 
 def trained(args: argparse.Namespace) -> Path:
@@ -60,13 +60,13 @@ def trained(args: argparse.Namespace) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     base = save_base(home / "base") if args.base is None else args.base
     if not (home / "queries.jsonl").is_file():
-        rows, queries = conversations(args.data, base)
+        rows, queries = conversations(args, base)
         harness.write_lines(home / "train.jsonl", rows)
         harness.write_lines(home / "queries.jsonl", queries)
     done = home / "trained"
     if not done.is_file():
         rows = [json.loads(line) for line in (home / "train.jsonl").read_text(encoding="utf-8").splitlines()]
-        fine_tune(rows, base, home / "run", FineTuning(2, 8, 4, 1e-3, LENGTH), quiet=True)
+        fine_tune(rows, base, home / "run", FineTuning(2, 8, 4, 1e-3, args.length), quiet=True)
         done.touch()
     return home
 
@@ -76,14 +76,14 @@ def evaluate(args: argparse.Namespace, metric: str, methods: tuple[str, ...], wh
     home = trained(args)
     command(
         "evaluate", home / "run", home / "train.jsonl", "--queries", home / "queries.jsonl", "--metric", metric,
-        "--methods", ",".join(methods), "--max-length", LENGTH, "--cache", home / "cache", "--out",
+        "--methods", ",".join(methods), "--max-length", args.length, "--cache", home / "cache", "--out",
         home / f"{what}.json", *more,
     )  # fmt: skip
 
 
 def halves(args: argparse.Namespace, methods: tuple[str, ...], what: str) -> None:
     """LDS, plain and within quartiles of length."""
-    sizes = ("--points", QUERIES, "--subsets", args.subsets, "--seeds", 2, "--groups", "length")
+    sizes = ("--points", args.queries, "--subsets", args.subsets, "--seeds", 2, "--groups", "length")
     evaluate(args, "lds", methods, what, *sizes, "--arrays", args.cache / f"{what}.safetensors")
 
 
@@ -101,7 +101,9 @@ def report(args: argparse.Namespace) -> None:
 
 def delete(args: argparse.Namespace) -> None:
     """Delete the ten rows that helped most by the default, by the last layer and by word overlap, and random ones."""
-    evaluate(args, "deletion", DELETED, "deletion", "--helped-only", "--points", 8, "-k", 10, "--seeds", 1)
+    evaluate(
+        args, "deletion", DELETED, "deletion", "--helped-only", "--points", min(8, args.queries), "-k", 10, "--seeds", 1
+    )
     page = json.loads((args.cache / "deletion.json").read_text(encoding="utf-8"))
     harness.write_record(args.out, "fidelity-h-deletion", {"seconds": seconds(args.cache), "page": page})
 
@@ -131,6 +133,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=Path("fidelity-cache/h"))
     parser.add_argument("--base", type=Path, help="folder of another chat model")
     parser.add_argument("--subsets", type=int, default=30)
+    harness.add_defaults(parser, {"rows": 200, "queries": 40, "length": 48, "longest": 64})
     parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the record")
     return parser.parse_args()
 

@@ -204,7 +204,7 @@ class _Forecaster:
                 break
         lengths, idle = (list(one) for one in zip(*found, strict=True))
         counted = sum(map(len, lengths))
-        dropped = [self.examples.ids[row] for row in np.sort(order[:counted][np.concatenate(idle)]).tolist()]
+        dropped: list[str] = [self.examples.ids[row] for row in np.sort(order[:counted][np.concatenate(idle)]).tolist()]
         of = "" if counted == n else f" of {counted} that were looked at"
         self.dropped = [untrained(dropped, self.encoder.max_length, of)] if dropped else []
         self.counting = spent * n / counted
