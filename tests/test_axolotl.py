@@ -122,6 +122,7 @@ def test_rows_that_it_would_render_by_itself_are_refused(run: Path, tmp_path: Pa
         ("plugins: [my.NewLoss]", "the plugin my.NewLoss, which is not known here"),
         ("plugins: axolotl.integrations.kd.KDPlugin", "the plugin axolotl.integrations.kd.KDPlugin"),
         ("flash_attention: false", "sample_packing without flash_attention"),
+        ("flash_attention: false\nattn_implementation: eager", "sample_packing without flash_attention"),
         ("pretraining_dataset: [{path: rows}]", "pretraining_dataset"),
     ],
 )
@@ -147,6 +148,11 @@ def test_a_card_that_cannot_be_read_is_refused(run: Path, settings: str, message
     told(run, settings)
     with pytest.raises(RunError, match=message):
         rules_of(Run.from_pretrained(run), "tokens")
+
+
+def test_packing_with_an_attention_that_keeps_rows_apart_is_read(run: Path) -> None:
+    told(run, "sample_packing: true\nattn_implementation: flex_attention")
+    assert rules_of(Run.from_pretrained(run), "tokens").counting is not None
 
 
 def test_without_a_length_its_default_holds(run: Path) -> None:

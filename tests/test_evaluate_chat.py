@@ -107,6 +107,13 @@ def test_a_row_whose_answer_is_cut_off_changes_no_step(experiment: Experiment) -
     assert cut.losses(model, np.asarray([0, 1])).tolist() == [0.0, 0.0]
 
 
+def test_a_query_whose_answer_is_cut_off_is_named_and_a_row_is_not_refused(experiment: Experiment) -> None:
+    with pytest.raises(RunError, match=r"no token of the query with id q0 counts among its first 12: leave it out"):
+        Experiment(replace(experiment.request, max_length=12))
+    rows = replace(experiment.problem, max_length=12, queries=experiment.problem.train)
+    assert np.isnan(rows.outputs(rows.fresh(0).eval()).loss).all()
+
+
 def test_of_a_query_only_the_answer_counts(experiment: Experiment) -> None:
     problem = experiment.problem
     model = problem.fresh(0).eval()

@@ -13,10 +13,9 @@ def layout_of(rows: Sequence[Example]) -> Layout:
 
 
 def as_questions(queries: Sequence[Example], train: Sequence[Example]) -> list[Example]:
-    """Queries whose last turn alone counts, where the rows are conversations."""
-    if not any(isinstance(one.content, Conversation) for one in train):
-        return list(queries)
-    return [_asked(as_chat(one)) for one in queries]
+    """Queries of messages whose last turn alone counts; where the rows are conversations, all queries are."""
+    chat = any(isinstance(one.content, Conversation) for one in train)
+    return [_asked(as_chat(one) if chat else one) for one in queries]
 
 
 def rows_like(kept: Sequence[Example], data: Sequence[Example]) -> Sequence[Example]:

@@ -106,9 +106,11 @@ class Experiment:
             )
         train, queries = _held_out(request)
         rules = rules_of(request.run, layout_of(request.train), request.max_length)
-        if rules.counting is not None:
-            queries = as_questions(queries, train)
+        chat = rules.counting is not None
+        queries = as_questions(queries, train) if chat else queries
         self.problem = RunProblem(request.run, train, queries, initial, rules.max_length, rules.counting)
+        if chat:
+            self.problem.refuse_cut_queries()
         self.notes: list[str] = [*self.rerun.notes, *rules.notes]
         if request.queries is None:
             self.notes.append(

@@ -17,11 +17,10 @@ LENGTH = 512
 
 _SHOWN = re.compile(r"axolotl version: `([^`\n]*)`\s*```yaml\n(.*?)\n```", re.DOTALL)
 _OTHER_LOSS = (
-    "rl", "reward_model", "process_reward_model", "label_smoothing_factor", "kd_trainer", "kd_ce_alpha",
-    "kd_alpha", "pretraining_dataset", "multipack_real_batches", "curriculum_sampling", "use_eaft", "diffusion",
+    "rl", "reward_model", "process_reward_model", "label_smoothing_factor", "kd_trainer", "pretraining_dataset",
 )  # fmt: skip
 """Settings under which the loss of a row is another one, or is no loss of a row."""
-_SEPARATES = ("flash_attention", "sdp_attention", "xformers_attention", "flex_attention", "attn_implementation")
+_SEPARATES = ("flash_attention", "sdp_attention", "xformers_attention", "flex_attention")
 """Kinds of attention that keep packed rows apart."""
 _SAME_LOSS = ("liger", "cut_cross_entropy", "spectrum")
 """Plugins that compute the same loss."""
@@ -55,8 +54,9 @@ def other_loss(settings: Mapping[str, Any]) -> str | None:
     for one in cast("list[object]", plugins) if isinstance(plugins, list) else [plugins]:
         if not any(known in str(one) for known in _SAME_LOSS):
             return f"the plugin {one}, which is not known here"
-    if settings.get("sample_packing") and not any(settings.get(one) for one in _SEPARATES):
-        return f"sample_packing without {', '.join(_SEPARATES[:4])}, so that rows read each other"
+    named = settings.get("attn_implementation") or "eager"
+    if settings.get("sample_packing") and named == "eager" and not any(settings.get(one) for one in _SEPARATES):
+        return f"sample_packing without {', '.join(_SEPARATES)}, so that rows read each other"
     return None
 
 

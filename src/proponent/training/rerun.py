@@ -124,6 +124,16 @@ class RunProblem:
             return Outputs.of_logits(np.concatenate(logits), np.asarray(labels))
         return Outputs.of_losses(np.concatenate(losses))
 
+    def refuse_cut_queries(self) -> None:
+        """Require that of every query something counts within the tokens that are read."""
+        encoded, _ = self._queries_encoded
+        lost = next((at for at, one in enumerate(encoded) if not one.counted.any()), None)
+        if lost is not None:
+            raise RunError(
+                f"no token of the query with id {self.queries[lost].id} counts among its first {self.max_length}: "
+                "leave it out, or read more with --max-length"
+            )
+
     @property
     def query_labels(self) -> Int[np.ndarray, " q"]:
         """True classes of the queries; all 0 for a language model."""
