@@ -189,7 +189,7 @@ def _many(
     for option, value in given.items():
         if value is not None:
             raise InputError(f"{option} is only for a single TEXT; with --queries, name a column of the file instead")
-    return columns.read(file, output)
+    return columns.read_queries(file, output)
 
 
 def check(
