@@ -106,6 +106,7 @@ ALLOWED = (
         "actions.suspect_rows baselines",
         "every signal is measured apart, beside texts that are alike",
     ),
+    (
         "chat_facts.py fidelity/record_h.py",
         "demo.chat_model",
         "the real chat model and its fine-tuning are those of `proponent demo --llm`",
