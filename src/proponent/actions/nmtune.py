@@ -18,8 +18,7 @@ from proponent.evaluate.intervals import bootstrap, paired
 from proponent.evaluate.report import figure, report, verdict
 from proponent.progress import track
 from proponent.training.loop import one_thread
-from proponent.views import EvaluationReport, MethodFigures
-from proponent.views.evaluation import Figure
+from proponent.views import EvaluationReport, Figure, MethodFigures
 
 Form = Literal["paper", "code"]
 Kind = Literal["linear probe", "linear probe, first directions", "MLP", "MLP, shuffled labels", "NMTune"]

@@ -13,8 +13,7 @@ from jaxtyping import Float
 
 from proponent.errors import InputError
 from proponent.evaluate.report import report
-from proponent.views import EvaluationReport
-from proponent.views.evaluation import Figure, MethodFigures
+from proponent.views import EvaluationReport, Figure, MethodFigures
 
 Centre = Literal["none", "columns"]
 CENTRES: dict[Centre, str] = {
