@@ -23,8 +23,8 @@ from proponent.actions.nmtune import (
     regulariser,
 )
 from proponent.actions.spectrum import spectrum
+from proponent.actions.text_features import text_features
 from proponent.errors import InputError, RunError
-from proponent.models.text_features import text_features
 from proponent.types import Example
 
 FAST = HeadSettings(epochs=15, batch_size=16)

@@ -94,7 +94,7 @@ def spectrum(
     examples = list(columns.read(data, output))
     from proponent.actions.spectrum import spectrum as measure
     from proponent.actions.spectrum import spectrum_report
-    from proponent.models.text_features import text_features
+    from proponent.actions.text_features import text_features
 
     found = [
         (
@@ -139,7 +139,7 @@ def nmtune(
     examples = list(columns.read(data, output))
     asked = {path.stem: list(columns.read_queries(str(path), output)) for path in test}
     from proponent.actions.nmtune import HeadSettings, Labelled, head_report, numbers
-    from proponent.models.text_features import text_features
+    from proponent.actions.text_features import text_features
 
     names = sorted({str(one.label) for one in examples if one.label is not None})
 
