@@ -47,6 +47,17 @@ def news(draw: np.random.Generator, count: int, name: str) -> list[dict[str, obj
     ]
 
 
+def pairs(draw: np.random.Generator, count: int) -> list[dict[str, object]]:
+    """Three pairs for each premise, one of each label; a word of the second text gives it away."""
+    labels = {"entailment": "outdoors", "neutral": "tall", "contradiction": "nobody"}
+    return [
+        {"id": f"{premise}-{label}", "premise": sentence(draw, "World"), "label_name": label}
+        | {"hypothesis": f"{word} {sentence(draw, 'World', 6)}"}
+        for premise in range(count)
+        for label, word in labels.items()
+    ]
+
+
 def write_data(folder: Path) -> Path:
     """Write all folders that the scripts read."""
     draw = np.random.default_rng(0)
@@ -57,8 +68,10 @@ def write_data(folder: Path) -> Path:
     write_csv(folder / "trec" / "train.csv.gz", texts[:80])
     write_csv(folder / "trec" / "test.csv.gz", texts[80:])
     write_csv(folder / "movie_review_mr" / "all.csv.gz", texts)
+    for name in ("nli_snli_devtest", "nli_counterfactual"):
+        write_csv(folder / name / "pairs.csv.gz", pairs(draw, 80))
     asked = [
-        {"instruction": sentence(draw, "World"), "input": "", "output": sentence(draw, "Sports")} for _ in range(12)
+        {"instruction": sentence(draw, "World"), "input": "", "output": sentence(draw, "Sports")} for _ in range(60)
     ]
     write_lines(folder / "alpaca_en_1k" / "alpaca_en_demo.jsonl.gz", asked)
     noisy = [

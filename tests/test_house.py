@@ -29,7 +29,7 @@ DOORS = {
     "jinja2": {"views/page.py"},
     "starlette": {"web/app.py"},
     "uvicorn": {"web/serving.py"},
-    "scipy": {"search/synonyms.py", "evaluate/intervals.py", "evaluate/lds.py"},
+    "scipy": {"search/synonyms.py", "evaluate/intervals.py", "evaluate/lds.py", "actions/unlabelled_weights.py"},
     "bm25s": {"baselines.py"},
     "sklearn": {"baselines.py"},
     "subprocess": {"processes.py"},

@@ -366,12 +366,9 @@ class Example:
                 content = Prompted(first, target, text_pair)
             else:
                 content = Text(first) if text_pair is None else Pair(first, text_pair)
-        object.__setattr__(self, "id", id)
-        object.__setattr__(self, "row", row)
-        object.__setattr__(self, "content", content)
-        object.__setattr__(self, "label", label)
-        object.__setattr__(self, "span", span)
-        object.__setattr__(self, "weight", weight)
+        given = {"id": id, "row": row, "content": content, "label": label, "span": span, "weight": weight}
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
 
     @property
     def text(self) -> str:

@@ -137,13 +137,18 @@ def _datasets(needed_for: str) -> Any:
         raise MissingExtraError(f"{needed_for} needs the package datasets: pip install 'proponent[data]'") from error
 
 
+def _is_saved(path: Path) -> bool:
+    """Whether a folder holds a data set from save_to_disk."""
+    info = (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+    return info or (path / "dataset_dict.json").is_file()
+
+
 def _table_of_folder(path: Path, split: str | None) -> RawTable:
-    saved = (path / "dataset_dict.json").is_file() or (
-        (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
-    )
-    if not saved:
+    if not _is_saved(path):
         inside = [name for name in _names_in(path) if _suffix(Path(name)) in _READERS]
+        held = [name for name in _names_in(path) if _is_saved(path / name)]
         hint = f"name one of its files: {', '.join(map(short, inside[:5]))}" if inside else f"supported files: {_KNOWN}"
+        hint = f"name a data set in it: {', '.join(map(short, held[:5]))}" if held else hint
         raise DataError(f"{path}: a folder that is not a data set from save_to_disk: {hint}")
     datasets = _datasets(f"{path}: a data set from save_to_disk")
     try:

@@ -29,7 +29,7 @@ from proponent.index.planning import (
 )
 from proponent.index.row_check import check_rows
 from proponent.index.stored_columns import stored_columns
-from proponent.index.worker import KEPT_BYTES, NOT_TRAINED, Worker
+from proponent.index.worker import KEPT_BYTES, NOT_TRAINED, Worker, listed, untrained
 from proponent.method import Baseline, EmbeddingRows, Gradients, Logit, Loss, Retaken, Term
 from proponent.models import Checkpoint, Encoder, Masks, Run
 from proponent.models.adapter_modules import trained_of
@@ -304,15 +304,13 @@ class Build:
         notes = [*self._run_notes(), *self._choice_notes, *layered, *self._fitted_notes()]
         notes += [*self.run.task.notes(self.encoder.masks), *self.rules.notes, *self._row_notes]
         notes += weight_notes(self.run, self.examples, self.method)
-        idle = [one for one in skipped if one.cause == NOT_TRAINED]
-        broken = [one for one in skipped if one.cause != NOT_TRAINED]
-        for rows, what in (
-            (idle, f"were not trained on, as none of their first {self.encoder.max_length} tokens counts; no score"),
-            (broken, "have no finite loss or gradient and are left out"),
-        ):
-            if rows:
-                more = f" and {len(rows) - 10} more" if len(rows) > 10 else ""
-                notes.append(f"{len(rows)} training rows {what}: ids {', '.join(one.id for one in rows[:10])}{more}")
+        idle = [one.id for one in skipped if one.cause == NOT_TRAINED]
+        broken = [one.id for one in skipped if one.cause != NOT_TRAINED]
+        notes += [untrained(idle, self.encoder.max_length)] if idle else []
+        if broken:
+            notes.append(
+                f"{len(broken)} training rows have no finite loss or gradient and are left out: {listed(broken)}"
+            )
         long = self.encoder.at_limit(self.examples, self._lengths)
         added = "" if self.writer.base is None else f" of {self.examples.name}"  # equal notes of two sources merge
         if long:
