@@ -224,6 +224,19 @@ def test_append_delete_and_merge_keep_the_weights(method: str, news: tiny.Tiny, 
     np.testing.assert_allclose(built.scores([QUERY], ["World"])[0], want, rtol=1e-3, atol=1e-9)
 
 
+def test_a_language_model_is_trained_and_indexed_with_weights(tmp_path: Path) -> None:
+    weights = GENERATOR.uniform(0.1, 2.0, len(tiny.LINES))
+    rows = [row | {"weight": weight} for row, weight in zip(tiny.LINES, weights, strict=True)]
+    run = train(read(rows, columns=COLUMN), tmp_path / "run", tiny.SETTINGS)
+    twice = [row | {"weight": 2.0} for row in tiny.LINES]
+    first, second = (
+        proponent.build(run, some, tmp_path / str(number), "tracin-we", columns=COLUMN, quiet=True)
+        for number, some in enumerate((rows, twice))
+    )
+    asked = [{"text": "the cup of the ", "target": "goal said cup"}]
+    np.testing.assert_allclose(first.scores(asked)[0], second.scores(asked)[0] / 2 * weights, rtol=1e-4, atol=1e-12)
+
+
 def test_a_weighted_run_refuses_data_without_its_weights(run: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="--weight-column weight"):
         proponent.build(run, data, tmp_path / "i", quiet=True)

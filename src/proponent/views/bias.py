@@ -15,6 +15,11 @@ from proponent.views.text_marks import clip, percent, signed
 CHANCE = 1.96
 """|z| above which 5 % of the pairs of word and label lie by chance."""
 
+SMALL = 1e-3
+"""Excess probability below which a test with a small p finds a lean of no consequence."""
+
+LEANS = "the model leans on biased words"
+
 PLOT_WIDTH, PLOT_HEIGHT = 520.0, 240.0
 LISTED = 200
 """Words that the page lists and draws; the JSON and the table of pandas have all."""
@@ -113,7 +118,10 @@ class BiasTest:
     @property
     def verdict(self) -> str:
         """The result in one sentence."""
-        leans = "the model leans on biased words" if self.p < 0.05 else "no lean on biased words is shown"
+        leans = "no lean on biased words is shown"
+        if self.p < 0.05:
+            small = abs(self.observed) < SMALL
+            leans = f"predictions follow biased words, by less than {SMALL:g}" if small else LEANS
         return (
             f"{leans}: p = {self.p:.3g} ({self.draws:,} permutations, seed {self.seed}); the label of a strong word "
             f"gets {signed(self.observed)} more probability on the rows that hold the word (permuted "
