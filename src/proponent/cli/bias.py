@@ -1,8 +1,9 @@
 """Command that finds words that give the label away, removes them by example weights, and tests a model."""
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 from rich.console import Console
@@ -14,10 +15,36 @@ if TYPE_CHECKING:
     from proponent.index import Index
 
 
+@dataclass(frozen=True)
+class TestOptions:
+    """How a run is tested, and which answers are judged."""
+
+    PANEL: ClassVar = "Run and answers"
+
+    strong: Annotated[int, typer.Option("--strongest", min=1, help="Strongest words per label in the test.")] = 50
+    draws: Annotated[int, typer.Option(min=19, help="Permutations of the test.")] = 1000
+    seed: Annotated[int, typer.Option(min=0, help="Seed of shuffled labels and permutations.")] = 0
+    index: Annotated[
+        Path | None, typer.Option(metavar="INDEX", help="With --queries: rank words by use in these answers.")
+    ] = None
+    queries: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Queries to explain with --index, in the columns of DATA.")
+    ] = None
+    k: Annotated[int, typer.Option("-k", min=1, help="Proponents and opponents of each answer that count.")] = 10
+
+    def check(self) -> None:
+        """Refuse one of two options that belong together."""
+        if (self.index is None) != (self.queries is None):
+            raise InputError(
+                "--index and --queries belong together: the words of the answers to the queries are ranked"
+            )
+
+
 def bias(
     data: Data,
     columns: DataOptions,
     model: ModelOptions,
+    testing: TestOptions,
     output: OutputOptions,
     run: Annotated[
         Path | None,
@@ -36,29 +63,18 @@ def bias(
     ] = None,
     min_count: Annotated[int, typer.Option(min=1, help="Least rows that hold a counted word.")] = 20,
     beta: Annotated[float, typer.Option(min=0.0, help="Penalty of uneven weights.")] = 1e-3,
-    strong: Annotated[int, typer.Option("--strongest", min=1, help="Strongest words per label in the test.")] = 50,
-    draws: Annotated[int, typer.Option(min=19, help="Permutations of the test.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of shuffled labels and permutations.")] = 0,
-    index: Annotated[
-        Path | None, typer.Option(metavar="INDEX", help="With --queries: rank words by use in these answers.")
-    ] = None,
-    queries: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Queries to explain with --index, in the columns of DATA.")
-    ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Proponents and opponents of each answer that count.")] = 10,
     limit: Annotated[int, typer.Option(min=0, help="Words to print.")] = 20,
     page: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Also write .html or .json.")] = None,
 ) -> None:
     """Find words that give the label away, fit weights that remove them, and test whether a model leans on them."""
     usable(out, "--out")
     usable(page, "--report")
-    if (index is None) != (queries is None):
-        raise InputError("--index and --queries belong together: the words of the answers to the queries are ranked")
+    testing.check()
     if run is not None and heldout is None:
         raise InputError(f"the test of {run} needs data that it was not trained on: give --heldout FILE")
     examples = columns.read(data, output)
     other = None if heldout is None else columns.read_queries(heldout, output)
-    asked = None if queries is None else columns.read_queries(queries, output)
+    asked = None if testing.queries is None else columns.read_queries(testing.queries, output)
     from proponent.actions.lexical_bias import Weighting, lexical_bias, write_weighted
     from proponent.views.bias import print_bias
 
@@ -66,15 +82,15 @@ def bias(
         examples,
         None if run is None else model.open(run),
         other,
-        index=None if index is None else _opened(index),
+        index=None if testing.index is None else _opened(testing.index),
         queries=asked,
         columns=None if words_in is None else listed(words_in),
         min_count=min_count,
         weighting=Weighting(beta=beta),
-        most=strong,
-        draws=draws,
-        k=k,
-        seed=seed,
+        most=testing.strong,
+        draws=testing.draws,
+        k=testing.k,
+        seed=testing.seed,
         quiet=output.quiet,
     )
     if out is not None:

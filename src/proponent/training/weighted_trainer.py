@@ -71,8 +71,8 @@ class WeightedTrainer(_Trainer):
                 f"a batch has no column {self.weight_column!r}: keep it in the training set and in the data collator, "
                 "or name it with WeightedTrainer(weight_column=...)"
             )
-        made: Any = super().compute_loss(model, inputs, *positional, **arguments)
-        return made
+        parent: Any = super()
+        return parent.compute_loss(model, inputs, *positional, **arguments)
 
     def _weighted_loss(self, outputs: Any, labels: Tensor | None, num_items_in_batch: Any = None) -> Float[Tensor, ""]:
         if labels is None:
