@@ -93,4 +93,6 @@ def of_length(example: Encoded, t: int) -> Encoded:
         counted=np.ones(t, dtype=np.bool_),
         targets=None if example.targets is None else fit(example.targets),
         target_words=None if example.target_words is None else fit(example.target_words),
+        answer=None if example.rejected is not None else example.answer,
+        rejected=None,  # of a pair, each row counts as a text
     )

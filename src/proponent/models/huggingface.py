@@ -66,14 +66,18 @@ def read_model_info(folder: Path, *, trust_remote_code: bool = False, base: str 
     """Read task head, labels and limits from a checkpoint's configuration."""
     if adapter_home(folder) is not None:
         return _adapter_card(folder, trust_remote_code, base)
-    if base is not None:
-        raise RunError(f"{folder} is a complete model, and --base (base=) is for adapters: leave it out")
     config = _config(str(folder), trust_remote_code)
     refuse_quantised(str(folder), config)
     names = cast("list[str]", getattr(config, "architectures", None) or [])
     architecture = names[0] if names else ""
     made = model_info(config, architecture, recognise(folder, architecture, config), adapter=False)
-    return replace(made, notes=tuple(quantisation_note(str(folder), config)))
+    return replace(made, base=base, notes=tuple(quantisation_note(str(folder), config)))
+
+
+def refuse_base(folder: Path, card: ModelInfo) -> None:
+    """Refuse a base model that nothing reads: it is for adapters, and for losses with a reference model."""
+    if card.base is not None and not card.adapter and not card.task.refers:
+        raise RunError(f"{folder} is a complete model, and --base (base=) is for adapters: leave it out")
 
 
 def load_model(
@@ -96,6 +100,22 @@ def load_model(
         ) from error
     model.requires_grad_(requires_grad=False)
     return model.float().eval()
+
+
+def load_reference(name: str, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
+    """Load the model that a training began with: a folder, or a name on a hub."""
+    folder = Path(name)
+    if not folder.is_dir():
+        try:
+            model, report = _loaded(name, card.task, trust_remote_code)
+        except Exception as error:  # the loaders of models may raise anything
+            raise RunError(
+                f"cannot load the reference model {name}: {first_line(error)}: name its folder with --base (base=)"
+            ) from error
+        _require_whole(folder, report.missing)
+        model.requires_grad_(requires_grad=False)
+        return model.float().eval()
+    return load_model(folder, read_model_info(folder, trust_remote_code=trust_remote_code))
 
 
 def fresh_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:

@@ -1,9 +1,9 @@
 """The loss that a language model was trained with: plain-text loss cannot explain a run of DPO or of rewards."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from proponent.errors import RunError
 from proponent.models.former import RUN_FILE, recorded
@@ -38,6 +38,9 @@ _TAGS = {
 }
 """Objectives by the tags that TRL writes into the model card of a run, in addition to its own tag."""
 
+_CARDS = {"reward": "reward-trainer"}
+"""Tags of trainers in model cards, where they differ from the names here."""
+
 _DFT = re.compile(r"^\s*loss_type:\s*[\"']?dft\b", re.MULTILINE)
 _HEAD = re.compile(r"\A---\n(.*?)\n---", re.DOTALL)
 _TAG = re.compile(r"^\s*-\s*([\w-]+)\s*$", re.MULTILINE)
@@ -49,11 +52,34 @@ def refuse_objective(folder: Path, checkpoints: Sequence[Path]) -> None:
         found = _by_log(home) or _by_card(home) or _by_record(home)
         if found is not None:
             objective, source = found
+            stated = f'{{"dpo": {{"beta": 0.1}}}} in {folder / RUN_FILE}'
             raise RunError(
                 f"{folder} was trained on {objective} (according to {source}), but proponent explains the loss of "
                 "text: use the run of the earlier fine-tuning (SFT); to explain the loss of text of this model "
                 "anyway, copy weights, config.json and tokenizer into a separate folder"
+                + (f"; if TRL's DPOTrainer trained it, say so with {stated}" if "DPO" in objective else "")
             )
+
+
+class Training(NamedTuple):
+    """What the files of a run say about the trainer."""
+
+    settings: Mapping[str, Any]  # as the Recorder noted them; empty if only the trainer is known
+    source: str  # the file that says so
+
+
+def training_of(homes: Sequence[Path], trainer: str) -> Training | None:
+    """Whether a trainer of TRL trained a run, by the Recorder's note, or by the tags of the model card."""
+    for home in homes:
+        record = recorded(home, RUN_FILE)
+        noted: object = read_settings(record).get(trainer) if record.is_file() else None
+        if isinstance(noted, dict):
+            return Training(cast("dict[str, Any]", noted), str(record))
+    for home in homes:
+        path = home / "README.md"
+        if {"trl", _CARDS.get(trainer, trainer)} <= _tags(path):
+            return Training({}, str(path))
+    return None
 
 
 def _by_log(folder: Path) -> tuple[str, str] | None:
@@ -73,7 +99,10 @@ def _by_log(folder: Path) -> tuple[str, str] | None:
 def _by_record(folder: Path) -> tuple[str, str] | None:
     """A loss of TRL's SFTTrainer that weighs tokens by the model's own probabilities."""
     record, card = recorded(folder, RUN_FILE), folder / "README.md"
-    noted: object = read_settings(record).get("sft") if record.is_file() else None
+    held = read_settings(record) if record.is_file() else {}
+    if "kto" in held:
+        return "desirable and undesirable answers (KTO)", f"kto in {record}"
+    noted: object = held.get("sft")
     if isinstance(noted, dict) and cast("dict[str, object]", noted).get("loss_type") == "dft":
         return "reweighted tokens (loss_type dft)", f"loss_type in {record}"
     if card.is_file() and _DFT.search(card.read_text(encoding="utf-8", errors="replace")):
@@ -81,12 +110,17 @@ def _by_record(folder: Path) -> tuple[str, str] | None:
     return None
 
 
+def _tags(path: Path) -> set[str]:
+    """The tags of a model card; none if there is no card."""
+    if not path.is_file():
+        return set()
+    head = _HEAD.match(path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n"))
+    return set() if head is None else {one.lower() for one in _TAG.findall(head[1])}
+
+
 def _by_card(folder: Path) -> tuple[str, str] | None:
     path = folder / "README.md"
-    if not path.is_file():
-        return None
-    head = _HEAD.match(path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n"))
-    tags = {one.lower() for one in _TAG.findall(head[1])} if head is not None else set[str]()
+    tags = _tags(path)
     for objective, names in _TAGS.items():
         if "trl" in tags and tags & names:
             return objective, f"the tag {min(tags & names)} in {path}"

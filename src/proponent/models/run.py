@@ -17,12 +17,20 @@ from proponent.models.best import kept
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE, Checkpoint, discover, tokenizer_fingerprint
 from proponent.models.encoding import Encoder
 from proponent.models.former import former_note
-from proponent.models.huggingface import ModelInfo, check_shift, load_model, load_tokenizer, read_model_info
+from proponent.models.huggingface import (
+    ModelInfo,
+    check_shift,
+    load_model,
+    load_reference,
+    load_tokenizer,
+    read_model_info,
+    refuse_base,
+)
 from proponent.models.masking import ONE_DRAW, Masks
 from proponent.models.one_training import check_one_training
 from proponent.models.recorder import RUN_FILE, unfinished_note
 from proponent.models.shared_base import SharedBases
-from proponent.models.tasks import Task
+from proponent.models.tasks import Task, trained_task
 from proponent.models.training_trace import FOLDER
 from proponent.models.weights import adapter_home, base_model, weights_fingerprint
 from proponent.types import CheckpointId, Counting, Label
@@ -105,6 +113,9 @@ class Run:
         last = saved[-1].path
         named_base = None if base is None else str(base)
         card = read_model_info(last, trust_remote_code=trust_remote_code, base=named_base)
+        homes = list(dict.fromkeys([folder, *(one.path for one in reversed(saved))]))
+        card = replace(card, task=trained_task(card.task, homes, named_base))
+        refuse_base(last, card)
         check_one_training(saved)
         card.task.refuse_training(folder, [one.path for one in saved])
         found = kept(folder, saved)
@@ -164,12 +175,34 @@ class Run:
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of the content: "tokenizer", and "weights step N" for every checkpoint."""
         weights = {f"weights {one.id}": weights_fingerprint(one.path, self.info.base) for one in self.saved}
-        return {"tokenizer": self.tokenizer_fingerprint()} | weights
+        return {"tokenizer": self.tokenizer_fingerprint()} | weights | self._loss_fingerprints()
+
+    def _loss_fingerprints(self) -> dict[str, str]:
+        """What the loss of pairs depends on beside the weights: its settings, and a reference model on disk."""
+        found = {"loss": hashlib.sha256(self.task.settings.encode()).hexdigest()} if self.task.settings else {}
+        home = None if self.task.reference is None or self.info.adapter else Path(self.task.reference)
+        return found | ({"reference": weights_fingerprint(home)} if home is not None and home.is_dir() else {})
 
     @cached_property
     def _bases(self) -> SharedBases:
         """Base models that the adapters of this run share."""
         return SharedBases()
+
+    @cached_property
+    def reference_figures(self) -> dict[int, tuple[float, float]]:
+        """Log-probabilities of pairs of answers under the reference model, by a hash of their tokens."""
+        return {}
+
+    @cached_property
+    def reference(self) -> torch.nn.Module:
+        """The model that training began with, for a loss that compares with it."""
+        if self.task.reference is None:
+            raise RunError(
+                f"the loss of pairs ({self.task.kind}) compares with the model that training began with, and nothing in "
+                f"{self.path} names it: give it with --base (base=), or give ref_chosen_logps and ref_rejected_logps as "
+                "columns"
+            )
+        return load_reference(self.task.reference, self.info, trust_remote_code=self.trust_remote_code)
 
     @property
     def most_tokens(self) -> int | None:

@@ -84,6 +84,15 @@ class WordPair:
     train_pair_spans: Annotated[tuple[Span, ...] | None, "places in the example's second text or target"] = optional()
     query_turn_spans: Annotated[tuple[TurnSpan, ...] | None, "places in the query's turns"] = optional()
     train_turn_spans: Annotated[tuple[TurnSpan, ...] | None, "places in the example's turns"] = optional()
+    query_side: Annotated[str | None, "answer of the query's pair with the word: chosen or rejected"] = optional()
+    train_side: Annotated[str | None, "answer of the example's pair with the word: chosen or rejected"] = optional()
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Both words, with the answer that they stand in."""
+        both = ((self.query_word, self.query_side), (self.train_word, self.train_side))
+        query, train = (word if side is None else f"{word} ({side})" for word, side in both)
+        return query, train
 
     @property
     def markup(self) -> bool:

@@ -75,7 +75,7 @@ def example_screen(shown: OpenIndex, state: ExampleState) -> ExampleScreen:
         near_duplicates=tuple((other, alike) for other, (_, alike) in zip(others, near, strict=True)),
         ask=question.url("/ask"),
         alive=bool(table.alive[place]),
-        turns=turn_views(table.store.example(place).turns or (), ()),
+        turns=turn_views(table.store.example(place), ()) or (),
         method=method_line(shown.plan),
     )
 
