@@ -229,7 +229,9 @@ class GradientComputer:
     def _cuts(self, encoded: Sequence[Encoded]) -> list[slice]:
         """Split a batch into parts that fit into memory, and these into parts that hooks can handle."""
         kinds = [slice(0, len(encoded))] if self.run.task.pairing is None else slices_by_kind(encoded)
-        parts = [slice(kind.start + one.start, kind.start + one.stop) for kind in kinds for one in self.parts(encoded[kind])]
+        parts = [
+            slice(kind.start + one.start, kind.start + one.stop) for kind in kinds for one in self.parts(encoded[kind])
+        ]
         return [cut for part in parts for cut in self._hooked(encoded[part], part.start)]
 
     def _hooked(self, encoded: Sequence[Encoded], start: int) -> list[slice]:

@@ -133,7 +133,9 @@ def slices_by_length(encoded: Sequence[Encoded]) -> list[slice]:
         own = encoded[start:]
         rows = sum(len(one.sides) for one in own)
         lengths = {max(len(side.ids) for one in own for side in one.sides)}
-        lengths |= {max(one.length - len(one.ids) for one in own if one.rejected is None)} if rows == len(own) else set()
+        lengths |= (
+            {max(one.length - len(one.ids) for one in own if one.rejected is None)} if rows == len(own) else set()
+        )
         if len(own) == 1 or rows not in lengths:
             return [*cuts, slice(start, n)]
         cuts.append(slice(start, start + 1))

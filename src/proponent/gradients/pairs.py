@@ -19,6 +19,7 @@ def joined_pairs(captured: Captured) -> Captured:
     calls = captured.calls
     return replace(
         captured,
+        inputs=None,
         rows=None if captured.rows is None else captured.rows.joined(2),
         outer=None if captured.outer is None else captured.outer.joined(2),
         pooled=None if captured.pooled is None else captured.pooled.reshape(-1, 2, captured.pooled.shape[1]).mean(1),

@@ -84,14 +84,14 @@ class Batch:
     words: Int[np.ndarray, "n t"]  # word of each token, -1 for special tokens and padding
     # tokens whose prediction counts; False for padding. Refers to the targets, if there are any
     counted: Bool[Tensor, "n u"]
-    labels: Int[Tensor, " n"]  # class numbers; -1 where the example has none
+    labels: Int[Tensor, " m"]  # class numbers; -1 where the example has none
     # the token predicted at each position of the output; None for a classifier, and for a causal language model, which
     # predicts the next token
     targets: Int[Tensor, "n u"] | None = None
     target_words: Int[np.ndarray, "n u"] | None = None  # word of each predicted token
     decoder: Decoder | None = None  # the decoder's input; None for a model without a decoder
     # what the loss reads that is neither a class nor a token, padded with NaN; None for other tasks
-    answers: Float[Tensor, "n m"] | None = None
+    answers: Float[Tensor, "m _"] | None = None
     # whether each example is two rows of the batch, next to each other: the chosen and the rejected answer
     paired: bool = False
 

@@ -149,7 +149,9 @@ class Encoder:
         found = [self._chat.aligned(one, asked=asked) if self._reads_chat(one) else next(own) for one in examples]
         for example, one in zip(examples, found, strict=True):
             if example.span is not None and one.rejected is not None:
-                raise InputError("a span is about one answer, and a pair has two: ask with the answer as a target alone")
+                raise InputError(
+                    "a span is about one answer, and a pair has two: ask with the answer as a target alone"
+                )
             if example.span is not None:
                 _keep_span(example, example.span, one)
         return found

@@ -113,7 +113,9 @@ class DPO(OnPairs, CausalLM):
         return cls(
             beta=number_of(said, "beta", BETA),
             reference=reference,
-            assumed="" if "beta" in said.settings else f"{assumed}, and the loss sigmoid; train with proponent.Recorder()",
+            assumed=""
+            if "beta" in said.settings
+            else f"{assumed}, and the loss sigmoid; train with proponent.Recorder()",
         )
 
     def refuse_training(self, folder: Path, checkpoints: Sequence[Path]) -> None:
