@@ -113,7 +113,7 @@ def as_chat(query: Example) -> Example:
 def answered(query: Example, last: GradientComputer) -> Example:
     """Let the model write the answer: the likeliest token at each step."""
     content = query.content
-    if not last.run.task.chats:
+    if not last.run.task.chats or not last.run.task.predicts_tokens:
         raise InputError("--generate: this run writes no text: ask without it")
     if isinstance(content, Prompted) or (isinstance(content, Conversation) and not unanswered(query)):
         raise InputError("--generate: the question has an answer already: leave the answer or --generate out")

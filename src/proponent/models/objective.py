@@ -42,6 +42,7 @@ _CARDS = {"reward": "reward-trainer"}
 """Tags of trainers in model cards, where they differ from the names here."""
 
 _DFT = re.compile(r"^\s*loss_type:\s*[\"']?dft\b", re.MULTILINE)
+_SMOOTHED = re.compile(r"^\s*-?\s*label_smoothing_factor:\s*([0-9.]+(?:e-?[0-9]+)?)\s*$", re.MULTILINE)
 _HEAD = re.compile(r"\A---\n(.*?)\n---", re.DOTALL)
 _TAG = re.compile(r"^\s*-\s*([\w-]+)\s*$", re.MULTILINE)
 
@@ -58,6 +59,22 @@ def refuse_objective(folder: Path, checkpoints: Sequence[Path]) -> None:
                 "text: use the run of the earlier fine-tuning (SFT); to explain the loss of text of this model "
                 "anyway, copy weights, config.json and tokenizer into a separate folder"
                 + (f"; if TRL's DPOTrainer trained it, say so with {stated}" if "DPO" in objective else "")
+            )
+
+
+def refuse_smoothing(folder: Path, checkpoints: Sequence[Path]) -> None:
+    """Refuse a run whose Trainer smoothed its labels, by the Recorder's note or the model card."""
+    for home in dict.fromkeys([folder, checkpoints[-1]]):
+        record, card = recorded(home, RUN_FILE), home / "README.md"
+        noted: object = read_settings(record).get("label_smoothing_factor") if record.is_file() else None
+        said = _SMOOTHED.search(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
+        found = ((noted, record), (said and float(said[1]), card))
+        value, source = next(((value, path) for value, path in found if value), (None, record))
+        if value is not None:
+            raise RunError(
+                f"{folder} was trained with smoothed labels (label_smoothing_factor {value} in {source}), which is another "
+                "loss than proponent explains: train without; to explain the loss without smoothing anyway, set it to 0 "
+                "there"
             )
 
 

@@ -128,7 +128,10 @@ class Run:
         named = None if tokenizer is None else str(tokenizer)
         records = former_note(folder, [one.path for one in saved], RECORDS)
         notes = (*records, *unfinished_note(folder), *found.notes, *card.notes)
-        return cls(folder, checkpoints, card, loaded, home, named, trust_remote_code, later=found.later, notes=notes)
+        made = cls(folder, checkpoints, card, loaded, home, named, trust_remote_code, later=found.later, notes=notes)
+        if made.equal_lengths and card.task.pairing is not None:
+            raise RunError(f"{last / 'config.json'} names no pad_token_id, and pairs need padding: set that of training")
+        return made
 
     @classmethod
     def join(cls, runs: Sequence["Run"]) -> "Run":

@@ -16,6 +16,7 @@ from proponent.errors import InputError
 from proponent.labels import NO_LABELS, Labels
 from proponent.models.batch import Aligned, Batch, Encoded
 from proponent.models.masking import Masks
+from proponent.models.objective import refuse_smoothing
 from proponent.models.preference_rows import Pairing
 from proponent.types import Example
 
@@ -188,6 +189,7 @@ class Task(ABC):
 
     def refuse_training(self, folder: Path, checkpoints: Sequence[Path]) -> None:
         """Refuse a run that was trained with another loss."""
+        refuse_smoothing(folder, checkpoints)
 
     def refuse_tokenizer(self, folder: Path, tokenizer: Any) -> None:
         """Refuse a tokenizer that lacks what the head needs."""

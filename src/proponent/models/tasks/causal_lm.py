@@ -26,6 +26,7 @@ class CausalLM(Task):
         return architecture.endswith(("ForCausalLM", "LMHeadModel"))
 
     def refuse_training(self, folder: Path, checkpoints: Sequence[Path]) -> None:
+        super().refuse_training(folder, checkpoints)
         refuse_objective(folder, checkpoints)
 
     def least_tokens(self, tokenizer: Any) -> int:

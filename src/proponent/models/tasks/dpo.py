@@ -119,7 +119,7 @@ class DPO(OnPairs, CausalLM):
         )
 
     def refuse_training(self, folder: Path, checkpoints: Sequence[Path]) -> None:
-        """Its settings have been read."""
+        """Its settings have been read; TRL's trainers of pairs smooth no labels of tokens."""
 
     def notes(self, masks: object) -> list[str]:
         return [self.assumed] if self.assumed else []

@@ -109,4 +109,4 @@ class RewardPairs(OnPairs, Classification):
         return None
 
     def refuse_training(self, folder: Path, checkpoints: Sequence[Path]) -> None:
-        """Its settings have been read."""
+        """Its settings have been read; TRL's trainers of pairs smooth no labels of tokens."""
