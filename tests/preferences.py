@@ -61,7 +61,13 @@ def start(folder: Path, **settings: Any) -> Path:
 
 
 def arguments(kind: Any, folder: Path, **settings: Any) -> Any:
-    usual = {"max_length": 64, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "num_train_epochs": 1, "save_strategy": "epoch"}
+    usual = {
+        "max_length": 64,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "num_train_epochs": 1,
+        "save_strategy": "epoch",
+    }
     return kind(
         output_dir=str(folder),
         report_to=[],

@@ -130,7 +130,7 @@ def truth(run: Run, model: Any, one: Any, weight: Any) -> tuple[float, np.ndarra
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_the_embedding_gradient_of_a_row_is_autograds(kind: str, request: pytest.FixtureRequest) -> None:
     run = Run.from_pretrained(request.getfixturevalue(kind))
-    assert (run.task.kind, run.task.beta) == ("dpo", 0.3)
+    assert (run.task.kind, run.task.beta) == ("DPO", 0.3)
     computer, made, model = computed(run, EmbeddingRows(), preferences.TEXTS)
     batch = computer.train(made, [-1] * len(made))
     assert not batch.bad.any()
@@ -304,7 +304,7 @@ def test_without_a_note_the_defaults_are_stated_and_the_reference_must_be_named(
     (copy / "proponent_run.json").unlink()
     (copy / "proponent_rows.safetensors").unlink()
     run = Run.from_pretrained(copy)
-    assert (run.task.kind, run.task.beta) == ("dpo", 0.1)
+    assert (run.task.kind, run.task.beta) == ("DPO", 0.1)
     with pytest.raises(RunError, match=r"compares with the model that training began with.*--base"):
         proponent.build(run, ROWS, tmp_path / "a", quiet=True)
     named = proponent.build(Run.from_pretrained(copy, base=base), ROWS, tmp_path / "b", quiet=True)
@@ -335,5 +335,5 @@ def test_other_rows_are_refused(
 
 def test_a_fisher_matrix_of_sampled_labels_is_refused(full: Path, tmp_path: Path) -> None:
     how = {"method": "ekfac", "set": {"fisher": "sampled"}, "quiet": True}
-    with pytest.raises(InputError, match="a dpo model has no labels that a Fisher matrix could sample"):
+    with pytest.raises(InputError, match="a DPO model has no labels that a Fisher matrix could sample"):
         proponent.build(full, ROWS, tmp_path / "index", **how)

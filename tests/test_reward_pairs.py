@@ -85,7 +85,7 @@ def wanted_loss(model: Any, one: Any, margin: float, center: float) -> torch.Ten
 @pytest.mark.parametrize("gradient", [EmbeddingRows(), Layers(names=("all",))], ids=["rows", "layers"])
 def test_gradients_of_a_row_are_autograds(gradient: Any, run: Path) -> None:
     opened = Run.from_pretrained(run)
-    assert (opened.task.kind, opened.task.center) == ("reward", 0.05)
+    assert (opened.task.kind, opened.task.center) == ("reward-pairs", 0.05)
     encoder, made = encoded(opened, ROWS)
     kept = [(one, row["margin"]) for one, row in zip(made, ROWS, strict=True) if one.counted.any()]
     model = opened.load(opened.checkpoints[-1]).double()
@@ -156,7 +156,7 @@ def test_questions_words_and_pages(index: proponent.Index, tmp_path: Path, said:
     code, out, err = said("explain", index.store.folder, chat.SAID[0], "--target", chat.SAID[1], "--no-baselines")
     assert code == 0, err
     assert "towards this text" in out
-    with pytest.raises(LabelError, match="this run is a reward model and has no labels"):
+    with pytest.raises(LabelError, match="this run is a reward-pairs model and has no labels"):
         index.explain(chat.SAID[0], label="good")
     with pytest.raises(InputError, match="writes no text"):
         index.explain(chat.SAID[0], generate=True)

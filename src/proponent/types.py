@@ -260,9 +260,7 @@ class Preference:
 
     def _placed(self) -> Iterator[tuple[str, Turn]]:
         for name, side in {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}.items():
-            said = (
-                [Turn(name, "text", side)] if isinstance(side, str) else [turn for x in side or () for turn in x.turns]
-            )
+            said = [Turn(name, "text", side)] if isinstance(side, str) else [t for x in side or () for t in x.turns]
             yield from (("" if name == "prompt" else name, turn) for turn in said)
 
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from proponent.gradients.layer_hooks import TokenWords
 from proponent.gradients.layer_selection import Choice, choose
-from proponent.gradients.pairs import pair_words
 from proponent.gradients.model_parts import classifier_head, input_embedding, vocabulary_head
+from proponent.gradients.pairs import pair_words
 from proponent.gradients.projection import Projection
 from proponent.method import Baseline, Gradients, Layers, Retaken, Term
 from proponent.method import Projection as ProjectionSpec

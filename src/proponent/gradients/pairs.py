@@ -1,4 +1,4 @@
-"""Pairs of answers: the gradient of a pair is that of its two rows together, which lie next to each other in a batch."""
+"""Pairs of answers: the gradient of a pair is that of its two rows, which lie next to each other in a batch."""
 
 from collections.abc import Sequence
 from dataclasses import replace

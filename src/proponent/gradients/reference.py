@@ -4,7 +4,7 @@ That model is the base of an adapter, with the adapter off, or the weights befor
 for all checkpoints of a run, up to a limit.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
@@ -56,7 +56,7 @@ class Reference:
         self._kept[_key(one)] = (chosen, rejected)
 
     @contextmanager
-    def _model(self) -> Iterator[nn.Module]:
+    def _model(self) -> Generator[nn.Module]:
         model = cast("Any", self._policy)
         if self.run.info.adapter:
             self._refuse_copy()
@@ -70,8 +70,8 @@ class Reference:
         folder = next((one.path for one in self.run.checkpoints if (one.path / "ref").is_dir()), None)
         if folder is not None:
             raise RunError(
-                f"{folder} holds an adapter ref, the state from which the adapter was trained on: proponent reads the base "
-                "model without an adapter as the reference; give ref_chosen_logps and ref_rejected_logps as columns"
+                f"{folder} holds an adapter ref, the state from which the adapter was trained on, and proponent reads the "
+                "base without an adapter as the reference: give the columns ref_chosen_logps and ref_rejected_logps"
             )
 
 

@@ -61,7 +61,9 @@ def asked_query(
 
 def _holds_conversations(store: Store) -> bool:
     content = store.example(0).content if store.n > 0 else None
-    return isinstance(content, Conversation) or (isinstance(content, Preference) and not isinstance(content.prompt, str))
+    return isinstance(content, Conversation) or (
+        isinstance(content, Preference) and not isinstance(content.prompt, str)
+    )
 
 
 def as_asked(queries: Sequence[Example], store: Store) -> list[Example]:

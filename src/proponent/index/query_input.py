@@ -70,7 +70,9 @@ def queries_of(
 
 def _pair(query: Mapping[str, Any], name: str, row: int) -> Example:
     """A pair of answers, in the columns of a data set."""
-    other = next((one for one in ("text", "messages", "text_pair", "target", "span") if query.get(one) is not None), None)
+    other = next(
+        (one for one in ("text", "messages", "text_pair", "target", "span") if query.get(one) is not None), None
+    )
     if other is not None or not {"chosen", "rejected"} <= {*query}:
         wrong = "one of chosen and rejected is missing" if other is None else f"it also has {other}"
         raise InputError(f"query {row} is no pair of answers: {wrong}; give chosen and rejected, and maybe prompt")

@@ -69,8 +69,8 @@ class BatchRecorder:
         self._ends: list[int] = []
         self._counted: list[int] = []
         self._now = 0
-        inner = getattr(model, "module", model)
-        self._hook = None if model is None else inner.register_forward_pre_hook(self._see, with_kwargs=True)
+        inner: Any = getattr(model, "module", model)
+        self._hook: Any = None if inner is None else inner.register_forward_pre_hook(self._see, with_kwargs=True)
 
     def _see(self, module: torch.nn.Module, _inputs: Any, named: dict[str, Any]) -> None:
         ids, labels = named.get("input_ids"), named.get("labels")

@@ -58,7 +58,7 @@ def refuse_objective(folder: Path, checkpoints: Sequence[Path]) -> None:
                 f"{folder} was trained on {objective} (according to {source}), but proponent explains the loss of "
                 "text: use the run of the earlier fine-tuning (SFT); to explain the loss of text of this model "
                 "anyway, copy weights, config.json and tokenizer into a separate folder"
-                + (f"; if TRL's DPOTrainer trained it, say so with {stated}" if "DPO" in objective else "")
+                + (f"; if TRL's DPOTrainer trained it, say so with {stated}" if "(DPO" in objective else "")
             )
 
 
@@ -72,9 +72,9 @@ def refuse_smoothing(folder: Path, checkpoints: Sequence[Path]) -> None:
         value, source = next(((value, path) for value, path in found if value), (None, record))
         if value is not None:
             raise RunError(
-                f"{folder} was trained with smoothed labels (label_smoothing_factor {value} in {source}), which is another "
-                "loss than proponent explains: train without; to explain the loss without smoothing anyway, set it to 0 "
-                "there"
+                f"{folder} was trained with smoothed labels (label_smoothing_factor {value} in {source}), which is "
+                "another loss than proponent explains: train without; to explain the loss without smoothing anyway, "
+                "set it to 0 there"
             )
 
 

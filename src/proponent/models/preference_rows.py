@@ -1,8 +1,8 @@
 """Tokens of pairs of answers: exactly those that TRL's DPOTrainer and RewardTrainer (1.16) feed.
 
 The DPOTrainer counts both answers from where one of them first differs from the tokens of the prompt, reads the first
-`max_length` tokens, and drops a pair whose prompt fills them. The RewardTrainer reads prompt and answer as one text, and
-drops a pair with a longer one.
+`max_length` tokens, and drops a pair whose prompt fills them. The RewardTrainer reads prompt and answer as one text,
+and drops a pair with a longer one.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,8 @@ Pairing = Literal["answers", "texts"]
 """What counts of a pair: the answers after their prompt, or the whole texts."""
 
 ONE_SIDED = (
-    "{name} holds one judged answer (KTO), whose loss depends on the other rows of its batch: proponent explains pairs of "
-    "answers (chosen and rejected)"
+    "{name} holds one judged answer (KTO), whose loss depends on the other rows of its batch: proponent explains "
+    "pairs of answers (chosen and rejected)"
 )
 
 Tokenize = Callable[[Content], Aligned]

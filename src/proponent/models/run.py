@@ -130,7 +130,9 @@ class Run:
         notes = (*records, *unfinished_note(folder), *found.notes, *card.notes)
         made = cls(folder, checkpoints, card, loaded, home, named, trust_remote_code, later=found.later, notes=notes)
         if made.equal_lengths and card.task.pairing is not None:
-            raise RunError(f"{last / 'config.json'} names no pad_token_id, and pairs need padding: set that of training")
+            raise RunError(
+                f"{last / 'config.json'} names no pad_token_id, and pairs need padding: set that of training"
+            )
         return made
 
     @classmethod
@@ -201,9 +203,9 @@ class Run:
         """The model that training began with, for a loss that compares with it."""
         if self.task.reference is None:
             raise RunError(
-                f"the loss of pairs ({self.task.kind}) compares with the model that training began with, and nothing in "
-                f"{self.path} names it: give it with --base (base=), or give ref_chosen_logps and ref_rejected_logps as "
-                "columns"
+                f"the loss of pairs ({self.task.kind}) compares with the model that training began with, and nothing "
+                f"in {self.path} names it: give it with --base (base=), or give the columns ref_chosen_logps and "
+                "ref_rejected_logps"
             )
         return load_reference(self.task.reference, self.info, trust_remote_code=self.trust_remote_code)
 

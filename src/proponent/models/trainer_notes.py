@@ -1,4 +1,4 @@
-"""What TRL's trainers were told that decides on tokens and losses: noted by the Recorder, read by `counting` and tasks."""
+"""What TRL's trainers were told about tokens and losses: noted by the Recorder, read by `counting` and by tasks."""
 
 import sys
 from datetime import date

@@ -1,12 +1,12 @@
-"""Language models trained on pairs of answers by DPO (Rafailov et al. 2023, arXiv 2305.18290), as TRL's DPOTrainer does.
+"""Language models trained on pairs of answers by DPO (Rafailov et al. 2023, arXiv 2305.18290), as by TRL's DPOTrainer.
 
 loss = -log sigmoid(beta * m), m = (log pi - log ref)(chosen) - (log pi - log ref)(rejected), where pi is the model, ref
-the one that training began with, and log-probabilities are sums over the tokens of an answer. So the gradient of a row is
--beta * sigmoid(-beta * m) * (grad log pi(chosen) - grad log pi(rejected)): the reference is only in the weight.
+the one that training began with, and log-probabilities are sums over the tokens of an answer. So the gradient of a row
+is -beta * sigmoid(-beta * m) * (grad log pi(chosen) - grad log pi(rejected)): the reference is only in the weight.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -61,7 +61,7 @@ class PairLoss(Objective):
         return self.tokens.target, self.tokens.counted.double()
 
     def weighed(self, losses: Float[np.ndarray, " n"]) -> tuple[Int[Tensor, "m u"], Float[Tensor, "m u"]]:
-        """What a token's loss adds to that of its pair follows from the latter: 1 - exp(-loss) is sigmoid(-beta * m)."""
+        """What a token's loss adds to that of its pair: sigmoid(-beta * m) is 1 - exp(-loss)."""
         slope = self.beta * torch.as_tensor(-np.expm1(-losses)).clamp(min=SMALLEST)
         target, counted = self.predictions
         return target, counted * torch.stack([slope, -slope], 1).reshape(-1, 1)
@@ -91,7 +91,7 @@ class DPO(OnPairs, CausalLM):
     beta: float = BETA
     assumed: str = ""  # what was taken for granted, for people
 
-    kind: ClassVar[str] = "dpo"
+    kind: ClassVar[str] = "DPO"
     trainer: ClassVar[str] = "dpo"
     pairing: ClassVar[Pairing | None] = "answers"
     adapter_type, replays, refers = None, False, True
@@ -132,8 +132,6 @@ class DPO(OnPairs, CausalLM):
 
     def objective(self, batch: Batch, reduction: Reduction = "mean", against: Sequence[int] | None = None) -> Objective:
         if not batch.paired:
-            return super().objective(batch, reduction, against)
+            return self.token_loss(batch, reduction)
         assert batch.answers is not None
-        tokens = super().objective(replace(batch, paired=False), "sum", None)
-        assert isinstance(tokens, TokenLoss)
-        return PairLoss(tokens, batch.answers, self.beta)
+        return PairLoss(self.token_loss(batch, "sum"), batch.answers, self.beta)

@@ -49,8 +49,8 @@ class OnPairs(Task):
             content, where = example.content, f"{source}, row {example.row}"
             if not isinstance(content, Preference):
                 raise DataError(
-                    f"{where} holds one answer, and this run was trained on pairs of answers: give rows with chosen and "
-                    "rejected"
+                    f"{where} holds one answer, and this run was trained on pairs of answers: give rows with chosen "
+                    "and rejected"
                 )
             if content.chosen is None or content.rejected is None:
                 raise InputError(ONE_SIDED.format(name=where))
@@ -64,8 +64,8 @@ def refuse_settings(said: Training, plain: Mapping[str, tuple[object, ...]]) -> 
         value = said.settings.get(name)
         if value is not None and value not in allowed:
             raise RunError(
-                f"{said.source} says that the run was trained with {name}={value!r}, which is another loss than proponent "
-                f"explains (it explains {name}={allowed[0]!r})"
+                f"{said.source} says that the run was trained with {name}={value!r}, which is another loss than "
+                f"proponent explains (it explains {name}={allowed[0]!r})"
             )
 
 

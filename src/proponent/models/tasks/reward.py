@@ -1,7 +1,7 @@
 """Reward models trained on pairs of answers, as TRL's RewardTrainer does.
 
-loss = -log sigmoid(r(chosen) - r(rejected) - margin) + c * (r(chosen) + r(rejected))^2, with the margin of a row, if the
-data has the column, and c for the setting center_rewards_coefficient.
+loss = -log sigmoid(r(chosen) - r(rejected) - margin) + c * (r(chosen) + r(rejected))^2, with the margin of a row, if
+the data has the column, and c for the setting center_rewards_coefficient.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,7 +71,7 @@ class RewardPairs(OnPairs, Classification):
 
     center: float = 0.0
 
-    kind: ClassVar[str] = "reward"
+    kind: ClassVar[str] = "reward-pairs"
     trainer: ClassVar[str] = "reward"
     pairing: ClassVar[Pairing | None] = "texts"
     chats: ClassVar[bool] = True
