@@ -96,9 +96,15 @@ def dpo(folder: Path, base: Path, rows: Sequence[Any], *callbacks: Any, lora: bo
 
 def reward(folder: Path, base: Path, rows: Sequence[Any], *callbacks: Any, **settings: Any) -> Any:
     """A RewardTrainer that has prepared its data."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    tokenizer, adapter = transformers.AutoTokenizer.from_pretrained(base), settings.pop("peft_config", None)
+    model = llama(tokenizer, "LlamaForSequenceClassification", num_labels=1)
+    if adapter is not None:
+        model.save_pretrained(folder.parent / "start")
+        tokenizer.save_pretrained(folder.parent / "start")
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder.parent / "start")
     return trl.RewardTrainer(
-        model=llama(tokenizer, "LlamaForSequenceClassification", num_labels=1),
+        model=model,
+        peft_config=adapter,
         args=arguments(trl.RewardConfig, folder, **settings),
         train_dataset=datasets.Dataset.from_list(list(rows)),
         processing_class=tokenizer,

@@ -312,6 +312,37 @@ def test_without_a_note_the_defaults_are_stated_and_the_reference_must_be_named(
     assert proponent.open(tmp_path / "b").explain(ROWS[0], k=1, baselines=False).proponents
 
 
+def test_settings_may_be_stated_by_hand(full: Path, base: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(full, tmp_path / "copy"))
+    (copy / "proponent_rows.safetensors").unlink()
+    (copy / "README.md").unlink()
+    stated = {"dpo": {"beta": 0.7, "max_length": 48}}
+    (copy / "proponent_run.json").write_text(json.dumps(stated))
+    run = Run.from_pretrained(copy, base=base)
+    index = proponent.build(run, ROWS, tmp_path / "index", quiet=True)
+    assert (run.task.beta, index.store.plan.max_length) == (0.7, 48)
+    (copy / "proponent_run.json").write_text(json.dumps({"dpo": {"beta": "much"}}))
+    with pytest.raises(RunError, match="beta is 'much', not a number"):
+        Run.from_pretrained(copy, base=base)
+
+
+def test_an_adapter_that_was_trained_on_needs_the_columns(lora: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(lora, tmp_path / "copy"))
+    for checkpoint in copy.glob("checkpoint-*"):
+        shutil.copytree(copy / checkpoint.name, tmp_path / "ref", dirs_exist_ok=True)
+        shutil.copytree(tmp_path / "ref", checkpoint / "ref")
+    with pytest.raises(RunError, match=r"holds an adapter ref.*give the columns ref_chosen_logps"):
+        proponent.build(copy, ROWS, tmp_path / "index", quiet=True)
+
+
+def test_retraining_is_refused(full: Path, tmp_path: Path, said: Said) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS))
+    data = str(tmp_path / "rows.jsonl")
+    code, _, err = said("evaluate", full, data, "--queries", data, "--metric", "lds", "--subsets", "2")
+    assert code == 2, err
+    assert "trained on pairs of answers (DPO)" in " ".join(err.split())
+
+
 def test_another_beta_is_another_run(index: proponent.Index, full: Path, tmp_path: Path) -> None:
     with pytest.raises(MismatchError):
         proponent.open(index.store.folder, run=noted(full, tmp_path, beta=0.5)).explain(ROWS[0], k=1)

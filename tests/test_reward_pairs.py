@@ -128,6 +128,27 @@ def test_the_mean_of_row_gradients_is_the_trainers(base: Path, tmp_path: Path) -
     np.testing.assert_allclose(total / 8, seen.found["model.embed_tokens.weight"].numpy(), atol=1e-6, rtol=1e-4)
 
 
+def test_an_adapter_of_a_reward_model(base: Path, tmp_path: Path) -> None:
+    import peft
+
+    adapter = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="SEQ_CLS", modules_to_save=["score"])
+    trainer = preferences.reward(tmp_path / "run", base, ROWS[:8], peft_config=adapter)
+    trainer.train()
+    opened = Run.from_pretrained(tmp_path / "run")
+    assert (opened.task.kind, opened.info.adapter) == ("reward-pairs", True)
+    encoder, made = encoded(opened, ROWS[:8])
+    model = opened.load(opened.checkpoints[-1]).double()
+    rows = GradientComputer(opened, model, Gradients(name="g"), encoder).train(made, [-1] * 8).gradient.rows
+    table = model.get_input_embeddings().weight
+    for row, one in enumerate(made):
+        table.requires_grad_(True)
+        (grad,) = torch.autograd.grad(wanted_loss(model, one, ROWS[row]["margin"], 0.0), [table])
+        table.requires_grad_(False)
+        mine, found = rows.example(row), np.zeros(tuple(table.shape))
+        np.add.at(found, mine.ids, mine.rows.astype(np.float64))
+        assert np.linalg.norm(found - grad.numpy()) <= 1e-6 * np.linalg.norm(grad.numpy())
+
+
 def test_check_passes(run: Path) -> None:
     found = check(Run.from_pretrained(run), read(ROWS, allow_empty=True))
     assert [(one.name, one.value) for one in found if one.passed is False] == []

@@ -223,7 +223,8 @@ class GradientComputer:
         if len(encoded) < 2 or len(encoded) * max(lengths) <= SMALL:
             return [slice(0, len(encoded))]
         if self._size is None:
-            self._size = PassSize.measure(self.model, encoded[0], self._keeps)
+            by_token = self.run.task.answers_by_token
+            self._size = PassSize.measure(self.model, encoded[0], self._keeps, by_token=by_token)
         return self._size.parts(lengths)
 
     def _cuts(self, encoded: Sequence[Encoded]) -> list[slice]:

@@ -70,8 +70,8 @@ class Reference:
         folder = next((one.path for one in self.run.checkpoints if (one.path / "ref").is_dir()), None)
         if folder is not None:
             raise RunError(
-                f"{folder} holds an adapter ref, the state from which the adapter was trained on, and proponent reads the "
-                "base without an adapter as the reference: give the columns ref_chosen_logps and ref_rejected_logps"
+                f"{folder} holds an adapter ref, from which the adapter was trained on, and proponent reads the base "
+                "without an adapter as the reference: give the columns ref_chosen_logps and ref_rejected_logps"
             )
 
 

@@ -148,6 +148,8 @@ class Task(ABC):
     """Whether the outputs are scores of tokens."""
     answers: ClassVar[bool] = False
     """Whether the loss reads an answer that is neither a class nor a token."""
+    answers_by_token: ClassVar[bool] = False
+    """Whether such an answer has one number for each token."""
     needs_pad: ClassVar[bool] = False
     """Whether the model finds its last token by a pad id; without the id, no batch may be padded."""
 

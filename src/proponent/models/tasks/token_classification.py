@@ -52,7 +52,7 @@ class TokenClassification(Answered):
 
     kind, heads, auto_class = "token-classification", "...ForTokenClassification", "AutoModelForTokenClassification"
     needed = "tags"
-    adapter_type = "TOKEN_CLS"
+    adapter_type, answers_by_token = "TOKEN_CLS", True
 
     @classmethod
     def recognises(cls, architecture: str, config: Any) -> bool:
