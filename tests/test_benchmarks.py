@@ -259,6 +259,10 @@ RUNS = {
     "record_f": [
         "fidelity/record_f.py --data {data} --blocks 16 --mixtures 3 --held 4 --out {out}/2026-01-01-fidelity-f.json",
     ],
+    "mending": [
+        "mending.py --data {data} --cache {tmp}/m --rows 24 --epochs 1 --runs 1 --asked 30 --length 24 "
+        "--methods tracin-last --out {out}",
+    ],
     "engine_speed": [
         "fidelity/engine_speed.py --rows 512 --models 1 --repeats 1 --out {out}/2026-01-01-engine-speed.json",
     ],

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from proponent.cli import create, evaluate, explain, explore, manage
+from proponent.cli import act, create, evaluate, explain, explore, manage
 from proponent.cli.groups import PanelCommand, PanelGroup, with_groups
 from proponent.disk import is_full
 from proponent.errors import DiskFullError, ProponentError
@@ -30,6 +30,7 @@ _AFTERWARDS = {
     "train": "the unfinished run was removed",
     "demo": "run the same command to start again",
     "merge": _RESUMED,
+    "mend": "the index is kept: run the same command to resume",
     "delete": "the index is either unchanged or fully updated: run the same command to resume",
 }
 """The state that an interrupted command leaves behind, by command."""
@@ -44,6 +45,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Index": (manage.plan, create.index, manage.info, manage.verify, manage.delete, manage.merge),
     "Explain": (explain.explain, explore.report, explore.serve, explain.methods),
     "Clean data": (explain.labels, explore.apply),
+    "Act": (act.mend,),
     "Prove": (evaluate.evaluate, evaluate.tune),
 }
 """The commands, in the order and under the headings of the help."""
