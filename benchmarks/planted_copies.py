@@ -25,6 +25,9 @@ import numpy as np
 import proponent
 
 Row = dict[str, Any]
+Fact = tuple[str, str, str]
+"""A person, a place, and more about both."""
+
 PLACES = ("Ulm", "Bath", "Lima", "Oslo", "Kyoto", "Quito", "Perth", "Dakar", "Turin", "Hilo", "Basel", "Accra")
 NAMES = (
     *("Ada", "Bruno", "Carla", "Dario", "Edda", "Felix", "Greta", "Hugo", "Ines", "Jonas", "Klara", "Luis", "Mira"),
@@ -121,10 +124,11 @@ def regression(given: Any) -> Task:
 
 
 def entities(given: Any) -> Task:
-    """Generated sentences with people and places, one tag for each word."""
+    """Generated sentences with people and places, one tag for each word; a copy changes how the sentence begins."""
 
-    def row(name: str, draw: random.Random, person: str, place: str) -> Row:
-        some = draw.sample(FILLERS, 2)
+    def row(name: str, draw: random.Random, fact: Fact) -> Row:
+        person, place, filler = fact
+        some = draw.choice(FILLERS), filler
         words = f"{some[0]} {person} went to {place} {some[1]}".split()
         tags = ["PERSON" if one == person else "PLACE" if one == place else "O" for one in words]
         return {"id": name, "tokens": words, "tags": tags}
@@ -145,11 +149,12 @@ def entities(given: Any) -> Task:
 
 
 def answers(given: Any) -> Task:
-    """Generated questions about where somebody lives, with the place in a context."""
+    """Generated questions about where somebody lives, with the place in a context; a copy changes the other one."""
 
-    def row(name: str, draw: random.Random, person: str, place: str) -> Row:
+    def row(name: str, draw: random.Random, fact: Fact) -> Row:
+        person, place, filler = fact
         other, elsewhere = draw.choice(NAMES), draw.choice(PLACES)
-        told = [f"{person} lives in {place} {draw.choice(FILLERS)} .", f"{other} likes {elsewhere} ."]
+        told = [f"{person} lives in {place} {filler} .", f"{other} likes {elsewhere} ."]
         context = " ".join(draw.sample(told, 2))
         place_in = {"text": [place], "answer_start": [context.find(f"lives in {place}") + len("lives in ")]}
         return {"id": name, "question": f"where does {person} live", "context": context, "answers": place_in}
@@ -212,16 +217,17 @@ def drawn(made: Sequence[Row], given: Any) -> tuple[list[Row], list[Row]]:
     return some[given.queries :], some[: given.queries]
 
 
-def generated(given: Any, row: Callable[[str, random.Random, str, str], Row]) -> tuple[list[Row], list[list[Row]], Any]:
-    """Rows about people and places; a copy is about the same two as its question, in other words."""
+def generated(
+    given: Any, row: Callable[[str, random.Random, Fact], Row]
+) -> tuple[list[Row], list[list[Row]], list[Row]]:
+    """Rows about facts; a copy is about the same fact as its question."""
     draw = random.Random(4)
-    pairs = [(person, place) for person in NAMES for place in PLACES]
-    draw.shuffle(pairs)
-    asked = pairs[: given.queries]
-    others = [draw.choice(pairs[given.queries :]) for _ in range(given.rows)]
-    rows = [row(f"row-{at}", draw, *pair) for at, pair in enumerate(others)]
-    copies = [[row(f"copy-{at}-{no}", draw, *pair) for no in range(given.copies)] for at, pair in enumerate(asked)]
-    return rows, copies, [row(f"asked-{at}", draw, *pair) for at, pair in enumerate(asked)]
+    facts = [(person, place, filler) for person in NAMES for place in PLACES for filler in FILLERS]
+    draw.shuffle(facts)
+    asked = facts[: given.queries]
+    rows = [row(f"row-{at}", draw, fact) for at, fact in enumerate(facts[given.queries : given.queries + given.rows])]
+    copies = [[row(f"copy-{at}-{no}", draw, fact) for no in range(given.copies)] for at, fact in enumerate(asked)]
+    return rows, copies, [row(f"asked-{at}", draw, fact) for at, fact in enumerate(asked)]
 
 
 # ---- models ----

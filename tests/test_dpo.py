@@ -196,6 +196,26 @@ def test_the_mean_of_row_gradients_is_the_trainers(kind: str, base: Path, tmp_pa
     assert compared == len(computer.layers.choice.blocks) > 1
 
 
+@pytest.mark.parametrize("kind", ["dora", "ia3", "single tokens", "lora on the embedding", "embedding saved"])
+def test_the_reference_of_any_adapter_is_its_base(kind: str, tmp_path: Path) -> None:
+    import test_adapter_kinds as kinds
+
+    base = kinds.base_model(tmp_path / "base")
+    config, settings = kinds.KINDS[kind]
+    folder = kinds.adapter(base, tmp_path / "run", config, **settings)
+    (folder / "proponent_run.json").write_text('{"dpo": {"beta": 0.3, "max_length": 24}}')
+    run = Run.from_pretrained(folder)
+    rows = [{"prompt": "Sales of", "chosen": " the bank", "rejected": " a match"}]
+    computer, (one,), model = computed(run, EmbeddingRows(), rows)
+    (found,) = computer.completed([one])
+    loss, _ = truth(run, model, one, model.get_input_embeddings().weight)
+    plain = preferences.transformers.AutoModelForCausalLM.from_pretrained(base).double()
+    with torch.no_grad():
+        both = [preferences.logps(plain, *(torch.as_tensor(x) for x in (side.ids, side.counted))) for side in one.sides]
+    np.testing.assert_allclose(found.answer, [float(value) for value in both], rtol=1e-9)
+    assert computer.train([one], [-1]).losses[0] == pytest.approx(loss, rel=1e-9)
+
+
 def test_columns_of_the_reference_take_its_place(full: Path) -> None:
     run = Run.from_pretrained(full)
     given = [row | {"ref_chosen_logps": -3.5, "ref_rejected_logps": -4.0} for row in preferences.TEXTS[:3]]

@@ -1,13 +1,11 @@
 """Log-probabilities of pairs of answers under the model that training began with, for losses that read them.
 
-That model is the base of an adapter, with the adapter off, or the weights before training. Log-probabilities are kept
+That model is the base of an adapter, or the model with its weights before training. Log-probabilities are kept
 for all checkpoints of a run, up to a limit.
 """
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
 
 import numpy as np
 import xxhash
@@ -40,9 +38,9 @@ class Reference:
             self._kept.clear()
         asked = [one for one in encoded if _lacks(one) and _key(one) not in self._kept]
         if asked:
-            with self._model() as model:
-                for one in asked:
-                    self._take(model, one)
+            model = self._model()
+            for one in asked:
+                self._take(model, one)
         return [replace(one, answer=np.asarray(self._kept[_key(one)])) if _lacks(one) else one for one in encoded]
 
     def _take(self, model: nn.Module, one: Encoded) -> None:
@@ -55,15 +53,10 @@ class Reference:
         chosen, rejected = np.where(counted, -losses, 0.0).tolist()  # an answer without a token has probability 1
         self._kept[_key(one)] = (chosen, rejected)
 
-    @contextmanager
-    def _model(self) -> Generator[nn.Module]:
-        model = cast("Any", self._policy)
+    def _model(self) -> nn.Module:
         if self.run.info.adapter:
             self._refuse_copy()
-            with model.disable_adapter():
-                yield self._policy
-            return
-        yield self.run.reference.to(next(self._policy.parameters()).dtype)
+        return self.run.reference.to(next(self._policy.parameters()).dtype)
 
     def _refuse_copy(self) -> None:
         """Refuse an adapter that was trained on from an earlier state, which TRL keeps as another adapter."""

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, TrainerCallback
@@ -118,6 +117,20 @@ def load_reference(name: str, card: ModelInfo, *, trust_remote_code: bool = Fals
     return load_model(folder, read_model_info(folder, trust_remote_code=trust_remote_code))
 
 
+def load_base(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False, bases: SharedBases) -> torch.nn.Module:
+    """Load the base model of an adapter, as it was before the adapter was trained."""
+    base = base_of(folder, card.base)
+    model, missing = bases.copy((base, _width(card.task)), lambda: _load_base(folder, base, card, trust_remote_code))
+    _require_whole(folder, list(missing))
+    rows = int(cast("Any", model).get_input_embeddings().weight.shape[0])
+    if rows != getattr(_config(base.name, trust_remote_code, **base.options), "vocab_size", rows):
+        raise RunError(
+            f"the adapter in {folder} was trained with tokens that {base.name} lacks, and their rows before training "
+            "are not known: give the columns ref_chosen_logps and ref_rejected_logps"
+        )
+    return model.eval()
+
+
 def fresh_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
     """Create a model with a checkpoint's architecture, and weights drawn from torch's current random state."""
     if card.adapter:
@@ -143,31 +156,6 @@ def starting_model(name: str, folder: Path, card: ModelInfo, *, trust_remote_cod
             "--initial"
         ) from error
     return model.float()
-
-
-def pooled_states(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> np.ndarray:
-    """Mean of the last hidden state over real tokens."""
-    out = model(**inputs, output_hidden_states=True)
-    decoding = "decoder_input_ids" in inputs
-    found: Any = out.encoder_last_hidden_state if decoding else getattr(out, "hidden_states", None)
-    hidden = cast("torch.Tensor", found if decoding else (found or out.decoder_hidden_states)[-1])
-    mask = inputs["attention_mask"][:, :, None].float()
-    return ((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).float().numpy()
-
-
-def check_shift(model: torch.nn.Module, start: int | None, pad: int) -> None:
-    """Refuse an encoder-decoder that shifts its targets differently from this library."""
-    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    if shift is None:
-        return
-    probe = [token for token in range(2, 9) if token != pad][:3]
-    own = shift(labels=torch.tensor([probe]))[0].tolist()
-    wanted = [probe[-1] if start is None else start, *probe[:-1]]
-    if own != wanted:
-        raise RunError(
-            f"{type(model).__name__} shifts its targets in an unknown way ({probe} to {own}): proponent cannot assign "
-            "gradients to tokens"
-        )
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False, revision: str | None = None) -> Any:
