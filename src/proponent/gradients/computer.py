@@ -236,7 +236,7 @@ class GradientComputer:
         return [cut for part in parts for cut in self._hooked(encoded[part], part.start)]
 
     def _hooked(self, encoded: Sequence[Encoded], start: int) -> list[slice]:
-        if self.layers is None or (len(encoded) < 2 and self.run.task.pairing is None):
+        if self.layers is None or len(encoded) < 2:
             cuts = [slice(0, len(encoded))]
         elif self._singly:
             cuts = [slice(place, place + 1) for place in range(len(encoded))]

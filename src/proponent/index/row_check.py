@@ -84,7 +84,8 @@ def _logged(run: Run, examples: Examples, encoder: Encoder, encoded: Sequence[En
     wanted = logged_tokens(run)
     if wanted is None:
         return []
-    found = sum(one.length for _, one in _encoded(examples, encoder, encoded) if one.counted.any())
+    every = (one for _, one in _encoded(examples, encoder, encoded))
+    found = sum(one.length for one in every if any(side.counted.any() for side in one.sides))
     if found == round(wanted):
         return []
     return [

@@ -114,14 +114,11 @@ def _documents(ids: Any, labels: Any, mask: Any, positions: Any) -> Iterator[tup
         yield own[kept], row[kept]
 
 
-def holds_pairs(dataset: Any) -> bool:
-    """Whether a tokenized training set holds pairs of answers, as TRL's DPOTrainer and RewardTrainer make them."""
-    sized = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and 0 < len(dataset) <= MOST_ROWS
-    return sized and isinstance(dataset[0], dict) and {"chosen_ids", "rejected_ids"} <= {*dataset[0]}
-
-
 def _pairs(dataset: Any, most: int | None) -> Iterator[int]:
     """Hashes of both answers of each pair, behind the prompt where they stand apart from it."""
+    sized = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and 0 < len(dataset) <= MOST_ROWS
+    if not sized or not isinstance(dataset[0], dict) or not {"chosen_ids", "rejected_ids"} <= {*dataset[0]}:
+        return
     for at in range(len(dataset)):
         row = cast("dict[str, Any]", dataset[at])
         prompt: list[int] = list(row.get("prompt_ids", ()))

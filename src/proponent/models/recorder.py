@@ -16,12 +16,12 @@ import torch
 
 from proponent.disk import write_bytes
 from proponent.errors import RunError
-from proponent.models.batch_record import BatchRecorder, holds_pairs
+from proponent.models.batch_record import BatchRecorder
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
 from proponent.models.former import RUN_FILE, recorded
 from proponent.models.huggingface import TrainerCallback
 from proponent.models.settings import read_settings
-from proponent.models.trainer_notes import trainer_note
+from proponent.models.trainer_notes import JUDGED, trainer_note
 from proponent.models.training_trace import StepRecorder
 from proponent.tensors import halve, write_tensors
 
@@ -159,10 +159,12 @@ class Recorder(TrainerCallback):
         self._mark = _mark(folder, int(state.global_step)) if state.global_step else uuid4().hex
         record["training"] = self._mark
         record["trained_before"] = self._started.setdefault(folder, _trained_before(kwargs.get("model")))
-        record |= trainer_note(args, kwargs.get("processing_class"), kwargs.get("model"))
+        note = trainer_note(args, kwargs.get("processing_class"), kwargs.get("model"))
+        record |= note
         self._content = {"version": 1, "initial": self.initial, "finished": False} | record
         _write(folder / RUN_FILE, self._content)
-        self._batches = _batch_recorder(args, state, kwargs.get("model"), kwargs.get("train_dataloader"))
+        judged = not note.keys().isdisjoint(JUDGED)
+        self._batches = _batch_recorder(args, state, kwargs.get("model"), kwargs.get("train_dataloader"), judged=judged)
         if self._batches is not None:
             self._batches.write(folder)
         if self.replay:
@@ -228,12 +230,12 @@ class Recorder(TrainerCallback):
                     halve(path)
 
 
-def _batch_recorder(args: Any, state: Any, model: Any, loader: Any) -> BatchRecorder | None:
+def _batch_recorder(args: Any, state: Any, model: Any, loader: Any, *, judged: bool) -> BatchRecorder | None:
     """Watch the batches of a language model that one process trains from its first step; of pairs, note the rows."""
     alone = args.world_size <= 1 and args.n_gpu <= 1 and not state.global_step
     kind, dataset = type(getattr(model, "module", model)).__name__, getattr(loader, "dataset", None)
-    causal = "ForCausalLM" in kind or "LMHeadModel" in kind or "PeftModel" in kind
-    if alone and holds_pairs(dataset):
+    causal = "ForCausalLM" in kind or "LMHeadModel" in kind
+    if alone and judged:
         return BatchRecorder(None, dataset, getattr(args, "max_length", None))
     return BatchRecorder(model, dataset) if alone and causal else None
 

@@ -4,6 +4,9 @@ import sys
 from datetime import date
 from typing import Any
 
+JUDGED = frozenset({"dpo", "reward", "kto"})
+"""Trainers whose rows are judged answers: batches count no tokens, and pass through a reference model, too."""
+
 _DPO = (
     "beta",
     "loss_type",
