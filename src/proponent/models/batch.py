@@ -22,6 +22,11 @@ class Aligned:
     rejected: "Aligned | None" = None  # of a pair of answers: the second one, after the same prompt
 
     @property
+    def sides(self) -> tuple["Aligned", ...]:
+        """The sequences that the model reads: one, or two of a pair."""
+        return (self,) if self.rejected is None else (self, self.rejected)
+
+    @property
     def length(self) -> int:
         """Number of tokens that the model reads."""
         return len(self.ids) + (0 if self.rejected is None else len(self.rejected.ids))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from proponent.errors import RunError
+from proponent.models import axolotl
 from proponent.models.former import RUN_FILE, recorded
 from proponent.models.settings import read_settings
 
@@ -50,7 +51,7 @@ _TAG = re.compile(r"^\s*-\s*([\w-]+)\s*$", re.MULTILINE)
 def refuse_objective(folder: Path, checkpoints: Sequence[Path]) -> None:
     """Refuse a language model whose run was trained with another loss than that of its text."""
     for home in dict.fromkeys([checkpoints[-1], folder]):
-        found = _by_log(home) or _by_card(home) or _by_record(home)
+        found = _by_log(home) or _by_card(home) or _by_record(home) or _by_axolotl(home)
         if found is not None:
             objective, source = found
             stated = f'{{"dpo": {{"beta": 0.1}}}} in {folder / RUN_FILE}'
@@ -97,6 +98,12 @@ def training_of(homes: Sequence[Path], trainer: str) -> Training | None:
         if {"trl", _CARDS.get(trainer, trainer)} <= _tags(path):
             return Training({}, str(path))
     return None
+
+
+def _by_axolotl(folder: Path) -> tuple[str, str] | None:
+    settings = axolotl.settings_of(folder)
+    found = None if settings is None else axolotl.other_loss(settings)
+    return None if found is None else ("another loss than that of single rows", f"{found}, in {folder / axolotl.CARD}")
 
 
 def _by_log(folder: Path) -> tuple[str, str] | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
 
-from proponent.types import Example, Preference, Span
+from proponent.types import Content, Conversation, Preference, Span
 from proponent.views.text_marks import Mark
 
 TurnSpan = tuple[int, int, int]
@@ -50,13 +50,13 @@ def runs(turn: TurnView, marks: Sequence[Mark]) -> list[tuple[str, bool, tuple[M
     return found
 
 
-def turn_views(example: Example, counted: Sequence[tuple[Span, ...]]) -> tuple[TurnView, ...] | None:
+def turn_views(content: Content, counted: Sequence[tuple[Span, ...]]) -> tuple[TurnView, ...]:
     """Show the turns of a conversation or a pair of answers; `counted` is empty where it is not known."""
-    if example.turns is None:
-        return None
-    spans = counted or [()] * len(example.turns)
-    sides = example.content.sides if isinstance(example.content, Preference) else [""] * len(example.turns)
-    turns = zip(example.turns, spans, sides, strict=True)
+    if not isinstance(content, Conversation | Preference):
+        return ()
+    spans = counted or [()] * len(content.turns)
+    sides = content.sides if isinstance(content, Preference) else [""] * len(content.turns)
+    turns = zip(content.turns, spans, sides, strict=True)
     return tuple(TurnView(one.role, one.kind, one.text, own, side) for one, own, side in turns)
 
 
