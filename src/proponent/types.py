@@ -246,19 +246,16 @@ class Preference:
     @property
     def turns(self) -> tuple[Turn, ...]:
         """Every raw text, with the role of its message, or its side in a preference of texts."""
-        return tuple(turn for _, turn in self._placed())
-
-    @property
-    def sides(self) -> tuple[str, ...]:
-        """Where each raw text stands: "chosen" or "rejected"; empty in the prompt."""
-        return tuple(name for name, _ in self._placed())
+        return tuple(turn for _, turn in self.placed)
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The raw texts in order: prompt, chosen, rejected."""
         return tuple(turn.text for turn in self.turns)
 
-    def _placed(self) -> Iterator[tuple[str, Turn]]:
+    @property
+    def placed(self) -> Iterator[tuple[str, Turn]]:
+        """Every raw text with the answer that it stands in: "chosen" or "rejected"; empty for the prompt."""
         for name, side in {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}.items():
             said = [Turn(name, "text", side)] if isinstance(side, str) else [t for x in side or () for t in x.turns]
             yield from (("" if name == "prompt" else name, turn) for turn in said)

@@ -142,7 +142,7 @@ def read(parts: Sequence[str], sides: Sequence[str] = ()) -> "Splitting":
 
 def sides_of(example: Example) -> tuple[str, ...]:
     """The answer that each part of a preference stands in; none of other examples."""
-    return example.content.sides if isinstance(example.content, Preference) else ()
+    return tuple(side for side, _ in example.content.placed) if isinstance(example.content, Preference) else ()
 
 
 def words_of(example: Example) -> tuple[Word, ...]:

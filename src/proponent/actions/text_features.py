@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 
 from proponent.errors import InputError, RunError
-from proponent.models.huggingface import first_line, load_tokenizer, pooled_states, quiet, transformers
+from proponent.models.huggingface import first_line, load_tokenizer, quiet, transformers
+from proponent.models.model_outputs import pooled_states
 from proponent.progress import track
 from proponent.types import Example
 

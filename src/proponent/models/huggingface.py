@@ -114,8 +114,7 @@ def load_reference(name: str, card: ModelInfo, *, trust_remote_code: bool = Fals
                 f"cannot load the reference model {name}: {first_line(error)}: name its folder with --base (base=)"
             ) from error
         _require_whole(folder, report.missing)
-        model.requires_grad_(requires_grad=False)
-        return model.float().eval()
+        return model.requires_grad_(requires_grad=False).float().eval()
     return load_model(folder, read_model_info(folder, trust_remote_code=trust_remote_code))
 
 

@@ -55,7 +55,7 @@ def turn_views(content: Content, counted: Sequence[tuple[Span, ...]]) -> tuple[T
     if not isinstance(content, Conversation | Preference):
         return ()
     spans = counted or [()] * len(content.turns)
-    sides = content.sides if isinstance(content, Preference) else [""] * len(content.turns)
+    sides = [one for one, _ in content.placed] if isinstance(content, Preference) else [""] * len(content.turns)
     turns = zip(content.turns, spans, sides, strict=True)
     return tuple(TurnView(one.role, one.kind, one.text, own, side) for one, own, side in turns)
 
