@@ -60,9 +60,9 @@ def weigh(
 
     scores = None if index is None else _scores(index, sets["UNLABELLED"], sets["VALIDATION"])
     features = {"max_length": max_length, "trust_remote_code": trust_remote_code, "progress": not output.quiet}
-    rows = _rows(run, sets, features)
+    known, guessed, wanted, measured = _rows(run, sets, features)
     settings = WeighSettings(steps=steps, alpha=alpha, warm_up=min(100, steps // 4))
-    page, weights = learn(*rows, settings, scores=scores, seeds=seeds, quiet=output.quiet)
+    page, weights = learn(known, guessed, wanted, measured, settings, scores=scores, seeds=seeds, quiet=output.quiet)
     if out is not None:
         write_weighted(sets["UNLABELLED"], weights, out)
     for path in pages or ():
