@@ -338,6 +338,7 @@ def test_an_index_without_token_counts_says_so(odd: Tiny, monkeypatch: pytest.Mo
     assert any("does not hold the number of counted tokens" in line for line in suspect_rows(Store(odd.index)).notes)
 
 
+@pytest.mark.filterwarnings("ignore")  # of the trainer
 def test_conversations_name_the_turns_that_were_not_trained_on(tmp_path: Path):
     pytest.importorskip("trl")
     import chat
