@@ -12,10 +12,12 @@ import transformers
 
 import chat
 import proponent
+from proponent.cost import forecast
 from proponent.data import read
 from proponent.errors import InputError, MismatchError, RunError
 from proponent.gradients.computer import GradientComputer
 from proponent.method import EmbeddingRows, Gradients, Loss
+from proponent.method_table import method_of
 from proponent.models import Run
 from proponent.models.batch_record import read_batch_record
 from proponent.models.counting import rules_of
@@ -27,12 +29,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 ROWS = [{"id": f"d{number}", "messages": one} for number, one in enumerate(chat.DIALOGUES)]
 
 
-def llama(tokenizer: Any) -> Any:
+def llama(tokenizer: Any, width: int = 16) -> Any:
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=1,
         num_attention_heads=2,
         num_key_value_heads=2,
@@ -43,8 +45,16 @@ def llama(tokenizer: Any) -> Any:
     return transformers.LlamaForCausalLM(config)
 
 
-def trained(folder: Path, rows: Any, *callbacks: Any, template: str = chat.MARKED, **settings: Any) -> Path:
-    tokenizer = chat.tokenizer(template)
+def trained(
+    folder: Path,
+    rows: Any,
+    *callbacks: Any,
+    template: str = chat.MARKED,
+    texts: Any = chat.SAID,
+    width: int = 16,
+    **settings: Any,
+) -> Path:
+    tokenizer = chat.tokenizer(template, texts=texts)
     settings = {"max_length": 48, "num_train_epochs": 1, "learning_rate": 1e-2, "save_strategy": "epoch"} | settings
     arguments = trl.SFTConfig(
         output_dir=str(folder),
@@ -56,7 +66,7 @@ def trained(folder: Path, rows: Any, *callbacks: Any, template: str = chat.MARKE
         **({"per_device_train_batch_size": 4} | settings),
     )
     trl.SFTTrainer(
-        model=llama(tokenizer),
+        model=llama(tokenizer, width),
         args=arguments,
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=tokenizer,
@@ -100,6 +110,14 @@ def test_an_index_follows_the_note(index: proponent.Index) -> None:
     assert record is not None
     rate = plan.checkpoints[0].learning_rate
     assert plan.checkpoints[0].weight == pytest.approx(rate / record.counted.mean())
+
+
+def test_a_plan_lists_the_rows_that_were_not_trained_on(run: Path) -> None:
+    told = forecast(Run.from_pretrained(run), read(ROWS), method_of("tracin-we"))
+    line = "1 training rows were not trained on, as none of their first 48 tokens counts; no score: ids d18"
+    assert line in told.notes
+    few = forecast(Run.from_pretrained(run), read(ROWS[:10]), method_of("tracin-we"))
+    assert not any("not trained on" in note for note in few.notes)
 
 
 def test_a_row_whose_answer_was_cut_off_is_listed_without_a_score(index: proponent.Index) -> None:

@@ -167,7 +167,7 @@ def _show(found: "Iterable[Explanation]", html: Path | None, output: OutputOptio
         output.hint(f"HTML page: {html}")
 
 
-def _stdin() -> str:
+def read_stdin() -> str:
     """Read stdin without the line end that `echo` adds."""
     try:
         return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
@@ -180,7 +180,7 @@ def _stdin() -> str:
 def _one(text: str, given: dict[str, str | None]) -> "Sequence[Example]":
     from proponent.types import Example
 
-    return [Example("query", 0, _stdin() if text == "-" else text, *given.values())]
+    return [Example("query", 0, read_stdin() if text == "-" else text, *given.values())]
 
 
 def _many(
@@ -189,7 +189,7 @@ def _many(
     for option, value in given.items():
         if value is not None:
             raise InputError(f"{option} is only for a single TEXT; with --queries, name a column of the file instead")
-    return columns.read(file, output)
+    return columns.read_queries(file, output)
 
 
 def check(

@@ -54,6 +54,17 @@ class TokensRead(NamedTuple):
         return cls(np.asarray(counts, dtype=np.int32), np.asarray(cuts, dtype=np.bool_))
 
 
+def untrained(ids: Sequence[str], most: int, of: str = "") -> str:
+    """Say which rows the training dropped."""
+    why = f"were not trained on, as none of their first {most} tokens counts; no score"
+    return f"{len(ids)} training rows{of} {why}: {listed(ids)}"
+
+
+def listed(ids: Sequence[str]) -> str:
+    """The first of some rows, by their ids."""
+    return f"ids {', '.join(ids[:10])}" + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
+
+
 class Worker:
     """Computes missing shards, and lists the rows without a finite gradient."""
 

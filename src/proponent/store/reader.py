@@ -79,6 +79,7 @@ class Store:
         always = {"skipped", "labels", "losses"}
         always |= {"probabilities", "mean_probabilities"} if plan.labels else set[str]()
         always |= {array_name("scale", one.id) for one in plan.checkpoints} if plan.scales_train else set[str]()
+        always |= {"weights"} if plan.weighted else set[str]()
         return Features(self.segments, always)
 
     @property
