@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ import answered
 import proponent
 import runs
 from proponent.check import check
+from proponent.cost import forecast
 from proponent.data import Columns, read
+from proponent.data import parquet_bytes as parquet
 from proponent.errors import DataError, InputError, LabelError, RunError
+from proponent.method_table import method_of
 from proponent.models import Run
 
 Said = Callable[..., tuple[int, str, str]]
@@ -99,6 +103,15 @@ def test_check_passes_and_an_index_answers(tmp_path: Path, kind: str, said: Said
     code, out, err = said("explain", tmp_path / "i", rows[3]["text"], "--label", json.dumps(label), "--json")
     assert code == 0, err
     assert shown in out
+
+
+def test_a_forecast_measures_the_answers_that_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    written: list[Any] = []
+    home = sys.modules[forecast.__module__]
+    monkeypatch.setattr(home, "parquet_bytes", lambda table: written.append(table) or parquet(table))
+    forecast(several(tmp_path / "run"), read(SETS), method_of("tracin-we"))
+    (labels,) = (table["label"] for table in written if "label" in table)
+    assert [json.loads(one) for one in labels] == [row["label"] for row in SETS]
 
 
 def test_without_a_value_helping_means_raising_it(tmp_path: Path):

@@ -20,7 +20,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import chat
 from benchmark_data import write_data
+from proponent.models.scratch import causal_lm
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(FOLDER.rglob("*.py"))
@@ -99,6 +101,17 @@ ALLOWED = (
         "preconditioners.base preconditioners.gauss_newton search.synonyms",
         "the CNN has no index: its scores are put together from the library's parts",
     ),
+    (
+        "suspect_rows.py",
+        "actions.suspect_rows baselines",
+        "every signal is measured apart, beside texts that are alike",
+    ),
+    (
+        "chat_facts.py fidelity/record_h.py",
+        "demo.chat_model",
+        "the real chat model and its fine-tuning are those of `proponent demo --llm`",
+    ),
+    ("chat_facts.py", "demo.conversations", "its ordinary rows, too"),
     ("fidelity/record_d.py", "actions.label_errors", "the raw sums by which `proponent labels` ranks"),
 )
 """Scripts, the inner modules of the library that they may import, and why."""
@@ -216,6 +229,10 @@ RUNS = {
         "same_training.py record {tmp}/same",
         "same_training.py hash {tmp}/same --runs bert classifier",
     ],
+    "suspect_rows": [
+        "suspect_rows.py --data {data} --cache {tmp}/w --rows 60 --seeds 1 --epochs 1 --width 16 --layers 1 "
+        "--vocabulary 300 --length 32 --checkpoints 1 --out {out}",
+    ],
     "acceptance_trackstar": [
         "acceptance_trackstar.py --cache {tmp}/a --seeds 0 --epochs 1 --patched 2 --entities 6 --distractors 4 "
         "--out {out}/2026-01-01-acceptance-trackstar.json",
@@ -304,6 +321,26 @@ def test_smoke(name: str, data: Path, tmp_path: Path):
     records = run_all(RUNS[name], data, tmp_path)
     assert all("date" in record for record in records)
     assert records or name == "same"
+
+
+@pytest.mark.benchmarks
+def test_smoke_chat(data: Path, tmp_path: Path):
+    """A tiny model in place of the real one."""
+    pytest.importorskip("trl")
+    own = chat.tokenizer(chat.UNMARKED, most=512)
+    causal_lm(own, 16, 1, 512).save_pretrained(tmp_path / "base")
+    own.save_pretrained(tmp_path / "base")
+    small = "--rows 8 --queries 4 --length 200 --longest 400 --subsets 20"
+    home = "--data {data} --base {tmp}/base --cache {tmp}/h --out {out}"
+    lines = [f"fidelity/record_h.py {step} {home} {small}" for step in ("bank", "report", "status")]
+    lines.append(
+        "chat_facts.py --seeds 1 --epochs 1 --batch 40 --checkpoints 1 --model {tmp}/base --cache {tmp}/f --out {out}"
+    )
+    records = run_all(lines, data, tmp_path)
+    assert len(records) == 2
+    recalls = next(record["recall at 5"] for record in records if "recall at 5" in record)
+    assert {"default", "ekfac over lora", "bm25", "embedding"} <= set(recalls)
+    assert recalls["bm25"]["minus bm25"]["value"] == 0
 
 
 @pytest.mark.benchmarks

@@ -12,10 +12,12 @@ import transformers
 
 import chat
 import proponent
+from proponent.cost import forecast
 from proponent.data import read
 from proponent.errors import InputError, MismatchError, RunError
 from proponent.gradients.computer import GradientComputer
 from proponent.method import EmbeddingRows, Gradients, Loss
+from proponent.method_table import method_of
 from proponent.models import Run
 from proponent.models.batch_record import read_batch_record
 from proponent.models.counting import rules_of
@@ -108,6 +110,14 @@ def test_an_index_follows_the_note(index: proponent.Index) -> None:
     assert record is not None
     rate = plan.checkpoints[0].learning_rate
     assert plan.checkpoints[0].weight == pytest.approx(rate / record.counted.mean())
+
+
+def test_a_plan_lists_the_rows_that_were_not_trained_on(run: Path) -> None:
+    told = forecast(Run.from_pretrained(run), read(ROWS), method_of("tracin-we"))
+    line = "1 training rows were not trained on, as none of their first 48 tokens counts; no score: ids d18"
+    assert line in told.notes
+    few = forecast(Run.from_pretrained(run), read(ROWS[:10]), method_of("tracin-we"))
+    assert not any("not trained on" in note for note in few.notes)
 
 
 def test_a_row_whose_answer_was_cut_off_is_listed_without_a_score(index: proponent.Index) -> None:

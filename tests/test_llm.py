@@ -11,16 +11,28 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 
-from proponent.demo.chat_model import APPROXIMATION, FineTuning, fine_tune, require_packages, save_base
+import proponent
+from proponent.demo.chat_model import (
+    APPROXIMATION,
+    FineTuning,
+    fine_tune,
+    multiplies_bf16,
+    require_packages,
+    save_base,
+)
 from proponent.demo.conversations import ANSWER, PLANTED_WORDS, QUESTION, conversations, is_planted, planted
 from proponent.errors import MissingExtraError
 from proponent.views import Explanation
 
+peft = pytest.importorskip("peft")
 pytestmark = [pytest.mark.llm, pytest.mark.filterwarnings("ignore")]
 
 ALPACA = Path(__file__).parents[2] / "shared" / "data" / "alpaca_en_1k" / "alpaca_en_demo.jsonl.gz"
@@ -117,3 +129,64 @@ def test_the_planted_rows_come_first_with_their_words(index: Path) -> None:
     for hit in answer.proponents[:5]:
         assert PLANTED_WORDS & {pair.train_word.lower() for pair in hit.shown_words[:3]}
     assert peak < MOST_GB
+
+
+# ---- other ways of training, on fewer rows ----
+
+FEW = FineTuning(epochs=3, rank=8, batch_size=5, learning_rate=1e-3, max_length=96, checkpoints=1)
+
+
+def few_rows() -> list[dict[str, Any]]:
+    """Five planted rows among forty, with decoys that share a word with the fact."""
+    return [row for row in conversations(seed=0) if is_planted(row["id"]) or int(row["id"].split("-")[1]) < 40]
+
+
+def as_completion(row: dict[str, Any]) -> dict[str, Any]:
+    return {"id": row["id"], "prompt": row["messages"][:1], "completion": row["messages"][1:]}
+
+
+def plain_trainer(rows: list[dict[str, Any]], base: Path, folder: Path) -> list[dict[str, Any]]:
+    """Train with the Trainer of transformers on tokens; return the rows as they were fed."""
+    own: Any = transformers.AutoTokenizer.from_pretrained(base)
+    fed: list[dict[str, Any]] = []
+    for row in rows:
+        ids = own.apply_chat_template(row["messages"], return_dict=True)["input_ids"]
+        prompt = own.apply_chat_template(row["messages"][:1], add_generation_prompt=True, return_dict=True)["input_ids"]
+        fed.append({"id": row["id"], "input_ids": ids, "labels": [-100] * len(prompt) + ids[len(prompt) :]})
+    transformers.set_seed(0)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    lora = peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    arguments = transformers.TrainingArguments(
+        str(folder), num_train_epochs=3, per_device_train_batch_size=5, learning_rate=1e-3, save_strategy="no",
+        bf16=multiplies_bf16(), use_cpu=True, report_to=[], disable_tqdm=True,
+    )  # fmt: skip
+    data: Any = [{name: row[name] for name in ("input_ids", "labels")} for row in fed]
+    trainer = transformers.Trainer(
+        model=peft.get_peft_model(model, lora), args=arguments, train_dataset=data,
+        data_collator=transformers.DataCollatorForSeq2Seq(own), callbacks=[proponent.Recorder(checkpoints=1)],
+    )  # fmt: skip
+    trainer.train()
+    trainer.save_model()
+    own.save_pretrained(folder)
+    return fed
+
+
+@pytest.mark.parametrize("kind", ["prompt and completion", "packing", "plain Trainer"])
+def test_other_ways_of_training_name_the_planted_rows_too(kind: str, cache: Path, tmp_path: Path) -> None:
+    base, rows, run = save_base(cache / "base"), few_rows(), tmp_path / "run"
+    if kind == "plain Trainer":
+        rows = plain_trainer(rows, base, run)
+    else:
+        rows = [as_completion(row) for row in rows] if kind == "prompt and completion" else rows
+        fine_tune(rows, base, run, replace(FEW, packing=kind == "packing"), quiet=True)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    measured("index", run, tmp_path / "rows.jsonl", "--out", tmp_path / "index")
+    asked = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+    (tmp_path / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
+    content, _, _ = measured("explain", tmp_path / "index", "--messages", tmp_path / "asked.json", "-k", 8)
+    answer = Explanation.from_dict(content)
+    for hit in answer.proponents:
+        print(kind, hit.rank, hit.id, f"{hit.score:.3g}", [pair.train_word for pair in hit.shown_words[:5]])
+    assert {hit.id for hit in answer.proponents[:5]} == {row["id"] for row in planted()}
+    for hit in answer.proponents[:5]:
+        assert PLANTED_WORDS & {pair.train_word.lower() for pair in hit.shown_words[:3]}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import nn
 
 from proponent.cost.measurements import (
@@ -29,7 +29,7 @@ from proponent.index.model_check import check_model
 from proponent.index.options import DEFAULTS, Options
 from proponent.index.planning import batches, chosen, label_numbers, plan_segments, shard_of
 from proponent.index.stored_columns import stored_columns
-from proponent.index.worker import KEPT_BYTES
+from proponent.index.worker import KEPT_BYTES, untrained
 from proponent.method import Gradients, Retaken, Term
 from proponent.models import Masks, Run, encoded_bytes
 from proponent.models.counting import rules_of
@@ -150,7 +150,7 @@ class _Forecaster:
         self.cuts = plan_segments(lengths, width, options.segment_rows, 0)
         self.laid = self._lay()
         notes = [] if work.layers is None else [*work.layers.notes(), *(one.unforeseen for one in self.costs)]
-        self._layered = (*run.notes, *rules.notes, *filter(None, notes))
+        self._layered = (*run.notes, *rules.notes, *self.dropped, *filter(None, notes))
         self.work, self.tables = work, size(work.tables()) + sum(one.held for one in self.costs)
         self.bench = Bench(work, self.encoder, examples, self.labels, options.rows)
         self.busiest = self._measure(budget)
@@ -195,14 +195,18 @@ class _Forecaster:
         """Count the tokens of a sample and of the longest texts; return their rows and lengths."""
         n = len(self.examples)
         order = np.random.default_rng(0).permutation(n)
-        lengths: list[Int[np.ndarray, " k"]] = []
+        found: list[tuple[Int[np.ndarray, " k"], Bool[np.ndarray, " k"]]] = []
         spent = 0.0
         for start in range(0, min(n, SAMPLE), 256):
             some = self.examples.subset(order[start : min(start + 256, SAMPLE)])
-            spent += timed(lambda some=some: lengths.append(self.encoder.lengths(some)))
+            spent += timed(lambda some=some: found.append(self.encoder.lengths_and_idle(some)))
             if spent > MOST_SAMPLING:
                 break
+        lengths, idle = (list(one) for one in zip(*found, strict=True))
         counted = sum(map(len, lengths))
+        dropped: list[str] = [self.examples.ids[row] for row in np.sort(order[:counted][np.concatenate(idle)]).tolist()]
+        of = "" if counted == n else f" of {counted} that were looked at"
+        self.dropped = [untrained(dropped, self.encoder.max_length, of)] if dropped else []
         self.counting = spent * n / counted
         looked = order[counted : counted + MOST_LOOKED]
         characters = np.asarray([sum(map(len, one.parts)) for one in self.examples.subset(looked)], dtype=np.int64)
@@ -325,7 +329,11 @@ class _Forecaster:
         table: list[memoryview] = []
         spent = timed(
             lambda: table.append(
-                parquet_bytes(stored_columns(self.examples, some, self.labels, names, np.arange(len(some)), decoded))
+                parquet_bytes(
+                    stored_columns(
+                        self.examples, some, self.labels, names, np.arange(len(some)), decoded, self.run.task.stored
+                    )
+                )
             )
         )
         scales = 8 * c if self.scaled else 0

@@ -55,6 +55,8 @@ def read(
     if isinstance(source, Examples):
         _refuse_split(source.name, split, revision)
         return source
+    if _weighs(source) and not columns.weight:
+        columns = replace(columns, weight="weight")
     if isinstance(source, str | os.PathLike):
         table = _table_of_path(cast("str | os.PathLike[str]", source), split, revision)
     else:
@@ -135,13 +137,18 @@ def _datasets(needed_for: str) -> Any:
         raise MissingExtraError(f"{needed_for} needs the package datasets: pip install 'proponent[data]'") from error
 
 
+def _is_saved(path: Path) -> bool:
+    """Whether a folder holds a data set from save_to_disk."""
+    info = (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+    return info or (path / "dataset_dict.json").is_file()
+
+
 def _table_of_folder(path: Path, split: str | None) -> RawTable:
-    saved = (path / "dataset_dict.json").is_file() or (
-        (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
-    )
-    if not saved:
+    if not _is_saved(path):
         inside = [name for name in _names_in(path) if _suffix(Path(name)) in _READERS]
+        held = [name for name in _names_in(path) if _is_saved(path / name)]
         hint = f"name one of its files: {', '.join(map(short, inside[:5]))}" if inside else f"supported files: {_KNOWN}"
+        hint = f"name a data set in it: {', '.join(map(short, held[:5]))}" if held else hint
         raise DataError(f"{path}: a folder that is not a data set from save_to_disk: {hint}")
     datasets = _datasets(f"{path}: a data set from save_to_disk")
     try:
@@ -324,5 +331,18 @@ def _table_of_list(rows: Sequence[object], text_column: str) -> RawTable:
 
 def _table_of_examples(name: str, rows: Sequence[Example]) -> RawTable:
     labels = {"label"} if any(row.label is not None for row in rows) else set[str]()
-    records = [{"id": row.id} | ({"label": row.label} if labels else {}) | native(row.content) for row in rows]
+    weighs = _weighs(rows)
+    records = [
+        {"id": row.id}
+        | ({"label": row.label} if labels else {})
+        | ({"weight": row.weight} if weighs else {})
+        | native(row.content)
+        for row in rows
+    ]
     return table_of_records(name, records)
+
+
+def _weighs(source: object) -> bool:
+    """Whether examples have weights other than 1."""
+    rows = cast("Sequence[object]", source) if isinstance(source, list | tuple) else ()
+    return any(isinstance(row, Example) and row.weight != 1 for row in rows)

@@ -37,6 +37,10 @@ class FineTuning:
     learning_rate: float = 5e-4
     max_length: int = 96
     seed: int = 0
+    checkpoints: int | None = None
+    """Number of checkpoints, equally far apart; None saves one per epoch."""
+    packing: bool = False
+    """Whether several rows are put into one sequence (best fit)."""
 
 
 def multiplies_bf16() -> bool:
@@ -83,7 +87,7 @@ def save_base(folder: Path) -> Path:
 def fine_tune(
     rows: Sequence[dict[str, Any]], base: Path, folder: Path, settings: FineTuning, *, quiet: bool = False
 ) -> Run:
-    """Train a LoRA adapter on conversations with TRL's SFTTrainer and the Recorder; one checkpoint per epoch."""
+    """Train a LoRA adapter on rows of chat fine-tuning with TRL's SFTTrainer and the Recorder."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # matters between TRL, PEFT and transformers
         trainer = _trainer(rows, base, folder, settings)
@@ -108,8 +112,9 @@ def _trainer(rows: Sequence[dict[str, Any]], base: Path, folder: Path, settings:
         per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         max_length=settings.max_length,
+        packing=settings.packing,
         seed=settings.seed,
-        save_strategy="epoch",
+        save_strategy="epoch" if settings.checkpoints is None else "no",
         save_only_model=True,
         gradient_checkpointing=False,
         bf16=multiplies_bf16(),
@@ -122,12 +127,12 @@ def _trainer(rows: Sequence[dict[str, Any]], base: Path, folder: Path, settings:
     trainer = cast("Any", trl).SFTTrainer(
         model=model,
         args=arguments,
-        train_dataset=datasets.Dataset.from_list([{"messages": row["messages"]} for row in rows]),
+        train_dataset=datasets.Dataset.from_list([{k: v for k, v in row.items() if k != "id"} for row in rows]),
         processing_class=cast("Any", transformers.AutoTokenizer).from_pretrained(base),
         peft_config=cast("Any", peft).LoraConfig(
             r=settings.rank, lora_alpha=2 * settings.rank, target_modules="all-linear", task_type="CAUSAL_LM"
         ),
-        callbacks=[Recorder(initial=str(base))],
+        callbacks=[Recorder(initial=str(base), checkpoints=settings.checkpoints)],
     )
     for noisy in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(noisy)

@@ -14,7 +14,7 @@ from proponent.errors import InputError
 from proponent.index import Index
 from proponent.views import Explanation, Story
 
-SETTINGS = FineTuning(epochs=3, batch_size=4, max_length=96)
+SETTINGS = FineTuning(epochs=5, batch_size=4, learning_rate=1e-3, max_length=96)
 
 SHOWN_HITS = 8
 """Hits on each side: the planted rows, and what follows them."""

@@ -15,13 +15,16 @@ from proponent.api import build
 from proponent.baselines import Texts
 from proponent.engine import engine_of
 from proponent.errors import InputError
+from proponent.evaluate.chat import as_questions, layout_of, rows_like
 from proponent.evaluate.controls import controls, refuse_clashes
 from proponent.evaluate.deletion import SIDES, Side
 from proponent.evaluate.groups import GROUPINGS, row_groups
 from proponent.evaluate.label_noise import plant
+from proponent.index import summed
 from proponent.method import Method
 from proponent.method_table import METHODS, stored_method
 from proponent.models import Run
+from proponent.models.counting import rules_of
 from proponent.models.huggingface import pooled_states
 from proponent.suggest import nearest
 from proponent.training.loop import TrainingLoop, one_thread
@@ -102,8 +105,13 @@ class Experiment:
                 "name of the pretrained model, or --initial fresh for randomly initialized weights"
             )
         train, queries = _held_out(request)
-        self.problem = RunProblem(request.run, train, queries, initial, request.run.length(request.max_length))
-        self.notes: list[str] = list(self.rerun.notes)
+        rules = rules_of(request.run, layout_of(request.train), request.max_length)
+        chat = rules.counting is not None
+        queries = as_questions(queries, train) if chat else queries
+        self.problem = RunProblem(request.run, train, queries, initial, rules.max_length, rules.counting)
+        if chat:
+            self.problem.refuse_cut_queries()
+        self.notes: list[str] = [*self.rerun.notes, *rules.notes]
         if request.queries is None:
             self.notes.append(
                 f"{len(queries)} rows of the data were held out as queries, and the scored run was trained again "
@@ -160,15 +168,19 @@ class Experiment:
         named, changes = known_method(name)
         method = stored_method(named, **changes)
         if named in METHODS:
+            method = summed(method, run, layout_of(self.request.train))
             return self.scored(run, method, run.path / "indexes" / name)
         digest = hashlib.sha256(method.model_dump_json().encode()).hexdigest()[:12]  # the file may change
         return self.scored(run, method, run.path / "indexes" / f"{Path(named).stem}-{digest}")
 
     def scored(self, run: Run, method: Method, at: Path, *, quiet: bool = False) -> Float[np.ndarray, "q n"]:
         """Score the training set by an index."""
-        rows = [_row(one, labelled=self.labels is not None) for one in self.problem.train]
-        index = build(run, rows, at, method, max_length=self.problem.max_length, quiet=quiet or self.request.quiet)
         queries = self.problem.queries
+        how: dict[str, Any] = {"max_length": self.problem.max_length, "quiet": quiet or self.request.quiet}
+        if self.problem.counting is not None:
+            return build(run, rows_like(self.problem.train, self.request.train), at, method, **how).scores(queries)
+        rows = [_row(one, labelled=self.labels is not None) for one in self.problem.train]
+        index = build(run, rows, at, method, **how)
         return index.scores(
             [one.text for one in queries],
             [one.label for one in queries] if self.labels is not None else None,
@@ -180,7 +192,8 @@ class Experiment:
         """Inputs of the controls, from the last checkpoint of the first scored run."""
         run = self.scored_runs[0]
         problem = replace(self.problem, queries=examples)
-        model, encoder = run.load(run.checkpoints[-1]), run.encoder(self.problem.max_length)
+        model = run.load(run.checkpoints[-1])
+        encoder = run.encoder(self.problem.max_length, counting=self.problem.counting)
         hidden: list[np.ndarray] = []
         with one_thread(), torch.inference_mode():
             outputs = problem.outputs(model)

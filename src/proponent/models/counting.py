@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from proponent.errors import InputError, RunError
+from proponent.models import axolotl
 from proponent.models.recorder import run_record
 from proponent.models.run import Run
 from proponent.models.settings import read_settings
@@ -56,7 +57,7 @@ def rules_of(run: Run, layout: RowLayout, asked: int | None = None, stated: Stat
     """Find out which tokens the training counted, and how many it read."""
     if not run.task.chats:
         return RowRules(None, run.length(asked), ())
-    known = _agreed(run, [_recorded(run, one) or _saved(one) for one in homes(run)])
+    known = _agreed(run, [_recorded(run, one) or _axolotl(one, layout) or _saved(one) for one in homes(run)])
     chat = layout != "text"
     if known is None and not chat and stated == NOTHING:
         return RowRules(None, run.length(asked), ())
@@ -73,6 +74,8 @@ def rules_of(run: Run, layout: RowLayout, asked: int | None = None, stated: Stat
 
 def _assumed(layout: RowLayout, most: int, source: str, stated: dict[str, Any], *, asked: int | None) -> list[str]:
     """Say what is taken for granted."""
+    if source.startswith("axolotl"):
+        return [f"{source}: rows are the tokens and labels that it prepared, of at most {most} tokens"]
     parts: list[str] = []
     if layout == "completion" and "completion_only" not in stated:
         parts.append("of prompt and completion the completion counts")
@@ -137,6 +140,20 @@ def _recorded(run: Run, folder: Path) -> _Known | None:
         date=str(held.get("date", "")),
     )
     return _Known(counting, held.get("max_length"), f"recorder (TRL {held.get('trl', '')})")
+
+
+def _axolotl(folder: Path, layout: RowLayout) -> _Known | None:
+    """What axolotl wrote into the model card of a run; its own templates are not repeated."""
+    settings = axolotl.settings_of(folder)
+    if settings is None:
+        return None
+    path = folder / axolotl.CARD
+    if layout != "tokens":
+        raise RunError(
+            f"{path} says that axolotl trained this run, which makes tokens of rows by rules of its own: give the rows "
+            "that it prepared (the folder last_run_prepared/HASH) as DATA"
+        )
+    return _Known(Counting(trl=True), axolotl.longest(settings, path), f"axolotl {settings['version']}")
 
 
 def _saved(folder: Path) -> _Known | None:

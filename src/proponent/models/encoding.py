@@ -43,15 +43,22 @@ class Encoder:
 
     def lengths(self, examples: Sequence[Example], chunk: int = 1024) -> Int[np.ndarray, " n"]:
         """Count the tokens that the model would read of each example."""
-        counts: list[int] = []
+        return self.lengths_and_idle(examples, chunk)[0]
+
+    def lengths_and_idle(
+        self, examples: Sequence[Example], chunk: int = 1024
+    ) -> tuple[Int[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+        """Count the tokens of each example, and find the rows of chat fine-tuning of which none counts."""
+        found: list[tuple[int, bool]] = []
         for start in range(0, len(examples), chunk):
             some = list(examples[start : start + chunk])
             plain = [one for one in some if not self._reads_chat(one)]
             own = iter([sum(len(side.ids) for side in sides) for sides in zip(*self._sides(plain), strict=True)])
-            counts += [
-                len(self._chat.aligned(self.decoded(one)).ids) if self._reads_chat(one) else next(own) for one in some
-            ]
-        return np.asarray(counts, dtype=np.int64)
+            for one in some:
+                read = self._chat.aligned(self.decoded(one)) if self._reads_chat(one) else None
+                found.append((next(own), False) if read is None else (len(read.ids), not read.counted.any()))
+        counts, idle = zip(*found, strict=True) if found else ((), ())
+        return np.asarray(counts, dtype=np.int64), np.asarray(idle, dtype=np.bool_)
 
     def at_limit(self, examples: Sequence[Example], lengths: Int[np.ndarray, " n"], chunk: int = 1024) -> int:
         """Count the examples with a text that reaches the limit."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, TrainerCallback
+from transformers import AutoConfig, AutoTokenizer, Trainer, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from proponent.errors import MissingExtraError, ProponentError, RunError
@@ -39,6 +39,7 @@ from proponent.models.weights import CONFIG_FILE, adapter_home, require_weights,
 
 __all__ = [
     "ModelInfo",
+    "Trainer",
     "TrainerCallback",
     "first_line",
     "load_model",
@@ -47,6 +48,7 @@ __all__ = [
     "quiet",
     "read_model_info",
     "transformers",
+    "untrained_adapter",
 ]
 
 MOST_PER_BYTE, MOST_BESIDE = 8, 2**26
@@ -102,8 +104,7 @@ def fresh_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = Fals
     """Create a model with a checkpoint's architecture, and weights drawn from torch's current random state."""
     if card.adapter:
         raise RunError(
-            f"the run in {folder} is a PEFT adapter, and the built-in retrainer trains only complete models: use your "
-            "own proponent.evaluate.Retrainer"
+            f"the run in {folder} is a PEFT adapter, which starts from its base model: name that with --initial"
         )
     quiet()
     config = _config(str(folder), trust_remote_code)
@@ -123,6 +124,17 @@ def starting_model(name: str, folder: Path, card: ModelInfo, *, trust_remote_cod
             "--initial"
         ) from error
     return model.float()
+
+
+def untrained_adapter(name: str, folder: Path, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
+    """Load a base model under a new adapter with a checkpoint's settings, drawn from torch's current random state."""
+    quiet()
+    model = _load_base(folder, base_of(folder, name), card, trust_remote_code).model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # matters between peft and transformers
+        settings = _peft().PeftConfig.from_pretrained(str(adapter_home(folder) or folder))
+        settings.inference_mode = False
+        return cast("torch.nn.Module", _peft().get_peft_model(model, settings))
 
 
 def pooled_states(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> np.ndarray:
@@ -347,11 +359,16 @@ def _width(task: Task) -> int:
     return task.outputs or len(task.labels)
 
 
-def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool, bases: SharedBases) -> torch.nn.Module:
+def _peft() -> Any:
     try:
         import peft  # optional extra
     except ImportError as error:
         raise MissingExtraError("this run is a PEFT adapter: pip install 'proponent[peft]'") from error
+    return peft
+
+
+def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool, bases: SharedBases) -> torch.nn.Module:
+    peft = _peft()
     base, home, settings = base_of(folder, card.base), adapter_home(folder) or folder, adapter_settings(folder)
     model, missing = bases.copy((base, _width(card.task)), lambda: _load_base(folder, base, card, trust_remote_code))
     carried = adapter_weights(folder).names
@@ -362,8 +379,8 @@ def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool, bases:
     own_weights(model, base_weights(carried))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # matters between peft and transformers
-        adapted: Any = cast("Any", peft).PeftModel.from_pretrained(model, str(home), is_trainable=True)
-        expected = set(cast("Any", peft).get_peft_model_state_dict(adapted, save_embedding_layers=False))
+        adapted: Any = peft.PeftModel.from_pretrained(model, str(home), is_trainable=True)
+        expected = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
     _require_whole(folder, sorted(name for name in expected if name not in carried))
     show_layers(adapted)
     note_trained(adapted, describe_kind(settings))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from proponent.errors import RunError
+from proponent.models import axolotl
 from proponent.models.former import RUN_FILE, recorded
 from proponent.models.settings import read_settings
 
@@ -46,7 +47,7 @@ _TAG = re.compile(r"^\s*-\s*([\w-]+)\s*$", re.MULTILINE)
 def refuse_objective(folder: Path, checkpoints: Sequence[Path]) -> None:
     """Refuse a language model whose run was trained with another loss than that of its text."""
     for home in dict.fromkeys([checkpoints[-1], folder]):
-        found = _by_log(home) or _by_card(home) or _by_record(home)
+        found = _by_log(home) or _by_card(home) or _by_record(home) or _by_axolotl(home)
         if found is not None:
             objective, source = found
             raise RunError(
@@ -54,6 +55,12 @@ def refuse_objective(folder: Path, checkpoints: Sequence[Path]) -> None:
                 "text: use the run of the earlier fine-tuning (SFT); to explain the loss of text of this model "
                 "anyway, copy weights, config.json and tokenizer into a separate folder"
             )
+
+
+def _by_axolotl(folder: Path) -> tuple[str, str] | None:
+    settings = axolotl.settings_of(folder)
+    found = None if settings is None else axolotl.other_loss(settings)
+    return None if found is None else ("another loss than that of single rows", f"{found}, in {folder / axolotl.CARD}")
 
 
 def _by_log(folder: Path) -> tuple[str, str] | None:

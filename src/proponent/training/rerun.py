@@ -3,14 +3,15 @@
 Same as in the Trainer: architecture, tokenizer and truncation, initial weights (fresh ones sampled with the
 seed, or a pretrained model with a head sampled with the seed), loss, optimizer with its decay groups, schedule,
 clipping, batch size and epochs. Different: the order of the data (derived from the ids, see `order`), the dropout
-masks (sampled anew at every step), and batches are neither sorted by length nor spread over devices. A language
-model's batch loss is the mean of its texts' losses; the Trainer weights every token equally.
+masks (sampled anew at every step), batches are neither sorted by length, packed nor spread over devices, and numbers
+have 32 bits. Of an adapter, the base model stays and new factors are sampled with the seed. In the rows of chat
+fine-tuning every token weighs the same, as in the Trainer; in those of other language models every text does.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -20,12 +21,16 @@ import torch
 from jaxtyping import Float, Int, UInt64
 from torch import Tensor, nn
 
+from proponent.data import to_json
 from proponent.disk import write_bytes
 from proponent.errors import RunError
 from proponent.models import Encoded, Run
+from proponent.models.adapters import adapter_settings, base_of
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
-from proponent.models.former import recorded
-from proponent.models.huggingface import fresh_model, starting_model
+from proponent.models.encoding import Encoder
+from proponent.models.example_weights import refuse_missing_weights
+from proponent.models.former import RUN_FILE, recorded
+from proponent.models.huggingface import fresh_model, starting_model, untrained_adapter
 from proponent.models.recorder import FRESH, run_record, second_moments, spread
 from proponent.models.tasks.base import logits_of
 from proponent.progress import track
@@ -33,11 +38,13 @@ from proponent.tensors import write_tensors
 from proponent.training.loop import TrainingLoop
 from proponent.training.outputs import Outputs
 from proponent.training.schedule import Settings, id_hashes
-from proponent.types import Example
+from proponent.types import Counting, Example, Pair, Prompted, Text
 
 _OPTIMIZERS = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "sgd": "sgd"}
 _SCHEDULES = {"linear": "linear", "constant": "constant", "constant_with_warmup": "constant"}
-_OUTPUT_BATCH = 64
+_PLACES = frozenset({"base_model_name_or_path", "inference_mode", "revision", "peft_version"})
+"""Settings of an adapter that do not change what it computes."""
+_OUTPUT_BATCH, _FEW = 64, 8  # the second for logits of a vocabulary
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,9 @@ class RunProblem:
     run: Run
     train: Sequence[Example]
     queries: Sequence[Example]  # with labels for a classifier
-    initial: str  # FRESH, or name or folder of a pretrained model
+    initial: str  # FRESH, or name or folder of a pretrained model; of an adapter, its base
     max_length: int
+    counting: Counting | None = None  # which tokens count in the rows of chat fine-tuning; None: plain training
 
     @property
     def hashes(self) -> UInt64[np.ndarray, " n"]:
@@ -66,29 +74,41 @@ class RunProblem:
 
     @cached_property
     def _identity(self) -> str:
-        config = json.dumps(_configuration(self.run.checkpoints[-1].path), sort_keys=True)
+        config = json.dumps(_configuration(self.run), sort_keys=True)
         weights = self.initial if self.initial == FRESH else f"{self.initial} {_stamp(Path(self.initial))}"
+        counted = "" if self.counting is None else f"\ncounted {json.dumps(asdict(self.counting), sort_keys=True)}"
         return (
             f"run 1 {self.run.info.architecture}\nconfiguration {config}\ninitial weights {weights}\n"
             f"tokenizer {self.run.fingerprints['tokenizer']} up to {self.max_length} tokens\n"
-            f"training set {fingerprint(self.train)}\nqueries {fingerprint(self.queries)}"
+            f"training set {fingerprint(self.train)}\nqueries {fingerprint(self.queries)}{counted}"
         )
 
     def fresh(self, seed: int) -> nn.Module:
         """A model with its initial weights."""
         cast("Any", torch).manual_seed(seed)
-        card, trusted = self.run.info, self.run.trust_remote_code
+        card, last, trusted = self.run.info, self.run.checkpoints[-1].path, self.run.trust_remote_code
         if self.initial == FRESH:
-            model = fresh_model(self.run.checkpoints[-1].path, card, trust_remote_code=trusted)
+            model = fresh_model(last, card, trust_remote_code=trusted)
+        elif card.adapter:  # the base stays as it is
+            return untrained_adapter(self.initial, last, card, trust_remote_code=trusted).train()
         else:
-            model = starting_model(self.initial, self.run.checkpoints[-1].path, card, trust_remote_code=trusted)
+            model = starting_model(self.initial, last, card, trust_remote_code=trusted)
         return model.requires_grad_(requires_grad=True).train()
 
     def losses(self, model: nn.Module, rows: Int[np.ndarray, " m"]) -> Float[Tensor, " m"]:
-        """Loss of each of some training examples."""
+        """Loss of each of some training examples; of chat rows, scaled so that the mean weighs all tokens alike."""
         encoded, labels = self._train_encoded
         chosen: list[int] = rows.tolist()
-        return self._losses(model, [encoded[row] for row in chosen], [labels[row] for row in chosen])[0]
+        if self.counting is None:
+            losses = self._losses(model, [encoded[row] for row in chosen], [labels[row] for row in chosen])[0]
+            return losses * self._weights[chosen]
+        known = [row for row in chosen if encoded[row].counted.any()]  # others have no loss
+        if not known:
+            return torch.zeros(len(chosen), requires_grad=True)
+        batch = self._encoder.collate([encoded[row] for row in known], [-1] * len(known))
+        objective = self.run.task.objective(batch, "sum")
+        scale = self._weights[known] * (len(known) / objective.count)
+        return objective.losses(logits_of(model(**batch.inputs))) * scale
 
     def outputs(self, model: nn.Module) -> Outputs:
         """Outputs on the queries."""
@@ -96,8 +116,9 @@ class RunProblem:
         losses: list[np.ndarray] = []
         logits: list[np.ndarray] = []
         with torch.inference_mode():
-            for start in range(0, len(encoded), _OUTPUT_BATCH):
-                part = slice(start, start + _OUTPUT_BATCH)
+            size = _OUTPUT_BATCH if self._classifies else _FEW
+            for start in range(0, len(encoded), size):
+                part = slice(start, start + size)
                 loss, raw = self._losses(model, encoded[part], labels[part])
                 losses.append(loss.double().numpy())
                 if self._classifies:
@@ -105,6 +126,16 @@ class RunProblem:
         if self._classifies:
             return Outputs.of_logits(np.concatenate(logits), np.asarray(labels))
         return Outputs.of_losses(np.concatenate(losses))
+
+    def refuse_cut_queries(self) -> None:
+        """Require that of every query something counts within the tokens that are read."""
+        encoded, _ = self._queries_encoded
+        lost = next((at for at, one in enumerate(encoded) if not one.counted.any()), None)
+        if lost is not None:
+            raise RunError(
+                f"no token of the query with id {self.queries[lost].id} counts among its first {self.max_length}: "
+                "leave it out, or read more with --max-length"
+            )
 
     @property
     def query_labels(self) -> Int[np.ndarray, " q"]:
@@ -121,17 +152,28 @@ class RunProblem:
         return bool(self.run.task.labels)
 
     @cached_property
+    def _weights(self) -> Float[Tensor, " n"]:
+        """Weights of the training set in the loss."""
+        weights = [one.weight for one in self.train]
+        refuse_missing_weights(self.run, "the training set", weighted=any(one != 1 for one in weights))
+        return torch.tensor(weights)
+
+    @cached_property
     def _train_encoded(self) -> tuple[list[Encoded], list[int]]:
-        return self._encoded(self.train)
+        return self._encoded(self.train, asked=False)
 
     @cached_property
     def _queries_encoded(self) -> tuple[list[Encoded], list[int]]:
-        return self._encoded(self.queries)
+        return self._encoded(self.queries, asked=True)
 
-    def _encoded(self, examples: Sequence[Example]) -> tuple[list[Encoded], list[int]]:
-        encoder = self.run.encoder(self.max_length)
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return self.run.encoder(self.max_length, counting=self.counting)
+
+    def _encoded(self, examples: Sequence[Example], *, asked: bool) -> tuple[list[Encoded], list[int]]:
+        encoder = self._encoder
         if not self._classifies:
-            return encoder.encode(examples), [-1] * len(examples)
+            return encoder.encode(examples, asked=asked), [-1] * len(examples)
         missing = next((one for one in examples if one.label is None), None)
         if missing is not None:
             raise RunError(
@@ -143,7 +185,7 @@ class RunProblem:
     def _losses(
         self, model: nn.Module, encoded: Sequence[Encoded], labels: Sequence[int]
     ) -> tuple[Float[Tensor, " m"], Tensor]:
-        batch = self.run.encoder(self.max_length).collate(encoded, labels)
+        batch = self._encoder.collate(encoded, labels)
         logits = logits_of(model(**batch.inputs))
         return self.run.task.objective(batch).losses(logits), logits
 
@@ -152,7 +194,10 @@ def fingerprint(examples: Sequence[Example]) -> str:
     """SHA-256 over the model's view of some examples, and their ids."""
     digest = hashlib.sha256()
     for one in examples:
-        digest.update(json.dumps([one.id, one.text, one.text_pair, one.target, str(one.label)]).encode())
+        read = (one.text, one.text_pair, one.target)
+        texts = list(read) if isinstance(one.content, Text | Pair | Prompted) else [to_json(one.content)]
+        weight = [] if one.weight == 1 else [one.weight]
+        digest.update(json.dumps([one.id, *texts, str(one.label), *weight]).encode())
     return digest.hexdigest()
 
 
@@ -169,9 +214,10 @@ def settings_of_run(run: Run, **changes: Any) -> RerunSettings:
     """Read the hyper-parameters of a run."""
     given = {name: value for name, value in changes.items() if value is not None}
     record = run_record(run.path)
+    base = base_of(run.checkpoints[-1].path, run.info.base).name if run.info.adapter else None
     if record is None:
         settings, notes = _assumed(run)
-        return RerunSettings(replace(settings, **given), None, notes)
+        return RerunSettings(replace(settings, **given), base, notes)
     optimizer, schedule = str(record["optim"]), str(record["lr_scheduler_type"])
     for what, value, known in (("optimizer", optimizer, _OPTIMIZERS), ("schedule", schedule, _SCHEDULES)):
         if value not in known:
@@ -191,7 +237,7 @@ def settings_of_run(run: Run, **changes: Any) -> RerunSettings:
         warmup=int(record["warmup_steps"]),
         clip=float(record["max_grad_norm"]) or None,
     )
-    initial = record.get("initial")
+    initial = base or record.get("initial")
     return RerunSettings(
         replace(settings, **given), None if initial is None else str(initial), ("recorded by proponent.Recorder",)
     )
@@ -243,12 +289,26 @@ def write_run(
             next(passed, None)
 
         loop.fit(np.arange(loop.size), seed, watch, at_steps)
+        if problem.counting is not None:
+            write_bytes(folder / RUN_FILE, json.dumps(_counted_as(problem, problem.counting)).encode())
         write_bytes(done, json.dumps({"identity": loop.identity, "seed": seed}).encode())
     return Run.from_pretrained(folder, trust_remote_code=problem.run.trust_remote_code)
 
 
-def _configuration(folder: Path) -> dict[str, Any]:
+def _counted_as(problem: RunProblem, counting: Counting) -> dict[str, Any]:
+    """A run's record of how its rows became tokens, as the Recorder writes it."""
+    own = getattr(problem.run.tokenizer, "chat_template", None)
+    note = {"trl": counting.source, "template": own if counting.template is None else counting.template}
+    note |= {"max_length": problem.max_length, "packing": "", "loss_type": None, "date": counting.date}
+    note |= {"assistant_only": counting.assistant_only, "completion_only": counting.completion_only}
+    return {"version": 1, "initial": problem.initial, "finished": True, "sft": note}
+
+
+def _configuration(run: Run) -> dict[str, Any]:
+    folder = run.checkpoints[-1].path
     path = folder / "config.json"
+    if run.info.adapter:
+        return {name: value for name, value in adapter_settings(folder).items() if name not in _PLACES}
     found = cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
     return {name: value for name, value in found.items() if name not in {"_name_or_path", "transformers_version"}}
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, TypeVar
 
+from proponent.actions import ACTIONS
 from proponent.actions.decisions import Decision
 from proponent.errors import ProponentError
 from proponent.store import Plan
@@ -16,6 +17,9 @@ from proponent.web.states import ExampleState, PageState, QuestionState, TableSt
 
 SUSPECTS = TableState(flag="yes", sort=("score",))
 """The table of suspected label errors."""
+
+SUSPECT_ROWS = "suspect-rows"
+"""The action that lists suspect rows of a language model."""
 
 MOST_OPTIONS = 40
 """Maximum number of labels or sources in the form of a question, the most frequent sources first."""
@@ -235,6 +239,9 @@ def _nav(request: PageRequest, open_indexes: OpenIndexes, shown: OpenIndex) -> t
     links = [Link(title, url(path), here in {path, part}) for title, path, part in _SCREENS]
     if classifier:
         links.insert(2, Link("Suspects", replace(SUSPECTS, index=name).url("/table"), flagged))
+    elif _readable(lambda: not ACTIONS[SUSPECT_ROWS].missing(shown.plan), False):
+        report = ExampleState(index=name, id=SUSPECT_ROWS).url("/action")
+        links.insert(2, Link("Suspects", report, request.path == "/action"))
     return tuple(links)
 
 
