@@ -26,8 +26,8 @@ PANELS = {
     "Start": ["demo", "train", "check"],
     "Index": ["plan", "index", "info", "verify", "delete", "merge"],
     "Explain": ["explain", "groups", "report", "serve", "methods"],
-    "Clean data": ["labels", "apply"],
-    "Act": ["mend"],
+    "Clean data": ["labels", "bias", "apply"],
+    "Act": ["mend", "weigh", "spectrum", "nmtune"],
     "Prove": ["evaluate", "tune"],
 }
 COMMANDS = [name for names in PANELS.values() for name in names]
