@@ -58,7 +58,7 @@ def write_data(folder: Path) -> Path:
     write_csv(folder / "trec" / "test.csv.gz", texts[80:])
     write_csv(folder / "movie_review_mr" / "all.csv.gz", texts)
     asked = [
-        {"instruction": sentence(draw, "World"), "input": "", "output": sentence(draw, "Sports")} for _ in range(12)
+        {"instruction": sentence(draw, "World"), "input": "", "output": sentence(draw, "Sports")} for _ in range(60)
     ]
     write_lines(folder / "alpaca_en_1k" / "alpaca_en_demo.jsonl.gz", asked)
     noisy = [

@@ -39,8 +39,8 @@ SAID = (
 )
 
 
-def tokenizer(template: str | None = MARKED, *, most: int = 64) -> Any:
-    made = byte_bpe([*SAID, "<|im_start|>assistant\n<|im_end|> user system tool [user] [assistant]"] * 3, 520, most)
+def tokenizer(template: str | None = MARKED, *, most: int = 64, texts: Any = SAID) -> Any:
+    made = byte_bpe([*texts, "<|im_start|>assistant\n<|im_end|> user system tool [user] [assistant]"] * 3, 520, most)
     made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     made.chat_template = template
     return made

@@ -102,6 +102,11 @@ ALLOWED = (
         "the CNN has no index: its scores are put together from the library's parts",
     ),
     (
+        "suspect_rows.py",
+        "actions.suspect_rows baselines",
+        "every signal is measured apart, beside texts that are alike",
+    ),
+    (
         "chat_facts.py fidelity/record_h.py",
         "demo.chat_model",
         "the real chat model and its fine-tuning are those of `proponent demo --llm`",
@@ -223,6 +228,10 @@ RUNS = {
         "same_scores.py compare {tmp}/one {tmp}/one",
         "same_training.py record {tmp}/same",
         "same_training.py hash {tmp}/same --runs bert classifier",
+    ],
+    "suspect_rows": [
+        "suspect_rows.py --data {data} --cache {tmp}/w --rows 60 --seeds 1 --epochs 1 --width 16 --layers 1 "
+        "--vocabulary 300 --length 32 --checkpoints 1 --out {out}",
     ],
     "acceptance_trackstar": [
         "acceptance_trackstar.py --cache {tmp}/a --seeds 0 --epochs 1 --patched 2 --entities 6 --distractors 4 "

@@ -29,12 +29,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 ROWS = [{"id": f"d{number}", "messages": one} for number, one in enumerate(chat.DIALOGUES)]
 
 
-def llama(tokenizer: Any) -> Any:
+def llama(tokenizer: Any, width: int = 16) -> Any:
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=1,
         num_attention_heads=2,
         num_key_value_heads=2,
@@ -45,8 +45,16 @@ def llama(tokenizer: Any) -> Any:
     return transformers.LlamaForCausalLM(config)
 
 
-def trained(folder: Path, rows: Any, *callbacks: Any, template: str = chat.MARKED, **settings: Any) -> Path:
-    tokenizer = chat.tokenizer(template)
+def trained(
+    folder: Path,
+    rows: Any,
+    *callbacks: Any,
+    template: str = chat.MARKED,
+    texts: Any = chat.SAID,
+    width: int = 16,
+    **settings: Any,
+) -> Path:
+    tokenizer = chat.tokenizer(template, texts=texts)
     settings = {"max_length": 48, "num_train_epochs": 1, "learning_rate": 1e-2, "save_strategy": "epoch"} | settings
     arguments = trl.SFTConfig(
         output_dir=str(folder),
@@ -58,7 +66,7 @@ def trained(folder: Path, rows: Any, *callbacks: Any, template: str = chat.MARKE
         **({"per_device_train_batch_size": 4} | settings),
     )
     trl.SFTTrainer(
-        model=llama(tokenizer),
+        model=llama(tokenizer, width),
         args=arguments,
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=tokenizer,

@@ -112,8 +112,9 @@ def test_the_report_counts_held_out_errors_only(asked, tmp_path: Path):
     assert ours.verdict
     assert ours.figures[0].value == pytest.approx(np.mean([np.mean(one) for one in shares.values()]))
     assert {one.method for one in page.rows if one.control} == {RANDOM, NEAREST, THEMSELVES}
-    assert sum(one.times for one in page.chosen) <= SETTINGS.rows * SETTINGS.steps * SETTINGS.seeds
-    assert f"<bdi>{page.chosen[0].id}</bdi>" in page._repr_html_()
+    (chosen,) = page.evidence
+    assert sum(one.value for one in chosen.rows) <= SETTINGS.rows * SETTINGS.steps * SETTINGS.seeds
+    assert f"<bdi>{chosen.rows[0].id}</bdi>" in page._repr_html_()
     assert Run.from_pretrained(tmp_path / "mended").task.labels.names == index.run.task.labels.names
 
 

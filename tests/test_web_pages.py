@@ -24,11 +24,11 @@ from explorer import Browser, Reply, lines
 from markup import Structure
 from proponent.store import Store, delete, watch
 from proponent.store.inventory import inventory
-from proponent.views import Explanation, frames, text_marks
+from proponent.views import Explanation, frames, text_marks, turns
 from proponent.views.frames import Screen
 from proponent.views.page import TEMPLATES, environment
 from proponent.web import app, exports, layout, questions
-from proponent.web.pages import ask, comparison, example, groups
+from proponent.web.pages import ask, comparison, example, groups, pick
 from proponent.web.pages import index as index_pages
 from proponent.web.pages import table as table_pages
 from proponent.web.questions import Questions
@@ -689,7 +689,7 @@ def test_templates_link_only_what_states_and_doors_make(path: Path) -> None:
 
 CONTEXTS = [
     kind
-    for module in (layout, ask, comparison, example, groups, index_pages, table_pages, questions)
+    for module in (layout, ask, comparison, example, groups, index_pages, pick, table_pages, questions)
     for kind in vars(module).values()
     if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module.__name__
 ]
@@ -706,10 +706,10 @@ def test_every_field_of_a_screen_has_a_help_text() -> None:
 @pytest.mark.parametrize("path", EXPLORER, ids=lambda path: path.name)
 def test_a_template_reads_what_the_contexts_have(path: Path) -> None:
     kinds = [*CONTEXTS, frames.AnswerLinks, frames.Link, Explanation, QuestionState, TableState, text_marks.Piece,
-             text_marks.TextSegment]  # fmt: skip
+             text_marks.TextSegment, turns.TurnView]  # fmt: skip
     known = {name for kind in kinds for name in (*dir(kind), *(one.name for one in fields(kind)))}
     read = {node.attr for node in environment().parse(path.read_text(encoding="utf-8")).find_all(nodes.Getattr)}
-    assert read - known <= {"index", "first", "split"}
+    assert read - known <= {"index", "index0", "first", "last", "split"}
 
 
 @pytest.mark.parametrize("path", EXPLORER, ids=lambda path: path.name)

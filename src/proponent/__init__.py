@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from proponent.models.recorder import Recorder as Recorder
     from proponent.models.run import Run as Run
     from proponent.search import Where as Where
+    from proponent.training.weighted_trainer import WeightedTrainer as WeightedTrainer
     from proponent.types import Example as Example
     from proponent.views import Explanation as Explanation
 
@@ -38,6 +39,7 @@ _HOMES = {
     "Projection": "proponent.method",
     "Recorder": "proponent.models.recorder",
     "Run": "proponent.models.run",
+    "WeightedTrainer": "proponent.training.weighted_trainer",
     "Where": "proponent.search",
     "ProponentError": "proponent.errors",
     "build": "proponent.api",
@@ -57,6 +59,7 @@ __all__ = [
     "ProponentError",
     "Recorder",
     "Run",
+    "WeightedTrainer",
     "Where",
     "build",
     "open",

@@ -1,7 +1,7 @@
 """The public functions: build an index by a method's name, and open one."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -94,7 +94,7 @@ def build(
         max_bad_rows=max_bad_rows,
         steps=None if steps is None else tuple(steps),
         second_moment=second_moment,
-        queries=None if queries is None else read(queries, columns=columns),
+        queries=None if queries is None else read(queries, columns=replace(columns, weight="")),
         rows=rows,
         append=append,
         shard=shard,

@@ -318,6 +318,7 @@ class Example:
         content: what it holds: a text, a pair of texts, a prompt and its target, a conversation ...
         label: class by name or number; None when there is none.
         span: of a query, the place in its last text whose tokens alone count; None for all that count.
+        weight: factor of its loss in the training.
     """
 
     id: str
@@ -325,6 +326,7 @@ class Example:
     content: Content
     label: Label | None
     span: Span | None
+    weight: float
 
     def __init__(
         self,
@@ -337,6 +339,7 @@ class Example:
         *,
         content: Content | None = None,
         span: Span | None = None,
+        weight: float = 1.0,
     ) -> None:
         """Make an example.
 
@@ -349,6 +352,7 @@ class Example:
             target: what a language model predicts.
             content: what it holds, in place of the texts.
             span: the place in the last text whose tokens alone count.
+            weight: factor of its loss in the training.
 
         Raises:
             TypeError: texts and content are both given.
@@ -362,11 +366,9 @@ class Example:
                 content = Prompted(first, target, text_pair)
             else:
                 content = Text(first) if text_pair is None else Pair(first, text_pair)
-        object.__setattr__(self, "id", id)
-        object.__setattr__(self, "row", row)
-        object.__setattr__(self, "content", content)
-        object.__setattr__(self, "label", label)
-        object.__setattr__(self, "span", span)
+        given = {"id": id, "row": row, "content": content, "label": label, "span": span, "weight": weight}
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
 
     @property
     def text(self) -> str:

@@ -6,6 +6,7 @@ A new action is a module with a function `report`, the template of its page, and
 from dataclasses import dataclass
 from importlib import import_module
 
+from proponent.actions.row_texts import missing_text
 from proponent.errors import InputError
 from proponent.store import Plan, Store
 from proponent.suggest import nearest
@@ -23,6 +24,8 @@ class Action:
 
     def missing(self, plan: Plan) -> str:
         """Why an index does not allow this action; empty if it does."""
+        if "texts" in self.needs:
+            return missing_text(plan)
         no_labels = "labels" in self.needs and plan.label_names is None
         return "this index belongs to a language model, which has no labels to check" if no_labels else ""
 
@@ -36,6 +39,8 @@ class Action:
 
 ROWS = (
     Action("label-errors", "Suspected label errors", "proponent.actions.label_errors", needs=frozenset({"labels"})),
+    Action("suspect-rows", "Suspect rows", "proponent.actions.suspect_rows", needs=frozenset({"texts"})),
+    Action("lexical-bias", "Words and labels", "proponent.actions.lexical_bias", needs=frozenset({"labels"})),
 )  # fmt: skip
 ACTIONS = {one.name: one for one in ROWS}
 

@@ -47,7 +47,7 @@ def apply(
     if path.exists():
         raise InputError(f"{path} exists already: apply never overwrites a file; choose another name")
     kind = path.suffix.lower()
-    originals, missing = _originals(store, data)
+    found, missing = originals(store, data)
     if missing and whole:
         raise InputError(
             f"{missing}: `proponent apply {store.folder} --out FILE` writes only the columns that the index keeps"
@@ -61,12 +61,12 @@ def apply(
             "give the original data set with --data"
         )
         return Applied(path, len(next(iter(columns.values()))), fixed, dropped, guarded, note)
-    parts, fixed, dropped = _parts(store, decisions, originals)
+    parts, fixed, dropped = _parts(store, decisions, found)
     guarded = write_parts(path, parts, kind, guard=guard)
     return Applied(path, sum(len(one.rows) for one in parts), fixed, dropped, guarded)
 
 
-def _originals(store: Store, given: Sequence[str]) -> tuple[list[Examples], str]:
+def originals(store: Store, given: Sequence[str]) -> tuple[list[Examples], str]:
     """The data sets that an index was built from; otherwise, which of them are missing and why."""
     found: list[Examples] = []
     sources = store.manifest.sources

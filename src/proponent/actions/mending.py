@@ -8,7 +8,7 @@ errors chooses the rows, the other half is measured.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from proponent.training.rerun import RunProblem
 from proponent.training.schedule import Settings, Step, advance
 from proponent.types import Example
 from proponent.version import __version__
-from proponent.views import EvaluationReport, MethodFigures
+from proponent.views import ActionReport, Evidence, EvidenceRow, MethodFigures
 
 RANDOM, NEAREST, THEMSELVES = "random rows", "nearest rows", "the errors themselves"
 CONTROLS = {
@@ -59,25 +59,6 @@ class MendSettings:
             raise InputError(f"the learning rate is {self.learning_rate}: must be a number above 0")
 
 
-@dataclass(frozen=True, slots=True)
-class ChosenRow:
-    """A training row that the method chose."""
-
-    id: Annotated[str, "id of the training row"]
-    label: Annotated[str, "its class"]
-    times: Annotated[int, "steps that used it, over all seeds"]
-    text: Annotated[str, "its text"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class MendReport(EvaluationReport):
-    """What fine-tuning on chosen rows mends, beside controls."""
-
-    template: ClassVar[str] = "mend_fragment.html.j2"
-
-    chosen: Annotated[tuple[ChosenRow, ...], "rows that the method chose most often"] = ()
-
-
 def mend(
     index: Index,
     train: Sequence[Example],
@@ -87,7 +68,7 @@ def mend(
     *,
     save: str | Path | None = None,
     quiet: bool = False,
-) -> MendReport:
+) -> ActionReport:
     """Fine-tune copies of a classifier on the training rows most helpful for its wrong predictions.
 
     Args:
@@ -305,7 +286,7 @@ def _report(
     found: _Mender,
     ways: dict[str, list[list[Int[np.ndarray, " m"]]]],
     right: dict[str, Bool[np.ndarray, "s q"]],
-) -> MendReport:
+) -> ActionReport:
     """The table: method first, then the controls."""
     held = np.stack([split.held for split in found.splits])
     measured = held.any(0)
@@ -331,7 +312,7 @@ def _report(
         for way in right
     )
     settings = found.settings
-    return MendReport(
+    return ActionReport(
         metric="mend",
         title="Wrong predictions mended by fine-tuning",
         said=f"A copy of the model takes {settings.steps} steps of AdamW at rate {settings.learning_rate:g}, each on "
@@ -345,7 +326,7 @@ def _report(
         ),
         notes=(*found.notes, *(f"{name}: {CONTROLS[name]}" for name in controls), *_weak(right, found)),
         version=__version__,
-        chosen=_chosen(found, ways[method]),
+        evidence=(_chosen(found, ways[method]),),
     )
 
 
@@ -355,9 +336,10 @@ def _weak(right: dict[str, Bool[np.ndarray, "s q"]], found: _Mender) -> tuple[st
     return () if moved else ("no prediction changed: raise the learning rate or the number of steps",)
 
 
-def _chosen(found: _Mender, seeds: list[list[Int[np.ndarray, " m"]]]) -> tuple[ChosenRow, ...]:
+def _chosen(found: _Mender, seeds: list[list[Int[np.ndarray, " m"]]]) -> Evidence:
     """The rows that the method chose most often."""
     places, times = np.unique(np.concatenate([one for steps in seeds for one in steps]), return_counts=True)
     order = np.lexsort((places, -times))[:_SHOWN]
     rows = [(found.problem.train[int(places[at])], int(times[at])) for at in order]
-    return tuple(ChosenRow(one.id, str(one.label), count, " ".join(one.parts)) for one, count in rows)
+    made = tuple(EvidenceRow(one.id, str(one.label), float(count), " ".join(one.parts)) for one, count in rows)
+    return Evidence("Training rows that were chosen most often", "steps", made)

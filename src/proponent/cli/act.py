@@ -1,20 +1,33 @@
 """Commands that act on what an attribution says."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from proponent.cli.options import (
     BuildOptions,
+    ColumnOptions,
     Data,
     IndexDataOptions,
     MethodOptions,
     ModelOptions,
     OutputOptions,
     RunFolder,
+    TrustRemoteCode,
+    choice,
     usable,
 )
+from proponent.errors import InputError
+
+if TYPE_CHECKING:
+    from proponent.types import Example
+    from proponent.views import EvaluationReport
+
+Encoders = Annotated[list[str], typer.Argument(metavar="ENCODER...", help="Folders or names of pretrained models.")]
+Pages = Annotated[
+    list[Path] | None, typer.Option("--out", metavar="FILE", help="Also write .html, .md or .json; repeatable.")
+]
 
 
 def mend(
@@ -43,9 +56,7 @@ def mend(
     save: Annotated[
         Path | None, typer.Option("--save", metavar="FOLDER", help="Write a copy mended with all errors.")
     ] = None,
-    pages: Annotated[
-        list[Path] | None, typer.Option("--out", metavar="FILE", help="Also write .html, .md or .json; repeatable.")
-    ] = None,
+    pages: Pages = None,
 ) -> None:
     """Fine-tune a copy on the rows most helpful for wrong predictions, and measure it beside controls."""
     for path in pages or ():
@@ -53,7 +64,6 @@ def mend(
     from proponent.actions.mending import MendSettings
     from proponent.actions.mending import mend as run_mending
     from proponent.api import build
-    from proponent.views.evaluation import print_report
 
     settings = MendSettings(budget, count, anchors, learning_rate, seeds)
     settings.check()
@@ -62,8 +72,99 @@ def mend(
     named = method.changed(method.named(opened, building, output))
     built = build(opened, examples, index, named, columns=columns.columns, quiet=output.quiet, **building.settings())
     page = run_mending(built, examples, wrong, kept, settings, save=save, quiet=output.quiet)
+    _show(page, pages, output)
+    if save is not None:
+        output.hint(f"mended model: {save}")
+
+
+def spectrum(
+    data: Data,
+    encoders: Encoders,
+    columns: ColumnOptions,
+    output: OutputOptions,
+    centre: Annotated[str, typer.Option(help="none, or columns: subtract the mean of each feature.")] = "none",
+    max_length: Annotated[int, typer.Option(min=2, help="Maximum tokens per text.")] = 128,
+    trust_remote_code: TrustRemoteCode = False,
+    pages: Pages = None,
+) -> None:
+    """Measure the singular values of encoders' features: noise in pre-training labels raises SVE and LSVR."""
+    for path in pages or ():
+        usable(path, "--out")
+    rule = choice("--centre", centre, ("none", "columns"))
+    examples = list(columns.read(data, output))
+    from proponent.actions.spectrum import spectrum as measure
+    from proponent.actions.spectrum import spectrum_report
+    from proponent.actions.text_features import text_features
+
+    found = [
+        (
+            name,
+            measure(
+                text_features(
+                    name,
+                    examples,
+                    max_length=max_length,
+                    trust_remote_code=trust_remote_code,
+                    progress=not output.quiet,
+                ),
+                rule,
+            ),
+        )
+        for name in encoders
+    ]
+    _show(spectrum_report(found), pages, output)
+
+
+def nmtune(
+    data: Data,
+    encoders: Encoders,
+    columns: ColumnOptions,
+    output: OutputOptions,
+    test: Annotated[
+        list[Path], typer.Option("--test", metavar="FILE", help="Labelled texts to measure on; repeatable.")
+    ],
+    form: Annotated[str, typer.Option(help="Losses as in the paper or as in the authors' code: paper, code.")] = (
+        "paper"
+    ),
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each head.")] = 30,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each head.")] = 3,
+    max_length: Annotated[int, typer.Option(min=2, help="Maximum tokens per text.")] = 128,
+    trust_remote_code: TrustRemoteCode = False,
+    pages: Pages = None,
+) -> None:
+    """Train heads on frozen features: linear probe, MLP and NMTune, in and out of domain, for each encoder."""
+    for path in pages or ():
+        usable(path, "--out")
+    chosen = choice("--form", form, ("paper", "code"))
+    examples = list(columns.read(data, output))
+    asked = {path.stem: list(columns.read_queries(str(path), output)) for path in test}
+    from proponent.actions.nmtune import HeadSettings, Labelled, head_report, numbers
+    from proponent.actions.text_features import text_features
+
+    names = sorted({str(one.label) for one in examples if one.label is not None})
+
+    def encoded(encoder: str, rows: "list[Example]") -> Labelled:
+        unlabelled = next((one for one in rows if one.label is None), None)
+        if unlabelled is not None:
+            raise InputError(f"the row with id {unlabelled.id} has no label: name its column (--label-column)")
+        labels = numbers([str(one.label) for one in rows], names)
+        features = text_features(
+            encoder, rows, max_length=max_length, trust_remote_code=trust_remote_code, progress=not output.quiet
+        )
+        return Labelled(features, labels)
+
+    found = {
+        encoder: (encoded(encoder, examples), {name: encoded(encoder, rows) for name, rows in asked.items()})
+        for encoder in encoders
+    }
+    page = head_report(found, form=chosen, settings=HeadSettings(epochs=epochs), seeds=seeds, quiet=output.quiet)
+    _show(page, pages, output)
+
+
+def _show(page: "EvaluationReport", pages: list[Path] | None, output: OutputOptions) -> None:
+    """Save a page and show it."""
+    from proponent.views.evaluation import print_report
+
     for path in pages or ():
         page.save(path)
     output.show(page.to_dict, lambda: print_report(page))
-    if save is not None:
-        output.hint(f"mended model: {save}")

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from proponent.cli import act, create, evaluate, explain, explore, manage
+from proponent.cli import act, bias, create, evaluate, explain, explore, labels, manage, sums
 from proponent.cli.groups import PanelCommand, PanelGroup, with_groups
 from proponent.disk import is_full
 from proponent.errors import DiskFullError, ProponentError
@@ -43,9 +43,9 @@ HELP = "Training-data attribution: find the training examples, and the words in 
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start": (create.demo, create.train, explain.check),
     "Index": (manage.plan, create.index, manage.info, manage.verify, manage.delete, manage.merge),
-    "Explain": (explain.explain, explore.report, explore.serve, explain.methods),
-    "Clean data": (explain.labels, explore.apply),
-    "Act": (act.mend,),
+    "Explain": (explain.explain, sums.groups, explore.report, explore.serve, explain.methods),
+    "Clean data": (labels.labels, bias.bias, explore.apply),
+    "Act": (act.mend, act.spectrum, act.nmtune),
     "Prove": (evaluate.evaluate, evaluate.tune),
 }
 """The commands, in the order and under the headings of the help."""

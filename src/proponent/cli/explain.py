@@ -12,7 +12,6 @@ from proponent.cli.chat_options import AskingOptions
 from proponent.cli.options import (
     Against,
     AggregateOptions,
-    AllowMissing,
     Baselines,
     ColumnOptions,
     Data,
@@ -168,7 +167,7 @@ def _show(found: "Iterable[Explanation]", html: Path | None, output: OutputOptio
         output.hint(f"HTML page: {html}")
 
 
-def _stdin() -> str:
+def read_stdin() -> str:
     """Read stdin without the line end that `echo` adds."""
     try:
         return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
@@ -181,7 +180,7 @@ def _stdin() -> str:
 def _one(text: str, given: dict[str, str | None]) -> "Sequence[Example]":
     from proponent.types import Example
 
-    return [Example("query", 0, _stdin() if text == "-" else text, *given.values())]
+    return [Example("query", 0, read_stdin() if text == "-" else text, *given.values())]
 
 
 def _many(
@@ -190,34 +189,7 @@ def _many(
     for option, value in given.items():
         if value is not None:
             raise InputError(f"{option} is only for a single TEXT; with --queries, name a column of the file instead")
-    return columns.read(file, output)
-
-
-def labels(
-    index: IndexFolder,
-    out: Annotated[Path, typer.Option(help="CSV file in the columns of cleanlab's Datalab.")],
-    output: OutputOptions,
-    ranking: Annotated[
-        str, typer.Option(help="mean-probability, mean-loss, last-loss, influence or self-influence.")
-    ] = "mean-probability",
-    limit: Annotated[int, typer.Option(min=0, help="Number of suspects to print.")] = 20,
-    allow_missing: AllowMissing = False,
-) -> None:
-    """Rank suspected label errors and suggest fixes."""
-    usable(out, "--out")
-    from proponent.actions.label_errors import RANKINGS, label_errors, write_label_csv
-    from proponent.store import Store
-    from proponent.views.terminal import print_labels
-
-    store = Store(index, allow_missing=allow_missing)
-    report = label_errors(store, choice("--ranking", ranking, tuple(RANKINGS)))
-    if store.coverage < 1:
-        output.hint(f"INCOMPLETE: shards are missing; {store.coverage:.0%} of the training examples are ranked")
-    guarded = write_label_csv(report, out)
-    output.show(report.to_dict, lambda: print_labels(report, Console(), limit))
-    output.hint(f"{out}: {report.n_examples} rows, {report.flagged} flagged")
-    if guarded:
-        output.hint(f"{out}: {guarded} cells begin like a formula and were prefixed with ' for spreadsheets")
+    return columns.read_queries(file, output)
 
 
 def check(

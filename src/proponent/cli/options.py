@@ -4,7 +4,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -80,6 +80,9 @@ class ColumnOptions:
     messages_column: Annotated[
         str, typer.Option(help="Column of conversations; '' reads no column of chat data, but texts.")
     ] = "messages"
+    weight_column: Annotated[
+        str, typer.Option(help="Column of example weights: factors of the losses of a training set.")
+    ] = ""
 
     @property
     def columns(self) -> "Columns":
@@ -94,6 +97,7 @@ class ColumnOptions:
             target=self.target_column,
             source=getattr(self, "source_column", ""),
             messages=self.messages_column,
+            weight=self.weight_column,
         )
 
     def read(self, data: str, out: OutputOptions) -> "Examples":
@@ -101,8 +105,8 @@ class ColumnOptions:
         return self._read(data, out, split=self.split)
 
     def read_queries(self, data: str, out: OutputOptions) -> "Examples":
-        """Read a second file with the same columns and no splits."""
-        return self._read(data, out)
+        """Read a second file with the same columns, no splits and no weights."""
+        return replace(self, weight_column="")._read(data, out)
 
     def _read(self, data: str, out: OutputOptions, **how: Any) -> "Examples":
         from proponent.data import read

@@ -9,7 +9,7 @@ from typing import Any, cast
 from proponent.data.columns import change_texts
 from proponent.data.conversations import contents_of, layout_of, packed
 from proponent.data.examples import Columns, Examples
-from proponent.data.labels_and_ids import ids_of, labels_of, sources_of
+from proponent.data.labels_and_ids import ids_of, labels_of, sources_of, weights_of
 from proponent.data.table import RawTable, is_blank, is_null, refuse_odd_characters, short
 from proponent.data.untyped import pa
 from proponent.errors import DataError
@@ -21,6 +21,7 @@ _OPTIONS = {
     "id": "--id-column",
     "target": "--target-column",
     "source": "--source-column",
+    "weight": "--weight-column",
 }
 
 
@@ -54,6 +55,8 @@ def check(table: RawTable, columns: Columns, allow_empty: bool) -> Examples:
     if "source" in parts:
         sources = sources_of(table, parts["source"], warnings, asked=columns.source != "source")
         fields |= {} if sources is None else {"source": sources}
+    if "weight" in parts:
+        fields["weight"] = weights_of(table, parts["weight"])
     table_of = pa.table(fields)
     return Examples(table, table_of, columns=columns, label_names=names, warnings=tuple(warnings), layout=layout)
 
@@ -76,7 +79,7 @@ def _usual(table: RawTable, columns: Columns) -> Columns:
 # assign a column to each role: explicit names first, then default names that exist and are still free
 def _assign(table: RawTable, columns: Columns, *, texts: bool) -> dict[str, str]:
     asked = {part: str(getattr(columns, part)) for part in _OPTIONS}
-    explicit = {part: name for part, name in asked.items() if name and name != part}
+    explicit = {part: name for part, name in asked.items() if name and (name != part or part == "weight")}
     taken: dict[str, str] = {}
     for part, name in explicit.items():
         if name not in table.column_names:
@@ -86,7 +89,8 @@ def _assign(table: RawTable, columns: Columns, *, texts: bool) -> dict[str, str]
                 f"{table.name}: column {short(name)} is selected by both {_OPTIONS[taken[name]]} and {_OPTIONS[part]}"
             )
         taken[name] = part
-    free = {part for part in _OPTIONS if asked[part] == part and part in table.column_names and part not in taken}
+    usual = _OPTIONS.keys() - {"weight"}  # a column of weights counts only where somebody names it
+    free = {part for part in usual if asked[part] == part and part in table.column_names and part not in taken}
     if not texts:
         free -= {"text", "text_pair", "target"}
     elif "text" not in explicit and "text" not in free:

@@ -9,7 +9,7 @@ from itertools import repeat
 from typing import Any, overload
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from proponent.data.columns import BLOCK, Column, Rows, choose, select
 from proponent.data.conversations import Layout, from_json
@@ -19,7 +19,8 @@ from proponent.types import Example, Label
 
 _HASHED = ("id", "text", "text_pair", "target", "label")
 _SHOWN = (*_HASHED, "content")
-_PARTS = (*_SHOWN, "source")
+_READ = (*_SHOWN, "weight")
+_PARTS = (*_SHOWN, "source", "weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Columns:
     target: str = "target"
     source: str = "source"
     messages: str = "messages"
+    weight: str = ""  # factor of the example's loss; no column by default
 
 
 class Examples(Sequence[Example]):
@@ -86,18 +88,18 @@ class Examples(Sequence[Example]):
             return self._of(self._rows[index])
         row = int(self._rows[operator.index(index)])
         values: dict[str, Any] = {name: column[row] for name, column in self._parts.items()}
-        shown: list[Any] = [values.get(name) for name in _SHOWN]
+        shown: list[Any] = [values.get(name) for name in _READ]
         return _example(row, *shown)
 
     def __iter__(self) -> Iterator[Example]:
-        for rows, values in self._blocks():
+        for rows, values in self._blocks(_READ):
             yield from map(_example, map(int, rows), *values)
 
-    def _blocks(self) -> Iterator[tuple[Rows, list[Iterable[Any]]]]:
-        """Iterate over blocks of rows: id, text, text_pair, target, label and content of each."""
+    def _blocks(self, names: Sequence[str]) -> Iterator[tuple[Rows, list[Iterable[Any]]]]:
+        """Iterate over blocks of rows, with some fields of each."""
         for start in range(0, len(self), BLOCK):
             rows = self._rows[start : start + BLOCK]
-            columns = (self._parts.get(name) for name in _SHOWN)
+            columns = (self._parts.get(name) for name in names)
             yield rows, [repeat(None) if column is None else list(column.take(rows)) for column in columns]
 
     def _of(self, rows: Rows) -> "Examples":
@@ -121,6 +123,11 @@ class Examples(Sequence[Example]):
     def texts(self) -> list[str]:
         """The texts, one per example."""
         return list(self.part("text"))
+
+    @property
+    def weights(self) -> Float[np.ndarray, " n"] | None:
+        """Weight of each example in the loss; None without a column of weights."""
+        return np.asarray(list(self.part("weight")), dtype=np.float64) if "weight" in self._parts else None
 
     @property
     def labels(self) -> list[Label | None]:
@@ -172,18 +179,27 @@ class Examples(Sequence[Example]):
         # its text, so that the number 1 in a JSON file equals "1" in a CSV file.
         # Every index and decision on disk depends on the hashed prefix: it must never change.
         digest = hashlib.sha256(b"whence examples 1\n")
-        known = len(_SHOWN) if "content" in self._parts else len(_HASHED)
-        for _, values in self._blocks():
-            digest.update(b"".join(map(_spelled, *values[:known])))
+        # fields that most data lacks are hashed only where they are there
+        rare = [name for name in ("content", "weight") if name in self._parts]
+        for _, values in self._blocks((*_HASHED, *rare)):
+            digest.update(b"".join(map(_spelled, *values)))
         return digest.hexdigest()
 
 
 def _example(
-    row: int, name: str, text: str, pair: str | None, target: str | None, label: Label | None, content: str | None
+    row: int,
+    name: str,
+    text: str,
+    pair: str | None,
+    target: str | None,
+    label: Label | None,
+    content: str | None,
+    weight: float | None,
 ) -> Example:
+    factor = 1.0 if weight is None else weight
     if content is not None:
-        return Example(name, row, label=label, content=from_json(content))
-    return Example(name, row, text, label, pair, target)
+        return Example(name, row, label=label, content=from_json(content), weight=factor)
+    return Example(name, row, text, label, pair, target, weight=factor)
 
 
 # each field is its length, a colon and its bytes ("-" for none), so that no two rows have the same encoding

@@ -1,4 +1,4 @@
-"""Labels, ids and sources of rows."""
+"""Labels, ids, sources and weights of rows."""
 
 import json
 import math
@@ -187,3 +187,28 @@ def _source(table: RawTable, column: str, row: int, value: object) -> str | None
             "whole number: name another column with --source-column, or none with --source-column ''"
         )
     return text
+
+
+def weights_of(table: RawTable, column: str) -> Any:
+    """Read the weights of the rows in the loss: finite numbers of at least 0, not all 0."""
+    weights = np.zeros(table.rows, dtype=np.float64)
+    for start, block in blocks(table.get(column)):
+        for row, value in enumerate(block, start):
+            weights[row] = _weight(table, column, row, plain(value))
+    if not weights.any():
+        raise DataError(f"{table.name}: all weights in column {short(column)} are 0: no row would count")
+    return pa.array(weights)
+
+
+def _weight(table: RawTable, column: str, row: int, value: object) -> float:
+    try:
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except ValueError:
+        number = math.nan
+    if math.isfinite(number) and number >= 0:
+        return number
+    found = "is empty" if value == "" or is_null(value) else f"holds {short(value)}"
+    raise DataError(
+        f"{table.place(column, row)} {found}: a weight must be a finite number of at least 0; name another column "
+        "with --weight-column"
+    )

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from proponent.data.arrow import arrow_rows, joined_arrow, write_arrow, write_parquet
+from proponent.data.arrow import arrow_rows, arrow_table, joined_arrow, write_arrow, write_parquet
 from proponent.data.columns import select
 from proponent.data.examples import Examples
 from proponent.data.spreadsheet import text_sink, write_csv_rows
@@ -23,12 +23,20 @@ KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a new data set: rows of an old one in order, and new values by row for one column (empty for none)."""
+    """A part of a new data set: rows of an old one in order, and new values by row for one column (empty for none).
+
+    A column that the old data set lacks is added.
+    """
 
     examples: Examples
     rows: Sequence[int]
     column: str
     changes: Mapping[int, object]
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The column, if the old data set lacks it."""
+        return (self.column,) if self.changes and self.column not in self.examples.column_names else ()
 
 
 def write_parts(path: Path, parts: Sequence[Part], kind: str, *, guard: bool) -> int:
@@ -39,7 +47,7 @@ def write_parts(path: Path, parts: Sequence[Part], kind: str, *, guard: bool) ->
     if kind in {".jsonl", ".ndjson", ".json"} and all(_holds_json(one.examples.name) for one in parts):
         _write_records(path, (record for one in parts for record in _records(one)), listed=kind == ".json")
         return 0
-    names = list(dict.fromkeys(name for one in parts for name in one.examples.column_names))
+    names = list(dict.fromkeys(name for one in parts for name in (*one.examples.column_names, *one.added)))
     rows = (cells for one in parts for cells in zip(*(_column(one, name) for name in names), strict=True))
     return _write_rows(path, names, rows, kind, guard=guard)
 
@@ -98,6 +106,8 @@ def _records(part: Part) -> Iterator[str]:
 
 
 def _column(part: Part, name: str) -> Iterable[Any]:
+    if name in part.added:
+        return [part.changes.get(row) for row in part.rows]
     if name not in part.examples.column_names:
         return repeat(None, len(part.rows))
     values = select(part.examples.as_read(name), np.asarray(part.rows, dtype=np.int64))
@@ -110,7 +120,10 @@ def _arrow(part: Part) -> Any:
     """The rows of a part, with the column types of the file."""
     columns = {name: part.examples.as_read(name) for name in part.examples.column_names}
     try:
-        return arrow_rows(columns, part.examples.schema, part.rows, part.column, part.changes)
+        made = arrow_rows(columns, part.examples.schema, part.rows, part.column, part.changes)
+        for name in part.added:
+            made = made.append_column(name, arrow_table(name, {name: list(_column(part, name))}).column(0))
+        return made
     except (TypeError, ValueError) as error:
         value = short(next(iter(part.changes.values()), ""))
         raise DataError(f"{part.examples.name}: column {short(part.column)} cannot hold {value} ({error})") from error

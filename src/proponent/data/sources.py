@@ -55,6 +55,8 @@ def read(
     if isinstance(source, Examples):
         _refuse_split(source.name, split, revision)
         return source
+    if _weighs(source) and not columns.weight:
+        columns = replace(columns, weight="weight")
     if isinstance(source, str | os.PathLike):
         table = _table_of_path(cast("str | os.PathLike[str]", source), split, revision)
     else:
@@ -329,5 +331,18 @@ def _table_of_list(rows: Sequence[object], text_column: str) -> RawTable:
 
 def _table_of_examples(name: str, rows: Sequence[Example]) -> RawTable:
     labels = {"label"} if any(row.label is not None for row in rows) else set[str]()
-    records = [{"id": row.id} | ({"label": row.label} if labels else {}) | native(row.content) for row in rows]
+    weighs = _weighs(rows)
+    records = [
+        {"id": row.id}
+        | ({"label": row.label} if labels else {})
+        | ({"weight": row.weight} if weighs else {})
+        | native(row.content)
+        for row in rows
+    ]
     return table_of_records(name, records)
+
+
+def _weighs(source: object) -> bool:
+    """Whether examples have weights other than 1."""
+    rows = cast("Sequence[object]", source) if isinstance(source, list | tuple) else ()
+    return any(isinstance(row, Example) and row.weight != 1 for row in rows)

@@ -19,7 +19,7 @@ from proponent.types import Span
 
 How = Literal["substring", "word", "regex"]
 TEXTS = ("text", "text_pair", "target")
-NAMES = ("id", "row", *TEXTS, "label", "source")
+NAMES = ("id", "row", *TEXTS, "content", "label", "source")
 BLOCK = 8192
 """Rows searched between two checks of the time limit, or split into words at a time."""
 

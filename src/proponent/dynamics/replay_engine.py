@@ -25,6 +25,7 @@ from proponent.dynamics.optimizer import OptimizerState, optimizer_of
 from proponent.errors import InputError, MismatchError, RunError
 from proponent.gradients.model_parts import input_embedding
 from proponent.models import Batch, Run, digest, read_training_trace
+from proponent.models.example_weights import refuse_missing_weights
 from proponent.progress import track
 from proponent.training.schedule import Step, advance, drawing, recorded
 from proponent.types import Example
@@ -101,6 +102,9 @@ class Replay:
         self._encoder = run.encoder(run.length(max_length))
         self._encoded = self._encoder.encode(list(examples))
         self._labels = list(labels)
+        weights = [one.weight for one in examples]
+        refuse_missing_weights(run, "the training set", weighted=any(one != 1 for one in weights))
+        self._weights = torch.tensor(weights, dtype=self._dtype)
         self._every = every or max(1, math.isqrt(len(self.steps)))
         self._kept: list[OptimizerState] = []
 
@@ -259,11 +263,11 @@ class Replay:
             return torch.autograd.grad(total, flat, create_graph=create)[0]
 
     def _losses(self, parameters: dict[str, Tensor], step: Step) -> tuple[Float[Tensor, " b"], float]:
-        """Losses as the Trainer sums them, and the divisor of the sum: number of examples, or of counted tokens."""
+        """Weighted losses as the Trainer sums them, and the divisor of the sum: examples, or counted tokens."""
         batch = self._batch(step)
         logits = self._logits(parameters, batch.inputs)
         objective = self.run.task.objective(batch, "sum")
-        return objective.losses(logits), objective.count
+        return objective.losses(logits) * self._weights[torch.as_tensor(step.rows)], objective.count
 
     def _batch(self, step: Step) -> Batch:
         rows: list[int] = step.rows.tolist()

@@ -13,6 +13,7 @@ from proponent.gradients.gradient import Gradient
 from proponent.gradients.layer_vectors import chosen_layers
 from proponent.gradients.model_parts import second_tables
 from proponent.index.clock import Clock
+from proponent.index.example_weights import weight_notes
 from proponent.index.model_check import check_model
 from proponent.index.options import DEFAULTS, Options
 from proponent.index.planning import (
@@ -34,6 +35,7 @@ from proponent.models import Checkpoint, Encoder, Masks, Run
 from proponent.models.adapter_modules import trained_of
 from proponent.models.best import OTHERS
 from proponent.models.counting import rules_of
+from proponent.models.example_weights import refuse_missing_weights
 from proponent.preconditioners.base import FitFacts
 from proponent.preconditioners.query_preconditioner import QueryPreconditioner
 from proponent.processes import peak_memory
@@ -82,6 +84,7 @@ class Build:
         self.rules = rules_of(run, examples.layout, options.max_length, options.stated)
         self.encoder: Encoder = run.encoder(self.rules.max_length, Masks.of(method), self.rules.counting)
         with self.clock("tokenize"):
+            refuse_missing_weights(run, examples.name, weighted=examples.weights is not None)
             self.labels = label_numbers(run, examples)
             self._lengths, encoded = self.encoder.lengths_and_encoded(examples, KEPT_BYTES)
             self._fed, self._row_notes = check_rows(run, examples, self.encoder, encoded)
@@ -192,6 +195,7 @@ class Build:
             counting=self.rules.counting,
             trust_remote_code=run.trust_remote_code,
             fingerprints=self._fingerprints(),
+            weighted=self.examples.weights is not None,
             word_rules=RULES,
             source=self._source(),
         )
@@ -275,24 +279,31 @@ class Build:
                 return
             with self.clock("tables"):
                 features = self.writer.gather(one.planned, one.order, [self.labels[row] for row in one.rows])
-                scaled = self.checkpoints if isinstance(self.method, Gradients) and self.method.scales_train else ()
-                features |= {array_name("scale", at.id): self._scale(one, at) for at in scaled}
+                weights = self._weights_of(one)
+                features |= {"weights": weights} if self.writer.plan.weighted else {}
+                scaled = self.checkpoints if self.writer.plan.scales_train else ()
+                features |= {array_name("scale", at.id): self._scale(one, at, weights) for at in scaled}
             with self.clock("postings"):
                 self.writer.finish(one.planned, one.order, features, postings=self.spec.by_token)
 
-    def _scale(self, one: SegmentPlan, checkpoint: Checkpoint) -> np.ndarray:
-        """1 / norm of each training gradient, in the method's metric."""
+    def _weights_of(self, one: SegmentPlan) -> np.ndarray:
+        weights = self.examples.weights
+        return np.ones(len(one.rows)) if weights is None else weights[one.rows.start : one.rows.stop]
+
+    def _scale(self, one: SegmentPlan, checkpoint: Checkpoint, weights: np.ndarray) -> np.ndarray:
+        """The factor of each training gradient: its weight, and 1 / norm in the method's metric if it is normalized."""
         preconditioner = QueryPreconditioner(
             self.method, self.writer.plan.blocks, self.writer.read_table, tied=self.spec.tied
         )
         shards = self.writer.decoded(checkpoint.id, one.planned, one.order)
         gradients = ((places, Gradient.unpack(arrays)) for places, arrays in shards)
-        return preconditioner.scale(checkpoint.id, one.planned.n, gradients)
+        return preconditioner.scale(checkpoint.id, weights, gradients)
 
     def _notes(self, skipped: tuple[SkippedRow, ...]) -> list[str]:
         layered = [] if self._layered is None else self._layered.notes()
         notes = [*self._run_notes(), *self._choice_notes, *layered, *self._fitted_notes()]
         notes += [*self.run.task.notes(self.encoder.masks), *self.rules.notes, *self._row_notes]
+        notes += weight_notes(self.run, self.examples, self.method)
         idle = [one.id for one in skipped if one.cause == NOT_TRAINED]
         broken = [one.id for one in skipped if one.cause != NOT_TRAINED]
         notes += [untrained(idle, self.encoder.max_length)] if idle else []

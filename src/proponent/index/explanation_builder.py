@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from proponent.index.baseline_scores import BaselineScores
+from proponent.index.overlap import Answer
 from proponent.index.queries import QueryBatch
 from proponent.index.word_pairs import word_pairs
 from proponent.labels import Labels, in_words
@@ -51,11 +52,12 @@ def explanation(
     with_words: bool = True,
 ) -> Explanation:
     """Explain one query by a ranking; `notes` are those before and after the query's own."""
+    said = Answer(queries.answer(row))
 
     def hits(places: np.ndarray, scores: np.ndarray) -> tuple[Hit, ...]:
         ranked = enumerate(zip(places.tolist(), scores.tolist(), strict=True), 1)
         return tuple(
-            _hit(source, scorer, queries, row, place, score, rank, with_words=with_words)
+            _hit(source, scorer, queries, row, place, score, rank, said, with_words=with_words)
             for rank, (place, score) in ranked
         )
 
@@ -86,6 +88,7 @@ def _hit(
     place: int,
     score: float,
     rank: int,
+    said: Answer,
     *,
     with_words: bool,
 ) -> Hit:
@@ -108,6 +111,7 @@ def _hit(
         source=source.origin(place),
         by_checkpoint=parts,
         by_run=_by_run([one.run for one in source.checkpoints], parts),
+        overlap=said.overlap(example.parts),
         words=word_pairs(np.sum(terms, axis=0), words_of(example), queries.words(row), paired=paired, turned=turned)
         if terms
         else (),

@@ -35,7 +35,10 @@ class FastIF(Scorer[QueryBatch]):
         """Score every training example, candidates or not."""
         total = np.full((len(rows), self.store.n), np.nan)
         places = np.flatnonzero(self.store.alive)
-        total[:, places] = sum(one.products(one.solution(queries, rows).s, places) for one in self.solvers.values())
+        total[:, places] = sum(
+            self.store.scale(at)[places] * one.products(one.solution(queries, rows).s, places)
+            for at, one in self.solvers.items()
+        )
         return total
 
     def top(self, queries: QueryBatch, rows: Sequence[int], k: int, where: Filter | None = None) -> list[TopKBothEnds]:
@@ -45,10 +48,10 @@ class FastIF(Scorer[QueryBatch]):
         scores = np.full((len(rows), self.store.n), np.nan)
         for places, own in zip(candidates, scores, strict=True):
             own[places] = 0.0
-        for one in self.solvers.values():
-            s = one.solution(queries, rows).s
+        for step, one in self.solvers.items():
+            s, scale = one.solution(queries, rows).s, self.store.scale(step)
             for at, places in enumerate(candidates):
-                scores[at, places] += one.products(s[at : at + 1], places)[0]
+                scores[at, places] += scale[places] * one.products(s[at : at + 1], places)[0]
         return [TopKBothEnds.of(own, k) for own in scores]
 
     def notes(self, queries: QueryBatch, row: int, *, found: bool) -> list[str]:
@@ -66,4 +69,5 @@ class FastIF(Scorer[QueryBatch]):
         example = self.store.example(place)
         widths = len(words_of(example)), len(queries.words(row))
         label = self.store.plan.labels.stored(example.label)
-        return [one.terms(queries, row, example, label, widths) for one in self.solvers.values()]
+        weights = {at: float(self.store.scale(at)[place]) for at in self.solvers}
+        return [weights[at] * one.terms(queries, row, example, label, widths) for at, one in self.solvers.items()]

@@ -72,7 +72,7 @@ class QueryGroup(QueryBatch):
     def __init__(
         self, batch: QueryBatch, rows: Sequence[int], *, linear: bool, signs: Sequence[float] | None = None
     ) -> None:
-        self.whole, self.rows = batch, tuple(rows)
+        self.whole, self.rows, self.contrasts = batch, tuple(rows), signs is not None
         texts = [batch.queries[row] for row in self.rows]
         whole = Example("group", texts[0].row, _describe_texts(texts))
         labels = {batch.labels[row] for row in self.rows}
@@ -104,6 +104,10 @@ class QueryGroup(QueryBatch):
             for name in ("labels", "probabilities", "embeddings")
         )
         return Texts([text for one in parts for text in one.texts], *columns)
+
+    def answer(self, row: int) -> tuple[str, ...]:  # noqa: ARG002
+        """The answer that is compared with another one; a group has none."""
+        return self.whole.answer(self.rows[0]) if self.contrasts else ()
 
     def group(self, labels: Labels) -> tuple[QueryView, ...]:  # noqa: D102
         return tuple(self.whole.view(row, labels) for row in self.rows)

@@ -212,6 +212,19 @@ class QueryBatch:
             self.pooled[row][None] if self.pooled else None,
         )
 
+    def answer(self, row: int) -> tuple[str, ...]:
+        """The texts of one query whose copies are looked for: what counts of it; of a classifier, all it reads."""
+        query = self.queries[row]
+        if row in self.counted:
+            return tuple(
+                piece
+                for text, some in zip(query.parts, self.counted[row], strict=True)
+                for piece in _pieces(text, some)
+            )
+        if query.span is not None:
+            return (query.parts[-1][slice(*query.span)],)
+        return query.parts if query.target is None else query.parts[-1:]
+
     def group(self, labels: Labels) -> tuple[QueryView, ...] | None:  # noqa: ARG002
         """The queries that are explained together; None if each is explained separately."""
         return None
@@ -256,6 +269,17 @@ class QueryBatch:
             loss=self.losses[row],
             truncated_at=self.encoded[row].truncated_at,
         )
+
+
+def _pieces(text: str, spans: Sequence[Span]) -> list[str]:
+    """The text of some places in order; places with only white space between them are one."""
+    joined: list[Span] = []
+    for start, end in spans:
+        if joined and not text[joined[-1][1] : start].strip():
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return [text[start:end] for start, end in joined]
 
 
 def _alike(lengths: Sequence[int], size: int, share: float) -> list[list[int]]:

@@ -4,8 +4,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Int
 from torch import nn
 
 from proponent.data import Examples
@@ -36,6 +38,20 @@ POLL = 0.5
 
 NOT_TRAINED = "not trained on: no token of it counts"
 """Cause of a skipped row that the training dropped; such rows are no sign of a broken run."""
+
+
+class TokensRead(NamedTuple):
+    """What a language model reads of some examples."""
+
+    counted: Int[np.ndarray, " n"]  # tokens that count in the loss
+    truncated: Bool[np.ndarray, " n"]  # whether a text of the example is longer than the model reads
+
+    @classmethod
+    def of(cls, encoded: Sequence[Encoded]) -> "TokensRead":
+        """Of encoded examples."""
+        counts = [int(one.counted.sum()) for one in encoded]
+        cuts = [one.truncated_at is not None or one.pair_truncated_at is not None for one in encoded]
+        return cls(np.asarray(counts, dtype=np.int32), np.asarray(cuts, dtype=np.bool_))
 
 
 def untrained(ids: Sequence[str], most: int, of: str = "") -> str:
@@ -230,12 +246,12 @@ class Worker:
             weight=lambda cut: cut[2] - cut[1],
             quiet=self.options.quiet,
         )
-        done: list[GradientBatch] = []
+        done: list[tuple[GradientBatch, TokensRead]] = []
         computed = 0
         for shard, start, stop in steps:
             done.append(self._batch(one, computer, start, stop))
             if stop == bounds[shard + 1]:
-                arrays = _shard_arrays(done)
+                arrays = _shard_arrays(done, tokens=self.run.task.predicts_tokens)
                 writer.put_shard(checkpoint.id, name, shard, arrays)
                 writer.leases.drop(writer.units[name, checkpoint.id, shard])
                 self._note_bad(one, checkpoint, bounds[shard], ShardOutputs.of(arrays))
@@ -259,9 +275,12 @@ class Worker:
             )
             yield from ((shard, start, stop) for start, stop in cuts)
 
-    def _batch(self, one: SegmentPlan, computer: GradientComputer, start: int, stop: int) -> GradientBatch:
+    def _batch(
+        self, one: SegmentPlan, computer: GradientComputer, start: int, stop: int
+    ) -> tuple[GradientBatch, TokensRead]:
         rows = [one.rows[int(place)] for place in one.order[start:stop]]
-        return computer.train(self._encode(one, start, rows), [self.labels[row] for row in rows])
+        encoded = self._encode(one, start, rows)
+        return computer.train(encoded, [self.labels[row] for row in rows]), TokensRead.of(encoded)
 
     def _encode(self, one: SegmentPlan, start: int, rows: list[int]) -> list[Encoded]:
         """Encode a batch, or use encodings cached while tokens were counted or at an earlier checkpoint."""
@@ -311,8 +330,11 @@ class Worker:
         return self._skipped()
 
 
-def _shard_arrays(done: list[GradientBatch]) -> dict[str, np.ndarray]:
-    """Concatenate the batches of a shard."""
-    whole = joined(done)
+def _shard_arrays(done: list[tuple[GradientBatch, TokensRead]], *, tokens: bool) -> dict[str, np.ndarray]:
+    """Concatenate the batches of a shard; with the numbers of tokens of a language model."""
+    whole = joined([batch for batch, _ in done])
     outputs = ShardOutputs(whole.bad, whole.losses, whole.probabilities, whole.pooled)
+    if tokens:
+        counted, truncated = (np.concatenate(parts) for parts in zip(*(read for _, read in done), strict=True))
+        outputs = replace(outputs, counted=counted, truncated=truncated)
     return whole.gradient.pack() | outputs.pack()

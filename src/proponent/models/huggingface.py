@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, TrainerCallback
+from transformers import AutoConfig, AutoTokenizer, Trainer, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from proponent.errors import MissingExtraError, ProponentError, RunError
@@ -39,6 +39,7 @@ from proponent.models.weights import CONFIG_FILE, adapter_home, require_weights,
 
 __all__ = [
     "ModelInfo",
+    "Trainer",
     "TrainerCallback",
     "first_line",
     "load_model",

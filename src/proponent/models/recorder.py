@@ -116,6 +116,8 @@ class Recorder(TrainerCallback):
         checkpoints: save this many times at equal distances, the last time at the end, in addition to the Trainer's own
             `save_strategy` ("no" leaves only these; `save_only_model=True` keeps them small).
         half: store the weights of every checkpoint as 16-bit floats (half the disk; training cannot resume from them).
+        weight_column: column of the training set whose values the loss multiplies each example's loss by; a
+            `proponent.WeightedTrainer` sets it.
 
     Raises:
         ValueError: `checkpoints` is below 1.
@@ -129,6 +131,7 @@ class Recorder(TrainerCallback):
         replay: bool = False,
         checkpoints: int | None = None,
         half: bool = False,
+        weight_column: str | None = None,
     ) -> None:
         if checkpoints is not None and checkpoints < 1:
             raise ValueError(f"Recorder(checkpoints={checkpoints}): it must be at least 1, or be left out")
@@ -136,6 +139,7 @@ class Recorder(TrainerCallback):
         self.moments = moments
         self.initial = initial
         self.replay = replay
+        self.weight_column = weight_column
         self._steps: StepRecorder | None = None
         self._batches: BatchRecorder | None = None
         self._rates: list[float] = []
@@ -158,6 +162,7 @@ class Recorder(TrainerCallback):
         if state.global_step:  # resumed: these weights are the run's own
             self._started.setdefault(folder, _noted(folder))
         self._mark = _mark(folder, int(state.global_step)) if state.global_step else uuid4().hex
+        record["weight_column"] = self.weight_column
         record["training"] = self._mark
         record["trained_before"] = self._started.setdefault(folder, _trained_before(kwargs.get("model")))
         note = _fine_tuning(args, kwargs.get("processing_class"))

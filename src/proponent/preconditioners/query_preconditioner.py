@@ -49,6 +49,7 @@ class QueryPreconditioner:
         tied: bool = False,
     ) -> None:
         self._scaled = isinstance(method, Gradients) and method.scales_queries
+        self._scales_train = isinstance(method, Gradients) and method.scales_train
         self._preconditioners, self._layers = preconditioners_of(method), layer_shapes(blocks)
         self._tied, self._symmetric = tied, any(one.symmetric for one in self._preconditioners)
         self._table, self._gradients = lru_cache(maxsize=None)(table), gradients
@@ -82,13 +83,16 @@ class QueryPreconditioner:
         return np.sqrt(self._squares(step, made, gradient))
 
     def scale(
-        self, step: CheckpointId, n: int, shards: Iterable[tuple[Int[np.ndarray, " m"], Gradient]]
+        self,
+        step: CheckpointId,
+        weights: Float[np.ndarray, " n"],
+        shards: Iterable[tuple[Int[np.ndarray, " m"], Gradient]],
     ) -> Float[np.ndarray, " n"]:
-        """1 / norm of each training gradient of a segment, given by shard."""
-        scale = np.ones(n)
-        for places, gradient in shards:
+        """The factor of each training gradient of a segment, given by shard: its weight, and 1 / norm if normalized."""
+        scale = weights.astype(np.float64)
+        for places, gradient in shards if self._scales_train else ():
             norms = self.norms(step, gradient)
-            scale[places] = 1.0 / np.where(norms > 0, norms, 1.0)
+            scale[places] /= np.where(norms > 0, norms, 1.0)
         return scale
 
     def _squares(self, step: CheckpointId, made: Gradient, gradient: Gradient) -> Float[np.ndarray, " n"]:

@@ -6,6 +6,7 @@ Counts are exact for the rows that are stored, and the norms of examples follow 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from proponent.gradients.gradient import Gradient
 from proponent.preconditioners.base import FitFacts, preconditioners_of
@@ -38,7 +39,7 @@ def refit(stores: Sequence[Store]) -> Refit | None:
         return None
     changed = QueryPreconditioner(plan.term, plan.blocks, lambda at: store.table(at) | tables[at], tied=plan.tied)
     scales = {
-        at: {one: changed.scale(at, one.n, _gradients(one, at)) for one in segments}
+        at: {one: changed.scale(at, _weights(one, weighted=plan.weighted), _gradients(one, at)) for one in segments}
         for at in (ids if plan.scales_train else ())
     }
     before = {line for other in stores for line in _described(other, {})}
@@ -69,6 +70,10 @@ def _described(store: Store, tables: dict[CheckpointId, Sums]) -> list[str]:
             for line in one.describe(store.table(at) | tables.get(at, {}), FitFacts(str(at), ()))
         )
     )
+
+
+def _weights(segment: Segment, *, weighted: bool) -> Float[np.ndarray, " n"]:
+    return segment.features("weights") if weighted else np.ones(segment.n)
 
 
 def _gradients(segment: Segment, at: CheckpointId) -> Iterator[tuple[np.ndarray, Gradient]]:

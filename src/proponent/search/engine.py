@@ -20,7 +20,7 @@ from proponent.errors import DamagedError
 from proponent.gradients.forms import Outer, Rows, Terms, gather
 from proponent.gradients.gradient import Gradient
 from proponent.gradients.vocabulary_head import cross_terms, head_of
-from proponent.method import Gradients, similarity_of
+from proponent.method import similarity_of
 from proponent.scorer import Filter, TopKBothEnds
 from proponent.search.filters import ANY
 from proponent.search.join import BlockJoin, Part, by_token, match_tokens, product, rank
@@ -44,7 +44,7 @@ class Search:
     ) -> None:
         self.store = store
         method = store.plan.method
-        self._scaled = isinstance(method, Gradients) and method.scales_train
+        self._scaled = store.plan.scales_train
         self._similarity, self._tied = similarity_of(method), store.plan.tied
         self.counter = Counter()
         self._kernel, self._prune = kernel_of(kernel), prune

@@ -83,6 +83,10 @@ def check_features(file: MappedTensors, name: str, array: np.ndarray, n: int, cl
         wrong(f"{name} is not of {n} examples")
     if name == "skipped" and (array.dtype != np.bool_ or array.ndim != 1):
         wrong("skipped is not true or false")
+    if name == "truncated" and (array.dtype != np.bool_ or array.ndim != 1):
+        wrong("truncated is not true or false")
+    if name == "counted" and (array.dtype.kind != "i" or array.ndim != 1 or array.min(initial=0) < 0):
+        wrong("counted are not numbers of tokens")
     if name == "losses" and array.ndim != 2:
         wrong("losses are not of checkpoints and examples")
     if name.partition(".")[0] in {"probabilities", "mean_probabilities"} and array.shape != (n, classes):

@@ -23,6 +23,9 @@ def gather_features(
             outputs = ShardOutputs.of(arrays)
             kept["skipped"][places] |= outputs.bad
             kept["losses"][row, places] = outputs.losses
+            for name, values in (("counted", outputs.counted), ("truncated", outputs.truncated)):
+                if values is not None:  # the same at every checkpoint
+                    kept.setdefault(name, np.zeros(n, dtype=values.dtype))[places] = values
             if outputs.probabilities is not None:
                 mean = _array(kept, n, "mean_probabilities", outputs.probabilities)
                 mean[places] += outputs.probabilities / len(checkpoints)

@@ -163,6 +163,7 @@ class Plan(BaseModel):
     counting: Counting | None = None  # which tokens of the rows of chat fine-tuning count; None for plain training
     trust_remote_code: bool  # whether the user allowed the model's own code
     fingerprints: dict[str, str]  # SHA-256 by content of tokenizer, weights and moments
+    weighted: bool = False  # whether the gradients of training examples are multiplied by weights of the data
     word_rules: str  # rules by which texts were split into words; positions of words are invalid under other rules
     source: Source  # the data set of the first build
 
@@ -223,8 +224,8 @@ class Plan(BaseModel):
 
     @property
     def scales_train(self) -> bool:
-        """Whether training gradients are scaled to norm 1."""
-        return isinstance(self.term, Gradients) and self.term.scales_train
+        """Whether training gradients have factors: they are scaled to norm 1, or weighted."""
+        return self.weighted or (isinstance(self.term, Gradients) and self.term.scales_train)
 
 
 class SkippedRow(BaseModel):

@@ -191,7 +191,7 @@ def _cut(segment: Segment, at: CheckpointId, shard: int) -> dict[str, np.ndarray
 def _together(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Concatenate shards."""
     arrays: dict[str, np.ndarray] = {}
-    for name in parts[0]:
+    for name in (one for one in parts[0] if all(one in other for other in parts)):  # earlier versions have fewer
         columns = [one[name] for one in parts]
         if name.endswith(".indptr"):
             arrays[name] = np.concatenate([[0], np.cumsum(np.concatenate([np.diff(column) for column in columns]))])
@@ -240,6 +240,8 @@ def _chained(one: MergedSegment, column: Callable[[Segment], list[object]]) -> l
 def _features(one: MergedSegment) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for name in one.parts[0].feature_names:
+        if not all(name in segment.feature_names for segment in one.parts):
+            continue  # segments of earlier versions have fewer
         axis = 1 if name == "losses" else 0
         parts = [np.compress(segment.kept, segment.features(name), axis=axis) for segment in one.parts]
         arrays[name] = np.concatenate(parts, axis=axis)

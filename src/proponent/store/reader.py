@@ -79,6 +79,7 @@ class Store:
         always = {"skipped", "labels", "losses"}
         always |= {"probabilities", "mean_probabilities"} if plan.labels else set[str]()
         always |= {array_name("scale", one.id) for one in plan.checkpoints} if plan.scales_train else set[str]()
+        always |= {"weights"} if plan.weighted else set[str]()
         return Features(self.segments, always)
 
     @property
@@ -291,13 +292,13 @@ class Features(Mapping[str, np.ndarray]):
         self._segments, self._always = segments, always
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._always and name not in self._segments[0].feature_names:
+        if name not in self:
             raise KeyError(name)
         parts = [segment.features(name) for segment in self._segments]
         return np.concatenate(parts, axis=1 if name == "losses" else 0)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._always or name in self._segments[0].feature_names
+        return name in self._always or all(name in segment.feature_names for segment in self._segments)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._segments[0].feature_names)

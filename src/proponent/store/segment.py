@@ -107,9 +107,9 @@ class Segment:
     def features(self, name: str) -> np.ndarray:
         """An array over the examples: "skipped" [n], "labels" [n], "losses" [c n], "probabilities" [n l] ..."""
         if self._features is None:
-            if name.startswith("scale."):
+            if name.startswith("scale.") or name == "weights":
                 raise InputError(
-                    "this index is unfinished, and its method needs norms that are computed from all gradients: run "
+                    "this index is unfinished, and the factors of its gradients (norms, weights) are written last: run "
                     "the same `proponent index` command again to resume"
                 )
             return self._gathered[name]

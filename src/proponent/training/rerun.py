@@ -28,6 +28,7 @@ from proponent.models import Encoded, Run
 from proponent.models.adapters import adapter_settings, base_of
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
 from proponent.models.encoding import Encoder
+from proponent.models.example_weights import refuse_missing_weights
 from proponent.models.former import RUN_FILE, recorded
 from proponent.models.huggingface import fresh_model, starting_model, untrained_adapter
 from proponent.models.recorder import FRESH, run_record, second_moments, spread
@@ -99,13 +100,15 @@ class RunProblem:
         encoded, labels = self._train_encoded
         chosen: list[int] = rows.tolist()
         if self.counting is None:
-            return self._losses(model, [encoded[row] for row in chosen], [labels[row] for row in chosen])[0]
-        read = [encoded[row] for row in chosen if encoded[row].counted.any()]  # others have no loss
-        if not read:
+            losses = self._losses(model, [encoded[row] for row in chosen], [labels[row] for row in chosen])[0]
+            return losses * self._weights[chosen]
+        known = [row for row in chosen if encoded[row].counted.any()]  # others have no loss
+        if not known:
             return torch.zeros(len(chosen), requires_grad=True)
-        batch = self._encoder.collate(read, [-1] * len(read))
+        batch = self._encoder.collate([encoded[row] for row in known], [-1] * len(known))
         objective = self.run.task.objective(batch, "sum")
-        return objective.losses(logits_of(model(**batch.inputs))) * (len(read) / objective.count)
+        scale = self._weights[known] * (len(known) / objective.count)
+        return objective.losses(logits_of(model(**batch.inputs))) * scale
 
     def outputs(self, model: nn.Module) -> Outputs:
         """Outputs on the queries."""
@@ -149,6 +152,13 @@ class RunProblem:
         return bool(self.run.task.labels)
 
     @cached_property
+    def _weights(self) -> Float[Tensor, " n"]:
+        """Weights of the training set in the loss."""
+        weights = [one.weight for one in self.train]
+        refuse_missing_weights(self.run, "the training set", weighted=any(one != 1 for one in weights))
+        return torch.tensor(weights)
+
+    @cached_property
     def _train_encoded(self) -> tuple[list[Encoded], list[int]]:
         return self._encoded(self.train, asked=False)
 
@@ -186,7 +196,8 @@ def fingerprint(examples: Sequence[Example]) -> str:
     for one in examples:
         read = (one.text, one.text_pair, one.target)
         texts = list(read) if isinstance(one.content, Text | Pair | Prompted) else [to_json(one.content)]
-        digest.update(json.dumps([one.id, *texts, str(one.label)]).encode())
+        weight = [] if one.weight == 1 else [one.weight]
+        digest.update(json.dumps([one.id, *texts, str(one.label), *weight]).encode())
     return digest.hexdigest()
 
 

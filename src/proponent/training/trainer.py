@@ -11,6 +11,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -28,10 +29,14 @@ from proponent.models.recorder import CHECKPOINTS, Recorder
 from proponent.models.scratch import byte_bpe, causal_lm, classifier, wordpiece
 from proponent.models.tasks.classification import refuse_end_token
 from proponent.progress import track
+from proponent.training.weighted_trainer import WeightedTrainer
 from proponent.types import Example
 
 COUNTED_OUT = -100
 """Label of a token that does not count in the loss."""
+
+WEIGHT = "weight"
+"""Name of the weight of an example in its features."""
 
 _FULL = 64 * 1024
 """Free bytes below which a failed write of torch, whose message has no cause, counts as a full disk."""
@@ -79,7 +84,7 @@ def train(examples: Examples, out: str | Path, training: Training = Training()) 
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MismatchError(f"{folder} is not an empty folder: choose another --out")
-    names = label_names(examples)
+    names, weights = label_names(examples), examples.weights
     _refuse_unread(examples, labelled=names is not None)
     quiet_transformers()
     transformers.set_seed(training.seed)
@@ -89,10 +94,12 @@ def train(examples: Examples, out: str | Path, training: Training = Training()) 
         else _pretrained(training.model, examples, names, training)
     )
     rows = [_features(tokenizer, example, names, training.max_length) for example in examples]
+    if weights is not None:
+        rows = [row | {WEIGHT: weight} for row, weight in zip(rows, weights.tolist(), strict=True)]
     # Replay needs second derivatives, which the fused attention kernels lack.
     kernels = cast("Any", sdpa_kernel)(SDPBackend.MATH) if training.replay else nullcontext()
     with _ended_by_signals(), _whole_or_gone(folder), kernels:
-        _trainer(model, tokenizer, rows, folder, training).train()
+        _trainer(model, tokenizer, rows, folder, training, examples.columns.weight).train()
     return Run.from_pretrained(folder)
 
 
@@ -241,7 +248,9 @@ def _by_length() -> dict[str, Any]:
     return {"group_by_length": True}
 
 
-def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path, training: Training) -> Any:
+def _trainer(
+    model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path, training: Training, weight_column: str
+) -> Any:
     rate = training.learning_rate or (1e-3 if training.model is None else 5e-5)
     kept = training.checkpoints or (CHECKPOINTS if training.model is None else None)
     initial = training.model or "fresh"
@@ -262,7 +271,8 @@ def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Pat
         dataloader_pin_memory=False,
         **_by_length(),
     )
-    trainer = cast("Any", transformers.Trainer)(
+    kind = partial(WeightedTrainer, weight_column=WEIGHT) if weight_column else transformers.Trainer
+    trainer = cast("Any", kind)(
         model=model,
         args=arguments,
         train_dataset=cast("Any", rows),
@@ -270,6 +280,7 @@ def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Pat
         callbacks=[recorder, Watch(training.quiet)],
         data_collator=_Padding(tokenizer.pad_token_id or 0),
     )
+    recorder.weight_column = weight_column or None  # the name in the data
     for noisy in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(noisy)
     return trainer
@@ -303,8 +314,9 @@ class _Padding:
         fill = {"input_ids": self.pad_id, "labels": COUNTED_OUT}
         batch: dict[str, torch.Tensor] = {}
         for name in rows[0]:
-            values = [torch.tensor(row[name], dtype=torch.long) for row in rows]
-            # a classifier's label is a single number
+            kind = torch.float32 if name == WEIGHT else torch.long
+            values = [torch.tensor(row[name], dtype=kind) for row in rows]
+            # a classifier's label and a weight are single numbers
             batch[name] = (
                 pad_sequence(values, batch_first=True, padding_value=fill.get(name, 0))
                 if values[0].ndim

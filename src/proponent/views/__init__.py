@@ -1,17 +1,23 @@
 """Pages: the view of an explanation in a notebook, a file and a terminal; rendering needs no model."""
 
-from proponent.views.evaluation import EvaluationReport, MethodFigures
+from proponent.views.acting import ActionReport, Evidence, EvidenceRow
+from proponent.views.evaluation import EvaluationReport, Figure, MethodFigures
 from proponent.views.explanation import CAVEAT, BaselineHit, CheckpointView, Explanation, Hit, QueryView, WordPair
 from proponent.views.page import Page, document, fragment
 from proponent.views.reports import Report
+from proponent.views.row_suspects import RowReason, RowReport, SuspectRow
 from proponent.views.suspects import LabelReport, RankingRecall, Story, Suspect
 
 __all__ = [
     "CAVEAT",
+    "ActionReport",
     "BaselineHit",
     "CheckpointView",
     "EvaluationReport",
+    "Evidence",
+    "EvidenceRow",
     "Explanation",
+    "Figure",
     "Hit",
     "LabelReport",
     "MethodFigures",
@@ -19,8 +25,11 @@ __all__ = [
     "QueryView",
     "RankingRecall",
     "Report",
+    "RowReason",
+    "RowReport",
     "Story",
     "Suspect",
+    "SuspectRow",
     "WordPair",
     "document",
     "fragment",

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from proponent.errors import DataError, MissingExtraError
 from proponent.types import TEMPLATE, Span
 from proponent.version import __version__
+from proponent.views.overlap import Overlap
 from proponent.views.page import Page, optional
 from proponent.views.text_marks import Mark, clip, score_in_words, signed
 from proponent.views.turns import TurnSpan, TurnView, marks_by_turn
@@ -57,6 +58,11 @@ class QueryView:
     turns: Annotated[tuple[TurnView, ...] | None, "turns of a conversation; text then has one per line"] = optional()
     loss: Annotated[float | None, "loss of the query at the last checkpoint"]
     truncated_at: Annotated[int | None, "character offset at which the model stops reading; None: nowhere"] = None
+
+    @property
+    def kind(self) -> str:
+        """What is explained where there is no class."""
+        return "text" if self.turns is None else "answer"
 
     @property
     def likeliest(self) -> tuple[tuple[str, float], ...]:
@@ -109,6 +115,9 @@ class Hit:
     by_run: Annotated[tuple[float, ...], "the parts of the score, per run, if several are joined; else empty"] = ()
     source: Annotated[str | None, "value of the source column"] = optional()
     words: Annotated[tuple[WordPair, ...], "word pairs; their shares and the share left out sum to the score"] = ()
+    overlap: Annotated[Overlap | None, "longest run of words that the answer shares"] = field(
+        default=None, metadata={"optional": True}
+    )
     words_left_out: Annotated[int | None, "number of weaker word pairs that a saved answer leaves out"] = optional()
     share_left_out: Annotated[float | None, "sum of their shares"] = optional()
 
@@ -263,7 +272,7 @@ class Explanation(Page):
             what = "these texts" if self.query.label is None else self.query.label
             return f"Where do {len(self.group):,} outputs come from ({what})?"
         if self.query.label is None:
-            return "Where does this text come from?"
+            return f"Where does this {self.query.kind} come from?"
         against = "" if self.query.against is None else f" and not {self.query.against}"
         return f"Why {self.query.label}{against}?"
 
@@ -272,7 +281,7 @@ class Explanation(Page):
         """Direction in which a proponent pushed the model."""
         query = self.query
         if query.label is None:
-            return "towards this text" if self.group is None else "towards these outputs"
+            return f"towards this {self.query.kind}" if self.group is None else "towards these outputs"
         return f"towards {query.label}" + ("" if query.against is None else f" rather than {query.against}")
 
     @property
@@ -282,7 +291,7 @@ class Explanation(Page):
         if query.against is not None:
             return f"towards {query.against} rather than {query.label}"
         if query.label is None:
-            return "away from this text" if self.group is None else "away from these outputs"
+            return f"away from this {self.query.kind}" if self.group is None else "away from these outputs"
         return f"away from {query.label}"
 
     @property

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from proponent.types import TEMPLATE
 from proponent.views.explanation import Explanation, Hit, QueryView
+from proponent.views.overlap import Overlap
 from proponent.views.suspects import LabelReport, RankingRecall, Story, Suspect
 from proponent.views.tables import table
 from proponent.views.text_marks import Mark, Piece, clip, columns, percent, pieces, score_in_words, segments, signed
@@ -175,6 +176,8 @@ def _hit(hit: Hit) -> RenderableType:
         lines.insert(1, Text(identity, style="dim", overflow="fold"))
     if hit.second is not None:
         lines.append(_join("+ ", "", "dim").append_text(_marked(hit.second, hit.second_marks)))
+    if hit.overlap is not None:
+        lines.append(_overlap(hit.overlap))
     if hit.words:
         lines.append(_words(hit))
     if hit.by_run:
@@ -188,6 +191,12 @@ def _hit(hit: Hit) -> RenderableType:
 
 def _identity(one: Hit | Suspect) -> str:
     return f"row {one.row}" if one.id == str(one.row) else f"id {_line(one.id)} · row {one.row}"
+
+
+def _overlap(one: Overlap) -> Text:
+    """The longest verbatim run, and how much of the answer it is."""
+    text = Text(f"verbatim: {one.words:,} of {one.of:,} words ({percent(one.share)})", style="dim", overflow="fold")
+    return text.append(": ").append_text(_say(_line(one.text))) if one.words else text
 
 
 def _words(hit: Hit) -> Text:

@@ -17,6 +17,7 @@ from proponent.errors import InputError, ProponentError
 from proponent.views.frames import Link, Screen
 from proponent.views.page import css, screen
 from proponent.web import exports
+from proponent.web.conversation import from_form
 from proponent.web.layout import PageRequest, frame
 from proponent.web.model_worker import ModelWorker, QuestionJob
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
@@ -25,6 +26,7 @@ from proponent.web.pages.comparison import compare_screen
 from proponent.web.pages.example import example_screen
 from proponent.web.pages.groups import group_screen
 from proponent.web.pages.table import table_screen
+from proponent.web.safety import URL_BYTES
 from proponent.web.states import ExampleState, PageState, QuestionState, TableState
 
 S = TypeVar("S", bound=PageState)
@@ -39,6 +41,7 @@ _FILES: dict[str, Callable[[], bytes]] = {
     "proponent.css": lambda: f"{css()}\n{css('explorer/explorer.css')}\n".encode(),
     "htmx.js": (STATIC / "htmx.min.js").read_bytes,
     "explorer.js": (STATIC / "explorer.js").read_bytes,
+    "pick.js": (STATIC / "pick.js").read_bytes,
 }
 
 
@@ -100,9 +103,19 @@ class Explorer:
         return self._page(request, shown, ask.ask_screen(self._of(request), self.open_indexes, shown, state))
 
     def _post_ask(self, request: WebRequest) -> Response:
-        """Answer a question, or put it into the queue."""
-        state = QuestionState.read(_form(request))
-        jobs = [self._asked(self.open_indexes.get(name), state) for name in state.index or ("",)]
+        """Answer a question, or put it into the queue; one that cannot be asked stays in its form."""
+        fields = _form(request)
+        state = QuestionState.unchecked(from_form(fields))
+        shown = self.open_indexes.get(state.first)
+        try:
+            state = QuestionState.read(from_form(fields))
+            if any(name == "edit" for name, _ in fields):
+                return _see(_short(state.url(request.url.path)))
+            _short(state.url("/ask"))
+            jobs = [self._asked(self.open_indexes.get(name), state) for name in state.index or ("",)]
+        except InputError as error:
+            screen = ask.ask_screen(self._of(request), self.open_indexes, shown, state, str(error))
+            return self._page(request, shown, screen, 400)
         if request.url.path == "/compare" or len(state.index) > 1:
             return _see(state.url("/compare", word=""))
         if jobs[0] is None:
@@ -128,7 +141,7 @@ class Explorer:
             if "hx-request" in request.headers:
                 return Response(status_code=204, headers={"HX-Redirect": url})
             return _see(url)
-        return self._page(request, shown, ask.job_screen(self.asker, job, state.index))
+        return self._page(request, shown, ask.job_screen(self.open_indexes, self.asker, job, shown))
 
     def _export(self, request: WebRequest) -> Response:
         """Send a file of the current view."""
@@ -236,6 +249,13 @@ def _read(kind: type[S], request: WebRequest) -> S:
 def _form(request: WebRequest) -> list[tuple[str, str]]:
     fields: list[tuple[str, str]] = request.scope.get("proponent.fields", [])
     return [(name, value.replace("\r\n", "\n")) for name, value in fields]
+
+
+def _short(url: str) -> str:
+    """Refuse a question that no address can hold."""
+    if len(url) > URL_BYTES:
+        raise InputError(f"the question takes {len(url):,} bytes in an address: shorten it to {URL_BYTES:,}")
+    return url
 
 
 def _see(url: str) -> RedirectResponse:

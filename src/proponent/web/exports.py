@@ -87,6 +87,9 @@ def answer_columns(answer: Explanation) -> Columns:
     for name in ("rank", "id", "row", "score", "label", "predicted", "text", "second"):
         columns[name] = [getattr(hit, name) for hit in hits]
     columns["words"] = [json.dumps([[p.query_word, p.train_word, p.share] for p in hit.words]) for hit in hits]
+    copied = [hit.overlap for hit in hits]
+    columns["verbatim_words"] = [None if one is None else one.words for one in copied]
+    columns["verbatim_share"] = [None if one is None else one.share for one in copied]
     columns["same_sign_checkpoints"] = [hit.agreeing for hit in hits]
     same = {
         "checkpoints": len(answer.checkpoints),
@@ -160,8 +163,8 @@ def of_answers(shown: OpenIndex, _: ExampleState, kind: str) -> bytes:
 
 def of_groups(shown: OpenIndex, state: QuestionState, kind: str) -> bytes:
     """A file of sums over groups."""
-    found = sums(require_answer(shown, state), state.by)
-    columns: Columns = {state.by: [one.name for one in found]}
+    found = sums(require_answer(shown, state), state.grouped)
+    columns: Columns = {state.grouped: [one.name for one in found]}
     for name in ("n", "total", "proponents", "opponents", "mean"):
         columns[name] = [getattr(one, name) for one in found]
     columns["method"] = [method_line(shown.plan)] * len(found)

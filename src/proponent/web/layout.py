@@ -4,17 +4,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, TypeVar
 
+from proponent.actions import ACTIONS
 from proponent.actions.decisions import Decision
 from proponent.errors import ProponentError
 from proponent.store import Plan
 from proponent.types import CheckpointId
 from proponent.views.frames import Link
 from proponent.views.text_marks import clip
+from proponent.web.conversation import MOST_TURNS, ROLES
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
 from proponent.web.states import ExampleState, PageState, QuestionState, TableState
 
 SUSPECTS = TableState(flag="yes", sort=("score",))
 """The table of suspected label errors."""
+
+SUSPECT_ROWS = "suspect-rows"
+"""The action that lists suspect rows of a language model."""
 
 MOST_OPTIONS = 40
 """Maximum number of labels or sources in the form of a question, the most frequent sources first."""
@@ -33,6 +38,7 @@ KEYS = (
     ("/", "search, or the text of the question"),
     ("Escape", "leave a field"),
     ("Ctrl + Enter", "ask, while editing the text"),
+    ("← and →", "move through the words of an answer; with Shift, choose several"),
     ("j and k", "next and previous example"),
     ("n and p", "next and previous page"),
     ("Enter", "open the example"),
@@ -104,8 +110,13 @@ class Form:
     asked: Annotated[QuestionState, "the question"]
     names: Annotated[tuple[str, ...], "classes; none of a language model"]
     paired: Annotated[bool, "whether the training examples are pairs"]
+    chat: Annotated[bool, "whether the training examples are conversations"]
+    language: Annotated[bool, "whether it is a language model, of which a piece may be explained"]
+    writes: Annotated[bool, "whether the model can write the answer"]
+    roles: Annotated[tuple[str, ...], "who may speak in a turn"]
     others: Annotated[tuple[Link, ...], "all indexes, to ask several; here: is asked"]
     only: Annotated[tuple[Filter, ...], "which training examples may be found"]
+    most_turns: Annotated[int, "turns that a conversation may have"] = MOST_TURNS
 
     @property
     def narrowed(self) -> bool:
@@ -142,6 +153,10 @@ def form(open_indexes: OpenIndexes, shown: OpenIndex, state: QuestionState) -> F
         asked=state,
         names=tuple(shown.plan.label_names or ()),
         paired=shown.paired,
+        chat=shown.chat or bool(state.messages),
+        language=shown.language,
+        writes=shown.writes,
+        roles=tuple(dict.fromkeys([*ROLES, *(role for role, _ in state.turns)])),
         others=tuple(Link(one.name, "", one.name in asked, _method(one)) for one in open_indexes.shown.values()),
         only=_narrowed(shown, state),
     )
@@ -224,6 +239,9 @@ def _nav(request: PageRequest, open_indexes: OpenIndexes, shown: OpenIndex) -> t
     links = [Link(title, url(path), here in {path, part}) for title, path, part in _SCREENS]
     if classifier:
         links.insert(2, Link("Suspects", replace(SUSPECTS, index=name).url("/table"), flagged))
+    elif _readable(lambda: not ACTIONS[SUSPECT_ROWS].missing(shown.plan), False):
+        report = ExampleState(index=name, id=SUSPECT_ROWS).url("/action")
+        links.insert(2, Link("Suspects", report, request.path == "/action"))
     return tuple(links)
 
 

@@ -27,7 +27,7 @@ def main() -> None:
         out.flush()
 
     tell({"stage": "starting the model's process"})
-    held: dict[str, tuple[str, Any]] = {}
+    held: dict[str, tuple[str, Any, Any]] = {}
     for line in sys.stdin:
         try:
             _answer(json.loads(line), held, tell)
@@ -37,22 +37,33 @@ def main() -> None:
             tell({"error": f"unexpected {type(error).__name__}: {error}"})
 
 
-def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any]], tell: Tell) -> None:
+def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any, Any]], tell: Tell) -> None:
+    from proponent.actions.group_columns import data_columns
     from proponent.api import open as open_index
-    from proponent.index.group_sums import group_sums
+    from proponent.index.group_sums import answered_scores, group_sums
     from proponent.web.states import Question
 
     path, root = asked["index"], asked["root"]
     if path not in held or held[path][0] != root or not root:
         tell({"stage": "opening the index"})
-        held[path] = (root, open_index(path, **asked["options"]))
+        opened = open_index(path, **asked["options"])
+        held[path] = (root, opened, data_columns(opened.store))
     index = held[path][1]
     index.say = partial(_stage, tell)
     question = Question(**asked["question"])
-    query, against = question.query, question.against or None
-    answer = index.explain(query, against=against, k=question.k, where=question.where)
+    query = question.query
+    chat = {"messages": query.get("messages"), "target": query.get("target")}
+    how: dict[str, Any] = {
+        "against": question.against or None,
+        "span": question.place,
+        "generate": bool(question.generate),
+        "against_target": question.other or None,
+    }
+    asked = chat if question.messages else {"text": query}
+    answer = index.explain(**asked, **how, k=question.k, where=question.where)
     tell({"stage": "summing over all training examples"})
-    sums = group_sums(index, index.scores(query, against=against)[0])
+    scores = answered_scores(index, query, answer, **how)
+    sums = group_sums(index, scores, held[path][2])
     tell({"answer": answer.to_dict(whole=True), "n_examples": answer.n_examples, "groups": sums})
 
 

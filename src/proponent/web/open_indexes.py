@@ -11,6 +11,8 @@ from proponent.actions.decisions import Decisions
 from proponent.errors import InputError, ProponentError
 from proponent.store import Plan, Store
 from proponent.suggest import nearest
+from proponent.types import Conversation
+from proponent.web.conversation import refuse_empty, turns_of
 from proponent.web.model_worker import IndexSource
 from proponent.web.questions import Questions
 from proponent.web.states import Question
@@ -44,6 +46,21 @@ class OpenIndex:
     def paired(self) -> bool:
         """Whether its examples are pairs of texts."""
         return any(segment.examples.has("text_pair") for segment in self.store.segments)
+
+    @Once
+    def chat(self) -> bool:
+        """Whether its examples are conversations."""
+        return self.store.n > 0 and isinstance(self.store.example(0).content, Conversation)
+
+    @property
+    def language(self) -> bool:
+        """Whether its model is a language model: tokens count, and a piece of them may."""
+        return self.plan.kind in {"causal-lm", "masked-lm", "seq2seq"}
+
+    @property
+    def writes(self) -> bool:
+        """Whether its model can write an answer."""
+        return self.plan.kind == "causal-lm"
 
     @Once
     def sources(self) -> list[str]:
@@ -88,12 +105,29 @@ class OpenIndex:
         names = self.plan.label_names
         if not question.given:
             raise InputError("there is no text to explain: enter a text")
+        self._check_answer(question)
         for label in (question.label, question.against):
             if label and (names is None or label not in names):
                 raise InputError(f"unknown class {label!r}{nearest(label, names or ())}")
         if question.label and question.label == question.against:
             raise InputError(f"{question.label!r} cannot be compared with itself: choose two classes")
         self.check_filters(question)
+
+    def _check_answer(self, question: Question) -> None:
+        """Refuse turns, answers and spans that do not fit together."""
+        if question.messages:
+            if question.text:
+                raise InputError("a text and messages are both given: leave one of them out")
+            refuse_empty(turns_of(question.messages))
+        if question.generate and question.answer:
+            raise InputError("there is an answer already: empty that field to let the model answer, or press Ask")
+        if self.chat and not question.answer and not question.generate:
+            raise InputError("there is no answer to explain: enter it, or let the model answer")
+        if question.answer and not question.answer.strip():
+            raise InputError("the answer is empty: enter it, or let the model answer")
+        counted = question.answer or ("" if question.generate else question.text)
+        if question.span and counted and question.span not in counted:
+            raise InputError(f"the span {question.span[:60]!r} does not stand in the answer: choose a piece of it")
 
     def check_filters(self, question: Question) -> None:
         """Refuse filters for training examples that the index does not have."""

@@ -11,9 +11,14 @@ from pydantic.dataclasses import dataclass
 from proponent.data import How
 from proponent.errors import InputError
 from proponent.search import Where
+from proponent.types import Span
+from proponent.web import conversation
 
 S = TypeVar("S", bound="PageState")
 Pairs = Sequence[tuple[str, str]]
+
+_FIRST = frozenset({"text", "pair", "target", "label", "against", "k"})
+"""Fields that every stored question has."""
 
 LONGEST_TEXT = 8_000
 LONGEST_NAME = 4_000
@@ -38,10 +43,12 @@ def _string(longest: int, asked: str) -> Callable[[object], str]:
     return check
 
 
-def _whole(low: int = -(10**12), high: int = 10**12) -> BeforeValidator:
-    """A whole number in ASCII digits: pydantic also reads "1.0" and "1_000"."""
+def _whole(low: int = -(10**12), high: int = 10**12, *, empty: bool = False) -> BeforeValidator:
+    """A whole number in ASCII digits: pydantic also reads "1.0" and "1_000"; perhaps none."""
 
-    def check(value: object) -> int:
+    def check(value: object) -> int | None:
+        if empty and value in ("", None):
+            return None
         if isinstance(value, str) and value.isascii() and value.removeprefix("-").isdecimal() and len(value) <= 12:
             value = int(value)
         if not isinstance(value, int):
@@ -107,6 +114,16 @@ class PageState:
         except ValidationError as error:
             raise InputError(_reason(error)) from error
 
+    @classmethod
+    def unchecked(cls: "type[S]", pairs: Pairs) -> "S":
+        """What was typed, whether it is allowed or not: for the form in which it is to be changed."""
+        made: S = object.__new__(cls)
+        for one in fields(cls):
+            given = tuple(value for name, value in pairs if name == _written(one.name))
+            value = given if isinstance(one.default, tuple) else given[-1] if given else one.default
+            object.__setattr__(made, one.name, value)
+        return made
+
     @property
     def first(self) -> str:
         """Name of the queried index, or of the first one; empty for the default."""
@@ -143,22 +160,61 @@ class Question(PageState):
     k: Annotated[int, _whole(1, MOST_HITS)] = 10
     only_label: NameSet = ()
     only_source: NameSet = ()
+    messages: Annotated[str, PlainValidator(conversation.checked)] = ""
+    span: Text = ""
+    at: Annotated[int | None, _whole(0, empty=True)] = None
+    generate: Literal["", "yes"] = ""
+    other: Text = ""
 
     @property
     def given(self) -> bool:
         """Whether there is a text to explain."""
-        return bool((self.text + self.pair + self.target).strip())
+        return bool((self.text + self.pair + self.target + self.messages).strip())
 
     @property
     def plain(self) -> dict[str, Any]:
-        """Values by name, for JSON; filters only if there are any, so that other questions keep their names."""
-        return {name: value for name, value in asdict(self).items() if value != ()}
+        """Values by name, for JSON; later fields only if they are set, so that other questions keep their names."""
+        return {name: value for name, value in asdict(self).items() if name in _FIRST or value not in ((), "", None)}
 
     @property
-    def query(self) -> Mapping[str, str]:
+    def turns(self) -> tuple[conversation.Said, ...]:
+        """The turns before the answer, as the form shows them."""
+        found = conversation.turns_of(self.messages)
+        return found[:-1] if self._closed else found or (("user", self.text),)
+
+    @property
+    def answer(self) -> str:
+        """The answer that is explained; empty if it is not given."""
+        return conversation.turns_of(self.messages)[-1][1] if self._closed else self.target
+
+    @property
+    def _closed(self) -> bool:
+        """Whether the conversation ends with an answer to what is before it."""
+        found = conversation.turns_of(self.messages)
+        return len(found) > 1 and found[-1][0] == "assistant" and bool(found[-1][1].strip()) and not self.target
+
+    @property
+    def summary(self) -> str:
+        """One text that stands for the question in lists: what the user said last."""
+        said = [text for role, text in self.turns if role == "user"]
+        return said[-1] if said else self.turns[-1][1]
+
+    @property
+    def place(self) -> str | Span | None:
+        """The span, with its place if the answer has it there."""
+        counted = self.answer or self.text
+        if self.at is not None and self.span and counted[self.at :].startswith(self.span):
+            return self.at, self.at + len(self.span)
+        return self.span or None
+
+    @property
+    def query(self) -> Mapping[str, Any]:
         """The question as a query of the library."""
-        named = {"text_pair": self.pair, "target": self.target, "label": self.label}
-        return {"text": self.text, **{name: value for name, value in named.items() if value}}
+        named = {"text_pair": self.pair, "target": self.answer, "label": self.label}
+        said = {"messages": [{"role": role, "content": text} for role, text in self.turns]}
+        return (said if self.messages else {"text": self.text}) | {
+            name: value for name, value in named.items() if value
+        }
 
     @property
     def where(self) -> Where:
@@ -178,13 +234,19 @@ class QuestionState(Question):
 
     index: Annotated[Names, AfterValidator(_few_indexes)] = ()
     word: Name = ""
-    by: Literal["label", "source"] = "label"
+    by: Literal["label", "source", "system prompt", "format", "column"] = "label"
+    column: Name = ""
     beside: Names = ()
 
     @classmethod
     def of(cls, question: Question, index: str = "") -> "QuestionState":
         """Return the state that shows the answer to a question."""
         return cls(**asdict(question), index=(index,) if index else ())
+
+    @property
+    def grouped(self) -> str:
+        """Name of the column that sums are by."""
+        return self.column if self.by == "column" else self.by
 
     @property
     def question(self) -> Question:
@@ -202,6 +264,9 @@ class TableState(PageState):
     label: Names = ()
     predicted: Names = ()
     source: Names = ()
+    system: Names = ()
+    format: Names = ()
+    role: Literal["", "system", "user", "assistant", "tool"] = ""
     flag: Literal["", "yes", "no"] = ""
     decided: tuple[Literal["keep", "fix", "drop", "none"], ...] = ()
     low: Score = None

@@ -11,8 +11,9 @@ from jaxtyping import Bool, Int
 
 from proponent.actions.decisions import Decision
 from proponent.actions.label_errors import LabelVerdicts, judge
-from proponent.data import ExampleColumns, SearchResult, WordSets
+from proponent.data import ExampleColumns, How, SearchResult, WordSets
 from proponent.store import Store
+from proponent.web.chat_table import ChatTable
 from proponent.web.states import TableState
 
 SEARCH_SECONDS = 2.0
@@ -62,10 +63,16 @@ class ExampleTable:
         self.names = store.plan.label_names
         self.whole = ExampleColumns([segment.examples for segment in store.segments])
         self._find = lru_cache(REMEMBERED)(partial(self.whole.find, seconds=SEARCH_SECONDS))
+        self._find_said = lru_cache(REMEMBERED)(partial(self._said, seconds=SEARCH_SECONDS))
         self._rank = cache(self._ranked)
 
     def __len__(self) -> int:
         return len(self.whole)
+
+    def _said(self, role: str, how: How, pattern: str, seconds: float) -> SearchResult:
+        """Search what one role says; a regular expression may match there and not in all texts together."""
+        among = np.ones(len(self), dtype=np.bool_) if how == "regex" else self._find(how, pattern).places
+        return ChatTable(self.whole).find(role, how, pattern, among, seconds)
 
     @cached_property
     def judged(self) -> LabelVerdicts | None:
@@ -84,7 +91,7 @@ class ExampleTable:
 
     def select(self, state: TableState, decisions: Mapping[str, Decision]) -> Selection:
         """Run the search, filters and sorting of a state."""
-        found = self._find(state.how, state.q) if state.q else SearchResult(self.alive, len(self))
+        found = self._found(state)
         facets = self.coded | {"decided": (self.decided(decisions), [*DECIDED, "none"])}
         chosen = {name: _chosen(*facet, state.chosen(name)) for name, facet in facets.items() if state.chosen(name)}
         base = [self.alive, found.places, *self._within(state)]
@@ -94,6 +101,14 @@ class ExampleTable:
         }
         places = np.flatnonzero(_all([*base, *chosen.values()]))
         return Selection(self._sorted(places, state.sort), counts, found.searched)
+
+    def _found(self, state: TableState) -> SearchResult:
+        """Search all texts, or those of one role."""
+        if not state.q:
+            return SearchResult(self.alive, len(self))
+        if not state.role:
+            return self._find(state.how, state.q)
+        return self._find_said(state.role, state.how, state.q)
 
     def decided(self, decisions: Mapping[str, Decision]) -> Int[np.ndarray, " n"]:
         """The code of every example's decision, as in `DECIDED`; 3 is none."""
@@ -122,6 +137,7 @@ class ExampleTable:
         if self.whole.has("source"):
             codes, values = self.whole.coded("source")
             found["source"] = (codes.astype(np.int32), [NO_VALUE if one is None else one for one in values])
+        found |= ChatTable(self.whole).facets
         return found
 
     def _sorted(self, places: Int[np.ndarray, " m"], keys: Sequence[str]) -> Int[np.ndarray, " m"]:

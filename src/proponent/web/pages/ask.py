@@ -11,8 +11,9 @@ from proponent.views.text_marks import clip
 from proponent.web.layout import FILES, Form, PageRequest, decision_words, file_links, form
 from proponent.web.model_worker import ModelWorker, QuestionJob
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
+from proponent.web.pages.pick import Pick, pick, written
 from proponent.web.questions import StoredAnswer, Summary
-from proponent.web.states import ExampleState, QuestionState
+from proponent.web.states import ExampleState, Question, QuestionState
 
 RECENT = 8
 LISTED = 200
@@ -29,6 +30,7 @@ class PastQuestion:
     when: Annotated[str, "date and time, UTC"]
     url: Annotated[str, "where its answer is"]
     only: Annotated[str, "labels and sources that could be found; empty for all"]
+    how: Annotated[str, "how a language model was asked: the answer, the piece of it, the other answer; or empty"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,8 @@ class AskScreen(Screen):
     recent: Annotated[tuple[PastQuestion, ...], "questions that were asked before, latest first"] = ()
     n_examples: Annotated[int, "training examples of the index"] = 0
     seconds: Annotated[float, "what the answer took; 0 when it is not known"] = 0.0
+    error: Annotated[str, "why the question cannot be asked; empty when it can"] = ""
+    pick: Annotated[Pick | None, "the answer, to choose a piece of it; None of a classifier"] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +62,8 @@ class JobScreen(Screen):
     stage: Annotated[str, "what is being done"]
     ahead: Annotated[int, "questions that are answered before it"]
     seconds: Annotated[float, "how long it has been under way"]
+    form: Annotated[Form, "the question, to change it when it failed"]
     error: Annotated[str, "why it failed; empty while it has not"] = ""
-    again: Annotated[str, "URL of the form, filled in"] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +77,15 @@ class AskedScreen(Screen):
     file: Annotated[str, "name of the folder in which they are kept"]
 
 
-def ask_screen(request: PageRequest, open_indexes: OpenIndexes, shown: OpenIndex, state: QuestionState) -> AskScreen:
-    """Show a question, and its answer if there is one."""
-    kept = find_answer(shown, state)
+def ask_screen(
+    request: PageRequest, open_indexes: OpenIndexes, shown: OpenIndex, state: QuestionState, error: str = ""
+) -> AskScreen:
+    """Show a question, and its answer if there is one; or why it cannot be asked."""
+    kept = None if error else find_answer(shown, state)
+    asked = state if kept is None else written(state, kept.answer)
     screen = AskScreen(
         title="Ask",
-        form=form(open_indexes, shown, state),
+        form=form(open_indexes, shown, asked),
         answer_links=AnswerLinks(
             index=shown.name,
             state=tuple(state.pairs),
@@ -91,7 +98,7 @@ def ask_screen(request: PageRequest, open_indexes: OpenIndexes, shown: OpenIndex
         n_examples=shown.store.counts.examples,
     )
     if kept is None:
-        return replace(screen, problem=_missing(shown), recent=latest(shown, RECENT))
+        return replace(screen, problem=_missing(shown), recent=latest(shown, RECENT), error=error)
     return replace(
         screen,
         title=kept.answer.headline,
@@ -100,19 +107,29 @@ def ask_screen(request: PageRequest, open_indexes: OpenIndexes, shown: OpenIndex
         exports=file_links(state, "answer", ANSWER_FILES),
         groups=state.url("/groups", word=""),
         seconds=kept.seconds,
+        pick=pick(kept.answer, asked, shown.name) if shown.language else None,
     )
 
 
 def past_question(index: str, one: Summary) -> PastQuestion:
     """An entry of the list of questions."""
     return PastQuestion(
-        text=clip(one.question.text, 160),
+        text=clip(one.question.summary, 160),
         only=clip(one.question.filters, 160),
+        how=clip(_how(one.question), 160),
         label=(one.explained or "") + (f" and not {one.question.against}" if one.question.against else ""),
         predicted=one.predicted or "",
         when=one.when.replace("T", " ").removesuffix("+00:00")[:16],
         url=QuestionState.of(one.question, index).url("/ask"),
     )
+
+
+def _how(question: Question) -> str:
+    """How a question to a language model differs from others with the same text."""
+    said = "the answer of the model" if question.generate else f"“{question.answer}”" if question.answer else ""
+    piece = f"only “{question.span}”" if question.span else ""
+    other = f"against “{question.other}”" if question.other else ""
+    return ", ".join(filter(None, (piece, said, other)))
 
 
 def latest(shown: OpenIndex, most: int) -> tuple[PastQuestion, ...]:
@@ -133,18 +150,19 @@ def sharing(answer: Explanation, word: str) -> Explanation:
     return replace(answer, proponents=kept(answer.proponents), opponents=kept(answer.opponents))
 
 
-def job_screen(asker: ModelWorker, job: QuestionJob, index: str) -> JobScreen:
-    """Show the progress of a question."""
+def job_screen(open_indexes: OpenIndexes, asker: ModelWorker, job: QuestionJob, shown: OpenIndex) -> JobScreen:
+    """Show the progress of a question; of one that failed, the form as it was filled in."""
+    index = shown.name
     return JobScreen(
         title="Asking",
         refresh=0.0 if job.error else 1.0,
         url=ExampleState(index=index, id=job.id).url("/job"),
-        text=clip(job.question.text, 600),
+        text=clip(job.question.summary, 600),
         stage=job.stage,
         ahead=asker.ahead(job),
         seconds=job.seconds,
         error=job.error,
-        again=QuestionState.of(job.question, index).url("/ask"),
+        form=form(open_indexes, shown, QuestionState.of(job.question, index)),
     )
 
 

@@ -64,7 +64,7 @@ def compare_screen(open_indexes: OpenIndexes, state: QuestionState, asker: Model
     first, question = chosen[0], state.question
     for one in chosen:
         one.check_filters(question)
-    kept = {one.name: one.questions.get(question) for one in chosen} if state.text else {}
+    kept = {one.name: one.questions.get(question) for one in chosen} if state.given else {}
     main = kept.get(first.name)
     usual = USUAL if len(chosen) == 1 else ()
     known = [name for name in state.beside or usual if main is not None and name in main.answer.baselines]

@@ -6,12 +6,14 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from proponent.errors import InputError
+from proponent.types import Conversation, Preference
 from proponent.views.frames import Screen
-from proponent.views.turns import TurnView, turn_views
+from proponent.views.turns import TurnView
+from proponent.web.conversation import LONGEST, plain_turns, spelled
 from proponent.web.layout import method_line, step_words
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.ask import PastQuestion, past_question
-from proponent.web.pages.table import TableRow, rows_of
+from proponent.web.pages.table import COUNTED, TableRow, counted_turns, rows_of
 from proponent.web.states import LONGEST_TEXT, ExampleState, QuestionState
 from proponent.web.table import ExampleTable
 
@@ -36,6 +38,7 @@ class ExampleScreen(Screen):
     ask: Annotated[str, "URL of the form that asks about this very text"]
     alive: Annotated[bool, "whether it may be a hit: it has a gradient and was not deleted"]
     turns: Annotated[tuple[TurnView, ...], "turns of a conversation; empty for a text"]
+    counted: Annotated[str, "how the turns that count are known; empty for a text"]
 
     @property
     def largest_loss(self) -> float:
@@ -53,12 +56,17 @@ def example_screen(shown: OpenIndex, state: ExampleState) -> ExampleScreen:
     row, *others = rows_of(shown, np.asarray([place, *(one for one, _ in near)]), decisions)
     effects = sorted(_effects(shown, identity), key=lambda one: -one[2])
     pair = table.whole.values("text_pair", np.asarray([place]))[0]
+    content = table.store.example(place).content
+    content = content if isinstance(content, Conversation | Preference) else None
     question = QuestionState(
         index=(shown.name,),
         text=row.text[:LONGEST_TEXT],
         pair=(pair or "")[:LONGEST_TEXT],
         label=row.label or "",
     )
+    said = spelled(plain_turns(content))
+    if content is not None and len(said) <= LONGEST and len(plain_turns(content)) > 1:
+        question = QuestionState(index=(shown.name,), messages=said)
     return ExampleScreen(
         title=f"Example {identity}",
         index=shown.name,
@@ -75,7 +83,8 @@ def example_screen(shown: OpenIndex, state: ExampleState) -> ExampleScreen:
         near_duplicates=tuple((other, alike) for other, (_, alike) in zip(others, near, strict=True)),
         ask=question.url("/ask"),
         alive=bool(table.alive[place]),
-        turns=turn_views(table.store.example(place).turns or (), ()),
+        turns=counted_turns(content, shown.plan.counting),
+        counted=COUNTED if content is not None and shown.plan.counting is not None else "",
         method=method_line(shown.plan),
     )
 

@@ -10,8 +10,8 @@ from proponent.actions import ACTIONS, action
 from proponent.actions.decisions import ACTS
 from proponent.errors import DamagedError, InputError, MismatchError, ProponentError
 from proponent.store import watch
-from proponent.views import Page
-from proponent.views.frames import Link, Screen
+from proponent.views import Page, RowReport
+from proponent.views.frames import AnswerLinks, Link, Screen
 from proponent.views.page import Limits
 from proponent.web.layout import FILES, file_links, step_words
 from proponent.web.open_indexes import OpenIndex
@@ -136,7 +136,10 @@ def action_screen(shown: OpenIndex, state: ExampleState) -> ActionScreen:
     """Run an action and show its report."""
     chosen = action(state.id)
     files = file_links(replace(state, index=shown.name), "action", ("html", "json"))
-    return ActionScreen(title=chosen.title, report=chosen.report(shown.store), exports=files)
+    report = chosen.report(shown.store)
+    linked = isinstance(report, RowReport)  # the other rows that its reasons name
+    links = AnswerLinks(index=shown.name, state=(), token="", back="", names=(), decided={}) if linked else None
+    return ActionScreen(title=chosen.title, report=report, exports=files, answer_links=links)
 
 
 def problem_screen(error: Exception, links: tuple[Link, ...]) -> ProblemScreen:

@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from proponent.actions.decisions import Decision
 from proponent.actions.label_errors import RANKINGS
-from proponent.data import spans
+from proponent.data import from_json, spans
 from proponent.errors import InputError
+from proponent.types import Content, Conversation, Counting, Preference
 from proponent.views.frames import Link, Screen
 from proponent.views.text_marks import Mark, clip
+from proponent.views.turns import TurnView, turn_views
 from proponent.web.layout import Filter, file_links, method_line
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.states import SIZES, ExampleState, TableState, toggled
@@ -23,10 +25,14 @@ TITLES = {
     "predicted": "Predicted",
     "decided": "Decision",
     "source": "Source",
+    "system": "System prompt",
+    "format": "Format",
 }
 """Facets, in the order of the page."""
 
 MOST_OPTIONS = 24
+MOST_TURNS = 8
+"""Turns of a conversation in the table."""
 TABLE_FILES = ("csv", "jsonl", "parquet", "cleanlab")
 
 
@@ -51,6 +57,9 @@ class TableRow:
     source: Annotated[str | None, "where it comes from; None when the data does not say"]
     decided: Annotated[str, "decision: keep, fix, drop, or empty"]
     new_label: Annotated[str | None, "label of a fix"]
+    turns: Annotated[tuple[TurnView, ...], "turns of a conversation; empty for a text"] = ()
+    turn_marks: Annotated[tuple[tuple[Mark, ...], ...], "what the search found in each turn"] = ()
+    more_turns: Annotated[int, "turns that the table leaves out"] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +96,15 @@ class TableScreen(Screen):
     problem: Annotated[str, "why the search found nothing, when it could not be done"] = ""
     searched: Annotated[int | None, "examples looked at before the time was up; else None"] = None
     ranking: Annotated[str, "what the label score is"] = ""
+    roles: Annotated[tuple[str, ...], "roles whose texts can be searched alone; none without conversations"] = ()
+    counted: Annotated[str, "how the turns that count are known; empty without conversations"] = ""
+
+
+ROLES: tuple[Literal["system", "user", "assistant", "tool"], ...] = ("system", "user", "assistant", "tool")
+COUNTED = (
+    "Turns with a line count in the training by its rule; a turn that the limit of tokens cuts is shown whole, and "
+    "marked exactly in answers"
+)
 
 
 def table_screen(shown: OpenIndex, state: TableState) -> TableScreen:
@@ -114,7 +132,7 @@ def table_screen(shown: OpenIndex, state: TableState) -> TableScreen:
         facets=_facets(state, selection),
         heads=_heads(table, state),
         state=state,
-        hidden=tuple(pair for pair in state.pairs if pair[0] not in {"q", "how", "low", "high", "page"}),
+        hidden=tuple(pair for pair in state.pairs if pair[0] not in {"q", "how", "role", "low", "high", "page"}),
         clear=TableState(index=state.index, size=state.size).url("/table"),
         chosen=_chosen(state),
         earlier=state.url("/table", page=page - 1) if page > 1 else "",
@@ -127,6 +145,8 @@ def table_screen(shown: OpenIndex, state: TableState) -> TableScreen:
         problem=problem,
         searched=selection.searched if selection.searched < len(table) else None,
         method=method_line(shown.plan),
+        roles=ROLES if shown.chat else (),
+        counted=COUNTED if shown.chat and shown.plan.counting is not None else "",
         ranking=f"Label score: {RANKINGS['mean-probability']}." if table.names is not None else "",
     )
 
@@ -160,9 +180,37 @@ def rows_of(
             decided=decisions[identity].act if identity in decisions else "",
             new_label=decisions[identity].label if identity in decisions else None,
             **_verdict(shown.table, place),
+            **_turns(content["content"], shown.plan.counting, searched),
         )
         for at, (place, content) in enumerate(zip(places.tolist(), found, strict=True))
     )
+
+
+def _turns(held: str | None, counting: Counting | None, state: TableState) -> dict[str, Any]:
+    """The first turns of a conversation, with what the search found in them."""
+    content = None if held is None else from_json(held)
+    turns = counted_turns(content, counting)
+    marks = _marks([one.text for one in turns[:MOST_TURNS]], state)
+    if state.role:
+        marks = [own if one.role == state.role else () for one, own in zip(turns, marks, strict=False)]
+    return {"turns": turns[:MOST_TURNS], "turn_marks": tuple(marks), "more_turns": max(0, len(turns) - MOST_TURNS)}
+
+
+def counted_turns(content: Content | None, counting: Counting | None) -> tuple[TurnView, ...]:
+    """Turns with those that the training counts by its rule; where the limit of tokens cuts them is not known here."""
+    if not isinstance(content, Conversation | Preference):
+        return ()
+    made: list[TurnView] = []
+    prompt = content.prompt if isinstance(content, Conversation) else None
+    messages = content.messages if isinstance(content, Conversation) else ()
+    for at, message in enumerate(messages):
+        counts = counting is not None and (not counting.assistant_only or message.role == "assistant")
+        counts = counts and (prompt is None or not counting.completion_only or at >= prompt) if counting else False
+        made += [
+            TurnView(one.role, one.kind, one.text, ((0, len(one.text)),) if counts and one.text else ())
+            for one in message.turns
+        ]
+    return tuple(made) if messages else turn_views(content.turns, ())
 
 
 def _verdict(table: ExampleTable, place: int) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""Features of texts by any encoder: the mean of its last hidden states over real tokens, without a head."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from proponent.errors import InputError, RunError
+from proponent.models.huggingface import first_line, load_tokenizer, pooled_states, quiet, transformers
+from proponent.progress import track
+from proponent.types import Example
+
+_BATCH = 32
+
+
+def text_features(
+    encoder: str | Path,
+    examples: Sequence[Example],
+    *,
+    max_length: int = 128,
+    trust_remote_code: bool = False,
+    progress: bool = False,
+) -> Float[np.ndarray, "n h"]:
+    """Encode texts, or pairs, with a pretrained model; a head that it may have is left out."""
+    if not examples:
+        raise InputError("there is no text to encode: the data set is empty")
+    quiet()
+    try:
+        model = cast("Any", transformers).AutoModel.from_pretrained(
+            str(encoder), use_safetensors=True, trust_remote_code=trust_remote_code, dtype=torch.float32
+        )
+    except Exception as error:  # the loaders of models may raise anything
+        raise RunError(f"cannot load an encoder from {encoder}: {first_line(error)}: give a model folder") from error
+    model = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
+    tokenizer = load_tokenizer(Path(encoder), trust_remote_code=trust_remote_code)
+    order = sorted(range(len(examples)), key=lambda at: sum(map(len, examples[at].parts)))
+    made: list[np.ndarray | None] = [None] * len(examples)
+    blocks = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
+    with torch.inference_mode():
+        for block in track(blocks, total=len(blocks), label="encoding", unit="batches", quiet=not progress):
+            parts = [list(column) for column in zip(*(examples[at].parts for at in block), strict=True)]
+            inputs = tokenizer(*parts, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
+            for at, row in zip(block, pooled_states(model.eval(), dict(inputs)), strict=True):
+                made[at] = row
+    return np.stack([cast("np.ndarray", one) for one in made])
