@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=
 demo: $(VENV)/.demo
 	$(BIN)/proponent demo --out demo-out
 
-# A real chat model of 135M parameters (SmolLM2-135M-Instruct), LoRA, one page: about five minutes of one core.
+# A real chat model of 135M parameters (SmolLM2-135M-Instruct), LoRA, one page: about seven minutes of one core.
 demo-llm: $(VENV)/.llm
 	env -u OMP_NUM_THREADS $(BIN)/proponent demo --llm --out demo-llm-out
 
