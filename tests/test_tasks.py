@@ -24,7 +24,7 @@ from proponent.gradients.capture import Capture, head_outer, head_table
 from proponent.gradients.model_parts import is_tied, table_shape, word_tables
 from proponent.method import MaskedLoss
 from proponent.models import Encoded, Encoder, MaskedLM, Masks, Run, Seq2Seq, Task
-from proponent.models.huggingface import check_shift
+from proponent.models.model_outputs import check_shift
 from proponent.types import Example
 from proponent.words import words
 

@@ -1,11 +1,16 @@
 """Weights of unlabelled rows: closed forms against autograd and dense solves, planted faults, controls."""
 
+import csv
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import runs
+import tiny
 from proponent.actions.unlabelled_weights import (
     HIGHEST,
     Rows,
@@ -149,3 +154,41 @@ def test_what_cannot_be_weighed_is_refused():
     with pytest.raises(InputError, match="diverged: lower the learning rate"):
         influence_weights(some, some, some, replace(FAST, learning_rate=1e300, warm_up=10**6))
     assert predicted(np.eye(6)[:, :3], np.eye(5)).tolist() == [0, 1, 2, 0, 0]
+
+
+def test_the_command(encoder_folder: Path, tmp_path: Path, said):
+    some = runs.rows(60)
+    files = [
+        tiny.write_csv(tmp_path / f"{name}.csv", some[start:end])
+        for name, start, end in (("known", 0, 12), ("guessed", 12, 36), ("validation", 36, 48), ("test", 48, 60))
+    ]
+    words = ("weigh", encoder_folder, *files[:3], "--test", files[3], "--steps", 40, "--seeds", 1, "--quiet")
+    code, out, err = said(*words, "--out", tmp_path / "weighted.csv", "--json")
+    assert code == 0, err
+    assert json.loads(out)["rows"][0]["method"] == "one weight per row"
+    with (tmp_path / "weighted.csv").open(encoding="utf-8", newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [one["text"] for one in written] == [one["text"] for one in some[12:36]]
+    assert {0 <= float(one["weight"]) <= HIGHEST for one in written} == {True}
+    code, _, err = said("weigh", encoder_folder, *files[:2], files[1], "--test", files[3])
+    assert code == 2
+    assert "24 of 24 texts of VALIDATION are also trained on" in err
+    bare = tiny.write_csv(tmp_path / "bare.csv", [{"id": "b1", "text": "no label here"}])
+    code, _, err = said("weigh", encoder_folder, files[0], bare, files[2], "--test", files[3])
+    assert code == 2
+    assert "UNLABELLED: the row with id b1 has no label: give a guess of a weak model" in err
+
+
+def test_the_command_takes_scores_of_an_index(news: tiny.Tiny, tmp_path: Path, said):
+    fresh = [
+        {"id": f"v{at}", "text": f"{one['text']} again", "label": one["label"]} for at, one in enumerate(news.rows)
+    ]
+    known, validation, test = (tiny.write_csv(tmp_path / f"{at}.csv", fresh[at : at + 20]) for at in (0, 20, 40))
+    words = (news.run, known, news.data, validation, "--test", test, "--index", news.index)
+    code, out, err = said("weigh", *words, "--steps", 40, "--seeds", 1, "--json", "--quiet")
+    assert code == 0, err
+    assert "at a bound" in json.loads(out)["facts"][0][1]
+    words = (news.run, known, validation, news.data, "--test", test, "--index", news.index)
+    code, _, err = said("weigh", *words)
+    assert code == 3
+    assert "does not hold the rows of UNLABELLED" in err

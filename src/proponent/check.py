@@ -128,7 +128,7 @@ class _Check:
         order = np.argsort(self.lengths, kind="stable")
         usable = [int(row) for row in order if self.lengths[row] > 1][: PROBES * 8]
         picked = sorted({usable[int(place)] for place in np.linspace(0, len(usable) - 1, PROBES)}) if usable else []
-        encoded = self.encoder.encode([self.examples[row] for row in picked]) if picked else []
+        encoded = self.work.completed(self.encoder.encode([self.examples[row] for row in picked]))
         kept = [
             (one, self.labels[row])
             for one, row in zip(encoded, picked, strict=True)

@@ -233,6 +233,7 @@ class Preference:
         rejected: the rejected answer; None for an answer that is only chosen.
         tools: schemas of the tools that a chat template shows; None for none.
         settings: what else a chat template takes.
+        figures: margin, and log-probabilities of a reference model (ref_chosen_logps ...), where the data gives them.
     """
 
     prompt: Side
@@ -240,25 +241,24 @@ class Preference:
     rejected: Side | None
     tools: Sequence[Mapping[str, Any]] | None = field(default=None, hash=False)
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    figures: Mapping[str, float] = field(default_factory=dict[str, float], hash=False)
 
     @property
     def turns(self) -> tuple[Turn, ...]:
         """Every raw text, with the role of its message, or its side in a preference of texts."""
-        sides = {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}
-        return tuple(turn for name, side in sides.items() if side is not None for turn in _turns_of(name, side))
+        return tuple(turn for _, turn in self.placed)
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The raw texts in order: prompt, chosen, rejected."""
         return tuple(turn.text for turn in self.turns)
 
-
-def _turns_of(name: str, side: Side) -> Iterator[Turn]:
-    if isinstance(side, str):
-        yield Turn(name, "text", side)
-    else:
-        for message in side:
-            yield from message.turns
+    @property
+    def placed(self) -> Iterator[tuple[str, Turn]]:
+        """Every raw text with the answer that it stands in: "chosen" or "rejected"; empty for the prompt."""
+        for name, side in {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}.items():
+            said = [Turn(name, "text", side)] if isinstance(side, str) else [t for x in side or () for t in x.turns]
+            yield from (("" if name == "prompt" else name, turn) for turn in said)
 
 
 @dataclass(frozen=True, slots=True)

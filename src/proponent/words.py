@@ -29,7 +29,7 @@ import numpy.typing as npt
 from jaxtyping import Int
 
 from proponent.errors import InputError
-from proponent.types import TEMPLATE, Example, Span
+from proponent.types import TEMPLATE, Example, Preference, Span
 
 RULES = f"1/unicode-{unicodedata.unidata_version}"
 """Version of the rules and of the character table. Positions in `words()` are comparable only if it is equal."""
@@ -127,6 +127,7 @@ class Word:
     text: str  # the word as written
     # for each part (0 = text, 1 = pair or target) all character spans of this word, in order
     spans: tuple[tuple[Span, ...], ...]
+    side: str = ""  # of a preference: the answer that it stands in; words of both answers are two words
 
 
 def split(text: str) -> list[Span]:
@@ -134,21 +135,26 @@ def split(text: str) -> list[Span]:
     return [found.span() for found in _SEGMENT.finditer(text.translate(_KINDS))]
 
 
-def read(parts: Sequence[str]) -> "Splitting":
+def read(parts: Sequence[str], sides: Sequence[str] = ()) -> "Splitting":
     """Split the parts of one example into words, and map tokens to them."""
-    return Splitting(parts)
+    return Splitting(parts, sides)
+
+
+def sides_of(example: Example) -> tuple[str, ...]:
+    """The answer that each part of a preference stands in; none of other examples."""
+    return tuple(side for side, _ in example.content.placed) if isinstance(example.content, Preference) else ()
 
 
 def words_of(example: Example) -> tuple[Word, ...]:
     """The words of an example; in a conversation, the last one stands for the markup of the chat template."""
-    found = words(example.parts)
+    found = words(example.parts, sides_of(example))
     return (*found, Word(TEMPLATE, tuple(() for _ in example.parts))) if example.turns is not None else found
 
 
-def words(parts: Sequence[str]) -> tuple[Word, ...]:
+def words(parts: Sequence[str], sides: Sequence[str] = ()) -> tuple[Word, ...]:
     """Distinct segments of all parts, white space included, in order of first occurrence."""
     # The order depends only on the texts (and on `RULES`): an index stores positions in this tuple.
-    return Splitting(parts).words
+    return Splitting(parts, sides).words
 
 
 class Splitting:
@@ -157,17 +163,17 @@ class Splitting:
     # All parts are concatenated on one axis of characters, so that one pass also handles pairs.
     # parts: the raw texts
     # spans: the segments of each part
-    # numbers: position of each distinct word in `words`
+    # numbers: position of each distinct word, with its side, in `words`
     # owners: for each part the word of every segment
 
-    def __init__(self, parts: Sequence[str]) -> None:
+    def __init__(self, parts: Sequence[str], sides: Sequence[str] = ()) -> None:
         self.parts = tuple(parts)
         self.spans = [split(part) for part in self.parts]
-        self.numbers: dict[str, int] = {}
+        self.numbers: dict[tuple[str, str], int] = {}
         numbers = self.numbers
         self.owners = [
-            [numbers.setdefault(part[start:end], len(numbers)) for start, end in spans]
-            for part, spans in zip(self.parts, self.spans, strict=True)
+            [numbers.setdefault((side, part[start:end]), len(numbers)) for start, end in spans]
+            for part, spans, side in zip(self.parts, self.spans, sides or [""] * len(self.parts), strict=True)
         ]
 
     @cached_property
@@ -178,8 +184,8 @@ class Splitting:
             for owner, span in zip(owners, found, strict=True):
                 spans[owner][part].append(span)
         return tuple(
-            Word(text, tuple(tuple(of_part) for of_part in of_word))
-            for text, of_word in zip(self.numbers, spans, strict=True)
+            Word(text, tuple(tuple(of_part) for of_part in of_word), side)
+            for (side, text), of_word in zip(self.numbers, spans, strict=True)
         )
 
     def assign(self, offsets: Int[np.ndarray, "t 2"], part_of: Int[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
@@ -240,7 +246,7 @@ class _Table:
         owner = np.fromiter(numbers, dtype=np.int64, count=len(starts))
         words = np.array([len(one.numbers) for one in splittings], dtype=np.int64)
         own = np.repeat(np.cumsum(words) - words, [sum(map(len, one.owners)) for one in splittings])
-        blank_word = np.array([text.isspace() for one in splittings for text in one.numbers], dtype=np.bool_)
+        blank_word = np.array([text.isspace() for one in splittings for _, text in one.numbers], dtype=np.bool_)
         blank = blank_word[owner + own]
         self.edges, self.owner, self.blank = edges, owner, blank
         lengths = np.diff(edges)

@@ -22,7 +22,7 @@ from proponent.evaluate.deletion import random_like, top
 from proponent.evaluate.intervals import bootstrap, paired
 from proponent.evaluate.report import figure, verdict
 from proponent.index import Index
-from proponent.models.huggingface import pooled_states
+from proponent.models.model_outputs import pooled_states
 from proponent.progress import track
 from proponent.training.loop import InPlace, gradient, one_thread
 from proponent.training.rerun import RunProblem

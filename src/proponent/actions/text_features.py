@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 
 from proponent.errors import InputError, RunError
-from proponent.models.huggingface import first_line, load_tokenizer, pooled_states, quiet, transformers
+from proponent.models.huggingface import first_line, load_tokenizer, positions, quiet, transformers
+from proponent.models.model_outputs import pooled_states
 from proponent.progress import track
 from proponent.types import Example
 
@@ -36,13 +37,14 @@ def text_features(
         raise RunError(f"cannot load an encoder from {encoder}: {first_line(error)}: give a model folder") from error
     model = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
     tokenizer = load_tokenizer(Path(encoder), trust_remote_code=trust_remote_code)
+    longest = min(max_length, positions(model.config) or max_length)
     order = sorted(range(len(examples)), key=lambda at: sum(map(len, examples[at].parts)))
     made: list[np.ndarray | None] = [None] * len(examples)
     blocks = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
     with torch.inference_mode():
         for block in track(blocks, total=len(blocks), label="encoding", unit="batches", quiet=not progress):
             parts = [list(column) for column in zip(*(examples[at].parts for at in block), strict=True)]
-            inputs = tokenizer(*parts, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
+            inputs = tokenizer(*parts, truncation=True, max_length=longest, padding=True, return_tensors="pt")
             for at, row in zip(block, pooled_states(model.eval(), dict(inputs)), strict=True):
                 made[at] = row
     return np.stack([cast("np.ndarray", one) for one in made])

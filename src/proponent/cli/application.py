@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from proponent.cli import act, bias, create, evaluate, explain, explore, labels, manage, sums
+from proponent.cli import act, bias, create, evaluate, explain, explore, labels, manage, sums, weigh
 from proponent.cli.groups import PanelCommand, PanelGroup, with_groups
 from proponent.disk import is_full
 from proponent.errors import DiskFullError, ProponentError
@@ -45,7 +45,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Index": (manage.plan, create.index, manage.info, manage.verify, manage.delete, manage.merge),
     "Explain": (explain.explain, sums.groups, explore.report, explore.serve, explain.methods),
     "Clean data": (labels.labels, bias.bias, explore.apply),
-    "Act": (act.mend, act.spectrum, act.nmtune),
+    "Act": (act.mend, weigh.weigh, act.spectrum, act.nmtune),
     "Prove": (evaluate.evaluate, evaluate.tune),
 }
 """The commands, in the order and under the headings of the help."""

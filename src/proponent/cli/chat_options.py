@@ -48,7 +48,9 @@ class AskingOptions:
     messages: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="A conversation in JSON, in place of TEXT: [{role, content}, ...]; - reads stdin."
+            metavar="FILE",
+            help="A conversation in JSON, in place of TEXT: [{role, content}, ...], or a pair of answers: {prompt, "
+            "chosen, rejected}; - reads stdin.",
         ),
     ] = None
     span: Annotated[str | None, typer.Option(help="A piece of the answer: only its tokens count.")] = None
@@ -66,8 +68,8 @@ class AskingOptions:
         }
         return {name: value for name, value in named.items() if value}
 
-    def read(self) -> list[Any] | None:
-        """Read the conversation: a list of messages, or a row with messages."""
+    def read(self) -> list[Any] | dict[str, Any] | None:
+        """Read the conversation: a list of messages, a row with messages, or a pair of answers."""
         if self.messages is None:
             return None
         try:
@@ -77,6 +79,8 @@ class AskingOptions:
             raise InputError(f"--messages {self.messages}: {error.strerror or error}") from error
         except ValueError as error:
             raise InputError(f"--messages {self.messages} is not valid JSON ({error})") from error
+        if isinstance(held, dict) and {"chosen", "rejected"} <= {*cast("dict[str, Any]", held)}:
+            return cast("dict[str, Any]", held)
         found: object = cast("dict[str, Any]", held).get("messages") if isinstance(held, dict) else held
         if not isinstance(found, list):
             raise InputError(f'--messages {self.messages}: give a list of {{"role": ..., "content": ...}}')

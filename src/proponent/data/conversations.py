@@ -1,6 +1,7 @@
 """Rows of chat fine-tuning: conversations, preferences and token ids, from columns as people have them."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, Literal, cast
@@ -144,8 +145,8 @@ def _of_preference(_table: RawTable, _messages_column: str) -> Reader:
         given = cells.get("prompt")
         if given is not None and isinstance(_parsed(given), str) == isinstance(chosen, str):
             prompt, _ = _sides(row, cells, ("prompt", "prompt"))
-            return Preference(prompt, chosen, rejected, *_more(row, cells))
-        return Preference(*_without_prompt(chosen, rejected), *_more(row, cells))
+            return Preference(prompt, chosen, rejected, *_more(row, cells), _figures(row, cells))
+        return Preference(*_without_prompt(chosen, rejected), *_more(row, cells), _figures(row, cells))
 
     return read
 
@@ -176,12 +177,13 @@ def _of_text(_table: RawTable, _messages_column: str) -> Reader:
 
 
 _MORE = ("tools", "chat_template_kwargs")
+_FIGURES = ("margin", "ref_chosen_logps", "ref_rejected_logps")
 _COLUMNS: dict[Layout, tuple[str, ...]] = {
     "text": (),
     "messages": ("messages", "conversations", *_MORE),
     "completion": ("prompt", "completion", *_MORE),
     "judged": ("prompt", "completion", "label", *_MORE),
-    "preference": ("prompt", "chosen", "rejected", *_MORE),
+    "preference": ("prompt", "chosen", "rejected", *_FIGURES, *_MORE),
     "tokens": ("input_ids", "labels", "attention_mask"),
 }
 _READERS: dict[Layout, Callable[[RawTable, str], Reader]] = {
@@ -259,6 +261,15 @@ def _more(row: _Row, cells: Mapping[str, Any]) -> tuple[list[dict[str, Any]] | N
     return cast("list[dict[str, Any]] | None", tools), {name: one for name, one in given.items() if one is not None}
 
 
+def _figures(row: _Row, cells: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers that belong to a pair of answers."""
+    found = {name: cells[name] for name in _FIGURES if name in cells}
+    for name, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise row.refuse(name, f"holds {short(value)}, not a finite number")
+    return {name: float(value) for name, value in found.items()}
+
+
 def _numbers(row: _Row, column: str, value: object) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(type(one) is int for one in cast("list[Any]", value)):
         raise row.refuse(column, f"holds {short(cast('object', value))}, not a list of whole numbers")
@@ -303,7 +314,7 @@ def native(content: Content) -> dict[str, Any]:
         if chosen is None or rejected is None:
             answer = rejected if chosen is None else chosen
             return {"prompt": prompt, "completion": answer, "label": chosen is not None} | more
-        return {"prompt": prompt, "chosen": chosen, "rejected": rejected} | more
+        return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **content.figures} | more
     if content.prompt is None:
         return {"messages": _spelled(content.messages)} | more
     before, after = content.messages[: content.prompt], content.messages[content.prompt :]
@@ -332,7 +343,8 @@ def from_json(text: str) -> Content:
     sides = {name: _side(held.get(name)) for name in ("prompt", "chosen", "rejected", "completion")}
     prompt = cast("Side", sides["prompt"])
     if "chosen" in held:
-        return Preference(prompt, sides["chosen"], sides["rejected"], *more)
+        figures = {name: held[name] for name in _FIGURES if name in held}
+        return Preference(prompt, sides["chosen"], sides["rejected"], *more, figures)
     answer = cast("Side", sides["completion"])
     if "label" in held:
         return Preference(prompt, *((answer, None) if held["label"] else (None, answer)), *more)

@@ -25,7 +25,7 @@ from proponent.method import Method
 from proponent.method_table import METHODS, stored_method
 from proponent.models import Run
 from proponent.models.counting import rules_of
-from proponent.models.huggingface import pooled_states
+from proponent.models.model_outputs import pooled_states
 from proponent.suggest import nearest
 from proponent.training.loop import TrainingLoop, one_thread
 from proponent.training.rerun import RerunSettings, RunProblem, settings_of_run, write_run

@@ -51,10 +51,10 @@ class Captured:
     logits: Tensor  # the model's output; of the first position only if losses were taken in blocks
     rows: Rows | None = None  # embedding gradients, one row per real token position, in order; None if not requested
     outer: Outer | None = None  # gradients of the last linear layer of a classifier; None if not requested
-    # the vocabulary head's input at every position [n t d]; None if not requested
-    inputs: Float[Tensor, "n t d"] | None = None
-    # mean over real tokens of the last hidden state [n d]; None if not requested
-    pooled: Float[np.ndarray, "n d"] | None = None
+    # the vocabulary head's input at every position [m t d]; of pairs, m is twice n; None if not requested
+    inputs: Float[Tensor, "m t d"] | None = None
+    # mean over real tokens of the last hidden state [m d]; None if not requested
+    pooled: Float[np.ndarray, "m d"] | None = None
     # factors of the gradients of other layers; None if not requested
     calls: Mapping[str, Sequence[Call]] | None = None
     # probabilities of some tokens at each example's counted positions; None if not requested

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from proponent.gradients.capture import Capture, Captured, head_outer, head_table
@@ -18,8 +18,10 @@ from proponent.gradients.layer_selection import Choice
 from proponent.gradients.layer_vectors import LayerVectors, chosen_layers, settled, slices_by_length, token_words
 from proponent.gradients.model_parts import is_tied, table_shape, word_tables
 from proponent.gradients.output_layer import OutputLayer
+from proponent.gradients.pairs import joined_pairs, slices_by_kind
 from proponent.gradients.pass_size import SMALL, PassSize
 from proponent.gradients.projection import compress
+from proponent.gradients.reference import Reference
 from proponent.gradients.vocabulary_head import HeadOuter
 from proponent.method import EmbeddingRows, Gradients, Layers, Logit, Reduction, Retaken, Term, similarity_of
 from proponent.models import Encoded, Encoder, Run, SampledLabels
@@ -149,6 +151,7 @@ class GradientComputer:
         )
         self._singly = False
         self._size: PassSize | None = None
+        self._reference: Reference | None = None
         self.elementwise: dict[str, Tensor] | None = None
         self._special = np.asarray(sorted(set(run.tokenizer.all_special_ids)), dtype=np.int64)
 
@@ -220,12 +223,17 @@ class GradientComputer:
         if len(encoded) < 2 or len(encoded) * max(lengths) <= SMALL:
             return [slice(0, len(encoded))]
         if self._size is None:
-            self._size = PassSize.measure(self.model, encoded[0], self._keeps)
+            by_token = self.run.task.answers_by_token
+            self._size = PassSize.measure(self.model, encoded[0], self._keeps, by_token=by_token)
         return self._size.parts(lengths)
 
     def _cuts(self, encoded: Sequence[Encoded]) -> list[slice]:
         """Split a batch into parts that fit into memory, and these into parts that hooks can handle."""
-        return [cut for part in self.parts(encoded) for cut in self._hooked(encoded[part], part.start)]
+        kinds = [slice(0, len(encoded))] if self.run.task.pairing is None else slices_by_kind(encoded)
+        parts = [
+            slice(kind.start + one.start, kind.start + one.stop) for kind in kinds for one in self.parts(encoded[kind])
+        ]
+        return [cut for part in parts for cut in self._hooked(encoded[part], part.start)]
 
     def _hooked(self, encoded: Sequence[Encoded], start: int) -> list[slice]:
         if self.layers is None or len(encoded) < 2:
@@ -253,30 +261,46 @@ class GradientComputer:
     def _captured(
         self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None, loss: Loss
     ) -> tuple[Captured, HeadOuter | Rows | None]:
+        encoded = self.completed(encoded)
         batch = self.encoder.collate(encoded, labels)
         objective, decoder = self.run.task.objective(batch, self._reduction, against), batch.decoder
         read = None if decoder is None else (decoder.mask, decoder.words)
         terms = loss.terms(batch, objective)
         wanted = own_tokens(batch, objective) if self.spec.folded else None
         captured = self._capture(batch.inputs, loss.whole(batch, objective), batch.words, read, terms, wanted)
-        if captured.inputs is None or objective.predictions is None:
-            return captured, None
-        target, weight = objective.predictions
+        head = self._head(captured, objective, batch, wanted)
+        return (joined_pairs(captured), None if head is None else head.joined(2)) if batch.paired else (captured, head)
+
+    def _head(
+        self, captured: Captured, objective: Objective, batch: Batch, wanted: Sequence[Int[np.ndarray, " _"]] | None
+    ) -> HeadOuter | Rows | None:
+        """The gradient of the vocabulary head, if it was asked for, one for each row of the batch."""
+        found = objective.weighed(captured.losses)
+        if captured.inputs is None or found is None:
+            return None
+        target, weight = found
         head = head_outer(captured.inputs, target, weight, batch.predicted_words)
         if not self.spec.folded:
-            return captured, head
+            return head
         assert captured.rows is not None
         assert wanted is not None
         shares = captured.shares
         if shares is None:
             shares = shares_of(captured.logits, weight.nan_to_num() != 0, wanted)
-        return captured, head_rows(head, shares, wanted, captured.rows)
+        return head_rows(head, shares, wanted, captured.rows)
+
+    def completed(self, encoded: Sequence[Encoded]) -> Sequence[Encoded]:
+        """Examples with what the loss reads of a reference model."""
+        if not self.run.task.refers:
+            return encoded
+        self._reference = self._reference or Reference(self.run, self.model, self.encoder)
+        return self._reference.completed(encoded)
 
     def losses(
         self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None = None
     ) -> Float[Tensor, " n"]:
         """Compute losses with their graph, without hooks."""
-        batch = self.encoder.collate(encoded, labels)
+        batch = self.encoder.collate(self.completed(encoded), labels)
         logits = logits_of(self.model(**batch.inputs))
         return self.run.task.objective(batch, self._reduction, against).losses(logits)
 

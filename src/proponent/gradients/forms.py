@@ -42,6 +42,10 @@ class Ragged:
         """Remove all rows of some examples."""
         return self.keep(~examples[self.owners]) if examples.any() else self
 
+    def joined(self: Form, size: int) -> Form:
+        """Make one example of each `size` neighbours."""
+        return replace(self, indptr=self.indptr[::size])
+
     def finite(self) -> Bool[np.ndarray, " n"]:
         """Whether each example holds only finite numbers."""
         bad = np.zeros(int(self.indptr[-1]), dtype=np.bool_)

@@ -11,6 +11,7 @@ from torch import nn
 from proponent.gradients.layer_hooks import TokenWords
 from proponent.gradients.layer_selection import Choice, choose
 from proponent.gradients.model_parts import classifier_head, input_embedding, vocabulary_head
+from proponent.gradients.pairs import pair_words
 from proponent.gradients.projection import Projection
 from proponent.method import Baseline, Gradients, Layers, Retaken, Term
 from proponent.method import Projection as ProjectionSpec
@@ -117,6 +118,8 @@ def settled(method: Term, run: Run, model: nn.Module, *, closed_head: bool = Tru
 def token_words(encoded: Encoded) -> TokenWords:
     """Return the words of the layers' positions."""
     said = encoded.target_words
+    if encoded.rejected is not None:
+        return TokenWords(pair_words(encoded))
     if encoded.start is None or said is None:
         return TokenWords(encoded.words)
     return TokenWords(encoded.words, np.concatenate([[-1], said[:-1]]), said)
@@ -128,8 +131,12 @@ def slices_by_length(encoded: Sequence[Encoded]) -> list[slice]:
     cuts: list[slice] = []
     for start in range(n):
         own = encoded[start:]
-        lengths = {max(len(one.ids) for one in own), max(one.length - len(one.ids) for one in own)}
-        if len(own) == 1 or len(own) not in lengths:
+        rows = sum(len(one.sides) for one in own)
+        lengths = {max(len(side.ids) for one in own for side in one.sides)}
+        lengths |= (
+            {max(one.length - len(one.ids) for one in own if one.rejected is None)} if rows == len(own) else set()
+        )
+        if len(own) == 1 or rows not in lengths:
             return [*cuts, slice(start, n)]
         cuts.append(slice(start, start + 1))
     return cuts

@@ -33,9 +33,11 @@ class PassSize:
     quadratic: float
 
     @classmethod
-    def measure(cls, model: nn.Module, example: Encoded, run: Callable[[Encoded], int]) -> "PassSize":
+    def measure(
+        cls, model: nn.Module, example: Encoded, run: Callable[[Encoded], int], *, by_token: bool = False
+    ) -> "PassSize":
         """Measure passes over an example of two lengths; `run` makes one and returns the bytes that it keeps itself."""
-        short, long = (_kept(model, of_length(example, t), run) for t in LENGTHS)
+        short, long = (_kept(model, of_length(example, t, by_token=by_token), run) for t in LENGTHS)
         quadratic = max(0.0, long[1] / long[0] - short[1] / short[0]) / (long[0] - short[0])
         return cls(short[1] / short[0] - quadratic * short[0], quadratic)
 
@@ -79,8 +81,11 @@ def _kept(model: nn.Module, example: Encoded, run: Callable[[Encoded], int]) -> 
     return example.length, sum(seen.values()) + beside
 
 
-def of_length(example: Encoded, t: int) -> Encoded:
+def of_length(example: Encoded, t: int, *, by_token: bool = False) -> Encoded:
     """An example as if it had t tokens, and t that a decoder reads; its last token stays the last."""
+    answer = example.answer if example.rejected is None else None  # of a pair, each row counts as a text
+    if answer is not None:  # the model's own: places of the longer text are none of this one
+        answer = np.full(t if by_token else len(answer), np.nan)
 
     def fit(array: Shaped[np.ndarray, " _"]) -> Shaped[np.ndarray, " _"]:
         return np.concatenate([np.resize(array[:-1] if len(array) > 1 else array, t - 1), array[-1:]])
@@ -93,4 +98,6 @@ def of_length(example: Encoded, t: int) -> Encoded:
         counted=np.ones(t, dtype=np.bool_),
         targets=None if example.targets is None else fit(example.targets),
         target_words=None if example.target_words is None else fit(example.target_words),
+        answer=answer,
+        rejected=None,
     )

@@ -75,13 +75,13 @@ def _scaled(ctx: Any, grad: Float[Tensor, " m"]) -> tuple[Tensor, None, None]:
 
 
 def losses_in_blocks(
-    hidden: Float[Tensor, "n u d"],
+    hidden: Float[Tensor, "m u d"],
     head: Head,
     vocabulary: int,
     terms: TokenTerms,
     wanted: Sequence[Int[np.ndarray, " _"]] | None = None,
 ) -> tuple[Float[Tensor, " n"], Shares | None]:
-    """Losses of examples, with their graph; also the probabilities of the tokens `wanted` of each example."""
+    """Losses of examples, with their graph; also the probabilities of the tokens `wanted` of each row (m rows)."""
     counted = terms.counted
     target, uniform = terms.target[counted], None if terms.uniform is None else terms.uniform[counted]
     owners = counted.nonzero()[:, 0].numpy()

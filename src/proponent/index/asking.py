@@ -9,7 +9,7 @@ from proponent.errors import InputError
 from proponent.gradients.computer import GradientComputer
 from proponent.index.loading import LoadedRun
 from proponent.store import Store
-from proponent.types import Conversation, Example, Message, Prompted, Span, Text
+from proponent.types import Conversation, Example, Message, Preference, Prompted, Span, Text
 
 MOST_WRITTEN = 128
 """Maximum tokens of an answer that the model writes."""
@@ -42,6 +42,8 @@ def question_of(text: Any, messages: object) -> Any:
     if (text is None) == (messages is None):
         said = "the text must be a str, not NoneType" if text is None else "both are given"
         raise InputError(f"give either a text or messages: {said}")
+    if isinstance(messages, Mapping):  # a row of a data set, such as a pair of answers
+        return cast("Mapping[str, Any]", messages)
     return {"messages": messages} if text is None else text
 
 
@@ -58,7 +60,10 @@ def asked_query(
 
 
 def _holds_conversations(store: Store) -> bool:
-    return store.n > 0 and isinstance(store.example(0).content, Conversation)
+    content = store.example(0).content if store.n > 0 else None
+    return isinstance(content, Conversation) or (
+        isinstance(content, Preference) and not isinstance(content.prompt, str)
+    )
 
 
 def as_asked(queries: Sequence[Example], store: Store) -> list[Example]:
@@ -110,7 +115,7 @@ def as_chat(query: Example) -> Example:
 def answered(query: Example, last: GradientComputer) -> Example:
     """Let the model write the answer: the likeliest token at each step."""
     content = query.content
-    if not last.run.task.chats:
+    if not last.run.task.chats or not last.run.task.predicts_tokens:
         raise InputError("--generate: this run writes no text: ask without it")
     if isinstance(content, Prompted) or (isinstance(content, Conversation) and not unanswered(query)):
         raise InputError("--generate: the question has an answer already: leave the answer or --generate out")

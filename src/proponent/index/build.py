@@ -223,7 +223,7 @@ class Build:
         method = self.method
         if isinstance(method, Baseline) or (isinstance(method, Gradients) and method.weights.kind == "learning-rate"):
             summed = isinstance(method.objective, Loss) and method.objective.reduction == "sum"
-            if self._fed is None or not summed or not len(self._fed.counted):
+            if self._fed is None or not summed or not len(self._fed.counted) or self.run.task.pairing is not None:
                 return checkpoint.learning_rate
             return checkpoint.learning_rate / float(self._fed.counted.mean())  # a step divides by its counted tokens
         refit = method.prepare if isinstance(method, Gradients) else None

@@ -31,7 +31,8 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
     if run.task.answers:
         return Default(PLAIN, f"method {PLAIN}: the default for a {run.task.kind} model (not measured yet)")
     if not run.task.labels:
-        return Default(PLAIN, f"method {PLAIN}: the default for a language model")
+        kind = "language" if run.task.predicts_tokens else run.task.kind
+        return Default(PLAIN, f"method {PLAIN}: the default for a {kind} model")
     initial = _pretrained(run)
     if initial is not None and not run.info.adapter and second_moment == "recorded":
         return Default(

@@ -105,7 +105,7 @@ def _hit(
         text=example.text,
         text_pair=example.text_pair,
         target=example.target,
-        turns=None if example.turns is None else turn_views(example.turns, source.counted(example)),
+        turns=None if example.turns is None else turn_views(example.content, source.counted(example)),
         label=None if example.label is None else in_words(example.label),
         predicted=source.predicted(place),
         source=source.origin(place),

@@ -109,7 +109,7 @@ class Index:
         self,
         text: Query | None = None,
         *,
-        messages: Sequence[Mapping[str, Any]] | None = None,
+        messages: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None,
         label: AnyAnswer | None = None,
         against: AnyLabel | None = None,
         text_pair: str | None = None,
@@ -127,8 +127,8 @@ class Index:
         Args:
             text: the text, the first text of a pair, or the prompt of a language model; or a dict or `Example`. If the
                 index holds conversations, a text with a target (or to be answered) is asked as a user asks it.
-            messages: a conversation in place of a text; its last turn is the answer to explain, unless there is a
-                target.
+            messages: a conversation in place of a text, whose last turn is the answer to explain, unless there is a
+                target; or a pair of answers (a dict with prompt, chosen, rejected).
             label: the class to explain; None explains the predicted one.
             against: a second class; the explanation then says why `label` rather than this class.
             text_pair: the second text of a pair.

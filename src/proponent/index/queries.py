@@ -70,7 +70,8 @@ def labels_of(
     if not run.task.labels:
         labelled = next((query.label for query in queries if query.label is not None), None)
         if labelled is not None and not run.task.answers:
-            raise LabelError(f"label {labelled!r} was given, but this run is a language model and has no labels")
+            kind = "language" if run.task.predicts_tokens else run.task.kind
+            raise LabelError(f"label {labelled!r} was given, but this run is a {kind} model and has no labels")
         return [-1] * len(queries), [-1] * len(queries), []
     if all(query.label is not None for query in queries):  # the gradient pass predicts as well
         given = [run.label_number(plain_label(query.label)) for query in queries if query.label is not None]
@@ -261,7 +262,7 @@ class QueryBatch:
             text=query.text,
             text_pair=query.text_pair,
             target=query.target,
-            turns=None if query.turns is None else turn_views(query.turns, self.counted[row]),
+            turns=None if query.turns is None else turn_views(query.content, self.counted[row]),
             label=labels.name(self.labels[row]) if said is None else said.label,
             against=labels.name(self.against),
             predicted=labels.name(self.predicted[row]) if said is None else said.predicted,

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from jaxtyping import Int
 
+from proponent.data import read
 from proponent.errors import InputError
 from proponent.index.asking import conversation_of, with_span
 from proponent.suggest import nearest
@@ -28,7 +29,9 @@ Query: TypeAlias = str | Mapping[str, Any] | Example
 Queries: TypeAlias = Query | Sequence[Query]
 """One query or several."""
 
-_FIELDS = ("text", "messages", "tools", "text_pair", "label", "target", "id", "span")
+_PAIR = ("prompt", "chosen", "rejected", "ref_chosen_logps", "ref_rejected_logps", "margin", "chat_template_kwargs")
+
+_FIELDS = ("text", "messages", "tools", "text_pair", "label", "target", "id", "span", *_PAIR)
 
 
 def plain_label(label: AnyLabel) -> Label:
@@ -63,6 +66,19 @@ def queries_of(
         _completed(one, _filled(classes, row, one.label), _cell(pairs, row), _cell(counted, row))
         for row, one in enumerate(made)
     ]
+
+
+def _pair(query: Mapping[str, Any], name: str, row: int) -> Example:
+    """A pair of answers, in the columns of a data set."""
+    other = next(
+        (one for one in ("text", "messages", "text_pair", "target", "span") if query.get(one) is not None), None
+    )
+    if other is not None or not {"chosen", "rejected"} <= {*query}:
+        wrong = "one of chosen and rejected is missing" if other is None else f"it also has {other}"
+        raise InputError(f"query {row} is no pair of answers: {wrong}; give chosen and rejected, and maybe prompt")
+    kept = {field: value for field, value in query.items() if field in (*_PAIR, "tools") and value is not None}
+    (found,) = read([kept], allow_empty=True)
+    return Example(name, row, label=query.get("label"), content=found.content)
 
 
 def _completed(one: Example, label: Any, pair: Any, target: Any) -> Example:
@@ -110,6 +126,8 @@ def _example(query: Query, row: int) -> Example:
         )
     identity = query.get("id")
     name = str(row) if identity is None else str(identity)
+    if "chosen" in query or "rejected" in query:
+        return _pair(query, name, row)
     if "messages" in query:
         content = conversation_of(query["messages"], query.get("target"), query.get("tools"))
         return with_span(Example(name, row, label=query.get("label"), content=content), query.get("span"))

@@ -27,8 +27,9 @@ def check_rows(
         return None, _logged(run, examples, encoder, encoded) if encoder.counting.trl else []
     held = [one.known for one in known]
     for example, one in _encoded(examples, encoder, encoded):
-        labels = np.where(one.counted, one.ids, -100)
-        if one.counted.any() and not all(row_hash(one.ids, labels) in some for some in held):
+        sides = [side for side in one.sides if side.counted.any()]
+        hashes = {row_hash(side.ids, np.where(side.counted, side.ids, -100)) for side in sides}
+        if not all(hashes <= some for some in held):
             raise MismatchError(_difference(run, examples, encoder, example, len(one.ids)))
     return known[0], []
 
@@ -47,7 +48,7 @@ def _encoded(
 def _difference(run: Run, examples: Examples, encoder: Encoder, example: Example, length: int) -> str:
     """Say how a row differs from the training, as far as the Recorder's note tells."""
     home, counting = homes(run)[0], encoder.counting
-    note = fine_tuning_note(home) or {}
+    note = fine_tuning_note(home, run.task.trainer) or {}
     own = cast("str | None", getattr(run.tokenizer, "chat_template", None))
     limit = cast("int | None", note.get("max_length"))
     cut = length >= min(encoder.max_length, length if limit is None else limit)
@@ -58,6 +59,7 @@ def _difference(run: Run, examples: Examples, encoder: Encoder, example: Example
         ("completion-only loss", note.get("completion_only") is not False, counting.completion_only, "--whole"),
         ("packing", note.get("packing", ""), counting.packing, "the record"),
     ]
+    reasons = reasons[:2] if run.task.pairing is not None else reasons
     unlike = [one for one in reasons if note and one[1] != one[2]]
     where = f"{examples.name}, row {example.row} (id {example.id})"
     if not unlike:
@@ -82,7 +84,8 @@ def _logged(run: Run, examples: Examples, encoder: Encoder, encoded: Sequence[En
     wanted = logged_tokens(run)
     if wanted is None:
         return []
-    found = sum(len(one.ids) for _, one in _encoded(examples, encoder, encoded) if one.counted.any())
+    every = (one for _, one in _encoded(examples, encoder, encoded))
+    found = sum(one.length for one in every if any(side.counted.any() for side in one.sides))
     if found == round(wanted):
         return []
     return [
@@ -96,4 +99,4 @@ def not_trained(encoder: Encoder, example: Example) -> bool:
     if not encoder.task.chats or (isinstance(example.content, Text) and not encoder.counting.trl):
         return False
     (one,) = encoder.encode([example])
-    return not bool(one.counted.any())
+    return not any(side.counted.any() for side in one.sides)

@@ -42,6 +42,8 @@ def _pair(share: float, mine: Word, theirs: Word, paired: bool, turned: tuple[bo
         train_pair_spans=_spans(mine, 1) if paired and not train else None,
         query_turn_spans=_turn_spans(theirs) if query else None,
         train_turn_spans=_turn_spans(mine) if train else None,
+        query_side=theirs.side or None,
+        train_side=mine.side or None,
     )
 
 

@@ -135,7 +135,7 @@ def adapter_labels(folder: Path, base: str, config: Any) -> int:
     if heads:
         return slices.shape(heads[-1])[0]
     names = cast("list[str]", getattr(config, "architectures", None) or [])
-    if not names or not names[0].endswith("ForSequenceClassification"):
+    if not names or not names[0].endswith(("ForSequenceClassification", "ForTokenClassification")):
         raise RunError(
             f"neither the adapter in {folder} nor its base model {base} contains a trained classifier: train the "
             "adapter with modules_to_save that names the head"

@@ -19,6 +19,17 @@ class Aligned:
     cuts: tuple[int | None, int | None] = (None, None)  # where each part was truncated; None for a complete part
     remarks: tuple[str, ...] = ()  # what a reader must know of how it was tokenized
     answer: Float[np.ndarray, " m"] | None = None  # what the loss reads that is neither a class nor a token
+    rejected: "Aligned | None" = None  # of a pair of answers: the second one, after the same prompt
+
+    @property
+    def sides(self) -> tuple["Aligned", ...]:
+        """The sequences that the model reads: one, or two of a pair."""
+        return (self,) if self.rejected is None else (self, self.rejected)
+
+    @property
+    def length(self) -> int:
+        """Number of tokens that the model reads."""
+        return len(self.ids) + (0 if self.rejected is None else len(self.rejected.ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +54,18 @@ class Encoded:
     remarks: tuple[str, ...] = ()  # what a reader must know of how it was tokenized
     answer: Float[np.ndarray, " m"] | None = None  # what the loss reads that is neither a class nor a token
     aligned: Aligned | None = None  # with an answer: the places of the tokens
+    rejected: "Encoded | None" = None  # of a pair of answers: the second one, after the same prompt
+
+    @property
+    def sides(self) -> tuple["Encoded", ...]:
+        """The sequences that the model reads: one, or two of a pair."""
+        return (self,) if self.rejected is None else (self, self.rejected)
 
     @property
     def length(self) -> int:
         """Number of tokens that the model reads, including the decoder's."""
-        return len(self.ids) + (0 if self.start is None or self.targets is None else len(self.targets))
+        more = 0 if self.start is None or self.targets is None else len(self.targets)
+        return len(self.ids) + (more if self.rejected is None else len(self.rejected.ids))
 
 
 def encoded_bytes(tokens: int, examples: int) -> int:
@@ -71,14 +89,16 @@ class Batch:
     words: Int[np.ndarray, "n t"]  # word of each token, -1 for special tokens and padding
     # tokens whose prediction counts; False for padding. Refers to the targets, if there are any
     counted: Bool[Tensor, "n u"]
-    labels: Int[Tensor, " n"]  # class numbers; -1 where the example has none
+    labels: Int[Tensor, " m"]  # class numbers; -1 where the example has none
     # the token predicted at each position of the output; None for a classifier, and for a causal language model, which
     # predicts the next token
     targets: Int[Tensor, "n u"] | None = None
     target_words: Int[np.ndarray, "n u"] | None = None  # word of each predicted token
     decoder: Decoder | None = None  # the decoder's input; None for a model without a decoder
     # what the loss reads that is neither a class nor a token, padded with NaN; None for other tasks
-    answers: Float[Tensor, "n m"] | None = None
+    answers: Float[Tensor, "m _"] | None = None
+    # whether each example is two rows of the batch, next to each other: the chosen and the rejected answer
+    paired: bool = False
 
     @property
     def ids(self) -> Int[Tensor, "n t"]:

@@ -61,13 +61,16 @@ def read_batch_record(folder: Path) -> BatchRecord | None:
 class BatchRecorder:
     """Records the batches of a language model as it is trained."""
 
-    def __init__(self, model: Any, dataset: Any) -> None:
-        self._rows = np.asarray(list(_prepared(dataset)), dtype=np.uint64)
+    def __init__(self, model: Any, dataset: Any, most: int | None = None) -> None:
+        """Without a model, note only the rows: pairs of answers, of which `most` tokens are read."""
+        rows = _prepared(dataset) if model is not None else _pairs(dataset, most)
+        self._rows = np.asarray(list(rows), dtype=np.uint64)
         self._seen: list[int] = []
         self._ends: list[int] = []
         self._counted: list[int] = []
         self._now = 0
-        self._hook = getattr(model, "module", model).register_forward_pre_hook(self._see, with_kwargs=True)
+        inner: Any = getattr(model, "module", model)
+        self._hook: Any = None if inner is None else inner.register_forward_pre_hook(self._see, with_kwargs=True)
 
     def _see(self, module: torch.nn.Module, _inputs: Any, named: dict[str, Any]) -> None:
         ids, labels = named.get("input_ids"), named.get("labels")
@@ -79,6 +82,8 @@ class BatchRecorder:
 
     def end_step(self) -> None:
         """End an optimizer's step."""
+        if self._hook is None:
+            return
         self._ends.append(len(self._seen))
         self._counted.append(self._now)
         self._now = 0
@@ -92,7 +97,8 @@ class BatchRecorder:
 
     def close(self) -> None:
         """Stop watching the model."""
-        self._hook.remove()
+        if self._hook is not None:
+            self._hook.remove()
 
 
 def _documents(ids: Any, labels: Any, mask: Any, positions: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -106,6 +112,20 @@ def _documents(ids: Any, labels: Any, mask: Any, positions: Any) -> Iterator[tup
     real = np.ones_like(tokens) if mask is None else mask.detach().cpu().numpy()
     for own, row, kept in zip(tokens, counts, real.astype(np.bool_), strict=True):
         yield own[kept], row[kept]
+
+
+def _pairs(dataset: Any, most: int | None) -> Iterator[int]:
+    """Hashes of both answers of each pair, behind the prompt where they stand apart from it."""
+    sized = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and 0 < len(dataset) <= MOST_ROWS
+    if not sized or not isinstance(dataset[0], dict) or not {"chosen_ids", "rejected_ids"} <= {*dataset[0]}:
+        return
+    for at in range(len(dataset)):
+        row = cast("dict[str, Any]", dataset[at])
+        prompt: list[int] = list(row.get("prompt_ids", ()))
+        for name in ("chosen_ids", "rejected_ids"):
+            ids = np.asarray([*prompt, *row[name]], dtype=np.int64)[:most]
+            labels = np.where(np.arange(len(ids)) < len(prompt), -100, ids)
+            yield row_hash(ids, labels)
 
 
 def _prepared(dataset: Any) -> Iterator[int]:

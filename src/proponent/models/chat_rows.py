@@ -16,7 +16,8 @@ from jaxtyping import Bool, Int
 from proponent.errors import InputError
 from proponent.models.batch import Aligned
 from proponent.models.chat_template import ChatTemplate, Placed
-from proponent.types import Conversation, Counting, Example, Preference, Prompted, Text, Tokens
+from proponent.models.preference_rows import Pairing, Tokenize, aligned_pair
+from proponent.types import Content, Conversation, Counting, Example, Preference, Prompted, Text, Tokens
 
 IN_TEMPLATE = -2
 """Part of a token of a chat template's markup."""
@@ -35,6 +36,7 @@ class ChatRows:
     tokenizer: Any
     counting: Counting
     max_length: int
+    pairing: Pairing | None = None  # what counts of pairs of answers; None where they are not read
 
     def aligned(self, example: Example, *, asked: bool = False) -> Aligned:
         """Tokenize one row, whole if need be cut at the limit; of a query (`asked`), only the answer counts."""
@@ -45,13 +47,30 @@ class ChatRows:
             made = self._tokens(content, name)
         elif isinstance(content, Text | Prompted):
             made = self._texts(content, asked=asked)
+        elif isinstance(content, Preference) and self.pairing is not None:
+            made = aligned_pair(content, name, self.pairing, self.max_length, self._counted_side(name))
         else:
             kind = "a preference" if isinstance(content, Preference) else "a pair of texts"
             raise InputError(
-                f"{name} holds {kind}, and this run is a language model that was trained on single answers: a run of "
-                "preferences needs a task of its own"
+                f"{name} holds {kind}, and this run is a language model that was trained on single answers: give the "
+                "run that TRL's DPOTrainer or RewardTrainer trained on pairs"
             )
-        return self._cut(made, example)
+        second = None if made.rejected is None else self._cut(made.rejected, example)
+        first = self._cut(made, example)
+        place = first.cuts[0] if second is None or first.cuts[0] is not None else second.cuts[0]
+        return replace(first, rejected=second, cuts=(place, first.cuts[1]))
+
+    def _counted_side(self, name: str) -> Tokenize:
+        """Tokenizes one side of a pair: the tokens after the prompt count, or all."""
+        whole = Counting(trl=True, template=self.counting.template, completion_only=False, date=self.counting.date)
+        rows, asked = replace(self, counting=whole), self.pairing == "answers"
+
+        def tokenize(content: Content) -> Aligned:
+            if isinstance(content, Conversation):
+                return rows._conversation(content, name, asked=asked)
+            return rows._texts(cast("Prompted", content), asked=asked)
+
+        return tokenize
 
     def prompt_ids(self, example: Example) -> list[int]:
         """The tokens after which an answer begins."""

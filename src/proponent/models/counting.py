@@ -1,6 +1,5 @@
 """Which rules a training of chat data followed: from the Recorder, the saved settings, the user, or TRL's defaults."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from proponent.errors import InputError, RunError
 from proponent.models import axolotl
+from proponent.models.objective import training_of
 from proponent.models.recorder import run_record
 from proponent.models.run import Run
 from proponent.models.settings import read_settings
@@ -16,7 +16,6 @@ from proponent.types import Counting
 TRL_LENGTH = 1024
 """TRL's default of max_length."""
 
-_TAGS = re.compile(r"\A---\n.*?\n---", re.DOTALL)
 _PACKED = ("", "bfd", "bfd_split")
 
 RowLayout = Literal["text", "messages", "completion", "preference", "judged", "tokens"]
@@ -57,7 +56,8 @@ def rules_of(run: Run, layout: RowLayout, asked: int | None = None, stated: Stat
     """Find out which tokens the training counted, and how many it read."""
     if not run.task.chats:
         return RowRules(None, run.length(asked), ())
-    known = _agreed(run, [_recorded(run, one) or _axolotl(one, layout) or _saved(one) for one in homes(run)])
+    found = [_recorded(run, one) or _axolotl(one, layout) or _saved(one, run.task.trainer) for one in homes(run)]
+    known = _agreed(run, found)
     chat = layout != "text"
     if known is None and not chat and stated == NOTHING:
         return RowRules(None, run.length(asked), ())
@@ -81,6 +81,8 @@ def _assumed(layout: RowLayout, most: int, source: str, stated: dict[str, Any], 
         parts.append("of prompt and completion the completion counts")
     if layout == "messages" and "assistant_only" not in stated:
         parts.append("of messages all tokens count (--assistant-only)")
+    if layout == "preference":
+        parts.append("the answers count after their prompt, with an end token")
     if layout in {"text", "completion"}:
         parts.append("an end token follows each text")
     if asked is None:
@@ -111,17 +113,23 @@ def _agreed(run: Run, found: Sequence[_Known | None]) -> _Known | None:
     return first
 
 
-def fine_tuning_note(folder: Path) -> dict[str, Any] | None:
-    """The Recorder's note on a training by TRL's SFTTrainer."""
-    note: object = (run_record(folder) or {}).get("sft")
+def fine_tuning_note(folder: Path, trainer: str = "sft") -> dict[str, Any] | None:
+    """The Recorder's note on a training by one of TRL's trainers."""
+    note: object = (run_record(folder) or {}).get(trainer)
     return cast("dict[str, Any]", note) if isinstance(note, dict) else None
 
 
 def _recorded(run: Run, folder: Path) -> _Known | None:
     """What the Recorder noted."""
-    held = fine_tuning_note(folder)
+    held = fine_tuning_note(folder, run.task.trainer)
     if held is None:
         return None
+    template, own = held.get("template"), getattr(run.tokenizer, "chat_template", None)
+    source = f"recorder (TRL {held.get('trl', '')})"
+    if run.task.pairing is not None:
+        day = str(held.get("date", ""))
+        counting = Counting(trl=True, template=None if template == own else template, date=day)
+        return _Known(counting, held.get("max_length", TRL_LENGTH), source)
     if held.get("loss_type") not in (None, "nll", "chunked_nll"):
         raise RunError(f"{folder} was trained with the loss {held['loss_type']!r}, which weighs tokens: not supported")
     if held.get("packing", "") not in _PACKED:
@@ -129,8 +137,6 @@ def _recorded(run: Run, folder: Path) -> _Known | None:
             f"{folder} packed its rows by {held['packing']!r}, which cuts them anywhere, so that rows read each other: "
             "no row has a gradient of its own; pack by bfd"
         )
-    template = held.get("template")
-    own = getattr(run.tokenizer, "chat_template", None)
     counting = Counting(
         trl=True,
         template=None if template == own else template,
@@ -139,7 +145,7 @@ def _recorded(run: Run, folder: Path) -> _Known | None:
         packing=str(held.get("packing", "")),
         date=str(held.get("date", "")),
     )
-    return _Known(counting, held.get("max_length"), f"recorder (TRL {held.get('trl', '')})")
+    return _Known(counting, held.get("max_length"), source)
 
 
 def _axolotl(folder: Path, layout: RowLayout) -> _Known | None:
@@ -156,12 +162,10 @@ def _axolotl(folder: Path, layout: RowLayout) -> _Known | None:
     return _Known(Counting(trl=True), axolotl.longest(settings, path), f"axolotl {settings['version']}")
 
 
-def _saved(folder: Path) -> _Known | None:
+def _saved(folder: Path, trainer: str) -> _Known | None:
     """What TRL wrote into the model card of a run."""
-    path = folder / "README.md"
-    head = _TAGS.match(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
-    tags = set(re.findall(r"^\s*-\s*([\w-]+)\s*$", head[0], re.MULTILINE)) if head is not None else set[str]()
-    return _Known(Counting(trl=True), TRL_LENGTH, str(path)) if {"trl", "sft"} <= tags else None
+    said = training_of([folder], trainer)
+    return None if said is None or said.settings else _Known(Counting(trl=True), TRL_LENGTH, said.source)
 
 
 def logged_tokens(run: Run) -> float | None:

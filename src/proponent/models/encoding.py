@@ -3,7 +3,7 @@
 The tokenizer is the run's own; words come from `proponent.words` and are matched by character offsets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from proponent.models.chat_rows import IN_TEMPLATE, ChatRows
 from proponent.models.masking import ONE_DRAW, Masks
 from proponent.models.tasks import Task
 from proponent.types import Counting, Example, Pair, Prompted, Span, Text
-from proponent.words import assign_together, read
+from proponent.words import assign_together, read, sides_of
 
 
 class Encoder:
@@ -34,7 +34,7 @@ class Encoder:
         counting: Counting | None = None,
     ) -> None:
         self.tokenizer, self.task, self.max_length, self.pad_id, self.masks = tokenizer, task, max_length, pad_id, masks
-        self._chat = ChatRows(tokenizer, counting or Counting(), max_length)
+        self._chat = ChatRows(tokenizer, counting or Counting(), max_length, task.pairing)
 
     @property
     def counting(self) -> Counting:
@@ -56,12 +56,16 @@ class Encoder:
             own = iter([sum(len(side.ids) for side in sides) for sides in zip(*self._sides(plain), strict=True)])
             for one in some:
                 read = self._chat.aligned(self.decoded(one)) if self._reads_chat(one) else None
-                found.append((next(own), False) if read is None else (len(read.ids), not read.counted.any()))
+                trains = read is None or any(side.counted.any() for side in read.sides)
+                found.append((next(own) if read is None else read.length, not trains))
         counts, idle = zip(*found, strict=True) if found else ((), ())
         return np.asarray(counts, dtype=np.int64), np.asarray(idle, dtype=np.bool_)
 
     def at_limit(self, examples: Sequence[Example], lengths: Int[np.ndarray, " n"], chunk: int = 1024) -> int:
         """Count the examples with a text that reaches the limit."""
+        if self.task.pairing is not None:
+            pairs = (self._chat.aligned(self.decoded(one)) for one in examples)
+            return sum(max(len(one.ids), one.length - len(one.ids)) >= self.max_length for one in pairs)
         if not self.task.decodes:
             return int((lengths >= self.max_length).sum())
         found = 0
@@ -100,27 +104,32 @@ class Encoder:
         examples = [self.decoded(one) for one in examples]
         aligned = self._aligned_all(examples, asked=asked)
         first = np.cumsum([0, *(len(example.parts) for example in examples)])  # parts are numbered consecutively
-        parts = [np.where(one.parts < 0, -1, one.parts + base) for one, base in zip(aligned, first[:-1], strict=True)]
-        splittings = [read(example.parts) for example in examples]
+        sides = [(at, side) for at, one in enumerate(aligned) for side in (one, one.rejected) if side is not None]
+        parts = [np.where(one.parts < 0, -1, one.parts + first[at]) for at, one in sides]
+        splittings = [read(example.parts, sides_of(example)) for example in examples]
         words = assign_together(
             splittings,
-            np.concatenate([one.offsets for one in aligned]),
+            np.concatenate([one.offsets for _, one in sides]),
             np.concatenate(parts),
         )
-        edges = np.cumsum([len(one.ids) for one in aligned])[:-1]
+        edges = np.cumsum([len(one.ids) for _, one in sides])[:-1]
         split = [own.copy() for own in np.split(words, edges)]
-        for one, own, text in zip(aligned, split, splittings, strict=True):
-            own[one.parts == IN_TEMPLATE] = len(text.numbers)  # the word after all words: [template]
-        return [self._encoded(one, own) for one, own in zip(aligned, split, strict=True)]
+        for (at, one), own in zip(sides, split, strict=True):
+            own[one.parts == IN_TEMPLATE] = len(splittings[at].numbers)  # the word after all words: [template]
+        made = iter(split)
+        return [self._encoded(one, made, example) for one, example in zip(aligned, examples, strict=True)]
 
     def counted_spans(self, example: Example, *, asked: bool = False) -> tuple[tuple[Span, ...], ...]:
         """The places in each text whose tokens count, joined where they touch."""
         example = self.decoded(example)
-        (one,) = self._aligned_all([example], asked=asked)
+        (whole,) = self._aligned_all([example], asked=asked)
         found: list[list[Span]] = [[] for _ in example.parts]
-        places: list[tuple[int, list[int]]] = list(
-            zip(one.parts[one.counted].tolist(), one.offsets[one.counted].tolist(), strict=True)
-        )
+        places: list[tuple[int, list[int]]] = [
+            place
+            for one in (whole, whole.rejected)
+            if one is not None
+            for place in zip(one.parts[one.counted].tolist(), one.offsets[one.counted].tolist(), strict=True)
+        ]
         for part, (start, stop) in places:
             if part >= 0 and start < stop:
                 before: Span = found[part][-1] if found[part] else (-1, -1)
@@ -147,13 +156,20 @@ class Encoder:
         own = iter([self._whole(both, example) for both, example in zip(sides, plain, strict=True)])
         found = [self._chat.aligned(one, asked=asked) if self._reads_chat(one) else next(own) for one in examples]
         for example, one in zip(examples, found, strict=True):
+            if example.span is not None and one.rejected is not None:
+                raise InputError(
+                    "a span is about one answer, and a pair has two: ask with the answer as a target alone"
+                )
             if example.span is not None:
                 _keep_span(example, example.span, one)
         return found
 
     def collate(self, encoded: Sequence[Encoded], labels: Sequence[int], width: int = 0) -> Batch:
-        """Pad encoded examples on the right to the longest one; to one position if none has a token."""
-        width = max(width, 1)
+        """Pad encoded examples on the right to the longest one; all are pairs of answers, or none is."""
+        paired = encoded[0].rejected is not None
+        width = max(width, 3 if paired else 1)  # hooks tell two rows from the positions by their number
+        held = [one.answer for one in encoded if one.answer is not None]
+        encoded = [side for one in encoded for side in one.sides]
         ids, mask = _padded([one.ids for one in encoded], self.pad_id, width)
         words, _ = _padded([one.words for one in encoded], -1, width)
         counted, _ = _padded([one.counted for one in encoded], False, width if encoded[0].start is None else 0)
@@ -162,9 +178,8 @@ class Encoder:
             types = [np.zeros_like(one.ids) if one.type_ids is None else one.type_ids for one in encoded]
             inputs["token_type_ids"] = _tensor(_padded(types, 0, width)[0])
         numbers = torch.tensor(list(labels), dtype=torch.int64)
-        held = [one.answer for one in encoded if one.answer is not None]
         answers = _tensor(_padded(held, np.nan)[0]) if held else None
-        batch = Batch(inputs, words, _tensor(counted), numbers, answers=answers)
+        batch = Batch(inputs, words, _tensor(counted), numbers, answers=answers, paired=paired)
         return batch if encoded[0].targets is None else self._with_targets(batch, encoded, width)
 
     def _with_targets(self, batch: Batch, encoded: Sequence[Encoded], width: int) -> Batch:
@@ -213,10 +228,14 @@ class Encoder:
             (first.cuts[0], second.cuts[0]),
         )
 
-    def _encoded(self, one: Aligned, words: Int[np.ndarray, " t"]) -> Encoded:
+    def _encoded(self, one: Aligned, words: Iterator[Int[np.ndarray, " t"]], example: Example) -> Encoded:
+        """Take the words of one example: of a pair, those of the chosen answer, then those of the rejected one."""
         before = self.tokenizer.truncation_side == "left"
-        read = Encoded(one.ids, one.types, words, one.counted, *one.cuts, cut_before=before, remarks=one.remarks)
+        read = Encoded(one.ids, one.types, next(words), one.counted, *one.cuts, cut_before=before, remarks=one.remarks)
         read = read if one.answer is None else replace(read, answer=one.answer, aligned=one)
+        if one.rejected is not None:
+            second = Encoded(one.rejected.ids, one.rejected.types, next(words), one.rejected.counted)
+            read = replace(read, rejected=second, answer=self.task.figures(example))
         return self.task.predict(read, self.tokenizer, self.pad_id)
 
     def _aligned(self, encoding: Any, example: Example, texts: tuple[str, ...]) -> Aligned:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, Trainer, TrainerCallback
@@ -68,14 +67,18 @@ def read_model_info(folder: Path, *, trust_remote_code: bool = False, base: str 
     """Read task head, labels and limits from a checkpoint's configuration."""
     if adapter_home(folder) is not None:
         return _adapter_card(folder, trust_remote_code, base)
-    if base is not None:
-        raise RunError(f"{folder} is a complete model, and --base (base=) is for adapters: leave it out")
     config = _config(str(folder), trust_remote_code)
     refuse_quantised(str(folder), config)
     names = cast("list[str]", getattr(config, "architectures", None) or [])
     architecture = names[0] if names else ""
     made = model_info(config, architecture, recognise(folder, architecture, config), adapter=False)
-    return replace(made, notes=tuple(quantisation_note(str(folder), config)))
+    return replace(made, base=base, notes=tuple(quantisation_note(str(folder), config)))
+
+
+def refuse_base(folder: Path, card: ModelInfo) -> None:
+    """Refuse a base model that nothing reads: it is for adapters, and for losses with a reference model."""
+    if card.base is not None and not card.adapter and not card.task.refers:
+        raise RunError(f"{folder} is a complete model, and --base (base=) is for adapters: leave it out")
 
 
 def load_model(
@@ -98,6 +101,35 @@ def load_model(
         ) from error
     model.requires_grad_(requires_grad=False)
     return model.float().eval()
+
+
+def load_reference(name: str, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
+    """Load the model that a training began with: a folder, or a name on a hub."""
+    folder = Path(name)
+    if not folder.is_dir():
+        try:
+            model, report = _loaded(name, card.task, trust_remote_code)
+        except Exception as error:  # the loaders of models may raise anything
+            raise RunError(
+                f"cannot load the reference model {name}: {first_line(error)}: name its folder with --base (base=)"
+            ) from error
+        _require_whole(folder, report.missing)
+        return model.requires_grad_(requires_grad=False).float().eval()
+    return load_model(folder, read_model_info(folder, trust_remote_code=trust_remote_code))
+
+
+def load_base(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False, bases: SharedBases) -> torch.nn.Module:
+    """Load the base model of an adapter, as it was before the adapter was trained."""
+    base = base_of(folder, card.base)
+    model, missing = bases.copy((base, _width(card.task)), lambda: _load_base(folder, base, card, trust_remote_code))
+    _require_whole(folder, list(missing))
+    rows = int(cast("Any", model).get_input_embeddings().weight.shape[0])
+    if rows != getattr(_config(base.name, trust_remote_code, **base.options), "vocab_size", rows):
+        raise RunError(
+            f"the adapter in {folder} was trained with tokens that {base.name} lacks, and their rows before training "
+            "are not known: give the columns ref_chosen_logps and ref_rejected_logps"
+        )
+    return model.eval()
 
 
 def fresh_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
@@ -135,31 +167,6 @@ def untrained_adapter(name: str, folder: Path, card: ModelInfo, *, trust_remote_
         settings = _peft().PeftConfig.from_pretrained(str(adapter_home(folder) or folder))
         settings.inference_mode = False
         return cast("torch.nn.Module", _peft().get_peft_model(model, settings))
-
-
-def pooled_states(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> np.ndarray:
-    """Mean of the last hidden state over real tokens."""
-    out = model(**inputs, output_hidden_states=True)
-    decoding = "decoder_input_ids" in inputs
-    found: Any = out.encoder_last_hidden_state if decoding else getattr(out, "hidden_states", None)
-    hidden = cast("torch.Tensor", found if decoding else (found or out.decoder_hidden_states)[-1])
-    mask = inputs["attention_mask"][:, :, None].float()
-    return ((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).float().numpy()
-
-
-def check_shift(model: torch.nn.Module, start: int | None, pad: int) -> None:
-    """Refuse an encoder-decoder that shifts its targets differently from this library."""
-    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    if shift is None:
-        return
-    probe = [token for token in range(2, 9) if token != pad][:3]
-    own = shift(labels=torch.tensor([probe]))[0].tolist()
-    wanted = [probe[-1] if start is None else start, *probe[:-1]]
-    if own != wanted:
-        raise RunError(
-            f"{type(model).__name__} shifts its targets in an unknown way ({probe} to {own}): proponent cannot assign "
-            "gradients to tokens"
-        )
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False, revision: str | None = None) -> Any:

@@ -1,9 +1,9 @@
 """The loss that a language model was trained with: plain-text loss cannot explain a run of DPO or of rewards."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from proponent.errors import RunError
 from proponent.models import axolotl
@@ -39,7 +39,11 @@ _TAGS = {
 }
 """Objectives by the tags that TRL writes into the model card of a run, in addition to its own tag."""
 
+_CARDS = {"reward": "reward-trainer"}
+"""Tags of trainers in model cards, where they differ from the names here."""
+
 _DFT = re.compile(r"^\s*loss_type:\s*[\"']?dft\b", re.MULTILINE)
+_SMOOTHED = re.compile(r"^\s*-?\s*label_smoothing_factor:\s*([0-9.]+(?:e-?[0-9]+)?)\s*$", re.MULTILINE)
 _HEAD = re.compile(r"\A---\n(.*?)\n---", re.DOTALL)
 _TAG = re.compile(r"^\s*-\s*([\w-]+)\s*$", re.MULTILINE)
 
@@ -50,11 +54,50 @@ def refuse_objective(folder: Path, checkpoints: Sequence[Path]) -> None:
         found = _by_log(home) or _by_card(home) or _by_record(home) or _by_axolotl(home)
         if found is not None:
             objective, source = found
+            stated = f'{{"dpo": {{"beta": 0.1}}}} in {folder / RUN_FILE}'
             raise RunError(
                 f"{folder} was trained on {objective} (according to {source}), but proponent explains the loss of "
                 "text: use the run of the earlier fine-tuning (SFT); to explain the loss of text of this model "
                 "anyway, copy weights, config.json and tokenizer into a separate folder"
+                + (f"; if TRL's DPOTrainer trained it, say so with {stated}" if "(DPO" in objective else "")
             )
+
+
+def refuse_smoothing(folder: Path, checkpoints: Sequence[Path]) -> None:
+    """Refuse a run whose Trainer smoothed its labels, by the Recorder's note or the model card."""
+    for home in dict.fromkeys([folder, checkpoints[-1]]):
+        record, card = recorded(home, RUN_FILE), home / "README.md"
+        noted: object = read_settings(record).get("label_smoothing_factor") if record.is_file() else None
+        said = _SMOOTHED.search(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
+        found = ((noted, record), (said and float(said[1]), card))
+        value, source = next(((value, path) for value, path in found if value), (None, record))
+        if value is not None:
+            raise RunError(
+                f"{folder} was trained with smoothed labels (label_smoothing_factor {value} in {source}), which is "
+                "another loss than proponent explains: train without; to explain the loss without smoothing anyway, "
+                "set it to 0 there"
+            )
+
+
+class Training(NamedTuple):
+    """What the files of a run say about the trainer."""
+
+    settings: Mapping[str, Any]  # as the Recorder noted them; empty if only the trainer is known
+    source: str  # the file that says so
+
+
+def training_of(homes: Sequence[Path], trainer: str) -> Training | None:
+    """Whether a trainer of TRL trained a run, by the Recorder's note, or by the tags of the model card."""
+    for home in homes:
+        record = recorded(home, RUN_FILE)
+        noted: object = read_settings(record).get(trainer) if record.is_file() else None
+        if isinstance(noted, dict):
+            return Training(cast("dict[str, Any]", noted), str(record))
+    for home in homes:
+        path = home / "README.md"
+        if {"trl", _CARDS.get(trainer, trainer)} <= _tags(path):
+            return Training({}, str(path))
+    return None
 
 
 def _by_axolotl(folder: Path) -> tuple[str, str] | None:
@@ -80,7 +123,10 @@ def _by_log(folder: Path) -> tuple[str, str] | None:
 def _by_record(folder: Path) -> tuple[str, str] | None:
     """A loss of TRL's SFTTrainer that weighs tokens by the model's own probabilities."""
     record, card = recorded(folder, RUN_FILE), folder / "README.md"
-    noted: object = read_settings(record).get("sft") if record.is_file() else None
+    held = read_settings(record) if record.is_file() else {}
+    if "kto" in held:
+        return "desirable and undesirable answers (KTO)", f"kto in {record}"
+    noted: object = held.get("sft")
     if isinstance(noted, dict) and cast("dict[str, object]", noted).get("loss_type") == "dft":
         return "reweighted tokens (loss_type dft)", f"loss_type in {record}"
     if card.is_file() and _DFT.search(card.read_text(encoding="utf-8", errors="replace")):
@@ -88,12 +134,17 @@ def _by_record(folder: Path) -> tuple[str, str] | None:
     return None
 
 
+def _tags(path: Path) -> set[str]:
+    """The tags of a model card; none if there is no card."""
+    if not path.is_file():
+        return set()
+    head = _HEAD.match(path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n"))
+    return set() if head is None else {one.lower() for one in _TAG.findall(head[1])}
+
+
 def _by_card(folder: Path) -> tuple[str, str] | None:
     path = folder / "README.md"
-    if not path.is_file():
-        return None
-    head = _HEAD.match(path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n"))
-    tags = {one.lower() for one in _TAG.findall(head[1])} if head is not None else set[str]()
+    tags = _tags(path)
     for objective, names in _TAGS.items():
         if "trl" in tags and tags & names:
             return objective, f"the tag {min(tags & names)} in {path}"

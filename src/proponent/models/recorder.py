@@ -7,8 +7,6 @@ For language models it notes which rows were fed and which tokens counted (`prop
 """
 
 import json
-import sys
-from datetime import date
 from pathlib import Path
 from typing import Any, Literal, cast
 from uuid import uuid4
@@ -23,6 +21,7 @@ from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
 from proponent.models.former import RUN_FILE, recorded
 from proponent.models.huggingface import TrainerCallback
 from proponent.models.settings import read_settings
+from proponent.models.trainer_notes import JUDGED, trainer_note
 from proponent.models.training_trace import StepRecorder
 from proponent.tensors import halve, write_tensors
 
@@ -165,11 +164,12 @@ class Recorder(TrainerCallback):
         record["weight_column"] = self.weight_column
         record["training"] = self._mark
         record["trained_before"] = self._started.setdefault(folder, _trained_before(kwargs.get("model")))
-        note = _fine_tuning(args, kwargs.get("processing_class"))
-        record |= {} if note is None else {"sft": note}
+        note = trainer_note(args, kwargs.get("processing_class"), kwargs.get("model"))
+        record |= note
         self._content = {"version": 1, "initial": self.initial, "finished": False} | record
         _write(folder / RUN_FILE, self._content)
-        self._batches = _batch_recorder(args, state, kwargs.get("model"), kwargs.get("train_dataloader"))
+        judged = not note.keys().isdisjoint(JUDGED)
+        self._batches = _batch_recorder(args, state, kwargs.get("model"), kwargs.get("train_dataloader"), judged=judged)
         if self._batches is not None:
             self._batches.write(folder)
         if self.replay:
@@ -235,35 +235,14 @@ class Recorder(TrainerCallback):
                     halve(path)
 
 
-def _batch_recorder(args: Any, state: Any, model: Any, loader: Any) -> BatchRecorder | None:
-    """Watch the batches of a language model that one process trains from its first step."""
+def _batch_recorder(args: Any, state: Any, model: Any, loader: Any, *, judged: bool) -> BatchRecorder | None:
+    """Watch the batches of a language model that one process trains from its first step; of pairs, note the rows."""
     alone = args.world_size <= 1 and args.n_gpu <= 1 and not state.global_step
-    kind = type(getattr(model, "module", model)).__name__
+    kind, dataset = type(getattr(model, "module", model)).__name__, getattr(loader, "dataset", None)
     causal = "ForCausalLM" in kind or "LMHeadModel" in kind
-    return BatchRecorder(model, getattr(loader, "dataset", None)) if alone and causal else None
-
-
-def _fine_tuning(args: Any, tokenizer: Any) -> dict[str, Any] | None:
-    """What TRL's SFTTrainer was told about rows; None for other trainers."""
-    if not hasattr(args, "assistant_only_loss") or not hasattr(args, "completion_only_loss"):
-        return None
-    template = getattr(tokenizer, "chat_template", None)
-    if args.assistant_only_loss:  # TRL trains by a template of its own where the tokenizer's has no marks
-        known: dict[str, Any] = vars(sys.modules.get("trl.chat_template_utils", sys))
-        marked, other = known.get("has_generation_markers"), known.get("get_training_chat_template")
-        if marked is not None and other is not None and not marked(template):
-            template = other(tokenizer) or template
-    packing = str(getattr(args, "packing_strategy", "bfd")) if getattr(args, "packing", False) else ""
-    return {
-        "trl": str(getattr(sys.modules.get("trl"), "__version__", "")),
-        "template": template if isinstance(template, str | None) else template.get("default"),
-        "assistant_only": bool(args.assistant_only_loss),
-        "completion_only": args.completion_only_loss,
-        "max_length": args.max_length,
-        "packing": packing,
-        "loss_type": getattr(args, "loss_type", None),
-        "date": date.today().isoformat(),
-    }
+    if alone and judged:
+        return BatchRecorder(None, dataset, getattr(args, "max_length", None))
+    return BatchRecorder(model, dataset) if alone and causal else None
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -17,14 +17,24 @@ from proponent.models.best import kept
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE, Checkpoint, discover, tokenizer_fingerprint
 from proponent.models.encoding import Encoder
 from proponent.models.former import former_note
-from proponent.models.huggingface import ModelInfo, check_shift, load_model, load_tokenizer, read_model_info
+from proponent.models.huggingface import (
+    ModelInfo,
+    load_base,
+    load_model,
+    load_reference,
+    load_tokenizer,
+    read_model_info,
+    refuse_base,
+)
 from proponent.models.masking import ONE_DRAW, Masks
+from proponent.models.model_outputs import check_shift
 from proponent.models.one_training import check_one_training
 from proponent.models.recorder import RUN_FILE, unfinished_note
 from proponent.models.shared_base import SharedBases
-from proponent.models.tasks import Task
+from proponent.models.tasks import Task, trained_task
+from proponent.models.tokenizer_files import require_one_tokenizer, tokenizer_home
 from proponent.models.training_trace import FOLDER
-from proponent.models.weights import adapter_home, base_model, weights_fingerprint
+from proponent.models.weights import weights_fingerprint
 from proponent.types import CheckpointId, Counting, Label
 
 MOST_TOKENS = 512
@@ -37,9 +47,6 @@ PROBE = 'Whence? It\'s naïve, ÉCOLE-7:\t"12.5 %"\n 日本 x_y'
 """Reveals tokenizer settings (lower-casing, spaces, added tokens) that the vocabulary does not show.
 
 The fingerprints in every index on disk depend on it: it must never change."""
-
-
-_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 
 
 @dataclass(frozen=True)
@@ -105,19 +112,27 @@ class Run:
         last = saved[-1].path
         named_base = None if base is None else str(base)
         card = read_model_info(last, trust_remote_code=trust_remote_code, base=named_base)
+        homes = list(dict.fromkeys([folder, *(one.path for one in reversed(saved))]))
+        card = replace(card, task=trained_task(card.task, homes, named_base))
+        refuse_base(last, card)
         check_one_training(saved)
         card.task.refuse_training(folder, [one.path for one in saved])
         found = kept(folder, saved)
         checkpoints, last = found.checkpoints, found.checkpoints[-1].path
-        home = Path(tokenizer) if tokenizer is not None else _tokenizer_home(folder, last, named_base)
+        home = Path(tokenizer) if tokenizer is not None else tokenizer_home(folder, last, named_base)
         revision = base_of(last, named_base).revision if card.adapter and tokenizer is None else None
         loaded = load_tokenizer(home, trust_remote_code=trust_remote_code, revision=revision)
-        _same_tokenizer(saved, home, explicit=tokenizer is not None)
+        require_one_tokenizer(saved, home, explicit=tokenizer is not None)
         card.task.refuse_tokenizer(home, loaded)
         named = None if tokenizer is None else str(tokenizer)
         records = former_note(folder, [one.path for one in saved], RECORDS)
         notes = (*records, *unfinished_note(folder), *found.notes, *card.notes)
-        return cls(folder, checkpoints, card, loaded, home, named, trust_remote_code, later=found.later, notes=notes)
+        made = cls(folder, checkpoints, card, loaded, home, named, trust_remote_code, later=found.later, notes=notes)
+        if made.equal_lengths and card.task.pairing is not None:
+            raise RunError(
+                f"{last / 'config.json'} names no pad_token_id, and pairs need padding: set that of training"
+            )
+        return made
 
     @classmethod
     def join(cls, runs: Sequence["Run"]) -> "Run":
@@ -164,12 +179,45 @@ class Run:
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of the content: "tokenizer", and "weights step N" for every checkpoint."""
         weights = {f"weights {one.id}": weights_fingerprint(one.path, self.info.base) for one in self.saved}
-        return {"tokenizer": self.tokenizer_fingerprint()} | weights
+        return {"tokenizer": self.tokenizer_fingerprint()} | weights | self._loss_fingerprints()
+
+    def _loss_fingerprints(self) -> dict[str, str]:
+        """What the loss of pairs depends on beside the weights: its settings, and a reference model on disk."""
+        found = {"loss": hashlib.sha256(self.task.settings.encode()).hexdigest()} if self.task.settings else {}
+        home = None if self.task.reference is None or self.info.adapter else Path(self.task.reference)
+        return found | ({"reference": weights_fingerprint(home)} if home is not None and home.is_dir() else {})
 
     @cached_property
     def _bases(self) -> SharedBases:
         """Base models that the adapters of this run share."""
         return SharedBases()
+
+    @property
+    def loss_of_pairs(self) -> tuple[str, str | None]:
+        """The settings of the loss of pairs, and the name of the model that it compares with."""
+        if not self.task.refers:
+            return self.task.settings, None
+        base = base_of(self.checkpoints[-1].path, self.info.base).name if self.info.adapter else self.task.reference
+        return self.task.settings, base
+
+    @cached_property
+    def reference_figures(self) -> dict[int, tuple[float, float]]:
+        """Log-probabilities of pairs of answers under the reference model, by a hash of their tokens."""
+        return {}
+
+    @cached_property
+    def reference(self) -> torch.nn.Module:
+        """The model that training began with, for a loss that compares with it."""
+        trusted = self.trust_remote_code
+        if self.info.adapter:
+            return load_base(self.checkpoints[-1].path, self.info, trust_remote_code=trusted, bases=self._bases)
+        if self.task.reference is None:
+            raise RunError(
+                f"the loss of pairs ({self.task.kind}) compares with the model that training began with, and nothing "
+                f"in {self.path} names it: give it with --base (base=), or give the columns ref_chosen_logps and "
+                "ref_rejected_logps"
+            )
+        return load_reference(self.task.reference, self.info, trust_remote_code=trusted)
 
     @property
     def most_tokens(self) -> int | None:
@@ -317,6 +365,7 @@ def _check_alike(first: Run, other: Run) -> None:
     pairs = {
         "task": (first.task.kind, other.task.kind),
         "labels": (first.label_names, other.label_names),
+        "losses": (first.loss_of_pairs, other.loss_of_pairs),
         "tokenizer": (first.tokenizer_fingerprint()[:12], other.tokenizer_fingerprint()[:12]),
     }
     for name, (mine, theirs) in pairs.items():
@@ -324,33 +373,4 @@ def _check_alike(first: Run, other: Run) -> None:
             raise MismatchError(
                 f"{first.path} and {other.path} cannot be joined: their {name} differ ({mine} and {theirs}): join "
                 "runs of one task and one tokenizer, or index them separately"
-            )
-
-
-def _tokenizer_home(folder: Path, last: Path, named_base: str | None) -> Path:
-    """Location of the tokenizer: with the last checkpoint, with the run, or with an adapter's base model."""
-    base = base_model(last, named_base)
-    for home in (last, adapter_home(last) or last, folder, *([] if base is None else [Path(base)])):
-        if any((home / name).is_file() for name in _TOKENIZERS):
-            return home
-    if base is not None and not Path(base).exists():
-        return Path(base)  # a name on a hub
-    raise RunError(
-        f"no tokenizer in {last}{'' if folder == last else f' or {folder}'}: save it there with "
-        "tokenizer.save_pretrained, or name its folder with --tokenizer"
-    )
-
-
-def _same_tokenizer(checkpoints: tuple[Checkpoint, ...], home: Path, *, explicit: bool) -> None:
-    """Require that all checkpoints with a tokenizer of their own have the same one."""
-    expected = tokenizer_fingerprint(home)
-    for checkpoint in checkpoints:
-        if (
-            not explicit
-            and (checkpoint.path / "tokenizer.json").is_file()
-            and tokenizer_fingerprint(checkpoint.path) != expected
-        ):
-            raise RunError(
-                f"{checkpoint.path} has a different tokenizer from {home}: the checkpoints are not from one run; "
-                "remove the stray folder, or give the right tokenizer with --tokenizer"
             )

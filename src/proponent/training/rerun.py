@@ -212,6 +212,11 @@ class RerunSettings:
 
 def settings_of_run(run: Run, **changes: Any) -> RerunSettings:
     """Read the hyper-parameters of a run."""
+    if run.task.pairing is not None:
+        raise RunError(
+            f"the run in {run.path} was trained on pairs of answers ({run.task.kind}), which the built-in retrainer "
+            "does not support: its scores cannot be measured by retraining"
+        )
     given = {name: value for name, value in changes.items() if value is not None}
     record = run_record(run.path)
     base = base_of(run.checkpoints[-1].path, run.info.base).name if run.info.adapter else None

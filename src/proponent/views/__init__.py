@@ -2,11 +2,12 @@
 
 from proponent.views.acting import ActionReport, Evidence, EvidenceRow
 from proponent.views.evaluation import EvaluationReport, Figure, MethodFigures
-from proponent.views.explanation import CAVEAT, BaselineHit, CheckpointView, Explanation, Hit, QueryView, WordPair
+from proponent.views.explanation import CAVEAT, BaselineHit, CheckpointView, Explanation, Hit, QueryView
 from proponent.views.page import Page, document, fragment
 from proponent.views.reports import Report
 from proponent.views.row_suspects import RowReason, RowReport, SuspectRow
 from proponent.views.suspects import LabelReport, RankingRecall, Story, Suspect
+from proponent.views.word_pair import WordPair
 
 __all__ = [
     "CAVEAT",

@@ -10,12 +10,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from proponent.errors import DataError, MissingExtraError
-from proponent.types import TEMPLATE, Span
+from proponent.types import Span
 from proponent.version import __version__
 from proponent.views.overlap import Overlap
 from proponent.views.page import Page, optional
 from proponent.views.text_marks import Mark, clip, score_in_words, signed
-from proponent.views.turns import TurnSpan, TurnView, marks_by_turn
+from proponent.views.turns import TurnView, marks_by_turn
+from proponent.views.word_pair import WordPair
 
 SHOWN_WORDS = 8
 SHOWN_CLASSES = 6
@@ -75,26 +76,6 @@ class QueryView:
     def other_classes(self) -> int:
         """Number of classes without a bar."""
         return len(self.probabilities or {}) - len(self.likeliest)
-
-
-@dataclass(frozen=True, slots=True)
-class WordPair:
-    """A word of the query, a word of the training example, and their part of the score."""
-
-    query_word: Annotated[str, "word of the query; empty where a score has no part per query word"]
-    train_word: Annotated[str, "word of the training example"]
-    share: Annotated[float, "signed part of the score, in the unit of the score"]
-    query_spans: Annotated[tuple[Span, ...], "places in the query's text"] = ()
-    train_spans: Annotated[tuple[Span, ...], "places in the example's text"] = ()
-    query_pair_spans: Annotated[tuple[Span, ...] | None, "places in the query's second text or target"] = optional()
-    train_pair_spans: Annotated[tuple[Span, ...] | None, "places in the example's second text or target"] = optional()
-    query_turn_spans: Annotated[tuple[TurnSpan, ...] | None, "places in the query's turns"] = optional()
-    train_turn_spans: Annotated[tuple[TurnSpan, ...] | None, "places in the example's turns"] = optional()
-
-    @property
-    def markup(self) -> bool:
-        """Whether a word stands for the markup of a chat template."""
-        return TEMPLATE in {self.query_word, self.train_word}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

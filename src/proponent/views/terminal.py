@@ -203,7 +203,7 @@ def _words(hit: Hit) -> Text:
     text = Text(style="dim", overflow="fold")
     for pair in hit.shown_words:
         same = pair.query_word.casefold() in {"", pair.train_word.casefold()}
-        name = pair.train_word if same else f"{pair.query_word} → {pair.train_word}"
+        name = pair.names[1] if same and pair.query_side in {None, pair.train_side} else " → ".join(pair.names)
         text.append(", " if text else "words: ").append_text(_say(_line(name)))
         text.append(f" {signed(pair.share)} ({percent(pair.share, hit.score)})")
     if hit.more_words:

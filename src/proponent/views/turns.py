@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
 
-from proponent.types import Span, Turn
+from proponent.types import Content, Conversation, Preference, Span
 from proponent.views.text_marks import Mark
 
 TurnSpan = tuple[int, int, int]
@@ -20,6 +20,7 @@ class TurnView:
     kind: Annotated[str, "text, reasoning or tool call"]
     text: Annotated[str, "the text as the data has it, without the chat template's markup"]
     counted: Annotated[tuple[Span, ...], "places whose tokens count in the loss"] = ()
+    side: Annotated[str, "the answer of a preference that it stands in: chosen or rejected; empty for others"] = ""
 
     @property
     def counts(self) -> str:
@@ -33,7 +34,9 @@ class TurnView:
     @property
     def head(self) -> str:
         """The line above the text."""
-        return " · ".join(one for one in (self.role, "" if self.kind == "text" else self.kind, self.counts) if one)
+        side = "" if self.side == self.role else self.side
+        kind = "" if self.kind == "text" else self.kind
+        return " · ".join(one for one in (side, self.role, kind, self.counts) if one)
 
 
 def runs(turn: TurnView, marks: Sequence[Mark]) -> list[tuple[str, bool, tuple[Mark, ...]]]:
@@ -47,10 +50,14 @@ def runs(turn: TurnView, marks: Sequence[Mark]) -> list[tuple[str, bool, tuple[M
     return found
 
 
-def turn_views(turns: Sequence[Turn], counted: Sequence[tuple[Span, ...]]) -> tuple[TurnView, ...]:
-    """Show turns; `counted` is empty where it is not known."""
-    spans = counted or [()] * len(turns)
-    return tuple(TurnView(one.role, one.kind, one.text, own) for one, own in zip(turns, spans, strict=True))
+def turn_views(content: Content, counted: Sequence[tuple[Span, ...]]) -> tuple[TurnView, ...]:
+    """Show the turns of a conversation or a pair of answers; `counted` is empty where it is not known."""
+    if not isinstance(content, Conversation | Preference):
+        return ()
+    spans = counted or [()] * len(content.turns)
+    sides = [one for one, _ in content.placed] if isinstance(content, Preference) else [""] * len(content.turns)
+    turns = zip(content.turns, spans, sides, strict=True)
+    return tuple(TurnView(one.role, one.kind, one.text, own, side) for one, own, side in turns)
 
 
 def marks_by_turn(count: int, marks: Sequence[tuple[TurnSpan, float]]) -> tuple[tuple[Mark, ...], ...]:

@@ -1,5 +1,6 @@
 """The supported task heads, one row each; all others are refused here."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,17 @@ from proponent.errors import RunError
 from proponent.models.tasks.base import Losses, Objective, Reduction, Task, TokenLoss
 from proponent.models.tasks.causal_lm import CausalLM
 from proponent.models.tasks.classification import Classification, LabelLoss
+from proponent.models.tasks.dpo import DPO
 from proponent.models.tasks.masked_lm import MaskedLM
 from proponent.models.tasks.multi_label import MultiLabel
 from proponent.models.tasks.question_answering import QuestionAnswering
 from proponent.models.tasks.regression import Regression
+from proponent.models.tasks.reward import RewardPairs
 from proponent.models.tasks.seq2seq import Seq2Seq
 from proponent.models.tasks.token_classification import TokenClassification
 
 __all__ = [
+    "DPO",
     "TASKS",
     "CausalLM",
     "Classification",
@@ -26,6 +30,7 @@ __all__ = [
     "QuestionAnswering",
     "Reduction",
     "Regression",
+    "RewardPairs",
     "Seq2Seq",
     "Task",
     "TokenClassification",
@@ -33,11 +38,13 @@ __all__ = [
     "adapter_tasks",
     "of_adapter",
     "recognise",
+    "trained_task",
 ]
 
 TASKS: tuple[type[Task], ...] = (
     *(Regression, MultiLabel, Classification, TokenClassification, QuestionAnswering),
     *(CausalLM, MaskedLM, Seq2Seq),
+    *(DPO, RewardPairs),  # in place of others, by how a run was trained
 )
 """The first task that recognises a model is used."""
 
@@ -63,3 +70,9 @@ def adapter_tasks() -> dict[object, type[Task]]:
 def of_adapter(task: type[Task], config: Any) -> type[Task]:
     """The task of an adapter among those with its task type, once its configuration is complete."""
     return next(one for one in TASKS if one.adapter_type == task.adapter_type and one.fits(config))
+
+
+def trained_task(task: Task, homes: Sequence[Path], base: str | None) -> Task:
+    """The task by which a run was trained, among those with the same head."""
+    found = (one.trained(task, homes, base) for one in TASKS)
+    return next((one for one in found if one is not None), task)

@@ -42,9 +42,9 @@ class Answered(Task):
         for example in examples:
             if isinstance(example.content, Preference):
                 raise InputError(
-                    f"{source}, row {example.row} holds a preference (chosen and rejected): reward models that were "
-                    f"trained on pairs are not supported; this model is read as {self.kind}: give texts with a "
-                    f"{self.needed} each"
+                    f"{source}, row {example.row} holds a preference (chosen and rejected), and nothing says that "
+                    "TRL's RewardTrainer trained this run (docs/data.md says how to state it): it is read as "
+                    f"{self.kind}; give texts with a {self.needed} each"
                 )
             try:
                 if example.label is None:

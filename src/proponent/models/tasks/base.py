@@ -16,6 +16,8 @@ from proponent.errors import InputError
 from proponent.labels import NO_LABELS, Labels
 from proponent.models.batch import Aligned, Batch, Encoded
 from proponent.models.masking import Masks
+from proponent.models.objective import refuse_smoothing
+from proponent.models.preference_rows import Pairing
 from proponent.types import Example
 
 Losses = Callable[[Tensor], Float[Tensor, " n"]]
@@ -58,6 +60,10 @@ class Objective(ABC):
         """The token that each output position predicts, and its weight; None if no tokens are predicted."""
         return None
 
+    def weighed(self, losses: Float[np.ndarray, " n"]) -> tuple[Int[Tensor, "n u"], Float[Tensor, "n u"]] | None:
+        """The predicted tokens with their weights at these losses: what a token's loss adds to an example's."""
+        return self.predictions
+
     def terms(self, uniform: Float[Tensor, "n t"] | None = None) -> TokenTerms | None:
         """The loss by tokens, with sampled labels if numbers are given; None if it is no function of their losses."""
         return None
@@ -96,10 +102,14 @@ class TokenLoss(Objective):
         return TokenTerms(self.target, self.weight.nan_to_num() != 0, self._combine, draws)
 
     def losses(self, logits: Tensor) -> Float[Tensor, " n"]:
-        return self._weighed(logits, self.target)
+        return self._combine(self.each(logits))
 
     def sampled(self, logits: Tensor, uniform: Float[Tensor, "n t"]) -> Float[Tensor, " n"]:
         return self._weighed(logits, sample_labels(logits, uniform[:, : logits.shape[1]]))
+
+    def each(self, logits: Tensor) -> Float[Tensor, "n u"]:
+        """Loss at each position, also where none counts."""
+        return functional.cross_entropy(logits.transpose(1, 2), self.target, reduction="none")
 
     def _weighed(self, logits: Tensor, target: Int[Tensor, "n u"]) -> Float[Tensor, " n"]:
         return self._combine(functional.cross_entropy(logits.transpose(1, 2), target, reduction="none"))
@@ -128,10 +138,18 @@ class Task(ABC):
     """Whether tokens are masked and must be predicted."""
     chats: ClassVar[bool] = False
     """Whether conversations and rows of tokens are read."""
+    pairing: ClassVar[Pairing | None] = None
+    """What counts of rows that are pairs of answers; None where rows are no pairs."""
+    refers: ClassVar[bool] = False
+    """Whether the loss of a pair reads log-probabilities under the model that training began with."""
+    trainer: ClassVar[str] = "sft"
+    """TRL's tag for the trainer of chat data whose settings hold."""
     predicts_tokens: ClassVar[bool] = True
     """Whether the outputs are scores of tokens."""
     answers: ClassVar[bool] = False
     """Whether the loss reads an answer that is neither a class nor a token."""
+    answers_by_token: ClassVar[bool] = False
+    """Whether such an answer has one number for each token."""
     needs_pad: ClassVar[bool] = False
     """Whether the model finds its last token by a pad id; without the id, no batch may be padded."""
 
@@ -139,6 +157,13 @@ class Task(ABC):
     # first token that a decoder reads; None for the last token of its target, or without a decoder
     start: int | None = None
     outputs: int = 0  # width of the head, where it has no classes
+    # folder or name of the model that training began with, where the loss reads it; None for an adapter's base
+    reference: str | None = None
+
+    @property
+    def settings(self) -> str:
+        """What the loss depends on beside the model, in one line; empty where it depends on nothing else."""
+        return ""
 
     @classmethod
     @abstractmethod
@@ -159,8 +184,14 @@ class Task(ABC):
     def fit_adapter(cls, config: Any, outputs: Callable[[], int]) -> None:
         """Complete a base model's configuration with facts of its adapter; `outputs` returns the width of its head."""
 
+    @classmethod
+    def trained(cls, task: "Task", homes: Sequence[Path], base: str | None) -> "Task | None":
+        """This task in place of another with the same head, if the files of a run say that it was trained so."""
+        return None
+
     def refuse_training(self, folder: Path, checkpoints: Sequence[Path]) -> None:
         """Refuse a run that was trained with another loss."""
+        refuse_smoothing(folder, checkpoints)
 
     def refuse_tokenizer(self, folder: Path, tokenizer: Any) -> None:
         """Refuse a tokenizer that lacks what the head needs."""
@@ -192,6 +223,10 @@ class Task(ABC):
     def label_numbers(self, examples: Iterable[Example], source: str) -> list[int]:
         """Return the class number of every training row; -1 for all rows without classes."""
         return [-1 for _ in examples]
+
+    def figures(self, example: Example) -> Float[np.ndarray, " m"]:
+        """The numbers of a pair of answers that the loss reads; NaN for one that a model must give."""
+        raise NotImplementedError
 
     def stored(self, example: Example) -> str | None:
         """The label of a training example as an index keeps it, where it is no class; None to keep none."""

@@ -11,7 +11,7 @@ from torch.nn import functional
 from proponent.models.batch import Aligned, Batch
 from proponent.models.masking import Masks
 from proponent.models.objective import refuse_objective
-from proponent.models.tasks.base import Reduction, Task, TokenLoss, one_text
+from proponent.models.tasks.base import Objective, Reduction, Task, TokenLoss, one_text
 from proponent.types import Example
 
 
@@ -26,6 +26,7 @@ class CausalLM(Task):
         return architecture.endswith(("ForCausalLM", "LMHeadModel"))
 
     def refuse_training(self, folder: Path, checkpoints: Sequence[Path]) -> None:
+        super().refuse_training(folder, checkpoints)
         refuse_objective(folder, checkpoints)
 
     def least_tokens(self, tokenizer: Any) -> int:
@@ -40,7 +41,11 @@ class CausalLM(Task):
         made.counted[:1] = False  # nothing predicts the first token
         return made
 
-    def objective(self, batch: Batch, reduction: Reduction = "mean", against: Sequence[int] | None = None) -> TokenLoss:
+    def objective(self, batch: Batch, reduction: Reduction = "mean", against: Sequence[int] | None = None) -> Objective:
+        return self.token_loss(batch, reduction)
+
+    def token_loss(self, batch: Batch, reduction: Reduction) -> TokenLoss:
+        """The loss of the tokens that count, each predicted at the position before it."""
         target, counted = (functional.pad(one[:, 1:], (0, 1)) for one in (batch.ids, batch.counted))
         return TokenLoss(target, counted, reduction)
 

@@ -46,6 +46,7 @@ class QuestionAnswering(Answered):
 
     kind, heads, auto_class = "question-answering", "...ForQuestionAnswering", "AutoModelForQuestionAnswering"
     needed = "answer"
+    adapter_type = "QUESTION_ANS"
 
     @classmethod
     def recognises(cls, architecture: str, config: Any) -> bool:

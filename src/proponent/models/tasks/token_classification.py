@@ -1,7 +1,7 @@
 """Token classification: a tag for each word of a text, such as the entity that it belongs to."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,10 +52,15 @@ class TokenClassification(Answered):
 
     kind, heads, auto_class = "token-classification", "...ForTokenClassification", "AutoModelForTokenClassification"
     needed = "tags"
+    adapter_type, answers_by_token = "TOKEN_CLS", True
 
     @classmethod
     def recognises(cls, architecture: str, config: Any) -> bool:
         return architecture.endswith("ForTokenClassification")
+
+    @classmethod
+    def fit_adapter(cls, config: Any, outputs: Callable[[], int]) -> None:
+        config.num_labels = outputs()
 
     @classmethod
     def of(cls, architecture: str, config: Any) -> Task:

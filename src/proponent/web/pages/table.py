@@ -210,7 +210,7 @@ def counted_turns(content: Content | None, counting: Counting | None) -> tuple[T
             TurnView(one.role, one.kind, one.text, ((0, len(one.text)),) if counts and one.text else ())
             for one in message.turns
         ]
-    return tuple(made) if messages else turn_views(content.turns, ())
+    return tuple(made) if messages else turn_views(content, ())
 
 
 def _verdict(table: ExampleTable, place: int) -> dict[str, Any]:

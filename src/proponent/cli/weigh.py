@@ -1,0 +1,122 @@
+"""Command that weighs unlabelled rows by their influence on a validation set."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from proponent.cli.options import ColumnOptions, OutputOptions, TrustRemoteCode, usable
+from proponent.errors import InputError, MismatchError
+
+if TYPE_CHECKING:
+    from proponent.actions.unlabelled_weights import Rows, Scores
+    from proponent.types import Example
+
+
+def weigh(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run or a model folder, whose features the head reads.")],
+    labelled: Annotated[str, typer.Argument(metavar="LABELLED", help="File of labelled texts.")],
+    unlabelled: Annotated[
+        str, typer.Argument(metavar="UNLABELLED", help="File of texts with guessed labels; each gets a weight.")
+    ],
+    validation: Annotated[
+        str, typer.Argument(metavar="VALIDATION", help="File of labelled texts whose loss the weights lower.")
+    ],
+    columns: ColumnOptions,
+    output: OutputOptions,
+    test: Annotated[str, typer.Option(metavar="FILE", help="Labelled texts on which all heads are measured.")],
+    index: Annotated[
+        Path | None,
+        typer.Option(metavar="INDEX", help="Index of UNLABELLED: its scores in place of the head's influence."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the head's training.")] = 600,
+    alpha: Annotated[float, typer.Option(min=0.0, help="Step of Adam on the weights.")] = 0.05,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings, of whose weights the mean is taken.")] = 5,
+    max_length: Annotated[int, typer.Option(min=2, help="Maximum tokens per text.")] = 128,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Accept validation or test texts that are also trained on.")
+    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a copy of UNLABELLED with the weights as column `weight`.")
+    ] = None,
+    pages: Annotated[
+        list[Path] | None, typer.Option("--report", metavar="FILE", help="Also write .html, .md or .json; repeatable.")
+    ] = None,
+) -> None:
+    """Learn one weight per row with a guessed label, by its influence on the validation loss, beside controls."""
+    for path, option in ((out, "--out"), *((one, "--report") for one in pages or ())):
+        usable(path, option)
+    files = {"LABELLED": labelled, "UNLABELLED": unlabelled, "VALIDATION": validation, "--test": test}
+    sets = {name: columns.read_queries(file, output) for name, file in files.items()}
+    if not allow_overlap:
+        _refuse_overlap(sets)
+    from proponent.actions.lexical_bias import write_weighted
+    from proponent.actions.unlabelled_weights import WeighSettings
+    from proponent.actions.unlabelled_weights import weigh as learn
+    from proponent.views.evaluation import print_report
+
+    scores = None if index is None else _scores(index, sets["UNLABELLED"], sets["VALIDATION"])
+    features = {"max_length": max_length, "trust_remote_code": trust_remote_code, "progress": not output.quiet}
+    known, guessed, wanted, measured = _rows(run, sets, features)
+    settings = WeighSettings(steps=steps, alpha=alpha, warm_up=min(100, steps // 4))
+    page, weights = learn(known, guessed, wanted, measured, settings, scores=scores, seeds=seeds, quiet=output.quiet)
+    if out is not None:
+        write_weighted(sets["UNLABELLED"], weights, out)
+    for path in pages or ():
+        page.save(path)
+    output.show(page.to_dict, lambda: print_report(page))
+    if out is not None:
+        output.hint(f"{out}: to train on it, `proponent train {shlex.quote(str(out))} --weight-column weight`")
+
+
+def _rows(run: Path, sets: "dict[str, Any]", features: dict[str, Any]) -> "list[Rows]":
+    """Encode all sets; features are scaled by the rows that are trained on."""
+    import numpy as np
+
+    from proponent.actions.nmtune import numbers
+    from proponent.actions.text_features import text_features
+    from proponent.actions.unlabelled_weights import Rows
+    from proponent.models import Run
+
+    for name, examples in sets.items():
+        bare = next((one for one in examples if one.label is None), None)
+        if bare is not None:
+            what = "a guess of a weak model" if name == "UNLABELLED" else "its class"
+            raise InputError(f"{name}: the row with id {bare.id} has no label: give {what} (--label-column)")
+    names = sorted({str(one.label) for one in sets["LABELLED"]})
+    encoder = run if (run / "config.json").is_file() else Run.from_pretrained(run).checkpoints[-1].path
+    found = {name: text_features(encoder, list(examples), **features) for name, examples in sets.items()}
+    known = np.concatenate([found["LABELLED"], found["UNLABELLED"]])
+    mean, spread = known.mean(0), known.std(0) + 1e-8
+    return [
+        Rows((found[name] - mean) / spread, numbers([str(one.label) for one in examples], names))
+        for name, examples in sets.items()
+    ]
+
+
+def _scores(index: Path, unlabelled: "Sequence[Example]", validation: "Sequence[Example]") -> "Scores":
+    """Scores of an index of the unlabelled rows, summed over validation rows."""
+    import numpy as np
+
+    from proponent.api import open as open_index
+
+    opened = open_index(index)
+    if [str(one) for one in opened.store.examples["id"]] != [one.id for one in unlabelled]:
+        raise MismatchError(f"{index} does not hold the rows of UNLABELLED: build it from that file")
+    matrix = np.nan_to_num(opened.scores(list(validation)))
+    return lambda asked, places: matrix[np.ix_(asked, places)].sum(0)
+
+
+def _refuse_overlap(sets: "dict[str, Any]") -> None:
+    """Refuse measured texts that are also trained on."""
+    trained = {one.parts for name in ("LABELLED", "UNLABELLED") for one in sets[name]}
+    for name in ("VALIDATION", "--test"):
+        shared = sum(one.parts in trained for one in sets[name])
+        if shared:
+            raise InputError(
+                f"{shared} of {len(sets[name])} texts of {name} are also trained on: remove them, or allow it with "
+                "--allow-overlap"
+            )

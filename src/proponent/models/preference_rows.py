@@ -1,0 +1,68 @@
+"""Tokens of pairs of answers: exactly those that TRL's DPOTrainer and RewardTrainer (1.16) feed.
+
+The DPOTrainer counts both answers from where one of them first differs from the tokens of the prompt, reads the first
+`max_length` tokens, and drops a pair whose prompt fills them. The RewardTrainer reads prompt and answer as one text,
+and drops a pair with a longer one.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal, cast
+
+import numpy as np
+
+from proponent.errors import InputError
+from proponent.models.batch import Aligned
+from proponent.types import Content, Conversation, Message, Preference, Prompted, Side
+
+Pairing = Literal["answers", "texts"]
+"""What counts of a pair: the answers after their prompt, or the whole texts."""
+
+ONE_SIDED = (
+    "{name} holds one judged answer (KTO), whose loss depends on the other rows of its batch: proponent explains "
+    "pairs of answers (chosen and rejected)"
+)
+
+Tokenize = Callable[[Content], Aligned]
+
+
+def aligned_pair(one: Preference, name: str, pairing: Pairing, most: int, tokenize: Tokenize) -> Aligned:
+    """Tokenize both answers of a row behind its prompt; `tokenize` counts what follows the prompt, or everything."""
+    if one.chosen is None or one.rejected is None:
+        raise InputError(ONE_SIDED.format(name=name))
+    chosen, rejected = (tokenize(_joined(one, side)) for side in (one.chosen, one.rejected))
+    rejected = replace(rejected, parts=_moved(rejected.parts, _count(one.prompt), _count(one.chosen)))
+    ends = [len(side.ids) for side in (chosen, rejected)]
+    if pairing == "answers":
+        begin = min(_first(side) for side in (chosen, rejected))
+        for side in (chosen, rejected):
+            side.counted[begin:] = True
+        dropped = begin >= most
+    else:
+        dropped = max(ends) > most
+    if dropped:
+        chosen.counted[:] = rejected.counted[:] = False
+    return replace(chosen, rejected=rejected, remarks=tuple(dict.fromkeys((*chosen.remarks, *rejected.remarks))))
+
+
+def _joined(one: Preference, answer: Side) -> Content:
+    """A prompt with one answer, as a row of its own."""
+    if isinstance(one.prompt, str):
+        return Prompted(one.prompt, cast("str", answer))
+    messages = (*one.prompt, *cast("tuple[Message, ...]", answer))
+    return Conversation(messages, len(one.prompt), one.tools, one.settings)
+
+
+def _count(side: Side) -> int:
+    """Number of raw texts."""
+    return 1 if isinstance(side, str) else sum(len(message.turns) for message in side)
+
+
+def _moved(parts: np.ndarray, prompt: int, chosen: int) -> np.ndarray:
+    """The texts of the rejected answer follow those of the chosen one."""
+    return np.where(parts >= prompt, parts + chosen, parts)
+
+
+def _first(side: Aligned) -> int:
+    """The first token that counts."""
+    return int(side.counted.argmax()) if side.counted.any() else len(side.counted)
