@@ -135,6 +135,7 @@ def signals(rows: list[Row], home: Path, args: Any, seed: int) -> tuple[RowSigna
     """Train, index, and take every signal and control."""
     if not (home / "index" / "manifest.json").is_file():
         settings = {"epochs": args.epochs, "width": args.width, "layers": args.layers, "checkpoints": args.checkpoints}
+        settings |= {"batch_size": args.batch, "learning_rate": args.rate}
         harness.trained(rows, home / "run", seed=seed, vocabulary=args.vocabulary, max_length=args.length, **settings)
         proponent.build(home / "run", rows, home / "index", method="tracin-we", quiet=True)
     index = proponent.open(home / "index")
@@ -240,7 +241,18 @@ def flags(runs: list[tuple[Planted, RowSignals, Any]]) -> dict[str, Any]:
 def main() -> None:
     """Run the benchmark."""
     parser = harness.arguments(
-        __doc__, data=True, rows=0, seeds=3, epochs=4, width=64, layers=2, vocabulary=2000, length=96, checkpoints=2
+        __doc__,
+        data=True,
+        rows=0,
+        seeds=3,
+        epochs=8,
+        batch=8,
+        rate=2e-3,
+        width=64,
+        layers=2,
+        vocabulary=2000,
+        length=96,
+        checkpoints=2,
     )
     parser.add_argument("--cache", type=Path, required=True, help="folder of the trained models and their indexes")
     args = parser.parse_args()
@@ -263,6 +275,7 @@ def main() -> None:
         "weights of the first half": weights,
         "second half": figures(runs[1], weights),
         "flags, second half": flags(runs[1]),
+        "median loss of a token, second half": [round(float(np.nanmedian(found.losses)), 3) for _, found, _ in runs[1]],
         "clean rows": {"rows": len(clean), "flagged": int((bare.combined >= FLAGGED).sum()), "by one signal": alone},
     }
     harness.write_record(args.out, "suspect-rows", record)

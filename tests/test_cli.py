@@ -25,8 +25,9 @@ from tiny import NEWS, Tiny, write_csv
 PANELS = {
     "Start": ["demo", "train", "check"],
     "Index": ["plan", "index", "info", "verify", "delete", "merge"],
-    "Explain": ["explain", "report", "serve", "methods"],
-    "Clean data": ["labels", "apply"],
+    "Explain": ["explain", "groups", "report", "serve", "methods"],
+    "Clean data": ["labels", "bias", "apply"],
+    "Act": ["mend", "weigh", "spectrum", "nmtune"],
     "Prove": ["evaluate", "tune"],
 }
 COMMANDS = [name for names in PANELS.values() for name in names]

@@ -336,3 +336,28 @@ def test_an_index_without_token_counts_says_so(odd: Tiny, monkeypatch: pytest.Mo
     del held["counted"], held["truncated"]
     monkeypatch.setattr(Store, "features", held)
     assert any("does not hold the number of counted tokens" in line for line in suspect_rows(Store(odd.index)).notes)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the trainer
+def test_conversations_name_the_turns_that_were_not_trained_on(tmp_path: Path):
+    pytest.importorskip("trl")
+    import chat
+    from test_chat_training import ROWS as TALKS
+    from test_chat_training import trained
+
+    talks = [one | {"id": f"{one['id']}-{copy}"} for copy in "ab" for one in TALKS]
+    index = proponent.build(
+        trained(tmp_path / "run", talks, assistant_only_loss=True), talks, tmp_path / "index", quiet=True
+    )
+    store = index.store
+    assert store.plan.reduction == "sum"
+    report = suspect_rows(store)
+    assert "not trained on" in reason(report, "d18-a", "fault").says
+    assert (reason(report, "d17-a", "fault").says, reason(report, "d0-b", "duplicate").other) == (
+        "the answer is empty",
+        "d0-a",
+    )
+    losses, counted = store.features["losses"][:, 0].mean(), store.features["counted"][0]
+    assert next(one for one in report.rows if one.id == "d0-a").loss == pytest.approx(float(losses) / int(counted))
+    spoken = next(one for one in report.rows if one.id == "d0-a")
+    assert (spoken.prompt, spoken.answer) == (chat.SAID[0], chat.SAID[1])

@@ -155,8 +155,9 @@ def _answer_in_prompt(words: Words) -> tuple[Float[np.ndarray, " n"], Float[np.n
 
 def _unfinished(answer: str) -> bool:
     """Whether a text of several sentences breaks off."""
-    text = answer.rstrip()
-    return len(SENTENCE.findall(text)) >= 2 and (text[-1:].isalnum() or text[-1:] in ",;:-") and "\n" not in text[-200:]
+    last = (answer.split() or [""])[-1]
+    broken = (last[-1:].isalnum() or last[-1:] in ",;:-") and last[:1] not in "#@"
+    return broken and len(SENTENCE.findall(answer)) >= 2 and "\n" not in answer[-200:]
 
 
 def unusual(values: Float[np.ndarray, " n"], sizes: Int[np.ndarray, " n"], says: str) -> Signal:

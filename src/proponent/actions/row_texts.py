@@ -18,6 +18,10 @@ OTHER_KINDS = ("regression", "multi-label", "token-classification", "question-an
 """Tasks with neither classes nor texts to write."""
 
 
+OF_PAIRS = ("DPO", "reward-pairs")
+"""Tasks whose loss compares two answers: it is no sum over tokens."""
+
+
 def missing_text(plan: Plan) -> str:
     """Why an index has no rows of a language model; empty if it has."""
     if plan.label_names is not None or plan.kind in OTHER_KINDS:

@@ -16,7 +16,7 @@ from proponent.actions.misplaced_answers import misplaced
 from proponent.actions.repeated_answers import repeated
 from proponent.actions.row_influence import row_influence
 from proponent.actions.row_signals import Signal, Words, contradictions, duplicates, faults, unusual
-from proponent.actions.row_texts import RowTexts, missing_text
+from proponent.actions.row_texts import OF_PAIRS, RowTexts, missing_text
 from proponent.data import write_csv
 from proponent.errors import InputError
 from proponent.store import Store
@@ -34,7 +34,7 @@ ROW_RANKINGS: dict[RowRanking, str] = {
     "misplaced": "the answer fits the prompt of another row better than its own",
     "repeated": "rows with different prompts have the same answer",
     "fault": "the answer is empty, cut off, or repeats the prompt",
-    "loss": "loss of a counted token, mean over the checkpoints, among rows of similar length",
+    "loss": "loss of a counted token (of a pair of answers), mean over the checkpoints, among rows of similar length",
     "self-influence": "score of the row on itself, among rows of similar length",
     "influence": "how much all other rows hurt this one, among rows of similar length",
     "query-influence": "how much this row hurts the given queries, among rows of similar length",
@@ -131,7 +131,7 @@ class RowSignals:
 Figure = Callable[[], Float[np.ndarray, " n"]]
 
 SAYS: dict[RowRanking, str] = {
-    "loss": "loss of a token",
+    "loss": "loss",
     "self-influence": "score on itself",
     "influence": "hurt by all other rows",
     "query-influence": "hurts the queries",
@@ -197,9 +197,10 @@ def _sizes(store: Store, texts: RowTexts, words: Words) -> tuple[Int[np.ndarray,
 
 
 def _losses(store: Store, texts: RowTexts, sizes: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Mean loss of a counted token over the checkpoints; NaN for rows that are not scored."""
+    """Mean loss of a counted token over the checkpoints; of preferences, the loss of the pair."""
     losses = store.features["losses"].mean(0)[texts.places]
-    return losses / np.maximum(sizes, 1) if store.plan.reduction == "sum" else losses
+    summed = store.plan.reduction == "sum" and store.plan.kind not in OF_PAIRS
+    return losses / np.maximum(sizes, 1) if summed else losses
 
 
 def _report(

@@ -73,10 +73,9 @@ def _sums(
 
     opened = open_index(index, **opening)
     known = group_columns(opened.store)
-    more = {name: data_column(opened.store, name, data) for name in by or () if name not in known}
+    columns = {name: known[name] if name in known else data_column(opened.store, name, data) for name in by or known}
     answer = opened.explain(given if "text" in given else None, **_named(given), **how, k=1, baselines=False)
-    sums = group_sums(opened, answered_scores(opened, given, answer, **how), more)
-    return answer.headline, {name: sums[name] for name in by or known}
+    return answer.headline, group_sums(opened, answered_scores(opened, given, answer, **how), columns)
 
 
 def _named(given: dict[str, Any]) -> dict[str, Any]:

@@ -15,11 +15,13 @@ Sums = dict[str, list[dict[str, Any]]]
 """By column: for each value its name, the number of examples, the sums of positive and of negative scores."""
 
 
-def group_sums(index: Index, scores: Float[np.ndarray, " n"], more: Mapping[str, Sequence[str]] | None = None) -> Sums:
-    """Sum the positive and the negative scores of one query, by the columns of the index and by further ones."""
+def group_sums(
+    index: Index, scores: Float[np.ndarray, " n"], columns: Mapping[str, Sequence[str]] | None = None
+) -> Sums:
+    """Sum the positive and the negative scores of one query by some columns; without any, by those of the index."""
     good = np.flatnonzero(index.store.alive & np.isfinite(scores))
     found: Sums = {}
-    for column, values in (group_columns(index.store) | dict(more or {})).items():
+    for column, values in (group_columns(index.store) if columns is None else columns).items():
         names, codes = np.unique(np.asarray(values, dtype=object)[good], return_inverse=True)
         counts = np.bincount(codes, minlength=len(names))
         up = np.bincount(codes, np.maximum(scores[good], 0), minlength=len(names))

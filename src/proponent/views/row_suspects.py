@@ -37,7 +37,10 @@ class SuspectRow:
     suspicion: Annotated[float, "0 to 1, of all signals; of another ranking, the strength of that signal"]
     flagged: Annotated[bool, "whether the row is flagged as suspect"]
     reasons: Annotated[tuple[RowReason, ...], "what speaks against it, strongest first"]
-    loss: Annotated[float | None, "mean loss of a counted token over the checkpoints, in nats; None without one"]
+    loss: Annotated[
+        float | None,
+        "mean loss of a counted token, or of a pair of answers, over the checkpoints, in nats; None without one",
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

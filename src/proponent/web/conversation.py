@@ -40,8 +40,8 @@ def checked(messages: object) -> str:
         found: object = json.loads(messages)
     except ValueError as error:
         raise ValueError("are not valid JSON") from error
-    turns = cast("list[dict[str, Any]]", found) if isinstance(found, list) else [{}]
-    if not all(map(_plain, turns)):
+    turns = cast("list[dict[str, Any]]", found)
+    if not isinstance(found, list) or not all(map(_plain, turns)):
         raise ValueError('must be a list of {"role": ..., "content": ...} with texts')
     if len(turns) > MOST_TURNS:
         raise ValueError(f"have {len(turns)} turns: ask about at most {MOST_TURNS}")

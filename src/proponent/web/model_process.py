@@ -40,6 +40,7 @@ def main() -> None:
 def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any, Any]], tell: Tell) -> None:
     from proponent.actions.group_columns import data_columns
     from proponent.api import open as open_index
+    from proponent.index.group_columns import group_columns
     from proponent.index.group_sums import answered_scores, group_sums
     from proponent.web.states import Question
 
@@ -47,7 +48,7 @@ def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any, Any]], tell: 
     if path not in held or held[path][0] != root or not root:
         tell({"stage": "opening the index"})
         opened = open_index(path, **asked["options"])
-        held[path] = (root, opened, data_columns(opened.store))
+        held[path] = (root, opened, group_columns(opened.store) | data_columns(opened.store))
     index = held[path][1]
     index.say = partial(_stage, tell)
     question = Question(**asked["question"])
