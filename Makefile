@@ -10,11 +10,11 @@ export HF_HUB_OFFLINE ?= 1
 # Empty: every process would compile every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo demo-llm test test-llm test-browser check bench smoke-benchmarks peers fidelity torture clean
+.PHONY: demo demo-llm test test-llm test-browser check bench smoke-benchmarks peers fidelity fidelity-llm torture clean
 demo: $(VENV)/.demo
 	$(BIN)/proponent demo --out demo-out
 
-# A real chat model of 135M parameters (SmolLM2-135M-Instruct), LoRA, one page: about five minutes of one core.
+# A real chat model of 135M parameters (SmolLM2-135M-Instruct), LoRA, one page: about seven minutes of one core.
 demo-llm: $(VENV)/.llm
 	env -u OMP_NUM_THREADS $(BIN)/proponent demo --llm --out demo-llm-out
 
@@ -103,6 +103,13 @@ fidelity: $(VENV)/.dev
 	$(BIN)/python benchmarks/fidelity/record_e.py --data $(DATA) --cache $(CACHE)
 	$(BIN)/python benchmarks/fidelity/record_f.py --data $(DATA)
 	$(BIN)/python benchmarks/fidelity/pictures.py
+
+# The real chat model: an hour for the facts, hours for the retrains; both resume.
+fidelity-llm: $(VENV)/.dev $(VENV)/.llm
+	$(BIN)/python benchmarks/chat_facts.py --cache $(CACHE)/facts
+	$(BIN)/python benchmarks/fidelity/record_h.py bank --data $(DATA) --cache $(CACHE)/h
+	$(BIN)/python benchmarks/fidelity/record_h.py report --data $(DATA) --cache $(CACHE)/h
+	$(BIN)/python benchmarks/fidelity/record_h.py delete --data $(DATA) --cache $(CACHE)/h
 
 torture: $(VENV)/.dev
 	$(BIN)/python benchmarks/torture.py
