@@ -4,7 +4,7 @@
 # A Trainer has few types, and a base class of type Any has none.
 
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -72,7 +72,8 @@ class WeightedTrainer(_Trainer):
                 "or name it with WeightedTrainer(weight_column=...)"
             )
         parent: Any = super()
-        return parent.compute_loss(model, inputs, *positional, **arguments)
+        loss: Any = parent.compute_loss(model, inputs, *positional, **arguments)
+        return loss
 
     def _weighted_loss(self, outputs: Any, labels: Tensor | None, num_items_in_batch: Any = None) -> Float[Tensor, ""]:
         if labels is None:
