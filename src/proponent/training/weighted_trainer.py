@@ -4,7 +4,7 @@
 # A Trainer has few types, and a base class of type Any has none.
 
 from collections.abc import MutableMapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
