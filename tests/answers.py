@@ -5,11 +5,16 @@ from dataclasses import replace
 
 from proponent.types import Span
 from proponent.views import (
+    ActionReport,
     BaselineHit,
     CheckpointView,
+    Evidence,
+    EvidenceRow,
     Explanation,
+    Figure,
     Hit,
     LabelReport,
+    MethodFigures,
     QueryView,
     RankingRecall,
     Story,
@@ -254,6 +259,24 @@ def make_bias() -> BiasReport:
         answers=(AnswerBias("q1", "Nobody sleeps", "neutral", 0.4, -0.1, 0.25, ("nobody", "sleeps")),),
         evidence=(BiasEvidence("text", "nobody", "snli-7", 7, "A man | Nobody sleeps", "contradiction"),),
         notes=("3 words occur with one label only: no weights can balance them",),
+    )
+
+
+def make_action() -> ActionReport:
+    figures = (Figure("errors mended", 0.4, 0.3, 0.5), Figure("clean accuracy", 0.9), Figure("change", None))
+    rows = (EvidenceRow("n<7>", "Sports & more", 3.0, "The cup\x1b[2J <b>and</b> the bank"),)
+    return ActionReport(
+        metric="mend",
+        title="Wrong predictions mended",
+        said="A copy takes 3 steps.",
+        columns=("errors mended", "clean accuracy", "change"),
+        rows=(
+            MethodFigures("tracin-we", False, figures, "yes (random rows: 0.200 [0.100, 0.300])"),
+            MethodFigures("random rows", True, figures),
+        ),
+        facts=(("seeds", "3"),),
+        notes=("6 of 60 rows are wrong",),
+        evidence=(Evidence("Rows that were chosen most often", "steps", rows),),
     )
 
 

@@ -68,12 +68,12 @@ def write_data(folder: Path) -> Path:
              for at, row in enumerate(news(draw, 120, "t"))]  # fmt: skip
     write_csv(folder / "trec" / "train.csv.gz", texts[:80])
     write_csv(folder / "trec" / "test.csv.gz", texts[80:])
-    pairs = [
+    related = [
         {"id": one["id"], "premise": one["text"], "hypothesis": other["text"], "label": 0, "label_name": "neutral"}
         | {"relatedness": 1 + at % 5}
         for at, (one, other) in enumerate(itertools.pairwise(texts))
     ]
-    write_csv(folder / "nli_sick" / "train.csv.gz", pairs)
+    write_csv(folder / "nli_sick" / "train.csv.gz", related)
     answers = [{"id": one["id"], "instruction": one["text"], "input": "", "output": one["text"]} for one in texts]
     write_lines(folder / "alpaca_en_1k" / "alpaca_en_demo.jsonl.gz", answers)
     write_csv(folder / "movie_review_mr" / "all.csv.gz", texts)

@@ -118,7 +118,7 @@ def test_rows_that_it_would_render_by_itself_are_refused(run: Path, tmp_path: Pa
     [
         ("rl: dpo", "rl: 'dpo'"),
         ("reward_model: true", "reward_model: True"),
-        ("label_smoothing_factor: 0.1", "label_smoothing_factor: 0.1"),
+        ("label_smoothing_factor: 0.1", r"label_smoothing_factor 0\.1 in .*README\.md"),
         ("plugins: [my.NewLoss]", "the plugin my.NewLoss, which is not known here"),
         ("plugins: axolotl.integrations.kd.KDPlugin", "the plugin axolotl.integrations.kd.KDPlugin"),
         ("flash_attention: false", "sample_packing without flash_attention"),

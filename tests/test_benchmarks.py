@@ -117,6 +117,7 @@ ALLOWED = (
         "the real chat model and its fine-tuning are those of `proponent demo --llm`",
     ),
     ("chat_facts.py", "demo.conversations", "its ordinary rows, too"),
+    ("mending.py", "version", "stands in the record"),
     ("fidelity/record_d.py", "actions.label_errors", "the raw sums by which `proponent labels` ranks"),
 )
 """Scripts, the inner modules of the library that they may import, and why."""

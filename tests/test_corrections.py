@@ -45,7 +45,7 @@ def index_of(folder: Path, data: Path) -> Store:
     segment = PlannedSegment(name="00000", n=len(examples), shards=[0, len(examples)])
     source = Source(
         data=examples.name,
-        columns={name: name for name in Columns.__slots__},
+        columns={name: getattr(Columns(), name) for name in Columns.__slots__},
         fingerprint=examples.fingerprint,
         n=len(examples),
         batch_size=4,

@@ -16,10 +16,21 @@ import pytest
 from jinja2 import meta, nodes
 
 import proponent
-from answers import make_answer, make_bias, make_labels, make_pair_answer, make_story, make_text_answer
+from answers import make_action, make_answer, make_bias, make_labels, make_pair_answer, make_story, make_text_answer
 from markup import Structure, rewritten
 from proponent.errors import DataError, DiskFullError, InputError, MissingExtraError
-from proponent.views import bias, evaluation, explanation, frames, page, reports, suspects, text_marks
+from proponent.views import (
+    acting,
+    bias,
+    evaluation,
+    explanation,
+    frames,
+    page,
+    reports,
+    row_suspects,
+    suspects,
+    text_marks,
+)
 from proponent.views.explanation import Explanation
 from proponent.views.page import Limits, Page, css, document, environment, fragment
 from proponent.views.reports import Report
@@ -35,6 +46,7 @@ PAGES: list[Page] = [
     make_story(),
     REPORT,
     make_bias(),
+    make_action(),
 ]
 TEMPLATES = sorted(path.name for path in page.TEMPLATES.glob("*.j2"))
 SOURCES = Path(page.__file__).parent
@@ -55,6 +67,7 @@ def without_help(kind: type) -> list[str]:
 
 def test_every_field_of_a_page_has_a_help_text() -> None:
     assert undocumented(explanation) == undocumented(suspects) == undocumented(evaluation) == undocumented(bias) == []
+    assert undocumented(acting) == undocumented(row_suspects) == []
     assert undocumented(frames) == []
     assert undocumented(reports) == []
     assert undocumented(page) == []
@@ -81,7 +94,7 @@ def attributes(source: str) -> set[str]:
 def promised() -> set[str]:
     kinds = [
         kind
-        for module in (bias, explanation, evaluation, frames, page, reports, text_marks, suspects)
+        for module in (acting, bias, explanation, evaluation, frames, page, reports, row_suspects, text_marks, suspects)
         for kind in vars(module).values()
         if isinstance(kind, type)
     ]
@@ -309,7 +322,7 @@ def test_the_style_cannot_leak_into_a_host_page() -> None:
 def test_every_mark_says_its_sign_in_words(shown: Page) -> None:
     found = Structure(document(shown)).marks
     assert all(re.search(r" (helped \+|hurt -|no effect 0)\S*$", mark) for mark in found)
-    assert bool(found) == (not isinstance(shown, suspects.LabelReport | bias.BiasReport))
+    assert bool(found) == (not isinstance(shown, suspects.LabelReport | bias.BiasReport | acting.ActionReport))
 
 
 def test_the_answer_tells_what_it_knows() -> None:

@@ -14,17 +14,9 @@ ANSWERING = "assistant"
 """The role whose last message is the answer of a conversation."""
 
 
-OTHER_KINDS = ("regression", "multi-label", "token-classification", "question-answering")
-"""Tasks with neither classes nor texts to write."""
-
-
-OF_PAIRS = ("DPO", "reward-pairs")
-"""Tasks whose loss compares two answers: it is no sum over tokens."""
-
-
 def missing_text(plan: Plan) -> str:
     """Why an index has no rows of a language model; empty if it has."""
-    if plan.label_names is not None or plan.kind in OTHER_KINDS:
+    if plan.predicted == "labels":
         return f"this index belongs to a {plan.kind} model; suspect rows are those of a language model"
     return ""
 

@@ -38,7 +38,7 @@ def class_probabilities(
 
 def _numbers(run: Run, data: str, classes: Sequence[str]) -> list[int]:
     names = run.label_names
-    if names is None or run.task.kind != "classification":
+    if names is None or run.task.answers:
         raise MismatchError(
             f"{run.path} is a {run.task.kind} model, and lexical bias is tested on classifiers of one label per text"
         )

@@ -16,7 +16,7 @@ from proponent.actions.misplaced_answers import misplaced
 from proponent.actions.repeated_answers import repeated
 from proponent.actions.row_influence import row_influence
 from proponent.actions.row_signals import Signal, Words, contradictions, duplicates, faults, unusual
-from proponent.actions.row_texts import OF_PAIRS, RowTexts, missing_text
+from proponent.actions.row_texts import RowTexts, missing_text
 from proponent.data import write_csv
 from proponent.errors import InputError
 from proponent.store import Store
@@ -199,7 +199,7 @@ def _sizes(store: Store, texts: RowTexts, words: Words) -> tuple[Int[np.ndarray,
 def _losses(store: Store, texts: RowTexts, sizes: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Mean loss of a counted token over the checkpoints; of preferences, the loss of the pair."""
     losses = store.features["losses"].mean(0)[texts.places]
-    summed = store.plan.reduction == "sum" and store.plan.kind not in OF_PAIRS
+    summed = store.plan.reduction == "sum" and store.plan.predicted != "pairs"
     return losses / np.maximum(sizes, 1) if summed else losses
 
 

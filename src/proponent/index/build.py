@@ -195,6 +195,7 @@ class Build:
             counting=self.rules.counting,
             trust_remote_code=run.trust_remote_code,
             fingerprints=self._fingerprints(),
+            predicts=self.run.task.predicts,
             weighted=self.examples.weights is not None,
             word_rules=RULES,
             source=self._source(),

@@ -25,7 +25,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"cannot read {path}: {error}: the run folder is damaged or incompletely copied") from error
     if not isinstance(loaded, dict):
-        raise RunError(f"cannot read {path}: expected a JSON object")
+        raise RunError(f"{path} is not a JSON object")
     return cast("dict[str, Any]", loaded)
 
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
@@ -158,6 +158,7 @@ class Plan(BaseModel):
     tokenizer: str | None  # folder of the tokenizer if the user named one; else None
     base: str | None = None  # base model of an adapter if the user named one; else None
     kind: str  # task head
+    predicts: Literal["labels", "tokens", "next tokens", "pairs"] | None = None  # None in plans of earlier versions
     label_names: list[str] | None  # classes in order; None for a language model
     max_length: int  # maximum tokens read of a text
     counting: Counting | None = None  # which tokens of the rows of chat fine-tuning count; None for plain training
@@ -172,6 +173,11 @@ class Plan(BaseModel):
         if len(self.terms) != len(terms_of(self.method)):
             raise ValueError(f"{len(self.terms)} terms are planned for {len(terms_of(self.method))} of the method")
         return self
+
+    @property
+    def predicted(self) -> str:
+        """What the model predicts; an earlier plan without classes belongs to a language model."""
+        return self.predicts or ("tokens" if self.label_names is None else "labels")
 
     @property
     def labels(self) -> Labels:

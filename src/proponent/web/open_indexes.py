@@ -55,12 +55,12 @@ class OpenIndex:
     @property
     def language(self) -> bool:
         """Whether its model is a language model: tokens count, and a piece of them may."""
-        return self.plan.kind in {"causal-lm", "masked-lm", "seq2seq"}
+        return self.plan.predicted in {"tokens", "next tokens"}
 
     @property
     def writes(self) -> bool:
         """Whether its model can write an answer."""
-        return self.plan.kind == "causal-lm"
+        return self.plan.predicted == "next tokens"
 
     @Once
     def sources(self) -> list[str]:

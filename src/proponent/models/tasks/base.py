@@ -161,6 +161,15 @@ class Task(ABC):
     reference: str | None = None
 
     @property
+    def predicts(self) -> Literal["labels", "tokens", "next tokens", "pairs"]:
+        """What the outputs are compared with, as plans name it; labels are classes and values."""
+        if self.pairing is not None:
+            return "pairs"
+        if self.answers or not self.predicts_tokens:
+            return "labels"
+        return "next tokens" if self.chats else "tokens"
+
+    @property
     def settings(self) -> str:
         """What the loss depends on beside the model, in one line; empty where it depends on nothing else."""
         return ""
