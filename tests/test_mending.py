@@ -131,7 +131,7 @@ def test_what_cannot_be_mended_is_refused(asked, lines: tiny.Tiny):
         mend(proponent.open(lines.index), list(read(lines.data)), errors, settings=SETTINGS, quiet=True)
     with pytest.raises(RunError, match="the row with id e3 has no label"):
         mend(index, train, [Example("e3", 3, "a text")], settings=SETTINGS, quiet=True)
-    with pytest.raises(InputError, match="fewer than k = 61"):
+    with pytest.raises(InputError, match="a step takes 61 rows, and the index has 60: take fewer"):
         mend(index, train, errors, settings=replace(SETTINGS, rows=61), quiet=True)
     with pytest.raises(InputError, match="steps is 0: must be at least 1"):
         MendSettings(steps=0).check()

@@ -155,6 +155,11 @@ def test_the_commands(encoder_folder: Path, tmp_path: Path, said):
     assert code == 0, err
     assert {one["method"] for one in json.loads(out)["rows"]} == set(KINDS)
     assert "code: mse 1, covariance 0.04, singular values 0.001 (5 largest)" in (tmp_path / "page.html").read_text()
+    (tmp_path / "more").mkdir()
+    twin = tiny.write_csv(tmp_path / "more" / "held.csv", runs.rows(30)[24:])
+    code, out, err = said(*words, "--test", twin)
+    assert code == 0, err
+    assert json.loads(out)["columns"][:2] == [str(test), str(twin)]
     code, _, err = said(*words, "--form", "both")
     assert code == 2
     assert "paper, code" in err

@@ -170,6 +170,12 @@ def test_the_command(encoder_folder: Path, tmp_path: Path, said):
         written = list(csv.DictReader(file))
     assert [one["text"] for one in written] == [one["text"] for one in some[12:36]]
     assert {0 <= float(one["weight"]) <= HIGHEST for one in written} == {True}
+    code, _, err = said(*words, "--out", tmp_path / "weighted.csv")
+    assert code == 2
+    assert "weighted.csv exists already: choose another --out" in err
+    code, _, err = said(*words, "--out", tmp_path / "other.csv", "--weight-name", "text")
+    assert code == 2
+    assert "has a column 'text' already: choose another --weight-name" in err
     code, _, err = said("weigh", encoder_folder, *files[:2], files[1], "--test", files[3])
     assert code == 2
     assert "24 of 24 texts of VALIDATION are also trained on" in err

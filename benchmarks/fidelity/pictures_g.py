@@ -49,7 +49,7 @@ def panels(path: Path, title: str, found: list[Panel], key: tuple[str, str]) -> 
     rows = list(dict.fromkeys(name for _, lines in found for name in lines))
     ends = [one for _, lines in found for both in lines.values() for one in both if one is not None]
     low, high = min([0.0, *(one.low for one in ends)]), max([0.0, *(one.high for one in ends)])
-    width, height = LEFT + len(found) * (PANEL + GAP), 66 + STEP * len(rows)
+    width, height = max(640.0, LEFT + len(found) * (PANEL + GAP)), 66 + STEP * len(rows)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" font-family="sans-serif" '
         f'font-size="12"><rect width="{width:.0f}" height="{height:.0f}" fill="#fff"/>',

@@ -35,8 +35,7 @@ the table gives medians and, after several repetitions, the smallest and the lar
 - **agreement**: with proponent's scores, learning rate divided out. Where the quantity is the same (products of the
   word embeddings' gradients) the largest difference over the query's largest score; Spearman's correlation is the mean
   over the queries.
-- **CPU**: the same two ratios in CPU seconds (end to end / further). They leave out waiting, for the disk as well as
-  for other users of the machine.
+- **CPU**: the same two ratios in CPU seconds (end to end / further). They leave out waiting.
 - **busy**: the smallest CPU seconds over wall seconds; under 0.95 the machine was shared, and wall ratios are rough.
 """
 

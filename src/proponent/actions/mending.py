@@ -143,6 +143,11 @@ class _Mender:
         ids = [str(one) for one in index.store.examples["id"]]
         if ids != [one.id for one in train]:
             raise MismatchError("the training rows are not those of the index: give the file that it was built from")
+        if settings.rows > int(index.store.alive.sum()):
+            raise InputError(
+                f"a step takes {settings.rows} rows, and the index has {int(index.store.alive.sum())}: take fewer "
+                "(--step-rows)"
+            )
         queries, initial = [*errors, *(clean or ())], str(run.checkpoints[-1].path)
         problem = RunProblem(run, list(train), queries, initial, index.store.plan.max_length)
         model = problem.fresh(0).eval()

@@ -137,7 +137,9 @@ def nmtune(
         usable(path, "--out")
     chosen = choice("--form", form, ("paper", "code"))
     examples = list(columns.read(data, output))
-    asked = {path.stem: list(columns.read_queries(str(path), output)) for path in test}
+    stems = [path.stem for path in test]
+    shown = {path: path.stem if stems.count(path.stem) == 1 else str(path) for path in test}
+    asked = {shown[path]: list(columns.read_queries(str(path), output)) for path in test}
     from proponent.actions.nmtune import HeadSettings, Labelled, head_report, numbers
     from proponent.actions.text_features import text_features
 

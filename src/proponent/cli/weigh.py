@@ -39,9 +39,8 @@ def weigh(
         bool, typer.Option("--allow-overlap", help="Accept validation or test texts that are also trained on.")
     ] = False,
     trust_remote_code: TrustRemoteCode = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Write a copy of UNLABELLED with the weights as column `weight`.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a copy of UNLABELLED with the weights as a column.")] = None,
+    weight_name: Annotated[str, typer.Option(help="Name of that column.")] = "weight",
     pages: Annotated[
         list[Path] | None, typer.Option("--report", metavar="FILE", help="Also write .html, .md or .json; repeatable.")
     ] = None,
@@ -51,6 +50,9 @@ def weigh(
         usable(path, option)
     files = {"LABELLED": labelled, "UNLABELLED": unlabelled, "VALIDATION": validation, "--test": test}
     sets = {name: columns.read_queries(file, output) for name, file in files.items()}
+    if out is not None and (out.exists() or weight_name in sets["UNLABELLED"].column_names):
+        way = f"{out} exists already" if out.exists() else f"{unlabelled} has a column {weight_name!r} already"
+        raise InputError(f"{way}: choose another {'--out' if out.exists() else '--weight-name'}")
     if not allow_overlap:
         _refuse_overlap(sets)
     from proponent.actions.lexical_bias import write_weighted
@@ -64,12 +66,12 @@ def weigh(
     settings = WeighSettings(steps=steps, alpha=alpha, warm_up=min(100, steps // 4))
     page, weights = learn(known, guessed, wanted, measured, settings, scores=scores, seeds=seeds, quiet=output.quiet)
     if out is not None:
-        write_weighted(sets["UNLABELLED"], weights, out)
+        write_weighted(sets["UNLABELLED"], weights, out, weight_name)
     for path in pages or ():
         page.save(path)
     output.show(page.to_dict, lambda: print_report(page))
     if out is not None:
-        output.hint(f"{out}: to train on it, `proponent train {shlex.quote(str(out))} --weight-column weight`")
+        output.hint(f"{out}: to train on it, `proponent train {shlex.quote(str(out))} --weight-column {weight_name}`")
 
 
 def _rows(run: Path, sets: "dict[str, Any]", features: dict[str, Any]) -> "list[Rows]":
