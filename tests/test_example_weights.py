@@ -271,3 +271,13 @@ def test_a_replay_of_a_weighted_training_ends_at_its_weights(data: Path, tmp_pat
         Replay(opened, other, labels, max_length=24, quiet=True).deviation()
     with pytest.raises(MismatchError, match="example weights"):
         Replay(opened, list(read(data)), labels, max_length=24, quiet=True)
+
+
+def test_weights_of_one_are_a_plain_training(data: Path, tmp_path: Path) -> None:
+    rows = [{"id": one.id, "text": one.text, "label": one.label, "weight": 1.0} for one in read(data)]
+    ones = tiny.write_csv(tmp_path / "ones.csv", rows)
+    opened = train(read(ones, columns=COLUMN), tmp_path / "run", tiny.SETTINGS)
+    problem = RunProblem(opened, list(read(ones, columns=COLUMN)), [], "fresh", 24)
+    plain = RunProblem(opened, list(read(ones)), [], "fresh", 24)
+    model = opened.load(opened.checkpoints[-1])
+    torch.testing.assert_close(problem.losses(model, np.arange(5)), plain.losses(model, np.arange(5)))

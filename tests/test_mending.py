@@ -133,6 +133,8 @@ def test_what_cannot_be_mended_is_refused(asked, lines: tiny.Tiny):
         mend(index, train, [Example("e3", 3, "a text")], settings=SETTINGS, quiet=True)
     with pytest.raises(InputError, match="a step takes 61 rows, and the index has 60: take fewer"):
         mend(index, train, errors, settings=replace(SETTINGS, rows=61), quiet=True)
+    with pytest.raises(InputError, match="exists already and is not replaced"):
+        mend(index, train, errors, settings=SETTINGS, save=index.run.path, quiet=True)
     with pytest.raises(InputError, match="steps is 0: must be at least 1"):
         MendSettings(steps=0).check()
     with pytest.raises(InputError, match="learning rate is nan"):

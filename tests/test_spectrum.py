@@ -25,7 +25,7 @@ from proponent.actions.nmtune import (
 from proponent.actions.spectrum import spectrum
 from proponent.actions.text_features import text_features
 from proponent.errors import InputError, RunError
-from proponent.types import Example
+from proponent.types import Example, Preference
 
 FAST = HeadSettings(epochs=15, batch_size=16)
 
@@ -138,6 +138,11 @@ def test_features_are_means_over_real_tokens(encoder_folder: Path):
         with torch.inference_mode():
             hidden = model(**tokenizer(one.text, return_tensors="pt")).last_hidden_state[0]
         np.testing.assert_allclose(ours, hidden.mean(0).numpy(), atol=1e-5)
+    mixed = [Example("1", 0, "the cup"), Example("2", 1, "the cup", text_pair="the army")]
+    np.testing.assert_allclose(text_features(encoder_folder, mixed)[0], found[0], atol=1e-5)
+    chat = Example("3", 2, content=Preference("a", "b", "c"))
+    with pytest.raises(InputError, match="the row with id 3 is a conversation or has more than two texts"):
+        text_features(encoder_folder, [*examples, chat])
     long = [Example("1", 0, "the cup and the army " * 400)]
     assert text_features(encoder_folder, long, max_length=10**6).shape == (1, found.shape[1])  # the model's own limit
     with pytest.raises(RunError, match="cannot load an encoder from"):

@@ -172,10 +172,13 @@ def test_the_command(encoder_folder: Path, tmp_path: Path, said):
     assert {0 <= float(one["weight"]) <= HIGHEST for one in written} == {True}
     code, _, err = said(*words, "--out", tmp_path / "weighted.csv")
     assert code == 2
-    assert "weighted.csv exists already: choose another --out" in err
+    assert "weighted.csv exists already and is not replaced" in err
     code, _, err = said(*words, "--out", tmp_path / "other.csv", "--weight-name", "text")
     assert code == 2
-    assert "has a column 'text' already: choose another --weight-name" in err
+    assert "has a column 'text' already: give the new one another name with --weight-name" in err
+    code, _, err = said(*words, "--out", tmp_path / "other.xyz")
+    assert code == 2
+    assert "ends in .xyz: choose .csv" in err
     code, _, err = said("weigh", encoder_folder, *files[:2], files[1], "--test", files[3])
     assert code == 2
     assert "24 of 24 texts of VALIDATION are also trained on" in err

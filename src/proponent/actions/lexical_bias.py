@@ -18,6 +18,7 @@ from proponent.actions.biased_words import BiasedWords
 from proponent.actions.word_labels import TooRareError, WordTable, word_label_z
 from proponent.actions.word_weights import DEFAULT, Weighting, effective_size, reweight
 from proponent.data import Examples, Part, read, write_parts
+from proponent.data.rewriting import KINDS
 from proponent.errors import InputError
 from proponent.progress import track
 from proponent.store import Store
@@ -363,12 +364,19 @@ def write_weighted(
     examples: Examples, weights: Float[np.ndarray, " n"], out: Path, name: str = WEIGHT_COLUMN, *, guard: bool = False
 ) -> int:
     """Write a copy of a data set with the weights as one more column; return how many cells a guard changed."""
+    refuse_target(examples, out, name)
+    rows = [example.row for example in examples]
+    changes: dict[int, object] = dict(zip(rows, weights.tolist(), strict=True))
+    return write_parts(out, [Part(examples, rows, name, changes)], out.suffix.lower(), guard=guard)
+
+
+def refuse_target(examples: Examples, out: Path, name: str = WEIGHT_COLUMN) -> None:
+    """Refuse a file or a column to which weights cannot be written, before they are fitted."""
+    if out.suffix.lower() not in KINDS:
+        raise InputError(f"{out} ends in {out.suffix or 'nothing'}: choose .csv, .tsv, .jsonl, .json or .parquet")
     if name in examples.column_names:
         raise InputError(
             f"{examples.name} has a column {name!r} already: give the new one another name with --weight-name"
         )
     if out.exists():
         raise InputError(f"{out} exists already and is not replaced: choose another name")
-    rows = [example.row for example in examples]
-    changes: dict[int, object] = dict(zip(rows, weights.tolist(), strict=True))
-    return write_parts(out, [Part(examples, rows, name, changes)], out.suffix.lower(), guard=guard)

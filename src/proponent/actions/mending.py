@@ -22,6 +22,7 @@ from proponent.evaluate.deletion import random_like, top
 from proponent.evaluate.intervals import bootstrap, paired
 from proponent.evaluate.report import figure, verdict
 from proponent.index import Index
+from proponent.models import Run
 from proponent.models.model_outputs import pooled_states
 from proponent.progress import track
 from proponent.training.loop import InPlace, gradient, one_thread
@@ -91,6 +92,7 @@ def mend(
         Guo et al. 2021, FastIF (arXiv 2012.15781), the fine-tuning loop.
     """
     settings.check()
+    refuse_unmendable(index.run, save)
     found = _Mender.of(index, train, errors, clean, settings)
     ways = found.ways()
     right: dict[str, Bool[np.ndarray, "s q"]] = {}
@@ -103,6 +105,18 @@ def mend(
     if save is not None:
         found.save(Path(save))
     return _report(found, ways, right)
+
+
+def refuse_unmendable(run: Run, save: str | Path | None) -> None:
+    """Refuse models that cannot be mended, and a folder that would be written over."""
+    if not run.task.labels or run.task.answers:
+        raise InputError(f"the model in {run.path} is not a classifier: only wrong classes can be mended")
+    if run.info.adapter:
+        raise InputError(
+            f"{run.path} is an adapter, which is not mended: merge it into its base (merge_and_unload) and give that"
+        )
+    if save is not None and Path(save).exists():
+        raise InputError(f"{save} exists already and is not replaced: choose another folder for the mended model")
 
 
 @dataclass(frozen=True)
@@ -138,8 +152,6 @@ class _Mender:
     ) -> "_Mender":
         """Predict, and split the wrong predictions."""
         run = index.run
-        if not run.task.labels or run.task.answers:
-            raise InputError(f"the model in {run.path} is not a classifier: only wrong classes can be mended")
         ids = [str(one) for one in index.store.examples["id"]]
         if ids != [one.id for one in train]:
             raise MismatchError("the training rows are not those of the index: give the file that it was built from")

@@ -28,6 +28,11 @@ def text_features(
     """Encode texts, or pairs, with a pretrained model; a head that it may have is left out."""
     if not examples:
         raise InputError("there is no text to encode: the data set is empty")
+    many = next((one for one in examples if len(one.parts) > 2 or one.turns is not None), None)
+    if many is not None:
+        raise InputError(
+            f"the row with id {many.id} is a conversation or has more than two texts: an encoder reads a text or a pair"
+        )
     quiet()
     try:
         model = cast("Any", transformers).AutoModel.from_pretrained(
@@ -37,10 +42,13 @@ def text_features(
         raise RunError(f"cannot load an encoder from {encoder}: {first_line(error)}: give a model folder") from error
     model = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
     tokenizer = load_tokenizer(Path(encoder), trust_remote_code=trust_remote_code)
+    if tokenizer.pad_token is None:  # padding is masked, so any token serves
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
     longest = min(max_length, positions(model.config) or max_length)
     order = sorted(range(len(examples)), key=lambda at: sum(map(len, examples[at].parts)))
     made: list[np.ndarray | None] = [None] * len(examples)
-    blocks = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
+    alike = [[at for at in order if len(examples[at].parts) == count] for count in (1, 2)]  # texts apart from pairs
+    blocks = [some[start : start + _BATCH] for some in alike for start in range(0, len(some), _BATCH)]
     with torch.inference_mode():
         for block in track(blocks, total=len(blocks), label="encoding", unit="batches", quiet=not progress):
             parts = [list(column) for column in zip(*(examples[at].parts for at in block), strict=True)]

@@ -61,12 +61,14 @@ def mend(
     """Fine-tune a copy on the rows most helpful for wrong predictions, and measure it beside controls."""
     for path in pages or ():
         usable(path, "--out")
-    from proponent.actions.mending import MendSettings
+    from proponent.actions.mending import MendSettings, refuse_unmendable
     from proponent.actions.mending import mend as run_mending
     from proponent.api import build
 
     settings = MendSettings(budget, count, anchors, learning_rate, seeds)
     settings.check()
+    opened = model.open(run)
+    refuse_unmendable(opened, save)
     opened, examples, wrong = model.open(run), columns.read(data, output), columns.read_queries(errors, output)
     kept = None if clean is None else columns.read_queries(clean, output)
     named = method.changed(method.named(opened, building, output))

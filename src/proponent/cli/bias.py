@@ -73,6 +73,10 @@ def bias(
     if run is not None and heldout is None:
         raise InputError(f"the test of {run} needs data that it was not trained on: give --heldout FILE")
     examples = columns.read(data, output)
+    if out is not None:
+        from proponent.actions.lexical_bias import refuse_target
+
+        refuse_target(examples, out, weight_name)
     other = None if heldout is None else columns.read_queries(heldout, output)
     asked = None if testing.queries is None else columns.read_queries(testing.queries, output)
     from proponent.actions.lexical_bias import Weighting, lexical_bias, write_weighted

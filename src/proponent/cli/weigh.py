@@ -49,13 +49,13 @@ def weigh(
     for path, option in ((out, "--out"), *((one, "--report") for one in pages or ())):
         usable(path, option)
     files = {"LABELLED": labelled, "UNLABELLED": unlabelled, "VALIDATION": validation, "--test": test}
+    from proponent.actions.lexical_bias import refuse_target, write_weighted
+
     sets = {name: columns.read_queries(file, output) for name, file in files.items()}
-    if out is not None and (out.exists() or weight_name in sets["UNLABELLED"].column_names):
-        way = f"{out} exists already" if out.exists() else f"{unlabelled} has a column {weight_name!r} already"
-        raise InputError(f"{way}: choose another {'--out' if out.exists() else '--weight-name'}")
+    if out is not None:
+        refuse_target(sets["UNLABELLED"], out, weight_name)
     if not allow_overlap:
         _refuse_overlap(sets)
-    from proponent.actions.lexical_bias import write_weighted
     from proponent.actions.unlabelled_weights import WeighSettings
     from proponent.actions.unlabelled_weights import weigh as learn
     from proponent.views.evaluation import print_report

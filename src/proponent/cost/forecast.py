@@ -141,7 +141,7 @@ class _Forecaster:
         self.held = memory()
         checked = check_model(method, run, model, self.checkpoints, options, queries=False)
         self.method, self.fitters = checked.method, checked.fitters
-        self.scaled = isinstance(self.method, Gradients) and self.method.scales_train
+        self.scaled = (isinstance(self.method, Gradients) and self.method.scales_train) or examples.weights is not None
         work = GradientComputer(run, model, self.method, self.encoder, replace(checked.spec, pooled=True))
         self.by_token, self.table = work.spec.by_token, work.table
         self.costs = [one.cost(checked.facts) for one in self.fitters]

@@ -85,6 +85,7 @@ def train(examples: Examples, out: str | Path, training: Training = Training()) 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MismatchError(f"{folder} is not an empty folder: choose another --out")
     names, weights = label_names(examples), examples.weights
+    weights = None if weights is None or (weights == 1).all() else weights  # weights of 1 are a plain training
     _refuse_unread(examples, labelled=names is not None)
     quiet_transformers()
     transformers.set_seed(training.seed)
@@ -99,7 +100,9 @@ def train(examples: Examples, out: str | Path, training: Training = Training()) 
     # Replay needs second derivatives, which the fused attention kernels lack.
     kernels = cast("Any", sdpa_kernel)(SDPBackend.MATH) if training.replay else nullcontext()
     with _ended_by_signals(), _whole_or_gone(folder), kernels:
-        _trainer(model, tokenizer, rows, folder, training, examples.columns.weight).train()
+        _trainer(
+            model, tokenizer, rows, folder, training, examples.columns.weight if weights is not None else ""
+        ).train()
     return Run.from_pretrained(folder)
 
 

@@ -17,7 +17,7 @@ def table(*names: str) -> Table:
     """Create a table: headings and one rule, no frame."""
     made = Table(box=SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     for name in names:
-        made.add_column(Text(name), overflow="fold")
+        made.add_column(Text(plain(name)), overflow="fold")
     return made
 
 
