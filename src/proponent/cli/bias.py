@@ -12,6 +12,7 @@ from proponent.cli.options import Data, DataOptions, ModelOptions, OutputOptions
 from proponent.errors import InputError
 
 if TYPE_CHECKING:
+    from proponent.data import Examples
     from proponent.index import Index
 
 
@@ -73,10 +74,7 @@ def bias(
     if run is not None and heldout is None:
         raise InputError(f"the test of {run} needs data that it was not trained on: give --heldout FILE")
     examples = columns.read(data, output)
-    if out is not None:
-        from proponent.actions.lexical_bias import refuse_target
-
-        refuse_target(examples, out, weight_name)
+    _check_target(examples, out, weight_name)
     other = None if heldout is None else columns.read_queries(heldout, output)
     asked = None if testing.queries is None else columns.read_queries(testing.queries, output)
     from proponent.actions.lexical_bias import Weighting, lexical_bias, write_weighted
@@ -104,6 +102,14 @@ def bias(
     output.show(found.report.to_dict, lambda: print_bias(found.report, Console(), limit))
     if out is not None:
         output.hint(f"{out}: to train on it, `proponent train {shlex.quote(str(out))} --weight-column {weight_name}`")
+
+
+def _check_target(examples: "Examples", out: Path | None, name: str) -> None:
+    """Refuse a file or column that cannot be written, before any work is done."""
+    if out is not None:
+        from proponent.actions.lexical_bias import refuse_target
+
+        refuse_target(examples, out, name)
 
 
 def _opened(index: Path) -> "Index":
