@@ -73,7 +73,7 @@ def panels(path: Path, title: str, found: list[Panel], key: tuple[str, str]) -> 
             f'<path d="M{x(0):.1f} 44V{height - 16:.0f}" stroke="#999"/>',
             *(
                 f'<text x="{x(end):.1f}" y="{height - 4:.0f}" text-anchor="middle" fill="#5d5852">{end:.2f}</text>'
-                for end in (0.0, high)
+                for end in (0.0, high if high > -low else low)
             ),
         ]
         for place, row in enumerate(rows):
