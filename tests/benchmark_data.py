@@ -74,13 +74,12 @@ def write_data(folder: Path) -> Path:
         for at, (one, other) in enumerate(itertools.pairwise(texts))
     ]
     write_csv(folder / "nli_sick" / "train.csv.gz", related)
-    answers = [{"id": one["id"], "instruction": one["text"], "input": "", "output": one["text"]} for one in texts]
-    write_lines(folder / "alpaca_en_1k" / "alpaca_en_demo.jsonl.gz", answers)
     write_csv(folder / "movie_review_mr" / "all.csv.gz", texts)
     for name in ("nli_snli_devtest", "nli_counterfactual"):
         write_csv(folder / name / "pairs.csv.gz", pairs(draw, 80))
     asked = [
-        {"instruction": sentence(draw, "World"), "input": "", "output": sentence(draw, "Sports")} for _ in range(60)
+        {"id": f"alp-{at}", "instruction": sentence(draw, "World"), "input": "", "output": sentence(draw, "Sports")}
+        for at in range(60)
     ]
     write_lines(folder / "alpaca_en_1k" / "alpaca_en_demo.jsonl.gz", asked)
     noisy = [
