@@ -139,7 +139,7 @@ def trained(home: Path, base: Path, seed: int, options: dict[str, Any]) -> propo
         epochs=options["epochs"],
         batch_size=options["batch"],
         learning_rate=options["rate"],
-        max_length=48,
+        max_length=options["length"],
         seed=seed,
         checkpoints=options["checkpoints"],
     )
@@ -227,7 +227,7 @@ def measure(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure; print and write a dated record."""
-    parser = harness.arguments(__doc__, seeds=3, epochs=8, rate=2e-3, batch=8, checkpoints=2, model="")
+    parser = harness.arguments(__doc__, seeds=3, epochs=8, rate=2e-3, batch=8, checkpoints=2, length=48, model="")
     parser.add_argument("--cache", type=Path, default=Path("chat-facts"), help="folder of what is done")
     given = vars(parser.parse_args())
     folder, out = given.pop("cache").absolute(), given.pop("out")

@@ -345,7 +345,8 @@ def test_smoke_chat(data: Path, tmp_path: Path):
     home = "--data {data} --base {tmp}/base --cache {tmp}/h --out {out}"
     lines = [f"fidelity/record_h.py {step} {home} {small}" for step in ("bank", "report", "status")]
     lines.append(
-        "chat_facts.py --seeds 1 --epochs 1 --batch 40 --checkpoints 1 --model {tmp}/base --cache {tmp}/f --out {out}"
+        "chat_facts.py --seeds 1 --epochs 1 --batch 40 --checkpoints 1 --length 300 --model {tmp}/base --cache {tmp}/f "
+        "--out {out}"
     )
     records = run_all(lines, data, tmp_path)
     assert len(records) == 2
