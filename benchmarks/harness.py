@@ -44,6 +44,17 @@ def add_defaults(parser: argparse.ArgumentParser, defaults: dict[str, float | st
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
 
 
+def command(*words: object) -> None:
+    """Run a command of the library in this process; stop when it fails."""
+    from proponent.cli import main
+
+    try:
+        main([str(word) for word in words])
+    except SystemExit as leaving:
+        if leaving.code:
+            raise
+
+
 def today() -> str:
     """The date of a record."""
     return datetime.now(UTC).date().isoformat()

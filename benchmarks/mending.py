@@ -12,19 +12,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-from harness import arguments, encoder_folder, machine, read_csv, today, write_json
+from harness import arguments, command, encoder_folder, machine, read_csv, today, write_json
 
-from proponent.cli import main as command_line
 from proponent.version import __version__
-
-
-def run(*words: object) -> None:
-    """Run a command; stop when it fails."""
-    try:
-        command_line([str(word) for word in words])
-    except SystemExit as leaving:
-        if leaving.code:
-            raise
 
 
 def pairs(path: Path, counts: dict[str, int], folder: Path) -> None:
@@ -63,14 +53,14 @@ def main() -> None:
     for seed in range(args.runs):
         home = args.cache / f"run-{seed}"
         if not home.is_dir():
-            run(
+            command(
                 "train", args.cache / "train.csv", "--model", encoder_folder(), "--out", home, "--epochs", args.epochs,
                 "--max-length", args.length, "--seed", seed, "--quiet",
             )  # fmt: skip
         for method in args.methods.split(","):
             page = args.cache / f"{method}-{seed}.json"
             if not page.is_file():
-                run(
+                command(
                     "mend", home, args.cache / "train.csv", args.cache / "errors.csv", "--clean",
                     args.cache / "clean.csv", "--method", method, "--index", args.cache / f"{method}-{seed}.index",
                     "--max-length", args.length, "--out", page, "--quiet",

@@ -12,6 +12,9 @@ from torch.nn import functional
 
 import chat
 import proponent
+from proponent.data import read
+from proponent.models import Run
+from proponent.models.counting import rules_of
 
 TEXTS: list[dict[str, Any]] = [
     *[{"prompt": one, "chosen": two, "rejected": chat.SAID[3]} for one in chat.SAID[:4] for two in chat.SAID[4:6]],
@@ -135,3 +138,11 @@ class Grads(transformers.TrainerCallback):
         if not self.found:
             named = kwargs["model"].named_parameters()
             self.found = {name: one.grad.clone() for name, one in named if one.grad is not None}
+
+
+def encoded(run: Run, rows: Any) -> tuple[Any, list[Any]]:
+    """The encoder of a run, and its rows as it reads them."""
+    data = read(rows, allow_empty=True)
+    rules = rules_of(run, data.layout)
+    encoder = run.encoder(rules.max_length, counting=rules.counting)
+    return encoder, encoder.encode(data)

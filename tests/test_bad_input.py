@@ -211,6 +211,7 @@ def test_a_question_that_cannot_be_asked(said: Said, news: Tiny, words: Sequence
         (["the cup", "--against", "World"], "language model"),
         (["the cup", "--pair", "the bank"], "language model reads only one"),
         (["a"], "language model needs two tokens"),
+        (["the cup " * 40, "--target", "the bank"], "what counts of the text lies beyond the 24 tokens"),
         (["the cup", "--target", " "], "the target of the text is empty"),
     ],
 )

@@ -18,7 +18,6 @@ from proponent.errors import DataError, InputError, MismatchError, ProponentErro
 from proponent.gradients.computer import GradientComputer, GradientSpec
 from proponent.method import EmbeddingRows, Gradients, Layers, Loss
 from proponent.models import Run
-from proponent.models.counting import rules_of
 
 pytest.importorskip("trl")
 pytest.importorskip("datasets")
@@ -59,13 +58,6 @@ def index(full: Path, tmp_path_factory: pytest.TempPathFactory) -> proponent.Ind
     return proponent.build(full, ROWS, tmp_path_factory.mktemp("dpo") / "index", quiet=True)
 
 
-def encoded(run: Run, rows: Any) -> tuple[Any, list[Any]]:
-    data = read(rows, allow_empty=True)
-    rules = rules_of(run, data.layout)
-    encoder = run.encoder(rules.max_length, counting=rules.counting)
-    return encoder, encoder.encode(data)
-
-
 # ---- tokens ----
 
 
@@ -85,7 +77,7 @@ def test_tokens_are_those_of_the_collated_batch(form: str, base: Path, full: Pat
             )
         ]
         theirs += list(zip(sides[: len(some)], sides[len(some) :], strict=True))
-    _, made = encoded(Run.from_pretrained(full), rows)
+    _, made = preferences.encoded(Run.from_pretrained(full), rows)
     ours = [
         tuple((side.ids.tolist(), side.counted[1:].astype(int).tolist()) for side in one.sides)
         for one in made
@@ -100,7 +92,7 @@ def test_tokens_are_those_of_the_collated_batch(form: str, base: Path, full: Pat
 
 def computed(run: Run, gradient: Any, rows: Any, dtype: torch.dtype = torch.float64) -> tuple[Any, list[Any], Any]:
     """The gradients of rows in one batch, the rows, and the model."""
-    encoder, made = encoded(run, rows)
+    encoder, made = preferences.encoded(run, rows)
     made = [one for one in made if any(side.counted.any() for side in one.sides)]
     model = run.load(run.checkpoints[-1]).to(dtype)
     method = Gradients(name="rows", gradient=gradient, objective=Loss(reduction="sum"))
@@ -250,6 +242,12 @@ def test_a_pair_is_its_own_best_proponent(full: Path, tmp_path: Path) -> None:
     for at in (0, 9, 15):
         row = {name: ROWS[at][name] for name in ("prompt", "chosen", "rejected")}
         assert index.explain(row, k=1, baselines=False).proponents[0].id == f"p{at}"
+
+
+def test_counted_tokens_are_those_of_both_answers(index: proponent.Index, full: Path) -> None:
+    _, rows = preferences.encoded(Run.from_pretrained(full), ROWS)
+    wanted = [int(one.counted.sum()) + int(one.rejected.counted.sum()) for one in rows]
+    assert index.store.features["counted"].tolist() == wanted
 
 
 def test_the_sign_follows_the_side(index: proponent.Index) -> None:

@@ -115,7 +115,11 @@ def test_the_report_counts_held_out_errors_only(asked, tmp_path: Path):
     (chosen,) = page.evidence
     assert sum(one.value for one in chosen.rows) <= SETTINGS.rows * SETTINGS.steps * SETTINGS.seeds
     assert f"<bdi>{chosen.rows[0].id}</bdi>" in page._repr_html_()
-    assert Run.from_pretrained(tmp_path / "mended").task.labels.names == index.run.task.labels.names
+    saved = Run.from_pretrained(tmp_path / "mended")
+    assert saved.task.labels.names == index.run.task.labels.names
+    model = saved.load(saved.checkpoints[-1])
+    before, after = (found.problem.outputs(one).log_odds for one in (found.problem.fresh(0).eval(), model))
+    assert np.abs(after - before).max() > 0.1
 
 
 def test_what_cannot_be_mended_is_refused(asked, lines: tiny.Tiny):
@@ -133,6 +137,9 @@ def test_what_cannot_be_mended_is_refused(asked, lines: tiny.Tiny):
         mend(index, train, [Example("e3", 3, "a text")], settings=SETTINGS, quiet=True)
     with pytest.raises(InputError, match="a step takes 61 rows, and the index has 60: take fewer"):
         mend(index, train, errors, settings=replace(SETTINGS, rows=61), quiet=True)
+    adapter = replace(index.run, info=replace(index.run.info, adapter=True))
+    with pytest.raises(InputError, match="is an adapter, which is not mended: merge it into its base"):
+        mending.refuse_unmendable(adapter, None)
     with pytest.raises(InputError, match="exists already and is not replaced"):
         mend(index, train, errors, settings=SETTINGS, save=index.run.path, quiet=True)
     with pytest.raises(InputError, match="steps is 0: must be at least 1"):

@@ -19,7 +19,6 @@ from proponent.errors import DataError, InputError, LabelError, MismatchError, P
 from proponent.gradients.computer import GradientComputer, GradientSpec
 from proponent.method import EmbeddingRows, Gradients, Layers
 from proponent.models import Run
-from proponent.models.counting import rules_of
 
 pytest.importorskip("trl")
 pytest.importorskip("datasets")
@@ -51,13 +50,6 @@ def index(run: Path, tmp_path_factory: pytest.TempPathFactory) -> proponent.Inde
     return proponent.build(run, ROWS, tmp_path_factory.mktemp("reward") / "index", quiet=True)
 
 
-def encoded(run: Run, rows: Any) -> tuple[Any, list[Any]]:
-    data = read(rows, allow_empty=True)
-    rules = rules_of(run, data.layout)
-    encoder = run.encoder(rules.max_length, counting=rules.counting)
-    return encoder, encoder.encode(data)
-
-
 @pytest.mark.parametrize("form", preferences.FORMS)
 def test_tokens_are_those_of_the_collated_batch(form: str, base: Path, run: Path, tmp_path: Path) -> None:
     rows = preferences.FORMS[form]
@@ -71,7 +63,7 @@ def test_tokens_are_those_of_the_collated_batch(form: str, base: Path, run: Path
         both = zip(batch["input_ids"], batch["attention_mask"], strict=True)
         sides = [ids[mask > 0].tolist() for ids, mask in both]
         theirs += list(zip(sides[: len(some)], sides[len(some) :], strict=True))
-    _, made = encoded(Run.from_pretrained(run), rows)
+    _, made = preferences.encoded(Run.from_pretrained(run), rows)
     ours = [tuple(side.ids.tolist() for side in one.sides) for one in made if one.counted.any()]
     assert ours == theirs
     assert len(ours) < 20, "pairs with a text that is too long are dropped"
@@ -86,7 +78,7 @@ def wanted_loss(model: Any, one: Any, margin: float, center: float) -> torch.Ten
 def test_gradients_of_a_row_are_autograds(gradient: Any, run: Path) -> None:
     opened = Run.from_pretrained(run)
     assert (opened.task.kind, opened.task.center) == ("reward-pairs", 0.05)
-    encoder, made = encoded(opened, ROWS)
+    encoder, made = preferences.encoded(opened, ROWS)
     kept = [(one, row["margin"]) for one, row in zip(made, ROWS, strict=True) if one.counted.any()]
     model = opened.load(opened.checkpoints[-1]).double()
     method = Gradients(name="g", gradient=gradient)
@@ -120,7 +112,7 @@ def test_the_mean_of_row_gradients_is_the_trainers(base: Path, tmp_path: Path) -
     seen = preferences.Grads()
     still = {"learning_rate": 0.0, "max_grad_norm": 0.0, "per_device_train_batch_size": 8, "max_steps": 1}
     opened = Run.from_pretrained(trained(tmp_path / "run", base, ROWS[:8], seen, **still))
-    encoder, made = encoded(opened, ROWS[:8])
+    encoder, made = preferences.encoded(opened, ROWS[:8])
     model = opened.load(opened.checkpoints[-1])
     rows = GradientComputer(opened, model, Gradients(name="g"), encoder).train(made, [-1] * 8).gradient.rows
     total = np.zeros((len(opened.tokenizer), 16))
@@ -136,7 +128,7 @@ def test_an_adapter_of_a_reward_model(base: Path, tmp_path: Path) -> None:
     trainer.train()
     opened = Run.from_pretrained(tmp_path / "run")
     assert (opened.task.kind, opened.info.adapter) == ("reward-pairs", True)
-    encoder, made = encoded(opened, ROWS[:8])
+    encoder, made = preferences.encoded(opened, ROWS[:8])
     model = opened.load(opened.checkpoints[-1]).double()
     rows = GradientComputer(opened, model, Gradients(name="g"), encoder).train(made, [-1] * 8).gradient.rows
     table = model.get_input_embeddings().weight

@@ -16,14 +16,14 @@ from proponent.actions.nmtune import (
     WEIGHTS,
     HeadSettings,
     Labelled,
+    _batches,
     fit_head,
     head_report,
-    numbers,
     predict,
     regulariser,
 )
 from proponent.actions.spectrum import spectrum
-from proponent.actions.text_features import text_features
+from proponent.actions.text_features import class_numbers, text_features
 from proponent.errors import InputError, RunError
 from proponent.types import Example, Preference
 
@@ -118,13 +118,19 @@ def test_the_report_has_every_head_and_control():
 
 def test_a_last_batch_of_one_row_is_trained_on():
     features, labels = planted(0, 33)
-    assert fit_head(features, labels, settings=FAST) is not None
+    batches = _batches(np.arange(33), 16)
+    assert [len(one) for one in batches] == [16, 17]
+    assert np.concatenate(batches).tolist() == list(range(33))
+    fit_head(features, labels, settings=FAST)
     with pytest.raises(InputError, match="two classes"):
         fit_head(features, labels * 0, settings=FAST)
     with pytest.raises(InputError, match="not finite"):
         fit_head(features * np.inf, labels, settings=FAST)
-    with pytest.raises(InputError, match="has the class 'c', which the training set lacks"):
-        numbers(["a", "c"], ["a", "b"])
+    rows = [Example("1", 0, "x", "a"), Example("2", 1, "x", "c")]
+    with pytest.raises(InputError, match=r"held\.csv has the class 'c', which the training set lacks"):
+        class_numbers(rows, ["a", "b"], "held.csv")
+    with pytest.raises(InputError, match=r"held\.csv: the row with id 3 has no label: name its column"):
+        class_numbers([Example("3", 0, "x")], ["a", "b"], "held.csv")
 
 
 def test_features_are_means_over_real_tokens(encoder_folder: Path):
@@ -147,6 +153,17 @@ def test_features_are_means_over_real_tokens(encoder_folder: Path):
     assert text_features(encoder_folder, long, max_length=10**6).shape == (1, found.shape[1])  # the model's own limit
     with pytest.raises(RunError, match="cannot load an encoder from"):
         text_features(encoder_folder / "none", examples)
+
+
+def test_a_tokenizer_without_a_pad_token_pads_with_another(tmp_path: Path):
+    tokenizer = runs.gpt2_tokenizer()
+    runs.gpt2(tokenizer).save_pretrained(tmp_path / "gpt2")
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    examples = [Example("1", 0, "the cup"), Example("2", 1, "the army and the treaty and the vote")]
+    together = text_features(tmp_path / "gpt2", examples)
+    for one, ours in zip(examples, together, strict=True):
+        np.testing.assert_allclose(ours, text_features(tmp_path / "gpt2", [one])[0], atol=1e-5)
 
 
 def test_the_commands(encoder_folder: Path, tmp_path: Path, said):

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from answers import make_answer, make_labels, make_pair_answer, make_story, make_text_answer
 from proponent.views.explanation import Explanation
+from proponent.views.tables import print_table
 from proponent.views.terminal import print_answer, print_labels, print_story
 from proponent.views.text_marks import columns
 
@@ -100,3 +101,10 @@ def test_an_answer_without_hits_says_so() -> None:
     shown = printed(print_answer, replace(make_answer(), proponents=(), opponents=(), baselines={}))
     assert "no training example helped" in shown
     assert "no training example hurt" in shown
+
+
+def test_names_of_columns_cannot_steer_the_terminal() -> None:
+    stream = io.StringIO()
+    print_table(Console(file=stream, width=80), "title", ("a\x1b[31mb", "\x1b]0;x\x07"), [("1", "2")])
+    assert "\x1b" not in stream.getvalue()
+    assert "\x07" not in stream.getvalue()

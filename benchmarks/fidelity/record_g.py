@@ -24,7 +24,6 @@ import data
 import harness
 
 from proponent import Example
-from proponent.cli import main
 from proponent.evaluate import lds_replicates, ratio, spearman, widened, within_groups
 
 CHOICE = ("trec", "sst2")
@@ -73,15 +72,6 @@ def write(path: Path, rows: list[Example]) -> None:
         writer.writerows((f"{path.stem}-{one.row}", one.text, one.label) for one in rows)
 
 
-def command(*words: object) -> None:
-    """Run a command line; stop when it fails."""
-    try:
-        main([str(word) for word in words])
-    except SystemExit as leaving:
-        if leaving.code:
-            raise
-
-
 def trained(args: argparse.Namespace, name: str, checkpoints: int = 10) -> Path:
     """Folder of a data set's files and its run."""
     home = args.cache / name
@@ -91,7 +81,7 @@ def trained(args: argparse.Namespace, name: str, checkpoints: int = 10) -> Path:
         write(home / "train.csv", found.train)
         write(home / "queries.csv", found.queries)
     if not (home / f"run-{checkpoints}").is_dir():
-        command(
+        harness.command(
             "train", home / "train.csv", "--out", home / f"run-{checkpoints}", "--epochs", args.epochs, "--max-length",
             LENGTHS[name], "--checkpoints", checkpoints, "--quiet",
         )  # fmt: skip
@@ -101,7 +91,7 @@ def trained(args: argparse.Namespace, name: str, checkpoints: int = 10) -> Path:
 def evaluate(args: argparse.Namespace, name: str, methods: list[str], what: str, checkpoints: int = 10) -> None:
     """Retrain on halves, unless the cache holds them, and measure methods."""
     home = trained(args, name, checkpoints)
-    command(
+    harness.command(
         "evaluate", home / f"run-{checkpoints}", home / "train.csv", "--queries", home / "queries.csv", "--metric",
         "lds", "--points", QUERIES, "--subsets", args.subsets, "--seeds", 2, "--runs", args.runs, "--methods",
         ",".join(methods), "--max-length", LENGTHS[name], "--cache", home / "cache", "--quiet", "--out",
@@ -136,7 +126,7 @@ def report(args: argparse.Namespace, name: str) -> None:
 def delete(args: argparse.Namespace, name: str) -> None:
     """Delete the rows that helped most by the chosen form, by the last layer and by word overlap."""
     home = trained(args, name)
-    command(
+    harness.command(
         "evaluate", home / "run-10", home / "train.csv", "--queries", home / "queries.csv", "--metric", "deletion",
         "--helped-only", "--points", args.points, "-k", args.deleted, "--seeds", args.seeds, "--methods",
         ",".join(DELETED), "--max-length", LENGTHS[name], "--cache", home / "cache", "--quiet", "--out",

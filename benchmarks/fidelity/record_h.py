@@ -22,7 +22,6 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import harness
 import numpy as np
-from record_g import command
 from safetensors.numpy import load_file
 
 from proponent.demo.chat_model import FineTuning, fine_tune, save_base
@@ -74,7 +73,7 @@ def trained(args: argparse.Namespace) -> Path:
 def evaluate(args: argparse.Namespace, metric: str, methods: tuple[str, ...], what: str, *more: object) -> None:
     """Retrain, unless the cache holds it, and measure."""
     home = trained(args)
-    command(
+    harness.command(
         "evaluate", home / "run", home / "train.jsonl", "--queries", home / "queries.jsonl", "--metric", metric,
         "--methods", ",".join(methods), "--max-length", args.length, "--cache", home / "cache", "--out",
         home / f"{what}.json", *more,

@@ -3,7 +3,7 @@
 Chen et al. 2024 (arXiv 2309.17002). The formula of the paper and that of the authors' code differ: both are here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -261,14 +261,3 @@ def _directions(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d r"]:
 
 def _projected(features: Float[np.ndarray, "n d"], basis: Float[np.ndarray, "d r"] | None) -> Float[np.ndarray, "n r"]:
     return features if basis is None else features @ basis
-
-
-def numbers(labels: Sequence[str], names: Sequence[str]) -> Int[np.ndarray, " n"]:
-    """Class numbers; a class that the training set lacks is refused."""
-    known = {name: at for at, name in enumerate(names)}
-    missing = next((one for one in labels if one not in known), None)
-    if missing is not None:
-        raise InputError(
-            f"the test set has the class {missing!r}, which the training set lacks: its classes are {', '.join(names)}"
-        )
-    return np.asarray([known[one] for one in labels])

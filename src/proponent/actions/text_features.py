@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from proponent.errors import InputError, RunError
 from proponent.models.huggingface import first_line, load_tokenizer, positions, quiet, transformers
@@ -56,3 +56,21 @@ def text_features(
             for at, row in zip(block, pooled_states(model.eval(), dict(inputs)), strict=True):
                 made[at] = row
     return np.stack([cast("np.ndarray", one) for one in made])
+
+
+def class_numbers(
+    examples: Sequence[Example], names: Sequence[str], where: str, way: str | None = None
+) -> Int[np.ndarray, " n"]:
+    """Class numbers of rows; a row without a label and a class that the training set lacks are refused."""
+    known = {name: at for at, name in enumerate(names)}
+    for one in examples:
+        if one.label is None:
+            raise InputError(
+                f"{where}: the row with id {one.id} has no label: {way or 'name its column (--label-column)'}"
+            )
+        if str(one.label) not in known:
+            raise InputError(
+                f"{where} has the class {str(one.label)!r}, which the training set lacks: its classes are "
+                f"{', '.join(names)}"
+            )
+    return np.asarray([known[str(one.label)] for one in examples], dtype=np.int64)

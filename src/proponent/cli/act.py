@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from proponent.cli.encoding_options import EncodingOptions
 from proponent.cli.options import (
     BuildOptions,
     ColumnOptions,
@@ -14,14 +15,11 @@ from proponent.cli.options import (
     ModelOptions,
     OutputOptions,
     RunFolder,
-    TrustRemoteCode,
     choice,
     usable,
 )
-from proponent.errors import InputError
 
 if TYPE_CHECKING:
-    from proponent.types import Example
     from proponent.views import EvaluationReport
 
 Encoders = Annotated[list[str], typer.Argument(metavar="ENCODER...", help="Folders or names of pretrained models.")]
@@ -69,7 +67,7 @@ def mend(
     settings.check()
     opened = model.open(run)
     refuse_unmendable(opened, save)
-    opened, examples, wrong = model.open(run), columns.read(data, output), columns.read_queries(errors, output)
+    examples, wrong = columns.read(data, output), columns.read_queries(errors, output)
     kept = None if clean is None else columns.read_queries(clean, output)
     named = method.changed(method.named(opened, building, output))
     built = build(opened, examples, index, named, columns=columns.columns, quiet=output.quiet, **building.settings())
@@ -83,10 +81,9 @@ def spectrum(
     data: Data,
     encoders: Encoders,
     columns: ColumnOptions,
+    encoding: EncodingOptions,
     output: OutputOptions,
     centre: Annotated[str, typer.Option(help="none, or columns: subtract the mean of each feature.")] = "none",
-    max_length: Annotated[int, typer.Option(min=2, help="Maximum tokens per text.")] = 128,
-    trust_remote_code: TrustRemoteCode = False,
     pages: Pages = None,
 ) -> None:
     """Measure the singular values of encoders' features: noise in pre-training labels raises SVE and LSVR."""
@@ -96,24 +93,8 @@ def spectrum(
     examples = list(columns.read(data, output))
     from proponent.actions.spectrum import spectrum as measure
     from proponent.actions.spectrum import spectrum_report
-    from proponent.actions.text_features import text_features
 
-    found = [
-        (
-            name,
-            measure(
-                text_features(
-                    name,
-                    examples,
-                    max_length=max_length,
-                    trust_remote_code=trust_remote_code,
-                    progress=not output.quiet,
-                ),
-                rule,
-            ),
-        )
-        for name in encoders
-    ]
+    found = [(name, measure(encoding.features(name, examples, output), rule)) for name in encoders]
     _show(spectrum_report(found), pages, output)
 
 
@@ -121,6 +102,7 @@ def nmtune(
     data: Data,
     encoders: Encoders,
     columns: ColumnOptions,
+    encoding: EncodingOptions,
     output: OutputOptions,
     test: Annotated[
         list[Path], typer.Option("--test", metavar="FILE", help="Labelled texts to measure on; repeatable.")
@@ -130,8 +112,6 @@ def nmtune(
     ),
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each head.")] = 30,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each head.")] = 3,
-    max_length: Annotated[int, typer.Option(min=2, help="Maximum tokens per text.")] = 128,
-    trust_remote_code: TrustRemoteCode = False,
     pages: Pages = None,
 ) -> None:
     """Train heads on frozen features: linear probe, MLP and NMTune, in and out of domain, for each encoder."""
@@ -142,23 +122,17 @@ def nmtune(
     stems = [path.stem for path in test]
     shown = {path: path.stem if stems.count(path.stem) == 1 else str(path) for path in test}
     asked = {shown[path]: list(columns.read_queries(str(path), output)) for path in test}
-    from proponent.actions.nmtune import HeadSettings, Labelled, head_report, numbers
-    from proponent.actions.text_features import text_features
+    from proponent.actions.nmtune import HeadSettings, Labelled, head_report
+    from proponent.actions.text_features import class_numbers
 
     names = sorted({str(one.label) for one in examples if one.label is not None})
-
-    def encoded(encoder: str, rows: "list[Example]") -> Labelled:
-        unlabelled = next((one for one in rows if one.label is None), None)
-        if unlabelled is not None:
-            raise InputError(f"the row with id {unlabelled.id} has no label: name its column (--label-column)")
-        labels = numbers([str(one.label) for one in rows], names)
-        features = text_features(
-            encoder, rows, max_length=max_length, trust_remote_code=trust_remote_code, progress=not output.quiet
-        )
-        return Labelled(features, labels)
-
+    numbers = class_numbers(examples, names, data)
+    wanted = {name: class_numbers(rows, names, name) for name, rows in asked.items()}
     found = {
-        encoder: (encoded(encoder, examples), {name: encoded(encoder, rows) for name, rows in asked.items()})
+        encoder: (
+            Labelled(encoding.features(encoder, examples, output), numbers),
+            {name: Labelled(encoding.features(encoder, rows, output), wanted[name]) for name, rows in asked.items()},
+        )
         for encoder in encoders
     }
     page = head_report(found, form=chosen, settings=HeadSettings(epochs=epochs), seeds=seeds, quiet=output.quiet)

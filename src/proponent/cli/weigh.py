@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from proponent.cli.options import ColumnOptions, OutputOptions, TrustRemoteCode, usable
+from proponent.cli.encoding_options import EncodingOptions
+from proponent.cli.options import ColumnOptions, OutputOptions, usable
 from proponent.errors import InputError, MismatchError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def weigh(
         str, typer.Argument(metavar="VALIDATION", help="File of labelled texts whose loss the weights lower.")
     ],
     columns: ColumnOptions,
+    encoding: EncodingOptions,
     output: OutputOptions,
     test: Annotated[str, typer.Option(metavar="FILE", help="Labelled texts on which all heads are measured.")],
     index: Annotated[
@@ -34,11 +36,9 @@ def weigh(
     steps: Annotated[int, typer.Option(min=1, help="Steps of the head's training.")] = 600,
     alpha: Annotated[float, typer.Option(min=0.0, help="Step of Adam on the weights.")] = 0.05,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings, of whose weights the mean is taken.")] = 5,
-    max_length: Annotated[int, typer.Option(min=2, help="Maximum tokens per text.")] = 128,
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Accept validation or test texts that are also trained on.")
     ] = False,
-    trust_remote_code: TrustRemoteCode = False,
     out: Annotated[Path | None, typer.Option(help="Write a copy of UNLABELLED with the weights as a column.")] = None,
     weight_name: Annotated[str, typer.Option(help="Name of that column.")] = "weight",
     pages: Annotated[
@@ -61,8 +61,7 @@ def weigh(
     from proponent.views.evaluation import print_report
 
     scores = None if index is None else _scores(index, sets["UNLABELLED"], sets["VALIDATION"])
-    features = {"max_length": max_length, "trust_remote_code": trust_remote_code, "progress": not output.quiet}
-    known, guessed, wanted, measured = _rows(run, sets, features)
+    known, guessed, wanted, measured = _rows(run, sets, encoding, output)
     settings = WeighSettings(steps=steps, alpha=alpha, warm_up=min(100, steps // 4))
     page, weights = learn(known, guessed, wanted, measured, settings, scores=scores, seeds=seeds, quiet=output.quiet)
     if out is not None:
@@ -71,32 +70,26 @@ def weigh(
         page.save(path)
     output.show(page.to_dict, lambda: print_report(page))
     if out is not None:
-        output.hint(f"{out}: to train on it, `proponent train {shlex.quote(str(out))} --weight-column {weight_name}`")
+        way = f"`proponent train {shlex.quote(str(out))} --weight-column {weight_name}`"
+        output.hint(f"{out}: to train on it, append the rows of {labelled} with weight 1, then {way}")
 
 
-def _rows(run: Path, sets: "dict[str, Any]", features: dict[str, Any]) -> "list[Rows]":
+def _rows(run: Path, sets: "dict[str, Any]", encoding: EncodingOptions, output: OutputOptions) -> "list[Rows]":
     """Encode all sets; features are scaled by the rows that are trained on."""
     import numpy as np
 
-    from proponent.actions.nmtune import numbers
-    from proponent.actions.text_features import text_features
+    from proponent.actions.text_features import class_numbers
     from proponent.actions.unlabelled_weights import Rows
     from proponent.models import Run
 
-    for name, examples in sets.items():
-        bare = next((one for one in examples if one.label is None), None)
-        if bare is not None:
-            what = "a guess of a weak model" if name == "UNLABELLED" else "its class"
-            raise InputError(f"{name}: the row with id {bare.id} has no label: give {what} (--label-column)")
-    names = sorted({str(one.label) for one in sets["LABELLED"]})
+    names = sorted({str(one.label) for one in sets["LABELLED"] if one.label is not None})
+    ways = {"UNLABELLED": "give a guess of a weak model (--label-column)"}
+    numbers = {name: class_numbers(rows, names, name, ways.get(name)) for name, rows in sets.items()}
     encoder = run if (run / "config.json").is_file() else Run.from_pretrained(run).checkpoints[-1].path
-    found = {name: text_features(encoder, list(examples), **features) for name, examples in sets.items()}
+    found = {name: encoding.features(encoder, list(examples), output) for name, examples in sets.items()}
     known = np.concatenate([found["LABELLED"], found["UNLABELLED"]])
     mean, spread = known.mean(0), known.std(0) + 1e-8
-    return [
-        Rows((found[name] - mean) / spread, numbers([str(one.label) for one in examples], names))
-        for name, examples in sets.items()
-    ]
+    return [Rows((found[name] - mean) / spread, numbers[name]) for name in sets]
 
 
 def _scores(index: Path, unlabelled: "Sequence[Example]", validation: "Sequence[Example]") -> "Scores":

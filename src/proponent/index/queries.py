@@ -155,11 +155,7 @@ class QueryBatch:
             labels = [self.labels[row] for row in rows]
             batch = computer.query([self.encoded[row] for row in rows], labels, against)
             if batch.bad.any():
-                where = named(self.queries, rows[int(np.flatnonzero(batch.bad)[0])])
-                raise InputError(
-                    f"the loss or gradient of {where} is not finite at {step}: "
-                    "nothing can be explained (a language model needs two tokens at least, and finite weights)"
-                )
+                raise InputError(self._reason(rows[int(np.flatnonzero(batch.bad)[0])], step, computer))
             for place, row in enumerate(rows):
                 parts[row] = batch.gradient.example(place)
                 losses[row] = float(batch.losses[place])
@@ -176,6 +172,19 @@ class QueryBatch:
         if parts:
             whole = Gradient.stack([parts[row] for row in range(count)])
             self.gradients[step], self.factors[step] = preconditioner.query(step, whole)
+
+    def _reason(self, row: int, step: CheckpointId, computer: GradientComputer) -> str:
+        """Why a query has no gradient."""
+        where, one, most = named(self.queries, row), self.encoded[row], computer.encoder.max_length
+        if not one.n_counted and one.length >= most:
+            return (
+                f"what counts of {where} lies beyond the {most} tokens that the index reads: shorten what stands "
+                "before it, or build the index with a larger --max-length"
+            )
+        return (
+            f"the loss or gradient of {where} is not finite at {step}: "
+            "nothing can be explained (a language model needs two tokens at least, and finite weights)"
+        )
 
     def select(self, rows: Sequence[int]) -> dict[CheckpointId, Gradient]:
         """Return the gradients of some queries, by step."""

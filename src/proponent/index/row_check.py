@@ -85,7 +85,7 @@ def _logged(run: Run, examples: Examples, encoder: Encoder, encoded: Sequence[En
     if wanted is None:
         return []
     every = (one for _, one in _encoded(examples, encoder, encoded))
-    found = sum(one.length for one in every if any(side.counted.any() for side in one.sides))
+    found = sum(one.length for one in every if one.n_counted)
     if found == round(wanted):
         return []
     return [
@@ -99,4 +99,4 @@ def not_trained(encoder: Encoder, example: Example) -> bool:
     if not encoder.task.chats or (isinstance(example.content, Text) and not encoder.counting.trl):
         return False
     (one,) = encoder.encode([example])
-    return not any(side.counted.any() for side in one.sides)
+    return not one.n_counted

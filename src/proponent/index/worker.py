@@ -49,8 +49,7 @@ class TokensRead(NamedTuple):
     @classmethod
     def of(cls, encoded: Sequence[Encoded]) -> "TokensRead":
         """Of encoded examples."""
-        counts = [int(one.counted.sum()) for one in encoded]
-        cuts = [one.truncated_at is not None or one.pair_truncated_at is not None for one in encoded]
+        counts, cuts = [one.n_counted for one in encoded], [one.truncated for one in encoded]
         return cls(np.asarray(counts, dtype=np.int32), np.asarray(cuts, dtype=np.bool_))
 
 

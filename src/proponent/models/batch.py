@@ -27,6 +27,11 @@ class Aligned:
         return (self,) if self.rejected is None else (self, self.rejected)
 
     @property
+    def n_counted(self) -> int:
+        """Number of tokens that count in the loss."""
+        return sum(int(side.counted.sum()) for side in self.sides)
+
+    @property
     def length(self) -> int:
         """Number of tokens that the model reads."""
         return len(self.ids) + (0 if self.rejected is None else len(self.rejected.ids))
@@ -60,6 +65,16 @@ class Encoded:
     def sides(self) -> tuple["Encoded", ...]:
         """The sequences that the model reads: one, or two of a pair."""
         return (self,) if self.rejected is None else (self, self.rejected)
+
+    @property
+    def n_counted(self) -> int:
+        """Number of tokens that count in the loss."""
+        return sum(int(side.counted.sum()) for side in self.sides)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether a text is longer than the model reads."""
+        return any(side.truncated_at is not None or side.pair_truncated_at is not None for side in self.sides)
 
     @property
     def length(self) -> int:

@@ -56,7 +56,7 @@ class Encoder:
             own = iter([sum(len(side.ids) for side in sides) for sides in zip(*self._sides(plain), strict=True)])
             for one in some:
                 read = self._chat.aligned(self.decoded(one)) if self._reads_chat(one) else None
-                trains = read is None or any(side.counted.any() for side in read.sides)
+                trains = read is None or read.n_counted > 0
                 found.append((next(own) if read is None else read.length, not trains))
         counts, idle = zip(*found, strict=True) if found else ((), ())
         return np.asarray(counts, dtype=np.int64), np.asarray(idle, dtype=np.bool_)

@@ -102,7 +102,7 @@ class RunProblem:
         if self.counting is None:
             losses = self._losses(model, [encoded[row] for row in chosen], [labels[row] for row in chosen])[0]
             return losses * self._weights[chosen]
-        known = [row for row in chosen if encoded[row].counted.any()]  # others have no loss
+        known = [row for row in chosen if encoded[row].n_counted]  # others have no loss
         if not known:
             return torch.zeros(len(chosen), requires_grad=True)
         batch = self._encoder.collate([encoded[row] for row in known], [-1] * len(known))
@@ -130,7 +130,7 @@ class RunProblem:
     def refuse_cut_queries(self) -> None:
         """Require that of every query something counts within the tokens that are read."""
         encoded, _ = self._queries_encoded
-        lost = next((at for at, one in enumerate(encoded) if not one.counted.any()), None)
+        lost = next((at for at, one in enumerate(encoded) if not one.n_counted), None)
         if lost is not None:
             raise RunError(
                 f"no token of the query with id {self.queries[lost].id} counts among its first {self.max_length}: "
