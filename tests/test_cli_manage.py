@@ -332,8 +332,12 @@ def test_a_pass_besides_the_gradients_is_foreseen_once(kept: Tiny, tmp_path: Pat
     assert both["tables"] - none["tables"] == pytest.approx(3 * both["curvature"])
 
 
-def test_plan_says_what_an_index_will_cost(said: Said, content: Content, kept: Tiny, tmp_path: Path):
-    before = sorted(path.name for path in Path().iterdir())
+def test_plan_says_what_an_index_will_cost(
+    said: Said, content: Content, kept: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
     found = content("plan", kept.run, kept.data, "--rows", "int8")
     assert (found["n"], found["checkpoints"]) == (60, 2)
     assert {one["name"] for one in found["stages"]} >= {"tokenize", "gradients", "postings"}
@@ -346,7 +350,7 @@ def test_plan_says_what_an_index_will_cost(said: Said, content: Content, kept: T
     assert " ".join(out.split()).startswith(f"tracin-we-idf of {kept.data}: 60 examples, 2 checkpoints what forecast")
     for part in ("seconds of gradients", "peak memory", "bytes of forms"):
         assert part in out
-    assert sorted(path.name for path in Path().iterdir()) == before, "nothing is left behind"
+    assert list(here.iterdir()) == [], "nothing is left behind"
     assert content("plan", kept.run, kept.data, "--method", "influence-last")["checkpoints"] == 1, "it takes the last"
     assert "curvature" not in {one["name"] for one in found["stages"]}
     curved = content("plan", kept.run, kept.data, "--method", "ekfac", "--set", "fisher=sampled")
