@@ -95,7 +95,7 @@ def _refuse_sets(run: Run, corpora: Mapping[str, Sequence[Example]], tests: Mapp
 def _drawn(name: str, rows: Sequence[Example], most: int | None) -> list[Example]:
     """The rows of a corpus, or a sample of them, with ids that no other corpus has."""
     if most is not None and len(rows) > most:
-        chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[:most]).tolist()
+        chosen: list[int] = np.sort(np.random.default_rng(0).permutation(len(rows))[:most]).tolist()
         rows = [rows[at] for at in chosen]
     return _named(name, rows)
 
@@ -145,7 +145,7 @@ def _tokens(texts: TextSet) -> set[int]:
 
 def _refuse_foreign(run: Run, corpora: Sequence[TextSet], tests: Sequence[TextSet]) -> None:
     """Refuse a corpus that shares no token with a test set."""
-    special = {int(one) for one in cast("Any", run.tokenizer).all_special_ids}
+    special = {int(one) for one in run.tokenizer.all_special_ids}
     asked = [(test, _tokens(test) - special) for test in tests]
     for corpus in corpora:
         own = _tokens(corpus)

@@ -104,9 +104,16 @@ def unlearn(
     from proponent.api import open as open_index
     from proponent.views.corpora import print_corpora
 
-    opened = None if index is None else open_index(index)
-    asking = {"index": opened, "truth": truth.settings(), "max_length": ascent.max_length, "quiet": output.quiet}
-    page = measure(model.open(run), sets, asked, settings, **asking)
+    page = measure(
+        model.open(run),
+        sets,
+        asked,
+        settings,
+        index=None if index is None else open_index(index),
+        truth=truth.settings(),
+        max_length=ascent.max_length,
+        quiet=output.quiet,
+    )
     for path in pages or ():
         page.save(path)
     output.show(page.to_dict, lambda: print_corpora(page))

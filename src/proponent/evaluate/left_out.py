@@ -76,8 +76,8 @@ def leave_out(
     retrains = Retrains(
         TrainingLoop(problem, rerun.settings, steps), settings.cache / "retrains", engine_of(settings.workers), quiet
     )
-    edges = np.cumsum([0, *map(len, corpora.values())])
-    deleted = [np.arange(0), *(np.arange(*pair) for pair in pairwise(edges.tolist()))]
+    edges: list[int] = np.cumsum([0, *map(len, corpora.values())]).tolist()
+    deleted = [range(0), *(range(*pair) for pair in pairwise(edges))]
     jobs = [RetrainJob.without(one, len(rows), seed) for seed in range(settings.seeds) for one in deleted]
     found = np.stack([one.loss for one in retrains.outputs(jobs, "leaving corpora out")])
     splits = np.cumsum([len(one) for one in tests.values()])[:-1]
@@ -90,7 +90,7 @@ def correlations(ours: Float[np.ndarray, "c t"], truth: Float[np.ndarray, "c t"]
     """Pearson correlation over corpora, per test set; 0 where one side is constant."""
     first, second = ours - ours.mean(0), truth - truth.mean(0)
     size = np.linalg.norm(first, axis=0) * np.linalg.norm(second, axis=0)
-    return np.divide((first * second).sum(0), size, out=np.zeros(first.shape[1]), where=size > 0)
+    return np.where(size > 0, (first * second).sum(0) / np.where(size > 0, size, 1.0), 0.0)
 
 
 def agreement(ours: Float[np.ndarray, "c t"], truth: Float[np.ndarray, "c t"]) -> tuple[Estimate, Estimate, Estimate]:
