@@ -20,7 +20,7 @@ from answers import (
     make_action,
     make_answer,
     make_bias,
-    make_corpora,
+    make_comparison,
     make_labels,
     make_pair_answer,
     make_story,
@@ -31,7 +31,7 @@ from proponent.errors import DataError, DiskFullError, InputError, MissingExtraE
 from proponent.views import (
     acting,
     bias,
-    corpora,
+    comparison,
     evaluation,
     explanation,
     frames,
@@ -58,10 +58,10 @@ PAGES: list[Page] = [
     REPORT,
     make_bias(),
     make_action(),
-    make_corpora(),
+    make_comparison(),
 ]
 MODULES = (
-    *(acting, bias, corpora, explanation, evaluation, frames, page, plot, reports),
+    *(acting, bias, comparison, explanation, evaluation, frames, page, plot, reports),
     *(row_suspects, text_marks, suspects),
 )
 TEMPLATES = sorted(path.name for path in page.TEMPLATES.glob("*.j2"))
@@ -83,7 +83,7 @@ def without_help(kind: type) -> list[str]:
 
 def test_every_field_of_a_page_has_a_help_text() -> None:
     assert undocumented(explanation) == undocumented(suspects) == undocumented(evaluation) == undocumented(bias) == []
-    assert undocumented(acting) == undocumented(row_suspects) == undocumented(corpora) == undocumented(plot) == []
+    assert undocumented(acting) == undocumented(row_suspects) == undocumented(comparison) == undocumented(plot) == []
     assert undocumented(frames) == []
     assert undocumented(reports) == []
     assert undocumented(page) == []
