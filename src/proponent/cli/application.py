@@ -22,6 +22,7 @@ from proponent.cli import (
     explore,
     labels,
     manage,
+    probe,
     prune,
     sums,
     transfer,
@@ -62,7 +63,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Explain": (explain.explain, sums.groups, explore.report, explore.serve, explain.methods),
     "Clean data": (labels.labels, bias.bias, explore.apply),
     "Act": (act.mend, weigh.weigh, prune.prune, act.spectrum, act.nmtune),
-    "Compare": (unlearn.unlearn, transfer.transfer),
+    "Compare": (unlearn.unlearn, transfer.transfer, probe.probe),
     "Prove": (evaluate.evaluate, evaluate.tune),
 }
 """The commands, in the order and under the headings of the help."""
