@@ -128,7 +128,7 @@ import sys, pathlib
 sys.path.insert(0, {tests!r})
 from planted import Planted
 import numpy as np
-from proponent.evaluate import RetrainJob, Retrains
+from proponent.training.retraining import RetrainJob, Retrains
 model = Planted(np.ones((3, 30)), trail=pathlib.Path({trail!r}), pause=0.05)
 Retrains(model, pathlib.Path({cache!r}), quiet=True).outputs([RetrainJob.without([row], 30, 0) for row in range(30)])
 """
@@ -280,7 +280,7 @@ sys.path.insert(0, {tests!r})
 from planted import Planted
 import numpy as np
 from proponent.engine import LocalProcesses
-from proponent.evaluate import RetrainJob, Retrains
+from proponent.training.retraining import RetrainJob, Retrains
 if __name__ == "__main__":
     model = Planted(np.ones((3, 30)), trail=pathlib.Path({trail!r}), pause=0.02)
     jobs = [RetrainJob.without([], 30, seed) for seed in range(5000)]
