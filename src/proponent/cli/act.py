@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from proponent.cli.encoding_options import EncodingOptions
+from proponent.cli.named_files import short_names
 from proponent.cli.options import (
     BuildOptions,
     ColumnOptions,
@@ -119,9 +120,10 @@ def nmtune(
         usable(path, "--out")
     chosen = choice("--form", form, ("paper", "code"))
     examples = list(columns.read(data, output))
-    stems = [path.stem for path in test]
-    shown = {path: path.stem if stems.count(path.stem) == 1 else str(path) for path in test}
-    asked = {shown[path]: list(columns.read_queries(str(path), output)) for path in test}
+    files = [str(path) for path in test]
+    asked = {
+        name: list(columns.read_queries(file, output)) for name, file in zip(short_names(files), files, strict=True)
+    }
     from proponent.actions.nmtune import HeadSettings, Labelled, head_report
     from proponent.actions.text_features import class_numbers
 
