@@ -132,8 +132,8 @@ from proponent.training.retraining import RetrainJob, Retrains
 class Stopping(Planted):
     def __call__(self, rows, seed):
         done = super().__call__(rows, seed)
-        if len(self.trail.read_text().splitlines()) == 8:
-            time.sleep(600)  # until it is killed, however long that takes
+        if len(self.trail.read_text().splitlines()) == 8 and "stop" in sys.argv:
+            time.sleep(600)  # until it is killed, however late that is
         return done
 model = Stopping(np.ones((3, 30)), trail=pathlib.Path({trail!r}))
 Retrains(model, pathlib.Path({cache!r}), quiet=True).outputs([RetrainJob.without([row], 30, 0) for row in range(30)])
@@ -143,7 +143,7 @@ Retrains(model, pathlib.Path({cache!r}), quiet=True).outputs([RetrainJob.without
 def test_a_killed_evaluation_resumes_without_repeating(tmp_path: Path):
     trail, cache = tmp_path / "trail", tmp_path / "cache"
     code = KILLED.format(tests=str(Path(__file__).parent), trail=str(trail), cache=str(cache))
-    running = subprocess.Popen([sys.executable, "-c", code])
+    running = subprocess.Popen([sys.executable, "-c", code, "stop"])
     while len(list(cache.rglob("*.safetensors"))) < 7:
         assert running.poll() is None
         time.sleep(0.01)
