@@ -117,6 +117,11 @@ ALLOWED = (
         "the real chat model and its fine-tuning are those of `proponent demo --llm`",
     ),
     ("chat_facts.py", "demo.conversations", "its ordinary rows, too"),
+    (
+        "pruning.py",
+        "actions.channel_influence models.prunable training.rerun",
+        "the order of single channels is measured apart, against their removal",
+    ),
     ("mending.py", "version", "stands in the record"),
     ("fidelity/record_d.py", "actions.label_errors", "the raw sums by which `proponent labels` ranks"),
 )
@@ -285,6 +290,10 @@ RUNS = {
     "mending": [
         "mending.py --data {data} --cache {tmp}/m --rows 24 --epochs 1 --runs 1 --asked 30 --length 24 "
         "--methods tracin-last --out {out}",
+    ],
+    "pruning": [
+        "pruning.py --data {data} --cache {tmp}/p --sets agnews --rows 24 --asked 8 --epochs 1 --seeds 1 --channels 4 "
+        "--batches 2 --steps 1 --out {out}",
     ],
     "unlearning": [
         "unlearning.py --cache {tmp}/u --seeds 1 --rows 8 --asked 4 --length 8 --epochs 1 --width 8 --rates 1e-4 "

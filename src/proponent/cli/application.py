@@ -13,7 +13,21 @@ from typing import Annotated, Any
 
 import typer
 
-from proponent.cli import act, bias, create, evaluate, explain, explore, labels, manage, sums, transfer, unlearn, weigh
+from proponent.cli import (
+    act,
+    bias,
+    create,
+    evaluate,
+    explain,
+    explore,
+    labels,
+    manage,
+    prune,
+    sums,
+    transfer,
+    unlearn,
+    weigh,
+)
 from proponent.cli.groups import PanelCommand, PanelGroup, with_groups
 from proponent.disk import is_full
 from proponent.errors import DiskFullError, ProponentError
@@ -47,7 +61,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Index": (manage.plan, create.index, manage.info, manage.verify, manage.delete, manage.merge),
     "Explain": (explain.explain, sums.groups, explore.report, explore.serve, explain.methods),
     "Clean data": (labels.labels, bias.bias, explore.apply),
-    "Act": (act.mend, weigh.weigh, act.spectrum, act.nmtune),
+    "Act": (act.mend, weigh.weigh, prune.prune, act.spectrum, act.nmtune),
     "Compare": (unlearn.unlearn, transfer.transfer),
     "Prove": (evaluate.evaluate, evaluate.tune),
 }
