@@ -228,6 +228,57 @@ def _check(labelled: Rows, unlabelled: Rows, validation: Rows | None) -> None:
             raise InputError(f"the features of {len(bad)} {name} rows are not finite, the first is row {bad[0]}")
 
 
+OURS, TUNED = "one weight per row", "one tuned weight"
+"""Names of the head with learned weights, and of the strongest plain control."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Heads with learned weights and with controls, over all seeds."""
+
+    right: dict[str, Float[np.ndarray, " n"]]  # for each head, the share of the seeds that predict a test row rightly
+    weights: Float[np.ndarray, " u"]  # mean over the seeds
+    tuned: tuple[float, ...]  # the tuned weight of each seed
+
+
+def compare(
+    labelled: Rows,
+    unlabelled: Rows,
+    validation: Rows,
+    test: Rows,
+    settings: WeighSettings = WeighSettings(),
+    *,
+    scores: Scores | None = None,
+    seeds: int = 5,
+    quiet: bool = False,
+) -> Comparison:
+    """Learn weights, and train heads with them and with controls; arguments as of `weigh`."""
+    right: dict[str, Float[np.ndarray, " n"]] = {}
+    total, best = np.zeros(len(unlabelled)), list[float]()
+    for seed in track(range(seeds), total=seeds, label="weighing", unit="seeds", quiet=quiet):
+        own = replace(settings, seed=seed)
+        made = influence_weights(labelled, unlabelled, validation, own, scores)
+        total += made / seeds
+        one = np.ones(len(unlabelled))
+        heads = {scalar: head_of(labelled, unlabelled, scalar * one, own) for scalar in SCALARS}
+        tuned = max(SCALARS, key=lambda at: _accuracy(heads[at], validation).mean())
+        best.append(tuned)
+        both = Rows(
+            np.concatenate([labelled.features, validation.features]),
+            np.concatenate([labelled.labels, validation.labels]),
+        )
+        ways = {
+            OURS: head_of(labelled, unlabelled, made, own),
+            TUNED: heads[tuned],
+            "all weights 1": heads[1.0],
+            "no unlabelled rows": heads[0.0],
+            "one tuned weight, validation rows added": head_of(both, unlabelled, tuned * one, own),
+        }
+        for name, head in ways.items():
+            right[name] = right.get(name, 0) + _accuracy(head, test) / seeds
+    return Comparison(right, total, tuple(best))
+
+
 def weigh(
     labelled: Rows,
     unlabelled: Rows,
@@ -257,43 +308,18 @@ def weigh(
     Raises:
         InputError: see `influence_weights`.
     """
-    right: dict[str, Float[np.ndarray, " n"]] = {}
-    total, best = np.zeros(len(unlabelled)), list[float]()
-    for seed in track(range(seeds), total=seeds, label="weighing", unit="seeds", quiet=quiet):
-        own = replace(settings, seed=seed)
-        made = influence_weights(labelled, unlabelled, validation, own, scores)
-        total += made / seeds
-        one = np.ones(len(unlabelled))
-        heads = {scalar: head_of(labelled, unlabelled, scalar * one, own) for scalar in SCALARS}
-        tuned = max(SCALARS, key=lambda at: _accuracy(heads[at], validation).mean())
-        best.append(tuned)
-        both = Rows(
-            np.concatenate([labelled.features, validation.features]),
-            np.concatenate([labelled.labels, validation.labels]),
-        )
-        ways = {
-            "one weight per row": head_of(labelled, unlabelled, made, own),
-            "one tuned weight": heads[tuned],
-            "all weights 1": heads[1.0],
-            "no unlabelled rows": heads[0.0],
-            "one tuned weight, validation rows added": head_of(both, unlabelled, tuned * one, own),
-        }
-        for name, head in ways.items():
-            right[name] = right.get(name, 0) + _accuracy(head, test) / seeds
-    return _page(right, total, best, len(test), seeds), total
+    found = compare(labelled, unlabelled, validation, test, settings, scores=scores, seeds=seeds, quiet=quiet)
+    said = f"Accuracy of a linear head on {len(test):,} test rows, mean of {seeds} seeds."
+    return weights_page(found, said), found.weights
 
 
 def _accuracy(head: Gradient, rows: Rows) -> Float[np.ndarray, " m"]:
     return (predicted(head, rows.features) == rows.labels).astype(np.float64)
 
 
-def _page(
-    right: dict[str, Float[np.ndarray, " n"]],
-    weights: Float[np.ndarray, " u"],
-    best: list[float],
-    tests: int,
-    seeds: int,
-) -> EvaluationReport:
+def weights_page(found: Comparison, said: str) -> EvaluationReport:
+    """Table of the accuracies: the learned weights first, then the controls."""
+    right, weights = found.right, found.weights
     ours, *controls = right
     strongest = max(controls, key=lambda name: float(right[name].mean()))
     judged = verdict(paired(right[ours], right[strongest]), strongest)
@@ -310,12 +336,12 @@ def _page(
     return report(
         "weigh",
         "Weights of unlabelled rows",
-        f"Accuracy of a linear head on {tests:,} test rows, mean of {seeds} seeds.",
+        said,
         ("accuracy",),
         rows,
         facts=(
             ("weights", f"{weights.min():.2f} to {weights.max():.2f}, mean {weights.mean():.2f}, {bounds} at a bound"),
-            ("tuned weights", ", ".join(f"{one:g}" for one in best)),
+            ("tuned weights", ", ".join(f"{one:g}" for one in found.tuned)),
         ),
         notes=notes,
     )
