@@ -26,7 +26,7 @@ from proponent.actions.nmtune_lora import TUNINGS, LoraSettings, tuned_accuracie
 from proponent.actions.noise_report import COMPARED, level_name, noise_claims, pooled_sides
 from proponent.actions.run_predictions import class_probabilities
 from proponent.actions.spectrum import spectrum
-from proponent.actions.text_features import class_numbers, text_features
+from proponent.actions.text_features import LabelledTexts, class_numbers, text_features
 from proponent.data import Examples, read
 from proponent.evaluate import Estimate, bootstrap, paired
 from proponent.models.model_outputs import pooled
@@ -207,9 +207,9 @@ def measured(objective: str, level: float, args: Any) -> dict[str, Any]:
 
 def tuned(folder: Path, rows: dict[str, Examples], names: list[str], args: Any) -> dict[str, Any]:
     """Heads on encoders that are tuned by LoRA, with fewer rows."""
-    texts = {which: (list(some), class_numbers(some, names, which)) for which, some in rows.items()}
-    few = np.random.default_rng(0).permutation(len(texts["train"][0]))[: args.lora_rows]
-    train = ([texts["train"][0][at] for at in few.tolist()], texts["train"][1][few])
+    texts = {which: LabelledTexts(list(some), class_numbers(some, names, which)) for which, some in rows.items()}
+    few = np.random.default_rng(0).permutation(len(texts["train"]))[: args.lora_rows]
+    train = texts["train"].take(few)
     tests = {which: some for which, some in texts.items() if which != "train"}
     settings = LoraSettings(epochs=2, max_length=args.length)
     return {
@@ -279,8 +279,8 @@ def gains(right: dict[Any, dict[str, np.ndarray]], inside: list[str], levels: li
 def main() -> None:
     """Pre-train, measure, and write the record."""
     parser = arguments(
-        __doc__, data=True, objectives="uniform", levels="0,0.05,0.1,0.2,0.3", posts=6000, epochs=5, width=64, layers=2,
-        vocabulary=4000, length=64, rows=1500, test=600, seeds=3, head_epochs=15, lora_rows=600, lora_seeds=1, every=10,
+        __doc__, data=True, objectives="uniform", levels="0,0.05,0.1,0.2,0.3", posts=4000, epochs=5, width=64, layers=2,
+        vocabulary=4000, length=40, rows=900, test=450, seeds=3, head_epochs=10, lora_rows=400, lora_seeds=1, every=10,
     )  # fmt: skip
     parser.add_argument("--cache", type=Path, default=Path("noisy-pretraining-cache"))
     args = parser.parse_args()

@@ -4,8 +4,10 @@
 
 Reviews are encoded once by a pretrained encoder (mean of the last hidden states, frozen). For each seed the rows are
 drawn anew: few labelled ones, some for validation, the rest unlabelled. Their labels are guessed by a weak model: naive
-Bayes on the words of the labelled rows. The last part gives the same rows their true labels: weights should do no harm.
-The test rows are the same for all seeds. Finished parts are kept in --cache.
+Bayes on the words of --foreign reviews of the other set. Further parts take naive Bayes on the labelled rows, and true
+labels, with which weights should do no harm. The test rows are the same for all seeds. With --train-encoder N, the
+encoder is trained as well, on N labelled rows of IMDB and a consistency loss under word replacement; once. Finished
+parts are kept in --cache.
 """
 
 from collections import Counter
@@ -15,13 +17,18 @@ from typing import Any
 import numpy as np
 from harness import Row, arguments, encoder_folder, kept, read_csv, sample, write_record
 
-from proponent.actions.text_features import text_features
+from proponent.actions.consistency_weights import EncoderSettings, compare_trained
+from proponent.actions.text_features import LabelledTexts, text_features
 from proponent.actions.unlabelled_weights import OURS, TUNED, Comparison, Rows, WeighSettings, compare
 from proponent.data import read
 from proponent.evaluate import bootstrap, paired, roc_auc
 
 SETS = {"sst2": ("train", "test", 32), "imdb": ("train", "test", 96)}
 """Files of training and test rows, and tokens that are read."""
+
+TRAINING = ("steps", "batch_size", "ratio", "validation", "learning_rate", "alpha", "replaced")
+
+PARTS = ("guesses of other reviews", "guesses of the labelled rows", "true labels")
 
 
 def reviews(folder: Path, name: str, args: Any) -> tuple[list[Row], list[Row]]:
@@ -72,16 +79,28 @@ def drawn(name: str, seed: int, args: Any) -> dict[str, Any]:
     mean, spread = features.mean(0), features.std(0) + 1e-8
     scaled = (features - mean) / spread
     truth = np.asarray([int(row["label"]) for row in pool])
-    guessed = naive_bayes([pool[at] for at in few], [pool[at] for at in rest])
+    other = "imdb" if name == "sst2" else "sst2"
+    foreign = sample(read_csv(args.data / other / "train.csv.gz"), args.foreign)
+    asked = [pool[at] for at in rest]
     known, validation = (Rows(scaled[some], truth[some]) for some in (few, held))
     tests = Rows((measured - mean) / spread, np.asarray([int(row["label"]) for row in test]))
-    settings = WeighSettings(steps=args.steps)
     return {
-        which: judged(
-            compare(known, Rows(scaled[rest], labels), validation, tests, settings, seeds=1, quiet=True),
+        f"{which}, ridge {ridge}": judged(
+            compare(
+                known,
+                Rows(scaled[rest], labels),
+                validation,
+                tests,
+                WeighSettings(steps=args.steps, ridge=float(ridge)),
+                seeds=1,
+                quiet=True,
+            ),
             labels == truth[rest],
         )
-        for which, labels in (("guessed labels", guessed), ("true labels", truth[rest]))
+        for ridge in args.ridges.split(",")
+        for which, labels in zip(
+            PARTS, (naive_bayes(foreign, asked), naive_bayes([pool[at] for at in few], asked), truth[rest]), strict=True
+        )
     }
 
 
@@ -98,6 +117,41 @@ def judged(found: Comparison, right: np.ndarray) -> dict[str, Any]:
     means = [float(found.weights[some].mean()) for some in (right, ~right)]
     auc = float(roc_auc(found.weights, right))
     return made | {"mean weight of right guesses": means[0], "of wrong ones": means[1], "auc": auc}
+
+
+def on_encoder(args: Any) -> dict[str, Any]:
+    """The encoder trained with a consistency loss, on reviews of IMDB."""
+    name, length = "imdb", args.train_length
+    pool, test = reviews(args.data, name, args)
+    ends = (args.train_encoder, args.train_encoder + args.validation)
+    order = np.random.default_rng(0).permutation(len(pool)).tolist()
+    few, held, rest = (
+        [pool[at] for at in some]
+        for some in (order[: ends[0]], order[ends[0] : ends[1]], order[ends[1] : ends[1] + args.train_unlabelled])
+    )
+
+    def texts(rows: list[Row]) -> LabelledTexts:
+        bare = [{"text": " ".join(row["text"].split()[:length])} for row in rows]
+        return LabelledTexts(list(read(bare)), np.asarray([int(row["label"]) for row in rows]))
+
+    settings = EncoderSettings(
+        steps=args.train_steps, batch_size=4, validation=32, learning_rate=1e-4, head_rate=5e-3, warm_up=8,
+        max_length=length,
+    )  # fmt: skip
+    found = compare_trained(
+        encoder_folder(), texts(few), texts(rest).examples, texts(held), texts(test[: args.train_test]), settings,
+        scalars=(0.3, 1.0, 3.0), quiet=True,
+    )  # fmt: skip
+    right = found.right
+    return {
+        "settings": {name: getattr(settings, name) for name in TRAINING},
+        "rows": [len(few), len(rest), len(held), args.train_test],
+        "accuracy": {name: bootstrap(one).to_dict() for name, one in right.items()},
+        "gain over": {name: paired(right[OURS], one).to_dict() for name, one in right.items() if name != OURS},
+        "tuned": list(found.tuned),
+        "weights": {"mean": float(found.weights.mean()), "least": float(found.weights.min()),
+                    "most": float(found.weights.max())},
+    }  # fmt: skip
 
 
 def together(seeds: list[dict[str, Any]], which: str) -> dict[str, Any]:
@@ -119,11 +173,25 @@ def together(seeds: list[dict[str, Any]], which: str) -> dict[str, Any]:
 def main() -> None:
     """Measure, and write the record."""
     parser = arguments(
-        __doc__, data=True, seeds=3, labelled=50, validation=150, unlabelled=1500, test=800, steps=600, words=6
+        __doc__,
+        data=True,
+        seeds=3,
+        labelled=50,
+        validation=150,
+        unlabelled=1500,
+        test=700,
+        steps=600,
+        words=6,
+        foreign=1000,
+        train_encoder=0,
+        train_steps=40,
+        train_unlabelled=200,
+        train_test=250,
+        train_length=48,
     )
     parser.add_argument("--cache", type=Path, default=Path("weighing-cache"))
     args = parser.parse_args()
-    numbers = ("seeds", "labelled", "validation", "unlabelled", "test", "steps", "words")
+    numbers = ("seeds", "labelled", "validation", "unlabelled", "test", "steps", "words", "foreign", "ridges")
     record: dict[str, Any] = {"settings": {name: getattr(args, name) for name in numbers}}
     spent = 0.0
     for name in SETS:
@@ -131,8 +199,11 @@ def main() -> None:
             kept(args.cache / f"{name}-{seed}.json", lambda name=name, seed=seed: drawn(name, seed, args))
             for seed in range(args.seeds)
         ]
-        record[name] = {which: together(found, which) for which in ("guessed labels", "true labels")}
+        record[name] = {which: together(found, which) for which in found[0] if which != "cpu_seconds"}
         spent += sum(one["cpu_seconds"] for one in found)
+    if args.train_encoder:
+        record["encoder trained"] = kept(args.cache / "trained.json", lambda: on_encoder(args))
+        spent += record["encoder trained"]["cpu_seconds"]
     write_record(args.out, "weighing", record | {"cpu_seconds": round(spent)})
 
 

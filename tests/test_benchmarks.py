@@ -118,6 +118,17 @@ ALLOWED = (
     ),
     ("chat_facts.py", "demo.conversations", "its ordinary rows, too"),
     ("mending.py", "version", "stands in the record"),
+    (
+        "weighing.py",
+        "actions.consistency_weights actions.text_features actions.unlabelled_weights",
+        "the rows of several seeds are judged together",
+    ),
+    (
+        "noisy_pretraining.py",
+        "actions.nmtune actions.nmtune_lora actions.noise_report actions.run_predictions actions.spectrum "
+        "actions.text_features models.model_outputs models.scratch",
+        "encoders are pre-trained here, contrastively as well; finished parts of the report are kept",
+    ),
     ("fidelity/record_d.py", "actions.label_errors", "the raw sums by which `proponent labels` ranks"),
 )
 """Scripts, the inner modules of the library that they may import, and why."""
@@ -285,6 +296,16 @@ RUNS = {
     "mending": [
         "mending.py --data {data} --cache {tmp}/m --rows 24 --epochs 1 --runs 1 --asked 30 --length 24 "
         "--methods tracin-last --out {out}",
+    ],
+    "weighing": [
+        "weighing.py --data {data} --cache {tmp}/w --seeds 1 --labelled 12 --validation 12 --unlabelled 40 --test 12 "
+        "--steps 20 --words 1 --foreign 30 --train-encoder 8 --train-steps 12 --train-unlabelled 8 --train-test 6 "
+        "--train-length 12 --out {out}",
+    ],
+    "noisy_pretraining": [
+        "noisy_pretraining.py --data {data} --cache {tmp}/n --objectives uniform,asymmetric,contrastive --levels 0,0.3 "
+        "--posts 70 --epochs 1 --width 16 --layers 1 --vocabulary 300 --length 16 --rows 24 --test 12 --seeds 1 "
+        "--head-epochs 1 --lora-rows 12 --every 2 --out {out}",
     ],
     "lexical_bias": [
         "lexical_bias.py --data {data} --cache {tmp}/b --rows 120 --pairs 150 --seeds 1 --controls 1 --epochs 1 "

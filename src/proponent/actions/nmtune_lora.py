@@ -5,7 +5,7 @@ the features of the tuned encoder, F those of the frozen one, and the losses of 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,13 +15,16 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from proponent.actions.nmtune import Form, HeadSettings, regulariser
-from proponent.actions.text_features import Encoder, refuse_unreadable, text_features
+from proponent.actions.text_features import Encoder, LabelledTexts, refuse_unreadable, text_features
 from proponent.errors import InputError
+from proponent.evaluate.intervals import bootstrap, paired
+from proponent.evaluate.report import figure, verdict
 from proponent.models.huggingface import lora
 from proponent.models.model_outputs import pooled
 from proponent.progress import track
 from proponent.training.loop import one_thread
 from proponent.types import Example
+from proponent.views import EvaluationReport, Figure, MethodFigures
 
 Tuning = Literal["LoRA", "LoRA with NMTune"]
 TUNINGS: dict[Tuning, str] = {
@@ -29,9 +32,6 @@ TUNINGS: dict[Tuning, str] = {
     "LoRA": "the same adapter and head, cross entropy only",
 }
 """Ways to tune an encoder, in words; the second is the control."""
-
-Texts = tuple[Sequence[Example], Int[np.ndarray, " n"]]
-"""Rows with their class numbers."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,17 @@ class LoraSettings:
             HeadSettings(batch_size=self.batch_size).check(rows, "NMTune", form)
 
 
+_SETTINGS = LoraSettings()
+
+
 def tuned_accuracies(
     encoder: str | Path,
-    train: Texts,
-    tests: Mapping[str, Texts],
+    train: LabelledTexts,
+    tests: Mapping[str, LabelledTexts],
     kind: Tuning = "LoRA with NMTune",
     *,
     form: Form = "paper",
-    settings: LoraSettings = LoraSettings(),
+    settings: LoraSettings = _SETTINGS,
     seeds: int = 3,
     trust_remote_code: bool = False,
     quiet: bool = False,
@@ -88,23 +91,64 @@ def tuned_accuracies(
     Source:
         Chen et al. 2024, Impact of Noisy Supervision in Foundation Model Learning (arXiv 2403.06869).
     """
-    rows, labels = train
+    rows, labels = train.examples, train.labels
     if len(np.unique(labels)) < 2:
         raise InputError("tuning needs at least two classes")
     settings.check(len(rows), kind, form)
-    for some, _ in tests.values():
-        refuse_unreadable(some)
+    for some in tests.values():
+        refuse_unreadable(some.examples)
     options: dict[str, Any] = {"max_length": settings.max_length, "trust_remote_code": trust_remote_code}
     frozen = text_features(encoder, rows, **options)
-    found = {name: np.zeros(len(one[1])) for name, one in tests.items()}
+    found = {name: np.zeros(len(one)) for name, one in tests.items()}
     for seed in range(seeds):
         with one_thread(), cast("Any", torch).random.fork_rng(devices=[]):
             cast("Any", torch).manual_seed(seed)
             tuned = _Tuned.of(Encoder.load(encoder, **options), settings.rank, frozen.shape[1], int(labels.max()) + 1)
             tuned.fit(rows, labels, frozen, form if kind != "LoRA" else None, settings, seed, quiet)
-            for name, (some, wanted) in tests.items():
-                found[name] += (tuned.predict(some) == wanted) / seeds
+            for name, some in tests.items():
+                found[name] += (tuned.predict(some.examples) == some.labels) / seeds
     return found
+
+
+def with_lora(
+    page: EvaluationReport,
+    encoders: Sequence[str],
+    train: LabelledTexts,
+    tests: Mapping[str, LabelledTexts],
+    *,
+    form: Form = "paper",
+    settings: LoraSettings = _SETTINGS,
+    seeds: int = 3,
+    trust_remote_code: bool = False,
+    quiet: bool = False,
+) -> EvaluationReport:
+    """Add rows to a page of `nmtune.head_report`: each encoder tuned by LoRA; arguments as of `tuned_accuracies`."""
+    rows: list[MethodFigures] = []
+    for encoder in encoders:
+        right = {
+            kind: tuned_accuracies(
+                encoder, train, tests, kind,
+                form=form, settings=settings, seeds=seeds, trust_remote_code=trust_remote_code, quiet=quiet,
+            )
+            for kind in TUNINGS
+        }  # fmt: skip
+        pooled_rows = {kind: np.concatenate(list(each.values())) for kind, each in right.items()}
+        judged = verdict(paired(pooled_rows["LoRA with NMTune"], pooled_rows["LoRA"]), "LoRA")
+        for kind, each in right.items():
+            figures = (
+                *(figure(test, bootstrap(each[test])) for test in tests),
+                Figure("SVE", None),
+                Figure("LSVR", None),
+            )
+            name = f"{encoder}: {kind}" if len(encoders) > 1 else kind
+            rows.append(MethodFigures(name, kind == "LoRA", figures, judged if kind != "LoRA" else ""))
+    told = (
+        f"LoRA: rank {settings.rank}, {settings.epochs} epochs, batches of {settings.batch_size}, rate "
+        f"{settings.learning_rate:g}; its rows have no SVE and LSVR, for the features change"
+    )
+    ordered = sorted((*page.rows, *rows), key=lambda one: one.control)
+    notes = (*page.notes, *(f"{kind}: {said}" for kind, said in TUNINGS.items()), told)
+    return replace(page, rows=tuple(ordered), notes=notes)
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,21 @@ class Encoder:
         return dict(made)
 
 
+@dataclass(frozen=True)
+class LabelledTexts:
+    """Rows and their class numbers."""
+
+    examples: Sequence[Example]
+    labels: Int[np.ndarray, " m"]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def take(self, places: Int[np.ndarray, " b"]) -> "LabelledTexts":
+        """Some of the rows."""
+        return LabelledTexts([self.examples[int(at)] for at in places], self.labels[places])
+
+
 def class_numbers(
     examples: Sequence[Example], names: Sequence[str], where: str, way: str | None = None
 ) -> Int[np.ndarray, " n"]:

@@ -57,7 +57,7 @@ class WeighSettings:
     warm_up: int = 100  # steps before the weights change
     every: int = 5  # steps between two changes of the weights
     alpha: float = 0.05  # step of Adam on the weights
-    damping: float = 0.1  # added to the Hessian
+    damping: float = 1.0  # added to the Hessian
     seed: int = 0
 
 
@@ -105,10 +105,14 @@ def predicted(head: Gradient, features: Float[np.ndarray, "m h"]) -> Int[np.ndar
     return (_wide(features) @ head).argmax(1)
 
 
-def gradients(head: Gradient, rows: Rows) -> tuple[Float[np.ndarray, "m d"], Float[np.ndarray, "m l"]]:
-    """The two sides of each row's gradient by the head: features and error; their outer product is the gradient."""
+def gradients(
+    head: Gradient, rows: Rows, targets: Float[np.ndarray, "m l"] | None = None
+) -> tuple[Float[np.ndarray, "m d"], Float[np.ndarray, "m l"]]:
+    """The two sides of each row's gradient by the head, features and error (against class or target probabilities)."""
     wide = _wide(rows.features)
     errors = _softmax(wide @ head)
+    if targets is not None:
+        return wide, errors - targets
     errors[np.arange(len(rows)), rows.labels] -= 1
     return wide, errors
 
@@ -161,7 +165,7 @@ def _trained(
     generator = np.random.default_rng(settings.seed)
     classes = 1 + max(int(one.labels.max(initial=0)) for one in (labelled, unlabelled, validation or labelled))
     head = np.zeros((labelled.features.shape[1] + 1, classes))
-    speed, outer = np.zeros_like(head), _Adam(len(unlabelled))
+    speed, outer = np.zeros_like(head), RowAdam(len(unlabelled))
     made = np.ones(len(unlabelled)) if weights is None else weights
     for step in range(settings.steps):
         places = _drawn(generator, len(unlabelled), settings.batch_size * settings.ratio)
@@ -189,13 +193,14 @@ def _trained(
     return head, made
 
 
-class _Adam:
+class RowAdam:
     """Moments of each weight's gradient, changed only when its row is drawn."""
 
     def __init__(self, count: int) -> None:
         self._first, self._second, self._count = np.zeros(count), np.zeros(count), np.zeros(count)
 
     def step(self, places: Int[np.ndarray, " u"], slope: Float[np.ndarray, " u"]) -> Float[np.ndarray, " u"]:
+        """Steps of the drawn rows, of size about 1."""
         self._count[places] += 1
         self._first[places] = 0.9 * self._first[places] + 0.1 * slope
         self._second[places] = 0.999 * self._second[places] + 0.001 * slope**2

@@ -18,6 +18,7 @@ from proponent.cli.options import (
     choice,
     usable,
 )
+from proponent.errors import InputError
 
 if TYPE_CHECKING:
     from proponent.views import EvaluationReport
@@ -112,18 +113,32 @@ def nmtune(
     ),
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each head.")] = 30,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each head.")] = 3,
+    noise: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PERCENTS",
+            help="Report by noise: the noise in the pre-training of each ENCODER, as 0,10,30; the first --test file is "
+            "in domain.",
+        ),
+    ] = None,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="Also tune each encoder by LoRA, with and without the losses of NMTune.")
+    ] = False,
     pages: Pages = None,
 ) -> None:
     """Train heads on frozen features: linear probe, MLP and NMTune, in and out of domain, for each encoder."""
     for path in pages or ():
         usable(path, "--out")
     chosen = choice("--form", form, ("paper", "code"))
+    levels = None if noise is None else _levels(noise, encoders)
+    if levels is not None and lora:
+        raise InputError("--noise compares heads on frozen features: leave out --lora, or call once without --noise")
     examples = list(columns.read(data, output))
     stems = [path.stem for path in test]
     shown = {path: path.stem if stems.count(path.stem) == 1 else str(path) for path in test}
     asked = {shown[path]: list(columns.read_queries(str(path), output)) for path in test}
     from proponent.actions.nmtune import HeadSettings, Labelled, head_report
-    from proponent.actions.text_features import class_numbers
+    from proponent.actions.text_features import LabelledTexts, class_numbers
 
     names = sorted({str(one.label) for one in examples if one.label is not None})
     numbers = class_numbers(examples, names, data)
@@ -135,8 +150,37 @@ def nmtune(
         )
         for encoder in encoders
     }
-    page = head_report(found, form=chosen, settings=HeadSettings(epochs=epochs), seeds=seeds, quiet=output.quiet)
+    settings = HeadSettings(epochs=epochs)
+    if levels is not None:
+        from proponent.actions.noise_report import noise_report
+
+        by_level = {level: found[encoder] for level, encoder in levels.items()}
+        first = [next(iter(asked))]
+        page = noise_report(by_level, first, form=chosen, settings=settings, seeds=seeds, quiet=output.quiet)
+    else:
+        page = head_report(found, form=chosen, settings=settings, seeds=seeds, quiet=output.quiet)
+    if lora:
+        from proponent.actions.nmtune_lora import LoraSettings, with_lora
+
+        tests = {name: LabelledTexts(rows, wanted[name]) for name, rows in asked.items()}
+        tuning = LoraSettings(max_length=encoding.max_length)
+        options = {"form": chosen, "settings": tuning, "seeds": seeds, "quiet": output.quiet}
+        trusted = encoding.trust_remote_code
+        page = with_lora(page, encoders, LabelledTexts(examples, numbers), tests, trust_remote_code=trusted, **options)
     _show(page, pages, output)
+
+
+def _levels(noise: str, encoders: list[str]) -> dict[float, str]:
+    """The encoder of each level of noise."""
+    try:
+        levels = [float(one) / 100 for one in noise.split(",")]
+    except ValueError as error:
+        raise InputError(f"--noise {noise}: give numbers of percent, such as 0,10,30") from error
+    if len(levels) != len(encoders) or len(set(levels)) != len(levels):
+        raise InputError(
+            f"--noise {noise}: give a different number for each encoder; there are {len(encoders)} encoders"
+        )
+    return dict(zip(levels, encoders, strict=True))
 
 
 def _show(page: "EvaluationReport", pages: list[Path] | None, output: OutputOptions) -> None:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from proponent.errors import InputError, MismatchError
 if TYPE_CHECKING:
     from proponent.actions.unlabelled_weights import Rows, Scores
     from proponent.types import Example
+    from proponent.views import EvaluationReport
 
 
 def weigh(
@@ -33,9 +35,26 @@ def weigh(
         Path | None,
         typer.Option(metavar="INDEX", help="Index of UNLABELLED: its scores in place of the head's influence."),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the head's training.")] = 600,
-    alpha: Annotated[float, typer.Option(min=0.0, help="Step of Adam on the weights.")] = 0.05,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings, of whose weights the mean is taken.")] = 5,
+    train_encoder: Annotated[
+        bool,
+        typer.Option(
+            "--train-encoder",
+            help="Train the encoder as well, by consistency under word replacement; UNLABELLED needs no labels.",
+        ),
+    ] = False,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the training: 600, or 100 with --train-encoder.")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(min=0.0, help="Step of Adam on the weights: .05, or .1 with --train-encoder.")
+    ] = None,
+    ridge: Annotated[
+        float, typer.Option(min=0.0, help="Ridge of the training: more for wide features and few labelled rows.")
+    ] = 5e-4,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trainings, of whose weights the mean is taken: 5, or 1 with --train-encoder."),
+    ] = None,
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Accept validation or test texts that are also trained on.")
     ] = False,
@@ -56,22 +75,82 @@ def weigh(
         refuse_target(sets["UNLABELLED"], out, weight_name)
     if not allow_overlap:
         _refuse_overlap(sets)
-    from proponent.actions.unlabelled_weights import WeighSettings
-    from proponent.actions.unlabelled_weights import weigh as learn
+    if train_encoder:
+        if index is not None:
+            raise InputError("--index holds scores of fixed gradients, which --train-encoder changes: leave one out")
+        page, weights = _on_encoder(run, sets, encoding, output, (steps or 100, alpha, ridge), seeds or 1)
+    else:
+        page, weights = _on_features(run, sets, encoding, output, index, (steps or 600, alpha, ridge), seeds or 5)
     from proponent.views.evaluation import print_report
 
-    scores = None if index is None else _scores(index, sets["UNLABELLED"], sets["VALIDATION"])
-    known, guessed, wanted, measured = _rows(run, sets, encoding, output)
-    settings = WeighSettings(steps=steps, alpha=alpha, warm_up=min(100, steps // 4))
-    page, weights = learn(known, guessed, wanted, measured, settings, scores=scores, seeds=seeds, quiet=output.quiet)
     if out is not None:
         write_weighted(sets["UNLABELLED"], weights, out, weight_name)
     for path in pages or ():
         page.save(path)
     output.show(page.to_dict, lambda: print_report(page))
-    if out is not None:
+    if out is not None and not train_encoder:
         way = f"`proponent train {shlex.quote(str(out))} --weight-column {weight_name}`"
         output.hint(f"{out}: to train on it, append the rows of {labelled} with weight 1, then {way}")
+
+
+def _on_features(
+    run: Path,
+    sets: "dict[str, Any]",
+    encoding: EncodingOptions,
+    output: OutputOptions,
+    index: Path | None,
+    training: tuple[int, float | None, float],
+    seeds: int,
+) -> "tuple[EvaluationReport, Any]":
+    """Learn the weights by a head on frozen features."""
+    from proponent.actions.unlabelled_weights import WeighSettings
+    from proponent.actions.unlabelled_weights import weigh as learn
+
+    steps, alpha, ridge = training
+    scores = None if index is None else _scores(index, sets["UNLABELLED"], sets["VALIDATION"])
+    known, guessed, wanted, measured = _rows(run, sets, encoding, output)
+    settings = WeighSettings(steps=steps, ridge=ridge, warm_up=min(100, steps // 4))
+    settings = settings if alpha is None else replace(settings, alpha=alpha)
+    return learn(known, guessed, wanted, measured, settings, scores=scores, seeds=seeds, quiet=output.quiet)
+
+
+def _on_encoder(
+    run: Path,
+    sets: "dict[str, Any]",
+    encoding: EncodingOptions,
+    output: OutputOptions,
+    training: tuple[int, float | None, float],
+    seeds: int,
+) -> "tuple[EvaluationReport, Any]":
+    """Learn the weights while the encoder is trained."""
+    from proponent.actions.consistency_weights import EncoderSettings, compare_trained
+    from proponent.actions.text_features import LabelledTexts, class_numbers
+    from proponent.actions.unlabelled_weights import weights_page
+
+    steps, alpha, ridge = training
+    names = sorted({str(one.label) for one in sets["LABELLED"] if one.label is not None})
+    known, held, test = (
+        LabelledTexts(list(sets[name]), class_numbers(sets[name], names, name))
+        for name in ("LABELLED", "VALIDATION", "--test")
+    )
+    settings = EncoderSettings(steps=steps, ridge=ridge, warm_up=min(20, steps // 4), max_length=encoding.max_length)
+    settings = settings if alpha is None else replace(settings, alpha=alpha)
+    found = compare_trained(
+        _encoder(run), known, list(sets["UNLABELLED"]), held, test, settings,
+        seeds=seeds, trust_remote_code=encoding.trust_remote_code, quiet=output.quiet,
+    )  # fmt: skip
+    said = (
+        f"Accuracy of the trained encoder on {len(test):,} test rows, mean of {seeds} seeds; the unlabelled loss asks "
+        "for the same prediction when words are replaced."
+    )
+    return weights_page(found, said), found.weights
+
+
+def _encoder(run: Path) -> Path:
+    """A model folder, or the last checkpoint of a run."""
+    from proponent.models import Run
+
+    return run if (run / "config.json").is_file() else Run.from_pretrained(run).checkpoints[-1].path
 
 
 def _rows(run: Path, sets: "dict[str, Any]", encoding: EncodingOptions, output: OutputOptions) -> "list[Rows]":
@@ -80,13 +159,11 @@ def _rows(run: Path, sets: "dict[str, Any]", encoding: EncodingOptions, output: 
 
     from proponent.actions.text_features import class_numbers
     from proponent.actions.unlabelled_weights import Rows
-    from proponent.models import Run
 
     names = sorted({str(one.label) for one in sets["LABELLED"] if one.label is not None})
     ways = {"UNLABELLED": "give a guess of a weak model (--label-column)"}
     numbers = {name: class_numbers(rows, names, name, ways.get(name)) for name, rows in sets.items()}
-    encoder = run if (run / "config.json").is_file() else Run.from_pretrained(run).checkpoints[-1].path
-    found = {name: encoding.features(encoder, list(examples), output) for name, examples in sets.items()}
+    found = {name: encoding.features(_encoder(run), list(examples), output) for name, examples in sets.items()}
     known = np.concatenate([found["LABELLED"], found["UNLABELLED"]])
     mean, spread = known.mean(0), known.std(0) + 1e-8
     return [Rows((found[name] - mean) / spread, numbers[name]) for name in sets]
