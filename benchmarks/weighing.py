@@ -183,6 +183,7 @@ def main() -> None:
         steps=600,
         words=6,
         foreign=1000,
+        ridges="0.0005,0.3",
         train_encoder=0,
         train_steps=40,
         train_unlabelled=200,

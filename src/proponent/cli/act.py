@@ -21,11 +21,14 @@ from proponent.cli.options import (
 from proponent.errors import InputError
 
 if TYPE_CHECKING:
+    from proponent.actions.nmtune import Labelled
+    from proponent.actions.text_features import LabelledTexts
     from proponent.views import EvaluationReport
 
 Encoders = Annotated[list[str], typer.Argument(metavar="ENCODER...", help="Folders or names of pretrained models.")]
 Pages = Annotated[
-    list[Path] | None, typer.Option("--out", metavar="FILE", help="Also write .html, .md or .json; repeatable.")
+    list[Path] | None,
+    typer.Option("--out", "--report", metavar="FILE", help="Also write .html, .md or .json; repeatable."),
 ]
 
 
@@ -108,18 +111,12 @@ def nmtune(
     test: Annotated[
         list[Path], typer.Option("--test", metavar="FILE", help="Labelled texts to measure on; repeatable.")
     ],
-    form: Annotated[str, typer.Option(help="Losses as in the paper or as in the authors' code: paper, code.")] = (
-        "paper"
-    ),
+    form: Annotated[str, typer.Option(help="Losses as in the paper or in the authors' code: paper, code.")] = "paper",
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each head.")] = 30,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each head.")] = 3,
     noise: Annotated[
         str | None,
-        typer.Option(
-            metavar="PERCENTS",
-            help="Report by noise: the noise in the pre-training of each ENCODER, as 0,10,30; the first --test file is "
-            "in domain.",
-        ),
+        typer.Option(metavar="PERCENTS", help="Noise of each ENCODER, as 0,10,30; the first --test is in domain."),
     ] = None,
     lora: Annotated[
         bool, typer.Option("--lora", help="Also tune each encoder by LoRA, with and without the losses of NMTune.")
@@ -137,37 +134,47 @@ def nmtune(
     stems = [path.stem for path in test]
     shown = {path: path.stem if stems.count(path.stem) == 1 else str(path) for path in test}
     asked = {shown[path]: list(columns.read_queries(str(path), output)) for path in test}
-    from proponent.actions.nmtune import HeadSettings, Labelled, head_report
+    from proponent.actions.nmtune import HeadSettings, head_report
     from proponent.actions.text_features import LabelledTexts, class_numbers
 
     names = sorted({str(one.label) for one in examples if one.label is not None})
-    numbers = class_numbers(examples, names, data)
-    wanted = {name: class_numbers(rows, names, name) for name, rows in asked.items()}
-    found = {
-        encoder: (
-            Labelled(encoding.features(encoder, examples, output), numbers),
-            {name: Labelled(encoding.features(encoder, rows, output), wanted[name]) for name, rows in asked.items()},
-        )
-        for encoder in encoders
-    }
+    train = LabelledTexts(examples, class_numbers(examples, names, data))
+    tests = {name: LabelledTexts(rows, class_numbers(rows, names, name)) for name, rows in asked.items()}
+    found = {encoder: _features(encoder, train, tests, encoding, output) for encoder in encoders}
     settings = HeadSettings(epochs=epochs)
     if levels is not None:
         from proponent.actions.noise_report import noise_report
 
         by_level = {level: found[encoder] for level, encoder in levels.items()}
-        first = [next(iter(asked))]
+        first = [next(iter(tests))]
         page = noise_report(by_level, first, form=chosen, settings=settings, seeds=seeds, quiet=output.quiet)
     else:
         page = head_report(found, form=chosen, settings=settings, seeds=seeds, quiet=output.quiet)
     if lora:
         from proponent.actions.nmtune_lora import LoraSettings, with_lora
 
-        tests = {name: LabelledTexts(rows, wanted[name]) for name, rows in asked.items()}
-        tuning = LoraSettings(max_length=encoding.max_length)
-        options = {"form": chosen, "settings": tuning, "seeds": seeds, "quiet": output.quiet}
-        trusted = encoding.trust_remote_code
-        page = with_lora(page, encoders, LabelledTexts(examples, numbers), tests, trust_remote_code=trusted, **options)
+        tuning, trusted = LoraSettings(max_length=encoding.max_length), encoding.trust_remote_code
+        page = with_lora(
+            page, encoders, train, tests,
+            form=chosen, settings=tuning, seeds=seeds, trust_remote_code=trusted, quiet=output.quiet,
+        )  # fmt: skip
     _show(page, pages, output)
+
+
+def _features(
+    encoder: str,
+    train: "LabelledTexts",
+    tests: "dict[str, LabelledTexts]",
+    encoding: EncodingOptions,
+    output: OutputOptions,
+) -> "tuple[Labelled, dict[str, Labelled]]":
+    """Features of all sets by one encoder."""
+    from proponent.actions.nmtune import Labelled
+
+    def encoded(some: "LabelledTexts") -> Labelled:
+        return Labelled(encoding.features(encoder, some.examples, output), some.labels)
+
+    return encoded(train), {name: encoded(some) for name, some in tests.items()}
 
 
 def _levels(noise: str, encoders: list[str]) -> dict[float, str]:

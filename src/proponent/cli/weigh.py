@@ -2,9 +2,9 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -18,6 +18,49 @@ if TYPE_CHECKING:
     from proponent.views import EvaluationReport
 
 
+@dataclass(frozen=True)
+class LearningOptions:
+    """How the weights are learned."""
+
+    PANEL: ClassVar = "Learning of the weights"
+
+    index: Annotated[
+        Path | None,
+        typer.Option(metavar="INDEX", help="Index of UNLABELLED: its scores in place of the head's influence."),
+    ] = None
+    train_encoder: Annotated[
+        bool,
+        typer.Option(
+            "--train-encoder",
+            help="Train the encoder as well, by consistency under word replacement; UNLABELLED needs no labels.",
+        ),
+    ] = False
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the training: 600, or 100 with --train-encoder.")
+    ] = None
+    alpha: Annotated[
+        float | None, typer.Option(min=0.0, help="Step of Adam on the weights: .05, or .1 with --train-encoder.")
+    ] = None
+    ridge: Annotated[
+        float, typer.Option(min=0.0, help="Ridge of the training: more for wide features and few labelled rows.")
+    ] = 5e-4
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trainings, of whose weights the mean is taken: 5, or 1 with --train-encoder."),
+    ] = None
+
+    def check(self) -> None:
+        """Refuse options that exclude each other."""
+        if self.train_encoder and self.index is not None:
+            raise InputError("--index holds scores of fixed gradients, which --train-encoder changes: leave one out")
+
+    def changes(self, steps: int, warm_up: int) -> dict[str, Any]:
+        """Settings that differ from the defaults of the library."""
+        chosen = self.steps or steps
+        alpha = {} if self.alpha is None else {"alpha": self.alpha}
+        return {"steps": chosen, "ridge": self.ridge, "warm_up": min(warm_up, chosen // 4)} | alpha
+
+
 def weigh(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run or a model folder, whose features the head reads.")],
     labelled: Annotated[str, typer.Argument(metavar="LABELLED", help="File of labelled texts.")],
@@ -29,32 +72,9 @@ def weigh(
     ],
     columns: ColumnOptions,
     encoding: EncodingOptions,
+    learning: LearningOptions,
     output: OutputOptions,
     test: Annotated[str, typer.Option(metavar="FILE", help="Labelled texts on which all heads are measured.")],
-    index: Annotated[
-        Path | None,
-        typer.Option(metavar="INDEX", help="Index of UNLABELLED: its scores in place of the head's influence."),
-    ] = None,
-    train_encoder: Annotated[
-        bool,
-        typer.Option(
-            "--train-encoder",
-            help="Train the encoder as well, by consistency under word replacement; UNLABELLED needs no labels.",
-        ),
-    ] = False,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the training: 600, or 100 with --train-encoder.")
-    ] = None,
-    alpha: Annotated[
-        float | None, typer.Option(min=0.0, help="Step of Adam on the weights: .05, or .1 with --train-encoder.")
-    ] = None,
-    ridge: Annotated[
-        float, typer.Option(min=0.0, help="Ridge of the training: more for wide features and few labelled rows.")
-    ] = 5e-4,
-    seeds: Annotated[
-        int | None,
-        typer.Option(min=1, help="Trainings, of whose weights the mean is taken: 5, or 1 with --train-encoder."),
-    ] = None,
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Accept validation or test texts that are also trained on.")
     ] = False,
@@ -65,6 +85,7 @@ def weigh(
     ] = None,
 ) -> None:
     """Learn one weight per row with a guessed label, by its influence on the validation loss, beside controls."""
+    learning.check()
     for path, option in ((out, "--out"), *((one, "--report") for one in pages or ())):
         usable(path, option)
     files = {"LABELLED": labelled, "UNLABELLED": unlabelled, "VALIDATION": validation, "--test": test}
@@ -75,12 +96,8 @@ def weigh(
         refuse_target(sets["UNLABELLED"], out, weight_name)
     if not allow_overlap:
         _refuse_overlap(sets)
-    if train_encoder:
-        if index is not None:
-            raise InputError("--index holds scores of fixed gradients, which --train-encoder changes: leave one out")
-        page, weights = _on_encoder(run, sets, encoding, output, (steps or 100, alpha, ridge), seeds or 1)
-    else:
-        page, weights = _on_features(run, sets, encoding, output, index, (steps or 600, alpha, ridge), seeds or 5)
+    learn = _on_encoder if learning.train_encoder else _on_features
+    page, weights = learn(run, sets, encoding, learning, output)
     from proponent.views.evaluation import print_report
 
     if out is not None:
@@ -88,7 +105,7 @@ def weigh(
     for path in pages or ():
         page.save(path)
     output.show(page.to_dict, lambda: print_report(page))
-    if out is not None and not train_encoder:
+    if out is not None and not learning.train_encoder:
         way = f"`proponent train {shlex.quote(str(out))} --weight-column {weight_name}`"
         output.hint(f"{out}: to train on it, append the rows of {labelled} with weight 1, then {way}")
 
@@ -97,20 +114,17 @@ def _on_features(
     run: Path,
     sets: "dict[str, Any]",
     encoding: EncodingOptions,
+    learning: LearningOptions,
     output: OutputOptions,
-    index: Path | None,
-    training: tuple[int, float | None, float],
-    seeds: int,
 ) -> "tuple[EvaluationReport, Any]":
     """Learn the weights by a head on frozen features."""
     from proponent.actions.unlabelled_weights import WeighSettings
     from proponent.actions.unlabelled_weights import weigh as learn
 
-    steps, alpha, ridge = training
-    scores = None if index is None else _scores(index, sets["UNLABELLED"], sets["VALIDATION"])
+    of, by = sets["UNLABELLED"], sets["VALIDATION"]
+    scores = None if learning.index is None else _scores(learning.index, of, by)
     known, guessed, wanted, measured = _rows(run, sets, encoding, output)
-    settings = WeighSettings(steps=steps, ridge=ridge, warm_up=min(100, steps // 4))
-    settings = settings if alpha is None else replace(settings, alpha=alpha)
+    settings, seeds = replace(WeighSettings(), **learning.changes(600, 100)), learning.seeds or 5
     return learn(known, guessed, wanted, measured, settings, scores=scores, seeds=seeds, quiet=output.quiet)
 
 
@@ -118,23 +132,21 @@ def _on_encoder(
     run: Path,
     sets: "dict[str, Any]",
     encoding: EncodingOptions,
+    learning: LearningOptions,
     output: OutputOptions,
-    training: tuple[int, float | None, float],
-    seeds: int,
 ) -> "tuple[EvaluationReport, Any]":
     """Learn the weights while the encoder is trained."""
     from proponent.actions.consistency_weights import EncoderSettings, compare_trained
     from proponent.actions.text_features import LabelledTexts, class_numbers
     from proponent.actions.unlabelled_weights import weights_page
 
-    steps, alpha, ridge = training
     names = sorted({str(one.label) for one in sets["LABELLED"] if one.label is not None})
     known, held, test = (
         LabelledTexts(list(sets[name]), class_numbers(sets[name], names, name))
         for name in ("LABELLED", "VALIDATION", "--test")
     )
-    settings = EncoderSettings(steps=steps, ridge=ridge, warm_up=min(20, steps // 4), max_length=encoding.max_length)
-    settings = settings if alpha is None else replace(settings, alpha=alpha)
+    settings = replace(EncoderSettings(), max_length=encoding.max_length, **learning.changes(100, 20))
+    seeds = learning.seeds or 1
     found = compare_trained(
         _encoder(run), known, list(sets["UNLABELLED"]), held, test, settings,
         seeds=seeds, trust_remote_code=encoding.trust_remote_code, quiet=output.quiet,
