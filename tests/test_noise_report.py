@@ -157,7 +157,8 @@ def test_rows_of_lora_join_the_page(encoder_folder: Path):
 
 def test_the_commands(encoder_folder: Path, tmp_path: Path, said):
     data = tiny.write_csv(tmp_path / "train.csv", runs.rows(24))
-    files = [tiny.write_csv(tmp_path / f"{name}.csv", runs.rows(12, seed=at)) for at, name in enumerate(("own", "far"))]
+    sets = {"own": runs.rows(36)[24:], "far": runs.rows(12, seed=1)}
+    files = [tiny.write_csv(tmp_path / f"{name}.csv", rows) for name, rows in sets.items()]
     tests = [word for file in files for word in ("--test", file)]
     words = ("nmtune", data, encoder_folder, *tests, "--epochs", 2, "--seeds", 1, "--json", "--quiet")
     code, out, err = said("nmtune", data, encoder_folder, f"{encoder_folder}/", *words[3:], "--noise", "0,12.5")
@@ -173,6 +174,11 @@ def test_the_commands(encoder_folder: Path, tmp_path: Path, said):
         code, _, err = said(*words, "--noise", noise)
         assert code == 2
         assert wrong in err
+    code, _, err = said(*words, "--test", data)
+    assert code == 2
+    assert "24 of 24 texts of train are also trained on: remove them, or allow it with --allow-overlap" in err
+    code, out, err = said(*words, "--test", data, "--allow-overlap")
+    assert code == 0, err
     code, _, err = said(*words, "--noise", "0", "--lora")
     assert code == 2
     assert "leave out --lora" in err

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from proponent.cli.encoding_options import EncodingOptions
+from proponent.cli.encoding_options import AllowOverlap, EncodingOptions, refuse_overlap
 from proponent.cli.options import (
     BuildOptions,
     ColumnOptions,
@@ -121,6 +121,7 @@ def nmtune(
     lora: Annotated[
         bool, typer.Option("--lora", help="Also tune each encoder by LoRA, with and without the losses of NMTune.")
     ] = False,
+    allow_overlap: AllowOverlap = False,
     pages: Pages = None,
 ) -> None:
     """Train heads on frozen features: linear probe, MLP and NMTune, in and out of domain, for each encoder."""
@@ -131,9 +132,9 @@ def nmtune(
     if levels is not None and lora:
         raise InputError("--noise compares heads on frozen features: leave out --lora, or call once without --noise")
     examples = list(columns.read(data, output))
-    stems = [path.stem for path in test]
-    shown = {path: path.stem if stems.count(path.stem) == 1 else str(path) for path in test}
-    asked = {shown[path]: list(columns.read_queries(str(path), output)) for path in test}
+    asked = {name: list(columns.read_queries(str(path), output)) for path, name in _shown(test).items()}
+    if not allow_overlap:
+        refuse_overlap(examples, asked)
     from proponent.actions.nmtune import HeadSettings, head_report
     from proponent.actions.text_features import LabelledTexts, class_numbers
 
@@ -159,6 +160,12 @@ def nmtune(
             form=chosen, settings=tuning, seeds=seeds, trust_remote_code=trusted, quiet=output.quiet,
         )  # fmt: skip
     _show(page, pages, output)
+
+
+def _shown(test: list[Path]) -> dict[Path, str]:
+    """Names of the test sets: stems of their files, or paths where two stems are alike."""
+    stems = [path.stem for path in test]
+    return {path: path.stem if stems.count(path.stem) == 1 else str(path) for path in test}
 
 
 def _features(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from proponent.cli.encoding_options import EncodingOptions
+from proponent.cli.encoding_options import AllowOverlap, EncodingOptions, refuse_overlap
 from proponent.cli.options import ColumnOptions, OutputOptions, usable
 from proponent.errors import InputError, MismatchError
 
@@ -75,9 +75,7 @@ def weigh(
     learning: LearningOptions,
     output: OutputOptions,
     test: Annotated[str, typer.Option(metavar="FILE", help="Labelled texts on which all heads are measured.")],
-    allow_overlap: Annotated[
-        bool, typer.Option("--allow-overlap", help="Accept validation or test texts that are also trained on.")
-    ] = False,
+    allow_overlap: AllowOverlap = False,
     out: Annotated[Path | None, typer.Option(help="Write a copy of UNLABELLED with the weights as a column.")] = None,
     weight_name: Annotated[str, typer.Option(help="Name of that column.")] = "weight",
     pages: Annotated[
@@ -95,7 +93,8 @@ def weigh(
     if out is not None:
         refuse_target(sets["UNLABELLED"], out, weight_name)
     if not allow_overlap:
-        _refuse_overlap(sets)
+        trained = (one for name in ("LABELLED", "UNLABELLED") for one in sets[name])
+        refuse_overlap(trained, {name: sets[name] for name in ("VALIDATION", "--test")})
     learn = _on_encoder if learning.train_encoder else _on_features
     page, weights = learn(run, sets, encoding, learning, output)
     from proponent.views.evaluation import print_report
@@ -192,15 +191,3 @@ def _scores(index: Path, unlabelled: "Sequence[Example]", validation: "Sequence[
         raise MismatchError(f"{index} does not hold the rows of UNLABELLED: build it from that file")
     matrix = np.nan_to_num(opened.scores(list(validation)))
     return lambda asked, places: matrix[np.ix_(asked, places)].sum(0)
-
-
-def _refuse_overlap(sets: "dict[str, Any]") -> None:
-    """Refuse measured texts that are also trained on."""
-    trained = {one.parts for name in ("LABELLED", "UNLABELLED") for one in sets[name]}
-    for name in ("VALIDATION", "--test"):
-        shared = sum(one.parts in trained for one in sets[name])
-        if shared:
-            raise InputError(
-                f"{shared} of {len(sets[name])} texts of {name} are also trained on: remove them, or allow it with "
-                "--allow-overlap"
-            )
