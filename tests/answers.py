@@ -32,6 +32,8 @@ from proponent.views.bias import (
     WordLabel,
     WordUse,
 )
+from proponent.views.comparison import ComparisonReport, FigureTable
+from proponent.views.plot import Band, Plot
 
 QUERY = "Retail sales slid in August as shoppers waited for tax rebates, the Commerce Department said."
 
@@ -277,6 +279,28 @@ def make_action() -> ActionReport:
         facts=(("seeds", "3"),),
         notes=("6 of 60 rows are wrong",),
         evidence=(Evidence("Rows that were chosen most often", "steps", rows),),
+    )
+
+
+def make_comparison() -> ComparisonReport:
+    figures = (Figure("tests/<b>one</b>", 0.4, 0.3, 0.5), Figure("two", -0.1))
+    rows = (MethodFigures("web\x1b[2J & <i>more</i>", False, figures), MethodFigures("books", False, figures))
+    band = Band("web <script>", (0.0, 2.0), (0.0, 0.4), (0.0, 0.3), (0.0, 0.5))
+    agreed = (MethodFigures("UnTrac", False, (Figure("Pearson", 0.9),)), MethodFigures("GradDot", True, figures[:1]))
+    return ComparisonReport(
+        metric="unlearn",
+        unit="corpus",
+        title="Influence of corpora on test sets",
+        said="UnTrac: change of the loss.",
+        columns=("tests/<b>one</b>", "two"),
+        rows=rows,
+        others=(
+            FigureTable("UnTrac-Inv: change", "corpus", ("tests/<b>one</b>", "two"), rows),
+            FigureTable("Agreement", "method", ("Pearson",), agreed),
+        ),
+        plots=(Plot((band,), "steps", "loss on <b>one</b>", "bands span the seeds"),),
+        facts=(("seeds", "3"),),
+        notes=("the ascent on web ended",),
     )
 
 

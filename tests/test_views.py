@@ -17,16 +17,27 @@ import pytest
 from jinja2 import meta, nodes
 
 import proponent
-from answers import make_action, make_answer, make_bias, make_labels, make_pair_answer, make_story, make_text_answer
+from answers import (
+    make_action,
+    make_answer,
+    make_bias,
+    make_comparison,
+    make_labels,
+    make_pair_answer,
+    make_story,
+    make_text_answer,
+)
 from markup import Structure, rewritten
 from proponent.errors import DataError, DiskFullError, InputError, MissingExtraError
 from proponent.views import (
     acting,
     bias,
+    comparison,
     evaluation,
     explanation,
     frames,
     page,
+    plot,
     reports,
     row_suspects,
     suspects,
@@ -48,7 +59,12 @@ PAGES: list[Page] = [
     REPORT,
     make_bias(),
     make_action(),
+    make_comparison(),
 ]
+MODULES = (
+    *(acting, bias, comparison, explanation, evaluation, frames, page, plot, reports),
+    *(row_suspects, text_marks, suspects),
+)
 TEMPLATES = sorted(path.name for path in page.TEMPLATES.glob("*.j2"))
 SOURCES = Path(page.__file__).parent
 
@@ -68,7 +84,7 @@ def without_help(kind: type) -> list[str]:
 
 def test_every_field_of_a_page_has_a_help_text() -> None:
     assert undocumented(explanation) == undocumented(suspects) == undocumented(evaluation) == undocumented(bias) == []
-    assert undocumented(acting) == undocumented(row_suspects) == []
+    assert undocumented(acting) == undocumented(row_suspects) == undocumented(comparison) == undocumented(plot) == []
     assert undocumented(frames) == []
     assert undocumented(reports) == []
     assert undocumented(page) == []
@@ -93,12 +109,7 @@ def attributes(source: str) -> set[str]:
 
 
 def promised() -> set[str]:
-    kinds = [
-        kind
-        for module in (acting, bias, explanation, evaluation, frames, page, reports, row_suspects, text_marks, suspects)
-        for kind in vars(module).values()
-        if isinstance(kind, type)
-    ]
+    kinds = [kind for module in MODULES for kind in vars(module).values() if isinstance(kind, type)]
     kinds = [kind for kind in kinds if is_dataclass(kind)]
     properties = {name for kind in kinds for name, part in vars(kind).items() if isinstance(part, property)}
     return (
@@ -343,7 +354,7 @@ def test_the_style_cannot_leak_into_a_host_page() -> None:
 def test_every_mark_says_its_sign_in_words(shown: Page) -> None:
     found = Structure(document(shown)).marks
     assert all(re.search(r" (helped \+|hurt -|no effect 0)\S*$", mark) for mark in found)
-    assert bool(found) == (not isinstance(shown, suspects.LabelReport | bias.BiasReport | acting.ActionReport))
+    assert bool(found) == (not isinstance(shown, suspects.LabelReport | bias.BiasReport | evaluation.EvaluationReport))
 
 
 def test_the_answer_tells_what_it_knows() -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from proponent.cli.encoding_options import AllowOverlap, EncodingOptions, refuse_overlap
+from proponent.cli.named_files import short_names
 from proponent.cli.options import (
     BuildOptions,
     ColumnOptions,
@@ -132,7 +133,10 @@ def nmtune(
     if levels is not None and lora:
         raise InputError("--noise compares heads on frozen features: leave out --lora, or call once without --noise")
     examples = list(columns.read(data, output))
-    asked = {name: list(columns.read_queries(str(path), output)) for path, name in _shown(test).items()}
+    files = [str(path) for path in test]
+    asked = {
+        name: list(columns.read_queries(file, output)) for name, file in zip(short_names(files), files, strict=True)
+    }
     if not allow_overlap:
         refuse_overlap(examples, asked)
     from proponent.actions.nmtune import HeadSettings, head_report
@@ -160,12 +164,6 @@ def nmtune(
             form=chosen, settings=tuning, seeds=seeds, trust_remote_code=trusted, quiet=output.quiet,
         )  # fmt: skip
     _show(page, pages, output)
-
-
-def _shown(test: list[Path]) -> dict[Path, str]:
-    """Names of the test sets: stems of their files, or paths where two stems are alike."""
-    stems = [path.stem for path in test]
-    return {path: path.stem if stems.count(path.stem) == 1 else str(path) for path in test}
 
 
 def _features(

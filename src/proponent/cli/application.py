@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from proponent.cli import act, bias, create, evaluate, explain, explore, labels, manage, sums, weigh
+from proponent.cli import act, bias, create, evaluate, explain, explore, labels, manage, sums, transfer, unlearn, weigh
 from proponent.cli.groups import PanelCommand, PanelGroup, with_groups
 from proponent.disk import is_full
 from proponent.errors import DiskFullError, ProponentError
@@ -27,10 +27,12 @@ _AFTERWARDS = {
     "index": _RESUMED,
     "evaluate": _RESUMED,
     "tune": _RESUMED,
+    "transfer": _RESUMED,
     "train": "the unfinished run was removed",
     "demo": "run the same command to start again",
     "merge": _RESUMED,
     "mend": "the index is kept: run the same command to resume",
+    "unlearn": "trainings of --truth are kept: run the same command to resume",
     "delete": "the index is either unchanged or fully updated: run the same command to resume",
 }
 """The state that an interrupted command leaves behind, by command."""
@@ -46,6 +48,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Explain": (explain.explain, sums.groups, explore.report, explore.serve, explain.methods),
     "Clean data": (labels.labels, bias.bias, explore.apply),
     "Act": (act.mend, weigh.weigh, act.spectrum, act.nmtune),
+    "Compare": (unlearn.unlearn, transfer.transfer),
     "Prove": (evaluate.evaluate, evaluate.tune),
 }
 """The commands, in the order and under the headings of the help."""
