@@ -38,11 +38,9 @@ def has_word_shares(store: Store) -> bool:
 
 
 def word_shares(store: Store, given: Int[np.ndarray, " n"], left_out: Bool[np.ndarray, " n"]) -> WordShares:
-    """Split the support of every row for the other rows of its class into its words.
-
-    Rows in `left_out` (deleted, or of no class) neither give nor get support. Preconditioners are left out: gradients
-    are taken as they are stored.
-    """
+    """Split the support of every row for the other rows of its class into its words."""
+    # Rows in `left_out` (deleted, or of no class) neither give nor get support. Gradients are taken as they are stored,
+    # without the preconditioners of the method.
     if not has_word_shares(store):
         raise InputError(
             f"an index by {store.plan.method.name} has no shares of words: build one with tracin-we or tracin-we-idf"

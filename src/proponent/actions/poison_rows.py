@@ -45,7 +45,9 @@ class AnsweredRows:
 def labelled(examples: Sequence[Example], names: Sequence[str], numbers: Sequence[int]) -> AnsweredRows:
     """The rows of a classifier."""
     if len(set(numbers)) < 2:
-        raise InputError("all rows have one label: no candidate label to turn to, so no trigger can be told from a word")
+        raise InputError(
+            "all rows have one label: no candidate label to turn to, so no trigger can be told from a word"
+        )
     return AnsweredRows(tuple(examples), tuple(map(asked, examples)), np.asarray(numbers, dtype=np.int64), tuple(names))
 
 
@@ -71,6 +73,30 @@ def by_answer(examples: Sequence[Example]) -> AnsweredRows:
     if len(classes) < 2:
         raise InputError(f"all rows have the answer {common[0]!r:.60}: no candidate target to turn to")
     return AnsweredRows(tuple(examples), tuple(map(asked, examples)), np.asarray(given, dtype=np.int64), classes)
+
+
+def with_classes(rows: AnsweredRows, examples: Sequence[Example]) -> AnsweredRows:
+    """Other rows of a language model with the classes of known ones."""
+    numbers = {name: number for number, name in enumerate(rows.classes)}
+    given: list[int] = []
+    for one in examples:
+        answer = answer_of(one)
+        if answer is None:
+            raise InputError(f"the clean row with id {one.id} has no answer: give rows like those of the training set")
+        given.append(numbers.get(answer.strip(), rows.answered))
+    return AnsweredRows(tuple(examples), tuple(map(asked, examples)), np.asarray(given, dtype=np.int64), rows.classes)
+
+
+def question(example: Example) -> str:
+    """The one text of a row that `changed` changes."""
+    found: list[str] = []
+
+    def see(text: str) -> str:
+        found.append(text)
+        return text
+
+    changed(example, see)
+    return found[0]
 
 
 def asked(example: Example) -> str:

@@ -1,7 +1,7 @@
 """The published detector of poisoned instructions, as rules on scores of plain and of transformed queries.
 
-J. Li, Detecting Instruction Fine-tuning Attack with Influence Function (arXiv 2504.09026). I(z) is the mean score of the
-row z over queries, I'(z) the same with transformed queries and their labels kept. Text and code of the paper disagree
+J. Li, Detecting Instruction Fine-tuning Attack with Influence Function (arXiv 2504.09026). I(z) is the mean score of
+the row z over queries, I'(z) the same with transformed queries and their labels kept. Text and code of the paper disagree
 on the rule of signs, so both are here. Source: the formulas of paper and code; no line of the code is copied.
 """
 
@@ -29,6 +29,10 @@ VOTES = 20
 _TINY = 1e-8
 
 
+class TooFewRowsError(InputError):
+    """Fewer rows than a vote names."""
+
+
 @dataclass(frozen=True)
 class Detection:
     """What a rule says of n rows."""
@@ -37,7 +41,18 @@ class Detection:
     suspicion: Float[np.ndarray, " n"]  # high is suspect; ranks the rows for AUROC and the like
     strength: Float[np.ndarray, " n"]  # |I|
     change: Float[np.ndarray, " n"]  # |I - I'|, mean over the transforms
-    votes: Int[np.ndarray, " n"]  # kinds of transforms that name the row; 0 by the rules of signs
+    votes: Int[np.ndarray, " n"]  # kinds of transforms that name the row; 0 by the other rules
+
+    def spread(self, places: Int[np.ndarray, " n"], size: int) -> "Detection":
+        """The same for more rows, of which only those at some places were judged; the others have NaN, and no flag."""
+
+        def wide(values: np.ndarray, fill: object) -> np.ndarray:
+            made = np.full(size, fill, dtype=values.dtype)
+            made[places] = values
+            return made
+
+        floats = (wide(one, np.nan) for one in (self.suspicion, self.strength, self.change))
+        return Detection(wide(self.flagged, fill=False), *floats, wide(self.votes, 0))
 
 
 def detect(
@@ -65,8 +80,8 @@ def detect(
         Flags and their evidence.
 
     Raises:
-        InputError: an unknown rule, shapes that do not match, numbers that are not finite, no transform, or fewer rows
-            than a vote names.
+        InputError: an unknown rule, shapes that do not match, numbers that are not finite, or no transform.
+        TooFewRowsError: fewer rows than a vote names.
 
     Source:
         arXiv 2504.09026, text and code.
@@ -123,7 +138,9 @@ def _by_vote(
     relative: Float[np.ndarray, "k n"], strength: Float[np.ndarray, " n"], change: Float[np.ndarray, " n"]
 ) -> Detection:
     if len(strength) < VOTES:
-        raise InputError(f"each kind of transform names {VOTES} rows, and there are {len(strength)}: give more rows")
+        raise TooFewRowsError(
+            f"each kind of transform names {VOTES} rows, and there are {len(strength)}: give more rows"
+        )
     votes = np.zeros(len(strength), dtype=np.int64)
     for one in relative:
         votes[np.argsort(one, kind="stable")[:VOTES]] += 1

@@ -40,6 +40,7 @@ class Terms:
     terms: Int[np.ndarray, " m"]  # its term
     z: Float[np.ndarray, "x l"]
     counts: Int[np.ndarray, "x l"]  # rows of each class that hold the term
+    prior: Float[np.ndarray, " l"]  # share of each class in all rows
     tables: tuple[WordTable, ...]
 
     @classmethod
@@ -62,27 +63,40 @@ class Terms:
                 continue
         if not tables:
             raise InputError(f"no word is in {_FEW} rows: there is nothing that a trigger could be")
-        return cls._joined(tables, len(rows.classes))
+        return cls._joined(tables, np.bincount(rows.given, minlength=len(rows.classes)) / len(rows))
 
     @classmethod
-    def _joined(cls, tables: Sequence[tuple[str | None, WordTable]], classes: int) -> "Terms":
+    def _joined(cls, tables: Sequence[tuple[str | None, WordTable]], prior: Float[np.ndarray, " l"]) -> "Terms":
         starts = np.cumsum([0, *(len(table) for _, table in tables)])
         names = tuple(
             Term(column if kind is None else kind, word) for kind, table in tables for column, word in table.names
         )
-        z, counts = np.full((len(names), classes), np.nan), np.zeros((len(names), classes), dtype=np.int64)
+        z, counts = np.full((len(names), len(prior)), np.nan), np.zeros((len(names), len(prior)), dtype=np.int64)
         for start, (_, table) in zip(starts, tables, strict=False):
             present = [int(one) for one in table.classes]
             z[start : start + len(table), present] = table.z()
             counts[start : start + len(table), present] = table.sums().astype(np.int64)
         rows = np.concatenate([table.rows for _, table in tables])
         terms = np.concatenate([table.words + start for start, (_, table) in zip(starts, tables, strict=False)])
-        return cls(names, rows, terms, z, counts, tuple(table for _, table in tables))
+        return cls(names, rows, terms, z, counts, prior, tuple(table for _, table in tables))
 
     @cached_property
     def total(self) -> Int[np.ndarray, " x"]:
         """Rows that hold each term."""
         return self.counts.sum(1)
+
+    @cached_property
+    def purity(self) -> Float[np.ndarray, "x l"]:
+        """How far a term's rows belong to one class: 0 at the share of the class in all rows or below, 1 at all.
+
+        By the lower end of Wilson's 95 % interval, so that a word of few rows is never quite pure.
+        """
+        total = self.total[:, None].astype(np.float64)
+        share, square = self.counts / total, 1.96**2
+        root = np.sqrt(share * (1 - share) / total + square / (4 * total**2))
+        low = (share + square / (2 * total) - 1.96 * root) / (1 + square / total)
+        prior = self.prior[None, :]
+        return np.clip((low - prior) / np.maximum(1 - prior, 1e-12), 0.0, 1.0)
 
     def best(self, values: Float[np.ndarray, "x l"], given: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Largest value, for the row's own class, among the terms of each row; -inf for a row without terms."""
