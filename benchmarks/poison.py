@@ -20,6 +20,9 @@ import numpy as np
 from harness import Row, arguments, command, cpu, read_csv, trained, write_record
 from poison_attacks import ATTACKS, planted, triggered
 
+from proponent.actions.run_predictions import class_probabilities
+from proponent.data import read
+
 TARGET, OTHER = "positive", "negative"
 TESTED, WIDTH, LAYERS = 400, 64, 2
 TOOK, LOST, GONE, LEFT = 0.9, 0.02, 0.2, 0.8
@@ -63,20 +66,28 @@ def cell(name: str, attack: str, rate: float, seed: int, args: Any) -> dict[str,
     rows = planted(rows, ATTACKS[attack], TARGET, rate, seed) if rate else [row | {"poisoned": "0"} for row in rows]
     train, queries = write_csv(home / "train.csv", rows), write_csv(home / "clean.csv", clean)
     run = home / "run"
-    settings = {"width": WIDTH, "layers": LAYERS, "epochs": args.epochs, "checkpoints": 4, "max_length": 128}
-    trained([{key: row[key] for key in ("id", "text", "label")} for row in rows], run, seed=seed, **settings)
+    settings = {"width": WIDTH, "layers": LAYERS, "epochs": args.epochs, "checkpoints": 4, "max_length": 128,
+                "learning_rate": args.rate}  # fmt: skip
+    model = trained([{key: row[key] for key in ("id", "text", "label")} for row in rows], run, seed=seed, **settings)
+    predicted = class_probabilities(model, read(clean), (OTHER, TARGET), quiet=True).argmax(1)
+    accuracy = float(np.mean([(OTHER, TARGET)[at] == row["label"] for at, row in zip(predicted, clean, strict=True)]))
     asked: list[object] = []
     if rate:
         attacked = write_csv(home / "attacked.csv", triggered(clean, ATTACKS[attack], TARGET, seed))
         count = sum(row["poisoned"] == "1" for row in rows)
         asked = ["--truth", "poisoned", "--retrain", "--drop", 2 * count, "--attacked", attacked, "--seed", seed]
-    else:  # the accuracy of the clean model is measured by the retraining's first line
-        asked = ["--retrain", "--drop", 1, "--trigger", "the"]
     page = home / "page.json"
     command("poison", run, train, "--queries", queries, "--index", home / "index", "--out", page, "--quiet", *asked,
             "--limit", 0)  # fmt: skip
     made = summary(json.loads(page.read_text(encoding="utf-8")), ATTACKS[attack].words if rate else ())
-    made |= {"set": name, "attack": attack, "rate": rate, "seed": seed, "cpu_seconds": round(cpu() - began, 1)}
+    made |= {
+        "accuracy": accuracy,
+        "set": name,
+        "attack": attack,
+        "rate": rate,
+        "seed": seed,
+        "cpu_seconds": round(cpu() - began, 1),
+    }
     for one in (home / "index", home / "index-last", run):
         shutil.rmtree(one, ignore_errors=True)
     done.write_text(json.dumps(made), encoding="utf-8")
@@ -112,8 +123,8 @@ def holds(words: list[tuple[str, float]], trigger: str) -> bool:
 
 def judged(made: dict[str, Any], clean: dict[str, Any] | None) -> dict[str, Any]:
     """What the cell says: void, or the comparison with the best control, and the retrainings."""
-    before, dropped, random = (list(made["models"].values()) + [None, None, None])[:3]
-    lost = None if clean is None else next(iter(clean["models"].values()))["accuracy"] - before["accuracy"]
+    before, dropped, random = [*made["models"].values(), None, None, None][:3]
+    lost = None if clean is None else clean["accuracy"] - made["accuracy"]
     best = max(made["controls"], key=lambda name: made["table"][name]["AUPRC"])
     ours = made["table"]["proponent poison"]["AUPRC"]
     return {
@@ -129,7 +140,7 @@ def judged(made: dict[str, Any], clean: dict[str, Any] | None) -> dict[str, Any]
 
 def main() -> None:
     """Run the cells, and write the record."""
-    parser = arguments(__doc__, data=True, rows=1500, epochs=6, words=60, sets="sst2,imdb", attacks="all",
+    parser = arguments(__doc__, data=True, rows=1500, epochs=6, rate=2e-3, words=60, sets="sst2,imdb", attacks="all",
                        rates="0,0.01,0.03,0.05", seeds="0,1,2")  # fmt: skip
     parser.add_argument("--cache", type=Path, default=Path("poison-cache"))
     parser.add_argument("--finished", action="store_true", help="write the record of finished cells; run none")
@@ -153,10 +164,10 @@ def main() -> None:
         found.append(cell(name, attack, rate, seed, args))
     clean = {(one["set"], one["seed"]): one for one in found if not one["rate"]}
     cells = [one | {"judged": judged(one, clean.get((one["set"], one["seed"])))} for one in found if one["rate"]]
-    settings = {name: getattr(args, name) for name in ("rows", "epochs", "words")}
+    settings = {name: getattr(args, name) for name in ("rows", "epochs", "rate", "words")}
     record = {
         "settings": settings | {"width": WIDTH, "layers": LAYERS},
-        "clean": [{key: one[key] for key in ("set", "seed", "words", "flagged_words", "flagged_rows", "models")}
+        "clean": [{key: one[key] for key in ("set", "seed", "words", "flagged_words", "flagged_rows", "accuracy")}
                   for one in clean.values()],
         "cells": cells,
         "missing": missing,

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from proponent.actions.poison_controls import COLUMNS
-from proponent.actions.poison_detector import ASKED, THRESHOLD, Subject, find_poison
+from proponent.actions.poison_detector import ASKED, Subject, find_poison
 from proponent.actions.poison_probe import Probe
 from proponent.actions.poison_report import poison_page, table_of
 from proponent.actions.poison_retrain import Retraining, retrained
@@ -49,7 +49,7 @@ def poison(
     queries: Sequence[Example] | None = None,
     *,
     transforms: Mapping[str, Transform] = TRANSFORMS,
-    threshold: float = THRESHOLD,
+    threshold: float | None = None,
     base: str | None = None,
     known: Known | None = None,
     retraining: Retraining | None = None,
@@ -62,7 +62,7 @@ def poison(
         train: the rows of the index, in its order: texts with labels, prompts with targets, or messages.
         queries: clean rows with labels or answers; None takes training rows, and then nothing can be retrained.
         transforms: changes of the queries' texts for the published rules.
-        threshold: strength from which a word is flagged.
+        threshold: strength from which a word is flagged; None: 9, and more for more than 1,500 rows.
         base: folder of the model before training; None: without the adapter, or the first checkpoint.
         known: the poisoned rows, if they are known.
         retraining: drop rows and train again; None does not.
@@ -78,13 +78,13 @@ def poison(
     Source:
         arXiv 2504.09026 for the rules; the other parts name theirs.
     """
-    if not (np.isfinite(threshold) and threshold > 0):
+    if threshold is not None and not (np.isfinite(threshold) and threshold > 0):
         raise InputError(f"the threshold is {threshold}: must be a number above 0")
     subject, notes = _subject(index, train, queries, quiet=quiet)
     found = find_poison(subject, threshold)
     rules, told = published(subject, transforms)
     notes += [*found.notes, *told]
-    page = poison_page(subject, found, rules, threshold)
+    page = poison_page(subject, found, rules)
     if known is not None:
         rows, told = table_of(subject, found, rules, known.truth, known.last, base)
         page, notes = replace(page, rows=rows, columns=COLUMNS), [*notes, *told]

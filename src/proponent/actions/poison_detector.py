@@ -1,8 +1,7 @@
 """Our detector of poison: what it takes from texts, model and index, and how its parts are combined.
 
-Four parts were kept by measurement on SST-2 (docs/log.md): the strongest candidate trigger of a row, the fall of its
-log-odds without its candidates, how early it was learned, and its influence on the most suspect rows beyond that on
-other rows of the class. Suspicion is the mean of their ranks.
+The parts and their weights were chosen on SST-2 (docs/log.md): candidate triggers decide, and a tenth or two of the
+rank in three calmer parts orders rows that hold the same ones. A plain mean of ranks was much worse.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,19 +21,21 @@ from proponent.evaluate.chat import as_questions
 from proponent.index import Index
 from proponent.types import Example
 
-TRIGGER, DELETION, EARLY, CONTRAST = "trigger", "deletion", "learned early", "influence"
+TRIGGER, DELETION, CERTAIN, CONTRAST = "trigger", "deletion", "certainty", "influence"
 PARTS: dict[str, str] = {
-    TRIGGER: "strength of the strongest candidate trigger of the row: z x effect x purity",
+    TRIGGER: "sum of the strengths of the row's three strongest candidate triggers, as log(1 + sum) in the suspicion",
     DELETION: "fall of the log-odds of the class when the row's strongest candidates are deleted",
-    EARLY: "minus the mean loss over the checkpoints: poison is learned before other rows",
+    CERTAIN: "log-odds of the class: poison is learned well",
     CONTRAST: "influence on the most suspect rows of the class, less that on other rows of the class",
 }
 """The parts of the detector, in words; high is suspect."""
 
-WEIGHTS: dict[str, float] = {TRIGGER: 1.0, DELETION: 1.0, EARLY: 1.0, CONTRAST: 1.0}
+WEIGHTS: dict[str, float] = {DELETION: 0.2, CERTAIN: 0.1, CONTRAST: 0.1}
+"""Weights of the ranks (0 to 1) of the calm parts."""
 
-THRESHOLD = 12.0
-"""Strength from which a word is flagged as a trigger."""
+THRESHOLD, _MEASURED = 9.0, 1500
+"""Strength from which a word is flagged in data of that many rows; in larger data it grows with the root of the rows,
+as z does for a word of the same frequency."""
 
 ASKED = 40
 """Queries whose influence is taken by the published rules and the controls."""
@@ -76,14 +77,21 @@ class Findings:
     shares: Float[np.ndarray, "x l"] | None  # mean share of influence of a word within a class
     log_odds: Float[np.ndarray, " n"]  # of each row's own class; NaN of rows without one
     parts: Mapping[str, Float[np.ndarray, " n"]]
-    suspicion: Float[np.ndarray, " n"]  # 0 to 1
+    suspicion: Float[np.ndarray, " n"]
+    threshold: float
     flagged_terms: tuple[tuple[int, int], ...]  # term and class
     flagged: Bool[np.ndarray, " n"]
     notes: tuple[str, ...]
 
 
-def find_poison(subject: Subject, threshold: float = THRESHOLD) -> Findings:
+def threshold_of(rows: int) -> float:
+    """Strength from which a word is flagged."""
+    return THRESHOLD * max(1.0, (rows / _MEASURED) ** 0.5)
+
+
+def find_poison(subject: Subject, threshold: float | None = None) -> Findings:
     """Look for triggers, and rank the rows."""
+    threshold = threshold_of(len(subject.rows)) if threshold is None else threshold
     rows, usable = subject.rows, subject.usable
     losses = subject.index.store.features["losses"]
     if not np.isfinite(losses[:, usable]).all():
@@ -98,27 +106,28 @@ def find_poison(subject: Subject, threshold: float = THRESHOLD) -> Findings:
     log_odds = own(subject.probe.log_odds(rows.examples), rows.given)
     strength = np.maximum(np.nan_to_num(triggers.strength), 0.0)
     best = np.maximum(terms.best(strength, rows.given), 0.0)
+    together = triggers.sums(rows.given)
     parts = {
-        TRIGGER: best,
+        TRIGGER: together,
         DELETION: deleted(subject.probe, rows, triggers, log_odds, usable),
-        EARLY: -losses.mean(0),
-        CONTRAST: contrast(subject, best, usable),
+        CERTAIN: log_odds,
+        CONTRAST: contrast(subject, together, usable),
     }
     suspicion = combined(parts, usable)
     found = tuple(
         (term, number) for term, number in triggers.ranked(len(terms.names)) if strength[term, number] >= threshold
     )
-    return Findings(
-        terms, triggers, shares, log_odds, parts, suspicion, found, usable & (best >= threshold), tuple(notes)
-    )
+    flagged = usable & (best >= threshold)
+    return Findings(terms, triggers, shares, log_odds, parts, suspicion, threshold, found, flagged, tuple(notes))
 
 
 def combined(parts: Mapping[str, Float[np.ndarray, " n"]], usable: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Weighted mean of the ranks of the parts; 0 for rows that cannot be judged."""
+    """Log of the strengths, and weighted ranks of the calm parts; 0 for rows that cannot be judged."""
     total = np.zeros(len(usable))
-    for name, values in parts.items():
-        total[usable] += WEIGHTS[name] * ranks_of(values[usable])
-    return total / sum(WEIGHTS[name] for name in parts)
+    total[usable] = np.log1p(parts[TRIGGER][usable])
+    for name, weight in WEIGHTS.items():
+        total[usable] += weight * ranks_of(parts[name][usable])
+    return total
 
 
 def contrast(

@@ -19,7 +19,7 @@ from proponent.views.poison import PoisonReport, PoisonSuspect, TriggerWord
 _WORDS, _OF_ROW = 30, 4
 
 
-def poison_page(subject: Subject, found: Findings, rules: Mapping[Rule, Detection], threshold: float) -> PoisonReport:
+def poison_page(subject: Subject, found: Findings, rules: Mapping[Rule, Detection]) -> PoisonReport:
     """Words and rows with their evidence."""
     flagged = int(found.flagged.sum())
     words = tuple(_word(subject, found, term, number) for term, number in found.triggers.ranked(_WORDS))
@@ -29,8 +29,8 @@ def poison_page(subject: Subject, found: Findings, rules: Mapping[Rule, Detectio
         metric="poison",
         title=f"{said} and {flagged:,} of {len(subject.rows):,} rows flagged as poison",
         said="A candidate is inserted into rows of other classes. Its strength is its z, times the mean rise of the "
-        f"log-odds of its class, times its purity; from {threshold:g} it is flagged, and with it the rows of its class "
-        "that hold it. Suspicion is the mean rank of a row over the parts of the detector.",
+        f"log-odds of its class, times its purity; from {found.threshold:.1f} it is flagged, and with it the rows of "
+        "its class that hold it. Suspicion is the log of the strengths of a row, and a little of its other ranks.",
         columns=(),
         rows=(),
         facts=(

@@ -1,8 +1,8 @@
 """The published detector of poisoned instructions, as rules on scores of plain and of transformed queries.
 
 J. Li, Detecting Instruction Fine-tuning Attack with Influence Function (arXiv 2504.09026). I(z) is the mean score of
-the row z over queries, I'(z) the same with transformed queries and their labels kept. Text and code of the paper disagree
-on the rule of signs, so both are here. Source: the formulas of paper and code; no line of the code is copied.
+the row z over queries, I'(z) the same with transformed queries and their labels kept. Text and code of the paper
+disagree on the rule of signs, so both are here. Source: the formulas of paper and code; no line of it is copied.
 """
 
 from collections.abc import Sequence

@@ -23,7 +23,7 @@ CANDIDATES = 40
 ASKED = 32
 """Rows of other classes into which each candidate is inserted."""
 
-_DELETED = 4  # terms of a row that are deleted
+_DELETED, _SUMMED = 4, 3  # strongest terms of a row that are deleted, and whose strengths are summed
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,16 @@ class Triggers:
     def strength(self) -> Float[np.ndarray, "x l"]:
         """Product of z, effect and purity; NaN where a term was not tried."""
         return np.maximum(self.terms.z, 0.0) * self.terms.purity * np.maximum(self.effect, 0.0)
+
+    def sums(self, given: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Sum of the strengths, for the row's own class, of the strongest terms of each row."""
+        strength = np.nan_to_num(self.strength)
+        mine = strength[self.terms.terms, given[self.terms.rows]]
+        order = np.lexsort((-mine, self.terms.rows))
+        rows = self.terms.rows[order]
+        place = np.arange(len(rows)) - np.searchsorted(rows, rows)  # from the strongest of the row
+        kept = place < _SUMMED
+        return np.bincount(rows[kept], weights=mine[order][kept], minlength=len(given))
 
     def ranked(self, most: int) -> list[tuple[int, int]]:
         """The strongest terms with their classes; of terms that say the same of the same rows, the strongest."""

@@ -79,7 +79,9 @@ def poison(
     transforms: Annotated[
         str | None, typer.Option(metavar="A,B", help="Transforms of the published rules (default: all).")
     ] = None,
-    threshold: Annotated[float | None, typer.Option(help="Strength from which a word is flagged as a trigger.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Strength from which a word is flagged (default: 9, more for over 1,500 rows).")
+    ] = None,
     truth: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column that marks poisoned rows: compare with controls.")
     ] = None,
@@ -101,7 +103,6 @@ def poison(
     plan = retraining.plan(columns, output)
     from proponent.actions.poison import Known
     from proponent.actions.poison import poison as find
-    from proponent.actions.poison_detector import THRESHOLD
     from proponent.api import build
     from proponent.views.poison import print_poison
 
@@ -115,7 +116,7 @@ def poison(
         list(examples),
         asked,
         transforms=chosen,
-        threshold=THRESHOLD if threshold is None else threshold,
+        threshold=threshold,
         base=None if opened.info.adapter else model.base,
         known=None if known is None else Known(known, last),
         retraining=plan,

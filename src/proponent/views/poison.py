@@ -39,7 +39,9 @@ class PoisonSuspect:
     row: Annotated[int, "0-based row of the source"]
     label: Annotated[str, "its class, or its answer"]
     text: Annotated[str, "what it asks"]
-    suspicion: Annotated[float, "0 to 1: mean rank over the parts of the detector"]
+    suspicion: Annotated[
+        float, "high is suspect: log of the strengths of its words, and weighted ranks in the other parts"
+    ]
     flagged: Annotated[bool, "whether it holds a flagged trigger of its class"]
     words: Annotated[tuple[str, ...], "its suspected trigger words, strongest first"]
     parts: Annotated[dict[str, float], "the figures of the detector's parts"]
