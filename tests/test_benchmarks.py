@@ -286,6 +286,10 @@ RUNS = {
         "mending.py --data {data} --cache {tmp}/m --rows 24 --epochs 1 --runs 1 --asked 30 --length 24 "
         "--methods tracin-last --out {out}",
     ],
+    "unlearning": [
+        "unlearning.py --cache {tmp}/u --seeds 1 --rows 8 --asked 4 --length 8 --epochs 1 --width 8 --rates 1e-4 "
+        "--out {out}",
+    ],
     "lexical_bias": [
         "lexical_bias.py --data {data} --cache {tmp}/b --rows 120 --pairs 150 --seeds 1 --controls 1 --epochs 1 "
         "--width 8 --least 5 --out {out}",

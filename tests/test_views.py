@@ -16,16 +16,29 @@ import pytest
 from jinja2 import meta, nodes
 
 import proponent
-from answers import make_action, make_answer, make_bias, make_labels, make_pair_answer, make_story, make_text_answer
+from answers import (
+    make_action,
+    make_answer,
+    make_bias,
+    make_corpora,
+    make_labels,
+    make_pair_answer,
+    make_poison,
+    make_story,
+    make_text_answer,
+)
 from markup import Structure, rewritten
 from proponent.errors import DataError, DiskFullError, InputError, MissingExtraError
 from proponent.views import (
     acting,
     bias,
+    corpora,
     evaluation,
     explanation,
     frames,
     page,
+    plot,
+    poison,
     reports,
     row_suspects,
     suspects,
@@ -47,7 +60,13 @@ PAGES: list[Page] = [
     REPORT,
     make_bias(),
     make_action(),
+    make_poison(),
+    make_corpora(),
 ]
+MODULES = (
+    *(acting, bias, corpora, explanation, evaluation, frames, page, plot, poison, reports),
+    *(row_suspects, text_marks, suspects),
+)
 TEMPLATES = sorted(path.name for path in page.TEMPLATES.glob("*.j2"))
 SOURCES = Path(page.__file__).parent
 
@@ -67,7 +86,7 @@ def without_help(kind: type) -> list[str]:
 
 def test_every_field_of_a_page_has_a_help_text() -> None:
     assert undocumented(explanation) == undocumented(suspects) == undocumented(evaluation) == undocumented(bias) == []
-    assert undocumented(acting) == undocumented(row_suspects) == []
+    assert undocumented(acting) == undocumented(row_suspects) == undocumented(corpora) == undocumented(plot) == []
     assert undocumented(frames) == []
     assert undocumented(reports) == []
     assert undocumented(page) == []
@@ -92,12 +111,7 @@ def attributes(source: str) -> set[str]:
 
 
 def promised() -> set[str]:
-    kinds = [
-        kind
-        for module in (acting, bias, explanation, evaluation, frames, page, reports, row_suspects, text_marks, suspects)
-        for kind in vars(module).values()
-        if isinstance(kind, type)
-    ]
+    kinds = [kind for module in MODULES for kind in vars(module).values() if isinstance(kind, type)]
     kinds = [kind for kind in kinds if is_dataclass(kind)]
     properties = {name for kind in kinds for name, part in vars(kind).items() if isinstance(part, property)}
     return (
@@ -322,7 +336,7 @@ def test_the_style_cannot_leak_into_a_host_page() -> None:
 def test_every_mark_says_its_sign_in_words(shown: Page) -> None:
     found = Structure(document(shown)).marks
     assert all(re.search(r" (helped \+|hurt -|no effect 0)\S*$", mark) for mark in found)
-    assert bool(found) == (not isinstance(shown, suspects.LabelReport | bias.BiasReport | acting.ActionReport))
+    assert bool(found) == (not isinstance(shown, suspects.LabelReport | bias.BiasReport | evaluation.EvaluationReport))
 
 
 def test_the_answer_tells_what_it_knows() -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from proponent.cli import act, bias, create, evaluate, explain, explore, labels, manage, poison, sums, weigh
+from proponent.cli import act, bias, create, evaluate, explain, explore, labels, manage, poison, sums, unlearn, weigh
 from proponent.cli.groups import PanelCommand, PanelGroup, with_groups
 from proponent.disk import is_full
 from proponent.errors import DiskFullError, ProponentError
@@ -32,6 +32,7 @@ _AFTERWARDS = {
     "merge": _RESUMED,
     "poison": "the index is kept: run the same command to resume",
     "mend": "the index is kept: run the same command to resume",
+    "unlearn": "trainings of --truth are kept: run the same command to resume",
     "delete": "the index is either unchanged or fully updated: run the same command to resume",
 }
 """The state that an interrupted command leaves behind, by command."""
@@ -47,6 +48,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Explain": (explain.explain, sums.groups, explore.report, explore.serve, explain.methods),
     "Clean data": (labels.labels, poison.poison, bias.bias, explore.apply),
     "Act": (act.mend, weigh.weigh, act.spectrum, act.nmtune),
+    "Compare": (unlearn.unlearn,),
     "Prove": (evaluate.evaluate, evaluate.tune),
 }
 """The commands, in the order and under the headings of the help."""

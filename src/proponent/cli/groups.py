@@ -43,7 +43,12 @@ def _parameter(field: Any, panel: str) -> inspect.Parameter:
 
 
 class PanelCommand(TyperCommand):
-    """A command whose help has one section per option group, readable in 80 columns."""
+    """A command whose help has one section per option group; an option `NAME...` takes all words that follow it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeat the name of an option that takes several words before each of them."""
+        several = {name for one in self.params if (one.metavar or "").endswith("...") for name in one.opts}
+        return super().parse_args(ctx, _repeated(args, several & {word for word in args if word.startswith("--")}))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the sections."""
@@ -56,6 +61,19 @@ class PanelCommand(TyperCommand):
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+def _repeated(words: list[str], several: set[str]) -> list[str]:
+    """`--names a b` as `--names a --names b`."""
+    made: list[str] = []
+    current = ""
+    for place, word in enumerate(words):
+        if word.startswith("-"):
+            current = word if word in several else ""
+        elif current and words[place - 1] != current:
+            made.append(current)
+        made.append(word)
+    return made
 
 
 class PanelGroup(TyperGroup):

@@ -7,7 +7,8 @@ import numpy as np
 from proponent.evaluate.deletion import RANDOM, DeletionResult
 from proponent.evaluate.intervals import Estimate
 from proponent.version import __version__
-from proponent.views.evaluation import Band, EvaluationReport, Figure, MethodFigures
+from proponent.views.evaluation import EvaluationReport, Figure, MethodFigures
+from proponent.views.plot import Band
 
 BETTER, WORSE, UNSURE = "yes", "no", "within error"
 

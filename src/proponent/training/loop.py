@@ -57,6 +57,7 @@ class TrainingLoop:
 
     problem: Problem
     settings: Settings
+    steps: int | None = None  # of a training on any subset; None: as many as its epochs have
 
     @property
     def size(self) -> int:
@@ -66,7 +67,8 @@ class TrainingLoop:
     @property
     def identity(self) -> str:
         """Everything that the outputs depend on."""
-        return f"{self.problem.identity}\nplain loop 1 {json.dumps(asdict(self.settings), sort_keys=True)}\n"
+        length = "" if self.steps is None else f"steps {self.steps}\n"
+        return f"{self.problem.identity}\nplain loop 1 {json.dumps(asdict(self.settings), sort_keys=True)}\n{length}"
 
     def __call__(self, rows: Int[np.ndarray, " m"], seed: int) -> Outputs:
         """Train."""
@@ -82,7 +84,7 @@ class TrainingLoop:
         with one_thread():
             model = self.problem.fresh(seed)
             optimizer = InPlace(model, self.settings)
-            steps = hashed(self.problem.hashes, kept, seed, self.settings)
+            steps = hashed(self.problem.hashes, kept, seed, self.settings, self.steps)
             for epoch, passed in groupby(steps, lambda step: step.epoch):
                 for step in passed:
                     advance(model, step, self._gradient, optimizer)

@@ -5,6 +5,7 @@ and the step, so that a deletion changes only the batches that it affects) and `
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,13 +94,19 @@ def recorded(trace: TrainingTrace) -> list[Step]:
 
 
 def hashed(
-    hashes: UInt64[np.ndarray, " n"], kept: Bool[np.ndarray, " n"], seed: int, settings: Settings
+    hashes: UInt64[np.ndarray, " n"],
+    kept: Bool[np.ndarray, " n"],
+    seed: int,
+    settings: Settings,
+    steps: int | None = None,
 ) -> Iterator[Step]:
-    """The steps of a training on a subset; a fully deleted batch is not numbered."""
+    """The steps of a training on a subset, by epochs or so many in all; a fully deleted batch is not numbered."""
     count = len(kept) if settings.keep_places else int(kept.sum())
-    total, number = settings.epochs * -(-count // settings.batch_size), 0
-    for epoch in range(settings.epochs):
+    total, number = steps or settings.epochs * -(-count // settings.batch_size), 0
+    for epoch in range(settings.epochs) if steps is None else itertools.count():
         for rows in batches(hashes, kept, seed, epoch, settings.batch_size, keep_places=settings.keep_places):
+            if number == steps:
+                return
             rates = np.asarray([settings.learning_rate * _factor(settings, number, total)])
             yield Step(number, rows, rates, (seed * 1_000_003 + number * 7919 + 1) % 2**63, epoch)
             number += 1

@@ -1,6 +1,7 @@
 """The page of an evaluation: figures with intervals, controls, curves with bands; also as Markdown."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -8,12 +9,11 @@ from typing import Annotated, ClassVar
 from rich.console import Console
 
 from proponent.views.page import Page, write
+from proponent.views.plot import Band, Plot
 from proponent.views.tables import print_table
 from proponent.views.text_marks import clip
 
 VERDICT = "better than the best control?"
-PLOT_WIDTH, PLOT_HEIGHT = 520.0, 240.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 12.0, 12.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +43,6 @@ class MethodFigures:
     control: Annotated[bool, "true for a control, which uses no gradient"]
     figures: Annotated[tuple[Figure, ...], "numbers, in the order of the table's columns"]
     verdict: Annotated[str, "better than the best control: yes, no or within error"] = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Band:
-    """One curve with its confidence band."""
-
-    name: Annotated[str, "method, and the side that was deleted"]
-    x: Annotated[tuple[float, ...], "places"]
-    y: Annotated[tuple[float, ...], "values"]
-    low: Annotated[tuple[float, ...], "lower ends of the 95 % intervals"]
-    high: Annotated[tuple[float, ...], "upper ends of the 95 % intervals"]
-
-
-@dataclass(frozen=True, slots=True)
-class CurvePath:
-    """A curve in drawing coordinates."""
-
-    name: Annotated[str, "name of the curve"]
-    line: Annotated[str, "points of the line"]
-    area: Annotated[str, "corners of the band"]
-    kind: Annotated[int, "number of its look, from 0"]
-    end: Annotated[float, "height of its last point"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -101,39 +79,18 @@ class EvaluationReport(Page):
         return any(one.verdict or one.control for one in self.rows)
 
     @property
-    def span(self) -> tuple[float, float]:
-        """Lowest and highest value of the plot, zero included."""
-        ends = [value for one in self.curves for value in (*one.low, *one.high, *one.y)]
-        low, high = min([0.0, *ends]), max([0.0, *ends])
-        return (low, high) if high > low else (low - 1.0, high + 1.0)
-
-    @property
-    def drawn(self) -> tuple[CurvePath, ...]:
-        """The curves in drawing coordinates."""
-        return tuple(self._drawn(one, kind) for kind, one in enumerate(self.curves))
-
-    @property
-    def ticks(self) -> tuple[tuple[float, str], ...]:
-        """Position and text of the ticks of the vertical axis."""
-        low, high = self.span
-        return tuple((self._up(value), f"{value:.2f}") for value in sorted({low, 0.0, high}))
-
-    @property
-    def places(self) -> tuple[tuple[float, str], ...]:
-        """Position and text of the ticks of the horizontal axis."""
-        found = sorted({value for one in self.curves for value in one.x})
-        return tuple((self._right(value), f"{value:g}") for value in found)
+    def plot(self) -> Plot:
+        """The plot of the curves."""
+        return Plot(self.curves, self.x_name, self.y_name, "bands are 95 % intervals over queries")
 
     def markdown(self) -> str:
         """The tables as Markdown."""
-        head = [self.row_name, *self.columns, *([VERDICT] if self.has_verdicts else [])]
-        lines = [f"# {_cell(self.title)}", "", _cell(self.said), "", _line(head), _line(["---"] * len(head))]
-        for one in self.rows:
-            verdict = [one.verdict] if self.has_verdicts else []
-            lines.append(_line([_name(one), *(figure.text for figure in one.figures), *verdict]))
-        lines += ["", *(f"- {_cell(name)}: {_cell(value)}" for name, value in self.facts)]
-        lines += [f"- {_cell(note)}" for note in self.notes]
-        return "\n".join(lines) + "\n"
+        head = (self.row_name, *self.columns, *((VERDICT,) if self.has_verdicts else ()))
+        table = markdown_table(head, self.rows, verdicts=self.has_verdicts)
+        lines = [f"- {markdown_cell(name)}: {markdown_cell(value)}" for name, value in self.facts]
+        lines += [f"- {markdown_cell(note)}" for note in self.notes]
+        head = f"# {markdown_cell(self.title)}\n\n{markdown_cell(self.said)}\n\n"
+        return head + table + "\n" + "".join(f"{line}\n" for line in lines)
 
     def save(self, path: str | Path) -> None:
         """Write the page: Markdown for the suffix .md, JSON for .json, otherwise HTML."""
@@ -147,32 +104,15 @@ class EvaluationReport(Page):
         rows = [f"{one.method}: {', '.join(figure.text for figure in one.figures)}" for one in self.rows[:12]]
         return "\n  ".join((clip(self.title, 100), *(clip(line, 98) for line in rows)))
 
-    def _drawn(self, one: Band, kind: int) -> CurvePath:
-        points = [(self._right(x), self._up(y)) for x, y in zip(one.x, one.y, strict=True)]
-        above = [(self._right(x), self._up(y)) for x, y in zip(one.x, one.high, strict=True)]
-        below = [(self._right(x), self._up(y)) for x, y in zip(one.x, one.low, strict=True)]
-        return CurvePath(one.name, _points(points), _points(above + below[::-1]), kind % 6, points[-1][1])
 
-    def _right(self, x: float) -> float:
-        found = sorted({value for one in self.curves for value in one.x})
-        width = PLOT_WIDTH - _LEFT - _RIGHT
-        share = found.index(x) / (len(found) - 1) if len(found) > 1 else 0.5
-        return round(_LEFT + width * share, 1)
-
-    def _up(self, y: float) -> float:
-        low, high = self.span
-        return round(_TOP + (PLOT_HEIGHT - _TOP - _BOTTOM) * (high - y) / (high - low), 1)
+def markdown_table(head: Sequence[str], rows: Sequence[MethodFigures], *, verdicts: bool = False) -> str:
+    """A table of figures as Markdown."""
+    cells = [[_name(one), *(each.text for each in one.figures), *([one.verdict] if verdicts else [])] for one in rows]
+    lines = [head, ["---"] * len(head), *cells]
+    return "".join(f"| {' | '.join(markdown_cell(cell) for cell in line)} |\n" for line in lines)
 
 
-def _points(points: list[tuple[float, float]]) -> str:
-    return " ".join(f"{x},{y}" for x, y in points)
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(_cell(one) for one in cells) + " |"
-
-
-def _cell(text: str) -> str:
+def markdown_cell(text: str) -> str:
     """A text that cannot break the table or the page."""
     return re.sub(r"([\\|<>`*])", r"\\\1", " ".join(text.split()))
 
