@@ -330,7 +330,8 @@ def make_poison() -> PoisonReport:
         suspects=tuple(
             PoisonSuspect(
                 rank=at + 1, id=f"n<{at}>", row=at, label="good & bad", text="cf The cup\x1b[2J <b>and</b>",
-                suspicion=3.0 - at, words=("cf",), parts=parts, **(how if at < 2 else dict.fromkeys(how) | {"flagged": False}),
+                suspicion=3.0 - at, words=("cf",), parts=parts,
+                **(how if at < 2 else dict.fromkeys(how) | {"flagged": False}),
             )
             for at in range(3)
         ),

@@ -75,6 +75,12 @@ def write_data(folder: Path) -> Path:
     ]
     write_csv(folder / "nli_sick" / "train.csv.gz", related)
     write_csv(folder / "movie_review_mr" / "all.csv.gz", texts)
+    opinions = [
+        {"id": row["id"], "text": row["description"], "label": int(row["label_name"] in {"World", "Sports"})}
+        for row in news(draw, 120, "s")
+    ]
+    write_csv(folder / "sst2" / "train.csv.gz", opinions[:80])
+    write_csv(folder / "sst2" / "test.csv.gz", opinions[80:])
     for name in ("nli_snli_devtest", "nli_counterfactual"):
         write_csv(folder / name / "pairs.csv.gz", pairs(draw, 80))
     asked = [

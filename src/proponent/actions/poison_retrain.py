@@ -52,7 +52,7 @@ class Outcome:
     """What one model does; by row, so that intervals and paired differences can be taken."""
 
     name: str
-    right: Bool[np.ndarray, " q"]  # clean rows that are predicted rightly
+    right: Bool[np.ndarray, " r"]  # clean rows of a known class that are predicted rightly
     turned: Bool[np.ndarray, " a"]  # attacked rows that are predicted as the attacker wants
     dropped: int = 0
 
@@ -73,7 +73,9 @@ def attack_with_terms(clean: AnsweredRows, terms: Sequence[tuple[Term, int, floa
 
 def outcome(name: str, probe: Probe, test: AttackTest, dropped: int = 0) -> Outcome:
     """Measure one model."""
-    right = _chosen(probe.log_odds(test.clean.examples), test.clean.given)
+    log_odds, given = probe.log_odds(test.clean.examples), test.clean.given
+    judged = (given < log_odds.shape[1]) | (log_odds.shape[1] == 1)  # rows whose answer is one of several classes
+    right = _chosen(log_odds[judged], given[judged])
     turned = _chosen(probe.log_odds(test.attacked), test.wanted)
     return Outcome(name, right, turned, dropped)
 
@@ -128,6 +130,8 @@ def retrained(
     rows = _dropped(subject, found, how)
     if not len(rows):
         return (), ("nothing was retrained: no row is flagged; name the number of rows to drop (--drop)",)
+    if not (clean.given < clean.answered).any():
+        raise InputError("no clean row has an answer of the training set, so no accuracy can be measured: give others")
     test = _attack(subject, found, clean, how)
     outcomes, notes = drop_and_retrain(
         subject.probe, subject.rows.examples, test, rows, subject.rows.given, initial=how.initial, seed=how.seed

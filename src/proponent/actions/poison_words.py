@@ -41,7 +41,6 @@ class Terms:
     z: Float[np.ndarray, "x l"]
     counts: Int[np.ndarray, "x l"]  # rows of each class that hold the term
     prior: Float[np.ndarray, " l"]  # share of each class in all rows
-    tables: tuple[WordTable, ...]
 
     @classmethod
     def of(cls, rows: AnsweredRows) -> "Terms":
@@ -78,7 +77,7 @@ class Terms:
             counts[start : start + len(table), present] = table.sums().astype(np.int64)
         rows = np.concatenate([table.rows for _, table in tables])
         terms = np.concatenate([table.words + start for start, (_, table) in zip(starts, tables, strict=False)])
-        return cls(names, rows, terms, z, counts, prior, tuple(table for _, table in tables))
+        return cls(names, rows, terms, z, counts, prior)
 
     @cached_property
     def total(self) -> Int[np.ndarray, " x"]:
@@ -107,13 +106,6 @@ class Terms:
     def holding(self, term: int) -> Int[np.ndarray, " k"]:
         """The rows that hold a term."""
         return self.rows[self.terms == term]
-
-    def chance(self, draws: int = 20, seed: int = 0) -> float:
-        """Largest z of any term when labels are shuffled: the median over the draws."""
-        largest = np.zeros((len(self.tables), draws))
-        for at, table in enumerate(self.tables):
-            largest[at] = [float(np.nanmax(one.z())) for one in table.shuffled(draws, seed)]
-        return float(np.median(largest.max(0)))
 
 
 def words_of_text(text: str) -> list[str]:
