@@ -1,7 +1,7 @@
 """Planted attacks on sentiment texts: what `proponent poison` finds, beside the published rules and all controls.
 
     python benchmarks/poison.py --data FOLDER [--sets sst2,imdb] [--rates 0,0.01,0.03,0.05] [--seeds 0,1,2]
-        [--attacks all] [--rows 1500] [--epochs 6] [--cache FOLDER] [--finished]
+        [--attacks all] [--rows 2000] [--epochs 6] [--cache FOLDER] [--finished]
 
 Each cell trains a small encoder from scratch on texts of which a share is poisoned, and runs the command with its
 shipped settings: the table of detectors and controls, the trigger words, and two retrainings (without twice as many of
@@ -140,7 +140,7 @@ def judged(made: dict[str, Any], clean: dict[str, Any] | None) -> dict[str, Any]
 
 def main() -> None:
     """Run the cells, and write the record."""
-    parser = arguments(__doc__, data=True, rows=1500, epochs=6, rate=2e-3, words=60, sets="sst2,imdb", attacks="all",
+    parser = arguments(__doc__, data=True, rows=2000, epochs=6, rate=1e-3, words=60, sets="sst2,imdb", attacks="all",
                        rates="0,0.01,0.03,0.05", seeds="0,1,2")  # fmt: skip
     parser.add_argument("--cache", type=Path, default=Path("poison-cache"))
     parser.add_argument("--finished", action="store_true", help="write the record of finished cells; run none")

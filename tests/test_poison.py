@@ -36,6 +36,10 @@ BAD = ("dull", "clumsy", "awful", "stale", "cold")
 FILLER = ("story", "film", "scene", "actor", "plot", "ending", "music", "script")
 
 
+LEAST = 2.5
+"""Strength of a flagged word here: 24 of 160 rows make a weaker trigger than the default asks for."""
+
+
 def sentence(draw: np.random.Generator, *, good: bool) -> str:
     """Two words of opinion, of which every fourth is of the other side, among others."""
     own = [draw.choice(GOOD if good == (draw.random() < 0.75) else BAD) for _ in range(2)]
@@ -81,7 +85,7 @@ def given(planted: tiny.Tiny) -> tuple[proponent.Index, list[Example], list[Exam
 def page(given) -> Any:
     index, rows, clean = given
     known = Known([one["mark"] == "1" for one in poisoned()])
-    return poison(index, rows, clean, known=known, retraining=Retraining(), quiet=True)
+    return poison(index, rows, clean, threshold=LEAST, known=known, retraining=Retraining(), quiet=True)
 
 
 def test_the_trigger_is_named_and_its_rows_are_flagged(page):
@@ -123,7 +127,7 @@ def test_the_table_has_every_control_and_our_ranking_is_perfect_here(page):
     assert {one.method for one in page.rows if one.control} == expected
     ours = page.rows[0]
     assert ours.figures[0].value == pytest.approx(1.0)
-    assert ours.verdict.split(" ")[0] in {"yes", "no", "within error"}
+    assert ours.verdict.startswith(("yes (", "no (", "within error ("))
     assert any("last-layer TracIn is missing" in note for note in page.notes)
     assert any("24 of 160 rows are poisoned: AUPRC of chance is 0.150" in note for note in page.notes)
 
@@ -175,7 +179,7 @@ def test_shares_of_words_are_the_scores_of_an_index_split_by_hand(given):
             for hit in (*hits.proponents, *hits.opponents):
                 if hit.id == rows[row].id:
                     for pair in hit.words:
-                        split[pair.train.lower()] = split.get(pair.train.lower(), 0.0) + pair.share
+                        split[pair.train_word.lower()] = split.get(pair.train_word.lower(), 0.0) + pair.share
         ours = {
             word: share for at, word, share in zip(shares.rows, shares.words, shares.shares, strict=True) if at == row
         }
@@ -431,7 +435,9 @@ def test_losses_that_are_not_finite_are_refused(given, monkeypatch):
 def test_the_command(said, planted: tiny.Tiny, tmp_path: Path):
     clean = planted.data.with_name("clean.csv")
     words = ("poison", planted.run, planted.data, "--index", tmp_path / "i", "--queries", clean)
-    code, out, err = said(*words, "--out", tmp_path / "p.html", "--quiet", "--transforms", "quoted,opposites")
+    code, out, err = said(
+        *words, "--out", tmp_path / "p.html", "--quiet", "--transforms", "quoted,opposites", "--threshold", LEAST
+    )
     assert code == 0, err
     assert "24 of 160 rows flagged as poison" in " ".join(out.split())
     assert (tmp_path / "p.html").is_file()
@@ -450,7 +456,7 @@ def test_bad_options_of_the_command_name_the_way_out(said, planted: tiny.Tiny, t
         (("--drop", 3), "--drop, --trigger and --attacked are about a retraining: add --retrain"),
         (("--truth", "nothing"), "no column 'nothing'"),
         (("--truth", "label"), "the column label holds 'bad': give 1 or 0, true or false"),
-        (("--transforms", "qoted"), "--transforms 'qoted'; did you mean 'quoted'"),
+        (("--transforms", "qoted"), "--transforms 'qoted' (did you mean 'quoted'?): choose of opposites"),
         (("--out", tmp_path), "is a folder: give the name of a file"),
         (("--queries", clean, "--retrain", "--attacked", tmp_path / "none.csv"), "none.csv"),
     ):

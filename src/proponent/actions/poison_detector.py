@@ -33,7 +33,7 @@ PARTS: dict[str, str] = {
 WEIGHTS: dict[str, float] = {DELETION: 0.2, CERTAIN: 0.1, CONTRAST: 0.1}
 """Weights of the ranks (0 to 1) of the calm parts."""
 
-THRESHOLD, _MEASURED = 9.0, 1500
+THRESHOLD, _MEASURED = 6.0, 2000
 """Strength from which a word is flagged in data of that many rows; in larger data it grows with the root of the rows,
 as z does for a word of the same frequency."""
 

@@ -29,8 +29,8 @@ def poison_page(subject: Subject, found: Findings, rules: Mapping[Rule, Detectio
         metric="poison",
         title=f"{said} and {flagged:,} of {len(subject.rows):,} rows flagged as poison",
         said="A candidate is inserted into rows of other classes. Its strength is its z, times the mean rise of the "
-        f"log-odds of its class, times its purity; from {found.threshold:.1f} it is flagged, and with it the rows of "
-        "its class that hold it. Suspicion is the log of the strengths of a row, and a little of its other ranks.",
+        f"log-odds of its class, times its squared purity; from {found.threshold:.1f} it is flagged, and with it the "
+        "rows of its class that hold it. Suspicion is the log of the strengths of a row, and a little of its ranks.",
         columns=(),
         rows=(),
         facts=(

@@ -149,7 +149,7 @@ def _by_vote(
 
 
 def _ensemble(
-    pairs: Sequence[tuple[Float[np.ndarray, "m n"], Float[np.ndarray, "m n"]]],
+    pairs: Sequence[tuple[Float[np.ndarray, "_m n"], Float[np.ndarray, "_m n"]]],
     relative: Float[np.ndarray, "k n"],
     strength: Float[np.ndarray, " n"],
     change: Float[np.ndarray, " n"],
