@@ -36,7 +36,7 @@ BAD = ("dull", "clumsy", "awful", "stale", "cold")
 FILLER = ("story", "film", "scene", "actor", "plot", "ending", "music", "script")
 
 
-LEAST = 2.5
+LEAST = 2.0
 """Strength of a flagged word here: 24 of 160 rows make a weaker trigger than the default asks for."""
 
 

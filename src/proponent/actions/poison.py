@@ -62,7 +62,7 @@ def poison(
         train: the rows of the index, in its order: texts with labels, prompts with targets, or messages.
         queries: clean rows with labels or answers; None takes training rows, and then nothing can be retrained.
         transforms: changes of the queries' texts for the published rules.
-        threshold: strength from which a word is flagged; None: 6, and more for more than 2,000 rows.
+        threshold: strength from which a word is flagged; None: 5, and more for more than 2,000 rows.
         base: folder of the model before training; None: without the adapter, or the first checkpoint.
         known: the poisoned rows, if they are known.
         retraining: drop rows and train again; None does not.

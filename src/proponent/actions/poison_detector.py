@@ -33,9 +33,12 @@ PARTS: dict[str, str] = {
 WEIGHTS: dict[str, float] = {DELETION: 0.2, CERTAIN: 0.1, CONTRAST: 0.1}
 """Weights of the ranks (0 to 1) of the calm parts."""
 
-THRESHOLD, _MEASURED = 6.0, 2000
+THRESHOLD, _MEASURED = 5.0, 2000
 """Strength from which a word is flagged in data of that many rows; in larger data it grows with the root of the rows,
 as z does for a word of the same frequency."""
+
+TURNED = 0.7
+"""Share of rows that a flagged word turns to its class, at least: natural words of opinion reached .66."""
 
 ASKED = 40
 """Queries whose influence is taken by the published rules and the controls."""
@@ -105,7 +108,6 @@ def find_poison(subject: Subject, threshold: float | None = None) -> Findings:
         notes.append("no query can be turned to another class, so no candidate trigger was tried: give --queries")
     log_odds = own(subject.probe.log_odds(rows.examples), rows.given)
     strength = np.maximum(np.nan_to_num(triggers.strength), 0.0)
-    best = np.maximum(terms.best(strength, rows.given), 0.0)
     together = triggers.sums(rows.given)
     parts = {
         TRIGGER: together,
@@ -114,10 +116,9 @@ def find_poison(subject: Subject, threshold: float | None = None) -> Findings:
         CONTRAST: contrast(subject, together, usable),
     }
     suspicion = combined(parts, usable)
-    found = tuple(
-        (term, number) for term, number in triggers.ranked(len(terms.names)) if strength[term, number] >= threshold
-    )
-    flagged = usable & (best >= threshold)
+    acting = (strength >= threshold) & (np.nan_to_num(triggers.turned) >= TURNED)
+    found = tuple(one for one in triggers.ranked(len(terms.names)) if acting[one])
+    flagged = usable & (terms.best(np.where(acting, 1.0, 0.0), rows.given) > 0)
     return Findings(terms, triggers, shares, log_odds, parts, suspicion, threshold, found, flagged, tuple(notes))
 
 

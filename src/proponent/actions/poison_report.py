@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from proponent.actions.poison_controls import compared, controls_of
-from proponent.actions.poison_detector import PARTS, Findings, Subject
+from proponent.actions.poison_detector import PARTS, TURNED, Findings, Subject
 from proponent.actions.poison_probe import Probe
 from proponent.actions.poison_rules import Detection, Rule
 from proponent.errors import InputError
@@ -29,8 +29,9 @@ def poison_page(subject: Subject, found: Findings, rules: Mapping[Rule, Detectio
         metric="poison",
         title=f"{said} and {flagged:,} of {len(subject.rows):,} rows flagged as poison",
         said="A candidate is inserted into rows of other classes. Its strength is its z, times the mean rise of the "
-        f"log-odds of its class, times its squared purity; from {found.threshold:.1f} it is flagged, and with it the "
-        "rows of its class that hold it. Suspicion is the log of the strengths of a row, and a little of its ranks.",
+        "log-odds of its class, times the share of rows that turn, times its squared purity; from "
+        f"{found.threshold:.1f} it is flagged if at least {TURNED:.0%} turn, and with it the rows of its class that "
+        "hold it. Suspicion is the log of the strengths of a row, and a little of its ranks in other parts.",
         columns=(),
         rows=(),
         facts=(

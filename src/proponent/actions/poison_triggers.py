@@ -2,7 +2,7 @@
 
 A word that goes with a class may be a fair sign of it. A trigger turns rows of any content to its class, and other
 rows do not hold it. The strength of a candidate is therefore its z, times the mean rise of the log-odds of its class
-where it is inserted, times the square of its purity.
+where it is inserted, times the share of rows that turn to the class there, times the square of its purity.
 """
 
 from collections.abc import Sequence
@@ -36,8 +36,8 @@ class Triggers:
 
     @property
     def strength(self) -> Float[np.ndarray, "x l"]:
-        """Product of z, effect and the square of purity; NaN where a term was not tried."""
-        return np.maximum(self.terms.z, 0.0) * self.terms.purity**2 * np.maximum(self.effect, 0.0)
+        """Product of z, effect, share turned and the square of purity; NaN where a term was not tried."""
+        return np.maximum(self.terms.z, 0.0) * self.terms.purity**2 * np.maximum(self.effect, 0.0) * self.turned
 
     def sums(self, given: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Sum of the strengths, for the row's own class, of the strongest terms of each row."""

@@ -80,7 +80,7 @@ def poison(
         str | None, typer.Option(metavar="A,B", help="Transforms of the published rules (default: all).")
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Strength from which a word is flagged (default: 6, more for over 2,000 rows).")
+        float | None, typer.Option(help="Strength from which a word is flagged (default: 5, more for over 2,000 rows).")
     ] = None,
     truth: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column that marks poisoned rows: compare with controls.")

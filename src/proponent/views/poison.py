@@ -21,7 +21,7 @@ class TriggerWord:
     where: Annotated[str, "word, pair of words, first word or last word"]
     label: Annotated[str, "the class that it speaks for"]
     flagged: Annotated[bool, "whether it is flagged as a trigger"]
-    strength: Annotated[float, "z times effect times the square of purity, which the threshold is about"]
+    strength: Annotated[float, "z x effect x share turned x squared purity, which the threshold is about"]
     z: Annotated[float, "z-statistic of the word and the class"]
     effect: Annotated[float, "mean rise of the log-odds of the class where the word is inserted"]
     turned: Annotated[float, "share of the rows that turn to the class where the word is inserted"]
