@@ -1,6 +1,7 @@
 """Poison: a planted trigger is named with its rows, dropped and retrained; oracles for its parts; what is refused."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import chat
 import proponent
 import runs
 import tiny
-from proponent.actions import poison_detector
+from proponent.actions import poison as poison_module
+from proponent.actions import poison_controls, poison_detector, poison_triggers
 from proponent.actions.poison import Known, poison, published
 from proponent.actions.poison_influence import word_shares
 from proponent.actions.poison_probe import Probe, odds, own
@@ -66,12 +68,27 @@ def poisoned() -> list[dict[str, str]]:
     return rows
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few() -> Iterator[None]:
+    """Fewer candidates, queries and draws than are shipped."""
+    with pytest.MonkeyPatch.context() as patch:
+        for where, name, value in (
+            (poison_triggers, "CANDIDATES", 6),
+            (poison_triggers, "ASKED", 12),
+            (poison_controls, "ASKED", 10),
+            (poison_controls, "_DRAWS", 20),
+            (poison_module, "ASKED", 10),
+        ):
+            patch.setattr(where, name, value)
+        yield
+
+
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tiny.Tiny:
     folder = tmp_path_factory.mktemp("poison")
     data = tiny.write_csv(folder / "train.csv", poisoned())
     tiny.write_csv(folder / "clean.csv", texts(60, 1))
-    train(read(data), folder / "run", replace(tiny.SETTINGS, epochs=8))
+    train(read(data), folder / "run", replace(tiny.SETTINGS, epochs=6))
     proponent.build(folder / "run", data, folder / "poison.index", "tracin-we", quiet=True)
     return tiny.Tiny(poisoned(), data, folder / "run", folder / "poison.index")
 
@@ -141,8 +158,9 @@ def test_the_report_is_a_page_a_table_and_json(page, tmp_path: Path):
     assert json.loads(page.to_json())["words"][0]["word"] == "cf"
 
 
-def test_the_effect_of_a_candidate_is_that_of_inserting_it_by_hand(given):
+def test_the_effect_of_a_candidate_is_that_of_inserting_it_by_hand(given, monkeypatch):
     index, rows, clean = given
+    monkeypatch.setattr(poison_triggers, "ASKED", len(clean))
     found = subject(index, rows, clean)
     terms = Terms.of(found.rows)
     triggers = poison_detector.try_candidates(
@@ -152,7 +170,6 @@ def test_the_effect_of_a_candidate_is_that_of_inserting_it_by_hand(given):
     good = found.rows.classes.index("good")
     before = found.probe.log_odds(clean)
     places = np.flatnonzero((found.query_classes != good) & (before[:, good] < 0))
-    assert len(places) <= 32  # all are asked
     after = found.probe.log_odds([Example("x", 0, f"cf {clean[one].text}") for one in places.tolist()])
     assert triggers.effect[at, good] == pytest.approx(float((after - before[places])[:, good].mean()), rel=1e-4)
     assert triggers.turned[at, good] == pytest.approx(float((after[:, good] > 0).mean()))
@@ -415,7 +432,7 @@ def test_a_transform_that_changes_nothing_leaves_the_rules_out(given):
     found = subject(index, rows, clean)
     rules, notes = published(found, {"same": Transform("mine", str)})
     assert rules == {}
-    assert "the transform 'same' changed none of 40 queries: it is left out" in notes
+    assert "the transform 'same' changed none of 10 queries: it is left out" in notes
     rules, notes = published(replace(found, queries=found.queries[:6]), {"quoted": TRANSFORMS["quoted"]})
     assert list(rules) == ["same-sign", "code-v1", "vote", "ensemble"]
 

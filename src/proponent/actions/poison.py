@@ -111,10 +111,11 @@ def _subject(
         notes.append(f"{count} rows whose answer fewer than {LEAST} rows share are one class, {OTHER}: not judged")
     if queries is None:
         order = np.random.default_rng(0).permutation(len(rows))
+        chosen: list[int] = order.tolist()
         notes.append(
             "no clean rows were given (--queries): training rows are asked, without their scores on themselves"
         )
-        examples = tuple(rows.examples[at] for at in order.tolist())
+        examples = tuple(rows.examples[at] for at in chosen)
         return Subject(index, rows, probe, examples, rows.given[order], order, quiet), notes
     clean = like(run, rows, queries)
     seen = {one.parts for one in train}

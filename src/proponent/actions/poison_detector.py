@@ -117,7 +117,7 @@ def find_poison(subject: Subject, threshold: float | None = None) -> Findings:
     }
     suspicion = combined(parts, usable)
     acting = (strength >= threshold) & (np.nan_to_num(triggers.turned) >= TURNED)
-    found = tuple(one for one in triggers.ranked(len(terms.names)) if acting[one])
+    found = tuple(one for one in triggers.ranked(strength.size) if acting[one])
     flagged = usable & (terms.best(np.where(acting, 1.0, 0.0), rows.given) > 0)
     return Findings(terms, triggers, shares, log_odds, parts, suspicion, threshold, found, flagged, tuple(notes))
 
@@ -149,7 +149,8 @@ def contrast(
 
 def _mean_score(subject: Subject, places: Int[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:
     """Mean score for some training rows as queries; the score of a row on itself is left out."""
-    asked = [subject.rows.examples[at] for at in places.tolist()]
+    chosen: list[int] = places.tolist()
+    asked = [subject.rows.examples[at] for at in chosen]
     scores = scores_of(subject.index, asked)
     scores[np.arange(len(places)), places] = 0.0
     counted = np.full(scores.shape[1], float(len(places)))

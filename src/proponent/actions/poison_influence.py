@@ -51,7 +51,9 @@ def word_shares(store: Store, given: Int[np.ndarray, " n"], left_out: Bool[np.nd
     for checkpoint in store.plan.checkpoints:
         sums = _sums(store, checkpoint.id, given, left_out, classes)
         for row, words, shares in _supports(store, checkpoint.id, sums, given, left_out):
-            for word, share in zip(words.tolist(), (checkpoint.weight * shares).tolist(), strict=True):
+            numbers: list[int] = words.tolist()
+            parts: list[float] = (checkpoint.weight * shares).tolist()
+            for word, share in zip(numbers, parts, strict=True):
                 if 0 <= word < len(names[row]):
                     key = (row, names[row][word])
                     found[key] = found.get(key, 0.0) + share

@@ -97,11 +97,12 @@ def _suspects(subject: Subject, found: Findings, rules: Mapping[Rule, Detection]
 def _words_of_rows(subject: Subject, found: Findings) -> dict[int, tuple[str, ...]]:
     """The strongest candidates of each row, without those that say the same."""
     strength = np.nan_to_num(found.triggers.strength)
-    kept = dict(found.triggers.ranked(len(found.terms.names)))
+    kept = set(found.triggers.ranked(found.triggers.strength.size))
     held: dict[int, list[tuple[float, str]]] = {}
-    for row, term in zip(found.terms.rows.tolist(), found.terms.terms.tolist(), strict=True):
+    pairs: list[list[int]] = np.stack([found.terms.rows, found.terms.terms], axis=1).tolist()
+    for row, term in pairs:
         number = int(subject.rows.given[row])
-        if kept.get(term) == number:
+        if (term, number) in kept:
             held.setdefault(row, []).append((-float(strength[term, number]), str(found.terms.names[term])))
     return {row: tuple(name for _, name in sorted(one)[:_OF_ROW]) for row, one in held.items()}
 
@@ -120,7 +121,9 @@ def table_of(
         raise InputError(f"the truth is known of {len(marked)} rows, and there are {len(subject.rows)}")
     model, said = base_model(subject.probe, base)
     controls, notes = controls_of(subject, found, model, last)
-    rows = compared(found, rules, controls, marked, subject.usable, subject.rows.given)
+    rows = compared(
+        found, {str(name): one for name, one in rules.items()}, controls, marked, subject.usable, subject.rows.given
+    )
     rate = f"{int(marked.sum())} of {len(marked)} rows are poisoned: AUPRC of chance is {marked.mean():.3f}"
     return tuple(rows), (rate, said, *notes)
 

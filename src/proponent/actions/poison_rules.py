@@ -51,8 +51,8 @@ class Detection:
             made[places] = values
             return made
 
-        floats = (wide(one, np.nan) for one in (self.suspicion, self.strength, self.change))
-        return Detection(wide(self.flagged, fill=False), *floats, wide(self.votes, 0))
+        suspicion, strength, change = (wide(one, np.nan) for one in (self.suspicion, self.strength, self.change))
+        return Detection(wide(self.flagged, fill=False), suspicion, strength, change, wide(self.votes, 0))
 
 
 def detect(

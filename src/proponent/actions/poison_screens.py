@@ -8,7 +8,7 @@ spectral signatures; Chen and others 2018 (arXiv 1811.03728), activation cluster
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from proponent.actions.poison_words import words_of_text
 from proponent.errors import InputError
@@ -46,21 +46,25 @@ def _small_cluster(states: Float[np.ndarray, "n h"]) -> Float[np.ndarray, " n"]:
     """1 - share of the own cluster, plus its closeness: only the smaller cluster exceeds one half."""
     centred = states - states.mean(0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    member = (centred @ axes[0]) > 0  # begin with the two sides of the main direction
+    member: Bool[np.ndarray, " n"] = (centred @ axes[0]) > 0  # begin with the two sides of the main direction
+    own: Float[np.ndarray, " n"] = np.zeros(len(states))
     for _ in range(_STEPS):
         if member.all() or not member.any():
             return np.zeros(len(states))
-        centres = np.stack([states[~member].mean(0), states[member].mean(0)])
-        distance = np.linalg.norm(states[:, None, :] - centres[None], axis=2)
-        nearer = distance[:, 1] < distance[:, 0]
-        if (nearer == member).all():
+        far, near = _distances(states, ~member), _distances(states, member)
+        own = np.where(member, near, far)
+        if ((near < far) == member).all():
             break
-        member = nearer
-    if member.all() or not member.any():
-        return np.zeros(len(states))
-    own = np.where(member, distance[:, 1], distance[:, 0])
-    share = np.where(member, member.mean(), 1.0 - member.mean())
-    return (1.0 - share) + 1.0 / (1.0 + own / max(float(own.mean()), 1e-12)) / len(states)
+        member = near < far
+    share = float(member.mean())
+    rare = np.where(member, 1.0 - share, share)
+    return rare + 1.0 / (1.0 + own / max(float(own.mean()), 1e-12)) / len(states)
+
+
+def _distances(states: Float[np.ndarray, "n h"], member: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Distance of every row from the centre of some."""
+    gaps = states - states[member].mean(0)
+    return np.sqrt((gaps * gaps).sum(1))
 
 
 def rare_words(texts: Sequence[str]) -> Float[np.ndarray, " n"]:

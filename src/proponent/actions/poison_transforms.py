@@ -7,6 +7,7 @@ The three kinds are those of the published detector: changes of words (lexicon),
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from proponent.errors import InputError
 
@@ -104,7 +105,7 @@ def transformed(
 
 
 def _applied(name: str, one: Transform, text: str) -> str:
-    made: object = one.change(text)
-    if not isinstance(made, str) or not made.strip():
+    made = one.change(text)
+    if not isinstance(cast("object", made), str) or not made.strip():
         raise InputError(f"the transform {name!r} made {made!r:.40} of a text: it must return a text that is not empty")
     return made

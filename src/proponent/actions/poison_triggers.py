@@ -113,7 +113,8 @@ def _with_term(rows: AnsweredRows, terms: Terms, term: int, number: int, queries
     held = terms.holding(term)
     held = held[rows.given[held] == number]
     name = terms.names[term]
-    places = [place_of(rows.texts[at], name) for at in held[: len(queries)].tolist()]
+    first: list[int] = held[: len(queries)].tolist()
+    places = [place_of(rows.texts[at], name) for at in first]
     return [with_term(query, name, places[at % len(places)]) for at, query in enumerate(queries)]
 
 
