@@ -320,6 +320,10 @@ RUNS = {
         "unlearning.py --cache {tmp}/u --seeds 1 --rows 8 --asked 4 --length 8 --epochs 1 --width 8 --rates 1e-4 "
         "--out {out}",
     ],
+    "poison": [
+        "poison.py --data {data} --cache {tmp}/p --rows 60 --epochs 1 --sets sst2 --attacks prefix --rates 0,0.1 "
+        "--seeds 0 --out {out}",
+    ],
     "lexical_bias": [
         "lexical_bias.py --data {data} --cache {tmp}/b --rows 120 --pairs 150 --seeds 1 --controls 1 --epochs 1 "
         "--width 8 --least 5 --out {out}",
