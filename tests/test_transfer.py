@@ -14,8 +14,9 @@ from proponent.data import read
 from proponent.errors import InputError, MismatchError
 from proponent.evaluate.experiment import EvaluationRequest
 from proponent.evaluate.left_out import LeftOutSettings
+from proponent.evaluate.metrics import LdsInputs
 from proponent.evaluate.scales import fisher, mean_fisher, shuffled, without_axis
-from proponent.evaluate.transfer import measure_transfer
+from proponent.evaluate.transfer import _ratios, measure_transfer
 from proponent.models import Run
 from proponent.training.loop import TrainingLoop, one_thread
 from proponent.training.rerun import RunProblem, settings_of_run
@@ -65,7 +66,11 @@ def test_the_main_axis_is_taken_out() -> None:
 def test_shuffled_names_give_the_null() -> None:
     generator = np.random.default_rng(1)
     found = shuffled(generator.normal(size=(10, 3)), generator.normal(size=(10, 3)))
-    np.testing.assert_allclose(found, 0.632, atol=0.08)  # the two-sided 5 % point of r for ten pairs
+    np.testing.assert_allclose(found[:3], 0.632, atol=0.08)  # the two-sided 5 % point of r for ten pairs
+    column = generator.normal(size=(10, 1))
+    same = shuffled(np.repeat(column, 3, 1), np.repeat(column**3, 3, 1))
+    np.testing.assert_allclose(same, same[0])  # three equal test sets: the mean is each of them
+    assert found[3] < found[:3].min()  # the mean of different ones varies less
 
 
 def test_a_model_agrees_with_itself_and_losses_are_those_of_trainings(lines, narrow, tmp_path) -> None:
@@ -80,7 +85,7 @@ def test_a_model_agrees_with_itself_and_losses_are_those_of_trainings(lines, nar
     np.testing.assert_allclose([one.value for one in tables["R squared of a linear fit"].rows[1].figures], 1.0)
     alike = tables["Correlation over the 4 sets from one source"].rows[0]
     assert [one.value for one in alike.figures] == [one.value for one in page.rows[0].figures]
-    losses = tables["Losses of large"]
+    losses = tables["Losses of the large model"]
     kept = int(dict(page.facts)["rows of each set"].split(",")[0].split()[1])
     assert 1 <= kept <= 4
     encoder = run.encoder(run.length(None))
@@ -102,6 +107,30 @@ def test_a_model_agrees_with_itself_and_losses_are_those_of_trainings(lines, nar
     again = compare_scales(run, small, sets, tests, settings, quiet=True)
     assert again == page
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
+
+
+def test_a_small_model_may_have_any_name_and_one_test_set_has_no_rest(lines, narrow, tmp_path) -> None:
+    run, (sets, tests) = Run.from_pretrained(lines.run), sets_of(lines)
+    settings = ScaleSettings(LeftOutSettings(tmp_path, seeds=1))
+    small, one = Run.from_pretrained(narrow), {"t": tests["t"]}
+    page = compare_scales(run, {"large": small}, sets, one, settings, quiet=True)
+    other = compare_scales(run, {"small": small}, sets, one, settings, quiet=True)
+    assert [row.figures for row in page.rows] == [row.figures for row in other.rows]
+    assert page.rows[0].figures[0].value != 1.0
+    assert not any("main axis" in table.title for table in page.others)  # only rounding errors would be left
+    with pytest.raises(InputError, match="a small model has the name 'the large model'"):
+        compare_scales(run, {"the large model": small}, sets, one, settings, quiet=True)
+
+
+def test_a_ratio_of_scores_below_0_does_not_recommend() -> None:
+    generator = np.random.default_rng(0)
+    masks, scores = generator.random((30, 20)) < 0.5, generator.normal(size=(6, 20))
+    outputs = (masks @ scores.T)[None]
+    for sign, wanted in ((1, "the small model will do"), (-1, "not shown")):
+        found = LdsInputs({"m": sign * scores}, {}, masks, outputs, [])
+        table = _ratios(found, {"s": {"m": sign * scores}}, None, "")
+        assert table.rows[0].figures[0].value == pytest.approx(1.0)
+        assert table.rows[0].method.endswith(wanted)
 
 
 def test_every_set_has_as_many_tokens(lines, tmp_path) -> None:
@@ -165,6 +194,8 @@ def test_bad_input_is_refused(lines, news, narrow, tmp_path, said) -> None:
         measure_transfer(request, {"news": other})
     with pytest.raises(InputError, match="--select 14: the training set has 14 rows"):
         measure_transfer(request, {"narrow": Run.from_pretrained(narrow)}, select=14)
+    with pytest.raises(InputError, match="give at least two queries"):
+        measure_transfer(replace(request, queries=rows[14:15]), {"narrow": Run.from_pretrained(narrow)}, select=3)
     for words, wanted in (
         ((), "give either --sets and --tests (losses), or --data and --queries (scores)"),
         (("--sets", lines.data), "give both"),
@@ -202,4 +233,4 @@ def test_the_command_compares_losses(lines, narrow, said, tmp_path) -> None:
     assert "Losses of narrow" in page.read_text()
     code, out, _ = said(*command, "--quiet")
     assert code == 0
-    assert "Losses of large" in " ".join(out.split())
+    assert "Losses of the large model" in " ".join(out.split())

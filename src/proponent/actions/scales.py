@@ -24,6 +24,7 @@ from proponent.views.comparison import ComparisonReport, FigureTable
 from proponent.views.evaluation import Figure, MethodFigures
 from proponent.views.plot import Band, Plot
 
+LARGE = "the large model"
 OTHER_SEED, SHUFFLED = "the large model, other seeds", "shuffled training sets, 95 % of |r| below"
 Losses = Float[np.ndarray, "s m t"]
 
@@ -76,7 +77,7 @@ def compare_scales(
     }
     losses: dict[str, Losses] = {}
     notes: list[str] = []
-    for name, run in {**small, "large": large}.items():
+    for name, run in {**small, LARGE: large}.items():
         read = Sets.read(run, chosen, tests, None, settings.max_length)
         notes += [one for one in read.notes if one not in notes]
         losses[name] = _losses(read, run, settings, name, quiet)
@@ -88,6 +89,8 @@ def _refuse(
 ) -> None:
     if not small:
         raise InputError("give at least one small model (--small)")
+    if LARGE in small:
+        raise InputError(f"a small model has the name {LARGE!r}: give it another one")
     if len(sets) < LEAST_SETS:
         raise InputError(
             f"{len(sets)} training sets: at least {LEAST_SETS} are needed, for a correlation over fewer says nothing"
@@ -140,19 +143,20 @@ def _report(
 ) -> ComparisonReport:
     """The page."""
     names, tests = [one.name for one in read.corpora], [one.name for one in read.tests]
-    truth, columns = losses["large"], (*tests, "mean")
+    truth, columns = losses[LARGE], (*tests, "mean")
+    sizes = {name: _size(run) for name, run in {**small, LARGE: large}.items()}
     means = {name: losses[name].mean(0) for name in small}
     rows = [_correlated(name, correlations(one, truth.mean(0)), len(names), tests) for name, one in means.items()]
     controls = [] if len(truth) < 2 else [_ceiling(truth, tests)]
     first = next(iter(means.values()))
-    controls.append(MethodFigures(SHUFFLED, True, _plain(tests, shuffled(first, truth.mean(0)))))
+    *each, whole = shuffled(first, truth.mean(0)).tolist()
+    controls.append(MethodFigures(SHUFFLED, True, (*_figures(tests, np.asarray(each)), Figure("mean", whole))))
     axis = "Correlation without the main axis, along which the sets differ on all tests alike"
     fits = _each(means, tests, lambda one: correlations(one, truth.mean(0)) ** 2)
-    rest = _each(means, tests, lambda one: correlations(*without_axis(one, truth.mean(0))))
-    others = [
-        FigureTable("R squared of a linear fit", "model", columns, fits),
-        FigureTable(axis, "model", columns, rest),
-    ]
+    others = [FigureTable("R squared of a linear fit", "model", columns, fits)]
+    if len(tests) > 1:  # the main axis of one test set is all there is of it
+        rest = _each(means, tests, lambda one: correlations(*without_axis(one, truth.mean(0))))
+        others.append(FigureTable(axis, "model", columns, rest))
     if settings.alike:
         own = [names.index(name) for name in dict.fromkeys(settings.alike)]
         alike = tuple(
@@ -182,10 +186,10 @@ def _report(
         facts=(
             ("training sets", str(len(names))),
             ("seeds", str(len(truth))),
-            *((name, f"{_size(run):,} parameters") for name, run in {**small, "large": large}.items()),
+            *((name, f"{size:,} parameters") for name, size in sizes.items()),
             ("rows of each set", ", ".join(f"{name} {len(one):,}" for name, one in zip(names, kept, strict=True))),
         ),
-        notes=(*notes, *_trend(small, means, truth), *_ceiling_note(truth)),
+        notes=(*notes, *_trend(sizes, means, truth), *_ceiling_note(truth)),
         version=__version__,
     )
 
@@ -196,7 +200,7 @@ def _correlated(name: str, values: Float[np.ndarray, " t"], sets: int, tests: Se
 
 
 def _ceiling(truth: Losses, tests: Sequence[str]) -> MethodFigures:
-    """Correlation of one half of the seeds with the other: what a perfect small model would reach."""
+    """Correlation of one half of the seeds with the other; means over all seeds, as of small models, can exceed it."""
     half = len(truth) // 2
     values = correlations(truth[:half].mean(0), truth[half:].mean(0))
     return MethodFigures(OTHER_SEED, True, _correlated("", values, truth.shape[1], tests).figures)
@@ -222,11 +226,11 @@ def _size(run: Run) -> int:
     return sum(one.numel() for one in run.load(run.checkpoints[-1]).parameters())
 
 
-def _trend(small: Mapping[str, Run], means: Mapping[str, Float[np.ndarray, "m t"]], truth: Losses) -> list[str]:
+def _trend(sizes: Mapping[str, int], means: Mapping[str, Float[np.ndarray, "m t"]], truth: Losses) -> list[str]:
     """Say it when larger small models do not agree more."""
-    if len(small) < 2:
+    if len(means) < 2:
         return []
-    order = sorted(small, key=lambda name: _size(small[name]))
+    order = sorted(means, key=lambda name: sizes[name])
     values = [float(correlations(means[name], truth.mean(0)).mean()) for name in order]
     return (
         []
@@ -245,7 +249,7 @@ def _ceiling_note(truth: Losses) -> list[str]:
 
 def _plot(test: str, at: int, losses: Mapping[str, Losses]) -> Plot:
     """Standardised losses of all models, training sets in the order of the large one."""
-    order = np.argsort(losses["large"].mean(0)[:, at], kind="stable")
+    order = np.argsort(losses[LARGE].mean(0)[:, at], kind="stable")
     places = tuple(float(place + 1) for place in range(len(order)))
     bands: list[Band] = []
     for name, one in losses.items():

@@ -75,6 +75,8 @@ def measure_transfer(
     large = Experiment(request)
     if select is not None and not 0 < select < len(large.problem.train):
         raise InputError(f"--select {select}: the training set has {len(large.problem.train)} rows")
+    if select is not None and len(large.problem.queries) < 2:
+        raise InputError("--select: half of the queries choose and the others measure: give at least two queries")
     found, (grouping, groups) = lds_inputs(large), large.groups
     kept = {"train": large.problem.train, "queries": large.problem.queries}
     with one_thread():
@@ -116,14 +118,15 @@ def _ratios(
     for name, scores in proxies.items():
         for method, one in scores.items():
             ratio = Draws.of(found, one, groups).over(own[method], int(found.outputs.shape[2]))
+            above = float(np.quantile(own[method].draws, 0.025)) > 0  # a ratio of two values below 0 says nothing
             ahead = floor is None or own[method].value > floor.value
-            will = ratio.low > ENOUGH and ahead
+            will = ratio.low > ENOUGH and above and ahead
             said = "the small model will do" if will else "not shown"
             rows.append(MethodFigures(f"{method} of {name}: {said}", False, (figure("ratio", ratio),)))
     where = f"within {grouping}" if groups is not None else "of all halves"
     title = (
         f"LDS {where} over that of the large model's own scores; a small model will do if the interval is above "
-        f"{ENOUGH:g} and the large model's own scores beat word overlap"
+        f"{ENOUGH:g} and the large model's own scores are above 0 and beat word overlap"
     )
     return FigureTable(title, "scores", ("ratio",), tuple(rows))
 
