@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from proponent.actions.hard_label_attacks import ATTACKS, FULL, Oracle, Subspace, hop_skip_jump, sign_opt
-from proponent.actions.manifolds import manifold_distance, subspace
+from proponent.actions.hard_label_attacks import ATTACKS, FULL, Attack, Oracle, Subspace, hop_skip_jump, sign_opt
+from proponent.actions.manifolds import ManifoldDistance, manifold_distance, subspace
 from proponent.actions.nmtune import fit_head
-from proponent.actions.probe import ProbeSettings, Vectors, _last_layer, probe
+from proponent.actions.probe import ProbeSettings, Vectors, _Flip, _last_layer, _row, probe
 from proponent.errors import InputError
 
 PLANE = 4
@@ -125,6 +125,32 @@ def test_the_data_keep_a_flip_near_and_random_directions_do_not() -> None:
     assert not any("by construction" in note for note in page.notes)
     again = probe(plane(), replace(settings, same_half=True), quiet=True)
     assert any("by construction" in note for note in again.notes)
+
+
+def test_points_are_of_any_class_and_are_not_measured_against_themselves(monkeypatch) -> None:
+    rows = plane()
+    order = np.argsort(rows.labels, kind="stable")  # as files are that are sorted by class
+
+    def watched(data: np.ndarray, origin: np.ndarray, point: np.ndarray) -> ManifoldDistance:
+        assert not (data == origin).all(1).any()
+        return manifold_distance(data, origin, point)
+
+    monkeypatch.setattr("proponent.actions.probe.manifold_distance", watched)
+    page = probe(
+        Vectors(rows.features[order], rows.labels[order], rows.ids, rows.names),
+        ProbeSettings(budget=40, points=5, seeds=1, widths=(2,)),
+        quiet=True,
+    )
+    flips = {one.method.partition(":")[0] for one in page.others[-1].rows}
+    assert {flip.split()[2] for flip in flips} == {"no", "yes"}
+
+
+def test_two_attacks_on_a_point_are_one_measurement() -> None:
+    generator = np.random.default_rng(0)
+    distances = [ManifoldDistance(*generator.uniform(1, 2, 3)) for _ in range(6)]
+    flips = [_Flip(at, Attack(np.zeros(2), 1), one) for at, one in enumerate(distances)]
+    once = _row("a", "full space", flips, {("a", "full space"): flips}, 1)
+    assert _row("a", "full space", flips * 2, {("a", "full space"): flips * 2}, 2) == once
 
 
 def test_rows_behind_a_flip_are_products_of_gradients_at_the_last_layer() -> None:

@@ -73,7 +73,7 @@ def probe(rows: Vectors, settings: ProbeSettings = ProbeSettings(), *, quiet: bo
         quiet: no progress on stderr.
 
     Returns:
-        Success, length and normal part of the flips by variant; the training rows behind some of them.
+        Length and normal part of the changes that flip a label, by variant; the training rows behind some of them.
 
     Raises:
         InputError: too few rows, one class, a method that needs tokens, a subspace wider than the features.
@@ -87,7 +87,7 @@ def probe(rows: Vectors, settings: ProbeSettings = ProbeSettings(), *, quiet: bo
     if not np.isfinite(rows.features).all():
         raise InputError("some features are not finite: the encoder gave NaN or infinity")
     order = np.random.default_rng(0).permutation(len(rows.labels))
-    fitted, measured = np.sort(order[::2]), np.sort(order[1::2])
+    fitted, measured = np.sort(order[::2]), order[1::2]  # in random order: files are often sorted by class
     with one_thread():
         head = fit_head(rows.features[fitted], rows.labels[fitted], "MLP").eval()
         found = _attacks(rows, settings, hard_labels(head), fitted, measured, quiet)
@@ -128,7 +128,6 @@ def _attacks(
 ) -> _Found:
     """Attack every point by every variant, from the same start."""
     base = rows.features[fitted]
-    data = base if settings.same_half else rows.features[measured]
     said = head(rows.features)
     right = measured[said[measured] == rows.labels[measured]][: settings.points]
     if not len(right):
@@ -152,6 +151,7 @@ def _attacks(
             raise InputError("the head predicts one class for all rows: there is nothing to flip to")
         start = rows.features[others[np.linalg.norm(rows.features[others] - origin, axis=1).argmin()]]
         made = ATTACKS[attack](head, origin, start, variants[name], budget=settings.budget, seed=1000 * seed + row)
+        data = base if settings.same_half else rows.features[measured[measured != row]]  # without the point itself
         distance = manifold_distance(data, origin, made.point)
         found.setdefault((attack, name), []).append(_Flip(row, made, distance))
     return found
@@ -201,7 +201,7 @@ _COLUMNS = ("length", "normal part", "ratio", "to the nearest row", "ratio over 
 def _report(rows: Vectors, settings: ProbeSettings, found: _Found, behind: FigureTable) -> ComparisonReport:
     """The page."""
     tables = {
-        attack: tuple(_row(attack, name, flips, found) for (one, name), flips in found.items() if one == attack)
+        attack: tuple(_row(attack, name, flips, found, settings.seeds) for (one, name), flips in found.items() if one == attack)
         for attack in ATTACKS
     }
     first, *rest = ATTACKS
@@ -231,17 +231,22 @@ def _report(rows: Vectors, settings: ProbeSettings, found: _Found, behind: Figur
     )
 
 
-def _row(attack: str, name: str, flips: Sequence[_Flip], found: _Found) -> MethodFigures:
-    """Means over points, with the ratio to the full space over the points that both flipped."""
+def _by_point(values: Sequence[float], seeds: int) -> Float[np.ndarray, " p"]:
+    """Means over the seeds of each point: attacks on one point are no independent measurements."""
+    return np.asarray(values).reshape(seeds, -1).mean(0)
+
+
+def _row(attack: str, name: str, flips: Sequence[_Flip], found: _Found, seeds: int) -> MethodFigures:
+    """Means over points, each a mean over seeds, with the ratio to the full space."""
     known = [one.distance for one in flips]
     values = {
-        "length": [one.length for one in known],
-        "normal part": [one.normal for one in known],
-        "ratio": [one.ratio for one in known],
-        "to the nearest row": [one.nearest for one in known],
+        "length": _by_point([one.length for one in known], seeds),
+        "normal part": _by_point([one.normal for one in known], seeds),
+        "ratio": _by_point([one.ratio for one in known], seeds),
+        "to the nearest row": _by_point([one.nearest for one in known], seeds),
     }
-    figures = [figure(what, bootstrap(np.asarray(each))) for what, each in values.items()]
-    full = [one.distance.ratio for one in found[(attack, "full space")]]
-    compared = None if name == "full space" else ratio(np.asarray(values["ratio"]), np.asarray(full))
+    figures = [figure(what, bootstrap(each)) for what, each in values.items()]
+    full = _by_point([one.distance.ratio for one in found[(attack, "full space")]], seeds)
+    compared = None if name == "full space" else ratio(values["ratio"], full)
     last = Figure(_COLUMNS[-1], None) if compared is None else figure(_COLUMNS[-1], compared)
     return MethodFigures(name, not name.startswith("data"), (*figures, last))
