@@ -45,6 +45,8 @@ from proponent.views import (
     suspects,
     text_marks,
 )
+from proponent.views.comparison import print_comparison
+from proponent.views.evaluation import Figure, MethodFigures
 from proponent.views.explanation import Explanation
 from proponent.views.page import Limits, Page, css, document, environment, fragment
 from proponent.views.reports import Report
@@ -295,6 +297,23 @@ def test_the_data_frame_of_an_action_has_one_row_per_method_and_per_example() ->
     assert shown["id"].tolist() == [one.id for one in rows]
     assert shown["value"].tolist() == [one.value for one in rows]
     assert list(shown.columns) == ["list", "rank", "id", "label", "value name", "value", "text"]
+
+
+def test_a_small_number_does_not_look_like_0() -> None:
+    shown = [Figure("x", value).text for value in (0.0, 0.00012, -3.14159e-7, 0.001, 0.25)]
+    assert shown == ["0.000", "0.00012", "-3.1e-07", "0.001", "0.250"]
+    assert Figure("x", 0.0004, -0.0002, 0.5).text == "0.0004 [-0.0002, 0.500]"
+
+
+def test_a_comparison_shows_verdicts_where_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:
+    page = make_comparison()
+    control = MethodFigures("random", True, page.rows[0].figures)
+    assert "best control" not in replace(page, rows=(*page.rows, control)).markdown()
+    judged = replace(page.rows[1], verdict="no (random: -0.100)")
+    shown = replace(page, rows=(judged, control))
+    assert "best control" in shown.markdown()
+    print_comparison(shown)
+    assert "no (random:" in " ".join(capsys.readouterr().out.split())
 
 
 def test_without_pandas_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from rich.console import Console
 
-from proponent.views.evaluation import EvaluationReport, MethodFigures, markdown_cell, markdown_table
+from proponent.views.evaluation import VERDICT, EvaluationReport, MethodFigures, markdown_cell, markdown_table
 from proponent.views.plot import Plot
 from proponent.views.tables import print_table
 
@@ -31,6 +31,11 @@ class ComparisonReport(EvaluationReport):
     plots: Annotated[tuple[Plot, ...], "plots, in order"] = ()
 
     @property
+    def has_verdicts(self) -> bool:
+        """Whether any row is compared with controls."""
+        return any(one.verdict for one in self.rows)
+
+    @property
     def row_name(self) -> str:
         """Meaning of a row of the table."""
         return self.unit
@@ -49,6 +54,8 @@ def print_comparison(page: ComparisonReport) -> None:
     """Print all tables in the terminal."""
     facts = [f"{name}: {value}" for name, value in page.facts]
     columns, rows = (page.row_name, *page.columns), [_cells(one) for one in page.rows]
+    if page.has_verdicts:
+        columns, rows = (*columns, VERDICT), [(*own, one.verdict) for own, one in zip(rows, page.rows, strict=True)]
     print_table(Console(), page.title, columns, rows, [page.said, *facts, *page.notes])
     for one in page.others:
         print_table(Console(), one.title, (one.row_name, *one.columns), [_cells(row) for row in one.rows], [])

@@ -15,6 +15,8 @@ from proponent.views.tables import print_table
 from proponent.views.text_marks import clip
 
 VERDICT = "better than the best control?"
+_SMALL = 1e-3
+"""Below it, three decimals are hardly a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,13 @@ class Figure:
         if self.value is None:
             return "-"
         if self.low is None or self.high is None:
-            return f"{self.value:.3f}"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+            return _number(self.value)
+        return f"{_number(self.value)} [{_number(self.low)}, {_number(self.high)}]"
+
+
+def _number(value: float) -> str:
+    """Three decimals; two digits of a number that would look like 0."""
+    return f"{value:.3f}" if value == 0 or abs(value) >= _SMALL else f"{value:.2g}"
 
 
 @dataclass(frozen=True, slots=True)
