@@ -314,6 +314,7 @@ def test_bad_input_is_refused(language_model, tmp_path, news, said) -> None:
     refused("steps of the ascent is 0", settings=replace(small, steps=0))
     refused("unknown optimizer 'lion'", settings=replace(small, optimizer="lion"))
     refused("learning rate of the ascent is nan", settings=replace(small, learning_rate=float("nan")))
+    refused("learning rate of the ascent is 0", settings=replace(small, inverse_rate=0.0))
     refused("limit of the ascent is 1", settings=replace(small, limit=1.0))
     refused("seeds is 0", settings=replace(small, seeds=0))
     refused("no step stays near the trained weights", settings=UnlearnSettings(steps=3, learning_rate=5.0, limit=1.01))

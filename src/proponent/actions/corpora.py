@@ -69,7 +69,8 @@ class UnlearnSettings:
     @property
     def inverse(self) -> AscentSettings:
         """Settings of UnTrac-Inv."""
-        rate, every = self.inverse_rate or self.learning_rate, max(1, -(-self.inverse_steps // self.points))
+        rate = self.learning_rate if self.inverse_rate is None else self.inverse_rate
+        every = max(1, -(-self.inverse_steps // self.points))
         return AscentSettings(self.inverse_steps, self.optimizer, rate, None, every, self.limit)
 
 
@@ -254,7 +255,10 @@ def _ceiling(left: LeftOut) -> list[str]:
     found = left.ceiling
     if found is None:
         return ["the truth has one seed: its own noise is not known"]
-    return [f"the two halves of the truth's seeds correlate by {found.mean():.2f}: no method can agree much more"]
+    return [
+        f"the two halves of the truth's seeds correlate by {found.mean():.2f}, which bounds how far a method can agree "
+        "with the mean over all seeds: by the root of 2 r / (1 + r)"
+    ]
 
 
 def _stops(ascents: list[list[Ascent]], sets: Sequence[TextSet]) -> list[str]:
