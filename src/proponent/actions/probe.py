@@ -200,8 +200,9 @@ _COLUMNS = ("length", "normal part", "ratio", "to the nearest row", "ratio over 
 
 def _report(rows: Vectors, settings: ProbeSettings, found: _Found, behind: FigureTable) -> ComparisonReport:
     """The page."""
+    seeds = settings.seeds
     tables = {
-        attack: tuple(_row(attack, name, flips, found, settings.seeds) for (one, name), flips in found.items() if one == attack)
+        attack: tuple(_row(attack, name, flips, found, seeds) for (one, name), flips in found.items() if one == attack)
         for attack in ATTACKS
     }
     first, *rest = ATTACKS
