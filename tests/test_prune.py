@@ -15,13 +15,14 @@ import runs
 import tiny
 from proponent.actions.channel_influence import channel_influence, kept, losses_without
 from proponent.actions.channel_pruning import FULL, INFLUENCE, MASK_FILE, NORM, ONE_BATCH, RANDOM, Pruner, PruneSettings
-from proponent.actions.prune import prune
+from proponent.actions.prune import _judged, prune
 from proponent.data import read
-from proponent.errors import InputError
+from proponent.errors import InputError, RunError
 from proponent.gradients.channel_gates import Gates
 from proponent.models import Run
-from proponent.models.prunable import FEED_FORWARD, HEADS, norms, shrunk, sites_of
+from proponent.models.prunable import FEED_FORWARD, HEADS, norms, shrunk, sites_of, smaller_configuration
 from proponent.training.rerun import RunProblem
+from proponent.types import Example
 
 SMALL = PruneSettings(batches=4, batch_size=8, rounds=2, steps=3, learning_rate=1e-3, seeds=2, draws=2)
 SIZES = {"vocab_size": 60, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -101,6 +102,15 @@ def test_a_smaller_model_computes_what_the_masked_one_does(name: str, kind: str)
     with torch.inference_mode():
         torch.testing.assert_close(small(**given(model)).logits, masked, rtol=1e-4, atol=1e-5)
     assert sum(one.numel() for one in small.parameters()) < sum(one.numel() for one in model.parameters())
+
+
+def test_heads_that_the_configuration_of_a_llama_forbids_are_refused() -> None:
+    model = made("llama")
+    model.config.num_key_value_heads = 4
+    site = sites_of(model, HEADS)[0]
+    assert smaller_configuration(model, site, 2).num_attention_heads == 2
+    with pytest.raises(InputError, match="a llama model of width 16 cannot have 3 heads"):
+        smaller_configuration(model, site, 3)
 
 
 def keep(state: torch.Tensor, kept: list[torch.Tensor]) -> None:
@@ -251,6 +261,9 @@ def test_a_page_has_every_way_at_the_same_effort(news, tmp_path) -> None:
     page = prune(run, rows[:-15], rows[-15:], SMALL, save=tmp_path / "half", between=(rows[-1], rows[3].id), quiet=True)
     assert [one.method for one in page.rows] == [INFLUENCE, NORM, ONE_BATCH, FULL, RANDOM]
     assert [one.control for one in page.rows] == [False, True, True, True, True]
+    assert not any("also trained on" in note for note in page.notes)
+    assert not any("halves share rows" in note for note in page.notes)  # 4 batches of 8 among 45 rows
+    assert dict(page.facts)["removed"].startswith("16 of the 32 feed-forward channels of each layer")
     assert page.plots[0].curves[0].x == (1.0, 2.0)
     assert {path: path.read_bytes() for path in news.run.rglob("*") if path.is_file()} == before
     small = AutoModelForSequenceClassification.from_pretrained(tmp_path / "half")
@@ -263,9 +276,16 @@ def test_a_page_has_every_way_at_the_same_effort(news, tmp_path) -> None:
     assert shared.rows[0].method.endswith(tuple(f"channel {at}" for at in range(whole.config.intermediate_size)))
     assert [row.figures[0].value for row in layers.rows] == [float(small.config.intermediate_size)]
     pruner = Pruner.of(run, rows[:-15], rows[-15:], SMALL, None)
+    kept_models = pruner.run_all(quiet=True)
+    assert [way for way, models in kept_models.items() for one in models if list(one.model.parameters())] == [INFLUENCE]
     again = pruner.prune(INFLUENCE, 0)
     for (name, one), other in zip(again.model.state_dict().items(), small.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0, msg=name)
+
+
+def test_the_verdict_is_against_the_best_pruned_control() -> None:
+    last = {INFLUENCE: [0.7, 0.7], NORM: [0.9, 0.9], ONE_BATCH: [0.5, 0.5], RANDOM: [0.6, 0.6], FULL: [1.0, 1.0]}
+    assert _judged({way: np.asarray(own) for way, own in last.items()}).startswith("no (weight norm: -0.200")
 
 
 def test_heads_that_no_configuration_can_lack_are_masked_and_said(news, tmp_path) -> None:
@@ -290,14 +310,60 @@ def test_a_language_model_is_pruned_by_its_loss(lines, tmp_path) -> None:
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "lm").config.n_inner < 64
 
 
+def test_the_second_order_of_a_language_model_is_that_of_its_tokens(lines) -> None:
+    run = Run.from_pretrained(lines.run)
+    rows = list(read(lines.data))[:4]
+    problem = RunProblem(run, rows, rows, str(run.checkpoints[-1].path), run.length(None))
+    model, batch = run.load(run.checkpoints[-1]), np.arange(4)
+    sites = sites_of(model)
+    signed = channel_influence(model, sites, problem, [batch] * 400, "second").values[0]
+    gates = Gates.open(sites)
+    with gates.on(model):
+        first = gates.gradients(problem.losses(model, batch).mean())[0].double().numpy()
+    encoder = run.encoder(run.length(None))
+    encoded = encoder.encode(rows)
+    inputs = encoder.collate(encoded, [-1] * 4)
+
+    def logits(value: float, channel: int) -> torch.Tensor:
+        gates = Gates.open(sites)
+        gates.values[0][channel] = value
+        with gates.on(model), torch.inference_mode():
+            return model(**inputs.inputs).logits.double()
+
+    counted = run.task.objective(inputs).counted
+    for channel in np.argsort(-np.abs(signed + first))[:3].tolist():
+        change = (logits(1.05, channel) - logits(0.95, channel)) / 0.1
+        chances = logits(1.0, channel).softmax(-1)
+        spread = (chances * change**2).sum(-1) - (chances * change).sum(-1) ** 2
+        spread = spread[:, : counted.shape[1]]
+        exact = float(((spread * counted).sum(1) / counted.sum(1)).mean())
+        assert 2 * (signed + first)[channel] == pytest.approx(exact, rel=0.2)
+
+
+def test_texts_without_a_token_that_counts_are_refused(lines) -> None:
+    run, rows = Run.from_pretrained(lines.run), list(read(lines.data))
+    empty = Example("none", 0, "the", target="")
+    with pytest.raises(RunError, match="no token of the training row with id none counts"):
+        prune(run, [*rows[:10], empty], rows[14:], SMALL, quiet=True)
+    with pytest.raises(RunError, match="no token of the query with id none counts"):
+        prune(run, rows[:10], [*rows[14:], empty], SMALL, quiet=True)
+
+
 def test_the_command_prunes(news, said, tmp_path) -> None:
     test = tiny.write_csv(tmp_path / "test.csv", news.rows[:12])
-    words = ("--rounds", 1, "--steps", 2, "--seeds", 1, "--draws", 1, "--batches", 2, "--save", tmp_path / "half")
+    code, _, err = said("prune", news.run, news.data, "--test", test)
+    assert code == 2
+    assert "12 of 12 texts of --test are also trained on" in err
+    words = ("--rounds", 1, "--steps", 2, "--seeds", 1, "--draws", 1, "--batches", 40, "--allow-overlap")
+    words += "--save", tmp_path / "half"
     code, out, err = said(
         "prune", news.run, news.data, "--test", test, *words, "--json", "--out", tmp_path / "page.html"
     )
     assert code == 0, err
-    assert json.loads(out)["metric"] == "prune"
+    found = json.loads(out)
+    assert found["metric"] == "prune"
+    assert "12 of the 12 test rows are also trained on" in found["notes"]
+    assert any("repeat the 60 training rows, so the two halves share rows" in note for note in found["notes"])
     assert "channel influence" in (tmp_path / "page.html").read_text()
     code, _, err = said("prune", news.run, news.data, "--test", test, *words)
     assert code == 2
@@ -313,6 +379,7 @@ def test_bad_input_is_refused(news, tmp_path) -> None:
 
     refused("the share to prune is 1.5", share=1.5)
     refused("would keep none: prune a smaller share", share=0.999)
+    refused("would lose none: prune a larger share", share=0.001)
     refused("unknown kind of channels 'neurons'", kind="neurons")
     refused("batches is 0", batches=0)
     refused("the learning rate is nan", learning_rate=float("nan"))
@@ -330,6 +397,5 @@ def test_bad_input_is_refused(news, tmp_path) -> None:
         num_hidden_layers=1,
     )
     other = answered.saved(tmp_path / "albert", transformers.AlbertForSequenceClassification(config), tokenizer)
-    labelled = [row for row in rows if row.label][:0] or rows
     with pytest.raises(InputError, match="the feed-forward layers of a albert model are not known: known are bert"):
-        prune(Run.from_pretrained(Path(other)), labelled, rows[:5], SMALL, quiet=True)
+        prune(Run.from_pretrained(Path(other)), rows, rows[:5], SMALL, quiet=True)

@@ -22,7 +22,16 @@ from proponent.disk import make_folder, write_bytes
 from proponent.errors import InputError
 from proponent.gradients.channel_gates import Gates
 from proponent.models import Run
-from proponent.models.prunable import FEED_FORWARD, HEADS, Site, can_shrink, norms, shrunk, sites_of
+from proponent.models.prunable import (
+    FEED_FORWARD,
+    HEADS,
+    Site,
+    can_shrink,
+    norms,
+    shrunk,
+    sites_of,
+    smaller_configuration,
+)
 from proponent.progress import track
 from proponent.training.loop import InPlace, gradient, one_thread
 from proponent.training.rerun import RunProblem
@@ -139,12 +148,29 @@ class Pruner:
             raise InputError("pruning needs training rows and test rows")
         problem = RunProblem(run, list(train), list(test), str(run.checkpoints[-1].path), run.length(max_length))
         found = cls(run, problem, settings)
-        for site in sites_of(run.load(run.checkpoints[-1]), settings.kind):
-            if found.count(site.count, settings.rounds) < 1:
-                raise InputError(
-                    f"{site.name} has {site.count} {settings.kind} channels and would keep none: prune a smaller share"
-                )
+        found._refuse_counts()
+        if not run.task.labels:
+            problem.refuse_cut_rows()
         return found
+
+    def _refuse_counts(self) -> None:
+        """Refuse numbers of channels that no layer or no configuration can have."""
+        model, settings = self.run.load(self.run.checkpoints[-1]), self.settings
+        for site in sites_of(model, settings.kind):
+            left, said = self.count(site.count, settings.rounds), f"{site.name} has {site.count} {settings.kind}"
+            if left < 1:
+                raise InputError(f"{said} channels and would keep none: prune a smaller share")
+            if left == site.count:
+                raise InputError(f"{said} channels and would lose none: prune a larger share")
+            if can_shrink(model, settings.kind):
+                for number in range(settings.rounds):
+                    smaller_configuration(model, site, self.count(site.count, number + 1))
+
+    @property
+    def trained_queries(self) -> int:
+        """Test rows that are also trained on."""
+        known = {one.parts for one in self.problem.train}
+        return sum(one.parts in known for one in self.problem.queries)
 
     def count(self, channels: int, rounds: int) -> int:
         """Channels of a layer that stay after so many rounds."""
@@ -226,7 +252,10 @@ class Pruner:
         found: dict[str, list[Pruned]] = {}
         with one_thread():
             for way, seed in track(jobs, total=len(jobs), label="pruning", unit="models", quiet=quiet):
-                found.setdefault(way, []).append(self.prune(way, seed))
+                one = self.prune(way, seed)
+                if (way, seed) != (INFLUENCE, 0):
+                    one.model = nn.Identity()  # only the first copy is saved; the others would fill the memory
+                found.setdefault(way, []).append(one)
         return found
 
     def save(self, pruned: Pruned, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """The report of pruning: figures of every way at equal effort, reliability, size and speed, and the plan."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +132,7 @@ def _report(
     """The page."""
     before, settings, name = measured[0], pruner.settings, "accuracy" if pruner.run.task.labels else "minus the loss"
     last = {way: np.asarray([one.points[-1] for one in models]) for way, models in found.items()}
-    judged = _against_random(last[INFLUENCE], last[RANDOM])
+    judged = _judged(last)
     rows = tuple(
         MethodFigures(
             way,
@@ -153,7 +153,7 @@ def _report(
         metric="prune",
         unit="channels kept by",
         title=f"Pruned by {settings.share:.0%}",
-        said=f"{name} of pruned and fine-tuned copies on rows that were not trained on; means over seeds",
+        said=f"{name} of pruned and fine-tuned copies on the test rows; means over seeds",
         columns=(name, "of the model before"),
         rows=rows,
         others=(*(() if shared is None else (shared,)), _plan(first)),
@@ -173,12 +173,13 @@ def _facts(
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """What was done, how reliable it is, sizes and times."""
     (before, overlap, (slow, fast), size), settings = measured, pruner.settings
+    channels, (rows, trained) = whole.sites[0].count, (len(pruner.problem.train), pruner.trained_queries)
     facts = [
         (f"{name} before", f"{before:.3f} on {len(pruner.problem.queries):,} rows"),
         (
             "removed",
-            f"{settings.share:.0%} of the {settings.kind} channels of each layer, in {settings.rounds} rounds of "
-            f"{settings.steps} steps",
+            f"{channels - len(first.kept[0])} of the {channels} {settings.kind} channels of each layer, in "
+            f"{settings.rounds} rounds of {settings.steps} steps",
         ),
         ("influence", f"order {settings.order}, mean over {settings.batches} batches of {settings.batch_size}"),
         (
@@ -190,6 +191,13 @@ def _facts(
     ]
     facts += [] if size is None else [("pruned folder", f"{size / 2**20:.1f} MB")]
     notes = [f"{way}: {said}, fine-tuned as long" for way, said in CONTROLS.items()]
+    if rows < settings.batches * settings.batch_size:
+        notes.append(
+            f"the batches of influence repeat the {rows:,} training rows, so the two halves share rows and agree "
+            "more than batches of other rows would"
+        )
+    if trained:
+        notes.append(f"{trained:,} of the {len(pruner.problem.queries):,} test rows are also trained on")
     if first.gates is not None:
         notes.append(
             f"the configuration cannot say that there are fewer {settings.kind}: they are masked, and the model is NOT "
@@ -198,13 +206,15 @@ def _facts(
     return facts, notes
 
 
-def _against_random(ours: np.ndarray, theirs: np.ndarray) -> str:
-    """The difference of two means with the interval of their standard errors."""
+def _judged(last: Mapping[str, np.ndarray]) -> str:
+    """The difference to the mean of the best pruned control, with the interval of their standard errors."""
+    name = max((NORM, ONE_BATCH, RANDOM), key=lambda way: float(last[way].mean()))
+    ours, theirs = last[INFLUENCE], last[name]
     gap = float(ours.mean() - theirs.mean())
     if len(ours) < 2 or len(theirs) < 2:
-        return verdict(Estimate(gap, -np.inf, np.inf, len(ours)), RANDOM)
+        return verdict(Estimate(gap, -np.inf, np.inf, len(ours)), name)
     error = 2 * float(np.sqrt(ours.var(ddof=1) / len(ours) + theirs.var(ddof=1) / len(theirs)))
-    return verdict(Estimate(gap, gap - error, gap + error, len(ours)), RANDOM)
+    return verdict(Estimate(gap, gap - error, gap + error, len(ours)), name)
 
 
 def _count(pruned: Pruned) -> int:

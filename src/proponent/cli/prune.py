@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from proponent.cli.encoding_options import AllowOverlap, refuse_overlap
 from proponent.cli.options import (
     Data,
     DataOptions,
@@ -76,6 +77,7 @@ def prune(
     ] = None,
     row: Annotated[str | None, typer.Option(metavar="ID", help="Training row that acts on the query.")] = None,
     max_length: MaxLength = None,
+    allow_overlap: AllowOverlap = False,
     pages: Annotated[
         list[Path] | None, typer.Option("--out", metavar="FILE", help="Also write .html, .md or .json; repeatable.")
     ] = None,
@@ -88,6 +90,8 @@ def prune(
     settings = pruning.settings()
     settings.check()
     examples, asked = columns.read(data, output), columns.read_queries(test, output)
+    if not allow_overlap:
+        refuse_overlap(examples, {"--test": list(asked)})
     between = None if query is None or row is None else (columns.read_queries(query, output)[0], row)
     from proponent.actions.prune import prune as run_pruning
     from proponent.views.comparison import print_comparison

@@ -141,23 +141,33 @@ def can_shrink(model: nn.Module, kind: str) -> bool:
     )
 
 
+def smaller_configuration(model: nn.Module, site: Site, count: int) -> Any:
+    """The configuration of a model with so many channels in every layer; refused if it does not allow the number."""
+    config = copy.deepcopy(cast("Any", model).config)
+    if site.kind == FEED_FORWARD:
+        setattr(config, LAYOUTS[str(config.model_type)][0].setting, count)
+        return config
+    config.num_attention_heads = count * (int(config.num_attention_heads) // site.count)
+    config.num_key_value_heads = count
+    if config.model_type == "llama" and config.hidden_size % config.num_attention_heads:
+        raise InputError(
+            f"a llama model of width {config.hidden_size} cannot have {config.num_attention_heads} heads, for its "
+            "configuration wants a divisor of the width: prune another share, or in fewer rounds"
+        )
+    return config
+
+
 def shrunk(model: nn.Module, sites: Sequence[Site], kept: Sequence[Int[np.ndarray, " k"]]) -> nn.Module:
     """A smaller copy that has only the kept channels, as many in every layer."""
     if len({len(one) for one in kept}) > 1:
         raise InputError("a configuration has one size for all layers: keep as many channels in each")
-    kind, config = sites[0].kind, copy.deepcopy(cast("Any", model).config)
+    kind, config = sites[0].kind, cast("Any", model).config
     if not can_shrink(model, kind):
         raise InputError(f"the configuration of a {config.model_type} model cannot say that it has fewer {kind}")
     count = len(kept[0])
     if count < 1:
         raise InputError("a layer would keep no channel: remove fewer")
-    if kind == FEED_FORWARD:
-        layout = LAYOUTS[str(config.model_type)][0]
-        setattr(config, layout.setting, count)
-    else:
-        per = int(config.num_attention_heads) // sites[0].count
-        config.num_attention_heads, config.num_key_value_heads = count * per, count
-    made = type(model)(config)
+    made = type(model)(smaller_configuration(model, sites[0], count))
     state = {name: one.detach().clone() for name, one in model.state_dict().items()}
     for site, rows in zip(sites, kept, strict=True):
         for name in (*site.before, site.name):

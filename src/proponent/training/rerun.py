@@ -111,14 +111,16 @@ class RunProblem:
         return objective.losses(logits_of(model(**batch.inputs))) * scale
 
     def sampled(self, model: nn.Module, rows: Int[np.ndarray, " m"], seed: int) -> Float[Tensor, " m"]:
-        """Loss of each of some training examples with labels that are sampled from the model."""
+        """Loss of each of some training examples with sampled labels, times the root of its number of tokens."""
+        # the mean of the squares of its gradients is then the Gauss-Newton term of the loss
         encoded, labels = self._train_encoded
         places: list[int] = rows.tolist()
         batch = self._encoder.collate([encoded[at] for at in places], [labels[at] for at in places])
         logits = logits_of(model(**batch.inputs))
         shape = (len(places), logits.shape[1] if logits.dim() > 2 else 1)
         uniform = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-        return self.run.task.objective(batch).sampled(logits, uniform)
+        counts = [1 if self._classifies else encoded[at].n_counted for at in places]
+        return self.run.task.objective(batch).sampled(logits, uniform) * torch.tensor(counts).sqrt()
 
     def outputs(self, model: nn.Module) -> Outputs:
         """Outputs on the queries."""
@@ -139,11 +141,18 @@ class RunProblem:
 
     def refuse_cut_queries(self) -> None:
         """Require that of every query something counts within the tokens that are read."""
-        encoded, _ = self._queries_encoded
+        self._refuse_cut("query", self._queries_encoded[0], self.queries)
+
+    def refuse_cut_rows(self) -> None:
+        """Require the same of every training row and every query."""
+        self._refuse_cut("training row", self._train_encoded[0], self.train)
+        self.refuse_cut_queries()
+
+    def _refuse_cut(self, what: str, encoded: Sequence[Encoded], examples: Sequence[Example]) -> None:
         lost = next((at for at, one in enumerate(encoded) if not one.n_counted), None)
         if lost is not None:
             raise RunError(
-                f"no token of the query with id {self.queries[lost].id} counts among its first {self.max_length}: "
+                f"no token of the {what} with id {examples[lost].id} counts among its first {self.max_length}: "
                 "leave it out, or read more with --max-length"
             )
 
