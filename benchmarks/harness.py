@@ -78,6 +78,16 @@ def write_record(folder: Path, name: str, record: dict[str, Any], about: str = "
     write_json(folder / f"{record['date']}-{name}.json", record)
 
 
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A finished part of a record, or make it; with the CPU seconds that it took."""
+    if not path.is_file():
+        began = cpu()
+        part = path.with_suffix(".part")
+        write_json(part, make() | {"cpu_seconds": round(cpu() - began, 1)})
+        part.replace(path)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def newest(folder: Path, name: str) -> Path | None:
     """The newest record of a name."""
     return max(folder.glob(f"????-??-??-{name}.json"), default=None)

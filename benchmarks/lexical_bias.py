@@ -9,13 +9,12 @@ control is trained on planted texts whose words are renamed, so that other words
 are kept in --cache.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Row, arguments, cpu, read_csv, trained, write_record
+from harness import Row, arguments, kept, read_csv, trained, write_record
 
 import proponent
 from proponent.actions.lexical_bias import LexicalBias, lexical_bias, permutation_test, strongest
@@ -121,15 +120,6 @@ def judged(found: LexicalBias) -> dict[str, Any]:
         "rows": found.report.examples, "summaries": lines, "source": weights.source,
         "effective": weights.share, "largest": weights.most, "least": weights.least, "labels": weights.labels,
     }  # fmt: skip
-
-
-def kept(path: Path, make: Any) -> Any:
-    """A finished part of the record, or make it."""
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        began = cpu()
-        path.write_text(json.dumps(make() | {"cpu_seconds": round(cpu() - began, 1)}), encoding="utf-8")
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def models(

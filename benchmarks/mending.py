@@ -1,6 +1,6 @@
 """Mend the errors of a pretrained encoder on counterfactual pairs: by a method, beside controls at the same budget.
 
-    python benchmarks/mending.py --data FOLDER [--rows 3000] [--epochs 3] [--runs 3] [--methods grad-cos,fastif]
+    python benchmarks/mending.py --data FOLDER [--rows 1000] [--epochs 3] [--runs 3] [--methods grad-cos]
 
 A pretrained encoder is fine-tuned on SNLI pairs by `proponent train`, once for each seed. Its errors on counterfactual
 pairs are mended by `proponent mend`, with the shipped settings; clean pairs are SNLI pairs that were not trained on.
@@ -41,7 +41,9 @@ def pairs(path: Path, counts: dict[str, int], folder: Path) -> None:
 
 def main() -> None:
     """Train, mend, and write the record."""
-    parser = arguments(__doc__, data=True, rows=3000, epochs=3, runs=3, asked=600, length=48, methods="grad-cos,fastif")
+    parser = arguments(
+        __doc__, data=True, rows=1000, epochs=3, runs=3, asked=240, length=48, batch=16, rate=1e-4, methods="grad-cos"
+    )
     parser.add_argument("--cache", type=Path, default=Path("mending-cache"))
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
@@ -55,7 +57,8 @@ def main() -> None:
         if not home.is_dir():
             command(
                 "train", args.cache / "train.csv", "--model", encoder_folder(), "--out", home, "--epochs", args.epochs,
-                "--max-length", args.length, "--seed", seed, "--quiet",
+                "--max-length", args.length, "--batch-size", args.batch, "--learning-rate", args.rate,
+                "--seed", seed, "--quiet",
             )  # fmt: skip
         for method in args.methods.split(","):
             page = args.cache / f"{method}-{seed}.json"
@@ -66,7 +69,7 @@ def main() -> None:
                     "--max-length", args.length, "--out", page, "--quiet",
                 )  # fmt: skip
             found.append({"seed": seed, "method": method, **json.loads(page.read_text(encoding="utf-8"))})
-    settings = {key: value for key, value in vars(args).items() if isinstance(value, int | str)}
+    settings = {key: value for key, value in vars(args).items() if isinstance(value, int | float | str)}
     record = {"date": today(), "version": __version__, "machine": machine(), "settings": settings, "mended": found}
     write_json(args.out / f"{today()}-mending.json", record)
 

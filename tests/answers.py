@@ -32,7 +32,7 @@ from proponent.views.bias import (
     WordLabel,
     WordUse,
 )
-from proponent.views.corpora import CorpusReport, CorpusTable
+from proponent.views.comparison import ComparisonReport, FigureTable
 from proponent.views.plot import Band, Plot
 from proponent.views.poison import PoisonReport, PoisonSuspect, RetrainedModel, TriggerWord
 
@@ -283,20 +283,21 @@ def make_action() -> ActionReport:
     )
 
 
-def make_corpora() -> CorpusReport:
+def make_comparison() -> ComparisonReport:
     figures = (Figure("tests/<b>one</b>", 0.4, 0.3, 0.5), Figure("two", -0.1))
     rows = (MethodFigures("web\x1b[2J & <i>more</i>", False, figures), MethodFigures("books", False, figures))
     band = Band("web <script>", (0.0, 2.0), (0.0, 0.4), (0.0, 0.3), (0.0, 0.5))
     agreed = (MethodFigures("UnTrac", False, (Figure("Pearson", 0.9),)), MethodFigures("GradDot", True, figures[:1]))
-    return CorpusReport(
+    return ComparisonReport(
         metric="unlearn",
+        unit="corpus",
         title="Influence of corpora on test sets",
         said="UnTrac: change of the loss.",
         columns=("tests/<b>one</b>", "two"),
         rows=rows,
         others=(
-            CorpusTable("UnTrac-Inv: change", "corpus", ("tests/<b>one</b>", "two"), rows),
-            CorpusTable("Agreement", "method", ("Pearson",), agreed),
+            FigureTable("UnTrac-Inv: change", "corpus", ("tests/<b>one</b>", "two"), rows),
+            FigureTable("Agreement", "method", ("Pearson",), agreed),
         ),
         plots=(Plot((band,), "steps", "loss on <b>one</b>", "bands span the seeds"),),
         facts=(("seeds", "3"),),

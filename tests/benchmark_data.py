@@ -75,12 +75,29 @@ def write_data(folder: Path) -> Path:
     ]
     write_csv(folder / "nli_sick" / "train.csv.gz", related)
     write_csv(folder / "movie_review_mr" / "all.csv.gz", texts)
-    opinions = [
-        {"id": row["id"], "text": row["description"], "label": int(row["label_name"] in {"World", "Sports"})}
-        for row in news(draw, 120, "s")
-    ]
-    write_csv(folder / "sst2" / "train.csv.gz", opinions[:80])
-    write_csv(folder / "sst2" / "test.csv.gz", opinions[80:])
+    write_csv(folder / "nli_sick" / "test.csv.gz", pairs(draw, 20))
+    for part in ("train", "test"):
+        posts = [
+            {
+                "id": f"{part}{at}",
+                "label": at % 4,
+                "label_name": row["label_name"],
+                "subject": "re",
+                "text": row["title"],
+            }
+            for at, row in enumerate(news(draw, 80, part))
+        ]
+        write_csv(folder / "newsgroups20" / f"{part}.csv.gz", posts)
+    judged = {
+        "sst2": ("label", "train", "test"), "imdb": ("label", "train", "test"), "customer_review_cr": ("label", "all"),
+        "toxic_tweets_davidson": ("toxic", "train"), "toxic_wikipedia": ("toxic", "train"),
+    }  # fmt: skip
+    for name, (column, *parts) in judged.items():
+        for part in parts:
+            write_csv(folder / name / f"{part}.csv.gz", [
+                {"id": f"{part}{at}", column: at % 2, "text": sentence(draw, ("World", "Sports")[at % 2])}
+                for at in range(90)
+            ])  # fmt: skip
     for name in ("nli_snli_devtest", "nli_counterfactual"):
         write_csv(folder / name / "pairs.csv.gz", pairs(draw, 80))
     asked = [

@@ -117,7 +117,23 @@ ALLOWED = (
         "the real chat model and its fine-tuning are those of `proponent demo --llm`",
     ),
     ("chat_facts.py", "demo.conversations", "its ordinary rows, too"),
+    (
+        "pruning.py",
+        "actions.channel_influence models.prunable training.rerun",
+        "the order of single channels is measured apart, against their removal",
+    ),
     ("mending.py", "version", "stands in the record"),
+    (
+        "weighing.py",
+        "actions.consistency_weights actions.text_features actions.unlabelled_weights",
+        "the rows of several seeds are judged together",
+    ),
+    (
+        "noisy_pretraining.py",
+        "actions.nmtune actions.nmtune_lora actions.noise_report actions.run_predictions actions.spectrum "
+        "actions.text_features models.model_outputs models.scratch",
+        "encoders are pre-trained here, contrastively as well; finished parts of the report are kept",
+    ),
     ("fidelity/record_d.py", "actions.label_errors", "the raw sums by which `proponent labels` ranks"),
 )
 """Scripts, the inner modules of the library that they may import, and why."""
@@ -285,6 +301,20 @@ RUNS = {
     "mending": [
         "mending.py --data {data} --cache {tmp}/m --rows 24 --epochs 1 --runs 1 --asked 30 --length 24 "
         "--methods tracin-last --out {out}",
+    ],
+    "pruning": [
+        "pruning.py --data {data} --cache {tmp}/p --sets agnews --rows 24 --asked 8 --epochs 1 --seeds 1 --channels 4 "
+        "--batches 2 --steps 1 --out {out}",
+    ],
+    "weighing": [
+        "weighing.py --data {data} --cache {tmp}/w --seeds 1 --labelled 12 --validation 12 --unlabelled 40 --test 12 "
+        "--steps 20 --words 1 --foreign 30 --train-encoder 8 --train-steps 12 --train-unlabelled 8 --train-test 6 "
+        "--train-length 12 --out {out}",
+    ],
+    "noisy_pretraining": [
+        "noisy_pretraining.py --data {data} --cache {tmp}/n --objectives uniform,asymmetric,contrastive --levels 0,0.3 "
+        "--posts 70 --epochs 1 --width 16 --layers 1 --vocabulary 300 --length 16 --rows 24 --test 12 --seeds 1 "
+        "--head-epochs 1 --lora-rows 12 --every 2 --out {out}",
     ],
     "unlearning": [
         "unlearning.py --cache {tmp}/u --seeds 1 --rows 8 --asked 4 --length 8 --epochs 1 --width 8 --rates 1e-4 "

@@ -182,6 +182,9 @@ def test_the_command(encoder_folder: Path, tmp_path: Path, said):
     code, _, err = said("weigh", encoder_folder, *files[:2], files[1], "--test", files[3])
     assert code == 2
     assert "24 of 24 texts of VALIDATION are also trained on" in err
+    shared = ("weigh", encoder_folder, *files[:2], files[1], "--test", files[3], "--allow-overlap", "--quiet")
+    code, _, err = said(*shared, "--steps", 20, "--seeds", 1)
+    assert code == 0, err
     bare = tiny.write_csv(tmp_path / "bare.csv", [{"id": "b1", "text": "no label here"}])
     code, _, err = said("weigh", encoder_folder, files[0], bare, files[2], "--test", files[3])
     assert code == 2

@@ -323,6 +323,6 @@ def test_bad_input_is_refused(language_model, tmp_path, news, said) -> None:
             Run.from_pretrained(news.run), {"one": unlabelled, "two": unlabelled}, {"t": unlabelled}, small, quiet=True
         )
     file = tiny.write_csv(tmp_path / "a.csv", tiny.LINES)
-    code, _, err = said("unlearn", run.path, "--corpora", file, file, "--tests", file, "--optimizer", "adm")
+    code, _, err = said("unlearn", run.path, "--corpora", file, "--tests", file, "--optimizer", "adm")
     assert code == 2
     assert "did you mean 'adam'" in err or "adam" in err

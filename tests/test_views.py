@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 from jinja2 import meta, nodes
 
@@ -20,7 +21,7 @@ from answers import (
     make_action,
     make_answer,
     make_bias,
-    make_corpora,
+    make_comparison,
     make_labels,
     make_pair_answer,
     make_poison,
@@ -32,7 +33,7 @@ from proponent.errors import DataError, DiskFullError, InputError, MissingExtraE
 from proponent.views import (
     acting,
     bias,
-    corpora,
+    comparison,
     evaluation,
     explanation,
     frames,
@@ -61,10 +62,10 @@ PAGES: list[Page] = [
     make_bias(),
     make_action(),
     make_poison(),
-    make_corpora(),
+    make_comparison(),
 ]
 MODULES = (
-    *(acting, bias, corpora, explanation, evaluation, frames, page, plot, poison, reports),
+    *(acting, bias, comparison, explanation, evaluation, frames, page, plot, poison, reports),
     *(row_suspects, text_marks, suspects),
 )
 TEMPLATES = sorted(path.name for path in page.TEMPLATES.glob("*.j2"))
@@ -86,7 +87,7 @@ def without_help(kind: type) -> list[str]:
 
 def test_every_field_of_a_page_has_a_help_text() -> None:
     assert undocumented(explanation) == undocumented(suspects) == undocumented(evaluation) == undocumented(bias) == []
-    assert undocumented(acting) == undocumented(row_suspects) == undocumented(corpora) == undocumented(plot) == []
+    assert undocumented(acting) == undocumented(row_suspects) == undocumented(comparison) == undocumented(plot) == []
     assert undocumented(frames) == []
     assert undocumented(reports) == []
     assert undocumented(page) == []
@@ -278,10 +279,30 @@ def test_the_data_frame_has_one_row_per_hit() -> None:
     assert frame["score"].dtype.kind == "f"
 
 
+def test_the_data_frame_of_an_action_has_one_row_per_method_and_per_example() -> None:
+    page = make_action()
+    frame = page.to_pandas()
+    first = page.rows[0]
+    assert frame["method"].tolist() == [one.method for one in page.rows]
+    assert frame["control"].tolist() == [one.control for one in page.rows]
+    assert frame["verdict"].tolist() == [one.verdict for one in page.rows]
+    for one in first.figures:
+        for column, value in ((one.name, one.value), (f"{one.name} low", one.low), (f"{one.name} high", one.high)):
+            assert frame[column].dtype.kind == "f"
+            np.testing.assert_equal(frame[column][0], np.nan if value is None else value)
+    shown = page.evidence_to_pandas()
+    rows = [one for some in page.evidence for one in some.rows]
+    assert shown["id"].tolist() == [one.id for one in rows]
+    assert shown["value"].tolist() == [one.value for one in rows]
+    assert list(shown.columns) == ["list", "rank", "id", "label", "value name", "value", "text"]
+
+
 def test_without_pandas_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'proponent\[data\]'"):
         make_answer().to_pandas()
+    with pytest.raises(MissingExtraError, match=r"pip install 'proponent\[data\]'"):
+        make_action().evidence_to_pandas()
 
 
 def test_saving_where_there_is_no_folder_is_a_clear_error(tmp_path: Path) -> None:

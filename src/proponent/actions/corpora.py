@@ -20,7 +20,7 @@ from proponent.dynamics.untrac import (
 )
 from proponent.errors import InputError, MismatchError
 from proponent.evaluate.intervals import bootstrap
-from proponent.evaluate.left_out import LeftOut, LeftOutSettings, agreement
+from proponent.evaluate.left_out import LeftOut, LeftOutSettings, agreement, leave_out
 from proponent.evaluate.report import figure
 from proponent.index import Index
 from proponent.models import Run
@@ -28,7 +28,7 @@ from proponent.progress import track
 from proponent.training.loop import one_thread
 from proponent.types import Example
 from proponent.version import __version__
-from proponent.views.corpora import CorpusReport, CorpusTable
+from proponent.views.comparison import ComparisonReport, FigureTable
 from proponent.views.evaluation import Figure, MethodFigures
 from proponent.views.plot import Band, Plot
 
@@ -83,7 +83,7 @@ def unlearn(
     truth: LeftOutSettings | None = None,
     max_length: int | None = None,
     quiet: bool = False,
-) -> CorpusReport:
+) -> ComparisonReport:
     """Measure how much each corpus helped on each test set, by unlearning.
 
     Args:
@@ -117,7 +117,8 @@ def unlearn(
         scores |= {DOT: dots[None], COSINE: cosines[None]}
         if index is not None:
             scores[f"{index.method}, mean score"] = _index_scores(index, found)[None]
-        left = None if truth is None else found.left_out(run, truth, quiet)
+        sizes = list(map(len, found.corpora))
+        left = None if truth is None else leave_out(found.trainings(run, truth), sizes, quiet=quiet)
     return _report(found, settings, scores, plain, inverse, left)
 
 
@@ -165,7 +166,7 @@ def _report(
     plain: list[list[Ascent]],
     inverse: list[list[Ascent]],
     left: LeftOut | None,
-) -> CorpusReport:
+) -> ComparisonReport:
     """The page."""
     names, tests = [one.name for one in found.corpora], [one.name for one in found.tests]
     own, other = settings.plain(min(map(len, found.corpora))), settings.inverse
@@ -190,8 +191,9 @@ def _report(
         ]
         facts.append(("truth", f"{len(names) + 1} trainings of {left.steps} steps, seeds: {len(left.truth)}"))
         notes += [*left.notes, *_ceiling(left)]
-    return CorpusReport(
+    return ComparisonReport(
         metric="unlearn",
+        unit="corpus",
         title="Influence of corpora on test sets",
         said="UnTrac: change of the loss on each test set (nats per token) after gradient ascent on the corpus; a "
         "corpus with a value above 0 helped",
@@ -217,8 +219,8 @@ _MEANING = {
 }
 
 
-def _table(title: str, names: Sequence[str], tests: Sequence[str], values: Float[np.ndarray, "s c t"]) -> CorpusTable:
-    return CorpusTable(title, "corpus", tuple(tests), _rows(names, tests, values))
+def _table(title: str, names: Sequence[str], tests: Sequence[str], values: Float[np.ndarray, "s c t"]) -> FigureTable:
+    return FigureTable(title, "corpus", tuple(tests), _rows(names, tests, values))
 
 
 def _rows(names: Sequence[str], tests: Sequence[str], values: Float[np.ndarray, "s c t"]) -> tuple[MethodFigures, ...]:
@@ -233,7 +235,7 @@ def _figure(name: str, values: Float[np.ndarray, " s"]) -> Figure:
     return figure(name, bootstrap(values))
 
 
-def _agreements(scores: dict[str, Float[np.ndarray, "s c t"]], left: LeftOut) -> CorpusTable:
+def _agreements(scores: dict[str, Float[np.ndarray, "s c t"]], left: LeftOut) -> FigureTable:
     """How far every method agrees with the truth."""
     columns, truth = ("Pearson", "Spearman", "first corpus among the truth's first two"), left.truth.mean(0)
     found = {name: agreement(values.mean(0), truth) for name, values in scores.items()}
@@ -243,7 +245,7 @@ def _agreements(scores: dict[str, Float[np.ndarray, "s c t"]], left: LeftOut) ->
         )
         for name, each in found.items()
     )
-    return CorpusTable(
+    return FigureTable(
         "Agreement with training again, over corpora; means and intervals over test sets", "method", columns, rows
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 from proponent.dynamics.untrac import TextSet
 from proponent.errors import InputError
 from proponent.evaluate.chat import as_questions, layout_of
-from proponent.evaluate.left_out import LeftOut, LeftOutSettings, leave_out
+from proponent.evaluate.left_out import LeftOutSettings, SetTrainings
 from proponent.models import Run
 from proponent.models.counting import RowRules, rules_of
 from proponent.models.encoding import Encoder
@@ -67,13 +67,12 @@ class Sets:
             tuple(notes),
         )
 
-    def left_out(self, run: Run, truth: LeftOutSettings, quiet: bool) -> LeftOut:
-        """Train without each corpus."""
-        counts = [
-            np.asarray([max(1, one.n_counted) for one in texts.encoded], dtype=np.float64) for texts in self.tests
-        ]
+    def trainings(self, run: Run, settings: LeftOutSettings) -> SetTrainings:
+        """How models are trained again on parts of these corpora."""
+        counts = [np.asarray([one.n_counted for one in texts.encoded], dtype=np.float64) for texts in self.tests]
         weights = [np.ones_like(own) if run.task.labels else own for own in counts]
-        return leave_out(run, self.rows, self.asked, weights, self.rules, truth, quiet=quiet)
+        rows = [one for own in self.rows.values() for one in own]
+        return SetTrainings(run, rows, list(self.asked.values()), weights, self.rules, settings)
 
 
 def _refuse_sets(run: Run, corpora: Mapping[str, Sequence[Example]], tests: Mapping[str, Sequence[Example]]) -> None:

@@ -3,7 +3,7 @@
 Chen et al. 2024 (arXiv 2309.17002). The formula of the paper and that of the authors' code differ: both are here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -58,6 +58,15 @@ class HeadSettings:
     learning_rate: float = 1e-3
     probe_rate: float = 1e-2  # of a linear probe
     weight_decay: float = 1e-4
+
+    def check(self, rows: int, kind: Kind, form: Form) -> None:
+        """Refuse batches that are too small for the losses of NMTune."""
+        least = max(2, WEIGHTS[form].top) if kind == "NMTune" else 1
+        if min(rows, self.batch_size) < least:
+            raise InputError(
+                f"batches of {min(rows, self.batch_size)} rows: NMTune in the form {form!r} takes the {least} largest "
+                f"singular values of a batch: give at least {least} rows, or another form"
+            )
 
 
 class Head(nn.Module):
@@ -132,6 +141,7 @@ def fit_head(
         raise InputError("the features are not finite: an overflow in the encoder")
     if form not in WEIGHTS:
         raise InputError(f"form is {form!r}: give one of {', '.join(WEIGHTS)}")
+    settings.check(len(features), kind, form)
     linear, generator = kind.startswith("linear"), np.random.default_rng(seed)
     with one_thread(), cast("Any", torch).random.fork_rng(devices=[]):
         cast("Any", torch).manual_seed(seed)
@@ -179,6 +189,38 @@ class Labelled:
     labels: Int[np.ndarray, " n"]
 
 
+Right = dict[tuple[str, Kind], dict[str, Float[np.ndarray, " n"]]]
+"""For each encoder and head, and each test set, the share of the seeds that predict a row rightly."""
+
+
+def head_accuracies(
+    encoders: Mapping[str, tuple[Labelled, Mapping[str, Labelled]]],
+    *,
+    kinds: Sequence[Kind] = tuple(KINDS),
+    form: Form = "paper",
+    settings: HeadSettings = HeadSettings(),
+    seeds: int = 3,
+    quiet: bool = False,
+) -> Right:
+    """Train some heads on each encoder's features; arguments as of `head_report`."""
+    jobs: list[tuple[str, Kind]] = [(name, kind) for name in encoders for kind in kinds]
+    right: Right = {}
+    for name, kind in track(jobs, total=len(jobs), label="training heads", unit="heads", quiet=quiet):
+        train, tests = encoders[name]
+        right[name, kind] = _accuracies(kind, train, tests, form, settings, seeds)
+    return right
+
+
+def capped(width: int, settings: HeadSettings) -> tuple[str, ...]:
+    """Say it when the batches are smaller than the features are wide."""
+    if settings.batch_size > width:
+        return ()
+    return (
+        f"batches of {settings.batch_size} rows of {width} features: the rows cap the rank of a batch, so NMTune sees "
+        "its singular values and covariances only in part",
+    )
+
+
 def head_report(
     encoders: Mapping[str, tuple[Labelled, Mapping[str, Labelled]]],
     *,
@@ -203,12 +245,8 @@ def head_report(
     Raises:
         InputError: see `fit_head`.
     """
-    jobs: list[tuple[str, Kind]] = [(name, kind) for name in encoders for kind in KINDS]
     rows: list[MethodFigures] = []
-    right: dict[tuple[str, Kind], dict[str, Float[np.ndarray, " n"]]] = {}
-    for name, kind in track(jobs, total=len(jobs), label="training heads", unit="heads", quiet=quiet):
-        train, tests = encoders[name]
-        right[name, kind] = _accuracies(kind, train, tests, form, settings, seeds)
+    right = head_accuracies(encoders, form=form, settings=settings, seeds=seeds, quiet=quiet)
     for name, (train, tests) in encoders.items():
         shape = spectrum(train.features)
         for kind in KINDS:
@@ -228,7 +266,10 @@ def head_report(
         (*tests, "SVE", "LSVR"),
         rows,
         facts=(("form of NMTune", f"{form}: {WEIGHTS[form]}"), ("centring of SVE and LSVR", "none")),
-        notes=tuple(f"{kind}: {said}" for kind, said in KINDS.items()),
+        notes=(
+            *(f"{kind}: {said}" for kind, said in KINDS.items()),
+            *capped(first.features.shape[1], settings),
+        ),
     )
 
 

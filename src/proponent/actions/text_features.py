@@ -1,12 +1,14 @@
 """Features of texts by any encoder: the mean of its last hidden states over real tokens, without a head."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch import nn
 
 from proponent.errors import InputError, RunError
 from proponent.models.huggingface import first_line, load_tokenizer, positions, quiet, transformers
@@ -26,6 +28,22 @@ def text_features(
     progress: bool = False,
 ) -> Float[np.ndarray, "n h"]:
     """Encode texts, or pairs, with a pretrained model; a head that it may have is left out."""
+    refuse_unreadable(examples)
+    reader = Encoder.load(encoder, max_length=max_length, trust_remote_code=trust_remote_code)
+    order = sorted(range(len(examples)), key=lambda at: sum(map(len, examples[at].parts)))
+    made: list[np.ndarray | None] = [None] * len(examples)
+    alike = [[at for at in order if len(examples[at].parts) == count] for count in (1, 2)]  # texts apart from pairs
+    blocks = [some[start : start + _BATCH] for some in alike for start in range(0, len(some), _BATCH)]
+    with torch.inference_mode():
+        for block in track(blocks, total=len(blocks), label="encoding", unit="batches", quiet=not progress):
+            inputs = reader.inputs([examples[at] for at in block])
+            for at, row in zip(block, pooled_states(reader.model, inputs), strict=True):
+                made[at] = row
+    return np.stack([cast("np.ndarray", one) for one in made])
+
+
+def refuse_unreadable(examples: Sequence[Example]) -> None:
+    """Refuse an empty data set, conversations, and more than two texts."""
     if not examples:
         raise InputError("there is no text to encode: the data set is empty")
     many = next((one for one in examples if len(one.parts) > 2 or one.turns is not None), None)
@@ -33,29 +51,54 @@ def text_features(
         raise InputError(
             f"the row with id {many.id} is a conversation or has more than two texts: an encoder reads a text or a pair"
         )
-    quiet()
-    try:
-        model = cast("Any", transformers).AutoModel.from_pretrained(
-            str(encoder), use_safetensors=True, trust_remote_code=trust_remote_code, dtype=torch.float32
-        )
-    except Exception as error:  # the loaders of models may raise anything
-        raise RunError(f"cannot load an encoder from {encoder}: {first_line(error)}: give a model folder") from error
-    model = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
-    tokenizer = load_tokenizer(Path(encoder), trust_remote_code=trust_remote_code)
-    if tokenizer.pad_token is None:  # padding is masked, so any token serves
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
-    longest = min(max_length, positions(model.config) or max_length)
-    order = sorted(range(len(examples)), key=lambda at: sum(map(len, examples[at].parts)))
-    made: list[np.ndarray | None] = [None] * len(examples)
-    alike = [[at for at in order if len(examples[at].parts) == count] for count in (1, 2)]  # texts apart from pairs
-    blocks = [some[start : start + _BATCH] for some in alike for start in range(0, len(some), _BATCH)]
-    with torch.inference_mode():
-        for block in track(blocks, total=len(blocks), label="encoding", unit="batches", quiet=not progress):
-            parts = [list(column) for column in zip(*(examples[at].parts for at in block), strict=True)]
-            inputs = tokenizer(*parts, truncation=True, max_length=longest, padding=True, return_tensors="pt")
-            for at, row in zip(block, pooled_states(model.eval(), dict(inputs)), strict=True):
-                made[at] = row
-    return np.stack([cast("np.ndarray", one) for one in made])
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A pretrained model without a head, and its tokenizer."""
+
+    model: nn.Module  # in evaluation mode
+    tokenizer: Any
+    max_length: int
+
+    @classmethod
+    def load(cls, encoder: str | Path, *, max_length: int = 128, trust_remote_code: bool = False) -> "Encoder":
+        """Load the weights; of an encoder-decoder, the encoder."""
+        quiet()
+        try:
+            model = cast("Any", transformers).AutoModel.from_pretrained(
+                str(encoder), use_safetensors=True, trust_remote_code=trust_remote_code, dtype=torch.float32
+            )
+        except Exception as error:  # the loaders of models may raise anything
+            raise RunError(
+                f"cannot load an encoder from {encoder}: {first_line(error)}: give a model folder"
+            ) from error
+        model = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
+        tokenizer = load_tokenizer(Path(encoder), trust_remote_code=trust_remote_code)
+        if tokenizer.pad_token is None:  # padding is masked, so any token serves
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+        return cls(model.eval(), tokenizer, min(max_length, positions(model.config) or max_length))
+
+    def inputs(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """A padded batch of texts, or of pairs."""
+        parts = [list(column) for column in zip(*(one.parts for one in examples), strict=True)]
+        made = self.tokenizer(*parts, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt")
+        return dict(made)
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """Rows and their class numbers."""
+
+    examples: Sequence[Example]
+    labels: Int[np.ndarray, " m"]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def take(self, places: Int[np.ndarray, " b"]) -> "LabelledTexts":
+        """Some of the rows."""
+        return LabelledTexts([self.examples[int(at)] for at in places], self.labels[places])
 
 
 def class_numbers(

@@ -57,7 +57,7 @@ class WeighSettings:
     warm_up: int = 100  # steps before the weights change
     every: int = 5  # steps between two changes of the weights
     alpha: float = 0.05  # step of Adam on the weights
-    damping: float = 0.1  # added to the Hessian
+    damping: float = 1.0  # added to the Hessian
     seed: int = 0
 
 
@@ -105,10 +105,14 @@ def predicted(head: Gradient, features: Float[np.ndarray, "m h"]) -> Int[np.ndar
     return (_wide(features) @ head).argmax(1)
 
 
-def gradients(head: Gradient, rows: Rows) -> tuple[Float[np.ndarray, "m d"], Float[np.ndarray, "m l"]]:
-    """The two sides of each row's gradient by the head: features and error; their outer product is the gradient."""
+def gradients(
+    head: Gradient, rows: Rows, targets: Float[np.ndarray, "m l"] | None = None
+) -> tuple[Float[np.ndarray, "m d"], Float[np.ndarray, "m l"]]:
+    """The two sides of each row's gradient by the head, features and error (against class or target probabilities)."""
     wide = _wide(rows.features)
     errors = _softmax(wide @ head)
+    if targets is not None:
+        return wide, errors - targets
     errors[np.arange(len(rows)), rows.labels] -= 1
     return wide, errors
 
@@ -161,7 +165,7 @@ def _trained(
     generator = np.random.default_rng(settings.seed)
     classes = 1 + max(int(one.labels.max(initial=0)) for one in (labelled, unlabelled, validation or labelled))
     head = np.zeros((labelled.features.shape[1] + 1, classes))
-    speed, outer = np.zeros_like(head), _Adam(len(unlabelled))
+    speed, outer = np.zeros_like(head), RowAdam(len(unlabelled))
     made = np.ones(len(unlabelled)) if weights is None else weights
     for step in range(settings.steps):
         places = _drawn(generator, len(unlabelled), settings.batch_size * settings.ratio)
@@ -189,13 +193,14 @@ def _trained(
     return head, made
 
 
-class _Adam:
+class RowAdam:
     """Moments of each weight's gradient, changed only when its row is drawn."""
 
     def __init__(self, count: int) -> None:
         self._first, self._second, self._count = np.zeros(count), np.zeros(count), np.zeros(count)
 
     def step(self, places: Int[np.ndarray, " u"], slope: Float[np.ndarray, " u"]) -> Float[np.ndarray, " u"]:
+        """Steps of the drawn rows, of size about 1."""
         self._count[places] += 1
         self._first[places] = 0.9 * self._first[places] + 0.1 * slope
         self._second[places] = 0.999 * self._second[places] + 0.001 * slope**2
@@ -228,6 +233,57 @@ def _check(labelled: Rows, unlabelled: Rows, validation: Rows | None) -> None:
             raise InputError(f"the features of {len(bad)} {name} rows are not finite, the first is row {bad[0]}")
 
 
+OURS, TUNED = "one weight per row", "one tuned weight"
+"""Names of the head with learned weights, and of the strongest plain control."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Heads with learned weights and with controls, over all seeds."""
+
+    right: dict[str, Float[np.ndarray, " n"]]  # for each head, the share of the seeds that predict a test row rightly
+    weights: Float[np.ndarray, " u"]  # mean over the seeds
+    tuned: tuple[float, ...]  # the tuned weight of each seed
+
+
+def compare(
+    labelled: Rows,
+    unlabelled: Rows,
+    validation: Rows,
+    test: Rows,
+    settings: WeighSettings = WeighSettings(),
+    *,
+    scores: Scores | None = None,
+    seeds: int = 5,
+    quiet: bool = False,
+) -> Comparison:
+    """Learn weights, and train heads with them and with controls; arguments as of `weigh`."""
+    right: dict[str, Float[np.ndarray, " n"]] = {}
+    total, best = np.zeros(len(unlabelled)), list[float]()
+    for seed in track(range(seeds), total=seeds, label="weighing", unit="seeds", quiet=quiet):
+        own = replace(settings, seed=seed)
+        made = influence_weights(labelled, unlabelled, validation, own, scores)
+        total += made / seeds
+        one = np.ones(len(unlabelled))
+        heads = {scalar: head_of(labelled, unlabelled, scalar * one, own) for scalar in SCALARS}
+        tuned = max(SCALARS, key=lambda at: _accuracy(heads[at], validation).mean())
+        best.append(tuned)
+        both = Rows(
+            np.concatenate([labelled.features, validation.features]),
+            np.concatenate([labelled.labels, validation.labels]),
+        )
+        ways = {
+            OURS: head_of(labelled, unlabelled, made, own),
+            TUNED: heads[tuned],
+            "all weights 1": heads[1.0],
+            "no unlabelled rows": heads[0.0],
+            "one tuned weight, validation rows added": head_of(both, unlabelled, tuned * one, own),
+        }
+        for name, head in ways.items():
+            right[name] = right.get(name, 0) + _accuracy(head, test) / seeds
+    return Comparison(right, total, tuple(best))
+
+
 def weigh(
     labelled: Rows,
     unlabelled: Rows,
@@ -257,43 +313,18 @@ def weigh(
     Raises:
         InputError: see `influence_weights`.
     """
-    right: dict[str, Float[np.ndarray, " n"]] = {}
-    total, best = np.zeros(len(unlabelled)), list[float]()
-    for seed in track(range(seeds), total=seeds, label="weighing", unit="seeds", quiet=quiet):
-        own = replace(settings, seed=seed)
-        made = influence_weights(labelled, unlabelled, validation, own, scores)
-        total += made / seeds
-        one = np.ones(len(unlabelled))
-        heads = {scalar: head_of(labelled, unlabelled, scalar * one, own) for scalar in SCALARS}
-        tuned = max(SCALARS, key=lambda at: _accuracy(heads[at], validation).mean())
-        best.append(tuned)
-        both = Rows(
-            np.concatenate([labelled.features, validation.features]),
-            np.concatenate([labelled.labels, validation.labels]),
-        )
-        ways = {
-            "one weight per row": head_of(labelled, unlabelled, made, own),
-            "one tuned weight": heads[tuned],
-            "all weights 1": heads[1.0],
-            "no unlabelled rows": heads[0.0],
-            "one tuned weight, validation rows added": head_of(both, unlabelled, tuned * one, own),
-        }
-        for name, head in ways.items():
-            right[name] = right.get(name, 0) + _accuracy(head, test) / seeds
-    return _page(right, total, best, len(test), seeds), total
+    found = compare(labelled, unlabelled, validation, test, settings, scores=scores, seeds=seeds, quiet=quiet)
+    said = f"Accuracy of a linear head on {len(test):,} test rows, mean of {seeds} seeds."
+    return weights_page(found, said), found.weights
 
 
 def _accuracy(head: Gradient, rows: Rows) -> Float[np.ndarray, " m"]:
     return (predicted(head, rows.features) == rows.labels).astype(np.float64)
 
 
-def _page(
-    right: dict[str, Float[np.ndarray, " n"]],
-    weights: Float[np.ndarray, " u"],
-    best: list[float],
-    tests: int,
-    seeds: int,
-) -> EvaluationReport:
+def weights_page(found: Comparison, said: str) -> EvaluationReport:
+    """Table of the accuracies: the learned weights first, then the controls."""
+    right, weights = found.right, found.weights
     ours, *controls = right
     strongest = max(controls, key=lambda name: float(right[name].mean()))
     judged = verdict(paired(right[ours], right[strongest]), strongest)
@@ -310,12 +341,12 @@ def _page(
     return report(
         "weigh",
         "Weights of unlabelled rows",
-        f"Accuracy of a linear head on {tests:,} test rows, mean of {seeds} seeds.",
+        said,
         ("accuracy",),
         rows,
         facts=(
             ("weights", f"{weights.min():.2f} to {weights.max():.2f}, mean {weights.mean():.2f}, {bounds} at a bound"),
-            ("tuned weights", ", ".join(f"{one:g}" for one in best)),
+            ("tuned weights", ", ".join(f"{one:g}" for one in found.tuned)),
         ),
         notes=notes,
     )

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from proponent.cli.encoding_options import EncodingOptions
+from proponent.cli.encoding_options import AllowOverlap, EncodingOptions, refuse_overlap
+from proponent.cli.named_files import short_names
 from proponent.cli.options import (
     BuildOptions,
     ColumnOptions,
@@ -18,13 +19,17 @@ from proponent.cli.options import (
     choice,
     usable,
 )
+from proponent.errors import InputError
 
 if TYPE_CHECKING:
+    from proponent.actions.nmtune import Labelled
+    from proponent.actions.text_features import LabelledTexts
     from proponent.views import EvaluationReport
 
 Encoders = Annotated[list[str], typer.Argument(metavar="ENCODER...", help="Folders or names of pretrained models.")]
 Pages = Annotated[
-    list[Path] | None, typer.Option("--out", metavar="FILE", help="Also write .html, .md or .json; repeatable.")
+    list[Path] | None,
+    typer.Option("--out", "--report", metavar="FILE", help="Also write .html, .md or .json; repeatable."),
 ]
 
 
@@ -107,36 +112,87 @@ def nmtune(
     test: Annotated[
         list[Path], typer.Option("--test", metavar="FILE", help="Labelled texts to measure on; repeatable.")
     ],
-    form: Annotated[str, typer.Option(help="Losses as in the paper or as in the authors' code: paper, code.")] = (
-        "paper"
-    ),
+    form: Annotated[str, typer.Option(help="Losses as in the paper or in the authors' code: paper, code.")] = "paper",
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each head.")] = 30,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each head.")] = 3,
+    noise: Annotated[
+        str | None,
+        typer.Option(metavar="PERCENTS", help="Noise of each ENCODER, as 0,10,30; the first --test is in domain."),
+    ] = None,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="Also tune each encoder by LoRA, with and without the losses of NMTune.")
+    ] = False,
+    allow_overlap: AllowOverlap = False,
     pages: Pages = None,
 ) -> None:
     """Train heads on frozen features: linear probe, MLP and NMTune, in and out of domain, for each encoder."""
     for path in pages or ():
         usable(path, "--out")
     chosen = choice("--form", form, ("paper", "code"))
+    levels = None if noise is None else _levels(noise, encoders)
+    if levels is not None and lora:
+        raise InputError("--noise compares heads on frozen features: leave out --lora, or call once without --noise")
     examples = list(columns.read(data, output))
-    stems = [path.stem for path in test]
-    shown = {path: path.stem if stems.count(path.stem) == 1 else str(path) for path in test}
-    asked = {shown[path]: list(columns.read_queries(str(path), output)) for path in test}
-    from proponent.actions.nmtune import HeadSettings, Labelled, head_report
-    from proponent.actions.text_features import class_numbers
+    files = [str(path) for path in test]
+    asked = {
+        name: list(columns.read_queries(file, output)) for name, file in zip(short_names(files), files, strict=True)
+    }
+    if not allow_overlap:
+        refuse_overlap(examples, asked)
+    from proponent.actions.nmtune import HeadSettings, head_report
+    from proponent.actions.text_features import LabelledTexts, class_numbers
 
     names = sorted({str(one.label) for one in examples if one.label is not None})
-    numbers = class_numbers(examples, names, data)
-    wanted = {name: class_numbers(rows, names, name) for name, rows in asked.items()}
-    found = {
-        encoder: (
-            Labelled(encoding.features(encoder, examples, output), numbers),
-            {name: Labelled(encoding.features(encoder, rows, output), wanted[name]) for name, rows in asked.items()},
-        )
-        for encoder in encoders
-    }
-    page = head_report(found, form=chosen, settings=HeadSettings(epochs=epochs), seeds=seeds, quiet=output.quiet)
+    train = LabelledTexts(examples, class_numbers(examples, names, data))
+    tests = {name: LabelledTexts(rows, class_numbers(rows, names, name)) for name, rows in asked.items()}
+    found = {encoder: _features(encoder, train, tests, encoding, output) for encoder in encoders}
+    settings = HeadSettings(epochs=epochs)
+    if levels is not None:
+        from proponent.actions.noise_report import noise_report
+
+        by_level = {level: found[encoder] for level, encoder in levels.items()}
+        first = [next(iter(tests))]
+        page = noise_report(by_level, first, form=chosen, settings=settings, seeds=seeds, quiet=output.quiet)
+    else:
+        page = head_report(found, form=chosen, settings=settings, seeds=seeds, quiet=output.quiet)
+    if lora:
+        from proponent.actions.nmtune_lora import LoraSettings, with_lora
+
+        tuning, trusted = LoraSettings(max_length=encoding.max_length), encoding.trust_remote_code
+        page = with_lora(
+            page, encoders, train, tests,
+            form=chosen, settings=tuning, seeds=seeds, trust_remote_code=trusted, quiet=output.quiet,
+        )  # fmt: skip
     _show(page, pages, output)
+
+
+def _features(
+    encoder: str,
+    train: "LabelledTexts",
+    tests: "dict[str, LabelledTexts]",
+    encoding: EncodingOptions,
+    output: OutputOptions,
+) -> "tuple[Labelled, dict[str, Labelled]]":
+    """Features of all sets by one encoder."""
+    from proponent.actions.nmtune import Labelled
+
+    def encoded(some: "LabelledTexts") -> Labelled:
+        return Labelled(encoding.features(encoder, some.examples, output), some.labels)
+
+    return encoded(train), {name: encoded(some) for name, some in tests.items()}
+
+
+def _levels(noise: str, encoders: list[str]) -> dict[float, str]:
+    """The encoder of each level of noise."""
+    try:
+        levels = [float(one) / 100 for one in noise.split(",")]
+    except ValueError as error:
+        raise InputError(f"--noise {noise}: give numbers of percent, such as 0,10,30") from error
+    if len(levels) != len(encoders) or len(set(levels)) != len(levels):
+        raise InputError(
+            f"--noise {noise}: give a different number for each encoder; there are {len(encoders)} encoders"
+        )
+    return dict(zip(levels, encoders, strict=True))
 
 
 def _show(page: "EvaluationReport", pages: list[Path] | None, output: OutputOptions) -> None:

@@ -13,7 +13,23 @@ from typing import Annotated, Any
 
 import typer
 
-from proponent.cli import act, bias, create, evaluate, explain, explore, labels, manage, poison, sums, unlearn, weigh
+from proponent.cli import (
+    act,
+    bias,
+    create,
+    evaluate,
+    explain,
+    explore,
+    labels,
+    manage,
+    poison,
+    probe,
+    prune,
+    sums,
+    transfer,
+    unlearn,
+    weigh,
+)
 from proponent.cli.groups import PanelCommand, PanelGroup, with_groups
 from proponent.disk import is_full
 from proponent.errors import DiskFullError, ProponentError
@@ -27,6 +43,7 @@ _AFTERWARDS = {
     "index": _RESUMED,
     "evaluate": _RESUMED,
     "tune": _RESUMED,
+    "transfer": _RESUMED,
     "train": "the unfinished run was removed",
     "demo": "run the same command to start again",
     "merge": _RESUMED,
@@ -47,8 +64,8 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Index": (manage.plan, create.index, manage.info, manage.verify, manage.delete, manage.merge),
     "Explain": (explain.explain, sums.groups, explore.report, explore.serve, explain.methods),
     "Clean data": (labels.labels, poison.poison, bias.bias, explore.apply),
-    "Act": (act.mend, weigh.weigh, act.spectrum, act.nmtune),
-    "Compare": (unlearn.unlearn,),
+    "Act": (act.mend, weigh.weigh, prune.prune, act.spectrum, act.nmtune),
+    "Compare": (unlearn.unlearn, transfer.transfer, probe.probe),
     "Prove": (evaluate.evaluate, evaluate.tune),
 }
 """The commands, in the order and under the headings of the help."""

@@ -1,6 +1,6 @@
 """Options of commands that encode texts by a pretrained model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from proponent.cli.options import OutputOptions, TrustRemoteCode
+from proponent.errors import InputError
 
 if TYPE_CHECKING:
     from proponent.types import Example
@@ -33,3 +34,18 @@ class EncodingOptions:
             trust_remote_code=self.trust_remote_code,
             progress=not out.quiet,
         )
+
+
+AllowOverlap = Annotated[bool, typer.Option("--allow-overlap", help="Accept measured texts that are also trained on.")]
+
+
+def refuse_overlap(trained: "Iterable[Example]", measured: "Mapping[str, Sequence[Example]]") -> None:
+    """Refuse measured texts that are also trained on, with their number."""
+    known = {one.parts for one in trained}
+    for name, some in measured.items():
+        shared = sum(one.parts in known for one in some)
+        if shared:
+            raise InputError(
+                f"{shared} of {len(some)} texts of {name} are also trained on: remove them, or allow it with "
+                "--allow-overlap"
+            )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from proponent.cli.named_files import read_named
 from proponent.cli.options import (
     ColumnOptions,
     MaxLength,
@@ -18,7 +19,6 @@ from proponent.cli.options import (
 
 if TYPE_CHECKING:
     from proponent.actions.corpora import UnlearnSettings
-    from proponent.data import Examples
     from proponent.evaluate.left_out import LeftOutSettings
 
 _OPTIMIZERS = ("adam", "adafactor", "rmsprop", "momentum", "sgd")
@@ -99,10 +99,10 @@ def unlearn(
     for path in pages or ():
         usable(path, "--out")
     settings = ascent.settings()
-    sets, asked = _read(corpora, columns, output), _read(tests, columns, output)
+    sets, asked = read_named(corpora, columns, output), read_named(tests, columns, output)
     from proponent.actions.corpora import unlearn as measure
     from proponent.api import open as open_index
-    from proponent.views.corpora import print_corpora
+    from proponent.views.comparison import print_comparison
 
     page = measure(
         model.open(run),
@@ -116,11 +116,4 @@ def unlearn(
     )
     for path in pages or ():
         page.save(path)
-    output.show(page.to_dict, lambda: print_corpora(page))
-
-
-def _read(files: list[str], columns: ColumnOptions, output: OutputOptions) -> "dict[str, Examples]":
-    """Read files, named after themselves; by their whole path where two have one name."""
-    stems = [Path(file).name.partition(".")[0] for file in files]
-    names = [stem if stems.count(stem) == 1 else file for stem, file in zip(stems, files, strict=True)]
-    return {name: columns.read(file, output) for name, file in zip(names, files, strict=True)}
+    output.show(page.to_dict, lambda: print_comparison(page))

@@ -4,8 +4,9 @@ Isonuma and Titov 2024 (arXiv 2401.15241): the influence of a corpus on a test s
 the test loss with all. A model that misses a corpus trains for the same number of steps, not of epochs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from proponent.evaluate.lds import spearman
 from proponent.models import Run
 from proponent.models.counting import RowRules
 from proponent.training.loop import TrainingLoop
-from proponent.training.rerun import RunProblem, settings_of_run
+from proponent.training.rerun import RerunSettings, RunProblem, settings_of_run
 from proponent.training.retraining import RetrainJob, Retrains
 from proponent.types import Example
 
@@ -32,6 +33,47 @@ class LeftOutSettings:
     seeds: int = 1
     initial: str | None = None  # initial weights, if the run does not record them
     workers: int = 1
+
+
+@dataclass(frozen=True)
+class SetTrainings:
+    """Trainings of a run's model on parts of some rows, and its mean losses on test sets."""
+
+    run: Run
+    rows: Sequence[Example]  # of all sets; ids are distinct
+    tests: Sequence[Sequence[Example]]
+    weights: Sequence[Float[np.ndarray, " _"]]  # of the rows of each test set in its mean loss
+    rules: RowRules
+    settings: LeftOutSettings
+
+    @cached_property
+    def rerun(self) -> RerunSettings:
+        """The hyper-parameters of the run."""
+        return settings_of_run(self.run)
+
+    @property
+    def steps(self) -> int:
+        """Steps of a training on all rows."""
+        return self.rerun.settings.epochs * -(-len(self.rows) // self.rerun.settings.batch_size)
+
+    def losses(
+        self, jobs: Sequence[RetrainJob], label: str, steps: int | None = None, *, quiet: bool = False
+    ) -> Float[np.ndarray, "r t"]:
+        """Mean losses on the test sets after each training, of so many steps or of the run's epochs."""
+        initial = self.settings.initial or self.rerun.initial
+        if initial is None:
+            raise InputError(
+                f"the initial weights of the run in {self.run.path} are unknown: give --initial with the folder or "
+                "name of the pretrained model, or --initial fresh for randomly initialized weights"
+            )
+        queries = [one for rows in self.tests for one in rows]
+        problem = RunProblem(self.run, self.rows, queries, initial, self.rules.max_length, self.rules.counting)
+        loop, engine = TrainingLoop(problem, self.rerun.settings, steps), engine_of(self.settings.workers)
+        found = Retrains(loop, self.settings.cache / "retrains", engine, quiet).outputs(jobs, label)
+        parts = np.split(
+            np.stack([one.loss for one in found]), np.cumsum([len(one) for one in self.tests])[:-1], axis=1
+        )
+        return np.stack([part @ own / own.sum() for part, own in zip(parts, self.weights, strict=True)], axis=1)
 
 
 @dataclass(frozen=True)
@@ -51,39 +93,15 @@ class LeftOut:
         return correlations(self.truth[: seeds // 2].mean(0), self.truth[seeds // 2 :].mean(0))
 
 
-def leave_out(
-    run: Run,
-    corpora: Mapping[str, Sequence[Example]],
-    tests: Mapping[str, Sequence[Example]],
-    weights: Sequence[Float[np.ndarray, " _"]],
-    rules: RowRules,
-    settings: LeftOutSettings,
-    *,
-    quiet: bool = False,
-) -> LeftOut:
-    """Train on all corpora and without each of them, with every seed; `weights` make the mean loss of each test set."""
-    rerun = settings_of_run(run)
-    initial = settings.initial or rerun.initial
-    if initial is None:
-        raise InputError(
-            f"the initial weights of the run in {run.path} are unknown: give --initial with the folder or name of the "
-            "pretrained model, or --initial fresh for randomly initialized weights"
-        )
-    rows = [one for examples in corpora.values() for one in examples]
-    queries = [one for examples in tests.values() for one in examples]
-    problem = RunProblem(run, rows, queries, initial, rules.max_length, rules.counting)
-    steps = rerun.settings.epochs * -(-len(rows) // rerun.settings.batch_size)
-    retrains = Retrains(
-        TrainingLoop(problem, rerun.settings, steps), settings.cache / "retrains", engine_of(settings.workers), quiet
-    )
-    edges: list[int] = np.cumsum([0, *map(len, corpora.values())]).tolist()
+def leave_out(trainings: SetTrainings, sizes: Sequence[int], *, quiet: bool = False) -> LeftOut:
+    """Train on all corpora, of so many rows each, and without each of them, with every seed."""
+    edges: list[int] = np.cumsum([0, *sizes]).tolist()
     deleted = [range(0), *(range(*pair) for pair in pairwise(edges))]
-    jobs = [RetrainJob.without(one, len(rows), seed) for seed in range(settings.seeds) for one in deleted]
-    found = np.stack([one.loss for one in retrains.outputs(jobs, "leaving corpora out")])
-    splits = np.cumsum([len(one) for one in tests.values()])[:-1]
-    means = [part @ own / own.sum() for part, own in zip(np.split(found, splits, axis=1), weights, strict=True)]
-    losses = np.stack(means, axis=1).reshape(settings.seeds, len(deleted), len(tests))
-    return LeftOut(losses[:, 1:] - losses[:, :1], steps, rerun.notes)
+    seeds, steps = trainings.settings.seeds, trainings.steps
+    jobs = [RetrainJob.without(one, edges[-1], seed) for seed in range(seeds) for one in deleted]
+    losses = trainings.losses(jobs, "leaving corpora out", steps, quiet=quiet)
+    each = losses.reshape(seeds, len(deleted), losses.shape[1])
+    return LeftOut(each[:, 1:] - each[:, :1], steps, trainings.rerun.notes)
 
 
 def correlations(ours: Float[np.ndarray, "c t"], truth: Float[np.ndarray, "c t"]) -> Float[np.ndarray, " t"]:

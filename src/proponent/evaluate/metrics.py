@@ -1,6 +1,7 @@
 """The metrics of `proponent evaluate`, each from an experiment to its page; each announces its plan first."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,29 @@ def deterministic(retrains: Retrains, seeds: int, *, averaged: bool) -> str:
     return f"null retrain: two trainings on all rows DIFFER by {gap:.2g}; outputs are means of {seeds} retrains"
 
 
+@dataclass(frozen=True)
+class LdsInputs:
+    """What an LDS is made of."""
+
+    scores: dict[str, Float[np.ndarray, "q n"]]
+    controls: dict[str, Float[np.ndarray, "q n"]]
+    masks: Bool[np.ndarray, "m n"]
+    outputs: Float[np.ndarray, "r m q"]
+    notes: list[str]
+
+
 def measure_lds(subject: Experiment) -> EvaluationReport:
     """LDS of every method and control, with the ceiling and the share of it."""
+    request, found, (grouping, groups) = subject.request, lds_inputs(subject), subject.groups
+    if request.arrays is not None:
+        _write_arrays(request.arrays, with_controls(found.scores, found.controls), found.masks, found.outputs, groups)
+    return lds_page(
+        found.scores, found.controls, found.masks, found.outputs, found.notes, groups=groups, grouping=grouping
+    )
+
+
+def lds_inputs(subject: Experiment) -> LdsInputs:
+    """Train on random halves, and score the training set by every method and control."""
     request, retrains = subject.request, subject.retrains(keep_places=False)
     seeds = 2 if request.seeds is None else request.seeds
     size, queries = retrains.retrainer.size, len(subject.problem.queries)
@@ -80,12 +102,10 @@ def measure_lds(subject: Experiment) -> EvaluationReport:
         found = [one.of(subject.problem.query_labels) for one in retrains.outputs(jobs)]
         outputs = np.stack(found).reshape(seeds, sized.subsets, queries)
         scores, controls = subject.method_scores(), subject.control_scores()
-    if request.arrays is not None:
-        _write_arrays(request.arrays, with_controls(scores, controls), masks, outputs, groups)
     notes = [*subject.notes, told]
     if request.stratified:
         notes.append(f"halves are stratified: every half has the same number of rows of each {grouping}")
-    return lds_page(scores, controls, masks, outputs, notes, groups=groups, grouping=grouping)
+    return LdsInputs(scores, controls, masks, outputs, notes)
 
 
 def _write_arrays(

@@ -169,6 +169,14 @@ def untrained_adapter(name: str, folder: Path, card: ModelInfo, *, trust_remote_
         return cast("torch.nn.Module", _peft().get_peft_model(model, settings))
 
 
+def lora(model: torch.nn.Module, rank: int) -> torch.nn.Module:
+    """Add a LoRA adapter to every linear layer of a model, drawn from torch's current random state."""
+    settings = _peft().LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # matters between peft and transformers
+        return cast("torch.nn.Module", _peft().get_peft_model(model, settings))
+
+
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False, revision: str | None = None) -> Any:
     """Load a tokenizer that supports character offsets; the revision is that of a name on a hub."""
     quiet()

@@ -10,12 +10,17 @@ from proponent.errors import RunError
 
 def pooled_states(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> np.ndarray:
     """Mean of the last hidden state over real tokens."""
+    return pooled(model, inputs).float().numpy()
+
+
+def pooled(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The same as a tensor that keeps its gradient."""
     out = model(**inputs, output_hidden_states=True)
     decoding = "decoder_input_ids" in inputs
     found: Any = out.encoder_last_hidden_state if decoding else getattr(out, "hidden_states", None)
     hidden = cast("torch.Tensor", found if decoding else (found or out.decoder_hidden_states)[-1])
     mask = inputs["attention_mask"][:, :, None].float()
-    return ((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).float().numpy()
+    return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 
 def check_shift(model: torch.nn.Module, start: int | None, pad: int) -> None:

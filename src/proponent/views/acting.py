@@ -1,8 +1,9 @@
 """Context of the page of an action: figures beside controls, and the rows that they stand on."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from proponent.views.data_frames import data_frame
 from proponent.views.evaluation import EvaluationReport
 
 
@@ -32,3 +33,19 @@ class ActionReport(EvaluationReport):
     template: ClassVar[str] = "action_fragment.html.j2"
 
     evidence: Annotated[tuple[Evidence, ...], "examples that the figures stand on"] = ()
+
+    def evidence_to_pandas(self) -> Any:
+        """One row per example of the evidence.
+
+        Returns:
+            A pandas DataFrame: title of the list, rank from 1, id, label, what the value is, value, text.
+
+        Raises:
+            MissingExtraError: if pandas is not installed.
+        """
+        rows = [
+            (some.title, rank, one.id, one.label, some.value_name, one.value, one.text)
+            for some in self.evidence
+            for rank, one in enumerate(some.rows, 1)
+        ]
+        return data_frame(rows, ["list", "rank", "id", "label", "value name", "value", "text"])

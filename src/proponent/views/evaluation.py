@@ -4,10 +4,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from rich.console import Console
 
+from proponent.views.data_frames import data_frame
 from proponent.views.page import Page, write
 from proponent.views.plot import Band, Plot
 from proponent.views.tables import print_table
@@ -99,6 +100,26 @@ class EvaluationReport(Page):
         else:
             # super() needs an explicit base: a dataclass with slots is a new class
             Page.save(self, path)
+
+    def to_pandas(self) -> Any:
+        """One row per method or control.
+
+        Returns:
+            A pandas DataFrame: the method, whether it is a control, each figure with the ends of its interval
+            (`accuracy`, `accuracy low`, `accuracy high`; missing numbers are NaN), and the verdict.
+
+        Raises:
+            MissingExtraError: if pandas is not installed.
+        """
+        names = dict.fromkeys(one.name for row in self.rows for one in row.figures)
+        columns = [end for name in names for end in (name, f"{name} low", f"{name} high")]
+        rows: list[list[object]] = []
+        for row in self.rows:
+            found = {one.name: (one.value, one.low, one.high) for one in row.figures}
+            numbers = [end for name in names for end in found.get(name, (None, None, None))]
+            rows.append([row.method, row.control, *numbers, row.verdict])
+        frame = data_frame(rows, [self.row_name, "control", *columns, "verdict"])
+        return frame.astype(dict.fromkeys(columns, "float64"))
 
     def __repr__(self) -> str:
         rows = [f"{one.method}: {', '.join(figure.text for figure in one.figures)}" for one in self.rows[:12]]

@@ -1,4 +1,4 @@
-"""The page of `proponent unlearn`: influence of whole corpora on test sets."""
+"""The page of a comparison: one table of figures beside others of the same shape, and plots."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -11,28 +11,29 @@ from proponent.views.tables import print_table
 
 
 @dataclass(frozen=True, slots=True)
-class CorpusTable:
-    """Figures of corpora by another method, or the agreement of the methods with the truth."""
+class FigureTable:
+    """Figures by another method, or the agreement of the methods with the truth."""
 
     title: Annotated[str, "what the figures are"]
-    row_name: Annotated[str, "what a row is: corpus or method"]
+    row_name: Annotated[str, "what a row is, such as corpus or method"]
     columns: Annotated[tuple[str, ...], "names of the figures"]
-    rows: Annotated[tuple[MethodFigures, ...], "figures of each corpus or method"]
+    rows: Annotated[tuple[MethodFigures, ...], "figures of each row"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class CorpusReport(EvaluationReport):
-    """Influence of whole corpora on test sets, by every method; the main table is UnTrac's."""
+class ComparisonReport(EvaluationReport):
+    """A table of figures with others beside it."""
 
-    template: ClassVar[str] = "corpora_fragment.html.j2"
+    template: ClassVar[str] = "comparison_fragment.html.j2"
 
-    others: Annotated[tuple[CorpusTable, ...], "the same by other methods; agreement with retraining last"] = ()
-    plots: Annotated[tuple[Plot, ...], "losses of each test set while corpora are unlearned"] = ()
+    unit: Annotated[str, "what a row of the main table is, such as corpus or model"]
+    others: Annotated[tuple[FigureTable, ...], "other tables, in order"] = ()
+    plots: Annotated[tuple[Plot, ...], "plots, in order"] = ()
 
     @property
     def row_name(self) -> str:
         """Meaning of a row of the table."""
-        return "corpus"
+        return self.unit
 
     def markdown(self) -> str:
         """The tables as Markdown."""
@@ -44,7 +45,7 @@ class CorpusReport(EvaluationReport):
         return "".join(parts)
 
 
-def print_corpora(page: CorpusReport) -> None:
+def print_comparison(page: ComparisonReport) -> None:
     """Print all tables in the terminal."""
     facts = [f"{name}: {value}" for name, value in page.facts]
     columns, rows = (page.row_name, *page.columns), [_cells(one) for one in page.rows]
