@@ -184,11 +184,11 @@ def subject(index, rows, clean):
 def test_shares_of_words_are_the_scores_of_an_index_split_by_hand(given):
     index, rows, _ = given
     found = subject(index, rows, None)
-    none = np.zeros(len(rows), dtype=np.bool_)
-    shares = word_shares(index.store, found.rows.given, none)
-    scores = np.nan_to_num(index.scores(rows))
-    for row in (0, 1, 7):
-        same = found.rows.given == found.rows.given[row]
+    left_out = np.arange(len(rows)) >= 16  # the others neither give nor get
+    shares = word_shares(index.store, found.rows.given, left_out)
+    scores = np.nan_to_num(index.scores(rows[:16]))
+    for row in (0, 1):
+        same = ~left_out & (found.rows.given == found.rows.given[row])
         same[row] = False
         split: dict[str, float] = {}
         for other in np.flatnonzero(same).tolist():
@@ -200,7 +200,7 @@ def test_shares_of_words_are_the_scores_of_an_index_split_by_hand(given):
         ours = {
             word: share for at, word, share in zip(shares.rows, shares.words, shares.shares, strict=True) if at == row
         }
-        assert sum(split.values()) == pytest.approx(scores[same, row].sum(), rel=1e-3)
+        assert sum(split.values()) == pytest.approx(scores[same[:16], row].sum(), rel=1e-3)
         for word in {one.text.lower() for one in words_of(rows[row]) if not one.text.isspace()}:
             assert ours.get(word, 0.0) == pytest.approx(split.get(word, 0.0), rel=1e-3, abs=1e-6)
 
