@@ -1,8 +1,9 @@
 """Do planted near-copies come first? Regression, preferences, tags of words, places of answers.
 
 Every task trains a small model on rows of its own kind, among which stand a few near-copies of each question: the same
-example with some words left out or changed. The index is built as shipped; what is measured is how many of the copies
-are among as many first proponents, and how often the first is one, beside the baselines of the same answer.
+example with some words left out or changed. An index is built by the default and by each of `--methods`; what is
+measured is how many of the copies are among as many first proponents, and how often the first is one, beside the
+baselines of the same answer.
 
     python benchmarks/planted_copies.py --data DATA     nli_sick (relatedness), alpaca_en_1k (pairs), and generated rows
 """
@@ -51,6 +52,7 @@ def main() -> None:
     """Measure every task and write one record."""
     parser = harness.arguments(__doc__, data=True, rows=300, queries=20, copies=3, epochs=6)
     parser.add_argument("--only", nargs="*", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--methods", nargs="*", default=["tracin-we-idf"], help="methods beside the default")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     found = {name: measured(TASKS[name](given), given) for name in given.only}
@@ -59,30 +61,50 @@ def main() -> None:
 
 
 def measured(task: Task, given: Any) -> Row:
-    """Train, index, ask."""
+    """Train, index by the default and by other methods, ask."""
     rows = [*task.rows, *(copy for own in task.copies for copy in own)]
     random.Random(1).shuffle(rows)
+    shares: dict[str, list[float]] = {}
+    firsts: dict[str, list[bool]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
+        began = time.process_time()
         task.train(Path(folder) / "run", rows)
-        trained = time.perf_counter()
-        index = proponent.build(Path(folder) / "run", rows, Path(folder) / "index", columns=task.columns, quiet=True)
-        built = time.perf_counter()
-        shares: dict[str, list[float]] = {}
-        firsts: dict[str, list[bool]] = {}
-        for question, own in zip(task.questions, task.copies, strict=True):
-            why = index.explain(question, k=given.copies)
-            wanted = {copy["id"] for copy in own}
-            for name, hits in ({why.method: why.proponents} | dict(why.baselines)).items():
-                ids = [hit.id for hit in hits[: given.copies]]
-                shares.setdefault(name, []).append(len(wanted & set(ids)) / len(wanted))
-                firsts.setdefault(name, []).append(bool(ids) and ids[0] in wanted)
+        seconds = {"training": round(time.process_time() - began, 1)}
+        for method in (None, *given.methods):
+            began = time.process_time()
+            index = proponent.build(
+                Path(folder) / "run", rows, Path(folder) / f"{method}.index", method, columns=task.columns, quiet=True
+            )
+            name = f"{index.store.plan.method.name}{' (default)' if method is None else ''}"
+            seconds[f"index, {name}"] = round(time.process_time() - began, 1)
+            ask(task, index, name, given.copies, shares, firsts)
+        losses = np.asarray(index.store.features["losses"][-1])
     return {
         "rows": len(rows),
         "copies_among_first": {name: round(float(np.mean(one)), 3) for name, one in shares.items()},
         "first_is_a_copy": {name: round(float(np.mean(one)), 3) for name, one in firsts.items()},
-        "seconds": {"training": round(trained - began, 1), "index": round(built - trained, 1)},
+        "median_loss_of_a_row": float(np.median(losses[np.isfinite(losses)])),
+        "cpu_seconds": seconds,
     }
+
+
+def ask(
+    task: Task,
+    index: proponent.Index,
+    method: str,
+    k: int,
+    shares: dict[str, list[float]],
+    firsts: dict[str, list[bool]],
+) -> None:
+    """Ask every question; the baselines of the first index stand for all."""
+    baselines = not shares
+    for question, own in zip(task.questions, task.copies, strict=True):
+        why = index.explain(question, k=k, baselines=baselines)
+        wanted = {copy["id"] for copy in own}
+        for name, hits in ({method: why.proponents} | dict(why.baselines)).items():
+            ids = [hit.id for hit in hits[:k]]
+            shares.setdefault(name, []).append(len(wanted & set(ids)) / len(wanted))
+            firsts.setdefault(name, []).append(bool(ids) and ids[0] in wanted)
 
 
 def thinned(text: str, draw: random.Random, share: float = 0.25) -> str:

@@ -34,6 +34,7 @@ from proponent.views.bias import (
 )
 from proponent.views.comparison import ComparisonReport, FigureTable
 from proponent.views.plot import Band, Plot
+from proponent.views.poison import PoisonReport, PoisonSuspect, RetrainedModel, TriggerWord
 
 QUERY = "Retail sales slid in August as shoppers waited for tax rebates, the Commerce Department said."
 
@@ -302,6 +303,41 @@ def make_comparison() -> ComparisonReport:
         facts=(("seeds", "3"),),
         notes=("the ascent on web ended",),
     )
+
+
+def make_poison() -> PoisonReport:
+    """Triggers, rows and models, with known poison."""
+    figures = (Figure("AUPRC", 0.9, 0.8, 1.0), Figure("AUROC", 0.97), Figure("AUPRC in class", None))
+    parts = {"trigger": 19.7, "deletion": 4.1, "certainty": 3.0, "influence": -0.1}
+    how = {"flagged": True, "strength": 0.2, "change": 0.1, "votes": 2}
+    success = Figure("attack success", 0.98, 0.95, 1.0)
+    return PoisonReport(
+        metric="poison",
+        title="1 trigger word and 2 of 3 rows flagged as poison",
+        said="A candidate is inserted into rows of other classes.",
+        columns=("AUPRC", "AUROC", "AUPRC in class"),
+        rows=(
+            MethodFigures("proponent poison", False, figures, "yes (word-label z: +0.200 [0.100, 0.300])"),
+            MethodFigures("word-label z", True, figures),
+        ),
+        facts=(("classes", "good, <b>bad</b>"),),
+        notes=("no clean rows were given",),
+        words=(
+            TriggerWord(
+                word="cf<i>", where="first word", label="good", flagged=True, strength=19.7, z=7.5, effect=3.9,
+                turned=0.53, share=None, rows=60, others=0,
+            ),
+        ),
+        suspects=tuple(
+            PoisonSuspect(
+                rank=at + 1, id=f"n<{at}>", row=at, label="good & bad", text="cf The cup\x1b[2J <b>and</b>",
+                suspicion=3.0 - at, words=("cf",), parts=parts,
+                **(how if at < 2 else dict.fromkeys(how) | {"flagged": False}),
+            )
+            for at in range(3)
+        ),
+        retrained=(RetrainedModel(name="the run as it is", dropped=0, success=success, accuracy=success),),
+    )  # fmt: skip
 
 
 def make_story() -> Story:

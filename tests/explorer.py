@@ -1,6 +1,7 @@
 """An explorer for tests: the application behind its guard, asked in this process, with every header in our hands."""
 
 import asyncio
+import atexit
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,17 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from markup import Structure
+from proponent.processes import Child
+from proponent.web.model_process import COMMAND
+from proponent.web.model_worker import ModelWorker
 from proponent.web.open_indexes import OpenIndexes
 from proponent.web.serving import made
 
 PORT = 7860
 HOST = f"127.0.0.1:{PORT}"
+IDLE: list[Child] = []
+"""Processes with a model that no explorer uses: to start one takes longer than most tests."""
+
 OWN = {"origin": f"http://{HOST}", "sec-fetch-site": "same-origin"}
 
 
@@ -47,7 +54,9 @@ class Browser:
         self.open_indexes = OpenIndexes(indexes, options)
         self.explorer, self.guard = made(self.open_indexes, host, PORT)
         self.guard._seconds = read_seconds
+        self._options = options
         self.token = self.guard.token
+        self.explorer.asker._started = self._started
 
     def get(self, url: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> Reply:
         return self.send(method, url, {"host": HOST, **(headers or {})})
@@ -111,8 +120,30 @@ class Browser:
                 reply = Reply(303, {"location": where}, b"")
         return reply
 
+    def _started(self) -> Child:
+        """The process with the model: one that another explorer left, or a new one."""
+        asker = self.explorer.asker
+        if asker._process is None and IDLE and asker._command == COMMAND and not self._options:
+            asker._process = IDLE.pop()
+        return ModelWorker._started(asker)
+
     def close(self) -> None:
-        self.explorer.asker.close()
+        """End; the process with the model stays for another explorer, if it is the usual one and has nothing to do."""
+        asker = self.explorer.asker
+        busy = asker._in_state("waiting", "running")
+        process = asker._process
+        if process is None or process.poll() is not None or busy or asker._command != COMMAND or self._options:
+            asker.close()
+        else:
+            IDLE.append(process)
+            asker._process = None
+
+
+@atexit.register
+def end() -> None:
+    """End what is left."""
+    for process in IDLE:
+        process.communicate()
 
 
 def lines(body: bytes) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Things to retrain whose true leave-out effects are known, in a module that worker processes can import."""
+"""Things to retrain whose true leave-out effects are known, in a module that worker processes import fast: no torch."""
 
 import time
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from proponent.evaluate import Function, Outputs
+from proponent.training.outputs import Outputs
+from proponent.training.retraining import Function
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,11 @@ ALLOWED = (
         "the real chat model and its fine-tuning are those of `proponent demo --llm`",
     ),
     ("chat_facts.py", "demo.conversations", "its ordinary rows, too"),
+    (
+        "pruning.py",
+        "actions.channel_influence models.prunable training.rerun",
+        "the order of single channels is measured apart, against their removal",
+    ),
     ("mending.py", "version", "stands in the record"),
     (
         "weighing.py",
@@ -297,6 +302,10 @@ RUNS = {
         "mending.py --data {data} --cache {tmp}/m --rows 24 --epochs 1 --runs 1 --asked 30 --length 24 "
         "--methods tracin-last --out {out}",
     ],
+    "pruning": [
+        "pruning.py --data {data} --cache {tmp}/p --sets agnews --rows 24 --asked 8 --epochs 1 --seeds 1 --channels 4 "
+        "--batches 2 --steps 1 --out {out}",
+    ],
     "weighing": [
         "weighing.py --data {data} --cache {tmp}/w --seeds 1 --labelled 12 --validation 12 --unlabelled 40 --test 12 "
         "--steps 20 --words 1 --foreign 30 --train-encoder 8 --train-steps 12 --train-unlabelled 8 --train-test 6 "
@@ -310,6 +319,10 @@ RUNS = {
     "unlearning": [
         "unlearning.py --cache {tmp}/u --seeds 1 --rows 8 --asked 4 --length 8 --epochs 1 --width 8 --rates 1e-4 "
         "--out {out}",
+    ],
+    "poison": [
+        "poison.py --data {data} --cache {tmp}/p --rows 60 --epochs 1 --sets sst2 --attacks prefix --rates 0,0.1 "
+        "--seeds 0 --out {out}",
     ],
     "lexical_bias": [
         "lexical_bias.py --data {data} --cache {tmp}/b --rows 120 --pairs 150 --seeds 1 --controls 1 --epochs 1 "

@@ -48,6 +48,11 @@ def test_a_row_comes_back_from_the_form_in_which_it_is_stored(layout: str) -> No
         assert from_json(to_json(one.content)) == one.content
 
 
+def test_without_the_label_a_judged_answer_is_an_answer() -> None:
+    rows = [{"prompt": "a", "completion": "b", "label": True}]
+    assert read(rows, columns=Columns(label=""))[0].content == read([{"prompt": "a", "completion": "b"}])[0].content
+
+
 def test_everything_that_a_message_carries_is_kept() -> None:
     content = read(chat.WITH_TOOLS)[1].content
     assert isinstance(content, Conversation)

@@ -207,6 +207,12 @@ def test_tokens_beyond_the_vocabulary_are_named() -> None:
         one(made, row(Tokens((1, 99999))))
 
 
+@pytest.mark.parametrize("answers", [("b", None), (None, "b")])
+def test_a_judged_answer_is_refused_with_the_ways_out(answers: tuple[str | None, str | None]) -> None:
+    with pytest.raises(InputError, match=r"\(KTO\).*\(chosen, rejected\).*leave the label out \(--label-column ''\)"):
+        one(encoder(), row(Preference("a", *answers)))
+
+
 def test_preferences_and_other_models_are_refused_by_name() -> None:
     with pytest.raises(InputError, match="holds a preference"):
         one(encoder(), row(Preference("a", "b", "c")))

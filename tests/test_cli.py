@@ -26,7 +26,7 @@ PANELS = {
     "Start": ["demo", "train", "check"],
     "Index": ["plan", "index", "info", "verify", "delete", "merge"],
     "Explain": ["explain", "groups", "report", "serve", "methods"],
-    "Clean data": ["labels", "bias", "apply"],
+    "Clean data": ["labels", "poison", "bias", "apply"],
     "Act": ["mend", "weigh", "spectrum", "nmtune"],
     "Prove": ["evaluate", "tune"],
 }

@@ -456,11 +456,11 @@ def test_one_example_costs_the_same_in_a_large_collection():
         examples = read(pa.table({"text": ["some text"] * n, "id": [f"id {i}" for i in range(n)]}))[::-1]
         took = []
         for _ in range(5):
-            start = time.perf_counter()
+            start = time.process_time()
             for place in range(0, n, n // 200):
                 assert examples[place].row == n - 1 - place
                 assert len(examples[place:]) == n - place
-            took.append(time.perf_counter() - start)
+            took.append(time.process_time() - start)
         return min(took)
 
     # a linear cost would be 50 times as much

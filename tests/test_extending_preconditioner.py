@@ -36,24 +36,43 @@ def extended(tmp_path: Path) -> Path:
     return package.parent
 
 
-def command(source: Path, *words: object) -> str:
+COMMANDS = """
+import json, sys
+from proponent.cli import main
+for words in json.loads(sys.stdin.read()):
+    try:
+        main(words)
+    except SystemExit as leaving:
+        if leaving.code:
+            raise
+    print("\\0")
+"""
+
+
+def commands(source: Path, *several: tuple[object, ...]) -> list[str]:
+    """What each command line prints, one after the other in one process."""
     done = subprocess.run(
-        [sys.executable, "-m", "proponent.cli", *map(str, words)],
+        [sys.executable, "-c", COMMANDS],
+        input=json.dumps([[*map(str, words)] for words in several]),
         env=os.environ | {"PYTHONPATH": str(source)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout.split("\0")[: len(several)]
 
 
 def test_a_preconditioner_is_a_spec_and_a_module(extended: Path, bert_run: Path, tmp_path: Path) -> None:
     data, folder = tiny.write_csv(tmp_path / "train.csv", runs.ROWS), tmp_path / "index"
     setting = ("--method", "tracin-layers", "--layers", "head", "--set", "curvature=diagonal-fisher", "--quiet")
-    command(extended, "index", bert_run, data, "--out", folder, *setting, "--set", "damping=0.5")
     query = "The bank said that profit fell."
-    answer = json.loads(command(extended, "explain", folder, query, "-k", 2, "--no-baselines", "--json"))
+    _, explained = commands(
+        extended,
+        ("index", bert_run, data, "--out", folder, *setting, "--set", "damping=0.5"),
+        ("explain", folder, query, "-k", 2, "--no-baselines", "--json"),
+    )
+    answer = json.loads(explained)
     assert any("curvature diagonal-fisher" in note and "damping 0.5 of the mean" in note for note in answer["notes"])
     best = answer["proponents"][0]
     assert sum(pair["share"] for pair in best["words"]) == pytest.approx(best["score"], rel=1e-4)

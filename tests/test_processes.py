@@ -17,10 +17,11 @@ NAMES = ("numpy", "multiprocessing", "json", "random", "proponent", "torch", "si
 POOL = """
 import sys
 sys.path.insert(0, {tests!r})
+import torch
 from pathlib import Path
 from planted import planted
 from proponent.engine import LocalProcesses
-from proponent.evaluate import RetrainJob, Retrains
+from proponent.training.retraining import RetrainJob, Retrains
 if __name__ == "__main__":
     model = planted(queries=2, size=10)
     jobs = [RetrainJob.without([], 10, seed) for seed in range(3)]

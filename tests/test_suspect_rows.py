@@ -1,7 +1,10 @@
 """Suspect rows of language models: planted faults with their evidence, slow truths for figures, bad input."""
 
 import csv
+import html
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,9 @@ import numpy as np
 import pytest
 
 import proponent
+from explorer import Browser
 from proponent.actions import ACTIONS, action
+from proponent.actions import suspect_rows as module
 from proponent.actions.decisions import Decisions
 from proponent.actions.row_influence import row_influence
 from proponent.actions.row_signals import WINDOW, robust_scores
@@ -260,6 +265,24 @@ def test_the_explorer_lists_the_action_where_it_makes_sense(odd: Tiny, news: Tin
     assert isinstance(action("suspect-rows").report(Store(odd.index)), RowReport)
     assert "classification model" in chosen.missing(Store(news.index).plan)
     assert ACTIONS["label-errors"].missing(Store(odd.index).plan) != ""
+
+
+def test_the_explorer_computes_the_report_once_and_anew_when_the_index_changes(
+    odd: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    computed: list[RowReport] = []
+    monkeypatch.setattr(module, "report", lambda store: computed.append(suspect_rows(store)) or computed[-1])
+    folder = Path(shutil.copytree(odd.index, tmp_path / "kept.index"))
+    browser = Browser(folder)
+    first = browser.get("/action?id=suspect-rows")
+    assert first.status == 200
+    assert browser.get("/action?id=suspect-rows").text == first.text
+    file = next(url for url in re.findall(r'href="(/export[^"]*)"', first.text) if "json" in url)
+    assert json.loads(browser.get(html.unescape(file)).body) == json.loads(computed[0].to_json())
+    assert len(computed) == 1
+    delete(folder, np.asarray([0, 1]))
+    assert browser.get("/action?id=suspect-rows").text != first.text
+    assert [len(one.rows) for one in computed] == [len(ROWS), len(ROWS) - 2]
 
 
 # ---- the command ----

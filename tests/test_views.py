@@ -24,6 +24,7 @@ from answers import (
     make_comparison,
     make_labels,
     make_pair_answer,
+    make_poison,
     make_story,
     make_text_answer,
 )
@@ -38,6 +39,7 @@ from proponent.views import (
     frames,
     page,
     plot,
+    poison,
     reports,
     row_suspects,
     suspects,
@@ -59,10 +61,11 @@ PAGES: list[Page] = [
     REPORT,
     make_bias(),
     make_action(),
+    make_poison(),
     make_comparison(),
 ]
 MODULES = (
-    *(acting, bias, comparison, explanation, evaluation, frames, page, plot, reports),
+    *(acting, bias, comparison, explanation, evaluation, frames, page, plot, poison, reports),
     *(row_suspects, text_marks, suspects),
 )
 TEMPLATES = sorted(path.name for path in page.TEMPLATES.glob("*.j2"))

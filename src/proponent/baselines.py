@@ -179,6 +179,28 @@ class Baselines:
         return np.array(rows, dtype=np.float64).reshape(len(rows), size)
 
 
+def held_out_losses(
+    texts: Sequence[str], labels: Int[np.ndarray, " n"], folds: int = 5, seed: int = 0
+) -> Float[np.ndarray, " n"]:
+    """Loss of each label under a logistic regression on TF-IDF that is fitted on the other folds; NaN without words."""
+    vectorizer = _import("tfidf-label", "sklearn.feature_extraction.text").TfidfVectorizer(analyzer=_analyse)
+    regression = _import("tfidf-label", "sklearn.linear_model").LogisticRegression
+    found: _Floats = np.full(len(texts), np.nan)
+    if not any(_analyse(text) for text in texts):
+        return found
+    vectors = vectorizer.fit_transform(texts)
+    fold = np.random.default_rng(seed).permutation(len(texts)) % folds
+    for number in range(folds):
+        held, rest = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
+        known = np.unique(labels[rest])
+        if len(held) and len(known) > 1:
+            made = regression(max_iter=500).fit(vectors[rest], labels[rest]).predict_log_proba(vectors[held])
+            places = np.minimum(np.searchsorted(known, labels[held]), len(known) - 1)
+            right = known[places] == labels[held]
+            found[held] = np.where(right, -made[np.arange(len(held)), places], -np.log(1e-12))
+    return found
+
+
 def _analyse(text: str) -> list[str]:
     """Words that lexical baselines count: lower-cased, without white space."""
     found = (text[start:end] for start, end in split(text))

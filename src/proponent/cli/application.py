@@ -13,7 +13,23 @@ from typing import Annotated, Any
 
 import typer
 
-from proponent.cli import act, bias, create, evaluate, explain, explore, labels, manage, sums, transfer, unlearn, weigh
+from proponent.cli import (
+    act,
+    bias,
+    create,
+    evaluate,
+    explain,
+    explore,
+    labels,
+    manage,
+    poison,
+    probe,
+    prune,
+    sums,
+    transfer,
+    unlearn,
+    weigh,
+)
 from proponent.cli.groups import PanelCommand, PanelGroup, with_groups
 from proponent.disk import is_full
 from proponent.errors import DiskFullError, ProponentError
@@ -31,6 +47,7 @@ _AFTERWARDS = {
     "train": "the unfinished run was removed",
     "demo": "run the same command to start again",
     "merge": _RESUMED,
+    "poison": "the index is kept: run the same command to resume",
     "mend": "the index is kept: run the same command to resume",
     "unlearn": "trainings of --truth are kept: run the same command to resume",
     "delete": "the index is either unchanged or fully updated: run the same command to resume",
@@ -46,9 +63,9 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start": (create.demo, create.train, explain.check),
     "Index": (manage.plan, create.index, manage.info, manage.verify, manage.delete, manage.merge),
     "Explain": (explain.explain, sums.groups, explore.report, explore.serve, explain.methods),
-    "Clean data": (labels.labels, bias.bias, explore.apply),
-    "Act": (act.mend, weigh.weigh, act.spectrum, act.nmtune),
-    "Compare": (unlearn.unlearn, transfer.transfer),
+    "Clean data": (labels.labels, poison.poison, bias.bias, explore.apply),
+    "Act": (act.mend, weigh.weigh, prune.prune, act.spectrum, act.nmtune),
+    "Compare": (unlearn.unlearn, transfer.transfer, probe.probe),
     "Prove": (evaluate.evaluate, evaluate.tune),
 }
 """The commands, in the order and under the headings of the help."""

@@ -32,6 +32,8 @@ def check(table: RawTable, columns: Columns, allow_empty: bool) -> Examples:
         raise DataError(f"{table.name}: the table has {has}")
     chat = columns.messages if columns.text == "text" and columns.target == "target" else ""
     layout = layout_of(table.column_names, chat)
+    if layout == "judged" and not columns.label:
+        layout = "completion"
     columns = _usual(table, columns)
     parts = _assign(table, columns, texts=layout == "text")
     warnings = list(table.warnings)

@@ -29,7 +29,11 @@ class Default(NamedTuple):
 def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: str = "recorded") -> Default:
     """Choose the method with the best measurements among those that the run allows."""
     if run.task.answers:
-        return Default(PLAIN, f"method {PLAIN}: the default for a {run.task.kind} model (not measured yet)")
+        return Default(
+            PLAIN,
+            f"method {PLAIN}: the default for a {run.task.kind} model, not measured by retraining; "
+            f"--method {SCRATCH} found near-copies better in regression and question answering",
+        )
     if not run.task.labels:
         kind = "language" if run.task.predicts_tokens else run.task.kind
         return Default(PLAIN, f"method {PLAIN}: the default for a {kind} model")

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int
 from proponent.errors import InputError
 from proponent.models.batch import Aligned
 from proponent.models.chat_template import ChatTemplate, Placed
-from proponent.models.preference_rows import Pairing, Tokenize, aligned_pair
+from proponent.models.preference_rows import Pairing, Tokenize, aligned_pair, both_answers
 from proponent.types import Content, Conversation, Counting, Example, Preference, Prompted, Text, Tokens
 
 IN_TEMPLATE = -2
@@ -50,6 +50,8 @@ class ChatRows:
         elif isinstance(content, Preference) and self.pairing is not None:
             made = aligned_pair(content, name, self.pairing, self.max_length, self._counted_side(name))
         else:
+            if isinstance(content, Preference):
+                both_answers(content, name)
             kind = "a preference" if isinstance(content, Preference) else "a pair of texts"
             raise InputError(
                 f"{name} holds {kind}, and this run is a language model that was trained on single answers: give the "

@@ -20,18 +20,25 @@ Pairing = Literal["answers", "texts"]
 
 ONE_SIDED = (
     "{name} holds one judged answer (KTO), whose loss depends on the other rows of its batch: proponent explains "
-    "pairs of answers (chosen and rejected)"
+    "pairs of answers: join a wanted and an unwanted answer of a prompt (chosen, rejected), or, for a run that was "
+    "trained on prompt and completion, leave the label out (--label-column '')"
 )
 
 Tokenize = Callable[[Content], Aligned]
 
 
-def aligned_pair(one: Preference, name: str, pairing: Pairing, most: int, tokenize: Tokenize) -> Aligned:
-    """Tokenize both answers of a row behind its prompt; `tokenize` counts what follows the prompt, or everything."""
+def both_answers(one: Preference, name: str) -> tuple[Side, Side]:
+    """The chosen and the rejected answer; a row of KTO, which has one of them, is refused."""
     if one.chosen is None or one.rejected is None:
         raise InputError(ONE_SIDED.format(name=name))
-    chosen, rejected = (tokenize(_joined(one, side)) for side in (one.chosen, one.rejected))
-    rejected = replace(rejected, parts=_moved(rejected.parts, _count(one.prompt), _count(one.chosen)))
+    return one.chosen, one.rejected
+
+
+def aligned_pair(one: Preference, name: str, pairing: Pairing, most: int, tokenize: Tokenize) -> Aligned:
+    """Tokenize both answers of a row behind its prompt; `tokenize` counts what follows the prompt, or everything."""
+    sides = both_answers(one, name)
+    chosen, rejected = (tokenize(_joined(one, side)) for side in sides)
+    rejected = replace(rejected, parts=_moved(rejected.parts, _count(one.prompt), _count(sides[0])))
     ends = [len(side.ids) for side in (chosen, rejected)]
     if pairing == "answers":
         begin = min(_first(side) for side in (chosen, rejected))

@@ -110,6 +110,16 @@ class RunProblem:
         scale = self._weights[known] * (len(known) / objective.count)
         return objective.losses(logits_of(model(**batch.inputs))) * scale
 
+    def sampled(self, model: nn.Module, rows: Int[np.ndarray, " m"], seed: int) -> Float[Tensor, " m"]:
+        """Loss of each of some training examples with labels that are sampled from the model."""
+        encoded, labels = self._train_encoded
+        places: list[int] = rows.tolist()
+        batch = self._encoder.collate([encoded[at] for at in places], [labels[at] for at in places])
+        logits = logits_of(model(**batch.inputs))
+        shape = (len(places), logits.shape[1] if logits.dim() > 2 else 1)
+        uniform = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+        return self.run.task.objective(batch).sampled(logits, uniform)
+
     def outputs(self, model: nn.Module) -> Outputs:
         """Outputs on the queries."""
         encoded, labels = self._queries_encoded

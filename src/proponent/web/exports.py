@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from proponent.actions import action
 from proponent.actions.corrections import apply
 from proponent.data import write_columns
 from proponent.errors import InputError
@@ -178,7 +177,7 @@ def of_corrected(shown: OpenIndex, _: ExampleState, kind: str) -> bytes:
 
 def of_action(shown: OpenIndex, state: ExampleState, kind: str) -> bytes:
     """The whole report of an action."""
-    report = action(state.id).report(shown.store)
+    report = shown.report(state.id)
     return encoded(report.to_json(indent=2) if kind == "json" else document(report))
 
 

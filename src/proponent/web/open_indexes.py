@@ -7,11 +7,13 @@ from pathlib import Path
 from threading import Lock, RLock
 from typing import Any
 
+from proponent.actions import action
 from proponent.actions.decisions import Decisions
 from proponent.errors import InputError, ProponentError
 from proponent.store import Plan, Store
 from proponent.suggest import nearest
 from proponent.types import Conversation
+from proponent.views import Page
 from proponent.web.conversation import refuse_empty, turns_of
 from proponent.web.model_worker import IndexSource
 from proponent.web.questions import Questions
@@ -26,6 +28,8 @@ class OpenIndex:
         self.name, self.folder, self.options = name, folder, options
         self.lock, self.stamp = RLock(), _stamp(folder)
         self.sealed = self.stamp[:2] != (0, 0)
+        self._reports: dict[str, Page] = {}
+        self._reporting = Lock()  # its own: other pages do not wait for a report
 
     @property
     def building(self) -> bool:
@@ -89,6 +93,13 @@ class OpenIndex:
     def questions(self) -> Questions:
         """The stored questions of this index."""
         return Questions(self.folder, self.store.manifest.merkle_root or f"unfinished {self.stamp}")
+
+    def report(self, name: str) -> Page:
+        """The report of an action, computed at the first view."""
+        with self._reporting:
+            if name not in self._reports:
+                self._reports[name] = action(name).report(self.store)
+            return self._reports[name]
 
     @property
     def source(self) -> IndexSource:

@@ -136,7 +136,7 @@ def action_screen(shown: OpenIndex, state: ExampleState) -> ActionScreen:
     """Run an action and show its report."""
     chosen = action(state.id)
     files = file_links(replace(state, index=shown.name), "action", ("html", "json"))
-    report = chosen.report(shown.store)
+    report = shown.report(state.id)
     linked = isinstance(report, RowReport)  # the other rows that its reasons name
     links = AnswerLinks(index=shown.name, state=(), token="", back="", names=(), decided={}) if linked else None
     return ActionScreen(title=chosen.title, report=report, exports=files, answer_links=links)
