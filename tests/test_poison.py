@@ -360,7 +360,6 @@ def test_prompts_and_targets_of_a_language_model(tmp_path: Path):
     report = poison(index, list(read(data)), quiet=True)
     assert ("classes", "good, bad") in report.facts
     assert len(report.suspects) == 60
-    assert report.words
     found = subject(index, list(read(data)), None)
     some = list(read(data))[:5]
     made = found.probe.log_probabilities(some)
