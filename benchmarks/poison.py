@@ -20,9 +20,6 @@ import numpy as np
 from harness import Row, arguments, command, cpu, read_csv, trained, write_record
 from poison_attacks import ATTACKS, planted, triggered
 
-from proponent.actions.run_predictions import class_probabilities
-from proponent.data import read
-
 TARGET, OTHER = "positive", "negative"
 TESTED, WIDTH, LAYERS = 400, 64, 2
 TOOK, LOST, GONE, LEFT = 0.9, 0.02, 0.2, 0.8
@@ -58,6 +55,9 @@ def cell(name: str, attack: str, rate: float, seed: int, args: Any) -> dict[str,
     done = home / "cell.json"
     if done.is_file():
         return json.loads(done.read_text(encoding="utf-8"))
+    from proponent.actions.run_predictions import class_probabilities
+    from proponent.data import read
+
     began = cpu()
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)

@@ -1,6 +1,6 @@
 """Weights of rows with guessed labels, on real text: beside one tuned weight for all rows, and other controls.
 
-    python benchmarks/weighing.py --data FOLDER [--cache FOLDER] [--seeds 3] [--unlabelled 1500]
+    python benchmarks/weighing.py --data FOLDER [--cache FOLDER] [--sets sst2,imdb] [--train-encoder 20]
 
 Reviews are encoded once by a pretrained encoder (mean of the last hidden states, frozen). For each seed the rows are
 drawn anew: few labelled ones, some for validation, the rest unlabelled. Their labels are guessed by a weak model: naive
@@ -184,6 +184,7 @@ def main() -> None:
         words=6,
         foreign=1000,
         ridges="0.0005,0.3",
+        sets="sst2,imdb",
         train_encoder=0,
         train_steps=40,
         train_unlabelled=200,
@@ -192,10 +193,10 @@ def main() -> None:
     )
     parser.add_argument("--cache", type=Path, default=Path("weighing-cache"))
     args = parser.parse_args()
-    numbers = ("seeds", "labelled", "validation", "unlabelled", "test", "steps", "words", "foreign", "ridges")
+    numbers = ("seeds", "labelled", "validation", "unlabelled", "test", "steps", "words", "foreign", "ridges", "sets")
     record: dict[str, Any] = {"settings": {name: getattr(args, name) for name in numbers}}
     spent = 0.0
-    for name in SETS:
+    for name in args.sets.split(","):
         found = [
             kept(args.cache / f"{name}-{seed}.json", lambda name=name, seed=seed: drawn(name, seed, args))
             for seed in range(args.seeds)

@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -91,21 +90,26 @@ def trial(cache: Path) -> Path:
     return run
 
 
+BETWEEN = """
+import json, resource, subprocess, sys
+code = subprocess.call(sys.argv[1:])
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([code, used.ru_maxrss, used.ru_utime + used.ru_stime]), file=sys.stderr)
+"""
+"""A small process starts the measured one: a peak begins with the memory of the parent, and the tests train models."""
+
+
 def measured(*words: object) -> tuple[dict[str, Any], float, float]:
     """Run a command line in its own process: its JSON, its seconds, and its peak memory in GB."""
     command = [str(Path(sys.executable).parent / "proponent"), *map(str, words), "--json", "--quiet"]
     began = time.perf_counter()
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as out:
-        process = subprocess.Popen(command, stdout=out)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0, words
-        out.seek(0)
-        content = json.loads(out.read())
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+    done = subprocess.run([sys.executable, "-c", BETWEEN, *command], capture_output=True, text=True, check=True)
+    code, most, used = json.loads(done.stderr.splitlines()[-1])
+    assert code == 0, (words, done.stderr)
+    peak = most * (1 if sys.platform == "darwin" else 1024) / 1e9
     spent = time.perf_counter() - began
-    print(f"{words[0]}: {spent:.0f} s, {usage.ru_utime + usage.ru_stime:.0f} s of CPU, at most {peak:.2f} GB")
-    return content, spent, peak
+    print(f"{words[0]}: {spent:.0f} s, {used:.0f} s of CPU, at most {peak:.2f} GB")
+    return json.loads(done.stdout), spent, peak
 
 
 @pytest.fixture(scope="session")

@@ -151,12 +151,15 @@ def _deletions(docs: Path, order: list[str], record: Callable[[str], dict | None
             continue
         rows = {row["method"]: row for row in one["rows"]}
         both = ("helped deleted", "helped less random rows")
-        found.append((name, {key: (dot(row, both[0]), dot(row, both[1])) for key, row in rows.items()}))
+        count = next(column.rpartition(" ")[2] for column in one["columns"] if column.startswith("flipped at k = "))
+        panel = {key: (dot(row, both[0]), dot(row, both[1])) for key, row in rows.items()}
+        found.append((f"{name}, {count} rows", panel))
         cells = [
             [SHOWN.get(key, key), *(said(dot(row, column)) for column in one["columns"])] for key, row in rows.items()
         ]
         retrains, file = dict(one["facts"])["retrains"], one["file"]
-        lines += [f"{name}: {one['title']}, {retrains} retrains. [JSON](../benchmarks/results/{file})", ""]
+        title = f"{name}, {count} of 2,000 rows: {one['title']}, {retrains} retrains."
+        lines += [f"{title} [JSON](../benchmarks/results/{file})", ""]
         lines += [table(["method", *one["columns"]], cells)]
     if not found:
         return []

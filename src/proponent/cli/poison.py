@@ -30,6 +30,24 @@ _FALSE = {"0", "0.0", "false", "no", "", "none"}
 
 
 @dataclass(frozen=True)
+class DetectionOptions:
+    """What is flagged, and what it is compared with."""
+
+    PANEL: ClassVar = "Detection"
+
+    transforms: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Transforms of the published rules (default: all).")
+    ] = None
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Strength from which a word is flagged (default: 5, more for over 2,000 rows)."),
+    ] = None
+    truth: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column that marks poisoned rows: compare with controls.")
+    ] = None
+
+
+@dataclass(frozen=True)
 class RetrainingOptions:
     """What is dropped and trained again, and how the attack is measured."""
 
@@ -67,6 +85,7 @@ def poison(
     building: BuildOptions,
     model: ModelOptions,
     columns: IndexDataOptions,
+    detection: DetectionOptions,
     retraining: RetrainingOptions,
     output: OutputOptions,
     index: Annotated[
@@ -76,15 +95,6 @@ def poison(
         str, typer.Option(help="Method of the index; tracin-we and tracin-we-idf have shares of words.")
     ] = "tracin-we",
     queries: QueryFile = None,
-    transforms: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Transforms of the published rules (default: all).")
-    ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Strength from which a word is flagged (default: 5, more for over 2,000 rows).")
-    ] = None,
-    truth: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column that marks poisoned rows: compare with controls.")
-    ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Words and rows to print.")] = 15,
     pages: Annotated[
         list[Path] | None, typer.Option("--out", metavar="FILE", help="Also write .html, .md or .json; repeatable.")
@@ -95,10 +105,10 @@ def poison(
         usable(path, "--out")
     if retraining.retrain and queries is None:
         raise InputError("--retrain is measured on clean rows: give them with --queries FILE")
-    chosen = _transforms(transforms)
+    chosen = _transforms(detection.transforms)
     opened = model.open(run)
     examples = columns.read(data, output)
-    known = None if truth is None else _truth(examples, truth)
+    known = None if detection.truth is None else _truth(examples, detection.truth)
     asked = None if queries is None else list(columns.read_queries(queries, output))
     plan = retraining.plan(columns, output)
     from proponent.actions.poison import Known
@@ -116,7 +126,7 @@ def poison(
         list(examples),
         asked,
         transforms=chosen,
-        threshold=threshold,
+        threshold=detection.threshold,
         base=None if opened.info.adapter else model.base,
         known=None if known is None else Known(known, last),
         retraining=plan,

@@ -15,8 +15,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from proponent.errors import MissingExtraError
+
 ADAPTER = "default"
 """The name that PEFT gives to the adapter that is loaded."""
+
+
+def peft_library() -> Any:
+    """PEFT, which is an optional extra."""
+    try:
+        import peft
+    except ImportError as error:
+        raise MissingExtraError("this run is a PEFT adapter: pip install 'proponent[peft]'") from error
+    return peft
 
 
 @dataclass(frozen=True)

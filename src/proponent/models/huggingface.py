@@ -13,8 +13,8 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, Trainer, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
-from proponent.errors import MissingExtraError, ProponentError, RunError
-from proponent.models.adapter_modules import note_trained, show_layers
+from proponent.errors import ProponentError, RunError
+from proponent.models.adapter_modules import note_trained, peft_library, show_layers
 from proponent.models.adapters import (
     Base,
     adapter_labels,
@@ -164,17 +164,17 @@ def untrained_adapter(name: str, folder: Path, card: ModelInfo, *, trust_remote_
     model = _load_base(folder, base_of(folder, name), card, trust_remote_code).model
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # matters between peft and transformers
-        settings = _peft().PeftConfig.from_pretrained(str(adapter_home(folder) or folder))
+        settings = peft_library().PeftConfig.from_pretrained(str(adapter_home(folder) or folder))
         settings.inference_mode = False
-        return cast("torch.nn.Module", _peft().get_peft_model(model, settings))
+        return cast("torch.nn.Module", peft_library().get_peft_model(model, settings))
 
 
 def lora(model: torch.nn.Module, rank: int) -> torch.nn.Module:
     """Add a LoRA adapter to every linear layer of a model, drawn from torch's current random state."""
-    settings = _peft().LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
+    settings = peft_library().LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # matters between peft and transformers
-        return cast("torch.nn.Module", _peft().get_peft_model(model, settings))
+        return cast("torch.nn.Module", peft_library().get_peft_model(model, settings))
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False, revision: str | None = None) -> Any:
@@ -374,16 +374,8 @@ def _width(task: Task) -> int:
     return task.outputs or len(task.labels)
 
 
-def _peft() -> Any:
-    try:
-        import peft  # optional extra
-    except ImportError as error:
-        raise MissingExtraError("this run is a PEFT adapter: pip install 'proponent[peft]'") from error
-    return peft
-
-
 def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool, bases: SharedBases) -> torch.nn.Module:
-    peft = _peft()
+    peft = peft_library()
     base, home, settings = base_of(folder, card.base), adapter_home(folder) or folder, adapter_settings(folder)
     model, missing = bases.copy((base, _width(card.task)), lambda: _load_base(folder, base, card, trust_remote_code))
     carried = adapter_weights(folder).names

@@ -36,8 +36,9 @@ def both_answers(one: Preference, name: str) -> tuple[Side, Side]:
 
 def aligned_pair(one: Preference, name: str, pairing: Pairing, most: int, tokenize: Tokenize) -> Aligned:
     """Tokenize both answers of a row behind its prompt; `tokenize` counts what follows the prompt, or everything."""
-    chosen, rejected = (tokenize(_joined(one, side)) for side in both_answers(one, name))
-    rejected = replace(rejected, parts=_moved(rejected.parts, _count(one.prompt), _count(one.chosen)))
+    sides = both_answers(one, name)
+    chosen, rejected = (tokenize(_joined(one, side)) for side in sides)
+    rejected = replace(rejected, parts=_moved(rejected.parts, _count(one.prompt), _count(sides[0])))
     ends = [len(side.ids) for side in (chosen, rejected)]
     if pairing == "answers":
         begin = min(_first(side) for side in (chosen, rejected))
