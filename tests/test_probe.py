@@ -72,8 +72,8 @@ def test_an_attack_in_a_subspace_moves_within_it() -> None:
         np.testing.assert_allclose(found.point[3:], 0.0, atol=1e-9)
     with pytest.raises(InputError, match="the start of an attack has the label of the original"):
         hop_skip_jump(head, np.zeros(8), np.zeros(8))
-    with pytest.raises(InputError, match="the budget is 0 labels"):
-        sign_opt(head, np.zeros(8), start, budget=0)
+    with pytest.raises(InputError, match="the budget is 19 labels: at least 20"):
+        sign_opt(head, np.zeros(8), start, budget=19)
 
 
 def test_the_border_of_a_segment() -> None:

@@ -20,8 +20,10 @@ from torch import nn
 from proponent.actions.channel_influence import ORDERS, ChannelInfluence, Order, channel_influence
 from proponent.disk import make_folder, write_bytes
 from proponent.errors import InputError
+from proponent.evaluate.chat import as_questions, layout_of
 from proponent.gradients.channel_gates import Gates
 from proponent.models import Run
+from proponent.models.counting import NOTHING, Stated, rules_of
 from proponent.models.prunable import (
     FEED_FORWARD,
     HEADS,
@@ -137,6 +139,7 @@ class Pruner:
         test: Sequence[Example],
         settings: PruneSettings,
         max_length: int | None,
+        stated: Stated = NOTHING,
     ) -> "Pruner":
         """Read the rows, and refuse what cannot be pruned."""
         settings.check()
@@ -146,7 +149,10 @@ class Pruner:
             raise InputError(f"a {run.task.kind} model is not pruned: only classifiers and language models are")
         if not len(train) or not len(test):
             raise InputError("pruning needs training rows and test rows")
-        problem = RunProblem(run, list(train), list(test), str(run.checkpoints[-1].path), run.length(max_length))
+        rules = rules_of(run, layout_of(train), max_length, stated)
+        asked = list(test) if rules.counting is None else as_questions(test, train)
+        start = str(run.checkpoints[-1].path)
+        problem = RunProblem(run, list(train), asked, start, rules.max_length, rules.counting)
         found = cls(run, problem, settings)
         found._refuse_counts()
         if not run.task.labels:
@@ -156,6 +162,8 @@ class Pruner:
     def _refuse_counts(self) -> None:
         """Refuse numbers of channels that no layer or no configuration can have."""
         model, settings = self.run.load(self.run.checkpoints[-1]), self.settings
+        if not all(bool(torch.isfinite(one).all()) for one in model.parameters()):
+            raise InputError("some weights of the run are not finite: its training diverged, and nothing is pruned")
         for site in sites_of(model, settings.kind):
             left, said = self.count(site.count, settings.rounds), f"{site.name} has {site.count} {settings.kind}"
             if left < 1:

@@ -24,6 +24,7 @@ from proponent.evaluate.left_out import LeftOut, LeftOutSettings, agreement, lea
 from proponent.evaluate.report import figure
 from proponent.index import Index
 from proponent.models import Run
+from proponent.models.counting import NOTHING, Stated
 from proponent.progress import track
 from proponent.training.loop import one_thread
 from proponent.types import Example
@@ -83,6 +84,7 @@ def unlearn(
     index: Index | None = None,
     truth: LeftOutSettings | None = None,
     max_length: int | None = None,
+    stated: Stated = NOTHING,
     quiet: bool = False,
 ) -> ComparisonReport:
     """Measure how much each corpus helped on each test set, by unlearning.
@@ -96,6 +98,7 @@ def unlearn(
         index: an index of the training rows; its mean scores stand beside.
         truth: also train without each corpus, and compare.
         max_length: most tokens that are read of a row; None takes what the training read.
+        stated: which tokens of chat data counted, and the template, where no Recorder noted it.
         quiet: no progress on stderr.
 
     Returns:
@@ -110,7 +113,7 @@ def unlearn(
     """
     settings.check()
     with one_thread():
-        found = Sets.read(run, corpora, tests, settings.rows, max_length)
+        found = Sets.read(run, corpora, tests, settings.rows, max_length, stated)
         unlearner = Unlearner(run.load(run.checkpoints[-1]), found.encoder, run.task)
         plain, inverse = _ascents(unlearner, found, settings, quiet)
         scores = {UNTRAC: _scores(plain), INVERSE: np.swapaxes(_scores(inverse), 1, 2)}
@@ -148,15 +151,22 @@ def _scores(ascents: list[list[Ascent]]) -> Float[np.ndarray, "s u m"]:
 def _index_scores(index: Index, found: Sets) -> Scores:
     """Mean score of the rows of each corpus for the rows of each test set."""
     held = (index.store.examples[name] for name in ("text", "text_pair", "target"))
-    places = {texts: place for place, texts in enumerate(zip(*held, strict=True))}
+    labels = index.store.features["labels"].tolist()
+    places = {texts: place for place, texts in enumerate(zip(*held, labels, strict=True))}
     rows: list[list[int]] = []
     for name, examples in found.rows.items():
-        keys = [(one.text, one.text_pair, one.target) for one in examples]
+        numbers = next(one.labels for one in found.corpora if one.name == name)
+        keys = [(one.text, one.text_pair, one.target, own) for one, own in zip(examples, numbers, strict=True)]
         lost = sum(one not in places for one in keys)
         if lost:
             raise MismatchError(f"the index lacks {lost} of {len(examples)} rows of {name}: build it from all corpora")
         rows.append([places[one] for one in keys])
-    columns = [np.nan_to_num(index.scores(list(examples))).mean(0) for examples in found.asked.values()]
+    columns = [index.scores(list(examples)).mean(0) for examples in found.asked.values()]
+    unknown = sum(int(np.isnan(columns[0][own]).sum()) for own in rows)
+    if unknown:
+        raise MismatchError(
+            f"the index has no score for {unknown} rows of the corpora (deleted, or skipped): build it anew"
+        )
     return np.asarray([[column[own].mean() for column in columns] for own in rows])
 
 

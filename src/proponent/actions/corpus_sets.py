@@ -11,7 +11,7 @@ from proponent.errors import InputError
 from proponent.evaluate.chat import as_questions, layout_of
 from proponent.evaluate.left_out import LeftOutSettings, SetTrainings
 from proponent.models import Run
-from proponent.models.counting import RowRules, rules_of
+from proponent.models.counting import NOTHING, RowRules, Stated, rules_of
 from proponent.models.encoding import Encoder
 from proponent.types import Example
 
@@ -36,11 +36,12 @@ class Sets:
         tests: Mapping[str, Sequence[Example]],
         most: int | None,
         max_length: int | None,
+        stated: Stated = NOTHING,
     ) -> "Sets":
         """Draw rows, tokenize, and refuse sets that cannot be compared."""
         _refuse_sets(run, corpora, tests)
         first = next(iter(corpora.values()))
-        rules = rules_of(run, layout_of(first), max_length)
+        rules = rules_of(run, layout_of(first), max_length, stated)
         encoder = run.encoder(rules.max_length, counting=rules.counting)
         drawn = {name: _drawn(name, rows, most) for name, rows in corpora.items()}
         questions = {name: _named(name, rows) for name, rows in tests.items()}

@@ -1,7 +1,8 @@
 """Attacks that see a classifier's labels only, in a vector space: HopSkipJump and Sign-OPT, whole or in a subspace.
 
-Chen, Jordan and Wainwright 2020 (arXiv 1904.02144) and Cheng and others 2020 (arXiv 1909.10773). Every label that is
-asked for counts; binary searches are included. The head is a plain function from vectors to labels.
+Chen, Jordan and Wainwright 2020 (arXiv 1904.02144) and Cheng and others 2020 (arXiv 1909.10773). Every label that an
+attack asks for counts, binary searches included; that of the original is known before. The head is a plain function
+from vectors to labels. An attack ends at the last point of the border that it reached.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from jaxtyping import Bool, Float, Int
 from proponent.errors import InputError
 
 HardLabels = Callable[[Float[np.ndarray, "b d"]], Int[np.ndarray, " b"]]
+
+LEAST_BUDGET = 20
+"""Labels that a start and one binary search take, and some."""
 
 _FIRST_BATCH = 20
 _DELTA = 0.1
@@ -152,8 +156,8 @@ ATTACKS = {"hop-skip-jump": hop_skip_jump, "sign-opt": sign_opt}
 
 def _opened(head: HardLabels, origin: Float[np.ndarray, " d"], start: Float[np.ndarray, " d"], budget: int) -> Oracle:
     """An oracle, for a start that has another label; it is the end if the budget allows no more."""
-    if budget < 1:
-        raise InputError(f"the budget is {budget} labels: must be at least 1")
+    if budget < LEAST_BUDGET:
+        raise InputError(f"the budget is {budget} labels: at least {LEAST_BUDGET} are needed to reach the border once")
     oracle = Oracle(head, np.asarray(origin, dtype=np.float64), budget)
     if not oracle.flipped(np.asarray(start, dtype=np.float64)[None])[0]:
         raise InputError("the start of an attack has the label of the original: take a point of another class")

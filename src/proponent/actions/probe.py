@@ -132,16 +132,14 @@ def _attacks(
     right = measured[said[measured] == rows.labels[measured]][: settings.points]
     if not len(right):
         raise InputError("the head predicts no held-out row rightly: there is nothing to attack")
-    variants: dict[str, Subspace] = {"full space": FULL}
+    seeds = range(settings.seeds)
+    variants: dict[str, list[Subspace]] = {"full space": [FULL for _ in seeds]}
     for width in settings.widths:
-        variants[f"data, {width} directions"] = subspace(base, "pca", width)
-        variants[f"random, {width} directions"] = subspace(base, "random", width)
+        principal = subspace(base, "pca", width)
+        variants[f"data, {width} directions"] = [principal for _ in seeds]
+        variants[f"random, {width} directions"] = [subspace(base, "random", width, seed) for seed in seeds]
     jobs = [
-        (attack, name, seed, int(row))
-        for attack in ATTACKS
-        for name in variants
-        for seed in range(settings.seeds)
-        for row in right
+        (attack, name, seed, int(row)) for attack in ATTACKS for name in variants for seed in seeds for row in right
     ]
     found: _Found = {}
     for attack, name, seed, row in track(jobs, total=len(jobs), label="probing", unit="attacks", quiet=quiet):
@@ -150,7 +148,9 @@ def _attacks(
         if not len(others):
             raise InputError("the head predicts one class for all rows: there is nothing to flip to")
         start = rows.features[others[np.linalg.norm(rows.features[others] - origin, axis=1).argmin()]]
-        made = ATTACKS[attack](head, origin, start, variants[name], budget=settings.budget, seed=1000 * seed + row)
+        made = ATTACKS[attack](
+            head, origin, start, variants[name][seed], budget=settings.budget, seed=1000 * seed + row
+        )
         data = base if settings.same_half else rows.features[measured[measured != row]]  # without the point itself
         distance = manifold_distance(data, origin, made.point)
         found.setdefault((attack, name), []).append(_Flip(row, made, distance))

@@ -1,5 +1,6 @@
 """The report of pruning: figures of every way at equal effort, reliability, size and speed, and the plan."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from proponent.errors import InputError
 from proponent.evaluate.intervals import Estimate, bootstrap
 from proponent.evaluate.report import figure, verdict
 from proponent.models import Run
+from proponent.models.counting import NOTHING, Stated
 from proponent.training.loop import one_thread
 from proponent.types import Example
 from proponent.version import __version__
@@ -46,6 +48,7 @@ def prune(
     save: str | Path | None = None,
     max_length: int | None = None,
     between: tuple[Example, str] | None = None,
+    stated: Stated = NOTHING,
     quiet: bool = False,
 ) -> ComparisonReport:
     """Prune copies of a model by the influence of its channels, fine-tune them, and compare with controls.
@@ -58,6 +61,7 @@ def prune(
         save: folder for the copy of the first seed; None keeps none.
         max_length: most tokens of a row; None takes what the training read.
         between: a query and the id of a training row: also list the channels through which the row acts on it.
+        stated: which tokens of chat data counted, and the template, where no Recorder noted it.
         quiet: no progress on stderr.
 
     Returns:
@@ -72,14 +76,16 @@ def prune(
     """
     if save is not None and Path(save).exists():
         raise InputError(f"{save} exists already and is not replaced: choose another folder for the pruned model")
-    pruner = Pruner.of(run, train, test, settings, max_length)
+    if save is not None and not os.access(Path(save).absolute().parent, os.W_OK):
+        raise InputError(f"{save} cannot be written: its parent is no folder that allows it")
+    pruner = Pruner.of(run, train, test, settings, max_length, stated)
     row = None if between is None else _row(train, between[1])
     found = pruner.run_all(quiet=quiet)
     whole = Pruned.whole(run, settings.kind)
     with one_thread():
         overlap = pruner.influence(whole, 0).overlap(settings.share)
         before, times = pruner.figure(whole), pruner.seconds([whole, found[INFLUENCE][0]])
-        shared = None if between is None or row is None else _between(pruner, between[0], row)
+        shared = None if between is None or row is None else _between(pruner, between[0], row, stated)
     sizes = None
     if save is not None:
         pruner.save(found[INFLUENCE][0], Path(save))
@@ -94,7 +100,7 @@ def _row(train: Sequence[Example], name: str) -> int:
     return found
 
 
-def _between(pruner: Pruner, query: Example, row: int) -> FigureTable:
+def _between(pruner: Pruner, query: Example, row: int, stated: Stated) -> FigureTable:
     """The channels through which a training row acts on a query."""
     pair = Pruner.of(
         pruner.run,
@@ -102,6 +108,7 @@ def _between(pruner: Pruner, query: Example, row: int) -> FigureTable:
         pruner.problem.queries,
         pruner.settings,
         pruner.problem.max_length,
+        stated,
     )
     whole = Pruned.whole(pruner.run, pruner.settings.kind)
     products = shared_channels(whole.model.eval(), whole.sites, pair.problem, 0, 1)

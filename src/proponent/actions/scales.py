@@ -13,10 +13,12 @@ from jaxtyping import Float
 
 from proponent.actions.corpus_sets import Sets
 from proponent.errors import InputError, MismatchError
+from proponent.evaluate.intervals import LEAST_SETS, fisher, mean_fisher
 from proponent.evaluate.left_out import LeftOutSettings, correlations
 from proponent.evaluate.report import figure
-from proponent.evaluate.scales import LEAST_SETS, fisher, mean_fisher, shuffled, without_axis
-from proponent.models import Run
+from proponent.evaluate.scales import shuffled, without_axis
+from proponent.models import Encoded, Run
+from proponent.models.counting import NOTHING, Stated
 from proponent.training.retraining import RetrainJob
 from proponent.types import Example
 from proponent.version import __version__
@@ -26,6 +28,7 @@ from proponent.views.plot import Band, Plot
 
 LARGE = "the large model"
 OTHER_SEED, SHUFFLED = "the large model, other seeds", "shuffled training sets, 95 % of |r| below"
+_OTHER_SEEDS = 500
 Losses = Float[np.ndarray, "s m t"]
 
 
@@ -37,6 +40,7 @@ class ScaleSettings:
     tokens: int | None = None  # of each training set; None: as many as the smallest set has
     alike: tuple[str, ...] = ()  # training sets from one source, which are compared apart as well
     max_length: int | None = None
+    stated: Stated = NOTHING  # which tokens of chat data counted, where no Recorder noted it
 
 
 def compare_scales(
@@ -70,15 +74,15 @@ def compare_scales(
         Khaddaj, Engstrom and Madry 2025 (arXiv 2505.16260), section 3.
     """
     _refuse(large, small, sets, settings)
-    largest = Sets.read(large, sets, tests, None, settings.max_length)
+    largest = Sets.read(large, sets, tests, None, settings.max_length, settings.stated)
     kept = _equal_tokens(largest, settings.tokens)
     chosen = {
         name: [rows[at] for at in places] for (name, rows), places in zip(largest.rows.items(), kept, strict=True)
     }
     losses: dict[str, Losses] = {}
-    notes: list[str] = []
+    notes = list(largest.notes)
     for name, run in {**small, LARGE: large}.items():
-        read = Sets.read(run, chosen, tests, None, settings.max_length)
+        read = Sets.read(run, chosen, tests, None, settings.max_length, settings.stated)
         notes += [one for one in read.notes if one not in notes]
         losses[name] = _losses(read, run, settings, name, quiet)
     return _report(small, large, losses, largest, kept, settings, notes)
@@ -109,7 +113,7 @@ def _refuse(
 
 def _equal_tokens(read: Sets, tokens: int | None) -> list[list[int]]:
     """Rows of each set, drawn in random order until as many tokens are reached in each."""
-    lengths = [np.asarray([len(one.ids) for one in texts.encoded]) for texts in read.corpora]
+    lengths = [np.asarray([_length(one) for one in texts.encoded]) for texts in read.corpora]
     most = min(int(one.sum()) for one in lengths)
     if tokens is not None and tokens > most:
         raise InputError(f"--tokens {tokens}: the smallest training set has {most}")
@@ -122,12 +126,18 @@ def _equal_tokens(read: Sets, tokens: int | None) -> list[list[int]]:
     return kept
 
 
+def _length(one: Encoded) -> int:
+    """Tokens of a row, those of an encoder-decoder's target as well."""
+    return len(one.ids) + (0 if one.targets is None else len(one.targets))
+
+
 def _losses(read: Sets, run: Run, settings: ScaleSettings, name: str, quiet: bool) -> Losses:
     """Losses on the tests after training on each set with each seed."""
     seeds = settings.trainings.seeds
     edges: list[int] = np.cumsum([0, *map(len, read.rows.values())]).tolist()
     parts = [np.arange(*pair) for pair in pairwise(edges)]
-    jobs = [RetrainJob(part, seed) for seed in range(seeds) for part in parts]
+    first = 0 if name == LARGE else _OTHER_SEEDS  # a small model must not see the rows in the large one's order
+    jobs = [RetrainJob(part, first + seed) for seed in range(seeds) for part in parts]
     found = read.trainings(run, settings.trainings).losses(jobs, f"training {name}", quiet=quiet)
     return found.reshape(seeds, len(parts), found.shape[1])
 

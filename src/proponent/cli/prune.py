@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from proponent.cli.chat_options import CountingOptions
 from proponent.cli.encoding_options import AllowOverlap, refuse_overlap
 from proponent.cli.options import (
     Data,
@@ -65,6 +66,7 @@ def prune(
     data: Data,
     pruning: PruneOptions,
     model: ModelOptions,
+    chat: CountingOptions,
     columns: DataOptions,
     output: OutputOptions,
     test: Annotated[str, typer.Option(metavar="FILE", help="Rows on which pruned copies are measured.")],
@@ -104,6 +106,7 @@ def prune(
         save=save,
         max_length=max_length,
         between=between,
+        stated=chat.stated(),
         quiet=output.quiet,
     )
     for path in pages or ():

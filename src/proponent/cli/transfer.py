@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from proponent.cli.chat_options import CountingOptions
 from proponent.cli.named_files import read_named, short_names
 from proponent.cli.options import ColumnOptions, MaxLength, ModelOptions, OutputOptions, RunFolder, listed, usable
 from proponent.errors import InputError
@@ -60,6 +61,7 @@ def transfer(
     large: RunFolder,
     sets: SetOptions,
     scores: ScoreOptions,
+    chat: CountingOptions,
     model: ModelOptions,
     columns: ColumnOptions,
     output: OutputOptions,
@@ -93,7 +95,7 @@ def transfer(
 
     names = short_names([str(path) for path in small])
     runs = dict(zip(names, map(model.open, small), strict=True))
-    shared = _Shared(seeds, initial, workers, max_length, cache)
+    shared = _Shared(seeds, initial, workers, max_length, cache, chat)
     opened = model.open(large)
     if by_sets:
         page = _losses(opened, runs, sets, columns, shared, output)
@@ -113,6 +115,7 @@ class _Shared:
     workers: int
     max_length: int | None
     cache: Path
+    chat: CountingOptions
 
 
 def _losses(
@@ -129,7 +132,7 @@ def _losses(
     from proponent.evaluate.left_out import LeftOutSettings
 
     trainings = LeftOutSettings(shared.cache, shared.seeds, shared.initial, shared.workers)
-    settings = ScaleSettings(trainings, sets.tokens, tuple(sets.alike or ()), shared.max_length)
+    settings = ScaleSettings(trainings, sets.tokens, tuple(sets.alike or ()), shared.max_length, shared.chat.stated())
     return compare_scales(large, small, found, asked, settings, quiet=output.quiet)
 
 

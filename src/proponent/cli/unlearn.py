@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from proponent.cli.chat_options import CountingOptions
 from proponent.cli.named_files import read_named
 from proponent.cli.options import (
     ColumnOptions,
@@ -20,8 +21,6 @@ from proponent.cli.options import (
 if TYPE_CHECKING:
     from proponent.actions.corpora import UnlearnSettings
     from proponent.evaluate.left_out import LeftOutSettings
-
-_OPTIMIZERS = ("adam", "adafactor", "rmsprop", "momentum", "sgd")
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,9 @@ class AscentOptions:
     def settings(self) -> "UnlearnSettings":
         """The settings of the measurement."""
         from proponent.actions.corpora import UnlearnSettings
+        from proponent.dynamics.untrac import OPTIMIZERS
 
-        chosen = choice("--optimizer", self.optimizer, _OPTIMIZERS)
+        chosen = choice("--optimizer", self.optimizer, OPTIMIZERS)
         sizes = {"rows": self.rows, "seeds": self.seeds, "limit": self.limit}
         rates = {"learning_rate": self.learning_rate, "inverse_rate": self.inverse_rate}
         steps = {"steps": self.steps, "batch_size": self.batch_size, "inverse_steps": self.inverse_steps}
@@ -81,6 +81,7 @@ def unlearn(
     run: RunFolder,
     ascent: AscentOptions,
     truth: TruthOptions,
+    chat: CountingOptions,
     model: ModelOptions,
     columns: ColumnOptions,
     output: OutputOptions,
@@ -112,6 +113,7 @@ def unlearn(
         index=None if index is None else open_index(index),
         truth=truth.settings(),
         max_length=ascent.max_length,
+        stated=chat.stated(),
         quiet=output.quiet,
     )
     for path in pages or ():

@@ -98,6 +98,8 @@ class Unlearner:
         self._trained: dict[str, nn.Parameter] = {
             name: one.requires_grad_(requires_grad=True) for name, one in trained.items()
         }
+        if not all(bool(torch.isfinite(one).all()) for one in self._trained.values()):
+            raise InputError("some weights of the run are not finite: its training diverged, and nothing is unlearned")
         self._start = {name: one.detach().clone() for name, one in self._trained.items()}
 
     def reset(self) -> None:

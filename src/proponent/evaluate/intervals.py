@@ -15,6 +15,9 @@ _special: Any = import_module("scipy.special")  # scipy has no types
 DRAWS = 1000
 """Bootstrap draws."""
 
+LEAST_SETS = 4
+"""Sets without which a correlation over sets has no interval."""
+
 NORMAL = float(_special.ndtri(0.975))
 """The 97.5 % quantile of the normal distribution."""
 
@@ -95,3 +98,16 @@ def ratio(
         value = float(ours.mean() / theirs.mean())
     low, high = np.nanquantile(found, [0.025, 0.975])
     return Estimate(value, float(low), float(high), len(ours))
+
+
+def fisher(value: float, sets: int) -> Estimate:
+    """A correlation over some sets with the interval of Fisher's z."""
+    if sets < LEAST_SETS:
+        return Estimate(value, -np.inf, np.inf, sets)
+    centre, half = float(np.arctanh(np.clip(value, -1 + 1e-12, 1 - 1e-12))), NORMAL / (sets - 3) ** 0.5
+    return Estimate(value, float(np.tanh(centre - half)), float(np.tanh(centre + half)), sets)
+
+
+def mean_fisher(values: Float[np.ndarray, " t"], sets: int) -> Estimate:
+    """The mean of correlations of several test sets; its interval is that of one, for test sets share their sets."""
+    return fisher(float(values.mean()), sets)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from proponent.engine import engine_of
 from proponent.errors import InputError
-from proponent.evaluate.intervals import Estimate, bootstrap
+from proponent.evaluate.intervals import Estimate, bootstrap, mean_fisher
 from proponent.evaluate.lds import spearman
 from proponent.models import Run
 from proponent.models.counting import RowRules
@@ -116,7 +116,7 @@ def agreement(ours: Float[np.ndarray, "c t"], truth: Float[np.ndarray, "c t"]) -
     first = ours.argmax(0)
     among = (truth > truth[first, np.arange(truth.shape[1])]).sum(0) < 2
     return (
-        bootstrap(correlations(ours, truth)),
-        bootstrap(spearman(ours, truth)),
+        mean_fisher(correlations(ours, truth), len(ours)),
+        mean_fisher(spearman(ours, truth), len(ours)),
         bootstrap(among.astype(np.float64)),
     )

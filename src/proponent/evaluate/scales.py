@@ -7,25 +7,9 @@ training sets; a correlation over few training sets has a wide interval, which i
 import numpy as np
 from jaxtyping import Float
 
-from proponent.evaluate.intervals import NORMAL, Estimate
 from proponent.evaluate.left_out import correlations
 
-LEAST_SETS = 4
-"""Training sets without which a correlation has no interval."""
 _SHUFFLES = 1000
-
-
-def fisher(value: float, sets: int) -> Estimate:
-    """A correlation over some sets with the interval of Fisher's z."""
-    if sets < LEAST_SETS:
-        return Estimate(value, -np.inf, np.inf, sets)
-    centre, half = float(np.arctanh(np.clip(value, -1 + 1e-12, 1 - 1e-12))), NORMAL / (sets - 3) ** 0.5
-    return Estimate(value, float(np.tanh(centre - half)), float(np.tanh(centre + half)), sets)
-
-
-def mean_fisher(values: Float[np.ndarray, " t"], sets: int) -> Estimate:
-    """The mean of correlations of several test sets; its interval is that of one, for test sets share their sets."""
-    return fisher(float(values.mean()), sets)
 
 
 def without_axis(

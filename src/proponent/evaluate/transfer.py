@@ -13,21 +13,24 @@ from jaxtyping import Float, Int
 
 from proponent.errors import InputError, MismatchError
 from proponent.evaluate.experiment import EvaluationRequest, Experiment
-from proponent.evaluate.intervals import Estimate, paired
+from proponent.evaluate.intervals import Estimate, bootstrap, paired
 from proponent.evaluate.lds import lds_replicates, lds_sides, spearman
 from proponent.evaluate.lds_page import lds_page
 from proponent.evaluate.metrics import LdsInputs, lds_inputs
 from proponent.evaluate.report import figure
 from proponent.models import Run
+from proponent.models.recorder import FRESH
 from proponent.training.loop import one_thread
 from proponent.training.retraining import RetrainJob
 from proponent.views.comparison import ComparisonReport, FigureTable
-from proponent.views.evaluation import MethodFigures
+from proponent.views.evaluation import Figure, MethodFigures
 
 ENOUGH = 0.8
 """The least lower end of the ratio at which a small model's scores may stand in for the large one's."""
 
 RANDOM, LEXICAL = "random", "bm25"
+_DRAWS = 5
+"""Least number of random selections."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,10 @@ def measure_transfer(
         raise InputError("--select: half of the queries choose and the others measure: give at least two queries")
     found, (grouping, groups) = lds_inputs(large), large.groups
     kept = {"train": large.problem.train, "queries": large.problem.queries}
+    fresh = FRESH if request.initial == FRESH else None  # a folder of weights belongs to the large model
     with one_thread():
         proxies = {
-            name: Experiment(replace(request, run=run, initial=None, **kept)).method_scores()
+            name: Experiment(replace(request, run=run, initial=fresh, **kept)).method_scores()
             for name, run in small.items()
         }
     named = {f"{method} of {name}": one for name, scores in proxies.items() for method, one in scores.items()}
@@ -147,21 +151,27 @@ def _selection(
         for name, one in ways.items()
     }
     jobs = {name: [RetrainJob(rows, seed) for seed in range(seeds)] for name, rows in chosen.items()}
-    drawn = [np.sort(np.random.default_rng(seed).permutation(size)[:count]) for seed in range(seeds)]
+    drawn = [np.sort(np.random.default_rng(seed).permutation(size)[:count]) for seed in range(max(_DRAWS, seeds))]
     jobs[RANDOM] = [RetrainJob(rows, seed) for seed, rows in enumerate(drawn)]
     retrains = large.retrains(keep_places=False)
     losses = {
         name: np.mean([one.loss for one in retrains.outputs(own, f"selection: {name}")], axis=0)[held]
         for name, own in jobs.items()
     }
+    gap = "loss less that of random rows"
     rows = tuple(
         MethodFigures(
-            name, name in (RANDOM, LEXICAL), (figure("loss less that of random rows", paired(one, losses[RANDOM])),)
+            name,
+            name in (RANDOM, LEXICAL),
+            (
+                figure("loss", bootstrap(one)),
+                Figure(gap, None) if name == RANDOM else figure(gap, paired(one, losses[RANDOM])),
+            ),
         )
         for name, one in losses.items()
     )
     title = (
         f"The large model trained on {count:,} selected rows: loss on the {int(held.sum())} queries that did not "
-        "select; below 0 is better than random rows"
+        f"select, with intervals over them; {len(drawn)} random draws"
     )
-    return FigureTable(title, "rows selected by", ("loss less that of random rows",), rows)
+    return FigureTable(title, "rows selected by", ("loss", gap), rows)

@@ -14,8 +14,8 @@ class Band:
     name: Annotated[str, "method, and the side that was deleted"]
     x: Annotated[tuple[float, ...], "places"]
     y: Annotated[tuple[float, ...], "values"]
-    low: Annotated[tuple[float, ...], "lower ends of the 95 % intervals"]
-    high: Annotated[tuple[float, ...], "upper ends of the 95 % intervals"]
+    low: Annotated[tuple[float, ...], "lower ends of the band"]
+    high: Annotated[tuple[float, ...], "upper ends of the band"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Plot:
     def ticks(self) -> tuple[tuple[float, str], ...]:
         """Position and text of the ticks of the vertical axis."""
         low, high = self.span
-        return tuple((self._up(value), f"{value:.2f}") for value in sorted({low, 0.0, high}))
+        return tuple((self._up(value), f"{value:.3g}") for value in sorted({low, 0.0, high}))
 
     @property
     def places(self) -> tuple[tuple[float, str], ...]:
