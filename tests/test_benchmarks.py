@@ -123,6 +123,7 @@ ALLOWED = (
         "the order of single channels is measured apart, against their removal",
     ),
     ("mending.py", "version", "stands in the record"),
+    ("poison.py", "actions.run_predictions", "accuracy and attack success of the trained model itself"),
     (
         "weighing.py",
         "actions.consistency_weights actions.text_features actions.unlabelled_weights",

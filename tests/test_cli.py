@@ -27,7 +27,8 @@ PANELS = {
     "Index": ["plan", "index", "info", "verify", "delete", "merge"],
     "Explain": ["explain", "groups", "report", "serve", "methods"],
     "Clean data": ["labels", "poison", "bias", "apply"],
-    "Act": ["mend", "weigh", "spectrum", "nmtune"],
+    "Act": ["mend", "weigh", "prune", "spectrum", "nmtune"],
+    "Compare": ["unlearn", "transfer", "probe"],
     "Prove": ["evaluate", "tune"],
 }
 COMMANDS = [name for names in PANELS.values() for name in names]

@@ -388,7 +388,7 @@ def test_pages_escape_and_stay_within_the_drawing():
     assert "<img>" not in html
     assert "<b>title" not in html
     assert "0.500 [0.400, 0.600]" in html
-    for drawn in page.drawn:
+    for drawn in page.plot.drawn:
         numbers = [float(number) for point in f"{drawn.line} {drawn.area}".split() for number in point.split(",")]
         assert all(0 <= number <= 520 for number in numbers)
     assert "\\|x" in page.markdown()
