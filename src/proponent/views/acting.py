@@ -34,6 +34,11 @@ class ActionReport(EvaluationReport):
 
     evidence: Annotated[tuple[Evidence, ...], "examples that the figures stand on"] = ()
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether other tables follow, and the notes after them."""
+        return True
+
     def evidence_to_pandas(self) -> Any:
         """One row per example of the evidence.
 

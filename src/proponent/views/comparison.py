@@ -36,6 +36,11 @@ class ComparisonReport(EvaluationReport):
         return any(one.verdict for one in self.rows)
 
     @property
+    def goes_on(self) -> bool:
+        """Whether other tables follow, and the notes after them."""
+        return True
+
+    @property
     def row_name(self) -> str:
         """Meaning of a row of the table."""
         return self.unit

@@ -77,6 +77,11 @@ class EvaluationReport(Page):
         return self.title
 
     @property
+    def goes_on(self) -> bool:
+        """Whether other tables follow, and the notes after them."""
+        return False
+
+    @property
     def row_name(self) -> str:
         """Meaning of a row of the table."""
         return "layer" if self.metric == "cancellation" else "method"
