@@ -76,11 +76,14 @@ def measured(home: Path, args: Any, seed: int) -> dict[str, Any]:
     for rate in args.rates.split(","):
         page = home / f"rate-{rate}.json"
         if not page.is_file():
-            command(
-                "unlearn", run, "--corpora", *corpora, "--tests", *tests, "--learning-rate", rate, "--inverse-rate",
-                float(rate) * args.inverse_factor, "--truth", home / "truth", "--truth-seeds", args.truth_seeds,
-                "--max-length", 64, "--out", page, "--quiet",
-            )  # fmt: skip
+            try:
+                command(
+                    "unlearn", run, "--corpora", *corpora, "--tests", *tests, "--learning-rate", rate, "--inverse-rate",
+                    float(rate) * args.inverse_factor, "--truth", home / "truth", "--truth-seeds", args.truth_seeds,
+                    "--max-length", 64, "--out", page, "--quiet",
+                )  # fmt: skip
+            except SystemExit:  # every ascent left the linear region: no rate to choose
+                continue
         found[rate] = json.loads(page.read_text(encoding="utf-8"))
     return found
 
