@@ -132,7 +132,11 @@ def main() -> None:
     each = [agreements(measured(args.cache / f"seed-{seed}", args, seed)) for seed in range(args.seeds)]
     chosen: dict[str, Any] = {}
     for method in ("UnTrac", "UnTrac-Inv", "GradDot", "GradCos"):
-        names = [name for name in each[0] if name.rpartition(" ")[0] == method]
+        names = [name for name in each[0] if name.rpartition(" ")[0] == method and all(name in one for one in each)]
+        if not names:
+            raise SystemExit(
+                f"{method}: no learning rate stays near the trained weights with every seed: give lower --rates"
+            )
         best = max(names, key=lambda name: float(np.mean([one[name]["chosen_on"] for one in each])))
         chosen[method] = {"rate": best.rpartition(" ")[2]} | {
             what: {"mean": float(np.mean([one[best][what] for one in each])), "each": [one[best][what] for one in each]}

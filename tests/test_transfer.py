@@ -192,6 +192,8 @@ def test_bad_input_is_refused(lines, news, narrow, tmp_path, said) -> None:
             compare_scales(run, {"one": run} if small is None else small, chosen, tests, settings, quiet=True)
 
     refused("at least one small model", small={})
+    folder = ScaleSettings(LeftOutSettings(tmp_path, initial="some/folder"))
+    refused("--initial some/folder: weights belong to one model; only fresh fits all", settings=folder)
     refused("3 training sets: at least 4", chosen={name: sets[name] for name in "abc"})
     refused("--alike x: no training set has this name; they are a, b, c, d", settings=replace(settings, alike=("x",)))
     refused("at least 4 sets from one source", settings=replace(settings, alike=("a",)))

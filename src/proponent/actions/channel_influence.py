@@ -28,7 +28,6 @@ Order = Literal["first", "square", "second", "mixed"]
 ORDERS = get_args(Order)
 _STEP = 0.01
 """Length of the movements of finite differences."""
-MIXED_BATCHES = 2
 
 
 @runtime_checkable
@@ -146,16 +145,10 @@ def _measured(
 
 
 def _derivatives(
-    model: nn.Module,
-    sites: Sequence[Site],
-    problem: Losses,
-    batch: Int[np.ndarray, " b"],
-    values: list[Tensor] | None = None,
+    model: nn.Module, sites: Sequence[Site], problem: Losses, batch: Int[np.ndarray, " b"]
 ) -> list[Float[np.ndarray, " c"]]:
     """Derivatives of the mean loss of a batch by the gates."""
     gates = Gates.open(sites)
-    if values is not None:
-        gates.values = values
     with gates.on(model):
         return [one.double().numpy() for one in gates.gradients(problem.losses(model, batch).mean())]
 

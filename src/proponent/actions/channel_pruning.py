@@ -271,12 +271,7 @@ class Pruner:
         make_folder(folder)
         cast("Any", pruned.model).save_pretrained(folder)
         self.run.tokenizer.save_pretrained(folder)
-        plan = {
-            site.name: own.tolist()
-            for site, own in zip(
-                sites_of(self.run.load(self.run.checkpoints[-1]), self.settings.kind), pruned.kept, strict=True
-            )
-        }
+        plan = {site.name: own.tolist() for site, own in zip(pruned.sites, pruned.kept, strict=True)}
         said = {"version": 1, "kind": self.settings.kind, "masked": pruned.gates is not None, "kept": plan}
         write_bytes(folder / MASK_FILE, (json.dumps(said) + "\n").encode())
 

@@ -114,15 +114,19 @@ def unlearn(
     settings.check()
     with one_thread():
         found = Sets.read(run, corpora, tests, settings.rows, max_length, stated)
+        trainings = None if truth is None else found.trainings(run, truth)
+        if trainings is not None:
+            trainings.initial  # noqa: B018 # unknown initial weights are refused before the work
+        known = None if index is None else _index_scores(index, found)
         unlearner = Unlearner(run.load(run.checkpoints[-1]), found.encoder, run.task)
         plain, inverse = _ascents(unlearner, found, settings, quiet)
         scores = {UNTRAC: _scores(plain), INVERSE: np.swapaxes(_scores(inverse), 1, 2)}
         dots, cosines = set_products(unlearner, found.corpora, found.tests)
         scores |= {DOT: dots[None], COSINE: cosines[None]}
-        if index is not None:
-            scores[f"{index.method}, mean score"] = _index_scores(index, found)[None]
+        if index is not None and known is not None:
+            scores[f"{index.method}, mean score"] = known[None]
         sizes = list(map(len, found.corpora))
-        left = None if truth is None else leave_out(found.trainings(run, truth), sizes, quiet=quiet)
+        left = None if trainings is None else leave_out(trainings, sizes, quiet=quiet)
     return _report(found, settings, scores, plain, inverse, left)
 
 
@@ -183,8 +187,8 @@ def _report(
     own, other = settings.plain(min(map(len, found.corpora))), settings.inverse
     steps = [common_steps([one for seed in part for one in seed]) for part in (plain, inverse)]
     others = [
-        _table(f"{name}: {_MEANING.get(name, 'of an index')}", names, tests, found_)
-        for name, found_ in scores.items()
+        _table(f"{name}: {_MEANING.get(name, 'of an index')}", names, tests, values)
+        for name, values in scores.items()
         if name != UNTRAC
     ]
     facts = [
@@ -256,9 +260,7 @@ def _agreements(scores: dict[str, Float[np.ndarray, "s c t"]], left: LeftOut) ->
         )
         for name, each in found.items()
     )
-    return FigureTable(
-        "Agreement with training again, over corpora; means and intervals over test sets", "method", columns, rows
-    )
+    return FigureTable("Agreement with training again over corpora, mean over test sets", "method", columns, rows)
 
 
 def _ceiling(left: LeftOut) -> list[str]:

@@ -81,7 +81,7 @@ def _refuse_sets(run: Run, corpora: Mapping[str, Sequence[Example]], tests: Mapp
     if run.task.predicts == "pairs" or run.task.answers or run.task.masks:
         raise InputError(
             f"the model in {run.path} is a {run.task.kind} model: only causal language models, encoder-decoders and "
-            "classifiers are unlearned"
+            "classifiers have losses of whole sets"
         )
     if len(corpora) < 2:
         raise InputError("give at least two corpora: one alone is compared with nothing")

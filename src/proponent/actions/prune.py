@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def prune(
     with one_thread():
         overlap = pruner.influence(whole, 0).overlap(settings.share)
         before, times = pruner.figure(whole), pruner.seconds([whole, found[INFLUENCE][0]])
-        shared = None if between is None or row is None else _between(pruner, between[0], row, stated)
+        shared = None if between is None or row is None else _between(pruner, whole, between[0], row)
     sizes = None
     if save is not None:
         pruner.save(found[INFLUENCE][0], Path(save))
@@ -100,18 +101,10 @@ def _row(train: Sequence[Example], name: str) -> int:
     return found
 
 
-def _between(pruner: Pruner, query: Example, row: int, stated: Stated) -> FigureTable:
+def _between(pruner: Pruner, whole: Pruned, query: Example, row: int) -> FigureTable:
     """The channels through which a training row acts on a query."""
-    pair = Pruner.of(
-        pruner.run,
-        [query, pruner.problem.train[row]],
-        pruner.problem.queries,
-        pruner.settings,
-        pruner.problem.max_length,
-        stated,
-    )
-    whole = Pruned.whole(pruner.run, pruner.settings.kind)
-    products = shared_channels(whole.model.eval(), whole.sites, pair.problem, 0, 1)
+    pair = replace(pruner.problem, train=[query, pruner.problem.train[row]])
+    products = shared_channels(whole.model.eval(), whole.sites, pair, 0, 1)
     total = sum(float(np.abs(one).sum()) for one in products) or 1.0
     flat = [
         (site.name, channel, float(value))

@@ -19,6 +19,7 @@ from proponent.evaluate.report import figure
 from proponent.evaluate.scales import shuffled, without_axis
 from proponent.models import Encoded, Run
 from proponent.models.counting import NOTHING, Stated
+from proponent.models.recorder import FRESH
 from proponent.training.retraining import RetrainJob
 from proponent.types import Example
 from proponent.version import __version__
@@ -93,6 +94,8 @@ def _refuse(
 ) -> None:
     if not small:
         raise InputError("give at least one small model (--small)")
+    if settings.trainings.initial not in (None, FRESH):
+        raise InputError(f"--initial {settings.trainings.initial}: weights belong to one model; only {FRESH} fits all")
     if LARGE in small:
         raise InputError(f"a small model has the name {LARGE!r}: give it another one")
     if len(sets) < LEAST_SETS:

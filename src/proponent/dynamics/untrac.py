@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from proponent.errors import InputError
 from proponent.models import Encoded
-from proponent.models.adapter_modules import trained_of
+from proponent.models.adapter_modules import fixed_layer, trained_of
 from proponent.models.encoding import Encoder
 from proponent.models.tasks.base import Task, logits_of
 
@@ -92,12 +92,21 @@ class Unlearner:
 
     def __init__(self, model: nn.Module, encoder: Encoder, task: Task, batch: int = 16) -> None:
         self.model, self._encoder, self._task, self._batch = model.eval(), encoder, task, batch
-        adapter = trained_of(model)
-        named = cast("Any", model).named_parameters(remove_duplicate=adapter is None)
-        trained = {name: one for name, one in named if adapter is None or name in adapter.names}
-        self._trained: dict[str, nn.Parameter] = {
-            name: one.requires_grad_(requires_grad=True) for name, one in trained.items()
-        }
+        adapter, fixed = trained_of(model), fixed_layer(model)
+        if fixed is not None:
+            raise InputError(
+                f"the adapter changes {fixed} by DoRA, or by factors or rows of a table: these are computed when "
+                "the model is loaded, and do not follow an ascent; merge it into its base (merge_and_unload) first"
+            )
+        names = None if adapter is None else adapter.names
+        named = cast("Any", model).named_parameters(remove_duplicate=False)
+        trained: dict[str, nn.Parameter] = {}
+        for name, one in named:  # a tied table once, by whatever name it was trained
+            if (names is None or name in names) and all(one is not other for other in trained.values()):
+                trained[name] = one
+        for one in trained.values():
+            one.requires_grad = True
+        self._trained = trained
         if not all(bool(torch.isfinite(one).all()) for one in self._trained.values()):
             raise InputError("some weights of the run are not finite: its training diverged, and nothing is unlearned")
         self._start = {name: one.detach().clone() for name, one in self._trained.items()}

@@ -51,6 +51,17 @@ class SetTrainings:
         """The hyper-parameters of the run."""
         return settings_of_run(self.run)
 
+    @cached_property
+    def initial(self) -> str:
+        """Initial weights of every training."""
+        known = self.settings.initial or self.rerun.initial
+        if known is None:
+            raise InputError(
+                f"the initial weights of the run in {self.run.path} are unknown: give --initial with the folder or "
+                "name of the pretrained model, or --initial fresh for randomly initialized weights"
+            )
+        return known
+
     @property
     def steps(self) -> int:
         """Steps of a training on all rows."""
@@ -60,14 +71,8 @@ class SetTrainings:
         self, jobs: Sequence[RetrainJob], label: str, steps: int | None = None, *, quiet: bool = False
     ) -> Float[np.ndarray, "r t"]:
         """Mean losses on the test sets after each training, of so many steps or of the run's epochs."""
-        initial = self.settings.initial or self.rerun.initial
-        if initial is None:
-            raise InputError(
-                f"the initial weights of the run in {self.run.path} are unknown: give --initial with the folder or "
-                "name of the pretrained model, or --initial fresh for randomly initialized weights"
-            )
         queries = [one for rows in self.tests for one in rows]
-        problem = RunProblem(self.run, self.rows, queries, initial, self.rules.max_length, self.rules.counting)
+        problem = RunProblem(self.run, self.rows, queries, self.initial, self.rules.max_length, self.rules.counting)
         loop, engine = TrainingLoop(problem, self.rerun.settings, steps), engine_of(self.settings.workers)
         found = Retrains(loop, self.settings.cache / "retrains", engine, quiet).outputs(jobs, label)
         parts = np.split(

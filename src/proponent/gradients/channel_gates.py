@@ -48,7 +48,7 @@ class Gates:
         """Derivatives of a loss by the gates of the last pass; 0 for layers that it did not reach."""
         places = sorted(self.made)
         made = [self.made[at] for at in places]
-        found = cast("tuple[Tensor | None, ...]", torch.autograd.grad(loss, made, allow_unused=True, retain_graph=True))
+        found = cast("tuple[Tensor | None, ...]", torch.autograd.grad(loss, made, allow_unused=True))
         known = {
             at: one if one is not None else torch.zeros_like(self.made[at])
             for at, one in zip(places, found, strict=True)

@@ -44,6 +44,13 @@ def trained_of(model: nn.Module) -> Trained | None:
     return getattr(model, "trained_by_adapter", None)
 
 
+def fixed_layer(model: nn.Module) -> str | None:
+    """The first layer whose output would not follow its trained parameters if they moved; None if all would."""
+    # magnitudes are divided by norms, and tables are merged, as they were when the model was loaded
+    named = cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
+    return next((name for name, one in named if isinstance(one, DoraLinear | _Merged)), None)
+
+
 def note_trained(model: nn.Module, kind: str) -> None:
     """Note which parameters are trained, before all are frozen."""
     named = cast("Iterable[tuple[str, nn.Parameter]]", model.named_parameters(remove_duplicate=False))
