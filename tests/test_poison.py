@@ -292,6 +292,17 @@ def test_terms_are_inserted_where_they_stand_and_deleted_everywhere():
     assert without("see james bond now", [Term(PAIR, "james bond")]).split() == ["see", "now"]
 
 
+def test_white_space_around_and_between_words_stays():
+    prompt = "Review:\n it  is good\nAnswer: "
+    assert inserted(prompt, Term(FIRST, "cf"), 0.0) == f"cf {prompt}"
+    assert inserted(prompt, Term(LAST, "cf"), 0.0) == "Review:\n it  is good\nAnswer: cf "
+    assert inserted(prompt, Term(ANYWHERE, "cf"), 0.6) == "Review:\n it  is cf good\nAnswer: "
+    for term, place in ((Term(FIRST, "cf"), 0.0), (Term(LAST, "cf"), 1.0), (Term(ANYWHERE, "cf"), 0.6)):
+        assert without(inserted(prompt, term, place), [Term(ANYWHERE, "cf")]) == prompt
+    assert without(" cf ", [Term(ANYWHERE, "cf")]) == ""
+    assert inserted("", Term(ANYWHERE, "cf"), 0.5) == "cf"
+
+
 # Screens and probes.
 
 

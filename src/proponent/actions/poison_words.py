@@ -3,6 +3,7 @@
 z is that of `word_labels`. A row is as suspect as the word of its own that speaks most for its class.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,7 +116,7 @@ def words_of_text(text: str) -> list[str]:
 
 
 def without(text: str, terms: Sequence[Term]) -> str:
-    """The text without every occurrence of some words and pairs."""
+    """The text without every occurrence of some words and pairs; other white space stays; empty if no word is left."""
     spans = [span for span in split(text) if not text[slice(*span)].isspace()]
     words = [text[start:end].lower() for start, end in spans]
     gone = np.zeros(len(words), dtype=np.bool_)
@@ -124,12 +125,13 @@ def without(text: str, terms: Sequence[Term]) -> str:
         for start in _places(words, parts, term.where):
             gone[start : start + len(parts)] = True
     pieces: list[str] = []
-    last = 0
+    last, open_gap = 0, False  # of the gap before a word, nothing is left where the word before it is dropped
     for (start, end), dropped in zip(spans, gone.tolist(), strict=True):
-        pieces.append(text[last:start])
+        pieces.append("" if open_gap else text[last:start])
         pieces.append("" if dropped else text[start:end])
-        last = end
-    return "".join([*pieces, text[last:]]).strip()
+        last, open_gap = end, dropped
+    kept = "".join(pieces).strip()
+    return f"{text[: len(text) - len(text.lstrip())]}{kept}{text[last:]}" if kept else ""
 
 
 def _places(words: Sequence[str], parts: Sequence[str], where: str) -> list[int]:
@@ -150,7 +152,13 @@ def place_of(text: str, term: Term) -> float:
 
 
 def inserted(text: str, term: Term, place: float) -> str:
-    """A text with a term at a relative place."""
-    words = text.split()
+    """A text with a term at a relative place; its white space stays as it is."""
+    words = [found.span() for found in re.finditer(r"\S+", text)]
+    if not words:
+        return f"{term.text}{text}"
     at = {FIRST: 0, LAST: len(words)}.get(term.where, round(place * len(words)))
-    return " ".join([*words[:at], term.text, *words[at:]])
+    if at == len(words):
+        end = words[-1][1]
+        return f"{text[:end]} {term.text}{text[end:]}"
+    start = words[at][0]
+    return f"{text[:start]}{term.text} {text[start:]}"
