@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from proponent.actions.poison_words import words_of_text
 from proponent.errors import InputError
+from proponent.evaluate.lds import ranks
 
 _STEPS = 50
 
@@ -93,6 +94,4 @@ def lengths(texts: Sequence[str]) -> Float[np.ndarray, " n"]:
 def ranks_of(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Ranks from 0 to 1, ties averaged; values that are not finite rank lowest."""
     known = np.where(np.isfinite(values), values, -np.inf)
-    _, inverse, counts = np.unique(known, return_inverse=True, return_counts=True)
-    middle = np.cumsum(counts) - (counts + 1) / 2
-    return middle[inverse] / max(len(values) - 1, 1)
+    return (ranks(known) - 1.0) / max(len(values) - 1, 1)
