@@ -226,6 +226,36 @@ def test_shares_of_words_are_the_scores_of_an_index_split_by_hand(given):
             assert ours.get(word, 0.0) == pytest.approx(split.get(word, 0.0), rel=1e-3, abs=1e-6)
 
 
+def test_influence_on_the_most_suspect_rows_less_that_on_others_by_hand(given):
+    index, rows, clean = given
+    found = subject(index, rows, clean)
+    best = np.arange(len(rows), 0, -1).astype(np.float64)  # the first rows are the most suspect
+    made = poison_detector.contrast(found, best, found.usable)
+    scores = np.nan_to_num(index.scores(rows))
+    own_class = np.flatnonzero(found.rows.given == 0)
+    seeds = own_class[:10]
+    others = np.random.default_rng(0).permutation(own_class[10:])[:30]
+    for row in (seeds[0], others[0], own_class[-1]):
+        means = [scores[part[part != row], row].mean() for part in (seeds, others)]
+        assert made[row] == pytest.approx(means[0] - means[1], rel=1e-3, abs=1e-6)
+
+
+def test_deletion_is_the_fall_of_the_log_odds_without_the_trigger(given):
+    index, rows, clean = given
+    found = subject(index, rows, clean)
+    terms, good = Terms.of(found.rows), found.rows.classes.index("good")
+    at = terms.names.index(Term(ANYWHERE, "cf"))
+    effect = np.full((len(terms.names), len(found.rows.classes)), np.nan)
+    effect[at, good] = 1.0
+    triggers = poison_triggers.Triggers(terms, effect, effect)
+    before = own(found.probe.log_odds(rows), found.rows.given)
+    made = poison_triggers.deleted(found.probe, found.rows, triggers, before, found.usable)
+    assert np.flatnonzero(made).tolist() == [at for at, one in enumerate(poisoned()) if one["mark"] == "1"]
+    shorter = Example("x", 0, (rows[1].text or "").removeprefix("cf "))
+    assert made[1] == pytest.approx(before[1] - found.probe.log_odds([shorter])[0, good], rel=1e-4)
+    assert made[1] > 0
+
+
 def test_clean_rows_flag_no_word(tmp_path: Path):
     data = tiny.write_csv(tmp_path / "train.csv", texts(80, 5))
     train(read(data), tmp_path / "run", tiny.SETTINGS)
