@@ -11,7 +11,7 @@ from proponent.actions.poison_detector import Findings, Subject
 from proponent.actions.poison_probe import Probe, own
 from proponent.actions.poison_rows import AnsweredRows, asked, with_classes
 from proponent.actions.poison_triggers import with_term
-from proponent.actions.poison_words import ANYWHERE, PAIR, Term, Terms, place_of, words_of_text
+from proponent.actions.poison_words import ANYWHERE, PAIR, Term, Terms, place_of
 from proponent.errors import InputError
 from proponent.evaluate.deletion import random_like
 from proponent.evaluate.intervals import bootstrap
@@ -20,6 +20,7 @@ from proponent.training.loop import TrainingLoop
 from proponent.training.rerun import RunProblem, settings_of_run
 from proponent.types import Example
 from proponent.views.poison import RetrainedModel
+from proponent.words import lower_words
 
 _TRIGGERS = 5  # flagged words that are put into clean rows
 
@@ -206,7 +207,7 @@ def _known(terms: Terms, words: Sequence[str], answered: int) -> list[tuple[int,
     names = {one.text: at for at, one in reversed(list(enumerate(terms.names))) if one.where in {ANYWHERE, PAIR}}
     chosen: list[tuple[int, int]] = []
     for word in words:
-        term = names.get(" ".join(words_of_text(word)))
+        term = names.get(" ".join(lower_words(word)))
         if term is None:
             raise InputError(f"--trigger {word!r} is in fewer than 3 training rows, or longer than two words")
         chosen.append((term, int(np.nanargmax(terms.z[term, :answered]))))

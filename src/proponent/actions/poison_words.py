@@ -15,7 +15,7 @@ from proponent.actions.poison_rows import AnsweredRows
 from proponent.actions.word_labels import TooRareError, WordTable, word_label_z
 from proponent.data import read
 from proponent.errors import InputError
-from proponent.words import split
+from proponent.words import lower_words, split
 
 ANYWHERE, PAIR, FIRST, LAST = "word", "pair of words", "first word", "last word"
 _FEW = 3  # rows that hold a counted word
@@ -46,7 +46,7 @@ class Terms:
     @classmethod
     def of(cls, rows: AnsweredRows) -> "Terms":
         """Count words, pairs, and first and last words."""
-        words = [words_of_text(text) for text in rows.texts]
+        words = [lower_words(text) for text in rows.texts]
         label = [f"{number:03d}" for number in rows.given.tolist()]  # in the order of the classes
         data = read(
             [
@@ -109,12 +109,6 @@ class Terms:
         return self.rows[self.terms == term]
 
 
-def words_of_text(text: str) -> list[str]:
-    """The words of a text in lower case, punctuation included, white space left out."""
-    found = [text[start:end].lower() for start, end in split(text)]
-    return [one for one in found if not one.isspace()]
-
-
 def without(text: str, terms: Sequence[Term]) -> str:
     """The text without every occurrence of some words and pairs; other white space stays; empty if no word is left."""
     spans = [span for span in split(text) if not text[slice(*span)].isspace()]
@@ -145,7 +139,7 @@ def _places(words: Sequence[str], parts: Sequence[str], where: str) -> list[int]
 
 def place_of(text: str, term: Term) -> float:
     """Where a term stands in a text: 0 at its beginning, 1 at its end."""
-    words, parts = words_of_text(text), term.text.split(" ")
+    words, parts = lower_words(text), term.text.split(" ")
     found = _places(words, parts, term.where)
     left = len(words) - len(parts)
     return found[0] / left if found and left > 0 else 0.0
