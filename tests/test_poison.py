@@ -16,7 +16,7 @@ import proponent
 import runs
 import tiny
 from proponent.actions import poison as poison_module
-from proponent.actions import poison_controls, poison_detector, poison_triggers
+from proponent.actions import poison_controls, poison_detector, poison_report, poison_retrain, poison_triggers
 from proponent.actions.poison import Known, poison, published
 from proponent.actions.poison_influence import word_shares
 from proponent.actions.poison_probe import Probe, odds, own
@@ -144,9 +144,30 @@ def test_the_table_has_every_control_and_our_ranking_is_perfect_here(page):
     assert {one.method for one in page.rows if one.control} == expected
     ours = page.rows[0]
     assert ours.figures[0].value == pytest.approx(1.0)
-    assert ours.verdict.startswith(("yes (", "no (", "within error ("))
+    best = max((one for one in page.rows if one.control), key=lambda one: one.figures[0].value)
+    gap = ours.figures[0].value - best.figures[0].value
+    assert f"({best.method}: {gap:+.3f} [" in ours.verdict
     assert any("last-layer TracIn is missing" in note for note in page.notes)
     assert any("24 of 160 rows are poisoned: AUPRC of chance is 0.150" in note for note in page.notes)
+
+
+def test_the_title_counts_flagged_words_that_are_not_listed(given, monkeypatch):
+    index, rows, clean = given
+    monkeypatch.setattr(poison_report, "_WORDS", 0)
+    report = poison(index, rows, clean, threshold=LEAST, quiet=True)
+    assert report.words == ()
+    assert report.title == "1 trigger word and 24 of 160 rows flagged as poison"
+
+
+def test_a_run_of_one_checkpoint_has_no_model_before_training(given):
+    index, rows, clean = given
+    probe = subject(index, rows, clean).probe
+    assert len(probe.run.checkpoints) > 1
+    assert poison_report.base_model(probe, None)[1].startswith("divergence is from the first checkpoint (")
+    one = replace(probe, run=replace(probe.run, checkpoints=probe.run.checkpoints[-1:]))
+    model, said = poison_report.base_model(one, None)
+    assert model.model is probe.model
+    assert "the only checkpoint, so it is 0: give base= in Python" in said
 
 
 def test_the_report_is_a_page_a_table_and_json(page, tmp_path: Path):
@@ -205,11 +226,41 @@ def test_shares_of_words_are_the_scores_of_an_index_split_by_hand(given):
             assert ours.get(word, 0.0) == pytest.approx(split.get(word, 0.0), rel=1e-3, abs=1e-6)
 
 
+def test_influence_on_the_most_suspect_rows_less_that_on_others_by_hand(given):
+    index, rows, clean = given
+    found = subject(index, rows, clean)
+    best = np.arange(len(rows), 0, -1).astype(np.float64)  # the first rows are the most suspect
+    made = poison_detector.contrast(found, best, found.usable)
+    scores = np.nan_to_num(index.scores(rows))
+    own_class = np.flatnonzero(found.rows.given == 0)
+    seeds = own_class[:10]
+    others = np.random.default_rng(0).permutation(own_class[10:])[:30]
+    for row in (seeds[0], others[0], own_class[-1]):
+        means = [scores[part[part != row], row].mean() for part in (seeds, others)]
+        assert made[row] == pytest.approx(means[0] - means[1], rel=1e-3, abs=1e-6)
+
+
+def test_deletion_is_the_fall_of_the_log_odds_without_the_trigger(given):
+    index, rows, clean = given
+    found = subject(index, rows, clean)
+    terms, good = Terms.of(found.rows), found.rows.classes.index("good")
+    at = terms.names.index(Term(ANYWHERE, "cf"))
+    effect = np.full((len(terms.names), len(found.rows.classes)), np.nan)
+    effect[at, good] = 1.0
+    triggers = poison_triggers.Triggers(terms, effect, effect)
+    before = own(found.probe.log_odds(rows), found.rows.given)
+    made = poison_triggers.deleted(found.probe, found.rows, triggers, before, found.usable)
+    assert np.flatnonzero(made).tolist() == [at for at, one in enumerate(poisoned()) if one["mark"] == "1"]
+    shorter = Example("x", 0, (rows[1].text or "").removeprefix("cf "))
+    assert made[1] == pytest.approx(before[1] - found.probe.log_odds([shorter])[0, good], rel=1e-4)
+    assert made[1] > 0
+
+
 def test_clean_rows_flag_no_word(tmp_path: Path):
     data = tiny.write_csv(tmp_path / "train.csv", texts(80, 5))
     train(read(data), tmp_path / "run", tiny.SETTINGS)
     index = proponent.build(tmp_path / "run", data, tmp_path / "i", "tracin-we", quiet=True)
-    report = poison(index, list(read(data)), quiet=True, threshold=1e6)
+    report = poison(index, list(read(data)), quiet=True)
     assert report.flagged == 0
     assert report.title == "0 trigger words and 0 of 80 rows flagged as poison"
     assert any("no clean rows were given" in note for note in report.notes)
@@ -292,6 +343,17 @@ def test_terms_are_inserted_where_they_stand_and_deleted_everywhere():
     assert without("see james bond now", [Term(PAIR, "james bond")]).split() == ["see", "now"]
 
 
+def test_white_space_around_and_between_words_stays():
+    prompt = "Review:\n it  is good\nAnswer: "
+    assert inserted(prompt, Term(FIRST, "cf"), 0.0) == f"cf {prompt}"
+    assert inserted(prompt, Term(LAST, "cf"), 0.0) == "Review:\n it  is good\nAnswer: cf "
+    assert inserted(prompt, Term(ANYWHERE, "cf"), 0.6) == "Review:\n it  is cf good\nAnswer: "
+    for term, place in ((Term(FIRST, "cf"), 0.0), (Term(LAST, "cf"), 1.0), (Term(ANYWHERE, "cf"), 0.6)):
+        assert without(inserted(prompt, term, place), [Term(ANYWHERE, "cf")]) == prompt
+    assert without(" cf ", [Term(ANYWHERE, "cf")]) == ""
+    assert inserted("", Term(ANYWHERE, "cf"), 0.5) == "cf"
+
+
 # Screens and probes.
 
 
@@ -319,7 +381,6 @@ def test_small_screens_by_hand():
     ]
     found = rare_words(["a a b", "a", "a c"])
     assert found[1] == 1.0
-    assert found[2] > found[0] * 0
     idf = {"a": np.log(4 / 4) + 1, "c": np.log(4 / 2) + 1}
     assert found[2] == pytest.approx(idf["c"] / np.hypot(idf["a"], idf["c"]))
 
@@ -366,6 +427,34 @@ def test_prompts_and_targets_of_a_language_model(tmp_path: Path):
     for at, one in enumerate(some):
         for column, name in enumerate(("good", "bad")):
             assert made[at, column] == pytest.approx(-target_loss(found.probe, one.text, name), rel=1e-4)
+
+
+def test_attacked_rows_of_a_language_model_must_have_an_answer_that_is_a_class(tmp_path: Path):
+    rows = [{"id": one["id"], "text": f"{one['text']} is ", "target": one["label"]} for one in answers()]
+    own_answers = [{"id": f"o{at}", "text": f"odd film {at} is ", "target": f"odd {at}"} for at in range(6)]
+    data = tiny.write_csv(tmp_path / "train.csv", [*rows, *own_answers])
+    train(read(data), tmp_path / "run", replace(tiny.SETTINGS, max_length=64, epochs=1))
+    index = proponent.build(tmp_path / "run", data, tmp_path / "i", "tracin-we", quiet=True)
+    read_rows = list(read(data))
+    for attacked, said in (([], "no row with the trigger"), (read_rows[-1:], "has an answer that is no class")):
+        with pytest.raises(InputError, match=said):
+            poison(index, read_rows, read_rows[:20], retraining=Retraining(5, attacked=attacked), quiet=True)
+    truth = [False] * 60 + [True] * 6
+    truth[1] = truth[3] = True
+    notes = poison(index, read_rows, read_rows[:20], known=Known(truth), quiet=True).notes
+    assert "2 of 60 rows are poisoned: AUPRC of chance is 0.033" in notes
+    assert "6 poisoned rows cannot be judged, and are not in the table" in notes
+
+
+def test_a_known_trigger_speaks_for_a_class_that_is_an_answer():
+    rows = [Example(str(at), at, f"film {at}", target=("yes", "no")[at % 2]) for at in range(20)]
+    rows += [Example(f"o{at}", at, "cf film", target=f"odd {at}") for at in range(20, 28)]
+    rows += [Example("p", 28, "cf film", target="yes")]
+    made = by_answer(rows)
+    terms = Terms.of(made)
+    ((term, number),) = poison_retrain._known(terms, ("cf",), made.answered)
+    assert terms.names[term].text == "cf"
+    assert made.classes[number] == "yes"
 
 
 def target_loss(probe: Probe, prompt: str, target: str) -> float:

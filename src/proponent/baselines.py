@@ -28,7 +28,7 @@ import numpy.typing as npt
 from jaxtyping import Float, Int
 
 from proponent.errors import InputError, LabelError, MissingExtraError
-from proponent.words import split
+from proponent.words import lower_words
 
 NAMES = ("bm25", "tfidf-label", "embedding", "label", "random")
 """The baselines, in display order."""
@@ -125,7 +125,7 @@ class Baselines:
         scores = np.zeros((len(queries.texts), len(self._train.texts)))
         vocabulary, index = self._bm25_index
         for row, text in zip(scores, queries.texts, strict=True):
-            known = [vocabulary[word] for word in _analyse(text) if word in vocabulary]
+            known = [vocabulary[word] for word in lower_words(text) if word in vocabulary]
             if known:
                 row[:] = index.get_scores_from_ids(known)
         return scores
@@ -135,7 +135,7 @@ class Baselines:
         bm25s = _import("bm25", "bm25s")
         vocabulary: dict[str, int] = {}
         documents = [
-            array("i", [vocabulary.setdefault(word, len(vocabulary)) for word in _analyse(text)])
+            array("i", [vocabulary.setdefault(word, len(vocabulary)) for word in lower_words(text)])
             for text in self._train.texts
         ]  # four bytes per word: lists would take eight times as much
         index = bm25s.BM25(method="lucene")
@@ -156,8 +156,8 @@ class Baselines:
 
     @cached_property
     def _tfidf(self) -> tuple[Any, Any]:
-        vectorizer = _import("tfidf-label", "sklearn.feature_extraction.text").TfidfVectorizer(analyzer=_analyse)
-        if not any(_analyse(text) for text in self._train.texts):
+        vectorizer = _import("tfidf-label", "sklearn.feature_extraction.text").TfidfVectorizer(analyzer=lower_words)
+        if not any(lower_words(text) for text in self._train.texts):
             return None, None  # scikit-learn refuses an empty vocabulary; every cosine is 0
         return vectorizer, vectorizer.fit_transform(self._train.texts)
 
@@ -183,10 +183,10 @@ def held_out_losses(
     texts: Sequence[str], labels: Int[np.ndarray, " n"], folds: int = 5, seed: int = 0
 ) -> Float[np.ndarray, " n"]:
     """Loss of each label under a logistic regression on TF-IDF that is fitted on the other folds; NaN without words."""
-    vectorizer = _import("tfidf-label", "sklearn.feature_extraction.text").TfidfVectorizer(analyzer=_analyse)
+    vectorizer = _import("tfidf-label", "sklearn.feature_extraction.text").TfidfVectorizer(analyzer=lower_words)
     regression = _import("tfidf-label", "sklearn.linear_model").LogisticRegression
     found: _Floats = np.full(len(texts), np.nan)
-    if not any(_analyse(text) for text in texts):
+    if not any(lower_words(text) for text in texts):
         return found
     vectors = vectorizer.fit_transform(texts)
     fold = np.random.default_rng(seed).permutation(len(texts)) % folds
@@ -199,12 +199,6 @@ def held_out_losses(
             right = known[places] == labels[held]
             found[held] = np.where(right, -made[np.arange(len(held)), places], -np.log(1e-12))
     return found
-
-
-def _analyse(text: str) -> list[str]:
-    """Words that lexical baselines count: lower-cased, without white space."""
-    found = (text[start:end] for start, end in split(text))
-    return [word.lower() for word in found if not word.isspace()]
 
 
 def _lacking(name: str, texts: Texts, labelled: bool) -> str:

@@ -135,6 +135,12 @@ def split(text: str) -> list[Span]:
     return [found.span() for found in _SEGMENT.finditer(text.translate(_KINDS))]
 
 
+def lower_words(text: str) -> list[str]:
+    """The words of a text in lower case, punctuation included, white space left out."""
+    found = (text[start:end].lower() for start, end in split(text))
+    return [one for one in found if not one.isspace()]
+
+
 def read(parts: Sequence[str], sides: Sequence[str] = ()) -> "Splitting":
     """Split the parts of one example into words, and map tokens to them."""
     return Splitting(parts, sides)

@@ -165,7 +165,7 @@ def scores_of(index: Index, queries: Sequence[Example]) -> Float[np.ndarray, "q 
 
 
 def _shares(subject: Subject, terms: Terms) -> tuple[Float[np.ndarray, "x l"] | None, list[str]]:
-    """Mean share of influence of each word within each class, in excess of the median word of the class."""
+    """Mean share of influence of each word within each class, if the index has shares of words."""
     store = subject.index.store
     if not has_word_shares(store):
         return None, [f"the method {subject.index.method} has no shares of words: candidates are chosen by z alone"]

@@ -23,7 +23,7 @@ def poison_page(subject: Subject, found: Findings, rules: Mapping[Rule, Detectio
     """Words and rows with their evidence."""
     flagged = int(found.flagged.sum())
     words = tuple(_word(subject, found, term, number) for term, number in found.triggers.ranked(_WORDS))
-    count = sum(one.flagged for one in words)
+    count = len(found.flagged_terms)  # `words` ends at a number of them
     said = f"{count} trigger words" if count != 1 else "1 trigger word"
     return PoisonReport(
         metric="poison",
@@ -124,8 +124,11 @@ def table_of(
     rows = compared(
         found, {str(name): one for name, one in rules.items()}, controls, marked, subject.usable, subject.rows.given
     )
-    rate = f"{int(marked.sum())} of {len(marked)} rows are poisoned: AUPRC of chance is {marked.mean():.3f}"
-    return tuple(rows), (rate, said, *notes)
+    seen = marked[subject.usable]
+    rate = f"{int(seen.sum())} of {len(seen)} rows are poisoned: AUPRC of chance is {seen.mean():.3f}"
+    unseen = int(marked.sum() - seen.sum())
+    left = (f"{unseen} poisoned rows cannot be judged, and are not in the table",) if unseen else ()
+    return tuple(rows), (rate, *left, said, *notes)
 
 
 def base_model(probe: Probe, base: str | None) -> tuple[Probe, str]:
@@ -135,6 +138,8 @@ def base_model(probe: Probe, base: str | None) -> tuple[Probe, str]:
         model, said = load_reference(base, run.info, trust_remote_code=run.trust_remote_code), f"the model in {base}"
     elif run.info.adapter:
         model, said = run.reference, "the model without the adapter"
+    elif len(run.checkpoints) == 1:
+        model, said = probe.model, "the only checkpoint, so it is 0: give base= in Python"
     else:
         model, said = run.load(run.checkpoints[0]), f"the first checkpoint ({run.checkpoints[0].id})"
     return Probe(run, model, probe.answers, probe.max_length, probe.counting), f"divergence is from {said}"

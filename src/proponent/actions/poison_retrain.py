@@ -11,7 +11,7 @@ from proponent.actions.poison_detector import Findings, Subject
 from proponent.actions.poison_probe import Probe, own
 from proponent.actions.poison_rows import AnsweredRows, asked, with_classes
 from proponent.actions.poison_triggers import with_term
-from proponent.actions.poison_words import ANYWHERE, PAIR, Term, place_of, words_of_text
+from proponent.actions.poison_words import ANYWHERE, PAIR, Term, Terms, place_of
 from proponent.errors import InputError
 from proponent.evaluate.deletion import random_like
 from proponent.evaluate.intervals import bootstrap
@@ -20,6 +20,7 @@ from proponent.training.loop import TrainingLoop
 from proponent.training.rerun import RunProblem, settings_of_run
 from proponent.types import Example
 from proponent.views.poison import RetrainedModel
+from proponent.words import lower_words
 
 _TRIGGERS = 5  # flagged words that are put into clean rows
 
@@ -164,7 +165,11 @@ def _attack(subject: Subject, found: Findings, clean: AnsweredRows, how: Retrain
     if how.attacked is not None:
         rows = _labelled_like(subject, clean, how.attacked)
         return AttackTest(clean, rows.examples, rows.given, "the trigger, as given")
-    chosen = _known(found, how.triggers) if how.triggers else found.flagged_terms or found.triggers.ranked(1)
+    chosen = (
+        _known(found.terms, how.triggers, clean.answered)
+        if how.triggers
+        else found.flagged_terms or found.triggers.ranked(1)
+    )
     if not chosen:
         raise InputError("no word acts as a trigger: name one with --trigger, or give rows that hold it (--attacked)")
     terms: list[tuple[Term, int, float]] = []
@@ -178,22 +183,32 @@ def _attack(subject: Subject, found: Findings, clean: AnsweredRows, how: Retrain
 
 def _labelled_like(subject: Subject, clean: AnsweredRows, rows: Sequence[Example]) -> AnsweredRows:
     run = subject.probe.run
+    if not rows:
+        raise InputError("there is no row with the trigger: the file of --attacked is empty")
     if run.label_names is None:
-        return with_classes(clean, rows)
-    missing = next((one for one in rows if one.label is None), None)
-    if missing is not None or not rows:
+        made = with_classes(clean, rows)
+        strange = next(
+            (one for one, given in zip(rows, made.given.tolist(), strict=True) if given >= clean.answered), None
+        )
+        if strange is not None:
+            raise InputError(
+                f"the attacked row with id {strange.id} has an answer that is no class: give the answer that the "
+                f"attacker wants, one of {', '.join(clean.classes[: clean.answered])}"
+            )
+        return made
+    if any(one.label is None for one in rows):
         raise InputError("every row of --attacked needs the label that the attacker wants")
     numbers = [run.label_number(cast("Any", one.label)) for one in rows]
     return AnsweredRows(tuple(rows), tuple(map(asked, rows)), np.asarray(numbers, dtype=np.int64), clean.classes)
 
 
-def _known(found: Findings, words: Sequence[str]) -> list[tuple[int, int]]:
+def _known(terms: Terms, words: Sequence[str], answered: int) -> list[tuple[int, int]]:
     """Words that the user knows, each with the class that it speaks for most."""
-    names = {one.text: at for at, one in reversed(list(enumerate(found.terms.names))) if one.where in {ANYWHERE, PAIR}}
+    names = {one.text: at for at, one in reversed(list(enumerate(terms.names))) if one.where in {ANYWHERE, PAIR}}
     chosen: list[tuple[int, int]] = []
     for word in words:
-        term = names.get(" ".join(words_of_text(word)))
+        term = names.get(" ".join(lower_words(word)))
         if term is None:
             raise InputError(f"--trigger {word!r} is in fewer than 3 training rows, or longer than two words")
-        chosen.append((term, int(np.nanargmax(found.terms.z[term]))))
+        chosen.append((term, int(np.nanargmax(terms.z[term, :answered]))))
     return chosen

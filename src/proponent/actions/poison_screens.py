@@ -5,13 +5,15 @@ spectral signatures; Chen and others 2018 (arXiv 1811.03728), activation cluster
 2110.11571), poison is learned early.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from proponent.actions.poison_words import words_of_text
 from proponent.errors import InputError
+from proponent.evaluate.lds import ranks
+from proponent.words import lower_words
 
 _STEPS = 50
 
@@ -69,17 +71,13 @@ def _distances(states: Float[np.ndarray, "n h"], member: Bool[np.ndarray, " n"])
 
 def rare_words(texts: Sequence[str]) -> Float[np.ndarray, " n"]:
     """Largest TF-IDF weight of a word of each text, of vectors of length 1."""
-    bags = [words_of_text(text) for text in texts]
-    frequency: dict[str, int] = {}
-    for bag in bags:
-        for word in set(bag):
-            frequency[word] = frequency.get(word, 0) + 1
+    bags = [Counter(lower_words(text)) for text in texts]
+    frequency = Counter(word for bag in bags for word in bag)
     found = np.zeros(len(texts))
     for row, bag in enumerate(bags):
-        words = sorted(set(bag))
-        if words:
+        if bag:
             weights = np.asarray(
-                [bag.count(one) * (np.log((1 + len(texts)) / (1 + frequency[one])) + 1) for one in words]
+                [bag[one] * (np.log((1 + len(texts)) / (1 + frequency[one])) + 1) for one in sorted(bag)]
             )
             found[row] = float(weights.max() / np.linalg.norm(weights))
     return found
@@ -87,12 +85,10 @@ def rare_words(texts: Sequence[str]) -> Float[np.ndarray, " n"]:
 
 def lengths(texts: Sequence[str]) -> Float[np.ndarray, " n"]:
     """Words of each text."""
-    return np.asarray([float(len(words_of_text(text))) for text in texts])
+    return np.asarray([float(len(lower_words(text))) for text in texts])
 
 
 def ranks_of(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Ranks from 0 to 1, ties averaged; values that are not finite rank lowest."""
     known = np.where(np.isfinite(values), values, -np.inf)
-    _, inverse, counts = np.unique(known, return_inverse=True, return_counts=True)
-    middle = np.cumsum(counts) - (counts + 1) / 2
-    return middle[inverse] / max(len(values) - 1, 1)
+    return (ranks(known) - 1.0) / max(len(values) - 1, 1)

@@ -3,6 +3,7 @@
 z is that of `word_labels`. A row is as suspect as the word of its own that speaks most for its class.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from proponent.actions.poison_rows import AnsweredRows
 from proponent.actions.word_labels import TooRareError, WordTable, word_label_z
 from proponent.data import read
 from proponent.errors import InputError
-from proponent.words import split
+from proponent.words import lower_words, split
 
 ANYWHERE, PAIR, FIRST, LAST = "word", "pair of words", "first word", "last word"
 _FEW = 3  # rows that hold a counted word
@@ -45,7 +46,7 @@ class Terms:
     @classmethod
     def of(cls, rows: AnsweredRows) -> "Terms":
         """Count words, pairs, and first and last words."""
-        words = [words_of_text(text) for text in rows.texts]
+        words = [lower_words(text) for text in rows.texts]
         label = [f"{number:03d}" for number in rows.given.tolist()]  # in the order of the classes
         data = read(
             [
@@ -108,14 +109,8 @@ class Terms:
         return self.rows[self.terms == term]
 
 
-def words_of_text(text: str) -> list[str]:
-    """The words of a text in lower case, punctuation included, white space left out."""
-    found = [text[start:end].lower() for start, end in split(text)]
-    return [one for one in found if not one.isspace()]
-
-
 def without(text: str, terms: Sequence[Term]) -> str:
-    """The text without every occurrence of some words and pairs."""
+    """The text without every occurrence of some words and pairs; other white space stays; empty if no word is left."""
     spans = [span for span in split(text) if not text[slice(*span)].isspace()]
     words = [text[start:end].lower() for start, end in spans]
     gone = np.zeros(len(words), dtype=np.bool_)
@@ -124,12 +119,13 @@ def without(text: str, terms: Sequence[Term]) -> str:
         for start in _places(words, parts, term.where):
             gone[start : start + len(parts)] = True
     pieces: list[str] = []
-    last = 0
+    last, open_gap = 0, False  # of the gap before a word, nothing is left where the word before it is dropped
     for (start, end), dropped in zip(spans, gone.tolist(), strict=True):
-        pieces.append(text[last:start])
+        pieces.append("" if open_gap else text[last:start])
         pieces.append("" if dropped else text[start:end])
-        last = end
-    return "".join([*pieces, text[last:]]).strip()
+        last, open_gap = end, dropped
+    kept = "".join(pieces).strip()
+    return f"{text[: len(text) - len(text.lstrip())]}{kept}{text[last:]}" if kept else ""
 
 
 def _places(words: Sequence[str], parts: Sequence[str], where: str) -> list[int]:
@@ -143,14 +139,20 @@ def _places(words: Sequence[str], parts: Sequence[str], where: str) -> list[int]
 
 def place_of(text: str, term: Term) -> float:
     """Where a term stands in a text: 0 at its beginning, 1 at its end."""
-    words, parts = words_of_text(text), term.text.split(" ")
+    words, parts = lower_words(text), term.text.split(" ")
     found = _places(words, parts, term.where)
     left = len(words) - len(parts)
     return found[0] / left if found and left > 0 else 0.0
 
 
 def inserted(text: str, term: Term, place: float) -> str:
-    """A text with a term at a relative place."""
-    words = text.split()
+    """A text with a term at a relative place; its white space stays as it is."""
+    words = [found.span() for found in re.finditer(r"\S+", text)]
+    if not words:
+        return f"{term.text}{text}"
     at = {FIRST: 0, LAST: len(words)}.get(term.where, round(place * len(words)))
-    return " ".join([*words[:at], term.text, *words[at:]])
+    if at == len(words):
+        end = words[-1][1]
+        return f"{text[:end]} {term.text}{text[end:]}"
+    start = words[at][0]
+    return f"{text[:start]}{term.text} {text[start:]}"

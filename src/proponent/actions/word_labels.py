@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from proponent.data import Examples, read
 from proponent.errors import DataError, InputError
 from proponent.types import Example
-from proponent.words import split
+from proponent.words import lower_words
 
 _MOST_CLASSES = 100
 
@@ -187,8 +187,7 @@ def _types(parts: Sequence[tuple[str, str]], ngram: int) -> set[tuple[str, str]]
     """Distinct words, or pairs of neighbouring words, of one example, by column."""
     found: set[tuple[str, str]] = set()
     for column, text in parts:
-        words = [text[start:end].lower() for start, end in split(text)]
-        words = [word for word in words if not word.isspace()]
+        words = lower_words(text)
         joined = words if ngram == 1 else [f"{one} {other}" for one, other in pairwise(words)]
         found.update((column, word) for word in joined)
     return found

@@ -127,7 +127,6 @@ def poison(
         asked,
         transforms=chosen,
         threshold=detection.threshold,
-        base=None if opened.info.adapter else model.base,
         known=None if known is None else Known(known, last),
         retraining=plan,
         quiet=output.quiet,

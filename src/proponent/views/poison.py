@@ -56,7 +56,7 @@ class RetrainedModel:
 
     name: Annotated[str, "which rows it was trained on"]
     dropped: Annotated[int, "rows left out"]
-    success: Annotated[Figure, "share of the attacked rows that turn to the attacker's class"]
+    success: Annotated[Figure, "share of the attacked rows that are predicted as the attacker wants"]
     accuracy: Annotated[Figure, "share of the clean rows that are predicted rightly"]
 
 
