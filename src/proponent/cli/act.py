@@ -159,8 +159,9 @@ def nmtune(
         from proponent.actions.nmtune_lora import LoraSettings, with_lora
 
         tuning, trusted = LoraSettings(max_length=encoding.max_length), encoding.trust_remote_code
+        frozen = {encoder: own.features for encoder, (own, _) in found.items()}
         page = with_lora(
-            page, encoders, train, tests,
+            page, frozen, train, tests,
             form=chosen, settings=tuning, seeds=seeds, trust_remote_code=trusted, quiet=output.quiet,
         )  # fmt: skip
     _show(page, pages, output)
