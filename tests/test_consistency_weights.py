@@ -114,6 +114,15 @@ def test_the_encoder_learns_and_is_compared_with_controls(encoder_folder: Path):
     assert any(not torch.equal(old, new) for old, new in zip(before, model._encoder.model.parameters(), strict=True))
 
 
+def test_a_ridge_keeps_the_head_small(encoder_folder: Path):
+    rows, sizes = texts(runs.rows(36)), list[float]()
+    for ridge in (0.0, 10.0):
+        model = _Model.of(encoder_folder, 3, replace(FAST, steps=30, ridge=ridge), False)
+        model.train(rows, rows.examples, rows, 0.0, True)
+        sizes.append(float(model._head.weight.detach().norm()))
+    assert sizes[1] < 0.5 * sizes[0]
+
+
 def test_rows_that_were_not_drawn_keep_their_weight(encoder_folder: Path):
     rows = texts(runs.rows(60))
     model = _Model.of(encoder_folder, 3, replace(FAST, steps=3, ratio=1), False)

@@ -1,6 +1,7 @@
 """Mending: the rows that are chosen, the fine-tuned copies, the controls at the same budget, and what is refused."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from proponent.data import read
 from proponent.errors import InputError, MismatchError, RunError
 from proponent.evaluate.label_noise import plant
 from proponent.models import Run
+from proponent.store.deletion import delete
 from proponent.types import Example
 
 SETTINGS = MendSettings(rows=4, steps=3, anchors=3, learning_rate=1e-2, seeds=2)
@@ -59,6 +61,15 @@ def test_every_way_has_the_same_budget_and_random_rows_have_the_same_classes(ask
             assert not set(rows.tolist()) & set(drawn.tolist())
     first = len(asked[1])
     assert all(at >= first for steps in ways[THEMSELVES] for rows in steps for at in rows.tolist())
+
+
+def test_no_way_draws_a_deleted_row(asked, tmp_path: Path):
+    index, train, errors = asked
+    shutil.copytree(index.store.folder, tmp_path / "copy.index")
+    delete(tmp_path / "copy.index", np.arange(0, len(train), 2))
+    found = mender((proponent.open(tmp_path / "copy.index"), train, errors))
+    drawn = [rows for steps in found._random(found.ways()[found.index.method]) for rows in steps]
+    assert found.index.store.alive[np.concatenate(drawn)].all()
 
 
 def test_nearest_rows_have_the_largest_cosines_within_the_right_class(asked):
@@ -120,6 +131,16 @@ def test_the_report_counts_held_out_errors_only(asked, tmp_path: Path):
     model = saved.load(saved.checkpoints[-1])
     before, after = (found.problem.outputs(one).log_odds for one in (found.problem.fresh(0).eval(), model))
     assert np.abs(after - before).max() > 0.1
+
+
+def test_a_pair_with_a_known_first_text_is_no_training_row():
+    pairs = [Example(str(at), at, "the cup", text_pair=text) for at, text in enumerate(("won", "lost"))]
+    split = mending._Split((np.arange(1),), np.asarray([False, True]))
+    known = {one.parts for one in pairs[:1]}
+    assert not any(
+        "also training rows" in one for one in mending._notes(2, np.arange(2), False, split, known, pairs[1:])
+    )
+    assert mending._notes(2, np.arange(2), False, split, known, pairs)[-1] == "1 measured texts are also training rows"
 
 
 def test_what_cannot_be_mended_is_refused(asked, lines: tiny.Tiny):

@@ -23,8 +23,9 @@ from proponent.actions.nmtune import (
     regulariser,
 )
 from proponent.actions.spectrum import spectrum
-from proponent.actions.text_features import class_numbers, text_features
+from proponent.actions.text_features import Encoder, class_numbers, text_features
 from proponent.errors import InputError, RunError
+from proponent.models.model_outputs import pooled_states
 from proponent.types import Example, Preference
 
 FAST = HeadSettings(epochs=15, batch_size=16)
@@ -146,6 +147,10 @@ def test_features_are_means_over_real_tokens(encoder_folder: Path):
         np.testing.assert_allclose(ours, hidden.mean(0).numpy(), atol=1e-5)
     mixed = [Example("1", 0, "the cup"), Example("2", 1, "the cup", text_pair="the army")]
     np.testing.assert_allclose(text_features(encoder_folder, mixed)[0], found[0], atol=1e-5)
+    reader = Encoder.load(encoder_folder)
+    with torch.inference_mode():
+        together = pooled_states(reader.model, reader.inputs(mixed))  # one batch of a text and a pair
+    np.testing.assert_allclose(together, text_features(encoder_folder, mixed), atol=1e-5)
     chat = Example("3", 2, content=Preference("a", "b", "c"))
     with pytest.raises(InputError, match="the row with id 3 is a conversation or has more than two texts"):
         text_features(encoder_folder, [*examples, chat])

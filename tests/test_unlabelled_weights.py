@@ -15,6 +15,7 @@ from proponent.actions.unlabelled_weights import (
     HIGHEST,
     Rows,
     WeighSettings,
+    compare,
     gradients,
     influence_weights,
     predicted,
@@ -154,6 +155,15 @@ def test_what_cannot_be_weighed_is_refused():
     with pytest.raises(InputError, match="diverged: lower the learning rate"):
         influence_weights(some, some, some, replace(FAST, learning_rate=1e300, warm_up=10**6))
     assert predicted(np.eye(6)[:, :3], np.eye(5)).tolist() == [0, 1, 2, 0, 0]
+
+
+def test_invalid_settings_are_refused():
+    known, guessed = rows(0, 9), rows(1, 9)
+    for name in ("steps", "batch_size", "ratio", "every"):
+        with pytest.raises(InputError, match=f"{name} is 0: must be at least 1"):
+            influence_weights(known, guessed, known, replace(FAST, **{name: 0}))
+    with pytest.raises(InputError, match="seeds is 0: must be at least 1"):
+        compare(known, guessed, known, known, FAST, seeds=0)
 
 
 def test_the_command(encoder_folder: Path, tmp_path: Path, said):

@@ -27,7 +27,9 @@ from proponent.actions.unlabelled_weights import (
     Gradient,
     RowAdam,
     Rows,
+    drawn,
     gradients,
+    refuse_small,
     solved,
 )
 from proponent.errors import InputError
@@ -50,7 +52,7 @@ class EncoderSettings:
     learning_rate: float = 5e-5
     head_rate: float = 1e-3
     replaced: float = 0.3  # mean share of the words that are replaced
-    ridge: float = 5e-4
+    ridge: float = 5e-4  # times half the squared norm of the head
     warm_up: int = 20  # steps before the weights change
     every: int = 2  # steps between two changes of the weights
     alpha: float = 0.1  # step of Adam on the weights
@@ -60,9 +62,7 @@ class EncoderSettings:
 
     def check(self) -> None:
         """Refuse invalid settings."""
-        for name in ("steps", "batch_size", "ratio", "validation", "every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: must be at least 1")
+        refuse_small(self, "steps", "batch_size", "ratio", "validation", "every")
         if not 0 < self.replaced < 1:
             raise InputError(f"the share of replaced words is {self.replaced:g}: must be above 0 and below 1")
 
@@ -134,6 +134,8 @@ def compare_trained(
         InputError: no rows, no words to replace, or a training that diverges.
     """
     settings.check()
+    if seeds < 1:
+        raise InputError(f"seeds is {seeds}: must be at least 1")
     for some in (labelled.examples, unlabelled, validation.examples, test.examples):
         refuse_unreadable(some)
     numbers = [*dict.fromkeys((0.0, 1.0, *scalars))]
@@ -204,11 +206,12 @@ class _Model:
         ])  # fmt: skip
         steps = track(range(chosen.steps), total=chosen.steps, label="training", unit="steps", quiet=quiet)
         for step in steps:
-            known = labelled.take(_drawn(generator, len(labelled), chosen.batch_size))
-            places = _drawn(generator, len(unlabelled), chosen.batch_size * chosen.ratio)
-            asked = validation.take(_drawn(generator, len(validation), chosen.validation))
+            known = labelled.take(drawn(generator, len(labelled), chosen.batch_size))
+            places = drawn(generator, len(unlabelled), chosen.batch_size * chosen.ratio)
+            asked = validation.take(drawn(generator, len(validation), chosen.validation))
             states = self._states(known.examples)
             loss = nn.functional.cross_entropy(self._head(states), torch.as_tensor(known.labels))
+            loss = loss + chosen.ridge / 2 * sum(one.square().sum() for one in self._head.parameters())
             if weight is None or weight > 0:
                 some = [unlabelled[int(at)] for at in places]
                 with torch.no_grad():
@@ -266,10 +269,6 @@ def _with(example: Example, words: WordReplacement, generator: np.random.Generat
         words.changed(example.text, generator),
         text_pair=None if pair is None else words.changed(pair, generator),
     )
-
-
-def _drawn(generator: np.random.Generator, count: int, size: int) -> Int[np.ndarray, " b"]:
-    return np.sort(generator.choice(count, min(size, count), replace=False))
 
 
 def _plain(some: Tensor) -> Float[np.ndarray, "..."]:

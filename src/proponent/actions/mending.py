@@ -177,7 +177,7 @@ class _Mender:
             raise InputError("no row is predicted rightly, so no accuracy can be lost: give a clean data set as well")
         problem = replace(problem, train=[*train, *(queries[at] for at in wrong.tolist())])
         splits = tuple(_split(len(wrong), settings, seed) for seed in range(settings.seeds))
-        notes = _notes(len(errors), wrong, clean is None, splits[0], {one.text for one in train}, queries)
+        notes = _notes(len(errors), wrong, clean is None, splits[0], {one.parts for one in train}, queries)
         return cls(index, problem, settings, wrong, kept, truth, before, splits, notes)
 
     def ways(self) -> dict[str, list[list[Int[np.ndarray, " m"]]]]:
@@ -232,7 +232,8 @@ class _Mender:
 
     def _random(self, chosen: list[list[Int[np.ndarray, " m"]]]) -> list[list[Int[np.ndarray, " m"]]]:
         """Other rows with the class counts of the chosen ones; from all classes where one has too few."""
-        labels, alive = self.index.store.features["labels"], np.flatnonzero(self.index.store.alive)
+        store = self.index.store
+        labels, alive = np.where(store.alive, store.features["labels"], -1), np.flatnonzero(store.alive)
         drawn: list[list[Int[np.ndarray, " m"]]] = []
         for seed, steps in enumerate(chosen):
             generator = np.random.default_rng(seed)
@@ -284,7 +285,12 @@ def _split(count: int, settings: MendSettings, seed: int) -> _Split:
 
 
 def _notes(
-    count: int, wrong: Int[np.ndarray, " w"], own: bool, split: _Split, known: set[str], queries: Sequence[Example]
+    count: int,
+    wrong: Int[np.ndarray, " w"],
+    own: bool,
+    split: _Split,
+    known: set[tuple[str, ...]],
+    queries: Sequence[Example],
 ) -> tuple[str, ...]:
     """What a reader must know of the data."""
     lines = [
@@ -293,7 +299,7 @@ def _notes(
     ]
     if own:
         lines.append("clean accuracy: of the rows that the model predicts rightly, so it can only fall")
-    seen = sum(one.text in known for one in queries)
+    seen = sum(one.parts in known for one in queries)
     if seen:
         lines.append(f"{seen} measured texts are also training rows")
     return tuple(lines)

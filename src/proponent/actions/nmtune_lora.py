@@ -66,6 +66,7 @@ def tuned_accuracies(
     form: Form = "paper",
     settings: LoraSettings = _SETTINGS,
     seeds: int = 3,
+    frozen: Float[np.ndarray, "m d"] | None = None,
     trust_remote_code: bool = False,
     quiet: bool = False,
 ) -> dict[str, Float[np.ndarray, " n"]]:
@@ -79,6 +80,7 @@ def tuned_accuracies(
         form: see `nmtune.fit_head`.
         settings: of the adapter and its training.
         seeds: trainings.
+        frozen: features of the training rows by the encoder as it is; without them the rows are encoded.
         trust_remote_code: run code that the model brings.
         quiet: no progress on stderr.
 
@@ -95,10 +97,10 @@ def tuned_accuracies(
     if len(np.unique(labels)) < 2:
         raise InputError("tuning needs at least two classes")
     settings.check(len(rows), kind, form)
-    for some in tests.values():
+    for some in (train, *tests.values()):
         refuse_unreadable(some.examples)
     options: dict[str, Any] = {"max_length": settings.max_length, "trust_remote_code": trust_remote_code}
-    frozen = text_features(encoder, rows, **options)
+    frozen = text_features(encoder, rows, **options) if frozen is None else frozen
     found = {name: np.zeros(len(one)) for name, one in tests.items()}
     for seed in range(seeds):
         with one_thread(), cast("Any", torch).random.fork_rng(devices=[]):
@@ -112,7 +114,7 @@ def tuned_accuracies(
 
 def with_lora(
     page: EvaluationReport,
-    encoders: Sequence[str],
+    encoders: Mapping[str, Float[np.ndarray, "m _d"]],
     train: LabelledTexts,
     tests: Mapping[str, LabelledTexts],
     *,
@@ -122,13 +124,14 @@ def with_lora(
     trust_remote_code: bool = False,
     quiet: bool = False,
 ) -> EvaluationReport:
-    """Add rows to a page of `nmtune.head_report`: each encoder tuned by LoRA; arguments as of `tuned_accuracies`."""
+    """Add rows to a page of `nmtune.head_report`: each encoder, given with its frozen features, tuned by LoRA."""
     rows: list[MethodFigures] = []
-    for encoder in encoders:
+    for encoder, frozen in encoders.items():
         right = {
             kind: tuned_accuracies(
                 encoder, train, tests, kind,
-                form=form, settings=settings, seeds=seeds, trust_remote_code=trust_remote_code, quiet=quiet,
+                form=form, settings=settings, seeds=seeds, frozen=frozen,
+                trust_remote_code=trust_remote_code, quiet=quiet,
             )
             for kind in TUNINGS
         }  # fmt: skip

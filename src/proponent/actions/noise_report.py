@@ -138,7 +138,7 @@ def noise_report(
 
 def level_name(level: float) -> str:
     """A level of noise in words."""
-    return f"{level:.0%} noise" if round(100 * level, 6) == round(100 * level) else f"{level:.1%} noise"
+    return f"{100 * level:g}% noise"
 
 
 def _curve(kind: Kind, noise: Sequence[float], sides: Sides) -> Band:

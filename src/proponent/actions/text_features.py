@@ -32,8 +32,7 @@ def text_features(
     reader = Encoder.load(encoder, max_length=max_length, trust_remote_code=trust_remote_code)
     order = sorted(range(len(examples)), key=lambda at: sum(map(len, examples[at].parts)))
     made: list[np.ndarray | None] = [None] * len(examples)
-    alike = [[at for at in order if len(examples[at].parts) == count] for count in (1, 2)]  # texts apart from pairs
-    blocks = [some[start : start + _BATCH] for some in alike for start in range(0, len(some), _BATCH)]
+    blocks = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
     with torch.inference_mode():
         for block in track(blocks, total=len(blocks), label="encoding", unit="batches", quiet=not progress):
             inputs = reader.inputs([examples[at] for at in block])
@@ -80,10 +79,9 @@ class Encoder:
         return cls(model.eval(), tokenizer, min(max_length, positions(model.config) or max_length))
 
     def inputs(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """A padded batch of texts, or of pairs."""
-        parts = [list(column) for column in zip(*(one.parts for one in examples), strict=True)]
-        made = self.tokenizer(*parts, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt")
-        return dict(made)
+        """A padded batch of texts and pairs."""
+        each = [self.tokenizer(*one.parts, truncation=True, max_length=self.max_length) for one in examples]
+        return dict(self.tokenizer.pad(each, return_tensors="pt"))
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,8 @@ class WeighSettings:
     """Hyper-parameters of the head and of its weights."""
 
     steps: int = 600
-    batch_size: int = 64  # labelled, and validation rows of a step
-    ratio: int = 7  # unlabelled rows for each labelled one in a batch
+    batch_size: int = 64  # labelled rows of a step
+    ratio: int = 7  # unlabelled, and validation rows for each labelled one in a batch
     learning_rate: float = 0.03
     momentum: float = 0.9
     ridge: float = 5e-4  # times half the squared norm of the head
@@ -59,6 +59,17 @@ class WeighSettings:
     alpha: float = 0.05  # step of Adam on the weights
     damping: float = 1.0  # added to the Hessian
     seed: int = 0
+
+    def check(self) -> None:
+        """Refuse invalid settings."""
+        refuse_small(self, "steps", "batch_size", "ratio", "every")
+
+
+def refuse_small(settings: object, *names: str) -> None:
+    """Refuse counts below 1."""
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise InputError(f"{name} is {getattr(settings, name)}: must be at least 1")
 
 
 Scores = Callable[[Int[np.ndarray, " v"], Int[np.ndarray, " u"]], Float[np.ndarray, " u"]]
@@ -161,6 +172,7 @@ def _trained(
     weights: Float[np.ndarray, " u"] | None = None,
 ) -> tuple[Gradient, Float[np.ndarray, " u"]]:
     """Head and weights after all steps; without validation rows the weights stay."""
+    settings.check()
     _check(labelled, unlabelled, validation)
     generator = np.random.default_rng(settings.seed)
     classes = 1 + max(int(one.labels.max(initial=0)) for one in (labelled, unlabelled, validation or labelled))
@@ -168,8 +180,8 @@ def _trained(
     speed, outer = np.zeros_like(head), RowAdam(len(unlabelled))
     made = np.ones(len(unlabelled)) if weights is None else weights
     for step in range(settings.steps):
-        places = _drawn(generator, len(unlabelled), settings.batch_size * settings.ratio)
-        known, guessed = labelled.take(_drawn(generator, len(labelled), settings.batch_size)), unlabelled.take(places)
+        places = drawn(generator, len(unlabelled), settings.batch_size * settings.ratio)
+        known, guessed = labelled.take(drawn(generator, len(labelled), settings.batch_size)), unlabelled.take(places)
         slope = settings.ridge * head
         for rows, own in ((known, np.ones(len(known))), (guessed, made[places])):
             wide, errors = gradients(head, rows)
@@ -181,7 +193,7 @@ def _trained(
             raise InputError("training the head diverged: lower the learning rate")
         if validation is None or step < settings.warm_up or step % settings.every:
             continue
-        asked = _drawn(generator, len(validation), settings.batch_size * settings.ratio)
+        asked = drawn(generator, len(validation), settings.batch_size * settings.ratio)
         if scores is None:
             ridge = settings.ridge + settings.damping
             direction = solved(head, known, guessed, made[places], validation.take(asked), ridge)
@@ -209,7 +221,8 @@ class RowAdam:
         return first / (np.sqrt(second) + 1e-8)
 
 
-def _drawn(generator: np.random.Generator, count: int, size: int) -> Int[np.ndarray, " b"]:
+def drawn(generator: np.random.Generator, count: int, size: int) -> Int[np.ndarray, " b"]:
+    """Positions of a batch, in order."""
     return np.sort(generator.choice(count, min(size, count), replace=False))
 
 
@@ -258,6 +271,8 @@ def compare(
     quiet: bool = False,
 ) -> Comparison:
     """Learn weights, and train heads with them and with controls; arguments as of `weigh`."""
+    if seeds < 1:
+        raise InputError(f"seeds is {seeds}: must be at least 1")
     right: dict[str, Float[np.ndarray, " n"]] = {}
     total, best = np.zeros(len(unlabelled)), list[float]()
     for seed in track(range(seeds), total=seeds, label="weighing", unit="seeds", quiet=quiet):

@@ -158,10 +158,10 @@ def nmtune(
     if lora:
         from proponent.actions.nmtune_lora import LoraSettings, with_lora
 
-        tuning, trusted = LoraSettings(max_length=encoding.max_length), encoding.trust_remote_code
+        frozen = {encoder: own.features for encoder, (own, _) in found.items()}
         page = with_lora(
-            page, encoders, train, tests,
-            form=chosen, settings=tuning, seeds=seeds, trust_remote_code=trusted, quiet=output.quiet,
+            page, frozen, train, tests, form=chosen, settings=LoraSettings(max_length=encoding.max_length), seeds=seeds,
+            trust_remote_code=encoding.trust_remote_code, quiet=output.quiet,
         )  # fmt: skip
     _show(page, pages, output)
 

@@ -36,6 +36,13 @@ class EncodingOptions:
         )
 
 
+def encoder_of(run: Path) -> Path:
+    """A model folder as it is, or the last checkpoint of a run."""
+    from proponent.models import Run
+
+    return run if (run / "config.json").is_file() else Run.from_pretrained(run).checkpoints[-1].path
+
+
 AllowOverlap = Annotated[bool, typer.Option("--allow-overlap", help="Accept measured texts that are also trained on.")]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from proponent.cli.encoding_options import EncodingOptions
+from proponent.cli.encoding_options import EncodingOptions, encoder_of
 from proponent.cli.options import ColumnOptions, Data, OutputOptions, numbers, usable
 
 if TYPE_CHECKING:
@@ -58,13 +58,11 @@ def probe(
     from proponent.actions.probe import Vectors
     from proponent.actions.probe import probe as run_probe
     from proponent.actions.text_features import class_numbers
-    from proponent.models import Run
     from proponent.views.comparison import print_comparison
 
     names = sorted({str(one.label) for one in examples if one.label is not None})
     labels = class_numbers(examples, names, data)
-    encoder = run if (run / "config.json").is_file() else Run.from_pretrained(run).checkpoints[-1].path
-    features = encoding.features(encoder, examples, output)
+    features = encoding.features(encoder_of(run), examples, output)
     page = run_probe(Vectors(features, labels, [one.id for one in examples], names), settings, quiet=output.quiet)
     for path in pages or ():
         page.save(path)

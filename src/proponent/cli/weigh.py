@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from proponent.cli.encoding_options import AllowOverlap, EncodingOptions, refuse_overlap
+from proponent.cli.encoding_options import AllowOverlap, EncodingOptions, encoder_of, refuse_overlap
 from proponent.cli.options import ColumnOptions, OutputOptions, usable
 from proponent.errors import InputError, MismatchError
 
@@ -147,7 +147,7 @@ def _on_encoder(
     settings = replace(EncoderSettings(), max_length=encoding.max_length, **learning.changes(100, 20))
     seeds = learning.seeds or 1
     found = compare_trained(
-        _encoder(run), known, list(sets["UNLABELLED"]), held, test, settings,
+        encoder_of(run), known, list(sets["UNLABELLED"]), held, test, settings,
         seeds=seeds, trust_remote_code=encoding.trust_remote_code, quiet=output.quiet,
     )  # fmt: skip
     said = (
@@ -155,13 +155,6 @@ def _on_encoder(
         "for the same prediction when words are replaced."
     )
     return weights_page(found, said), found.weights
-
-
-def _encoder(run: Path) -> Path:
-    """A model folder, or the last checkpoint of a run."""
-    from proponent.models import Run
-
-    return run if (run / "config.json").is_file() else Run.from_pretrained(run).checkpoints[-1].path
 
 
 def _rows(run: Path, sets: "dict[str, Any]", encoding: EncodingOptions, output: OutputOptions) -> "list[Rows]":
@@ -174,7 +167,7 @@ def _rows(run: Path, sets: "dict[str, Any]", encoding: EncodingOptions, output: 
     names = sorted({str(one.label) for one in sets["LABELLED"] if one.label is not None})
     ways = {"UNLABELLED": "give a guess of a weak model (--label-column)"}
     numbers = {name: class_numbers(rows, names, name, ways.get(name)) for name, rows in sets.items()}
-    found = {name: encoding.features(_encoder(run), list(examples), output) for name, examples in sets.items()}
+    found = {name: encoding.features(encoder_of(run), list(examples), output) for name, examples in sets.items()}
     known = np.concatenate([found["LABELLED"], found["UNLABELLED"]])
     mean, spread = known.mean(0), known.std(0) + 1e-8
     return [Rows((found[name] - mean) / spread, numbers[name]) for name in sets]

@@ -2,12 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Annotated, Any, ClassVar
 
 from rich.console import Console
 
-from proponent.errors import MissingExtraError
+from proponent.views.data_frames import data_frame
 from proponent.views.page import Page
 from proponent.views.tables import print_table
 from proponent.views.text_marks import clip, percent, signed
@@ -270,14 +269,10 @@ class BiasReport(Page):
         Raises:
             MissingExtraError: if pandas is not installed.
         """
-        try:
-            pandas = import_module("pandas")  # optional, and slow to import: only this method needs it
-        except ImportError as error:
-            raise MissingExtraError("to_pandas needs pandas: pip install 'proponent[data]'") from error
         names = tuple(WordLabel.__dataclass_fields__)
         both = (("words", self.rows), ("pairs of words", self.pairs))
         rows = [(units, *(getattr(one, name) for name in names)) for units, some in both for one in some]
-        return pandas.DataFrame(rows, columns=["units", *names])
+        return data_frame(rows, ["units", *names])
 
     def __repr__(self) -> str:
         lines = [self.verdict, *([self.test.verdict] if self.test is not None else [])]

@@ -102,8 +102,8 @@ class EvaluationReport(Page):
         table = markdown_table(head, self.rows, verdicts=self.has_verdicts)
         lines = [f"- {markdown_cell(name)}: {markdown_cell(value)}" for name, value in self.facts]
         lines += [f"- {markdown_cell(note)}" for note in self.notes]
-        head = f"# {markdown_cell(self.title)}\n\n{markdown_cell(self.said)}\n\n"
-        return head + table + "\n" + "".join(f"{line}\n" for line in lines)
+        above = f"# {markdown_cell(self.title)}\n\n{markdown_cell(self.said)}\n\n"
+        return above + table + "\n" + "".join(f"{line}\n" for line in lines)
 
     def save(self, path: str | Path) -> None:
         """Write the page: Markdown for the suffix .md, JSON for .json, otherwise HTML."""

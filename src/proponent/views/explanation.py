@@ -4,14 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib import import_module
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from proponent.errors import DataError, MissingExtraError
+from proponent.errors import DataError
 from proponent.types import Span
 from proponent.version import __version__
+from proponent.views.data_frames import data_frame
 from proponent.views.overlap import Overlap
 from proponent.views.page import Page, optional
 from proponent.views.text_marks import Mark, clip, score_in_words, signed
@@ -339,14 +339,10 @@ class Explanation(Page):
         Raises:
             MissingExtraError: if pandas is not installed.
         """
-        try:
-            pandas = import_module("pandas")  # optional, and slow to import: only this method needs it
-        except ImportError as error:
-            raise MissingExtraError("to_pandas needs pandas: pip install 'proponent[data]'") from error
         names = ("side", "rank", "id", "row", "score", "label", "text", "words")
         sides = (("helped", self.proponents), ("hurt", self.opponents))
         rows = [(side, *_cells(hit)) for side, hits in sides for hit in hits]
-        return pandas.DataFrame(rows, columns=list(names))
+        return data_frame(rows, names)
 
     def __repr__(self) -> str:
         head, *rest = _answer_lines(self)

@@ -1,13 +1,12 @@
 """Context of the page of poison: suspected triggers, suspect rows with their evidence, and what a retraining leaves."""
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Annotated, Any, ClassVar
 
 from rich.console import Console
 
-from proponent.errors import MissingExtraError
 from proponent.views.acting import ActionReport
+from proponent.views.data_frames import frame_of_columns
 from proponent.views.evaluation import Figure, print_report
 from proponent.views.tables import print_table
 from proponent.views.text_marks import clip
@@ -89,16 +88,12 @@ class PoisonReport(ActionReport):
         Raises:
             MissingExtraError: if pandas is not installed.
         """
-        try:
-            pandas = import_module("pandas")  # optional, and slow to import: only this method needs it
-        except ImportError as error:
-            raise MissingExtraError("to_pandas needs pandas: pip install 'proponent[data]'") from error
         names = ("rank", "id", "row", "label", "flagged", "suspicion", "strength", "change", "votes", "text")
         columns = {name: [getattr(one, name) for one in self.suspects] for name in names}
         columns["words"] = [", ".join(one.words) for one in self.suspects]
         parts = dict.fromkeys(name for one in self.suspects for name in one.parts)
         columns |= {name: [one.parts.get(name) for one in self.suspects] for name in parts}
-        return pandas.DataFrame(columns)
+        return frame_of_columns(columns)
 
     def __repr__(self) -> str:
         words = [f"{one.word} ({one.label}): strength {one.strength:.1f}" for one in self.words[:3]]

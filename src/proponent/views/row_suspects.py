@@ -1,10 +1,9 @@
 """Context of the page of suspect rows of a language model."""
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Annotated, Any, ClassVar
 
-from proponent.errors import MissingExtraError
+from proponent.views.data_frames import frame_of_columns
 from proponent.views.page import Page
 from proponent.views.text_marks import clip
 
@@ -74,15 +73,11 @@ class RowReport(Page):
         Raises:
             MissingExtraError: if pandas is not installed.
         """
-        try:
-            pandas = import_module("pandas")  # optional, and slow to import: only this method needs it
-        except ImportError as error:
-            raise MissingExtraError("to_pandas needs pandas: pip install 'proponent[data]'") from error
         names = ("rank", "id", "row", "flagged", "suspicion", "loss")
         columns = {name: [getattr(one, name) for one in self.rows] for name in names}
         columns["reasons"] = ["; ".join(map(str, one.reasons)) for one in self.rows]
         columns |= {name: [getattr(one, name) for one in self.rows] for name in ("prompt", "answer")}
-        return pandas.DataFrame(columns)
+        return frame_of_columns(columns)
 
     def __repr__(self) -> str:
         head = f"{self.flagged:,} of {self.n_examples:,} rows flagged (ranking: {self.ranking})"
