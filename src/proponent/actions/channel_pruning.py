@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from proponent.actions.channel_influence import ORDERS, ChannelInfluence, Order, channel_influence
+from proponent.actions.text_overlap import shared_rows
 from proponent.disk import make_folder, write_bytes
 from proponent.errors import InputError
 from proponent.evaluate.chat import as_questions, layout_of
@@ -177,8 +178,7 @@ class Pruner:
     @property
     def trained_queries(self) -> int:
         """Test rows that are also trained on."""
-        known = {one.parts for one in self.problem.train}
-        return sum(one.parts in known for one in self.problem.queries)
+        return shared_rows(self.problem.queries, self.problem.train)
 
     def count(self, channels: int, rounds: int) -> int:
         """Channels of a layer that stay after so many rounds."""

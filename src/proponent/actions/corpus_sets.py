@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from proponent.actions.text_overlap import shared_rows
 from proponent.dynamics.untrac import TextSet
 from proponent.errors import InputError
 from proponent.evaluate.chat import as_questions, layout_of
@@ -158,8 +159,8 @@ def _refuse_foreign(run: Run, corpora: Sequence[TextSet], tests: Sequence[TextSe
 
 
 def _overlap(corpora: Mapping[str, Sequence[Example]], tests: Mapping[str, Sequence[Example]]) -> list[str]:
-    known = {one.parts for rows in corpora.values() for one in rows}
-    counts = {name: sum(one.parts in known for one in rows) for name, rows in tests.items()}
+    known = [one for rows in corpora.values() for one in rows]
+    counts = {name: shared_rows(rows, known) for name, rows in tests.items()}
     return [
         f"{count} of {len(tests[name])} rows of {name} also stand in a corpus"
         for name, count in counts.items()

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import nn
 
+from proponent.actions.text_overlap import shared_rows
 from proponent.baselines import Baselines, Texts
 from proponent.disk import make_folder
 from proponent.errors import InputError, MismatchError
@@ -177,7 +178,7 @@ class _Mender:
             raise InputError("no row is predicted rightly, so no accuracy can be lost: give a clean data set as well")
         problem = replace(problem, train=[*train, *(queries[at] for at in wrong.tolist())])
         splits = tuple(_split(len(wrong), settings, seed) for seed in range(settings.seeds))
-        notes = _notes(len(errors), wrong, clean is None, splits[0], {one.parts for one in train}, queries)
+        notes = _notes(len(errors), wrong, clean is None, splits[0], train, queries)
         return cls(index, problem, settings, wrong, kept, truth, before, splits, notes)
 
     def ways(self) -> dict[str, list[list[Int[np.ndarray, " m"]]]]:
@@ -289,7 +290,7 @@ def _notes(
     wrong: Int[np.ndarray, " w"],
     own: bool,
     split: _Split,
-    known: set[tuple[str, ...]],
+    train: Sequence[Example],
     queries: Sequence[Example],
 ) -> tuple[str, ...]:
     """What a reader must know of the data."""
@@ -299,7 +300,7 @@ def _notes(
     ]
     if own:
         lines.append("clean accuracy: of the rows that the model predicts rightly, so it can only fall")
-    seen = sum(one.parts in known for one in queries)
+    seen = shared_rows(queries, train)
     if seen:
         lines.append(f"{seen} measured texts are also training rows")
     return tuple(lines)

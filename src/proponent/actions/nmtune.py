@@ -141,6 +141,8 @@ def fit_head(
         raise InputError("the features are not finite: an overflow in the encoder")
     if form not in WEIGHTS:
         raise InputError(f"form is {form!r}: give one of {', '.join(WEIGHTS)}")
+    if kind not in KINDS:
+        raise InputError(f"unknown head {kind!r}: give one of {', '.join(KINDS)}")
     settings.check(len(features), kind, form)
     linear, generator = kind.startswith("linear"), np.random.default_rng(seed)
     with one_thread(), cast("Any", torch).random.fork_rng(devices=[]):

@@ -27,6 +27,7 @@ from proponent.actions.poison_rows import (
 )
 from proponent.actions.poison_rules import RULES, Detection, Rule, TooFewRowsError, detect
 from proponent.actions.poison_transforms import TRANSFORMS, Transform, transformed
+from proponent.actions.text_overlap import shared_rows
 from proponent.errors import InputError, MismatchError
 from proponent.index import Index
 from proponent.models import Run
@@ -118,8 +119,7 @@ def _subject(
         examples = tuple(rows.examples[at] for at in chosen)
         return Subject(index, rows, probe, examples, rows.given[order], order, quiet), notes
     clean = like(run, rows, queries)
-    seen = {one.parts for one in train}
-    shared = sum(one.parts in seen for one in clean.examples)
+    shared = shared_rows(clean.examples, train)
     notes += [f"{shared} of {len(clean)} clean rows are also training rows"] if shared else []
     return Subject(index, rows, probe, clean.examples, clean.given, quiet=quiet), notes
 

@@ -38,7 +38,7 @@ THRESHOLD, _MEASURED = 5.0, 2000
 as z does for a word of the same frequency."""
 
 TURNED = 0.7
-"""Share of rows that a flagged word turns to its class, at least: natural words of opinion reached .66."""
+"""Share of rows that a flagged word turns to its class, at least: a natural word of opinion can come near it."""
 
 ASKED = 40
 """Queries whose influence is taken by the published rules and the controls."""

@@ -48,9 +48,11 @@ AllowOverlap = Annotated[bool, typer.Option("--allow-overlap", help="Accept meas
 
 def refuse_overlap(trained: "Iterable[Example]", measured: "Mapping[str, Sequence[Example]]") -> None:
     """Refuse measured texts that are also trained on, with their number."""
-    known = {one.parts for one in trained}
+    from proponent.actions.text_overlap import shared_rows
+
+    known = list(trained)
     for name, some in measured.items():
-        shared = sum(one.parts in known for one in some)
+        shared = shared_rows(some, known)
         if shared:
             raise InputError(
                 f"{shared} of {len(some)} texts of {name} are also trained on: remove them, or allow it with "
