@@ -56,6 +56,7 @@ VITEL = (
     "Vitel and Chhabra 2025, First is Not Really Better Than Last: Evaluating Layer Choice and Aggregation Strategies "
     "in Language Model Data Influence Estimation (arXiv 2511.04715)"
 )
+LAWRENCE = "Lawrence et al. 2021, Explaining Neural Matrix Factorization with Gradient Rollback (arXiv 2010.05516)"
 MAGIC = "Ilyas and Engstrom 2025, MAGIC: Near-Optimal Data Attribution for Deep Learning"
 OWN = "Direction and idf of TracIn-WE's rows (docs/methods/tracin-we.md)"
 ADAM = "TracIn-WE with the optimizer's own step"
@@ -178,6 +179,12 @@ _ROWS = {  # per method: one line of parts, one line of description
         MAGIC, "the training once, plus about 3 times the training per query",
         "proponent.Recorder(replay=True), or proponent train --replay",
         "proponent explain RUN TEXT --method replay --data DATA"),
+    "rollback": Row(
+        Loop(which="rollback"),
+        "change of an output when the recorded updates of an example are taken back, among neighbours",
+        LAWRENCE, "one forward pass of the query per neighbour",
+        "proponent train --changes embedding, or proponent.Recorder(changes=...) and batches of 1",
+        "proponent explain RUN TEXT --method rollback --data DATA"),
 }
 # fmt: on
 

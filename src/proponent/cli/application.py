@@ -25,6 +25,7 @@ from proponent.cli import (
     poison,
     probe,
     prune,
+    rollback,
     sums,
     transfer,
     unlearn,
@@ -44,6 +45,7 @@ _AFTERWARDS = {
     "evaluate": _RESUMED,
     "tune": _RESUMED,
     "transfer": _RESUMED,
+    "rollback": _RESUMED,
     "train": "the unfinished run was removed",
     "demo": "run the same command to start again",
     "merge": _RESUMED,
@@ -66,7 +68,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Clean data": (labels.labels, poison.poison, bias.bias, explore.apply),
     "Act": (act.mend, weigh.weigh, prune.prune, act.spectrum, act.nmtune),
     "Compare": (unlearn.unlearn, transfer.transfer, probe.probe),
-    "Prove": (evaluate.evaluate, evaluate.tune),
+    "Prove": (evaluate.evaluate, evaluate.tune, rollback.rollback),
 }
 """The commands, in the order and under the headings of the help."""
 

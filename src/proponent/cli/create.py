@@ -18,6 +18,8 @@ from proponent.cli.options import (
     OutputOptions,
     RunFolder,
 )
+from proponent.cli.rollback import ChangeOptions
+from proponent.errors import InputError
 
 if TYPE_CHECKING:
     from proponent.index import Index
@@ -46,9 +48,14 @@ def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the run; must be new or empty.")],
     columns: DataOptions,
+    changing: ChangeOptions,
     output: OutputOptions,
     model: Annotated[
-        str | None, typer.Option(help="Pretrained model to fine-tune; default: a small model from scratch.")
+        str | None,
+        typer.Option(
+            help="Pretrained model to fine-tune, or distmult or complex (facts), product (ratings), bag (words); "
+            "default: a small model from scratch."
+        ),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 3,
     checkpoints: Annotated[
@@ -59,7 +66,9 @@ def train(
         ),
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Keep checkpoints in 16-bit floats.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Batch size: texts per step.")] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Batch size: texts per step; default: 32, with --changes 1.")
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Default: 1e-3 from scratch, 5e-5 pretrained.")] = None,
     max_length: Annotated[int, typer.Option(min=2, help="Maximum tokens per text.")] = 128,
     seed: Annotated[int, typer.Option(help="Seed of weights, order and dropout.")] = 0,
@@ -77,13 +86,16 @@ def train(
     from proponent.training.trainer import Training
     from proponent.training.trainer import train as run_training
 
+    how = changing.how(model, batch_size)
+    if how is not None and (half or replay):
+        raise InputError(f"{'--half' if half else '--replay'} does not go with --changes: leave one of them out")
     examples = columns.read(data, output)
     settings = Training(
         model,
         epochs,
         checkpoints,
         half,
-        batch_size,
+        batch_size or (32 if how is None else 1),
         learning_rate,
         max_length,
         seed,
@@ -93,7 +105,13 @@ def train(
     )
     for number in range(seed, seed + runs):
         folder = out if runs == 1 else out / f"seed-{number}"
-        run = run_training(examples, folder, replace(settings, seed=number))
+        seeded = replace(settings, seed=number)
+        if how is None:
+            run = run_training(examples, folder, seeded)
+        else:
+            from proponent.training.one_by_one import train_one_by_one
+
+            run = train_one_by_one(examples, folder, seeded, how)
         steps = [one.step for one in run.checkpoints]
         output.show(
             lambda at=folder, held=steps: {"run": str(at), "checkpoints": held},

@@ -68,9 +68,9 @@ def explain(
     html: Annotated[Path | None, typer.Option(help="Also write a self-contained HTML page.")] = None,
     kernel: Annotated[str, typer.Option(help="Implementation of the inner loop: numpy or numba.")] = "numpy",
     method: Annotated[
-        str | None, typer.Option(help="replay: pass a RUN recorded for replay in place of INDEX.")
+        str | None, typer.Option(help="replay or rollback: pass a RUN that recorded it in place of INDEX.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Training data of the run (replay).")] = None,
+    data: Annotated[str | None, typer.Option(help="Training data of the run (replay, rollback).")] = None,
 ) -> None:
     """Explain an output: the training examples, and the words in them, that helped or hurt it."""
     _refuse_several(text, queries, asking, together)
@@ -112,7 +112,7 @@ def _replays(method: str | None, data: str | None, given: Mapping[str, object]) 
     """Whether to explain a run without an index; refuse incompatible options."""
     if method is None:
         if data is not None:
-            raise InputError("--data is only for --method replay: an index already contains its training set")
+            raise InputError("--data is only for --method replay or rollback: an index holds its training set already")
         return False
     from proponent.method_table import METHODS
 

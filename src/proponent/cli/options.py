@@ -83,6 +83,7 @@ class ColumnOptions:
     weight_column: Annotated[
         str, typer.Option(help="Column of example weights: factors of the losses of a training set.")
     ] = ""
+    header: Annotated[str, typer.Option(help="Names of the columns of a CSV or TSV file without a header: a,b,c")] = ""
 
     @property
     def columns(self) -> "Columns":
@@ -111,7 +112,7 @@ class ColumnOptions:
     def _read(self, data: str, out: OutputOptions, **how: Any) -> "Examples":
         from proponent.data import read
 
-        examples = read(data, columns=self.columns, **how)
+        examples = read(data, columns=self.columns, header=listed(self.header), **how)
         for line in examples.warnings:
             out.hint(line)
         return examples

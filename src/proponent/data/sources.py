@@ -25,6 +25,7 @@ DEFAULT_COLUMNS = Columns()
 _STRETCH = 4096
 """Rows of a `datasets.Dataset` that are reordered at a time."""
 
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _READERS: dict[str, Callable[[Path], RawTable]] = {
     ".csv": lambda path: read_separated(path, ","),
     ".tsv": lambda path: read_separated(path, "\t"),
@@ -50,15 +51,17 @@ def read(
     split: str | None = None,
     revision: str | None = None,
     allow_empty: bool = False,
+    header: Sequence[str] = (),
 ) -> Examples:
-    """Read any supported input into validated examples."""
+    """Read any supported input into validated examples; `header` names the columns of a CSV or TSV file without one."""
     if isinstance(source, Examples):
         _refuse_split(source.name, split, revision)
         return source
     if _weighs(source) and not columns.weight:
         columns = replace(columns, weight="weight")
     if isinstance(source, str | os.PathLike):
-        table = _table_of_path(cast("str | os.PathLike[str]", source), split, revision)
+        path = cast("str | os.PathLike[str]", source)
+        table = _table_of_path(path, split, revision) if not header else _table_without_header(path, header)
     else:
         table = _table_of_object(source, columns, split, revision)
     return check(table, columns, allow_empty)
@@ -100,6 +103,15 @@ def _table_of_path(source: str | os.PathLike[str], split: str | None, revision: 
     if suffix not in _READERS:
         raise DataError(f"{path}: unknown file type {short(path.suffix)}; supported: {_KNOWN}")
     return _READERS[suffix](path)
+
+
+def _table_without_header(source: str | os.PathLike[str], header: Sequence[str]) -> RawTable:
+    path = Path(os.fsdecode(source))
+    if _suffix(path) not in _SEPARATORS:
+        raise DataError(f"{path}: only CSV and TSV files have a header line: leave out --header (header=)")
+    if not _exists(path):
+        raise DataError(_not_found(path))
+    return read_separated(path, _SEPARATORS[_suffix(path)], header)
 
 
 def _suffix(path: Path) -> str:

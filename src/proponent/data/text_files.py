@@ -20,9 +20,11 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _field_limit = threading.Lock()
 
 
-def read_separated(path: Path, delimiter: str) -> RawTable:
-    """Read a CSV or TSV file whose first line names the columns."""
-    name, header, packer = str(path), None, ColumnBuilder(list)
+def read_separated(path: Path, delimiter: str, names: Sequence[str] = ()) -> RawTable:
+    """Read a CSV or TSV file whose columns are named by its first line, or by the caller."""
+    name = str(path)
+    header = check_names(name, names) if names else None
+    packer = ColumnBuilder(list, header or ())
     lines, blank = array("q"), array("q")
     ragged: list[str] = []
     for line, row in _separated_rows(name, text_lines(path, newline=""), delimiter):
@@ -39,15 +41,15 @@ def read_separated(path: Path, delimiter: str) -> RawTable:
                 ragged.append(f"line {line} has {len(row)}")
     if header is None:
         raise DataError(f"{path}: the file is empty")
-    _refuse_ragged(name, len(header), ragged, len(lines) - len(packer))
+    _refuse_ragged(name, len(header), ragged, len(lines) - len(packer), "--header" if names else "the header")
     return packed_table(name, packer, lines, _blank_lines(name, blank, lines))
 
 
-def _refuse_ragged(name: str, fields: int, ragged: Sequence[str], count: int) -> None:
+def _refuse_ragged(name: str, fields: int, ragged: Sequence[str], count: int, names: str) -> None:
     if count:
         more = f" and {count - 3} more lines" if count > 3 else ""
         raise DataError(
-            f"{name}: the header has {fields} fields but {', '.join(ragged)}{more}: put quotes around fields that "
+            f"{name}: {names} has {fields} fields but {', '.join(ragged)}{more}: put quotes around fields that "
             "contain the separator"
         )
 

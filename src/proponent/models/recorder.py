@@ -7,6 +7,7 @@ For language models it notes which rows were fed and which tokens counted (`prop
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 from uuid import uuid4
@@ -17,6 +18,7 @@ import torch
 from proponent.disk import write_bytes
 from proponent.errors import RunError
 from proponent.models.batch_record import BatchRecorder
+from proponent.models.change_watch import ChangeWatch
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
 from proponent.models.former import RUN_FILE, recorded
 from proponent.models.huggingface import TrainerCallback
@@ -115,6 +117,8 @@ class Recorder(TrainerCallback):
         checkpoints: save this many times at equal distances, the last time at the end, in addition to the Trainer's own
             `save_strategy` ("no" leaves only these; `save_only_model=True` keeps them small).
         half: store the weights of every checkpoint as 16-bit floats (half the disk; training cannot resume from them).
+        changes: parts whose changes by each example are recorded for the method rollback: "embedding", "head", "lora"
+            (`proponent_changes/` in the run's folder); needs batches of one.
         weight_column: column of the training set whose values the loss multiplies each example's loss by; a
             `proponent.WeightedTrainer` sets it.
 
@@ -131,6 +135,7 @@ class Recorder(TrainerCallback):
         checkpoints: int | None = None,
         half: bool = False,
         weight_column: str | None = None,
+        changes: Sequence[str] = (),
     ) -> None:
         if checkpoints is not None and checkpoints < 1:
             raise ValueError(f"Recorder(checkpoints={checkpoints}): it must be at least 1, or be left out")
@@ -139,6 +144,8 @@ class Recorder(TrainerCallback):
         self.initial = initial
         self.replay = replay
         self.weight_column = weight_column
+        self.changes = tuple(changes)
+        self._changes: ChangeWatch | None = None
         self._steps: StepRecorder | None = None
         self._batches: BatchRecorder | None = None
         self._rates: list[float] = []
@@ -172,6 +179,9 @@ class Recorder(TrainerCallback):
         self._batches = _batch_recorder(args, state, kwargs.get("model"), kwargs.get("train_dataloader"), judged=judged)
         if self._batches is not None:
             self._batches.write(folder)
+        if self.changes:
+            loader = kwargs["train_dataloader"]
+            self._changes = ChangeWatch(args, kwargs["model"], kwargs["optimizer"], loader, self.changes)
         if self.replay:
             _require_replayable(args, state)
             self._steps = StepRecorder(
@@ -183,8 +193,15 @@ class Recorder(TrainerCallback):
         if self._steps is not None:
             self._steps.begin()
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Keep what the step is about to change."""
+        if self._changes is not None:
+            self._changes.begin()
+
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Read the learning rate of this step, before the scheduler changes it."""
+        if self._changes is not None:
+            self._changes.end()
         optimizer = kwargs.get("optimizer")
         if optimizer is not None:
             self._rates = [float(group["lr"]) for group in optimizer.param_groups]
@@ -204,6 +221,8 @@ class Recorder(TrainerCallback):
         if state.is_world_process_zero:
             if self._steps is not None:
                 self._steps.write(Path(args.output_dir))
+            if self._changes is not None:
+                self._changes.write(Path(args.output_dir))
             if self._batches is not None:
                 self._batches.write(Path(args.output_dir))
                 self._batches.close()

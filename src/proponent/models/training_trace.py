@@ -126,7 +126,7 @@ class StepRecorder:
         self._rates: list[list[float]] = []
         self._random: list[np.ndarray] = []
         self._batches: list[tuple[int, int]] = []
-        self._watched = _watch(loader)
+        self._watched = watch_rows(loader)
         self._hook = inner.register_forward_pre_hook(self._see, with_kwargs=True)
 
     def _see(self, module: torch.nn.Module, _inputs: Any, named: dict[str, Any]) -> None:
@@ -185,6 +185,14 @@ class _Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sampler, name)
 
+    def place(self, step: int) -> tuple[int, int]:
+        """Epoch and row of a step, in batches of one."""
+        for number, epoch in enumerate(self.epochs):
+            if step < len(epoch):
+                return number, epoch[step]
+            step -= len(epoch)
+        raise RunError(f"step {step} read no row: the record of changes needs the Trainer's own sampler")
+
     def cut(self, steps: int) -> tuple[list[int], list[int]]:
         """The rows of the first steps, and where each step ended; no batch spans two epochs."""
         order: list[int] = []
@@ -198,7 +206,8 @@ class _Watched:
         return order, ends
 
 
-def _watch(loader: Any) -> _Watched:
+def watch_rows(loader: Any) -> _Watched:
+    """Note the rows that a Trainer's loader yields."""
     batches: Any = getattr(loader, "batch_sampler", None)
     if not hasattr(batches, "sampler") or not hasattr(batches, "batch_size"):
         raise RunError(

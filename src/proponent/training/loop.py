@@ -58,6 +58,7 @@ class TrainingLoop:
     problem: Problem
     settings: Settings
     steps: int | None = None  # of a training on any subset; None: as many as its epochs have
+    numbered: bool = False  # steps keep their numbers where a whole batch is deleted
 
     @property
     def size(self) -> int:
@@ -68,6 +69,7 @@ class TrainingLoop:
     def identity(self) -> str:
         """Everything that the outputs depend on."""
         length = "" if self.steps is None else f"steps {self.steps}\n"
+        length += "steps keep their numbers\n" if self.numbered else ""
         return f"{self.problem.identity}\nplain loop 1 {json.dumps(asdict(self.settings), sort_keys=True)}\n{length}"
 
     def __call__(self, rows: Int[np.ndarray, " m"], seed: int) -> Outputs:
@@ -76,7 +78,12 @@ class TrainingLoop:
             return self.problem.outputs(self.fit(rows, seed))
 
     def fit(
-        self, rows: Int[np.ndarray, " m"], seed: int, watch: Watch | None = None, at: Collection[int] = ()
+        self,
+        rows: Int[np.ndarray, " m"],
+        seed: int,
+        watch: Watch | None = None,
+        at: Collection[int] = (),
+        around: "Around | None" = None,  # replaces the optimizer by one that sees every step
     ) -> nn.Module:
         """Train and return the model; `watch` is called after the steps `at` (from 1), or after each pass."""
         kept = np.zeros(self.size, dtype=np.bool_)
@@ -84,7 +91,8 @@ class TrainingLoop:
         with one_thread():
             model = self.problem.fresh(seed)
             optimizer = InPlace(model, self.settings)
-            steps = hashed(self.problem.hashes, kept, seed, self.settings, self.steps)
+            optimizer = optimizer if around is None else around(model, optimizer)
+            steps = hashed(self.problem.hashes, kept, seed, self.settings, self.steps, numbered=self.numbered)
             for epoch, passed in groupby(steps, lambda step: step.epoch):
                 for step in passed:
                     advance(model, step, self._gradient, optimizer)
@@ -126,6 +134,10 @@ class InPlace:
         return state
 
 
+Around = Callable[[nn.Module, InPlace], InPlace]
+"""Called with a model and its optimizer; returns the optimizer that is used in its place."""
+
+
 @contextmanager
 def one_thread() -> Generator[None]:
     """Compute on one thread, so that sums are computed in one order."""
@@ -149,6 +161,28 @@ def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
         {"params": plain, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "lazy-adam":
+        return _LazyAdam(
+            [one for _, one in named], lr=settings.learning_rate, betas=settings.betas, eps=settings.epsilon
+        )
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.epsilon, fused=True)
+
+
+class _LazyAdam(torch.optim.SparseAdam):
+    """Adam that moves only rows with a gradient, and only their moments."""
+
+    def step(self, closure: Any = None) -> Any:
+        """Apply one step."""
+        for group in self.param_groups:
+            for one in group["params"]:
+                if one.grad is not None and not one.grad.is_sparse:
+                    one.grad = _rows_of(one.grad)
+        return cast("Any", super()).step(closure)
+
+
+def _rows_of(gradient: Tensor) -> Tensor:
+    """The rows that hold anything, as a sparse tensor."""
+    ids = gradient.reshape(len(gradient), -1).ne(0).any(1).nonzero()
+    return cast("Any", torch).sparse_coo_tensor(ids.T, gradient[ids[:, 0]], gradient.shape, is_coalesced=True)

@@ -6,6 +6,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+_FEW_CLASSES = 100
+
 Output = Literal["log-odds", "loss", "probability"]
 """The output to compare; higher is better for all of them."""
 
@@ -22,7 +24,7 @@ class Outputs:
         """Compute the outputs from the logits of a classifier."""
         wide = np.asarray(logits, dtype=np.float64)
         whole = _log_sum_exp(wide)
-        others = np.stack([_log_sum_exp(np.delete(wide, one, axis=1)) for one in range(wide.shape[1])], axis=1)
+        others = _others(wide, whole)
         return cls(wide - others, whole - wide[np.arange(len(wide)), np.asarray(labels)])
 
     @classmethod
@@ -48,6 +50,18 @@ class Outputs:
         if output == "log-odds":
             return odds
         return -np.logaddexp(0.0, -odds) if output == "loss" else 1.0 / (1.0 + np.exp(-odds))
+
+
+def _others(values: Float[np.ndarray, "q l"], whole: Float[np.ndarray, " q"]) -> Float[np.ndarray, "q l"]:
+    """Log of the summed exponentials of all other classes."""
+    if values.shape[1] <= _FEW_CLASSES:
+        return np.stack([_log_sum_exp(np.delete(values, one, axis=1)) for one in range(values.shape[1])], axis=1)
+    # a class below one half leaves enough of the sum; the one above it, if any, is left out
+    share = np.exp(values - whole[:, None])
+    others = whole[:, None] + np.log1p(-np.minimum(share, 0.5))
+    for row, top in enumerate(values.argmax(1).tolist()):
+        others[row, top] = _log_sum_exp(np.delete(values[row : row + 1], top, axis=1))[0]
+    return others
 
 
 def _log_sum_exp(values: Float[np.ndarray, "q l"]) -> Float[np.ndarray, " q"]:

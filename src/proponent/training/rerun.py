@@ -35,7 +35,7 @@ from proponent.models.recorder import FRESH, run_record, second_moments, spread
 from proponent.models.tasks.base import logits_of
 from proponent.progress import track
 from proponent.tensors import write_tensors
-from proponent.training.loop import TrainingLoop
+from proponent.training.loop import Around, TrainingLoop
 from proponent.training.outputs import Outputs
 from proponent.training.schedule import Settings, id_hashes
 from proponent.types import Counting, Example, Pair, Prompted, Text
@@ -286,7 +286,13 @@ def _assumed(run: Run) -> tuple[Settings, tuple[str, ...]]:
 
 
 def write_run(
-    loop: TrainingLoop, folder: Path, seed: int, *, checkpoints: int | None = None, quiet: bool = True
+    loop: TrainingLoop,
+    folder: Path,
+    seed: int,
+    *,
+    checkpoints: int | None = None,
+    quiet: bool = True,
+    around: Around | None = None,
 ) -> Run:
     """Train the run again into a folder that all commands can read, with equidistant checkpoints or one per epoch."""
     done = recorded(folder, "proponent_retrained.json")
@@ -312,7 +318,7 @@ def write_run(
             write_bytes(at / RECORD_FILE, json.dumps(record | {"optimizer": settings.optimizer}).encode())
             next(passed, None)
 
-        loop.fit(np.arange(loop.size), seed, watch, at_steps)
+        loop.fit(np.arange(loop.size), seed, watch, at_steps, around)
         if problem.counting is not None:
             write_bytes(folder / RUN_FILE, json.dumps(_counted_as(problem, problem.counting)).encode())
         write_bytes(done, json.dumps({"identity": loop.identity, "seed": seed}).encode())

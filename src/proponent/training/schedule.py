@@ -21,6 +21,7 @@ State = TypeVar("State")
 Gradient = TypeVar("Gradient", contravariant=True)
 
 _GOLDEN = 0x9E3779B97F4A7C15
+_DECAY, _DECAY_STEPS = 0.96, 1000
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,12 @@ class Settings:
     epochs: int
     batch_size: int
     learning_rate: float
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "lazy-adam"] = "adamw"  # lazy: only rows with a gradient move
     momentum: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
     weight_decay: float = 0.0  # not applied to biases and norms, as in the Trainer
-    schedule: Literal["constant", "linear"] = "constant"
+    schedule: Literal["constant", "linear", "exponential"] = "constant"  # exponential: .96 for every 1,000 steps
     warmup: int = 0  # steps
     clip: float | None = None  # largest norm of the whole gradient
     keep_places: bool = False  # leave holes where examples are deleted
@@ -77,7 +78,7 @@ def drawing(step: Step) -> Generator[None]:
     """Set the random state of the step; the generator's own state is restored afterwards."""
     with cast("Any", torch).random.fork_rng(devices=[], enabled=step.draw is not None):
         if isinstance(step.draw, int):
-            cast("Any", torch).manual_seed(step.draw)
+            cast("Any", torch).default_generator.manual_seed(step.draw)  # the global one also formats a stack trace
         elif step.draw is not None:
             torch.set_rng_state(torch.as_tensor(step.draw))
         yield
@@ -99,21 +100,33 @@ def hashed(
     seed: int,
     settings: Settings,
     steps: int | None = None,
+    *,
+    numbered: bool = False,
 ) -> Iterator[Step]:
-    """The steps of a training on a subset, by epochs or so many in all; a fully deleted batch is not numbered."""
-    count = len(kept) if settings.keep_places else int(kept.sum())
+    """The steps of a training on a subset, by epochs or so many in all.
+
+    A fully deleted batch has no step; with `numbered`, the later ones keep their numbers, and with them their rates and
+    random draws.
+    """
+    count = len(kept) if settings.keep_places or numbered else int(kept.sum())
     total, number = steps or settings.epochs * -(-count // settings.batch_size), 0
+    places = settings.keep_places or numbered
     for epoch in range(settings.epochs) if steps is None else itertools.count():
-        for rows in batches(hashes, kept, seed, epoch, settings.batch_size, keep_places=settings.keep_places):
+        for rows in batches(hashes, kept, seed, epoch, settings.batch_size, keep_places=places):
             if number == steps:
                 return
+            if not len(rows):
+                number += numbered
+                continue
             rates = np.asarray([settings.learning_rate * _factor(settings, number, total)])
             yield Step(number, rows, rates, (seed * 1_000_003 + number * 7919 + 1) % 2**63, epoch)
             number += 1
 
 
 def _factor(settings: Settings, number: int, total: int) -> float:
-    """Factor of the highest rate, by the rule of the Trainer's schedules."""
+    """Factor of the highest rate, by the rule of the Trainer's schedules, or an exponential decay."""
+    if settings.schedule == "exponential":
+        return _DECAY ** (number / _DECAY_STEPS)
     if number < settings.warmup:
         return number / max(1, settings.warmup)
     if settings.schedule == "linear":
@@ -143,15 +156,13 @@ def batches(
     *,
     keep_places: bool,
 ) -> Iterator[Int[np.ndarray, " m"]]:
-    """Split one pass over a subset into batches."""
+    """Split one pass over a subset into batches; where places are kept, fully deleted ones are empty."""
     whole = order(hashes, seed, epoch)
     if not keep_places:
         whole = whole[kept[whole]]
     for start in range(0, len(whole), size):
         batch = whole[start : start + size]
-        batch = batch[kept[batch]]
-        if len(batch):
-            yield batch
+        yield batch[kept[batch]]
 
 
 def _mixed(values: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:

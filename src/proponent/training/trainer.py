@@ -81,29 +81,38 @@ def train(examples: Examples, out: str | Path, training: Training = Training()) 
     """Train a classifier (if the data has labels) or a causal language model (if it has none)."""
     _require_accelerate()
     training.check()
-    folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise MismatchError(f"{folder} is not an empty folder: choose another --out")
+    folder = empty_folder(out)
     names, weights = label_names(examples), examples.weights
     weights = None if weights is None or (weights == 1).all() else weights  # weights of 1 are a plain training
     _refuse_unread(examples, labelled=names is not None)
     quiet_transformers()
     transformers.set_seed(training.seed)
-    tokenizer, model = (
-        _scratch(examples, names, training)
-        if training.model is None
-        else _pretrained(training.model, examples, names, training)
-    )
+    tokenizer, model = untrained(examples, names, training)
     rows = [_features(tokenizer, example, names, training.max_length) for example in examples]
     if weights is not None:
         rows = [row | {WEIGHT: weight} for row, weight in zip(rows, weights.tolist(), strict=True)]
     # Replay needs second derivatives, which the fused attention kernels lack.
     kernels = cast("Any", sdpa_kernel)(SDPBackend.MATH) if training.replay else nullcontext()
-    with _ended_by_signals(), _whole_or_gone(folder), kernels:
+    with whole_or_gone(folder), kernels:
         _trainer(
             model, tokenizer, rows, folder, training, examples.columns.weight if weights is not None else ""
         ).train()
     return Run.from_pretrained(folder)
+
+
+def empty_folder(out: str | Path) -> Path:
+    """A folder for a run, which must be new or empty."""
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MismatchError(f"{folder} is not an empty folder: choose another --out")
+    return folder
+
+
+@contextmanager
+def whole_or_gone(folder: Path) -> Generator[None]:
+    """Remove the files of a training that is stopped, by a signal too."""
+    with _ended_by_signals(), _whole_or_gone(folder):
+        yield
 
 
 @contextmanager
@@ -182,6 +191,13 @@ def _refuse_unread(examples: Examples, *, labelled: bool) -> None:
                 f"{examples.name} has second texts (row {example.row}) and no labels, and a language model reads only "
                 "one text: leave the second texts out with --pair-column '', or name the target with --target-column"
             )
+
+
+def untrained(examples: Examples, names: Sequence[str] | None, training: Training) -> tuple[Any, Any]:
+    """Tokenizer and model before training."""
+    if training.model is None:
+        return _scratch(examples, names, training)
+    return _pretrained(training.model, examples, names, training)
 
 
 def _scratch(examples: Examples, names: Sequence[str] | None, training: Training) -> tuple[Any, Any]:
