@@ -71,12 +71,17 @@ def features(tokenizer: Any, data: Sequence[dict[str, Any]] = ROWS, *, lm: bool 
 
 def trainer(folder: Path, model: Any, tokenizer: Any, *, callbacks: Sequence[Any] = (), **settings: Any) -> Any:
     """A Trainer that saves everything it knows, pickles included, as most people's does."""
-    settings = {"max_steps": 6, "save_steps": 3, "learning_rate": 1e-2, "logging_steps": 1} | settings
+    settings = {
+        "per_device_train_batch_size": 4,
+        "max_steps": 6,
+        "save_steps": 3,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+    } | settings
     make = settings.pop("trainer", transformers.Trainer)
     extra = {"optimizers": (settings.pop("optimizer"), None)} if "optimizer" in settings else {}
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=4,
         report_to=[],
         use_cpu=True,
         disable_tqdm=True,

@@ -167,13 +167,19 @@ class ChangeRecorder:
         self._moved = np.zeros(2)
         self._bytes = 0
 
-    def begin(self, own: Int[np.ndarray, " k"], *, watched: bool = False) -> None:
-        """Keep what a step is about to change; gradients are there. `watched` also measures what else moves."""
+    def begin(
+        self,
+        own: Int[np.ndarray, " k"],
+        moved: Int[np.ndarray, " m"] | None = None,  # by the gradient, if not given
+        *,
+        watched: bool = False,
+    ) -> None:
+        """Keep what a step is about to change; with `watched`, also measure what else moves."""
         for name, one in self._parameters.items():
             if name in self._rows:
                 ids = torch.as_tensor(np.unique(own))
-                if self._kept == "moved" and one.grad is not None:
-                    ids = rows_with_gradient(one.grad)
+                if self._kept == "moved":
+                    ids = _rows_with_gradient(one) if moved is None else torch.as_tensor(moved)
                 self._before[name] = (ids, one.detach()[ids].clone())
                 self._whole = one.detach().clone() if watched else None
             else:
@@ -218,10 +224,11 @@ class ChangeRecorder:
         return Changes(tables, self._dense, self._epochs, {**settings, **noted})
 
 
-def rows_with_gradient(gradient: Tensor) -> Int[Tensor, " k"]:
-    """The rows that hold anything, in order."""
-    if gradient.is_sparse:
-        return gradient.coalesce().indices()[0]
+def _rows_with_gradient(table: Tensor) -> Int[Tensor, " k"]:
+    """The rows that the gradient touches, in order."""
+    if table.grad is None:
+        return torch.zeros(0, dtype=torch.int64)
+    gradient = table.grad.to_dense() if table.grad.is_sparse else table.grad
     return gradient.detach().ne(0).any(1).nonzero()[:, 0]
 
 

@@ -27,6 +27,7 @@ FACTS = ("distmult", "complex")
 """The kinds whose classes are tokens as well: entities."""
 
 _SPECIAL = ("[PAD]", "[UNK]")
+_Hidden: Any = cast("Any", transformers).modeling_outputs.BaseModelOutput
 _Output: Any = cast("Any", transformers).modeling_outputs.SequenceClassifierOutput
 
 
@@ -60,18 +61,16 @@ class FactorizationConfig(transformers.PretrainedConfig):
         cast("Any", super()).__init__(**others)
 
 
-class FactorizationForSequenceClassification(transformers.PreTrainedModel):
-    """One table of rows, for words, users, items, entities and relations alike."""
+class FactorizationModel(transformers.PreTrainedModel):
+    """The table alone: a row for each token."""
 
     config_class = FactorizationConfig
-    base_model_prefix = ""
+    base_model_prefix = "model"
 
     def __init__(self, config: FactorizationConfig) -> None:
-        """Make a model with fresh weights."""
+        """Make a table with fresh rows."""
         super().__init__(config)
         self.words = nn.Embedding(config.vocab_size, config.hidden_size)
-        bag = config.factorization == "bag"
-        self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 0)) if bag else None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -88,6 +87,30 @@ class FactorizationForSequenceClassification(transformers.PreTrainedModel):
         """Replace the table."""
         self.words = cast("nn.Embedding", value)
 
+    def forward(self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, **_: Any) -> Any:
+        """Rows of the tokens [n t d]."""
+        return _Hidden(last_hidden_state=self.words(input_ids) if inputs_embeds is None else inputs_embeds)
+
+
+class FactorizationForSequenceClassification(FactorizationModel):
+    """One table of rows, for words, users, items, entities and relations alike, with what is predicted from them."""
+
+    def __init__(self, config: FactorizationConfig) -> None:
+        """Make a model with fresh weights."""
+        transformers.PreTrainedModel.__init__(self, config)
+        self.model = FactorizationModel(config)
+        bag = config.factorization == "bag"
+        self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 0)) if bag else None
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table."""
+        return self.model.words
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the table."""
+        self.model.words = cast("nn.Embedding", value)
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -96,7 +119,7 @@ class FactorizationForSequenceClassification(transformers.PreTrainedModel):
         **_: Any,
     ) -> Any:
         """Logits of every class [n l], or a number [n 1]."""
-        rows = self.words(input_ids) if inputs_embeds is None else inputs_embeds
+        rows = self.model(input_ids, inputs_embeds).last_hidden_state
         if self.classifier is not None:
             mask = torch.ones(rows.shape[:2]) if attention_mask is None else attention_mask
             weight = mask.to(rows.dtype)[..., None]
@@ -108,12 +131,12 @@ class FactorizationForSequenceClassification(transformers.PreTrainedModel):
             )
         if self.config.factorization == "product":
             return _Output(logits=(rows[:, 0] * rows[:, 1]).sum(-1, keepdim=True) + self.config.offset)
-        return _Output(logits=self.against(rows) @ self.words.weight[self._classes].T)
+        return _Output(logits=self.against(rows) @ self.model.words.weight[self._classes].T)
 
     def of_classes(self, ids: Int[Tensor, "n 2"], classes: Int[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         """Logits of some classes only."""
-        tails = self.words(classes + len(_SPECIAL))
-        return (self.against(self.words(ids))[:, None] * tails).sum(-1)
+        tails = self.model.words(classes + len(_SPECIAL))
+        return (self.against(self.model.words(ids))[:, None] * tails).sum(-1)
 
     def against(self, rows: Float[Tensor, "n 2 d"]) -> Float[Tensor, "n d"]:
         """The vector whose product with a tail's row is the logit."""

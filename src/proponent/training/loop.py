@@ -90,12 +90,12 @@ class TrainingLoop:
         kept[rows] = True
         with one_thread():
             model = self.problem.fresh(seed)
-            optimizer = InPlace(model, self.settings)
+            optimizer = self.optimizer(model)
             optimizer = optimizer if around is None else around(model, optimizer)
             steps = hashed(self.problem.hashes, kept, seed, self.settings, self.steps, numbered=self.numbered)
             for epoch, passed in groupby(steps, lambda step: step.epoch):
                 for step in passed:
-                    advance(model, step, self._gradient, optimizer)
+                    advance(model, step, self.gradient, optimizer)
                     if watch is not None and step.number + 1 in at:
                         watch(model, optimizer.inner, step.number)
                 if watch is not None and not at:
@@ -107,7 +107,12 @@ class TrainingLoop:
             )
         return model.eval()
 
-    def _gradient(self, model: nn.Module, step: Step) -> dict[str, Tensor]:
+    def optimizer(self, model: nn.Module) -> "InPlace":
+        """The optimizer of a training."""
+        return InPlace(model, self.settings)
+
+    def gradient(self, model: nn.Module, step: Step) -> dict[str, Tensor]:
+        """Gradient of a step."""
         return gradient(self.problem, model, step.rows)
 
 
@@ -185,4 +190,5 @@ class _LazyAdam(torch.optim.SparseAdam):
 def _rows_of(gradient: Tensor) -> Tensor:
     """The rows that hold anything, as a sparse tensor."""
     ids = gradient.reshape(len(gradient), -1).ne(0).any(1).nonzero()
-    return cast("Any", torch).sparse_coo_tensor(ids.T, gradient[ids[:, 0]], gradient.shape, is_coalesced=True)
+    rows = {"indices": ids.T, "values": gradient[ids[:, 0]], "size": gradient.shape}
+    return cast("Any", torch).sparse_coo_tensor(**rows, is_coalesced=True, check_invariants=False)

@@ -28,6 +28,7 @@ from proponent.models.huggingface import quiet as quiet_transformers
 from proponent.models.huggingface import transformers
 from proponent.models.recorder import CHECKPOINTS, FRESH, RUN_FILE
 from proponent.models.scratch import wordpiece
+from proponent.training.fact_steps import FactLoop, RowOptimizer, TouchedRows, steps_in_closed_form
 from proponent.training.loop import InPlace, TrainingLoop
 from proponent.training.rerun import RunProblem, fingerprint, write_run
 from proponent.training.schedule import Settings, Step
@@ -78,15 +79,6 @@ class OneByOneProblem(RunProblem):
     """A run whose facts may be trained against drawn classes."""
 
     negatives: int = 0
-    sparse: bool = False  # gradients of the table hold only its touched rows
-
-    def fresh(self, seed: int) -> nn.Module:
-        """A model with its initial weights."""
-        model = super().fresh(seed)
-        for one in model.modules():
-            if isinstance(one, nn.Embedding):
-                one.sparse = self.sparse
-        return model
 
     @property
     def identity(self) -> str:
@@ -97,12 +89,15 @@ class OneByOneProblem(RunProblem):
         """Loss of each of some training examples, against drawn classes where there are negatives."""
         if not self.negatives:
             return super().losses(model, rows)
-        ids, labels = self._facts
-        gold, fact = labels[rows], cast("Any", model)
-        drawn = torch.randint(0, fact.config.num_labels - 1, (len(rows), self.negatives))
-        drawn += drawn >= gold[:, None]
-        logits = fact.of_classes(ids[rows], torch.cat([gold[:, None], drawn], 1))
+        fact = cast("Any", model)
+        logits = fact.of_classes(self.facts[0][rows], self.drawn(fact, rows))
         return functional.cross_entropy(logits, torch.zeros(len(rows), dtype=torch.int64), reduction="none")
+
+    def drawn(self, model: Any, rows: Int[np.ndarray, " m"]) -> Int[Tensor, "m c"]:
+        """The class of each example, then drawn other classes."""
+        gold = self.facts[1][rows]
+        others = torch.randint(0, model.config.num_labels - 1, (len(rows), self.negatives))
+        return torch.cat([gold[:, None], others + (others >= gold[:, None])], 1)
 
     def own(self, row: int, config: Any) -> Int[np.ndarray, " k"]:
         """The rows of the table that belong to an example: its tokens, and its class where classes are tokens."""
@@ -111,7 +106,8 @@ class OneByOneProblem(RunProblem):
         return encoded[row].ids if token is None else np.append(encoded[row].ids, token)
 
     @cached_property
-    def _facts(self) -> tuple[Int[Tensor, "n 2"], Int[Tensor, " n"]]:
+    def facts(self) -> tuple[Int[Tensor, "n 2"], Int[Tensor, " n"]]:
+        """Head and relation of each example, and its class."""
         encoded, labels = self._train_encoded
         return torch.as_tensor(np.stack([one.ids for one in encoded]).astype(np.int64)), torch.tensor(labels)
 
@@ -122,12 +118,14 @@ class Recording(InPlace):
     def __init__(self, inner: InPlace, recorder: ChangeRecorder, problem: OneByOneProblem, config: Any) -> None:
         self.inner, self._applied, self._recorder = inner.inner, inner, recorder
         self._problem, self._config = problem, config
-        self._spreads = not isinstance(inner.inner, torch.optim.SparseAdam | torch.optim.SGD)
+        exact = isinstance(inner.inner, torch.optim.SparseAdam | torch.optim.SGD)
+        self._spreads = not exact and not isinstance(inner, RowOptimizer)
 
-    def apply(self, state: nn.Module, gradient: dict[str, Tensor], step: Step) -> nn.Module:
+    def apply(self, state: nn.Module, gradient: Any, step: Step) -> nn.Module:
         """Apply the gradients in `.grad`, and record what they change."""
         (row,) = step.rows.tolist()
-        self._recorder.begin(self._problem.own(row, self._config), watched=self._spreads)
+        moved = gradient.ids if isinstance(gradient, TouchedRows) else None
+        self._recorder.begin(self._problem.own(row, self._config), moved, watched=self._spreads)
         self._applied.apply(state, gradient, step)
         self._recorder.end(row, step.epoch)
         return state
@@ -210,10 +208,9 @@ def refuse_other_rows(run: Run, examples: Sequence[Example], changes: Changes) -
 def _loop(
     run: Run, examples: Sequence[Example], queries: Sequence[Example], settings: Settings, negatives: int, length: int
 ) -> TrainingLoop:
-    # all classes read the whole table, and the fused AdamW takes dense gradients only
-    sparse = negatives > 0 and settings.optimizer != "adamw"
-    problem = OneByOneProblem(run, examples, queries, str(run.path), length, None, negatives, sparse)
-    return TrainingLoop(problem, settings, numbered=True)
+    problem = OneByOneProblem(run, examples, queries, str(run.path), length, None, negatives)
+    kind = FactLoop if steps_in_closed_form(settings, negatives) else TrainingLoop
+    return kind(problem, settings, numbered=True)
 
 
 def _settings(training: Training, how: OneByOne) -> Settings:
