@@ -2,9 +2,9 @@
 
     python benchmarks/rollback.py planted nations --data ../shared/data --cache FOLDER
 
-planted: 40 entities in 5 clusters, 6 relations that link clusters, 503 training facts. nations, umls, fb15k237: facts of
-`kb_*`. ratings: planted groups of users and items; how often the named ratings are of the query's own groups. Everything
-is `proponent train`, `explain` and `rollback`; retrained models are kept in --cache.
+planted: 40 entities in 5 clusters, 6 relations that link clusters, 503 training facts. nations, umls, fb15k237:
+facts of `kb_*`. ratings: planted groups of users and items; how often the named ratings are of the query's own groups.
+Everything is `proponent train`, `explain` and `rollback`; retrained models are kept in --cache.
 """
 
 import argparse
@@ -73,7 +73,8 @@ def shared(data: Path, name: str, home: Path) -> tuple[Path, Path]:
     paths: list[Path] = []
     for part in ("train", "test"):
         found = next((data / f"kb_{name}").glob(f"{part}.tsv*"))
-        text = gzip.open(found, "rt").read() if found.suffix == ".gz" else found.read_text()
+        packed = found.read_bytes()
+        text = (gzip.decompress(packed) if found.suffix == ".gz" else packed).decode()
         paths.append(tsv(home / f"{part}.tsv", [tuple(line.split("\t")) for line in text.splitlines()]))
     return paths[0], paths[1]
 
@@ -142,9 +143,7 @@ def main() -> None:
     args = parser.parse_args()
     found = {name: grouped(args) if name == "ratings" else checked(args, name) for name in args.tasks}
     settings = {"model": args.model, "points": args.points, "settings": {name: SETTINGS[name] for name in args.tasks}}
-    name = (
-        "rollback" + "".join(f"-{one}" for one in args.tasks) + ("" if args.model == "distmult" else f"-{args.model}")
-    )
+    name = "-".join(["rollback", *args.tasks, *([] if args.model == "distmult" else [args.model])])
     write_record(args.out, name, settings | {"results": found})
 
 

@@ -317,6 +317,9 @@ RUNS = {
         "--posts 70 --epochs 1 --width 16 --layers 1 --vocabulary 300 --length 16 --rows 24 --test 12 --seeds 1 "
         "--head-epochs 1 --lora-rows 12 --every 2 --out {out}",
     ],
+    "rollback": [
+        "rollback.py planted ratings --cache {tmp}/rb --points 2 --counts 1 --out {out}",
+    ],
     "unlearning": [
         "unlearning.py --cache {tmp}/u --seeds 1 --rows 8 --asked 4 --length 8 --epochs 1 --width 8 --rates 1e-4 "
         "--out {out}",

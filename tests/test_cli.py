@@ -29,7 +29,7 @@ PANELS = {
     "Clean data": ["labels", "poison", "bias", "apply"],
     "Act": ["mend", "weigh", "prune", "spectrum", "nmtune"],
     "Compare": ["unlearn", "transfer", "probe"],
-    "Prove": ["evaluate", "tune"],
+    "Prove": ["evaluate", "tune", "rollback"],
 }
 COMMANDS = [name for names in PANELS.values() for name in names]
 QUERY = "The bank: PROFIT fell — the naïve vote, the vote 日本!"

@@ -268,7 +268,7 @@ def test_ratings_are_products_of_two_rows(tmp_path: Path):
 
 def test_the_check_deletes_and_trains_again(knowledge: tuple[Run, Examples], tmp_path: Path):
     run, examples = knowledge
-    how = RollbackSettings(tmp_path / "cache", (1, 5, ALL))
+    how = RollbackSettings(tmp_path / "cache", (1, 5, ALL), predicted=False)
     page = check_rollback(run, examples, examples[:4], how, quiet=True)
     ours, random = page.rows[:3], page.rows[3:]
     assert [one.control for one in page.rows] == [False] * 3 + [True] * 3

@@ -1,8 +1,8 @@
 """Commands that create something: the demo, a run, an index."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 from rich.console import Console
@@ -23,6 +23,8 @@ from proponent.errors import InputError
 
 if TYPE_CHECKING:
     from proponent.index import Index
+    from proponent.training.one_by_one import OneByOne
+    from proponent.training.trainer import Training
 
 
 def demo(
@@ -44,69 +46,85 @@ def demo(
     output.hint(f"to explain your own text: proponent explain {out / 'demo.index'} {asked}")
 
 
-def train(
-    data: Data,
-    out: Annotated[Path, typer.Option(help="Folder for the run; must be new or empty.")],
-    columns: DataOptions,
-    changing: ChangeOptions,
-    output: OutputOptions,
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a run is trained."""
+
+    PANEL: ClassVar = "Training"
+
     model: Annotated[
         str | None,
         typer.Option(
             help="Pretrained model to fine-tune, or distmult or complex (facts), product (ratings), bag (words); "
             "default: a small model from scratch."
         ),
-    ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 3,
+    ] = (None,)
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = (3,)
     checkpoints: Annotated[
         int | None,
         typer.Option(
             min=1,
             help="Number of evenly spaced checkpoints; default: 10 from scratch, one per epoch of a pretrained model.",
         ),
-    ] = None,
-    half: Annotated[bool, typer.Option("--half", help="Keep checkpoints in 16-bit floats.")] = False,
+    ] = (None,)
+    half: Annotated[bool, typer.Option("--half", help="Keep checkpoints in 16-bit floats.")] = (False,)
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Batch size: texts per step; default: 32, with --changes 1.")
-    ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Default: 1e-3 from scratch, 5e-5 pretrained.")] = None,
-    max_length: Annotated[int, typer.Option(min=2, help="Maximum tokens per text.")] = 128,
-    seed: Annotated[int, typer.Option(help="Seed of weights, order and dropout.")] = 0,
+    ] = (None,)
+    learning_rate: Annotated[float | None, typer.Option(help="Default: 1e-3 from scratch, 5e-5 pretrained.")] = (None,)
+    max_length: Annotated[int, typer.Option(min=2, help="Maximum tokens per text.")] = (128,)
+    seed: Annotated[int, typer.Option(help="Seed of weights, order and dropout.")] = (0,)
     runs: Annotated[
         int, typer.Option(min=1, help="Number of seeded runs; several are written to OUT/seed-0, OUT/seed-1, ...")
-    ] = 1,
-    replay: Annotated[
-        bool, typer.Option("--replay", help="Record every step, so that the run can be replayed.")
-    ] = False,
+    ] = (1,)
+    replay: Annotated[bool, typer.Option("--replay", help="Record every step, so that the run can be replayed.")] = (
+        False,
+    )
     adam_epsilon: Annotated[
         float, typer.Option(help="Adam's epsilon; 1e-3 makes training smooth enough for replay.")
-    ] = 1e-8,
+    ] = (1e-8,)
+
+    def settings(self, how: "OneByOne | None", *, quiet: bool) -> "Training":
+        """The settings of the first run."""
+        from proponent.training.trainer import Training
+
+        if how is not None and (self.half or self.replay):
+            raise InputError(
+                f"{'--half' if self.half else '--replay'} does not go with --changes: leave one of them out"
+            )
+        return Training(
+            self.model,
+            self.epochs,
+            self.checkpoints,
+            self.half,
+            self.batch_size or (32 if how is None else 1),
+            self.learning_rate,
+            self.max_length,
+            self.seed,
+            replay=self.replay,
+            adam_epsilon=self.adam_epsilon,
+            quiet=quiet,
+        )
+
+
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the run; must be new or empty.")],
+    columns: DataOptions,
+    training: TrainingOptions,
+    changing: ChangeOptions,
+    output: OutputOptions,
 ) -> None:
     """Fine-tune with the Hugging Face Trainer and the Recorder: a classifier, or without labels a language model."""
-    from proponent.training.trainer import Training
-    from proponent.training.trainer import train as run_training
-
-    how = changing.how(model, batch_size)
-    if how is not None and (half or replay):
-        raise InputError(f"{'--half' if half else '--replay'} does not go with --changes: leave one of them out")
+    how = changing.how(training.model, training.batch_size)
+    settings = training.settings(how, quiet=output.quiet)
     examples = columns.read(data, output)
-    settings = Training(
-        model,
-        epochs,
-        checkpoints,
-        half,
-        batch_size or (32 if how is None else 1),
-        learning_rate,
-        max_length,
-        seed,
-        replay=replay,
-        adam_epsilon=adam_epsilon,
-        quiet=output.quiet,
-    )
-    for number in range(seed, seed + runs):
-        folder = out if runs == 1 else out / f"seed-{number}"
+    for number in range(training.seed, training.seed + training.runs):
+        folder = out if training.runs == 1 else out / f"seed-{number}"
         seeded = replace(settings, seed=number)
         if how is None:
+            from proponent.training.trainer import train as run_training
+
             run = run_training(examples, folder, seeded)
         else:
             from proponent.training.one_by_one import train_one_by_one

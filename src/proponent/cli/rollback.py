@@ -65,9 +65,12 @@ def rollback(
     model: ModelOptions,
     columns: ColumnOptions,
     output: OutputOptions,
-    queries: Annotated[str, typer.Option(metavar="FILE", help="Labelled outputs, with the columns of DATA.")],
+    queries: Annotated[str, typer.Option(metavar="FILE", help="Texts to explain, with the columns of DATA.")],
     counts: Annotated[str, typer.Option("-k", help="Rows to delete, such as 1,10,all.")] = "1,10",
     points: Annotated[int | None, typer.Option(min=1, help="Only the first so many queries.")] = None,
+    explained: Annotated[str, typer.Option(help="The class that is explained: predicted, or given by FILE.")] = (
+        "predicted"
+    ),
     neighbours: Annotated[str, typer.Option(help="Which rows are candidates: auto, entity, token or all.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the random neighbours.")] = 0,
     cache: Annotated[Path, typer.Option(help="Folder of retrained models; rerunning resumes.")] = Path(
@@ -86,10 +89,11 @@ def rollback(
     from proponent.views.comparison import print_comparison
 
     numbers = tuple(ALL if one == "all" else _count(one) for one in listed(counts))
+    predicted = choice("--explained", explained, ("predicted", "given")) == "predicted"
     kind = choice("--neighbours", neighbours, NEIGHBOURS)
     examples, asked = columns.read(data, output), columns.read_queries(queries, output)
     chosen = asked if points is None else asked[:points]
-    settings = RollbackSettings(cache, numbers, kind, seed, workers)
+    settings = RollbackSettings(cache, numbers, kind, predicted, seed, workers)
     page = check_rollback(model.open(run), examples, chosen, settings, quiet=output.quiet)
     for path in pages or ():
         page.save(path)

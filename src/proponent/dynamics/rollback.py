@@ -24,6 +24,7 @@ from proponent.models.encoding import Encoder
 from proponent.models.factorization import class_token
 from proponent.models.tasks.base import logits_of
 from proponent.progress import track
+from proponent.types import Example
 
 Neighbours = Literal["auto", "entity", "token", "all"]
 NEIGHBOURS: tuple[Neighbours, ...] = ("auto", "entity", "token", "all")
@@ -96,6 +97,15 @@ class Rollback:
         found = np.zeros(len(self.changes), dtype=np.bool_)
         for table in self.changes.tables.values():
             found[table.examples[self._own & np.isin(table.ids, sorted(one for one in own if one is not None))]] = True
+        return found
+
+    def predicted(self, examples: Sequence[Example]) -> list[int]:
+        """The most likely class of each text."""
+        found: list[int] = []
+        for one in self.encoder.encode(examples):
+            with torch.inference_mode():
+                logits = logits_of(self.model(**self.encoder.collate([one], [-1]).inputs))
+            found.append(int(logits.argmax(-1)[0]))
         return found
 
     def value(self, encoded: Encoded, label: int) -> float:

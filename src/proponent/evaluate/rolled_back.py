@@ -19,12 +19,12 @@ from proponent.engine import engine_of
 from proponent.errors import InputError, MismatchError
 from proponent.evaluate.intervals import Estimate, bootstrap, fisher, paired
 from proponent.evaluate.report import figure, verdict
-from proponent.index.planning import label_numbers
 from proponent.models import Run
 from proponent.progress import track
 from proponent.training.one_by_one import loop_of, refuse_other_rows
 from proponent.training.outputs import Outputs
 from proponent.training.retraining import RetrainJob, Retrains
+from proponent.types import Example
 from proponent.version import __version__
 from proponent.views.comparison import ComparisonReport
 from proponent.views.evaluation import Figure, MethodFigures
@@ -46,6 +46,7 @@ class RollbackSettings:
     cache: Path  # folder of the retrains: an interrupted check resumes
     counts: tuple[int, ...] = (1, 10)  # rows deleted at once; ALL for every neighbour that helped
     neighbours: Neighbours = "auto"
+    predicted: bool = True  # explain the class that the model predicts, else the given one
     seed: int = 0  # of the random neighbours
     workers: int = 1
 
@@ -77,7 +78,7 @@ def check_rollback(
     Args:
         run: a run of `proponent train --changes`.
         examples: its training set.
-        queries: labelled outputs that are explained.
+        queries: outputs that are explained; of their labels only with `predicted=False`.
         settings: how many rows are deleted, which neighbours, cache.
         quiet: no progress on stderr.
 
@@ -86,7 +87,7 @@ def check_rollback(
         of the probability, beside as many random neighbours; the correlation of predicted and true drops.
 
     Raises:
-        InputError: no query with a neighbour that helped, queries without labels.
+        InputError: no query with a neighbour that helped, or of given classes one without a label.
         MismatchError: other rows than the run's, or a training that cannot be repeated on this machine.
         RunError: no record of changes, or of a Trainer's run.
 
@@ -99,12 +100,10 @@ def check_rollback(
     work = Rollback.of(run, examples, neighbours=settings.neighbours)
     if not work.probability:
         raise InputError("the check compares probabilities of classes, and this run predicts none: use a classifier")
-    missing = next((one for one in queries if one.label is None), None)
-    if missing is not None:
-        raise InputError(f"the query with id {missing.id} has no label: name the class that is explained")
     refuse_other_rows(run, examples, work.changes)
-    asked = [Query(one, label) for one, label in zip(queries, label_numbers(run, queries), strict=True)]
-    loop = loop_of(run, examples, list(queries), work.changes)
+    chosen = _explained(work, queries, predicted=settings.predicted)
+    asked = [Query(one, run.label_number(str(one.label))) for one in chosen]
+    loop = loop_of(run, examples, chosen, work.changes)
     ours, random, skipped = _deletions(work, asked, counts, settings.seed, quiet)
     retrains = Retrains(loop, settings.cache / "retrains", engine_of(settings.workers), quiet)
     seed, size = int(work.changes.settings["seed"]), len(examples)
@@ -115,7 +114,20 @@ def check_rollback(
     jobs = [RetrainJob.without(one.rows.tolist(), size, seed) for one in lists]
     found = dict(zip(map(id, lists), retrains.outputs(jobs, "deleting and training again"), strict=True))
     sides = [{k: _measured(each, found, whole, labels) for k, each in side.items()} for side in (ours, random)]
-    return _report(work, sides[0], sides[1], len(asked), skipped, difference)
+    said = "the class that the model predicts" if settings.predicted else "the given class"
+    return _report(work, sides[0], sides[1], len(asked), skipped, (("explained", said), *_same(difference)))
+
+
+def _explained(work: Rollback, queries: Sequence[Example], *, predicted: bool) -> list[Example]:
+    """The queries with the class that is explained."""
+    if predicted:
+        named = zip(queries, work.predicted(queries), strict=True)
+        names = work.run.task.labels.names
+        return [Example(one.id, one.row, content=one.content, label=names[label]) for one, label in named]
+    missing = next((one for one in queries if one.label is None), None)
+    if missing is not None:
+        raise InputError(f"the query with id {missing.id} has no label: explain the predicted classes, or name one")
+    return list(queries)
 
 
 def _deletions(
@@ -174,7 +186,7 @@ def _report(
     random: dict[int, _Measured],
     asked: int,
     skipped: int,
-    difference: float,
+    known: tuple[tuple[str, str], ...],
 ) -> ComparisonReport:
     rows: list[MethodFigures] = []
     for k, one in ours.items():
@@ -188,7 +200,7 @@ def _report(
     if skipped:
         notes.append(f"{skipped} of {asked} queries have no neighbour that helped and are left out")
     single = next((k for k in ours if k == 1), None)
-    facts = [("queries", str(asked - skipped)), ("difference of a training that deletes nothing", f"{difference:.1e}")]
+    facts = [("queries", str(asked - skipped)), *known]
     if single is not None:
         facts.append(("predicted against true drop, single rows", _correlation(ours[1], random[1])))
     return ComparisonReport(
@@ -203,6 +215,10 @@ def _report(
         notes=tuple(notes),
         version=__version__,
     )
+
+
+def _same(difference: float) -> tuple[tuple[str, str], ...]:
+    return (("difference of a training that deletes nothing", f"{difference:.1e}"),)
 
 
 def _named(k: int) -> str:

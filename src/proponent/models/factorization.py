@@ -15,7 +15,6 @@ from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
-from tokenizers import Tokenizer, models, processors
 from torch import Tensor, nn
 
 from proponent.errors import InputError
@@ -26,7 +25,8 @@ KINDS: tuple[Kind, ...] = ("distmult", "complex", "product", "bag")
 FACTS = ("distmult", "complex")
 """The kinds whose classes are tokens as well: entities."""
 
-_SPECIAL = ("[PAD]", "[UNK]")
+SPECIAL = ("[PAD]", "[UNK]")
+"""Tokens before the names."""
 _Hidden: Any = cast("Any", transformers).modeling_outputs.BaseModelOutput
 _Output: Any = cast("Any", transformers).modeling_outputs.SequenceClassifierOutput
 
@@ -67,9 +67,9 @@ class FactorizationModel(transformers.PreTrainedModel):
     config_class = FactorizationConfig
     base_model_prefix = "model"
 
-    def __init__(self, config: FactorizationConfig) -> None:
+    def __init__(self, config: Any) -> None:
         """Make a table with fresh rows."""
-        super().__init__(config)
+        cast("Any", super()).__init__(config)
         self.words = nn.Embedding(config.vocab_size, config.hidden_size)
         self.post_init()
 
@@ -87,7 +87,13 @@ class FactorizationModel(transformers.PreTrainedModel):
         """Replace the table."""
         self.words = cast("nn.Embedding", value)
 
-    def forward(self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, **_: Any) -> Any:
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,  # noqa: ARG002
+        inputs_embeds: Tensor | None = None,
+        **_: Any,
+    ) -> Any:
         """Rows of the tokens [n t d]."""
         return _Hidden(last_hidden_state=self.words(input_ids) if inputs_embeds is None else inputs_embeds)
 
@@ -95,9 +101,9 @@ class FactorizationModel(transformers.PreTrainedModel):
 class FactorizationForSequenceClassification(FactorizationModel):
     """One table of rows, for words, users, items, entities and relations alike, with what is predicted from them."""
 
-    def __init__(self, config: FactorizationConfig) -> None:
+    def __init__(self, config: Any) -> None:
         """Make a model with fresh weights."""
-        transformers.PreTrainedModel.__init__(self, config)
+        cast("Any", transformers.PreTrainedModel).__init__(self, config)
         self.model = FactorizationModel(config)
         bag = config.factorization == "bag"
         self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 0)) if bag else None
@@ -119,7 +125,7 @@ class FactorizationForSequenceClassification(FactorizationModel):
         **_: Any,
     ) -> Any:
         """Logits of every class [n l], or a number [n 1]."""
-        rows = self.model(input_ids, inputs_embeds).last_hidden_state
+        rows = self.model(input_ids, inputs_embeds=inputs_embeds).last_hidden_state
         if self.classifier is not None:
             mask = torch.ones(rows.shape[:2]) if attention_mask is None else attention_mask
             weight = mask.to(rows.dtype)[..., None]
@@ -135,7 +141,7 @@ class FactorizationForSequenceClassification(FactorizationModel):
 
     def of_classes(self, ids: Int[Tensor, "n 2"], classes: Int[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         """Logits of some classes only."""
-        tails = self.model.words(classes + len(_SPECIAL))
+        tails = self.model.words(classes + len(SPECIAL))
         return (self.against(self.model.words(ids))[:, None] * tails).sum(-1)
 
     def against(self, rows: Float[Tensor, "n 2 d"]) -> Float[Tensor, "n d"]:
@@ -148,7 +154,7 @@ class FactorizationForSequenceClassification(FactorizationModel):
 
     @property
     def _classes(self) -> slice:
-        return slice(len(_SPECIAL), len(_SPECIAL) + int(self.config.num_labels or 0))
+        return slice(len(SPECIAL), len(SPECIAL) + int(self.config.num_labels or 0))
 
     @property
     def _names(self) -> str:
@@ -158,17 +164,7 @@ class FactorizationForSequenceClassification(FactorizationModel):
 def class_token(config: Any, label: int) -> int | None:
     """The token that is a class; None where classes are no tokens."""
     kind = getattr(config, "factorization", None)
-    return label + len(_SPECIAL) if kind in FACTS and label >= 0 else None
-
-
-def name_tokenizer(names: Sequence[str]) -> Any:
-    """A tokenizer that reads a whole text as one name; unknown names are [UNK]."""
-    vocabulary = {name: number for number, name in enumerate((*_SPECIAL, *names))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
-    return cast("Any", transformers.PreTrainedTokenizerFast)(
-        tokenizer_object=tokenizer, model_max_length=2, pad_token="[PAD]", unk_token="[UNK]"
-    )
+    return label + len(SPECIAL) if kind in FACTS and label >= 0 else None
 
 
 def factorization(

@@ -59,6 +59,16 @@ def _plain(trained: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
+def name_tokenizer(names: Sequence[str], special: Sequence[str]) -> Any:
+    """A tokenizer that reads a whole text as one name; unknown names are [UNK]."""
+    vocabulary = {name: number for number, name in enumerate((*special, *names))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
+    return cast("Any", transformers.PreTrainedTokenizerFast)(
+        tokenizer_object=tokenizer, model_max_length=2, pad_token="[PAD]", unk_token="[UNK]"
+    )
+
+
 def byte_bpe(texts: Iterable[str], vocabulary: int, max_length: int) -> Any:
     """Train a byte-level BPE tokenizer."""
     tokenizer = Tokenizer(models.BPE())

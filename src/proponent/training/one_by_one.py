@@ -23,11 +23,11 @@ from proponent.disk import write_bytes
 from proponent.errors import DataError, InputError, MismatchError, RunError
 from proponent.models import Run
 from proponent.models.change_record import PARTS, ChangeRecorder, Changes, Kept, recorded_parameters
-from proponent.models.factorization import FACTS, KINDS, class_token, factorization, name_tokenizer
+from proponent.models.factorization import FACTS, KINDS, SPECIAL, class_token, factorization
 from proponent.models.huggingface import quiet as quiet_transformers
 from proponent.models.huggingface import transformers
 from proponent.models.recorder import CHECKPOINTS, FRESH, RUN_FILE
-from proponent.models.scratch import wordpiece
+from proponent.models.scratch import name_tokenizer, wordpiece
 from proponent.training.fact_steps import FactLoop, RowOptimizer, TouchedRows, steps_in_closed_form
 from proponent.training.loop import InPlace, TrainingLoop
 from proponent.training.rerun import RunProblem, fingerprint, write_run
@@ -126,7 +126,7 @@ class Recording(InPlace):
         (row,) = step.rows.tolist()
         moved = gradient.ids if isinstance(gradient, TouchedRows) else None
         self._recorder.begin(self._problem.own(row, self._config), moved, watched=self._spreads)
-        self._applied.apply(state, gradient, step)
+        self._applied.apply(state, cast("Any", gradient), step)
         self._recorder.end(row, step.epoch)
         return state
 
@@ -272,13 +272,13 @@ def _start(examples: Examples, training: Training, how: OneByOne) -> tuple[Any, 
     heads, seconds = ([one.parts[at] for one in examples] for at in (0, 1))
     if kind == "product":
         ratings = [_rating(one) for one in examples]
-        tokenizer = name_tokenizer(list(dict.fromkeys([*heads, *seconds])))
+        tokenizer = name_tokenizer(list(dict.fromkeys([*heads, *seconds])), SPECIAL)
         return tokenizer, factorization(kind, tokenizer, None, how.factors, offset=float(np.mean(ratings)))
     entities = sorted({*heads, *(str(one.label) for one in examples)})
     both = sorted(set(seconds) & set(entities))
     if both:
         raise DataError(f"{examples.name}: {both[0]!r} is an entity and a relation: rename one of them")
-    tokenizer = name_tokenizer([*entities, *sorted(set(seconds))])
+    tokenizer = name_tokenizer([*entities, *sorted(set(seconds))], SPECIAL)
     return tokenizer, factorization(cast("Any", kind), tokenizer, entities, how.factors)
 
 
