@@ -58,31 +58,31 @@ class TrainingOptions:
             help="Pretrained model to fine-tune, or distmult or complex (facts), product (ratings), bag (words); "
             "default: a small model from scratch."
         ),
-    ] = (None,)
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = (3,)
+    ] = None
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 3
     checkpoints: Annotated[
         int | None,
         typer.Option(
             min=1,
             help="Number of evenly spaced checkpoints; default: 10 from scratch, one per epoch of a pretrained model.",
         ),
-    ] = (None,)
-    half: Annotated[bool, typer.Option("--half", help="Keep checkpoints in 16-bit floats.")] = (False,)
+    ] = None
+    half: Annotated[bool, typer.Option("--half", help="Keep checkpoints in 16-bit floats.")] = False
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Batch size: texts per step; default: 32, with --changes 1.")
-    ] = (None,)
-    learning_rate: Annotated[float | None, typer.Option(help="Default: 1e-3 from scratch, 5e-5 pretrained.")] = (None,)
-    max_length: Annotated[int, typer.Option(min=2, help="Maximum tokens per text.")] = (128,)
-    seed: Annotated[int, typer.Option(help="Seed of weights, order and dropout.")] = (0,)
+    ] = None
+    learning_rate: Annotated[float | None, typer.Option(help="Default: 1e-3 from scratch, 5e-5 pretrained.")] = None
+    max_length: Annotated[int, typer.Option(min=2, help="Maximum tokens per text.")] = 128
+    seed: Annotated[int, typer.Option(help="Seed of weights, order and dropout.")] = 0
     runs: Annotated[
         int, typer.Option(min=1, help="Number of seeded runs; several are written to OUT/seed-0, OUT/seed-1, ...")
-    ] = (1,)
+    ] = 1
     replay: Annotated[bool, typer.Option("--replay", help="Record every step, so that the run can be replayed.")] = (
-        False,
+        False
     )
     adam_epsilon: Annotated[
         float, typer.Option(help="Adam's epsilon; 1e-3 makes training smooth enough for replay.")
-    ] = (1e-8,)
+    ] = 1e-8
 
     def settings(self, how: "OneByOne | None", *, quiet: bool) -> "Training":
         """The settings of the first run."""
