@@ -77,9 +77,7 @@ class TrainingOptions:
     runs: Annotated[
         int, typer.Option(min=1, help="Number of seeded runs; several are written to OUT/seed-0, OUT/seed-1, ...")
     ] = 1
-    replay: Annotated[bool, typer.Option("--replay", help="Record every step, so that the run can be replayed.")] = (
-        False
-    )
+    replay: Annotated[bool, typer.Option("--replay", help="Record every step, so that it can be replayed.")] = False
     adam_epsilon: Annotated[
         float, typer.Option(help="Adam's epsilon; 1e-3 makes training smooth enough for replay.")
     ] = 1e-8

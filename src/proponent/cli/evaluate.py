@@ -10,6 +10,7 @@ from proponent.cli.options import (
     Data,
     ModelOptions,
     OutputOptions,
+    PageFiles,
     QueryFile,
     RetrainOptions,
     RunFolder,
@@ -65,9 +66,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Write scores, halves and outputs of an LDS as safetensors."),
     ] = None,
-    out: Annotated[
-        list[Path] | None, typer.Option("--out", metavar="FILE", help="Also write .html, .md or .json; repeatable.")
-    ] = None,
+    out: PageFiles = None,
 ) -> None:
     """Compare methods with controls and confidence intervals, retraining where the metric requires it."""
     chosen = choice("--metric", metric, _METRICS)

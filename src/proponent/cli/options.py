@@ -37,6 +37,9 @@ BaseModel = Annotated[str | None, typer.Option("--base", help="Base model of an 
 Hits = Annotated[int, typer.Option("-k", min=1, help="Number of proponents and of opponents.")]
 Against = Annotated[str | None, typer.Option(help="Explain the label against this one.")]
 Baselines = Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also rank by the baselines.")]
+PageFiles = Annotated[
+    list[Path] | None, typer.Option("--out", metavar="FILE", help="Also write .html, .md or .json; repeatable.")
+]
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Continue although shards are missing.")]
 
 

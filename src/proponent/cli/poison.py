@@ -13,6 +13,7 @@ from proponent.cli.options import (
     IndexDataOptions,
     ModelOptions,
     OutputOptions,
+    PageFiles,
     QueryFile,
     RunFolder,
     listed,
@@ -96,9 +97,7 @@ def poison(
     ] = "tracin-we",
     queries: QueryFile = None,
     limit: Annotated[int, typer.Option(min=0, help="Words and rows to print.")] = 15,
-    pages: Annotated[
-        list[Path] | None, typer.Option("--out", metavar="FILE", help="Also write .html, .md or .json; repeatable.")
-    ] = None,
+    pages: PageFiles = None,
 ) -> None:
     """Look for poisoned rows: words that act as hidden triggers, and the rows that tie them to an answer."""
     for path in pages or ():

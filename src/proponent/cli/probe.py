@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from proponent.cli.encoding_options import EncodingOptions, encoder_of
-from proponent.cli.options import ColumnOptions, Data, OutputOptions, numbers, usable
+from proponent.cli.options import ColumnOptions, Data, OutputOptions, PageFiles, numbers, usable
 
 if TYPE_CHECKING:
     from proponent.actions.probe import ProbeSettings
@@ -45,9 +45,7 @@ def probe(
     columns: ColumnOptions,
     encoding: EncodingOptions,
     output: OutputOptions,
-    pages: Annotated[
-        list[Path] | None, typer.Option("--out", metavar="FILE", help="Also write .html, .md or .json; repeatable.")
-    ] = None,
+    pages: PageFiles = None,
 ) -> None:
     """Flip labels by few queries in the encoder's space: holes between the data, or faults on it, and who is behind."""
     for path in pages or ():

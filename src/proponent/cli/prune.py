@@ -14,6 +14,7 @@ from proponent.cli.options import (
     MaxLength,
     ModelOptions,
     OutputOptions,
+    PageFiles,
     RunFolder,
     choice,
     usable,
@@ -80,9 +81,7 @@ def prune(
     row: Annotated[str | None, typer.Option(metavar="ID", help="Training row that acts on the query.")] = None,
     max_length: MaxLength = None,
     allow_overlap: AllowOverlap = False,
-    pages: Annotated[
-        list[Path] | None, typer.Option("--out", metavar="FILE", help="Also write .html, .md or .json; repeatable.")
-    ] = None,
+    pages: PageFiles = None,
 ) -> None:
     """Remove the channels of least influence in rounds with fine-tuning, and measure the copy beside controls."""
     for path in pages or ():

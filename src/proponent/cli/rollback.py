@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from proponent.cli.options import ColumnOptions, Data, ModelOptions, OutputOptions, RunFolder, choice, listed, usable
+from proponent.cli.options import (
+    ColumnOptions,
+    Data,
+    ModelOptions,
+    OutputOptions,
+    PageFiles,
+    RunFolder,
+    choice,
+    listed,
+    usable,
+)
 from proponent.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,9 +87,7 @@ def rollback(
         "proponent-rollback"
     ),
     workers: Annotated[int, typer.Option(min=1, help="Number of training processes.")] = 1,
-    pages: Annotated[
-        list[Path] | None, typer.Option("--out", metavar="FILE", help="Also write .html, .md or .json; repeatable.")
-    ] = None,
+    pages: PageFiles = None,
 ) -> None:
     """Check Gradient Rollback: delete what it names, train again with the same order and draws, and compare."""
     for path in pages or ():

@@ -8,7 +8,16 @@ import typer
 
 from proponent.cli.chat_options import CountingOptions
 from proponent.cli.named_files import read_named, short_names
-from proponent.cli.options import ColumnOptions, MaxLength, ModelOptions, OutputOptions, RunFolder, listed, usable
+from proponent.cli.options import (
+    ColumnOptions,
+    MaxLength,
+    ModelOptions,
+    OutputOptions,
+    PageFiles,
+    RunFolder,
+    listed,
+    usable,
+)
 from proponent.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,9 +86,7 @@ def transfer(
     cache: Annotated[Path, typer.Option(help="Cache folder for retrained models; rerunning resumes.")] = Path(
         "proponent-evaluation"
     ),
-    pages: Annotated[
-        list[Path] | None, typer.Option("--out", metavar="FILE", help="Also write .html, .md or .json; repeatable.")
-    ] = None,
+    pages: PageFiles = None,
 ) -> None:
     """Measure whether small models stand in for a large one: losses over training sets, scores, selection."""
     for path in pages or ():

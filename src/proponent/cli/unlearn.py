@@ -13,6 +13,7 @@ from proponent.cli.options import (
     MaxLength,
     ModelOptions,
     OutputOptions,
+    PageFiles,
     RunFolder,
     choice,
     usable,
@@ -92,9 +93,7 @@ def unlearn(
     index: Annotated[
         Path | None, typer.Option(metavar="INDEX", help="Index of all corpora, whose mean scores stand beside.")
     ] = None,
-    pages: Annotated[
-        list[Path] | None, typer.Option("--out", metavar="FILE", help="Also write .html, .md or .json; repeatable.")
-    ] = None,
+    pages: PageFiles = None,
 ) -> None:
     """Measure how much whole corpora helped on test sets, by unlearning them (UnTrac, UnTrac-Inv)."""
     for path in pages or ():
