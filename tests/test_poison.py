@@ -507,7 +507,7 @@ def test_what_cannot_be_searched_is_refused(given, planted):
         poison(index, rows, clean, known=Known([True, False]), quiet=True)
     with pytest.raises(InputError, match="must mark some rows, and not all"):
         poison(index, rows, clean, known=Known([False] * 160), quiet=True)
-    with pytest.raises(InputError, match="--drop 160: 160 rows can be judged"):
+    with pytest.raises(InputError, match="--drop 160: there are 160 rows"):
         poison(index, rows, clean, retraining=Retraining(rows=160), quiet=True)
     with pytest.raises(InputError, match="--trigger 'never seen' is in fewer than 3"):
         poison(index, rows, clean, retraining=Retraining(rows=5, triggers=("never seen",)), quiet=True)
@@ -557,8 +557,11 @@ def test_bad_options_of_the_command_name_the_way_out(said, planted: tiny.Tiny, t
     words = ("poison", planted.run, planted.data, "--index", tmp_path / "i", "--quiet")
     clean = planted.data.with_name("clean.csv")
     for more, expected in (
-        (("--retrain",), "--retrain is measured on clean rows: give them with --queries FILE"),
-        (("--drop", 3), "--drop, --trigger and --attacked are about a retraining: add --retrain"),
+        (("--retrain",), "measured on clean rows: give them with --queries FILE"),
+        (("--drop", 3), "--drop, --trigger, --attacked, --initial and --seed need --retrain"),
+        (("--seed", 3), "need --retrain"),
+        (("--threshold", -1), "the threshold is -1"),
+        (("--queries", clean, "--retrain", "--drop", 100_000), "--drop 100000: there are"),
         (("--truth", "nothing"), "no column 'nothing'"),
         (("--truth", "label"), "the column label holds 'bad': give 1 or 0, true or false"),
         (("--transforms", "qoted"), "--transforms 'qoted' (did you mean 'quoted'?): choose of opposites"),
@@ -567,3 +570,4 @@ def test_bad_options_of_the_command_name_the_way_out(said, planted: tiny.Tiny, t
     ):
         code, _, err = said(*words, *more)
         assert (code, expected in err) == (2, True), err
+    assert not (tmp_path / "i").exists()  # refused before an index is built

@@ -258,7 +258,7 @@ def test_what_would_be_refused_at_the_end_is_refused_before_the_work(
     with pytest.raises(MismatchError, match="the index lacks"):
         unlearn(run, other, tests, UnlearnSettings(steps=1), index=proponent.open(lines.index), quiet=True)
     monkeypatch.setattr(
-        "proponent.evaluate.left_out.settings_of_run", lambda run: replace(settings_of_run(run), initial=None)
+        "proponent.training.rerun.settings_of_run", lambda run: replace(settings_of_run(run), initial=None)
     )
     with pytest.raises(InputError, match=r"the initial weights of the run in .* are unknown"):
         unlearn(run, corpora, tests, UnlearnSettings(steps=1), truth=LeftOutSettings(tmp_path), quiet=True)

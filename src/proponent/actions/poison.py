@@ -32,6 +32,7 @@ from proponent.errors import InputError, MismatchError
 from proponent.index import Index
 from proponent.models import Run
 from proponent.progress import track
+from proponent.training.rerun import starting_weights
 from proponent.types import Example
 from proponent.views.poison import PoisonReport
 
@@ -79,8 +80,8 @@ def poison(
     Source:
         arXiv 2504.09026 for the rules; the other parts name theirs.
     """
-    if threshold is not None and not (np.isfinite(threshold) and threshold > 0):
-        raise InputError(f"the threshold is {threshold}: must be a number above 0")
+    truth = None if known is None else known.truth
+    refuse_early(index.run, len(train), queries, threshold=threshold, truth=truth, retraining=retraining)
     subject, notes = _subject(index, train, queries, quiet=quiet)
     found = find_poison(subject, threshold)
     rules, told = published(subject, transforms)
@@ -94,6 +95,31 @@ def poison(
         models, told = retrained(subject, found, clean, retraining)
         page, notes = replace(page, retrained=models), [*notes, *told]
     return replace(page, notes=tuple(notes))
+
+
+def refuse_early(
+    run: Run,
+    rows: int,
+    queries: Sequence[Example] | None,
+    *,
+    threshold: float | None,
+    truth: Sequence[bool] | None,
+    retraining: Retraining | None,
+) -> None:
+    """Refuse what can be seen to be wrong before anything is computed."""
+    if threshold is not None and not (np.isfinite(threshold) and threshold > 0):
+        raise InputError(f"the threshold is {threshold}: must be a number above 0")
+    if truth is not None and len(truth) != rows:
+        raise InputError(f"the truth is known of {len(truth)} rows, and there are {rows}: mark each row")
+    if truth is not None and (not any(truth) or all(truth)):
+        raise InputError("the column of --truth must mark some rows, and not all: 1 or true for a poisoned row")
+    if retraining is None:
+        return
+    if queries is None:
+        raise InputError("a retraining is measured on clean rows: give them with --queries FILE")
+    if retraining.rows is not None and not 1 <= retraining.rows < rows:
+        raise InputError(f"--drop {retraining.rows}: there are {rows} rows, so give a number from 1 to {rows - 1}")
+    starting_weights(run, retraining.initial)
 
 
 def _subject(

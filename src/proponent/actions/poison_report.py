@@ -8,7 +8,6 @@ from proponent.actions.poison_controls import compared, controls_of
 from proponent.actions.poison_detector import PARTS, TURNED, Findings, Subject
 from proponent.actions.poison_probe import Probe
 from proponent.actions.poison_rules import Detection, Rule
-from proponent.errors import InputError
 from proponent.index import Index
 from proponent.models import Run
 from proponent.models.huggingface import load_reference
@@ -117,8 +116,6 @@ def table_of(
 ) -> tuple[tuple[MethodFigures, ...], tuple[str, ...]]:
     """Detectors and controls on known poison."""
     marked = np.asarray(truth, dtype=np.bool_)
-    if len(marked) != len(subject.rows):
-        raise InputError(f"the truth is known of {len(marked)} rows, and there are {len(subject.rows)}")
     model, said = base_model(subject.probe, base)
     controls, notes = controls_of(subject, found, model, last)
     rows = compared(

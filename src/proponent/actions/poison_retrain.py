@@ -17,7 +17,7 @@ from proponent.evaluate.deletion import random_like
 from proponent.evaluate.intervals import bootstrap
 from proponent.evaluate.report import figure
 from proponent.training.loop import TrainingLoop
-from proponent.training.rerun import RunProblem, settings_of_run
+from proponent.training.rerun import RunProblem, settings_of_run, starting_weights
 from proponent.types import Example
 from proponent.views.poison import RetrainedModel
 from proponent.words import lower_words
@@ -101,13 +101,7 @@ def drop_and_retrain(
 ) -> tuple[list[Outcome], tuple[str, ...]]:
     """Measure the run, a model trained without the flagged rows, and one without random rows of their classes."""
     # both are trained by the recorded settings of the run, with the same seed
-    rerun = settings_of_run(probe.run)
-    initial = initial or rerun.initial
-    if initial is None:
-        raise InputError(
-            f"the initial weights of the run in {probe.run.path} are unknown: give --initial with the folder or name "
-            "of the pretrained model, or --initial fresh"
-        )
+    rerun, initial = settings_of_run(probe.run), starting_weights(probe.run, initial)
     problem = RunProblem(probe.run, list(train), [], initial, probe.max_length, probe.counting)
     loop = TrainingLoop(problem, rerun.settings)
     matched = random_like(np.sort(flagged), given, np.random.default_rng(seed), len(given))
@@ -126,8 +120,7 @@ def retrained(
     subject: Subject, found: Findings, clean: AnsweredRows | None, how: Retraining
 ) -> tuple[tuple[RetrainedModel, ...], tuple[str, ...]]:
     """Attack success and clean accuracy of the run and of the retrained models."""
-    if clean is None:
-        raise InputError("a retraining is measured on clean rows: give them with --queries FILE")
+    assert clean is not None  # refused before anything is computed
     rows = _dropped(subject, found, how)
     if not len(rows):
         return (), ("nothing was retrained: no row is flagged; name the number of rows to drop (--drop)",)

@@ -71,8 +71,8 @@ class RetrainingOptions:
     def plan(self, columns: IndexDataOptions, out: OutputOptions) -> "Retraining | None":
         """The retraining; None if it is not asked for."""
         if not self.retrain:
-            if self.drop or self.trigger or self.attacked:
-                raise InputError("--drop, --trigger and --attacked are about a retraining: add --retrain")
+            if self != RetrainingOptions():
+                raise InputError("--drop, --trigger, --attacked, --initial and --seed need --retrain")
             return None
         from proponent.actions.poison_retrain import Retraining
 
@@ -102,19 +102,18 @@ def poison(
     """Look for poisoned rows: words that act as hidden triggers, and the rows that tie them to an answer."""
     for path in pages or ():
         usable(path, "--out")
-    if retraining.retrain and queries is None:
-        raise InputError("--retrain is measured on clean rows: give them with --queries FILE")
     chosen = _transforms(detection.transforms)
     opened = model.open(run)
     examples = columns.read(data, output)
     known = None if detection.truth is None else _truth(examples, detection.truth)
     asked = None if queries is None else list(columns.read_queries(queries, output))
     plan = retraining.plan(columns, output)
-    from proponent.actions.poison import Known
+    from proponent.actions.poison import Known, refuse_early
     from proponent.actions.poison import poison as find
     from proponent.api import build
     from proponent.views.poison import print_poison
 
+    refuse_early(opened, len(examples), asked, threshold=detection.threshold, truth=known, retraining=plan)
     how: dict[str, Any] = {"columns": columns.columns, "quiet": output.quiet, **building.settings()}
     built = build(opened, examples, index, method, **how)
     last = None

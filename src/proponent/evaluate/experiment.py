@@ -28,7 +28,7 @@ from proponent.models.counting import rules_of
 from proponent.models.model_outputs import pooled_states
 from proponent.suggest import nearest
 from proponent.training.loop import TrainingLoop, one_thread
-from proponent.training.rerun import RerunSettings, RunProblem, settings_of_run, write_run
+from proponent.training.rerun import RerunSettings, RunProblem, settings_of_run, starting_weights, write_run
 from proponent.training.retraining import Retrains
 from proponent.types import Example
 
@@ -98,12 +98,7 @@ class Experiment:
         request.check()
         self.request = request
         self.rerun: RerunSettings = settings_of_run(request.run, **request.changes)
-        initial = request.initial or self.rerun.initial
-        if initial is None:
-            raise InputError(
-                f"the initial weights of the run in {request.run.path} are unknown: give --initial with the folder or "
-                "name of the pretrained model, or --initial fresh for randomly initialized weights"
-            )
+        initial = starting_weights(request.run, request.initial)
         train, queries = _held_out(request)
         rules = rules_of(request.run, layout_of(request.train), request.max_length)
         chat = rules.counting is not None

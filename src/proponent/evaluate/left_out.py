@@ -14,13 +14,12 @@ import numpy as np
 from jaxtyping import Float
 
 from proponent.engine import engine_of
-from proponent.errors import InputError
 from proponent.evaluate.intervals import Estimate, bootstrap, mean_fisher
 from proponent.evaluate.lds import spearman
 from proponent.models import Run
 from proponent.models.counting import RowRules
 from proponent.training.loop import TrainingLoop
-from proponent.training.rerun import RerunSettings, RunProblem, settings_of_run
+from proponent.training.rerun import RerunSettings, RunProblem, settings_of_run, starting_weights
 from proponent.training.retraining import RetrainJob, Retrains
 from proponent.types import Example
 
@@ -54,13 +53,7 @@ class SetTrainings:
     @cached_property
     def initial(self) -> str:
         """Initial weights of every training."""
-        known = self.settings.initial or self.rerun.initial
-        if known is None:
-            raise InputError(
-                f"the initial weights of the run in {self.run.path} are unknown: give --initial with the folder or "
-                "name of the pretrained model, or --initial fresh for randomly initialized weights"
-            )
-        return known
+        return starting_weights(self.run, self.settings.initial)
 
     @property
     def steps(self) -> int:

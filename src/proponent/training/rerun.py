@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from proponent.data import to_json
 from proponent.disk import write_bytes
-from proponent.errors import RunError
+from proponent.errors import InputError, RunError
 from proponent.models import Encoded, Run
 from proponent.models.adapters import adapter_settings, base_of
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
@@ -265,6 +265,17 @@ def settings_of_run(run: Run, **changes: Any) -> RerunSettings:
     return RerunSettings(
         replace(settings, **given), None if initial is None else str(initial), ("recorded by proponent.Recorder",)
     )
+
+
+def starting_weights(run: Run, given: str | None) -> str:
+    """Initial weights of a retraining: the given ones, or those that the run records."""
+    found = given or settings_of_run(run).initial
+    if found is None:
+        raise InputError(
+            f"the initial weights of the run in {run.path} are unknown: give --initial with the folder or name of the "
+            "pretrained model, or --initial fresh for randomly initialized weights"
+        )
+    return found
 
 
 def _assumed(run: Run) -> tuple[Settings, tuple[str, ...]]:
