@@ -143,10 +143,10 @@ def _together(record: Callable[[str], dict | None]) -> list[str]:
 
 def _deletions(docs: Path, order: list[str], record: Callable[[str], dict | None]) -> list[str]:
     """Case deletion of the rows that helped."""
-    made = {name: record(f"g-{name}-deletion") for name in order}
+    made = {(name, more): record(f"g-{name}-deletion{more}") for name in order for more in ("", "-30")}
     found: list[Panel] = []
     lines: list[str] = []
-    for name, one in made.items():
+    for (name, _), one in made.items():
         if one is None:
             continue
         rows = {row["method"]: row for row in one["rows"]}
