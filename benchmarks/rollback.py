@@ -129,7 +129,7 @@ def grouped(args: argparse.Namespace) -> dict[str, Any]:
         group = int(user[1:]) % GROUPS
         named = [(one["text"], one["text_pair"]) for one in answer["proponents"]]
         near = [(one[0], one[1]) for one in rows if one[0] == user or one[1] == item]
-        for found, each in ((ours, named), (chance, near)):
+        for found, each in ((ours, named), (chance, near)) if named else ():
             found.append(float(np.mean([int(a[1:]) % GROUPS == group == int(b[1:]) % GROUPS for a, b in each])))
     return {"of_own_groups": float(np.mean(ours)), "among_neighbours": float(np.mean(chance)), "queries": len(ours)}
 

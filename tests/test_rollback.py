@@ -17,6 +17,7 @@ import facts
 import proponent
 import runs
 import tiny
+from proponent.cli import main
 from proponent.data import Columns, Examples, read
 from proponent.dynamics.explain import explain_run
 from proponent.dynamics.loops import Query
@@ -447,3 +448,42 @@ def test_the_gradient_of_the_loop_is_the_mean_loss(knowledge: tuple[Run, Example
     torch.manual_seed(0)
     found = gradient(loop.problem, loop.problem.fresh(0), np.asarray([2]))
     assert set(found) == {"model.words.weight"}
+
+
+def test_the_commands_train_explain_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    train, test = (facts.write(tmp_path / f"{name}.tsv", facts.triples(count=20)) for name in ("train", "test"))
+    columns = ["--header", "head,relation,tail", "--text-column", "head", "--pair-column", "relation"]
+    columns += ["--label-column", "tail", "--quiet", "--json"]
+
+    def said(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, words), *columns])
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    how = ("--model", "complex", "--negatives", 3, "--factors", 4, "--epochs", 2, "--learning-rate", 0.05)
+    assert said("train", train, "--out", tmp_path / "run", *how)[0] == 0
+    asked = ("explain", tmp_path / "run", "e1", "--pair", "r0", "--method", "rollback", "--data", train)
+    counts: list[int] = []
+    for more in ((), ("--set", "neighbours=token"), ("--set", "neighbours=all")):
+        code, out, _ = said(*asked, "-k", 40, *more)
+        assert code == 0
+        answer = json.loads(out)
+        counts.append(len(answer["proponents"]) + len(answer["opponents"]))
+    assert counts[0] < counts[1] < counts[2] <= 20
+    page = tmp_path / "page.html"
+    words = ("rollback", tmp_path / "run", train, "--queries", test, "--points", 2, "-k", "1,all")
+    code, out, _ = said(*words, "--cache", tmp_path / "cache", "--out", page)
+    assert (code, json.loads(out)["metric"]) == (0, "rollback")
+    assert "Gradient Rollback, checked by deletion" in page.read_text()
+    for bad, expected in (
+        ((*asked, "--set", "neighbours=near"), "choose one of auto, entity, token, all"),
+        ((*asked, "--set", "depth=2"), "rollback has no setting 'depth'"),
+        ((*words, "-k", "0"), "give numbers of rows from 1, or all"),
+        (("train", train, "--out", tmp_path / "x", "--changes", "head", "--batch-size", 8), "batches of 1"),
+        (("train", train, "--out", tmp_path / "x", "--changes", "head", "--replay"), "--replay does not go with"),
+        (("train", train, "--out", tmp_path / "x", "--factors", 3), "need --changes"),
+        (("explain", tmp_path / "run", "e1", "--set", "a=1"), "--set is only for --method replay or rollback"),
+    ):
+        code, _, err = said(*bad)
+        assert (code, expected in err) == (2, True), err

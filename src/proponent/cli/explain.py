@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
 
+from proponent.cli.assignments import settings_in
 from proponent.cli.chat_options import AskingOptions
 from proponent.cli.options import (
     Against,
@@ -71,6 +72,10 @@ def explain(
         str | None, typer.Option(help="replay or rollback: pass a RUN that recorded it in place of INDEX.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Training data of the run (replay, rollback).")] = None,
+    fields: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Setting of such a method: neighbours=token; repeatable."),
+    ] = None,
 ) -> None:
     """Explain an output: the training examples, and the words in them, that helped or hurt it."""
     _refuse_several(text, queries, asking, together)
@@ -80,14 +85,17 @@ def explain(
     how: dict[str, Any]
     refused = {"--against": against, "--group": together.group, "--where": filters, "--run": opening.run}
     refused |= asking.given
-    if _replays(method, data, refused):
+    if _replays(method, data, refused, fields):
         from proponent.dynamics.explain import explain_run
+        from proponent.method_table import method_of
         from proponent.models import Run
 
         examples = columns.read(data or "", output)
         run = Run.from_pretrained(index, base=opening.base, trust_remote_code=opening.trust_remote_code)
         how = {"k": k, "baselines": baselines, "quiet": output.quiet, "say": output.hint}
-        found: Iterable[Explanation] = explain_run(run, examples, asked, method or "", **how)
+        changes: dict[str, object] = {f"settings.{name}": value for name, value in settings_in(fields).items()}
+        spec = cast("Loop", method_of(method or "", **changes))
+        found: Iterable[Explanation] = explain_run(run, examples, asked, spec, **how)
     else:
         how = {"against": against, "k": k, "baselines": baselines, "aggregate": together.rule()}
         options = vars(opening) | {"kernel": choice("--kernel", kernel, ("numpy", "numba"))}
@@ -108,9 +116,11 @@ def _refuse_several(text: str | None, queries: str | None, asking: AskingOptions
         raise InputError("--group needs --queries FILE, and --only-correct needs --group")
 
 
-def _replays(method: str | None, data: str | None, given: Mapping[str, object]) -> bool:
+def _replays(method: str | None, data: str | None, given: Mapping[str, object], settings: list[str] | None) -> bool:
     """Whether to explain a run without an index; refuse incompatible options."""
     if method is None:
+        if settings:
+            raise InputError("--set is only for --method replay or rollback: an index keeps its method as it was built")
         if data is not None:
             raise InputError("--data is only for --method replay or rollback: an index holds its training set already")
         return False

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from proponent.cli.assignments import plain, settings_in
 from proponent.errors import InputError
 from proponent.suggest import nearest
 
@@ -259,13 +260,9 @@ class MethodOptions:
         names = ("path", "unit_norm", "weights", "loss", "top", "top_by", "layers", "project")
         given: dict[str, object] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.project is not None:
-            given["project"] = _plain(self.project)
-        for one in self.fields or ():
-            name, equals, value = one.partition("=")
-            if not equals or not name.strip():
-                raise InputError(f"--set {one!r}: give FIELD=VALUE, such as damping=0.01")
-            field = name.strip().replace("-", "_")
-            given[field] = "none" if value.strip().lower() == "none" and field in NAMED_NONE else _plain(value)
+            given["project"] = plain(self.project)
+        for field, value in settings_in(self.fields).items():
+            given[field] = "none" if value is None and field in NAMED_NONE else value
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", FutureWarning)
             found = stored_method(method, **given)
@@ -390,11 +387,3 @@ def _class(label: str, names: Sequence[str]) -> str:
     numbered = all(name.isdecimal() for name in names)
     by_number = label not in names and not numbered and label.isdecimal() and int(label) < len(names)
     return names[int(label)] if by_number else label
-
-
-def _plain(text: str) -> object:
-    """Parse a number, true, false or none; leave anything else as text."""
-    try:
-        return json.loads({"none": "null"}.get(text.strip().lower(), text.strip().lower()))
-    except ValueError:
-        return text.strip()

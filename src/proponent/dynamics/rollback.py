@@ -28,7 +28,7 @@ from proponent.types import Example
 
 Neighbours = Literal["auto", "entity", "token", "all"]
 NEIGHBOURS: tuple[Neighbours, ...] = ("auto", "entity", "token", "all")
-Measure = Literal["auto", "probability", "loss"]
+MEASURES = ("auto", "probability", "loss")
 
 CAVEAT = (
     "A score says what happens to the output when the updates of one training example are taken back from the final "
@@ -55,14 +55,14 @@ class Rollback:
         examples: Examples,
         *,
         max_length: int | None = None,
-        neighbours: Neighbours = "auto",
-        measure: Measure = "auto",
+        neighbours: str = "auto",
+        measure: str = "auto",
     ) -> "Rollback":
         """Open the record of a run; refuse other rows than those it was trained on."""
         if neighbours not in NEIGHBOURS:
             raise InputError(f"neighbours {neighbours!r}: choose one of {', '.join(NEIGHBOURS)}")
-        if measure not in ("auto", "probability", "loss"):
-            raise InputError(f"measure {measure!r}: choose auto, probability or loss")
+        if measure not in MEASURES:
+            raise InputError(f"measure {measure!r}: choose one of {', '.join(MEASURES)}")
         changes = read_changes(run.path)
         length = changes.settings.get("max_length") if max_length is None else max_length
         model = run.load(run.checkpoints[-1])
@@ -78,9 +78,8 @@ class Rollback:
         if neighbours == "entity" and class_token(config, 0) is None:
             raise InputError("neighbours=entity is for models of facts, whose classes are entities: use token")
         encoder = run.encoder(run.length(length))
-        made = cls(
-            run, examples, changes, encoder, model, neighbours, classifies if measure == "auto" else measure != "loss"
-        )
+        probability = classifies if measure == "auto" else measure != "loss"
+        made = cls(run, examples, changes, encoder, model, cast("Neighbours", neighbours), probability)
         made._refuse_other_rows()
         return made
 
@@ -255,8 +254,8 @@ def scores(
     *,
     max_length: int | None = None,
     quiet: bool = False,
-    neighbours: Neighbours = "auto",
-    measure: Measure = "auto",
+    neighbours: str = "auto",
+    measure: str = "auto",
 ) -> LoopScores:
     """Score the neighbours of each query by what its output loses without their changes."""
     work = Rollback.of(run, examples, max_length=max_length, neighbours=neighbours, measure=measure)

@@ -237,7 +237,7 @@ def _row(name: str, one: _Measured, *, control: bool = False, against: _Measured
 
 
 def _percent(one: Estimate) -> Estimate:
-    return Estimate(100 * one.value, 100 * one.low, 100 * one.high, one.points)
+    return Estimate(100 * one.value, 100 * max(one.low, 0.0), 100 * min(one.high, 1.0), one.points)
 
 
 def _correlation(ours: _Measured, random: _Measured) -> str:
