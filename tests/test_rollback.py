@@ -87,7 +87,7 @@ def test_own_rows_are_those_of_the_fact(knowledge: tuple[Run, Examples]):
     table, vocabulary = changes.tables["model.words.weight"], run.tokenizer.get_vocab()
     for row, one in enumerate(examples):
         assert set(table.ids[table.of(row)]) == {vocabulary[name] for name in (*one.parts, str(one.label))}
-    assert changes.settings["own_share"] is None
+    assert 0 < changes.settings["own_share"] < 1  # rows of drawn classes move, too
     assert (changes.epochs > 0).all()
 
 
@@ -125,15 +125,19 @@ def test_taking_back_is_the_slow_rule_and_restores_bit_for_bit(knowledge: tuple[
             assert scores[row] == pytest.approx(probability(whole) - probability(rows), abs=1e-6)
 
 
-def test_a_text_without_neighbours_is_refused(knowledge: tuple[Run, Examples]):
+def test_what_has_no_neighbours_is_refused(knowledge: tuple[Run, Examples], news: tiny.Tiny, tmp_path: Path):
     run, examples = knowledge
-    unknown = Example("q", 0, "nowhere", str(examples[0].label), "r0")
-    lonely = Example("q", 0, "nowhere", None, "r0")
-    assert explain_run(run, examples, [unknown], "rollback", k=2, quiet=True)
-    (found,) = explain_run(run, examples, [lonely], "rollback", k=2, quiet=True)
-    assert found.query.label is not None  # the predicted tail has neighbours
+    for head, relation, wrong in (("nowhere", "r0", "nowhere"), ("e1", "before", "before")):
+        asked = [examples[0], Example("q", 0, head, "e1", relation)]
+        with pytest.raises(InputError, match=f"the training has no name '{wrong}'"):
+            explain_run(run, examples, asked, "rollback", k=2, quiet=True)
     with pytest.raises(InputError, match="two names"):
         explain_run(run, examples, [Example("q", 0, "e1", "e2")], "rollback", quiet=True)
+    rows = read(news.data)[:12]
+    training = replace(tiny.SETTINGS, model="bag", batch_size=1, epochs=1)
+    bag = train_one_by_one(rows, tmp_path / "run", training, OneByOne(factors=2))
+    with pytest.raises(InputError, match="no training example shares an entity or token with the query 'zzz'"):
+        explain_run(bag, rows, [Example("q", 0, "zzz", rows[0].label)], "rollback", quiet=True)
 
 
 def test_an_explanation_names_facts_words_and_limits(knowledge: tuple[Run, Examples]):
@@ -232,7 +236,8 @@ def test_dense_adam_is_said(news: tiny.Tiny, tmp_path: Path):
     share = read_changes(run.path).settings["own_share"]
     assert 0 < share < 1
     (found,) = explain_run(run, examples, [examples[0]], "rollback", k=2, quiet=True)
-    assert f"{1 - share:.0%} of the squared change of the table lies in rows of other examples" in " ".join(found.notes)
+    assert f"{1 - share:.1%} of the squared change of the word table is outside the kept rows" in " ".join(found.notes)
+    assert "the optimizer (adamw) has momentum" in " ".join(found.notes)
 
 
 def test_the_head_of_a_transformer_has_every_row_as_candidate(news: tiny.Tiny, tmp_path: Path):
@@ -242,6 +247,13 @@ def test_the_head_of_a_transformer_has_every_row_as_candidate(news: tiny.Tiny, t
     found, after, before = summed(run), weights(run), weights(run, initial=True)
     for name in ("classifier.weight", "classifier.bias"):
         np.testing.assert_allclose(found[name], after[name] - before[name], atol=1e-6)
+    (answer,) = explain_run(run, examples, [examples[0]], "rollback", k=2, quiet=True)
+    assert "momentum" not in " ".join(answer.notes)  # plain sgd
+    turned = examples.subset(list(reversed(range(len(examples)))))
+    with pytest.raises(MismatchError, match="other tokens than the row"):
+        explain_run(run, turned, [examples[0]], "rollback", quiet=True)
+    with pytest.raises(InputError, match="-k all would delete all 16 rows"):
+        check_rollback(run, examples, examples[:1], RollbackSettings(tmp_path / "all", (ALL,)), quiet=True)
     work = Rollback.of(run, examples)
     assert work.neighbours == "all"
     scores = work.scores(Query(examples[0], 0))
@@ -302,7 +314,7 @@ def test_other_rows_are_refused(knowledge: tuple[Run, Examples], tmp_path: Path)
     kept = other.read_text()
     try:
         other.write_text(json.dumps(json.loads(kept) | {"training_set": "0" * 64}))
-        with pytest.raises(MismatchError, match="are not the 40 rows"):
+        with pytest.raises(MismatchError, match="ids, labels or texts of the 40 rows are not those"):
             check_rollback(run, examples, examples[:1], RollbackSettings(tmp_path), quiet=True)
     finally:
         other.write_text(kept)
@@ -344,6 +356,12 @@ def test_damaged_and_missing_records_are_refused(news: tiny.Tiny, knowledge: tup
         ({}, {"rows": "moved", "optimizer": "adamw"}, "moves all"),
         ({"model": "bag"}, {"negatives": 2}, "models of facts"),
         ({}, {"factors": 0}, "--factors"),
+        ({"half": True}, {}, "--half does not go with"),
+        (
+            {"model": None},
+            {"negatives": 0, "changes": ("head",), "rows": "moved"},
+            "--kept-rows moved is about the word",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(training: Any, how: Any, said: str, tmp_path: Path):
@@ -363,6 +381,15 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path):
     unlabelled = read([{"text": "one"}])
     with pytest.raises(DataError, match=r"row 0 of .* has no label"):
         train_one_by_one(unlabelled, tmp_path / "run", TRAINING, HOW)
+    single = read([{"head": "a", "relation": one, "tail": "a"} for one in "rs"], columns=FACTS)
+    with pytest.raises(DataError, match=r"only one entity \(a\)"):
+        train_one_by_one(single, tmp_path / "run", TRAINING, HOW)
+    hidden = read([{"head": "a", "relation": "r", "tail": one} for one in ("a [UNK] b", "c")], columns=FACTS)
+    with pytest.raises(DataError, match="holds a special token of the model"):
+        train_one_by_one(hidden, tmp_path / "run", TRAINING, HOW)
+    numbers = read([{"text": "1", "text_pair": "2", "label": 3.0}, {"text": "2", "text_pair": "4", "label": 1.0}])
+    with pytest.raises(DataError, match="'2' is a user and an item, which would share one row"):
+        train_one_by_one(numbers, tmp_path / "run", replace(TRAINING, model="product"), OneByOne())
     stars = read([{"text": "u", "text_pair": "i", "label": "good"}])
     with pytest.raises(DataError, match="rating 'good'"):
         train_one_by_one(stars, tmp_path / "run", replace(TRAINING, model="product"), OneByOne())
@@ -385,12 +412,9 @@ def test_a_file_without_a_header_gets_names(tmp_path: Path):
 def test_log_odds_of_many_classes_are_those_of_deleting_each():
     logits = np.random.default_rng(0).normal(size=(3, 150)) * [[1], [5], [40]]
     fast = Outputs.of_logits(logits, np.zeros(3, dtype=np.int64)).log_odds
-    top = logits.max(1, keepdims=True)
     for one in range(150):
         rest = np.delete(logits, one, axis=1)
-        others = (top + np.log(np.exp(rest - top).sum(1, keepdims=True) + 1e-320))[:, 0]
         own = rest.max(1) + np.log(np.exp(rest - rest.max(1, keepdims=True)).sum(1))
-        assert others.shape == own.shape
         np.testing.assert_allclose(fast[:, one], logits[:, one] - own, atol=1e-9)
 
 
@@ -413,6 +437,9 @@ def test_the_recorder_keeps_changes_of_a_trainer(parts: tuple[str, ...], tmp_pat
     examples = read(runs.ROWS)
     (answer,) = explain_run(run, examples, [examples[0]], "rollback", k=3, quiet=True)
     assert answer.proponents
+    turned = examples.subset(list(reversed(range(len(examples)))))
+    with pytest.raises(MismatchError, match="other tokens than the row"):
+        explain_run(run, turned, [examples[0]], "rollback", quiet=True)
     with pytest.raises(RunError, match="cannot be repeated step by step"):
         check_rollback(run, examples, examples[:1], RollbackSettings(tmp_path / "cache"), quiet=True)
 
@@ -487,3 +514,53 @@ def test_the_commands_train_explain_and_check(tmp_path: Path, capsys: pytest.Cap
     ):
         code, _, err = said(*bad)
         assert (code, expected in err) == (2, True), err
+
+
+def test_the_recorder_refuses_to_resume(tmp_path: Path):
+    tokenizer, how = runs.bert_tokenizer(), {"per_device_train_batch_size": 1, "max_steps": 6, "save_steps": 3}
+    runs.trainer(tmp_path, runs.bert(tokenizer), tokenizer, **how).train()
+    recorder = proponent.Recorder(changes="head")
+    again = runs.trainer(tmp_path, runs.bert(tokenizer), tokenizer, callbacks=[recorder], **how | {"max_steps": 9})
+    with pytest.raises(RunError, match="cannot record a training that resumes"):
+        again.train(resume_from_checkpoint=True)
+
+
+def test_a_record_cut_short_says_so(tmp_path: Path):
+    tokenizer, recorder = runs.bert_tokenizer(), proponent.Recorder(changes="head")
+    how = {"per_device_train_batch_size": 1, "max_steps": 6, "save_steps": 6}
+    runs.trainer(tmp_path, runs.bert(tokenizer), tokenizer, callbacks=[recorder], **how).train()
+    run, examples = Run.from_pretrained(tmp_path), read(runs.ROWS)
+    (found,) = explain_run(run, examples, [examples[0]], "rollback", k=3, quiet=True)
+    said = " ".join(found.notes)
+    assert "18 of 24 examples were in no step of this training" in said
+    assert "the optimizer (adamw) has momentum" in said
+
+
+def test_lora_matrices_of_a_trainer_are_taken_back(tmp_path: Path):
+    peft = pytest.importorskip("peft")
+    tokenizer = runs.bert_tokenizer()
+    base = runs.bert(tokenizer)
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    model = peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"]))
+    recorder = proponent.Recorder(changes=("lora",))
+    how = {"per_device_train_batch_size": 1, "num_train_epochs": 1, "max_steps": -1, "optim": "sgd"}
+    runs.trainer(tmp_path / "run", model, tokenizer, callbacks=[recorder], **how | {"learning_rate": 0.5}).train()
+    run, examples = Run.from_pretrained(tmp_path / "run"), read(runs.ROWS)
+    (found,) = explain_run(run, examples, [examples[0]], "rollback", k=3, quiet=True)
+    assert found.proponents
+    assert "lora_A" in found.notes[0]
+
+
+@pytest.mark.parametrize("change", [{"max_length": "x"}, {"seed": None}, {"optimizer": ...}])
+def test_damaged_settings_are_refused(change: dict[str, Any], knowledge: tuple[Run, Examples]):
+    path = knowledge[0].path / FOLDER / "changes.json"
+    kept = path.read_text()
+    found = {name: one for name, one in (json.loads(kept) | change).items() if one is not ...}
+    try:
+        path.write_text(json.dumps(found))
+        with pytest.raises(DamagedError, match="is damaged"):
+            read_changes(knowledge[0].path)
+    finally:
+        path.write_text(kept)

@@ -19,7 +19,6 @@ from proponent.cli.options import (
     RunFolder,
 )
 from proponent.cli.rollback import ChangeOptions
-from proponent.errors import InputError
 
 if TYPE_CHECKING:
     from proponent.index import Index
@@ -86,10 +85,6 @@ class TrainingOptions:
         """The settings of the first run."""
         from proponent.training.trainer import Training
 
-        if how is not None and (self.half or self.replay):
-            raise InputError(
-                f"{'--half' if self.half else '--replay'} does not go with --changes: leave one of them out"
-            )
         return Training(
             self.model,
             self.epochs,

@@ -51,7 +51,10 @@ class ChangeOptions:
 
         if self.changes is None and model not in KINDS:
             if self != ChangeOptions():
-                raise InputError("--kept-rows, --optimizer, --schedule, --negatives and --factors need --changes")
+                raise InputError(
+                    "--kept-rows, --optimizer, --schedule, --negatives and --factors need --changes, or --model "
+                    "distmult, complex, product or bag"
+                )
             return None
         if batch_size not in (None, 1):
             raise InputError(

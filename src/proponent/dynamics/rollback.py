@@ -23,12 +23,17 @@ from proponent.models.change_record import Changes, read_changes
 from proponent.models.encoding import Encoder
 from proponent.models.factorization import class_token
 from proponent.models.tasks.base import logits_of
+from proponent.models.training_trace import digest
 from proponent.progress import track
+from proponent.training.rerun import fingerprint
 from proponent.types import Example
 
 Neighbours = Literal["auto", "entity", "token", "all"]
 NEIGHBOURS: tuple[Neighbours, ...] = ("auto", "entity", "token", "all")
 MEASURES = ("auto", "probability", "loss")
+
+_SHOWN = 10
+_WHOLE = 0.999  # share above which nothing else is said to have moved
 
 CAVEAT = (
     "A score says what happens to the output when the updates of one training example are taken back from the final "
@@ -201,50 +206,74 @@ class Rollback:
         return -1 if label is None or not self.run.task.labels else self.run.label_number(label)
 
     def _refuse_other_rows(self) -> None:
-        """Require the training set, by the tokens of the recorded rows."""
+        """Require the training set, by the tokens of every row, and by its labels where they are recorded."""
         if len(self.examples) != len(self.changes):
             raise MismatchError(
                 f"{len(self.examples)} rows were given, and {self.run.path} was trained on {len(self.changes)}: give "
                 "the same file"
             )
-        for table in self.changes.tables.values():
-            for row, own in enumerate(self._rows):
-                ids = set(table.ids[table.of(row)].tolist())
-                if ids and not (own <= ids if self.changes.settings.get("rows") != "own" else ids == own):
-                    raise MismatchError(
-                        f"the row with id {self.examples[row].id} has other tokens than the row that {self.run.path} "
-                        "was trained on in its place: give the same file, in the same order"
-                    )
+        encoded = self.encoder.encode(list(self.examples))
+        for one, example, known in zip(encoded, self.examples, self.changes.digests.tolist(), strict=True):
+            if known and digest(torch.as_tensor(one.ids)[None]) != known:
+                raise MismatchError(
+                    f"the row with id {example.id} has other tokens than the row that {self.run.path} was trained on "
+                    "in its place: give the same file, in the same order"
+                )
+        known = self.changes.settings.get("training_set")
+        if known is not None and known != fingerprint(self.examples):
+            raise MismatchError(
+                f"ids, labels or texts of the {len(self.examples)} rows are not those that {self.run.path} was trained "
+                "on: give the same file, with the same columns"
+            )
+
+    def unknown(self, query: Example) -> str | None:
+        """A name of a query that the training never had, of models that read names; None for none."""
+        if getattr(self._config, "factorization", "bag") == "bag":
+            return None
+        vocabulary = self.run.tokenizer.get_vocab()
+        return next((one for one in query.parts if one not in vocabulary), None)
 
     def notes(self, chosen: Int[np.ndarray, " k"], counts: Sequence[int]) -> tuple[str, ...]:
         """What a reader of the scores must know."""
-        shared = {"entity": "an entity", "token": "a token"}.get(self.neighbours)
-        settings = self.changes.settings
         notes = [
             f"what was taken back: changes of {', '.join(self.changes.names)}; the score is the lost "
             + ("probability" if self.probability else "loss (above 0: taking it back raises the loss)")
         ]
+        shared = {"entity": "an entity", "token": "a token"}.get(self.neighbours)
         if shared is not None:
             of = f"{min(counts):,} to {max(counts):,}" if len(set(counts)) > 1 else f"{counts[0]:,}"
             notes.append(
                 f"among neighbours: only the {of} of {len(self.changes):,} examples that share {shared} with the query "
                 "have a score"
             )
-        share = settings.get("own_share")
-        if share is not None:
-            notes.append(
-                f"{1 - float(share):.0%} of the squared change of the table lies in rows of other examples, which the "
-                "optimizer's momentum moves: a recorded change mixes in theirs (lazy-adam or sgd do not)"
-            )
-        sizes = self.changes.epochs[chosen].sum(0) if len(chosen) else self.changes.epochs.sum(0)
-        if len(sizes) > 1 and sizes.sum() > 0:
-            part = np.cumsum(sizes) / sizes.sum()
-            half = int(np.searchsorted(part, 0.5)) + 1
-            notes.append(
-                f"half of the change of the shown examples arose by epoch {half} of {len(sizes)}: the earlier, the "
-                "further from the weights that it is taken back from"
-            )
-        return tuple(notes)
+        unseen = int((self.changes.digests == 0).sum())
+        if unseen:
+            notes.append(f"{unseen:,} of {len(self.changes):,} examples were in no step of this training")
+        return (*notes, *_limits(self.changes, chosen))
+
+
+def _limits(changes: Changes, chosen: Int[np.ndarray, " k"]) -> list[str]:
+    """What else is in the changes, or is not."""
+    notes: list[str] = []
+    share = changes.settings.get("own_share")
+    if share is not None and share < _WHOLE:
+        notes.append(
+            f"{1 - float(share):.1%} of the squared change of the word table is outside the kept rows (drawn classes, "
+            "tied outputs, momentum or weight decay) and is not taken back"
+        )
+    if changes.settings["optimizer"] != "sgd":
+        notes.append(
+            f"the optimizer ({changes.settings['optimizer']}) has momentum: a recorded change also holds that of "
+            "earlier examples with the same weights; sgd has none"
+        )
+    sizes = changes.epochs[chosen].sum(0)
+    if len(sizes) > 1 and sizes.sum() > 0:
+        half = int(np.searchsorted(np.cumsum(sizes) / sizes.sum(), 0.5)) + 1
+        notes.append(
+            f"half of the change of the {_SHOWN} strongest examples arose by epoch {half} of {len(sizes)}: the "
+            "earlier, the further from the weights that it is taken back from"
+        )
+    return notes
 
 
 def scores(
@@ -259,18 +288,26 @@ def scores(
 ) -> LoopScores:
     """Score the neighbours of each query by what its output loses without their changes."""
     work = Rollback.of(run, examples, max_length=max_length, neighbours=neighbours, measure=measure)
+    for one in queries:
+        _refuse_alone(work, one)
     found = np.stack([work.scores(one, quiet=quiet) for one in queries])
     counts = [int(np.isfinite(one).sum()) for one in found]
-    if 0 in counts:
-        asked = queries[counts.index(0)].example
-        raise InputError(
-            f"no training example shares an entity or token with the text {' '.join(asked.parts)[:80]!r}: nothing can "
-            "be taken back; check its spelling, or score every row with neighbours=all"
-        )
-    best = np.unique(np.argsort(-np.nan_to_num(np.abs(found)), axis=1)[:, :10])
+    order = np.argsort(-np.abs(np.nan_to_num(found)), axis=1)[:, :_SHOWN]
+    best = np.unique(order[np.isfinite(np.take_along_axis(found, order, axis=1))])
 
     def words(query: int, row: int) -> Mapping[int, float]:
         return work.words(queries[query], row)
 
     used = "the final weights, with changes taken back"
     return LoopScores(found, used, notes=work.notes(best, counts), caveat=CAVEAT, words=words)
+
+
+def _refuse_alone(work: Rollback, query: Query) -> None:
+    name, text = work.unknown(query.example), " ".join(query.example.parts)[:80]
+    if name is not None:
+        raise InputError(f"the training has no name {name!r} (of the query {text!r}): check its spelling")
+    if not work.candidates(query).any():
+        raise InputError(
+            f"no training example shares an entity or token with the query {text!r}: nothing can be taken back; score "
+            "every row with neighbours=all"
+        )

@@ -21,7 +21,7 @@ from proponent.evaluate.intervals import Estimate, bootstrap, fisher, paired
 from proponent.evaluate.report import figure, verdict
 from proponent.models import Run
 from proponent.progress import track
-from proponent.training.one_by_one import loop_of, refuse_other_rows
+from proponent.training.one_by_one import loop_of
 from proponent.training.outputs import Outputs
 from proponent.training.retraining import RetrainJob, Retrains
 from proponent.types import Example
@@ -100,7 +100,6 @@ def check_rollback(
     work = Rollback.of(run, examples, neighbours=settings.neighbours)
     if not work.probability:
         raise InputError("the check compares probabilities of classes, and this run predicts none: use a classifier")
-    refuse_other_rows(run, examples, work.changes)
     chosen = _explained(work, queries, predicted=settings.predicted)
     asked = [Query(one, run.label_number(str(one.label))) for one in chosen]
     loop = loop_of(run, examples, chosen, work.changes)
@@ -136,9 +135,9 @@ def _deletions(
     """Explanations and as many random neighbours, and how many queries have no helping neighbour."""
     ours: dict[int, list[_Deletion]] = {k: [] for k in counts}
     random: dict[int, list[_Deletion]] = {k: [] for k in counts}
-    skipped = 0
+    skipped, size = 0, len(work.changes)
     for at, query in enumerate(track(asked, total=len(asked), label="explaining", unit="queries", quiet=quiet)):
-        scores = work.scores(query)
+        scores = np.full(size, np.nan) if work.unknown(query.example) else work.scores(query)
         pool = np.flatnonzero(np.isfinite(scores))
         helped = pool[scores[pool] > 0]
         helped = helped[np.argsort(-scores[helped], kind="stable")]
@@ -148,6 +147,11 @@ def _deletions(
         generator = np.random.default_rng((seed, at))
         for k in counts:
             rows = helped if k == ALL else helped[:k]
+            if k == ALL and len(pool) == size:
+                raise InputError(
+                    f"-k all would delete all {size} rows as neighbours of the query with id {query.example.id}: give "
+                    "numbers of rows, or neighbours that are fewer (--neighbours)"
+                )
             drawn = pool if k == ALL else generator.choice(pool, len(rows), replace=False)
             ours[k].append(_Deletion(at, rows, float(scores[rows].sum())))
             random[k].append(_Deletion(at, drawn, float(scores[drawn].sum())))
@@ -198,7 +202,7 @@ def _report(
     if ALL in ours:
         notes.append("all: every neighbour with a score above 0, beside every neighbour: the control deletes more rows")
     if skipped:
-        notes.append(f"{skipped} of {asked} queries have no neighbour that helped and are left out")
+        notes.append(f"{skipped} of {asked} queries have no helping neighbour, or a name that is new: left out")
     single = next((k for k in ours if k == 1), None)
     facts = [("queries", str(asked - skipped)), *known]
     if single is not None:

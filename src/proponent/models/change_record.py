@@ -2,7 +2,8 @@
 
     proponent_changes/changes.json          what was recorded, and how the model was trained
     proponent_changes/changes.safetensors   for each table: ends [n], ids [m], rows [m d]; for each dense parameter
-                                            [n p]; epochs [n e]: size of each example's change in each epoch
+                                            [n p]; epochs [n e]: size of each example's change in each epoch;
+                                            digests [n] of token ids
 
 Rows are kept of tables: by default those of the example's own tokens and, where classes are tokens, of its class. Dense
 parameters (a head, LoRA matrices) are kept whole. Lawrence, Sztyler and Niepert 2021 (arXiv 2010.05516).
@@ -17,12 +18,13 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt64
 from torch import Tensor, nn
 
 from proponent.disk import write_bytes
 from proponent.errors import DamagedError, InputError, RunError
 from proponent.models.settings import read_settings
+from proponent.models.training_trace import digest
 from proponent.tensors import read_tensors, write_tensors
 
 FOLDER = "proponent_changes"
@@ -61,6 +63,7 @@ class Changes:
     tables: Mapping[str, TableChanges]  # by the name of the parameter
     dense: Mapping[str, Float[np.ndarray, "n p"]]
     epochs: Float[np.ndarray, "n e"]  # size of each example's change in each epoch
+    digests: UInt64[np.ndarray, " n"]  # of each example's token ids; 0 if no step was trained on it
     settings: Mapping[str, Any]  # what was recorded, and how the model was trained
 
     def __len__(self) -> int:
@@ -75,7 +78,7 @@ class Changes:
         """Write the record into a run's folder."""
         home = folder / FOLDER
         home.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, np.ndarray] = {"epochs": self.epochs.astype(np.float32)}
+        arrays: dict[str, np.ndarray] = {"epochs": self.epochs.astype(np.float32), "digests": self.digests}
         for name, one in self.tables.items():
             arrays |= {f"ends.{name}": one.ends, f"ids.{name}": one.ids, f"rows.{name}": one.rows.astype(np.float32)}
         arrays |= {f"dense.{name}": one.astype(np.float32) for name, one in self.dense.items()}
@@ -97,15 +100,23 @@ def read_changes(folder: Path) -> Changes:
     try:
         tables = {one: TableChanges(*(found[f"{what}.{one}"] for what in ("ends", "ids", "rows"))) for one in names}
         dense = {name.removeprefix("dense."): one for name, one in found.items() if name.startswith("dense.")}
-        made = Changes(tables, dense, found["epochs"], settings)
+        made = Changes(tables, dense, found["epochs"], found["digests"], settings)
         _check(made)
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, TypeError) as error:
         raise DamagedError(f"{home} is damaged ({error}): train again") from error
     return made
 
 
 def _check(found: Changes) -> None:
-    count = len(found)
+    count, known = len(found), found.settings
+    if len(found.digests) != count:
+        raise ValueError("digests of other examples")
+    wrong = [name for name in ("max_length", "optimizer", "rows") if name not in known]
+    wrong += [name for name in ("max_length", "seed", "negatives") if not isinstance(known.get(name, 0), int)]
+    if wrong or ("training" in known and not {"seed", "negatives", "training_set"} <= set(known)):
+        raise ValueError(
+            f"changes.json lacks {', '.join(wrong) or 'the settings of the training'}, or has other values"
+        )
     for name, one in found.tables.items():
         if len(one.ends) != count or len(one.ids) != len(one.rows) or (one.ends[-1:] != len(one.ids)).any():
             raise ValueError(f"{name} has rows of other examples")
@@ -120,7 +131,7 @@ def recorded_parameters(model: Any, parts: Sequence[str]) -> dict[str, nn.Parame
     """The trained parameters of the named parts: the word table, the head, LoRA matrices."""
     unknown = next((one for one in parts if one not in PARTS), None)
     if unknown is not None or not parts:
-        raise InputError(f"--changes {unknown or ''}: choose from {', '.join(PARTS)}")
+        raise InputError(f"--changes (changes=) {unknown or ''}: choose from {', '.join(PARTS)}")
     inner = getattr(model, "module", model)
     named = {name: one for name, one in inner.named_parameters() if one.requires_grad}
     table, head = inner.get_input_embeddings().weight, _head(inner)
@@ -133,7 +144,7 @@ def recorded_parameters(model: Any, parts: Sequence[str]) -> dict[str, nn.Parame
     for part in parts:
         own = {name: one for name, one in named.items() if name in members[part]}
         if not own:
-            raise InputError(f"--changes {part}: this model trains no parameters of that part")
+            raise InputError(f"--changes (changes=) {part}: this model trains no parameters of that part")
         found |= own
     return found
 
@@ -159,47 +170,48 @@ class ChangeRecorder:
             if one is self._table:
                 self._rows[name] = [{} for _ in range(count)]
             else:
-                _refuse_large(name, count * one.numel() * 8)
+                refuse_large(name, count * one.numel() * 8)
                 self._dense[name] = np.zeros((count, one.numel()))
-        self._epochs = np.zeros((count, epochs))
+        self._epochs, self._digests = np.zeros((count, epochs)), np.zeros(count, dtype=np.uint64)
         self._before: dict[str, tuple[Tensor, Tensor]] = {}
-        self._whole: Tensor | None = None
+        self._touched: tuple[Tensor | slice, Tensor] | None = None
         self._moved = np.zeros(2)
         self._bytes = 0
 
     def begin(
         self,
         own: Int[np.ndarray, " k"],
-        moved: Int[np.ndarray, " m"] | None = None,  # by the gradient, if not given
-        *,
-        watched: bool = False,
+        moved: Int[np.ndarray, " m"] | None = None,  # all that will move, where it is known
     ) -> None:
-        """Keep what a step is about to change; with `watched`, also measure what else moves."""
+        """Keep what a step is about to change."""
         for name, one in self._parameters.items():
             if name in self._rows:
                 ids = torch.as_tensor(np.unique(own))
                 if self._kept == "moved":
                     ids = _rows_with_gradient(one) if moved is None else torch.as_tensor(moved)
                 self._before[name] = (ids, one.detach()[ids].clone())
-                self._whole = one.detach().clone() if watched else None
+                place = slice(None) if moved is None else torch.as_tensor(moved)
+                self._touched = (place, one.detach()[place].clone())
             else:
                 self._before[name] = (torch.empty(0), one.detach().clone())
 
-    def end(self, row: int, epoch: int) -> None:
-        """Add up what the step changed."""
+    def end(self, row: int, epoch: int, ids: Int[np.ndarray, " t"]) -> None:
+        """Add up what the step on an example with these tokens changed."""
+        self._digests[row] = digest(torch.as_tensor(ids)[None])
         size = 0.0
-        for name, (ids, before) in self._before.items():
+        for name, (places, before) in self._before.items():
             now = self._parameters[name].detach()
             if name in self._dense:
-                change = (now - before).double().numpy().ravel()
+                change = (now - before).cpu().double().numpy().ravel()
                 self._dense[name][row] += change
                 size += float(change @ change)
                 continue
-            change = (now[ids] - before).double().numpy()
+            change = (now[places] - before).cpu().double().numpy()
             size += float((change * change).sum())
-            self._add(name, row, cast("Any", ids).tolist(), change)
-            if self._whole is not None:
-                self._moved += (float((change * change).sum()), float((now - self._whole).double().square().sum()))
+            self._add(name, row, cast("Any", places).tolist(), change)
+            if self._touched is not None:
+                rest = now[self._touched[0]] - self._touched[1]
+                self._moved += (float((change * change).sum()), float(rest.square().sum()))
         self._epochs[row, epoch] += size**0.5
 
     def _add(self, name: str, row: int, ids: list[int], change: Float[np.ndarray, "k d"]) -> None:
@@ -210,18 +222,18 @@ class ChangeRecorder:
             else:
                 held[number] = one.copy()
                 self._bytes += one.nbytes
-        _refuse_large(name, self._bytes)
+        refuse_large(name, self._bytes)
 
     @property
     def own_share(self) -> float | None:
-        """Share of the squared change of the table that lies in the kept rows; None if it was not measured."""
-        return float(self._moved[0] / self._moved[1]) if self._moved[1] > 0 else None
+        """Share of the squared change of the table that lies in the kept rows; None without a table."""
+        return min(1.0, float(self._moved[0] / self._moved[1])) if self._moved[1] > 0 else None
 
     def changes(self, settings: Mapping[str, Any]) -> Changes:
         """The record."""
         tables = {name: _joined(rows, self._table.shape[1]) for name, rows in self._rows.items()}
         noted = {"rows": self._kept, "own_share": self.own_share}
-        return Changes(tables, self._dense, self._epochs, {**settings, **noted})
+        return Changes(tables, self._dense, self._epochs, self._digests, {**settings, **noted})
 
 
 def _rows_with_gradient(table: Tensor) -> Int[Tensor, " k"]:
@@ -232,7 +244,8 @@ def _rows_with_gradient(table: Tensor) -> Int[Tensor, " k"]:
     return gradient.detach().ne(0).any(1).nonzero()[:, 0]
 
 
-def _refuse_large(name: str, size: int) -> None:
+def refuse_large(name: str, size: int) -> None:
+    """Refuse a record that would not fit."""
     if size > MOST_BYTES:
         raise InputError(
             f"the changes of {name} take more than {MOST_BYTES / 2**30:.0f} GB: record another part (--changes), or "

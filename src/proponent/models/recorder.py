@@ -144,7 +144,7 @@ class Recorder(TrainerCallback):
         self.initial = initial
         self.replay = replay
         self.weight_column = weight_column
-        self.changes = tuple(changes)
+        self.changes = (changes,) if isinstance(changes, str) else tuple(changes)
         self._changes: ChangeWatch | None = None
         self._steps: StepRecorder | None = None
         self._batches: BatchRecorder | None = None
@@ -181,7 +181,7 @@ class Recorder(TrainerCallback):
             self._batches.write(folder)
         if self.changes:
             loader = kwargs["train_dataloader"]
-            self._changes = ChangeWatch(args, kwargs["model"], kwargs["optimizer"], loader, self.changes)
+            self._changes = ChangeWatch(args, state, kwargs["model"], kwargs["optimizer"], loader, self.changes)
         if self.replay:
             _require_replayable(args, state)
             self._steps = StepRecorder(

@@ -20,15 +20,15 @@ from torch.nn import functional
 
 from proponent.data import Examples
 from proponent.disk import write_bytes
-from proponent.errors import DataError, InputError, MismatchError, RunError
+from proponent.errors import DataError, InputError, RunError
 from proponent.models import Run
-from proponent.models.change_record import PARTS, ChangeRecorder, Changes, Kept, recorded_parameters
+from proponent.models.change_record import PARTS, ChangeRecorder, Changes, Kept, recorded_parameters, refuse_large
 from proponent.models.factorization import FACTS, KINDS, SPECIAL, class_token, factorization
 from proponent.models.huggingface import quiet as quiet_transformers
 from proponent.models.huggingface import transformers
 from proponent.models.recorder import CHECKPOINTS, FRESH, RUN_FILE
 from proponent.models.scratch import name_tokenizer, wordpiece
-from proponent.training.fact_steps import FactLoop, RowOptimizer, TouchedRows, steps_in_closed_form
+from proponent.training.fact_steps import FactLoop, TouchedRows, steps_in_closed_form
 from proponent.training.loop import InPlace, TrainingLoop
 from proponent.training.rerun import RunProblem, fingerprint, write_run
 from proponent.training.schedule import Settings, Step
@@ -63,13 +63,18 @@ class OneByOne:
             if part not in PARTS or part == "lora":
                 where = ": train the adapter with proponent.Recorder(changes=('lora',))" if part == "lora" else ""
                 raise InputError(f"--changes {part}: choose from embedding, head{where}")
+        if self.rows == "moved" and "embedding" not in self.changes:
+            raise InputError("--kept-rows moved is about the word table: add embedding to --changes")
+        if training.half or training.replay:
+            wrong = "--half" if training.half else "--replay"
+            raise InputError(f"{wrong} does not go with a training on one example per step: leave it out")
         if self.negatives < 0 or self.factors < 1:
             raise InputError("--negatives must not be below 0, and --factors not below 1")
         if self.negatives and training.model not in FACTS:
             raise InputError(f"--negatives is for models of facts: --model {' or '.join(FACTS)}")
         if self.rows == "moved" and self.optimizer == "adamw":
             raise InputError(
-                "--rows moved needs an optimizer that moves only rows with a gradient, and adamw moves all: give "
+                "--kept-rows moved needs an optimizer that moves only rows with a gradient, and adamw moves all: give "
                 "--optimizer lazy-adam or sgd"
             )
 
@@ -105,6 +110,10 @@ class OneByOneProblem(RunProblem):
         token = class_token(config, labels[row])
         return encoded[row].ids if token is None else np.append(encoded[row].ids, token)
 
+    def tokens(self, row: int) -> Int[np.ndarray, " t"]:
+        """The tokens of an example."""
+        return self._train_encoded[0][row].ids
+
     @cached_property
     def facts(self) -> tuple[Int[Tensor, "n 2"], Int[Tensor, " n"]]:
         """Head and relation of each example, and its class."""
@@ -118,16 +127,14 @@ class Recording(InPlace):
     def __init__(self, inner: InPlace, recorder: ChangeRecorder, problem: OneByOneProblem, config: Any) -> None:
         self.inner, self._applied, self._recorder = inner.inner, inner, recorder
         self._problem, self._config = problem, config
-        exact = isinstance(inner.inner, torch.optim.SparseAdam | torch.optim.SGD)
-        self._spreads = not exact and not isinstance(inner, RowOptimizer)
 
     def apply(self, state: nn.Module, gradient: Any, step: Step) -> nn.Module:
         """Apply the gradients in `.grad`, and record what they change."""
         (row,) = step.rows.tolist()
         moved = gradient.ids if isinstance(gradient, TouchedRows) else None
-        self._recorder.begin(self._problem.own(row, self._config), moved, watched=self._spreads)
+        self._recorder.begin(self._problem.own(row, self._config), moved)
         self._applied.apply(state, cast("Any", gradient), step)
-        self._recorder.end(row, step.epoch)
+        self._recorder.end(row, step.epoch, self._problem.tokens(row))
         return state
 
 
@@ -167,13 +174,20 @@ def train_one_by_one(examples: Examples, out: str | Path, training: Training, ho
 
         def around(model: nn.Module, optimizer: InPlace) -> InPlace:
             parts = recorded_parameters(model, how.changes)
+            if "embedding" in how.changes and how.rows == "own":
+                _refuse_large(model, cast("OneByOneProblem", loop.problem))
             recorders.append(ChangeRecorder(model, parts, len(examples), training.epochs, how.rows))
             return Recording(optimizer, recorders[0], cast("OneByOneProblem", loop.problem), cast("Any", model).config)
 
         kept = training.checkpoints or CHECKPOINTS
         made = write_run(loop, folder, training.seed, checkpoints=kept, quiet=training.quiet, around=around)
         noted = {"training": asdict(loop.settings), "negatives": how.negatives, "seed": training.seed}
-        noted |= {"training_set": fingerprint(examples), "max_length": length, "parts": list(how.changes)}
+        noted |= {
+            "optimizer": how.optimizer,
+            "training_set": fingerprint(examples),
+            "max_length": length,
+            "parts": list(how.changes),
+        }
         recorders[0].changes(noted).write(folder)
         write_bytes(folder / RUN_FILE, json.dumps(_record(training, how)).encode())
     return Run.from_pretrained(made.path)
@@ -183,26 +197,17 @@ def loop_of(run: Run, examples: Sequence[Example], queries: Sequence[Example], c
     """The loop that trained a run, with queries that are measured after it."""
     settings = changes.settings
     home = run.path / INITIAL
-    if "training" not in settings or not home.is_dir():
+    if "training" not in settings:
         raise RunError(
             f"the training of {run.path} cannot be repeated step by step: only runs of `proponent train --changes` can "
             "be compared with deletion and retraining"
         )
+    if not home.is_dir():
+        raise RunError(f"{home} is missing, the weights before training: copy the whole folder of the run")
     found = dict(cast("Mapping[str, Any]", settings["training"]))
     made = Settings(**cast("Any", {**found, "betas": tuple(found["betas"])}))
-    refuse_other_rows(run, examples, changes)
     start = Run.from_pretrained(home)
     return _loop(start, examples, queries, made, int(settings["negatives"]), int(settings["max_length"]))
-
-
-def refuse_other_rows(run: Run, examples: Sequence[Example], changes: Changes) -> None:
-    """Require the rows that the run was trained on."""
-    known = changes.settings.get("training_set")
-    if len(examples) != len(changes) or (known is not None and known != fingerprint(examples)):
-        raise MismatchError(
-            f"the {len(examples)} rows are not the {len(changes)} rows that {run.path} was trained on, in the same "
-            "order: give that file"
-        )
 
 
 def _loop(
@@ -272,14 +277,36 @@ def _start(examples: Examples, training: Training, how: OneByOne) -> tuple[Any, 
     heads, seconds = ([one.parts[at] for one in examples] for at in (0, 1))
     if kind == "product":
         ratings = [_rating(one) for one in examples]
-        tokenizer = name_tokenizer(list(dict.fromkeys([*heads, *seconds])), SPECIAL)
+        _refuse_shared(examples, heads, seconds, "a user and an item")
+        tokenizer = _tokenizer(examples, list(dict.fromkeys([*heads, *seconds])))
         return tokenizer, factorization(kind, tokenizer, None, how.factors, offset=float(np.mean(ratings)))
     entities = sorted({*heads, *(str(one.label) for one in examples)})
-    both = sorted(set(seconds) & set(entities))
-    if both:
-        raise DataError(f"{examples.name}: {both[0]!r} is an entity and a relation: rename one of them")
-    tokenizer = name_tokenizer([*entities, *sorted(set(seconds))], SPECIAL)
+    _refuse_shared(examples, entities, seconds, "an entity and a relation")
+    if len(entities) < 2:
+        raise DataError(f"{examples.name} has only one entity ({entities[0]}): a model of facts needs two")
+    tokenizer = _tokenizer(examples, [*entities, *sorted(set(seconds))])
     return tokenizer, factorization(cast("Any", kind), tokenizer, entities, how.factors)
+
+
+def _refuse_shared(examples: Examples, firsts: Sequence[str], seconds: Sequence[str], roles: str) -> None:
+    both = sorted(set(firsts) & set(seconds))
+    if both:
+        raise DataError(f"{examples.name}: {both[0]!r} is {roles}, which would share one row: rename one of them")
+
+
+def _tokenizer(examples: Examples, names: Sequence[str]) -> Any:
+    """A tokenizer that reads every name as one token."""
+    made = name_tokenizer(names, SPECIAL)
+    for at, ids in enumerate(made(list(names))["input_ids"]):
+        if ids != [at + len(SPECIAL)]:
+            raise DataError(f"{examples.name}: the name {names[at]!r} holds a special token of the model: rename it")
+    return made
+
+
+def _refuse_large(model: Any, problem: OneByOneProblem) -> None:
+    """Refuse a record that would not fit, before training."""
+    count = sum(len(np.unique(problem.own(row, model.config))) for row in range(len(problem.train)))
+    refuse_large("the word table", count * model.get_input_embeddings().weight.shape[1] * 8)
 
 
 def _rating(example: Example) -> float:
