@@ -536,6 +536,7 @@ def test_a_record_cut_short_says_so(tmp_path: Path):
     assert "the optimizer (adamw) has momentum" in said
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # between peft and transformers
 def test_lora_matrices_of_a_trainer_are_taken_back(tmp_path: Path):
     peft = pytest.importorskip("peft")
     tokenizer = runs.bert_tokenizer()
