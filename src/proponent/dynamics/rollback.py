@@ -246,6 +246,8 @@ class Rollback:
                 f"among neighbours: only the {of} of {len(self.changes):,} examples that share {shared} with the query "
                 "have a score"
             )
+        if class_token(self._config, 0) is not None:
+            notes.append("[special] stands for the row of an example's class (its tail)")
         unseen = int((self.changes.digests == 0).sum())
         if unseen:
             notes.append(f"{unseen:,} of {len(self.changes):,} examples were in no step of this training")
