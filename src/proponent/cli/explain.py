@@ -34,6 +34,7 @@ from proponent.errors import InputError
 from proponent.method import Loop
 
 if TYPE_CHECKING:
+    from proponent.data import Examples
     from proponent.types import Example
     from proponent.views import Explanation
 
@@ -86,16 +87,9 @@ def explain(
     refused = {"--against": against, "--group": together.group, "--where": filters, "--run": opening.run}
     refused |= asking.given
     if _replays(method, data, refused, fields):
-        from proponent.dynamics.explain import explain_run
-        from proponent.method_table import method_of
-        from proponent.models import Run
-
-        examples = columns.read(data or "", output)
-        run = Run.from_pretrained(index, base=opening.base, trust_remote_code=opening.trust_remote_code)
         how = {"k": k, "baselines": baselines, "quiet": output.quiet, "say": output.hint}
-        changes: dict[str, object] = {f"settings.{name}": value for name, value in settings_in(fields).items()}
-        spec = cast("Loop", method_of(method or "", **changes))
-        found: Iterable[Explanation] = explain_run(run, examples, asked, spec, **how)
+        examples = columns.read(data or "", output)
+        found: Iterable[Explanation] = _retraced(index, opening, examples, asked, _loop(method or "", fields), how)
     else:
         how = {"against": against, "k": k, "baselines": baselines, "aggregate": together.rule()}
         options = vars(opening) | {"kernel": choice("--kernel", kernel, ("numpy", "numba"))}
@@ -140,6 +134,30 @@ def _replays(method: str | None, data: str | None, given: Mapping[str, object], 
     if taken:
         raise InputError(f"--method {method} does not support {taken[0]}")
     return True
+
+
+def _loop(method: str, fields: list[str] | None) -> Loop:
+    """A method without an index, with its settings."""
+    from proponent.method_table import method_of
+
+    changes: dict[str, object] = {f"settings.{name}": value for name, value in settings_in(fields).items()}
+    return cast("Loop", method_of(method, **changes))
+
+
+def _retraced(
+    folder: Path,
+    opening: OpenOptions,
+    examples: "Examples",
+    asked: "Sequence[Example]",
+    loop: Loop,
+    how: dict[str, Any],
+) -> "Iterable[Explanation]":
+    """Explanations of a run without an index."""
+    from proponent.dynamics.explain import explain_run
+    from proponent.models import Run
+
+    run = Run.from_pretrained(folder, base=opening.base, trust_remote_code=opening.trust_remote_code)
+    return explain_run(run, examples, asked, loop, **how)
 
 
 def _indexed(

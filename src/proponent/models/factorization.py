@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from proponent.errors import InputError
 from proponent.models.huggingface import transformers
+from proponent.models.tasks import Classification, Regression
 
 Kind = Literal["distmult", "complex", "product", "bag"]
 KINDS: tuple[Kind, ...] = ("distmult", "complex", "product", "bag")
@@ -177,7 +178,7 @@ def factorization(
     initial: float | None = None,
 ) -> Any:
     """Create a model with fresh weights; without labels it predicts a number."""
-    named: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
+    named: dict[str, Any] = {"num_labels": 1, "problem_type": Regression.kind}
     if labels is not None:
         numbers = {name: number for number, name in enumerate(labels)}
         named = {
@@ -199,6 +200,6 @@ def factorization(
 def register() -> None:
     """Make the loaders of transformers know these models."""
     cast("Any", transformers.AutoConfig).register(FactorizationConfig.model_type, FactorizationConfig, exist_ok=True)
-    cast("Any", transformers.AutoModelForSequenceClassification).register(
+    getattr(transformers, Classification.auto_class).register(
         FactorizationConfig, FactorizationForSequenceClassification, exist_ok=True
     )
