@@ -28,8 +28,8 @@ from proponent.models import Run
 from proponent.models.change_record import FOLDER, read_changes
 from proponent.models.factorization import FactorizationConfig, FactorizationForSequenceClassification, class_token
 from proponent.training.fact_steps import FactLoop, touched
-from proponent.training.loop import TrainingLoop, gradient
-from proponent.training.one_by_one import INITIAL, OneByOne, loop_of, train_one_by_one
+from proponent.training.loop import TrainingLoop
+from proponent.training.one_by_one import INITIAL, OneByOne, OneByOneProblem, loop_of, train_one_by_one
 from proponent.training.outputs import Outputs
 from proponent.training.schedule import Settings, hashed, id_hashes
 from proponent.training.trainer import Training
@@ -467,14 +467,16 @@ def test_facts_are_explained_by_other_methods_too(knowledge: tuple[Run, Examples
     assert transformers.AutoConfig.from_pretrained(run.path / INITIAL).factorization == "distmult"
 
 
-def test_the_gradient_of_the_loop_is_the_mean_loss(knowledge: tuple[Run, Examples]):
+def test_negatives_and_kept_numbers_are_part_of_a_trainings_identity(knowledge: tuple[Run, Examples]):
     run, examples = knowledge
     loop = loop_of(run, examples, (), read_changes(run.path))
-    assert "negatives 4" in loop.identity
-    assert "steps keep their numbers" in loop.identity
-    torch.manual_seed(0)
-    found = gradient(loop.problem, loop.problem.fresh(0), np.asarray([2]))
-    assert set(found) == {"model.words.weight"}
+    assert isinstance(loop.problem, OneByOneProblem)
+    others = (
+        replace(loop, problem=replace(loop.problem, negatives=5)),
+        replace(loop, numbered=False),
+        replace(loop, settings=replace(loop.settings, schedule="linear")),
+    )
+    assert len({loop.identity, *(one.identity for one in others)}) == 4
 
 
 def test_the_commands_train_explain_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -109,8 +109,10 @@ def train(
     output: OutputOptions,
 ) -> None:
     """Fine-tune with the Hugging Face Trainer and the Recorder: a classifier, or without labels a language model."""
-    how = changing.how(training.model, training.batch_size)
+    how = changing.how(training.model)
     settings = training.settings(how, quiet=output.quiet)
+    if how is not None:
+        how.check(settings)
     examples = columns.read(data, output)
     for number in range(training.seed, training.seed + training.runs):
         folder = out if training.runs == 1 else out / f"seed-{number}"

@@ -45,7 +45,7 @@ class ChangeOptions:
     negatives: Annotated[int, typer.Option(min=0, help="Facts: other tails drawn in each step; 0 for all.")] = 0
     factors: Annotated[int, typer.Option(min=1, help="Width of the models distmult, complex, product and bag.")] = 10
 
-    def how(self, model: str | None, batch_size: int | None) -> "OneByOne | None":
+    def how(self, model: str | None) -> "OneByOne | None":
         """The settings; None for a plain training."""
         from proponent.models.factorization import KINDS
 
@@ -56,10 +56,6 @@ class ChangeOptions:
                     "distmult, complex, product or bag"
                 )
             return None
-        if batch_size not in (None, 1):
-            raise InputError(
-                f"--batch-size {batch_size}: the changes of one example can be told apart only in batches of 1"
-            )
         from proponent.training.one_by_one import OPTIMIZERS, SCHEDULES, OneByOne
 
         return OneByOne(

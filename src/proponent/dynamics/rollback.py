@@ -147,7 +147,7 @@ class Rollback:
         """Score of each word of an example: its rows alone are taken back; -1 stands for everything else."""
         if not self.changes.tables:
             return {}
-        (asked,), (own,) = self.encoder.encode([query.example]), self.encoder.encode([self.examples[row]])
+        (asked,), own = self.encoder.encode([query.example]), self._encoded[row]
         whole = self.value(asked, query.label)
         found: dict[int, float] = {}
         for word in sorted(set(own.words.tolist())):
@@ -192,10 +192,13 @@ class Rollback:
     @cached_property
     def _rows(self) -> list[set[int]]:
         """The tokens of every example, and its class where classes are tokens."""
-        encoded = self.encoder.encode(list(self.examples))
-        tokens = [class_token(self._config, self._label(row)) for row in range(len(encoded))]
-        own = zip(encoded, tokens, strict=True)
+        tokens = [class_token(self._config, self._label(row)) for row in range(len(self._encoded))]
+        own = zip(self._encoded, tokens, strict=True)
         return [{*one.ids.tolist(), *(() if token is None else (token,))} for one, token in own]
+
+    @cached_property
+    def _encoded(self) -> list[Encoded]:
+        return self.encoder.encode(list(self.examples))
 
     @property
     def _config(self) -> Any:
@@ -212,8 +215,7 @@ class Rollback:
                 f"{len(self.examples)} rows were given, and {self.run.path} was trained on {len(self.changes)}: give "
                 "the same file"
             )
-        encoded = self.encoder.encode(list(self.examples))
-        for one, example, known in zip(encoded, self.examples, self.changes.digests.tolist(), strict=True):
+        for one, example, known in zip(self._encoded, self.examples, self.changes.digests.tolist(), strict=True):
             if known and digest(torch.as_tensor(one.ids)[None]) != known:
                 raise MismatchError(
                     f"the row with id {example.id} has other tokens than the row that {self.run.path} was trained on "
@@ -272,7 +274,7 @@ def _limits(changes: Changes, chosen: Int[np.ndarray, " k"]) -> list[str]:
     if len(sizes) > 1 and sizes.sum() > 0:
         half = int(np.searchsorted(np.cumsum(sizes) / sizes.sum(), 0.5)) + 1
         notes.append(
-            f"half of the change of the {_SHOWN} strongest examples arose by epoch {half} of {len(sizes)}: the "
+            f"half of the change of the {len(chosen)} strongest examples arose by epoch {half} of {len(sizes)}: the "
             "earlier, the further from the weights that it is taken back from"
         )
     return notes

@@ -240,8 +240,7 @@ def _rows_with_gradient(table: Tensor) -> Int[Tensor, " k"]:
     """The rows that the gradient touches, in order."""
     if table.grad is None:
         return torch.zeros(0, dtype=torch.int64)
-    gradient = table.grad.to_dense() if table.grad.is_sparse else table.grad
-    return gradient.detach().ne(0).any(1).nonzero()[:, 0]
+    return table.grad.ne(0).any(1).nonzero()[:, 0]
 
 
 def refuse_large(name: str, size: int) -> None:

@@ -175,7 +175,6 @@ def factorization(
     width: int,
     *,
     offset: float = 0.0,
-    initial: float | None = None,
 ) -> Any:
     """Create a model with fresh weights; without labels it predicts a number."""
     named: dict[str, Any] = {"num_labels": 1, "problem_type": Regression.kind}
@@ -191,7 +190,7 @@ def factorization(
         hidden_size=2 * width if kind == "complex" else width,
         factorization=kind,
         offset=offset,
-        initializer_range=width**-0.5 if initial is None else initial,
+        initializer_range=width**-0.5,
         **named,
     )
     return FactorizationForSequenceClassification(config)

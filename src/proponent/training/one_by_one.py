@@ -7,7 +7,7 @@ other step stays the same, and the trained model can be compared with what was t
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -220,8 +220,7 @@ def _loop(
 
 def _settings(training: Training, how: OneByOne) -> Settings:
     rate = training.learning_rate or (1e-3 if training.model in (None, *KINDS) else 5e-5)
-    made = Settings(training.epochs, 1, rate, how.optimizer, epsilon=training.adam_epsilon, schedule=how.schedule)
-    return replace(made, keep_places=True)
+    return Settings(training.epochs, 1, rate, how.optimizer, epsilon=training.adam_epsilon, schedule=how.schedule)
 
 
 def _record(training: Training, how: OneByOne) -> dict[str, Any]:

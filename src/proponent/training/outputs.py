@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 _FEW_CLASSES = 100
+"""Up to so many classes each is deleted in turn, which keeps the bits of stored retrains; beyond, it takes too long."""
 
 Output = Literal["log-odds", "loss", "probability"]
 """The output to compare; higher is better for all of them."""
