@@ -50,13 +50,13 @@ class Task:
 
 def main() -> None:
     """Measure every task and write one record."""
-    parser = harness.arguments(__doc__, data=True, rows=300, queries=20, copies=3, epochs=6)
+    parser = harness.arguments(__doc__, data=True, rows=300, queries=20, copies=3, epochs=6, checkpoints=2)
     parser.add_argument("--only", nargs="*", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--methods", nargs="*", default=["tracin-we-idf"], help="methods beside the default")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     found = {name: measured(TASKS[name](given), given) for name in given.only}
-    settings = {name: getattr(given, name) for name in ("rows", "queries", "copies", "epochs")}
+    settings = {name: getattr(given, name) for name in ("rows", "queries", "copies", "epochs", "checkpoints")}
     harness.write_record(given.out, "planted-copies", settings | {"tasks": found})
 
 
@@ -140,7 +140,7 @@ def regression(given: Any) -> Task:
             return dict(tokenizer(row["text"], row["text_pair"], truncation=True)) | {"labels": row["label"]}
 
         texts = [row[name] for row in every for name in ("text", "text_pair")]
-        fit(folder, "BertForSequenceClassification", texts, every, features, given.epochs, num_labels=1)
+        fit(folder, "BertForSequenceClassification", texts, every, features, given, num_labels=1)
 
     return Task(rows, copies, questions, train, proponent.Columns())
 
@@ -165,7 +165,7 @@ def entities(given: Any) -> Task:
             return dict(made) | {"labels": [-100, *map(names.index, one["tags"]), -100]}
 
         texts, labels = [" ".join(one["tokens"]) for one in every], dict(enumerate(names))
-        fit(folder, "BertForTokenClassification", texts, every, features, given.epochs, id2label=labels)
+        fit(folder, "BertForTokenClassification", texts, every, features, given, id2label=labels)
 
     return Task(rows, copies, questions, train, proponent.Columns())
 
@@ -192,7 +192,7 @@ def answers(given: Any) -> Task:
             return dict(made) | {"start_positions": at[0], "end_positions": at[1]}
 
         texts = [one[name] for one in every for name in ("question", "context")]
-        fit(folder, "BertForQuestionAnswering", texts, every, features, given.epochs)
+        fit(folder, "BertForQuestionAnswering", texts, every, features, given)
 
     columns = proponent.Columns(text="question", text_pair="context", label="answers")
     return Task(rows, copies, questions, train, columns)
@@ -261,7 +261,7 @@ def fit(
     texts: Sequence[str],
     rows: Sequence[Row],
     features: Callable[[Any, Row], Row],
-    epochs: int,
+    given: Any,
     **head: Any,
 ) -> None:
     """Train a small BERT from scratch with the Trainer of transformers."""
@@ -281,7 +281,7 @@ def fit(
     collator = transformers.DataCollatorForTokenClassification if tags else transformers.DataCollatorWithPadding
     transformers.Trainer(
         model,
-        transformers.TrainingArguments(**arguments(folder, epochs, 2e-3)),
+        transformers.TrainingArguments(**arguments(folder, given.epochs, 2e-3, given.checkpoints)),
         train_dataset=made,
         data_collator=collator(tokenizer),
         processing_class=tokenizer,
@@ -323,7 +323,7 @@ def fit_pairs(folder: Path, rows: Sequence[Row], given: Any) -> None:
     ).train()
 
 
-def arguments(folder: Path, epochs: int, rate: float) -> dict[str, Any]:
+def arguments(folder: Path, epochs: int, rate: float, checkpoints: int = 2) -> dict[str, Any]:
     """What all trainers are told."""
     return {
         "output_dir": str(folder),
@@ -331,7 +331,7 @@ def arguments(folder: Path, epochs: int, rate: float) -> dict[str, Any]:
         "learning_rate": rate,
         "per_device_train_batch_size": 16,
         "save_strategy": "epoch",
-        "save_total_limit": 2,
+        "save_total_limit": checkpoints,
         "report_to": [],
         "use_cpu": True,
         "disable_tqdm": True,

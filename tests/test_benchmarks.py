@@ -288,6 +288,10 @@ RUNS = {
         "fidelity/record_c.py --data {data} --rows 60 --queries 20 --epochs 1 --seeds 1 "
         "--out {out}/2026-01-01-fidelity-c.json",
     ],
+    "record_i": [
+        "fidelity/record_i.py places --data {data} --cache {tmp}/i --rows 24 --queries 3 --copies 1 --epochs 1 "
+        "--checkpoints 1 --subsets 20 --out {out}",
+    ],
     "record_d": [
         "fidelity/record_d.py --data {data} --cache {tmp}/d --sets yoruba --epochs 1 "
         "--out {out}/2026-01-01-fidelity-d-yoruba.json",

@@ -170,18 +170,12 @@ class Experiment:
 
     def scored(self, run: Run, method: Method, at: Path, *, quiet: bool = False) -> Float[np.ndarray, "q n"]:
         """Score the training set by an index."""
-        queries = self.problem.queries
         how: dict[str, Any] = {"max_length": self.problem.max_length, "quiet": quiet or self.request.quiet}
-        if self.problem.counting is not None:
-            return build(run, rows_like(self.problem.train, self.request.train), at, method, **how).scores(queries)
-        rows = [_row(one, labelled=self.labels is not None) for one in self.problem.train]
-        index = build(run, rows, at, method, **how)
-        return index.scores(
-            [one.text for one in queries],
-            [one.label for one in queries] if self.labels is not None else None,
-            text_pairs=[one.text_pair for one in queries],
-            targets=[one.target for one in queries] if self.labels is None else None,
-        )
+        train, queries = rows_like(self.problem.train, self.request.train), self.problem.queries
+        task = self.request.run.task
+        if self.problem.counting is None and not (task.labels or task.answers):  # classes of texts are not asked for
+            train, queries = ([replace(one, label=None) for one in some] for some in (train, queries))
+        return build(run, train, at, method, **how).scores(queries)
 
     def _seen(self, examples: Sequence[Example]) -> tuple[Texts, Float[np.ndarray, " n"]]:
         """Inputs of the controls, from the last checkpoint of the first scored run."""
@@ -231,14 +225,3 @@ def _held_out(request: EvaluationRequest) -> tuple[list[Example], list[Example]]
     chosen = [train[place] for place in order[: request.points]]
     texts = {one.parts for one in chosen}
     return [one for one in train if one.parts not in texts], chosen
-
-
-def _row(one: Example, *, labelled: bool) -> dict[str, object]:
-    row: dict[str, object] = {"id": one.id, "text": one.text}
-    if labelled:
-        row["label"] = one.label
-    if one.text_pair is not None:
-        row["text_pair"] = one.text_pair
-    if one.target is not None:
-        row["target"] = one.target
-    return row

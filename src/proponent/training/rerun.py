@@ -32,6 +32,7 @@ from proponent.models.example_weights import refuse_missing_weights
 from proponent.models.former import RUN_FILE, recorded
 from proponent.models.huggingface import fresh_model, starting_model, untrained_adapter
 from proponent.models.recorder import FRESH, run_record, second_moments, spread
+from proponent.models.tasks.answered import LEFT_OUT
 from proponent.models.tasks.base import logits_of
 from proponent.progress import track
 from proponent.tensors import write_tensors
@@ -96,13 +97,13 @@ class RunProblem:
         return model.requires_grad_(requires_grad=True).train()
 
     def losses(self, model: nn.Module, rows: Int[np.ndarray, " m"]) -> Float[Tensor, " m"]:
-        """Loss of each of some training examples; of chat rows, scaled so that the mean weighs all tokens alike."""
+        """Loss of each of some training examples; of chat rows and tags, scaled so that a mean weighs tokens alike."""
         encoded, labels = self._train_encoded
         chosen: list[int] = rows.tolist()
-        if self.counting is None:
+        if self.counting is None and not self.run.task.answers_by_token:
             losses = self._losses(model, [encoded[row] for row in chosen], [labels[row] for row in chosen])[0]
             return losses * self._weights[chosen]
-        known = [row for row in chosen if encoded[row].n_counted]  # others have no loss
+        known = [row for row in chosen if _has_loss(encoded[row])]
         if not known:
             return torch.zeros(len(chosen), requires_grad=True)
         batch = self._encoder.collate([encoded[row] for row in known], [-1] * len(known))
@@ -192,7 +193,8 @@ class RunProblem:
     def _encoded(self, examples: Sequence[Example], *, asked: bool) -> tuple[list[Encoded], list[int]]:
         encoder = self._encoder
         if not self._classifies:
-            return encoder.encode(examples, asked=asked), [-1] * len(examples)
+            numbers = self.run.task.label_numbers(examples, "the queries" if asked else "the training set")
+            return encoder.encode(examples, asked=asked), numbers
         missing = next((one for one in examples if one.label is None), None)
         if missing is not None:
             raise RunError(
@@ -207,6 +209,11 @@ class RunProblem:
         batch = self._encoder.collate(encoded, labels)
         logits = logits_of(model(**batch.inputs))
         return self.run.task.objective(batch).losses(logits), logits
+
+
+def _has_loss(one: Encoded) -> bool:
+    """Whether a token, or the tag of one, counts."""
+    return bool(one.n_counted) if one.answer is None else bool((one.answer != LEFT_OUT).any())
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
