@@ -2,14 +2,16 @@
 
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from gradients import numbers
+from proponent.gradients import vocabulary_head
 from proponent.gradients.forms import Rows
 from proponent.gradients.gradient import Gradient
-from proponent.gradients.vocabulary_head import HeadOuter, VocabularyHead
+from proponent.gradients.vocabulary_head import HeadOuter, LastOuter, VocabularyHead
 from proponent.search import vocabulary_heads
 from proponent.search.kernels import kernel_of
 from proponent.store import Segment
@@ -59,3 +61,24 @@ def test_memory_does_not_grow_with_a_shard_times_the_queries(monkeypatch: pytest
     np.testing.assert_allclose(found, truth, rtol=1e-5, atol=1e-5 * np.abs(truth).max())
     assert not found[-1].any()
     assert not found[:, -1].any()
+
+
+def test_a_kept_factor_is_that_of_the_gradient_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(5)
+    table, other = (made(random, 4, 3).head for _ in range(2))
+    assert table is not None
+    assert other is not None
+    head, kept = VocabularyHead(numbers(random, VOCABULARY, WIDTH)), LastOuter()
+    computed: list[int] = []
+    plain = HeadOuter.outer
+    monkeypatch.setattr(HeadOuter, "outer", lambda self, head: computed.append(1) or plain(self, head))
+    one_word = replace(table.example(1), words=table.example(1).words + 7)
+    for form in (table.example(0), table.example(1), one_word, table.example(1), other.example(1), table.example(3)):
+        found, wanted = kept.of(form, head), plain(form, head)
+        for name in ("indptr", "words", "a", "g"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    assert len(computed) == 4, "the same example is computed once, whatever its words are called"
+    monkeypatch.setattr(vocabulary_head, "KEPT_BYTES", 1)
+    for _ in range(2):
+        kept.of(table.example(0), head)
+    assert len(computed) == 6, "a large factor is not held"

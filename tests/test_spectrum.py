@@ -14,11 +14,14 @@ import tiny
 from proponent.actions.nmtune import (
     KINDS,
     WEIGHTS,
+    Form,
     HeadSettings,
+    Kind,
     Labelled,
     _batches,
     fit_head,
     head_report,
+    least_rows,
     predict,
     regulariser,
 )
@@ -117,11 +120,22 @@ def test_the_report_has_every_head_and_control():
     assert not ours.control
 
 
-def test_a_last_batch_of_one_row_is_trained_on():
+@pytest.mark.parametrize(
+    ("kind", "form", "least"), [("MLP", "paper", 2), ("NMTune", "paper", 2), ("NMTune", "code", 5)]
+)
+def test_a_last_batch_of_few_rows_joins_the_one_before(kind: Kind, form: Form, least: int):
+    assert least_rows(kind, form) == least
+    for last in range(least):
+        batches = _batches(np.arange(32 + last), 16, least)
+        assert [len(one) for one in batches] == [16, 16 + last]
+        assert np.concatenate(batches).tolist() == list(range(32 + last))
+    assert [len(one) for one in _batches(np.arange(32 + least), 16, least)] == [16, 16, least]
+    with pytest.raises(InputError, match=f"batches of 1 rows: .*{kind}.*{least}"):
+        HeadSettings(batch_size=1).check(40, kind, form)
+
+
+def test_a_head_needs_rows_and_classes():
     features, labels = planted(0, 33)
-    batches = _batches(np.arange(33), 16)
-    assert [len(one) for one in batches] == [16, 17]
-    assert np.concatenate(batches).tolist() == list(range(33))
     fit_head(features, labels, settings=FAST)
     with pytest.raises(InputError, match="two classes"):
         fit_head(features, labels * 0, settings=FAST)

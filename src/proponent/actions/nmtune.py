@@ -61,12 +61,22 @@ class HeadSettings:
 
     def check(self, rows: int, kind: Kind, form: Form) -> None:
         """Refuse batches that are too small for the losses of NMTune."""
-        least = max(2, WEIGHTS[form].top) if kind == "NMTune" else 1
+        least = least_rows(kind, form)
         if min(rows, self.batch_size) < least:
+            given = f"batches of {min(rows, self.batch_size)} rows"
+            if kind != "NMTune":
+                raise InputError(f"{given}: the batch norm of the {kind} needs at least {least}")
             raise InputError(
-                f"batches of {min(rows, self.batch_size)} rows: NMTune in the form {form!r} takes the {least} largest "
-                f"singular values of a batch: give at least {least} rows, or another form"
+                f"{given}: NMTune in the form {form!r} takes the {least} largest singular values of a batch: give at "
+                f"least {least} rows, or another form"
             )
+
+
+def least_rows(kind: Kind, form: Form) -> int:
+    """Rows that a batch needs: NMTune takes singular values of it, batch norm a variance."""
+    if kind == "NMTune":
+        return max(2, WEIGHTS[form].top)
+    return 1 if kind.startswith("linear") else 2
 
 
 class Head(nn.Module):
@@ -154,7 +164,7 @@ def fit_head(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         given, wanted = torch.as_tensor(features, dtype=torch.float32), torch.as_tensor(labels)
         for _ in range(settings.epochs):
-            for rows in _batches(generator.permutation(len(features)), settings.batch_size):
+            for rows in _batches(generator.permutation(len(features)), settings.batch_size, least_rows(kind, form)):
                 batch = given[rows]
                 made = head.features(batch)
                 loss = nn.functional.cross_entropy(head.linear(made), wanted[rows])
@@ -169,10 +179,10 @@ def fit_head(
     return head.eval()
 
 
-def _batches(order: Int[np.ndarray, " n"], size: int) -> list[Int[np.ndarray, " _b"]]:
-    """Batches of an epoch; a last one of a single row, which no batch norm takes, joins the one before."""
+def _batches(order: Int[np.ndarray, " n"], size: int, least: int) -> list[Int[np.ndarray, " _b"]]:
+    """Batches of an epoch; a last one of too few rows joins the one before."""
     made = [order[start : start + size] for start in range(0, len(order), size)]
-    if len(made) > 1 and len(made[-1]) == 1:
+    if len(made) > 1 and len(made[-1]) < least:
         made[-2:] = [np.concatenate(made[-2:])]
     return made
 

@@ -1,12 +1,15 @@
 """The vocabulary head in closed form: its vocabulary-wide factor is recomputed on demand."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from proponent.gradients.forms import Outer, Ragged, Rows, Terms, gather
+
+KEPT_BYTES = 64 * 2**20
+"""A factor with more is computed anew each time."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,29 @@ class HeadOuter(Ragged):
         g[np.arange(len(self.target)), self.target] -= 1.0
         g *= self.weight[:, None]
         return Outer(self.indptr, self.words, self.a, g)
+
+
+class LastOuter:
+    """Keeps the vocabulary-wide factor of the last gradient: a ranking asks for a query's once per example."""
+
+    def __init__(self) -> None:
+        self._known: tuple[HeadOuter, Outer] | None = None
+
+    def of(self, form: HeadOuter, head: VocabularyHead) -> Outer:
+        """The factor of a gradient at the one head that is asked, with the words of this form of it."""
+        known = self._known  # read once: another thread may replace it
+        if known is None or not _alike(known[0], form):
+            known = form, form.outer(head)
+            self._known = known if known[1].g.nbytes <= KEPT_BYTES else None
+        return replace(known[1], words=form.words)
+
+
+def _alike(one: HeadOuter, other: HeadOuter) -> bool:
+    """Whether two forms view the same memory, which the kept one holds; their words may differ."""
+    if one.indptr.tolist() != other.indptr.tolist():
+        return False
+    pairs = ((one.a, other.a), (one.target, other.target), (one.weight, other.weight))
+    return all(mine.__array_interface__ == theirs.__array_interface__ for mine, theirs in pairs)
 
 
 def squares(head: HeadOuter, table: VocabularyHead, rows: Rows | None) -> Float[np.ndarray, " n"]:

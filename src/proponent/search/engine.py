@@ -19,7 +19,7 @@ from jaxtyping import Float
 from proponent.errors import DamagedError
 from proponent.gradients.forms import Outer, Rows, Terms, gather
 from proponent.gradients.gradient import Gradient
-from proponent.gradients.vocabulary_head import cross_terms, head_of
+from proponent.gradients.vocabulary_head import LastOuter, cross_terms, head_of
 from proponent.method import similarity_of
 from proponent.scorer import Filter, TopKBothEnds
 from proponent.search.filters import ANY
@@ -50,6 +50,7 @@ class Search:
         self._kernel, self._prune = kernel_of(kernel), prune
         self._threads = threads or _threads()
         self._table = lru_cache(maxsize=None)(store.table)
+        self._asked = {one.id: LastOuter() for one in store.plan.checkpoints}
         self._lock = Lock()
 
     def scores(self, queries: Mapping[CheckpointId, Gradient], count: int) -> Float[np.ndarray, "q n"]:
@@ -272,7 +273,7 @@ class Search:
         head = head_of(self._table(at))
         assert kept.head is not None
         assert query.head is not None
-        mine, theirs = kept.head.outer(head), query.head.outer(head)
+        mine, theirs = kept.head.outer(head), self._asked[at].of(query.head, head)
         weight = query.weight
         total = mine.terms(theirs, *widths) if weight is None else _outer_terms(mine, theirs, weight, widths)
         if kept.rows is not None and self._tied:
